@@ -1,0 +1,1 @@
+"""What an environment is, and how a script says so."""

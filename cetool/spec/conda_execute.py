@@ -1,0 +1,128 @@
+"""Dialect 1: the ``# conda execute`` block, YAML with the keys ``env``, ``channels``, ``run_with`` and ``variables``.
+
+``[tool.cetool]`` in the two TOML dialects holds the same keys and is read by the same functions.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cetool.errors import MetadataError
+from cetool.spec.blocks import Block
+from cetool.spec.environment import Requirements
+from cetool.spec.matchspecs import canonical_requirement, canonical_spec
+from cetool.spec.nodes import Node, channels_of, shorten
+from cetool.spec.run_with import default_run_with
+from cetool.spec.source import Script
+from cetool.spec.yaml_reader import parse_yaml
+
+KEYS = ("env", "channels", "run_with", "variables", "base", "overlay")
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NO_ENVIRONMENT = "no environment was found in the '# conda execute' specification"
+_ADD_ENV = "Say what the script needs: a line '# env:' and below it one match spec a line, '#  - python >=3'."
+
+
+@dataclass(frozen=True)
+class OwnKeys:
+    """What our own keys say: the requirements, and the command where one is named."""
+
+    requirements: Requirements = field(default_factory=Requirements)
+    run_with: tuple[str, ...] | None = None
+
+
+def read_conda_execute(block: Block, script: Script) -> tuple[Requirements, tuple[str, ...]]:
+    """The requirements and the command of a ``# conda execute`` block. Raises MetadataError."""
+    root = parse_yaml(block.text, name=script.name, lines=block.numbers)
+    if root is None or root.kind == "nothing":
+        raise MetadataError(_NO_ENVIRONMENT, where=script.at(block.first), hint=_ADD_ENV)
+    own = read_own_keys(root, "the '# conda execute' specification", script.directory)
+    if not own.requirements.packages and not own.requirements.pypi:
+        raise MetadataError(_NO_ENVIRONMENT, where=script.at(block.first), hint=_ADD_ENV)
+    return own.requirements, own.run_with or default_run_with(script)
+
+
+def read_own_keys(root: Node, what: str, base_dir: str | os.PathLike[str]) -> OwnKeys:
+    """What the keys of a specification say; relative paths start from ``base_dir``. Raises MetadataError."""
+    keys = root.as_mapping(what, KEYS)
+    for key in ("base", "overlay"):
+        if key in keys:
+            keys[key].fail(
+                f"'{key}' asks for an environment on top of another one, which this version of cetool does not make",
+                f"Take '{key}' out and name in 'env' everything that the script needs.",
+            )
+    packages, pypi = read_packages(keys.get("env"), "env", base_dir)
+    requirements = Requirements(
+        packages=packages,
+        channels=channels_of(keys.get("channels"), base_dir),
+        pypi=pypi,
+        variables=read_variables(keys.get("variables")),
+    )
+    return OwnKeys(requirements, _run_with(keys.get("run_with")))
+
+
+def read_packages(
+    node: Node | None, what: str, base_dir: str | os.PathLike[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The match specs of a list and the PyPI requirements of its ``pip:`` entries, canonical. Raises MetadataError."""
+    if node is None or node.kind == "nothing":
+        return (), ()
+    packages: list[str] = []
+    pypi: list[str] = []
+    for item in node.as_list(what, "Write one match spec an entry: [python >=3, numpy]"):
+        if item.kind == "mapping":
+            pypi += _pip_entry(item, what, base_dir)
+            continue
+        hint = "A match spec starts with a name; put quotes around what YAML takes for something else."
+        packages.append(canonical_spec(item.as_text(f"an entry of {what}", hint), where=item.where, base_dir=base_dir))
+    return tuple(packages), tuple(pypi)
+
+
+def _pip_entry(item: Node, what: str, base_dir: str | os.PathLike[str]) -> Iterable[str]:
+    for key, value in item.entries.items():
+        if key != "pip":
+            value.fail(
+                f"an entry of {what} is a match spec, not a mapping: {shorten(key)!r}",
+                f"Write '{shorten(key)} VERSION' without a colon; only 'pip:' is followed by a list.",
+            )
+    requirements = item.entries.get("pip")
+    if requirements is None or requirements.kind == "nothing":
+        return []
+    return [
+        canonical_requirement(entry.as_text("an entry of pip"), where=entry.where, base_dir=base_dir)
+        for entry in requirements.as_list("pip", "Below 'pip:' stands one PyPI requirement an entry.")
+    ]
+
+
+def read_variables(node: Node | None) -> tuple[tuple[str, str], ...]:
+    """Names and values of environment variables; numbers and booleans count as written. Raises MetadataError."""
+    if node is None or node.kind == "nothing":
+        return ()
+    pairs = []
+    for name, value in node.as_mapping("variables").items():
+        if not _VARIABLE.fullmatch(name) or len(name) > 1000:
+            value.fail(
+                f"{shorten(name)!r} cannot be the name of an environment variable",
+                "It has letters, digits and underscores, and does not start with a digit.",
+            )
+        if value.kind in ("list", "mapping", "nothing"):
+            value.fail(f"the variable {name} must be a text, not {value.in_words}", 'Write "" for an empty one.')
+        if "\0" in value.text:
+            value.fail(f"the variable {name} holds a NUL, which no environment can hold")
+        pairs.append((name, value.text))
+    return tuple(pairs)
+
+
+def _run_with(node: Node | None) -> tuple[str, ...] | None:
+    """The words of the command: a text is split on blanks, a list is taken as it is."""
+    if node is None or node.kind == "nothing":
+        return None
+    if node.kind != "list":
+        return tuple(node.as_text("run_with", "Write a command, as in python -u, or a list of its words.").split())
+    words = tuple(item.text if item.kind == "number" else item.as_text("a word of run_with") for item in node.items)
+    if not words:
+        node.fail("run_with is empty", "Name the program that runs the script, or leave run_with out.")
+    return words

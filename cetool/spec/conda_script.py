@@ -1,0 +1,75 @@
+"""Dialect 3: ``/// conda-script``, the draft of a standard for scripts in any language (prefix-dev/pixi issue 3751)."""
+
+from __future__ import annotations
+
+from cetool.errors import MetadataError
+from cetool.spec.blocks import Block
+from cetool.spec.conda_execute import read_own_keys
+from cetool.spec.dependencies import conda_dependencies
+from cetool.spec.environment import Requirements
+from cetool.spec.nodes import Node, channels_of, nearest, shorten
+from cetool.spec.pixi import read_pixi
+from cetool.spec.platforms import FAMILIES, PLATFORMS, current_platform, selectors
+from cetool.spec.run_with import default_run_with
+from cetool.spec.source import Script
+from cetool.spec.toml_reader import parse_toml
+
+KEYS = ("channels", "entrypoint", "dependencies", "tool")
+
+
+def read_conda_script(
+    block: Block, script: Script, *, platform: str | None = None
+) -> tuple[Requirements, tuple[str, ...] | None, str | None]:
+    """The requirements, the command and the entry point of a block; one of the last two is None.
+
+    ``platform`` is this machine's where None. ``[tool.cetool] run_with`` takes the place of the entry point. Raises
+    MetadataError.
+    """
+    platform = platform or current_platform()
+    root = parse_toml(block.content, block.numbers, name=script.name, first=block.first)
+    keys = root.as_mapping("the '/// conda-script' block", KEYS)
+    channels = channels_of(keys.get("channels"), script.directory)
+    if channels is None:
+        raise MetadataError(
+            "the '/// conda-script' block names no channels, which it must",
+            where=keys["channels"].where if "channels" in keys else script.at(block.first),
+            hint='Add a line channels = ["conda-forge"].',
+        )
+    packages: dict[str, str] = {}
+    if "dependencies" in keys:
+        table = keys["dependencies"].as_mapping("[dependencies]")
+        packages = conda_dependencies(table, platform=platform, base_dir=script.directory)
+    requirements = Requirements(packages=tuple(packages.values()), channels=channels)
+    tools = keys["tool"].as_mapping("[tool]") if "tool" in keys else {}
+    run_with: tuple[str, ...] | None = None
+    if "pixi" in tools:
+        requirements = requirements.plus(read_pixi(tools["pixi"], platform=platform, base_dir=script.directory))
+    if "cetool" in tools:
+        own = read_own_keys(tools["cetool"], "[tool.cetool]", script.directory)
+        requirements, run_with = requirements.plus(own.requirements), own.run_with
+    entrypoint = _entrypoint(keys.get("entrypoint"), platform)
+    if run_with is not None:
+        entrypoint = None
+    elif entrypoint is None:
+        run_with = default_run_with(script)
+    return requirements, run_with, entrypoint
+
+
+def _entrypoint(node: Node | None, platform: str) -> str | None:
+    """The command for this platform: of a table's keys, the most specific. None where there is no entry point."""
+    if node is None:
+        return None
+    if node.kind != "mapping":
+        return node.as_text("entrypoint", 'Write it as in entrypoint = "python ${SCRIPT}".')
+    known = (*FAMILIES, *PLATFORMS)
+    for key, value in node.entries.items():
+        if key not in known:
+            value.fail(f"entrypoint.{shorten(key)} is no platform", nearest(key, known))
+        value.as_text(f"entrypoint.{key}")
+    for key in selectors(platform):
+        if key in node.entries:
+            return node.entries[key].text
+    node.fail(
+        f"there is no entrypoint for {platform}, only for {', '.join(node.entries) or 'nothing'}",
+        f"Add one for {' or '.join(selectors(platform))}.",
+    )

@@ -1,0 +1,171 @@
+"""What an environment is: a frozen value that names itself by the digest of its canonical form.
+
+:class:`Requirements` is what a script, a file or a command line asks for, channels possibly left open;
+:class:`EnvironmentSpec` is the complete request, with the channels that are in force here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cetool.spec.channels import strip_credentials
+
+#: The channel that is meant where nothing names one.
+DEFAULT_CHANNEL = "conda-forge"
+#: Hex digits of the SHA-256 that name an environment (the original's length).
+NAME_LENGTH = 20
+
+_PYTHON = re.compile(r"(?:.*::)?python(?![A-Za-z0-9_.-])")
+
+
+@dataclass(frozen=True)
+class PypiSettings:
+    """How PyPI requirements are resolved, where a script says so (``[tool.uv]``): all optional."""
+
+    index_url: str | None = None
+    extra_index_urls: tuple[str, ...] = ()
+    find_links: tuple[str, ...] = ()
+    exclude_newer: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings that are set, as JSON values, credentials taken out."""
+        pairs = {
+            "exclude-newer": self.exclude_newer,
+            "extra-index-urls": [strip_credentials(url) for url in self.extra_index_urls],
+            "find-links": [strip_credentials(url) for url in self.find_links],
+            "index-url": None if self.index_url is None else strip_credentials(self.index_url),
+        }
+        return {key: value for key, value in pairs.items() if value}
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What was asked for, in the order it was asked.
+
+    ``packages`` are canonical match specs (``str(MatchSpec)``), ``channels`` canonical channel names or URLs, None
+    where none were named, ``pypi`` canonical PEP 508 requirements, ``variables`` pairs of name and value. ``warnings``
+    are sentences that the user is to see once.
+    """
+
+    packages: tuple[str, ...] = ()
+    channels: tuple[str, ...] | None = None
+    pypi: tuple[str, ...] = ()
+    pypi_settings: PypiSettings = field(default_factory=PypiSettings)
+    variables: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def plus(self, other: Requirements) -> Requirements:
+        """These and the other's as well; the other's channels and PyPI settings win where it has some."""
+        return Requirements(
+            packages=self.packages + other.packages,
+            channels=self.channels if other.channels is None else other.channels,
+            pypi=self.pypi + other.pypi,
+            pypi_settings=self.pypi_settings if other.pypi_settings == PypiSettings() else other.pypi_settings,
+            variables=tuple({**dict(self.variables), **dict(other.variables)}.items()),
+            warnings=self.warnings + other.warnings,
+        )
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """The complete request for an environment, in canonical form; equal values are one environment.
+
+    ``packages`` are canonical match specs, sorted and without repeats; ``channels`` keep their order, which is their
+    priority; ``virtual_packages`` are pairs like ``("__cuda", "12.4")`` that replace what the machine would report
+    (conda's ``CONDA_OVERRIDE_*``).
+    """
+
+    packages: tuple[str, ...]
+    channels: tuple[str, ...] = (DEFAULT_CHANNEL,)
+    pypi: tuple[str, ...] = ()
+    pypi_settings: PypiSettings = field(default_factory=PypiSettings)
+    variables: tuple[tuple[str, str], ...] = ()
+    virtual_packages: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        requirements: Requirements,
+        *,
+        default_channels: tuple[str, ...] = (DEFAULT_CHANNEL,),
+        virtual_packages: tuple[tuple[str, str], ...] = (),
+    ) -> EnvironmentSpec:
+        """The spec of these requirements, the open channels filled in, python added where PyPI packages need one."""
+        packages = set(requirements.packages)
+        if requirements.pypi and not any(_PYTHON.match(spec) for spec in packages):
+            packages.add("python")
+        channels = default_channels if requirements.channels is None else requirements.channels
+        return cls(
+            packages=tuple(sorted(packages)),
+            channels=tuple(dict.fromkeys(channels)),
+            pypi=tuple(sorted(set(requirements.pypi))),
+            pypi_settings=requirements.pypi_settings if requirements.pypi else PypiSettings(),
+            variables=tuple(sorted(dict(requirements.variables).items())),
+            virtual_packages=tuple(sorted(virtual_packages)),
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form, 64 hex digits.
+
+        Of a plain request for the default channel it is taken over the sorted specs joined by newlines, as
+        conda-execute did; whatever else is asked for follows in a second part. Credentials take no part in it.
+        """
+        text = "\n".join(strip_credentials(spec) for spec in self.packages)
+        extra = {key: value for key, value in self._as_dict().items() if key != "packages"}
+        if extra.get("channels") == [DEFAULT_CHANNEL]:
+            del extra["channels"]
+        if extra:
+            text += "\n\n" + json.dumps(extra, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """The first :data:`NAME_LENGTH` hex digits of the digest: what the environment's directory is called."""
+        return self.digest[:NAME_LENGTH]
+
+    def _as_dict(self) -> dict[str, Any]:
+        pairs: dict[str, Any] = {
+            "packages": [strip_credentials(spec) for spec in self.packages],
+            "channels": [strip_credentials(channel) for channel in self.channels],
+            "pypi": list(map(strip_credentials, self.pypi)),
+            "pypi-settings": self.pypi_settings.as_dict(),
+            "variables": dict(self.variables),
+            "virtual-packages": dict(self.virtual_packages),
+        }
+        return {key: value for key, value in pairs.items() if value}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The spec as JSON values, empty parts left out, credentials taken out: what may be stored and shown."""
+        return self._as_dict()
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> EnvironmentSpec:
+        """The spec that :meth:`as_dict` wrote. Raises KeyError, TypeError or ValueError where it is not one."""
+        settings = data.get("pypi-settings", {})
+        return cls(
+            packages=tuple(str(spec) for spec in data["packages"]),
+            channels=tuple(str(channel) for channel in data.get("channels", [])),
+            pypi=tuple(str(requirement) for requirement in data.get("pypi", [])),
+            pypi_settings=PypiSettings(
+                index_url=settings.get("index-url"),
+                extra_index_urls=tuple(settings.get("extra-index-urls", [])),
+                find_links=tuple(settings.get("find-links", [])),
+                exclude_newer=settings.get("exclude-newer"),
+            ),
+            variables=tuple(sorted((str(k), str(v)) for k, v in data.get("variables", {}).items())),
+            virtual_packages=tuple(sorted((str(k), str(v)) for k, v in data.get("virtual-packages", {}).items())),
+        )
+
+    def redacted(self) -> EnvironmentSpec:
+        """The same spec without credentials: for messages."""
+        return replace(
+            self,
+            packages=tuple(map(strip_credentials, self.packages)),
+            channels=tuple(map(strip_credentials, self.channels)),
+            pypi=tuple(map(strip_credentials, self.pypi)),
+        )

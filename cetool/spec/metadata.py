@@ -1,0 +1,91 @@
+"""What a script says about itself: the environment that it needs and how it runs, whichever dialect says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cetool.errors import MetadataError
+from cetool.spec.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_block, near_miss
+from cetool.spec.environment import Requirements
+from cetool.spec.run_with import default_run_with
+from cetool.spec.source import Script
+
+__all__ = ["CONDA_EXECUTE", "CONDA_SCRIPT", "ENVIRONMENT_FILE", "PEP723", "ScriptMetadata"]
+__all__ += ["default_run_with", "metadata_from_file", "read_metadata"]
+
+#: The dialect of a script whose environment comes from a file of its own.
+ENVIRONMENT_FILE = "environment.yml"
+
+_COMMENTS = {
+    "//": (".js", ".mjs", ".cjs", ".ts", ".c", ".h", ".cc", ".cpp", ".cxx", ".go", ".java", ".rs", ".cs", ".swift"),
+    "--": (".lua", ".hs", ".sql", ".elm", ".adb"),
+    ";;": (".lisp", ".el", ".clj", ".scm", ".rkt"),
+    "%": (".tex", ".erl", ".m"),
+    "!": (".f90", ".f95", ".f03", ".f08"),
+}
+
+
+@dataclass(frozen=True)
+class ScriptMetadata:
+    """What was read from a script.
+
+    ``dialect`` is ``conda execute``, ``script`` (PEP 723), ``conda-script`` or ``environment.yml``; ``path`` the
+    script's absolute path; ``lines`` the first and last line of the block. The script runs by ``run_with`` (words
+    before its path), or by ``entrypoint`` (conda-script's command, not yet interpreted); the other one is None.
+    """
+
+    dialect: str
+    path: str
+    lines: tuple[int, int] | None
+    requirements: Requirements
+    run_with: tuple[str, ...] | None
+    entrypoint: str | None = None
+
+
+def read_metadata(source: Script) -> ScriptMetadata:
+    """The metadata in a script's one comment block. Raises MetadataError, naming file and line, where it is wrong."""
+    block = find_block(source)
+    if block is None:
+        raise _nothing_found(source)
+    requirements, run_with, entrypoint = _read_block(block, source)
+    return ScriptMetadata(
+        dialect=block.dialect,
+        path=str(source.path),
+        lines=(block.first, block.last),
+        requirements=requirements,
+        run_with=run_with,
+        entrypoint=entrypoint,
+    )
+
+
+def metadata_from_file(source: Script, requirements: Requirements) -> ScriptMetadata:
+    """The metadata of a script that has none of its own and runs in what an environment file asks for."""
+    return ScriptMetadata(ENVIRONMENT_FILE, str(source.path), None, requirements, default_run_with(source))
+
+
+def _read_block(block: Block, source: Script) -> tuple[Requirements, tuple[str, ...] | None, str | None]:
+    """Hand the block to its dialect's reader; each brings its own parser, so only the one needed is imported."""
+    if block.dialect == CONDA_EXECUTE:
+        from cetool.spec.conda_execute import read_conda_execute
+
+        return (*read_conda_execute(block, source), None)
+    if block.dialect == PEP723:
+        from cetool.spec.pep723 import read_pep723
+
+        return (*read_pep723(block, source), None)
+    from cetool.spec.conda_script import read_conda_script
+
+    return read_conda_script(block, source)
+
+
+def _nothing_found(source: Script) -> MetadataError:
+    suffix = source.path.suffix.lower()
+    comment = next((comment for comment, suffixes in _COMMENTS.items() if suffix in suffixes), "#")
+    hint = (
+        "Add these lines, with what it needs, or name a file that does with --env-file environment.yml:\n"
+        f"{comment} conda execute\n{comment} env:\n{comment}  - python >=3"
+    )
+    close = near_miss(source)
+    if close is not None:
+        hint = f"Line {close} looks as if it was meant to say so, but is not written as it must be. {hint}"
+    return MetadataError("the script does not say what it needs", where=source.at(close), hint=hint)

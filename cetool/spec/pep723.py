@@ -1,0 +1,75 @@
+"""Dialect 2: ``# /// script``, the inline script metadata of PEP 723, with conda's part in its ``tool`` tables."""
+
+from __future__ import annotations
+
+from cetool.spec.blocks import Block
+from cetool.spec.conda_execute import read_own_keys, read_packages
+from cetool.spec.environment import Requirements
+from cetool.spec.matchspecs import canonical_requirement, requires_python_spec, spec_name
+from cetool.spec.nodes import Node, channels_of
+from cetool.spec.pixi import read_pixi
+from cetool.spec.platforms import current_platform
+from cetool.spec.run_with import pep723_run_with
+from cetool.spec.source import Script
+from cetool.spec.toml_reader import parse_toml
+from cetool.spec.uv_settings import read_uv
+
+KEYS = ("requires-python", "dependencies", "tool")
+
+
+def read_pep723(block: Block, script: Script) -> tuple[Requirements, tuple[str, ...]]:
+    """The requirements and the command of a ``# /// script`` block. Raises MetadataError.
+
+    The script is Python, so python is always among the packages. Where several tool tables name channels,
+    ``[tool.cetool]`` wins over ``[tool.conda]``, and that over ``[tool.pixi]``.
+    """
+    root = parse_toml(block.content, block.numbers, name=script.name, first=block.first)
+    keys = root.as_mapping("the '# /// script' block; the standard reserves others", KEYS)
+    requirements = _standard_keys(root, script)
+    tools = keys["tool"].as_mapping("[tool]") if "tool" in keys else {}
+    run_with: tuple[str, ...] | None = None
+    if "pixi" in tools:
+        requirements = requirements.plus(
+            read_pixi(tools["pixi"], platform=current_platform(), base_dir=script.directory)
+        )
+    if "conda" in tools:
+        requirements = requirements.plus(_read_conda(tools["conda"], script))
+    if "uv" in tools:
+        settings, warnings = read_uv(tools["uv"], base_dir=script.directory)
+        requirements = requirements.plus(Requirements(pypi_settings=settings, warnings=warnings))
+    if "cetool" in tools:
+        own = read_own_keys(tools["cetool"], "[tool.cetool]", script.directory)
+        requirements, run_with = requirements.plus(own.requirements), own.run_with
+    if not any(spec_name(spec) == "python" for spec in requirements.packages):
+        requirements = Requirements(packages=("python",)).plus(requirements)
+    return requirements, run_with or pep723_run_with(script)
+
+
+def _standard_keys(root: Node, script: Script) -> Requirements:
+    """What the keys of the standard itself ask for."""
+    packages: tuple[str, ...] = ()
+    python = root.below("requires-python")
+    if python is not None:
+        hint = 'Write it as in requires-python = ">=3.11".'
+        packages = (requires_python_spec(python.as_text("requires-python", hint), where=python.where),)
+    listed = root.below("dependencies")
+    hint = 'Write it as in dependencies = ["requests>=2.31"].'
+    items = () if listed is None else listed.as_list("dependencies", hint)
+    pypi = tuple(
+        canonical_requirement(item.as_text("an entry of dependencies"), where=item.where, base_dir=script.directory)
+        for item in items
+    )
+    return Requirements(packages=packages, pypi=pypi)
+
+
+def _read_conda(root: Node, script: Script) -> Requirements:
+    """``[tool.conda]``: two lists of texts; other keys are another program's."""
+    keys = root.as_mapping("[tool.conda]")
+    ignored = [f"tool.conda.{key}" for key in keys if key not in ("channels", "dependencies")]
+    packages, pypi = read_packages(keys.get("dependencies"), "tool.conda.dependencies", script.directory)
+    return Requirements(
+        packages=packages,
+        channels=channels_of(keys.get("channels"), script.directory, "tool.conda.channels"),
+        pypi=pypi,
+        warnings=(f"ignored, since cetool does not know what to do with it: {', '.join(ignored)}",) if ignored else (),
+    )

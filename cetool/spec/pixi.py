@@ -1,0 +1,139 @@
+"""``[tool.pixi]`` in a script's TOML block, read as pixi reads it as far as one environment goes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from cetool.spec.channels import file_url
+from cetool.spec.dependencies import PIXI_FIELDS, conda_dependencies
+from cetool.spec.environment import Requirements
+from cetool.spec.matchspecs import canonical_requirement
+from cetool.spec.nodes import Node, channels_of, nearest, shorten
+from cetool.spec.platforms import FAMILIES, PLATFORMS, selectors
+
+_PYPI_FIELDS = (
+    "version",
+    "extras",
+    "git",
+    "branch",
+    "tag",
+    "rev",
+    "subdirectory",
+    "url",
+    "path",
+    "editable",
+    "env-markers",
+)
+
+
+def read_pixi(root: Node, *, platform: str, base_dir: str | os.PathLike[str]) -> Requirements:
+    """What ``[tool.pixi]`` asks for on ``platform``; its other keys are named in a warning. Raises MetadataError."""
+    keys = root.as_mapping("[tool.pixi]")
+    ignored = [f"tool.pixi.{key}" for key in keys if key not in _TABLES]
+    channels: tuple[str, ...] | None = None
+    for title in ("project", "workspace"):
+        table = keys.get(title)
+        if table is not None:
+            named = table.as_mapping(f"[tool.pixi.{title}]")
+            channels = channels_of(named.get("channels"), base_dir, f"tool.pixi.{title}.channels") or channels
+            ignored += [f"tool.pixi.{title}.{key}" for key in named if key not in ("channels", "name", "version")]
+    packages: dict[str, str] = {}
+    pypi: dict[str, str] = {}
+    for title, layer in _layers(keys, platform, ignored):
+        for key, value in layer.items():
+            what = f"[{title}.{key}]"
+            if key == "dependencies":
+                packages |= conda_dependencies(
+                    value.as_mapping(what), platform=platform, base_dir=base_dir, known=PIXI_FIELDS
+                )
+            elif key == "pypi-dependencies":
+                pypi |= {name: _pypi_requirement(name, item, base_dir) for name, item in value.as_mapping(what).items()}
+    return Requirements(
+        packages=tuple(packages.values()),
+        channels=channels,
+        pypi=tuple(pypi.values()),
+        warnings=(f"ignored, since cetool does not know what to do with it: {', '.join(ignored)}",) if ignored else (),
+    )
+
+
+_TABLES = ("workspace", "project", "dependencies", "pypi-dependencies", "target")
+
+
+def _layers(keys: Mapping[str, Node], platform: str, ignored: list[str]) -> list[tuple[str, Mapping[str, Node]]]:
+    """The tables that count here, the most general first, so that the later replace the earlier, with their titles."""
+    layers = [("tool.pixi", keys)]
+    if "target" not in keys:
+        return layers
+    targets = keys["target"].as_mapping("[tool.pixi.target]")
+    for name, target in targets.items():
+        if name not in (*FAMILIES, *PLATFORMS):
+            target.fail(f"tool.pixi.target.{shorten(name)} is no platform", nearest(name, (*FAMILIES, *PLATFORMS)))
+        table = target.as_mapping(f"[tool.pixi.target.{name}]")
+        ignored += [f"tool.pixi.target.{name}.{key}" for key in table if not key.endswith("dependencies")]
+    for name in reversed(selectors(platform)):
+        if name in targets:
+            layers.append((f"tool.pixi.target.{name}", targets[name].entries))
+    return layers
+
+
+def _pypi_requirement(name: str, node: Node, base_dir: str | os.PathLike[str]) -> str:
+    """One entry of ``pypi-dependencies`` as a PEP 508 requirement."""
+    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", name):
+        node.fail(f"{shorten(name)!r} is not the name of a PyPI package")
+    if node.kind != "mapping":
+        version = node.as_text(f"the version of {name}", 'Write it as in requests = ">=2.31", or "*" for any.')
+        return canonical_requirement(name + _version(version), where=node.where)
+    for field, value in node.entries.items():
+        if field in ("index", "no-build-isolation", "no-binary", "no-build"):
+            value.fail(f"'{field}' of {name} is not supported", "Indexes for all packages can be named in [tool.uv].")
+    fields = node.as_mapping(f"the table of {name}", _PYPI_FIELDS)
+    texts = {
+        field: value.as_text(f"{field} of {name}")
+        for field, value in fields.items()
+        if field not in ("extras", "editable")
+    }
+    editable = fields.get("editable")
+    if editable is not None and editable.text != "false":
+        editable.fail(
+            f"{name} is to be installed editable, which a script's environment cannot be",
+            "It never changes once it is made: take 'editable' out to install the directory as it is now.",
+        )
+    sources = [field for field in ("version", "git", "url", "path") if field in texts]
+    if len(sources) > 1 and sources != ["version"]:
+        node.fail(f"{name} says twice where it comes from: {' and '.join(sources)}", "Keep one of them.")
+    text = name
+    if "extras" in fields:
+        text += f"[{','.join(fields['extras'].as_texts('extras'))}]"
+    text += _origin(name, node, texts, base_dir) if sources else ""
+    if "env-markers" in texts:
+        text += f" ; {texts['env-markers']}"
+    return canonical_requirement(text, where=node.where, base_dir=base_dir)
+
+
+def _version(version: str) -> str:
+    return "" if version.strip() == "*" else f" {version.strip()}"
+
+
+def _origin(name: str, node: Node, texts: Mapping[str, str], base_dir: str | os.PathLike[str]) -> str:
+    """The version or the direct reference that the fields spell."""
+    if "version" in texts:
+        return _version(texts["version"])
+    if "path" in texts:
+        return f" @ {file_url(texts['path'], base_dir, where=node.where)}"
+    if "url" in texts:
+        return f" @ {_word(name, node, texts['url'])}"
+    pins = [field for field in ("branch", "tag", "rev") if field in texts]
+    if len(pins) > 1:
+        node.fail(f"{name} says twice what to take: {' and '.join(pins)}", "Keep one of branch, tag and rev.")
+    url = texts["git"] if texts["git"].startswith("git+") else f"git+{texts['git']}"
+    revision = f"@{texts[pins[0]]}" if pins else ""
+    subdirectory = f"#subdirectory={texts['subdirectory']}" if "subdirectory" in texts else ""
+    return f" @ {_word(name, node, url + revision + subdirectory)}"
+
+
+def _word(name: str, node: Node, text: str) -> str:
+    if re.search(r"[\s;]", text):
+        node.fail(f"the URL of {name} holds a blank or a semicolon", "Write them as %20 and %3B.")
+    return text

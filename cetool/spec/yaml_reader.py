@@ -1,0 +1,147 @@
+"""Reads YAML into :class:`~cetool.spec.nodes.Node`: plain values with their lines, and none of YAML's dangers.
+
+The tree is built from the parser's events, so nothing is ever constructed: no tags, no anchors and aliases, no second
+document, no key twice. Plain scalars are told apart by YAML 1.2's core schema (``yes`` and ``on`` are texts).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cetool.errors import Location, MetadataError
+from cetool.spec.nodes import MAX_DEPTH, Kind, Node, shorten
+
+_NOTHING = re.compile(r"~|null|Null|NULL|")
+_BOOLEAN = re.compile(r"true|True|TRUE|false|False|FALSE")
+_NUMBER = re.compile(
+    r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"
+    r"|[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
+
+
+def parse_yaml(text: str, *, name: str, lines: Sequence[int] | None = None) -> Node | None:
+    """The document in ``text``, None where there is none.
+
+    ``name`` is what messages call the file; ``lines`` gives for each line of the text the line of the file that it came
+    from (None: the text is the file). Raises MetadataError for whatever is not plain, simple YAML.
+    """
+    reader = _Reader(name, lines)
+    try:
+        return reader.document(text)
+    except MetadataError:
+        raise
+    except RecursionError:
+        raise MetadataError("the YAML is nested too deep", where=Location(name, reader.line(0))) from None
+    except Exception as error:
+        # besides its own exceptions, the parser meets some malformed input with an AssertionError, IndexError ...
+        raise reader.syntax_error(error) from None
+
+
+class _Reader:
+    """Builds one document's tree from the parser's events."""
+
+    def __init__(self, name: str, lines: Sequence[int] | None) -> None:
+        self._name = name
+        self._lines = lines
+        self._text = ""
+        self._events: Iterator[Any] = iter(())
+
+    def line(self, index: int) -> int | None:
+        """The file's line for a line of the text, both clamped to what exists."""
+        if self._lines is None:
+            return index + 1
+        return self._lines[max(0, min(index, len(self._lines) - 1))] if self._lines else None
+
+    def where(self, event: Any) -> Location:
+        """The place where an event starts."""
+        return Location(self._name, self.line(event.start_mark.line))
+
+    def document(self, text: str) -> Node | None:
+        """The only document, None where the stream is empty."""
+        from ruamel.yaml import YAML
+
+        self._text = text
+        self._events = iter(YAML(typ="safe", pure=True).parse(text))
+        next(self._events)  # the start of the stream
+        event = next(self._events)
+        if _kind(event) != "DocumentStart":
+            return None
+        root = self._node(next(self._events), 0)
+        next(self._events)  # the end of the document
+        after = next(self._events)
+        if _kind(after) == "DocumentStart":
+            raise MetadataError("there is a second YAML document", where=self.where(after), hint="Take the '---' out.")
+        return root
+
+    def _node(self, event: Any, depth: int) -> Node:
+        where = self.where(event)
+        if _kind(event) == "Alias" or getattr(event, "anchor", None) is not None:
+            raise MetadataError(
+                "YAML anchors (&) and aliases (*) are not accepted here",
+                where=where,
+                hint="Write the value out; a text that starts with '&' or '*' needs quotes.",
+            )
+        tag = None if getattr(event, "tag", None) is None else str(event.tag)
+        if tag is not None and tag not in ("!", "tag:yaml.org,2002:str"):
+            raise MetadataError(
+                f"YAML tags are not accepted here: {shorten(tag)!r}",
+                where=where,
+                hint="Take it out; a text that starts with '!' needs quotes.",
+            )
+        if depth > MAX_DEPTH:
+            raise MetadataError("the YAML is nested too deep", where=where)
+        if _kind(event) == "Scalar":
+            return Node(_scalar_kind(event, tag), where, str(event.value))
+        if _kind(event) == "SequenceStart":
+            items = []
+            while _kind(event := next(self._events)) != "SequenceEnd":
+                items.append(self._node(event, depth + 1))
+            return Node("list", where, items=tuple(items))
+        return self._mapping(where, depth)
+
+    def _mapping(self, where: Location, depth: int) -> Node:
+        entries: dict[str, Node] = {}
+        while _kind(event := next(self._events)) != "MappingEnd":
+            key = self._node(event, depth + 1)
+            if key.kind in ("list", "mapping"):
+                key.fail("a key must be a word, not a list or a mapping")
+            if key.text in entries:
+                first = entries[key.text].where.line
+                key.fail(f"the key {shorten(key.text)!r} is there twice, first at line {first}", "Keep one of them.")
+            entries[key.text] = self._node(next(self._events), depth + 1).relocated(key.where)
+        return Node("mapping", where, entries=entries)
+
+    def syntax_error(self, error: Exception) -> MetadataError:
+        """The parser's complaint with the line of the file."""
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        index = mark.line if mark is not None else 0
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0] or type(error).__name__
+        position = getattr(error, "position", None)
+        if mark is None and isinstance(position, int):  # a character that YAML does not allow
+            index = self._text.count("\n", 0, position)
+            problem = f"the character {self._text[position : position + 1]!r} is not allowed"
+        rows = self._text.split("\n")
+        hint = "A value that holds ': ' or ' #', or starts with one of @ ` % & * ! | > [ { needs quotes."
+        if (0 <= index < len(rows) and rows[index].startswith("\t")) or "'\\t'" in str(problem):
+            hint = "YAML indents with blanks, not with tabs."
+        return MetadataError(
+            f"this is not YAML: {shorten(str(problem), 200)}", where=Location(self._name, self.line(index)), hint=hint
+        )
+
+
+def _kind(event: Any) -> str:
+    return type(event).__name__.removesuffix("Event")
+
+
+def _scalar_kind(event: Any, tag: str | None) -> Kind:
+    if tag is not None or not event.implicit[0]:
+        return "text"
+    value = str(event.value)
+    if _NOTHING.fullmatch(value):
+        return "nothing"
+    if _BOOLEAN.fullmatch(value):
+        return "boolean"
+    return "number" if _NUMBER.fullmatch(value) else "text"
