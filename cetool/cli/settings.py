@@ -1,0 +1,183 @@
+"""``cetool config``: shows the settings with where each comes from, and changes the configuration file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cetool.config import DEFAULTS, KEYS, LoadedSettings, check_value, load_settings, nearest_key
+from cetool.config_file import read_config_file, remove_setting, write_setting
+from cetool.errors import ConfigError, UsageError
+from cetool.paths import config_file_path
+from cetool.spec.channels import redact
+
+#: The form of ``config list --json``; a change that a reader could stumble over gets another number.
+SCHEMA = "cetool.config/1"
+
+app = typer.Typer(name="config", help="Show and change settings.", no_args_is_help=True)
+
+_Key = Annotated[str, typer.Argument(metavar="KEY", help="A setting, such as max-size.", show_default=False)]
+
+
+@app.command("list")
+def list_settings(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show every setting, its value, and where that comes from."""
+    loaded = load_settings(os.environ)
+    if as_json:
+        typer.echo(json.dumps(_document(loaded), indent=2))
+        return
+    rows = [(key, _text(key, origin.value) or "(not set)", origin.source) for key, origin in loaded.origins.items()]
+    if sys.stdout.isatty():
+        _print_table(rows)
+    else:
+        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        for key, value, source in rows:
+            typer.echo(f"{key:{widths[0]}}  {value:{widths[1]}}  {source}")
+
+
+@app.command("get")
+def get_setting(key: _Key) -> None:
+    """Print one setting's value; nothing where it has none. Of several channels, each on a line."""
+    _require_key(key)
+    value = load_settings(os.environ).origins[key].value
+    for item in value if isinstance(value, tuple) else (value,):
+        if item is not None:
+            typer.echo(_text(key, item))
+
+
+@app.command("set")
+def set_setting(
+    key: _Key,
+    values: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Its value; channels take several.")],
+) -> None:
+    """Set KEY in the configuration file, comments kept."""
+    _require_key(key)
+    if len(values) > 1 and key != "channels":
+        raise UsageError(f"{key} takes one value, not {len(values)}", hint="Quote a value that holds blanks.")
+    stored = _stored(key, values)
+    path = _config_file()
+    write_setting(path, key, stored)
+    typer.echo(f"Set {key} to {_text(key, stored)} in {path}", err=True)
+    _tell_what_wins(key, path)
+
+
+@app.command("unset")
+def unset_setting(key: _Key) -> None:
+    """Take KEY out of the configuration file."""
+    path = _config_file()
+    if key not in read_config_file(path):  # an unknown key that is there may well be taken out
+        _require_key(key)
+    if not remove_setting(path, key):
+        typer.echo(f"{key} is not set in {path}", err=True)
+        return
+    typer.echo(f"Removed {key} from {path}", err=True)
+    if key in DEFAULTS:
+        _tell_what_wins(key, path)
+
+
+@app.command("path")
+def print_path() -> None:
+    """Print the path of the configuration file, which need not exist."""
+    typer.echo(str(_config_file()))
+
+
+def _config_file() -> Path:
+    path = config_file_path(os.environ)
+    if path is None:
+        raise ConfigError(
+            "there is no place for the configuration file: HOME is not set, and this user has no home directory",
+            hint="Set HOME, or CETOOL_CONFIG_FILE to the file's path.",
+        )
+    return path
+
+
+def _require_key(key: str) -> None:
+    if key not in DEFAULTS:
+        raise UsageError(f"there is no setting {key!r}", hint=nearest_key(key))
+
+
+def _stored(key: str, values: list[str]) -> object:
+    """What goes into the file, checked by the code that will read it from there."""
+    text = values[0].strip()
+    found = check_value(key, values if len(values) > 1 else text, os.environ)
+    if isinstance(found, bool):
+        return found
+    if key in ("remove-if-unused-for", "stall-timeout") and re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        return float(text) if "." in text else int(text)  # without the quotes that make it text
+    if key != "channels":
+        return text
+    if not isinstance(found, tuple):
+        raise UsageError("no channel was given", hint="`cetool config unset channels` takes the setting back.")
+    if any(redact(channel) != channel for channel in found):
+        raise UsageError(
+            "a channel's password or token is not written into the configuration file",
+            hint="Keep it where the engines look: ~/.netrc, `conda auth login`, or `rattler auth login`.",
+        )
+    return list(found)
+
+
+def _tell_what_wins(key: str, path: Path) -> None:
+    """Say so where the file does not decide: a variable stands above it, conda's file or the default below."""
+    try:
+        origin = load_settings(os.environ).origins[key]
+    except ConfigError as error:
+        typer.echo(f"Note: {error}", err=True)
+        return
+    if not origin.source.startswith(f"{path}:"):
+        typer.echo(f"In force is {_text(key, origin.value) or 'nothing'}, from {origin.source}", err=True)
+
+
+def _document(loaded: LoadedSettings) -> dict[str, object]:
+    settings = [
+        {
+            "key": key,
+            "value": _json_value(loaded.origins[key].value),
+            "source": loaded.origins[key].source,
+            "default": _json_value(DEFAULTS[key]),
+        }
+        for key in KEYS
+    ]
+    return {"schema": SCHEMA, "settings": settings}
+
+
+def _json_value(value: object) -> object:
+    if isinstance(value, tuple):
+        return [redact(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _text(key: str, value: object) -> str:
+    """A value as it could be set again, credentials taken out; empty for none."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(redact(str(item)) for item in value)
+    if key == "max-size" and isinstance(value, int):
+        units = (("TB", 1000**4), ("GB", 1000**3), ("GiB", 1024**3), ("MB", 1000**2), ("MiB", 1024**2), ("kB", 1000))
+        unit, size = next((pair for pair in units if value and value % pair[1] == 0), ("B", 1))
+        return f"{value // size}{unit}"
+    if isinstance(value, float):
+        seconds = round(value * 3600 if key == "remove-if-unused-for" else value, 6)
+        unit, length = next((pair for pair in (("h", 3600), ("m", 60)) if seconds % pair[1] == 0), ("s", 1))
+        return f"{seconds / length:.6f}".rstrip("0").rstrip(".") + unit
+    return redact(str(value))
+
+
+def _print_table(rows: list[tuple[str, str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("Setting", "Value", "From", box=None, pad_edge=False)
+    for key, value, source in rows:
+        # Text: a value is not to be read as rich's markup
+        table.add_row(Text(key), Text(value), Text(source, style="dim"), style=None if source == "built-in" else "bold")
+    Console(file=sys.stdout).print(table)
