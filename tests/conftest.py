@@ -1,0 +1,107 @@
+"""Fixtures that all tests share: the local channel, a server of it, a home of one's own, cetool's command line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.channel import Channel, shared_channel
+from support.home import Home, make_home, remove_home
+from support.server import ChannelServer, serving
+
+import cetool
+
+#: What ``run_cetool`` is: arguments, and ``env``, ``input``, ``cwd``, ``timeout`` by name.
+RunCetool = Callable[..., "subprocess.CompletedProcess[str]"]
+
+_REAL_ENGINES = {
+    "real_conda": ("CETOOL_TEST_CONDA", ("conda",)),
+    "real_mamba": ("CETOOL_TEST_MAMBA", ("micromamba", "mamba")),
+}
+
+
+def real_engine(marker: str) -> str | None:
+    """The path of the program that tests with this marker need, None where the machine has none."""
+    variable, names = _REAL_ENGINES[marker]
+    candidates = (os.environ.get(variable), *map(shutil.which, names))
+    return next((path for path in candidates if path), None)
+
+
+def pytest_configure() -> None:
+    """Refuse to test the source tree where the installed package is meant to be tested."""
+    if os.environ.get("CETOOL_TEST_INSTALLED"):
+        found = Path(cetool.__path__[0]).resolve()
+        if found.is_relative_to(Path(__file__).resolve().parents[1] / "cetool"):
+            raise pytest.UsageError(f"the tests are to run on the installed cetool, but import {found}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests that need an engine which is not here."""
+    for marker in _REAL_ENGINES:
+        if real_engine(marker) is None:
+            skip = pytest.mark.skip(reason=f"no {' or '.join(_REAL_ENGINES[marker][1])} on the PATH")
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def local_channel() -> Channel:
+    """The local channel and what it offers."""
+    return shared_channel()
+
+
+@pytest.fixture(scope="session")
+def channel(local_channel: Channel) -> Path:
+    """The local channel's root: what ``channel_alias`` names; the channel itself is its ``conda-forge``."""
+    return local_channel.root
+
+
+@pytest.fixture(scope="session")
+def channel_url(local_channel: Channel) -> str:
+    """The local channel's ``file://`` URL."""
+    return local_channel.url
+
+
+@pytest.fixture
+def server(channel: Path) -> Iterator[ChannelServer]:
+    """An HTTP server of the channel's root (the channel is ``URL/conda-forge``), without faults at first."""
+    with serving(channel) as running:
+        yield running
+
+
+@pytest.fixture
+def home(local_channel: Channel) -> Iterator[Home]:
+    """A home directory of this test's own, in which conda-forge is the local channel."""
+    # a short path: prefixes below it have to fit into a shebang line
+    made = make_home(Path(tempfile.mkdtemp(prefix="cetool-")).resolve() / "home", local_channel)
+    yield made
+    remove_home(made)
+    shutil.rmtree(made.path.parent, ignore_errors=True)
+
+
+@pytest.fixture
+def run_cetool(home: Home) -> RunCetool:
+    """``run_cetool(*args, env=..., input=..., cwd=...)`` runs cetool's real command line in ``home`` to its end."""
+    return home.cetool
+
+
+@pytest.fixture
+def real_conda() -> str:
+    """The path of a real conda."""
+    path = real_engine("real_conda")
+    assert path is not None
+    return path
+
+
+@pytest.fixture
+def real_mamba() -> str:
+    """The path of a real mamba or micromamba."""
+    path = real_engine("real_mamba")
+    assert path is not None
+    return path

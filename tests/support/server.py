@@ -1,0 +1,179 @@
+"""An HTTP server of a directory that can be made to fail in the ways servers of channels do."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fnmatch
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+Kind = Literal["status", "hang", "slow", "corrupt", "truncate"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with requests whose path matches the shell pattern (``*.conda``, ``*/repodata.json``).
+
+    ``status`` answers with that status; ``hang`` never answers; ``slow`` takes ``seconds`` for the body; ``corrupt``
+    changes bytes in its middle, keeping its length; ``truncate`` breaks the connection half-way. The first ``after``
+    matching requests are served as they should be.
+    """
+
+    pattern: str
+    kind: Kind
+    status: int = 500
+    seconds: float = 1.0
+    after: int = 0
+
+
+@dataclass
+class ChannelServer:
+    """A running server; set ``token``, ``credentials`` and ``faults`` at any time.
+
+    With a ``token`` only paths below ``/t/TOKEN/`` are answered, with ``credentials`` (user, password) only requests
+    with basic authentication. ``requests`` lists the paths asked for, ``/t/TOKEN`` taken off.
+    """
+
+    directory: Path
+    port: int = 0
+    token: str | None = None
+    credentials: tuple[str, str] | None = None
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def url(self) -> str:
+        """The server's root, without credentials."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def secret_url(self) -> str:
+        """The server's root with what it asks for: ``http://user:password@127.0.0.1:PORT/t/TOKEN``."""
+        user = "" if self.credentials is None else "{}:{}@".format(*self.credentials)
+        token = "" if self.token is None else f"/t/{self.token}"
+        return f"http://{user}127.0.0.1:{self.port}{token}"
+
+    def count(self, pattern: str) -> int:
+        """How many requests for a path that matches the pattern came in."""
+        return sum(fnmatch.fnmatch(path, pattern) for path in self.requests)
+
+    def fault(self, path: str) -> Fault | None:
+        """The fault that befalls a request just counted."""
+        for fault in self.faults:
+            if fnmatch.fnmatch(path, fault.pattern) and self.count(fault.pattern) > fault.after:
+                return fault
+        return None
+
+
+@contextlib.contextmanager
+def serving(directory: Path) -> Iterator[ChannelServer]:
+    """Serve the directory on a free port of 127.0.0.1 until the block ends."""
+    state = ChannelServer(directory)
+
+    class Handler(_Handler):
+        server_state = state
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        block_on_close = False
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A client that goes away in the middle is nothing to report."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        state.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield state
+        finally:
+            state.closing.set()
+            server.shutdown()
+            thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server_state: ChannelServer
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        state = self.server_state
+        path = unquote(urlsplit(self.path).path)
+        if state.token is not None:
+            prefix = f"/t/{state.token}"
+            if not path.startswith(prefix + "/"):
+                return self._refuse(401)
+            path = path[len(prefix) :]
+        state.requests.append(path)
+        if not self._authorized():
+            return self._refuse(401)
+        fault = state.fault(path)
+        if fault is not None and fault.kind == "hang":
+            state.closing.wait()
+            self.close_connection = True
+            return None
+        if fault is not None and fault.kind == "status":
+            return self._refuse(fault.status)
+        file = state.directory / path.lstrip("/")
+        if ".." in path.split("/") or not file.is_file():
+            return self._refuse(404)
+        return self._send(file.read_bytes(), fault)
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Requests are counted, not printed."""
+
+    def _authorized(self) -> bool:
+        if self.server_state.credentials is None:
+            return True
+        wanted = base64.b64encode(":".join(self.server_state.credentials).encode()).decode()
+        return self.headers.get("Authorization") == f"Basic {wanted}"
+
+    def _refuse(self, status: int) -> None:
+        body = f"status {status}\n".encode()  # conda 26.7 crashes over an error whose body is JSON but no object
+        self.send_response(status)
+        if status == 401:
+            self.send_header("WWW-Authenticate", 'Basic realm="channel"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _send(self, body: bytes, fault: Fault | None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json" if body[:1] == b"{" else "application/octet-stream")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        middle = len(body) // 2
+        if fault is None:
+            self.wfile.write(body)
+        elif fault.kind == "corrupt":
+            self.wfile.write(
+                body[:middle] + bytes(byte ^ 0xFF for byte in body[middle : middle + 8]) + body[middle + 8 :]
+            )
+        elif fault.kind == "truncate":
+            self.wfile.write(body[:middle])
+            self.close_connection = True
+        else:
+            self._trickle(body, fault.seconds)
+
+    def _trickle(self, body: bytes, seconds: float) -> None:
+        pieces = 20
+        size = len(body) // pieces + 1
+        for start in range(0, len(body), size):
+            self.wfile.write(body[start : start + size])
+            self.wfile.flush()
+            if self.server_state.closing.is_set():
+                return
+            time.sleep(seconds / pieces)
