@@ -1,0 +1,1 @@
+"""Who makes environments: one protocol, one module a program."""

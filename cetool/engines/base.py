@@ -1,0 +1,102 @@
+"""What an engine is: something that turns a complete request into an environment on disk.
+
+An engine prints nothing: it tells what it is doing to the :class:`Progress` that it is handed, and what went wrong by
+raising :class:`~cetool.errors.EngineError`. It knows nothing of caches, locks and scripts; what must outlive it or die
+with it (the descriptors of locks) is handed to it as numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Where an engine tells how far it is. Every method returns at once and never raises."""
+
+    def stage(self, text: str) -> None:
+        """A new stage begins: ``Solving``, ``Downloading``, ``Linking``, ``Waiting for ...``."""
+
+    def packages(self, count: int) -> None:
+        """The solution is known: so many packages will be linked."""
+
+    def download(self, done: int, total: int | None) -> None:
+        """Bytes downloaded so far over all packages, and how many there will be (None where that is not known)."""
+
+    def link(self, done: int, total: int) -> None:
+        """So many of ``total`` packages are linked."""
+
+    def note(self, text: str) -> None:
+        """A sentence for whoever asked for detail (``-v``)."""
+
+
+class SilentProgress:
+    """Progress that nobody looks at."""
+
+    def stage(self, text: str) -> None:
+        """Say nothing."""
+
+    def packages(self, count: int) -> None:
+        """Say nothing."""
+
+    def download(self, done: int, total: int | None) -> None:
+        """Say nothing."""
+
+    def link(self, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True)
+class CreateRequest:
+    """All that an engine needs to know to make one environment.
+
+    ``prefix`` is an absolute path that does not exist yet (or an empty directory); ``packages`` are canonical match
+    specs; ``channels`` canonical channels, highest priority first, credentials included; ``virtual_packages`` pairs as
+    in :class:`~cetool.spec.environment.EnvironmentSpec`; ``log`` the file that everything the engine prints is appended
+    to (credentials taken out); ``stall_timeout`` seconds without any sign of progress after which the engine is ended;
+    ``inherit`` descriptors that every subprocess must keep open until it has ended.
+    """
+
+    prefix: Path
+    packages: tuple[str, ...]
+    channels: tuple[str, ...]
+    log: Path
+    virtual_packages: tuple[tuple[str, str], ...] = ()
+    offline: bool = False
+    stall_timeout: float = 300.0
+    inherit: tuple[int, ...] = ()
+
+
+class Engine(Protocol):
+    """One program that makes conda environments."""
+
+    #: ``mamba``, ``micromamba``, ``conda`` or ``rattler``: what ``--engine`` takes.
+    name: str
+
+    @property
+    def version(self) -> str:
+        """The engine's own version, asked of it once. Raises EngineError where it does not answer."""
+
+    def create(self, request: CreateRequest, progress: Progress) -> None:
+        """Make the environment. Returns only when it is complete; raises EngineError otherwise.
+
+        After an error or an exception (KeyboardInterrupt and :class:`~cetool.errors.Interrupted` included) no process
+        of the engine is alive any more; what lies at the prefix then is the caller's to clear.
+        """
+
+
+@dataclass(frozen=True)
+class Found:
+    """An engine that was looked for: where it is, or why it does not serve."""
+
+    name: str
+    path: str | None
+    how: str
+    version: str | None = None
+    problem: str | None = None
+    details: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,116 @@
+"""Drives conda, as a subprocess with the user's own configuration, mirrors, credentials and package cache.
+
+Its output without ``--json`` is read: there the stages come as they begin, and a malformed spec does not crash it.
+conda adds pip to every python unless its configuration says otherwise; that is left to the configuration.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from cetool.condarc import load_condarc
+from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.outcome import conclude
+from cetool.engines.private import condarc_file, has_credentials, netrc_file, private_directory, spec_file
+from cetool.engines.stages import CondaStages
+from cetool.engines.subprocesses import Invocation, ask_version, clean_environ, run_engine
+from cetool.engines.turns import turn
+from cetool.errors import CetoolError, EngineError
+from cetool.spec.channels import strip_credentials
+
+#: Variables of the user's that would change what a creation prints or does.
+_DROPPED = ("CONDA_JSON", "CONDA_QUIET", "CONDA_DRY_RUN", "CONDA_DOWNLOAD_ONLY")
+
+
+class CondaEngine:
+    """conda 4.9 and later, and mamba 1, which is conda with another solver.
+
+    ``executable`` is the beginning of the command line: ``("/opt/conda/bin/conda",)``, or ``(python, "-m", "conda")``;
+    ``lock_dir`` holds the locks by which creations take turns.
+    """
+
+    def __init__(
+        self,
+        executable: tuple[str, ...],
+        environ: Mapping[str, str],
+        *,
+        lock_dir: Path,
+        name: str = "conda",
+        version: str | None = None,
+    ) -> None:
+        self.name = name
+        self.executable = executable
+        self._environ = environ
+        self._lock_dir = lock_dir
+        self._version = version
+
+    @property
+    def version(self) -> str:
+        """What conda says of itself: ``26.7.1``. Raises EngineError where it does not answer."""
+        if self._version is None:
+            text = ask_version(self.executable, clean_environ(self._environ, drop=_DROPPED))
+            match = re.search(rf"^{self.name} (\d\S*)", text, re.MULTILINE) or re.search(r"(\d+\.\d\S*)", text)
+            if match is None:
+                raise EngineError(f"{self.executable[0]} is not {self.name}: asked for its version, it said {text!r}")
+            self._version = match[1]
+        return self._version
+
+    def create(self, request: CreateRequest, progress: Progress) -> None:
+        """Make the environment; see :class:`~cetool.engines.base.Engine`."""
+        cache = self._package_cache()
+        with turn(self._lock_dir, cache, progress, self.name) as lock, private_directory(request) as directory:
+            invocation = self._invocation(request, directory, cache, lock)
+            ended = run_engine(invocation, request, CondaStages(progress))
+        conclude(ended, request, progress, engine=self.name, done=r"Executing transaction:.*done")
+
+    def _invocation(self, request: CreateRequest, directory: Path, cache: Path, lock: int) -> Invocation:
+        environ = self._create_environ(request)
+        if any(map(has_credentials, request.channels)):
+            environ["CONDARC"] = str(condarc_file(directory, request.channels, self._environ))
+            if netrc := netrc_file(directory, request.channels, self._environ):
+                environ["NETRC"] = str(netrc)
+        argv = [*self.executable, "create", "--yes", "--prefix", str(request.prefix), "--no-default-packages"]
+        argv += ["--offline"] if request.offline else []
+        argv += ["--override-channels"]
+        for channel in request.channels:
+            argv += ["--channel", strip_credentials(channel)]
+        if any("://" in spec for spec in request.packages):
+            # Among arguments a spec with a URL means an explicit installation, which allows no other spec beside it.
+            argv += ["--file", str(spec_file(directory, request))]
+        else:
+            argv += request.packages
+        return Invocation(tuple(argv), environ, watched=(request.prefix, cache), pass_fds=(lock,))
+
+    def _create_environ(self, request: CreateRequest) -> dict[str, str]:
+        environ = clean_environ(self._environ, drop=_DROPPED)
+        environ["CONDA_REGISTER_ENVS"] = "false"
+        environ["CONDA_NUMBER_CHANNEL_NOTICES"] = "0"
+        environ.update(override_variables(request))
+        if request.stall_timeout < 60:  # conda's own limit for a server that says nothing
+            environ.setdefault("CONDA_REMOTE_READ_TIMEOUT_SECS", f"{max(request.stall_timeout / 2, 1):g}")
+        return environ
+
+    def _package_cache(self) -> Path:
+        """The directory that this conda will most likely fill: the first configured, else the one beside it."""
+        root = self._environ.get("CONDA_ROOT") or str(root_of(self.executable[0]))
+        try:
+            configured = load_condarc(self._environ, root_prefix=root).pkgs_dirs
+        except CetoolError:  # whatever is wrong with the configuration, conda will say it better
+            configured = ()
+        return Path(configured[0]) if configured else Path(root) / "pkgs"
+
+
+def override_variables(request: CreateRequest) -> dict[str, str]:
+    """``CONDA_OVERRIDE_CUDA=12.4`` for the virtual package ``__cuda``: understood by conda and mamba."""
+    return {
+        "CONDA_OVERRIDE_" + name.removeprefix("__").replace("-", "_").upper(): version
+        for name, version in request.virtual_packages
+    }
+
+
+def root_of(executable: str) -> Path:
+    """The installation that an executable belongs to: the parent of its ``bin``, symbolic links followed."""
+    path = Path(executable).resolve()
+    return path.parent.parent if path.parent.name in ("bin", "condabin", "Scripts") else path.parent

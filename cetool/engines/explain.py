@@ -1,0 +1,286 @@
+"""Turns what an engine printed, and how it ended, into one clear error.
+
+Each explainer looks for one kind of failure in the words of conda and micromamba (text, and the texts inside their
+JSON); the first that recognises its kind speaks. Advice of the engines that would make things worse (clearing all
+caches) or lead to the wrong place (their issue trackers) is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cetool.engines.base import CreateRequest
+from cetool.engines.errors import (
+    channel_error,
+    channel_of,
+    damaged_error,
+    not_found_error,
+    package_download_error,
+    space_error,
+    unsatisfiable_error,
+)
+from cetool.engines.solver_words import missing_packages, unsatisfiable_reason
+from cetool.engines.subprocesses import Ended
+from cetool.errors import EngineError
+from cetool.spec.channels import redact
+
+_ADVICE = re.compile(
+    r"clean -a|clean --all|issue tracker|/issues|run into this error|see this message repeatedly|report the error|"
+    r"report an issue|conda config --show|As of conda 4|conda index|navigate to|anaconda\.org$|search bar|"
+    r"looking for|Retrying|intermittent|notifying the maintainer|--no-plugins|CONDA_NO_PLUGINS|prepared the above"
+)
+_FATAL = re.compile(r"^(?:critical libmamba|error    libmamba|error libmamba)\s+", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """Everything that an explainer may look at; ``words`` is all the text, JSON documents opened up."""
+
+    engine: str
+    ended: Ended
+    request: CreateRequest
+    words: str
+
+    @property
+    def log(self) -> str:
+        return str(self.request.log)
+
+
+def explain(ended: Ended, *, engine: str, request: CreateRequest, finding: EngineError | None = None) -> EngineError:
+    """The error for a run that failed, or that claims success although ``finding`` says that it did not succeed."""
+    case = _Case(engine, ended, request, _words(ended))
+    for explainer in _EXPLAINERS:
+        error = explainer(case)
+        if error is not None:
+            return error
+    if finding is not None:
+        return EngineError(f"{engine} reported success, but {finding.message}", hint=finding.hint, log=case.log)
+    return _last_words(case)
+
+
+def _words(ended: Ended) -> str:
+    """Standard error, then standard output; where the latter is a JSON document, the messages in it."""
+    try:
+        document = json.loads(ended.stdout)
+    except ValueError:
+        return f"{ended.stderr}\n{ended.stdout}"
+    return "\n".join((ended.stderr, *_messages(document)))
+
+
+def _messages(document: Any) -> Iterator[str]:
+    if not isinstance(document, dict):
+        return
+    for error in document.get("errors") or [document]:
+        if isinstance(error, dict):
+            name, text = error.get("exception_name"), error.get("error") or error.get("message")
+            if isinstance(text, str):
+                yield text if not name or text.startswith(str(name)) else f"{name}: {text}"
+    for problem in document.get("solver_problems") or []:
+        yield f"critical libmamba {problem}"
+
+
+def _space(case: _Case) -> EngineError | None:
+    if re.search(
+        r"No space left on device|ENOSPC|NoSpaceLeftError|Disk quota exceeded|not enough (?:disk )?space", case.words
+    ):
+        return space_error(case.engine, case.log)
+    return None
+
+
+def _killed(case: _Case) -> EngineError | None:
+    signum = case.ended.signum
+    if signum is None:
+        return None
+    names = {int(known): known.name for known in signal.Signals}
+    message = f"{case.engine} was ended by {names.get(signum, f'signal {signum}')}"
+    channel = _being_read(case)
+    if channel:
+        message += f" while it read the package list of {channel}"
+    if signum == getattr(signal, "SIGKILL", 9):
+        hint = "Something killed it: often the system, for want of memory. Run the same command again."
+    elif signum in (4, 6, 7, 8, 11):
+        hint = "It crashed; a damaged package list can be the reason. Try again later, or with another --engine."
+    else:
+        hint = "Run the same command again."
+    return EngineError(message, hint=hint, log=case.log)
+
+
+def _being_read(case: _Case) -> str | None:
+    """The channel whose package list was begun and not finished."""
+    begun = re.findall(r"^Using Flat Repodata for (\S+)\s.*(Starting|Done)", case.words, re.MULTILINE)
+    if begun and begun[-1][1] == "Starting":
+        return channel_of(begun[-1][0])
+    failed = re.search(r"Collecting package metadata.*failed", case.words)
+    return ", ".join(map(redact, case.request.channels)) if failed else None
+
+
+def _http(case: _Case) -> EngineError | None:
+    """A URL that was not served: the package list of a channel, or a package."""
+    match = (
+        re.search(r"HTTP (?P<status>\d{3}) .*?for (?:url|channel \S+) <(?P<url>[^>]+)>", case.words)
+        or re.search(r"Failed to download package from (?P<url>\S+) \(status (?P<status>\d+)\)", case.words)
+        or re.search(r"status: (?P<status>\d+) \[(?P<url>[^\]]+)\]", case.words)
+        or re.search(r"Download error \((?P<curl>\d+)\) (?P<reason>[^\[\n]*)\[(?P<url>[^\]]+)\]", case.words)
+        or re.search(r"ChannelNotAllowed|UnavailableInvalidChannel:.*?<(?P<url>[^>\s]+)>", case.words, re.DOTALL)
+    )
+    if match is None:
+        return None
+    found = {"status": None, "reason": None, "curl": None, "url": None, **match.groupdict()}
+    url = redact(str(found["url"] or ", ".join(case.request.channels))).strip()
+    status = int(found["status"] or 0)
+    reason = _network_reason(case.words) or str(found["reason"] or "").strip()
+    if re.search(r"\.(?:conda|tar\.bz2)$", url):
+        return package_download_error(url, status, reason, case.log)
+    return channel_error(url, status, reason, case.log, offline=case.request.offline)
+
+
+def _network_reason(words: str) -> str | None:
+    for pattern, reason in (
+        (r"Connection refused|Couldn't connect|Failed to connect", "the connection was refused"),
+        (
+            r"Name or service not known|NameResolutionError|Could not resolve|resolve host",
+            "its name cannot be resolved",
+        ),
+        (r"[Tt]imed out|Timeout", "it does not answer in time"),
+        (r"CERTIFICATE_VERIFY_FAILED|SSL certificate problem|SSLError", "its certificate is not trusted"),
+        (r"ProxyError|Proxy CONNECT aborted", "the proxy does not let it through"),
+        (r"CONNECTION FAILED", "there is no connection, or no answer in time"),
+    ):
+        if re.search(pattern, words):
+            return reason
+    return None
+
+
+def _offline(case: _Case) -> EngineError | None:
+    """conda without a channel's package list in its cache, and not allowed to fetch one."""
+    if not case.request.offline or not re.search(r"FileNotFoundError.*cache|OfflineError|offline mode", case.words):
+        return None
+    channel = ", ".join(map(redact, case.request.channels))
+    return channel_error(channel, 0, "it may not be asked while offline", case.log, offline=True)
+
+
+def _not_found(case: _Case) -> EngineError | None:
+    packages = missing_packages(case.words, case.request.packages)
+    if not packages:
+        return None
+    return not_found_error(packages, case.request.channels, case.log, offline=case.request.offline)
+
+
+def _unsatisfiable(case: _Case) -> EngineError | None:
+    reason = unsatisfiable_reason(case.words)
+    return (
+        None if reason is None else unsatisfiable_error(reason, case.request.packages, case.request.channels, case.log)
+    )
+
+
+def _damaged(case: _Case) -> EngineError | None:
+    match = (
+        re.search(r"ChecksumMismatchError:.*?for url '(?P<package>[^']+)'", case.words, re.DOTALL)
+        or re.search(r"File not valid: \S+ doesn't match expectation \"(?P<package>[^\"]+)\"", case.words)
+        or re.search(r"InvalidArchiveError[:(].*?(?P<package>[^\s'\"/\\]+\.(?:conda|tar\.bz2))", case.words, re.DOTALL)
+        or re.search(r"(?P<package>\S+) tarball has incorrect", case.words)
+    )
+    return None if match is None else damaged_error(redact(match["package"]), case.request.channels, case.log)
+
+
+def _spec(case: _Case) -> EngineError | None:
+    match = re.search(r"InvalidMatchSpec: Invalid spec '(?P<spec>[^']*)': (?P<why>.*)", case.words) or re.search(
+        r"Error parsing (?:MatchSpec|version) \"(?P<spec>[^\"]*)\"[:.]\s*(?P<why>.*?)\"?\.?$", case.words, re.MULTILINE
+    )
+    if match is None:
+        return None
+    why = match["why"].rsplit("': ", 1)[-1].strip().rstrip('".')
+    return EngineError(
+        f"{case.engine} does not understand the spec {match['spec']!r}: {why}",
+        hint=f"The specs asked for: {', '.join(map(redact, case.request.packages))}.",
+        log=case.log,
+    )
+
+
+def _not_writable(case: _Case) -> EngineError | None:
+    match = re.search(
+        r"Read-only file system|EnvironmentNotWritableError|NotWritableError|NoWritablePkgsDirError|"
+        r"No writeable pkgs directories|Permission denied.*|\[Errno (?:13|30)\].*",
+        case.words,
+    )
+    if match is None:
+        return None
+    place = re.search(r"['\"](/[^'\"]+)['\"]", case.words[match.start() : match.start() + 400])
+    where = place[1] if place else "its package cache or the environment's directory"
+    return EngineError(
+        f"{case.engine} may not write to {where}",
+        hint="Make it writable, or name another package cache (pkgs_dirs in .condarc).",
+        log=case.log,
+    )
+
+
+def _command_line(case: _Case) -> EngineError | None:
+    match = re.search(
+        r"unrecognized arguments: (.*)|argument was not expected: (.*)|arguments were not expected: (.*)", case.words
+    )
+    if match is None:
+        return None
+    option = next(filter(None, match.groups()))
+    return EngineError(
+        f"{case.engine} does not know {redact(option)}: it is too old for cetool, or another program of the name",
+        hint="Update it, or choose another with --engine; `cetool info` lists what was found.",
+        log=case.log,
+    )
+
+
+def _crashed(case: _Case) -> EngineError | None:
+    """A traceback: conda met what it was not prepared for."""
+    if "Traceback (most recent call last)" not in case.words and '"traceback"' not in case.ended.stdout:
+        return None
+    lines = re.findall(
+        r"^\s*((?:[A-Za-z_]+\.)*[A-Z]\w*(?:Error|Exception|Spec|Warning|Exit)\b(?::| ?\().*)$", case.words, re.MULTILINE
+    )
+    message = f"{case.engine} crashed"
+    channel = _being_read(case)
+    if channel:
+        message += f" while it read the package lists of {channel}"
+    if lines:
+        message += f": {_short(lines[-1].strip())}"
+    return EngineError(
+        message, hint="A damaged package list or package can be the reason. Try another --engine.", log=case.log
+    )
+
+
+def _last_words(case: _Case) -> EngineError:
+    """Nobody recognised it: the engine's own words, without its advice."""
+    fatal = _FATAL.search(case.words)
+    text = case.words[fatal.end() :] if fatal else case.ended.stderr or case.words
+    lines = [_FATAL.sub("", line).strip() for line in text.splitlines() if line.strip() and not _ADVICE.search(line)]
+    lines = list(dict.fromkeys(lines))  # mamba says it as an error, and again as a critical one
+    said = _short(" ".join(lines[:4] if fatal else lines[-4:]))
+    status = f"exit status {case.ended.status}"
+    return EngineError(
+        f"{case.engine} failed ({status}): {said}" if said else f"{case.engine} failed without a word ({status})",
+        hint="The log has everything it printed.",
+        log=case.log,
+    )
+
+
+def _short(text: str, limit: int = 600) -> str:
+    text = " ".join(redact(text).split())
+    return text if len(text) <= limit else text[: limit - 2].rsplit(" ", 1)[0] + " …"
+
+
+_EXPLAINERS: tuple[Callable[[_Case], EngineError | None], ...] = (
+    _space,
+    _offline,
+    _http,
+    _damaged,
+    _not_found,
+    _unsatisfiable,
+    _spec,
+    _not_writable,
+    _command_line,
+    _killed,  # after those that find a reason: conda can say why it failed and crash on its way out
+    _crashed,
+)

@@ -1,0 +1,90 @@
+"""Drives micromamba and mamba 2, which are one program, with the user's own configuration and package cache.
+
+They lock their package cache themselves and check every hash. They add pip wherever python is asked for, and write
+every environment into ``~/.conda/environments.txt``, which nothing prevents: the line is taken out again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from cetool.condarc import load_condarc
+from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.conda import override_variables, root_of
+from cetool.engines.outcome import conclude
+from cetool.engines.private import environment_file, has_credentials, private_directory
+from cetool.engines.registration import forget_registration
+from cetool.engines.stages import MambaStages
+from cetool.engines.subprocesses import Invocation, ask_version, clean_environ, run_engine
+from cetool.errors import CetoolError, EngineError
+
+#: Variables of the user's that would change what a creation prints or does.
+_DROPPED = tuple(
+    f"{family}_{name}"
+    for family in ("MAMBA", "CONDA")
+    for name in ("JSON", "QUIET", "DRY_RUN", "DOWNLOAD_ONLY", "TARGET_PREFIX", "OVERRIDE_CHANNELS")
+)
+
+
+class MambaEngine:
+    """micromamba (1.5 and later) or mamba 2; ``executable`` is the beginning of the command line."""
+
+    def __init__(
+        self,
+        executable: tuple[str, ...],
+        environ: Mapping[str, str],
+        *,
+        name: str = "micromamba",
+        version: str | None = None,
+    ) -> None:
+        self.name = name
+        self.executable = executable
+        self._environ = environ
+        self._version = version
+
+    @property
+    def version(self) -> str:
+        """What it says of itself: ``2.8.1``. Raises EngineError where it does not answer or is another program."""
+        if self._version is None:
+            text = ask_version(self.executable, clean_environ(self._environ, drop=_DROPPED))
+            # PyPI has a test runner of the name mamba, at 0.11 since 2020
+            if not re.fullmatch(r"[1-9]\d*\.\d+\S*", text):
+                raise EngineError(
+                    f"{self.executable[0]} is not the {self.name} that makes conda environments: "
+                    f"asked for its version, it said {text.splitlines()[0]!r}"
+                )
+            self._version = text
+        return self._version
+
+    def create(self, request: CreateRequest, progress: Progress) -> None:
+        """Make the environment; see :class:`~cetool.engines.base.Engine`."""
+        try:
+            with private_directory(request) as directory:
+                ended = run_engine(self._invocation(request, directory), request, MambaStages(progress))
+        finally:
+            forget_registration(request.prefix, self._environ)
+        conclude(ended, request, progress, engine=self.name, done="Transaction finished")
+
+    def _invocation(self, request: CreateRequest, directory: Path) -> Invocation:
+        environ = clean_environ(self._environ, drop=_DROPPED)
+        environ.update(override_variables(request))
+        argv = [*self.executable, "create", "-y", "-p", str(request.prefix)]
+        argv += ["--offline"] if request.offline else []
+        argv += ["--override-channels"]
+        if any(map(has_credentials, (*request.channels, *request.packages))):
+            argv += ["--file", str(environment_file(directory, request))]
+        else:
+            for channel in request.channels:
+                argv += ["-c", channel]
+            argv += request.packages
+        return Invocation(tuple(argv), environ, watched=(request.prefix, *self._package_caches()))
+
+    def _package_caches(self) -> tuple[Path, ...]:
+        root = self._environ.get("MAMBA_ROOT_PREFIX") or str(root_of(self.executable[0]))
+        try:
+            configured = load_condarc(self._environ, root_prefix=root, mamba=True).pkgs_dirs
+        except CetoolError:  # whatever is wrong with the configuration, mamba will say it better
+            configured = ()
+        return tuple(map(Path, configured)) or (Path(root) / "pkgs",)

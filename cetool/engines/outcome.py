@@ -1,0 +1,39 @@
+"""What came of an engine's run: an environment that is complete, or the error that says why not."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.explain import explain
+from cetool.engines.private import scrub
+from cetool.engines.subprocesses import Ended
+from cetool.engines.verify import check_complete
+from cetool.errors import EngineError
+
+_CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS")
+
+
+def conclude(ended: Ended, request: CreateRequest, progress: Progress, *, engine: str, done: str) -> None:
+    """Return if the environment is complete, and take credentials out of its records; raise EngineError otherwise.
+
+    ``done`` is a pattern for what the engine prints when all is done. One that crashes after that has done its work:
+    conda's interpreter with the rattler solver in it sometimes does so while it ends.
+    """
+    crash = _crash(ended) if re.search(done, ended.stdout) else None
+    if ended.status != 0 and crash is None:
+        raise explain(ended, engine=engine, request=request)
+    try:
+        check_complete(request.prefix, expect_packages=bool(request.packages), log=request.log)
+    except EngineError as error:
+        raise explain(ended, engine=engine, request=request, finding=error) from error
+    if crash is not None:
+        progress.note(f"{engine} crashed ({crash}) after its work was done; the environment is complete")
+    scrub(request.prefix, (*request.channels, *request.packages))
+
+
+def _crash(ended: Ended) -> str | None:
+    names = {int(known): known.name for known in signal.Signals}
+    name = names.get(ended.signum or 0)
+    return name if name in _CRASHES else None

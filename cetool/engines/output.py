@@ -1,0 +1,106 @@
+"""What an engine prints, on its way: into the log, to whoever watches, and into the memory of its last words."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from cetool.errors import EngineError
+from cetool.spec.channels import redact
+
+#: How many characters at the end of a stream are kept for explaining an error.
+KEPT = 200_000
+#: A line longer than this is treated as if it had ended here.
+_LONGEST_LINE = 65_536
+
+#: What is called with a line of output, and whether it is whole: one that still grows comes again, longer.
+OnLine = Callable[[str, bool], None]
+
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0b\x0c\x0e-\x1f]")
+
+
+def plain(text: str) -> str:
+    """The text without terminal escapes and control characters (newline, tab and carriage return stay)."""
+    return _ESCAPES.sub("", text)
+
+
+class Log:
+    """The file that keeps everything an engine printed: appended to, its owner's alone, without credentials."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        except OSError as error:
+            raise EngineError(f"the engine's log {path} cannot be written: {error.strerror}") from error
+
+    def write(self, text: str) -> None:
+        """Append whole lines. A full disk costs the log, not the run."""
+        try:
+            os.write(self._fd, redact(text).encode(errors="replace"))
+        except OSError:
+            return
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+
+
+class Feed:
+    """One stream of an engine: bytes in, lines out.
+
+    Only whole lines are logged and kept, since a URL's credentials could lie across two pieces. The callback also sees
+    a line that still grows: conda prints ``Solving environment: ...working...`` long before its ``done``.
+    """
+
+    def __init__(self, log: Log, on_line: OnLine) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._log = log
+        self._on_line = on_line
+        self._partial = ""
+        self.last_line = ""
+        self._kept: list[str] = []
+        self._kept_length = 0
+
+    def add(self, chunk: bytes) -> None:
+        """Take the next bytes of the stream."""
+        self._take(self._decoder.decode(chunk))
+
+    def close(self) -> str:
+        """The stream has ended: what remains of it is a line too. Returns the last :data:`KEPT` characters."""
+        self._take(self._decoder.decode(b"", final=True))
+        if self._partial:
+            self._line(self._partial + "\n")
+            self._partial = ""
+        return "".join(self._kept)[-KEPT:]
+
+    def _take(self, text: str) -> None:
+        self._partial += text
+        *lines, self._partial = re.split(r"(?<=[\n\r])", self._partial)
+        for line in lines:
+            self._line(line)
+        if len(self._partial) > _LONGEST_LINE:
+            self._line(self._partial + "\n")
+            self._partial = ""
+        elif self._partial:
+            self.last_line = redact(plain(self._partial)).strip()
+            self._on_line(redact(plain(self._partial)), False)
+
+    def _line(self, line: str) -> None:
+        text = redact(plain(line.replace("\r\n", "\n").replace("\r", "\n")))
+        self._log.write(text)
+        if text.strip():
+            self.last_line = text.strip()
+            self._on_line(text.rstrip("\n"), True)
+        self._kept.append(text)
+        self._kept_length += len(text)
+        if self._kept_length > 2 * KEPT:
+            self._kept = ["".join(self._kept)[-KEPT:]]
+            self._kept_length = KEPT

@@ -1,0 +1,165 @@
+"""How channels with credentials reach an engine: by files that only the user can read, never on a command line.
+
+Anybody on the machine can read a command line (``ps``). conda finds the credentials in ``custom_channels`` of a condarc
+of ours, which the variable ``CONDARC`` names (what it named before is taken in), and completes with them the bare URLs
+that it gets as options. Its rattler solver forgets them again before it downloads packages, so a ``.netrc`` of ours
+has them too (the user's own is taken in). mamba reads channels and specs from an environment file. The files lie in a
+directory of their own (0700) beside the log for as long as the engine runs.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import psutil
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from cetool.engines.base import CreateRequest
+from cetool.errors import EngineError
+from cetool.spec.channels import redact, strip_credentials
+
+_STEM = "engine-input-"
+
+
+def has_credentials(text: str) -> bool:
+    """Whether a channel or spec carries credentials."""
+    return strip_credentials(text) != text
+
+
+@contextmanager
+def private_directory(request: CreateRequest) -> Iterator[Path]:
+    """A directory for one run's files, beside its log, gone afterwards.
+
+    What a killed run left behind goes too: the name says whose it was.
+    """
+    parent = request.log.parent
+    for old in parent.glob(f"{_STEM}*"):
+        owner = old.name.removeprefix(_STEM).partition("-")[0]
+        if not (owner.isdecimal() and psutil.pid_exists(int(owner))):
+            shutil.rmtree(old, ignore_errors=True)
+    try:
+        directory = Path(tempfile.mkdtemp(prefix=f"{_STEM}{os.getpid()}-", dir=parent))
+    except OSError as error:
+        raise EngineError(f"{parent} cannot be written to: {error.strerror}") from error
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def write_private(path: Path, text: str) -> Path:
+    """Write a file that only its owner can read; it must not exist yet."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    return path
+
+
+def environment_file(directory: Path, request: CreateRequest) -> Path:
+    """An environment.yml (as JSON, which is YAML) with the request's channels and specs, for mamba.
+
+    mamba expands ``$NAME`` in channels: a dollar sign of a password is written as %24.
+    """
+    document = {
+        "channels": [channel.replace("$", "%24") for channel in request.channels],
+        "dependencies": list(request.packages),
+    }
+    return write_private(directory / "environment.yml", json.dumps(document, indent=1))
+
+
+def spec_file(directory: Path, request: CreateRequest) -> Path:
+    """A file of match specs, one a line."""
+    return write_private(directory / "specs.txt", "".join(f"{spec}\n" for spec in request.packages))
+
+
+def condarc_file(directory: Path, channels: Sequence[str], environ: Mapping[str, str]) -> Path:
+    """A condarc that knows the credentials of these channels, and all that the file named by ``CONDARC`` says."""
+    yaml = YAML(typ="rt")
+    content: object = None
+    if environ.get("CONDARC"):
+        try:
+            content = yaml.load(Path(environ["CONDARC"]).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, YAMLError):
+            content = None  # conda would say so itself; here it only means that there is nothing to take in
+    settings = content if isinstance(content, dict) else {}
+    custom = settings.get("custom_channels")
+    settings["custom_channels"] = custom = custom if isinstance(custom, dict) else {}
+    for channel in filter(has_credentials, channels):
+        name, location = _named(channel, custom)
+        custom[name] = location.replace("$", "%24")  # conda expands $NAME here
+    text = io.StringIO()
+    yaml.dump(settings, text)
+    return write_private(directory / "condarc.yml", text.getvalue())
+
+
+def netrc_file(directory: Path, channels: Sequence[str], environ: Mapping[str, str]) -> Path | None:
+    """A ``.netrc`` with the users and passwords of these channels after all that the user's own says.
+
+    None where no channel has any that the format can hold, one for each host.
+    """
+    logins: dict[str, set[tuple[str, str]]] = {}
+    for channel in channels:
+        parts = urlsplit(channel)
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        if parts.hostname and user and not re.search(r"[\s\"'\\#]", user + password):
+            logins.setdefault(parts.hostname, set()).add((user, password))
+    entries = [
+        f"machine {host} login {user} password {password}\n"
+        for host, pairs in logins.items()
+        if len(pairs) == 1
+        for user, password in pairs
+    ]
+    if not entries:
+        return None
+    home = environ.get("HOME", "")
+    own = environ.get("NETRC") or next((str(p) for n in (".netrc", "_netrc") if (p := Path(home, n)).is_file()), None)
+    try:
+        text = Path(own).read_text(encoding="utf-8") if own else ""
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    return write_private(directory / "netrc", text.rstrip("\n") + "\n" + "".join(entries))
+
+
+def _named(channel: str, taken: Mapping[str, str]) -> tuple[str, str]:
+    """A channel's URL parted into a name that is not taken yet, as long as can be, and the rest, credentials included.
+
+    conda recognises the channel by both together, wherever the cut is.
+    """
+    head = re.match(r"[^:/]+://[^/]*(?:/t/[^/]*)?", channel)
+    cuts = [match.start() for match in re.finditer("/", channel) if head is not None and match.start() >= head.end()]
+    for cut in cuts:
+        if cut + 1 < len(channel) and channel[cut + 1 :] not in taken:
+            return channel[cut + 1 :], channel[:cut]
+    raise EngineError(
+        f"conda cannot be given the channel {redact(channel)} without its credentials being seen by others here",
+        hint="Put the credentials into .netrc and name the channel without them, or use another --engine.",
+    )
+
+
+def scrub(prefix: Path, texts: Sequence[str]) -> None:
+    """Take the credentials of these channels and specs out of what the engine wrote into ``conda-meta``."""
+    urls = [match[0] for text in filter(has_credentials, texts) for match in re.finditer(r"\w+://[^\s\"']*", text)]
+    hosts = {urlsplit(url).netloc.rpartition("@")[2] for url in urls}
+    if not hosts:
+        return
+    # by host, since engines write what is in them in another form (%24 for a dollar sign)
+    anywhere = "|".join(map(re.escape, sorted(hosts)))
+    pattern = re.compile(rf"(://)(?:[^/\s@\"']*@)?({anywhere})(?:/t/[^/\s\"']+)?(?=[/\s\"'])")
+    for path in (*(prefix / "conda-meta").glob("*.json"), prefix / "conda-meta" / "history"):
+        try:
+            old = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+        new = pattern.sub(r"\1\2", old)
+        if new != old:
+            path.write_text(new, encoding="utf-8")

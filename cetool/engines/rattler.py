@@ -1,0 +1,302 @@
+"""The embedded engine: py-rattler, in this process. It serves on machines without conda.
+
+It honours ``.condarc``: channels' aliases and mirrors, priority, pins, proxies, certificates, offline. It does not add
+``create_default_packages``: an environment is what the script declares. Packages are kept under the cache directory
+that it is given, or in ``rattler`` below the first ``pkgs_dirs``; rattler locks what it shares with other processes.
+
+rattler's work is done by threads of its own. One of Python's runs the event loop that waits for them, so that the main
+thread is free to take signals; when it does, the work is cancelled, and what rattler has begun to link is waited for,
+two seconds at most.
+
+Unlike conda, rattler does not byte-compile noarch packages: Python does it at their first import.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from cetool.condarc import Condarc, load_condarc
+from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.output import Log
+from cetool.engines.rattler_client import make_client
+from cetool.engines.rattler_errors import explain, missing_package, missing_version
+from cetool.engines.rattler_prefix import finish_prefix
+from cetool.engines.rattler_reporter import Pulse, Reporter
+from cetool.engines.rattler_request import Plan, make_plan, virtual_packages
+from cetool.errors import CetoolError, EngineError
+
+if TYPE_CHECKING:
+    from rattler import Channel, Client, Gateway, RepoDataRecord, Subdir
+
+_TICK = 0.1
+_LAST_WORDS = 2.0
+
+
+class RattlerEngine:
+    """The engine that needs nothing installed. ``cache_dir`` is where it may keep packages and metadata."""
+
+    name = "rattler"
+
+    def __init__(self, environ: Mapping[str, str], cache_dir: Path) -> None:
+        self._environ = environ
+        self._cache_dir = cache_dir
+
+    @property
+    def version(self) -> str:
+        """py-rattler's version. Raises EngineError where it is not installed or does not load."""
+        try:
+            import rattler
+        except ImportError as error:
+            raise EngineError(
+                f"the embedded engine does not load: {error}", hint="Reinstall cetool, or install conda or mamba."
+            ) from None
+        return str(rattler.__version__)
+
+    def create(self, request: CreateRequest, progress: Progress) -> None:
+        """Make the environment. See :class:`cetool.engines.base.Engine`; the request's ``inherit`` has no one to go to.
+
+        Calls of ``progress`` come from other threads than the caller's, one at a time.
+        """
+        version = self.version
+        condarc = load_condarc(self._environ, mamba=True)
+        plan = make_plan(request, condarc, self._environ)
+        if condarc.client_ssl_cert:
+            progress.note("The embedded engine does not know client_ssl_cert; it goes on without.")
+        caches = self._caches(condarc)
+        pulse = Pulse()
+        with Log(request.log) as log:
+            specs = ", ".join(shown for _, shown in plan.specs)
+            log.write(f"rattler {version}: {specs} from {plan.channel_names} into {request.prefix}\n")
+            creation = _Creation(plan, request, progress, pulse, caches, self._environ)
+            watched = caches / "repodata"
+            try:
+                records = _attend(creation.run(), lambda: pulse.still_for(watched) > request.stall_timeout)
+            except CetoolError as error:
+                log.write(f"{creation.details or error}\n")
+                raise _with_log(error, request) from None
+            except _Stalled:
+                raise _stalled(plan, request) from None
+            except Exception as error:
+                log.write(f"{type(error).__name__}: {error}\n")
+                raise _with_log(explain(error, plan), request) from error
+            except BaseException:
+                _wait_until_quiet(request.prefix)
+                raise
+            finish_prefix(request.prefix, records, plan, f"cetool (py-rattler {version})")
+            log.write(f"linked {len(records)} packages\n")
+
+    def _caches(self, condarc: Condarc) -> Path:
+        """The directory for packages and metadata: below the first writable ``pkgs_dirs``, else our own."""
+        for candidate in (*(Path(directory, "rattler") for directory in condarc.pkgs_dirs), self._cache_dir):
+            try:
+                candidate.mkdir(mode=0o700, parents=True, exist_ok=True)
+                (candidate / "repodata").mkdir(mode=0o700, exist_ok=True)
+            except OSError as error:
+                problem = error
+                continue
+            if os.access(candidate, os.W_OK | os.X_OK):
+                return candidate
+        raise EngineError(f"packages cannot be kept in {self._cache_dir}: {problem.strerror}")
+
+
+class _Creation:
+    """One creation on its way; ``details`` is what rattler said where the message to the user says it otherwise."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        request: CreateRequest,
+        progress: Progress,
+        pulse: Pulse,
+        caches: Path,
+        environ: Mapping[str, str],
+    ) -> None:
+        self.plan = plan
+        self.request = request
+        self.progress = progress
+        self.pulse = pulse
+        self.caches = caches
+        self.environ = environ
+        self.details = ""
+
+    async def run(self) -> list[RepoDataRecord]:
+        """Fetch, solve, link; return what was linked."""
+        from rattler import Channel, Gateway, SourceConfig, Subdir
+
+        plan = self.plan
+        client = make_client(plan.access, plan.condarc, self.environ, offline=plan.offline, alive=self.pulse.beat)
+        gateway = Gateway(
+            cache_dir=self.caches / "repodata",
+            default_config=SourceConfig(cache_action="force-cache-only" if plan.offline else "cache-or-fetch"),
+            client=client,
+        )
+        sources = [Channel(url) for url, _ in plan.channels]
+        subdirs = [Subdir(plan.subdir) if plan.subdir else Subdir.current(), Subdir("noarch")]
+        with self.pulse.watched():
+            self.progress.stage("Fetching metadata")
+            await gateway.query(sources, subdirs, [spec for spec, _ in plan.specs], channel_relations="disabled")
+        records = await self._solve(gateway, sources, subdirs)
+        self.progress.packages(len(records))
+        await self._install(records, client, subdirs[0])
+        return records
+
+    async def _solve(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> list[RepoDataRecord]:
+        from rattler import ChannelPriority, solve
+        from rattler.exceptions import SolverError
+
+        plan = self.plan
+        self.progress.stage("Solving")
+        try:
+            records = await solve(
+                sources,
+                [spec for spec, _ in plan.specs],
+                gateway,
+                platforms=subdirs,
+                virtual_packages=virtual_packages(self.request, self.environ),
+                channel_priority=ChannelPriority[plan.condarc.channel_priority.capitalize()],
+                constraints=plan.pins,
+                channel_relations="disabled",
+            )
+        except SolverError as error:
+            self.details = str(error)
+            with self.pulse.watched():
+                better = await self._missing(gateway, sources, subdirs)
+            raise (better or explain(error, plan)) from None
+        for spec, shown in plan.specs:
+            # a conditional spec (`when=`) asks for nothing where its condition does not hold
+            if spec.condition is None and not _is_virtual(spec) and not any(spec.matches(each) for each in records):
+                raise EngineError(f"the solution of the embedded engine has nothing that fits {shown!r}")
+        return records
+
+    async def _missing(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> EngineError | None:
+        """The first spec that nothing in the channels fits, whatever the others ask for."""
+        for spec, shown in self.plan.specs:
+            name = getattr(spec.name, "normalized", None)
+            if name is None or spec.condition is not None or _is_virtual(spec):
+                continue
+            found = await gateway.query(sources, subdirs, [name], recursive=False, channel_relations="disabled")
+            namesakes = [record for records in found for record in records]
+            if not namesakes:
+                names = await gateway.names(sources, subdirs, channel_relations="disabled")
+                return missing_package(name, self.plan, [each.normalized for each in names])
+            if not any(spec.matches(record) for record in namesakes):
+                return missing_version(shown, namesakes, self.plan)
+        return None
+
+    async def _install(self, records: list[RepoDataRecord], client: Client, subdir: Subdir) -> None:
+        from rattler import install
+
+        sizes = {record.name.normalized: record.size or 0 for record in records}
+        reporter = Reporter(self.progress, self.pulse, sizes)
+        with self.pulse.watched():
+            await install(
+                records,
+                self.request.prefix,
+                cache_dir=self.caches / "pkgs",
+                installed_packages=[],
+                platform=subdir,
+                execute_link_scripts=True,
+                client=client,
+                reporter=cast(Any, reporter),  # rattler takes any object with some of the methods
+            )
+        if reporter.failed_scripts:
+            name = reporter.failed_scripts[0]
+            said = _messages(self.request.prefix)
+            raise EngineError(
+                f"the post-link script of {name} failed" + (f": {said}" if said else ""),
+                hint="The package cannot be set up on this machine; ask its maintainers, or leave it out.",
+            )
+
+
+def _is_virtual(spec: Any) -> bool:
+    return str(getattr(spec.name, "normalized", "")).startswith("__")
+
+
+def _messages(prefix: Path) -> str:
+    """What post-link scripts left for the user, by conda's convention."""
+    try:
+        return " ".join((prefix / ".messages.txt").read_text(encoding="utf-8", errors="replace").split())[:500]
+    except OSError:
+        return ""
+
+
+class _Stalled(Exception):
+    """Nothing has moved for too long."""
+
+
+def _attend(work: Coroutine[Any, Any, list[RepoDataRecord]], stalled: Callable[[], bool]) -> list[RepoDataRecord]:
+    """The result of the work, which is done in a thread of its own, so that a signal is taken while it goes on.
+
+    Whatever is raised here meanwhile cancels the work first.
+    """
+    import asyncio
+
+    _settle_at_exit()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+    ended = threading.Event()
+
+    def run() -> None:
+        with suppress(BaseException):  # the task keeps its outcome
+            loop.run_until_complete(task)
+        ended.set()
+
+    thread = threading.Thread(target=run, name="cetool-rattler", daemon=True)
+    thread.start()
+    try:
+        while not ended.wait(_TICK):
+            if stalled():
+                raise _Stalled
+    except BaseException:
+        loop.call_soon_threadsafe(task.cancel)
+        with suppress(KeyboardInterrupt):
+            ended.wait(_LAST_WORDS)
+        raise
+    thread.join()
+    loop.close()
+    return task.result()
+
+
+@functools.cache
+def _settle_at_exit() -> None:
+    """Have an interpreter that ends wait a moment first.
+
+    A thread of rattler's that still holds Python objects when the interpreter is taken down crashes the process: seen
+    in 2 of 100 runs under load, with the work done. Replacing the process (exec) and os._exit() are not affected.
+    """
+    atexit.register(time.sleep, 0.05)
+
+
+def _wait_until_quiet(prefix: Path) -> None:
+    """Wait until nothing is added to the prefix any more: links that were begun are finished by rattler's threads."""
+    deadline = time.monotonic() + _LAST_WORDS
+    before = -1
+    while time.monotonic() < deadline:
+        now = sum(len(directories) + len(files) for _, directories, files in os.walk(prefix))
+        if now == before:
+            return
+        before = now
+        time.sleep(_TICK)
+
+
+def _with_log(error: CetoolError, request: CreateRequest) -> CetoolError:
+    if isinstance(error, EngineError) and error.log is None:
+        error.log = str(request.log)
+    return error
+
+
+def _stalled(plan: Plan, request: CreateRequest) -> EngineError:
+    _wait_until_quiet(request.prefix)
+    return EngineError(
+        f"nothing has come from {plan.channel_names} for {request.stall_timeout:g} seconds, so it was given up",
+        hint="A server that does not answer is the usual cause: try again, or raise the time limit.",
+        log=str(request.log),
+    )

@@ -1,0 +1,197 @@
+"""How the embedded engine reaches channels: credentials, mirrors, proxies, certificates.
+
+rattler is only ever told the URLs of channels without their credentials, so that none can get into its caches or into
+the records it writes. They are put back on the wire: a ``/t/TOKEN/`` by a mirror of the channel, a ``user:secret@`` by
+a header. What ``netrc`` and rattler's own credential stores hold is added by rattler itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from cetool.condarc import Condarc, resolve_channel
+from cetool.errors import EngineError
+from cetool.spec.channels import strip_credentials
+
+if TYPE_CHECKING:
+    from rattler.networking import Client
+
+#: What rattler reads from the process's environment when a client is made, or virtual packages are looked for.
+_READ_BY_RATTLER = (
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "NETRC", "RATTLER_AUTH_FILE", "HOME"),
+    *("CONDA_OVERRIDE_CUDA", "CONDA_OVERRIDE_GLIBC", "CONDA_OVERRIDE_OSX", "CONDA_OVERRIDE_ARCHSPEC"),
+    *("CONDA_OVERRIDE_LINUX", "CONDA_OVERRIDE_WIN"),
+)
+_RETRIES = 3
+
+
+class OfflineError(Exception):
+    """A request was about to be made although the network is not to be used."""
+
+
+@dataclass
+class Access:
+    """The way to a set of channels: what has to be put back into requests for the URLs that rattler is told."""
+
+    mirrors: dict[str, list[str]] = field(default_factory=dict)
+    logins: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def plain(self, url: str) -> str:
+        """The URL without credentials, which are remembered for requests below it."""
+        bare = strip_credentials(url).rstrip("/")
+        target = self._target(url)
+        if target != bare:
+            self.mirrors.setdefault(bare + "/", [target + "/"])
+        return bare
+
+    def mirror(self, url: str, mirrors: tuple[str, ...]) -> None:
+        """Requests below ``url`` go to the mirrors instead, to the first that works."""
+        self.mirrors[strip_credentials(url).rstrip("/") + "/"] = [self._target(mirror) + "/" for mirror in mirrors]
+
+    def _target(self, url: str) -> str:
+        """The URL with its token but without the login, which becomes a header for everything below it."""
+        parts = urlsplit(url.rstrip("/"))
+        login, at, place = parts.netloc.rpartition("@")
+        target = urlunsplit(parts._replace(netloc=place))
+        if at:
+            user, _, secret = login.partition(":")
+            pair = f"{unquote(user)}:{unquote(secret)}".encode()
+            header = "Basic " + base64.b64encode(pair).decode("ascii")
+            self.logins.append((parts.hostname or "", parts.path.rstrip("/") + "/", header))
+        return target
+
+    @property
+    def secret(self) -> bool:
+        """Whether any credentials had to be taken out."""
+        return bool(self.logins) or any("/t/" in target for targets in self.mirrors.values() for target in targets)
+
+    def headers(self, host: str, path: str) -> dict[str, str] | None:
+        """The headers of a request; the login for the longest fitting path wins."""
+        fitting = [
+            (len(prefix), header) for name, prefix, header in self.logins if name == host and path.startswith(prefix)
+        ]
+        return {"Authorization": max(fitting)[1]} if fitting else None
+
+
+def access_to(condarc: Condarc) -> Access:
+    """The access that the configuration gives: its mirrors."""
+    access = Access()
+    for name, mirrors in condarc.mirrored_channels.items():
+        urls = tuple(url for mirror in mirrors for url in resolve_channel(mirror, condarc))
+        for origin in resolve_channel(name, condarc):
+            if urls and urls != (origin,):
+                access.mirror(origin, urls)
+    return access
+
+
+@contextmanager
+def process_environment(environ: Mapping[str, str], extra: Mapping[str, str]) -> Iterator[None]:
+    """For a moment the process has what rattler reads of this environment, ``extra`` on top of it."""
+    before = {name: os.environ.get(name) for name in _READ_BY_RATTLER}
+    wanted = {name: environ.get(name) for name in _READ_BY_RATTLER} | dict(extra)
+    changed = {name: value for name, value in wanted.items() if value != before.get(name)}
+    _assign(changed)
+    try:
+        yield
+    finally:
+        _assign({name: before.get(name) for name in changed})
+
+
+def _assign(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def make_client(
+    access: Access, condarc: Condarc, environ: Mapping[str, str], *, offline: bool, alive: Callable[[], None]
+) -> Client:
+    """A client for metadata and packages; ``alive`` is called with every request. Raises EngineError."""
+    from rattler.networking import Client
+    from rattler.networking.middleware import (
+        AddHeadersMiddleware,
+        AuthenticationMiddleware,
+        GCSMiddleware,
+        MirrorMiddleware,
+        OciMiddleware,
+        RetryMiddleware,
+        S3Middleware,
+    )
+
+    def headers(host: str, path: str) -> dict[str, str] | None:
+        if offline:
+            raise OfflineError("the network is not to be used")
+        alive()
+        return access.headers(host, path)
+
+    retries = 0 if offline else (_RETRIES if condarc.remote_max_retries is None else condarc.remote_max_retries)
+    with process_environment(environ, _network_variables(condarc, environ)):
+        if condarc.ssl_verify is False and not offline:
+            return _unverifying_client(access, max(retries, 0), environ)
+        middlewares: list[Any] = [
+            *([RetryMiddleware(retries)] if retries > 0 else []),
+            *([MirrorMiddleware(access.mirrors)] if access.mirrors else []),
+            AddHeadersMiddleware(headers),
+            AuthenticationMiddleware(),
+            *(OciMiddleware(), GCSMiddleware(), S3Middleware()),
+        ]
+        return Client(middlewares)
+
+
+def _unverifying_client(access: Access, retries: int, environ: Mapping[str, str]) -> Client:
+    """A client that takes any certificate. Only rattler's configuration can ask for that, and it knows no headers:
+    logins go by a file that only we can read, for as long as it takes to read it.
+    """
+    from rattler import Client, Config
+
+    config = Config()
+    config.set("tls-no-verify", "true")
+    if access.mirrors:
+        config.set("mirrors", json.dumps(access.mirrors))
+    logins = {}
+    for host, _, header in access.logins:
+        user, _, secret = base64.b64decode(header.split()[1]).decode().partition(":")
+        logins[host] = {"BasicHTTP": {"username": user, "password": secret}}
+    if not logins or "RATTLER_AUTH_FILE" in environ:
+        return Client.from_config(config, max_retries=retries)
+    handle, name = tempfile.mkstemp(prefix="cetool-", suffix=".json")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(logins, file)
+        config.set("authentication-override-file", name)
+        return Client.from_config(config, max_retries=retries)
+    finally:
+        with suppress(OSError):
+            Path(name).unlink()
+
+
+def _network_variables(condarc: Condarc, environ: Mapping[str, str]) -> dict[str, str]:
+    """Proxies and certificates of the configuration, as the variables that rattler's HTTP client looks at."""
+    variables: dict[str, str] = {}
+    for key, proxy in condarc.proxy_servers.items():
+        name = f"{key}_proxy"
+        if key in ("http", "https", "all") and not (environ.get(name) or environ.get(name.upper())):
+            variables[name] = proxy
+    certificates = condarc.ssl_verify if isinstance(condarc.ssl_verify, str) else None
+    certificates = certificates or environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE")
+    if certificates and condarc.ssl_verify is not False:
+        path = Path(certificates)
+        if not path.exists():
+            raise EngineError(
+                f"the certificates {certificates} do not exist",
+                hint="Correct ssl_verify in .condarc, or the variable CONDA_SSL_VERIFY or REQUESTS_CA_BUNDLE.",
+            )
+        variables["SSL_CERT_DIR" if path.is_dir() else "SSL_CERT_FILE"] = certificates
+    return variables

@@ -1,0 +1,155 @@
+"""What the embedded engine asks rattler for: channels by URL, specs that mean those URLs, what is switched on.
+
+Everything here is free of credentials but for :attr:`Plan.access`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cetool.condarc import Condarc, resolve_channel
+from cetool.engines.base import CreateRequest
+from cetool.engines.rattler_client import Access, access_to, process_environment
+from cetool.errors import EngineError
+from cetool.spec.channels import redact, strip_credentials
+
+if TYPE_CHECKING:
+    from rattler import GenericVirtualPackage, MatchSpec
+
+_CHANNEL = re.compile(r'channel="([^"]*)"')
+_URL = re.compile(r'url="([^"]*)"')
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request in rattler's terms.
+
+    ``channels`` pairs each URL with the name that messages call it by; ``specs`` pairs each match spec with the text
+    that was asked for.
+    """
+
+    channels: tuple[tuple[str, str], ...]
+    specs: tuple[tuple[MatchSpec, str], ...]
+    pins: tuple[MatchSpec, ...]
+    access: Access
+    condarc: Condarc
+    offline: bool
+    subdir: str | None
+
+    def channel_of(self, url: str) -> str:
+        """How a message calls the channel that a URL lies in; the URL itself, redacted, where it is in none."""
+        url = strip_credentials(url)
+        fitting = [(len(base), name) for base, name in self.channels if f"{url}/".startswith(base + "/")]
+        for origin, targets in self.access.mirrors.items():
+            if any(url.startswith(strip_credentials(target)) for target in targets):
+                fitting += [(len(base), name) for base, name in self.channels if f"{base}/".startswith(origin)]
+        return max(fitting)[1] if fitting else redact(url)
+
+    @property
+    def channel_names(self) -> str:
+        """All channels, for a message."""
+        return ", ".join(name for _, name in self.channels)
+
+
+def make_plan(request: CreateRequest, condarc: Condarc, environ: Mapping[str, str]) -> Plan:
+    """The plan of a request under this configuration. Raises EngineError for what it forbids or rattler cannot do."""
+    from rattler import MatchSpec
+
+    access = access_to(condarc)
+    channels: dict[str, str] = {}
+    for channel in request.channels:
+        for url in resolve_channel(channel, condarc):
+            channels.setdefault(access.plain(url), strip_credentials(channel if "://" not in channel else url))
+    specs = []
+    for text in request.packages:
+        spec = _parsed(text)
+        canonical = spec.to_canonical_string()
+        asked_for = str(spec)
+        direct = _URL.search(asked_for)
+        if direct:
+            access.plain(direct[1].rsplit("/", 2)[0])
+        if spec.channel is not None:
+            url = _own_channel(asked_for, canonical, condarc)
+            channels.setdefault(access.plain(url), strip_credentials(url))
+            found = _CHANNEL.search(canonical)
+            if found:
+                canonical = canonical.replace(found[0], f'channel="{access.plain(url)}/"')
+        specs.append((MatchSpec(canonical), strip_credentials(text)))
+    _refuse_forbidden(channels, condarc)
+    return Plan(
+        channels=tuple(channels.items()),
+        specs=tuple(specs),
+        pins=tuple(_parsed(pin) for pin in condarc.pinned_packages),
+        access=access,
+        condarc=condarc,
+        offline=request.offline or condarc.offline,
+        subdir=environ.get("CONDA_SUBDIR") or None,
+    )
+
+
+def _parsed(text: str) -> MatchSpec:
+    from rattler import MatchSpec
+    from rattler.exceptions import InvalidMatchSpecError
+
+    try:
+        return MatchSpec(text)
+    except InvalidMatchSpecError as error:
+        reason = redact(str(error)).splitlines()[0]
+        raise EngineError(f"{redact(text)!r} is not a match spec: {reason}") from None
+
+
+def _own_channel(asked_for: str, canonical: str, condarc: Condarc) -> str:
+    """The URL of the channel that a spec names itself, credentials included."""
+    quoted = _CHANNEL.search(asked_for) or _CHANNEL.search(canonical)
+    name = quoted[1] if quoted else ""
+    urls = resolve_channel(name, condarc)
+    if len(urls) != 1:
+        raise EngineError(
+            f"{name}:: stands for several channels, which the embedded engine cannot ask of one package",
+            hint="Name one of them in the spec, or list the channel in the channels.",
+        )
+    return urls[0]
+
+
+def _refuse_forbidden(channels: Mapping[str, str], condarc: Condarc) -> None:
+    """Channels that the configuration's ``denylist_channels`` or ``allowlist_channels`` rule out, as conda does."""
+
+    def listed(names: tuple[str, ...]) -> set[str]:
+        return {strip_credentials(url).rstrip("/") for name in names for url in resolve_channel(name, condarc)}
+
+    denied = listed(condarc.denylist_channels)
+    allowed = listed(condarc.allowlist_channels)
+    for url, name in channels.items():
+        if url in denied or (allowed and url not in allowed):
+            raise EngineError(
+                f"the channel {name} is ruled out by this machine's conda configuration",
+                hint="See allowlist_channels and denylist_channels in .condarc.",
+            )
+
+
+def virtual_packages(request: CreateRequest, environ: Mapping[str, str]) -> list[GenericVirtualPackage]:
+    """What this machine has (``__glibc``, ``__cuda``, ...), the request's own values in place of what was found."""
+    from rattler import GenericVirtualPackage, PackageName, Version, VirtualPackage, VirtualPackageOverrides
+    from rattler.exceptions import DetectVirtualPackageError, InvalidVersionError
+    from rattler.package import BuildString
+
+    try:
+        with process_environment(environ, {}):
+            detected = VirtualPackage.detect(VirtualPackageOverrides.from_env())
+    except DetectVirtualPackageError as error:
+        raise EngineError(f"the machine's virtual packages cannot be found out: {error}") from None
+    found = {generic.name.normalized: generic for generic in (package.into_generic() for package in detected)}
+    for name, value in request.virtual_packages:
+        found.pop(name, None)
+        if not value:
+            continue  # an empty value says that the machine has none, as with CONDA_OVERRIDE_CUDA=""
+        # of __archspec the build tells the machine, as in CONDA_OVERRIDE_ARCHSPEC
+        version, build = ("1", value) if name == "__archspec" else (value, "0")
+        try:
+            found[name] = GenericVirtualPackage(PackageName(name), Version(version), BuildString(build))
+        except (InvalidVersionError, ValueError) as error:
+            raise EngineError(f"{value!r} is no version for the virtual package {name}: {error}") from None
+    return list(found.values())

@@ -1,0 +1,269 @@
+"""Runs an engine as a subprocess that cannot outlive its purpose.
+
+The engine gets a process group of its own, no standard input, a time limit on standing still, and the signals that
+make it stop when cetool has to; when :func:`run_engine` returns or raises, no process of the group is alive. What the
+engine prints goes into the log, without credentials, and to a callback as it comes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from cetool.engines.base import CreateRequest
+from cetool.engines.output import Feed, Log, OnLine
+from cetool.engines.vitals import Vitals
+from cetool.errors import EngineError, Interrupted
+from cetool.spec.channels import redact
+
+#: Signals and how many seconds each is given to work, from an invitation to a certainty.
+_FAREWELL = ((signal.SIGINT, 3.0), (signal.SIGTERM, 2.0))
+_TICK = 0.25
+_WINDOWS = os.name == "nt"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an engine's run ended: its exit status, or the signal that killed it, and the end of what it printed.
+
+    ``stdout`` and ``stderr`` are the last part of each, credentials taken out.
+    """
+
+    status: int | None
+    signum: int | None
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One command line to be run: ``watched`` are directories in which a change is a sign of life."""
+
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+    watched: tuple[Path, ...] = ()
+    pass_fds: tuple[int, ...] = ()
+
+
+def run_engine(invocation: Invocation, request: CreateRequest, on_line: OnLine) -> Ended:
+    """Run the engine to its end; say how it ended.
+
+    Raises EngineError when it cannot be started or stood still for ``request.stall_timeout`` seconds. Whatever is
+    raised while it runs (KeyboardInterrupt, :class:`~cetool.errors.Interrupted`) ends it first: SIGINT, after 3 seconds
+    SIGTERM, after 2 more SIGKILL; another interruption meanwhile kills it at once.
+    """
+    with Log(request.log) as log:
+        log.write(f"$ {shlex.join(invocation.argv)}\n")
+        process = _start(invocation, request)
+        try:
+            stdout, stderr = _attend(process, invocation, request, on_line, log)
+        except BaseException:
+            _stop(process)
+            raise
+        finally:
+            _reap(process)
+        status = process.returncode
+        log.write(f"[ended with {status}]\n")
+    if status < 0:
+        return Ended(None, -status, stdout, stderr)
+    return Ended(status, None, stdout, stderr)
+
+
+def ask_version(argv: Sequence[str], environ: Mapping[str, str], *, timeout: float = 20.0) -> str:
+    """What a program prints for ``--version``. Raises EngineError where it cannot be run, fails or does not answer."""
+    command = [*argv, "--version"]
+    try:
+        done = subprocess.run(
+            command, env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = "it gives no answer" if isinstance(error, subprocess.TimeoutExpired) else error.strerror
+        raise EngineError(f"{argv[0]} cannot be used: {reason}") from error
+    text = done.stdout.decode(errors="replace").strip()
+    if done.returncode != 0 or not text:
+        words = (done.stderr.decode(errors="replace").strip() or f"exit status {done.returncode}").splitlines()[-1]
+        raise EngineError(f"{argv[0]} cannot be used: asked for its version, it answered: {words}")
+    return text
+
+
+def clean_environ(environ: Mapping[str, str], *, drop: Sequence[str] = ()) -> dict[str, str]:
+    """The environment for an engine: what would lead its own Python astray, and the names in ``drop``, taken out."""
+    astray = ("PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONEXECUTABLE", "PYTHONSAFEPATH", "__PYVENV_LAUNCHER__")
+    return {name: value for name, value in environ.items() if name not in astray and name not in drop}
+
+
+def _start(invocation: Invocation, request: CreateRequest) -> subprocess.Popen[bytes]:
+    fds = () if _WINDOWS else tuple(dict.fromkeys((*request.inherit, *invocation.pass_fds)))
+    try:
+        with warnings.catch_warnings():
+            # Python warns of preexec_fn where threads run; what _die_with_parent calls takes no lock.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return subprocess.Popen(
+                invocation.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=dict(invocation.environ),
+                start_new_session=not _WINDOWS,
+                pass_fds=fds,
+                close_fds=True,
+                preexec_fn=_die_with_parent(),
+            )
+    except OSError as error:
+        raise EngineError(f"{invocation.argv[0]} cannot be started: {error.strerror}") from error
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """What the child does before exec so that a ``kill -9`` of cetool takes it along; None where that cannot be had.
+
+    The C library is loaded beforehand: after fork nothing may be imported.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):
+        return None
+    parent, set_death_signal, kill = os.getpid(), 1, int(signal.SIGKILL)
+
+    def arrange() -> None:
+        prctl(set_death_signal, kill, 0, 0, 0)
+        if os.getppid() != parent:  # it died before we could ask
+            os._exit(128 + kill)
+
+    return arrange
+
+
+def _attend(
+    process: subprocess.Popen[bytes], invocation: Invocation, request: CreateRequest, on_line: OnLine, log: Log
+) -> tuple[str, str]:
+    """Feed the output to log and callback until the leader has ended; raise EngineError when nothing moves any more."""
+    chunks: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
+    assert process.stdout is not None and process.stderr is not None
+    feeds = [Feed(log, on_line), Feed(log, on_line)]
+    readers = [
+        threading.Thread(target=_read, args=(pipe, number, chunks), daemon=True)
+        for number, pipe in enumerate((process.stdout, process.stderr))
+    ]
+    for reader in readers:
+        reader.start()
+    vitals = Vitals(process.pid, invocation.watched, time.monotonic)
+    open_pipes = len(readers)
+    while open_pipes or not _has_ended(process):
+        try:
+            number, chunk = chunks.get(timeout=_TICK)
+        except queue.Empty:
+            if _has_ended(process):
+                break
+            if vitals.still_for() > request.stall_timeout:
+                raise _stalled(invocation, request, feeds) from None
+            continue
+        if chunk:
+            feeds[number].add(chunk)
+            vitals.spoke()
+        else:
+            open_pipes -= 1
+    _reap(process)  # a process left behind in the group could hold the pipes open
+    for reader in readers:
+        reader.join(timeout=2.0)
+    with suppress(queue.Empty):
+        while True:
+            number, chunk = chunks.get_nowait()
+            feeds[number].add(chunk)
+    return feeds[0].close(), feeds[1].close()
+
+
+def _read(pipe: IO[bytes], number: int, chunks: queue.SimpleQueue[tuple[int, bytes]]) -> None:
+    """Move what comes out of a pipe into the queue; empty bytes stand for its end."""
+    with suppress(OSError, ValueError):
+        while chunk := os.read(pipe.fileno(), 65536):
+            chunks.put((number, chunk))
+    chunks.put((number, b""))
+
+
+def _stalled(invocation: Invocation, request: CreateRequest, feeds: Sequence[Feed]) -> EngineError:
+    last = next((feed.last_line for feed in feeds if feed.last_line), "")
+    channels = ", ".join(map(redact, request.channels))
+    name = Path(invocation.argv[0]).name
+    return EngineError(
+        f"{name} showed no sign of progress for {request.stall_timeout:g} seconds and was ended"
+        + (f"; the last that it said: {last}" if last else ""),
+        hint=f"Mostly a server does not answer (channels: {channels}): try again later, or raise the time limit.",
+        log=str(request.log),
+    )
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the leader has ended. It is not reaped yet, so that its number still names its group and no other."""
+    if process.returncode is not None:
+        return True
+    if not hasattr(os, "waitid"):
+        return process.poll() is not None
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+    except ChildProcessError:
+        return process.poll() is not None
+
+
+def _signal_group(process: subprocess.Popen[bytes], signum: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        if _WINDOWS:
+            process.terminate()
+        else:
+            os.killpg(process.pid, signum)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the leader, politely first. A further interruption while waiting ends the politeness."""
+    with suppress(BaseException):
+        for signum, patience in _FAREWELL:
+            _signal_group(process, signum)
+            deadline = time.monotonic() + patience
+            while time.monotonic() < deadline:
+                if _has_ended(process):
+                    return
+                time.sleep(0.02)
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    """Kill whatever of the group still lives and take the leader's exit status; interruptions wait for that."""
+    interruption: BaseException | None = None
+    while process.returncode is None:
+        try:
+            if not _WINDOWS:
+                _signal_group(process, signal.SIGKILL)
+            elif process.poll() is None:
+                process.kill()
+            process.wait()
+            _await_group(process.pid)
+        except (KeyboardInterrupt, Interrupted) as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
+
+
+def _await_group(group: int, patience: float = 2.0) -> None:
+    """Wait until the killed members of a group are gone: a signal is sent at once, but dying takes a moment.
+
+    No longer than ``patience`` seconds: where nobody reaps orphans, the dead stay in the group.
+    """
+    deadline = time.monotonic() + patience
+    while not _WINDOWS and time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except OSError:
+            return
+        time.sleep(0.005)

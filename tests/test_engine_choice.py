@@ -1,0 +1,179 @@
+"""Which engine is taken on a machine, and why; what counts as one; what counts as a complete environment."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from engines import install_fakes
+from support.home import Home
+
+from cetool.engines.base import Engine, Found
+from cetool.engines.registration import forget_registration
+from cetool.engines.select import NAMES, choose_engine, find_engines
+from cetool.engines.verify import check_complete
+from cetool.errors import EngineError, UsageError
+
+
+@pytest.fixture
+def env(home: Home, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A machine without any engine but the built-in one, whatever this machine has."""
+    monkeypatch.setattr("cetool.engines.select._ELSEWHERE", ())
+    return home.environment({"PATH": f"{home.bin}:/usr/bin:/bin"})
+
+
+def choose(wanted: str | None, env: dict[str, str]) -> tuple[Engine, str]:
+    """Choose on that machine."""
+    home = Path(env["HOME"])
+    return choose_engine(wanted, env, lock_dir=home / "locks", cache_dir=home / "cache")
+
+
+def found(name: str, env: dict[str, str], *, with_versions: bool = False) -> Found:
+    """What is known of one engine."""
+    return next(each for each in find_engines(env, with_versions=with_versions) if each.name == name)
+
+
+def test_the_order(home: Home, env: dict[str, str]) -> None:
+    """mamba, micromamba, conda, else the built-in one; the reason says where it was."""
+    assert [each.name for each in find_engines(env)] == list(NAMES)
+    engine, reason = choose(None, env)
+    assert engine.name == "rattler" and "built in" in reason
+    for name in ("conda", "micromamba", "mamba"):
+        install_fakes(home.bin, name)
+        engine, reason = choose(None, env)
+        assert engine.name == name
+        assert str(home.bin / name) in reason and "PATH" in reason
+
+
+def test_variables_come_first_and_tell_mamba_from_micromamba(home: Home, env: dict[str, str]) -> None:
+    """MAMBA_EXE is set by both."""
+    install_fakes(home.path / "away", "micromamba", "conda")
+    install_fakes(home.bin, "conda")
+    env |= {"MAMBA_EXE": str(home.path / "away" / "micromamba"), "CONDA_EXE": str(home.path / "away" / "conda")}
+    assert found("mamba", env).path is None
+    assert found("micromamba", env).path == env["MAMBA_EXE"]
+    assert found("conda", env).path == env["CONDA_EXE"] and found("conda", env).how == "CONDA_EXE"
+
+
+def test_usual_places(home: Home, env: dict[str, str]) -> None:
+    """An installation that is on no PATH."""
+    install_fakes(home.path / "miniforge3" / "bin", "conda")
+    assert found("conda", env).path == str(home.path / "miniforge3" / "bin" / "conda")
+    assert choose("conda", env)[0].version == "26.7.1"
+
+
+def test_what_merely_bears_the_name_is_passed_over(home: Home, env: dict[str, str]) -> None:
+    """PyPI's mamba is a test runner; a program that does not start is none."""
+    home.write("bin/mamba", "#!/bin/sh\necho 0.11.3\n", executable=True)
+    home.write("bin/micromamba", "#!/bin/sh\necho broken >&2; exit 3\n", executable=True)
+    engine, reason = choose(None, env)
+    assert engine.name == "rattler"
+    assert "another program of the name" in reason and "broken" in reason
+    with pytest.raises(EngineError, match="0.11.3"):
+        choose("mamba", env)
+    (home.bin / "conda").mkdir()
+    assert found("conda", env).path is None
+
+
+def test_mamba_1_is_a_conda(home: Home, env: dict[str, str]) -> None:
+    """It takes conda's command line, and conda's turns."""
+    home.write("bin/mamba", "#!/bin/sh\nprintf 'mamba 1.5.8\\nconda 24.1.0\\n'\n", executable=True)
+    engine, _ = choose("mamba", env)
+    assert type(engine).__name__ == "CondaEngine" and engine.name == "mamba" and engine.version == "1.5.8"
+    assert found("mamba", env, with_versions=True).version == "1.5.8"
+
+
+def test_scripts_that_refuse_to_work_are_gone_round(home: Home, env: dict[str, str]) -> None:
+    """A conda from pip is called by its python; a pyenv shim not at all."""
+    home.write("bin/conda", "#!/usr/bin/python3\nfrom conda.cli.main_pip import main\n", executable=True)
+    assert "installed by pip" in str(found("conda", env).problem)
+    home.write("bin/python", "#!/bin/sh\ntest $1$2 = -mconda && echo conda 26.7.1 $3\n", executable=True)
+    assert choose("conda", env)[0].version == "26.7.1"
+    home.write(
+        "bin/conda", '#!/usr/bin/env bash\nexec "/home/u/.pyenv/libexec/pyenv" exec conda "$@"\n', executable=True
+    )
+    assert "pyenv shim" in str(found("conda", env).problem)
+    with pytest.raises(EngineError, match="pyenv shim"):
+        choose("conda", env)
+
+
+def test_names_that_are_none(env: dict[str, str]) -> None:
+    """A typo is told with what was meant; an engine that is not here with where it was looked for."""
+    with pytest.raises(UsageError) as caught:
+        choose("micromanba", env)
+    assert "micromamba?" in str(caught.value.hint)
+    with pytest.raises(EngineError, match="MAMBA_EXE.*PATH.*usual places"):
+        choose("micromamba", env)
+
+
+def test_forgetting_a_registration_keeps_the_rest(tmp_path: Path) -> None:
+    """Byte for byte, through a symbolic link, and without litter."""
+    real = tmp_path / "dotfiles" / "environments.txt"
+    real.parent.mkdir()
+    (tmp_path / ".conda").mkdir()
+    registry = tmp_path / ".conda" / "environments.txt"
+    registry.symlink_to(real)
+    ours = tmp_path / "env"
+    real.write_bytes(b"/a\r\n" + bytes(ours) + b"\n/b \xff\n" + bytes(ours) + b"/\n" + bytes(ours) + b"2\n")
+    assert forget_registration(ours, {"HOME": str(tmp_path)})
+    assert real.read_bytes() == b"/a\r\n/b \xff\n" + bytes(ours) + b"2\n"
+    assert registry.is_symlink() and list(real.parent.iterdir()) == [real]
+    assert not forget_registration(ours, {"HOME": str(tmp_path)})
+
+
+def test_a_registry_that_was_only_ours_goes(tmp_path: Path) -> None:
+    """With its directory, unless something else is there."""
+    registry = tmp_path / ".conda" / "environments.txt"
+    registry.parent.mkdir()
+    registry.write_bytes(bytes(tmp_path / "env") + b"\n")
+    assert forget_registration(tmp_path / "env", {"HOME": str(tmp_path)})
+    assert not registry.parent.exists()
+
+
+def test_many_forget_at_once(tmp_path: Path) -> None:
+    """Nobody's rewriting loses another's line or brings one back."""
+    registry = tmp_path / ".conda" / "environments.txt"
+    registry.parent.mkdir()
+    lines = [f"{tmp_path}/{kind}{number}" for number in range(12) for kind in ("ours", "theirs")]
+    registry.write_text("".join(f"{line}\n" for line in lines))
+    env = {"HOME": str(tmp_path)}
+    threads = [
+        threading.Thread(target=forget_registration, args=(Path(line), env)) for line in lines if "/ours" in line
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert registry.read_text().splitlines() == [line for line in lines if "/theirs" in line]
+
+
+def test_what_is_complete(tmp_path: Path) -> None:
+    """A history, records that can be read, and the files that they speak of."""
+    meta = tmp_path / "conda-meta"
+
+    def reason() -> str:
+        with pytest.raises(EngineError) as caught:
+            check_complete(tmp_path)
+        return caught.value.message
+
+    assert "conda-meta is missing" in reason()
+    meta.mkdir()
+    assert "history is missing" in reason()
+    (meta / "history").touch()
+    assert "history is empty" in reason()
+    (meta / "history").write_text("==> 2026 <==\n")
+    assert "no package" in reason()
+    record = meta / "a-1-0.json"
+    record.write_text("{")
+    assert "a-1-0.json cannot be read" in reason()
+    record.write_text(json.dumps({"name": "a", "version": "1", "files": ["bin/a", "bin/b", "lib/x.pyc"]}))
+    assert "2 of the 2 files of a" in reason()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "a").symlink_to("nowhere")
+    (tmp_path / "bin" / "b").touch()
+    (meta / "cetool.json").write_text("{}")
+    assert check_complete(tmp_path) == 1
+    record.unlink()
+    assert check_complete(tmp_path, expect_packages=False) == 0

@@ -1,0 +1,174 @@
+"""PyPI requirements beside conda packages: by uv and by pip, from the real PyPI and from a directory of wheels."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cetool.engines.base import CreateRequest, SilentProgress
+from cetool.engines.pypi import PypiRequest, find_uv, install_pypi, needs_pip
+from cetool.engines.rattler import RattlerEngine
+from cetool.errors import EngineError
+from cetool.spec.environment import PypiSettings
+
+Install = Callable[..., Path]
+
+
+def wheel(directory: Path, name: str, version: str, *requires: str) -> Path:
+    """A wheel with one module that knows its version."""
+    directory.mkdir(exist_ok=True)
+    info = f"{name}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    files = {
+        f"{name}.py": f"version = {version!r}\n",
+        f"{info}/METADATA": metadata + "".join(f"Requires-Dist: {each}\n" for each in requires),
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in (*files, f"{info}/RECORD"))
+    path = directory / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for inner, text in files.items():
+            archive.writestr(inner, text)
+    return path
+
+
+@pytest.fixture
+def wheels(tmp_path: Path) -> Path:
+    """A directory with wheels of our own: no index is needed for them."""
+    directory = tmp_path / "wheels"
+    wheel(directory, "ours", "1.0")
+    wheel(directory, "needs_old_six", "1.0", "six <1.17")
+    return directory
+
+
+@pytest.fixture
+def environment(tmp_path: Path, channel: Path) -> Path:
+    """A conda environment with python, pip, and six 1.17."""
+    prefix = tmp_path / "env"
+    environ = {"HOME": str(tmp_path), "PATH": os.defpath, "CONDA_CHANNEL_ALIAS": channel.as_uri()}
+    request = CreateRequest(prefix, ("python", "pip", "six >=1.17"), ("conda-forge",), tmp_path / "conda.log")
+    RattlerEngine(environ, tmp_path / "cache").create(request, SilentProgress())
+    (marker,) = prefix.glob("lib/python3*")
+    (marker / "EXTERNALLY-MANAGED").write_text("[externally-managed]\nError=hands off\n")
+    return prefix
+
+
+@pytest.fixture
+def install(environment: Path, tmp_path: Path) -> Install:
+    """``install(*requirements, installer=..., env=..., **request)`` into the environment; returns its prefix."""
+
+    def run(*requirements: str, installer: str, env: dict[str, str] | None = None, **request: Any) -> Path:
+        environ = {**os.environ, "HOME": str(tmp_path), **(env or {})}
+        install_pypi(
+            PypiRequest(environment, requirements, tmp_path / "pypi.log", environ, installer=installer, **request),
+            SilentProgress(),
+        )
+        return environment
+
+    return run
+
+
+def ask(prefix: Path, code: str) -> str:
+    done = subprocess.run([prefix / "bin/python", "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+both = pytest.mark.parametrize("installer", ["uv", "pip"])
+
+
+@both
+def test_packages_come_into_the_prefix_and_nowhere_else(
+    install: Install, wheels: Path, tmp_path: Path, installer: str
+) -> None:
+    elsewhere = {
+        "VIRTUAL_ENV": str(tmp_path / "venv"),
+        "PYTHONPATH": str(tmp_path / "path"),
+        "PYTHONUSERBASE": str(tmp_path / "user"),
+        "PIP_TARGET": str(tmp_path / "target"),
+        "PIP_USER": "1",
+        "UV_TARGET": str(tmp_path / "target"),
+        "UV_PROJECT_ENVIRONMENT": str(tmp_path / "project"),
+    }
+    config = tmp_path / ".config/pip/pip.conf"
+    config.parent.mkdir(parents=True)
+    config.write_text(f"[global]\nfind-links = {wheels}\n[install]\ntarget = {tmp_path / 'target'}\nuser = yes\n")
+    settings = PypiSettings(find_links=(str(wheels),) if installer == "uv" else ())
+    prefix = install(
+        "ours ==1.0", installer=installer, env={**elsewhere, "PIP_FIND_LINKS": ""}, settings=settings, offline=True
+    )
+    assert Path(ask(prefix, "import ours; print(ours.__file__)")).is_relative_to(prefix)
+    assert not any(Path(path).exists() for path in elsewhere.values())
+    assert not list(tmp_path.glob("pypi-*")), "the files with the requirements are gone"
+
+
+@both
+def test_a_package_of_pypi_itself(install: Install, installer: str) -> None:
+    prefix = install("sortedcontainers==2.4.0", "six", installer=installer)
+    assert ask(prefix, "import sortedcontainers; print(sortedcontainers.__version__)") == "2.4.0"
+
+
+@both
+def test_what_conda_installed_is_never_replaced(install: Install, wheels: Path, installer: str) -> None:
+    with pytest.raises(EngineError, match=r"'six<1.17' does not fit six 1\.17.*, which conda installed"):
+        install("six<1.17", installer=installer)
+    with pytest.raises(EngineError, match="six") as caught:
+        install("needs_old_six", installer=installer, settings=PypiSettings(find_links=(str(wheels),)))
+    assert caught.value.log is not None
+
+
+@both
+def test_what_does_not_exist_is_named_and_secrets_are_not(install: Install, tmp_path: Path, installer: str) -> None:
+    with pytest.raises(EngineError, match="cetool-no-such-package") as caught:
+        install("cetool-no-such-package", installer=installer)
+    assert "name" in str(caught.value.hint)
+    settings = PypiSettings(index_url="http://user:SECRET@127.0.0.1:1/simple")
+    environ = {"UV_HTTP_RETRIES": "0", "PIP_RETRIES": "0"}
+    with pytest.raises(EngineError) as caught:
+        install("idna", installer=installer, settings=settings, env=environ)
+    assert "SECRET" not in f"{caught.value} {caught.value.hint} {(tmp_path / 'pypi.log').read_text()}"
+
+
+@both
+def test_offline_says_so(install: Install, tmp_path: Path, installer: str) -> None:
+    with pytest.raises(EngineError) as caught:
+        install("idna", installer=installer, offline=True, env={"UV_CACHE_DIR": str(tmp_path / "uv-cache")})
+    assert "--offline" in str(caught.value.hint)
+
+
+@both
+def test_what_is_no_requirement_never_reaches_an_installer(install: Install, installer: str) -> None:
+    for evil in ("--index-url=http://evil", "-r/etc/passwd", "six\n-e .", "not a requirement"):
+        with pytest.raises(EngineError, match="is not a requirement"):
+            install(evil, installer=installer)
+
+
+def test_exclude_newer_is_obeyed_by_uv(install: Install) -> None:
+    prefix = install("idna", installer="uv", settings=PypiSettings(exclude_newer="2021-01-01T00:00:00Z"))
+    assert ask(prefix, "import idna; print(idna.__version__)") == "2.10"
+
+
+def test_who_needs_pip(tmp_path: Path) -> None:
+    (tmp_path / "uv").write_text("#!/bin/sh\n")
+    (tmp_path / "uv").chmod(0o755)
+    assert find_uv({"UV": str(tmp_path / "uv"), "PATH": ""}) == tmp_path / "uv"
+    assert find_uv({"PATH": str(tmp_path)}) == tmp_path / "uv"
+    assert needs_pip({"PATH": str(tmp_path)}, "pip") and not needs_pip({"PATH": str(tmp_path)}, "auto")
+    without = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.prefix = '/nowhere'; from cetool.engines.pypi import needs_pip;"
+            "print(needs_pip({'PATH': '/nowhere'}, 'auto'), needs_pip({'PATH': '/nowhere'}, 'uv'))",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert without.stdout.split() == ["True", "False"]
