@@ -1,0 +1,1 @@
+"""Where environments live, and for how long."""

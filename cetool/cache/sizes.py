@@ -1,0 +1,67 @@
+"""What environments take up on disk, and what their removal would free: a file with many names counts once."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def _files(root: Path) -> Iterator[os.stat_result]:
+    pending = [os.fspath(root)]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    try:
+                        yield entry.stat(follow_symlinks=False)
+                        if entry.is_dir(follow_symlinks=False):
+                            pending.append(entry.path)
+                    except OSError:
+                        continue
+        except OSError:
+            continue
+
+
+def _bytes(status: os.stat_result) -> int:
+    blocks = getattr(status, "st_blocks", None)
+    return status.st_size if blocks is None else blocks * 512
+
+
+def disk_size(prefix: Path) -> int:
+    """Bytes that the files below a prefix take on disk, each counted once however many names it has there."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for status in _files(prefix):
+        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            key = (status.st_dev, status.st_ino)
+            if key in seen:
+                continue
+            seen.add(key)
+        total += _bytes(status)
+    return total
+
+
+class Freed:
+    """Counts the bytes that removing prefixes one after another frees.
+
+    A file is freed when its last name goes: one that still lives in a package cache, or in an environment that stays,
+    is not.
+    """
+
+    def __init__(self) -> None:
+        self._names_gone: dict[tuple[int, int], int] = {}
+
+    def add(self, prefix: Path) -> int:
+        """Bytes freed by removing this prefix too."""
+        total = 0
+        for status in _files(prefix):
+            if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+                key = (status.st_dev, status.st_ino)
+                gone = self._names_gone.get(key, 0) + 1
+                self._names_gone[key] = gone
+                if gone < status.st_nlink:
+                    continue
+            total += _bytes(status)
+        return total
