@@ -1,0 +1,1 @@
+"""How a script becomes a process."""

@@ -1,0 +1,68 @@
+"""The variables that an environment sets, read from its prefix, and what a process in it is given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cetool.errors import Location, StoreError
+from cetool.launch.environ import activated, path_dirs, read_variables, scripts_in, variable_files
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What ``conda activate`` would do for an environment, apart from the shell it is called in.
+
+    ``set`` are pairs of name and value; ``scripts`` absolute paths of the files in ``etc/conda/activate.d`` to
+    source, in order; ``path`` the directories that come first on the PATH. All of it is plain data that holds until
+    the environment changes, which it never does: it can be written down for the next run.
+    """
+
+    prefix: Path
+    set: tuple[tuple[str, str], ...] = ()
+    scripts: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
+
+
+def read_activation(prefix: Path, variables: Mapping[str, str]) -> Activation:
+    """The activation of the environment at ``prefix`` (an absolute path), ``variables`` being those of its spec.
+
+    Later ones win: the packages' (``etc/conda/env_vars.d``), conda's own (``conda-meta/state``), the spec's. Raises
+    StoreError where one of the files is damaged, or where the prefix's path cannot be an entry of PATH.
+    """
+    text = os.fspath(prefix)
+    if os.pathsep in text:
+        raise StoreError(
+            f"the environment's path has a {os.pathsep!r} in it, which separates the entries of PATH",
+            where=Location(text),
+            hint="choose another cache directory (CETOOL_CACHE_DIR, or the setting env-dir)",
+        )
+    merged: dict[str, str | None] = {}
+    for file in variable_files(text):
+        try:
+            merged.update(read_variables(file))
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"the variables of this environment cannot be read: {error}",
+                where=Location(file),
+                hint="make the environment anew with --refresh",
+            ) from error
+    merged.update(variables)
+    merged.pop("PATH", None)
+    return Activation(
+        prefix=Path(text),
+        set=tuple((name, value) for name, value in merged.items() if value is not None),
+        scripts=tuple(scripts_in(text, "activate.d")),
+        path=path_dirs(text),
+    )
+
+
+def activated_environ(activation: Activation, base: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The environment for a program in this environment, and the steps a shell takes before it starts the program.
+
+    ``base`` is the caller's environment (:func:`cetool.launch.environ.caller_environ`); nothing of an outer conda or
+    virtual environment stays in it. See :func:`cetool.launch.environ.activated` for what a step is.
+    """
+    return activated(os.fspath(activation.prefix), activation.path, activation.set, activation.scripts, base)

@@ -1,0 +1,115 @@
+"""Replaces this process by a program: the last thing that cetool does on POSIX systems.
+
+The warm path takes this same way, so nothing here imports more than ``os``, ``sys`` and the C module behind ``signal``.
+Errors are plain OSErrors; :mod:`cetool.launch.process` turns them into sentences.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+try:  # the C module alone: ``signal`` itself imports enum
+    import _signal as signals  # type: ignore[import-not-found]
+except ImportError:  # pragma: no cover - an interpreter that has none
+    import signal as signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import NoReturn
+
+#: What the interpreter ignores at its start and a program expects to find at its default.
+IGNORED_BY_PYTHON = tuple(getattr(signals, name) for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ") if hasattr(signals, name))
+
+# Both take steps, then "--", then the program and its arguments; see cetool.launch.environ.activated for what a step
+# is. A script that fails does not stop the run, as it would not stop `conda activate`; one that says `exit` does,
+# with a word. The scripts see no arguments, and no option of one reaches the next.
+_BASH = """\
+set +peu
+__cetool_args=("$@") __cetool_at=0
+set --
+trap 'printf "cetool: %s ended the shell that sourced it\\n" "${__cetool_args[__cetool_at]}" >&2; exit 125' EXIT
+while [[ ${__cetool_args[__cetool_at]} != -- ]]; do
+  case ${__cetool_args[__cetool_at]} in
+  /*) if [[ -r ${__cetool_args[__cetool_at]} ]]; then . "${__cetool_args[__cetool_at]}" || :; fi ;;
+  *) export "${__cetool_args[__cetool_at]}" ;;
+  esac
+  set +eu
+  __cetool_at=$((__cetool_at + 1))
+done
+trap - EXIT
+exec "${__cetool_args[@]:__cetool_at + 1}"
+"""
+# No arrays here: a function hides the arguments (in bash it would make what a script declares local to it).
+_SH = """\
+set +eu
+__cetool_source() { command . "$__cetool_step" || :; }
+trap 'printf "cetool: %s ended the shell that sourced it\\n" "$__cetool_step" >&2; exit 125' EXIT
+while [ "$1" != -- ]; do
+  __cetool_step=$1
+  shift
+  case $__cetool_step in
+  /*) if [ -r "$__cetool_step" ]; then __cetool_source; fi ;;
+  *) export "$__cetool_step" ;;
+  esac
+  set +eu
+done
+shift
+unset __cetool_step
+trap - EXIT
+exec "$@"
+"""
+
+
+def find_shell(environ: Mapping[str, str]) -> str:
+    """The shell that sources activation scripts: bash, which many of them are written for, else ``/bin/sh``."""
+    for folder in (environ.get("PATH") or os.defpath).split(os.pathsep):
+        if folder.startswith("/"):
+            shell = folder + "/bash"
+            if os.access(shell, os.X_OK) and os.path.isfile(shell):
+                return shell
+    return "/bin/sh"
+
+
+def sourcing_argv(shell: str, steps: Sequence[str], argv: Sequence[str]) -> list[str]:
+    """The command line of a shell that takes the steps and then becomes ``argv``, whose first word is a path.
+
+    Everything is handed over as arguments: no text of the caller's is ever read as shell language. Privileged mode
+    keeps bash from reading BASH_ENV and from taking over exported functions and options; they pass through to the
+    program.
+    """
+    if shell.endswith("/bash"):
+        return [shell, "-p", "-c", _BASH, "cetool", *steps, "--", *argv]
+    return [shell, "-c", _SH, "cetool", *steps, "--", *argv]
+
+
+def replace_process(
+    program: str, argv: Sequence[str], environ: Mapping[str, str], steps: Sequence[str], keep: Sequence[int]
+) -> NoReturn:
+    """Become ``program``: by way of a shell where there are steps to take first. Raises OSError or ValueError.
+
+    Descriptors in ``keep`` stay open in the program. Signal dispositions that the interpreter changed are its defaults
+    again; handlers end with exec by themselves, and what the caller ignored (nohup) stays ignored.
+    """
+    for descriptor in keep:
+        os.set_inheritable(descriptor, True)
+    if steps:
+        shell = find_shell(environ)
+        program, argv = shell, sourcing_argv(shell, steps, [program, *argv[1:]])
+    flush_streams()
+    before = [(number, signals.signal(number, signals.SIG_DFL)) for number in IGNORED_BY_PYTHON]
+    try:
+        os.execve(program, list(argv), environ)
+    finally:  # only where exec failed
+        for number, handler in before:
+            signals.signal(number, handler)
+
+
+def flush_streams() -> None:
+    """Write out what is still in the buffers of the standard streams: the next program knows nothing of them."""
+    for stream in (sys.stdout, sys.stderr):
+        try:  # noqa: SIM105 - contextlib is one import too many here
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # closed, or nobody reads it: the program will find out
+            pass

@@ -1,0 +1,298 @@
+"""Turns a command into a process: by exec on POSIX, by a child that is waited for elsewhere and for chains.
+
+Exit status, signals, terminal, standard streams and working directory are the program's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from cetool.errors import CetoolError, NotExecutableError, ProgramNotFoundError
+from cetool.launch.child import signals_for_child
+from cetool.launch.environ import ON_WINDOWS
+from cetool.launch.handover import IGNORED_BY_PYTHON, find_shell, flush_streams, replace_process, sourcing_argv
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is to be run: plain data, all of it.
+
+    ``program`` is an absolute path; ``argv`` the whole command line, its first word the program as it is to see
+    itself (where there are ``scripts`` it sees its path); ``environ`` its complete environment; ``scripts`` the steps
+    a shell takes before, as :func:`cetool.launch.environ.activated` gives them. What they print goes where it goes
+    under conda: to the standard output and error of the program.
+    """
+
+    program: str
+    argv: tuple[str, ...]
+    environ: dict[str, str] = field(default_factory=dict)
+    scripts: tuple[str, ...] = ()
+
+
+def exec_command(command: Command, *, keep: Sequence[int] = ()) -> NoReturn:
+    """Become the command; descriptors in ``keep`` (locks) stay open in it. Does not return.
+
+    On Windows, which has no exec, cetool waits for the program and ends as it does. Raises ProgramNotFoundError (127)
+    or NotExecutableError (126) where the system will not run it.
+    """
+    if ON_WINDOWS:
+        end_like(spawn_and_wait(command))
+    if command.scripts:
+        check_executable(command.program)  # the shell's own words on it would be less clear
+    try:
+        replace_process(command.program, command.argv, command.environ, command.scripts, keep)
+    except (OSError, ValueError) as error:
+        raise launch_error(error, command.program) from error
+
+
+def spawn_and_wait(command: Command, *, keep: Sequence[int] = ()) -> int:
+    """Run the command as a child and wait: its exit status, or the negative number of the signal it died of.
+
+    The child is in cetool's own process group, so the terminal treats both as one job. What the terminal sends to the
+    group cetool leaves to the child; what is sent to cetool alone it passes on. Raises as :func:`exec_command` does.
+    """
+    if ON_WINDOWS:
+        return _spawn_on_windows(command)
+    program, argv = _shell_if_needed(command)
+    with signals_for_child() as child:
+        child.adopt(_posix_spawn(command.program, program, argv, command.environ, keep))
+        return child.wait()[0]
+
+
+def capture_output(command: Command, *, keep: Sequence[int] = ()) -> tuple[int, bytes]:
+    """Run the command as :func:`spawn_and_wait` does, its standard input empty: its status, and its standard output."""
+    if ON_WINDOWS:
+        done = _run_on_windows(command)
+        return done.returncode, done.stdout
+    program, argv = _shell_if_needed(command)
+    return _capture(command.program, (program, *argv[1:]), command.environ, keep, 1)
+
+
+def sourced_environ(scripts: Sequence[str], environ: Mapping[str, str], *, keep: Sequence[int] = ()) -> dict[str, str]:
+    """The environment after one shell has taken these steps: for several commands that are to share it.
+
+    What the scripts print goes to cetool's own standard streams. Raises CetoolError where one of them ended the shell.
+    """
+    if not scripts:
+        return dict(environ)
+    if ON_WINDOWS:
+        return _sourced_on_windows(scripts, environ)
+    shell = find_shell(environ)
+    # The interpreter writes down what it was given, in a descriptor that the scripts do not print to. It serves alike
+    # everywhere, which `env -0` does not; -I and -S keep it from looking around.
+    dump = (sys.executable, "-I", "-S", "-c", _DUMP, str(_DUMP_FD))
+    argv = sourcing_argv(shell, scripts, dump)
+    status, output = _capture(shell, argv, environ, keep, _DUMP_FD)
+    if status != 0 or not output.endswith(b"\0"):
+        how = f"by signal {-status}" if status < 0 else f"with status {status}"
+        raise CetoolError(
+            f"the environment's activation scripts ended the shell that sourced them, {how}",
+            hint="run with --no-activate, or report it to whoever made the package with the script",
+        )
+    after = dict(os.fsdecode(pair).partition("=")[::2] for pair in output[:-1].split(b"\0"))
+    after.pop("_", None)  # the shell's own note of what it ran last
+    if "_" in environ:
+        after["_"] = environ["_"]
+    return after
+
+
+_DUMP_FD = 9
+# os.environb would show an LC_CTYPE that the interpreter added itself (PEP 538); the kernel knows better.
+_DUMP = """\
+import os, sys
+try:
+    with open("/proc/self/environ", "rb") as file:
+        data = file.read()
+except OSError:
+    data = b"".join(name + b"=" + value + b"\\0" for name, value in os.environb.items())
+with open(int(sys.argv[1]), "wb") as file:
+    file.write(data)
+"""
+
+
+def end_like(returncode: int) -> NoReturn:
+    """End this process as a child ended: with its exit status, or by the signal (a negative number) that it died of."""
+    flush_streams()
+    if returncode < 0 and not ON_WINDOWS:
+        number = -returncode
+        import resource
+
+        with contextlib.suppress(OSError, ValueError):  # the child has left its core; ours would overwrite it
+            resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        with contextlib.suppress(OSError, ValueError):  # SIGKILL takes no handler
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+        os.kill(os.getpid(), number)
+        os._exit(128 + number)  # a signal that does not end a process
+    if ON_WINDOWS and returncode >= 1 << 31:  # NTSTATUS values, which sys.exit takes as signed
+        returncode -= 1 << 32
+    sys.exit(returncode)
+
+
+def check_executable(program: str) -> None:
+    """Raise what :func:`exec_command` would raise for the most frequent reasons, before anything is started."""
+    if os.path.isdir(program):
+        raise launch_error(OSError(errno.EISDIR, "is a directory"), program)
+    if not os.path.exists(program):
+        raise launch_error(OSError(errno.ENOENT, "no such file"), program)
+    if not os.access(program, os.X_OK):
+        raise launch_error(OSError(errno.EACCES, "permission denied"), program)
+    interpreter = _interpreter(program)
+    if interpreter and not os.path.exists(interpreter):
+        raise launch_error(OSError(errno.ENOENT, "no interpreter"), program)
+
+
+def launch_error(error: OSError | ValueError, program: str) -> CetoolError:
+    """The sentence for what the system said when it was asked to run ``program``."""
+    code = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, ValueError):
+        return NotExecutableError(f"{program} cannot be started: {error} in its arguments or environment")
+    if code == errno.E2BIG:
+        return NotExecutableError(
+            f"{program} cannot be started: arguments and environment together are longer than this system allows",
+            hint="pass fewer or shorter arguments, or a file that lists them",
+        )
+    if code in (errno.ENOENT, errno.ENOTDIR):
+        if not os.path.lexists(program):
+            return ProgramNotFoundError(f"there is no program {program}")
+        interpreter = _interpreter(program)
+        if interpreter:
+            return NotExecutableError(
+                f"{program} is to be run by {interpreter}, which does not exist",
+                hint="correct the first line of that file, or add what it names to the script's packages",
+            )
+        return NotExecutableError(
+            f"{program} cannot be started: it is a broken link, or made for another system (its loader is missing)"
+        )
+    if code == errno.EISDIR or (code == errno.EACCES and os.path.isdir(program)):
+        return NotExecutableError(f"{program} is a directory, not a program")
+    if code in (errno.EACCES, errno.EPERM):
+        return NotExecutableError(
+            f"{program} may not be executed",
+            hint=f"chmod +x {program}, unless its file system is mounted noexec",
+        )
+    if code == errno.ENOEXEC:
+        return NotExecutableError(
+            f"{program} is nothing that this machine can run",
+            hint="a script needs a first line like #!/bin/sh; a program may be made for another architecture",
+        )
+    if code == errno.ETXTBSY:
+        return NotExecutableError(f"{program} is being written by another process", hint="try again when that is done")
+    return NotExecutableError(f"{program} cannot be started: {error.strerror or error}")
+
+
+def _interpreter(program: str) -> str | None:
+    """The interpreter that the first line of a file names, if it names one by an absolute path."""
+    try:
+        with open(program, "rb") as file:
+            first = file.readline(512)
+    except OSError:
+        return None
+    words = os.fsdecode(first[2:]).split(None, 1) if first.startswith(b"#!") else []
+    return words[0] if words and words[0].startswith("/") else None
+
+
+def _shell_if_needed(command: Command) -> tuple[str, Sequence[str]]:
+    if not command.scripts:
+        return command.program, command.argv
+    check_executable(command.program)
+    shell = find_shell(command.environ)
+    return shell, sourcing_argv(shell, command.scripts, (command.program, *command.argv[1:]))
+
+
+def _posix_spawn(
+    name: str,
+    program: str,
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    keep: Sequence[int],
+    descriptors: Mapping[int, int] | None = None,
+) -> int:
+    """Start a child, descriptors put in their places, signals that the interpreter ignores at their defaults."""
+    flush_streams()  # what cetool has said comes before what the child says
+    for descriptor in keep:
+        os.set_inheritable(descriptor, True)
+    actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in (descriptors or {}).items()]
+    try:
+        return os.posix_spawn(
+            program, list(argv), environ, file_actions=actions, setsigdef=[int(number) for number in IGNORED_BY_PYTHON]
+        )
+    except (OSError, ValueError) as error:
+        raise launch_error(error, name) from error
+
+
+def _capture(
+    name: str, argv: Sequence[str], environ: Mapping[str, str], keep: Sequence[int], target: int
+) -> tuple[int, bytes]:
+    """Run a child and read to the end what it writes to its descriptor ``target``; with target 1 its input is empty."""
+    reader, writer = os.pipe()
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, reader)
+        ends = contextlib.ExitStack()
+        with ends:
+            ends.callback(os.close, writer)
+            descriptors = {target: _out_of_the_way(writer, ends)}
+            if target == 1:
+                nothing = ends.enter_context(open(os.devnull, "rb"))
+                descriptors[0] = _out_of_the_way(nothing.fileno(), ends)
+            child = stack.enter_context(signals_for_child())
+            child.adopt(_posix_spawn(name, argv[0], argv, environ, keep, descriptors))
+        return child.wait(reader)
+
+
+def _out_of_the_way(descriptor: int, stack: contextlib.ExitStack) -> int:
+    """A copy with a number that no child's descriptor is to have: a pipe gets 0 or 1 where the caller closed it."""
+    import fcntl
+
+    copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _DUMP_FD + 1)
+    stack.callback(os.close, copy)
+    return copy
+
+
+# Windows. Written from its documentation and not tested: no such machine was at hand. There is no exec there; a child
+# in the same console gets CTRL-C itself, and activation scripts are batch files that only cmd.exe can run.
+
+
+def _spawn_on_windows(command: Command) -> int:
+    environ = sourced_environ(command.scripts, command.environ)
+    try:
+        process = subprocess.Popen(command.argv, executable=command.program, env=environ)
+    except (OSError, ValueError) as error:
+        raise launch_error(error, command.program) from error
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the program has it too, and decides
+            continue
+
+
+def _run_on_windows(command: Command) -> subprocess.CompletedProcess[bytes]:
+    environ = sourced_environ(command.scripts, command.environ)
+    try:
+        return subprocess.run(
+            command.argv, executable=command.program, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        )
+    except (OSError, ValueError) as error:
+        raise launch_error(error, command.program) from error
+
+
+def _sourced_on_windows(scripts: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    after = {**environ, **dict(step.split("=", 1) for step in scripts if not os.path.isabs(step))}
+    files = [step for step in scripts if os.path.isabs(step)]
+    if any(c in file for file in files for c in '"%\r\n'):
+        raise CetoolError("an activation script's path has a character in it that cmd.exe does not take")
+    mark = "cetool-variables"
+    line = " & ".join([*(f'call "{file}"' for file in files), f"echo {mark}", "set"])
+    done = subprocess.run(f'cmd.exe /d /u /s /c "{line}"', env=after, stdout=subprocess.PIPE)
+    _, found, text = done.stdout.decode("utf-16-le", "replace").rpartition(mark)
+    if not found:
+        raise CetoolError("the environment's activation scripts ended the shell that ran them")
+    return dict(row.split("=", 1) for row in text.splitlines() if "=" in row[1:])

@@ -1,0 +1,342 @@
+"""The small language of conda-script's ``entrypoint``: read, then run without any system shell.
+
+Blanks split words; single and double quotes protect; ``${NAME}`` and ``$(command)`` are replaced, bare and in double
+quotes; ``&&`` goes on where the command before succeeded. There is nothing else: no escapes (so that Windows paths
+are plain words), no globs, no pipes, no redirections. What the draft leaves open is as pixi does it: ``${NAME}`` is
+never split, the output of a bare ``$(command)`` is split on blanks, a bare word that comes to nothing is no word,
+``*``, ``?``, ``~`` and ``#`` are themselves. Ours besides: ``${NAME}`` takes the environment's variables too, after
+``SCRIPT`` and ``CACHE``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NoReturn
+
+from cetool.errors import CetoolError, Interrupted, Location, MetadataError
+from cetool.launch.process import Command, capture_output, end_like, exec_command, sourced_environ, spawn_and_wait
+from cetool.launch.programs import find_program
+
+#: How deep ``$(...)`` may stand in ``$(...)``.
+MAX_DEPTH = 8
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
+_FOREIGN = {
+    "|": ("there are no pipes and no '||'", "put the command into the script, or into a program of its own"),
+    ";": ("there is no ';'", "write '&&' between commands"),
+    ">": ("there are no redirections", "let the program write the file itself"),
+    "<": ("there are no redirections", "let the program read the file itself"),
+    "`": ("there are no backticks", "write $(command)"),
+    "(": ("there are no subshells", "quote the parenthesis if it is meant as it stands"),
+    ")": ("this ')' closes nothing", "quote the parenthesis if it is meant as it stands"),
+}
+
+
+@dataclass(frozen=True)
+class Text:
+    """Characters that stand for themselves; quoted ones make a word even where there are none."""
+
+    text: str
+    quoted: bool = False
+
+
+@dataclass(frozen=True)
+class Variable:
+    """``${name}``."""
+
+    name: str
+    quoted: bool = False
+    column: int = 0
+
+
+@dataclass(frozen=True)
+class Substitution:
+    """``$(commands)``."""
+
+    commands: tuple[SimpleCommand, ...]
+    quoted: bool = False
+
+
+@dataclass(frozen=True)
+class Word:
+    """What becomes an argument: one, none, or several where the output of a command is split."""
+
+    parts: tuple[Text | Variable | Substitution, ...]
+
+
+@dataclass(frozen=True)
+class SimpleCommand:
+    """A program and its arguments; there is always a first word."""
+
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True)
+class Entrypoint:
+    """An entrypoint that was read: commands that were joined by ``&&``, at least one."""
+
+    text: str
+    where: Location | None
+    commands: tuple[SimpleCommand, ...]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What an entrypoint runs in.
+
+    ``environ`` and ``scripts`` as in :class:`~cetool.launch.process.Command`; ``script`` is the script's absolute
+    path; ``cache`` an existing directory that is the script's own; ``prefix`` the environment whose programs come
+    first; ``keep`` the descriptors that stay open in every command.
+    """
+
+    environ: dict[str, str]
+    script: Path
+    cache: Path
+    prefix: Path
+    scripts: tuple[str, ...] = ()
+    keep: tuple[int, ...] = ()
+
+
+class EntrypointError(CetoolError):
+    """A command in ``$(...)`` failed; cetool ends with its status."""
+
+    def __init__(self, message: str, status: int, *, where: Location | None = None) -> None:
+        super().__init__(message, where=where, hint="run that command by itself in the environment to see why")
+        self.exit_status = status if status > 0 else 128 - status
+
+
+def parse_entrypoint(text: str, where: Location | None = None) -> Entrypoint:
+    """Read an entrypoint. Raises MetadataError, which names the column (from 1) in ``text``, where it is malformed."""
+    if "\0" in text:
+        raise MetadataError("the entrypoint has a NUL character in it", where=where)
+    return Entrypoint(text, where, _Parser(text, where).commands(None, 0))
+
+
+class _Parser:
+    """Reads left to right; ``at`` is the next character."""
+
+    def __init__(self, text: str, where: Location | None) -> None:
+        self.text = text
+        self.where = where
+        self.at = 0
+
+    def error(self, at: int, message: str, hint: str | None = None) -> MetadataError:
+        return MetadataError(f"in the entrypoint, column {at + 1}: {message}", where=self.where, hint=hint)
+
+    def peek(self) -> str:
+        return self.text[self.at : self.at + 1]
+
+    def commands(self, opened: int | None, depth: int) -> tuple[SimpleCommand, ...]:
+        """Commands up to the end, or up to the ``)`` of the ``$(`` that ``opened``."""
+        commands: list[SimpleCommand] = []
+        words: list[Word] = []
+        while True:
+            c = self.peek()
+            start = self.at
+            if not c and opened is not None:
+                raise self.error(opened, "this '$(' is never closed", "add the ')'")
+            if not c or (c == ")" and opened is not None) or self.text.startswith("&&", start):
+                if not words:
+                    raise self.error(start, self._nothing_here(commands), "write a program and its arguments")
+                commands.append(SimpleCommand(tuple(words)))
+                words = []
+                self.at += 2 if c == "&" else len(c)
+                if c != "&":
+                    return tuple(commands)
+            elif c.isspace():
+                self.at += 1
+            elif c == "&":
+                raise self.error(start, "there are no background commands", "write '&&' between commands")
+            elif c in _FOREIGN:
+                raise self.error(start, *_FOREIGN[c])
+            else:
+                words.append(self.word(depth))
+                self._refuse_assignment(words, start)
+
+    def _nothing_here(self, commands: list[SimpleCommand]) -> str:
+        return "a command is missing after '&&'" if commands else "a command is missing"
+
+    def _refuse_assignment(self, words: list[Word], start: int) -> None:
+        first = words[0].parts[0]
+        if len(words) == 1 and isinstance(first, Text) and not first.quoted and _ASSIGNMENT.match(first.text):
+            raise self.error(start, "variables cannot be set here", "set them under 'variables' in [tool.cetool]")
+
+    def word(self, depth: int) -> Word:
+        parts: list[Text | Variable | Substitution] = []
+        while (c := self.peek()) and not c.isspace() and c != "&" and c not in _FOREIGN:
+            start = self.at
+            if c == "'":
+                end = self.text.find("'", start + 1)
+                if end < 0:
+                    raise self.error(start, "this single quote is never closed")
+                parts.append(Text(self.text[start + 1 : end], quoted=True))
+                self.at = end + 1
+            elif c == '"':
+                self.at += 1
+                parts += self.double_quoted(start, depth)
+            elif c == "$":
+                parts.append(self.dollar(False, depth))
+            else:
+                while (c := self.peek()) and not c.isspace() and c not in "'\"$&" and c not in _FOREIGN:
+                    self.at += 1
+                parts.append(Text(self.text[start : self.at]))
+        return Word(tuple(parts))
+
+    def double_quoted(self, opened: int, depth: int) -> list[Text | Variable | Substitution]:
+        parts: list[Text | Variable | Substitution] = [Text("", quoted=True)]
+        while (c := self.peek()) != '"':
+            start = self.at
+            if not c:
+                raise self.error(opened, "this double quote is never closed")
+            if c == "$":
+                parts.append(self.dollar(True, depth))
+                continue
+            while (c := self.peek()) and c not in '"$':
+                self.at += 1
+            parts.append(Text(self.text[start : self.at], quoted=True))
+        self.at += 1
+        return parts
+
+    def dollar(self, quoted: bool, depth: int) -> Variable | Substitution:
+        start = self.at
+        following = self.text[start + 1 : start + 2]
+        if following == "(":
+            if depth >= MAX_DEPTH:
+                raise self.error(start, f"'$(' stands deeper than {MAX_DEPTH} levels")
+            self.at += 2
+            return Substitution(self.commands(start, depth + 1), quoted)
+        if following != "{":
+            hint = "write ${NAME} or $(command), or put the '$' in single quotes"
+            raise self.error(start, "a '$' is followed by '{NAME}' or '(command)', nothing else", hint)
+        name = _NAME.match(self.text, start + 2)
+        end = self.text.find("}", start)
+        if end < 0:
+            raise self.error(start, "this '${' is never closed", "add the '}'")
+        if name is None or name.end() != end:
+            raise self.error(start, "between '${' and '}' stands a name of letters, digits and '_', not a digit first")
+        self.at = end + 1
+        return Variable(name.group(), quoted, start + 1)
+
+
+def simple_argv(entry: Entrypoint, script: Path, cache: Path) -> tuple[str, ...] | None:
+    """The words of an entrypoint that needs nothing run or looked up to know them; else None.
+
+    That is one command in which only ``${SCRIPT}`` and ``${CACHE}`` are replaced: it can be written down for the next
+    run. The script's arguments come after these words; the first one is still to be found (:func:`find_program`).
+    """
+    if len(entry.commands) > 1:
+        return None
+    known = {"SCRIPT": os.fspath(script), "CACHE": os.fspath(cache)}
+    argv = []
+    for word in entry.commands[0].words:
+        texts = []
+        for part in word.parts:
+            if isinstance(part, Substitution) or (isinstance(part, Variable) and part.name not in known):
+                return None
+            texts.append(part.text if isinstance(part, Text) else known[part.name])
+        argv.append("".join(texts))
+    return tuple(argv)
+
+
+def run_entrypoint(entry: Entrypoint, args: Sequence[str], surroundings: Surroundings) -> NoReturn:
+    """Run the commands one after the other, the last by exec, ``args`` appended to it. Does not return.
+
+    The first command that fails ends cetool with its status, or by the signal that it died of. Activation scripts are
+    sourced once, for all commands. Raises MetadataError on an unknown name, EntrypointError on a failing ``$(...)``,
+    and what :func:`~cetool.launch.programs.find_program` and :func:`~cetool.launch.process.exec_command` raise.
+    """
+    words = simple_argv(entry, surroundings.script, surroundings.cache)
+    if words is None and surroundings.scripts:
+        environ = sourced_environ(surroundings.scripts, surroundings.environ, keep=surroundings.keep)
+        surroundings = replace(surroundings, environ=environ, scripts=())
+    runner = _Runner(entry, surroundings)
+    for command in entry.commands[:-1]:
+        status = spawn_and_wait(runner.command(command), keep=surroundings.keep)
+        if status != 0:
+            end_like(status)
+    exec_command(runner.command(entry.commands[-1], args), keep=surroundings.keep)
+
+
+class _Runner:
+    """Turns what was read into commands, at the moment they are to run: a command may change what the next one sees."""
+
+    def __init__(self, entry: Entrypoint, surroundings: Surroundings) -> None:
+        self.entry = entry
+        self.around = surroundings
+        own = {"SCRIPT": os.fspath(surroundings.script), "CACHE": os.fspath(surroundings.cache)}
+        self.values = {**surroundings.environ, **own}
+
+    def command(self, command: SimpleCommand, args: Sequence[str] = ()) -> Command:
+        words = [argument for word in command.words for argument in self.expand(word)]
+        if not words or not words[0]:
+            raise MetadataError(
+                "a command of the entrypoint comes to nothing once '${NAME}' and '$(command)' are replaced",
+                where=self.entry.where,
+            )
+        # a path is meant as it stands: here it is no shebang's
+        prefix = None if Path(words[0]).is_absolute() else self.around.prefix
+        program = find_program(words[0], self.around.environ, prefix)
+        return Command(program, (program, *words[1:], *args), self.around.environ, self.around.scripts)
+
+    def expand(self, word: Word) -> list[str]:
+        done: list[str] = []
+        current: str | None = None
+        for part in word.parts:
+            if isinstance(part, Substitution):
+                text = self.output(part)
+            else:
+                text = part.text if isinstance(part, Text) else self.value(part)
+            if isinstance(part, Substitution) and not part.quoted:
+                fields = text.split()
+                if current is not None and text[:1].isspace():
+                    done.append(current)
+                    current = None
+                for field in fields[:-1]:
+                    done.append((current or "") + field)
+                    current = None
+                if fields:
+                    current = (current or "") + fields[-1]
+                if current is not None and fields and text[-1:].isspace():
+                    done.append(current)
+                    current = None
+            elif text or part.quoted:
+                current = (current or "") + text
+        return done if current is None else [*done, current]
+
+    def value(self, variable: Variable) -> str:
+        value = self.values.get(variable.name)
+        if value is None:
+            near = get_close_matches(variable.name, self.values, n=1)
+            also = f" (did you mean ${{{near[0]}}}?)" if near else ""
+            raise MetadataError(
+                f"in the entrypoint, column {variable.column}: nothing is called {variable.name!r}{also}",
+                where=self.entry.where,
+                hint="the names are SCRIPT, CACHE and those of the activated environment's variables",
+            )
+        return value
+
+    def output(self, substitution: Substitution) -> str:
+        """What the commands print, without the line ends at its end."""
+        collected = b""
+        for simple in substitution.commands:
+            command = self.command(simple)
+            status, output = capture_output(command, keep=self.around.keep)
+            if status == -signal.SIGINT:
+                raise Interrupted(signal.SIGINT)
+            if status != 0:
+                name = os.path.basename(command.program)
+                how = f"ended with status {status}" if status > 0 else f"was ended by signal {-status}"
+                raise EntrypointError(f"{name!r} in '$(...)' of the entrypoint {how}", status, where=self.entry.where)
+            collected += output
+        if b"\0" in collected:
+            raise EntrypointError(
+                "the output of '$(...)' in the entrypoint has a NUL in it", 125, where=self.entry.where
+            )
+        return os.fsdecode(collected).rstrip("\r\n")
