@@ -171,8 +171,10 @@ def _user_dir(environ: Mapping[str, str], variable: str, below_home: str, *, kin
 # --- private directories --------------------------------------------------------------------------------------------
 
 
-def ensure_private_dir(path: Path, *, trust: bool) -> None:
+def ensure_private_dir(path: Path, *, trust: bool, writable: bool = True) -> None:
     """Make the directory (0700, missing parents too), or see that what is there is this user's alone.
+
+    One that is only to be read (``writable`` is false) is not made, and need not be writable.
 
     Raises StoreError, with the reason, where it belongs to someone else, where its group or others can write to it,
     where it is a symbolic link, or where somebody else could exchange it or a directory or link on the way to it; and
@@ -183,6 +185,8 @@ def ensure_private_dir(path: Path, *, trust: bool) -> None:
     checked = not trust and sys.platform != "win32"
     if checked:
         _check(path)
+    if not writable:
+        return
     make_private_dirs(path, shared=trust)
     if checked:
         _check(path)  # again: until it was made, anybody who could make it might have been faster

@@ -1,0 +1,203 @@
+"""``cetool gc``, and the collection that any call starts in the background when an hour has passed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cetool.cache.gc import Collected, Policy, Report, collect
+from cetool.cache.scripts import ScriptStore
+from cetool.cache.sizes import clear_old_files
+from cetool.cli import options
+from cetool.cli.output import print_json
+from cetool.cli.session import Session
+from cetool.durations import format_duration, format_size, parse_duration, parse_size
+from cetool.engines.registration import forget_registration
+from cetool.errors import CetoolError, UsageError
+from cetool.launch.environ import ON_WINDOWS
+from cetool.paths import ensure_private_dir
+
+SCHEMA = "cetool.gc/1"
+#: Seconds between two looks in the background.
+INTERVAL = 3600.0
+#: Seconds that the logs of creations are kept.
+_LOGS_KEPT = 14 * 86400.0
+
+
+def gc(
+    older_than: Annotated[
+        str | None,
+        typer.Option("--older-than", metavar="TIME", help="Those unused for so long: 90m, 25h, 7d, 2w, 1d12h."),
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option("--max-size", metavar="SIZE", help="The least recently used, until this is kept: 20GB."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that are not in use.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would go.")] = False,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    trust_cache_dir: options.TrustCacheDir = False,
+    background: Annotated[bool, typer.Option("--background", hidden=True)] = False,
+) -> None:
+    """Remove environments that were not used for a while; by default as the settings say. Never one that is in use."""
+    if everything and (older_than or max_size):
+        raise UsageError("--all takes everything that is not in use: --older-than and --max-size mean nothing with it")
+    session = Session({"verbosity": options.verbosity(verbose, quiet), "trust-cache-dir": trust_cache_dir or None})
+    settings = session.settings
+    policy = Policy(everything=True)
+    if not everything and older_than is None and max_size is None:
+        policy = Policy(settings.remove_if_unused_for * 3600, settings.max_size)
+    elif not everything:
+        policy = Policy(
+            None if older_than is None else float(parse_duration(older_than)),
+            None if max_size is None else parse_size(max_size),
+        )
+    if background:
+        _collect_unnoticed(session, policy)
+        return
+    report, scripts = _collect(session, policy, dry_run=dry_run)
+    if as_json:
+        print_json(_document(report, scripts))
+    else:
+        _tell(report, scripts, session)
+
+
+def _collect(session: Session, policy: Policy, *, dry_run: bool) -> tuple[Report, int]:
+    """What was collected, and the bytes of kept scripts that went as well."""
+    if not session.paths.root.exists() and not session.paths.envs.exists():
+        return Report((), (), dry_run), 0
+    if dry_run:
+        ensure_private_dir(session.paths.root, trust=session.settings.trust_cache_dir, writable=False)
+    else:
+        session.prepare_cache()
+
+    def forget(prefix: Path) -> None:
+        forget_registration(prefix, session.environ)
+
+    with session.usage() as usage:
+        report = collect(session.store, usage, policy, dry_run=dry_run, on_removed=forget)
+    age = 0.0 if policy.everything else policy.older_than
+    scripts = 0 if age is None else ScriptStore(session.paths.scripts).collect(age, dry_run=dry_run)
+    if not dry_run:
+        clear_old_files(session.paths.logs, _LOGS_KEPT)
+        _touch(session.paths.gc_stamp)
+    return report, scripts
+
+
+def _collect_unnoticed(session: Session, policy: Policy) -> None:
+    """Collect for a caller who does not wait, with what it leaves over of the machine; nobody reads a message here."""
+    if hasattr(os, "nice"):
+        with contextlib.suppress(OSError):
+            os.nice(10)
+    with contextlib.suppress(CetoolError, OSError):
+        _collect(session, policy, dry_run=False)
+
+
+def _tell(report: Report, scripts: int, session: Session) -> None:
+    voice = session.voice
+    done, freed = ("Would remove", "would free") if report.dry_run else ("Removed", "freed")
+    for item in report.collected:
+        voice.result(f"{done} {item.directory.prefix.name}: {_reason(item)}, {freed} {format_size(item.freed)}")
+    for directory in report.in_use:
+        voice.result(f"Kept {directory.prefix.name}: it is in use")
+    if scripts:
+        voice.result(f"{done} scripts that came from elsewhere: {freed} {format_size(scripts)}")
+    count = len(report.collected)
+    total = f"{count} environment{'' if count == 1 else 's'}, {format_size(report.freed + scripts)}"
+    voice.result(f"{done} {total} in all" if count else "There is nothing to remove.")
+
+
+def _reason(item: Collected) -> str:
+    if item.unused is None or item.reason == "incomplete":
+        return "incomplete"
+    unused = f"unused for {format_duration(item.unused)}"
+    return unused if item.reason == "unused" else f"{item.reason}, {unused}"
+
+
+def _document(report: Report, scripts: int) -> dict[str, object]:
+    return {
+        "schema": SCHEMA,
+        "dry_run": report.dry_run,
+        "removed": [
+            {
+                "name": item.directory.name,
+                "prefix": str(item.directory.prefix),
+                "reason": item.reason,
+                "unused_seconds": None if item.unused is None else round(item.unused, 3),
+                "freed_bytes": item.freed,
+            }
+            for item in report.collected
+        ],
+        "in_use": [{"name": item.name, "prefix": str(item.prefix)} for item in report.in_use],
+        "scripts_freed_bytes": scripts,
+        "freed_bytes": report.freed + scripts,
+    }
+
+
+def collect_in_background(session: Session) -> None:
+    """Start a collection that this call does not wait for, if none was started for an hour."""
+    if not session.settings.auto_gc or not _due(session.paths.gc_stamp):
+        return
+    environ = dict(session.environ)
+    if session.settings.trust_cache_dir:
+        environ["CETOOL_TRUST_CACHE_DIR"] = "true"
+    with contextlib.suppress(OSError):
+        _start_detached([sys.executable, "-m", "cetool", "gc", "--background", "--quiet"], environ)
+
+
+def _due(stamp: Path) -> bool:
+    """Whether an hour has passed; from then on it has not. In a new cache, or a read-only one, nothing is due."""
+    try:
+        age = time.time() - stamp.stat().st_mtime
+    except FileNotFoundError:
+        if stamp.parent.is_dir():
+            _touch(stamp)
+        return False
+    except OSError:
+        return False
+    # a stamp in the future tells that the clock was set back
+    return not 0 <= age < INTERVAL and _touch(stamp)
+
+
+def _touch(stamp: Path) -> bool:
+    try:
+        stamp.touch(0o600)
+        os.utime(stamp)
+    except OSError:
+        return False
+    return True
+
+
+def _start_detached(argv: list[str], environ: dict[str, str]) -> None:
+    """Start a process that is nobody's child and holds nothing of ours open: no script has to wait for it."""
+    if ON_WINDOWS:
+        flags = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+        null = subprocess.DEVNULL
+        subprocess.Popen(argv, env=environ, cwd="\\", stdin=null, stdout=null, stderr=null, creationflags=flags)
+        return
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.chdir("/")
+        null_fd = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null_fd, descriptor)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        os.execve(argv[0], argv, environ)
+    finally:
+        os._exit(127)

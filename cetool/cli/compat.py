@@ -1,0 +1,139 @@
+"""``conda-execute`` and ``conda-tmpenv``: the command lines of the original, by cetool's means.
+
+conda runs an executable ``conda-NAME`` on the PATH as ``conda NAME``, so ``conda execute`` and ``conda tmpenv`` work as
+they did. What the two print on standard output is the original's, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from cetool.__main__ import enter
+from cetool.cache.gc import Policy, collect
+from cetool.cli.environments import create_environment, requirements_of
+from cetool.cli.run import RunOptions, run_source
+from cetool.cli.session import Session
+from cetool.cli.sources import open_source, source_of_lines
+from cetool.engines.registration import forget_registration
+from cetool.errors import UsageError
+
+
+def execute_main() -> NoReturn:
+    """``conda-execute``."""
+    enter(lambda: _execute(sys.argv[1:]))
+
+
+def tmpenv_main() -> NoReturn:
+    """``conda-tmpenv``."""
+    enter(lambda: _tmpenv(sys.argv[1:]))
+
+
+def _execute(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="conda execute", description="Execute a script in a temporary conda environment."
+    )
+    parser.add_argument("path", nargs="?", help="The script to execute: a path, or a URL.")
+    parser.add_argument("--force-env", "-f", action="store_true", help="Make the environment anew.")
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument("--verbose", "-v", action="store_true", help="Say what is done, and with what.")
+    loudness.add_argument("--quiet", "-q", action="store_true", help="Say nothing but errors.")
+    parser.add_argument(
+        "--code", "-c", nargs="*", metavar="LINE", help="The script's lines; standard input where there are none."
+    )
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="The script's own arguments.")
+    asked = parser.parse_args(arguments)
+    session = Session({"verbosity": "verbose" if asked.verbose else "quiet" if asked.quiet else None})
+    if asked.code is not None:
+        source, words = source_of_lines(asked.code), [word for word in [asked.path] if word] + asked.arguments
+    elif asked.path is not None:
+        # the original asked plain http servers, too
+        source = open_source(asked.path, session, insecure=asked.path.lower().startswith("http://"))
+        words = asked.arguments
+    else:
+        raise UsageError("no script was given", hint="Pass the file to execute, or its lines with -c.")
+    run_source(source, words, session, RunOptions(refresh=asked.force_env))
+
+
+def _tmpenv(arguments: Sequence[str]) -> int:
+    asked = _tmpenv_parser().parse_args(arguments)
+    session = Session({"verbosity": "verbose" if asked.verbose else None})
+    if asked.command == "list":
+        return _list(session)
+    if asked.command == "clear":
+        return _clear(session, asked.min_age)
+    if asked.command == "create" and not asked.specs and not asked.file:
+        print("Error: no packages to install, must supply command line package specs or --file.", file=sys.stderr)
+        return 1
+    requirements = requirements_of(asked.specs, asked.file)
+    if asked.command == "name":
+        print(session.store.prefix(session.spec_of(requirements).name))
+    else:
+        print(create_environment(requirements, session, refresh=asked.force))
+    return 0
+
+
+def _tmpenv_parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--verbose", "-v", action="store_true", default=argparse.SUPPRESS, help="Say more.")
+    parser = argparse.ArgumentParser(
+        prog="conda tmpenv", description="Manage temporary conda environments.", parents=[common]
+    )
+    parser.set_defaults(verbose=False)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("list", parents=[common], help="List the environments.")
+    wanted = argparse.ArgumentParser(add_help=False)
+    wanted.add_argument("specs", nargs="*", metavar="SPEC", help="Packages of the environment.")
+    wanted.add_argument("--file", type=Path, default=[], action="append", help="A file of specs; repeat for more.")
+    create = commands.add_parser("create", parents=[common, wanted], help="Make an environment, print its prefix.")
+    create.add_argument("--force", action="store_true", help="Make it anew, even if there is one.")
+    commands.add_parser("name", parents=[common, wanted], help="Print the prefix that an environment would have.")
+    clear = commands.add_parser("clear", parents=[common], help="Remove unused environments.")
+    clear.add_argument(
+        "--min-age", type=_hours, metavar="HOURS", help="How long they must have been unused (default: the setting)."
+    )
+    return parser
+
+
+def _hours(text: str) -> float:
+    hours = float(text)
+    if not 0 <= hours < 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text} is no number of hours")
+    return hours
+
+
+def _list(session: Session) -> int:
+    if not session.paths.envs.exists():
+        return 0
+    with session.usage() as usage:
+        rows, running = usage.rows(), usage.running()
+    now = time.time()
+    for directory in session.store.directories():
+        row = rows.get(directory.prefix.name)
+        if row is None:
+            continue
+        pids = running.get(directory.prefix.name, [])
+        age = datetime.timedelta(seconds=max(0.0, now - row.last_used))
+        told = f"(running PIDs {', '.join(map(str, pids))})" if pids else ""
+        print(f"{len(pids)} processes (newest created {age} ago) using {directory.prefix} {told}")
+    return 0
+
+
+def _clear(session: Session, hours: float | None) -> int:
+    if not session.paths.envs.exists():
+        return 0
+    session.prepare_cache()
+    age = session.settings.remove_if_unused_for if hours is None else hours
+
+    def forget(prefix: Path) -> None:
+        forget_registration(prefix, session.environ)
+        session.voice.result(f"Removing unused temporary environment {prefix}.")
+
+    with session.usage() as usage:
+        collect(session.store, usage, Policy(older_than=age * 3600), on_removed=forget)
+    return 0

@@ -1,0 +1,253 @@
+"""``cetool create``, ``name``, ``list`` and ``remove``: environments by themselves."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cetool.cache.processes import prefixes_in_use
+from cetool.cache.sizes import Freed
+from cetool.cache.store import Directory
+from cetool.cli import options
+from cetool.cli.collection import collect_in_background
+from cetool.cli.output import print_json, print_line, print_table
+from cetool.cli.run import RunOptions, note, read_declaration
+from cetool.cli.session import Session, canonical_requirements
+from cetool.cli.sources import open_source
+from cetool.durations import format_duration, format_size
+from cetool.engines.registration import forget_registration
+from cetool.errors import CetoolError, StoreError, UsageError
+from cetool.paths import ensure_private_dir
+from cetool.spec.environment import NAME_LENGTH, EnvironmentSpec, Requirements
+from cetool.spec.environment_file import read_environment_file
+from cetool.spec.remote import is_url
+
+LIST_SCHEMA = "cetool.list/1"
+NAME_SCHEMA = "cetool.name/1"
+
+_NAME = re.compile(rf"[0-9a-f]{{{NAME_LENGTH}}}(?:-\d{{1,4}})?\Z")
+
+
+def create(
+    specs: Annotated[list[str] | None, typer.Argument(metavar="[SPEC]...", help="Match specs.")] = None,
+    file: options.Files = None,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    engine: options.EngineName = None,
+    channel: options.Channels = None,
+    refresh: options.Refresh = False,
+    offline: options.Offline = False,
+    trust_cache_dir: options.TrustCacheDir = False,
+) -> None:
+    """Make an environment from match specs or files, and print its prefix."""
+    session = Session(
+        {
+            "verbosity": options.verbosity(verbose, quiet),
+            "engine": engine,
+            "channels": tuple(channel) if channel else None,
+            "offline": offline or None,
+            "trust-cache-dir": trust_cache_dir or None,
+        }
+    )
+    requirements = requirements_of(specs or [], file or [])
+    print_line(str(create_environment(requirements, session, refresh=refresh)))
+
+
+def requirements_of(specs: Sequence[str], files: Iterable[Path]) -> Requirements:
+    """What match specs and files ask for together. Raises UsageError where they ask for nothing."""
+    requirements = canonical_requirements(specs)
+    for path in files:
+        requirements = requirements.plus(read_environment_file(path))
+    if not requirements.packages and not requirements.pypi:
+        raise UsageError("no packages were given", hint="Give match specs, or --file with a file of them.")
+    return requirements
+
+
+def create_environment(requirements: Requirements, session: Session, *, refresh: bool) -> Path:
+    """Make the environment where it is missing, and return its prefix; that counts as a use."""
+    for warning in requirements.warnings:
+        session.voice.warn(warning)
+    lease = session.environment(requirements, session.spec_of(requirements), refresh=refresh, purpose="to create it")
+    note(session, lease, "")
+    lease.release()
+    collect_in_background(session)
+    return lease.prefix
+
+
+def name(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SPEC...|SCRIPT", help="Match specs, or one script.", show_default=False),
+    ] = None,
+    file: options.Files = None,
+    channel: options.Channels = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Print the prefix that an environment has or would have, without making it."""
+    session = Session({"channels": tuple(channel) if channel else None})
+    words = targets or []
+    if len(words) == 1 and not file and _is_script(words[0]):
+        _, spec = read_declaration(open_source(words[0], session), session, RunOptions())
+    else:
+        spec = session.spec_of(requirements_of(words, file or []))
+    prefix = session.store.prefix(spec.name)
+    if as_json:
+        exists = any(True for directory in session.store.directories(spec.name) if directory.marker is not None)
+        print_json({"schema": NAME_SCHEMA, "name": spec.name, "prefix": str(prefix), "exists": exists})
+    else:
+        print_line(str(prefix))
+
+
+def _is_script(word: str) -> bool:
+    """Whether a lone word means a script rather than a match spec."""
+    if word == "-" or is_url(word) or Path(word).is_file():
+        return True
+    return os.sep in word and "::" not in word and "[" not in word
+
+
+def list_environments(as_json: options.AsJson = False, trust_cache_dir: options.TrustCacheDir = False) -> None:
+    """Show the environments that there are."""
+    session = Session({"trust-cache-dir": trust_cache_dir or None})
+    rows = _rows(session)
+    if as_json:
+        print_json({"schema": LIST_SCHEMA, "environments": rows})
+        return
+    if not rows:
+        session.voice.result(f"There are no environments in {session.paths.envs}.")
+        return
+    now = time.time()
+    print_table(
+        ("NAME", "SPECS", "SIZE", "PACKAGES", "ENGINE", "LAST USED", "RUNNING"),
+        [_cells(row, now) for row in rows],
+    )
+
+
+def _rows(session: Session) -> list[dict[str, object]]:
+    """The environments, the most recently used first, as ``list --json`` prints them."""
+    if not session.paths.envs.exists():
+        return []
+    ensure_private_dir(session.paths.root, trust=session.settings.trust_cache_dir, writable=False)
+    with session.usage() as usage:
+        known, running = usage.rows(), usage.running()
+    found = []
+    for directory in session.store.directories():
+        marker, row = directory.marker, known.get(directory.prefix.name)
+        if marker is None:
+            continue
+        last_used = marker.created if row is None else row.last_used
+        found.append((last_used, directory, marker, 0 if row is None else row.runs))
+    found.sort(key=lambda item: -item[0])
+    return [
+        {
+            "name": marker.name,
+            "prefix": str(directory.prefix),
+            **spec_document(marker.spec),
+            "size_bytes": marker.size,
+            "packages": marker.packages,
+            "engine": marker.engine,
+            "engine_version": marker.engine_version,
+            "created": marker.created,
+            "last_used": last_used,
+            "runs": runs,
+            "running": sorted(running.get(directory.prefix.name, [])),
+        }
+        for last_used, directory, marker, runs in found
+    ]
+
+
+def spec_document(spec: EnvironmentSpec) -> dict[str, object]:
+    """A spec as the JSON outputs have it, credentials taken out."""
+    shown = spec.redacted()
+    return {
+        "channels": list(shown.channels),
+        "specs": list(shown.packages),
+        "pypi": list(shown.pypi),
+        "variables": dict(shown.variables),
+        "virtual_packages": dict(shown.virtual_packages),
+    }
+
+
+def _cells(row: dict[str, object], now: float) -> tuple[str, ...]:
+    specs, pypi, running, last_used = row["specs"], row["pypi"], row["running"], row["last_used"]
+    assert isinstance(specs, list) and isinstance(pypi, list) and isinstance(running, list)
+    assert isinstance(last_used, float) and isinstance(row["size_bytes"], int)
+    return (
+        Path(str(row["prefix"])).name,
+        ", ".join([*specs, *(f"{requirement} (PyPI)" for requirement in pypi)]) or "(nothing)",
+        format_size(row["size_bytes"]),
+        str(row["packages"]),
+        str(row["engine"]),
+        f"{format_duration(now - last_used)} ago",
+        " ".join(map(str, running)) or "-",
+    )
+
+
+def remove(
+    targets: Annotated[list[str], typer.Argument(metavar="NAME|PREFIX|SCRIPT...", help="The environments to remove.")],
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    trust_cache_dir: options.TrustCacheDir = False,
+) -> None:
+    """Remove environments, unless something runs in them."""
+    session = Session({"verbosity": options.verbosity(verbose, quiet), "trust-cache-dir": trust_cache_dir or None})
+    failed: list[CetoolError] = []
+    freed = Freed()
+    for target in targets:
+        try:
+            for directory in _targeted(target, session):
+                size = _remove(directory, session, freed)
+                session.voice.result(f"Removed {directory.prefix.name}: freed {format_size(size)}")
+        except CetoolError as error:
+            failed.append(error)
+    for told in failed[:-1]:
+        session.voice.warn(str(told))
+    if failed:
+        raise failed[-1]
+
+
+def _targeted(target: str, session: Session) -> list[Directory]:
+    """The directories that a name, a prefix or a script means."""
+    store = session.store
+    path = Path(target).absolute()
+    if _NAME.fullmatch(target):
+        found = [item for item in store.directories() if target in (item.name, item.prefix.name)]
+    elif os.path.realpath(path.parent) == os.path.realpath(store.paths.envs):
+        found = [item for item in store.directories() if item.prefix.name == path.name]
+    else:
+        _, spec = read_declaration(open_source(target, session), session, RunOptions())
+        found = list(store.directories(spec.name))
+    if not found:
+        raise StoreError(f"there is no environment of {target!r}", hint="`cetool list` shows those that there are.")
+    return found
+
+
+def _remove(directory: Directory, session: Session, freed: Freed) -> int:
+    """Remove an environment that nothing runs in, and return the bytes freed."""
+    session.prepare_cache()
+    alive = prefixes_in_use([directory.prefix])
+    lock = None if alive else session.store.hold_for_removal(directory)
+    if lock is None:
+        raise StoreError(
+            f"the environment {directory.prefix.name} is in use{_by_whom(directory, session)}",
+            hint="Wait for it to end, or end it, and try again.",
+        )
+    with lock:
+        size = freed.add(directory.prefix)
+        session.store.remove(directory, lock)
+    forget_registration(directory.prefix, session.environ)
+    return size
+
+
+def _by_whom(directory: Directory, session: Session) -> str:
+    try:
+        with session.usage() as usage:
+            running = usage.running().get(directory.prefix.name, [])
+    except CetoolError:
+        return ""
+    return f" by process {', '.join(map(str, running))}" if running else ""

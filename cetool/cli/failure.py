@@ -1,0 +1,58 @@
+"""What becomes of an error: one paragraph on standard error, and an exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+
+import typer
+
+from cetool.cli.progress import printable_lines
+from cetool.errors import EXIT_FAILURE, CetoolError, EngineError, Interrupted
+
+#: Set to see where in cetool an error comes from.
+TRACEBACK = "CETOOL_TRACEBACK"
+
+
+def tell(error: Exception) -> int:
+    """Print what went wrong, and return the exit status that says so."""
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+    if isinstance(error, Interrupted):
+        return error.exit_status
+    if isinstance(error, typer.Abort):
+        return 128 + signal.SIGINT
+    if isinstance(error, CetoolError):
+        _print(_paragraph(error))
+        return error.exit_status
+    show = getattr(error, "show", None)
+    if show is not None and isinstance(getattr(error, "exit_code", None), int):  # click's: the command line is wrong
+        show()
+        return int(error.exit_code)  # type: ignore[attr-defined]
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        _print(f"cetool: {error.strerror or reason}" + (f": {error.filename}" if error.filename else ""))
+    else:
+        _print(
+            f"cetool: this is a defect of cetool's: {reason}\n"
+            f"Please report it, with what {TRACEBACK}=1 prints and with the output of `cetool info`."
+        )
+    return EXIT_FAILURE
+
+
+def _paragraph(error: CetoolError) -> str:
+    lines = [f"cetool: {error}"]
+    if error.hint:
+        lines.append(error.hint)
+    if isinstance(error, EngineError) and error.log and os.path.exists(error.log):
+        lines.append(f"All that was printed is in {error.log}")
+    return "\n".join(lines)
+
+
+def _print(text: str) -> None:
+    try:
+        sys.stderr.write(printable_lines(text) + "\n")
+    except (OSError, ValueError, AttributeError):
+        return

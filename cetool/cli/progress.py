@@ -1,0 +1,411 @@
+"""How the command line tells what it is doing: on standard error only, as much as was asked for and fits there.
+
+Whole lines go out as they are. While an environment is made, a terminal shows below them one line that is drawn anew
+ten times a second: a spinner, the stage, a bar, what is done of how much, and the stage's clock. rich lays it out and
+colours it, but does not write it (``Console.capture``): its own live display hides the cursor, which a killed or
+suspended process leaves hidden, measures standard input, and answers a broken pipe by redirecting standard output.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import TextIO
+
+from cetool.spec.channels import redact
+
+_TICK = 0.1
+#: Seconds over which a rate is taken.
+_RATE_SPAN = 5.0
+#: Characters of a line; more is not read by anyone, whoever made it up.
+_MAX_LINE = 4000
+_ERASE_LINE = "\r\x1b[K"
+#: The stages in which the number of packages means something.
+_COUNTED = ("Downloading", "Linking")
+
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
+    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC and its like: titles, links, the clipboard
+    r"|\x1b[ -/]*[0-~]"
+    r"|\x9b[0-?]*[ -/]*[@-~]"
+)
+_BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
+# the other control characters, and those that turn the direction of writing around
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """The text as one line that a terminal shows and does not obey, without the credentials of URLs."""
+    line = _CONTROLS.sub("", _BREAKS.sub(" ", _ESCAPES.sub("", text[: 2 * _MAX_LINE])))
+    if len(text) > 2 * _MAX_LINE or len(line) > _MAX_LINE:
+        # whole words only: in half a URL credentials are not found
+        line = line[:_MAX_LINE].rpartition(" ")[0] + " ..."
+    return redact(line).strip()
+
+
+def printable_lines(text: str) -> str:
+    """The text, its lines and blanks kept, without what a terminal would obey and without credentials."""
+    return "\n".join(redact(_CONTROLS.sub("", _ESCAPES.sub("", line))) for line in text.split("\n"))
+
+
+class Voice:
+    """What is said on standard error, by verbosity: ``quiet``, ``normal`` or ``verbose``.
+
+    Nothing is ever raised because it cannot be said: to a stream that is closed, broken or None nothing is.
+    """
+
+    def __init__(self, verbosity: str, environ: Mapping[str, str], stream: TextIO | None = None) -> None:
+        self.verbosity = verbosity
+        self._out = _Output(sys.stderr if stream is None else stream)
+        self._environ = environ
+        self._live = verbosity != "quiet" and self._out.terminal and _can_redraw(environ)
+
+    def say(self, text: str) -> None:
+        """Tell a result: to a terminal, and with ``-v`` to anything; a cron job's success is silent."""
+        if self.verbosity == "verbose" or (self.verbosity != "quiet" and self._out.terminal):
+            self._out.line(plain(text))
+
+    def detail(self, text: str) -> None:
+        """Tell what only ``-v`` asks for."""
+        if self.verbosity == "verbose":
+            self._out.line(plain(text))
+
+    def result(self, text: str) -> None:
+        """Tell what a command was called for, unless quiet."""
+        if self.verbosity != "quiet":
+            self._out.line(plain(text))
+
+    def block(self, text: str) -> None:
+        """Tell lines that only ``-v`` asks for, their form kept."""
+        if self.verbosity == "verbose":
+            for line in text.split("\n"):
+                self._out.line(printable_lines(line))
+
+    def warn(self, text: str) -> None:
+        """Warn, unless quiet."""
+        if self.verbosity != "quiet":
+            self._out.line(f"cetool: warning: {plain(text)}")
+
+    @contextmanager
+    def progress(self) -> Iterator[CreationProgress]:
+        """Show how an environment is made, for as long as the context lasts; no trace of a live display stays."""
+        creation = CreationProgress(self, self._out, self._environ if self._live else None)
+        try:
+            creation._begin()
+            yield creation
+        finally:
+            creation._end()
+
+
+class CreationProgress:
+    """The :class:`~cetool.engines.base.Progress` of one environment. To be had from :meth:`Voice.progress`.
+
+    Its methods may be called from any thread, thousands of times a second, and when the display has long ended.
+    """
+
+    def __init__(self, voice: Voice, out: _Output, live: Mapping[str, str] | None) -> None:
+        """``live`` is the environment whose terminal is drawn on; None where lines are printed, or nothing."""
+        self._voice = voice
+        self._out = out
+        self._live = live
+        self._lines = live is None and voice.verbosity == "verbose"
+        # what is told is one attribute set to one new object, which needs no lock; lines do, to come once and in order
+        self._stage = _Stage("")
+        self._count = 0
+        self._lock = threading.RLock()
+        self._told: set[str] = set()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def stage(self, text: str) -> None:
+        """A new stage begins; what was counted in the last one is over."""
+        last = self._stage
+        if text == last.name or self._ended.is_set():
+            return
+        if not self._lines:
+            self._stage = _Stage(text)
+            return
+        with self._lock:
+            if text != self._stage.name:
+                self._close_stage()
+                self._stage = _Stage(text)
+                line = self._stage.text
+                if line == "Linking" and self._count:
+                    line = f"Linking {_packages(self._count)}"
+                if line and line not in self._told:
+                    self._told.add(line)
+                    self._voice.detail(line)
+
+    def packages(self, count: int) -> None:
+        """So many packages will be linked."""
+        self._count = count
+
+    def download(self, done: int, total: int | None) -> None:
+        """So many bytes of all have come."""
+        self._stage.downloaded = (done, total)
+
+    def link(self, done: int, total: int) -> None:
+        """So many packages of all are linked."""
+        self._stage.linked = (done, total)
+
+    def note(self, text: str) -> None:
+        """A sentence for ``-v``."""
+        if not self._ended.is_set():
+            self._voice.detail(text)
+
+    def wait(self, holder: str) -> None:
+        """Another process makes the environment; ``holder`` says which, and may be empty."""
+        self.stage(f"Waiting for {holder or 'another cetool'} ...")
+
+    def _begin(self) -> None:
+        if self._live is not None:
+            self._thread = threading.Thread(target=self._draw, name="cetool-progress", daemon=True)
+            with suppress(RuntimeError):  # no more threads to be had: then nothing is shown
+                self._thread.start()
+
+    def _end(self) -> None:
+        try:
+            with self._lock:
+                self._close_stage()
+        finally:
+            self._ended.set()
+            self._out.erase()
+        # a script may be executed next: not beside a thread, though one that hangs on a terminal is not waited for
+        if self._thread is not None and self._thread.ident is not None:
+            self._thread.join(1.0)
+
+    def _close_stage(self) -> None:
+        """After a download tell its size: only now is it known, engines begin with what they happen to know."""
+        done = self._stage.downloaded[0]
+        if self._lines and done > 0:
+            self._stage.downloaded = (0, None)
+            self._voice.detail(f"Downloaded {_amount(done)}")
+
+    def _draw(self) -> None:
+        if hasattr(signal, "pthread_sigmask"):  # signals are for the main thread, which Python handles them in
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        assert self._live is not None
+        painter = _Painter(self._out, self._live)
+        while not painter.useless:
+            stage = self._stage
+            if stage.text:
+                frame = painter.frame(stage, self._count)
+                with self._out.lock:
+                    if not self._ended.is_set():
+                        self._out.draw(frame)
+            if self._ended.wait(_TICK):
+                return
+
+
+class _Stage:
+    """A stage and how far it is; ``downloaded`` in bytes, ``linked`` in packages, each with its total."""
+
+    __slots__ = ("began", "downloaded", "linked", "name", "text")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.text = plain(name)
+        self.began = monotonic()
+        self.downloaded: tuple[int, int | None] = (0, None)
+        self.linked: tuple[int, int] = (0, 0)
+
+
+class _Output:
+    """A stream: whole lines, and below them at most one that is drawn again and again."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.stream = stream
+        self.lock = threading.RLock()
+        self.terminal = False
+        self._descriptor: int | None = None
+        self._drawn = False
+        with suppress(OSError, ValueError, AttributeError):
+            if stream is not None:
+                self.terminal = stream.isatty()
+                self._descriptor = stream.fileno() if os.name == "posix" else None
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal now."""
+        try:
+            return os.get_terminal_size(2 if self._descriptor is None else self._descriptor).columns or 80
+        except (OSError, ValueError):
+            return 80
+
+    @property
+    def foreground(self) -> bool:
+        """Whether the terminal is this job's to draw on; a shell in front of it draws its own lines."""
+        if self._descriptor is None:
+            return True
+        try:
+            return os.tcgetpgrp(self._descriptor) == os.getpgrp()
+        except OSError:  # not the terminal that governs us: no job control
+            return True
+
+    def line(self, text: str) -> None:
+        """Write a line, above the drawn one."""
+        with self.lock:
+            self._write(self._erasure() + text + "\n")
+
+    def draw(self, text: str) -> None:
+        """Put ``text``, which fits into a line, in the place of what was drawn last."""
+        with self.lock:
+            if self.foreground:
+                self._drawn = True
+                self._write(_ERASE_LINE + text)
+
+    def erase(self) -> None:
+        """Leave nothing of what was drawn."""
+        with self.lock:
+            self._write(self._erasure())
+
+    def _erasure(self) -> str:
+        drawn, self._drawn = self._drawn, False
+        return _ERASE_LINE if drawn and self.foreground else ""
+
+    def _write(self, text: str) -> None:
+        """Write past the stream's buffer: what stays there after an error makes Python exit with 120."""
+        stream = self.stream
+        if stream is None or not text:
+            return
+        try:
+            encoding = stream.encoding or "utf-8"
+            data = text.encode(encoding, "backslashreplace")
+            stream.flush()
+            if self._descriptor is None:
+                stream.write(data.decode(encoding))
+                stream.flush()
+                return
+            while data:
+                try:
+                    data = data[os.write(self._descriptor, data) :]
+                except BlockingIOError:  # some program before us has left the terminal so; give it a moment, not more
+                    if not select.select([], [self._descriptor], [], 1.0)[1]:
+                        return
+        except (OSError, ValueError):
+            self.stream = None
+
+
+class _Painter:
+    """Makes frames: a stage as one line with colours, as wide as the terminal is."""
+
+    def __init__(self, out: _Output, environ: Mapping[str, str]) -> None:
+        # a tenth of a second that only those who see a display pay, beside the engine's work
+        from rich.console import Console
+        from rich.text import Text
+
+        self._out = out
+        # the file is only asked for its encoding; that it is a terminal fit for this has been settled
+        self._console = Console(
+            file=out.stream,
+            force_terminal=True,
+            force_jupyter=False,
+            no_color=bool(environ.get("NO_COLOR")),
+            _environ=environ,
+        )
+        self._ascii = not self._console.encoding.startswith("utf")
+        self._turning = "|/-\\" if self._ascii else "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+        self._text = Text
+        self._stage: _Stage | None = None
+        self._samples: deque[tuple[float, int]] = deque()
+
+    @property
+    def useless(self) -> bool:
+        """There is nothing to draw on, or it does not know how a line is erased."""
+        return self._out.stream is None or self._console.legacy_windows
+
+    def frame(self, stage: _Stage, count: int) -> str:
+        """The line for a stage of an environment of ``count`` packages (0: not known)."""
+        now = monotonic()
+        facts, share = self._facts(stage, count, now)
+        facts.append(_clock(now - stage.began))
+        # the last column stays free: some terminals go to the next line as soon as it is written to
+        width = max(1, self._out.width - 1)
+        while len(facts) > 1 and width - len("  ".join(facts)) < 20:
+            del facts[-2]
+        tail = "  " + "  ".join(facts)
+        room = max(0, width - len(tail) - 2)
+        head = self._text(stage.text, style="bold")
+        head.truncate(room, overflow="crop" if self._ascii else "ellipsis")
+        line = self._text.assemble((self._turning[int(now / _TICK) % len(self._turning)], "cyan"), " ", head)
+        bar = min(30, room - head.cell_len - 2)
+        if share is not None and bar >= 8:
+            full = int(bar * share)
+            stroke = "-" if self._ascii else "━"
+            # without colours what is missing would look like what is there
+            empty = " " if self._console.no_color or self._console.color_system is None else stroke
+            line.append("  ").append(stroke * full, style="bar.complete").append(empty * (bar - full), style="bar.back")
+        line.append(tail, style="cyan")
+        self._console.size = (width, 1)
+        with self._console.capture() as captured:
+            self._console.print(line, end="", no_wrap=True, overflow="crop", crop=True)
+        return captured.get()
+
+    def _facts(self, stage: _Stage, count: int, now: float) -> tuple[list[str], float | None]:
+        """What is known of a stage, the most telling first, and how much of it is done (0 to 1)."""
+        facts = []
+        share = None
+        done, total = stage.downloaded
+        linked, packages = stage.linked
+        if done > 0 or total:
+            facts.append(_amount(done, total))
+            rate = self._rate(stage, done, now)
+            if rate:
+                facts.append(f"{_amount(rate)}/s")
+            share = done / total if total else None
+        if packages > 0:
+            facts.append(f"{linked} of {_packages(packages)}")
+            share = linked / packages if share is None and not done else share
+        elif count > 0 and stage.text.startswith(_COUNTED):
+            facts.append(_packages(count))
+        return facts, None if share is None else min(1.0, max(0.0, share))
+
+    def _rate(self, stage: _Stage, done: int, now: float) -> int:
+        """Bytes a second of late; 0 where that cannot be said yet."""
+        samples = self._samples
+        if stage is not self._stage or (samples and done < samples[-1][1]):
+            self._stage = stage
+            samples.clear()
+        samples.append((now, done))
+        while now - samples[0][0] > _RATE_SPAN:
+            samples.popleft()
+        span = now - samples[0][0]
+        return int((done - samples[0][1]) / span) if span >= 0.5 else 0
+
+
+def _can_redraw(environ: Mapping[str, str]) -> bool:
+    """Whether a terminal takes back what it shows: one that is dumb does not, and the log of a CI run keeps it all."""
+    if environ.get("CI", "").lower() not in ("", "0", "false"):
+        return False
+    return environ.get("TERM", "" if os.name == "nt" else "dumb") not in ("dumb", "unknown")
+
+
+def _packages(count: int) -> str:
+    return f"{count} package{'' if count == 1 else 's'}"
+
+
+def _amount(done: int, total: int | None = None) -> str:
+    """Bytes in the unit of the larger number: ``45.1/210 MB``."""
+    size = float(max(done, total or 0))
+    scale = 1.0
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+        scale *= 1000
+    numbers = [done] if not total else [done, total]
+    return "/".join(f"{each / scale:.{1 if scale > 1 and each < 100 * scale else 0}f}" for each in numbers) + f" {unit}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

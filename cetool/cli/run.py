@@ -1,0 +1,160 @@
+"""``cetool run``: from a script to the process that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from cetool.cache.scripts import ScriptStore
+from cetool.cache.spool import note_use
+from cetool.cache.store import Lease
+from cetool.cli import options
+from cetool.cli.collection import collect_in_background
+from cetool.cli.output import flow
+from cetool.cli.session import Session, canonical_requirements
+from cetool.cli.sources import Source, open_source, source_of_lines
+from cetool.errors import UsageError
+from cetool.launch.activation import activated_environ, read_activation
+from cetool.launch.process import Command, exec_command
+from cetool.launch.programs import resolve_command
+from cetool.launch.shell import Surroundings, parse_entrypoint, run_entrypoint
+from cetool.spec.blocks import find_block
+from cetool.spec.environment import EnvironmentSpec
+from cetool.spec.environment_file import read_environment_file
+from cetool.spec.metadata import ScriptMetadata, metadata_from_file, read_metadata
+
+#: What a command needs so that all that follows SCRIPT belongs to the script.
+CONTEXT = {"allow_interspersed_args": False}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a script is to be run, apart from the settings."""
+
+    extra: tuple[str, ...] = ()
+    env_file: Path | None = None
+    refresh: bool = False
+    activate: bool = True
+
+
+def run(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="SCRIPT", help="A path, a URL, or - for standard input.", show_default=False),
+    ] = None,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGS]...", help="The script's own.", show_default=False)
+    ] = None,
+    code: Annotated[
+        bool, typer.Option("-c", "--code", help="The arguments are the script's lines; none: standard input.")
+    ] = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    engine: options.EngineName = None,
+    channel: options.Channels = None,
+    extra: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="SPEC", help="A package besides those declared; repeat for more."),
+    ] = None,
+    refresh: options.Refresh = False,
+    offline: options.Offline = False,
+    env_file: options.EnvFile = None,
+    no_activate: Annotated[
+        bool, typer.Option("--no-activate", help="Run the program without activating the environment.")
+    ] = False,
+    trust_cache_dir: options.TrustCacheDir = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let a script come over plain http.")] = False,
+) -> None:
+    """Run a script in the conda environment that it declares."""
+    session = Session(
+        {
+            "verbosity": options.verbosity(verbose, quiet),
+            "engine": engine,
+            "channels": tuple(channel) if channel else None,
+            "offline": offline or None,
+            "trust-cache-dir": trust_cache_dir or None,
+        }
+    )
+    words = [*([] if target is None else [target]), *(arguments or [])]
+    if code:
+        source, words = source_of_lines(words), []
+    elif not words:
+        raise UsageError("no script was given", hint="cetool run SCRIPT, or cetool run -c LINE..., or cetool run -")
+    else:
+        source, words = open_source(words[0], session, insecure=insecure), words[1:]
+    run_source(source, words, session, RunOptions(tuple(extra or ()), env_file, refresh, not no_activate))
+
+
+def run_source(source: Source, arguments: Sequence[str], session: Session, how: RunOptions) -> NoReturn:
+    """Run a script in its environment, made where it is missing. Does not return: cetool becomes the script."""
+    metadata, spec = read_declaration(source, session, how)
+    entry = None
+    if metadata.entrypoint is not None:  # what is wrong with it is told before anything is made
+        entry = parse_entrypoint(metadata.entrypoint, source.script.at())
+    session.voice.block(specification(metadata, session.store.prefix(spec.name)))
+    lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=f"for {source.script.name}")
+    path = source.file(session)
+    note(session, lease, source.script.name if source.data is not None else str(source.script.path))
+    collect_in_background(session)
+    environ = session.environ
+    steps: tuple[str, ...] = ()
+    if how.activate:
+        activation = read_activation(lease.prefix, dict(spec.variables))
+        environ, steps = activated_environ(activation, session.environ)
+    keep = () if lease.lock is None else (lease.lock.fd,)
+    if entry is not None:
+        script = Path(path).absolute()
+        cache = ScriptStore(session.paths.scripts).cache_dir(script)
+        run_entrypoint(entry, arguments, Surroundings(environ, script, cache, lease.prefix, steps, keep))
+    argv = resolve_command(metadata.run_with or (), environ, lease.prefix)
+    exec_command(Command(argv[0], (*argv, path, *arguments), environ, steps), keep=keep)
+
+
+def read_declaration(source: Source, session: Session, how: RunOptions) -> tuple[ScriptMetadata, EnvironmentSpec]:
+    """What the script declares, with what the command line adds, and the environment that this stands for."""
+    if how.env_file is None:
+        metadata = read_metadata(source.script)
+    else:
+        block = find_block(source.script)
+        if block is not None:
+            raise UsageError(
+                f"--env-file is for scripts without metadata of their own, and {source.script.name} has some "
+                f"(lines {block.first} to {block.last})",
+                hint="Leave --env-file out; --with adds single packages.",
+            )
+        metadata = metadata_from_file(source.script, read_environment_file(how.env_file))
+    if how.extra:
+        metadata = replace(metadata, requirements=metadata.requirements.plus(canonical_requirements(how.extra)))
+    for warning in metadata.requirements.warnings:
+        session.voice.warn(f"{source.script.name}: {warning}")
+    return metadata, session.spec_of(metadata.requirements)
+
+
+def specification(metadata: ScriptMetadata, prefix: Path) -> str:
+    """What ``-v`` tells before the script runs, in the original's form."""
+    needs = metadata.requirements
+    lines = ["Using specification: "]
+    if needs.channels is not None:
+        lines.append(f"channels: {flow(needs.channels)}")
+    lines.append(f"env: {flow(needs.packages)}")
+    if needs.pypi:
+        lines.append(f"pip: {flow(needs.pypi)}")
+    if needs.variables:
+        lines.append(f"variables: {flow([f'{name}={value}' for name, value in needs.variables])}")
+    if metadata.run_with is not None:
+        lines.append(f"run_with: {flow(metadata.run_with)}")
+    if metadata.entrypoint is not None:
+        lines.append(f"entrypoint: {metadata.entrypoint}")
+    return "\n".join([*lines, "", f"Prefix: {prefix}", ""])
+
+
+def note(session: Session, lease: Lease, script: str) -> None:
+    """Note that the environment is used; where that cannot be written down the script runs all the same."""
+    try:
+        note_use(session.paths.spool, lease.prefix.name, script)
+    except OSError as error:
+        session.voice.detail(f"The use of {lease.prefix} could not be noted: {error.strerror or error}")

@@ -1,0 +1,192 @@
+"""``cetool show`` and ``cetool info``: what cetool understands, and what it would do."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from typing import Annotated
+
+import typer
+
+from cetool.cli import options
+from cetool.cli.environments import spec_document
+from cetool.cli.output import flow, print_json, print_line, print_table
+from cetool.cli.run import RunOptions, read_declaration
+from cetool.cli.session import Session
+from cetool.cli.sources import open_source
+from cetool.config import variable_of
+from cetool.engines.select import find_engines
+from cetool.errors import CetoolError
+from cetool.launch.programs import resolve_command
+from cetool.spec.channels import redact
+from cetool.spec.environment import EnvironmentSpec
+from cetool.spec.metadata import ScriptMetadata
+from cetool.spec.platforms import current_platform
+
+SHOW_SCHEMA = "cetool.show/1"
+INFO_SCHEMA = "cetool.info/1"
+
+#: The distributions whose versions a bug report needs.
+_DISTRIBUTIONS = ("cetool", "py-rattler", "typer", "rich", "ruamel.yaml", "portalocker", "platformdirs", "psutil")
+
+
+def show(
+    target: Annotated[str, typer.Argument(metavar="SCRIPT", help="A path, a URL, or - for standard input.")],
+    engine: options.EngineName = None,
+    channel: options.Channels = None,
+    extra: Annotated[
+        list[str] | None, typer.Option("--with", metavar="SPEC", help="A package besides those declared.")
+    ] = None,
+    env_file: options.EnvFile = None,
+    as_json: options.AsJson = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let a script come over plain http.")] = False,
+) -> None:
+    """Show what was read from a script: its environment, and how it would be made and run."""
+    session = Session({"engine": engine, "channels": tuple(channel) if channel else None})
+    source = open_source(target, session, insecure=insecure)
+    metadata, spec = read_declaration(source, session, RunOptions(tuple(extra or ()), env_file))
+    document = _shown(metadata, spec, session, source.script.name)
+    if as_json:
+        print_json(document)
+        return
+    lines = metadata.lines
+    place = "" if lines is None else f", lines {lines[0]} to {lines[1]}"
+    needs = metadata.requirements
+    rows = [
+        ("script", source.script.name),
+        ("dialect", f"{metadata.dialect}{place}"),
+        ("channels", flow(spec.channels)),
+        ("env", flow(needs.packages)),
+        ("pip", flow(needs.pypi) if needs.pypi else ""),
+        ("variables", flow([f"{key}={value}" for key, value in needs.variables]) if needs.variables else ""),
+        ("prefix", f"{document['prefix']} ({'made' if document['exists'] else 'not made yet'})"),
+        ("engine", f"{document['engine']}: {document['engine_reason']}"),
+        ("run_with", flow(metadata.run_with) if metadata.run_with else ""),
+        ("entrypoint", metadata.entrypoint or ""),
+        ("command", " ".join(_command(metadata, session, spec))),
+    ]
+    for key, value in rows:
+        if value:
+            print_line(f"{key + ':':12}{value}")
+
+
+def _shown(metadata: ScriptMetadata, spec: EnvironmentSpec, session: Session, script: str) -> dict[str, object]:
+    engine, reason = _engine(session)
+    lines = metadata.lines
+    marker = next((item.marker for item in session.store.directories(spec.name) if item.marker is not None), None)
+    return {
+        "schema": SHOW_SCHEMA,
+        "script": script,
+        "dialect": metadata.dialect,
+        "lines": None if lines is None else list(lines),
+        "name": spec.name,
+        "digest": spec.digest,
+        "prefix": str(session.store.prefix(spec.name)),
+        "exists": marker is not None,
+        **spec_document(spec),
+        "engine": engine,
+        "engine_reason": reason,
+        "run_with": None if metadata.run_with is None else list(metadata.run_with),
+        "entrypoint": metadata.entrypoint,
+        "command": _command(metadata, session, spec),
+    }
+
+
+def _engine(session: Session) -> tuple[str | None, str]:
+    try:
+        engine, reason = session.engine
+    except CetoolError as error:
+        return None, str(error)
+    return f"{engine.name} {engine.version}", reason
+
+
+def _command(metadata: ScriptMetadata, session: Session, spec: EnvironmentSpec) -> list[str]:
+    """The command line, its program as it will be found; as declared where the environment is not made yet."""
+    if metadata.run_with is None:
+        return [metadata.entrypoint or ""]
+    prefix = session.store.prefix(spec.name)
+    if prefix.is_dir():
+        try:
+            return [*resolve_command(metadata.run_with, session.environ, prefix), metadata.path]
+        except CetoolError:
+            pass
+    return [*metadata.run_with, metadata.path]
+
+
+def info(as_json: options.AsJson = False, engine: options.EngineName = None) -> None:
+    """Show versions, paths, engines and channels: what to attach to a bug report."""
+    session = Session({"engine": engine})
+    document = _info(session)
+    if as_json:
+        print_json(document)
+        return
+    versions, paths = document["versions"], document["paths"]
+    assert isinstance(versions, dict) and isinstance(paths, dict)
+    for key, value in versions.items():
+        print_line(f"{key + ':':18}{value}")
+    print_line()
+    for key, value in paths.items():
+        print_line(f"{key + ':':18}{value}")
+    print_line()
+    found = find_engines(session.environ, with_versions=True)
+    print_table(
+        ("ENGINE", "VERSION", "FOUND", "REMARK"),
+        [(item.name, item.version or "-", item.path or item.how, item.problem or item.how) for item in found],
+    )
+    print_line()
+    print_line(f"{'engine:':18}{document['engine'] or 'none'}: {document['engine_reason']}")
+    print_line(f"{'channels:':18}{flow(session.default_channels)}")
+    for key, origin in session.loaded.origins.items():
+        if origin.source != "built-in" and key != "channels":
+            print_line(f"{key + ':':18}{origin.value} ({origin.source})")
+
+
+def _info(session: Session) -> dict[str, object]:
+    engine, reason = _engine(session)
+    paths = session.paths
+    condarc = session.condarc
+    return {
+        "schema": INFO_SCHEMA,
+        "versions": {
+            "python": f"{platform.python_version()} ({sys.executable})",
+            "platform": f"{current_platform()} ({platform.platform()})",
+            **{name: _version(name) for name in _DISTRIBUTIONS},
+        },
+        "paths": {
+            "environments": str(paths.envs),
+            "state": str(paths.root),
+            "usage log": str(paths.database),
+            "engine logs": str(paths.logs),
+            "packages": str(session.packages),
+            "configuration": str(paths.config_file),
+        },
+        "engines": [
+            {
+                "name": item.name,
+                "version": item.version,
+                "path": item.path,
+                "how": item.how,
+                "problem": item.problem,
+            }
+            for item in find_engines(session.environ, with_versions=True)
+        ],
+        "engine": engine,
+        "engine_reason": reason,
+        "channels": [redact(channel) for channel in session.default_channels],
+        "channel_alias": redact(condarc.channel_alias),
+        "condarc": list(condarc.sources),
+        "variables": sorted(
+            name
+            for name in session.environ
+            if name.startswith(("CONDA_", "MAMBA_")) or name in {variable_of(key) for key in session.loaded.origins}
+        ),
+    }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return installed_version(distribution)
+    except PackageNotFoundError:
+        return "not installed"

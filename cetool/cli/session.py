@@ -1,0 +1,187 @@
+"""What every command works with: variables, settings, paths, the store, the engine, put together once."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+from cetool.cache.marker import Marker
+from cetool.cache.sizes import disk_size
+from cetool.cache.store import Lease, Site, Store
+from cetool.cache.usage import UsageLog, open_usage_log
+from cetool.cli.progress import Voice
+from cetool.condarc import Condarc, load_condarc
+from cetool.config import conda_root, load_settings
+from cetool.durations import format_size
+from cetool.engines.base import Engine, Found, Progress
+from cetool.engines.build import Circumstances, Place, build_environment
+from cetool.engines.conda import root_of
+from cetool.engines.select import choose_engine, find_engines
+from cetool.errors import CetoolError
+from cetool.launch.environ import caller_environ
+from cetool.paths import ensure_private_dir, resolve_paths
+from cetool.spec.channels import canonical_channel
+from cetool.spec.environment import DEFAULT_CHANNEL, EnvironmentSpec, Requirements
+from cetool.spec.matchspecs import spec_name
+from cetool.spec.platforms import current_platform
+
+_OVERRIDE = re.compile(r"CONDA_OVERRIDE_([A-Z][A-Z0-9_]*)\Z")
+#: Names told in the line that says what was made.
+_MOST_NAMES = 8
+
+
+class Session:
+    """One call of cetool: what it was asked with (``options``, by the settings' keys) and what it works on."""
+
+    def __init__(self, options: Mapping[str, object] | None = None) -> None:
+        options = dict(options or {})
+        self._asked_channels = options.get("channels")
+        self.environ = caller_environ()
+        self.loaded = load_settings(self.environ, options=options)
+        self.settings = self.loaded.settings
+        self.voice = Voice(self.settings.verbosity, self.environ)
+        self.paths = resolve_paths(self.environ, self.settings.env_dir)
+        self.store = Store(self.paths)
+
+    @property
+    def packages(self) -> Path:
+        """The embedded engine's package cache."""
+        return self.settings.pkg_dir or self.paths.packages
+
+    @property
+    def offline(self) -> bool:
+        """Whether nothing may be downloaded."""
+        return self.settings.offline or self.loaded.condarc.offline
+
+    @functools.cached_property
+    def engine_environ(self) -> dict[str, str]:
+        """The variables that engines get: the caller's, and the package cache where a setting names one."""
+        if self.settings.pkg_dir is None:
+            return self.environ
+        return {**self.environ, "CONDA_PKGS_DIRS": str(self.settings.pkg_dir)}
+
+    @functools.cached_property
+    def engine(self) -> tuple[Engine, str]:
+        """The engine that serves, and why it was taken."""
+        return choose_engine(
+            self.settings.engine, self.engine_environ, lock_dir=self.paths.locks, cache_dir=self.packages
+        )
+
+    @functools.cached_property
+    def condarc(self) -> Condarc:
+        """conda's configuration as the engine that would be taken reads it; no program is started to find out."""
+        found = find_engines(self.environ)
+        wanted = self.settings.engine
+        taken = next((item for item in found if (item.name == wanted if wanted else item.problem is None)), found[-1])
+        return load_condarc(self.environ, root_prefix=self._root_prefix(taken), mamba=taken.name != "conda")
+
+    def _root_prefix(self, engine: Found) -> str | None:
+        if engine.name == "conda":
+            return conda_root(self.environ) or (str(root_of(engine.path)) if engine.path else None)
+        if engine.name == "rattler":
+            return conda_root(self.environ)
+        return self.environ.get("MAMBA_ROOT_PREFIX") or (str(root_of(engine.path)) if engine.path else None)
+
+    @functools.cached_property
+    def default_channels(self) -> tuple[str, ...]:
+        """The channels of a script that names none, in canonical form."""
+        named = self.settings.channels or self.condarc.channels or (DEFAULT_CHANNEL,)
+        return tuple(canonical_channel(channel, base_dir=Path.cwd()) for channel in named)
+
+    def spec_of(self, requirements: Requirements) -> EnvironmentSpec:
+        """The complete request: what was declared, with the channels and overrides in force here."""
+        if self._asked_channels:
+            requirements = requirements.plus(Requirements(channels=self.default_channels))
+        needed = requirements.channels is None
+        return EnvironmentSpec.of(
+            requirements,
+            default_channels=self.default_channels if needed else (),
+            virtual_packages=tuple(
+                ("__" + match[1].lower(), value)
+                for name, value in self.environ.items()
+                if (match := _OVERRIDE.match(name))
+            ),
+        )
+
+    def prepare_cache(self) -> None:
+        """Make the directories of the cache, or see that they are this user's. Raises StoreError with the reason."""
+        for directory in dict.fromkeys((self.paths.root, self.paths.envs, self.paths.locks, self.paths.trash)):
+            ensure_private_dir(directory, trust=self.settings.trust_cache_dir)
+
+    def environment(
+        self, requirements: Requirements, spec: EnvironmentSpec, *, refresh: bool = False, purpose: str = ""
+    ) -> Lease:
+        """The environment of the spec, held in use; made where it is absent, while the user sees how far it is."""
+        if not refresh:
+            ensure_private_dir(self.paths.envs, trust=self.settings.trust_cache_dir, writable=False)
+            lease = self.store.lease(spec.name)
+            if lease is not None:
+                return lease
+        self.prepare_cache()
+        with self.voice.progress() as progress:
+
+            def build(site: Site) -> Marker:
+                return self._build(spec, site, progress)
+
+            lease = self.store.ensure(spec, build, refresh=refresh, on_wait=progress.wait, purpose=purpose)
+        if lease.created:
+            self.voice.say(_created(requirements, lease.marker))
+            with contextlib.suppress(CetoolError, OSError, sqlite3.Error), self.usage() as usage:
+                usage.add_environment(lease.prefix.name, lease.marker)
+        return lease
+
+    def _build(self, spec: EnvironmentSpec, site: Site, progress: Progress) -> Marker:
+        engine, reason = self.engine
+        progress.note(f"Engine: {engine.name} {engine.version}: {reason}")
+        circumstances = Circumstances(
+            self.engine_environ, self.offline, self.settings.stall_timeout, self.settings.pip_installer
+        )
+        started = time.monotonic()
+        place = Place(site.prefix, site.log, site.inherit)
+        packages = build_environment(engine, spec, place, circumstances, progress)
+        return Marker(
+            name=spec.name,
+            prefix=str(site.prefix),
+            subdir=self.environ.get("CONDA_SUBDIR") or current_platform(),
+            spec=spec,
+            engine=engine.name,
+            engine_version=engine.version,
+            created=time.time(),
+            seconds=round(time.monotonic() - started, 3),
+            packages=packages,
+            size=disk_size(site.prefix),
+            cetool=installed_version("cetool"),
+        )
+
+    @contextlib.contextmanager
+    def usage(self) -> Iterator[UsageLog]:
+        """The usage log, in agreement with the disk. Raises StoreError where it cannot be used."""
+        with open_usage_log(self.paths, self.store, warn=self.voice.warn) as log:
+            yield log
+
+
+def _created(requirements: Requirements, marker: Marker) -> str:
+    names = list(dict.fromkeys((*map(spec_name, requirements.packages), *map(requirement_name, requirements.pypi))))
+    told = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
+    count = f"{marker.packages} package{'' if marker.packages == 1 else 's'}"
+    what = f"{told}; {count}" if told else count
+    return f"Created {marker.name} ({what}, {format_size(marker.size)}) in {marker.seconds:.1f}s with {marker.engine}"
+
+
+def requirement_name(requirement: str) -> str:
+    """The distribution's name at the front of a PEP 508 requirement."""
+    return re.split(r"[\s\[;@<>=!~(]", requirement, maxsplit=1)[0]
+
+
+def canonical_requirements(texts: Sequence[str]) -> Requirements:
+    """Match specs from the command line as requirements."""
+    from cetool.spec.matchspecs import canonical_spec
+
+    return Requirements(packages=tuple(canonical_spec(text, base_dir=os.getcwd()) for text in texts))

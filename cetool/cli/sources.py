@@ -1,0 +1,85 @@
+"""Gets a script from where the command line says: a path, a URL, standard input, or the command line itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cetool.cache.scripts import ScriptStore
+from cetool.cli.session import Session
+from cetool.errors import ScriptNotFoundError, UsageError
+from cetool.paths import ensure_private_dir
+from cetool.spec.remote import fetch_script, is_url
+from cetool.spec.source import MAX_SIZE, Script, decode, read_script, script_from_text
+
+
+@dataclass(frozen=True)
+class Source:
+    """A script and, where it is no file yet, the bytes that it will be kept as and under which name."""
+
+    script: Script
+    given: str
+    data: bytes | None = None
+    name: str = ""
+
+    def file(self, session: Session) -> str:
+        """The path to run: the script's as it was given, or that of the file in which it is kept from now on."""
+        if self.data is None:
+            # a program would take a name that starts with a dash for an option
+            return f".{os.sep}{self.given}" if self.given.startswith("-") else self.given
+        ensure_private_dir(session.paths.scripts, trust=session.settings.trust_cache_dir)
+        return str(ScriptStore(session.paths.scripts).keep(self.data, self.name))
+
+
+def open_source(target: str, session: Session, *, insecure: bool = False) -> Source:
+    """The script that SCRIPT names: ``-`` is standard input. Raises CetoolError where there is none to be had."""
+    if target == "-":
+        return source_of_stdin()
+    if not is_url(target):
+        try:
+            return Source(read_script(target), target)
+        except ScriptNotFoundError as error:
+            raise _with_guess(error, target) from None
+    if session.offline:
+        raise UsageError(
+            "the script is at a URL, and nothing may be downloaded (--offline)", hint="Save it, and give its path."
+        )
+    fetched = fetch_script(target, insecure=insecure)
+    text = decode(fetched.data, fetched.url, python=fetched.name.endswith((".py", ".pyw")))
+    return Source(script_from_text(text, Path.cwd() / fetched.name, fetched.url), target, fetched.data, fetched.name)
+
+
+def source_of_stdin() -> Source:
+    """The script on standard input."""
+    data = sys.stdin.buffer.read(MAX_SIZE + 1)
+    return _source_of_bytes(data, "stdin")
+
+
+def source_of_lines(lines: Sequence[str]) -> Source:
+    """The script whose lines were given on the command line; standard input's where there are none."""
+    if not lines:
+        return source_of_stdin()
+    return _source_of_bytes(("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"), "code")
+
+
+def _source_of_bytes(data: bytes, name: str) -> Source:
+    # relative channels in it start from the working directory, as one would expect of what was just typed
+    script = script_from_text(decode(data, f"<{name}>", python=True), Path.cwd() / name, f"<{name}>")
+    return Source(script, name, data, name)
+
+
+def _with_guess(error: ScriptNotFoundError, target: str) -> ScriptNotFoundError:
+    """The error, with the command that was probably meant where what is missing looks like one."""
+    import difflib
+
+    from cetool.cli.app import COMMANDS
+
+    near = difflib.get_close_matches(target, COMMANDS, n=1)
+    if not near or os.sep in target:
+        return error
+    return ScriptNotFoundError(
+        error.message, where=error.where, hint=f"If a command was meant: `cetool {near[0]}`. {error.hint or ''}".strip()
+    )

@@ -1,0 +1,92 @@
+"""Makes a whole environment of a spec: the conda packages by an engine, then the PyPI packages, then a look at both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cetool.engines.base import CreateRequest, Engine, Progress
+from cetool.engines.pypi import PypiRequest, install_pypi, needs_pip
+from cetool.engines.registration import forget_registration
+from cetool.engines.verify import check_complete
+from cetool.spec.environment import EnvironmentSpec
+from cetool.spec.matchspecs import spec_name
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What holds for every creation: the user's variables, and the settings that concern engines.
+
+    ``stall_timeout`` are the seconds without progress after which a subprocess is ended; ``pip_installer`` is ``auto``,
+    ``uv`` or ``pip``.
+    """
+
+    environ: Mapping[str, str]
+    offline: bool = False
+    stall_timeout: float = 300.0
+    pip_installer: str = "auto"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an environment is made: its absent prefix, the log, and the descriptors that subprocesses keep open."""
+
+    prefix: Path
+    log: Path
+    inherit: tuple[int, ...] = ()
+
+
+def build_environment(
+    engine: Engine, spec: EnvironmentSpec, place: Place, circumstances: Circumstances, progress: Progress
+) -> int:
+    """Make the environment and return the number of its conda packages. Raises EngineError where it cannot be made.
+
+    What is left at the prefix after an error is the caller's to clear.
+    """
+    packages = spec.packages
+    if spec.pypi and needs_pip(circumstances.environ, circumstances.pip_installer):
+        packages += () if any(spec_name(package) == "pip" for package in packages) else ("pip",)
+    request = CreateRequest(
+        prefix=place.prefix,
+        packages=packages,
+        channels=spec.channels,
+        log=place.log,
+        virtual_packages=spec.virtual_packages,
+        offline=circumstances.offline,
+        stall_timeout=circumstances.stall_timeout,
+        inherit=place.inherit,
+    )
+    try:
+        engine.create(request, progress)
+    finally:  # a run that was killed may have left its line, too
+        forget_registration(place.prefix, circumstances.environ)
+    if spec.pypi:
+        install_pypi(
+            PypiRequest(
+                prefix=place.prefix,
+                requirements=spec.pypi,
+                log=place.log,
+                environ=circumstances.environ,
+                settings=spec.pypi_settings,
+                offline=circumstances.offline,
+                installer=circumstances.pip_installer,
+                inherit=place.inherit,
+                stall_timeout=circumstances.stall_timeout,
+            ),
+            progress,
+        )
+    _keep_variables(place.prefix, dict(spec.variables))
+    return check_complete(place.prefix, expect_packages=bool(packages), log=place.log)
+
+
+def _keep_variables(prefix: Path, variables: dict[str, str]) -> None:
+    """Write the spec's variables where ``conda activate`` and ``conda run`` look for them."""
+    if not variables:
+        return
+    state = prefix / "conda-meta" / "state"
+    kept: dict[str, Any] = json.loads(state.read_bytes()) if state.exists() else {"version": 1}
+    kept["env_vars"] = {**kept.get("env_vars", {}), **variables}
+    state.write_text(json.dumps(kept), encoding="utf-8")
