@@ -32,10 +32,9 @@ _ERASE_LINE = "\r\x1b[K"
 _COUNTED = ("Downloading", "Linking")
 
 _ESCAPES = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
     r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC and its like: titles, links, the clipboard
     r"|\x1b[ -/]*[0-~]"
-    r"|\x9b[0-?]*[ -/]*[@-~]"
 )
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
 # the other control characters, and those that turn the direction of writing around
@@ -65,8 +64,8 @@ class Voice:
     def __init__(self, verbosity: str, environ: Mapping[str, str], stream: TextIO | None = None) -> None:
         self.verbosity = verbosity
         self._out = _Output(sys.stderr if stream is None else stream)
-        self._environ = environ
-        self._live = verbosity != "quiet" and self._out.terminal and _can_redraw(environ)
+        live = verbosity != "quiet" and self._out.terminal and _can_redraw(environ)
+        self._live = environ if live else None
 
     def say(self, text: str) -> None:
         """Tell a result: to a terminal, and with ``-v`` to anything; a cron job's success is silent."""
@@ -86,8 +85,7 @@ class Voice:
     def block(self, text: str) -> None:
         """Tell lines that only ``-v`` asks for, their form kept."""
         if self.verbosity == "verbose":
-            for line in text.split("\n"):
-                self._out.line(printable_lines(line))
+            self._out.line(printable_lines(text))
 
     def warn(self, text: str) -> None:
         """Warn, unless quiet."""
@@ -97,7 +95,7 @@ class Voice:
     @contextmanager
     def progress(self) -> Iterator[CreationProgress]:
         """Show how an environment is made, for as long as the context lasts; no trace of a live display stays."""
-        creation = CreationProgress(self, self._out, self._environ if self._live else None)
+        creation = CreationProgress(self, self._out, self._live)
         try:
             creation._begin()
             yield creation
@@ -167,7 +165,7 @@ class CreationProgress:
 
     def _begin(self) -> None:
         if self._live is not None:
-            self._thread = threading.Thread(target=self._draw, name="cetool-progress", daemon=True)
+            self._thread = threading.Thread(target=self._draw, args=(self._live,), daemon=True)
             with suppress(RuntimeError):  # no more threads to be had: then nothing is shown
                 self._thread.start()
 
@@ -189,11 +187,10 @@ class CreationProgress:
             self._stage.downloaded = (0, None)
             self._voice.detail(f"Downloaded {_amount(done)}")
 
-    def _draw(self) -> None:
+    def _draw(self, environ: Mapping[str, str]) -> None:
         if hasattr(signal, "pthread_sigmask"):  # signals are for the main thread, which Python handles them in
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        assert self._live is not None
-        painter = _Painter(self._out, self._live)
+        painter = _Painter(self._out, environ)
         while not painter.useless:
             stage = self._stage
             if stage.text:
@@ -304,13 +301,7 @@ class _Painter:
 
         self._out = out
         # the file is only asked for its encoding; that it is a terminal fit for this has been settled
-        self._console = Console(
-            file=out.stream,
-            force_terminal=True,
-            force_jupyter=False,
-            no_color=bool(environ.get("NO_COLOR")),
-            _environ=environ,
-        )
+        self._console = Console(file=out.stream, force_terminal=True, force_jupyter=False, _environ=environ)
         self._ascii = not self._console.encoding.startswith("utf")
         self._turning = "|/-\\" if self._ascii else "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
         self._text = Text
@@ -351,22 +342,19 @@ class _Painter:
 
     def _facts(self, stage: _Stage, count: int, now: float) -> tuple[list[str], float | None]:
         """What is known of a stage, the most telling first, and how much of it is done (0 to 1)."""
-        facts = []
-        share = None
+        facts: list[str] = []
         done, total = stage.downloaded
         linked, packages = stage.linked
         if done > 0 or total:
             facts.append(_amount(done, total))
-            rate = self._rate(stage, done, now)
-            if rate:
+            if rate := self._rate(stage, done, now):
                 facts.append(f"{_amount(rate)}/s")
-            share = done / total if total else None
         if packages > 0:
             facts.append(f"{linked} of {_packages(packages)}")
-            share = linked / packages if share is None and not done else share
         elif count > 0 and stage.text.startswith(_COUNTED):
             facts.append(_packages(count))
-        return facts, None if share is None else min(1.0, max(0.0, share))
+        part, whole = (done, total) if done > 0 or total else (linked, packages)
+        return facts, min(1.0, max(0.0, part / whole)) if whole else None
 
     def _rate(self, stage: _Stage, done: int, now: float) -> int:
         """Bytes a second of late; 0 where that cannot be said yet."""
