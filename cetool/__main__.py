@@ -1,33 +1,89 @@
-"""The door: what the executables ``cetool``, ``conda-execute`` and ``conda-tmpenv`` go through."""
+"""The door: what the executables ``cetool``, ``conda-execute`` and ``conda-tmpenv`` go through.
 
-from __future__ import annotations
+The warm path is tried before anything is imported; only what it leaves goes on to the command line proper.
+"""
 
-import contextlib
+# Annotations are evaluated, or quoted, where `from __future__ import annotations` would be an import more.
 import os
-import signal
 import sys
-from collections.abc import Callable
-from types import FrameType
-from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import NoReturn
+
+#: cetool's commands: a first word that is none of them is a script.
+COMMANDS = ("run", "create", "name", "list", "show", "gc", "remove", "config", "info")
 
 
-def main() -> NoReturn:
-    """``cetool``: obey the command line and end with its status."""
+def main() -> "NoReturn":
+    """``cetool``: become the script that is named, or obey the command line and end with its status."""
+    words = sys.argv[1:]
+    if words and (words[0] == "run" or words[0] not in COMMANDS):
+        _try_warm(words[1:] if words[0] == "run" else words)
 
     def obey() -> int:
         from cetool.cli.app import run_app
 
-        return run_app(sys.argv[1:])
+        return run_app(words)
 
     enter(obey)
 
 
-def enter(obey: Callable[[], int]) -> NoReturn:
+def execute_main() -> "NoReturn":
+    """``conda-execute``, as conda-execute was called."""
+    words = sys.argv[1:]
+    _try_warm(words)
+
+    def obey() -> int:
+        from cetool.cli.compat import execute
+
+        return execute(words)
+
+    enter(obey)
+
+
+def tmpenv_main() -> "NoReturn":
+    """``conda-tmpenv``, as conda-execute's other program was called."""
+
+    def obey() -> int:
+        from cetool.cli.compat import tmpenv
+
+        return tmpenv(sys.argv[1:])
+
+    enter(obey)
+
+
+def _try_warm(words: list[str]) -> None:
+    """Become the script if no option stands before it that the warm path does not know; else return."""
+    at = 0
+    while at < len(words) and words[at] in ("-q", "--quiet"):
+        at += 1
+    if at < len(words) and not words[at].startswith("-"):
+        from cetool.launch.warm import launch
+
+        try:
+            launch(words[at], words[at + 1 :])
+        except KeyboardInterrupt:
+            os._exit(130)
+
+
+def enter(obey: "Callable[[], int]") -> "NoReturn":
     """Run a command line to its end: errors become a paragraph on standard error, everything an exit status."""
-    _leave(_status_of(obey))
+    status = _status_of(obey)
+    from cetool.launch.handover import flush_streams
+
+    flush_streams()
+    if "rattler" in sys.modules:
+        # its threads outlive the interpreter, and can crash it on its way out
+        os._exit(status)
+    sys.exit(status)
 
 
-def _status_of(obey: Callable[[], int]) -> int:
+def _status_of(obey: "Callable[[], int]") -> int:
+    import signal
+
     try:
         for name in ("SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
@@ -38,7 +94,7 @@ def _status_of(obey: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # whoever read standard output has left; as if by the signal that the interpreter ignores
+        # whoever read standard output has left: as if by the signal that the interpreter ignores
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + 13
     except SystemExit as end:
@@ -49,20 +105,10 @@ def _status_of(obey: Callable[[], int]) -> int:
         return tell(error)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _interrupt(number: int, frame: "FrameType | None") -> None:
     from cetool.errors import Interrupted
 
     raise Interrupted(number)
-
-
-def _leave(status: int) -> NoReturn:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-    if "rattler" in sys.modules:
-        # its threads outlive the interpreter, and can crash it on its way out
-        os._exit(status)
-    sys.exit(status)
 
 
 if __name__ == "__main__":

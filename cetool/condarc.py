@@ -165,6 +165,11 @@ def _single_channel(channel: str, condarc: Condarc) -> str:
     return f"{alias}/{name}" if _SCHEME.match(alias) else f"https://{alias}/{name}"
 
 
+def search_path(environ: Mapping[str, str], *, root_prefix: str | None = None, mamba: bool = False) -> list[str]:
+    """The paths of all files and directories that :func:`load_condarc` looks for, whether they are there or not."""
+    return [_expand_user(path, environ) for path in _search_path(environ, root_prefix, mamba) if path]
+
+
 def _search_path(environ: Mapping[str, str], root_prefix: str | None, mamba: bool) -> Iterator[str]:
     """The candidates, lowest priority first; an unset variable takes its entries out."""
     home = _home(environ)

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
+from cetool.__main__ import COMMANDS
 from cetool.cli import collection, environments, run, scripts, settings
 
-#: The commands' names: a first word that is none of them is a script.
-COMMANDS = ("run", "create", "name", "list", "show", "gc", "remove", "config", "info")
 #: Options that are cetool's own rather than those of ``run``.
 _OWN_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
 

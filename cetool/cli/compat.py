@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from cetool.__main__ import enter
 from cetool.cache.gc import Policy, collect
 from cetool.cli.environments import create_environment, requirements_of
 from cetool.cli.run import RunOptions, run_source
@@ -24,17 +23,8 @@ from cetool.engines.registration import forget_registration
 from cetool.errors import UsageError
 
 
-def execute_main() -> NoReturn:
-    """``conda-execute``."""
-    enter(lambda: _execute(sys.argv[1:]))
-
-
-def tmpenv_main() -> NoReturn:
-    """``conda-tmpenv``."""
-    enter(lambda: _tmpenv(sys.argv[1:]))
-
-
-def _execute(arguments: Sequence[str]) -> int:
+def execute(arguments: Sequence[str]) -> NoReturn:
+    """``conda-execute`` with these arguments. Raises CetoolError; does not return."""
     parser = argparse.ArgumentParser(
         prog="conda execute", description="Execute a script in a temporary conda environment."
     )
@@ -60,7 +50,8 @@ def _execute(arguments: Sequence[str]) -> int:
     run_source(source, words, session, RunOptions(refresh=asked.force_env))
 
 
-def _tmpenv(arguments: Sequence[str]) -> int:
+def tmpenv(arguments: Sequence[str]) -> int:
+    """``conda-tmpenv`` with these arguments: the exit status. Raises CetoolError."""
     asked = _tmpenv_parser().parse_args(arguments)
     session = Session({"verbosity": "verbose" if asked.verbose else None})
     if asked.command == "list":

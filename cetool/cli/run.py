@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from cetool.cache.locks import FileLock
 from cetool.cache.scripts import ScriptStore
 from cetool.cache.spool import note_use
 from cetool.cache.store import Lease
@@ -18,10 +20,12 @@ from cetool.cli.output import flow
 from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import Source, open_source, source_of_lines
 from cetool.errors import UsageError
+from cetool.launch import warm
 from cetool.launch.activation import activated_environ, read_activation
 from cetool.launch.process import Command, exec_command
-from cetool.launch.programs import resolve_command
-from cetool.launch.shell import Surroundings, parse_entrypoint, run_entrypoint
+from cetool.launch.programs import find_program, resolve_command
+from cetool.launch.records import Circumstances, Learned, write_launch_record
+from cetool.launch.shell import Surroundings, parse_entrypoint, run_entrypoint, simple_argv
 from cetool.spec.blocks import find_block
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.environment_file import read_environment_file
@@ -97,21 +101,40 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
         entry = parse_entrypoint(metadata.entrypoint, source.script.at())
     session.voice.block(specification(metadata, session.store.prefix(spec.name)))
     lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=f"for {source.script.name}")
-    path = source.file(session)
+    held = [lease.lock]
+    path = source.given
+    if source.data is not None:
+        kept = source.keep(session)
+        path = str(kept.path)
+        held.append(kept.lock)
     note(session, lease, source.script.name if source.data is not None else str(source.script.path))
     collect_in_background(session)
+    activation = read_activation(lease.prefix, dict(spec.variables))
     environ = session.environ
     steps: tuple[str, ...] = ()
     if how.activate:
-        activation = read_activation(lease.prefix, dict(spec.variables))
         environ, steps = activated_environ(activation, session.environ)
-    keep = () if lease.lock is None else (lease.lock.fd,)
     if entry is not None:
-        script = Path(path).absolute()
-        cache = ScriptStore(session.paths.scripts).cache_dir(script)
-        run_entrypoint(entry, arguments, Surroundings(environ, script, cache, lease.prefix, steps, keep))
+        script = Path(warm.absolute(path))
+        cache = ScriptStore(session.paths.scripts).hold_cache_dir(script)
+        held.append(cache.lock)
+        words = simple_argv(entry, script, cache.path)
+        if words is not None:
+            program = find_program(words[0], environ, None if Path(words[0]).is_absolute() else lease.prefix)
+            learned = Learned((program, *words[1:]), activation, metadata, cache)
+            remember(learned, source, session, lease, how)
+        run_entrypoint(
+            entry, arguments, Surroundings(environ, script, cache.path, lease.prefix, steps, _descriptors(held))
+        )
     argv = resolve_command(metadata.run_with or (), environ, lease.prefix)
-    exec_command(Command(argv[0], (*argv, path, *arguments), environ, steps), keep=keep)
+    remember(Learned(argv, activation, metadata), source, session, lease, how)
+    # a program would take a name that starts with a dash for an option
+    name = f".{os.sep}{path}" if path.startswith("-") else path
+    exec_command(Command(argv[0], (*argv, name, *arguments), environ, steps), keep=_descriptors(held))
+
+
+def _descriptors(locks: Sequence[FileLock | None]) -> tuple[int, ...]:
+    return tuple(lock.fd for lock in locks if lock is not None)
 
 
 def read_declaration(source: Source, session: Session, how: RunOptions) -> tuple[ScriptMetadata, EnvironmentSpec]:
@@ -150,6 +173,21 @@ def specification(metadata: ScriptMetadata, prefix: Path) -> str:
     if metadata.entrypoint is not None:
         lines.append(f"entrypoint: {metadata.entrypoint}")
     return "\n".join([*lines, "", f"Prefix: {prefix}", ""])
+
+
+def remember(learned: Learned, source: Source, session: Session, lease: Lease, how: RunOptions) -> None:
+    """Write down what was found out, where the next run of the same script would find out the same."""
+    plain = how.env_file is None and not how.extra and how.activate
+    if source.seen is None or not plain or not session.is_usual:
+        return
+    context = Circumstances(
+        script=warm.absolute(source.given),
+        seen=source.seen,
+        since=session.started,
+        configuration=session.configuration(of_engine=learned.metadata.requirements.channels is None),
+        environ=session.environ,
+    )
+    write_launch_record(learned, context, lease, session.paths)
 
 
 def note(session: Session, lease: Lease, script: str) -> None:

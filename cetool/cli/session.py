@@ -17,7 +17,7 @@ from cetool.cache.sizes import disk_size
 from cetool.cache.store import Lease, Site, Store
 from cetool.cache.usage import UsageLog, open_usage_log
 from cetool.cli.progress import Voice
-from cetool.condarc import Condarc, load_condarc
+from cetool.condarc import Condarc, load_condarc, search_path
 from cetool.config import conda_root, load_settings
 from cetool.durations import format_size
 from cetool.engines.base import Engine, Found, Progress
@@ -41,14 +41,24 @@ class Session:
     """One call of cetool: what it was asked with (``options``, by the settings' keys) and what it works on."""
 
     def __init__(self, options: Mapping[str, object] | None = None) -> None:
-        options = dict(options or {})
-        self._asked_channels = options.get("channels")
+        #: Seconds since 1970 before anything was read.
+        self.started = time.time()
+        options = {key: value for key, value in (options or {}).items() if value is not None}
+        self._options = options
         self.environ = caller_environ()
         self.loaded = load_settings(self.environ, options=options)
         self.settings = self.loaded.settings
         self.voice = Voice(self.settings.verbosity, self.environ)
         self.paths = resolve_paths(self.environ, self.settings.env_dir)
         self.store = Store(self.paths)
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether the next call without options would come to the same, and say nothing more than this one."""
+        if self._options.keys() - {"verbosity", "offline"}:
+            return False
+        loaded = load_settings(self.environ) if self._options else self.loaded
+        return loaded.settings.verbosity != "verbose"
 
     @property
     def packages(self) -> Path:
@@ -75,12 +85,31 @@ class Session:
         )
 
     @functools.cached_property
-    def condarc(self) -> Condarc:
-        """conda's configuration as the engine that would be taken reads it; no program is started to find out."""
+    def _likely_engine(self) -> Found:
+        """The engine that would be taken, as far as that can be told without starting a program."""
         found = find_engines(self.environ)
         wanted = self.settings.engine
-        taken = next((item for item in found if (item.name == wanted if wanted else item.problem is None)), found[-1])
-        return load_condarc(self.environ, root_prefix=self._root_prefix(taken), mamba=taken.name != "conda")
+        return next((item for item in found if (item.name == wanted if wanted else item.problem is None)), found[-1])
+
+    @functools.cached_property
+    def condarc(self) -> Condarc:
+        """conda's configuration as the engine that would be taken reads it."""
+        engine = self._likely_engine
+        return load_condarc(self.environ, root_prefix=self._root_prefix(engine), mamba=engine.name != "conda")
+
+    def configuration(self, *, of_engine: bool) -> tuple[str, ...]:
+        """The paths of all files that were read for the settings, or would have been if they were there.
+
+        With ``of_engine`` those as well that the channels of a script that names none may come from.
+        """
+        paths = search_path(self.environ, root_prefix=conda_root(self.environ))
+        if of_engine:
+            engine = self._likely_engine
+            root = self._root_prefix(engine)
+            paths += search_path(self.environ, root_prefix=root, mamba=engine.name != "conda")
+        if self.paths.config_file is not None:
+            paths.append(str(self.paths.config_file))
+        return tuple(dict.fromkeys(paths))
 
     def _root_prefix(self, engine: Found) -> str | None:
         if engine.name == "conda":
@@ -97,7 +126,7 @@ class Session:
 
     def spec_of(self, requirements: Requirements) -> EnvironmentSpec:
         """The complete request: what was declared, with the channels and overrides in force here."""
-        if self._asked_channels:
+        if "channels" in self._options:
             requirements = requirements.plus(Requirements(channels=self.default_channels))
         needed = requirements.channels is None
         return EnvironmentSpec.of(

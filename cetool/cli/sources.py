@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cetool.cache.scripts import ScriptStore
+from cetool.cache.scripts import Held, ScriptStore
 from cetool.cli.session import Session
 from cetool.errors import ScriptNotFoundError, UsageError
 from cetool.paths import ensure_private_dir
@@ -18,20 +19,23 @@ from cetool.spec.source import MAX_SIZE, Script, decode, read_script, script_fro
 
 @dataclass(frozen=True)
 class Source:
-    """A script and, where it is no file yet, the bytes that it will be kept as and under which name."""
+    """A script as it was ``given``.
+
+    One that is a file has been ``seen`` in this state before it was read; of another ``data`` are the bytes that it
+    will be kept as, and ``name`` what the file will be called.
+    """
 
     script: Script
     given: str
     data: bytes | None = None
     name: str = ""
+    seen: os.stat_result | None = None
 
-    def file(self, session: Session) -> str:
-        """The path to run: the script's as it was given, or that of the file in which it is kept from now on."""
-        if self.data is None:
-            # a program would take a name that starts with a dash for an option
-            return f".{os.sep}{self.given}" if self.given.startswith("-") else self.given
+    def keep(self, session: Session) -> Held:
+        """The file in which what came from elsewhere is kept from now on, held in use."""
+        assert self.data is not None
         ensure_private_dir(session.paths.scripts, trust=session.settings.trust_cache_dir)
-        return str(ScriptStore(session.paths.scripts).keep(self.data, self.name))
+        return ScriptStore(session.paths.scripts).hold(self.data, self.name)
 
 
 def open_source(target: str, session: Session, *, insecure: bool = False) -> Source:
@@ -39,8 +43,11 @@ def open_source(target: str, session: Session, *, insecure: bool = False) -> Sou
     if target == "-":
         return source_of_stdin()
     if not is_url(target):
+        seen = None
         try:
-            return Source(read_script(target), target)
+            with contextlib.suppress(OSError, ValueError):
+                seen = os.stat(target)
+            return Source(read_script(target), target, seen=seen)
         except ScriptNotFoundError as error:
             raise _with_guess(error, target) from None
     if session.offline:
@@ -75,7 +82,7 @@ def _with_guess(error: ScriptNotFoundError, target: str) -> ScriptNotFoundError:
     """The error, with the command that was probably meant where what is missing looks like one."""
     import difflib
 
-    from cetool.cli.app import COMMANDS
+    from cetool.__main__ import COMMANDS
 
     near = difflib.get_close_matches(target, COMMANDS, n=1)
     if not near or os.sep in target:

@@ -4,8 +4,7 @@ The warm path takes this same way, so nothing here may import more than ``os`` (
 imported only where there is a JSON file to read). Prefixes are strings, environments are dictionaries of strings.
 """
 
-from __future__ import annotations
-
+# Annotations are evaluated, or quoted, where `from __future__ import annotations` would be an import more.
 import os
 
 TYPE_CHECKING = False
@@ -111,7 +110,7 @@ def read_variables(file: str) -> dict[str, str | None]:
     return variables
 
 
-def outer_levels(environ: Mapping[str, str]) -> list[tuple[int, str, bool]]:
+def outer_levels(environ: "Mapping[str, str]") -> list[tuple[int, str, bool]]:
     """The environments that are active in ``environ``, innermost first: level, prefix, whether stacked on the next."""
     names = {name: name.removeprefix("CONDA_PREFIX_") for name in environ if name.startswith("CONDA_PREFIX_")}
     below = sorted(((int(number), name) for name, number in names.items() if _is_number(number)), reverse=True)
@@ -129,7 +128,7 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 5
 
 
-def deactivated(base: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+def deactivated(base: "Mapping[str, str]") -> tuple[dict[str, str], tuple[str, ...]]:
     """``base`` without its outer conda environments and virtual environment, and the scripts that end the former.
 
     As ``conda deactivate`` does it: variables that an environment set get back the value that conda kept for them, or
@@ -165,7 +164,7 @@ def deactivated(base: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...
     return environ, tuple(scripts)
 
 
-def _outer_names(prefix: str) -> Iterator[str]:
+def _outer_names(prefix: str) -> "Iterator[str]":
     for file in variable_files(prefix):
         try:
             yield from read_variables(file)
@@ -182,7 +181,7 @@ def activated(
     path: tuple[str, ...],
     variables: tuple[tuple[str, str], ...],
     scripts: tuple[str, ...],
-    base: Mapping[str, str],
+    base: "Mapping[str, str]",
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """The environment of a process in ``prefix`` for a caller whose environment is ``base``, and the shell's steps.
 

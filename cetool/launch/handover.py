@@ -4,8 +4,7 @@ The warm path takes this same way, so nothing here imports more than ``os``, ``s
 Errors are plain OSErrors; :mod:`cetool.launch.process` turns them into sentences.
 """
 
-from __future__ import annotations
-
+# Annotations are evaluated, or quoted, where `from __future__ import annotations` would be an import more.
 import os
 import sys
 
@@ -62,7 +61,7 @@ exec "$@"
 """
 
 
-def find_shell(environ: Mapping[str, str]) -> str:
+def find_shell(environ: "Mapping[str, str]") -> str:
     """The shell that sources activation scripts: bash, which many of them are written for, else ``/bin/sh``."""
     for folder in (environ.get("PATH") or os.defpath).split(os.pathsep):
         if folder.startswith("/"):
@@ -72,7 +71,7 @@ def find_shell(environ: Mapping[str, str]) -> str:
     return "/bin/sh"
 
 
-def sourcing_argv(shell: str, steps: Sequence[str], argv: Sequence[str]) -> list[str]:
+def sourcing_argv(shell: str, steps: "Sequence[str]", argv: "Sequence[str]") -> list[str]:
     """The command line of a shell that takes the steps and then becomes ``argv``, whose first word is a path.
 
     Everything is handed over as arguments: no text of the caller's is ever read as shell language. Privileged mode
@@ -85,8 +84,8 @@ def sourcing_argv(shell: str, steps: Sequence[str], argv: Sequence[str]) -> list
 
 
 def replace_process(
-    program: str, argv: Sequence[str], environ: Mapping[str, str], steps: Sequence[str], keep: Sequence[int]
-) -> NoReturn:
+    program: str, argv: "Sequence[str]", environ: "Mapping[str, str]", steps: "Sequence[str]", keep: "Sequence[int]"
+) -> "NoReturn":
     """Become ``program``: by way of a shell where there are steps to take first. Raises OSError or ValueError.
 
     Descriptors in ``keep`` stay open in the program. Signal dispositions that the interpreter changed are its defaults

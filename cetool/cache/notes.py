@@ -1,0 +1,71 @@
+"""Notes of use: one line appended to the spool, by runs that have no time to open the usage log.
+
+The warm path takes this way, so nothing here imports more than ``os`` and ``time``. :mod:`cetool.cache.spool` reads.
+"""
+
+# Annotations are evaluated, or quoted, where `from __future__ import annotations` would be an import more.
+import os
+import time
+
+#: The file of the spool that notes are appended to.
+ACTIVE = "uses"
+#: Bytes of a script's name that are kept; with the rest a line stays below the 4096 that an append is atomic for.
+_MOST_NAME = 3000
+#: What would end a field or a line becomes a space.
+_BLANKS = bytes(32 if byte in b"\t\n\r\0" else byte for byte in range(256))
+
+
+def own_start_time() -> str:
+    """When this process started, as :func:`cetool.cache.processes.start_time` tells it; empty where only psutil can."""
+    try:
+        descriptor = os.open("/proc/self/stat", os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        data = os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
+    return data[data.rindex(b")") + 2 :].split(b" ", 20)[19].decode()
+
+
+def host_name() -> str:
+    """This machine's name, as notes carry it."""
+    return os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
+
+
+def use_line(directory: str, script: str, start: str | None = None) -> bytes:
+    """The line that tells that this process, and what it becomes by exec, uses an environment from now on.
+
+    Its fields, between tabs: nanoseconds since 1970, PID, the process's start, host, directory, script. It begins with
+    a line's end too: what a full disk left of the line before it then stands by itself.
+    """
+    try:
+        name = script.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # from elsewhere than a file name
+        name = script.encode("utf-8", "replace")
+    name = name.translate(_BLANKS)[:_MOST_NAME]
+    since = own_start_time() if start is None else start
+    head = f"\n{time.time_ns()}\t{os.getpid()}\t{since}\t{host_name()}\t{directory}\t"
+    return head.encode("utf-8", "replace") + name + b"\n"
+
+
+def append_note(spool: str, line: bytes) -> None:
+    """Append a line to the spool, and once more where its file was set aside meanwhile. Raises OSError."""
+    path = f"{spool}/{ACTIVE}"
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    for _ in range(100):
+        try:
+            descriptor = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            os.makedirs(spool, 0o700, exist_ok=True)
+            continue
+        try:
+            if os.write(descriptor, line) < len(line):
+                raise OSError(28, "no space left on the device", path)  # ENOSPC, without an import for its name
+            try:
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return
+            except OSError:  # renamed, and nobody has made a new one yet
+                pass
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,344 @@
+"""The warm run: from a script's path straight to exec, by what the cold run wrote down about it.
+
+A launch record says what the cold run found out (the environment, the command, the variables to set) and all that
+this depended on: the script's own state, that of the configuration files, the values of the variables that matter.
+Where each still holds, the environment's lock is taken, its marker looked at, the use noted, and this process replaced.
+Any doubt leads to the cold path, which finds out anew and writes the record anew; nothing here reports an error.
+
+Nothing here may import more than the interpreter has loaded at its start, or keeps in itself: every import is counted.
+"""
+
+# Annotations are evaluated, or quoted, where `from __future__ import annotations` would be an import more.
+import os
+import sys
+import time
+
+from cetool.cache.notes import append_note, use_line
+from cetool.launch.environ import activated, caller_environ
+from cetool.launch.handover import replace_process
+
+#: The first field of every record; another number for each change of what follows.
+MAGIC = b"cetool launch 1"
+END = b"end"
+#: Seconds between two looks at whether something is to be collected.
+COLLECTION_INTERVAL = 3600.0
+#: A file younger than this may change once more without its times telling (they are those of the kernel's last tick).
+SETTLED_NS = 50_000_000
+#: A script longer than this is not worth reading here.
+MOST_BYTES = 1 << 20
+
+# Variables that decide which environment a script gets, by their beginnings; and those that begin so and do not.
+_DECIDING = (b"CETOOL_", b"CONDA", b"MAMBA", b"HOME", b"XDG_CACHE_HOME", b"XDG_CONFIG_HOME")
+_IDLE = (
+    b"CONDA_DEFAULT_ENV",
+    b"CONDA_SHLVL",
+    b"CONDA_PROMPT_MODIFIER",
+    b"CONDA_PYTHON_EXE",
+    b"CONDA_PREFIX_",
+    b"CONDA_STACKED_",
+    b"CONDA_BACKUP_",
+    b"CETOOL_TRACEBACK",
+)
+#: What a line directly behind a block must not begin with: it could belong to the block.
+_COMMENT_STARTS = b"#/-;%!'\"*"
+
+
+def context_of(script: str) -> bytes:
+    """What a record is about: the script's absolute path, and the variables that decide which environment it gets."""
+    import posix
+
+    deciding = [
+        name + b"=" + value
+        for name, value in posix.environ.items()
+        if name.startswith(_DECIDING) and not name.startswith(_IDLE)
+    ]
+    deciding.sort()
+    return b"\1".join([os.fsencode(script), *deciding])
+
+
+def record_name(context: bytes) -> str:
+    """The file name of a context's record; two contexts of one name would take turns at being written."""
+    # a good hash, if a slow one for long texts, without the import of one
+    return "%032x" % (int.from_bytes(context + b"\1", "little") % 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF61)
+
+
+def launch_directory(environ: dict[bytes, bytes]) -> bytes | None:
+    """Where the records are, found as :func:`cetool.paths.resolve_paths` finds it; None where only that can tell."""
+    named = environ.get(b"CETOOL_CACHE_DIR")
+    if named:
+        return named + b"/launch" if named.startswith(b"/") else None
+    base = environ.get(b"XDG_CACHE_HOME")
+    if base and base.startswith(b"/"):
+        return base + b"/cetool/launch"
+    home = environ.get(b"HOME")
+    return home + b"/.cache/cetool/launch" if home and home.startswith(b"/") else None
+
+
+def script_state(info: os.stat_result) -> bytes:
+    """What changes when a script's file does."""
+    state = f"{info.st_dev}.{info.st_ino}.{info.st_size}.{info.st_mtime_ns}.{info.st_ctime_ns}.{info.st_mode}"
+    return state.encode()
+
+
+def file_state(path: bytes) -> bytes:
+    """What changes when a configuration file, or a directory of them, does: its own state, or that it is not there."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return b"-"
+    return f"{info.st_ino}.{info.st_size}.{info.st_mtime_ns}.{info.st_ctime_ns}".encode()
+
+
+def absolute(target: str) -> str:
+    """The absolute path of a script, nothing else changed in it. Raises OSError where there is no working directory."""
+    return target if target.startswith("/") else f"{os.getcwd()}/{target}"
+
+
+def launch(target: str, arguments: list[str]) -> None:
+    """Become the script if everything is as its record says; return, with nothing changed, if anything is not."""
+    if sys.platform in ("win32", "darwin"):  # no exec; other places of the cache, that only platformdirs knows
+        return
+    try:
+        _launch(target, arguments)
+    except (OSError, ValueError, IndexError):
+        return
+
+
+def _launch(target: str, arguments: list[str]) -> None:
+    import posix
+
+    directory = launch_directory(posix.environ)
+    if directory is None:
+        return
+    script = absolute(target)
+    state = script_state(os.stat(script))
+    context = context_of(script)
+    path = directory + b"/" + record_name(context).encode()
+    record = read_record(path)
+    if record is None or record.context != context:
+        return
+    if record.script_state != state and not _same_declaration(script, path, record):
+        return
+    if not _holds(record):
+        return
+    descriptors: list[int] = []
+    try:
+        for lock in (record.lock, record.cache_lock) if record.cache_lock else (record.lock,):
+            descriptors.append(_lock(lock))
+        if file_state(record.marker) != record.marker_state:
+            return
+        if record.cache:  # what its time tells is when it was last used
+            os.utime(record.cache)
+        _note(record, script)
+        _become(record, target, arguments, descriptors)
+    finally:  # only where something was in the way
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+class Record:
+    """A launch record: its fields in their order in the file, each of them bytes or a list of bytes.
+
+    ``watched`` are pairs of a path and its :func:`file_state`, ``expected`` pairs of a variable's name and value.
+    """
+
+    __slots__ = (
+        *("context", "script_state", "lock", "marker", "marker_state", "prefix", "takes_script", "cache", "cache_lock"),
+        *("spool", "stamp", "head", "block", "argv", "path", "variables", "scripts", "watched", "expected"),
+    )
+    context: bytes
+    script_state: bytes
+    lock: bytes
+    marker: bytes
+    marker_state: bytes
+    prefix: bytes
+    takes_script: bytes
+    cache: bytes
+    cache_lock: bytes
+    spool: bytes
+    stamp: bytes
+    head: bytes
+    block: bytes
+    argv: list[bytes]
+    path: list[bytes]
+    variables: list[bytes]
+    scripts: list[bytes]
+    watched: list[bytes]
+    expected: list[bytes]
+
+
+_SINGLE = Record.__slots__[:13]
+_LISTS = Record.__slots__[13:]
+
+
+def pack_record(record: Record) -> bytes:
+    """The record as it stands in a file: fields that end in NUL, lists led by their length."""
+    fields = [MAGIC, *(getattr(record, name) for name in _SINGLE)]
+    for name in _LISTS:
+        items = getattr(record, name)
+        fields += [str(len(items)).encode(), *items]
+    return b"\0".join([*fields, END])
+
+
+def read_record(path: bytes) -> Record | None:
+    """The record in a file; None where there is none that this user wrote, whole, in this form."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        info = os.fstat(descriptor)
+        # what others could have written, or linked here, is not obeyed
+        if info.st_uid != os.geteuid() or info.st_mode & 0o022 or info.st_nlink != 1:
+            return None
+        data = os.read(descriptor, info.st_size + 1)
+    finally:
+        os.close(descriptor)
+    fields = data.split(b"\0")
+    if fields[0] != MAGIC or fields[-1] != END:
+        return None
+    record = Record()
+    for at, name in enumerate(_SINGLE, 1):
+        setattr(record, name, fields[at])
+    at = 1 + len(_SINGLE)
+    for name in _LISTS:
+        end = at + 1 + int(fields[at])
+        setattr(record, name, fields[at + 1 : end])
+        at = end
+    return record if at == len(fields) - 1 else None
+
+
+def _holds(record: Record) -> bool:
+    """Whether the configuration is as it was, and nothing is to be collected first."""
+    import posix
+
+    watched, expected = record.watched, record.expected
+    for at in range(0, len(watched), 2):
+        if file_state(watched[at]) != watched[at + 1]:
+            return False
+    for at in range(0, len(expected), 2):
+        if posix.environ.get(expected[at], b"") != expected[at + 1]:
+            return False
+    # a stamp of the future is a sign that the clock was set back: the cold path sees to it
+    return not record.stamp or 0 <= time.time() - os.stat(record.stamp).st_mtime < COLLECTION_INTERVAL
+
+
+def _lock(path: bytes) -> int:
+    """A lock, shared, as an open descriptor. Raises OSError where it cannot be had at once."""
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        info = os.fstat(descriptor)
+        if info.st_nlink == 1 and os.path.samestat(info, os.stat(path)):
+            return descriptor
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    raise OSError("another file has its name by now")
+
+
+def _note(record: Record, script: str) -> None:
+    """Note the use; a cache that cannot be written to is no reason not to run."""
+    name = os.path.basename(record.prefix)
+    try:
+        append_note(os.fsdecode(record.spool), use_line(os.fsdecode(name), script))
+    except OSError:
+        return
+
+
+def _become(record: Record, target: str, arguments: list[str], descriptors: list[int]) -> None:
+    decode = os.fsdecode
+    pairs = [decode(item) for item in record.variables]
+    environ, steps = activated(
+        decode(record.prefix),
+        tuple(decode(item) for item in record.path),
+        tuple(zip(pairs[::2], pairs[1::2])),  # noqa: B905 - 3.9's zip serves
+        tuple(decode(item) for item in record.scripts),
+        caller_environ(),
+    )
+    argv = [decode(item) for item in record.argv]
+    if record.takes_script:
+        # a program would take a name that starts with a dash for an option
+        argv.append(f"./{target}" if target.startswith("-") else target)
+    replace_process(argv[0], [*argv, *arguments], environ, steps, descriptors)
+
+
+def block_in(data: bytes, head: bytes, block: bytes) -> bool:
+    """Whether a script with these bytes declares by this block, and by nothing else, and begins with these lines.
+
+    ``block`` is the whole lines of it. Says no where only a parser could tell: a line behind it that may belong to it,
+    another line that looks like the beginning of a block.
+    """
+    if not block or not data.startswith(head) or b"\0" in data or b"\r" in data.replace(b"\r\n", b""):
+        return False
+    at = data.find(block)
+    if at < 0 or (at and data[at - 1] != 10) or head_of(data) != head:
+        return False
+    behind = data[at + len(block) :].split(b"\n", 1)[0].strip()
+    if behind and behind[0] in _COMMENT_STARTS:
+        return False
+    if any(_signs(data, sign) != _signs(block, sign) for sign in (b"conda execute", b"///")):
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _signs(data: bytes, sign: bytes) -> int:
+    return data.count(sign) - data.count(b":" + sign)  # file:///... begins nothing
+
+
+def head_of(data: bytes) -> bytes:
+    """What the first two lines say beyond the block: the shebang, and nothing where one may name an encoding."""
+    first, _, rest = data[:4096].partition(b"\n")
+    if b"coding" in first or b"coding" in rest.partition(b"\n")[0]:
+        return b"\0"  # in no script
+    return first + b"\n" if first.startswith((b"#!", b"\xef\xbb\xbf")) else b""
+
+
+def _same_declaration(script: str, path: bytes, record: Record) -> bool:
+    """Whether a script that was changed still declares the same; the record then tells its new state."""
+    if not record.block:
+        return False
+    descriptor = os.open(script, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        info = os.fstat(descriptor)
+        if info.st_mode & 0o170000 != 0o100000 or info.st_size > MOST_BYTES:
+            return False
+        data = os.read(descriptor, info.st_size + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) != info.st_size or not block_in(data, record.head, record.block):
+        return False
+    if time.time_ns() - info.st_ctime_ns > SETTLED_NS:
+        record.script_state = script_state(info)
+        write_record(path, pack_record(record))
+    return True
+
+
+def write_record(path: bytes, data: bytes) -> None:
+    """Put a record in its place, whole or not at all; that it cannot be is no error."""
+    temporary = path + b".%d" % os.getpid()
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return
+    try:
+        try:
+            whole = os.write(descriptor, data) == len(data)
+        finally:
+            os.close(descriptor)
+        if whole:
+            os.rename(temporary, path)
+            return
+    except OSError:
+        pass
+    try:  # noqa: SIM105 - contextlib is one import too many here
+        os.unlink(temporary)
+    except OSError:
+        pass
