@@ -15,15 +15,24 @@ if TYPE_CHECKING:
 
 #: cetool's commands: a first word that is none of them is a script.
 COMMANDS = ("run", "create", "name", "list", "show", "gc", "remove", "config", "info")
+QUIET = ("-q", "--quiet")
+VERBOSE = ("-v", "--verbose")
 
 
 def main() -> "NoReturn":
     """``cetool``: become the script that is named, or obey the command line and end with its status."""
     words = sys.argv[1:]
-    if words and (words[0] == "run" or words[0] not in COMMANDS):
-        _try_warm(words[1:] if words[0] == "run" else words)
+    named = words[:1] == ["run"]
+    at = _script_in(words, 1 if named else 0)
+    plain = at < len(words) and (named or words[at] not in COMMANDS)
+    if plain:
+        _try_warm(words, at)
 
     def obey() -> int:
+        if plain:  # leaves out what reads other command lines
+            from cetool.cli.execution import run_plainly
+
+            run_plainly(words[at], words[at + 1 :], _verbosity(words, at))
         from cetool.cli.app import run_app
 
         return run_app(words)
@@ -34,7 +43,9 @@ def main() -> "NoReturn":
 def execute_main() -> "NoReturn":
     """``conda-execute``, as conda-execute was called."""
     words = sys.argv[1:]
-    _try_warm(words)
+    at = _script_in(words, 0)
+    if at < len(words):
+        _try_warm(words, at)
 
     def obey() -> int:
         from cetool.cli.compat import execute
@@ -55,18 +66,27 @@ def tmpenv_main() -> "NoReturn":
     enter(obey)
 
 
-def _try_warm(words: list[str]) -> None:
-    """Become the script if no option stands before it that the warm path does not know; else return."""
-    at = 0
-    while at < len(words) and words[at] in ("-q", "--quiet"):
-        at += 1
-    if at < len(words) and not words[at].startswith("-"):
-        from cetool.launch.warm import launch
+def _script_in(words: list[str], start: int) -> int:
+    """Where the script stands if no options but one on how much is said stand before it; else the end."""
+    at = start + 1 if words[start : start + 1] and words[start] in (*QUIET, *VERBOSE) else start
+    return len(words) if at < len(words) and words[at].startswith("-") else at
 
-        try:
-            launch(words[at], words[at + 1 :])
-        except KeyboardInterrupt:
-            os._exit(130)
+
+def _verbosity(words: list[str], at: int) -> str | None:
+    before = words[at - 1] if at else ""
+    return "quiet" if before in QUIET else "verbose" if before in VERBOSE else None
+
+
+def _try_warm(words: list[str], at: int) -> None:
+    """Become the script at once if that can be; else return. Who asks what is done is told it by the cold path."""
+    if at and words[at - 1] in VERBOSE:
+        return
+    from cetool.launch.warm import launch
+
+    try:
+        launch(words[at], words[at + 1 :])
+    except KeyboardInterrupt:
+        os._exit(130)
 
 
 def enter(obey: "Callable[[], int]") -> "NoReturn":

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cetool.cache.notes import ACTIVE
 from cetool.cache.processes import prefixes_in_use
 from cetool.cache.sizes import Freed
 from cetool.cache.store import Directory, Store
-from cetool.cache.usage import Row, UsageLog
+from cetool.cache.trash import delete_tree
+from cetool.cache.usage import UsageLog
+from cetool.errors import StoreError
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,26 @@ class Collected:
 
 @dataclass(frozen=True)
 class Report:
-    """What a collection did, and how many environments it left because they were in use."""
+    """What a collection did: what went, what it left because it was in use, and what could not be removed, and why."""
 
     collected: tuple[Collected, ...]
     in_use: tuple[Directory, ...]
     dry_run: bool
+    failed: tuple[tuple[Directory, StoreError], ...] = ()
 
     @property
     def freed(self) -> int:
         """Bytes freed in all."""
         return sum(item.freed for item in self.collected)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A directory as it was when the collection began; an incomplete one has no ``last_used``."""
+
+    directory: Directory
+    last_used: float | None
+    size: int
 
 
 def collect(
@@ -55,61 +68,130 @@ def collect(
     dry_run: bool = False,
     on_removed: Callable[[Path], None] | None = None,
 ) -> Report:
-    """Remove what the policy lets go. ``on_removed`` is told each prefix that is gone."""
-    now = time.time()
-    rows = usage.rows()
-    candidates = _candidates(store, rows, policy, now)
-    alive = prefixes_in_use(directory.prefix for directory, _ in candidates)
-    freed = Freed()
-    collected: list[Collected] = []
-    in_use: list[Directory] = []
-    for directory, reason in candidates:
-        row = rows.get(directory.prefix.name)
-        lock = None if directory.prefix in alive else store.hold_for_removal(directory)
-        if lock is None:
-            in_use.append(directory)
-            if not dry_run:
-                usage.saw_in_use(directory.prefix.name, now)
-            continue
-        try:
-            unused = None if row is None else max(0.0, now - row.last_used)
-            collected.append(Collected(directory, reason, unused, freed.add(directory.prefix)))
-            if not dry_run:
-                store.remove(directory, lock)
-                usage.forget(directory.prefix.name)
-                if on_removed is not None:
-                    on_removed(directory.prefix)
-        finally:
-            lock.release()
+    """Remove what the policy lets go, the least recently used first; ``on_removed`` is told each prefix that is gone.
+
+    Raises StoreError where the usage log or the directory of environments cannot be read; one environment that cannot
+    be removed is no reason to keep the others.
+    """
+    collection = _Collection(store, usage, policy, dry_run, on_removed)
+    collection.run()
     if not dry_run:
         store.clear_trash()
         store.clear_locks()
-    return Report(tuple(collected), tuple(in_use), dry_run)
+    return Report(tuple(collection.collected), tuple(collection.in_use), dry_run, tuple(collection.failed))
 
 
-def _candidates(store: Store, rows: dict[str, Row], policy: Policy, now: float) -> list[tuple[Directory, str]]:
-    """Who would go if nothing ran, least recently used first, and why."""
-    kept: list[tuple[float, Directory]] = []
-    going: list[tuple[float, Directory, str]] = []
-    for directory in store.directories():
-        row = rows.get(directory.prefix.name)
-        if row is None or directory.marker is None:
-            # the lock tells it from one that is being made at this moment
-            going.append((0.0, directory, "incomplete"))
-            continue
-        # a clock that was set back makes a use lie in the future: that one was just now, not a negative time ago
-        last = min(row.last_used, now)
-        if policy.everything:
-            going.append((last, directory, "not in use"))
-        elif policy.older_than is not None and now - last >= policy.older_than:
-            going.append((last, directory, "unused"))
-        else:
-            kept.append((last, directory))
-    if policy.max_size is not None:
-        size = sum(rows[directory.prefix.name].size for _, directory in kept)
-        for last, directory in sorted(kept, key=lambda item: item[0]):
-            if size <= policy.max_size:
+class _Collection:
+    """One collection at work."""
+
+    def __init__(
+        self,
+        store: Store,
+        usage: UsageLog,
+        policy: Policy,
+        dry_run: bool,
+        on_removed: Callable[[Path], None] | None,
+    ) -> None:
+        self._store, self._usage, self._policy, self._dry_run = store, usage, policy, dry_run
+        self._on_removed = on_removed
+        self._now = time.time()
+        self._freed = Freed()
+        self._alive: set[Path] = set()
+        self.collected: list[Collected] = []
+        self.in_use: list[Directory] = []
+        self.failed: list[tuple[Directory, StoreError]] = []
+
+    def run(self) -> None:
+        if not self._dry_run:
+            self._usage.tidy(self._now)
+        candidates = sorted(self._candidates(), key=lambda item: (item.last_used or 0.0, item.directory.prefix.name))
+        going = [(item, reason) for item in candidates if (reason := self._reason(item)) is not None]
+        limit = self._policy.max_size
+        may_go = going if limit is None else [(item, "") for item in candidates]
+        self._alive = prefixes_in_use(item.directory.prefix for item, _ in may_go)
+        size = sum(item.size for item in candidates)
+        for item, reason in going:
+            if self._take(item, reason):
+                size -= item.size
+        for item in candidates:
+            if limit is None or size <= limit:
                 break
-            size -= rows[directory.prefix.name].size
-            going.append((last, directory, "over the size limit"))
-    return [(directory, reason) for _, directory, reason in sorted(going, key=lambda item: item[0])]
+            if self._reason(item) is None and self._take(item, "over the size limit"):
+                size -= item.size
+
+    def _candidates(self) -> Iterable[_Candidate]:
+        rows = self._usage.rows()
+        for directory in self._store.directories():
+            row = rows.get(directory.prefix.name)
+            marker = directory.marker
+            if marker is None:
+                yield _Candidate(directory, None, 0)
+            elif row is None:  # made since the log was opened
+                yield _Candidate(directory, self._now, marker.size)
+            else:
+                # a clock that was set back makes a use lie in the future: that was just now, not a negative time ago
+                yield _Candidate(directory, min(row.last_used, self._now), row.size)
+
+    def _reason(self, item: _Candidate) -> str | None:
+        """Why the directory is to go, whatever the size of all; None where it is not."""
+        if item.last_used is None:
+            return "incomplete"  # the lock tells it from one that is being made at this moment
+        if self._policy.everything:
+            return "not in use"
+        older_than = self._policy.older_than
+        return "unused" if older_than is not None and self._now - item.last_used >= older_than else None
+
+    def _take(self, item: _Candidate, reason: str) -> bool:
+        """Remove a directory, or tell that it would be; whether it went."""
+        directory = item.directory
+        prefix = directory.prefix
+        try:
+            if prefix in self._alive or self._store.in_use(directory):
+                self._keep(directory)
+                return False
+            freed = self._freed.add(prefix) if self._dry_run else self._remove(item)
+        except StoreError as error:
+            self.failed.append((directory, error))
+            return False
+        if freed is None:
+            return False
+        unused = None if item.last_used is None else self._now - item.last_used
+        self.collected.append(Collected(directory, reason, unused, freed))
+        return True
+
+    def _remove(self, item: _Candidate) -> int | None:
+        """Remove a directory and return the bytes freed; None where it was used since it became a candidate."""
+        prefix = item.directory.prefix
+        if not self._policy.everything and (self._store.paths.spool / ACTIVE).exists():
+            self._usage.take_in()  # removing those before it may have taken minutes
+        lock = self._store.hold_for_removal(item.directory)
+        if lock is None:
+            self._keep(item.directory)
+            return None
+        with lock:
+            if self._was_used(item):
+                return None
+            gone = self._store.put_away(item.directory, lock)
+        freed = 0
+        if gone is not None:
+            # measured where nobody waits for it any more
+            freed = self._freed.add(gone)
+            delete_tree(gone)
+        self._usage.forget(prefix.name)
+        if self._on_removed is not None:
+            self._on_removed(prefix)
+        return freed
+
+    def _was_used(self, item: _Candidate) -> bool:
+        """Whether it was made or used, and left again, while the ones before it were removed."""
+        if item.last_used is None:
+            return item.directory.marker is not None
+        if self._policy.everything:
+            return False
+        last = self._usage.last_used(item.directory.prefix.name)
+        return last is not None and last > self._now
+
+    def _keep(self, directory: Directory) -> None:
+        self.in_use.append(directory)
+        if not self._dry_run:
+            self._usage.saw_in_use(directory.prefix.name, time.time())

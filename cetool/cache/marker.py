@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import sys
@@ -56,34 +57,52 @@ class Marker:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Marker:
-        """The marker that :meth:`as_dict` wrote. Raises KeyError, TypeError or ValueError where it is not one."""
+        """The marker that :meth:`as_dict` wrote.
+
+        Raises KeyError, TypeError, ValueError or AttributeError where it is not one.
+        """
         if data["schema"] != MARKER_SCHEMA:
             raise ValueError(f"schema {data['schema']!r}")
         values = {name: data[name] for name in cls.__dataclass_fields__}
+        for name, value in values.items():
+            if name != "spec" and not _is_of_kind(value, cls.__dataclass_fields__[name].type):
+                raise TypeError(f"{name} is {value!r}")
         return cls(**{**values, "spec": EnvironmentSpec.from_dict(data["spec"])})
+
+
+def _is_of_kind(value: object, kind: object) -> bool:
+    """Whether a JSON value is what the field is annotated as: the annotation is text, ``str``, ``int`` or ``float``."""
+    if kind == "str":
+        return isinstance(value, str) and "\0" not in value
+    # an SQLite integer has 64 bits, and a float that is no number compares with nothing
+    number = isinstance(value, int if kind == "int" else (int, float)) and not isinstance(value, bool)
+    return number and isinstance(value, (int, float)) and 0 <= value < 2**63
 
 
 def read_marker(prefix: Path) -> Marker | None:
     """The environment's marker, or None where there is none that this cetool understands."""
     try:
-        data = json.loads((prefix / MARKER).read_bytes())
+        with open(f"{prefix}/{MARKER}", "rb") as file:
+            data = json.loads(file.read())
         return Marker.from_dict(data)
-    except (OSError, KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return None
 
 
 def write_marker(prefix: Path, marker: Marker) -> None:
-    """Freeze the environment (CEP 22) and mark it complete: everything else reaches the disk before the marker does."""
+    """Freeze the environment (CEP 22) and mark it complete: everything else reaches the disk before the marker does.
+
+    Raises OSError where it cannot be written; the environment is then incomplete.
+    """
     frozen = json.dumps({"message": _FROZEN_MESSAGE}) + "\n"
     (prefix / FROZEN).write_text(frozen, encoding="utf-8")
     _sync_file_system(prefix)
     temporary = prefix / f"{MARKER}.new"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(fd, json.dumps(marker.as_dict(), indent=1).encode())
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    # readable to whom the environment's other files are: who shares a cache has to see that it is complete
+    with open(temporary, "wb") as file:
+        file.write(json.dumps(marker.as_dict(), indent=1).encode())
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, prefix / MARKER)
     sync_directory(prefix / "conda-meta")
 
@@ -110,12 +129,16 @@ def _sync_file_system(prefix: Path) -> None:
     exists.
     """
     if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
+        with contextlib.suppress(AttributeError):  # a C library without the function
+            libc = ctypes.CDLL(None, use_errno=True)
             fd = os.open(prefix, os.O_RDONLY)
             try:
-                if ctypes.CDLL(None).syncfs(fd) == 0:
+                if libc.syncfs(fd) == 0:
                     return
+                number = ctypes.get_errno()
             finally:
                 os.close(fd)
+            if number in (errno.EIO, errno.ENOSPC, errno.EDQUOT):  # what was written did not get there
+                raise OSError(number, os.strerror(number), str(prefix))
     if hasattr(os, "sync"):
         os.sync()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _LINUX = os.path.isdir("/proc/self")
@@ -37,23 +37,54 @@ def is_running(pid: int, start: str) -> bool:
     return bool(start) and start_time(pid) == start
 
 
+def running_processes() -> Iterator[tuple[int, str]]:
+    """All processes that can be seen, by PID and start time."""
+    for pid in _pids():
+        start = start_time(pid)
+        if start:
+            yield pid, start
+
+
 def prefixes_in_use(prefixes: Iterable[Path]) -> set[Path]:
     """Those of the prefixes out of which some process that may be looked at has its program.
 
     The lock tells most of it; this finds a daemon that closed every descriptor it had inherited, the lock's among them.
     """
+    parents: dict[Path, str] = {}  # thousands of prefixes lie in one directory
+    wanted: dict[str, Path] = {}
+    for prefix in prefixes:
+        if prefix.parent not in parents:
+            parents[prefix.parent] = os.path.realpath(prefix.parent)
+        path = f"{parents[prefix.parent]}{os.sep}{prefix.name}"
+        wanted[os.path.realpath(path) if os.path.islink(path) else path] = prefix
+    found: set[Path] = set()
+    for pid in _pids() if wanted else ():
+        place = _program(pid)
+        while len(place) > 1 and place != (above := os.path.dirname(place)):
+            place = above
+            if place in wanted:
+                found.add(wanted[place])
+    return found
+
+
+def _pids() -> Iterable[int]:
+    if _LINUX:
+        return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
     import psutil
 
-    wanted = {os.path.realpath(prefix): prefix for prefix in prefixes}
-    found: set[Path] = set()
-    if not wanted:
-        return found
-    for process in psutil.process_iter():
+    return psutil.pids()
+
+
+def _program(pid: int) -> str:
+    """The file that a process was started from; empty where that may not be known."""
+    if _LINUX:
         try:
-            program = process.exe()
-        except (psutil.Error, OSError):
-            continue
-        for real, prefix in wanted.items():
-            if program.startswith(real + os.sep):
-                found.add(prefix)
-    return found
+            return os.readlink(f"/proc/{pid}/exe")
+        except OSError:
+            return ""
+    import psutil
+
+    try:
+        return psutil.Process(pid).exe()
+    except (psutil.Error, OSError):
+        return ""

@@ -101,6 +101,7 @@ class ScriptStore:
         What cannot be removed, or vanishes meanwhile, is passed over in silence.
         """
         from cetool.cache.sizes import Freed
+        from cetool.cache.trash import discard
 
         freed = Freed()
         total = 0
@@ -117,7 +118,7 @@ class ScriptStore:
                     if _is_unused(entry, now, older_than):
                         size = freed.add(entry)
                         if not dry_run:
-                            self._discard(entry)
+                            discard(entry, self.directory / _TRASH)  # deleted below
                         total += size
                 finally:
                     lock.delete()
@@ -169,20 +170,13 @@ class ScriptStore:
                 if _ENTRY.match(name):
                     yield directory / name, prefix + name
 
-    def _discard(self, entry: Path) -> None:
-        """Move an entry, whose lock is held exclusively, out of sight; :meth:`_tidy` deletes it."""
-        trash = self.directory / _TRASH
-        trash.mkdir(mode=_PRIVATE, exist_ok=True)
-        os.rename(entry, trash / f"{entry.name}.{os.getpid()}.{time.time_ns()}")
-
     def _tidy(self) -> None:
         """Delete the trash, an interrupted collection's too, and the locks that guard nothing any more."""
-        from cetool.cache.store import delete_tree
+        from cetool.cache.trash import delete_tree
 
         trash = self.directory / _TRASH
         for name in _names(trash):
-            with contextlib.suppress(OSError):
-                delete_tree(trash / name)
+            delete_tree(trash / name)
         there = {key for _, key in self._entries()}
         for name in _names(self.directory / _LOCKS):
             if name.endswith(".lock") and name.removesuffix(".lock") not in there:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,11 +49,12 @@ class Freed:
     """Counts the bytes that removing prefixes one after another frees.
 
     A file is freed when its last name goes: one that still lives in a package cache, or in an environment that stays,
-    is not.
+    is not. Each prefix is to be added before it is deleted; those added before it may be deleted by then or not.
     """
 
     def __init__(self) -> None:
-        self._names_gone: dict[tuple[int, int], int] = {}
+        # by device and inode: how many names it had when last seen, and how many of those are to go
+        self._names: dict[tuple[int, int], tuple[int, int]] = {}
 
     def add(self, prefix: Path) -> int:
         """Bytes freed by removing this prefix too."""
@@ -59,9 +62,20 @@ class Freed:
         for status in _files(prefix):
             if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
                 key = (status.st_dev, status.st_ino)
-                gone = self._names_gone.get(key, 0) + 1
-                self._names_gone[key] = gone
-                if gone < status.st_nlink:
+                seen, going = self._names.get(key, (status.st_nlink, 0))
+                going = max(0, going - (seen - status.st_nlink)) + 1
+                self._names[key] = (status.st_nlink, going)
+                if going < status.st_nlink:
                     continue
             total += _bytes(status)
         return total
+
+
+def clear_old_files(directory: Path, age: float) -> None:
+    """Delete the files in a directory that were last written more than ``age`` seconds ago."""
+    limit = time.time() - age
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime < limit:
+                    os.unlink(entry.path)

@@ -8,17 +8,20 @@ lost: who finds, after writing, that the file has another name by then writes th
 from __future__ import annotations
 
 import os
-import socket
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cetool.cache.notes import ACTIVE, append_note, use_line
 from cetool.cache.processes import start_time
+from cetool.spec.environment import NAME_LENGTH
 
-_ACTIVE = "uses"
 _TAKEN = ".taken"
+_LONGEST_LINE = 8192
+_DIRECTORY = re.compile(rf"[0-9a-f]{{{NAME_LENGTH}}}(-\d{{1,4}})?\Z")
 
 
 @dataclass(frozen=True)
@@ -32,49 +35,33 @@ class Use:
     directory: str
     script: str
 
-    def line(self) -> bytes:
-        """The use as a line of the spool, of fewer bytes than an append is atomic for (4096)."""
-        script = self.script.encode("utf-8", "surrogateescape").replace(b"\t", b" ").replace(b"\n", b" ")[:3000]
-        head = f"{self.time_ns}\t{self.pid}\t{self.process_start}\t{self.host}\t{self.directory}\t"
-        return head.encode("utf-8", "replace") + script + b"\n"
-
     @classmethod
     def parse(cls, line: bytes) -> Use | None:
         """The use that a line tells, None where it is damaged."""
-        fields = line.decode("utf-8", "replace").split("\t")
-        try:
-            return cls(int(fields[0]), int(fields[1]), fields[2], fields[3], fields[4], fields[5])
-        except (IndexError, ValueError):
+        fields = line.decode("utf-8", "backslashreplace").split("\t")
+        if len(fields) != 6 or not _DIRECTORY.match(fields[4]):
             return None
+        try:
+            time_ns, pid = int(fields[0]), int(fields[1])
+        except ValueError:
+            return None
+        if not 0 <= time_ns < 2**63 or not 0 <= pid < 2**32:
+            return None
+        return cls(time_ns, pid, *fields[2:])
 
 
 def note_use(spool: Path, directory: str, script: str) -> None:
-    """Note that this process (and what it becomes by exec) uses an environment. Raises OSError where it cannot be
-    noted.
+    """Note that this process (and what it becomes by exec) uses an environment.
+
+    Raises OSError where it cannot be noted.
     """
-    pid = os.getpid()
-    use = Use(time.time_ns(), pid, start_time(pid), socket.gethostname(), directory, script)
-    line = use.line()
-    path = spool / _ACTIVE
-    for _ in range(100):
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-        except FileNotFoundError:
-            spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-            continue
-        try:
-            os.write(fd, line)
-            with suppress(OSError):
-                if os.path.samestat(os.fstat(fd), os.stat(path)):
-                    return
-        finally:
-            os.close(fd)
+    append_note(os.fspath(spool), use_line(directory, script, start_time(os.getpid())))
 
 
 def taken_files(spool: Path) -> list[Path]:
     """Set the spool aside for reading; all files set aside so far, oldest first. The caller is alone in doing so."""
     with suppress(FileNotFoundError):
-        os.rename(spool / _ACTIVE, spool / f"{_ACTIVE}.{time.time_ns():020d}{_TAKEN}")
+        os.rename(spool / ACTIVE, spool / f"{ACTIVE}.{time.time_ns():020d}{_TAKEN}")
     try:
         return sorted(spool / entry for entry in os.listdir(spool) if entry.endswith(_TAKEN))
     except FileNotFoundError:
@@ -84,7 +71,7 @@ def taken_files(spool: Path) -> list[Path]:
 def read_uses(path: Path) -> Iterator[Use]:
     """The uses in a file that was set aside, damaged lines left out."""
     with open(path, "rb") as file:
-        for line in file:
+        while line := file.readline(_LONGEST_LINE):
             use = Use.parse(line.rstrip(b"\n"))
             if use is not None:
                 yield use

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import os
 import re
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -20,13 +19,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cetool.cache.locks import FileLock, try_lock, wait_for_lock
-from cetool.cache.marker import MARKER, Marker, read_marker, withdraw_marker, write_marker
+from cetool.cache.locks import FileLock, is_locked, try_lock, wait_for_lock
+from cetool.cache.marker import Marker, read_marker, withdraw_marker, write_marker
+from cetool.cache.processes import prefixes_in_use
+from cetool.cache.trash import clear, discard
+from cetool.cache.trash import delete_tree as delete_tree
 from cetool.errors import StoreError
-from cetool.paths import Paths
+from cetool.paths import Paths, make_private_dirs
 from cetool.spec.environment import NAME_LENGTH, EnvironmentSpec
 
 _DIRECTORY = re.compile(rf"([0-9a-f]{{{NAME_LENGTH}}})(?:-(\d{{1,4}}))?\Z")
+#: Seconds that one who wants to use a complete environment lets another hold it alone.
+_PATIENCE = 2.0
+#: To read and enter a directory, for its group and for others.
+_LOOK = 0o055
+_HINTS = {
+    errno.ENOSPC: "Free some room there (cetool gc --older-than 0s removes all that is not in use), "
+    "or set CETOOL_CACHE_DIR.",
+    errno.EDQUOT: "Your quota is used up: cetool gc --older-than 0s removes all that is not in use.",
+    errno.EROFS: "Set CETOOL_CACHE_DIR to a directory that can be written to.",
+    errno.EACCES: "Look at the permissions of that directory, or set CETOOL_CACHE_DIR.",
+}
+_OTHER_HINT = "Look at the file system of that directory, or set CETOOL_CACHE_DIR."
 
 
 @dataclass
@@ -75,7 +89,9 @@ class Directory:
 def valid_marker(prefix: Path) -> Marker | None:
     """The marker of a complete environment that was made for this very directory, else None."""
     marker = read_marker(prefix)
-    if marker is None or os.path.realpath(marker.prefix) != os.path.realpath(prefix):
+    if marker is None or marker.prefix == str(prefix):
+        return marker
+    if os.path.realpath(marker.prefix) != os.path.realpath(prefix):
         return None  # copied or moved from elsewhere: the paths inside it are another's
     return marker
 
@@ -93,25 +109,28 @@ class Store:
 
     def lease(self, name: str) -> Lease | None:
         """The environment held in use, or None where there is no complete one."""
-        for _ in range(3):  # a removal between the look and the lock: look again
+        deadline = time.monotonic() + _PATIENCE
+        while True:
             prefix = self._complete(name)
             if prefix is None:
                 return None
             try:
                 lock = try_lock(self._use_lock(prefix), shared=True)
+                taken = lock is not None
             except StoreError:
                 if os.access(self.paths.locks, os.W_OK):
                     raise
-                lock = None  # a cache that nobody can write to: nothing can be removed from it either
+                lock, taken = None, True  # a cache that we cannot write to, and where nobody left a lock to hold
+            if taken:
+                marker = valid_marker(prefix)
+                if marker is not None:
+                    return Lease(prefix, marker, lock)
+                if lock is not None:
+                    lock.release()  # removed between the look and the lock
+            elif time.monotonic() >= deadline:
+                return None
             else:
-                if lock is None:
-                    continue
-            marker = valid_marker(prefix)
-            if marker is not None:
-                return Lease(prefix, marker, lock)
-            if lock is not None:
-                lock.release()
-        return None
+                time.sleep(0.005)  # somebody looks whether it is in use, removes it, or has just made it: look again
 
     def ensure(
         self,
@@ -128,90 +147,123 @@ class Store:
         ``purpose``). If ``build`` raises, what it left is removed before the exception goes on.
         """
         asked = time.time()
+        trash: list[Path] = []
         while True:
             lease = None if refresh else self.lease(spec.name)
             if lease is not None:
                 return lease
-            with wait_for_lock(self._build_lock(spec.name), on_wait=on_wait) as guard:
+            guard = wait_for_lock(self._build_lock(spec.name), on_wait=on_wait)
+            try:
                 guard.write_holder(f"process {os.getpid()}{f' ({purpose})' if purpose else ''}")
                 lease = self.lease(spec.name)
-                if lease is not None and (not refresh or lease.marker.created >= asked):
-                    return lease
-                if lease is not None:
+                if lease is not None and refresh and lease.marker.created < asked:
                     lease.release()
-                lease = self._build(spec, build, guard, refresh=refresh)
-                if lease is not None:
-                    return lease
+                    lease = None
+                if lease is None:
+                    lease = self._build(spec, build, guard, trash, refresh=refresh)
+            finally:
+                guard.retire()
+                while trash:
+                    delete_tree(trash.pop())
+            if lease is not None:
+                return lease
 
-    def _build(self, spec: EnvironmentSpec, build: Builder, guard: FileLock, *, refresh: bool) -> Lease | None:
-        """Make the environment; None where a removal slipped in before it could be held in use."""
+    def _build(
+        self, spec: EnvironmentSpec, build: Builder, guard: FileLock, trash: list[Path], *, refresh: bool
+    ) -> Lease | None:
+        """Make the environment; None where it is to be looked for again. What is to be deleted goes to ``trash``."""
         prefix, lock = self._claim(spec.name)
-        old = self._discard(prefix)
-        self.paths.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log = self.paths.logs / f"{prefix.name}.log"
-        with contextlib.suppress(OSError):
-            log.unlink()
+        if not refresh and valid_marker(prefix) is not None:
+            lock.release()  # complete after all: it was held for removal, and then was not removed
+            return None
+        old: Path | None = None
         try:
-            marker = build(Site(prefix, log, (guard.fd, lock.fd)))
+            old = discard(prefix, self.paths.trash)
+            marker = build(Site(prefix, self._new_log(prefix), (guard.fd, lock.fd)))
             write_marker(prefix, marker)
+            if valid_marker(prefix) is None:
+                raise StoreError(f"the environment {prefix} was made as another one, {marker.prefix}")
         except BaseException as error:
-            self._undo(prefix, old if refresh else None)
-            if old is not None:
-                delete_tree(old)
-            lock.delete()
+            self._undo(prefix, old, lock, trash)
             if isinstance(error, OSError):
                 raise _write_failure(error, prefix) from error
             raise
         if old is not None:
-            delete_tree(old)
+            trash.append(old)
         for directory in self.directories(spec.name):
             if directory.prefix != prefix:
-                self._supersede(directory)
-        lock.downgrade()
-        if valid_marker(prefix) is None:
-            lock.release()
+                self._supersede(directory, trash)
+        if not lock.downgrade() or valid_marker(prefix) is None:
+            lock.release()  # a removal slipped in between
             return None
         return Lease(prefix, marker, lock, created=True)
 
     def _claim(self, name: str) -> tuple[Path, FileLock]:
         """A directory of that name that nobody uses, and its lock, held exclusively."""
-        self.paths.envs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_dirs(self.paths.envs, shared=True)
+        self._share_locks()
         for number in range(1, 10_000):
             prefix = self.paths.envs / (name if number == 1 else f"{name}-{number}")
             for _ in range(20):  # whoever only looks holds the lock for a moment; a script holds it for longer
                 lock = try_lock(self._use_lock(prefix), shared=False)
-                if lock is not None:
+                if lock is None:
+                    time.sleep(0.005)
+                elif os.path.lexists(prefix) and prefixes_in_use([prefix]):
+                    lock.release()  # by a process that closed the lock it had inherited
+                    break
+                else:
                     return prefix, lock
-                time.sleep(0.005)
         raise StoreError(f"every directory for the environment {name} is in use", hint="Wait for its scripts to end.")
 
-    def _discard(self, prefix: Path) -> Path | None:
-        """Move what is at a prefix into the trash (its lock being held exclusively), and tell where to."""
-        if not os.path.lexists(prefix):
-            return None
-        self.paths.trash.mkdir(mode=0o700, parents=True, exist_ok=True)
-        target = self.paths.trash / f"{prefix.name}.{os.getpid()}.{time.time_ns()}"
-        os.rename(prefix, target)
-        return target
-
-    def _undo(self, prefix: Path, old: Path | None) -> None:
-        """After a failed creation: nothing of it stays, and the environment that it should replace comes back."""
-        leftover = self._discard(prefix)
-        if old is not None and (old / MARKER).exists():
-            os.rename(old, prefix)
-        if leftover is not None:
-            delete_tree(leftover)
-
-    def _supersede(self, directory: Directory) -> None:
-        """Remove an older directory of the same name, or at least let no new run start in it."""
-        lock = try_lock(self._use_lock(directory.prefix), shared=False)
-        if lock is None:
-            withdraw_marker(directory.prefix)
+    def _share_locks(self) -> None:
+        """Who may look into a directory of environments may hold those in use: its locks are as open as it is."""
+        if os.name == "nt" or self.paths.locks.parent != self.paths.envs:
             return
-        trash = self._discard(directory.prefix)
-        lock.delete()
-        if trash is not None:
-            delete_tree(trash)
+        make_private_dirs(self.paths.locks, shared=True)
+        with contextlib.suppress(OSError):
+            mode = stat.S_IMODE(self.paths.locks.stat().st_mode)
+            wanted = mode | stat.S_IMODE(self.paths.envs.stat().st_mode) & _LOOK
+            if wanted != mode:
+                self.paths.locks.chmod(wanted)
+
+    def _new_log(self, prefix: Path) -> Path:
+        """The path of the log of a creation; what an earlier one left there is gone."""
+        make_private_dirs(self.paths.logs)
+        log = self.paths.logs / f"{prefix.name}.log"
+        with contextlib.suppress(OSError):
+            log.unlink()
+        return log
+
+    def _undo(self, prefix: Path, old: Path | None, lock: FileLock, trash: list[Path]) -> None:
+        """After a failed creation: nothing of it stays, and the environment that it should replace comes back."""
+        try:
+            leftover = discard(prefix, self.paths.trash)
+            if leftover is not None:
+                trash.append(leftover)
+            if old is not None and read_marker(old) is not None:
+                os.rename(old, prefix)
+                lock.release()
+                return
+        except (OSError, StoreError):
+            pass  # what could not be moved has no marker: the next one that wants the environment tries again
+        if old is not None:
+            trash.append(old)
+        lock.retire()
+
+    def _supersede(self, directory: Directory, trash: list[Path]) -> None:
+        """Remove an older directory of the same name, or at least let no new run start in it."""
+        try:
+            lock = try_lock(self._use_lock(directory.prefix), shared=False)
+            if lock is not None:
+                with lock:
+                    if not prefixes_in_use([directory.prefix]):
+                        gone = discard(directory.prefix, self.paths.trash)
+                        lock.delete()
+                        trash += [] if gone is None else [gone]
+                        return
+        except (OSError, StoreError):
+            pass  # the new one is made; the old one must not be in its way
+        withdraw_marker(directory.prefix)
 
     def hold_for_removal(self, directory: Directory) -> FileLock | None:
         """The directory's exclusive lock, or None where something runs or is being made in it."""
@@ -219,18 +271,28 @@ class Store:
 
     def remove(self, directory: Directory, lock: FileLock) -> None:
         """Remove a directory whose exclusive lock is held: out of sight under the lock, deleted outside it."""
-        trash = self._discard(directory.prefix)
+        gone = self.put_away(directory, lock)
+        if gone is not None:
+            delete_tree(gone)
+
+    def put_away(self, directory: Directory, lock: FileLock) -> Path | None:
+        """Move a directory whose exclusive lock is held into the trash, and let go; the caller deletes what it gets.
+
+        Raises StoreError, the lock still being held, where that cannot be done.
+        """
+        try:
+            gone = discard(directory.prefix, self.paths.trash)
+        except OSError as error:
+            raise StoreError(
+                f"the environment {directory.prefix} could not be removed: {error.strerror or error}",
+                hint=_HINTS.get(error.errno or 0, _OTHER_HINT),
+            ) from error
         lock.delete()
-        if trash is not None:
-            delete_tree(trash)
+        return gone
 
     def in_use(self, directory: Directory) -> bool:
         """Whether any process holds the directory now."""
-        lock = self.hold_for_removal(directory)
-        if lock is None:
-            return True
-        lock.release()
-        return False
+        return is_locked(self._use_lock(directory.prefix))
 
     def directories(self, name: str | None = None) -> Iterator[Directory]:
         """The directories of the store (of that name), complete or not, by name."""
@@ -247,21 +309,21 @@ class Store:
 
     def clear_trash(self) -> None:
         """Finish the deletions that were interrupted."""
-        with contextlib.suppress(OSError):
-            for entry in os.listdir(self.paths.trash):
-                delete_tree(self.paths.trash / entry)
+        clear(self.paths.trash, self.paths.envs)
 
     def clear_locks(self) -> None:
         """Delete the lock files that nobody holds and that guard no directory."""
         try:
             entries = os.listdir(self.paths.locks)
-        except OSError:
+            there = {directory.prefix.name for directory in self.directories()}
+        except (OSError, StoreError):
             return
         for entry in entries:
             stem = entry.removesuffix(".lock").removesuffix(".build")
             if not entry.endswith(".lock") or not _DIRECTORY.match(stem):
                 continue
-            if entry.endswith(".build.lock") or not os.path.lexists(self.paths.envs / stem):
+            if entry.endswith(".build.lock") or stem not in there:
+                # whether it has a directory by now, or one is about to be made, does not matter: nobody holds it
                 with contextlib.suppress(StoreError):
                     lock = try_lock(self.paths.locks / entry, shared=False)
                     if lock is not None:
@@ -271,10 +333,12 @@ class Store:
         usual = self.paths.envs / name
         if valid_marker(usual) is not None:
             return usual
-        for directory in self.directories(name):
-            if directory.prefix != usual and directory.marker is not None:
-                return directory.prefix
-        return None
+        found = [
+            (marker.created, directory.prefix)
+            for directory in self.directories(name)
+            if directory.prefix != usual and (marker := directory.marker) is not None
+        ]
+        return max(found)[1] if found else None
 
     def _use_lock(self, prefix: Path) -> Path:
         return self.paths.locks / f"{prefix.name}.lock"
@@ -283,31 +347,8 @@ class Store:
         return self.paths.locks / f"{name}.build.lock"
 
 
-def delete_tree(path: Path) -> None:
-    """Delete a tree of the trash, read-only directories included; what cannot be deleted now is left for later."""
-
-    def make_writable(function: Callable[[str], object], name: str, _: object) -> None:
-        with contextlib.suppress(OSError):
-            parent = os.path.dirname(name)
-            os.chmod(parent, stat.S_IRWXU)
-            if not os.path.islink(name):
-                os.chmod(name, stat.S_IRWXU)
-            function(name)
-
-    if path.is_symlink() or not path.is_dir():
-        with contextlib.suppress(OSError):
-            path.unlink()
-        return
-    shutil.rmtree(path, onerror=make_writable)
-
-
 def _write_failure(error: OSError, prefix: Path) -> StoreError:
-    hints = {
-        errno.ENOSPC: "Free some room there (`cetool gc --all` removes all that is unused), or set CETOOL_CACHE_DIR.",
-        errno.EDQUOT: "Your quota is used up: `cetool gc --all` removes all that is not in use.",
-        errno.EROFS: "Set CETOOL_CACHE_DIR to a directory that can be written to.",
-        errno.EACCES: "Look at the permissions of that directory, or set CETOOL_CACHE_DIR.",
-    }
     return StoreError(
-        f"the environment {prefix} could not be written: {error.strerror or error}", hint=hints.get(error.errno or 0)
+        f"the environment {prefix} could not be written: {error.strerror or error}",
+        hint=_HINTS.get(error.errno or 0, _OTHER_HINT),
     )

@@ -9,39 +9,27 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 
-from cetool.cache.locks import wait_for_lock
+from cetool.cache.locks import FileLock, wait_for_lock
 from cetool.cache.marker import Marker
-from cetool.cache.processes import is_running
+from cetool.cache.notes import host_name
+from cetool.cache.processes import running_processes
 from cetool.cache.spool import read_uses, taken_files
 from cetool.cache.store import Store
+from cetool.cache.usage_database import connect, is_damage, refused, set_aside
 from cetool.errors import StoreError
 from cetool.paths import Paths
 
-#: One entry a version: the statements that bring a database of the version before to it.
-_MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE environments (
-        directory TEXT PRIMARY KEY, name TEXT NOT NULL, spec TEXT NOT NULL, engine TEXT NOT NULL,
-        engine_version TEXT NOT NULL, created REAL NOT NULL, seconds REAL NOT NULL, packages INTEGER NOT NULL,
-        bytes INTEGER NOT NULL, cetool TEXT NOT NULL, last_used REAL NOT NULL, runs INTEGER NOT NULL DEFAULT 0
-    );
-    CREATE TABLE runs (
-        directory TEXT NOT NULL, script TEXT NOT NULL, pid INTEGER NOT NULL, process_start TEXT NOT NULL,
-        started_ns INTEGER NOT NULL, host TEXT NOT NULL, ended INTEGER NOT NULL DEFAULT 0,
-        UNIQUE (host, pid, process_start, started_ns)
-    );
-    CREATE INDEX runs_going_on ON runs (directory) WHERE ended = 0;
-    CREATE INDEX runs_by_directory ON runs (directory, started_ns);
-    """,
-)
-_BUSY_SECONDS = 5.0
+#: Seconds that another process may take to bring the spool into the log.
+_LONGEST_TURN = 30.0
+#: Seconds that single runs are remembered; how many there were is not forgotten.
+_RUNS_KEPT = 90 * 86400.0
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -60,10 +48,21 @@ class Row:
 
 
 class UsageLog:
-    """The log, open. Use :func:`open_usage_log`."""
+    """The log, open. Use :func:`open_usage_log`.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._db = connection
+    All methods raise StoreError where the database cannot be used; one that is found damaged is built anew.
+    """
+
+    def __init__(self, paths: Paths, store: Store, warn: Callable[[str], None]) -> None:
+        self._paths = paths
+        self._store = store
+        self._warn = warn
+        self._seen = self._status()
+        try:
+            self._db = connect(paths.database)
+            self._seen = self._status()
+        except sqlite3.Error as error:
+            self._db = self._mend(error, None)
 
     def close(self) -> None:
         """Close the database."""
@@ -71,97 +70,157 @@ class UsageLog:
 
     def add_environment(self, directory: str, marker: Marker) -> None:
         """Remember an environment that was made."""
-        with self._db:
-            self._insert(directory, marker)
+        self._do(lambda db: _insert(db, directory, marker, marker.created))
 
-    def _insert(self, directory: str, marker: Marker) -> None:
-        self._db.execute(
-            "INSERT OR REPLACE INTO environments (directory, name, spec, engine, engine_version, created, seconds,"
-            " packages, bytes, cetool, last_used, runs) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?,"
-            " max(?, coalesce((SELECT max(started_ns) / 1e9 FROM runs WHERE directory = ?), 0)),"
-            " (SELECT count(*) FROM runs WHERE directory = ?))",
-            (
-                directory,
-                marker.name,
-                json.dumps(marker.spec.as_dict(), sort_keys=True),
-                marker.engine,
-                marker.engine_version,
-                marker.created,
-                marker.seconds,
-                marker.packages,
-                marker.size,
-                marker.cetool,
-                marker.created,
-                directory,
-                directory,
-            ),
-        )
-
-    def take_in(self, spool: Path, lock: Path) -> None:
+    def take_in(self) -> None:
         """Move what runs have noted into the log: each use once, none lost, whatever is killed in between."""
-        with wait_for_lock(lock):
-            for path in taken_files(spool):
-                uses = list(read_uses(path))
-                with self._db:
-                    for use in uses:
-                        added = self._db.execute(
-                            "INSERT OR IGNORE INTO runs (directory, script, pid, process_start, started_ns, host)"
-                            " VALUES (?, ?, ?, ?, ?, ?)",
-                            (use.directory, use.script, use.pid, use.process_start, use.time_ns, use.host),
-                        ).rowcount
-                        self._db.execute(
-                            "UPDATE environments SET runs = runs + ?, last_used = max(last_used, ?)"
-                            " WHERE directory = ?",
-                            (added, use.time_ns / 1e9, use.directory),
-                        )
-                path.unlink()
+        try:
+            with self._turn():
+                if not _is_same(self._seen, self._status()):
+                    self._reopen()  # somebody set aside the one that we had opened
+                for path in taken_files(self._paths.spool):
+                    values = (
+                        (use.host, use.pid, use.process_start, use.time_ns, use.directory, use.script)
+                        for use in read_uses(path)
+                    )
+                    # a trigger counts those that are new
+                    self._db.executemany(
+                        "INSERT OR IGNORE INTO runs (host, pid, process_start, started_ns, directory, script)"
+                        " VALUES (?, ?, ?, ?, ?, ?)",
+                        values,
+                    )
+                    self._db.commit()
+                    path.unlink()
+        except sqlite3.Error as error:
+            self._roll_back()
+            self._db = self._mend(error, self._db)
+            self.agree_with_disk()  # what is still in the spool is taken in the next time
+        except OSError as error:
+            self._roll_back()
+            raise refused(self._paths.database, error) from error
 
-    def agree_with(self, store: Store) -> None:
+    def _roll_back(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._db.rollback()
+
+    def agree_with_disk(self) -> None:
         """Forget the directories that are gone, remember those that appeared without the log being told."""
+        self._do(lambda _: self._agree())
+
+    def _agree(self) -> None:
         known = {row[0] for row in self._db.execute("SELECT directory FROM environments")}
-        there = {directory.prefix.name: directory for directory in store.directories()}
-        with self._db:
-            for name in known - there.keys():
-                self._db.execute("DELETE FROM environments WHERE directory = ?", (name,))
-            for name in there.keys() - known:
-                marker = there[name].marker
-                if marker is not None:
-                    self._insert(name, marker)
+        there = {directory.prefix.name: directory for directory in self._store.directories()}
+        now = time.time()
+        for name in known - there.keys():
+            _forget(self._db, name)
+        for name in there.keys() - known:
+            marker = there[name].marker
+            if marker is not None:
+                # its uses may have been lost together with a log: it counts as used now rather than as never
+                _insert(self._db, name, marker, now)
 
     def rows(self) -> dict[str, Row]:
         """What is known, by directory."""
-        query = "SELECT directory, name, engine, created, seconds, packages, bytes, last_used, runs FROM environments"
-        return {row[0]: Row(*row) for row in self._db.execute(query)}
+        query = (
+            "SELECT directory, name, engine, created, seconds, packages, bytes, last_used, runs"
+            " FROM environments JOIN uses USING (directory)"
+        )
+        return self._do(lambda db: {row[0]: Row(*row) for row in db.execute(query)})
+
+    def last_used(self, directory: str) -> float | None:
+        """When the directory was last used, in seconds since 1970; None where the log does not know it."""
+        query = "SELECT last_used FROM uses WHERE directory = ?"
+        row = self._do(lambda db: db.execute(query, (directory,)).fetchone())
+        return None if row is None else float(row[0])
 
     def running(self) -> dict[str, list[int]]:
-        """PIDs, by directory, of the logged processes of this host that are really running (PID and start time
-        match).
-        """
-        host = socket.gethostname()
-        result: dict[str, list[int]] = {}
-        ended: list[tuple[int]] = []
-        query = "SELECT rowid, directory, pid, process_start FROM runs WHERE ended = 0 AND host = ?"
-        for rowid, directory, pid, start in self._db.execute(query, (host,)):
-            if not is_running(pid, start):
-                ended.append((rowid,))
-            elif pid not in result.setdefault(directory, []):
-                result[directory].append(pid)
-        with self._db:
-            self._db.executemany("UPDATE runs SET ended = 1 WHERE rowid = ?", ended)
-        return result
+        """PIDs, by directory, of this host's logged processes that are really running (PID and start time match)."""
+        query = "SELECT DISTINCT directory FROM runs WHERE host = ? AND pid = ? AND process_start = ?"
+        host = host_name()
+
+        def ask(db: sqlite3.Connection) -> dict[str, list[int]]:
+            result: dict[str, list[int]] = {}
+            for pid, start in running_processes():
+                for (directory,) in db.execute(query, (host, pid, start)):
+                    result.setdefault(directory, []).append(pid)
+            return result
+
+        return self._do(ask)
 
     def saw_in_use(self, directory: str, when: float) -> None:
         """An environment seen in use counts as used until it is seen free."""
-        with self._db:
-            self._db.execute(
-                "UPDATE environments SET last_used = max(last_used, ?) WHERE directory = ?", (when, directory)
-            )
+        query = "UPDATE uses SET last_used = max(last_used, ?) WHERE directory = ?"
+        self._do(lambda db: db.execute(query, (when, directory)))
 
     def forget(self, directory: str) -> None:
-        """An environment was removed; its runs stay as history until their directory's name comes again."""
-        with self._db:
-            self._db.execute("DELETE FROM environments WHERE directory = ?", (directory,))
-            self._db.execute("UPDATE runs SET ended = 1 WHERE directory = ?", (directory,))
+        """An environment was removed; its runs stay as history."""
+        self._do(lambda db: _forget(db, directory))
+
+    def tidy(self, now: float) -> None:
+        """Forget the runs of long ago; bring back to ``now`` what a clock that was wrong has put into the future."""
+
+        def act(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE uses SET last_used = ? WHERE last_used > ?", (now, now))
+            db.execute("DELETE FROM runs WHERE started_ns < ?", (int((now - _RUNS_KEPT) * 1e9),))
+
+        self._do(act)
+
+    def _do(self, action: Callable[[sqlite3.Connection], _T]) -> _T:
+        """The action's result, in a transaction; done again in a new database where this one turns out damaged."""
+        try:
+            with self._db:
+                return action(self._db)
+        except sqlite3.Error as error:
+            self._db = self._mend(error, self._db)
+        try:
+            with self._db:
+                self._agree()
+                return action(self._db)
+        except sqlite3.Error as error:
+            raise refused(self._paths.database, error) from error
+
+    def _mend(self, error: sqlite3.Error, broken: sqlite3.Connection | None) -> sqlite3.Connection:
+        """A new database in place of a damaged one. Raises StoreError where it is not damaged, or not replaced."""
+        database = self._paths.database
+        if not is_damage(error, database):
+            raise refused(database, error) from error
+        if broken is not None:
+            broken.close()
+        try:
+            with self._turn():
+                if not _is_same(self._seen, self._status()):
+                    with contextlib.suppress(sqlite3.Error):  # somebody has replaced it already
+                        return self._opened()
+                aside = set_aside(database)
+                connection = self._opened()
+        except (OSError, sqlite3.Error) as again:
+            raise StoreError(
+                f"the usage log {database} is damaged ({error}) and cannot be replaced: {again}",
+                hint="Remove it: it is built anew from the environments on disk.",
+            ) from again
+        self._warn(f"The usage log was damaged ({error}); it is kept as {aside} and built anew from what is on disk.")
+        return connection
+
+    def _reopen(self) -> None:
+        self._db.close()
+        self._db = self._opened()
+
+    def _opened(self) -> sqlite3.Connection:
+        connection = connect(self._paths.database)
+        self._seen = self._status()
+        return connection
+
+    def _status(self) -> os.stat_result | None:
+        try:
+            return os.stat(self._paths.database)
+        except OSError:
+            return None
+
+    def _turn(self) -> FileLock:
+        """The lock of those who replace the database or take in the spool."""
+        lock = wait_for_lock(self._paths.root / "usage.lock", at_most=_LONGEST_TURN)
+        lock.write_holder(f"process {os.getpid()}")
+        return lock
 
 
 @contextlib.contextmanager
@@ -171,89 +230,42 @@ def open_usage_log(paths: Paths, store: Store, *, warn: Callable[[str], None]) -
     A damaged database is set aside and built anew (``warn`` is told). Raises StoreError where it cannot be written to,
     or was written by a newer cetool.
     """
+    log = UsageLog(paths, store, warn)
     try:
-        log = _open(paths)
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError) and not _damaged(error):
-            raise _refused(paths, error) from error
-        log = _replace(paths, error, warn)
-    try:
-        try:
-            log.take_in(paths.spool, paths.locks / "usage.lock")
-            log.agree_with(store)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) and not _damaged(error):
-                raise _refused(paths, error) from error
-            log.close()
-            log = _replace(paths, error, warn)
-            log.agree_with(store)
+        log.take_in()
+        log.agree_with_disk()
         yield log
-    except sqlite3.OperationalError as error:
-        raise _refused(paths, error) from error
     finally:
         log.close()
 
 
-def _open(paths: Paths) -> UsageLog:
-    paths.database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    connection = sqlite3.connect(paths.database, timeout=_BUSY_SECONDS)
-    try:
-        os.chmod(paths.database, 0o600)
-        with contextlib.suppress(sqlite3.OperationalError):
-            connection.execute("PRAGMA journal_mode = WAL")  # some file systems cannot: the default serves there
-        connection.execute("PRAGMA synchronous = NORMAL")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(_MIGRATIONS):
-            raise StoreError(
-                f"the usage log {paths.database} was written by a newer cetool (schema {version}, this one knows"
-                f" {len(_MIGRATIONS)})",
-                hint="Use that cetool, or set CETOOL_CACHE_DIR to another directory for this one.",
-            )
-        for number in range(version, len(_MIGRATIONS)):
-            _migrate(connection, number)
-        connection.execute("SELECT count(*) FROM environments").fetchone()
-    except BaseException:
-        connection.close()
-        raise
-    return UsageLog(connection)
+def _is_same(one: os.stat_result | None, other: os.stat_result | None) -> bool:
+    return one is not None and other is not None and os.path.samestat(one, other)
 
 
-def _migrate(connection: sqlite3.Connection, number: int) -> None:
-    """Bring the schema from ``number`` to the next; another process may be doing the same at this moment."""
-    script = f"BEGIN IMMEDIATE; {_MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;"
-    try:
-        connection.executescript(script)
-    except sqlite3.OperationalError:
-        if connection.in_transaction:
-            connection.rollback()
-        if connection.execute("PRAGMA user_version").fetchone()[0] <= number:
-            raise
-
-
-def _damaged(error: sqlite3.Error) -> bool:
-    text = str(error)
-    return any(
-        sign in text for sign in ("malformed", "not a database", "no such table", "no such column", "disk image")
+def _insert(db: sqlite3.Connection, directory: str, marker: Marker, used: float) -> None:
+    values = (
+        directory,
+        marker.name,
+        json.dumps(marker.spec.as_dict(), sort_keys=True),
+        _text(marker.engine),
+        _text(marker.engine_version),
+        marker.created,
+        marker.seconds,
+        marker.packages,
+        marker.size,
+        _text(marker.cetool),
     )
+    db.execute(f"INSERT OR REPLACE INTO environments VALUES ({', '.join('?' * len(values))})", values)
+    db.execute("INSERT OR IGNORE INTO uses (directory) VALUES (?)", (directory,))
+    db.execute("UPDATE uses SET last_used = max(last_used, ?) WHERE directory = ?", (used, directory))
 
 
-def _replace(paths: Paths, error: sqlite3.Error, warn: Callable[[str], None]) -> UsageLog:
-    """Set the database aside and begin a new one."""
-    aside = paths.database.with_name(f"{paths.database.name}.damaged-{int(time.time())}")
-    with wait_for_lock(paths.locks / "usage.lock"):
-        try:
-            for suffix in ("", "-wal", "-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(f"{paths.database}{suffix}", f"{aside}{suffix}")
-            log = _open(paths)
-        except (OSError, sqlite3.Error) as again:
-            raise StoreError(f"the usage log {paths.database} is damaged and cannot be replaced: {again}") from again
-    warn(f"The usage log was damaged ({error}); it is kept as {aside} and built anew from the environments on disk.")
-    return log
+def _forget(db: sqlite3.Connection, directory: str) -> None:
+    db.execute("DELETE FROM environments WHERE directory = ?", (directory,))
+    db.execute("DELETE FROM uses WHERE directory = ?", (directory,))
 
 
-def _refused(paths: Paths, error: sqlite3.Error) -> StoreError:
-    return StoreError(
-        f"the usage log {paths.database} cannot be used: {error}",
-        hint="Another process may be holding it: try again; or look at its permissions and the room on its disk.",
-    )
+def _text(text: str) -> str:
+    """The text without what SQLite does not store."""
+    return text.encode("utf-8", "replace").decode()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version as installed_version
 from typing import Annotated
 
 import typer
 
+from cetool import __version__
 from cetool.__main__ import COMMANDS
 from cetool.cli import collection, environments, run, scripts, settings
 
@@ -35,7 +35,7 @@ app.add_typer(settings.app)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"cetool {installed_version('cetool')}")
+        typer.echo(f"cetool {__version__}")
         raise typer.Exit
 
 

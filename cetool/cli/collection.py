@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -16,17 +13,15 @@ from cetool.cache.gc import Collected, Policy, Report, collect
 from cetool.cache.scripts import ScriptStore
 from cetool.cache.sizes import clear_old_files
 from cetool.cli import options
+from cetool.cli.background import touch
 from cetool.cli.output import print_json
 from cetool.cli.session import Session
 from cetool.durations import format_duration, format_size, parse_duration, parse_size
 from cetool.engines.registration import forget_registration
 from cetool.errors import CetoolError, UsageError
-from cetool.launch.environ import ON_WINDOWS
 from cetool.paths import ensure_private_dir
 
 SCHEMA = "cetool.gc/1"
-#: Seconds between two looks in the background.
-INTERVAL = 3600.0
 #: Seconds that the logs of creations are kept.
 _LOGS_KEPT = 14 * 86400.0
 
@@ -89,7 +84,7 @@ def _collect(session: Session, policy: Policy, *, dry_run: bool) -> tuple[Report
     scripts = 0 if age is None else ScriptStore(session.paths.scripts).collect(age, dry_run=dry_run)
     if not dry_run:
         clear_old_files(session.paths.logs, _LOGS_KEPT)
-        _touch(session.paths.gc_stamp)
+        touch(session.paths.gc_stamp)
     return report, scripts
 
 
@@ -141,63 +136,3 @@ def _document(report: Report, scripts: int) -> dict[str, object]:
         "scripts_freed_bytes": scripts,
         "freed_bytes": report.freed + scripts,
     }
-
-
-def collect_in_background(session: Session) -> None:
-    """Start a collection that this call does not wait for, if none was started for an hour."""
-    if not session.settings.auto_gc or not _due(session.paths.gc_stamp):
-        return
-    environ = dict(session.environ)
-    if session.settings.trust_cache_dir:
-        environ["CETOOL_TRUST_CACHE_DIR"] = "true"
-    with contextlib.suppress(OSError):
-        _start_detached([sys.executable, "-m", "cetool", "gc", "--background", "--quiet"], environ)
-
-
-def _due(stamp: Path) -> bool:
-    """Whether an hour has passed; from then on it has not. In a new cache, or a read-only one, nothing is due."""
-    try:
-        age = time.time() - stamp.stat().st_mtime
-    except FileNotFoundError:
-        if stamp.parent.is_dir():
-            _touch(stamp)
-        return False
-    except OSError:
-        return False
-    # a stamp in the future tells that the clock was set back
-    return not 0 <= age < INTERVAL and _touch(stamp)
-
-
-def _touch(stamp: Path) -> bool:
-    try:
-        stamp.touch(0o600)
-        os.utime(stamp)
-    except OSError:
-        return False
-    return True
-
-
-def _start_detached(argv: list[str], environ: dict[str, str]) -> None:
-    """Start a process that is nobody's child and holds nothing of ours open: no script has to wait for it."""
-    if ON_WINDOWS:
-        flags = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-        null = subprocess.DEVNULL
-        subprocess.Popen(argv, env=environ, cwd="\\", stdin=null, stdout=null, stderr=null, creationflags=flags)
-        return
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid:
-        os.waitpid(pid, 0)
-        return
-    try:
-        os.setsid()
-        if os.fork():
-            os._exit(0)
-        os.chdir("/")
-        null_fd = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(null_fd, descriptor)
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-        os.execve(argv[0], argv, environ)
-    finally:
-        os._exit(127)

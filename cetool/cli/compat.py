@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from cetool.cache.gc import Policy, collect
 from cetool.cli.environments import create_environment, requirements_of
-from cetool.cli.run import RunOptions, run_source
+from cetool.cli.execution import RunOptions, run_source
 from cetool.cli.session import Session
 from cetool.cli.sources import open_source, source_of_lines
 from cetool.engines.registration import forget_registration

@@ -15,14 +15,14 @@ from cetool.cache.processes import prefixes_in_use
 from cetool.cache.sizes import Freed
 from cetool.cache.store import Directory
 from cetool.cli import options
-from cetool.cli.collection import collect_in_background
+from cetool.cli.background import collect_in_background
+from cetool.cli.execution import RunOptions, note, read_declaration
 from cetool.cli.output import print_json, print_line, print_table
-from cetool.cli.run import RunOptions, note, read_declaration
 from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import open_source
 from cetool.durations import format_duration, format_size
 from cetool.engines.registration import forget_registration
-from cetool.errors import CetoolError, StoreError, UsageError
+from cetool.errors import CetoolError, ScriptNotFoundError, StoreError, UsageError
 from cetool.paths import ensure_private_dir
 from cetool.spec.environment import NAME_LENGTH, EnvironmentSpec, Requirements
 from cetool.spec.environment_file import read_environment_file
@@ -220,7 +220,13 @@ def _targeted(target: str, session: Session) -> list[Directory]:
     elif os.path.realpath(path.parent) == os.path.realpath(store.paths.envs):
         found = [item for item in store.directories() if item.prefix.name == path.name]
     else:
-        _, spec = read_declaration(open_source(target, session), session, RunOptions())
+        try:
+            _, spec = read_declaration(open_source(target, session), session, RunOptions())
+        except ScriptNotFoundError:
+            raise StoreError(
+                f"there is no environment, and no script, called {target!r}",
+                hint="`cetool list` shows the environments that there are.",
+            ) from None
         found = list(store.directories(spec.name))
     if not found:
         raise StoreError(f"there is no environment of {target!r}", hint="`cetool list` shows those that there are.")

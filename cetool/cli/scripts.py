@@ -12,8 +12,8 @@ import typer
 
 from cetool.cli import options
 from cetool.cli.environments import spec_document
+from cetool.cli.execution import RunOptions, read_declaration
 from cetool.cli.output import flow, print_json, print_line, print_table
-from cetool.cli.run import RunOptions, read_declaration
 from cetool.cli.session import Session
 from cetool.cli.sources import open_source
 from cetool.config import variable_of

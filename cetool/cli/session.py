@@ -6,24 +6,19 @@ import contextlib
 import functools
 import os
 import re
-import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from cetool import __version__
 from cetool.cache.marker import Marker
 from cetool.cache.sizes import disk_size
 from cetool.cache.store import Lease, Site, Store
-from cetool.cache.usage import UsageLog, open_usage_log
 from cetool.cli.progress import Voice
 from cetool.condarc import Condarc, load_condarc, search_path
 from cetool.config import conda_root, load_settings
 from cetool.durations import format_size
-from cetool.engines.base import Engine, Found, Progress
-from cetool.engines.build import Circumstances, Place, build_environment
-from cetool.engines.conda import root_of
-from cetool.engines.select import choose_engine, find_engines
 from cetool.errors import CetoolError
 from cetool.launch.environ import caller_environ
 from cetool.paths import ensure_private_dir, resolve_paths
@@ -31,6 +26,10 @@ from cetool.spec.channels import canonical_channel
 from cetool.spec.environment import DEFAULT_CHANNEL, EnvironmentSpec, Requirements
 from cetool.spec.matchspecs import spec_name
 from cetool.spec.platforms import current_platform
+
+if TYPE_CHECKING:  # engines and the log are for those who need them: each import delays the script
+    from cetool.cache.usage import UsageLog
+    from cetool.engines.base import Engine, Found, Progress
 
 _OVERRIDE = re.compile(r"CONDA_OVERRIDE_([A-Z][A-Z0-9_]*)\Z")
 #: Names told in the line that says what was made.
@@ -80,6 +79,8 @@ class Session:
     @functools.cached_property
     def engine(self) -> tuple[Engine, str]:
         """The engine that serves, and why it was taken."""
+        from cetool.engines.select import choose_engine
+
         return choose_engine(
             self.settings.engine, self.engine_environ, lock_dir=self.paths.locks, cache_dir=self.packages
         )
@@ -87,6 +88,8 @@ class Session:
     @functools.cached_property
     def _likely_engine(self) -> Found:
         """The engine that would be taken, as far as that can be told without starting a program."""
+        from cetool.engines.select import find_engines
+
         found = find_engines(self.environ)
         wanted = self.settings.engine
         return next((item for item in found if (item.name == wanted if wanted else item.problem is None)), found[-1])
@@ -112,6 +115,8 @@ class Session:
         return tuple(dict.fromkeys(paths))
 
     def _root_prefix(self, engine: Found) -> str | None:
+        from cetool.engines.base import root_of
+
         if engine.name == "conda":
             return conda_root(self.environ) or (str(root_of(engine.path)) if engine.path else None)
         if engine.name == "rattler":
@@ -162,11 +167,13 @@ class Session:
             lease = self.store.ensure(spec, build, refresh=refresh, on_wait=progress.wait, purpose=purpose)
         if lease.created:
             self.voice.say(_created(requirements, lease.marker))
-            with contextlib.suppress(CetoolError, OSError, sqlite3.Error), self.usage() as usage:
+            with contextlib.suppress(CetoolError, OSError), self.usage() as usage:
                 usage.add_environment(lease.prefix.name, lease.marker)
         return lease
 
     def _build(self, spec: EnvironmentSpec, site: Site, progress: Progress) -> Marker:
+        from cetool.engines.build import Circumstances, Place, build_environment
+
         engine, reason = self.engine
         progress.note(f"Engine: {engine.name} {engine.version}: {reason}")
         circumstances = Circumstances(
@@ -186,12 +193,14 @@ class Session:
             seconds=round(time.monotonic() - started, 3),
             packages=packages,
             size=disk_size(site.prefix),
-            cetool=installed_version("cetool"),
+            cetool=__version__,
         )
 
     @contextlib.contextmanager
     def usage(self) -> Iterator[UsageLog]:
         """The usage log, in agreement with the disk. Raises StoreError where it cannot be used."""
+        from cetool.cache.usage import open_usage_log
+
         with open_usage_log(self.paths, self.store, warn=self.voice.warn) as log:
             yield log
 

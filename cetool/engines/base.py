@@ -100,3 +100,9 @@ class Found:
     version: str | None = None
     problem: str | None = None
     details: Mapping[str, str] = field(default_factory=dict)
+
+
+def root_of(executable: str) -> Path:
+    """The installation that an executable belongs to: the parent of its ``bin``, symbolic links followed."""
+    path = Path(executable).resolve()
+    return path.parent.parent if path.parent.name in ("bin", "condabin", "Scripts") else path.parent

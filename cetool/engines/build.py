@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from cetool.engines.base import CreateRequest, Engine, Progress
-from cetool.engines.pypi import PypiRequest, install_pypi, needs_pip
 from cetool.engines.registration import forget_registration
 from cetool.engines.verify import check_complete
 from cetool.spec.environment import EnvironmentSpec
@@ -47,8 +46,8 @@ def build_environment(
     What is left at the prefix after an error is the caller's to clear.
     """
     packages = spec.packages
-    if spec.pypi and needs_pip(circumstances.environ, circumstances.pip_installer):
-        packages += () if any(spec_name(package) == "pip" for package in packages) else ("pip",)
+    if spec.pypi:
+        packages += _installer(packages, circumstances)
     request = CreateRequest(
         prefix=place.prefix,
         packages=packages,
@@ -64,22 +63,34 @@ def build_environment(
     finally:  # a run that was killed may have left its line, too
         forget_registration(place.prefix, circumstances.environ)
     if spec.pypi:
-        install_pypi(
-            PypiRequest(
-                prefix=place.prefix,
-                requirements=spec.pypi,
-                log=place.log,
-                environ=circumstances.environ,
-                settings=spec.pypi_settings,
-                offline=circumstances.offline,
-                installer=circumstances.pip_installer,
-                inherit=place.inherit,
-                stall_timeout=circumstances.stall_timeout,
-            ),
-            progress,
-        )
+        _install_pypi(spec, place, circumstances, progress)
     _keep_variables(place.prefix, dict(spec.variables))
     return check_complete(place.prefix, expect_packages=bool(packages), log=place.log)
+
+
+def _installer(packages: tuple[str, ...], circumstances: Circumstances) -> tuple[str, ...]:
+    """What has to be added to the conda packages so that PyPI packages can be installed beside them."""
+    from cetool.engines.pypi import needs_pip
+
+    there = any(spec_name(package) == "pip" for package in packages)
+    return () if there or not needs_pip(circumstances.environ, circumstances.pip_installer) else ("pip",)
+
+
+def _install_pypi(spec: EnvironmentSpec, place: Place, circumstances: Circumstances, progress: Progress) -> None:
+    from cetool.engines.pypi import PypiRequest, install_pypi
+
+    request = PypiRequest(
+        prefix=place.prefix,
+        requirements=spec.pypi,
+        log=place.log,
+        environ=circumstances.environ,
+        settings=spec.pypi_settings,
+        offline=circumstances.offline,
+        installer=circumstances.pip_installer,
+        inherit=place.inherit,
+        stall_timeout=circumstances.stall_timeout,
+    )
+    install_pypi(request, progress)
 
 
 def _keep_variables(prefix: Path, variables: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cetool.condarc import load_condarc
-from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.base import CreateRequest, Progress, root_of
 from cetool.engines.outcome import conclude
 from cetool.engines.private import condarc_file, has_credentials, netrc_file, private_directory, spec_file
 from cetool.engines.stages import CondaStages
@@ -108,9 +108,3 @@ def override_variables(request: CreateRequest) -> dict[str, str]:
         "CONDA_OVERRIDE_" + name.removeprefix("__").replace("-", "_").upper(): version
         for name, version in request.virtual_packages
     }
-
-
-def root_of(executable: str) -> Path:
-    """The installation that an executable belongs to: the parent of its ``bin``, symbolic links followed."""
-    path = Path(executable).resolve()
-    return path.parent.parent if path.parent.name in ("bin", "condabin", "Scripts") else path.parent

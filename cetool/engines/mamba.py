@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cetool.condarc import load_condarc
-from cetool.engines.base import CreateRequest, Progress
-from cetool.engines.conda import override_variables, root_of
+from cetool.engines.base import CreateRequest, Progress, root_of
+from cetool.engines.conda import override_variables
 from cetool.engines.outcome import conclude
 from cetool.engines.private import environment_file, has_credentials, private_directory
 from cetool.engines.registration import forget_registration

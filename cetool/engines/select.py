@@ -13,13 +13,9 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 
 from cetool.engines.base import Engine, Found
-from cetool.engines.conda import CondaEngine
-from cetool.engines.mamba import MambaEngine
-from cetool.engines.subprocesses import ask_version, clean_environ
 from cetool.errors import EngineError, UsageError
 
 #: The engines' names in the order in which they are tried.
@@ -124,6 +120,9 @@ def _engine(found: Found, environ: Mapping[str, str], lock_dir: Path, cache_dir:
         from cetool.engines.rattler import RattlerEngine  # 40 ms that only its users pay
 
         return RattlerEngine(environ, cache_dir)
+    from cetool.engines.conda import CondaEngine
+    from cetool.engines.mamba import MambaEngine
+
     argv = _argv(found)
     # mamba 1 is conda with another solver
     if found.name == "conda" or (found.name == "mamba" and str(found.version).startswith("1.")):
@@ -165,6 +164,8 @@ def _found(name: str, environ: Mapping[str, str], with_version: bool) -> Found:
 
 
 def _with_version(found: Found, environ: Mapping[str, str]) -> Found:
+    from cetool.engines.subprocesses import ask_version, clean_environ
+
     try:
         text = ask_version(_argv(found), clean_environ(environ))
     except EngineError as error:
@@ -184,7 +185,11 @@ def _with_version(found: Found, environ: Mapping[str, str]) -> Found:
 def _embedded(with_version: bool) -> Found:
     if importlib.util.find_spec("rattler") is None:
         return Found("rattler", None, "built in", problem="py-rattler is not installed")
-    version = metadata.version("py-rattler") if with_version else None
+    version = None
+    if with_version:
+        from importlib.metadata import version as installed_version
+
+        version = installed_version("py-rattler")
     return Found("rattler", None, "built in", version=version)
 
 

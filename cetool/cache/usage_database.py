@@ -1,0 +1,108 @@
+"""The usage log's file: opening it, bringing its schema up to date, telling damage from other trouble."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+from cetool.errors import StoreError
+from cetool.paths import make_private_dirs
+
+#: One entry a version: the statements that bring a database of the version before to it.
+_MIGRATIONS: tuple[str, ...] = (
+    # "uses" is what the runs in a directory come to: it answers without a look at a million of them, and it may know
+    # of a directory before "environments" does.
+    """
+    CREATE TABLE environments (
+        directory TEXT PRIMARY KEY, name TEXT NOT NULL, spec TEXT NOT NULL, engine TEXT NOT NULL,
+        engine_version TEXT NOT NULL, created REAL NOT NULL, seconds REAL NOT NULL, packages INTEGER NOT NULL,
+        bytes INTEGER NOT NULL, cetool TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE uses (
+        directory TEXT PRIMARY KEY, last_used REAL NOT NULL DEFAULT 0, runs INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID;
+    CREATE TABLE runs (
+        host TEXT NOT NULL, pid INTEGER NOT NULL, process_start TEXT NOT NULL, started_ns INTEGER NOT NULL,
+        directory TEXT NOT NULL, script TEXT NOT NULL,
+        PRIMARY KEY (host, pid, process_start, started_ns)
+    ) WITHOUT ROWID;
+    CREATE TRIGGER run_counts AFTER INSERT ON runs BEGIN
+        INSERT OR IGNORE INTO uses (directory) VALUES (NEW.directory);
+        UPDATE uses SET runs = runs + 1, last_used = max(last_used, NEW.started_ns / 1e9)
+            WHERE directory = NEW.directory;
+    END;
+    """,
+)
+#: Seconds that another process may hold the database before we give up.
+BUSY_SECONDS = 5.0
+_SIGNS_OF_DAMAGE = ("malformed", "not a database", "no such table", "no such column", "disk image", "already exists")
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """The database, of the schema that this cetool knows; made where it is missing.
+
+    Raises sqlite3.Error, and StoreError where it was written by a newer cetool or its directory cannot be made.
+    """
+    make_private_dirs(path.parent)
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(_MIGRATIONS):
+            raise StoreError(
+                f"the usage log {path} was written by a newer cetool (schema {version}, this one knows"
+                f" {len(_MIGRATIONS)})",
+                hint="Use that cetool, or set CETOOL_CACHE_DIR to another directory for this one.",
+            )
+        with contextlib.suppress(OSError):
+            os.chmod(path, 0o600)
+        if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            with contextlib.suppress(sqlite3.OperationalError):
+                connection.execute("PRAGMA journal_mode = WAL")  # some file systems cannot: the default serves there
+        connection.execute("PRAGMA synchronous = NORMAL")
+        for number in range(version, len(_MIGRATIONS)):
+            _migrate(connection, number)
+        for table in ("environments", "uses", "runs"):
+            connection.execute(f"SELECT directory FROM {table} LIMIT 1").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, number: int) -> None:
+    """Bring the schema from ``number`` to the next; another process may be doing the same at this moment."""
+    script = f"BEGIN IMMEDIATE; {_MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;"
+    try:
+        connection.executescript(script)
+    except sqlite3.OperationalError:
+        if connection.in_transaction:
+            connection.rollback()
+        if connection.execute("PRAGMA user_version").fetchone()[0] <= number:
+            raise
+
+
+def is_damage(error: sqlite3.Error, path: Path) -> bool:
+    """Whether the error tells that the file is no usage log any more, rather than that it cannot be had now."""
+    if isinstance(error, sqlite3.OperationalError):
+        return path.is_dir() or any(sign in str(error) for sign in _SIGNS_OF_DAMAGE)
+    return type(error) in (sqlite3.DatabaseError, sqlite3.IntegrityError, sqlite3.InternalError, sqlite3.DataError)
+
+
+def set_aside(path: Path) -> Path:
+    """Give a damaged database another name, and tell it. The caller is alone in doing so. Raises OSError."""
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns() // 1_000_000}")
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(f"{path}{suffix}", f"{aside}{suffix}")
+    return aside
+
+
+def refused(path: Path, error: Exception) -> StoreError:
+    """What to tell where the database is not damaged, but cannot be used."""
+    return StoreError(
+        f"the usage log {path} cannot be used: {error}",
+        hint="Another process may be holding it: try again; or look at its permissions and the room on its disk.",
+    )

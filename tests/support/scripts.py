@@ -1,0 +1,142 @@
+"""Scripts for the tests to run, and processes of cetool's to watch, wait for, and end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from cetool.cache.marker import MARKER
+from support.home import Home
+
+#: The script of the original's README, and what its environment is called.
+SEEDS = """\
+#!/usr/bin/env python
+\"\"\"
+A script that uses numpy's random Poisson distribution to print 5 numbers.
+
+\"\"\"
+
+# conda execute
+# env:
+#  - python >=3
+#  - numpy
+
+import numpy as np
+
+print(np.random.poisson(size=5))
+"""
+SEEDS_NAME = "ea977067a8fbeb21a594"
+FIVE_NUMBERS = r"\[( ?\d+){5}\]\n"
+
+
+def shell_script(body: str, env: str = "hello-bin", more: str = "") -> str:
+    """A script for ``/bin/sh`` in an environment of these packages; ``more`` are lines of its specification."""
+    return f"#!/bin/sh\n# conda execute\n# env: [{env}]\n{more}\n{body}\n"
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """Wait until the condition is true, and return what it is."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+    return found
+
+
+@contextlib.contextmanager
+def started(
+    home: Home, *args: str | os.PathLike[str], env: Mapping[str, str | None] | None = None, stdin: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A cetool that runs beside the test, in a process group of its own which does not outlive the block."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "cetool", *map(os.fspath, args)],
+        env=home.environment(env),
+        cwd=home.path,
+        stdin=subprocess.DEVNULL if stdin is None else stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def bound_by_modes() -> list[str]:
+    """The beginning of a command line whose process is kept out of files by their modes, even where root tests."""
+    if os.geteuid() != 0:
+        return []
+    return [_setpriv(), "--bounding-set=-dac_override,-dac_read_search"]
+
+
+def as_nobody_known() -> list[str]:
+    """The beginning of a command line whose process is a user without an entry in the password database.
+
+    It may read everything: the tests' interpreter may lie where only root can.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("only root becomes another user")
+    user = ["--reuid=54321", "--regid=54321", "--clear-groups"]
+    return [_setpriv(), *user, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+
+
+def _setpriv() -> str:
+    return shutil.which("setpriv") or pytest.skip("there is no setpriv")
+
+
+def environments(home: Home) -> dict[str, float | None]:
+    """The directories among the environments, and when each was made: None where that is not complete."""
+    made: dict[str, float | None] = {}
+    for directory in (home.cache / "envs").glob("*"):
+        marker = directory / MARKER
+        made[directory.name] = json.loads(marker.read_text())["created"] if marker.exists() else None
+    return made
+
+
+def held_locks(home: Home) -> list[str]:
+    """The lock files that some process holds."""
+    held = []
+    for path in (home.cache / "locks").glob("*.lock"):
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(path.name)
+    return held
+
+
+def assert_nothing_half_made(home: Home) -> None:
+    """No incomplete environment, no held lock, nothing in the trash, and conda knows of no environment of ours."""
+    assert None not in environments(home).values()
+    assert held_locks(home) == []
+    assert list((home.cache / "trash").glob("*")) == []
+    assert_unknown_to_conda(home)
+
+
+def assert_unknown_to_conda(home: Home) -> None:
+    """``conda env list`` would show nothing of ours."""
+    registry = home.path / ".conda" / "environments.txt"
+    assert str(home.cache) not in (registry.read_text() if registry.exists() else "")
+
+
+def told(text: str) -> list[str]:
+    """The lines of the paragraph that cetool ended with, after a look at whether it is one."""
+    assert "Traceback" not in text and "defect of cetool" not in text, text
+    lines = text.removesuffix("\n").split("\n")
+    assert lines[0].startswith("cetool: ") and all(lines), text
+    assert len([line for line in lines if line.startswith("cetool: ")]) == 1, text
+    return lines
