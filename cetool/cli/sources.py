@@ -14,7 +14,7 @@ from cetool.cli.session import Session
 from cetool.errors import ScriptNotFoundError, UsageError
 from cetool.paths import ensure_private_dir
 from cetool.spec.remote import fetch_script, is_url
-from cetool.spec.source import MAX_SIZE, Script, decode, read_script, script_from_text
+from cetool.spec.source import MAX_SIZE, Script, decode, looks_like_python, read_script, script_from_text
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def open_source(target: str, session: Session, *, insecure: bool = False) -> Sou
             "the script is at a URL, and nothing may be downloaded (--offline)", hint="Save it, and give its path."
         )
     fetched = fetch_script(target, insecure=insecure)
-    text = decode(fetched.data, fetched.url, python=fetched.name.endswith((".py", ".pyw")))
+    text = decode(fetched.data, fetched.url, python=looks_like_python(fetched.data, Path(fetched.name)))
     return Source(script_from_text(text, Path.cwd() / fetched.name, fetched.url), target, fetched.data, fetched.name)
 
 

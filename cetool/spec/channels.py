@@ -17,10 +17,15 @@ DEFAULT_ALIAS = "https://conda.anaconda.org"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*\Z")
-# user:secret@ in any URL, the /t/TOKEN of anaconda.org's private channels, and tokens in a query
-_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s@\"']*@")
-_TOKEN = re.compile(r"(://[^\s\"']*?)/t/[^/\s\"']+")
-_QUERY = re.compile(r"([?&](?:token|auth|access_token|api_key|key|password)=)[^&\s\"'\]]+", re.IGNORECASE)
+# user:secret@ in any URL, the /t/TOKEN of anaconda.org's private channels, tokens and signatures in a query; each takes
+# time in proportion to the text, whatever is in it
+_USERINFO = re.compile(r"(://)[^/\s@\"']*@")
+_TOKEN = re.compile(r"(://[^/\s\"']*(?:/[^/\s\"']*){0,30}?)/t/[^/\s\"']+")
+_QUERY = re.compile(
+    r"([?&](?:token|auth|access_token|private_token|api_key|key|password|sig|signature|x-(?:amz|goog)-[a-z-]+)=)"
+    r"[^&\s\"'\]]+",
+    re.IGNORECASE,
+)
 
 
 def strip_credentials(text: str) -> str:

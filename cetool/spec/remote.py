@@ -17,7 +17,6 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
 _NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f-\xa0\s<>\"\\\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
 # what storage services sign a link with, and GitLab's token: whoever has it can read the file
-_SIGNATURE = re.compile(r"([?&](?:sig|signature|private_token|x-(?:amz|goog)-[a-z-]+)=)[^&]*", re.IGNORECASE)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 #: The whole download may take this many times the seconds of silence that are allowed.
@@ -50,7 +49,7 @@ class _Address:
 
     @property
     def shown(self) -> str:
-        return _SIGNATURE.sub(r"\1", strip_credentials(self.url))
+        return strip_credentials(self.url)
 
     @property
     def where(self) -> Location:

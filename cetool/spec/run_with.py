@@ -84,10 +84,14 @@ def shebang_command(script: Script, ignored: frozenset[str]) -> tuple[str, ...] 
 
 
 def suffix_command(script: Script) -> tuple[str, ...]:
-    """The command that the file's suffix stands for, ``/bin/sh`` for others. Raises MetadataError on Windows."""
-    known = _SUFFIXES.get(script.path.suffix.lower())
-    if known is not None:
-        return known
+    """The command that the file's suffix stands for, ``/bin/sh`` for others. Raises MetadataError on Windows.
+
+    A link without a suffix that means anything (``~/bin/report`` to ``report.py``) has that of the file it leads to.
+    """
+    for path in (os.fspath(script.path), os.path.realpath(script.path)):
+        known = _SUFFIXES.get(os.path.splitext(path)[1].lower())
+        if known is not None:
+            return known
     if os.name == "nt":
         raise MetadataError(
             "nothing says with what to run this file", where=script.at(), hint="Add `run_with:` to its specification."

@@ -67,8 +67,12 @@ def read_script(path: str | os.PathLike[str]) -> Script:
         raise ScriptNotFoundError(
             f"the working directory is gone, so {name!r} means nothing: {_reason(error)}", where=Location(name)
         ) from None
-    python = absolute.suffix.lower() in (".py", ".pyw") or _PYTHON_SHEBANG.match(data[:4096]) is not None
-    return Script(absolute, name, decode(data, name, python=python))
+    return Script(absolute, name, decode(data, name, python=looks_like_python(data, absolute)))
+
+
+def looks_like_python(data: bytes, path: Path) -> bool:
+    """Whether a coding line (PEP 263) counts: by the file's suffix, or its shebang."""
+    return path.suffix.lower() in (".py", ".pyw") or _PYTHON_SHEBANG.match(data[:4096]) is not None
 
 
 def script_from_text(text: str, path: str | os.PathLike[str], name: str) -> Script:
