@@ -23,8 +23,8 @@ import pytest
 import cetool.errors
 from cetool.errors import EXIT_FAILURE, EXIT_NOT_FOUND, EXIT_USAGE, CetoolError
 from cetool.spec import remote
-from cetool.spec.remote import fetch_script, is_url
-from cetool.spec.source import MAX_SIZE
+from cetool.spec.remote import fetch_script
+from cetool.spec.source import MAX_SIZE, is_url
 
 SCRIPT = b"#!/usr/bin/env bash\r\necho \xc3\xa4\n"
 Answer = Callable[[BaseHTTPRequestHandler], None]

@@ -26,7 +26,7 @@ from cetool.errors import CetoolError, ScriptNotFoundError, StoreError, UsageErr
 from cetool.paths import ensure_private_dir
 from cetool.spec.environment import NAME_LENGTH, EnvironmentSpec, Requirements
 from cetool.spec.environment_file import read_environment_file
-from cetool.spec.remote import is_url
+from cetool.spec.source import is_url
 
 LIST_SCHEMA = "cetool.list/1"
 NAME_SCHEMA = "cetool.name/1"

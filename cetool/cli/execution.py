@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cetool.cache.locks import FileLock
-from cetool.cache.scripts import ScriptStore
+from cetool.cache.scripts import Held, ScriptStore
 from cetool.cache.spool import note_use
 from cetool.cache.store import Lease
 from cetool.cli.background import collect_in_background
@@ -18,11 +18,10 @@ from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import Source, open_source
 from cetool.errors import UsageError
 from cetool.launch import warm
-from cetool.launch.activation import activated_environ, read_activation
+from cetool.launch.activation import Activation, activated_environ, read_activation
 from cetool.launch.process import Command, exec_command
 from cetool.launch.programs import find_program, resolve_command
 from cetool.launch.records import Circumstances, Learned, write_launch_record
-from cetool.launch.shell import Surroundings, parse_entrypoint, run_entrypoint, simple_argv
 from cetool.spec.blocks import find_block
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.metadata import ScriptMetadata, metadata_from_file, read_metadata
@@ -47,9 +46,11 @@ def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) ->
 def run_source(source: Source, arguments: Sequence[str], session: Session, how: RunOptions) -> NoReturn:
     """Run a script in its environment, made where it is missing. Does not return: cetool becomes the script."""
     metadata, spec = read_declaration(source, session, how)
-    entry = None
-    if metadata.entrypoint is not None:  # what is wrong with it is told before anything is made
-        entry = parse_entrypoint(metadata.entrypoint, source.script.at())
+    if metadata.entrypoint is not None:
+        from cetool.launch.shell import parse_entrypoint
+
+        # what is wrong with it is told before anything is made
+        parse_entrypoint(metadata.entrypoint, source.script.at())
     session.voice.block(specification(metadata, session.store.prefix(spec.name)))
     lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=f"for {source.script.name}")
     held = [lease.lock]
@@ -65,27 +66,72 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
     steps: tuple[str, ...] = ()
     if how.activate:
         environ, steps = activated_environ(activation, session.environ)
-    if entry is not None:
-        script = Path(warm.absolute(path))
-        cache = ScriptStore(session.paths.scripts).hold_cache_dir(script)
-        held.append(cache.lock)
-        words = simple_argv(entry, script, cache.path)
-        if words is not None:
-            program = find_program(words[0], environ, None if Path(words[0]).is_absolute() else lease.prefix)
-            learned = Learned((program, *words[1:]), activation, metadata, cache)
-            remember(learned, source, session, lease, how)
-        run_entrypoint(
-            entry, arguments, Surroundings(environ, script, cache.path, lease.prefix, steps, _descriptors(held))
+    run = _Run(source, session, how, lease, metadata, activation, path, environ, steps, held)
+    if metadata.entrypoint is not None:
+        _become_entrypoint(run, metadata.entrypoint, arguments)
+    _become_command(run, arguments)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A script that is about to run: all that was found out, and the locks that it will hold."""
+
+    source: Source
+    session: Session
+    how: RunOptions
+    lease: Lease
+    metadata: ScriptMetadata
+    activation: Activation
+    path: str
+    environ: dict[str, str]
+    steps: tuple[str, ...]
+    held: list[FileLock | None]
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The locks' descriptors, to be kept open."""
+        return tuple(lock.fd for lock in self.held if lock is not None)
+
+    def remember(self, argv: tuple[str, ...], cache: Held | None = None) -> None:
+        """Write the command down for the next run, if that would find out the same."""
+        how, source, session = self.how, self.source, self.session
+        plain = how.env_file is None and not how.extra and how.activate
+        if source.seen is None or not plain or not session.is_usual:
+            return
+        learned = Learned(argv, self.activation, self.metadata, cache)
+        around = Circumstances(
+            script=warm.absolute(source.given),
+            seen=source.seen,
+            since=session.started,
+            configuration=session.configuration(of_engine=self.metadata.requirements.channels is None),
+            environ=session.environ,
         )
-    argv = resolve_command(metadata.run_with or (), environ, lease.prefix)
-    remember(Learned(argv, activation, metadata), source, session, lease, how)
+        write_launch_record(learned, around, self.lease, session.paths)
+
+
+def _become_command(run: _Run, arguments: Sequence[str]) -> NoReturn:
+    """Run the script by its ``run_with``."""
+    argv = resolve_command(run.metadata.run_with or (), run.environ, run.lease.prefix)
+    run.remember(argv)
     # a program would take a name that starts with a dash for an option
-    name = f".{os.sep}{path}" if path.startswith("-") else path
-    exec_command(Command(argv[0], (*argv, name, *arguments), environ, steps), keep=_descriptors(held))
+    name = f".{os.sep}{run.path}" if run.path.startswith("-") else run.path
+    exec_command(Command(argv[0], (*argv, name, *arguments), run.environ, run.steps), keep=run.descriptors)
 
 
-def _descriptors(locks: Sequence[FileLock | None]) -> tuple[int, ...]:
-    return tuple(lock.fd for lock in locks if lock is not None)
+def _become_entrypoint(run: _Run, entrypoint: str, arguments: Sequence[str]) -> NoReturn:
+    """Run the script by conda-script's ``entrypoint``."""
+    from cetool.launch.shell import Surroundings, parse_entrypoint, run_entrypoint, simple_argv
+
+    entry = parse_entrypoint(entrypoint, run.source.script.at())
+    script, prefix = Path(warm.absolute(run.path)), run.lease.prefix
+    cache = ScriptStore(run.session.paths.scripts).hold_cache_dir(script)
+    run.held.append(cache.lock)
+    words = simple_argv(entry, script, cache.path)
+    if words is not None:
+        program = find_program(words[0], run.environ, None if Path(words[0]).is_absolute() else prefix)
+        run.remember((program, *words[1:]), cache)
+    surroundings = Surroundings(run.environ, script, cache.path, prefix, run.steps, run.descriptors)
+    run_entrypoint(entry, arguments, surroundings)
 
 
 def read_declaration(source: Source, session: Session, how: RunOptions) -> tuple[ScriptMetadata, EnvironmentSpec]:
@@ -126,21 +172,6 @@ def specification(metadata: ScriptMetadata, prefix: Path) -> str:
     if metadata.entrypoint is not None:
         lines.append(f"entrypoint: {metadata.entrypoint}")
     return "\n".join([*lines, "", f"Prefix: {prefix}", ""])
-
-
-def remember(learned: Learned, source: Source, session: Session, lease: Lease, how: RunOptions) -> None:
-    """Write down what was found out, where the next run of the same script would find out the same."""
-    plain = how.env_file is None and not how.extra and how.activate
-    if source.seen is None or not plain or not session.is_usual:
-        return
-    context = Circumstances(
-        script=warm.absolute(source.given),
-        seen=source.seen,
-        since=session.started,
-        configuration=session.configuration(of_engine=learned.metadata.requirements.channels is None),
-        environ=session.environ,
-    )
-    write_launch_record(learned, context, lease, session.paths)
 
 
 def note(session: Session, lease: Lease, script: str) -> None:

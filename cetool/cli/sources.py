@@ -13,8 +13,7 @@ from cetool.cache.scripts import Held, ScriptStore
 from cetool.cli.session import Session
 from cetool.errors import ScriptNotFoundError, UsageError
 from cetool.paths import ensure_private_dir
-from cetool.spec.remote import fetch_script, is_url
-from cetool.spec.source import MAX_SIZE, Script, decode, looks_like_python, read_script, script_from_text
+from cetool.spec.source import MAX_SIZE, Script, decode, is_url, looks_like_python, read_script, script_from_text
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,8 @@ def open_source(target: str, session: Session, *, insecure: bool = False) -> Sou
         raise UsageError(
             "the script is at a URL, and nothing may be downloaded (--offline)", hint="Save it, and give its path."
         )
+    from cetool.spec.remote import fetch_script
+
     fetched = fetch_script(target, insecure=insecure)
     text = decode(fetched.data, fetched.url, python=looks_like_python(fetched.data, Path(fetched.name)))
     return Source(script_from_text(text, Path.cwd() / fetched.name, fetched.url), target, fetched.data, fetched.name)

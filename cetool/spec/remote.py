@@ -56,11 +56,6 @@ class _Address:
         return Location(self.shown)
 
 
-def is_url(text: str) -> bool:
-    """Whether a script is named by a URL of any scheme; :func:`fetch_script` tells which ones it can use."""
-    return _SCHEME.match(text) is not None
-
-
 def fetch_script(url: str, *, insecure: bool = False, timeout: float = 30.0) -> Fetched:
     """Fetch a script.
 

@@ -18,6 +18,7 @@ MAX_SIZE = 10 * 1024 * 1024
 _CODING = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-_.a-zA-Z0-9]+)")
 _BLANK_OR_COMMENT = re.compile(rb"^[ \t\f]*(?:#.*)?$")
 _PYTHON_SHEBANG = re.compile(rb"^#!.*\b(?:python|pypy)[0-9.]*w?(?:\.exe)?(?:\s|$)")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _UTF16_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 #: Codecs that are no encodings of a program's text; two of them also take quadratic time.
 _NOT_FOR_SOURCE = frozenset({"punycode", "idna", "undefined", "unicode_escape", "raw_unicode_escape"})
@@ -43,6 +44,11 @@ class Script:
     def at(self, line: int | None = None) -> Location:
         """A place in this script."""
         return Location(self.name, line)
+
+
+def is_url(text: str) -> bool:
+    """Whether a script is named by a URL of any scheme; :mod:`cetool.spec.remote` tells which ones can be fetched."""
+    return _URL.match(text) is not None
 
 
 def printable(text: str) -> str:
