@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cetool import __version__
+from cetool.cache.health import what_is_lost
 from cetool.cache.marker import Marker
 from cetool.cache.sizes import disk_size
 from cetool.cache.store import Lease, Site, Store
@@ -156,8 +157,13 @@ class Session:
         if not refresh:
             ensure_private_dir(self.paths.envs, trust=self.settings.trust_cache_dir, writable=False)
             lease = self.store.lease(spec.name)
-            if lease is not None:
+            lost = None if lease is None else what_is_lost(lease.prefix, lease.marker)
+            if lease is not None and lost is None:
                 return lease
+            if lease is not None:
+                lease.release()
+                self.voice.warn(f"the environment {lease.prefix.name} is damaged, {lost}: it is made anew")
+                refresh = True
         self.prepare_cache()
         with self.voice.progress() as progress:
 
