@@ -21,6 +21,8 @@ VERBOSE = ("-v", "--verbose")
 
 def main() -> "NoReturn":
     """``cetool``: become the script that is named, or obey the command line and end with its status."""
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        _keep_clear_of_standard_streams()
     words = sys.argv[1:]
     named = words[:1] == ["run"]
     at = _script_in(words, 1 if named else 0)
@@ -42,6 +44,8 @@ def main() -> "NoReturn":
 
 def execute_main() -> "NoReturn":
     """``conda-execute``, as conda-execute was called."""
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        _keep_clear_of_standard_streams()
     words = sys.argv[1:]
     at = _script_in(words, 0)
     if at < len(words):
@@ -81,9 +85,9 @@ def _try_warm(words: list[str], at: int) -> None:
     """Become the script at once if that can be; else return. Who asks what is done is told it by the cold path."""
     if at and words[at - 1] in VERBOSE:
         return
-    from cetool.launch.warm import launch
-
     try:
+        from cetool.launch.warm import launch
+
         launch(words[at], words[at + 1 :])
     except KeyboardInterrupt:
         os._exit(130)
@@ -91,14 +95,21 @@ def _try_warm(words: list[str], at: int) -> None:
 
 def enter(obey: "Callable[[], int]") -> "NoReturn":
     """Run a command line to its end: errors become a paragraph on standard error, everything an exit status."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it lasts as long as the process
     status = _status_of(obey)
-    from cetool.launch.handover import flush_streams
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = 128 + 13  # whoever read it has left: as if by the signal that the interpreter ignores
+    except OSError as error:
+        from cetool.cli.failure import tell
+        from cetool.errors import CetoolError
 
-    flush_streams()
-    if "rattler" in sys.modules:
-        # its threads outlive the interpreter, and can crash it on its way out
-        os._exit(status)
-    sys.exit(status)
+        status = status or tell(CetoolError(f"what was to be printed could not be: {error.strerror}"))
+    # Not by way of the interpreter's own end: py-rattler's threads outlive it, and can crash it; and what could not be
+    # written would be tried, and told, once more.
+    os._exit(status)
 
 
 def _status_of(obey: "Callable[[], int]") -> int:
@@ -114,8 +125,6 @@ def _status_of(obey: "Callable[[], int]") -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # whoever read standard output has left: as if by the signal that the interpreter ignores
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + 13
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
@@ -123,6 +132,15 @@ def _status_of(obey: "Callable[[], int]") -> int:
         from cetool.cli.failure import tell
 
         return tell(error)
+
+
+def _keep_clear_of_standard_streams() -> None:
+    """Where the caller closed a standard stream, see that no file of ours gets its number, and with it its readers.
+
+    What takes its place is closed again by exec: the script finds the stream as the caller left it.
+    """
+    while os.open(os.devnull, os.O_RDWR) <= 2:
+        pass
 
 
 def _interrupt(number: int, frame: "FrameType | None") -> None:

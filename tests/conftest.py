@@ -85,6 +85,15 @@ def home(local_channel: Channel) -> Iterator[Home]:
     shutil.rmtree(made.path.parent, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def settled(local_channel: Channel) -> Iterator[Home]:
+    """A home that tests share which only add environments, or run in them: each is made once."""
+    made = make_home(Path(tempfile.mkdtemp(prefix="cetool-")).resolve() / "home", local_channel)
+    yield made
+    remove_home(made)
+    shutil.rmtree(made.path.parent, ignore_errors=True)
+
+
 @pytest.fixture
 def run_cetool(home: Home) -> RunCetool:
     """``run_cetool(*args, env=..., input=..., cwd=...)`` runs cetool's real command line in ``home`` to its end."""

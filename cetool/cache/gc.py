@@ -146,7 +146,7 @@ class _Collection:
         directory = item.directory
         prefix = directory.prefix
         try:
-            if prefix in self._alive or self._store.in_use(directory):
+            if (self._alive and prefix in self._alive) or self._store.in_use(directory):
                 self._keep(directory)
                 return False
             freed = self._freed.add(prefix) if self._dry_run else self._remove(item)

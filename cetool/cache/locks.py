@@ -123,14 +123,12 @@ def wait_for_lock(
 
 def is_locked(path: Path) -> bool:
     """Whether anyone holds the lock now, in any manner. Never creates it. Raises StoreError as :func:`try_lock`."""
-    if not os.path.lexists(path):
-        return False
     try:
         lock = _try(path, shared=False, create=False)
     except StoreError:
-        if not os.path.lexists(path):
-            return False  # deleted since we looked
-        raise
+        if os.path.lexists(path):
+            raise
+        return False
     if lock is None:
         return True
     lock.release()
@@ -187,6 +185,12 @@ def _open(path: Path, *, create: bool) -> int:
             f"the lock {path} cannot be opened: {error.strerror}",
             hint="Look at who owns it and at its directory's permissions, or set CETOOL_CACHE_DIR.",
         ) from error
+    if fd < 3 and sys.platform != "win32":
+        # the caller closed a standard stream, and the script is not to find a lock in its place
+        import fcntl
+
+        low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        os.close(low)
     status = os.fstat(fd)
     # A second name for the file could be a lock somewhere else: holding ours would then hold that one too.
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:

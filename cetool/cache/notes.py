@@ -53,6 +53,7 @@ def append_note(spool: str, line: bytes) -> None:
     """Append a line to the spool, and once more where its file was set aside meanwhile. Raises OSError."""
     path = f"{spool}/{ACTIVE}"
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    flags |= getattr(os, "O_NONBLOCK", 0)  # a pipe in its place would hold whoever opens it
     for _ in range(100):
         try:
             descriptor = os.open(path, flags, 0o600)

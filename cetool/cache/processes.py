@@ -50,12 +50,13 @@ def prefixes_in_use(prefixes: Iterable[Path]) -> set[Path]:
 
     The lock tells most of it; this finds a daemon that closed every descriptor it had inherited, the lock's among them.
     """
-    parents: dict[Path, str] = {}  # thousands of prefixes lie in one directory
+    parents: dict[str, str] = {}  # thousands of prefixes lie in one directory
     wanted: dict[str, Path] = {}
     for prefix in prefixes:
-        if prefix.parent not in parents:
-            parents[prefix.parent] = os.path.realpath(prefix.parent)
-        path = f"{parents[prefix.parent]}{os.sep}{prefix.name}"
+        parent, name = os.path.split(prefix)
+        if parent not in parents:
+            parents[parent] = os.path.realpath(parent)
+        path = os.path.join(parents[parent], name)
         wanted[os.path.realpath(path) if os.path.islink(path) else path] = prefix
     found: set[Path] = set()
     for pid in _pids() if wanted else ():

@@ -38,6 +38,8 @@ _MIGRATIONS: tuple[str, ...] = (
 )
 #: Seconds that another process may hold the database before we give up.
 BUSY_SECONDS = 5.0
+#: KiB of the database kept in memory: with less, a million runs take three times as long to take in.
+_MOST_KIB = 32 * 1024
 _SIGNS_OF_DAMAGE = ("malformed", "not a database", "no such table", "no such column", "disk image", "already exists")
 
 
@@ -62,6 +64,7 @@ def connect(path: Path) -> sqlite3.Connection:
             with contextlib.suppress(sqlite3.OperationalError):
                 connection.execute("PRAGMA journal_mode = WAL")  # some file systems cannot: the default serves there
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA cache_size = -{_MOST_KIB}")
         for number in range(version, len(_MIGRATIONS)):
             _migrate(connection, number)
         for table in ("environments", "uses", "runs"):

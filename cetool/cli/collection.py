@@ -19,6 +19,7 @@ from cetool.cli.session import Session
 from cetool.durations import format_duration, format_size, parse_duration, parse_size
 from cetool.engines.registration import forget_registration
 from cetool.errors import CetoolError, UsageError
+from cetool.launch.records import clear_records
 from cetool.paths import ensure_private_dir
 
 SCHEMA = "cetool.gc/1"
@@ -84,6 +85,7 @@ def _collect(session: Session, policy: Policy, *, dry_run: bool) -> tuple[Report
     scripts = 0 if age is None else ScriptStore(session.paths.scripts).collect(age, dry_run=dry_run)
     if not dry_run:
         clear_old_files(session.paths.logs, _LOGS_KEPT)
+        clear_records(session.paths)
         touch(session.paths.gc_stamp)
     return report, scripts
 
@@ -104,11 +106,13 @@ def _tell(report: Report, scripts: int, session: Session) -> None:
         voice.result(f"{done} {item.directory.prefix.name}: {_reason(item)}, {freed} {format_size(item.freed)}")
     for directory in report.in_use:
         voice.result(f"Kept {directory.prefix.name}: it is in use")
+    for directory, error in report.failed:
+        voice.warn(f"{directory.prefix.name} could not be removed: {error}")
     if scripts:
         voice.result(f"{done} scripts that came from elsewhere: {freed} {format_size(scripts)}")
     count = len(report.collected)
     total = f"{count} environment{'' if count == 1 else 's'}, {format_size(report.freed + scripts)}"
-    voice.result(f"{done} {total} in all" if count else "There is nothing to remove.")
+    voice.result(f"{done} {total} in all" if count or scripts else "There is nothing to remove.")
 
 
 def _reason(item: Collected) -> str:

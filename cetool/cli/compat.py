@@ -92,9 +92,12 @@ def _tmpenv_parser() -> argparse.ArgumentParser:
 
 
 def _hours(text: str) -> float:
-    hours = float(text)
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = -1.0
     if not 0 <= hours < 1_000_000:
-        raise argparse.ArgumentTypeError(f"{text} is no number of hours")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours")
     return hours
 
 

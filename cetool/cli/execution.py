@@ -103,8 +103,10 @@ class _Run:
             script=warm.absolute(source.given),
             seen=source.seen,
             since=session.started,
-            configuration=session.configuration(of_engine=self.metadata.requirements.channels is None),
+            configuration=session.configuration,
             environ=session.environ,
+            by_path=session.asked_engine,
+            collects=session.settings.auto_gc,
         )
         write_launch_record(learned, around, self.lease, session.paths)
 

@@ -54,5 +54,6 @@ def _paragraph(error: CetoolError) -> str:
 def _print(text: str) -> None:
     try:
         sys.stderr.write(printable_lines(text) + "\n")
+        sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
         return

@@ -22,7 +22,8 @@ from cetool.config import conda_root, load_settings
 from cetool.durations import format_size
 from cetool.errors import CetoolError
 from cetool.launch.environ import caller_environ
-from cetool.paths import ensure_private_dir, resolve_paths
+from cetool.launch.watched import states
+from cetool.paths import config_file_path, ensure_private_dir, resolve_paths
 from cetool.spec.channels import canonical_channel
 from cetool.spec.environment import DEFAULT_CHANNEL, EnvironmentSpec, Requirements
 from cetool.spec.matchspecs import spec_name
@@ -46,6 +47,14 @@ class Session:
         options = {key: value for key, value in (options or {}).items() if value is not None}
         self._options = options
         self.environ = caller_environ()
+        #: The states of all files that settings and channels come from, or would if they were there, before a read.
+        self.configuration: dict[bytes, bytes] = {}
+        #: Whether the engine's configuration was read, and so which engine was found had a say in what came of it.
+        self.asked_engine = False
+        self._moves = False
+        self._watch(search_path(self.environ, root_prefix=conda_root(self.environ)))
+        named = self.environ.get("CETOOL_CONFIG_FILE") or "/"
+        self._watch([str(path)] if (path := config_file_path(self.environ)) else [], moves=named[0] not in "/~")
         self.loaded = load_settings(self.environ, options=options)
         self.settings = self.loaded.settings
         self.voice = Voice(self.settings.verbosity, self.environ)
@@ -54,8 +63,8 @@ class Session:
 
     @property
     def is_usual(self) -> bool:
-        """Whether the next call without options would come to the same, and say nothing more than this one."""
-        if self._options.keys() - {"verbosity", "offline"}:
+        """Whether the next call without options, from wherever, would come to the same and say no more than this."""
+        if self._options.keys() - {"verbosity", "offline"} or self._moves:
             return False
         loaded = load_settings(self.environ) if self._options else self.loaded
         return loaded.settings.verbosity != "verbose"
@@ -99,21 +108,16 @@ class Session:
     def condarc(self) -> Condarc:
         """conda's configuration as the engine that would be taken reads it."""
         engine = self._likely_engine
-        return load_condarc(self.environ, root_prefix=self._root_prefix(engine), mamba=engine.name != "conda")
+        root, mamba = self._root_prefix(engine), engine.name != "conda"
+        self.asked_engine = True
+        self._watch(search_path(self.environ, root_prefix=root, mamba=mamba))
+        self._watch([engine.path] if engine.path else [])
+        return load_condarc(self.environ, root_prefix=root, mamba=mamba)
 
-    def configuration(self, *, of_engine: bool) -> tuple[str, ...]:
-        """The paths of all files that were read for the settings, or would have been if they were there.
-
-        With ``of_engine`` those as well that the channels of a script that names none may come from.
-        """
-        paths = search_path(self.environ, root_prefix=conda_root(self.environ))
-        if of_engine:
-            engine = self._likely_engine
-            root = self._root_prefix(engine)
-            paths += search_path(self.environ, root_prefix=root, mamba=engine.name != "conda")
-        if self.paths.config_file is not None:
-            paths.append(str(self.paths.config_file))
-        return tuple(dict.fromkeys(paths))
+    def _watch(self, paths: Sequence[str], *, moves: bool = False) -> None:
+        """Remember the states of files that are about to be read; those seen before stay as they were seen."""
+        self._moves = self._moves or moves or not all(map(os.path.isabs, paths))
+        self.configuration = {**states(paths), **self.configuration}
 
     def _root_prefix(self, engine: Found) -> str | None:
         from cetool.engines.base import root_of
@@ -128,6 +132,7 @@ class Session:
     def default_channels(self) -> tuple[str, ...]:
         """The channels of a script that names none, in canonical form."""
         named = self.settings.channels or self.condarc.channels or (DEFAULT_CHANNEL,)
+        self._moves = self._moves or any(channel.startswith(".") for channel in named)
         return tuple(canonical_channel(channel, base_dir=Path.cwd()) for channel in named)
 
     def spec_of(self, requirements: Requirements) -> EnvironmentSpec:

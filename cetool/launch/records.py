@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.cache.marker import MARKER
 from cetool.cache.scripts import Held
+from cetool.cache.sizes import clear_old_files
 from cetool.cache.store import Lease
 from cetool.launch import warm
 from cetool.launch.activation import Activation
@@ -17,7 +18,12 @@ from cetool.launch.environ import ON_WINDOWS
 from cetool.paths import Paths
 from cetool.spec.metadata import ScriptMetadata
 
-_VARIABLE = re.compile(rb"\$\{?(\w+)")
+#: As conda's configuration refers to variables, and cetool's.
+_VARIABLE = re.compile(rb"\$(?:\{([^}\n]*)\}|(\w+))")
+#: Values of PATH that are remembered: a shell's, an editor's, cron's.
+_MOST_PATHS = 4
+#: Seconds that a record is kept in which nothing changed.
+KEPT = 30 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -38,16 +44,19 @@ class Learned:
 class Circumstances:
     """What that depended on.
 
-    ``script`` is the script's absolute path and ``seen`` its state before it was read; ``configuration`` the paths of
-    all files that were read or would have been, ``environ`` the variables; ``since`` the time, in seconds since 1970,
-    before any of it was read.
+    ``script`` is the script's absolute path and ``seen`` its state before it was read; ``configuration`` the states of
+    all files that were read or would have been, before they were (:func:`cetool.launch.watched.states`); ``since`` the
+    time, in seconds since 1970, before any of it was read; ``environ`` the variables. ``by_path`` tells that PATH had a
+    say in it, ``collects`` that collection is to be started every hour.
     """
 
     script: str
     seen: os.stat_result
     since: float
-    configuration: tuple[str, ...]
+    configuration: Mapping[bytes, bytes]
     environ: Mapping[str, str]
+    by_path: bool
+    collects: bool
 
 
 def write_launch_record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths) -> None:
@@ -60,70 +69,111 @@ def write_launch_record(learned: Learned, around: Circumstances, lease: Lease, p
             return
         directory = os.fsencode(paths.launch)
         os.makedirs(directory, 0o700, exist_ok=True)
-    except OSError:
+    except (OSError, ValueError):
         return
-    warm.write_record(directory + b"/" + warm.record_name(record.context).encode(), warm.pack_record(record))
+    path = directory + b"/" + warm.record_name(record.context).encode()
+    if record.paths:
+        _join_paths(record, path)
+    data = warm.pack_record(record)
+    if len(data) <= warm.MOST_BYTES:
+        warm.write_record(path, data)
+
+
+def clear_records(paths: Paths) -> None:
+    """Delete the records of long ago; one that is still of use is written anew by the next run."""
+    clear_old_files(paths.launch, KEPT)
 
 
 def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths) -> warm.Record | None:
+    """The record; None where something is not as it was when it was read, or could have changed unseen."""
     assert lease.lock is not None
-    settled = int(around.since * 1e9) - warm.SETTLED_NS
-    state = warm.script_state(around.seen)
-    if around.seen.st_ctime_ns > settled or warm.script_state(os.stat(around.script)) != state:
+    since = int(around.since * 1e9)
+    if not warm.settled_before(around.seen, since):
         return None
-    watched: list[bytes] = []
-    for path in _fewest(around.configuration):
-        if os.path.exists(path) and os.stat(path).st_ctime_ns > settled:
+    for path, state in around.configuration.items():
+        if warm.file_state(path) != state or (state != b"-" and not warm.settled_before(os.stat(path), since)):
             return None
-        watched += [path, warm.file_state(path)]
+    programs = _programs(learned, around, lease.prefix)
     marker = os.fsencode(lease.prefix / MARKER)
+    marker_state = warm.file_state(marker)
+    if programs is None or marker_state == b"-":
+        return None
     record = warm.Record()
     record.context = warm.context_of(around.script)
-    record.script_state = state
+    record.noted = os.fsencode(learned.metadata.path)
+    record.script_state = warm.script_state(around.seen)
     record.lock = os.fsencode(lease.lock.path)
     record.marker = marker
-    record.marker_state = warm.file_state(marker)
+    record.marker_state = marker_state
     record.prefix = os.fsencode(lease.prefix)
+    record.home_state = warm.place_state(os.path.dirname(record.prefix))
     record.takes_script = b"" if learned.metadata.entrypoint is not None else b"1"
     record.cache = record.cache_lock = b""
     if learned.cache is not None and learned.cache.lock is not None:
         record.cache, record.cache_lock = os.fsencode(learned.cache.path), os.fsencode(learned.cache.lock.path)
     record.spool = os.fsencode(paths.spool)
-    record.stamp = os.fsencode(paths.gc_stamp) if paths.gc_stamp.exists() else b""
+    record.stamp = os.fsencode(paths.gc_stamp) if around.collects and paths.gc_stamp.exists() else b""
+    record.suffix = warm.suffix_of(around.script)
     record.head, record.block = _declaration(around, learned.metadata.lines)
     record.argv = [os.fsencode(word) for word in learned.argv]
     record.path = [os.fsencode(entry) for entry in learned.activation.path]
     record.variables = [os.fsencode(text) for pair in learned.activation.set for text in pair]
     record.scripts = [os.fsencode(script) for script in learned.activation.scripts]
-    record.watched = watched
-    record.expected = _expected(learned, around, lease.prefix)
-    return record
+    record.paths = [warm.variable(b"PATH")] if around.by_path or programs else []
+    record.watched = [text for pair in {**programs, **around.configuration}.items() for text in pair]
+    record.expected = _expected(around)
+    # at last: what was read above is what had been seen
+    return record if warm.script_state(os.stat(around.script)) == record.script_state else None
 
 
-def _fewest(paths: Sequence[str]) -> list[bytes]:
-    """The paths whose states tell those of all: of what is missing, the highest directory that is missing."""
-    found: dict[bytes, None] = {}
-    for path in paths:
-        at = os.fsencode(os.path.abspath(path))
-        while not os.path.lexists(at):
-            above = os.path.dirname(at)
-            if above == at or os.path.isdir(above):
+def _programs(learned: Learned, around: Circumstances, prefix: Path) -> dict[bytes, bytes] | None:
+    """What else could be found as the programs that are not the environment's own, and its states.
+
+    Empty where only the environment's own count, and those named by absolute paths. None where it depends on the
+    working directory what they are.
+    """
+    watched: dict[bytes, bytes] = {}
+    declared = learned.metadata.run_with or (learned.metadata.entrypoint or "").split()
+    words = learned.argv if learned.metadata.run_with else learned.argv[:1]
+    for word in words:
+        if not word.startswith("/") or word in declared or word.startswith(f"{prefix}{os.sep}"):
+            continue
+        name = os.path.basename(word)
+        if not any(name in text for text in declared if "/" not in text):
+            return None
+        for entry in around.environ.get("PATH", os.defpath).split(os.pathsep):
+            if not entry.startswith("/"):
+                return None
+            path = os.fsencode(os.path.join(entry, name))
+            watched[path] = warm.file_state(path)
+            if os.path.abspath(path) == os.fsencode(word):
                 break
-            at = above
-        found[at] = None
-        if os.path.isdir(at):  # a file in it that is written to does not change it
-            found.update((entry.path, None) for entry in os.scandir(at) if entry.name.endswith((b".yml", b".yaml")))
-    return list(found)
+        else:
+            return None
+    return watched
 
 
-def _expected(learned: Learned, around: Circumstances, prefix: Path) -> list[bytes]:
-    """Names and values of the variables that the configuration refers to, and PATH where the program came from it."""
-    files = [Path(path) for path in around.configuration if os.path.isfile(path)]
-    names = {name for file in files for name in _VARIABLE.findall(file.read_bytes())}
-    if not learned.argv[0].startswith(f"{prefix}{os.sep}"):
-        names.add(b"PATH")
-    values = ((name, around.environ.get(os.fsdecode(name), "")) for name in sorted(names))
-    return [text for name, value in values for text in (name, os.fsencode(value))]
+def _expected(around: Circumstances) -> list[bytes]:
+    """Names and values of the variables that the configuration refers to, and those that decide."""
+    texts = warm.deciding_variables()
+    for path, state in around.configuration.items():
+        if state != b"-" and os.path.isfile(path):
+            texts.append(Path(os.fsdecode(path)).read_bytes())
+    names = {braced or named for text in texts for braced, named in _VARIABLE.findall(text)}
+    return [text for name in sorted(names) if b"\0" not in name for text in (name, warm.variable(name))]
+
+
+def _join_paths(record: warm.Record, path: bytes) -> None:
+    """Keep the values of PATH under which an earlier run found the same as this one."""
+    try:
+        earlier = warm.read_record(path)
+    except (ValueError, IndexError, OSError):
+        return
+    varying = ("script_state", "suffix", "head", "block", "paths")
+    if earlier is not None and all(
+        getattr(earlier, name) == getattr(record, name) for name in warm.Record.__slots__ if name not in varying
+    ):
+        record.paths = list(dict.fromkeys([*record.paths, *earlier.paths]))[:_MOST_PATHS]
 
 
 def _declaration(around: Circumstances, lines: tuple[int, int] | None) -> tuple[bytes, bytes]:

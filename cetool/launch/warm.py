@@ -18,13 +18,15 @@ from cetool.launch.environ import activated, caller_environ
 from cetool.launch.handover import replace_process
 
 #: The first field of every record; another number for each change of what follows.
-MAGIC = b"cetool launch 1"
+MAGIC = b"cetool launch 2"
 END = b"end"
 #: Seconds between two looks at whether something is to be collected.
 COLLECTION_INTERVAL = 3600.0
 #: A file younger than this may change once more without its times telling (they are those of the kernel's last tick).
 SETTLED_NS = 50_000_000
-#: A script longer than this is not worth reading here.
+#: The same where times are kept in whole seconds, or in every other one.
+SETTLED_COARSE_NS = 2_100_000_000
+#: A script, or a record, longer than this is not worth reading here.
 MOST_BYTES = 1 << 20
 
 # Variables that decide which environment a script gets, by their beginnings; and those that begin so and do not.
@@ -39,12 +41,18 @@ _IDLE = (
     b"CONDA_BACKUP_",
     b"CETOOL_TRACEBACK",
 )
-#: What a line directly behind a block must not begin with: it could belong to the block.
-_COMMENT_STARTS = b"#/-;%!'\"*"
+#: What every line that opens a block has in it, of whichever dialect.
+_SIGNS = (b"conda execute", b"/// conda-script", b"# /// ")
+_MARK = b"\xef\xbb\xbf"
 
 
 def context_of(script: str) -> bytes:
     """What a record is about: the script's absolute path, and the variables that decide which environment it gets."""
+    return b"\1".join([os.fsencode(script), *deciding_variables()])
+
+
+def deciding_variables() -> list[bytes]:
+    """Names and values (``NAME=value``, sorted) of the variables that decide which environment a script gets."""
     import posix
 
     deciding = [
@@ -53,7 +61,7 @@ def context_of(script: str) -> bytes:
         if name.startswith(_DECIDING) and not name.startswith(_IDLE)
     ]
     deciding.sort()
-    return b"\1".join([os.fsencode(script), *deciding])
+    return deciding
 
 
 def record_name(context: bytes) -> str:
@@ -89,6 +97,31 @@ def file_state(path: bytes) -> bytes:
     return f"{info.st_ino}.{info.st_size}.{info.st_mtime_ns}.{info.st_ctime_ns}".encode()
 
 
+def place_state(path: bytes) -> bytes:
+    """What changes when another directory takes this one's place, or other users may write to it."""
+    info = os.stat(path)
+    return f"{info.st_ino}.{info.st_uid}.{info.st_gid}.{info.st_mode}".encode()
+
+
+def settled_before(info: os.stat_result, moment_ns: int) -> bool:
+    """Whether a file was left alone for so long before a moment that its next change will show in its times."""
+    whole = info.st_ctime_ns % 1_000_000_000 == 0
+    return moment_ns - info.st_ctime_ns > (SETTLED_COARSE_NS if whole else SETTLED_NS)
+
+
+def suffix_of(script: str) -> bytes:
+    """The suffix of the file that a script's path leads to: with what it runs may depend on that."""
+    return os.fsencode(os.path.splitext(os.path.realpath(script))[1])
+
+
+def variable(name: bytes) -> bytes:
+    """A variable's value behind ``=``; nothing where it is not set, which is not the same as empty."""
+    import posix
+
+    value = posix.environ.get(name)
+    return b"" if value is None else b"=" + value
+
+
 def absolute(target: str) -> str:
     """The absolute path of a script, nothing else changed in it. Raises OSError where there is no working directory."""
     return target if target.startswith("/") else f"{os.getcwd()}/{target}"
@@ -113,6 +146,10 @@ def _launch(target: str, arguments: list[str]) -> None:
     script = absolute(target)
     state = script_state(os.stat(script))
     context = context_of(script)
+    place = os.lstat(directory)
+    # who could put a record there would have their commands run by it
+    if place.st_uid != os.geteuid() or place.st_mode & 0o170022 != 0o040000:
+        return
     path = directory + b"/" + record_name(context).encode()
     record = read_record(path)
     if record is None or record.context != context:
@@ -125,11 +162,11 @@ def _launch(target: str, arguments: list[str]) -> None:
     try:
         for lock in (record.lock, record.cache_lock) if record.cache_lock else (record.lock,):
             descriptors.append(_lock(lock))
-        if file_state(record.marker) != record.marker_state:
+        if file_state(record.marker) != record.marker_state or not os.access(record.argv[0], os.X_OK):
             return
         if record.cache:  # what its time tells is when it was last used
             os.utime(record.cache)
-        _note(record, script)
+        _note(record)
         _become(record, target, arguments, descriptors)
     finally:  # only where something was in the way
         for descriptor in descriptors:
@@ -139,36 +176,43 @@ def _launch(target: str, arguments: list[str]) -> None:
 class Record:
     """A launch record: its fields in their order in the file, each of them bytes or a list of bytes.
 
-    ``watched`` are pairs of a path and its :func:`file_state`, ``expected`` pairs of a variable's name and value.
+    ``noted`` is what the usage log calls the script; ``home_state`` the :func:`place_state` of the directory that the
+    environment is in; ``paths`` are values of PATH under which all the rest was found, none where PATH does not matter.
+    ``watched`` are pairs of a path and its :func:`file_state`, ``expected`` pairs of a name and its :func:`variable`.
     """
 
     __slots__ = (
-        *("context", "script_state", "lock", "marker", "marker_state", "prefix", "takes_script", "cache", "cache_lock"),
-        *("spool", "stamp", "head", "block", "argv", "path", "variables", "scripts", "watched", "expected"),
+        *("context", "noted", "script_state", "lock", "marker", "marker_state", "prefix", "home_state", "takes_script"),
+        *("cache", "cache_lock", "spool", "stamp", "suffix", "head", "block"),
+        *("argv", "path", "variables", "scripts", "paths", "watched", "expected"),
     )
     context: bytes
+    noted: bytes
     script_state: bytes
     lock: bytes
     marker: bytes
     marker_state: bytes
     prefix: bytes
+    home_state: bytes
     takes_script: bytes
     cache: bytes
     cache_lock: bytes
     spool: bytes
     stamp: bytes
+    suffix: bytes
     head: bytes
     block: bytes
     argv: list[bytes]
     path: list[bytes]
     variables: list[bytes]
     scripts: list[bytes]
+    paths: list[bytes]
     watched: list[bytes]
     expected: list[bytes]
 
 
-_SINGLE = Record.__slots__[:13]
-_LISTS = Record.__slots__[13:]
+_SINGLE = Record.__slots__[:16]
+_LISTS = Record.__slots__[16:]
 
 
 def pack_record(record: Record) -> bytes:
@@ -183,13 +227,15 @@ def pack_record(record: Record) -> bytes:
 def read_record(path: bytes) -> Record | None:
     """The record in a file; None where there is none that this user wrote, whole, in this form."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
     try:
         info = os.fstat(descriptor)
         # what others could have written, or linked here, is not obeyed
-        if info.st_uid != os.geteuid() or info.st_mode & 0o022 or info.st_nlink != 1:
+        if info.st_uid != os.geteuid() or info.st_mode & 0o170022 != 0o100000 or info.st_nlink != 1:
+            return None
+        if info.st_size > MOST_BYTES:
             return None
         data = os.read(descriptor, info.st_size + 1)
     finally:
@@ -210,15 +256,17 @@ def read_record(path: bytes) -> Record | None:
 
 def _holds(record: Record) -> bool:
     """Whether the configuration is as it was, and nothing is to be collected first."""
-    import posix
-
     watched, expected = record.watched, record.expected
+    if record.paths and variable(b"PATH") not in record.paths:
+        return False
+    for at in range(0, len(expected), 2):
+        if variable(expected[at]) != expected[at + 1]:
+            return False
     for at in range(0, len(watched), 2):
         if file_state(watched[at]) != watched[at + 1]:
             return False
-    for at in range(0, len(expected), 2):
-        if posix.environ.get(expected[at], b"") != expected[at + 1]:
-            return False
+    if place_state(os.path.dirname(record.prefix)) != record.home_state:
+        return False
     # a stamp of the future is a sign that the clock was set back: the cold path sees to it
     return not record.stamp or 0 <= time.time() - os.stat(record.stamp).st_mtime < COLLECTION_INTERVAL
 
@@ -227,11 +275,14 @@ def _lock(path: bytes) -> int:
     """A lock, shared, as an open descriptor. Raises OSError where it cannot be had at once."""
     import fcntl
 
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
+        if descriptor < 3:  # the caller closed a standard stream: the script is not to find a lock in its place
+            low, descriptor = descriptor, fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+            os.close(low)
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         info = os.fstat(descriptor)
-        if info.st_nlink == 1 and os.path.samestat(info, os.stat(path)):
+        if info.st_mode & 0o170000 == 0o100000 and info.st_nlink == 1 and os.path.samestat(info, os.stat(path)):
             return descriptor
     except OSError:
         os.close(descriptor)
@@ -240,11 +291,11 @@ def _lock(path: bytes) -> int:
     raise OSError("another file has its name by now")
 
 
-def _note(record: Record, script: str) -> None:
+def _note(record: Record) -> None:
     """Note the use; a cache that cannot be written to is no reason not to run."""
     name = os.path.basename(record.prefix)
     try:
-        append_note(os.fsdecode(record.spool), use_line(os.fsdecode(name), script))
+        append_note(os.fsdecode(record.spool), use_line(os.fsdecode(name), os.fsdecode(record.noted)))
     except OSError:
         return
 
@@ -270,43 +321,40 @@ def block_in(data: bytes, head: bytes, block: bytes) -> bool:
     """Whether a script with these bytes declares by this block, and by nothing else, and begins with these lines.
 
     ``block`` is the whole lines of it. Says no where only a parser could tell: a line behind it that may belong to it,
-    another line that looks like the beginning of a block.
+    another line that has in it what opens a block.
     """
     if not block or not data.startswith(head) or b"\0" in data or b"\r" in data.replace(b"\r\n", b""):
         return False
     at = data.find(block)
     if at < 0 or (at and data[at - 1] != 10) or head_of(data) != head:
         return False
-    behind = data[at + len(block) :].split(b"\n", 1)[0].strip()
-    if behind and behind[0] in _COMMENT_STARTS:
-        return False
-    if any(_signs(data, sign) != _signs(block, sign) for sign in (b"conda execute", b"///")):
+    if any(data.count(sign) != block.count(sign) for sign in _SIGNS):
         return False
     try:
         data.decode()
+        comment = block.removeprefix(_MARK).decode().lstrip()[:1]
+        # as text: what counts as a blank before the comment's characters is for Unicode to say
+        behind = data[at + len(block) :].partition(b"\n")[0].decode().lstrip()
     except UnicodeDecodeError:
         return False
-    return True
-
-
-def _signs(data: bytes, sign: bytes) -> int:
-    return data.count(sign) - data.count(b":" + sign)  # file:///... begins nothing
+    return not behind.startswith(comment)
 
 
 def head_of(data: bytes) -> bytes:
     """What the first two lines say beyond the block: the shebang, and nothing where one may name an encoding."""
-    first, _, rest = data[:4096].partition(b"\n")
+    first, _, rest = data[:8192].partition(b"\n")
     if b"coding" in first or b"coding" in rest.partition(b"\n")[0]:
         return b"\0"  # in no script
-    return first + b"\n" if first.startswith((b"#!", b"\xef\xbb\xbf")) else b""
+    return first + b"\n" if first.startswith((b"#!", _MARK)) else b""
 
 
 def _same_declaration(script: str, path: bytes, record: Record) -> bool:
     """Whether a script that was changed still declares the same; the record then tells its new state."""
-    if not record.block:
+    if not record.block or suffix_of(script) != record.suffix:
         return False
     descriptor = os.open(script, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
+        now = time.time_ns()
         info = os.fstat(descriptor)
         if info.st_mode & 0o170000 != 0o100000 or info.st_size > MOST_BYTES:
             return False
@@ -315,7 +363,7 @@ def _same_declaration(script: str, path: bytes, record: Record) -> bool:
         os.close(descriptor)
     if len(data) != info.st_size or not block_in(data, record.head, record.block):
         return False
-    if time.time_ns() - info.st_ctime_ns > SETTLED_NS:
+    if settled_before(info, now):
         record.script_state = script_state(info)
         write_record(path, pack_record(record))
     return True

@@ -22,6 +22,7 @@ asked for by ``FAKE_ENGINE_FAULT``:
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import re
@@ -142,6 +143,17 @@ def with_credentials(channel: str) -> str:
     return channel
 
 
+def aliased(channel: str) -> str:
+    """The URL of a channel that is named without one: below the ``channel_alias`` of the user's ``.condarc``."""
+    condarc = Path(os.environ["HOME"], ".condarc")
+    if "://" in channel or not condarc.exists():
+        return channel
+    from ruamel.yaml import YAML
+
+    alias = (YAML(typ="safe").load(condarc.read_text()) or {}).get("channel_alias", "https://conda.anaconda.org")
+    return f"{alias}/{channel}"
+
+
 def replay(name: str, which: str, arguments: Arguments) -> NoReturn:
     """Print what was recorded, with this run's places, and end in the recorded way."""
     stem = TRANSCRIPTS / family(name).replace("mamba", "micromamba") / which
@@ -216,7 +228,11 @@ def solve(name: str, arguments: Arguments, channels: list[str]) -> list[rattler.
 
     async def run() -> list[rattler.RepoDataRecord]:
         return await rattler.solve(
-            sources=channels, specs=specs, gateway=gateway, platforms=platforms, virtual_packages=virtual
+            sources=list(map(aliased, channels)),
+            specs=specs,
+            gateway=gateway,
+            platforms=platforms,
+            virtual_packages=virtual,
         )
 
     try:
@@ -280,12 +296,12 @@ class FillingCache:
     """conda takes no lock: where another fills the same package cache, archives break."""
 
     def __init__(self) -> None:
-        self._path = package_cache() / "being-filled"
+        self._file = (package_cache() / "being-filled").open("a")
 
     def __enter__(self) -> None:
         try:
-            self._path.mkdir()
-        except FileExistsError:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a killed one fills no more
+        except BlockingIOError:
             fail(
                 "\nInvalidArchiveError('Error with archive "
                 f"{package_cache()}/hello-bin-1.0-0.conda.  You probably need to delete and re-download')\n"
@@ -293,7 +309,7 @@ class FillingCache:
         time.sleep(0.3)  # long enough to be met by another
 
     def __exit__(self, *_: object) -> None:
-        self._path.rmdir()
+        self._file.close()
 
 
 def conda_create(arguments: Arguments, fault: str) -> None:

@@ -60,7 +60,7 @@ def started(
 ) -> Iterator[subprocess.Popen[str]]:
     """A cetool that runs beside the test, in a process group of its own which does not outlive the block."""
     with subprocess.Popen(
-        [sys.executable, "-m", "cetool", *map(os.fspath, args)],
+        [sys.executable, "-m", "cetool", *args],
         env=home.environment(env),
         cwd=home.path,
         stdin=subprocess.DEVNULL if stdin is None else stdin,

@@ -1,0 +1,220 @@
+"""A cache without an engine: small environments, and real processes that want, use and remove them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from textwrap import dedent
+
+from cetool.cache.marker import Marker, read_marker, write_marker
+from cetool.cache.sizes import disk_size
+from cetool.cache.store import Builder, Lease, Site, Store
+from cetool.cache.trash import delete_tree as delete_tree
+from cetool.cache.usage import UsageLog, open_usage_log
+from cetool.paths import Paths
+from cetool.spec.environment import EnvironmentSpec
+
+_TESTS = Path(__file__).resolve().parents[1]
+_PROLOGUE = """
+import errno, os, signal, subprocess, sys, time
+from pathlib import Path
+from support.cache import *
+from cetool.cache.locks import is_locked, try_lock, wait_for_lock
+from cetool.cache.spool import note_use
+from cetool.errors import StoreError
+ROOT = Path(sys.argv[1])
+SPEC = small_spec()
+STORE = small_store(ROOT)
+"""
+#: Seconds after which a test gives up on something that was to happen.
+PATIENCE = 60.0
+
+
+def small_paths(root: Path) -> Paths:
+    """The paths of a cache below a directory."""
+    return Paths(root, root / "envs", root / "locks", root / "trash", None)
+
+
+def small_store(root: Path) -> Store:
+    """The store of that cache."""
+    return Store(small_paths(root))
+
+
+def small_spec(package: str = "demo") -> EnvironmentSpec:
+    """The request for one package."""
+    return EnvironmentSpec((package,))
+
+
+def make_files(prefix: Path) -> None:
+    """What an engine would leave, in small."""
+    for name in ("conda-meta/history", "bin/tool", "lib/data"):
+        (prefix / name).parent.mkdir(parents=True, exist_ok=True)
+        (prefix / name).write_text(name * 100)
+
+
+def marker_for(prefix: Path, spec: EnvironmentSpec) -> Marker:
+    """The marker of a small environment, created now."""
+    return Marker(
+        name=spec.name,
+        prefix=str(prefix),
+        subdir="linux-64",
+        spec=spec,
+        engine="small",
+        engine_version="1",
+        created=time.time(),
+        seconds=0.1,
+        packages=1,
+        size=disk_size(prefix),
+        cetool="0",
+    )
+
+
+def builder(spec: EnvironmentSpec, *, built: Path | None = None, then: Callable[[Site], None] | None = None) -> Builder:
+    """What makes a small environment, writes a line to ``built``, and does something more before it is done."""
+
+    def build(site: Site) -> Marker:
+        assert not site.prefix.exists()
+        make_files(site.prefix)
+        if built is not None:
+            with built.open("a") as file:
+                file.write(f"{site.prefix.name}\n")
+        if then is not None:
+            then(site)
+        return marker_for(site.prefix, spec)
+
+    return build
+
+
+def made(root: Path, package: str = "demo", *, created: float | None = None) -> Lease:
+    """A small environment that exists, held in use; created at another time if need be."""
+    spec = small_spec(package)
+    lease = small_store(root).ensure(spec, builder(spec))
+    if created is not None:
+        write_marker(lease.prefix, replace(lease.marker, created=created))
+    return lease
+
+
+def is_whole(prefix: Path) -> bool:
+    """Whether all of a small environment is there, its marker too."""
+    names = ("conda-meta/history", "bin/tool", "lib/data")
+    return all((prefix / name).is_file() for name in names) and read_marker(prefix) is not None
+
+
+def leftovers(root: Path) -> list[str]:
+    """What is in a cache beyond its directories, relative to it, files inside environments not told."""
+    found = []
+    for name in ("envs", "locks", "trash"):
+        if (root / name).is_dir():
+            found += [f"{name}/{entry}" for entry in sorted(os.listdir(root / name))]
+    return found
+
+
+def usage_log(root: Path, told: list[str] | None = None) -> contextlib.AbstractContextManager[UsageLog]:
+    """The usage log of a cache, open; its warnings go to ``told``."""
+    return open_usage_log(small_paths(root), small_store(root), warn=(told if told is not None else []).append)
+
+
+@contextlib.contextmanager
+def open_directory() -> Iterator[Path]:
+    """A directory that every user may enter, which pytest's own are not."""
+    directory = Path(tempfile.mkdtemp(prefix="cetool-"))
+    try:
+        directory.chmod(0o755)
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+
+def start(root: Path, body: str) -> subprocess.Popen[str]:
+    """A Python process that does what ``body`` says, with ROOT, SPEC and STORE, and all of this module."""
+    environ = {**os.environ, "PYTHONPATH": str(_TESTS)}
+    return subprocess.Popen(
+        [sys.executable, "-c", _PROLOGUE + dedent(body), str(root)],
+        env=environ,
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for a process that succeeds; what it printed."""
+    try:
+        printed, _ = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    assert process.returncode == 0
+    return printed
+
+
+def run(root: Path, body: str) -> str:
+    """What a process of its own prints, that does what ``body`` says."""
+    return finish(start(root, body))
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """SIGKILL a process, and see it off."""
+    process.kill()
+    process.communicate()
+
+
+def say(*words: object) -> None:
+    """Print a line, as JSON, in one piece: for whoever reads this process's output."""
+    os.write(1, json.dumps(words).encode() + b"\n")
+
+
+def hear(process: subprocess.Popen[str]) -> list[object]:
+    """The next line that a process said."""
+    assert process.stdout is not None
+    words = json.loads(process.stdout.readline())
+    assert isinstance(words, list)
+    return words
+
+
+def fork_many(count: int, act: Callable[[int], None]) -> None:
+    """Fork that many processes, let all begin at once, wait for them. For a process without threads."""
+    gate, opener = os.pipe()
+    pids = []
+    for number in range(count):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                os.close(opener)
+                os.read(gate, 1)
+                act(number)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(status)
+        pids.append(pid)
+    os.close(gate)
+    os.close(opener)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    assert statuses == [0] * count, statuses
+
+
+def wait_until(happens: Callable[[], bool]) -> None:
+    """Return when something has happened; fail where it takes too long."""
+    deadline = time.monotonic() + PATIENCE
+    while not happens():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
