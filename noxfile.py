@@ -1,0 +1,81 @@
+"""The project's chores: ``nox -s tests``, or, on a bare Python without nox, ``python3 noxfile.py tests``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT / "tools"))
+    from bootstrap import run_nox
+
+    sys.exit(run_nox(sys.argv[1:], ROOT))
+
+import nox  # noqa: E402 - not there yet when this file is run as a program
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_venv = "yes"
+# the chores install with pip, which the channel of the tests is built with as well
+nox.options.default_venv_backend = "virtualenv"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+SOURCES = ("cetool", "tests", "tools", "examples", "noxfile.py")
+# behind a proxy with a certificate of its own: pip asks the system which ones to trust, uv only when told to
+UV = {"UV_SYSTEM_CERTS": "true"}
+
+
+def group(name: str) -> tuple[str, ...]:
+    """The requirements of one of pyproject.toml's dependency groups."""
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+def install_wheel(session: nox.Session, *requirements: str) -> None:
+    """Build the wheel and install it with these requirements: the tests are to see what users get."""
+    wheels = Path(session.create_tmp()).resolve() / "wheels"
+    for old in wheels.glob("*.whl"):
+        old.unlink()
+    session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), ".", silent=True)
+    (wheel,) = wheels.glob("cetool-*.whl")
+    session.install("--force-reinstall", "--no-deps", str(wheel), silent=True)
+    session.install(str(wheel), *requirements)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests on the installed wheel, on all cores; arguments go to pytest."""
+    install_wheel(session, *group("test"))
+    session.run("pytest", "-n", "auto", *session.posargs, env={"CETOOL_TEST_INSTALLED": "1", **UV})
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the tests and report which lines they reach, subprocesses included."""
+    install_wheel(session, *group("test"))
+    session.run("coverage", "erase")
+    session.run("coverage", "run", str(Path(session.bin) / "pytest"), "-n", "auto", *session.posargs, env=UV)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting with ruff."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", *SOURCES)
+    session.run("ruff", "format", "--check", *SOURCES)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy --strict."""
+    session.install(*PYPROJECT["project"]["dependencies"], *group("test"), *group("types"), "nox")
+    session.run("mypy")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Build a local channel and run an example from it with the embedded engine."""
+    install_wheel(session)
+    session.run("python", "tools/demo.py")

@@ -1,0 +1,160 @@
+"""docs/json.md is true: what each command prints with ``--json`` has the fields described there, and no others."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from support.home import Home
+
+from cetool.cli.app import app
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "json.md"
+
+_SECTION = re.compile(r"^## `cetool ([a-z ]+) --json`\n\nSchema `([^`]+)`\..*?\n(?=## |\Z)", re.MULTILINE | re.DOTALL)
+_ROW = re.compile(r"^\| `([^`]+)` \| ([a-z ]+) \|", re.MULTILINE)
+
+NEEDS = "# conda execute\n# env: [python, six]\n"
+SCRIPT = f"{NEEDS}import six\nprint(six.__name__)\n"
+#: Says that it runs, and ends with its standard input.
+WAITING = f"{NEEDS}import sys\nprint('here', flush=True)\nsys.stdin.read()\n"
+CONDA_SCRIPT = """# /// conda-script
+# channels = ["conda-forge"]
+# entrypoint = "python ${SCRIPT}"
+# [dependencies]
+# python = "*"
+# /// end-conda-script
+"""
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _list_of(item: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list) and all(map(item, value))
+
+
+TYPES: dict[str, Callable[[object], bool]] = {
+    "text": _is_text,
+    "integer": _is_integer,
+    "number": lambda value: _is_integer(value) or isinstance(value, float),
+    "boolean": lambda value: isinstance(value, bool),
+    "texts": _list_of(_is_text),
+    "integers": _list_of(_is_integer),
+    "objects": _list_of(lambda item: isinstance(item, dict)),
+    "object of texts": lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
+    "null": lambda value: value is None,
+    "any": lambda value: True,
+}
+
+#: By command: its schema, and the type of each field.
+DESCRIBED: dict[str, tuple[str, dict[str, str]]] = {
+    found[1]: (found[2], dict(_ROW.findall(found[0]))) for found in _SECTION.finditer(DOCUMENT.read_text("utf-8"))
+}
+
+
+def _fields(document: object, fields: dict[str, str], path: str = "") -> Iterator[tuple[str, object]]:
+    """Each field of a document with its value, as the tables name it."""
+    assert isinstance(document, dict)
+    for key, value in document.items():
+        name = f"{path}{key}"
+        yield name, value
+        if fields.get(name) == "objects":
+            for item in value:
+                yield from _fields(item, fields, f"{name}[].")
+
+
+def _described(command: str, document: dict[str, object]) -> set[str]:
+    """Check a document against its description, and return the names of the fields that it has."""
+    schema, fields = DESCRIBED[command]
+    assert next(iter(document.items())) == ("schema", schema)
+    seen = set()
+    for name, value in _fields(document, fields):
+        assert name in fields, f"docs/json.md does not tell of {name} in {schema}"
+        assert any(TYPES[kind](value) for kind in fields[name].split(" or ")), (
+            f"{name} is {value!r}, not {fields[name]}"
+        )
+        seen.add(name)
+    for name in fields:  # a field of each object, not of one of them
+        holder, _, key = name.rpartition("[].")
+        items = document[holder] if holder else [document]
+        assert isinstance(items, list) and all(key in item for item in items), f"{name} is not everywhere in {schema}"
+    return seen
+
+
+def _prints(home: Home, *arguments: str) -> dict[str, object]:
+    done = home.cetool(*arguments)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert isinstance(document, dict)
+    return document
+
+
+def _with_json(command: Any, path: str = "") -> Iterator[str]:
+    """The commands below this one that have the option ``--json``."""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _with_json(inner, f"{path}{name} ")
+        if any("--json" in parameter.opts for parameter in inner.params):
+            yield f"{path}{name}"
+
+
+def test_each_command_with_json_is_described() -> None:
+    assert set(_with_json(typer.main.get_command(app))) == set(DESCRIBED)
+    used = {kind for _, fields in DESCRIBED.values() for text in fields.values() for kind in text.split(" or ")}
+    assert used == set(TYPES)
+
+
+def test_environments_and_their_collection(home: Home) -> None:
+    home.write("script.py", SCRIPT)
+    home.write("waiting.py", WAITING)
+    command = [sys.executable, "-m", "cetool", "run", "waiting.py"]
+    with subprocess.Popen(
+        command, cwd=home.path, env=home.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdin is not None and running.stdout is not None
+        assert running.stdout.readline() == "here\n"
+        assert home.cetool("create", "hello-bin").returncode == 0
+        listed = _prints(home, "list", "--json")
+        environments = listed["environments"]
+        assert isinstance(environments, list)
+        assert [item["running"] for item in environments] == [[], [running.pid]]
+        assert _described("list", listed) == set(DESCRIBED["list"][1])
+        for option in ("--dry-run", "--quiet"):
+            collected = _prints(home, "gc", "--all", "--json", option)
+            assert collected["removed"] and collected["in_use"] and collected["dry_run"] is (option == "--dry-run")
+            assert _described("gc", collected) == set(DESCRIBED["gc"][1])
+        running.stdin.close()
+    _described("gc", _prints(home, "gc", "--json"))
+
+
+@pytest.mark.parametrize("text", [SCRIPT, CONDA_SCRIPT, "print(1)\n"], ids=["run_with", "entrypoint", "env-file"])
+def test_a_script_and_its_name(text: str, home: Home) -> None:
+    home.write("script.py", text)
+    home.write("environment.yml", "dependencies: [python, pip: [tomli]]\nvariables: {A: b}\n")
+    source = ["--env-file", "environment.yml"] if "print(1)" in text else []
+    document = _prints(home, "show", "--json", *source, "script.py")
+    assert _described("show", document) == set(DESCRIBED["show"][1])
+    if not source:
+        named = _prints(home, "name", "--json", "script.py")
+        assert _described("name", named) == set(DESCRIBED["name"][1])
+        assert named["prefix"] == document["prefix"]
+
+
+def test_what_is_here_and_how_it_is_set(home: Home) -> None:
+    assert _described("info", _prints(home, "info", "--json")) == set(DESCRIBED["info"][1])
+    home.write(".config/cetool/config.yaml", "max-size: 20GB\nchannels: [https://user:secret@example.org/c]\n")
+    settings = _prints(home, "config", "list", "--json")
+    assert _described("config list", settings) == set(DESCRIBED["config list"][1])
+    assert "secret" not in json.dumps(settings)

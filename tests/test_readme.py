@@ -1,0 +1,100 @@
+"""Every command of README.md is run: what it shows is what happens."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import uv
+from support.home import EXECUTABLES, Home
+from support.readme import Command, commands, run_on_terminal
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+
+#: Commands that install, and where the executables are then, below the home directory.
+INSTALLATIONS = {
+    "pipx install .": "apps",
+    "uv tool install .": "apps",
+    "python3 -m pip install .": "venv/bin",
+}
+#: Commands that .ci/run runs, since they are what runs this or need as long as this.
+IN_CI = ("python3 noxfile.py demo", "python3 noxfile.py tests")
+
+
+def _comparable(text: str, home: Home) -> str:
+    """The text with what differs from machine to machine and run to run made the same; names stay."""
+    text = text.replace(str(home.path), "/home/user")
+    text = re.sub(r"; \d+ packages, [\d.]+ [kMG]B\) in [\d.]+s with \w+$", "; ...)", text, flags=re.MULTILINE)
+    text = re.sub(r"^(engine: +).*", r"\1...", text, flags=re.MULTILINE)
+    return re.sub(r"\[[-0-9. ]+\]", "[numbers]", text)
+
+
+def _check(command: Command, home: Home) -> None:
+    if command.file is not None:
+        home.write(command.file, command.shown)
+        return
+    status, shown = run_on_terminal(command.line, home)
+    assert status == 0, f"$ {command.line}\n{shown}"
+    if command.shown:
+        assert _comparable(shown, home) == _comparable(command.shown, home), f"$ {command.line}"
+
+
+def test_the_commands_do_what_is_shown(home: Home) -> None:
+    for command in commands(README):
+        if command.line not in IN_CI and command.line not in INSTALLATIONS:
+            _check(command, home)
+
+
+@pytest.mark.parametrize("line", INSTALLATIONS)
+def test_it_installs_from_a_clone(line: str, home: Home) -> None:
+    skipped = shutil.ignore_patterns(".*", "__pycache__", "dist")
+    source = shutil.copytree(ROOT, home.path / "source", ignore=skipped)
+    tools = home.path / "venv"
+    uv_program = Path(uv.find_uv_bin())
+    made = home.run(uv_program, "venv", "--seed", "--python", sys.executable, tools)
+    assert made.returncode == 0, made.stderr
+    if line.startswith("pipx"):
+        made = home.run(tools / "bin/python", "-m", "pip", "install", "--quiet", "pipx")
+        assert made.returncode == 0, made.stderr
+    apps = str(home.path / "apps")
+    env = {
+        "PATH": f"{tools / 'bin'}:{uv_program.parent}:{home.env['PATH']}",
+        "PIPX_HOME": str(home.path / "pipx"),
+        "PIPX_BIN_DIR": apps,
+        "UV_TOOL_DIR": str(home.path / "uv-tools"),
+        "UV_TOOL_BIN_DIR": apps,
+        "UV_PYTHON": sys.executable,
+    }
+    done = home.run("bash", "-c", line, cwd=source, env=env)
+    assert done.returncode == 0, done.stderr
+    for program in EXECUTABLES:
+        done = home.run(home.path / INSTALLATIONS[line] / program, "--help")
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_least_that_each_dialect_takes_is_enough(home: Home) -> None:
+    rows = re.findall(r"^\| `([\w -]+)`: [^|]+ \| ([^|]+) \|", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [dialect for dialect, _ in rows] == ["conda execute", "script", "conda-script"]
+    for dialect, example in rows:
+        lines = re.findall("`([^`]+)`", example)
+        script = home.write("least.py", "\n".join([*lines, "print('it ran')", ""]))
+        assert f"dialect:    {dialect}, lines 1 to {len(lines)}\n" in home.cetool("show", script).stdout
+        done = home.cetool("run", script)
+        assert (done.returncode, done.stdout) == (0, "it ran\n"), done.stderr
+
+
+def test_no_command_is_left_over() -> None:
+    lines = {command.line for command in commands(README)}
+    assert {*INSTALLATIONS, *IN_CI} <= lines
+    script = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    assert all(re.search(rf"^{re.escape(line)}\b", script, re.MULTILINE) for line in IN_CI)
+
+
+def test_links_lead_somewhere() -> None:
+    for path in (README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), ROOT / "examples/README.md"):
+        for target in re.findall(r"\]\((?!https?:)([^)#]*)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
