@@ -35,7 +35,7 @@ _NAME = re.compile(rf"[0-9a-f]{{{NAME_LENGTH}}}(?:-\d{{1,4}})?\Z")
 
 
 def create(
-    specs: Annotated[list[str] | None, typer.Argument(metavar="[SPEC]...", help="Match specs.")] = None,
+    specs: Annotated[list[str] | None, typer.Argument(metavar="SPEC", help="Match specs.")] = None,
     file: options.Files = None,
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
@@ -83,7 +83,7 @@ def create_environment(requirements: Requirements, session: Session, *, refresh:
 def name(
     targets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SPEC...|SCRIPT", help="Match specs, or one script.", show_default=False),
+        typer.Argument(metavar="SPEC|SCRIPT", help="Match specs, or one script.", show_default=False),
     ] = None,
     file: options.Files = None,
     channel: options.Channels = None,
@@ -189,7 +189,7 @@ def _cells(row: dict[str, object], now: float) -> tuple[str, ...]:
 
 
 def remove(
-    targets: Annotated[list[str], typer.Argument(metavar="NAME|PREFIX|SCRIPT...", help="The environments to remove.")],
+    targets: Annotated[list[str], typer.Argument(metavar="NAME|PREFIX|SCRIPT", help="The environments to remove.")],
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
     trust_cache_dir: options.TrustCacheDir = False,

@@ -22,7 +22,7 @@ def run(
         typer.Argument(metavar="SCRIPT", help="A path, a URL, or - for standard input.", show_default=False),
     ] = None,
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[ARGS]...", help="The script's own.", show_default=False)
+        list[str] | None, typer.Argument(metavar="ARGS", help="The script's own.", show_default=False)
     ] = None,
     code: Annotated[
         bool, typer.Option("-c", "--code", help="The arguments are the script's lines; none: standard input.")

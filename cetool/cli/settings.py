@@ -54,7 +54,7 @@ def get_setting(key: _Key) -> None:
 @app.command("set")
 def set_setting(
     key: _Key,
-    values: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Its value; channels take several.")],
+    values: Annotated[list[str], typer.Argument(metavar="VALUE", help="Its value; channels take several.")],
 ) -> None:
     """Set KEY in the configuration file, comments kept."""
     _require_key(key)

@@ -37,7 +37,7 @@ def read_activation(prefix: Path, variables: Mapping[str, str]) -> Activation:
         raise StoreError(
             f"the environment's path has a {os.pathsep!r} in it, which separates the entries of PATH",
             where=Location(text),
-            hint="choose another cache directory (CETOOL_CACHE_DIR, or the setting env-dir)",
+            hint="Choose another cache directory (CETOOL_CACHE_DIR, or the setting env-dir).",
         )
     merged: dict[str, str | None] = {}
     for file in variable_files(text):
@@ -47,7 +47,7 @@ def read_activation(prefix: Path, variables: Mapping[str, str]) -> Activation:
             raise StoreError(
                 f"the variables of this environment cannot be read: {error}",
                 where=Location(file),
-                hint="make the environment anew with --refresh",
+                hint="Make the environment anew with --refresh.",
             ) from error
     merged.update(variables)
     merged.pop("PATH", None)

@@ -95,7 +95,7 @@ def sourced_environ(scripts: Sequence[str], environ: Mapping[str, str], *, keep:
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
         raise CetoolError(
             f"the environment's activation scripts ended the shell that sourced them, {how}",
-            hint="run with --no-activate, or report it to whoever made the package with the script",
+            hint="Run with --no-activate, or report it to whoever made the package with the script.",
         )
     after = dict(os.fsdecode(pair).partition("=")[::2] for pair in output[:-1].split(b"\0"))
     after.pop("_", None)  # the shell's own note of what it ran last
@@ -158,7 +158,7 @@ def launch_error(error: OSError | ValueError, program: str) -> CetoolError:
     if code == errno.E2BIG:
         return NotExecutableError(
             f"{program} cannot be started: arguments and environment together are longer than this system allows",
-            hint="pass fewer or shorter arguments, or a file that lists them",
+            hint="Pass fewer or shorter arguments, or a file that lists them.",
         )
     if code in (errno.ENOENT, errno.ENOTDIR):
         if not os.path.lexists(program):
@@ -167,7 +167,7 @@ def launch_error(error: OSError | ValueError, program: str) -> CetoolError:
         if interpreter:
             return NotExecutableError(
                 f"{program} is to be run by {interpreter}, which does not exist",
-                hint="correct the first line of that file, or add what it names to the script's packages",
+                hint="Correct the first line of that file, or add what it names to the script's packages.",
             )
         return NotExecutableError(
             f"{program} cannot be started: it is a broken link, or made for another system (its loader is missing)"
@@ -182,10 +182,10 @@ def launch_error(error: OSError | ValueError, program: str) -> CetoolError:
     if code == errno.ENOEXEC:
         return NotExecutableError(
             f"{program} is nothing that this machine can run",
-            hint="a script needs a first line like #!/bin/sh; a program may be made for another architecture",
+            hint="A script needs a first line like #!/bin/sh; a program may be made for another architecture.",
         )
     if code == errno.ETXTBSY:
-        return NotExecutableError(f"{program} is being written by another process", hint="try again when that is done")
+        return NotExecutableError(f"{program} is being written by another process", hint="Try again when that is done.")
     return NotExecutableError(f"{program} cannot be started: {error.strerror or error}")
 
 

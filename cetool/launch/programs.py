@@ -80,7 +80,7 @@ def resolve_command(run_with: Sequence[str], environ: Mapping[str, str], prefix:
     """
     words = list(run_with)
     if not words or not words[0]:
-        raise UsageError("there is no program to run the script with", hint="name one in run_with")
+        raise UsageError("there is no program to run the script with", hint="Name one in run_with.")
     if os.path.basename(words[0]) == "env" and len(words) > 1:
         return _resolve_env(words, environ, prefix)
     return (find_program(words[0], environ, prefix), *words[1:])
@@ -147,7 +147,7 @@ def find_program(name: str, environ: Mapping[str, str], prefix: Path | None = No
         found = _look_in(own, base, []) if os.path.isabs(name) else None
         found = found or _look_in((folder,), base, blocked)
         if found is None and os.path.isdir(name):
-            raise NotExecutableError(f"{name} is a directory, not a program", hint="correct run_with or the shebang")
+            raise NotExecutableError(f"{name} is a directory, not a program", hint="Correct run_with or the shebang.")
     else:
         entries = environ.get("PATH", os.defpath).split(os.pathsep)
         found = _look_in((*own, *entries), name, blocked)
@@ -161,7 +161,7 @@ def find_program(name: str, environ: Mapping[str, str], prefix: Path | None = No
 def not_found(name: str, prefix: Path | None) -> ProgramNotFoundError:
     """The error that says a program is nowhere, and which package may bring it."""
     if _is_path(name) and not os.path.isabs(name):
-        return ProgramNotFoundError(f"there is no program {name!r}", hint="its path counts from the working directory")
+        return ProgramNotFoundError(f"there is no program {name!r}", hint="Its path counts from the working directory.")
     program = os.path.basename(name)
     if _is_path(name):
         message = f"there is no program {name!r}"
@@ -171,9 +171,9 @@ def not_found(name: str, prefix: Path | None) -> ProgramNotFoundError:
         message = f"the program {name!r} is neither in the environment nor on the PATH"
     known = PACKAGES.get(program)
     if known is not None:
-        hint = f"add {known!r} to the packages that the script declares: it brings {program!r}"
+        hint = f"Add {known!r} to the packages that the script declares: it brings {program!r}."
     else:
-        hint = f"add the package that brings it to those the script declares (often it is called {program.lower()!r})"
+        hint = f"Add the package that brings it to those the script declares (often it is called {program.lower()!r})."
     return ProgramNotFoundError(message, hint=hint)
 
 

@@ -29,13 +29,13 @@ MAX_DEPTH = 8
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _FOREIGN = {
-    "|": ("there are no pipes and no '||'", "put the command into the script, or into a program of its own"),
-    ";": ("there is no ';'", "write '&&' between commands"),
-    ">": ("there are no redirections", "let the program write the file itself"),
-    "<": ("there are no redirections", "let the program read the file itself"),
-    "`": ("there are no backticks", "write $(command)"),
-    "(": ("there are no subshells", "quote the parenthesis if it is meant as it stands"),
-    ")": ("this ')' closes nothing", "quote the parenthesis if it is meant as it stands"),
+    "|": ("there are no pipes and no '||'", "Put the command into the script, or into a program of its own."),
+    ";": ("there is no ';'", "Write '&&' between commands."),
+    ">": ("there are no redirections", "Let the program write the file itself."),
+    "<": ("there are no redirections", "Let the program read the file itself."),
+    "`": ("there are no backticks", "Write $(command)."),
+    "(": ("there are no subshells", "Quote the parenthesis if it is meant as it stands."),
+    ")": ("this ')' closes nothing", "Quote the parenthesis if it is meant as it stands."),
 }
 
 
@@ -108,7 +108,7 @@ class EntrypointError(CetoolError):
     """A command in ``$(...)`` failed; cetool ends with its status."""
 
     def __init__(self, message: str, status: int, *, where: Location | None = None) -> None:
-        super().__init__(message, where=where, hint="run that command by itself in the environment to see why")
+        super().__init__(message, where=where, hint="Run that command by itself in the environment to see why.")
         self.exit_status = status if status > 0 else 128 - status
 
 
@@ -153,7 +153,7 @@ class _Parser:
             elif c.isspace():
                 self.at += 1
             elif c == "&":
-                raise self.error(start, "there are no background commands", "write '&&' between commands")
+                raise self.error(start, "there are no background commands", "Write '&&' between commands.")
             elif c in _FOREIGN:
                 raise self.error(start, *_FOREIGN[c])
             else:
@@ -213,12 +213,12 @@ class _Parser:
             self.at += 2
             return Substitution(self.commands(start, depth + 1), quoted)
         if following != "{":
-            hint = "write ${NAME} or $(command), or put the '$' in single quotes"
+            hint = "Write ${NAME} or $(command), or put the '$' in single quotes."
             raise self.error(start, "a '$' is followed by '{NAME}' or '(command)', nothing else", hint)
         name = _NAME.match(self.text, start + 2)
         end = self.text.find("}", start)
         if end < 0:
-            raise self.error(start, "this '${' is never closed", "add the '}'")
+            raise self.error(start, "this '${' is never closed", "Add the '}'.")
         if name is None or name.end() != end:
             raise self.error(start, "between '${' and '}' stands a name of letters, digits and '_', not a digit first")
         self.at = end + 1
@@ -318,7 +318,7 @@ class _Runner:
             raise MetadataError(
                 f"in the entrypoint, column {variable.column}: nothing is called {variable.name!r}{also}",
                 where=self.entry.where,
-                hint="the names are SCRIPT, CACHE and those of the activated environment's variables",
+                hint="The names are SCRIPT, CACHE and those of the activated environment's variables.",
             )
         return value
 
