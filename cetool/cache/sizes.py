@@ -25,8 +25,9 @@ def _files(root: Path) -> Iterator[os.stat_result]:
 
 
 def _bytes(status: os.stat_result) -> int:
-    blocks = getattr(status, "st_blocks", None)
-    return status.st_size if blocks is None else blocks * 512
+    blocks = getattr(status, "st_blocks", 0)
+    # some file systems give a file its blocks only when it is written out, seconds later
+    return blocks * 512 if blocks else status.st_size
 
 
 def disk_size(prefix: Path) -> int:

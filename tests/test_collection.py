@@ -1,0 +1,265 @@
+"""Collection: who goes and who stays, what it frees, and that nothing in use ever goes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from support.cache import (
+    builder,
+    finish,
+    hear,
+    leftovers,
+    made,
+    make_files,
+    run,
+    small_spec,
+    small_store,
+    start,
+    usage_log,
+)
+
+from cetool.cache.gc import Policy, Report, collect
+from cetool.cache.marker import MARKER
+from cetool.cache.sizes import Freed, disk_size
+from cetool.cache.store import Directory
+from cetool.errors import StoreError
+
+HOUR = 3600.0
+
+
+def _collect(root: Path, policy: Policy, *, dry_run: bool = False) -> Report:
+    with usage_log(root) as log:
+        return collect(small_store(root), log, policy, dry_run=dry_run)
+
+
+def _used(root: Path, ages: dict[str, float]) -> None:
+    """Set when the environments of these packages were last used, in hours ago."""
+    with usage_log(root) as log:
+        for package, hours in ages.items():
+            values = (time.time() - hours * HOUR, small_spec(package).name)
+            assert log._db.execute("UPDATE uses SET last_used = ? WHERE directory = ?", values).rowcount == 1
+        log._db.commit()
+
+
+def _names(directories: Iterable[Directory]) -> list[str]:
+    packages = {small_spec(package).name: package for package in ("a", "b", "c", "d")}
+    return [packages.get(directory.prefix.name, directory.prefix.name) for directory in directories]
+
+
+def _gone(report: Report) -> list[str]:
+    return _names(item.directory for item in report.collected)
+
+
+def _there(root: Path) -> list[str]:
+    return sorted(_names(small_store(root).directories()))
+
+
+def _four(root: Path) -> None:
+    for package in ("a", "b", "c", "d"):
+        made(root, package).release()
+    _used(root, {"a": 10, "b": 40, "c": 30, "d": 0})
+
+
+def test_the_unused_go_the_longest_unused_first(tmp_path: Path) -> None:
+    _four(tmp_path)
+    before = leftovers(tmp_path)
+    told = _collect(tmp_path, Policy(older_than=25 * HOUR), dry_run=True)
+    assert leftovers(tmp_path) == before
+    report = _collect(tmp_path, Policy(older_than=25 * HOUR))
+    assert _gone(report) == _gone(told) == ["b", "c"]
+    assert report.freed == told.freed > 0
+    assert [item.reason for item in report.collected] == ["unused", "unused"]
+    assert [round((item.unused or 0) / HOUR) for item in report.collected] == [40, 30]
+    assert _there(tmp_path) == ["a", "d"]
+    assert _gone(_collect(tmp_path, Policy(older_than=0.0))) == ["a", "d"]
+    assert leftovers(tmp_path) == []
+    assert _collect(tmp_path, Policy()).collected == ()
+
+
+def test_the_least_recently_used_go_beyond_a_size(tmp_path: Path) -> None:
+    """One in use counts as used now, and its size as taken: the next ones go in its place."""
+    _four(tmp_path)
+    size = disk_size(small_store(tmp_path).prefix(small_spec("a").name))
+    with usage_log(tmp_path) as log:
+        sizes = {row.size for row in log.rows().values()}
+    limit = 2 * max(sizes)
+    assert size > 0
+    held = made(tmp_path, "b")
+    assert _gone(_collect(tmp_path, Policy(max_size=4 * max(sizes)))) == []
+    report = _collect(tmp_path, Policy(max_size=limit))
+    assert _names(report.in_use) == ["b"]
+    assert _gone(report) == ["c", "a"]
+    assert {item.reason for item in report.collected} == {"over the size limit"}
+    held.release()
+    assert _gone(_collect(tmp_path, Policy(max_size=max(sizes)))) == ["d"]  # b was seen in use
+    assert _gone(_collect(tmp_path, Policy(max_size=0))) == ["b"]
+
+
+def test_what_is_in_use_stays_and_counts_as_used(tmp_path: Path) -> None:
+    _four(tmp_path)
+    holder = start(tmp_path, 'lease = made(ROOT, "b")\nsay("held")\nsys.stdin.read()')
+    hear(holder)
+    for dry_run in (True, False):
+        report = _collect(tmp_path, Policy(everything=True), dry_run=dry_run)
+        assert _names(report.in_use) == ["b"]
+        assert sorted(_gone(report)) == ["a", "c", "d"]
+    finish(holder)
+    assert _gone(_collect(tmp_path, Policy(older_than=HOUR))) == []
+    assert _gone(_collect(tmp_path, Policy(everything=True))) == ["b"]
+
+
+def test_a_program_that_closed_the_lock_keeps_its_environment(tmp_path: Path) -> None:
+    _four(tmp_path)
+    prefix = small_store(tmp_path).prefix(small_spec("b").name)
+    shutil.copy2(shutil.which("sleep") or "", prefix / "bin" / "sleep")
+    pid = os.posix_spawn(prefix / "bin" / "sleep", ["sleep", "600"], {})
+    try:
+        assert _names(_collect(tmp_path, Policy(older_than=25 * HOUR)).in_use) == ["b"]
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    assert _there(tmp_path) == ["a", "b", "d"]
+
+
+def test_the_incomplete_go_unless_they_are_being_made(tmp_path: Path) -> None:
+    _four(tmp_path)
+    store = small_store(tmp_path)
+    make_files(tmp_path / "envs" / ("0" * 20))  # left by a crash
+    (store.prefix(small_spec("d").name) / MARKER).write_text("{")
+    body = 'STORE.ensure(SPEC, builder(SPEC, then=lambda site: (say("making"), sys.stdin.read())))'
+    maker = start(tmp_path, body)
+    hear(maker)
+    report = _collect(tmp_path, Policy(older_than=100 * HOUR))
+    assert sorted(_gone(report)) == ["0" * 20, "d"]
+    assert {(item.reason, item.unused) for item in report.collected} == {("incomplete", None)}
+    assert [item.name for item in report.in_use] == [small_spec().name]
+    finish(maker)
+    assert store.lease(small_spec().name) is not None
+    assert _there(tmp_path) == sorted(["a", "b", "c", small_spec().name])
+
+
+def test_a_wrong_clock(tmp_path: Path) -> None:
+    """A use in the future was just now; it ages from then on, and no age is negative."""
+    _four(tmp_path)
+    _used(tmp_path, {"a": -365 * 24, "b": -1})
+    report = _collect(tmp_path, Policy(older_than=25 * HOUR))
+    assert _gone(report) == ["c"]
+    with usage_log(tmp_path) as log:
+        assert all(row.last_used <= time.time() for row in log.rows().values())
+    _used(tmp_path, {"a": -5})
+    report = _collect(tmp_path, Policy(everything=True), dry_run=True)
+    assert all(item.unused is not None and item.unused >= 0 for item in report.collected)
+
+
+def test_used_while_others_were_removed(tmp_path: Path) -> None:
+    """One that was used, and left again, since the collection began is not taken for unused."""
+    _four(tmp_path)
+    store = small_store(tmp_path)
+
+    def use(prefix: Path) -> None:
+        if prefix.name == small_spec("b").name:
+            run(tmp_path, 'lease = made(ROOT, "c")\nnote_use(ROOT / "spool", lease.prefix.name, "script")')
+
+    with usage_log(tmp_path) as log:
+        report = collect(store, log, Policy(older_than=25 * HOUR), on_removed=use)
+    assert _gone(report) == ["b"]
+    assert _there(tmp_path) == ["a", "c", "d"]
+
+
+def test_one_that_cannot_be_removed_does_not_keep_the_others(tmp_path: Path) -> None:
+    _four(tmp_path)
+    (tmp_path / "locks" / f"{small_spec('b').name}.lock").unlink()
+    (tmp_path / "locks" / f"{small_spec('b').name}.lock").mkdir()
+    report = _collect(tmp_path, Policy(everything=True))
+    assert sorted(_gone(report)) == ["a", "c", "d"]
+    ((directory, error),) = report.failed
+    assert _names([directory]) == ["b"]
+    assert isinstance(error, StoreError)
+    assert error.hint
+
+
+def test_interrupted_deletions_are_finished_and_locks_cleared(tmp_path: Path) -> None:
+    made(tmp_path).release()
+    make_files(tmp_path / "trash" / "leftover.1.2.3")
+    make_files(tmp_path / "trash" / "anything")
+    body = """
+    lease = made(ROOT, "x")
+    lease.release()
+    from cetool.cache.trash import discard
+    discard(lease.prefix, ROOT / "trash")
+    os.kill(os.getpid(), signal.SIGKILL)
+    """
+    start(tmp_path, body).communicate()
+    assert len(os.listdir(tmp_path / "trash")) == 3
+    wait = small_store(tmp_path)._build_lock("1" * 20)
+    wait.touch()
+    _collect(tmp_path, Policy(), dry_run=True)
+    assert len(os.listdir(tmp_path / "trash")) == 3
+    _collect(tmp_path, Policy())
+    name = small_spec().name
+    assert leftovers(tmp_path) == [f"envs/{name}", f"locks/{name}.lock"]
+
+
+def test_freed_bytes_are_those_that_no_other_name_keeps(tmp_path: Path) -> None:
+    """Linked into a package cache: not freed. Linked into both that go: freed once. Into one that stays: not freed."""
+    _four(tmp_path)
+    store = small_store(tmp_path)
+    prefixes = {package: store.prefix(small_spec(package).name) for package in "abcd"}
+    plain = {package: Freed().add(prefix) for package, prefix in prefixes.items()}
+    block = 1 << 20
+    for name in ("cached", "both", "stays", "all"):
+        (tmp_path / name).write_bytes(b"x" * block)
+    os.sync()  # its blocks are counted when it has some
+    for name, packages in (("cached", "bc"), ("both", "bc"), ("stays", "ba"), ("all", "abcd")):
+        for package in packages:
+            os.link(tmp_path / name, prefixes[package] / "lib" / name)
+    for name in ("both", "stays", "all"):
+        (tmp_path / name).unlink()
+    assert disk_size(prefixes["b"]) - plain["b"] == 4 * block
+    expected = {"b": plain["b"], "c": plain["c"] + block}
+    for dry_run in (True, False):
+        report = _collect(tmp_path, Policy(older_than=25 * HOUR), dry_run=dry_run)
+        assert {_names([item.directory])[0]: item.freed for item in report.collected} == expected
+    last = _collect(tmp_path, Policy(everything=True))
+    assert last.freed == plain["a"] + plain["d"] + 2 * block
+
+
+def test_runs_and_collections_in_tight_loops(tmp_path: Path) -> None:
+    """Two run and two collect all that is not in use: no run ever loses a file, and each finds its environment."""
+    body = """
+    from cetool.cache.gc import Policy, collect
+    def act(number):
+        for _ in range(100 if number < 2 else 25):
+            if number < 2:
+                lease = STORE.ensure(SPEC, builder(SPEC))
+                note_use(ROOT / "spool", lease.prefix.name, "script")
+                for _ in range(5):
+                    assert is_whole(lease.prefix)
+                    os.sched_yield()
+                lease.release()
+            else:
+                with usage_log(ROOT) as log:
+                    assert not collect(STORE, log, Policy(everything=True)).failed
+    fork_many(4, act)
+    """
+    run(tmp_path, body)
+    _collect(tmp_path, Policy(everything=True))
+    assert leftovers(tmp_path) == []
+
+
+def test_a_new_environment_is_not_taken_for_an_old_one(tmp_path: Path) -> None:
+    """Made since the log was opened: the log does not know it, but its marker tells."""
+    store = small_store(tmp_path)
+    with usage_log(tmp_path) as log:
+        store.ensure(small_spec(), builder(small_spec())).release()
+        assert collect(store, log, Policy(older_than=HOUR, max_size=10**9)).collected == ()
+        assert len(collect(store, log, Policy(max_size=0)).collected) == 1
+    with pytest.raises(StoreError), usage_log(tmp_path) as log:
+        shutil.rmtree(tmp_path / "envs")
+        (tmp_path / "envs").touch()
+        collect(store, log, Policy())

@@ -1,0 +1,308 @@
+"""The store: an environment is made once and complete, or absent, whoever is killed, refuses or comes in between."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from support.cache import (
+    builder,
+    hear,
+    is_whole,
+    leftovers,
+    made,
+    make_files,
+    marker_for,
+    run,
+    small_spec,
+    small_store,
+    start,
+    wait_until,
+)
+
+from cetool.cache.locks import is_locked
+from cetool.cache.marker import Marker, read_marker
+from cetool.cache.store import Directory, Site
+from cetool.errors import StoreError
+
+SPEC = small_spec()
+NAME = SPEC.name
+# --- made once, complete or absent ----------------------------------------------------------------------------------
+
+
+def test_twenty_want_a_missing_environment(tmp_path: Path) -> None:
+    body = """
+    def act(number):
+        lease = STORE.ensure(SPEC, builder(SPEC, built=ROOT / "built", then=lambda site: time.sleep(0.2)))
+        assert is_whole(lease.prefix)
+        say(lease.created)
+    fork_many(20, act)
+    """
+    said = run(tmp_path, body).splitlines()
+    assert sorted(said) == ["[false]"] * 19 + ["[true]"]
+    assert (tmp_path / "built").read_text() == f"{NAME}\n"
+    assert leftovers(tmp_path) == [f"envs/{NAME}", f"locks/{NAME}.lock"]
+    assert not is_locked(tmp_path / "locks" / f"{NAME}.lock")
+
+
+@pytest.mark.parametrize(
+    "problem", [RuntimeError("no"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full"), OSError(errno.EIO, "broken")]
+)
+def test_a_creation_that_fails_leaves_nothing(tmp_path: Path, problem: BaseException) -> None:
+    def fail(site: Site) -> None:
+        raise problem
+
+    expected = StoreError if isinstance(problem, OSError) else type(problem)
+    with pytest.raises(expected) as caught:
+        small_store(tmp_path).ensure(SPEC, builder(SPEC, then=fail))
+    assert leftovers(tmp_path) == []
+    if isinstance(caught.value, StoreError):
+        assert caught.value.hint
+        assert str(problem.args[1]) in str(caught.value)
+
+
+def test_a_marker_that_cannot_be_written_or_is_anothers_leaves_nothing(tmp_path: Path) -> None:
+    store = small_store(tmp_path)
+    with pytest.raises(StoreError, match="could not be written"):
+        store.ensure(SPEC, builder(SPEC, then=lambda site: shutil.rmtree(site.prefix / "conda-meta")))
+
+    def elsewhere(site: Site) -> Marker:
+        make_files(site.prefix)
+        return marker_for(tmp_path / "elsewhere", SPEC)
+
+    with pytest.raises(StoreError, match="made as another one"):
+        store.ensure(SPEC, elsewhere)
+    assert leftovers(tmp_path) == []
+
+
+_KILLED = """
+KINDS = {"open", "os.mkdir", "os.rename", "os.remove", "os.chmod", "fcntl.flock", "shutil.rmtree", "os.listdir"}
+
+def killed_at(step):
+    pid = os.fork()
+    if pid == 0:
+        seen = [0]
+        def hook(event, arguments):
+            if event in KINDS:
+                if seen[0] == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                seen[0] += 1
+        sys.addaudithook(hook)
+        STORE.ensure(SPEC, builder(SPEC), refresh=REFRESH)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+step = 0
+while True:
+    if REFRESH:
+        STORE.ensure(SPEC, builder(SPEC)).release()
+    if not killed_at(step):
+        break
+    lease = STORE.lease(SPEC.name)
+    if lease is not None:
+        assert is_whole(lease.prefix), step
+        lease.release()
+    lease = STORE.ensure(SPEC, builder(SPEC))
+    assert is_whole(lease.prefix), step
+    lease.release()
+    STORE.clear_trash()
+    STORE.clear_locks()
+    for directory in list(STORE.directories()):
+        with STORE.hold_for_removal(directory) as lock:
+            STORE.remove(directory, lock)
+    assert leftovers(ROOT) == [], (step, leftovers(ROOT))
+    step += 1
+say(step)
+"""
+
+
+@pytest.mark.parametrize("refresh", [False, True])
+def test_killed_at_any_step_of_a_creation(tmp_path: Path, refresh: bool) -> None:
+    """SIGKILL before each file operation in turn: no half environment is used, and the next one makes a whole one."""
+    steps = json.loads(run(tmp_path, f"REFRESH = {refresh}\n{_KILLED}"))[0]
+    assert steps > 20
+
+
+def test_a_dead_makers_engine_keeps_others_from_building_there(tmp_path: Path) -> None:
+    """It inherited the locks: the next one waits for it to end, then clears what it left."""
+    body = """
+    def then(site):
+        code = "import sys, time; sys.stdin.read(); open(sys.argv[1] + '/late', 'w'); time.sleep(0.2)"
+        engine = subprocess.Popen([sys.executable, "-c", code, str(site.prefix)], pass_fds=site.inherit)
+        say(engine.pid)
+        engine.wait()
+    STORE.ensure(SPEC, builder(SPEC, then=then), purpose="for a test")
+    """
+    maker = start(tmp_path, body)
+    hear(maker)
+    os.kill(maker.pid, signal.SIGKILL)
+    maker.wait()
+    told: list[str] = []
+    store = small_store(tmp_path)
+    assert store.in_use(Directory(tmp_path / "envs" / NAME, NAME))
+
+    def on_wait(holder: str) -> None:
+        told.append(holder)
+        assert maker.stdin is not None
+        maker.stdin.close()  # which the engine has inherited, and waits for
+
+    with maker:
+        lease = store.ensure(SPEC, builder(SPEC), on_wait=on_wait)
+    assert told == [f"process {maker.pid} (for a test)"]
+    assert lease.created
+    assert is_whole(lease.prefix)
+    assert not (lease.prefix / "late").exists()
+    assert lease.prefix.name == NAME
+
+
+# --- in use is a lock -----------------------------------------------------------------------------------------------
+
+
+def test_a_lease_lasts_as_long_as_its_last_process(tmp_path: Path) -> None:
+    """The maker execs a script that forks a daemon and ends; stopped or not, the daemon keeps the environment."""
+    body = """
+    lease = STORE.ensure(SPEC, builder(SPEC))
+    os.set_inheritable(lease.lock.fd, True)
+    code = "import os, sys; pid = os.fork(); print([pid], flush=True) if pid else sys.stdin.read()"
+    os.execv(sys.executable, [sys.executable, "-c", code])
+    """
+    script = start(tmp_path, body)
+    (daemon,) = hear(script)
+    assert isinstance(daemon, int)
+    script.wait()
+    store = small_store(tmp_path)
+    (directory,) = store.directories()
+    assert store.in_use(directory)
+    os.kill(daemon, signal.SIGSTOP)
+    assert store.hold_for_removal(directory) is None
+    os.kill(daemon, signal.SIGCONT)
+    script.communicate()  # its standard input ends, and so does it
+    wait_until(lambda: not store.in_use(directory))
+    lock = store.hold_for_removal(directory)
+    assert lock is not None
+    store.remove(directory, lock)
+    assert leftovers(tmp_path) == []
+
+
+def test_who_only_looks_disturbs_nobody(tmp_path: Path) -> None:
+    """While some ask again and again whether it is in use, nobody fails to get it, or makes it a second time."""
+    body = """
+    def act(number):
+        for directory in list(STORE.directories()) * 300:
+            if number:
+                STORE.in_use(directory)
+            else:
+                STORE.ensure(SPEC, builder(SPEC, built=ROOT / "built")).release()
+    STORE.ensure(SPEC, builder(SPEC)).release()
+    fork_many(3, act)
+    """
+    run(tmp_path, body)
+    assert not (tmp_path / "built").exists()
+
+
+def test_whoever_has_a_lease_has_the_files(tmp_path: Path) -> None:
+    """Two want it in a loop, two remove it until it was made 30 times: whole for each lease until its release."""
+    body = """
+    def act(number):
+        while (ROOT / "built").read_text().count("\\n") < 30:
+            if number < 2:
+                lease = STORE.ensure(SPEC, builder(SPEC, built=ROOT / "built"))
+                for _ in range(5):
+                    assert is_whole(lease.prefix)
+                    os.sched_yield()
+                lease.release()
+            else:
+                for directory in STORE.directories():
+                    lock = STORE.hold_for_removal(directory)
+                    if lock is not None:
+                        STORE.remove(directory, lock)
+            time.sleep(0.001)
+    (ROOT / "built").touch()
+    fork_many(4, act)
+    """
+    run(tmp_path, body)
+    store = small_store(tmp_path)
+    store.clear_trash()
+    store.clear_locks()
+    assert {entry.split("/")[0] for entry in leftovers(tmp_path)} <= {"envs", "locks"}
+
+
+# --- made anew ------------------------------------------------------------------------------------------------------
+
+
+def test_refresh_while_a_script_runs_in_the_old_one(tmp_path: Path) -> None:
+    store = small_store(tmp_path)
+    old = made(tmp_path)
+    new = store.ensure(SPEC, builder(SPEC), refresh=True)
+    assert new.created
+    assert new.prefix.name == f"{NAME}-2"
+    assert (old.prefix / "bin/tool").is_file()
+    again = store.ensure(SPEC, builder(SPEC))
+    assert (store.prefix(NAME), again.prefix, again.created) == (new.prefix, new.prefix, False)
+    third = store.ensure(SPEC, builder(SPEC), refresh=True)
+    assert third.prefix.name == f"{NAME}-3"
+    for lease in (old, new, again):
+        lease.release()
+    fourth = store.ensure(SPEC, builder(SPEC), refresh=True)
+    assert fourth.prefix.name == NAME  # free again
+    # the second could go when the fourth was made; the third is still in use, but nobody is sent there any more
+    assert leftovers(tmp_path)[:2] == [f"envs/{NAME}", f"envs/{NAME}-3"]
+    assert (third.prefix / "bin/tool").is_file()
+    assert read_marker(third.prefix) is None
+    assert not os.listdir(tmp_path / "trash")
+
+
+def test_a_refresh_that_fails_keeps_the_old_one(tmp_path: Path) -> None:
+    made(tmp_path).release()
+    store = small_store(tmp_path)
+    old = store.prefix(NAME).stat().st_ino
+
+    def fail(site: Site) -> None:
+        run(tmp_path, "STORE.clear_trash()")  # a collection of another process, which must leave the old one
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.ensure(SPEC, builder(SPEC, then=fail), refresh=True)
+    lease = store.lease(NAME)
+    assert lease is not None
+    assert is_whole(lease.prefix)
+    assert lease.prefix.stat().st_ino == old
+    assert leftovers(tmp_path) == [f"envs/{NAME}", f"locks/{NAME}.lock"]
+
+
+def test_several_refresh_at_once(tmp_path: Path) -> None:
+    """Each gets one that was made after it asked; one creation serves all that had asked before it ended."""
+    body = """
+    made(ROOT).release()
+    def act(number):
+        asked = time.time()
+        lease = STORE.ensure(SPEC, builder(SPEC, built=ROOT / "built"), refresh=True)
+        assert lease.marker.created >= asked
+        assert is_whole(lease.prefix)
+        lease.release()
+    fork_many(6, act)
+    """
+    run(tmp_path, body)
+    assert 1 <= len((tmp_path / "built").read_text().splitlines()) <= 6
+    assert sum(item.marker is not None for item in small_store(tmp_path).directories()) == 1
+
+
+def test_a_daemon_that_closed_its_descriptors_keeps_its_files(tmp_path: Path) -> None:
+    """Its program tells that it is there: a new environment is made beside it."""
+    lease = made(tmp_path)
+    program = lease.prefix / "bin" / "sleep"
+    shutil.copy2(shutil.which("sleep") or "", program)
+    lease.release()
+    pid = os.posix_spawn(program, [str(program), "600"], {})
+    try:
+        new = small_store(tmp_path).ensure(SPEC, builder(SPEC), refresh=True)
+        assert new.prefix.name == f"{NAME}-2"
+        assert program.exists()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
