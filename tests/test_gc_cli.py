@@ -47,7 +47,7 @@ def gc(home: Home, *args: str) -> dict[str, list[str]]:
     done = home.cetool("gc", "--json", *args)
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)
-    assert list(report) == ["schema", "dry_run", "removed", "in_use", "scripts_freed_bytes", "freed_bytes"]
+    assert list(report) == ["schema", "dry_run", "removed", "in_use", "failed", "scripts_freed_bytes", "freed_bytes"]
     assert report["schema"] == "cetool.gc/1"
     assert report["dry_run"] is ("--dry-run" in args)
     assert (

@@ -134,7 +134,9 @@ def test_environments_and_their_collection(home: Home) -> None:
         for option in ("--dry-run", "--quiet"):
             collected = _prints(home, "gc", "--all", "--json", option)
             assert collected["removed"] and collected["in_use"] and collected["dry_run"] is (option == "--dry-run")
-            assert _described("gc", collected) == set(DESCRIBED["gc"][1])
+            # nothing that root removes here fails, so no element of that list is to be seen
+            failed = {f"failed[].{key}" for key in ("name", "prefix", "error")}
+            assert _described("gc", collected) == set(DESCRIBED["gc"][1]) - failed
         running.stdin.close()
     _described("gc", _prints(home, "gc", "--json"))
 

@@ -50,6 +50,28 @@ def test_twenty_want_a_missing_environment(tmp_path: Path) -> None:
     assert not is_locked(tmp_path / "locks" / f"{NAME}.lock")
 
 
+def test_those_who_waited_share_the_failure(tmp_path: Path) -> None:
+    body = """
+    from cetool.errors import EngineError
+
+    def fail(site):
+        time.sleep(0.5)
+        raise EngineError("the channel is out of reach", log="/the/log")
+
+    def act(number):
+        try:
+            STORE.ensure(SPEC, builder(SPEC, built=ROOT / "built", then=fail))
+        except EngineError as error:
+            say(error.message.partition(" (")[0], error.log)
+    fork_many(8, act)
+    """
+    said = run(tmp_path, body).splitlines()
+    assert said == ['["the channel is out of reach", "/the/log"]'] * 8
+    assert (tmp_path / "built").read_text() == f"{NAME}\n"
+    # who comes later tries again
+    assert small_store(tmp_path).ensure(SPEC, builder(SPEC)).created
+
+
 @pytest.mark.parametrize(
     "problem", [RuntimeError("no"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full"), OSError(errno.EIO, "broken")]
 )

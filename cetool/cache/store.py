@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from cetool.cache.failures import keep_failure, raise_failure_since
 from cetool.cache.locks import FileLock, is_locked, try_lock, wait_for_lock
 from cetool.cache.marker import Marker, read_marker, withdraw_marker, write_marker
 from cetool.cache.processes import prefixes_in_use
@@ -144,7 +145,8 @@ class Store:
         """The environment of this spec, held in use; made by ``build`` if it is absent, or anew with ``refresh``.
 
         Of all processes that want it at once one makes it and the others wait (``on_wait`` is told the maker's
-        ``purpose``). If ``build`` raises, what it left is removed before the exception goes on.
+        ``purpose``). If ``build`` raises, what it left is removed before the exception goes on; those who waited for it
+        raise the same.
         """
         asked = time.time()
         trash: list[Path] = []
@@ -160,7 +162,11 @@ class Store:
                     lease.release()
                     lease = None
                 if lease is None:
+                    raise_failure_since(self.paths.logs, spec.name, asked)
                     lease = self._build(spec, build, guard, trash, refresh=refresh)
+            except BaseException as error:
+                keep_failure(self.paths.logs, spec.name, error)
+                raise
             finally:
                 guard.retire()
                 while trash:

@@ -12,6 +12,9 @@ from cetool.cli.session import Session
 from cetool.launch.environ import ON_WINDOWS
 from cetool.launch.warm import COLLECTION_INTERVAL
 
+#: Above this no descriptor is looked for; unlimited ones (SC_OPEN_MAX of -1) would otherwise close nothing.
+_MOST_DESCRIPTORS = 1 << 20
+
 
 def collect_in_background(session: Session) -> None:
     """Start a collection that this call does not wait for, if none was started for an hour."""
@@ -70,7 +73,7 @@ def _start_detached(argv: list[str], environ: dict[str, str]) -> None:
         null_fd = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null_fd, descriptor)
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        os.closerange(3, _MOST_DESCRIPTORS)
         os.execve(argv[0], argv, environ)
     finally:
         os._exit(127)

@@ -18,7 +18,7 @@ from cetool.cli.output import print_json
 from cetool.cli.session import Session
 from cetool.durations import format_duration, format_size, parse_duration, parse_size
 from cetool.engines.registration import forget_registration
-from cetool.errors import CetoolError, UsageError
+from cetool.errors import EXIT_FAILURE, CetoolError, UsageError
 from cetool.launch.records import clear_records
 from cetool.paths import ensure_private_dir
 
@@ -65,6 +65,8 @@ def gc(
         print_json(_document(report, scripts))
     else:
         _tell(report, scripts, session)
+    if report.failed:
+        raise typer.Exit(EXIT_FAILURE)
 
 
 def _collect(session: Session, policy: Policy, *, dry_run: bool) -> tuple[Report, int]:
@@ -137,6 +139,9 @@ def _document(report: Report, scripts: int) -> dict[str, object]:
             for item in report.collected
         ],
         "in_use": [{"name": item.name, "prefix": str(item.prefix)} for item in report.in_use],
+        "failed": [
+            {"name": item.name, "prefix": str(item.prefix), "error": str(error)} for item, error in report.failed
+        ],
         "scripts_freed_bytes": scripts,
         "freed_bytes": report.freed + scripts,
     }

@@ -44,7 +44,7 @@ def execute(arguments: Sequence[str]) -> NoReturn:
     elif asked.path is not None:
         # the original asked plain http servers, too
         source = open_source(asked.path, session, insecure=asked.path.lower().startswith("http://"))
-        words = asked.arguments
+        words = list(arguments[list(arguments).index(asked.path) + 1 :])  # a -- too, that argparse takes out
     else:
         raise UsageError("no script was given", hint="Pass the file to execute, or its lines with -c.")
     run_source(source, words, session, RunOptions(refresh=asked.force_env))

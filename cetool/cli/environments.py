@@ -14,6 +14,7 @@ import typer
 from cetool.cache.processes import prefixes_in_use
 from cetool.cache.sizes import Freed
 from cetool.cache.store import Directory
+from cetool.cache.usage import Row
 from cetool.cli import options
 from cetool.cli.background import collect_in_background
 from cetool.cli.execution import RunOptions, note, read_declaration
@@ -133,8 +134,13 @@ def _rows(session: Session) -> list[dict[str, object]]:
     if not session.paths.envs.exists():
         return []
     ensure_private_dir(session.paths.root, trust=session.settings.trust_cache_dir, writable=False)
-    with session.usage() as usage:
-        known, running = usage.rows(), usage.running()
+    known: dict[str, Row] = {}
+    running: dict[str, list[int]] = {}
+    try:
+        with session.usage() as usage:
+            known, running = usage.rows(), usage.running()
+    except StoreError as error:  # the environments are there all the same
+        session.voice.warn(f"{error}; so nothing is known of when they were used")
     found = []
     for directory in session.store.directories():
         marker, row = directory.marker, known.get(directory.prefix.name)

@@ -20,7 +20,7 @@ from cetool.cli.progress import Voice
 from cetool.condarc import Condarc, load_condarc, search_path
 from cetool.config import conda_root, load_settings
 from cetool.durations import format_size
-from cetool.errors import CetoolError
+from cetool.errors import CetoolError, StoreError
 from cetool.launch.environ import caller_environ
 from cetool.launch.watched import states
 from cetool.paths import config_file_path, ensure_private_dir, resolve_paths
@@ -164,6 +164,7 @@ class Session:
             lease = self.store.lease(spec.name)
             lost = None if lease is None else what_is_lost(lease.prefix, lease.marker)
             if lease is not None and lost is None:
+                self._refuse_foreign(lease)
                 return lease
             if lease is not None:
                 lease.release()
@@ -181,6 +182,16 @@ class Session:
             with contextlib.suppress(CetoolError, OSError), self.usage() as usage:
                 usage.add_environment(lease.prefix.name, lease.marker)
         return lease
+
+    def _refuse_foreign(self, lease: Lease) -> None:
+        """Raise StoreError for an environment of another platform: a home directory may be shared by several."""
+        wanted = self.environ.get("CONDA_SUBDIR") or current_platform()
+        if lease.marker.subdir != wanted:
+            lease.release()
+            raise StoreError(
+                f"the environment {lease.prefix} was made for {lease.marker.subdir}, and this is {wanted}",
+                hint="Machines of several platforms need a cache each (CETOOL_CACHE_DIR); --refresh makes it for this.",
+            )
 
     def _build(self, spec: EnvironmentSpec, site: Site, progress: Progress) -> Marker:
         from cetool.engines.build import Circumstances, Place, build_environment

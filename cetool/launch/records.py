@@ -14,7 +14,7 @@ from cetool.cache.sizes import clear_old_files
 from cetool.cache.store import Lease
 from cetool.launch import warm
 from cetool.launch.activation import Activation
-from cetool.launch.environ import ON_WINDOWS
+from cetool.launch.declared import block_in, head_of
 from cetool.paths import Paths
 from cetool.spec.metadata import ScriptMetadata
 
@@ -61,7 +61,7 @@ class Circumstances:
 
 def write_launch_record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths) -> None:
     """Write the record, unless something changed while it was found out, or there is no warm path on this system."""
-    if ON_WINDOWS or lease.lock is None:
+    if not warm.SUPPORTED or lease.lock is None:
         return
     try:
         record = _record(learned, around, lease, paths)
@@ -69,6 +69,8 @@ def write_launch_record(learned: Learned, around: Circumstances, lease: Lease, p
             return
         directory = os.fsencode(paths.launch)
         os.makedirs(directory, 0o700, exist_ok=True)
+        if not warm.is_own_directory(directory):
+            return
     except (OSError, ValueError):
         return
     path = directory + b"/" + warm.record_name(record.context).encode()
@@ -106,7 +108,6 @@ def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths)
     record.marker = marker
     record.marker_state = marker_state
     record.prefix = os.fsencode(lease.prefix)
-    record.home_state = warm.place_state(os.path.dirname(record.prefix))
     record.takes_script = b"" if learned.metadata.entrypoint is not None else b"1"
     record.cache = record.cache_lock = b""
     if learned.cache is not None and learned.cache.lock is not None:
@@ -119,11 +120,22 @@ def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths)
     record.path = [os.fsencode(entry) for entry in learned.activation.path]
     record.variables = [os.fsencode(text) for pair in learned.activation.set for text in pair]
     record.scripts = [os.fsencode(script) for script in learned.activation.scripts]
+    record.places = [text for place in _way(record.prefix, paths) for text in (place, warm.place_state(place))]
     record.paths = [warm.variable(b"PATH")] if around.by_path or programs else []
     record.watched = [text for pair in {**programs, **around.configuration}.items() for text in pair]
     record.expected = _expected(around)
     # at last: what was read above is what had been seen
     return record if warm.script_state(os.stat(around.script)) == record.script_state else None
+
+
+def _way(prefix: bytes, paths: Paths) -> list[bytes]:
+    """The directories above the environment and above cetool's own: who can write to one could exchange the rest."""
+    found: dict[bytes, None] = {}
+    for directory in (os.path.dirname(prefix), os.fsencode(paths.root)):
+        while directory not in found and directory != b"/":
+            found[directory] = None
+            directory = os.path.dirname(directory)
+    return list(found)
 
 
 def _programs(learned: Learned, around: Circumstances, prefix: Path) -> dict[bytes, bytes] | None:
@@ -183,5 +195,5 @@ def _declaration(around: Circumstances, lines: tuple[int, int] | None) -> tuple[
     data = Path(around.script).read_bytes()
     first, last = lines
     block = b"".join(line + b"\n" for line in data.split(b"\n")[first - 1 : last])
-    head = warm.head_of(data)
-    return (head, block) if warm.block_in(data, head, block) else (b"", b"")
+    head = head_of(data)
+    return (head, block) if block_in(data, head, block) else (b"", b"")

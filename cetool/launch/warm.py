@@ -20,6 +20,8 @@ from cetool.launch.handover import replace_process
 #: The first field of every record; another number for each change of what follows.
 MAGIC = b"cetool launch 2"
 END = b"end"
+#: Where there is a warm path: not where there is no exec, nor where only platformdirs knows the cache's place.
+SUPPORTED = sys.platform not in ("win32", "darwin")
 #: Seconds between two looks at whether something is to be collected.
 COLLECTION_INTERVAL = 3600.0
 #: A file younger than this may change once more without its times telling (they are those of the kernel's last tick).
@@ -41,9 +43,6 @@ _IDLE = (
     b"CONDA_BACKUP_",
     b"CETOOL_TRACEBACK",
 )
-#: What every line that opens a block has in it, of whichever dialect.
-_SIGNS = (b"conda execute", b"/// conda-script", b"# /// ")
-_MARK = b"\xef\xbb\xbf"
 
 
 def context_of(script: str) -> bytes:
@@ -97,10 +96,16 @@ def file_state(path: bytes) -> bytes:
     return f"{info.st_ino}.{info.st_size}.{info.st_mtime_ns}.{info.st_ctime_ns}".encode()
 
 
+def is_own_directory(path: bytes) -> bool:
+    """Whether records in a directory can be this user's alone: whoever else put one there would say what is run."""
+    info = os.lstat(path)
+    return info.st_uid == os.geteuid() and info.st_mode & 0o170022 == 0o040000
+
+
 def place_state(path: bytes) -> bytes:
     """What changes when another directory takes this one's place, or other users may write to it."""
     info = os.stat(path)
-    return f"{info.st_ino}.{info.st_uid}.{info.st_gid}.{info.st_mode}".encode()
+    return f"{info.st_ino}.{info.st_uid}.{info.st_gid}.{info.st_mode & 0o171022}".encode()
 
 
 def settled_before(info: os.stat_result, moment_ns: int) -> bool:
@@ -124,12 +129,12 @@ def variable(name: bytes) -> bytes:
 
 def absolute(target: str) -> str:
     """The absolute path of a script, nothing else changed in it. Raises OSError where there is no working directory."""
-    return target if target.startswith("/") else f"{os.getcwd()}/{target}"
+    return target if os.path.isabs(target) else os.path.join(os.getcwd(), target)
 
 
 def launch(target: str, arguments: list[str]) -> None:
     """Become the script if everything is as its record says; return, with nothing changed, if anything is not."""
-    if sys.platform in ("win32", "darwin"):  # no exec; other places of the cache, that only platformdirs knows
+    if not SUPPORTED:
         return
     try:
         _launch(target, arguments)
@@ -146,9 +151,7 @@ def _launch(target: str, arguments: list[str]) -> None:
     script = absolute(target)
     state = script_state(os.stat(script))
     context = context_of(script)
-    place = os.lstat(directory)
-    # who could put a record there would have their commands run by it
-    if place.st_uid != os.geteuid() or place.st_mode & 0o170022 != 0o040000:
+    if not is_own_directory(directory):
         return
     path = directory + b"/" + record_name(context).encode()
     record = read_record(path)
@@ -164,8 +167,8 @@ def _launch(target: str, arguments: list[str]) -> None:
             descriptors.append(_lock(lock))
         if file_state(record.marker) != record.marker_state or not os.access(record.argv[0], os.X_OK):
             return
-        if record.cache:  # what its time tells is when it was last used
-            os.utime(record.cache)
+        if record.cache:
+            _touch(record.cache)
         _note(record)
         _become(record, target, arguments, descriptors)
     finally:  # only where something was in the way
@@ -176,15 +179,16 @@ def _launch(target: str, arguments: list[str]) -> None:
 class Record:
     """A launch record: its fields in their order in the file, each of them bytes or a list of bytes.
 
-    ``noted`` is what the usage log calls the script; ``home_state`` the :func:`place_state` of the directory that the
-    environment is in; ``paths`` are values of PATH under which all the rest was found, none where PATH does not matter.
-    ``watched`` are pairs of a path and its :func:`file_state`, ``expected`` pairs of a name and its :func:`variable`.
+    ``noted`` is what the usage log calls the script; ``places`` are pairs of a directory on the way to the environment
+    or to cetool's own things and its :func:`place_state`; ``paths`` are values of PATH under which all the rest was
+    found, none where PATH does not matter; ``watched`` are pairs of a path and its :func:`file_state`, ``expected``
+    pairs of a name and its :func:`variable`.
     """
 
     __slots__ = (
-        *("context", "noted", "script_state", "lock", "marker", "marker_state", "prefix", "home_state", "takes_script"),
+        *("context", "noted", "script_state", "lock", "marker", "marker_state", "prefix", "takes_script"),
         *("cache", "cache_lock", "spool", "stamp", "suffix", "head", "block"),
-        *("argv", "path", "variables", "scripts", "paths", "watched", "expected"),
+        *("argv", "path", "variables", "scripts", "places", "paths", "watched", "expected"),
     )
     context: bytes
     noted: bytes
@@ -193,7 +197,6 @@ class Record:
     marker: bytes
     marker_state: bytes
     prefix: bytes
-    home_state: bytes
     takes_script: bytes
     cache: bytes
     cache_lock: bytes
@@ -206,13 +209,14 @@ class Record:
     path: list[bytes]
     variables: list[bytes]
     scripts: list[bytes]
+    places: list[bytes]
     paths: list[bytes]
     watched: list[bytes]
     expected: list[bytes]
 
 
-_SINGLE = Record.__slots__[:16]
-_LISTS = Record.__slots__[16:]
+_SINGLE = Record.__slots__[:15]
+_LISTS = Record.__slots__[15:]
 
 
 def pack_record(record: Record) -> bytes:
@@ -265,8 +269,10 @@ def _holds(record: Record) -> bool:
     for at in range(0, len(watched), 2):
         if file_state(watched[at]) != watched[at + 1]:
             return False
-    if place_state(os.path.dirname(record.prefix)) != record.home_state:
-        return False
+    places = record.places
+    for at in range(0, len(places), 2):
+        if place_state(places[at]) != places[at + 1]:
+            return False
     # a stamp of the future is a sign that the clock was set back: the cold path sees to it
     return not record.stamp or 0 <= time.time() - os.stat(record.stamp).st_mtime < COLLECTION_INTERVAL
 
@@ -289,6 +295,14 @@ def _lock(path: bytes) -> int:
         raise
     os.close(descriptor)
     raise OSError("another file has its name by now")
+
+
+def _touch(directory: bytes) -> None:
+    """Note in a directory's time that it is used. Raises OSError where it is gone."""
+    try:
+        os.utime(directory)
+    except PermissionError:  # nor may it be removed then
+        return
 
 
 def _note(record: Record) -> None:
@@ -317,41 +331,12 @@ def _become(record: Record, target: str, arguments: list[str], descriptors: list
     replace_process(argv[0], [*argv, *arguments], environ, steps, descriptors)
 
 
-def block_in(data: bytes, head: bytes, block: bytes) -> bool:
-    """Whether a script with these bytes declares by this block, and by nothing else, and begins with these lines.
-
-    ``block`` is the whole lines of it. Says no where only a parser could tell: a line behind it that may belong to it,
-    another line that has in it what opens a block.
-    """
-    if not block or not data.startswith(head) or b"\0" in data or b"\r" in data.replace(b"\r\n", b""):
-        return False
-    at = data.find(block)
-    if at < 0 or (at and data[at - 1] != 10) or head_of(data) != head:
-        return False
-    if any(data.count(sign) != block.count(sign) for sign in _SIGNS):
-        return False
-    try:
-        data.decode()
-        comment = block.removeprefix(_MARK).decode().lstrip()[:1]
-        # as text: what counts as a blank before the comment's characters is for Unicode to say
-        behind = data[at + len(block) :].partition(b"\n")[0].decode().lstrip()
-    except UnicodeDecodeError:
-        return False
-    return not behind.startswith(comment)
-
-
-def head_of(data: bytes) -> bytes:
-    """What the first two lines say beyond the block: the shebang, and nothing where one may name an encoding."""
-    first, _, rest = data[:8192].partition(b"\n")
-    if b"coding" in first or b"coding" in rest.partition(b"\n")[0]:
-        return b"\0"  # in no script
-    return first + b"\n" if first.startswith((b"#!", _MARK)) else b""
-
-
 def _same_declaration(script: str, path: bytes, record: Record) -> bool:
     """Whether a script that was changed still declares the same; the record then tells its new state."""
     if not record.block or suffix_of(script) != record.suffix:
         return False
+    from cetool.launch.declared import block_in  # for scripts that were changed alone
+
     descriptor = os.open(script, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         now = time.time_ns()

@@ -71,4 +71,4 @@ def records(home: Home) -> list[Path]:
 
 def command(*words: str | os.PathLike[str]) -> list[str]:
     """The command line of cetool in this interpreter."""
-    return [sys.executable, "-m", "cetool", *map(os.fspath, words)]
+    return [sys.executable, "-m", "cetool", *(os.fspath(word) for word in words)]

@@ -1,0 +1,46 @@
+"""Tells those who waited for a creation that it failed, so that they do not fail one after the other.
+
+Twenty processes that want an environment from a channel that is out of reach would otherwise wait for twenty time
+limits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+
+from cetool.errors import CetoolError, EngineError, Interrupted
+
+_SUFFIX = ".failed"
+
+
+def keep_failure(logs: Path, name: str, error: BaseException) -> None:
+    """Keep what went wrong for those who wait; nothing of what says only that the maker was stopped."""
+    if not isinstance(error, CetoolError) or isinstance(error, Interrupted):
+        return
+    told = {
+        "time": time.time(),
+        "message": str(error),
+        "hint": error.hint,
+        "log": error.log if isinstance(error, EngineError) else None,
+    }
+    path = logs / f"{name}{_SUFFIX}"
+    temporary = path.with_suffix(f".{os.getpid()}")
+    with contextlib.suppress(OSError):
+        temporary.write_text(json.dumps(told), encoding="utf-8")
+        temporary.replace(path)
+
+
+def raise_failure_since(logs: Path, name: str, since: float) -> None:
+    """Raise, as EngineError, what went wrong with the last creation if that was after ``since`` (a time of time())."""
+    try:
+        told = json.loads((logs / f"{name}{_SUFFIX}").read_bytes())
+        when, message, hint, log = told["time"], str(told["message"]), told["hint"], told["log"]
+        if not since <= when <= time.time():
+            return
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    raise EngineError(f"{message} (so it went for the process that this one waited for)", hint=hint, log=log)
