@@ -85,6 +85,27 @@ def test_a_time_without_a_unit_is_refused(settled: Home, wrong: str) -> None:
     assert "25h" in told(done.stderr)[1]
 
 
+def test_what_another_user_of_a_shared_directory_used_stays(home: Home) -> None:
+    shared = home.path / "shared"
+    home.env.update({"CETOOL_ENV_DIR": str(shared), "CETOOL_TRUST_CACHE_DIR": "true", "CETOOL_AUTO_GC": "false"})
+    theirs = {"CETOOL_CACHE_DIR": str(home.path / "theirs")}  # with a usage log of their own
+    script = home.write("report.sh", shell_script("hello"))
+    assert home.cetool("run", script, env=theirs).returncode == 0
+    [name] = [path.name for path in shared.iterdir() if path.name[0] != "."]
+    lock = shared / ".locks" / f"{name}.lock"
+
+    def all_was_long_ago() -> None:
+        age(home, name, 48)
+        os.utime(lock, (time.time() - 48 * 3600,) * 2)
+
+    for _ in ("cold", "warm"):
+        all_was_long_ago()
+        assert home.cetool("run", script, env=theirs).returncode == 0
+        assert gc(home, "--older-than", "24h")["removed"] == []
+    all_was_long_ago()
+    assert gc(home, "--older-than", "24h")["removed"] == [name]
+
+
 def test_options_that_contradict_each_other(settled: Home) -> None:
     for words in (["--all", "--older-than", "1h"], ["--all", "--max-size", "1GB"], ["--max-size", "20"]):
         done = settled.cetool("gc", *words)

@@ -130,7 +130,8 @@ class _Collection:
                 yield _Candidate(directory, self._now, marker.size)
             else:
                 # a clock that was set back makes a use lie in the future: that was just now, not a negative time ago
-                yield _Candidate(directory, min(row.last_used, self._now), row.size)
+                last_used = max(row.last_used, self._store.last_shared_use(directory))
+                yield _Candidate(directory, min(last_used, self._now), row.size)
 
     def _reason(self, item: _Candidate) -> str | None:
         """Why the directory is to go, whatever the size of all; None where it is not."""
@@ -188,8 +189,8 @@ class _Collection:
             return item.directory.marker is not None
         if self._policy.everything:
             return False
-        last = self._usage.last_used(item.directory.prefix.name)
-        return last is not None and last > self._now
+        last = self._usage.last_used(item.directory.prefix.name) or 0.0
+        return max(last, self._store.last_shared_use(item.directory)) > self._now
 
     def _keep(self, directory: Directory) -> None:
         self.in_use.append(directory)

@@ -49,6 +49,19 @@ def use_line(directory: str, script: str, start: str | None = None) -> bytes:
     return head.encode("utf-8", "replace") + name + b"\n"
 
 
+def touch_shared(lock: int, path: bytes) -> None:
+    """Let the time of an environment's lock (its descriptor and path) tell others that it was used.
+
+    Only where several users share a directory of environments, each with a log of their own: the setting ``env-dir``,
+    whose locks are in ``.locks``. One who may not do that leaves no trace but in their own log.
+    """
+    if b"/.locks/" in path:
+        try:
+            os.utime(lock)
+        except OSError:
+            return
+
+
 def append_note(spool: str, line: bytes) -> None:
     """Append a line to the spool, and once more where its file was set aside meanwhile. Raises OSError."""
     path = f"{spool}/{ACTIVE}"

@@ -296,6 +296,15 @@ class Store:
         lock.delete()
         return gone
 
+    def last_shared_use(self, directory: Directory) -> float:
+        """When anybody used a directory that several users share, as its lock's time tells; 0 for one's own."""
+        if self.paths.locks.parent != self.paths.envs:
+            return 0.0
+        try:
+            return self._use_lock(directory.prefix).stat().st_mtime
+        except OSError:
+            return 0.0
+
     def in_use(self, directory: Directory) -> bool:
         """Whether any process holds the directory now."""
         return is_locked(self._use_lock(directory.prefix))

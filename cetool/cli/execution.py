@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cetool.cache.locks import FileLock
+from cetool.cache.notes import touch_shared
 from cetool.cache.scripts import Held, ScriptStore
 from cetool.cache.spool import note_use
 from cetool.cache.store import Lease
@@ -178,6 +179,8 @@ def specification(metadata: ScriptMetadata, prefix: Path) -> str:
 
 def note(session: Session, lease: Lease, script: str) -> None:
     """Note that the environment is used; where that cannot be written down the script runs all the same."""
+    if lease.lock is not None:
+        touch_shared(lease.lock.fd, os.fsencode(lease.lock.path))
     try:
         note_use(session.paths.spool, lease.prefix.name, script)
     except OSError as error:

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 
-from cetool.cache.notes import append_note, use_line
+from cetool.cache.notes import append_note, touch_shared, use_line
 from cetool.launch.environ import activated, caller_environ
 from cetool.launch.handover import replace_process
 
@@ -169,6 +169,7 @@ def _launch(target: str, arguments: list[str]) -> None:
             return
         if record.cache:
             _touch(record.cache)
+        touch_shared(descriptors[0], record.lock)
         _note(record)
         _become(record, target, arguments, descriptors)
     finally:  # only where something was in the way
