@@ -21,7 +21,7 @@ nox.options.reuse_venv = "yes"
 nox.options.default_venv_backend = "virtualenv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-SOURCES = ("cetool", "tests", "tools", "examples", "noxfile.py")
+SOURCES = ("cetool", "tests", "tools", "benchmarks", "examples", "noxfile.py")
 # behind a proxy with a certificate of its own: pip asks the system which ones to trust, uv only when told to
 UV = {"UV_SYSTEM_CERTS": "true"}
 
@@ -79,3 +79,16 @@ def demo(session: nox.Session) -> None:
     """Build a local channel and run an example from it with the embedded engine."""
     install_wheel(session)
     session.run("python", "tools/demo.py")
+
+
+@nox.session
+def benchmark(session: nox.Session) -> None:
+    """Measure cetool, installed as `uv tool install` would, beside other programs; arguments go to the benchmark."""
+    install_wheel(session, "uv>=0.5")
+    work = Path(session.create_tmp()).resolve()
+    (wheel,) = (work / "wheels").glob("cetool-*.whl")
+    python = str(work / "installed" / "bin" / "python")
+    base = str(Path(session.bin) / "python")
+    session.run("uv", "venv", "--quiet", "--clear", "--python", base, str(work / "installed"), env=UV)
+    session.run("uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", python, str(wheel), env=UV)
+    session.run(python, "-m", "benchmarks", *session.posargs, external=True)

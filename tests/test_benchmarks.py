@@ -10,8 +10,6 @@ import xml.etree.ElementTree
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 _ROOT = Path(__file__).resolve().parents[1]
 _GROUPS = ("warm", "executable", "parallel", "growth", "cold", "creation")
 #: Cases that are there on every machine; uv's are where uv is, which the tests need anyway.
@@ -49,16 +47,14 @@ _CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """What a run of few rounds wrote as JSON, without the engines that take seconds; and its chart."""
-    directory = tmp_path_factory.mktemp("benchmark")
+def test_all_is_measured_and_told(tmp_path: Path) -> None:
+    """A run of few rounds, without the engines that take seconds, prints tables and writes JSON and a chart."""
+    told, chart = tmp_path / "told.json", tmp_path / "chart.svg"
     bare = {name: value for name, value in os.environ.items() if not name.startswith("CETOOL_TEST_")}
     kept = {name: os.environ[name] for name in ("CETOOL_TEST_CACHE", "CETOOL_TEST_WHEELS") if name in os.environ}
-    words = ("--rounds", "2", "--environments", "30", "--runs", "200")
-    told, chart = directory / "told.json", directory / "chart.svg"
+    words = ("--rounds", "2", "--environments", "30", "--runs", "200", "--json", str(told), "--svg", str(chart))
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *words, "--json", str(told), "--svg", str(chart)],
+        [sys.executable, "-m", "benchmarks", *words],
         cwd=_ROOT,
         env={**bare, **kept, "PATH": "/usr/bin:/bin"},
         stdin=subprocess.DEVNULL,
@@ -68,53 +64,48 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     )
     assert done.returncode == 0, done.stderr
     assert "cetool script" in done.stdout
-    return json.loads(told.read_text(encoding="utf-8")), chart
+    report = json.loads(told.read_text(encoding="utf-8"))
+    assert report["schema"] == "cetool.benchmark/1"
+    assert {"cetool", "Python", "uv"} <= report["versions"].keys()
+    assert all(report["skipped"].values())
+    assert tuple(group["name"] for group in report["groups"]) == _GROUPS
+    for group in report["groups"]:
+        _check_group(group)
+    _check_targets(report)
+    _check_chart(report, chart)
 
 
-def test_all_cases_are_measured_in_all_rounds(measured: tuple[dict[str, Any], Path]) -> None:
-    """Each group has its cases, each case its base and as many samples as it took part in rounds."""
-    told, _ = measured
-    assert told["schema"] == "cetool.benchmark/1"
-    assert {"cetool", "Python", "uv"} <= told["versions"].keys()
-    assert tuple(group["name"] for group in told["groups"]) == _GROUPS
-    for group in told["groups"]:
-        cases = {case["name"]: case for case in group["cases"]}
-        assert set(_CASES[group["name"]]) <= cases.keys()
-        for case in cases.values():
-            spread = case["seconds"]
-            assert 1 <= spread["count"] == len(case["samples"]) <= group["rounds"]
-            assert 0 < spread["least"] <= spread["low"] <= spread["median"] <= spread["high"] <= spread["most"]
-            assert case["base"] is None or case["base"] in cases
-            assert (case["adds"] is None) == (case["base"] is None)
-        assert {case["copies"] for case in cases.values()} == ({1, 10, 100} if group["name"] == "parallel" else {1})
-        peaks = [case["peak_bytes"] for case in cases.values() if "peak_bytes" in case]
-        assert len(peaks) == (4 if group["name"] == "growth" else 0) and all(peak > 1e6 for peak in peaks)
+def _check_group(group: dict[str, Any]) -> None:
+    """The group has its cases, each case its base and as many samples as it took part in rounds."""
+    cases = {case["name"]: case for case in group["cases"]}
+    assert set(_CASES[group["name"]]) <= cases.keys()
+    for case in cases.values():
+        spread = case["seconds"]
+        assert 1 <= spread["count"] == len(case["samples"]) <= group["rounds"]
+        assert 0 < spread["least"] <= spread["low"] <= spread["median"] <= spread["high"] <= spread["most"]
+        assert case["base"] is None or case["base"] in cases
+        assert (case["adds"] is None) == (case["base"] is None)
+    assert {case["copies"] for case in cases.values()} == ({1, 10, 100} if group["name"] == "parallel" else {1})
+    peaks = [case["peak_bytes"] for case in cases.values() if "peak_bytes" in case]
+    assert len(peaks) == (4 if group["name"] == "growth" else 0) and all(peak > 1e6 for peak in peaks)
 
 
-def test_targets_are_compared(measured: tuple[dict[str, Any], Path]) -> None:
-    """What the project holds itself to is in the comparisons; what was left out says why."""
-    told, _ = measured
-    targets = {
-        each["name"]: each["target"]
-        for group in told["groups"]
-        for each in group["comparisons"]
-        if each["target"] is not None
-    }
+def _check_targets(report: dict[str, Any]) -> None:
+    """What the project holds itself to is among the comparisons."""
+    targets = {each["name"]: each["target"] for group in report["groups"] for each in group["comparisons"]}
     assert targets["cetool script adds, of what uv adds"] == 0.75
     assert targets["the warm run, full cache to empty"] == 1.05
     assert targets["cetool adds to rattler, packages cached"] == 0.06
     assert targets["python and numpy, rattler"] == 0.35
-    assert all(told["skipped"].values())
 
 
-def test_the_chart_is_svg_with_all_bars(measured: tuple[dict[str, Any], Path]) -> None:
+def _check_chart(report: dict[str, Any], chart: Path) -> None:
     """The chart is well-formed and has the labels of what was measured."""
-    told, chart = measured
     root = xml.etree.ElementTree.fromstring(chart.read_text(encoding="utf-8"))
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     texts = ["".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {name for names in _CASES.values() for name in names} - {"python -I -S -c pass"} <= set(texts)
-    assert any(told["machine"] in text and told["date"] in text for text in texts)
+    assert any(report["machine"] in text and report["date"] in text for text in texts)
 
 
 def test_docs_have_room_for_every_group() -> None:

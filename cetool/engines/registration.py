@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-import portalocker
-
 
 def registry_path(environ: Mapping[str, str]) -> Path | None:
     """The user's ``environments.txt``; None where there is no home."""
@@ -65,6 +63,8 @@ def _is_ours(line: bytes, ours: set[bytes]) -> bool:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[IO[bytes]]:
     """The file opened and locked against other cetools; the lock is on the file that bears the name now."""
+    import portalocker  # takes long, and a line of ours is there after micromamba only
+
     while True:
         with path.open("r+b") as file:
             portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE)

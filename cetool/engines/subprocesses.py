@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from cetool.engines.base import CreateRequest
 from cetool.engines.output import Feed, Log, OnLine
 from cetool.engines.vitals import Vitals
@@ -266,4 +268,17 @@ def _await_group(group: int, patience: float = 2.0) -> None:
             os.killpg(group, 0)
         except OSError:
             return
+        if not _has_living(group):
+            return
         time.sleep(0.005)
+
+
+def _has_living(group: int) -> bool:
+    """Whether a process of the group is more than a zombie that whoever adopted it has not looked at yet."""
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+                return True
+        except (psutil.Error, OSError):
+            continue
+    return False

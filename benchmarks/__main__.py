@@ -1,0 +1,110 @@
+"""``python -m benchmarks``: measure what the options say, print it, and write it where they say."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from rich.console import Console  # noqa: E402
+
+from benchmarks.cases import parallel_group, warm_group  # noqa: E402
+from benchmarks.chart import draw_chart  # noqa: E402
+from benchmarks.cold import cold_group, creation_group  # noqa: E402
+from benchmarks.executable import executable_group  # noqa: E402
+from benchmarks.groups import Group  # noqa: E402
+from benchmarks.growth import growth_group  # noqa: E402
+from benchmarks.measure import Failed, measure  # noqa: E402
+from benchmarks.report import Report, Result, begin_report, print_report, write_docs  # noqa: E402
+from benchmarks.scene import Scene, set_scene  # noqa: E402
+
+GROUPS = ("warm", "executable", "parallel", "growth", "cold", "creation")
+#: Rounds of the groups whose cases take long, as a part of those of the others.
+_FEWER = {"parallel": 20, "cold": 20, "creation": 20}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure; the exit status is 1 where something that was to be timed fails, 3 where a target is missed."""
+    options = _parser().parse_args(words)
+    # the program changes into its own home directory
+    outputs = {name: path and path.resolve() for name, path in (("json", options.json), ("svg", options.svg))}
+    rounds = options.rounds or (10 if options.quick else 200)
+    console, progress = Console(), Console(stderr=True)
+    if not console.is_terminal:
+        console = Console(width=150)
+
+    def tell(group: str, text: str) -> None:
+        if progress.is_terminal:
+            progress.print(f"{f'{group}: {text}':<78.78}", end="\r", highlight=False)
+
+    try:
+        with set_scene() as scene:
+            report = _measured(scene, options, rounds, tell)
+    except Failed as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    print_report(report, console)
+    if outputs["json"]:
+        outputs["json"].write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
+    svg = outputs["svg"] or (ROOT / "docs" / "performance.svg" if options.docs else None)
+    if svg:
+        svg.write_text(draw_chart(report), encoding="utf-8")
+    if options.docs:
+        write_docs(report, ROOT / "docs" / "performance.md")
+    missed = [each.name for result in report.results for each in result.comparisons if each.met is False]
+    for name in missed:
+        print(f"over its target: {name}", file=sys.stderr)
+    return 3 if missed and options.strict else 0
+
+
+def _measured(scene: Scene, options: argparse.Namespace, rounds: int, tell: Callable[[str, str], None]) -> Report:
+    report = begin_report(scene, options.machine)
+    for name in GROUPS:
+        if options.only and name not in options.only:
+            continue
+        group = _group(name, scene, options, max(2, rounds // _FEWER.get(name, 1)), tell)
+        report.results.append(Result(group, measure(group.cases, group.rounds, functools.partial(tell, name))))
+    report.skipped.update(scene.skipped)
+    return report
+
+
+def _group(
+    name: str, scene: Scene, options: argparse.Namespace, rounds: int, tell: Callable[[str, str], None]
+) -> Group:
+    if name == "growth":
+        environments = options.environments or (1_000 if options.quick else 10_000)
+        runs = options.runs or 100 * environments
+        return growth_group(scene, rounds, environments, runs, functools.partial(tell, name))
+    makers = {
+        "warm": warm_group,
+        "executable": executable_group,
+        "parallel": parallel_group,
+        "cold": cold_group,
+        "creation": creation_group,
+    }
+    return makers[name](scene, rounds)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nox -s benchmark --", description="Measure cetool beside other programs.")
+    parser.add_argument("--quick", action="store_true", help="few rounds, and a cache a tenth of the size")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of the fast cases (200); slow ones: a 20th")
+    parser.add_argument("--only", action="append", choices=GROUPS, help="this group; repeat for more")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw a chart")
+    parser.add_argument("--docs", action="store_true", help="rewrite the tables of docs/performance.md, and its chart")
+    parser.add_argument("--machine", metavar="NAME", help="what to call this machine")
+    parser.add_argument("--environments", type=int, metavar="N", help="of the grown cache (10000)")
+    parser.add_argument("--runs", type=int, metavar="N", help="logged in the grown cache (100 for each environment)")
+    parser.add_argument("--strict", action="store_true", help="exit with status 3 where a target is missed")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
