@@ -206,7 +206,8 @@ def test_a_refresh_that_is_interrupted_leaves_the_old_one(home: Home) -> None:
 
 
 @pytest.mark.parametrize("engine", ["rattler", "conda"])
-def test_twenty_at_once_start_one_engine(home: Home, engine: str) -> None:
+def test_twenty_at_once_start_one_engine(home: Home, engine: str, scale: int) -> None:
+    count = 20 * scale
     if engine == "conda":
         install_fakes(home.bin, engine)
     asked = home.path / "asked.jsonl"
@@ -214,17 +215,18 @@ def test_twenty_at_once_start_one_engine(home: Home, engine: str) -> None:
     command = ["cetool", "run", "-v", str(script)]
     env = home.environment({"FAKE_ENGINE_LOG": str(asked)})
     running = [
-        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(20)
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(count)
     ]
     results = [(*process.communicate(timeout=300), process.returncode) for process in running]
-    assert [status for _, _, status in results] == [0] * 20, results
+    assert [status for _, _, status in results] == [0] * count, results
     [name] = environments(home)
     assert {output for output, _, _ in results} == {f"hello from {home.cache}/envs/{name}\n"}
     assert sum("\nCreated " in said for _, said, _ in results) == 1
     assert len(creations(asked)) == (1 if engine == "conda" else 0)
     assert held_locks(home) == []
     [row] = json.loads(home.cetool("list", "--json").stdout)["environments"]
-    assert (row["runs"], row["running"], row["engine"]) == (20, [], engine)
+    assert (row["runs"], row["running"], row["engine"]) == (count, [], engine)
     assert_nothing_half_made(home)
 
 

@@ -149,6 +149,20 @@ def test_what_is_no_requirement_never_reaches_an_installer(install: Install, ins
             install(evil, installer=installer)
 
 
+@both
+def test_a_build_that_fails_says_why_without_a_traceback(install: Install, tmp_path: Path, installer: str) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        '[project]\nname = "ours"\nversion = "1"\n'
+    )
+    (source / "backend.py").write_text("def build_wheel(*_, **__):\n    raise RuntimeError('no compiler today')\n")
+    with pytest.raises(EngineError, match="RuntimeError: no compiler today") as caught:
+        install(f"ours @ {source.as_uri()}", installer=installer)
+    assert "Traceback" not in str(caught.value) and "File" not in str(caught.value)
+
+
 def test_exclude_newer_is_obeyed_by_uv(install: Install) -> None:
     prefix = install("idna", installer="uv", settings=PypiSettings(exclude_newer="2021-01-01T00:00:00Z"))
     assert ask(prefix, "import idna; print(idna.__version__)") == "2.10"

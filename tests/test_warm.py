@@ -54,7 +54,7 @@ told = {{
     "environ": open("/proc/self/environ", errors="surrogateescape").read().split("\\0"),
     "cwd": os.getcwd(), "parent": os.getppid(), "umask": os.umask(0), "nice": os.nice(0),
     "group": os.getpgrp() == os.getpid(), "session": os.getsid(0),
-    "signals": [line for line in status.splitlines() if line.startswith(("Sig", "Shd"))],
+    "signals": [line for line in status.splitlines() if line.startswith(("Sig", "Shd")) and "SigQ" not in line],
     "descriptors": sorted(descriptor(number) for number in os.listdir("/proc/self/fd")),
 }}
 told["descriptors"] = [name for name in told["descriptors"] if name and not name.startswith("/proc")]

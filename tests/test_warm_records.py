@@ -121,7 +121,7 @@ def test_another_users_records_are_not_obeyed(home: Home, record: Path) -> None:
 def test_the_hourly_look(home: Home, record: Path) -> None:
     script = home.path / "script.sh"
     stamp = home.cache / "gc.stamp"
-    for age in (3601, -5):
+    for age in (3601, -500):
         os.utime(stamp, (time.time() - age,) * 2)
         assert not is_warm(home, script)
         learn(home, script)

@@ -94,20 +94,21 @@ def test_a_cache_that_may_only_be_read(home: Home) -> None:
 # --- against those who remove ---------------------------------------------------------------------------------------
 
 
-def test_runs_and_removals_in_loops(home: Home) -> None:
+def test_runs_and_removals_in_loops(home: Home, scale: int) -> None:
     script = home.write("hello.sh", shell_script("hello"))
     other = home.write("other.sh", shell_script("hello", env="hello-bin, six"))
     for name in (script, other):
         learn(home, name)
-    loop = 'for i in $(seq 200); do "$@" || exit 1; done'
+    count = 200 * scale
+    loop = f'for i in $(seq {count}); do "$@" || exit 1; done'
     remove = f"while sleep 0.1; do {sys.executable} -m cetool gc -q --older-than 0s || exit 1; done"
     collecting = subprocess.Popen(
         ["sh", "-c", remove], env=home.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        done = home.run("sh", "-c", loop, "sh", *command(script))
+        done = home.run("sh", "-c", loop, "sh", *command(script), timeout=600 * scale)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("hello from ") == 200
+        assert done.stdout.count("hello from ") == count
         assert done.stderr == ""
         assert collecting.poll() is None
     finally:

@@ -30,7 +30,8 @@ def keep_failure(logs: Path, name: str, error: BaseException) -> None:
     path = logs / f"{name}{_SUFFIX}"
     temporary = path.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
-        temporary.write_text(json.dumps(told), encoding="utf-8")
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            json.dump(told, file)
         temporary.replace(path)
 
 

@@ -68,6 +68,18 @@ def taken_files(spool: Path) -> list[Path]:
         return []
 
 
+def all_files(spool: Path) -> list[Path]:
+    """The files with uses, those that were set aside first, all left where they are."""
+    try:
+        names = os.listdir(spool)
+    except OSError:
+        return []
+    return [
+        *sorted(spool / name for name in names if name.endswith(_TAKEN)),
+        *(spool / n for n in names if n == ACTIVE),
+    ]
+
+
 def read_uses(path: Path) -> Iterator[Use]:
     """The uses in a file that was set aside, damaged lines left out."""
     with open(path, "rb") as file:

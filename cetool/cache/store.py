@@ -158,7 +158,8 @@ class Store:
             try:
                 guard.write_holder(f"process {os.getpid()}{f' ({purpose})' if purpose else ''}")
                 lease = self.lease(spec.name)
-                if lease is not None and refresh and lease.marker.created < asked:
+                # of the future: the clock was set back since, and that one is no newer than this wish
+                if lease is not None and refresh and not asked <= lease.marker.created <= time.time():
                     lease.release()
                     lease = None
                 if lease is None:

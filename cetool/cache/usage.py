@@ -1,7 +1,8 @@
 """The usage log: an SQLite database of environments and the runs in them, which decides who is collected.
 
 It is a memory, not an authority: what exists is told by the directories, what is in use by their locks. So it may be
-lost without harm; a damaged one is set aside and made anew from what is on disk.
+lost without harm; a damaged one is set aside and made anew from what is on disk, and where the disk is full a copy in
+memory serves, since room is made by a collection, which needs to know who was used when.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from cetool.cache.locks import FileLock, wait_for_lock
 from cetool.cache.marker import Marker
 from cetool.cache.notes import host_name
 from cetool.cache.processes import running_processes
-from cetool.cache.spool import read_uses, taken_files
+from cetool.cache.spool import all_files, read_uses, taken_files
 from cetool.cache.store import Store
-from cetool.cache.usage_database import connect, is_damage, refused, set_aside
+from cetool.cache.usage_database import connect, copy_in_memory, is_damage, lacks_room, refused, set_aside
 from cetool.errors import StoreError
 from cetool.paths import Paths
 
@@ -57,6 +59,7 @@ class UsageLog:
         self._paths = paths
         self._store = store
         self._warn = warn
+        self._in_memory = False
         self._seen = self._status()
         try:
             self._db = connect(paths.database)
@@ -74,21 +77,15 @@ class UsageLog:
 
     def take_in(self) -> None:
         """Move what runs have noted into the log: each use once, none lost, whatever is killed in between."""
+        if self._in_memory:
+            self._take_in_memory()
+            return
         try:
             with self._turn():
                 if not _is_same(self._seen, self._status()):
                     self._reopen()  # somebody set aside the one that we had opened
                 for path in taken_files(self._paths.spool):
-                    values = (
-                        (use.host, use.pid, use.process_start, use.time_ns, use.directory, use.script)
-                        for use in read_uses(path)
-                    )
-                    # a trigger counts those that are new
-                    self._db.executemany(
-                        "INSERT OR IGNORE INTO runs (host, pid, process_start, started_ns, directory, script)"
-                        " VALUES (?, ?, ?, ?, ?, ?)",
-                        values,
-                    )
+                    self._add_uses(path)
                     self._db.commit()
                     path.unlink()
         except sqlite3.Error as error:
@@ -98,6 +95,24 @@ class UsageLog:
         except OSError as error:
             self._roll_back()
             raise refused(self._paths.database, error) from error
+
+    def _add_uses(self, path: Path) -> None:
+        values = (
+            (use.host, use.pid, use.process_start, use.time_ns, use.directory, use.script) for use in read_uses(path)
+        )
+        # a trigger counts those that are new
+        self._db.executemany(
+            "INSERT OR IGNORE INTO runs (host, pid, process_start, started_ns, directory, script)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            values,
+        )
+
+    def _take_in_memory(self) -> None:
+        """Read what runs have noted, and leave it where it is for a log that will last."""
+        for path in all_files(self._paths.spool):
+            with contextlib.suppress(FileNotFoundError):  # taken in by another meanwhile
+                self._add_uses(path)
+        self._db.commit()
 
     def _roll_back(self) -> None:
         with contextlib.suppress(sqlite3.Error):
@@ -180,8 +195,13 @@ class UsageLog:
             raise refused(self._paths.database, error) from error
 
     def _mend(self, error: sqlite3.Error, broken: sqlite3.Connection | None) -> sqlite3.Connection:
-        """A new database in place of a damaged one. Raises StoreError where it is not damaged, or not replaced."""
+        """A new database in place of a damaged one, one in memory where the disk is full.
+
+        Raises StoreError where neither is the matter, and where the database cannot be replaced.
+        """
         database = self._paths.database
+        if lacks_room(error, database) and not self._in_memory:
+            return self._memory(error, broken)
         if not is_damage(error, database):
             raise refused(database, error) from error
         if broken is not None:
@@ -200,6 +220,18 @@ class UsageLog:
             ) from again
         self._warn(f"The usage log was damaged ({error}); it is kept as {aside} and built anew from what is on disk.")
         return connection
+
+    def _memory(self, error: sqlite3.Error, broken: sqlite3.Connection | None) -> sqlite3.Connection:
+        if broken is not None:
+            broken.close()
+        try:
+            self._db = copy_in_memory(self._paths.database)
+            self._in_memory = True
+            self._take_in_memory()
+        except (OSError, sqlite3.Error) as again:
+            raise refused(self._paths.database, error) from again
+        self._warn(f"The usage log cannot be written to ({error}): what is done now is not remembered there.")
+        return self._db
 
     def _reopen(self) -> None:
         self._db.close()

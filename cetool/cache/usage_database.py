@@ -40,6 +40,8 @@ _MIGRATIONS: tuple[str, ...] = (
 BUSY_SECONDS = 5.0
 #: KiB of the database kept in memory: with less, a million runs take three times as long to take in.
 _MOST_KIB = 32 * 1024
+#: Bytes below which a disk counts as full: the database's shared memory alone takes half of it.
+_LEAST_ROOM = 64 * 1024
 _SIGNS_OF_DAMAGE = ("malformed", "not a database", "no such table", "no such column", "disk image", "already exists")
 
 
@@ -49,6 +51,16 @@ def connect(path: Path) -> sqlite3.Connection:
     Raises sqlite3.Error, and StoreError where it was written by a newer cetool or its directory cannot be made.
     """
     make_private_dirs(path.parent)
+    try:
+        return _connect(path, wal=True)
+    except sqlite3.OperationalError as error:
+        if "disk I/O error" not in str(error):
+            raise
+    _leave_wal(path)
+    return _connect(path, wal=False)
+
+
+def _connect(path: Path, *, wal: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -60,10 +72,11 @@ def connect(path: Path) -> sqlite3.Connection:
             )
         with contextlib.suppress(OSError):
             os.chmod(path, 0o600)
-        if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        if wal and connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             with contextlib.suppress(sqlite3.OperationalError):
                 connection.execute("PRAGMA journal_mode = WAL")  # some file systems cannot: the default serves there
-        connection.execute("PRAGMA synchronous = NORMAL")
+        # a database without WAL could be damaged by a power cut under less
+        connection.execute(f"PRAGMA synchronous = {'NORMAL' if wal else 'FULL'}")
         connection.execute(f"PRAGMA cache_size = -{_MOST_KIB}")
         for number in range(version, len(_MIGRATIONS)):
             _migrate(connection, number)
@@ -73,6 +86,13 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _leave_wal(path: Path) -> None:
+    """Take WAL back from a database on a file system whose files cannot be shared memory (9p, some network mounts)."""
+    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # what needs no shared memory
+        connection.execute("PRAGMA journal_mode = DELETE")
 
 
 def _migrate(connection: sqlite3.Connection, number: int) -> None:
@@ -92,6 +112,44 @@ def is_damage(error: sqlite3.Error, path: Path) -> bool:
     if isinstance(error, sqlite3.OperationalError):
         return path.is_dir() or any(sign in str(error) for sign in _SIGNS_OF_DAMAGE)
     return type(error) in (sqlite3.DatabaseError, sqlite3.IntegrityError, sqlite3.InternalError, sqlite3.DataError)
+
+
+def lacks_room(error: sqlite3.Error, path: Path) -> bool:
+    """Whether the error tells that there is no room left to write in, rather than that another holds the database."""
+    text = str(error)
+    if not isinstance(error, sqlite3.OperationalError):
+        return False
+    if "disk is full" in text or "disk I/O error" in text:
+        return True
+    try:
+        room = os.statvfs(path.parent)
+    except (OSError, AttributeError):
+        return False
+    return "unable to open" in text and (room.f_bavail * room.f_frsize < _LEAST_ROOM or 0 <= room.f_ffree < 4)
+
+
+def copy_in_memory(path: Path) -> sqlite3.Connection:
+    """What the database says, in one that needs no disk.
+
+    Without a journal to write nothing in a journal can be read: where there is one, every environment counts as used
+    when it was written last. Raises sqlite3.Error.
+    """
+    memory = sqlite3.connect(":memory:")
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as stored:
+            if stored.execute("PRAGMA user_version").fetchone()[0] == len(_MIGRATIONS):
+                stored.backup(memory)
+    except sqlite3.Error:
+        memory.close()
+        memory = sqlite3.connect(":memory:")
+    for number in range(memory.execute("PRAGMA user_version").fetchone()[0], len(_MIGRATIONS)):
+        _migrate(memory, number)
+    with contextlib.suppress(OSError):
+        journal = os.stat(f"{path}-wal")
+        if journal.st_size:
+            memory.execute("UPDATE uses SET last_used = max(last_used, ?)", (journal.st_mtime,))
+            memory.commit()
+    return memory
 
 
 def set_aside(path: Path) -> Path:

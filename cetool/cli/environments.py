@@ -34,6 +34,9 @@ NAME_SCHEMA = "cetool.name/1"
 
 _NAME = re.compile(rf"[0-9a-f]{{{NAME_LENGTH}}}(?:-\d{{1,4}})?\Z")
 
+#: A lone word that ends so was most likely meant as a script.
+_LIKE_SCRIPTS = (".py", ".sh", ".R", ".jl", ".js", ".rb", ".pl")
+
 
 def create(
     specs: Annotated[list[str] | None, typer.Argument(metavar="SPEC", help="Match specs.")] = None,
@@ -97,6 +100,8 @@ def name(
         _, spec = read_declaration(open_source(words[0], session), session, RunOptions())
     else:
         spec = session.spec_of(requirements_of(words, file or []))
+        if len(words) == 1 and words[0].endswith(_LIKE_SCRIPTS):  # the package discord.py is one
+            session.voice.warn(f"there is no file {words[0]!r}, so it was taken for a package")
     prefix = session.store.prefix(spec.name)
     if as_json:
         exists = any(True for directory in session.store.directories(spec.name) if directory.marker is not None)
@@ -139,7 +144,10 @@ def _rows(session: Session) -> list[dict[str, object]]:
     try:
         with session.usage() as usage:
             known, running = usage.rows(), usage.running()
-    except StoreError as error:  # the environments are there all the same
+    except StoreError as error:
+        if os.access(session.paths.root, os.W_OK):
+            raise
+        # in a cache that may only be read the environments are there all the same
         session.voice.warn(f"{error}; so nothing is known of when they were used")
     found = []
     for directory in session.store.directories():

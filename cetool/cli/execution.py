@@ -17,7 +17,7 @@ from cetool.cli.background import collect_in_background
 from cetool.cli.output import flow
 from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import Source, open_source
-from cetool.errors import UsageError
+from cetool.errors import Location, UsageError
 from cetool.launch import warm
 from cetool.launch.activation import Activation, activated_environ, read_activation
 from cetool.launch.process import Command, exec_command
@@ -26,6 +26,7 @@ from cetool.launch.records import Circumstances, Learned, write_launch_record
 from cetool.spec.blocks import find_block
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.metadata import ScriptMetadata, metadata_from_file, read_metadata
+from cetool.spec.source import Script
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
         from cetool.launch.shell import parse_entrypoint
 
         # what is wrong with it is told before anything is made
-        parse_entrypoint(metadata.entrypoint, source.script.at())
+        parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
     session.voice.block(specification(metadata, session.store.prefix(spec.name)))
     lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=f"for {source.script.name}")
     held = [lease.lock]
@@ -99,9 +100,9 @@ class _Run:
         plain = how.env_file is None and not how.extra and how.activate
         if source.seen is None or not plain or not session.is_usual:
             return
-        learned = Learned(argv, self.activation, self.metadata, cache)
+        learned = Learned(argv, self.activation, self.metadata.path, self.metadata, cache)
         around = Circumstances(
-            script=warm.absolute(source.given),
+            about=warm.absolute(source.given),
             seen=source.seen,
             since=session.started,
             configuration=session.configuration,
@@ -125,7 +126,7 @@ def _become_entrypoint(run: _Run, entrypoint: str, arguments: Sequence[str]) -> 
     """Run the script by conda-script's ``entrypoint``."""
     from cetool.launch.shell import Surroundings, parse_entrypoint, run_entrypoint, simple_argv
 
-    entry = parse_entrypoint(entrypoint, run.source.script.at())
+    entry = parse_entrypoint(entrypoint, entrypoint_place(run.metadata, run.source.script))
     script, prefix = Path(warm.absolute(run.path)), run.lease.prefix
     cache = ScriptStore(run.session.paths.scripts).hold_cache_dir(script)
     run.held.append(cache.lock)
@@ -157,6 +158,13 @@ def read_declaration(source: Source, session: Session, how: RunOptions) -> tuple
     for warning in metadata.requirements.warnings:
         session.voice.warn(f"{source.script.name}: {warning}")
     return metadata, session.spec_of(metadata.requirements)
+
+
+def entrypoint_place(metadata: ScriptMetadata, script: Script) -> Location:
+    """The line of the script that its entrypoint stands at."""
+    first, last = metadata.lines or (1, 1)
+    rows = enumerate(script.text.split("\n")[first - 1 : last], start=first)
+    return script.at(next((number for number, row in rows if "entrypoint" in row), first))
 
 
 def specification(metadata: ScriptMetadata, prefix: Path) -> str:

@@ -31,6 +31,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         from rich.text import Text
 
         table = Table(*headers, box=None, pad_edge=False)
+        table.columns[0].no_wrap = True  # names, to be copied
         for row in rows:
             table.add_row(*(Text(redact(cell), overflow="fold") for cell in row))  # Text: no cell is rich's markup
         Console(file=sys.stdout).print(table)

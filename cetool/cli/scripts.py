@@ -12,7 +12,7 @@ import typer
 
 from cetool.cli import options
 from cetool.cli.environments import spec_document
-from cetool.cli.execution import RunOptions, read_declaration
+from cetool.cli.execution import RunOptions, entrypoint_place, read_declaration
 from cetool.cli.output import flow, print_json, print_line, print_table
 from cetool.cli.session import Session
 from cetool.cli.sources import open_source
@@ -20,6 +20,7 @@ from cetool.config import variable_of
 from cetool.engines.select import find_engines
 from cetool.errors import CetoolError
 from cetool.launch.programs import resolve_command
+from cetool.launch.shell import parse_entrypoint
 from cetool.spec.channels import redact
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.metadata import ScriptMetadata
@@ -47,6 +48,9 @@ def show(
     session = Session({"engine": engine, "channels": tuple(channel) if channel else None})
     source = open_source(target, session, insecure=insecure)
     metadata, spec = read_declaration(source, session, RunOptions(tuple(extra or ()), env_file))
+    if metadata.entrypoint is not None:
+        # what is wrong with it is told here, too
+        parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
     document = _shown(metadata, spec, session, source.script.name)
     if as_json:
         print_json(document)
@@ -138,9 +142,11 @@ def info(as_json: options.AsJson = False, engine: options.EngineName = None) -> 
     print_line()
     print_line(f"{'engine:':18}{document['engine'] or 'none'}: {document['engine_reason']}")
     print_line(f"{'channels:':18}{flow(session.default_channels)}")
+    for file in session.condarc.sources:
+        print_line(f"{'condarc:':18}{file}")
     for key, origin in session.loaded.origins.items():
         if origin.source != "built-in" and key != "channels":
-            print_line(f"{key + ':':18}{origin.value} ({origin.source})")
+            print_line(f"{'setting:':18}{key} is {origin.value} ({origin.source})")
 
 
 def _info(session: Session) -> dict[str, object]:

@@ -64,7 +64,11 @@ class Session:
     @property
     def is_usual(self) -> bool:
         """Whether the next call without options, from wherever, would come to the same and say no more than this."""
-        if self._options.keys() - {"verbosity", "offline"} or self._moves:
+        return self.comes_again()
+
+    def comes_again(self, *repeated: str) -> bool:
+        """As :attr:`is_usual`, of a next call whose options are these alone of this one's."""
+        if self._options.keys() - {"verbosity", "offline", *repeated} or self._moves:
             return False
         loaded = load_settings(self.environ) if self._options else self.loaded
         return loaded.settings.verbosity != "verbose"

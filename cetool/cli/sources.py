@@ -85,7 +85,7 @@ def _with_guess(error: ScriptNotFoundError, target: str) -> ScriptNotFoundError:
 
     from cetool.__main__ import COMMANDS
 
-    near = difflib.get_close_matches(target, COMMANDS, n=1)
+    near = ["--help"] if target == "help" else difflib.get_close_matches(target, COMMANDS, n=1)
     if not near or os.sep in target:
         return error
     return ScriptNotFoundError(

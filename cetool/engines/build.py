@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cetool.engines.base import CreateRequest, Engine, Progress
+from cetool.engines.package_cache import DamagedPackages, distrust
 from cetool.engines.registration import forget_registration
 from cetool.engines.verify import check_complete
 from cetool.spec.environment import EnvironmentSpec
@@ -59,13 +61,33 @@ def build_environment(
         inherit=place.inherit,
     )
     try:
+        return _make(engine, request, spec, place, circumstances, progress)
+    except DamagedPackages as error:
+        if engine.name != "rattler":  # the package cache is the user's, not cetool's
+            error.log = str(place.log)
+            raise
+        progress.note(f"{error.message}: they are fetched again")
+        distrust(error.directories)
+        shutil.rmtree(place.prefix)
+    return _make(engine, request, spec, place, circumstances, progress)
+
+
+def _make(
+    engine: Engine,
+    request: CreateRequest,
+    spec: EnvironmentSpec,
+    place: Place,
+    circumstances: Circumstances,
+    progress: Progress,
+) -> int:
+    try:
         engine.create(request, progress)
     finally:  # a run that was killed may have left its line, too
         forget_registration(place.prefix, circumstances.environ)
     if spec.pypi:
         _install_pypi(spec, place, circumstances, progress)
     _keep_variables(place.prefix, dict(spec.variables))
-    return check_complete(place.prefix, expect_packages=bool(packages), log=place.log)
+    return check_complete(place.prefix, expect_packages=bool(request.packages), log=place.log)
 
 
 def _installer(packages: tuple[str, ...], circumstances: Circumstances) -> tuple[str, ...]:

@@ -7,12 +7,15 @@ conda adds pip to every python unless its configuration says otherwise; that is 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from cetool.condarc import load_condarc
 from cetool.engines.base import CreateRequest, Progress, root_of
+from cetool.engines.extracted import remove_refused
 from cetool.engines.outcome import conclude
+from cetool.engines.output import logged
 from cetool.engines.private import condarc_file, has_credentials, netrc_file, private_directory, spec_file
 from cetool.engines.stages import CondaStages
 from cetool.engines.subprocesses import Invocation, ask_version, clean_environ, run_engine
@@ -63,6 +66,11 @@ class CondaEngine:
         with turn(self._lock_dir, cache, progress, self.name) as lock, private_directory(request) as directory:
             invocation = self._invocation(request, directory, cache, lock)
             ended = run_engine(invocation, request, CondaStages(progress))
+            # a conda that was killed earlier, by Ctrl-C here or by anything else, is no reason to fail for good
+            if ended.status and (removed := remove_refused(logged(request.log))):
+                progress.note(f"Half unpacked in {cache}, so unpacked anew: {', '.join(removed)}")
+                shutil.rmtree(request.prefix, ignore_errors=True)
+                ended = run_engine(invocation, request, CondaStages(progress))
         conclude(ended, request, progress, engine=self.name, done=r"Executing transaction:.*done")
 
     def _invocation(self, request: CreateRequest, directory: Path, cache: Path, lock: int) -> Invocation:

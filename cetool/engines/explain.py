@@ -24,6 +24,8 @@ from cetool.engines.errors import (
     space_error,
     unsatisfiable_error,
 )
+from cetool.engines.extracted import refused_packages
+from cetool.engines.package_cache import DamagedPackages
 from cetool.engines.solver_words import missing_packages, unsatisfiable_reason
 from cetool.engines.subprocesses import Ended
 from cetool.errors import EngineError
@@ -178,6 +180,16 @@ def _unsatisfiable(case: _Case) -> EngineError | None:
     )
 
 
+def _half_unpacked(case: _Case) -> EngineError | None:
+    """A package in conda's cache that is not whole, and that could not be taken out of there."""
+    directories = refused_packages(case.words)
+    if not directories:
+        return None
+    error = DamagedPackages(directories)
+    error.log = case.log
+    return error
+
+
 def _damaged(case: _Case) -> EngineError | None:
     match = (
         re.search(r"ChecksumMismatchError:.*?for url '(?P<package>[^']+)'", case.words, re.DOTALL)
@@ -275,6 +287,7 @@ _EXPLAINERS: tuple[Callable[[_Case], EngineError | None], ...] = (
     _space,
     _offline,
     _http,
+    _half_unpacked,
     _damaged,
     _not_found,
     _unsatisfiable,

@@ -53,6 +53,14 @@ class Log:
         os.close(self._fd)
 
 
+def logged(path: Path) -> str:
+    """What the log holds, without terminal escapes; nothing where it cannot be read."""
+    try:
+        return plain(path.read_text("utf-8", "replace"))
+    except OSError:
+        return ""
+
+
 class Feed:
     """One stream of an engine: bytes in, lines out.
 

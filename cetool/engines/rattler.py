@@ -16,6 +16,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, cast
 from cetool.condarc import Condarc, load_condarc
 from cetool.engines.base import CreateRequest, Progress
 from cetool.engines.output import Log
+from cetool.engines.package_cache import DamagedPackages, is_damaged
 from cetool.engines.rattler_client import make_client
 from cetool.engines.rattler_errors import explain, missing_package, missing_version
 from cetool.engines.rattler_prefix import finish_prefix
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from rattler import Channel, Client, Gateway, RepoDataRecord, Subdir
 
 _TICK = 0.1
+_STEM = re.compile(r"\.(?:conda|tar\.bz2)\Z")
 _LAST_WORDS = 2.0
 
 
@@ -65,6 +68,16 @@ class RattlerEngine:
 
         Calls of ``progress`` come from other threads than the caller's, one at a time.
         """
+        self._perform(request, progress, link=True)
+
+    def solve(self, request: CreateRequest, progress: Progress) -> list[RepoDataRecord]:
+        """The packages that the environment would have. Metadata are fetched; nothing else is, and nothing is made.
+
+        Raises EngineError where the request cannot be fulfilled.
+        """
+        return self._perform(request, progress, link=False)
+
+    def _perform(self, request: CreateRequest, progress: Progress, *, link: bool) -> list[RepoDataRecord]:
         version = self.version
         condarc = load_condarc(self._environ, mamba=True)
         plan = make_plan(request, condarc, self._environ)
@@ -78,7 +91,7 @@ class RattlerEngine:
             creation = _Creation(plan, request, progress, pulse, caches, self._environ)
             watched = caches / "repodata"
             try:
-                records = _attend(creation.run(), lambda: pulse.still_for(watched) > request.stall_timeout)
+                records = _attend(creation.run(link=link), lambda: pulse.still_for(watched) > request.stall_timeout)
             except CetoolError as error:
                 log.write(f"{creation.details or error}\n")
                 raise _with_log(error, request) from None
@@ -90,8 +103,10 @@ class RattlerEngine:
             except BaseException:
                 _wait_until_quiet(request.prefix)
                 raise
-            finish_prefix(request.prefix, records, plan, f"cetool (py-rattler {version})")
-            log.write(f"linked {len(records)} packages\n")
+            if link:
+                finish_prefix(request.prefix, records, plan, f"cetool (py-rattler {version})")
+                log.write(f"linked {len(records)} packages\n")
+        return records
 
     def _caches(self, condarc: Condarc) -> Path:
         """The directory for packages and metadata: below the first writable ``pkgs_dirs``, else our own."""
@@ -127,8 +142,8 @@ class _Creation:
         self.environ = environ
         self.details = ""
 
-    async def run(self) -> list[RepoDataRecord]:
-        """Fetch, solve, link; return what was linked."""
+    async def run(self, *, link: bool = True) -> list[RepoDataRecord]:
+        """Fetch, solve and, unless only the solution is asked for, link; return the packages."""
         from rattler import Channel, Gateway, SourceConfig, Subdir
 
         plan = self.plan
@@ -144,6 +159,8 @@ class _Creation:
             self.progress.stage("Fetching metadata")
             await gateway.query(sources, subdirs, [spec for spec, _ in plan.specs], channel_relations="disabled")
         records = await self._solve(gateway, sources, subdirs)
+        if not link:
+            return records
         self.progress.packages(len(records))
         await self._install(records, client, subdirs[0])
         return records
@@ -196,17 +213,26 @@ class _Creation:
 
         sizes = {record.name.normalized: record.size or 0 for record in records}
         reporter = Reporter(self.progress, self.pulse, sizes)
-        with self.pulse.watched():
-            await install(
-                records,
-                self.request.prefix,
-                cache_dir=self.caches / "pkgs",
-                installed_packages=[],
-                platform=subdir,
-                execute_link_scripts=True,
-                client=client,
-                reporter=cast(Any, reporter),  # rattler takes any object with some of the methods
-            )
+        packages = self.caches / "pkgs"
+        try:
+            with self.pulse.watched():
+                await install(
+                    records,
+                    self.request.prefix,
+                    cache_dir=packages,
+                    installed_packages=[],
+                    platform=subdir,
+                    execute_link_scripts=True,
+                    client=client,
+                    reporter=cast(Any, reporter),  # rattler takes any object with some of the methods
+                )
+        except Exception as error:
+            unpacked = (packages / _STEM.sub("", record.file_name) for record in records)
+            damaged = [directory for directory in unpacked if is_damaged(directory)]
+            if damaged:
+                self.details = str(error)
+                raise DamagedPackages(damaged) from None
+            raise
         if reporter.failed_scripts:
             name = reporter.failed_scripts[0]
             said = _messages(self.request.prefix)

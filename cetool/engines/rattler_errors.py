@@ -23,12 +23,16 @@ _REASONS = 10
 _VERSIONS = 5
 
 
+class UnsatisfiableError(EngineError):
+    """The channels were read, and no environment can have all that was asked for."""
+
+
 def explain(error: BaseException, plan: Plan) -> EngineError:
     """The EngineError for an exception of rattler's; ``plan`` tells how channels are called."""
     text = redact(str(error)).strip()
     kind = type(error).__name__
     if kind == "SolverError":
-        return EngineError(f"the packages cannot be had together: {_reasons(text, plan)}", hint=_SOLVER_HINT)
+        return UnsatisfiableError(f"the packages cannot be had together: {_reasons(text, plan)}", hint=_SOLVER_HINT)
     for explanation in (_offline, _channel_missing, _status, _disk, _unreachable, _corrupt):
         found = explanation(text, plan)
         if found is not None:
@@ -69,7 +73,7 @@ def missing_package(name: str, plan: Plan, known: Iterable[str]) -> EngineError:
     """No channel has a package of this name; ``known`` are the names that they have."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     hint = f"Did you mean {' or '.join(close)}?" if close else "Check its name, or name the channel that has it."
-    return EngineError(f"there is no package {name} in {plan.channel_names}", hint=hint)
+    return UnsatisfiableError(f"there is no package {name} in {plan.channel_names}", hint=hint)
 
 
 def missing_version(asked_for: str, records: Sequence[RepoDataRecord], plan: Plan) -> EngineError:
@@ -78,7 +82,7 @@ def missing_version(asked_for: str, records: Sequence[RepoDataRecord], plan: Pla
     shown = ", ".join(str(version) for version in newest[:_VERSIONS])
     more = f" and {len(newest) - _VERSIONS} older ones" if len(newest) > _VERSIONS else ""
     name = records[0].name.normalized
-    return EngineError(
+    return UnsatisfiableError(
         f"no {name} in {plan.channel_names} fits {asked_for!r}",
         hint=f"For this platform there is {name} {shown}{more}.",
     )

@@ -1,9 +1,11 @@
-"""Tells whether a script that was changed still declares the same, without a parser.
+"""Tells whether a script that was changed still declares the same, without a parser, and writes that down.
 
-The warm path takes this way for such a script, so nothing here imports anything.
+The warm path takes this way for such a script, so nothing here imports more than ``os``.
 """
 
 # Annotations are evaluated, or quoted, where `from __future__ import annotations` would be an import more.
+import os
+
 #: What every line that opens a block has in it, of whichever dialect.
 _SIGNS = (b"conda execute", b"/// conda-script", b"# /// ")
 _MARK = b"\xef\xbb\xbf"
@@ -38,3 +40,26 @@ def head_of(data: bytes) -> bytes:
     if b"coding" in first or b"coding" in rest.partition(b"\n")[0]:
         return b"\0"  # in no script
     return first + b"\n" if first.startswith((b"#!", _MARK)) else b""
+
+
+def write_record(path: bytes, data: bytes) -> None:
+    """Put a record in its place, whole or not at all; that it cannot be is no error."""
+    temporary = path + b".%d" % os.getpid()
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return
+    try:
+        try:
+            whole = os.write(descriptor, data) == len(data)
+        finally:
+            os.close(descriptor)
+        if whole:
+            os.rename(temporary, path)
+            return
+    except OSError:
+        pass
+    try:  # noqa: SIM105 - contextlib is one import too many here
+        os.unlink(temporary)
+    except OSError:
+        pass

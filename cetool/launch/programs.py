@@ -144,13 +144,13 @@ def find_program(name: str, environ: Mapping[str, str], prefix: Path | None = No
     blocked: list[str] = []
     if _is_path(name):
         folder, base = os.path.split(name)
-        found = _look_in(own, base, []) if os.path.isabs(name) else None
-        found = found or _look_in((folder,), base, blocked)
+        found = look_in(own, base, []) if os.path.isabs(name) else None
+        found = found or look_in((folder,), base, blocked)
         if found is None and os.path.isdir(name):
             raise NotExecutableError(f"{name} is a directory, not a program", hint="Correct run_with or the shebang.")
     else:
         entries = environ.get("PATH", os.defpath).split(os.pathsep)
-        found = _look_in((*own, *entries), name, blocked)
+        found = look_in((*own, *entries), name, blocked)
     if found is not None:
         return os.path.abspath(found)
     if blocked:
@@ -181,7 +181,7 @@ def _is_path(name: str) -> bool:
     return "/" in name or (ON_WINDOWS and ("\\" in name or ":" in name))
 
 
-def _look_in(folders: Sequence[str], name: str, blocked: list[str]) -> str | None:
+def look_in(folders: Sequence[str], name: str, blocked: list[str]) -> str | None:
     """The first executable file of that name; files that may not be executed are added to ``blocked``."""
     for folder in folders:
         path = os.path.join(folder, name)  # an empty entry of PATH is the working directory

@@ -1,4 +1,4 @@
-"""Writes launch records: what a cold run found out about a script, for :mod:`cetool.launch.warm` to go by."""
+"""Writes launch records: what a cold run found out about a script or a tool, for :mod:`cetool.launch.warm` to go by."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from cetool.cache.sizes import clear_old_files
 from cetool.cache.store import Lease
 from cetool.launch import warm
 from cetool.launch.activation import Activation
-from cetool.launch.declared import block_in, head_of
+from cetool.launch.declared import block_in, head_of, write_record
 from cetool.paths import Paths
+from cetool.spec.channels import strip_credentials
 from cetool.spec.metadata import ScriptMetadata
 
 #: As conda's configuration refers to variables, and cetool's.
@@ -30,13 +31,15 @@ KEPT = 30 * 86400.0
 class Learned:
     """What a cold run found out: the command line (its first word a path; arguments left out), what activation does.
 
-    ``cache`` is the script's own directory and its lock, where it was handed one: the words of an entrypoint are then
-    complete; the command line of ``run_with`` lacks the script's path.
+    ``noted`` is what the usage log calls it; ``metadata`` what a script declares, None for a tool. ``cache`` is the
+    script's own directory and its lock, where it was handed one: the words of an entrypoint are then complete; the
+    command line of ``run_with`` lacks the script's path.
     """
 
     argv: tuple[str, ...]
     activation: Activation
-    metadata: ScriptMetadata
+    noted: str
+    metadata: ScriptMetadata | None = None
     cache: Held | None = None
 
 
@@ -44,14 +47,15 @@ class Learned:
 class Circumstances:
     """What that depended on.
 
-    ``script`` is the script's absolute path and ``seen`` its state before it was read; ``configuration`` the states of
-    all files that were read or would have been, before they were (:func:`cetool.launch.watched.states`); ``since`` the
-    time, in seconds since 1970, before any of it was read; ``environ`` the variables. ``by_path`` tells that PATH had a
-    say in it, ``collects`` that collection is to be started every hour.
+    ``about`` is the script's absolute path and ``seen`` its state before it was read, or for a tool its
+    :func:`~cetool.launch.warm.tool_key` and None; ``configuration`` the states of all files that were read or would
+    have been, before they were (:func:`cetool.launch.watched.states`); ``since`` the time, in seconds since 1970,
+    before any of it was read; ``environ`` the variables. ``by_path`` tells that PATH had a say in it, ``collects`` that
+    collection is to be started every hour.
     """
 
-    script: str
-    seen: os.stat_result
+    about: str
+    seen: os.stat_result | None
     since: float
     configuration: Mapping[bytes, bytes]
     environ: Mapping[str, str]
@@ -78,7 +82,7 @@ def write_launch_record(learned: Learned, around: Circumstances, lease: Lease, p
         _join_paths(record, path)
     data = warm.pack_record(record)
     if len(data) <= warm.MOST_BYTES:
-        warm.write_record(path, data)
+        write_record(path, data)
 
 
 def clear_records(paths: Paths) -> None:
@@ -90,7 +94,7 @@ def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths)
     """The record; None where something is not as it was when it was read, or could have changed unseen."""
     assert lease.lock is not None
     since = int(around.since * 1e9)
-    if not warm.settled_before(around.seen, since):
+    if around.seen is not None and not warm.settled_before(around.seen, since):
         return None
     for path, state in around.configuration.items():
         if warm.file_state(path) != state or (state != b"-" and not warm.settled_before(os.stat(path), since)):
@@ -101,31 +105,39 @@ def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths)
     if programs is None or marker_state == b"-":
         return None
     record = warm.Record()
-    record.context = warm.context_of(around.script)
-    record.noted = os.fsencode(learned.metadata.path)
-    record.script_state = warm.script_state(around.seen)
+    record.context = warm.context_of(around.about)
+    record.noted = os.fsencode(learned.noted)
     record.lock = os.fsencode(lease.lock.path)
     record.marker = marker
     record.marker_state = marker_state
     record.prefix = os.fsencode(lease.prefix)
-    record.takes_script = b"" if learned.metadata.entrypoint is not None else b"1"
+    record.takes_script = b"1" if learned.metadata is not None and learned.metadata.entrypoint is None else b""
     record.cache = record.cache_lock = b""
     if learned.cache is not None and learned.cache.lock is not None:
         record.cache, record.cache_lock = os.fsencode(learned.cache.path), os.fsencode(learned.cache.lock.path)
     record.spool = os.fsencode(paths.spool)
     record.stamp = os.fsencode(paths.gc_stamp) if around.collects and paths.gc_stamp.exists() else b""
-    record.suffix = warm.suffix_of(around.script)
-    record.head, record.block = _declaration(around, learned.metadata.lines)
+    record.script_state = record.suffix = record.head = record.block = b""
+    if around.seen is not None and learned.metadata is not None:
+        record.script_state = warm.script_state(around.seen)
+        record.suffix = warm.suffix_of(around.about)
+        record.head, record.block = _declaration(around.about, around.seen, learned.metadata.lines)
     record.argv = [os.fsencode(word) for word in learned.argv]
     record.path = [os.fsencode(entry) for entry in learned.activation.path]
     record.variables = [os.fsencode(text) for pair in learned.activation.set for text in pair]
     record.scripts = [os.fsencode(script) for script in learned.activation.scripts]
-    record.places = [text for place in _way(record.prefix, paths) for text in (place, warm.place_state(place))]
+    # a python that is gone is noticed by its place: its times change whenever a link to it elsewhere comes or goes
+    python = record.prefix + b"/bin/python"
+    places = [*_way(record.prefix, paths), *([python] if os.path.exists(python) else [])]
+    record.places = [text for place in places for text in (place, warm.place_state(place))]
     record.paths = [warm.variable(b"PATH")] if around.by_path or programs else []
-    record.watched = [text for pair in {**programs, **around.configuration}.items() for text in pair]
+    package_records = os.path.dirname(marker)
+    watched = {**programs, **around.configuration, package_records: warm.file_state(package_records)}
+    record.watched = [text for pair in watched.items() for text in pair]
     record.expected = _expected(around)
-    # at last: what was read above is what had been seen
-    return record if warm.script_state(os.stat(around.script)) == record.script_state else None
+    if around.seen is not None and warm.script_state(os.stat(around.about)) != record.script_state:
+        return None  # what was read above is not what had been seen
+    return None if _tells_a_secret(record, around) else record
 
 
 def _way(prefix: bytes, paths: Paths) -> list[bytes]:
@@ -145,6 +157,8 @@ def _programs(learned: Learned, around: Circumstances, prefix: Path) -> dict[byt
     working directory what they are.
     """
     watched: dict[bytes, bytes] = {}
+    if learned.metadata is None:
+        return watched  # a tool is its environment's own
     declared = learned.metadata.run_with or (learned.metadata.entrypoint or "").split()
     words = learned.argv if learned.metadata.run_with else learned.argv[:1]
     for word in words:
@@ -175,6 +189,20 @@ def _expected(around: Circumstances) -> list[bytes]:
     return [text for name in sorted(names) if b"\0" not in name for text in (name, warm.variable(name))]
 
 
+def _tells_a_secret(record: warm.Record, around: Circumstances) -> bool:
+    """Whether a password or token would be written down: in a URL, or as a variable that is part of one."""
+    texts = [record.context, record.noted, record.block, *record.argv, *record.variables, *record.expected]
+    if any(strip_credentials(text) != text for text in map(os.fsdecode, texts)):
+        return True
+    for path, state in around.configuration.items():
+        if state != b"-" and os.path.isfile(path):
+            text = Path(os.fsdecode(path)).read_bytes()
+            kept = os.fsencode(strip_credentials(os.fsdecode(text)))
+            if len(_VARIABLE.findall(kept)) < len(_VARIABLE.findall(text)):
+                return True
+    return False
+
+
 def _join_paths(record: warm.Record, path: bytes) -> None:
     """Keep the values of PATH under which an earlier run found the same as this one."""
     try:
@@ -188,11 +216,11 @@ def _join_paths(record: warm.Record, path: bytes) -> None:
         record.paths = list(dict.fromkeys([*record.paths, *earlier.paths]))[:_MOST_PATHS]
 
 
-def _declaration(around: Circumstances, lines: tuple[int, int] | None) -> tuple[bytes, bytes]:
+def _declaration(script: str, seen: os.stat_result, lines: tuple[int, int] | None) -> tuple[bytes, bytes]:
     """The script's first line, as far as it counts, and the lines of its block; nothing where they cannot be told."""
-    if lines is None or around.seen.st_size > warm.MOST_BYTES:
+    if lines is None or seen.st_size > warm.MOST_BYTES:
         return b"", b""
-    data = Path(around.script).read_bytes()
+    data = Path(script).read_bytes()
     first, last = lines
     block = b"".join(line + b"\n" for line in data.split(b"\n")[first - 1 : last])
     head = head_of(data)

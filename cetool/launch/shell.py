@@ -141,10 +141,10 @@ class _Parser:
             c = self.peek()
             start = self.at
             if not c and opened is not None:
-                raise self.error(opened, "this '$(' is never closed", "add the ')'")
+                raise self.error(opened, "this '$(' is never closed", "Add the ')'.")
             if not c or (c == ")" and opened is not None) or self.text.startswith("&&", start):
                 if not words:
-                    raise self.error(start, self._nothing_here(commands), "write a program and its arguments")
+                    raise self.error(start, self._nothing_here(commands), "Write a program and its arguments.")
                 commands.append(SimpleCommand(tuple(words)))
                 words = []
                 self.at += 2 if c == "&" else len(c)
@@ -166,7 +166,7 @@ class _Parser:
     def _refuse_assignment(self, words: list[Word], start: int) -> None:
         first = words[0].parts[0]
         if len(words) == 1 and isinstance(first, Text) and not first.quoted and _ASSIGNMENT.match(first.text):
-            raise self.error(start, "variables cannot be set here", "set them under 'variables' in [tool.cetool]")
+            raise self.error(start, "variables cannot be set here", "Set them under 'variables' in [tool.cetool].")
 
     def word(self, depth: int) -> Word:
         parts: list[Text | Variable | Substitution] = []

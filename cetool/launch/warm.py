@@ -1,4 +1,4 @@
-"""The warm run: from a script's path straight to exec, by what the cold run wrote down about it.
+"""The warm run: from a script's path, or a tool's name, straight to exec, by what the cold run wrote down about it.
 
 A launch record says what the cold run found out (the environment, the command, the variables to set) and all that
 this depended on: the script's own state, that of the configuration files, the values of the variables that matter.
@@ -16,6 +16,10 @@ import time
 from cetool.cache.notes import append_note, touch_shared, use_line
 from cetool.launch.environ import activated, caller_environ
 from cetool.launch.handover import replace_process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: The first field of every record; another number for each change of what follows.
 MAGIC = b"cetool launch 2"
@@ -45,9 +49,17 @@ _IDLE = (
 )
 
 
-def context_of(script: str) -> bytes:
-    """What a record is about: the script's absolute path, and the variables that decide which environment it gets."""
-    return b"\1".join([os.fsencode(script), *deciding_variables()])
+def context_of(about: str) -> bytes:
+    """What a record is about, and the variables that decide which environment that gets.
+
+    ``about`` is a script's absolute path, or a :func:`tool_key`, which is none.
+    """
+    return b"\1".join([os.fsencode(about), *deciding_variables()])
+
+
+def tool_key(tool: str, specs: "Sequence[str]", channels: "Sequence[str]") -> str:
+    """What a tool is called by here: all the words of its command line that decide which program that is."""
+    return f"exec {[tool, list(specs), list(channels)]!a}"
 
 
 def deciding_variables() -> list[bytes]:
@@ -137,27 +149,53 @@ def launch(target: str, arguments: list[str]) -> None:
     if not SUPPORTED:
         return
     try:
-        _launch(target, arguments)
+        _launch(absolute(target), target, arguments)
     except (OSError, ValueError, IndexError):
         return
 
 
-def _launch(target: str, arguments: list[str]) -> None:
+def launch_tool(words: list[str]) -> None:
+    """As :func:`launch`, for the tool of a command line of ``cetool exec`` or ``cex``.
+
+    Before the tool only options are known here that stand for something in its key, and the one that says less.
+    """
+    if not SUPPORTED:
+        return
+    specs: list[str] = []
+    channels: list[str] = []
+    at = 0
+    try:
+        while words[at].startswith("-"):
+            name, given, value = words[at].partition("=")
+            if words[at] not in ("-q", "--quiet"):
+                if name not in ("--spec", "--channel"):
+                    return
+                if not given:
+                    at += 1
+                    value = words[at]
+                (specs if name == "--spec" else channels).append(value)
+            at += 1
+        _launch(tool_key(words[at], specs, channels), "", words[at + 1 :])
+    except (OSError, ValueError, IndexError):
+        return
+
+
+def _launch(about: str, target: str, arguments: list[str]) -> None:
+    """``about`` is what the record is called by; ``target`` the script as it was given, empty for a tool."""
     import posix
 
     directory = launch_directory(posix.environ)
     if directory is None:
         return
-    script = absolute(target)
-    state = script_state(os.stat(script))
-    context = context_of(script)
+    state = script_state(os.stat(about)) if target else b""
+    context = context_of(about)
     if not is_own_directory(directory):
         return
     path = directory + b"/" + record_name(context).encode()
     record = read_record(path)
     if record is None or record.context != context:
         return
-    if record.script_state != state and not _same_declaration(script, path, record):
+    if record.script_state != state and not (target and _same_declaration(about, path, record)):
         return
     if not _holds(record):
         return
@@ -180,10 +218,10 @@ def _launch(target: str, arguments: list[str]) -> None:
 class Record:
     """A launch record: its fields in their order in the file, each of them bytes or a list of bytes.
 
-    ``noted`` is what the usage log calls the script; ``places`` are pairs of a directory on the way to the environment
-    or to cetool's own things and its :func:`place_state`; ``paths`` are values of PATH under which all the rest was
-    found, none where PATH does not matter; ``watched`` are pairs of a path and its :func:`file_state`, ``expected``
-    pairs of a name and its :func:`variable`.
+    ``noted`` is what the usage log calls the script or the tool, which has no ``script_state``; ``places`` are pairs
+    of a directory on the way to the environment or to cetool's own things and its :func:`place_state`; ``paths`` are
+    values of PATH under which all the rest was found, none where PATH does not matter; ``watched`` are pairs of a path
+    and its :func:`file_state`, ``expected`` pairs of a name and its :func:`variable`.
     """
 
     __slots__ = (
@@ -336,7 +374,7 @@ def _same_declaration(script: str, path: bytes, record: Record) -> bool:
     """Whether a script that was changed still declares the same; the record then tells its new state."""
     if not record.block or suffix_of(script) != record.suffix:
         return False
-    from cetool.launch.declared import block_in  # for scripts that were changed alone
+    from cetool.launch.declared import block_in, write_record  # for scripts that were changed alone
 
     descriptor = os.open(script, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -353,26 +391,3 @@ def _same_declaration(script: str, path: bytes, record: Record) -> bool:
         record.script_state = script_state(info)
         write_record(path, pack_record(record))
     return True
-
-
-def write_record(path: bytes, data: bytes) -> None:
-    """Put a record in its place, whole or not at all; that it cannot be is no error."""
-    temporary = path + b".%d" % os.getpid()
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError:
-        return
-    try:
-        try:
-            whole = os.write(descriptor, data) == len(data)
-        finally:
-            os.close(descriptor)
-        if whole:
-            os.rename(temporary, path)
-            return
-    except OSError:
-        pass
-    try:  # noqa: SIM105 - contextlib is one import too many here
-        os.unlink(temporary)
-    except OSError:
-        pass

@@ -26,7 +26,8 @@ _TOP = 64 * 1024
 
 _ANY_MARK = re.compile(r"conda execute|/// (?:conda-)?script")
 # the longer of two comment characters comes first, so that ';; conda execute' continues with ';;'
-_EXECUTE = re.compile(r"(?P<comment>#|//|--|;;|;|%|!|') conda execute:?")
+_LINE_COMMENTS = ("#", "//", "--", ";;", ";", "%", "!", "'")
+_EXECUTE = re.compile(rf"(?P<comment>{'|'.join(_LINE_COMMENTS)}) conda execute:?")
 _PEP723_OPEN = re.compile(r"# /// (?P<type>[a-zA-Z0-9-]+)")
 _CONDA_SCRIPT_OPEN = re.compile(r"(?P<prefix>[^\n]*?)/// conda-script[ \t]*")
 _NEAR_MISS = re.compile(
@@ -90,6 +91,20 @@ def near_miss(script: Script) -> int | None:
     """The line of something that looks as if it was meant to open a block, None where there is none near the top."""
     found = _NEAR_MISS.search(script.text[:_TOP])
     return None if found is None else script.text.count("\n", 0, found.start()) + 1
+
+
+def near_miss_advice(script: Script, line: int) -> str:
+    """How that line would have to be written, or what has to follow it, for it to open a block."""
+    text = script.text.split("\n", line)[line - 1].strip()
+    if _PEP723_OPEN.fullmatch(text):
+        return (
+            f"Line {line} opens a block that is never closed: "
+            "every line below it starts with '# ' (an empty one is '#' alone), and a line '# ///' ends it."
+        )
+    meant = "conda-script" if "conda" in text.lower() else "script"
+    opening = "conda execute" if "exec" in text.lower() else f"/// {meant}"
+    comment = next((comment for comment in _LINE_COMMENTS if text.startswith(comment)), "#")
+    return f"Line {line} looks as if it was meant to say so, but has to be '{comment} {opening}'."
 
 
 def _title(block: Block) -> str:

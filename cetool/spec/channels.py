@@ -15,6 +15,7 @@ from cetool.errors import Location, MetadataError
 #: Where the names that are no URLs live unless ``channel_alias`` says otherwise.
 DEFAULT_ALIAS = "https://conda.anaconda.org"
 
+_MOST_SHOWN = 120
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*\Z")
 # user:secret@ in any URL, the /t/TOKEN of anaconda.org's private channels, tokens and signatures in a query; each takes
@@ -46,7 +47,11 @@ def file_url(path: str, base_dir: str | os.PathLike[str], *, where: Location | N
     try:
         return Path(os.path.abspath(Path(base_dir, os.path.expanduser(path)))).as_uri()
     except (ValueError, OSError):
-        raise MetadataError(f"{path!r} cannot be the path of a file", where=where) from None
+        raise MetadataError(f"{_short(path)!r} cannot be the path of a file", where=where) from None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
 
 
 def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Location | None = None) -> str:
@@ -60,13 +65,13 @@ def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Loc
     control = any(ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u2028\u2029" for char in text)
     if not channel or control or (not directory and re.search(r"[\s\"'<>\\`]", channel)):
         raise MetadataError(
-            f"{redact(text)!r} is not a channel",
+            f"{_short(redact(text))!r} is not a channel",
             where=where,
             hint="A channel is a name (conda-forge), a URL without blanks, or a directory (./here or /there).",
         )
     if channel.startswith("-"):
         raise MetadataError(
-            f"the channel {channel!r} starts with a '-', as an option would",
+            f"the channel {_short(channel)!r} starts with a '-', as an option would",
             where=where,
             hint="Write ./ before the name of a directory.",
         )
@@ -80,7 +85,7 @@ def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Loc
         return url
     if "," in channel or not _NAME.match(channel) or ".." in channel.split("/"):
         raise MetadataError(
-            f"{channel!r} is not a channel",
+            f"{_short(channel)!r} is not a channel",
             where=where,
             hint="A channel is a name (conda-forge), a URL (https://...), or a directory (./here or /there).",
         )

@@ -148,7 +148,7 @@ class EnvironmentSpec:
         """The spec that :meth:`as_dict` wrote. Raises KeyError, TypeError or ValueError where it is not one."""
         settings = data.get("pypi-settings", {})
         return cls(
-            packages=tuple(str(spec) for spec in data["packages"]),
+            packages=tuple(str(spec) for spec in data.get("packages", [])),
             channels=tuple(str(channel) for channel in data.get("channels", [])),
             pypi=tuple(str(requirement) for requirement in data.get("pypi", [])),
             pypi_settings=PypiSettings(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cetool.errors import MetadataError
-from cetool.spec.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_block, near_miss
+from cetool.spec.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_block, near_miss, near_miss_advice
 from cetool.spec.environment import Requirements
 from cetool.spec.run_with import default_run_with
 from cetool.spec.source import Script
@@ -15,14 +15,6 @@ __all__ += ["default_run_with", "metadata_from_file", "read_metadata"]
 
 #: The dialect of a script whose environment comes from a file of its own.
 ENVIRONMENT_FILE = "environment.yml"
-
-_COMMENTS = {
-    "//": (".js", ".mjs", ".cjs", ".ts", ".c", ".h", ".cc", ".cpp", ".cxx", ".go", ".java", ".rs", ".cs", ".swift"),
-    "--": (".lua", ".hs", ".sql", ".elm", ".adb"),
-    ";;": (".lisp", ".el", ".clj", ".scm", ".rkt"),
-    "%": (".tex", ".erl", ".m"),
-    "!": (".f90", ".f95", ".f03", ".f08"),
-}
 
 
 @dataclass(frozen=True)
@@ -46,8 +38,8 @@ def read_metadata(source: Script) -> ScriptMetadata:
     """The metadata in a script's one comment block. Raises MetadataError, naming file and line, where it is wrong."""
     block = find_block(source)
     if block is None:
-        raise _nothing_found(source)
-    requirements, run_with, entrypoint = _read_block(block, source)
+        raise nothing_found(source)
+    requirements, run_with, entrypoint = read_block(block, source)
     return ScriptMetadata(
         dialect=block.dialect,
         path=str(source.path),
@@ -63,7 +55,7 @@ def metadata_from_file(source: Script, requirements: Requirements) -> ScriptMeta
     return ScriptMetadata(ENVIRONMENT_FILE, str(source.path), None, requirements, default_run_with(source))
 
 
-def _read_block(block: Block, source: Script) -> tuple[Requirements, tuple[str, ...] | None, str | None]:
+def read_block(block: Block, source: Script) -> tuple[Requirements, tuple[str, ...] | None, str | None]:
     """Hand the block to its dialect's reader; each brings its own parser, so only the one needed is imported."""
     if block.dialect == CONDA_EXECUTE:
         from cetool.spec.conda_execute import read_conda_execute
@@ -78,14 +70,17 @@ def _read_block(block: Block, source: Script) -> tuple[Requirements, tuple[str, 
     return read_conda_script(block, source)
 
 
-def _nothing_found(source: Script) -> MetadataError:
-    suffix = source.path.suffix.lower()
-    comment = next((comment for comment, suffixes in _COMMENTS.items() if suffix in suffixes), "#")
+def nothing_found(source: Script) -> MetadataError:
+    """The error for a script without a block, with the lines that would do."""
+    from cetool.spec.languages import language_of
+
+    comment = language_of(source).comment
     hint = (
-        "Add these lines, with what it needs, or name a file that does with --env-file environment.yml:\n"
+        "Add these lines, with what it needs (`cetool init` does), "
+        "or name a file that does with --env-file environment.yml:\n"
         f"{comment} conda execute\n{comment} env:\n{comment}  - python >=3"
     )
     close = near_miss(source)
     if close is not None:
-        hint = f"Line {close} looks as if it was meant to say so, but is not written as it must be. {hint}"
+        hint = f"{near_miss_advice(source, close)} {hint}"
     return MetadataError("the script does not say what it needs", where=source.at(close), hint=hint)

@@ -103,7 +103,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """The hint for a word that is not known: the one that was probably meant, or all of them."""
     names = list(known)
     folded = {name.lower().replace("-", "_"): name for name in names}
-    close = difflib.get_close_matches(word[:100].lower().replace("-", "_"), list(folded), n=1, cutoff=0.6)
+    meant = word[:100].lower().replace("-", "_")
+    close = difflib.get_close_matches(meant, list(folded), n=1, cutoff=0.6)
+    close = close or [name for name in folded if len(name) > 2 and meant.startswith(name)]  # enviroment: env
     if close:
         return f"Did you mean {folded[close[0]]!r}?"
     return f"It can be one of: {', '.join(names)}."

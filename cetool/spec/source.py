@@ -20,6 +20,8 @@ _BLANK_OR_COMMENT = re.compile(rb"^[ \t\f]*(?:#.*)?$")
 _PYTHON_SHEBANG = re.compile(rb"^#!.*\b(?:python|pypy)[0-9.]*w?(?:\.exe)?(?:\s|$)")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _UTF16_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+#: Characters of a codec's name that messages show.
+_MOST_NAME = 60
 #: Codecs that are no encodings of a program's text; two of them also take quadratic time.
 _NOT_FOR_SOURCE = frozenset({"punycode", "idna", "undefined", "unicode_escape", "raw_unicode_escape"})
 
@@ -94,6 +96,8 @@ def script_from_text(text: str, path: str | os.PathLike[str], name: str) -> Scri
 
 def read_bytes(path: str, name: str, what: str = "script") -> bytes:
     """The bytes of a regular file, with the checks of :func:`read_script`; nothing here can block on a pipe."""
+    if not path:
+        raise ScriptNotFoundError(f"there is no {what} '': its path is empty", hint="Is the variable set it came from?")
     where = Location(name)
     try:
         _refuse_special(os.stat(path), where, what)
@@ -158,6 +162,11 @@ def decode(data: bytes, name: str, *, python: bool = False) -> str:
     return _checked(text, name)
 
 
+def source_encoding(data: bytes, name: str, *, python: bool) -> str:
+    """The codec that these bytes are in, by the rules of :func:`decode`; a byte order mark is no part of the text."""
+    return (_declared_encoding(data, name, data.startswith(codecs.BOM_UTF8)) if python else None) or "utf-8"
+
+
 def _checked(text: str, name: str) -> str:
     """The text with its line ends made one kind. Raises MetadataError where there is none, or a NUL."""
     if "\0" in text:
@@ -191,7 +200,7 @@ def _declared_encoding(data: bytes, name: str, mark: bool) -> str | None:
             known = False
         if not known:
             raise MetadataError(
-                f"the coding line names {named!r}, which is no encoding for source text",
+                f"the coding line names {named[:_MOST_NAME]!r}, which is no encoding for source text",
                 where=where,
                 hint="Name one that Python knows (utf-8, latin-1, cp1252), or save the file as UTF-8 without the line.",
             )
@@ -199,7 +208,7 @@ def _declared_encoding(data: bytes, name: str, mark: bool) -> str | None:
             return None
         if mark:
             raise MetadataError(
-                f"the coding line names {named!r}, but the file starts with UTF-8's byte order mark",
+                f"the coding line names {named[:_MOST_NAME]!r}, but the file starts with UTF-8's byte order mark",
                 where=where,
                 hint="Take the coding line out.",
             )
@@ -218,7 +227,7 @@ def _refuse_special(status: os.stat_result, where: Location, what: str) -> None:
     mode = status.st_mode
     if stat.S_ISDIR(mode):
         raise ScriptNotReadableError(
-            f"this is a directory, not a {what}", where=where, hint=f"Name the {what} in it that you mean."
+            f"this is a directory, not {_one(what)}", where=where, hint=f"Name the {what} in it that you mean."
         )
     if stat.S_ISREG(mode):
         return
@@ -230,10 +239,15 @@ def _refuse_special(status: os.stat_result, where: Location, what: str) -> None:
     )
     kind = next((words for test, words in kinds if test(mode)), "no regular file")
     raise MetadataError(
-        f"this is {kind}, not a {what} in a file",
+        f"this is {kind}, not {_one(what)} in a file",
         where=where,
-        hint="Save it in a file first, or give a script on standard input with `cetool run -`.",
+        hint="Save it in a file first"
+        + (", or give a script on standard input with `cetool run -`." if what == "script" else "."),
     )
+
+
+def _one(what: str) -> str:
+    return f"an {what}" if what[0] in "aeiou" else f"a {what}"
 
 
 def _too_large(name: str, what: str = "script") -> CetoolError:

@@ -18,7 +18,7 @@ _PASSED_ON = ("PIP_", "UV_", "SSL_", "REQUESTS_CA", "COVERAGE_", "COV_CORE", "LA
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 #: cetool's executables, which ``home/bin`` has links to.
-EXECUTABLES = ("cetool", "conda-execute", "conda-tmpenv")
+EXECUTABLES = ("cetool", "cex", "conda-execute", "conda-tmpenv")
 
 
 @dataclass(frozen=True)

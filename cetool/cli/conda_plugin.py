@@ -1,0 +1,45 @@
+"""Makes ``conda execute`` and ``conda tmpenv`` commands of the conda whose Python cetool is installed in.
+
+Until 26.1 conda ran any executable ``conda-NAME`` on the PATH as ``conda NAME``; from 26.3 on it asks its plugins only.
+conda imports this module each time it starts, so it imports nothing of cetool's.
+Reference: https://docs.conda.io/projects/conda/en/stable/dev-guide/plugins/subcommands.html
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+# Only conda imports this module; what it has not fails here, where conda takes it for a plugin that does not load.
+from conda.plugins import hookimpl  # type: ignore[import-not-found]
+from conda.plugins.types import CondaSubcommand  # type: ignore[import-not-found]
+
+
+def _execute(arguments: tuple[str, ...]) -> int:
+    return _become("execute_main", arguments)
+
+
+def _tmpenv(arguments: tuple[str, ...]) -> int:
+    return _become("tmpenv_main", arguments)
+
+
+def _become(entry: str, arguments: tuple[str, ...]) -> int:
+    """Run one of cetool's entry points in a process of its own, of which conda is no part: as conda ran executables."""
+    argv = [sys.executable, "-c", f"from cetool.__main__ import {entry}; {entry}()", *arguments]
+    if os.name == "nt":
+        return subprocess.call(argv)
+    sys.stdout.flush()
+    os.execv(argv[0], argv)
+
+
+@hookimpl  # type: ignore[untyped-decorator]
+def conda_subcommands() -> Iterator[Any]:
+    """conda's hook: the commands of the original, all that follows them being their own."""
+    for name, summary, action in (
+        ("execute", "Execute a script in a temporary conda environment.", _execute),
+        ("tmpenv", "Manage temporary conda environments.", _tmpenv),
+    ):
+        yield CondaSubcommand(name=name, summary=summary, action=action)

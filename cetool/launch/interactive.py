@@ -1,0 +1,289 @@
+"""An interactive shell in an environment: which one, and how it is activated after the user's own start-up files.
+
+Those files may put directories on the PATH and activate environments of their own, so the shell is told to activate
+this one last: bash by ``--rcfile``, zsh by ``ZDOTDIR``, fish by ``--init-command``, every other by ``ENV``. The files
+that this takes are made out of what is known before and called by their content, so that one serves every such shell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cetool.cache.scripts import Held, ScriptStore
+from cetool.errors import StoreError
+from cetool.launch.activation import Activation, activated_environ
+from cetool.launch.environ import ON_WINDOWS
+from cetool.launch.process import Command
+from cetool.launch.programs import look_in
+
+_KINDS = ("bash", "zsh", "fish")
+#: What an environment that the user's files activated leaves behind.
+_FOREIGN = ("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "PYTHONHOME", "CONDA_PROMPT_MODIFIER")
+#: Safe in any prompt: nothing that a shell expands there.
+_UNSAFE = re.compile(r"[^A-Za-z0-9._+,=-]+")
+_LONGEST_LABEL = 40
+
+# For bash, zsh and every POSIX shell alike. @DROP@ are words for each directory of ours, @DIRS@ all of them for PATH,
+# @EXPORTS@ and @SOURCES@ whole lines.
+_ACTIVATE = """\
+__cetool_drop() {
+  __cetool_path=:${PATH:-}:
+  while :; do
+    case $__cetool_path in
+    *:"$1":*) __cetool_path=${__cetool_path%%:"$1":*}:${__cetool_path#*:"$1":} ;;
+    *) break ;;
+    esac
+  done
+  __cetool_path=${__cetool_path#:}
+  PATH=${__cetool_path%:}
+}
+# what was activated meanwhile is not active in here
+if [ -n "${VIRTUAL_ENV:-}" ]; then __cetool_drop "$VIRTUAL_ENV/bin"; fi
+case ${CONDA_PREFIX:-/}/bin in
+//bin | /bin | /usr/bin | /usr/local/bin) ;;
+*) __cetool_drop "$CONDA_PREFIX/bin" ;;
+esac
+unset @FOREIGN@
+@DROP@
+PATH=@DIRS@${PATH:+:$PATH}
+export PATH
+unset -f __cetool_drop
+unset __cetool_path
+@EXPORTS@
+@SOURCES@
+"""
+_BASH_PROMPT = """\
+__cetool_prompt() { case $PS1 in *'@HINT@'*) ;; *) PS1='@HINT@ '$PS1 ;; esac; }
+PROMPT_COMMAND="${PROMPT_COMMAND:+$PROMPT_COMMAND
+}if type __cetool_prompt >/dev/null 2>&1; then __cetool_prompt; fi"
+"""
+_ZSH_PROMPT = """\
+__cetool_prompt() {
+  case $PROMPT in
+  *'@HINT@'*) ;;
+  *) PROMPT='@HINT@ '$PROMPT ;;
+  esac
+}
+precmd_functions+=(__cetool_prompt)
+"""
+_SH_PROMPT = "PS1='@HINT@ '${PS1-'$ '}\n"
+_FISH = """\
+function __cetool_drop
+  while set -l at (contains -i -- $argv[1] $PATH)
+    set -e PATH[$at]
+  end
+end
+if set -q VIRTUAL_ENV
+  __cetool_drop $VIRTUAL_ENV/bin
+end
+if set -q CONDA_PREFIX; and not contains -- $CONDA_PREFIX/bin /bin /usr/bin /usr/local/bin
+  __cetool_drop $CONDA_PREFIX/bin
+end
+@DROP@
+set -gx PATH @DIRS@ $PATH
+functions -e __cetool_drop
+@EXPORTS@
+if status is-interactive
+  functions -c fish_prompt __cetool_prompt
+  function __cetool_status
+    return $argv[1]
+  end
+  function fish_prompt
+    set -l before $status
+    printf %s '@HINT@ '
+    __cetool_status $before
+    __cetool_prompt
+  end
+end
+"""
+
+
+@dataclass(frozen=True)
+class UserShell:
+    """The user's shell: ``bash``, ``zsh``, ``fish``, or ``sh`` for every other, and its path."""
+
+    kind: str
+    program: str
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What becomes a shell, and what is to be held in use while it lives (None where it reads no file of ours)."""
+
+    command: Command
+    held: Held | None = None
+
+
+def find_user_shell(environ: Mapping[str, str]) -> UserShell:
+    """The shell that ``SHELL`` names where it is one that can be told what to do, else ``sh``."""
+    if ON_WINDOWS:
+        return UserShell("cmd", environ.get("COMSPEC") or "cmd.exe")
+    named = environ.get("SHELL", "")
+    kind = os.path.basename(named)
+    if kind in _KINDS and os.path.isabs(named) and os.path.isfile(named) and os.access(named, os.X_OK):
+        return UserShell(kind, named)
+    return UserShell("sh", look_in((environ.get("PATH") or os.defpath).split(os.pathsep), "sh", []) or "/bin/sh")
+
+
+def open_shell(
+    shell: UserShell, activation: Activation, environ: Mapping[str, str], label: str, store: ScriptStore
+) -> Opening:
+    """What becomes an interactive shell in the environment.
+
+    ``environ`` is the caller's environment, ``label`` what the prompt shows; ``store`` keeps the start-up files. Raises
+    StoreError where they cannot be written.
+    """
+    hint = f"(cetool:{(_UNSAFE.sub('_', label) or 'shell')[:_LONGEST_LABEL]})"
+    if ON_WINDOWS:  # written from its documentation, and not tested
+        variables, steps = activated_environ(activation, environ)
+        variables["PROMPT"] = f"{hint} {environ.get('PROMPT', '$P$G')}"
+        return Opening(Command(shell.program, (shell.program,), variables, steps))
+    if shell.kind == "fish":  # its scripts are not those of the other shells: those run before, what they set stays
+        variables, steps = activated_environ(activation, environ)
+        started = (shell.program, "--init-command", _fish_text(activation, variables, hint))
+        return Opening(Command(shell.program, started, variables, steps))
+    variables, steps = activated_environ(replace(activation, scripts=()), environ)
+    body = _posix_text(activation, variables)
+    if shell.kind == "zsh":
+        held = _keep(store, _zsh_files(body, variables, hint))
+        variables["ZDOTDIR"] = str(held.path)
+        return Opening(Command(shell.program, (shell.program, "-i"), variables, steps), held)
+    if shell.kind == "bash":
+        first = "if [ -r ~/.bashrc ]; then . ~/.bashrc; fi\n"
+        held = _keep(store, {"bashrc": first + body + _BASH_PROMPT.replace("@HINT@", hint)})
+        words = (shell.program, "--rcfile", str(held.path / "bashrc"), "-i")
+        return Opening(Command(shell.program, words, variables, steps), held)
+    held = _keep(store, {"shrc": _before("ENV", variables) + body + _SH_PROMPT.replace("@HINT@", hint)})
+    variables["ENV"] = str(held.path / "shrc")
+    return Opening(Command(shell.program, (shell.program, "-i"), variables, steps), held)
+
+
+def open_reading_shell(
+    shell: UserShell, activation: Activation, environ: Mapping[str, str], store: ScriptStore
+) -> Opening:
+    """What becomes a shell in the environment that reads its commands from standard input, which is no terminal."""
+    variables, steps = activated_environ(activation, environ)
+    argv: tuple[str, ...] = (shell.program,)
+    held = None
+    if shell.kind == "fish":
+        argv += ("--init-command", _fish_text(activation, variables, ""))
+    elif shell.kind == "zsh":
+        variables, steps = activated_environ(replace(activation, scripts=()), environ)
+        held = _keep(store, _zsh_files(_posix_text(activation, variables), variables, ""))
+        variables["ZDOTDIR"] = str(held.path)
+    elif shell.kind == "bash" and variables.get("BASH_ENV"):
+        body = _posix_text(replace(activation, scripts=()), variables)
+        held = _keep(store, {"bash_env": _before("BASH_ENV", variables) + body})
+        variables["BASH_ENV"] = str(held.path / "bash_env")
+    return Opening(Command(shell.program, argv, variables, steps), held)
+
+
+def _set_by(activation: Activation, environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The variables to set once more: those that the environment set, and conda's own."""
+    names = dict.fromkeys([*(name for name, _ in activation.set), "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL"])
+    return [(name, environ[name]) for name in names if name.isascii() and name.isidentifier() and name in environ]
+
+
+def _posix_text(activation: Activation, environ: Mapping[str, str]) -> str:
+    """What activates the environment in a POSIX shell, whatever was done before; ``environ`` is the activated one."""
+    quote = shlex.quote
+    lines = {
+        "@FOREIGN@": " ".join(_FOREIGN),
+        "@DROP@": "\n".join(f"__cetool_drop {quote(entry)}" for entry in activation.path),
+        "@DIRS@": quote(os.pathsep.join(activation.path)),
+        "@EXPORTS@": "\n".join(f"export {name}={quote(value)}" for name, value in _set_by(activation, environ)),
+        "@SOURCES@": "\n".join(f"if [ -r {quote(file)} ]; then . {quote(file)}; fi" for file in activation.scripts),
+    }
+    return _filled(_ACTIVATE, lines)
+
+
+def _fish_text(activation: Activation, environ: Mapping[str, str], hint: str) -> str:
+    def quote(text: str) -> str:
+        return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+    unset = [f"set -e {name}" for name in _FOREIGN]
+    lines = {
+        "@DROP@": "\n".join(f"__cetool_drop {quote(entry)}" for entry in activation.path),
+        "@DIRS@": " ".join(map(quote, activation.path)),
+        "@EXPORTS@": "\n".join(
+            [*unset, *(f"set -gx {name} {quote(value)}" for name, value in _set_by(activation, environ))]
+        ),
+        "@HINT@": hint,
+    }
+    return _filled(_FISH, lines)
+
+
+def _filled(template: str, values: Mapping[str, str]) -> str:
+    """The template with its marks replaced, all at once: what looks like a mark in a value is none."""
+    return re.sub(r"@[A-Z]+@", lambda found: values[found[0]], template)
+
+
+def _before(name: str, environ: Mapping[str, str]) -> str:
+    """Give the variable by which the shell was led here its own value back, and read the file that it names."""
+    value = environ.get(name)
+    if not value:
+        return f"unset {name}\n"
+    # the shell would expand parameters in it; what else it might expand is left alone
+    file = shlex.quote(os.path.expanduser(os.path.expandvars(value)))
+    return f"export {name}={shlex.quote(value)}\nif [ -r {file} ]; then . {file}; fi\n"
+
+
+def _zsh_files(body: str, environ: Mapping[str, str], hint: str) -> dict[str, str]:
+    """``.zshenv`` and ``.zshrc``, each of which reads the user's own from where that lies."""
+    own = environ.get("ZDOTDIR")
+    own_first = "unset ZDOTDIR" if own is None else f"export ZDOTDIR={shlex.quote(own)}"
+    read = 'if [[ -r ${ZDOTDIR:-$HOME}/%s ]]; then . "${ZDOTDIR:-$HOME}/%s"; fi'
+    # a .zshenv may name another ZDOTDIR: that of the user's other files
+    env = f"""\
+__cetool_dir=$ZDOTDIR
+{own_first}
+{read % (".zshenv", ".zshenv")}
+if [[ -o interactive ]]; then
+__cetool_own=${{ZDOTDIR-}} __cetool_has=${{+ZDOTDIR}}
+export ZDOTDIR=$__cetool_dir
+else
+{body}
+unset __cetool_dir
+fi
+"""
+    # /etc/zshrc of some systems has put the history beside .zshrc
+    rc = f"""\
+if [[ ${{HISTFILE-}} == $__cetool_dir/* ]]; then HISTFILE=${{__cetool_own:-$HOME}}/${{HISTFILE:t}}; fi
+if (( __cetool_has )); then export ZDOTDIR=$__cetool_own; else unset ZDOTDIR; fi
+unset __cetool_dir __cetool_own __cetool_has
+{read % (".zshrc", ".zshrc")}
+{body}
+{_ZSH_PROMPT.replace("@HINT@", hint)}"""
+    return {".zshenv": env, ".zshrc": rc}
+
+
+def _keep(store: ScriptStore, files: Mapping[str, str]) -> Held:
+    """A directory with these files in it, held in use: one for each content, so that nobody changes one in use."""
+    data = {name: os.fsencode(text) for name, text in files.items()}
+    digest = hashlib.sha256(repr(sorted(data.items())).encode()).hexdigest()
+    held = store.hold_cache_dir(store.directory / "shell" / digest)
+    try:
+        for name, content in data.items():
+            _write(held.path / name, content)
+    except OSError as error:
+        held.release()
+        raise StoreError(
+            f"the shell's start-up file in {held.path} could not be written: {error.strerror or error}",
+            hint="Look at that directory, or set CETOOL_CACHE_DIR.",
+        ) from error
+    return held
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Put a private file in its place in one step: another shell may be reading it."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+    os.replace(temporary, path)
