@@ -1,0 +1,307 @@
+"""``cetool exec``, ``shell`` and ``path``: any program of any package, a shell, and what an editor needs to know."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cetool.cache.scripts import ScriptStore
+from cetool.cache.store import Lease
+from cetool.cli import options
+from cetool.cli.background import collect_in_background
+from cetool.cli.environments import requirements_of
+from cetool.cli.execution import RunOptions, note, read_declaration, specification
+from cetool.cli.output import print_json, print_line
+from cetool.cli.run import CONTEXT
+from cetool.cli.session import Session, canonical_requirements
+from cetool.cli.sources import open_source
+from cetool.errors import EngineError, ProgramNotFoundError, UsageError
+from cetool.launch import warm
+from cetool.launch.activation import Activation, activated_environ, read_activation
+from cetool.launch.environ import path_dirs
+from cetool.launch.interactive import Opening, find_user_shell, open_reading_shell, open_shell
+from cetool.launch.process import Command, exec_command
+from cetool.launch.programs import look_in
+from cetool.launch.records import Circumstances, Learned, write_launch_record
+from cetool.launch.tools import Tool, find_tool, read_tool
+from cetool.paths import ensure_private_dir
+from cetool.spec.channels import strip_credentials
+from cetool.spec.environment import EnvironmentSpec
+from cetool.spec.matchspecs import spec_name
+from cetool.spec.metadata import ScriptMetadata
+
+PATH_SCHEMA = "cetool.path/1"
+
+#: How engines' errors say that a channel has no such package.
+_NOT_FOUND = re.compile(r"\bcannot be found\b|\bthere is no package\b")
+
+_Specs = Annotated[
+    list[str] | None,
+    typer.Option("--spec", metavar="SPEC", help="A package of the environment; repeat for more."),
+]
+_Target = Annotated[
+    str | None,
+    typer.Argument(metavar="SCRIPT", help="A path, or a URL: the environment that it declares.", show_default=False),
+]
+_With = Annotated[
+    list[str] | None,
+    typer.Option("--with", metavar="SPEC", help="A package besides those declared; repeat for more."),
+]
+_Insecure = Annotated[bool, typer.Option("--insecure", help="Let a script come over plain http.")]
+
+
+# --- exec -----------------------------------------------------------------------------------------------------------
+
+
+def execute(
+    tool: Annotated[str, typer.Argument(metavar="TOOL", help="A program; a version may follow: 'ruff>=0.4'.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="ARGS", help="The program's own.", show_default=False)
+    ] = None,
+    spec: Annotated[
+        list[str] | None,
+        typer.Option("--spec", metavar="SPEC", help="A package, instead of TOOL's own; repeat for more."),
+    ] = None,
+    channel: options.Channels = None,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    engine: options.EngineName = None,
+    refresh: options.Refresh = False,
+    offline: options.Offline = False,
+    trust_cache_dir: options.TrustCacheDir = False,
+) -> None:
+    """Run a program out of a conda package, in an environment of its own."""
+    session = _session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
+    wanted = Tool(tool, "") if spec else read_tool(tool)
+    specs = spec or [wanted.spec]
+    requirements = canonical_requirements(specs)
+    environment = session.spec_of(requirements)
+    shown = ScriptMetadata("exec", tool, None, requirements, (wanted.program,))
+    session.voice.block(specification(shown, session.store.prefix(environment.name)))
+    called = strip_credentials(f"exec {tool}")
+    try:
+        lease = session.environment(requirements, environment, refresh=refresh, purpose=f"for {called}")
+    except EngineError as error:
+        if not spec and _NOT_FOUND.search(error.message):
+            way_out = f"If another package brings it: `cetool exec --spec PACKAGE {wanted.program}`."
+            error.hint = " ".join(filter(None, (error.hint, way_out)))
+        raise
+    names = [spec_name(package) for package in requirements.packages]
+    program = find_tool(wanted.program, lease.prefix, names, command="cetool exec")
+    _used(session, lease, called)
+    activation = read_activation(lease.prefix, {})
+    if not _depends_on_directory(wanted.program, specs):
+        _remember(
+            warm.tool_key(tool, spec or (), channel or ()), Learned((program,), activation, called), lease, session
+        )
+    environ, steps = activated_environ(activation, session.environ)
+    exec_command(Command(program, (program, *(arguments or [])), environ, steps), keep=_descriptors(lease))
+
+
+def _remember(key: str, learned: Learned, lease: Lease, session: Session) -> None:
+    """Write the tool down for the next run, if that would find out the same."""
+    if not session.comes_again("channels"):
+        return
+    around = Circumstances(
+        about=key,
+        seen=None,
+        since=session.started,
+        configuration=session.configuration,
+        environ=session.environ,
+        by_path=session.asked_engine,
+        collects=session.settings.auto_gc,
+    )
+    write_launch_record(learned, around, lease, session.paths)
+
+
+def _depends_on_directory(program: str, specs: Sequence[str]) -> bool:
+    """Whether the same words may mean something else in another directory, or once a file there has changed."""
+    return os.sep in program or any(spec.strip().startswith(".") for spec in specs)
+
+
+def cex(words: Sequence[str]) -> int:
+    """``cex`` with these arguments: the exit status, where it does not become the tool. Raises CetoolError."""
+    app = typer.Typer(name="cex", pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command(context_settings={**CONTEXT, "help_option_names": ["-h", "--help"]}, no_args_is_help=True)(execute)
+    result = app(list(words), prog_name="cex", standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+# --- shell ----------------------------------------------------------------------------------------------------------
+
+
+def shell(
+    target: _Target = None,
+    spec: _Specs = None,
+    repl: Annotated[
+        bool, typer.Option("--repl", help="Open Python instead of a shell: ipython where the environment has it.")
+    ] = False,
+    extra: _With = None,
+    env_file: options.EnvFile = None,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    engine: options.EngineName = None,
+    channel: options.Channels = None,
+    refresh: options.Refresh = False,
+    offline: options.Offline = False,
+    trust_cache_dir: options.TrustCacheDir = False,
+    insecure: _Insecure = False,
+) -> None:
+    """Open a shell in the environment of a script, or of match specs."""
+    session = _session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
+    wanted = _wanted("shell", target, spec, session, RunOptions(tuple(extra or ()), env_file), insecure=insecure)
+    session.voice.block(specification(wanted.metadata, session.store.prefix(wanted.spec.name)))
+    lease = session.environment(
+        wanted.metadata.requirements, wanted.spec, refresh=refresh, purpose=f"for a shell of {wanted.label}"
+    )
+    _used(session, lease, wanted.noted)
+    opening = _opening(read_activation(lease.prefix, dict(wanted.spec.variables)), session, wanted.label, repl=repl)
+    locks = () if opening.held is None or opening.held.lock is None else (opening.held.lock.fd,)
+    exec_command(opening.command, keep=(*_descriptors(lease), *locks))
+
+
+def _opening(activation: Activation, session: Session, label: str, *, repl: bool) -> Opening:
+    terminal = os.isatty(0)
+    if repl:
+        # ipython is for people: what is no terminal gets the plain interpreter, which prints no banner there
+        program = (_own("ipython", activation.prefix) if terminal else None) or _python(activation.prefix)
+        environ, steps = activated_environ(activation, session.environ)
+        return Opening(Command(program, (program,), environ, steps))
+    user_shell = find_user_shell(session.environ)
+    ensure_private_dir(session.paths.scripts, trust=session.settings.trust_cache_dir)
+    store = ScriptStore(session.paths.scripts)
+    if terminal:
+        return open_shell(user_shell, activation, session.environ, label, store)
+    return open_reading_shell(user_shell, activation, session.environ, store)
+
+
+# --- path -----------------------------------------------------------------------------------------------------------
+
+
+def path(
+    target: _Target = None,
+    spec: _Specs = None,
+    python: Annotated[bool, typer.Option("--python", help="Print the path of its python instead.")] = False,
+    as_json: options.AsJson = False,
+    extra: _With = None,
+    env_file: options.EnvFile = None,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    engine: options.EngineName = None,
+    channel: options.Channels = None,
+    refresh: options.Refresh = False,
+    offline: options.Offline = False,
+    trust_cache_dir: options.TrustCacheDir = False,
+    insecure: _Insecure = False,
+) -> None:
+    """Print the prefix of the environment of a script, or of match specs, made if it is missing: for editors."""
+    session = _session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
+    wanted = _wanted("path", target, spec, session, RunOptions(tuple(extra or ()), env_file), insecure=insecure)
+    lease = session.environment(
+        wanted.metadata.requirements, wanted.spec, refresh=refresh, purpose=f"for the path of {wanted.label}"
+    )
+    _used(session, lease, wanted.noted)
+    lease.release()
+    prefix = lease.prefix
+    interpreter = _python(prefix) if python else _own("python", prefix)
+    if not as_json:
+        print_line(interpreter if python and interpreter else str(prefix))
+        return
+    activation = read_activation(prefix, dict(wanted.spec.variables))
+    print_json(
+        {
+            "schema": PATH_SCHEMA,
+            "name": wanted.spec.name,
+            "prefix": str(prefix),
+            "python": interpreter,
+            "path": list(path_dirs(str(prefix))),
+            "variables": dict(activation.set),
+        }
+    )
+
+
+# --- what they have in common ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """An environment that is asked for: its spec, how a prompt calls it, and how the usage log does."""
+
+    metadata: ScriptMetadata
+    spec: EnvironmentSpec
+    label: str
+    noted: str
+
+
+def _session(
+    channel: list[str] | None, verbosity: str | None, engine: str | None, offline: bool, trust_cache_dir: bool
+) -> Session:
+    return Session(
+        {
+            "verbosity": verbosity,
+            "engine": engine,
+            "channels": tuple(channel) if channel else None,
+            "offline": offline or None,
+            "trust-cache-dir": trust_cache_dir or None,
+        }
+    )
+
+
+def _wanted(
+    command: str, target: str | None, specs: list[str] | None, session: Session, how: RunOptions, *, insecure: bool
+) -> _Wanted:
+    """What a script, or match specs, ask for. Raises UsageError where it is neither or both."""
+    if target is not None:
+        if specs:
+            raise UsageError(
+                "either a script or --spec says what is in the environment",
+                hint="--with adds packages to those that a script declares.",
+            )
+        source = open_source(target, session, insecure=insecure)
+        metadata, spec = read_declaration(source, session, how)
+        name = source.name or source.script.path.name
+        return _Wanted(metadata, spec, name, str(source.script.path) if source.data is None else source.script.name)
+    if how.env_file is not None and not specs:
+        requirements = requirements_of(how.extra, [how.env_file])
+    elif specs and how.env_file is None:
+        requirements = requirements_of([*specs, *how.extra], [])
+    else:
+        raise UsageError(
+            "no script was given" if how.env_file is None else "--spec and --env-file exclude each other",
+            hint=f"cetool {command} SCRIPT, or cetool {command} --spec SPEC...",
+        )
+    for warning in requirements.warnings:
+        session.voice.warn(warning)
+    label = ",".join(map(spec_name, requirements.packages)) or "shell"
+    metadata = ScriptMetadata(command, label, None, requirements, None)
+    return _Wanted(metadata, session.spec_of(requirements), label, f"{command} {label}")
+
+
+def _used(session: Session, lease: Lease, called: str) -> None:
+    note(session, lease, called)
+    collect_in_background(session)
+
+
+def _descriptors(lease: Lease) -> tuple[int, ...]:
+    return () if lease.lock is None else (lease.lock.fd,)
+
+
+def _own(program: str, prefix: Path) -> str | None:
+    return look_in(path_dirs(str(prefix)), program, [])
+
+
+def _python(prefix: Path) -> str:
+    """The environment's python. Raises ProgramNotFoundError where it has none."""
+    found = _own("python", prefix)
+    if found is None:
+        raise ProgramNotFoundError(
+            f"there is no python in the environment {prefix}",
+            hint="Declare python in the script, or add it with --with python.",
+        )
+    return found
