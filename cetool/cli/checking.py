@@ -1,0 +1,130 @@
+"""``cetool check``: looks scripts' blocks over, by hand or as a pre-commit hook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cetool.cli import options
+from cetool.cli.output import print_json, print_line
+from cetool.cli.session import Session
+from cetool.errors import Location, MetadataError, UsageError
+from cetool.spec.channels import redact
+from cetool.spec.linting import RULES, Finding, finding_of, lint_script
+from cetool.spec.metadata import ScriptMetadata
+from cetool.spec.nodes import nearest
+from cetool.spec.source import Script, printable, read_script
+
+CHECK_SCHEMA = "cetool.check/1"
+
+
+def check(
+    targets: Annotated[list[str], typer.Argument(metavar="SCRIPT", help="The scripts to look at.")],
+    solve: Annotated[bool, typer.Option("--solve", help="Ask whether their environments can be made.")] = False,
+    ignore: Annotated[
+        list[str] | None, typer.Option("--ignore", metavar="RULE", help="A rule to leave aside; repeat for more.")
+    ] = None,
+    declared_only: Annotated[
+        bool, typer.Option("--declared-only", help="Pass over files that have no block: for pre-commit.")
+    ] = False,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    offline: options.Offline = False,
+) -> int:
+    """Look for mistakes in what scripts declare; the exit status is 1 where there is something to say."""
+    for rule in ignore or ():
+        if rule not in RULES:
+            raise UsageError(f"there is no rule {rule!r}", hint=nearest(rule, RULES))
+    session = Session({"verbosity": options.verbosity(verbose, quiet), "offline": offline or None})
+    found: list[tuple[str, ScriptMetadata | None, list[Finding]]] = []
+    for target in targets:
+        metadata, findings = _look_at(target, declared_only=declared_only)
+        if solve and metadata is not None and not any(finding.severity == "error" for finding in findings):
+            findings += _solve(metadata, session)
+        found.append((printable(target), metadata, [item for item in findings if item.rule not in (ignore or ())]))
+    if as_json:
+        print_json(_document(found))
+    else:
+        for name, _, findings in found:
+            for finding in findings:
+                place = Location(name, finding.line)
+                print_line(f"{place}: {finding.severity}: {finding.message} [{finding.rule}]")
+                if finding.severity == "error" and finding.hint and not quiet:
+                    print_line("".join(f"    {line}\n" for line in finding.hint.splitlines()).rstrip("\n"))
+        _summary(session, found)
+    return 1 if any(findings for _, _, findings in found) else 0
+
+
+def _look_at(target: str, *, declared_only: bool) -> tuple[ScriptMetadata | None, list[Finding]]:
+    """The declaration of one script and the findings. Raises CetoolError where there is no file to be read."""
+    try:
+        script = read_script(target)
+    except MetadataError as error:  # no text, or nothing in it
+        return None, [] if declared_only and not _has_mark(target) else [finding_of(error)]
+    metadata, findings = lint_script(script, declared_only=declared_only)
+    if metadata is not None and metadata.entrypoint is not None:
+        findings += _entrypoint(metadata.entrypoint, script)
+    return metadata, findings
+
+
+def _entrypoint(text: str, script: Script) -> list[Finding]:
+    from cetool.launch.shell import parse_entrypoint
+
+    try:
+        parse_entrypoint(text, script.at())
+    except MetadataError as error:
+        return [finding_of(error)]
+    return []
+
+
+def _solve(metadata: ScriptMetadata, session: Session) -> list[Finding]:
+    """Whether the environment can be made; what keeps that from being known (no network) is raised."""
+    from cetool.engines.dry_solve import Solver, UnsatisfiableError
+
+    solver = Solver(session.engine_environ, session.packages, session.offline, session.settings.stall_timeout)
+    spec = session.spec_of(metadata.requirements)
+    if spec.pypi:
+        session.voice.detail(f"{metadata.path}: packages from PyPI are not looked at")
+    with session.voice.progress() as progress:
+        try:
+            solver.solve(spec, progress)
+        except UnsatisfiableError as error:
+            line = metadata.lines[0] if metadata.lines else None
+            return [Finding("unsatisfiable", redact(error.message), line, error.hint)]
+    return []
+
+
+def _has_mark(path: str) -> bool:
+    """Whether something in a file that is no text looks like the opening of a block."""
+    data = Path(path).read_bytes() if Path(path).is_file() else b""
+    return any(mark in data for mark in (b"# conda execute", b"/// script", b"/// conda-script"))
+
+
+def _document(found: list[tuple[str, ScriptMetadata | None, list[Finding]]]) -> dict[str, object]:
+    return {
+        "schema": CHECK_SCHEMA,
+        "scripts": [
+            {"script": name, "dialect": None if metadata is None else metadata.dialect} for name, metadata, _ in found
+        ],
+        "findings": [
+            {
+                "script": name,
+                "rule": finding.rule,
+                "severity": finding.severity,
+                "line": finding.line,
+                "message": redact(finding.message),
+                "hint": None if finding.hint is None else redact(finding.hint),
+            }
+            for name, _, findings in found
+            for finding in findings
+        ],
+    }
+
+
+def _summary(session: Session, found: list[tuple[str, ScriptMetadata | None, list[Finding]]]) -> None:
+    count = sum(len(findings) for _, _, findings in found)
+    scripts = f"{len(found)} script{'' if len(found) == 1 else 's'}"
+    session.voice.say(f"{scripts} looked at: {f'{count} to mend' if count else 'nothing to mend'}")

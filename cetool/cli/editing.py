@@ -1,0 +1,116 @@
+"""``cetool init``, ``add``, ``drop`` and ``convert``: change what a script declares, and nothing else in it."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cetool.cli import options
+from cetool.cli.session import Session
+from cetool.errors import ScriptNotFoundError
+from cetool.spec.converting import DIALECTS, convert_block
+from cetool.spec.document import Document, read_document, write_document
+from cetool.spec.editing import Change, Edited, edit_declaration, requirements_change
+from cetool.spec.starting import start_block
+
+
+class Dialect(str, Enum):
+    """The dialects by the names that the command line has for them."""
+
+    conda_execute = "conda-execute"
+    pep723 = "pep723"
+    conda_script = "conda-script"
+
+
+Target = Annotated[str, typer.Argument(metavar="SCRIPT", help="The file to change; a symbolic link is followed.")]
+
+
+def init(
+    target: Target,
+    dialect: Annotated[Dialect, typer.Option("--dialect", help="How the block is written.")] = Dialect.conda_execute,
+    extra: Annotated[
+        list[str] | None, typer.Option("--with", metavar="SPEC", help="A match spec to begin with; repeat for more.")
+    ] = None,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write a block into a script that has none, with the packages that a Python script imports."""
+    session = _session(verbose, quiet)
+    document = read_document(target)
+    edited = start_block(document, DIALECTS[dialect.value], tuple(extra or ()))
+    _finish(session, document, edited, f"Wrote a {dialect.value} block into {document.name}; `cetool show` tells of it")
+
+
+def add(
+    target: Target,
+    specs: Annotated[
+        list[str] | None, typer.Argument(metavar="SPEC", help="Match specs, or with --pypi requirements.")
+    ] = None,
+    pypi: Annotated[bool, typer.Option("--pypi", help="Take the packages from PyPI.")] = False,
+    channel: Annotated[
+        list[str] | None, typer.Option("--channel", metavar="CHANNEL", help="A channel to add after the others.")
+    ] = None,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Add packages or channels to what a script declares; a package that is there gets the new version."""
+    session = _session(verbose, quiet)
+    document = _read(target)
+    change = requirements_change(specs or (), channel or (), pypi=pypi)
+    edited = edit_declaration(document, change)
+    _finish(session, document, edited, f"Changed {document.name}")
+
+
+def drop(
+    target: Target,
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Packages, by name alone.")],
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Take packages out of what a script declares, from conda and from PyPI alike."""
+    session = _session(verbose, quiet)
+    document = _read(target)
+    edited = edit_declaration(document, Change(drop=tuple(dict.fromkeys(names))))
+    _finish(session, document, edited, f"Changed {document.name}")
+
+
+def convert(
+    target: Target,
+    to: Annotated[Dialect, typer.Option("--to", help="The dialect that the block is to be in.")],
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write a script's block in another dialect; its environment stays the same."""
+    session = _session(verbose, quiet)
+    document = _read(target)
+    edited = convert_block(document, DIALECTS[to.value])
+    _finish(session, document, edited, f"Converted {document.name} to {to.value}")
+
+
+def _session(verbose: bool, quiet: bool) -> Session:
+    return Session({"verbosity": options.verbosity(verbose, quiet)})
+
+
+def _read(target: str) -> Document:
+    try:
+        return read_document(target)
+    except ScriptNotFoundError as error:
+        swapped = Path(target).suffix == "" and "/" not in target
+        hint = "The script comes first: cetool add SCRIPT SPEC ..." if swapped else error.hint
+        raise ScriptNotFoundError(error.message, where=error.where, hint=hint) from None
+
+
+def _finish(session: Session, old: Document, edited: Edited, done: str) -> None:
+    """Write the new file where it differs, and say what there is to say."""
+    if edited.document.data == old.data:
+        for note in edited.notes:
+            session.voice.warn(note)
+        session.voice.result(f"Nothing to change in {old.name}")
+        return
+    warnings = write_document(old, edited.document)
+    for note in (*edited.notes, *warnings):
+        session.voice.warn(note)
+    session.voice.say(done)

@@ -1,0 +1,213 @@
+"""A script's file as bytes that can be changed in one place: the lines around it stay as they are, byte for byte.
+
+Written atomically: whoever reads the file at any moment finds the old one or the new one, whole.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cetool.errors import CetoolError, Location, MetadataError, UsageError
+from cetool.spec.source import MAX_SIZE, Script, decode, is_url, looks_like_python, printable, read_bytes
+from cetool.spec.source import source_encoding as encoding_of
+
+_LINE = re.compile(rb"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+\Z")
+_ENDING = re.compile(r"(?:\r\n|\n|\r)?\Z")
+
+
+class NotWrittenError(CetoolError):
+    """A script was to be changed and was not: its file is as it was."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A script with the bytes that it was read from.
+
+    ``target`` is the file itself, symbolic links followed; ``lines`` are its lines with their ends, which joined are
+    ``data`` without ``mark``, the byte order mark; ``codec`` is what they are written in. ``script`` is None where the
+    file is empty.
+    """
+
+    path: Path
+    name: str
+    target: Path
+    data: bytes
+    codec: str
+    mark: bytes
+    lines: tuple[bytes, ...]
+    script: Script | None
+
+    def line(self, index: int) -> tuple[str, str]:
+        """The text of a line (from 0) and its end: ``\\n``, ``\\r\\n``, ``\\r``, or nothing at the end of the file."""
+        text = self.lines[index].decode(self.codec)
+        end = _ENDING.search(text)
+        assert end is not None
+        return text[: end.start()], end[0]
+
+    @property
+    def ending(self) -> str:
+        """How most lines end; a line feed where none does."""
+        found = [end for end in (self.line(index)[1] for index in range(len(self.lines))) if end]
+        return max(("\n", "\r\n", "\r"), key=found.count)
+
+    def spliced(self, first: int, last: int, new: Sequence[bytes]) -> Document:
+        """The same with the lines from index ``first`` up to and without ``last`` replaced by others.
+
+        Raises MetadataError where what comes of it is no script any more.
+        """
+        data = self.mark + b"".join((*self.lines[:first], *new, *self.lines[last:]))
+        if len(data) > MAX_SIZE:
+            raise MetadataError("the script would become too large", where=Location(self.name))
+        return _document(self.path, self.name, self.target, data)
+
+
+def read_document(path: str | os.PathLike[str]) -> Document:
+    """Read a script that is to be changed; it may be empty.
+
+    Raises the errors of :func:`~cetool.spec.source.read_script`, and MetadataError for an encoding whose lines cannot
+    be told apart.
+    """
+    given = os.fspath(path)
+    if given == "-" or is_url(given):
+        raise UsageError(
+            f"{printable(given)!r} is no file, so it cannot be changed", hint="Save it, and give its path."
+        )
+    name = printable(given)
+    try:
+        empty = os.path.isfile(given) and os.stat(given).st_size == 0
+    except (OSError, ValueError):
+        empty = False
+    data = b"" if empty else read_bytes(given, name)
+    absolute = Path(given).absolute()
+    return _document(absolute, name, Path(os.path.realpath(absolute)), data)
+
+
+def _document(path: Path, name: str, target: Path, data: bytes) -> Document:
+    mark = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
+    if data == mark:
+        return Document(path, name, target, data, "utf-8", mark, (), None)
+    python = looks_like_python(data, path)
+    script = Script(path, name, decode(data, name, python=python))
+    codec = encoding_of(data, name, python=python)
+    lines = tuple(_LINE.findall(data[len(mark) :]))
+    document = Document(path, name, target, data, codec, mark, lines, script)
+    try:
+        texts = [document.line(index) for index in range(len(lines))]
+        same = "\n".join([*(text for text, _ in texts), *([""] if texts[-1][1] else [])]) == script.text
+        same = same and all(raw == (text + end).encode(codec) for raw, (text, end) in zip(lines, texts, strict=True))
+    except UnicodeError:
+        same = False
+    if not same:
+        raise MetadataError(
+            f"the lines of a file in {codec} cannot be changed one by one",
+            where=Location(name),
+            hint="Save it as UTF-8.",
+        )
+    return document
+
+
+def write_document(old: Document, new: Document) -> tuple[str, ...]:
+    """Put the new bytes in the old one's place, and return sentences that the user is to read.
+
+    Mode bits, and as far as this user may set them owner, group and extended attributes, are those of the old file; a
+    symbolic link goes on pointing at it. Raises NotWrittenError where the file may not be written, or is not any more
+    what was read.
+    """
+    target, where = old.target, Location(old.name)
+    try:
+        status = os.stat(target)
+        if not status.st_mode & 0o222 or not os.access(target, os.W_OK):
+            raise NotWrittenError(
+                "the script is read-only", where=where, hint="Give yourself the right to write it: chmod u+w."
+            )
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".cetool", dir=target.parent)
+    except OSError as error:
+        raise _not_written(error, old, target.parent) from None
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(new.data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        _take_after(target, temporary, status)
+        _refuse_changed(old, status)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise _not_written(error, old, target.parent) from None
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+    _sync_directory(target.parent)
+    if status.st_nlink > 1:
+        others = status.st_nlink - 1
+        names = (
+            "another name (a hard link), which still has"
+            if others == 1
+            else f"{others} other names (hard links), which still have"
+        )
+        return (f"the file has {names} the old text",)
+    return ()
+
+
+def _not_written(error: OSError, document: Document, directory: Path) -> NotWrittenError:
+    reason = error.strerror or str(error)
+    return NotWrittenError(
+        f"the script cannot be written: {reason}",
+        where=Location(document.name),
+        hint=f"A new file has to be made in its directory, {printable(str(directory))}.",
+    )
+
+
+def _take_after(target: Path, temporary: str, status: os.stat_result) -> None:
+    """Give the new file what the old one has besides its bytes; the owner first, which takes bits off the mode."""
+    if hasattr(os, "chown"):
+        mine = os.stat(temporary)
+        if (mine.st_uid, mine.st_gid) != (status.st_uid, status.st_gid):
+            with contextlib.suppress(OSError):  # the group may be settable where the owner is not
+                os.chown(temporary, -1, status.st_gid)
+            with contextlib.suppress(OSError):
+                os.chown(temporary, status.st_uid, -1)
+    if hasattr(os, "listxattr"):
+        with contextlib.suppress(OSError):
+            for key in os.listxattr(target):
+                with contextlib.suppress(OSError):
+                    os.setxattr(temporary, key, os.getxattr(target, key))
+    made = os.stat(temporary)
+    # a program that runs as its owner must not become one that runs as somebody else
+    kept = 0o7777 if (made.st_uid, made.st_gid) == (status.st_uid, status.st_gid) else 0o777
+    os.chmod(temporary, status.st_mode & kept)
+
+
+def _refuse_changed(old: Document, status: os.stat_result) -> None:
+    """Raise where the path leads elsewhere by now, or the file has other bytes than were read."""
+    now = os.stat(old.target)
+    same = os.path.realpath(old.path) == str(old.target) and (now.st_dev, now.st_ino) == (status.st_dev, status.st_ino)
+    if not same or old.target.read_bytes() != old.data:
+        raise NotWrittenError(
+            "the script was changed by someone else meanwhile, so nothing was written",
+            where=Location(old.name),
+            hint="Run the same command again.",
+        )
+
+
+def _sync_directory(directory: Path) -> None:
+    """Have the renaming survive a power cut, where the system can be told so."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def require_script(document: Document) -> Script:
+    """The script of a document that may not be empty. Raises MetadataError."""
+    if document.script is None:
+        raise MetadataError("the script is empty", where=Location(document.name))
+    return document.script
