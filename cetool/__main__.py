@@ -1,4 +1,4 @@
-"""The door: what the executables ``cetool``, ``conda-execute`` and ``conda-tmpenv`` go through.
+"""The door: what the executables ``cetool``, ``cex``, ``conda-execute`` and ``conda-tmpenv`` go through.
 
 The warm path is tried before anything is imported; only what it leaves goes on to the command line proper.
 """
@@ -14,7 +14,26 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 #: cetool's commands: a first word that is none of them is a script.
-COMMANDS = ("run", "create", "name", "list", "show", "gc", "remove", "config", "info")
+COMMANDS = (
+    "run",
+    "exec",
+    "shell",
+    "create",
+    "name",
+    "path",
+    "list",
+    "show",
+    "init",
+    "add",
+    "drop",
+    "remove-dep",
+    "convert",
+    "check",
+    "gc",
+    "remove",
+    "config",
+    "info",
+)
 QUIET = ("-q", "--quiet")
 VERBOSE = ("-v", "--verbose")
 
@@ -29,6 +48,8 @@ def main() -> "NoReturn":
     plain = at < len(words) and (named or words[at] not in COMMANDS)
     if plain:
         _try_warm(words, at)
+    elif words[:1] == ["exec"]:
+        _try_warm_tool(words[1:])
 
     def obey() -> int:
         if plain:  # leaves out what reads other command lines
@@ -38,6 +59,21 @@ def main() -> "NoReturn":
         from cetool.cli.app import run_app
 
         return run_app(words)
+
+    enter(obey)
+
+
+def exec_main() -> "NoReturn":
+    """``cex``, which is short for ``cetool exec``."""
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        _keep_clear_of_standard_streams()
+    words = sys.argv[1:]
+    _try_warm_tool(words)
+
+    def obey() -> int:
+        from cetool.cli.tools import cex
+
+        return cex(words)
 
     enter(obey)
 
@@ -89,6 +125,16 @@ def _try_warm(words: list[str], at: int) -> None:
         from cetool.launch.warm import launch
 
         launch(words[at], words[at + 1 :])
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
+def _try_warm_tool(words: list[str]) -> None:
+    """Become the tool at once if that can be; else return."""
+    try:
+        from cetool.launch.warm import launch_tool
+
+        launch_tool(words)
     except KeyboardInterrupt:
         os._exit(130)
 

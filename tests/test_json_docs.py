@@ -152,6 +152,17 @@ def test_a_script_and_its_name(text: str, home: Home) -> None:
         named = _prints(home, "name", "--json", "script.py")
         assert _described("name", named) == set(DESCRIBED["name"][1])
         assert named["prefix"] == document["prefix"]
+        made = _prints(home, "path", "--json", "script.py")
+        assert _described("path", made) == set(DESCRIBED["path"][1])
+        assert made["prefix"] == document["prefix"]
+
+
+def test_what_is_found_in_scripts(home: Home) -> None:
+    home.write("script.py", SCRIPT)
+    home.write("plain.py", "print(1)\n")
+    done = home.cetool("check", "--json", "script.py", "plain.py")
+    assert done.returncode == 1, done.stderr
+    assert _described("check", json.loads(done.stdout)) == set(DESCRIBED["check"][1])
 
 
 def test_what_is_here_and_how_it_is_set(home: Home) -> None:

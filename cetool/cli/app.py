@@ -9,7 +9,7 @@ import typer
 
 from cetool import __version__
 from cetool.__main__ import COMMANDS
-from cetool.cli import collection, environments, run, scripts, settings
+from cetool.cli import checking, collection, editing, environments, run, scripts, settings, tools
 
 #: Options that are cetool's own rather than those of ``run``.
 _OWN_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
@@ -23,10 +23,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run", context_settings=run.CONTEXT)(run.run)
+app.command("exec", context_settings=run.CONTEXT)(tools.execute)
+app.command("shell")(tools.shell)
 app.command("create")(environments.create)
 app.command("name")(environments.name)
+app.command("path")(tools.path)
 app.command("list")(environments.list_environments)
 app.command("show")(scripts.show)
+app.command("init")(editing.init)
+app.command("add")(editing.add)
+app.command("drop")(editing.drop)
+app.command("remove-dep", hidden=True)(editing.drop)
+app.command("convert")(editing.convert)
+app.command("check")(checking.check)
 app.command("gc")(collection.gc)
 app.command("remove")(environments.remove)
 app.command("info")(scripts.info)
