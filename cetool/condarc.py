@@ -120,9 +120,8 @@ def load_condarc(environ: Mapping[str, str], *, root_prefix: str | None = None, 
         items = _merged_sequence(_entries(layers, aliases), environ)
         values[name] = tuple(_absolute(item, environ) for item in items) if name.endswith("_dirs") else items
     for name in _MAPS:
-        values[name] = _merged_map(
-            _entries(layers, (name,)), environ, of_sequences=name.startswith(("custom_m", "mir"))
-        )
+        of_sequences = name.startswith(("custom_m", "mir"))
+        values[name] = _merged_map(_entries(layers, (name,)), environ, of_sequences=of_sequences)
     for name, aliases in _SCALARS.items():
         found = _entries(layers, aliases)
         if found and found[-1].value is not None:

@@ -10,10 +10,8 @@ import os
 import re
 from pathlib import Path
 
+from cetool.condarc import DEFAULT_ALIAS
 from cetool.errors import Location, MetadataError
-
-#: Where the names that are no URLs live unless ``channel_alias`` says otherwise.
-DEFAULT_ALIAS = "https://conda.anaconda.org"
 
 _MOST_SHOWN = 120
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
