@@ -7,108 +7,25 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.editing import ALL, CONDA_SCRIPT, EXECUTE, PEP723, PIXI, Write, reading
 from support.home import Home
 from support.scripts import bound_by_modes, told
 
 from cetool.errors import CetoolError, MetadataError, UsageError
 from cetool.spec.blocks import find_block
-from cetool.spec.converting import DIALECTS, convert_block
-from cetool.spec.document import Document, NotWrittenError, read_document, require_script, write_document
+from cetool.spec.document import NotWrittenError, read_document, require_script, write_document
 from cetool.spec.editing import Change, edit_declaration
-from cetool.spec.environment import EnvironmentSpec
-from cetool.spec.imports import find_imports
 from cetool.spec.matchspecs import spec_name
-from cetool.spec.metadata import ScriptMetadata, read_metadata
-from cetool.spec.source import script_from_text
-from cetool.spec.starting import start_block
-
-EXECUTE = """#!/usr/bin/env python
-# conda execute
-# env:
-#  - python >=3   # why
-## a comment on the specification
-#  - numpy\x20\x20
-#  - pip:
-#     - requests
-# run_with: python -u
-
-print('the rest')
-"""
-FLOW = "# conda execute\n# env: [python >=3, numpy, {pip: [requests]}]\n# run_with: python -u\nprint(1)\n"
-PEP723 = """#!/usr/bin/env -S uv run
-# /// script
-# requires-python = ">=3"
-# dependencies = ["requests"]  # from PyPI
-#
-# [tool.conda]
-# dependencies = [
-#   "numpy",  # fast
-#   'scipy'
-# ]
-# [tool.ruff]
-# line-length = 100
-# ///
-print(1)
-"""
-PIXI = """# /// script
-# [tool.pixi.workspace]
-# channels = ["conda-forge"]
-# [tool.pixi.dependencies]
-# numpy = "*"
-# [tool.pixi.pypi-dependencies]
-# requests = "*"
-# ///
-"""
-CONDA_SCRIPT = """// /// conda-script
-// channels = ["conda-forge"]
-// entrypoint = "node ${SCRIPT}"
-//
-// [dependencies]
-// python = ">=3"
-// numpy = { version = "*" }  # fast
-// [tool.pixi.pypi-dependencies]
-// requests = "*"
-// [tool.cetool]
-// variables = { A = "b" }
-// /// end-conda-script
-let x;
-"""
-ALL = {"execute": EXECUTE, "flow": FLOW, "pep723": PEP723, "pixi": PIXI, "conda-script": CONDA_SCRIPT}
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
     return Write(tmp_path)
-
-
-class Write:
-    """Writes scripts and edits them."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def __call__(self, text: str | bytes, name: str = "s.py") -> Document:
-        path = self.directory / name
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return read_document(path)
-
-    def edited(self, text: str | bytes, /, **change: Sequence[str]) -> str:
-        made = edit_declaration(self(text), Change(**{key: tuple(value) for key, value in change.items()}))
-        return made.document.data.decode()
-
-
-def reading(document: Document) -> ScriptMetadata:
-    return read_metadata(require_script(document))
-
-
-def name_of(document: Document) -> str:
-    return EnvironmentSpec.of(reading(document).requirements).name
 
 
 def changed(old: str, new: str) -> tuple[list[str], list[str]]:
@@ -364,152 +281,6 @@ def test_bytes_outside_the_block_never_change(
     assert again.document.data == made.data
 
 
-# -- conversion -------------------------------------------------------------------------------------------------------
-
-PYTHON_SCRIPTS = {
-    "execute": EXECUTE,
-    "flow": FLOW,
-    "pep723": PEP723.replace("# [tool.ruff]\n# line-length = 100\n", ""),
-    "pixi": PIXI,
-    "conda-script": CONDA_SCRIPT.replace("//", "#")
-    .replace("# #/", "# ///")
-    .replace("#/ ", "/// ")
-    .replace("node", "python"),
-}
-
-
-@pytest.mark.parametrize("to", DIALECTS)
-@pytest.mark.parametrize("text", PYTHON_SCRIPTS.values(), ids=PYTHON_SCRIPTS)
-def test_a_converted_script_has_the_same_environment_and_command(text: str, to: str, write: Write) -> None:
-    old = write(text)
-    new = convert_block(old, DIALECTS[to]).document
-    before, after = reading(old), reading(new)
-    assert after.dialect == DIALECTS[to]
-    assert name_of(new) == name_of(old)
-    outside = [
-        number
-        for number in range(len(old.lines))
-        if not before.lines or not before.lines[0] <= number + 1 <= before.lines[1]
-    ]
-    assert [old.lines[number] for number in outside] == [
-        line
-        for number, line in enumerate(new.lines)
-        if after.lines and not after.lines[0] <= number + 1 <= after.lines[1]
-    ]
-    back = convert_block(write(new.data), before.dialect).document
-    assert name_of(back) == name_of(old)
-    commands = [
-        " ".join(found.run_with or (found.entrypoint or "").split()[:-1]) for found in map(reading, (old, new, back))
-    ]
-    assert len(set(commands)) == 1, commands
-
-
-def test_conversion_tells_what_it_leaves_out(write: Write) -> None:
-    made = convert_block(write(PEP723), DIALECTS["conda-execute"])
-    assert [note for note in made.notes if "tool.ruff" in note]
-    text = made.document.data.decode()
-    assert "# # from PyPI\n# # fast\n" in text
-    kept = convert_block(write(PEP723), DIALECTS["conda-script"]).document.data.decode()
-    assert "# [tool.ruff]\n# line-length = 100\n" in kept
-    compiled = CONDA_SCRIPT.replace("node ${SCRIPT}", "cc ${SCRIPT} && ./a.out")
-    assert [
-        note for note in convert_block(write(compiled, "s.c"), DIALECTS["conda-execute"]).notes if "entrypoint" in note
-    ]
-    with pytest.raises(UsageError, match="for Python"):
-        convert_block(write(CONDA_SCRIPT, "s.js"), DIALECTS["pep723"])
-    settings = '# /// script\n# dependencies = ["six"]\n# [tool.uv]\n# exclude-newer = "2025-01-01"\n# ///\n'
-    assert "exclude-newer" in convert_block(write(settings), DIALECTS["conda-execute"]).notes[0]
-    with pytest.raises(NotWrittenError, match="always has python"):
-        convert_block(write("# conda execute\n# env: [six]\n"), DIALECTS["pep723"])
-
-
-def test_a_comment_below_stays_out_of_the_block(write: Write) -> None:
-    text = "# /// script\n# dependencies = ['six']\n# ///\n# more: words\nprint()\n"
-    new = convert_block(write(text), DIALECTS["conda-execute"]).document.data.decode()
-    assert new.endswith("\n\n# more: words\nprint()\n")
-
-
-# -- a first block ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "dialect", "new"),
-    [
-        ("a.sh", "#!/bin/sh\necho\n", "conda-execute", "#!/bin/sh\n# conda execute\n# env:\n#  - bash\n\necho\n"),
-        ("a.js", "let x", "conda-execute", "// conda execute\n// env:\n//  - nodejs\n\nlet x"),
-        (
-            "a",
-            "#!/usr/bin/env Rscript",
-            "conda-execute",
-            "#!/usr/bin/env Rscript\n# conda execute\n# env:\n#  - r-base",
-        ),
-        ("a.py", "", "conda-execute", "# conda execute\n# env:\n#  - python\n"),
-        (
-            "a.py",
-            "#!/usr/bin/env python\r\n# coding: latin-1\r\n# Licence\r\nimport yaml\r\n",
-            "pep723",
-            "#!/usr/bin/env python\r\n# coding: latin-1\r\n# /// script\r\n"
-            '# dependencies = ["pyyaml"]\r\n# ///\r\n\r\n# Licence\r\nimport yaml\r\n',
-        ),
-        (
-            "a.f90",
-            "end\n",
-            "conda-script",
-            '! /// conda-script\n! channels = ["conda-forge"]\n! entrypoint = "/bin/sh ${SCRIPT}"\n'.replace(
-                '! entrypoint = "/bin/sh ${SCRIPT}"\n', ""
-            )
-            + '!\n! [dependencies]\n! fortran-compiler = "*"\n! /// end-conda-script\n\nend\n',
-        ),
-    ],
-)
-def test_a_block_fits_the_language(name: str, text: str, dialect: str, new: str, write: Write) -> None:
-    made = start_block(write(text, name), DIALECTS[dialect]).document
-    assert made.data.decode() == new
-    assert reading(made).lines
-
-
-def test_a_block_is_not_started_twice_nor_out_of_nothing(write: Write) -> None:
-    with pytest.raises(UsageError, match="has a block already, at line 2"):
-        start_block(write(EXECUTE), DIALECTS["pep723"])
-    with pytest.raises(UsageError, match="nothing is known"):
-        start_block(write("x\n", "a.unknown"), DIALECTS["conda-execute"])
-    made = start_block(write("x\n", "a.unknown"), DIALECTS["conda-execute"], ["hello-bin =1"]).document
-    assert made.data == b"# conda execute\n# env:\n#  - hello-bin =1\n\nx\n"
-    with pytest.raises(UsageError, match="for Python"):
-        start_block(write("x\n", "a.sh"), DIALECTS["pep723"])
-
-
-def test_imports_are_taken_where_they_are_certain(tmp_path: Path) -> None:
-    (tmp_path / "beside.py").touch()
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "inner.py").touch()
-    code = """
-import os, sys, distutils, beside, folder.inner, numpy.linalg as la
-from PIL import Image
-import yaml, sklearn, cv2, bs4, dateutil, something_own, google.cloud
-from typing import TYPE_CHECKING
-if TYPE_CHECKING:
-    import pandas
-else:
-    import scipy
-try:
-    import tomllib
-except ImportError:
-    import tomli as tomllib
-def f():
-    from . import nothing
-    import matplotlib.pyplot
-"""
-    found = find_imports(script_from_text(code, tmp_path / "s.py", "s.py"))
-    assert " ".join(package.conda for package in found.packages) == (
-        "numpy pillow pyyaml scikit-learn opencv beautifulsoup4 python-dateutil scipy matplotlib"
-    )
-    assert [package.pypi for package in found.packages][4] == "opencv-python"
-    assert found.unknown == ("something_own", "google")
-    assert found.optional == ("tomli",)
-    assert find_imports(script_from_text("print 'x'\n", tmp_path / "s.py", "s.py")).problem
-
-
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -584,6 +355,17 @@ def test_a_directory_that_may_not_be_written_is_told(home: Home) -> None:
     assert done.returncode == 125
     assert "cannot be written: Permission denied" in told(done.stderr)[0]
     assert script.read_text() == EXECUTE
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ["[[tool.cetool.env]]\npip = ['six']", "[tool]\npixi.dependencies = { six.version = '1.*', zlib = '*' }"],
+)
+def test_what_a_program_cannot_change_is_left_alone(lines: str, write: Write) -> None:
+    text = "# /// script\n" + "".join(f"# {line}\n" for line in lines.split("\n")) + "# ///\n"
+    for change in (Change(drop=("six",)), Change(("six >=1",), ("six==1",))):
+        with pytest.raises(NotWrittenError, match="nothing was written"):
+            edit_declaration(write(text), change)
 
 
 def test_errors_are_cetools_own(write: Write) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from cetool.errors import MetadataError, UsageError
 from cetool.spec import edit_toml
@@ -22,7 +22,6 @@ from cetool.spec.metadata import nothing_found
 from cetool.spec.nodes import Node
 from cetool.spec.platforms import current_platform, selectors
 from cetool.spec.rendering import Wanted, entrypoint_of, render, toml_value, words_of
-from cetool.spec.source import Script
 
 #: What ``--to`` and ``--dialect`` call the dialects.
 DIALECTS = {"conda-execute": CONDA_EXECUTE, "pep723": PEP723, "conda-script": CONDA_SCRIPT}
@@ -52,7 +51,7 @@ def convert_block(document: Document, dialect: str) -> Edited:
             "a PEP 723 block is for Python, which this script is not",
             hint="Convert it to conda-script or conda-execute.",
         )
-    work = _Conversion(document, script, block, dialect, declaration(block, script))
+    work = _Conversion(document, block, dialect)
     wanted, shared = work.wanted()
     for attempt in work.attempts(wanted):
         new = work.replaced(attempt, shared)
@@ -63,18 +62,18 @@ def convert_block(document: Document, dialect: str) -> Edited:
     return Edited(new, tuple(work.notes))
 
 
-@dataclass
 class _Conversion:
     """A block, what it says, and the dialect that it is to be in."""
 
-    document: Document
-    script: Script
-    block: Block
-    dialect: str
-    before: Declaration
-    notes: list[str] = field(default_factory=list)
-    lost_settings: bool = False
-    lost_command: bool = False
+    def __init__(self, document: Document, block: Block, dialect: str) -> None:
+        self.document = document
+        self.script = require_script(document)
+        self.block = block
+        self.dialect = dialect
+        self.before = declaration(block, self.script)
+        self.notes: list[str] = []
+        self.lost_settings = False
+        self.lost_command = False
 
     def wanted(self) -> tuple[Wanted, str]:
         """What the new block is to say, and the TOML that goes into it as it is."""

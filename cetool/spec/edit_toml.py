@@ -259,6 +259,8 @@ def remove(content: str, path: Path) -> list[Edit]:
         for entry in section.entries:
             if entry.path[:length] == path:
                 edits.append(Edit(line_start(content, entry.start), _after(content, entry.value.end), ""))
+    if not edits:
+        raise UneditableError  # in an array of tables
     return edits
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from cetool.errors import MetadataError, UsageError
 from cetool.spec.blocks import CONDA_EXECUTE, PEP723, Block, find_block
@@ -71,7 +71,7 @@ def edit_declaration(document: Document, change: Change) -> Edited:
         raise nothing_found(script)
     before = declaration(block, script)
     draft = Draft(document, block)
-    work = _Work(draft, script, list(before.requirements.packages), list(before.requirements.pypi))
+    work = _Work(draft, script, before.requirements)
     old_root = draft.root
     try:
         for text in change.packages:
@@ -140,15 +140,15 @@ def _unsafe(script: Script, block: Block, reason: str = "") -> NotWrittenError:
     )
 
 
-@dataclass
 class _Work:
     """The draft, what its requirements are to be, and what there is to say about it."""
 
-    draft: Draft
-    script: Script
-    packages: list[str]
-    pypi: list[str]
-    notes: list[str] = field(default_factory=list)
+    def __init__(self, draft: Draft, script: Script, before: Requirements) -> None:
+        self.draft = draft
+        self.script = script
+        self.packages = list(before.packages)
+        self.pypi = list(before.pypi)
+        self.notes: list[str] = []
 
     def _named(self, kind: str, name: str) -> list[Item]:
         return [item for item in self.draft.items if item.kind == kind and item.name == name]
