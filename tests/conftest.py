@@ -32,6 +32,11 @@ def real_engine(marker: str) -> str | None:
     return next((path for path in candidates if path), None)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--long``: the tests of load and faults at ten times their size."""
+    parser.addoption("--long", action="store_true", help="run the tests of load and faults at ten times their size")
+
+
 def pytest_configure() -> None:
     """Refuse to test the source tree where the installed package is meant to be tested."""
     if os.environ.get("CETOOL_TEST_INSTALLED"):
@@ -48,6 +53,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in items:
                 if item.get_closest_marker(marker):
                     item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def scale(request: pytest.FixtureRequest) -> int:
+    """How many times their usual size the tests of load and faults have: 10 with ``--long``."""
+    return 10 if request.config.getoption("--long") else 1
 
 
 @pytest.fixture(scope="session")

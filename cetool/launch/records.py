@@ -132,7 +132,7 @@ def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths)
     record.places = [text for place in places for text in (place, warm.place_state(place))]
     record.paths = [warm.variable(b"PATH")] if around.by_path or programs else []
     package_records = os.path.dirname(marker)
-    watched = {**programs, **around.configuration, package_records: warm.file_state(package_records)}
+    watched = {package_records: warm.file_state(package_records), **programs, **around.configuration}
     record.watched = [text for pair in watched.items() for text in pair]
     record.expected = _expected(around)
     if around.seen is not None and warm.script_state(os.stat(around.about)) != record.script_state:

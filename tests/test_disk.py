@@ -1,0 +1,301 @@
+"""Disks that are full, may only be read, or lose power: file systems of the tests' own, where mounting is allowed.
+
+The mounts live in a name space of their own, which ends with the process that holds it: nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import random
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from engines import install_fakes
+from support.home import Home
+from support.scripts import assert_unknown_to_conda, shell_script, told
+
+from cetool.cache.marker import MARKER
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="name spaces are Linux's")
+
+SCRIPT = shell_script("hello", "hello-bin, many-files")
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A file system that is the cache directory of a home, seen by the commands that are run through it alone."""
+
+    home: Home
+    holder: int
+    enter: tuple[str, ...]
+
+    def run(self, *command: str | os.PathLike[str]) -> subprocess.CompletedProcess[str]:
+        """Run a command that sees it."""
+        return self.home.run(*self.enter, *command)
+
+    def cetool(self, *words: str | os.PathLike[str]) -> subprocess.CompletedProcess[str]:
+        """Run cetool on it."""
+        return self.run(sys.executable, "-m", "cetool", *words)
+
+    def remount(self, options: str) -> None:
+        """Change the mount's options."""
+        done = self.run("mount", "-o", f"remount,{options}", self.home.cache)
+        assert done.returncode == 0, done.stderr
+
+    @property
+    def root(self) -> Path:
+        """The cache directory as this process sees it."""
+        return Path(f"/proc/{self.holder}/root{self.home.cache}")
+
+    def fill(self) -> None:
+        """Leave no room at all on it."""
+        with contextlib.suppress(OSError), (self.root / "fill").open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    def entries(self, name: str) -> list[str]:
+        """What is in one of the cache's directories."""
+        directory = self.root / name
+        return sorted(os.listdir(directory)) if directory.is_dir() else []
+
+    def used(self) -> tuple[int, int]:
+        """KiB and inodes that are taken."""
+        status = os.statvfs(self.root)
+        return (status.f_blocks - status.f_bfree) * status.f_frsize // 1024, status.f_files - status.f_ffree
+
+    def assert_nothing_half_made(self) -> None:
+        """No environment, lock or leftover of one, and conda knows of none."""
+        assert [self.entries(name) for name in ("envs", "locks", "trash")] == [[], [], []]
+        assert_unknown_to_conda(self.home)
+
+
+@contextlib.contextmanager
+def mounted(home: Home, *mount: str) -> Iterator[Disk]:
+    """A new file system in the place of the cache directory."""
+    root = os.geteuid() == 0
+    space = ["unshare", "--mount", *([] if root else ["--user", "--map-root-user"])]
+    if not all(map(shutil.which, ("unshare", "nsenter", "mount"))):
+        pytest.skip("there is no unshare, nsenter or mount")
+    home.cache.mkdir(exist_ok=True)
+    words = [*space, "sh", "-c", 'mount "$@" && echo mounted && exec sleep 3600', "sh", *mount, str(home.cache)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None and holder.stderr is not None
+            if holder.stdout.readline() != "mounted\n":
+                pytest.skip(f"mounting is not allowed here: {holder.stderr.read().strip()}")
+            user = [] if root else ["--user", "--preserve-credentials"]
+            yield Disk(home, holder.pid, ("nsenter", "--target", str(holder.pid), "--mount", *user))
+        finally:
+            holder.kill()
+
+
+def tmpfs(options: str) -> tuple[str, ...]:
+    """The words with which mount mounts memory."""
+    return ("-t", "tmpfs", "-o", f"mode=700,{options}", "cetool-test")
+
+
+# --- full -----------------------------------------------------------------------------------------------------------
+
+
+def assert_full(disk: Disk, done: subprocess.CompletedProcess[str]) -> None:
+    """It could not be made, which is told in a paragraph, and nothing of it is there."""
+    assert (done.returncode, done.stdout) == (125, ""), done.stderr
+    text = "\n".join(told(done.stderr))
+    assert re.search("disk is full|No space left|no space left on the device|ran out of disk space", text), text
+    assert "Free some" in text, text
+    disk.assert_nothing_half_made()
+
+
+@pytest.mark.parametrize("kind", ["bytes", "inodes"])
+@pytest.mark.parametrize("engine", ["rattler", "micromamba"])
+def test_a_disk_that_is_full_at_every_step(home: Home, engine: str, kind: str, scale: int) -> None:
+    """It gets a little larger each time, until there is room."""
+    if engine != "rattler":
+        install_fakes(home.bin, engine)
+    script = home.write("script.sh", SCRIPT)
+    with mounted(home, *tmpfs("size=1g")) as disk:
+        assert disk.cetool("run", script).returncode == 0
+        kib, inodes = disk.used()
+    whole = kib if kind == "bytes" else inodes
+    steps = (6 if engine == "rattler" else 3) * scale
+    least = 8 if kind == "bytes" else 3
+    limits = [least + (whole - least) * step // steps for step in range(steps)]
+    # what is made first is small: the first steps of all lie close together
+    limits = sorted({*limits, *(least + 8 * step for step in range(3 * scale) if engine == "rattler")})
+    option = "size={}k" if kind == "bytes" else "size=1g,nr_inodes={}"
+    with mounted(home, *tmpfs(option.format(limits[0]))) as disk:
+        failures = 0
+        for limit in [limit for limit in limits if limit < whole * 0.9]:
+            disk.remount(option.format(limit))
+            done = disk.cetool("run", script)
+            if done.returncode == 0:
+                break
+            assert_full(disk, done)
+            failures += 1
+        assert failures >= 2
+        disk.remount(option.format(2 * whole + 100))
+        done = disk.cetool("run", script)
+        assert done.returncode == 0 and done.stdout.startswith("hello from "), done.stderr
+        assert disk.cetool("gc", "--all").returncode == 0
+        disk.assert_nothing_half_made()
+
+
+def test_on_a_full_disk_what_is_there_works_and_room_can_be_made(home: Home) -> None:
+    script, other = home.write("script.sh", SCRIPT), home.write("other.sh", shell_script("hello", "hello-bin, six"))
+    with mounted(home, *tmpfs("size=200m")) as disk:
+        for path in (script, other):
+            assert disk.cetool("run", path).returncode == 0
+        assert disk.cetool("list").returncode == 0
+        shutil.rmtree(disk.root / "spool")
+        disk.fill()
+        for words in (("run", script), (script,)):
+            done = disk.cetool(*words)
+            assert done.returncode == 0 and done.stdout.startswith("hello from ") and done.stderr == ""
+        done = disk.cetool("run", "-v", script)
+        assert done.returncode == 0 and done.stderr.count("could not be noted: ") == 1, done.stderr
+        done = disk.cetool("create", "idna")
+        assert done.returncode == 125
+        assert "cetool gc" in "\n".join(told(done.stderr))
+        done = disk.cetool("list")
+        assert done.returncode == 0 and done.stdout.count("rattler") == 2, done.stderr
+        # what that hint says is to be done can be done
+        done = disk.cetool("gc", "--dry-run")
+        assert done.returncode == 0 and "nothing to remove" in done.stderr, done.stderr
+        done = disk.cetool("gc", "--older-than", "0s")
+        assert done.returncode == 0 and "Removed 2 environments" in done.stderr, done.stderr
+        disk.assert_nothing_half_made()
+        done = disk.cetool("run", script)
+        assert done.returncode == 0 and done.stdout.startswith("hello from "), done.stderr
+        done = disk.cetool("list")
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_cache_on_a_file_system_that_may_only_be_read(home: Home) -> None:
+    script = home.write("script.sh", SCRIPT)
+    with mounted(home, *tmpfs("size=100m")) as disk:
+        for _ in range(2):
+            output = disk.cetool("run", script).stdout
+        disk.remount("ro")
+        for words in (("run", script), (script,)):
+            done = disk.cetool(*words)
+            assert (done.returncode, done.stdout, done.stderr) == (0, output, "")
+        done = disk.cetool("run", "-v", script)
+        assert (done.returncode, done.stdout) == (0, output)
+        assert done.stderr.count("could not be noted: Read-only file system") == 1
+        for command in (("create", "six"), ("run", "--refresh", script), ("gc",), ("remove", script)):
+            done = disk.cetool(*command)
+            assert done.returncode == 125, command
+            told(done.stderr)
+        assert disk.cetool("list").returncode == 0
+        disk.remount("rw")
+        done = disk.cetool("run", "--refresh", script)
+        assert (done.returncode, done.stdout) == (0, output)
+
+
+# --- the power fails ------------------------------------------------------------------------------------------------
+
+#: EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH: from now on nothing reaches the disk, its journal included.
+_SHUTDOWN, _NO_LOG_FLUSH = 0x8004587D, 2
+#: Succeeds in a whole environment only.
+WHOLE = 'test "$(cat "$CONDA_PREFIX"/share/many-files/*.txt | wc -l)" = 400 && hello'
+
+
+def lose_power(disk: Disk) -> None:
+    """Let all be lost that is not on the disk by now."""
+    descriptor = os.open(disk.root, os.O_RDONLY)
+    try:
+        fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+    except OSError as error:
+        pytest.skip(f"a file system cannot be cut off from its disk here: {error}")
+    finally:
+        os.close(descriptor)
+
+
+def sync(disk: Disk) -> None:
+    """Let all reach the disk that was written until now: it would in some seconds anyway."""
+    disk.run("sync", "--file-system", disk.home.cache)
+
+
+def assert_marked_are_whole(disk: Disk) -> None:
+    """Every environment with a marker has all its files, of the sizes that they should have."""
+    for name in disk.entries("envs"):
+        prefix = disk.root / "envs" / name
+        if not (prefix / MARKER).exists():
+            continue
+        for path in (prefix / "conda-meta").glob("*.json"):
+            for entry in json.loads(path.read_bytes())["paths_data"]["paths"]:
+                size = os.lstat(prefix / entry["_path"]).st_size
+                assert size == entry["size_in_bytes"] or (size and entry.get("prefix_placeholder")), entry
+
+
+def test_the_power_fails_at_random_moments(home: Home, scale: int) -> None:
+    """An ext4 is cut off from its disk, while an environment is made or after, and mounted again."""
+    image = home.path / "disk"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    mkfs = shutil.which("mkfs.ext4", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if mkfs is None or home.run(mkfs, "-q", "-F", image).returncode:
+        pytest.skip("there is no mkfs.ext4")
+    moments = random.Random(2)
+    with mounted(home, "-o", "loop", str(image)) as disk:
+        for number in range(6 * scale):
+            script = home.write(
+                "script.sh", shell_script(WHOLE, "hello-bin, many-files", f"# variables: {{N: {number}}}")
+            )
+            words = [*disk.enter, sys.executable, "-m", "cetool", "run", str(script)]
+            with subprocess.Popen(words, env=home.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+                time.sleep(moments.uniform(0.1, 0.4))
+                if number % 2:
+                    sync(disk)
+                    time.sleep(moments.uniform(0, 0.1))
+                lose_power(disk)
+                _, said = process.communicate(timeout=120)
+                assert b"Traceback" not in said and b"defect" not in said, said
+            assert disk.run("umount", home.cache).returncode == 0
+            done = disk.run("mount", "-o", "loop", image, home.cache)
+            assert done.returncode == 0, done.stderr
+            assert_marked_are_whole(disk)
+            done = disk.cetool("run", script)
+            assert done.returncode == 0 and done.stdout.startswith("hello from "), done.stderr
+            assert_marked_are_whole(disk)
+        assert disk.cetool("list").returncode == 0
+        assert disk.cetool("gc", "--all").returncode == 0
+        disk.assert_nothing_half_made()
+
+
+def test_all_is_on_the_disk_before_the_marker_is(home: Home) -> None:
+    """The order of the calls: nothing is written to the environment between the sync of all and its marker."""
+    strace = shutil.which("strace") or pytest.skip("there is no strace")
+    log = home.path / "calls"
+    script = home.write("script.sh", SCRIPT)
+    calls = "trace=%file,syncfs,fsync,fdatasync"
+    done = home.run(strace, "-f", "-y", "-o", log, "-e", calls, sys.executable, "-m", "cetool", "run", script)
+    if "ptrace" in done.stderr:
+        pytest.skip("tracing is not allowed")
+    assert done.returncode == 0, done.stderr
+    lines = log.read_text(errors="replace").splitlines()
+    meta = f"{next((home.cache / 'envs').iterdir())}/conda-meta"
+    at = {
+        name: next(number for number, line in enumerate(lines) if re.search(pattern, line))
+        for name, pattern in {
+            "all": rf"syncfs\(\d+<{meta.removesuffix('/conda-meta')}>\) += 0",
+            "content": rf"fsync\(\d+<{meta}/cetool\.new>\) += 0",
+            "name": rf'rename\w*\(.*"{meta}/cetool\.new",.*"{meta}/cetool"\) += 0',
+            "directory": rf"fsync\(\d+<{meta}>\) += 0",
+        }.items()
+    }
+    assert sorted(at, key=lambda name: at[name]) == ["all", "content", "name", "directory"]
+    writing = re.compile(r"O_WRONLY|O_RDWR|O_CREAT|\b(?:rename|link|unlink|mkdir|symlink|truncate)")
+    for line in lines[at["all"] : at["name"]]:
+        assert not (writing.search(line) and meta.removesuffix("/conda-meta") in line) or "cetool.new" in line, line

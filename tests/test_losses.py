@@ -1,0 +1,100 @@
+"""What somebody, a cleaner of old files or a power cut takes away from environments and from the package cache."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from engines import install_fakes
+from support.home import Home
+from support.scripts import assert_nothing_half_made, environments, shell_script, told
+from support.warm import learn
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="environments as POSIX has them")
+
+
+@pytest.fixture
+def python_script(home: Home) -> Iterator[Path]:
+    """A shell script in an environment with python, run often enough to be warm."""
+    script = home.write("python.sh", shell_script("python -c 'import six' && hello", "hello-bin, python, six"))
+    learn(home, script)
+    learn(home, script)
+    yield script
+
+
+def test_what_somebody_took_away_is_made_anew(home: Home, python_script: Path) -> None:
+    """After warm runs, which look at next to nothing: the run that follows notices, says so in a line, and works."""
+    [name] = environments(home)
+    prefix = home.cache / "envs" / name
+    record = next((prefix / "conda-meta").glob("six-*.json")).name
+    for lost, words in (
+        (f"conda-meta/{record}", r"1 of its \d+ package records are gone"),
+        ("bin/python", "its bin/python is gone"),
+        ("conda-meta/cetool", None),
+        ("conda-meta", None),
+        ("", None),
+    ):
+        target = prefix / lost
+        shutil.rmtree(target) if target.is_dir() and not target.is_symlink() else target.unlink()
+        done = home.cetool(python_script)
+        assert (done.returncode, done.stdout) == (0, f"hello from {prefix}\n"), (lost, done.stderr)
+        lines = done.stderr.splitlines()
+        if words:
+            assert len(lines) == 1 and re.search(
+                rf"the environment {name} is damaged, {words}: it is made anew", lines[0]
+            )
+        else:
+            assert lines == []
+        learn(home, python_script)
+    assert_nothing_half_made(home)
+
+
+def test_a_package_cache_that_is_gone(home: Home, python_script: Path) -> None:
+    """The files that environments share with it are theirs as well; what is missing is fetched again."""
+    [name] = environments(home)
+    packages = home.cache / "pkgs"
+    assert any(path.stat().st_nlink > 1 for path in (home.cache / "envs" / name).rglob("six*") if path.is_file())
+    shutil.rmtree(packages)
+    done = home.cetool(python_script)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert home.cetool("create", "six", "idna").returncode == 0
+    done = home.cetool("run", "--refresh", python_script)
+    assert done.returncode == 0 and done.stdout.startswith("hello from "), done.stderr
+    # files of it that are gone, as a cleaner of old files leaves it, and cut off, as a power cut does
+    for number, path in enumerate(sorted(path for path in packages.rglob("*") if path.is_file())):
+        if number % 3 == 1:
+            path.unlink()
+        elif number % 3 == 2:
+            data = path.read_bytes()
+            path.unlink()  # the environments' own stay
+            path.write_bytes(data[: len(data) // 2 // 4096 * 4096])
+    done = home.cetool("run", "--refresh", python_script)
+    assert done.returncode == 0 and done.stdout.startswith("hello from "), done.stderr
+    assert_nothing_half_made(home)
+
+
+def test_packages_that_a_power_cut_has_cut_off(home: Home, python_script: Path) -> None:
+    """The embedded engine fetches them again; of another's package cache it is told what is wrong with it."""
+    (cached,) = (home.cache / "pkgs").rglob("six.py")
+    for engine in ("rattler", "micromamba"):
+        if engine != "rattler":
+            install_fakes(home.bin, engine)
+            assert home.cetool("create", "--engine", engine, "six").returncode == 0
+            (cached,) = (home.path / ".fake-engine").rglob("six.py")
+        cached.unlink()
+        cached.touch()
+        done = home.cetool("run", "--refresh", "--engine", engine, python_script)
+        if engine == "rattler":
+            assert done.returncode == 0 and done.stdout.startswith("hello from "), done.stderr
+            assert cached.stat().st_size
+        else:
+            assert done.returncode == 125
+            lines = told(done.stderr)
+            assert "is damaged: files of six-" in lines[0] and "Remove" in lines[1]
+            shutil.rmtree(cached.parents[1])
+            assert home.cetool("run", "--refresh", "--engine", engine, python_script).returncode == 0
+    assert_nothing_half_made(home)
