@@ -185,12 +185,13 @@ def _with_version(found: Found, environ: Mapping[str, str]) -> Found:
 def _embedded(with_version: bool) -> Found:
     if importlib.util.find_spec("rattler") is None:
         return Found("rattler", None, "built in", problem="py-rattler is not installed")
-    version = None
-    if with_version:
-        from importlib.metadata import version as installed_version
-
-        version = installed_version("py-rattler")
-    return Found("rattler", None, "built in", version=version)
+    if not with_version:
+        return Found("rattler", None, "built in")
+    try:
+        import rattler  # it would be loaded next; the metadata of distributions take long to read
+    except ImportError as error:
+        return Found("rattler", None, "built in", problem=f"py-rattler does not load: {error}")
+    return Found("rattler", None, "built in", version=str(rattler.__version__))
 
 
 def _candidates(name: str, environ: Mapping[str, str]) -> Iterator[_Candidate]:

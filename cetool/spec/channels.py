@@ -19,7 +19,9 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*\Z")
 # user:secret@ in any URL, the /t/TOKEN of anaconda.org's private channels, tokens and signatures in a query; each takes
 # time in proportion to the text, whatever is in it
 _USERINFO = re.compile(r"(://)[^/\s@\"']*@")
-_TOKEN = re.compile(r"(://[^/\s\"']*(?:/[^/\s\"']*){0,30}?)/t/[^/\s\"']+")
+_TOKEN = re.compile(r"(://[^/\s\"']*(?:/[^/\s\"']*){0,30}?)/t/(?!\*\*\*)[^/\s\"']+")
+#: Tokens in one URL; nobody has two, but what is left of a third would be shown.
+_MOST_TOKENS = 8
 _QUERY = re.compile(
     r"([?&](?:token|auth|access_token|private_token|api_key|key|password|sig|signature|x-(?:amz|goog)-[a-z-]+)=)"
     r"[^&\s\"'\]]+",
@@ -29,12 +31,22 @@ _QUERY = re.compile(
 
 def strip_credentials(text: str) -> str:
     """The text with the credentials of every URL in it removed: what is stored and hashed."""
-    return _QUERY.sub(r"\1", _TOKEN.sub(r"\1", _USERINFO.sub(r"\1", text)))
+    return _QUERY.sub(r"\1", _without_tokens(_USERINFO.sub(r"\1", text), ""))
 
 
 def redact(text: str) -> str:
     """The text with the credentials of every URL in it replaced by ``***``: for messages and logs."""
-    return _QUERY.sub(r"\1***", _TOKEN.sub(r"\1/t/***", _USERINFO.sub(r"\1***@", text)))
+    return _QUERY.sub(r"\1***", _without_tokens(_USERINFO.sub(r"\1***@", text), "/t/***"))
+
+
+def _without_tokens(text: str, instead: str) -> str:
+    """The text with every ``/t/TOKEN`` of its URLs replaced; one URL may have several, of which a pass finds one."""
+    for _ in range(_MOST_TOKENS):
+        kept = text
+        text = _TOKEN.sub(rf"\1{instead}", kept)
+        if text == kept:
+            break
+    return text
 
 
 def file_url(path: str, base_dir: str | os.PathLike[str], *, where: Location | None = None) -> str:
