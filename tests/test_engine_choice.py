@@ -64,6 +64,20 @@ def test_usual_places(home: Home, env: dict[str, str]) -> None:
     assert choose("conda", env)[0].version == "26.7.1"
 
 
+def test_an_installation_that_records_the_version_is_not_asked(home: Home, env: dict[str, str]) -> None:
+    """conda takes long to tell it; `info` asks all the same."""
+    root = home.path / "miniforge3"
+    home.write("miniforge3/bin/conda", "#!/bin/sh\nexit 3\n", executable=True)
+    for record in ("conda-26.5.0-py312_0", "conda-libmamba-solver-26.4.1-pyhd8ed1ab_0", "python-3.12.1-h_0"):
+        home.write(f"miniforge3/conda-meta/{record}.json", "{}")
+    engine, reason = choose("conda", env)
+    assert (engine.name, engine.version) == ("conda", "26.5.0") and str(root) in reason
+    assert found("conda", env, with_versions=True).problem is not None
+    home.write("miniforge3/conda-meta/conda-26.6.0-py312_0.json", "{}")  # two: something is wrong there
+    with pytest.raises(EngineError):
+        choose("conda", env)
+
+
 def test_what_merely_bears_the_name_is_passed_over(home: Home, env: dict[str, str]) -> None:
     """PyPI's mamba is a test runner; a program that does not start is none."""
     home.write("bin/mamba", "#!/bin/sh\necho 0.11.3\n", executable=True)
