@@ -50,15 +50,7 @@ def create(
     trust_cache_dir: options.TrustCacheDir = False,
 ) -> None:
     """Make an environment from match specs or files, and print its prefix."""
-    session = Session(
-        {
-            "verbosity": options.verbosity(verbose, quiet),
-            "engine": engine,
-            "channels": tuple(channel) if channel else None,
-            "offline": offline or None,
-            "trust-cache-dir": trust_cache_dir or None,
-        }
-    )
+    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
     requirements = requirements_of(specs or [], file or [])
     print_line(str(create_environment(requirements, session, refresh=refresh)))
 

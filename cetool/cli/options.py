@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from cetool.cli.session import Session
+
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say what is done, and with what.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
 EngineName = Annotated[
@@ -38,3 +40,18 @@ def verbosity(verbose: bool, quiet: bool) -> str | None:
     if verbose and quiet:
         raise typer.BadParameter("--verbose and --quiet exclude each other.")
     return "verbose" if verbose else "quiet" if quiet else None
+
+
+def open_session(
+    channel: list[str] | None, verbosity: str | None, engine: str | None, offline: bool, trust_cache_dir: bool
+) -> Session:
+    """The session that the options of a command that may make an environment stand for."""
+    return Session(
+        {
+            "verbosity": verbosity,
+            "engine": engine,
+            "channels": tuple(channel) if channel else None,
+            "offline": offline or None,
+            "trust-cache-dir": trust_cache_dir or None,
+        }
+    )

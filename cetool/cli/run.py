@@ -8,7 +8,6 @@ import typer
 
 from cetool.cli import options
 from cetool.cli.execution import RunOptions, run_source
-from cetool.cli.session import Session
 from cetool.cli.sources import open_source, source_of_lines
 from cetool.errors import UsageError
 
@@ -45,15 +44,7 @@ def run(
     insecure: Annotated[bool, typer.Option("--insecure", help="Let a script come over plain http.")] = False,
 ) -> None:
     """Run a script in the conda environment that it declares."""
-    session = Session(
-        {
-            "verbosity": options.verbosity(verbose, quiet),
-            "engine": engine,
-            "channels": tuple(channel) if channel else None,
-            "offline": offline or None,
-            "trust-cache-dir": trust_cache_dir or None,
-        }
-    )
+    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
     words = [*([] if target is None else [target]), *(arguments or [])]
     if code:
         source, words = source_of_lines(words), []

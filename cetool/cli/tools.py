@@ -77,7 +77,7 @@ def execute(
     trust_cache_dir: options.TrustCacheDir = False,
 ) -> None:
     """Run a program out of a conda package, in an environment of its own."""
-    session = _session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
+    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
     wanted = Tool(tool, "") if spec else read_tool(tool)
     specs = spec or [wanted.spec]
     requirements = canonical_requirements(specs)
@@ -154,7 +154,7 @@ def shell(
     insecure: _Insecure = False,
 ) -> None:
     """Open a shell in the environment of a script, or of match specs."""
-    session = _session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
+    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
     wanted = _wanted("shell", target, spec, session, RunOptions(tuple(extra or ()), env_file), insecure=insecure)
     session.voice.block(specification(wanted.metadata, session.store.prefix(wanted.spec.name)))
     lease = session.environment(
@@ -201,7 +201,7 @@ def path(
     insecure: _Insecure = False,
 ) -> None:
     """Print the prefix of the environment of a script, or of match specs, made if it is missing: for editors."""
-    session = _session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
+    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
     wanted = _wanted("path", target, spec, session, RunOptions(tuple(extra or ()), env_file), insecure=insecure)
     lease = session.environment(
         wanted.metadata.requirements, wanted.spec, refresh=refresh, purpose=f"for the path of {wanted.label}"
@@ -237,20 +237,6 @@ class _Wanted:
     spec: EnvironmentSpec
     label: str
     noted: str
-
-
-def _session(
-    channel: list[str] | None, verbosity: str | None, engine: str | None, offline: bool, trust_cache_dir: bool
-) -> Session:
-    return Session(
-        {
-            "verbosity": verbosity,
-            "engine": engine,
-            "channels": tuple(channel) if channel else None,
-            "offline": offline or None,
-            "trust-cache-dir": trust_cache_dir or None,
-        }
-    )
 
 
 def _wanted(
