@@ -40,8 +40,7 @@ VERBOSE = ("-v", "--verbose")
 
 def main() -> "NoReturn":
     """``cetool``: become the script that is named, or obey the command line and end with its status."""
-    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
-        _keep_clear_of_standard_streams()
+    _keep_clear_of_standard_streams()
     words = sys.argv[1:]
     named = words[:1] == ["run"]
     at = _script_in(words, 1 if named else 0)
@@ -65,8 +64,7 @@ def main() -> "NoReturn":
 
 def exec_main() -> "NoReturn":
     """``cex``, which is short for ``cetool exec``."""
-    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
-        _keep_clear_of_standard_streams()
+    _keep_clear_of_standard_streams()
     words = sys.argv[1:]
     _try_warm_tool(words)
 
@@ -80,8 +78,7 @@ def exec_main() -> "NoReturn":
 
 def execute_main() -> "NoReturn":
     """``conda-execute``, as conda-execute was called."""
-    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
-        _keep_clear_of_standard_streams()
+    _keep_clear_of_standard_streams()
     words = sys.argv[1:]
     at = _script_in(words, 0)
     if at < len(words):
@@ -97,6 +94,7 @@ def execute_main() -> "NoReturn":
 
 def tmpenv_main() -> "NoReturn":
     """``conda-tmpenv``, as conda-execute's other program was called."""
+    _keep_clear_of_standard_streams()
 
     def obey() -> int:
         from cetool.cli.compat import tmpenv
@@ -185,8 +183,9 @@ def _keep_clear_of_standard_streams() -> None:
 
     What takes its place is closed again by exec: the script finds the stream as the caller left it.
     """
-    while os.open(os.devnull, os.O_RDWR) <= 2:
-        pass
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        while os.open(os.devnull, os.O_RDWR) <= 2:
+            pass
 
 
 def _interrupt(number: int, frame: "FrameType | None") -> None:

@@ -240,7 +240,8 @@ def test_bytes_outside_the_block_never_change(
     channels: list[str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    lines = [*before, "", *block.split("\n"), "", *after]
+    # not blank lines: a blank line that ends in \n, after a line that ends in \r, is no line but the rest of a \r\n
+    lines = [*before, "x", *block.split("\n"), "x", *after]
     ended = [line + ends[index % len(ends)] for index, line in enumerate(lines)]
     text = "".join(ended) if last else "".join(ended)[: -len(ends[(len(lines) - 1) % len(ends)])]
     path = tmp_path_factory.getbasetemp() / f"h{os.getpid()}.py"

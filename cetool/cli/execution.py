@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from cetool.cache.locks import FileLock
 from cetool.cache.notes import touch_shared
@@ -28,6 +28,9 @@ from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.metadata import ScriptMetadata, metadata_from_file, read_metadata
 from cetool.spec.source import Script
 
+if TYPE_CHECKING:  # few scripts have an entrypoint
+    from cetool.launch.shell import Entrypoint
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -48,11 +51,12 @@ def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) ->
 def run_source(source: Source, arguments: Sequence[str], session: Session, how: RunOptions) -> NoReturn:
     """Run a script in its environment, made where it is missing. Does not return: cetool becomes the script."""
     metadata, spec = read_declaration(source, session, how)
+    entry = None
     if metadata.entrypoint is not None:
         from cetool.launch.shell import parse_entrypoint
 
         # what is wrong with it is told before anything is made
-        parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
+        entry = parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
     session.voice.block(specification(metadata, session.store.prefix(spec.name)))
     lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=f"for {source.script.name}")
     held = [lease.lock]
@@ -69,8 +73,8 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
     if how.activate:
         environ, steps = activated_environ(activation, session.environ)
     run = _Run(source, session, how, lease, metadata, activation, path, environ, steps, held)
-    if metadata.entrypoint is not None:
-        _become_entrypoint(run, metadata.entrypoint, arguments)
+    if entry is not None:
+        _become_entrypoint(run, entry, arguments)
     _become_command(run, arguments)
 
 
@@ -122,11 +126,10 @@ def _become_command(run: _Run, arguments: Sequence[str]) -> NoReturn:
     exec_command(Command(argv[0], (*argv, name, *arguments), run.environ, run.steps), keep=run.descriptors)
 
 
-def _become_entrypoint(run: _Run, entrypoint: str, arguments: Sequence[str]) -> NoReturn:
+def _become_entrypoint(run: _Run, entry: Entrypoint, arguments: Sequence[str]) -> NoReturn:
     """Run the script by conda-script's ``entrypoint``."""
-    from cetool.launch.shell import Surroundings, parse_entrypoint, run_entrypoint, simple_argv
+    from cetool.launch.shell import Surroundings, run_entrypoint, simple_argv
 
-    entry = parse_entrypoint(entrypoint, entrypoint_place(run.metadata, run.source.script))
     script, prefix = Path(warm.absolute(run.path)), run.lease.prefix
     cache = ScriptStore(run.session.paths.scripts).hold_cache_dir(script)
     run.held.append(cache.lock)

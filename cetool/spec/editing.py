@@ -6,7 +6,6 @@ everything else as before; bytes outside the block are never touched.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -262,8 +261,3 @@ def requirements_change(specs: Iterable[str], channels: Iterable[str], *, pypi: 
     if not texts and not change.channels:
         raise UsageError("nothing was named to be added", hint="Give match specs, or --channel.")
     return change
-
-
-def script_directory(document: Document) -> str:
-    """Where relative paths in the script's block start from."""
-    return os.fspath(document.path.parent)
