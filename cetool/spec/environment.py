@@ -58,6 +58,22 @@ class Requirements:
     variables: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 (64 hex digits) of what was asked for, by which a lock knows whether it was made for this.
+
+        Channels that were left open stay so: what another machine's configuration puts there is no other request.
+        Variables take no part, for they choose no packages; nor do credentials.
+        """
+        asked: dict[str, Any] = {
+            "packages": sorted({strip_credentials(spec) for spec in self.packages}),
+            "pypi": sorted({strip_credentials(requirement) for requirement in self.pypi}),
+            "pypi-settings": self.pypi_settings.as_dict() if self.pypi else {},
+        }
+        if self.channels is not None:
+            asked["channels"] = [strip_credentials(channel) for channel in dict.fromkeys(self.channels)]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
     def plus(self, other: Requirements) -> Requirements:
         """These and the other's as well; the other's channels and PyPI settings win where it has some."""
         return Requirements(
@@ -77,6 +93,10 @@ class EnvironmentSpec:
     ``packages`` are canonical match specs, sorted and without repeats; ``channels`` keep their order, which is their
     priority; ``virtual_packages`` are pairs like ``("__cuda", "12.4")`` that replace what the machine would report
     (conda's ``CONDA_OVERRIDE_*``).
+
+    Where a lock says which packages exactly, ``explicit`` are its lines of an explicit spec (CEP 23) in topological
+    order and ``explicit_pypi`` its direct references (PEP 508): then nothing is solved, and ``packages``, ``channels``
+    and ``pypi`` only tell what the lock was made for.
     """
 
     packages: tuple[str, ...]
@@ -85,6 +105,13 @@ class EnvironmentSpec:
     pypi_settings: PypiSettings = field(default_factory=PypiSettings)
     variables: tuple[tuple[str, str], ...] = ()
     virtual_packages: tuple[tuple[str, str], ...] = ()
+    explicit: tuple[str, ...] = ()
+    explicit_pypi: tuple[str, ...] = ()
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a lock says which packages exactly."""
+        return bool(self.explicit or self.explicit_pypi)
 
     @classmethod
     def of(
@@ -113,8 +140,12 @@ class EnvironmentSpec:
         """SHA-256 of the canonical form, 64 hex digits.
 
         Of a plain request for the default channel it is taken over the sorted specs joined by newlines, as
-        conda-execute did; whatever else is asked for follows in a second part. Credentials take no part in it.
+        conda-execute did; whatever else is asked for follows in a second part. Credentials take no part in it. Of a
+        locked one it is taken over the locked packages and the variables alone: equal locks are one environment.
         """
+        if self.is_locked:
+            lines = sorted(strip_credentials(line) for line in (*self.explicit, *self.explicit_pypi))
+            return hashlib.sha256("\n".join(["@EXPLICIT", *lines, repr(self.variables)]).encode()).hexdigest()
         text = "\n".join(strip_credentials(spec) for spec in self.packages)
         extra = {key: value for key, value in self._as_dict().items() if key != "packages"}
         if extra.get("channels") == [DEFAULT_CHANNEL]:
@@ -136,6 +167,8 @@ class EnvironmentSpec:
             "pypi-settings": self.pypi_settings.as_dict(),
             "variables": dict(self.variables),
             "virtual-packages": dict(self.virtual_packages),
+            "explicit": list(map(strip_credentials, self.explicit)),
+            "explicit-pypi": list(map(strip_credentials, self.explicit_pypi)),
         }
         return {key: value for key, value in pairs.items() if value}
 
@@ -159,6 +192,8 @@ class EnvironmentSpec:
             ),
             variables=tuple(sorted((str(k), str(v)) for k, v in data.get("variables", {}).items())),
             virtual_packages=tuple(sorted((str(k), str(v)) for k, v in data.get("virtual-packages", {}).items())),
+            explicit=tuple(str(line) for line in data.get("explicit", [])),
+            explicit_pypi=tuple(str(line) for line in data.get("explicit-pypi", [])),
         )
 
     def redacted(self) -> EnvironmentSpec:
@@ -168,4 +203,6 @@ class EnvironmentSpec:
             packages=tuple(map(strip_credentials, self.packages)),
             channels=tuple(map(strip_credentials, self.channels)),
             pypi=tuple(map(strip_credentials, self.pypi)),
+            explicit=tuple(map(strip_credentials, self.explicit)),
+            explicit_pypi=tuple(map(strip_credentials, self.explicit_pypi)),
         )

@@ -1,0 +1,1 @@
+"""Which packages exactly: lock files of every format, from one model and back."""
