@@ -15,8 +15,9 @@ from benchmarks.measure import Case
 from benchmarks.scene import Scene
 from cetool.cache.marker import FROZEN, MARKER, Marker
 from cetool.cache.notes import ACTIVE
+from cetool.cache.spool import note_made
 from cetool.cache.store import Store
-from cetool.cache.usage import UsageLog, open_usage_log
+from cetool.cache.usage import open_usage_log
 from cetool.paths import Paths
 from cetool.spec.environment import EnvironmentSpec
 
@@ -79,7 +80,7 @@ def fill(root: Path, environments: int, runs: int, tell: Callable[[str], None]) 
     draw = random.Random(0)
     now = time.time()
     with open_usage_log(paths, Store(paths), warn=tell) as usage:
-        ages = [_make_environment(paths, usage, number, now, draw) for number in range(environments)]
+        ages = [_make_environment(paths, number, now, draw) for number in range(environments)]
         tell(f"{environments:,} environments made")
         _write_notes(paths, ages, runs, now, draw)
         tell(f"{runs:,} runs noted")
@@ -92,7 +93,7 @@ def _spec(number: int) -> EnvironmentSpec:
     return EnvironmentSpec((f"package-{number}", "python >=3"))
 
 
-def _make_environment(paths: Paths, usage: UsageLog, number: int, now: float, draw: random.Random) -> tuple[str, float]:
+def _make_environment(paths: Paths, number: int, now: float, draw: random.Random) -> tuple[str, float]:
     """An environment in small, with all that cetool keeps of it; its name, and seconds since its last use."""
     spec = _spec(number)
     prefix = paths.envs / spec.name
@@ -123,7 +124,7 @@ def _make_environment(paths: Paths, usage: UsageLog, number: int, now: float, dr
         (prefix / name).write_text(text, encoding="utf-8")
     (paths.locks / f"{spec.name}.lock").touch(0o600)
     (paths.launch / f"{number:032x}").write_text("a record of another script\n", encoding="utf-8")
-    usage.add_environment(spec.name, marker)
+    note_made(paths.spool, spec.name)
     return spec.name, unused
 
 
@@ -131,7 +132,7 @@ def _write_notes(paths: Paths, ages: list[tuple[str, float]], runs: int, now: fl
     """Notes of that many runs, as the spool has them, spread evenly over the environments, the latest last."""
     host = os.uname().nodename
     kept = 30 * _DAY
-    with (paths.spool / ACTIVE).open("w", encoding="utf-8") as file:
+    with (paths.spool / ACTIVE).open("a", encoding="utf-8") as file:
         for number in range(runs):
             name, unused = ages[number % len(ages)]
             since = unused + (kept - unused) * (1 - number / runs)

@@ -7,14 +7,15 @@ Reference: https://docs.conda.io/projects/conda/en/stable/user-guide/configurati
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from cetool.errors import ConfigError, Location
 
@@ -56,8 +57,7 @@ _SCALARS = {
 }
 
 
-@dataclass(frozen=True)
-class Condarc:
+class Condarc(NamedTuple):
     """conda's configuration, merged. Sequences are in order of priority; what nothing sets has conda's own default.
 
     ``channels`` and the other names are as written (``${VAR}`` replaced), credentials included: they are not for
@@ -69,30 +69,29 @@ class Condarc:
 
     channels: tuple[str, ...] = ()
     channel_alias: str = DEFAULT_ALIAS
-    custom_channels: Mapping[str, str] = field(default_factory=dict)
-    custom_multichannels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    custom_channels: Mapping[str, str] = MappingProxyType({})
+    custom_multichannels: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     default_channels: tuple[str, ...] = ()
     allowlist_channels: tuple[str, ...] = ()
     denylist_channels: tuple[str, ...] = ()
     channel_priority: str = "flexible"
-    mirrored_channels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    mirrored_channels: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     offline: bool = False
     pkgs_dirs: tuple[str, ...] = ()
     envs_dirs: tuple[str, ...] = ()
     ssl_verify: bool | str = True
     client_ssl_cert: str | None = None
-    proxy_servers: Mapping[str, str] = field(default_factory=dict)
+    proxy_servers: Mapping[str, str] = MappingProxyType({})
     remote_connect_timeout_secs: float | None = None
     remote_read_timeout_secs: float | None = None
     remote_max_retries: int | None = None
     create_default_packages: tuple[str, ...] = ()
     pinned_packages: tuple[str, ...] = ()
-    section: Mapping[str, tuple[Any, Location]] = field(default_factory=dict)
+    section: Mapping[str, tuple[Any, Location]] = MappingProxyType({})
     sources: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     """One key of one source: its value, where it stands, and the ``#!`` flags on it and on its items."""
 
     value: Any
@@ -234,13 +233,21 @@ def _absolute(path: str, environ: Mapping[str, str]) -> str:
 
 
 def _read(path: Path) -> _Layer:
+    try:
+        return _parse(str(path), path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=Location(str(path))) from None
+
+
+@functools.lru_cache(maxsize=64)
+def _parse(place: str, content: bytes) -> _Layer:
+    """A file's entries; one run asks for the same files several times, each time for another reader's view of them."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-    place = str(path)
     hint = "Mend the file; `conda config --validate` checks it."
     try:
-        data = YAML(typ="rt").load(path.read_text(encoding="utf-8-sig"))
+        data = YAML(typ="rt").load(content.decode("utf-8-sig"))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = None if mark is None else mark.line + 1
@@ -248,8 +255,6 @@ def _read(path: Path) -> _Layer:
     except (YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"not valid YAML: {reason}", where=Location(place), hint=hint) from None
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=Location(place)) from None
     if data is None:
         return {}
     if not isinstance(data, Mapping):

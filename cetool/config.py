@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cetool.condarc import Condarc, load_condarc
 from cetool.config_file import plain_value, read_config_file
@@ -24,8 +23,7 @@ ENGINES = ("mamba", "micromamba", "conda", "rattler")
 BUILT_IN = "built-in"
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """The settings in force.
 
     ``remove_if_unused_for`` counts hours, ``stall_timeout`` seconds, ``max_size`` bytes (None: no limit). ``engine`` is
@@ -47,8 +45,7 @@ class Settings:
     pkg_dir: Path | None = None
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """A setting's value and where it came from: ``built-in``, ``FILE:LINE``, a variable's or an option's name.
 
     ``raw`` is the value as it was written there; neither it nor the value is free of credentials.
@@ -59,8 +56,7 @@ class Origin:
     raw: object = None
 
 
-@dataclass(frozen=True)
-class LoadedSettings:
+class LoadedSettings(NamedTuple):
     """The settings, the origin of each by key, and conda's configuration, which was read on the way."""
 
     settings: Settings
@@ -70,7 +66,7 @@ class LoadedSettings:
 
 
 #: The built-in settings, by key (``env-dir``: as files and options spell it).
-DEFAULTS: dict[str, object] = {item.name.replace("_", "-"): item.default for item in fields(Settings)}
+DEFAULTS: dict[str, object] = {name.replace("_", "-"): value for name, value in Settings()._asdict().items()}
 KEYS = tuple(DEFAULTS)
 
 
@@ -82,8 +78,7 @@ class _Wrong(ValueError):
         self.hint = hint
 
 
-@dataclass(frozen=True)
-class _Context:
+class _Context(NamedTuple):
     """What values are read with: the variables, conda's configuration, and whether they stand in a file."""
 
     environ: Mapping[str, str]

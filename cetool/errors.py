@@ -6,7 +6,7 @@ paragraph on standard error and exits with its status. Anything else that escape
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 #: cetool's own failures, so that a script's exit status is never mistaken for one of them (as env(1) and timeout(1)
 #: do).
@@ -19,8 +19,7 @@ EXIT_NOT_FOUND = 127
 EXIT_USAGE = 2
 
 
-@dataclass(frozen=True)
-class Location:
+class Location(NamedTuple):
     """A place in a file that a message points at; ``line`` counts from 1, None stands for the whole file."""
 
     path: str

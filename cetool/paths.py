@@ -11,8 +11,8 @@ import os
 import stat
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cetool.errors import StoreError
 
@@ -26,8 +26,7 @@ _TRUST = (
 )
 
 
-@dataclass(frozen=True)
-class Paths:
+class Paths(NamedTuple):
     """The absolute paths of all that cetool keeps; none of them needs to exist.
 
     ``envs``, ``locks`` and ``trash`` are on one file system and move together with the setting ``env-dir``, so that all

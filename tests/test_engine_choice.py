@@ -188,6 +188,6 @@ def test_what_is_complete(tmp_path: Path) -> None:
     (tmp_path / "bin" / "a").symlink_to("nowhere")
     (tmp_path / "bin" / "b").touch()
     (meta / "cetool.json").write_text("{}")
-    assert check_complete(tmp_path) == 1
+    assert check_complete(tmp_path)[0] == 1
     record.unlink()
-    assert check_complete(tmp_path, expect_packages=False) == 0
+    assert check_complete(tmp_path, expect_packages=False)[0] == 0

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class World:
             log=self.home.path / "engine.log",
             stall_timeout=60,
         )
-        return replace(base, **changes)
+        return base._replace(**changes)
 
     @property
     def log(self) -> str:

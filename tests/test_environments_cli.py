@@ -102,6 +102,7 @@ def test_an_environment_is_frozen_private_and_tells_what_it_is(settled: Home) ->
     assert (marker["name"], marker["prefix"], marker["engine"]) == (prefix.name, str(prefix), "rattler")
     for directory in (settled.cache, settled.cache / "envs", settled.cache / "locks", settled.cache / "logs"):
         assert directory.stat().st_mode & 0o777 == 0o700, directory
+    settled.cetool("list")  # takes what was noted into the log
     for path in (settled.cache / "usage.sqlite3", *(settled.cache / "logs").iterdir()):
         assert path.stat().st_mode & 0o077 == 0, path
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ from support.cache import (
     start,
 )
 
-from cetool.cache.marker import MARKER, read_marker, write_marker
+from cetool.cache.marker import MARKER, Settling, read_marker, write_marker
 from cetool.cache.store import Store
 from cetool.errors import StoreError
 from cetool.paths import Paths
@@ -89,8 +88,9 @@ def test_a_moved_or_copied_environment_is_absent(tmp_path: Path) -> None:
 def test_a_marker_keeps_all_that_a_spec_has(tmp_path: Path) -> None:
     prefix = tmp_path / "prefix"
     make_files(prefix)
-    spec = replace(small_spec(), pypi=("six",), variables=(("A", "\ud800 ü\n"),), virtual_packages=(("__cuda", "12"),))
-    marker = replace(marker_for(prefix, small_spec()), spec=spec, engine="mamba")
+    spec = small_spec()._replace(pypi=("six",), variables=(("A", "\ud800 ü\n"),), virtual_packages=(("__cuda", "12"),))
+    marker = marker_for(prefix, small_spec())._replace(spec=spec, engine="mamba")
+    Settling(prefix).finish()
     write_marker(prefix, marker)
     assert read_marker(prefix) == marker
     assert json.loads((prefix / "conda-meta/frozen").read_text())["message"]

@@ -28,7 +28,7 @@ from support.cache import (
 
 from cetool.cache import usage_database
 from cetool.cache.processes import is_running, prefixes_in_use, start_time
-from cetool.cache.spool import note_use, read_uses, taken_files
+from cetool.cache.spool import note_made, note_use, read_uses, taken_files
 from cetool.errors import StoreError
 
 NAME = small_spec().name
@@ -150,7 +150,8 @@ def test_uses_before_the_environment_is_known(tmp_path: Path) -> None:
     with usage_log(tmp_path) as log:
         assert log.rows()[NAME].runs == 1
         log.forget(NAME)
-        log.add_environment(NAME, made(tmp_path).marker)
+        note_made(tmp_path / "spool", NAME)
+        log.take_in()
         assert log.rows()[NAME].runs == 0
     assert _scripts(tmp_path) == ["first"]
 

@@ -13,9 +13,9 @@ import errno
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cetool.spec.environment import EnvironmentSpec
 
@@ -30,8 +30,7 @@ _FROZEN_MESSAGE = (
 )
 
 
-@dataclass(frozen=True)
-class Marker:
+class Marker(NamedTuple):
     """What is known of a complete environment.
 
     ``name`` is the spec's; ``prefix`` the directory it was made for (a prefix cannot be moved); ``subdir`` conda's name
@@ -53,7 +52,7 @@ class Marker:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"schema": MARKER_SCHEMA, **asdict(self), "spec": self.spec.as_dict()}
+        return {"schema": MARKER_SCHEMA, **self._asdict(), "spec": self.spec.as_dict()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Marker:
@@ -63,20 +62,24 @@ class Marker:
         """
         if data["schema"] != MARKER_SCHEMA:
             raise ValueError(f"schema {data['schema']!r}")
-        values = {name: data[name] for name in cls.__dataclass_fields__}
+        values = {name: data[name] for name in cls._fields}
         for name, value in values.items():
-            if name != "spec" and not _is_of_kind(value, cls.__dataclass_fields__[name].type):
+            if name != "spec" and not _is_of_kind(value, _NUMBERS.get(name)):
                 raise TypeError(f"{name} is {value!r}")
         return cls(**{**values, "spec": EnvironmentSpec.from_dict(data["spec"])})
 
 
-def _is_of_kind(value: object, kind: object) -> bool:
-    """Whether a JSON value is what the field is annotated as: the annotation is text, ``str``, ``int`` or ``float``."""
-    if kind == "str":
+#: The fields of a marker that are no text.
+_NUMBERS: dict[str, type] = {"created": float, "seconds": float, "packages": int, "size": int}
+
+
+def _is_of_kind(value: object, number: type | None) -> bool:
+    """Whether a JSON value is of that kind of number, or text without NUL for None."""
+    if number is None:
         return isinstance(value, str) and "\0" not in value
     # an SQLite integer has 64 bits, and a float that is no number compares with nothing
-    number = isinstance(value, int if kind == "int" else (int, float)) and not isinstance(value, bool)
-    return number and isinstance(value, (int, float)) and 0 <= value < 2**63
+    fits = isinstance(value, int if number is int else (int, float)) and not isinstance(value, bool)
+    return fits and isinstance(value, (int, float)) and 0 <= value < 2**63
 
 
 def read_marker(prefix: Path) -> Marker | None:
@@ -89,14 +92,48 @@ def read_marker(prefix: Path) -> Marker | None:
         return None
 
 
+class Settling:
+    """Freezes an environment (CEP 22) and brings all of it to the disk: before the marker, so that none is forged.
+
+    The disk works by itself: who begins when all is written can go on meanwhile.
+    """
+
+    def __init__(self, prefix: Path) -> None:
+        self._prefix = prefix
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def start(self) -> None:
+        """Begin, or begin anew where something was written since. Raises OSError."""
+        if self._thread is not None:
+            self._thread.join()
+        frozen = json.dumps({"message": _FROZEN_MESSAGE}) + "\n"
+        (self._prefix / FROZEN).write_text(frozen, encoding="utf-8")
+        self._thread = threading.Thread(target=self._sync, name="cetool-sync", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Return when it is on the disk. Raises OSError where it could not be brought there."""
+        if self._thread is None:
+            self.start()
+        assert self._thread is not None
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _sync(self) -> None:
+        self._error = None
+        try:
+            _sync_file_system(self._prefix)
+        except OSError as error:
+            self._error = error
+
+
 def write_marker(prefix: Path, marker: Marker) -> None:
-    """Freeze the environment (CEP 22) and mark it complete: everything else reaches the disk before the marker does.
+    """Mark the environment complete, everything else of it being on the disk (:class:`Settling`).
 
     Raises OSError where it cannot be written; the environment is then incomplete.
     """
-    frozen = json.dumps({"message": _FROZEN_MESSAGE}) + "\n"
-    (prefix / FROZEN).write_text(frozen, encoding="utf-8")
-    _sync_file_system(prefix)
     temporary = prefix / f"{MARKER}.new"
     # readable to whom the environment's other files are: who shares a cache has to see that it is complete
     with open(temporary, "wb") as file:

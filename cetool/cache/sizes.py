@@ -6,42 +6,14 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-
-def _files(root: Path) -> Iterator[os.stat_result]:
-    pending = [os.fspath(root)]
-    while pending:
-        with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                try:
-                    status = entry.stat(follow_symlinks=False)
-                except OSError:
-                    continue
-                if stat.S_ISDIR(status.st_mode):
-                    pending.append(entry.path)
-                yield status
-
-
-def _bytes(status: os.stat_result) -> int:
-    blocks = getattr(status, "st_blocks", 0)
-    # some file systems give a file its blocks only when it is written out, seconds later
-    return blocks * 512 if blocks else status.st_size
+from cetool.trees import room, total_room, walk
 
 
 def disk_size(prefix: Path) -> int:
     """Bytes that the files below a prefix take on disk, each counted once however many names it has there."""
-    seen: set[tuple[int, int]] = set()
-    total = 0
-    for status in _files(prefix):
-        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-            key = (status.st_dev, status.st_ino)
-            if key in seen:
-                continue
-            seen.add(key)
-        total += _bytes(status)
-    return total
+    return total_room(status for _, status in walk(prefix))
 
 
 class Freed:
@@ -58,7 +30,7 @@ class Freed:
     def add(self, prefix: Path) -> int:
         """Bytes freed by removing this prefix too."""
         total = 0
-        for status in _files(prefix):
+        for _, status in walk(prefix):
             if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
                 key = (status.st_dev, status.st_ino)
                 seen, going = self._names.get(key, (status.st_nlink, 0))
@@ -66,7 +38,7 @@ class Freed:
                 self._names[key] = (status.st_nlink, going)
                 if going < status.st_nlink:
                     continue
-            total += _bytes(status)
+            total += room(status)
         return total
 
 

@@ -1,8 +1,9 @@
 """The spool: where a run notes that it uses an environment, by one append, for the usage log to take in later.
 
-A run must start whatever the database is doing, so it never opens it. A line is a use; it names itself by PID, start
-time and clock, so that taking one in twice does no harm, and the spool is renamed before it is read, so that none is
-lost: who finds, after writing, that the file has another name by then writes the line again.
+A run must start whatever the database is doing, so it never opens it. A line is a use, or tells that an environment was
+made; it names itself by PID, start time and clock, so that taking one in twice does no harm, and the spool is renamed
+before it is read, so that none is lost: who finds, after writing, that the file has another name by then writes the
+line again.
 """
 
 from __future__ import annotations
@@ -12,21 +13,25 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cetool.cache.notes import ACTIVE, append_note, use_line
 from cetool.cache.processes import start_time
 from cetool.spec.environment import NAME_LENGTH
 
 _TAKEN = ".taken"
+#: The seventh field of a note that tells of a creation; a use has six.
+_MADE = "made"
 _LONGEST_LINE = 8192
 _DIRECTORY = re.compile(rf"[0-9a-f]{{{NAME_LENGTH}}}(-\d{{1,4}})?\Z")
 
 
-@dataclass(frozen=True)
-class Use:
-    """One run: when (nanoseconds since 1970), by which process, on which host, of which directory, for which script."""
+class Use(NamedTuple):
+    """One run: when (nanoseconds since 1970), by which process, on which host, of which directory, for which script.
+
+    Or, with ``made``, no run but the news that the environment in this directory was made.
+    """
 
     time_ns: int
     pid: int
@@ -34,12 +39,14 @@ class Use:
     host: str
     directory: str
     script: str
+    made: bool = False
 
     @classmethod
     def parse(cls, line: bytes) -> Use | None:
         """The use that a line tells, None where it is damaged."""
         fields = line.decode("utf-8", "backslashreplace").split("\t")
-        if len(fields) != 6 or not _DIRECTORY.match(fields[4]):
+        made = fields[6:] == [_MADE]
+        if len(fields) != 6 + made or not _DIRECTORY.match(fields[4]):
             return None
         try:
             time_ns, pid = int(fields[0]), int(fields[1])
@@ -47,7 +54,8 @@ class Use:
             return None
         if not 0 <= time_ns < 2**63 or not 0 <= pid < 2**32:
             return None
-        return cls(time_ns, pid, *fields[2:])
+        start, host, directory, script = fields[2:6]
+        return cls(time_ns, pid, start, host, directory, script, made)
 
 
 def note_use(spool: Path, directory: str, script: str) -> None:
@@ -56,6 +64,12 @@ def note_use(spool: Path, directory: str, script: str) -> None:
     Raises OSError where it cannot be noted.
     """
     append_note(os.fspath(spool), use_line(directory, script, start_time(os.getpid())))
+
+
+def note_made(spool: Path, directory: str) -> None:
+    """Note that an environment was made, so that the log looks at its marker. Raises OSError."""
+    line = use_line(directory, "", start_time(os.getpid()))
+    append_note(os.fspath(spool), line[:-1] + f"\t{_MADE}\n".encode())
 
 
 def taken_files(spool: Path) -> list[Path]:

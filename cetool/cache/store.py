@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cetool.cache.failures import keep_failure, raise_failure_since
 from cetool.cache.locks import FileLock, is_locked, try_lock, wait_for_lock
-from cetool.cache.marker import Marker, read_marker, withdraw_marker, write_marker
+from cetool.cache.marker import Marker, Settling, read_marker, withdraw_marker, write_marker
 from cetool.cache.processes import prefixes_in_use
 from cetool.cache.trash import clear, discard
 from cetool.cache.trash import delete_tree as delete_tree
@@ -59,13 +59,16 @@ class Lease:
             self.lock.release()
 
 
-@dataclass(frozen=True)
-class Site:
-    """Where an environment is to be built: an absent directory, held exclusively through ``inherit``'s descriptors."""
+class Site(NamedTuple):
+    """Where an environment is to be built: an absent directory, held exclusively through ``inherit``'s descriptors.
+
+    A builder that calls ``written`` when all is written lets it reach the disk while it still looks it over.
+    """
 
     prefix: Path
     log: Path
     inherit: tuple[int, ...]
+    written: Callable[[], None]
 
 
 class Builder(Protocol):
@@ -74,8 +77,7 @@ class Builder(Protocol):
     def __call__(self, site: Site) -> Marker: ...
 
 
-@dataclass(frozen=True)
-class Directory:
+class Directory(NamedTuple):
     """A directory of the store, complete or not."""
 
     prefix: Path
@@ -186,7 +188,9 @@ class Store:
         old: Path | None = None
         try:
             old = discard(prefix, self.paths.trash)
-            marker = build(Site(prefix, self._new_log(prefix), (guard.fd, lock.fd)))
+            settling = Settling(prefix)
+            marker = build(Site(prefix, self._new_log(prefix), (guard.fd, lock.fd), settling.start))
+            settling.finish()
             write_marker(prefix, marker)
             if valid_marker(prefix) is None:
                 raise StoreError(f"the environment {prefix} was made as another one, {marker.prefix}")

@@ -13,16 +13,15 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from cetool.cache.locks import FileLock, wait_for_lock
 from cetool.cache.marker import Marker
 from cetool.cache.notes import host_name
 from cetool.cache.processes import running_processes
 from cetool.cache.spool import all_files, read_uses, taken_files
-from cetool.cache.store import Store
+from cetool.cache.store import Store, valid_marker
 from cetool.cache.usage_database import connect, copy_in_memory, is_damage, lacks_room, refused, set_aside
 from cetool.errors import StoreError
 from cetool.paths import Paths
@@ -34,8 +33,7 @@ _RUNS_KEPT = 90 * 86400.0
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """What the log knows of a directory: ``last_used`` and ``created`` in seconds since 1970, ``size`` in bytes."""
 
     directory: str
@@ -71,10 +69,6 @@ class UsageLog:
         """Close the database."""
         self._db.close()
 
-    def add_environment(self, directory: str, marker: Marker) -> None:
-        """Remember an environment that was made."""
-        self._do(lambda db: _insert(db, directory, marker, marker.created))
-
     def take_in(self) -> None:
         """Move what runs have noted into the log: each use once, none lost, whatever is killed in between."""
         if self._in_memory:
@@ -97,15 +91,25 @@ class UsageLog:
             raise refused(self._paths.database, error) from error
 
     def _add_uses(self, path: Path) -> None:
-        values = (
-            (use.host, use.pid, use.process_start, use.time_ns, use.directory, use.script) for use in read_uses(path)
-        )
+        made: list[str] = []
+
+        def runs() -> Iterator[tuple[object, ...]]:
+            for use in read_uses(path):
+                if use.made:
+                    made.append(use.directory)
+                else:
+                    yield use.host, use.pid, use.process_start, use.time_ns, use.directory, use.script
+
         # a trigger counts those that are new
         self._db.executemany(
             "INSERT OR IGNORE INTO runs (host, pid, process_start, started_ns, directory, script)"
             " VALUES (?, ?, ?, ?, ?, ?)",
-            values,
+            runs(),
         )
+        for directory in dict.fromkeys(made):
+            marker = valid_marker(self._paths.envs / directory)
+            if marker is not None:
+                _insert(self._db, directory, marker, marker.created)
 
     def _take_in_memory(self) -> None:
         """Read what runs have noted, and leave it where it is for a log that will last."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from cetool.cache.locks import FileLock
 from cetool.cache.notes import touch_shared
@@ -32,8 +31,7 @@ if TYPE_CHECKING:  # few scripts have an entrypoint
     from cetool.launch.shell import Entrypoint
 
 
-@dataclass(frozen=True)
-class RunOptions:
+class RunOptions(NamedTuple):
     """How a script is to be run, apart from the settings."""
 
     extra: tuple[str, ...] = ()
@@ -78,8 +76,7 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
     _become_command(run, arguments)
 
 
-@dataclass(frozen=True)
-class _Run:
+class _Run(NamedTuple):
     """A script that is about to run: all that was found out, and the locks that it will hold."""
 
     source: Source
@@ -157,7 +154,7 @@ def read_declaration(source: Source, session: Session, how: RunOptions) -> tuple
 
         metadata = metadata_from_file(source.script, read_environment_file(how.env_file))
     if how.extra:
-        metadata = replace(metadata, requirements=metadata.requirements.plus(canonical_requirements(how.extra)))
+        metadata = metadata._replace(requirements=metadata.requirements.plus(canonical_requirements(how.extra)))
     for warning in metadata.requirements.warnings:
         session.voice.warn(f"{source.script.name}: {warning}")
     return metadata, session.spec_of(metadata.requirements)

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from cetool import __version__
 from cetool.cache.health import what_is_lost
 from cetool.cache.marker import Marker
-from cetool.cache.sizes import disk_size
+from cetool.cache.spool import note_made
 from cetool.cache.store import Lease, Site, Store
 from cetool.cli.progress import Voice
 from cetool.condarc import Condarc, load_condarc, search_path
 from cetool.config import conda_root, load_settings
 from cetool.durations import format_size
-from cetool.errors import CetoolError, StoreError
+from cetool.errors import StoreError
 from cetool.launch.environ import caller_environ
 from cetool.launch.watched import states
 from cetool.paths import config_file_path, ensure_private_dir, resolve_paths
@@ -183,8 +183,8 @@ class Session:
             lease = self.store.ensure(spec, build, refresh=refresh, on_wait=progress.wait, purpose=purpose)
         if lease.created:
             self.voice.say(_created(requirements, lease.marker))
-            with contextlib.suppress(CetoolError, OSError), self.usage() as usage:
-                usage.add_environment(lease.prefix.name, lease.marker)
+            with contextlib.suppress(OSError):  # the log finds it on the disk as well, and counts it as used then
+                note_made(self.paths.spool, lease.prefix.name)
         return lease
 
     def _refuse_foreign(self, lease: Lease) -> None:
@@ -206,8 +206,8 @@ class Session:
             self.engine_environ, self.offline, self.settings.stall_timeout, self.settings.pip_installer
         )
         started = time.monotonic()
-        place = Place(site.prefix, site.log, site.inherit)
-        packages = build_environment(engine, spec, place, circumstances, progress)
+        place = Place(site.prefix, site.log, site.inherit, site.written)
+        packages, size = build_environment(engine, spec, place, circumstances, progress)
         return Marker(
             name=spec.name,
             prefix=str(site.prefix),
@@ -218,7 +218,7 @@ class Session:
             created=time.time(),
             seconds=round(time.monotonic() - started, 3),
             packages=packages,
-            size=disk_size(site.prefix),
+            size=size,
             cetool=__version__,
         )
 

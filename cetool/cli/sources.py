@@ -6,8 +6,8 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cetool.cache.scripts import Held, ScriptStore
 from cetool.cli.session import Session
@@ -16,8 +16,7 @@ from cetool.paths import ensure_private_dir
 from cetool.spec.source import MAX_SIZE, Script, decode, is_url, looks_like_python, read_script, script_from_text
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A script as it was ``given``.
 
     One that is a file has been ``seen`` in this state before it was read; of another ``data`` are the bytes that it

@@ -7,10 +7,10 @@ with it (the descriptors of locks) is handed to it as numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 
 class Progress(Protocol):
@@ -51,15 +51,15 @@ class SilentProgress:
         """Say nothing."""
 
 
-@dataclass(frozen=True)
-class CreateRequest:
+class CreateRequest(NamedTuple):
     """All that an engine needs to know to make one environment.
 
     ``prefix`` is an absolute path that does not exist yet (or an empty directory); ``packages`` are canonical match
     specs; ``channels`` canonical channels, highest priority first, credentials included; ``virtual_packages`` pairs as
     in :class:`~cetool.spec.environment.EnvironmentSpec`; ``log`` the file that everything the engine prints is appended
     to (credentials taken out); ``stall_timeout`` seconds without any sign of progress after which the engine is ended;
-    ``inherit`` descriptors that every subprocess must keep open until it has ended.
+    ``inherit`` descriptors that every subprocess must keep open until it has ended; ``meanwhile`` is called once in the
+    caller's thread while others do the work: what takes time there takes none.
     """
 
     prefix: Path
@@ -70,6 +70,7 @@ class CreateRequest:
     offline: bool = False
     stall_timeout: float = 300.0
     inherit: tuple[int, ...] = ()
+    meanwhile: Callable[[], None] | None = None
 
 
 class Engine(Protocol):
@@ -90,8 +91,7 @@ class Engine(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """An engine that was looked for: where it is, or why it does not serve."""
 
     name: str
@@ -99,7 +99,7 @@ class Found:
     how: str
     version: str | None = None
     problem: str | None = None
-    details: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, str] = MappingProxyType({})
 
 
 def root_of(executable: str) -> Path:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cetool.engines.base import CreateRequest, Engine, Progress
 from cetool.engines.package_cache import DamagedPackages, distrust
@@ -17,35 +16,38 @@ from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.matchspecs import spec_name
 
 
-@dataclass(frozen=True)
-class Circumstances:
+class Circumstances(NamedTuple):
     """What holds for every creation: the user's variables, and the settings that concern engines.
 
     ``stall_timeout`` are the seconds without progress after which a subprocess is ended; ``pip_installer`` is ``auto``,
-    ``uv`` or ``pip``.
+    ``uv`` or ``pip``; ``meanwhile`` is called once while the engine is at work.
     """
 
     environ: Mapping[str, str]
     offline: bool = False
     stall_timeout: float = 300.0
     pip_installer: str = "auto"
+    meanwhile: Callable[[], None] | None = None
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where an environment is made: its absent prefix, the log, and the descriptors that subprocesses keep open."""
+class Place(NamedTuple):
+    """Where an environment is made: its absent prefix, the log, and the descriptors that subprocesses keep open.
+
+    ``written`` is called each time when all is written, before it is looked over.
+    """
 
     prefix: Path
     log: Path
     inherit: tuple[int, ...] = ()
+    written: Callable[[], None] | None = None
 
 
 def build_environment(
     engine: Engine, spec: EnvironmentSpec, place: Place, circumstances: Circumstances, progress: Progress
-) -> int:
-    """Make the environment and return the number of its conda packages. Raises EngineError where it cannot be made.
+) -> tuple[int, int]:
+    """Make the environment; return the number of its conda packages, and the bytes that it takes on disk.
 
-    What is left at the prefix after an error is the caller's to clear.
+    Raises EngineError where it cannot be made. What is left at the prefix after an error is the caller's to clear.
     """
     packages = spec.packages
     if spec.pypi:
@@ -59,6 +61,7 @@ def build_environment(
         offline=circumstances.offline,
         stall_timeout=circumstances.stall_timeout,
         inherit=place.inherit,
+        meanwhile=circumstances.meanwhile,
     )
     try:
         return _make(engine, request, spec, place, circumstances, progress)
@@ -79,7 +82,7 @@ def _make(
     place: Place,
     circumstances: Circumstances,
     progress: Progress,
-) -> int:
+) -> tuple[int, int]:
     try:
         engine.create(request, progress)
     finally:  # a run that was killed may have left its line, too
@@ -87,6 +90,8 @@ def _make(
     if spec.pypi:
         _install_pypi(spec, place, circumstances, progress)
     _keep_variables(place.prefix, dict(spec.variables))
+    if place.written is not None:
+        place.written()
     return check_complete(place.prefix, expect_packages=bool(request.packages), log=place.log)
 
 

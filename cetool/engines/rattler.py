@@ -91,7 +91,9 @@ class RattlerEngine:
             creation = _Creation(plan, request, progress, pulse, caches, self._environ)
             watched = caches / "repodata"
             try:
-                records = _attend(creation.run(link=link), lambda: pulse.still_for(watched) > request.stall_timeout)
+                records = _attend(
+                    creation.run(link=link), lambda: pulse.still_for(watched) > request.stall_timeout, request.meanwhile
+                )
             except CetoolError as error:
                 log.write(f"{creation.details or error}\n")
                 raise _with_log(error, request) from None
@@ -258,7 +260,9 @@ class _Stalled(Exception):
     """Nothing has moved for too long."""
 
 
-def _attend(work: Coroutine[Any, Any, list[RepoDataRecord]], stalled: Callable[[], bool]) -> list[RepoDataRecord]:
+def _attend(
+    work: Coroutine[Any, Any, list[RepoDataRecord]], stalled: Callable[[], bool], meanwhile: Callable[[], None] | None
+) -> list[RepoDataRecord]:
     """The result of the work, which is done in a thread of its own, so that a signal is taken while it goes on.
 
     Whatever is raised here meanwhile cancels the work first.
@@ -278,6 +282,8 @@ def _attend(work: Coroutine[Any, Any, list[RepoDataRecord]], stalled: Callable[[
     thread = threading.Thread(target=run, name="cetool-rattler", daemon=True)
     thread.start()
     try:
+        if meanwhile is not None:
+            meanwhile()
         while not ended.wait(_TICK):
             if stalled():
                 raise _Stalled

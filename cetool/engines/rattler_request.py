@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cetool.condarc import Condarc, resolve_channel
 from cetool.engines.base import CreateRequest
@@ -23,8 +22,7 @@ _CHANNEL = re.compile(r'channel="([^"]*)"')
 _URL = re.compile(r'url="([^"]*)"')
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """A request in rattler's terms.
 
     ``channels`` pairs each URL with the name that messages call it by; ``specs`` pairs each match spec with the text

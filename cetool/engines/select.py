@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.engines.base import Engine, Found, root_of
@@ -149,7 +149,7 @@ def _found(name: str, environ: Mapping[str, str], with_version: bool, *, trustin
         found = Found(name, candidate.path, candidate.how, problem=candidate.problem, details=details)
         if with_version and found.problem is None:
             recorded = _recorded_version(found) if trusting else None
-            found = replace(found, version=recorded) if recorded else _with_version(found, environ)
+            found = found._replace(version=recorded) if recorded else _with_version(found, environ)
         if found.problem is None:
             return found
         faulty = faulty or found
@@ -185,7 +185,7 @@ def _with_version(found: Found, environ: Mapping[str, str]) -> Found:
     try:
         text = ask_version(_argv(found), clean_environ(environ))
     except EngineError as error:
-        return replace(found, problem=error.message)
+        return found._replace(problem=error.message)
     pattern = {
         "conda": r"^conda (?P<version>\d\S*)",
         "mamba": r"^mamba (?P<version>1\.\S*)|\A(?P<plain>[2-9]\d*\.\d\S*)\s*\Z",
@@ -194,8 +194,8 @@ def _with_version(found: Found, environ: Mapping[str, str]) -> Found:
     match = re.search(pattern, text, re.MULTILINE)
     if match is None:
         # PyPI has a test runner of the name mamba, at 0.11 since 2020
-        return replace(found, problem=f"another program of the name: its version is {text.splitlines()[0]!r}")
-    return replace(found, version=next(filter(None, match.groups())))
+        return found._replace(problem=f"another program of the name: its version is {text.splitlines()[0]!r}")
+    return found._replace(version=next(filter(None, match.groups())))
 
 
 def _embedded(with_version: bool) -> Found:
@@ -220,29 +220,29 @@ def _candidates(name: str, environ: Mapping[str, str]) -> Iterator[_Candidate]:
         else:
             yield _Candidate((named,), variable, f"{variable} names it, but it is no program")
     for entry in environ.get("PATH", os.defpath).split(os.pathsep):
-        if Path(entry).is_absolute():  # "" and "." would be the directory one happens to be in
-            yield from _in(name, Path(entry), "on the PATH")
+        if os.path.isabs(entry):  # "" and "." would be the directory one happens to be in
+            yield from _in(name, entry.rstrip(os.sep), "on the PATH")
     for root in _usual_roots(environ):
-        for directory in (root / "condabin", root / "bin", root / "Scripts", root / "Library" / "bin", root):
-            yield from _in(name, directory, "in a usual place")
+        for below in ("/condabin", "/bin", "/Scripts", "/Library/bin", ""):
+            yield from _in(name, os.path.normpath(root + below), "in a usual place")
 
 
-def _in(name: str, directory: Path, how: str) -> Iterator[_Candidate]:
+def _in(name: str, directory: str, how: str) -> Iterator[_Candidate]:
     for suffix in (".exe", ".bat") if _WINDOWS else ("",):
-        path = directory / f"{name}{suffix}"
-        if _is_program(path):
-            yield _examined(name, path, how)
+        path = f"{directory}{os.sep}{name}{suffix}"
+        if os.access(path, os.X_OK) and _is_program(Path(path)):  # most are not there: the quick look first
+            yield _examined(name, Path(path), how)
 
 
-def _usual_roots(environ: Mapping[str, str]) -> Iterator[Path]:
+def _usual_roots(environ: Mapping[str, str]) -> Iterator[str]:
     for variable in ("MAMBA_ROOT_PREFIX", "CONDA_ROOT"):
         if environ.get(variable):
-            yield Path(environ[variable])
+            yield environ[variable]
     home = environ.get("HOME") or environ.get("USERPROFILE")
     if home:
-        yield from (Path(home, name) for name in _IN_HOME)
+        yield from (os.path.join(home, name) for name in _IN_HOME)
     if sys.platform != "win32":
-        yield from map(Path, _ELSEWHERE)
+        yield from _ELSEWHERE
 
 
 def _is_program(path: Path) -> bool:

@@ -162,6 +162,8 @@ def _attend(
     ]
     for reader in readers:
         reader.start()
+    if request.meanwhile is not None:
+        request.meanwhile()
     vitals = Vitals(process.pid, invocation.watched, time.monotonic)
     open_pipes = len(readers)
     while open_pipes or not _has_ended(process):

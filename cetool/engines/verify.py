@@ -9,18 +9,22 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cetool.engines.package_cache import DamagedPackages, is_cut_off, is_damaged
 from cetool.errors import EngineError
+from cetool.trees import total_room, walk
 
 # Files that linking makes or removes on its own account, whatever the record says.
 _VOLATILE = re.compile(r"\.pyc$|(?:^|/)\.[^/]*-(?:pre|post)-(?:link|unlink)\.(?:sh|bat)$|\.messages\.txt$")
 
 
-def check_complete(prefix: Path, *, expect_packages: bool = True, log: Path | None = None) -> int:
-    """The number of packages of the complete environment at ``prefix``. Raises EngineError where it is not complete.
+def check_complete(prefix: Path, *, expect_packages: bool = True, log: Path | None = None) -> tuple[int, int]:
+    """The number of packages of the complete environment at ``prefix``, and the bytes that it takes on disk.
+
+    Raises EngineError where it is not complete.
 
     Raises DamagedPackages where it was linked from packages that had lost something.
 
@@ -38,7 +42,7 @@ def check_complete(prefix: Path, *, expect_packages: bool = True, log: Path | No
     try:
         records = sorted(path for path in meta.iterdir() if path.suffix == ".json" and path.name != "cetool.json")
         if not expect_packages and not records:
-            return 0
+            return 0, total_room(status for _, status in walk(prefix))
         history = (meta / "history").stat().st_size
     except OSError as error:
         raise incomplete(f"{Path(error.filename or meta).name} is missing") from error
@@ -47,19 +51,22 @@ def check_complete(prefix: Path, *, expect_packages: bool = True, log: Path | No
     if not records:
         raise incomplete("no package is recorded in it")
     damaged = []
+    there = dict(walk(prefix))
     for path in records:
-        reason, source = _fault(prefix, path)
+        reason, source = _fault(prefix, path, there)
         if reason:
             raise incomplete(reason)
         if source is not None and is_damaged(source):
             damaged.append(source)
     if damaged:
         raise DamagedPackages(damaged)
-    return len(records)
+    return len(records), total_room(there.values())
 
 
-def _fault(prefix: Path, path: Path) -> tuple[str | None, Path | None]:
+def _fault(prefix: Path, path: Path, there: Mapping[str, os.stat_result]) -> tuple[str | None, Path | None]:
     """What is wrong with one package record, None where nothing is; and where it was linked from if files are short.
+
+    ``there`` is all that lies below the prefix.
 
     A short file is no fault by itself: another package, pip or a script may have written one over it.
     """
@@ -77,9 +84,8 @@ def _fault(prefix: Path, path: Path) -> tuple[str | None, Path | None]:
     missing = 0
     short = False
     for name in wanted:
-        try:
-            status = os.lstat(f"{prefix}/{name}")
-        except (OSError, ValueError):
+        status = there.get(name) or _beyond_link(prefix, name)
+        if status is None:
             missing += 1
             continue
         short = short or is_cut_off(status, sizes.get(name))
@@ -87,6 +93,14 @@ def _fault(prefix: Path, path: Path) -> tuple[str | None, Path | None]:
     if missing * 2 > len(wanted):
         return f"{missing} of the {len(wanted)} files of {record['name']} are missing", None
     return None, _source(record) if short or missing else None
+
+
+def _beyond_link(prefix: Path, name: str) -> os.stat_result | None:
+    """The status of a file that is not below the prefix by that name, but may be through a link to a directory."""
+    try:
+        return os.lstat(f"{prefix}/{name}")
+    except (OSError, ValueError):
+        return None
 
 
 def _sizes(record: dict[str, Any]) -> dict[str, int]:

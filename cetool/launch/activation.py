@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cetool.errors import Location, StoreError
 from cetool.launch.environ import activated, path_dirs, read_variables, scripts_in, variable_files
 
 
-@dataclass(frozen=True)
-class Activation:
+class Activation(NamedTuple):
     """What ``conda activate`` would do for an environment, apart from the shell it is called in.
 
     ``set`` are pairs of name and value; ``scripts`` absolute paths of the files in ``etc/conda/activate.d`` to

@@ -12,7 +12,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.cache.scripts import Held, ScriptStore
@@ -148,7 +148,7 @@ def open_shell(
         variables, steps = activated_environ(activation, environ)
         started = (shell.program, "--init-command", _fish_text(activation, variables, hint))
         return Opening(Command(shell.program, started, variables, steps))
-    variables, steps = activated_environ(replace(activation, scripts=()), environ)
+    variables, steps = activated_environ(activation._replace(scripts=()), environ)
     body = _posix_text(activation, variables)
     if shell.kind == "zsh":
         held = _keep(store, _zsh_files(body, variables, hint))
@@ -174,11 +174,11 @@ def open_reading_shell(
     if shell.kind == "fish":
         argv += ("--init-command", _fish_text(activation, variables, ""))
     elif shell.kind == "zsh":
-        variables, steps = activated_environ(replace(activation, scripts=()), environ)
+        variables, steps = activated_environ(activation._replace(scripts=()), environ)
         held = _keep(store, _zsh_files(_posix_text(activation, variables), variables, ""))
         variables["ZDOTDIR"] = str(held.path)
     elif shell.kind == "bash" and variables.get("BASH_ENV"):
-        body = _posix_text(replace(activation, scripts=()), variables)
+        body = _posix_text(activation._replace(scripts=()), variables)
         held = _keep(store, {"bash_env": _before("BASH_ENV", variables) + body})
         variables["BASH_ENV"] = str(held.path / "bash_env")
     return Opening(Command(shell.program, argv, variables, steps), held)

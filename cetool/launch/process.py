@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NoReturn
+from dataclasses import field
+from typing import NamedTuple, NoReturn
 
 from cetool.errors import CetoolError, NotExecutableError, ProgramNotFoundError
 from cetool.launch.child import signals_for_child
@@ -21,8 +21,7 @@ from cetool.launch.environ import ON_WINDOWS
 from cetool.launch.handover import IGNORED_BY_PYTHON, find_shell, flush_streams, replace_process, sourcing_argv
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """What is to be run: plain data, all of it.
 
     ``program`` is an absolute path; ``argv`` the whole command line, its first word the program as it is to see

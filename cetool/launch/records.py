@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cetool.cache.marker import MARKER
 from cetool.cache.scripts import Held
@@ -27,8 +27,7 @@ _MOST_PATHS = 4
 KEPT = 30 * 86400.0
 
 
-@dataclass(frozen=True)
-class Learned:
+class Learned(NamedTuple):
     """What a cold run found out: the command line (its first word a path; arguments left out), what activation does.
 
     ``noted`` is what the usage log calls it; ``metadata`` what a script declares, None for a tool. ``cache`` is the
@@ -43,8 +42,7 @@ class Learned:
     cache: Held | None = None
 
 
-@dataclass(frozen=True)
-class Circumstances:
+class Circumstances(NamedTuple):
     """What that depended on.
 
     ``about`` is the script's absolute path and ``seen`` its state before it was read, or for a tool its

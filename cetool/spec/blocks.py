@@ -7,8 +7,7 @@ takes time in proportion to the file's size, whatever is in it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from cetool.errors import MetadataError
 from cetool.spec.source import Script
@@ -36,8 +35,7 @@ _NEAR_MISS = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """One block: its dialect, the file's lines (from 1) that it takes, and its content with the comment characters off.
 
     ``numbers`` holds, for each line of ``content``, the line of the file that it came from.

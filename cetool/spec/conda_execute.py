@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cetool.errors import MetadataError
 from cetool.spec.blocks import Block
@@ -26,11 +26,10 @@ _NO_ENVIRONMENT = "no environment was found in the '# conda execute' specificati
 _ADD_ENV = "Say what the script needs: a line '# env:' and below it one match spec a line, '#  - python >=3'."
 
 
-@dataclass(frozen=True)
-class OwnKeys:
+class OwnKeys(NamedTuple):
     """What our own keys say: the requirements, and the command where one is named."""
 
-    requirements: Requirements = field(default_factory=Requirements)
+    requirements: Requirements = Requirements()
     run_with: tuple[str, ...] | None = None
 
 

@@ -250,11 +250,11 @@ class _Conversion:
         """See that the environment is the same. Raises NotWrittenError where it is another one."""
         old, new = self.before.requirements, found.requirements
         if self.lost_settings:
-            old = replace(old, pypi_settings=PypiSettings())
+            old = old._replace(pypi_settings=PypiSettings())
         if old.channels is None and self.dialect == CONDA_SCRIPT:
-            old = replace(old, channels=(DEFAULT_CHANNEL,))
+            old = old._replace(channels=(DEFAULT_CHANNEL,))
         pairs = [
-            comparable(Declaration(replace(needs, warnings=(), variables=tuple(sorted(needs.variables))), None, None))
+            comparable(Declaration(needs._replace(warnings=(), variables=tuple(sorted(needs.variables))), None, None))
             for needs in (old, new)
         ]
         if self.dialect == PEP723 and not any(spec_name(spec) == "python" for spec in old.packages):

@@ -87,7 +87,7 @@ def edit_declaration(document: Document, change: Change) -> Edited:
     packages = set(work.packages)
     if block.dialect == PEP723 and not any(spec_name(spec) == "python" for spec in packages):
         packages.add("python")
-    wanted = replace(before.requirements, packages=tuple(packages), pypi=tuple(work.pypi), channels=channels)
+    wanted = before.requirements._replace(packages=tuple(packages), pypi=tuple(work.pypi), channels=channels)
     new = draft.document()
     verify(new, block, replace(before, requirements=wanted))
     if untouched(draft.root, block.dialect) != untouched(old_root, block.dialect):
@@ -127,7 +127,7 @@ def comparable(declared: Declaration) -> object:
     needs = declared.requirements
     return replace(
         declared,
-        requirements=replace(needs, packages=tuple(sorted(set(needs.packages))), pypi=tuple(sorted(set(needs.pypi)))),
+        requirements=needs._replace(packages=tuple(sorted(set(needs.packages))), pypi=tuple(sorted(set(needs.pypi)))),
     )
 
 

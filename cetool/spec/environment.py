@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from cetool.spec.channels import strip_credentials
 
@@ -22,8 +21,7 @@ NAME_LENGTH = 20
 _PYTHON = re.compile(r"(?:.*::)?python(?![A-Za-z0-9_.-])")
 
 
-@dataclass(frozen=True)
-class PypiSettings:
+class PypiSettings(NamedTuple):
     """How PyPI requirements are resolved, where a script says so (``[tool.uv]``): all optional."""
 
     index_url: str | None = None
@@ -42,8 +40,7 @@ class PypiSettings:
         return {key: value for key, value in pairs.items() if value}
 
 
-@dataclass(frozen=True)
-class Requirements:
+class Requirements(NamedTuple):
     """What was asked for, in the order it was asked.
 
     ``packages`` are canonical match specs (``str(MatchSpec)``), ``channels`` canonical channel names or URLs, None
@@ -54,7 +51,7 @@ class Requirements:
     packages: tuple[str, ...] = ()
     channels: tuple[str, ...] | None = None
     pypi: tuple[str, ...] = ()
-    pypi_settings: PypiSettings = field(default_factory=PypiSettings)
+    pypi_settings: PypiSettings = PypiSettings()
     variables: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -86,8 +83,7 @@ class Requirements:
         )
 
 
-@dataclass(frozen=True)
-class EnvironmentSpec:
+class EnvironmentSpec(NamedTuple):
     """The complete request for an environment, in canonical form; equal values are one environment.
 
     ``packages`` are canonical match specs, sorted and without repeats; ``channels`` keep their order, which is their
@@ -102,7 +98,7 @@ class EnvironmentSpec:
     packages: tuple[str, ...]
     channels: tuple[str, ...] = (DEFAULT_CHANNEL,)
     pypi: tuple[str, ...] = ()
-    pypi_settings: PypiSettings = field(default_factory=PypiSettings)
+    pypi_settings: PypiSettings = PypiSettings()
     variables: tuple[tuple[str, str], ...] = ()
     virtual_packages: tuple[tuple[str, str], ...] = ()
     explicit: tuple[str, ...] = ()
@@ -198,8 +194,7 @@ class EnvironmentSpec:
 
     def redacted(self) -> EnvironmentSpec:
         """The same spec without credentials: for messages."""
-        return replace(
-            self,
+        return self._replace(
             packages=tuple(map(strip_credentials, self.packages)),
             channels=tuple(map(strip_credentials, self.channels)),
             pypi=tuple(map(strip_credentials, self.pypi)),

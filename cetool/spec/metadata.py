@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cetool.errors import MetadataError
 from cetool.spec.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_block, near_miss, near_miss_advice
@@ -17,8 +17,7 @@ __all__ += ["default_run_with", "metadata_from_file", "read_metadata"]
 ENVIRONMENT_FILE = "environment.yml"
 
 
-@dataclass(frozen=True)
-class ScriptMetadata:
+class ScriptMetadata(NamedTuple):
     """What was read from a script.
 
     ``dialect`` is ``conda execute``, ``script`` (PEP 723), ``conda-script`` or ``environment.yml``; ``path`` the

@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal, NoReturn
+from types import MappingProxyType
+from typing import Literal, NamedTuple, NoReturn
 
 from cetool.errors import Location, MetadataError
 from cetool.spec.channels import canonical_channel, redact
@@ -31,8 +31,7 @@ _IN_WORDS: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """One value: what kind it is, where it stands, and its text, its items or its entries.
 
     ``text`` is a scalar as it was written (``3.10`` stays ``3.10``); ``items`` belong to a list, ``entries`` to a
@@ -43,7 +42,7 @@ class Node:
     where: Location
     text: str = ""
     items: tuple[Node, ...] = ()
-    entries: Mapping[str, Node] = field(default_factory=dict)
+    entries: Mapping[str, Node] = MappingProxyType({})
 
     def fail(self, message: str, hint: str | None = None) -> NoReturn:
         """Raise MetadataError about this value."""
@@ -96,7 +95,7 @@ class Node:
 
     def relocated(self, where: Location) -> Node:
         """The same value at another place."""
-        return replace(self, where=where)
+        return self._replace(where=where)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -6,8 +6,8 @@ import codecs
 import os
 import re
 import stat
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cetool.errors import CetoolError, Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
 
@@ -26,8 +26,7 @@ _MOST_NAME = 60
 _NOT_FOR_SOURCE = frozenset({"punycode", "idna", "undefined", "unicode_escape", "raw_unicode_escape"})
 
 
-@dataclass(frozen=True)
-class Script:
+class Script(NamedTuple):
     """A script's text and what it is called.
 
     ``path`` is absolute, as given (symbolic links are not resolved); ``name`` is what messages call it; ``text`` is

@@ -12,7 +12,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -100,7 +99,7 @@ def made(root: Path, package: str = "demo", *, created: float | None = None) -> 
     spec = small_spec(package)
     lease = small_store(root).ensure(spec, builder(spec))
     if created is not None:
-        write_marker(lease.prefix, replace(lease.marker, created=created))
+        write_marker(lease.prefix, lease.marker._replace(created=created))
     return lease
 
 
