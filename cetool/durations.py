@@ -6,7 +6,6 @@ A bare number is refused in both: conda-execute documented hours and took them f
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 
 from cetool.errors import UsageError
 
@@ -34,6 +33,8 @@ def parse_duration(text: str) -> float:
     Each unit may occur once, in any order. Raises UsageError for everything else: a number without a unit, a negative
     time, more than a hundred years.
     """
+    from decimal import Decimal
+
     stripped = text.strip()
     shown = repr(stripped if len(stripped) <= 40 else stripped[:40] + "...")
     _refuse_bare(stripped, shown, "time", _TIME_HINT)
@@ -74,6 +75,8 @@ def parse_size(text: str) -> int:
 
     Raises UsageError for everything else: a number without a unit, a negative size, more than 2**63 - 1 bytes.
     """
+    from decimal import Decimal
+
     stripped = text.strip()
     shown = repr(stripped if len(stripped) <= 40 else stripped[:40] + "...")
     _refuse_bare(stripped, shown, "size", _SIZE_HINT)

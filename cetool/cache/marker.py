@@ -8,7 +8,6 @@ cannot read.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import json
 import os
@@ -165,6 +164,8 @@ def _sync_file_system(prefix: Path) -> None:
     """Bring to the disk what the engine wrote: thousands of files, so the whole file system at once where that
     exists.
     """
+    import ctypes
+
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # a C library without the function
             libc = ctypes.CDLL(None, use_errno=True)

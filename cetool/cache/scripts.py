@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -233,6 +232,8 @@ def _is_kept(path: Path, data: bytes) -> bool:
 
 def _write(path: Path, data: bytes) -> None:
     """Write the file in one step. Not synced: after a crash its content is compared, and written anew if need be."""
+    import tempfile
+
     fd, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
     try:
         with open(fd, "wb") as file:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 import time
 from pathlib import Path
@@ -62,6 +61,8 @@ def _is_wanted(entry: str) -> bool:
 
 def delete_tree(path: Path) -> None:
     """Delete a tree of the trash, read-only directories included; what cannot be deleted now is left for later."""
+    import shutil
+
     if path.is_symlink() or not path.is_dir():
         with contextlib.suppress(OSError):
             path.unlink()

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from cetool.cache.locks import FileLock
-from cetool.cache.notes import touch_shared
 from cetool.cache.scripts import Held, ScriptStore
 from cetool.cache.spool import note_use
 from cetool.cache.store import Lease
-from cetool.cli.background import collect_in_background
 from cetool.cli.output import flow
 from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import Source, open_source
 from cetool.errors import Location, UsageError
 from cetool.launch import warm
-from cetool.launch.activation import Activation, activated_environ, read_activation
-from cetool.launch.process import Command, exec_command
-from cetool.launch.programs import find_program, resolve_command
-from cetool.launch.records import Circumstances, Learned, write_launch_record
 from cetool.spec.blocks import find_block
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.metadata import ScriptMetadata, metadata_from_file, read_metadata
 from cetool.spec.source import Script
 
-if TYPE_CHECKING:  # few scripts have an entrypoint
+if TYPE_CHECKING:  # what is needed once there is an environment is imported while it is made: see _get_ready
+    from cetool.launch.activation import Activation
     from cetool.launch.shell import Entrypoint
 
 
@@ -56,7 +52,11 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
         # what is wrong with it is told before anything is made
         entry = parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
     session.voice.block(specification(metadata, session.store.prefix(spec.name)))
-    lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=f"for {source.script.name}")
+    purpose = f"for {source.script.name}"
+    lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=purpose, meanwhile=_get_ready)
+    from cetool.cli.background import collect_in_background
+    from cetool.launch.activation import activated_environ, read_activation
+
     held = [lease.lock]
     path = source.given
     if source.data is not None:
@@ -74,6 +74,14 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
     if entry is not None:
         _become_entrypoint(run, entry, arguments)
     _become_command(run, arguments)
+
+
+def _get_ready() -> None:
+    """Load what the script's start takes: while the engine is at work that costs no time."""
+    for module in ("activation", "process", "programs", "records"):
+        import_module(f"cetool.launch.{module}")
+    for module in ("cetool.cli.background", "cetool.cache.notes", "ctypes"):  # ctypes brings it all to the disk
+        import_module(module)
 
 
 class _Run(NamedTuple):
@@ -101,6 +109,8 @@ class _Run(NamedTuple):
         plain = how.env_file is None and not how.extra and how.activate
         if source.seen is None or not plain or not session.is_usual:
             return
+        from cetool.launch.records import Circumstances, Learned, write_launch_record
+
         learned = Learned(argv, self.activation, self.metadata.path, self.metadata, cache)
         around = Circumstances(
             about=warm.absolute(source.given),
@@ -116,6 +126,9 @@ class _Run(NamedTuple):
 
 def _become_command(run: _Run, arguments: Sequence[str]) -> NoReturn:
     """Run the script by its ``run_with``."""
+    from cetool.launch.process import Command, exec_command
+    from cetool.launch.programs import resolve_command
+
     argv = resolve_command(run.metadata.run_with or (), run.environ, run.lease.prefix)
     run.remember(argv)
     # a program would take a name that starts with a dash for an option
@@ -125,6 +138,7 @@ def _become_command(run: _Run, arguments: Sequence[str]) -> NoReturn:
 
 def _become_entrypoint(run: _Run, entry: Entrypoint, arguments: Sequence[str]) -> NoReturn:
     """Run the script by conda-script's ``entrypoint``."""
+    from cetool.launch.programs import find_program
     from cetool.launch.shell import Surroundings, run_entrypoint, simple_argv
 
     script, prefix = Path(warm.absolute(run.path)), run.lease.prefix
@@ -187,6 +201,8 @@ def specification(metadata: ScriptMetadata, prefix: Path) -> str:
 
 def note(session: Session, lease: Lease, script: str) -> None:
     """Note that the environment is used; where that cannot be written down the script runs all the same."""
+    from cetool.cache.notes import touch_shared
+
     if lease.lock is not None:
         touch_shared(lease.lock.fd, os.fsencode(lease.lock.path))
     try:

@@ -7,7 +7,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,9 +160,18 @@ class Session:
             ensure_private_dir(directory, trust=self.settings.trust_cache_dir)
 
     def environment(
-        self, requirements: Requirements, spec: EnvironmentSpec, *, refresh: bool = False, purpose: str = ""
+        self,
+        requirements: Requirements,
+        spec: EnvironmentSpec,
+        *,
+        refresh: bool = False,
+        purpose: str = "",
+        meanwhile: Callable[[], None] | None = None,
     ) -> Lease:
-        """The environment of the spec, held in use; made where it is absent, while the user sees how far it is."""
+        """The environment of the spec, held in use; made where it is absent, while the user sees how far it is.
+
+        ``meanwhile`` is called while an engine is at work.
+        """
         if not refresh:
             ensure_private_dir(self.paths.envs, trust=self.settings.trust_cache_dir, writable=False)
             lease = self.store.lease(spec.name)
@@ -178,7 +187,7 @@ class Session:
         with self.voice.progress() as progress:
 
             def build(site: Site) -> Marker:
-                return self._build(spec, site, progress)
+                return self._build(spec, site, progress, meanwhile)
 
             lease = self.store.ensure(spec, build, refresh=refresh, on_wait=progress.wait, purpose=purpose)
         if lease.created:
@@ -197,13 +206,15 @@ class Session:
                 hint="Machines of several platforms need a cache each (CETOOL_CACHE_DIR); --refresh makes it for this.",
             )
 
-    def _build(self, spec: EnvironmentSpec, site: Site, progress: Progress) -> Marker:
+    def _build(
+        self, spec: EnvironmentSpec, site: Site, progress: Progress, meanwhile: Callable[[], None] | None
+    ) -> Marker:
         from cetool.engines.build import Circumstances, Place, build_environment
 
         engine, reason = self.engine
         progress.note(f"Engine: {engine.name} {engine.version}: {reason}")
         circumstances = Circumstances(
-            self.engine_environ, self.offline, self.settings.stall_timeout, self.settings.pip_installer
+            self.engine_environ, self.offline, self.settings.stall_timeout, self.settings.pip_installer, meanwhile
         )
         started = time.monotonic()
         place = Place(site.prefix, site.log, site.inherit, site.written)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,6 +68,8 @@ def build_environment(
         if engine.name != "rattler":  # the package cache is the user's, not cetool's
             error.log = str(place.log)
             raise
+        import shutil
+
         progress.note(f"{error.message}: they are fetched again")
         distrust(error.directories)
         shutil.rmtree(place.prefix)

@@ -33,7 +33,7 @@ def is_cut_off(status: os.stat_result, size: object) -> bool:
 
     One that ends early somewhere else was changed by a program, through another of its names.
     """
-    return stat.S_ISREG(status.st_mode) and isinstance(size, int) and status.st_size < size and not status.st_size % 512
+    return isinstance(size, int) and status.st_size < size and not status.st_size % 512 and stat.S_ISREG(status.st_mode)
 
 
 def is_damaged(directory: Path) -> bool:

@@ -29,7 +29,6 @@ from cetool.engines.base import CreateRequest, Progress
 from cetool.engines.output import Log
 from cetool.engines.package_cache import DamagedPackages, is_damaged
 from cetool.engines.rattler_client import make_client
-from cetool.engines.rattler_errors import explain, missing_package, missing_version
 from cetool.engines.rattler_prefix import finish_prefix
 from cetool.engines.rattler_reporter import Pulse, Reporter
 from cetool.engines.rattler_request import Plan, make_plan, virtual_packages
@@ -92,7 +91,7 @@ class RattlerEngine:
             watched = caches / "repodata"
             try:
                 records = _attend(
-                    creation.run(link=link), lambda: pulse.still_for(watched) > request.stall_timeout, request.meanwhile
+                    creation, creation.run(link=link), lambda: pulse.still_for(watched) > request.stall_timeout
                 )
             except CetoolError as error:
                 log.write(f"{creation.details or error}\n")
@@ -101,6 +100,8 @@ class RattlerEngine:
                 raise _stalled(plan, request) from None
             except Exception as error:
                 log.write(f"{type(error).__name__}: {error}\n")
+                from cetool.engines.rattler_errors import explain
+
                 raise _with_log(explain(error, plan), request) from error
             except BaseException:
                 _wait_until_quiet(request.prefix)
@@ -143,6 +144,8 @@ class _Creation:
         self.caches = caches
         self.environ = environ
         self.details = ""
+        #: Set when all is left to rattler's own threads, and Python has nothing to do for a while.
+        self.linking = threading.Event()
 
     async def run(self, *, link: bool = True) -> list[RepoDataRecord]:
         """Fetch, solve and, unless only the solution is asked for, link; return the packages."""
@@ -188,6 +191,8 @@ class _Creation:
             self.details = str(error)
             with self.pulse.watched():
                 better = await self._missing(gateway, sources, subdirs)
+            from cetool.engines.rattler_errors import explain
+
             raise (better or explain(error, plan)) from None
         for spec, shown in plan.specs:
             # a conditional spec (`when=`) asks for nothing where its condition does not hold
@@ -197,6 +202,8 @@ class _Creation:
 
     async def _missing(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> EngineError | None:
         """The first spec that nothing in the channels fits, whatever the others ask for."""
+        from cetool.engines.rattler_errors import missing_package, missing_version
+
         for spec, shown in self.plan.specs:
             name = getattr(spec.name, "normalized", None)
             if name is None or spec.condition is not None or _is_virtual(spec):
@@ -217,6 +224,7 @@ class _Creation:
         reporter = Reporter(self.progress, self.pulse, sizes)
         packages = self.caches / "pkgs"
         try:
+            self.linking.set()
             with self.pulse.watched():
                 await install(
                     records,
@@ -261,7 +269,7 @@ class _Stalled(Exception):
 
 
 def _attend(
-    work: Coroutine[Any, Any, list[RepoDataRecord]], stalled: Callable[[], bool], meanwhile: Callable[[], None] | None
+    creation: _Creation, work: Coroutine[Any, Any, list[RepoDataRecord]], stalled: Callable[[], bool]
 ) -> list[RepoDataRecord]:
     """The result of the work, which is done in a thread of its own, so that a signal is taken while it goes on.
 
@@ -278,15 +286,17 @@ def _attend(
         with suppress(BaseException):  # the task keeps its outcome
             loop.run_until_complete(task)
         ended.set()
+        creation.linking.set()
 
     thread = threading.Thread(target=run, name="cetool-rattler", daemon=True)
     thread.start()
     try:
-        if meanwhile is not None:
-            meanwhile()
-        while not ended.wait(_TICK):
-            if stalled():
-                raise _Stalled
+        for moment in (creation.linking, ended):
+            while not moment.wait(_TICK):
+                if stalled():
+                    raise _Stalled
+            if moment is creation.linking and creation.request.meanwhile is not None:
+                creation.request.meanwhile()
     except BaseException:
         loop.call_soon_threadsafe(task.cancel)
         with suppress(KeyboardInterrupt):

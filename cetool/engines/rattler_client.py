@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -154,6 +153,8 @@ def _unverifying_client(access: Access, retries: int, environ: Mapping[str, str]
     """A client that takes any certificate. Only rattler's configuration can ask for that, and it knows no headers:
     logins go by a file that only we can read, for as long as it takes to read it.
     """
+    import tempfile
+
     from rattler import Client, Config
 
     config = Config()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -71,6 +70,8 @@ def _reasons(text: str, plan: Plan) -> str:
 
 def missing_package(name: str, plan: Plan, known: Iterable[str]) -> EngineError:
     """No channel has a package of this name; ``known`` are the names that they have."""
+    import difflib
+
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     hint = f"Did you mean {' or '.join(close)}?" if close else "Check its name, or name the channel that has it."
     return UnsatisfiableError(f"there is no package {name} in {plan.channel_names}", hint=hint)

@@ -6,7 +6,6 @@ variable points (``MAMBA_EXE``, ``CONDA_EXE``), on the PATH, and in the usual pl
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import re
@@ -108,6 +107,8 @@ def _known(wanted: str) -> str:
     name = wanted.strip().lower()
     if name in NAMES:
         return name
+    import difflib
+
     near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.5)
     raise UsageError(
         f"there is no engine {wanted!r}",

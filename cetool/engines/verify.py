@@ -79,40 +79,30 @@ def _fault(prefix: Path, path: Path, there: Mapping[str, os.stat_result]) -> tup
     files = record.get("files")
     if not isinstance(files, list):
         return None, None
-    wanted = [name for name in files if isinstance(name, str) and not _VOLATILE.search(name)]
-    sizes = _sizes(record)
-    missing = 0
-    short = False
-    for name in wanted:
-        status = there.get(name) or _beyond_link(prefix, name)
-        if status is None:
-            missing += 1
-            continue
-        short = short or is_cut_off(status, sizes.get(name))
-    # Scripts that run at linking may take single files away again; a package that was not linked lacks nearly all.
-    if missing * 2 > len(wanted):
-        return f"{missing} of the {len(wanted)} files of {record['name']} are missing", None
-    return None, _source(record) if short or missing else None
+    # thousands of names: the quick look first
+    unseen = [name for name in files if isinstance(name, str) and name not in there and not _VOLATILE.search(name)]
+    missing = sum(not os.path.lexists(f"{prefix}/{name}") for name in unseen)  # through a link to a directory?
+    if missing:
+        wanted = sum(isinstance(name, str) and not _VOLATILE.search(name) for name in files)
+        # Scripts that run at linking may take single files away again; a package that was not linked lacks nearly all.
+        if missing * 2 > wanted:
+            return f"{missing} of the {wanted} files of {record['name']} are missing", None
+    return None, _source(record) if missing or _has_short_files(record, there) else None
 
 
-def _beyond_link(prefix: Path, name: str) -> os.stat_result | None:
-    """The status of a file that is not below the prefix by that name, but may be through a link to a directory."""
+def _has_short_files(record: dict[str, Any], there: Mapping[str, os.stat_result]) -> bool:
+    """Whether a file of the package is shorter than it was packed; those in which the prefix was written may be."""
     try:
-        return os.lstat(f"{prefix}/{name}")
-    except (OSError, ValueError):
-        return None
-
-
-def _sizes(record: dict[str, Any]) -> dict[str, int]:
-    """The sizes of a package's files, but for those in which the prefix was written."""
-    try:
-        return {
-            entry["_path"]: entry["size_in_bytes"]
-            for entry in record["paths_data"]["paths"]
-            if isinstance(entry.get("size_in_bytes"), int) and not entry.get("prefix_placeholder")
-        }
+        for entry in record["paths_data"]["paths"]:
+            name = entry["_path"]
+            status = there.get(name)
+            if status is None or entry.get("prefix_placeholder") or not is_cut_off(status, entry.get("size_in_bytes")):
+                continue
+            if not _VOLATILE.search(name):
+                return True
     except (KeyError, TypeError, AttributeError):
-        return {}
+        pass
+    return False
 
 
 def _source(record: dict[str, Any]) -> Path | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -183,6 +182,8 @@ def _is_path(name: str) -> bool:
 
 def look_in(folders: Sequence[str], name: str, blocked: list[str]) -> str | None:
     """The first executable file of that name; files that may not be executed are added to ``blocked``."""
+    import shutil
+
     for folder in folders:
         path = os.path.join(folder, name)  # an empty entry of PATH is the working directory
         if ON_WINDOWS:

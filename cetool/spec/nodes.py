@@ -6,7 +6,6 @@ name its line.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -100,6 +99,8 @@ class Node(NamedTuple):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """The hint for a word that is not known: the one that was probably meant, or all of them."""
+    import difflib
+
     names = list(known)
     folded = {name.lower().replace("-", "_"): name for name in names}
     meant = word[:100].lower().replace("-", "_")
