@@ -57,6 +57,10 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
 
         # what is wrong with it is told before anything is made
         entry = parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
+    if source.origin is not None:
+        from cetool.cli.consent import require_consent
+
+        require_consent(source, session, metadata)
     session.voice.block(specification(metadata, session.store.prefix(spec.name)))
     lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=f"for {source.script.name}")
     held = [lease.lock]

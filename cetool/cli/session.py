@@ -7,7 +7,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,9 +160,18 @@ class Session:
             ensure_private_dir(directory, trust=self.settings.trust_cache_dir)
 
     def environment(
-        self, requirements: Requirements, spec: EnvironmentSpec, *, refresh: bool = False, purpose: str = ""
+        self,
+        requirements: Requirements,
+        spec: EnvironmentSpec,
+        *,
+        refresh: bool = False,
+        purpose: str = "",
+        consent: Callable[[], None] | None = None,
     ) -> Lease:
-        """The environment of the spec, held in use; made where it is absent, while the user sees how far it is."""
+        """The environment of the spec, held in use; made where it is absent, while the user sees how far it is.
+
+        ``consent`` is called before anything is made, and raises where it may not be.
+        """
         if not refresh:
             ensure_private_dir(self.paths.envs, trust=self.settings.trust_cache_dir, writable=False)
             lease = self.store.lease(spec.name)
@@ -174,6 +183,8 @@ class Session:
                 lease.release()
                 self.voice.warn(f"the environment {lease.prefix.name} is damaged, {lost}: it is made anew")
                 refresh = True
+        if consent is not None:
+            consent()
         self.prepare_cache()
         with self.voice.progress() as progress:
 

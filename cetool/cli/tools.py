@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ from cetool.cli.execution import RunOptions, note, read_declaration, specificati
 from cetool.cli.output import print_json, print_line
 from cetool.cli.run import CONTEXT
 from cetool.cli.session import Session, canonical_requirements
-from cetool.cli.sources import open_source
+from cetool.cli.sources import Source, open_source
 from cetool.errors import EngineError, ProgramNotFoundError, UsageError
 from cetool.launch import warm
 from cetool.launch.activation import Activation, activated_environ, read_activation
@@ -53,7 +53,6 @@ _With = Annotated[
     list[str] | None,
     typer.Option("--with", metavar="SPEC", help="A package besides those declared; repeat for more."),
 ]
-_Insecure = Annotated[bool, typer.Option("--insecure", help="Let a script come over plain http.")]
 
 
 # --- exec -----------------------------------------------------------------------------------------------------------
@@ -151,14 +150,22 @@ def shell(
     refresh: options.Refresh = False,
     offline: options.Offline = False,
     trust_cache_dir: options.TrustCacheDir = False,
-    insecure: _Insecure = False,
+    insecure: options.Insecure = False,
+    sha256: options.Sha256 = None,
+    yes: options.Yes = False,
 ) -> None:
     """Open a shell in the environment of a script, or of match specs."""
-    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
-    wanted = _wanted("shell", target, spec, session, RunOptions(tuple(extra or ()), env_file), insecure=insecure)
+    loudness = options.verbosity(verbose, quiet)
+    session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, yes=yes)
+    how = RunOptions(tuple(extra or ()), env_file)
+    wanted = _wanted("shell", target, spec, session, how, _Fetching(insecure, sha256))
     session.voice.block(specification(wanted.metadata, session.store.prefix(wanted.spec.name)))
     lease = session.environment(
-        wanted.metadata.requirements, wanted.spec, refresh=refresh, purpose=f"for a shell of {wanted.label}"
+        wanted.metadata.requirements,
+        wanted.spec,
+        refresh=refresh,
+        purpose=f"for a shell of {wanted.label}",
+        consent=wanted.consent,
     )
     _used(session, lease, wanted.noted)
     opening = _opening(read_activation(lease.prefix, dict(wanted.spec.variables)), session, wanted.label, repl=repl)
@@ -198,13 +205,21 @@ def path(
     refresh: options.Refresh = False,
     offline: options.Offline = False,
     trust_cache_dir: options.TrustCacheDir = False,
-    insecure: _Insecure = False,
+    insecure: options.Insecure = False,
+    sha256: options.Sha256 = None,
+    yes: options.Yes = False,
 ) -> None:
     """Print the prefix of the environment of a script, or of match specs, made if it is missing: for editors."""
-    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
-    wanted = _wanted("path", target, spec, session, RunOptions(tuple(extra or ()), env_file), insecure=insecure)
+    loudness = options.verbosity(verbose, quiet)
+    session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, yes=yes)
+    how = RunOptions(tuple(extra or ()), env_file)
+    wanted = _wanted("path", target, spec, session, how, _Fetching(insecure, sha256))
     lease = session.environment(
-        wanted.metadata.requirements, wanted.spec, refresh=refresh, purpose=f"for the path of {wanted.label}"
+        wanted.metadata.requirements,
+        wanted.spec,
+        refresh=refresh,
+        purpose=f"for the path of {wanted.label}",
+        consent=wanted.consent,
     )
     _used(session, lease, wanted.noted)
     lease.release()
@@ -231,16 +246,33 @@ def path(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """An environment that is asked for: its spec, how a prompt calls it, and how the usage log does."""
+    """An environment that is asked for: its spec, how a prompt calls it, and how the usage log does.
+
+    ``consent`` is to be called before it is made, and raises where the user does not agree to that.
+    """
 
     metadata: ScriptMetadata
     spec: EnvironmentSpec
     label: str
     noted: str
+    consent: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
+class _Fetching:
+    """How a script may come from a URL, and which content it must have."""
+
+    insecure: bool
+    sha256: str | None
 
 
 def _wanted(
-    command: str, target: str | None, specs: list[str] | None, session: Session, how: RunOptions, *, insecure: bool
+    command: str,
+    target: str | None,
+    specs: list[str] | None,
+    session: Session,
+    how: RunOptions,
+    fetching: _Fetching,
 ) -> _Wanted:
     """What a script, or match specs, ask for. Raises UsageError where it is neither or both."""
     if target is not None:
@@ -249,10 +281,11 @@ def _wanted(
                 "either a script or --spec says what is in the environment",
                 hint="--with adds packages to those that a script declares.",
             )
-        source = open_source(target, session, insecure=insecure)
+        source = open_source(target, session, insecure=fetching.insecure, sha256=fetching.sha256)
         metadata, spec = read_declaration(source, session, how)
         name = source.name or source.script.path.name
-        return _Wanted(metadata, spec, name, str(source.script.path) if source.data is None else source.script.name)
+        noted = str(source.script.path) if source.data is None else source.script.name
+        return _Wanted(metadata, spec, name, noted, _consent(source, session, metadata))
     if how.env_file is not None and not specs:
         requirements = requirements_of(how.extra, [how.env_file])
     elif specs and how.env_file is None:
@@ -267,6 +300,15 @@ def _wanted(
     label = ",".join(map(spec_name, requirements.packages)) or "shell"
     metadata = ScriptMetadata(command, label, None, requirements, None)
     return _Wanted(metadata, session.spec_of(requirements), label, f"{command} {label}")
+
+
+def _consent(source: Source, session: Session, metadata: ScriptMetadata) -> Callable[[], None] | None:
+    """What asks before an environment is made for a script from a URL; there is nothing to ask about any other."""
+    if source.origin is None:
+        return None
+    from cetool.cli.consent import require_consent
+
+    return lambda: require_consent(source, session, metadata)
 
 
 def _used(session: Session, lease: Lease, called: str) -> None:
