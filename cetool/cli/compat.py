@@ -49,7 +49,8 @@ def execute(arguments: Sequence[str]) -> NoReturn:
         words = list(arguments[list(arguments).index(asked.path) + 1 :])  # a -- too, that argparse takes out
     else:
         raise UsageError("no script was given", hint="Pass the file to execute, or its lines with -c.")
-    run_source(source, words, session, RunOptions(refresh=asked.force_env))
+    # where it ran unattended it goes on to; at a terminal one is asked, as with `cetool run`
+    run_source(source, words, session, RunOptions(refresh=asked.force_env, unasked=True))
 
 
 def tmpenv(arguments: Sequence[str]) -> int:

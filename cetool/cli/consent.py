@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
+from dataclasses import dataclass
 from datetime import datetime
 
 from cetool.cache.trust import Trusted, TrustStore
@@ -12,6 +14,7 @@ from cetool.cli.output import flow
 from cetool.cli.remote import Origin
 from cetool.cli.session import Session
 from cetool.cli.sources import Source
+from cetool.config import BUILT_IN
 from cetool.durations import format_size
 from cetool.errors import CetoolError, StoreError
 from cetool.paths import trust_directory
@@ -26,12 +29,13 @@ _LONGEST = 1000
 _MOST_TYPED = 4096
 
 
-def require_consent(source: Source, session: Session, metadata: ScriptMetadata) -> None:
+def require_consent(source: Source, session: Session, metadata: ScriptMetadata, *, unasked: bool = False) -> None:
     """See that the user agrees to what a script from a URL does here, before anything of it is executed.
 
     That holds for what its declaration has executed as well: packages' link scripts, and builds of PyPI packages. A
     script from anywhere else passes. An answer is remembered for the content, wherever it comes from; a copy of what
-    may run is kept for ``--offline``.
+    may run is kept for ``--offline``. With ``unasked`` it passes with a warning where nobody can be asked, unless a
+    setting says what becomes of it.
 
     Raises CetoolError where the answer is no, or nobody is there to be asked.
     """
@@ -42,7 +46,7 @@ def require_consent(source: Source, session: Session, metadata: ScriptMetadata) 
     store = _store(session)
     known = _find(store, digest, session)
     if known is None or not set(places) <= set(known.places):
-        how = _how(_Question(source, origin, digest, metadata, known, places), store, session)
+        how = _how(_Question(source, origin, digest, metadata, known, places), store, session, unasked=unasked)
         if how is not None:
             before = () if known is None else known.places
             agreed = Trusted(digest, origin.asked.shown, time.time(), how, tuple(sorted({*before, *places})))
@@ -61,24 +65,16 @@ def trust_store(session: Session) -> TrustStore:
     return TrustStore(directory)
 
 
+@dataclass(frozen=True)
 class _Question:
     """All that is told about a script before it may run."""
 
-    def __init__(
-        self,
-        source: Source,
-        origin: Origin,
-        digest: str,
-        metadata: ScriptMetadata,
-        known: Trusted | None,
-        places: tuple[str, ...],
-    ) -> None:
-        self.source = source
-        self.origin = origin
-        self.digest = digest
-        self.metadata = metadata
-        self.known = known
-        self.places = places
+    source: Source
+    origin: Origin
+    digest: str
+    metadata: ScriptMetadata
+    known: Trusted | None
+    places: tuple[str, ...]
 
     def lines(self, last: Trusted | None) -> list[str]:
         """The facts, each on a line that a terminal can show; ``last`` is the newest answer for this URL."""
@@ -88,8 +84,7 @@ class _Question:
             rows.append(("by way of", self.origin.asked.shown))
         size = f"{format_size(len(data))}, {len(data.splitlines())} lines"
         rows += [("sha256", self.digest), ("size", size), *_wants(self.metadata)]
-        lines = ["This script comes from elsewhere, and would run with your rights:"]
-        lines += [f"  {name + ':':12}{_line(value)}" for name, value in rows]
+        lines = [f"  {name + ':':12}{_line(value)}" for name, value in rows]
         if self.known is not None:
             lines.append("You agreed to it before, but not to its use of these directories of this machine:")
             lines += [f"  {_line(place)}" for place in self.places if place not in self.known.places]
@@ -100,34 +95,35 @@ class _Question:
         return lines
 
 
-def _how(question: _Question, store: TrustStore | None, session: Session) -> str | None:
+def _how(question: _Question, store: TrustStore | None, session: Session, *, unasked: bool) -> str | None:
     """How the user agreed; None where that is not to be remembered. Raises CetoolError where it is no."""
     if question.origin.pinned:
         return "--sha256"
-    where = question.origin.asked.where
     setting = session.loaded.origins["trust"]
     if setting.value == "always":
         # who sets this once and for all has not looked at this script
         return "--yes" if setting.source == "--yes" else None
-    pin = f"--sha256 {question.digest}"
-    last = None if store is None else _last(store, question.origin.asked.shown)
-    if setting.value == "never":
-        _show(question.lines(last))
-        raise CetoolError(
-            f"the script was not run: trust is never ({setting.source})",
-            where=where,
-            hint=f"Read it; then run it with {pin}, or save it and give its path.",
+    lines = question.lines(None if store is None else _last(store, question.origin.asked.shown))
+    keyboard = None if setting.value == "never" else _keyboard()
+    if keyboard is None and unasked and setting.source == BUILT_IN:
+        session.voice.warn(
+            f"{question.origin.copy.url} (sha256 {question.digest}) runs without a question, as conda-execute had it: "
+            "nobody can be asked (CETOOL_TRUST=ask refuses that)"
         )
-    keyboard = _keyboard()
-    shown = _show(question.lines(last))
-    if keyboard is None or not shown:
+        return None
+    if keyboard is None:
+        pin = f"Read it; then put --sha256 {question.digest}"
+        if setting.value == "never":
+            why, way_out = f"trust is never ({setting.source})", f"{pin} before its URL, or save it and give its path."
+        else:
+            why, way_out = "it is new here, and nobody can be asked about it", f"{pin} before its URL, or --yes."
         raise CetoolError(
-            "the script was not run: it has not run here before, and nobody can be asked",
-            where=where,
-            hint=f"Read it; then run it with {pin}, or with --yes. For this, options stand before the URL.",
+            f"this script from elsewhere was not run: {why}",
+            where=question.origin.asked.where,
+            hint="\n".join([*lines, way_out]),
         )
-    if not _agrees(keyboard):
-        raise CetoolError("the script was not run: you did not agree", where=where)
+    if not _agrees(keyboard, ["cetool: this script comes from elsewhere, and would run with your rights:", *lines]):
+        raise CetoolError("the script was not run: you did not agree", where=question.origin.asked.where)
     return "asked"
 
 
@@ -163,16 +159,6 @@ def _day(date: float) -> str:
         return "an unknown day"
 
 
-def _show(lines: list[str]) -> bool:
-    """Print on standard error, however quiet the rest is to be; whether that was possible."""
-    try:
-        sys.stderr.write("".join(f"{line}\n" for line in lines))
-        sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):
-        return False
-    return True
-
-
 # --- the answer -----------------------------------------------------------------------------------------------------
 
 
@@ -192,11 +178,14 @@ def _keyboard() -> int | None:
         return None
 
 
-def _agrees(keyboard: int) -> bool:
-    """Ask. Nothing but a yes is one: not Ctrl-C, not the end of the input. What follows the line is left unread."""
+def _agrees(keyboard: int, lines: list[str]) -> bool:
+    """Ask, on standard error however quiet the rest is to be. What follows the line that is typed is left unread.
+
+    Nothing but a yes is one: not Ctrl-C, not the end of the input.
+    """
     typed = b""
     try:
-        sys.stderr.write("Run it? [y/N] ")
+        sys.stderr.write("".join(f"{line}\n" for line in lines) + "Run it? [y/N] ")
         sys.stderr.flush()
         # a terminal hands out one line at a time, so the rest stays the script's
         while b"\n" not in typed and len(typed) < _MOST_TYPED:
@@ -207,7 +196,8 @@ def _agrees(keyboard: int) -> bool:
     except (KeyboardInterrupt, OSError, ValueError):
         typed = b""
     if b"\n" not in typed:
-        _show([""])
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write("\n")
         return False
     return typed.strip().lower() in (b"y", b"yes")
 

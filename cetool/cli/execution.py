@@ -34,12 +34,16 @@ if TYPE_CHECKING:  # few scripts have an entrypoint
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a script is to be run, apart from the settings."""
+    """How a script is to be run, apart from the settings.
+
+    ``unasked``: one from a URL is run where nobody can be asked, unless a setting says what becomes of it.
+    """
 
     extra: tuple[str, ...] = ()
     env_file: Path | None = None
     refresh: bool = False
     activate: bool = True
+    unasked: bool = False
 
 
 def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) -> NoReturn:
@@ -60,7 +64,7 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
     if source.origin is not None:
         from cetool.cli.consent import require_consent
 
-        require_consent(source, session, metadata)
+        require_consent(source, session, metadata, unasked=how.unasked)
     session.voice.block(specification(metadata, session.store.prefix(spec.name)))
     lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=f"for {source.script.name}")
     held = [lease.lock]

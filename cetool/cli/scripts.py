@@ -21,6 +21,7 @@ from cetool.engines.select import find_engines
 from cetool.errors import CetoolError
 from cetool.launch.programs import resolve_command
 from cetool.launch.shell import parse_entrypoint
+from cetool.paths import trust_directory
 from cetool.spec.channels import redact
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.metadata import ScriptMetadata
@@ -172,6 +173,7 @@ def _info(session: Session) -> dict[str, object]:
             "engine logs": str(paths.logs),
             "packages": str(session.packages),
             "configuration": str(paths.config_file),
+            "trust": str(trust_directory(session.environ)),
         },
         "engines": [
             {
