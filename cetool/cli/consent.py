@@ -29,28 +29,34 @@ _LONGEST = 1000
 _MOST_TYPED = 4096
 
 
-def require_consent(source: Source, session: Session, metadata: ScriptMetadata, *, unasked: bool = False) -> None:
+def require_consent(
+    source: Source, session: Session, metadata: ScriptMetadata | None = None, *, unasked: bool = False
+) -> None:
     """See that the user agrees to what a script from a URL does here, before anything of it is executed.
 
-    That holds for what its declaration has executed as well: packages' link scripts, and builds of PyPI packages. A
-    script from anywhere else passes. An answer is remembered for the content, wherever it comes from; a copy of what
-    may run is kept for ``--offline``. With ``unasked`` it passes with a warning where nobody can be asked, unless a
-    setting says what becomes of it.
+    That holds for what its declaration has executed as well: packages' link scripts, and builds of PyPI packages;
+    ``metadata`` is that with what the command line adds to it, or None for what the script says by itself. A script
+    from anywhere else passes. An answer is remembered for the content, wherever it comes from; a copy of what may run
+    is kept for ``--offline``. With ``unasked`` it passes with a warning where nobody can be asked, unless a setting says
+    what becomes of it.
 
     Raises CetoolError where the answer is no, or nobody is there to be asked.
     """
     origin = source.origin
     if origin is None:
         return
-    digest, places = source.sha256, _places(source)
+    declared = None if find_block(source.script) is None else read_metadata(source.script)
+    digest, places = source.sha256, () if declared is None else _places(declared.requirements)
     store = _store(session)
     known = _find(store, digest, session)
     if known is None or not set(places) <= set(known.places):
-        how = _how(_Question(source, origin, digest, metadata, known, places), store, session, unasked=unasked)
+        question = _Question(source, origin, digest, metadata or declared, known, places)
+        how = _how(question, store, session, unasked=unasked)
         if how is not None:
             before = () if known is None else known.places
             agreed = Trusted(digest, origin.asked.shown, time.time(), how, tuple(sorted({*before, *places})))
             _remember(store, agreed, session)
+    session.ask_first = None
     origin.keep(session)
 
 
@@ -72,7 +78,7 @@ class _Question:
     source: Source
     origin: Origin
     digest: str
-    metadata: ScriptMetadata
+    metadata: ScriptMetadata | None
     known: Trusted | None
     places: tuple[str, ...]
 
@@ -83,7 +89,7 @@ class _Question:
         if self.origin.asked.shown != url:
             rows.append(("by way of", self.origin.asked.shown))
         size = f"{format_size(len(data))}, {len(data.splitlines())} lines"
-        rows += [("sha256", self.digest), ("size", size), *_wants(self.metadata)]
+        rows += [("sha256", self.digest), ("size", size), *([] if self.metadata is None else _wants(self.metadata))]
         lines = [f"  {name + ':':12}{_line(value)}" for name, value in rows]
         if self.known is not None:
             lines.append("You agreed to it before, but not to its use of these directories of this machine:")
@@ -205,11 +211,8 @@ def _agrees(keyboard: int, lines: list[str]) -> bool:
 # --- what is remembered ---------------------------------------------------------------------------------------------
 
 
-def _places(source: Source) -> tuple[str, ...]:
-    """The directories of this machine that the script itself, not the command line, has packages taken from."""
-    if find_block(source.script) is None:
-        return ()
-    needs: Requirements = read_metadata(source.script).requirements
+def _places(needs: Requirements) -> tuple[str, ...]:
+    """The directories of this machine that packages are taken from."""
     settings = needs.pypi_settings
     texts = (*(needs.channels or ()), *needs.packages, *needs.pypi, *settings.find_links, *settings.extra_index_urls)
     found = (text for text in (*texts, settings.index_url or "") if "file://" in text)

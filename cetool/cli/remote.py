@@ -47,7 +47,8 @@ class Origin:
 def open_remote(target: str, session: Session, *, insecure: bool, pinned: bool) -> Source:
     """The script at a URL. Raises CetoolError where it cannot be had.
 
-    GitHub's token is taken out of the session's variables: what runs of the script, or is built for it, gets none.
+    GitHub's token is taken out of the session's variables: what runs of the script, or is built for it, gets none. The
+    session asks whether the user agrees before it makes an environment; who executes the script sees to that before.
     """
     asked = locate_script(target, insecure=insecure)
     last = _last_copy(asked, session)
@@ -59,7 +60,15 @@ def open_remote(target: str, session: Session, *, insecure: bool, pinned: bool) 
     text = decode(copy.data, copy.url, python=looks_like_python(copy.data, Path(copy.name)))
     # relative paths start from the working directory, as uv has it: the script's own is the cache's
     script = script_from_text(text, Path.cwd() / copy.name, copy.url)
-    return Source(script, target, copy.data, copy.name, origin=Origin(asked, copy, pinned, fresh))
+    source = Source(script, target, copy.data, copy.name, origin=Origin(asked, copy, pinned, fresh))
+
+    def ask_first() -> None:
+        from cetool.cli.consent import require_consent
+
+        require_consent(source, session)
+
+    session.ask_first = ask_first
+    return source
 
 
 def _last_copy(asked: Address, session: Session) -> Copy | None:

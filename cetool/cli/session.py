@@ -51,6 +51,8 @@ class Session:
         self.configuration: dict[bytes, bytes] = {}
         #: Whether the engine's configuration was read, and so which engine was found had a say in what came of it.
         self.asked_engine = False
+        #: Called before an environment is made; raises where it may not be. A script from a URL brings it.
+        self.ask_first: Callable[[], None] | None = None
         self._moves = False
         self._watch(search_path(self.environ, root_prefix=conda_root(self.environ)))
         named = self.environ.get("CETOOL_CONFIG_FILE") or "/"
@@ -160,18 +162,9 @@ class Session:
             ensure_private_dir(directory, trust=self.settings.trust_cache_dir)
 
     def environment(
-        self,
-        requirements: Requirements,
-        spec: EnvironmentSpec,
-        *,
-        refresh: bool = False,
-        purpose: str = "",
-        consent: Callable[[], None] | None = None,
+        self, requirements: Requirements, spec: EnvironmentSpec, *, refresh: bool = False, purpose: str = ""
     ) -> Lease:
-        """The environment of the spec, held in use; made where it is absent, while the user sees how far it is.
-
-        ``consent`` is called before anything is made, and raises where it may not be.
-        """
+        """The environment of the spec, held in use; made where it is absent, while the user sees how far it is."""
         if not refresh:
             ensure_private_dir(self.paths.envs, trust=self.settings.trust_cache_dir, writable=False)
             lease = self.store.lease(spec.name)
@@ -183,8 +176,8 @@ class Session:
                 lease.release()
                 self.voice.warn(f"the environment {lease.prefix.name} is damaged, {lost}: it is made anew")
                 refresh = True
-        if consent is not None:
-            consent()
+        if self.ask_first is not None:
+            self.ask_first()
         self.prepare_cache()
         with self.voice.progress() as progress:
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ from cetool.cli.execution import RunOptions, note, read_declaration, specificati
 from cetool.cli.output import print_json, print_line
 from cetool.cli.run import CONTEXT
 from cetool.cli.session import Session, canonical_requirements
-from cetool.cli.sources import Source, open_source
+from cetool.cli.sources import open_source
 from cetool.errors import EngineError, ProgramNotFoundError, UsageError
 from cetool.launch import warm
 from cetool.launch.activation import Activation, activated_environ, read_activation
@@ -161,11 +161,7 @@ def shell(
     wanted = _wanted("shell", target, spec, session, how, _Fetching(insecure, sha256))
     session.voice.block(specification(wanted.metadata, session.store.prefix(wanted.spec.name)))
     lease = session.environment(
-        wanted.metadata.requirements,
-        wanted.spec,
-        refresh=refresh,
-        purpose=f"for a shell of {wanted.label}",
-        consent=wanted.consent,
+        wanted.metadata.requirements, wanted.spec, refresh=refresh, purpose=f"for a shell of {wanted.label}"
     )
     _used(session, lease, wanted.noted)
     opening = _opening(read_activation(lease.prefix, dict(wanted.spec.variables)), session, wanted.label, repl=repl)
@@ -215,11 +211,7 @@ def path(
     how = RunOptions(tuple(extra or ()), env_file)
     wanted = _wanted("path", target, spec, session, how, _Fetching(insecure, sha256))
     lease = session.environment(
-        wanted.metadata.requirements,
-        wanted.spec,
-        refresh=refresh,
-        purpose=f"for the path of {wanted.label}",
-        consent=wanted.consent,
+        wanted.metadata.requirements, wanted.spec, refresh=refresh, purpose=f"for the path of {wanted.label}"
     )
     _used(session, lease, wanted.noted)
     lease.release()
@@ -246,16 +238,12 @@ def path(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """An environment that is asked for: its spec, how a prompt calls it, and how the usage log does.
-
-    ``consent`` is to be called before it is made, and raises where the user does not agree to that.
-    """
+    """An environment that is asked for: its spec, how a prompt calls it, and how the usage log does."""
 
     metadata: ScriptMetadata
     spec: EnvironmentSpec
     label: str
     noted: str
-    consent: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -285,7 +273,7 @@ def _wanted(
         metadata, spec = read_declaration(source, session, how)
         name = source.name or source.script.path.name
         noted = str(source.script.path) if source.data is None else source.script.name
-        return _Wanted(metadata, spec, name, noted, _consent(source, session, metadata))
+        return _Wanted(metadata, spec, name, noted)
     if how.env_file is not None and not specs:
         requirements = requirements_of(how.extra, [how.env_file])
     elif specs and how.env_file is None:
@@ -300,15 +288,6 @@ def _wanted(
     label = ",".join(map(spec_name, requirements.packages)) or "shell"
     metadata = ScriptMetadata(command, label, None, requirements, None)
     return _Wanted(metadata, session.spec_of(requirements), label, f"{command} {label}")
-
-
-def _consent(source: Source, session: Session, metadata: ScriptMetadata) -> Callable[[], None] | None:
-    """What asks before an environment is made for a script from a URL; there is nothing to ask about any other."""
-    if source.origin is None:
-        return None
-    from cetool.cli.consent import require_consent
-
-    return lambda: require_consent(source, session, metadata)
 
 
 def _used(session: Session, lease: Lease, called: str) -> None:
