@@ -145,6 +145,7 @@ def test_show(settled: Home) -> None:
     assert shape(found) == {
         "schema": "str",
         "script": "str",
+        "sha256": "str",
         "dialect": "str",
         "lines": ["int"],
         "name": "str",

@@ -37,8 +37,8 @@ def require_consent(
     That holds for what its declaration has executed as well: packages' link scripts, and builds of PyPI packages;
     ``metadata`` is that with what the command line adds to it, or None for what the script says by itself. A script
     from anywhere else passes. An answer is remembered for the content, wherever it comes from; a copy of what may run
-    is kept for ``--offline``. With ``unasked`` it passes with a warning where nobody can be asked, unless a setting says
-    what becomes of it.
+    is kept for ``--offline``. With ``unasked`` it passes with a warning where nobody can be asked, unless a setting
+    says what becomes of it.
 
     Raises CetoolError where the answer is no, or nobody is there to be asked.
     """
