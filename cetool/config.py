@@ -21,6 +21,8 @@ from cetool.paths import config_file_path, expand_user, home_directory
 #: What ``engine`` can be; ``auto`` in a file or variable takes back what a lower layer chose.
 ENGINES = ("mamba", "micromamba", "conda", "rattler")
 BUILT_IN = "built-in"
+#: The options that are not called as their setting is.
+_OPTIONS = {"channels": "--channel", "trust": "--yes"}
 
 
 class Settings(NamedTuple):
@@ -43,6 +45,7 @@ class Settings(NamedTuple):
     trust_cache_dir: bool = False
     stall_timeout: float = 300.0
     pkg_dir: Path | None = None
+    trust: Literal["ask", "always", "never"] = "ask"
 
 
 class Origin(NamedTuple):
@@ -155,7 +158,7 @@ def conda_root(environ: Mapping[str, str]) -> str | None:
 
 def _origin(key: str, value: object, where: Location | None, context: _Context) -> Origin:
     """The value read; ``where`` is the file's line or the variable, None for an option."""
-    option = "--channel" if key == "channels" else f"--{value if key == 'verbosity' else key}"
+    option = _OPTIONS.get(key, f"--{value if key == 'verbosity' else key}")
     try:
         return Origin(_READERS[key](value, context), option if where is None else str(where), value)
     except _Wrong as wrong:
@@ -343,4 +346,5 @@ _READERS: dict[str, Callable[[object, _Context], object]] = {
     "trust-cache-dir": _as_truth,
     "stall-timeout": _as_seconds,
     "pkg-dir": _as_directory,
+    "trust": _one_of("ask", "always", "never"),
 }

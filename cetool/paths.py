@@ -66,6 +66,11 @@ class Paths(NamedTuple):
         return self.root / "scripts"
 
     @property
+    def copies(self) -> Path:
+        """The last copy of each script that ran from a URL."""
+        return self.root / "copies"
+
+    @property
     def launch(self) -> Path:
         """The launch records of the warm path."""
         return self.root / "launch"
@@ -96,6 +101,24 @@ def config_file_path(environ: Mapping[str, str]) -> Path | None:
         return Path(os.path.abspath(expand_user(named, environ)))
     base = _user_dir(environ, "XDG_CONFIG_HOME", ".config", kind="config")
     return None if base is None else base / "config.yaml"
+
+
+def trust_directory(environ: Mapping[str, str]) -> Path | None:
+    """Where it is kept which scripts from elsewhere the user agreed to run; None without a home.
+
+    Below ``CETOOL_DATA_DIR``, else in the user's data directory: answers are no cache, nothing can bring them back.
+    Raises StoreError for a ``CETOOL_DATA_DIR`` that is no absolute path.
+    """
+    named = environ.get("CETOOL_DATA_DIR")
+    if named:
+        expanded = expand_user(named, environ)
+        if not Path(expanded).is_absolute():
+            raise StoreError(
+                f"CETOOL_DATA_DIR is {named!r}, which is not an absolute path", hint="Write the path from / on."
+            )
+        return Path(os.path.normpath(expanded), "trust")
+    base = _user_dir(environ, "XDG_DATA_HOME", ".local/share", kind="data")
+    return None if base is None else base / "trust"
 
 
 def home_directory(environ: Mapping[str, str]) -> Path | None:
@@ -151,15 +174,19 @@ def _cache_root(environ: Mapping[str, str]) -> Path:
 
 
 def _user_dir(environ: Mapping[str, str], variable: str, below_home: str, *, kind: str) -> Path | None:
-    """``cetool`` in the user's cache or configuration directory, as platformdirs has it.
+    """``cetool`` in the user's cache, configuration or data directory, as platformdirs has it.
 
     On Linux it is computed here, from the variables given: platformdirs looks at the process's own.
     """
     if sys.platform in ("win32", "darwin"):
         import platformdirs
 
-        directory = platformdirs.user_cache_dir if kind == "cache" else platformdirs.user_config_dir
-        return Path(directory("cetool", appauthor=False))
+        directories = {
+            "cache": platformdirs.user_cache_dir,
+            "config": platformdirs.user_config_dir,
+            "data": platformdirs.user_data_dir,
+        }
+        return Path(directories[kind]("cetool", appauthor=False))
     xdg = environ.get(variable, "")
     if Path(xdg).is_absolute():  # the XDG specification has relative ones ignored
         return Path(os.path.normpath(xdg), "cetool")

@@ -146,6 +146,7 @@ def test_show(settled: Home) -> None:
     assert shape(found) == {
         "schema": "str",
         "script": "str",
+        "sha256": "str",
         "dialect": "str",
         "lines": ["int"],
         "name": "str",

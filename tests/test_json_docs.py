@@ -165,6 +165,15 @@ def test_what_is_found_in_scripts(home: Home) -> None:
     assert _described("check", json.loads(done.stdout)) == set(DESCRIBED["check"][1])
 
 
+def test_what_may_run(home: Home) -> None:
+    agreed = {"schema": "cetool.trusted/1", "sha256": "0" * 64, "url": "https://example.org/s.py", "date": 1.5}
+    file = home.write(
+        f".local/share/cetool/trust/{'0' * 64}.json", json.dumps({**agreed, "how": "asked", "places": []})
+    )
+    file.parent.chmod(0o700)
+    assert _described("trust list", _prints(home, "trust", "list", "--json")) == set(DESCRIBED["trust list"][1])
+
+
 def test_what_is_here_and_how_it_is_set(home: Home) -> None:
     assert _described("info", _prints(home, "info", "--json")) == set(DESCRIBED["info"][1])
     home.write(".config/cetool/config.yaml", "max-size: 20GB\nchannels: [https://user:secret@example.org/c]\n")

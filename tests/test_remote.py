@@ -3,119 +3,24 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import os
 import re
-import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from support.web import SCRIPT, Answer, Server, leads_to, make_certificate, mute, says, sends, serving
 
 import cetool.errors
 from cetool.errors import EXIT_FAILURE, EXIT_NOT_FOUND, EXIT_USAGE, CetoolError
-from cetool.spec import remote
 from cetool.spec.remote import fetch_script
 from cetool.spec.source import MAX_SIZE, is_url
-
-SCRIPT = b"#!/usr/bin/env bash\r\necho \xc3\xa4\n"
-Answer = Callable[[BaseHTTPRequestHandler], None]
-OPENSSL_CONFIG = """
-[req]
-distinguished_name = name
-x509_extensions = extensions
-prompt = no
-[name]
-CN = localhost
-[extensions]
-subjectAltName = DNS:localhost,IP:127.0.0.1
-basicConstraints = critical,CA:TRUE
-keyUsage = critical,digitalSignature,keyCertSign
-subjectKeyIdentifier = hash
-"""
-
-
-@dataclass
-class Server:
-    """A running server: ``answers`` by path, ``requests`` as (path, Authorization)."""
-
-    url: str
-    answers: dict[str, Answer]
-    requests: list[tuple[str, str | None]] = field(default_factory=list)
-    closing: threading.Event = field(default_factory=threading.Event)
-
-
-def sends(data: bytes = SCRIPT, *, status: int = 200, length: int | None = None, **headers: str) -> Answer:
-    def answer(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(status)
-        for name, value in {"Content-Length": str(len(data) if length is None else length), **headers}.items():
-            request.send_header(name.replace("_", "-"), value)
-        request.end_headers()
-        request.wfile.write(data)
-
-    return answer
-
-
-def leads_to(target: str, status: int = 302) -> Answer:
-    return sends(b"moved", status=status, Location=target)
-
-
-def mute(server: Server, asked: threading.Event | None = None) -> Answer:
-    def answer(_: BaseHTTPRequestHandler) -> None:
-        if asked is not None:
-            asked.set()
-        server.closing.wait()
-
-    return answer
-
-
-def says(text: bytes) -> Answer:
-    def answer(request: BaseHTTPRequestHandler) -> None:
-        request.wfile.write(text)
-
-    return answer
-
-
-@contextlib.contextmanager
-def serving(certificate: Path | None = None) -> Iterator[Server]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            state.requests.append((self.path, self.headers.get("Authorization")))
-            answer = state.answers.get(self.path, sends(b"none", status=404))
-            self.close_connection = True
-            with contextlib.suppress(OSError):
-                answer(self)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        httpd.daemon_threads = False  # waited for by server_close: nothing of a test outlives it
-        scheme = "http"
-        if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            httpd.socket = context.wrap_socket(httpd.socket, server_side=True, do_handshake_on_connect=False)
-            scheme = "https"
-        state = Server(f"{scheme}://127.0.0.1:{httpd.server_address[1]}", {"/s.sh": sends()})
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield state
-        finally:
-            state.closing.set()
-            httpd.shutdown()
-            thread.join()
 
 
 @pytest.fixture(autouse=True)
@@ -134,16 +39,7 @@ def http() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with a key and the certificate that it signed for itself."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl on the PATH to make a certificate with")
-    directory = tmp_path_factory.mktemp("tls")
-    (directory / "config").write_text(OPENSSL_CONFIG)
-    made = directory / "both.pem"
-    command = f"{openssl} req -x509 -newkey rsa:2048 -nodes -days 2 -config config -keyout key.pem -out cert.pem"
-    subprocess.run(command.split(), cwd=directory, check=True, capture_output=True, timeout=60)
-    made.write_bytes((directory / "key.pem").read_bytes() + (directory / "cert.pem").read_bytes())
-    return made
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
@@ -219,6 +115,7 @@ def test_redirects_end(http: Server) -> None:
         (sends(status=503), EXIT_FAILURE, "status 503"),
         (sends(status=302), EXIT_FAILURE, "status 302"),
         (sends(Content_Type="Text/HTML; charset=utf-8"), EXIT_FAILURE, "web page"),
+        (sends(b"\n <!DOCTYPE HTML><html># conda execute"), EXIT_FAILURE, "web page"),
         (sends(Content_Encoding="gzip"), EXIT_FAILURE, "compressed"),
         (sends(length=len(SCRIPT) + 9), EXIT_FAILURE, f"broke off after {len(SCRIPT)} of"),
         (sends(length=MAX_SIZE + 1), EXIT_FAILURE, "larger than 10 MiB"),
@@ -363,24 +260,6 @@ def test_a_url_that_cannot_be_one_is_refused(url: str, says: str) -> None:
 def test_what_is_a_url() -> None:
     assert is_url("HTTPS://x/y") and is_url("http://x")
     assert not any(map(is_url, ["s.py", "./https://x", "C:\\s.py", "c://s.py", "https:/x", "-", ""]))
-
-
-@pytest.mark.parametrize(
-    ("link", "raw"),
-    [
-        ("https://github.com/o/r/blob/main/d/s%20x.py?raw=true#L1-L9", "raw.githubusercontent.com/o/r/main/d/s%20x.py"),
-        ("https://u:p@www.GitHub.com/o/r/blob/v1/s.py", "raw.githubusercontent.com/o/r/v1/s.py"),
-        ("https://gist.github.com/who/" + "0a" * 16, f"gist.github.com/who/{'0a' * 16}/raw"),
-        ("https://gist.github.com/who/0a0a0a0a0a0a0a0a0a0a/#file-x", "gist.github.com/who/0a0a0a0a0a0a0a0a0a0a/raw"),
-        ("https://gist.github.com/w/" + "0a" * 16 + "/" + "b1" * 20, f"gist.github.com/w/{'0a' * 16}/raw/{'b1' * 20}"),
-        ("https://git.example/g/p/-/blob/main/s.R?ref_type=heads", "git.example/g/p/-/raw/main/s.R?ref_type=heads"),
-        ("https://example.org/o/r/blob/main/s.py", "example.org/o/r/blob/main/s.py"),
-        ("https://b\u00fccher.example/\u00e4.py", "xn--bcher-kva.example/%C3%A4.py"),
-    ],
-)
-def test_links_to_pages_become_links_to_files(link: str, raw: str) -> None:
-    address = remote._raw_file(remote._parse(link))
-    assert address.url == f"https://{raw}" and address.basic is None
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_a_script_at_a_url(settled: Home, site: ChannelServer) -> None:
     refused = settled.cetool("run", url)
     assert refused.returncode == 2
     assert "--insecure" in told(refused.stderr)[1] and not site.requests
-    done = settled.cetool("run", "--insecure", url, "an argument")
+    done = settled.cetool("run", "--yes", "--insecure", url, "an argument")
     assert done.returncode == 0, done.stderr
     assert "<an argument>\n" in done.stdout
     assert done.stdout.endswith("/hello.sh\n")
@@ -96,7 +96,7 @@ def test_credentials_in_a_url_are_sent_and_not_shown(settled: Home, site: Channe
     settled.write("site/private.sh", STDIN)
     site.credentials = ("user", "sEcReT")
     url = f"{site.secret_url}/private.sh"
-    done = settled.cetool("run", "-v", "--insecure", url)
+    done = settled.cetool("run", "-v", "--yes", "--insecure", url)
     assert done.stdout.startswith("hello from "), done.stderr
     wrong = settled.cetool("run", "--insecure", url.replace("sEcReT", "wRoNg"))
     assert wrong.returncode == 125

@@ -10,12 +10,13 @@ import typer
 from cetool.cli import options
 from cetool.cli.output import print_json, print_line
 from cetool.cli.session import Session
+from cetool.cli.sources import open_source
 from cetool.errors import Location, MetadataError, UsageError
 from cetool.spec.channels import redact
 from cetool.spec.linting import RULES, Finding, finding_of, lint_script
 from cetool.spec.metadata import ScriptMetadata
 from cetool.spec.nodes import nearest
-from cetool.spec.source import Script, printable, read_script
+from cetool.spec.source import Script, is_url, printable, read_script
 
 CHECK_SCHEMA = "cetool.check/1"
 
@@ -33,6 +34,7 @@ def check(
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
     offline: options.Offline = False,
+    insecure: options.Insecure = False,
 ) -> int:
     """Look for mistakes in what scripts declare; the exit status is 1 where there is something to say."""
     for rule in ignore or ():
@@ -41,10 +43,12 @@ def check(
     session = Session({"verbosity": options.verbosity(verbose, quiet), "offline": offline or None})
     found: list[tuple[str, ScriptMetadata | None, list[Finding]]] = []
     for target in targets:
-        metadata, findings = _look_at(target, declared_only=declared_only)
+        metadata, findings = _look_at(target, session, declared_only=declared_only, insecure=insecure)
         if solve and metadata is not None and not any(finding.severity == "error" for finding in findings):
             findings += _solve(metadata, session)
-        found.append((printable(target), metadata, [item for item in findings if item.rule not in (ignore or ())]))
+        found.append(
+            (redact(printable(target)), metadata, [item for item in findings if item.rule not in (ignore or ())])
+        )
     if as_json:
         print_json(_document(found))
     else:
@@ -58,10 +62,12 @@ def check(
     return 1 if any(findings for _, _, findings in found) else 0
 
 
-def _look_at(target: str, *, declared_only: bool) -> tuple[ScriptMetadata | None, list[Finding]]:
+def _look_at(
+    target: str, session: Session, *, declared_only: bool, insecure: bool
+) -> tuple[ScriptMetadata | None, list[Finding]]:
     """The declaration of one script and the findings. Raises CetoolError where there is no file to be read."""
     try:
-        script = read_script(target)
+        script = open_source(target, session, insecure=insecure).script if is_url(target) else read_script(target)
     except MetadataError as error:  # no text, or nothing in it
         return None, [] if declared_only and not _has_mark(target) else [finding_of(error)]
     metadata, findings = lint_script(script, declared_only=declared_only)

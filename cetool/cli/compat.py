@@ -30,6 +30,7 @@ def execute(arguments: Sequence[str]) -> NoReturn:
     )
     parser.add_argument("path", nargs="?", help="The script to execute: a path, or a URL.")
     parser.add_argument("--force-env", "-f", action="store_true", help="Make the environment anew.")
+    parser.add_argument("--yes", "-y", action="store_true", help="Run a script from a URL without being asked.")
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("--verbose", "-v", action="store_true", help="Say what is done, and with what.")
     loudness.add_argument("--quiet", "-q", action="store_true", help="Say nothing but errors.")
@@ -38,7 +39,8 @@ def execute(arguments: Sequence[str]) -> NoReturn:
     )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="The script's own arguments.")
     asked = parser.parse_args(arguments)
-    session = Session({"verbosity": "verbose" if asked.verbose else "quiet" if asked.quiet else None})
+    verbosity = "verbose" if asked.verbose else "quiet" if asked.quiet else None
+    session = Session({"verbosity": verbosity, "trust": "always" if asked.yes else None})
     if asked.code is not None:
         source, words = source_of_lines(asked.code), [word for word in [asked.path] if word] + asked.arguments
     elif asked.path is not None:
@@ -47,7 +49,8 @@ def execute(arguments: Sequence[str]) -> NoReturn:
         words = list(arguments[list(arguments).index(asked.path) + 1 :])  # a -- too, that argparse takes out
     else:
         raise UsageError("no script was given", hint="Pass the file to execute, or its lines with -c.")
-    run_source(source, words, session, RunOptions(refresh=asked.force_env))
+    # where it ran unattended it goes on to; at a terminal one is asked, as with `cetool run`
+    run_source(source, words, session, RunOptions(refresh=asked.force_env, unasked=True))
 
 
 def tmpenv(arguments: Sequence[str]) -> int:

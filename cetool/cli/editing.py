@@ -10,10 +10,12 @@ import typer
 
 from cetool.cli import options
 from cetool.cli.session import Session
-from cetool.errors import ScriptNotFoundError
+from cetool.errors import Location, ScriptNotFoundError, UsageError
+from cetool.spec.channels import redact
 from cetool.spec.converting import DIALECTS, convert_block
 from cetool.spec.document import Document, read_document, write_document
 from cetool.spec.editing import Change, Edited, edit_declaration, requirements_change
+from cetool.spec.source import is_url, printable
 from cetool.spec.starting import start_block
 
 
@@ -39,7 +41,7 @@ def init(
 ) -> None:
     """Write a block into a script that has none, with the packages that a Python script imports."""
     session = _session(verbose, quiet)
-    document = read_document(target)
+    document = _read(target)
     edited = start_block(document, DIALECTS[dialect.value], tuple(extra or ()))
     _finish(session, document, edited, f"Wrote a {dialect.value} block into {document.name}; `cetool show` tells of it")
 
@@ -95,6 +97,12 @@ def _session(verbose: bool, quiet: bool) -> Session:
 
 
 def _read(target: str) -> Document:
+    if is_url(target):
+        raise UsageError(
+            "only a file can be changed, and this is a URL",
+            where=Location(redact(printable(target))),
+            hint="Save the script, and give its path.",
+        )
     try:
         return read_document(target)
     except ScriptNotFoundError as error:

@@ -83,13 +83,14 @@ def name(
     ] = None,
     file: options.Files = None,
     channel: options.Channels = None,
+    insecure: options.Insecure = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Print the prefix that an environment has or would have, without making it."""
     session = Session({"channels": tuple(channel) if channel else None})
     words = targets or []
     if len(words) == 1 and not file and _is_script(words[0]):
-        _, spec = read_declaration(open_source(words[0], session), session, RunOptions())
+        _, spec = read_declaration(open_source(words[0], session, insecure=insecure), session, RunOptions())
     else:
         spec = session.spec_of(requirements_of(words, file or []))
         if len(words) == 1 and words[0].endswith(_LIKE_SCRIPTS):  # the package discord.py is one
@@ -198,6 +199,7 @@ def remove(
     targets: Annotated[list[str], typer.Argument(metavar="NAME|PREFIX|SCRIPT", help="The environments to remove.")],
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
+    insecure: options.Insecure = False,
     trust_cache_dir: options.TrustCacheDir = False,
 ) -> None:
     """Remove environments, unless something runs in them."""
@@ -206,7 +208,7 @@ def remove(
     freed = Freed()
     for target in targets:
         try:
-            for directory in _targeted(target, session):
+            for directory in _targeted(target, session, insecure=insecure):
                 size = _remove(directory, session, freed)
                 session.voice.result(f"Removed {directory.prefix.name}: freed {format_size(size)}")
         except CetoolError as error:
@@ -217,7 +219,7 @@ def remove(
         raise failed[-1]
 
 
-def _targeted(target: str, session: Session) -> list[Directory]:
+def _targeted(target: str, session: Session, *, insecure: bool) -> list[Directory]:
     """The directories that a name, a prefix or a script means."""
     store = session.store
     path = Path(target).absolute()
@@ -227,7 +229,7 @@ def _targeted(target: str, session: Session) -> list[Directory]:
         found = [item for item in store.directories() if item.prefix.name == path.name]
     else:
         try:
-            _, spec = read_declaration(open_source(target, session), session, RunOptions())
+            _, spec = read_declaration(open_source(target, session, insecure=insecure), session, RunOptions())
         except ScriptNotFoundError:
             raise StoreError(
                 f"there is no environment, and no script, called {target!r}",

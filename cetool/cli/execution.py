@@ -28,12 +28,16 @@ if TYPE_CHECKING:  # what is needed once there is an environment is imported whi
 
 
 class RunOptions(NamedTuple):
-    """How a script is to be run, apart from the settings."""
+    """How a script is to be run, apart from the settings.
+
+    ``unasked``: one from a URL is run where nobody can be asked, unless a setting says what becomes of it.
+    """
 
     extra: tuple[str, ...] = ()
     env_file: Path | None = None
     refresh: bool = False
     activate: bool = True
+    unasked: bool = False
 
 
 def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) -> NoReturn:
@@ -51,6 +55,10 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
 
         # what is wrong with it is told before anything is made
         entry = parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
+    if source.origin is not None:
+        from cetool.cli.consent import require_consent
+
+        require_consent(source, session, metadata, unasked=how.unasked)
     session.voice.block(specification(metadata, session.store.prefix(spec.name)))
     purpose = f"for {source.script.name}"
     lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=purpose, meanwhile=_get_ready)

@@ -24,6 +24,12 @@ Offline = Annotated[bool, typer.Option("--offline", help="Download nothing; make
 TrustCacheDir = Annotated[
     bool, typer.Option("--trust-cache-dir", help="Use the cache directory though others can write to it.")
 ]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Let a script come over plain http.")]
+Sha256 = Annotated[
+    str | None,
+    typer.Option("--sha256", metavar="DIGEST", help="Take the script only if its content has this SHA-256."),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Run a script from a URL without being asked, from now on.")]
 EnvFile = Annotated[
     Path | None,
     typer.Option("--env-file", metavar="FILE", help="The environment.yml of a script that declares nothing itself."),
@@ -43,7 +49,13 @@ def verbosity(verbose: bool, quiet: bool) -> str | None:
 
 
 def open_session(
-    channel: list[str] | None, verbosity: str | None, engine: str | None, offline: bool, trust_cache_dir: bool
+    channel: list[str] | None,
+    verbosity: str | None,
+    engine: str | None,
+    offline: bool,
+    trust_cache_dir: bool,
+    *,
+    yes: bool = False,
 ) -> Session:
     """The session that the options of a command that may make an environment stand for."""
     return Session(
@@ -53,5 +65,6 @@ def open_session(
             "channels": tuple(channel) if channel else None,
             "offline": offline or None,
             "trust-cache-dir": trust_cache_dir or None,
+            "trust": "always" if yes else None,
         }
     )

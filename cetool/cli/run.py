@@ -8,7 +8,7 @@ import typer
 
 from cetool.cli import options
 from cetool.cli.execution import RunOptions, run_source
-from cetool.cli.sources import open_source, source_of_lines
+from cetool.cli.sources import check_pin, open_source, source_of_lines
 from cetool.errors import UsageError
 
 #: What a command needs so that all that follows SCRIPT belongs to the script.
@@ -41,15 +41,19 @@ def run(
         bool, typer.Option("--no-activate", help="Run the program without activating the environment.")
     ] = False,
     trust_cache_dir: options.TrustCacheDir = False,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Let a script come over plain http.")] = False,
+    insecure: options.Insecure = False,
+    sha256: options.Sha256 = None,
+    yes: options.Yes = False,
 ) -> None:
     """Run a script in the conda environment that it declares."""
-    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
+    loudness = options.verbosity(verbose, quiet)
+    session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, yes=yes)
     words = [*([] if target is None else [target]), *(arguments or [])]
     if code:
         source, words = source_of_lines(words), []
+        check_pin(source, sha256)
     elif not words:
         raise UsageError("no script was given", hint="cetool run SCRIPT, or cetool run -c LINE..., or cetool run -")
     else:
-        source, words = open_source(words[0], session, insecure=insecure), words[1:]
+        source, words = open_source(words[0], session, insecure=insecure, sha256=sha256), words[1:]
     run_source(source, words, session, RunOptions(tuple(extra or ()), env_file, refresh, not no_activate))

@@ -15,12 +15,13 @@ from cetool.cli.environments import spec_document
 from cetool.cli.execution import RunOptions, entrypoint_place, read_declaration
 from cetool.cli.output import flow, print_json, print_line, print_table
 from cetool.cli.session import Session
-from cetool.cli.sources import open_source
+from cetool.cli.sources import Source, open_source
 from cetool.config import variable_of
 from cetool.engines.select import find_engines
 from cetool.errors import CetoolError
 from cetool.launch.programs import resolve_command
 from cetool.launch.shell import parse_entrypoint
+from cetool.paths import trust_directory
 from cetool.spec.channels import redact
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.metadata import ScriptMetadata
@@ -42,16 +43,19 @@ def show(
     ] = None,
     env_file: options.EnvFile = None,
     as_json: options.AsJson = False,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Let a script come over plain http.")] = False,
+    insecure: options.Insecure = False,
+    sha256: options.Sha256 = None,
+    offline: options.Offline = False,
 ) -> None:
     """Show what was read from a script: its environment, and how it would be made and run."""
-    session = Session({"engine": engine, "channels": tuple(channel) if channel else None})
-    source = open_source(target, session, insecure=insecure)
+    channels = tuple(channel) if channel else None
+    session = Session({"engine": engine, "channels": channels, "offline": offline or None})
+    source = open_source(target, session, insecure=insecure, sha256=sha256)
     metadata, spec = read_declaration(source, session, RunOptions(tuple(extra or ()), env_file))
     if metadata.entrypoint is not None:
         # what is wrong with it is told here, too
         parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
-    document = _shown(metadata, spec, session, source.script.name)
+    document = _shown(metadata, spec, session, source)
     if as_json:
         print_json(document)
         return
@@ -60,6 +64,7 @@ def show(
     needs = metadata.requirements
     rows = [
         ("script", source.script.name),
+        ("sha256", source.sha256 if source.origin is not None else ""),
         ("dialect", f"{metadata.dialect}{place}"),
         ("channels", flow(spec.channels)),
         ("env", flow(needs.packages)),
@@ -76,13 +81,14 @@ def show(
             print_line(f"{key + ':':12}{value}")
 
 
-def _shown(metadata: ScriptMetadata, spec: EnvironmentSpec, session: Session, script: str) -> dict[str, object]:
+def _shown(metadata: ScriptMetadata, spec: EnvironmentSpec, session: Session, source: Source) -> dict[str, object]:
     engine, reason = _engine(session)
     lines = metadata.lines
     marker = next((item.marker for item in session.store.directories(spec.name) if item.marker is not None), None)
     return {
         "schema": SHOW_SCHEMA,
-        "script": script,
+        "script": source.script.name,
+        "sha256": source.sha256,
         "dialect": metadata.dialect,
         "lines": None if lines is None else list(lines),
         "name": spec.name,
@@ -167,6 +173,7 @@ def _info(session: Session) -> dict[str, object]:
             "engine logs": str(paths.logs),
             "packages": str(session.packages),
             "configuration": str(paths.config_file),
+            "trust": str(trust_directory(session.environ)),
         },
         "engines": [
             {

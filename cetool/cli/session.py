@@ -51,6 +51,8 @@ class Session:
         self.configuration: dict[bytes, bytes] = {}
         #: Whether the engine's configuration was read, and so which engine was found had a say in what came of it.
         self.asked_engine = False
+        #: Called before an environment is made; raises where it may not be. A script from a URL brings it.
+        self.ask_first: Callable[[], None] | None = None
         self._moves = False
         self._watch(search_path(self.environ, root_prefix=conda_root(self.environ)))
         named = self.environ.get("CETOOL_CONFIG_FILE") or "/"
@@ -183,6 +185,8 @@ class Session:
                 lease.release()
                 self.voice.warn(f"the environment {lease.prefix.name} is damaged, {lost}: it is made anew")
                 refresh = True
+        if self.ask_first is not None:
+            self.ask_first()
         self.prepare_cache()
         with self.voice.progress() as progress:
 

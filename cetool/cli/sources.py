@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cetool.cache.scripts import Held, ScriptStore
 from cetool.cli.session import Session
-from cetool.errors import ScriptNotFoundError, UsageError
+from cetool.errors import CetoolError, ScriptNotFoundError, UsageError
 from cetool.paths import ensure_private_dir
-from cetool.spec.source import MAX_SIZE, Script, decode, is_url, looks_like_python, read_script, script_from_text
+from cetool.spec.source import MAX_SIZE, Script, decode, is_url, read_bytes, read_script, script_from_text
+
+if TYPE_CHECKING:  # most scripts are files
+    from cetool.cli.remote import Origin
+
+_PIN = re.compile(r"(?:sha256[:=-])?([0-9a-fA-F]{64})\Z")
 
 
 class Source(NamedTuple):
     """A script as it was ``given``.
 
     One that is a file has been ``seen`` in this state before it was read; of another ``data`` are the bytes that it
-    will be kept as, and ``name`` what the file will be called.
+    will be kept as, and ``name`` what the file will be called. ``origin`` is that of one from a URL.
     """
 
     script: Script
@@ -28,6 +34,15 @@ class Source(NamedTuple):
     data: bytes | None = None
     name: str = ""
     seen: os.stat_result | None = None
+    origin: Origin | None = None
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of its bytes, 64 hex digits; those of a file are read once more. Raises CetoolError."""
+        import hashlib
+
+        data = read_bytes(self.given, self.script.name) if self.data is None else self.data
+        return hashlib.sha256(data).hexdigest()
 
     def keep(self, session: Session) -> Held:
         """The file in which what came from elsewhere is kept from now on, held in use."""
@@ -36,8 +51,42 @@ class Source(NamedTuple):
         return ScriptStore(session.paths.scripts).hold(self.data, self.name)
 
 
-def open_source(target: str, session: Session, *, insecure: bool = False) -> Source:
-    """The script that SCRIPT names: ``-`` is standard input. Raises CetoolError where there is none to be had."""
+def open_source(target: str, session: Session, *, insecure: bool = False, sha256: str | None = None) -> Source:
+    """The script that SCRIPT names: ``-`` is standard input.
+
+    With ``sha256`` it must have this digest. Raises CetoolError where there is none to be had, UsageError for what is
+    no digest. One from a URL is not to be executed, nor an environment made for it, before
+    :func:`cetool.cli.consent.require_consent`.
+    """
+    if sha256 is not None:
+        read_pin(sha256)
+    source = _open(target, session, insecure=insecure, pinned=sha256 is not None)
+    check_pin(source, sha256)
+    return source
+
+
+def read_pin(text: str) -> str:
+    """The 64 hex digits of a pin; ``sha256:`` may stand before them. Raises UsageError for anything else."""
+    found = _PIN.match(text.strip())
+    if found is None:
+        raise UsageError(
+            "--sha256 takes the 64 hexadecimal digits of a SHA-256", hint="`sha256sum FILE` and `cetool show` print it."
+        )
+    return found[1].lower()
+
+
+def check_pin(source: Source, sha256: str | None) -> None:
+    """Raise CetoolError where the script's content is not what was pinned."""
+    if sha256 is None or source.sha256 == read_pin(sha256):
+        return
+    raise CetoolError(
+        f"the script is another one than --sha256 names: its SHA-256 is {source.sha256}, not {read_pin(sha256)}",
+        where=source.script.at(),
+        hint="It was not run. Read it, and find out what has changed, before you pin this digest.",
+    )
+
+
+def _open(target: str, session: Session, *, insecure: bool, pinned: bool) -> Source:
     if target == "-":
         return source_of_stdin()
     if not is_url(target):
@@ -48,15 +97,9 @@ def open_source(target: str, session: Session, *, insecure: bool = False) -> Sou
             return Source(read_script(target), target, seen=seen)
         except ScriptNotFoundError as error:
             raise _with_guess(error, target) from None
-    if session.offline:
-        raise UsageError(
-            "the script is at a URL, and nothing may be downloaded (--offline)", hint="Save it, and give its path."
-        )
-    from cetool.spec.remote import fetch_script
+    from cetool.cli.remote import open_remote
 
-    fetched = fetch_script(target, insecure=insecure)
-    text = decode(fetched.data, fetched.url, python=looks_like_python(fetched.data, Path(fetched.name)))
-    return Source(script_from_text(text, Path.cwd() / fetched.name, fetched.url), target, fetched.data, fetched.name)
+    return open_remote(target, session, insecure=insecure, pinned=pinned)
 
 
 def source_of_stdin() -> Source:
@@ -84,6 +127,9 @@ def _with_guess(error: ScriptNotFoundError, target: str) -> ScriptNotFoundError:
 
     from cetool.__main__ import COMMANDS
 
+    if re.match(r"https?:/*\w|(www\.)?(github|gitlab)\.com/|gist\.github\.com/|raw\.githubusercontent\.com/", target):
+        hint = "If a URL was meant: it begins with https://, and is written whole."
+        return ScriptNotFoundError(error.message, where=error.where, hint=hint)
     near = ["--help"] if target == "help" else difflib.get_close_matches(target, COMMANDS, n=1)
     if not near or os.sep in target:
         return error

@@ -53,7 +53,6 @@ _With = Annotated[
     list[str] | None,
     typer.Option("--with", metavar="SPEC", help="A package besides those declared; repeat for more."),
 ]
-_Insecure = Annotated[bool, typer.Option("--insecure", help="Let a script come over plain http.")]
 
 
 # --- exec -----------------------------------------------------------------------------------------------------------
@@ -151,11 +150,15 @@ def shell(
     refresh: options.Refresh = False,
     offline: options.Offline = False,
     trust_cache_dir: options.TrustCacheDir = False,
-    insecure: _Insecure = False,
+    insecure: options.Insecure = False,
+    sha256: options.Sha256 = None,
+    yes: options.Yes = False,
 ) -> None:
     """Open a shell in the environment of a script, or of match specs."""
-    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
-    wanted = _wanted("shell", target, spec, session, RunOptions(tuple(extra or ()), env_file), insecure=insecure)
+    loudness = options.verbosity(verbose, quiet)
+    session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, yes=yes)
+    how = RunOptions(tuple(extra or ()), env_file)
+    wanted = _wanted("shell", target, spec, session, how, _Fetching(insecure, sha256))
     session.voice.block(specification(wanted.metadata, session.store.prefix(wanted.spec.name)))
     lease = session.environment(
         wanted.metadata.requirements, wanted.spec, refresh=refresh, purpose=f"for a shell of {wanted.label}"
@@ -198,11 +201,15 @@ def path(
     refresh: options.Refresh = False,
     offline: options.Offline = False,
     trust_cache_dir: options.TrustCacheDir = False,
-    insecure: _Insecure = False,
+    insecure: options.Insecure = False,
+    sha256: options.Sha256 = None,
+    yes: options.Yes = False,
 ) -> None:
     """Print the prefix of the environment of a script, or of match specs, made if it is missing: for editors."""
-    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
-    wanted = _wanted("path", target, spec, session, RunOptions(tuple(extra or ()), env_file), insecure=insecure)
+    loudness = options.verbosity(verbose, quiet)
+    session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, yes=yes)
+    how = RunOptions(tuple(extra or ()), env_file)
+    wanted = _wanted("path", target, spec, session, how, _Fetching(insecure, sha256))
     lease = session.environment(
         wanted.metadata.requirements, wanted.spec, refresh=refresh, purpose=f"for the path of {wanted.label}"
     )
@@ -239,8 +246,21 @@ class _Wanted:
     noted: str
 
 
+@dataclass(frozen=True)
+class _Fetching:
+    """How a script may come from a URL, and which content it must have."""
+
+    insecure: bool
+    sha256: str | None
+
+
 def _wanted(
-    command: str, target: str | None, specs: list[str] | None, session: Session, how: RunOptions, *, insecure: bool
+    command: str,
+    target: str | None,
+    specs: list[str] | None,
+    session: Session,
+    how: RunOptions,
+    fetching: _Fetching,
 ) -> _Wanted:
     """What a script, or match specs, ask for. Raises UsageError where it is neither or both."""
     if target is not None:
@@ -249,10 +269,11 @@ def _wanted(
                 "either a script or --spec says what is in the environment",
                 hint="--with adds packages to those that a script declares.",
             )
-        source = open_source(target, session, insecure=insecure)
+        source = open_source(target, session, insecure=fetching.insecure, sha256=fetching.sha256)
         metadata, spec = read_declaration(source, session, how)
         name = source.name or source.script.path.name
-        return _Wanted(metadata, spec, name, str(source.script.path) if source.data is None else source.script.name)
+        noted = str(source.script.path) if source.data is None else source.script.name
+        return _Wanted(metadata, spec, name, noted)
     if how.env_file is not None and not specs:
         requirements = requirements_of(how.extra, [how.env_file])
     elif specs and how.env_file is None:

@@ -2,81 +2,108 @@
 
 from __future__ import annotations
 
-import re
+import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import urljoin
 
-from cetool.errors import CetoolError, Location, ScriptNotFoundError, UsageError
+from cetool.errors import CetoolError, ScriptNotFoundError, UsageError
+from cetool.spec.addresses import Address, parse_address
 from cetool.spec.channels import strip_credentials
+from cetool.spec.credentials import GITHUB_HOSTS, GITHUB_TOKEN, authorization
+from cetool.spec.gists import file_of_gist
+from cetool.spec.pages import likely_raw, raw_file
 from cetool.spec.source import MAX_SIZE, printable
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
-_NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f-\xa0\s<>\"\\\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
-# what storage services sign a link with, and GitLab's token: whoever has it can read the file
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 #: The whole download may take this many times the seconds of silence that are allowed.
 _TOTAL_FACTOR = 4
 _CHUNK = 64 * 1024
-_ALPHABET = "%/:=&?~+!$,;'@()*[]"  # of a URL: these and what quote() leaves alone stay as they are
+_LONGEST_HEADER = 512
+#: How a page begins that was sent as plain text.
+_PAGE = (b"<!doctype html", b"<html")
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was fetched before, to be asked for only if it has changed (RFC 9110, 13.1).
+
+    ``address`` is the key of the address that had it in the end; ``etag`` and ``modified`` are what it said of it.
+    """
+
+    address: str
+    data: bytes
+    etag: str | None = None
+    modified: str | None = None
 
 
 @dataclass(frozen=True)
 class Fetched:
     """A script that was fetched.
 
-    ``url`` is where it lay in the end, without credentials; ``name`` is its file name, printable, without slashes.
+    ``url`` is where it lay in the end, without credentials; ``name`` is its file name, printable, without slashes;
+    ``known`` is what the next fetch may be told.
     """
 
     url: str
     data: bytes
     name: str
+    known: Known
 
 
-@dataclass(frozen=True)
-class _Address:
-    """An ASCII URL that may be asked for, without user, password and fragment; ``basic`` authenticates there."""
-
-    url: str
-    scheme: str
-    host: str
-    origin: str
-    basic: str | None
-
-    @property
-    def shown(self) -> str:
-        return strip_credentials(self.url)
-
-    @property
-    def where(self) -> Location:
-        return Location(self.shown)
+class UnreachableError(CetoolError):
+    """Nothing came from the server: there may be no network."""
 
 
-def fetch_script(url: str, *, insecure: bool = False, timeout: float = 30.0) -> Fetched:
-    """Fetch a script.
+def locate_script(url: str, *, insecure: bool = False) -> Address:
+    """The address that a URL means: of the file, where it is that of a page known to show one; a gist's page stays.
 
-    Links to the pages that GitHub, Gist and GitLab show a file on become those of the files. ``insecure`` lets plain
-    HTTP pass; certificates are checked all the same. ``timeout`` is for how many seconds a server may be silent; all of
-    it may take four times that. A user and password in the URL are sent to that scheme, host and port only.
-
-    Raises UsageError for a URL that cannot be used, ScriptNotFoundError where there is no such file, CetoolError where
-    it cannot be had, is a page instead of a script, or is larger than ``MAX_SIZE``.
+    Raises UsageError for a URL that cannot be used, and for plain HTTP unless ``insecure``.
     """
-    address = _raw_file(_parse(url))
+    address = raw_file(parse_address(url))
     if address.scheme != "https" and not insecure:
         raise UsageError(
             "a script is not fetched over plain http://, where anybody on the way can change it",
             where=address.where,
             hint="Write https:// if the server has it; --insecure fetches it as it is.",
         )
+    return address
+
+
+def fetch_script(
+    url: str | Address,
+    *,
+    insecure: bool = False,
+    timeout: float = 30.0,
+    known: Known | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Fetched:
+    """Fetch a script.
+
+    Links to the pages that code hosts show a file on become those of the files. ``insecure`` lets plain HTTP pass;
+    certificates are checked all the same. ``timeout`` is for how many seconds a server may be silent; all of it may
+    take four times that. A user and password in the URL are sent to that scheme, host and port only; what ``environ``
+    (the process's, if None) has for a host by :mod:`cetool.spec.credentials` to that host only. Where the server says
+    that ``known`` has not changed, its data are what was fetched.
+
+    Raises UsageError for a URL that cannot be used, ScriptNotFoundError where there is no such file, UnreachableError
+    where no server answers, CetoolError where it cannot be had, is a page instead of a script, or is larger than
+    ``MAX_SIZE``.
+    """
+    address = url if isinstance(url, Address) else locate_script(url, insecure=insecure)
+    variables = os.environ if environ is None else environ
+
+    def work(stop: threading.Event) -> Fetched:
+        session = _Download(insecure, timeout, variables, stop)
+        return session.follow(address, known)
+
     limit = timeout * _TOTAL_FACTOR
-    fetched = _within(limit, lambda stop: _follow(address, insecure, timeout, stop))
+    fetched = _within(limit, work)
     if fetched is None:
-        raise CetoolError(
+        raise UnreachableError(
             f"the script was not here after {limit:g} seconds",
             where=address.where,
             hint="Try again, or save it in a file.",
@@ -114,158 +141,92 @@ def _within(limit: float, work: Callable[[threading.Event], Fetched]) -> Fetched
     return outcome[0]
 
 
-# --- addresses ------------------------------------------------------------------------------------------------------
-
-
-def _parse(text: str) -> _Address:
-    """The address that a URL names. Raises UsageError; what it says never shows a password."""
-    scheme = _SCHEME.match(text)
-    shown = Location(printable(_hide_all(text)))
-    if scheme is None or scheme[1].lower() not in ("http", "https"):
-        is_file = scheme is not None and scheme[1].lower() == "file"
-        raise UsageError(
-            "a script's file is given by its path, not by a file:// URL" if is_file else "this is no https:// URL",
-            where=shown,
-            hint="Write the path alone." if is_file else "Fetch it with what can, and give its path.",
-        )
-    bad = _NOT_IN_URLS.search(text)
-    if bad is not None:
-        raise UsageError(
-            f"there is a character in this URL that none can have: {bad[0]!r}",
-            where=shown,
-            hint="Put quotes around a URL in a shell, and copy all of it; a blank in one is written %20.",
-        )
-    try:
-        parts = urlsplit(text)
-        host, port = _ascii_host(parts.hostname or ""), parts.port
-    except ValueError:  # UnicodeError too
-        raise UsageError(
-            "there is no valid host in this URL", where=shown, hint="https://HOST/PATH/script.py"
-        ) from None
-    return _address(parts, host, port)
-
-
-def _address(parts: SplitResult, host: str, port: int | None) -> _Address:
-    shown_host = f"[{host}]" if ":" in host else host
-    default = 443 if parts.scheme == "https" else 80
-    origin = f"{parts.scheme}://{shown_host}" + ("" if port in (None, default) else f":{port}")
-    target = quote(parts.path or "/", safe=_ALPHABET)
-    query = f"?{quote(parts.query, safe=_ALPHABET)}" if parts.query else ""
-    basic = None
-    user, at, _ = parts.netloc.rpartition("@")
-    if at:
-        import base64
-
-        name, _, password = user.partition(":")
-        given = unquote_to_bytes(name) + b":" + unquote_to_bytes(password)
-        basic = "Basic " + base64.b64encode(given).decode("ascii")
-    return _Address(origin + target + query, parts.scheme, host, origin, basic)
-
-
-def _ascii_host(host: str) -> str:
-    """The host in ASCII (IDNA), lower case. Raises ValueError for what can be none."""
-    if ":" in host:
-        import ipaddress
-
-        ipaddress.IPv6Address(host)
-        return host
-    name = host.encode("idna").decode("ascii").lower()
-    if not all(_HOST_LABEL.match(label) for label in name.removesuffix(".").split(".")):
-        raise ValueError(host)
-    return name
-
-
-def _hide_all(text: str) -> str:
-    """A URL that may not parse, without anything that its writer could have meant as credentials."""
-    head, separator, rest = text.partition("://")
-    return strip_credentials(head + separator + rest.rpartition("@")[2])
-
-
-def _raw_file(address: _Address) -> _Address:
-    """The address of the file itself where this is that of the page which shows it; else the same.
-
-    A user and password go along only where the host stays.
-    """
-    parts = urlsplit(address.url)
-    path = parts.path
-    if address.host in ("github.com", "www.github.com"):
-        blob = re.match(r"/([^/]+)/([^/]+)/blob/([^/]+/.+)\Z", path)
-        if blob is not None:
-            return _parse(f"{parts.scheme}://raw.githubusercontent.com/{blob[1]}/{blob[2]}/{blob[3]}")
-    elif address.host == "gist.github.com":
-        gist = re.match(r"((?:/[^/]+)?/[0-9a-f]{20,40})(/[0-9a-f]{40})?/?\Z", path)
-        if gist is not None:
-            path = f"{gist[1]}/raw{gist[2] or ''}"
-    elif "/-/blob/" in path:
-        path = path.replace("/-/blob/", "/-/raw/", 1)
-    if path == parts.path:
-        return address
-    return replace(address, url=address.url.replace(parts.path, path, 1))
-
-
-def _name(asked: _Address, final: _Address) -> str:
+def _name(asked: Address, final: Address) -> str:
     """A file name out of the URLs: the one asked for unless only the one it led to has a suffix."""
-    names = []
-    for address in (asked, final):
-        last = unquote(urlsplit(address.url).path.rpartition("/")[2])
-        name = "".join(char for char in last if char.isprintable() and char not in "/\\").strip(" .")
-        names.append(name)
-    named = next((name for name in names if "." in name), names[0] or names[1])
-    return named or "script"
+    names = [asked.file_name, final.file_name]
+    return next((name for name in names if "." in name), names[0] or names[1]) or "script"
 
 
 # --- the download ---------------------------------------------------------------------------------------------------
 
 
-def _follow(address: _Address, insecure: bool, timeout: float, stop: threading.Event) -> Fetched:
-    """Ask, follow redirects, read."""
-    import http.client
+@dataclass(frozen=True)
+class _Download:
+    """How to ask, and what authenticates by the origins of the URLs that brought it."""
 
-    asked = address
-    basic: dict[str, str] = {}
-    for _ in range(_MOST_REDIRECTS + 1):
-        if address.basic is not None:
-            basic[address.origin] = address.basic
-        # every error is told of the address that it happened at, which may be another server's than was asked
-        try:
-            with _open(address, basic.get(address.origin), timeout) as response:
-                target = response.headers.get("Location") if response.status in _REDIRECTS else None
-                if target is None:
-                    _check_answer(response, address)
-                    return Fetched(address.shown, _read(response, address, stop), _name(asked, address))
-        except CetoolError:
-            raise
-        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a proxy's URL is malformed
-            raise _failure(error, address, timeout) from None
-        address = _redirected(address, target, insecure)
-    raise CetoolError(
-        f"the server sends the request on more than {_MOST_REDIRECTS} times",
-        where=asked.where,
-        hint="Open the link in a browser, and give the address that it ends at.",
-    )
+    insecure: bool
+    timeout: float
+    environ: Mapping[str, str]
+    stop: threading.Event
+    basic: dict[str, str] = field(default_factory=dict)
+
+    def follow(self, address: Address, known: Known | None, *, script: bool = True) -> Fetched:
+        """Ask, follow redirects, read; what is no ``script`` may be any text."""
+        import http.client
+
+        asked = address
+        for _ in range(_MOST_REDIRECTS + 1):
+            if script:
+                address = file_of_gist(address, lambda api: self.follow(api, None, script=False).data)
+            if address.basic is not None:
+                self.basic[address.origin] = address.basic
+            same = known if known is not None and known.address == address.key else None
+            # every error is told of the address that it happened at, which may be another server's than was asked
+            try:
+                with self._open(address, same) as response:
+                    if response.status == 304 and same is not None:
+                        return Fetched(address.shown, same.data, _name(asked, address), same)
+                    target = response.headers.get("Location") if response.status in _REDIRECTS else None
+                    if target is None:
+                        _check_answer(response, address)
+                        data = _read(response, address, self.stop)
+                        if script:
+                            _check_body(data, address)
+                        told = Known(address.key, data, _told(response, "ETag"), _told(response, "Last-Modified"))
+                        return Fetched(address.shown, data, _name(asked, address), told)
+            except CetoolError:
+                raise
+            except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a proxy's URL is malformed
+                raise _failure(error, address, self.timeout) from None
+            address = _redirected(address, target, self.insecure)
+        raise CetoolError(
+            f"the server sends the request on more than {_MOST_REDIRECTS} times",
+            where=asked.where,
+            hint="Open the link in a browser, and give the address that it ends at.",
+        )
+
+    def _open(self, address: Address, known: Known | None) -> Any:
+        """The response, whatever its status; redirects are not followed here."""
+        import ssl
+        import urllib.request as web
+
+        opener = web.OpenerDirector()  # not build_opener's: a server must not lead to a file: or data: URL
+        https = web.HTTPSHandler(context=ssl.create_default_context())
+        # the last one refuses proxies of kinds that urllib does not know
+        for handler in (web.ProxyHandler(), web.HTTPHandler(), https, web.UnknownHandler()):
+            opener.add_handler(handler)
+        request = web.Request(address.url, headers={"User-Agent": "cetool", "Accept": "text/plain, */*;q=0.8"})
+        header = authorization(address, self.environ, basic=self.basic.get(address.origin))
+        if header is not None:
+            request.add_header("Authorization", header)
+        if known is not None and known.etag:
+            request.add_header("If-None-Match", known.etag)
+        elif known is not None and known.modified:
+            request.add_header("If-Modified-Since", known.modified)
+        return opener.open(request, timeout=self.timeout)
 
 
-def _open(address: _Address, basic: str | None, timeout: float) -> Any:
-    """The response, whatever its status; redirects are not followed here."""
-    import ssl
-    import urllib.request as web
-
-    opener = web.OpenerDirector()  # not build_opener's: a server must not lead to a file: or data: URL
-    https = web.HTTPSHandler(context=ssl.create_default_context())
-    # the last one refuses proxies of kinds that urllib does not know
-    for handler in (web.ProxyHandler(), web.HTTPHandler(), https, web.UnknownHandler()):
-        opener.add_handler(handler)
-    request = web.Request(address.url, headers={"User-Agent": "cetool", "Accept": "text/plain, */*;q=0.8"})
-    if basic is not None:
-        request.add_header("Authorization", basic)
-    return opener.open(request, timeout=timeout)
+def _told(response: Any, header: str) -> str | None:
+    """A header to be sent back later, if it is one that can be."""
+    value = str(response.headers.get(header) or "")
+    return value if value.isascii() and value.isprintable() and 0 < len(value) <= _LONGEST_HEADER else None
 
 
-def _redirected(address: _Address, target: str, insecure: bool) -> _Address:
+def _redirected(address: Address, target: str, insecure: bool) -> Address:
     try:
         # http.client reads headers as Latin-1; servers that write more than ASCII there write UTF-8
         target = target.encode("latin-1").decode("utf-8", "replace").strip().replace(" ", "%20")
-        following = _parse(urljoin(address.url, target))
+        following = raw_file(parse_address(urljoin(address.url, target)))
     except (UsageError, ValueError):
         following = None
     if following is None or (following.scheme != "https" and not insecure):
@@ -278,35 +239,32 @@ def _redirected(address: _Address, target: str, insecure: bool) -> _Address:
     return following
 
 
-def _check_answer(response: Any, address: _Address) -> None:
+def _check_answer(response: Any, address: Address) -> None:
     """Raise for any answer but a script that can be read."""
     status, host, where = response.status, address.host, address.where
+    private = f" {GITHUB_TOKEN} is read for private ones." if host in GITHUB_HOSTS else ""
     if status in (404, 410):
         raise ScriptNotFoundError(
             f"{host} has no such script (status {status})",
             where=where,
-            hint="Check the link; for a private file many servers answer so as well.",
+            hint=f"Check the link; for a private file many servers answer so as well.{private}",
         )
     if status in (401, 403, 407):
         raise CetoolError(
             f"{host} does not let you read it (status {status})",
             where=where,
-            hint="It needs other rights: https://USER:PASSWORD@HOST/..., or save the script and give its path.",
+            hint="It needs other rights: https://USER:PASSWORD@HOST/..., an entry in ~/.netrc, or save the script and "
+            f"give its path.{private}",
         )
     if status not in (200, 203):
         later = status == 429 or status >= 500
-        raise CetoolError(
+        raise (UnreachableError if later else CetoolError)(
             f"{host} answers with status {status} instead of the script",
             where=where,
             hint="Try again later." if later else "Look at the link in a browser.",
         )
     if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
-        raise CetoolError(
-            "this is a web page, not a script",
-            where=where,
-            hint="Give the link to the file itself: where a site shows a file, the one called 'Raw'. "
-            "It may also be the page to log in on, for a file that is private.",
-        )
+        raise _is_page(address)
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
         raise CetoolError(
             f"{host} sends the script compressed, which was not asked for",
@@ -315,7 +273,24 @@ def _check_answer(response: Any, address: _Address) -> None:
         )
 
 
-def _read(response: Any, address: _Address, stop: threading.Event) -> bytes:
+def _check_body(data: bytes, address: Address) -> None:
+    """Raise for a page that was sent as if it were plain text."""
+    if data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGE):
+        raise _is_page(address)
+
+
+def _is_page(address: Address) -> CetoolError:
+    raw = likely_raw(address)
+    link = f" Perhaps it is {strip_credentials(raw)}." if raw else ""
+    return CetoolError(
+        "this is a web page, not a script",
+        where=address.where,
+        hint=f"Give the link to the file itself: where a site shows a file, the one called 'Raw'.{link} "
+        "It may also be the page to log in on, for a file that is private.",
+    )
+
+
+def _read(response: Any, address: Address, stop: threading.Event) -> bytes:
     """The body, all of it: half a script must never run."""
     expected: int | None = response.length
     data = bytearray()
@@ -340,7 +315,7 @@ def _read(response: Any, address: _Address, stop: threading.Event) -> bytes:
     return bytes(data)
 
 
-def _failure(error: Exception, address: _Address, timeout: float) -> CetoolError:
+def _failure(error: Exception, address: Address, timeout: float) -> UnreachableError:
     """What went wrong between here and the server, in a sentence."""
     import http.client
     import socket
@@ -374,4 +349,4 @@ def _failure(error: Exception, address: _Address, timeout: float) -> CetoolError
         said = f"{host} cannot be reached: {printable(error.strerror or str(error) or type(error).__name__)}"
     else:
         said = f"{host} cannot be asked ({type(error).__name__})"
-    return CetoolError(said, where=address.where, hint=hint)
+    return UnreachableError(said, where=address.where, hint=hint)

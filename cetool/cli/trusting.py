@@ -1,0 +1,115 @@
+"""``cetool trust``: which scripts from URLs the user agreed to run, and how such an answer is taken back."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import Annotated
+
+import typer
+
+from cetool.cache.trust import Trusted, TrustStore
+from cetool.cli import options
+from cetool.cli.output import print_json, print_table
+from cetool.cli.progress import Voice
+from cetool.config import load_settings
+from cetool.durations import format_duration
+from cetool.errors import CetoolError, UsageError
+from cetool.paths import trust_directory
+from cetool.spec.channels import strip_credentials
+from cetool.spec.source import is_url, printable
+
+SCHEMA = "cetool.trust/1"
+_DIGEST = re.compile(r"(?:sha256:)?([0-9a-fA-F]{6,64})\Z")
+_SHOWN_DIGITS = 16
+
+app = typer.Typer(name="trust", help="Show and forget which scripts from URLs may run.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_trusted(as_json: options.AsJson = False) -> None:
+    """Show the scripts from URLs that you agreed to run, the newest first."""
+    store = _store()
+    trusted = [] if store is None else store.all()
+    if as_json:
+        print_json({"schema": SCHEMA, "directory": _place(store), "scripts": [_document(item) for item in trusted]})
+        return
+    if not trusted:
+        _voice().result("You have not agreed to run any script from a URL.")
+        return
+    now = time.time()
+    print_table(
+        ("SHA-256", "AGREED", "BY", "FROM"),
+        [
+            (item.sha256[:_SHOWN_DIGITS], f"{format_duration(now - item.date)} ago", item.how, printable(item.url))
+            for item in trusted
+        ],
+    )
+
+
+@app.command("forget")
+def forget(
+    which: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="DIGEST|URL", help="SHA-256, six digits of it or more, or where it came from."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Forget all.")] = False,
+) -> None:
+    """Take back that scripts may run: they are asked about again."""
+    if bool(which) == everything:
+        raise UsageError("say which scripts to forget, or --all", hint="`cetool trust list` shows them.")
+    store, voice = _store(), _voice()
+    trusted = [] if store is None else store.all()
+    chosen = trusted if everything else [item for word in which or () for item in _matching(word, trusted)]
+    for item in dict.fromkeys(chosen):
+        if store is not None and store.forget(item.sha256):
+            voice.result(f"Forgot {item.sha256[:_SHOWN_DIGITS]} from {printable(item.url)}")
+    if not chosen:
+        voice.result("There is nothing to forget.")
+
+
+def _matching(word: str, trusted: list[Trusted]) -> list[Trusted]:
+    """What a word means. Raises UsageError where it is ambiguous, CetoolError where it is nothing."""
+    if is_url(word):
+        from cetool.spec.remote import locate_script
+
+        urls = (strip_credentials(word), locate_script(word, insecure=True).shown)
+        found = [item for item in trusted if item.url in urls]
+    else:
+        digits = _DIGEST.match(word)
+        if digits is None:
+            raise UsageError(
+                f"{printable(word)!r} is neither a URL nor six hexadecimal digits or more",
+                hint="`cetool trust list` shows both.",
+            )
+        found = [item for item in trusted if item.sha256.startswith(digits[1].lower())]
+        if len(found) > 1:
+            raise UsageError(f"{word!r} is the beginning of {len(found)} digests", hint="Give more of its digits.")
+    if not found:
+        shown = printable(strip_credentials(word))
+        raise CetoolError(f"you have not agreed to run {shown!r}", hint="`cetool trust list` shows what you agreed to.")
+    return found
+
+
+def _document(item: Trusted) -> dict[str, object]:
+    return {
+        "sha256": item.sha256,
+        "url": item.url,
+        "date": item.date,
+        "how": item.how,
+        "places": list(item.places),
+    }
+
+
+def _store() -> TrustStore | None:
+    directory = trust_directory(os.environ)
+    return None if directory is None else TrustStore(directory)
+
+
+def _place(store: TrustStore | None) -> str | None:
+    return None if store is None else str(store.directory)
+
+
+def _voice() -> Voice:
+    return Voice(load_settings(os.environ).settings.verbosity, os.environ)

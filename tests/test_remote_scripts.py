@@ -1,0 +1,477 @@
+"""Scripts from URLs by the command line: who is asked what, what is remembered, and what stays where it belongs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from support.home import Home
+from support.scripts import environments, told
+from support.terminal import converse
+from support.web import Server, leads_to, make_certificate, sends, sends_if_changed, serving, tunnelling
+
+HELLO = b'# conda execute\n# env: [hello-bin]\n# run_with: /bin/sh\nhello "$@"; cat; echo $0\n'
+OTHER = HELLO + b"# other\n"
+#: Packages of nothing are made in no time.
+EMPTY = b"# conda execute\n# env: [hello-bin]\n# run_with: [/bin/echo, ran]\n"
+PROMPT = "[y/N]"
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a key and the certificate that it signed for itself."""
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def web(certificate: Path) -> Iterator[Server]:
+    """A server over HTTPS, through whose proxy it has the names of all hosts."""
+    with serving(certificate) as server:
+        yield server
+
+
+@pytest.fixture
+def trusting(settled: Home, certificate: Path) -> Iterator[Home]:
+    """A home that trusts the server's certificate, in which nobody has agreed to anything yet."""
+    made = Home(settled.path, {**settled.env, "SSL_CERT_FILE": str(certificate.parent / "cert.pem")})
+    yield made
+    for directory in (answers(made), copies(made)):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def answers(home: Home) -> Path:
+    return home.path / ".local/share/cetool/trust"
+
+
+def copies(home: Home) -> Path:
+    return home.cache / "copies"
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def asks(home: Home, words: Sequence[str], lines: Sequence[str]) -> tuple[int, str]:
+    return converse(home, ["cetool", *words], lines, prompt=PROMPT)
+
+
+# --- the question ---------------------------------------------------------------------------------------------------
+
+
+def test_the_first_run_asks_and_the_answer_holds_for_the_content(trusting: Home, web: Server) -> None:
+    web.answers |= {"/a.sh": sends(HELLO), "/b/c.sh": sends(HELLO)}
+    status, shown = asks(trusting, ["run", f"{web.url}/a.sh", "x y"], ["y", "for the script", "\x04"])
+    assert status == 0, shown
+    for fact in (f"from:       {web.url}/a.sh", f"sha256:     {digest(HELLO)}", "env:        [hello-bin]"):
+        assert f"  {fact}\n" in shown
+    assert shown.index("hello from ") > shown.index(PROMPT)
+    # the line after the answer was the script's
+    assert shown.count("for the script") == 2 and "<x y>" in shown
+    for path in ("a.sh", "b/c.sh"):
+        done = trusting.cetool("run", f"{web.url}/{path}", input="piped\n")
+        assert (done.returncode, "piped\n" in done.stdout) == (0, True), done.stderr
+        assert done.stderr == ""
+
+
+@pytest.mark.parametrize("typed", ["n", "", "yeah", "\x04", "\x03", "y\x04\x04"])
+def test_nothing_but_yes_is_yes_and_no_leaves_nothing(trusting: Home, web: Server, typed: str) -> None:
+    web.answers["/a.sh"] = sends(EMPTY)
+    before = sorted(trusting.path.rglob("*"))
+    status, shown = asks(trusting, ["run", "--refresh", f"{web.url}/a.sh"], [typed])
+    assert status == 125, shown
+    assert "\nran " not in shown and "you did not agree" in shown
+    assert sorted(trusting.path.rglob("*")) == before
+
+
+def test_who_pipes_into_the_script_is_asked_on_the_terminal(trusting: Home, web: Server) -> None:
+    web.answers["/a.sh"] = sends(HELLO)
+    line = f"echo y | cetool run {web.url}/a.sh"
+    status, shown = converse(trusting, ["sh", "-c", line], ["n"], prompt=PROMPT)
+    assert (status, "hello from" in shown) == (125, False)  # the y was not the answer
+    status, shown = converse(trusting, ["sh", "-c", line], ["y"], prompt=PROMPT)
+    assert status == 0 and re.search(r"hello from .*\ny\n", shown), shown
+
+
+def test_where_nobody_can_be_asked(trusting: Home, web: Server) -> None:
+    web.answers["/a.sh"] = sends(HELLO)
+    url = f"{web.url}/a.sh"
+    before = environments(trusting)
+    for words in (("run", url), (url,), ("run", "-q", url)):
+        done = trusting.cetool(*words, input="y\n")
+        assert (done.returncode, done.stdout) == (125, ""), done.stderr
+        error, *facts, hint = told(done.stderr)
+        assert error.startswith(f"cetool: {url}: ") and "nobody can be asked" in error
+        assert "--yes" in hint and f"--sha256 {digest(HELLO)}" in hint
+        assert f"  from:       {url}" in facts and "  env:        [hello-bin]" in facts
+    done = trusting.run("conda-execute", url, env={"CETOOL_TRUST": "ask"})
+    assert done.returncode == 125 and "nobody can be asked" in done.stderr
+    assert (environments(trusting), names(answers(trusting)), names(copies(trusting))) == (before, [], [])
+    # what ran unattended goes on to
+    done = trusting.run("conda-execute", url)
+    assert done.stdout.startswith("hello from ") and "runs without a question" in done.stderr
+    assert names(answers(trusting)) == []
+    status, shown = converse(trusting, ["conda-execute", url], ["n"], prompt=PROMPT)
+    assert (status, "hello from" in shown) == (125, False)
+    assert trusting.cetool("run", "--yes", url).stdout.startswith("hello from ")
+    done = trusting.run("conda-execute", url)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_was_agreed_to_has_changed(trusting: Home, web: Server) -> None:
+    web.answers["/a.sh"] = sends(HELLO)
+    assert trusting.cetool("run", "-y", f"{web.url}/a.sh").returncode == 0
+    web.answers["/a.sh"] = sends(OTHER)
+    status, shown = asks(trusting, ["run", f"{web.url}/a.sh"], ["n"])
+    assert status == 125
+    assert re.search(rf"It has changed since you agreed .* \(sha256 {digest(HELLO)}\)", shown)
+    assert digest(OTHER) in shown
+    # and the one before is still known
+    web.answers["/a.sh"] = sends(HELLO)
+    assert trusting.cetool("run", f"{web.url}/a.sh").returncode == 0
+
+
+def test_what_a_stranger_wrote_does_not_reach_the_terminal_raw(trusting: Home, web: Server) -> None:
+    nasty = json.dumps("\x1b[2J\x1b]0;title\x07\x9b31m\u202e\u200b" + "x" * 5000)
+    web.answers["/%1b%5b2Ja.sh"] = sends(
+        HELLO.replace(b"# run_with", f"# variables: {{A: {nasty}}}\n# run_with".encode())
+    )
+    done = trusting.cetool("run", f"{web.url}/%1b%5b2Ja.sh")
+    assert done.returncode == 125 and "nobody can be asked" in done.stderr
+    assert all(char.isprintable() or char == "\n" for char in done.stderr)
+    assert r"A=\x1b[2J" in done.stderr and max(map(len, done.stderr.splitlines())) < 1200
+
+
+# --- settings, pins, and taking back --------------------------------------------------------------------------------
+
+
+def test_a_setting_answers_for_all(trusting: Home, web: Server) -> None:
+    web.answers["/a.sh"] = sends(HELLO)
+    url = f"{web.url}/a.sh"
+    assert trusting.cetool("run", url, env={"CETOOL_TRUST": "always"}).returncode == 0
+    assert names(answers(trusting)) == []  # nobody has looked at this one
+    never = {"CETOOL_TRUST": "never"}
+    status, shown = converse(trusting, ["cetool", "run", url], [], prompt=PROMPT, env=never)
+    assert status == 125 and "trust is never (CETOOL_TRUST)" in shown and PROMPT not in shown
+    assert trusting.cetool("run", "--sha256", digest(HELLO), url, env=never).returncode == 0
+    assert trusting.cetool("run", url, env=never).returncode == 0
+    wrong = trusting.cetool("run", url, env={"CETOOL_TRUST": "perhaps"})
+    assert wrong.returncode == 125 and "must be one of ask, always, never" in wrong.stderr
+
+
+def test_a_pin_is_an_answer_and_what_differs_is_not_run(trusting: Home, web: Server) -> None:
+    web.answers["/a.sh"] = sends(HELLO)
+    url = f"{web.url}/a.sh"
+    for pin in ("12", "g" * 64, digest(HELLO)[1:], ""):
+        done = trusting.cetool("run", "--sha256", pin, url)
+        assert done.returncode == 2 and "64 hexadecimal digits" in done.stderr
+    assert web.requests == []
+    done = trusting.cetool("run", "--yes", "--sha256", digest(OTHER), url)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert digest(HELLO) in told(done.stderr)[0] and digest(OTHER) in told(done.stderr)[0]
+    assert (names(answers(trusting)), names(copies(trusting))) == ([], [])
+    done = trusting.cetool("run", "--sha256", f"sha256:{digest(HELLO).upper()}", url)
+    assert done.stdout.startswith("hello from "), done.stderr
+    # a pin holds for a file, standard input and lines as well
+    script = trusting.write("pinned.sh", EMPTY.decode())
+    assert trusting.cetool("run", "--sha256", digest(EMPTY), script).returncode == 0
+    for words, text in (([script], ""), (["-"], EMPTY.decode()), (["-c", *EMPTY.decode().splitlines()], "")):
+        assert trusting.cetool("run", "--sha256", digest(OTHER), *words, input=text).returncode == 125
+
+
+def test_answers_are_listed_and_forgotten_and_no_collection_takes_them(trusting: Home, web: Server) -> None:
+    assert trusting.cetool("trust", "list").stdout == ""
+    web.answers |= {"/a.sh": sends(EMPTY), "/b.sh": sends(EMPTY + b"\n# b\n")}
+    secret = web.url.replace("//", "//user:sEcReT@")
+    assert trusting.cetool("run", "-y", f"{secret}/a.sh?token=sEcReT").returncode == 127
+    for name in ("a.sh", "b.sh"):
+        assert trusting.cetool("run", "-y", f"{secret}/{name}").returncode == 0
+    assert trusting.cetool("gc", "--all").returncode == 0
+    assert names(copies(trusting)) == []
+    listed = json.loads(trusting.cetool("trust", "list", "--json").stdout)
+    assert [item["url"] for item in listed["scripts"]] == [f"{web.url}/b.sh", f"{web.url}/a.sh"]
+    assert listed["scripts"][1]["sha256"] == digest(EMPTY) and listed["scripts"][1]["how"] == "--yes"
+    assert "sEcReT" not in "".join(path.read_text() for path in answers(trusting).iterdir())
+    assert oct(answers(trusting).stat().st_mode)[-3:] == "700"
+    table = trusting.cetool("trust", "list").stdout
+    assert digest(EMPTY)[:16] in table
+    assert trusting.cetool("run", f"{web.url}/a.sh").returncode == 0
+    done = trusting.cetool("trust", "forget", digest(EMPTY)[:16])
+    assert done.returncode == 0 and "Forgot" in done.stderr
+    assert "nobody can be asked" in trusting.cetool("run", f"{web.url}/a.sh").stderr
+    assert trusting.cetool("trust", "forget", f"{web.url}/b.sh").returncode == 0
+    assert names(answers(trusting)) == []
+    for words, status in ((["abcdef12"], 125), (["what?"], 2), ([], 2), (["--all"], 0)):
+        assert trusting.cetool("trust", "forget", *words).returncode == status
+
+
+def test_answers_that_others_could_have_written_do_not_count(trusting: Home, web: Server) -> None:
+    web.answers["/a.sh"] = sends(EMPTY)
+    url = f"{web.url}/a.sh"
+    assert trusting.cetool("run", "-y", url).returncode == 0
+    answers(trusting).chmod(0o777)
+    done = trusting.cetool("run", url)
+    assert done.returncode == 125 and "can be written to by everybody" in done.stderr
+    done = trusting.cetool("run", "--yes", url)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "ran") and "cannot be remembered" in done.stderr
+    answers(trusting).chmod(0o700)
+    (file,) = answers(trusting).iterdir()
+    file.chmod(0o666)
+    assert trusting.cetool("run", url).returncode == 125
+    file.chmod(0o600)
+    file.write_text(file.read_text().replace(digest(EMPTY), digest(OTHER)))
+    assert trusting.cetool("run", url).returncode == 125
+
+
+# --- what else takes a script ---------------------------------------------------------------------------------------
+
+
+def test_what_only_reads_does_not_ask_and_what_makes_an_environment_does(
+    home: Home, web: Server, certificate: Path
+) -> None:
+    home.env["SSL_CERT_FILE"] = str(certificate.parent / "cert.pem")
+    web.answers["/a.sh"] = sends(HELLO)
+    url = f"{web.url}/a.sh"
+    shown = json.loads(home.cetool("show", "--json", url).stdout)
+    assert (shown["specs"], shown["sha256"]) == (["hello-bin"], digest(HELLO))
+    named = home.cetool("name", url)
+    assert named.stdout.strip() == shown["prefix"]
+    checked = home.cetool("check", "--ignore", "unpinned", url)
+    assert checked.returncode == 0, checked.stderr
+    assert (names(answers(home)), names(copies(home))) == ([], [])
+    for command in ("path", "shell"):
+        done = home.cetool(command, url)
+        assert done.returncode == 125 and "nobody can be asked" in done.stderr
+    assert not environments(home)
+    assert home.cetool("path", "--yes", url).stdout == named.stdout
+    home.cetool("trust", "forget", "--all")
+    # nothing is executed where the environment is there
+    assert home.cetool("path", url).stdout == named.stdout
+    assert home.cetool("shell", url, input="echo in here\n").stdout == "in here\n"
+    assert "nobody can be asked" in home.cetool("run", url).stderr
+    assert home.cetool("remove", url).returncode == 0 and not environments(home)
+    for words in (["add", url, "six"], ["init", url], ["drop", url, "six"], ["convert", url, "--to", "pep723"]):
+        done = home.cetool(*words)
+        assert done.returncode == 2 and "only a file can be changed" in done.stderr, done.stderr
+
+
+# --- without a network, and with one --------------------------------------------------------------------------------
+
+
+def test_offline_takes_the_last_copy(trusting: Home, certificate: Path) -> None:
+    with serving(certificate) as web:
+        url = f"{web.url}/a.sh"
+        web.answers |= {"/a.sh": sends(HELLO), "/b.sh": sends(OTHER)}
+        assert trusting.cetool("run", "-y", url).returncode == 0
+        web.answers["/a.sh"] = sends(EMPTY)
+        assert trusting.cetool("run", "-y", url).returncode == 0
+        asked = len(web.requests)
+        done = trusting.cetool("run", "--offline", url)
+        assert done.stdout.startswith("ran ") and len(web.requests) == asked
+        assert re.fullmatch(rf"{url} is the copy that came \d+s ago \(--offline\)\n", done.stderr)
+        assert json.loads(trusting.cetool("show", "--offline", "--json", url).stdout)["sha256"] == digest(EMPTY)
+        done = trusting.cetool("run", "--offline", f"{web.url}/b.sh")
+        assert done.returncode == 2 and "there is no copy of it here" in done.stderr
+        done = trusting.cetool("run", "--offline", "--sha256", digest(HELLO), url)
+        assert done.returncode == 125 and digest(EMPTY) in done.stderr
+    done = trusting.cetool("run", url)
+    assert done.returncode == 125
+    assert "refuses the connection" in told(done.stderr)[0]
+    assert re.search(r"`--offline` takes the copy that came \d+s ago", told(done.stderr)[1])
+    # a copy that was forgotten about is asked about again, and a damaged one is none
+    trusting.cetool("trust", "forget", "--all")
+    assert "nobody can be asked" in trusting.cetool("run", "--offline", url).stderr
+    (copy,) = copies(trusting).iterdir()
+    copy.write_bytes(copy.read_bytes() + b"rm -r x\n")
+    assert "there is no copy" in trusting.cetool("run", "--offline", "-y", url).stderr
+
+
+def test_copies_outlive_environments_but_not_for_ever(trusting: Home, web: Server) -> None:
+    web.answers["/a.sh"] = sends(EMPTY)
+    assert trusting.cetool("run", "-y", f"{web.url}/a.sh").returncode == 0
+    (copy,) = copies(trusting).iterdir()
+    for days, kept in ((29, True), (31, False)):
+        then = time.time() - days * 86400
+        os.utime(copy, (then, then))
+        assert trusting.cetool("gc", "--older-than", "1000d").returncode == 0
+        assert copy.exists() is kept
+
+
+def test_what_has_not_changed_is_not_sent_again(trusting: Home, web: Server) -> None:
+    web.answers |= {"/to": leads_to("/a.sh"), "/a.sh": sends_if_changed(EMPTY, '"one"')}
+    for _ in range(2):
+        assert trusting.cetool("run", "-y", f"{web.url}/to").stdout.startswith("ran ")
+    assert web.headers["If-None-Match"] == '"one"'
+    web.answers["/a.sh"] = sends_if_changed(HELLO, '"two"')
+    assert trusting.cetool("run", "-y", f"{web.url}/to").stdout.startswith("hello from ")
+    # what is asked for elsewhere is not told of it
+    web.answers["/to"] = leads_to("/b.sh")
+    web.answers["/b.sh"] = sends(EMPTY)
+    assert trusting.cetool("run", "-y", f"{web.url}/to").stdout.startswith("ran ")
+    assert "If-None-Match" not in web.headers
+
+
+# --- relative paths, and secrets ------------------------------------------------------------------------------------
+
+
+def test_relative_channels_start_from_here_and_are_part_of_the_answer(
+    trusting: Home, web: Server, channel: Path, tmp_path: Path
+) -> None:
+    script = HELLO.replace(b"# run_with", b"# channels: [./conda-forge]\n# run_with")
+    web.answers["/a.sh"] = sends(script)
+    url = f"{web.url}/a.sh"
+    done = trusting.cetool("run", "-y", url, cwd=channel)
+    assert done.stdout.startswith("hello from "), done.stderr
+    kept = Path(done.stdout.splitlines()[-1])  # $0: a file of its own in the cache
+    assert kept.is_absolute() and kept.is_relative_to(trusting.cache) and kept.name == "a.sh"
+    assert trusting.cetool("run", url, cwd=channel).returncode == 0
+    # the same words mean other packages here
+    done = trusting.cetool("run", url, cwd=tmp_path)
+    assert done.returncode == 125 and "not to its use of these directories" in done.stderr
+    assert f"{tmp_path.as_uri()}/conda-forge" in done.stderr
+
+
+def test_the_script_is_its_kept_file_and_runs_where_the_caller_is(trusting: Home, web: Server, tmp_path: Path) -> None:
+    block = '# /// conda-script\n# channels = ["conda-forge"]\n# entrypoint = "hello ${SCRIPT}"\n'
+    web.answers["/e.txt"] = sends(f'{block}# [dependencies]\n# hello-bin = "*"\n# /// end-conda-script\n'.encode())
+    done = trusting.cetool("run", "-y", f"{web.url}/e.txt", "more", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    script, more = re.findall("<(.*)>", done.stdout)
+    assert Path(script).is_relative_to(trusting.cache) and Path(script).name == "e.txt" and more == "more"
+    web.answers["/pwd.sh"] = sends(HELLO.replace(b'hello "$@"', b"pwd"))
+    done = trusting.cetool("run", "-y", f"{web.url}/pwd.sh", cwd=tmp_path)
+    assert done.stdout.splitlines()[0] == str(tmp_path)
+
+
+def test_a_token_goes_to_github_alone_and_not_to_the_script(trusting: Home, web: Server) -> None:
+    script = HELLO + b'echo "token: $CETOOL_GITHUB_TOKEN"\n'
+    web.answers |= {
+        "raw.githubusercontent.com/o/r/main/d/s.sh": sends(script),
+        "raw.githubusercontent.com/o/r/away/s.sh": leads_to("https://other.example/s.sh"),
+        "other.example/s.sh": sends(script),
+        "raw.githubusercontent.com/o/r/none/s.sh": sends(status=404),
+    }
+    trusting.write(".netrc", "machine other.example login me password nEtRc\ndefault login me password all\n").chmod(
+        0o600
+    )
+    with tunnelling(web) as proxy:
+        env = {"https_proxy": proxy, "no_proxy": "", "CETOOL_GITHUB_TOKEN": "gh_sEcReT"}
+        done = trusting.cetool("run", "-y", "https://github.com/o/r/blob/main/d/s.sh?plain=1#L3", env=env)
+        assert done.stdout.endswith("token: \n"), done.stderr
+        away = trusting.cetool("run", "-v", "-y", "https://github.com/o/r/raw/away/s.sh", env=env)
+        assert away.returncode == 0, away.stderr
+        none = trusting.cetool("run", "https://github.com/o/r/blob/none/s.sh", env=env)
+        assert none.returncode == 127 and "CETOOL_GITHUB_TOKEN" in none.stderr
+        wrong = trusting.cetool(
+            "run", "https://github.com/o/r/blob/main/d/s.sh", env={**env, "CETOOL_GITHUB_TOKEN": "a b"}
+        )
+        assert wrong.returncode == 125 and "a b" not in wrong.stderr
+        plain = trusting.cetool("run", f"{web.url}/o/r/main/d/s.sh", env={**env, "no_proxy": "127.0.0.1"})
+        assert plain.returncode == 127
+    (trusting.path / ".netrc").unlink()
+    netrc = "Basic bWU6bkV0UmM="
+    assert [(place.partition("/")[0], sent) for place, sent in web.asked] == [
+        ("raw.githubusercontent.com", "token gh_sEcReT"),
+        ("raw.githubusercontent.com", "token gh_sEcReT"),
+        ("other.example", netrc),
+        ("raw.githubusercontent.com", "token gh_sEcReT"),
+        (f"127.0.0.1:{web.port}", None),
+    ]
+    said = "".join(item.stdout + item.stderr for item in (done, away, none, wrong, plain))
+    assert "sEcReT" not in said and "nEtRc" not in said
+
+
+# --- gists ----------------------------------------------------------------------------------------------------------
+
+
+def gist(**files: bytes) -> bytes:
+    """What the API tells of a gist with these files, a dot written as two underscores."""
+    listed = {}
+    for key, data in files.items():
+        name = key.replace("__", ".")
+        raw = f"https://gist.githubusercontent.com/me/{'0a' * 16}/raw/{'b1' * 20}/{name}"
+        listed[name] = {"filename": name, "raw_url": raw, "content": data.decode()}
+    return json.dumps({"files": listed}).encode()
+
+
+def test_a_gist_means_the_file_that_is_named_or_that_says_what_it_needs(trusting: Home, web: Server) -> None:
+    page, number = f"https://gist.github.com/me/{'0a' * 16}", "0a" * 16
+    raw = f"gist.githubusercontent.com/me/{number}/raw/{'b1' * 20}"
+    api = f"api.github.com/gists/{number}"
+    web.answers |= {
+        f"{raw}/my_s.sh": sends(HELLO),
+        f"{raw}/b.sh": sends(EMPTY),
+        f"gist.github.com/me/{number}/raw": sends(EMPTY),
+        f"{api}/{'c2' * 20}": sends(gist(b__sh=EMPTY)),
+    }
+    with tunnelling(web) as proxy:
+        env = {"https_proxy": proxy, "no_proxy": ""}
+
+        def run(url: str) -> str:
+            done = trusting.cetool("run", "-y", url, env=env)
+            return done.stdout.split(" ")[0] if done.returncode == 0 else f"{done.returncode} {done.stderr}"
+
+        web.answers[api] = sends(gist(README__md=b"# how to\n", my_s__sh=HELLO))
+        assert run(page) == "hello"
+        assert run(f"{page}/{'c2' * 20}") == "ran"
+        web.answers[api] = sends(gist(b__sh=EMPTY, my_s__sh=HELLO))
+        assert run(f"{page}#file-b-sh") == "ran"
+        assert run(f"{page}#file-my_s-sh-L1-L3") == "hello"
+        several = run(page)
+        assert several.startswith("2 ") and "#file-b-sh (b.sh), #file-my_s-sh (my_s.sh)" in several
+        assert "no file for #file-c-sh" in run(f"{page}#file-c-sh")
+        # without the API it is the first file, unless another may be meant
+        web.answers[api] = sends(b"{}", status=403)
+        assert run(page) == "ran"
+        assert run(f"{page}#file-b-sh").startswith("125 ")
+        evil = gist(b__sh=EMPTY).replace(b"gist.githubusercontent.com", b"other.example")
+        web.answers[api] = sends(evil)
+        assert run(page) == "ran"
+    assert not any(place.startswith("other.example") for place, _ in web.asked)
+
+
+# --- careless input -------------------------------------------------------------------------------------------------
+
+
+def test_careless_urls_end_in_a_sentence(trusting: Home, web: Server) -> None:
+    web.answers |= {
+        "/page": sends(b"<html>", Content_Type="text/html"),
+        "/o/r/blob/main/x.sh": sends(b"<html>", Content_Type="text/html"),
+        "/binary": sends(b"\x7fELF\2\1\1\0\0"),
+        "/login": leads_to("/page"),
+        "/empty": sends(b""),
+        "/text": sends(b"hello\n"),
+        "/private": sends(status=401),
+        "/huge": sends(length=1 << 30),
+    }
+    expected = [
+        ("/page", 125, "this is a web page"),
+        ("/o/r/blob/main/x.sh", 125, "this is a web page"),
+        ("/login", 125, "/page: this is a web page"),
+        ("/binary", 125, "NUL byte"),
+        ("/empty", 125, "is empty"),
+        ("/text", 125, "does not say what it needs"),
+        ("/private", 125, "does not let you read it"),
+        ("/huge", 125, "larger than 10 MiB"),
+        ("/none", 127, "no such script"),
+        ("/a b.sh", 2, "there is a character"),
+    ]
+    for path, status, words in expected:
+        done = trusting.cetool("run", "--yes", f"{web.url}{path}")
+        assert (done.returncode, words in told(done.stderr)[0]) == (status, True), done.stderr
+    hint = told(trusting.cetool("run", f"{web.url}/o/r/blob/main/x.sh").stderr)[1]
+    assert f"{web.url}/o/r/raw/main/x.sh" in hint
+    for word in ("https:/host/x.sh", "github.com/o/r/blob/main/x.sh"):
+        done = trusting.cetool("run", word)
+        assert done.returncode == 127 and "https://" in told(done.stderr)[1]
+    assert (names(answers(trusting)), names(copies(trusting))) == ([], [])
