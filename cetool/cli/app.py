@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run", context_settings=run.CONTEXT)(run.run)
+app.command("run", cls=run.RunCommand, context_settings=run.CONTEXT)(run.run)
 app.command("exec", context_settings=run.CONTEXT)(tools.execute)
 app.command("shell")(tools.shell)
 app.command("create")(environments.create)
