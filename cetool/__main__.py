@@ -31,6 +31,7 @@ COMMANDS = (
     "check",
     "gc",
     "remove",
+    "kernel",
     "config",
     "info",
 )

@@ -9,7 +9,7 @@ import typer
 
 from cetool import __version__
 from cetool.__main__ import COMMANDS
-from cetool.cli import checking, collection, editing, environments, run, scripts, settings, tools
+from cetool.cli import checking, collection, editing, environments, kernels, run, scripts, settings, tools
 
 #: Options that are cetool's own rather than those of ``run``.
 _OWN_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
@@ -39,6 +39,7 @@ app.command("check")(checking.check)
 app.command("gc")(collection.gc)
 app.command("remove")(environments.remove)
 app.command("info")(scripts.info)
+app.add_typer(kernels.app)
 app.add_typer(settings.app)
 
 

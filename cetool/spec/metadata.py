@@ -25,8 +25,8 @@ class ScriptMetadata:
     script's absolute path; ``lines`` the first and last line of the block. The script runs by ``run_with`` (words
     before its path), or by ``entrypoint`` (conda-script's command, not yet interpreted); the other one is None.
 
-    Of a notebook both are None: it has a ``language``, whose kernel is among the requirements, and ``cell`` is the
-    number of the code cell that the lines are counted in.
+    Of a notebook both are None: it has a ``language``, a kernel for which is among the requirements, and perhaps the
+    name of a ``kernel``; ``cell`` is the number of the code cell that the lines are counted in.
     """
 
     dialect: str
@@ -37,6 +37,7 @@ class ScriptMetadata:
     entrypoint: str | None = None
     cell: int | None = None
     language: str | None = None
+    kernel: str | None = None
 
 
 def read_metadata(source: Script) -> ScriptMetadata:

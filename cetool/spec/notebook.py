@@ -225,6 +225,7 @@ def _as_notebook(metadata: ScriptMetadata, notebook: Notebook) -> ScriptMetadata
         run_with=None,
         entrypoint=None,
         language=notebook.language,
+        kernel=notebook.kernel,
     )
 
 
