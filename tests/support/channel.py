@@ -83,7 +83,8 @@ def build_channel(
     """Build the channel at ``root``, a directory that need not exist, and return it.
 
     ``python``, ``pypi`` and ``families`` say whether the interpreter and which wheels go in, the last with what they
-    need; ``wheels`` is where downloaded ones are kept. Raises RuntimeError on a platform not provided for and where PyPI cannot be reached.
+    need; ``wheels`` is where downloaded ones are kept. Raises RuntimeError on a platform not provided for and where
+    PyPI cannot be reached.
     """
     subdir = current_subdir()
     channel = root / NAME
@@ -153,7 +154,8 @@ def _key() -> str:
     """Names what the channel is made of: the builder's sources, the interpreter, the machine's programs."""
     programs = [shutil.which(name) for wrapped in WRAPPED for name in wrapped.programs]
     executable = python_executable()
-    parts = [PYPI, PYPI_FAMILIES, sys.version, str(executable), executable.stat().st_mtime_ns, sys.base_prefix, programs]
+    parts = [PYPI, PYPI_FAMILIES, sys.version, str(executable), executable.stat().st_mtime_ns, sys.base_prefix]
+    parts.append(programs)
     digest = hashlib.sha256(repr(parts).encode())
     for name in ("archive", "channel", "handmade", "interpreter", "wheels"):
         digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
