@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import psutil
 import pytest
 from support.home import Home
 from support.notebooks import NEEDS, notebook, outputs, sources
+from support.readme import commands, run_on_terminal
 from support.scripts import eventually, held_locks, started
 
 PARAMETERS = ("alpha = 1\nbeta = 'b'", ["parameters"])
@@ -120,7 +122,7 @@ def test_what_cannot_be_is_refused_before_anything_is_made(words: list[str], tol
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_interrupts_the_cell_and_ends_the_kernel(number: signal.Signals, settled: Home) -> None:
-    body = "import time\nprint('runs', flush=True)\ntry:\n    time.sleep(300)\nfinally:\n    print('finally', flush=1)"
+    body = "import time\ntry:\n    print('runs', flush=True)\n    time.sleep(300)\nfinally:\n    print('finally')"
     name = f"stopped-{number.name}.ipynb"
     settled.write(f"stop-{number.name}.ipynb", notebook(NEEDS, body, "print('never')"))
     with started(settled, "run", f"stop-{number.name}.ipynb", "--out", name) as process:
@@ -183,3 +185,14 @@ def test_its_shell_is_python_and_editors_get_its_path(settled: Home) -> None:
     assert (shown["prefix"], shown["cell"], shown["lines"], shown["kernel"]) == (prefix, 1, [1, 2], "python")
     assert shown["command"] == [f"{prefix}/bin/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     assert Path(prefix).is_dir()
+
+
+def test_the_documents_commands_do_what_is_shown(home: Home) -> None:
+    for command in commands(Path(__file__).resolve().parents[1] / "docs/notebooks.md"):
+        if command.file is not None:
+            home.write(command.file, command.shown)
+            continue
+        status, shown = run_on_terminal(command.line, home)
+        shown = re.sub(r"^Created .*\n", "", shown.replace(str(home.path), "/home/user"), flags=re.MULTILINE)
+        assert status == 0, shown
+        assert not command.shown or shown == command.shown

@@ -131,7 +131,7 @@ def list_kernels(as_json: options.AsJson = False) -> None:
                 str(row["name"]),
                 str(row["language"]),
                 str(row["script"] or row["env_file"] or ", ".join(row["specs"])),
-                str(row["problem"] or (row["prefix"] if row["exists"] else "not made")),
+                str(row["problem"] or ("made" if row["exists"] else "not made")),
                 str(row["directory"]),
             )
             for row in rows
