@@ -26,7 +26,9 @@ class _Jupyter:
         specs = KernelSpecManager(kernel_dirs=[str(home.path / ".local/share/jupyter/kernels")])
         self.manager = KernelManager(kernel_name=name, kernel_spec_manager=specs)
         self.manager.connection_file = str(home.path / "tmp" / f"{name}-connection.json")
-        self.manager.start_kernel(env=dict(home.env), cwd=str(home.path))
+        # clients may have arguments of their own for a kernel
+        more = ["--HistoryManager.hist_file=:memory:"]
+        self.manager.start_kernel(env=dict(home.env), cwd=str(home.path), extra_arguments=more)
         self.client: BlockingKernelClient = self.manager.blocking_client()
         self.client.start_channels()
 
@@ -100,7 +102,7 @@ def test_a_kernel_makes_its_environment_uses_it_and_lets_it_go(home: Home) -> No
     assert [(item["name"], item["exists"], item["problem"]) for item in listed] == [("analysis", False, None)]
 
 
-def test_a_kernel_of_specs_starts_for_nbclient_and_a_notebook_of_its_own(settled: Home) -> None:
+def test_a_kernel_of_specs_and_one_of_a_notebook_are_the_same(settled: Home) -> None:
     settled.write("nb.ipynb", notebook(NEEDS))
     made = settled.cetool("kernel", "install", "--spec", "python >=3", "--spec", "six", "--name", "sixes", "--create")
     assert made.returncode == 0, made.stderr
@@ -111,6 +113,7 @@ def test_a_kernel_of_specs_starts_for_nbclient_and_a_notebook_of_its_own(settled
     assert len({row["prefix"] for row in rows}) == 1
     with _jupyter(settled, "sixes") as jupyter:
         assert jupyter.run("import six; print(six.__name__)")[0] == "six\n"
+        assert jupyter.run("print(get_ipython().history_manager.hist_file)")[0] == ":memory:\n"
         assert jupyter.client.kernel_info(reply=True, timeout=60)["content"]["language_info"]["name"] == "python"
     removed = settled.cetool("kernel", "remove", "nb", "SIXES")
     assert removed.returncode == 0, removed.stderr

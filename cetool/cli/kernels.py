@@ -166,18 +166,18 @@ def remove(
 def start(
     context: typer.Context,
     connection_file: Annotated[str, typer.Option("--connection-file", metavar="FILE", help="Jupyter's.")],
-    target: Annotated[str | None, typer.Argument(metavar="SCRIPT", show_default=False)] = None,
+    script: Annotated[Path | None, typer.Option("--script", metavar="SCRIPT", help="Whose environment it is.")] = None,
     language: _Language = None,
     spec: _Specs = None,
     extra: _With = None,
     channel: options.Channels = None,
     env_file: options.EnvFile = None,
 ) -> None:
-    """Become a kernel, as Jupyter asks for it: what kernel specs call."""
+    """Become a kernel, as Jupyter asks for it: what kernel specs call. All other words are the kernel's own."""
     session = options.open_session(channel, None, None, False, False)
     source = KernelSource(
         language or "",
-        None if target is None else Path(target),
+        script,
         tuple(spec or ()),
         tuple(extra or ()),
         tuple(channel or ()),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from cetool.cli.background import collect_in_background
 from cetool.cli.execution import NotebookOptions, RunOptions, note, read_declaration, specification
+from cetool.cli.progress import plain
 from cetool.cli.session import Session
 from cetool.cli.sources import Source
 from cetool.errors import CetoolError, Interrupted, Location, MetadataError, UsageError
@@ -133,11 +134,13 @@ def _tell_failure(name: str, failure: Failure) -> None:
         shown += ["     ...\n"] if len(lines) > _MOST_LINES else []
         text = f"Cell {failure.number} of {name}:\n{''.join(shown)}{text}"
     with contextlib.suppress(OSError, ValueError):
-        _print(f"{text}cetool: cell {failure.number} of {name} failed: {_one_line(failure.reason)}\n", sys.stderr)
+        _print(
+            f"{text}cetool: cell {failure.number} of {name} failed: {plain(_first_line(failure.reason))}\n", sys.stderr
+        )
 
 
-def _one_line(text: str) -> str:
-    lines = _COLOURS.sub("", text).splitlines()
+def _first_line(text: str) -> str:
+    lines = text.splitlines()
     return (lines[0] + (" ..." if len(lines) > 1 else "")) if lines else ""
 
 
@@ -155,7 +158,7 @@ def _node(notebook: Notebook) -> NotebookNode:
             nbformat.validate(node)
         except nbformat.ValidationError as error:
             raise MetadataError(
-                f"this notebook is not as notebooks have to be: {_one_line(str(error.message))}",
+                f"this notebook is not as notebooks have to be: {plain(_first_line(str(error.message)))}",
                 where=notebook.script.at(),
                 hint="Open it in Jupyter and save it, which mends most of it.",
             ) from None

@@ -31,7 +31,17 @@ SHOW_SCHEMA = "cetool.show/1"
 INFO_SCHEMA = "cetool.info/1"
 
 #: The distributions whose versions a bug report needs.
-_DISTRIBUTIONS = ("cetool", "py-rattler", "typer", "rich", "ruamel.yaml", "portalocker", "platformdirs", "psutil")
+_DISTRIBUTIONS = (
+    "cetool",
+    "py-rattler",
+    "typer",
+    "rich",
+    "ruamel.yaml",
+    "portalocker",
+    "platformdirs",
+    "psutil",
+    "nbclient",
+)
 
 
 def show(

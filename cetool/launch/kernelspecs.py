@@ -46,7 +46,7 @@ class KernelSource:
         for option, values in (("--spec", self.specs), ("--with", self.extra), ("--channel", self.channels)):
             words += [word for value in values for word in (option, value)]
         words += ["--env-file", str(self.env_file)] if self.env_file is not None else []
-        return words + ([str(self.script)] if self.script is not None else [])
+        return words + (["--script", str(self.script)] if self.script is not None else [])
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""

@@ -32,8 +32,8 @@ if __name__ == "__main__":
 """
 
 
-#: Only what completes names at a prompt looks into these, and they are most of the files of what a notebook needs.
-_LEFT_OUT = ("jedi/third_party/django-stubs/", "jedi/third_party/typeshed/stubs/")
+#: Half the files of what a notebook needs: only what completes names at a prompt, or tells time zones, looks into them.
+_LEFT_OUT = ("jedi/third_party/", "tzdata/zoneinfo/")
 
 
 def download_wheels(requirements: tuple[str, ...], cache: Path) -> list[Path]:
