@@ -32,6 +32,7 @@ COMMANDS = (
     "gc",
     "remove",
     "trust",
+    "kernel",
     "config",
     "info",
 )
@@ -52,7 +53,8 @@ def main() -> "NoReturn":
         _try_warm_tool(words[1:])
 
     def obey() -> int:
-        if plain:  # leaves out what reads other command lines
+        # leaves out what reads other command lines; a notebook's options may stand after it
+        if plain and not words[at].endswith(".ipynb"):
             from cetool.cli.execution import run_plainly
 
             run_plainly(words[at], words[at + 1 :], _verbosity(words, at))

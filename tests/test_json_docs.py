@@ -157,6 +157,13 @@ def test_a_script_and_its_name(text: str, home: Home) -> None:
         assert made["prefix"] == document["prefix"]
 
 
+def test_kernels_for_jupyter(home: Home) -> None:
+    home.write("script.py", SCRIPT)
+    for words in (["script.py"], ["--spec", "python", "--name", "plain"]):
+        assert home.cetool("kernel", "install", *words).returncode == 0
+    assert _described("kernel list", _prints(home, "kernel", "list", "--json")) == set(DESCRIBED["kernel list"][1])
+
+
 def test_what_is_found_in_scripts(home: Home) -> None:
     home.write("script.py", SCRIPT)
     home.write("plain.py", "print(1)\n")

@@ -9,7 +9,18 @@ import typer
 
 from cetool import __version__
 from cetool.__main__ import COMMANDS
-from cetool.cli import checking, collection, editing, environments, run, scripts, settings, tools, trusting
+from cetool.cli import (
+    checking,
+    collection,
+    editing,
+    environments,
+    kernels,
+    run,
+    scripts,
+    settings,
+    tools,
+    trusting,
+)
 
 #: Options that are cetool's own rather than those of ``run``.
 _OWN_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
@@ -22,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run", context_settings=run.CONTEXT)(run.run)
+app.command("run", cls=run.RunCommand, context_settings=run.CONTEXT)(run.run)
 app.command("exec", context_settings=run.CONTEXT)(tools.execute)
 app.command("shell")(tools.shell)
 app.command("create")(environments.create)
@@ -40,6 +51,7 @@ app.command("gc")(collection.gc)
 app.command("remove")(environments.remove)
 app.command("info")(scripts.info)
 app.add_typer(trusting.app)
+app.add_typer(kernels.app)
 app.add_typer(settings.app)
 
 

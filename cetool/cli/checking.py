@@ -54,7 +54,7 @@ def check(
     else:
         for name, _, findings in found:
             for finding in findings:
-                place = Location(name, finding.line)
+                place = Location(finding.part or name, finding.line)
                 print_line(f"{place}: {finding.severity}: {finding.message} [{finding.rule}]")
                 if finding.severity == "error" and finding.hint and not quiet:
                     print_line("".join(f"    {line}\n" for line in finding.hint.splitlines()).rstrip("\n"))
@@ -117,7 +117,7 @@ def _document(found: list[tuple[str, ScriptMetadata | None, list[Finding]]]) -> 
         ],
         "findings": [
             {
-                "script": name,
+                "script": finding.part or name,
                 "rule": finding.rule,
                 "severity": finding.severity,
                 "line": finding.line,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,7 @@ from cetool.spec.channels import redact
 from cetool.spec.converting import DIALECTS, convert_block
 from cetool.spec.document import Document, read_document, write_document
 from cetool.spec.editing import Change, Edited, edit_declaration, requirements_change
-from cetool.spec.source import is_url, printable
+from cetool.spec.source import NOTEBOOK_SUFFIX, is_notebook, is_url, printable
 from cetool.spec.starting import start_block
 
 
@@ -42,7 +43,7 @@ def init(
     """Write a block into a script that has none, with the packages that a Python script imports."""
     session = _session(verbose, quiet)
     document = _read(target)
-    edited = start_block(document, DIALECTS[dialect.value], tuple(extra or ()))
+    edited = _edit(document, lambda part: start_block(part, DIALECTS[dialect.value], tuple(extra or ())), start=True)
     _finish(session, document, edited, f"Wrote a {dialect.value} block into {document.name}; `cetool show` tells of it")
 
 
@@ -62,7 +63,7 @@ def add(
     session = _session(verbose, quiet)
     document = _read(target)
     change = requirements_change(specs or (), channel or (), pypi=pypi)
-    edited = edit_declaration(document, change)
+    edited = _edit(document, lambda part: edit_declaration(part, change))
     _finish(session, document, edited, f"Changed {document.name}")
 
 
@@ -75,7 +76,7 @@ def drop(
     """Take packages out of what a script declares, from conda and from PyPI alike."""
     session = _session(verbose, quiet)
     document = _read(target)
-    edited = edit_declaration(document, Change(drop=tuple(dict.fromkeys(names))))
+    edited = _edit(document, lambda part: edit_declaration(part, Change(drop=tuple(dict.fromkeys(names)))))
     _finish(session, document, edited, f"Changed {document.name}")
 
 
@@ -88,12 +89,23 @@ def convert(
     """Write a script's block in another dialect; its environment stays the same."""
     session = _session(verbose, quiet)
     document = _read(target)
-    edited = convert_block(document, DIALECTS[to.value])
+    edited = _edit(document, lambda part: convert_block(part, DIALECTS[to.value]))
     _finish(session, document, edited, f"Converted {document.name} to {to.value}")
 
 
 def _session(verbose: bool, quiet: bool) -> Session:
     return Session({"verbosity": options.verbosity(verbose, quiet)})
+
+
+def _edit(document: Document, edit: Callable[[Document], Edited], *, start: bool = False) -> Edited:
+    """The script, or the cell of a notebook that has the block, changed; with ``start`` there is none yet."""
+    if document.script is None and document.path.suffix.lower() == NOTEBOOK_SUFFIX:
+        raise UsageError(f"{document.name} is empty, and no notebook", hint="Make one in Jupyter first.")
+    if document.script is None or not is_notebook(document.script):
+        return edit(document)
+    from cetool.spec.notebook_editing import edit_notebook, start_notebook
+
+    return start_notebook(document, edit) if start else edit_notebook(document, edit)
 
 
 def _read(target: str) -> Document:

@@ -20,11 +20,19 @@ from cetool.launch import warm
 from cetool.spec.blocks import find_block
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.metadata import ScriptMetadata, metadata_from_file, read_metadata
-from cetool.spec.source import Script
+from cetool.spec.source import Script, is_notebook
 
 if TYPE_CHECKING:  # what is needed once there is an environment is imported while it is made: see _get_ready
     from cetool.launch.activation import Activation
     from cetool.launch.shell import Entrypoint
+
+
+class NotebookOptions(NamedTuple):
+    """What can be asked for where a notebook is run: a file for the result, parameters as they were written."""
+
+    out: Path | None = None
+    parameters: tuple[str, ...] = ()
+    raw_parameters: tuple[str, ...] = ()
 
 
 class RunOptions(NamedTuple):
@@ -38,6 +46,7 @@ class RunOptions(NamedTuple):
     refresh: bool = False
     activate: bool = True
     unasked: bool = False
+    notebook: NotebookOptions = NotebookOptions()
 
 
 def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) -> NoReturn:
@@ -48,6 +57,12 @@ def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) ->
 
 def run_source(source: Source, arguments: Sequence[str], session: Session, how: RunOptions) -> NoReturn:
     """Run a script in its environment, made where it is missing. Does not return: cetool becomes the script."""
+    if is_notebook(source.script):
+        from cetool.cli.notebooks import run_notebook
+
+        run_notebook(source, arguments, session, how)
+    if how.notebook != NotebookOptions():
+        raise UsageError(f"--out and parameters are for notebooks, and {source.script.name} is none")
     metadata, spec = read_declaration(source, session, how)
     entry = None
     if metadata.entrypoint is not None:
@@ -200,6 +215,8 @@ def specification(metadata: ScriptMetadata, prefix: Path) -> str:
         lines.append(f"pip: {flow(needs.pypi)}")
     if needs.variables:
         lines.append(f"variables: {flow([f'{name}={value}' for name, value in needs.variables])}")
+    if metadata.language is not None:
+        lines.append(f"kernel: {metadata.language}")
     if metadata.run_with is not None:
         lines.append(f"run_with: {flow(metadata.run_with)}")
     if metadata.entrypoint is not None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from cetool.cli import options
-from cetool.cli.execution import RunOptions, run_source
+from cetool.cli.execution import NotebookOptions, RunOptions, run_source
 from cetool.cli.sources import check_pin, open_source, source_of_lines
 from cetool.errors import UsageError
+from cetool.spec.source import NOTEBOOK_SUFFIX, is_url
 
 #: What a command needs so that all that follows SCRIPT belongs to the script.
 CONTEXT = {"allow_interspersed_args": False}
@@ -44,6 +47,15 @@ def run(
     insecure: options.Insecure = False,
     sha256: options.Sha256 = None,
     yes: options.Yes = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="A notebook: where it goes as it was run; - prints it.")
+    ] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="A notebook's parameter.")
+    ] = None,
+    raw_parameter: Annotated[
+        list[str] | None, typer.Option("-r", "--raw-parameter", metavar="NAME=TEXT", help="The same, always a text.")
+    ] = None,
 ) -> None:
     """Run a script in the conda environment that it declares."""
     loudness = options.verbosity(verbose, quiet)
@@ -56,4 +68,26 @@ def run(
         raise UsageError("no script was given", hint="cetool run SCRIPT, or cetool run -c LINE..., or cetool run -")
     else:
         source, words = open_source(words[0], session, insecure=insecure, sha256=sha256), words[1:]
-    run_source(source, words, session, RunOptions(tuple(extra or ()), env_file, refresh, not no_activate))
+    notebook = NotebookOptions(out, tuple(parameter or ()), tuple(raw_parameter or ()))
+    how = RunOptions(tuple(extra or ()), env_file, refresh, not no_activate, notebook=notebook)
+    run_source(source, words, session, how)
+
+
+class RunCommand(TyperCommand):
+    """Reads the command line of ``run``: what stands after a script is the script's, after a notebook cetool's."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        rest = super().parse_args(ctx, args)
+        target = ctx.params.get("target")
+        if ctx.params.get("arguments") and not ctx.params.get("code") and names_notebook(str(target)):
+            ctx.params.clear()
+            ctx.allow_interspersed_args = True
+            rest = super().parse_args(ctx, given)
+        return rest
+
+
+def names_notebook(target: str) -> bool:
+    """Whether a path or URL is that of a notebook, by its suffix."""
+    path = target.partition("?")[0].partition("#")[0] if is_url(target) else target
+    return path.lower().endswith(NOTEBOOK_SUFFIX)

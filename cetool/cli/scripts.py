@@ -6,6 +6,7 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,7 +32,17 @@ SHOW_SCHEMA = "cetool.show/1"
 INFO_SCHEMA = "cetool.info/1"
 
 #: The distributions whose versions a bug report needs.
-_DISTRIBUTIONS = ("cetool", "py-rattler", "typer", "rich", "ruamel.yaml", "portalocker", "platformdirs", "psutil")
+_DISTRIBUTIONS = (
+    "cetool",
+    "py-rattler",
+    "typer",
+    "rich",
+    "ruamel.yaml",
+    "portalocker",
+    "platformdirs",
+    "psutil",
+    "nbclient",
+)
 
 
 def show(
@@ -61,6 +72,7 @@ def show(
         return
     lines = metadata.lines
     place = "" if lines is None else f", lines {lines[0]} to {lines[1]}"
+    place = place if metadata.cell is None else f", cell {metadata.cell}{place}"
     needs = metadata.requirements
     rows = [
         ("script", source.script.name),
@@ -72,6 +84,7 @@ def show(
         ("variables", flow([f"{key}={value}" for key, value in needs.variables]) if needs.variables else ""),
         ("prefix", f"{document['prefix']} ({'made' if document['exists'] else 'not made yet'})"),
         ("engine", f"{document['engine']}: {document['engine_reason']}"),
+        ("kernel", metadata.language or ""),
         ("run_with", flow(metadata.run_with) if metadata.run_with else ""),
         ("entrypoint", metadata.entrypoint or ""),
         ("command", " ".join(_command(metadata, session, spec))),
@@ -90,6 +103,7 @@ def _shown(metadata: ScriptMetadata, spec: EnvironmentSpec, session: Session, so
         "script": source.script.name,
         "sha256": source.sha256,
         "dialect": metadata.dialect,
+        "cell": metadata.cell,
         "lines": None if lines is None else list(lines),
         "name": spec.name,
         "digest": spec.digest,
@@ -98,10 +112,22 @@ def _shown(metadata: ScriptMetadata, spec: EnvironmentSpec, session: Session, so
         **spec_document(spec),
         "engine": engine,
         "engine_reason": reason,
+        "kernel": metadata.language,
         "run_with": None if metadata.run_with is None else list(metadata.run_with),
         "entrypoint": metadata.entrypoint,
         "command": _command(metadata, session, spec),
     }
+
+
+def _kernel_command(metadata: ScriptMetadata, session: Session, prefix: Path) -> list[str]:
+    from cetool.launch.activation import read_activation
+    from cetool.launch.kernels import find_kernel, kernel_command
+
+    try:
+        kernel = find_kernel(prefix, metadata.language or "", metadata.kernel)
+        return list(kernel_command(kernel, read_activation(prefix, {}), session.environ, "{connection_file}").argv)
+    except CetoolError:
+        return []
 
 
 def _engine(session: Session) -> tuple[str | None, str]:
@@ -113,7 +139,12 @@ def _engine(session: Session) -> tuple[str | None, str]:
 
 
 def _command(metadata: ScriptMetadata, session: Session, spec: EnvironmentSpec) -> list[str]:
-    """The command line, its program as it will be found; as declared where the environment is not made yet."""
+    """The command line, its program as it will be found; as declared where the environment is not made yet.
+
+    Of a notebook it is that of its kernel, which only the environment can tell.
+    """
+    if metadata.language is not None:
+        return _kernel_command(metadata, session, session.store.prefix(spec.name))
     if metadata.run_with is None:
         return [metadata.entrypoint or ""]
     prefix = session.store.prefix(spec.name)

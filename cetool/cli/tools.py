@@ -139,8 +139,12 @@ def shell(
     target: _Target = None,
     spec: _Specs = None,
     repl: Annotated[
-        bool, typer.Option("--repl", help="Open Python instead of a shell: ipython where the environment has it.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--repl/--no-repl",
+            help="Open Python instead of a shell, as is usual for notebooks: ipython where the environment has it.",
+        ),
+    ] = None,
     extra: _With = None,
     env_file: options.EnvFile = None,
     verbose: options.Verbose = False,
@@ -164,7 +168,8 @@ def shell(
         wanted.metadata.requirements, wanted.spec, refresh=refresh, purpose=f"for a shell of {wanted.label}"
     )
     _used(session, lease, wanted.noted)
-    opening = _opening(read_activation(lease.prefix, dict(wanted.spec.variables)), session, wanted.label, repl=repl)
+    python = wanted.metadata.language == "python" if repl is None else repl
+    opening = _opening(read_activation(lease.prefix, dict(wanted.spec.variables)), session, wanted.label, repl=python)
     locks = () if opening.held is None or opening.held.lock is None else (opening.held.lock.fd,)
     exec_command(opening.command, keep=(*_descriptors(lease), *locks))
 

@@ -136,6 +136,12 @@ def end_like(returncode: int) -> NoReturn:
     sys.exit(returncode)
 
 
+def command_line(command: Command) -> list[str]:
+    """The words that start the command on POSIX, its steps and all, for those who start programs by themselves."""
+    program, argv = _shell_if_needed(command)
+    return [program, *argv[1:]]
+
+
 def check_executable(program: str) -> None:
     """Raise what :func:`exec_command` would raise for the most frequent reasons, before anything is started."""
     if os.path.isdir(program):

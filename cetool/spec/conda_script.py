@@ -20,19 +20,26 @@ KEYS = ("channels", "entrypoint", "dependencies", "tool")
 def read_conda_script(
     block: Block, script: Script, *, platform: str | None = None
 ) -> tuple[Requirements, tuple[str, ...] | None, str | None]:
-    """The requirements, the command and the entry point of a block; one of the last two is None.
+    """The requirements, the command and the entry point of a block. Raises MetadataError."""
+    root = parse_toml(block.content, block.numbers, name=script.name, first=block.first)
+    return read_conda_script_keys(root, script, platform=platform)
+
+
+def read_conda_script_keys(
+    root: Node, script: Script, *, platform: str | None = None
+) -> tuple[Requirements, tuple[str, ...] | None, str | None]:
+    """The same of its keys; the command or the entry point is None.
 
     ``platform`` is this machine's where None. ``[tool.cetool] run_with`` takes the place of the entry point. Raises
     MetadataError.
     """
     platform = platform or current_platform()
-    root = parse_toml(block.content, block.numbers, name=script.name, first=block.first)
     keys = root.as_mapping("the '/// conda-script' block", KEYS)
     channels = channels_of(keys.get("channels"), script.directory)
     if channels is None:
         raise MetadataError(
             "the '/// conda-script' block names no channels, which it must",
-            where=keys["channels"].where if "channels" in keys else script.at(block.first),
+            where=keys["channels"].where if "channels" in keys else root.where,
             hint='Add a line channels = ["conda-forge"].',
         )
     packages: dict[str, str] = {}

@@ -57,6 +57,10 @@ class Document:
         found = [end for end in (self.line(index)[1] for index in range(len(self.lines))) if end]
         return max(("\n", "\r\n", "\r"), key=found.count)
 
+    def with_text(self, text: str) -> Document:
+        """The same file with another text, its byte order mark kept."""
+        return _document(self.path, self.name, self.target, self.mark + text.encode(self.codec))
+
     def spliced(self, first: int, last: int, new: Sequence[bytes]) -> Document:
         """The same with the lines from index ``first`` up to and without ``last`` replaced by others.
 
@@ -66,6 +70,11 @@ class Document:
         if len(data) > MAX_SIZE:
             raise MetadataError("the script would become too large", where=Location(self.name))
         return _document(self.path, self.name, self.target, data)
+
+
+def text_document(path: Path, name: str, text: str) -> Document:
+    """A text that is part of a file, as a document of its own: it can be changed, and not written."""
+    return _document(path, name, path, text.encode())
 
 
 def read_document(path: str | os.PathLike[str]) -> Document:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cetool.errors import MetadataError
@@ -16,7 +16,7 @@ from cetool.spec.languages import PYTHON, language_of, language_of_program, pack
 from cetool.spec.matchspecs import canonical_requirement, canonical_spec, requires_python_spec, spec_name
 from cetool.spec.metadata import ScriptMetadata, nothing_found, read_metadata
 from cetool.spec.nodes import Node
-from cetool.spec.source import Script
+from cetool.spec.source import Script, is_notebook
 from cetool.spec.toml_reader import parse_toml
 from cetool.spec.yaml_reader import parse_yaml
 
@@ -40,12 +40,16 @@ _SHELL = re.compile(r"[|&;<>`$]|\*")
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was found: by which rule, how bad it is, at what line (None: the whole file), what to do."""
+    """Something that was found: by which rule, how bad it is, at what line (None: the whole file), what to do.
+
+    ``part`` is how messages call the cell of a notebook in which the line is counted.
+    """
 
     rule: str
     message: str
     line: int | None = None
     hint: str | None = None
+    part: str | None = None
 
     @property
     def severity(self) -> Literal["error", "warning"]:
@@ -58,6 +62,8 @@ def lint_script(script: Script, *, declared_only: bool = False) -> tuple[ScriptM
 
     With ``declared_only`` there is nothing to say of a script without a block, unless it looks as if it has one.
     """
+    if is_notebook(script):
+        return _lint_notebook(script, declared_only=declared_only)
     try:
         block = find_block(script)
         if block is None:
@@ -73,9 +79,35 @@ def lint_script(script: Script, *, declared_only: bool = False) -> tuple[ScriptM
     return metadata, sorted(found, key=lambda finding: finding.line or 0)
 
 
+def _lint_notebook(script: Script, *, declared_only: bool) -> tuple[ScriptMetadata | None, list[Finding]]:
+    """The same of a notebook, its lines counted in the cell with the block."""
+    from cetool.spec.notebook import METADATA_KEYS, find_cell, read_notebook
+
+    declares = True
+    try:
+        notebook = read_notebook(script)
+        found = find_cell(notebook)
+        declares = found is not None or any(key in notebook.metadata for key in METADATA_KEYS)
+        if not declares and declared_only:
+            return None, []
+        metadata = read_metadata(script)
+    except MetadataError as error:
+        if not declares:
+            return None, [Finding("undeclared", error.message, _line(error), error.hint)]
+        return None, [finding_of(error)]
+    ignored = metadata.requirements.warnings
+    if found is None:
+        return metadata, [Finding("ignored", text) for text in ignored]
+    cell, block = found
+    source = notebook.cell_script(cell)
+    items = [*_items(source, block), *(Finding("ignored", text, block.first) for text in ignored)]
+    return metadata, [replace(item, part=source.name) for item in sorted(items, key=lambda item: item.line or 0)]
+
+
 def finding_of(error: MetadataError) -> Finding:
     """A malformed block as a finding."""
-    return Finding("metadata", error.message, _line(error), error.hint)
+    part = error.where.path if error.where is not None and ".ipynb:" in error.where.path else None
+    return Finding("metadata", error.message, _line(error), error.hint, part)
 
 
 def _line(error: MetadataError) -> int | None:

@@ -8,7 +8,7 @@ from cetool.errors import MetadataError
 from cetool.spec.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_block, near_miss, near_miss_advice
 from cetool.spec.environment import Requirements
 from cetool.spec.run_with import default_run_with
-from cetool.spec.source import Script
+from cetool.spec.source import Script, is_notebook
 
 __all__ = ["CONDA_EXECUTE", "CONDA_SCRIPT", "ENVIRONMENT_FILE", "PEP723", "ScriptMetadata"]
 __all__ += ["default_run_with", "metadata_from_file", "read_metadata"]
@@ -23,6 +23,9 @@ class ScriptMetadata(NamedTuple):
     ``dialect`` is ``conda execute``, ``script`` (PEP 723), ``conda-script`` or ``environment.yml``; ``path`` the
     script's absolute path; ``lines`` the first and last line of the block. The script runs by ``run_with`` (words
     before its path), or by ``entrypoint`` (conda-script's command, not yet interpreted); the other one is None.
+
+    Of a notebook both are None: it has a ``language``, a kernel for which is among the requirements, and perhaps the
+    name of a ``kernel``; ``cell`` is the number of the code cell that the lines are counted in.
     """
 
     dialect: str
@@ -31,10 +34,17 @@ class ScriptMetadata(NamedTuple):
     requirements: Requirements
     run_with: tuple[str, ...] | None
     entrypoint: str | None = None
+    cell: int | None = None
+    language: str | None = None
+    kernel: str | None = None
 
 
 def read_metadata(source: Script) -> ScriptMetadata:
     """The metadata in a script's one comment block. Raises MetadataError, naming file and line, where it is wrong."""
+    if is_notebook(source):
+        from cetool.spec.notebook import read_notebook_metadata
+
+        return read_notebook_metadata(source)
     block = find_block(source)
     if block is None:
         raise nothing_found(source)
@@ -50,7 +60,14 @@ def read_metadata(source: Script) -> ScriptMetadata:
 
 
 def metadata_from_file(source: Script, requirements: Requirements) -> ScriptMetadata:
-    """The metadata of a script that has none of its own and runs in what an environment file asks for."""
+    """The metadata of a script that has none of its own and runs in what an environment file asks for.
+
+    Raises UsageError for a notebook that has some.
+    """
+    if is_notebook(source):
+        from cetool.spec.notebook import notebook_in_file_environment
+
+        return notebook_in_file_environment(source, requirements)
     return ScriptMetadata(ENVIRONMENT_FILE, str(source.path), None, requirements, default_run_with(source))
 
 

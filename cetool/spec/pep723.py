@@ -18,12 +18,16 @@ KEYS = ("requires-python", "dependencies", "tool")
 
 
 def read_pep723(block: Block, script: Script) -> tuple[Requirements, tuple[str, ...]]:
-    """The requirements and the command of a ``# /// script`` block. Raises MetadataError.
+    """The requirements and the command of a ``# /// script`` block. Raises MetadataError."""
+    return read_pep723_keys(parse_toml(block.content, block.numbers, name=script.name, first=block.first), script)
+
+
+def read_pep723_keys(root: Node, script: Script) -> tuple[Requirements, tuple[str, ...]]:
+    """The same of its keys. Raises MetadataError.
 
     The script is Python, so python is always among the packages. Where several tool tables name channels,
     ``[tool.cetool]`` wins over ``[tool.conda]``, and that over ``[tool.pixi]``.
     """
-    root = parse_toml(block.content, block.numbers, name=script.name, first=block.first)
     keys = root.as_mapping("the '# /// script' block; the standard reserves others", KEYS)
     requirements = _standard_keys(root, script)
     tools = keys["tool"].as_mapping("[tool]") if "tool" in keys else {}

@@ -13,6 +13,9 @@ from cetool.errors import CetoolError, Location, MetadataError, ScriptNotFoundEr
 
 #: Bytes that a script may have.
 MAX_SIZE = 10 * 1024 * 1024
+#: Bytes that a notebook may have, which holds the pictures that it drew.
+MAX_NOTEBOOK_SIZE = 256 * 1024 * 1024
+NOTEBOOK_SUFFIX = ".ipynb"
 
 # PEP 263's own pattern for the first two lines, and what the first may be for the second to count
 _CODING = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-_.a-zA-Z0-9]+)")
@@ -52,6 +55,18 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
+def is_notebook(script: Script) -> bool:
+    """Whether this is a Jupyter notebook: by its suffix, or (standard input, a link) by what it begins with and has."""
+    if script.path.suffix.lower() == NOTEBOOK_SUFFIX:
+        return True
+    return script.text[:100].lstrip()[:1] == "{" and '"nbformat"' in script.text and '"cells"' in script.text
+
+
+def size_limit(path: str | os.PathLike[str]) -> int:
+    """Bytes that a file of this name may have."""
+    return MAX_NOTEBOOK_SIZE if os.fspath(path).lower().endswith(NOTEBOOK_SUFFIX) else MAX_SIZE
+
+
 def printable(text: str) -> str:
     """The text with what a terminal cannot or should not show written as escapes."""
     shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -62,7 +77,7 @@ def read_script(path: str | os.PathLike[str]) -> Script:
     """Read a script from a file.
 
     Raises ScriptNotFoundError (127) where there is none; ScriptNotReadableError (126) for a directory and for a file
-    that may not be read; MetadataError (125) for what is no regular file, larger than :data:`MAX_SIZE`, empty, or not
+    that may not be read; MetadataError (125) for what is no regular file, larger than :func:`size_limit`, empty, or not
     text in UTF-8 (or, for Python, in the encoding that its PEP 263 line names).
     """
     given = os.fspath(path)
@@ -105,7 +120,7 @@ def read_bytes(path: str, name: str, what: str = "script") -> bytes:
         with open(descriptor, "rb") as stream:
             # looked at again: another process may have put something else there between the two calls
             _refuse_special(os.fstat(stream.fileno()), where, what)
-            data = stream.read(MAX_SIZE + 1)
+            data = stream.read(size_limit(path) + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise ScriptNotFoundError(
             f"there is no {what} {name!r}", where=where, hint="Check the path; a relative one starts from here."
@@ -120,8 +135,8 @@ def read_bytes(path: str, name: str, what: str = "script") -> bytes:
         raise ScriptNotFoundError(f"{name!r} cannot be the name of a {what}", where=where) from None
     except OSError as error:
         raise ScriptNotReadableError(f"the {what} cannot be read: {_reason(error)}", where=where) from None
-    if len(data) > MAX_SIZE:
-        raise _too_large(name, what)
+    if len(data) > size_limit(path):
+        raise _too_large(name, what, size_limit(path))
     if not data:
         raise MetadataError(f"the {what} is empty", where=where)
     return data
@@ -249,9 +264,9 @@ def _one(what: str) -> str:
     return f"an {what}" if what[0] in "aeiou" else f"a {what}"
 
 
-def _too_large(name: str, what: str = "script") -> CetoolError:
+def _too_large(name: str, what: str = "script", limit: int = MAX_SIZE) -> CetoolError:
     return MetadataError(
-        f"the {what} is larger than {MAX_SIZE // 1024 // 1024} MiB",
+        f"the {what} is larger than {limit // 1024 // 1024} MiB",
         where=Location(name),
         hint="Keep data in a file of its own.",
     )

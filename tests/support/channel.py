@@ -30,10 +30,12 @@ if __package__ in (None, ""):
 from support.archive import Package, write_package, write_repodata
 from support.handmade import WRAPPED, handmade_packages, machine_packages
 from support.interpreter import current_subdir, python_executable, python_package
-from support.wheels import wheel_packages
+from support.wheels import family_packages, wheel_packages
 
 #: The wheels that the channel offers as conda packages.
 PYPI = ("numpy", "pip", "six", "six==1.16.0", "packaging", "idna", "markdown")
+#: Those that it offers with all that they need: what runs notebooks.
+PYPI_FAMILIES = ("ipykernel",)
 #: The channel's name below its root.
 NAME = "conda-forge"
 
@@ -71,17 +73,23 @@ class Channel:
 
 
 def build_channel(
-    root: Path, *, python: bool = True, pypi: Sequence[str] = PYPI, wheels: Path | None = None
+    root: Path,
+    *,
+    python: bool = True,
+    pypi: Sequence[str] = PYPI,
+    families: Sequence[str] = PYPI_FAMILIES,
+    wheels: Path | None = None,
 ) -> Channel:
     """Build the channel at ``root``, a directory that need not exist, and return it.
 
-    ``python`` and ``pypi`` say whether the interpreter and which wheels go in; ``wheels`` is where downloaded ones are
-    kept. Raises RuntimeError on a platform not provided for and where PyPI cannot be reached.
+    ``python``, ``pypi`` and ``families`` say whether the interpreter and which wheels go in, the last with what they
+    need; ``wheels`` is where downloaded ones are kept. Raises RuntimeError on a platform not provided for and where
+    PyPI cannot be reached.
     """
     subdir = current_subdir()
     channel = root / NAME
     records: dict[str, dict[str, Any]] = {}
-    for package in _packages(python, tuple(pypi), wheels or wheel_cache()):
+    for package in _packages(python, tuple(pypi), tuple(families), wheels or wheel_cache()):
         records[package.stem + package.suffix] = write_package(package, channel)
     for each in (subdir, "noarch"):
         write_repodata(records, each, channel)
@@ -132,9 +140,11 @@ def wheel_cache() -> Path:
     return Path(given) if given else default_cache() / "wheels"
 
 
-def _packages(python: bool, pypi: tuple[str, ...], wheels: Path) -> Iterator[Package]:
+def _packages(python: bool, pypi: tuple[str, ...], families: tuple[str, ...], wheels: Path) -> Iterator[Package]:
     if python:
         yield python_package()
+    if families:
+        yield from family_packages(families, wheels)
     yield from wheel_packages(pypi, wheels)
     yield from handmade_packages()
     yield from machine_packages(current_subdir())
@@ -144,7 +154,8 @@ def _key() -> str:
     """Names what the channel is made of: the builder's sources, the interpreter, the machine's programs."""
     programs = [shutil.which(name) for wrapped in WRAPPED for name in wrapped.programs]
     executable = python_executable()
-    parts = [PYPI, sys.version, str(executable), executable.stat().st_mtime_ns, sys.base_prefix, programs]
+    parts = [PYPI, PYPI_FAMILIES, sys.version, str(executable), executable.stat().st_mtime_ns, sys.base_prefix]
+    parts.append(programs)
     digest = hashlib.sha256(repr(parts).encode())
     for name in ("archive", "channel", "handmade", "interpreter", "wheels"):
         digest.update((Path(__file__).parent / f"{name}.py").read_bytes())

@@ -32,6 +32,10 @@ if __name__ == "__main__":
 """
 
 
+#: Half the files of what a notebook needs: only what completes names at a prompt, or tells time zones, looks into them.
+_LEFT_OUT = ("jedi/third_party/", "tzdata/zoneinfo/")
+
+
 def download_wheels(requirements: tuple[str, ...], cache: Path) -> list[Path]:
     """One wheel for each requirement, without what it depends on. Raises RuntimeError where pip cannot get it.
 
@@ -48,8 +52,24 @@ def download_wheels(requirements: tuple[str, ...], cache: Path) -> list[Path]:
     return [directory / known[requirement] for requirement in requirements]
 
 
-def wheel_package(wheel: Path) -> Package:
-    """The wheel as a conda package: ``noarch: python`` if it is pure, else one for this platform and Python."""
+def download_families(requirements: tuple[str, ...], cache: Path) -> list[Path]:
+    """The wheels of each requirement and of all that it needs, resolved together. Raises as :func:`download_wheels`."""
+    directory = cache / f"{sys.implementation.cache_tag}-{current_subdir()}"
+    directory.mkdir(parents=True, exist_ok=True)
+    notes = directory / "families.json"
+    known: dict[str, list[str]] = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}
+    for requirement in requirements:
+        if requirement not in known or not all((directory / name).exists() for name in known[requirement]):
+            known[requirement] = _fetch(requirement, directory)
+            notes.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    return [directory / name for name in dict.fromkeys(name for each in requirements for name in known[each])]
+
+
+def wheel_package(wheel: Path, siblings: frozenset[str] = frozenset()) -> Package:
+    """The wheel as a conda package: ``noarch: python`` if it is pure, else one for this platform and Python.
+
+    It depends on those of its requirements that are among the ``siblings``, which it was resolved together with.
+    """
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]
         dist_info = next(name.split("/")[0] for name in names if name.split("/")[0].endswith(".dist-info"))
@@ -58,15 +78,15 @@ def wheel_package(wheel: Path) -> Package:
         scripts = _console_scripts(archive.read(points).decode() if points in names else "")
         pure = wheel.stem.endswith("-none-any")
         root = "site-packages" if pure else site_packages()
-        entries = [_installed(name, archive.read(name), root) for name in names]
+        entries = [_installed(name, archive.read(name), root) for name in names if not name.startswith(_LEFT_OUT)]
     entries.append(Entry(f"{root}/{dist_info}/INSTALLER", b"conda\n"))
     if not pure:
         entries += [_launcher(name, target) for name, target in scripts.items()]
     return Package(
-        re.sub(r"[-_.]+", "-", metadata["Name"]).lower(),
+        _conda_name(metadata["Name"]),
         metadata["Version"],
         entries=tuple(sorted(entries, key=lambda entry: entry.path)),
-        depends=(_python_spec(metadata, pure),),
+        depends=(_python_spec(metadata, pure, siblings), *_needed(metadata, siblings)),
         build="pyh_0" if pure else f"py{sys.version_info[0]}{sys.version_info[1]}_0",
         subdir="noarch" if pure else current_subdir(),
         noarch="python" if pure else None,
@@ -75,17 +95,24 @@ def wheel_package(wheel: Path) -> Package:
 
 
 def _download(requirement: str, directory: Path) -> str:
+    (name,) = _fetch(requirement, directory, "--no-deps")
+    return name
+
+
+def _fetch(requirement: str, directory: Path, *more: str) -> list[str]:
+    """Have pip download into the directory: the names of the wheels, one of them with ``--no-deps``."""
     staging = directory / "staging"
     shutil.rmtree(staging, ignore_errors=True)
-    options = ["--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "--no-deps", "--dest", str(staging)]
+    options = ["--quiet", "--disable-pip-version-check", "--only-binary", ":all:", *more, "--dest", str(staging)]
     command = [*_pip(), "download", *options, requirement]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     found = sorted(staging.glob("*.whl")) if staging.is_dir() else []
-    if done.returncode or len(found) != 1:
+    if done.returncode or not found or (more and len(found) != 1):
         raise RuntimeError(f"{' '.join(command)} brought {len(found)} wheels\n{done.stdout}{done.stderr}")
-    found[0].replace(directory / found[0].name)
+    for wheel in found:
+        wheel.replace(directory / wheel.name)
     shutil.rmtree(staging)
-    return found[0].name
+    return [wheel.name for wheel in found]
 
 
 def _pip() -> list[str]:
@@ -126,9 +153,20 @@ def _launcher(name: str, target: str) -> Entry:
     return Entry(f"bin/{name}", text.encode(), executable=True, placeholder=PLACEHOLDER)
 
 
-def _python_spec(metadata: Message, pure: bool) -> str:
+def _conda_name(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _needed(metadata: Message, siblings: frozenset[str]) -> tuple[str, ...]:
+    """The requirements that were resolved together with this wheel: their versions fit, so names will do."""
+    wanted = [text for text in metadata.get_all("Requires-Dist", []) if "extra ==" not in text]
+    names = [_conda_name(re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0]) for text in wanted]
+    return tuple(sorted({name for name in names if name in siblings}))
+
+
+def _python_spec(metadata: Message, pure: bool, siblings: frozenset[str]) -> str:
     unconditional = [text for text in metadata.get_all("Requires-Dist", []) if ";" not in text]
-    if unconditional:
+    if unconditional and not siblings:
         raise RuntimeError(
             f"{metadata['Name']} needs {', '.join(unconditional)}: only wheels that need nothing will do"
         )
@@ -141,3 +179,10 @@ def _python_spec(metadata: Message, pure: bool) -> str:
 def wheel_packages(requirements: tuple[str, ...], cache: Path) -> Iterator[Package]:
     """The packages of these requirements."""
     return map(wheel_package, download_wheels(requirements, cache))
+
+
+def family_packages(requirements: tuple[str, ...], cache: Path) -> Iterator[Package]:
+    """The packages of these requirements and of all that they need."""
+    wheels = download_families(requirements, cache)
+    siblings = frozenset(_conda_name(wheel.name.split("-")[0]) for wheel in wheels)
+    return (wheel_package(wheel, siblings) for wheel in wheels)

@@ -1,0 +1,266 @@
+"""``cetool kernel``: kernels for Jupyter whose environments are made when they are first started."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cetool.cli import options
+from cetool.cli.background import collect_in_background
+from cetool.cli.environments import requirements_of
+from cetool.cli.execution import RunOptions, note, read_declaration
+from cetool.cli.output import print_json, print_table
+from cetool.cli.session import Session
+from cetool.cli.sources import open_source
+from cetool.errors import CetoolError, ScriptNotFoundError, UsageError
+from cetool.launch.activation import read_activation
+from cetool.launch.kernels import find_kernel, kernel_command
+from cetool.launch.kernelspecs import (
+    InstalledKernel,
+    KernelSource,
+    check_name,
+    install_kernel,
+    installed_kernels,
+    prefix_directory,
+    remove_kernel,
+    searched_directories,
+    user_directory,
+)
+from cetool.launch.process import exec_command
+from cetool.spec.environment import Requirements
+from cetool.spec.languages import language_of
+from cetool.spec.matchspecs import spec_name
+from cetool.spec.metadata import ScriptMetadata
+from cetool.spec.notebook import KERNEL_PACKAGES, with_kernel
+from cetool.spec.source import Script, is_url, printable
+
+LIST_SCHEMA = "cetool.kernel.list/1"
+#: Languages of scripts by the package that runs them.
+_RUN_BY = {"python": "python", "r-base": "r", "bash": "bash"}
+
+app = typer.Typer(name="kernel", help="Install kernels for Jupyter that run in an environment.", no_args_is_help=True)
+
+_Specs = Annotated[
+    list[str] | None, typer.Option("--spec", metavar="SPEC", help="A package of the environment; repeat for more.")
+]
+_With = Annotated[
+    list[str] | None,
+    typer.Option("--with", metavar="SPEC", help="A package besides those declared; repeat for more."),
+]
+_Language = Annotated[
+    str | None, typer.Option("--language", metavar="LANGUAGE", help="The kernel's: python, r or bash.")
+]
+_Prefix = Annotated[
+    str | None, typer.Option("--prefix", metavar="DIR", help="For the Jupyter that is installed there, not for you.")
+]
+
+
+@app.command("install")
+def install(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="SCRIPT", help="A script or notebook whose environment it is.", show_default=False),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="What Jupyter knows it by; the script's, if left out.")
+    ] = None,
+    spec: _Specs = None,
+    display_name: Annotated[
+        str | None, typer.Option("--display-name", metavar="TEXT", help="What Jupyter shows.")
+    ] = None,
+    language: _Language = None,
+    extra: _With = None,
+    channel: options.Channels = None,
+    env_file: options.EnvFile = None,
+    prefix: _Prefix = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a kernel that cetool did not write.")] = False,
+    create: Annotated[bool, typer.Option("--create", help="Make its environment now, not when it starts.")] = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write a kernel spec that starts through cetool; its environment is made when it first starts."""
+    session = options.open_session(channel, options.verbosity(verbose, quiet), None, False, False)
+    if target is not None and (target == "-" or is_url(target)):
+        raise UsageError(
+            "a kernel is started again and again, so its script has to be a file", hint="Save it, and give its path."
+        )
+    source = KernelSource(
+        language or "",
+        None if target is None else Path(os.path.abspath(target)),
+        tuple(spec or ()),
+        tuple(extra or ()),
+        tuple(channel or ()),
+        None if env_file is None else Path(os.path.abspath(env_file)),
+    )
+    if name is None and target is None:
+        raise UsageError("the kernel has no name", hint="Give it one: --name NAME.")
+    chosen = check_name(name or Path(target or "").stem)
+    source, metadata = _declared(source, session)
+    directory = user_directory() if prefix is None else prefix_directory(prefix)
+    shown = display_name or f"{name or chosen} (cetool)"
+    installed = install_kernel(directory, chosen, shown, source, force=force)
+    session.voice.result(f"Wrote {installed.directory / 'kernel.json'}")
+    if create:
+        wanted = session.spec_of(metadata.requirements)
+        lease = session.environment(metadata.requirements, wanted, purpose=f"for the kernel {chosen}")
+        note(session, lease, f"kernel {chosen}")
+        lease.release()
+        find_kernel(lease.prefix, source.language)
+
+
+@app.command("list")
+def list_kernels(as_json: options.AsJson = False) -> None:
+    """Show the kernels that start through cetool."""
+    session = Session()
+    silent = Session({"verbosity": "quiet"})  # what there is to warn of in a script is told when it starts
+    rows = [_row(kernel, silent) for kernel in installed_kernels(searched_directories())]
+    if as_json:
+        print_json({"schema": LIST_SCHEMA, "kernels": rows})
+        return
+    if not rows:
+        session.voice.result("There are no kernels that start through cetool.")
+        return
+    print_table(
+        ("NAME", "LANGUAGE", "FOR", "ENVIRONMENT", "DIRECTORY"),
+        [
+            (
+                str(row["name"]),
+                str(row["language"]),
+                str(row["script"] or row["env_file"] or ", ".join(row["specs"])),
+                str(row["problem"] or ("made" if row["exists"] else "not made")),
+                str(row["directory"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+@app.command("remove")
+def remove(
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Kernels, by name.")],
+    quiet: options.Quiet = False,
+) -> None:
+    """Remove kernels that start through cetool; their environments go when they are unused."""
+    session = Session({"verbosity": options.verbosity(False, quiet)})
+    kernels = installed_kernels(searched_directories())
+    wanted: list[InstalledKernel] = []
+    for name in dict.fromkeys(map(str.lower, names)):
+        found = [kernel for kernel in kernels if kernel.name.lower() == name]
+        if not found:
+            known = ", ".join(kernel.name for kernel in kernels)
+            raise UsageError(
+                f"there is no kernel {printable(name)!r} that cetool wrote, so nothing was removed",
+                hint=f"There are: {known}." if known else "`jupyter kernelspec list` shows those of others.",
+            )
+        wanted += found
+    for kernel in wanted:
+        remove_kernel(kernel)
+        session.voice.result(f"Removed {kernel.directory}")
+
+
+@app.command("start", hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def start(
+    context: typer.Context,
+    connection_file: Annotated[str, typer.Option("--connection-file", metavar="FILE", help="Jupyter's.")],
+    script: Annotated[Path | None, typer.Option("--script", metavar="SCRIPT", help="Whose environment it is.")] = None,
+    language: _Language = None,
+    spec: _Specs = None,
+    extra: _With = None,
+    channel: options.Channels = None,
+    env_file: options.EnvFile = None,
+) -> None:
+    """Become a kernel, as Jupyter asks for it: what kernel specs call. All other words are the kernel's own."""
+    session = options.open_session(channel, None, None, False, False)
+    source = KernelSource(
+        language or "",
+        script,
+        tuple(spec or ()),
+        tuple(extra or ()),
+        tuple(channel or ()),
+        env_file,
+    )
+    source, metadata = _declared(source, session)
+    wanted = session.spec_of(metadata.requirements)
+    label = f"kernel {source.script or source.env_file or ','.join(map(spec_name, metadata.requirements.packages))}"
+    lease = session.environment(metadata.requirements, wanted, purpose=f"for the {label}")
+    note(session, lease, label)
+    collect_in_background(session)
+    kernel = find_kernel(lease.prefix, source.language, metadata.kernel)
+    activation = read_activation(lease.prefix, dict(wanted.variables))
+    command = kernel_command(kernel, activation, session.environ, connection_file, context.args)
+    exec_command(command, keep=() if lease.lock is None else (lease.lock.fd,))
+
+
+def _declared(source: KernelSource, session: Session) -> tuple[KernelSource, ScriptMetadata]:
+    """What a kernel's environment is to have, a kernel among it, and the source with its language."""
+    if source.script is None:
+        if bool(source.specs) == (source.env_file is not None):
+            raise UsageError(
+                "nothing says what is in the kernel's environment"
+                if not source.specs
+                else "--spec and --env-file exclude each other",
+                hint="cetool kernel install SCRIPT, or cetool kernel install --spec SPEC... --name NAME",
+            )
+        files = [] if source.env_file is None else [source.env_file]
+        needs = requirements_of([*source.specs, *source.extra], files)
+        metadata = ScriptMetadata("kernel", "", None, needs, None)
+        language = _language_of_packages(needs)
+    else:
+        if source.specs:
+            raise UsageError(
+                "either a script or --spec says what is in the environment",
+                hint="--with adds packages to those that a script declares.",
+            )
+        script = open_source(str(source.script), session)
+        metadata, _ = read_declaration(script, session, RunOptions(source.extra, source.env_file))
+        language = metadata.language or _language_of_script(script.script, metadata.requirements)
+    language = metadata.language or (source.language or language).lower()
+    if language not in KERNEL_PACKAGES and metadata.language is None:
+        raise UsageError(
+            f"cetool knows of no kernel for {printable(language)!r}", hint=f"It can be: {', '.join(KERNEL_PACKAGES)}."
+        )
+    requirements, _ = with_kernel(metadata.requirements, language)
+    return replace(source, language=language), metadata._replace(requirements=requirements)
+
+
+def _language_of_packages(needs: Requirements) -> str:
+    """The language of an environment: that of the kernel that is asked for, else Python unless only R is there."""
+    names = {spec_name(package) for package in needs.packages}
+    named = next((language for language, known in KERNEL_PACKAGES.items() if names & set(known)), None)
+    return named or ("r" if "r-base" in names and "python" not in names else "python")
+
+
+def _language_of_script(script: Script, needs: Requirements) -> str:
+    return _RUN_BY.get(language_of(script).package or "", "") or _language_of_packages(needs)
+
+
+def _row(kernel: InstalledKernel, session: Session) -> dict[str, Any]:
+    source = kernel.source
+    prefix, problem = None, None
+    try:
+        _, metadata = _declared(source, session)
+        spec = session.spec_of(metadata.requirements)
+        prefix = session.store.prefix(spec.name)
+    except ScriptNotFoundError:
+        problem = "its script is gone"
+    except CetoolError as error:
+        problem = str(error)
+    if problem is None and not os.access(kernel.argv[0], os.X_OK):
+        problem = f"there is no {kernel.argv[0]} any more"
+    return {
+        "name": kernel.name,
+        "display_name": kernel.display_name,
+        "language": source.language,
+        "directory": str(kernel.directory),
+        "script": None if source.script is None else str(source.script),
+        "specs": list(source.specs),
+        "env_file": None if source.env_file is None else str(source.env_file),
+        "prefix": None if prefix is None else str(prefix),
+        "exists": prefix is not None
+        and any(item.marker is not None for item in session.store.directories(prefix.name)),
+        "problem": problem,
+    }
