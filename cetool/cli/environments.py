@@ -203,7 +203,8 @@ def _cells(row: dict[str, object], now: float) -> tuple[str, ...]:
     return (
         Path(str(row["prefix"])).name,
         (", ".join([*specs, *(f"{requirement} (PyPI)" for requirement in pypi)]) or "(nothing)")
-        + (" (locked)" if row["locked"] else ""),
+        + (" (locked)" if row["locked"] else "")
+        + (f" (as of {row['exclude_newer']})" if row["exclude_newer"] else ""),
         format_size(row["size_bytes"]),
         str(row["packages"]),
         str(row["engine"]),
