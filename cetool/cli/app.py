@@ -9,7 +9,7 @@ import typer
 
 from cetool import __version__
 from cetool.__main__ import COMMANDS
-from cetool.cli import checking, collection, editing, environments, run, scripts, settings, tools
+from cetool.cli import checking, collection, editing, environments, locking, run, scripts, settings, tools
 
 #: Options that are cetool's own rather than those of ``run``.
 _OWN_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
@@ -36,6 +36,7 @@ app.command("drop")(editing.drop)
 app.command("remove-dep", hidden=True)(editing.drop)
 app.command("convert")(editing.convert)
 app.command("check")(checking.check)
+app.command("lock")(locking.lock)
 app.command("gc")(collection.gc)
 app.command("remove")(environments.remove)
 app.command("info")(scripts.info)
