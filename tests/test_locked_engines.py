@@ -193,20 +193,6 @@ def test_a_bit_flipped_in_the_unpacked_package(home: Home, make: Make, local_cha
     assert not list(home.path.glob(f"e*/{RAN}"))
 
 
-def test_a_bit_flipped_in_an_archive_that_conda_has_yet_to_unpack(
-    home: Home, make: Make, local_channel: Channel
-) -> None:
-    """conda takes what it has under that name for what it should be."""
-    explicit = lines(local_channel, "postlink")
-    archive = home.path / "pkgs" / "postlink-1.0-0.conda"
-    archive.parent.mkdir()
-    shutil.copy(local_channel.path / "noarch" / archive.name, archive)
-    flip(archive, b'echo "$PKG_NAME"')
-    with pytest.raises(DamagedPackages, match="postlink"):
-        make("conda", explicit)
-    assert not list(home.path.glob(f"e*/{RAN}"))
-
-
 def test_another_package_of_the_same_name_in_the_cache(make: Make, local_channel: Channel, tmp_path: Path) -> None:
     """Name, version and build are not enough to tell packages of two channels from each other."""
     from support.archive import Entry, Package, write_package
