@@ -220,6 +220,15 @@ def test_a_package_that_is_gone_is_an_error(make: Make, local_channel: Channel, 
         make("rattler", (gone,))
 
 
+@pytest.mark.parametrize(("name", "version"), [("conda", "conda 24.7.1"), ("micromamba", "2.0.8")])
+def test_an_engine_that_would_not_look_at_sha256(
+    make: Make, environ: dict[str, str], local_channel: Channel, name: str, version: str
+) -> None:
+    environ["FAKE_ENGINE_VERSION"] = version
+    with pytest.raises(EngineError, match="cannot verify the packages of a lock"):
+        make(name, lines(local_channel, "hello-bin"))
+
+
 class Meddling:
     """The embedded engine, and what happens to the environment before anybody looks at it."""
 

@@ -90,6 +90,19 @@ def parse_lines(lines: Iterable[str]) -> list[ExplicitPackage]:
     return [parse_line(line) for line in lines]
 
 
+def require_sha256(packages: Iterable[ExplicitPackage], engine: str, version: str, since: tuple[int, int]) -> None:
+    """Raise EngineError where an engine is too old to know SHA-256 in an explicit file.
+
+    Such a conda refuses the lines; such a mamba installs what it gets without a look at it.
+    """
+    known = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if known < since and any(package.sha256 for package in packages):
+        raise EngineError(
+            f"{engine} {version} cannot verify the packages of a lock: it does not know SHA-256 in an explicit file",
+            hint="Update it, or use --engine rattler, which is built in.",
+        )
+
+
 def explicit_file(directory: Path, request: CreateRequest, channels: Sequence[str]) -> Path:
     """The ``@EXPLICIT`` file of a request, for the user's eyes only: credentials of ``channels`` (URLs) are put back
     into the URLs of their packages.

@@ -16,8 +16,8 @@ from cetool.errors import EngineError
 
 
 class DamagedPackages(EngineError):
-    """What was to be linked is not what the packages had; ``directories`` are where they are kept unpacked, ``how`` what
-    is wrong with their files.
+    """What was to be linked is not what the packages had; ``directories`` are where they are kept unpacked, ``how``
+    what is wrong with their files.
     """
 
     def __init__(self, directories: Iterable[Path], how: str = "missing or cut off") -> None:
