@@ -14,7 +14,7 @@ import pytest
 from engines import install_fakes
 from support.channel import Channel
 from support.home import Home
-from support.locks import explicit_list, flip, lines
+from support.locked import explicit_list, flip, lines
 from support.server import ChannelServer, Fault
 
 from cetool.engines.base import CreateRequest, Engine, Progress, SilentProgress
@@ -160,7 +160,7 @@ def test_a_bit_flipped_in_the_channel(
     home: Home, make: Make, local_channel: Channel, name: str, scheme: str, digest: str, tmp_path: Path
 ) -> None:
     """Whatever the lock has of the archive's digests, and wherever it comes from."""
-    from support.locks import locked
+    from support.locked import locked
     from support.server import serving
 
     (package,) = locked(local_channel, "postlink")
