@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,6 +14,7 @@ from cetool.cache.scripts import Held, ScriptStore
 from cetool.cache.spool import note_use
 from cetool.cache.store import Lease
 from cetool.cli.background import collect_in_background
+from cetool.cli.locked import Asked, LockChoice, spec_of
 from cetool.cli.output import flow
 from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import Source, open_source
@@ -40,6 +41,8 @@ class RunOptions:
     env_file: Path | None = None
     refresh: bool = False
     activate: bool = True
+    lock: LockChoice = field(default_factory=LockChoice)
+    exclude_newer: str | None = None
 
 
 def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) -> NoReturn:
@@ -50,14 +53,14 @@ def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) ->
 
 def run_source(source: Source, arguments: Sequence[str], session: Session, how: RunOptions) -> NoReturn:
     """Run a script in its environment, made where it is missing. Does not return: cetool becomes the script."""
-    metadata, spec = read_declaration(source, session, how)
+    metadata, spec, locked_by = read_locked_declaration(source, session, how)
     entry = None
     if metadata.entrypoint is not None:
         from cetool.launch.shell import parse_entrypoint
 
         # what is wrong with it is told before anything is made
         entry = parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
-    session.voice.block(specification(metadata, session.store.prefix(spec.name)))
+    session.voice.block(specification(metadata, session.store.prefix(spec.name), locked_by))
     lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=f"for {source.script.name}")
     held = [lease.lock]
     path = source.given
@@ -101,7 +104,8 @@ class _Run:
     def remember(self, argv: tuple[str, ...], cache: Held | None = None) -> None:
         """Write the command down for the next run, if that would find out the same."""
         how, source, session = self.how, self.source, self.session
-        plain = how.env_file is None and not how.extra and how.activate
+        as_is = how.lock == LockChoice() and how.exclude_newer is None
+        plain = how.env_file is None and not how.extra and how.activate and as_is
         if source.seen is None or not plain or not session.is_usual:
             return
         learned = Learned(argv, self.activation, self.metadata.path, self.metadata, cache)
@@ -110,6 +114,7 @@ class _Run:
             seen=source.seen,
             since=session.started,
             configuration=session.configuration,
+            locks=session.locks,
             environ=session.environ,
             by_path=session.asked_engine,
             collects=session.settings.auto_gc,
@@ -143,6 +148,14 @@ def _become_entrypoint(run: _Run, entry: Entrypoint, arguments: Sequence[str]) -
 
 def read_declaration(source: Source, session: Session, how: RunOptions) -> tuple[ScriptMetadata, EnvironmentSpec]:
     """What the script declares, with what the command line adds, and the environment that this stands for."""
+    metadata, spec, _ = read_locked_declaration(source, session, how)
+    return metadata, spec
+
+
+def read_locked_declaration(
+    source: Source, session: Session, how: RunOptions
+) -> tuple[ScriptMetadata, EnvironmentSpec, str | None]:
+    """As :func:`read_declaration`, with where the lock is that decides the environment, None where it is solved."""
     if how.env_file is None:
         metadata = read_metadata(source.script)
     else:
@@ -156,11 +169,15 @@ def read_declaration(source: Source, session: Session, how: RunOptions) -> tuple
         from cetool.spec.environment_file import read_environment_file
 
         metadata = metadata_from_file(source.script, read_environment_file(how.env_file))
+    declared = metadata.requirements
     if how.extra:
         metadata = replace(metadata, requirements=metadata.requirements.plus(canonical_requirements(how.extra)))
     for warning in metadata.requirements.warnings:
         session.voice.warn(f"{source.script.name}: {warning}")
-    return metadata, session.spec_of(metadata.requirements)
+    options = {"--with": how.extra, "--channel": session.channels_given, "--exclude-newer": how.exclude_newer}
+    additions = tuple(option for option, given in options.items() if given)
+    asked = Asked(declared, metadata.requirements, additions, how.exclude_newer)
+    return metadata, *spec_of(source, asked, how.lock, session)
 
 
 def entrypoint_place(metadata: ScriptMetadata, script: Script) -> Location:
@@ -170,8 +187,8 @@ def entrypoint_place(metadata: ScriptMetadata, script: Script) -> Location:
     return script.at(next((number for number, row in rows if "entrypoint" in row), first))
 
 
-def specification(metadata: ScriptMetadata, prefix: Path) -> str:
-    """What ``-v`` tells before the script runs, in the original's form."""
+def specification(metadata: ScriptMetadata, prefix: Path, locked_by: str | None = None) -> str:
+    """What ``-v`` tells before the script runs, in the original's form; ``locked_by`` is where the lock is."""
     needs = metadata.requirements
     lines = ["Using specification: "]
     if needs.channels is not None:
@@ -181,6 +198,8 @@ def specification(metadata: ScriptMetadata, prefix: Path) -> str:
         lines.append(f"pip: {flow(needs.pypi)}")
     if needs.variables:
         lines.append(f"variables: {flow([f'{name}={value}' for name, value in needs.variables])}")
+    if locked_by is not None:
+        lines.append(f"lock: {locked_by}")
     if metadata.run_with is not None:
         lines.append(f"run_with: {flow(metadata.run_with)}")
     if metadata.entrypoint is not None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cetool.condarc import Condarc, load_condarc
 from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.explicit import check_exactly, packages_of
 from cetool.engines.output import Log
 from cetool.engines.package_cache import DamagedPackages, is_damaged
 from cetool.engines.rattler_client import make_client
@@ -77,6 +78,21 @@ class RattlerEngine:
         """
         return self._perform(request, progress, link=False)
 
+    def solve_explicitly(self, request: CreateRequest, progress: Progress) -> tuple[str, ...]:
+        """The packages that the environment would have, as lines of an explicit spec in topological order."""
+        from rattler import PackageRecord
+
+        records = {record.name.normalized: record for record in self.solve(request, progress)}
+        ordered = PackageRecord.sort_topologically(list(records.values()))
+        lines = []
+        for name in (record.name.normalized for record in ordered):
+            record = records[name]
+            if record.sha256 is not None:
+                lines.append(f"{record.url}#sha256:{record.sha256.hex()}")
+            else:
+                lines.append(f"{record.url}#{record.md5.hex()}" if record.md5 is not None else record.url)
+        return tuple(lines)
+
     def _perform(self, request: CreateRequest, progress: Progress, *, link: bool) -> list[RepoDataRecord]:
         version = self.version
         condarc = load_condarc(self._environ, mamba=True)
@@ -86,7 +102,7 @@ class RattlerEngine:
         caches = self._caches(condarc)
         pulse = Pulse()
         with Log(request.log) as log:
-            specs = ", ".join(shown for _, shown in plan.specs)
+            specs = ", ".join(request.explicit or [shown for _, shown in plan.specs])
             log.write(f"rattler {version}: {specs} from {plan.channel_names} into {request.prefix}\n")
             creation = _Creation(plan, request, progress, pulse, caches, self._environ)
             watched = caches / "repodata"
@@ -153,8 +169,10 @@ class _Creation:
             default_config=SourceConfig(cache_action="force-cache-only" if plan.offline else "cache-or-fetch"),
             client=client,
         )
-        sources = [Channel(url) for url, _ in plan.channels]
         subdirs = [Subdir(plan.subdir) if plan.subdir else Subdir.current(), Subdir("noarch")]
+        if self.request.explicit:
+            return await self._take(client, subdirs[0])
+        sources = [Channel(url) for url, _ in plan.channels]
         with self.pulse.watched():
             self.progress.stage("Fetching metadata")
             await gateway.query(sources, subdirs, [spec for spec, _ in plan.specs], channel_relations="disabled")
@@ -163,6 +181,19 @@ class _Creation:
             return records
         self.progress.packages(len(records))
         await self._install(records, client, subdirs[0])
+        return records
+
+    async def _take(self, client: Client, subdir: Subdir) -> list[RepoDataRecord]:
+        """Install the packages that are named exactly."""
+        from cetool.engines.rattler_explicit import LockedPackages
+
+        packages = packages_of(self.request)
+        self.progress.packages(len(packages))
+        locked = LockedPackages(self.caches / "pkgs", client, self.progress, self.pulse.beat)
+        with self.pulse.watched():
+            records = await locked.records(packages)
+        await self._install(records, client, subdir)
+        check_exactly(self.request.prefix, packages)
         return records
 
     async def _solve(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> list[RepoDataRecord]:
@@ -195,9 +226,7 @@ class _Creation:
                 raise EngineError(f"the solution of the embedded engine has nothing that fits {shown!r}")
         return records
 
-    async def _preferred(
-        self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]
-    ) -> list[RepoDataRecord]:
+    async def _preferred(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> list[RepoDataRecord]:
         """The records of the packages that are kept where they fit, as far as the channels still have them."""
         wanted = self.request.preferred
         if not wanted:

@@ -19,6 +19,11 @@ from cetool.errors import EngineError
 _VOLATILE = re.compile(r"\.pyc$|(?:^|/)\.[^/]*-(?:pre|post)-(?:link|unlink)\.(?:sh|bat)$|\.messages\.txt$")
 
 
+def is_volatile(path: str) -> bool:
+    """Whether a path is of the kind that Python or linking makes and takes away again."""
+    return _VOLATILE.search(path) is not None
+
+
 def check_complete(prefix: Path, *, expect_packages: bool = True, log: Path | None = None) -> int:
     """The number of packages of the complete environment at ``prefix``. Raises EngineError where it is not complete.
 
@@ -72,7 +77,7 @@ def _fault(prefix: Path, path: Path) -> tuple[str | None, Path | None]:
     files = record.get("files")
     if not isinstance(files, list):
         return None, None
-    wanted = [name for name in files if isinstance(name, str) and not _VOLATILE.search(name)]
+    wanted = [name for name in files if isinstance(name, str) and not is_volatile(name)]
     sizes = _sizes(record)
     missing = 0
     short = False
