@@ -29,6 +29,7 @@ COMMANDS = (
     "remove-dep",
     "convert",
     "check",
+    "lock",
     "gc",
     "remove",
     "trust",

@@ -46,6 +46,8 @@ class Settings(NamedTuple):
     stall_timeout: float = 300.0
     pkg_dir: Path | None = None
     trust: Literal["ask", "always", "never"] = "ask"
+    locked: bool = False
+    frozen: bool = False
 
 
 class Origin(NamedTuple):
@@ -347,4 +349,6 @@ _READERS: dict[str, Callable[[object, _Context], object]] = {
     "stall-timeout": _as_seconds,
     "pkg-dir": _as_directory,
     "trust": _one_of("ask", "always", "never"),
+    "locked": _as_truth,
+    "frozen": _as_truth,
 }

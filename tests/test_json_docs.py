@@ -181,6 +181,12 @@ def test_what_may_run(home: Home) -> None:
     assert _described("trust list", _prints(home, "trust", "list", "--json")) == set(DESCRIBED["trust list"][1])
 
 
+def test_what_is_locked(home: Home) -> None:
+    home.write("script.py", SCRIPT)
+    locked = _prints(home, "lock", "script.py", "--json")
+    assert _described("lock", locked) == set(DESCRIBED["lock"][1])
+
+
 def test_what_is_here_and_how_it_is_set(home: Home) -> None:
     assert _described("info", _prints(home, "info", "--json")) == set(DESCRIBED["info"][1])
     home.write(".config/cetool/config.yaml", "max-size: 20GB\nchannels: [https://user:secret@example.org/c]\n")

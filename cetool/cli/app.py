@@ -15,6 +15,7 @@ from cetool.cli import (
     editing,
     environments,
     kernels,
+    locking,
     run,
     scripts,
     settings,
@@ -47,6 +48,7 @@ app.command("drop")(editing.drop)
 app.command("remove-dep", hidden=True)(editing.drop)
 app.command("convert")(editing.convert)
 app.command("check")(checking.check)
+app.command("lock")(locking.lock)
 app.command("gc")(collection.gc)
 app.command("remove")(environments.remove)
 app.command("info")(scripts.info)

@@ -12,6 +12,7 @@ from cetool.cache.locks import FileLock
 from cetool.cache.scripts import Held, ScriptStore
 from cetool.cache.spool import note_use
 from cetool.cache.store import Lease
+from cetool.cli.locked import Asked, LockChoice, spec_of
 from cetool.cli.output import flow
 from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import Source, open_source
@@ -47,6 +48,8 @@ class RunOptions(NamedTuple):
     activate: bool = True
     unasked: bool = False
     notebook: NotebookOptions = NotebookOptions()
+    lock: LockChoice = LockChoice()
+    exclude_newer: str | None = None
 
 
 def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) -> NoReturn:
@@ -63,7 +66,7 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
         run_notebook(source, arguments, session, how)
     if how.notebook != NotebookOptions():
         raise UsageError(f"--out and parameters are for notebooks, and {source.script.name} is none")
-    metadata, spec = read_declaration(source, session, how)
+    metadata, spec, locked_by = read_locked_declaration(source, session, how)
     entry = None
     if metadata.entrypoint is not None:
         from cetool.launch.shell import parse_entrypoint
@@ -74,7 +77,7 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
         from cetool.cli.consent import require_consent
 
         require_consent(source, session, metadata, unasked=how.unasked)
-    session.voice.block(specification(metadata, session.store.prefix(spec.name)))
+    session.voice.block(specification(metadata, session.store.prefix(spec.name), locked_by))
     purpose = f"for {source.script.name}"
     lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=purpose, meanwhile=_get_ready)
     from cetool.cli.background import collect_in_background
@@ -129,7 +132,8 @@ class _Run(NamedTuple):
     def remember(self, argv: tuple[str, ...], cache: Held | None = None) -> None:
         """Write the command down for the next run, if that would find out the same."""
         how, source, session = self.how, self.source, self.session
-        plain = how.env_file is None and not how.extra and how.activate
+        as_is = how.lock == LockChoice() and how.exclude_newer is None
+        plain = how.env_file is None and not how.extra and how.activate and as_is
         if source.seen is None or not plain or not session.is_usual:
             return
         from cetool.launch.records import Circumstances, Learned, write_launch_record
@@ -140,6 +144,7 @@ class _Run(NamedTuple):
             seen=source.seen,
             since=session.started,
             configuration=session.configuration,
+            locks=session.locks,
             environ=session.environ,
             by_path=session.asked_engine,
             collects=session.settings.auto_gc,
@@ -177,6 +182,14 @@ def _become_entrypoint(run: _Run, entry: Entrypoint, arguments: Sequence[str]) -
 
 def read_declaration(source: Source, session: Session, how: RunOptions) -> tuple[ScriptMetadata, EnvironmentSpec]:
     """What the script declares, with what the command line adds, and the environment that this stands for."""
+    metadata, spec, _ = read_locked_declaration(source, session, how)
+    return metadata, spec
+
+
+def read_locked_declaration(
+    source: Source, session: Session, how: RunOptions
+) -> tuple[ScriptMetadata, EnvironmentSpec, str | None]:
+    """As :func:`read_declaration`, with where the lock is that decides the environment, None where it is solved."""
     if how.env_file is None:
         metadata = read_metadata(source.script)
     else:
@@ -190,11 +203,15 @@ def read_declaration(source: Source, session: Session, how: RunOptions) -> tuple
         from cetool.spec.environment_file import read_environment_file
 
         metadata = metadata_from_file(source.script, read_environment_file(how.env_file))
+    declared = metadata.requirements
     if how.extra:
         metadata = metadata._replace(requirements=metadata.requirements.plus(canonical_requirements(how.extra)))
     for warning in metadata.requirements.warnings:
         session.voice.warn(f"{source.script.name}: {warning}")
-    return metadata, session.spec_of(metadata.requirements)
+    options = {"--with": how.extra, "--channel": session.channels_given, "--exclude-newer": how.exclude_newer}
+    additions = tuple(option for option, given in options.items() if given)
+    asked = Asked(declared, metadata.requirements, additions, how.exclude_newer)
+    return metadata, *spec_of(source, asked, how.lock, session)
 
 
 def entrypoint_place(metadata: ScriptMetadata, script: Script) -> Location:
@@ -204,8 +221,8 @@ def entrypoint_place(metadata: ScriptMetadata, script: Script) -> Location:
     return script.at(next((number for number, row in rows if "entrypoint" in row), first))
 
 
-def specification(metadata: ScriptMetadata, prefix: Path) -> str:
-    """What ``-v`` tells before the script runs, in the original's form."""
+def specification(metadata: ScriptMetadata, prefix: Path, locked_by: str | None = None) -> str:
+    """What ``-v`` tells before the script runs, in the original's form; ``locked_by`` is where the lock is."""
     needs = metadata.requirements
     lines = ["Using specification: "]
     if needs.channels is not None:
@@ -217,6 +234,8 @@ def specification(metadata: ScriptMetadata, prefix: Path) -> str:
         lines.append(f"variables: {flow([f'{name}={value}' for name, value in needs.variables])}")
     if metadata.language is not None:
         lines.append(f"kernel: {metadata.language}")
+    if locked_by is not None:
+        lines.append(f"lock: {locked_by}")
     if metadata.run_with is not None:
         lines.append(f"run_with: {flow(metadata.run_with)}")
     if metadata.entrypoint is not None:

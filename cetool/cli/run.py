@@ -39,6 +39,11 @@ def run(
     ] = None,
     refresh: options.Refresh = False,
     offline: options.Offline = False,
+    locked: options.Locked = False,
+    frozen: options.Frozen = False,
+    no_lock: options.NoLock = False,
+    lock_file: options.LockFile = None,
+    exclude_newer: options.ExcludeNewer = None,
     env_file: options.EnvFile = None,
     no_activate: Annotated[
         bool, typer.Option("--no-activate", help="Run the program without activating the environment.")
@@ -58,8 +63,9 @@ def run(
     ] = None,
 ) -> None:
     """Run a script in the conda environment that it declares."""
+    lock = options.LockOptions(locked, frozen, no_lock, lock_file)
     loudness = options.verbosity(verbose, quiet)
-    session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, yes=yes)
+    session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, lock, yes=yes)
     words = [*([] if target is None else [target]), *(arguments or [])]
     if code:
         source, words = source_of_lines(words), []
@@ -69,7 +75,15 @@ def run(
     else:
         source, words = open_source(words[0], session, insecure=insecure, sha256=sha256), words[1:]
     notebook = NotebookOptions(out, tuple(parameter or ()), tuple(raw_parameter or ()))
-    how = RunOptions(tuple(extra or ()), env_file, refresh, not no_activate, notebook=notebook)
+    how = RunOptions(
+        extra=tuple(extra or ()),
+        env_file=env_file,
+        refresh=refresh,
+        activate=not no_activate,
+        notebook=notebook,
+        lock=lock.choice,
+        exclude_newer=exclude_newer,
+    )
     run_source(source, words, session, how)
 
 

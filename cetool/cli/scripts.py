@@ -13,7 +13,7 @@ import typer
 
 from cetool.cli import options
 from cetool.cli.environments import spec_document
-from cetool.cli.execution import RunOptions, entrypoint_place, read_declaration
+from cetool.cli.execution import RunOptions, entrypoint_place, read_locked_declaration
 from cetool.cli.output import flow, print_json, print_line, print_table
 from cetool.cli.session import Session
 from cetool.cli.sources import Source, open_source
@@ -53,6 +53,11 @@ def show(
         list[str] | None, typer.Option("--with", metavar="SPEC", help="A package besides those declared.")
     ] = None,
     env_file: options.EnvFile = None,
+    locked: options.Locked = False,
+    frozen: options.Frozen = False,
+    no_lock: options.NoLock = False,
+    lock_file: options.LockFile = None,
+    exclude_newer: options.ExcludeNewer = None,
     as_json: options.AsJson = False,
     insecure: options.Insecure = False,
     sha256: options.Sha256 = None,
@@ -60,13 +65,15 @@ def show(
 ) -> None:
     """Show what was read from a script: its environment, and how it would be made and run."""
     channels = tuple(channel) if channel else None
-    session = Session({"engine": engine, "channels": channels, "offline": offline or None})
+    lock = options.LockOptions(locked, frozen, no_lock, lock_file)
+    session = Session({"engine": engine, "channels": channels, "offline": offline or None, **lock.settings})
     source = open_source(target, session, insecure=insecure, sha256=sha256)
-    metadata, spec = read_declaration(source, session, RunOptions(tuple(extra or ()), env_file))
+    how = RunOptions(tuple(extra or ()), env_file, lock=lock.choice, exclude_newer=exclude_newer)
+    metadata, spec, locked_by = read_locked_declaration(source, session, how)
     if metadata.entrypoint is not None:
         # what is wrong with it is told here, too
         parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
-    document = _shown(metadata, spec, session, source)
+    document = {**_shown(metadata, spec, session, source), "lock": locked_by}
     if as_json:
         print_json(document)
         return
@@ -81,6 +88,8 @@ def show(
         ("channels", flow(spec.channels)),
         ("env", flow(needs.packages)),
         ("pip", flow(needs.pypi) if needs.pypi else ""),
+        ("lock", f"{locked_by} ({len(spec.explicit) + len(spec.explicit_pypi)} packages)" if locked_by else ""),
+        ("as of", spec.exclude_newer or ""),
         ("variables", flow([f"{key}={value}" for key, value in needs.variables]) if needs.variables else ""),
         ("prefix", f"{document['prefix']} ({'made' if document['exists'] else 'not made yet'})"),
         ("engine", f"{document['engine']}: {document['engine_reason']}"),

@@ -153,15 +153,21 @@ def shell(
     channel: options.Channels = None,
     refresh: options.Refresh = False,
     offline: options.Offline = False,
+    locked: options.Locked = False,
+    frozen: options.Frozen = False,
+    no_lock: options.NoLock = False,
+    lock_file: options.LockFile = None,
+    exclude_newer: options.ExcludeNewer = None,
     trust_cache_dir: options.TrustCacheDir = False,
     insecure: options.Insecure = False,
     sha256: options.Sha256 = None,
     yes: options.Yes = False,
 ) -> None:
     """Open a shell in the environment of a script, or of match specs."""
+    lock = options.LockOptions(locked, frozen, no_lock, lock_file)
     loudness = options.verbosity(verbose, quiet)
-    session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, yes=yes)
-    how = RunOptions(tuple(extra or ()), env_file)
+    session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, lock, yes=yes)
+    how = RunOptions(tuple(extra or ()), env_file, lock=lock.choice, exclude_newer=exclude_newer)
     wanted = _wanted("shell", target, spec, session, how, _Fetching(insecure, sha256))
     session.voice.block(specification(wanted.metadata, session.store.prefix(wanted.spec.name)))
     lease = session.environment(
@@ -205,15 +211,21 @@ def path(
     channel: options.Channels = None,
     refresh: options.Refresh = False,
     offline: options.Offline = False,
+    locked: options.Locked = False,
+    frozen: options.Frozen = False,
+    no_lock: options.NoLock = False,
+    lock_file: options.LockFile = None,
+    exclude_newer: options.ExcludeNewer = None,
     trust_cache_dir: options.TrustCacheDir = False,
     insecure: options.Insecure = False,
     sha256: options.Sha256 = None,
     yes: options.Yes = False,
 ) -> None:
     """Print the prefix of the environment of a script, or of match specs, made if it is missing: for editors."""
+    lock = options.LockOptions(locked, frozen, no_lock, lock_file)
     loudness = options.verbosity(verbose, quiet)
-    session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, yes=yes)
-    how = RunOptions(tuple(extra or ()), env_file)
+    session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, lock, yes=yes)
+    how = RunOptions(tuple(extra or ()), env_file, lock=lock.choice, exclude_newer=exclude_newer)
     wanted = _wanted("path", target, spec, session, how, _Fetching(insecure, sha256))
     lease = session.environment(
         wanted.metadata.requirements, wanted.spec, refresh=refresh, purpose=f"for the path of {wanted.label}"
@@ -279,6 +291,10 @@ def _wanted(
         name = source.name or source.script.path.name
         noted = str(source.script.path) if source.data is None else source.script.name
         return _Wanted(metadata, spec, name, noted)
+    if how.lock.file is not None:
+        raise UsageError(
+            "--lock-file is for the environment of a script", hint=f"cetool {command} --lock-file FILE SCRIPT"
+        )
     if how.env_file is not None and not specs:
         requirements = requirements_of(how.extra, [how.env_file])
     elif specs and how.env_file is None:
@@ -292,7 +308,9 @@ def _wanted(
         session.voice.warn(warning)
     label = ",".join(map(spec_name, requirements.packages)) or "shell"
     metadata = ScriptMetadata(command, label, None, requirements, None)
-    return _Wanted(metadata, session.spec_of(requirements), label, f"{command} {label}")
+    return _Wanted(
+        metadata, session.spec_of(requirements, exclude_newer=how.exclude_newer), label, f"{command} {label}"
+    )
 
 
 def _used(session: Session, lease: Lease, called: str) -> None:

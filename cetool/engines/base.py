@@ -10,7 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:  # only those who solve for a day, or for a lock, need them
+    from datetime import datetime
+
+    from cetool.lock.model import LockedConda
 
 
 class Progress(Protocol):
@@ -55,11 +60,17 @@ class CreateRequest(NamedTuple):
     """All that an engine needs to know to make one environment.
 
     ``prefix`` is an absolute path that does not exist yet (or an empty directory); ``packages`` are canonical match
-    specs; ``channels`` canonical channels, highest priority first, credentials included; ``virtual_packages`` pairs as
+    specs; ``channels`` canonical channels, highest priority first, credentials included; ``explicit`` lines of an
+    explicit spec (CEP 23) in topological order: where there are some, exactly these packages are installed, nothing is
+    solved, and ``packages`` do not count; ``virtual_packages`` pairs as
     in :class:`~cetool.spec.environment.EnvironmentSpec`; ``log`` the file that everything the engine prints is appended
     to (credentials taken out); ``stall_timeout`` seconds without any sign of progress after which the engine is ended;
     ``inherit`` descriptors that every subprocess must keep open until it has ended; ``meanwhile`` is called once in the
-    caller's thread while others do the work: what takes time there takes none.
+    caller's thread while others do the work: what takes time there takes none; ``exclude_newer`` the moment after which
+    nothing counts that was published later.
+
+    Where it is only solved, ``platform`` is the subdir it is solved for (None: this machine's), and ``preferred`` are
+    packages that are kept where they fit.
     """
 
     prefix: Path
@@ -71,6 +82,15 @@ class CreateRequest(NamedTuple):
     stall_timeout: float = 300.0
     inherit: tuple[int, ...] = ()
     meanwhile: Callable[[], None] | None = None
+    explicit: tuple[str, ...] = ()
+    exclude_newer: datetime | None = None
+    platform: str | None = None
+    preferred: tuple[LockedConda, ...] = ()
+
+    @property
+    def expects_packages(self) -> bool:
+        """Whether the environment will have any."""
+        return bool(self.packages or self.explicit)
 
 
 class Engine(Protocol):

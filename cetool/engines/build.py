@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cetool.engines.base import CreateRequest, Engine, Progress
+from cetool.engines.explicit import check_intact
 from cetool.engines.package_cache import DamagedPackages, distrust
 from cetool.engines.registration import forget_registration
 from cetool.engines.verify import check_complete
@@ -19,7 +20,8 @@ class Circumstances(NamedTuple):
     """What holds for every creation: the user's variables, and the settings that concern engines.
 
     ``stall_timeout`` are the seconds without progress after which a subprocess is ended; ``pip_installer`` is ``auto``,
-    ``uv`` or ``pip``; ``meanwhile`` is called once while the engine is at work.
+    ``uv`` or ``pip``; ``meanwhile`` is called once while the engine is at work; ``solver_cache`` is where the embedded
+    engine keeps metadata, which solves for a day of the past whoever makes the environment then.
     """
 
     environ: Mapping[str, str]
@@ -27,6 +29,7 @@ class Circumstances(NamedTuple):
     stall_timeout: float = 300.0
     pip_installer: str = "auto"
     meanwhile: Callable[[], None] | None = None
+    solver_cache: Path | None = None
 
 
 class Place(NamedTuple):
@@ -49,11 +52,18 @@ def build_environment(
     Raises EngineError where it cannot be made. What is left at the prefix after an error is the caller's to clear.
     """
     packages = spec.packages
-    if spec.pypi:
+    if spec.pypi and not spec.is_locked:
         packages += _installer(packages, circumstances)
+    moment = None
+    if spec.exclude_newer is not None and not spec.is_locked:
+        from cetool.spec.dates import exclude_newer
+
+        moment = exclude_newer(spec.exclude_newer)
     request = CreateRequest(
         prefix=place.prefix,
         packages=packages,
+        explicit=spec.explicit,
+        exclude_newer=moment,
         channels=spec.channels,
         log=place.log,
         virtual_packages=spec.virtual_packages,
@@ -62,6 +72,8 @@ def build_environment(
         inherit=place.inherit,
         meanwhile=circumstances.meanwhile,
     )
+    if moment is not None and engine.name != "rattler":
+        request = _as_of(request, circumstances, progress)
     try:
         return _make(engine, request, spec, place, circumstances, progress)
     except DamagedPackages as error:
@@ -88,12 +100,23 @@ def _make(
         engine.create(request, progress)
     finally:  # a run that was killed may have left its line, too
         forget_registration(place.prefix, circumstances.environ)
-    if spec.pypi:
+    if spec.is_locked:
+        check_intact(place.prefix, request.explicit, progress)
+    if spec.explicit_pypi if spec.is_locked else spec.pypi:
         _install_pypi(spec, place, circumstances, progress)
     _keep_variables(place.prefix, dict(spec.variables))
     if place.written is not None:
         place.written()
-    return check_complete(place.prefix, expect_packages=bool(request.packages), log=place.log)
+    return check_complete(place.prefix, expect_packages=request.expects_packages, log=place.log)
+
+
+def _as_of(request: CreateRequest, circumstances: Circumstances, progress: Progress) -> CreateRequest:
+    """The request with the packages that were there at its moment: only the embedded engine can solve for one."""
+    from cetool.engines.rattler import RattlerEngine
+
+    assert circumstances.solver_cache is not None
+    solver = RattlerEngine(circumstances.environ, circumstances.solver_cache)
+    return request._replace(explicit=solver.solve_explicitly(request, progress), exclude_newer=None)
 
 
 def _installer(packages: tuple[str, ...], circumstances: Circumstances) -> tuple[str, ...]:
@@ -109,7 +132,8 @@ def _install_pypi(spec: EnvironmentSpec, place: Place, circumstances: Circumstan
 
     request = PypiRequest(
         prefix=place.prefix,
-        requirements=spec.pypi,
+        requirements=spec.explicit_pypi if spec.is_locked else spec.pypi,
+        exactly=spec.is_locked,
         log=place.log,
         environ=circumstances.environ,
         settings=spec.pypi_settings,

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.pypi_exact import Step, pip_from_elsewhere, steps, without_digest
 from cetool.engines.subprocesses import Ended, Invocation, clean_environ, run_engine
 from cetool.errors import EngineError
 from cetool.spec.channels import redact
@@ -49,8 +50,9 @@ _PIP_WITH_DATES = 26
 class PypiRequest:
     """What is to be installed into ``prefix``, which has a python.
 
-    ``requirements`` are canonical PEP 508 requirements; ``installer`` is ``auto``, ``uv`` or ``pip``; ``environ`` the
-    user's environment; ``log``, ``inherit`` and ``stall_timeout`` are as in
+    ``requirements`` are canonical PEP 508 requirements; ``exactly`` tells that they are all the files that a lock
+    names: these are installed, by their digests, and nothing that they depend on. ``installer`` is ``auto``, ``uv`` or
+    ``pip``; ``environ`` the user's environment; ``log``, ``inherit`` and ``stall_timeout`` are as in
     :class:`~cetool.engines.base.CreateRequest`.
     """
 
@@ -63,6 +65,7 @@ class PypiRequest:
     installer: str = "auto"
     inherit: tuple[int, ...] = ()
     stall_timeout: float = 300.0
+    exactly: bool = False
 
 
 def find_uv(environ: Mapping[str, str]) -> Path | None:
@@ -98,20 +101,32 @@ def install_pypi(request: PypiRequest, progress: Progress) -> None:
             hint="Install uv (https://docs.astral.sh/uv/), or set pip-installer to auto or pip.",
         )
     installed = _installed(request.prefix)
-    _refuse_conflicts(request.requirements, installed)
+    _refuse_conflicts(request.requirements, installed, exactly=request.exactly)
     count = len(request.requirements)
     progress.stage(f"Installing {count} PyPI package{'' if count == 1 else 's'}")
-    with tempfile.TemporaryDirectory(prefix="pypi-", dir=request.log.parent) as directory:
-        files = _write_files(Path(directory), request, installed)
-        if uv is not None:
-            progress.note(f"PyPI packages are installed by {uv}.")
-            invocation = _uv(uv, python, files, request)
-        else:
-            progress.note("PyPI packages are installed by the environment's pip.")
-            invocation = _pip(python, files, request, installed)
-        ended = run_engine(invocation, _as_engine_request(request), _unheard)
-    if ended.status != 0:
-        raise _explain(ended, request, installed, "uv" if uv is not None else "pip")
+    for step in _steps(request, progress):
+        with tempfile.TemporaryDirectory(prefix="pypi-", dir=request.log.parent) as directory:
+            files = _write_files(Path(directory), request, step, installed)
+            if uv is not None:
+                progress.note(f"PyPI packages are installed by {uv}.")
+                invocation = _uv(uv, python, files, request)
+            else:
+                pip = _find_pip(python, request, installed)
+                progress.note(f"PyPI packages are installed by {' '.join(pip)}.")
+                invocation = _pip(pip, files, request, installed)
+            ended = run_engine(invocation, _as_engine_request(request), _unheard)
+        if ended.status != 0:
+            raise _explain(ended, request, installed, "uv" if uv is not None else "pip")
+
+
+def _steps(request: PypiRequest, progress: Progress) -> list[Step]:
+    """The installer's calls: one, unless a lock names files of several kinds."""
+    if not request.exactly:
+        return [Step(request.requirements, hashed=False, wheels=False)]
+    if unknown := without_digest(request.requirements):
+        progress.note(f"The lock has no digests of {', '.join(unknown)}: nothing was there to check them by.")
+    settings = request.settings
+    return steps(request.requirements, [url for url in (settings.index_url, *settings.extra_index_urls) if url])
 
 
 def _unheard(*_: object) -> None:
@@ -156,8 +171,11 @@ def _normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str]) -> None:
-    """Say at once what the installer would take long to say: that conda's package is another version."""
+def _refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str], *, exactly: bool = False) -> None:
+    """Say at once what the installer would take long to say: that conda's package is another version.
+
+    With ``exactly`` none may be of a package that conda installed: it would be overwritten.
+    """
     from packaging.requirements import InvalidRequirement, Requirement
 
     for text in requirements:
@@ -166,6 +184,11 @@ def _refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str
         except InvalidRequirement as error:
             raise EngineError(f"{redact(text)!r} is not a requirement: {redact(str(error)).splitlines()[0]}") from None
         version = installed.get(_normalised(requirement.name))
+        if version is not None and exactly:
+            raise EngineError(
+                f"the lock has {requirement.name} among its PyPI packages, and conda installed {version} of it",
+                hint="Lock anew; where that does not help, ask for it on one side only.",
+            )
         if version is None or requirement.marker is not None or requirement.url is not None:
             continue
         if not requirement.specifier.contains(version, prereleases=True):
@@ -177,17 +200,23 @@ def _refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str
 
 @dataclass(frozen=True)
 class _Files:
-    """The files that tell the installer what to do; they are readable by their owner only and gone afterwards."""
+    """The files that tell the installer what to do; they are readable by their owner only and gone afterwards.
+
+    ``step`` is the call that they are for.
+    """
 
     directory: Path
     requirements: Path
     constraints: Path
+    step: Step
 
 
-def _write_files(directory: Path, request: PypiRequest, installed: Mapping[str, str]) -> _Files:
+def _write_files(directory: Path, request: PypiRequest, step: Step, installed: Mapping[str, str]) -> _Files:
     """Requirements and where they come from, in the format that pip and uv share: never on a command line."""
     settings = request.settings
     lines = []
+    if request.exactly and step.wheels:
+        settings = PypiSettings()  # nothing is looked for
     for option, values in (
         ("--index-url", [settings.index_url] if settings.index_url else []),
         ("--extra-index-url", settings.extra_index_urls),
@@ -197,9 +226,10 @@ def _write_files(directory: Path, request: PypiRequest, installed: Mapping[str, 
             if re.search(r"\s", value) or value.startswith("-"):
                 raise EngineError(f"{redact(value)!r} is no place for packages", hint="A URL or a path without blanks.")
             lines.append(f"{option} {value}")
-    files = _Files(directory, directory / "requirements.txt", directory / "constraints.txt")
-    _write(files.requirements, "\n".join([*lines, *request.requirements, ""]))
-    _write(files.constraints, "".join(f"{name}=={version}\n" for name, version in sorted(installed.items())))
+    files = _Files(directory, directory / "requirements.txt", directory / "constraints.txt", step)
+    _write(files.requirements, "\n".join([*lines, *step.lines, ""]))
+    pins = {} if request.exactly else installed  # a lock's files are what they are, and want hashes of all there is
+    _write(files.constraints, "".join(f"{name}=={version}\n" for name, version in sorted(pins.items())))
     return files
 
 
@@ -219,25 +249,47 @@ def _uv(uv: Path, python: Path, files: _Files, request: PypiRequest) -> Invocati
     # from another directory, so that no pyproject.toml or uv.toml of the project at hand has a say
     argv += ["--directory", str(files.directory)]
     argv += ["--constraint", str(files.constraints), "--requirement", str(files.requirements)]
+    argv += _exact(request, files.step)
     if request.offline:
         argv.append("--offline")
-    if request.settings.exclude_newer:
+    if request.settings.exclude_newer and not request.exactly:
         argv.append(f"--exclude-newer={request.settings.exclude_newer}")
     return Invocation(tuple(argv), _environ(request, *_UV_ASTRAY), watched=(request.prefix,))
 
 
-def _pip(python: Path, files: _Files, request: PypiRequest, installed: Mapping[str, str]) -> Invocation:
-    if "pip" not in installed:
+def _exact(request: PypiRequest, step: Step) -> list[str]:
+    """The options by which both installers take the files that are named, and nothing else."""
+    if not request.exactly:
+        return []
+    return [
+        "--no-deps",
+        *(["--require-hashes"] if step.hashed else []),
+        *(["--no-index"] if step.wheels else []),
+    ]
+
+
+def _find_pip(python: Path, request: PypiRequest, installed: Mapping[str, str]) -> list[str]:
+    """The beginning of a command line that is pip for the environment."""
+    if "pip" in installed:
+        return [str(python), "-I", "-m", "pip"]
+    # what a lock names is all that is to be in the environment, so that pip is not added to it
+    elsewhere = pip_from_elsewhere(request.prefix, python) if request.exactly else None
+    if elsewhere is None:
         raise EngineError(
             "PyPI packages were asked for, but the environment has no pip and uv is not found",
             hint="Add pip to the conda packages, or install uv (https://docs.astral.sh/uv/).",
         )
-    argv = [str(python), "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-user"]
+    return elsewhere
+
+
+def _pip(pip: list[str], files: _Files, request: PypiRequest, installed: Mapping[str, str]) -> Invocation:
+    argv = [*pip, "install", "--no-input", "--disable-pip-version-check", "--no-user"]
     argv += ["--progress-bar=off", "--no-warn-script-location"]
     argv += ["--constraint", str(files.constraints), "--requirement", str(files.requirements)]
-    if request.offline:
+    argv += _exact(request, files.step)
+    if request.offline and "--no-index" not in argv:
         argv.append("--no-index")
-    if request.settings.exclude_newer:
+    if request.settings.exclude_newer and not request.exactly:
         if int(re.split(r"\D", installed["pip"])[0]) < _PIP_WITH_DATES:
             raise EngineError(
                 f"exclude-newer needs uv, or pip {_PIP_WITH_DATES}; the environment has pip {installed['pip']}",

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cetool.condarc import Condarc, load_condarc
 from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.explicit import check_exactly, packages_of
 from cetool.engines.output import Log
 from cetool.engines.package_cache import DamagedPackages, is_damaged
 from cetool.engines.rattler_client import make_client
@@ -76,6 +77,21 @@ class RattlerEngine:
         """
         return self._perform(request, progress, link=False)
 
+    def solve_explicitly(self, request: CreateRequest, progress: Progress) -> tuple[str, ...]:
+        """The packages that the environment would have, as lines of an explicit spec in topological order."""
+        from rattler import PackageRecord
+
+        records = {record.name.normalized: record for record in self.solve(request, progress)}
+        ordered = PackageRecord.sort_topologically(list(records.values()))
+        lines = []
+        for name in (record.name.normalized for record in ordered):
+            record = records[name]
+            if record.sha256 is not None:
+                lines.append(f"{record.url}#sha256:{record.sha256.hex()}")
+            else:
+                lines.append(f"{record.url}#{record.md5.hex()}" if record.md5 is not None else record.url)
+        return tuple(lines)
+
     def _perform(self, request: CreateRequest, progress: Progress, *, link: bool) -> list[RepoDataRecord]:
         version = self.version
         condarc = load_condarc(self._environ, mamba=True)
@@ -85,7 +101,7 @@ class RattlerEngine:
         caches = self._caches(condarc)
         pulse = Pulse()
         with Log(request.log) as log:
-            specs = ", ".join(shown for _, shown in plan.specs)
+            specs = ", ".join(request.explicit or [shown for _, shown in plan.specs])
             log.write(f"rattler {version}: {specs} from {plan.channel_names} into {request.prefix}\n")
             creation = _Creation(plan, request, progress, pulse, caches, self._environ)
             watched = caches / "repodata"
@@ -158,8 +174,10 @@ class _Creation:
             default_config=SourceConfig(cache_action="force-cache-only" if plan.offline else "cache-or-fetch"),
             client=client,
         )
-        sources = [Channel(url) for url, _ in plan.channels]
         subdirs = [Subdir(plan.subdir) if plan.subdir else Subdir.current(), Subdir("noarch")]
+        if self.request.explicit:
+            return await self._take(client, subdirs[0])
+        sources = [Channel(url) for url, _ in plan.channels]
         with self.pulse.watched():
             self.progress.stage("Fetching metadata")
             await gateway.query(sources, subdirs, [spec for spec, _ in plan.specs], channel_relations="disabled")
@@ -168,6 +186,19 @@ class _Creation:
             return records
         self.progress.packages(len(records))
         await self._install(records, client, subdirs[0])
+        return records
+
+    async def _take(self, client: Client, subdir: Subdir) -> list[RepoDataRecord]:
+        """Install the packages that are named exactly."""
+        from cetool.engines.rattler_explicit import LockedPackages
+
+        packages = packages_of(self.request)
+        self.progress.packages(len(packages))
+        locked = LockedPackages(self.caches / "pkgs", client, self.progress, self.pulse.beat)
+        with self.pulse.watched():
+            records = await locked.records(packages)
+        await self._install(records, client, subdir)
+        check_exactly(self.request.prefix, packages)
         return records
 
     async def _solve(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> list[RepoDataRecord]:
@@ -186,6 +217,8 @@ class _Creation:
                 channel_priority=ChannelPriority[plan.condarc.channel_priority.capitalize()],
                 constraints=plan.pins,
                 channel_relations="disabled",
+                exclude_newer=self.request.exclude_newer,
+                locked_packages=await self._preferred(gateway, sources, subdirs),
             )
         except SolverError as error:
             self.details = str(error)
@@ -193,12 +226,38 @@ class _Creation:
                 better = await self._missing(gateway, sources, subdirs)
             from cetool.engines.rattler_errors import explain
 
-            raise (better or explain(error, plan)) from None
+            raise self._dated(better or explain(error, plan)) from None
         for spec, shown in plan.specs:
             # a conditional spec (`when=`) asks for nothing where its condition does not hold
             if spec.condition is None and not _is_virtual(spec) and not any(spec.matches(each) for each in records):
                 raise EngineError(f"the solution of the embedded engine has nothing that fits {shown!r}")
         return records
+
+    async def _preferred(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> list[RepoDataRecord]:
+        """The records of the packages that are kept where they fit, as far as the channels still have them."""
+        wanted = self.request.preferred
+        if not wanted:
+            return []
+        urls = {package.url for package in wanted}
+        digests = {(package.name, package.sha256) for package in wanted if package.sha256}
+        names = list({package.name for package in wanted})
+        found = await gateway.query(sources, subdirs, names, recursive=False, channel_relations="disabled")
+        kept: dict[str, RepoDataRecord] = {}
+        for record in (record for records in found for record in records):
+            digest = record.sha256.hex() if record.sha256 else None
+            if record.url in urls or (record.name.normalized, digest) in digests:
+                kept.setdefault(record.name.normalized, record)
+        return list(kept.values())
+
+    def _dated(self, error: EngineError) -> EngineError:
+        """The error, told of the day that it is solved as of: a package may only be too new."""
+        moment = self.request.exclude_newer
+        if moment is not None:
+            from cetool.spec.dates import rfc3339
+
+            told = f"Only what was published up to {rfc3339(moment)} counts (exclude-newer)."
+            error.hint = f"{told} {error.hint or ''}".strip()
+        return error
 
     async def _missing(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> EngineError | None:
         """The first spec that nothing in the channels fits, whatever the others ask for."""

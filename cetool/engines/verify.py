@@ -21,6 +21,11 @@ from cetool.trees import total_room, walk
 _VOLATILE = re.compile(r"\.pyc$|(?:^|/)\.[^/]*-(?:pre|post)-(?:link|unlink)\.(?:sh|bat)$|\.messages\.txt$")
 
 
+def is_volatile(path: str) -> bool:
+    """Whether a path is of the kind that Python or linking makes and takes away again."""
+    return _VOLATILE.search(path) is not None
+
+
 def check_complete(prefix: Path, *, expect_packages: bool = True, log: Path | None = None) -> tuple[int, int]:
     """The number of packages of the complete environment at ``prefix``, and the bytes that it takes on disk.
 
@@ -80,10 +85,10 @@ def _fault(prefix: Path, path: Path, there: Mapping[str, os.stat_result]) -> tup
     if not isinstance(files, list):
         return None, None
     # thousands of names: the quick look first
-    unseen = [name for name in files if isinstance(name, str) and name not in there and not _VOLATILE.search(name)]
+    unseen = [name for name in files if isinstance(name, str) and name not in there and not is_volatile(name)]
     missing = sum(not os.path.lexists(f"{prefix}/{name}") for name in unseen)  # through a link to a directory?
     if missing:
-        wanted = sum(isinstance(name, str) and not _VOLATILE.search(name) for name in files)
+        wanted = sum(isinstance(name, str) and not is_volatile(name) for name in files)
         # Scripts that run at linking may take single files away again; a package that was not linked lacks nearly all.
         if missing * 2 > wanted:
             return f"{missing} of the {wanted} files of {record['name']} are missing", None

@@ -166,8 +166,11 @@ def find_cell(notebook: Notebook) -> tuple[Cell, Block] | None:
     return found[0] if found else None
 
 
-def read_notebook_metadata(script: Script) -> ScriptMetadata:
-    """What a notebook declares, its kernel's package added where that is missing. Raises MetadataError."""
+def read_notebook_metadata(script: Script, platform: str | None = None) -> ScriptMetadata:
+    """What a notebook declares on a platform (None: this one), its kernel's package added where that is missing.
+
+    Raises MetadataError.
+    """
     notebook = read_notebook(script)
     found = find_cell(notebook)
     keys = [key for key in METADATA_KEYS if key in notebook.metadata]
@@ -181,10 +184,10 @@ def read_notebook_metadata(script: Script) -> ScriptMetadata:
     if found is not None:
         cell, block = found
         source = notebook.cell_script(cell)
-        metadata = _without_command(block.dialect, source, *read_block(block, source))
+        metadata = _without_command(block.dialect, source, *read_block(block, source, platform))
         metadata = metadata._replace(lines=(block.first, block.last), cell=cell.number)
     elif keys:
-        metadata = _from_metadata(notebook, keys[0])
+        metadata = _from_metadata(notebook, keys[0], platform)
     else:
         raise _nothing_found(notebook)
     return _as_notebook(metadata, notebook)
@@ -244,7 +247,7 @@ def _without_command(
     return ScriptMetadata(dialect, str(source.path), None, requirements, None)
 
 
-def _from_metadata(notebook: Notebook, key: str) -> ScriptMetadata:
+def _from_metadata(notebook: Notebook, key: str, platform: str | None) -> ScriptMetadata:
     """What the notebook's own metadata declares: a dialect's keys as JSON, or the text of its block."""
     name = f"{notebook.script.name}:metadata.{key}"
     dialect, value = METADATA_KEYS[key], notebook.metadata[key]
@@ -254,13 +257,15 @@ def _from_metadata(notebook: Notebook, key: str) -> ScriptMetadata:
         text = value if isinstance(value, str) else "".join(line.removesuffix("\n") + "\n" for line in value)
         content = tuple(text.rstrip("\n").split("\n"))
         block = Block(dialect, 1, len(content), content, tuple(range(1, len(content) + 1)))
-        return _without_command(dialect, source, *read_block(block, source))
+        return _without_command(dialect, source, *read_block(block, source, platform))
     root = _node(value, Location(name), 0)
-    return _without_command(dialect, source, *_readers()[dialect](root, source))
+    return _without_command(dialect, source, *_readers(platform)[dialect](root, source))
 
 
-def _readers() -> dict[str, Callable[[Node, Script], tuple[Requirements, tuple[str, ...] | None, str | None]]]:
-    """By dialect what reads its keys."""
+def _readers(
+    platform: str | None,
+) -> dict[str, Callable[[Node, Script], tuple[Requirements, tuple[str, ...] | None, str | None]]]:
+    """By dialect what reads its keys, as they are on a platform."""
     from cetool.spec.conda_execute import read_own_keys
     from cetool.spec.conda_script import read_conda_script_keys
     from cetool.spec.pep723 import read_pep723_keys
@@ -273,8 +278,8 @@ def _readers() -> dict[str, Callable[[Node, Script], tuple[Requirements, tuple[s
 
     return {
         CONDA_EXECUTE: own,
-        PEP723: lambda root, source: (*read_pep723_keys(root, source), None),
-        CONDA_SCRIPT: read_conda_script_keys,
+        PEP723: lambda root, source: (*read_pep723_keys(root, source, platform=platform), None),
+        CONDA_SCRIPT: lambda root, source: read_conda_script_keys(root, source, platform=platform),
     }
 
 

@@ -17,16 +17,19 @@ from cetool.spec.uv_settings import read_uv
 KEYS = ("requires-python", "dependencies", "tool")
 
 
-def read_pep723(block: Block, script: Script) -> tuple[Requirements, tuple[str, ...]]:
+def read_pep723(block: Block, script: Script, *, platform: str | None = None) -> tuple[Requirements, tuple[str, ...]]:
     """The requirements and the command of a ``# /// script`` block. Raises MetadataError."""
-    return read_pep723_keys(parse_toml(block.content, block.numbers, name=script.name, first=block.first), script)
+    root = parse_toml(block.content, block.numbers, name=script.name, first=block.first)
+    return read_pep723_keys(root, script, platform=platform)
 
 
-def read_pep723_keys(root: Node, script: Script) -> tuple[Requirements, tuple[str, ...]]:
+def read_pep723_keys(
+    root: Node, script: Script, *, platform: str | None = None
+) -> tuple[Requirements, tuple[str, ...]]:
     """The same of its keys. Raises MetadataError.
 
-    The script is Python, so python is always among the packages. Where several tool tables name channels,
-    ``[tool.cetool]`` wins over ``[tool.conda]``, and that over ``[tool.pixi]``.
+    ``platform`` is this machine's where None. The script is Python, so python is always among the packages. Where
+    several tool tables name channels, ``[tool.cetool]`` wins over ``[tool.conda]``, and that over ``[tool.pixi]``.
     """
     keys = root.as_mapping("the '# /// script' block; the standard reserves others", KEYS)
     requirements = _standard_keys(root, script)
@@ -34,7 +37,7 @@ def read_pep723_keys(root: Node, script: Script) -> tuple[Requirements, tuple[st
     run_with: tuple[str, ...] | None = None
     if "pixi" in tools:
         requirements = requirements.plus(
-            read_pixi(tools["pixi"], platform=current_platform(), base_dir=script.directory)
+            read_pixi(tools["pixi"], platform=platform or current_platform(), base_dir=script.directory)
         )
     if "conda" in tools:
         requirements = requirements.plus(_read_conda(tools["conda"], script))

@@ -1,0 +1,324 @@
+"""``cetool lock``: writes down exactly which packages a script runs with, for this platform and others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cetool.cli import options
+from cetool.cli.lock_places import Target, Wish, target_of
+from cetool.cli.lock_report import Outcome, changes_between, document_of, tell
+from cetool.cli.output import print_json
+from cetool.cli.session import Session
+from cetool.cli.sources import Source, open_source
+from cetool.condarc import load_condarc, resolve_channel
+from cetool.errors import EngineError, UsageError
+from cetool.lock.find import CONDA_LOCK, EMBEDDED, PIXI
+from cetool.lock.model import Lock, PlatformLock
+from cetool.spec.blocks import find_block
+from cetool.spec.channels import redact, strip_credentials
+from cetool.spec.dates import exclude_newer as read_day
+from cetool.spec.dates import rfc3339
+from cetool.spec.environment import Requirements
+from cetool.spec.metadata import read_metadata
+from cetool.spec.nodes import nearest
+from cetool.spec.platforms import PLATFORMS, current_platform
+from cetool.spec.source import printable
+
+if TYPE_CHECKING:
+    from cetool.engines.base import Progress
+
+#: The note in a lock of the day that it was solved as of.
+AS_OF = "cetool_exclude_newer"
+#: Where PyPI packages come from unless someone says otherwise.
+PYPI = "https://pypi.org/simple"
+
+_VIRTUAL = re.compile(r"(?P<name>__[a-z0-9_]+)(?:==?(?P<version>[A-Za-z0-9_.!+-]*))?")
+
+
+class Format(str, Enum):
+    """The formats of lock files by the names that the command line has for them."""
+
+    conda_lock = CONDA_LOCK
+    pixi = PIXI
+
+
+def lock(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="SCRIPT [PKG]...", help="Scripts; behind --update also packages' names.")
+    ],
+    platform: Annotated[
+        list[str] | None,
+        typer.Option("--platform", metavar="PLATFORM", help="A platform to lock for: linux-64; repeat for more."),
+    ] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Look for newer versions: of the packages named, else of all.")
+    ] = False,
+    update_package: Annotated[
+        list[str] | None,
+        typer.Option("-P", "--update-package", metavar="PKG", help="Look for a newer version of this; repeat."),
+    ] = None,
+    exclude_newer: Annotated[
+        str | None,
+        typer.Option("--exclude-newer", metavar="DATE", help="Leave aside what was published after this day."),
+    ] = None,
+    embed: Annotated[bool, typer.Option("--embed", help="Put the lock at the end of the script itself.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; the exit status is 1 where the lock is not up to date.")
+    ] = False,
+    form: Annotated[
+        Format | None, typer.Option("--format", help="How the lock file is written.", show_default="conda-lock")
+    ] = None,
+    lock_file: Annotated[
+        Path | None, typer.Option("--lock-file", metavar="FILE", help="Write the lock to this file.")
+    ] = None,
+    virtual_package: Annotated[
+        list[str] | None,
+        typer.Option("--virtual-package", metavar="NAME=VERSION", help="What machines have: __cuda=12.4; repeat."),
+    ] = None,
+    channel: options.Channels = None,
+    env_file: options.EnvFile = None,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    offline: options.Offline = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let a script come over plain http.")] = False,
+) -> int:
+    """Solve for each platform and write down exactly which packages a script runs with."""
+    session = options.open_session(channel, options.verbosity(verbose, quiet), None, offline, False)
+    platforms, words = _more_platforms(platform or (), targets)
+    scripts, packages = _told_apart(words, update=update)
+    wish = Wish(
+        platforms=_checked_platforms(platforms),
+        update_all=update and not packages and not update_package,
+        update=frozenset(name.lower() for name in (*packages, *(update_package or ()))),
+        exclude_newer=None if exclude_newer is None else read_day(exclude_newer),
+        embed=embed,
+        format=None if form is None else form.value,
+        lock_file=lock_file,
+        virtual_packages=tuple(map(_virtual_package, virtual_package or ())),
+        env_file=env_file,
+        check=check,
+    )
+    if not scripts:
+        raise UsageError("no script was given", hint="cetool lock SCRIPT")
+    _refuse_clashes(wish, scripts)
+    outcomes = []
+    for script in scripts:
+        outcomes.append(_lock_one(open_source(script, session, insecure=insecure), wish, session))
+    if as_json:
+        print_json(document_of(outcomes))
+    return 1 if check and any(outcome.changed for outcome in outcomes) else 0
+
+
+def _more_platforms(named: Sequence[str], words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The platforms and the other words: behind ``--platform`` several may stand, ``--platform linux-64 osx-arm64``."""
+    more = [word for word in words if named and word in PLATFORMS and not os.path.isfile(word)]
+    return [*named, *more], [word for word in words if word not in more]
+
+
+def _told_apart(words: Sequence[str], *, update: bool) -> tuple[list[str], list[str]]:
+    """The scripts and, behind ``--update``, the packages: what is no file, apart from the first that could be one."""
+    if not update:
+        return list(words), []
+    scripts = [word for word in words if os.path.isfile(word) or "://" in word]
+    scripts = scripts or list(words[:1])
+    return scripts, [word for word in words if word not in scripts]
+
+
+def _checked_platforms(names: Sequence[str]) -> tuple[str, ...]:
+    for name in names:
+        if name not in PLATFORMS:
+            raise UsageError(f"{printable(name)!r} is no platform", hint=nearest(name, PLATFORMS))
+    return tuple(sorted(set(names)))
+
+
+def _virtual_package(text: str) -> tuple[str, str]:
+    found = _VIRTUAL.fullmatch(text.strip().lower())
+    if found is None:
+        raise UsageError(
+            f"{printable(text)!r} is no virtual package",
+            hint="Write it as __cuda=12.4, __glibc=2.17 or __archspec=x86_64_v3; `__cuda=` says that there is none.",
+        )
+    return found["name"], found["version"] if found["version"] is not None else "0"
+
+
+def _refuse_clashes(wish: Wish, scripts: Sequence[str]) -> None:
+    if wish.embed and (wish.lock_file or wish.format):
+        raise UsageError("--embed puts the lock into the script, so it goes with neither --lock-file nor --format")
+    if wish.lock_file and len(scripts) > 1:
+        raise UsageError("--lock-file is one file, which holds the lock of one script")
+
+
+# --- one script -----------------------------------------------------------------------------------------------------
+
+
+def _lock_one(source: Source, wish: Wish, session: Session) -> Outcome:
+    """Lock one script: solve where that is called for, and write where something changed."""
+    target = target_of(source, wish, session)
+    platforms = wish.platforms or _kept_platforms(target.before, session)
+    asked = {platform: _requirements(source, wish, platform) for platform in platforms}
+    for warning in dict.fromkeys(text for needs in asked.values() for text in needs.warnings):
+        session.voice.warn(f"{source.script.name}: {warning}")
+    old = target.old
+    if old is not None and not wish.solves_anew and _is_current(old, asked):
+        new, changed = old, False
+    elif wish.check and (old is None or _is_stale(old, asked)):
+        new, changed = old or Lock(()), True
+    else:
+        with session.voice.progress() as progress:
+            new = _solved(source, asked, target.before, wish, session, progress)
+        # a pixi.lock keeps packages alone, and what another tool wrote need not keep more to be up to date
+        loosely = target.format == PIXI or (wish.check and old is not None and not _keeps_requests(old))
+        changed = old is None or _contents(new, loosely=loosely) != _contents(old, loosely=loosely)
+    if changed and not wish.check:
+        new = replace(new, created=rfc3339(datetime.now(timezone.utc)))
+        _write(new, asked, target, source, session)
+    for note in (*target.notes, *_not_there(wish.update, new)):
+        session.voice.warn(note)
+    name = redact(source.script.name)
+    outcome = Outcome(name, target, new, changes_between(target.before, new), changed)
+    tell(outcome, wish, session)
+    return outcome
+
+
+def _kept_platforms(before: Lock | None, session: Session) -> tuple[str, ...]:
+    """The platforms that the lock has; this one where there is none."""
+    if before is not None and before.platforms:
+        return tuple(sorted(each.platform for each in before.platforms))
+    return (session.environ.get("CONDA_SUBDIR") or current_platform(),)
+
+
+def _requirements(source: Source, wish: Wish, platform: str) -> Requirements:
+    """What the script asks for on a platform."""
+    if wish.env_file is None:
+        return read_metadata(source.script, platform).requirements
+    from cetool.spec.environment_file import read_environment_file
+
+    if find_block(source.script) is not None:
+        raise UsageError(f"--env-file is for scripts without metadata of their own, and {source.script.name} has some")
+    return read_environment_file(wish.env_file)
+
+
+def _is_current(lock: Lock, asked: dict[str, Requirements]) -> bool:
+    """Whether the lock was made for just this, on just these platforms."""
+    requests = {platform: needs.digest for platform, needs in asked.items()}
+    return {each.platform: each.request for each in lock.platforms} == requests
+
+
+def _is_stale(lock: Lock, asked: dict[str, Requirements]) -> bool:
+    """Whether the lock itself says that it was made for something else."""
+    return _keeps_requests(lock) and not _is_current(lock, asked)
+
+
+def _keeps_requests(lock: Lock) -> bool:
+    return all(each.request is not None for each in lock.platforms)
+
+
+def _solved(
+    source: Source,
+    asked: dict[str, Requirements],
+    before: Lock | None,
+    wish: Wish,
+    session: Session,
+    progress: Progress,
+) -> Lock:
+    """The lock as it is to be: each platform solved towards what it was."""
+    from cetool.engines.lock_solve import LockSolver
+
+    solver = LockSolver(
+        session.engine_environ,
+        session.packages,
+        session.offline,
+        session.settings.stall_timeout,
+        session.settings.pip_installer,
+        wish.exclude_newer,
+    )
+    found = []
+    channels: dict[str, None] = {}
+    for platform, needs in asked.items():
+        spec = session.spec_of(needs)
+        spec = spec._replace(
+            virtual_packages=tuple(sorted({**dict(spec.virtual_packages), **dict(wish.virtual_packages)}.items()))
+        )
+        channels |= dict.fromkeys(map(strip_credentials, spec.channels))
+        progress.note(f"Locking {source.script.name} for {platform}")
+        kept = None if before is None or wish.update_all else _without(before.platform(platform), wish.update)
+        try:
+            locked = solver.solve(spec, platform, kept, progress)
+        except EngineError as error:
+            if platform != current_platform():
+                error.message = f"for {platform}: {error.message}"
+            raise
+        found.append(replace(locked, request=needs.digest))
+    custom = ((AS_OF, rfc3339(wish.exclude_newer)),) if wish.exclude_newer is not None else ()
+    return Lock(tuple(sorted(found, key=lambda each: each.platform)), tuple(channels), None, custom)
+
+
+def _without(locked: PlatformLock | None, names: frozenset[str]) -> PlatformLock | None:
+    """What is kept of a platform's packages where some are to be looked for anew."""
+    if locked is None or not names:
+        return locked
+    return replace(
+        locked,
+        conda=tuple(package for package in locked.conda if package.name not in names),
+        pypi=tuple(package for package in locked.pypi if package.name not in names),
+    )
+
+
+def _not_there(names: frozenset[str], lock: Lock) -> list[str]:
+    """A sentence for what was to be updated and is not in the lock."""
+    there = {package.name for each in lock.platforms for package in each.conda}
+    there |= {package.name for each in lock.platforms for package in each.pypi}
+    return [f"there is no package {printable(name)} in the lock" for name in sorted(names - there)]
+
+
+def _contents(lock: Lock, *, loosely: bool) -> object:
+    """What makes two locks different ones: not the time; ``loosely`` the packages alone, which every format keeps."""
+    packages = [(each.platform, each.digest) for each in lock.platforms]
+    requests = [each.request for each in lock.platforms]
+    return packages if loosely else (packages, requests, lock.channels, sorted(lock.custom))
+
+
+def _write(lock: Lock, asked: dict[str, Requirements], target: Target, source: Source, session: Session) -> None:
+    """Put the lock where it belongs, whole or not at all."""
+    if target.format == EMBEDDED:
+        from cetool.lock.embedded import embed
+        from cetool.spec.document import read_document, write_document
+
+        document = read_document(source.given)
+        for note in write_document(document, embed(document, lock)):
+            session.voice.warn(note)
+        return
+    from cetool.lock.files import write_lock_file
+
+    if target.format == PIXI:
+        from cetool.lock.pixi import write_pixi_lock
+
+        condarc = load_condarc(session.environ, mamba=True)
+        urls = [strip_credentials(url) for channel in lock.channels for url in resolve_channel(channel, condarc)]
+        settings = next(iter(asked.values())).pypi_settings
+        indexes = [url for url in (settings.index_url or PYPI, *settings.extra_index_urls)]
+        text = write_pixi_lock(lock, indexes=tuple(map(strip_credentials, indexes)), channel_urls=tuple(urls))
+    else:
+        from cetool.lock.conda_lock import write_conda_lock
+
+        text = write_conda_lock(lock, sources=_sources(source, target.path))
+    write_lock_file(target.path, text)
+
+
+def _sources(source: Source, path: Path) -> tuple[str, ...]:
+    """The script's path from the lock's directory; the name of one that is no file."""
+    if source.data is None:
+        with contextlib.suppress(ValueError):  # it may be on another drive
+            return (Path(os.path.relpath(source.script.path, path.parent)).as_posix(),)
+    return (source.script.path.name,)

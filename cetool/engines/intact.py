@@ -1,0 +1,208 @@
+"""Compares the files of an environment, or of an unpacked package, with the hashes that their package recorded.
+
+The hashes are those of ``info/paths.json`` (SHA-256), which engines repeat in ``conda-meta/*.json`` as ``paths_data``,
+with ``sha256_in_prefix`` for files into which they wrote the prefix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cetool.engines.verify import is_volatile
+
+CHANGED = "changed"
+MISSING = "missing"
+
+_BLOCK = 1 << 20
+_EMPTY = hashlib.sha256().hexdigest()
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True, order=True)
+class Altered:
+    """A file that is not as its package has it: ``path`` below the prefix, with slashes; ``package`` the name, version
+    and build of the package, as its record's file is called; ``state`` either ``changed`` or ``missing``.
+    """
+
+    path: str
+    package: str
+    state: str
+
+
+@dataclass(frozen=True)
+class PackagePath:
+    """One path of a package: ``sha256`` is what the file has in the package, ``expected`` what it has in the prefix,
+    both lowercase hex digits, None where that is not recorded; ``kind`` the record's ``path_type``.
+    """
+
+    path: str
+    package: str
+    kind: str
+    sha256: str | None = None
+    expected: str | None = None
+
+
+def changed_files(prefix: Path) -> list[Altered]:
+    """What is not as the packages' records have it, by path; raises OSError or ValueError for a record that is broken.
+
+    Files that Python or linking make and take away again are left out. One that several packages brought is whole if
+    it is as one of them has it. A file without a recorded hash only has to be there.
+    """
+    recorded = package_paths(prefix)
+    owners: dict[str, list[PackagePath]] = {}
+    for entry in recorded:
+        owners.setdefault(entry.path, []).append(entry)
+    states = _in_parallel(lambda entries: _state(prefix, entries, owners), list(owners.values()))
+    pairs = zip(owners.values(), states, strict=True)
+    return sorted(Altered(entries[-1].path, entries[-1].package, state) for entries, state in pairs if state)
+
+
+def package_paths(prefix: Path) -> list[PackagePath]:
+    """All paths of the environment's conda packages, by their records; raises OSError or ValueError for broken ones."""
+    records: dict[str, dict[str, Any]] = {}
+    for path in sorted((prefix / "conda-meta").glob("*.json")):
+        records[path.stem] = record = json.loads(path.read_bytes())
+        if not isinstance(record, dict):
+            raise ValueError(f"{path.name} is no package record")
+    places = _python_places(records.values())
+    return [entry for package, record in records.items() for entry in _paths_of(record, package, places)]
+
+
+def damaged_files(directory: Path) -> list[str]:
+    """The paths of an unpacked package, as it lies in a package cache, that are missing or not as its own
+    ``info/paths.json`` has them. A package of old, which has no such file, is only looked at for what is missing.
+    """
+    try:
+        listing = (directory / "info" / "paths.json").read_bytes()
+    except FileNotFoundError:
+        return _missing_files(directory)
+    except OSError:
+        return ["info/paths.json"]
+    try:
+        entries = [
+            PackagePath(entry["_path"], directory.name, entry["path_type"], entry.get("sha256"), entry.get("sha256"))
+            for entry in json.loads(listing)["paths"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ["info/paths.json"]
+    owners = {entry.path: [entry] for entry in entries}
+    states = _in_parallel(lambda entry: _state(directory, [entry], owners), entries)
+    return [entry.path for entry, state in zip(entries, states, strict=True) if state]
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's content, 64 hex digits. Raises OSError."""
+    return digest_of(path, "sha256")
+
+
+def digest_of(path: str | Path, algorithm: str) -> str:
+    """The digest of a file's content by an algorithm of hashlib, lowercase hex digits. Raises OSError."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _python_places(records: Iterable[dict[str, Any]]) -> tuple[tuple[str, str], ...]:
+    """Where the files of a noarch Python package go: pairs of the directory in the package and that in the prefix."""
+    python = next((record for record in records if record.get("name") == "python"), {})
+    version = ".".join(str(python.get("version", "")).split(".")[:2])
+    windows = str(python.get("subdir", "")).startswith("win")
+    packages = python.get("python_site_packages_path")
+    if not isinstance(packages, str) or not packages:
+        packages = "Lib/site-packages" if windows else f"lib/python{version}/site-packages"
+    return (("site-packages/", packages + "/"), ("python-scripts/", "Scripts/" if windows else "bin/"))
+
+
+def _placed(name: str, record: dict[str, Any], places: tuple[tuple[str, str], ...]) -> str:
+    """The path in the prefix. Of noarch Python packages conda records paths as they are in the package."""
+    if record.get("noarch") == "python" or record.get("package_type") == "noarch_python":
+        for packed, placed in places:
+            if name.startswith(packed):
+                return placed + name.removeprefix(packed)
+    return name
+
+
+def _paths_of(record: dict[str, Any], package: str, places: tuple[tuple[str, str], ...]) -> Iterator[PackagePath]:
+    data = record.get("paths_data")
+    entries = data.get("paths") if isinstance(data, dict) else None
+    listed = set()
+    for entry in entries if isinstance(entries, list) else ():
+        name = entry.get("_path") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not name:
+            continue
+        name = _placed(name, record, places)
+        listed.add(name)
+        own = entry.get("sha256")
+        replaced = entry.get("prefix_placeholder")
+        expected = entry.get("sha256_in_prefix") or (None if replaced else own)
+        kind = str(entry.get("path_type", "hardlink"))
+        if not is_volatile(name) and kind != "pyc_file":
+            yield PackagePath(name, package, kind, own or None, expected or None)
+    files = record.get("files")
+    for name in files if isinstance(files, list) else ():
+        if isinstance(name, str) and name not in listed and not is_volatile(name):
+            yield PackagePath(name, package, "hardlink")
+
+
+def _state(root: Path, entries: Sequence[PackagePath], owners: dict[str, list[PackagePath]]) -> str | None:
+    """What is wrong with a path that these packages brought; None where it is as one of them has it."""
+    states = [_state_of(root, entry, owners) for entry in entries]
+    return None if None in states else states[-1]
+
+
+def _state_of(root: Path, entry: PackagePath, owners: dict[str, list[PackagePath]]) -> str | None:
+    path = f"{root}/{entry.path}"
+    try:
+        if not os.path.lexists(path):
+            return MISSING
+        if entry.kind == "directory":
+            return None if os.path.isdir(path) else CHANGED
+        if entry.kind == "softlink":
+            return _link_state(root, path, entry, owners)
+        if entry.expected is None:
+            return None
+        return None if sha256_of(path) == entry.expected else CHANGED
+    except (OSError, ValueError):  # a directory in its place, a link to nowhere, a file that may not be read
+        return CHANGED
+
+
+def _link_state(root: Path, path: str, entry: PackagePath, owners: dict[str, list[PackagePath]]) -> str | None:
+    """A symbolic link's recorded hash is that of the file it led to when the package was built."""
+    if not os.path.islink(path):
+        return CHANGED
+    if entry.sha256 in (None, _EMPTY):  # it led to a directory, or nowhere
+        return None
+    top = os.path.realpath(root)
+    target = os.path.relpath(os.path.realpath(path), top).replace(os.sep, "/")
+    there = owners.get(target)
+    if there is not None:
+        # what that file has in it is told for the file itself; one of another package may be of another version
+        of_same = [each for each in there if each.package == entry.package and each.sha256 is not None]
+        return None if not of_same or any(each.sha256 == entry.sha256 for each in of_same) else CHANGED
+    if target.startswith("../"):  # the machine's own
+        return None
+    return None if os.path.isfile(path) and sha256_of(path) == entry.sha256 else CHANGED
+
+
+def _missing_files(directory: Path) -> list[str]:
+    try:
+        names = (directory / "info" / "files").read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return ["info/files"]
+    return [name for name in names if name and not os.path.lexists(directory / name)]
+
+
+def _in_parallel(work: Callable[[_T], _R], items: Sequence[_T]) -> Iterable[_R]:
+    """The results in the order of the items: hashing leaves Python's lock, and reading waits for the disk."""
+    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2)) as pool:
+        return list(pool.map(work, items, chunksize=16))
