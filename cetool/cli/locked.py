@@ -70,8 +70,7 @@ def spec_of(source: Source, asked: Asked, choice: LockChoice, session: Session) 
     return fresh, None
 
 
-@dataclass(frozen=True)
-class _Reason:
+class _Reason(NamedTuple):
     """Why a lock cannot be used, and what can be done about it."""
 
     sentence: str
