@@ -52,15 +52,15 @@ def read_conda_lock(text: str, name: str) -> Lock:
         )
     metadata = root.entries["metadata"].as_mapping("metadata")
     custom = _custom(metadata.get("custom_metadata"))
-    conda: dict[str, list[LockedConda]] = {platform: [] for platform in _platforms(metadata.get("platforms"))}
-    pypi: dict[str, list[LockedPypi]] = {platform: [] for platform in conda}
+    conda: dict[str, dict[str, LockedConda]] = {platform: {} for platform in _platforms(metadata.get("platforms"))}
+    pypi: dict[str, dict[str, LockedPypi]] = {platform: {} for platform in conda}
     for item in listed.as_list("package"):
         _read_package(_Entry.of(item), conda, pypi)
     found = [
         PlatformLock(
             platform,
-            in_order(packages, Location(name)),
-            tuple(sorted(pypi[platform], key=lambda package: package.name)),
+            in_order(packages.values(), Location(name)),
+            tuple(package for _, package in sorted(pypi[platform].items())),
             _request(custom, platform),
         )
         for platform, packages in conda.items()
@@ -148,7 +148,9 @@ class _Entry:
         return self.keys[key].where
 
 
-def _read_package(entry: _Entry, conda: dict[str, list[LockedConda]], pypi: dict[str, list[LockedPypi]]) -> None:
+def _read_package(
+    entry: _Entry, conda: dict[str, dict[str, LockedConda]], pypi: dict[str, dict[str, LockedPypi]]
+) -> None:
     """Put one item where it belongs."""
     manager = entry.text("manager")
     if manager not in ("conda", "pip"):
@@ -156,15 +158,16 @@ def _read_package(entry: _Entry, conda: dict[str, list[LockedConda]], pypi: dict
             f"the manager of a package is conda or pip, not {shorten(manager)!r}", where=entry.at("manager")
         )
     platform = platform_name(entry.text("platform"), entry.at("platform"))
-    conda.setdefault(platform, [])
-    pypi.setdefault(platform, [])
+    there, others = conda.setdefault(platform, {}), pypi.setdefault(platform, {})
     package = _conda(entry, platform) if manager == "conda" else _pypi(entry)
     if not entry.is_wanted:
         return
-    others: list[LockedConda] | list[LockedPypi] = conda[platform] if manager == "conda" else pypi[platform]
-    if any(other.name == package.name for other in others):
+    if package.name in (there if isinstance(package, LockedConda) else others):
         raise MetadataError(f"{package.name} is locked twice for {platform}", where=entry.where)
-    others.append(package)  # type: ignore[arg-type]  # the list is that of the package's kind
+    if isinstance(package, LockedConda):
+        there[package.name] = package
+    else:
+        others[package.name] = package
 
 
 def _conda(entry: _Entry, platform: str) -> LockedConda:
