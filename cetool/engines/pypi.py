@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.pypi_origins import Asking, keep_origins
 from cetool.engines.subprocesses import Ended, Invocation, clean_environ, run_engine
 from cetool.errors import EngineError
 from cetool.spec.channels import redact
@@ -43,6 +44,8 @@ _UV_CROSS = "\N{MULTIPLICATION SIGN}"
 _UV_DRAWING = re.compile(rf"^[\s{_UV_CROSS}╰├│─▶╭·]+", re.MULTILINE)
 #: The first pip that knows --uploaded-prior-to.
 _PIP_WITH_DATES = 26
+#: The first pip whose --report is no experiment.
+_PIP_WITH_REPORTS = (23, 0)
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,10 @@ def install_pypi(request: PypiRequest, progress: Progress) -> None:
             progress.note("PyPI packages are installed by the environment's pip.")
             invocation = _pip(python, files, request, installed)
         ended = run_engine(invocation, _as_engine_request(request), _unheard)
+        if ended.status == 0:
+            # uv has just asked the indexes: its cache knows
+            asking = Asking(uv, python, invocation.environ, files.sources, offline=True)
+            keep_origins(request.prefix, asking, files.report if files.report.exists() else None)
     if ended.status != 0:
         raise _explain(ended, request, installed, "uv" if uv is not None else "pip")
 
@@ -182,6 +189,12 @@ class _Files:
     directory: Path
     requirements: Path
     constraints: Path
+    sources: tuple[str, ...]
+
+    @property
+    def report(self) -> Path:
+        """Where pip tells what it has installed, and from where."""
+        return self.directory / "report.json"
 
 
 def _write_files(directory: Path, request: PypiRequest, installed: Mapping[str, str]) -> _Files:
@@ -197,7 +210,7 @@ def _write_files(directory: Path, request: PypiRequest, installed: Mapping[str, 
             if re.search(r"\s", value) or value.startswith("-"):
                 raise EngineError(f"{redact(value)!r} is no place for packages", hint="A URL or a path without blanks.")
             lines.append(f"{option} {value}")
-    files = _Files(directory, directory / "requirements.txt", directory / "constraints.txt")
+    files = _Files(directory, directory / "requirements.txt", directory / "constraints.txt", tuple(lines))
     _write(files.requirements, "\n".join([*lines, *request.requirements, ""]))
     _write(files.constraints, "".join(f"{name}=={version}\n" for name, version in sorted(installed.items())))
     return files
@@ -235,6 +248,8 @@ def _pip(python: Path, files: _Files, request: PypiRequest, installed: Mapping[s
     argv = [str(python), "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-user"]
     argv += ["--progress-bar=off", "--no-warn-script-location"]
     argv += ["--constraint", str(files.constraints), "--requirement", str(files.requirements)]
+    if tuple(map(int, re.findall(r"\d+", installed["pip"])[:2])) >= _PIP_WITH_REPORTS:
+        argv += ["--report", str(files.report)]
     if request.offline:
         argv.append("--no-index")
     if request.settings.exclude_newer:
