@@ -67,13 +67,13 @@ def changed_files(prefix: Path) -> list[Altered]:
 
 def package_paths(prefix: Path) -> list[PackagePath]:
     """All paths of the environment's conda packages, by their records; raises OSError or ValueError for broken ones."""
-    found: list[PackagePath] = []
+    records: dict[str, dict[str, Any]] = {}
     for path in sorted((prefix / "conda-meta").glob("*.json")):
-        record = json.loads(path.read_bytes())
+        records[path.stem] = record = json.loads(path.read_bytes())
         if not isinstance(record, dict):
             raise ValueError(f"{path.name} is no package record")
-        found += _paths_of(record, path.stem)
-    return found
+    places = _python_places(records.values())
+    return [entry for package, record in records.items() for entry in _paths_of(record, package, places)]
 
 
 def damaged_files(directory: Path) -> list[str]:
@@ -112,7 +112,27 @@ def digest_of(path: str | Path, algorithm: str) -> str:
     return digest.hexdigest()
 
 
-def _paths_of(record: dict[str, Any], package: str) -> Iterator[PackagePath]:
+def _python_places(records: Iterable[dict[str, Any]]) -> tuple[tuple[str, str], ...]:
+    """Where the files of a noarch Python package go: pairs of the directory in the package and that in the prefix."""
+    python = next((record for record in records if record.get("name") == "python"), {})
+    version = ".".join(str(python.get("version", "")).split(".")[:2])
+    windows = str(python.get("subdir", "")).startswith("win")
+    packages = python.get("python_site_packages_path")
+    if not isinstance(packages, str) or not packages:
+        packages = "Lib/site-packages" if windows else f"lib/python{version}/site-packages"
+    return (("site-packages/", packages + "/"), ("python-scripts/", "Scripts/" if windows else "bin/"))
+
+
+def _placed(name: str, record: dict[str, Any], places: tuple[tuple[str, str], ...]) -> str:
+    """The path in the prefix. Of noarch Python packages conda records paths as they are in the package."""
+    if record.get("noarch") == "python" or record.get("package_type") == "noarch_python":
+        for packed, placed in places:
+            if name.startswith(packed):
+                return placed + name.removeprefix(packed)
+    return name
+
+
+def _paths_of(record: dict[str, Any], package: str, places: tuple[tuple[str, str], ...]) -> Iterator[PackagePath]:
     data = record.get("paths_data")
     entries = data.get("paths") if isinstance(data, dict) else None
     listed = set()
@@ -120,6 +140,7 @@ def _paths_of(record: dict[str, Any], package: str) -> Iterator[PackagePath]:
         name = entry.get("_path") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not name:
             continue
+        name = _placed(name, record, places)
         listed.add(name)
         own = entry.get("sha256")
         replaced = entry.get("prefix_placeholder")
