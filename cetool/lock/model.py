@@ -18,7 +18,8 @@ class LockedConda:
 
     ``subdir`` is the package's own, ``noarch`` or a platform; ``url`` where it is downloaded, without credentials;
     ``sha256`` and ``md5`` are lowercase hex digests of the archive, None where a format does not tell; ``depends`` and
-    ``constrains`` match specs; ``size`` bytes.
+    ``constrains`` match specs; ``size`` bytes; ``noarch`` is ``python`` or ``generic``, None for a package of a
+    platform and where a format does not tell.
     """
 
     name: str
@@ -31,6 +32,7 @@ class LockedConda:
     size: int | None = None
     depends: tuple[str, ...] = ()
     constrains: tuple[str, ...] = ()
+    noarch: str | None = None
 
     @property
     def line(self) -> str:
@@ -64,11 +66,16 @@ class LockedPypi:
 
 @dataclass(frozen=True)
 class PlatformLock:
-    """Everything that goes into one platform's environment. ``platform`` is a subdir such as ``linux-64``."""
+    """Everything that goes into one platform's environment. ``platform`` is a subdir such as ``linux-64``.
+
+    ``request`` is the digest of what it was solved for (:attr:`cetool.spec.environment.Requirements.digest`), which may
+    be another for each platform; None where the format or its writer does not tell.
+    """
 
     platform: str
     conda: tuple[LockedConda, ...]
     pypi: tuple[LockedPypi, ...] = ()
+    request: str | None = None
 
     @property
     def explicit(self) -> tuple[str, ...]:
@@ -89,15 +96,14 @@ class PlatformLock:
 
 @dataclass(frozen=True)
 class Lock:
-    """A whole lock. ``request`` is the digest of what it was solved for
-    (:attr:`cetool.spec.environment.Requirements.digest`), None where the format or its writer does not tell;
+    """A whole lock: its platforms by name.
+
     ``channels`` are canonical, highest priority first; ``created`` is ISO 8601 in UTC; ``custom`` what else the writer
     noted: plain pairs of strings.
     """
 
     platforms: tuple[PlatformLock, ...]
     channels: tuple[str, ...] = ()
-    request: str | None = None
     created: str | None = None
     custom: tuple[tuple[str, str], ...] = field(default=())
 

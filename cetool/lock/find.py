@@ -1,0 +1,134 @@
+"""Which lock belongs to a script, and the lock in a file of any format.
+
+A script's lock is the block embedded in it, else ``SCRIPT.conda-lock.yml`` beside it, else ``SCRIPT.pixi.lock``: the
+first that is there counts, and the others are told of.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from cetool.errors import Location, MetadataError
+from cetool.lock.model import Lock
+from cetool.spec.environment import Requirements
+from cetool.spec.source import Script, printable, read_bytes
+
+#: The formats by the names that the command line has for them.
+EMBEDDED, CONDA_LOCK, PIXI, EXPLICIT = "embedded", "conda-lock", "pixi", "explicit"
+#: What is added to a script's path for the lock beside it, the one that counts first.
+SUFFIXES = {CONDA_LOCK: ".conda-lock.yml", PIXI: ".pixi.lock"}
+
+_PIXI = re.compile(r"^(?:environments|platforms)[ \t]*:", re.MULTILINE)
+_CONDA_LOCK = re.compile(r"^(?:metadata|package)[ \t]*:", re.MULTILINE)
+_EXPLICIT = re.compile(r"^[ \t]*@EXPLICIT[ \t]*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class FoundLock:
+    """A lock and where it was found.
+
+    ``where`` is what messages call it; ``format`` one of ``embedded``, ``conda-lock``, ``pixi`` and ``explicit``;
+    ``path`` the file that holds it, of an embedded one the script; ``notes`` sentences that the user is to see.
+    """
+
+    lock: Lock
+    where: str
+    format: str
+    path: Path
+    notes: tuple[str, ...] = ()
+
+    def matches(self, requirements: Requirements, platform: str | None = None) -> bool | None:
+        """Whether the lock was made for what is asked for on a platform (this one where None).
+
+        True or False where the lock keeps the digest of its request. One that keeps none, as every other tool writes
+        it, gives False where something that is asked for is not in it or nothing is locked for the platform, else None.
+        """
+        from cetool.spec.platforms import current_platform
+
+        locked = self.lock.platform(platform or current_platform())
+        if locked is None:
+            return False
+        if locked.request is not None:
+            return locked.request == requirements.digest
+        from cetool.lock.satisfies import what_is_missing
+
+        return None if what_is_missing(locked, requirements) is None else False
+
+
+def lock_paths(script: Path) -> tuple[Path, ...]:
+    """The files beside a script that would be its lock, the one that counts first, whether they are there or not."""
+    return tuple(script.with_name(script.name + suffix) for suffix in SUFFIXES.values())
+
+
+def find_lock(script: Script, *, beside: bool = True) -> FoundLock | None:
+    """The lock of a script, None where it has none. With ``beside`` false (a script that is no file here) only an
+    embedded one counts.
+
+    Raises MetadataError, with file and line, for one that cannot be read.
+    """
+    from cetool.lock.embedded import has_mark, read_embedded
+
+    lock = read_embedded(script) if has_mark(script.text) else None
+    # lstat: a link that leads nowhere is a lock that is missing, which is to be said
+    there = [path for path in lock_paths(script.path) if os.path.lexists(path)] if beside else []
+    if lock is not None:
+        return FoundLock(lock, f"the lock in {script.name}", EMBEDDED, script.path, _others(there, "the script itself"))
+    if not there:
+        return None
+    name = f"{script.name}{there[0].name[len(script.path.name) :]}"
+    lock, kind = _read(there[0], name)
+    return FoundLock(lock, name, kind, there[0], _others(there[1:], there[0].name))
+
+
+def read_lock(path: str | os.PathLike[str]) -> Lock:
+    """The lock in a file of any format, recognised by what is in it. Raises CetoolError as :func:`open_lock` does."""
+    return open_lock(path).lock
+
+
+def open_lock(path: str | os.PathLike[str]) -> FoundLock:
+    """The same as :func:`read_lock` with where it was found: for ``--lock-file``.
+
+    Raises ScriptNotFoundError and ScriptNotReadableError for a file that is not there or cannot be read, MetadataError,
+    with file and line, for one that is no lock.
+    """
+    given = os.fspath(path)
+    name = printable(given)
+    lock, kind = _read(Path(given), name)
+    return FoundLock(lock, name, kind, Path(os.path.abspath(given)))
+
+
+def _others(paths: list[Path], used: str) -> tuple[str, ...]:
+    names = " and ".join(printable(path.name) for path in paths)
+    return (f"{names} {'is' if len(paths) == 1 else 'are'} left aside: the lock is in {used}",) if paths else ()
+
+
+def _read(path: Path, name: str) -> tuple[Lock, str]:
+    """The lock in a file and its format."""
+    data = read_bytes(os.fspath(path), name, "lock file")
+    try:
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise MetadataError("the lock file is not UTF-8 text", where=Location(name, line)) from None
+    if "\0" in text:
+        raise MetadataError("the lock file holds a NUL character: it is no text", where=Location(name))
+    if _EXPLICIT.search(text):
+        from cetool.lock.explicit import read_explicit
+
+        return read_explicit(text, name), EXPLICIT
+    if _PIXI.search(text):
+        from cetool.lock.pixi import read_pixi_lock
+
+        return read_pixi_lock(path, text, name), PIXI
+    if _CONDA_LOCK.search(text):
+        from cetool.lock.conda_lock import read_conda_lock
+
+        return read_conda_lock(text, name), CONDA_LOCK
+    raise MetadataError(
+        "this is no lock file",
+        where=Location(name),
+        hint="It can be a conda-lock.yml, a pixi.lock, or an @EXPLICIT file; `cetool lock SCRIPT` writes one.",
+    )
