@@ -42,8 +42,10 @@ def run(
     ] = False,
     trust_cache_dir: options.TrustCacheDir = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let a script come over plain http.")] = False,
+    record: options.Record = None,
 ) -> None:
     """Run a script in the conda environment that it declares."""
+    to_record = options.record_target(record)
     session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
     words = [*([] if target is None else [target]), *(arguments or [])]
     if code:
@@ -52,4 +54,4 @@ def run(
         raise UsageError("no script was given", hint="cetool run SCRIPT, or cetool run -c LINE..., or cetool run -")
     else:
         source, words = open_source(words[0], session, insecure=insecure), words[1:]
-    run_source(source, words, session, RunOptions(tuple(extra or ()), env_file, refresh, not no_activate))
+    run_source(source, words, session, RunOptions(tuple(extra or ()), env_file, refresh, not no_activate, to_record))

@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cetool.engines.base import CreateRequest, Progress
-from cetool.engines.pypi_origins import Asking, keep_origins
+from cetool.engines.pypi_origins import NOT_UNDERSTOOD, Asking, find_origins, keep_origins
 from cetool.engines.subprocesses import Ended, Invocation, clean_environ, run_engine
 from cetool.errors import EngineError
+from cetool.lock.installed import Installed
 from cetool.spec.channels import redact
 from cetool.spec.environment import PypiSettings
 
@@ -199,7 +200,15 @@ class _Files:
 
 def _write_files(directory: Path, request: PypiRequest, installed: Mapping[str, str]) -> _Files:
     """Requirements and where they come from, in the format that pip and uv share: never on a command line."""
-    settings = request.settings
+    lines = _sources(request.settings)
+    files = _Files(directory, directory / "requirements.txt", directory / "constraints.txt", tuple(lines))
+    _write(files.requirements, "\n".join([*lines, *request.requirements, ""]))
+    _write(files.constraints, "".join(f"{name}=={version}\n" for name, version in sorted(installed.items())))
+    return files
+
+
+def _sources(settings: PypiSettings) -> list[str]:
+    """The lines of a requirements file that say where packages come from."""
     lines = []
     for option, values in (
         ("--index-url", [settings.index_url] if settings.index_url else []),
@@ -210,10 +219,20 @@ def _write_files(directory: Path, request: PypiRequest, installed: Mapping[str, 
             if re.search(r"\s", value) or value.startswith("-"):
                 raise EngineError(f"{redact(value)!r} is no place for packages", hint="A URL or a path without blanks.")
             lines.append(f"{option} {value}")
-    files = _Files(directory, directory / "requirements.txt", directory / "constraints.txt", tuple(lines))
-    _write(files.requirements, "\n".join([*lines, *request.requirements, ""]))
-    _write(files.constraints, "".join(f"{name}=={version}\n" for name, version in sorted(installed.items())))
-    return files
+    return lines
+
+
+def find_missing_origins(request: PypiRequest, installed: Installed) -> Installed:
+    """What is installed in the request's prefix, the files of PyPI packages looked for that nobody noted."""
+    if not installed.unknown:
+        return installed
+    uv = None if request.installer == "pip" else find_uv(request.environ)
+    environ = _environ(request, *(_UV_ASTRAY if uv is not None else ()))
+    asking = Asking(uv, _python(request.prefix), environ, _sources(request.settings), request.offline)
+    try:
+        return installed.completed(find_origins(installed.unknown, asking))
+    except NOT_UNDERSTOOD:
+        return installed
 
 
 def _write(path: Path, text: str) -> None:

@@ -23,7 +23,7 @@ from cetool.spec.channels import strip_credentials
 #: Seconds that uv or pip may take to tell.
 _PATIENCE = 120.0
 #: What reading something else than was expected raises.
-_NONSENSE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+NOT_UNDERSTOOD = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def keep_origins(prefix: Path, asking: Asking, report: Path | None) -> None:
             found = find_origins(list(distributions(prefix, package_records(prefix))), asking)
         if found:
             write_origins(prefix, found.values())
-    except (*_NONSENSE, StoreError):  # the environment is complete without, and can be asked later
+    except (*NOT_UNDERSTOOD, StoreError):  # the environment is complete without, and can be asked later
         return
 
 
@@ -60,7 +60,9 @@ def find_origins(wanted: Sequence[Distribution], asking: Asking) -> dict[str, Lo
 
     Raises OSError, ValueError, KeyError, TypeError or AttributeError where what they print is not understood.
     """
-    pins = [f"{each.name} @ {each.origin.url}" if each.origin.url else f"{each.name}=={each.version}" for each in wanted]
+    pins = [
+        f"{each.name} @ {each.origin.url}" if each.origin.url else f"{each.name}=={each.version}" for each in wanted
+    ]
     if not pins:
         return {}
     with tempfile.TemporaryDirectory(prefix="cetool-origins-") as directory:

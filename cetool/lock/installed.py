@@ -133,7 +133,14 @@ def _locked(record: dict[str, Any]) -> LockedConda:
         size=size if isinstance(size, int) else None,
         depends=_texts(record.get("depends")),
         constrains=_texts(record.get("constrains")),
+        noarch=_noarch(record),
     )
+
+
+def _noarch(record: dict[str, Any]) -> str | None:
+    """``python`` or ``generic``; older packages of the latter kind have ``true``."""
+    told = record.get("noarch")
+    return "generic" if told is True else _text(told)
 
 
 def _text(value: object) -> str | None:

@@ -94,7 +94,7 @@ def script_from_text(text: str, path: str | os.PathLike[str], name: str) -> Scri
     return Script(Path(path).absolute(), name, _checked(text, name))
 
 
-def read_bytes(path: str, name: str, what: str = "script") -> bytes:
+def read_bytes(path: str, name: str, what: str = "script", *, limit: int = MAX_SIZE) -> bytes:
     """The bytes of a regular file, with the checks of :func:`read_script`; nothing here can block on a pipe."""
     if not path:
         raise ScriptNotFoundError(f"there is no {what} '': its path is empty", hint="Is the variable set it came from?")
@@ -106,7 +106,7 @@ def read_bytes(path: str, name: str, what: str = "script") -> bytes:
         with open(descriptor, "rb") as stream:
             # looked at again: another process may have put something else there between the two calls
             _refuse_special(os.fstat(stream.fileno()), where, what)
-            data = stream.read(MAX_SIZE + 1)
+            data = stream.read(limit + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise ScriptNotFoundError(
             f"there is no {what} {name!r}", where=where, hint="Check the path; a relative one starts from here."
@@ -121,8 +121,8 @@ def read_bytes(path: str, name: str, what: str = "script") -> bytes:
         raise ScriptNotFoundError(f"{name!r} cannot be the name of a {what}", where=where) from None
     except OSError as error:
         raise ScriptNotReadableError(f"the {what} cannot be read: {_reason(error)}", where=where) from None
-    if len(data) > MAX_SIZE:
-        raise _too_large(name, what)
+    if len(data) > limit:
+        raise _too_large(name, what, limit)
     if not data:
         raise MetadataError(f"the {what} is empty", where=where)
     return data
@@ -250,9 +250,9 @@ def _one(what: str) -> str:
     return f"an {what}" if what[0] in "aeiou" else f"a {what}"
 
 
-def _too_large(name: str, what: str = "script") -> CetoolError:
+def _too_large(name: str, what: str = "script", limit: int = MAX_SIZE) -> CetoolError:
     return MetadataError(
-        f"the {what} is larger than {MAX_SIZE // 1024 // 1024} MiB",
+        f"the {what} is larger than {limit // 1024 // 1024} MiB",
         where=Location(name),
         hint="Keep data in a file of its own.",
     )
