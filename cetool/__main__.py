@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "run",
     "exec",
+    "rerun",
     "shell",
     "create",
     "name",

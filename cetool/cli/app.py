@@ -9,7 +9,7 @@ import typer
 
 from cetool import __version__
 from cetool.__main__ import COMMANDS
-from cetool.cli import checking, collection, editing, environments, run, scripts, settings, tools
+from cetool.cli import checking, collection, editing, environments, reproducing, run, scripts, settings, tools
 
 #: Options that are cetool's own rather than those of ``run``.
 _OWN_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.command("run", context_settings=run.CONTEXT)(run.run)
 app.command("exec", context_settings=run.CONTEXT)(tools.execute)
+app.command("rerun", context_settings=run.CONTEXT)(reproducing.rerun)
 app.command("shell")(tools.shell)
 app.command("create")(environments.create)
 app.command("name")(environments.name)

@@ -183,6 +183,7 @@ def _script(run: Run) -> RecordedScript:
         kept = None
     return RecordedScript(
         name=name,
+        given=redact(source.given),
         path=path,
         url=redact(source.given) if is_url(source.given) else None,
         sha256=hashlib.sha256(data).hexdigest(),

@@ -30,10 +30,11 @@ class RecordError(CetoolError):
 
 @dataclass(frozen=True)
 class RecordedScript:
-    """The script: ``path`` where it lay, None for one that was no file; ``url`` where it came from; ``data`` its bytes,
-    None where they were not put into the record."""
+    """The script: ``given`` as it was named; ``path`` where it lay, None for one that was no file; ``url`` where it came
+    from; ``data`` its bytes, None where they were not put into the record."""
 
     name: str
+    given: str
     path: str | None
     url: str | None
     sha256: str
@@ -95,6 +96,7 @@ class RunRecord:
             packages=asked.packages,
             channels=asked.channels,
             pypi=asked.pypi,
+            pypi_settings=asked.pypi_settings,
             variables=asked.variables,
             explicit=self.packages.explicit,
             explicit_pypi=self.packages.explicit_pypi,
@@ -144,6 +146,7 @@ def _script_document(script: RecordedScript) -> dict[str, Any]:
             encoded = base64.b64encode(script.data).decode()
     return {
         "name": script.name,
+        "given": script.given,
         "path": script.path,
         "url": script.url,
         "sha256": script.sha256,

@@ -139,6 +139,7 @@ class _Reader:
             )
         return RecordedScript(
             name=self.get(data, "name", str),
+            given=self.get(data, "given", str),
             path=self.get(data, "path", str, None),
             url=self.get(data, "url", str, None),
             sha256=sha256,
