@@ -56,7 +56,9 @@ class CreateRequest:
     """All that an engine needs to know to make one environment.
 
     ``prefix`` is an absolute path that does not exist yet (or an empty directory); ``packages`` are canonical match
-    specs; ``channels`` canonical channels, highest priority first, credentials included; ``virtual_packages`` pairs as
+    specs; ``channels`` canonical channels, highest priority first, credentials included; ``explicit`` lines of an
+    explicit spec (CEP 23) in topological order: where there are some, exactly these packages are installed, nothing is
+    solved, and ``packages`` do not count; ``virtual_packages`` pairs as
     in :class:`~cetool.spec.environment.EnvironmentSpec`; ``log`` the file that everything the engine prints is appended
     to (credentials taken out); ``stall_timeout`` seconds without any sign of progress after which the engine is ended;
     ``inherit`` descriptors that every subprocess must keep open until it has ended.
@@ -70,6 +72,12 @@ class CreateRequest:
     offline: bool = False
     stall_timeout: float = 300.0
     inherit: tuple[int, ...] = ()
+    explicit: tuple[str, ...] = ()
+
+    @property
+    def expects_packages(self) -> bool:
+        """Whether the environment will have any."""
+        return bool(self.packages or self.explicit)
 
 
 class Engine(Protocol):

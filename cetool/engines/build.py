@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cetool.engines.base import CreateRequest, Engine, Progress
+from cetool.engines.explicit import check_intact
 from cetool.engines.package_cache import DamagedPackages, distrust
 from cetool.engines.registration import forget_registration
 from cetool.engines.verify import check_complete
@@ -48,11 +49,12 @@ def build_environment(
     What is left at the prefix after an error is the caller's to clear.
     """
     packages = spec.packages
-    if spec.pypi:
+    if spec.pypi and not spec.is_locked:
         packages += _installer(packages, circumstances)
     request = CreateRequest(
         prefix=place.prefix,
         packages=packages,
+        explicit=spec.explicit,
         channels=spec.channels,
         log=place.log,
         virtual_packages=spec.virtual_packages,
@@ -84,10 +86,12 @@ def _make(
         engine.create(request, progress)
     finally:  # a run that was killed may have left its line, too
         forget_registration(place.prefix, circumstances.environ)
-    if spec.pypi:
+    if spec.is_locked:
+        check_intact(place.prefix, request.explicit, progress)
+    if spec.explicit_pypi if spec.is_locked else spec.pypi:
         _install_pypi(spec, place, circumstances, progress)
     _keep_variables(place.prefix, dict(spec.variables))
-    return check_complete(place.prefix, expect_packages=bool(request.packages), log=place.log)
+    return check_complete(place.prefix, expect_packages=request.expects_packages, log=place.log)
 
 
 def _installer(packages: tuple[str, ...], circumstances: Circumstances) -> tuple[str, ...]:
@@ -103,7 +107,8 @@ def _install_pypi(spec: EnvironmentSpec, place: Place, circumstances: Circumstan
 
     request = PypiRequest(
         prefix=place.prefix,
-        requirements=spec.pypi,
+        requirements=spec.explicit_pypi if spec.is_locked else spec.pypi,
+        exactly=spec.is_locked,
         log=place.log,
         environ=circumstances.environ,
         settings=spec.pypi_settings,

@@ -13,6 +13,13 @@ from pathlib import Path
 
 from cetool.condarc import load_condarc
 from cetool.engines.base import CreateRequest, Progress, root_of
+from cetool.engines.explicit import (
+    check_exactly,
+    check_local_archives,
+    explicit_file,
+    packages_of,
+    refuse_damaged,
+)
 from cetool.engines.extracted import remove_refused
 from cetool.engines.outcome import conclude
 from cetool.engines.output import logged
@@ -62,8 +69,11 @@ class CondaEngine:
 
     def create(self, request: CreateRequest, progress: Progress) -> None:
         """Make the environment; see :class:`~cetool.engines.base.Engine`."""
-        cache = self._package_cache()
+        packages = packages_of(request)
+        check_local_archives(packages)
+        cache = self._package_caches()[0]
         with turn(self._lock_dir, cache, progress, self.name) as lock, private_directory(request) as directory:
+            refuse_damaged(packages, lambda _: self._package_caches())
             invocation = self._invocation(request, directory, cache, lock)
             ended = run_engine(invocation, request, CondaStages(progress))
             # a conda that was killed earlier, by Ctrl-C here or by anything else, is no reason to fail for good
@@ -72,6 +82,8 @@ class CondaEngine:
                 shutil.rmtree(request.prefix, ignore_errors=True)
                 ended = run_engine(invocation, request, CondaStages(progress))
         conclude(ended, request, progress, engine=self.name, done=r"Executing transaction:.*done")
+        if packages:
+            check_exactly(request.prefix, packages)
 
     def _invocation(self, request: CreateRequest, directory: Path, cache: Path, lock: int) -> Invocation:
         environ = self._create_environ(request)
@@ -81,6 +93,9 @@ class CondaEngine:
                 environ["NETRC"] = str(netrc)
         argv = [*self.executable, "create", "--yes", "--prefix", str(request.prefix), "--no-default-packages"]
         argv += ["--offline"] if request.offline else []
+        if request.explicit:
+            argv += ["--file", str(explicit_file(directory, request, request.channels))]
+            return Invocation(tuple(argv), environ, watched=(request.prefix, cache), pass_fds=(lock,))
         argv += ["--override-channels"]
         for channel in request.channels:
             argv += ["--channel", strip_credentials(channel)]
@@ -100,14 +115,18 @@ class CondaEngine:
             environ.setdefault("CONDA_REMOTE_READ_TIMEOUT_SECS", f"{max(request.stall_timeout / 2, 1):g}")
         return environ
 
-    def _package_cache(self) -> Path:
-        """The directory that this conda will most likely fill: the first configured, else the one beside it."""
+    def _package_caches(self) -> list[Path]:
+        """The directories in which this conda keeps packages: those configured, else the one beside it and the user's.
+
+        The first is the one that it will most likely fill.
+        """
         root = self._environ.get("CONDA_ROOT") or str(root_of(self.executable[0]))
         try:
             configured = load_condarc(self._environ, root_prefix=root).pkgs_dirs
         except CetoolError:  # whatever is wrong with the configuration, conda will say it better
             configured = ()
-        return Path(configured[0]) if configured else Path(root) / "pkgs"
+        home = self._environ.get("HOME")
+        return [*map(Path, configured)] or [Path(root, "pkgs"), *([Path(home, ".conda", "pkgs")] if home else [])]
 
 
 def override_variables(request: CreateRequest) -> dict[str, str]:

@@ -9,10 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cetool.condarc import load_condarc
 from cetool.engines.base import CreateRequest, Progress, root_of
 from cetool.engines.conda import override_variables
+from cetool.engines.explicit import (
+    ExplicitPackage,
+    check_exactly,
+    check_local_archives,
+    explicit_file,
+    packages_of,
+    refuse_damaged,
+)
 from cetool.engines.outcome import conclude
 from cetool.engines.private import environment_file, has_credentials, private_directory
 from cetool.engines.registration import forget_registration
@@ -60,18 +69,26 @@ class MambaEngine:
 
     def create(self, request: CreateRequest, progress: Progress) -> None:
         """Make the environment; see :class:`~cetool.engines.base.Engine`."""
+        packages = packages_of(request)
+        check_local_archives(packages)
+        refuse_damaged(packages, self._places)
         try:
             with private_directory(request) as directory:
                 ended = run_engine(self._invocation(request, directory), request, MambaStages(progress))
         finally:
             forget_registration(request.prefix, self._environ)
         conclude(ended, request, progress, engine=self.name, done="Transaction finished")
+        if packages:
+            check_exactly(request.prefix, packages)
 
     def _invocation(self, request: CreateRequest, directory: Path) -> Invocation:
         environ = clean_environ(self._environ, drop=_DROPPED)
         environ.update(override_variables(request))
         argv = [*self.executable, "create", "-y", "-p", str(request.prefix)]
         argv += ["--offline"] if request.offline else []
+        if request.explicit:
+            argv += ["--file", str(explicit_file(directory, request, request.channels))]
+            return Invocation(tuple(argv), environ, watched=(request.prefix, *self._package_caches()))
         argv += ["--override-channels"]
         if any(map(has_credentials, (*request.channels, *request.packages))):
             argv += ["--file", str(environment_file(directory, request))]
@@ -80,6 +97,12 @@ class MambaEngine:
                 argv += ["-c", channel]
             argv += request.packages
         return Invocation(tuple(argv), environ, watched=(request.prefix, *self._package_caches()))
+
+    def _places(self, package: ExplicitPackage) -> list[Path]:
+        """Where a package can be kept: below a directory for its channel, or in the cache itself."""
+        parts = urlsplit(package.channel)
+        below = f"{parts.scheme}/{parts.netloc.replace(':', '_')}{parts.path}/{package.subdir}"
+        return [place for cache in self._package_caches() for place in (cache / below, cache)]
 
     def _package_caches(self) -> tuple[Path, ...]:
         root = self._environ.get("MAMBA_ROOT_PREFIX") or str(root_of(self.executable[0]))

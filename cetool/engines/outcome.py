@@ -25,12 +25,12 @@ def conclude(ended: Ended, request: CreateRequest, progress: Progress, *, engine
     if ended.status != 0 and crash is None:
         raise explain(ended, engine=engine, request=request)
     try:
-        check_complete(request.prefix, expect_packages=bool(request.packages), log=request.log)
+        check_complete(request.prefix, expect_packages=request.expects_packages, log=request.log)
     except EngineError as error:
         raise explain(ended, engine=engine, request=request, finding=error) from error
     if crash is not None:
         progress.note(f"{engine} crashed ({crash}) after its work was done; the environment is complete")
-    scrub(request.prefix, (*request.channels, *request.packages))
+    scrub(request.prefix, (*request.channels, *request.packages, *request.explicit))
 
 
 def _crash(ended: Ended) -> str | None:

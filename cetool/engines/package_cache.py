@@ -16,15 +16,17 @@ from cetool.errors import EngineError
 
 
 class DamagedPackages(EngineError):
-    """What was to be linked is not what the packages had; ``directories`` are where they are kept unpacked."""
+    """What was to be linked is not what the packages had; ``directories`` are where they are kept unpacked (or the
+    archives, where these are damaged), ``how`` what is wrong with their files.
+    """
 
-    def __init__(self, directories: Iterable[Path]) -> None:
+    def __init__(self, directories: Iterable[Path], how: str = "missing or cut off") -> None:
         self.directories = tuple(directories)
         names = ", ".join(directory.name for directory in self.directories)
         where = self.directories[0].parent
         super().__init__(
-            f"the package cache {where} is damaged: files of {names} are missing or cut off",
-            hint="Remove these directories there (or all of it), and run the same command again.",
+            f"the package cache {where} is damaged: files of {names} are {how}",
+            hint="Remove these there (or all of it), and run the same command again.",
         )
 
 

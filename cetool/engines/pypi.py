@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cetool.engines.base import CreateRequest, Progress
-from cetool.engines.pypi_origins import NOT_UNDERSTOOD, Asking, find_origins, keep_origins
+from cetool.engines.pypi_exact import Step, pip_from_elsewhere, steps, without_digest
+from cetool.engines.pypi_origins import NOT_UNDERSTOOD, Asking, find_origins, keep_named, keep_origins
 from cetool.engines.subprocesses import Ended, Invocation, clean_environ, run_engine
 from cetool.errors import EngineError
 from cetool.lock.installed import Installed
@@ -53,8 +54,9 @@ _PIP_WITH_REPORTS = (23, 0)
 class PypiRequest:
     """What is to be installed into ``prefix``, which has a python.
 
-    ``requirements`` are canonical PEP 508 requirements; ``installer`` is ``auto``, ``uv`` or ``pip``; ``environ`` the
-    user's environment; ``log``, ``inherit`` and ``stall_timeout`` are as in
+    ``requirements`` are canonical PEP 508 requirements; ``exactly`` tells that they are all the files that a lock
+    names: these are installed, by their digests, and nothing that they depend on. ``installer`` is ``auto``, ``uv`` or
+    ``pip``; ``environ`` the user's environment; ``log``, ``inherit`` and ``stall_timeout`` are as in
     :class:`~cetool.engines.base.CreateRequest`.
     """
 
@@ -67,6 +69,7 @@ class PypiRequest:
     installer: str = "auto"
     inherit: tuple[int, ...] = ()
     stall_timeout: float = 300.0
+    exactly: bool = False
 
 
 def find_uv(environ: Mapping[str, str]) -> Path | None:
@@ -102,24 +105,38 @@ def install_pypi(request: PypiRequest, progress: Progress) -> None:
             hint="Install uv (https://docs.astral.sh/uv/), or set pip-installer to auto or pip.",
         )
     installed = _installed(request.prefix)
-    _refuse_conflicts(request.requirements, installed)
+    _refuse_conflicts(request.requirements, installed, exactly=request.exactly)
     count = len(request.requirements)
     progress.stage(f"Installing {count} PyPI package{'' if count == 1 else 's'}")
-    with tempfile.TemporaryDirectory(prefix="pypi-", dir=request.log.parent) as directory:
-        files = _write_files(Path(directory), request, installed)
-        if uv is not None:
-            progress.note(f"PyPI packages are installed by {uv}.")
-            invocation = _uv(uv, python, files, request)
-        else:
-            progress.note("PyPI packages are installed by the environment's pip.")
-            invocation = _pip(python, files, request, installed)
-        ended = run_engine(invocation, _as_engine_request(request), _unheard)
-        if ended.status == 0:
-            # uv has just asked the indexes: its cache knows
-            asking = Asking(uv, python, invocation.environ, files.sources, offline=True)
-            keep_origins(request.prefix, asking, files.report if files.report.exists() else None)
-    if ended.status != 0:
-        raise _explain(ended, request, installed, "uv" if uv is not None else "pip")
+    for step in _steps(request, progress):
+        with tempfile.TemporaryDirectory(prefix="pypi-", dir=request.log.parent) as directory:
+            files = _write_files(Path(directory), request, step, installed)
+            if uv is not None:
+                progress.note(f"PyPI packages are installed by {uv}.")
+                invocation = _uv(uv, python, files, request)
+            else:
+                pip = _find_pip(python, request, installed)
+                progress.note(f"PyPI packages are installed by {' '.join(pip)}.")
+                invocation = _pip(pip, files, request, installed)
+            ended = run_engine(invocation, _as_engine_request(request), _unheard)
+            if ended.status == 0 and not request.exactly:
+                # uv has just asked the indexes: its cache knows
+                asking = Asking(uv, python, invocation.environ, _sources(request.settings), offline=True)
+                keep_origins(request.prefix, asking, files.report if files.report.exists() else None)
+        if ended.status != 0:
+            raise _explain(ended, request, installed, "uv" if uv is not None else "pip")
+    if request.exactly:
+        keep_named(request.prefix, request.requirements)
+
+
+def _steps(request: PypiRequest, progress: Progress) -> list[Step]:
+    """The installer's calls: one, unless a lock names files of several kinds."""
+    if not request.exactly:
+        return [Step(request.requirements, hashed=False, wheels=False)]
+    if unknown := without_digest(request.requirements):
+        progress.note(f"The lock has no digests of {', '.join(unknown)}: nothing was there to check them by.")
+    settings = request.settings
+    return steps(request.requirements, [url for url in (settings.index_url, *settings.extra_index_urls) if url])
 
 
 def _unheard(*_: object) -> None:
@@ -164,8 +181,11 @@ def _normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str]) -> None:
-    """Say at once what the installer would take long to say: that conda's package is another version."""
+def _refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str], *, exactly: bool) -> None:
+    """Say at once what the installer would take long to say: that conda's package is another version.
+
+    With ``exactly`` none may be of a package that conda installed: it would be overwritten.
+    """
     from packaging.requirements import InvalidRequirement, Requirement
 
     for text in requirements:
@@ -174,6 +194,11 @@ def _refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str
         except InvalidRequirement as error:
             raise EngineError(f"{redact(text)!r} is not a requirement: {redact(str(error)).splitlines()[0]}") from None
         version = installed.get(_normalised(requirement.name))
+        if version is not None and exactly:
+            raise EngineError(
+                f"the lock has {requirement.name} among its PyPI packages, and conda installed {version} of it",
+                hint="Lock anew; where that does not help, ask for it on one side only.",
+            )
         if version is None or requirement.marker is not None or requirement.url is not None:
             continue
         if not requirement.specifier.contains(version, prereleases=True):
@@ -185,12 +210,15 @@ def _refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str
 
 @dataclass(frozen=True)
 class _Files:
-    """The files that tell the installer what to do; they are readable by their owner only and gone afterwards."""
+    """The files that tell the installer what to do; they are readable by their owner only and gone afterwards.
+
+    ``step`` is the call that they are for.
+    """
 
     directory: Path
     requirements: Path
     constraints: Path
-    sources: tuple[str, ...]
+    step: Step
 
     @property
     def report(self) -> Path:
@@ -198,12 +226,14 @@ class _Files:
         return self.directory / "report.json"
 
 
-def _write_files(directory: Path, request: PypiRequest, installed: Mapping[str, str]) -> _Files:
+def _write_files(directory: Path, request: PypiRequest, step: Step, installed: Mapping[str, str]) -> _Files:
     """Requirements and where they come from, in the format that pip and uv share: never on a command line."""
-    lines = _sources(request.settings)
-    files = _Files(directory, directory / "requirements.txt", directory / "constraints.txt", tuple(lines))
-    _write(files.requirements, "\n".join([*lines, *request.requirements, ""]))
-    _write(files.constraints, "".join(f"{name}=={version}\n" for name, version in sorted(installed.items())))
+    # where wheels are named nothing is looked for
+    lines = [] if request.exactly and step.wheels else _sources(request.settings)
+    files = _Files(directory, directory / "requirements.txt", directory / "constraints.txt", step)
+    _write(files.requirements, "\n".join([*lines, *step.lines, ""]))
+    pins = {} if request.exactly else installed  # a lock's files are what they are, and want hashes of all there is
+    _write(files.constraints, "".join(f"{name}=={version}\n" for name, version in sorted(pins.items())))
     return files
 
 
@@ -251,27 +281,49 @@ def _uv(uv: Path, python: Path, files: _Files, request: PypiRequest) -> Invocati
     # from another directory, so that no pyproject.toml or uv.toml of the project at hand has a say
     argv += ["--directory", str(files.directory)]
     argv += ["--constraint", str(files.constraints), "--requirement", str(files.requirements)]
+    argv += _exact(request, files.step)
     if request.offline:
         argv.append("--offline")
-    if request.settings.exclude_newer:
+    if request.settings.exclude_newer and not request.exactly:
         argv.append(f"--exclude-newer={request.settings.exclude_newer}")
     return Invocation(tuple(argv), _environ(request, *_UV_ASTRAY), watched=(request.prefix,))
 
 
-def _pip(python: Path, files: _Files, request: PypiRequest, installed: Mapping[str, str]) -> Invocation:
-    if "pip" not in installed:
+def _exact(request: PypiRequest, step: Step) -> list[str]:
+    """The options by which both installers take the files that are named, and nothing else."""
+    if not request.exactly:
+        return []
+    return [
+        "--no-deps",
+        *(["--require-hashes"] if step.hashed else []),
+        *(["--no-index"] if step.wheels else []),
+    ]
+
+
+def _find_pip(python: Path, request: PypiRequest, installed: Mapping[str, str]) -> list[str]:
+    """The beginning of a command line that is pip for the environment."""
+    if "pip" in installed:
+        return [str(python), "-I", "-m", "pip"]
+    # what a lock names is all that is to be in the environment, so that pip is not added to it
+    elsewhere = pip_from_elsewhere(request.prefix, python) if request.exactly else None
+    if elsewhere is None:
         raise EngineError(
             "PyPI packages were asked for, but the environment has no pip and uv is not found",
             hint="Add pip to the conda packages, or install uv (https://docs.astral.sh/uv/).",
         )
-    argv = [str(python), "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-user"]
+    return elsewhere
+
+
+def _pip(pip: list[str], files: _Files, request: PypiRequest, installed: Mapping[str, str]) -> Invocation:
+    argv = [*pip, "install", "--no-input", "--disable-pip-version-check", "--no-user"]
     argv += ["--progress-bar=off", "--no-warn-script-location"]
     argv += ["--constraint", str(files.constraints), "--requirement", str(files.requirements)]
-    if tuple(map(int, re.findall(r"\d+", installed["pip"])[:2])) >= _PIP_WITH_REPORTS:
+    argv += _exact(request, files.step)
+    if not request.exactly and tuple(map(int, re.findall(r"\d+", installed["pip"])[:2])) >= _PIP_WITH_REPORTS:
         argv += ["--report", str(files.report)]
-    if request.offline:
+    if request.offline and "--no-index" not in argv:
         argv.append("--no-index")
-    if request.settings.exclude_newer:
+    if request.settings.exclude_newer and not request.exactly:
         if int(re.split(r"\D", installed["pip"])[0]) < _PIP_WITH_DATES:
             raise EngineError(
                 f"exclude-newer needs uv, or pip {_PIP_WITH_DATES}; the environment has pip {installed['pip']}",

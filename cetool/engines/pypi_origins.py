@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from cetool.spec.channels import strip_credentials
 
 #: Seconds that uv or pip may take to tell.
 _PATIENCE = 120.0
+_DIGEST = re.compile(r"(?<=[#&])sha256=(?P<digest>[0-9a-fA-F]{64})&?")
 #: What reading something else than was expected raises.
 NOT_UNDERSTOOD = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
@@ -52,6 +54,23 @@ def keep_origins(prefix: Path, asking: Asking, report: Path | None) -> None:
         if found:
             write_origins(prefix, found.values())
     except (*NOT_UNDERSTOOD, StoreError):  # the environment is complete without, and can be asked later
+        return
+
+
+def keep_named(prefix: Path, references: Sequence[str]) -> None:
+    """Note of packages that were installed from direct references (PEP 508) what these say: uv forgets digests."""
+    named = {}
+    for reference in references:
+        name, _, url = reference.partition("@")
+        digest = _DIGEST.search(url)
+        url = _DIGEST.sub("", url).strip().replace("#&", "#").rstrip("#&")
+        named[normalized(name.strip())] = (url, digest["digest"].lower() if digest else None)
+    try:
+        found = distributions(prefix, package_records(prefix))
+        write_origins(
+            prefix, [LockedPypi(each.name, each.version, *named[each.name]) for each in found if each.name in named]
+        )
+    except (*NOT_UNDERSTOOD, StoreError):
         return
 
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cetool.condarc import Condarc, load_condarc
 from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.explicit import check_exactly, packages_of
 from cetool.engines.output import Log
 from cetool.engines.package_cache import DamagedPackages, is_damaged
 from cetool.engines.rattler_client import make_client
@@ -86,7 +87,7 @@ class RattlerEngine:
         caches = self._caches(condarc)
         pulse = Pulse()
         with Log(request.log) as log:
-            specs = ", ".join(shown for _, shown in plan.specs)
+            specs = ", ".join(request.explicit or [shown for _, shown in plan.specs])
             log.write(f"rattler {version}: {specs} from {plan.channel_names} into {request.prefix}\n")
             creation = _Creation(plan, request, progress, pulse, caches, self._environ)
             watched = caches / "repodata"
@@ -153,8 +154,10 @@ class _Creation:
             default_config=SourceConfig(cache_action="force-cache-only" if plan.offline else "cache-or-fetch"),
             client=client,
         )
-        sources = [Channel(url) for url, _ in plan.channels]
         subdirs = [Subdir(plan.subdir) if plan.subdir else Subdir.current(), Subdir("noarch")]
+        if self.request.explicit:
+            return await self._take(client, subdirs[0])
+        sources = [Channel(url) for url, _ in plan.channels]
         with self.pulse.watched():
             self.progress.stage("Fetching metadata")
             await gateway.query(sources, subdirs, [spec for spec, _ in plan.specs], channel_relations="disabled")
@@ -163,6 +166,19 @@ class _Creation:
             return records
         self.progress.packages(len(records))
         await self._install(records, client, subdirs[0])
+        return records
+
+    async def _take(self, client: Client, subdir: Subdir) -> list[RepoDataRecord]:
+        """Install the packages that are named exactly."""
+        from cetool.engines.rattler_explicit import LockedPackages
+
+        packages = packages_of(self.request)
+        self.progress.packages(len(packages))
+        locked = LockedPackages(self.caches / "pkgs", client, self.progress, self.pulse.beat)
+        with self.pulse.watched():
+            records = await locked.records(packages)
+        await self._install(records, client, subdir)
+        check_exactly(self.request.prefix, packages)
         return records
 
     async def _solve(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> list[RepoDataRecord]:

@@ -30,8 +30,8 @@ class RecordError(CetoolError):
 
 @dataclass(frozen=True)
 class RecordedScript:
-    """The script: ``given`` as it was named; ``path`` where it lay, None for one that was no file; ``url`` where it came
-    from; ``data`` its bytes, None where they were not put into the record."""
+    """The script: ``given`` as it was named; ``path`` where it lay, None for one that was no file; ``url`` where it was
+    fetched from; ``data`` its bytes, None where they were not put into the record."""
 
     name: str
     given: str

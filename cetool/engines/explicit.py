@@ -1,0 +1,233 @@
+"""Packages that are named exactly: lines of an explicit spec (CEP 23), and whether an environment has just these.
+
+An engine that is handed them solves nothing. It checks what it downloads against the digests; what it does not check
+(conda: archives of ``file://`` channels and those already in its cache) is checked here, before it starts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.intact import changed_files, damaged_files, digest_of
+from cetool.engines.package_cache import DamagedPackages
+from cetool.engines.private import write_private
+from cetool.errors import EngineError
+from cetool.spec.channels import redact, strip_credentials
+
+MARKER = "@EXPLICIT"
+_LINE = re.compile(
+    r"(?P<url>[A-Za-z][A-Za-z0-9+.-]*://[^\s#]+/(?P<file>(?P<stem>[^\s/#]+-[^\s/#-]+-[^\s/#-]+)(?:\.conda|\.tar\.bz2)))"
+    r"(?:#(?:(?P<md5>[0-9a-fA-F]{32})|(?:sha256:)?(?P<sha256>[0-9a-fA-F]{64})))?"
+)
+
+
+@dataclass(frozen=True)
+class ExplicitPackage:
+    """One line, taken apart: ``stem`` is name, version and build, ``subdir`` the directory of the channel; the digests
+    are lowercase hex digits, None where the line has none.
+    """
+
+    url: str
+    file_name: str
+    stem: str
+    subdir: str
+    sha256: str | None = None
+    md5: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The package's name."""
+        return self.stem.rsplit("-", 2)[0]
+
+    @property
+    def channel(self) -> str:
+        """The URL of the channel that it is in."""
+        return self.url.rsplit("/", 2)[0]
+
+    @property
+    def digest(self) -> tuple[str, str] | None:
+        """The algorithm and the digest that its archive has to have; None where none is known."""
+        if self.sha256:
+            return "sha256", self.sha256
+        return ("md5", self.md5) if self.md5 else None
+
+    @property
+    def local(self) -> Path | None:
+        """The archive, where it is a file of this machine."""
+        parts = urlsplit(self.url)
+        return Path(url2pathname(unquote(parts.path))) if parts.scheme == "file" else None
+
+
+def parse_line(line: str) -> ExplicitPackage:
+    """The package of a line. Raises EngineError where it is none."""
+    match = _LINE.fullmatch(line.strip())
+    if match is None:
+        raise EngineError(
+            f"the lock names {redact(line)!r}, which is no conda package",
+            hint="A line of an explicit spec is the URL of a .conda or .tar.bz2 file and its digest (CEP 23).",
+        )
+    sha256, md5 = match["sha256"], match["md5"]
+    return ExplicitPackage(
+        url=match["url"],
+        file_name=match["file"],
+        stem=match["stem"],
+        subdir=match["url"].rsplit("/", 2)[1],
+        sha256=sha256.lower() if sha256 else None,
+        md5=md5.lower() if md5 else None,
+    )
+
+
+def parse_lines(lines: Iterable[str]) -> list[ExplicitPackage]:
+    """The packages of the lines, in their order."""
+    return [parse_line(line) for line in lines]
+
+
+def explicit_file(directory: Path, request: CreateRequest, channels: Sequence[str]) -> Path:
+    """The ``@EXPLICIT`` file of a request, for the user's eyes only: credentials of ``channels`` (URLs) are put back
+    into the URLs of their packages.
+    """
+    lines = [with_credentials(line, channels) for line in request.explicit]
+    return write_private(directory / "explicit.txt", "\n".join([MARKER, *lines, ""]))
+
+
+def with_credentials(url: str, channels: Sequence[str]) -> str:
+    """The URL with the credentials of the channel that it lies in, where that has some.
+
+    conda and mamba expand ``$NAME`` in URLs: a dollar sign of a password is written as %24.
+    """
+    for channel in channels:
+        bare = strip_credentials(channel).rstrip("/") + "/"
+        if url.startswith(bare) and channel.rstrip("/") + "/" != bare:
+            return channel.rstrip("/").replace("$", "%24") + "/" + url.removeprefix(bare)
+    return url
+
+
+def check_local_archives(packages: Iterable[ExplicitPackage]) -> None:
+    """Raise EngineError where the archive of a ``file://`` URL is not there, or not the one that was locked."""
+    for package in packages:
+        if package.local is not None:
+            check_archive(package, package.local)
+
+
+def check_archive(package: ExplicitPackage, path: Path) -> None:
+    """Raise EngineError where the file is not the package's archive."""
+    algorithm, wanted = package.digest or ("sha256", None)
+    try:
+        found = digest_of(path, algorithm)
+    except OSError as error:
+        raise EngineError(
+            f"the locked package {package.file_name} cannot be had: {path}: {error.strerror}",
+            hint="The channel may have taken it away: cetool lock solves anew.",
+        ) from None
+    if wanted is not None and found != wanted:
+        raise mismatch(package, algorithm, found)
+
+
+def mismatch(package: ExplicitPackage, algorithm: str, found: str) -> EngineError:
+    """The error for an archive that is not the one that was locked."""
+    wanted = package.sha256 if algorithm == "sha256" else package.md5
+    return EngineError(
+        f"the package {package.file_name} of {redact(package.channel)} is not the one that was locked: "
+        f"its {algorithm.upper().replace('SHA', 'SHA-')} is {found}, and not {wanted}",
+        hint="The download was damaged, or the channel has exchanged the file: if that is meant, lock anew.",
+    )
+
+
+def refuse_damaged(packages: Iterable[ExplicitPackage], places: Callable[[ExplicitPackage], Iterable[Path]]) -> None:
+    """Raise DamagedPackages where what an engine has kept of a package is not what was packed.
+
+    ``places`` tells the directories in which the package can be kept, unpacked or as an archive; the first that has it
+    is the one that is used. Of an archive that has yet to be unpacked the digest counts: conda does not look at it.
+    """
+    damaged = []
+    for package in packages:
+        for place in places(package):
+            if (place / package.stem / "info" / "index.json").exists():
+                if damaged_files(place / package.stem):
+                    damaged.append(place / package.stem)
+                break
+            if _is_other(place / package.file_name, package):
+                damaged.append(place / package.file_name)
+                break
+    if damaged:
+        raise DamagedPackages(damaged, how="missing or changed")
+
+
+def _is_other(archive: Path, package: ExplicitPackage) -> bool:
+    if package.digest is None:
+        return False
+    algorithm, wanted = package.digest
+    try:
+        return digest_of(archive, algorithm) != wanted
+    except OSError:  # not kept there
+        return False
+
+
+def check_exactly(prefix: Path, packages: Sequence[ExplicitPackage]) -> None:
+    """Raise EngineError unless the environment has these packages, by their digests as recorded, and no other."""
+    wanted = {package.stem: package for package in packages}
+    found: dict[str, dict[str, Any]] = {}
+    for path in (prefix / "conda-meta").glob("*.json"):
+        record = json.loads(path.read_bytes())
+        found[f"{record['name']}-{record['version']}-{record['build']}"] = record
+    odd = sorted(wanted.keys() ^ found.keys())
+    for stem, package in wanted.items():
+        recorded = (found.get(stem) or {}).get("sha256")
+        if package.sha256 and recorded and str(recorded).lower() != package.sha256:
+            odd.append(stem)
+    if odd:
+        raise EngineError(
+            f"the environment is not as it was locked: {', '.join(odd)}",
+            hint="Another version of the engine may do better: see cetool info, and --engine.",
+        )
+
+
+def check_intact(prefix: Path, explicit: Sequence[str], progress: Progress) -> None:
+    """See that what was linked is what the packages had, and tell where nothing says what that is.
+
+    Raises DamagedPackages where it was linked from packages that are damaged, and EngineError where files were changed
+    since. A package's own link script may change files: where one has run, changed files are told and left alone.
+    """
+    unknown = [package.file_name for package in parse_lines(explicit) if package.digest is None]
+    if unknown:
+        progress.note(f"The lock has no digests of {', '.join(unknown)}: nothing was there to check them by.")
+    altered = changed_files(prefix)
+    if not altered:
+        return
+    sources = {name: source for name in {each.package for each in altered} if (source := _source(prefix, name))}
+    damaged = [source for source in sources.values() if damaged_files(source)]
+    if damaged:
+        raise DamagedPackages(damaged, how="missing or changed")
+    told = ", ".join(each.path for each in altered[:5]) + (", ..." if len(altered) > 5 else "")
+    if not any(prefix.glob("bin/.*-post-link.sh")) and not any(prefix.glob("Scripts/.*-post-link.bat")):
+        raise EngineError(
+            f"the environment is not as it was packed: {told} changed while it was made",
+            hint="Run the same command again; it is made anew.",
+        )
+    progress.note(f"Changed since it was linked, as a package's link script may do: {told}")
+
+
+def _source(prefix: Path, package: str) -> Path | None:
+    """Where a package of an environment was linked from, as its record has it; None where that is gone."""
+    record = json.loads((prefix / "conda-meta" / f"{package}.json").read_bytes())
+    link = record.get("link")
+    named = (link.get("source") if isinstance(link, dict) else None) or record.get("extracted_package_dir")
+    return Path(named) if isinstance(named, str) and Path(named, "info").is_dir() else None
+
+
+def packages_of(request: CreateRequest) -> list[ExplicitPackage]:
+    """The packages of a request. Raises EngineError for a line that is none, or a package named twice."""
+    packages = parse_lines(request.explicit)
+    names = [package.name for package in packages]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise EngineError(f"the lock names {', '.join(twice)} more than once", hint="Lock anew.")
+    return packages
