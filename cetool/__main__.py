@@ -31,6 +31,7 @@ COMMANDS = (
     "convert",
     "check",
     "gc",
+    "verify",
     "remove",
     "config",
     "info",

@@ -206,7 +206,7 @@ def remove(
     freed = Freed()
     for target in targets:
         try:
-            for directory in _targeted(target, session):
+            for directory in targeted(target, session):
                 size = _remove(directory, session, freed)
                 session.voice.result(f"Removed {directory.prefix.name}: freed {format_size(size)}")
         except CetoolError as error:
@@ -217,7 +217,7 @@ def remove(
         raise failed[-1]
 
 
-def _targeted(target: str, session: Session) -> list[Directory]:
+def targeted(target: str, session: Session) -> list[Directory]:
     """The directories that a name, a prefix or a script means."""
     store = session.store
     path = Path(target).absolute()

@@ -31,3 +31,20 @@ def rerun(
     to_record = options.record_target(record)
     session = options.open_session(None, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
     do_again(record_file, arguments, session, here=here, to_record=to_record)
+
+
+def verify(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME|PREFIX|SCRIPT", help="The environments; none: all that there are."),
+    ] = None,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    trust_cache_dir: options.TrustCacheDir = False,
+) -> int:
+    """Compare the files of environments with the hashes that their packages recorded."""
+    from cetool.cli.verifying import verify_environments
+
+    session = options.open_session(None, options.verbosity(verbose, quiet), None, False, trust_cache_dir)
+    return verify_environments(targets or [], session, as_json=as_json)
