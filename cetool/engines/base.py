@@ -10,7 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # only those who solve for a day, or for a lock, need them
+    from datetime import datetime
+
+    from cetool.lock.model import LockedConda
 
 
 class Progress(Protocol):
@@ -61,7 +66,11 @@ class CreateRequest:
     solved, and ``packages`` do not count; ``virtual_packages`` pairs as
     in :class:`~cetool.spec.environment.EnvironmentSpec`; ``log`` the file that everything the engine prints is appended
     to (credentials taken out); ``stall_timeout`` seconds without any sign of progress after which the engine is ended;
-    ``inherit`` descriptors that every subprocess must keep open until it has ended.
+    ``inherit`` descriptors that every subprocess must keep open until it has ended; ``exclude_newer`` the moment after
+    which nothing counts that was published later.
+
+    Where it is only solved, ``platform`` is the subdir it is solved for (None: this machine's), and ``preferred`` are
+    packages that are kept where they fit.
     """
 
     prefix: Path
@@ -73,6 +82,9 @@ class CreateRequest:
     stall_timeout: float = 300.0
     inherit: tuple[int, ...] = ()
     explicit: tuple[str, ...] = ()
+    exclude_newer: datetime | None = None
+    platform: str | None = None
+    preferred: tuple[LockedConda, ...] = ()
 
     @property
     def expects_packages(self) -> bool:

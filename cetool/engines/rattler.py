@@ -197,17 +197,47 @@ class _Creation:
                 channel_priority=ChannelPriority[plan.condarc.channel_priority.capitalize()],
                 constraints=plan.pins,
                 channel_relations="disabled",
+                exclude_newer=self.request.exclude_newer,
+                locked_packages=await self._preferred(gateway, sources, subdirs),
             )
         except SolverError as error:
             self.details = str(error)
             with self.pulse.watched():
                 better = await self._missing(gateway, sources, subdirs)
-            raise (better or explain(error, plan)) from None
+            raise self._dated(better or explain(error, plan)) from None
         for spec, shown in plan.specs:
             # a conditional spec (`when=`) asks for nothing where its condition does not hold
             if spec.condition is None and not _is_virtual(spec) and not any(spec.matches(each) for each in records):
                 raise EngineError(f"the solution of the embedded engine has nothing that fits {shown!r}")
         return records
+
+    async def _preferred(
+        self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]
+    ) -> list[RepoDataRecord]:
+        """The records of the packages that are kept where they fit, as far as the channels still have them."""
+        wanted = self.request.preferred
+        if not wanted:
+            return []
+        urls = {package.url for package in wanted}
+        digests = {(package.name, package.sha256) for package in wanted if package.sha256}
+        names = list({package.name for package in wanted})
+        found = await gateway.query(sources, subdirs, names, recursive=False, channel_relations="disabled")
+        kept: dict[str, RepoDataRecord] = {}
+        for record in (record for records in found for record in records):
+            digest = record.sha256.hex() if record.sha256 else None
+            if record.url in urls or (record.name.normalized, digest) in digests:
+                kept.setdefault(record.name.normalized, record)
+        return list(kept.values())
+
+    def _dated(self, error: EngineError) -> EngineError:
+        """The error, told of the day that it is solved as of: a package may only be too new."""
+        moment = self.request.exclude_newer
+        if moment is not None:
+            from cetool.spec.dates import rfc3339
+
+            told = f"Only what was published up to {rfc3339(moment)} counts (exclude-newer)."
+            error.hint = f"{told} {error.hint or ''}".strip()
+        return error
 
     async def _missing(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> EngineError | None:
         """The first spec that nothing in the channels fits, whatever the others ask for."""

@@ -16,6 +16,7 @@ from cetool.engines.explicit import packages_of
 from cetool.engines.rattler_client import Access, access_to, process_environment
 from cetool.errors import EngineError
 from cetool.spec.channels import redact, strip_credentials
+from cetool.spec.platforms import current_platform, default_virtual_packages
 
 if TYPE_CHECKING:
     from rattler import GenericVirtualPackage, MatchSpec
@@ -89,7 +90,7 @@ def make_plan(request: CreateRequest, condarc: Condarc, environ: Mapping[str, st
         access=access,
         condarc=condarc,
         offline=request.offline or condarc.offline,
-        subdir=environ.get("CONDA_SUBDIR") or None,
+        subdir=request.platform or environ.get("CONDA_SUBDIR") or None,
     )
 
 
@@ -134,17 +135,15 @@ def _refuse_forbidden(channels: Mapping[str, str], condarc: Condarc) -> None:
 
 
 def virtual_packages(request: CreateRequest, environ: Mapping[str, str]) -> list[GenericVirtualPackage]:
-    """What this machine has (``__glibc``, ``__cuda``, ...), the request's own values in place of what was found."""
-    from rattler import GenericVirtualPackage, PackageName, Version, VirtualPackage, VirtualPackageOverrides
-    from rattler.exceptions import DetectVirtualPackageError, InvalidVersionError
+    """What the machine has (``__glibc``, ``__cuda``, ...), the request's own values in place of what was found.
+
+    This machine is asked; of another platform what most of its machines have counts.
+    """
+    from rattler import GenericVirtualPackage, PackageName, Version
+    from rattler.exceptions import InvalidVersionError
     from rattler.package import BuildString
 
-    try:
-        with process_environment(environ, {}):
-            detected = VirtualPackage.detect(VirtualPackageOverrides.from_env())
-    except DetectVirtualPackageError as error:
-        raise EngineError(f"the machine's virtual packages cannot be found out: {error}") from None
-    found = {generic.name.normalized: generic for generic in (package.into_generic() for package in detected)}
+    found = _default_packages(request.platform) or _detected_packages(environ)
     for name, value in request.virtual_packages:
         found.pop(name, None)
         if not value:
@@ -156,3 +155,28 @@ def virtual_packages(request: CreateRequest, environ: Mapping[str, str]) -> list
         except (InvalidVersionError, ValueError) as error:
             raise EngineError(f"{value!r} is no version for the virtual package {name}: {error}") from None
     return list(found.values())
+
+
+def _detected_packages(environ: Mapping[str, str]) -> dict[str, GenericVirtualPackage]:
+    from rattler import VirtualPackage, VirtualPackageOverrides
+    from rattler.exceptions import DetectVirtualPackageError
+
+    try:
+        with process_environment(environ, {}):
+            detected = VirtualPackage.detect(VirtualPackageOverrides.from_env())
+    except DetectVirtualPackageError as error:
+        raise EngineError(f"the machine's virtual packages cannot be found out: {error}") from None
+    return {generic.name.normalized: generic for generic in (package.into_generic() for package in detected)}
+
+
+def _default_packages(platform: str | None) -> dict[str, GenericVirtualPackage]:
+    """What another platform is taken to have; nothing for this one."""
+    if platform is None or platform == current_platform():
+        return {}
+    from rattler import GenericVirtualPackage, PackageName, Version
+    from rattler.package import BuildString
+
+    return {
+        name: GenericVirtualPackage(PackageName(name), Version(version), BuildString(build))
+        for name, (version, build) in default_virtual_packages(platform).items()
+    }

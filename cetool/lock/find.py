@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from cetool.errors import Location, MetadataError
+from cetool.errors import Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
 from cetool.lock.model import Lock
 from cetool.spec.environment import Requirements
 from cetool.spec.source import Script, printable, read_bytes
@@ -91,8 +91,7 @@ def read_lock(path: str | os.PathLike[str]) -> Lock:
 def open_lock(path: str | os.PathLike[str]) -> FoundLock:
     """The same as :func:`read_lock` with where it was found: for ``--lock-file``.
 
-    Raises ScriptNotFoundError and ScriptNotReadableError for a file that is not there or cannot be read, MetadataError,
-    with file and line, for one that is no lock.
+    Raises MetadataError, with file and line, for a file that is not there, cannot be read, or is no lock.
     """
     given = os.fspath(path)
     name = printable(given)
@@ -107,7 +106,11 @@ def _others(paths: list[Path], used: str) -> tuple[str, ...]:
 
 def _read(path: Path, name: str) -> tuple[Lock, str]:
     """The lock in a file and its format."""
-    data = read_bytes(os.fspath(path), name, "lock file")
+    try:
+        data = read_bytes(os.fspath(path), name, "lock file")
+    except (ScriptNotFoundError, ScriptNotReadableError) as error:
+        # 126 and 127 are about the script itself
+        raise MetadataError(error.message, where=error.where, hint=error.hint) from None
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

@@ -25,9 +25,9 @@ MAX_LINE = 8 * 1024
 _TOP = 64 * 1024
 
 _ANY_MARK = re.compile(r"conda execute|/// (?:conda-)?script")
-# the longer of two comment characters comes first, so that ';; conda execute' continues with ';;'
-_LINE_COMMENTS = ("#", "//", "--", ";;", ";", "%", "!", "'")
-_EXECUTE = re.compile(rf"(?P<comment>{'|'.join(_LINE_COMMENTS)}) conda execute:?")
+#: What comments of one line can begin with; the longer of two comes first: ';; conda execute' continues with ';;'.
+LINE_COMMENTS = ("#", "//", "--", ";;", ";", "%", "!", "'")
+_EXECUTE = re.compile(rf"(?P<comment>{'|'.join(LINE_COMMENTS)}) conda execute:?")
 _PEP723_OPEN = re.compile(r"# /// (?P<type>[a-zA-Z0-9-]+)")
 _CONDA_SCRIPT_OPEN = re.compile(r"(?P<prefix>[^\n]*?)/// conda-script[ \t]*")
 _NEAR_MISS = re.compile(
@@ -103,7 +103,7 @@ def near_miss_advice(script: Script, line: int) -> str:
         )
     meant = "conda-script" if "conda" in text.lower() else "script"
     opening = "conda execute" if "exec" in text.lower() else f"/// {meant}"
-    comment = next((comment for comment in _LINE_COMMENTS if text.startswith(comment)), "#")
+    comment = next((comment for comment in LINE_COMMENTS if text.startswith(comment)), "#")
     return f"Line {line} looks as if it was meant to say so, but has to be '{comment} {opening}'."
 
 

@@ -1,4 +1,4 @@
-"""The day that an environment is to be solved as of (``--exclude-newer``), as people write it and as engines take it."""
+"""The day that an environment is to be solved as of (``--exclude-newer``): as people write it, as engines take it."""
 
 from __future__ import annotations
 

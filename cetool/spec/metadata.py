@@ -34,12 +34,15 @@ class ScriptMetadata:
     entrypoint: str | None = None
 
 
-def read_metadata(source: Script) -> ScriptMetadata:
-    """The metadata in a script's one comment block. Raises MetadataError, naming file and line, where it is wrong."""
+def read_metadata(source: Script, platform: str | None = None) -> ScriptMetadata:
+    """The metadata in a script's one comment block, as they are on a platform (None: this one).
+
+    Raises MetadataError, naming file and line, where they are wrong.
+    """
     block = find_block(source)
     if block is None:
         raise nothing_found(source)
-    requirements, run_with, entrypoint = read_block(block, source)
+    requirements, run_with, entrypoint = read_block(block, source, platform)
     return ScriptMetadata(
         dialect=block.dialect,
         path=str(source.path),
@@ -55,7 +58,9 @@ def metadata_from_file(source: Script, requirements: Requirements) -> ScriptMeta
     return ScriptMetadata(ENVIRONMENT_FILE, str(source.path), None, requirements, default_run_with(source))
 
 
-def read_block(block: Block, source: Script) -> tuple[Requirements, tuple[str, ...] | None, str | None]:
+def read_block(
+    block: Block, source: Script, platform: str | None = None
+) -> tuple[Requirements, tuple[str, ...] | None, str | None]:
     """Hand the block to its dialect's reader; each brings its own parser, so only the one needed is imported."""
     if block.dialect == CONDA_EXECUTE:
         from cetool.spec.conda_execute import read_conda_execute
@@ -64,10 +69,10 @@ def read_block(block: Block, source: Script) -> tuple[Requirements, tuple[str, .
     if block.dialect == PEP723:
         from cetool.spec.pep723 import read_pep723
 
-        return (*read_pep723(block, source), None)
+        return (*read_pep723(block, source, platform=platform), None)
     from cetool.spec.conda_script import read_conda_script
 
-    return read_conda_script(block, source)
+    return read_conda_script(block, source, platform=platform)
 
 
 def nothing_found(source: Script) -> MetadataError:

@@ -17,9 +17,12 @@ from cetool.spec.uv_settings import read_uv
 KEYS = ("requires-python", "dependencies", "tool")
 
 
-def read_pep723(block: Block, script: Script) -> tuple[Requirements, tuple[str, ...]]:
+def read_pep723(
+    block: Block, script: Script, *, platform: str | None = None
+) -> tuple[Requirements, tuple[str, ...]]:
     """The requirements and the command of a ``# /// script`` block. Raises MetadataError.
 
+    ``platform`` is this machine's where None.
     The script is Python, so python is always among the packages. Where several tool tables name channels,
     ``[tool.cetool]`` wins over ``[tool.conda]``, and that over ``[tool.pixi]``.
     """
@@ -30,7 +33,7 @@ def read_pep723(block: Block, script: Script) -> tuple[Requirements, tuple[str, 
     run_with: tuple[str, ...] | None = None
     if "pixi" in tools:
         requirements = requirements.plus(
-            read_pixi(tools["pixi"], platform=current_platform(), base_dir=script.directory)
+            read_pixi(tools["pixi"], platform=platform or current_platform(), base_dir=script.directory)
         )
     if "conda" in tools:
         requirements = requirements.plus(_read_conda(tools["conda"], script))

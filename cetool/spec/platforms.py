@@ -34,6 +34,16 @@ PLATFORMS = (
 #: Names for several platforms at once, in pixi's and in conda-script's tables.
 FAMILIES = ("unix", "linux", "osx", "win")
 
+# what nearly every machine of a platform has that is in use: of glibc and macOS the oldest that conda-forge builds for
+_LINUX = {"__linux": ("4.18", "0"), "__glibc": ("2.28", "0")}
+_SYSTEMS = {
+    "linux": {"__unix": ("0", "0"), **_LINUX},
+    "osx": {"__unix": ("0", "0"), "__osx": ("13.0", "0")},
+    "win": {"__win": ("10.0", "0")},
+}
+_ARCHSPECS = {"64": "x86_64", "32": "x86", "aarch64": "aarch64", "ppc64le": "ppc64le", "ppc64": "ppc64"}
+_ARCHSPECS |= {"s390x": "s390x", "riscv64": "riscv64", "armv7l": "armv7l", "armv6l": "armv6l"}
+
 _LONE_VIRTUAL = re.compile(r"\s*(__[A-Za-z0-9_]+)(?![A-Za-z0-9_.-])(?!.*(?:\band\b|\bor\b|[()\[\]]))")
 
 
@@ -55,11 +65,25 @@ def selectors(platform: str) -> tuple[str, ...]:
     return (platform, *families, *unix)
 
 
+def default_virtual_packages(platform: str) -> dict[str, tuple[str, str]]:
+    """What machines of a platform that cannot be asked are taken to have: versions and build strings by name.
+
+    ``__cuda`` is not among them. As in CEP 30 the build of ``__archspec`` tells the processor.
+    """
+    system, _, processor = platform.partition("-")
+    found = dict(_SYSTEMS.get(system, {"__unix": ("0", "0")}))
+    name = {"osx-arm64": "m1", "win-arm64": "aarch64"}.get(platform) or _ARCHSPECS.get(processor)
+    if name is not None:
+        found["__archspec"] = ("1", name)
+    return found
+
+
 def virtual_package_holds(condition: str, platform: str, *, where: Location | None = None) -> bool | None:
-    """Whether this machine fulfils a condition that is one virtual package; None for any other condition.
+    """Whether a machine of this platform fulfils a condition that is one virtual package; None for any other condition.
 
     ``__unix``, ``__linux``, ``__osx`` and ``__win`` go by the platform, others and those with a version by what
-    py-rattler finds (``CONDA_OVERRIDE_*`` respected). Raises MetadataError for what is no match spec.
+    py-rattler finds here (``CONDA_OVERRIDE_*`` respected), of another platform by what most of its machines have.
+    Raises MetadataError for what is no match spec.
     """
     found = _LONE_VIRTUAL.match(condition)
     if found is None:
@@ -78,7 +102,8 @@ def virtual_package_holds(condition: str, platform: str, *, where: Location | No
     except Exception as error:
         reason = shorten(str(error).partition("\n")[0])
         raise MetadataError(f"when = '{shorten(condition)}' is not a match spec: {reason}", where=where) from None
-    version = _virtual_packages().get(name)
+    offered = _virtual_packages() if platform == current_platform() else default_virtual_packages(platform)
+    version = offered.get(name)
     return version is not None and _matches(spec.version, spec.build, *version)
 
 

@@ -1,0 +1,155 @@
+"""The checks that every reader of locks makes: what is locked is downloaded and unpacked, so nothing is taken on trust.
+
+A lock comes with a script from wherever that came from. What its lines may be is narrower than what conda would make of
+them: no other schemes, no way out of a directory, no name that is not that of the file.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from cetool.errors import Location, MetadataError
+from cetool.lock.model import LockedConda
+from cetool.spec.channels import redact, strip_credentials
+from cetool.spec.matchspecs import PACKAGE_NAME
+from cetool.spec.nodes import has_control, shorten
+from cetool.spec.platforms import PLATFORMS
+
+NOARCH = "noarch"
+MAX_URL = 4000
+
+_ARCHIVE = re.compile(r"(?P<name>.+)-(?P<version>[^-]+)-(?P<build>[^-]+)(?P<suffix>\.conda|\.tar\.bz2)")
+_VERSION = re.compile(r"[A-Za-z0-9_.!+~=]{1,200}")
+_BUILD = re.compile(r"[A-Za-z0-9_.+]{1,200}")
+_SCHEMES = ("https", "http", "file")
+_VCS = re.compile(r"git\+(https|http|ssh|file)://")
+_COMMIT = re.compile(r"@[0-9a-fA-F]{7,64}(?:#|\Z)")
+_DISTRIBUTION = re.compile(r"\.(?:whl|tar\.gz|zip|tar\.bz2|tgz|tar\.xz)\Z")
+_HEX = re.compile(r"[0-9a-f]+")
+_PYPI_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What the URL of a conda package tells: ``subdir`` is None where it names none."""
+
+    url: str
+    name: str
+    version: str
+    build: str
+    subdir: str | None
+
+
+def _refuse(url: str, why: str, where: Location, hint: str | None = None) -> MetadataError:
+    shown = shorten(redact(url))
+    shown = shown.encode("unicode_escape").decode() if has_control(shown) else shown
+    return MetadataError(f"{shown!r} is no package that a lock can name: {why}", where=where, hint=hint)
+
+
+def _plain_url(text: str, where: Location) -> str:
+    """The URL, credentials taken out, with everything refused that could be another one than it seems."""
+    if len(text) > MAX_URL:
+        raise _refuse(text, "it is too long", where)
+    if not text.isascii() or has_control(text) or re.search(r"[\s\"'<>\\^`{|}]", text):
+        raise _refuse(text, "a URL has no blanks, quotes, backslashes or characters beyond ASCII", where)
+    url = strip_credentials(text)
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  what is no number raises
+    except ValueError:
+        raise _refuse(text, "this is no URL", where) from None
+    segments = [unquote(segment) for segment in parts.path.split("/")]
+    if any(segment in (".", "..") or re.search(r"[/\\\x00-\x1f\x7f]", segment) for segment in segments):
+        raise _refuse(text, "its path leads elsewhere", where)
+    if parts.scheme != "file" and not parts.netloc:
+        raise _refuse(text, "it names no host", where)
+    return url
+
+
+def conda_archive(text: str, where: Location) -> Archive:
+    """What a conda package's URL (without a digest) tells. Raises MetadataError for what is none."""
+    scheme = text.partition("://")[0]
+    if scheme not in _SCHEMES or "://" not in text:
+        raise _refuse(text, "only https, http and file URLs are taken", where)
+    url = _plain_url(text, where)
+    if "#" in url or "?" in url:
+        raise _refuse(text, "it has a query or a fragment", where)
+    directory, _, name = url.rpartition("/")
+    found = _ARCHIVE.fullmatch(unquote(name))
+    if found is None:
+        raise _refuse(text, "the file is not called NAME-VERSION-BUILD.conda or .tar.bz2", where)
+    if not PACKAGE_NAME.fullmatch(found["name"]) or not _VERSION.fullmatch(found["version"]):
+        raise _refuse(text, "the file has not the name of a conda package", where)
+    if not _BUILD.fullmatch(found["build"]):
+        raise _refuse(text, "the file has not the build string of a conda package", where)
+    subdir = directory.rpartition("/")[2]
+    known = subdir if subdir == NOARCH or subdir in PLATFORMS else None
+    return Archive(url, found["name"], found["version"], found["build"], known)
+
+
+def conda_package(archive: Archive, platform: str, where: Location) -> LockedConda:
+    """The package of an archive that is locked for a platform. Raises MetadataError where it is another platform's."""
+    if archive.subdir not in (None, NOARCH, platform):
+        raise MetadataError(
+            f"{archive.name} is locked for {platform}, but its URL leads to {archive.subdir}", where=where
+        )
+    return LockedConda(archive.name, archive.version, archive.build, archive.subdir or platform, archive.url)
+
+
+def digest(text: str, kind: str, where: Location) -> str:
+    """A digest in lower case; ``kind`` is ``sha256`` or ``md5``. Raises MetadataError for what is none."""
+    lowered = text.strip().lower()
+    if len(lowered) != {"sha256": 64, "md5": 32}[kind] or not _HEX.fullmatch(lowered):
+        raise MetadataError(f"{shorten(text)!r} is no {kind} digest", where=where)
+    return lowered
+
+
+def pypi_name(text: str, where: Location) -> str:
+    """The normalized name (PEP 503) of a PyPI package. Raises MetadataError for what is none."""
+    if len(text) > 200 or not _PYPI_NAME.fullmatch(text):
+        raise MetadataError(f"{shorten(text)!r} is not the name of a PyPI package", where=where)
+    return re.sub(r"[-_.]+", "-", text).lower()
+
+
+def pypi_version(text: str, where: Location) -> str:
+    """A version (PEP 440) as it is written. Raises MetadataError for what is none."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        Version(text)
+    except InvalidVersion:
+        raise MetadataError(f"{shorten(text)!r} is no version of a PyPI package", where=where) from None
+    return text
+
+
+def pypi_url(text: str, name: str, where: Location) -> tuple[str, bool]:
+    """The URL of a PyPI package's file or repository, and whether it is a repository, which has no digest of a file.
+
+    A repository needs a commit. Raises MetadataError for what is none, and for a file that is another package's.
+    """
+    vcs = _VCS.match(text)
+    if vcs is None and (text.partition("://")[0] not in _SCHEMES or "://" not in text):
+        raise _refuse(text, "only https, http, file and git+https URLs are taken", where)
+    url = _plain_url(text, where)
+    if vcs is not None:
+        if not _COMMIT.search(url):
+            raise _refuse(text, "a repository is locked by a commit: git+https://HOST/REPOSITORY@COMMIT", where)
+        return url, True
+    file = unquote(urlsplit(url).path).rpartition("/")[2]
+    if not _DISTRIBUTION.search(file):
+        raise _refuse(text, "the file is neither a wheel nor a source distribution", where)
+    # a wheel's name is its distribution's by the standard; of source distributions older ones follow no rule
+    if file.endswith(".whl") and pypi_name(file.split("-")[0], where) != name:
+        raise _refuse(text, f"the wheel is not one of {name}", where)
+    return url, False
+
+
+def platform_name(text: str, where: Location) -> str:
+    """A platform, which noarch is none. Raises MetadataError."""
+    if text not in PLATFORMS:
+        raise MetadataError(
+            f"{shorten(text)!r} is not a platform", where=where, hint="Platforms are linux-64, osx-arm64, win-64, ..."
+        )
+    return text

@@ -1,0 +1,307 @@
+"""``conda-lock.yml`` files, version 1 (CEP 37): read as conda-lock and others write them, and written for all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from cetool.errors import Location, MetadataError
+from cetool.lock.checks import (
+    conda_archive,
+    conda_package,
+    digest,
+    platform_name,
+    pypi_name,
+    pypi_url,
+    pypi_version,
+)
+from cetool.lock.model import Lock, LockedConda, LockedPypi, PlatformLock
+from cetool.lock.records import in_order
+from cetool.spec.nodes import Node, has_control, shorten
+
+#: The packages that everyone gets; others belong to groups that someone asks for by name.
+MAIN = "main"
+#: The key in ``custom_metadata`` that holds the digest of the request; a platform whose request is another has a key of
+#: its own, the platform's name behind a dot.
+REQUEST = "cetool_request"
+
+_SCALARS = ("text", "number", "boolean", "date")
+_CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
+
+
+def read_conda_lock(text: str, name: str) -> Lock:
+    """The lock in a ``conda-lock.yml``; ``name`` is what messages call the file.
+
+    Of packages in groups only those in ``main`` count, and none that is optional. Raises MetadataError, with file and
+    line, for what is none and for whatever in it a lock may not say.
+    """
+    from cetool.spec.yaml_reader import parse_yaml
+
+    root = parse_yaml(text, name=name)
+    if root is None or root.kind != "mapping":
+        raise MetadataError("this is no conda-lock file: it has no keys", where=Location(name))
+    version = root.entries.get("version")
+    if version is not None and version.text != "1":
+        version.fail(f"this is version {shorten(version.text)} of the format, and cetool reads version 1")
+    listed = root.entries.get("package")
+    if listed is None or "metadata" not in root.entries:
+        raise MetadataError(
+            f"this is no conda-lock file: it has no '{'metadata' if listed is not None else 'package'}'",
+            where=Location(name),
+        )
+    metadata = root.entries["metadata"].as_mapping("metadata")
+    custom = _custom(metadata.get("custom_metadata"))
+    conda: dict[str, list[LockedConda]] = {platform: [] for platform in _platforms(metadata.get("platforms"))}
+    pypi: dict[str, list[LockedPypi]] = {platform: [] for platform in conda}
+    for item in listed.as_list("package"):
+        _read_package(_Entry.of(item), conda, pypi)
+    found = [
+        PlatformLock(
+            platform,
+            in_order(packages, Location(name)),
+            tuple(sorted(pypi[platform], key=lambda package: package.name)),
+            _request(custom, platform),
+        )
+        for platform, packages in conda.items()
+    ]
+    found = [_believed(each, metadata.get("content_hash")) for each in found]
+    return Lock(
+        platforms=tuple(sorted(found, key=lambda each: each.platform)),
+        channels=_channels(metadata.get("channels")),
+        created=_created(metadata.get("time_metadata")),
+        custom=tuple((key, value) for key, value in custom.items() if key.partition(".")[0] != REQUEST),
+    )
+
+
+def _request(custom: Mapping[str, str], platform: str) -> str | None:
+    return custom.get(f"{REQUEST}.{platform}", custom.get(REQUEST))
+
+
+def _believed(locked: PlatformLock, hashes: Node | None) -> PlatformLock:
+    """The same; where cetool wrote it and it has other packages by now, it is not any more what the request led to."""
+    written = None if hashes is None or hashes.kind != "mapping" else hashes.entries.get(locked.platform)
+    if locked.request is None or (written is not None and written.text == locked.digest):
+        return locked
+    return replace(locked, request="")
+
+
+def _platforms(node: Node | None) -> list[str]:
+    items = () if node is None else node.as_list("metadata.platforms")
+    return list(dict.fromkeys(platform_name(item.as_text("a platform"), item.where) for item in items))
+
+
+def _channels(node: Node | None) -> tuple[str, ...]:
+    from cetool.spec.channels import canonical_channel, strip_credentials
+
+    found = []
+    for item in () if node is None else node.as_list("metadata.channels"):
+        url = item.as_mapping("a channel").get("url") if item.kind == "mapping" else item
+        if url is None:
+            item.fail("a channel has no url")
+        text = strip_credentials(url.as_text("the url of a channel"))
+        found.append(canonical_channel(text, base_dir="/", where=url.where))
+    return tuple(dict.fromkeys(found))
+
+
+def _created(node: Node | None) -> str | None:
+    written = None if node is None or node.kind != "mapping" else node.entries.get("created_at")
+    return written.text if written is not None and _CREATED.fullmatch(written.text) else None
+
+
+def _custom(node: Node | None) -> dict[str, str]:
+    if node is None or node.kind == "nothing":
+        return {}
+    entries = node.as_mapping("metadata.custom_metadata")
+    return {key: value.text for key, value in entries.items() if value.kind in _SCALARS and not has_control(value.text)}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One item of ``package``: its keys, and where it stands."""
+
+    keys: Mapping[str, Node]
+    where: Location
+
+    @classmethod
+    def of(cls, node: Node) -> _Entry:
+        return cls(node.as_mapping("an item of package"), node.where)
+
+    def text(self, key: str) -> str:
+        """A scalar as it is written: a version such as 3.10 is no number here. Raises MetadataError."""
+        node = self.keys.get(key)
+        if node is None:
+            raise MetadataError(f"a package has no '{key}'", where=self.where)
+        if node.kind not in _SCALARS or not node.text.strip() or has_control(node.text):
+            node.fail(f"the '{key}' of a package must be a text in one line")
+        return node.text
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the package belongs to every installation."""
+        category, optional = self.keys.get("category"), self.keys.get("optional")
+        in_main = category is None or category.kind == "nothing" or category.text == MAIN
+        return in_main and (optional is None or optional.text.lower() != "true")
+
+    def at(self, key: str) -> Location:
+        """Where the value of a key stands."""
+        return self.keys[key].where
+
+
+def _read_package(entry: _Entry, conda: dict[str, list[LockedConda]], pypi: dict[str, list[LockedPypi]]) -> None:
+    """Put one item where it belongs."""
+    manager = entry.text("manager")
+    if manager not in ("conda", "pip"):
+        raise MetadataError(
+            f"the manager of a package is conda or pip, not {shorten(manager)!r}", where=entry.at("manager")
+        )
+    platform = platform_name(entry.text("platform"), entry.at("platform"))
+    conda.setdefault(platform, [])
+    pypi.setdefault(platform, [])
+    package = _conda(entry, platform) if manager == "conda" else _pypi(entry)
+    if not entry.is_wanted:
+        return
+    others: list[LockedConda] | list[LockedPypi] = conda[platform] if manager == "conda" else pypi[platform]
+    if any(other.name == package.name for other in others):
+        raise MetadataError(f"{package.name} is locked twice for {platform}", where=entry.where)
+    others.append(package)  # type: ignore[arg-type]  # the list is that of the package's kind
+
+
+def _conda(entry: _Entry, platform: str) -> LockedConda:
+    where = entry.at("url") if "url" in entry.keys else entry.where
+    url, _, fragment = entry.text("url").partition("#")
+    package = conda_package(conda_archive(url, where), platform, where)
+    for key, value in (("name", package.name), ("version", package.version), ("build", package.build)):
+        node = entry.keys.get(key)
+        if key == "build" and (node is None or node.kind == "nothing"):
+            continue
+        if (entry.text(key).lower() if key == "name" else entry.text(key)) != value:
+            raise MetadataError(
+                f"the {key} of a package is {shorten(entry.text(key))!r}, but its URL says {value!r}",
+                where=entry.at(key),
+            )
+    digests = _hashes(entry)
+    if not digests and fragment:
+        digests = {"md5": digest(fragment, "md5", where)}
+    if not digests:
+        raise MetadataError(f"{package.name} is locked without a digest", where=entry.where)
+    return replace(package, sha256=digests.get("sha256"), md5=digests.get("md5"), depends=tuple(_dependencies(entry)))
+
+
+def _pypi(entry: _Entry) -> LockedPypi:
+    name = pypi_name(entry.text("name"), entry.at("name"))
+    version = pypi_version(entry.text("version"), entry.at("version"))
+    text, _, fragment = entry.text("url").partition("#sha256=")
+    url, repository = pypi_url(text, name, entry.at("url"))
+    digests = _hashes(entry)
+    sha256 = digests.get("sha256") or (digest(fragment, "sha256", entry.at("url")) if fragment else None)
+    if sha256 is None and not repository:
+        raise MetadataError(f"{name} is locked without a SHA-256 digest", where=entry.where)
+    return LockedPypi(name, version, url, None if repository else sha256, tuple(_dependencies(entry)))
+
+
+def _hashes(entry: _Entry) -> dict[str, str]:
+    node = entry.keys.get("hash")
+    if node is None or node.kind == "nothing":
+        return {}
+    return {
+        kind: digest(value.text, kind, value.where)
+        for kind, value in node.as_mapping("the hash of a package").items()
+        if kind in ("md5", "sha256") and value.kind in _SCALARS
+    }
+
+
+def _dependencies(entry: _Entry) -> Iterable[str]:
+    node = entry.keys.get("dependencies")
+    if node is None or node.kind == "nothing":
+        return
+    for name, value in node.as_mapping("the dependencies of a package").items():
+        if value.kind not in (*_SCALARS, "nothing") or has_control(name + value.text):
+            value.fail(f"what a package needs of {shorten(name)!r} must be a text")
+        constraint = value.text.strip() if value.kind != "nothing" else ""
+        yield f"{name} {constraint}".strip()
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def write_conda_lock(lock: Lock, *, sources: tuple[str, ...] = ()) -> str:
+    """The text of a ``conda-lock.yml``; ``sources`` are the paths, from its directory, of what it was made from.
+
+    Equal locks are equal bytes. Platforms come in their order of name, the packages of each in topological order.
+    Packages without a digest cannot be in one: raises MetadataError.
+    """
+    from cetool.lock.yaml_writer import to_yaml
+
+    platforms = sorted(lock.platforms, key=lambda each: each.platform)
+    metadata: dict[str, object] = {
+        "content_hash": {each.platform: each.digest for each in platforms},
+        "channels": [{"url": channel, "used_env_vars": []} for channel in lock.channels],
+        "platforms": [each.platform for each in platforms],
+        "sources": list(sources),
+    }
+    if lock.created:
+        metadata["time_metadata"] = {"created_at": lock.created}
+    custom = {**_written_requests(platforms), **dict(lock.custom)}
+    if custom:
+        metadata["custom_metadata"] = dict(sorted(custom.items()))
+    packages = [item for each in platforms for item in _written_packages(each)]
+    head = "# Generated by `cetool lock`, which writes it anew; conda-lock, mamba and others read it, too (CEP 37).\n"
+    return head + to_yaml({"version": 1, "metadata": metadata, "package": packages})
+
+
+def _written_requests(platforms: list[PlatformLock]) -> dict[str, str]:
+    requests = {each.platform: each.request for each in platforms if each.request}
+    if len(requests) == len(platforms) and len(set(requests.values())) == 1:
+        return {REQUEST: next(iter(requests.values()))}
+    return {f"{REQUEST}.{platform}": request for platform, request in requests.items()}
+
+
+def _written_packages(locked: PlatformLock) -> Iterable[dict[str, object]]:
+    names = {package.name for package in locked.conda} | {package.name for package in locked.pypi}
+    for package in locked.conda:
+        hashes = {kind: value for kind, value in (("md5", package.md5), ("sha256", package.sha256)) if value}
+        if not hashes:
+            raise MetadataError(f"{package.name} has no digest, without which conda-lock.yml cannot lock it")
+        needs = conda_dependencies(package.depends)
+        yield _written(package.name, package.version, "conda", locked.platform, needs, package.url, hashes)
+    for wheel in locked.pypi:
+        needs = _requirements(wheel.requires, names)
+        hashes = {"sha256": wheel.sha256} if wheel.sha256 else {}
+        yield _written(wheel.name, wheel.version, "pip", locked.platform, needs, wheel.url, hashes)
+
+
+def _written(
+    name: str, version: str, manager: str, platform: str, needs: dict[str, str], url: str, hashes: dict[str, str]
+) -> dict[str, object]:
+    about: dict[str, object] = {"name": name, "version": version, "manager": manager, "platform": platform}
+    return {**about, "dependencies": needs, "url": url, "hash": hashes, "category": MAIN, "optional": False}
+
+
+def conda_dependencies(depends: Iterable[str]) -> dict[str, str]:
+    """Match specs as the format has them: one constraint a name. Two of a name that are versions alone become one."""
+    found: dict[str, str] = {}
+    for spec in depends:
+        name, _, constraint = spec.strip().partition(" ")
+        constraint = constraint.strip()
+        before = found.get(name)
+        if before and constraint and " " not in before + constraint and "|" not in before + constraint:
+            constraint = f"{before},{constraint}" if constraint != before else before
+        found[name] = constraint or before or ""
+    return dict(sorted(found.items()))
+
+
+def _requirements(requires: Iterable[str], names: set[str]) -> dict[str, str]:
+    """The requirements that the lock fulfils; others are for extras, or for other platforms."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    found: dict[str, str] = {}
+    for text in requires:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            continue  # older packages have some that the standard does not know
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        if name in names and "extra" not in str(requirement.marker or ""):
+            found[name] = str(requirement.specifier)
+    return dict(sorted(found.items()))

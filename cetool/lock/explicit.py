@@ -1,0 +1,83 @@
+"""``@EXPLICIT`` files (CEP 23): the URLs of exactly the packages of one platform, read in every form and written."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from cetool.errors import Location, MetadataError
+from cetool.lock.checks import NOARCH, Archive, conda_archive, conda_package, digest
+from cetool.lock.model import Lock, PlatformLock
+from cetool.spec.nodes import shorten
+from cetool.spec.platforms import PLATFORMS, current_platform
+
+_PLATFORM = re.compile(r"#\s*platform:\s*(\S+)", re.IGNORECASE)
+_DIGEST = re.compile(r"(?:(?P<md5>[0-9a-fA-F]{32})|(?:sha256:)?(?P<sha256>[0-9a-fA-F]{64}))")
+
+
+def read_explicit(text: str, name: str) -> Lock:
+    """The lock in an ``@EXPLICIT`` file, which is of one platform: what it says, what its URLs say, or this one.
+
+    ``name`` is what messages call it. Paths start from the working directory; ``~`` and variables are replaced. The
+    order of the file stays. Raises MetadataError.
+    """
+    said: str | None = None
+    found: list[tuple[Archive, str, Location]] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        stripped, where = line.strip(), Location(name, number)
+        if stripped.startswith("#"):
+            comment = _PLATFORM.fullmatch(stripped)
+            said = comment[1] if comment and comment[1] in PLATFORMS else said
+        elif stripped and stripped != "@EXPLICIT":
+            location, _, fragment = stripped.partition("#")
+            found.append((conda_archive(_url(location.strip(), where), where), fragment.strip(), where))
+    own = {archive.subdir for archive, _, _ in found} - {None, NOARCH}
+    platform = said or (sorted(filter(None, own))[0] if own else current_platform())
+    packages = []
+    seen: dict[str, int | None] = {}
+    for archive, fragment, where in found:
+        package = conda_package(archive, platform, where)
+        if package.name in seen:
+            raise MetadataError(f"{package.name} is there twice, first at line {seen[package.name]}", where=where)
+        seen[package.name] = where.line
+        sha256, md5 = _digests(fragment, where)
+        packages.append(replace(package, sha256=sha256, md5=md5))
+    return Lock((PlatformLock(platform, tuple(packages)),))
+
+
+def _url(location: str, where: Location) -> str:
+    """The URL of a line, a path made one."""
+    expanded = os.path.expandvars(os.path.expanduser(location))
+    if "://" in expanded:
+        return expanded
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", expanded):  # a scheme; one letter is a drive
+        raise MetadataError(f"{shorten(location)!r} is neither a URL nor a path", where=where)
+    try:
+        return Path(os.path.abspath(expanded)).as_uri()
+    except (ValueError, OSError):
+        raise MetadataError(f"{shorten(location)!r} cannot be the path of a file", where=where) from None
+
+
+def _digests(fragment: str, where: Location) -> tuple[str | None, str | None]:
+    """The SHA-256 and the MD5 that a line tells: one of them or neither."""
+    if not fragment:
+        return None, None
+    found = _DIGEST.fullmatch(fragment)
+    if found is None:
+        raise MetadataError(
+            f"{shorten(fragment)!r} is no digest", where=where, hint="MD5 has 32 hexadecimal digits, SHA-256 64."
+        )
+    if found["sha256"]:
+        return digest(found["sha256"], "sha256", where), None
+    return None, digest(found["md5"], "md5", where)
+
+
+def write_explicit(lock: PlatformLock, *, comments: tuple[str, ...] = ()) -> str:
+    """One platform's conda packages as an ``@EXPLICIT`` file, in topological order.
+
+    PyPI packages have no place in it: the caller tells of them.
+    """
+    head = [*(f"# {line}" for line in comments), f"# platform: {lock.platform}", "@EXPLICIT"]
+    return "\n".join([*head, *lock.explicit, ""])

@@ -1,0 +1,215 @@
+"""``pixi.lock`` files, read and written by py-rattler's own ``LockFile``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from cetool.errors import Location, MetadataError
+from cetool.lock.checks import conda_archive, conda_package, digest, platform_name, pypi_name, pypi_url, pypi_version
+from cetool.lock.model import Lock, LockedConda, LockedPypi, PlatformLock
+from cetool.lock.records import in_order
+from cetool.spec.channels import canonical_channel, redact, strip_credentials
+from cetool.spec.nodes import shorten
+
+if TYPE_CHECKING:
+    from rattler.lock import CondaLockedBinaryPackage, PypiLockedPackage
+
+#: The environment of a script; a project's others have names of their own.
+_DEFAULT = "default"
+#: The version that is written out; py-rattler makes its own of it.
+_VERSION = 6
+
+
+def read_pixi_lock(path: Path, text: str, name: str) -> Lock:
+    """The lock in a ``pixi.lock``: its default environment. ``text`` is what is in the file, ``name`` its name.
+
+    Raises MetadataError for what py-rattler does not read, and for whatever in it a lock may not say.
+    """
+    from rattler.exceptions import ParseCondaLockError
+    from rattler.lock import LockFile
+
+    where = Location(name)
+    try:
+        file = LockFile.from_path(path)
+        environments = dict(file.environments())
+    except ParseCondaLockError as error:
+        reason = shorten(redact(str(error)).partition("\n")[0], 200)
+        raise MetadataError(f"this is no pixi.lock that can be read: {reason}", where=where) from None
+    environment = environments.get(_DEFAULT)
+    if environment is None:
+        raise MetadataError(f"the lock has no environment '{_DEFAULT}'", where=where)
+    found: list[PlatformLock] = []
+    for platform, packages in environment.packages_by_platform().items():
+        subdir = platform_name(str(platform.subdir), where)
+        if any(each.platform == subdir for each in found):
+            raise MetadataError(f"{subdir} is locked twice, for machines that differ otherwise", where=where)
+        found.append(_platform(subdir, packages, _Places(name, text)))
+    return Lock(
+        platforms=tuple(sorted(found, key=lambda each: each.platform)),
+        channels=tuple(
+            canonical_channel(strip_credentials(str(channel)), base_dir=path.parent, where=where)
+            for channel in environment.channels()
+        ),
+    )
+
+
+class _Places:
+    """Where in the file a package stands: py-rattler does not tell."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name = name
+        self._text = text
+
+    def of(self, location: str) -> Location:
+        """The last line that ends in the package's URL: the one that has its digests below it."""
+        index = self._text.rfind(f": {location}\n")
+        return Location(self._name, None if index < 0 or not location else self._text.count("\n", 0, index) + 1)
+
+
+def _platform(subdir: str, packages: Iterable[Any], places: _Places) -> PlatformLock:
+    from rattler.lock import CondaLockedBinaryPackage, PypiLockedPackage
+
+    conda: list[LockedConda] = []
+    pypi: list[LockedPypi] = []
+    for package in packages:
+        where = places.of(package.location)
+        if isinstance(package, CondaLockedBinaryPackage):
+            conda.append(_conda(package, subdir, where))
+        elif isinstance(package, PypiLockedPackage):
+            pypi.append(_pypi(package, where))
+        else:
+            raise MetadataError(f"{package.name} is locked as source, which cetool does not build", where=where)
+    for names in ([each.name for each in conda], [each.name for each in pypi]):
+        twice = next((name for name, count in Counter(names).items() if count > 1), None)
+        if twice is not None:
+            raise MetadataError(f"{twice} is locked twice for {subdir}", where=places.of(""))
+    return PlatformLock(subdir, in_order(conda), tuple(sorted(pypi, key=lambda each: each.name)))
+
+
+def _conda(package: CondaLockedBinaryPackage, platform: str, where: Location) -> LockedConda:
+    record = package.repo_data_record()
+    found = conda_package(conda_archive(record.url, where), platform, where)
+    if record.name.normalized != found.name or str(record.version) != found.version:
+        raise MetadataError(
+            f"{record.name.normalized} {record.version} is locked, but its URL leads to {found.name} {found.version}",
+            where=where,
+        )
+    if not record.sha256 and not record.md5:
+        raise MetadataError(f"{found.name} is locked without a digest", where=where)
+    kind = record.noarch
+    return replace(
+        found,
+        sha256=record.sha256.hex() if record.sha256 else None,
+        md5=record.md5.hex() if record.md5 else None,
+        size=record.size,
+        depends=tuple(record.depends),
+        constrains=tuple(record.constrains),
+        noarch="python" if kind.python else "generic" if kind.generic else None,
+    )
+
+
+def _pypi(package: PypiLockedPackage, where: Location) -> LockedPypi:
+    name = pypi_name(package.name, where)
+    location, _, fragment = package.location.partition("#sha256=")
+    if "://" not in location:
+        raise MetadataError(
+            f"{name} is locked as the path {shorten(location)!r}, which means nothing elsewhere", where=where
+        )
+    location = location.removeprefix("direct+")
+    url, repository = pypi_url(location, name, where)
+    sha256 = None
+    with contextlib.suppress(AttributeError):  # py-rattler's answer where there are none
+        sha256 = package.hashes.sha256.hex()  # type: ignore[union-attr]
+    if sha256 is None and fragment:
+        sha256 = digest(fragment, "sha256", where)
+    if sha256 is None and not repository:
+        raise MetadataError(f"{name} is locked without a SHA-256 digest", where=where)
+    return LockedPypi(
+        name,
+        pypi_version(package.version, where) if package.version else _version_in(url, where),
+        url,
+        None if repository else sha256,
+        tuple(package.requires_dist),
+        package.requires_python or None,
+    )
+
+
+def _version_in(url: str, where: Location) -> str:
+    """The version in a file's name, where the lock leaves it out (directories and repositories have a moving one)."""
+    words = unquote(urlsplit(url).path).rpartition("/")[2].split("-")
+    if len(words) < 2:
+        raise MetadataError("a PyPI package is locked without a version", where=where)
+    return pypi_version(words[1].removesuffix(".tar.gz").removesuffix(".zip"), where)
+
+
+def write_pixi_lock(lock: Lock, *, indexes: tuple[str, ...] = (), channel_urls: tuple[str, ...] = ()) -> str:
+    """The text of a ``pixi.lock`` as py-rattler writes it.
+
+    ``channel_urls`` are the URLs of the lock's channels, as this machine's configuration has them; ``indexes`` those
+    that PyPI packages came from. The digest of the request has no place in the format. Equal locks are equal bytes.
+    """
+    from rattler.exceptions import ParseCondaLockError
+    from rattler.lock import LockFile
+
+    from cetool.lock.yaml_writer import to_yaml
+
+    channels = channel_urls or tuple(_channel_url(channel) for channel in lock.channels)
+    environment: dict[str, object] = {"channels": [{"url": f"{url.rstrip('/')}/"} for url in channels]}
+    if any(each.pypi for each in lock.platforms):
+        environment["indexes"] = list(indexes or ("https://pypi.org/simple",))
+    platforms = sorted(lock.platforms, key=lambda each: each.platform)
+    environment["packages"] = {each.platform: list(_references(each)) for each in platforms}
+    packages: dict[str, dict[str, object]] = {}
+    for each in platforms:
+        packages |= {package.url: _conda_entry(package) for package in each.conda}
+        packages |= {package.url: _pypi_entry(package) for package in each.pypi}
+    document = {"version": _VERSION, "environments": {_DEFAULT: environment}, "packages": list(packages.values())}
+    with tempfile.TemporaryDirectory(prefix="cetool-lock-") as directory:
+        path = Path(directory) / "pixi.lock"
+        path.write_text(to_yaml(document), encoding="utf-8")
+        try:
+            LockFile.from_path(path).to_path(path)
+        except ParseCondaLockError as error:
+            reason = shorten(redact(str(error)).replace(directory + os.sep, "").partition("\n")[0], 200)
+            raise MetadataError(f"py-rattler does not take this lock for a pixi.lock: {reason}") from None
+        return path.read_text(encoding="utf-8")
+
+
+def _channel_url(channel: str) -> str:
+    return channel if "://" in channel else f"https://conda.anaconda.org/{channel}"
+
+
+def _references(locked: PlatformLock) -> Iterator[dict[str, str]]:
+    yield from ({"conda": package.url} for package in locked.conda)
+    yield from ({"pypi": package.url} for package in locked.pypi)
+
+
+def _conda_entry(package: LockedConda) -> dict[str, object]:
+    entry: dict[str, object] = {"conda": package.url}
+    optional = (
+        ("noarch", package.noarch),
+        ("sha256", package.sha256),
+        ("md5", package.md5),
+        ("depends", list(package.depends)),
+        ("constrains", list(package.constrains)),
+        ("size", package.size),
+    )
+    return {**entry, **{key: value for key, value in optional if value}}
+
+
+def _pypi_entry(package: LockedPypi) -> dict[str, object]:
+    entry: dict[str, object] = {"pypi": package.url, "name": package.name, "version": package.version}
+    optional = (
+        ("sha256", package.sha256),
+        ("requires_dist", list(package.requires)),
+        ("requires_python", package.requires_python),
+    )
+    return {**entry, **{key: value for key, value in optional if value}}

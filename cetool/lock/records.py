@@ -1,0 +1,71 @@
+"""Locked packages as py-rattler's records, and the order in which they are linked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from cetool.errors import Location, MetadataError
+from cetool.lock.model import LockedConda
+from cetool.spec.nodes import shorten
+
+if TYPE_CHECKING:
+    from rattler import PackageRecord, RepoDataRecord
+
+
+def record_of(package: LockedConda, where: Location | None = None) -> PackageRecord:
+    """The package's record, as far as the lock tells. Raises MetadataError where rattler does not take it."""
+    from rattler import PackageRecord
+    from rattler.package import BuildString
+
+    number = package.build.rpartition("_")[2]
+    try:
+        return PackageRecord(
+            name=package.name,
+            version=package.version,
+            build=BuildString(package.build),
+            build_number=int(number) if number.isdecimal() and len(number) < 10 else 0,
+            subdir=package.subdir,
+            noarch=package.noarch if package.noarch in ("python", "generic") else None,  # type: ignore[arg-type]
+            depends=list(package.depends),
+            constrains=list(package.constrains),
+            sha256=bytes.fromhex(package.sha256) if package.sha256 else None,
+            md5=bytes.fromhex(package.md5) if package.md5 else None,
+            size=package.size,
+        )
+    except Exception as error:  # each field has an exception of its own
+        reason = shorten(str(error).partition("\n")[0])
+        raise MetadataError(f"{package.name} {package.version} is not a conda package: {reason}", where=where) from None
+
+
+def locked_of(record: RepoDataRecord) -> LockedConda:
+    """A record out of a channel as a locked package."""
+    from cetool.spec.channels import strip_credentials
+
+    kind = record.noarch
+    return LockedConda(
+        name=record.name.normalized,
+        version=str(record.version),
+        build=str(record.build),
+        subdir=record.subdir,
+        url=strip_credentials(record.url),
+        sha256=record.sha256.hex() if record.sha256 else None,
+        md5=record.md5.hex() if record.md5 else None,
+        size=record.size,
+        depends=tuple(record.depends),
+        constrains=tuple(record.constrains),
+        noarch="python" if kind.python else "generic" if kind.generic else None,
+    )
+
+
+def in_order(packages: Iterable[LockedConda], where: Location | None = None) -> tuple[LockedConda, ...]:
+    """The packages, whose names differ, in topological order: what a package depends on comes before it.
+
+    Where some depend on each other python comes first. The order of the packages that are given does not matter.
+    """
+    from rattler import PackageRecord
+
+    by_name = {package.name: package for package in packages}
+    records = [record_of(package, where) for package in by_name.values()]
+    ordered = PackageRecord.sort_topologically(records)
+    return tuple(by_name[record.name.normalized] for record in ordered)
