@@ -45,6 +45,8 @@ class Settings:
     trust_cache_dir: bool = False
     stall_timeout: float = 300.0
     pkg_dir: Path | None = None
+    locked: bool = False
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -348,4 +350,6 @@ _READERS: dict[str, Callable[[object, _Context], object]] = {
     "trust-cache-dir": _as_truth,
     "stall-timeout": _as_seconds,
     "pkg-dir": _as_directory,
+    "locked": _as_truth,
+    "frozen": _as_truth,
 }

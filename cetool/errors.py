@@ -87,6 +87,10 @@ class ConfigError(CetoolError):
     """A setting is unknown, or of the wrong type; ``where`` names its file and line, or the variable."""
 
 
+class LockError(CetoolError):
+    """A lock was to be used, and there is none, or none that fits what the script declares."""
+
+
 class StoreError(CetoolError):
     """The cache directory cannot be used, or an environment in it cannot be made, found or removed."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,6 +14,7 @@ from cetool.cache.scripts import Held, ScriptStore
 from cetool.cache.spool import note_use
 from cetool.cache.store import Lease
 from cetool.cli.background import collect_in_background
+from cetool.cli.locked import Asked, LockChoice, spec_of
 from cetool.cli.output import flow
 from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import Source, open_source
@@ -41,6 +42,8 @@ class RunOptions:
     refresh: bool = False
     activate: bool = True
     record: Path | None = None
+    lock: LockChoice = field(default_factory=LockChoice)
+    exclude_newer: str | None = None
 
 
 def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) -> NoReturn:
@@ -51,7 +54,7 @@ def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) ->
 
 def run_source(source: Source, arguments: Sequence[str], session: Session, how: RunOptions) -> NoReturn:
     """Run a script in its environment, made where it is missing. Does not return: cetool becomes the script."""
-    metadata, spec = read_declaration(source, session, how)
+    metadata, spec, _ = read_locked_declaration(source, session, how)
     entry = read_entrypoint(metadata, source.script)
     session.voice.block(specification(metadata, session.store.prefix(spec.name)))
     lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=f"for {source.script.name}")
@@ -117,7 +120,8 @@ class Run:
     def remember(self, argv: tuple[str, ...], cache: Held | None = None) -> None:
         """Write the command down for the next run, if that would find out the same."""
         how, source, session = self.how, self.source, self.session
-        plain = how.env_file is None and not how.extra and how.activate
+        as_is = how.lock == LockChoice() and how.exclude_newer is None
+        plain = how.env_file is None and not how.extra and how.activate and as_is
         if source.seen is None or not plain or not session.is_usual:
             return
         learned = Learned(argv, self.activation, self.metadata.path, self.metadata, cache)
@@ -126,6 +130,7 @@ class Run:
             seen=source.seen,
             since=session.started,
             configuration=session.configuration,
+            locks=session.locks,
             environ=session.environ,
             by_path=session.asked_engine,
             collects=session.settings.auto_gc,
@@ -172,6 +177,14 @@ def surroundings_of(run: Run) -> tuple[Surroundings, Held]:
 
 def read_declaration(source: Source, session: Session, how: RunOptions) -> tuple[ScriptMetadata, EnvironmentSpec]:
     """What the script declares, with what the command line adds, and the environment that this stands for."""
+    metadata, spec, _ = read_locked_declaration(source, session, how)
+    return metadata, spec
+
+
+def read_locked_declaration(
+    source: Source, session: Session, how: RunOptions
+) -> tuple[ScriptMetadata, EnvironmentSpec, str | None]:
+    """As :func:`read_declaration`, with where the lock is that decides the environment, None where it is solved."""
     if how.env_file is None:
         metadata = read_metadata(source.script)
     else:
@@ -185,11 +198,15 @@ def read_declaration(source: Source, session: Session, how: RunOptions) -> tuple
         from cetool.spec.environment_file import read_environment_file
 
         metadata = metadata_from_file(source.script, read_environment_file(how.env_file))
+    declared = metadata.requirements
     if how.extra:
         metadata = replace(metadata, requirements=metadata.requirements.plus(canonical_requirements(how.extra)))
     for warning in metadata.requirements.warnings:
         session.voice.warn(f"{source.script.name}: {warning}")
-    return metadata, session.spec_of(metadata.requirements)
+    options = {"--with": how.extra, "--channel": session.channels_given, "--exclude-newer": how.exclude_newer}
+    additions = tuple(option for option, given in options.items() if given)
+    asked = Asked(declared, metadata.requirements, additions, how.exclude_newer)
+    return metadata, *spec_of(source, asked, how.lock, session)
 
 
 def entrypoint_place(metadata: ScriptMetadata, script: Script) -> Location:

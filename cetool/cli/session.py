@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from cetool.config import conda_root, load_settings
 from cetool.durations import format_size
 from cetool.errors import CetoolError, StoreError
 from cetool.launch.environ import caller_environ
+from cetool.launch.warm import file_state
 from cetool.launch.watched import states
 from cetool.paths import config_file_path, ensure_private_dir, resolve_paths
 from cetool.spec.channels import canonical_channel
@@ -51,6 +53,10 @@ class Session:
         self.configuration: dict[bytes, bytes] = {}
         #: Whether the engine's configuration was read, and so which engine was found had a say in what came of it.
         self.asked_engine = False
+        #: The states of the files that would be the script's lock, before they were read.
+        self.locks: dict[bytes, bytes] = {}
+        #: Whether the next call has to say the same again.
+        self.repeats_itself = False
         self._moves = False
         self._watch(search_path(self.environ, root_prefix=conda_root(self.environ)))
         named = self.environ.get("CETOOL_CONFIG_FILE") or "/"
@@ -68,7 +74,7 @@ class Session:
 
     def comes_again(self, *repeated: str) -> bool:
         """As :attr:`is_usual`, of a next call whose options are these alone of this one's."""
-        if self._options.keys() - {"verbosity", "offline", *repeated} or self._moves:
+        if self._options.keys() - {"verbosity", "offline", *repeated} or self._moves or self.repeats_itself:
             return False
         loaded = load_settings(self.environ) if self._options else self.loaded
         return loaded.settings.verbosity != "verbose"
@@ -118,6 +124,11 @@ class Session:
         self._watch([engine.path] if engine.path else [])
         return load_condarc(self.environ, root_prefix=root, mamba=mamba)
 
+    def watch_locks(self, paths: Sequence[str]) -> Mapping[bytes, bytes]:
+        """The states of the files that would be a script's lock, remembered for its launch record; ``-``: none."""
+        self.locks = {os.fsencode(path): file_state(os.fsencode(path)) for path in paths}
+        return self.locks
+
     def _watch(self, paths: Sequence[str], *, moves: bool = False) -> None:
         """Remember the states of files that are about to be read; those seen before stay as they were seen."""
         self._moves = self._moves or moves or not all(map(os.path.isabs, paths))
@@ -139,9 +150,28 @@ class Session:
         self._moves = self._moves or any(channel.startswith(".") for channel in named)
         return tuple(canonical_channel(channel, base_dir=Path.cwd()) for channel in named)
 
-    def spec_of(self, requirements: Requirements) -> EnvironmentSpec:
-        """The complete request: what was declared, with the channels and overrides in force here."""
-        if "channels" in self._options:
+    @property
+    def channels_given(self) -> bool:
+        """Whether the command line names channels, instead of those declared."""
+        return "channels" in self._options
+
+    def spec_of(self, requirements: Requirements, *, exclude_newer: str | None = None) -> EnvironmentSpec:
+        """The complete request: what was declared, with the channels and overrides in force here.
+
+        ``exclude_newer`` is a day or a moment as of which it is solved. Raises UsageError for what is neither.
+        """
+        spec = self._spec_of(requirements)
+        if exclude_newer is None:
+            return spec
+        from cetool.spec.dates import exclude_newer as moment_of
+        from cetool.spec.dates import rfc3339
+
+        moment = rfc3339(moment_of(exclude_newer))
+        settings = replace(spec.pypi_settings, exclude_newer=moment) if spec.pypi else spec.pypi_settings
+        return replace(spec, exclude_newer=moment, pypi_settings=settings)
+
+    def _spec_of(self, requirements: Requirements) -> EnvironmentSpec:
+        if self.channels_given:
             requirements = requirements.plus(Requirements(channels=self.default_channels))
         needed = requirements.channels is None
         return EnvironmentSpec.of(
@@ -203,7 +233,11 @@ class Session:
         engine, reason = self.engine
         progress.note(f"Engine: {engine.name} {engine.version}: {reason}")
         circumstances = Circumstances(
-            self.engine_environ, self.offline, self.settings.stall_timeout, self.settings.pip_installer
+            self.engine_environ,
+            self.offline,
+            self.settings.stall_timeout,
+            self.settings.pip_installer,
+            solver_cache=self.packages,
         )
         started = time.monotonic()
         place = Place(site.prefix, site.log, site.inherit)

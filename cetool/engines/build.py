@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ class Circumstances:
     """What holds for every creation: the user's variables, and the settings that concern engines.
 
     ``stall_timeout`` are the seconds without progress after which a subprocess is ended; ``pip_installer`` is ``auto``,
-    ``uv`` or ``pip``.
+    ``uv`` or ``pip``; ``solver_cache`` where the embedded engine keeps metadata, which solves for a day of the past
+    whoever makes the environment then.
     """
 
     environ: Mapping[str, str]
     offline: bool = False
     stall_timeout: float = 300.0
     pip_installer: str = "auto"
+    solver_cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,16 @@ def build_environment(
     packages = spec.packages
     if spec.pypi and not spec.is_locked:
         packages += _installer(packages, circumstances)
+    moment = None
+    if spec.exclude_newer is not None and not spec.is_locked:
+        from cetool.spec.dates import exclude_newer
+
+        moment = exclude_newer(spec.exclude_newer)
     request = CreateRequest(
         prefix=place.prefix,
         packages=packages,
         explicit=spec.explicit,
+        exclude_newer=moment,
         channels=spec.channels,
         log=place.log,
         virtual_packages=spec.virtual_packages,
@@ -62,6 +70,8 @@ def build_environment(
         stall_timeout=circumstances.stall_timeout,
         inherit=place.inherit,
     )
+    if moment is not None and engine.name != "rattler":
+        request = _as_of(request, circumstances, progress)
     try:
         return _make(engine, request, spec, place, circumstances, progress)
     except DamagedPackages as error:
@@ -92,6 +102,15 @@ def _make(
         _install_pypi(spec, place, circumstances, progress)
     _keep_variables(place.prefix, dict(spec.variables))
     return check_complete(place.prefix, expect_packages=request.expects_packages, log=place.log)
+
+
+def _as_of(request: CreateRequest, circumstances: Circumstances, progress: Progress) -> CreateRequest:
+    """The request with the packages that were there at its moment: only the embedded engine can solve for one."""
+    from cetool.engines.rattler import RattlerEngine
+
+    assert circumstances.solver_cache is not None
+    solver = RattlerEngine(circumstances.environ, circumstances.solver_cache)
+    return replace(request, explicit=solver.solve_explicitly(request, progress), exclude_newer=None)
 
 
 def _installer(packages: tuple[str, ...], circumstances: Circumstances) -> tuple[str, ...]:

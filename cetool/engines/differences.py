@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cetool.engines.intact import CHANGED, MISSING, changed_files, digest_of, package_paths, sha256_of
+from cetool.engines.intact import CHANGED as CHANGED
+from cetool.engines.intact import MISSING, changed_files, digest_of, package_paths, sha256_of
 from cetool.lock.installed import Distribution, distributions, read_origins
 
 REMOVED, ADDED = "removed", "added"

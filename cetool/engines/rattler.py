@@ -78,6 +78,21 @@ class RattlerEngine:
         """
         return self._perform(request, progress, link=False)
 
+    def solve_explicitly(self, request: CreateRequest, progress: Progress) -> tuple[str, ...]:
+        """The packages that the environment would have, as lines of an explicit spec in topological order."""
+        from rattler import PackageRecord
+
+        records = {record.name.normalized: record for record in self.solve(request, progress)}
+        ordered = PackageRecord.sort_topologically(list(records.values()))
+        lines = []
+        for name in (record.name.normalized for record in ordered):
+            record = records[name]
+            if record.sha256 is not None:
+                lines.append(f"{record.url}#sha256:{record.sha256.hex()}")
+            else:
+                lines.append(f"{record.url}#{record.md5.hex()}" if record.md5 is not None else record.url)
+        return tuple(lines)
+
     def _perform(self, request: CreateRequest, progress: Progress, *, link: bool) -> list[RepoDataRecord]:
         version = self.version
         condarc = load_condarc(self._environ, mamba=True)
@@ -211,9 +226,7 @@ class _Creation:
                 raise EngineError(f"the solution of the embedded engine has nothing that fits {shown!r}")
         return records
 
-    async def _preferred(
-        self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]
-    ) -> list[RepoDataRecord]:
+    async def _preferred(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> list[RepoDataRecord]:
         """The records of the packages that are kept where they fit, as far as the channels still have them."""
         wanted = self.request.preferred
         if not wanted:

@@ -6,8 +6,8 @@ The warm path takes this way for such a script, so nothing here imports more tha
 # Annotations are evaluated, or quoted, where `from __future__ import annotations` would be an import more.
 import os
 
-#: What every line that opens a block has in it, of whichever dialect.
-_SIGNS = (b"conda execute", b"/// conda-script", b"# /// ")
+#: What every line that opens a block has in it, of whichever dialect; and the lock that a script may have in it.
+_SIGNS = (b"conda execute", b"/// conda-script", b"# /// ", b"/// cetool-lock")
 _MARK = b"\xef\xbb\xbf"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cetool.cache.marker import MARKER
@@ -50,7 +50,8 @@ class Circumstances:
     ``about`` is the script's absolute path and ``seen`` its state before it was read, or for a tool its
     :func:`~cetool.launch.warm.tool_key` and None; ``configuration`` the states of all files that were read or would
     have been, before they were (:func:`cetool.launch.watched.states`); ``since`` the time, in seconds since 1970,
-    before any of it was read; ``environ`` the variables. ``by_path`` tells that PATH had a say in it, ``collects`` that
+    before any of it was read; ``environ`` the variables; ``locks`` the states of the files that are the script's lock,
+    or would be. ``by_path`` tells that PATH had a say in it, ``collects`` that
     collection is to be started every hour.
     """
 
@@ -61,6 +62,7 @@ class Circumstances:
     environ: Mapping[str, str]
     by_path: bool
     collects: bool
+    locks: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
 def write_launch_record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths) -> None:
@@ -96,7 +98,7 @@ def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths)
     since = int(around.since * 1e9)
     if around.seen is not None and not warm.settled_before(around.seen, since):
         return None
-    for path, state in around.configuration.items():
+    for path, state in (*around.configuration.items(), *around.locks.items()):
         if warm.file_state(path) != state or (state != b"-" and not warm.settled_before(os.stat(path), since)):
             return None
     programs = _programs(learned, around, lease.prefix)
@@ -132,7 +134,7 @@ def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths)
     record.places = [text for place in places for text in (place, warm.place_state(place))]
     record.paths = [warm.variable(b"PATH")] if around.by_path or programs else []
     package_records = os.path.dirname(marker)
-    watched = {package_records: warm.file_state(package_records), **programs, **around.configuration}
+    watched = {package_records: warm.file_state(package_records), **programs, **around.configuration, **around.locks}
     record.watched = [text for pair in watched.items() for text in pair]
     record.expected = _expected(around)
     if around.seen is not None and warm.script_state(os.stat(around.about)) != record.script_state:

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.errors import Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
+from cetool.lock import SUFFIXES
 from cetool.lock.model import Lock
 from cetool.spec.environment import Requirements
 from cetool.spec.source import Script, printable, read_bytes
 
 #: The formats by the names that the command line has for them.
 EMBEDDED, CONDA_LOCK, PIXI, EXPLICIT = "embedded", "conda-lock", "pixi", "explicit"
-#: What is added to a script's path for the lock beside it, the one that counts first.
-SUFFIXES = {CONDA_LOCK: ".conda-lock.yml", PIXI: ".pixi.lock"}
 
 _PIXI = re.compile(r"^(?:environments|platforms)[ \t]*:", re.MULTILINE)
 _CONDA_LOCK = re.compile(r"^(?:metadata|package)[ \t]*:", re.MULTILINE)

@@ -92,7 +92,8 @@ class EnvironmentSpec:
 
     ``packages`` are canonical match specs, sorted and without repeats; ``channels`` keep their order, which is their
     priority; ``virtual_packages`` are pairs like ``("__cuda", "12.4")`` that replace what the machine would report
-    (conda's ``CONDA_OVERRIDE_*``).
+    (conda's ``CONDA_OVERRIDE_*``). ``exclude_newer`` is the moment (RFC 3339, UTC) as of which packages are chosen, of
+    channels and of indexes, None for now.
 
     Where a lock says which packages exactly, ``explicit`` are its lines of an explicit spec (CEP 23) in topological
     order and ``explicit_pypi`` its direct references (PEP 508): then nothing is solved, and ``packages``, ``channels``
@@ -107,6 +108,7 @@ class EnvironmentSpec:
     virtual_packages: tuple[tuple[str, str], ...] = ()
     explicit: tuple[str, ...] = ()
     explicit_pypi: tuple[str, ...] = ()
+    exclude_newer: str | None = None
 
     @property
     def is_locked(self) -> bool:
@@ -169,6 +171,7 @@ class EnvironmentSpec:
             "virtual-packages": dict(self.virtual_packages),
             "explicit": list(map(strip_credentials, self.explicit)),
             "explicit-pypi": list(map(strip_credentials, self.explicit_pypi)),
+            "exclude-newer": self.exclude_newer,
         }
         return {key: value for key, value in pairs.items() if value}
 
@@ -194,6 +197,7 @@ class EnvironmentSpec:
             virtual_packages=tuple(sorted((str(k), str(v)) for k, v in data.get("virtual-packages", {}).items())),
             explicit=tuple(str(line) for line in data.get("explicit", [])),
             explicit_pypi=tuple(str(line) for line in data.get("explicit-pypi", [])),
+            exclude_newer=None if data.get("exclude-newer") is None else str(data["exclude-newer"]),
         )
 
     def redacted(self) -> EnvironmentSpec:

@@ -17,9 +17,7 @@ from cetool.spec.uv_settings import read_uv
 KEYS = ("requires-python", "dependencies", "tool")
 
 
-def read_pep723(
-    block: Block, script: Script, *, platform: str | None = None
-) -> tuple[Requirements, tuple[str, ...]]:
+def read_pep723(block: Block, script: Script, *, platform: str | None = None) -> tuple[Requirements, tuple[str, ...]]:
     """The requirements and the command of a ``# /// script`` block. Raises MetadataError.
 
     ``platform`` is this machine's where None.

@@ -1,0 +1,129 @@
+"""Which environment a script gets: the one that its lock names, where it has a lock that fits what it declares."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cetool.cli.session import Session
+from cetool.cli.sources import Source
+from cetool.errors import LockError
+from cetool.lock import EMBEDDED_MARK, SUFFIXES
+from cetool.spec.environment import EnvironmentSpec, Requirements
+from cetool.spec.platforms import current_platform
+
+if TYPE_CHECKING:  # few scripts have a lock
+    from cetool.lock.find import FoundLock
+
+
+@dataclass(frozen=True)
+class LockChoice:
+    """What a command line says of locks: ``ignored`` with ``--no-lock``, ``file`` the one of ``--lock-file``.
+
+    ``--locked`` and ``--frozen`` are settings as well: see :attr:`cetool.config.Settings.locked`.
+    """
+
+    file: Path | None = None
+    ignored: bool = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a script asks for: ``declared`` by itself (or by ``--env-file``), ``all`` of it with what the command line
+    adds; ``additions`` are the options that do, as they are called. ``exclude_newer`` is the day it is solved as of.
+    """
+
+    declared: Requirements
+    all: Requirements
+    additions: tuple[str, ...] = ()
+    exclude_newer: str | None = None
+
+
+def spec_of(source: Source, asked: Asked, choice: LockChoice, session: Session) -> tuple[EnvironmentSpec, str | None]:
+    """The complete request, and where the lock is that decides it; None for one that has to be solved.
+
+    Raises LockError where a lock was insisted on (``--locked``, ``--frozen``, ``--lock-file``) and cannot be used.
+    """
+    fresh = session.spec_of(asked.all, exclude_newer=asked.exclude_newer)
+    states = _watched(source, session) if choice.file is None else {}
+    if choice.ignored:
+        return fresh, None
+    found = _find(source, choice, states)
+    if found is None:
+        if session.settings.locked or session.settings.frozen:
+            raise LockError(f"{source.script.name} has no lock", hint=f"`cetool lock {source.given}` writes one.")
+        return fresh, None
+    for note in found.notes:
+        session.voice.warn(note)
+    reason = _reason_against(found, asked, session)
+    if reason is None:
+        platform = _platform(session)
+        locked = found.lock.platform(platform)
+        assert locked is not None
+        return replace(fresh, explicit=locked.explicit, explicit_pypi=locked.explicit_pypi), found.where
+    if choice.file is not None or session.settings.locked or session.settings.frozen:
+        raise LockError(reason.sentence, hint=reason.way_out)
+    session.repeats_itself = True  # until the lock fits again
+    session.voice.warn(f"{reason.sentence}: it is solved anew" + (f". {reason.way_out}" if reason.way_out else ""))
+    return fresh, None
+
+
+@dataclass(frozen=True)
+class _Reason:
+    """Why a lock cannot be used, and what can be done about it."""
+
+    sentence: str
+    way_out: str
+
+
+def _reason_against(found: FoundLock, asked: Asked, session: Session) -> _Reason | None:
+    """Why the lock is not to be used here; None where it is."""
+    relock = f"`cetool lock {_relocked(found)}` writes it anew"
+    if asked.additions:
+        options = " and ".join(asked.additions)
+        return _Reason(f"{found.where} does not have what {options} asks for", f"Leave {options} out to use the lock.")
+    platform = _platform(session)
+    locked = found.lock.platform(platform)
+    if locked is None:
+        there = ", ".join(each.platform for each in found.lock.platforms) or "none"
+        way_out = f"`cetool lock {_relocked(found)} --platform {platform}` adds it."
+        return _Reason(f"{found.where} locks nothing for {platform} (but for {there})", way_out)
+    if not session.settings.frozen and found.matches(asked.declared, platform) is False:
+        return _Reason(f"{found.where} does not fit what the script declares", f"{relock}; --frozen uses it as it is.")
+    return None
+
+
+def _relocked(found: FoundLock) -> str:
+    """What ``cetool lock`` has to be told to write this lock anew: the script."""
+    for suffix in SUFFIXES.values():
+        if found.path.name.endswith(suffix):
+            return found.path.name.removesuffix(suffix) or "SCRIPT"
+    return f"{found.path.name} --embed" if found.format == "embedded" else "SCRIPT"
+
+
+def _platform(session: Session) -> str:
+    return session.environ.get("CONDA_SUBDIR") or current_platform()
+
+
+def _watched(source: Source, session: Session) -> Mapping[bytes, bytes]:
+    """The states of the files that would be the script's lock, before they are read; the session remembers them."""
+    if source.data is not None:
+        return {}
+    path = os.fspath(source.script.path)
+    return session.watch_locks([path + suffix for suffix in SUFFIXES.values()])
+
+
+def _find(source: Source, choice: LockChoice, states: Mapping[bytes, bytes]) -> FoundLock | None:
+    if choice.file is not None:
+        from cetool.lock.find import open_lock
+
+        return open_lock(choice.file)
+    beside = any(state != b"-" for state in states.values()) or any(map(os.path.islink, states))
+    if not beside and EMBEDDED_MARK not in source.script.text:
+        return None
+    from cetool.lock.find import find_lock
+
+    return find_lock(source.script, beside=source.data is None)
