@@ -30,6 +30,7 @@ COMMANDS = (
     "remove-dep",
     "convert",
     "check",
+    "export",
     "gc",
     "verify",
     "remove",

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cetool.cli import options
+
+
+class Format(str, Enum):
+    """What ``cetool export`` writes."""
+
+    EXPLICIT = "explicit"
+    ENVIRONMENT = "environment-yml"
+    CONDA_LOCK = "conda-lock"
+    PIXI_LOCK = "pixi-lock"
+    REQUIREMENTS = "requirements"
 
 
 def rerun(
@@ -48,3 +61,41 @@ def verify(
 
     session = options.open_session(None, options.verbosity(verbose, quiet), None, False, trust_cache_dir)
     return verify_environments(targets or [], session, as_json=as_json)
+
+
+def export(
+    target: Annotated[str, typer.Argument(metavar="SCRIPT|NAME|PREFIX", help="A script, or an environment.")],
+    format: Annotated[Format, typer.Option("--format", help="How the packages are written down.")] = Format.CONDA_LOCK,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file, not to standard output.")
+    ] = None,
+    platform: Annotated[
+        list[str] | None,
+        typer.Option("--platform", metavar="PLATFORM", help="A platform that the script's lock has; repeat for more."),
+    ] = None,
+    lock_file: Annotated[
+        Path | None, typer.Option("--lock-file", metavar="FILE", help="The lock, instead of the script's own.")
+    ] = None,
+    extra: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="SPEC", help="A package besides those declared; repeat for more."),
+    ] = None,
+    env_file: options.EnvFile = None,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    engine: options.EngineName = None,
+    channel: options.Channels = None,
+    offline: options.Offline = False,
+    trust_cache_dir: options.TrustCacheDir = False,
+) -> None:
+    """Write down the exact packages of a script or an environment, for other tools: as locked, else as installed."""
+    from cetool.cli.exporting import Wanted, write_output
+    from cetool.cli.exporting import export as exported
+
+    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
+    wanted = Wanted(target, format.value, tuple(dict.fromkeys(platform or ())), lock_file, tuple(extra or ()), env_file)
+    text = exported(wanted, session)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_output(output, text)

@@ -54,4 +54,6 @@ def run(
         raise UsageError("no script was given", hint="cetool run SCRIPT, or cetool run -c LINE..., or cetool run -")
     else:
         source, words = open_source(words[0], session, insecure=insecure), words[1:]
-    run_source(source, words, session, RunOptions(tuple(extra or ()), env_file, refresh, not no_activate, to_record))
+    run_source(
+        source, words, session, RunOptions(tuple(extra or ()), env_file, refresh, not no_activate, record=to_record)
+    )

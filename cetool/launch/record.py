@@ -7,15 +7,14 @@ once more when it has ended: one without an end is of a run that is going on, or
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cetool.atomic import put_file
 from cetool.errors import CetoolError, UsageError
 from cetool.lock.model import LockedConda, PlatformLock
 from cetool.spec.environment import EnvironmentSpec
@@ -217,26 +216,6 @@ def write_record(path: Path, record: RunRecord) -> None:
     except UnicodeEncodeError:  # bytes in an argument or a path that are no text
         data = json.dumps(document, indent=2).encode()
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, _mode(path))
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        put_file(path, data + b"\n")
     except OSError as error:
         raise RecordError(f"the record {printable(str(path))} cannot be written: {error.strerror or error}") from None
-
-
-def _mode(path: Path) -> int:
-    """The mode bits of the file that is there, else those of any new file."""
-    with contextlib.suppress(OSError):
-        return path.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask

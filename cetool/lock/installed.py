@@ -16,13 +16,13 @@ from typing import Any
 
 from cetool.errors import StoreError
 from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
+from cetool.lock.records import in_order
 from cetool.spec.channels import strip_credentials
 
 #: Where the files that PyPI packages were installed from are noted: ``{"schema": 1, "packages": [...]}``.
 ORIGINS = "conda-meta/cetool-pypi"
 _SCHEMA = 1
 
-_NAME_END = re.compile(r"[\s=<>!~\[]")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -68,7 +68,7 @@ def read_installed(prefix: Path, platform: str) -> Installed:
             known.append(origin)
         else:
             unknown.append(each)
-    conda = in_topological_order(map(_locked, records))
+    conda = in_order(map(_locked, records))
     pypi = tuple(sorted(known, key=lambda package: package.name))
     return Installed(PlatformLock(platform, conda, pypi), tuple(unknown))
 
@@ -87,36 +87,6 @@ def package_records(prefix: Path) -> list[dict[str, Any]]:
             ) from None
         records.append(record)
     return records
-
-
-def in_topological_order(packages: Iterable[LockedConda]) -> tuple[LockedConda, ...]:
-    """The packages, each after what it depends on, else by name; of a circle nobody can say who comes first.
-
-    That python depends on pip, which conda adds to its records, does not count.
-    """
-    by_name = {package.name: package for package in sorted(packages, key=lambda package: package.name)}
-    done: dict[str, LockedConda] = {}
-    for first in by_name:
-        stack = [(first, iter(_needed(by_name[first])))]
-        begun = {first}
-        while stack:
-            name, rest = stack[-1]
-            if name in done:
-                stack.pop()
-                continue
-            needed = next((each for each in rest if each in by_name and each not in done and each not in begun), None)
-            if needed is None:
-                done[name] = by_name[name]
-                stack.pop()
-            else:
-                begun.add(needed)
-                stack.append((needed, iter(_needed(by_name[needed]))))
-    return tuple(done.values())
-
-
-def _needed(package: LockedConda) -> list[str]:
-    names = sorted({_NAME_END.split(depend.strip(), maxsplit=1)[0] for depend in package.depends})
-    return [name for name in names if (package.name, name) != ("python", "pip")]
 
 
 def _locked(record: dict[str, Any]) -> LockedConda:

@@ -195,6 +195,7 @@ def _references(locked: PlatformLock) -> Iterator[dict[str, str]]:
 def _conda_entry(package: LockedConda) -> dict[str, object]:
     entry: dict[str, object] = {"conda": package.url}
     optional = (
+        ("subdir", package.subdir),  # of a URL that is a file's rattler does not see it
         ("noarch", package.noarch),
         ("sha256", package.sha256),
         ("md5", package.md5),
