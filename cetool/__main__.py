@@ -30,6 +30,7 @@ COMMANDS = (
     "remove-dep",
     "convert",
     "check",
+    "lock",
     "export",
     "gc",
     "verify",

@@ -9,7 +9,18 @@ import typer
 
 from cetool import __version__
 from cetool.__main__ import COMMANDS
-from cetool.cli import checking, collection, editing, environments, reproducing, run, scripts, settings, tools
+from cetool.cli import (
+    checking,
+    collection,
+    editing,
+    environments,
+    locking,
+    reproducing,
+    run,
+    scripts,
+    settings,
+    tools,
+)
 
 #: Options that are cetool's own rather than those of ``run``.
 _OWN_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
@@ -37,6 +48,7 @@ app.command("drop")(editing.drop)
 app.command("remove-dep", hidden=True)(editing.drop)
 app.command("convert")(editing.convert)
 app.command("check")(checking.check)
+app.command("lock")(locking.lock)
 app.command("export")(reproducing.export)
 app.command("gc")(collection.gc)
 app.command("verify")(reproducing.verify)

@@ -47,12 +47,13 @@ def create(
     channel: options.Channels = None,
     refresh: options.Refresh = False,
     offline: options.Offline = False,
+    exclude_newer: options.ExcludeNewer = None,
     trust_cache_dir: options.TrustCacheDir = False,
 ) -> None:
     """Make an environment from match specs or files, and print its prefix."""
     session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
     requirements = requirements_of(specs or [], file or [])
-    print_line(str(create_environment(requirements, session, refresh=refresh)))
+    print_line(str(create_environment(requirements, session, refresh=refresh, exclude_newer=exclude_newer)))
 
 
 def requirements_of(specs: Sequence[str], files: Iterable[Path]) -> Requirements:
@@ -65,11 +66,14 @@ def requirements_of(specs: Sequence[str], files: Iterable[Path]) -> Requirements
     return requirements
 
 
-def create_environment(requirements: Requirements, session: Session, *, refresh: bool) -> Path:
+def create_environment(
+    requirements: Requirements, session: Session, *, refresh: bool, exclude_newer: str | None = None
+) -> Path:
     """Make the environment where it is missing, and return its prefix; that counts as a use."""
     for warning in requirements.warnings:
         session.voice.warn(warning)
-    lease = session.environment(requirements, session.spec_of(requirements), refresh=refresh, purpose="to create it")
+    spec = session.spec_of(requirements, exclude_newer=exclude_newer)
+    lease = session.environment(requirements, spec, refresh=refresh, purpose="to create it")
     note(session, lease, "")
     lease.release()
     collect_in_background(session)
@@ -83,15 +87,26 @@ def name(
     ] = None,
     file: options.Files = None,
     channel: options.Channels = None,
+    locked: options.Locked = False,
+    frozen: options.Frozen = False,
+    no_lock: options.NoLock = False,
+    lock_file: options.LockFile = None,
+    exclude_newer: options.ExcludeNewer = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Print the prefix that an environment has or would have, without making it."""
-    session = Session({"channels": tuple(channel) if channel else None})
+    lock = options.LockOptions(locked, frozen, no_lock, lock_file)
+    session = Session({"channels": tuple(channel) if channel else None, **lock.settings})
     words = targets or []
     if len(words) == 1 and not file and _is_script(words[0]):
-        _, spec = read_declaration(open_source(words[0], session), session, RunOptions())
+        how = RunOptions(lock=lock.choice, exclude_newer=exclude_newer)
+        _, spec = read_declaration(open_source(words[0], session), session, how)
     else:
-        spec = session.spec_of(requirements_of(words, file or []))
+        if lock.file is not None:
+            raise UsageError(
+                "--lock-file is for the environment of a script", hint="cetool name --lock-file FILE SCRIPT"
+            )
+        spec = session.spec_of(requirements_of(words, file or []), exclude_newer=exclude_newer)
         if len(words) == 1 and words[0].endswith(_LIKE_SCRIPTS):  # the package discord.py is one
             session.voice.warn(f"there is no file {words[0]!r}, so it was taken for a package")
     prefix = session.store.prefix(spec.name)
@@ -176,6 +191,8 @@ def spec_document(spec: EnvironmentSpec) -> dict[str, object]:
         "pypi": list(shown.pypi),
         "variables": dict(shown.variables),
         "virtual_packages": dict(shown.virtual_packages),
+        "locked": shown.is_locked,
+        "exclude_newer": shown.exclude_newer,
     }
 
 
@@ -185,7 +202,9 @@ def _cells(row: dict[str, object], now: float) -> tuple[str, ...]:
     assert isinstance(last_used, float) and isinstance(row["size_bytes"], int)
     return (
         Path(str(row["prefix"])).name,
-        ", ".join([*specs, *(f"{requirement} (PyPI)" for requirement in pypi)]) or "(nothing)",
+        (", ".join([*specs, *(f"{requirement} (PyPI)" for requirement in pypi)]) or "(nothing)")
+        + (" (locked)" if row["locked"] else "")
+        + (f" (as of {row['exclude_newer']})" if row["exclude_newer"] else ""),
         format_size(row["size_bytes"]),
         str(row["packages"]),
         str(row["engine"]),

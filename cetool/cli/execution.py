@@ -41,9 +41,9 @@ class RunOptions:
     env_file: Path | None = None
     refresh: bool = False
     activate: bool = True
-    record: Path | None = None
     lock: LockChoice = field(default_factory=LockChoice)
     exclude_newer: str | None = None
+    record: Path | None = None
 
 
 def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) -> NoReturn:
@@ -54,9 +54,9 @@ def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) ->
 
 def run_source(source: Source, arguments: Sequence[str], session: Session, how: RunOptions) -> NoReturn:
     """Run a script in its environment, made where it is missing. Does not return: cetool becomes the script."""
-    metadata, spec, _ = read_locked_declaration(source, session, how)
+    metadata, spec, locked_by = read_locked_declaration(source, session, how)
     entry = read_entrypoint(metadata, source.script)
-    session.voice.block(specification(metadata, session.store.prefix(spec.name)))
+    session.voice.block(specification(metadata, session.store.prefix(spec.name), locked_by))
     lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=f"for {source.script.name}")
     run = prepare_run(source, session, how, lease, metadata, spec)
     if how.record is not None:
@@ -216,8 +216,8 @@ def entrypoint_place(metadata: ScriptMetadata, script: Script) -> Location:
     return script.at(next((number for number, row in rows if "entrypoint" in row), first))
 
 
-def specification(metadata: ScriptMetadata, prefix: Path) -> str:
-    """What ``-v`` tells before the script runs, in the original's form."""
+def specification(metadata: ScriptMetadata, prefix: Path, locked_by: str | None = None) -> str:
+    """What ``-v`` tells before the script runs, in the original's form; ``locked_by`` is where the lock is."""
     needs = metadata.requirements
     lines = ["Using specification: "]
     if needs.channels is not None:
@@ -227,6 +227,8 @@ def specification(metadata: ScriptMetadata, prefix: Path) -> str:
         lines.append(f"pip: {flow(needs.pypi)}")
     if needs.variables:
         lines.append(f"variables: {flow([f'{name}={value}' for name, value in needs.variables])}")
+    if locked_by is not None:
+        lines.append(f"lock: {locked_by}")
     if metadata.run_with is not None:
         lines.append(f"run_with: {flow(metadata.run_with)}")
     if metadata.entrypoint is not None:

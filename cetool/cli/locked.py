@@ -17,6 +17,7 @@ from cetool.spec.platforms import current_platform
 
 if TYPE_CHECKING:  # few scripts have a lock
     from cetool.lock.find import FoundLock
+    from cetool.lock.model import PlatformLock
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def spec_of(source: Source, asked: Asked, choice: LockChoice, session: Session) 
         platform = _platform(session)
         locked = found.lock.platform(platform)
         assert locked is not None
+        _warn_of_missing_digests(found, locked, session)
         return replace(fresh, explicit=locked.explicit, explicit_pypi=locked.explicit_pypi), found.where
     if choice.file is not None or session.settings.locked or session.settings.frozen:
         raise LockError(reason.sentence, hint=reason.way_out)
@@ -94,6 +96,19 @@ def _reason_against(found: FoundLock, asked: Asked, session: Session) -> _Reason
     if not session.settings.frozen and found.matches(asked.declared, platform) is False:
         return _Reason(f"{found.where} does not fit what the script declares", f"{relock}; --frozen uses it as it is.")
     return None
+
+
+def _warn_of_missing_digests(found: FoundLock, locked: PlatformLock, session: Session) -> None:
+    """Say of which files the lock does not tell how to know them again. A commit of a repository is known by its name.
+
+    Said with each run: nothing else would tell that these packages are not verified.
+    """
+    conda = [package.name for package in locked.conda if not package.sha256 and not package.md5]
+    pypi = [each.name for each in locked.pypi if not each.sha256 and not each.url.startswith("git+")]
+    if unknown := [*conda, *pypi]:
+        told = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        session.repeats_itself = True
+        session.voice.warn(f"{found.where} has no digests of {told}: they cannot be verified")
 
 
 def _relocked(found: FoundLock) -> str:

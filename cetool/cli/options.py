@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cetool.cli.locked import LockChoice
 from cetool.cli.session import Session
 
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say what is done, and with what.")]
@@ -35,6 +37,24 @@ Files = Annotated[
 Record = Annotated[
     str | None, typer.Option("--record", metavar="FILE", help="Write down what ran, to do it again: `cetool rerun`.")
 ]
+Locked = Annotated[
+    bool,
+    typer.Option("--locked", help="Insist on the script's lock: fail where it has none, or one that does not fit."),
+]
+Frozen = Annotated[
+    bool, typer.Option("--frozen", help="Use the script's lock as it is, whatever the script declares by now.")
+]
+NoLock = Annotated[bool, typer.Option("--no-lock", help="Solve, even if the script has a lock.")]
+LockFile = Annotated[
+    Path | None,
+    typer.Option("--lock-file", metavar="FILE", help="The lock: a conda-lock.yml, a pixi.lock, an @EXPLICIT file."),
+]
+ExcludeNewer = Annotated[
+    str | None,
+    typer.Option(
+        "--exclude-newer", metavar="DATE", help="Solve as of that day: what was published later is not there."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md has its form).")]
 
 
@@ -54,8 +74,46 @@ def record_target(given: str | None) -> Path | None:
     return target(given)
 
 
+@dataclass(frozen=True)
+class LockOptions:
+    """The options on locks, as they were given. Raises BadParameter where they contradict each other."""
+
+    locked: bool = False
+    frozen: bool = False
+    ignored: bool = False
+    file: Path | None = None
+
+    def __post_init__(self) -> None:
+        given = [
+            name
+            for name, value in (("--locked", self.locked), ("--frozen", self.frozen), ("--no-lock", self.ignored))
+            if value
+        ]
+        if self.ignored and self.file is not None:
+            given.append("--lock-file")
+        if len(given) > 1:
+            raise typer.BadParameter(f"{' and '.join(given)} exclude each other.")
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The settings that they stand for."""
+        if not (self.locked or self.frozen or self.ignored):
+            return {}
+        return {"locked": self.locked, "frozen": self.frozen}
+
+    @property
+    def choice(self) -> LockChoice:
+        """What is to be looked for."""
+        return LockChoice(self.file, self.ignored)
+
+
 def open_session(
-    channel: list[str] | None, verbosity: str | None, engine: str | None, offline: bool, trust_cache_dir: bool
+    channel: list[str] | None,
+    verbosity: str | None,
+    engine: str | None,
+    offline: bool,
+    trust_cache_dir: bool,
+    lock: LockOptions | None = None,
 ) -> Session:
     """The session that the options of a command that may make an environment stand for."""
     return Session(
@@ -65,5 +123,6 @@ def open_session(
             "channels": tuple(channel) if channel else None,
             "offline": offline or None,
             "trust-cache-dir": trust_cache_dir or None,
+            **({} if lock is None else lock.settings),
         }
     )

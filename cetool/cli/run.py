@@ -36,6 +36,11 @@ def run(
     ] = None,
     refresh: options.Refresh = False,
     offline: options.Offline = False,
+    locked: options.Locked = False,
+    frozen: options.Frozen = False,
+    no_lock: options.NoLock = False,
+    lock_file: options.LockFile = None,
+    exclude_newer: options.ExcludeNewer = None,
     env_file: options.EnvFile = None,
     no_activate: Annotated[
         bool, typer.Option("--no-activate", help="Run the program without activating the environment.")
@@ -46,7 +51,8 @@ def run(
 ) -> None:
     """Run a script in the conda environment that it declares."""
     to_record = options.record_target(record)
-    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
+    lock = options.LockOptions(locked, frozen, no_lock, lock_file)
+    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir, lock)
     words = [*([] if target is None else [target]), *(arguments or [])]
     if code:
         source, words = source_of_lines(words), []
@@ -54,6 +60,7 @@ def run(
         raise UsageError("no script was given", hint="cetool run SCRIPT, or cetool run -c LINE..., or cetool run -")
     else:
         source, words = open_source(words[0], session, insecure=insecure), words[1:]
-    run_source(
-        source, words, session, RunOptions(tuple(extra or ()), env_file, refresh, not no_activate, record=to_record)
+    how = RunOptions(
+        tuple(extra or ()), env_file, refresh, not no_activate, lock.choice, exclude_newer, record=to_record
     )
+    run_source(source, words, session, how)

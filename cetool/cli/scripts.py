@@ -12,7 +12,7 @@ import typer
 
 from cetool.cli import options
 from cetool.cli.environments import spec_document
-from cetool.cli.execution import RunOptions, entrypoint_place, read_declaration
+from cetool.cli.execution import RunOptions, entrypoint_place, read_locked_declaration
 from cetool.cli.output import flow, print_json, print_line, print_table
 from cetool.cli.session import Session
 from cetool.cli.sources import open_source
@@ -41,17 +41,24 @@ def show(
         list[str] | None, typer.Option("--with", metavar="SPEC", help="A package besides those declared.")
     ] = None,
     env_file: options.EnvFile = None,
+    locked: options.Locked = False,
+    frozen: options.Frozen = False,
+    no_lock: options.NoLock = False,
+    lock_file: options.LockFile = None,
+    exclude_newer: options.ExcludeNewer = None,
     as_json: options.AsJson = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let a script come over plain http.")] = False,
 ) -> None:
     """Show what was read from a script: its environment, and how it would be made and run."""
-    session = Session({"engine": engine, "channels": tuple(channel) if channel else None})
+    lock = options.LockOptions(locked, frozen, no_lock, lock_file)
+    session = Session({"engine": engine, "channels": tuple(channel) if channel else None, **lock.settings})
     source = open_source(target, session, insecure=insecure)
-    metadata, spec = read_declaration(source, session, RunOptions(tuple(extra or ()), env_file))
+    how = RunOptions(tuple(extra or ()), env_file, lock=lock.choice, exclude_newer=exclude_newer)
+    metadata, spec, locked_by = read_locked_declaration(source, session, how)
     if metadata.entrypoint is not None:
         # what is wrong with it is told here, too
         parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
-    document = _shown(metadata, spec, session, source.script.name)
+    document = {**_shown(metadata, spec, session, source.script.name), "lock": locked_by}
     if as_json:
         print_json(document)
         return
@@ -64,6 +71,8 @@ def show(
         ("channels", flow(spec.channels)),
         ("env", flow(needs.packages)),
         ("pip", flow(needs.pypi) if needs.pypi else ""),
+        ("lock", f"{locked_by} ({len(spec.explicit) + len(spec.explicit_pypi)} packages)" if locked_by else ""),
+        ("as of", spec.exclude_newer or ""),
         ("variables", flow([f"{key}={value}" for key, value in needs.variables]) if needs.variables else ""),
         ("prefix", f"{document['prefix']} ({'made' if document['exists'] else 'not made yet'})"),
         ("engine", f"{document['engine']}: {document['engine_reason']}"),

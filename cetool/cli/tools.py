@@ -150,12 +150,19 @@ def shell(
     channel: options.Channels = None,
     refresh: options.Refresh = False,
     offline: options.Offline = False,
+    locked: options.Locked = False,
+    frozen: options.Frozen = False,
+    no_lock: options.NoLock = False,
+    lock_file: options.LockFile = None,
+    exclude_newer: options.ExcludeNewer = None,
     trust_cache_dir: options.TrustCacheDir = False,
     insecure: _Insecure = False,
 ) -> None:
     """Open a shell in the environment of a script, or of match specs."""
-    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
-    wanted = _wanted("shell", target, spec, session, RunOptions(tuple(extra or ()), env_file), insecure=insecure)
+    lock = options.LockOptions(locked, frozen, no_lock, lock_file)
+    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir, lock)
+    how = RunOptions(tuple(extra or ()), env_file, lock=lock.choice, exclude_newer=exclude_newer)
+    wanted = _wanted("shell", target, spec, session, how, insecure=insecure)
     session.voice.block(specification(wanted.metadata, session.store.prefix(wanted.spec.name)))
     lease = session.environment(
         wanted.metadata.requirements, wanted.spec, refresh=refresh, purpose=f"for a shell of {wanted.label}"
@@ -197,12 +204,19 @@ def path(
     channel: options.Channels = None,
     refresh: options.Refresh = False,
     offline: options.Offline = False,
+    locked: options.Locked = False,
+    frozen: options.Frozen = False,
+    no_lock: options.NoLock = False,
+    lock_file: options.LockFile = None,
+    exclude_newer: options.ExcludeNewer = None,
     trust_cache_dir: options.TrustCacheDir = False,
     insecure: _Insecure = False,
 ) -> None:
     """Print the prefix of the environment of a script, or of match specs, made if it is missing: for editors."""
-    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
-    wanted = _wanted("path", target, spec, session, RunOptions(tuple(extra or ()), env_file), insecure=insecure)
+    lock = options.LockOptions(locked, frozen, no_lock, lock_file)
+    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir, lock)
+    how = RunOptions(tuple(extra or ()), env_file, lock=lock.choice, exclude_newer=exclude_newer)
+    wanted = _wanted("path", target, spec, session, how, insecure=insecure)
     lease = session.environment(
         wanted.metadata.requirements, wanted.spec, refresh=refresh, purpose=f"for the path of {wanted.label}"
     )
@@ -253,6 +267,10 @@ def _wanted(
         metadata, spec = read_declaration(source, session, how)
         name = source.name or source.script.path.name
         return _Wanted(metadata, spec, name, str(source.script.path) if source.data is None else source.script.name)
+    if how.lock.file is not None:
+        raise UsageError(
+            "--lock-file is for the environment of a script", hint=f"cetool {command} --lock-file FILE SCRIPT"
+        )
     if how.env_file is not None and not specs:
         requirements = requirements_of(how.extra, [how.env_file])
     elif specs and how.env_file is None:
@@ -266,7 +284,9 @@ def _wanted(
         session.voice.warn(warning)
     label = ",".join(map(spec_name, requirements.packages)) or "shell"
     metadata = ScriptMetadata(command, label, None, requirements, None)
-    return _Wanted(metadata, session.spec_of(requirements), label, f"{command} {label}")
+    return _Wanted(
+        metadata, session.spec_of(requirements, exclude_newer=how.exclude_newer), label, f"{command} {label}"
+    )
 
 
 def _used(session: Session, lease: Lease, called: str) -> None:

@@ -181,7 +181,7 @@ def _normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str], *, exactly: bool) -> None:
+def _refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str], *, exactly: bool = False) -> None:
     """Say at once what the installer would take long to say: that conda's package is another version.
 
     With ``exactly`` none may be of a package that conda installed: it would be overwritten.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.errors import Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
-from cetool.lock import SUFFIXES
+from cetool.lock import SUFFIXES as SUFFIXES
 from cetool.lock.model import Lock
 from cetool.spec.environment import Requirements
 from cetool.spec.source import Script, printable, read_bytes

@@ -39,6 +39,8 @@ from urllib.parse import urlsplit
 
 import rattler
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 TRANSCRIPTS = Path(__file__).resolve().parents[1] / "transcripts"
 VERSIONS = {"conda": "conda 26.7.1", "mamba": "2.8.1", "micromamba": "2.8.1"}
 _VALUED = {
@@ -60,6 +62,7 @@ class Arguments:
     specs: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
+    explicit: list[str] | None = None
 
 
 def say(text: str, *, end: str = "\n") -> None:
@@ -115,7 +118,9 @@ def read_files(name: str, arguments: Arguments) -> None:
         if path.stat().st_mode & 0o077:
             fail(f"{path} can be read by others", 96)
         text = path.read_text()
-        if path.suffix == ".txt":
+        if "@EXPLICIT" in text.splitlines():
+            arguments.explicit = text.splitlines()
+        elif path.suffix == ".txt":
             arguments.specs += text.split("\n")[:-1]
         elif family(name) == "mamba":
             document = json.loads(text)
@@ -219,7 +224,11 @@ def package_cache() -> Path:
 
 
 def solve(name: str, arguments: Arguments, channels: list[str]) -> list[rattler.RepoDataRecord]:
-    """Solve for real; tell a failure in the real one's words."""
+    """Solve for real; tell a failure in the real one's words. What is named exactly is not solved."""
+    if arguments.explicit is not None:
+        from engines.explicit import records_of
+
+        return records_of(name, arguments.explicit, package_cache())
     pip = any(re.match(r"(?:.*::)?python(?![\w.-])", spec) for spec in arguments.specs)
     gateway = rattler.Gateway(cache_dir=package_cache() / "repodata")
     virtual = rattler.VirtualPackage.detect(rattler.VirtualPackageOverrides.from_env())
@@ -243,7 +252,6 @@ def solve(name: str, arguments: Arguments, channels: list[str]) -> list[rattler.
 
 def current_subdir() -> str:
     """The platform's directory in a channel."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from support.interpreter import current_subdir as subdir
 
     return subdir()
@@ -322,13 +330,16 @@ def conda_create(arguments: Arguments, fault: str) -> None:
     for channel in arguments.channels:
         say(f"Channel: {channel}")
     say(f"Platform: {current_subdir()}\nTarget prefix: {arguments.prefix}")
-    say("Collecting package metadata (repodata.json): ...working... ", end="")
+    if arguments.explicit is None:
+        say("Collecting package metadata (repodata.json): ...working... ", end="")
     if fault in ("hang", "stubborn"):
         stand_still(deaf=fault == "stubborn")
-    say("done\nSolving environment: ...working... ", end="")
+    if arguments.explicit is None:
+        say("done\nSolving environment: ...working... ", end="")
     with FillingCache():
         records = solve("conda", arguments, channels)
-        say(f"done\n\n## Package Plan ##\n\n  environment location: {arguments.prefix}\n\n")
+        say("done" if arguments.explicit is None else "")
+        say(f"\n## Package Plan ##\n\n  environment location: {arguments.prefix}\n\n")
         say("\nThe following NEW packages will be INSTALLED:\n")
         for record in records:
             text = f"{record.name.normalized:<18} channel/{record.subdir}::{record.name.normalized}-{record.version}"
@@ -352,9 +363,11 @@ def mamba_create(name: str, arguments: Arguments, fault: str) -> None:
         if fault in ("hang", "stubborn"):
             stand_still(deaf=fault == "stubborn")
         say(f"Using Flat Repodata for {channel}/noarch                                ✔ Done (0.0 sec)")
-    say("\nResolving Environment                                                       ⧖ Starting")
+    if arguments.explicit is None:
+        say("\nResolving Environment                                                       ⧖ Starting")
     records = solve(name, arguments, arguments.channels)
-    say("Resolving Environment                                                     ✔ Done (0.0 sec)")
+    if arguments.explicit is None:
+        say("Resolving Environment                                                     ✔ Done (0.0 sec)")
     say(f"\nTransaction\n\n  Prefix: {arguments.prefix}\n\n  Summary:\n\n  Install: {len(records)} packages\n")
     say("  Total download: 22MB\n\n\n\nTransaction starting")
     (arguments.prefix / "conda-meta").mkdir(parents=True, exist_ok=True)
@@ -405,7 +418,7 @@ def main(name: str, words: list[str]) -> None:
         append(Path(log), json.dumps({"argv": words, "environ": dict(os.environ), "pid": os.getpid(), "engine": name}))
     keep_files()
     read_files(name, arguments)
-    if not arguments.channels and name != "conda":
+    if not arguments.channels and name != "conda" and arguments.explicit is None:
         fail("no channel was named", 93)
     fault = os.environ.get("FAKE_ENGINE_FAULT", "")
     if fault.startswith("transcript:"):

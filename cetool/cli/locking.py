@@ -1,0 +1,448 @@
+"""``cetool lock``: writes down exactly which packages a script runs with, for this platform and others."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cetool.cli import options
+from cetool.cli.output import print_json
+from cetool.cli.session import Session
+from cetool.cli.sources import Source, open_source
+from cetool.condarc import load_condarc, resolve_channel
+from cetool.errors import EngineError, MetadataError, UsageError
+from cetool.lock.find import CONDA_LOCK, EMBEDDED, EXPLICIT, PIXI, SUFFIXES, FoundLock, find_lock, open_lock
+from cetool.lock.model import Lock, PlatformLock
+from cetool.spec.blocks import find_block
+from cetool.spec.channels import redact, strip_credentials
+from cetool.spec.dates import exclude_newer as read_day
+from cetool.spec.dates import rfc3339
+from cetool.spec.environment import Requirements
+from cetool.spec.metadata import read_metadata
+from cetool.spec.nodes import nearest
+from cetool.spec.platforms import PLATFORMS, current_platform
+from cetool.spec.source import printable
+
+if TYPE_CHECKING:
+    from cetool.engines.base import Progress
+
+LOCK_SCHEMA = "cetool.lock/1"
+#: The note in a lock of the day that it was solved as of.
+AS_OF = "cetool_exclude_newer"
+#: Where PyPI packages come from unless someone says otherwise.
+PYPI = "https://pypi.org/simple"
+
+_VIRTUAL = re.compile(r"(?P<name>__[a-z0-9_]+)(?:==?(?P<version>[A-Za-z0-9_.!+-]*))?")
+
+
+class Format(str, Enum):
+    """The formats of lock files by the names that the command line has for them."""
+
+    conda_lock = CONDA_LOCK
+    pixi = PIXI
+
+
+def lock(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="SCRIPT [PKG]...", help="Scripts; behind --update also packages' names.")
+    ],
+    platform: Annotated[
+        list[str] | None,
+        typer.Option("--platform", metavar="PLATFORM", help="A platform to lock for: linux-64; repeat for more."),
+    ] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Look for newer versions: of the packages named, else of all.")
+    ] = False,
+    update_package: Annotated[
+        list[str] | None,
+        typer.Option("-P", "--update-package", metavar="PKG", help="Look for a newer version of this; repeat."),
+    ] = None,
+    exclude_newer: Annotated[
+        str | None,
+        typer.Option("--exclude-newer", metavar="DATE", help="Leave aside what was published after this day."),
+    ] = None,
+    embed: Annotated[bool, typer.Option("--embed", help="Put the lock at the end of the script itself.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; the exit status is 1 where the lock is not up to date.")
+    ] = False,
+    form: Annotated[
+        Format | None, typer.Option("--format", help="How the lock file is written.", show_default="conda-lock")
+    ] = None,
+    lock_file: Annotated[
+        Path | None, typer.Option("--lock-file", metavar="FILE", help="Write the lock to this file.")
+    ] = None,
+    virtual_package: Annotated[
+        list[str] | None,
+        typer.Option("--virtual-package", metavar="NAME=VERSION", help="What machines have: __cuda=12.4; repeat."),
+    ] = None,
+    channel: options.Channels = None,
+    env_file: options.EnvFile = None,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    offline: options.Offline = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let a script come over plain http.")] = False,
+) -> int:
+    """Solve for each platform and write down exactly which packages a script runs with."""
+    session = options.open_session(channel, options.verbosity(verbose, quiet), None, offline, False)
+    scripts, packages = _told_apart(targets, update=update)
+    wish = _Wish(
+        platforms=_checked_platforms(platform or ()),
+        update_all=update and not packages and not update_package,
+        update=frozenset(name.lower() for name in (*packages, *(update_package or ()))),
+        exclude_newer=None if exclude_newer is None else read_day(exclude_newer),
+        embed=embed,
+        format=None if form is None else form.value,
+        lock_file=lock_file,
+        virtual_packages=tuple(map(_virtual_package, virtual_package or ())),
+        env_file=env_file,
+        check=check,
+    )
+    _refuse_clashes(wish, scripts)
+    outcomes = []
+    for script in scripts:
+        outcomes.append(_lock_one(open_source(script, session, insecure=insecure), wish, session))
+    if as_json:
+        print_json({"schema": LOCK_SCHEMA, "scripts": [outcome.document for outcome in outcomes]})
+    return 1 if check and any(outcome.changed for outcome in outcomes) else 0
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What the command line asks for, of every script."""
+
+    platforms: tuple[str, ...]
+    update_all: bool
+    update: frozenset[str]
+    exclude_newer: datetime | None
+    embed: bool
+    format: str | None
+    lock_file: Path | None
+    virtual_packages: tuple[tuple[str, str], ...]
+    env_file: Path | None
+    check: bool
+
+    @property
+    def solves_anew(self) -> bool:
+        """Whether a lock that matches may still change."""
+        return self.update_all or bool(self.update or self.exclude_newer or self.virtual_packages)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What came of one script: the facts for --json, and whether the lock changed or would."""
+
+    document: dict[str, object]
+    changed: bool
+
+
+def _told_apart(words: Sequence[str], *, update: bool) -> tuple[list[str], list[str]]:
+    """The scripts and, behind ``--update``, the packages: what is no file, apart from the first that could be one."""
+    if not update:
+        return list(words), []
+    scripts = [word for word in words if os.path.isfile(word) or "://" in word]
+    scripts = scripts or list(words[:1])
+    return scripts, [word for word in words if word not in scripts]
+
+
+def _checked_platforms(names: Sequence[str]) -> tuple[str, ...]:
+    for name in names:
+        if name not in PLATFORMS:
+            raise UsageError(f"{printable(name)!r} is no platform", hint=nearest(name, PLATFORMS))
+    return tuple(sorted(set(names)))
+
+
+def _virtual_package(text: str) -> tuple[str, str]:
+    found = _VIRTUAL.fullmatch(text.strip().lower())
+    if found is None:
+        raise UsageError(
+            f"{printable(text)!r} is no virtual package",
+            hint="Write it as __cuda=12.4, __glibc=2.17 or __archspec=x86_64_v3; `__cuda=` says that there is none.",
+        )
+    return found["name"], found["version"] if found["version"] is not None else "0"
+
+
+def _refuse_clashes(wish: _Wish, scripts: Sequence[str]) -> None:
+    if wish.embed and (wish.lock_file or wish.format):
+        raise UsageError("--embed puts the lock into the script, so it goes with neither --lock-file nor --format")
+    if wish.lock_file and len(scripts) > 1:
+        raise UsageError("--lock-file is one file, which holds the lock of one script")
+
+
+# --- one script -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where a script's lock is written, and in which format.
+
+    ``old`` is the lock that is there; ``before`` the one that counted until now, there or elsewhere.
+    """
+
+    path: Path
+    name: str
+    format: str
+    old: Lock | None
+    before: Lock | None
+    notes: tuple[str, ...] = ()
+
+
+def _lock_one(source: Source, wish: _Wish, session: Session) -> _Outcome:
+    """Lock one script: solve where that is called for, and write where something changed."""
+    target = _target(source, wish, session)
+    platforms = wish.platforms or _kept_platforms(target.before, session)
+    asked = {platform: _requirements(source, wish, platform) for platform in platforms}
+    for warning in dict.fromkeys(text for needs in asked.values() for text in needs.warnings):
+        session.voice.warn(f"{source.script.name}: {warning}")
+    if target.old is not None and not wish.solves_anew and _is_current(target.old, asked):
+        new = target.old
+    else:
+        with session.voice.progress() as progress:
+            new = _solved(source, asked, target.before, wish, session, progress)
+    changed = target.old is None or _contents(new, target.format) != _contents(target.old, target.format)
+    if changed and not wish.check:
+        new = replace(new, created=rfc3339(datetime.now(timezone.utc)))
+        _write(new, asked, target, source, session)
+    for note in target.notes:
+        session.voice.warn(note)
+    changes = _changes(target.before, new)
+    _tell(new, changes, target, wish, session, changed=changed)
+    return _Outcome(_document(new, changes, target, source, changed=changed), changed)
+
+
+def _target(source: Source, wish: _Wish, session: Session) -> _Target:
+    """Where the lock goes: where the command line says, else where there is one, else beside the script."""
+    script = source.script
+    if wish.lock_file is not None:
+        return _named_target(wish.lock_file, wish)
+    if source.data is not None:
+        raise UsageError(
+            f"{script.name} is no file here, so its lock has no place", hint="Say where it goes with --lock-file FILE."
+        )
+    found = _readable(lambda: find_lock(script), wish, session)
+    form = EMBEDDED if wish.embed else wish.format or (found.format if found is not None else CONDA_LOCK)
+    path = script.path if form == EMBEDDED else script.path.with_name(script.path.name + SUFFIXES[form])
+    name = script.name if form == EMBEDDED else script.name + SUFFIXES[form]
+    before = None if found is None else found.lock
+    if found is None or found.format == form:
+        return _Target(path, name, form, before, before, () if found is None else found.notes)
+    other = "the lock in the script" if found.format == EMBEDDED else printable(found.path.name)
+    order = (EMBEDDED, CONDA_LOCK, PIXI)
+    counts = "counts no longer" if order.index(form) < order.index(found.format) else "still counts before the new one"
+    note = f"{other} is left as it is and {counts}: remove it if it is not wanted"
+    there = _readable(lambda: open_lock(path), wish, session) if form != EMBEDDED and path.exists() else None
+    return _Target(path, name, form, None if there is None else there.lock, before, (note,))
+
+
+def _named_target(path: Path, wish: _Wish) -> _Target:
+    """The file that --lock-file names. One that is there and is no lock is not overwritten: it is an error."""
+    name = printable(str(path))
+    there = open_lock(path) if path.exists() and path.stat().st_size else None
+    form = wish.format or (there.format if there is not None else PIXI if path.suffix == ".lock" else CONDA_LOCK)
+    if form == EXPLICIT:
+        raise UsageError(f"{name} is an @EXPLICIT file, which is no whole lock", hint="Name another file.")
+    lock = None if there is None else there.lock
+    old = lock if there is not None and there.format == form else None
+    return _Target(Path(os.path.abspath(path)), name, form, old, lock)
+
+
+def _readable(read: Callable[[], FoundLock | None], wish: _Wish, session: Session) -> FoundLock | None:
+    """The lock that is read; one that is broken is told of, and made anew."""
+    try:
+        return read()
+    except MetadataError as error:
+        if wish.check:
+            raise
+        session.voice.warn(f"{error}: it is made anew")
+        return None
+
+
+def _kept_platforms(before: Lock | None, session: Session) -> tuple[str, ...]:
+    """The platforms that the lock has; this one where there is none."""
+    if before is not None and before.platforms:
+        return tuple(sorted(each.platform for each in before.platforms))
+    return (session.environ.get("CONDA_SUBDIR") or current_platform(),)
+
+
+def _requirements(source: Source, wish: _Wish, platform: str) -> Requirements:
+    """What the script asks for on a platform."""
+    if wish.env_file is None:
+        return read_metadata(source.script, platform).requirements
+    from cetool.spec.environment_file import read_environment_file
+
+    if find_block(source.script) is not None:
+        raise UsageError(f"--env-file is for scripts without metadata of their own, and {source.script.name} has some")
+    return read_environment_file(wish.env_file)
+
+
+def _is_current(lock: Lock, asked: dict[str, Requirements]) -> bool:
+    """Whether the lock was made for just this, on just these platforms."""
+    return {each.platform: each.request for each in lock.platforms} == {
+        platform: needs.digest for platform, needs in asked.items()
+    }
+
+
+def _solved(
+    source: Source,
+    asked: dict[str, Requirements],
+    before: Lock | None,
+    wish: _Wish,
+    session: Session,
+    progress: Progress,
+) -> Lock:
+    """The lock as it is to be: each platform solved towards what it was."""
+    from cetool.engines.lock_solve import LockSolver
+
+    solver = LockSolver(
+        session.engine_environ,
+        session.packages,
+        session.offline,
+        session.settings.stall_timeout,
+        session.settings.pip_installer,
+        wish.exclude_newer,
+    )
+    found = []
+    channels: dict[str, None] = {}
+    for platform, needs in asked.items():
+        spec = session.spec_of(needs)
+        spec = replace(
+            spec, virtual_packages=tuple(sorted({**dict(spec.virtual_packages), **dict(wish.virtual_packages)}.items()))
+        )
+        channels |= dict.fromkeys(map(strip_credentials, spec.channels))
+        progress.note(f"Locking {source.script.name} for {platform}")
+        kept = None if before is None or wish.update_all else _without(before.platform(platform), wish.update)
+        try:
+            locked = solver.solve(spec, platform, kept, progress)
+        except EngineError as error:
+            if platform != current_platform():
+                error.message = f"for {platform}: {error.message}"
+            raise
+        found.append(replace(locked, request=needs.digest))
+    custom = ((AS_OF, rfc3339(wish.exclude_newer)),) if wish.exclude_newer is not None else ()
+    return Lock(tuple(sorted(found, key=lambda each: each.platform)), tuple(channels), None, custom)
+
+
+def _without(locked: PlatformLock | None, names: frozenset[str]) -> PlatformLock | None:
+    """What is kept of a platform's packages where some are to be looked for anew."""
+    if locked is None or not names:
+        return locked
+    return replace(
+        locked,
+        conda=tuple(package for package in locked.conda if package.name not in names),
+        pypi=tuple(package for package in locked.pypi if package.name not in names),
+    )
+
+
+def _contents(lock: Lock, form: str) -> object:
+    """What makes two locks of a format different ones: not the time; of a pixi.lock what it can say."""
+    packages = [(each.platform, each.digest) for each in lock.platforms]
+    requests = [each.request for each in lock.platforms]
+    return packages if form == PIXI else (packages, requests, lock.channels, sorted(lock.custom))
+
+
+def _write(lock: Lock, asked: dict[str, Requirements], target: _Target, source: Source, session: Session) -> None:
+    """Put the lock where it belongs, whole or not at all."""
+    if target.format == EMBEDDED:
+        from cetool.lock.embedded import embed
+        from cetool.spec.document import read_document, write_document
+
+        document = read_document(source.given)
+        for note in write_document(document, embed(document, lock)):
+            session.voice.warn(note)
+        return
+    from cetool.lock.files import write_lock_file
+
+    if target.format == PIXI:
+        from cetool.lock.pixi import write_pixi_lock
+
+        condarc = load_condarc(session.environ, mamba=True)
+        urls = [strip_credentials(url) for channel in lock.channels for url in resolve_channel(channel, condarc)]
+        settings = next(iter(asked.values())).pypi_settings
+        indexes = [url for url in (settings.index_url or PYPI, *settings.extra_index_urls)]
+        text = write_pixi_lock(lock, indexes=tuple(map(strip_credentials, indexes)), channel_urls=tuple(urls))
+    else:
+        from cetool.lock.conda_lock import write_conda_lock
+
+        text = write_conda_lock(lock, sources=_sources(source, target.path))
+    write_lock_file(target.path, text)
+
+
+def _sources(source: Source, path: Path) -> tuple[str, ...]:
+    """The script's path from the lock's directory; none for one that is no file."""
+    if source.data is not None:
+        return ()
+    try:
+        return (Path(os.path.relpath(source.script.path, path.parent)).as_posix(),)
+    except ValueError:  # on another drive
+        return ()
+
+
+# --- what is told ---------------------------------------------------------------------------------------------------
+
+
+def _changes(before: Lock | None, new: Lock) -> list[dict[str, str | None]]:
+    """The packages that are new, gone, or another version or build, by platform and name."""
+    found: list[dict[str, str | None]] = []
+    for platform in sorted({each.platform for each in (*(before.platforms if before else ()), *new.platforms)}):
+        old, now = _versions(before.platform(platform) if before else None), _versions(new.platform(platform))
+        for name in sorted({*old, *now}):
+            if old.get(name) != now.get(name):
+                found.append({"platform": platform, "name": name, "before": old.get(name), "after": now.get(name)})
+    return found
+
+
+def _versions(locked: PlatformLock | None) -> dict[str, str]:
+    if locked is None:
+        return {}
+    conda = {package.name: f"{package.version} {package.build}" for package in locked.conda}
+    return {**{f"pypi:{package.name}": package.version for package in locked.pypi}, **conda}
+
+
+def _tell(
+    new: Lock, changes: list[dict[str, str | None]], target: _Target, wish: _Wish, session: Session, *, changed: bool
+) -> None:
+    voice = session.voice
+    if not changed:
+        voice.result(f"{target.name} is up to date")
+        return
+    if target.before is not None:
+        for change in changes:
+            voice.detail(
+                f"{change['platform']}: {change['name']} {change['before'] or 'none'} -> {change['after'] or 'none'}"
+            )
+    if wish.check:
+        why = "there is no lock" if target.old is None else "the lock is not up to date"
+        voice.result(f"{target.name}: {why}; `cetool lock` writes it")
+        return
+    gone = {each.platform for each in (target.before.platforms if target.before else ())} - {
+        each.platform for each in new.platforms
+    }
+    if gone:
+        voice.warn(f"{', '.join(sorted(gone))} {'is' if len(gone) == 1 else 'are'} no longer in {target.name}")
+    counts = ", ".join(f"{each.platform} ({len(each.conda) + len(each.pypi)} packages)" for each in new.platforms)
+    voice.say(f"Locked {counts} in {target.name}")
+
+
+def _document(
+    new: Lock, changes: list[dict[str, str | None]], target: _Target, source: Source, *, changed: bool
+) -> dict[str, object]:
+    """The facts of one script."""
+    return {
+        "script": redact(source.script.name),
+        "lock": str(target.path),
+        "format": target.format,
+        "changed": changed,
+        "platforms": [
+            {"platform": each.platform, "request": each.request, "conda": len(each.conda), "pypi": len(each.pypi)}
+            for each in new.platforms
+        ],
+        "changes": changes,
+    }

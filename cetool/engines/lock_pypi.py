@@ -1,0 +1,349 @@
+"""Finds the PyPI packages of a lock: by uv for every platform, or by pip for this one.
+
+uv is not asked about an environment, for there is none: what conda brings of Python distributions is shown to it as an
+index of its own, the first one, on which each has the one version that conda has and needs nothing more. pip is that of
+the environment, which is made for the purpose and thrown away.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cetool.engines import pypi
+from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.rattler import RattlerEngine
+from cetool.engines.rattler_request import virtual_packages
+from cetool.engines.subprocesses import Invocation, clean_environ, run_engine
+from cetool.errors import EngineError, Location, MetadataError
+from cetool.lock.checks import pypi_url, pypi_version
+from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
+from cetool.spec.channels import redact, strip_credentials
+from cetool.spec.dates import rfc3339
+from cetool.spec.environment import EnvironmentSpec
+from cetool.spec.nodes import shorten
+from cetool.spec.platforms import current_platform
+
+if TYPE_CHECKING:
+    from cetool.engines.lock_solve import LockSolver
+
+#: uv's names of platforms.
+_PLATFORMS = {
+    "linux-64": "x86_64-manylinux",
+    "linux-aarch64": "aarch64-manylinux",
+    "osx-64": "x86_64-apple-darwin",
+    "osx-arm64": "aarch64-apple-darwin",
+    "win-32": "i686-pc-windows-msvc",
+    "win-64": "x86_64-pc-windows-msvc",
+    "win-arm64": "aarch64-pc-windows-msvc",
+}
+#: The versions of glibc (2.N) that uv has platforms for; a wheel for an old one serves on all newer ones.
+_GLIBCS = (17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40)
+#: The one that is not surpassed unless someone says so: a lock is for other machines, too.
+_USUAL_GLIBC = 28
+#: Conda packages whose Python distributions have another name than they.
+_DISTRIBUTIONS = {
+    "matplotlib-base": "matplotlib",
+    "pytorch": "torch",
+    "pytorch-cpu": "torch",
+    "pytorch-gpu": "torch",
+    "msgpack-python": "msgpack",
+    "python-graphviz": "graphviz",
+    "py-opencv": "opencv-python",
+    "tensorflow-base": "tensorflow",
+    "python-kaleido": "kaleido",
+    "brotli-python": "brotli",
+    "py-xgboost": "xgboost",
+    "dask-core": "dask",
+    "python-tzdata": "tzdata",
+}
+
+
+@dataclass(frozen=True)
+class PypiSolver:
+    """One platform's question. ``request`` is what its conda packages were solved by, ``conda`` what came of it."""
+
+    solver: LockSolver
+    spec: EnvironmentSpec
+    request: CreateRequest
+    conda: tuple[LockedConda, ...]
+    before: PlatformLock | None
+
+    @property
+    def platform(self) -> str:
+        """The platform that is solved for."""
+        assert self.request.platform is not None
+        return self.request.platform
+
+    @property
+    def _exclude_newer(self) -> str | None:
+        """What the command line says, else what the script does."""
+        moment = self.solver.exclude_newer
+        return rfc3339(moment) if moment is not None else self.spec.pypi_settings.exclude_newer
+
+    def solve(self, progress: Progress) -> PlatformLock:
+        """The platform's packages from conda and from PyPI. Raises EngineError where the latter cannot be had."""
+        uv = None if self.solver.installer == "pip" else pypi.find_uv(self.solver.environ)
+        if uv is None and self.solver.installer == "uv":
+            raise EngineError("uv was asked for to find PyPI packages, but it is not found", hint=_GET_UV)
+        if uv is None and self.platform != current_platform():
+            raise EngineError(f"only uv finds the PyPI packages of another platform ({self.platform})", hint=_GET_UV)
+        _refuse_directories(self.spec.pypi)
+        progress.stage("Finding PyPI packages")
+        directory = self.request.log.parent / "pypi"
+        directory.mkdir(mode=0o700)
+        found = self._by_uv(uv, directory, progress) if uv is not None else self._by_pip(directory, progress)
+        return PlatformLock(self.platform, self.conda, tuple(sorted(found, key=lambda package: package.name)))
+
+    # --- uv ---------------------------------------------------------------------------------------------------------
+
+    def _by_uv(self, uv: Path, directory: Path, progress: Progress) -> list[LockedPypi]:
+        import tomli
+
+        python = next((package for package in self.conda if package.name == "python"), None)
+        if python is None:
+            raise EngineError(
+                "PyPI packages were asked for, but no python is among the conda packages",
+                hint="Add python to the conda packages.",
+            )
+        installed = _distributions(self.conda)
+        pypi._refuse_conflicts(self.spec.pypi, installed)
+        output = directory / "pylock.toml"
+        _write_stubs(directory / "conda", installed)
+        _write(directory / "requirements.txt", self._requirements())
+        _write(directory / "constraints.txt", "".join(f"{name}=={version}\n" for name, version in installed.items()))
+        if self.before is not None and self.before.pypi:
+            _write(output, _preferences(self.before.pypi))
+        argv = [str(uv), "pip", "compile", "--no-progress", "--quiet", "--no-header", "--directory", str(directory)]
+        argv += ["--format", "pylock.toml", "--output-file", str(output), "--python", sys.executable]
+        argv += ["--python-version", python.version, "--index", (directory / "conda").as_uri()]
+        argv += ["--constraint", "constraints.txt", "requirements.txt"]
+        argv += self._target()
+        if self.request.offline:
+            argv.append("--offline")
+        if self._exclude_newer:
+            # the stubs have no dates
+            argv += [f"--exclude-newer={self._exclude_newer}"]
+            argv += [f"--exclude-newer-package={name}=false" for name in installed]
+        environ = clean_environ(self.solver.environ, drop=(*pypi._ELSEWHERE, *pypi._UV_ASTRAY))
+        environ.update(NO_COLOR="1", **self._deployment_target())
+        progress.note(f"PyPI packages are found by {uv}.")
+        ended = run_engine(Invocation(tuple(argv), environ, watched=(directory,)), self.request, _unheard)
+        if ended.status != 0:
+            raise _not_found(pypi._explain(ended, self._as_request(), installed, "uv"))
+        document = tomli.loads(output.read_text(encoding="utf-8"))
+        return [
+            _from_pylock(package, directory)
+            for package in document.get("packages", [])
+            if package["name"] not in installed
+        ]
+
+    def _requirements(self) -> str:
+        settings = self.spec.pypi_settings
+        lines = [f"--index-url {settings.index_url}"] if settings.index_url else []
+        lines += [f"--extra-index-url {url}" for url in settings.extra_index_urls]
+        lines += [f"--find-links {url}" for url in settings.find_links]
+        for line in (*lines, *self.spec.pypi):
+            if any(ord(char) < 32 for char in line):
+                raise EngineError(f"{redact(line)!r} is not a requirement")
+        return "\n".join([*lines, *self.spec.pypi, ""])
+
+    def _virtual(self, name: str) -> str | None:
+        found = virtual_packages(self.request, self.solver.environ)
+        return next((str(each.version) for each in found if each.name.normalized == name), None)
+
+    def _target(self) -> list[str]:
+        """The options that name the platform; none for one that uv has no name for, which can only be this."""
+        name = _PLATFORMS.get(self.platform)
+        if name is None:
+            if self.platform != current_platform():
+                raise EngineError(f"uv does not find PyPI packages for {self.platform}")
+            return []
+        if name.endswith("manylinux"):
+            version = self._virtual("__glibc") or "2.28"
+            minor = int(parts[1]) if len(parts := re.findall(r"\d+", version)) > 1 else _USUAL_GLIBC
+            if "__glibc" not in dict(self.request.virtual_packages):
+                minor = min(minor, _USUAL_GLIBC)
+            name = f"{name}_2_{max((each for each in _GLIBCS if each <= minor), default=_GLIBCS[0])}"
+        return ["--python-platform", name]
+
+    def _deployment_target(self) -> dict[str, str]:
+        version = self._virtual("__osx") if self.platform.startswith("osx") else None
+        return {"MACOSX_DEPLOYMENT_TARGET": version} if version else {}
+
+    def _as_request(self) -> pypi.PypiRequest:
+        return pypi.PypiRequest(
+            self.request.prefix,
+            self.spec.pypi,
+            self.request.log,
+            self.solver.environ,
+            replace(self.spec.pypi_settings, exclude_newer=self._exclude_newer),
+            self.request.offline,
+        )
+
+    # --- pip --------------------------------------------------------------------------------------------------------
+
+    def _by_pip(self, directory: Path, progress: Progress) -> list[LockedPypi]:
+        import json
+
+        request = replace(self.request, packages=tuple(dict.fromkeys((*self.request.packages, "pip"))))
+        RattlerEngine(self.solver.environ, self.solver.cache_dir).create(request, progress)
+        progress.stage("Finding PyPI packages")
+        prefix = request.prefix
+        installed = pypi._installed(prefix)
+        pypi._refuse_conflicts(self.spec.pypi, installed)
+        _write(directory / "requirements.txt", self._requirements())
+        pins = {**{package.name: package.version for package in self.before.pypi}} if self.before is not None else {}
+        wanted = _names(self.spec.pypi)
+        # pip knows no preferences: what is asked for is not pinned to what it was, so that the two cannot clash
+        pins = {name: version for name, version in pins.items() if name not in wanted} | installed
+        _write(directory / "constraints.txt", "".join(f"{name}=={version}\n" for name, version in pins.items()))
+        report = directory / "report.json"
+        argv = [str(pypi._python(prefix)), "-I", "-m", "pip", "install", "--dry-run", "--quiet", "--no-input"]
+        argv += ["--disable-pip-version-check", "--report", str(report)]
+        argv += ["--constraint", str(directory / "constraints.txt"), "-r", str(directory / "requirements.txt")]
+        if self.request.offline:
+            argv.append("--no-index")
+        if self._exclude_newer:
+            argv.append(f"--uploaded-prior-to={self._exclude_newer}")
+        environ = clean_environ(self.solver.environ, drop=pypi._ELSEWHERE)
+        environ.update(PYTHONNOUSERSITE="1", NO_COLOR="1", PIP_BREAK_SYSTEM_PACKAGES="1", PIP_REQUIRE_VIRTUALENV="0")
+        environ["PIP_CONFIG_FILE"] = str(pypi._pip_config(directory, self.solver.environ))
+        progress.note("PyPI packages are found by the environment's pip.")
+        ended = run_engine(Invocation(tuple(argv), environ, watched=(directory,)), request, _unheard)
+        if ended.status != 0:
+            raise _not_found(pypi._explain(ended, self._as_request(), installed, "pip"))
+        document = json.loads(report.read_bytes())
+        return [_from_report(item) for item in document.get("install", [])]
+
+
+_GET_UV = "Install uv (https://docs.astral.sh/uv/)."
+
+
+def _unheard(*_: object) -> None:
+    """What is printed is told of when it fails."""
+
+
+def _not_found(error: EngineError) -> EngineError:
+    error.message = error.message.replace("cannot be installed:", "cannot be found:", 1)
+    return error
+
+
+def _names(requirements: tuple[str, ...]) -> set[str]:
+    from packaging.requirements import Requirement
+
+    return {pypi._normalised(Requirement(text).name) for text in requirements}
+
+
+def _refuse_directories(requirements: tuple[str, ...]) -> None:
+    """Say what cannot be locked: a directory has no digest, and is another one on another machine."""
+    from urllib.parse import unquote, urlsplit
+
+    from packaging.requirements import Requirement
+
+    for text in requirements:
+        url = Requirement(text).url
+        if url is not None and url.startswith("file:") and os.path.isdir(unquote(urlsplit(url).path)):
+            raise EngineError(
+                f"{redact(text)!r} is a directory, which cannot be locked: nothing tells whether it stays as it is",
+                hint="Build a wheel of it and name that, or name a commit of its repository.",
+            )
+
+
+def _distributions(conda: tuple[LockedConda, ...]) -> dict[str, str]:
+    """The Python distributions that conda packages bring, as far as their records tell: normalised name to version."""
+    from packaging.version import InvalidVersion, Version
+
+    found: dict[str, str] = {}
+    for package in conda:
+        if not any(re.match(r"python(?:\s|$)", spec) for spec in package.depends):
+            continue
+        try:
+            Version(package.version)
+        except InvalidVersion:
+            continue  # no distribution can have it
+        found[_DISTRIBUTIONS.get(package.name, pypi._normalised(package.name))] = package.version
+    return dict(sorted(found.items()))
+
+
+def _write_stubs(directory: Path, installed: Mapping[str, str]) -> None:
+    """An index (PEP 503) that has each distribution of conda's in its one version, which needs nothing."""
+    directory.mkdir()
+    for name, version in installed.items():
+        stem = f"{name.replace('-', '_')}-{version}"
+        (directory / name).mkdir()
+        with zipfile.ZipFile(directory / name / f"{stem}-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+            wheel.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{stem}.dist-info/RECORD", "")
+        link = f'<a href="{stem}-py3-none-any.whl">{stem}-py3-none-any.whl</a>'
+        _write(directory / name / "index.html", f"<!DOCTYPE html><html><body>{link}</body></html>")
+
+
+def _write(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
+
+
+def _preferences(packages: tuple[LockedPypi, ...]) -> str:
+    """The packages of before as a pylock.toml (PEP 751), whose versions uv keeps where they fit."""
+    tables = (f'[[packages]]\nname = "{package.name}"\nversion = "{package.version}"\n' for package in packages)
+    return "\n".join(['lock-version = "1.0"\ncreated-by = "cetool"\n', *tables])
+
+
+def _from_pylock(package: Mapping[str, Any], directory: Path) -> LockedPypi:
+    """A package of a pylock.toml; of its files the wheel, which uv chose for the platform, else the source."""
+    name = str(package["name"])
+    if "directory" in package:
+        raise EngineError(f"{name} is a directory, which cannot be locked", hint="Build a wheel of it and name that.")
+    vcs = package.get("vcs")
+    if vcs is not None:
+        below = f"#subdirectory={vcs['subdirectory']}" if vcs.get("subdirectory") else ""
+        url = f"git+{strip_credentials(vcs['url']).removeprefix('git+')}@{vcs['commit-id']}{below}"
+        return _checked(name, str(package.get("version", "0")), url, None)
+    wheels = list(package.get("wheels", []))
+    files = [package["archive"]] if "archive" in package else wheels or [package["sdist"]]
+    file = files[0]
+    url = file.get("url") or (directory / file["path"]).as_uri()
+    return _checked(name, str(package.get("version", "0")), url, file.get("hashes", {}).get("sha256"))
+
+
+def _from_report(item: Mapping[str, Any]) -> LockedPypi:
+    """A package of pip's installation report."""
+    metadata, info = item["metadata"], item["download_info"]
+    name, version = pypi._normalised(metadata["name"]), str(metadata["version"])
+    if "dir_info" in info:
+        raise EngineError(f"{name} is a directory, which cannot be locked", hint="Build a wheel of it and name that.")
+    if "vcs_info" in info:
+        below = f"#subdirectory={info['subdirectory']}" if info.get("subdirectory") else ""
+        found = _checked(name, version, f"git+{info['url']}@{info['vcs_info']['commit_id']}{below}", None)
+    else:
+        sha256 = info.get("archive_info", {}).get("hashes", {}).get("sha256")
+        found = _checked(name, version, info["url"], sha256)
+    return replace(
+        found,
+        requires=tuple(map(str, metadata.get("requires_dist", []))),
+        requires_python=metadata.get("requires_python"),
+    )
+
+
+def _checked(name: str, version: str, url: str, sha256: str | None) -> LockedPypi:
+    """The package as a lock can have it. Raises EngineError for one that no reader of locks would take."""
+    place = Location("the index")
+    try:
+        plain, repository = pypi_url(strip_credentials(url.partition("#sha256=")[0]), name, place)
+        pypi_version(version, place)
+    except MetadataError as error:
+        raise EngineError(f"{name} {shorten(version)} cannot be locked: {error.message}") from None
+    if not repository and sha256 is None:
+        raise EngineError(
+            f"the index tells no SHA-256 digest of {name} {version}, so it cannot be locked",
+            hint="Take it from another index, or name its file: `NAME @ https://...`.",
+        )
+    return LockedPypi(name, version, plain, None if repository else sha256)

@@ -1,0 +1,97 @@
+"""Solves for a lock: exactly which packages an environment has on a platform, this machine's or another.
+
+Always by the embedded engine, whichever makes environments here: it alone solves for other platforms, for a day of the
+past, and towards the packages that a lock has already.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.rattler import RattlerEngine
+from cetool.errors import EngineError
+from cetool.lock.model import LockedConda, PlatformLock
+from cetool.lock.records import in_order, locked_of
+from cetool.spec.environment import EnvironmentSpec
+from cetool.spec.matchspecs import spec_name
+
+#: Virtual packages that only one system has; an override of them means nothing to the others.
+_OF_SYSTEM = {"__linux": "linux", "__glibc": "linux", "__osx": "osx", "__win": "win"}
+
+
+@dataclass(frozen=True)
+class LockSolver:
+    """What holds for every platform: the user's variables, where metadata are kept, and how much may be done.
+
+    ``installer`` is ``auto``, ``uv`` or ``pip``; ``stall_timeout`` are the seconds without progress after which it is
+    given up; ``exclude_newer`` the moment after which nothing counts that was published later.
+    """
+
+    environ: Mapping[str, str]
+    cache_dir: Path
+    offline: bool = False
+    stall_timeout: float = 300.0
+    installer: str = "auto"
+    exclude_newer: datetime | None = None
+
+    def solve(
+        self, spec: EnvironmentSpec, platform: str, preferred: PlatformLock | None, progress: Progress
+    ) -> PlatformLock:
+        """What is to be locked for a platform, its packages of before kept where they fit.
+
+        Raises EngineError where there is no such environment, or that cannot be found out.
+        """
+        with tempfile.TemporaryDirectory(prefix="cetool-lock-") as directory:
+            request = CreateRequest(
+                prefix=Path(directory) / "prefix",
+                packages=spec.packages,
+                channels=spec.channels,
+                log=Path(directory) / "log",
+                virtual_packages=_fitting(spec.virtual_packages, platform),
+                offline=self.offline,
+                stall_timeout=self.stall_timeout,
+                exclude_newer=self.exclude_newer,
+                platform=platform,
+                preferred=preferred.conda if preferred is not None else (),
+            )
+            try:
+                conda = self._conda(request, spec, progress)
+                if not spec.pypi:
+                    return PlatformLock(platform, conda)
+                from cetool.engines.lock_pypi import PypiSolver
+
+                return PypiSolver(self, spec, replace(request, preferred=conda), conda, preferred).solve(progress)
+            except EngineError as error:
+                error.log = None  # it goes with the directory
+                raise
+
+    def _conda(self, request: CreateRequest, spec: EnvironmentSpec, progress: Progress) -> tuple[LockedConda, ...]:
+        """The conda packages; pip among them where there are PyPI packages, for those who install by it."""
+        if spec.pypi and not any(spec_name(package) == "pip" for package in spec.packages):
+            try:
+                return self._solved(replace(request, packages=(*request.packages, "pip")), progress)
+            except EngineError:
+                pass  # for want of pip, or of something else, which the next words tell
+        return self._solved(request, progress)
+
+    def _solved(self, request: CreateRequest, progress: Progress) -> tuple[LockedConda, ...]:
+        records = RattlerEngine(self.environ, self.cache_dir).solve(request, progress)
+        packages = in_order(map(locked_of, records))
+        for package in packages:
+            if not package.sha256 and not package.md5:
+                raise EngineError(
+                    f"the channel tells no digest of {package.name} {package.version}, so it cannot be locked",
+                    hint="Have the channel indexed anew (conda-index, or rattler-index).",
+                )
+        return packages
+
+
+def _fitting(overrides: tuple[tuple[str, str], ...], platform: str) -> tuple[tuple[str, str], ...]:
+    """The overridden virtual packages that mean something to a platform."""
+    system = platform.partition("-")[0]
+    return tuple((name, value) for name, value in overrides if _OF_SYSTEM.get(name, system) == system)
