@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum
@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cetool.cli import options
+from cetool.cli.lock_places import Target, Wish, target_of
+from cetool.cli.lock_report import changes_between, document_of, tell
 from cetool.cli.output import print_json
 from cetool.cli.session import Session
 from cetool.cli.sources import Source, open_source
 from cetool.condarc import load_condarc, resolve_channel
-from cetool.errors import EngineError, MetadataError, UsageError
-from cetool.lock.find import CONDA_LOCK, EMBEDDED, EXPLICIT, PIXI, SUFFIXES, FoundLock, find_lock, open_lock
+from cetool.errors import EngineError, UsageError
+from cetool.lock.find import CONDA_LOCK, EMBEDDED, PIXI
 from cetool.lock.model import Lock, PlatformLock
 from cetool.spec.blocks import find_block
-from cetool.spec.channels import redact, strip_credentials
+from cetool.spec.channels import strip_credentials
 from cetool.spec.dates import exclude_newer as read_day
 from cetool.spec.dates import rfc3339
 from cetool.spec.environment import Requirements
@@ -94,7 +96,7 @@ def lock(
     """Solve for each platform and write down exactly which packages a script runs with."""
     session = options.open_session(channel, options.verbosity(verbose, quiet), None, offline, False)
     scripts, packages = _told_apart(targets, update=update)
-    wish = _Wish(
+    wish = Wish(
         platforms=_checked_platforms(platform or ()),
         update_all=update and not packages and not update_package,
         update=frozenset(name.lower() for name in (*packages, *(update_package or ()))),
@@ -113,27 +115,6 @@ def lock(
     if as_json:
         print_json({"schema": LOCK_SCHEMA, "scripts": [outcome.document for outcome in outcomes]})
     return 1 if check and any(outcome.changed for outcome in outcomes) else 0
-
-
-@dataclass(frozen=True)
-class _Wish:
-    """What the command line asks for, of every script."""
-
-    platforms: tuple[str, ...]
-    update_all: bool
-    update: frozenset[str]
-    exclude_newer: datetime | None
-    embed: bool
-    format: str | None
-    lock_file: Path | None
-    virtual_packages: tuple[tuple[str, str], ...]
-    env_file: Path | None
-    check: bool
-
-    @property
-    def solves_anew(self) -> bool:
-        """Whether a lock that matches may still change."""
-        return self.update_all or bool(self.update or self.exclude_newer or self.virtual_packages)
 
 
 @dataclass(frozen=True)
@@ -170,7 +151,7 @@ def _virtual_package(text: str) -> tuple[str, str]:
     return found["name"], found["version"] if found["version"] is not None else "0"
 
 
-def _refuse_clashes(wish: _Wish, scripts: Sequence[str]) -> None:
+def _refuse_clashes(wish: Wish, scripts: Sequence[str]) -> None:
     if wish.embed and (wish.lock_file or wish.format):
         raise UsageError("--embed puts the lock into the script, so it goes with neither --lock-file nor --format")
     if wish.lock_file and len(scripts) > 1:
@@ -180,24 +161,9 @@ def _refuse_clashes(wish: _Wish, scripts: Sequence[str]) -> None:
 # --- one script -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Target:
-    """Where a script's lock is written, and in which format.
-
-    ``old`` is the lock that is there; ``before`` the one that counted until now, there or elsewhere.
-    """
-
-    path: Path
-    name: str
-    format: str
-    old: Lock | None
-    before: Lock | None
-    notes: tuple[str, ...] = ()
-
-
-def _lock_one(source: Source, wish: _Wish, session: Session) -> _Outcome:
+def _lock_one(source: Source, wish: Wish, session: Session) -> _Outcome:
     """Lock one script: solve where that is called for, and write where something changed."""
-    target = _target(source, wish, session)
+    target = target_of(source, wish, session)
     platforms = wish.platforms or _kept_platforms(target.before, session)
     asked = {platform: _requirements(source, wish, platform) for platform in platforms}
     for warning in dict.fromkeys(text for needs in asked.values() for text in needs.warnings):
@@ -211,58 +177,11 @@ def _lock_one(source: Source, wish: _Wish, session: Session) -> _Outcome:
     if changed and not wish.check:
         new = replace(new, created=rfc3339(datetime.now(timezone.utc)))
         _write(new, asked, target, source, session)
-    for note in target.notes:
+    for note in (*target.notes, *_not_there(wish.update, new)):
         session.voice.warn(note)
-    changes = _changes(target.before, new)
-    _tell(new, changes, target, wish, session, changed=changed)
-    return _Outcome(_document(new, changes, target, source, changed=changed), changed)
-
-
-def _target(source: Source, wish: _Wish, session: Session) -> _Target:
-    """Where the lock goes: where the command line says, else where there is one, else beside the script."""
-    script = source.script
-    if wish.lock_file is not None:
-        return _named_target(wish.lock_file, wish)
-    if source.data is not None:
-        raise UsageError(
-            f"{script.name} is no file here, so its lock has no place", hint="Say where it goes with --lock-file FILE."
-        )
-    found = _readable(lambda: find_lock(script), wish, session)
-    form = EMBEDDED if wish.embed else wish.format or (found.format if found is not None else CONDA_LOCK)
-    path = script.path if form == EMBEDDED else script.path.with_name(script.path.name + SUFFIXES[form])
-    name = script.name if form == EMBEDDED else script.name + SUFFIXES[form]
-    before = None if found is None else found.lock
-    if found is None or found.format == form:
-        return _Target(path, name, form, before, before, () if found is None else found.notes)
-    other = "the lock in the script" if found.format == EMBEDDED else printable(found.path.name)
-    order = (EMBEDDED, CONDA_LOCK, PIXI)
-    counts = "counts no longer" if order.index(form) < order.index(found.format) else "still counts before the new one"
-    note = f"{other} is left as it is and {counts}: remove it if it is not wanted"
-    there = _readable(lambda: open_lock(path), wish, session) if form != EMBEDDED and path.exists() else None
-    return _Target(path, name, form, None if there is None else there.lock, before, (note,))
-
-
-def _named_target(path: Path, wish: _Wish) -> _Target:
-    """The file that --lock-file names. One that is there and is no lock is not overwritten: it is an error."""
-    name = printable(str(path))
-    there = open_lock(path) if path.exists() and path.stat().st_size else None
-    form = wish.format or (there.format if there is not None else PIXI if path.suffix == ".lock" else CONDA_LOCK)
-    if form == EXPLICIT:
-        raise UsageError(f"{name} is an @EXPLICIT file, which is no whole lock", hint="Name another file.")
-    lock = None if there is None else there.lock
-    old = lock if there is not None and there.format == form else None
-    return _Target(Path(os.path.abspath(path)), name, form, old, lock)
-
-
-def _readable(read: Callable[[], FoundLock | None], wish: _Wish, session: Session) -> FoundLock | None:
-    """The lock that is read; one that is broken is told of, and made anew."""
-    try:
-        return read()
-    except MetadataError as error:
-        if wish.check:
-            raise
-        session.voice.warn(f"{error}: it is made anew")
-        return None
+    changes = changes_between(target.before, new)
+    tell(new, changes, target, wish, session, changed=changed)
+    return _Outcome(document_of(new, changes, target, source, changed=changed), changed)
 
 
 def _kept_platforms(before: Lock | None, session: Session) -> tuple[str, ...]:
@@ -272,7 +191,7 @@ def _kept_platforms(before: Lock | None, session: Session) -> tuple[str, ...]:
     return (session.environ.get("CONDA_SUBDIR") or current_platform(),)
 
 
-def _requirements(source: Source, wish: _Wish, platform: str) -> Requirements:
+def _requirements(source: Source, wish: Wish, platform: str) -> Requirements:
     """What the script asks for on a platform."""
     if wish.env_file is None:
         return read_metadata(source.script, platform).requirements
@@ -294,7 +213,7 @@ def _solved(
     source: Source,
     asked: dict[str, Requirements],
     before: Lock | None,
-    wish: _Wish,
+    wish: Wish,
     session: Session,
     progress: Progress,
 ) -> Lock:
@@ -341,6 +260,13 @@ def _without(locked: PlatformLock | None, names: frozenset[str]) -> PlatformLock
     )
 
 
+def _not_there(names: frozenset[str], lock: Lock) -> list[str]:
+    """A sentence for what was to be updated and is not in the lock."""
+    there = {package.name for each in lock.platforms for package in each.conda}
+    there |= {package.name for each in lock.platforms for package in each.pypi}
+    return [f"there is no package {printable(name)} in the lock" for name in sorted(names - there)]
+
+
 def _contents(lock: Lock, form: str) -> object:
     """What makes two locks of a format different ones: not the time; of a pixi.lock what it can say."""
     packages = [(each.platform, each.digest) for each in lock.platforms]
@@ -348,7 +274,7 @@ def _contents(lock: Lock, form: str) -> object:
     return packages if form == PIXI else (packages, requests, lock.channels, sorted(lock.custom))
 
 
-def _write(lock: Lock, asked: dict[str, Requirements], target: _Target, source: Source, session: Session) -> None:
+def _write(lock: Lock, asked: dict[str, Requirements], target: Target, source: Source, session: Session) -> None:
     """Put the lock where it belongs, whole or not at all."""
     if target.format == EMBEDDED:
         from cetool.lock.embedded import embed
@@ -383,66 +309,3 @@ def _sources(source: Source, path: Path) -> tuple[str, ...]:
         return (Path(os.path.relpath(source.script.path, path.parent)).as_posix(),)
     except ValueError:  # on another drive
         return ()
-
-
-# --- what is told ---------------------------------------------------------------------------------------------------
-
-
-def _changes(before: Lock | None, new: Lock) -> list[dict[str, str | None]]:
-    """The packages that are new, gone, or another version or build, by platform and name."""
-    found: list[dict[str, str | None]] = []
-    for platform in sorted({each.platform for each in (*(before.platforms if before else ()), *new.platforms)}):
-        old, now = _versions(before.platform(platform) if before else None), _versions(new.platform(platform))
-        for name in sorted({*old, *now}):
-            if old.get(name) != now.get(name):
-                found.append({"platform": platform, "name": name, "before": old.get(name), "after": now.get(name)})
-    return found
-
-
-def _versions(locked: PlatformLock | None) -> dict[str, str]:
-    if locked is None:
-        return {}
-    conda = {package.name: f"{package.version} {package.build}" for package in locked.conda}
-    return {**{f"pypi:{package.name}": package.version for package in locked.pypi}, **conda}
-
-
-def _tell(
-    new: Lock, changes: list[dict[str, str | None]], target: _Target, wish: _Wish, session: Session, *, changed: bool
-) -> None:
-    voice = session.voice
-    if not changed:
-        voice.result(f"{target.name} is up to date")
-        return
-    if target.before is not None:
-        for change in changes:
-            voice.detail(
-                f"{change['platform']}: {change['name']} {change['before'] or 'none'} -> {change['after'] or 'none'}"
-            )
-    if wish.check:
-        why = "there is no lock" if target.old is None else "the lock is not up to date"
-        voice.result(f"{target.name}: {why}; `cetool lock` writes it")
-        return
-    gone = {each.platform for each in (target.before.platforms if target.before else ())} - {
-        each.platform for each in new.platforms
-    }
-    if gone:
-        voice.warn(f"{', '.join(sorted(gone))} {'is' if len(gone) == 1 else 'are'} no longer in {target.name}")
-    counts = ", ".join(f"{each.platform} ({len(each.conda) + len(each.pypi)} packages)" for each in new.platforms)
-    voice.say(f"Locked {counts} in {target.name}")
-
-
-def _document(
-    new: Lock, changes: list[dict[str, str | None]], target: _Target, source: Source, *, changed: bool
-) -> dict[str, object]:
-    """The facts of one script."""
-    return {
-        "script": redact(source.script.name),
-        "lock": str(target.path),
-        "format": target.format,
-        "changed": changed,
-        "platforms": [
-            {"platform": each.platform, "request": each.request, "conda": len(each.conda), "pypi": len(each.pypi)}
-            for each in new.platforms
-        ],
-        "changes": changes,
-    }

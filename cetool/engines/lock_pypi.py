@@ -120,29 +120,42 @@ class PypiSolver:
         _write(directory / "constraints.txt", "".join(f"{name}=={version}\n" for name, version in installed.items()))
         if self.before is not None and self.before.pypi:
             _write(output, _preferences(self.before.pypi))
+        progress.note(f"PyPI packages are found by {uv}.")
+        self._compile(uv, python.version, directory, installed, ("--format=pylock.toml", f"--output-file={output}"))
+        document = tomli.loads(output.read_text(encoding="utf-8"))
+        packages = [package for package in document.get("packages", []) if package["name"] not in installed]
+        found = [_from_pylock(package, directory) for package in packages]
+        if len(found) < 2 and not installed:
+            return found
+        # a pylock.toml does not tell what needs what: the same solution, pinned, is asked for in words
+        with (directory / "constraints.txt").open("a", encoding="utf-8") as stream:
+            stream.writelines(
+                f"{package['name']}=={package['version']}\n" for package in packages if _is_pinned(package)
+            )
+        words = directory / "requirements.out"
+        options = ("--format=requirements.txt", "--annotation-style=line", f"--output-file={words}")
+        self._compile(uv, python.version, directory, installed, options)
+        needs = _needs(words.read_text(encoding="utf-8"))
+        return [replace(package, requires=tuple(sorted(needs.get(package.name, ())))) for package in found]
+
+    def _compile(
+        self, uv: Path, python: str, directory: Path, installed: Mapping[str, str], output: tuple[str, ...]
+    ) -> None:
+        """Have uv solve, from another directory than this, so that no project at hand has a say."""
         argv = [str(uv), "pip", "compile", "--no-progress", "--quiet", "--no-header", "--directory", str(directory)]
-        argv += ["--format", "pylock.toml", "--output-file", str(output), "--python", sys.executable]
-        argv += ["--python-version", python.version, "--index", (directory / "conda").as_uri()]
-        argv += ["--constraint", "constraints.txt", "requirements.txt"]
-        argv += self._target()
+        argv += [*output, "--python", sys.executable, "--python-version", python, *self._target()]
+        argv += ["--index", (directory / "conda").as_uri(), "--constraint", "constraints.txt", "requirements.txt"]
         if self.request.offline:
             argv.append("--offline")
         if self._exclude_newer:
-            # the stubs have no dates
-            argv += [f"--exclude-newer={self._exclude_newer}"]
+            argv.append(f"--exclude-newer={self._exclude_newer}")
+            # what stands for conda's packages has no date
             argv += [f"--exclude-newer-package={name}=false" for name in installed]
         environ = clean_environ(self.solver.environ, drop=(*pypi._ELSEWHERE, *pypi._UV_ASTRAY))
         environ.update(NO_COLOR="1", **self._deployment_target())
-        progress.note(f"PyPI packages are found by {uv}.")
         ended = run_engine(Invocation(tuple(argv), environ, watched=(directory,)), self.request, _unheard)
         if ended.status != 0:
             raise _not_found(pypi._explain(ended, self._as_request(), installed, "uv"))
-        document = tomli.loads(output.read_text(encoding="utf-8"))
-        return [
-            _from_pylock(package, directory)
-            for package in document.get("packages", [])
-            if package["name"] not in installed
-        ]
 
     def _requirements(self) -> str:
         settings = self.spec.pypi_settings
@@ -295,6 +308,22 @@ def _preferences(packages: tuple[LockedPypi, ...]) -> str:
     """The packages of before as a pylock.toml (PEP 751), whose versions uv keeps where they fit."""
     tables = (f'[[packages]]\nname = "{package.name}"\nversion = "{package.version}"\n' for package in packages)
     return "\n".join(['lock-version = "1.0"\ncreated-by = "cetool"\n', *tables])
+
+
+def _is_pinned(package: Mapping[str, Any]) -> bool:
+    """Whether a version says which file it is: a direct reference is its own pin."""
+    return "version" in package and not {"archive", "vcs", "directory"} & package.keys()
+
+
+def _needs(words: str) -> dict[str, set[str]]:
+    """What each package needs, by name, from uv's lines: ``six==1.17.0  # via python-dateutil``."""
+    found: dict[str, set[str]] = {}
+    for line in words.splitlines():
+        annotated = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?(?:==| @ ).*?\s+# via (.+)", line)
+        for parent in annotated[2].split(", ") if annotated else ():
+            if re.fullmatch(r"[A-Za-z0-9._-]+", parent):
+                found.setdefault(parent, set()).add(annotated[1] if annotated else "")
+    return found
 
 
 def _from_pylock(package: Mapping[str, Any], directory: Path) -> LockedPypi:

@@ -63,7 +63,7 @@ def _plain_url(text: str, where: Location) -> str:
     segments = [unquote(segment) for segment in parts.path.split("/")]
     if any(segment in (".", "..") or re.search(r"[/\\\x00-\x1f\x7f]", segment) for segment in segments):
         raise _refuse(text, "its path leads elsewhere", where)
-    if parts.scheme != "file" and not parts.netloc:
+    if parts.scheme not in ("file", "git+file") and not parts.netloc:
         raise _refuse(text, "it names no host", where)
     return url
 

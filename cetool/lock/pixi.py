@@ -195,7 +195,10 @@ def _references(locked: PlatformLock) -> Iterator[dict[str, str]]:
 def _conda_entry(package: LockedConda) -> dict[str, object]:
     entry: dict[str, object] = {"conda": package.url}
     optional = (
-        ("subdir", package.subdir),  # of a URL that is a file's rattler does not see it
+        ("name", package.name),
+        ("version", package.version),
+        ("build", package.build),
+        ("subdir", package.subdir),
         ("noarch", package.noarch),
         ("sha256", package.sha256),
         ("md5", package.md5),
