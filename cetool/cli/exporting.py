@@ -19,6 +19,7 @@ from cetool.cli.sources import Source, open_source
 from cetool.errors import LockError, StoreError, UsageError
 from cetool.lock.model import Lock, PlatformLock
 from cetool.spec.environment import EnvironmentSpec, Requirements
+from cetool.spec.metadata import read_metadata
 from cetool.spec.platforms import PLATFORMS, current_platform
 from cetool.spec.source import printable
 
@@ -142,7 +143,7 @@ def _of(wanted: Wanted, session: Session) -> _Found:
     metadata, spec, where = read_locked_declaration(source, session, how)
     name = Path(source.name or source.script.path.name).stem
     if where is not None or elsewhere:
-        lock = _lock(source, metadata.requirements, wanted)
+        lock = _lock(source, wanted)
         if lock is not None:
             path = source.script.path.name if source.data is None else None
             return _Found(lock, name, spec.variables, path)
@@ -157,18 +158,25 @@ def _of(wanted: Wanted, session: Session) -> _Found:
     return replace(found, source=source.script.path.name if source.data is None else None)
 
 
-def _lock(source: Source, requirements: Requirements, wanted: Wanted) -> Lock | None:
+def _lock(source: Source, wanted: Wanted) -> Lock | None:
+    """The script's lock, or the one that was named; it fits what the script declares for the platforms wanted."""
     from cetool.lock.find import find_lock, open_lock
 
-    found = find_lock(source.script, beside=source.data is None) if wanted.lock_file is None else None
-    if wanted.lock_file is not None:
+    if wanted.lock_file is None:
+        found = find_lock(source.script, beside=source.data is None)
+    else:
         found = open_lock(wanted.lock_file)
     if found is None:
         return None
     for platform in wanted.platforms:
-        if found.lock.platform(platform) is not None and found.matches(requirements, platform) is False:
+        if wanted.extra:
+            raise LockError(f"{found.where} does not have what --with asks for", hint="Leave --with out.")
+        if found.lock.platform(platform) is None or wanted.env_file is not None:
+            continue
+        if found.matches(read_metadata(source.script, platform).requirements, platform) is False:
             raise LockError(
-                f"{found.where} does not fit what the script declares", hint=f"`cetool lock {source.given}` renews it."
+                f"{found.where} does not fit what the script declares for {platform}",
+                hint=f"`cetool lock {source.given}` renews it.",
             )
     return found.lock
 
