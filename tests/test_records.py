@@ -18,12 +18,14 @@ from typing import Any
 import pytest
 from support.channel import Channel
 from support.home import Home, make_home, remove_home
+from support.readme import commands, run_on_terminal
 from support.scripts import eventually, shell_script, started, told
 
 from cetool import __version__
 from cetool.errors import UsageError
 from cetool.launch.record import RecordError, record_target
 from cetool.launch.record_reader import read_record
+from cetool.spec.platforms import current_platform
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "json.md"
 #: Prints how it was called and where it is.
@@ -499,6 +501,21 @@ def test_pypi_packages_have_url_and_digest(installer: str, home: Home, elsewhere
     done = elsewhere.cetool("rerun", "--record", "again.json", home.path / "table.json", env=env)
     assert (done.returncode, done.stdout) == (0, "0.9.0\n"), done.stderr
     assert read(elsewhere.path / "again.json")["pypi_packages"] == [package]
+
+
+# --- the document -----------------------------------------------------------------------------------------------------
+
+
+def test_the_document_shows_what_happens(home: Home) -> None:
+    for command in commands(DOCUMENT.with_name("records.md")):
+        if command.file is not None:
+            home.write(command.file, command.shown)
+            continue
+        status, shown = run_on_terminal(command.line, home)
+        shown = "".join(line for line in shown.splitlines(keepends=True) if not line.startswith("Created "))
+        assert status == 0, f"$ {command.line}\n{shown}"
+        expected = command.shown.replace("linux-64", current_platform())
+        assert re.sub(r"\d+ files", "... files", shown) == re.sub(r"\d+ files", "... files", expected), command.line
 
 
 def test_the_warm_run_afterwards_is_the_usual_one(settled: Home) -> None:
