@@ -14,7 +14,7 @@ import pytest
 from engines import install_fakes
 from support.channel import Channel
 from support.home import Home
-from support.locks import explicit_list, flip, lines
+from support.locked import explicit_list, flip, lines
 from support.server import ChannelServer, Fault
 
 from cetool.engines.base import CreateRequest, Engine, Progress, SilentProgress
@@ -160,7 +160,7 @@ def test_a_bit_flipped_in_the_channel(
     home: Home, make: Make, local_channel: Channel, name: str, scheme: str, digest: str, tmp_path: Path
 ) -> None:
     """Whatever the lock has of the archive's digests, and wherever it comes from."""
-    from support.locks import locked
+    from support.locked import locked
     from support.server import serving
 
     (package,) = locked(local_channel, "postlink")
@@ -193,20 +193,6 @@ def test_a_bit_flipped_in_the_unpacked_package(home: Home, make: Make, local_cha
     assert not list(home.path.glob(f"e*/{RAN}"))
 
 
-def test_a_bit_flipped_in_an_archive_that_conda_has_yet_to_unpack(
-    home: Home, make: Make, local_channel: Channel
-) -> None:
-    """conda takes what it has under that name for what it should be."""
-    explicit = lines(local_channel, "postlink")
-    archive = home.path / "pkgs" / "postlink-1.0-0.conda"
-    archive.parent.mkdir()
-    shutil.copy(local_channel.path / "noarch" / archive.name, archive)
-    flip(archive, b'echo "$PKG_NAME"')
-    with pytest.raises(DamagedPackages, match="postlink"):
-        make("conda", explicit)
-    assert not list(home.path.glob(f"e*/{RAN}"))
-
-
 def test_another_package_of_the_same_name_in_the_cache(make: Make, local_channel: Channel, tmp_path: Path) -> None:
     """Name, version and build are not enough to tell packages of two channels from each other."""
     from support.archive import Entry, Package, write_package
@@ -232,6 +218,15 @@ def test_a_package_that_is_gone_is_an_error(make: Make, local_channel: Channel, 
     gone = f"{server.url}/conda-forge/noarch/hello-bin-9.0-0.tar.bz2"
     with pytest.raises(EngineError, match="404"):
         make("rattler", (gone,))
+
+
+@pytest.mark.parametrize(("name", "version"), [("conda", "conda 24.7.1"), ("micromamba", "2.0.8")])
+def test_an_engine_that_would_not_look_at_sha256(
+    make: Make, environ: dict[str, str], local_channel: Channel, name: str, version: str
+) -> None:
+    environ["FAKE_ENGINE_VERSION"] = version
+    with pytest.raises(EngineError, match="cannot verify the packages of a lock"):
+        make(name, lines(local_channel, "hello-bin"))
 
 
 class Meddling:

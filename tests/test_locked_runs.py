@@ -14,7 +14,7 @@ import pytest
 from engines import install_fakes
 from support.channel import Channel
 from support.home import Home
-from support.locks import explicit_list, flip, lines, lock_script, locked
+from support.locked import explicit_list, flip, lines, lock_script, locked
 from support.server import ChannelServer
 from support.warm import COLD, is_warm, learn, run_warm, settle
 

@@ -19,6 +19,7 @@ from cetool.engines.explicit import (
     explicit_file,
     packages_of,
     refuse_damaged,
+    require_sha256,
 )
 from cetool.engines.extracted import remove_refused
 from cetool.engines.outcome import conclude
@@ -32,6 +33,8 @@ from cetool.spec.channels import strip_credentials
 
 #: Variables of the user's that would change what a creation prints or does.
 _DROPPED = ("CONDA_JSON", "CONDA_QUIET", "CONDA_DRY_RUN", "CONDA_DOWNLOAD_ONLY")
+#: The first conda that knows SHA-256 in an explicit file.
+_SHA256_SINCE = (24, 9)
 
 
 class CondaEngine:
@@ -70,7 +73,9 @@ class CondaEngine:
     def create(self, request: CreateRequest, progress: Progress) -> None:
         """Make the environment; see :class:`~cetool.engines.base.Engine`."""
         packages = packages_of(request)
-        check_local_archives(packages)
+        if packages:
+            require_sha256(packages, self.name, self.version, _SHA256_SINCE)
+            check_local_archives(packages)
         cache = self._package_caches()[0]
         with turn(self._lock_dir, cache, progress, self.name) as lock, private_directory(request) as directory:
             refuse_damaged(packages, lambda _: self._package_caches())

@@ -1,7 +1,7 @@
 """Packages that are named exactly: lines of an explicit spec (CEP 23), and whether an environment has just these.
 
-An engine that is handed them solves nothing. It checks what it downloads against the digests; what it does not check
-(conda: archives of ``file://`` channels and those already in its cache) is checked here, before it starts.
+An engine that is handed them solves nothing. It checks what it downloads against the digests; what none checks (what is
+kept unpacked), and what conda does not (archives of ``file://`` channels), is checked here, before it starts.
 """
 
 from __future__ import annotations
@@ -90,6 +90,19 @@ def parse_lines(lines: Iterable[str]) -> list[ExplicitPackage]:
     return [parse_line(line) for line in lines]
 
 
+def require_sha256(packages: Iterable[ExplicitPackage], engine: str, version: str, since: tuple[int, int]) -> None:
+    """Raise EngineError where an engine is too old to know SHA-256 in an explicit file.
+
+    Such a conda refuses the lines; such a mamba installs what it gets without a look at it.
+    """
+    known = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if known < since and any(package.sha256 for package in packages):
+        raise EngineError(
+            f"{engine} {version} cannot verify the packages of a lock: it does not know SHA-256 in an explicit file",
+            hint="Update it, or use --engine rattler, which is built in.",
+        )
+
+
 def explicit_file(directory: Path, request: CreateRequest, channels: Sequence[str]) -> Path:
     """The ``@EXPLICIT`` file of a request, for the user's eyes only: credentials of ``channels`` (URLs) are put back
     into the URLs of their packages.
@@ -142,33 +155,18 @@ def mismatch(package: ExplicitPackage, algorithm: str, found: str) -> EngineErro
 
 
 def refuse_damaged(packages: Iterable[ExplicitPackage], places: Callable[[ExplicitPackage], Iterable[Path]]) -> None:
-    """Raise DamagedPackages where what an engine has kept of a package is not what was packed.
+    """Raise DamagedPackages where what an engine has kept unpacked of a package is not what was packed.
 
-    ``places`` tells the directories in which the package can be kept, unpacked or as an archive; the first that has it
-    is the one that is used. Of an archive that has yet to be unpacked the digest counts: conda does not look at it.
+    Engines link it without a look at it, and run its link scripts. ``places`` tells the directories in which the
+    package can be kept; the first that has it is the one that is used.
     """
-    damaged = []
-    for package in packages:
-        for place in places(package):
-            if (place / package.stem / "info" / "index.json").exists():
-                if damaged_files(place / package.stem):
-                    damaged.append(place / package.stem)
-                break
-            if _is_other(place / package.file_name, package):
-                damaged.append(place / package.file_name)
-                break
+    kept = [
+        next((path for place in places(each) if ((path := place / each.stem) / "info").is_dir()), None)
+        for each in packages
+    ]
+    damaged = [path for path in kept if path is not None and damaged_files(path)]
     if damaged:
         raise DamagedPackages(damaged, how="missing or changed")
-
-
-def _is_other(archive: Path, package: ExplicitPackage) -> bool:
-    if package.digest is None:
-        return False
-    algorithm, wanted = package.digest
-    try:
-        return digest_of(archive, algorithm) != wanted
-    except OSError:  # not kept there
-        return False
 
 
 def check_exactly(prefix: Path, packages: Sequence[ExplicitPackage]) -> None:

@@ -21,6 +21,7 @@ from cetool.engines.explicit import (
     explicit_file,
     packages_of,
     refuse_damaged,
+    require_sha256,
 )
 from cetool.engines.outcome import conclude
 from cetool.engines.private import environment_file, has_credentials, private_directory
@@ -35,6 +36,8 @@ _DROPPED = tuple(
     for family in ("MAMBA", "CONDA")
     for name in ("JSON", "QUIET", "DRY_RUN", "DOWNLOAD_ONLY", "TARGET_PREFIX", "OVERRIDE_CHANNELS")
 )
+#: The first version that knows SHA-256 in an explicit file; those before install without a look at it.
+_SHA256_SINCE = (2, 1)
 
 
 class MambaEngine:
@@ -70,7 +73,9 @@ class MambaEngine:
     def create(self, request: CreateRequest, progress: Progress) -> None:
         """Make the environment; see :class:`~cetool.engines.base.Engine`."""
         packages = packages_of(request)
-        check_local_archives(packages)
+        if packages:
+            require_sha256(packages, self.name, self.version, _SHA256_SINCE)
+            check_local_archives(packages)
         refuse_damaged(packages, self._places)
         try:
             with private_directory(request) as directory:

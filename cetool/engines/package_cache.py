@@ -16,8 +16,8 @@ from cetool.errors import EngineError
 
 
 class DamagedPackages(EngineError):
-    """What was to be linked is not what the packages had; ``directories`` are where they are kept unpacked (or the
-    archives, where these are damaged), ``how`` what is wrong with their files.
+    """What was to be linked is not what the packages had; ``directories`` are where they are kept unpacked, ``how``
+    what is wrong with their files.
     """
 
     def __init__(self, directories: Iterable[Path], how: str = "missing or cut off") -> None:
@@ -26,7 +26,7 @@ class DamagedPackages(EngineError):
         where = self.directories[0].parent
         super().__init__(
             f"the package cache {where} is damaged: files of {names} are {how}",
-            hint="Remove these there (or all of it), and run the same command again.",
+            hint="Remove these directories there (or all of it), and run the same command again.",
         )
 
 

@@ -57,10 +57,9 @@ def _record(name: str, wanted: Wanted, cache: Path) -> rattler.RepoDataRecord:
     archive = cache / wanted.file_name
     index = cache / stem / "info" / "index.json"
     if not index.exists():
-        if not archive.exists() or name != "conda":  # conda unpacks what it has
-            archive.write_bytes(_fetch(wanted.url))
-            if name != "conda" or not wanted.url.startswith("file:"):
-                _check(name, wanted, archive)
+        archive.write_bytes(_fetch(wanted.url))
+        if name != "conda" or not wanted.url.startswith("file:"):
+            _check(name, wanted, archive)
         from rattler.package_streaming import extract
 
         extract(archive, cache / stem)
