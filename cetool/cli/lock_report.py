@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from cetool.cli.lock_places import Target, Wish
 from cetool.cli.session import Session
-from cetool.cli.sources import Source
 from cetool.lock.model import Lock, PlatformLock
-from cetool.spec.channels import redact
+
+LOCK_SCHEMA = "cetool.lock/1"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one script: its lock, and whether it changed, or would."""
+
+    script: str
+    target: Target
+    lock: Lock
+    changes: list[dict[str, str | None]]
+    changed: bool
 
 
 def changes_between(before: Lock | None, new: Lock) -> list[dict[str, str | None]]:
@@ -27,16 +41,14 @@ def _versions(locked: PlatformLock | None) -> dict[str, str]:
     return {**{f"pypi:{package.name}": package.version for package in locked.pypi}, **conda}
 
 
-def tell(
-    new: Lock, changes: list[dict[str, str | None]], target: Target, wish: Wish, session: Session, *, changed: bool
-) -> None:
+def tell(outcome: Outcome, wish: Wish, session: Session) -> None:
     """Say what became of one script's lock: with ``-v`` each package that changed."""
-    voice = session.voice
-    if not changed:
+    voice, target, new = session.voice, outcome.target, outcome.lock
+    if not outcome.changed:
         voice.result(f"{target.name} is up to date")
         return
     if target.before is not None:
-        for change in changes:
+        for change in outcome.changes:
             voice.detail(
                 f"{change['platform']}: {change['name']} {change['before'] or 'none'} -> {change['after'] or 'none'}"
             )
@@ -53,18 +65,29 @@ def tell(
     voice.say(f"Locked {counts} in {target.name}")
 
 
-def document_of(
-    new: Lock, changes: list[dict[str, str | None]], target: Target, source: Source, *, changed: bool
-) -> dict[str, object]:
-    """The facts of one script."""
+def document_of(outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """The facts of all scripts, as docs/json.md describes them."""
     return {
-        "script": redact(source.script.name),
-        "lock": str(target.path),
-        "format": target.format,
-        "changed": changed,
-        "platforms": [
-            {"platform": each.platform, "request": each.request, "conda": len(each.conda), "pypi": len(each.pypi)}
-            for each in new.platforms
+        "schema": LOCK_SCHEMA,
+        "locks": [
+            {
+                "script": each.script,
+                "lock": str(each.target.path),
+                "format": each.target.format,
+                "changed": each.changed,
+            }
+            for each in outcomes
         ],
-        "changes": changes,
+        "platforms": [
+            {
+                "script": each.script,
+                "platform": locked.platform,
+                "request": locked.request,
+                "conda": len(locked.conda),
+                "pypi": len(locked.pypi),
+            }
+            for each in outcomes
+            for locked in each.lock.platforms
+        ],
+        "changes": [{"script": each.script, **change} for each in outcomes for change in each.changes],
     }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
@@ -15,7 +16,7 @@ import typer
 
 from cetool.cli import options
 from cetool.cli.lock_places import Target, Wish, target_of
-from cetool.cli.lock_report import changes_between, document_of, tell
+from cetool.cli.lock_report import Outcome, changes_between, document_of, tell
 from cetool.cli.output import print_json
 from cetool.cli.session import Session
 from cetool.cli.sources import Source, open_source
@@ -24,7 +25,7 @@ from cetool.errors import EngineError, UsageError
 from cetool.lock.find import CONDA_LOCK, EMBEDDED, PIXI
 from cetool.lock.model import Lock, PlatformLock
 from cetool.spec.blocks import find_block
-from cetool.spec.channels import strip_credentials
+from cetool.spec.channels import redact, strip_credentials
 from cetool.spec.dates import exclude_newer as read_day
 from cetool.spec.dates import rfc3339
 from cetool.spec.environment import Requirements
@@ -36,7 +37,6 @@ from cetool.spec.source import printable
 if TYPE_CHECKING:
     from cetool.engines.base import Progress
 
-LOCK_SCHEMA = "cetool.lock/1"
 #: The note in a lock of the day that it was solved as of.
 AS_OF = "cetool_exclude_newer"
 #: Where PyPI packages come from unless someone says otherwise.
@@ -95,9 +95,10 @@ def lock(
 ) -> int:
     """Solve for each platform and write down exactly which packages a script runs with."""
     session = options.open_session(channel, options.verbosity(verbose, quiet), None, offline, False)
-    scripts, packages = _told_apart(targets, update=update)
+    platforms, words = _more_platforms(platform or (), targets)
+    scripts, packages = _told_apart(words, update=update)
     wish = Wish(
-        platforms=_checked_platforms(platform or ()),
+        platforms=_checked_platforms(platforms),
         update_all=update and not packages and not update_package,
         update=frozenset(name.lower() for name in (*packages, *(update_package or ()))),
         exclude_newer=None if exclude_newer is None else read_day(exclude_newer),
@@ -108,21 +109,21 @@ def lock(
         env_file=env_file,
         check=check,
     )
+    if not scripts:
+        raise UsageError("no script was given", hint="cetool lock SCRIPT")
     _refuse_clashes(wish, scripts)
     outcomes = []
     for script in scripts:
         outcomes.append(_lock_one(open_source(script, session, insecure=insecure), wish, session))
     if as_json:
-        print_json({"schema": LOCK_SCHEMA, "scripts": [outcome.document for outcome in outcomes]})
+        print_json(document_of(outcomes))
     return 1 if check and any(outcome.changed for outcome in outcomes) else 0
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What came of one script: the facts for --json, and whether the lock changed or would."""
-
-    document: dict[str, object]
-    changed: bool
+def _more_platforms(named: Sequence[str], words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The platforms and the other words: behind ``--platform`` several may stand, ``--platform linux-64 osx-arm64``."""
+    more = [word for word in words if named and word in PLATFORMS and not os.path.isfile(word)]
+    return [*named, *more], [word for word in words if word not in more]
 
 
 def _told_apart(words: Sequence[str], *, update: bool) -> tuple[list[str], list[str]]:
@@ -161,7 +162,7 @@ def _refuse_clashes(wish: Wish, scripts: Sequence[str]) -> None:
 # --- one script -----------------------------------------------------------------------------------------------------
 
 
-def _lock_one(source: Source, wish: Wish, session: Session) -> _Outcome:
+def _lock_one(source: Source, wish: Wish, session: Session) -> Outcome:
     """Lock one script: solve where that is called for, and write where something changed."""
     target = target_of(source, wish, session)
     platforms = wish.platforms or _kept_platforms(target.before, session)
@@ -179,9 +180,10 @@ def _lock_one(source: Source, wish: Wish, session: Session) -> _Outcome:
         _write(new, asked, target, source, session)
     for note in (*target.notes, *_not_there(wish.update, new)):
         session.voice.warn(note)
-    changes = changes_between(target.before, new)
-    tell(new, changes, target, wish, session, changed=changed)
-    return _Outcome(document_of(new, changes, target, source, changed=changed), changed)
+    name = redact(source.script.name)
+    outcome = Outcome(name, target, new, changes_between(target.before, new), changed)
+    tell(outcome, wish, session)
+    return outcome
 
 
 def _kept_platforms(before: Lock | None, session: Session) -> tuple[str, ...]:
@@ -302,10 +304,8 @@ def _write(lock: Lock, asked: dict[str, Requirements], target: Target, source: S
 
 
 def _sources(source: Source, path: Path) -> tuple[str, ...]:
-    """The script's path from the lock's directory; none for one that is no file."""
-    if source.data is not None:
-        return ()
-    try:
-        return (Path(os.path.relpath(source.script.path, path.parent)).as_posix(),)
-    except ValueError:  # on another drive
-        return ()
+    """The script's path from the lock's directory; the name of one that is no file."""
+    if source.data is None:
+        with contextlib.suppress(ValueError):  # it may be on another drive
+            return (Path(os.path.relpath(source.script.path, path.parent)).as_posix(),)
+    return (source.script.path.name,)

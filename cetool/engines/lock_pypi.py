@@ -212,28 +212,32 @@ class PypiSolver:
         installed = pypi._installed(prefix)
         pypi._refuse_conflicts(self.spec.pypi, installed)
         _write(directory / "requirements.txt", self._requirements())
-        pins = {**{package.name: package.version for package in self.before.pypi}} if self.before is not None else {}
-        wanted = _names(self.spec.pypi)
-        # pip knows no preferences: what is asked for is not pinned to what it was, so that the two cannot clash
-        pins = {name: version for name, version in pins.items() if name not in wanted} | installed
-        _write(directory / "constraints.txt", "".join(f"{name}=={version}\n" for name, version in pins.items()))
+        # pip knows no preferences: all that was locked is asked for first, which may not go with what is asked for now
+        kept = {package.name: package.version for package in self.before.pypi} if self.before is not None else {}
+        environ = clean_environ(self.solver.environ, drop=pypi._ELSEWHERE)
+        environ.update(PYTHONNOUSERSITE="1", NO_COLOR="1", PIP_BREAK_SYSTEM_PACKAGES="1", PIP_REQUIRE_VIRTUALENV="0")
+        environ["PIP_CONFIG_FILE"] = str(pypi._pip_config(directory, self.solver.environ))
+        progress.note("PyPI packages are found by the environment's pip.")
         report = directory / "report.json"
-        argv = [str(pypi._python(prefix)), "-I", "-m", "pip", "install", "--dry-run", "--quiet", "--no-input"]
+        for pins in ({**kept, **installed}, installed) if kept else (installed,):
+            lines = "".join(f"{name}=={version}\n" for name, version in pins.items())
+            _write(directory / "constraints.txt", lines)
+            invocation = Invocation(self._pip_words(directory, report), environ, watched=(directory,))
+            ended = run_engine(invocation, request, _unheard)
+            if ended.status == 0:
+                return [_from_report(item) for item in json.loads(report.read_bytes()).get("install", [])]
+        raise _not_found(pypi._explain(ended, self._as_request(), installed, "pip"))
+
+    def _pip_words(self, directory: Path, report: Path) -> tuple[str, ...]:
+        python = pypi._python(self.request.prefix)
+        argv = [str(python), "-I", "-m", "pip", "install", "--dry-run", "--quiet", "--no-input"]
         argv += ["--disable-pip-version-check", "--report", str(report)]
         argv += ["--constraint", str(directory / "constraints.txt"), "-r", str(directory / "requirements.txt")]
         if self.request.offline:
             argv.append("--no-index")
         if self._exclude_newer:
             argv.append(f"--uploaded-prior-to={self._exclude_newer}")
-        environ = clean_environ(self.solver.environ, drop=pypi._ELSEWHERE)
-        environ.update(PYTHONNOUSERSITE="1", NO_COLOR="1", PIP_BREAK_SYSTEM_PACKAGES="1", PIP_REQUIRE_VIRTUALENV="0")
-        environ["PIP_CONFIG_FILE"] = str(pypi._pip_config(directory, self.solver.environ))
-        progress.note("PyPI packages are found by the environment's pip.")
-        ended = run_engine(Invocation(tuple(argv), environ, watched=(directory,)), request, _unheard)
-        if ended.status != 0:
-            raise _not_found(pypi._explain(ended, self._as_request(), installed, "pip"))
-        document = json.loads(report.read_bytes())
-        return [_from_report(item) for item in document.get("install", [])]
+        return tuple(argv)
 
 
 _GET_UV = "Install uv (https://docs.astral.sh/uv/)."
@@ -246,12 +250,6 @@ def _unheard(*_: object) -> None:
 def _not_found(error: EngineError) -> EngineError:
     error.message = error.message.replace("cannot be installed:", "cannot be found:", 1)
     return error
-
-
-def _names(requirements: tuple[str, ...]) -> set[str]:
-    from packaging.requirements import Requirement
-
-    return {pypi._normalised(Requirement(text).name) for text in requirements}
 
 
 def _refuse_directories(requirements: tuple[str, ...]) -> None:

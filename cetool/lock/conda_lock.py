@@ -193,11 +193,12 @@ def _pypi(entry: _Entry) -> LockedPypi:
     version = pypi_version(entry.text("version"), entry.at("version"))
     text, _, fragment = entry.text("url").partition("#sha256=")
     url, repository = pypi_url(text, name, entry.at("url"))
-    digests = _hashes(entry)
-    sha256 = digests.get("sha256") or (digest(fragment, "sha256", entry.at("url")) if fragment else None)
-    if sha256 is None and not repository:
+    if repository:  # conda-lock writes the commit where others have a digest
+        return LockedPypi(name, version, url, None, tuple(_dependencies(entry)))
+    sha256 = _hashes(entry).get("sha256") or (digest(fragment, "sha256", entry.at("url")) if fragment else None)
+    if sha256 is None:
         raise MetadataError(f"{name} is locked without a SHA-256 digest", where=entry.where)
-    return LockedPypi(name, version, url, None if repository else sha256, tuple(_dependencies(entry)))
+    return LockedPypi(name, version, url, sha256, tuple(_dependencies(entry)))
 
 
 def _hashes(entry: _Entry) -> dict[str, str]:
@@ -225,8 +226,9 @@ def _dependencies(entry: _Entry) -> Iterable[str]:
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
-def write_conda_lock(lock: Lock, *, sources: tuple[str, ...] = ()) -> str:
-    """The text of a ``conda-lock.yml``; ``sources`` are the paths, from its directory, of what it was made from.
+def write_conda_lock(lock: Lock, *, sources: tuple[str, ...]) -> str:
+    """The text of a ``conda-lock.yml``; ``sources`` are the paths, from its directory, of what it was made from, at
+    least one: mamba reads no other.
 
     Equal locks are equal bytes. Platforms come in their order of name, the packages of each in topological order.
     Packages without a digest cannot be in one: raises MetadataError.
@@ -267,7 +269,8 @@ def _written_packages(locked: PlatformLock) -> Iterable[dict[str, object]]:
         yield _written(package.name, package.version, "conda", locked.platform, needs, package.url, hashes)
     for wheel in locked.pypi:
         needs = _requirements(wheel.requires, names)
-        hashes = {"sha256": wheel.sha256} if wheel.sha256 else {}
+        # mamba reads no package without a digest; of a repository conda-lock gives the commit, which is checked, too
+        hashes = {"sha256": wheel.sha256 or wheel.url.partition("#")[0].rpartition("@")[2]}
         yield _written(wheel.name, wheel.version, "pip", locked.platform, needs, wheel.url, hashes)
 
 

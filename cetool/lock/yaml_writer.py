@@ -7,7 +7,6 @@ and does not wrap, so equal values are equal bytes.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -15,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 Value = object
 
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./+@%&=~()#:-]*", re.ASCII)
+_SPECIAL = "\u2028\u2029\ufeff"
 _WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
 
 
@@ -56,6 +56,14 @@ def _scalar(value: Value) -> str:
         return "[]"
     if _PLAIN.fullmatch(value) and value.lower() not in _WORDS and not value.endswith(":"):
         return value
-    if any(ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u2028\u2029\ufeff" for char in value):
-        return json.dumps(value)  # a JSON text is a double-quoted scalar
+    if any(ord(char) < 32 or 127 <= ord(char) < 160 or char in _SPECIAL for char in value):
+        return f'"{"".join(map(_escaped, value))}"'
     return "'" + value.replace("'", "''") + "'"
+
+
+def _escaped(char: str) -> str:
+    """A character within double quotes."""
+    if char in '\\"':
+        return f"\\{char}"
+    plain = 32 <= ord(char) < 127 or (ord(char) >= 160 and char not in _SPECIAL)
+    return char if plain else f"\\u{ord(char):04x}"
