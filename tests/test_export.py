@@ -156,7 +156,7 @@ def test_other_platforms_that_a_lock_has(settled: Home) -> None:
     other = "osx-arm64" if here.platform != "osx-arm64" else "linux-64"
     conda = [replace(each, url=each.url.replace(f"/{here.platform}/", f"/{other}/")) for each in here.conda]
     both = replace(lock, platforms=(here, replace(here, platform=other, conda=tuple(conda))))
-    settled.write("many.py.conda-lock.yml", write_conda_lock(both))
+    settled.write("many.py.conda-lock.yml", write_conda_lock(both, sources=("many.py",)))
     for name in ("conda-lock", "pixi-lock"):
         done = settled.cetool("export", "many.py", "--format", name, "-o", f"many.{name}")
         assert done.returncode == 0, done.stderr

@@ -121,7 +121,7 @@ def describe(run: Run, arguments: Sequence[str], spec: EnvironmentSpec) -> RunRe
         unknown=tuple((each.name, each.version) for each in installed.unknown),
         engine=(marker.engine, marker.engine_version),
         cetool=__version__,
-        virtual_packages=tuple(_virtual_packages(session, spec).items()),
+        virtual_packages=tuple(virtual_packages(session, spec).items()),
         host=(("system", system.system), ("release", system.release), ("machine", system.machine)),
         variables=tuple((name, redact(value)) for name, value in run.activation.set),
         start="",
@@ -150,7 +150,9 @@ def installed_packages(session: Session, prefix: Path, subdir: str, spec: Enviro
         return installed
 
 
-def _virtual_packages(session: Session, spec: EnvironmentSpec) -> dict[str, str]:
+def virtual_packages(session: Session, spec: EnvironmentSpec) -> dict[str, str]:
+    """The machine's virtual packages; none, with a warning, where they cannot be found out."""
+
     from cetool.engines.virtual import detect_virtual_packages
 
     try:

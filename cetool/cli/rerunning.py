@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from cetool.cache.health import what_is_lost
 from cetool.cache.store import Lease
 from cetool.cli.execution import RunOptions, prepare_run, read_entrypoint, specification
-from cetool.cli.recording import Recording, run_as_child
+from cetool.cli.recording import Recording, run_as_child, virtual_packages
 from cetool.cli.session import Session
 from cetool.cli.sources import Source
-from cetool.engines.virtual import detect_virtual_packages
 from cetool.errors import CetoolError, EngineError, Location, UsageError
 from cetool.launch.record import Ending, RecordError, RunRecord
 from cetool.launch.record_reader import read_record
@@ -133,8 +133,8 @@ def _with_variables(recorded: RunRecord, source: Source) -> RunRecord:
 
 def _tell_differences(recorded: RunRecord, session: Session) -> None:
     """Warn where this machine offers less than the recorded one did, and tell of smaller differences with ``-v``."""
-    here = detect_virtual_packages(session.environ, recorded.asked.virtual_packages)
-    for name, value in recorded.virtual_packages:
+    here = virtual_packages(session, recorded.asked)
+    for name, value in recorded.virtual_packages if here else ():
         if here.get(name) == value:
             continue
         text = f"the run was on a machine with {name} {_shown(value)}, and this one has "
@@ -201,7 +201,8 @@ def _same(recorded: RunRecord, session: Session) -> Lease | None:
     try:
         installed = read_installed(lease.prefix, lease.marker.subdir)
         same_platform = lease.marker.subdir == recorded.packages.platform
-        if same_platform and not installed.unknown and installed.lock.digest == recorded.packages.digest:
+        whole = what_is_lost(lease.prefix, lease.marker) is None and not installed.unknown
+        if same_platform and whole and installed.lock.digest == recorded.packages.digest:
             return lease
     except CetoolError:
         pass  # damaged: another is made

@@ -37,7 +37,7 @@ def verify_environments(targets: Sequence[str], session: Session, *, as_json: bo
         try:
             with session.voice.progress() as progress:
                 progress.stage(f"Verifying {lease.prefix.name}")
-                verdict = verify_files(lease.prefix, lease.prefix / MARKER)
+                verdict = verify_files(lease.prefix, lease.prefix / MARKER, lease.marker.packages)
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             raise StoreError(f"the environment {lease.prefix} cannot be looked at: {reason}") from error

@@ -13,13 +13,12 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cetool.engines.intact import CHANGED as CHANGED
-from cetool.engines.intact import MISSING, changed_files, digest_of, package_paths, sha256_of
+from cetool.engines.intact import MISSING, changed_files, digest_of, in_parallel, package_paths, sha256_of
 from cetool.lock.installed import Distribution, distributions, read_origins
 
 REMOVED, ADDED = "removed", "added"
@@ -58,8 +57,9 @@ class Verdict:
     compiled: tuple[str, ...] = ()
 
 
-def verify_files(prefix: Path, complete: Path) -> Verdict:
-    """Compare the environment at ``prefix``; ``complete`` is the file that was written last when it was made.
+def verify_files(prefix: Path, complete: Path, packages: int) -> Verdict:
+    """Compare the environment at ``prefix``, which was made with so many conda packages; ``complete`` is the file that
+    was written last when it was.
 
     Raises OSError where that file, or a directory, cannot be looked at.
     """
@@ -77,6 +77,8 @@ def verify_files(prefix: Path, complete: Path) -> Verdict:
             cached = _damaged_source(altered.path, records[altered.package]) if state == CHANGED else None
             found.append(Difference(altered.path, state, altered.package, cached))
     found += _packages(prefix, records, pypi, since)
+    if len(records) < packages and not any(each.state == REMOVED and each.path.endswith(".json") for each in found):
+        found.append(Difference("conda-meta", REMOVED))  # a record, and nothing tells which
     conda = package_paths(prefix)
     known = _OWN | {f"conda-meta/{stem}.json" for stem in records} | {entry.path for entry in conda}
     known |= {name for record in records.values() for name in _names(record)}
@@ -214,8 +216,7 @@ def _compare_distributions(
 ) -> tuple[list[tuple[str, str]], list[Difference]]:
     """The rows that are as listed, and the differences. What lists no hash has to be there, compiled files do not."""
     rows = [(each, path, digest) for each, entries in listed.items() for path, digest in entries]
-    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2)) as pool:
-        states = list(pool.map(lambda row: _state(f"{prefix}/{row[1]}", row[2]), rows, chunksize=16))
+    states = in_parallel(lambda row: _state(f"{prefix}/{row[1]}", row[2]), rows)
     sound, found = [], []
     for (each, path, digest), state in zip(rows, states, strict=True):
         if state is None:
