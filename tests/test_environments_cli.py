@@ -49,7 +49,15 @@ def shape(value: Any) -> Any:
     return type(value).__name__
 
 
-SPEC_SHAPE = {"channels": ["str"], "specs": ["str"], "pypi": [], "variables": {}, "virtual_packages": {}}
+SPEC_SHAPE = {
+    "channels": ["str"],
+    "specs": ["str"],
+    "pypi": [],
+    "variables": {},
+    "virtual_packages": {},
+    "locked": "bool",
+    "exclude_newer": "NoneType",
+}
 
 
 def test_create_prints_the_prefix_that_name_tells(home: Home) -> None:
@@ -152,6 +160,7 @@ def test_show(settled: Home) -> None:
         "prefix": "str",
         "exists": "bool",
         **SPEC_SHAPE,
+        "lock": "NoneType",
         "engine": "str",
         "engine_reason": "str",
         "run_with": ["str"],

@@ -165,6 +165,12 @@ def test_what_is_found_in_scripts(home: Home) -> None:
     assert _described("check", json.loads(done.stdout)) == set(DESCRIBED["check"][1])
 
 
+def test_what_is_locked(home: Home) -> None:
+    home.write("script.py", SCRIPT)
+    locked = _prints(home, "lock", "script.py", "--json")
+    assert _described("lock", locked) == set(DESCRIBED["lock"][1])
+
+
 def test_what_differs_in_environments(home: Home) -> None:
     assert home.cetool("create", "hello-bin").returncode == 0
     _described("verify", _prints(home, "verify", "--json"))

@@ -163,6 +163,7 @@ def test_the_time_and_the_platform_of_a_lock_of_another_tool_are_read(here: Home
     found = find_lock(read_script(here.path / "a.py"))
     requirements = read_metadata(read_script(here.path / "a.py")).requirements
     assert found is not None and found.matches(requirements) is None
+    locked(here, "a.py", "--check")
     locked(here, "a.py")
     found = find_lock(read_script(here.path / "a.py"))
     assert found is not None and found.matches(requirements) is True
@@ -291,7 +292,7 @@ def test_what_goes_wrong_leaves_the_lock_as_it_was(here: Home) -> None:
     assert done.returncode == 125 and "read-only" in done.stderr and path.read_bytes() == before
     path.chmod(0o644)
     path.write_bytes(b"<<<<<<< HEAD\n" + before)
-    assert "no lock file" in locked(here, "a.py", "--check", status=125).stderr or True
+    assert "this is not YAML" in locked(here, "a.py", "--check", status=125).stderr
     healed = locked(here, "a.py")
     assert "made anew" in healed.stderr and locked(here, "a.py", "--check").returncode == 0
     assert sorted(each.name for each in here.path.glob("*.cetool")) == []
@@ -302,6 +303,9 @@ def test_what_goes_wrong_leaves_the_lock_as_it_was(here: Home) -> None:
 
 def test_several_scripts_and_the_facts_as_json(here: Home) -> None:
     here.write("b.py", SCRIPT.replace("tool", "lib"))
+    none = locked(here, "a.py", "b.py", "--check", "--json", status=1, env={"CETOOL_OFFLINE": "1"})
+    assert [each["changed"] for each in json.loads(none.stdout)["locks"]] == [True, True]
+    assert not list(here.path.glob("*.conda-lock.yml"))
     document = json.loads(locked(here, "a.py", "b.py", "--json").stdout)
     assert [each["changed"] for each in document["locks"]] == [True, True]
     assert {change["name"] for change in document["changes"]} == {"tool", "lib"}

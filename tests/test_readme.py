@@ -29,6 +29,7 @@ def _comparable(text: str, home: Home) -> str:
     """The text with what differs from machine to machine and run to run made the same; names stay."""
     text = text.replace(str(home.path), "/home/user")
     text = re.sub(r"; \d+ packages, [\d.]+ [kMG]B\) in [\d.]+s with \w+$", "; ...)", text, flags=re.MULTILINE)
+    text = re.sub(r"\(\d+ packages\)", "(... packages)", text)
     text = re.sub(r"^(engine: +).*", r"\1...", text, flags=re.MULTILINE)
     text = re.sub(r"intact \(\d+ files\)", "intact (...)", text)
     return re.sub(r"\[[-0-9. ]+\]", "[numbers]", text)

@@ -169,12 +169,17 @@ def _lock_one(source: Source, wish: Wish, session: Session) -> Outcome:
     asked = {platform: _requirements(source, wish, platform) for platform in platforms}
     for warning in dict.fromkeys(text for needs in asked.values() for text in needs.warnings):
         session.voice.warn(f"{source.script.name}: {warning}")
-    if target.old is not None and not wish.solves_anew and _is_current(target.old, asked):
-        new = target.old
+    old = target.old
+    if old is not None and not wish.solves_anew and _is_current(old, asked):
+        new, changed = old, False
+    elif wish.check and (old is None or _is_stale(old, asked)):
+        new, changed = old or Lock(()), True
     else:
         with session.voice.progress() as progress:
             new = _solved(source, asked, target.before, wish, session, progress)
-    changed = target.old is None or _contents(new, target.format) != _contents(target.old, target.format)
+        # a pixi.lock keeps packages alone, and what another tool wrote need not keep more to be up to date
+        loosely = target.format == PIXI or (wish.check and old is not None and not _keeps_requests(old))
+        changed = old is None or _contents(new, loosely=loosely) != _contents(old, loosely=loosely)
     if changed and not wish.check:
         new = replace(new, created=rfc3339(datetime.now(timezone.utc)))
         _write(new, asked, target, source, session)
@@ -206,9 +211,17 @@ def _requirements(source: Source, wish: Wish, platform: str) -> Requirements:
 
 def _is_current(lock: Lock, asked: dict[str, Requirements]) -> bool:
     """Whether the lock was made for just this, on just these platforms."""
-    return {each.platform: each.request for each in lock.platforms} == {
-        platform: needs.digest for platform, needs in asked.items()
-    }
+    requests = {platform: needs.digest for platform, needs in asked.items()}
+    return {each.platform: each.request for each in lock.platforms} == requests
+
+
+def _is_stale(lock: Lock, asked: dict[str, Requirements]) -> bool:
+    """Whether the lock itself says that it was made for something else."""
+    return _keeps_requests(lock) and not _is_current(lock, asked)
+
+
+def _keeps_requests(lock: Lock) -> bool:
+    return all(each.request is not None for each in lock.platforms)
 
 
 def _solved(
@@ -269,11 +282,11 @@ def _not_there(names: frozenset[str], lock: Lock) -> list[str]:
     return [f"there is no package {printable(name)} in the lock" for name in sorted(names - there)]
 
 
-def _contents(lock: Lock, form: str) -> object:
-    """What makes two locks of a format different ones: not the time; of a pixi.lock what it can say."""
+def _contents(lock: Lock, *, loosely: bool) -> object:
+    """What makes two locks different ones: not the time; ``loosely`` the packages alone, which every format keeps."""
     packages = [(each.platform, each.digest) for each in lock.platforms]
     requests = [each.request for each in lock.platforms]
-    return packages if form == PIXI else (packages, requests, lock.channels, sorted(lock.custom))
+    return packages if loosely else (packages, requests, lock.channels, sorted(lock.custom))
 
 
 def _write(lock: Lock, asked: dict[str, Requirements], target: Target, source: Source, session: Session) -> None:

@@ -226,9 +226,8 @@ def _dependencies(entry: _Entry) -> Iterable[str]:
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
-def write_conda_lock(lock: Lock, *, sources: tuple[str, ...]) -> str:
-    """The text of a ``conda-lock.yml``; ``sources`` are the paths, from its directory, of what it was made from, at
-    least one: mamba reads no other.
+def write_conda_lock(lock: Lock, *, sources: tuple[str, ...] = ()) -> str:
+    """The text of a ``conda-lock.yml``; ``sources`` are the paths, from its directory, of what it was made from.
 
     Equal locks are equal bytes. Platforms come in their order of name, the packages of each in topological order.
     Packages without a digest cannot be in one: raises MetadataError.
@@ -240,7 +239,7 @@ def write_conda_lock(lock: Lock, *, sources: tuple[str, ...]) -> str:
         "content_hash": {each.platform: each.digest for each in platforms},
         "channels": [{"url": channel, "used_env_vars": []} for channel in lock.channels],
         "platforms": [each.platform for each in platforms],
-        "sources": list(sources),
+        "sources": list(sources) or ["-"],  # mamba reads no file that names none
     }
     if lock.created:
         metadata["time_metadata"] = {"created_at": lock.created}
