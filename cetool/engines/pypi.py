@@ -21,6 +21,7 @@ from pathlib import Path
 from cetool.engines.base import CreateRequest, Progress
 from cetool.engines.pypi_exact import Step, pip_from_elsewhere, steps, without_digest
 from cetool.engines.pypi_origins import NOT_UNDERSTOOD, Asking, find_origins, keep_named, keep_origins
+from cetool.engines.pypi_words import pip_reason, uv_reason
 from cetool.engines.subprocesses import Ended, Invocation, clean_environ, run_engine
 from cetool.errors import EngineError
 from cetool.lock.installed import Installed
@@ -42,8 +43,6 @@ _UV_ASTRAY = (
     *("UV_UPGRADE", "UV_REINSTALL", "UV_NO_DEPS", "UV_DRY_RUN", "UV_OFFLINE", "UV_LOG_CONTEXT", "RUST_LOG"),
 )
 _ELSEWHERE = ("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONUSERBASE")
-_UV_CROSS = "\N{MULTIPLICATION SIGN}"
-_UV_DRAWING = re.compile(rf"^[\s{_UV_CROSS}╰├│─▶╭·]+", re.MULTILINE)
 #: The first pip that knows --uploaded-prior-to.
 _PIP_WITH_DATES = 26
 #: The first pip whose --report is no experiment.
@@ -373,7 +372,7 @@ def _pip_config(directory: Path, environ: Mapping[str, str]) -> Path:
 def _explain(ended: Ended, request: PypiRequest, installed: Mapping[str, str], installer: str) -> EngineError:
     if ended.status is None:
         return EngineError(f"{installer} was ended by signal {ended.signum}", log=str(request.log))
-    reason = _uv_reason(ended.stderr.strip()) if installer == "uv" else _pip_reason(f"{ended.stdout}\n{ended.stderr}")
+    reason = uv_reason(ended.stderr.strip()) if installer == "uv" else pip_reason(f"{ended.stdout}\n{ended.stderr}")
     hint = "Look at the log; it has everything that was printed."
     pinned = [name for name, version in installed.items() if f"{name}=={version}" in reason.lower()]
     if request.offline and re.search(r"network was disabled|offline|in the cache|No matching", reason, re.IGNORECASE):
@@ -385,44 +384,3 @@ def _explain(ended: Ended, request: PypiRequest, installed: Mapping[str, str], i
     elif re.search(r"not found in the package registry|No matching distribution|is available|no versions? of", reason):
         hint = "Check the name and the versions; is it on another index?"
     return EngineError(f"the PyPI packages cannot be installed: {reason}", hint=hint, log=str(request.log))
-
-
-#: The traceback of a package's own build, but for its last line, which says what went wrong in it.
-_TRACEBACK = re.compile(
-    r"(?:^[ \t]*\[std\w+\]\n)?^(?P<indent>[ \t]*)Traceback \(most recent call last\):\n(?:(?P=indent)[ \t]+.*\n)+",
-    re.MULTILINE,
-)
-#: pip's newer errors: what happened follows a cross, the reason an arrow.
-_PIP_CROSS = re.compile(rf"^{_UV_CROSS} (?P<what>.+)\n(?:.*\n)*?╰─> (?P<why>.+)$", re.MULTILINE)
-
-
-def _uv_reason(text: str) -> str:
-    """uv's error as one sentence: what follows its cross, without the drawing."""
-    text = _TRACEBACK.sub("", text)
-    start = max(text.find(_UV_CROSS), 0) or max(text.find("error: "), 0)
-    sentence = " ".join(_UV_DRAWING.sub("", text[start:]).split())
-    sentence = re.sub(r"^(error: )?No solution found when resolving dependencies:?( cause:)? |^error: ", "", sentence)
-    sentence = re.sub(r", we can conclude that [^.]*unsatisfiable", "", sentence.split(" hint: ")[0])
-    return _short(sentence.replace(" cause: ", ": "))
-
-
-def _pip_reason(text: str) -> str:
-    """pip's errors as one sentence; where it has several lines for one, the first says most."""
-    conflict = re.search(r"The conflict is caused by:\n((?:    .*\n)+)", text)
-    if conflict:
-        return _short("; ".join(line.strip() for line in conflict[1].splitlines()))
-    errors = [line.removeprefix("ERROR: ").strip() for line in text.splitlines() if line.startswith("ERROR: ")]
-    if not errors and (told := _PIP_CROSS.search(text)):
-        errors = [f"{told['what'].rstrip('.')}: {told['why']}"]
-    errors = errors or [line.strip() for line in text.splitlines()[-1:]]
-    trouble = re.search(r"WARNING: Retrying .* after connection broken by '(\w+)[^']*?(: [^':]+)?'", text)
-    if built := _TRACEBACK.search(text):
-        errors.append(text[built.end() :].partition("\n")[0].strip())
-    if trouble and "from versions: none" in text:
-        errors.insert(0, f"the index cannot be reached ({trouble[1]})")
-    return _short("; ".join(dict.fromkeys(errors)))
-
-
-def _short(sentence: str) -> str:
-    sentence = sentence.strip().rstrip(".")
-    return sentence if len(sentence) <= 600 else sentence[:597] + "..."
