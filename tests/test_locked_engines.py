@@ -28,6 +28,8 @@ from cetool.spec.environment import EnvironmentSpec
 
 FAKES = ("conda", "mamba", "micromamba")
 ALL = ("rattler", *FAKES)
+#: mamba is the same program as micromamba.
+DIFFERENT = ("rattler", "conda", "micromamba")
 #: What a link script of the package ``postlink`` leaves behind.
 RAN = "postlink.txt"
 
@@ -130,7 +132,7 @@ def test_what_a_solve_has_left_in_the_cache_serves(
     assert server.count("*activated*") == 1
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", DIFFERENT)
 def test_credentials_of_the_channel_are_used_and_not_told(
     home: Home, make: Make, local_channel: Channel, server: ChannelServer, name: str
 ) -> None:
@@ -153,7 +155,7 @@ def test_a_ruled_out_channel_is_ruled_out_for_locks(home: Home, make: Make, loca
 # --- damage ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", DIFFERENT)
 @pytest.mark.parametrize("scheme", ["file", "http"])
 @pytest.mark.parametrize("digest", ["sha256", "md5"])
 def test_a_bit_flipped_in_the_channel(
@@ -177,7 +179,7 @@ def test_a_bit_flipped_in_the_channel(
     assert not list(home.path.glob(f"e*/{RAN}"))
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", DIFFERENT)
 def test_a_bit_flipped_in_the_unpacked_package(home: Home, make: Make, local_channel: Channel, name: str) -> None:
     """Caught before its link script runs: the embedded engine fetches it anew, of others the cache is the user's."""
     explicit = lines(local_channel, "postlink", "hello-bin")
@@ -208,6 +210,28 @@ def test_a_download_that_breaks_off_is_an_error(make: Make, local_channel: Chann
     server.faults.append(Fault("*bigpkg*.conda", "truncate"))
     with pytest.raises(EngineError, match="bigpkg"):
         make("rattler", lines(local_channel, "bigpkg", url=f"{server.url}/conda-forge"))
+
+
+def test_many_fill_one_cache(home: Home, make: Make, local_channel: Channel, server: ChannelServer) -> None:
+    """At once, with packages in common: each gets all of its own."""
+    import threading
+
+    common = ("bigpkg", "many-files", "hello-bin")
+    made: dict[int, list[str]] = {}
+
+    def one(number: int) -> None:
+        explicit = lines(
+            local_channel, *common, *(("activated",) if number % 2 else ()), url=f"{server.url}/conda-forge"
+        )
+        made[number] = explicit_list(make("rattler", explicit, prefix=home.path / f"at-once-{number}"))
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {number: len(found) for number, found in made.items()} == {0: 3, 1: 4, 2: 3, 3: 4}
+    assert all(changed_files(home.path / f"at-once-{number}") == [] for number in made)
 
 
 def test_a_package_that_is_gone_is_an_error(make: Make, local_channel: Channel, server: ChannelServer) -> None:

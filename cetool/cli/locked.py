@@ -59,7 +59,7 @@ def spec_of(source: Source, asked: Asked, choice: LockChoice, session: Session) 
         return fresh, None
     for note in found.notes:
         session.voice.warn(note)
-    reason = _reason_against(found, asked, session)
+    reason = _reason_against(found, asked, session, _relocking(found, source, choice))
     if reason is None:
         platform = _platform(session)
         locked = found.lock.platform(platform)
@@ -81,20 +81,23 @@ class _Reason:
     way_out: str
 
 
-def _reason_against(found: FoundLock, asked: Asked, session: Session) -> _Reason | None:
-    """Why the lock is not to be used here; None where it is."""
-    relock = f"`cetool lock {_relocked(found)}` writes it anew"
+def _reason_against(found: FoundLock, asked: Asked, session: Session, command: str) -> _Reason | None:
+    """Why the lock is not to be used here; None where it is. ``command`` writes it anew."""
     if asked.additions:
         options = " and ".join(asked.additions)
         return _Reason(f"{found.where} does not have what {options} asks for", f"Leave {options} out to use the lock.")
     platform = _platform(session)
-    locked = found.lock.platform(platform)
-    if locked is None:
+    if found.lock.platform(platform) is None:
         there = ", ".join(each.platform for each in found.lock.platforms) or "none"
-        way_out = f"`cetool lock {_relocked(found)} --platform {platform}` adds it."
-        return _Reason(f"{found.where} locks nothing for {platform} (but for {there})", way_out)
+        return _Reason(
+            f"{found.where} locks nothing for {platform} (but for {there})",
+            f"`{command} --platform {platform}` adds it.",
+        )
     if not session.settings.frozen and found.matches(asked.declared, platform) is False:
-        return _Reason(f"{found.where} does not fit what the script declares", f"{relock}; --frozen uses it as it is.")
+        return _Reason(
+            f"{found.where} does not fit what the script declares",
+            f"`{command}` writes it anew; --frozen uses it as it is.",
+        )
     return None
 
 
@@ -111,12 +114,12 @@ def _warn_of_missing_digests(found: FoundLock, locked: PlatformLock, session: Se
         session.voice.warn(f"{found.where} has no digests of {told}: they cannot be verified")
 
 
-def _relocked(found: FoundLock) -> str:
-    """What ``cetool lock`` has to be told to write this lock anew: the script."""
-    for suffix in SUFFIXES.values():
-        if found.path.name.endswith(suffix):
-            return found.path.name.removesuffix(suffix) or "SCRIPT"
-    return f"{found.path.name} --embed" if found.format == "embedded" else "SCRIPT"
+def _relocking(found: FoundLock, source: Source, choice: LockChoice) -> str:
+    """The command line that writes this lock anew."""
+    command = f"cetool lock {source.given}"
+    if found.format == "embedded":
+        return f"{command} --embed"
+    return f"{command} --lock-file {choice.file}" if choice.file is not None and found.format in SUFFIXES else command
 
 
 def _platform(session: Session) -> str:

@@ -77,8 +77,8 @@ def parse_line(line: str) -> ExplicitPackage:
     sha256, md5 = match["sha256"], match["md5"]
     return ExplicitPackage(
         url=match["url"],
-        file_name=match["file"],
-        stem=match["stem"],
+        file_name=unquote(match["file"]),
+        stem=unquote(match["stem"]),
         subdir=match["url"].rsplit("/", 2)[1],
         sha256=sha256.lower() if sha256 else None,
         md5=md5.lower() if md5 else None,
@@ -175,7 +175,7 @@ def check_exactly(prefix: Path, packages: Sequence[ExplicitPackage]) -> None:
     found: dict[str, dict[str, Any]] = {}
     for path in (prefix / "conda-meta").glob("*.json"):
         record = json.loads(path.read_bytes())
-        found[f"{record['name']}-{record['version']}-{record['build']}"] = record
+        found[f"{record.get('name')}-{record.get('version')}-{record.get('build')}"] = record
     odd = sorted(wanted.keys() ^ found.keys())
     for stem, package in wanted.items():
         recorded = (found.get(stem) or {}).get("sha256")

@@ -168,6 +168,8 @@ class LockedPackages:
             ) from None
         self._alive()
         with _locked(self._cache):
+            if self._has(package):
+                return  # another process was faster, and may be linking from it
             self._put(staging, self._cache / package.stem, bytes.fromhex(archive.sha256))
 
     def _put(self, staging: Path, place: Path, sha256: bytes) -> None:
