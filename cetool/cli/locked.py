@@ -52,7 +52,7 @@ def spec_of(source: Source, asked: Asked, choice: LockChoice, session: Session) 
     states = _watched(source, session) if choice.file is None else {}
     if choice.ignored:
         return fresh, None
-    found = _find(source, choice, states)
+    found = _find(source, choice, states, _platform(session))
     if found is None:
         if session.settings.locked or session.settings.frozen:
             raise LockError(f"{source.script.name} has no lock", hint=f"`cetool lock {source.given}` writes one.")
@@ -134,14 +134,14 @@ def _watched(source: Source, session: Session) -> Mapping[bytes, bytes]:
     return session.watch_locks([path + suffix for suffix in SUFFIXES.values()])
 
 
-def _find(source: Source, choice: LockChoice, states: Mapping[bytes, bytes]) -> FoundLock | None:
+def _find(source: Source, choice: LockChoice, states: Mapping[bytes, bytes], platform: str) -> FoundLock | None:
     if choice.file is not None:
         from cetool.lock.find import open_lock
 
-        return open_lock(choice.file)
+        return open_lock(choice.file, platform=platform)
     beside = any(state != b"-" for state in states.values()) or any(map(os.path.islink, states))
     if not beside and EMBEDDED_MARK not in source.script.text:
         return None
     from cetool.lock.find import find_lock
 
-    return find_lock(source.script, beside=source.data is None)
+    return find_lock(source.script, beside=source.data is None, platform=platform)

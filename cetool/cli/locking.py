@@ -54,7 +54,7 @@ class Format(str, Enum):
 
 def lock(
     targets: Annotated[
-        list[str], typer.Argument(metavar="SCRIPT [PKG]...", help="Scripts; behind --update also packages' names.")
+        list[str], typer.Argument(metavar="SCRIPT", help="Scripts; behind --update also packages' names.")
     ],
     platform: Annotated[
         list[str] | None,

@@ -249,6 +249,8 @@ def _unheard(*_: object) -> None:
 
 def _not_found(error: EngineError) -> EngineError:
     error.message = error.message.replace("cannot be installed:", "cannot be found:", 1)
+    if re.search(r"unexpected argument|invalid value", error.message):
+        error.hint = "This uv is too old to lock with: update it."
     return error
 
 
