@@ -227,7 +227,7 @@ def remove(
     freed = Freed()
     for target in targets:
         try:
-            for directory in _targeted(target, session, insecure=insecure):
+            for directory in targeted(target, session, insecure=insecure):
                 size = _remove(directory, session, freed)
                 session.voice.result(f"Removed {directory.prefix.name}: freed {format_size(size)}")
         except CetoolError as error:
@@ -238,13 +238,19 @@ def remove(
         raise failed[-1]
 
 
-def _targeted(target: str, session: Session, *, insecure: bool) -> list[Directory]:
+def is_environment(target: str, session: Session) -> bool:
+    """Whether a word is the name or the prefix of an environment rather than a script."""
+    above = os.path.realpath(Path(target).absolute().parent)
+    return _NAME.fullmatch(target) is not None or above == os.path.realpath(session.store.paths.envs)
+
+
+def targeted(target: str, session: Session, *, insecure: bool = False) -> list[Directory]:
     """The directories that a name, a prefix or a script means."""
     store = session.store
     path = Path(target).absolute()
     if _NAME.fullmatch(target):
         found = [item for item in store.directories() if target in (item.name, item.prefix.name)]
-    elif os.path.realpath(path.parent) == os.path.realpath(store.paths.envs):
+    elif is_environment(target, session):
         found = [item for item in store.directories() if item.prefix.name == path.name]
     else:
         try:

@@ -25,7 +25,8 @@ from cetool.spec.source import Script, is_notebook
 
 if TYPE_CHECKING:  # what is needed once there is an environment is imported while it is made: see _get_ready
     from cetool.launch.activation import Activation
-    from cetool.launch.shell import Entrypoint
+    from cetool.launch.process import Command
+    from cetool.launch.shell import Entrypoint, Surroundings
 
 
 class NotebookOptions(NamedTuple):
@@ -50,6 +51,7 @@ class RunOptions(NamedTuple):
     notebook: NotebookOptions = NotebookOptions()
     lock: LockChoice = LockChoice()
     exclude_newer: str | None = None
+    record: Path | None = None
 
 
 def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) -> NoReturn:
@@ -63,16 +65,16 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
     if is_notebook(source.script):
         from cetool.cli.notebooks import run_notebook
 
+        if how.record is not None:
+            raise UsageError(
+                f"--record is for scripts, and {source.script.name} is a notebook",
+                hint="--out keeps a notebook with all that it printed.",
+            )
         run_notebook(source, arguments, session, how)
     if how.notebook != NotebookOptions():
         raise UsageError(f"--out and parameters are for notebooks, and {source.script.name} is none")
     metadata, spec, locked_by = read_locked_declaration(source, session, how)
-    entry = None
-    if metadata.entrypoint is not None:
-        from cetool.launch.shell import parse_entrypoint
-
-        # what is wrong with it is told before anything is made
-        entry = parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
+    entry = read_entrypoint(metadata, source.script)
     if source.origin is not None:
         from cetool.cli.consent import require_consent
 
@@ -80,6 +82,37 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
     session.voice.block(specification(metadata, session.store.prefix(spec.name), locked_by))
     purpose = f"for {source.script.name}"
     lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=purpose, meanwhile=_get_ready)
+    run = prepare_run(source, session, how, lease, metadata, spec)
+    if how.record is not None:
+        from cetool.cli.recording import Recording, run_as_child
+
+        run_as_child(run, entry, arguments, Recording(how.record, spec))
+    if entry is not None:
+        _become_entrypoint(run, entry, arguments)
+    _become_command(run, arguments)
+
+
+def _get_ready() -> None:
+    """Load what the script's start takes: while the engine is at work that costs no time."""
+    for module in ("activation", "process", "programs", "records"):
+        import_module(f"cetool.launch.{module}")
+    for module in ("cetool.cli.background", "cetool.cache.notes", "ctypes"):  # ctypes brings it all to the disk
+        import_module(module)
+
+
+def read_entrypoint(metadata: ScriptMetadata, script: Script) -> Entrypoint | None:
+    """The script's entrypoint, if it has one: what is wrong with it is told before anything is made."""
+    if metadata.entrypoint is None:
+        return None
+    from cetool.launch.shell import parse_entrypoint
+
+    return parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, script))
+
+
+def prepare_run(
+    source: Source, session: Session, how: RunOptions, lease: Lease, metadata: ScriptMetadata, spec: EnvironmentSpec
+) -> Run:
+    """A script that is about to run in its environment: that is noted as used, the script held as a file."""
     from cetool.cli.background import collect_in_background
     from cetool.launch.activation import activated_environ, read_activation
 
@@ -96,21 +129,10 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
     steps: tuple[str, ...] = ()
     if how.activate:
         environ, steps = activated_environ(activation, session.environ)
-    run = _Run(source, session, how, lease, metadata, activation, path, environ, steps, held)
-    if entry is not None:
-        _become_entrypoint(run, entry, arguments)
-    _become_command(run, arguments)
+    return Run(source, session, how, lease, metadata, activation, path, environ, steps, held)
 
 
-def _get_ready() -> None:
-    """Load what the script's start takes: while the engine is at work that costs no time."""
-    for module in ("activation", "process", "programs", "records"):
-        import_module(f"cetool.launch.{module}")
-    for module in ("cetool.cli.background", "cetool.cache.notes", "ctypes"):  # ctypes brings it all to the disk
-        import_module(module)
-
-
-class _Run(NamedTuple):
+class Run(NamedTuple):
     """A script that is about to run: all that was found out, and the locks that it will hold."""
 
     source: Source
@@ -152,32 +174,47 @@ class _Run(NamedTuple):
         write_launch_record(learned, around, self.lease, session.paths)
 
 
-def _become_command(run: _Run, arguments: Sequence[str]) -> NoReturn:
+def _become_command(run: Run, arguments: Sequence[str]) -> NoReturn:
     """Run the script by its ``run_with``."""
-    from cetool.launch.process import Command, exec_command
+    from cetool.launch.process import exec_command
     from cetool.launch.programs import resolve_command
 
     argv = resolve_command(run.metadata.run_with or (), run.environ, run.lease.prefix)
     run.remember(argv)
+    exec_command(command_of(run, argv, arguments), keep=run.descriptors)
+
+
+def command_of(run: Run, argv: tuple[str, ...], arguments: Sequence[str]) -> Command:
+    """The command that runs the script by these words, which its ``run_with`` comes to."""
+    from cetool.launch.process import Command
+
     # a program would take a name that starts with a dash for an option
     name = f".{os.sep}{run.path}" if run.path.startswith("-") else run.path
-    exec_command(Command(argv[0], (*argv, name, *arguments), run.environ, run.steps), keep=run.descriptors)
+    return Command(argv[0], (*argv, name, *arguments), run.environ, run.steps)
 
 
-def _become_entrypoint(run: _Run, entry: Entrypoint, arguments: Sequence[str]) -> NoReturn:
+def _become_entrypoint(run: Run, entry: Entrypoint, arguments: Sequence[str]) -> NoReturn:
     """Run the script by conda-script's ``entrypoint``."""
     from cetool.launch.programs import find_program
-    from cetool.launch.shell import Surroundings, run_entrypoint, simple_argv
+    from cetool.launch.shell import run_entrypoint, simple_argv
 
-    script, prefix = Path(warm.absolute(run.path)), run.lease.prefix
+    surroundings, cache = surroundings_of(run)
+    words = simple_argv(entry, surroundings.script, surroundings.cache)
+    if words is not None:
+        program = find_program(words[0], run.environ, None if Path(words[0]).is_absolute() else run.lease.prefix)
+        run.remember((program, *words[1:]), cache)
+    run_entrypoint(entry, arguments, surroundings)
+
+
+def surroundings_of(run: Run) -> tuple[Surroundings, Held]:
+    """What an entrypoint runs in, and the script's own cache directory, held in use by the run."""
+    from cetool.launch.shell import Surroundings
+
+    script = Path(warm.absolute(run.path))
     cache = ScriptStore(run.session.paths.scripts).hold_cache_dir(script)
     run.held.append(cache.lock)
-    words = simple_argv(entry, script, cache.path)
-    if words is not None:
-        program = find_program(words[0], run.environ, None if Path(words[0]).is_absolute() else prefix)
-        run.remember((program, *words[1:]), cache)
-    surroundings = Surroundings(run.environ, script, cache.path, prefix, run.steps, run.descriptors)
-    run_entrypoint(entry, arguments, surroundings)
+    prefix = run.lease.prefix
+    return Surroundings(run.environ, script, cache.path, prefix, run.steps, run.descriptors), cache
 
 
 def read_declaration(source: Source, session: Session, how: RunOptions) -> tuple[ScriptMetadata, EnvironmentSpec]:

@@ -40,6 +40,9 @@ Files = Annotated[
     list[Path] | None,
     typer.Option("--file", metavar="FILE", help="A file of match specs, or an environment.yml; repeat for more."),
 ]
+Record = Annotated[
+    str | None, typer.Option("--record", metavar="FILE", help="Write down what ran, to do it again: `cetool rerun`.")
+]
 Locked = Annotated[
     bool,
     typer.Option("--locked", help="Insist on the script's lock: fail where it has none, or one that does not fit."),
@@ -66,6 +69,15 @@ def verbosity(verbose: bool, quiet: bool) -> str | None:
     if verbose and quiet:
         raise typer.BadParameter("--verbose and --quiet exclude each other.")
     return "verbose" if verbose else "quiet" if quiet else None
+
+
+def record_target(given: str | None) -> Path | None:
+    """The file that --record names, looked at before anything is done. Raises UsageError where it cannot be written."""
+    if given is None:
+        return None
+    from cetool.launch.record import record_target as target
+
+    return target(given)
 
 
 @dataclass(frozen=True)

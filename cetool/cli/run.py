@@ -61,8 +61,10 @@ def run(
     raw_parameter: Annotated[
         list[str] | None, typer.Option("-r", "--raw-parameter", metavar="NAME=TEXT", help="The same, always a text.")
     ] = None,
+    record: options.Record = None,
 ) -> None:
     """Run a script in the conda environment that it declares."""
+    to_record = options.record_target(record)
     lock = options.LockOptions(locked, frozen, no_lock, lock_file)
     loudness = options.verbosity(verbose, quiet)
     session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, lock, yes=yes)
@@ -83,6 +85,7 @@ def run(
         notebook=notebook,
         lock=lock.choice,
         exclude_newer=exclude_newer,
+        record=to_record,
     )
     run_source(source, words, session, how)
 

@@ -20,8 +20,11 @@ from pathlib import Path
 
 from cetool.engines.base import CreateRequest, Progress
 from cetool.engines.pypi_exact import Step, pip_from_elsewhere, steps, without_digest
+from cetool.engines.pypi_origins import NOT_UNDERSTOOD, Asking, find_origins, keep_named, keep_origins
+from cetool.engines.pypi_words import pip_reason, uv_reason
 from cetool.engines.subprocesses import Ended, Invocation, clean_environ, run_engine
 from cetool.errors import EngineError
+from cetool.lock.installed import Installed
 from cetool.spec.channels import redact
 from cetool.spec.environment import PypiSettings
 
@@ -40,10 +43,10 @@ _UV_ASTRAY = (
     *("UV_UPGRADE", "UV_REINSTALL", "UV_NO_DEPS", "UV_DRY_RUN", "UV_OFFLINE", "UV_LOG_CONTEXT", "RUST_LOG"),
 )
 _ELSEWHERE = ("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONUSERBASE")
-_UV_CROSS = "\N{MULTIPLICATION SIGN}"
-_UV_DRAWING = re.compile(rf"^[\s{_UV_CROSS}╰├│─▶╭·]+", re.MULTILINE)
 #: The first pip that knows --uploaded-prior-to.
 _PIP_WITH_DATES = 26
+#: The first pip whose --report is no experiment.
+_PIP_WITH_REPORTS = (23, 0)
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,14 @@ def install_pypi(request: PypiRequest, progress: Progress) -> None:
                 progress.note(f"PyPI packages are installed by {' '.join(pip)}.")
                 invocation = _pip(pip, files, request, installed)
             ended = run_engine(invocation, _as_engine_request(request), _unheard)
+            if ended.status == 0 and not request.exactly:
+                # uv has just asked the indexes: its cache knows
+                asking = Asking(uv, python, invocation.environ, _sources(request.settings), offline=True)
+                keep_origins(request.prefix, asking, files.report if files.report.exists() else None)
         if ended.status != 0:
             raise _explain(ended, request, installed, "uv" if uv is not None else "pip")
+    if request.exactly:
+        keep_named(request.prefix, request.requirements)
 
 
 def _steps(request: PypiRequest, progress: Progress) -> list[Step]:
@@ -210,13 +219,26 @@ class _Files:
     constraints: Path
     step: Step
 
+    @property
+    def report(self) -> Path:
+        """Where pip tells what it has installed, and from where."""
+        return self.directory / "report.json"
+
 
 def _write_files(directory: Path, request: PypiRequest, step: Step, installed: Mapping[str, str]) -> _Files:
     """Requirements and where they come from, in the format that pip and uv share: never on a command line."""
-    settings = request.settings
+    # where wheels are named nothing is looked for
+    lines = [] if request.exactly and step.wheels else _sources(request.settings)
+    files = _Files(directory, directory / "requirements.txt", directory / "constraints.txt", step)
+    _write(files.requirements, "\n".join([*lines, *step.lines, ""]))
+    pins = {} if request.exactly else installed  # a lock's files are what they are, and want hashes of all there is
+    _write(files.constraints, "".join(f"{name}=={version}\n" for name, version in sorted(pins.items())))
+    return files
+
+
+def _sources(settings: PypiSettings) -> list[str]:
+    """The lines of a requirements file that say where packages come from."""
     lines = []
-    if request.exactly and step.wheels:
-        settings = PypiSettings()  # nothing is looked for
     for option, values in (
         ("--index-url", [settings.index_url] if settings.index_url else []),
         ("--extra-index-url", settings.extra_index_urls),
@@ -226,11 +248,20 @@ def _write_files(directory: Path, request: PypiRequest, step: Step, installed: M
             if re.search(r"\s", value) or value.startswith("-"):
                 raise EngineError(f"{redact(value)!r} is no place for packages", hint="A URL or a path without blanks.")
             lines.append(f"{option} {value}")
-    files = _Files(directory, directory / "requirements.txt", directory / "constraints.txt", step)
-    _write(files.requirements, "\n".join([*lines, *step.lines, ""]))
-    pins = {} if request.exactly else installed  # a lock's files are what they are, and want hashes of all there is
-    _write(files.constraints, "".join(f"{name}=={version}\n" for name, version in sorted(pins.items())))
-    return files
+    return lines
+
+
+def find_missing_origins(request: PypiRequest, installed: Installed) -> Installed:
+    """What is installed in the request's prefix, the files of PyPI packages looked for that nobody noted."""
+    if not installed.unknown:
+        return installed
+    uv = None if request.installer == "pip" else find_uv(request.environ)
+    environ = _environ(request, *(_UV_ASTRAY if uv is not None else ()))
+    asking = Asking(uv, _python(request.prefix), environ, _sources(request.settings), request.offline)
+    try:
+        return installed.completed(find_origins(installed.unknown, asking))
+    except NOT_UNDERSTOOD:
+        return installed
 
 
 def _write(path: Path, text: str) -> None:
@@ -287,6 +318,8 @@ def _pip(pip: list[str], files: _Files, request: PypiRequest, installed: Mapping
     argv += ["--progress-bar=off", "--no-warn-script-location"]
     argv += ["--constraint", str(files.constraints), "--requirement", str(files.requirements)]
     argv += _exact(request, files.step)
+    if not request.exactly and tuple(map(int, re.findall(r"\d+", installed["pip"])[:2])) >= _PIP_WITH_REPORTS:
+        argv += ["--report", str(files.report)]
     if request.offline and "--no-index" not in argv:
         argv.append("--no-index")
     if request.settings.exclude_newer and not request.exactly:
@@ -339,7 +372,7 @@ def _pip_config(directory: Path, environ: Mapping[str, str]) -> Path:
 def _explain(ended: Ended, request: PypiRequest, installed: Mapping[str, str], installer: str) -> EngineError:
     if ended.status is None:
         return EngineError(f"{installer} was ended by signal {ended.signum}", log=str(request.log))
-    reason = _uv_reason(ended.stderr.strip()) if installer == "uv" else _pip_reason(f"{ended.stdout}\n{ended.stderr}")
+    reason = uv_reason(ended.stderr.strip()) if installer == "uv" else pip_reason(f"{ended.stdout}\n{ended.stderr}")
     hint = "Look at the log; it has everything that was printed."
     pinned = [name for name, version in installed.items() if f"{name}=={version}" in reason.lower()]
     if request.offline and re.search(r"network was disabled|offline|in the cache|No matching", reason, re.IGNORECASE):
@@ -351,44 +384,3 @@ def _explain(ended: Ended, request: PypiRequest, installed: Mapping[str, str], i
     elif re.search(r"not found in the package registry|No matching distribution|is available|no versions? of", reason):
         hint = "Check the name and the versions; is it on another index?"
     return EngineError(f"the PyPI packages cannot be installed: {reason}", hint=hint, log=str(request.log))
-
-
-#: The traceback of a package's own build, but for its last line, which says what went wrong in it.
-_TRACEBACK = re.compile(
-    r"(?:^[ \t]*\[std\w+\]\n)?^(?P<indent>[ \t]*)Traceback \(most recent call last\):\n(?:(?P=indent)[ \t]+.*\n)+",
-    re.MULTILINE,
-)
-#: pip's newer errors: what happened follows a cross, the reason an arrow.
-_PIP_CROSS = re.compile(rf"^{_UV_CROSS} (?P<what>.+)\n(?:.*\n)*?╰─> (?P<why>.+)$", re.MULTILINE)
-
-
-def _uv_reason(text: str) -> str:
-    """uv's error as one sentence: what follows its cross, without the drawing."""
-    text = _TRACEBACK.sub("", text)
-    start = max(text.find(_UV_CROSS), 0) or max(text.find("error: "), 0)
-    sentence = " ".join(_UV_DRAWING.sub("", text[start:]).split())
-    sentence = re.sub(r"^(error: )?No solution found when resolving dependencies:?( cause:)? |^error: ", "", sentence)
-    sentence = re.sub(r", we can conclude that [^.]*unsatisfiable", "", sentence.split(" hint: ")[0])
-    return _short(sentence.replace(" cause: ", ": "))
-
-
-def _pip_reason(text: str) -> str:
-    """pip's errors as one sentence; where it has several lines for one, the first says most."""
-    conflict = re.search(r"The conflict is caused by:\n((?:    .*\n)+)", text)
-    if conflict:
-        return _short("; ".join(line.strip() for line in conflict[1].splitlines()))
-    errors = [line.removeprefix("ERROR: ").strip() for line in text.splitlines() if line.startswith("ERROR: ")]
-    if not errors and (told := _PIP_CROSS.search(text)):
-        errors = [f"{told['what'].rstrip('.')}: {told['why']}"]
-    errors = errors or [line.strip() for line in text.splitlines()[-1:]]
-    trouble = re.search(r"WARNING: Retrying .* after connection broken by '(\w+)[^']*?(: [^':]+)?'", text)
-    if built := _TRACEBACK.search(text):
-        errors.append(text[built.end() :].partition("\n")[0].strip())
-    if trouble and "from versions: none" in text:
-        errors.insert(0, f"the index cannot be reached ({trouble[1]})")
-    return _short("; ".join(dict.fromkeys(errors)))
-
-
-def _short(sentence: str) -> str:
-    sentence = sentence.strip().rstrip(".")
-    return sentence if len(sentence) <= 600 else sentence[:597] + "..."
