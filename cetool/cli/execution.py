@@ -24,7 +24,7 @@ from cetool.launch.process import Command, exec_command
 from cetool.launch.programs import find_program, resolve_command
 from cetool.launch.records import Circumstances, Learned, write_launch_record
 from cetool.spec.blocks import find_block
-from cetool.spec.environment import EnvironmentSpec
+from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.metadata import ScriptMetadata, metadata_from_file, read_metadata
 from cetool.spec.source import Script
 
@@ -40,6 +40,9 @@ class RunOptions:
     env_file: Path | None = None
     refresh: bool = False
     activate: bool = True
+    keep: bool = False
+    base: str | None = None
+    overlay: tuple[str, ...] = ()
 
 
 def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) -> NoReturn:
@@ -57,9 +60,11 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
 
         # what is wrong with it is told before anything is made
         entry = parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
-    session.voice.block(specification(metadata, session.store.prefix(spec.name)))
-    lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=f"for {source.script.name}")
-    held = [lease.lock]
+    session.voice.block(specification(metadata, session.store_of(spec).prefix(spec.name)))
+    lease = session.environment(
+        metadata.requirements, spec, refresh=how.refresh, keep=how.keep, purpose=f"for {source.script.name}"
+    )
+    held: list[FileLock | None] = list(lease.locks)
     path = source.given
     if source.data is not None:
         kept = source.keep(session)
@@ -67,7 +72,7 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
         held.append(kept.lock)
     note(session, lease, source.script.name if source.data is not None else str(source.script.path))
     collect_in_background(session)
-    activation = read_activation(lease.prefix, dict(spec.variables))
+    activation = activation_of(lease)
     environ = session.environ
     steps: tuple[str, ...] = ()
     if how.activate:
@@ -101,9 +106,15 @@ class _Run:
     def remember(self, argv: tuple[str, ...], cache: Held | None = None) -> None:
         """Write the command down for the next run, if that would find out the same."""
         how, source, session = self.how, self.source, self.session
-        plain = how.env_file is None and not how.extra and how.activate
+        plain = how.env_file is None and not how.extra and how.activate and not how.keep
+        plain = plain and how.base is None and not how.overlay
         if source.seen is None or not plain or not session.is_usual:
             return
+        if self.lease.base is not None:
+            from cetool.cli.overlaying import watch_entries
+
+            if not watch_entries(session, self.lease.marker.spec):
+                return
         learned = Learned(argv, self.activation, self.metadata.path, self.metadata, cache)
         around = Circumstances(
             about=warm.absolute(source.given),
@@ -119,7 +130,7 @@ class _Run:
 
 def _become_command(run: _Run, arguments: Sequence[str]) -> NoReturn:
     """Run the script by its ``run_with``."""
-    argv = resolve_command(run.metadata.run_with or (), run.environ, run.lease.prefix)
+    argv = resolve_command(run.metadata.run_with or (), run.environ, run.lease.prefixes)
     run.remember(argv)
     # a program would take a name that starts with a dash for an option
     name = f".{os.sep}{run.path}" if run.path.startswith("-") else run.path
@@ -130,7 +141,7 @@ def _become_entrypoint(run: _Run, entry: Entrypoint, arguments: Sequence[str]) -
     """Run the script by conda-script's ``entrypoint``."""
     from cetool.launch.shell import Surroundings, run_entrypoint, simple_argv
 
-    script, prefix = Path(warm.absolute(run.path)), run.lease.prefix
+    script, prefix = Path(warm.absolute(run.path)), run.lease.prefixes
     cache = ScriptStore(run.session.paths.scripts).hold_cache_dir(script)
     run.held.append(cache.lock)
     words = simple_argv(entry, script, cache.path)
@@ -143,7 +154,9 @@ def _become_entrypoint(run: _Run, entry: Entrypoint, arguments: Sequence[str]) -
 
 def read_declaration(source: Source, session: Session, how: RunOptions) -> tuple[ScriptMetadata, EnvironmentSpec]:
     """What the script declares, with what the command line adds, and the environment that this stands for."""
-    if how.env_file is None:
+    if how.env_file is None and how.base is not None and find_block(source.script) is None:
+        metadata = metadata_from_file(source.script, Requirements())
+    elif how.env_file is None:
         metadata = read_metadata(source.script)
     else:
         block = find_block(source.script)
@@ -156,8 +169,20 @@ def read_declaration(source: Source, session: Session, how: RunOptions) -> tuple
         from cetool.spec.environment_file import read_environment_file
 
         metadata = metadata_from_file(source.script, read_environment_file(how.env_file))
+    needs = metadata.requirements
+    if how.base is not None or how.overlay:
+        from cetool.cli.overlaying import with_overlay
+
+        needs = with_overlay(needs, how.base, how.overlay)
     if how.extra:
-        metadata = replace(metadata, requirements=metadata.requirements.plus(canonical_requirements(how.extra)))
+        more = canonical_requirements(how.extra)
+        if needs.overlay is not None:
+            from cetool.cli.overlaying import add_conda
+
+            needs = add_conda(needs, more.packages)
+        else:
+            needs = needs.plus(more)
+    metadata = replace(metadata, requirements=needs)
     for warning in metadata.requirements.warnings:
         session.voice.warn(f"{source.script.name}: {warning}")
     return metadata, session.spec_of(metadata.requirements)
@@ -176,7 +201,11 @@ def specification(metadata: ScriptMetadata, prefix: Path) -> str:
     lines = ["Using specification: "]
     if needs.channels is not None:
         lines.append(f"channels: {flow(needs.channels)}")
-    lines.append(f"env: {flow(needs.packages)}")
+    if needs.overlay is None:
+        lines.append(f"env: {flow(needs.packages)}")
+    else:
+        lines += [f"base: {needs.overlay.base}", f"overlay: {flow(needs.overlay.entries)}"]
+        lines += [f"conda: {flow(needs.overlay.conda)}"] if needs.overlay.conda else []
     if needs.pypi:
         lines.append(f"pip: {flow(needs.pypi)}")
     if needs.variables:
@@ -188,11 +217,23 @@ def specification(metadata: ScriptMetadata, prefix: Path) -> str:
     return "\n".join([*lines, "", f"Prefix: {prefix}", ""])
 
 
+def activation_of(lease: Lease) -> Activation:
+    """What activating the environment does; of one that lies over another, what that takes besides."""
+    variables = dict(lease.marker.spec.variables)
+    if lease.base is None:
+        return read_activation(lease.prefix, variables)
+    from cetool.launch.overlay import read_overlay_activation
+
+    return read_overlay_activation(lease.base, lease.prefix, variables)
+
+
 def note(session: Session, lease: Lease, script: str) -> None:
     """Note that the environment is used; where that cannot be written down the script runs all the same."""
-    if lease.lock is not None:
-        touch_shared(lease.lock.fd, os.fsencode(lease.lock.path))
+    for lock in lease.locks:
+        touch_shared(lock.fd, os.fsencode(lock.path))
+    if lease.base is not None and lease.below is None:
+        return  # neither of them is in the log
     try:
-        note_use(session.paths.spool, lease.prefix.name, script)
+        note_use(session.paths.spool, (lease.base or lease.prefix).name, script)
     except OSError as error:
         session.voice.detail(f"The use of {lease.prefix} could not be noted: {error.strerror or error}")

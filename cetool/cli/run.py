@@ -41,10 +41,16 @@ def run(
         bool, typer.Option("--no-activate", help="Run the program without activating the environment.")
     ] = False,
     trust_cache_dir: options.TrustCacheDir = False,
+    base: options.Base = None,
+    overlay: options.Overlay = None,
+    keep: options.Keep = False,
+    overlays_dir: options.OverlaysDir = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let a script come over plain http.")] = False,
 ) -> None:
     """Run a script in the conda environment that it declares."""
-    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
+    session = options.open_session(
+        channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir, overlays_dir=overlays_dir
+    )
     words = [*([] if target is None else [target]), *(arguments or [])]
     if code:
         source, words = source_of_lines(words), []
@@ -52,4 +58,5 @@ def run(
         raise UsageError("no script was given", hint="cetool run SCRIPT, or cetool run -c LINE..., or cetool run -")
     else:
         source, words = open_source(words[0], session, insecure=insecure), words[1:]
-    run_source(source, words, session, RunOptions(tuple(extra or ()), env_file, refresh, not no_activate))
+    how = RunOptions(tuple(extra or ()), env_file, refresh, not no_activate, keep, base, tuple(overlay or ()))
+    run_source(source, words, session, how)

@@ -6,6 +6,7 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -61,9 +62,12 @@ def show(
     rows = [
         ("script", source.script.name),
         ("dialect", f"{metadata.dialect}{place}"),
-        ("channels", flow(spec.channels)),
-        ("env", flow(needs.packages)),
-        ("pip", flow(needs.pypi) if needs.pypi else ""),
+        ("channels", flow(spec.channels) if spec.channels else ""),
+        ("env", flow(needs.packages) if spec.overlay is None else ""),
+        ("pip", flow(needs.pypi) if needs.pypi and spec.overlay is None else ""),
+        ("base", spec.overlay.base if spec.overlay else ""),
+        ("overlay", flow(spec.overlay.requirements) if spec.overlay else ""),
+        ("conda", flow(spec.overlay.conda) if spec.overlay and spec.overlay.conda else ""),
         ("variables", flow([f"{key}={value}" for key, value in needs.variables]) if needs.variables else ""),
         ("prefix", f"{document['prefix']} ({'made' if document['exists'] else 'not made yet'})"),
         ("engine", f"{document['engine']}: {document['engine_reason']}"),
@@ -79,7 +83,9 @@ def show(
 def _shown(metadata: ScriptMetadata, spec: EnvironmentSpec, session: Session, script: str) -> dict[str, object]:
     engine, reason = _engine(session)
     lines = metadata.lines
-    marker = next((item.marker for item in session.store.directories(spec.name) if item.marker is not None), None)
+    store = session.store_of(spec)
+    marker = next((item.marker for item in store.directories(spec.name) if item.marker is not None), None)
+    overlay = spec.overlay
     return {
         "schema": SHOW_SCHEMA,
         "script": script,
@@ -87,9 +93,12 @@ def _shown(metadata: ScriptMetadata, spec: EnvironmentSpec, session: Session, sc
         "lines": None if lines is None else list(lines),
         "name": spec.name,
         "digest": spec.digest,
-        "prefix": str(session.store.prefix(spec.name)),
+        "prefix": str(store.prefix(spec.name)),
         "exists": marker is not None,
         **spec_document(spec),
+        "base": None if overlay is None else overlay.base,
+        "overlay": [] if overlay is None else list(map(redact, overlay.requirements)),
+        "conda": [] if overlay is None else list(map(redact, overlay.conda)),
         "engine": engine,
         "engine_reason": reason,
         "run_with": None if metadata.run_with is None else list(metadata.run_with),
@@ -110,10 +119,11 @@ def _command(metadata: ScriptMetadata, session: Session, spec: EnvironmentSpec) 
     """The command line, its program as it will be found; as declared where the environment is not made yet."""
     if metadata.run_with is None:
         return [metadata.entrypoint or ""]
-    prefix = session.store.prefix(spec.name)
+    prefix = session.store_of(spec).prefix(spec.name)
+    prefixes = (prefix,) if spec.overlay is None else (prefix, Path(spec.overlay.base))
     if prefix.is_dir():
         try:
-            return [*resolve_command(metadata.run_with, session.environ, prefix), metadata.path]
+            return [*resolve_command(metadata.run_with, session.environ, prefixes), metadata.path]
         except CetoolError:
             pass
     return [*metadata.run_with, metadata.path]

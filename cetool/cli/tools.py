@@ -16,7 +16,7 @@ from cetool.cache.store import Lease
 from cetool.cli import options
 from cetool.cli.background import collect_in_background
 from cetool.cli.environments import requirements_of
-from cetool.cli.execution import RunOptions, note, read_declaration, specification
+from cetool.cli.execution import RunOptions, activation_of, note, read_declaration, specification
 from cetool.cli.output import print_json, print_line
 from cetool.cli.run import CONTEXT
 from cetool.cli.session import Session, canonical_requirements
@@ -156,12 +156,12 @@ def shell(
     """Open a shell in the environment of a script, or of match specs."""
     session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
     wanted = _wanted("shell", target, spec, session, RunOptions(tuple(extra or ()), env_file), insecure=insecure)
-    session.voice.block(specification(wanted.metadata, session.store.prefix(wanted.spec.name)))
+    session.voice.block(specification(wanted.metadata, session.store_of(wanted.spec).prefix(wanted.spec.name)))
     lease = session.environment(
         wanted.metadata.requirements, wanted.spec, refresh=refresh, purpose=f"for a shell of {wanted.label}"
     )
     _used(session, lease, wanted.noted)
-    opening = _opening(read_activation(lease.prefix, dict(wanted.spec.variables)), session, wanted.label, repl=repl)
+    opening = _opening(activation_of(lease), session, wanted.label, repl=repl)
     locks = () if opening.held is None or opening.held.lock is None else (opening.held.lock.fd,)
     exec_command(opening.command, keep=(*_descriptors(lease), *locks))
 
@@ -209,18 +209,18 @@ def path(
     _used(session, lease, wanted.noted)
     lease.release()
     prefix = lease.prefix
-    interpreter = _python(prefix) if python else _own("python", prefix)
+    interpreter = _python(lease.prefixes[-1]) if python else _own("python", lease.prefixes[-1])
     if not as_json:
         print_line(interpreter if python and interpreter else str(prefix))
         return
-    activation = read_activation(prefix, dict(wanted.spec.variables))
+    activation = activation_of(lease)
     print_json(
         {
             "schema": PATH_SCHEMA,
             "name": wanted.spec.name,
             "prefix": str(prefix),
             "python": interpreter,
-            "path": list(path_dirs(str(prefix))),
+            "path": list(activation.path),
             "variables": dict(activation.set),
         }
     )
@@ -275,7 +275,7 @@ def _used(session: Session, lease: Lease, called: str) -> None:
 
 
 def _descriptors(lease: Lease) -> tuple[int, ...]:
-    return () if lease.lock is None else (lease.lock.fd,)
+    return tuple(lock.fd for lock in lease.locks)
 
 
 def _own(program: str, prefix: Path) -> str | None:

@@ -91,12 +91,7 @@ def install_pypi(request: PypiRequest, progress: Progress) -> None:
         if requirement.lstrip().startswith("-") or any(ord(char) < 32 for char in requirement):
             raise EngineError(f"{redact(requirement)!r} is not a requirement")
     python = _python(request.prefix)
-    uv = None if request.installer == "pip" else find_uv(request.environ)
-    if request.installer == "uv" and uv is None:
-        raise EngineError(
-            "uv was asked for to install PyPI packages, but it is not found",
-            hint="Install uv (https://docs.astral.sh/uv/), or set pip-installer to auto or pip.",
-        )
+    uv = wanted_uv(request)
     installed = _installed(request.prefix)
     _refuse_conflicts(request.requirements, installed)
     count = len(request.requirements)
@@ -109,9 +104,25 @@ def install_pypi(request: PypiRequest, progress: Progress) -> None:
         else:
             progress.note("PyPI packages are installed by the environment's pip.")
             invocation = _pip(python, files, request, installed)
-        ended = run_engine(invocation, _as_engine_request(request), _unheard)
+        ended = run_installer(invocation, request)
     if ended.status != 0:
-        raise _explain(ended, request, installed, "uv" if uv is not None else "pip")
+        raise explain_failure(ended, request, installed, "uv" if uv is not None else "pip")
+
+
+def wanted_uv(request: PypiRequest) -> Path | None:
+    """The uv that is to install, None where that is pip's task. Raises EngineError where it must be uv and is not."""
+    uv = None if request.installer == "pip" else find_uv(request.environ)
+    if request.installer == "uv" and uv is None:
+        raise EngineError(
+            "uv was asked for to install PyPI packages, but it is not found",
+            hint="Install uv (https://docs.astral.sh/uv/), or set pip-installer to auto or pip.",
+        )
+    return uv
+
+
+def run_installer(invocation: Invocation, request: PypiRequest) -> Ended:
+    """Run uv or pip to its end; what it prints is in the log."""
+    return run_engine(invocation, _as_engine_request(request), _unheard)
 
 
 def _unheard(*_: object) -> None:
@@ -176,7 +187,7 @@ def _refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str
 
 
 @dataclass(frozen=True)
-class _Files:
+class Files:
     """The files that tell the installer what to do; they are readable by their owner only and gone afterwards."""
 
     directory: Path
@@ -184,9 +195,17 @@ class _Files:
     constraints: Path
 
 
-def _write_files(directory: Path, request: PypiRequest, installed: Mapping[str, str]) -> _Files:
+def _write_files(directory: Path, request: PypiRequest, installed: Mapping[str, str]) -> Files:
     """Requirements and where they come from, in the format that pip and uv share: never on a command line."""
-    settings = request.settings
+    lines = source_lines(request.settings)
+    files = Files(directory, directory / "requirements.txt", directory / "constraints.txt")
+    write_private(files.requirements, "\n".join([*lines, *request.requirements, ""]))
+    write_private(files.constraints, "".join(f"{name}=={version}\n" for name, version in sorted(installed.items())))
+    return files
+
+
+def source_lines(settings: PypiSettings) -> list[str]:
+    """The lines of a requirements file that say where packages come from. Raises EngineError for what is no place."""
     lines = []
     for option, values in (
         ("--index-url", [settings.index_url] if settings.index_url else []),
@@ -197,13 +216,11 @@ def _write_files(directory: Path, request: PypiRequest, installed: Mapping[str, 
             if re.search(r"\s", value) or value.startswith("-"):
                 raise EngineError(f"{redact(value)!r} is no place for packages", hint="A URL or a path without blanks.")
             lines.append(f"{option} {value}")
-    files = _Files(directory, directory / "requirements.txt", directory / "constraints.txt")
-    _write(files.requirements, "\n".join([*lines, *request.requirements, ""]))
-    _write(files.constraints, "".join(f"{name}=={version}\n" for name, version in sorted(installed.items())))
-    return files
+    return lines
 
 
-def _write(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """Write a new file that nobody else may read. Raises OSError where there is one."""
     path.touch(mode=0o600, exist_ok=False)
     path.write_text(text, encoding="utf-8")
 
@@ -214,11 +231,16 @@ def _environ(request: PypiRequest, *more: str) -> dict[str, str]:
     return environ
 
 
-def _uv(uv: Path, python: Path, files: _Files, request: PypiRequest) -> Invocation:
+def _uv(uv: Path, python: Path, files: Files, request: PypiRequest) -> Invocation:
+    more = ("--constraint", str(files.constraints), "--requirement", str(files.requirements))
+    return uv_install(uv, python, files.directory, request, more)
+
+
+def uv_install(uv: Path, python: Path, directory: Path, request: PypiRequest, more: tuple[str, ...] = ()) -> Invocation:
+    """``uv pip install`` for this python, with options besides those that the request stands for."""
     argv = [str(uv), "pip", "install", "--no-progress", "--break-system-packages", "--python", str(python)]
     # from another directory, so that no pyproject.toml or uv.toml of the project at hand has a say
-    argv += ["--directory", str(files.directory)]
-    argv += ["--constraint", str(files.constraints), "--requirement", str(files.requirements)]
+    argv += ["--directory", str(directory), *more]
     if request.offline:
         argv.append("--offline")
     if request.settings.exclude_newer:
@@ -226,27 +248,38 @@ def _uv(uv: Path, python: Path, files: _Files, request: PypiRequest) -> Invocati
     return Invocation(tuple(argv), _environ(request, *_UV_ASTRAY), watched=(request.prefix,))
 
 
-def _pip(python: Path, files: _Files, request: PypiRequest, installed: Mapping[str, str]) -> Invocation:
+def _pip(python: Path, files: Files, request: PypiRequest, installed: Mapping[str, str]) -> Invocation:
     if "pip" not in installed:
         raise EngineError(
             "PyPI packages were asked for, but the environment has no pip and uv is not found",
             hint="Add pip to the conda packages, or install uv (https://docs.astral.sh/uv/).",
         )
-    argv = [str(python), "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-user"]
-    argv += ["--progress-bar=off", "--no-warn-script-location"]
-    argv += ["--constraint", str(files.constraints), "--requirement", str(files.requirements)]
+    more = ("--constraint", str(files.constraints), "--requirement", str(files.requirements))
+    command = (str(python), "-I", "-m", "pip")
+    return pip_install(command, installed["pip"], files.directory, request, more)
+
+
+def pip_install(
+    command: tuple[str, ...], version: str, directory: Path, request: PypiRequest, more: tuple[str, ...] = ()
+) -> Invocation:
+    """``pip install`` by a pip of this version, with options besides those that the request stands for.
+
+    Raises EngineError where that pip cannot do what is asked.
+    """
+    argv = [*command, "install", "--no-input", "--disable-pip-version-check", "--no-user"]
+    argv += ["--progress-bar=off", "--no-warn-script-location", *more]
     if request.offline:
         argv.append("--no-index")
     if request.settings.exclude_newer:
-        if int(re.split(r"\D", installed["pip"])[0]) < _PIP_WITH_DATES:
+        if int(re.split(r"\D", version)[0]) < _PIP_WITH_DATES:
             raise EngineError(
-                f"exclude-newer needs uv, or pip {_PIP_WITH_DATES}; the environment has pip {installed['pip']}",
+                f"exclude-newer needs uv, or pip {_PIP_WITH_DATES}; the environment has pip {version}",
                 hint="Install uv (https://docs.astral.sh/uv/), or ask for a newer pip among the conda packages.",
             )
         argv.append(f"--uploaded-prior-to={request.settings.exclude_newer}")
     dropped = [name for name in request.environ if name.startswith("PIP_") and _option(name[4:]) in _PIP_ASTRAY]
     environ = _environ(request, *dropped)
-    environ["PIP_CONFIG_FILE"] = str(_pip_config(files.directory, request.environ))
+    environ["PIP_CONFIG_FILE"] = str(_pip_config(directory, request.environ))
     # the prefix is ours, whatever an EXTERNALLY-MANAGED file in it says; older pips know no such option
     environ.update(PIP_BREAK_SYSTEM_PACKAGES="1", PIP_ROOT_USER_ACTION="ignore", PIP_REQUIRE_VIRTUALENV="0")
     return Invocation(tuple(argv), environ, watched=(request.prefix,))
@@ -280,11 +313,12 @@ def _pip_config(directory: Path, environ: Mapping[str, str]) -> Path:
     path = directory / "pip.conf"
     text = io.StringIO()
     parser.write(text)
-    _write(path, text.getvalue())
+    write_private(path, text.getvalue())
     return path
 
 
-def _explain(ended: Ended, request: PypiRequest, installed: Mapping[str, str], installer: str) -> EngineError:
+def explain_failure(ended: Ended, request: PypiRequest, installed: Mapping[str, str], installer: str) -> EngineError:
+    """What the installer (``uv`` or ``pip``) failed at, in a sentence; ``installed`` is what was to stay as it is."""
     if ended.status is None:
         return EngineError(f"{installer} was ended by signal {ended.signum}", log=str(request.log))
     reason = _uv_reason(ended.stderr.strip()) if installer == "uv" else _pip_reason(f"{ended.stdout}\n{ended.stderr}")

@@ -10,9 +10,12 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cetool.spec.channels import strip_credentials
+
+if TYPE_CHECKING:  # few environments are laid over another
+    from cetool.spec.overlay import OverlayKeys, OverlaySpec
 
 #: The channel that is meant where nothing names one.
 DEFAULT_CHANNEL = "conda-forge"
@@ -48,7 +51,8 @@ class Requirements:
 
     ``packages`` are canonical match specs (``str(MatchSpec)``), ``channels`` canonical channel names or URLs, None
     where none were named, ``pypi`` canonical PEP 508 requirements, ``variables`` pairs of name and value. ``warnings``
-    are sentences that the user is to see once.
+    are sentences that the user is to see once. ``overlay`` names an existing environment and what to lay over it; the
+    PyPI requirements are then among the latter, and ``packages`` say no more than which python will do.
     """
 
     packages: tuple[str, ...] = ()
@@ -57,6 +61,7 @@ class Requirements:
     pypi_settings: PypiSettings = field(default_factory=PypiSettings)
     variables: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    overlay: OverlayKeys | None = None
 
     def plus(self, other: Requirements) -> Requirements:
         """These and the other's as well; the other's channels and PyPI settings win where it has some."""
@@ -67,6 +72,7 @@ class Requirements:
             pypi_settings=self.pypi_settings if other.pypi_settings == PypiSettings() else other.pypi_settings,
             variables=tuple({**dict(self.variables), **dict(other.variables)}.items()),
             warnings=self.warnings + other.warnings,
+            overlay=self.overlay if other.overlay is None else other.overlay,
         )
 
 
@@ -76,7 +82,8 @@ class EnvironmentSpec:
 
     ``packages`` are canonical match specs, sorted and without repeats; ``channels`` keep their order, which is their
     priority; ``virtual_packages`` are pairs like ``("__cuda", "12.4")`` that replace what the machine would report
-    (conda's ``CONDA_OVERRIDE_*``).
+    (conda's ``CONDA_OVERRIDE_*``). With an ``overlay`` it is what lies over an existing environment, and has no
+    ``packages`` of its own.
     """
 
     packages: tuple[str, ...]
@@ -85,6 +92,7 @@ class EnvironmentSpec:
     pypi_settings: PypiSettings = field(default_factory=PypiSettings)
     variables: tuple[tuple[str, str], ...] = ()
     virtual_packages: tuple[tuple[str, str], ...] = ()
+    overlay: OverlaySpec | None = None
 
     @classmethod
     def of(
@@ -136,6 +144,7 @@ class EnvironmentSpec:
             "pypi-settings": self.pypi_settings.as_dict(),
             "variables": dict(self.variables),
             "virtual-packages": dict(self.virtual_packages),
+            "overlay": None if self.overlay is None else self.overlay.as_dict(),
         }
         return {key: value for key, value in pairs.items() if value}
 
@@ -147,6 +156,11 @@ class EnvironmentSpec:
     def from_dict(cls, data: dict[str, Any]) -> EnvironmentSpec:
         """The spec that :meth:`as_dict` wrote. Raises KeyError, TypeError or ValueError where it is not one."""
         settings = data.get("pypi-settings", {})
+        overlay = None
+        if "overlay" in data:
+            from cetool.spec.overlay import OverlaySpec
+
+            overlay = OverlaySpec.from_dict(data["overlay"])
         return cls(
             packages=tuple(str(spec) for spec in data.get("packages", [])),
             channels=tuple(str(channel) for channel in data.get("channels", [])),
@@ -159,6 +173,7 @@ class EnvironmentSpec:
             ),
             variables=tuple(sorted((str(k), str(v)) for k, v in data.get("variables", {}).items())),
             virtual_packages=tuple(sorted((str(k), str(v)) for k, v in data.get("virtual-packages", {}).items())),
+            overlay=overlay,
         )
 
     def redacted(self) -> EnvironmentSpec:

@@ -40,6 +40,10 @@ def read_metadata(source: Script) -> ScriptMetadata:
     if block is None:
         raise nothing_found(source)
     requirements, run_with, entrypoint = read_block(block, source)
+    if requirements.overlay is not None:
+        from cetool.spec.overlay import refuse_packages
+
+        refuse_packages(requirements.packages, source.at(block.first))
     return ScriptMetadata(
         dialect=block.dialect,
         path=str(source.path),
