@@ -32,6 +32,7 @@ COMMANDS = (
     "gc",
     "remove",
     "config",
+    "overlay",
     "info",
 )
 QUIET = ("-q", "--quiet")

@@ -14,16 +14,15 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from cetool.cache.gc import Collected, Policy, Report
 from cetool.cache.processes import prefixes_in_use
 from cetool.cache.sizes import Freed
 from cetool.cache.store import Directory, Store
 from cetool.errors import StoreError, UsageError
+from cetool.overlays.recipes import Recipe
 from cetool.paths import Paths, make_private_dirs
 
 _PLACE = "{env_name}"
@@ -31,40 +30,6 @@ _ROOT = "{overlays}"
 _NAMED = ".named"
 _SAFE = re.compile(r"[^A-Za-z0-9._+-]+")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
-_RECIPE_SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A named overlay: what it is made of, as its entries were given, and the directory that was made of it last.
-
-    ``base`` is a path or a name; ``overlay`` and ``conda`` are canonical entries and match specs; ``directory`` is the
-    overlay's absolute path, empty before it was made.
-    """
-
-    name: str
-    base: str
-    overlay: tuple[str, ...] = ()
-    conda: tuple[str, ...] = ()
-    channels: tuple[str, ...] | None = None
-    created: float = 0.0
-    directory: str = ""
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
-        """The recipe that was written. Raises KeyError, TypeError or ValueError where it is none."""
-        if data["schema"] != _RECIPE_SCHEMA:
-            raise ValueError(f"schema {data['schema']!r}")
-        channels = data["channels"]
-        return cls(
-            name=str(data["name"]),
-            base=str(data["base"]),
-            overlay=tuple(map(str, data["overlay"])),
-            conda=tuple(map(str, data["conda"])),
-            channels=None if channels is None else tuple(map(str, channels)),
-            created=float(data["created"]),
-            directory=str(data["directory"]),
-        )
 
 
 class Overlays:
@@ -124,7 +89,7 @@ class Overlays:
     def write(self, recipe: Recipe) -> None:
         """Write a recipe in one step. Raises StoreError where it cannot be."""
         directory = self.root / _NAMED
-        data = json.dumps({"schema": _RECIPE_SCHEMA, **asdict(recipe)}, indent=1)
+        data = json.dumps(recipe.as_dict(), indent=1)
         try:
             make_private_dirs(directory, shared=True)
             descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")

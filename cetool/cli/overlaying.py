@@ -147,7 +147,7 @@ def _keeps(session: Session, lease: Lease, about: About | None, changes: list[st
     if problem is not None:
         lease.release()
         raise StoreError(f"the overlay cannot be kept as it was: {problem}", hint="Leave --keep out: it is laid anew.")
-    session.voice.say(f"Keeping the overlay as it was, though its base has changed: {_some(changes)}")
+    session.voice.warn(f"keeping the overlay as it was, though its base has changed: {_some(changes)}")
     return True
 
 
@@ -155,7 +155,7 @@ def _tell(session: Session, lease: Lease, why: str | None, changes: list[str]) -
     if why is not None:
         session.voice.warn(f"the overlay {lease.prefix.name} is damaged, {why}: it is laid anew")
         return
-    session.voice.say(f"The base {lease.base} has changed, so the overlay is laid anew: {_some(changes)}")
+    session.voice.warn(f"the base {lease.base} has changed, so the overlay is laid anew: {_some(changes)}")
 
 
 def _some(changes: list[str]) -> str:
