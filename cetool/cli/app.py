@@ -9,7 +9,7 @@ import typer
 
 from cetool import __version__
 from cetool.__main__ import COMMANDS
-from cetool.cli import checking, collection, editing, environments, overlay_use, overlays, run, scripts, settings, tools
+from cetool.cli import checking, collection, editing, environments, overlays, run, scripts, settings, tools
 
 #: Options that are cetool's own rather than those of ``run``.
 _OWN_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")

@@ -59,7 +59,8 @@ class CreateRequest:
     specs; ``channels`` canonical channels, highest priority first, credentials included; ``virtual_packages`` pairs as
     in :class:`~cetool.spec.environment.EnvironmentSpec`; ``log`` the file that everything the engine prints is appended
     to (credentials taken out); ``stall_timeout`` seconds without any sign of progress after which the engine is ended;
-    ``inherit`` descriptors that every subprocess must keep open until it has ended.
+    ``inherit`` descriptors that every subprocess must keep open until it has ended; ``below`` the environment that the
+    packages are to lie over, which the embedded engine alone can do.
     """
 
     prefix: Path
@@ -70,6 +71,7 @@ class CreateRequest:
     offline: bool = False
     stall_timeout: float = 300.0
     inherit: tuple[int, ...] = ()
+    below: Path | None = None
 
 
 class Engine(Protocol):

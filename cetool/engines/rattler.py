@@ -30,6 +30,7 @@ from cetool.engines.output import Log
 from cetool.engines.package_cache import DamagedPackages, is_damaged
 from cetool.engines.rattler_client import make_client
 from cetool.engines.rattler_errors import explain, missing_package, missing_version
+from cetool.engines.rattler_overlay import not_below, python_in, records_of, standing_in, with_those_below
 from cetool.engines.rattler_prefix import finish_prefix
 from cetool.engines.rattler_reporter import Pulse, Reporter
 from cetool.engines.rattler_request import Plan, make_plan, virtual_packages
@@ -70,6 +71,13 @@ class RattlerEngine:
         """
         self._perform(request, progress, link=True)
 
+    def link_over(self, request: CreateRequest, progress: Progress) -> list[RepoDataRecord]:
+        """Link what the environment ``request.below`` lacks of the packages into the request's prefix; what that was.
+
+        Raises EngineError where they do not go together with what is there.
+        """
+        return self._perform(request, progress, link=True)
+
     def solve(self, request: CreateRequest, progress: Progress) -> list[RepoDataRecord]:
         """The packages that the environment would have. Metadata are fetched; nothing else is, and nothing is made.
 
@@ -103,7 +111,7 @@ class RattlerEngine:
             except BaseException:
                 _wait_until_quiet(request.prefix)
                 raise
-            if link:
+            if link and (records or request.below is None):
                 finish_prefix(request.prefix, records, plan, f"cetool (py-rattler {version})")
                 log.write(f"linked {len(records)} packages\n")
         return records
@@ -141,6 +149,7 @@ class _Creation:
         self.caches = caches
         self.environ = environ
         self.details = ""
+        self.below = [] if request.below is None else records_of(request.below)
 
     async def run(self, *, link: bool = True) -> list[RepoDataRecord]:
         """Fetch, solve and, unless only the solution is asked for, link; return the packages."""
@@ -158,8 +167,8 @@ class _Creation:
         with self.pulse.watched():
             self.progress.stage("Fetching metadata")
             await gateway.query(sources, subdirs, [spec for spec, _ in plan.specs], channel_relations="disabled")
-        records = await self._solve(gateway, sources, subdirs)
-        if not link:
+        records = not_below(await self._solve(gateway, sources, subdirs), self.below)
+        if not link or (self.below and not records):
             return records
         self.progress.packages(len(records))
         await self._install(records, client, subdirs[0])
@@ -174,9 +183,11 @@ class _Creation:
         try:
             records = await solve(
                 sources,
-                [spec for spec, _ in plan.specs],
+                with_those_below([spec for spec, _ in plan.specs], self.below),
                 gateway,
                 platforms=subdirs,
+                locked_packages=list(self.below),
+                pinned_packages=list(python_in(self.below)),
                 virtual_packages=virtual_packages(self.request, self.environ),
                 channel_priority=ChannelPriority[plan.condarc.channel_priority.capitalize()],
                 constraints=plan.pins,
@@ -215,12 +226,12 @@ class _Creation:
         reporter = Reporter(self.progress, self.pulse, sizes)
         packages = self.caches / "pkgs"
         try:
-            with self.pulse.watched():
+            with self.pulse.watched(), standing_in(self.request.prefix, self.below) as python:
                 await install(
-                    records,
+                    [*records, *python],
                     self.request.prefix,
                     cache_dir=packages,
-                    installed_packages=[],
+                    installed_packages=python,
                     platform=subdir,
                     execute_link_scripts=True,
                     client=client,

@@ -72,7 +72,9 @@ def build_overlay(
     if overlay.conda:
         from cetool.overlays.conda import lay_conda
 
-        added, version = lay_conda(spec, place, circumstances, packages, progress)
+        added, engine_version = lay_conda(spec, place, circumstances, packages, progress)
+        _refuse_both(layers, added)
+        version = version or engine_version
         layers += added
         records = len(added)
     if base is not None:
@@ -121,6 +123,16 @@ def _python_layer(item: Distribution, below: Mapping[str, Distribution], reasons
     shadowed = below.get(item.name)
     shadows = None if shadowed is None else shadowed.version
     return Layer(item.name, item.version, "pypi", shadows, reasons.get(item.name), _source(item))
+
+
+def _refuse_both(layers: Sequence[Layer], added: Sequence[Layer]) -> None:
+    """Raise EngineError where a Python package came by both ways: one would lie over the other's files."""
+    both = {layer.name for layer in layers} & {layer.name for layer in added}
+    if both:
+        raise EngineError(
+            f"{', '.join(sorted(both))} would be laid over the base both from PyPI and as a conda package",
+            hint="Ask for it under 'overlay:' or under 'conda:', not under both.",
+        )
 
 
 def _source(item: Distribution) -> str | None:
