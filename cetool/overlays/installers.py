@@ -137,18 +137,26 @@ class _Uv(_Driver):
         super().__init__(base, request)
         self.uv = uv
         self.version = version
+        #: Those that lie on this machine: uv would take what it built of them before, whatever changed in them since.
+        self.local: list[str] = []
 
     def resolve(self, entries: Sequence[str]) -> list[Planned]:
         with self._scratch() as scratch:
             more = ("--dry-run", *self._write(Path(scratch), entries))
             ended = self._run(uv_install(self.uv, self.base.python, Path(scratch), self.request, more))
         found = _PLANNED.findall(f"{ended.stdout}\n{ended.stderr}")
+        self.local = [normalised(name) for name, _, url in found if url.startswith("file:")]
         return [Planned(normalised(name), version, url or None) for name, version, url in found]
 
     def install(self, entries: Sequence[str]) -> None:
         prefix = str(self.request.prefix)
         with self._scratch() as scratch:
-            more = ("--prefix", prefix, "--no-deps", *self._write(Path(scratch), entries))
+            anew = tuple(f"--refresh-package={name}" for name in self.local)
+            if anew and self.request.offline:  # uv does not take both
+                environ = uv_install(self.uv, self.base.python, Path(scratch), self.request).environ
+                self._run(Invocation((str(self.uv), "cache", "clean", *self.local), environ))
+                anew = ()
+            more = ("--prefix", prefix, "--no-deps", *anew, *self._write(Path(scratch), entries))
             self._run(uv_install(self.uv, self.base.python, Path(scratch), self.request, more))
         (self.request.prefix / ".lock").unlink(missing_ok=True)  # uv's own, of which nobody has need any more
 
