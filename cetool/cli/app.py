@@ -9,7 +9,7 @@ import typer
 
 from cetool import __version__
 from cetool.__main__ import COMMANDS
-from cetool.cli import checking, collection, editing, environments, overlays, run, scripts, settings, tools
+from cetool.cli import checking, collection, editing, environments, overlay_use, run, scripts, settings, tools
 
 #: Options that are cetool's own rather than those of ``run``.
 _OWN_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
@@ -40,7 +40,7 @@ app.command("gc")(collection.gc)
 app.command("remove")(environments.remove)
 app.command("info")(scripts.info)
 app.add_typer(settings.app)
-app.add_typer(overlays.app)
+app.add_typer(overlay_use.app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -25,6 +25,8 @@ from cetool.errors import CetoolError, StoreError, UsageError
 from cetool.overlays.recipes import Recipe, freeze_text, recipe_text
 from cetool.spec.environment import EnvironmentSpec
 
+__all__ = ["app"]
+
 
 @app.command()
 def remove(

@@ -103,8 +103,8 @@ def add_to_base(prefix: Path, *wheels: Path | str, upgrade: bool = False) -> Non
             "--break-system-packages",
             "--link-mode=copy",
         ]
-        command += ["--python", prefix / "bin/python", *(["--upgrade"] if upgrade else [])]
-        subprocess.run([*command, *wheels], check=True)
+        command += ["--python", str(prefix / "bin/python"), *(["--upgrade"] if upgrade else [])]
+        subprocess.run([*command, *map(str, wheels)], check=True)
 
 
 def snapshot(root: Path) -> dict[str, tuple[object, ...]]:
