@@ -71,6 +71,7 @@ def create(
     name: _Name,
     requirements: _Requirements = None,
     base: options.Base = None,
+    overlay: options.Overlay = None,
     editable: _Editable = None,
     conda: _Conda = None,
     file: Annotated[
@@ -100,7 +101,7 @@ def create(
     recipe = replace(recipe, base=str(base_of(session, recipe.base)), created=time.time())
     if channel:
         recipe = replace(recipe, channels=session_channels(channel))
-    recipe = _with(recipe, requirements, editable, conda)
+    recipe = _with(recipe, [*(requirements or []), *(overlay or [])], editable, conda)
     _make(session, overlays, recipe)
 
 
@@ -108,6 +109,7 @@ def create(
 def install(
     name: _Name,
     requirements: _Requirements = None,
+    overlay: options.Overlay = None,
     editable: _Editable = None,
     conda: _Conda = None,
     refresh: options.Refresh = False,
@@ -120,6 +122,7 @@ def install(
     """Lay more over the base, or other versions; what runs in the overlay as it was goes on with that."""
     session = overlay_session(overlays_dir, trust_cache_dir, quiet=quiet, verbose=verbose, offline=offline)
     overlays = overlays_of(session)
+    requirements = [*(requirements or []), *(overlay or [])]
     recipe = _with(overlays.recipe(name), requirements, editable, conda)
     if not (requirements or editable or conda or refresh):
         raise UsageError("nothing was named that is to be laid over the base", hint="Give requirements, or --refresh.")

@@ -170,7 +170,7 @@ def _opening(activation: Activation, session: Session, label: str, *, repl: bool
     terminal = os.isatty(0)
     if repl:
         # ipython is for people: what is no terminal gets the plain interpreter, which prints no banner there
-        program = (_own("ipython", activation.prefix) if terminal else None) or _python(activation.prefix)
+        program = (look_in(activation.path, "ipython", []) if terminal else None) or _python(activation.prefix)
         environ, steps = activated_environ(activation, session.environ)
         return Opening(Command(program, (program,), environ, steps))
     user_shell = find_user_shell(session.environ)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cetool.engines.base import Progress
 from cetool.errors import EngineError
-from cetool.overlays.base import Base, Distribution, distributions_in, site_directories
+from cetool.overlays.base import Base, Distribution, distributions_in, normalised, site_directories
 from cetool.overlays.guard import write_guard
 from cetool.overlays.installers import Installer, to_install
 from cetool.overlays.merged import Breach, new_breaches
@@ -69,6 +69,7 @@ class _Layer:
                 continue
             if breached:
                 raise self._conflict([str(item) for item in breached], None)
+            self._check_asked({**below, **over})
             write_guard(self.prefix, self.base)
             broken = failures(self.base, self.prefix, below, over, self.environ, also=set(self.also))
             if not broken:
@@ -116,6 +117,21 @@ class _Layer:
             # an older version of it may only seem to fit, by not saying what it needs: it is the last resort
             self.also[name] = _Also(why, [f"{name}>={version}", name] if newer else [name])
         return bool(fresh)
+
+    def _check_asked(self, merged: Mapping[str, Distribution]) -> None:
+        """See that everything asked for by name is there: what the installers print is not believed alone."""
+        from packaging.requirements import Requirement
+
+        for entry in self.entries:
+            if is_direct(entry):
+                continue
+            wanted = Requirement(entry)
+            if wanted.marker is not None and not wanted.marker.evaluate(dict(self.base.markers)):
+                continue
+            found = merged.get(normalised(wanted.name))
+            if found is None or not wanted.specifier.contains(found.version, prereleases=True):
+                there = "is not there" if found is None else f"is {found.version} there"
+                raise EngineError(f"{self.installer.name} laid what it planned, and {redact(entry)} {there}")
 
     def _exchange(self, broken: Sequence[Failure], below: Mapping[str, Distribution]) -> None:
         """Have packages of the base that were compiled for others than lie over it now built for those."""
