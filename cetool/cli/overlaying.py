@@ -21,8 +21,7 @@ from cetool.engines.base import Progress
 from cetool.errors import StoreError
 from cetool.launch.environ import OVERLAY_GUARD
 from cetool.overlays.about import About, read_about
-from cetool.overlays.base import changes_between, fingerprint_of, watched_in
-from cetool.overlays.build import stays_usable
+from cetool.overlays.base import changes_between, fingerprint_of, stays_usable, watched_in
 from cetool.overlays.known import find_base
 from cetool.overlays.states import state_of, watched_by
 from cetool.paths import ensure_private_dir

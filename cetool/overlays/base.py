@@ -155,6 +155,22 @@ def fingerprint_of(prefix: Path) -> Fingerprint:
     return Fingerprint(tuple(conda), tuple(sorted(python)))
 
 
+def stays_usable(prefix: Path, python: str | None, base: Path) -> str | None:
+    """Why an overlay that was made for another state of its base cannot be used with this one; None where it can.
+
+    The base's python has to be of the minor version that the overlay was made for: no other looks at its packages.
+    """
+    if python is None:
+        return None
+    if not os.access(python_of(base), os.X_OK):
+        return f"the base {base} has no python any more"
+    minor = ".".join(python.split(".")[:2])
+    for place in site_directories(base):
+        if place.parent.name == f"python{minor}":
+            return None
+    return f"the python of the base {base} is no python {minor} any more, which the overlay was made for"
+
+
 def watched_in(prefix: Path) -> list[str]:
     """The paths whose states change whenever :func:`fingerprint_of` may."""
     return [str(prefix / "conda-meta"), *map(str, site_directories(prefix))]

@@ -21,7 +21,6 @@ from cetool.overlays.base import (
     fingerprint_of,
     python_of,
     read_base,
-    site_directories,
 )
 from cetool.overlays.guard import write_guard
 from cetool.overlays.installers import find_installer
@@ -165,19 +164,3 @@ def _share(prefix: Path) -> None:
                 continue
             mode = stat.S_IMODE(info.st_mode)
             os.chmod(path, mode | (mode & stat.S_IRWXU) >> 3)
-
-
-def stays_usable(prefix: Path, python: str | None, base: Path) -> str | None:
-    """Why an overlay that was made for another state of its base cannot be used with this one; None where it can.
-
-    The base's python has to be of the minor version that the overlay was made for: no other looks at its packages.
-    """
-    if python is None:
-        return None
-    if not os.access(python_of(base), os.X_OK):
-        return f"the base {base} has no python any more"
-    minor = ".".join(python.split(".")[:2])
-    for place in site_directories(base):
-        if place.parent.name == f"python{minor}":
-            return None
-    return f"the python of the base {base} is no python {minor} any more, which the overlay was made for"
