@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cetool.engines.subprocesses import clean_environ
 from cetool.errors import EngineError
 
 _PYTHON = "python.exe" if os.name == "nt" else "bin/python"
 _META = (".dist-info", ".egg-info", ".egg-link")
 #: Seconds that the base's python may take to say what it is: it may lie on a slow network.
 _PATIENCE = 120.0
+#: Modules from which on starting several processes to compile them pays.
+_MANY_MODULES = 200
 #: Runs in the base's own python, of any version that there still is; isolated, and without writing byte code.
 _ASK = """\
 import json, os, platform, sys
@@ -100,6 +101,8 @@ def python_of(prefix: Path) -> Path:
 
 def read_base(prefix: Path, environ: Mapping[str, str]) -> Base:
     """What the base's python says of itself. Raises EngineError where there is none, or it does not answer."""
+    from cetool.engines.subprocesses import clean_environ
+
     python = python_of(prefix)
     if not os.access(python, os.X_OK):
         raise EngineError(
@@ -134,9 +137,12 @@ def compile_all(base: Base, prefix: Path, environ: Mapping[str, str]) -> None:
 
     Nobody may be able to write it later: the one who runs it need not be the one who made it.
     """
+    from cetool.engines.subprocesses import clean_environ
+
     places = [str(place) for place in site_directories(prefix)]
     if places:
-        command = [str(base.python), "-I", "-B", "-m", "compileall", "-q", "-j", "0", *places]
+        many = len([path for place in places for path in Path(place).rglob("*.py")]) > _MANY_MODULES
+        command = [str(base.python), "-I", "-B", "-m", "compileall", "-q", *(["-j", "0"] if many else []), *places]
         with contextlib.suppress(OSError):
             subprocess.run(command, env=clean_environ(environ), stdin=subprocess.DEVNULL, capture_output=True)
 

@@ -81,12 +81,18 @@ def can_compile() -> bool:
 EXT_SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
 
 
+#: What the base's python imports whenever it is asked about itself, or compiles an overlay.
+_STARTED = "compileall, concurrent.futures.process, importlib.metadata, importlib.resources, json, platform, subprocess"
+
+
 def make_base(prefix: Path, channel: Channel, *packages: str, wheels: Iterable[Path | str] = ()) -> Path:
     """A conda environment with python, pip and these packages, and wheels installed into it."""
     environ = {"HOME": str(prefix.parent), "PATH": os.defpath, "CONDA_CHANNEL_ALIAS": channel.root.as_uri()}
     log = prefix.parent / f"{prefix.name}.log"
     request = CreateRequest(prefix, ("python", "pip", *packages), ("conda-forge",), log)
     RattlerEngine(environ, prefix.parent / "pkgs").create(request, SilentProgress())
+    # as of any real python's, what is imported at each start is compiled: nobody will be able to write it later
+    subprocess.run([prefix / "bin/python", "-I", "-c", f"import {_STARTED}"], check=True)
     add_to_base(prefix, *wheels)
     return prefix
 
