@@ -129,6 +129,8 @@ def test_a_shell_is_activated_and_back(shell: str, lab: Home, base: Path) -> Non
 def test_base_and_overlay_from_the_command_line(lab: Home, base: Path) -> None:
     plain = lab.write("plain.py", "import ovlib, sys\nprint(ovlib.version, sys.argv[1:])\n")
     assert ok(lab, "run", "--base", "beamline", "--overlay", "ovlib ==2.0", plain, "x") == "2.0 ['x']\n"
+    seen = ok(lab, "run", "--no-activate", "--base", "beamline", "--overlay", "ovlib ==2.0", plain)
+    assert seen == "2.0 []\n", "the overlay is there without activation, too"
     block = '# /// script\n# requires-python = ">=3"\n# dependencies = ["ovlib==3.0"]\n# ///\n'
     pep723 = f"{block}import ovlib\nprint(ovlib.version)\n"
     script = lab.write("pep723.py", pep723)

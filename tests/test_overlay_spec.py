@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from cetool.errors import CetoolError, MetadataError, StoreError
+from cetool.overlays.about import About, Layer, write_about
 from cetool.overlays.base import Fingerprint, changes_between
-from cetool.overlays.recipes import Recipe, merged_entries, recipe_text, without_entries
+from cetool.overlays.recipes import Recipe, freeze_text, merged_entries, recipe_text, without_entries
 from cetool.overlays.states import state_of
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.metadata import read_metadata
@@ -130,3 +132,32 @@ def test_recipes_are_changed_by_name_and_read_again() -> None:
         without_entries(recipe, ["nothing"])
     block = "".join(f"# {line}\n" for line in recipe_text("", "/b", recipe.overlay, recipe.conda, ()).splitlines())
     assert overlay_of(f"# conda execute\n{block}") == OverlayKeys("/b", recipe.overlay, recipe.conda)
+
+
+def test_base_and_overlay_are_frozen_into_one(tmp_path: Path) -> None:
+    base, overlay = tmp_path / "base", tmp_path / "overlay"
+    site = "lib/python3.12/site-packages"
+
+    def package(prefix: Path, name: str, version: str, *depends: str, conda: bool = True) -> None:
+        info = prefix / site / f"{name}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (prefix / "conda-meta").mkdir(exist_ok=True)
+        files = [f"{site}/{info.name}/METADATA"]
+        record = {"name": name, "version": version, "build": "0", "channel": "https://u:secret@c", "depends": depends}
+        if conda:
+            (prefix / f"conda-meta/{name}-{version}-0.json").write_text(json.dumps({**record, "files": files}))
+
+    package(base, "needed", "1.0")
+    package(base, "needs", "1.0", "needed >=1")
+    package(base, "alone", "1.0")
+    package(base, "by-pip", "1.0", conda=False)
+    (overlay / "conda-meta").mkdir(parents=True)
+    over = [Layer("needed", "2.0", "pypi", "1.0"), Layer("alone", "2.0", "pypi", "1.0")]
+    over.append(Layer("own", "1.0", "pypi", source="-e file:///x"))
+    write_about(overlay, About(str(base), "3.12.1", Fingerprint((), ()), tuple(over)))
+    text = freeze_text("next", base, overlay)
+    assert text == (
+        "name: next\nchannels:\n  - https://c\ndependencies:\n  - needed==2.0\n  - needs==1.0\n"
+        "  - pip:\n      - alone==2.0\n      - by-pip==1.0\n      - own @ file:///x\n"
+    )

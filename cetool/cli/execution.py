@@ -77,6 +77,10 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
     steps: tuple[str, ...] = ()
     if how.activate:
         environ, steps = activated_environ(activation, session.environ)
+    elif lease.base is not None:
+        from cetool.launch.overlay import overlaid_environ
+
+        environ = overlaid_environ(activation, session.environ)
     run = _Run(source, session, how, lease, metadata, activation, path, environ, steps, held)
     if entry is not None:
         _become_entrypoint(run, entry, arguments)

@@ -32,6 +32,8 @@ from cetool.spec.platforms import current_platform
 if TYPE_CHECKING:
     from cetool.cli.session import Session
 
+#: Seconds that a base of cetool's own may be held by another alone.
+_PATIENCE = 2.0
 #: Packages named in a line.
 _MOST_NAMES = 6
 
@@ -123,7 +125,9 @@ def _hold_base(session: Session, base: Path) -> FileLock | None:
     """The lock of a base that is an environment of cetool's own: it stays while what lies over it is used."""
     if base.parent != session.paths.envs:
         return None
-    lock = session.store.hold(base)
+    deadline = time.monotonic() + _PATIENCE
+    while (lock := session.store.hold(base)) is None and time.monotonic() < deadline:
+        time.sleep(0.01)  # whoever only looks whether it is in use holds it for a moment
     if lock is None:
         raise StoreError(f"the base {base} is being removed, or made anew", hint="Try again in a moment.")
     return lock

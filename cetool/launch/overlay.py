@@ -33,6 +33,15 @@ def read_overlay_activation(base: Path, overlay: Path, variables: Mapping[str, s
     return replace(below, set=tuple(merged.items()), scripts=scripts, path=(*path_dirs(str(overlay)), *below.path))
 
 
+def overlaid_environ(activation: Activation, base: Mapping[str, str]) -> dict[str, str]:
+    """The caller's environment with no more than what the overlay needs to be seen: for a run without activation."""
+    own = dict(activation.set)
+    needed = {name: own[name] for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE") if name in own}
+    if "PYTHONPATH" in needed and base.get("PYTHONPATH"):
+        needed["PYTHONPATH"] += os.pathsep + base["PYTHONPATH"]
+    return {**base, **needed}
+
+
 def _writes_byte_code(base: Path) -> bool:
     """Whether a python of this user's would write its byte code into the base: root's would, and its owner's."""
     places = [*base.glob("lib/python*"), base / "Lib"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -71,7 +72,7 @@ class Base:
     path: tuple[str, ...]
     markers: Mapping[str, str]
 
-    @property
+    @functools.cached_property
     def distributions(self) -> dict[str, Distribution]:
         """The Python distributions that it has, by normalised name."""
         return distributions_in(self.path)
@@ -150,8 +151,10 @@ def compile_all(base: Base, prefix: Path, environ: Mapping[str, str]) -> None:
 def site_directories(prefix: Path) -> list[Path]:
     """The directories of a prefix that Python packages are installed into, as far as they exist."""
     patterns = ("lib*/python*/site-packages", "lib*/python*/dist-packages", "local/lib/python*/dist-packages")
-    found = [path for pattern in patterns for path in sorted(prefix.glob(pattern)) if not path.parent.is_symlink()]
-    return [*found, *([prefix / "Lib" / "site-packages"] if os.name == "nt" else [])]
+    candidates = [path for pattern in patterns for path in sorted(prefix.glob(pattern))]
+    candidates += [prefix / "Lib" / "site-packages"] if os.name == "nt" else []
+    found = {os.path.realpath(path): path for path in reversed(candidates)}  # lib64 may be another name of lib
+    return [path for path in candidates if path in found.values()]
 
 
 def fingerprint_of(prefix: Path) -> Fingerprint:

@@ -136,30 +136,51 @@ def _scalar(text: str) -> str:
 def freeze_text(name: str, base: Path, overlay: Path) -> str:
     """Base and overlay as an environment.yml of exact versions: conda's by build, Python's others below ``pip:``.
 
-    A conda package whose place another one takes is left out. Raises StoreError where the records cannot be read.
+    A conda package whose place a Python package takes is left out. Where other conda packages need it, it is asked for
+    in the version that takes its place instead, and those in their versions, whatever build. Raises StoreError where
+    the records cannot be read.
     """
     records = {str(record["name"]): record for record in _records(base)}
     records.update({str(record["name"]): record for record in _records(overlay)})
     about = read_about(overlay)
     pypi = {layer.name: layer for layer in (about.layers if about is not None else ()) if layer.kind == "pypi"}
     owned = {key: record for record in records.values() for key in _distributions(record)}
-    replaced = {str(owned[key]["name"]) for key in pypi if key in owned}
+    replaced = {str(owned[key]["name"]): layer for key, layer in pypi.items() if key in owned}
     kept = [record for record in records.values() if record["name"] not in replaced]
+    needed = {name for record in kept for name in _depends(record)} & replaced.keys()
     pins = {item.name: f"{item.name}=={item.version}" for item in distributions_in(site_directories(base)).values()}
     pins = {key: pin for key, pin in pins.items() if key not in owned}
-    pins.update({key: layer.source or f"{key}=={layer.version}" for key, layer in pypi.items()})
+    pins.update({key: _pypi_pin(layer) for key, layer in pypi.items() if _owner(key, owned) not in needed})
     channels = list(dict.fromkeys(strip_credentials(str(record.get("channel") or "")) for record in kept))
     lines = [f"name: {_scalar(name)}", "channels:", *(f"  - {_scalar(item)}" for item in channels if item)]
     lines.append("dependencies:")
-    for record in sorted(kept, key=lambda item: str(item["name"])):
-        lines.append(f"  - {_scalar(_pin(record))}")
+    conda = [_pin(record, exact=not needed & _depends(record)) for record in kept]
+    conda += [f"{name}=={replaced[name].version}" for name in needed]
+    lines += [f"  - {_scalar(pin)}" for pin in sorted(conda)]
     if pins:
         lines += ["  - pip:", *(f"      - {_scalar(pin)}" for _, pin in sorted(pins.items()))]
     return "\n".join(lines) + "\n"
 
 
-def _pin(record: Mapping[str, Any]) -> str:
-    return f"{record['name']}=={record['version']}={record['build']}".replace("==", "=", 1)
+def _pypi_pin(layer: Layer) -> str:
+    """A Python package as it was laid; a checkout that was worked on as a directory, of which nothing is exact."""
+    if layer.source is None:
+        return f"{layer.name}=={layer.version}"
+    return f"{layer.name} @ {layer.source.removeprefix('-e ')}"
+
+
+def _pin(record: Mapping[str, Any], *, exact: bool) -> str:
+    return (
+        f"{record['name']}={record['version']}={record['build']}" if exact else f"{record['name']}=={record['version']}"
+    )
+
+
+def _depends(record: Mapping[str, Any]) -> set[str]:
+    return {str(spec).split(maxsplit=1)[0] for spec in record.get("depends") or () if str(spec).strip()}
+
+
+def _owner(distribution: str, owned: Mapping[str, Mapping[str, Any]]) -> str | None:
+    return str(owned[distribution]["name"]) if distribution in owned else None
 
 
 def _records(prefix: Path) -> list[dict[str, Any]]:
