@@ -210,7 +210,7 @@ def _created(lease: Lease) -> str:
     layers = () if about is None else about.layers
     names = [f"{layer.name} {layer.version}" for layer in layers]
     shadowing = sum(layer.shadows is not None for layer in layers)
-    told = _some(names) or "nothing: the base has it all"
+    told = _some(names) or "nothing that is not there"
     hides = f"; {shadowing} in place of the base's" if shadowing else ""
     return (
         f"Laid {told} over {lease.base} ({marker.name}{hides}, {format_size(marker.size)}) "

@@ -36,7 +36,7 @@ def read_overlay_activation(base: Path, overlay: Path, variables: Mapping[str, s
 def overlaid_environ(activation: Activation, base: Mapping[str, str]) -> dict[str, str]:
     """The caller's environment with no more than what the overlay needs to be seen: for a run without activation."""
     own = dict(activation.set)
-    needed = {name: own[name] for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE") if name in own}
+    needed: dict[str, str] = {name: own[name] for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE") if name in own}
     if "PYTHONPATH" in needed and base.get("PYTHONPATH"):
         needed["PYTHONPATH"] += os.pathsep + base["PYTHONPATH"]
     return {**base, **needed}
