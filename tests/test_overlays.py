@@ -59,8 +59,19 @@ def wheels() -> Iterator[Path]:
     make_wheel(directory, "ovother", "1.0")
     make_wheel(directory, "space_a", "1.0", files={"space/a.py": "version = '1.0'\n"})
     make_wheel(directory, "space_b", "1.0", files={"space/b.py": "version = '1.0'\n"})
+    made = {"oldspace/a.py": "", "oldspace_a-nspkg.pth": _NSPKG}
+    make_wheel(directory, "oldspace_a", "1.0", files={**made})
+    make_wheel(directory, "oldspace_b", "1.0", files={"oldspace/b.py": "version = 'b'\n"})
     yield directory
     shutil.rmtree(directory)
+
+
+#: What setuptools long wrote for a namespace: the module is made when Python starts.
+_NSPKG = (
+    "import sys, types, os;p = os.path.join(sys._getframe(1).f_locals['sitedir'], *('oldspace',));"
+    "m = sys.modules.setdefault('oldspace', types.ModuleType('oldspace'));"
+    "mp = m.__dict__.setdefault('__path__',[]);(p not in mp) and mp.append(p)\n"
+)
 
 
 def _lib(version: str) -> dict[str, str | bytes]:
@@ -77,7 +88,7 @@ def _lib(version: str) -> dict[str, str | bytes]:
 def base(local_channel: Channel, wheels: Path) -> Iterator[Path]:
     """A base that nobody changes: ovlib 1.0, ovbound 1.0 which requires an old one, and part of a namespace."""
     root = Path(tempfile.mkdtemp(prefix="cetool-base-"))
-    names = ("ovlib-1.0", "ovbound-1.0", "space_a-1.0")
+    names = ("ovlib-1.0", "ovbound-1.0", "space_a-1.0", "oldspace_a-1.0")
     made = make_base(root / "beamline", local_channel, wheels=[wheels / f"{name}-py3-none-any.whl" for name in names])
     protect(made)
     yield made
@@ -232,7 +243,8 @@ def test_the_merged_view_is_right(lab: Home, base: Path) -> None:
 import os, subprocess, sys
 from importlib import metadata
 import space.a, space.b
-print(space.a.version, space.b.version)
+import oldspace.a, oldspace.b
+print(space.a.version, space.b.version, oldspace.b.version)
 print([path.name for path in metadata.files("ovlib") if path.name == "data.txt"])
 try:
     import ovlib.old
@@ -243,11 +255,11 @@ for words in (["ovlib-tool"], [sys.executable, "-m", "pip", "check"], inner):
     print(subprocess.run(words, capture_output=True, text=True).stdout.strip())
 print(sys.prefix, os.environ["CONDA_PREFIX"], os.path.dirname(os.path.dirname(sys.executable)))
 """
-    path = script(lab, base, "ovlib ==2.0", "space_b", code=code)
+    path = script(lab, base, "ovlib ==2.0", "space_b", "oldspace_b", code=code)
     done = lab.cetool("run", path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "1.0 1.0",
+        "1.0 1.0 b",
         "['data.txt']",
         "no ovlib.old",
         "2.0 data of 2.0",
