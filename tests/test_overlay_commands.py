@@ -126,6 +126,22 @@ def test_a_shell_is_activated_and_back(shell: str, lab: Home, base: Path) -> Non
     assert lines[3].replace(" ", ":") == lab.env["PATH"], "PATH is as it was, PYTHONPATH not set"
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="processes' variables are told by Linux alone")
+def test_what_was_started_in_an_active_shell_keeps_the_overlay(lab: Home, base: Path) -> None:
+    prefix = Path(ok(lab, "overlay", "create", "fix", "--base", str(base), "ovlib ==2.0").strip())
+    code = ok(lab, "overlay", "activate", "fix", "--shell", "bash")
+    command = ["bash", "-c", f"{code}\npython -c 'print(1, flush=True); input()'\ntrue"]
+    with subprocess.Popen(command, env=lab.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdin is not None and running.stdout is not None
+        assert running.stdout.readline() == "1\n"
+        done = lab.cetool("overlay", "remove", "fix")
+        assert done.returncode == 125 and "is in use" in done.stderr and prefix.is_dir()
+        running.stdin.write("\n")
+        running.stdin.close()
+    ok(lab, "overlay", "remove", "fix")
+    assert not prefix.exists()
+
+
 def test_base_and_overlay_from_the_command_line(lab: Home, base: Path) -> None:
     plain = lab.write("plain.py", "import ovlib, sys\nprint(ovlib.version, sys.argv[1:])\n")
     assert ok(lab, "run", "--base", "beamline", "--overlay", "ovlib ==2.0", plain, "x") == "2.0 ['x']\n"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cetool.cache.gc import Collected, Policy, Report
-from cetool.cache.processes import prefixes_in_use
+from cetool.cache.processes import is_in_environment_of_any, prefixes_in_use
 from cetool.cache.sizes import Freed
 from cetool.cache.store import Directory, Store
 from cetool.errors import StoreError, UsageError
@@ -126,6 +126,11 @@ def check_name(name: str) -> None:
         )
 
 
+def is_overlay_in_use(prefix: Path) -> bool:
+    """Whether a process runs a program of an overlay, or was started in a shell that it is active in."""
+    return bool(prefixes_in_use([prefix])) or is_in_environment_of_any(f"{prefix}{os.sep}")
+
+
 def last_used(store: Store, directory: Directory) -> float:
     """When an overlay was last used, in seconds since 1970; 0 for an incomplete one."""
     marker = directory.marker
@@ -184,7 +189,7 @@ def _reason(directory: Directory, policy: Policy, unused: float | None, named: b
 
 def _take(store: Store, directory: Directory, freed: Freed, now: float, *, dry_run: bool) -> int | None:
     """Remove an overlay, or tell what that would free; None where it is in use, or was used meanwhile."""
-    if prefixes_in_use([directory.prefix]) or store.in_use(directory):
+    if store.in_use(directory) or is_overlay_in_use(directory.prefix):
         return None
     size = freed.add(directory.prefix)
     if dry_run:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cetool.cache.overlays import Overlays
+from cetool.cache.overlays import Overlays, is_overlay_in_use
 from cetool.cache.sizes import Freed
 from cetool.cache.store import Directory, Lease
 from cetool.cli import options
@@ -47,6 +47,11 @@ def remove(
             directory = Directory(Path(recipe.directory), Path(recipe.directory).name.partition("-")[0])
             size = 0
             if recipe.directory and directory.prefix.is_dir() and not shared:
+                if is_overlay_in_use(directory.prefix):
+                    raise StoreError(
+                        f"the overlay {name} is in use",
+                        hint="End what runs in it, or leave the shells that it is active in.",
+                    )
                 size = remove_directory(overlays.store(recipe.base), directory, session, Freed())
             overlays.forget(name)
             session.voice.result(f"Removed {name}: freed {format_size(size)}")
