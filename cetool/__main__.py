@@ -38,6 +38,7 @@ COMMANDS = (
     "trust",
     "kernel",
     "config",
+    "overlay",
     "info",
 )
 QUIET = ("-q", "--quiet")

@@ -16,6 +16,7 @@ from cetool.cli import (
     environments,
     kernels,
     locking,
+    overlay_use,
     reproducing,
     run,
     scripts,
@@ -59,6 +60,7 @@ app.command("info")(scripts.info)
 app.add_typer(trusting.app)
 app.add_typer(kernels.app)
 app.add_typer(settings.app)
+app.add_typer(overlay_use.app)
 
 
 def _print_version(wanted: bool) -> None:

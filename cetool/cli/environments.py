@@ -13,7 +13,7 @@ import typer
 
 from cetool.cache.processes import prefixes_in_use
 from cetool.cache.sizes import Freed
-from cetool.cache.store import Directory
+from cetool.cache.store import Directory, Store
 from cetool.cache.usage import Row
 from cetool.cli import options
 from cetool.cli.background import collect_in_background
@@ -110,9 +110,10 @@ def name(
         spec = session.spec_of(requirements_of(words, file or []), exclude_newer=exclude_newer)
         if len(words) == 1 and words[0].endswith(_LIKE_SCRIPTS):  # the package discord.py is one
             session.voice.warn(f"there is no file {words[0]!r}, so it was taken for a package")
-    prefix = session.store.prefix(spec.name)
+    store = session.store_of(spec)
+    prefix = store.prefix(spec.name)
     if as_json:
-        exists = any(True for directory in session.store.directories(spec.name) if directory.marker is not None)
+        exists = any(True for directory in store.directories(spec.name) if directory.marker is not None)
         print_json({"schema": NAME_SCHEMA, "name": spec.name, "prefix": str(prefix), "exists": exists})
     else:
         print_line(str(prefix))
@@ -227,8 +228,8 @@ def remove(
     freed = Freed()
     for target in targets:
         try:
-            for directory in targeted(target, session, insecure=insecure):
-                size = _remove(directory, session, freed)
+            for store, directory in targeted(target, session, insecure=insecure):
+                size = remove_directory(store, directory, session, freed)
                 session.voice.result(f"Removed {directory.prefix.name}: freed {format_size(size)}")
         except CetoolError as error:
             failed.append(error)
@@ -244,8 +245,8 @@ def is_environment(target: str, session: Session) -> bool:
     return _NAME.fullmatch(target) is not None or above == os.path.realpath(session.store.paths.envs)
 
 
-def targeted(target: str, session: Session, *, insecure: bool = False) -> list[Directory]:
-    """The directories that a name, a prefix or a script means."""
+def targeted(target: str, session: Session, *, insecure: bool = False) -> list[tuple[Store, Directory]]:
+    """The directories that a name, a prefix or a script means, and the store of each."""
     store = session.store
     path = Path(target).absolute()
     if _NAME.fullmatch(target):
@@ -260,17 +261,19 @@ def targeted(target: str, session: Session, *, insecure: bool = False) -> list[D
                 f"there is no environment, and no script, called {target!r}",
                 hint="`cetool list` shows the environments that there are.",
             ) from None
+        store = session.store_of(spec)
         found = list(store.directories(spec.name))
     if not found:
         raise StoreError(f"there is no environment of {target!r}", hint="`cetool list` shows those that there are.")
-    return found
+    return [(store, directory) for directory in found]
 
 
-def _remove(directory: Directory, session: Session, freed: Freed) -> int:
-    """Remove an environment that nothing runs in, and return the bytes freed."""
+def remove_directory(store: Store, directory: Directory, session: Session, freed: Freed) -> int:
+    """Remove an environment that nothing runs in, and return the bytes freed. Raises StoreError."""
     session.prepare_cache()
+    session.prepare(store.paths)
     alive = prefixes_in_use([directory.prefix])
-    lock = None if alive else session.store.hold_for_removal(directory)
+    lock = None if alive else store.hold_for_removal(directory)
     if lock is None:
         raise StoreError(
             f"the environment {directory.prefix.name} is in use{_by_whom(directory, session)}",
@@ -278,7 +281,7 @@ def _remove(directory: Directory, session: Session, freed: Freed) -> int:
         )
     with lock:
         size = freed.add(directory.prefix)
-        session.store.remove(directory, lock)
+        store.remove(directory, lock)
     forget_registration(directory.prefix, session.environ)
     return size
 

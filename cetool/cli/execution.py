@@ -12,14 +12,14 @@ from cetool.cache.locks import FileLock
 from cetool.cache.scripts import Held, ScriptStore
 from cetool.cache.spool import note_use
 from cetool.cache.store import Lease
-from cetool.cli.locked import Asked, LockChoice, spec_of
+from cetool.cli.locked import Asked, LockChoice, refuse_overlay, spec_of
 from cetool.cli.output import flow
 from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import Source, open_source
 from cetool.errors import Location, UsageError
 from cetool.launch import warm
 from cetool.spec.blocks import find_block
-from cetool.spec.environment import EnvironmentSpec
+from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.metadata import ScriptMetadata, metadata_from_file, read_metadata
 from cetool.spec.source import Script, is_notebook
 
@@ -52,6 +52,9 @@ class RunOptions(NamedTuple):
     lock: LockChoice = LockChoice()
     exclude_newer: str | None = None
     record: Path | None = None
+    keep: bool = False
+    base: str | None = None
+    overlay: tuple[str, ...] = ()
 
 
 def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) -> NoReturn:
@@ -75,6 +78,8 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
         raise UsageError(f"--out and parameters are for notebooks, and {source.script.name} is none")
     metadata, spec, locked_by = read_locked_declaration(source, session, how)
     entry = read_entrypoint(metadata, source.script)
+    if how.record is not None:
+        refuse_overlay(metadata.requirements, source.script.name, "that cannot be recorded")
     if source.origin is not None:
         from cetool.cli.consent import require_consent
 
@@ -114,9 +119,9 @@ def prepare_run(
 ) -> Run:
     """A script that is about to run in its environment: that is noted as used, the script held as a file."""
     from cetool.cli.background import collect_in_background
-    from cetool.launch.activation import activated_environ, read_activation
+    from cetool.launch.activation import activated_environ
 
-    held = [lease.lock]
+    held: list[FileLock | None] = list(lease.locks)
     path = source.given
     if source.data is not None:
         kept = source.keep(session)
@@ -124,11 +129,15 @@ def prepare_run(
         held.append(kept.lock)
     note(session, lease, source.script.name if source.data is not None else str(source.script.path))
     collect_in_background(session)
-    activation = read_activation(lease.prefix, dict(spec.variables))
+    activation = activation_of(lease)
     environ = session.environ
     steps: tuple[str, ...] = ()
     if how.activate:
         environ, steps = activated_environ(activation, session.environ)
+    elif lease.base is not None:
+        from cetool.launch.overlay import overlaid_environ
+
+        environ = overlaid_environ(activation, session.environ)
     return Run(source, session, how, lease, metadata, activation, path, environ, steps, held)
 
 
@@ -154,10 +163,16 @@ class Run(NamedTuple):
     def remember(self, argv: tuple[str, ...], cache: Held | None = None) -> None:
         """Write the command down for the next run, if that would find out the same."""
         how, source, session = self.how, self.source, self.session
-        as_is = how.lock == LockChoice() and how.exclude_newer is None
+        as_is = how.lock == LockChoice() and how.exclude_newer is None and not how.keep
         plain = how.env_file is None and not how.extra and how.activate and as_is
+        plain = plain and how.base is None and not how.overlay
         if source.seen is None or not plain or not session.is_usual:
             return
+        if self.lease.base is not None:
+            from cetool.cli.overlaying import watch_entries
+
+            if not watch_entries(session, self.lease.marker.spec):
+                return
         from cetool.launch.records import Circumstances, Learned, write_launch_record
 
         learned = Learned(argv, self.activation, self.metadata.path, self.metadata, cache)
@@ -179,7 +194,7 @@ def _become_command(run: Run, arguments: Sequence[str]) -> NoReturn:
     from cetool.launch.process import exec_command
     from cetool.launch.programs import resolve_command
 
-    argv = resolve_command(run.metadata.run_with or (), run.environ, run.lease.prefix)
+    argv = resolve_command(run.metadata.run_with or (), run.environ, run.lease.prefixes)
     run.remember(argv)
     exec_command(command_of(run, argv, arguments), keep=run.descriptors)
 
@@ -201,7 +216,7 @@ def _become_entrypoint(run: Run, entry: Entrypoint, arguments: Sequence[str]) ->
     surroundings, cache = surroundings_of(run)
     words = simple_argv(entry, surroundings.script, surroundings.cache)
     if words is not None:
-        program = find_program(words[0], run.environ, None if Path(words[0]).is_absolute() else run.lease.prefix)
+        program = find_program(words[0], run.environ, None if Path(words[0]).is_absolute() else run.lease.prefixes)
         run.remember((program, *words[1:]), cache)
     run_entrypoint(entry, arguments, surroundings)
 
@@ -227,7 +242,9 @@ def read_locked_declaration(
     source: Source, session: Session, how: RunOptions
 ) -> tuple[ScriptMetadata, EnvironmentSpec, str | None]:
     """As :func:`read_declaration`, with where the lock is that decides the environment, None where it is solved."""
-    if how.env_file is None:
+    if how.env_file is None and how.base is not None and find_block(source.script) is None:
+        metadata = metadata_from_file(source.script, Requirements())
+    elif how.env_file is None:
         metadata = read_metadata(source.script)
     else:
         block = find_block(source.script)
@@ -241,8 +258,20 @@ def read_locked_declaration(
 
         metadata = metadata_from_file(source.script, read_environment_file(how.env_file))
     declared = metadata.requirements
+    needs = declared
+    if how.base is not None or how.overlay:
+        from cetool.cli.overlaying import with_overlay
+
+        needs = with_overlay(needs, how.base, how.overlay)
     if how.extra:
-        metadata = metadata._replace(requirements=metadata.requirements.plus(canonical_requirements(how.extra)))
+        more = canonical_requirements(how.extra)
+        if needs.overlay is not None:
+            from cetool.cli.overlaying import add_conda
+
+            needs = add_conda(needs, more.packages)
+        else:
+            needs = needs.plus(more)
+    metadata = metadata._replace(requirements=needs)
     for warning in metadata.requirements.warnings:
         session.voice.warn(f"{source.script.name}: {warning}")
     options = {"--with": how.extra, "--channel": session.channels_given, "--exclude-newer": how.exclude_newer}
@@ -264,7 +293,11 @@ def specification(metadata: ScriptMetadata, prefix: Path, locked_by: str | None 
     lines = ["Using specification: "]
     if needs.channels is not None:
         lines.append(f"channels: {flow(needs.channels)}")
-    lines.append(f"env: {flow(needs.packages)}")
+    if needs.overlay is None:
+        lines.append(f"env: {flow(needs.packages)}")
+    else:
+        lines += [f"base: {needs.overlay.base}", f"overlay: {flow(needs.overlay.entries)}"]
+        lines += [f"conda: {flow(needs.overlay.conda)}"] if needs.overlay.conda else []
     if needs.pypi:
         lines.append(f"pip: {flow(needs.pypi)}")
     if needs.variables:
@@ -280,13 +313,27 @@ def specification(metadata: ScriptMetadata, prefix: Path, locked_by: str | None 
     return "\n".join([*lines, "", f"Prefix: {prefix}", ""])
 
 
+def activation_of(lease: Lease) -> Activation:
+    """What activating the environment does; of one that lies over another, what that takes besides."""
+    from cetool.launch.activation import read_activation
+
+    variables = dict(lease.marker.spec.variables)
+    if lease.base is None:
+        return read_activation(lease.prefix, variables)
+    from cetool.launch.overlay import read_overlay_activation
+
+    return read_overlay_activation(lease.base, lease.prefix, variables)
+
+
 def note(session: Session, lease: Lease, script: str) -> None:
     """Note that the environment is used; where that cannot be written down the script runs all the same."""
     from cetool.cache.notes import touch_shared
 
-    if lease.lock is not None:
-        touch_shared(lease.lock.fd, os.fsencode(lease.lock.path))
+    for lock in lease.locks:
+        touch_shared(lock.fd, os.fsencode(lock.path))
+    if lease.base is not None and lease.below is None:
+        return  # neither of them is in the log
     try:
-        note_use(session.paths.spool, lease.prefix.name, script)
+        note_use(session.paths.spool, (lease.base or lease.prefix).name, script)
     except OSError as error:
         session.voice.detail(f"The use of {lease.prefix} could not be noted: {error.strerror or error}")

@@ -12,7 +12,7 @@ from cetool.cache.store import Lease
 from cetool.cli.background import collect_in_background
 from cetool.cli.environments import is_environment, targeted
 from cetool.cli.execution import RunOptions, note, read_locked_declaration
-from cetool.cli.locked import LockChoice
+from cetool.cli.locked import LockChoice, refuse_overlay
 from cetool.cli.recording import installed_packages
 from cetool.cli.session import Session
 from cetool.cli.sources import Source, open_source
@@ -126,7 +126,7 @@ def _platform(session: Session) -> str:
 
 def _from_environment(wanted: Wanted, session: Session) -> _Found:
     """What is installed in an environment that is named by its name or its prefix."""
-    directory = targeted(wanted.target, session)[0]
+    _, directory = targeted(wanted.target, session)[0]
     lease = session.store.lease(directory.name)
     if lease is None:
         raise StoreError(f"the environment {directory.name} is not complete, or was just removed")
@@ -141,6 +141,7 @@ def _of(wanted: Wanted, session: Session) -> _Found:
     choice = LockChoice(ignored=True) if elsewhere else LockChoice(wanted.lock_file)
     how = RunOptions(wanted.extra, wanted.env_file, lock=choice)
     metadata, spec, where = read_locked_declaration(source, session, how)
+    refuse_overlay(metadata.requirements, source.script.name, "that cannot be exported")
     name = Path(source.name or source.script.path.name).stem
     if where is not None or elsewhere:
         lock = _lock(source, wanted)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cetool.cli.session import Session
 from cetool.cli.sources import Source
-from cetool.errors import LockError
+from cetool.errors import LockError, UsageError
 from cetool.lock import EMBEDDED_MARK, SUFFIXES
 from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.platforms import current_platform
@@ -45,6 +45,12 @@ def spec_of(source: Source, asked: Asked, choice: LockChoice, session: Session) 
 
     Raises LockError where a lock was insisted on (``--locked``, ``--frozen``, ``--lock-file``) and cannot be used.
     """
+    if asked.all.overlay is not None:
+        if choice.file is not None or session.settings.locked or session.settings.frozen:
+            refuse_overlay(asked.all, source.script.name, "it has no lock")
+        if asked.exclude_newer is not None:
+            refuse_overlay(asked.all, source.script.name, "--exclude-newer does not solve for it")
+        return session.spec_of(asked.all), None
     fresh = session.spec_of(asked.all, exclude_newer=asked.exclude_newer)
     states = _watched(source, session) if choice.file is None else {}
     if choice.ignored:
@@ -68,6 +74,15 @@ def spec_of(source: Source, asked: Asked, choice: LockChoice, session: Session) 
     session.repeats_itself = True  # until the lock fits again
     session.voice.warn(f"{reason.sentence}: it is solved anew" + (f". {reason.way_out}" if reason.way_out else ""))
     return fresh, None
+
+
+def refuse_overlay(needs: Requirements, name: str, what: str) -> None:
+    """Raise UsageError where the environment lies over another: it is not made of packages that can be listed."""
+    if needs.overlay is not None:
+        raise UsageError(
+            f"{name} runs in what lies over {needs.overlay.base}, and {what}",
+            hint="`cetool overlay freeze` turns a named overlay and its base into an ordinary environment.",
+        )
 
 
 class _Reason(NamedTuple):

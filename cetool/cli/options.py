@@ -36,6 +36,19 @@ EnvFile = Annotated[
     Path | None,
     typer.Option("--env-file", metavar="FILE", help="The environment.yml of a script that declares nothing itself."),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", metavar="PREFIX|NAME", help="Run in this environment, with what is laid over it."),
+]
+Overlay = Annotated[
+    list[str] | None,
+    typer.Option("--overlay", metavar="REQ", help="A package to lay over the base, as pip takes it; repeat for more."),
+]
+Keep = Annotated[bool, typer.Option("--keep", help="Use an overlay as it was, though its base has changed.")]
+OverlaysDir = Annotated[
+    str | None,
+    typer.Option("--overlays-dir", metavar="DIR", help="Where overlays lie; {env_name} stands for the base's name."),
+]
 Files = Annotated[
     list[Path] | None,
     typer.Option("--file", metavar="FILE", help="A file of match specs, or an environment.yml; repeat for more."),
@@ -122,6 +135,7 @@ def open_session(
     lock: LockOptions | None = None,
     *,
     yes: bool = False,
+    overlays_dir: str | None = None,
 ) -> Session:
     """The session that the options of a command that may make an environment stand for."""
     return Session(
@@ -133,5 +147,6 @@ def open_session(
             "trust-cache-dir": trust_cache_dir or None,
             "trust": "always" if yes else None,
             **({} if lock is None else lock.settings),
+            "overlays-dir": overlays_dir,
         }
     )

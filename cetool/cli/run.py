@@ -49,6 +49,10 @@ def run(
         bool, typer.Option("--no-activate", help="Run the program without activating the environment.")
     ] = False,
     trust_cache_dir: options.TrustCacheDir = False,
+    base: options.Base = None,
+    overlay: options.Overlay = None,
+    keep: options.Keep = False,
+    overlays_dir: options.OverlaysDir = None,
     insecure: options.Insecure = False,
     sha256: options.Sha256 = None,
     yes: options.Yes = False,
@@ -67,7 +71,9 @@ def run(
     to_record = options.record_target(record)
     lock = options.LockOptions(locked, frozen, no_lock, lock_file)
     loudness = options.verbosity(verbose, quiet)
-    session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, lock, yes=yes)
+    session = options.open_session(
+        channel, loudness, engine, offline, trust_cache_dir, lock, yes=yes, overlays_dir=overlays_dir
+    )
     words = [*([] if target is None else [target]), *(arguments or [])]
     if code:
         source, words = source_of_lines(words), []
@@ -86,6 +92,9 @@ def run(
         lock=lock.choice,
         exclude_newer=exclude_newer,
         record=to_record,
+        keep=keep,
+        base=base,
+        overlay=tuple(overlay or ()),
     )
     run_source(source, words, session, how)
 

@@ -13,7 +13,7 @@ from cetool.cli.environments import targeted
 from cetool.cli.output import print_json, print_line
 from cetool.cli.session import Session
 from cetool.engines.differences import CHANGED, Difference, Verdict, verify_files
-from cetool.errors import StoreError
+from cetool.errors import StoreError, UsageError
 from cetool.paths import ensure_private_dir
 from cetool.spec.source import printable
 
@@ -58,7 +58,16 @@ def _names(targets: Sequence[str], session: Session) -> list[str]:
     """The names of the environments to look at, each once."""
     if not targets:
         return list(dict.fromkeys(item.name for item in session.store.directories() if item.marker is not None))
-    return list(dict.fromkeys(item.name for target in targets for item in targeted(target, session)))
+    names = []
+    for target in targets:
+        for store, item in targeted(target, session):
+            if store is not session.store:
+                raise UsageError(
+                    f"the environment of {target} lies over another, and only whole environments are verified",
+                    hint="`cetool overlay diff` shows what lies over what.",
+                )
+            names.append(item.name)
+    return list(dict.fromkeys(names))
 
 
 def _show(prefix: Path, verdict: Verdict, session: Session, *, alone: bool) -> None:

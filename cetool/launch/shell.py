@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from cetool.errors import CetoolError, Interrupted, Location, MetadataError
 from cetool.launch.process import Command, capture_output, end_like, exec_command, sourced_environ, spawn_and_wait
-from cetool.launch.programs import find_program
+from cetool.launch.programs import Prefixes, find_program
 
 #: How deep ``$(...)`` may stand in ``$(...)``.
 MAX_DEPTH = 8
@@ -99,7 +99,7 @@ class Surroundings:
     environ: dict[str, str]
     script: Path
     cache: Path
-    prefix: Path
+    prefix: Prefixes
     scripts: tuple[str, ...] = ()
     keep: tuple[int, ...] = ()
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cetool.spec.channels import strip_credentials
+
+if TYPE_CHECKING:  # few environments are laid over another
+    from cetool.spec.overlay import OverlayKeys, OverlaySpec
 
 #: The channel that is meant where nothing names one.
 DEFAULT_CHANNEL = "conda-forge"
@@ -45,7 +48,8 @@ class Requirements(NamedTuple):
 
     ``packages`` are canonical match specs (``str(MatchSpec)``), ``channels`` canonical channel names or URLs, None
     where none were named, ``pypi`` canonical PEP 508 requirements, ``variables`` pairs of name and value. ``warnings``
-    are sentences that the user is to see once.
+    are sentences that the user is to see once. ``overlay`` names an existing environment and what to lay over it; the
+    PyPI requirements are then among the latter, and ``packages`` say no more than which python will do.
     """
 
     packages: tuple[str, ...] = ()
@@ -54,6 +58,7 @@ class Requirements(NamedTuple):
     pypi_settings: PypiSettings = PypiSettings()
     variables: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    overlay: OverlayKeys | None = None
 
     @property
     def digest(self) -> str:
@@ -80,6 +85,7 @@ class Requirements(NamedTuple):
             pypi_settings=self.pypi_settings if other.pypi_settings == PypiSettings() else other.pypi_settings,
             variables=tuple({**dict(self.variables), **dict(other.variables)}.items()),
             warnings=self.warnings + other.warnings,
+            overlay=self.overlay if other.overlay is None else other.overlay,
         )
 
 
@@ -89,7 +95,8 @@ class EnvironmentSpec(NamedTuple):
     ``packages`` are canonical match specs, sorted and without repeats; ``channels`` keep their order, which is their
     priority; ``virtual_packages`` are pairs like ``("__cuda", "12.4")`` that replace what the machine would report
     (conda's ``CONDA_OVERRIDE_*``). ``exclude_newer`` is the moment (RFC 3339, UTC) as of which packages are chosen, of
-    channels and of indexes, None for now.
+    channels and of indexes, None for now. With an ``overlay`` it is what lies over an existing environment, and has no
+    ``packages`` of its own.
 
     Where a lock says which packages exactly, ``explicit`` are its lines of an explicit spec (CEP 23) in topological
     order and ``explicit_pypi`` its direct references (PEP 508): then nothing is solved, and ``packages``, ``channels``
@@ -105,6 +112,7 @@ class EnvironmentSpec(NamedTuple):
     explicit: tuple[str, ...] = ()
     explicit_pypi: tuple[str, ...] = ()
     exclude_newer: str | None = None
+    overlay: OverlaySpec | None = None
 
     @property
     def is_locked(self) -> bool:
@@ -168,6 +176,7 @@ class EnvironmentSpec(NamedTuple):
             "explicit": list(map(strip_credentials, self.explicit)),
             "explicit-pypi": list(map(strip_credentials, self.explicit_pypi)),
             "exclude-newer": self.exclude_newer,
+            "overlay": None if self.overlay is None else self.overlay.as_dict(),
         }
         return {key: value for key, value in pairs.items() if value}
 
@@ -179,6 +188,11 @@ class EnvironmentSpec(NamedTuple):
     def from_dict(cls, data: dict[str, Any]) -> EnvironmentSpec:
         """The spec that :meth:`as_dict` wrote. Raises KeyError, TypeError or ValueError where it is not one."""
         settings = data.get("pypi-settings", {})
+        overlay = None
+        if "overlay" in data:
+            from cetool.spec.overlay import OverlaySpec
+
+            overlay = OverlaySpec.from_dict(data["overlay"])
         return cls(
             packages=tuple(str(spec) for spec in data.get("packages", [])),
             channels=tuple(str(channel) for channel in data.get("channels", [])),
@@ -194,6 +208,7 @@ class EnvironmentSpec(NamedTuple):
             explicit=tuple(str(line) for line in data.get("explicit", [])),
             explicit_pypi=tuple(str(line) for line in data.get("explicit-pypi", [])),
             exclude_newer=None if data.get("exclude-newer") is None else str(data["exclude-newer"]),
+            overlay=overlay,
         )
 
     def redacted(self) -> EnvironmentSpec:
