@@ -163,6 +163,8 @@ def test_show(settled: Home) -> None:
         "exists": "bool",
         **SPEC_SHAPE,
         "lock": "NoneType",
+        "cell": "NoneType",
+        "kernel": "NoneType",
         "base": "NoneType",
         "overlay": [],
         "conda": [],

@@ -84,9 +84,11 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
         from cetool.cli.consent import require_consent
 
         require_consent(source, session, metadata, unasked=how.unasked)
-    session.voice.block(specification(metadata, session.store.prefix(spec.name), locked_by))
+    session.voice.block(specification(metadata, session.store_of(spec).prefix(spec.name), locked_by))
     purpose = f"for {source.script.name}"
-    lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=purpose, meanwhile=_get_ready)
+    lease = session.environment(
+        metadata.requirements, spec, refresh=how.refresh, keep=how.keep, purpose=purpose, meanwhile=_get_ready
+    )
     run = prepare_run(source, session, how, lease, metadata, spec)
     if how.record is not None:
         from cetool.cli.recording import Recording, run_as_child
