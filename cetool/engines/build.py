@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cetool.engines.base import CreateRequest, Engine, Progress
-from cetool.engines.explicit import check_intact
 from cetool.engines.package_cache import DamagedPackages, distrust
 from cetool.engines.registration import forget_registration
 from cetool.engines.verify import check_complete
@@ -101,6 +100,8 @@ def _make(
     finally:  # a run that was killed may have left its line, too
         forget_registration(place.prefix, circumstances.environ)
     if spec.is_locked:
+        from cetool.engines.explicit import check_intact
+
         check_intact(place.prefix, request.explicit, progress)
     if spec.explicit_pypi if spec.is_locked else spec.pypi:
         _install_pypi(spec, place, circumstances, progress)

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cetool.condarc import Condarc, load_condarc
 from cetool.engines.base import CreateRequest, Progress
-from cetool.engines.explicit import check_exactly, packages_of
 from cetool.engines.output import Log
 from cetool.engines.package_cache import DamagedPackages, is_damaged
 from cetool.engines.rattler_client import make_client
@@ -199,6 +198,7 @@ class _Creation:
 
     async def _take(self, client: Client, subdir: Subdir) -> list[RepoDataRecord]:
         """Install the packages that are named exactly."""
+        from cetool.engines.explicit import check_exactly, packages_of
         from cetool.engines.rattler_explicit import LockedPackages
 
         packages = packages_of(self.request)
