@@ -81,7 +81,7 @@ def refuse_overlay(needs: Requirements, name: str, what: str) -> None:
     if needs.overlay is not None:
         raise UsageError(
             f"{name} runs in what lies over {needs.overlay.base}, and {what}",
-            hint="`cetool overlay freeze` turns a named overlay and its base into an ordinary environment.",
+            hint="`cetool overlay freeze SCRIPT` writes down the two as one ordinary environment.",
         )
 
 
