@@ -12,6 +12,7 @@ from cetool.cache.locks import FileLock
 from cetool.cache.scripts import Held, ScriptStore
 from cetool.cache.spool import note_use
 from cetool.cache.store import Lease
+from cetool.cli.baseline_options import BaselineOptions
 from cetool.cli.locked import Asked, LockChoice, spec_of
 from cetool.cli.output import flow
 from cetool.cli.session import Session, canonical_requirements
@@ -50,6 +51,7 @@ class RunOptions(NamedTuple):
     notebook: NotebookOptions = NotebookOptions()
     lock: LockChoice = LockChoice()
     exclude_newer: str | None = None
+    baselines: BaselineOptions = BaselineOptions()
 
 
 def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) -> NoReturn:
@@ -133,7 +135,7 @@ class _Run(NamedTuple):
         """Write the command down for the next run, if that would find out the same."""
         how, source, session = self.how, self.source, self.session
         as_is = how.lock == LockChoice() and how.exclude_newer is None
-        plain = how.env_file is None and not how.extra and how.activate and as_is
+        plain = how.env_file is None and not how.extra and how.activate and as_is and how.baselines == BaselineOptions()
         if source.seen is None or not plain or not session.is_usual:
             return
         from cetool.launch.records import Circumstances, Learned, write_launch_record
@@ -148,6 +150,7 @@ class _Run(NamedTuple):
             environ=session.environ,
             by_path=session.asked_engine,
             collects=session.settings.auto_gc,
+            stamp=session.stamp,
         )
         write_launch_record(learned, around, self.lease, session.paths)
 
@@ -204,13 +207,15 @@ def read_locked_declaration(
 
         metadata = metadata_from_file(source.script, read_environment_file(how.env_file))
     declared = metadata.requirements
+    metadata = metadata._replace(requirements=how.baselines.added_to(metadata.requirements))
     if how.extra:
         metadata = metadata._replace(requirements=metadata.requirements.plus(canonical_requirements(how.extra)))
     for warning in metadata.requirements.warnings:
         session.voice.warn(f"{source.script.name}: {warning}")
     options = {"--with": how.extra, "--channel": session.channels_given, "--exclude-newer": how.exclude_newer}
+    options.update(how.baselines.given)
     additions = tuple(option for option, given in options.items() if given)
-    asked = Asked(declared, metadata.requirements, additions, how.exclude_newer)
+    asked = Asked(declared, metadata.requirements, additions, how.exclude_newer, how.refresh, how.baselines.insecure)
     return metadata, *spec_of(source, asked, how.lock, session)
 
 

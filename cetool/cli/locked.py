@@ -32,19 +32,36 @@ class LockChoice(NamedTuple):
 class Asked(NamedTuple):
     """What a script asks for: ``declared`` by itself (or by ``--env-file``), ``all`` of it with what the command line
     adds; ``additions`` are the options that do, as they are called. ``exclude_newer`` is the day it is solved as of.
+    ``refresh``: baselines count as they are now; ``insecure``: they may come over plain http.
     """
 
     declared: Requirements
     all: Requirements
     additions: tuple[str, ...] = ()
     exclude_newer: str | None = None
+    refresh: bool = False
+    insecure: bool = False
 
 
 def spec_of(source: Source, asked: Asked, choice: LockChoice, session: Session) -> tuple[EnvironmentSpec, str | None]:
     """The complete request, and where the lock is that decides it; None for one that has to be solved.
 
-    Raises LockError where a lock was insisted on (``--locked``, ``--frozen``, ``--lock-file``) and cannot be used.
+    Raises LockError where a lock was insisted on (``--locked``, ``--frozen``, ``--lock-file``) and cannot be used, and
+    CetoolError for a baseline that cannot.
     """
+    spec, where = _locked_spec(source, asked, choice, session)
+    if where is None and asked.all.baselines:
+        from cetool.cli.baselines import Wish, on_baselines
+
+        about = None if source.data is not None else os.path.abspath(source.script.path)
+        about = source.origin.asked.shown if source.origin is not None else about
+        spec = on_baselines(spec, asked.all, session, Wish(about, asked.refresh, asked.insecure))
+    return spec, where
+
+
+def _locked_spec(
+    source: Source, asked: Asked, choice: LockChoice, session: Session
+) -> tuple[EnvironmentSpec, str | None]:
     fresh = session.spec_of(asked.all, exclude_newer=asked.exclude_newer)
     states = _watched(source, session) if choice.file is None else {}
     if choice.ignored:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from cetool.cli import options
+from cetool.cli.baseline_options import BaselineOptions
 from cetool.cli.environments import spec_document
 from cetool.cli.execution import RunOptions, entrypoint_place, read_locked_declaration
 from cetool.cli.output import flow, print_json, print_line, print_table
@@ -53,6 +54,8 @@ def show(
         list[str] | None, typer.Option("--with", metavar="SPEC", help="A package besides those declared.")
     ] = None,
     env_file: options.EnvFile = None,
+    baseline: options.Baselines = None,
+    without: options.Without = None,
     locked: options.Locked = False,
     frozen: options.Frozen = False,
     no_lock: options.NoLock = False,
@@ -68,7 +71,8 @@ def show(
     lock = options.LockOptions(locked, frozen, no_lock, lock_file)
     session = Session({"engine": engine, "channels": channels, "offline": offline or None, **lock.settings})
     source = open_source(target, session, insecure=insecure, sha256=sha256)
-    how = RunOptions(tuple(extra or ()), env_file, lock=lock.choice, exclude_newer=exclude_newer)
+    on = BaselineOptions.of(baseline, without, insecure=insecure)
+    how = RunOptions(tuple(extra or ()), env_file, lock=lock.choice, exclude_newer=exclude_newer, baselines=on)
     metadata, spec, locked_by = read_locked_declaration(source, session, how)
     if metadata.entrypoint is not None:
         # what is wrong with it is told here, too

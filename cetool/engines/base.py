@@ -70,7 +70,7 @@ class CreateRequest(NamedTuple):
     nothing counts that was published later.
 
     Where it is only solved, ``platform`` is the subdir it is solved for (None: this machine's), and ``preferred`` are
-    packages that are kept where they fit.
+    packages that are kept where they fit, and ``pinned`` lines of an explicit spec whose packages are taken as given.
     """
 
     prefix: Path
@@ -86,6 +86,7 @@ class CreateRequest(NamedTuple):
     exclude_newer: datetime | None = None
     platform: str | None = None
     preferred: tuple[LockedConda, ...] = ()
+    pinned: tuple[str, ...] = ()
 
     @property
     def expects_packages(self) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cetool.engines.base import CreateRequest, Engine, Progress
-from cetool.engines.explicit import check_intact
+from cetool.engines.explicit import check_intact, name_of_line
 from cetool.engines.package_cache import DamagedPackages, distrust
 from cetool.engines.registration import forget_registration
 from cetool.engines.verify import check_complete
@@ -53,7 +53,7 @@ def build_environment(
     """
     packages = spec.packages
     if spec.pypi and not spec.is_locked:
-        packages += _installer(packages, circumstances)
+        packages += _installer((*packages, *map(name_of_line, spec.pinned)), circumstances)
     moment = None
     if spec.exclude_newer is not None and not spec.is_locked:
         from cetool.spec.dates import exclude_newer
@@ -72,7 +72,12 @@ def build_environment(
         inherit=place.inherit,
         meanwhile=circumstances.meanwhile,
     )
-    if moment is not None and engine.name != "rattler":
+    if spec.pinned:
+        from cetool.engines.additions import with_additions
+
+        assert circumstances.solver_cache is not None
+        request = with_additions(request, spec.pinned, circumstances.environ, circumstances.solver_cache, progress)
+    elif moment is not None and engine.name != "rattler":
         request = _as_of(request, circumstances, progress)
     try:
         return _make(engine, request, spec, place, circumstances, progress)
@@ -100,10 +105,12 @@ def _make(
         engine.create(request, progress)
     finally:  # a run that was killed may have left its line, too
         forget_registration(place.prefix, circumstances.environ)
-    if spec.is_locked:
+    if spec.is_locked or spec.pinned:
         check_intact(place.prefix, request.explicit, progress)
-    if spec.explicit_pypi if spec.is_locked else spec.pypi:
-        _install_pypi(spec, place, circumstances, progress)
+    if exact := spec.explicit_pypi or spec.pinned_pypi:
+        _install_pypi(exact, True, spec, place, circumstances, progress)
+    if spec.pypi and not spec.is_locked:
+        _install_pypi(spec.pypi, False, spec, place, circumstances, progress)
     _keep_variables(place.prefix, dict(spec.variables))
     if place.written is not None:
         place.written()
@@ -127,13 +134,20 @@ def _installer(packages: tuple[str, ...], circumstances: Circumstances) -> tuple
     return () if there or not needs_pip(circumstances.environ, circumstances.pip_installer) else ("pip",)
 
 
-def _install_pypi(spec: EnvironmentSpec, place: Place, circumstances: Circumstances, progress: Progress) -> None:
+def _install_pypi(
+    requirements: tuple[str, ...],
+    exactly: bool,
+    spec: EnvironmentSpec,
+    place: Place,
+    circumstances: Circumstances,
+    progress: Progress,
+) -> None:
     from cetool.engines.pypi import PypiRequest, install_pypi
 
     request = PypiRequest(
         prefix=place.prefix,
-        requirements=spec.explicit_pypi if spec.is_locked else spec.pypi,
-        exactly=spec.is_locked,
+        requirements=requirements,
+        exactly=exactly,
         log=place.log,
         environ=circumstances.environ,
         settings=spec.pypi_settings,

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cetool.condarc import Condarc, load_condarc
 from cetool.engines.base import CreateRequest, Progress
-from cetool.engines.explicit import check_exactly, packages_of
+from cetool.engines.explicit import check_exactly, packages_of, parse_lines
 from cetool.engines.output import Log
 from cetool.engines.package_cache import DamagedPackages, is_damaged
 from cetool.engines.rattler_client import make_client
@@ -37,6 +37,8 @@ from cetool.errors import CetoolError, EngineError
 
 if TYPE_CHECKING:
     from rattler import Channel, Client, Gateway, RepoDataRecord, Subdir
+
+    from cetool.engines.rattler_pinned import PinnedPackages
 
 _TICK = 0.1
 _STEM = re.compile(r"\.(?:conda|tar\.bz2)\Z")
@@ -79,14 +81,16 @@ class RattlerEngine:
 
     def solve_explicitly(self, request: CreateRequest, progress: Progress) -> tuple[str, ...]:
         """The packages that the environment would have, as lines of an explicit spec in topological order."""
-        from rattler import PackageRecord
+        from cetool.engines.rattler_pinned import linked_in_order
 
+        given = {package.name: line for package, line in zip(parse_lines(request.pinned), request.pinned, strict=True)}
         records = {record.name.normalized: record for record in self.solve(request, progress)}
-        ordered = PackageRecord.sort_topologically(list(records.values()))
         lines = []
-        for name in (record.name.normalized for record in ordered):
+        for name in linked_in_order(records, list(given)):
             record = records[name]
-            if record.sha256 is not None:
+            if name in given:  # as it was given, in whatever words
+                lines.append(given[name])
+            elif record.sha256 is not None:
                 lines.append(f"{record.url}#sha256:{record.sha256.hex()}")
             else:
                 lines.append(f"{record.url}#{record.md5.hex()}" if record.md5 is not None else record.url)
@@ -206,11 +210,12 @@ class _Creation:
         from rattler.exceptions import SolverError
 
         plan = self.plan
+        pinned = await self._pinned(gateway, subdirs)
         self.progress.stage("Solving")
         try:
             records = await solve(
                 sources,
-                [spec for spec, _ in plan.specs],
+                [*(spec for spec, _ in plan.specs), *(pinned.specs if pinned else ())],
                 gateway,
                 platforms=subdirs,
                 virtual_packages=virtual_packages(self.request, self.environ),
@@ -219,6 +224,7 @@ class _Creation:
                 channel_relations="disabled",
                 exclude_newer=self.request.exclude_newer,
                 locked_packages=await self._preferred(gateway, sources, subdirs),
+                pinned_packages=pinned.given() if pinned else None,
             )
         except SolverError as error:
             self.details = str(error)
@@ -226,12 +232,27 @@ class _Creation:
                 better = await self._missing(gateway, sources, subdirs)
             from cetool.engines.rattler_errors import explain
 
-            raise self._dated(better or explain(error, plan)) from None
+            plain = explain(error, plan)
+            if pinned and better is None:
+                reasons = plain.message.partition(": ")[2]
+                better = pinned.explain(self.details, [shown for _, shown in plan.specs], reasons)
+            raise self._dated(better or plain) from None
         for spec, shown in plan.specs:
             # a conditional spec (`when=`) asks for nothing where its condition does not hold
             if spec.condition is None and not _is_virtual(spec) and not any(spec.matches(each) for each in records):
                 raise EngineError(f"the solution of the embedded engine has nothing that fits {shown!r}")
-        return records
+        return pinned.restored(records) if pinned else records
+
+    async def _pinned(self, gateway: Gateway, subdirs: list[Subdir]) -> PinnedPackages | None:
+        """The packages that are taken as given, None where there are none."""
+        if not self.request.pinned:
+            return None
+        from cetool.engines.rattler_pinned import PinnedPackages
+
+        pinned = PinnedPackages(parse_lines(self.request.pinned))
+        with self.pulse.watched():
+            await pinned.learn(self.caches / "pkgs", gateway, subdirs, self.progress)
+        return pinned
 
     async def _preferred(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> list[RepoDataRecord]:
         """The records of the packages that are kept where they fit, as far as the channels still have them."""

@@ -110,6 +110,14 @@ def _read(path: Path, name: str) -> tuple[Lock, str]:
     except (ScriptNotFoundError, ScriptNotReadableError) as error:
         # 126 and 127 are about the script itself
         raise MetadataError(error.message, where=error.where, hint=error.hint) from None
+    return lock_in(data, path, name)
+
+
+def lock_in(data: bytes, path: Path, name: str) -> tuple[Lock, str]:
+    """The lock in the bytes of a file, and its format. ``path`` is where the file lies, ``name`` what it is called.
+
+    Raises MetadataError, with file and line, for what is no lock.
+    """
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

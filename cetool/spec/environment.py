@@ -45,7 +45,8 @@ class Requirements(NamedTuple):
 
     ``packages`` are canonical match specs (``str(MatchSpec)``), ``channels`` canonical channel names or URLs, None
     where none were named, ``pypi`` canonical PEP 508 requirements, ``variables`` pairs of name and value. ``warnings``
-    are sentences that the user is to see once.
+    are sentences that the user is to see once. ``baselines`` are URLs or absolute paths of lists of packages to start
+    from, a later one winning, and ``without`` names, or globs of names, that are taken out of them.
     """
 
     packages: tuple[str, ...] = ()
@@ -54,6 +55,8 @@ class Requirements(NamedTuple):
     pypi_settings: PypiSettings = PypiSettings()
     variables: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -69,6 +72,9 @@ class Requirements(NamedTuple):
         }
         if self.channels is not None:
             asked["channels"] = [strip_credentials(channel) for channel in dict.fromkeys(self.channels)]
+        if self.baselines:
+            asked["baselines"] = [strip_credentials(baseline) for baseline in self.baselines]
+            asked["without"] = sorted(set(self.without))
         return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def plus(self, other: Requirements) -> Requirements:
@@ -80,6 +86,8 @@ class Requirements(NamedTuple):
             pypi_settings=self.pypi_settings if other.pypi_settings == PypiSettings() else other.pypi_settings,
             variables=tuple({**dict(self.variables), **dict(other.variables)}.items()),
             warnings=self.warnings + other.warnings,
+            baselines=tuple(dict.fromkeys(self.baselines + other.baselines)),
+            without=tuple(dict.fromkeys(self.without + other.without)),
         )
 
 
@@ -94,6 +102,9 @@ class EnvironmentSpec(NamedTuple):
     Where a lock says which packages exactly, ``explicit`` are its lines of an explicit spec (CEP 23) in topological
     order and ``explicit_pypi`` its direct references (PEP 508): then nothing is solved, and ``packages``, ``channels``
     and ``pypi`` only tell what the lock was made for.
+
+    Where something is added to a baseline, ``pinned`` and ``pinned_pypi`` are, in the same form, what stays of the
+    baseline, and ``packages`` and ``pypi`` what is solved with those as they are.
     """
 
     packages: tuple[str, ...]
@@ -105,6 +116,8 @@ class EnvironmentSpec(NamedTuple):
     explicit: tuple[str, ...] = ()
     explicit_pypi: tuple[str, ...] = ()
     exclude_newer: str | None = None
+    pinned: tuple[str, ...] = ()
+    pinned_pypi: tuple[str, ...] = ()
 
     @property
     def is_locked(self) -> bool:
@@ -168,6 +181,8 @@ class EnvironmentSpec(NamedTuple):
             "explicit": list(map(strip_credentials, self.explicit)),
             "explicit-pypi": list(map(strip_credentials, self.explicit_pypi)),
             "exclude-newer": self.exclude_newer,
+            "pinned": list(map(strip_credentials, self.pinned)),
+            "pinned-pypi": list(map(strip_credentials, self.pinned_pypi)),
         }
         return {key: value for key, value in pairs.items() if value}
 
@@ -194,6 +209,8 @@ class EnvironmentSpec(NamedTuple):
             explicit=tuple(str(line) for line in data.get("explicit", [])),
             explicit_pypi=tuple(str(line) for line in data.get("explicit-pypi", [])),
             exclude_newer=None if data.get("exclude-newer") is None else str(data["exclude-newer"]),
+            pinned=tuple(str(line) for line in data.get("pinned", [])),
+            pinned_pypi=tuple(str(line) for line in data.get("pinned-pypi", [])),
         )
 
     def redacted(self) -> EnvironmentSpec:
@@ -204,4 +221,6 @@ class EnvironmentSpec(NamedTuple):
             pypi=tuple(map(strip_credentials, self.pypi)),
             explicit=tuple(map(strip_credentials, self.explicit)),
             explicit_pypi=tuple(map(strip_credentials, self.explicit_pypi)),
+            pinned=tuple(map(strip_credentials, self.pinned)),
+            pinned_pypi=tuple(map(strip_credentials, self.pinned_pypi)),
         )
