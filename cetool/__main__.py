@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "run",
     "exec",
+    "rerun",
     "shell",
     "create",
     "name",
@@ -30,11 +31,14 @@ COMMANDS = (
     "convert",
     "check",
     "lock",
+    "export",
     "gc",
+    "verify",
     "remove",
     "trust",
     "kernel",
     "config",
+    "overlay",
     "info",
 )
 QUIET = ("-q", "--quiet")

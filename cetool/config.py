@@ -30,7 +30,8 @@ class Settings(NamedTuple):
 
     ``remove_if_unused_for`` counts hours, ``stall_timeout`` seconds, ``max_size`` bytes (None: no limit). ``engine`` is
     None where the first one found serves, ``channels`` None where the engine's configuration decides (they are as
-    written, credentials included: not for messages); ``env_dir`` and ``pkg_dir`` are absolute, None for the default.
+    written, credentials included: not for messages); ``env_dir`` and ``pkg_dir`` are absolute, None for the default;
+    ``overlays_dir`` is a path in which ``{overlays}`` and ``{env_name}`` are still to be replaced.
     """
 
     env_dir: Path | None = None
@@ -48,6 +49,7 @@ class Settings(NamedTuple):
     trust: Literal["ask", "always", "never"] = "ask"
     locked: bool = False
     frozen: bool = False
+    overlays_dir: str | None = None
 
 
 class Origin(NamedTuple):
@@ -288,6 +290,20 @@ def _as_directory(value: object, context: _Context) -> Path | None:
     return Path(os.path.normpath(text))
 
 
+def _as_overlays_dir(value: object, context: _Context) -> str | None:
+    """A path as :func:`_as_directory` reads it, in which ``{overlays}`` (in front) and ``{env_name}`` are kept."""
+    kept = {"{overlays}": "/\ufdd0", "{env_name}": "\ufdd1"}
+    text = str(value)
+    if "{overlays}" in text[1:]:
+        raise _Wrong("has {overlays} elsewhere than in front", "Write it as in {overlays}/{env_name}.")
+    for mark, instead in kept.items():
+        text = text.replace(mark, instead)
+    path = str(_as_directory(text if isinstance(value, (str, Path)) else value, context))
+    for mark, instead in kept.items():
+        path = path.replace(instead, mark)
+    return path
+
+
 _REFERENCE = re.compile(r"\$\{(?P<braced>\w+)\}|\$(?P<named>\w+)|\{(?P<template>[^{}]*)\}|(?P<percent>%s)")
 _CONFIG = re.compile(r"config\.(?P<name>\w+)(?:\[(?P<index>[0-9]{1,3})\])?")
 
@@ -351,4 +367,5 @@ _READERS: dict[str, Callable[[object, _Context], object]] = {
     "trust": _one_of("ask", "always", "never"),
     "locked": _as_truth,
     "frozen": _as_truth,
+    "overlays-dir": _as_overlays_dir,
 }

@@ -187,6 +187,26 @@ def test_what_is_locked(home: Home) -> None:
     assert _described("lock", locked) == set(DESCRIBED["lock"][1])
 
 
+def test_what_differs_in_environments(home: Home) -> None:
+    assert home.cetool("create", "hello-bin").returncode == 0
+    _described("verify", _prints(home, "verify", "--json"))
+    prefix = Path(home.cetool("name", "hello-bin").stdout.strip())
+    (prefix / "bin/hello").unlink()
+    done = home.cetool("verify", "--json", prefix)
+    assert done.returncode == 1, done.stderr
+    assert _described("verify", json.loads(done.stdout)) == set(DESCRIBED["verify"][1])
+
+
+def test_what_lies_over_a_base(home: Home) -> None:
+    base = home.cetool("create", "python", "six ==1.16.0").stdout.strip()
+    done = home.cetool("overlay", "create", "newer", "--base", base, "six ==1.17.0")
+    assert done.returncode == 0, done.stderr
+    for arguments in (["list"], ["show", "newer"], ["diff", "newer"]):
+        document = _prints(home, "overlay", *arguments, "--json")
+        command = f"overlay {arguments[0]}"
+        assert _described(command, document) == set(DESCRIBED[command][1])
+
+
 def test_what_is_here_and_how_it_is_set(home: Home) -> None:
     assert _described("info", _prints(home, "info", "--json")) == set(DESCRIBED["info"][1])
     home.write(".config/cetool/config.yaml", "max-size: 20GB\nchannels: [https://user:secret@example.org/c]\n")

@@ -159,6 +159,22 @@ def test_what_other_tools_write(tmp_path: Path) -> None:
     assert [each.request for each in again.platforms] == [None, None] and again.custom == ()
 
 
+@pytest.mark.parametrize("indent", ["", "  "])
+def test_one_platform_alone_is_read_as_with_the_others(indent: str) -> None:
+    head, mark, rest = CONDA_LOCK.partition("package:\n")
+    text = head + mark + "".join(f"{indent}{line}\n" for line in rest.splitlines())
+    for platform in ("linux-64", "osx-arm64", "win-64"):
+        alone = read_conda_lock(text, "x", platform)
+        assert alone.platform(platform) == read_conda_lock(text, "x").platform(platform)
+        assert [each.platform for each in alone.platforms] == ["linux-64", "osx-arm64"]
+    # an error has the line that it has in the file; what belongs to others is not looked at
+    spoilt = text.replace("name: tabulate", "name: -x").replace("osx-arm64\n", "osx-arm64\n", 1)
+    line = spoilt.split("\n").index(f"{indent}- name: -x") + 1
+    with pytest.raises(MetadataError, match=f"x:{line}: "):
+        read_conda_lock(spoilt, "x", "linux-64")
+    assert read_conda_lock(spoilt, "x", "osx-arm64").platform("osx-arm64")
+
+
 def test_packages_come_in_topological_order_whatever_the_file_has() -> None:
     package = LockedConda("a", "1", "0", "linux-64", f"{FORGE}/linux-64/a-1-0.conda", "ab" * 32)
     b, c = (replace(package, name=name, url=package.url.replace("a-1", f"{name}-1")) for name in "bc")

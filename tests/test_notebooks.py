@@ -15,6 +15,7 @@ from support.home import Home
 from support.notebooks import NEEDS, notebook, outputs, sources
 from support.readme import commands, run_on_terminal
 from support.scripts import eventually, held_locks, started
+from support.web import sends, serving
 
 PARAMETERS = ("alpha = 1\nbeta = 'b'", ["parameters"])
 
@@ -196,3 +197,19 @@ def test_the_documents_commands_do_what_is_shown(home: Home) -> None:
         shown = re.sub(r"^Created .*\n", "", shown.replace(str(home.path), "/home/user"), flags=re.MULTILINE)
         assert status == 0, shown
         assert not command.shown or shown == command.shown
+
+
+def test_a_notebook_from_a_url_runs_only_where_the_user_agreed(settled: Home) -> None:
+    """An environment that is there already makes no difference: its cells are a stranger's program."""
+    settled.write("own.ipynb", notebook(NEEDS, "print('mine')"))
+    assert settled.cetool("run", "own.ipynb").stdout == "mine\n"
+    theirs = notebook(NEEDS, "open('written', 'w').close(); print('theirs')").encode()
+    with serving() as web:
+        web.answers["/theirs.ipynb"] = sends(theirs)
+        words = ("run", "--insecure", f"{web.url}/theirs.ipynb")
+        refused = settled.cetool(*words)
+        assert (refused.returncode, refused.stdout) == (125, "") and "--yes" in refused.stderr, refused.stderr
+        assert not (settled.path / "written").exists()
+        agreed = settled.cetool(*words, "--yes")
+        assert (agreed.returncode, agreed.stdout) == (0, "theirs\n"), agreed.stderr
+        assert settled.cetool(*words).stdout == "theirs\n"  # the answer is remembered

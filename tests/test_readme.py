@@ -31,6 +31,7 @@ def _comparable(text: str, home: Home) -> str:
     text = re.sub(r"; \d+ packages, [\d.]+ [kMG]B\) in [\d.]+s with \w+$", "; ...)", text, flags=re.MULTILINE)
     text = re.sub(r"\(\d+ packages\)", "(... packages)", text)
     text = re.sub(r"^(engine: +).*", r"\1...", text, flags=re.MULTILINE)
+    text = re.sub(r"intact \(\d+ files\)", "intact (...)", text)
     return re.sub(r"\[[-0-9. ]+\]", "[numbers]", text)
 
 

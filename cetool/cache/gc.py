@@ -50,6 +50,12 @@ class Report:
         """Bytes freed in all."""
         return sum(item.freed for item in self.collected)
 
+    def plus(self, other: Report) -> Report:
+        """What this and another collection did."""
+        return Report(
+            self.collected + other.collected, self.in_use + other.in_use, self.dry_run, self.failed + other.failed
+        )
+
 
 @dataclass(frozen=True)
 class _Candidate:

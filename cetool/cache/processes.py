@@ -68,6 +68,24 @@ def prefixes_in_use(prefixes: Iterable[Path]) -> set[Path]:
     return found
 
 
+def is_in_environment_of_any(text: str) -> bool:
+    """Whether a process that may be looked at was started with this text in one of its variables.
+
+    That is how what was started from a shell is known, which took up an environment without a lock. Linux alone tells;
+    elsewhere it is False.
+    """
+    wanted = os.fsencode(text)
+    own = os.getpid()
+    for pid in _pids() if _LINUX else ():
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if pid != own and wanted in file.read():
+                    return True
+        except OSError:
+            continue
+    return False
+
+
 def _pids() -> Iterable[int]:
     if _LINUX:
         return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]

@@ -46,17 +46,37 @@ _OTHER_HINT = "Look at the file system of that directory, or set CETOOL_CACHE_DI
 
 @dataclass
 class Lease:
-    """An environment that is held in use: it is not removed while ``lock`` or an inherited copy of it is open."""
+    """An environment that is held in use: it is not removed while ``lock`` or an inherited copy of it is open.
+
+    One that lies over another of cetool's holds that ``below`` as well.
+    """
 
     prefix: Path
     marker: Marker
     lock: FileLock | None
     created: bool = False
+    below: FileLock | None = None
+
+    @property
+    def locks(self) -> tuple[FileLock, ...]:
+        """All that is held."""
+        return tuple(lock for lock in (self.lock, self.below) if lock is not None)
+
+    @property
+    def base(self) -> Path | None:
+        """The prefix that it lies over, None where it stands by itself."""
+        overlay = self.marker.spec.overlay
+        return None if overlay is None else Path(overlay.base)
+
+    @property
+    def prefixes(self) -> tuple[Path, ...]:
+        """Its own prefix, then its base's where it has one: where its programs are."""
+        return (self.prefix,) if self.base is None else (self.prefix, self.base)
 
     def release(self) -> None:
         """Stop using it."""
-        if self.lock is not None:
-            self.lock.release()
+        for lock in self.locks:
+            lock.release()
 
 
 class Site(NamedTuple):
@@ -275,6 +295,10 @@ class Store:
         except (OSError, StoreError):
             pass  # the new one is made; the old one must not be in its way
         withdraw_marker(directory.prefix)
+
+    def hold(self, prefix: Path) -> FileLock | None:
+        """The shared lock of a directory of the store, whatever is in it; None where another holds it alone."""
+        return try_lock(self._use_lock(prefix), shared=True)
 
     def hold_for_removal(self, directory: Directory) -> FileLock | None:
         """The directory's exclusive lock, or None where something runs or is being made in it."""

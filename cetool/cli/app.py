@@ -16,6 +16,8 @@ from cetool.cli import (
     environments,
     kernels,
     locking,
+    overlay_use,
+    reproducing,
     run,
     scripts,
     settings,
@@ -36,6 +38,7 @@ app = typer.Typer(
 )
 app.command("run", cls=run.RunCommand, context_settings=run.CONTEXT)(run.run)
 app.command("exec", context_settings=run.CONTEXT)(tools.execute)
+app.command("rerun", context_settings=run.CONTEXT)(reproducing.rerun)
 app.command("shell")(tools.shell)
 app.command("create")(environments.create)
 app.command("name")(environments.name)
@@ -49,12 +52,15 @@ app.command("remove-dep", hidden=True)(editing.drop)
 app.command("convert")(editing.convert)
 app.command("check")(checking.check)
 app.command("lock")(locking.lock)
+app.command("export")(reproducing.export)
 app.command("gc")(collection.gc)
+app.command("verify")(reproducing.verify)
 app.command("remove")(environments.remove)
 app.command("info")(scripts.info)
 app.add_typer(trusting.app)
 app.add_typer(kernels.app)
 app.add_typer(settings.app)
+app.add_typer(overlay_use.app)
 
 
 def _print_version(wanted: bool) -> None:

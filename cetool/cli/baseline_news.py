@@ -45,7 +45,7 @@ def news_of(baseline: Baseline, data: bytes, named: str, platform: str) -> News 
     if data == baseline.data:
         return None
     try:
-        now = parsed(data, named, baseline.shown).platform(platform)
+        now = parsed(data, named, baseline.shown, platform).platform(platform)
     except CetoolError:
         return None
     before = baseline.lock.platform(platform)

@@ -154,7 +154,9 @@ def open_baseline(named: str, session: Session, wish: Wish) -> Baseline:
         data = read_local(named)
     else:
         data = _remote(address, store, session, wish)
-    baseline = Baseline(shown, key, data, parsed(data, named, shown), used is not None and not wish.refresh)
+    baseline = Baseline(
+        shown, key, data, parsed(data, named, shown, spec_platform(session)), used is not None and not wish.refresh
+    )
     if use is None or wish.about is None:
         return baseline
     if baseline.kept:
@@ -251,11 +253,11 @@ def _is_own(store: BaselineStore, session: Session) -> bool:
     return True
 
 
-def parsed(data: bytes, named: str, shown: str) -> Lock:
+def parsed(data: bytes, named: str, shown: str, platform: str) -> Lock:
     """The packages in the content of a baseline. Raises MetadataError, with file and line, where it is none."""
     path = Path(named) if not is_remote(named) else Path(shown.rpartition("/")[2] or "baseline")
     try:
-        return lock_in(data, path, shown)[0]
+        return lock_in(data, path, shown, platform)[0]
     except MetadataError as error:
         if error.message == "this is no lock file":
             error.message = "this is no baseline"

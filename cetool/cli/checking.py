@@ -92,6 +92,9 @@ def _solve(metadata: ScriptMetadata, session: Session) -> list[Finding]:
 
     solver = Solver(session.engine_environ, session.packages, session.offline, session.settings.stall_timeout)
     spec = session.spec_of(metadata.requirements)
+    if spec.overlay is not None:
+        session.voice.warn(f"{metadata.path}: what is laid over a base is resolved when it is run, and not before")
+        return []
     if spec.pypi:
         session.voice.detail(f"{metadata.path}: packages from PyPI are not looked at")
     with session.voice.progress() as progress:

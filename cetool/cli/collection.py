@@ -12,6 +12,7 @@ import typer
 from cetool.cache.copies import KEPT as COPIES_KEPT
 from cetool.cache.copies import CopyStore
 from cetool.cache.gc import Collected, Policy, Report, collect
+from cetool.cache.overlays import Overlays, collect_overlays
 from cetool.cache.scripts import ScriptStore
 from cetool.cache.sizes import clear_old_files
 from cetool.cli import options
@@ -85,6 +86,9 @@ def _collect(session: Session, policy: Policy, *, dry_run: bool) -> tuple[Report
 
     with session.usage() as usage:
         report = collect(session.store, usage, policy, dry_run=dry_run, on_removed=forget)
+    overlays = Overlays(session.paths, session.settings.overlays_dir)
+    if overlays.root.is_dir():
+        report = report.plus(collect_overlays(overlays, policy, dry_run=dry_run))
     age = 0.0 if policy.everything else policy.older_than
     scripts = 0 if age is None else ScriptStore(session.paths.scripts).collect(age, dry_run=dry_run)
     scripts += CopyStore(session.paths.copies).collect(0.0 if policy.everything else COPIES_KEPT, dry_run=dry_run)
@@ -121,8 +125,8 @@ def _tell(report: Report, scripts: int, session: Session) -> None:
 
 
 def _reason(item: Collected) -> str:
-    if item.unused is None or item.reason == "incomplete":
-        return "incomplete"
+    if item.unused is None or item.reason in ("incomplete", "its base is gone"):
+        return item.reason
     unused = f"unused for {format_duration(item.unused)}"
     return unused if item.reason == "unused" else f"{item.reason}, {unused}"
 

@@ -13,7 +13,7 @@ import typer
 
 from cetool.cache.processes import prefixes_in_use
 from cetool.cache.sizes import Freed
-from cetool.cache.store import Directory
+from cetool.cache.store import Directory, Store
 from cetool.cache.usage import Row
 from cetool.cli import options
 from cetool.cli.background import collect_in_background
@@ -136,9 +136,10 @@ def name(
         spec = _spec_of(requirements_of(words, file or [], on), session, exclude_newer, on, refresh=False)
         if len(words) == 1 and words[0].endswith(_LIKE_SCRIPTS):  # the package discord.py is one
             session.voice.warn(f"there is no file {words[0]!r}, so it was taken for a package")
-    prefix = session.store.prefix(spec.name)
+    store = session.store_of(spec)
+    prefix = store.prefix(spec.name)
     if as_json:
-        exists = any(True for directory in session.store.directories(spec.name) if directory.marker is not None)
+        exists = any(True for directory in store.directories(spec.name) if directory.marker is not None)
         print_json({"schema": NAME_SCHEMA, "name": spec.name, "prefix": str(prefix), "exists": exists})
     else:
         print_line(str(prefix))
@@ -253,8 +254,8 @@ def remove(
     freed = Freed()
     for target in targets:
         try:
-            for directory in _targeted(target, session, insecure=insecure):
-                size = _remove(directory, session, freed)
+            for store, directory in targeted(target, session, insecure=insecure):
+                size = remove_directory(store, directory, session, freed)
                 session.voice.result(f"Removed {directory.prefix.name}: freed {format_size(size)}")
         except CetoolError as error:
             failed.append(error)
@@ -264,13 +265,19 @@ def remove(
         raise failed[-1]
 
 
-def _targeted(target: str, session: Session, *, insecure: bool) -> list[Directory]:
-    """The directories that a name, a prefix or a script means."""
+def is_environment(target: str, session: Session) -> bool:
+    """Whether a word is the name or the prefix of an environment rather than a script."""
+    above = os.path.realpath(Path(target).absolute().parent)
+    return _NAME.fullmatch(target) is not None or above == os.path.realpath(session.store.paths.envs)
+
+
+def targeted(target: str, session: Session, *, insecure: bool = False) -> list[tuple[Store, Directory]]:
+    """The directories that a name, a prefix or a script means, and the store of each."""
     store = session.store
     path = Path(target).absolute()
     if _NAME.fullmatch(target):
         found = [item for item in store.directories() if target in (item.name, item.prefix.name)]
-    elif os.path.realpath(path.parent) == os.path.realpath(store.paths.envs):
+    elif is_environment(target, session):
         found = [item for item in store.directories() if item.prefix.name == path.name]
     else:
         try:
@@ -280,17 +287,19 @@ def _targeted(target: str, session: Session, *, insecure: bool) -> list[Director
                 f"there is no environment, and no script, called {target!r}",
                 hint="`cetool list` shows the environments that there are.",
             ) from None
+        store = session.store_of(spec)
         found = list(store.directories(spec.name))
     if not found:
         raise StoreError(f"there is no environment of {target!r}", hint="`cetool list` shows those that there are.")
-    return found
+    return [(store, directory) for directory in found]
 
 
-def _remove(directory: Directory, session: Session, freed: Freed) -> int:
-    """Remove an environment that nothing runs in, and return the bytes freed."""
+def remove_directory(store: Store, directory: Directory, session: Session, freed: Freed) -> int:
+    """Remove an environment that nothing runs in, and return the bytes freed. Raises StoreError."""
     session.prepare_cache()
+    session.prepare(store.paths)
     alive = prefixes_in_use([directory.prefix])
-    lock = None if alive else session.store.hold_for_removal(directory)
+    lock = None if alive else store.hold_for_removal(directory)
     if lock is None:
         raise StoreError(
             f"the environment {directory.prefix.name} is in use{_by_whom(directory, session)}",
@@ -298,7 +307,7 @@ def _remove(directory: Directory, session: Session, freed: Freed) -> int:
         )
     with lock:
         size = freed.add(directory.prefix)
-        session.store.remove(directory, lock)
+        store.remove(directory, lock)
     forget_registration(directory.prefix, session.environ)
     return size
 

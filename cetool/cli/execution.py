@@ -12,21 +12,22 @@ from cetool.cache.locks import FileLock
 from cetool.cache.scripts import Held, ScriptStore
 from cetool.cache.spool import note_use
 from cetool.cache.store import Lease
-from cetool.cli.baseline_options import BaselineOptions
-from cetool.cli.locked import Asked, LockChoice, spec_of
+from cetool.cli.baseline_options import NO_BASELINE, BaselineOptions
+from cetool.cli.locked import Asked, LockChoice, refuse_overlay, spec_of
 from cetool.cli.output import flow
 from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import Source, open_source
 from cetool.errors import Location, UsageError
 from cetool.launch import warm
 from cetool.spec.blocks import find_block
-from cetool.spec.environment import EnvironmentSpec
+from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.metadata import ScriptMetadata, metadata_from_file, read_metadata
 from cetool.spec.source import Script, is_notebook
 
 if TYPE_CHECKING:  # what is needed once there is an environment is imported while it is made: see _get_ready
     from cetool.launch.activation import Activation
-    from cetool.launch.shell import Entrypoint
+    from cetool.launch.process import Command
+    from cetool.launch.shell import Entrypoint, Surroundings
 
 
 class NotebookOptions(NamedTuple):
@@ -52,6 +53,10 @@ class RunOptions(NamedTuple):
     lock: LockChoice = LockChoice()
     exclude_newer: str | None = None
     baselines: BaselineOptions = BaselineOptions()
+    record: Path | None = None
+    keep: bool = False
+    base: str | None = None
+    overlay: tuple[str, ...] = ()
 
 
 def run_plainly(target: str, arguments: Sequence[str], verbosity: str | None) -> NoReturn:
@@ -65,40 +70,32 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
     if is_notebook(source.script):
         from cetool.cli.notebooks import run_notebook
 
+        if how.record is not None:
+            raise UsageError(
+                f"--record is for scripts, and {source.script.name} is a notebook",
+                hint="--out keeps a notebook with all that it printed.",
+            )
         run_notebook(source, arguments, session, how)
     if how.notebook != NotebookOptions():
         raise UsageError(f"--out and parameters are for notebooks, and {source.script.name} is none")
     metadata, spec, locked_by = read_locked_declaration(source, session, how)
-    entry = None
-    if metadata.entrypoint is not None:
-        from cetool.launch.shell import parse_entrypoint
-
-        # what is wrong with it is told before anything is made
-        entry = parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
+    entry = read_entrypoint(metadata, source.script)
+    if how.record is not None:
+        refuse_overlay(metadata.requirements, source.script.name, "that cannot be recorded")
     if source.origin is not None:
         from cetool.cli.consent import require_consent
 
         require_consent(source, session, metadata, unasked=how.unasked)
-    session.voice.block(specification(metadata, session.store.prefix(spec.name), locked_by))
+    session.voice.block(specification(metadata, session.store_of(spec).prefix(spec.name), locked_by))
     purpose = f"for {source.script.name}"
-    lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=purpose, meanwhile=_get_ready)
-    from cetool.cli.background import collect_in_background
-    from cetool.launch.activation import activated_environ, read_activation
+    lease = session.environment(
+        metadata.requirements, spec, refresh=how.refresh, keep=how.keep, purpose=purpose, meanwhile=_get_ready
+    )
+    run = prepare_run(source, session, how, lease, metadata, spec)
+    if how.record is not None:
+        from cetool.cli.recording import Recording, run_as_child
 
-    held = [lease.lock]
-    path = source.given
-    if source.data is not None:
-        kept = source.keep(session)
-        path = str(kept.path)
-        held.append(kept.lock)
-    note(session, lease, source.script.name if source.data is not None else str(source.script.path))
-    collect_in_background(session)
-    activation = read_activation(lease.prefix, dict(spec.variables))
-    environ = session.environ
-    steps: tuple[str, ...] = ()
-    if how.activate:
-        environ, steps = activated_environ(activation, session.environ)
-    run = _Run(source, session, how, lease, metadata, activation, path, environ, steps, held)
+        run_as_child(run, entry, arguments, Recording(how.record, spec))
     if entry is not None:
         _become_entrypoint(run, entry, arguments)
     _become_command(run, arguments)
@@ -112,7 +109,43 @@ def _get_ready() -> None:
         import_module(module)
 
 
-class _Run(NamedTuple):
+def read_entrypoint(metadata: ScriptMetadata, script: Script) -> Entrypoint | None:
+    """The script's entrypoint, if it has one: what is wrong with it is told before anything is made."""
+    if metadata.entrypoint is None:
+        return None
+    from cetool.launch.shell import parse_entrypoint
+
+    return parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, script))
+
+
+def prepare_run(
+    source: Source, session: Session, how: RunOptions, lease: Lease, metadata: ScriptMetadata, spec: EnvironmentSpec
+) -> Run:
+    """A script that is about to run in its environment: that is noted as used, the script held as a file."""
+    from cetool.cli.background import collect_in_background
+    from cetool.launch.activation import activated_environ
+
+    held: list[FileLock | None] = list(lease.locks)
+    path = source.given
+    if source.data is not None:
+        kept = source.keep(session)
+        path = str(kept.path)
+        held.append(kept.lock)
+    note(session, lease, source.script.name if source.data is not None else str(source.script.path))
+    collect_in_background(session)
+    activation = activation_of(lease)
+    environ = session.environ
+    steps: tuple[str, ...] = ()
+    if how.activate:
+        environ, steps = activated_environ(activation, session.environ)
+    elif lease.base is not None:
+        from cetool.launch.overlay import overlaid_environ
+
+        environ = overlaid_environ(activation, session.environ)
+    return Run(source, session, how, lease, metadata, activation, path, environ, steps, held)
+
+
+class Run(NamedTuple):
     """A script that is about to run: all that was found out, and the locks that it will hold."""
 
     source: Source
@@ -134,10 +167,16 @@ class _Run(NamedTuple):
     def remember(self, argv: tuple[str, ...], cache: Held | None = None) -> None:
         """Write the command down for the next run, if that would find out the same."""
         how, source, session = self.how, self.source, self.session
-        as_is = how.lock == LockChoice() and how.exclude_newer is None
-        plain = how.env_file is None and not how.extra and how.activate and as_is and how.baselines == BaselineOptions()
+        as_is = how.lock == LockChoice() and how.exclude_newer is None and not how.keep
+        plain = how.env_file is None and not how.extra and how.activate and as_is
+        plain = plain and how.base is None and not how.overlay and how.baselines == NO_BASELINE
         if source.seen is None or not plain or not session.is_usual:
             return
+        if self.lease.base is not None:
+            from cetool.cli.overlaying import watch_entries
+
+            if not watch_entries(session, self.lease.marker.spec):
+                return
         from cetool.launch.records import Circumstances, Learned, write_launch_record
 
         learned = Learned(argv, self.activation, self.metadata.path, self.metadata, cache)
@@ -155,32 +194,47 @@ class _Run(NamedTuple):
         write_launch_record(learned, around, self.lease, session.paths)
 
 
-def _become_command(run: _Run, arguments: Sequence[str]) -> NoReturn:
+def _become_command(run: Run, arguments: Sequence[str]) -> NoReturn:
     """Run the script by its ``run_with``."""
-    from cetool.launch.process import Command, exec_command
+    from cetool.launch.process import exec_command
     from cetool.launch.programs import resolve_command
 
-    argv = resolve_command(run.metadata.run_with or (), run.environ, run.lease.prefix)
+    argv = resolve_command(run.metadata.run_with or (), run.environ, run.lease.prefixes)
     run.remember(argv)
+    exec_command(command_of(run, argv, arguments), keep=run.descriptors)
+
+
+def command_of(run: Run, argv: tuple[str, ...], arguments: Sequence[str]) -> Command:
+    """The command that runs the script by these words, which its ``run_with`` comes to."""
+    from cetool.launch.process import Command
+
     # a program would take a name that starts with a dash for an option
     name = f".{os.sep}{run.path}" if run.path.startswith("-") else run.path
-    exec_command(Command(argv[0], (*argv, name, *arguments), run.environ, run.steps), keep=run.descriptors)
+    return Command(argv[0], (*argv, name, *arguments), run.environ, run.steps)
 
 
-def _become_entrypoint(run: _Run, entry: Entrypoint, arguments: Sequence[str]) -> NoReturn:
+def _become_entrypoint(run: Run, entry: Entrypoint, arguments: Sequence[str]) -> NoReturn:
     """Run the script by conda-script's ``entrypoint``."""
     from cetool.launch.programs import find_program
-    from cetool.launch.shell import Surroundings, run_entrypoint, simple_argv
+    from cetool.launch.shell import run_entrypoint, simple_argv
 
-    script, prefix = Path(warm.absolute(run.path)), run.lease.prefix
+    surroundings, cache = surroundings_of(run)
+    words = simple_argv(entry, surroundings.script, surroundings.cache)
+    if words is not None:
+        program = find_program(words[0], run.environ, None if Path(words[0]).is_absolute() else run.lease.prefixes)
+        run.remember((program, *words[1:]), cache)
+    run_entrypoint(entry, arguments, surroundings)
+
+
+def surroundings_of(run: Run) -> tuple[Surroundings, Held]:
+    """What an entrypoint runs in, and the script's own cache directory, held in use by the run."""
+    from cetool.launch.shell import Surroundings
+
+    script = Path(warm.absolute(run.path))
     cache = ScriptStore(run.session.paths.scripts).hold_cache_dir(script)
     run.held.append(cache.lock)
-    words = simple_argv(entry, script, cache.path)
-    if words is not None:
-        program = find_program(words[0], run.environ, None if Path(words[0]).is_absolute() else prefix)
-        run.remember((program, *words[1:]), cache)
-    surroundings = Surroundings(run.environ, script, cache.path, prefix, run.steps, run.descriptors)
-    run_entrypoint(entry, arguments, surroundings)
+    prefix = run.lease.prefix
+    return Surroundings(run.environ, script, cache.path, prefix, run.steps, run.descriptors), cache
 
 
 def read_declaration(source: Source, session: Session, how: RunOptions) -> tuple[ScriptMetadata, EnvironmentSpec]:
@@ -193,7 +247,9 @@ def read_locked_declaration(
     source: Source, session: Session, how: RunOptions
 ) -> tuple[ScriptMetadata, EnvironmentSpec, str | None]:
     """As :func:`read_declaration`, with where the lock is that decides the environment, None where it is solved."""
-    if how.env_file is None:
+    if how.env_file is None and how.base is not None and find_block(source.script) is None:
+        metadata = metadata_from_file(source.script, Requirements())
+    elif how.env_file is None:
         metadata = read_metadata(source.script)
     else:
         block = find_block(source.script)
@@ -207,9 +263,20 @@ def read_locked_declaration(
 
         metadata = metadata_from_file(source.script, read_environment_file(how.env_file))
     declared = metadata.requirements
-    metadata = metadata._replace(requirements=how.baselines.added_to(metadata.requirements))
+    needs = how.baselines.added_to(declared)
+    if how.base is not None or how.overlay:
+        from cetool.cli.overlaying import with_overlay
+
+        needs = with_overlay(needs, how.base, how.overlay)
     if how.extra:
-        metadata = metadata._replace(requirements=metadata.requirements.plus(canonical_requirements(how.extra)))
+        more = canonical_requirements(how.extra)
+        if needs.overlay is not None:
+            from cetool.cli.overlaying import add_conda
+
+            needs = add_conda(needs, more.packages)
+        else:
+            needs = needs.plus(more)
+    metadata = metadata._replace(requirements=needs)
     for warning in metadata.requirements.warnings:
         session.voice.warn(f"{source.script.name}: {warning}")
     options = {"--with": how.extra, "--channel": session.channels_given, "--exclude-newer": how.exclude_newer}
@@ -232,7 +299,11 @@ def specification(metadata: ScriptMetadata, prefix: Path, locked_by: str | None 
     lines = ["Using specification: "]
     if needs.channels is not None:
         lines.append(f"channels: {flow(needs.channels)}")
-    lines.append(f"env: {flow(needs.packages)}")
+    if needs.overlay is None:
+        lines.append(f"env: {flow(needs.packages)}")
+    else:
+        lines += [f"base: {needs.overlay.base}", f"overlay: {flow(needs.overlay.entries)}"]
+        lines += [f"conda: {flow(needs.overlay.conda)}"] if needs.overlay.conda else []
     if needs.pypi:
         lines.append(f"pip: {flow(needs.pypi)}")
     if needs.variables:
@@ -248,13 +319,27 @@ def specification(metadata: ScriptMetadata, prefix: Path, locked_by: str | None 
     return "\n".join([*lines, "", f"Prefix: {prefix}", ""])
 
 
+def activation_of(lease: Lease) -> Activation:
+    """What activating the environment does; of one that lies over another, what that takes besides."""
+    from cetool.launch.activation import read_activation
+
+    variables = dict(lease.marker.spec.variables)
+    if lease.base is None:
+        return read_activation(lease.prefix, variables)
+    from cetool.launch.overlay import read_overlay_activation
+
+    return read_overlay_activation(lease.base, lease.prefix, variables)
+
+
 def note(session: Session, lease: Lease, script: str) -> None:
     """Note that the environment is used; where that cannot be written down the script runs all the same."""
     from cetool.cache.notes import touch_shared
 
-    if lease.lock is not None:
-        touch_shared(lease.lock.fd, os.fsencode(lease.lock.path))
+    for lock in lease.locks:
+        touch_shared(lock.fd, os.fsencode(lock.path))
+    if lease.base is not None and lease.below is None:
+        return  # neither of them is in the log
     try:
-        note_use(session.paths.spool, lease.prefix.name, script)
+        note_use(session.paths.spool, (lease.base or lease.prefix).name, script)
     except OSError as error:
         session.voice.detail(f"The use of {lease.prefix} could not be noted: {error.strerror or error}")

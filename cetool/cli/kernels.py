@@ -31,7 +31,7 @@ from cetool.launch.kernelspecs import (
     user_directory,
 )
 from cetool.launch.process import exec_command
-from cetool.spec.environment import Requirements
+from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.languages import language_of
 from cetool.spec.matchspecs import spec_name
 from cetool.spec.metadata import ScriptMetadata
@@ -99,14 +99,13 @@ def install(
     if name is None and target is None:
         raise UsageError("the kernel has no name", hint="Give it one: --name NAME.")
     chosen = check_name(name or Path(target or "").stem)
-    source, metadata = _declared(source, session)
+    source, metadata, environment = _declared(source, session)
     directory = user_directory() if prefix is None else prefix_directory(prefix)
     shown = display_name or f"{name or chosen} (cetool)"
     installed = install_kernel(directory, chosen, shown, source, force=force)
     session.voice.result(f"Wrote {installed.directory / 'kernel.json'}")
     if create:
-        wanted = session.spec_of(metadata.requirements)
-        lease = session.environment(metadata.requirements, wanted, purpose=f"for the kernel {chosen}")
+        lease = session.environment(metadata.requirements, environment, purpose=f"for the kernel {chosen}")
         note(session, lease, f"kernel {chosen}")
         lease.release()
         find_kernel(lease.prefix, source.language)
@@ -183,8 +182,7 @@ def start(
         tuple(channel or ()),
         env_file,
     )
-    source, metadata = _declared(source, session)
-    wanted = session.spec_of(metadata.requirements)
+    source, metadata, wanted = _declared(source, session)
     label = f"kernel {source.script or source.env_file or ','.join(map(spec_name, metadata.requirements.packages))}"
     lease = session.environment(metadata.requirements, wanted, purpose=f"for the {label}")
     note(session, lease, label)
@@ -195,8 +193,12 @@ def start(
     exec_command(command, keep=() if lease.lock is None else (lease.lock.fd,))
 
 
-def _declared(source: KernelSource, session: Session) -> tuple[KernelSource, ScriptMetadata]:
-    """What a kernel's environment is to have, a kernel among it, and the source with its language."""
+def _declared(source: KernelSource, session: Session) -> tuple[KernelSource, ScriptMetadata, EnvironmentSpec]:
+    """The source with its language, what the kernel's environment is to have, a kernel among it, and that environment.
+
+    It is the one that the script's lock names, unless a kernel has to be added to what the script declares.
+    """
+    locked: EnvironmentSpec | None = None
     if source.script is None:
         if bool(source.specs) == (source.env_file is not None):
             raise UsageError(
@@ -216,15 +218,16 @@ def _declared(source: KernelSource, session: Session) -> tuple[KernelSource, Scr
                 hint="--with adds packages to those that a script declares.",
             )
         script = open_source(str(source.script), session)
-        metadata, _ = read_declaration(script, session, RunOptions(source.extra, source.env_file))
+        metadata, locked = read_declaration(script, session, RunOptions(source.extra, source.env_file))
         language = metadata.language or _language_of_script(script.script, metadata.requirements)
     language = metadata.language or (source.language or language).lower()
     if language not in KERNEL_PACKAGES and metadata.language is None:
         raise UsageError(
             f"cetool knows of no kernel for {printable(language)!r}", hint=f"It can be: {', '.join(KERNEL_PACKAGES)}."
         )
-    requirements, _ = with_kernel(metadata.requirements, language)
-    return replace(source, language=language), metadata._replace(requirements=requirements)
+    requirements, added = with_kernel(metadata.requirements, language)
+    spec = session.spec_of(requirements) if locked is None or added else locked
+    return replace(source, language=language), metadata._replace(requirements=requirements), spec
 
 
 def _language_of_packages(needs: Requirements) -> str:
@@ -242,8 +245,7 @@ def _row(kernel: InstalledKernel, session: Session) -> dict[str, Any]:
     source = kernel.source
     prefix, problem = None, None
     try:
-        _, metadata = _declared(source, session)
-        spec = session.spec_of(metadata.requirements)
+        spec = _declared(source, session)[2]
         prefix = session.store.prefix(spec.name)
     except ScriptNotFoundError:
         problem = "its script is gone"

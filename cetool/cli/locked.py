@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cetool.cli.session import Session
 from cetool.cli.sources import Source
-from cetool.errors import LockError
+from cetool.errors import LockError, UsageError
 from cetool.lock import EMBEDDED_MARK, SUFFIXES
 from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.platforms import current_platform
@@ -49,6 +49,14 @@ def spec_of(source: Source, asked: Asked, choice: LockChoice, session: Session) 
     Raises LockError where a lock was insisted on (``--locked``, ``--frozen``, ``--lock-file``) and cannot be used, and
     CetoolError for a baseline that cannot.
     """
+    if asked.all.overlay is not None:
+        if choice.file is not None or session.settings.locked or session.settings.frozen:
+            refuse_overlay(asked.all, source.script.name, "it has no lock")
+        if asked.all.baselines:
+            refuse_overlay(asked.all, source.script.name, "it goes with no baseline")
+        if asked.exclude_newer is not None:
+            refuse_overlay(asked.all, source.script.name, "--exclude-newer does not solve for it")
+        return session.spec_of(asked.all), None
     spec, where = _locked_spec(source, asked, choice, session)
     if where is None and asked.all.baselines:
         from cetool.cli.baselines import Wish, on_baselines
@@ -62,11 +70,12 @@ def spec_of(source: Source, asked: Asked, choice: LockChoice, session: Session) 
 def _locked_spec(
     source: Source, asked: Asked, choice: LockChoice, session: Session
 ) -> tuple[EnvironmentSpec, str | None]:
+    """What is declared, or what its lock says, without a look at baselines."""
     fresh = session.spec_of(asked.all, exclude_newer=asked.exclude_newer)
     states = _watched(source, session) if choice.file is None else {}
     if choice.ignored:
         return fresh, None
-    found = _find(source, choice, states)
+    found = _find(source, choice, states, _platform(session))
     if found is None:
         if session.settings.locked or session.settings.frozen:
             raise LockError(f"{source.script.name} has no lock", hint=f"`cetool lock {source.given}` writes one.")
@@ -85,6 +94,15 @@ def _locked_spec(
     session.repeats_itself = True  # until the lock fits again
     session.voice.warn(f"{reason.sentence}: it is solved anew" + (f". {reason.way_out}" if reason.way_out else ""))
     return fresh, None
+
+
+def refuse_overlay(needs: Requirements, name: str, what: str) -> None:
+    """Raise UsageError where the environment lies over another: it is not made of packages that can be listed."""
+    if needs.overlay is not None:
+        raise UsageError(
+            f"{name} runs in what lies over {needs.overlay.base}, and {what}",
+            hint="`cetool overlay freeze` turns a named overlay and its base into an ordinary environment.",
+        )
 
 
 class _Reason(NamedTuple):
@@ -147,14 +165,14 @@ def _watched(source: Source, session: Session) -> Mapping[bytes, bytes]:
     return session.watch_locks([path + suffix for suffix in SUFFIXES.values()])
 
 
-def _find(source: Source, choice: LockChoice, states: Mapping[bytes, bytes]) -> FoundLock | None:
+def _find(source: Source, choice: LockChoice, states: Mapping[bytes, bytes], platform: str) -> FoundLock | None:
     if choice.file is not None:
         from cetool.lock.find import open_lock
 
-        return open_lock(choice.file)
+        return open_lock(choice.file, platform=platform)
     beside = any(state != b"-" for state in states.values()) or any(map(os.path.islink, states))
     if not beside and EMBEDDED_MARK not in source.script.text:
         return None
     from cetool.lock.find import find_lock
 
-    return find_lock(source.script, beside=source.data is None)
+    return find_lock(source.script, beside=source.data is None, platform=platform)

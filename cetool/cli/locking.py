@@ -17,6 +17,7 @@ import typer
 from cetool.cli import options
 from cetool.cli.lock_places import Target, Wish, target_of
 from cetool.cli.lock_report import Outcome, changes_between, document_of, tell
+from cetool.cli.locked import refuse_overlay
 from cetool.cli.output import print_json
 from cetool.cli.session import Session
 from cetool.cli.sources import Source, open_source
@@ -54,7 +55,7 @@ class Format(str, Enum):
 
 def lock(
     targets: Annotated[
-        list[str], typer.Argument(metavar="SCRIPT [PKG]...", help="Scripts; behind --update also packages' names.")
+        list[str], typer.Argument(metavar="SCRIPT", help="Scripts; behind --update also packages' names.")
     ],
     platform: Annotated[
         list[str] | None,
@@ -201,7 +202,9 @@ def _kept_platforms(before: Lock | None, session: Session) -> tuple[str, ...]:
 def _requirements(source: Source, wish: Wish, platform: str) -> Requirements:
     """What the script asks for on a platform."""
     if wish.env_file is None:
-        return read_metadata(source.script, platform).requirements
+        requirements = read_metadata(source.script, platform).requirements
+        refuse_overlay(requirements, source.script.name, "that cannot be locked")
+        return requirements
     from cetool.spec.environment_file import read_environment_file
 
     if find_block(source.script) is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cetool.cli.background import collect_in_background
-from cetool.cli.execution import NotebookOptions, RunOptions, note, read_declaration, specification
+from cetool.cli.execution import NotebookOptions, RunOptions, note, read_locked_declaration, specification
 from cetool.cli.progress import plain
 from cetool.cli.session import Session
 from cetool.cli.sources import Source
@@ -47,13 +47,17 @@ def run_notebook(source: Source, arguments: Sequence[str], session: Session, how
             hint="Parameters are set by -p name=value.",
         )
     asked = how.notebook
-    metadata, spec = read_declaration(source, session, how)
+    metadata, spec, locked_by = read_locked_declaration(source, session, how)
+    if source.origin is not None:
+        from cetool.cli.consent import require_consent
+
+        require_consent(source, session, metadata, unasked=how.unasked)
     notebook = read_notebook(source.script)
     node = _node(notebook)
     first = metadata.cell
     _inject(node, notebook, asked, session, after=None if first is None else notebook.cells[first - 1].index)
     target = _Target(asked.out, session)
-    session.voice.block(specification(metadata, session.store.prefix(spec.name)))
+    session.voice.block(specification(metadata, session.store.prefix(spec.name), locked_by))
     lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=f"for {source.script.name}")
     note(session, lease, source.script.name if source.data is not None else str(source.script.path))
     collect_in_background(session)

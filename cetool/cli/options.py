@@ -36,9 +36,25 @@ EnvFile = Annotated[
     Path | None,
     typer.Option("--env-file", metavar="FILE", help="The environment.yml of a script that declares nothing itself."),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", metavar="PREFIX|NAME", help="Run in this environment, with what is laid over it."),
+]
+Overlay = Annotated[
+    list[str] | None,
+    typer.Option("--overlay", metavar="REQ", help="A package to lay over the base, as pip takes it; repeat for more."),
+]
+Keep = Annotated[bool, typer.Option("--keep", help="Use an overlay as it was, though its base has changed.")]
+OverlaysDir = Annotated[
+    str | None,
+    typer.Option("--overlays-dir", metavar="DIR", help="Where overlays lie; {env_name} stands for the base's name."),
+]
 Files = Annotated[
     list[Path] | None,
     typer.Option("--file", metavar="FILE", help="A file of match specs, or an environment.yml; repeat for more."),
+]
+Record = Annotated[
+    str | None, typer.Option("--record", metavar="FILE", help="Write down what ran, to do it again: `cetool rerun`.")
 ]
 Locked = Annotated[
     bool,
@@ -78,6 +94,15 @@ def verbosity(verbose: bool, quiet: bool) -> str | None:
     if verbose and quiet:
         raise typer.BadParameter("--verbose and --quiet exclude each other.")
     return "verbose" if verbose else "quiet" if quiet else None
+
+
+def record_target(given: str | None) -> Path | None:
+    """The file that --record names, looked at before anything is done. Raises UsageError where it cannot be written."""
+    if given is None:
+        return None
+    from cetool.launch.record import record_target as target
+
+    return target(given)
 
 
 @dataclass(frozen=True)
@@ -122,6 +147,7 @@ def open_session(
     lock: LockOptions | None = None,
     *,
     yes: bool = False,
+    overlays_dir: str | None = None,
 ) -> Session:
     """The session that the options of a command that may make an environment stand for."""
     return Session(
@@ -133,5 +159,6 @@ def open_session(
             "trust-cache-dir": trust_cache_dir or None,
             "trust": "always" if yes else None,
             **({} if lock is None else lock.settings),
+            "overlays-dir": overlays_dir,
         }
     )

@@ -52,6 +52,10 @@ def run(
         bool, typer.Option("--no-activate", help="Run the program without activating the environment.")
     ] = False,
     trust_cache_dir: options.TrustCacheDir = False,
+    base: options.Base = None,
+    overlay: options.Overlay = None,
+    keep: options.Keep = False,
+    overlays_dir: options.OverlaysDir = None,
     insecure: options.Insecure = False,
     sha256: options.Sha256 = None,
     yes: options.Yes = False,
@@ -64,11 +68,15 @@ def run(
     raw_parameter: Annotated[
         list[str] | None, typer.Option("-r", "--raw-parameter", metavar="NAME=TEXT", help="The same, always a text.")
     ] = None,
+    record: options.Record = None,
 ) -> None:
     """Run a script in the conda environment that it declares."""
+    to_record = options.record_target(record)
     lock = options.LockOptions(locked, frozen, no_lock, lock_file)
     loudness = options.verbosity(verbose, quiet)
-    session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, lock, yes=yes)
+    session = options.open_session(
+        channel, loudness, engine, offline, trust_cache_dir, lock, yes=yes, overlays_dir=overlays_dir
+    )
     words = [*([] if target is None else [target]), *(arguments or [])]
     if code:
         source, words = source_of_lines(words), []
@@ -87,6 +95,10 @@ def run(
         lock=lock.choice,
         exclude_newer=exclude_newer,
         baselines=BaselineOptions.of(baseline, without, insecure=insecure),
+        record=to_record,
+        keep=keep,
+        base=base,
+        overlay=tuple(overlay or ()),
     )
     run_source(source, words, session, how)
 

@@ -89,9 +89,12 @@ def show(
         ("script", source.script.name),
         ("sha256", source.sha256 if source.origin is not None else ""),
         ("dialect", f"{metadata.dialect}{place}"),
-        ("channels", flow(spec.channels)),
-        ("env", flow(needs.packages)),
-        ("pip", flow(needs.pypi) if needs.pypi else ""),
+        ("channels", flow(spec.channels) if spec.channels else ""),
+        ("env", flow(needs.packages) if spec.overlay is None else ""),
+        ("pip", flow(needs.pypi) if needs.pypi and spec.overlay is None else ""),
+        ("base", spec.overlay.base if spec.overlay else ""),
+        ("overlay", flow(spec.overlay.requirements) if spec.overlay else ""),
+        ("conda", flow(spec.overlay.conda) if spec.overlay and spec.overlay.conda else ""),
         ("lock", f"{locked_by} ({len(spec.explicit) + len(spec.explicit_pypi)} packages)" if locked_by else ""),
         ("as of", spec.exclude_newer or ""),
         ("variables", flow([f"{key}={value}" for key, value in needs.variables]) if needs.variables else ""),
@@ -110,7 +113,9 @@ def show(
 def _shown(metadata: ScriptMetadata, spec: EnvironmentSpec, session: Session, source: Source) -> dict[str, object]:
     engine, reason = _engine(session)
     lines = metadata.lines
-    marker = next((item.marker for item in session.store.directories(spec.name) if item.marker is not None), None)
+    store = session.store_of(spec)
+    marker = next((item.marker for item in store.directories(spec.name) if item.marker is not None), None)
+    overlay = spec.overlay
     return {
         "schema": SHOW_SCHEMA,
         "script": source.script.name,
@@ -120,9 +125,12 @@ def _shown(metadata: ScriptMetadata, spec: EnvironmentSpec, session: Session, so
         "lines": None if lines is None else list(lines),
         "name": spec.name,
         "digest": spec.digest,
-        "prefix": str(session.store.prefix(spec.name)),
+        "prefix": str(store.prefix(spec.name)),
         "exists": marker is not None,
         **spec_document(spec),
+        "base": None if overlay is None else overlay.base,
+        "overlay": [] if overlay is None else list(map(redact, overlay.requirements)),
+        "conda": [] if overlay is None else list(map(redact, overlay.conda)),
         "engine": engine,
         "engine_reason": reason,
         "kernel": metadata.language,
@@ -160,10 +168,11 @@ def _command(metadata: ScriptMetadata, session: Session, spec: EnvironmentSpec) 
         return _kernel_command(metadata, session, session.store.prefix(spec.name))
     if metadata.run_with is None:
         return [metadata.entrypoint or ""]
-    prefix = session.store.prefix(spec.name)
+    prefix = session.store_of(spec).prefix(spec.name)
+    prefixes = (prefix,) if spec.overlay is None else (prefix, Path(spec.overlay.base))
     if prefix.is_dir():
         try:
-            return [*resolve_command(metadata.run_with, session.environ, prefix), metadata.path]
+            return [*resolve_command(metadata.run_with, session.environ, prefixes), metadata.path]
         except CetoolError:
             pass
     return [*metadata.run_with, metadata.path]

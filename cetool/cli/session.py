@@ -24,7 +24,7 @@ from cetool.errors import StoreError
 from cetool.launch.environ import caller_environ
 from cetool.launch.warm import file_state
 from cetool.launch.watched import states
-from cetool.paths import config_file_path, ensure_private_dir, resolve_paths
+from cetool.paths import Paths, config_file_path, ensure_private_dir, resolve_paths
 from cetool.spec.channels import canonical_channel
 from cetool.spec.environment import DEFAULT_CHANNEL, EnvironmentSpec, Requirements
 from cetool.spec.matchspecs import spec_name
@@ -66,9 +66,9 @@ class Session:
         #: The file by whose age a warm run sees that it is time for a cold one; none but that of the collection.
         self.stamp = b""
         self._moves = False
-        self._watch(search_path(self.environ, root_prefix=conda_root(self.environ)))
+        self.watch(search_path(self.environ, root_prefix=conda_root(self.environ)))
         named = self.environ.get("CETOOL_CONFIG_FILE") or "/"
-        self._watch([str(path)] if (path := config_file_path(self.environ)) else [], moves=named[0] not in "/~")
+        self.watch([str(path)] if (path := config_file_path(self.environ)) else [], moves=named[0] not in "/~")
         self.loaded = load_settings(self.environ, options=options)
         self.settings = self.loaded.settings
         self.voice = Voice(self.settings.verbosity, self.environ)
@@ -128,8 +128,8 @@ class Session:
         engine = self._likely_engine
         root, mamba = self._root_prefix(engine), engine.name != "conda"
         self.asked_engine = True
-        self._watch(search_path(self.environ, root_prefix=root, mamba=mamba))
-        self._watch([engine.path] if engine.path else [])
+        self.watch(search_path(self.environ, root_prefix=root, mamba=mamba))
+        self.watch([engine.path] if engine.path else [])
         return load_condarc(self.environ, root_prefix=root, mamba=mamba)
 
     def watch_locks(self, paths: Sequence[str]) -> Mapping[bytes, bytes]:
@@ -142,10 +142,15 @@ class Session:
         """Remember the states of other files that decide, or are news, in the same way."""
         self.watch_locks(paths)
 
-    def _watch(self, paths: Sequence[str], *, moves: bool = False) -> None:
+    def watch(self, paths: Sequence[str], *, moves: bool = False) -> None:
         """Remember the states of files that are about to be read; those seen before stay as they were seen."""
         self._moves = self._moves or moves or not all(map(os.path.isabs, paths))
         self.configuration = {**states(paths), **self.configuration}
+
+    @property
+    def root_prefix(self) -> str | None:
+        """The installation of the engine that would be taken, None where it has none."""
+        return self._root_prefix(self._likely_engine)
 
     def _root_prefix(self, engine: Found) -> str | None:
         from cetool.engines.base import root_of
@@ -186,6 +191,10 @@ class Session:
     def _spec_of(self, requirements: Requirements) -> EnvironmentSpec:
         if self.channels_given:
             requirements = requirements.plus(Requirements(channels=self.default_channels))
+        if requirements.overlay is not None:
+            from cetool.cli.overlaying import overlay_spec
+
+            return overlay_spec(self, requirements)
         needed = requirements.channels is None
         return EnvironmentSpec.of(
             requirements,
@@ -199,8 +208,20 @@ class Session:
 
     def prepare_cache(self) -> None:
         """Make the directories of the cache, or see that they are this user's. Raises StoreError with the reason."""
-        for directory in dict.fromkeys((self.paths.root, self.paths.envs, self.paths.locks, self.paths.trash)):
+        self.prepare(self.paths)
+
+    def prepare(self, paths: Paths) -> None:
+        """Make the directories of a store, or see that they are this user's. Raises StoreError with the reason."""
+        for directory in dict.fromkeys((paths.root, paths.envs, paths.locks, paths.trash)):
             ensure_private_dir(directory, trust=self.settings.trust_cache_dir)
+
+    def store_of(self, spec: EnvironmentSpec) -> Store:
+        """The store that the environment of the spec is in, or would be."""
+        if spec.overlay is None:
+            return self.store
+        from cetool.cli.overlaying import overlay_store
+
+        return overlay_store(self, spec)
 
     def environment(
         self,
@@ -208,13 +229,19 @@ class Session:
         spec: EnvironmentSpec,
         *,
         refresh: bool = False,
+        keep: bool = False,
         purpose: str = "",
         meanwhile: Callable[[], None] | None = None,
     ) -> Lease:
         """The environment of the spec, held in use; made where it is absent, while the user sees how far it is.
 
-        ``meanwhile`` is called while an engine is at work.
+        What lies over a base that has changed is laid anew, unless ``keep`` asks for it as it was. ``meanwhile`` is
+        called while an engine is at work.
         """
+        if spec.overlay is not None:
+            from cetool.cli.overlaying import overlay_environment
+
+            return overlay_environment(self, spec, refresh=refresh, keep=keep, purpose=purpose)
         lease = self._environment(requirements, spec, refresh, purpose, meanwhile)
         if lease.created and requirements.without and (spec.is_locked or spec.pinned):
             from cetool.cli.baselines import broken_by_removal

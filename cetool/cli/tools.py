@@ -16,7 +16,7 @@ from cetool.cache.store import Lease
 from cetool.cli import options
 from cetool.cli.background import collect_in_background
 from cetool.cli.environments import requirements_of
-from cetool.cli.execution import RunOptions, note, read_declaration, specification
+from cetool.cli.execution import RunOptions, activation_of, note, read_declaration, specification
 from cetool.cli.output import print_json, print_line
 from cetool.cli.run import CONTEXT
 from cetool.cli.session import Session, canonical_requirements
@@ -169,13 +169,13 @@ def shell(
     session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, lock, yes=yes)
     how = RunOptions(tuple(extra or ()), env_file, lock=lock.choice, exclude_newer=exclude_newer)
     wanted = _wanted("shell", target, spec, session, how, _Fetching(insecure, sha256))
-    session.voice.block(specification(wanted.metadata, session.store.prefix(wanted.spec.name)))
+    session.voice.block(specification(wanted.metadata, session.store_of(wanted.spec).prefix(wanted.spec.name)))
     lease = session.environment(
         wanted.metadata.requirements, wanted.spec, refresh=refresh, purpose=f"for a shell of {wanted.label}"
     )
     _used(session, lease, wanted.noted)
     python = wanted.metadata.language == "python" if repl is None else repl
-    opening = _opening(read_activation(lease.prefix, dict(wanted.spec.variables)), session, wanted.label, repl=python)
+    opening = _opening(activation_of(lease), session, wanted.label, repl=python)
     locks = () if opening.held is None or opening.held.lock is None else (opening.held.lock.fd,)
     exec_command(opening.command, keep=(*_descriptors(lease), *locks))
 
@@ -184,7 +184,7 @@ def _opening(activation: Activation, session: Session, label: str, *, repl: bool
     terminal = os.isatty(0)
     if repl:
         # ipython is for people: what is no terminal gets the plain interpreter, which prints no banner there
-        program = (_own("ipython", activation.prefix) if terminal else None) or _python(activation.prefix)
+        program = (look_in(activation.path, "ipython", []) if terminal else None) or _python(activation.prefix)
         environ, steps = activated_environ(activation, session.environ)
         return Opening(Command(program, (program,), environ, steps))
     user_shell = find_user_shell(session.environ)
@@ -233,18 +233,18 @@ def path(
     _used(session, lease, wanted.noted)
     lease.release()
     prefix = lease.prefix
-    interpreter = _python(prefix) if python else _own("python", prefix)
+    interpreter = _python(lease.prefixes[-1]) if python else _own("python", lease.prefixes[-1])
     if not as_json:
         print_line(interpreter if python and interpreter else str(prefix))
         return
-    activation = read_activation(prefix, dict(wanted.spec.variables))
+    activation = activation_of(lease)
     print_json(
         {
             "schema": PATH_SCHEMA,
             "name": wanted.spec.name,
             "prefix": str(prefix),
             "python": interpreter,
-            "path": list(path_dirs(str(prefix))),
+            "path": list(activation.path),
             "variables": dict(activation.set),
         }
     )
@@ -319,7 +319,7 @@ def _used(session: Session, lease: Lease, called: str) -> None:
 
 
 def _descriptors(lease: Lease) -> tuple[int, ...]:
-    return () if lease.lock is None else (lease.lock.fd,)
+    return tuple(lock.fd for lock in lease.locks)
 
 
 def _own(program: str, prefix: Path) -> str | None:

@@ -67,7 +67,8 @@ class CreateRequest(NamedTuple):
     to (credentials taken out); ``stall_timeout`` seconds without any sign of progress after which the engine is ended;
     ``inherit`` descriptors that every subprocess must keep open until it has ended; ``meanwhile`` is called once in the
     caller's thread while others do the work: what takes time there takes none; ``exclude_newer`` the moment after which
-    nothing counts that was published later.
+    nothing counts that was published later; ``below`` the environment that the packages are to lie over, which the
+    embedded engine alone can do.
 
     Where it is only solved, ``platform`` is the subdir it is solved for (None: this machine's), and ``preferred`` are
     packages that are kept where they fit, and ``pinned`` lines of an explicit spec whose packages are taken as given.
@@ -87,6 +88,7 @@ class CreateRequest(NamedTuple):
     platform: str | None = None
     preferred: tuple[LockedConda, ...] = ()
     pinned: tuple[str, ...] = ()
+    below: Path | None = None
 
     @property
     def expects_packages(self) -> bool:

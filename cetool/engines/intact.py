@@ -21,6 +21,8 @@ CHANGED = "changed"
 MISSING = "missing"
 
 _BLOCK = 1 << 20
+#: Files that a thread is given at a time.
+_CHUNK = 32
 _EMPTY = hashlib.sha256().hexdigest()
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -60,7 +62,7 @@ def changed_files(prefix: Path) -> list[Altered]:
     owners: dict[str, list[PackagePath]] = {}
     for entry in recorded:
         owners.setdefault(entry.path, []).append(entry)
-    states = _in_parallel(lambda entries: _state(prefix, entries, owners), list(owners.values()))
+    states = in_parallel(lambda entries: _state(prefix, entries, owners), list(owners.values()))
     pairs = zip(owners.values(), states, strict=True)
     return sorted(Altered(entries[-1].path, entries[-1].package, state) for entries, state in pairs if state)
 
@@ -94,7 +96,7 @@ def damaged_files(directory: Path) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError):
         return ["info/paths.json"]
     owners = {entry.path: [entry] for entry in entries}
-    states = _in_parallel(lambda entry: _state(directory, [entry], owners), entries)
+    states = in_parallel(lambda entry: _state(directory, [entry], owners), entries)
     return [entry.path for entry, state in zip(entries, states, strict=True) if state]
 
 
@@ -202,7 +204,14 @@ def _missing_files(directory: Path) -> list[str]:
     return [name for name in names if name and not os.path.lexists(directory / name)]
 
 
-def _in_parallel(work: Callable[[_T], _R], items: Sequence[_T]) -> Iterable[_R]:
-    """The results in the order of the items: hashing leaves Python's lock, and reading waits for the disk."""
-    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2)) as pool:
-        return list(pool.map(work, items, chunksize=16))
+def in_parallel(work: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
+    """The results in the order of the items: hashing leaves Python's lock, and reading waits for the disk.
+
+    Where it is interrupted, what has not begun is not begun any more.
+    """
+    chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
+    pool = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2))
+    try:
+        return [result for done in pool.map(lambda chunk: [work(item) for item in chunk], chunks) for result in done]
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cetool.engines import pypi
 from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.pypi_words import explain_failure
 from cetool.engines.rattler import RattlerEngine
 from cetool.engines.rattler_request import virtual_packages
 from cetool.engines.subprocesses import Invocation, clean_environ, run_engine
@@ -113,7 +114,7 @@ class PypiSolver:
                 hint="Add python to the conda packages.",
             )
         installed = _distributions(self.conda)
-        pypi._refuse_conflicts(self.spec.pypi, installed)
+        pypi.refuse_conflicts(self.spec.pypi, installed)
         output = directory / "pylock.toml"
         _write_stubs(directory / "conda", installed)
         _write(directory / "requirements.txt", self._requirements())
@@ -151,11 +152,11 @@ class PypiSolver:
             argv.append(f"--exclude-newer={self._exclude_newer}")
             # what stands for conda's packages has no date
             argv += [f"--exclude-newer-package={name}=false" for name in installed]
-        environ = clean_environ(self.solver.environ, drop=(*pypi._ELSEWHERE, *pypi._UV_ASTRAY))
+        environ = clean_environ(self.solver.environ, drop=(*pypi.ELSEWHERE, *pypi.UV_ASTRAY))
         environ.update(NO_COLOR="1", **self._deployment_target())
         ended = run_engine(Invocation(tuple(argv), environ, watched=(directory,)), self.request, _unheard)
         if ended.status != 0:
-            raise _not_found(pypi._explain(ended, self._as_request(), installed, "uv"))
+            raise _not_found(explain_failure(ended, self._as_request(), installed, "uv"))
 
     def _requirements(self) -> str:
         settings = self.spec.pypi_settings
@@ -209,14 +210,14 @@ class PypiSolver:
         RattlerEngine(self.solver.environ, self.solver.cache_dir).create(request, progress)
         progress.stage("Finding PyPI packages")
         prefix = request.prefix
-        installed = pypi._installed(prefix)
-        pypi._refuse_conflicts(self.spec.pypi, installed)
+        installed = pypi.installed_distributions(prefix)
+        pypi.refuse_conflicts(self.spec.pypi, installed)
         _write(directory / "requirements.txt", self._requirements())
         # pip knows no preferences: all that was locked is asked for first, which may not go with what is asked for now
         kept = {package.name: package.version for package in self.before.pypi} if self.before is not None else {}
-        environ = clean_environ(self.solver.environ, drop=pypi._ELSEWHERE)
+        environ = clean_environ(self.solver.environ, drop=pypi.ELSEWHERE)
         environ.update(PYTHONNOUSERSITE="1", NO_COLOR="1", PIP_BREAK_SYSTEM_PACKAGES="1", PIP_REQUIRE_VIRTUALENV="0")
-        environ["PIP_CONFIG_FILE"] = str(pypi._pip_config(directory, self.solver.environ))
+        environ["PIP_CONFIG_FILE"] = str(pypi.pip_config(directory, self.solver.environ))
         progress.note("PyPI packages are found by the environment's pip.")
         report = directory / "report.json"
         for pins in ({**kept, **installed}, installed) if kept else (installed,):
@@ -226,10 +227,10 @@ class PypiSolver:
             ended = run_engine(invocation, request, _unheard)
             if ended.status == 0:
                 return [_from_report(item) for item in json.loads(report.read_bytes()).get("install", [])]
-        raise _not_found(pypi._explain(ended, self._as_request(), installed, "pip"))
+        raise _not_found(explain_failure(ended, self._as_request(), installed, "pip"))
 
     def _pip_words(self, directory: Path, report: Path) -> tuple[str, ...]:
-        python = pypi._python(self.request.prefix)
+        python = pypi.python_of(self.request.prefix)
         argv = [str(python), "-I", "-m", "pip", "install", "--dry-run", "--quiet", "--no-input"]
         argv += ["--disable-pip-version-check", "--report", str(report)]
         argv += ["--constraint", str(directory / "constraints.txt"), "-r", str(directory / "requirements.txt")]
@@ -249,6 +250,8 @@ def _unheard(*_: object) -> None:
 
 def _not_found(error: EngineError) -> EngineError:
     error.message = error.message.replace("cannot be installed:", "cannot be found:", 1)
+    if re.search(r"unexpected argument|invalid value", error.message):
+        error.hint = "This uv is too old to lock with: update it."
     return error
 
 
@@ -279,7 +282,7 @@ def _distributions(conda: tuple[LockedConda, ...]) -> dict[str, str]:
             Version(package.version)
         except InvalidVersion:
             continue  # no distribution can have it
-        found[_DISTRIBUTIONS.get(package.name, pypi._normalised(package.name))] = package.version
+        found[_DISTRIBUTIONS.get(package.name, pypi.normalised(package.name))] = package.version
     return dict(sorted(found.items()))
 
 
@@ -344,7 +347,7 @@ def _from_pylock(package: Mapping[str, Any], directory: Path) -> LockedPypi:
 def _from_report(item: Mapping[str, Any]) -> LockedPypi:
     """A package of pip's installation report."""
     metadata, info = item["metadata"], item["download_info"]
-    name, version = pypi._normalised(metadata["name"]), str(metadata["version"])
+    name, version = pypi.normalised(metadata["name"]), str(metadata["version"])
     if "dir_info" in info:
         raise EngineError(f"{name} is a directory, which cannot be locked", hint="Build a wheel of it and name that.")
     if "vcs_info" in info:

@@ -20,8 +20,11 @@ from pathlib import Path
 
 from cetool.engines.base import CreateRequest, Progress
 from cetool.engines.pypi_exact import Step, pip_from_elsewhere, steps, without_digest
+from cetool.engines.pypi_origins import NOT_UNDERSTOOD, Asking, find_origins, keep_named, keep_origins
+from cetool.engines.pypi_words import explain_failure
 from cetool.engines.subprocesses import Ended, Invocation, clean_environ, run_engine
 from cetool.errors import EngineError
+from cetool.lock.installed import Installed
 from cetool.spec.channels import redact
 from cetool.spec.environment import PypiSettings
 
@@ -34,16 +37,16 @@ _PIP_ASTRAY = frozenset(
     )
 )
 #: The same of uv, and what chooses another environment.
-_UV_ASTRAY = (
+UV_ASTRAY = (
     *("UV_PROJECT_ENVIRONMENT", "UV_PROJECT", "UV_WORKING_DIR", "UV_WORKING_DIRECTORY", "UV_PYTHON"),
     *("UV_SYSTEM_PYTHON", "UV_TARGET", "UV_PREFIX", "UV_CONSTRAINT", "UV_OVERRIDE", "UV_EXCLUDE", "UV_EXCLUDE_NEWER"),
     *("UV_UPGRADE", "UV_REINSTALL", "UV_NO_DEPS", "UV_DRY_RUN", "UV_OFFLINE", "UV_LOG_CONTEXT", "RUST_LOG"),
 )
-_ELSEWHERE = ("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONUSERBASE")
-_UV_CROSS = "\N{MULTIPLICATION SIGN}"
-_UV_DRAWING = re.compile(rf"^[\s{_UV_CROSS}╰├│─▶╭·]+", re.MULTILINE)
+ELSEWHERE = ("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONUSERBASE")
 #: The first pip that knows --uploaded-prior-to.
 _PIP_WITH_DATES = 26
+#: The first pip whose --report is no experiment.
+_PIP_WITH_REPORTS = (23, 0)
 
 
 @dataclass(frozen=True)
@@ -93,15 +96,10 @@ def install_pypi(request: PypiRequest, progress: Progress) -> None:
     for requirement in request.requirements:
         if requirement.lstrip().startswith("-") or any(ord(char) < 32 for char in requirement):
             raise EngineError(f"{redact(requirement)!r} is not a requirement")
-    python = _python(request.prefix)
-    uv = None if request.installer == "pip" else find_uv(request.environ)
-    if request.installer == "uv" and uv is None:
-        raise EngineError(
-            "uv was asked for to install PyPI packages, but it is not found",
-            hint="Install uv (https://docs.astral.sh/uv/), or set pip-installer to auto or pip.",
-        )
-    installed = _installed(request.prefix)
-    _refuse_conflicts(request.requirements, installed, exactly=request.exactly)
+    python = python_of(request.prefix)
+    uv = wanted_uv(request)
+    installed = installed_distributions(request.prefix)
+    refuse_conflicts(request.requirements, installed, exactly=request.exactly)
     count = len(request.requirements)
     progress.stage(f"Installing {count} PyPI package{'' if count == 1 else 's'}")
     for step in _steps(request, progress):
@@ -114,9 +112,31 @@ def install_pypi(request: PypiRequest, progress: Progress) -> None:
                 pip = _find_pip(python, request, installed)
                 progress.note(f"PyPI packages are installed by {' '.join(pip)}.")
                 invocation = _pip(pip, files, request, installed)
-            ended = run_engine(invocation, _as_engine_request(request), _unheard)
+            ended = run_installer(invocation, request)
+            if ended.status == 0 and not request.exactly:
+                # uv has just asked the indexes: its cache knows
+                asking = Asking(uv, python, invocation.environ, source_lines(request.settings), offline=True)
+                keep_origins(request.prefix, asking, files.report if files.report.exists() else None)
         if ended.status != 0:
-            raise _explain(ended, request, installed, "uv" if uv is not None else "pip")
+            raise explain_failure(ended, request, installed, "uv" if uv is not None else "pip")
+    if request.exactly:
+        keep_named(request.prefix, request.requirements)
+
+
+def wanted_uv(request: PypiRequest) -> Path | None:
+    """The uv that is to install, None where that is pip's task. Raises EngineError where it must be uv and is not."""
+    uv = None if request.installer == "pip" else find_uv(request.environ)
+    if request.installer == "uv" and uv is None:
+        raise EngineError(
+            "uv was asked for to install PyPI packages, but it is not found",
+            hint="Install uv (https://docs.astral.sh/uv/), or set pip-installer to auto or pip.",
+        )
+    return uv
+
+
+def run_installer(invocation: Invocation, request: PypiRequest) -> Ended:
+    """Run uv or pip to its end; what it prints is in the log."""
+    return run_engine(invocation, _as_engine_request(request), _unheard)
 
 
 def _steps(request: PypiRequest, progress: Progress) -> list[Step]:
@@ -145,7 +165,7 @@ def _as_engine_request(request: PypiRequest) -> CreateRequest:
     )
 
 
-def _python(prefix: Path) -> Path:
+def python_of(prefix: Path) -> Path:
     python = prefix / "python.exe" if os.name == "nt" else prefix / "bin" / "python"
     if not os.access(python, os.X_OK):
         raise EngineError(
@@ -154,7 +174,7 @@ def _python(prefix: Path) -> Path:
     return python
 
 
-def _installed(prefix: Path) -> dict[str, str]:
+def installed_distributions(prefix: Path) -> dict[str, str]:
     """The Python distributions that conda installed: normalised name to version."""
     from importlib.metadata import distributions
 
@@ -163,15 +183,15 @@ def _installed(prefix: Path) -> dict[str, str]:
     for distribution in distributions(path=[str(place) for place in places if place.is_dir()]):
         name, version = distribution.metadata["Name"], distribution.version
         if name and version:
-            found[_normalised(name)] = version
+            found[normalised(name)] = version
     return found
 
 
-def _normalised(name: str) -> str:
+def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str], *, exactly: bool = False) -> None:
+def refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str], *, exactly: bool = False) -> None:
     """Say at once what the installer would take long to say: that conda's package is another version.
 
     With ``exactly`` none may be of a package that conda installed: it would be overwritten.
@@ -183,7 +203,7 @@ def _refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str
             requirement = Requirement(text)
         except InvalidRequirement as error:
             raise EngineError(f"{redact(text)!r} is not a requirement: {redact(str(error)).splitlines()[0]}") from None
-        version = installed.get(_normalised(requirement.name))
+        version = installed.get(normalised(requirement.name))
         if version is not None and exactly:
             raise EngineError(
                 f"the lock has {requirement.name} among its PyPI packages, and conda installed {version} of it",
@@ -199,7 +219,7 @@ def _refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str
 
 
 @dataclass(frozen=True)
-class _Files:
+class Files:
     """The files that tell the installer what to do; they are readable by their owner only and gone afterwards.
 
     ``step`` is the call that they are for.
@@ -210,13 +230,26 @@ class _Files:
     constraints: Path
     step: Step
 
+    @property
+    def report(self) -> Path:
+        """Where pip tells what it has installed, and from where."""
+        return self.directory / "report.json"
 
-def _write_files(directory: Path, request: PypiRequest, step: Step, installed: Mapping[str, str]) -> _Files:
+
+def _write_files(directory: Path, request: PypiRequest, step: Step, installed: Mapping[str, str]) -> Files:
     """Requirements and where they come from, in the format that pip and uv share: never on a command line."""
-    settings = request.settings
+    # where wheels are named nothing is looked for
+    lines = [] if request.exactly and step.wheels else source_lines(request.settings)
+    files = Files(directory, directory / "requirements.txt", directory / "constraints.txt", step)
+    write_private(files.requirements, "\n".join([*lines, *step.lines, ""]))
+    pins = {} if request.exactly else installed  # a lock's files are what they are, and want hashes of all there is
+    write_private(files.constraints, "".join(f"{name}=={version}\n" for name, version in sorted(pins.items())))
+    return files
+
+
+def source_lines(settings: PypiSettings) -> list[str]:
+    """The lines of a requirements file that say where packages come from. Raises EngineError for what is no place."""
     lines = []
-    if request.exactly and step.wheels:
-        settings = PypiSettings()  # nothing is looked for
     for option, values in (
         ("--index-url", [settings.index_url] if settings.index_url else []),
         ("--extra-index-url", settings.extra_index_urls),
@@ -226,35 +259,52 @@ def _write_files(directory: Path, request: PypiRequest, step: Step, installed: M
             if re.search(r"\s", value) or value.startswith("-"):
                 raise EngineError(f"{redact(value)!r} is no place for packages", hint="A URL or a path without blanks.")
             lines.append(f"{option} {value}")
-    files = _Files(directory, directory / "requirements.txt", directory / "constraints.txt", step)
-    _write(files.requirements, "\n".join([*lines, *step.lines, ""]))
-    pins = {} if request.exactly else installed  # a lock's files are what they are, and want hashes of all there is
-    _write(files.constraints, "".join(f"{name}=={version}\n" for name, version in sorted(pins.items())))
-    return files
+    return lines
 
 
-def _write(path: Path, text: str) -> None:
+def find_missing_origins(request: PypiRequest, installed: Installed) -> Installed:
+    """What is installed in the request's prefix, the files of PyPI packages looked for that nobody noted."""
+    if not installed.unknown:
+        return installed
+    uv = None if request.installer == "pip" else find_uv(request.environ)
+    environ = _environ(request, *(UV_ASTRAY if uv is not None else ()))
+    asking = Asking(uv, python_of(request.prefix), environ, source_lines(request.settings), request.offline)
+    try:
+        return installed.completed(find_origins(installed.unknown, asking))
+    except NOT_UNDERSTOOD:
+        return installed
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a new file that nobody else may read. Raises OSError where there is one."""
     path.touch(mode=0o600, exist_ok=False)
     path.write_text(text, encoding="utf-8")
 
 
 def _environ(request: PypiRequest, *more: str) -> dict[str, str]:
-    environ = clean_environ(request.environ, drop=(*_ELSEWHERE, *more))
+    environ = clean_environ(request.environ, drop=(*ELSEWHERE, *more))
     environ.update(PYTHONNOUSERSITE="1", NO_COLOR="1")
     return environ
 
 
-def _uv(uv: Path, python: Path, files: _Files, request: PypiRequest) -> Invocation:
+def _uv(uv: Path, python: Path, files: Files, request: PypiRequest) -> Invocation:
+    return uv_install(uv, python, files.directory, request, (*_wanted(files), *_exact(request, files.step)))
+
+
+def _wanted(files: Files) -> tuple[str, ...]:
+    return ("--constraint", str(files.constraints), "--requirement", str(files.requirements))
+
+
+def uv_install(uv: Path, python: Path, directory: Path, request: PypiRequest, more: tuple[str, ...] = ()) -> Invocation:
+    """``uv pip install`` for this python, with options besides those that the request stands for."""
     argv = [str(uv), "pip", "install", "--no-progress", "--break-system-packages", "--python", str(python)]
     # from another directory, so that no pyproject.toml or uv.toml of the project at hand has a say
-    argv += ["--directory", str(files.directory)]
-    argv += ["--constraint", str(files.constraints), "--requirement", str(files.requirements)]
-    argv += _exact(request, files.step)
+    argv += ["--directory", str(directory), *more]
     if request.offline:
         argv.append("--offline")
     if request.settings.exclude_newer and not request.exactly:
         argv.append(f"--exclude-newer={request.settings.exclude_newer}")
-    return Invocation(tuple(argv), _environ(request, *_UV_ASTRAY), watched=(request.prefix,))
+    return Invocation(tuple(argv), _environ(request, *UV_ASTRAY), watched=(request.prefix,))
 
 
 def _exact(request: PypiRequest, step: Step) -> list[str]:
@@ -282,23 +332,34 @@ def _find_pip(python: Path, request: PypiRequest, installed: Mapping[str, str]) 
     return elsewhere
 
 
-def _pip(pip: list[str], files: _Files, request: PypiRequest, installed: Mapping[str, str]) -> Invocation:
-    argv = [*pip, "install", "--no-input", "--disable-pip-version-check", "--no-user"]
-    argv += ["--progress-bar=off", "--no-warn-script-location"]
-    argv += ["--constraint", str(files.constraints), "--requirement", str(files.requirements)]
-    argv += _exact(request, files.step)
+def _pip(pip: list[str], files: Files, request: PypiRequest, installed: Mapping[str, str]) -> Invocation:
+    more = (*_wanted(files), *_exact(request, files.step))
+    if not request.exactly and tuple(map(int, re.findall(r"\d+", installed["pip"])[:2])) >= _PIP_WITH_REPORTS:
+        more += ("--report", str(files.report))
+    return pip_install(tuple(pip), installed.get("pip", ""), files.directory, request, more)
+
+
+def pip_install(
+    command: tuple[str, ...], version: str, directory: Path, request: PypiRequest, more: tuple[str, ...] = ()
+) -> Invocation:
+    """``pip install`` by a pip of this version, with options besides those that the request stands for.
+
+    Raises EngineError where that pip cannot do what is asked.
+    """
+    argv = [*command, "install", "--no-input", "--disable-pip-version-check", "--no-user"]
+    argv += ["--progress-bar=off", "--no-warn-script-location", *more]
     if request.offline and "--no-index" not in argv:
         argv.append("--no-index")
     if request.settings.exclude_newer and not request.exactly:
-        if int(re.split(r"\D", installed["pip"])[0]) < _PIP_WITH_DATES:
+        if int(re.split(r"\D", version)[0]) < _PIP_WITH_DATES:
             raise EngineError(
-                f"exclude-newer needs uv, or pip {_PIP_WITH_DATES}; the environment has pip {installed['pip']}",
+                f"exclude-newer needs uv, or pip {_PIP_WITH_DATES}; the environment has pip {version}",
                 hint="Install uv (https://docs.astral.sh/uv/), or ask for a newer pip among the conda packages.",
             )
         argv.append(f"--uploaded-prior-to={request.settings.exclude_newer}")
     dropped = [name for name in request.environ if name.startswith("PIP_") and _option(name[4:]) in _PIP_ASTRAY]
     environ = _environ(request, *dropped)
-    environ["PIP_CONFIG_FILE"] = str(_pip_config(files.directory, request.environ))
+    environ["PIP_CONFIG_FILE"] = str(pip_config(directory, request.environ))
     # the prefix is ours, whatever an EXTERNALLY-MANAGED file in it says; older pips know no such option
     environ.update(PIP_BREAK_SYSTEM_PACKAGES="1", PIP_ROOT_USER_ACTION="ignore", PIP_REQUIRE_VIRTUALENV="0")
     return Invocation(tuple(argv), environ, watched=(request.prefix,))
@@ -308,7 +369,7 @@ def _option(key: str) -> str:
     return key.lower().replace("_", "-")
 
 
-def _pip_config(directory: Path, environ: Mapping[str, str]) -> Path:
+def pip_config(directory: Path, environ: Mapping[str, str]) -> Path:
     """The user's pip configuration without the options that lead elsewhere; pip reads it in place of the user's."""
     home = environ.get("HOME") or environ.get("USERPROFILE") or ""
     config = environ.get("XDG_CONFIG_HOME") or f"{home}/.config"
@@ -332,63 +393,5 @@ def _pip_config(directory: Path, environ: Mapping[str, str]) -> Path:
     path = directory / "pip.conf"
     text = io.StringIO()
     parser.write(text)
-    _write(path, text.getvalue())
+    write_private(path, text.getvalue())
     return path
-
-
-def _explain(ended: Ended, request: PypiRequest, installed: Mapping[str, str], installer: str) -> EngineError:
-    if ended.status is None:
-        return EngineError(f"{installer} was ended by signal {ended.signum}", log=str(request.log))
-    reason = _uv_reason(ended.stderr.strip()) if installer == "uv" else _pip_reason(f"{ended.stdout}\n{ended.stderr}")
-    hint = "Look at the log; it has everything that was printed."
-    pinned = [name for name, version in installed.items() if f"{name}=={version}" in reason.lower()]
-    if request.offline and re.search(r"network was disabled|offline|in the cache|No matching", reason, re.IGNORECASE):
-        hint = "Run it once without --offline" + ("." if installer == "uv" else "; only uv can install from its cache.")
-    elif pinned:
-        hint = f"{', '.join(pinned)} came with conda and must stay: let the versions agree, or leave it to one of them."
-    elif re.search(r"dns error|connect|failed to fetch|cannot be reached", reason, re.IGNORECASE):
-        hint = "Check the network and the index; --offline works with what uv has cached."
-    elif re.search(r"not found in the package registry|No matching distribution|is available|no versions? of", reason):
-        hint = "Check the name and the versions; is it on another index?"
-    return EngineError(f"the PyPI packages cannot be installed: {reason}", hint=hint, log=str(request.log))
-
-
-#: The traceback of a package's own build, but for its last line, which says what went wrong in it.
-_TRACEBACK = re.compile(
-    r"(?:^[ \t]*\[std\w+\]\n)?^(?P<indent>[ \t]*)Traceback \(most recent call last\):\n(?:(?P=indent)[ \t]+.*\n)+",
-    re.MULTILINE,
-)
-#: pip's newer errors: what happened follows a cross, the reason an arrow.
-_PIP_CROSS = re.compile(rf"^{_UV_CROSS} (?P<what>.+)\n(?:.*\n)*?╰─> (?P<why>.+)$", re.MULTILINE)
-
-
-def _uv_reason(text: str) -> str:
-    """uv's error as one sentence: what follows its cross, without the drawing."""
-    text = _TRACEBACK.sub("", text)
-    start = max(text.find(_UV_CROSS), 0) or max(text.find("error: "), 0)
-    sentence = " ".join(_UV_DRAWING.sub("", text[start:]).split())
-    sentence = re.sub(r"^(error: )?No solution found when resolving dependencies:?( cause:)? |^error: ", "", sentence)
-    sentence = re.sub(r", we can conclude that [^.]*unsatisfiable", "", sentence.split(" hint: ")[0])
-    return _short(sentence.replace(" cause: ", ": "))
-
-
-def _pip_reason(text: str) -> str:
-    """pip's errors as one sentence; where it has several lines for one, the first says most."""
-    conflict = re.search(r"The conflict is caused by:\n((?:    .*\n)+)", text)
-    if conflict:
-        return _short("; ".join(line.strip() for line in conflict[1].splitlines()))
-    errors = [line.removeprefix("ERROR: ").strip() for line in text.splitlines() if line.startswith("ERROR: ")]
-    if not errors and (told := _PIP_CROSS.search(text)):
-        errors = [f"{told['what'].rstrip('.')}: {told['why']}"]
-    errors = errors or [line.strip() for line in text.splitlines()[-1:]]
-    trouble = re.search(r"WARNING: Retrying .* after connection broken by '(\w+)[^']*?(: [^':]+)?'", text)
-    if built := _TRACEBACK.search(text):
-        errors.append(text[built.end() :].partition("\n")[0].strip())
-    if trouble and "from versions: none" in text:
-        errors.insert(0, f"the index cannot be reached ({trouble[1]})")
-    return _short("; ".join(dict.fromkeys(errors)))
-
-
-def _short(sentence: str) -> str:
-    sentence = sentence.strip().rstrip(".")
-    return sentence if len(sentence) <= 600 else sentence[:597] + "..."

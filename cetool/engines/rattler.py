@@ -30,6 +30,7 @@ from cetool.engines.explicit import check_exactly, packages_of, parse_lines
 from cetool.engines.output import Log
 from cetool.engines.package_cache import DamagedPackages, is_damaged
 from cetool.engines.rattler_client import make_client
+from cetool.engines.rattler_overlay import not_below, python_in, records_of, standing_in, with_those_below
 from cetool.engines.rattler_prefix import finish_prefix
 from cetool.engines.rattler_reporter import Pulse, Reporter
 from cetool.engines.rattler_request import Plan, make_plan, virtual_packages
@@ -71,6 +72,13 @@ class RattlerEngine:
         Calls of ``progress`` come from other threads than the caller's, one at a time.
         """
         self._perform(request, progress, link=True)
+
+    def link_over(self, request: CreateRequest, progress: Progress) -> list[RepoDataRecord]:
+        """Link what the environment ``request.below`` lacks of the packages into the request's prefix; what that was.
+
+        Raises EngineError where they do not go together with what is there.
+        """
+        return self._perform(request, progress, link=True)
 
     def solve(self, request: CreateRequest, progress: Progress) -> list[RepoDataRecord]:
         """The packages that the environment would have. Metadata are fetched; nothing else is, and nothing is made.
@@ -126,7 +134,7 @@ class RattlerEngine:
             except BaseException:
                 _wait_until_quiet(request.prefix)
                 raise
-            if link:
+            if link and (records or request.below is None):
                 finish_prefix(request.prefix, records, plan, f"cetool (py-rattler {version})")
                 log.write(f"linked {len(records)} packages\n")
         return records
@@ -166,6 +174,7 @@ class _Creation:
         self.details = ""
         #: Set when all is left to rattler's own threads, and Python has nothing to do for a while.
         self.linking = threading.Event()
+        self.below = [] if request.below is None else records_of(request.below)
 
     async def run(self, *, link: bool = True) -> list[RepoDataRecord]:
         """Fetch, solve and, unless only the solution is asked for, link; return the packages."""
@@ -185,8 +194,8 @@ class _Creation:
         with self.pulse.watched():
             self.progress.stage("Fetching metadata")
             await gateway.query(sources, subdirs, [spec for spec, _ in plan.specs], channel_relations="disabled")
-        records = await self._solve(gateway, sources, subdirs)
-        if not link:
+        records = not_below(await self._solve(gateway, sources, subdirs), self.below)
+        if not link or (self.below and not records):
             return records
         self.progress.packages(len(records))
         await self._install(records, client, subdirs[0])
@@ -215,16 +224,16 @@ class _Creation:
         try:
             records = await solve(
                 sources,
-                [*(spec for spec, _ in plan.specs), *(pinned.specs if pinned else ())],
+                [*with_those_below([spec for spec, _ in plan.specs], self.below), *(pinned.specs if pinned else ())],
                 gateway,
                 platforms=subdirs,
+                pinned_packages=[*python_in(self.below), *(pinned.given() if pinned else ())],
                 virtual_packages=virtual_packages(self.request, self.environ),
                 channel_priority=ChannelPriority[plan.condarc.channel_priority.capitalize()],
                 constraints=plan.pins,
                 channel_relations="disabled",
                 exclude_newer=self.request.exclude_newer,
-                locked_packages=await self._preferred(gateway, sources, subdirs),
-                pinned_packages=pinned.given() if pinned else None,
+                locked_packages=[*self.below, *await self._preferred(gateway, sources, subdirs)],
             )
         except SolverError as error:
             self.details = str(error)
@@ -305,12 +314,12 @@ class _Creation:
         packages = self.caches / "pkgs"
         try:
             self.linking.set()
-            with self.pulse.watched():
+            with self.pulse.watched(), standing_in(self.request.prefix, self.below) as python:
                 await install(
-                    records,
+                    [*records, *python],
                     self.request.prefix,
                     cache_dir=packages,
-                    installed_packages=[],
+                    installed_packages=python,
                     platform=subdir,
                     execute_link_scripts=True,
                     client=client,

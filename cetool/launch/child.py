@@ -77,9 +77,25 @@ class Child:
         self.kept.append(number)
 
     def leave(self, number: int, frame: FrameType | None) -> None:
-        """Handler of a signal that the terminal has sent to the child as well."""
+        """Handler of a signal that the terminal has sent to the child as well; what others send is passed on."""
         if self.pid is None:
             self.kept.append(number)
+        elif not _in_foreground():
+            self.forward(number, frame)
+
+
+def _in_foreground() -> bool:
+    """Whether a terminal sends its signals to this process group."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
 
 
 @contextlib.contextmanager

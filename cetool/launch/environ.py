@@ -21,6 +21,8 @@ _SYSTEM_DIRS = frozenset({"/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/
 #: Belong to an outer interpreter or virtual environment; PYTHONPATH stays, as it does in ``conda run``.
 _FOREIGN = ("PYTHONHOME", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "__PYVENV_LAUNCHER__")
 _OUTER = ("CONDA_PROMPT_MODIFIER", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL")
+#: Where in an overlay what puts it into its base's python lies: the only entry of PYTHONPATH that is cetool's.
+OVERLAY_GUARD = "/lib/cetool-overlay"
 _OUTER_NUMBERED = ("CONDA_PREFIX", "CONDA_STACKED")
 
 
@@ -157,11 +159,21 @@ def deactivated(base: "Mapping[str, str]") -> tuple[dict[str, str], tuple[str, .
         if numbered or name in _FOREIGN or name in _OUTER or name.startswith("__CONDA_SHLVL_"):
             del environ[name]
     dirs -= _SYSTEM_DIRS
+    if OVERLAY_GUARD in base.get("PYTHONPATH", ""):
+        parts = base["PYTHONPATH"].split(os.pathsep)
+        dirs.update(_normal(part.removesuffix(OVERLAY_GUARD) + "/bin") for part in parts if _is_guard(part))
+        environ["PYTHONPATH"] = os.pathsep.join(part for part in parts if not _is_guard(part))
+        if not environ["PYTHONPATH"]:
+            del environ["PYTHONPATH"]
     if "PATH" in base:
         parts = base["PATH"].split(os.pathsep)
         # an empty part stands for the working directory: whoever wrote it has meant it
         environ["PATH"] = os.pathsep.join(part for part in parts if not part or _normal(part) not in dirs)
     return environ, tuple(scripts)
+
+
+def _is_guard(entry: str) -> bool:
+    return entry.endswith(OVERLAY_GUARD)
 
 
 def _outer_names(prefix: str) -> "Iterator[str]":
@@ -190,10 +202,13 @@ def activated(
     not undo what this environment sets; without such scripts the dictionary alone says everything.
     """
     environ, endings = deactivated(base)
+    kept = environ.get("PYTHONPATH")
     ours = (*variables, ("CONDA_PREFIX", prefix), ("CONDA_DEFAULT_ENV", prefix), ("CONDA_SHLVL", "1"))
     environ.update(ours)
+    if kept and _is_guard(environ["PYTHONPATH"]):  # an overlay's comes first, and takes nothing away
+        environ["PYTHONPATH"] += os.pathsep + kept
     environ["PATH"] = os.pathsep.join((*path, environ.get("PATH") or os.defpath))
     if not endings:
         return environ, scripts
-    settings = tuple(f"{name}={value}" for name, value in ours if name.isascii() and name.isidentifier())
+    settings = tuple(f"{name}={environ[name]}" for name, _ in ours if name.isascii() and name.isidentifier())
     return environ, (f"CONDA_PREFIX={base.get('CONDA_PREFIX', '')}", *endings, *settings, *scripts)

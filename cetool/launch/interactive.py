@@ -198,9 +198,16 @@ def _posix_text(activation: Activation, environ: Mapping[str, str]) -> str:
         "@DROP@": "\n".join(f"__cetool_drop {quote(entry)}" for entry in activation.path),
         "@DIRS@": quote(os.pathsep.join(activation.path)),
         "@EXPORTS@": "\n".join(f"export {name}={quote(value)}" for name, value in _set_by(activation, environ)),
-        "@SOURCES@": "\n".join(f"if [ -r {quote(file)} ]; then . {quote(file)}; fi" for file in activation.scripts),
+        "@SOURCES@": "\n".join(map(_step, activation.scripts)),
     }
     return _filled(_ACTIVATE, lines)
+
+
+def _step(step: str) -> str:
+    """A step of the activation (a script to source, or a setting) as a line of a POSIX shell."""
+    if not os.path.isabs(step):
+        return f"export {shlex.quote(step)}"
+    return f"if [ -r {shlex.quote(step)} ]; then . {shlex.quote(step)}; fi"
 
 
 def _fish_text(activation: Activation, environ: Mapping[str, str], hint: str) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 from cetool.errors import NotExecutableError, ProgramNotFoundError, UsageError
 from cetool.launch.environ import ON_WINDOWS, path_dirs
 
+#: An environment's prefix; of one that lies over another, its own and that one's.
+Prefixes = Path | tuple[Path, ...]
 #: Which package brings a program, by its name on conda-forge.
 PACKAGES = {
     "R": "r-base",
@@ -66,13 +68,13 @@ PACKAGES = {
 }
 
 
-def resolve_command(run_with: Sequence[str], environ: Mapping[str, str], prefix: Path) -> tuple[str, ...]:
+def resolve_command(run_with: Sequence[str], environ: Mapping[str, str], prefix: Prefixes) -> tuple[str, ...]:
     """The command line that ``run_with`` stands for here; its first word is an absolute path.
 
     ``environ`` is the environment that the program will run in, activated or not. Programs are looked up in the
-    environment at ``prefix`` first, then on PATH. ``env`` without options is looked through (``env -S`` too); with
-    options or variables it stays, the program behind it resolved. An absolute path whose last part is also a program
-    of the environment, as in a shebang, is served by the environment's own.
+    environment at ``prefix`` (or in the first of several that has it) first, then on PATH. ``env`` without options is
+    looked through (``env -S`` too); with options or variables it stays, the program behind it resolved. An absolute
+    path whose last part is also a program of the environment, as in a shebang, is served by the environment's own.
 
     Raises ProgramNotFoundError (127), naming packages that may bring the program, NotExecutableError (126), or
     UsageError where there is no program in ``run_with`` at all.
@@ -85,7 +87,7 @@ def resolve_command(run_with: Sequence[str], environ: Mapping[str, str], prefix:
     return (find_program(words[0], environ, prefix), *words[1:])
 
 
-def _resolve_env(words: list[str], environ: Mapping[str, str], prefix: Path) -> tuple[str, ...]:
+def _resolve_env(words: list[str], environ: Mapping[str, str], prefix: Prefixes) -> tuple[str, ...]:
     """The command line behind ``env [-S] [options] [NAME=value]... program [arguments]``."""
     env, *rest = words
     rest = _split_string(rest)
@@ -133,13 +135,14 @@ def _program_index(rest: Sequence[str]) -> int | None:
     return None
 
 
-def find_program(name: str, environ: Mapping[str, str], prefix: Path | None = None) -> str:
+def find_program(name: str, environ: Mapping[str, str], prefix: Prefixes | None = None) -> str:
     """The absolute path of a program: of the environment at ``prefix`` if it has one of that name, else from PATH.
 
     A name with a slash in it is a path, taken from the working directory; an absolute one whose last part is also a
     program of the environment is served by that one. Raises as :func:`resolve_command` does.
     """
-    own = path_dirs(os.fspath(prefix)) if prefix is not None else ()
+    prefixes = prefix if isinstance(prefix, tuple) else () if prefix is None else (prefix,)
+    own = tuple(folder for each in prefixes for folder in path_dirs(os.fspath(each)))
     blocked: list[str] = []
     if _is_path(name):
         folder, base = os.path.split(name)
@@ -157,7 +160,7 @@ def find_program(name: str, environ: Mapping[str, str], prefix: Path | None = No
     raise not_found(name, prefix)
 
 
-def not_found(name: str, prefix: Path | None) -> ProgramNotFoundError:
+def not_found(name: str, prefix: Prefixes | None) -> ProgramNotFoundError:
     """The error that says a program is nowhere, and which package may bring it."""
     if _is_path(name) and not os.path.isabs(name):
         return ProgramNotFoundError(f"there is no program {name!r}", hint="Its path counts from the working directory.")

@@ -67,7 +67,7 @@ class Circumstances(NamedTuple):
 
 def write_launch_record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths) -> None:
     """Write the record, unless something changed while it was found out, or there is no warm path on this system."""
-    if not warm.SUPPORTED or lease.lock is None:
+    if not warm.SUPPORTED or lease.lock is None or lease.below is not None:
         return
     try:
         record = _record(learned, around, lease, paths)
@@ -101,7 +101,7 @@ def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths)
     for path, state in (*around.configuration.items(), *around.locks.items()):
         if warm.file_state(path) != state or (state != b"-" and not warm.settled_before(os.stat(path), since)):
             return None
-    programs = _programs(learned, around, lease.prefix)
+    programs = _programs(learned, around, lease.prefixes)
     marker = os.fsencode(lease.prefix / MARKER)
     marker_state = warm.file_state(marker)
     if programs is None or marker_state == b"-":
@@ -112,7 +112,7 @@ def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths)
     record.lock = os.fsencode(lease.lock.path)
     record.marker = marker
     record.marker_state = marker_state
-    record.prefix = os.fsencode(lease.prefix)
+    record.prefix = os.fsencode(learned.activation.prefix)  # the base's, where the environment lies over one
     record.takes_script = b"1" if learned.metadata is not None and learned.metadata.entrypoint is None else b""
     record.cache = record.cache_lock = b""
     if learned.cache is not None and learned.cache.lock is not None:
@@ -130,7 +130,8 @@ def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths)
     record.scripts = [os.fsencode(script) for script in learned.activation.scripts]
     # a python that is gone is noticed by its place: its times change whenever a link to it elsewhere comes or goes
     python = record.prefix + b"/bin/python"
-    places = [*_way(record.prefix, paths), *([python] if os.path.exists(python) else [])]
+    prefixes = [os.fsencode(prefix) for prefix in lease.prefixes]
+    places = [*_way(prefixes, paths), *([python] if os.path.exists(python) else [])]
     record.places = [text for place in places for text in (place, warm.place_state(place))]
     record.paths = [warm.variable(b"PATH")] if around.by_path or programs else []
     package_records = os.path.dirname(marker)
@@ -142,17 +143,17 @@ def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths)
     return None if _tells_a_secret(record, around) else record
 
 
-def _way(prefix: bytes, paths: Paths) -> list[bytes]:
+def _way(prefixes: list[bytes], paths: Paths) -> list[bytes]:
     """The directories above the environment and above cetool's own: who can write to one could exchange the rest."""
     found: dict[bytes, None] = {}
-    for directory in (os.path.dirname(prefix), os.fsencode(paths.root)):
+    for directory in (*map(os.path.dirname, prefixes), os.fsencode(paths.root)):
         while directory not in found and directory != b"/":
             found[directory] = None
             directory = os.path.dirname(directory)
     return list(found)
 
 
-def _programs(learned: Learned, around: Circumstances, prefix: Path) -> dict[bytes, bytes] | None:
+def _programs(learned: Learned, around: Circumstances, prefixes: tuple[Path, ...]) -> dict[bytes, bytes] | None:
     """What else could be found as the programs that are not the environment's own, and its states.
 
     Empty where only the environment's own count, and those named by absolute paths. None where it depends on the
@@ -163,8 +164,9 @@ def _programs(learned: Learned, around: Circumstances, prefix: Path) -> dict[byt
         return watched  # a tool is its environment's own
     declared = learned.metadata.run_with or (learned.metadata.entrypoint or "").split()
     words = learned.argv if learned.metadata.run_with else learned.argv[:1]
+    own = tuple(f"{prefix}{os.sep}" for prefix in prefixes)
     for word in words:
-        if not word.startswith("/") or word in declared or word.startswith(f"{prefix}{os.sep}"):
+        if not word.startswith("/") or word in declared or word.startswith(own):
             continue
         name = os.path.basename(word)
         if not any(name in text for text in declared if "/" not in text):

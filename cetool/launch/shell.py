@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from cetool.errors import CetoolError, Interrupted, Location, MetadataError
 from cetool.launch.process import Command, capture_output, end_like, exec_command, sourced_environ, spawn_and_wait
-from cetool.launch.programs import find_program
+from cetool.launch.programs import Prefixes, find_program
 
 #: How deep ``$(...)`` may stand in ``$(...)``.
 MAX_DEPTH = 8
@@ -99,7 +99,7 @@ class Surroundings:
     environ: dict[str, str]
     script: Path
     cache: Path
-    prefix: Path
+    prefix: Prefixes
     scripts: tuple[str, ...] = ()
     keep: tuple[int, ...] = ()
 
@@ -252,16 +252,32 @@ def run_entrypoint(entry: Entrypoint, args: Sequence[str], surroundings: Surroun
     sourced once, for all commands. Raises MetadataError on an unknown name, EntrypointError on a failing ``$(...)``,
     and what :func:`~cetool.launch.programs.find_program` and :func:`~cetool.launch.process.exec_command` raise.
     """
-    words = simple_argv(entry, surroundings.script, surroundings.cache)
-    if words is None and surroundings.scripts:
-        environ = sourced_environ(surroundings.scripts, surroundings.environ, keep=surroundings.keep)
-        surroundings = replace(surroundings, environ=environ, scripts=())
-    runner = _Runner(entry, surroundings)
+    runner = _runner(entry, surroundings)
     for command in entry.commands[:-1]:
         status = spawn_and_wait(runner.command(command), keep=surroundings.keep)
         if status != 0:
             end_like(status)
     exec_command(runner.command(entry.commands[-1], args), keep=surroundings.keep)
+
+
+def wait_for_entrypoint(entry: Entrypoint, args: Sequence[str], surroundings: Surroundings) -> int:
+    """Run the commands as :func:`run_entrypoint` does, the last one as a child too: the status of the last that ran,
+    or the negative number of the signal that it died of."""
+    runner = _runner(entry, surroundings)
+    for command in entry.commands[:-1]:
+        status = spawn_and_wait(runner.command(command), keep=surroundings.keep)
+        if status != 0:
+            return status
+    return spawn_and_wait(runner.command(entry.commands[-1], args), keep=surroundings.keep)
+
+
+def _runner(entry: Entrypoint, surroundings: Surroundings) -> _Runner:
+    """What turns the words into commands, the activation scripts having been sourced where several are to share it."""
+    words = simple_argv(entry, surroundings.script, surroundings.cache)
+    if words is None and surroundings.scripts:
+        environ = sourced_environ(surroundings.scripts, surroundings.environ, keep=surroundings.keep)
+        surroundings = replace(surroundings, environ=environ, scripts=())
+    return _Runner(entry, surroundings)
 
 
 class _Runner:

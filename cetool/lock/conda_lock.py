@@ -19,6 +19,7 @@ from cetool.lock.checks import (
 from cetool.lock.model import Lock, LockedConda, LockedPypi, PlatformLock
 from cetool.lock.records import in_order
 from cetool.spec.nodes import Node, has_control, shorten
+from cetool.spec.platforms import PLATFORMS
 
 #: The packages that everyone gets; others belong to groups that someone asks for by name.
 MAIN = "main"
@@ -26,19 +27,22 @@ MAIN = "main"
 #: its own, the platform's name behind a dot.
 REQUEST = "cetool_request"
 
+_ITEM = re.compile(r"( *)- ")
+_PLATFORM = re.compile(r"^ +(?:- )?platform: *['\"]?([a-z0-9-]+)['\"]?$", re.MULTILINE)
 _SCALARS = ("text", "number", "boolean", "date")
 _CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
-def read_conda_lock(text: str, name: str) -> Lock:
+def read_conda_lock(text: str, name: str, platform: str | None = None) -> Lock:
     """The lock in a ``conda-lock.yml``; ``name`` is what messages call the file.
 
+    Where only one ``platform`` matters the others' packages are passed over: reading YAML takes its time.
     Of packages in groups only those in ``main`` count, and none that is optional. Raises MetadataError, with file and
     line, for what is none and for whatever in it a lock may not say.
     """
     from cetool.spec.yaml_reader import parse_yaml
 
-    root = parse_yaml(text, name=name)
+    root = parse_yaml(text if platform is None else _without_others(text, platform), name=name)
     if root is None or root.kind != "mapping":
         raise MetadataError("this is no conda-lock file: it has no keys", where=Location(name))
     version = root.entries.get("version")
@@ -52,15 +56,15 @@ def read_conda_lock(text: str, name: str) -> Lock:
         )
     metadata = root.entries["metadata"].as_mapping("metadata")
     custom = _custom(metadata.get("custom_metadata"))
-    conda: dict[str, list[LockedConda]] = {platform: [] for platform in _platforms(metadata.get("platforms"))}
-    pypi: dict[str, list[LockedPypi]] = {platform: [] for platform in conda}
-    for item in listed.as_list("package"):
+    conda: dict[str, dict[str, LockedConda]] = {platform: {} for platform in _platforms(metadata.get("platforms"))}
+    pypi: dict[str, dict[str, LockedPypi]] = {platform: {} for platform in conda}
+    for item in () if listed.kind == "nothing" else listed.as_list("package"):
         _read_package(_Entry.of(item), conda, pypi)
     found = [
         PlatformLock(
             platform,
-            in_order(packages, Location(name)),
-            tuple(sorted(pypi[platform], key=lambda package: package.name)),
+            in_order(packages.values(), Location(name)),
+            tuple(package for _, package in sorted(pypi[platform].items())),
             _request(custom, platform),
         )
         for platform, packages in conda.items()
@@ -72,6 +76,23 @@ def read_conda_lock(text: str, name: str) -> Lock:
         created=_created(metadata.get("time_metadata")),
         custom=tuple((key, value) for key, value in custom.items() if key.partition(".")[0] != REQUEST),
     )
+
+
+def _without_others(text: str, platform: str) -> str:
+    """The text with the packages of other platforms made empty lines, as far as they can be told line by line.
+
+    What is written in another style than block style stays, and is read as usual.
+    """
+    head, mark, rest = text.partition("\npackage:\n")
+    first = _ITEM.match(rest)
+    if not mark or first is None:
+        return text
+    kept = []
+    for item in re.split(rf"(?m)^(?={re.escape(first[1])}- )", rest):
+        named = _PLATFORM.findall(item)
+        foreign = len(named) == 1 and named[0] in PLATFORMS and named[0] != platform
+        kept.append("\n" * item.count("\n") if foreign else item)
+    return "".join((head, mark, *kept))
 
 
 def _request(custom: Mapping[str, str], platform: str) -> str | None:
@@ -148,7 +169,9 @@ class _Entry:
         return self.keys[key].where
 
 
-def _read_package(entry: _Entry, conda: dict[str, list[LockedConda]], pypi: dict[str, list[LockedPypi]]) -> None:
+def _read_package(
+    entry: _Entry, conda: dict[str, dict[str, LockedConda]], pypi: dict[str, dict[str, LockedPypi]]
+) -> None:
     """Put one item where it belongs."""
     manager = entry.text("manager")
     if manager not in ("conda", "pip"):
@@ -156,15 +179,16 @@ def _read_package(entry: _Entry, conda: dict[str, list[LockedConda]], pypi: dict
             f"the manager of a package is conda or pip, not {shorten(manager)!r}", where=entry.at("manager")
         )
     platform = platform_name(entry.text("platform"), entry.at("platform"))
-    conda.setdefault(platform, [])
-    pypi.setdefault(platform, [])
+    there, others = conda.setdefault(platform, {}), pypi.setdefault(platform, {})
     package = _conda(entry, platform) if manager == "conda" else _pypi(entry)
     if not entry.is_wanted:
         return
-    others: list[LockedConda] | list[LockedPypi] = conda[platform] if manager == "conda" else pypi[platform]
-    if any(other.name == package.name for other in others):
+    if package.name in (there if isinstance(package, LockedConda) else others):
         raise MetadataError(f"{package.name} is locked twice for {platform}", where=entry.where)
-    others.append(package)  # type: ignore[arg-type]  # the list is that of the package's kind
+    if isinstance(package, LockedConda):
+        there[package.name] = package
+    else:
+        others[package.name] = package
 
 
 def _conda(entry: _Entry, platform: str) -> LockedConda:

@@ -62,9 +62,9 @@ def lock_paths(script: Path) -> tuple[Path, ...]:
     return tuple(script.with_name(script.name + suffix) for suffix in SUFFIXES.values())
 
 
-def find_lock(script: Script, *, beside: bool = True) -> FoundLock | None:
+def find_lock(script: Script, *, beside: bool = True, platform: str | None = None) -> FoundLock | None:
     """The lock of a script, None where it has none. With ``beside`` false (a script that is no file here) only an
-    embedded one counts.
+    embedded one counts. Where only one ``platform`` matters, the others' packages may be missing in what is found.
 
     Raises MetadataError, with file and line, for one that cannot be read.
     """
@@ -78,7 +78,7 @@ def find_lock(script: Script, *, beside: bool = True) -> FoundLock | None:
     if not there:
         return None
     name = f"{script.name}{there[0].name[len(script.path.name) :]}"
-    lock, kind = _read(there[0], name)
+    lock, kind = _read(there[0], name, platform)
     return FoundLock(lock, name, kind, there[0], _others(there[1:], there[0].name))
 
 
@@ -87,14 +87,15 @@ def read_lock(path: str | os.PathLike[str]) -> Lock:
     return open_lock(path).lock
 
 
-def open_lock(path: str | os.PathLike[str]) -> FoundLock:
+def open_lock(path: str | os.PathLike[str], *, platform: str | None = None) -> FoundLock:
     """The same as :func:`read_lock` with where it was found: for ``--lock-file``.
 
-    Raises MetadataError, with file and line, for a file that is not there, cannot be read, or is no lock.
+    ``platform`` is as with :func:`find_lock`. Raises MetadataError, with file and line, for a file that is not there,
+    cannot be read, or is no lock.
     """
     given = os.fspath(path)
     name = printable(given)
-    lock, kind = _read(Path(given), name)
+    lock, kind = _read(Path(given), name, platform)
     return FoundLock(lock, name, kind, Path(os.path.abspath(given)))
 
 
@@ -103,18 +104,19 @@ def _others(paths: list[Path], used: str) -> tuple[str, ...]:
     return (f"{names} {'is' if len(paths) == 1 else 'are'} left aside: the lock is in {used}",) if paths else ()
 
 
-def _read(path: Path, name: str) -> tuple[Lock, str]:
+def _read(path: Path, name: str, platform: str | None) -> tuple[Lock, str]:
     """The lock in a file and its format."""
     try:
         data = read_bytes(os.fspath(path), name, "lock file")
     except (ScriptNotFoundError, ScriptNotReadableError) as error:
         # 126 and 127 are about the script itself
         raise MetadataError(error.message, where=error.where, hint=error.hint) from None
-    return lock_in(data, path, name)
+    return lock_in(data, path, name, platform)
 
 
-def lock_in(data: bytes, path: Path, name: str) -> tuple[Lock, str]:
-    """The lock in the bytes of a file, and its format. ``path`` is where the file lies, ``name`` what it is called.
+def lock_in(data: bytes, path: Path, name: str, platform: str | None = None) -> tuple[Lock, str]:
+    """The lock in the bytes of a file, and its format. ``path`` is where the file lies, ``name`` what it is called;
+    ``platform`` is as with :func:`find_lock`.
 
     Raises MetadataError, with file and line, for what is no lock.
     """
@@ -136,7 +138,7 @@ def lock_in(data: bytes, path: Path, name: str) -> tuple[Lock, str]:
     if _CONDA_LOCK.search(text):
         from cetool.lock.conda_lock import read_conda_lock
 
-        return read_conda_lock(text, name), CONDA_LOCK
+        return read_conda_lock(text, name, platform), CONDA_LOCK
     raise MetadataError(
         "this is no lock file",
         where=Location(name),

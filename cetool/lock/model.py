@@ -60,7 +60,8 @@ class LockedPypi:
     @property
     def line(self) -> str:
         """The package as a direct reference (PEP 508), its digest in the fragment as pip and uv check it."""
-        return f"{self.name} @ {self.url}" + (f"#sha256={self.sha256}" if self.sha256 else "")
+        mark = "&" if "#" in self.url else "#"  # an archive's #subdirectory= comes first
+        return f"{self.name} @ {self.url}" + (f"{mark}sha256={self.sha256}" if self.sha256 else "")
 
 
 @dataclass(frozen=True)

@@ -47,11 +47,12 @@ def read_pixi_lock(path: Path, text: str, name: str) -> Lock:
     if environment is None:
         raise MetadataError(f"the lock has no environment '{_DEFAULT}'", where=where)
     found: list[PlatformLock] = []
+    places = _Places(name, text)
     for platform, packages in environment.packages_by_platform().items():
         subdir = platform_name(str(platform.subdir), where)
         if any(each.platform == subdir for each in found):
             raise MetadataError(f"{subdir} is locked twice, for machines that differ otherwise", where=where)
-        found.append(_platform(subdir, packages, _Places(name, text)))
+        found.append(_platform(subdir, packages, places))
     return Lock(
         platforms=tuple(sorted(found, key=lambda each: each.platform)),
         channels=tuple(
@@ -66,12 +67,13 @@ class _Places:
 
     def __init__(self, name: str, text: str) -> None:
         self._name = name
-        self._text = text
+        # the last line that ends in a package's URL is the one that has its digests below it
+        rows = enumerate(text.split("\n"), start=1)
+        self._lines = {row.rpartition(": ")[2].strip(): number for number, row in rows if row.startswith("-")}
 
     def of(self, location: str) -> Location:
-        """The last line that ends in the package's URL: the one that has its digests below it."""
-        index = self._text.rfind(f": {location}\n")
-        return Location(self._name, None if index < 0 or not location else self._text.count("\n", 0, index) + 1)
+        """The line of a package's own entry; the file where it is not to be found."""
+        return Location(self._name, self._lines.get(location))
 
 
 def _platform(subdir: str, packages: Iterable[Any], places: _Places) -> PlatformLock:

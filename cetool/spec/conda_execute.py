@@ -1,6 +1,8 @@
 """Dialect 1: the ``# conda execute`` block, YAML with the keys ``env``, ``channels``, ``run_with`` and ``variables``.
 
+Instead of ``env`` it may have ``base``, ``overlay`` and ``conda``: an existing environment, and what is laid over it.
 ``baseline`` and ``without`` name packages to start from, and which of those are left out.
+
 ``[tool.cetool]`` in the two TOML dialects holds the same keys and is read by the same functions.
 """
 
@@ -20,7 +22,7 @@ from cetool.spec.run_with import default_run_with
 from cetool.spec.source import Script
 from cetool.spec.yaml_reader import parse_yaml
 
-KEYS = ("env", "channels", "run_with", "variables", "base", "overlay", "baseline", "without")
+KEYS = ("env", "channels", "run_with", "variables", "base", "overlay", "conda", "baseline", "without")
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NO_ENVIRONMENT = "no environment was found in the '# conda execute' specification"
@@ -40,7 +42,8 @@ def read_conda_execute(block: Block, script: Script) -> tuple[Requirements, tupl
     if root is None or root.kind == "nothing":
         raise MetadataError(_NO_ENVIRONMENT, where=script.at(block.first), hint=_ADD_ENV)
     own = read_own_keys(root, "the '# conda execute' specification", script.directory)
-    if not own.requirements.packages and not own.requirements.pypi and not own.requirements.baselines:
+    needs = own.requirements
+    if not needs.packages and not needs.pypi and not needs.baselines and needs.overlay is None:
         raise MetadataError(_NO_ENVIRONMENT, where=script.at(block.first), hint=_ADD_ENV)
     return own.requirements, own.run_with or default_run_with(script)
 
@@ -48,18 +51,22 @@ def read_conda_execute(block: Block, script: Script) -> tuple[Requirements, tupl
 def read_own_keys(root: Node, what: str, base_dir: str | os.PathLike[str]) -> OwnKeys:
     """What the keys of a specification say; relative paths start from ``base_dir``. Raises MetadataError."""
     keys = root.as_mapping(what, KEYS)
-    for key in ("base", "overlay"):
-        if key in keys:
-            keys[key].fail(
-                f"'{key}' asks for an environment on top of another one, which this version of cetool does not make",
-                f"Take '{key}' out and name in 'env' everything that the script needs.",
-            )
+    overlay = None
+    if any(key in keys for key in ("base", "overlay", "conda")):
+        from cetool.spec.overlay import read_overlay_keys
+
+        overlay = read_overlay_keys(keys, base_dir)
     packages, pypi = read_packages(keys.get("env"), "env", base_dir)
+    if overlay is not None:
+        from cetool.spec.overlay import refuse_packages
+
+        refuse_packages(packages, keys["base"].where)
     requirements = Requirements(
         packages=packages,
         channels=channels_of(keys.get("channels"), base_dir),
         pypi=pypi,
         variables=read_variables(keys.get("variables")),
+        overlay=overlay,
     )
     if "baseline" in keys or "without" in keys:
         requirements = _with_baselines(requirements, keys, base_dir)
@@ -71,6 +78,11 @@ def _with_baselines(
 ) -> Requirements:
     from cetool.spec.baselines import read_baselines, read_without
 
+    if requirements.overlay is not None:
+        keys["baseline" if "baseline" in keys else "without"].fail(
+            "'base' and 'baseline' exclude each other",
+            "A base is an environment that is there, a baseline a list of packages to make one of.",
+        )
     baselines, without = read_baselines(keys.get("baseline"), base_dir), read_without(keys.get("without"))
     if without and not baselines:
         keys["without"].fail(

@@ -52,6 +52,7 @@ def convert_block(document: Document, dialect: str) -> Edited:
             hint="Convert it to conda-script or conda-execute.",
         )
     work = _Conversion(document, block, dialect)
+    work.refuse_base()
     wanted, shared = work.wanted()
     for attempt in work.attempts(wanted):
         new = work.replaced(attempt, shared)
@@ -245,6 +246,11 @@ class _Conversion:
         if found is None:
             raise self._refusal()
         return found
+
+    def refuse_base(self) -> None:
+        """Raise NotWrittenError for a block with a base: its keys are written by hand into ``[tool.cetool]``."""
+        if self.before.requirements.overlay is not None:
+            raise self._refusal(": it names a base, and what is laid over it")
 
     def compare(self, found: Declaration) -> None:
         """See that the environment is the same. Raises NotWrittenError where it is another one."""

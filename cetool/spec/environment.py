@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cetool.spec.channels import strip_credentials
+
+if TYPE_CHECKING:  # few environments are laid over another
+    from cetool.spec.overlay import OverlayKeys, OverlaySpec
 
 #: The channel that is meant where nothing names one.
 DEFAULT_CHANNEL = "conda-forge"
@@ -45,8 +48,10 @@ class Requirements(NamedTuple):
 
     ``packages`` are canonical match specs (``str(MatchSpec)``), ``channels`` canonical channel names or URLs, None
     where none were named, ``pypi`` canonical PEP 508 requirements, ``variables`` pairs of name and value. ``warnings``
-    are sentences that the user is to see once. ``baselines`` are URLs or absolute paths of lists of packages to start
-    from, a later one winning, and ``without`` names, or globs of names, that are taken out of them.
+    are sentences that the user is to see once. ``overlay`` names an existing environment and what to lay over it; the
+    PyPI requirements are then among the latter, and ``packages`` say no more than which python will do. ``baselines``
+    are URLs or absolute paths of lists of packages to start from, a later one winning, and ``without`` names, or globs
+    of names, that are taken out of them.
     """
 
     packages: tuple[str, ...] = ()
@@ -57,6 +62,7 @@ class Requirements(NamedTuple):
     warnings: tuple[str, ...] = ()
     baselines: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    overlay: OverlayKeys | None = None
 
     @property
     def digest(self) -> str:
@@ -88,6 +94,7 @@ class Requirements(NamedTuple):
             warnings=self.warnings + other.warnings,
             baselines=tuple(dict.fromkeys(self.baselines + other.baselines)),
             without=tuple(dict.fromkeys(self.without + other.without)),
+            overlay=self.overlay if other.overlay is None else other.overlay,
         )
 
 
@@ -97,7 +104,8 @@ class EnvironmentSpec(NamedTuple):
     ``packages`` are canonical match specs, sorted and without repeats; ``channels`` keep their order, which is their
     priority; ``virtual_packages`` are pairs like ``("__cuda", "12.4")`` that replace what the machine would report
     (conda's ``CONDA_OVERRIDE_*``). ``exclude_newer`` is the moment (RFC 3339, UTC) as of which packages are chosen, of
-    channels and of indexes, None for now.
+    channels and of indexes, None for now. With an ``overlay`` it is what lies over an existing environment, and has no
+    ``packages`` of its own.
 
     Where a lock says which packages exactly, ``explicit`` are its lines of an explicit spec (CEP 23) in topological
     order and ``explicit_pypi`` its direct references (PEP 508): then nothing is solved, and ``packages``, ``channels``
@@ -118,6 +126,7 @@ class EnvironmentSpec(NamedTuple):
     exclude_newer: str | None = None
     pinned: tuple[str, ...] = ()
     pinned_pypi: tuple[str, ...] = ()
+    overlay: OverlaySpec | None = None
 
     @property
     def is_locked(self) -> bool:
@@ -183,6 +192,7 @@ class EnvironmentSpec(NamedTuple):
             "exclude-newer": self.exclude_newer,
             "pinned": list(map(strip_credentials, self.pinned)),
             "pinned-pypi": list(map(strip_credentials, self.pinned_pypi)),
+            "overlay": None if self.overlay is None else self.overlay.as_dict(),
         }
         return {key: value for key, value in pairs.items() if value}
 
@@ -194,6 +204,11 @@ class EnvironmentSpec(NamedTuple):
     def from_dict(cls, data: dict[str, Any]) -> EnvironmentSpec:
         """The spec that :meth:`as_dict` wrote. Raises KeyError, TypeError or ValueError where it is not one."""
         settings = data.get("pypi-settings", {})
+        overlay = None
+        if "overlay" in data:
+            from cetool.spec.overlay import OverlaySpec
+
+            overlay = OverlaySpec.from_dict(data["overlay"])
         return cls(
             packages=tuple(str(spec) for spec in data.get("packages", [])),
             channels=tuple(str(channel) for channel in data.get("channels", [])),
@@ -211,6 +226,7 @@ class EnvironmentSpec(NamedTuple):
             exclude_newer=None if data.get("exclude-newer") is None else str(data["exclude-newer"]),
             pinned=tuple(str(line) for line in data.get("pinned", [])),
             pinned_pypi=tuple(str(line) for line in data.get("pinned-pypi", [])),
+            overlay=overlay,
         )
 
     def redacted(self) -> EnvironmentSpec:

@@ -174,7 +174,7 @@ def _package(item: Item, root: Node, script: Script) -> Iterator[Finding]:
 def _command(metadata: ScriptMetadata, script: Script, block: Block) -> Iterator[Finding]:
     """What is to be said of how the script runs."""
     names = {spec_name(spec) for spec in metadata.requirements.packages}
-    names |= {PYTHON} if metadata.requirements.pypi else set()
+    names |= {PYTHON} if metadata.requirements.pypi or metadata.requirements.overlay is not None else set()
     words = metadata.run_with or ()
     program = words[0] if words else ""
     if program.rpartition("/")[2] == "env":

@@ -52,6 +52,10 @@ def read_metadata(source: Script, platform: str | None = None) -> ScriptMetadata
     if block is None:
         raise nothing_found(source)
     requirements, run_with, entrypoint = read_block(block, source, platform)
+    if requirements.overlay is not None:
+        from cetool.spec.overlay import refuse_packages
+
+        refuse_packages(requirements.packages, source.at(block.first))
     return ScriptMetadata(
         dialect=block.dialect,
         path=str(source.path),

@@ -108,8 +108,9 @@ def script_from_text(text: str, path: str | os.PathLike[str], name: str) -> Scri
     return Script(Path(path).absolute(), name, _checked(text, name))
 
 
-def read_bytes(path: str, name: str, what: str = "script") -> bytes:
+def read_bytes(path: str, name: str, what: str = "script", *, limit: int | None = None) -> bytes:
     """The bytes of a regular file, with the checks of :func:`read_script`; nothing here can block on a pipe."""
+    limit = size_limit(path) if limit is None else limit
     if not path:
         raise ScriptNotFoundError(f"there is no {what} '': its path is empty", hint="Is the variable set it came from?")
     where = Location(name)
@@ -120,7 +121,7 @@ def read_bytes(path: str, name: str, what: str = "script") -> bytes:
         with open(descriptor, "rb") as stream:
             # looked at again: another process may have put something else there between the two calls
             _refuse_special(os.fstat(stream.fileno()), where, what)
-            data = stream.read(size_limit(path) + 1)
+            data = stream.read(limit + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise ScriptNotFoundError(
             f"there is no {what} {name!r}", where=where, hint="Check the path; a relative one starts from here."
@@ -135,8 +136,8 @@ def read_bytes(path: str, name: str, what: str = "script") -> bytes:
         raise ScriptNotFoundError(f"{name!r} cannot be the name of a {what}", where=where) from None
     except OSError as error:
         raise ScriptNotReadableError(f"the {what} cannot be read: {_reason(error)}", where=where) from None
-    if len(data) > size_limit(path):
-        raise _too_large(name, what, size_limit(path))
+    if len(data) > limit:
+        raise _too_large(name, what, limit)
     if not data:
         raise MetadataError(f"the {what} is empty", where=where)
     return data

@@ -1,0 +1,101 @@
+"""``cetool rerun``, ``verify`` and ``export``: the commands and their options; each imports what it needs."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cetool.cli import options
+
+
+class Format(str, Enum):
+    """What ``cetool export`` writes."""
+
+    EXPLICIT = "explicit"
+    ENVIRONMENT = "environment-yml"
+    CONDA_LOCK = "conda-lock"
+    PIXI_LOCK = "pixi-lock"
+    REQUIREMENTS = "requirements"
+
+
+def rerun(
+    record_file: Annotated[str, typer.Argument(metavar="RECORD", help="What `cetool run --record` wrote.")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ARGS", help="The script's, instead of those recorded.", show_default=False),
+    ] = None,
+    here: Annotated[
+        bool, typer.Option("--here", help="Run in this directory, not in the one where the recorded run did.")
+    ] = False,
+    record: options.Record = None,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    engine: options.EngineName = None,
+    offline: options.Offline = False,
+    trust_cache_dir: options.TrustCacheDir = False,
+) -> None:
+    """Do a recorded run again: the same script and arguments on the very same packages."""
+    from cetool.cli.rerunning import do_again
+
+    to_record = options.record_target(record)
+    session = options.open_session(None, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
+    do_again(record_file, arguments, session, here=here, to_record=to_record)
+
+
+def verify(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME|PREFIX|SCRIPT", help="The environments; none: all that there are."),
+    ] = None,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    trust_cache_dir: options.TrustCacheDir = False,
+) -> int:
+    """Compare the files of environments with the hashes that their packages recorded."""
+    from cetool.cli.verifying import verify_environments
+
+    session = options.open_session(None, options.verbosity(verbose, quiet), None, False, trust_cache_dir)
+    return verify_environments(targets or [], session, as_json=as_json)
+
+
+def export(
+    target: Annotated[str, typer.Argument(metavar="SCRIPT|NAME|PREFIX", help="A script, or an environment.")],
+    format: Annotated[Format, typer.Option("--format", help="How the packages are written down.")] = Format.CONDA_LOCK,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file, not to standard output.")
+    ] = None,
+    platform: Annotated[
+        list[str] | None,
+        typer.Option("--platform", metavar="PLATFORM", help="A platform that the script's lock has; repeat for more."),
+    ] = None,
+    lock_file: Annotated[
+        Path | None, typer.Option("--lock-file", metavar="FILE", help="The lock, instead of the script's own.")
+    ] = None,
+    extra: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="SPEC", help="A package besides those declared; repeat for more."),
+    ] = None,
+    env_file: options.EnvFile = None,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    engine: options.EngineName = None,
+    channel: options.Channels = None,
+    offline: options.Offline = False,
+    trust_cache_dir: options.TrustCacheDir = False,
+) -> None:
+    """Write down the exact packages of a script or an environment, for other tools: as locked, else as installed."""
+    from cetool.cli.exporting import Wanted, write_output
+    from cetool.cli.exporting import export as exported
+
+    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
+    wanted = Wanted(target, format.value, tuple(dict.fromkeys(platform or ())), lock_file, tuple(extra or ()), env_file)
+    text = exported(wanted, session)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_output(output, text)

@@ -1,0 +1,124 @@
+"""What the embedded engine does otherwise where its packages are to lie over an existing environment.
+
+It solves for that environment and the packages asked for together, what is there being preferred and python held as it
+is; only what is not there is linked, into another prefix. Entry points there start the environment's own python, and
+the shared libraries that the packages depend on are linked to, so that run paths relative to a file (``$ORIGIN``) find
+them without any variable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cetool.errors import EngineError
+
+if TYPE_CHECKING:
+    from rattler import MatchSpec, PrefixRecord, RepoDataRecord
+
+_LIBRARY = (".so", ".dylib")
+
+
+def records_of(prefix: Path) -> list[PrefixRecord]:
+    """The packages of an environment. Raises EngineError where a record cannot be read."""
+    from rattler import PrefixRecord
+
+    found = []
+    for path in sorted((prefix / "conda-meta").glob("*.json")):
+        try:
+            found.append(PrefixRecord.from_path(path))
+        except Exception as error:
+            raise EngineError(f"the package record {path} cannot be read: {error}") from None
+    return found
+
+
+def with_those_below(specs: Sequence[MatchSpec], below: Sequence[PrefixRecord]) -> list[MatchSpec]:
+    """The specs, and one for each other package that is there: it must fit, or one that does takes its place."""
+    from rattler import MatchSpec
+
+    asked = {getattr(spec.name, "normalized", None) for spec in specs}
+    return [*specs, *(MatchSpec(name) for record in below if (name := record.name.normalized) not in asked)]
+
+
+def python_in(below: Sequence[PrefixRecord]) -> list[PrefixRecord]:
+    """The python that is there, which must stay; nothing where there is none."""
+    return [record for record in below if record.name.normalized == "python"]
+
+
+@contextlib.contextmanager
+def standing_in(prefix: Path, below: Sequence[PrefixRecord]) -> Iterator[list[PrefixRecord]]:
+    """The python below as if it were at ``prefix``, without a file: who links Python packages looks for it there."""
+    paths = []
+    for record in python_in(below):
+        data = {**json.loads(record.to_json()), "files": [], "paths_data": {"paths_version": 1, "paths": []}}
+        meta = prefix / "conda-meta"
+        meta.mkdir(parents=True, exist_ok=True)
+        paths.append(meta / f"{record.name.normalized}-{record.version}-{record.build}.json")
+        paths[-1].write_text(json.dumps(data), encoding="utf-8")
+    try:
+        yield records_of(prefix)
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+def not_below(records: Iterable[RepoDataRecord], below: Sequence[PrefixRecord]) -> list[RepoDataRecord]:
+    """The packages of a solution that are not there."""
+    there = {_identity(record) for record in below}
+    return [record for record in records if _identity(record) not in there]
+
+
+def _identity(record: RepoDataRecord) -> tuple[str, str, str]:
+    return record.name.normalized, str(record.version), str(record.build)
+
+
+def finish_overlay(prefix: Path, base: Path, linked: Sequence[RepoDataRecord]) -> None:
+    """Have the programs at ``prefix`` start the base's python, and its libraries find those of the base."""
+    _redirect(prefix, base)
+    needed = _needed(linked, records_of(base))
+    for record in needed:
+        for file in map(str, record.files):
+            folder, name = os.path.split(file)
+            if folder == "lib" and any(part in name for part in _LIBRARY):
+                target = prefix / "lib" / name
+                if not os.path.lexists(target) and (base / file).exists():
+                    target.parent.mkdir(exist_ok=True)
+                    with contextlib.suppress(FileExistsError):
+                        target.symlink_to(base / file)
+
+
+def _redirect(prefix: Path, base: Path) -> None:
+    """Entry points are written for a python beside them, of which there is none in an overlay."""
+    own, other = os.fsencode(prefix / "bin" / "python"), os.fsencode(base / "bin" / "python")
+    for path in (prefix / "bin").glob("*"):
+        if path.is_symlink() or not path.is_file():
+            continue
+        data = path.read_bytes()
+        head, found, rest = data.partition(b"\n")
+        if found and head.startswith(b"#!") and own in head:
+            mode = path.stat().st_mode
+            path.unlink()  # it may be a name of a file in the package cache
+            path.write_bytes(head.replace(own, other) + found + rest)
+            path.chmod(mode)
+
+
+def _needed(linked: Sequence[RepoDataRecord], below: Sequence[PrefixRecord]) -> list[PrefixRecord]:
+    """The packages of the base that those linked depend on, directly or by way of each other."""
+    there = {record.name.normalized: record for record in below}
+    new = {record.name.normalized for record in linked}
+    pending = [name for record in linked for name in map(_name, record.depends)]
+    found: dict[str, PrefixRecord] = {}
+    while pending:
+        name = pending.pop()
+        if name in there and name not in found and name not in new:
+            found[name] = there[name]
+            pending += map(_name, there[name].depends)
+    return list(found.values())
+
+
+def _name(spec: str) -> str:
+    return spec.split(maxsplit=1)[0].split("[")[0]

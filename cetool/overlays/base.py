@@ -1,0 +1,252 @@
+"""The environment below an overlay: what its python is, which packages it has, and how one sees that it has changed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cetool.errors import EngineError
+
+_PYTHON = "python.exe" if os.name == "nt" else "bin/python"
+_META = (".dist-info", ".egg-info", ".egg-link")
+#: Seconds that the base's python may take to say what it is: it may lie on a slow network.
+_PATIENCE = 120.0
+#: Modules from which on starting several processes to compile them pays.
+_MANY_MODULES = 200
+#: Runs in the base's own python, of any version that there still is; isolated, and without writing byte code.
+_ASK = """\
+import json, os, platform, sys
+try:
+    version = sys.implementation.version
+    implementation = "%d.%d.%d" % tuple(version[:3])
+    if version.releaselevel != "final":
+        implementation += version.releaselevel[0] + str(version.serial)
+except AttributeError:
+    implementation = platform.python_version()
+json.dump({
+    "version": list(sys.version_info[:3]),
+    "prefix": sys.prefix,
+    "path": [entry for entry in sys.path if entry],
+    "markers": {
+        "implementation_name": sys.implementation.name,
+        "implementation_version": implementation,
+        "os_name": os.name,
+        "platform_machine": platform.machine(),
+        "platform_release": platform.release(),
+        "platform_system": platform.system(),
+        "platform_version": platform.version(),
+        "python_full_version": platform.python_version(),
+        "platform_python_implementation": platform.python_implementation(),
+        "python_version": ".".join(platform.python_version_tuple()[:2]),
+        "sys_platform": sys.platform,
+    },
+}, sys.stdout)
+"""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """An installed Python distribution: its normalised name, its version, what it requires, and where it lies."""
+
+    name: str
+    version: str
+    requires: tuple[str, ...]
+    place: Path
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base with a python: ``path`` is where that looks for modules, ``markers`` the environment of PEP 508."""
+
+    prefix: Path
+    python: Path
+    version: tuple[int, int, int]
+    path: tuple[str, ...]
+    markers: Mapping[str, str]
+
+    @functools.cached_property
+    def distributions(self) -> dict[str, Distribution]:
+        """The Python distributions that it has, by normalised name."""
+        return distributions_in(self.path)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What tells one state of a base from another: the names of its package records and of its distributions."""
+
+    conda: tuple[str, ...]
+    python: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, list[str]]:
+        """As JSON values."""
+        return {"conda": list(self.conda), "python": list(self.python)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Fingerprint:
+        """The fingerprint that :meth:`as_dict` wrote. Raises KeyError or TypeError where it is none."""
+        return cls(tuple(map(str, data["conda"])), tuple(map(str, data["python"])))
+
+
+def python_of(prefix: Path) -> Path:
+    """Where the base's python is, or would be."""
+    return prefix / _PYTHON
+
+
+def read_base(prefix: Path, environ: Mapping[str, str]) -> Base:
+    """What the base's python says of itself. Raises EngineError where there is none, or it does not answer."""
+    from cetool.engines.subprocesses import clean_environ
+
+    python = python_of(prefix)
+    if not os.access(python, os.X_OK):
+        raise EngineError(
+            f"the base {prefix} has no python ({python.relative_to(prefix)})",
+            hint="Python packages can be laid over an environment with a python; list others under 'conda:'.",
+        )
+    environ = {**clean_environ(environ), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(
+            [python, "-I", "-B", "-c", _ASK],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PATIENCE,
+            check=True,
+        )
+        said = json.loads(done.stdout)
+        major, minor, micro = said["version"]
+        return Base(prefix, python, (major, minor, micro), tuple(said["path"]), said["markers"])
+    except subprocess.CalledProcessError as error:
+        words = error.stderr.decode(errors="replace").strip().splitlines()
+        reason = words[-1] if words else f"exit status {error.returncode}"
+    except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError) as error:
+        reason = str(error)
+    raise EngineError(
+        f"the python of the base {prefix} does not work: {reason}", hint=f"Try it yourself: {python} -I -c pass"
+    )
+
+
+def compile_all(base: Base, prefix: Path, environ: Mapping[str, str]) -> None:
+    """Write the byte code of the modules below ``prefix``, as the base's python has it; what does not compile is left.
+
+    Nobody may be able to write it later: the one who runs it need not be the one who made it.
+    """
+    from cetool.engines.subprocesses import clean_environ
+
+    places = [str(place) for place in site_directories(prefix)]
+    if places:
+        many = len([path for place in places for path in Path(place).rglob("*.py")]) > _MANY_MODULES
+        command = [str(base.python), "-I", "-B", "-m", "compileall", "-q", *(["-j", "0"] if many else []), *places]
+        with contextlib.suppress(OSError):
+            subprocess.run(command, env=clean_environ(environ), stdin=subprocess.DEVNULL, capture_output=True)
+
+
+def site_directories(prefix: Path) -> list[Path]:
+    """The directories of a prefix that Python packages are installed into, as far as they exist."""
+    patterns = ("lib*/python*/site-packages", "lib*/python*/dist-packages", "local/lib/python*/dist-packages")
+    candidates = [path for pattern in patterns for path in sorted(prefix.glob(pattern))]
+    candidates += [prefix / "Lib" / "site-packages"] if os.name == "nt" else []
+    found = {os.path.realpath(path): path for path in reversed(candidates)}  # lib64 may be another name of lib
+    return [path for path in candidates if path in found.values()]
+
+
+def fingerprint_of(prefix: Path) -> Fingerprint:
+    """The base's state. Names alone are read: it is looked at before every run that is not warm."""
+    conda = sorted(name.removesuffix(".json") for name in _names(prefix / "conda-meta") if name.endswith(".json"))
+    python = [name for place in site_directories(prefix) for name in _names(place) if name.endswith(_META)]
+    return Fingerprint(tuple(conda), tuple(sorted(python)))
+
+
+def stays_usable(prefix: Path, python: str | None, base: Path) -> str | None:
+    """Why an overlay that was made for another state of its base cannot be used with this one; None where it can.
+
+    The base's python has to be of the minor version that the overlay was made for: no other looks at its packages.
+    """
+    if python is None:
+        return None
+    if not os.access(python_of(base), os.X_OK):
+        return f"the base {base} has no python any more"
+    minor = ".".join(python.split(".")[:2])
+    for place in site_directories(base):
+        if place.parent.name == f"python{minor}":
+            return None
+    return f"the python of the base {base} is no python {minor} any more, which the overlay was made for"
+
+
+def watched_in(prefix: Path) -> list[str]:
+    """The paths whose states change whenever :func:`fingerprint_of` may."""
+    return [str(prefix / "conda-meta"), *map(str, site_directories(prefix))]
+
+
+def _names(directory: Path) -> Iterable[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return ()
+
+
+def distributions_in(places: Sequence[str | Path]) -> dict[str, Distribution]:
+    """The distributions in these directories by normalised name; of several of one name the first, as imports go."""
+    from importlib.metadata import distributions
+
+    found: dict[str, Distribution] = {}
+    for place in places:
+        if not os.path.isdir(place):
+            continue
+        for item in distributions(path=[str(place)]):
+            name, version = item.metadata["Name"], item.version
+            if name and version:
+                place_path = Path(str(item.locate_file("")))
+                distribution = Distribution(normalised(name), version, tuple(item.requires or ()), place_path)
+                found.setdefault(distribution.name, distribution)
+    return found
+
+
+def normalised(name: str) -> str:
+    """A distribution's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+# --- what changed ---------------------------------------------------------------------------------------------------
+
+
+def changes_between(before: Fingerprint, after: Fingerprint) -> list[str]:
+    """What changed in a base, a text for each package: ``numpy 1.26.4 -> 2.0.1``, ``six 1.17 is gone``."""
+    old, new = _versions(before), _versions(after)
+    told = []
+    for name in sorted(old.keys() | new.keys()):
+        if name not in new:
+            told.append(f"{name} {old[name][0]} is gone")
+        elif name not in old:
+            told.append(f"{name} {new[name][0]} came")
+        elif old[name] != new[name]:
+            was, became = old[name], new[name]
+            told.append(
+                f"{name} {_full(was)} -> {_full(became)}" if was[0] == became[0] else f"{name} {was[0]} -> {became[0]}"
+            )
+    return told
+
+
+def _full(version: tuple[str, str]) -> str:
+    return " ".join(filter(None, version))
+
+
+def _versions(state: Fingerprint) -> dict[str, tuple[str, str]]:
+    """Version and build of each package; what conda and Python both tell of counts once, as conda tells it."""
+    found: dict[str, tuple[str, str]] = {}
+    for stem in state.python:
+        name, _, version = stem.rpartition(".")[0].partition("-")
+        found[normalised(name)] = (version.split("-py")[0], "")
+    for stem in state.conda:
+        name, version, build = [*stem.rsplit("-", 2), "", ""][:3]
+        python = found.get(normalised(name))
+        # pip may have exchanged what conda installed: its version is the one that is imported
+        found[normalised(name)] = (version, build) if python is None or python[0] == version else python
+    return found
