@@ -36,12 +36,14 @@ _MOST_NAMES = 5
 class Wish(NamedTuple):
     """For whom a baseline is wanted: ``about`` is the script's absolute path or URL, None for what has no name.
 
-    ``refresh``: as it is now, whatever counted so far; ``insecure`` lets plain http pass.
+    ``refresh``: as it is now, whatever counted so far; ``insecure`` lets plain http pass;
+    ``platform`` is that of the packages, this machine's where None.
     """
 
     about: str | None = None
     refresh: bool = False
     insecure: bool = False
+    platform: str | None = None
 
 
 class Baseline(NamedTuple):
@@ -77,16 +79,33 @@ def on_baselines(spec: EnvironmentSpec, needs: Requirements, session: Session, w
 
     Raises CetoolError where a baseline cannot be had or read, and where what is asked for does not fit it.
     """
-    baselines = tuple(open_baseline(each, session, wish) for each in needs.baselines)
-    platform = spec_platform(session)
-    parts = [(each.shown, each.platform(platform)) for each in baselines]
-    combined = combine(parts, needs.without)
-    _tell(baselines, combined, session)
+    baselines, combined = _combined(needs, session, wish)
     if not combined.conda and not combined.pypi and not spec.packages and not spec.pypi:
         raise UsageError("nothing is left of the baseline", hint="'without' takes out all of it: name fewer packages.")
     result, added = laid_on(spec, combined)
     session.on_baselines = OnBaselines(baselines, combined, added)
     return result
+
+
+def to_be_locked(
+    spec: EnvironmentSpec, needs: Requirements, session: Session, wish: Wish
+) -> tuple[EnvironmentSpec, PlatformLock]:
+    """For a lock: the spec of what is added to the baselines, and what stays of those. Raises CetoolError."""
+    _, combined = _combined(needs, session, wish)
+    result, _ = laid_on(spec, combined)
+    platform = wish.platform or spec_platform(session)
+    pypi = tuple(package.line for package in combined.pypi)
+    spec = spec._replace(pypi=(*pypi, *(result.pypi if result.pinned else ())))
+    return spec, PlatformLock(platform, combined.conda, combined.pypi)
+
+
+def _combined(needs: Requirements, session: Session, wish: Wish) -> tuple[tuple[Baseline, ...], Combined]:
+    """The baselines, and what they come to; what is to be said of that is said."""
+    platform = wish.platform or spec_platform(session)
+    baselines = tuple(open_baseline(each, session, wish) for each in needs.baselines)
+    combined = combine([(each.shown, each.platform(platform)) for each in baselines], needs.without)
+    _tell(baselines, combined, platform, session)
+    return baselines, combined
 
 
 def laid_on(spec: EnvironmentSpec, combined: Combined) -> tuple[EnvironmentSpec, tuple[str, ...]]:
@@ -140,8 +159,7 @@ def open_baseline(named: str, session: Session, wish: Wish) -> Baseline:
     """
     store = baseline_store(session)
     address = locate(named, insecure=wish.insecure) if is_remote(named) else None
-    key = path_key(named) if address is None else address.key
-    shown = printable(named) if address is None else address.shown
+    key, shown = key_of(named, insecure=wish.insecure)
     use = None if wish.about is None else use_key(wish.about, key)
     used = _find(store, use, session) if use is not None else None
     if address is None:
@@ -155,7 +173,11 @@ def open_baseline(named: str, session: Session, wish: Wish) -> Baseline:
     else:
         data = _remote(address, store, session, wish)
     baseline = Baseline(
-        shown, key, data, parsed(data, named, shown, spec_platform(session)), used is not None and not wish.refresh
+        shown,
+        key,
+        data,
+        parsed(data, named, shown, wish.platform or spec_platform(session)),
+        used is not None and not wish.refresh,
     )
     if use is None or wish.about is None:
         return baseline
@@ -167,6 +189,14 @@ def open_baseline(named: str, session: Session, wish: Wish) -> Baseline:
         copy = Copy(shown, key, wish.about, data, time.time())
         session.once_made.append(_remembering(store, use, copy, session))
     return baseline
+
+
+def key_of(named: str, *, insecure: bool) -> tuple[str, str]:
+    """What a baseline is kept by, and how messages call it. Raises MetadataError for a URL that cannot be used."""
+    if not is_remote(named):
+        return path_key(named), printable(named)
+    address = locate(named, insecure=insecure)
+    return address.key, address.shown
 
 
 def locate(named: str, *, insecure: bool) -> Address:
@@ -185,11 +215,17 @@ def read_local(path: str) -> bytes:
         raise MetadataError(error.message, where=error.where, hint=error.hint) from None
 
 
-def fetch_baseline(address: Address, store: BaselineStore, session: Session, *, insecure: bool) -> Copy:
-    """The content of a baseline at a URL as it is now; it is kept. Raises CetoolError where it cannot be had."""
-    last = _find_copy(store, address.key, session)
+def fetch_baseline(
+    address: Address, store: BaselineStore, session: Session, *, insecure: bool, key: str | None = None
+) -> Copy:
+    """The content of a baseline at a URL as it is now; it is kept by ``key``, the address's own where None.
+
+    Raises CetoolError where it cannot be had.
+    """
+    key = key or address.key
+    last = _find_copy(store, key, session)
     known = None if last is None else Known(last.address, last.data, last.etag, last.modified)
-    store.asked(address.key)
+    store.asked(key)
     try:
         fetched = fetch_script(address, insecure=insecure, known=known, environ=session.environ)
     except CetoolError as error:
@@ -197,7 +233,7 @@ def fetch_baseline(address: Address, store: BaselineStore, session: Session, *, 
     told = fetched.known
     copy = Copy(fetched.url, told.address, fetched.name, fetched.data, time.time(), told.etag, told.modified)
     with contextlib.suppress(StoreError, OSError):  # it serves all the same
-        store.keep(address.key, copy)
+        store.keep(key, copy)
     return copy
 
 
@@ -281,7 +317,7 @@ def _remembering(store: BaselineStore, use: str, copy: Copy, session: Session) -
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
-def _tell(baselines: Sequence[Baseline], combined: Combined, session: Session) -> None:
+def _tell(baselines: Sequence[Baseline], combined: Combined, platform: str, session: Session) -> None:
     for name in combined.unmatched:
         session.voice.warn(f"'without' names {name}, and no package of the baseline is called so")
     if combined.clashes:
@@ -290,7 +326,7 @@ def _tell(baselines: Sequence[Baseline], combined: Combined, session: Session) -
         last = combined.clashes[-1].later
         session.voice.warn(f"baselines differ, and the later one wins ({last}): {'; '.join(told)}")
     for baseline in baselines:
-        locked = baseline.platform(spec_platform(session))
+        locked = baseline.platform(platform)
         unknown = [each.name for each in locked.conda if not each.sha256 and not each.md5]
         unknown += [each.name for each in locked.pypi if not each.sha256 and not each.url.startswith("git+")]
         if unknown:

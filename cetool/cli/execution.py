@@ -20,6 +20,7 @@ from cetool.cli.sources import Source, open_source
 from cetool.errors import Location, UsageError
 from cetool.launch import warm
 from cetool.spec.blocks import find_block
+from cetool.spec.channels import strip_credentials
 from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.metadata import ScriptMetadata, metadata_from_file, read_metadata
 from cetool.spec.source import Script, is_notebook
@@ -304,6 +305,10 @@ def specification(metadata: ScriptMetadata, prefix: Path, locked_by: str | None 
     else:
         lines += [f"base: {needs.overlay.base}", f"overlay: {flow(needs.overlay.entries)}"]
         lines += [f"conda: {flow(needs.overlay.conda)}"] if needs.overlay.conda else []
+    if needs.baselines:
+        lines.append(f"baseline: {flow(list(map(strip_credentials, needs.baselines)))}")
+    if needs.without:
+        lines.append(f"without: {flow(needs.without)}")
     if needs.pypi:
         lines.append(f"pip: {flow(needs.pypi)}")
     if needs.variables:

@@ -61,10 +61,15 @@ def spec_of(source: Source, asked: Asked, choice: LockChoice, session: Session) 
     if where is None and asked.all.baselines:
         from cetool.cli.baselines import Wish, on_baselines
 
-        about = None if source.data is not None else os.path.abspath(source.script.path)
-        about = source.origin.asked.shown if source.origin is not None else about
-        spec = on_baselines(spec, asked.all, session, Wish(about, asked.refresh, asked.insecure))
+        spec = on_baselines(spec, asked.all, session, Wish(identity(source), asked.refresh, asked.insecure))
     return spec, where
+
+
+def identity(source: Source) -> str | None:
+    """What a script is known by from one run to the next: its path or URL; None for one that has no name."""
+    if source.origin is not None:
+        return source.origin.asked.shown
+    return os.path.abspath(source.script.path) if source.data is None else None
 
 
 def _locked_spec(

@@ -77,7 +77,7 @@ def show(
     if metadata.entrypoint is not None:
         # what is wrong with it is told here, too
         parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
-    document = {**_shown(metadata, spec, session, source), "lock": locked_by}
+    document = {**_shown(metadata, spec, session, source), "lock": locked_by, "baseline": _baselines(session)}
     if as_json:
         print_json(document)
         return
@@ -96,6 +96,7 @@ def show(
         ("overlay", flow(spec.overlay.requirements) if spec.overlay else ""),
         ("conda", flow(spec.overlay.conda) if spec.overlay and spec.overlay.conda else ""),
         ("lock", f"{locked_by} ({len(spec.explicit) + len(spec.explicit_pypi)} packages)" if locked_by else ""),
+        *_baseline_rows(session),
         ("as of", spec.exclude_newer or ""),
         ("variables", flow([f"{key}={value}" for key, value in needs.variables]) if needs.variables else ""),
         ("prefix", f"{document['prefix']} ({'made' if document['exists'] else 'not made yet'})"),
@@ -138,6 +139,31 @@ def _shown(metadata: ScriptMetadata, spec: EnvironmentSpec, session: Session, so
         "entrypoint": metadata.entrypoint,
         "command": _command(metadata, session, spec),
     }
+
+
+def _baselines(session: Session) -> dict[str, object] | None:
+    """The baselines that the environment starts from, and what becomes of them."""
+    on = session.on_baselines
+    if on is None:
+        return None
+    return {
+        "baselines": [each.shown for each in on.baselines],
+        "packages": len(on.combined.conda) + len(on.combined.pypi),
+        "removed": list(on.combined.removed),
+        "added": list(map(redact, on.added)),
+    }
+
+
+def _baseline_rows(session: Session) -> list[tuple[str, str]]:
+    on = session.on_baselines
+    if on is None:
+        return []
+    count = len(on.combined.conda) + len(on.combined.pypi)
+    return [
+        ("baseline", f"{flow([each.shown for each in on.baselines])} ({count} packages)"),
+        ("without", flow(on.combined.removed) if on.combined.removed else ""),
+        ("added", flow(list(map(redact, on.added))) if on.added else ""),
+    ]
 
 
 def _kernel_command(metadata: ScriptMetadata, session: Session, prefix: Path) -> list[str]:

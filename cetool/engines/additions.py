@@ -12,7 +12,6 @@ from pathlib import Path
 
 from cetool.engines.base import CreateRequest, Progress
 from cetool.engines.explicit import ExplicitPackage, parse_lines
-from cetool.errors import EngineError
 from cetool.spec.channels import redact
 from cetool.spec.matchspecs import PACKAGE_NAME
 
@@ -37,7 +36,9 @@ def additions(specs: Iterable[str], pinned: Sequence[ExplicitPackage]) -> tuple[
             found.append(text)
         elif not _fits(spec.version, spec.build, *there[name]):
             version, build = there[name]
-            raise EngineError(
+            from cetool.engines.rattler_errors import UnsatisfiableError
+
+            raise UnsatisfiableError(
                 f"{redact(text)!r} does not fit the baseline, which has {name} {version} ({build})",
                 hint=f"Take the baseline's out, and what is asked for is put in: without: [{name}]. "
                 "Or ask for a version that fits.",
