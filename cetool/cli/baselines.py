@@ -172,13 +172,8 @@ def open_baseline(named: str, session: Session, wish: Wish) -> Baseline:
         data = read_local(named)
     else:
         data = _remote(address, store, session, wish)
-    baseline = Baseline(
-        shown,
-        key,
-        data,
-        parsed(data, named, shown, wish.platform or spec_platform(session)),
-        used is not None and not wish.refresh,
-    )
+    lock = parsed(data, named, shown, wish.platform or spec_platform(session))
+    baseline = Baseline(shown, key, data, lock, kept=used is not None and not wish.refresh)
     if use is None or wish.about is None:
         return baseline
     if baseline.kept:

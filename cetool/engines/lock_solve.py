@@ -51,8 +51,10 @@ class LockSolver:
     ) -> PlatformLock:
         """What is to be locked for a platform, its packages of before kept where they fit.
 
-        The conda packages that are ``given`` are in it as they are, and only what is asked for besides is solved. Raises EngineError where there is no such environment, or that cannot be found out.
+        The conda packages that are ``given`` are in it as they are, and only what is asked for besides is solved.
+        Raises EngineError where there is no such environment, or that cannot be found out.
         """
+        fixed = set() if given is None else {package.name for package in given.conda}
         with tempfile.TemporaryDirectory(prefix="cetool-lock-") as directory:
             request = CreateRequest(
                 prefix=Path(directory) / "prefix",
@@ -64,7 +66,7 @@ class LockSolver:
                 stall_timeout=self.stall_timeout,
                 exclude_newer=self.exclude_newer,
                 platform=platform,
-                preferred=preferred.conda if preferred is not None else (),
+                preferred=() if preferred is None else tuple(one for one in preferred.conda if one.name not in fixed),
                 pinned=() if given is None else given.explicit,
             )
             try:

@@ -89,20 +89,9 @@ class RattlerEngine:
 
     def solve_explicitly(self, request: CreateRequest, progress: Progress) -> tuple[str, ...]:
         """The packages that the environment would have, as lines of an explicit spec in topological order."""
-        from cetool.engines.rattler_pinned import linked_in_order
+        from cetool.engines.rattler_pinned import explicit_lines
 
-        given = {package.name: line for package, line in zip(parse_lines(request.pinned), request.pinned, strict=True)}
-        records = {record.name.normalized: record for record in self.solve(request, progress)}
-        lines = []
-        for name in linked_in_order(records, list(given)):
-            record = records[name]
-            if name in given:  # as it was given, in whatever words
-                lines.append(given[name])
-            elif record.sha256 is not None:
-                lines.append(f"{record.url}#sha256:{record.sha256.hex()}")
-            else:
-                lines.append(f"{record.url}#{record.md5.hex()}" if record.md5 is not None else record.url)
-        return tuple(lines)
+        return explicit_lines(self.solve(request, progress), request.pinned)
 
     def _perform(self, request: CreateRequest, progress: Progress, *, link: bool) -> list[RepoDataRecord]:
         version = self.version
@@ -219,7 +208,7 @@ class _Creation:
         from rattler.exceptions import SolverError
 
         plan = self.plan
-        pinned = await self._pinned(gateway, subdirs)
+        pinned = await self._pinned(gateway, subdirs) if self.request.pinned else None
         self.progress.stage("Solving")
         try:
             records = await solve(
@@ -252,10 +241,8 @@ class _Creation:
                 raise EngineError(f"the solution of the embedded engine has nothing that fits {shown!r}")
         return pinned.restored(records) if pinned else records
 
-    async def _pinned(self, gateway: Gateway, subdirs: list[Subdir]) -> PinnedPackages | None:
-        """The packages that are taken as given, None where there are none."""
-        if not self.request.pinned:
-            return None
+    async def _pinned(self, gateway: Gateway, subdirs: list[Subdir]) -> PinnedPackages:
+        """The packages that are taken as given."""
         from cetool.engines.rattler_pinned import PinnedPackages
 
         pinned = PinnedPackages(parse_lines(self.request.pinned))

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cetool.engines.base import Progress
-from cetool.engines.explicit import ExplicitPackage
+from cetool.engines.explicit import ExplicitPackage, name_of_line
 from cetool.engines.rattler_errors import UnsatisfiableError
 from cetool.errors import EngineError
 
@@ -117,6 +118,8 @@ class PinnedPackages:
             sha256=bytes.fromhex(package.sha256) if package.sha256 else None,
             md5=bytes.fromhex(package.md5) if package.md5 else None,
         )
+        if for_solver:  # it is there, whatever day is solved for
+            record.timestamp = datetime.fromtimestamp(0, timezone.utc)
         return RepoDataRecord(record, package.file_name, package.url, package.channel)
 
     def _is_limit(self, text: str) -> bool:
@@ -137,6 +140,22 @@ class PinnedPackages:
             hint=f"Take out what is in the way, and another version may come instead: without: [{', '.join(names)}]. "
             "Or ask for another version of what is added.",
         )
+
+
+def explicit_lines(solution: Iterable[RepoDataRecord], pinned: Sequence[str]) -> tuple[str, ...]:
+    """A solution as lines of an explicit spec, in an order in which it can be linked; the pinned ones as they were."""
+    given = dict(zip(map(name_of_line, pinned), pinned, strict=True))
+    records = {record.name.normalized: record for record in solution}
+    lines = []
+    for name in linked_in_order(records, list(given)):
+        record = records[name]
+        if name in given:
+            lines.append(given[name])
+        elif record.sha256 is not None:
+            lines.append(f"{record.url}#sha256:{record.sha256.hex()}")
+        else:
+            lines.append(f"{record.url}#{record.md5.hex()}" if record.md5 is not None else record.url)
+    return tuple(lines)
 
 
 def linked_in_order(records: Mapping[str, RepoDataRecord], given: Sequence[str]) -> list[str]:
