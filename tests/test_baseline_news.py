@@ -101,8 +101,8 @@ def test_a_file_that_changes_is_told_once_and_followed_on_request(home: Home, sh
     assert run(home, "run", "--refresh", path) == ("2.01.0", "")
     settle(baseline, path)
     assert run(home, path) == ("2.01.0", "") and is_warm(home, path) and news(home) == []
-    (row,) = json.loads(run(home, "baseline", "status", "--json", path)[0])["baselines"]
-    assert row["state"] == "current" and row["changes"] == []
+    document = json.loads(run(home, "baseline", "status", "--json", path)[0])
+    assert document["baselines"][0]["state"] == "current" and document["changes"] == []
 
 
 def test_the_environment_does_not_need_the_file_any_more(home: Home, shelf: Shelf) -> None:

@@ -237,12 +237,8 @@ def test_every_dialect_and_the_command_line_say_the_same(home: Home, server: Cha
     done = home.cetool("create", "--channel", channel, *options, "helper")
     assert done.returncode == 0 and Path(done.stdout.strip()).name in names, done.stderr
     shown = json.loads(home.cetool("show", "--json", plain).stdout)
-    assert shown["baseline"] == {
-        "baselines": [str(standard)],
-        "packages": NUMBER - 11,
-        "removed": [f"p{n:02} 1.0" for n in (*range(10, 20), 59)],
-        "added": ["helper"],
-    }
+    assert shown["baselines"] == [str(standard)] and shown["baseline_packages"] == NUMBER - 11
+    assert shown["without"] == [f"p{n:02} 1.0" for n in (*range(10, 20), 59)] and shown["added"] == ["helper"]
     assert "p59 1.0" in home.cetool("show", plain).stdout
     python = home.write("d.py", f"# /// script\n{keys}# ///\n")
     _, said = run(home, "check", python, status=1)

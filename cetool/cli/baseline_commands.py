@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cetool.cache.copies import Copy
     from cetool.lock.model import PlatformLock
 
+#: What the JSON has of one script's baseline, and the packages that differ.
+_Status = tuple[dict[str, object], list[dict[str, "str | None"]]]
 STATUS_SCHEMA = "cetool.baseline-status/1"
 
 app = typer.Typer(
@@ -136,15 +138,25 @@ def status(
 ) -> None:
     """Show how baselines differ by now from what scripts' environments were made from, package by package."""
     session = Session({"offline": offline or None})
-    rows = [row for target in targets for row in _status_of(target, session, insecure=insecure)]
-    if as_json:
-        print_json({"schema": STATUS_SCHEMA, "baselines": rows})
+    found = [each for target in targets for each in _status_of(target, session, insecure=insecure)]
+    if not as_json:
+        for row, changes in found:
+            _print_status(row, changes)
         return
-    for row in rows:
-        _print_status(row)
+    told = [
+        {
+            "script": row["script"],
+            "baseline": row["baseline"],
+            **{key: each[key] for key in ("name", "before", "after")},
+        }
+        for row, changes in found
+        for each in changes
+    ]
+    print_json({"schema": STATUS_SCHEMA, "baselines": [row for row, _ in found], "changes": told})
 
 
-def _status_of(target: str, session: Session, *, insecure: bool) -> list[dict[str, object]]:
+def _status_of(target: str, session: Session, *, insecure: bool) -> list[_Status]:
+    """What is to be said of each baseline of a script."""
     from cetool.cli.baselines import baseline_store
     from cetool.cli.locked import identity
     from cetool.cli.sources import open_source
@@ -156,11 +168,14 @@ def _status_of(target: str, session: Session, *, insecure: bool) -> list[dict[st
         session.voice.warn(f"{source.script.name} names no baseline")
     store = baseline_store(session)
     about = identity(source)
-    return [{"script": source.script.name, **_row(each, about, store, session, insecure=insecure)} for each in named]
+    name = source.script.name
+    return [_row(name, each, about, store, session, insecure=insecure) for each in named]
 
 
-def _row(named: str, about: str | None, store: BaselineStore, session: Session, *, insecure: bool) -> dict[str, object]:
-    """One baseline of one script, as the JSON has it."""
+def _row(
+    script: str, named: str, about: str | None, store: BaselineStore, session: Session, *, insecure: bool
+) -> _Status:
+    """One baseline of one script."""
     from cetool.cache.baselines import use_key
     from cetool.cli.baseline_news import differences
     from cetool.cli.baselines import key_of, parsed, spec_platform
@@ -179,13 +194,14 @@ def _row(named: str, about: str | None, store: BaselineStore, session: Session, 
             state = "changed" if (now and now.digest) != (before and before.digest) else "current"
     except CetoolError as error:
         state, problem = "unknown", redact(str(error))
-    return {
+    row: dict[str, object] = {
+        "script": script,
         "baseline": shown,
         "state": state,
         "problem": problem,
         "used_since": None if used is None else used.checked,
-        "changes": [{key: change[key] for key in ("name", "before", "after")} for change in changes],
     }
+    return row, changes
 
 
 def _now(named: str, store: BaselineStore, session: Session, *, insecure: bool) -> bytes:
@@ -203,9 +219,8 @@ def _now(named: str, store: BaselineStore, session: Session, *, insecure: bool) 
     return last.data
 
 
-def _print_status(row: dict[str, object]) -> None:
-    changes, used = row["changes"], row["used_since"]
-    assert isinstance(changes, list)
+def _print_status(row: dict[str, object], changes: list[dict[str, str | None]]) -> None:
+    used = row["used_since"]
     since = "" if not isinstance(used, float) else time.strftime(" (in use since %Y-%m-%d)", time.localtime(used))
     told = {
         "current": f"as it was{since}",

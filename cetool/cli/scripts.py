@@ -77,7 +77,7 @@ def show(
     if metadata.entrypoint is not None:
         # what is wrong with it is told here, too
         parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
-    document = {**_shown(metadata, spec, session, source), "lock": locked_by, "baseline": _baselines(session)}
+    document = {**_shown(metadata, spec, session, source), "lock": locked_by, **_baselines(session)}
     if as_json:
         print_json(document)
         return
@@ -141,15 +141,15 @@ def _shown(metadata: ScriptMetadata, spec: EnvironmentSpec, session: Session, so
     }
 
 
-def _baselines(session: Session) -> dict[str, object] | None:
+def _baselines(session: Session) -> dict[str, object]:
     """The baselines that the environment starts from, and what becomes of them."""
     on = session.on_baselines
     if on is None:
-        return None
+        return {"baselines": [], "baseline_packages": None, "without": [], "added": []}
     return {
         "baselines": [each.shown for each in on.baselines],
-        "packages": len(on.combined.conda) + len(on.combined.pypi),
-        "removed": list(on.combined.removed),
+        "baseline_packages": len(on.combined.conda) + len(on.combined.pypi),
+        "without": list(on.combined.removed),
         "added": list(map(redact, on.added)),
     }
 
