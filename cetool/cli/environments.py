@@ -230,7 +230,7 @@ def _cells(row: dict[str, object], now: float) -> tuple[str, ...]:
     assert isinstance(last_used, float) and isinstance(row["size_bytes"], int)
     return (
         Path(str(row["prefix"])).name,
-        (", ".join([*specs, *(f"{requirement} (PyPI)" for requirement in pypi)]) or "(nothing)")
+        (", ".join([*specs, *(f"{requirement} (PyPI)" for requirement in pypi)]) or ("(a list)" if row["locked"] else "(nothing)"))
         + (" (locked)" if row["locked"] else "")
         + (f" (as of {row['exclude_newer']})" if row["exclude_newer"] else ""),
         format_size(row["size_bytes"]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,7 +80,10 @@ class Requirements(NamedTuple):
         if self.channels is not None:
             asked["channels"] = [strip_credentials(channel) for channel in dict.fromkeys(self.channels)]
         if self.baselines:
-            asked["baselines"] = [strip_credentials(baseline) for baseline in self.baselines]
+            # of a file only what it is called: a lock goes with its script from machine to machine
+            asked["baselines"] = [
+                strip_credentials(each) if "://" in each else os.path.basename(each) for each in self.baselines
+            ]
             asked["without"] = sorted(set(self.without))
         return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
