@@ -207,6 +207,20 @@ def test_without_the_network_what_came_last_counts(trusting: Home, shelf: Shelf,
     assert row["state"] == "unknown" and "web page" in row["problem"]
 
 
+def test_nothing_is_asked_for_on_behalf_of_a_script_that_nobody_agreed_to(
+    trusting: Home, shelf: Shelf, web: Server
+) -> None:
+    home = trusting
+    web.answers["/s.txt"] = sends(standard(shelf, "alpha-1").encode())
+    path = script(home, shelf, f"{web.url}/s.txt")
+    web.answers["/a.sh"] = sends(path.read_bytes())
+    _, said = run(home, f"{web.url}/a.sh", status=125)
+    assert "--yes" in said and [place for place, _ in web.requests] == ["/a.sh"]
+    assert run(home, "run", "--yes", f"{web.url}/a.sh")[0] == "1.0"
+    web.answers["/s.txt"] = sends(standard(shelf, "alpha-2").encode())
+    assert run(home, f"{web.url}/a.sh")[0] == "1.0"
+
+
 def test_plain_http_only_on_request(home: Home, shelf: Shelf) -> None:
     with serving() as web:
         web.answers["/s.txt"] = sends(standard(shelf, "alpha-1").encode())

@@ -274,6 +274,9 @@ def test_its_own_lock_wins(home: Home, server: ChannelServer, standard: Path) ->
     server.requests.clear()
     found, said = run(home, path)
     assert len(found) == NUMBER + 1 and "extra-1.0" in found and said == "" and metadata_asked(server) == []
+    moved = home.write("elsewhere/a.sh", path.read_text())
+    home.write("elsewhere/a.sh.conda-lock.yml", (home.path / "a.sh.conda-lock.yml").read_text())
+    assert run(home, moved) == (found, "")  # it goes with its script
     path.write_text(path.read_text().replace("[p59]", "[p58]"))
     _, said = run(home, path, status=125)
     assert "does not fit what the script declares" in said

@@ -228,9 +228,10 @@ def _cells(row: dict[str, object], now: float) -> tuple[str, ...]:
     specs, pypi, running, last_used = row["specs"], row["pypi"], row["running"], row["last_used"]
     assert isinstance(specs, list) and isinstance(pypi, list) and isinstance(running, list)
     assert isinstance(last_used, float) and isinstance(row["size_bytes"], int)
+    asked = ", ".join([*specs, *(f"{requirement} (PyPI)" for requirement in pypi)])
     return (
         Path(str(row["prefix"])).name,
-        (", ".join([*specs, *(f"{requirement} (PyPI)" for requirement in pypi)]) or ("(a list)" if row["locked"] else "(nothing)"))
+        (asked or ("(a baseline)" if row["locked"] else "(nothing)"))
         + (" (locked)" if row["locked"] else "")
         + (f" (as of {row['exclude_newer']})" if row["exclude_newer"] else ""),
         format_size(row["size_bytes"]),
