@@ -61,6 +61,9 @@ def main() -> "NoReturn":
     def obey() -> int:
         # leaves out what reads other command lines; a notebook's options may stand after it
         if plain and not words[at].endswith(".ipynb"):
+            import gc
+
+            gc.disable()  # imports make thousands of objects that stay: looking through them again and again takes long
             from cetool.cli.execution import run_plainly
 
             run_plainly(words[at], words[at + 1 :], _verbosity(words, at))

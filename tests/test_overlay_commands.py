@@ -82,7 +82,7 @@ def test_the_life_of_a_named_overlay(lab: Home, base: Path) -> None:
     recipe = ok(lab, "overlay", "export", "fix")
     lab.write("recipe.yml", recipe)
     assert ok(lab, "overlay", "create", "same", "--file", "recipe.yml").strip() == str(newer), "one directory for both"
-    frozen = ok(lab, "overlay", "freeze", "fix")
+    frozen = ok(lab, "overlay", "freeze", "fix", "--format", "environment-yml")
     assert "      - ovlib==3.0\n" in frozen and "  - python=" in frozen and "ovbound==2.0" in frozen
     assert ok(lab, "overlay", "remove", "same") == "" and newer.is_dir()
     ok(lab, "overlay", "uninstall", "fix", "ovlib")
@@ -92,6 +92,20 @@ def test_the_life_of_a_named_overlay(lab: Home, base: Path) -> None:
     assert not last.exists() and snapshot(base) == before
     done = lab.cetool("overlay", "show", "fix")
     assert done.returncode == 125 and "no overlay called 'fix'" in done.stderr
+
+
+def test_what_is_frozen_is_an_ordinary_environment(lab: Home, base: Path) -> None:
+    """The lock of base and overlay makes an environment of its own that has what the two had together, unsolved."""
+    ok(lab, "overlay", "create", "fix", "--base", "beamline", "ovlib ==2.0")
+    ok(lab, "overlay", "freeze", "fix", "-o", "release.conda-lock.yml")
+    assert "name: ovlib\n  version: '2.0'" in (lab.path / "release.conda-lock.yml").read_text()
+    path = lab.write("see.py", "import json, ovbound, ovlib, sys\nprint(json.dumps([ovlib.version, sys.prefix]))")
+    words = ("run", "--frozen", "--lock-file", "release.conda-lock.yml", "--env-file", "any.yml", path)
+    lab.write("any.yml", "dependencies: [python]\n")
+    version, prefix = json.loads(ok(lab, *words))
+    assert version == "2.0" and Path(prefix).parent == lab.cache / "envs"
+    done = lab.cetool("overlay", "freeze", "fix", "--format", "explicit")
+    assert done.returncode == 0 and "@EXPLICIT" in done.stdout and "ovlib" in done.stderr
 
 
 def test_what_is_wrong_is_told(lab: Home) -> None:

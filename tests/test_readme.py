@@ -12,6 +12,8 @@ import uv
 from support.home import EXECUTABLES, Home
 from support.readme import Command, commands, run_on_terminal
 
+from cetool.__main__ import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 
@@ -100,3 +102,10 @@ def test_links_lead_somewhere() -> None:
     for path in (README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), ROOT / "examples/README.md"):
         for target in re.findall(r"\]\((?!https?:)([^)#]*)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_the_table_names_every_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.partition("\n## Commands\n")[2].partition("\n## ")[0]
+    named = {word for span in re.findall(r"`([^`]+)`", table) for word in span.split()}
+    assert set(COMMANDS) - {"remove-dep"} <= named

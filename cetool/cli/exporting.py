@@ -42,7 +42,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """A lock, how its environment is called, and its variables; ``source`` is the path of the script."""
 
     lock: Lock
@@ -62,10 +62,10 @@ def export(wanted: Wanted, session: Session) -> str:
     if len(wanted.platforms) > 1 and wanted.format not in _FOR_SEVERAL:
         raise UsageError(f"the format {wanted.format} takes one platform at a time")
     found = _from_environment(wanted, session) if is_environment(wanted.target, session) else _of(wanted, session)
-    return _written(wanted.format, _only(found, wanted, session), session)
+    return written(wanted.format, _only(found, wanted, session), session)
 
 
-def _only(found: _Found, wanted: Wanted, session: Session) -> _Found:
+def _only(found: Found, wanted: Wanted, session: Session) -> Found:
     """The same with the platforms alone that are wanted: of formats that take one only, this machine's if none is."""
     names = wanted.platforms
     there = tuple(each.platform for each in found.lock.platforms)
@@ -81,7 +81,8 @@ def _only(found: _Found, wanted: Wanted, session: Session) -> _Found:
     return replace(found, lock=replace(found.lock, platforms=platforms))
 
 
-def _written(format: str, found: _Found, session: Session) -> str:
+def written(format: str, found: Found, session: Session) -> str:
+    """The lock in one of the formats; those that take one platform tell of the first."""
     lock, first = found.lock, found.lock.platforms[0]
     if format == EXPLICIT:
         from cetool.lock.explicit import write_explicit
@@ -124,7 +125,7 @@ def _platform(session: Session) -> str:
     return session.environ.get("CONDA_SUBDIR") or current_platform()
 
 
-def _from_environment(wanted: Wanted, session: Session) -> _Found:
+def _from_environment(wanted: Wanted, session: Session) -> Found:
     """What is installed in an environment that is named by its name or its prefix."""
     _, directory = targeted(wanted.target, session)[0]
     lease = session.store.lease(directory.name)
@@ -133,7 +134,7 @@ def _from_environment(wanted: Wanted, session: Session) -> _Found:
     return _installed(lease, lease.marker.spec, None, lease.marker.name, session)
 
 
-def _of(wanted: Wanted, session: Session) -> _Found:
+def _of(wanted: Wanted, session: Session) -> Found:
     """What is locked for a script, else what is installed in its environment, which is made if it is missing."""
     source = open_source(wanted.target, session)
     elsewhere = bool(wanted.platforms) and _platform(session) not in wanted.platforms
@@ -147,7 +148,7 @@ def _of(wanted: Wanted, session: Session) -> _Found:
         lock = _lock(source, wanted)
         if lock is not None:
             path = source.script.path.name if source.data is None else None
-            return _Found(lock, name, spec.variables, path)
+            return Found(lock, name, spec.variables, path)
         raise LockError(
             f"{source.script.name} has no lock, and this machine is {_platform(session)}",
             hint=f"`cetool lock {source.given} --platform {wanted.platforms[0]}` solves for another platform.",
@@ -184,7 +185,7 @@ def _lock(source: Source, wanted: Wanted) -> Lock | None:
 
 def _installed(
     lease: Lease, spec: EnvironmentSpec, requirements: Requirements | None, name: str, session: Session
-) -> _Found:
+) -> Found:
     try:
         installed = installed_packages(session, lease.prefix, lease.marker.subdir, spec)
     finally:
@@ -198,7 +199,7 @@ def _installed(
     locked: PlatformLock = replace(installed.lock, request=requirements.digest if requirements else None)
     created = datetime.fromtimestamp(lease.marker.created, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     channels = spec.redacted().channels
-    return _Found(Lock((locked,), channels, created), name, spec.variables)
+    return Found(Lock((locked,), channels, created), name, spec.variables)
 
 
 # --- where it goes ----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import sys
@@ -41,6 +42,7 @@ _COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 def run_notebook(source: Source, arguments: Sequence[str], session: Session, how: RunOptions) -> NoReturn:
     """Run a notebook in its environment, made where it is missing, and end with the status that this comes to."""
+    gc.enable()  # its cells may take hours
     if arguments:
         raise UsageError(
             f"a notebook takes no arguments, and {printable(arguments[0])!r} was given",

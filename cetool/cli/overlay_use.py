@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -15,15 +16,20 @@ from cetool.cache.store import Directory, Lease
 from cetool.cli import options
 from cetool.cli.environments import remove_directory
 from cetool.cli.execution import RunOptions, activation_of, note, read_declaration
+from cetool.cli.exporting import Found, write_output, written
 from cetool.cli.output import print_line
 from cetool.cli.overlaying import overlay_environment, overlays_of
 from cetool.cli.overlays import Which, app, found_overlay, layers_of, overlay_session, requirements_of_recipe
+from cetool.cli.recording import find_origins
+from cetool.cli.reproducing import Format
 from cetool.cli.session import Session
 from cetool.cli.sources import open_source
 from cetool.durations import format_size
 from cetool.errors import CetoolError, StoreError, UsageError
+from cetool.lock.model import Lock
 from cetool.overlays.recipes import Recipe, freeze_text, recipe_text
 from cetool.spec.environment import EnvironmentSpec
+from cetool.spec.platforms import current_platform
 
 __all__ = ["app"]
 
@@ -78,16 +84,42 @@ def export(
 @app.command()
 def freeze(
     which: Which,
+    format: Annotated[Format, typer.Option("--format", help="How the packages are written down.")] = Format.CONDA_LOCK,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file, not to standard output.")
+    ] = None,
     trust_cache_dir: options.TrustCacheDir = False,
     overlays_dir: options.OverlaysDir = None,
 ) -> None:
-    """Print base and overlay as one environment.yml, every version exact: for the next release of the base."""
+    """Write down base and overlay as one ordinary environment, every package exact: the base's next release."""
     session = overlay_session(overlays_dir, trust_cache_dir)
     item = found_overlay(which, session)
     if item.directory is None:
         raise StoreError(f"the overlay {which} is not made, so its versions are not known", hint="Run it once.")
-    text = freeze_text(item.name or os.path.basename(item.base), Path(item.base), item.directory.prefix)
-    print_line(text.rstrip("\n"))
+    name, base = item.name or os.path.basename(item.base), Path(item.base)
+    if format is Format.ENVIRONMENT:
+        text = freeze_text(name, base, item.directory.prefix)
+    else:
+        text = _locked(name, base, item.directory, format, session)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_output(output, text)
+
+
+def _locked(name: str, base: Path, directory: Directory, format: Format, session: Session) -> str:
+    from cetool.overlays.frozen import freeze_lock
+
+    spec = directory.marker.spec if directory.marker is not None else EnvironmentSpec(())
+    installed = find_origins(session, base, freeze_lock(base, directory.prefix, current_platform()), spec)
+    if installed.unknown:
+        names = ", ".join(f"{each.name} {each.version}" for each in installed.unknown)
+        raise StoreError(
+            f"where {names} was installed from is not known, so it cannot be locked",
+            hint="A directory or a checkout can be made a wheel; --format environment-yml lists versions alone.",
+        )
+    channels = tuple(dict.fromkeys(package.url.rsplit("/", 2)[0] for package in installed.lock.conda if package.url))
+    return written(format.value, Found(Lock((installed.lock,), channels), name, spec.variables), session)
 
 
 @app.command()

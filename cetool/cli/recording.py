@@ -130,7 +130,11 @@ def describe(run: Run, arguments: Sequence[str], spec: EnvironmentSpec) -> RunRe
 
 def installed_packages(session: Session, prefix: Path, subdir: str, spec: EnvironmentSpec) -> Installed:
     """What is in an environment; where its PyPI packages came from is asked for again if it was not noted."""
-    installed = read_installed(prefix, subdir)
+    return find_origins(session, prefix, read_installed(prefix, subdir), spec)
+
+
+def find_origins(session: Session, prefix: Path, installed: Installed, spec: EnvironmentSpec) -> Installed:
+    """The same, the files of PyPI packages looked for that nobody noted; the prefix's python is asked."""
     if not installed.unknown:
         return installed
     from cetool.engines.pypi import PypiRequest, find_missing_origins

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cetool.engines.base import CreateRequest, Engine, Progress
-from cetool.engines.explicit import check_intact, name_of_line
 from cetool.engines.package_cache import DamagedPackages, distrust
 from cetool.engines.registration import forget_registration
 from cetool.engines.verify import check_complete
@@ -53,7 +52,7 @@ def build_environment(
     """
     packages = spec.packages
     if spec.pypi and not spec.is_locked:
-        packages += _installer((*packages, *map(name_of_line, spec.pinned)), circumstances)
+        packages += _installer((*packages, *_names(spec.pinned)), circumstances)
     moment = None
     if spec.exclude_newer is not None and not spec.is_locked:
         from cetool.spec.dates import exclude_newer
@@ -106,6 +105,8 @@ def _make(
     finally:  # a run that was killed may have left its line, too
         forget_registration(place.prefix, circumstances.environ)
     if spec.is_locked or spec.pinned:
+        from cetool.engines.explicit import check_intact
+
         check_intact(place.prefix, request.explicit, progress)
     if exact := spec.explicit_pypi or spec.pinned_pypi:
         _install_pypi(exact, True, spec, place, circumstances, progress)
@@ -124,6 +125,15 @@ def _as_of(request: CreateRequest, circumstances: Circumstances, progress: Progr
     assert circumstances.solver_cache is not None
     solver = RattlerEngine(circumstances.environ, circumstances.solver_cache)
     return request._replace(explicit=solver.solve_explicitly(request, progress), exclude_newer=None)
+
+
+def _names(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of exactly named packages."""
+    if not lines:
+        return ()
+    from cetool.engines.explicit import name_of_line
+
+    return tuple(map(name_of_line, lines))
 
 
 def _installer(packages: tuple[str, ...], circumstances: Circumstances) -> tuple[str, ...]:

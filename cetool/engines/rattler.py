@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cetool.condarc import Condarc, load_condarc
 from cetool.engines.base import CreateRequest, Progress
-from cetool.engines.explicit import check_exactly, packages_of, parse_lines
 from cetool.engines.output import Log
 from cetool.engines.package_cache import DamagedPackages, is_damaged
 from cetool.engines.rattler_client import make_client
@@ -192,6 +191,7 @@ class _Creation:
 
     async def _take(self, client: Client, subdir: Subdir) -> list[RepoDataRecord]:
         """Install the packages that are named exactly."""
+        from cetool.engines.explicit import check_exactly, packages_of
         from cetool.engines.rattler_explicit import LockedPackages
 
         packages = packages_of(self.request)
@@ -243,6 +243,7 @@ class _Creation:
 
     async def _pinned(self, gateway: Gateway, subdirs: list[Subdir]) -> PinnedPackages:
         """The packages that are taken as given."""
+        from cetool.engines.explicit import parse_lines
         from cetool.engines.rattler_pinned import PinnedPackages
 
         pinned = PinnedPackages(parse_lines(self.request.pinned))

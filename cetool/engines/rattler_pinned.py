@@ -175,5 +175,6 @@ def linked_in_order(records: Mapping[str, RepoDataRecord], given: Sequence[str])
             begun.add(name)
             stack.append((name, True))
             needs = [match[0].lower() for text in records[name].depends if (match := _NAME.match(text))]
-            stack += [(need, False) for need in reversed(needs)]
+            # a python may ask for pip, which is installed by python
+            stack += [(need, False) for need in reversed(needs) if (name, need) != ("python", "pip")]
     return list(order)

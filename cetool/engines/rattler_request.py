@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cetool.condarc import Condarc, resolve_channel
 from cetool.engines.base import CreateRequest
-from cetool.engines.explicit import packages_of, parse_lines
 from cetool.engines.rattler_client import Access, access_to, process_environment
 from cetool.errors import EngineError
 from cetool.spec.channels import redact, strip_credentials
@@ -64,8 +63,11 @@ def make_plan(request: CreateRequest, condarc: Condarc, environ: Mapping[str, st
         for url in resolve_channel(channel, condarc):
             channels.setdefault(access.plain(url), strip_credentials(channel if "://" not in channel else url))
     specs = []
-    for package in (*packages_of(request), *parse_lines(request.pinned)):
-        channels.setdefault(access.plain(package.channel), package.channel)
+    if request.explicit or request.pinned:
+        from cetool.engines.explicit import packages_of, parse_lines
+
+        for package in (*packages_of(request), *parse_lines(request.pinned)):
+            channels.setdefault(access.plain(package.channel), package.channel)
     for text in request.packages if not request.explicit else ():
         spec = _parsed(text)
         canonical = spec.to_canonical_string()

@@ -27,6 +27,7 @@ from cetool.engines.pypi import (
     wanted_uv,
     write_private,
 )
+from cetool.engines.pypi_origins import Asking, keep_origins
 from cetool.engines.pypi_words import explain_failure
 from cetool.engines.subprocesses import Ended, Invocation
 from cetool.errors import EngineError
@@ -157,7 +158,11 @@ class _Uv(_Driver):
                 self._run(Invocation((str(self.uv), "cache", "clean", *self.local), environ))
                 anew = ()
             more = ("--prefix", prefix, "--no-deps", *anew, *self._write(Path(scratch), entries))
-            self._run(uv_install(self.uv, self.base.python, Path(scratch), self.request, more))
+            invocation = uv_install(self.uv, self.base.python, Path(scratch), self.request, more)
+            self._run(invocation)
+        sources = source_lines(self.request.settings)
+        asking = Asking(self.uv, self.base.python, invocation.environ, sources, offline=True)  # its cache knows
+        keep_origins(self.request.prefix, asking, None)
         (self.request.prefix / ".lock").unlink(missing_ok=True)  # uv's own, of which nobody has need any more
 
 
@@ -189,8 +194,11 @@ class _Pip(_Driver):
     def install(self, entries: Sequence[str]) -> None:
         with self._scratch() as scratch:
             alone = ("--ignore-installed", "--no-deps", "--no-compile")
-            more = ("--prefix", str(self.request.prefix), *alone, *self._write(Path(scratch), entries))
+            report = Path(scratch, "report.json")
+            where = ("--prefix", str(self.request.prefix), "--report", str(report))
+            more = (*where, *alone, *self._write(Path(scratch), entries))
             self._run(pip_install(self.command, self.version, Path(scratch), self.request, more))
+            keep_origins(self.request.prefix, Asking(None, self.base.python, self.request.environ), report)
 
 
 def _reported(item: dict[str, Any]) -> Planned:

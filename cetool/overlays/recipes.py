@@ -144,7 +144,7 @@ def freeze_text(name: str, base: Path, overlay: Path) -> str:
     records.update({str(record["name"]): record for record in _records(overlay)})
     about = read_about(overlay)
     pypi = {layer.name: layer for layer in (about.layers if about is not None else ()) if layer.kind == "pypi"}
-    owned = {key: record for record in records.values() for key in _distributions(record)}
+    owned = {key: record for record in records.values() for key in distributions_of(record)}
     replaced = {str(owned[key]["name"]): layer for key, layer in pypi.items() if key in owned}
     kept = [record for record in records.values() if record["name"] not in replaced]
     needed = {name for record in kept for name in _depends(record)} & replaced.keys()
@@ -194,7 +194,7 @@ def _records(prefix: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _distributions(record: Mapping[str, Any]) -> set[str]:
+def distributions_of(record: Mapping[str, Any]) -> set[str]:
     """The Python distributions that a conda package brings, by normalised name."""
     names = set()
     for file in record.get("files") or ():
