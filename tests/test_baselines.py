@@ -149,6 +149,8 @@ def test_a_conflict_names_the_package_and_the_way_out(
     found, said = run(home, path)
     assert "p07-2.0" in found and "p08-1.0" in found and len(found) == NUMBER + (wanted == "wants-new")
     assert "missed" not in said
+    if wanted == "wants-new":
+        assert "put in again: p07 2.0 (needed by p08, wants-new)" in said
 
 
 def test_what_stays_limits_what_is_added(home: Home, shelf: Shelf, server: ChannelServer) -> None:

@@ -81,6 +81,8 @@ def _packages(target: str, session: Session) -> PlatformLock:
     from cetool.spec.platforms import current_platform
 
     prefix = base_of(session, canonical_base(target, os.getcwd()))
+    if not (prefix / "conda-meta").is_dir():
+        raise StoreError(f"{prefix} is no conda environment, so no baseline can be written from it")
     installed = installed_packages(session, prefix, current_platform(), EnvironmentSpec(()))
     lock = installed.lock
     subdirs = {package.subdir for package in lock.conda} - {"", "noarch"}

@@ -7,6 +7,7 @@ The content that a script's environment was first made from goes on to count, wh
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from cetool.cli.session import Session
 
 _MOST_NAMES = 5
+_NAME = re.compile(r"[a-z0-9_.-]+")
 
 
 class Wish(NamedTuple):
@@ -329,23 +331,30 @@ def _tell(baselines: Sequence[Baseline], combined: Combined, platform: str, sess
             session.voice.warn(f"{baseline.shown} has no digests of {names}: they cannot be verified")
 
 
-def broken_by_removal(prefix: Path, without: Sequence[str]) -> str | None:
-    """What was taken out of a baseline although packages of a finished environment need it, as a sentence; None for
-    nothing.
+def after_removal(prefix: Path, needs: Requirements) -> list[str]:
+    """What there is to say of a finished environment whose baseline had packages taken out: which of them packages that
+    stayed need, and which are back because something that was put in needs them.
     """
     import json
 
     from cetool.spec.baselines import taken_out
+    from cetool.spec.matchspecs import spec_name
 
     records = [json.loads(path.read_bytes()) for path in (prefix / "conda-meta").glob("*.json")]
-    there = {record.get("name") for record in records}
-    missing: dict[str, list[str]] = {}
+    versions = {str(record.get("name")): str(record.get("version")) for record in records}
+    asked = set(map(spec_name, needs.packages))
+    needed: dict[str, set[str]] = {}
     for record in records:
         for text in record.get("depends") or ():
-            name = str(text).split("[")[0].rpartition("::")[2].split(" ")[0].rstrip("<>=!~").lower()
-            if name not in there and taken_out(name, without):
-                missing.setdefault(name, []).append(str(record.get("name")))
-    if not missing:
-        return None
-    told = [f"{name} (needed by {', '.join(sorted(needed)[:_MOST_NAMES])})" for name, needed in sorted(missing.items())]
-    return f"taken out of the baseline, and missed: {'; '.join(told[:_MOST_NAMES])}"
+            match = _NAME.match(str(text).rpartition("::")[2].strip().lower())
+            if match is not None and match[0] not in asked and taken_out(match[0], needs.without):
+                needed.setdefault(match[0], set()).add(str(record.get("name")))
+    missed, back = [], []
+    for name, by in sorted(needed.items()):
+        whom = f"needed by {', '.join(sorted(by)[:_MOST_NAMES])}"
+        if name in versions:
+            back.append(f"{name} {versions[name]} ({whom})")
+        else:
+            missed.append(f"{name} ({whom})")
+    told = [("taken out of the baseline, and missed", missed), ("taken out of the baseline, and put in again", back)]
+    return [f"{what}: {'; '.join(found[:_MOST_NAMES])}" for what, found in told if found]

@@ -244,9 +244,9 @@ class Session:
             return overlay_environment(self, spec, refresh=refresh, keep=keep, purpose=purpose)
         lease = self._environment(requirements, spec, refresh, purpose, meanwhile)
         if lease.created and requirements.without and (spec.is_locked or spec.pinned):
-            from cetool.cli.baselines import broken_by_removal
+            from cetool.cli.baselines import after_removal
 
-            if told := broken_by_removal(lease.prefix, requirements.without):
+            for told in after_removal(lease.prefix, requirements):
                 self.voice.warn(told)
         for remember in self.once_made:
             remember()
