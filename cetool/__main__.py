@@ -39,6 +39,7 @@ COMMANDS = (
     "kernel",
     "config",
     "overlay",
+    "baseline",
     "info",
 )
 QUIET = ("-q", "--quiet")

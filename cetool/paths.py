@@ -71,6 +71,11 @@ class Paths(NamedTuple):
         return self.root / "copies"
 
     @property
+    def baselines(self) -> Path:
+        """What is kept of baselines."""
+        return self.root / "baselines"
+
+    @property
     def launch(self) -> Path:
         """The launch records of the warm path."""
         return self.root / "launch"

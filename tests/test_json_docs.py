@@ -207,6 +207,18 @@ def test_what_lies_over_a_base(home: Home) -> None:
         assert _described(command, document) == set(DESCRIBED[command][1])
 
 
+def test_what_a_baseline_has_become(home: Home) -> None:
+    made = home.cetool("create", "hello-bin").stdout.strip()
+    assert home.cetool("baseline", "create", made, "--output", "standard.txt").returncode == 0
+    home.write("a.sh", "# conda execute\n# baseline: standard.txt\nhello\n")
+    _described("show", _prints(home, "show", "--json", "a.sh"))
+    assert home.cetool("run", "a.sh").returncode == 0
+    other = home.cetool("create", "activated").stdout.strip()
+    assert home.cetool("baseline", "create", other, "--output", "standard.txt").returncode == 0
+    status = _prints(home, "baseline", "status", "--json", "a.sh")
+    assert _described("baseline status", status) == set(DESCRIBED["baseline status"][1])
+
+
 def test_what_is_here_and_how_it_is_set(home: Home) -> None:
     assert _described("info", _prints(home, "info", "--json")) == set(DESCRIBED["info"][1])
     home.write(".config/cetool/config.yaml", "max-size: 20GB\nchannels: [https://user:secret@example.org/c]\n")

@@ -10,6 +10,7 @@ import typer
 from cetool import __version__
 from cetool.__main__ import COMMANDS
 from cetool.cli import (
+    baseline_commands,
     checking,
     collection,
     editing,
@@ -61,6 +62,7 @@ app.add_typer(trusting.app)
 app.add_typer(kernels.app)
 app.add_typer(settings.app)
 app.add_typer(overlay_use.app)
+app.add_typer(baseline_commands.app)
 
 
 def _print_version(wanted: bool) -> None:

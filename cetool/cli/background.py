@@ -20,11 +20,25 @@ def collect_in_background(session: Session) -> None:
     """Start a collection that this call does not wait for, if none was started for an hour."""
     if not session.settings.auto_gc or not _due(session.paths.gc_stamp):
         return
+    if session.paths.baselines.is_dir() and not session.offline:
+        from cetool.cache.baselines import BaselineStore
+
+        if BaselineStore(session.paths.baselines).any_due():
+            check_baselines_in_background(session)
+    _start(session, "gc", "--background", "--quiet")
+
+
+def check_baselines_in_background(session: Session) -> None:
+    """Start to find out which baselines have changed, which this call does not wait for."""
+    _start(session, "baseline", "check")
+
+
+def _start(session: Session, *words: str) -> None:
     environ = dict(session.environ)
     if session.settings.trust_cache_dir:
         environ["CETOOL_TRUST_CACHE_DIR"] = "true"
     with contextlib.suppress(OSError):
-        _start_detached([sys.executable, "-m", "cetool", "gc", "--background", "--quiet"], environ)
+        _start_detached([sys.executable, "-m", "cetool", *words], environ)
 
 
 def _due(stamp: Path) -> bool:

@@ -99,7 +99,12 @@ def _solve(metadata: ScriptMetadata, session: Session) -> list[Finding]:
         session.voice.detail(f"{metadata.path}: packages from PyPI are not looked at")
     with session.voice.progress() as progress:
         try:
-            solver.solve(spec, progress)
+            if metadata.requirements.baselines:
+                from cetool.cli.baselines import Wish, on_baselines
+
+                spec = on_baselines(spec, metadata.requirements, session, Wish())
+            if not spec.is_locked:
+                solver.solve(spec, progress)
         except UnsatisfiableError as error:
             line = metadata.lines[0] if metadata.lines else None
             return [Finding("unsatisfiable", redact(error.message), line, error.hint)]

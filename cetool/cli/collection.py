@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from cetool.cache.baselines import BaselineStore
 from cetool.cache.copies import KEPT as COPIES_KEPT
 from cetool.cache.copies import CopyStore
 from cetool.cache.gc import Collected, Policy, Report, collect
@@ -91,6 +92,7 @@ def _collect(session: Session, policy: Policy, *, dry_run: bool) -> tuple[Report
         report = report.plus(collect_overlays(overlays, policy, dry_run=dry_run))
     age = 0.0 if policy.everything else policy.older_than
     scripts = 0 if age is None else ScriptStore(session.paths.scripts).collect(age, dry_run=dry_run)
+    scripts += BaselineStore(session.paths.baselines).collect(dry_run=dry_run)
     scripts += CopyStore(session.paths.copies).collect(0.0 if policy.everything else COPIES_KEPT, dry_run=dry_run)
     if not dry_run:
         clear_old_files(session.paths.logs, _LOGS_KEPT)

@@ -142,6 +142,8 @@ def _wants(metadata: ScriptMetadata) -> list[tuple[str, str]]:
     rows = [
         ("channels", flow(needs.channels) if needs.channels is not None else "(those of your configuration)"),
         ("env", flow(needs.packages)),
+        ("baseline", flow(needs.baselines) if needs.baselines else ""),
+        ("without", flow(needs.without) if needs.without else ""),
         ("pip", flow(needs.pypi) if needs.pypi else ""),
         ("indexes", flow(indexes) if indexes else ""),
         ("find-links", flow(settings.find_links) if settings.find_links else ""),

@@ -17,6 +17,7 @@ from cetool.cache.store import Directory, Store
 from cetool.cache.usage import Row
 from cetool.cli import options
 from cetool.cli.background import collect_in_background
+from cetool.cli.baseline_options import NO_BASELINE, BaselineOptions
 from cetool.cli.execution import RunOptions, note, read_declaration
 from cetool.cli.output import print_json, print_line, print_table
 from cetool.cli.session import Session, canonical_requirements
@@ -41,43 +42,65 @@ _LIKE_SCRIPTS = (".py", ".sh", ".R", ".jl", ".js", ".rb", ".pl")
 def create(
     specs: Annotated[list[str] | None, typer.Argument(metavar="SPEC", help="Match specs.")] = None,
     file: options.Files = None,
+    baseline: options.Baselines = None,
+    without: options.Without = None,
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
     engine: options.EngineName = None,
     channel: options.Channels = None,
     refresh: options.Refresh = False,
     offline: options.Offline = False,
+    insecure: options.Insecure = False,
     exclude_newer: options.ExcludeNewer = None,
     trust_cache_dir: options.TrustCacheDir = False,
 ) -> None:
     """Make an environment from match specs or files, and print its prefix."""
     session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
-    requirements = requirements_of(specs or [], file or [])
-    print_line(str(create_environment(requirements, session, refresh=refresh, exclude_newer=exclude_newer)))
+    on = BaselineOptions.of(baseline, without, insecure=insecure)
+    requirements = requirements_of(specs or [], file or [], on)
+    print_line(str(create_environment(requirements, session, refresh=refresh, exclude_newer=exclude_newer, on=on)))
 
 
-def requirements_of(specs: Sequence[str], files: Iterable[Path]) -> Requirements:
-    """What match specs and files ask for together. Raises UsageError where they ask for nothing."""
+def requirements_of(specs: Sequence[str], files: Iterable[Path], on: BaselineOptions = NO_BASELINE) -> Requirements:
+    """What match specs, files and baselines ask for together. Raises UsageError where they ask for nothing."""
     requirements = canonical_requirements(specs)
     for path in files:
         requirements = requirements.plus(read_environment_file(path))
-    if not requirements.packages and not requirements.pypi:
+    requirements = on.added_to(requirements)
+    if not requirements.packages and not requirements.pypi and not requirements.baselines:
         raise UsageError("no packages were given", hint="Give match specs, or --file with a file of them.")
     return requirements
 
 
 def create_environment(
-    requirements: Requirements, session: Session, *, refresh: bool, exclude_newer: str | None = None
+    requirements: Requirements,
+    session: Session,
+    *,
+    refresh: bool,
+    exclude_newer: str | None = None,
+    on: BaselineOptions = NO_BASELINE,
 ) -> Path:
     """Make the environment where it is missing, and return its prefix; that counts as a use."""
     for warning in requirements.warnings:
         session.voice.warn(warning)
-    spec = session.spec_of(requirements, exclude_newer=exclude_newer)
+    spec = _spec_of(requirements, session, exclude_newer, on, refresh=True)
     lease = session.environment(requirements, spec, refresh=refresh, purpose="to create it")
     note(session, lease, "")
     lease.release()
     collect_in_background(session)
     return lease.prefix
+
+
+def _spec_of(
+    requirements: Requirements, session: Session, exclude_newer: str | None, on: BaselineOptions, *, refresh: bool
+) -> EnvironmentSpec:
+    """The complete request; with ``refresh`` a baseline's server is asked whatever is known of it."""
+    spec = session.spec_of(requirements, exclude_newer=exclude_newer)
+    if not requirements.baselines:
+        return spec
+    from cetool.cli.baselines import Wish, on_baselines
+
+    return on_baselines(spec, requirements, session, Wish(refresh=refresh, insecure=on.insecure))
 
 
 def name(
@@ -86,6 +109,8 @@ def name(
         typer.Argument(metavar="SPEC|SCRIPT", help="Match specs, or one script.", show_default=False),
     ] = None,
     file: options.Files = None,
+    baseline: options.Baselines = None,
+    without: options.Without = None,
     channel: options.Channels = None,
     insecure: options.Insecure = False,
     locked: options.Locked = False,
@@ -99,15 +124,16 @@ def name(
     lock = options.LockOptions(locked, frozen, no_lock, lock_file)
     session = Session({"channels": tuple(channel) if channel else None, **lock.settings})
     words = targets or []
+    on = BaselineOptions.of(baseline, without, insecure=insecure)
     if len(words) == 1 and not file and _is_script(words[0]):
-        how = RunOptions(lock=lock.choice, exclude_newer=exclude_newer)
+        how = RunOptions(lock=lock.choice, exclude_newer=exclude_newer, baselines=on)
         _, spec = read_declaration(open_source(words[0], session, insecure=insecure), session, how)
     else:
         if lock.file is not None:
             raise UsageError(
                 "--lock-file is for the environment of a script", hint="cetool name --lock-file FILE SCRIPT"
             )
-        spec = session.spec_of(requirements_of(words, file or []), exclude_newer=exclude_newer)
+        spec = _spec_of(requirements_of(words, file or [], on), session, exclude_newer, on, refresh=False)
         if len(words) == 1 and words[0].endswith(_LIKE_SCRIPTS):  # the package discord.py is one
             session.voice.warn(f"there is no file {words[0]!r}, so it was taken for a package")
     store = session.store_of(spec)
@@ -202,9 +228,10 @@ def _cells(row: dict[str, object], now: float) -> tuple[str, ...]:
     specs, pypi, running, last_used = row["specs"], row["pypi"], row["running"], row["last_used"]
     assert isinstance(specs, list) and isinstance(pypi, list) and isinstance(running, list)
     assert isinstance(last_used, float) and isinstance(row["size_bytes"], int)
+    asked = ", ".join([*specs, *(f"{requirement} (PyPI)" for requirement in pypi)])
     return (
         Path(str(row["prefix"])).name,
-        (", ".join([*specs, *(f"{requirement} (PyPI)" for requirement in pypi)]) or "(nothing)")
+        (asked or ("(a baseline)" if row["locked"] else "(nothing)"))
         + (" (locked)" if row["locked"] else "")
         + (f" (as of {row['exclude_newer']})" if row["exclude_newer"] else ""),
         format_size(row["size_bytes"]),

@@ -12,6 +12,7 @@ from cetool.cache.locks import FileLock
 from cetool.cache.scripts import Held, ScriptStore
 from cetool.cache.spool import note_use
 from cetool.cache.store import Lease
+from cetool.cli.baseline_options import NO_BASELINE, BaselineOptions
 from cetool.cli.locked import Asked, LockChoice, refuse_overlay, spec_of
 from cetool.cli.output import flow
 from cetool.cli.session import Session, canonical_requirements
@@ -19,6 +20,7 @@ from cetool.cli.sources import Source, open_source
 from cetool.errors import Location, UsageError
 from cetool.launch import warm
 from cetool.spec.blocks import find_block
+from cetool.spec.channels import strip_credentials
 from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.metadata import ScriptMetadata, metadata_from_file, read_metadata
 from cetool.spec.source import Script, is_notebook
@@ -51,6 +53,7 @@ class RunOptions(NamedTuple):
     notebook: NotebookOptions = NotebookOptions()
     lock: LockChoice = LockChoice()
     exclude_newer: str | None = None
+    baselines: BaselineOptions = BaselineOptions()
     record: Path | None = None
     keep: bool = False
     base: str | None = None
@@ -167,7 +170,7 @@ class Run(NamedTuple):
         how, source, session = self.how, self.source, self.session
         as_is = how.lock == LockChoice() and how.exclude_newer is None and not how.keep
         plain = how.env_file is None and not how.extra and how.activate and as_is
-        plain = plain and how.base is None and not how.overlay
+        plain = plain and how.base is None and not how.overlay and how.baselines == NO_BASELINE
         if source.seen is None or not plain or not session.is_usual:
             return
         if self.lease.base is not None:
@@ -187,6 +190,7 @@ class Run(NamedTuple):
             environ=session.environ,
             by_path=session.asked_engine,
             collects=session.settings.auto_gc,
+            stamp=session.stamp,
         )
         write_launch_record(learned, around, self.lease, session.paths)
 
@@ -260,7 +264,7 @@ def read_locked_declaration(
 
         metadata = metadata_from_file(source.script, read_environment_file(how.env_file))
     declared = metadata.requirements
-    needs = declared
+    needs = how.baselines.added_to(declared)
     if how.base is not None or how.overlay:
         from cetool.cli.overlaying import with_overlay
 
@@ -277,8 +281,9 @@ def read_locked_declaration(
     for warning in metadata.requirements.warnings:
         session.voice.warn(f"{source.script.name}: {warning}")
     options = {"--with": how.extra, "--channel": session.channels_given, "--exclude-newer": how.exclude_newer}
+    options.update(how.baselines.given)
     additions = tuple(option for option, given in options.items() if given)
-    asked = Asked(declared, metadata.requirements, additions, how.exclude_newer)
+    asked = Asked(declared, metadata.requirements, additions, how.exclude_newer, how.refresh, how.baselines.insecure)
     return metadata, *spec_of(source, asked, how.lock, session)
 
 
@@ -300,6 +305,10 @@ def specification(metadata: ScriptMetadata, prefix: Path, locked_by: str | None 
     else:
         lines += [f"base: {needs.overlay.base}", f"overlay: {flow(needs.overlay.entries)}"]
         lines += [f"conda: {flow(needs.overlay.conda)}"] if needs.overlay.conda else []
+    if needs.baselines:
+        lines.append(f"baseline: {flow(list(map(strip_credentials, needs.baselines)))}")
+    if needs.without:
+        lines.append(f"without: {flow(needs.without)}")
     if needs.pypi:
         lines.append(f"pip: {flow(needs.pypi)}")
     if needs.variables:

@@ -32,25 +32,50 @@ class LockChoice(NamedTuple):
 class Asked(NamedTuple):
     """What a script asks for: ``declared`` by itself (or by ``--env-file``), ``all`` of it with what the command line
     adds; ``additions`` are the options that do, as they are called. ``exclude_newer`` is the day it is solved as of.
+    ``refresh``: baselines count as they are now; ``insecure``: they may come over plain http.
     """
 
     declared: Requirements
     all: Requirements
     additions: tuple[str, ...] = ()
     exclude_newer: str | None = None
+    refresh: bool = False
+    insecure: bool = False
 
 
 def spec_of(source: Source, asked: Asked, choice: LockChoice, session: Session) -> tuple[EnvironmentSpec, str | None]:
     """The complete request, and where the lock is that decides it; None for one that has to be solved.
 
-    Raises LockError where a lock was insisted on (``--locked``, ``--frozen``, ``--lock-file``) and cannot be used.
+    Raises LockError where a lock was insisted on (``--locked``, ``--frozen``, ``--lock-file``) and cannot be used, and
+    CetoolError for a baseline that cannot.
     """
     if asked.all.overlay is not None:
         if choice.file is not None or session.settings.locked or session.settings.frozen:
             refuse_overlay(asked.all, source.script.name, "it has no lock")
+        if asked.all.baselines:
+            refuse_overlay(asked.all, source.script.name, "it goes with no baseline")
         if asked.exclude_newer is not None:
             refuse_overlay(asked.all, source.script.name, "--exclude-newer does not solve for it")
         return session.spec_of(asked.all), None
+    spec, where = _locked_spec(source, asked, choice, session)
+    if where is None and asked.all.baselines:
+        from cetool.cli.baselines import Wish, on_baselines
+
+        spec = on_baselines(spec, asked.all, session, Wish(identity(source), asked.refresh, asked.insecure))
+    return spec, where
+
+
+def identity(source: Source) -> str | None:
+    """What a script is known by from one run to the next: its path or URL; None for one that has no name."""
+    if source.origin is not None:
+        return source.origin.asked.shown
+    return os.path.abspath(source.script.path) if source.data is None else None
+
+
+def _locked_spec(
+    source: Source, asked: Asked, choice: LockChoice, session: Session
+) -> tuple[EnvironmentSpec, str | None]:
+    """What is declared, or what its lock says, without a look at baselines."""
     fresh = session.spec_of(asked.all, exclude_newer=asked.exclude_newer)
     states = _watched(source, session) if choice.file is None else {}
     if choice.ignored:

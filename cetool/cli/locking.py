@@ -17,7 +17,7 @@ import typer
 from cetool.cli import options
 from cetool.cli.lock_places import Target, Wish, target_of
 from cetool.cli.lock_report import Outcome, changes_between, document_of, tell
-from cetool.cli.locked import refuse_overlay
+from cetool.cli.locked import identity, refuse_overlay
 from cetool.cli.output import print_json
 from cetool.cli.session import Session
 from cetool.cli.sources import Source, open_source
@@ -256,8 +256,15 @@ def _solved(
         channels |= dict.fromkeys(map(strip_credentials, spec.channels))
         progress.note(f"Locking {source.script.name} for {platform}")
         kept = None if before is None or wish.update_all else _without(before.platform(platform), wish.update)
+        given = None
+        if needs.baselines:
+            from cetool.cli.baselines import Wish as BaselineWish
+            from cetool.cli.baselines import to_be_locked
+
+            about = BaselineWish(identity(source), refresh=wish.update_all, platform=platform)
+            spec, given = to_be_locked(spec, needs, session, about)
         try:
-            locked = solver.solve(spec, platform, kept, progress)
+            locked = solver.solve(spec, platform, kept, progress, given)
         except EngineError as error:
             if platform != current_platform():
                 error.message = f"for {platform}: {error.message}"

@@ -74,6 +74,18 @@ ExcludeNewer = Annotated[
         "--exclude-newer", metavar="DATE", help="Solve as of that day: what was published later is not there."
     ),
 ]
+Baselines = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--baseline",
+        metavar="FILE",
+        help="Packages to start from: an @EXPLICIT file, a conda-lock.yml or pixi.lock, or its URL; repeat for more.",
+    ),
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option("--without", metavar="NAME", help="Take a package, or what a glob fits, out of the baseline; repeat."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md has its form).")]
 
 

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from cetool.cli import options
+from cetool.cli.baseline_options import BaselineOptions
 from cetool.cli.execution import NotebookOptions, RunOptions, run_source
 from cetool.cli.sources import check_pin, open_source, source_of_lines
 from cetool.errors import UsageError
@@ -45,6 +46,8 @@ def run(
     lock_file: options.LockFile = None,
     exclude_newer: options.ExcludeNewer = None,
     env_file: options.EnvFile = None,
+    baseline: options.Baselines = None,
+    without: options.Without = None,
     no_activate: Annotated[
         bool, typer.Option("--no-activate", help="Run the program without activating the environment.")
     ] = False,
@@ -91,6 +94,7 @@ def run(
         notebook=notebook,
         lock=lock.choice,
         exclude_newer=exclude_newer,
+        baselines=BaselineOptions.of(baseline, without, insecure=insecure),
         record=to_record,
         keep=keep,
         base=base,

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from cetool.cli import options
+from cetool.cli.baseline_options import BaselineOptions
 from cetool.cli.environments import spec_document
 from cetool.cli.execution import RunOptions, entrypoint_place, read_locked_declaration
 from cetool.cli.output import flow, print_json, print_line, print_table
@@ -53,6 +54,8 @@ def show(
         list[str] | None, typer.Option("--with", metavar="SPEC", help="A package besides those declared.")
     ] = None,
     env_file: options.EnvFile = None,
+    baseline: options.Baselines = None,
+    without: options.Without = None,
     locked: options.Locked = False,
     frozen: options.Frozen = False,
     no_lock: options.NoLock = False,
@@ -68,12 +71,13 @@ def show(
     lock = options.LockOptions(locked, frozen, no_lock, lock_file)
     session = Session({"engine": engine, "channels": channels, "offline": offline or None, **lock.settings})
     source = open_source(target, session, insecure=insecure, sha256=sha256)
-    how = RunOptions(tuple(extra or ()), env_file, lock=lock.choice, exclude_newer=exclude_newer)
+    on = BaselineOptions.of(baseline, without, insecure=insecure)
+    how = RunOptions(tuple(extra or ()), env_file, lock=lock.choice, exclude_newer=exclude_newer, baselines=on)
     metadata, spec, locked_by = read_locked_declaration(source, session, how)
     if metadata.entrypoint is not None:
         # what is wrong with it is told here, too
         parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
-    document = {**_shown(metadata, spec, session, source), "lock": locked_by}
+    document = {**_shown(metadata, spec, session, source), "lock": locked_by, **_baselines(session)}
     if as_json:
         print_json(document)
         return
@@ -92,6 +96,7 @@ def show(
         ("overlay", flow(spec.overlay.requirements) if spec.overlay else ""),
         ("conda", flow(spec.overlay.conda) if spec.overlay and spec.overlay.conda else ""),
         ("lock", f"{locked_by} ({len(spec.explicit) + len(spec.explicit_pypi)} packages)" if locked_by else ""),
+        *_baseline_rows(session),
         ("as of", spec.exclude_newer or ""),
         ("variables", flow([f"{key}={value}" for key, value in needs.variables]) if needs.variables else ""),
         ("prefix", f"{document['prefix']} ({'made' if document['exists'] else 'not made yet'})"),
@@ -134,6 +139,31 @@ def _shown(metadata: ScriptMetadata, spec: EnvironmentSpec, session: Session, so
         "entrypoint": metadata.entrypoint,
         "command": _command(metadata, session, spec),
     }
+
+
+def _baselines(session: Session) -> dict[str, object]:
+    """The baselines that the environment starts from, and what becomes of them."""
+    on = session.on_baselines
+    if on is None:
+        return {"baselines": [], "baseline_packages": None, "without": [], "added": []}
+    return {
+        "baselines": [each.shown for each in on.baselines],
+        "baseline_packages": len(on.combined.conda) + len(on.combined.pypi),
+        "without": list(on.combined.removed),
+        "added": list(map(redact, on.added)),
+    }
+
+
+def _baseline_rows(session: Session) -> list[tuple[str, str]]:
+    on = session.on_baselines
+    if on is None:
+        return []
+    count = len(on.combined.conda) + len(on.combined.pypi)
+    return [
+        ("baseline", f"{flow([each.shown for each in on.baselines])} ({count} packages)"),
+        ("without", flow(on.combined.removed) if on.combined.removed else ""),
+        ("added", flow(list(map(redact, on.added))) if on.added else ""),
+    ]
 
 
 def _kernel_command(metadata: ScriptMetadata, session: Session, prefix: Path) -> list[str]:

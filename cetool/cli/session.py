@@ -32,6 +32,7 @@ from cetool.spec.platforms import current_platform
 
 if TYPE_CHECKING:  # engines and the log are for those who need them: each import delays the script
     from cetool.cache.usage import UsageLog
+    from cetool.cli.baselines import OnBaselines
     from cetool.engines.base import Engine, Found, Progress
 
 _OVERRIDE = re.compile(r"CONDA_OVERRIDE_([A-Z][A-Z0-9_]*)\Z")
@@ -58,6 +59,12 @@ class Session:
         self.locks: dict[bytes, bytes] = {}
         #: Whether the next call has to say the same again.
         self.repeats_itself = False
+        #: What is done once the environment is made, or was found to be there.
+        self.once_made: list[Callable[[], None]] = []
+        #: What became of the baselines, where there are some.
+        self.on_baselines: OnBaselines | None = None
+        #: The file by whose age a warm run sees that it is time for a cold one; none but that of the collection.
+        self.stamp = b""
         self._moves = False
         self.watch(search_path(self.environ, root_prefix=conda_root(self.environ)))
         named = self.environ.get("CETOOL_CONFIG_FILE") or "/"
@@ -127,8 +134,13 @@ class Session:
 
     def watch_locks(self, paths: Sequence[str]) -> Mapping[bytes, bytes]:
         """The states of the files that would be a script's lock, remembered for its launch record; ``-``: none."""
-        self.locks = {os.fsencode(path): file_state(os.fsencode(path)) for path in paths}
-        return self.locks
+        found = {os.fsencode(path): file_state(os.fsencode(path)) for path in paths}
+        self.locks = {**self.locks, **found}
+        return found
+
+    def watch_files(self, paths: Sequence[str]) -> None:
+        """Remember the states of other files that decide, or are news, in the same way."""
+        self.watch_locks(paths)
 
     def watch(self, paths: Sequence[str], *, moves: bool = False) -> None:
         """Remember the states of files that are about to be read; those seen before stay as they were seen."""
@@ -230,6 +242,25 @@ class Session:
             from cetool.cli.overlaying import overlay_environment
 
             return overlay_environment(self, spec, refresh=refresh, keep=keep, purpose=purpose)
+        lease = self._environment(requirements, spec, refresh, purpose, meanwhile)
+        if lease.created and requirements.without and (spec.is_locked or spec.pinned):
+            from cetool.cli.baselines import after_removal
+
+            for told in after_removal(lease.prefix, requirements):
+                self.voice.warn(told)
+        for remember in self.once_made:
+            remember()
+        self.once_made.clear()
+        return lease
+
+    def _environment(
+        self,
+        requirements: Requirements,
+        spec: EnvironmentSpec,
+        refresh: bool,
+        purpose: str,
+        meanwhile: Callable[[], None] | None,
+    ) -> Lease:
         if not refresh:
             ensure_private_dir(self.paths.envs, trust=self.settings.trust_cache_dir, writable=False)
             lease = self.store.lease(spec.name)

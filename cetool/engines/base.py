@@ -71,7 +71,7 @@ class CreateRequest(NamedTuple):
     embedded engine alone can do.
 
     Where it is only solved, ``platform`` is the subdir it is solved for (None: this machine's), and ``preferred`` are
-    packages that are kept where they fit.
+    packages that are kept where they fit, and ``pinned`` lines of an explicit spec whose packages are taken as given.
     """
 
     prefix: Path
@@ -87,6 +87,7 @@ class CreateRequest(NamedTuple):
     exclude_newer: datetime | None = None
     platform: str | None = None
     preferred: tuple[LockedConda, ...] = ()
+    pinned: tuple[str, ...] = ()
     below: Path | None = None
 
     @property

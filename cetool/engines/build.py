@@ -52,7 +52,7 @@ def build_environment(
     """
     packages = spec.packages
     if spec.pypi and not spec.is_locked:
-        packages += _installer(packages, circumstances)
+        packages += _installer((*packages, *_names(spec.pinned)), circumstances)
     moment = None
     if spec.exclude_newer is not None and not spec.is_locked:
         from cetool.spec.dates import exclude_newer
@@ -71,7 +71,12 @@ def build_environment(
         inherit=place.inherit,
         meanwhile=circumstances.meanwhile,
     )
-    if moment is not None and engine.name != "rattler":
+    if spec.pinned:
+        from cetool.engines.additions import with_additions
+
+        assert circumstances.solver_cache is not None
+        request = with_additions(request, spec.pinned, circumstances.environ, circumstances.solver_cache, progress)
+    elif moment is not None and engine.name != "rattler":
         request = _as_of(request, circumstances, progress)
     try:
         return _make(engine, request, spec, place, circumstances, progress)
@@ -99,12 +104,14 @@ def _make(
         engine.create(request, progress)
     finally:  # a run that was killed may have left its line, too
         forget_registration(place.prefix, circumstances.environ)
-    if spec.is_locked:
+    if spec.is_locked or spec.pinned:
         from cetool.engines.explicit import check_intact
 
         check_intact(place.prefix, request.explicit, progress)
-    if spec.explicit_pypi if spec.is_locked else spec.pypi:
-        _install_pypi(spec, place, circumstances, progress)
+    if exact := spec.explicit_pypi or spec.pinned_pypi:
+        _install_pypi(exact, True, spec, place, circumstances, progress)
+    if spec.pypi and not spec.is_locked:
+        _install_pypi(spec.pypi, False, spec, place, circumstances, progress)
     _keep_variables(place.prefix, dict(spec.variables))
     if place.written is not None:
         place.written()
@@ -120,6 +127,15 @@ def _as_of(request: CreateRequest, circumstances: Circumstances, progress: Progr
     return request._replace(explicit=solver.solve_explicitly(request, progress), exclude_newer=None)
 
 
+def _names(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of exactly named packages."""
+    if not lines:
+        return ()
+    from cetool.engines.explicit import name_of_line
+
+    return tuple(map(name_of_line, lines))
+
+
 def _installer(packages: tuple[str, ...], circumstances: Circumstances) -> tuple[str, ...]:
     """What has to be added to the conda packages so that PyPI packages can be installed beside them."""
     from cetool.engines.pypi import needs_pip
@@ -128,13 +144,20 @@ def _installer(packages: tuple[str, ...], circumstances: Circumstances) -> tuple
     return () if there or not needs_pip(circumstances.environ, circumstances.pip_installer) else ("pip",)
 
 
-def _install_pypi(spec: EnvironmentSpec, place: Place, circumstances: Circumstances, progress: Progress) -> None:
+def _install_pypi(
+    requirements: tuple[str, ...],
+    exactly: bool,
+    spec: EnvironmentSpec,
+    place: Place,
+    circumstances: Circumstances,
+    progress: Progress,
+) -> None:
     from cetool.engines.pypi import PypiRequest, install_pypi
 
     request = PypiRequest(
         prefix=place.prefix,
-        requirements=spec.explicit_pypi if spec.is_locked else spec.pypi,
-        exactly=spec.is_locked,
+        requirements=requirements,
+        exactly=exactly,
         log=place.log,
         environ=circumstances.environ,
         settings=spec.pypi_settings,

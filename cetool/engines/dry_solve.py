@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cetool.engines.additions import additions
 from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.explicit import parse_lines
 from cetool.engines.rattler import RattlerEngine
 from cetool.engines.rattler_errors import UnsatisfiableError
 from cetool.errors import EngineError
@@ -39,7 +41,8 @@ class Solver:
         with tempfile.TemporaryDirectory(prefix="cetool-solve-") as directory:
             request = CreateRequest(
                 prefix=Path(directory) / "prefix",
-                packages=spec.packages,
+                packages=spec.packages if not spec.pinned else additions(spec.packages, parse_lines(spec.pinned)),
+                pinned=spec.pinned,
                 channels=spec.channels,
                 log=Path(directory) / "log",
                 virtual_packages=spec.virtual_packages,

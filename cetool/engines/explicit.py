@@ -85,6 +85,11 @@ def parse_line(line: str) -> ExplicitPackage:
     )
 
 
+def name_of_line(line: str) -> str:
+    """The name of the package of a line."""
+    return parse_line(line).name
+
+
 def parse_lines(lines: Iterable[str]) -> list[ExplicitPackage]:
     """The packages of the lines, in their order."""
     return [parse_line(line) for line in lines]

@@ -209,6 +209,8 @@ def in_parallel(work: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
 
     Where it is interrupted, what has not begun is not begun any more.
     """
+    if len(items) <= _CHUNK:  # a thread costs more
+        return [work(item) for item in items]
     chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
     pool = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2))
     try:

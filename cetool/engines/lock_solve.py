@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from cetool.engines.additions import additions
 from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.explicit import parse_lines
 from cetool.engines.rattler import RattlerEngine
 from cetool.errors import EngineError
 from cetool.lock.model import LockedConda, PlatformLock
@@ -40,12 +42,19 @@ class LockSolver:
     exclude_newer: datetime | None = None
 
     def solve(
-        self, spec: EnvironmentSpec, platform: str, preferred: PlatformLock | None, progress: Progress
+        self,
+        spec: EnvironmentSpec,
+        platform: str,
+        preferred: PlatformLock | None,
+        progress: Progress,
+        given: PlatformLock | None = None,
     ) -> PlatformLock:
         """What is to be locked for a platform, its packages of before kept where they fit.
 
+        The conda packages that are ``given`` are in it as they are, and only what is asked for besides is solved.
         Raises EngineError where there is no such environment, or that cannot be found out.
         """
+        fixed = set() if given is None else {package.name for package in given.conda}
         with tempfile.TemporaryDirectory(prefix="cetool-lock-") as directory:
             request = CreateRequest(
                 prefix=Path(directory) / "prefix",
@@ -57,10 +66,11 @@ class LockSolver:
                 stall_timeout=self.stall_timeout,
                 exclude_newer=self.exclude_newer,
                 platform=platform,
-                preferred=preferred.conda if preferred is not None else (),
+                preferred=() if preferred is None else tuple(one for one in preferred.conda if one.name not in fixed),
+                pinned=() if given is None else given.explicit,
             )
             try:
-                conda = self._conda(request, spec, progress)
+                conda = self._conda(request, spec, progress) if given is None else self._added(request, given, progress)
                 if not spec.pypi:
                     return PlatformLock(platform, conda)
                 from cetool.engines.lock_pypi import PypiSolver
@@ -79,16 +89,33 @@ class LockSolver:
                 pass  # for want of pip, or of something else, which the next words tell
         return self._solved(request, progress)
 
+    def _added(self, request: CreateRequest, given: PlatformLock, progress: Progress) -> tuple[LockedConda, ...]:
+        """The conda packages that are given, and what is added to them."""
+        added = additions(request.packages, parse_lines(request.pinned))
+        if not added:
+            return _with_digests(given.conda)
+        records = RattlerEngine(self.environ, self.cache_dir).solve(request._replace(packages=added), progress)
+        named = {package.name: package for package in given.conda}
+        found = []
+        for package in map(locked_of, records):
+            mine = named.get(package.name)
+            found.append(package if mine is None else replace(mine, depends=mine.depends or package.depends))
+        return _with_digests(in_order(found))
+
     def _solved(self, request: CreateRequest, progress: Progress) -> tuple[LockedConda, ...]:
         records = RattlerEngine(self.environ, self.cache_dir).solve(request, progress)
-        packages = in_order(map(locked_of, records))
-        for package in packages:
-            if not package.sha256 and not package.md5:
-                raise EngineError(
-                    f"the channel tells no digest of {package.name} {package.version}, so it cannot be locked",
-                    hint="Have the channel indexed anew (conda-index, or rattler-index).",
-                )
-        return packages
+        return _with_digests(in_order(map(locked_of, records)))
+
+
+def _with_digests(packages: tuple[LockedConda, ...]) -> tuple[LockedConda, ...]:
+    """The packages, all of which can be verified. Raises EngineError otherwise."""
+    for package in packages:
+        if not package.sha256 and not package.md5:
+            raise EngineError(
+                f"the channel tells no digest of {package.name} {package.version}, so it cannot be locked",
+                hint="Have the channel indexed anew (conda-index, or rattler-index).",
+            )
+    return packages
 
 
 def _fitting(overrides: tuple[tuple[str, str], ...], platform: str) -> tuple[tuple[str, str], ...]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cetool.errors import StoreError
-from cetool.lock.installed import Distribution, distributions, normalized, package_records, write_origins
+from cetool.lock.installed import Distribution, distributions, normalized, package_records, read_origins, write_origins
 from cetool.lock.model import LockedPypi
 from cetool.spec.channels import strip_credentials
 
@@ -51,8 +51,8 @@ def keep_origins(prefix: Path, asking: Asking, report: Path | None) -> None:
             found = read_report(report.read_bytes())
         else:
             found = find_origins(list(distributions(prefix, package_records(prefix))), asking)
-        if found:
-            write_origins(prefix, found.values())
+        if found:  # beside what an earlier step noted
+            write_origins(prefix, {**read_origins(prefix), **found}.values())
     except (*NOT_UNDERSTOOD, StoreError):  # the environment is complete without, and can be asked later
         return
 

@@ -38,6 +38,8 @@ from cetool.errors import CetoolError, EngineError
 if TYPE_CHECKING:
     from rattler import Channel, Client, Gateway, RepoDataRecord, Subdir
 
+    from cetool.engines.rattler_pinned import PinnedPackages
+
 _TICK = 0.1
 _STEM = re.compile(r"\.(?:conda|tar\.bz2)\Z")
 _LAST_WORDS = 2.0
@@ -86,18 +88,9 @@ class RattlerEngine:
 
     def solve_explicitly(self, request: CreateRequest, progress: Progress) -> tuple[str, ...]:
         """The packages that the environment would have, as lines of an explicit spec in topological order."""
-        from rattler import PackageRecord
+        from cetool.engines.rattler_pinned import explicit_lines
 
-        records = {record.name.normalized: record for record in self.solve(request, progress)}
-        ordered = PackageRecord.sort_topologically(list(records.values()))
-        lines = []
-        for name in (record.name.normalized for record in ordered):
-            record = records[name]
-            if record.sha256 is not None:
-                lines.append(f"{record.url}#sha256:{record.sha256.hex()}")
-            else:
-                lines.append(f"{record.url}#{record.md5.hex()}" if record.md5 is not None else record.url)
-        return tuple(lines)
+        return explicit_lines(self.solve(request, progress), request.pinned)
 
     def _perform(self, request: CreateRequest, progress: Progress, *, link: bool) -> list[RepoDataRecord]:
         version = self.version
@@ -215,14 +208,15 @@ class _Creation:
         from rattler.exceptions import SolverError
 
         plan = self.plan
+        pinned = await self._pinned(gateway, subdirs) if self.request.pinned else None
         self.progress.stage("Solving")
         try:
             records = await solve(
                 sources,
-                with_those_below([spec for spec, _ in plan.specs], self.below),
+                [*with_those_below([spec for spec, _ in plan.specs], self.below), *(pinned.specs if pinned else ())],
                 gateway,
                 platforms=subdirs,
-                pinned_packages=list(python_in(self.below)),
+                pinned_packages=[*python_in(self.below), *(pinned.given() if pinned else ())],
                 virtual_packages=virtual_packages(self.request, self.environ),
                 channel_priority=ChannelPriority[plan.condarc.channel_priority.capitalize()],
                 constraints=plan.pins,
@@ -236,12 +230,26 @@ class _Creation:
                 better = await self._missing(gateway, sources, subdirs)
             from cetool.engines.rattler_errors import explain
 
-            raise self._dated(better or explain(error, plan)) from None
+            plain = explain(error, plan)
+            if pinned and better is None:
+                reasons = plain.message.partition(": ")[2]
+                better = pinned.explain(self.details, [shown for _, shown in plan.specs], reasons)
+            raise self._dated(better or plain) from None
         for spec, shown in plan.specs:
             # a conditional spec (`when=`) asks for nothing where its condition does not hold
             if spec.condition is None and not _is_virtual(spec) and not any(spec.matches(each) for each in records):
                 raise EngineError(f"the solution of the embedded engine has nothing that fits {shown!r}")
-        return records
+        return pinned.restored(records) if pinned else records
+
+    async def _pinned(self, gateway: Gateway, subdirs: list[Subdir]) -> PinnedPackages:
+        """The packages that are taken as given."""
+        from cetool.engines.explicit import parse_lines
+        from cetool.engines.rattler_pinned import PinnedPackages
+
+        pinned = PinnedPackages(parse_lines(self.request.pinned))
+        with self.pulse.watched():
+            await pinned.learn(self.caches / "pkgs", gateway, subdirs, self.progress)
+        return pinned
 
     async def _preferred(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> list[RepoDataRecord]:
         """The records of the packages that are kept where they fit, as far as the channels still have them."""

@@ -27,7 +27,7 @@ from cetool.errors import EngineError
 from cetool.spec.channels import redact
 
 if TYPE_CHECKING:
-    from rattler import Client, RepoDataRecord
+    from rattler import Client, PackageRecord, RepoDataRecord
 
 #: Downloads at a time.
 _AT_ONCE = 8
@@ -198,6 +198,22 @@ class LockedPackages:
         except Exception as error:
             raise EngineError(f"the metadata in {package.file_name} cannot be read: {redact(str(error))}") from None
         return RepoDataRecord(record, package.file_name, package.url, package.channel)
+
+
+def kept_record(cache: Path, package: ExplicitPackage) -> PackageRecord | None:
+    """The record of a package that is unpacked in the cache; None where it is not, or may be another of its name."""
+    from rattler import PackageRecord
+
+    directory = cache / package.stem
+    kept = _kept(directory)
+    wanted = {name: getattr(package, name) for name in ("sha256", "md5") if getattr(package, name)}
+    wanted = wanted or {"url": package.url}
+    if any(kept.get(name) != value for name, value in wanted.items()):
+        return None
+    try:
+        return PackageRecord.from_index_json(directory / "info" / "index.json")
+    except Exception:  # as good as not there
+        return None
 
 
 def _kept(directory: Path) -> dict[str, Any]:

@@ -63,10 +63,10 @@ def make_plan(request: CreateRequest, condarc: Condarc, environ: Mapping[str, st
         for url in resolve_channel(channel, condarc):
             channels.setdefault(access.plain(url), strip_credentials(channel if "://" not in channel else url))
     specs = []
-    if request.explicit:
-        from cetool.engines.explicit import packages_of
+    if request.explicit or request.pinned:
+        from cetool.engines.explicit import packages_of, parse_lines
 
-        for package in packages_of(request):
+        for package in (*packages_of(request), *parse_lines(request.pinned)):
             channels.setdefault(access.plain(package.channel), package.channel)
     for text in request.packages if not request.explicit else ():
         spec = _parsed(text)

@@ -51,7 +51,7 @@ class Circumstances(NamedTuple):
     have been, before they were (:func:`cetool.launch.watched.states`); ``since`` the time, in seconds since 1970,
     before any of it was read; ``environ`` the variables; ``locks`` the states of the files that are the script's lock,
     or would be. ``by_path`` tells that PATH had a say in it, ``collects`` that
-    collection is to be started every hour.
+    collection is to be started every hour, and ``stamp`` without that the file by whose age it is time for a cold run.
     """
 
     about: str
@@ -62,6 +62,7 @@ class Circumstances(NamedTuple):
     by_path: bool
     collects: bool
     locks: Mapping[bytes, bytes] = MappingProxyType({})
+    stamp: bytes = b""
 
 
 def write_launch_record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths) -> None:
@@ -117,7 +118,7 @@ def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths)
     if learned.cache is not None and learned.cache.lock is not None:
         record.cache, record.cache_lock = os.fsencode(learned.cache.path), os.fsencode(learned.cache.lock.path)
     record.spool = os.fsencode(paths.spool)
-    record.stamp = os.fsencode(paths.gc_stamp) if around.collects and paths.gc_stamp.exists() else b""
+    record.stamp = os.fsencode(paths.gc_stamp) if around.collects and paths.gc_stamp.exists() else around.stamp
     record.script_state = record.suffix = record.head = record.block = b""
     if around.seen is not None and learned.metadata is not None:
         record.script_state = warm.script_state(around.seen)

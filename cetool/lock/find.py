@@ -111,6 +111,15 @@ def _read(path: Path, name: str, platform: str | None) -> tuple[Lock, str]:
     except (ScriptNotFoundError, ScriptNotReadableError) as error:
         # 126 and 127 are about the script itself
         raise MetadataError(error.message, where=error.where, hint=error.hint) from None
+    return lock_in(data, path, name, platform)
+
+
+def lock_in(data: bytes, path: Path, name: str, platform: str | None = None) -> tuple[Lock, str]:
+    """The lock in the bytes of a file, and its format. ``path`` is where the file lies, ``name`` what it is called;
+    ``platform`` is as with :func:`find_lock`.
+
+    Raises MetadataError, with file and line, for what is no lock.
+    """
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

@@ -1,6 +1,7 @@
 """Dialect 1: the ``# conda execute`` block, YAML with the keys ``env``, ``channels``, ``run_with`` and ``variables``.
 
 Instead of ``env`` it may have ``base``, ``overlay`` and ``conda``: an existing environment, and what is laid over it.
+``baseline`` and ``without`` name packages to start from, and which of those are left out.
 
 ``[tool.cetool]`` in the two TOML dialects holds the same keys and is read by the same functions.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from cetool.errors import MetadataError
@@ -21,7 +22,7 @@ from cetool.spec.run_with import default_run_with
 from cetool.spec.source import Script
 from cetool.spec.yaml_reader import parse_yaml
 
-KEYS = ("env", "channels", "run_with", "variables", "base", "overlay", "conda")
+KEYS = ("env", "channels", "run_with", "variables", "base", "overlay", "conda", "baseline", "without")
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NO_ENVIRONMENT = "no environment was found in the '# conda execute' specification"
@@ -42,7 +43,7 @@ def read_conda_execute(block: Block, script: Script) -> tuple[Requirements, tupl
         raise MetadataError(_NO_ENVIRONMENT, where=script.at(block.first), hint=_ADD_ENV)
     own = read_own_keys(root, "the '# conda execute' specification", script.directory)
     needs = own.requirements
-    if not needs.packages and not needs.pypi and needs.overlay is None:
+    if not needs.packages and not needs.pypi and not needs.baselines and needs.overlay is None:
         raise MetadataError(_NO_ENVIRONMENT, where=script.at(block.first), hint=_ADD_ENV)
     return own.requirements, own.run_with or default_run_with(script)
 
@@ -67,7 +68,28 @@ def read_own_keys(root: Node, what: str, base_dir: str | os.PathLike[str]) -> Ow
         variables=read_variables(keys.get("variables")),
         overlay=overlay,
     )
+    if "baseline" in keys or "without" in keys:
+        requirements = _with_baselines(requirements, keys, base_dir)
     return OwnKeys(requirements, _run_with(keys.get("run_with")))
+
+
+def _with_baselines(
+    requirements: Requirements, keys: Mapping[str, Node], base_dir: str | os.PathLike[str]
+) -> Requirements:
+    from cetool.spec.baselines import read_baselines, read_without
+
+    if requirements.overlay is not None:
+        keys["baseline" if "baseline" in keys else "without"].fail(
+            "'base' and 'baseline' exclude each other",
+            "A base is an environment that is there, a baseline a list of packages to make one of.",
+        )
+    baselines, without = read_baselines(keys.get("baseline"), base_dir), read_without(keys.get("without"))
+    if without and not baselines:
+        keys["without"].fail(
+            "'without' takes packages out of a baseline, and none is named",
+            "Name one: baseline: https://example.org/envs/standard.txt",
+        )
+    return requirements._replace(baselines=baselines, without=without)
 
 
 def read_packages(

@@ -93,6 +93,8 @@ class _Conversion:
             channels=self._channels(root),
             variables=() if keeps_tables else self.before.requirements.variables,
             run_with=None if keeps_tables else own.run_with,
+            baselines=() if keeps_tables else _texts(own_root, "baseline"),
+            without=() if keeps_tables else _texts(own_root, "without"),
             comments=_comments(self.document, self.block, content, everything=not keeps_tables),
         )
         self._tell_of_settings()
@@ -274,6 +276,14 @@ class _Conversion:
             f"what this block says cannot be said in {names[self.dialect]}, so nothing was written{reason}",
             where=self.script.at(self.block.first),
         )
+
+
+def _texts(root: Node | None, key: str) -> tuple[str, ...]:
+    """The texts of a key that is one or a list of them, as they are written."""
+    node = None if root is None else root.below(key)
+    if node is None or node.kind == "nothing":
+        return ()
+    return tuple(item.text for item in (node.items if node.kind == "list" else (node,)))
 
 
 def _command(declared: Declaration) -> tuple[str, ...] | str | None:

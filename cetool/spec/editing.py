@@ -82,7 +82,8 @@ def edit_declaration(document: Document, change: Change) -> Edited:
         channels = work.add_channels(change.channels, before.requirements.channels)
     except UneditableError:
         raise _unsafe(script, block) from None
-    if not work.packages and not work.pypi and block.dialect == CONDA_EXECUTE:
+    needs = work.packages or work.pypi or before.requirements.baselines
+    if not needs and block.dialect == CONDA_EXECUTE:
         raise UsageError("nothing would be left of what the script needs", hint="Take the block out with an editor.")
     packages = set(work.packages)
     if block.dialect == PEP723 and not any(spec_name(spec) == "python" for spec in packages):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,7 +50,9 @@ class Requirements(NamedTuple):
     ``packages`` are canonical match specs (``str(MatchSpec)``), ``channels`` canonical channel names or URLs, None
     where none were named, ``pypi`` canonical PEP 508 requirements, ``variables`` pairs of name and value. ``warnings``
     are sentences that the user is to see once. ``overlay`` names an existing environment and what to lay over it; the
-    PyPI requirements are then among the latter, and ``packages`` say no more than which python will do.
+    PyPI requirements are then among the latter, and ``packages`` say no more than which python will do. ``baselines``
+    are URLs or absolute paths of lists of packages to start from, a later one winning, and ``without`` names, or globs
+    of names, that are taken out of them.
     """
 
     packages: tuple[str, ...] = ()
@@ -58,6 +61,8 @@ class Requirements(NamedTuple):
     pypi_settings: PypiSettings = PypiSettings()
     variables: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     overlay: OverlayKeys | None = None
 
     @property
@@ -74,6 +79,12 @@ class Requirements(NamedTuple):
         }
         if self.channels is not None:
             asked["channels"] = [strip_credentials(channel) for channel in dict.fromkeys(self.channels)]
+        if self.baselines:
+            # of a file only what it is called: a lock goes with its script from machine to machine
+            asked["baselines"] = [
+                strip_credentials(each) if "://" in each else os.path.basename(each) for each in self.baselines
+            ]
+            asked["without"] = sorted(set(self.without))
         return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def plus(self, other: Requirements) -> Requirements:
@@ -85,6 +96,8 @@ class Requirements(NamedTuple):
             pypi_settings=self.pypi_settings if other.pypi_settings == PypiSettings() else other.pypi_settings,
             variables=tuple({**dict(self.variables), **dict(other.variables)}.items()),
             warnings=self.warnings + other.warnings,
+            baselines=tuple(dict.fromkeys(self.baselines + other.baselines)),
+            without=tuple(dict.fromkeys(self.without + other.without)),
             overlay=self.overlay if other.overlay is None else other.overlay,
         )
 
@@ -101,6 +114,9 @@ class EnvironmentSpec(NamedTuple):
     Where a lock says which packages exactly, ``explicit`` are its lines of an explicit spec (CEP 23) in topological
     order and ``explicit_pypi`` its direct references (PEP 508): then nothing is solved, and ``packages``, ``channels``
     and ``pypi`` only tell what the lock was made for.
+
+    Where something is added to a baseline, ``pinned`` and ``pinned_pypi`` are, in the same form, what stays of the
+    baseline, and ``packages`` and ``pypi`` what is solved with those as they are.
     """
 
     packages: tuple[str, ...]
@@ -112,6 +128,8 @@ class EnvironmentSpec(NamedTuple):
     explicit: tuple[str, ...] = ()
     explicit_pypi: tuple[str, ...] = ()
     exclude_newer: str | None = None
+    pinned: tuple[str, ...] = ()
+    pinned_pypi: tuple[str, ...] = ()
     overlay: OverlaySpec | None = None
 
     @property
@@ -176,6 +194,8 @@ class EnvironmentSpec(NamedTuple):
             "explicit": list(map(strip_credentials, self.explicit)),
             "explicit-pypi": list(map(strip_credentials, self.explicit_pypi)),
             "exclude-newer": self.exclude_newer,
+            "pinned": list(map(strip_credentials, self.pinned)),
+            "pinned-pypi": list(map(strip_credentials, self.pinned_pypi)),
             "overlay": None if self.overlay is None else self.overlay.as_dict(),
         }
         return {key: value for key, value in pairs.items() if value}
@@ -208,6 +228,8 @@ class EnvironmentSpec(NamedTuple):
             explicit=tuple(str(line) for line in data.get("explicit", [])),
             explicit_pypi=tuple(str(line) for line in data.get("explicit-pypi", [])),
             exclude_newer=None if data.get("exclude-newer") is None else str(data["exclude-newer"]),
+            pinned=tuple(str(line) for line in data.get("pinned", [])),
+            pinned_pypi=tuple(str(line) for line in data.get("pinned-pypi", [])),
             overlay=overlay,
         )
 
@@ -219,4 +241,6 @@ class EnvironmentSpec(NamedTuple):
             pypi=tuple(map(strip_credentials, self.pypi)),
             explicit=tuple(map(strip_credentials, self.explicit)),
             explicit_pypi=tuple(map(strip_credentials, self.explicit_pypi)),
+            pinned=tuple(map(strip_credentials, self.pinned)),
+            pinned_pypi=tuple(map(strip_credentials, self.pinned_pypi)),
         )

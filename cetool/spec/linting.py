@@ -137,7 +137,13 @@ def _items(script: Script, block: Block) -> Iterator[Finding]:
             yield Finding(
                 "duplicate", f"{item.name} is named more than once", item.line, "Name it once, with all clauses."
             )
-    if block.dialect == PEP723 and ("conda", PYTHON) not in counts:
+    own = root if block.dialect == CONDA_EXECUTE else root.below("tool", "cetool")
+    baseline = None if own is None else own.below("baseline")
+    for node in () if baseline is None else baseline.items or (baseline,):
+        if strip_credentials(node.text) != node.text:
+            hint = "Keep it in ~/.netrc."
+            yield Finding("secret", f"the baseline {redact(node.text)} has a password or token", node.where.line, hint)
+    if block.dialect == PEP723 and ("conda", PYTHON) not in counts and baseline is None:
         hint = 'Add requires-python = ">=3.11".'
         yield Finding("unpinned", "nothing says which version of python is needed", block.first, hint)
     place = channels_place(root, block.dialect)
@@ -182,7 +188,7 @@ def _command(metadata: ScriptMetadata, script: Script, block: Block) -> Iterator
     language = language_of_program(program) if program else None
     python = language.is_python if language is not None else not program and language_of(script).is_python
     if python and PYTHON not in names:
-        if not _on_this_machine(program):
+        if not _on_this_machine(program) and not metadata.requirements.baselines:
             hint = "Add it: '- python >=3.11'."
             yield Finding("no-python", "the script is Python, and its environment has no python", block.first, hint)
         return
@@ -191,6 +197,8 @@ def _command(metadata: ScriptMetadata, script: Script, block: Block) -> Iterator
         hint = "run_with is a program and its arguments, which no shell sees; the script's path comes last."
         yield Finding("run-with", f"run_with looks like a shell's command line: {redact(text)}", block.first, hint)
         return
+    if metadata.requirements.baselines:
+        return  # who knows what is in it
     package = None if _on_this_machine(program) else package_of_program(program)
     if package is not None and not any(_brings(name, package) for name in names):
         hint = f"Add '{package}', or the package that brings it, unless the machine's own is meant."

@@ -34,6 +34,8 @@ class Wanted:
     run_with: tuple[str, ...] | None = None
     entrypoint: str | None = None
     comments: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
 
 def render(
@@ -50,7 +52,12 @@ def render(
 
 def _yaml(wanted: Wanted, comment: str) -> list[str]:
     lines = [f"{comment} {text}".rstrip() for text in wanted.comments]
-    lines += ["env:", *(f" - {edit_yaml.quoted(text, flow=False)}" for text in wanted.packages)]
+    if wanted.baselines:
+        lines += [f"baseline: {_flow(wanted.baselines)}"]
+    if wanted.without:
+        lines += [f"without: {_flow(wanted.without)}"]
+    if wanted.packages or wanted.pypi or not wanted.baselines:
+        lines += ["env:", *(f" - {edit_yaml.quoted(text, flow=False)}" for text in wanted.packages)]
     if wanted.pypi:
         lines += [" - pip:", *(f"   - {edit_yaml.quoted(text, flow=False)}" for text in wanted.pypi)]
     if wanted.channels is not None:
@@ -133,6 +140,9 @@ def _toml(dialect: str, wanted: Wanted, base_dir: str | os.PathLike[str], shared
             toml.set(_CONDA, "channels", channels)
         if packages:
             toml.set(_CONDA, "dependencies", edit_toml.array_text(packages))
+    for key, texts in (("baseline", wanted.baselines), ("without", wanted.without)):
+        if texts:
+            toml.set(_CETOOL, key, edit_toml.array_text(texts))
     if wanted.run_with is not None:
         toml.set(_CETOOL, "run_with", edit_toml.array_text(wanted.run_with))
     if wanted.variables:

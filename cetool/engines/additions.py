@@ -1,0 +1,73 @@
+"""What is to be added to packages that stay as they are: which specs they do not meet already, and who solves those.
+
+The embedded engine solves for all engines here, for it alone takes packages as given; what comes of it is a list of
+exactly named packages, which any engine installs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.explicit import ExplicitPackage, parse_lines
+from cetool.spec.channels import redact
+from cetool.spec.matchspecs import PACKAGE_NAME
+
+
+def additions(specs: Iterable[str], pinned: Sequence[ExplicitPackage]) -> tuple[str, ...]:
+    """The match specs that ask for a package which is not among the pinned ones.
+
+    Raises EngineError, with the way out, where one asks for another version than is pinned.
+    """
+    there = {package.name: package.stem.rsplit("-", 2)[1:] for package in pinned}
+    found = []
+    for text in specs:
+        if PACKAGE_NAME.fullmatch(text):  # a name alone: told without the import of a parser
+            if text not in there:
+                found.append(text)
+            continue
+        from rattler import MatchSpec
+
+        spec = MatchSpec(text)
+        name = getattr(spec.name, "normalized", None)
+        if name is None or spec.condition is not None or name not in there:
+            found.append(text)
+        elif not _fits(spec.version, spec.build, *there[name]):
+            version, build = there[name]
+            from cetool.engines.rattler_errors import UnsatisfiableError
+
+            raise UnsatisfiableError(
+                f"{redact(text)!r} does not fit the baseline, which has {name} {version} ({build})",
+                hint=f"Take the baseline's out, and what is asked for is put in: without: [{name}]. "
+                "Or ask for a version that fits.",
+            )
+    return tuple(found)
+
+
+def _fits(version_spec: str | None, build_spec: str | None, version: str, build: str) -> bool:
+    from rattler import Version, VersionSpec
+
+    if version_spec is not None and not VersionSpec(version_spec).matches(Version(version)):
+        return False
+    return build_spec is None or build_spec.startswith("^") or fnmatchcase(build, build_spec)
+
+
+def with_additions(
+    request: CreateRequest, pinned: tuple[str, ...], environ: Mapping[str, str], cache: Path, progress: Progress
+) -> CreateRequest:
+    """The request for exactly the pinned packages (lines of an explicit spec) and what is added to them.
+
+    Nothing is solved where they meet the request's specs already. Raises EngineError where it cannot be had.
+    """
+    added = additions(request.packages, parse_lines(pinned))
+    if not added:
+        progress.note("Nothing is added to the baseline, so nothing is solved.")
+        return request._replace(explicit=pinned, exclude_newer=None)
+    from cetool.engines.rattler import RattlerEngine
+
+    progress.note(f"Solved with {len(pinned)} packages of the baseline as they are: {', '.join(map(redact, added))}")
+    solver = RattlerEngine(environ, cache)
+    lines = solver.solve_explicitly(request._replace(packages=added, pinned=pinned), progress)
+    return request._replace(explicit=lines, exclude_newer=None)

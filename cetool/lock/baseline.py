@@ -1,0 +1,73 @@
+"""What several baselines come to together, with some packages taken out: exactly named packages, no solver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
+from cetool.spec.baselines import taken_out, unmatched
+
+
+class Clash(NamedTuple):
+    """A package that two baselines name differently: ``lost`` of the baseline ``earlier`` gives way to ``won``."""
+
+    name: str
+    lost: str
+    earlier: str
+    won: str
+    later: str
+
+
+class Combined(NamedTuple):
+    """The packages that stay, the conda packages in the order of the files; ``removed`` are ``name version`` of those
+    that were taken out, ``unmatched`` the patterns that fit none.
+    """
+
+    conda: tuple[LockedConda, ...]
+    pypi: tuple[LockedPypi, ...]
+    removed: tuple[str, ...]
+    unmatched: tuple[str, ...]
+    clashes: tuple[Clash, ...]
+
+
+def combine(baselines: Iterable[tuple[str, PlatformLock]], without: Sequence[str]) -> Combined:
+    """One platform's packages of the baselines, each with what messages call it; a later one wins."""
+    found: dict[str, tuple[str, LockedConda | LockedPypi]] = {}
+    clashes = []
+    for called, locked in baselines:
+        packages: list[LockedConda | LockedPypi] = [*locked.conda, *locked.pypi]
+        for package in packages:
+            before = found.get(_key(package))
+            if before is not None and before[0] != called and _told(before[1]) != _told(package):
+                clashes.append(Clash(package.name, _told(before[1]), before[0], _told(package), called))
+            found[_key(package)] = (called, package)
+    staying = [package for _, package in found.values() if not taken_out(package.name, without)]
+    gone = [package for _, package in found.values() if taken_out(package.name, without)]
+    return Combined(
+        conda=_ordered([package for package in staying if isinstance(package, LockedConda)]),
+        pypi=tuple(package for package in staying if isinstance(package, LockedPypi)),
+        removed=tuple(f"{package.name} {package.version}" for package in gone),
+        unmatched=tuple(unmatched(without, [package.name for _, package in found.values()])),
+        clashes=tuple(clashes),
+    )
+
+
+def _key(package: LockedConda | LockedPypi) -> str:
+    """What only one of can be installed: a distribution from PyPI and the conda package of that name are one."""
+    return package.name.replace("_", "-").replace(".", "-") if package.name[:1] != "_" else package.name
+
+
+def _told(package: LockedConda | LockedPypi) -> str:
+    if isinstance(package, LockedConda):
+        return f"{package.version} {package.build}"
+    return f"{package.version} (PyPI)"
+
+
+def _ordered(packages: list[LockedConda]) -> tuple[LockedConda, ...]:
+    """In topological order where what they depend on is known; else as they stand, which is that of one file."""
+    if any(package.depends for package in packages):
+        from cetool.lock.records import in_order
+
+        return in_order(packages)
+    return tuple(packages)
