@@ -13,14 +13,10 @@ Unlike conda, rattler does not byte-compile noarch packages: Python does it at t
 
 from __future__ import annotations
 
-import atexit
-import functools
 import os
 import re
 import threading
-import time
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,6 +29,7 @@ from cetool.engines.rattler_overlay import not_below, python_in, records_of, sta
 from cetool.engines.rattler_prefix import finish_prefix
 from cetool.engines.rattler_reporter import Pulse, Reporter
 from cetool.engines.rattler_request import Plan, make_plan, virtual_packages
+from cetool.engines.rattler_thread import Stalled, attend, wait_until_quiet
 from cetool.errors import CetoolError, EngineError
 
 if TYPE_CHECKING:
@@ -40,9 +37,7 @@ if TYPE_CHECKING:
 
     from cetool.engines.rattler_pinned import PinnedPackages
 
-_TICK = 0.1
 _STEM = re.compile(r"\.(?:conda|tar\.bz2)\Z")
-_LAST_WORDS = 2.0
 
 
 class RattlerEngine:
@@ -106,13 +101,16 @@ class RattlerEngine:
             creation = _Creation(plan, request, progress, pulse, caches, self._environ)
             watched = caches / "repodata"
             try:
-                records = _attend(
-                    creation, creation.run(link=link), lambda: pulse.still_for(watched) > request.stall_timeout
+                records = attend(
+                    creation.run(link=link),
+                    lambda: pulse.still_for(watched) > request.stall_timeout,
+                    creation.linking,
+                    request.meanwhile,
                 )
             except CetoolError as error:
                 log.write(f"{creation.details or error}\n")
                 raise _with_log(error, request) from None
-            except _Stalled:
+            except Stalled:
                 raise _stalled(plan, request) from None
             except Exception as error:
                 log.write(f"{type(error).__name__}: {error}\n")
@@ -120,7 +118,7 @@ class RattlerEngine:
 
                 raise _with_log(explain(error, plan), request) from error
             except BaseException:
-                _wait_until_quiet(request.prefix)
+                wait_until_quiet(request.prefix)
                 raise
             if link and (records or request.below is None):
                 finish_prefix(request.prefix, records, plan, f"cetool (py-rattler {version})")
@@ -341,71 +339,6 @@ def _messages(prefix: Path) -> str:
         return ""
 
 
-class _Stalled(Exception):
-    """Nothing has moved for too long."""
-
-
-def _attend(
-    creation: _Creation, work: Coroutine[Any, Any, list[RepoDataRecord]], stalled: Callable[[], bool]
-) -> list[RepoDataRecord]:
-    """The result of the work, which is done in a thread of its own, so that a signal is taken while it goes on.
-
-    Whatever is raised here meanwhile cancels the work first.
-    """
-    import asyncio
-
-    _settle_at_exit()
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(work)
-    ended = threading.Event()
-
-    def run() -> None:
-        with suppress(BaseException):  # the task keeps its outcome
-            loop.run_until_complete(task)
-        ended.set()
-        creation.linking.set()
-
-    thread = threading.Thread(target=run, name="cetool-rattler", daemon=True)
-    thread.start()
-    try:
-        for moment in (creation.linking, ended):
-            while not moment.wait(_TICK):
-                if stalled():
-                    raise _Stalled
-            if moment is creation.linking and creation.request.meanwhile is not None:
-                creation.request.meanwhile()
-    except BaseException:
-        loop.call_soon_threadsafe(task.cancel)
-        with suppress(KeyboardInterrupt):
-            ended.wait(_LAST_WORDS)
-        raise
-    thread.join()
-    loop.close()
-    return task.result()
-
-
-@functools.cache
-def _settle_at_exit() -> None:
-    """Have an interpreter that ends wait a moment first.
-
-    A thread of rattler's that still holds Python objects when the interpreter is taken down crashes the process: seen
-    in 2 of 100 runs under load, with the work done. Replacing the process (exec) and os._exit() are not affected.
-    """
-    atexit.register(time.sleep, 0.05)
-
-
-def _wait_until_quiet(prefix: Path) -> None:
-    """Wait until nothing is added to the prefix any more: links that were begun are finished by rattler's threads."""
-    deadline = time.monotonic() + _LAST_WORDS
-    before = -1
-    while time.monotonic() < deadline:
-        now = sum(len(directories) + len(files) for _, directories, files in os.walk(prefix))
-        if now == before:
-            return
-        before = now
-        time.sleep(_TICK)
-
-
 def _with_log(error: CetoolError, request: CreateRequest) -> CetoolError:
     if isinstance(error, EngineError) and error.log is None:
         error.log = str(request.log)
@@ -413,7 +346,7 @@ def _with_log(error: CetoolError, request: CreateRequest) -> CetoolError:
 
 
 def _stalled(plan: Plan, request: CreateRequest) -> EngineError:
-    _wait_until_quiet(request.prefix)
+    wait_until_quiet(request.prefix)
     return EngineError(
         f"nothing has come from {plan.channel_names} for {request.stall_timeout:g} seconds, so it was given up",
         hint="A server that does not answer is the usual cause: try again, or raise the time limit.",
