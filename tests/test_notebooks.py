@@ -213,3 +213,4 @@ def test_a_notebook_from_a_url_runs_only_where_the_user_agreed(settled: Home) ->
         agreed = settled.cetool(*words, "--yes")
         assert (agreed.returncode, agreed.stdout) == (0, "theirs\n"), agreed.stderr
         assert settled.cetool(*words).stdout == "theirs\n"  # the answer is remembered
+        settled.cetool("trust", "forget", "--all")

@@ -289,6 +289,7 @@ def test_job_control_of_a_shell(settled: Home) -> None:
         until(b"is a tty")
         os.write(ours, b"\x1a")
         until(b"Stopped")
+        until(b"prompt> ")  # what is typed before it is thrown away
         os.write(ours, b"fg\n")
         until(b"cetool run")
         os.write(ours, b"words\n")

@@ -41,6 +41,8 @@ def web(certificate: Path) -> Iterator[Server]:
 def trusting(settled: Home, certificate: Path) -> Iterator[Home]:
     """A home that trusts the server's certificate, in which nobody has agreed to anything yet."""
     made = Home(settled.path, {**settled.env, "SSL_CERT_FILE": str(certificate.parent / "cert.pem")})
+    for directory in (answers(made), copies(made)):  # the home is shared
+        shutil.rmtree(directory, ignore_errors=True)
     yield made
     for directory in (answers(made), copies(made)):
         shutil.rmtree(directory, ignore_errors=True)

@@ -108,9 +108,15 @@ def sha256_of(path: str | Path) -> str:
 def digest_of(path: str | Path, algorithm: str) -> str:
     """The digest of a file's content by an algorithm of hashlib, lowercase hex digits. Raises OSError."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(_BLOCK):
+    # environments have thousands of small files, of which a file object would cost more than the digest
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe in a file's place would hold us
+    try:
+        size = min(os.fstat(descriptor).st_size + 1, _BLOCK)
+        while block := os.read(descriptor, size):
             digest.update(block)
+    finally:
+        os.close(descriptor)
     return digest.hexdigest()
 
 

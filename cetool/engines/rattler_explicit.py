@@ -67,12 +67,21 @@ class LockedPackages:
         self._stage = ""
 
     async def records(self, packages: Sequence[ExplicitPackage]) -> list[RepoDataRecord]:
-        """The packages' records, in the order given; each package is then in the cache, whole and as it was locked.
+        """The packages' records, in the order given; each package is then in the cache, as it was locked.
 
-        Raises EngineError where one cannot be had, or is another than the one that was locked.
+        What was unpacked before is compared with its hashes here only where something runs while packages are linked;
+        else the files that were linked are compared, which are the same. Raises EngineError where a package cannot be
+        had, or is another than the one that was locked.
         """
         self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        absent = [package for package in packages if not await asyncio.to_thread(self._has, package)]
+        absent = [package for package in packages if not self._has(package)]
+        await self._get_all(absent)
+        if any(_has_link_script(self._cache / package.stem) for package in packages):  # it may use any of the others
+            kept = [package for package in packages if package not in absent]
+            await self._get_all([each for each in kept if not await asyncio.to_thread(self._has_whole, each)])
+        return [self._record(package) for package in packages]
+
+    async def _get_all(self, absent: Sequence[ExplicitPackage]) -> None:
         if absent:
             self._progress.stage("Downloading")
             with _directory_in(self._cache) as directory:
@@ -85,11 +94,14 @@ class LockedPackages:
                         task.cancel()
                     await asyncio.gather(*tasks, return_exceptions=True)
                     raise
-        return [self._record(package) for package in packages]
+
+    def _has_whole(self, package: ExplicitPackage) -> bool:
+        """Whether the cache has this very package, each file as it was packed."""
+        self._alive()
+        return self._has(package) and not damaged_files(self._cache / package.stem)
 
     def _has(self, package: ExplicitPackage) -> bool:
-        """Whether the cache has this very package, whole."""
-        self._alive()
+        """Whether the cache has this very package."""
         directory = self._cache / package.stem
         if not (directory / "info" / "index.json").is_file():
             return False
@@ -100,7 +112,7 @@ class LockedPackages:
                 if kept.get(name) != wanted:
                     return False
                 break
-        return not damaged_files(directory)
+        return True
 
     async def _get(self, package: ExplicitPackage, directory: Path, turns: asyncio.Semaphore) -> None:
         async with turns:
@@ -168,7 +180,7 @@ class LockedPackages:
             ) from None
         self._alive()
         with _locked(self._cache):
-            if self._has(package):
+            if self._has_whole(package):
                 return  # another process was faster, and may be linking from it
             self._put(staging, self._cache / package.stem, bytes.fromhex(archive.sha256))
 
@@ -228,6 +240,15 @@ def _kept(directory: Path) -> dict[str, Any]:
         if len(known) == 32 and known.hex() != found.get("sha256"):
             found = {"sha256": known.hex()}  # rattler has put another there since
     return found
+
+
+def _has_link_script(directory: Path) -> bool:
+    """Whether an unpacked package brings a program that runs when it is linked."""
+    for folder in ("bin", "python-scripts", "Scripts"):
+        with suppress(OSError):
+            if any(name.startswith(".") and "-link." in name for name in os.listdir(directory / folder)):
+                return True
+    return False
 
 
 class _Writer:
