@@ -216,7 +216,7 @@ def _compare_distributions(
 ) -> tuple[list[tuple[str, str]], list[Difference]]:
     """The rows that are as listed, and the differences. What lists no hash has to be there, compiled files do not."""
     rows = [(each, path, digest) for each, entries in listed.items() for path, digest in entries]
-    states = in_parallel(lambda row: _state(f"{prefix}/{row[1]}", row[2]), rows)
+    states = in_parallel(lambda row: _state(f"{prefix}/{row[1]}", row[2]), rows, lambda row: f"{prefix}/{row[1]}")
     sound, found = [], []
     for (each, path, digest), state in zip(rows, states, strict=True):
         if state is None:

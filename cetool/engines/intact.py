@@ -11,9 +11,8 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from cetool.engines.verify import is_volatile
 
@@ -21,15 +20,14 @@ CHANGED = "changed"
 MISSING = "missing"
 
 _BLOCK = 1 << 20
-#: Files that a thread is given at a time.
-_CHUNK = 32
+#: Bytes from which on a file is for a thread.
+_LARGE = 1 << 18
 _EMPTY = hashlib.sha256().hexdigest()
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-@dataclass(frozen=True, order=True)
-class Altered:
+class Altered(NamedTuple):
     """A file that is not as its package has it: ``path`` below the prefix, with slashes; ``package`` the name, version
     and build of the package, as its record's file is called; ``state`` either ``changed`` or ``missing``.
     """
@@ -39,8 +37,7 @@ class Altered:
     state: str
 
 
-@dataclass(frozen=True)
-class PackagePath:
+class PackagePath(NamedTuple):
     """One path of a package: ``sha256`` is what the file has in the package, ``expected`` what it has in the prefix,
     both lowercase hex digits, None where that is not recorded; ``kind`` the record's ``path_type``.
     """
@@ -62,7 +59,11 @@ def changed_files(prefix: Path) -> list[Altered]:
     owners: dict[str, list[PackagePath]] = {}
     for entry in recorded:
         owners.setdefault(entry.path, []).append(entry)
-    states = in_parallel(lambda entries: _state(prefix, entries, owners), list(owners.values()))
+    states = in_parallel(
+        lambda entries: _state(prefix, entries, owners),
+        list(owners.values()),
+        lambda entries: f"{prefix}/{entries[0].path}",
+    )
     pairs = zip(owners.values(), states, strict=True)
     return sorted(Altered(entries[-1].path, entries[-1].package, state) for entries, state in pairs if state)
 
@@ -96,7 +97,9 @@ def damaged_files(directory: Path) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError):
         return ["info/paths.json"]
     owners = {entry.path: [entry] for entry in entries}
-    states = in_parallel(lambda entry: _state(directory, [entry], owners), entries)
+    states = in_parallel(
+        lambda entry: _state(directory, [entry], owners), entries, lambda entry: f"{directory}/{entry.path}"
+    )
     return [entry.path for entry, state in zip(entries, states, strict=True) if state]
 
 
@@ -210,16 +213,27 @@ def _missing_files(directory: Path) -> list[str]:
     return [name for name in names if name and not os.path.lexists(directory / name)]
 
 
-def in_parallel(work: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
-    """The results in the order of the items: hashing leaves Python's lock, and reading waits for the disk.
+def in_parallel(work: Callable[[_T], _R], items: Sequence[_T], path_of: Callable[[_T], str]) -> list[_R]:
+    """The results in the order of the items, each of which has a file at ``path_of`` it.
 
-    Where it is interrupted, what has not begun is not begun any more.
+    Hashing a large file leaves Python's lock: threads do that. Of small ones, which are most, threads would only
+    quarrel about it. Where it is interrupted, what has not begun is not begun any more.
     """
-    if len(items) <= _CHUNK:  # a thread costs more
-        return [work(item) for item in items]
-    chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
-    pool = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2))
+    large = [number for number, item in enumerate(items) if _size(path_of(item)) > _LARGE]
+    pool = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2)) if len(large) > 1 else None
     try:
-        return [result for done in pool.map(lambda chunk: [work(item) for item in chunk], chunks) for result in done]
+        begun = {} if pool is None else {number: pool.submit(work, items[number]) for number in large}
+        results = [None if number in begun else work(item) for number, item in enumerate(items)]
+        for number, future in begun.items():
+            results[number] = future.result()
+        return cast("list[_R]", results)
     finally:
-        pool.shutdown(cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except (OSError, ValueError):
+        return 0
