@@ -8,11 +8,11 @@ import tempfile
 from pathlib import Path
 
 
-def put_file(path: Path, data: bytes) -> None:
+def put_file(path: Path, data: bytes, *, mode: int | None = None) -> None:
     """Put the bytes in the file's place; they are on the disk when this returns. Raises OSError.
 
-    The mode bits are those of the file that is there, else those of any new file. A symbolic link is replaced: resolve
-    it before.
+    The mode bits are ``mode``, or where that is None those of the file that is there, else those of any new file. A
+    symbolic link is replaced: resolve it before.
     """
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".cetool", dir=path.parent)
     try:
@@ -20,12 +20,18 @@ def put_file(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, _mode(path))
+        os.chmod(temporary, _mode(path) if mode is None else mode)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+    with contextlib.suppress(OSError):  # where the system lets a directory be opened for that
+        directory = os.open(path.parent, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
 
 def _mode(path: Path) -> int:

@@ -12,11 +12,11 @@ import contextlib
 import json
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cetool.atomic import put_file
 from cetool.cache.gc import Collected, Policy, Report
 from cetool.cache.processes import is_in_environment_of_any, prefixes_in_use
 from cetool.cache.sizes import Freed
@@ -92,13 +92,8 @@ class Overlays:
         data = json.dumps(recipe.as_dict(), indent=1)
         try:
             make_private_dirs(directory, shared=True)
-            descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o600 | directory.stat().st_mode & 0o066)
-            os.replace(temporary, directory / f"{recipe.name}.json")
+            mode = 0o600 | directory.stat().st_mode & 0o066
+            put_file(directory / f"{recipe.name}.json", data.encode(), mode=mode)
         except OSError as error:
             raise StoreError(
                 f"the recipe of {recipe.name} cannot be written to {directory}: {error.strerror}"

@@ -5,15 +5,14 @@ These are answers, not a cache: no collection takes them, and they lie apart fro
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import stat
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cetool.atomic import put_file
 from cetool.cache.marker import sync_directory
 from cetool.errors import StoreError
 from cetool.paths import ensure_private_dir
@@ -69,18 +68,8 @@ class TrustStore:
         """Remember an answer, in place of an earlier one for the same content. Raises StoreError with the reason."""
         try:
             ensure_private_dir(self.directory, trust=False)
-            fd, temporary = tempfile.mkstemp(prefix=".new-", dir=self.directory)
-            try:
-                with open(fd, "w", encoding="utf-8") as file:
-                    json.dump({"schema": SCHEMA, **asdict(trusted)}, file, indent=1)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, self._path(trusted.sha256))
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
-            sync_directory(self.directory)
+            data = json.dumps({"schema": SCHEMA, **asdict(trusted)}, indent=1)
+            put_file(self._path(trusted.sha256), data.encode(), mode=0o600)
         except StoreError as error:
             raise StoreError(error.message, hint=_ELSEWHERE) from None
         except OSError as error:

@@ -180,11 +180,11 @@ def _row(
     """One baseline of one script."""
     from cetool.cache.baselines import use_key
     from cetool.cli.baseline_news import differences
-    from cetool.cli.baselines import key_of, parsed, spec_platform
+    from cetool.cli.baselines import key_of, parsed
 
     key, shown = key_of(named, insecure=insecure)
     used = None if about is None else store.uses.find(use_key(about, key))
-    platform = spec_platform(session)
+    platform = session.platform
     changes: list[dict[str, str | None]] = []
     state, problem = "unused", None
     try:
@@ -259,7 +259,7 @@ def check() -> None:
 def _look_at(key: str, copy: Copy, asked: set[str], store: BaselineStore, session: Session) -> None:
     """See whether what a script's environment was made from is still what is there. Raises CetoolError or OSError."""
     from cetool.cli.baseline_news import news_of, note_news
-    from cetool.cli.baselines import Baseline, fetch_baseline, locate, parsed, spec_platform
+    from cetool.cli.baselines import Baseline, fetch_baseline, locate, parsed
     from cetool.spec.baselines import is_remote
 
     if not is_remote(copy.url) or not (copy.address in asked or store.is_due(copy.address)):
@@ -273,6 +273,6 @@ def _look_at(key: str, copy: Copy, asked: set[str], store: BaselineStore, sessio
     last = store.copies.find(copy.address)
     if last is None:
         return
-    platform = spec_platform(session)
+    platform = session.platform
     lock = parsed(copy.data, copy.url, copy.url, platform)
     note_news(store, key, news_of(Baseline(copy.url, key, copy.data, lock), last.data, copy.url, platform), again=True)

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cetool.cache.baselines import DAY, BaselineStore, News
-from cetool.cli.baselines import Baseline, parsed, spec_platform
+from cetool.cli.baselines import Baseline, parsed
 from cetool.errors import CetoolError, StoreError
 from cetool.lock.model import Lock, PlatformLock
 from cetool.spec.source import printable, read_bytes
@@ -76,7 +76,7 @@ def _compare_local(path: str, baseline: Baseline, store: BaselineStore, use: str
         data = read_bytes(path, printable(path), "baseline")
     except CetoolError:
         return  # the environment does not need it any more
-    note_news(store, use, news_of(baseline, data, path, spec_platform(session)), again=True)
+    note_news(store, use, news_of(baseline, data, path, session.platform), again=True)
 
 
 def _tell_news(store: BaselineStore, use: str, session: Session) -> None:

@@ -24,7 +24,6 @@ from cetool.spec.addresses import Address
 from cetool.spec.baselines import is_remote
 from cetool.spec.channels import redact
 from cetool.spec.environment import EnvironmentSpec, Requirements
-from cetool.spec.platforms import current_platform
 from cetool.spec.remote import Known, UnreachableError, fetch_script, locate_script
 from cetool.spec.source import printable, read_bytes
 
@@ -95,7 +94,7 @@ def to_be_locked(
     """For a lock: the spec of what is added to the baselines, and what stays of those. Raises CetoolError."""
     _, combined = _combined(needs, session, wish)
     result, _ = laid_on(spec, combined)
-    platform = wish.platform or spec_platform(session)
+    platform = wish.platform or session.platform
     pypi = tuple(package.line for package in combined.pypi)
     spec = spec._replace(pypi=(*pypi, *(result.pypi if result.pinned else ())))
     return spec, PlatformLock(platform, combined.conda, combined.pypi)
@@ -103,7 +102,7 @@ def to_be_locked(
 
 def _combined(needs: Requirements, session: Session, wish: Wish) -> tuple[tuple[Baseline, ...], Combined]:
     """The baselines, and what they come to; what is to be said of that is said."""
-    platform = wish.platform or spec_platform(session)
+    platform = wish.platform or session.platform
     baselines = tuple(open_baseline(each, session, wish) for each in needs.baselines)
     combined = combine([(each.shown, each.platform(platform)) for each in baselines], needs.without)
     _tell(baselines, combined, platform, session)
@@ -142,11 +141,6 @@ def _is_there(text: str, combined: Combined) -> bool:
     return not requirement.extras
 
 
-def spec_platform(session: Session) -> str:
-    """The platform that environments are made for here."""
-    return session.environ.get("CONDA_SUBDIR") or current_platform()
-
-
 # --- its content ------------------------------------------------------------------------------------------------------
 
 
@@ -174,7 +168,7 @@ def open_baseline(named: str, session: Session, wish: Wish) -> Baseline:
         data = read_local(named)
     else:
         data = _remote(address, store, session, wish)
-    lock = parsed(data, named, shown, wish.platform or spec_platform(session))
+    lock = parsed(data, named, shown, wish.platform or session.platform)
     baseline = Baseline(shown, key, data, lock, kept=used is not None and not wish.refresh)
     if use is None or wish.about is None:
         return baseline

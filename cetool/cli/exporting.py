@@ -20,7 +20,7 @@ from cetool.errors import LockError, StoreError, UsageError
 from cetool.lock.model import Lock, PlatformLock
 from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.metadata import read_metadata
-from cetool.spec.platforms import PLATFORMS, current_platform
+from cetool.spec.platforms import PLATFORMS
 from cetool.spec.source import printable
 
 EXPLICIT, ENVIRONMENT, CONDA_LOCK = "explicit", "environment-yml", "conda-lock"
@@ -70,7 +70,7 @@ def _only(found: Found, wanted: Wanted, session: Session) -> Found:
     names = wanted.platforms
     there = tuple(each.platform for each in found.lock.platforms)
     if not names and wanted.format not in _FOR_SEVERAL:
-        names = there if len(there) == 1 else (_platform(session),)
+        names = there if len(there) == 1 else (session.platform,)
     missing = [name for name in names if name not in there]
     if missing:
         raise LockError(
@@ -121,10 +121,6 @@ def _channel_urls(lock: Lock) -> tuple[str, ...]:
 # --- where it is found ------------------------------------------------------------------------------------------------
 
 
-def _platform(session: Session) -> str:
-    return session.environ.get("CONDA_SUBDIR") or current_platform()
-
-
 def _from_environment(wanted: Wanted, session: Session) -> Found:
     """What is installed in an environment that is named by its name or its prefix."""
     _, directory = targeted(wanted.target, session)[0]
@@ -137,7 +133,7 @@ def _from_environment(wanted: Wanted, session: Session) -> Found:
 def _of(wanted: Wanted, session: Session) -> Found:
     """What is locked for a script, else what is installed in its environment, which is made if it is missing."""
     source = open_source(wanted.target, session)
-    elsewhere = bool(wanted.platforms) and _platform(session) not in wanted.platforms
+    elsewhere = bool(wanted.platforms) and session.platform not in wanted.platforms
     # another platform's lock decides nothing here
     choice = LockChoice(ignored=True) if elsewhere else LockChoice(wanted.lock_file)
     how = RunOptions(wanted.extra, wanted.env_file, lock=choice)
@@ -150,7 +146,7 @@ def _of(wanted: Wanted, session: Session) -> Found:
             path = source.script.path.name if source.data is None else None
             return Found(lock, name, spec.variables, path)
         raise LockError(
-            f"{source.script.name} has no lock, and this machine is {_platform(session)}",
+            f"{source.script.name} has no lock, and this machine is {session.platform}",
             hint=f"`cetool lock {source.given} --platform {wanted.platforms[0]}` solves for another platform.",
         )
     lease = session.environment(metadata.requirements, spec, purpose=f"to export {source.script.name}")

@@ -12,7 +12,6 @@ from cetool.cli.sources import Source
 from cetool.errors import LockError, UsageError
 from cetool.lock import EMBEDDED_MARK, SUFFIXES
 from cetool.spec.environment import EnvironmentSpec, Requirements
-from cetool.spec.platforms import current_platform
 
 if TYPE_CHECKING:  # few scripts have a lock
     from cetool.lock.find import FoundLock
@@ -80,7 +79,7 @@ def _locked_spec(
     states = _watched(source, session) if choice.file is None else {}
     if choice.ignored:
         return fresh, None
-    found = _find(source, choice, states, _platform(session))
+    found = _find(source, choice, states, session.platform)
     if found is None:
         if session.settings.locked or session.settings.frozen:
             raise LockError(f"{source.script.name} has no lock", hint=f"`cetool lock {source.given}` writes one.")
@@ -89,7 +88,7 @@ def _locked_spec(
         session.voice.warn(note)
     reason = _reason_against(found, asked, session, _relocking(found, source, choice))
     if reason is None:
-        platform = _platform(session)
+        platform = session.platform
         locked = found.lock.platform(platform)
         assert locked is not None
         _warn_of_missing_digests(found, locked, session)
@@ -122,7 +121,7 @@ def _reason_against(found: FoundLock, asked: Asked, session: Session, command: s
     if asked.additions:
         options = " and ".join(asked.additions)
         return _Reason(f"{found.where} does not have what {options} asks for", f"Leave {options} out to use the lock.")
-    platform = _platform(session)
+    platform = session.platform
     if found.lock.platform(platform) is None:
         there = ", ".join(each.platform for each in found.lock.platforms) or "none"
         return _Reason(
@@ -156,10 +155,6 @@ def _relocking(found: FoundLock, source: Source, choice: LockChoice) -> str:
     if found.format == "embedded":
         return f"{command} --embed"
     return f"{command} --lock-file {choice.file}" if choice.file is not None and found.format in SUFFIXES else command
-
-
-def _platform(session: Session) -> str:
-    return session.environ.get("CONDA_SUBDIR") or current_platform()
 
 
 def _watched(source: Source, session: Session) -> Mapping[bytes, bytes]:

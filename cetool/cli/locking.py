@@ -196,7 +196,7 @@ def _kept_platforms(before: Lock | None, session: Session) -> tuple[str, ...]:
     """The platforms that the lock has; this one where there is none."""
     if before is not None and before.platforms:
         return tuple(sorted(each.platform for each in before.platforms))
-    return (session.environ.get("CONDA_SUBDIR") or current_platform(),)
+    return (session.platform,)
 
 
 def _requirements(source: Source, wish: Wish, platform: str) -> Requirements:

@@ -7,12 +7,12 @@ import gc
 import os
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from cetool.atomic import put_file
 from cetool.cli.background import collect_in_background
 from cetool.cli.execution import NotebookOptions, RunOptions, note, read_locked_declaration, specification
 from cetool.cli.progress import plain
@@ -243,32 +243,10 @@ class _Target:
             _print(text, sys.stdout)
             return
         try:
-            _replace(Path(os.path.realpath(self._path)), text.encode())
+            put_file(Path(os.path.realpath(self._path)), text.encode())
         except OSError as error:
             raise CetoolError(
                 f"the notebook that was run could not be written: {error.strerror or error}",
                 where=Location(printable(str(self._path))),
             ) from None
         self._voice.say(f"Wrote {self._path}")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Put the data into a file's place, which keeps its mode if it is there. Raises OSError."""
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".cetool", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

@@ -27,7 +27,6 @@ from cetool.overlays.states import state_of, watched_by
 from cetool.paths import ensure_private_dir
 from cetool.spec.environment import EnvironmentSpec, PypiSettings, Requirements
 from cetool.spec.overlay import OverlayKeys, OverlaySpec
-from cetool.spec.platforms import current_platform
 
 if TYPE_CHECKING:
     from cetool.cli.session import Session
@@ -193,7 +192,7 @@ def _build(session: Session, spec: EnvironmentSpec, site: Site, progress: Progre
     return Marker(
         name=spec.name,
         prefix=str(site.prefix),
-        subdir=session.environ.get("CONDA_SUBDIR") or current_platform(),
+        subdir=session.platform,
         spec=spec,
         engine=built.installer,
         engine_version=built.version,

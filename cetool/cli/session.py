@@ -88,6 +88,11 @@ class Session:
         return loaded.settings.verbosity != "verbose"
 
     @property
+    def platform(self) -> str:
+        """The subdir that environments are made for: this machine's, unless ``CONDA_SUBDIR`` names another."""
+        return self.environ.get("CONDA_SUBDIR") or current_platform()
+
+    @property
     def packages(self) -> Path:
         """The embedded engine's package cache."""
         return self.settings.pkg_dir or self.paths.packages
@@ -289,7 +294,7 @@ class Session:
 
     def _refuse_foreign(self, lease: Lease) -> None:
         """Raise StoreError for an environment of another platform: a home directory may be shared by several."""
-        wanted = self.environ.get("CONDA_SUBDIR") or current_platform()
+        wanted = self.platform
         if lease.marker.subdir != wanted:
             lease.release()
             raise StoreError(
@@ -318,7 +323,7 @@ class Session:
         return Marker(
             name=spec.name,
             prefix=str(site.prefix),
-            subdir=self.environ.get("CONDA_SUBDIR") or current_platform(),
+            subdir=self.platform,
             spec=spec,
             engine=engine.name,
             engine_version=engine.version,

@@ -24,6 +24,7 @@ from cetool.engines.rattler_request import virtual_packages
 from cetool.engines.subprocesses import Invocation, clean_environ, run_engine
 from cetool.errors import EngineError, Location, MetadataError
 from cetool.lock.checks import pypi_url, pypi_version
+from cetool.lock.installed import normalized
 from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
 from cetool.spec.channels import redact, strip_credentials
 from cetool.spec.dates import rfc3339
@@ -282,7 +283,7 @@ def _distributions(conda: tuple[LockedConda, ...]) -> dict[str, str]:
             Version(package.version)
         except InvalidVersion:
             continue  # no distribution can have it
-        found[_DISTRIBUTIONS.get(package.name, pypi.normalised(package.name))] = package.version
+        found[_DISTRIBUTIONS.get(package.name, normalized(package.name))] = package.version
     return dict(sorted(found.items()))
 
 
@@ -347,7 +348,7 @@ def _from_pylock(package: Mapping[str, Any], directory: Path) -> LockedPypi:
 def _from_report(item: Mapping[str, Any]) -> LockedPypi:
     """A package of pip's installation report."""
     metadata, info = item["metadata"], item["download_info"]
-    name, version = pypi.normalised(metadata["name"]), str(metadata["version"])
+    name, version = normalized(metadata["name"]), str(metadata["version"])
     if "dir_info" in info:
         raise EngineError(f"{name} is a directory, which cannot be locked", hint="Build a wheel of it and name that.")
     if "vcs_info" in info:

@@ -24,7 +24,7 @@ from cetool.engines.pypi_origins import NOT_UNDERSTOOD, Asking, find_origins, ke
 from cetool.engines.pypi_words import explain_failure
 from cetool.engines.subprocesses import Ended, Invocation, clean_environ, run_engine
 from cetool.errors import EngineError
-from cetool.lock.installed import Installed
+from cetool.lock.installed import Installed, normalized
 from cetool.spec.channels import redact
 from cetool.spec.environment import PypiSettings
 
@@ -183,12 +183,8 @@ def installed_distributions(prefix: Path) -> dict[str, str]:
     for distribution in distributions(path=[str(place) for place in places if place.is_dir()]):
         name, version = distribution.metadata["Name"], distribution.version
         if name and version:
-            found[normalised(name)] = version
+            found[normalized(name)] = version
     return found
-
-
-def normalised(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str], *, exactly: bool = False) -> None:
@@ -203,7 +199,7 @@ def refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str]
             requirement = Requirement(text)
         except InvalidRequirement as error:
             raise EngineError(f"{redact(text)!r} is not a requirement: {redact(str(error)).splitlines()[0]}") from None
-        version = installed.get(normalised(requirement.name))
+        version = installed.get(normalized(requirement.name))
         if version is not None and exactly:
             raise EngineError(
                 f"the lock has {requirement.name} among its PyPI packages, and conda installed {version} of it",

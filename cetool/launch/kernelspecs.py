@@ -5,19 +5,18 @@ Each holds in its ``metadata`` what it was written for; by that cetool knows its
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cetool.atomic import put_file
 from cetool.errors import CetoolError, Location, UsageError
 
 #: The key in a kernel spec's metadata, and the form of what stands below it.
@@ -159,7 +158,7 @@ def install_kernel(
     }
     try:
         place.mkdir(parents=True, exist_ok=True)
-        _write(file, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        put_file(file, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode(), mode=0o644)
     except OSError as error:
         raise CetoolError(
             f"the kernel cannot be written: {error.strerror or error}",
@@ -194,17 +193,3 @@ def _own_command() -> list[str]:
         ):
             return [path]
     return [sys.executable, "-m", "cetool"]
-
-
-def _write(file: Path, text: str) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=".kernel.", suffix=".cetool", dir=file.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(text.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, file)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import json
 import os
-import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cetool.errors import EngineError
+from cetool.lock.installed import normalized
 
 _PYTHON = "python.exe" if os.name == "nt" else "bin/python"
 _META = (".dist-info", ".egg-info", ".egg-link")
@@ -204,14 +204,9 @@ def distributions_in(places: Sequence[str | Path]) -> dict[str, Distribution]:
             name, version = item.metadata["Name"], item.version
             if name and version:
                 place_path = Path(str(item.locate_file("")))
-                distribution = Distribution(normalised(name), version, tuple(item.requires or ()), place_path)
+                distribution = Distribution(normalized(name), version, tuple(item.requires or ()), place_path)
                 found.setdefault(distribution.name, distribution)
     return found
-
-
-def normalised(name: str) -> str:
-    """A distribution's name as PEP 503 compares it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 # --- what changed ---------------------------------------------------------------------------------------------------
@@ -243,10 +238,10 @@ def _versions(state: Fingerprint) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for stem in state.python:
         name, _, version = stem.rpartition(".")[0].partition("-")
-        found[normalised(name)] = (version.split("-py")[0], "")
+        found[normalized(name)] = (version.split("-py")[0], "")
     for stem in state.conda:
         name, version, build = [*stem.rsplit("-", 2), "", ""][:3]
-        python = found.get(normalised(name))
+        python = found.get(normalized(name))
         # pip may have exchanged what conda installed: its version is the one that is imported
-        found[normalised(name)] = (version, build) if python is None or python[0] == version else python
+        found[normalized(name)] = (version, build) if python is None or python[0] == version else python
     return found

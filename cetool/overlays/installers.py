@@ -31,7 +31,8 @@ from cetool.engines.pypi_origins import Asking, keep_origins
 from cetool.engines.pypi_words import explain_failure
 from cetool.engines.subprocesses import Ended, Invocation
 from cetool.errors import EngineError
-from cetool.overlays.base import Base, normalised
+from cetool.lock.installed import normalized
+from cetool.overlays.base import Base
 from cetool.spec.overlay import is_direct, is_editable, local_path
 
 #: The first pip that has --dry-run and --report.
@@ -146,8 +147,8 @@ class _Uv(_Driver):
             more = ("--dry-run", *self._write(Path(scratch), entries))
             ended = self._run(uv_install(self.uv, self.base.python, Path(scratch), self.request, more))
         found = _PLANNED.findall(f"{ended.stdout}\n{ended.stderr}")
-        self.local = [normalised(name) for name, _, url in found if url.startswith("file:")]
-        return [Planned(normalised(name), version, url or None) for name, version, url in found]
+        self.local = [normalized(name) for name, _, url in found if url.startswith("file:")]
+        return [Planned(normalized(name), version, url or None) for name, version, url in found]
 
     def install(self, entries: Sequence[str]) -> None:
         prefix = str(self.request.prefix)
@@ -207,7 +208,7 @@ def _reported(item: dict[str, Any]) -> Planned:
     vcs = item["download_info"].get("vcs_info")
     if url is not None and vcs:
         url = f"{vcs['vcs']}+{url}@{vcs['commit_id']}"
-    return Planned(normalised(str(metadata["name"])), str(metadata["version"]), url)
+    return Planned(normalized(str(metadata["name"])), str(metadata["version"]), url)
 
 
 def to_install(plan: Sequence[Planned], entries: Sequence[str]) -> list[str]:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from cetool.engines.base import Progress
 from cetool.errors import EngineError
-from cetool.overlays.base import Base, Distribution, distributions_in, normalised, site_directories
+from cetool.lock.installed import normalized
+from cetool.overlays.base import Base, Distribution, distributions_in, site_directories
 from cetool.overlays.guard import write_guard
 from cetool.overlays.installers import Installer, to_install
 from cetool.overlays.merged import Breach, new_breaches
@@ -128,7 +129,7 @@ class _Layer:
             wanted = Requirement(entry)
             if wanted.marker is not None and not wanted.marker.evaluate(dict(self.base.markers)):
                 continue
-            found = merged.get(normalised(wanted.name))
+            found = merged.get(normalized(wanted.name))
             if found is None or not wanted.specifier.contains(found.version, prereleases=True):
                 there = "is not there" if found is None else f"is {found.version} there"
                 raise EngineError(f"{self.installer.name} laid what it planned, and {redact(entry)} {there}")

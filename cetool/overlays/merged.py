@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cetool.overlays.base import Distribution, normalised
+from cetool.lock.installed import normalized
+from cetool.overlays.base import Distribution
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ def breaches(distributions: Mapping[str, Distribution], markers: Mapping[str, st
                     continue
             except (InvalidRequirement, UndefinedEnvironmentName):
                 continue  # of old packages; no installer looks at it either
-            needed = distributions.get(normalised(requirement.name))
+            needed = distributions.get(normalized(requirement.name))
             if needed is None or not requirement.specifier.contains(needed.version, prereleases=True):
                 requirement.marker = None
                 version = None if needed is None else needed.version
-                needs = normalised(requirement.name)
+                needs = normalized(requirement.name)
                 found.append(Breach(distribution.name, distribution.version, str(requirement), needs, version))
     return found
 

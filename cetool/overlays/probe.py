@@ -16,7 +16,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from cetool.engines.subprocesses import clean_environ
-from cetool.overlays.base import Base, Distribution, normalised
+from cetool.lock.installed import normalized
+from cetool.overlays.base import Base, Distribution
 from cetool.overlays.guard import guard_of
 
 _COMPILED = (".so", ".pyd", ".dylib")
@@ -86,7 +87,7 @@ def _needed(distribution: Distribution) -> set[str]:
     names = set()
     for text in distribution.requires:
         try:
-            names.add(normalised(Requirement(text).name))
+            names.add(normalized(Requirement(text).name))
         except InvalidRequirement:
             continue
     return names

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cetool.errors import StoreError, UsageError
+from cetool.lock.installed import normalized
 from cetool.overlays.about import Layer, read_about
-from cetool.overlays.base import distributions_in, normalised, site_directories
+from cetool.overlays.base import distributions_in, site_directories
 from cetool.spec.channels import strip_credentials
 from cetool.spec.matchspecs import spec_name
 from cetool.spec.overlay import is_direct, local_path, read_overlay_keys
@@ -63,7 +64,7 @@ def name_of(entry: str) -> str:
     if not is_direct(entry) or " @ " in entry:
         from packaging.requirements import Requirement
 
-        return normalised(Requirement(entry).name)
+        return normalized(Requirement(entry).name)
     path = local_path(entry)
     return entry.partition("@")[0] if path is None else str(path)
 
@@ -79,7 +80,7 @@ def without_entries(recipe: Recipe, packages: Sequence[str]) -> Recipe:
     """The recipe without these, which are names or entries. Raises UsageError where it has one of them not."""
     entries, specs = list(recipe.overlay), list(recipe.conda)
     for package in packages:
-        gone = [entry for entry in entries if package == entry or normalised(package) == name_of(entry)]
+        gone = [entry for entry in entries if package == entry or normalized(package) == name_of(entry)]
         gone_specs = [spec for spec in specs if package in (spec, spec_name(spec))]
         if not gone and not gone_specs:
             listed = ", ".join([*entries, *specs]) or "nothing"
@@ -200,5 +201,5 @@ def distributions_of(record: Mapping[str, Any]) -> set[str]:
     for file in record.get("files") or ():
         folder = str(file).rpartition("/")[0].rpartition("/")[2]
         if folder.endswith((".dist-info", ".egg-info")):
-            names.add(normalised(folder.rpartition(".")[0].partition("-")[0]))
+            names.add(normalized(folder.rpartition(".")[0].partition("-")[0]))
     return names
