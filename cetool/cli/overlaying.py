@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cetool import __version__
 from cetool.cache.health import what_is_lost
 from cetool.cache.locks import FileLock
 from cetool.cache.marker import Marker
@@ -189,18 +188,9 @@ def _build(session: Session, spec: EnvironmentSpec, site: Site, progress: Progre
     )
     started = time.monotonic()
     built = build_overlay(spec, Place(site.prefix, site.log, site.inherit), circumstances, session.packages, progress)
-    return Marker(
-        name=spec.name,
-        prefix=str(site.prefix),
-        subdir=session.platform,
-        spec=spec,
-        engine=built.installer,
-        engine_version=built.version,
-        created=time.time(),
-        seconds=round(time.monotonic() - started, 3),
-        packages=built.records,
-        size=disk_size(site.prefix),
-        cetool=__version__,
+    size = disk_size(site.prefix)
+    return session.marker(
+        spec, site.prefix, (built.installer, built.version), started, packages=built.records, size=size
     )
 
 

@@ -320,13 +320,22 @@ class Session:
         started = time.monotonic()
         place = Place(site.prefix, site.log, site.inherit, site.written)
         packages, size = build_environment(engine, spec, place, circumstances, progress)
+        return self.marker(spec, site.prefix, (engine.name, engine.version), started, packages=packages, size=size)
+
+    def marker(
+        self, spec: EnvironmentSpec, prefix: Path, maker: tuple[str, str], started: float, *, packages: int, size: int
+    ) -> Marker:
+        """The marker of what has just been made at ``prefix``, by a maker of this name and version.
+
+        ``started`` is of the monotonic clock, in seconds; ``size`` in bytes.
+        """
         return Marker(
             name=spec.name,
-            prefix=str(site.prefix),
+            prefix=str(prefix),
             subdir=self.platform,
             spec=spec,
-            engine=engine.name,
-            engine_version=engine.version,
+            engine=maker[0],
+            engine_version=maker[1],
             created=time.time(),
             seconds=round(time.monotonic() - started, 3),
             packages=packages,
