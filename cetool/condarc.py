@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from cetool.errors import ConfigError, Location
+from cetool.patterns import pattern
+from cetool.values import Value
 
 #: Where channel names live unless ``channel_alias`` says otherwise.
 DEFAULT_ALIAS = "https://conda.anaconda.org"
@@ -30,8 +31,8 @@ SECTION = "conda-execute"
 
 _FILE_NAMES = {".condarc", "condarc", ".mambarc", "mambarc"}
 _YAML_SUFFIXES = {".yml", ".yaml"}
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_VARIABLE = re.compile(r"\$(?:\{(?P<braced>[^}]*)\}|(?P<named>\w+))")
+_SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_VARIABLE = pattern(r"\$(?:\{(?P<braced>[^}]*)\}|(?P<named>\w+))")
 
 # The keys by shape, each with the other names conda knows it by; a sequence's delimiter splits its CONDA_ variable.
 _SEQUENCES = {
@@ -57,7 +58,7 @@ _SCALARS = {
 }
 
 
-class Condarc(NamedTuple):
+class Condarc(Value):
     """conda's configuration, merged. Sequences are in order of priority; what nothing sets has conda's own default.
 
     ``channels`` and the other names are as written (``${VAR}`` replaced), credentials included: they are not for
@@ -91,7 +92,7 @@ class Condarc(NamedTuple):
     sources: tuple[str, ...] = ()
 
 
-class _Entry(NamedTuple):
+class _Entry(Value):
     """One key of one source: its value, where it stands, and the ``#!`` flags on it and on its items."""
 
     value: Any

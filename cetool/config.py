@@ -10,13 +10,15 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from cetool.condarc import Condarc, load_condarc
 from cetool.config_file import plain_value, read_config_file
 from cetool.durations import parse_duration, parse_size
 from cetool.errors import CetoolError, ConfigError, Location, UsageError
 from cetool.paths import config_file_path, expand_user, home_directory
+from cetool.patterns import pattern
+from cetool.values import Value
 
 #: What ``engine`` can be; ``auto`` in a file or variable takes back what a lower layer chose.
 ENGINES = ("mamba", "micromamba", "conda", "rattler")
@@ -25,7 +27,7 @@ BUILT_IN = "built-in"
 _OPTIONS = {"channels": "--channel", "trust": "--yes"}
 
 
-class Settings(NamedTuple):
+class Settings(Value):
     """The settings in force.
 
     ``remove_if_unused_for`` counts hours, ``stall_timeout`` seconds, ``max_size`` bytes (None: no limit). ``engine`` is
@@ -52,7 +54,7 @@ class Settings(NamedTuple):
     overlays_dir: str | None = None
 
 
-class Origin(NamedTuple):
+class Origin(Value):
     """A setting's value and where it came from: ``built-in``, ``FILE:LINE``, a variable's or an option's name.
 
     ``raw`` is the value as it was written there; neither it nor the value is free of credentials.
@@ -63,7 +65,7 @@ class Origin(NamedTuple):
     raw: object = None
 
 
-class LoadedSettings(NamedTuple):
+class LoadedSettings(Value):
     """The settings, the origin of each by key, and conda's configuration, which was read on the way."""
 
     settings: Settings
@@ -85,7 +87,7 @@ class _Wrong(ValueError):
         self.hint = hint
 
 
-class _Context(NamedTuple):
+class _Context(Value):
     """What values are read with: the variables, conda's configuration, and whether they stand in a file."""
 
     environ: Mapping[str, str]
@@ -278,7 +280,9 @@ def _as_directory(value: object, context: _Context) -> Path | None:
     """An absolute path, after ``~``, ``${VAR}`` and the templates of conda-execute's documentation."""
     if not isinstance(value, (str, Path)) or not str(value).strip():
         raise _Wrong(f"must be the path of a directory, not {_shown(value)}")
-    text = _REFERENCE.sub(lambda match: _referred(match, context), str(value).strip())
+    text = str(value).strip()
+    if any(mark in text for mark in "${%"):
+        text = _REFERENCE.sub(lambda match: _referred(match, context), text)
     text = expand_user(text, context.environ)
     if any(ord(char) < 32 or ord(char) == 127 for char in text):
         raise _Wrong("holds a control character")
@@ -304,8 +308,8 @@ def _as_overlays_dir(value: object, context: _Context) -> str | None:
     return path
 
 
-_REFERENCE = re.compile(r"\$\{(?P<braced>\w+)\}|\$(?P<named>\w+)|\{(?P<template>[^{}]*)\}|(?P<percent>%s)")
-_CONFIG = re.compile(r"config\.(?P<name>\w+)(?:\[(?P<index>[0-9]{1,3})\])?")
+_REFERENCE = pattern(r"\$\{(?P<braced>\w+)\}|\$(?P<named>\w+)|\{(?P<template>[^{}]*)\}|(?P<percent>%s)")
+_CONFIG = pattern(r"config\.(?P<name>\w+)(?:\[(?P<index>[0-9]{1,3})\])?")
 
 
 def _referred(match: re.Match[str], context: _Context) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from cetool.errors import UsageError
+from cetool.patterns import pattern
 
 _SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _PREFIXES = "KMGTP"
@@ -21,8 +22,8 @@ _LONGEST = 100 * 365 * 86400
 _LARGEST = 2**63 - 1
 
 _NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,9})?"
-_PART = re.compile(rf"\s*({_NUMBER})\s*([a-z]+)")
-_SIZE = re.compile(rf"({_NUMBER})\s*([A-Za-z]+)\Z")
+_PART = pattern(rf"\s*({_NUMBER})\s*([a-z]+)")
+_SIZE = pattern(rf"({_NUMBER})\s*([A-Za-z]+)\Z")
 _TIME_HINT = "Write a number and its unit: 45s, 90m, 25h, 7d, 2w, or several of them: 1d12h."
 _SIZE_HINT = "Write a number and its unit: 500MB, 20GB, 1.5TB (powers of 1000), or 500MiB, 20GiB (powers of 1024)."
 

@@ -6,7 +6,7 @@ paragraph on standard error and exits with its status. Anything else that escape
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from cetool.values import Value
 
 #: cetool's own failures, so that a script's exit status is never mistaken for one of them (as env(1) and timeout(1)
 #: do).
@@ -19,7 +19,7 @@ EXIT_NOT_FOUND = 127
 EXIT_USAGE = 2
 
 
-class Location(NamedTuple):
+class Location(Value):
     """A place in a file that a message points at; ``line`` counts from 1, None stands for the whole file."""
 
     path: str

@@ -12,9 +12,9 @@ import stat
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from cetool.errors import StoreError
+from cetool.values import Value
 
 _OPEN_TO_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 #: As many symbolic links as Linux follows on one path.
@@ -26,7 +26,7 @@ _TRUST = (
 )
 
 
-class Paths(NamedTuple):
+class Paths(Value):
     """The absolute paths of all that cetool keeps; none of them needs to exist.
 
     ``envs``, ``locks`` and ``trash`` are on one file system and move together with the setting ``env-dir``, so that all

@@ -13,11 +13,11 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from cetool.cache.copies import Copy, CopyStore
 from cetool.errors import StoreError
 from cetool.paths import ensure_private_dir
+from cetool.values import Value
 
 #: Seconds between two looks at whether a baseline has changed, and between two tellings of the same news.
 DAY = 86400.0
@@ -28,7 +28,7 @@ KEPT = 30 * DAY
 _LOOKED = "looked"
 
 
-class News(NamedTuple):
+class News(Value):
     """That a baseline has changed: ``text`` says it, ``content`` stands for the new content (SHA-256), ``told`` is when
     a run last said so, in seconds since 1970, or None.
     """

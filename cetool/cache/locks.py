@@ -14,7 +14,6 @@ import stat
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -27,12 +26,12 @@ _READ, _WRITE = 0o444, 0o222
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-@dataclass
 class FileLock:
     """A lock that is held: on ``path``, by the open descriptor ``fd``."""
 
-    path: Path
-    fd: int
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self.fd = fd
 
     def downgrade(self) -> bool:
         """Turn the exclusive lock into a shared one; whether it still is the lock that others find at ``path``.

@@ -14,9 +14,10 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from cetool.spec.environment import EnvironmentSpec
+from cetool.values import Value
 
 #: Raised when the file's meaning changes; a marker of another schema makes its environment count as absent.
 MARKER_SCHEMA = 1
@@ -29,7 +30,7 @@ _FROZEN_MESSAGE = (
 )
 
 
-class Marker(NamedTuple):
+class Marker(Value):
     """What is known of a complete environment.
 
     ``name`` is the spec's; ``prefix`` the directory it was made for (a prefix cannot be moved); ``subdir`` conda's name

@@ -10,26 +10,25 @@ import contextlib
 import errno
 import hashlib
 import os
-import re
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.cache.locks import FileLock, try_lock, wait_for_lock
 from cetool.errors import StoreError
+from cetool.patterns import pattern
+from cetool.values import Value
 
 _DIGEST_LENGTH = 20
-_ENTRY = re.compile(rf"[0-9a-f]{{{_DIGEST_LENGTH}}}\Z")
-_UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
+_ENTRY = pattern(rf"[0-9a-f]{{{_DIGEST_LENGTH}}}\Z")
+_UNSAFE = pattern(r"[^A-Za-z0-9._+-]+")
 _LONGEST_NAME = 100
 _CACHE, _LOCKS, _TRASH = "cache", ".locks", ".trash"
 _PRIVATE = stat.S_IRWXU
 
 
-@dataclass
-class Held:
+class Held(Value):
     """A kept script or a cache directory that is not collected while ``lock`` or an inherited copy of it is open."""
 
     path: Path

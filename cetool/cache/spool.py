@@ -9,25 +9,25 @@ line again.
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from cetool.cache.notes import ACTIVE, append_note, use_line
 from cetool.cache.processes import start_time
+from cetool.patterns import pattern
 from cetool.spec.environment import NAME_LENGTH
+from cetool.values import Value
 
 _TAKEN = ".taken"
 #: The seventh field of a note that tells of a creation; a use has six.
 _MADE = "made"
 _LONGEST_LINE = 8192
-_DIRECTORY = re.compile(rf"[0-9a-f]{{{NAME_LENGTH}}}(-\d{{1,4}})?\Z")
+_DIRECTORY = pattern(rf"[0-9a-f]{{{NAME_LENGTH}}}(-\d{{1,4}})?\Z")
 
 
-class Use(NamedTuple):
+class Use(Value):
     """One run: when (nanoseconds since 1970), by which process, on which host, of which directory, for which script.
 
     Or, with ``made``, no run but the news that the environment in this directory was made.

@@ -11,13 +11,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from cetool.cache.failures import keep_failure, raise_failure_since
 from cetool.cache.locks import FileLock, is_locked, try_lock, wait_for_lock
@@ -27,9 +25,11 @@ from cetool.cache.trash import clear, discard
 from cetool.cache.trash import delete_tree as delete_tree
 from cetool.errors import StoreError
 from cetool.paths import Paths, make_private_dirs
+from cetool.patterns import pattern
 from cetool.spec.environment import NAME_LENGTH, EnvironmentSpec
+from cetool.values import Value
 
-_DIRECTORY = re.compile(rf"([0-9a-f]{{{NAME_LENGTH}}})(?:-(\d{{1,4}}))?\Z")
+_DIRECTORY = pattern(rf"([0-9a-f]{{{NAME_LENGTH}}})(?:-(\d{{1,4}}))?\Z")
 #: Seconds that one who wants to use a complete environment lets another hold it alone.
 _PATIENCE = 2.0
 #: To read and enter a directory, for its group and for others.
@@ -44,8 +44,7 @@ _HINTS = {
 _OTHER_HINT = "Look at the file system of that directory, or set CETOOL_CACHE_DIR."
 
 
-@dataclass
-class Lease:
+class Lease(Value):
     """An environment that is held in use: it is not removed while ``lock`` or an inherited copy of it is open.
 
     One that lies over another of cetool's holds that ``below`` as well.
@@ -79,7 +78,7 @@ class Lease:
             lock.release()
 
 
-class Site(NamedTuple):
+class Site(Value):
     """Where an environment is to be built: an absent directory, held exclusively through ``inherit``'s descriptors.
 
     A builder that calls ``written`` when all is written lets it reach the disk while it still looks it over.
@@ -97,7 +96,7 @@ class Builder(Protocol):
     def __call__(self, site: Site) -> Marker: ...
 
 
-class Directory(NamedTuple):
+class Directory(Value):
     """A directory of the store, complete or not."""
 
     prefix: Path

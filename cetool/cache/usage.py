@@ -14,7 +14,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from cetool.cache.locks import FileLock, wait_for_lock
 from cetool.cache.marker import Marker
@@ -25,6 +25,7 @@ from cetool.cache.store import Store, valid_marker
 from cetool.cache.usage_database import connect, copy_in_memory, is_damage, lacks_room, refused, set_aside
 from cetool.errors import StoreError
 from cetool.paths import Paths
+from cetool.values import Value
 
 #: Seconds that another process may take to bring the spool into the log.
 _LONGEST_TURN = 30.0
@@ -33,7 +34,7 @@ _RUNS_KEPT = 90 * 86400.0
 _T = TypeVar("_T")
 
 
-class Row(NamedTuple):
+class Row(Value):
     """What the log knows of a directory: ``last_used`` and ``created`` in seconds since 1970, ``size`` in bytes."""
 
     directory: str

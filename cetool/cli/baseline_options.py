@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from cetool.errors import MetadataError, UsageError
 from cetool.spec.environment import Requirements
+from cetool.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class BaselineOptions(NamedTuple):
+class BaselineOptions(Value):
     """Paths or URLs of baselines, and what is taken out of them; ``insecure`` lets plain http pass for those."""
 
     named: tuple[str, ...] = ()

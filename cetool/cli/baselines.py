@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from cetool.cache.baselines import BaselineStore, path_key, use_key
 from cetool.cache.copies import Copy
@@ -26,6 +26,7 @@ from cetool.spec.channels import redact
 from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.remote import Known, UnreachableError, fetch_script, locate_script
 from cetool.spec.source import printable, read_bytes
+from cetool.values import Value
 
 if TYPE_CHECKING:
     from cetool.cli.session import Session
@@ -34,7 +35,7 @@ _MOST_NAMES = 5
 _NAME = re.compile(r"[a-z0-9_.-]+")
 
 
-class Wish(NamedTuple):
+class Wish(Value):
     """For whom a baseline is wanted: ``about`` is the script's absolute path or URL, None for what has no name.
 
     ``refresh``: as it is now, whatever counted so far; ``insecure`` lets plain http pass;
@@ -47,7 +48,7 @@ class Wish(NamedTuple):
     platform: str | None = None
 
 
-class Baseline(NamedTuple):
+class Baseline(Value):
     """A baseline with the content that counts. ``shown`` is how messages call it, ``key`` what it is kept by;
     ``kept`` whether that is the content which the script's environment was made from before.
     """
@@ -67,7 +68,7 @@ class Baseline(NamedTuple):
         return locked
 
 
-class OnBaselines(NamedTuple):
+class OnBaselines(Value):
     """An environment's baselines and what became of them: ``added`` are the match specs and requirements put in."""
 
     baselines: tuple[Baseline, ...]

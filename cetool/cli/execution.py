@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from cetool.cache.locks import FileLock
 from cetool.cache.scripts import Held, ScriptStore
@@ -24,6 +24,7 @@ from cetool.spec.channels import strip_credentials
 from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.metadata import ScriptMetadata, metadata_from_file, read_metadata
 from cetool.spec.source import Script, is_notebook
+from cetool.values import Value
 
 if TYPE_CHECKING:  # what is needed once there is an environment is imported while it is made: see _get_ready
     from cetool.launch.activation import Activation
@@ -31,7 +32,7 @@ if TYPE_CHECKING:  # what is needed once there is an environment is imported whi
     from cetool.launch.shell import Entrypoint, Surroundings
 
 
-class NotebookOptions(NamedTuple):
+class NotebookOptions(Value):
     """What can be asked for where a notebook is run: a file for the result, parameters as they were written."""
 
     out: Path | None = None
@@ -39,7 +40,7 @@ class NotebookOptions(NamedTuple):
     raw_parameters: tuple[str, ...] = ()
 
 
-class RunOptions(NamedTuple):
+class RunOptions(Value):
     """How a script is to be run, apart from the settings.
 
     ``unasked``: one from a URL is run where nobody can be asked, unless a setting says what becomes of it.
@@ -146,7 +147,7 @@ def prepare_run(
     return Run(source, session, how, lease, metadata, activation, path, environ, steps, held)
 
 
-class Run(NamedTuple):
+class Run(Value):
     """A script that is about to run: all that was found out, and the locks that it will hold."""
 
     source: Source

@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from cetool.cli.session import Session
 from cetool.cli.sources import Source
 from cetool.errors import LockError, UsageError
 from cetool.lock import EMBEDDED_MARK, SUFFIXES
 from cetool.spec.environment import EnvironmentSpec, Requirements
+from cetool.values import Value
 
 if TYPE_CHECKING:  # few scripts have a lock
     from cetool.lock.find import FoundLock
     from cetool.lock.model import PlatformLock
 
 
-class LockChoice(NamedTuple):
+class LockChoice(Value):
     """What a command line says of locks: ``ignored`` with ``--no-lock``, ``file`` the one of ``--lock-file``.
 
     ``--locked`` and ``--frozen`` are settings as well: see :attr:`cetool.config.Settings.locked`.
@@ -28,7 +29,7 @@ class LockChoice(NamedTuple):
     ignored: bool = False
 
 
-class Asked(NamedTuple):
+class Asked(Value):
     """What a script asks for: ``declared`` by itself (or by ``--env-file``), ``all`` of it with what the command line
     adds; ``additions`` are the options that do, as they are called. ``exclude_newer`` is the day it is solved as of.
     ``refresh``: baselines count as they are now; ``insecure``: they may come over plain http.
@@ -109,7 +110,7 @@ def refuse_overlay(needs: Requirements, name: str, what: str) -> None:
         )
 
 
-class _Reason(NamedTuple):
+class _Reason(Value):
     """Why a lock cannot be used, and what can be done about it."""
 
     sentence: str

@@ -106,7 +106,7 @@ def overlay_environment(session: Session, spec: EnvironmentSpec, *, refresh: boo
                 why = what_is_lost(lease.prefix, lease.marker) or _lacks(lease.prefix, about)
                 changes = [] if about is None else changes_between(about.fingerprint, fingerprint)
                 if why is None and (not changes or _keeps(session, lease, about, changes, keep=keep)):
-                    return replace(lease, below=below)
+                    return lease._replace(below=below)
                 lease.release()
                 refresh = True
                 _tell(session, lease, why, changes)
@@ -115,8 +115,7 @@ def overlay_environment(session: Session, spec: EnvironmentSpec, *, refresh: boo
         if below is not None:
             below.release()
         raise
-    lease.below = below
-    return lease
+    return lease._replace(below=below)
 
 
 def _hold_base(session: Session, base: Path) -> FileLock | None:

@@ -9,7 +9,6 @@ suspended process leaves hidden, measures standard input, and answers a broken p
 from __future__ import annotations
 
 import os
-import re
 import select
 import signal
 import sys
@@ -20,6 +19,7 @@ from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TextIO
 
+from cetool.patterns import pattern
 from cetool.spec.channels import redact
 
 _TICK = 0.1
@@ -31,19 +31,21 @@ _ERASE_LINE = "\r\x1b[K"
 #: The stages in which the number of packages means something.
 _COUNTED = ("Downloading", "Linking")
 
-_ESCAPES = re.compile(
+_ESCAPES = pattern(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
     r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC and its like: titles, links, the clipboard
     r"|\x1b[ -/]*[0-~]"
 )
-_BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
+_BREAKS = pattern(r"[\t\n\v\f\r\x85\u2028\u2029]+")
 # the other control characters, and those that turn the direction of writing around
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROLS = pattern(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def plain(text: str) -> str:
     """The text as one line that a terminal shows and does not obey, without the credentials of URLs."""
-    line = _CONTROLS.sub("", _BREAKS.sub(" ", _ESCAPES.sub("", text[: 2 * _MAX_LINE])))
+    line = text[: 2 * _MAX_LINE]
+    if not (line.isascii() and line.isprintable()):
+        line = _CONTROLS.sub("", _BREAKS.sub(" ", _ESCAPES.sub("", line)))
     if len(text) > 2 * _MAX_LINE or len(line) > _MAX_LINE:
         # whole words only: in half a URL credentials are not found
         line = line[:_MAX_LINE].rpartition(" ")[0] + " ..."

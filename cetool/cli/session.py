@@ -25,6 +25,7 @@ from cetool.launch.environ import caller_environ
 from cetool.launch.warm import file_state
 from cetool.launch.watched import states
 from cetool.paths import Paths, config_file_path, ensure_private_dir, resolve_paths
+from cetool.patterns import pattern
 from cetool.spec.channels import canonical_channel
 from cetool.spec.environment import DEFAULT_CHANNEL, EnvironmentSpec, Requirements
 from cetool.spec.matchspecs import spec_name
@@ -35,7 +36,7 @@ if TYPE_CHECKING:  # engines and the log are for those who need them: each impor
     from cetool.cli.baselines import OnBaselines
     from cetool.engines.base import Engine, Found, Progress
 
-_OVERRIDE = re.compile(r"CONDA_OVERRIDE_([A-Z][A-Z0-9_]*)\Z")
+_OVERRIDE = pattern(r"CONDA_OVERRIDE_([A-Z][A-Z0-9_]*)\Z")
 #: Names told in the line that says what was made.
 _MOST_NAMES = 8
 

@@ -8,21 +8,23 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from cetool.cache.scripts import Held, ScriptStore
 from cetool.cli.session import Session
 from cetool.errors import CetoolError, ScriptNotFoundError, UsageError
 from cetool.paths import ensure_private_dir
+from cetool.patterns import pattern
 from cetool.spec.source import MAX_SIZE, Script, decode, is_url, read_bytes, read_script, script_from_text
+from cetool.values import Value
 
 if TYPE_CHECKING:  # most scripts are files
     from cetool.cli.remote import Origin
 
-_PIN = re.compile(r"(?:sha256[:=-])?([0-9a-fA-F]{64})\Z")
+_PIN = pattern(r"(?:sha256[:=-])?([0-9a-fA-F]{64})\Z")
 
 
-class Source(NamedTuple):
+class Source(Value):
     """A script as it was ``given``.
 
     One that is a file has been ``seen`` in this state before it was read; of another ``data`` are the bytes that it

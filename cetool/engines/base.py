@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from cetool.values import Value
 
 if TYPE_CHECKING:  # only those who solve for a day, or for a lock, need them
     from datetime import datetime
@@ -56,7 +58,7 @@ class SilentProgress:
         """Say nothing."""
 
 
-class CreateRequest(NamedTuple):
+class CreateRequest(Value):
     """All that an engine needs to know to make one environment.
 
     ``prefix`` is an absolute path that does not exist yet (or an empty directory); ``packages`` are canonical match
@@ -114,7 +116,7 @@ class Engine(Protocol):
         """
 
 
-class Found(NamedTuple):
+class Found(Value):
     """An engine that was looked for: where it is, or why it does not serve."""
 
     name: str

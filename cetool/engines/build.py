@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from cetool.engines.base import CreateRequest, Engine, Progress
 from cetool.engines.package_cache import DamagedPackages, distrust
@@ -13,9 +13,10 @@ from cetool.engines.registration import forget_registration
 from cetool.engines.verify import check_complete
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.matchspecs import spec_name
+from cetool.values import Value
 
 
-class Circumstances(NamedTuple):
+class Circumstances(Value):
     """What holds for every creation: the user's variables, and the settings that concern engines.
 
     ``stall_timeout`` are the seconds without progress after which a subprocess is ended; ``pip_installer`` is ``auto``,
@@ -31,7 +32,7 @@ class Circumstances(NamedTuple):
     solver_cache: Path | None = None
 
 
-class Place(NamedTuple):
+class Place(Value):
     """Where an environment is made: its absent prefix, the log, and the descriptors that subprocesses keep open.
 
     ``written`` is called each time when all is written, before it is looked over.

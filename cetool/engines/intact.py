@@ -12,9 +12,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from cetool.engines.verify import is_volatile
+from cetool.values import Value
 
 CHANGED = "changed"
 MISSING = "missing"
@@ -27,7 +28,7 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-class Altered(NamedTuple):
+class Altered(Value):
     """A file that is not as its package has it: ``path`` below the prefix, with slashes; ``package`` the name, version
     and build of the package, as its record's file is called; ``state`` either ``changed`` or ``missing``.
     """
@@ -37,7 +38,7 @@ class Altered(NamedTuple):
     state: str
 
 
-class PackagePath(NamedTuple):
+class PackagePath(Value):
     """One path of a package: ``sha256`` is what the file has in the package, ``expected`` what it has in the prefix,
     both lowercase hex digits, None where that is not recorded; ``kind`` the record's ``path_type``.
     """

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cetool.errors import EngineError
+from cetool.patterns import pattern
 from cetool.spec.channels import redact
 
 #: How many characters at the end of a stream are kept for explaining an error.
@@ -20,7 +21,7 @@ _LONGEST_LINE = 65_536
 #: What is called with a line of output, and whether it is whole: one that still grows comes again, longer.
 OnLine = Callable[[str, bool], None]
 
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_ESCAPES = pattern(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
 def plain(text: str) -> str:

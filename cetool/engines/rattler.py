@@ -14,7 +14,6 @@ Unlike conda, rattler does not byte-compile noarch packages: Python does it at t
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,13 +30,14 @@ from cetool.engines.rattler_reporter import Pulse, Reporter
 from cetool.engines.rattler_request import Plan, make_plan, virtual_packages
 from cetool.engines.rattler_thread import Stalled, attend, wait_until_quiet
 from cetool.errors import CetoolError, EngineError
+from cetool.patterns import pattern
 
 if TYPE_CHECKING:
     from rattler import Channel, Client, Gateway, RepoDataRecord, Subdir
 
     from cetool.engines.rattler_pinned import PinnedPackages
 
-_STEM = re.compile(r"\.(?:conda|tar\.bz2)\Z")
+_STEM = pattern(r"\.(?:conda|tar\.bz2)\Z")
 
 
 class RattlerEngine:

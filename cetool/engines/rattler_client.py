@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -38,12 +37,12 @@ class OfflineError(Exception):
     """A request was about to be made although the network is not to be used."""
 
 
-@dataclass
 class Access:
     """The way to a set of channels: what has to be put back into requests for the URLs that rattler is told."""
 
-    mirrors: dict[str, list[str]] = field(default_factory=dict)
-    logins: list[tuple[str, str, str]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.mirrors: dict[str, list[str]] = {}
+        self.logins: list[tuple[str, str, str]] = []
 
     def plain(self, url: str) -> str:
         """The URL without credentials, which are remembered for requests below it."""

@@ -5,25 +5,26 @@ Everything here is free of credentials but for :attr:`Plan.access`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from cetool.condarc import Condarc, resolve_channel
 from cetool.engines.base import CreateRequest
 from cetool.engines.rattler_client import Access, access_to, process_environment
 from cetool.errors import EngineError
+from cetool.patterns import pattern
 from cetool.spec.channels import redact, strip_credentials
 from cetool.spec.platforms import current_platform, default_virtual_packages
+from cetool.values import Value
 
 if TYPE_CHECKING:
     from rattler import GenericVirtualPackage, MatchSpec
 
-_CHANNEL = re.compile(r'channel="([^"]*)"')
-_URL = re.compile(r'url="([^"]*)"')
+_CHANNEL = pattern(r'channel="([^"]*)"')
+_URL = pattern(r'url="([^"]*)"')
 
 
-class Plan(NamedTuple):
+class Plan(Value):
     """A request in rattler's terms.
 
     ``channels`` pairs each URL with the name that messages call it by; ``specs`` pairs each match spec with the text

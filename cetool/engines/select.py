@@ -11,11 +11,11 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.engines.base import Engine, Found, root_of
 from cetool.errors import EngineError, UsageError
+from cetool.values import Value
 
 #: The engines' names in the order in which they are tried.
 NAMES = ("mamba", "micromamba", "conda", "rattler")
@@ -39,8 +39,7 @@ _ELSEWHERE = (
 )
 
 
-@dataclass(frozen=True)
-class _Candidate:
+class _Candidate(Value):
     """A file that could be the engine: ``argv`` starts it, ``problem`` says why it cannot."""
 
     argv: tuple[str, ...]

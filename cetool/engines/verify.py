@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cetool.engines.package_cache import DamagedPackages, is_cut_off, is_damaged
 from cetool.errors import EngineError
+from cetool.patterns import pattern
 from cetool.trees import total_room, walk
 
 # Files that linking makes or removes on its own account, whatever the record says.
-_VOLATILE = re.compile(r"\.pyc$|(?:^|/)\.[^/]*-(?:pre|post)-(?:link|unlink)\.(?:sh|bat)$|\.messages\.txt$")
+_VOLATILE = pattern(r"\.pyc$|(?:^|/)\.[^/]*-(?:pre|post)-(?:link|unlink)\.(?:sh|bat)$|\.messages\.txt$")
 
 
 def is_volatile(path: str) -> bool:

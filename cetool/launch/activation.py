@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from cetool.errors import Location, StoreError
 from cetool.launch.environ import activated, path_dirs, read_variables, scripts_in, variable_files
+from cetool.values import Value
 
 
-class Activation(NamedTuple):
+class Activation(Value):
     """What ``conda activate`` would do for an environment, apart from the shell it is called in.
 
     ``set`` are pairs of name and value; ``scripts`` absolute paths of the files in ``etc/conda/activate.d`` to

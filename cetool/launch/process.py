@@ -13,15 +13,16 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from cetool.errors import CetoolError, NotExecutableError, ProgramNotFoundError
 from cetool.launch.child import signals_for_child
 from cetool.launch.environ import ON_WINDOWS
 from cetool.launch.handover import IGNORED_BY_PYTHON, find_shell, flush_streams, replace_process, sourcing_argv
+from cetool.values import Value
 
 
-class Command(NamedTuple):
+class Command(Value):
     """What is to be run: plain data, all of it.
 
     ``program`` is an absolute path; ``argv`` the whole command line, its first word the program as it is to see

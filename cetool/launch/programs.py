@@ -185,11 +185,11 @@ def _is_path(name: str) -> bool:
 
 def look_in(folders: Sequence[str], name: str, blocked: list[str]) -> str | None:
     """The first executable file of that name; files that may not be executed are added to ``blocked``."""
-    import shutil
-
     for folder in folders:
         path = os.path.join(folder, name)  # an empty entry of PATH is the working directory
         if ON_WINDOWS:
+            import shutil
+
             found = shutil.which(path)  # honours PATHEXT
             if found is not None:
                 return found

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 from cetool.cache.marker import MARKER
 from cetool.cache.scripts import Held
@@ -17,18 +15,20 @@ from cetool.launch import warm
 from cetool.launch.activation import Activation
 from cetool.launch.declared import block_in, head_of, write_record
 from cetool.paths import Paths
+from cetool.patterns import pattern
 from cetool.spec.channels import strip_credentials
 from cetool.spec.metadata import ScriptMetadata
+from cetool.values import Value
 
 #: As conda's configuration refers to variables, and cetool's.
-_VARIABLE = re.compile(rb"\$(?:\{([^}\n]*)\}|(\w+))")
+_VARIABLE = pattern(rb"\$(?:\{([^}\n]*)\}|(\w+))")
 #: Values of PATH that are remembered: a shell's, an editor's, cron's.
 _MOST_PATHS = 4
 #: Seconds that a record is kept in which nothing changed.
 KEPT = 30 * 86400.0
 
 
-class Learned(NamedTuple):
+class Learned(Value):
     """What a cold run found out: the command line (its first word a path; arguments left out), what activation does.
 
     ``noted`` is what the usage log calls it; ``metadata`` what a script declares, None for a tool. ``cache`` is the
@@ -43,7 +43,7 @@ class Learned(NamedTuple):
     cache: Held | None = None
 
 
-class Circumstances(NamedTuple):
+class Circumstances(Value):
     """What that depended on.
 
     ``about`` is the script's absolute path and ``seen`` its state before it was read, or for a tool its

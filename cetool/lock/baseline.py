@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
 from cetool.spec.baselines import taken_out, unmatched
+from cetool.values import Value
 
 
-class Clash(NamedTuple):
+class Clash(Value):
     """A package that two baselines name differently: ``lost`` of the baseline ``earlier`` gives way to ``won``."""
 
     name: str
@@ -19,7 +19,7 @@ class Clash(NamedTuple):
     later: str
 
 
-class Combined(NamedTuple):
+class Combined(Value):
     """The packages that stay, the conda packages in the order of the files; ``removed`` are ``name version`` of those
     that were taken out, ``unmatched`` the patterns that fit none.
     """

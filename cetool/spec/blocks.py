@@ -7,10 +7,12 @@ takes time in proportion to the file's size, whatever is in it.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from cetool.errors import MetadataError
+from cetool.patterns import pattern
 from cetool.spec.source import Script
+from cetool.values import Value
 
 CONDA_EXECUTE = "conda execute"
 PEP723 = "script"
@@ -23,19 +25,19 @@ MAX_LINE = 8 * 1024
 #: Characters at the top of a file in which a misspelt opening line is looked for.
 _TOP = 64 * 1024
 
-_ANY_MARK = re.compile(r"conda execute|/// (?:conda-)?script")
+_ANY_MARK = pattern(r"conda execute|/// (?:conda-)?script")
 #: What comments of one line can begin with; the longer of two comes first: ';; conda execute' continues with ';;'.
 LINE_COMMENTS = ("#", "//", "--", ";;", ";", "%", "!", "'")
-_EXECUTE = re.compile(rf"(?P<comment>{'|'.join(LINE_COMMENTS)}) conda execute:?")
-_PEP723_OPEN = re.compile(r"# /// (?P<type>[a-zA-Z0-9-]+)")
-_CONDA_SCRIPT_OPEN = re.compile(r"(?P<prefix>[^\n]*?)/// conda-script[ \t]*")
-_NEAR_MISS = re.compile(
+_EXECUTE = pattern(rf"(?P<comment>{'|'.join(LINE_COMMENTS)}) conda execute:?")
+_PEP723_OPEN = pattern(r"# /// (?P<type>[a-zA-Z0-9-]+)")
+_CONDA_SCRIPT_OPEN = pattern(r"(?P<prefix>[^\n]*?)/// conda-script[ \t]*")
+_NEAR_MISS = pattern(
     r"^[ \t]*(?:#|//|--|;;?|%|!|')+[ \t]*(?:conda[ _-]*execute[ \t]*:?|/{2,4}[ \t]*(?:conda[-_ ]?)?script)[ \t]*$",
     re.IGNORECASE | re.MULTILINE,
 )
 
 
-class Block(NamedTuple):
+class Block(Value):
     """One block: its dialect, the file's lines (from 1) that it takes, and its content with the comment characters off.
 
     ``numbers`` holds, for each line of ``content``, the line of the file that it came from.

@@ -12,17 +12,18 @@ from pathlib import Path
 
 from cetool.condarc import DEFAULT_ALIAS
 from cetool.errors import Location, MetadataError
+from cetool.patterns import pattern
 
 _MOST_SHOWN = 120
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*\Z")
+_SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_NAME = pattern(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*\Z")
 # user:secret@ in any URL, the /t/TOKEN of anaconda.org's private channels, tokens and signatures in a query; each takes
 # time in proportion to the text, whatever is in it
-_USERINFO = re.compile(r"(://)[^/\s@\"']*@")
-_TOKEN = re.compile(r"(://[^/\s\"']*(?:/[^/\s\"']*){0,30}?)/t/(?!\*\*\*)[^/\s\"']+")
+_USERINFO = pattern(r"(://)[^/\s@\"']*@")
+_TOKEN = pattern(r"(://[^/\s\"']*(?:/[^/\s\"']*){0,30}?)/t/(?!\*\*\*)[^/\s\"']+")
 #: Tokens in one URL; nobody has two, but what is left of a third would be shown.
 _MOST_TOKENS = 8
-_QUERY = re.compile(
+_QUERY = pattern(
     r"([?&](?:token|auth|access_token|private_token|api_key|key|password|sig|signature|x-(?:amz|goog)-[a-z-]+)=)"
     r"[^&\s\"'\]]+",
     re.IGNORECASE,
@@ -31,12 +32,19 @@ _QUERY = re.compile(
 
 def strip_credentials(text: str) -> str:
     """The text with the credentials of every URL in it removed: what is stored and hashed."""
-    return _QUERY.sub(r"\1", _without_tokens(_USERINFO.sub(r"\1", text), ""))
+    return _QUERY.sub(r"\1", _without_tokens(_USERINFO.sub(r"\1", text), "")) if _may_tell(text) else text
 
 
 def redact(text: str) -> str:
     """The text with the credentials of every URL in it replaced by ``***``: for messages and logs."""
+    if not _may_tell(text):
+        return text
     return _QUERY.sub(r"\1***", _without_tokens(_USERINFO.sub(r"\1***@", text), "/t/***"))
+
+
+def _may_tell(text: str) -> bool:
+    """Whether there is anything in a text by which credentials are found; in most there is not."""
+    return any(mark in text for mark in ("@", "/t/", "?", "&"))
 
 
 def _without_tokens(text: str, instead: str) -> str:

@@ -9,11 +9,10 @@ Instead of ``env`` it may have ``base``, ``overlay`` and ``conda``: an existing 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from cetool.errors import MetadataError
+from cetool.patterns import pattern
 from cetool.spec.blocks import Block
 from cetool.spec.environment import Requirements
 from cetool.spec.matchspecs import canonical_requirement, canonical_spec
@@ -21,15 +20,16 @@ from cetool.spec.nodes import Node, channels_of, shorten
 from cetool.spec.run_with import default_run_with
 from cetool.spec.source import Script
 from cetool.spec.yaml_reader import parse_yaml
+from cetool.values import Value
 
 KEYS = ("env", "channels", "run_with", "variables", "base", "overlay", "conda", "baseline", "without")
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_VARIABLE = pattern(r"[A-Za-z_][A-Za-z0-9_]*")
 _NO_ENVIRONMENT = "no environment was found in the '# conda execute' specification"
 _ADD_ENV = "Say what the script needs: a line '# env:' and below it one match spec a line, '#  - python >=3'."
 
 
-class OwnKeys(NamedTuple):
+class OwnKeys(Value):
     """What our own keys say: the requirements, and the command where one is named."""
 
     requirements: Requirements = Requirements()

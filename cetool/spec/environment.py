@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from cetool.patterns import pattern
 from cetool.spec.channels import strip_credentials
+from cetool.values import Value
 
 if TYPE_CHECKING:  # few environments are laid over another
     from cetool.spec.overlay import OverlayKeys, OverlaySpec
@@ -22,10 +23,10 @@ DEFAULT_CHANNEL = "conda-forge"
 #: Hex digits of the SHA-256 that name an environment (the original's length).
 NAME_LENGTH = 20
 
-_PYTHON = re.compile(r"(?:.*::)?python(?![A-Za-z0-9_.-])")
+_PYTHON = pattern(r"(?:.*::)?python(?![A-Za-z0-9_.-])")
 
 
-class PypiSettings(NamedTuple):
+class PypiSettings(Value):
     """How PyPI requirements are resolved, where a script says so (``[tool.uv]``): all optional."""
 
     index_url: str | None = None
@@ -44,7 +45,7 @@ class PypiSettings(NamedTuple):
         return {key: value for key, value in pairs.items() if value}
 
 
-class Requirements(NamedTuple):
+class Requirements(Value):
     """What was asked for, in the order it was asked.
 
     ``packages`` are canonical match specs (``str(MatchSpec)``), ``channels`` canonical channel names or URLs, None
@@ -102,7 +103,7 @@ class Requirements(NamedTuple):
         )
 
 
-class EnvironmentSpec(NamedTuple):
+class EnvironmentSpec(Value):
     """The complete request for an environment, in canonical form; equal values are one environment.
 
     ``packages`` are canonical match specs, sorted and without repeats; ``channels`` keep their order, which is their

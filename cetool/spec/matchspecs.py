@@ -14,6 +14,7 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from cetool.errors import Location, MetadataError
+from cetool.patterns import pattern
 from cetool.spec.channels import canonical_channel, file_url, redact
 from cetool.spec.nodes import has_control, shorten
 
@@ -21,17 +22,17 @@ MAX_SPEC = 1000
 MAX_NAME = 200
 
 #: What a conda package may be called, in lower case.
-PACKAGE_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*")
+PACKAGE_NAME = pattern(r"[a-z0-9_][a-z0-9_.-]*")
 
 _HINT = "Write a name and, if need be, a version: numpy, 'numpy >=1.26,<2', 'numpy 1.26.*', conda-forge::numpy."
-_CANONICAL_NAME = re.compile(r"(?:[^\s\[]*::?)?([a-z0-9_][a-z0-9_.-]*)")
-_CHANNEL_PATH = re.compile(r"((?:\.{0,2}|~)/[^\[\]\"'=]*?|\.{1,2}|~)::")
-_BRACKET_PATH = re.compile(r"channel\s*=\s*[\"']?\s*(?:\.{0,2}/|~|\.{1,2}[\"'\],])")
-_LISTS = re.compile(r"\b(extras|flags)=\[([^\[\]\"']*)\]")
+_CANONICAL_NAME = pattern(r"(?:[^\s\[]*::?)?([a-z0-9_][a-z0-9_.-]*)")
+_CHANNEL_PATH = pattern(r"((?:\.{0,2}|~)/[^\[\]\"'=]*?|\.{1,2}|~)::")
+_BRACKET_PATH = pattern(r"channel\s*=\s*[\"']?\s*(?:\.{0,2}/|~|\.{1,2}[\"'\],])")
+_LISTS = pattern(r"\b(extras|flags)=\[([^\[\]\"']*)\]")
 # how clauses of one version are ordered: what people write first, first
 _OPERATORS = ("===", "==", "~=", "!=", ">=", "<=", ">", "<", "=", "")
 _RANKS = {"==": 0, "=": 0, "": 0, "===": 0, "~=": 1, ">=": 2, ">": 2, "<": 3, "<=": 3, "!=": 4}
-_URL_SCHEMES = re.compile(r"(?:https?|file|(?:git|hg|svn|bzr)\+(?:https?|ssh|git|file|svn|lp))\Z")
+_URL_SCHEMES = pattern(r"(?:https?|file|(?:git|hg|svn|bzr)\+(?:https?|ssh|git|file|svn|lp))\Z")
 
 
 def canonical_spec(text: str, *, where: Location | None = None, base_dir: str | os.PathLike[str] | None = None) -> str:

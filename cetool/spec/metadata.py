@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from cetool.errors import MetadataError
 from cetool.spec.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_block, near_miss, near_miss_advice
 from cetool.spec.environment import Requirements
 from cetool.spec.run_with import default_run_with
 from cetool.spec.source import Script, is_notebook
+from cetool.values import Value
 
 __all__ = ["CONDA_EXECUTE", "CONDA_SCRIPT", "ENVIRONMENT_FILE", "PEP723", "ScriptMetadata"]
 __all__ += ["default_run_with", "metadata_from_file", "read_metadata"]
@@ -17,7 +16,7 @@ __all__ += ["default_run_with", "metadata_from_file", "read_metadata"]
 ENVIRONMENT_FILE = "environment.yml"
 
 
-class ScriptMetadata(NamedTuple):
+class ScriptMetadata(Value):
     """What was read from a script.
 
     ``dialect`` is ``conda execute``, ``script`` (PEP 723), ``conda-script`` or ``environment.yml``; ``path`` the

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Literal, NamedTuple, NoReturn
+from typing import Literal, NoReturn
 
 from cetool.errors import Location, MetadataError
 from cetool.spec.channels import canonical_channel, redact
+from cetool.values import Value
 
 Kind = Literal["text", "number", "boolean", "nothing", "date", "list", "mapping"]
 
@@ -30,7 +31,7 @@ _IN_WORDS: dict[str, str] = {
 }
 
 
-class Node(NamedTuple):
+class Node(Value):
     """One value: what kind it is, where it stands, and its text, its items or its entries.
 
     ``text`` is a scalar as it was written (``3.10`` stays ``3.10``); ``items`` belong to a list, ``entries`` to a

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 
 from cetool.errors import Location, MetadataError
+from cetool.patterns import pattern
 from cetool.spec.nodes import shorten
 
 #: conda's platforms, as subdirectories of a channel.
@@ -44,7 +44,7 @@ _SYSTEMS = {
 _ARCHSPECS = {"64": "x86_64", "32": "x86", "aarch64": "aarch64", "ppc64le": "ppc64le", "ppc64": "ppc64"}
 _ARCHSPECS |= {"s390x": "s390x", "riscv64": "riscv64", "armv7l": "armv7l", "armv6l": "armv6l"}
 
-_LONE_VIRTUAL = re.compile(r"\s*(__[A-Za-z0-9_]+)(?![A-Za-z0-9_.-])(?!.*(?:\band\b|\bor\b|[()\[\]]))")
+_LONE_VIRTUAL = pattern(r"\s*(__[A-Za-z0-9_]+)(?![A-Za-z0-9_.-])(?!.*(?:\band\b|\bor\b|[()\[\]]))")
 
 
 @lru_cache(maxsize=1)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import codecs
 import os
-import re
 import stat
 from pathlib import Path
-from typing import NamedTuple
 
 from cetool.errors import CetoolError, Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
+from cetool.patterns import pattern
+from cetool.values import Value
 
 #: Bytes that a script may have.
 MAX_SIZE = 10 * 1024 * 1024
@@ -18,10 +18,10 @@ MAX_NOTEBOOK_SIZE = 256 * 1024 * 1024
 NOTEBOOK_SUFFIX = ".ipynb"
 
 # PEP 263's own pattern for the first two lines, and what the first may be for the second to count
-_CODING = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-_.a-zA-Z0-9]+)")
-_BLANK_OR_COMMENT = re.compile(rb"^[ \t\f]*(?:#.*)?$")
-_PYTHON_SHEBANG = re.compile(rb"^#!.*\b(?:python|pypy)[0-9.]*w?(?:\.exe)?(?:\s|$)")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_CODING = pattern(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-_.a-zA-Z0-9]+)")
+_BLANK_OR_COMMENT = pattern(rb"^[ \t\f]*(?:#.*)?$")
+_PYTHON_SHEBANG = pattern(rb"^#!.*\b(?:python|pypy)[0-9.]*w?(?:\.exe)?(?:\s|$)")
+_URL = pattern(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _UTF16_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 #: Characters of a codec's name that messages show.
 _MOST_NAME = 60
@@ -29,7 +29,7 @@ _MOST_NAME = 60
 _NOT_FOR_SOURCE = frozenset({"punycode", "idna", "undefined", "unicode_escape", "raw_unicode_escape"})
 
 
-class Script(NamedTuple):
+class Script(Value):
     """A script's text and what it is called.
 
     ``path`` is absolute, as given (symbolic links are not resolved); ``name`` is what messages call it; ``text`` is

@@ -1,0 +1,63 @@
+"""Values with named fields: ``class Point(Value)`` is to type checkers, and in use, what ``typing.NamedTuple`` makes.
+
+That takes some 0.15 ms a class when a module is imported, and a run that makes an environment imports 45 of them; this
+takes a tenth of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__all__ = ["Value"]
+
+if TYPE_CHECKING:
+    from typing import NamedTuple as Value
+else:
+    from operator import itemgetter
+    from types import MappingProxyType
+
+    class _Fields(type):
+        """Turns the annotations of a class into fields of the tuple, and what is assigned to them into defaults."""
+
+        def __new__(mcs, name, bases, namespace):
+            if bases != (tuple,):
+                fields = tuple(namespace.get("__annotations__", ()))
+                namespace["_field_defaults"] = {each: namespace[each] for each in fields if each in namespace}
+                for at, each in enumerate(fields):
+                    namespace[each] = property(itemgetter(at))
+                namespace["_fields"] = namespace["__match_args__"] = fields
+                namespace["__slots__"] = ()
+            return type.__new__(mcs, name, bases, namespace)
+
+    class Value(tuple, metaclass=_Fields):
+        """A tuple whose fields have names, types and defaults: those that its class is annotated with."""
+
+        __slots__ = ()
+        _fields = ()
+        _field_defaults = MappingProxyType({})
+
+        def __new__(cls, *values, **named):
+            fields = cls._fields
+            if named or len(values) != len(fields):
+                defaults = cls._field_defaults
+                rest = fields[len(values) :]
+                absent = [each for each in rest if each not in named and each not in defaults]
+                if absent or not named.keys() <= set(rest) or len(values) > len(fields):
+                    wrong = ", ".join(absent or [*named.keys() - set(rest)]) or f"{len(values)} values"
+                    raise TypeError(f"{cls.__name__} has the fields {', '.join(fields)}, which does not fit: {wrong}")
+                values += tuple(named[each] if each in named else defaults[each] for each in rest)
+            return tuple.__new__(cls, values)
+
+        def _replace(self, **named):
+            """The same with other values in some fields."""
+            return type(self)(**{**self._asdict(), **named})
+
+        def _asdict(self):
+            """The values by the fields' names."""
+            return dict(zip(self._fields, self, strict=True))
+
+        def __repr__(self):
+            return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._asdict().items())})"
+
+        def __getnewargs__(self):
+            return tuple(self)
