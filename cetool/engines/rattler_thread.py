@@ -5,12 +5,14 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 _T = TypeVar("_T")
 _TICK = 0.1
@@ -33,6 +35,7 @@ def attend(
     ``meanwhile`` is called once when ``away`` is set: all is left to rattler's own threads then. Whatever is raised
     here meanwhile cancels the work first. Raises Stalled when ``stalled`` says so.
     """
+    _load_asyncio()
     import asyncio
 
     _settle_at_exit()
@@ -63,6 +66,20 @@ def attend(
     thread.join()
     loop.close()
     return task.result()
+
+
+def _load_asyncio() -> None:
+    """Import asyncio without TLS, of which it has a part of its own that takes a tenth of all its import.
+
+    An interpreter built without ``ssl`` has asyncio like that; nothing here talks TLS by it, rattler has its own.
+    """
+    if "asyncio" in sys.modules or "ssl" in sys.modules:
+        return
+    sys.modules["ssl"] = cast(Any, None)  # what the import system takes for a module that is not there
+    try:
+        import_module("asyncio")
+    finally:
+        del sys.modules["ssl"]
 
 
 @functools.cache
