@@ -35,7 +35,9 @@ def test_cells_run_in_the_environment_and_the_result_is_kept(settled: Home) -> N
     done = settled.cetool("run", "work/analysis.ipynb", "--out", out)
     assert done.returncode == 0, done.stderr
     prefix = settled.cetool("path", path).stdout.strip()
-    assert done.stdout.splitlines() == [f"six {path.parent}", repr(prefix), "from a program", "end"]
+    shown = done.stdout.splitlines()
+    assert shown[:2] == [f"six {path.parent}", repr(prefix)]
+    assert sorted(shown[2:]) == ["end", "from a program"]  # a kernel passes on what programs print by another thread
     assert "Cell 1 of 5: import six\nCell 2 of 5: import os, sys\n" in done.stderr
     assert "to stderr\n" in done.stderr and "WARNING" not in done.stderr
     assert path.read_text() == text  # the notebook itself stays as it was
