@@ -59,11 +59,13 @@ def main() -> "NoReturn":
         _try_warm_tool(words[1:])
 
     def obey() -> int:
+        import gc
+
+        # imports make thousands of objects that stay: looking through them again and again takes long
+        gc.set_threshold(50_000)
         # leaves out what reads other command lines; a notebook's options may stand after it
         if plain and not words[at].endswith(".ipynb"):
-            import gc
-
-            gc.disable()  # imports make thousands of objects that stay: looking through them again and again takes long
+            gc.disable()
             from cetool.cli.execution import run_plainly
 
             run_plainly(words[at], words[at + 1 :], _verbosity(words, at))

@@ -1,10 +1,13 @@
-"""Writes a file in one step: whoever reads it finds the old one or the new one, whole."""
+"""Writes a file in one step, so that whoever reads it finds the old one or the new one, whole; and what was written to
+the disk.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import tempfile
+import sys
 from pathlib import Path
 
 
@@ -14,6 +17,8 @@ def put_file(path: Path, data: bytes, *, mode: int | None = None) -> None:
     The mode bits are ``mode``, or where that is None those of the file that is there, else those of any new file. A
     symbolic link is replaced: resolve it before.
     """
+    import tempfile  # for those who only look into this module: it takes long
+
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".cetool", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -26,12 +31,39 @@ def put_file(path: Path, data: bytes, *, mode: int | None = None) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    with contextlib.suppress(OSError):  # where the system lets a directory be opened for that
-        directory = os.open(path.parent, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Bring a directory's entries to the disk, where the system lets a directory be opened for that."""
+    with contextlib.suppress(OSError):
+        fd = os.open(directory, os.O_RDONLY)
         try:
-            os.fsync(directory)
+            os.fsync(fd)
         finally:
-            os.close(directory)
+            os.close(fd)
+
+
+def sync_file_system(prefix: Path) -> None:
+    """Bring to the disk what was written below a directory: thousands of files, so the whole file system at once where
+    that exists. Raises OSError.
+    """
+    import ctypes
+
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # a C library without the function
+            libc = ctypes.CDLL(None, use_errno=True)
+            fd = os.open(prefix, os.O_RDONLY)
+            try:
+                if libc.syncfs(fd) == 0:
+                    return
+                number = ctypes.get_errno()
+            finally:
+                os.close(fd)
+            if number in (errno.EIO, errno.ENOSPC, errno.EDQUOT):  # what was written did not get there
+                raise OSError(number, os.strerror(number), str(prefix))
+    if hasattr(os, "sync"):
+        os.sync()
 
 
 def _mode(path: Path) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,8 +153,8 @@ def test_other_platforms_that_a_lock_has(settled: Home) -> None:
     lock = open_lock(settled.path / "one.yml").lock
     (here,) = lock.platforms
     other = "osx-arm64" if here.platform != "osx-arm64" else "linux-64"
-    conda = [replace(each, url=each.url.replace(f"/{here.platform}/", f"/{other}/")) for each in here.conda]
-    both = replace(lock, platforms=(here, replace(here, platform=other, conda=tuple(conda))))
+    conda = [each._replace(url=each.url.replace(f"/{here.platform}/", f"/{other}/")) for each in here.conda]
+    both = lock._replace(platforms=(here, here._replace(platform=other, conda=tuple(conda))))
     settled.write("many.py.conda-lock.yml", write_conda_lock(both, sources=("many.py",)))
     for name in ("conda-lock", "pixi-lock"):
         done = settled.cetool("export", "many.py", "--format", name, "-o", f"many.{name}")

@@ -14,7 +14,8 @@ import pytest
 import typer
 from support.home import Home
 
-from cetool.cli.app import app
+from cetool.__main__ import COMMANDS
+from cetool.cli.app import make_app
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "json.md"
 
@@ -111,7 +112,7 @@ def _with_json(command: Any, path: str = "") -> Iterator[str]:
 
 
 def test_each_command_with_json_is_described() -> None:
-    assert set(_with_json(typer.main.get_command(app))) == set(DESCRIBED)
+    assert set(_with_json(typer.main.get_command(make_app(*COMMANDS)))) == set(DESCRIBED)
     used = {kind for _, fields in DESCRIBED.values() for text in fields.values() for kind in text.split(" or ")}
     assert used == set(TYPES)
 

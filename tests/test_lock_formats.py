@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,7 +96,7 @@ def test_an_embedded_lock_leaves_every_other_byte(name: str, ending: str, mark: 
         added = with_lock.data[len(document.data) :].decode().replace(ending, "\n").strip().split("\n")
         assert all(line.startswith(f"{comment} ") for line in added if line)
         # in its place, wherever that is: what was added behind it stays as it is, and so does its last line's end
-        smaller = replace(LOCK, platforms=LOCK.platforms[1:])
+        smaller = LOCK._replace(platforms=LOCK.platforms[1:])
         for tail in (b"", f"more(){ending}".encode()):
             path.write_bytes(with_lock.data + tail)
             assert embed(read_document(path), smaller).data == embed(document, smaller).data + tail
@@ -177,10 +176,10 @@ def test_one_platform_alone_is_read_as_with_the_others(indent: str) -> None:
 
 def test_packages_come_in_topological_order_whatever_the_file_has() -> None:
     package = LockedConda("a", "1", "0", "linux-64", f"{FORGE}/linux-64/a-1-0.conda", "ab" * 32)
-    b, c = (replace(package, name=name, url=package.url.replace("a-1", f"{name}-1")) for name in "bc")
-    chain = [replace(package, depends=("b >=1",)), replace(b, depends=("c", "python_abi")), c]
+    b, c = (package._replace(name=name, url=package.url.replace("a-1", f"{name}-1")) for name in "bc")
+    chain = [package._replace(depends=("b >=1",)), b._replace(depends=("c", "python_abi")), c]
     assert [each.name for each in in_order(chain)] == ["c", "b", "a"] == [each.name for each in in_order(chain[::-1])]
-    circle = [replace(SIX, depends=("python",)), replace(PYTHON, depends=("six",))]
+    circle = [SIX._replace(depends=("python",)), PYTHON._replace(depends=("six",))]
     assert [each.name for each in in_order(circle)] == ["python", "six"]
 
 

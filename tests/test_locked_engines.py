@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +171,8 @@ def test_a_bit_flipped_in_the_channel(
     flip(copy, b'echo "$PKG_NAME"')
     with serving(tmp_path) as server:
         base = server.url if scheme == "http" else tmp_path.as_uri()
-        package = replace(package, url=f"{base}/conda-forge/noarch/{copy.name}")
-        package = replace(package, sha256=None) if digest == "md5" else package
+        package = package._replace(url=f"{base}/conda-forge/noarch/{copy.name}")
+        package = package._replace(sha256=None) if digest == "md5" else package
         with pytest.raises(EngineError, match=r"is not the one that was locked|arrived damaged"):
             make(name, (package.line,))
     assert not list(home.path.glob(f"e*/{RAN}"))

@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +225,7 @@ def test_pypi_files_of_a_lock(home: Home, local_channel: Channel, installer: str
         "UV_INDEX_URL": "http://127.0.0.1:9/",
     }
     env["UV_CACHE_DIR"] = str(home.path / "uv")
-    lock_script(script, locked(local_channel, "python"), local_channel, [replace(file, sha256="0" * 64)])
+    lock_script(script, locked(local_channel, "python"), local_channel, [file._replace(sha256="0" * 64)])
     done = home.cetool("run", "--locked", script, env=env)
     assert done.returncode == 125 and "PyPI packages cannot be installed" in done.stderr, done.stderr
     lock_script(script, locked(local_channel, "python"), local_channel, [file])

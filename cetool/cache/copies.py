@@ -15,11 +15,11 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.errors import StoreError
 from cetool.paths import ensure_private_dir
+from cetool.values import Value
 
 SCHEMA = "cetool.copy/1"
 #: Seconds for which a copy is kept after its last use.
@@ -31,8 +31,7 @@ _LARGEST = 11 * 1024 * 1024
 _ABANDONED = 3600.0
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(Value):
     """A script as it last came.
 
     ``url`` is where it lay in the end, without credentials, ``address`` the key of that address; ``name`` is its file

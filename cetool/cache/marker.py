@@ -8,14 +8,13 @@ cannot read.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+from cetool.atomic import sync_directory, sync_file_system
 from cetool.spec.environment import EnvironmentSpec
 from cetool.values import Value
 
@@ -124,7 +123,7 @@ class Settling:
     def _sync(self) -> None:
         self._error = None
         try:
-            _sync_file_system(self._prefix)
+            sync_file_system(self._prefix)
         except OSError as error:
             self._error = error
 
@@ -149,35 +148,3 @@ def withdraw_marker(prefix: Path) -> None:
     with contextlib.suppress(OSError):
         (prefix / MARKER).unlink()
         sync_directory(prefix / "conda-meta")
-
-
-def sync_directory(directory: Path) -> None:
-    """Bring a directory's entries to the disk, where the system lets a directory be opened for that."""
-    with contextlib.suppress(OSError):
-        fd = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-def _sync_file_system(prefix: Path) -> None:
-    """Bring to the disk what the engine wrote: thousands of files, so the whole file system at once where that
-    exists.
-    """
-    import ctypes
-
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # a C library without the function
-            libc = ctypes.CDLL(None, use_errno=True)
-            fd = os.open(prefix, os.O_RDONLY)
-            try:
-                if libc.syncfs(fd) == 0:
-                    return
-                number = ctypes.get_errno()
-            finally:
-                os.close(fd)
-            if number in (errno.EIO, errno.ENOSPC, errno.EDQUOT):  # what was written did not get there
-                raise OSError(number, os.strerror(number), str(prefix))
-    if hasattr(os, "sync"):
-        os.sync()

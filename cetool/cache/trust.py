@@ -12,8 +12,7 @@ import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cetool.atomic import put_file
-from cetool.cache.marker import sync_directory
+from cetool.atomic import put_file, sync_directory
 from cetool.errors import StoreError
 from cetool.paths import ensure_private_dir
 

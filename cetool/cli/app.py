@@ -2,67 +2,76 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from cetool import __version__
 from cetool.__main__ import COMMANDS
-from cetool.cli import (
-    baseline_commands,
-    checking,
-    collection,
-    editing,
-    environments,
-    kernels,
-    locking,
-    overlay_use,
-    reproducing,
-    run,
-    scripts,
-    settings,
-    tools,
-    trusting,
-)
 
 #: Options that are cetool's own rather than those of ``run``.
 _OWN_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
 
-app = typer.Typer(
-    name="cetool",
-    help="Run a script in the conda environment that it declares. `cetool SCRIPT` is short for `cetool run SCRIPT`.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("run", cls=run.RunCommand, context_settings=run.CONTEXT)(run.run)
-app.command("exec", context_settings=run.CONTEXT)(tools.execute)
-app.command("rerun", context_settings=run.CONTEXT)(reproducing.rerun)
-app.command("shell")(tools.shell)
-app.command("create")(environments.create)
-app.command("name")(environments.name)
-app.command("path")(tools.path)
-app.command("list")(environments.list_environments)
-app.command("show")(scripts.show)
-app.command("init")(editing.init)
-app.command("add")(editing.add)
-app.command("drop")(editing.drop)
-app.command("remove-dep", hidden=True)(editing.drop)
-app.command("convert")(editing.convert)
-app.command("check")(checking.check)
-app.command("lock")(locking.lock)
-app.command("export")(reproducing.export)
-app.command("gc")(collection.gc)
-app.command("verify")(reproducing.verify)
-app.command("remove")(environments.remove)
-app.command("info")(scripts.info)
-app.add_typer(trusting.app)
-app.add_typer(kernels.app)
-app.add_typer(settings.app)
-app.add_typer(overlay_use.app)
-app.add_typer(baseline_commands.app)
+#: Commands that hand words on to what they start.
+_TAKES_WORDS = ("exec", "rerun")
+#: Where each command is: its module in this package, and its function there, or the group that ``app`` is there.
+#: Modules are imported when their command is called: all together take longer than most commands.
+_PLACES = {
+    "run": ("run", "run"),
+    "exec": ("tools", "execute"),
+    "rerun": ("reproducing", "rerun"),
+    "shell": ("tools", "shell"),
+    "create": ("environments", "create"),
+    "name": ("environments", "name"),
+    "path": ("tools", "path"),
+    "list": ("environments", "list_environments"),
+    "show": ("scripts", "show"),
+    "init": ("editing", "init"),
+    "add": ("editing", "add"),
+    "drop": ("editing", "drop"),
+    "remove-dep": ("editing", "drop"),
+    "convert": ("editing", "convert"),
+    "check": ("checking", "check"),
+    "lock": ("locking", "lock"),
+    "export": ("reproducing", "export"),
+    "gc": ("collection", "gc"),
+    "verify": ("reproducing", "verify"),
+    "remove": ("environments", "remove"),
+    "info": ("scripts", "info"),
+    "trust": ("trusting", "app"),
+    "kernel": ("kernels", "app"),
+    "config": ("settings", "app"),
+    "overlay": ("overlay_use", "app"),
+    "baseline": ("baseline_commands", "app"),
+}
+
+
+def make_app(*names: str) -> typer.Typer:
+    """The command line with these of cetool's commands."""
+    app = typer.Typer(
+        name="cetool",
+        help=_cetool.__doc__,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_cetool)
+    for name in names:
+        module, function = _PLACES[name]
+        place = import_module(f"cetool.cli.{module}")
+        if function == "app":
+            app.add_typer(place.app)
+        elif name == "run":
+            app.command(name, cls=place.RunCommand, context_settings=place.CONTEXT)(place.run)
+        elif name in _TAKES_WORDS:
+            app.command(name, context_settings=import_module("cetool.cli.run").CONTEXT)(getattr(place, function))
+        else:
+            app.command(name, hidden=name == "remove-dep")(getattr(place, function))
+    return app
 
 
 def _print_version(wanted: bool) -> None:
@@ -71,7 +80,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _cetool(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print cetool's version.")
@@ -94,6 +102,9 @@ def with_command(arguments: list[str]) -> list[str]:
 
 def run_app(arguments: list[str]) -> int:
     """Obey a command line; its exit status. Raises CetoolError."""
-    result = app(with_command(arguments), prog_name="cetool", standalone_mode=False)
+    words = with_command(arguments)
+    # completion begins with no words, and asks for all
+    named = words[:1] if words and words[0] in COMMANDS and "_CETOOL_COMPLETE" not in os.environ else COMMANDS
+    result = make_app(*named)(words, prog_name="cetool", standalone_mode=False)
     sys.stdout.flush()
     return result if isinstance(result, int) else 0

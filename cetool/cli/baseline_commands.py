@@ -72,7 +72,6 @@ def create(
 
 
 def _packages(target: str, session: Session) -> PlatformLock:
-    from dataclasses import replace
 
     from cetool.cli.overlaying import base_of
     from cetool.cli.recording import installed_packages
@@ -95,7 +94,7 @@ def _packages(target: str, session: Session) -> PlatformLock:
     kept = tuple(package for package in lock.conda if package.url)
     if not kept and not lock.pypi:
         raise StoreError(f"the environment {prefix} has no packages that could be named")
-    return replace(lock, conda=kept, platform=sorted(subdirs)[0] if subdirs else lock.platform)
+    return lock._replace(conda=kept, platform=sorted(subdirs)[0] if subdirs else lock.platform)
 
 
 def _fitting(output: Path | None, locked: PlatformLock) -> Format:

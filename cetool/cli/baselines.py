@@ -20,16 +20,15 @@ from cetool.errors import CetoolError, EngineError, MetadataError, ScriptNotFoun
 from cetool.lock.baseline import Combined, combine
 from cetool.lock.find import lock_in
 from cetool.lock.model import Lock, PlatformLock
-from cetool.spec.addresses import Address
 from cetool.spec.baselines import is_remote
 from cetool.spec.channels import redact
 from cetool.spec.environment import EnvironmentSpec, Requirements
-from cetool.spec.remote import Known, UnreachableError, fetch_script, locate_script
 from cetool.spec.source import printable, read_bytes
 from cetool.values import Value
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what fetches is for baselines at a URL
     from cetool.cli.session import Session
+    from cetool.spec.addresses import Address
 
 _MOST_NAMES = 5
 _NAME = re.compile(r"[a-z0-9_.-]+")
@@ -193,6 +192,8 @@ def key_of(named: str, *, insecure: bool) -> tuple[str, str]:
 
 def locate(named: str, *, insecure: bool) -> Address:
     """The address of a baseline. Raises MetadataError for a URL that cannot be used."""
+    from cetool.spec.remote import locate_script
+
     try:
         return locate_script(named, insecure=insecure)
     except UsageError as error:
@@ -214,6 +215,8 @@ def fetch_baseline(
 
     Raises CetoolError where it cannot be had.
     """
+    from cetool.spec.remote import Known, fetch_script
+
     key = key or address.key
     last = _find_copy(store, key, session)
     known = None if last is None else Known(last.address, last.data, last.etag, last.modified)
@@ -230,6 +233,8 @@ def fetch_baseline(
 
 
 def _remote(address: Address, store: BaselineStore, session: Session, wish: Wish) -> bytes:
+    from cetool.spec.remote import UnreachableError
+
     last = _find_copy(store, address.key, session)
     if session.ask_first is not None:  # a script from elsewhere names it: nothing is asked for on its behalf before
         session.ask_first()

@@ -78,7 +78,7 @@ def _only(found: Found, wanted: Wanted, session: Session) -> Found:
             hint=f"`cetool lock SCRIPT --platform {missing[0]}` solves for another platform than this machine's.",
         )
     platforms = tuple(each for each in found.lock.platforms if not names or each.platform in names)
-    return replace(found, lock=replace(found.lock, platforms=platforms))
+    return replace(found, lock=found.lock._replace(platforms=platforms))
 
 
 def written(format: str, found: Found, session: Session) -> str:
@@ -192,7 +192,7 @@ def _installed(
             f"where {names} was installed from is not known",
             hint="`cetool run --refresh SCRIPT` makes the environment anew, and notes it.",
         )
-    locked: PlatformLock = replace(installed.lock, request=requirements.digest if requirements else None)
+    locked: PlatformLock = installed.lock._replace(request=requirements.digest if requirements else None)
     created = datetime.fromtimestamp(lease.marker.created, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     channels = spec.redacted().channels
     return Found(Lock((locked,), channels, created), name, spec.variables)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
@@ -182,7 +181,7 @@ def _lock_one(source: Source, wish: Wish, session: Session) -> Outcome:
         loosely = target.format == PIXI or (wish.check and old is not None and not _keeps_requests(old))
         changed = old is None or _contents(new, loosely=loosely) != _contents(old, loosely=loosely)
     if changed and not wish.check:
-        new = replace(new, created=rfc3339(datetime.now(timezone.utc)))
+        new = new._replace(created=rfc3339(datetime.now(timezone.utc)))
         _write(new, asked, target, source, session)
     for note in (*target.notes, *_not_there(wish.update, new)):
         session.voice.warn(note)
@@ -269,7 +268,7 @@ def _solved(
             if platform != current_platform():
                 error.message = f"for {platform}: {error.message}"
             raise
-        found.append(replace(locked, request=needs.digest))
+        found.append(locked._replace(request=needs.digest))
     custom = ((AS_OF, rfc3339(wish.exclude_newer)),) if wish.exclude_newer is not None else ()
     return Lock(tuple(sorted(found, key=lambda each: each.platform)), tuple(channels), None, custom)
 
@@ -278,8 +277,7 @@ def _without(locked: PlatformLock | None, names: frozenset[str]) -> PlatformLock
     """What is kept of a platform's packages where some are to be looked for anew."""
     if locked is None or not names:
         return locked
-    return replace(
-        locked,
+    return locked._replace(
         conda=tuple(package for package in locked.conda if package.name not in names),
         pypi=tuple(package for package in locked.pypi if package.name not in names),
     )

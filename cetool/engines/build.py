@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from cetool.engines.base import CreateRequest, Engine, Progress
 from cetool.engines.package_cache import DamagedPackages, distrust
 from cetool.engines.registration import forget_registration
 from cetool.engines.verify import check_complete
+from cetool.errors import EngineError
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.matchspecs import spec_name
+from cetool.trees import walk
 from cetool.values import Value
 
 
@@ -105,18 +108,56 @@ def _make(
         engine.create(request, progress)
     finally:  # a run that was killed may have left its line, too
         forget_registration(place.prefix, circumstances.environ)
-    if spec.is_locked or spec.pinned:
-        from cetool.engines.explicit import check_intact
+    exact = spec.explicit_pypi or spec.pinned_pypi
+    asked = () if spec.is_locked else spec.pypi
+    if not exact and not asked:
+        _settle(spec, place)
+    whole = _intact(engine, request, spec, place, progress) if request.explicit else None
+    if exact or asked:
+        whole = None
+        if exact:
+            _install_pypi(exact, True, spec, place, circumstances, progress)
+        if asked:
+            _install_pypi(asked, False, spec, place, circumstances, progress)
+        _settle(spec, place)
+    return check_complete(place.prefix, expect_packages=request.expects_packages, log=place.log, whole=whole)
 
-        check_intact(place.prefix, request.explicit, progress)
-    if exact := spec.explicit_pypi or spec.pinned_pypi:
-        _install_pypi(exact, True, spec, place, circumstances, progress)
-    if spec.pypi and not spec.is_locked:
-        _install_pypi(spec.pypi, False, spec, place, circumstances, progress)
+
+def _intact(
+    engine: Engine, request: CreateRequest, spec: EnvironmentSpec, place: Place, progress: Progress
+) -> Mapping[str, os.stat_result] | None:
+    """See that the exactly named packages are there, and no other, and that those of a lock or a baseline were linked
+    as they were packed; all that is there, if it has just that.
+
+    Files that the embedded engine keeps unpacked are hashed when they are first linked, and again only if they look
+    changed since.
+    """
+    from cetool.engines.explicit import check_exactly, check_intact, packages_of
+    from cetool.engines.hashed import Hashed
+    from cetool.engines.intact import package_records
+
+    packages = packages_of(request)
+    try:
+        records = package_records(place.prefix)
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"the environment at {place.prefix} is not complete: a package record cannot be read: {error}",
+            hint="Run the same command again; it is made anew.",
+            log=str(place.log),
+        ) from None
+    check_exactly(records.values(), packages, place.log)
+    if not (spec.is_locked or spec.pinned):
+        return None
+    there = dict(walk(place.prefix))
+    hashed = Hashed(there, learns=engine.name == "rattler")
+    return there if check_intact(place.prefix, records, packages, hashed, progress) else None
+
+
+def _settle(spec: EnvironmentSpec, place: Place) -> None:
+    """All is installed: add what the spec says of variables, and let it get to the disk."""
     _keep_variables(place.prefix, dict(spec.variables))
     if place.written is not None:
         place.written()
-    return check_complete(place.prefix, expect_packages=request.expects_packages, log=place.log)
 
 
 def _as_of(request: CreateRequest, circumstances: Circumstances, progress: Progress) -> CreateRequest:

@@ -14,7 +14,6 @@ from pathlib import Path
 from cetool.condarc import load_condarc
 from cetool.engines.base import CreateRequest, Progress, root_of
 from cetool.engines.explicit import (
-    check_exactly,
     check_local_archives,
     explicit_file,
     packages_of,
@@ -87,8 +86,6 @@ class CondaEngine:
                 shutil.rmtree(request.prefix, ignore_errors=True)
                 ended = run_engine(invocation, request, CondaStages(progress))
         conclude(ended, request, progress, engine=self.name, done=r"Executing transaction:.*done")
-        if packages:
-            check_exactly(request.prefix, packages)
 
     def _invocation(self, request: CreateRequest, directory: Path, cache: Path, lock: int) -> Invocation:
         environ = self._create_environ(request)

@@ -6,21 +6,21 @@ kept unpacked), and what conda does not (archives of ``file://`` channels), is c
 
 from __future__ import annotations
 
-import json
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
 
 from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.hashed import Hashed
 from cetool.engines.intact import changed_files, damaged_files, digest_of
 from cetool.engines.package_cache import DamagedPackages
-from cetool.engines.private import write_private
+from cetool.engines.verify import linked_from
 from cetool.errors import EngineError
 from cetool.spec.channels import redact, strip_credentials
+from cetool.values import Value
 
 MARKER = "@EXPLICIT"
 _LINE = re.compile(
@@ -29,8 +29,7 @@ _LINE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class ExplicitPackage:
+class ExplicitPackage(Value):
     """One line, taken apart: ``stem`` is name, version and build, ``subdir`` the directory of the channel; the digests
     are lowercase hex digits, None where the line has none.
     """
@@ -63,7 +62,15 @@ class ExplicitPackage:
     def local(self) -> Path | None:
         """The archive, where it is a file of this machine."""
         parts = urlsplit(self.url)
-        return Path(url2pathname(unquote(parts.path))) if parts.scheme == "file" else None
+        return Path(_path_of(parts.path)) if parts.scheme == "file" else None
+
+
+def _path_of(url_path: str) -> str:
+    if os.name != "nt":
+        return unquote(url_path)
+    from urllib.request import url2pathname  # takes longer to import than all of this
+
+    return url2pathname(url_path)
 
 
 def parse_line(line: str) -> ExplicitPackage:
@@ -112,6 +119,8 @@ def explicit_file(directory: Path, request: CreateRequest, channels: Sequence[st
     """The ``@EXPLICIT`` file of a request, for the user's eyes only: credentials of ``channels`` (URLs) are put back
     into the URLs of their packages.
     """
+    from cetool.engines.private import write_private  # for subprocesses only
+
     lines = [with_credentials(line, channels) for line in request.explicit]
     return write_private(directory / "explicit.txt", "\n".join([MARKER, *lines, ""]))
 
@@ -174,13 +183,10 @@ def refuse_damaged(packages: Iterable[ExplicitPackage], places: Callable[[Explic
         raise DamagedPackages(damaged, how="missing or changed")
 
 
-def check_exactly(prefix: Path, packages: Sequence[ExplicitPackage]) -> None:
-    """Raise EngineError unless the environment has these packages, by their digests as recorded, and no other."""
+def check_exactly(records: Iterable[Mapping[str, Any]], packages: Sequence[ExplicitPackage], log: Path) -> None:
+    """Raise EngineError unless the records of an environment are of these packages, by their digests, and no other."""
     wanted = {package.stem: package for package in packages}
-    found: dict[str, dict[str, Any]] = {}
-    for path in (prefix / "conda-meta").glob("*.json"):
-        record = json.loads(path.read_bytes())
-        found[f"{record.get('name')}-{record.get('version')}-{record.get('build')}"] = record
+    found = {f"{record.get('name')}-{record.get('version')}-{record.get('build')}": record for record in records}
     odd = sorted(wanted.keys() ^ found.keys())
     for stem, package in wanted.items():
         recorded = (found.get(stem) or {}).get("sha256")
@@ -190,22 +196,31 @@ def check_exactly(prefix: Path, packages: Sequence[ExplicitPackage]) -> None:
         raise EngineError(
             f"the environment is not as it was locked: {', '.join(odd)}",
             hint="Another version of the engine may do better: see cetool info, and --engine.",
+            log=str(log),
         )
 
 
-def check_intact(prefix: Path, explicit: Sequence[str], progress: Progress) -> None:
-    """See that what was linked is what the packages had, and tell where nothing says what that is.
+def check_intact(
+    prefix: Path,
+    records: Mapping[str, dict[str, Any]],
+    packages: Sequence[ExplicitPackage],
+    hashed: Hashed,
+    progress: Progress,
+) -> bool:
+    """See that what was linked is what the packages had, and tell where nothing says what that is. ``records`` are the
+    environment's, as :func:`package_records` reads them. False where a link script has changed files.
 
     Raises DamagedPackages where it was linked from packages that are damaged, and EngineError where files were changed
     since. A package's own link script may change files: where one has run, changed files are told and left alone.
     """
-    unknown = [package.file_name for package in parse_lines(explicit) if package.digest is None]
+    unknown = [package.file_name for package in packages if package.digest is None]
     if unknown:
         progress.note(f"The lock has no digests of {', '.join(unknown)}: nothing was there to check them by.")
-    altered = changed_files(prefix)
+    altered = changed_files(prefix, records, hashed)
     if not altered:
-        return
-    sources = {name: source for name in {each.package for each in altered} if (source := _source(prefix, name))}
+        hashed.keep()
+        return True
+    sources = {name: source for name in {each.package for each in altered} if (source := _source(records[name]))}
     damaged = [source for source in sources.values() if damaged_files(source)]
     if damaged:
         raise DamagedPackages(damaged, how="missing or changed")
@@ -216,14 +231,13 @@ def check_intact(prefix: Path, explicit: Sequence[str], progress: Progress) -> N
             hint="Run the same command again; it is made anew.",
         )
     progress.note(f"Changed since it was linked, as a package's link script may do: {told}")
+    return False
 
 
-def _source(prefix: Path, package: str) -> Path | None:
+def _source(record: Mapping[str, Any]) -> Path | None:
     """Where a package of an environment was linked from, as its record has it; None where that is gone."""
-    record = json.loads((prefix / "conda-meta" / f"{package}.json").read_bytes())
-    link = record.get("link")
-    named = (link.get("source") if isinstance(link, dict) else None) or record.get("extracted_package_dir")
-    return Path(named) if isinstance(named, str) and Path(named, "info").is_dir() else None
+    source = linked_from(record)
+    return source if source is not None and (source / "info").is_dir() else None
 
 
 def packages_of(request: CreateRequest) -> list[ExplicitPackage]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from cetool.engines.hashed import Hashed
 from cetool.engines.verify import is_volatile
 from cetool.values import Value
 
@@ -24,6 +24,8 @@ _BLOCK = 1 << 20
 #: Bytes from which on a file is for a thread.
 _LARGE = 1 << 18
 _EMPTY = hashlib.sha256().hexdigest()
+#: Pairs of a directory in packages and the one in the prefix where its files go.
+Places = tuple[tuple[str, str], ...]
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -50,34 +52,73 @@ class PackagePath(Value):
     expected: str | None = None
 
 
-def changed_files(prefix: Path) -> list[Altered]:
-    """What is not as the packages' records have it, by path; raises OSError or ValueError for a record that is broken.
+def changed_files(
+    prefix: Path, records: Mapping[str, dict[str, Any]] | None = None, hashed: Hashed | None = None
+) -> list[Altered]:
+    """What is not as the packages' ``records`` have it, by path; where they are None they are read, and OSError or
+    ValueError is raised for one that is broken.
 
     Files that Python or linking make and take away again are left out. One that several packages brought is whole if
-    it is as one of them has it. A file without a recorded hash only has to be there.
+    it is as one of them has it. A file without a recorded hash only has to be there. What ``hashed`` knows is not read,
+    and it learns what was.
     """
-    recorded = package_paths(prefix)
+    records = package_records(prefix) if records is None else records
+    places = _python_places(records.values())
+    whole = {} if hashed is None else _known_to_be_whole(records, places, hashed)
     owners: dict[str, list[PackagePath]] = {}
-    for entry in recorded:
-        owners.setdefault(entry.path, []).append(entry)
+    for package, record in records.items():
+        for entry in _paths_of(record, package, places, whole):
+            owners.setdefault(entry.path, []).append(entry)
     states = in_parallel(
-        lambda entries: _state(prefix, entries, owners),
+        lambda entries: _state(prefix, entries, owners, whole),
         list(owners.values()),
         lambda entries: f"{prefix}/{entries[0].path}",
     )
-    pairs = zip(owners.values(), states, strict=True)
-    return sorted(Altered(entries[-1].path, entries[-1].package, state) for entries, state in pairs if state)
+    altered = []
+    for entries, state in zip(owners.values(), states, strict=True):
+        entry = entries[-1]
+        if state:
+            altered.append(Altered(entry.path, entry.package, state))
+        elif hashed is not None and len(entries) == 1 and _is_as_packed(entry):
+            hashed.learn(entry.package, entry.path, str(entry.sha256))
+    return sorted(altered)
+
+
+def _is_as_packed(entry: PackagePath) -> bool:
+    return entry.kind == "hardlink" and entry.sha256 is not None and entry.sha256 == entry.expected
 
 
 def package_paths(prefix: Path) -> list[PackagePath]:
     """All paths of the environment's conda packages, by their records; raises OSError or ValueError for broken ones."""
+    records = package_records(prefix)
+    places = _python_places(records.values())
+    return [entry for package, record in records.items() for entry in _paths_of(record, package, places)]
+
+
+def package_records(prefix: Path) -> dict[str, dict[str, Any]]:
+    """The package records by the stems of their files; raises OSError or ValueError for broken ones."""
     records: dict[str, dict[str, Any]] = {}
     for path in sorted((prefix / "conda-meta").glob("*.json")):
         records[path.stem] = record = json.loads(path.read_bytes())
         if not isinstance(record, dict):
             raise ValueError(f"{path.name} is no package record")
-    places = _python_places(records.values())
-    return [entry for package, record in records.items() for entry in _paths_of(record, package, places)]
+    return records
+
+
+def _known_to_be_whole(
+    records: Mapping[str, dict[str, Any]], places: Places, hashed: Hashed
+) -> dict[str, tuple[str, str]]:
+    """The paths of which it is known that they are whole: the package, and the hash that the file has in it."""
+    whole: dict[str, tuple[str, str]] = {}
+    for package, record in records.items():
+        hashes = {
+            _placed(entry["_path"], record, places): entry["sha256"]
+            for entry in _entries(record)
+            if entry.get("sha256") and not entry.get("prefix_placeholder") and isinstance(entry.get("_path"), str)
+        }
+        for path in hashed.whole(package, record, hashes.items()):
+            whole[path] = (package, hashes[path])
+    return whole
 
 
 def damaged_files(directory: Path) -> list[str]:
@@ -99,7 +140,7 @@ def damaged_files(directory: Path) -> list[str]:
         return ["info/paths.json"]
     owners = {entry.path: [entry] for entry in entries}
     states = in_parallel(
-        lambda entry: _state(directory, [entry], owners), entries, lambda entry: f"{directory}/{entry.path}"
+        lambda entry: _state(directory, [entry], owners, {}), entries, lambda entry: f"{directory}/{entry.path}"
     )
     return [entry.path for entry, state in zip(entries, states, strict=True) if state]
 
@@ -124,7 +165,7 @@ def digest_of(path: str | Path, algorithm: str) -> str:
     return digest.hexdigest()
 
 
-def _python_places(records: Iterable[dict[str, Any]]) -> tuple[tuple[str, str], ...]:
+def _python_places(records: Iterable[dict[str, Any]]) -> Places:
     """Where the files of a noarch Python package go: pairs of the directory in the package and that in the prefix."""
     python = next((record for record in records if record.get("name") == "python"), {})
     version = ".".join(str(python.get("version", "")).split(".")[:2])
@@ -135,7 +176,7 @@ def _python_places(records: Iterable[dict[str, Any]]) -> tuple[tuple[str, str], 
     return (("site-packages/", packages + "/"), ("python-scripts/", "Scripts/" if windows else "bin/"))
 
 
-def _placed(name: str, record: dict[str, Any], places: tuple[tuple[str, str], ...]) -> str:
+def _placed(name: str, record: dict[str, Any], places: Places) -> str:
     """The path in the prefix. Of noarch Python packages conda records paths as they are in the package."""
     if record.get("noarch") == "python" or record.get("package_type") == "noarch_python":
         for packed, placed in places:
@@ -144,16 +185,25 @@ def _placed(name: str, record: dict[str, Any], places: tuple[tuple[str, str], ..
     return name
 
 
-def _paths_of(record: dict[str, Any], package: str, places: tuple[tuple[str, str], ...]) -> Iterator[PackagePath]:
+def _entries(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     data = record.get("paths_data")
     entries = data.get("paths") if isinstance(data, dict) else None
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def _paths_of(
+    record: dict[str, Any], package: str, places: Places, whole: Container[str] = ()
+) -> Iterator[PackagePath]:
+    """The paths of a package but for those that are ``whole``."""
     listed = set()
-    for entry in entries if isinstance(entries, list) else ():
-        name = entry.get("_path") if isinstance(entry, dict) else None
+    for entry in _entries(record):
+        name = entry.get("_path")
         if not isinstance(name, str) or not name:
             continue
         name = _placed(name, record, places)
         listed.add(name)
+        if name in whole:
+            continue
         own = entry.get("sha256")
         replaced = entry.get("prefix_placeholder")
         expected = entry.get("sha256_in_prefix") or (None if replaced else own)
@@ -162,17 +212,27 @@ def _paths_of(record: dict[str, Any], package: str, places: tuple[tuple[str, str
             yield PackagePath(name, package, kind, own or None, expected or None)
     files = record.get("files")
     for name in files if isinstance(files, list) else ():
-        if isinstance(name, str) and name not in listed and not is_volatile(name):
+        if isinstance(name, str) and name not in listed and name not in whole and not is_volatile(name):
             yield PackagePath(name, package, "hardlink")
 
 
-def _state(root: Path, entries: Sequence[PackagePath], owners: dict[str, list[PackagePath]]) -> str | None:
+def _state(
+    root: Path,
+    entries: Sequence[PackagePath],
+    owners: Mapping[str, list[PackagePath]],
+    whole: Mapping[str, tuple[str, str]],
+) -> str | None:
     """What is wrong with a path that these packages brought; None where it is as one of them has it."""
-    states = [_state_of(root, entry, owners) for entry in entries]
+    states = [_state_of(root, entry, owners, whole) for entry in entries]
     return None if None in states else states[-1]
 
 
-def _state_of(root: Path, entry: PackagePath, owners: dict[str, list[PackagePath]]) -> str | None:
+def _state_of(
+    root: Path,
+    entry: PackagePath,
+    owners: Mapping[str, list[PackagePath]],
+    whole: Mapping[str, tuple[str, str]],
+) -> str | None:
     path = f"{root}/{entry.path}"
     try:
         if not os.path.lexists(path):
@@ -180,7 +240,7 @@ def _state_of(root: Path, entry: PackagePath, owners: dict[str, list[PackagePath
         if entry.kind == "directory":
             return None if os.path.isdir(path) else CHANGED
         if entry.kind == "softlink":
-            return _link_state(root, path, entry, owners)
+            return _link_state(root, path, entry, owners, whole)
         if entry.expected is None:
             return None
         return None if sha256_of(path) == entry.expected else CHANGED
@@ -188,7 +248,13 @@ def _state_of(root: Path, entry: PackagePath, owners: dict[str, list[PackagePath
         return CHANGED
 
 
-def _link_state(root: Path, path: str, entry: PackagePath, owners: dict[str, list[PackagePath]]) -> str | None:
+def _link_state(
+    root: Path,
+    path: str,
+    entry: PackagePath,
+    owners: Mapping[str, list[PackagePath]],
+    whole: Mapping[str, tuple[str, str]],
+) -> str | None:
     """A symbolic link's recorded hash is that of the file it led to when the package was built."""
     if not os.path.islink(path):
         return CHANGED
@@ -196,11 +262,12 @@ def _link_state(root: Path, path: str, entry: PackagePath, owners: dict[str, lis
         return None
     top = os.path.realpath(root)
     target = os.path.relpath(os.path.realpath(path), top).replace(os.sep, "/")
-    there = owners.get(target)
-    if there is not None:
+    there = [(each.package, each.sha256) for each in owners.get(target, ())]
+    there += [whole[target]] if target in whole else []
+    if there:
         # what that file has in it is told for the file itself; one of another package may be of another version
-        of_same = [each for each in there if each.package == entry.package and each.sha256 is not None]
-        return None if not of_same or any(each.sha256 == entry.sha256 for each in of_same) else CHANGED
+        of_same = [sha256 for package, sha256 in there if package == entry.package and sha256 is not None]
+        return None if not of_same or entry.sha256 in of_same else CHANGED
     if target.startswith("../"):  # the machine's own
         return None
     return None if os.path.isfile(path) and sha256_of(path) == entry.sha256 else CHANGED
@@ -220,6 +287,8 @@ def in_parallel(work: Callable[[_T], _R], items: Sequence[_T], path_of: Callable
     Hashing a large file leaves Python's lock: threads do that. Of small ones, which are most, threads would only
     quarrel about it. Where it is interrupted, what has not begun is not begun any more.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     large = [number for number, item in enumerate(items) if _size(path_of(item)) > _LARGE]
     pool = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2)) if len(large) > 1 else None
     try:

@@ -12,7 +12,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +138,7 @@ class PypiSolver:
         options = ("--format=requirements.txt", "--annotation-style=line", f"--output-file={words}")
         self._compile(uv, python.version, directory, installed, options)
         needs = _needs(words.read_text(encoding="utf-8"))
-        return [replace(package, requires=tuple(sorted(needs.get(package.name, ())))) for package in found]
+        return [package._replace(requires=tuple(sorted(needs.get(package.name, ())))) for package in found]
 
     def _compile(
         self, uv: Path, python: str, directory: Path, installed: Mapping[str, str], output: tuple[str, ...]
@@ -357,8 +357,7 @@ def _from_report(item: Mapping[str, Any]) -> LockedPypi:
     else:
         sha256 = info.get("archive_info", {}).get("hashes", {}).get("sha256")
         found = _checked(name, version, info["url"], sha256)
-    return replace(
-        found,
+    return found._replace(
         requires=tuple(map(str, metadata.get("requires_dist", []))),
         requires_python=metadata.get("requires_python"),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -99,7 +99,7 @@ class LockSolver:
         found = []
         for package in map(locked_of, records):
             mine = named.get(package.name)
-            found.append(package if mine is None else replace(mine, depends=mine.depends or package.depends))
+            found.append(package if mine is None else mine._replace(depends=mine.depends or package.depends))
         return _with_digests(in_order(found))
 
     def _solved(self, request: CreateRequest, progress: Progress) -> tuple[LockedConda, ...]:

@@ -16,7 +16,6 @@ from cetool.engines.base import CreateRequest, Progress, root_of
 from cetool.engines.conda import override_variables
 from cetool.engines.explicit import (
     ExplicitPackage,
-    check_exactly,
     check_local_archives,
     explicit_file,
     packages_of,
@@ -83,8 +82,6 @@ class MambaEngine:
         finally:
             forget_registration(request.prefix, self._environ)
         conclude(ended, request, progress, engine=self.name, done="Transaction finished")
-        if packages:
-            check_exactly(request.prefix, packages)
 
     def _invocation(self, request: CreateRequest, directory: Path) -> Invocation:
         environ = clean_environ(self._environ, drop=_DROPPED)

@@ -189,7 +189,7 @@ class _Creation:
 
     async def _take(self, client: Client, subdir: Subdir) -> list[RepoDataRecord]:
         """Install the packages that are named exactly."""
-        from cetool.engines.explicit import check_exactly, packages_of
+        from cetool.engines.explicit import packages_of
         from cetool.engines.rattler_explicit import LockedPackages
 
         packages = packages_of(self.request)
@@ -198,7 +198,6 @@ class _Creation:
         with self.pulse.watched():
             records = await locked.records(packages)
         await self._install(records, client, subdir)
-        check_exactly(self.request.prefix, packages)
         return records
 
     async def _solve(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> list[RepoDataRecord]:

@@ -16,7 +16,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from cetool.engines.explicit import ExplicitPackage, mismatch
 from cetool.engines.intact import damaged_files
 from cetool.errors import EngineError
 from cetool.spec.channels import redact
+from cetool.values import Value
 
 if TYPE_CHECKING:
     from rattler import Client, PackageRecord, RepoDataRecord
@@ -42,8 +42,7 @@ _REVISION = 8
 _RECORD = Path("info", "repodata_record.json")
 
 
-@dataclass(frozen=True)
-class _Archive:
+class _Archive(Value):
     """An archive that was fetched: its digests are those of what came."""
 
     path: Path
@@ -64,7 +63,7 @@ class LockedPackages:
         self._progress = progress
         self._alive = alive
         self._done = 0
-        self._stage = ""
+        self._known: dict[str, dict[str, Any]] = {}
 
     async def records(self, packages: Sequence[ExplicitPackage]) -> list[RepoDataRecord]:
         """The packages' records, in the order given; each package is then in the cache, as it was locked.
@@ -105,7 +104,7 @@ class LockedPackages:
         directory = self._cache / package.stem
         if not (directory / "info" / "index.json").is_file():
             return False
-        kept = _kept(directory)
+        kept = self._known[package.stem] = _kept(directory)
         for name in ("sha256", "md5", "url"):
             wanted = getattr(package, name)
             if wanted and (name != "url" or package.digest is None):
@@ -189,6 +188,7 @@ class LockedPackages:
         beside = place.with_name(place.name + ".lock")
         known = beside.read_bytes()[:_REVISION] if beside.exists() else b""
         revision = int.from_bytes(known, "big") + 1
+        self._known[place.name] = _kept(staging)
         if place.exists():
             place.rename(staging.with_name(staging.name + ".replaced"))
         staging.rename(place)
@@ -198,7 +198,7 @@ class LockedPackages:
         from rattler import PackageRecord, RepoDataRecord
 
         directory = self._cache / package.stem
-        kept = _kept(directory)
+        kept = self._known[package.stem]
         size = kept.get("size")
         try:
             record = PackageRecord.from_index_json(

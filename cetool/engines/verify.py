@@ -26,7 +26,13 @@ def is_volatile(path: str) -> bool:
     return _VOLATILE.search(path) is not None
 
 
-def check_complete(prefix: Path, *, expect_packages: bool = True, log: Path | None = None) -> tuple[int, int]:
+def check_complete(
+    prefix: Path,
+    *,
+    expect_packages: bool = True,
+    log: Path | None = None,
+    whole: Mapping[str, os.stat_result] | None = None,
+) -> tuple[int, int]:
     """The number of packages of the complete environment at ``prefix``, and the bytes that it takes on disk.
 
     Raises EngineError where it is not complete.
@@ -34,6 +40,7 @@ def check_complete(prefix: Path, *, expect_packages: bool = True, log: Path | No
     Raises DamagedPackages where it was linked from packages that had lost something.
 
     ``expect_packages`` is false for a request without packages: an environment with nothing in it is complete then.
+    ``whole`` is all that lies below the prefix, where its packages' files were found to be there and whole just now.
     """
 
     def incomplete(reason: str) -> EngineError:
@@ -55,6 +62,8 @@ def check_complete(prefix: Path, *, expect_packages: bool = True, log: Path | No
         raise incomplete("its history is empty")
     if not records:
         raise incomplete("no package is recorded in it")
+    if whole is not None:
+        return len(records), total_room(whole.values())
     damaged = []
     there = dict(walk(prefix))
     for path in records:
@@ -92,7 +101,7 @@ def _fault(prefix: Path, path: Path, there: Mapping[str, os.stat_result]) -> tup
         # Scripts that run at linking may take single files away again; a package that was not linked lacks nearly all.
         if missing * 2 > wanted:
             return f"{missing} of the {wanted} files of {record['name']} are missing", None
-    return None, _source(record) if missing or _has_short_files(record, there) else None
+    return None, linked_from(record) if missing or _has_short_files(record, there) else None
 
 
 def _has_short_files(record: dict[str, Any], there: Mapping[str, os.stat_result]) -> bool:
@@ -110,7 +119,8 @@ def _has_short_files(record: dict[str, Any], there: Mapping[str, os.stat_result]
     return False
 
 
-def _source(record: dict[str, Any]) -> Path | None:
+def linked_from(record: Mapping[str, Any]) -> Path | None:
+    """The unpacked package that a package was linked from, as its record has it; None where it does not tell."""
     link = record.get("link")
     named = (link.get("source") if isinstance(link, dict) else None) or record.get("extracted_package_dir")
     return Path(named) if isinstance(named, str) and os.path.isabs(named) else None

@@ -7,7 +7,6 @@ them: no other schemes, no way out of a directory, no name that is not that of t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from cetool.errors import Location, MetadataError
@@ -16,6 +15,7 @@ from cetool.spec.channels import redact, strip_credentials
 from cetool.spec.matchspecs import PACKAGE_NAME
 from cetool.spec.nodes import has_control, shorten
 from cetool.spec.platforms import PLATFORMS
+from cetool.values import Value
 
 NOARCH = "noarch"
 MAX_URL = 4000
@@ -31,8 +31,7 @@ _HEX = re.compile(r"[0-9a-f]+")
 _PYPI_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
-@dataclass(frozen=True)
-class Archive:
+class Archive(Value):
     """What the URL of a conda package tells: ``subdir`` is None where it names none."""
 
     url: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cetool.errors import Location, MetadataError
 from cetool.lock.checks import (
@@ -104,7 +104,7 @@ def _believed(locked: PlatformLock, hashes: Node | None) -> PlatformLock:
     written = None if hashes is None or hashes.kind != "mapping" else hashes.entries.get(locked.platform)
     if locked.request is None or (written is not None and written.text == locked.digest):
         return locked
-    return replace(locked, request="")
+    return locked._replace(request="")
 
 
 def _platforms(node: Node | None) -> list[str]:
@@ -209,7 +209,7 @@ def _conda(entry: _Entry, platform: str) -> LockedConda:
         digests = {"md5": digest(fragment, "md5", where)}
     if not digests:
         raise MetadataError(f"{package.name} is locked without a digest", where=entry.where)
-    return replace(package, sha256=digests.get("sha256"), md5=digests.get("md5"), depends=tuple(_dependencies(entry)))
+    return package._replace(sha256=digests.get("sha256"), md5=digests.get("md5"), depends=tuple(_dependencies(entry)))
 
 
 def _pypi(entry: _Entry) -> LockedPypi:

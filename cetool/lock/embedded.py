@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cetool.errors import Location, MetadataError
 from cetool.lock import EMBEDDED_MARK
@@ -172,7 +172,7 @@ class _Reader:
             PlatformLock(name, tuple(each.conda.values()), tuple(each.pypi.values()), each.request)
             for name, each in found.items()
         )
-        return replace(lock, platforms=tuple(platforms))
+        return lock._replace(platforms=tuple(platforms))
 
 
 class _Contents:
@@ -198,12 +198,12 @@ class _Contents:
 
 def _with_key(lock: Lock, key: str, value: str, where: Location) -> Lock:
     if key == "created" and _CREATED.fullmatch(value):
-        return replace(lock, created=value)
+        return lock._replace(created=value)
     if key == "channel" and len(lock.channels) < _MOST:
-        return replace(lock, channels=(*lock.channels, canonical_channel(value, base_dir="/", where=where)))
+        return lock._replace(channels=(*lock.channels, canonical_channel(value, base_dir="/", where=where)))
     if key == "custom" and "=" in value and not has_control(value) and len(lock.custom) < _MOST:
         name, _, text = value.partition("=")
-        return replace(lock, custom=(*lock.custom, (name, text)))
+        return lock._replace(custom=(*lock.custom, (name, text)))
     raise MetadataError(f"{shorten(f'{key}: {value}')!r} cannot stand in a lock", where=where, hint=_AGAIN)
 
 
@@ -221,8 +221,8 @@ def _conda(text: str, platform: str, where: Location) -> LockedConda:
     location, _, fragment = text.partition("#")
     package = conda_package(conda_archive(location, where), platform, where)
     if fragment.startswith("sha256:"):
-        return replace(package, sha256=digest(fragment.removeprefix("sha256:"), "sha256", where))
-    return replace(package, md5=digest(fragment, "md5", where))
+        return package._replace(sha256=digest(fragment.removeprefix("sha256:"), "sha256", where))
+    return package._replace(md5=digest(fragment, "md5", where))
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 
 from cetool.errors import Location, MetadataError
@@ -43,7 +42,7 @@ def read_explicit(text: str, name: str) -> Lock:
             raise MetadataError(f"{package.name} is there twice, first at line {seen[package.name]}", where=where)
         seen[package.name] = where.line
         sha256, md5 = _digests(fragment, where)
-        packages.append(replace(package, sha256=sha256, md5=md5))
+        packages.append(package._replace(sha256=sha256, md5=md5))
     return Lock((PlatformLock(platform, tuple(packages)),))
 
 

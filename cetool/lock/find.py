@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.errors import Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
@@ -16,6 +15,7 @@ from cetool.lock import SUFFIXES as SUFFIXES
 from cetool.lock.model import Lock
 from cetool.spec.environment import Requirements
 from cetool.spec.source import Script, printable, read_bytes
+from cetool.values import Value
 
 #: The formats by the names that the command line has for them.
 EMBEDDED, CONDA_LOCK, PIXI, EXPLICIT = "embedded", "conda-lock", "pixi", "explicit"
@@ -25,8 +25,7 @@ _CONDA_LOCK = re.compile(r"^(?:metadata|package)[ \t]*:", re.MULTILINE)
 _EXPLICIT = re.compile(r"^[ \t]*@EXPLICIT[ \t]*$", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class FoundLock:
+class FoundLock(Value):
     """A lock and where it was found.
 
     ``where`` is what messages call it; ``format`` one of ``embedded``, ``conda-lock``, ``pixi`` and ``explicit``;

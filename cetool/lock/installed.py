@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,10 @@ class Installed:
 
     def completed(self, found: Mapping[str, LockedPypi]) -> Installed:
         """The same where the files of unknown packages, by name, were found meanwhile."""
-        known = [replace(found[each.name], **_needs(each.origin)) for each in self.unknown if each.name in found]
+        known = [found[each.name]._replace(**_needs(each.origin)) for each in self.unknown if each.name in found]
         pypi = sorted((*self.lock.pypi, *known), key=lambda package: package.name)
         unknown = tuple(each for each in self.unknown if each.name not in found)
-        return Installed(replace(self.lock, pypi=tuple(pypi)), unknown)
+        return Installed(self.lock._replace(pypi=tuple(pypi)), unknown)
 
 
 def read_installed(prefix: Path, platform: str) -> Installed:
@@ -160,7 +160,7 @@ def _distribution(directory: Path) -> Distribution | None:
     )
     told = _direct(metadata.read_text("direct_url.json"))
     if told is not None:
-        origin = replace(origin, url=told[0], sha256=told[1])
+        origin = origin._replace(url=told[0], sha256=told[1])
     tags = frozenset(line.partition(":")[2].strip() for line in wheel.splitlines() if line.startswith("Tag:"))
     return Distribution(origin.name, version, directory, tags, origin)
 
@@ -191,7 +191,7 @@ def _noted(origin: LockedPypi, noted: LockedPypi | None) -> LockedPypi:
     """What a distribution tells itself, completed by what was noted of it when it was installed."""
     if noted is None or noted.version != origin.version:
         return origin
-    return replace(origin, url=noted.url, sha256=noted.sha256)
+    return origin._replace(url=noted.url, sha256=noted.sha256)
 
 
 def _needs(origin: LockedPypi) -> dict[str, Any]:

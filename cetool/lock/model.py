@@ -7,13 +7,12 @@ given), its PyPI packages by name.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 
 from cetool.spec.channels import strip_credentials
+from cetool.values import Value
 
 
-@dataclass(frozen=True)
-class LockedConda:
+class LockedConda(Value):
     """One conda package: the fields of its package record that a lock file keeps.
 
     ``subdir`` is the package's own, ``noarch`` or a platform; ``url`` where it is downloaded, without credentials;
@@ -42,8 +41,7 @@ class LockedConda:
         return f"{self.url}#{self.md5}" if self.md5 else self.url
 
 
-@dataclass(frozen=True)
-class LockedPypi:
+class LockedPypi(Value):
     """One PyPI package: a wheel, an sdist, or a commit of a repository (``git+https://...@COMMIT``).
 
     ``name`` is normalized (PEP 503); ``sha256`` the lowercase hex digest of the file, None for a repository;
@@ -64,8 +62,7 @@ class LockedPypi:
         return f"{self.name} @ {self.url}" + (f"{mark}sha256={self.sha256}" if self.sha256 else "")
 
 
-@dataclass(frozen=True)
-class PlatformLock:
+class PlatformLock(Value):
     """Everything that goes into one platform's environment. ``platform`` is a subdir such as ``linux-64``.
 
     ``request`` is the digest of what it was solved for (:attr:`cetool.spec.environment.Requirements.digest`), which may
@@ -94,8 +91,7 @@ class PlatformLock:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Lock:
+class Lock(Value):
     """A whole lock: its platforms by name.
 
     ``channels`` are canonical, highest priority first; ``created`` is ISO 8601 in UTC; ``custom`` what else the writer
@@ -105,7 +101,7 @@ class Lock:
     platforms: tuple[PlatformLock, ...]
     channels: tuple[str, ...] = ()
     created: str | None = None
-    custom: tuple[tuple[str, str], ...] = field(default=())
+    custom: tuple[tuple[str, str], ...] = ()
 
     def platform(self, name: str) -> PlatformLock | None:
         """What is locked for that platform, None where nothing is."""

@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -107,8 +106,7 @@ def _conda(package: CondaLockedBinaryPackage, platform: str, where: Location) ->
     if not record.sha256 and not record.md5:
         raise MetadataError(f"{found.name} is locked without a digest", where=where)
     kind = record.noarch
-    return replace(
-        found,
+    return found._replace(
         sha256=record.sha256.hex() if record.sha256 else None,
         md5=record.md5.hex() if record.md5 else None,
         size=record.size,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from cetool.lock.installed import Installed, package_records, read_installed
@@ -28,8 +27,7 @@ def freeze_lock(base: Path, overlay: Path, platform: str) -> Installed:
     pypi = [*(package for package in below.lock.pypi if package.name not in owned), *above.lock.pypi]
     unknown = [*(each for each in below.unknown if each.name not in owned), *above.unknown]
     return Installed(
-        replace(
-            below.lock,
+        below.lock._replace(
             conda=in_order(package for name, package in conda.items() if name not in replaced),
             pypi=tuple(sorted(pypi, key=lambda package: package.name)),
         ),

@@ -64,9 +64,11 @@ def canonical_baseline(text: str, base_dir: str | os.PathLike[str], where: Locat
         parts = urlsplit(text)
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
             raise MetadataError(f"{shorten(redact(text))!r} names no file of this machine", where=where)
-        from urllib.request import url2pathname
+        if os.name != "nt":
+            return os.path.normpath(unquote(parts.path))
+        from urllib.request import url2pathname  # takes long to import
 
-        return os.path.normpath(url2pathname(parts.path) if os.name == "nt" else unquote(parts.path))
+        return os.path.normpath(url2pathname(parts.path))
     if scheme is not None and "://" in text:
         raise MetadataError(
             f"a baseline cannot be fetched by {scheme[1]}: {shorten(redact(text))!r}",

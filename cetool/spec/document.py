@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cetool.atomic import sync_directory
 from cetool.errors import CetoolError, Location, MetadataError, UsageError
 from cetool.spec.source import MAX_SIZE, Script, decode, is_url, looks_like_python, printable, read_bytes
 from cetool.spec.source import source_encoding as encoding_of
@@ -152,7 +153,7 @@ def write_document(old: Document, new: Document) -> tuple[str, ...]:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-    _sync_directory(target.parent)
+    sync_directory(target.parent)
     if status.st_nlink > 1:
         others = status.st_nlink - 1
         names = (
@@ -203,16 +204,6 @@ def _refuse_changed(old: Document, status: os.stat_result) -> None:
             where=Location(old.name),
             hint="Run the same command again.",
         )
-
-
-def _sync_directory(directory: Path) -> None:
-    """Have the renaming survive a power cut, where the system can be told so."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def require_script(document: Document) -> Script:
