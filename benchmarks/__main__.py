@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from rich.console import Console  # noqa: E402
 
+from benchmarks.baseline import baseline_group  # noqa: E402
 from benchmarks.cases import parallel_group, warm_group  # noqa: E402
 from benchmarks.chart import draw_chart  # noqa: E402
 from benchmarks.cold import cold_group, creation_group  # noqa: E402
@@ -24,9 +25,9 @@ from benchmarks.measure import Failed, measure  # noqa: E402
 from benchmarks.report import Report, Result, begin_report, print_report, write_docs  # noqa: E402
 from benchmarks.scene import Scene, set_scene  # noqa: E402
 
-GROUPS = ("warm", "executable", "parallel", "growth", "cold", "creation")
+GROUPS = ("warm", "executable", "parallel", "growth", "cold", "creation", "baseline")
 #: Rounds of the groups whose cases take long, as a part of those of the others.
-_FEWER = {"parallel": 20, "cold": 20, "creation": 20}
+_FEWER = {"parallel": 20, "cold": 20, "creation": 20, "baseline": 20}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -87,6 +88,7 @@ def _group(
         "parallel": parallel_group,
         "cold": cold_group,
         "creation": creation_group,
+        "baseline": baseline_group,
     }
     return makers[name](scene, rounds)
 

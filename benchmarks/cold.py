@@ -65,10 +65,10 @@ def creation_group(scene: Scene, rounds: int) -> Group:
     cases = []
     for engine in engines(scene):
         packages = scene.home.path / f"packages-{engine}"
-        env, cache = _variables(scene, engine, packages)
+        env, cache = variables(scene, engine, packages)
         argv = (scene.cetool, "create", "--quiet", *SPECS)
         cases.append(
-            Case(f"cetool create, {engine}", argv, env, prepare=_remover(cache), every=1 if engine == "rattler" else 3)
+            Case(f"cetool create, {engine}", argv, env, prepare=remover(cache), every=1 if engine == "rattler" else 3)
         )
     return Group("creation", "Creation: python and numpy, packages cached", rounds, cases)
 
@@ -84,7 +84,7 @@ def _pair(
 ) -> Iterator[Case]:
     """The engine's own case and cetool's: ``names`` are theirs, ``gone`` is removed before each run."""
     base, name = names
-    env, cache = _variables(scene, engine, packages)
+    env, cache = variables(scene, engine, packages)
     prefix = scene.home.path / f"prefix-{engine}"
     if engine == "rattler":
         places = (str(prefix), str(packages), scene.channel.url, script)
@@ -92,11 +92,11 @@ def _pair(
     else:
         words = _CREATE["conda" if engine == "conda" else "mamba"]
         argv = ("/bin/sh", "-c", words, "sh", scene.programs[engine], str(prefix), script)
-    yield Case(base, argv, env, prepare=_remover(prefix, *gone), every=every)
-    yield Case(name, (scene.cetool, "--quiet", script), env, base, _remover(cache, *gone), every=every)
+    yield Case(base, argv, env, prepare=remover(prefix, *gone), every=every)
+    yield Case(name, (scene.cetool, "--quiet", script), env, base, remover(cache, *gone), every=every)
 
 
-def _variables(scene: Scene, engine: str, packages: Path) -> tuple[dict[str, str], Path]:
+def variables(scene: Scene, engine: str, packages: Path) -> tuple[dict[str, str], Path]:
     """The variables under which cetool takes this engine and this package cache; and cetool's own cache."""
     cache = scene.home.path / f"cache-{engine}"
     changes = {"CETOOL_CACHE_DIR": str(cache), "CETOOL_ENGINE": engine}
@@ -110,7 +110,7 @@ def _variables(scene: Scene, engine: str, packages: Path) -> tuple[dict[str, str
     return scene.home.environment(changes), cache
 
 
-def _remover(*paths: Path) -> Callable[[], None]:
+def remover(*paths: Path) -> Callable[[], None]:
     """What removes directories and writes out what that, and the run before, left to be written."""
 
     def remove() -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +52,13 @@ class Scene:
     def ask(self, *command: str) -> str:
         """What a command prints on standard output. Raises Failed where it does not succeed."""
         done = self.home.run(*command)
+        if done.returncode:
+            raise Failed(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done.stdout.strip()
+
+    def ask_with(self, env: Mapping[str, str], *command: str) -> str:
+        """The same of a command with other variables."""
+        done = subprocess.run(command, env=dict(env), cwd=self.home.path, capture_output=True, text=True)
         if done.returncode:
             raise Failed(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
         return done.stdout.strip()

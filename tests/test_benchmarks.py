@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[1]
-_GROUPS = ("warm", "executable", "parallel", "growth", "cold", "creation")
+_GROUPS = ("warm", "executable", "parallel", "growth", "cold", "creation", "baseline")
 #: Cases that are there on every machine; uv's are where uv is, which the tests need anyway.
 _CASES = {
     "warm": (
@@ -44,6 +44,11 @@ _CASES = {
         "cetool, rattler, packages not cached",
     ),
     "creation": ("cetool create, rattler",),
+    "baseline": (
+        "rattler: linking alone",
+        "cetool, rattler: a baseline, two taken out",
+        "cetool, rattler: a baseline, two taken out, one put in",
+    ),
 }
 
 
@@ -97,6 +102,7 @@ def _check_targets(report: dict[str, Any]) -> None:
     assert targets["the warm run, full cache to empty"] == 1.05
     assert targets["cetool adds to rattler, packages cached"] == 0.06
     assert targets["python and numpy, rattler"] == 0.35
+    assert targets["rattler, two taken out, one put in, to linking alone"] == 2.0
 
 
 def _check_chart(report: dict[str, Any], chart: Path) -> None:

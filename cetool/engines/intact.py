@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -64,10 +64,10 @@ def changed_files(
     """
     records = package_records(prefix) if records is None else records
     places = _python_places(records.values())
-    whole = {} if hashed is None else _known_to_be_whole(records, places, hashed)
+    whole, rest = ({}, records.keys()) if hashed is None else _known_to_be_whole(records, places, hashed)
     owners: dict[str, list[PackagePath]] = {}
-    for package, record in records.items():
-        for entry in _paths_of(record, package, places, whole):
+    for package in rest:
+        for entry in _paths_of(records[package], package, places, whole):
             owners.setdefault(entry.path, []).append(entry)
     states = in_parallel(
         lambda entries: _state(prefix, entries, owners, whole),
@@ -107,18 +107,27 @@ def package_records(prefix: Path) -> dict[str, dict[str, Any]]:
 
 def _known_to_be_whole(
     records: Mapping[str, dict[str, Any]], places: Places, hashed: Hashed
-) -> dict[str, tuple[str, str]]:
-    """The paths of which it is known that they are whole: the package, and the hash that the file has in it."""
+) -> tuple[dict[str, tuple[str, str]], Collection[str]]:
+    """The paths of which it is known that they are whole: the package, and the hash that the file has in it.
+
+    With them come the packages that have any other.
+    """
     whole: dict[str, tuple[str, str]] = {}
+    rest = []
     for package, record in records.items():
+        entries = _entries(record)
         hashes = {
             _placed(entry["_path"], record, places): entry["sha256"]
-            for entry in _entries(record)
+            for entry in entries
             if entry.get("sha256") and not entry.get("prefix_placeholder") and isinstance(entry.get("_path"), str)
         }
-        for path in hashed.whole(package, record, hashes.items()):
-            whole[path] = (package, hashes[path])
-    return whole
+        found = {path: (package, hashes[path]) for path in hashed.whole(package, record, hashes.items())}
+        whole.update(found)
+        files = record.get("files")
+        listed = files if isinstance(files, list) else ()
+        if len(found) < len(entries) or not all(name in found for name in listed if isinstance(name, str)):
+            rest.append(package)
+    return whole, rest
 
 
 def damaged_files(directory: Path) -> list[str]:
