@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from support.home import Home
 from support.locked import explicit_list
 from support.server import ChannelServer, serving
 
+from cetool.engines.hashed import Hashed
+from cetool.engines.intact import changed_files, digest_of, package_records
 from cetool.lock.conda_lock import write_conda_lock
 from cetool.lock.explicit import read_explicit
 from cetool.lock.model import Lock
 from cetool.lock.pixi import write_pixi_lock
+from cetool.trees import walk
 
 FAKES = ("conda", "mamba", "micromamba")
 NUMBER = 60
@@ -294,3 +298,44 @@ def test_edits_and_conversions_keep_it(home: Home, server: ChannelServer, standa
         home.cetool("add", path, "picky <1").returncode == home.cetool("drop", path, "picky", "helper").returncode == 0
     )
     assert home.cetool("add", path, "helper").returncode == 0 and prefix_of(home, path) == before
+
+
+def test_what_was_hashed_is_not_read_again_until_it_changes(
+    home: Home, server: ChannelServer, standard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notes of hashes are taken when files are first linked, relied upon, and no more than that."""
+    path = script(home, server, "baseline: standard.txt")
+    run(home, path)
+    for kept in home.path.rglob("share/p*/version"):  # as packages are that were not unpacked a moment ago
+        os.utime(kept, (1e9, 1e9))
+    for _ in range(2):  # the first takes the notes
+        run(home, "run", "--refresh", path)
+    prefix = prefix_of(home, path)
+    notes = sorted(home.path.rglob("p*/info/cetool-hashes.json"))
+    assert len(notes) == NUMBER
+    packages = notes[0].parents[2]
+
+    read: list[str] = []
+
+    def digest(path: str | Path, algorithm: str) -> str:
+        read.append(str(path))
+        return digest_of(path, algorithm)
+
+    def look() -> list[str]:
+        monkeypatch.setattr("cetool.engines.intact.digest_of", digest)
+        read.clear()
+        there = dict(walk(prefix))
+        assert changed_files(prefix, package_records(prefix), Hashed(there, learns=False)) == []
+        return sorted(Path(path).parent.name for path in read)
+
+    assert look() == []
+    notes[0].write_bytes(b'{"version": 1, "files": [[1, 2')
+    notes[1].write_text(json.dumps({"version": 1, "files": [[1, 2, 3, 4, 5]]}))
+    notes[2].unlink()
+    assert look() == ["p00", "p01", "p02"]
+    damaged = packages / "p20-1.0-0" / "share" / "p20" / "version"
+    damaged.write_text("9.9")  # of the same size, and in the environment as well
+    server.requests.clear()
+    run(home, "run", "--refresh", path)
+    assert (prefix_of(home, path) / "share/p20/version").read_text() == "1.0"
+    assert server.count("*/p20-*") == 1
