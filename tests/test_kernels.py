@@ -78,8 +78,8 @@ def test_a_kernel_makes_its_environment_uses_it_and_lets_it_go(home: Home) -> No
         assert jupyter.manager.provisioner is not None
         assert pid == getattr(jupyter.manager.provisioner, "pid", None)  # cetool has become the kernel
         # what Jupyter does to a kernel reaches it
-        jupyter.client.execute("import time; time.sleep(300)")
-        while jupyter.client.get_iopub_msg(timeout=60)["msg_type"] != "execute_input":
+        jupyter.client.execute("import time; print('now', flush=True); time.sleep(300)")
+        while jupyter.client.get_iopub_msg(timeout=60)["msg_type"] != "stream":  # before, the cell may not be begun yet
             pass
         jupyter.manager.interrupt_kernel()
         reply = jupyter.client.get_shell_msg(timeout=60)["content"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.home import Home
 
 from cetool.errors import CetoolError, MetadataError
 from cetool.spec.blocks import find_block
@@ -264,6 +265,13 @@ def test_what_is_no_block_is_none(text: str) -> None:
     with pytest.raises(MetadataError, match="does not say what it needs") as refused:
         read(text)
     assert "--env-file" in (refused.value.hint or "") and "# conda execute\n# env:\n" in (refused.value.hint or "")
+
+
+def test_rulers_of_comment_characters_are_looked_past(home: Home) -> None:
+    """A line of them is in every other Lisp file: it took for ever once, found by atheris."""
+    lines = "".join(f"{mark * 20_000} x\n" for mark in ("#", "/", "-", ";", "%", "!", "'", ";;", "; "))
+    done = home.cetool(home.write("init.el", lines))
+    assert done.returncode == 125 and "does not say what it needs" in done.stderr
 
 
 def test_a_block_that_was_nearly_one_is_pointed_at() -> None:

@@ -127,7 +127,11 @@ def test_the_hourly_look(home: Home, record: Path) -> None:
         learn(home, script)
         assert is_warm(home, script)
         assert abs(time.time() - stamp.stat().st_mtime) < 60
-    stamp.unlink()
+    for _ in range(50):  # a collection in the background that is still at it puts the stamp back
+        stamp.unlink(missing_ok=True)
+        if not is_warm(home, script):
+            break
+        time.sleep(0.1)
     assert not is_warm(home, script)
     learn(home, script)
     assert stamp.exists()

@@ -81,10 +81,19 @@ class Hashed:
                 sync_file_system(cache)
             for package, found in news.items():
                 files = [[inode, *known] for inode, known in {**self._known[package], **found}.items()]
-                place = self._sources[package] / _KEPT
-                temporary = place.with_name(f".{place.name}.{os.getpid()}")
-                temporary.write_text(json.dumps({"version": 1, "files": files}), encoding="utf-8")
-                os.replace(temporary, place)
+                _put(self._sources[package] / _KEPT, json.dumps({"version": 1, "files": files}))
+
+
+def _put(place: Path, text: str) -> None:
+    """Write the notes in one step, unless another does."""
+    temporary = place.with_name(f".{place.name}.new")
+    try:
+        with open(temporary, "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:  # what one left who was killed goes; where one is at it, neither is in the other's way
+        temporary.unlink()
+        return
+    os.replace(temporary, place)
 
 
 def _recall(package: Path) -> dict[int, Known]:

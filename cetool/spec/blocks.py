@@ -32,7 +32,7 @@ _EXECUTE = pattern(rf"(?P<comment>{'|'.join(LINE_COMMENTS)}) conda execute:?")
 _PEP723_OPEN = pattern(r"# /// (?P<type>[a-zA-Z0-9-]+)")
 _CONDA_SCRIPT_OPEN = pattern(r"(?P<prefix>[^\n]*?)/// conda-script[ \t]*")
 _NEAR_MISS = pattern(
-    r"^[ \t]*(?:#|//|--|;;?|%|!|')+[ \t]*(?:conda[ _-]*execute[ \t]*:?|/{2,4}[ \t]*(?:conda[-_ ]?)?script)[ \t]*$",
+    r"^[ \t]*(?:#|//|--|;|%|!|')+[ \t]*(?:conda[ _-]*execute[ \t]*:?|/{2,4}[ \t]*(?:conda[-_ ]?)?script)[ \t]*$",
     re.IGNORECASE | re.MULTILINE,
 )
 

@@ -55,6 +55,7 @@ PIECES: tuple[bytes, ...] = (
     *(b"# conda execute\n", b"# /// script\n", b"# /// conda-script\n", b"1e999", b"0x" + b"f" * 5000, b"9" * 5000),
     *(b"[" * 500, b"{a: " * 100, b"a." * 1000, b"'''", b'"""', b"\\u0000", b"\\U0010ffff", b"../" * 20, b"${X}", b"::"),
     *(b" when=(__unix and ", b"; python_version>", b"[version='", b"1.*|", b",>=", b"==", b"~=", b"file://", b"git+"),
+    *(mark * 200 for mark in (b";", b"#", b"/", b"-", b"'", b"%", b"!", b" ", b"\t")),
     *(b"-r x", b"--index-url=x", b"$(touch x)", b"nan", b"null", b"2025-01-01T00:00:00Z", b"= {", b"\n[tool.pixi]\n"),
 )
 
