@@ -46,7 +46,7 @@ def baseline_group(scene: Scene, rounds: int) -> Group:
         alone, name = f"{engine}: linking alone", f"cetool, {engine}: a baseline"
         prefix = scene.home.path / f"linked-{engine}"
         # the packages that are linked alone are those that lie in the cache, and cetool has put them there
-        scene.ask_with(env, scene.cetool, str(other))
+        scene.ask(scene.cetool, str(other), env=env)
         if engine == "rattler":
             argv: tuple[str, ...] = (
                 sys.executable,

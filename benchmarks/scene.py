@@ -49,16 +49,9 @@ class Scene:
         text = f"{shebang}\n# /// script\n# dependencies = []\n# ///\n\n{_NOTHING}"
         return str(self.home.write(name, text, executable=True))
 
-    def ask(self, *command: str) -> str:
-        """What a command prints on standard output. Raises Failed where it does not succeed."""
-        done = self.home.run(*command)
-        if done.returncode:
-            raise Failed(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-        return done.stdout.strip()
-
-    def ask_with(self, env: Mapping[str, str], *command: str) -> str:
-        """The same of a command with other variables."""
-        done = subprocess.run(command, env=dict(env), cwd=self.home.path, capture_output=True, text=True)
+    def ask(self, *command: str, env: Mapping[str, str] | None = None) -> str:
+        """What a command prints on standard output, ``env`` on top of its variables. Raises Failed where it fails."""
+        done = self.home.run(*command, env=env)
         if done.returncode:
             raise Failed(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
         return done.stdout.strip()

@@ -72,7 +72,6 @@ def create(
 
 
 def _packages(target: str, session: Session) -> PlatformLock:
-
     from cetool.cli.overlaying import base_of
     from cetool.cli.recording import installed_packages
     from cetool.spec.environment import EnvironmentSpec
