@@ -39,13 +39,15 @@ else:
         def __new__(cls, *values, **named):
             fields = cls._fields
             if named or len(values) != len(fields):
-                defaults = cls._field_defaults
-                rest = fields[len(values) :]
-                absent = [each for each in rest if each not in named and each not in defaults]
-                if absent or not named.keys() <= set(rest) or len(values) > len(fields):
-                    wrong = ", ".join(absent or [*named.keys() - set(rest)]) or f"{len(values)} values"
+                defaults, given = cls._field_defaults, len(values)
+                absent = []
+                try:
+                    values += tuple([named.pop(f) if f in named else defaults[f] for f in fields[given:]])
+                except KeyError as error:
+                    absent = [error.args[0]]
+                if absent or named or given > len(fields):
+                    wrong = ", ".join(absent or [*named] or [f"{given} values"])
                     raise TypeError(f"{cls.__name__} has the fields {', '.join(fields)}, which does not fit: {wrong}")
-                values += tuple(named[each] if each in named else defaults[each] for each in rest)
             return tuple.__new__(cls, values)
 
         def _replace(self, **named):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from pathlib import Path
 
 import pytest
-from engines import install_fakes
+import rattler
+from engines import FAKE, install_fakes
 from support.home import Home
 
 from cetool.engines.base import Engine, Found
@@ -15,6 +17,9 @@ from cetool.engines.registration import forget_registration
 from cetool.engines.select import NAMES, choose_engine, find_engines
 from cetool.engines.verify import check_complete
 from cetool.errors import EngineError, UsageError
+
+#: Where a home's own programs come first.
+PATH = "{0.bin}:/usr/bin:/bin"
 
 
 @pytest.fixture
@@ -33,6 +38,12 @@ def choose(wanted: str | None, env: dict[str, str]) -> tuple[Engine, str]:
 def found(name: str, env: dict[str, str], *, with_versions: bool = False) -> Found:
     """What is known of one engine."""
     return next(each for each in find_engines(env, with_versions=with_versions) if each.name == name)
+
+
+def maker(printed: str) -> tuple[str, str]:
+    """The engine that made the environment whose prefix was printed, and its version."""
+    marker = json.loads(Path(printed.strip(), "conda-meta", "cetool").read_text(encoding="utf-8"))
+    return marker["engine"], marker["engine_version"]
 
 
 def test_the_order(home: Home, env: dict[str, str]) -> None:
@@ -76,6 +87,35 @@ def test_an_installation_that_records_the_version_is_not_asked(home: Home, env: 
     home.write("miniforge3/conda-meta/conda-26.6.0-py312_0.json", "{}")  # two: something is wrong there
     with pytest.raises(EngineError):
         choose("conda", env)
+
+
+def test_what_looks_genuine_is_asked_while_it_works(home: Home) -> None:
+    """conda takes a quarter of a second to tell its version, which the environment's marker has all the same."""
+    home.write(
+        "bin/conda",
+        "#!/bin/sh\n# from conda.cli import main\n"
+        f'if test "$1" = create; then touch {home.path}/working; fi\n'
+        f"for _ in 1 2 3 4 5 6 7 8 9; do test -e {home.path}/working && break; sleep 1; done\n"
+        f"test -e {home.path}/working || exit 3\n"
+        f'exec "{sys.executable}" "{FAKE}" conda "$@"\n',
+        executable=True,
+    )
+    done = home.cetool("create", "python", env={"CETOOL_ENGINE": "conda", "PATH": PATH.format(home)})
+    assert done.returncode == 0, done.stderr
+    assert maker(done.stdout) == ("conda", "26.7.1")
+
+
+def test_what_only_looked_genuine_is_passed_over_when_it_fails(home: Home) -> None:
+    """The next engine makes the environment; where this one was asked for, it is told what is wrong with it."""
+    home.write(
+        "bin/conda", "#!/bin/sh\n# from conda.cli import main\necho its python is gone >&2; exit 3\n", executable=True
+    )
+    env = {"PATH": PATH.format(home)}
+    done = home.cetool("create", "python", env={**env, "CETOOL_ENGINE": "conda"})
+    assert done.returncode == 125 and "conda does not serve" in done.stderr and "python is gone" in done.stderr
+    assert not list(home.cache.glob("envs/*"))
+    done = home.cetool("create", "python", env=env)
+    assert done.returncode == 0 and maker(done.stdout) == ("rattler", rattler.__version__), done.stderr
 
 
 def test_what_merely_bears_the_name_is_passed_over(home: Home, env: dict[str, str]) -> None:

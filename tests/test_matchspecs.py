@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.home import Home
 
 from cetool.errors import CetoolError, Location, MetadataError
+from cetool.spec import matchspecs
 from cetool.spec.channels import canonical_channel
 from cetool.spec.matchspecs import canonical_requirement, canonical_spec, requires_python_spec, spec_name
 
 MD5 = "d41d8cd98f00b204e9800998ecf8427e"
+
+
+NUMBERS = r"(0|[1-9][0-9]{0,9})(\.(0|[1-9][0-9]{0,9})){0,6}"
+CLAUSE = rf"(([<>]=?|[!=]=) {{0,2}}{NUMBERS}|{NUMBERS}\.\*)"
+PLAIN = (
+    st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,12}", fullmatch=True),
+    st.from_regex(rf"( {{0,2}}=?{NUMBERS}(\.\*)?| {{0,2}}{CLAUSE}( ?, ?{CLAUSE}){{0,3}}|)", fullmatch=True),
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(*PLAIN)
+def test_what_is_read_without_py_rattler_is_read_as_it_does(name: str, clauses: str) -> None:
+    """py-rattler decides; a spec of a name and plain clauses only spares its import."""
+    plain = matchspecs._plainly(name + clauses)
+    if plain is not None:
+        assert plain == matchspecs._canonical(name + clauses)
+
+
+def test_plain_specs_need_no_py_rattler(home: Home) -> None:
+    """Its import is a third of what cetool adds to conda or micromamba that makes an environment."""
+    code = (
+        "import sys; sys.modules['rattler'] = None; from cetool.spec.matchspecs import canonical_spec as c\n"
+        "print([c(s) for s in ('Python>=3', 'numpy', 'a_b=1.2', 'x 1', 'y 1.*', 'z<2,>=1,!=1.5')])"
+    )
+    done = home.run(sys.executable, "-c", code)
+    told = ["python >=3", "numpy", "a_b 1.2.*", "x ==1", "y 1.*", "z >=1,<2,!=1.5"]
+    assert done.stdout.strip() == str(told), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ News of a script's baseline is a file of its own: it is there, or not, and a lau
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import time
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cetool.cache.copies import Copy, CopyStore
+from cetool.digests import sha256_of
 from cetool.errors import StoreError
 from cetool.paths import ensure_private_dir
 from cetool.values import Value
@@ -158,12 +158,12 @@ class BaselineStore:
 
 def use_key(about: str, address: str) -> str:
     """What a script's use of a baseline is known by; ``about`` is the script's absolute path, or its URL."""
-    return hashlib.sha256(f"{about}\0{address}".encode("utf-8", "surrogatepass")).hexdigest()
+    return sha256_of(f"{about}\0{address}".encode("utf-8", "surrogatepass"))
 
 
 def path_key(path: str) -> str:
     """What a baseline at a path is known by."""
-    return hashlib.sha256(f"file:{path}".encode("utf-8", "surrogatepass")).hexdigest()
+    return sha256_of(f"file:{path}".encode("utf-8", "surrogatepass"))
 
 
 def _older_than(path: Path, seconds: float) -> bool:

@@ -7,7 +7,6 @@ lies, so nothing has to hold it.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from cetool.digests import sha256_of
 from cetool.errors import StoreError
 from cetool.paths import ensure_private_dir
 from cetool.values import Value
@@ -62,7 +62,7 @@ class CopyStore:
                     return None
                 head = json.loads(file.readline(_LARGEST_HEAD))
                 data = file.read(_LARGEST)
-            if head["schema"] != SCHEMA or head["sha256"] != hashlib.sha256(data).hexdigest():
+            if head["schema"] != SCHEMA or head["sha256"] != sha256_of(data):
                 return None
             etag, modified = (None if head[name] is None else str(head[name]) for name in ("etag", "modified"))
             url, address, name = (str(head[part]) for part in ("url", "address", "name"))
@@ -78,7 +78,7 @@ class CopyStore:
             "url": copy.url,
             "address": copy.address,
             "name": copy.name,
-            "sha256": hashlib.sha256(copy.data).hexdigest(),
+            "sha256": sha256_of(copy.data),
             "checked": copy.checked,
             "etag": copy.etag,
             "modified": copy.modified,

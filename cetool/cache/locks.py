@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from cetool import advisory
 from cetool.errors import StoreError
 from cetool.paths import make_private_dirs
 
@@ -39,15 +40,7 @@ class FileLock:
         The kernel does this in two steps, between which another process may take the lock, and delete its file: what
         the lock guards is to be looked at again afterwards, and with False nothing is guarded any more.
         """
-        if sys.platform == "win32":  # a region must be unlocked before it is locked in another manner
-            import portalocker
-
-            portalocker.unlock(self.fd)
-            portalocker.lock(self.fd, portalocker.LockFlags.SHARED)
-        else:
-            import fcntl
-
-            fcntl.flock(self.fd, fcntl.LOCK_SH)
+        advisory.share(self.fd)
         return _still_there(self.fd, self.path)
 
     def write_holder(self, text: str) -> None:
@@ -138,7 +131,7 @@ def _try(path: Path, *, shared: bool, create: bool) -> FileLock | None:
     while True:
         fd = _open(path, create=create)
         try:
-            taken = _lock(fd, shared=shared)
+            taken = advisory.take(fd, shared=shared)
         except OSError as error:
             os.close(fd)
             raise StoreError(
@@ -151,29 +144,6 @@ def _try(path: Path, *, shared: bool, create: bool) -> FileLock | None:
         if not taken:
             return None
         # else its last holder deleted it between our open and our lock
-
-
-def _lock(fd: int, *, shared: bool) -> bool:
-    """Take the lock if it is free. Raises OSError where there are no locks."""
-    if sys.platform == "win32":
-        import portalocker
-
-        flags = portalocker.LockFlags.SHARED if shared else portalocker.LockFlags.EXCLUSIVE
-        try:
-            portalocker.lock(fd, flags | portalocker.LockFlags.NON_BLOCKING)
-        except portalocker.AlreadyLocked:
-            return False
-        except portalocker.LockException as error:
-            raise OSError(str(error)) from error
-        return True
-    # not through portalocker, which takes longer to import than all that is done here
-    import fcntl
-
-    try:
-        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _open(path: Path, *, create: bool) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import stat
 import time
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cetool.cache.locks import FileLock, try_lock, wait_for_lock
+from cetool.digests import sha256_of
 from cetool.errors import StoreError
 from cetool.patterns import pattern
 from cetool.values import Value
@@ -193,7 +193,7 @@ def safe_name(name: str) -> str:
 
 
 def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:_DIGEST_LENGTH]
+    return sha256_of(data)[:_DIGEST_LENGTH]
 
 
 def _names(directory: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import signal
@@ -17,6 +16,7 @@ from cetool import __version__
 from cetool.cli.execution import Run, command_of, surroundings_of
 from cetool.cli.failure import tell
 from cetool.cli.session import Session
+from cetool.digests import sha256_of
 from cetool.errors import CetoolError, EngineError, MetadataError
 from cetool.launch.process import end_like, spawn_and_wait
 from cetool.launch.programs import resolve_command
@@ -192,7 +192,7 @@ def _script(run: Run) -> RecordedScript:
         given=redact(source.given),
         path=path,
         url=redact(source.given) if is_url(source.given) else None,
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=sha256_of(data),
         size=len(data),
         data=kept,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from cetool.cli.execution import RunOptions, prepare_run, read_entrypoint, speci
 from cetool.cli.recording import Recording, run_as_child, virtual_packages
 from cetool.cli.session import Session
 from cetool.cli.sources import Source
+from cetool.digests import sha256_of
 from cetool.errors import CetoolError, EngineError, Location, UsageError
 from cetool.launch.record import Ending, RecordError, RunRecord
 from cetool.launch.record_reader import read_record
@@ -95,7 +95,7 @@ def _source(recorded: RunRecord, session: Session, where: Location) -> Source:
     changed = None
     if script.path is not None:
         data = _read(script.path)
-        if data is not None and hashlib.sha256(data).hexdigest() == script.sha256:
+        if data is not None and sha256_of(data) == script.sha256:
             text = decode(data, script.name, python=looks_like_python(data, Path(script.path)))
             return Source(script_from_text(text, script.path, printable(script.path)), script.path)
         changed = f"{script.path} {'is not there' if data is None else 'was changed since'}"

@@ -15,12 +15,12 @@ from cetool import __version__
 from cetool.cache.health import what_is_lost
 from cetool.cache.marker import Marker
 from cetool.cache.spool import note_made
-from cetool.cache.store import Lease, Site, Store
+from cetool.cache.store import Lease, Site, Store, delete_tree
 from cetool.cli.progress import Voice
 from cetool.condarc import Condarc, load_condarc, search_path
 from cetool.config import conda_root, load_settings
 from cetool.durations import format_size
-from cetool.errors import StoreError
+from cetool.errors import EngineError, StoreError
 from cetool.launch.environ import caller_environ
 from cetool.launch.warm import file_state
 from cetool.launch.watched import states
@@ -306,10 +306,32 @@ class Session:
     def _build(
         self, spec: EnvironmentSpec, site: Site, progress: Progress, meanwhile: Callable[[], None] | None
     ) -> Marker:
+        from cetool.engines.select import choose_anew
+
+        try:
+            return self._build_by(*self.engine, spec, site, progress, meanwhile)
+        except EngineError:
+            failed, wanted = self.engine[0], self.settings.engine
+            other = choose_anew(failed, wanted, self.engine_environ, lock_dir=self.paths.locks, cache_dir=self.packages)
+            if other is None:
+                raise
+        self.engine = other
+        delete_tree(site.prefix)
+        return self._build_by(*other, spec, site, progress, None)
+
+    def _build_by(
+        self,
+        engine: Engine,
+        reason: str,
+        spec: EnvironmentSpec,
+        site: Site,
+        progress: Progress,
+        meanwhile: Callable[[], None] | None,
+    ) -> Marker:
         from cetool.engines.build import Circumstances, Place, build_environment
 
-        engine, reason = self.engine
-        progress.note(f"Engine: {engine.name} {engine.version}: {reason}")
+        if self.settings.verbosity == "verbose":  # else nobody is told, and asking may take long
+            progress.note(f"Engine: {engine.name} {engine.version}: {reason}")
         circumstances = Circumstances(
             self.engine_environ,
             self.offline,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cetool.cache.scripts import Held, ScriptStore
 from cetool.cli.session import Session
+from cetool.digests import sha256_of
 from cetool.errors import CetoolError, ScriptNotFoundError, UsageError
 from cetool.paths import ensure_private_dir
 from cetool.patterns import pattern
@@ -41,10 +42,9 @@ class Source(Value):
     @property
     def sha256(self) -> str:
         """The SHA-256 of its bytes, 64 hex digits; those of a file are read once more. Raises CetoolError."""
-        import hashlib
 
         data = read_bytes(self.given, self.script.name) if self.data is None else self.data
-        return hashlib.sha256(data).hexdigest()
+        return sha256_of(data)
 
     def keep(self, session: Session) -> Held:
         """The file in which what came from elsewhere is kept from now on, held in use."""

@@ -132,7 +132,8 @@ def _intact(
     Files that the embedded engine keeps unpacked are hashed when they are first linked, and again only if they look
     changed since.
     """
-    from cetool.engines.explicit import check_exactly, check_intact, packages_of
+    from cetool.engines.explicit import packages_of
+    from cetool.engines.explicit_checks import check_exactly, check_intact
     from cetool.engines.hashed import Hashed
     from cetool.engines.intact import package_records
 

@@ -6,28 +6,22 @@ conda adds pip to every python unless its configuration says otherwise; that is 
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from cetool.condarc import load_condarc
 from cetool.engines.base import CreateRequest, Progress, root_of
-from cetool.engines.explicit import (
-    check_local_archives,
-    explicit_file,
-    packages_of,
-    refuse_damaged,
-    require_sha256,
-)
+from cetool.engines.explicit import explicit_file, packages_of, require_sha256
 from cetool.engines.extracted import remove_refused
 from cetool.engines.outcome import conclude
 from cetool.engines.output import logged
 from cetool.engines.private import condarc_file, has_credentials, netrc_file, private_directory, spec_file
+from cetool.engines.program import Program
 from cetool.engines.stages import CondaStages
-from cetool.engines.subprocesses import Invocation, ask_version, clean_environ, run_engine
+from cetool.engines.subprocesses import Invocation, clean_environ, run_engine
 from cetool.engines.turns import turn
-from cetool.errors import CetoolError, EngineError
+from cetool.errors import CetoolError
 from cetool.spec.channels import strip_credentials
 
 #: Variables of the user's that would change what a creation prints or does.
@@ -36,7 +30,7 @@ _DROPPED = ("CONDA_JSON", "CONDA_QUIET", "CONDA_DRY_RUN", "CONDA_DOWNLOAD_ONLY")
 _SHA256_SINCE = (24, 9)
 
 
-class CondaEngine:
+class CondaEngine(Program):
     """conda 4.9 and later, and mamba 1, which is conda with another solver.
 
     ``executable`` is the beginning of the command line: ``("/opt/conda/bin/conda",)``, or ``(python, "-m", "conda")``;
@@ -52,32 +46,22 @@ class CondaEngine:
         name: str = "conda",
         version: str | None = None,
     ) -> None:
-        self.name = name
-        self.executable = executable
-        self._environ = environ
+        super().__init__(name, executable, environ, version)
         self._lock_dir = lock_dir
-        self._version = version
-
-    @property
-    def version(self) -> str:
-        """What conda says of itself: ``26.7.1``. Raises EngineError where it does not answer."""
-        if self._version is None:
-            text = ask_version(self.executable, clean_environ(self._environ, drop=_DROPPED))
-            match = re.search(rf"^{self.name} (\d\S*)", text, re.MULTILINE) or re.search(r"(\d+\.\d\S*)", text)
-            if match is None:
-                raise EngineError(f"{self.executable[0]} is not {self.name}: asked for its version, it said {text!r}")
-            self._version = match[1]
-        return self._version
 
     def create(self, request: CreateRequest, progress: Progress) -> None:
         """Make the environment; see :class:`~cetool.engines.base.Engine`."""
         packages = packages_of(request)
         if packages:
+            from cetool.engines.explicit_checks import check_local_archives, refuse_damaged
+
             require_sha256(packages, self.name, self.version, _SHA256_SINCE)
             check_local_archives(packages)
+        request = self.asked_meanwhile(request)
         cache = self._package_caches()[0]
         with turn(self._lock_dir, cache, progress, self.name) as lock, private_directory(request) as directory:
-            refuse_damaged(packages, lambda _: self._package_caches())
+            if packages:
+                refuse_damaged(packages, lambda _: self._package_caches())
             invocation = self._invocation(request, directory, cache, lock)
             ended = run_engine(invocation, request, CondaStages(progress))
             # a conda that was killed earlier, by Ctrl-C here or by anything else, is no reason to fail for good

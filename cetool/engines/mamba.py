@@ -6,7 +6,6 @@ every environment into ``~/.conda/environments.txt``, which nothing prevents: th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,20 +13,14 @@ from urllib.parse import urlsplit
 from cetool.condarc import load_condarc
 from cetool.engines.base import CreateRequest, Progress, root_of
 from cetool.engines.conda import override_variables
-from cetool.engines.explicit import (
-    ExplicitPackage,
-    check_local_archives,
-    explicit_file,
-    packages_of,
-    refuse_damaged,
-    require_sha256,
-)
+from cetool.engines.explicit import ExplicitPackage, explicit_file, packages_of, require_sha256
 from cetool.engines.outcome import conclude
 from cetool.engines.private import environment_file, has_credentials, private_directory
+from cetool.engines.program import Program
 from cetool.engines.registration import forget_registration
 from cetool.engines.stages import MambaStages
-from cetool.engines.subprocesses import Invocation, ask_version, clean_environ, run_engine
-from cetool.errors import CetoolError, EngineError
+from cetool.engines.subprocesses import Invocation, clean_environ, run_engine
+from cetool.errors import CetoolError
 
 #: Variables of the user's that would change what a creation prints or does.
 _DROPPED = tuple(
@@ -39,7 +32,7 @@ _DROPPED = tuple(
 _SHA256_SINCE = (2, 1)
 
 
-class MambaEngine:
+class MambaEngine(Program):
     """micromamba (1.5 and later) or mamba 2; ``executable`` is the beginning of the command line."""
 
     def __init__(
@@ -50,32 +43,18 @@ class MambaEngine:
         name: str = "micromamba",
         version: str | None = None,
     ) -> None:
-        self.name = name
-        self.executable = executable
-        self._environ = environ
-        self._version = version
-
-    @property
-    def version(self) -> str:
-        """What it says of itself: ``2.8.1``. Raises EngineError where it does not answer or is another program."""
-        if self._version is None:
-            text = ask_version(self.executable, clean_environ(self._environ, drop=_DROPPED))
-            # PyPI has a test runner of the name mamba, at 0.11 since 2020
-            if not re.fullmatch(r"[1-9]\d*\.\d+\S*", text):
-                raise EngineError(
-                    f"{self.executable[0]} is not the {self.name} that makes conda environments: "
-                    f"asked for its version, it said {text.splitlines()[0]!r}"
-                )
-            self._version = text
-        return self._version
+        super().__init__(name, executable, environ, version)
 
     def create(self, request: CreateRequest, progress: Progress) -> None:
         """Make the environment; see :class:`~cetool.engines.base.Engine`."""
         packages = packages_of(request)
         if packages:
+            from cetool.engines.explicit_checks import check_local_archives, refuse_damaged
+
             require_sha256(packages, self.name, self.version, _SHA256_SINCE)
             check_local_archives(packages)
-        refuse_damaged(packages, self._places)
+            refuse_damaged(packages, self._places)
+        request = self.asked_meanwhile(request)
         try:
             with private_directory(request) as directory:
                 ended = run_engine(self._invocation(request, directory), request, MambaStages(progress))

@@ -6,7 +6,6 @@ import re
 import signal
 
 from cetool.engines.base import CreateRequest, Progress
-from cetool.engines.explain import explain
 from cetool.engines.private import scrub
 from cetool.engines.subprocesses import Ended
 from cetool.engines.verify import check_complete
@@ -23,10 +22,14 @@ def conclude(ended: Ended, request: CreateRequest, progress: Progress, *, engine
     """
     crash = _crash(ended) if re.search(done, ended.stdout) else None
     if ended.status != 0 and crash is None:
+        from cetool.engines.explain import explain
+
         raise explain(ended, engine=engine, request=request)
     try:
         check_complete(request.prefix, expect_packages=request.expects_packages, log=request.log)
     except EngineError as error:
+        from cetool.engines.explain import explain
+
         raise explain(ended, engine=engine, request=request, finding=error) from error
     if crash is not None:
         progress.note(f"{engine} crashed ({crash}) after its work was done; the environment is complete")

@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import psutil
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -45,7 +44,7 @@ def private_directory(request: CreateRequest) -> Iterator[Path]:
     parent = request.log.parent
     for old in parent.glob(f"{_STEM}*"):
         owner = old.name.removeprefix(_STEM).partition("-")[0]
-        if not (owner.isdecimal() and psutil.pid_exists(int(owner))):
+        if not (owner.isdecimal() and _is_alive(int(owner))):
             shutil.rmtree(old, ignore_errors=True)
     try:
         directory = Path(tempfile.mkdtemp(prefix=f"{_STEM}{os.getpid()}-", dir=parent))
@@ -55,6 +54,12 @@ def private_directory(request: CreateRequest) -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    import psutil  # takes 10 ms, and there is rarely one to ask of
+
+    return psutil.pid_exists(pid)
 
 
 def write_private(path: Path, text: str) -> Path:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,9 @@ from cetool.values import Value
 #: The engines' names in the order in which they are tried.
 NAMES = ("mamba", "micromamba", "conda", "rattler")
 
+#: What conda's own script has in it, or one that calls it; and how the binaries begin that micromamba and mamba 2 are.
+_OWN_WORDS = (b"from conda.cli", b"-m conda ")
+_BINARIES = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"MZ")
 _VARIABLES = {"mamba": "MAMBA_EXE", "micromamba": "MAMBA_EXE", "conda": "CONDA_EXE"}
 _WINDOWS = os.name == "nt"
 _IN_HOME = ("miniforge3", "mambaforge", "miniconda3", "anaconda3", "micromamba", "mamba", ".local", "bin", "conda")
@@ -40,11 +42,15 @@ _ELSEWHERE = (
 
 
 class _Candidate(Value):
-    """A file that could be the engine: ``argv`` starts it, ``problem`` says why it cannot."""
+    """A file that could be the engine: ``argv`` starts it, ``problem`` says why it cannot.
+
+    ``genuine``: it looks like what makes environments, and not like another program of the name.
+    """
 
     argv: tuple[str, ...]
     how: str
     problem: str | None = None
+    genuine: bool = False
 
     @property
     def path(self) -> str:
@@ -61,17 +67,18 @@ def find_engines(environ: Mapping[str, str], *, with_versions: bool = False) -> 
 
 
 def choose_engine(
-    wanted: str | None, environ: Mapping[str, str], *, lock_dir: Path, cache_dir: Path
+    wanted: str | None, environ: Mapping[str, str], *, lock_dir: Path, cache_dir: Path, trusting: bool = True
 ) -> tuple[Engine, str]:
     """The engine that serves, ready to use, and a sentence on why it was taken.
 
     ``wanted`` is its name, or None for the first that is found and answers. ``lock_dir`` is where creations by conda
-    take turns, ``cache_dir`` where the embedded engine keeps its packages. Raises UsageError for a name that there is
-    not, and EngineError where the wanted engine is not found or does not answer.
+    take turns, ``cache_dir`` where the embedded engine keeps its packages. One that looks genuine need not answer,
+    unless ``trusting`` is false: asking takes time, and that it works is seen soon enough. Raises UsageError for a name
+    that there is not, and EngineError where the wanted engine is not found or does not answer.
     """
     if wanted is not None:
         name = _known(wanted)
-        found = _found(name, environ, True, trusting=True)
+        found = _found(name, environ, True, trusting=trusting)
         if found.problem is not None:
             raise EngineError(
                 f"the engine {name} does not serve: {found.problem}",
@@ -81,7 +88,7 @@ def choose_engine(
         return engine, f"{name} was asked for" + (f", and found at {found.path} ({found.how})" if found.path else "")
     passed_over: list[str] = []
     for name in NAMES:
-        found = _found(name, environ, True, trusting=True)
+        found = _found(name, environ, True, trusting=trusting)
         if found.problem is None:
             return _engine(found, environ, lock_dir, cache_dir), _reason(found, passed_over)
         if found.path is not None:
@@ -90,6 +97,22 @@ def choose_engine(
         "no engine serves: there is no mamba, micromamba or conda, and py-rattler is not installed",
         hint="Install micromamba or Miniforge, or cetool with its dependencies (pip install --force-reinstall cetool).",
     )
+
+
+def choose_anew(
+    engine: Engine, wanted: str | None, environ: Mapping[str, str], *, lock_dir: Path, cache_dir: Path
+) -> tuple[Engine, str] | None:
+    """As :func:`choose_engine`, after one that was taken on trust has failed; None where it is what it was taken for.
+
+    Raises EngineError where there is no other.
+    """
+    if not getattr(engine, "on_trust", False):
+        return None
+    try:
+        _ = engine.version
+    except EngineError:
+        return choose_engine(wanted, environ, lock_dir=lock_dir, cache_dir=cache_dir, trusting=False)
+    return None
 
 
 def _reason(found: Found, passed_over: list[str]) -> str:
@@ -149,7 +172,10 @@ def _found(name: str, environ: Mapping[str, str], with_version: bool, *, trustin
         found = Found(name, candidate.path, candidate.how, problem=candidate.problem, details=details)
         if with_version and found.problem is None:
             recorded = _recorded_version(found) if trusting else None
-            found = found._replace(version=recorded) if recorded else _with_version(found, environ)
+            if recorded is not None:
+                found = found._replace(version=recorded)
+            elif not (trusting and candidate.genuine):
+                found = _with_version(found, environ)
         if found.problem is None:
             return found
         faulty = faulty or found
@@ -165,10 +191,7 @@ def _found(name: str, environ: Mapping[str, str], with_version: bool, *, trustin
 
 
 def _recorded_version(found: Found) -> str | None:
-    """The version that the installation's own package record tells, where the engine is a package in one.
-
-    conda takes a quarter of a second to answer, before each creation; that it works is seen soon enough.
-    """
+    """The version that the installation's own package record tells, where the engine is a package in one."""
     assert found.path is not None
     try:
         names = os.listdir(root_of(found.path) / "conda-meta")
@@ -180,22 +203,12 @@ def _recorded_version(found: Found) -> str | None:
 
 
 def _with_version(found: Found, environ: Mapping[str, str]) -> Found:
-    from cetool.engines.subprocesses import ask_version, clean_environ
+    from cetool.engines.program import version_of
 
     try:
-        text = ask_version(_argv(found), clean_environ(environ))
+        return found._replace(version=version_of(found.name, _argv(found), environ))
     except EngineError as error:
         return found._replace(problem=error.message)
-    pattern = {
-        "conda": r"^conda (?P<version>\d\S*)",
-        "mamba": r"^mamba (?P<version>1\.\S*)|\A(?P<plain>[2-9]\d*\.\d\S*)\s*\Z",
-        "micromamba": r"\A(?P<version>[1-9]\d*\.\d\S*)\s*\Z",
-    }[found.name]
-    match = re.search(pattern, text, re.MULTILINE)
-    if match is None:
-        # PyPI has a test runner of the name mamba, at 0.11 since 2020
-        return found._replace(problem=f"another program of the name: its version is {text.splitlines()[0]!r}")
-    return found._replace(version=next(filter(None, match.groups())))
 
 
 def _embedded(with_version: bool) -> Found:
@@ -266,6 +279,7 @@ def _examined(name: str, path: Path, how: str) -> _Candidate:
             # Its own script would refuse: «Conda has not been initialized»
             python = path.with_name("python")
             if _is_program(python):
-                return _Candidate((str(python), "-m", "conda"), how)
+                return _Candidate((str(python), "-m", "conda"), how, genuine=True)
             return _Candidate((str(path),), how, "it was installed by pip and refuses to work from there")
-    return _Candidate((str(path),), how)
+    genuine = any(map(start.__contains__, _OWN_WORDS)) if name == "conda" else start.startswith(_BINARIES)
+    return _Candidate((str(path),), how, genuine=genuine)

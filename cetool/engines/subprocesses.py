@@ -19,17 +19,15 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
-
-import psutil
 
 from cetool.engines.base import CreateRequest
 from cetool.engines.output import Feed, Log, OnLine
 from cetool.engines.vitals import Vitals
 from cetool.errors import EngineError, Interrupted
 from cetool.spec.channels import redact
+from cetool.values import Value
 
 #: Signals and how many seconds each is given to work, from an invitation to a certainty.
 _FAREWELL = ((signal.SIGINT, 3.0), (signal.SIGTERM, 2.0))
@@ -37,8 +35,7 @@ _TICK = 0.25
 _WINDOWS = os.name == "nt"
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(Value):
     """How an engine's run ended: its exit status, or the signal that killed it, and the end of what it printed.
 
     ``stdout`` and ``stderr`` are the last part of each, credentials taken out.
@@ -50,8 +47,7 @@ class Ended:
     stderr: str
 
 
-@dataclass(frozen=True)
-class Invocation:
+class Invocation(Value):
     """One command line to be run: ``watched`` are directories in which a change is a sign of life."""
 
     argv: tuple[str, ...]
@@ -277,6 +273,8 @@ def _await_group(group: int, patience: float = 2.0) -> None:
 
 def _has_living(group: int) -> bool:
     """Whether a process of the group is more than a zombie that whoever adopted it has not looked at yet."""
+    import psutil  # takes 10 ms, and an engine rarely leaves a process behind
+
     for process in psutil.process_iter():
         try:
             if os.getpgid(process.pid) == group and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):

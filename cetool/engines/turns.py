@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -10,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import portalocker
-
+from cetool import advisory
+from cetool.digests import sha256_of
 from cetool.engines.base import Progress
 from cetool.errors import EngineError
 
@@ -26,7 +25,7 @@ def turn(lock_dir: Path, package_cache: Path, progress: Progress, who: str) -> I
     Waiting is done by asking again and again, so that Ctrl-C works.
     """
     resolved = os.path.normcase(os.path.realpath(package_cache))
-    path = lock_dir / f"packages-{hashlib.sha256(resolved.encode(errors='surrogateescape')).hexdigest()[:16]}.lock"
+    path = lock_dir / f"packages-{sha256_of(resolved.encode(errors='surrogateescape'))[:16]}.lock"
     try:
         lock_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = _open(path)
@@ -34,7 +33,7 @@ def turn(lock_dir: Path, package_cache: Path, progress: Progress, who: str) -> I
         raise EngineError(f"the lock file {path} cannot be opened: {error.strerror}") from error
     with file:
         waiting = False
-        while not _try(file):
+        while not _taken(file, path):
             if not waiting:
                 progress.stage(f"Waiting for another {who} that uses the package cache {package_cache}")
                 waiting = True
@@ -48,9 +47,11 @@ def _open(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0)
 
 
-def _try(file: IO[bytes]) -> bool:
+def _taken(file: IO[bytes], path: Path) -> bool:
     try:
-        portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
-    except portalocker.LockException:
-        return False
-    return True
+        return advisory.take(file.fileno(), shared=False)
+    except OSError as error:
+        raise EngineError(
+            f"the file system does not lock {path}: {error.strerror or error}",
+            hint="Set CETOOL_CACHE_DIR to a directory on a local disk.",
+        ) from error

@@ -8,8 +8,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-
 #: Less than this in an interval is a process that idles: a spinner, a poll of its sockets.
 _BUSY_SHARE = 0.1
 _BUSY_BYTES = 512
@@ -56,6 +54,8 @@ class Vitals:
 
 def _consumption(pid: int) -> tuple[float, int]:
     """Seconds of processor time and bytes written by a process and its living descendants."""
+    import psutil  # takes 10 ms, and nobody asks before a second has passed
+
     cpu, written = 0.0, 0
     try:
         leader = psutil.Process(pid)

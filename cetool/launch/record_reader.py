@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from cetool.digests import sha256_of
 from cetool.errors import Location
 from cetool.launch.record import RECORD_SCHEMA, Ending, RecordedCommand, RecordedScript, RecordError, RunRecord
 from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
@@ -132,7 +132,7 @@ class _Reader:
         sha256 = self.sha256(data)
         if sha256 is None:
             raise self.wrong("the record does not tell the SHA-256 of its script")
-        if content is not None and hashlib.sha256(content).hexdigest() != sha256:
+        if content is not None and sha256_of(content) != sha256:
             raise self.wrong(
                 "the script in the record is not the one that ran: its SHA-256 is another one than the record's",
                 "The record was changed after it was written. Get it again from where it came from.",

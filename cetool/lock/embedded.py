@@ -21,11 +21,11 @@ packages; REQUEST is the digest of what was asked for. What the packages depend 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cetool.digests import sha256_of
 from cetool.errors import Location, MetadataError
 from cetool.lock import EMBEDDED_MARK
 from cetool.lock.checks import conda_archive, conda_package, digest, platform_name, pypi_name, pypi_url, pypi_version
@@ -226,7 +226,7 @@ def _conda(text: str, platform: str, where: Location) -> LockedConda:
 
 
 def _digest(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return sha256_of("\n".join(lines).encode())
 
 
 # --- writing --------------------------------------------------------------------------------------------------------

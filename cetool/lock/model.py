@@ -6,8 +6,7 @@ given), its PyPI packages by name.
 
 from __future__ import annotations
 
-import hashlib
-
+from cetool.digests import sha256_of
 from cetool.spec.channels import strip_credentials
 from cetool.values import Value
 
@@ -88,7 +87,7 @@ class PlatformLock(Value):
     def digest(self) -> str:
         """SHA-256 (64 hex digits) of what is locked, in whatever order a file lists it."""
         lines = sorted(strip_credentials(line) for line in (*self.explicit, *self.explicit_pypi))
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return sha256_of("\n".join(lines).encode())
 
 
 class Lock(Value):

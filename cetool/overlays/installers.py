@@ -117,7 +117,7 @@ class _Driver:
     def _run(self, invocation: Invocation) -> Ended:
         # without PYTHON* of the caller's, but for this one: builds start the base's python as well
         environ = {**invocation.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-        ended = run_installer(replace(invocation, environ=environ), self.request)
+        ended = run_installer(invocation._replace(environ=environ), self.request)
         if ended.status != 0:
             raise explain_failure(ended, self.request, {}, self.name)
         return ended

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit
 
+from cetool.digests import sha256_of
 from cetool.errors import Location, UsageError
 from cetool.spec.channels import strip_credentials
 from cetool.spec.source import printable
@@ -44,7 +44,7 @@ class Address:
     @property
     def key(self) -> str:
         """What stands for the whole URL, tokens in its query included, and tells nothing of it (SHA-256, 64 digits)."""
-        return hashlib.sha256(f"{self.url}#{self.fragment}".encode("utf-8", "surrogatepass")).hexdigest()
+        return sha256_of(f"{self.url}#{self.fragment}".encode("utf-8", "surrogatepass"))
 
     @property
     def file_name(self) -> str:

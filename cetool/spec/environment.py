@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from cetool.digests import sha256_of
 from cetool.patterns import pattern
 from cetool.spec.channels import strip_credentials
 from cetool.values import Value
@@ -86,7 +86,7 @@ class Requirements(Value):
                 strip_credentials(each) if "://" in each else os.path.basename(each) for each in self.baselines
             ]
             asked["without"] = sorted(set(self.without))
-        return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return sha256_of(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode())
 
     def plus(self, other: Requirements) -> Requirements:
         """These and the other's as well; the other's channels and PyPI settings win where it has some."""
@@ -170,14 +170,14 @@ class EnvironmentSpec(Value):
         """
         if self.is_locked:
             lines = sorted(strip_credentials(line) for line in (*self.explicit, *self.explicit_pypi))
-            return hashlib.sha256("\n".join(["@EXPLICIT", *lines, repr(self.variables)]).encode()).hexdigest()
+            return sha256_of("\n".join(["@EXPLICIT", *lines, repr(self.variables)]).encode())
         text = "\n".join(strip_credentials(spec) for spec in self.packages)
         extra = {key: value for key, value in self._as_dict().items() if key != "packages"}
         if extra.get("channels") == [DEFAULT_CHANNEL]:
             del extra["channels"]
         if extra:
             text += "\n\n" + json.dumps(extra, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return sha256_of(text.encode())
 
     @property
     def name(self) -> str:

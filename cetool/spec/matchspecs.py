@@ -32,6 +32,13 @@ _LISTS = pattern(r"\b(extras|flags)=\[([^\[\]\"']*)\]")
 # how clauses of one version are ordered: what people write first, first
 _OPERATORS = ("===", "==", "~=", "!=", ">=", "<=", ">", "<", "=", "")
 _RANKS = {"==": 0, "=": 0, "": 0, "===": 0, "~=": 1, ">=": 2, ">": 2, "<": 3, "<=": 3, "!=": 4}
+# A spec as nearly all are: a name, and nothing or clauses of numbers. A clause of one alone may stand without operator.
+_NUMBERS = r"(?:0|[1-9][0-9]{0,9})(?:\.(?:0|[1-9][0-9]{0,9})){0,6}"
+_CLAUSE = rf"(?:(?:[<>]=?|[!=]=) *{_NUMBERS}|{_NUMBERS}\.\*)"
+_PLAIN = pattern(
+    r"([A-Za-z_][A-Za-z0-9_.-]*)(?:"
+    rf"(?: +| *(?=[<>!=]))({_CLAUSE}(?: *, *{_CLAUSE})*)| *=({_NUMBERS})(?:\.\*)?| +({_NUMBERS}))?"
+)
 _URL_SCHEMES = pattern(r"(?:https?|file|(?:git|hg|svn|bzr)\+(?:https?|ssh|git|file|svn|lp))\Z")
 
 
@@ -83,6 +90,23 @@ def _refuse_outright(text: str, spec: str, where: Location | None) -> None:
         _refuse(spec, where, "it holds a '#'", "A comment goes on a line of its own.")
 
 
+def _plainly(spec: str) -> str | None:
+    """What :func:`_canonical` gives for a spec of a name and plain clauses; None for all others.
+
+    py-rattler takes 40 ms to import, which whoever has another engine make the environment need not wait for.
+    """
+    found = _PLAIN.fullmatch(spec)
+    if found is None or len(found[1]) > MAX_NAME:
+        return None
+    name, clauses, series, version = found.groups()
+    name = name.lower()
+    if clauses is not None:
+        return f"{name} {_ordered(clauses.replace(' ', ''))}"
+    if series is not None:
+        return f"{name} {series}.*"
+    return name if version is None else f"{name} =={version}"
+
+
 @lru_cache(maxsize=1024)
 def _canonical(spec: str) -> str:
     """The canonical form. Raises ValueError with the reason where there is none."""
@@ -111,7 +135,7 @@ def _canonical(spec: str) -> str:
 
 def _parse(spec: str, where: Location | None) -> str:
     try:
-        return _canonical(spec)
+        return _plainly(spec) or _canonical(spec)
     except ValueError as error:
         _refuse(spec, where, str(error))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from functools import lru_cache
 
 from cetool.errors import Location, MetadataError
@@ -34,6 +36,13 @@ PLATFORMS = (
 #: Names for several platforms at once, in pixi's and in conda-script's tables.
 FAMILIES = ("unix", "linux", "osx", "win")
 
+# Of a 64-bit Python by its system and its machine, as uname tells it: for those who need py-rattler for nothing else.
+_USUAL = {
+    ("linux", "x86_64"): "linux-64",
+    ("linux", "aarch64"): "linux-aarch64",
+    ("darwin", "x86_64"): "osx-64",
+    ("darwin", "arm64"): "osx-arm64",
+}
 # what nearly every machine of a platform has that is in use: of glibc and macOS the oldest that conda-forge builds for
 _LINUX = {"__linux": ("4.18", "0"), "__glibc": ("2.28", "0")}
 _SYSTEMS = {
@@ -50,6 +59,8 @@ _LONE_VIRTUAL = pattern(r"\s*(__[A-Za-z0-9_]+)(?![A-Za-z0-9_.-])(?!.*(?:\band\b|
 @lru_cache(maxsize=1)
 def current_platform() -> str:
     """The platform that this process runs on: ``linux-64``."""
+    if hasattr(os, "uname") and sys.maxsize > 2**32 and (known := _USUAL.get((sys.platform, os.uname().machine))):
+        return known
     from rattler import Subdir
 
     return str(Subdir.current())
