@@ -18,6 +18,7 @@ from typing import Any
 
 from cetool.errors import ConfigError, Location
 from cetool.patterns import pattern
+from cetool.plain_yaml import Setting, settings_of
 from cetool.values import Value
 
 #: Where channel names live unless ``channel_alias`` says otherwise.
@@ -31,6 +32,7 @@ SECTION = "conda-execute"
 
 _FILE_NAMES = {".condarc", "condarc", ".mambarc", "mambarc"}
 _YAML_SUFFIXES = {".yml", ".yaml"}
+_BOM = b"\xef\xbb\xbf"
 _SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _VARIABLE = pattern(r"\$(?:\{(?P<braced>[^}]*)\}|(?P<named>\w+))")
 
@@ -93,12 +95,15 @@ class Condarc(Value):
 
 
 class _Entry(Value):
-    """One key of one source: its value, where it stands, and the ``#!`` flags on it and on its items."""
+    """One key of one source: its value, where it stands, the ``#!`` flags on it and on its items, and of a mapping the
+    lines of its keys.
+    """
 
     value: Any
     where: Location
     flag: str | None = None
     item_flags: tuple[str | None, ...] = ()
+    lines: Mapping[str, int | None] = MappingProxyType({})
 
 
 _Layer = Mapping[str, _Entry]
@@ -243,6 +248,9 @@ def _read(path: Path) -> _Layer:
 @functools.lru_cache(maxsize=64)
 def _parse(place: str, content: bytes) -> _Layer:
     """A file's entries; one run asks for the same files several times, each time for another reader's view of them."""
+    settings = None if b"#!" in content else settings_of(content.removeprefix(_BOM).decode(errors="replace"))
+    if settings is not None:
+        return {key: _plain_entry(setting, place) for key, setting in settings.items()}
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -263,13 +271,28 @@ def _parse(place: str, content: bytes) -> _Layer:
     return {str(key): _entry(data, key, place) for key in data}
 
 
+def _plain_entry(setting: Setting, place: str) -> _Entry:
+    """One key of a file without flags."""
+    flags = (None,) * len(setting.value) if isinstance(setting.value, list) else ()
+    return _Entry(setting.value, Location(place, setting.line), None, flags, setting.lines)
+
+
 def _entry(data: Any, key: Any, place: str) -> _Entry:
     """One key of a round-trip mapping with the flags that conda reads from its comments."""
     value = data[key]
     flags: tuple[str | None, ...] = ()
     if isinstance(value, list):
         flags = tuple(_flag(value, index, 0) for index in range(len(value)))
-    return _Entry(value, Location(place, data.lc.key(key)[0] + 1), _flag(data, key, 2), flags)
+    lines = {str(each): _line(value, each) for each in value} if isinstance(value, Mapping) else {}
+    return _Entry(value, Location(place, _line(data, key)), _flag(data, key, 2), flags, lines)
+
+
+def _line(mapping: Any, key: Any) -> int | None:
+    """The line of a key of a round-trip mapping; None where it was merged in from elsewhere by ``<<``."""
+    try:
+        return int(mapping.lc.key(key)[0]) + 1
+    except (AttributeError, KeyError, TypeError):
+        return None
 
 
 def _flag(collection: Any, key: Any, position: int) -> str | None:
@@ -402,6 +425,5 @@ def _section(layers: Iterable[_Layer]) -> dict[str, tuple[Any, Location]]:
         if not isinstance(entry.value, Mapping):
             raise ConfigError(f"{SECTION} is a section: a mapping of settings", where=entry.where)
         for key, value in entry.value.items():
-            line = entry.value.lc.key(key)[0] + 1  # type: ignore[attr-defined]
-            merged[str(key)] = (value, Location(entry.where.path, line))
+            merged[str(key)] = (value, Location(entry.where.path, entry.lines[str(key)]))
     return merged

@@ -1,6 +1,6 @@
 """Reads and changes ``config.yaml``: each value with its line; a change touches that value and nothing else.
 
-ruamel.yaml is imported only when there is a file to read: most machines have none.
+ruamel.yaml is imported only for a file that is not as simple as can be, and to change one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from cetool.errors import ConfigError, Location
 from cetool.paths import make_private_dirs
+from cetool.plain_yaml import settings_of
 
 #: No settings are that long; something else was named by mistake.
 _LARGEST = 1 << 20
@@ -79,6 +80,9 @@ def _decode(raw: bytes, path: Path) -> str:
 
 
 def _parse(text: str, path: Path) -> dict[str, tuple[object, Location]]:
+    settings = settings_of(text)
+    if settings is not None:
+        return {key: (setting.value, Location(str(path), setting.line)) for key, setting in settings.items()}
     data = _load(text, path)
     if data is None:
         return {}

@@ -24,8 +24,10 @@ from support.home import Home
 from support.server import ChannelServer, Fault
 
 from cetool.engines.base import CreateRequest, Engine, SilentProgress
+from cetool.engines.build import Circumstances, Place, build_environment
 from cetool.engines.select import choose_engine
 from cetool.errors import EngineError, Interrupted
+from cetool.spec.environment import EnvironmentSpec
 
 ALL = ("conda", "mamba", "micromamba")
 
@@ -184,7 +186,7 @@ def test_registration_is_taken_back(world: World, name: str) -> None:
     registry.write_bytes(others + b"\n")
     registry.chmod(0o640)
     world.engine(name).create(world.request("hello-bin"), Heard())
-    world.env["FAKE_ENGINE_FAULT"] = "half"
+    world.env["FAKE_ENGINE_FAULT"] = "transcript:h04-badpkg"
     with pytest.raises(EngineError):
         world.engine(name).create(world.request("hello-bin"), Heard())
     world.env["FAKE_ENGINE_FAULT"] = "hang-after-registering"
@@ -208,11 +210,12 @@ def test_registration_is_taken_back(world: World, name: str) -> None:
 def test_a_run_that_went_wrong_is_an_error(world: World, name: str, fault: str, words: str) -> None:
     """Whatever the exit status says: one paragraph, and the log."""
     world.env["FAKE_ENGINE_FAULT"] = fault
-    request = world.request("hello-bin")
+    spec = EnvironmentSpec(("hello-bin",), channels=(world.channel.url,))
+    place = Place(world.home.path / "made", world.home.path / "engine.log")
     with pytest.raises(EngineError, match=words) as caught:
-        world.engine(name).create(request, Heard())
+        build_environment(world.engine(name), spec, place, Circumstances(world.env), Heard())
     assert "\n" not in str(caught.value)
-    assert caught.value.log == str(request.log)
+    assert caught.value.log == str(place.log)
     assert not world.alive()
 
 

@@ -16,7 +16,7 @@ from support.home import Home
 from support.locked import explicit_list, flip, lines
 from support.server import ChannelServer, Fault
 
-from cetool.engines.base import CreateRequest, Engine, Progress, SilentProgress
+from cetool.engines.base import CreateRequest, Engine, Explain, Progress, SilentProgress
 from cetool.engines.build import Circumstances, Place, build_environment
 from cetool.engines.explicit import parse_line
 from cetool.engines.intact import Altered, changed_files, package_paths
@@ -262,10 +262,11 @@ class Meddling:
         self._inner = inner
         self._meddle = meddle
 
-    def create(self, request: CreateRequest, progress: Progress) -> None:
+    def create(self, request: CreateRequest, progress: Progress) -> Explain:
         """Make it, and meddle."""
-        self._inner.create(request, progress)
+        explain = self._inner.create(request, progress)
         self._meddle(request.prefix)
+        return explain
 
 
 def build(home: Home, environ: dict[str, str], explicit: tuple[str, ...], meddle: Callable[[Path], None]) -> Notes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
+from cetool.errors import EngineError
 from cetool.values import Value
 
 if TYPE_CHECKING:  # only those who solve for a day, or for a lock, need them
@@ -98,6 +99,15 @@ class CreateRequest(Value):
         return bool(self.packages or self.explicit)
 
 
+#: Makes of what was found to be wrong with an environment the error for the user, who is told what its engine said.
+Explain = Callable[[EngineError], EngineError]
+
+
+def as_found(finding: EngineError) -> EngineError:
+    """The finding as it is: the engine said nothing."""
+    return finding
+
+
 class Engine(Protocol):
     """One program that makes conda environments."""
 
@@ -108,8 +118,10 @@ class Engine(Protocol):
     def version(self) -> str:
         """The engine's own version, asked of it once. Raises EngineError where it does not answer."""
 
-    def create(self, request: CreateRequest, progress: Progress) -> None:
-        """Make the environment. Returns only when it is complete; raises EngineError otherwise.
+    def create(self, request: CreateRequest, progress: Progress) -> Explain:
+        """Make the environment. Returns when the engine says that it is made; raises EngineError otherwise.
+
+        Whether it is complete is for the caller to see, who has what it finds told by what this returns.
 
         After an error or an exception (KeyboardInterrupt and :class:`~cetool.errors.Interrupted` included) no process
         of the engine is alive any more; what lies at the prefix then is the caller's to clear.

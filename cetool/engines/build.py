@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cetool.engines.base import CreateRequest, Engine, Progress
+from cetool.engines.base import CreateRequest, Engine, Explain, Progress
 from cetool.engines.package_cache import DamagedPackages, distrust
 from cetool.engines.registration import forget_registration
 from cetool.engines.verify import check_complete
@@ -105,13 +105,15 @@ def _make(
     progress: Progress,
 ) -> tuple[int, int]:
     try:
-        engine.create(request, progress)
+        explain = engine.create(request, progress)
     finally:  # a run that was killed may have left its line, too
         forget_registration(place.prefix, circumstances.environ)
     exact = spec.explicit_pypi or spec.pinned_pypi
     asked = () if spec.is_locked else spec.pypi
     if not exact and not asked:
         _settle(spec, place)
+    elif engine.name != "rattler":  # who installs into what is not there tells something else
+        _look_over(request, explain)
     whole = _intact(engine, request, spec, place, progress) if request.explicit else None
     if exact or asked:
         whole = None
@@ -120,7 +122,17 @@ def _make(
         if asked:
             _install_pypi(asked, False, spec, place, circumstances, progress)
         _settle(spec, place)
-    return check_complete(place.prefix, expect_packages=request.expects_packages, log=place.log, whole=whole)
+    return _look_over(request, explain, whole)
+
+
+def _look_over(
+    request: CreateRequest, explain: Explain, whole: Mapping[str, os.stat_result] | None = None
+) -> tuple[int, int]:
+    """See that the environment is complete; the number of its packages, and the bytes that it takes."""
+    try:
+        return check_complete(request.prefix, expect_packages=request.expects_packages, log=request.log, whole=whole)
+    except EngineError as error:
+        raise explain(error) from error
 
 
 def _intact(

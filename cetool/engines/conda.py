@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cetool.condarc import load_condarc
-from cetool.engines.base import CreateRequest, Progress, root_of
+from cetool.engines.base import CreateRequest, Explain, Progress, root_of
 from cetool.engines.explicit import explicit_file, packages_of, require_sha256
 from cetool.engines.extracted import remove_refused
 from cetool.engines.outcome import conclude
@@ -49,7 +49,7 @@ class CondaEngine(Program):
         super().__init__(name, executable, environ, version)
         self._lock_dir = lock_dir
 
-    def create(self, request: CreateRequest, progress: Progress) -> None:
+    def create(self, request: CreateRequest, progress: Progress) -> Explain:
         """Make the environment; see :class:`~cetool.engines.base.Engine`."""
         packages = packages_of(request)
         if packages:
@@ -69,7 +69,7 @@ class CondaEngine(Program):
                 progress.note(f"Half unpacked in {cache}, so unpacked anew: {', '.join(removed)}")
                 shutil.rmtree(request.prefix, ignore_errors=True)
                 ended = run_engine(invocation, request, CondaStages(progress))
-        conclude(ended, request, progress, engine=self.name, done=r"Executing transaction:.*done")
+        return conclude(ended, request, progress, engine=self.name, done=r"Executing transaction:.*done")
 
     def _invocation(self, request: CreateRequest, directory: Path, cache: Path, lock: int) -> Invocation:
         environ = self._create_environ(request)

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cetool.condarc import load_condarc
-from cetool.engines.base import CreateRequest, Progress, root_of
+from cetool.engines.base import CreateRequest, Explain, Progress, root_of
 from cetool.engines.conda import override_variables
 from cetool.engines.explicit import ExplicitPackage, explicit_file, packages_of, require_sha256
 from cetool.engines.outcome import conclude
@@ -45,7 +45,7 @@ class MambaEngine(Program):
     ) -> None:
         super().__init__(name, executable, environ, version)
 
-    def create(self, request: CreateRequest, progress: Progress) -> None:
+    def create(self, request: CreateRequest, progress: Progress) -> Explain:
         """Make the environment; see :class:`~cetool.engines.base.Engine`."""
         packages = packages_of(request)
         if packages:
@@ -60,7 +60,7 @@ class MambaEngine(Program):
                 ended = run_engine(self._invocation(request, directory), request, MambaStages(progress))
         finally:
             forget_registration(request.prefix, self._environ)
-        conclude(ended, request, progress, engine=self.name, done="Transaction finished")
+        return conclude(ended, request, progress, engine=self.name, done="Transaction finished")
 
     def _invocation(self, request: CreateRequest, directory: Path) -> Invocation:
         environ = clean_environ(self._environ, drop=_DROPPED)

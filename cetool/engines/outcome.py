@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 
-from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.base import CreateRequest, Explain, Progress
 from cetool.engines.private import scrub
 from cetool.engines.subprocesses import Ended
 from cetool.engines.verify import check_complete
@@ -14,26 +14,32 @@ from cetool.errors import EngineError
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS")
 
 
-def conclude(ended: Ended, request: CreateRequest, progress: Progress, *, engine: str, done: str) -> None:
-    """Return if the environment is complete, and take credentials out of its records; raise EngineError otherwise.
+def conclude(ended: Ended, request: CreateRequest, progress: Progress, *, engine: str, done: str) -> Explain:
+    """Take credentials out of the environment's records if it was made; raise EngineError otherwise.
 
-    ``done`` is a pattern for what the engine prints when all is done. One that crashes after that has done its work:
-    conda's interpreter with the rattler solver in it sometimes does so while it ends.
+    Returns what explains a fault of it by what the engine said. ``done`` is a pattern for what the engine prints when
+    all is done. One that crashes after that has done its work: conda's interpreter with the rattler solver in it
+    sometimes does so while it ends.
     """
     crash = _crash(ended) if re.search(done, ended.stdout) else None
     if ended.status != 0 and crash is None:
         from cetool.engines.explain import explain
 
         raise explain(ended, engine=engine, request=request)
-    try:
-        check_complete(request.prefix, expect_packages=request.expects_packages, log=request.log)
-    except EngineError as error:
+
+    def explained(finding: EngineError) -> EngineError:
         from cetool.engines.explain import explain
 
-        raise explain(ended, engine=engine, request=request, finding=error) from error
+        return explain(ended, engine=engine, request=request, finding=finding)
+
     if crash is not None:
+        try:
+            check_complete(request.prefix, expect_packages=request.expects_packages, log=request.log)
+        except EngineError as error:
+            raise explained(error) from error
         progress.note(f"{engine} crashed ({crash}) after its work was done; the environment is complete")
     scrub(request.prefix, (*request.channels, *request.packages, *request.explicit))
+    return explained
 
 
 def _crash(ended: Ended) -> str | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from cetool.condarc import Condarc, load_condarc
-from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.base import CreateRequest, Explain, Progress, as_found
 from cetool.engines.output import Log
 from cetool.engines.package_cache import DamagedPackages, is_damaged
 from cetool.engines.rattler_client import make_client
@@ -60,12 +60,13 @@ class RattlerEngine:
             ) from None
         return str(rattler.__version__)
 
-    def create(self, request: CreateRequest, progress: Progress) -> None:
+    def create(self, request: CreateRequest, progress: Progress) -> Explain:
         """Make the environment. See :class:`cetool.engines.base.Engine`; the request's ``inherit`` has no one to go to.
 
         Calls of ``progress`` come from other threads than the caller's, one at a time.
         """
         self._perform(request, progress, link=True)
+        return as_found
 
     def link_over(self, request: CreateRequest, progress: Progress) -> list[RepoDataRecord]:
         """Link what the environment ``request.below`` lacks of the packages into the request's prefix; what that was.

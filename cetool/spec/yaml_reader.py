@@ -11,6 +11,7 @@ from typing import Any
 
 from cetool.errors import Location, MetadataError
 from cetool.patterns import pattern
+from cetool.plain_yaml import Plain, read_plainly
 from cetool.spec.nodes import MAX_DEPTH, Kind, Node, shorten
 
 _NOTHING = frozenset(("", "~", "null", "Null", "NULL"))
@@ -29,6 +30,9 @@ def parse_yaml(text: str, *, name: str, lines: Sequence[int] | None = None) -> N
     from (None: the text is the file). Raises MetadataError for whatever is not plain, simple YAML.
     """
     reader = _Reader(name, lines)
+    plain = read_plainly(text)
+    if plain is not None:
+        return reader.plainly(plain)
     try:
         return reader.document(text)
     except MetadataError:
@@ -58,6 +62,20 @@ class _Reader:
     def where(self, event: Any) -> Location:
         """The place where an event starts."""
         return Location(self._name, self.line(event.start_mark.line))
+
+    def plainly(self, plain: Plain) -> Node:
+        """The tree of a document that needed no parser."""
+        where = Location(self._name, self.line(plain.line))
+        if plain.items is not None:
+            return Node("list", where, items=tuple(map(self.plainly, plain.items)))
+        if plain.entries is not None:
+            entries = {
+                key: self.plainly(value).relocated(Location(self._name, self.line(line)))
+                for line, key, value in plain.entries
+            }
+            return Node("mapping", where, entries=entries)
+        text = plain.text or ""
+        return Node("text" if plain.quoted else _kind_of(text), where, text)
 
     def document(self, text: str) -> Node | None:
         """The only document, None where the stream is empty."""
@@ -139,7 +157,11 @@ def _kind(event: Any) -> str:
 def _scalar_kind(event: Any, tag: str | None) -> Kind:
     if tag is not None or not event.implicit[0]:
         return "text"
-    value = str(event.value)
+    return _kind_of(str(event.value))
+
+
+def _kind_of(value: str) -> Kind:
+    """What a plain scalar is."""
     if value in _NOTHING:
         return "nothing"
     if value in _BOOLEANS:
