@@ -6,17 +6,15 @@ conda adds pip to every python unless its configuration says otherwise; that is 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from cetool.condarc import load_condarc
 from cetool.engines.base import CreateRequest, Explain, Progress, root_of
 from cetool.engines.explicit import explicit_file, packages_of, require_sha256
-from cetool.engines.extracted import remove_refused
 from cetool.engines.outcome import conclude
 from cetool.engines.output import logged
-from cetool.engines.private import condarc_file, has_credentials, netrc_file, private_directory, spec_file
+from cetool.engines.private import PrivateFiles, condarc_file, has_credentials, netrc_file, spec_file
 from cetool.engines.program import Program
 from cetool.engines.stages import CondaStages
 from cetool.engines.subprocesses import Invocation, clean_environ, run_engine
@@ -59,35 +57,47 @@ class CondaEngine(Program):
             check_local_archives(packages)
         request = self.asked_meanwhile(request)
         cache = self._package_caches()[0]
-        with turn(self._lock_dir, cache, progress, self.name) as lock, private_directory(request) as directory:
+        with turn(self._lock_dir, cache, progress, self.name) as lock, PrivateFiles(request) as files:
             if packages:
                 refuse_damaged(packages, lambda _: self._package_caches())
-            invocation = self._invocation(request, directory, cache, lock)
+            invocation = self._invocation(request, files, cache, lock)
             ended = run_engine(invocation, request, CondaStages(progress))
-            # a conda that was killed earlier, by Ctrl-C here or by anything else, is no reason to fail for good
-            if ended.status and (removed := remove_refused(logged(request.log))):
-                progress.note(f"Half unpacked in {cache}, so unpacked anew: {', '.join(removed)}")
-                shutil.rmtree(request.prefix, ignore_errors=True)
+            if ended.status and self._mended(request, cache, progress):
                 ended = run_engine(invocation, request, CondaStages(progress))
         return conclude(ended, request, progress, engine=self.name, done=r"Executing transaction:.*done")
 
-    def _invocation(self, request: CreateRequest, directory: Path, cache: Path, lock: int) -> Invocation:
+    def _mended(self, request: CreateRequest, cache: Path, progress: Progress) -> bool:
+        """Whether what conda failed of is out of its way: packages that one which was killed left half unpacked.
+
+        Ctrl-C here, or anything else, is no reason to fail for good.
+        """
+        import shutil
+
+        from cetool.engines.extracted import remove_refused
+
+        removed = remove_refused(logged(request.log))
+        if removed:
+            progress.note(f"Half unpacked in {cache}, so unpacked anew: {', '.join(removed)}")
+            shutil.rmtree(request.prefix, ignore_errors=True)
+        return bool(removed)
+
+    def _invocation(self, request: CreateRequest, files: PrivateFiles, cache: Path, lock: int) -> Invocation:
         environ = self._create_environ(request)
         if any(map(has_credentials, request.channels)):
-            environ["CONDARC"] = str(condarc_file(directory, request.channels, self._environ))
-            if netrc := netrc_file(directory, request.channels, self._environ):
+            environ["CONDARC"] = str(condarc_file(files, request.channels, self._environ))
+            if netrc := netrc_file(files, request.channels, self._environ):
                 environ["NETRC"] = str(netrc)
         argv = [*self.executable, "create", "--yes", "--prefix", str(request.prefix), "--no-default-packages"]
         argv += ["--offline"] if request.offline else []
         if request.explicit:
-            argv += ["--file", str(explicit_file(directory, request, request.channels))]
+            argv += ["--file", str(explicit_file(files, request, request.channels))]
             return Invocation(tuple(argv), environ, watched=(request.prefix, cache), pass_fds=(lock,))
         argv += ["--override-channels"]
         for channel in request.channels:
             argv += ["--channel", strip_credentials(channel)]
         if any("://" in spec for spec in request.packages):
             # Among arguments a spec with a URL means an explicit installation, which allows no other spec beside it.
-            argv += ["--file", str(spec_file(directory, request))]
+            argv += ["--file", str(spec_file(files, request))]
         else:
             argv += request.packages
         return Invocation(tuple(argv), environ, watched=(request.prefix, cache), pass_fds=(lock,))

@@ -9,12 +9,16 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from cetool.engines.base import CreateRequest
 from cetool.errors import EngineError
 from cetool.spec.channels import redact, strip_credentials
 from cetool.values import Value
+
+if TYPE_CHECKING:  # for subprocesses only
+    from cetool.engines.private import PrivateFiles
 
 MARKER = "@EXPLICIT"
 _LINE = re.compile(
@@ -109,14 +113,12 @@ def require_sha256(packages: Iterable[ExplicitPackage], engine: str, version: st
         )
 
 
-def explicit_file(directory: Path, request: CreateRequest, channels: Sequence[str]) -> Path:
+def explicit_file(files: PrivateFiles, request: CreateRequest, channels: Sequence[str]) -> Path:
     """The ``@EXPLICIT`` file of a request, for the user's eyes only: credentials of ``channels`` (URLs) are put back
     into the URLs of their packages.
     """
-    from cetool.engines.private import write_private  # for subprocesses only
-
     lines = [with_credentials(line, channels) for line in request.explicit]
-    return write_private(directory / "explicit.txt", "\n".join([MARKER, *lines, ""]))
+    return files.write("explicit.txt", "\n".join([MARKER, *lines, ""]))
 
 
 def with_credentials(url: str, channels: Sequence[str]) -> str:

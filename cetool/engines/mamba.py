@@ -15,7 +15,7 @@ from cetool.engines.base import CreateRequest, Explain, Progress, root_of
 from cetool.engines.conda import override_variables
 from cetool.engines.explicit import ExplicitPackage, explicit_file, packages_of, require_sha256
 from cetool.engines.outcome import conclude
-from cetool.engines.private import environment_file, has_credentials, private_directory
+from cetool.engines.private import PrivateFiles, environment_file, has_credentials
 from cetool.engines.program import Program
 from cetool.engines.registration import forget_registration
 from cetool.engines.stages import MambaStages
@@ -56,23 +56,23 @@ class MambaEngine(Program):
             refuse_damaged(packages, self._places)
         request = self.asked_meanwhile(request)
         try:
-            with private_directory(request) as directory:
-                ended = run_engine(self._invocation(request, directory), request, MambaStages(progress))
+            with PrivateFiles(request) as files:
+                ended = run_engine(self._invocation(request, files), request, MambaStages(progress))
         finally:
             forget_registration(request.prefix, self._environ)
         return conclude(ended, request, progress, engine=self.name, done="Transaction finished")
 
-    def _invocation(self, request: CreateRequest, directory: Path) -> Invocation:
+    def _invocation(self, request: CreateRequest, files: PrivateFiles) -> Invocation:
         environ = clean_environ(self._environ, drop=_DROPPED)
         environ.update(override_variables(request))
         argv = [*self.executable, "create", "-y", "-p", str(request.prefix)]
         argv += ["--offline"] if request.offline else []
         if request.explicit:
-            argv += ["--file", str(explicit_file(directory, request, request.channels))]
+            argv += ["--file", str(explicit_file(files, request, request.channels))]
             return Invocation(tuple(argv), environ, watched=(request.prefix, *self._package_caches()))
         argv += ["--override-channels"]
         if any(map(has_credentials, (*request.channels, *request.packages))):
-            argv += ["--file", str(environment_file(directory, request))]
+            argv += ["--file", str(environment_file(files, request))]
         else:
             for channel in request.channels:
                 argv += ["-c", channel]

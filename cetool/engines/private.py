@@ -13,15 +13,11 @@ import io
 import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from urllib.parse import unquote, urlsplit
-
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from cetool.engines.base import CreateRequest
 from cetool.errors import EngineError
@@ -35,42 +31,57 @@ def has_credentials(text: str) -> bool:
     return strip_credentials(text) != text
 
 
-@contextmanager
-def private_directory(request: CreateRequest) -> Iterator[Path]:
-    """A directory for one run's files, beside its log, gone afterwards.
+class PrivateFiles:
+    """The files for one run of an engine: in a directory beside its log that is made for the first, gone afterwards.
 
     What a killed run left behind goes too: the name says whose it was.
     """
-    parent = request.log.parent
-    for old in parent.glob(f"{_STEM}*"):
-        owner = old.name.removeprefix(_STEM).partition("-")[0]
-        if not (owner.isdecimal() and _is_alive(int(owner))):
-            shutil.rmtree(old, ignore_errors=True)
-    try:
-        directory = Path(tempfile.mkdtemp(prefix=f"{_STEM}{os.getpid()}-", dir=parent))
-    except OSError as error:
-        raise EngineError(f"{parent} cannot be written to: {error.strerror}") from error
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+
+    def __init__(self, request: CreateRequest) -> None:
+        self._parent = request.log.parent
+        self._directory: Path | None = None
+
+    def __enter__(self) -> PrivateFiles:
+        with suppress(OSError):
+            for name in os.listdir(self._parent):
+                if name.startswith(_STEM) and not _is_alive(name.removeprefix(_STEM).partition("-")[0]):
+                    _remove(self._parent / name)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._directory is not None:
+            _remove(self._directory)
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file that only its owner can read; there must be none of this name yet. Raises EngineError."""
+        try:
+            if self._directory is None:
+                import tempfile
+
+                self._directory = Path(tempfile.mkdtemp(prefix=f"{_STEM}{os.getpid()}-", dir=self._parent))
+            path = self._directory / name
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise EngineError(f"{self._parent} cannot be written to: {error.strerror}") from error
+        return path
 
 
-def _is_alive(pid: int) -> bool:
+def _remove(directory: Path) -> None:
+    import shutil
+
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_alive(pid: str) -> bool:
     import psutil  # takes 10 ms, and there is rarely one to ask of
 
-    return psutil.pid_exists(pid)
+    return pid.isdecimal() and psutil.pid_exists(int(pid))
 
 
-def write_private(path: Path, text: str) -> Path:
-    """Write a file that only its owner can read; it must not exist yet."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    return path
-
-
-def environment_file(directory: Path, request: CreateRequest) -> Path:
+def environment_file(files: PrivateFiles, request: CreateRequest) -> Path:
     """An environment.yml (as JSON, which is YAML) with the request's channels and specs, for mamba.
 
     mamba expands ``$NAME`` in channels: a dollar sign of a password is written as %24.
@@ -79,16 +90,19 @@ def environment_file(directory: Path, request: CreateRequest) -> Path:
         "channels": [channel.replace("$", "%24") for channel in request.channels],
         "dependencies": list(request.packages),
     }
-    return write_private(directory / "environment.yml", json.dumps(document, indent=1))
+    return files.write("environment.yml", json.dumps(document, indent=1))
 
 
-def spec_file(directory: Path, request: CreateRequest) -> Path:
+def spec_file(files: PrivateFiles, request: CreateRequest) -> Path:
     """A file of match specs, one a line."""
-    return write_private(directory / "specs.txt", "".join(f"{spec}\n" for spec in request.packages))
+    return files.write("specs.txt", "".join(f"{spec}\n" for spec in request.packages))
 
 
-def condarc_file(directory: Path, channels: Sequence[str], environ: Mapping[str, str]) -> Path:
+def condarc_file(files: PrivateFiles, channels: Sequence[str], environ: Mapping[str, str]) -> Path:
     """A condarc that knows the credentials of these channels, and all that the file named by ``CONDARC`` says."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     yaml = YAML(typ="rt")
     content: object = None
     if environ.get("CONDARC"):
@@ -104,10 +118,10 @@ def condarc_file(directory: Path, channels: Sequence[str], environ: Mapping[str,
         custom[name] = location.replace("$", "%24")  # conda expands $NAME here
     text = io.StringIO()
     yaml.dump(settings, text)
-    return write_private(directory / "condarc.yml", text.getvalue())
+    return files.write("condarc.yml", text.getvalue())
 
 
-def netrc_file(directory: Path, channels: Sequence[str], environ: Mapping[str, str]) -> Path | None:
+def netrc_file(files: PrivateFiles, channels: Sequence[str], environ: Mapping[str, str]) -> Path | None:
     """A ``.netrc`` with the users and passwords of these channels after all that the user's own says.
 
     None where no channel has any that the format can hold, one for each host.
@@ -132,7 +146,7 @@ def netrc_file(directory: Path, channels: Sequence[str], environ: Mapping[str, s
         text = Path(own).read_text(encoding="utf-8") if own else ""
     except (OSError, UnicodeDecodeError):
         text = ""
-    return write_private(directory / "netrc", text.rstrip("\n") + "\n" + "".join(entries))
+    return files.write("netrc", text.rstrip("\n") + "\n" + "".join(entries))
 
 
 def _named(channel: str, taken: Mapping[str, str]) -> tuple[str, str]:
