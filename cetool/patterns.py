@@ -17,7 +17,7 @@ class _Late:
         if name.startswith("__"):  # copy and pickle look for methods of their own
             raise AttributeError(name)
         compiled = re.compile(self._source, self._flags)
-        for method in ("match", "search", "fullmatch", "sub"):
+        for method in ("match", "search", "fullmatch", "findall", "sub"):
             setattr(self, method, getattr(compiled, method))
         return getattr(compiled, name)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -89,20 +91,33 @@ def test_an_installation_that_records_the_version_is_not_asked(home: Home, env: 
         choose("conda", env)
 
 
-def test_what_looks_genuine_is_asked_while_it_works(home: Home) -> None:
-    """conda takes a quarter of a second to tell its version, which the environment's marker has all the same."""
+def test_a_genuine_conda_is_not_asked(home: Home) -> None:
+    """It takes long to tell its version, which the environment's history has as well."""
     home.write(
         "bin/conda",
         "#!/bin/sh\n# from conda.cli import main\n"
-        f'if test "$1" = create; then touch {home.path}/working; fi\n'
-        f"for _ in 1 2 3 4 5 6 7 8 9; do test -e {home.path}/working && break; sleep 1; done\n"
-        f"test -e {home.path}/working || exit 3\n"
-        f'exec "{sys.executable}" "{FAKE}" conda "$@"\n',
+        f'test "$1" = create && exec "{sys.executable}" "{FAKE}" conda "$@"; sleep 30\n',
         executable=True,
     )
     done = home.cetool("create", "python", env={"CETOOL_ENGINE": "conda", "PATH": PATH.format(home)})
-    assert done.returncode == 0, done.stderr
-    assert maker(done.stdout) == ("conda", "26.7.1")
+    assert done.returncode == 0 and maker(done.stdout) == ("conda", "26.7.1"), done.stderr
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is here, and micromamba is a binary")
+def test_a_genuine_micromamba_is_asked_while_it_works(home: Home) -> None:
+    """The version is answered only when the creation has begun."""
+    home.write(
+        "real",
+        f'#!/bin/sh\ntest "$1" = create && touch {home.path}/begun\n'
+        f"for _ in 1 2 3 4 5 6 7 8 9; do test -e {home.path}/begun && break; sleep 1; done\n"
+        f'test -e {home.path}/begun && exec "{sys.executable}" "{FAKE}" micromamba "$@"\nexit 3\n',
+        executable=True,
+    )
+    code = f'#include <unistd.h>\nint main(int c, char **v) {{ return execv("{home.path}/real", v); }}\n'
+    source = home.write("micromamba.c", code)
+    subprocess.run(["cc", "-o", home.bin / "micromamba", source], check=True)
+    done = home.cetool("create", "python", env={"CETOOL_ENGINE": "micromamba", "PATH": PATH.format(home)})
+    assert done.returncode == 0 and maker(done.stdout) == ("micromamba", "2.8.1"), done.stderr
 
 
 def test_what_only_looked_genuine_is_passed_over_when_it_fails(home: Home) -> None:

@@ -6,6 +6,7 @@ conda adds pip to every python unless its configuration says otherwise; that is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,12 +21,14 @@ from cetool.engines.stages import CondaStages
 from cetool.engines.subprocesses import Invocation, clean_environ, run_engine
 from cetool.engines.turns import turn
 from cetool.errors import CetoolError
+from cetool.patterns import pattern
 from cetool.spec.channels import strip_credentials
 
 #: Variables of the user's that would change what a creation prints or does.
 _DROPPED = ("CONDA_JSON", "CONDA_QUIET", "CONDA_DRY_RUN", "CONDA_DOWNLOAD_ONLY")
 #: The first conda that knows SHA-256 in an explicit file.
 _SHA256_SINCE = (24, 9)
+_HISTORY = pattern(r"^# conda version: (\d\S*)$", re.MULTILINE)
 
 
 class CondaEngine(Program):
@@ -55,7 +58,8 @@ class CondaEngine(Program):
 
             require_sha256(packages, self.name, self.version, _SHA256_SINCE)
             check_local_archives(packages)
-        request = self.asked_meanwhile(request)
+        if self.name != "conda":  # which tells its version in the environment's history, without being asked
+            request = self.asked_meanwhile(request)
         cache = self._package_caches()[0]
         with turn(self._lock_dir, cache, progress, self.name) as lock, PrivateFiles(request) as files:
             if packages:
@@ -64,7 +68,10 @@ class CondaEngine(Program):
             ended = run_engine(invocation, request, CondaStages(progress))
             if ended.status and self._mended(request, cache, progress):
                 ended = run_engine(invocation, request, CondaStages(progress))
-        return conclude(ended, request, progress, engine=self.name, done=r"Executing transaction:.*done")
+        explain = conclude(ended, request, progress, engine=self.name, done=r"Executing transaction:.*done")
+        if self._version is None and self.name == "conda":
+            self._version = _version_in(request.prefix)
+        return explain
 
     def _mended(self, request: CreateRequest, cache: Path, progress: Progress) -> bool:
         """Whether what conda failed of is out of its way: packages that one which was killed left half unpacked.
@@ -123,6 +130,16 @@ class CondaEngine(Program):
             configured = ()
         home = self._environ.get("HOME")
         return [*map(Path, configured)] or [Path(root, "pkgs"), *([Path(home, ".conda", "pkgs")] if home else [])]
+
+
+def _version_in(prefix: Path) -> str | None:
+    """The version of the conda that made an environment, as the environment's history has it."""
+    try:
+        text = (prefix / "conda-meta" / "history").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = _HISTORY.findall(text)
+    return str(found[-1]) if found else None
 
 
 def override_variables(request: CreateRequest) -> dict[str, str]:

@@ -6,10 +6,10 @@ variable points (``MAMBA_EXE``, ``CONDA_EXE``), on the PATH, and in the usual pl
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from cetool.engines.base import Engine, Found, root_of
@@ -143,13 +143,14 @@ def _engine(found: Found, environ: Mapping[str, str], lock_dir: Path, cache_dir:
         from cetool.engines.rattler import RattlerEngine  # 40 ms that only its users pay
 
         return RattlerEngine(environ, cache_dir)
-    from cetool.engines.conda import CondaEngine
-    from cetool.engines.mamba import MambaEngine
-
     argv = _argv(found)
     # mamba 1 is conda with another solver
     if found.name == "conda" or (found.name == "mamba" and str(found.version).startswith("1.")):
+        from cetool.engines.conda import CondaEngine
+
         return CondaEngine(argv, environ, lock_dir=lock_dir, name=found.name, version=found.version)
+    from cetool.engines.mamba import MambaEngine
+
     return MambaEngine(argv, environ, name=found.name, version=found.version)
 
 
@@ -212,7 +213,7 @@ def _with_version(found: Found, environ: Mapping[str, str]) -> Found:
 
 
 def _embedded(with_version: bool) -> Found:
-    if importlib.util.find_spec("rattler") is None:
+    if PathFinder.find_spec("rattler") is None:
         return Found("rattler", None, "built in", problem="py-rattler is not installed")
     if not with_version:
         return Found("rattler", None, "built in")

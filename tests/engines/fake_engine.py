@@ -395,7 +395,7 @@ def finish(arguments: Arguments, records: list[rattler.RepoDataRecord], fault: s
         for path in arguments.prefix.iterdir():
             if path.is_dir() and path != meta:
                 shutil.rmtree(path)
-    (meta / "history").write_text("==> 2026-11-21 03:39:41 <==\n# cmd: create\n")
+    (meta / "history").write_text("==> 2026-11-21 03:39:41 <==\n# cmd: create\n# conda version: 26.7.1\n")
 
 
 def register(arguments: Arguments) -> None:
