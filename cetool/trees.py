@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+
+_BY_DESCRIPTOR = os.scandir in os.supports_fd
 
 
 def walk(root: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result]]:
@@ -16,29 +17,25 @@ def walk(root: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result]]:
     pending = [(os.fspath(root), "")]
     while pending:
         directory, before = pending.pop()
-        with suppress(OSError), _opened(directory) as opened, os.scandir(opened) as entries:
-            for entry in entries:
-                try:
-                    status = entry.stat(follow_symlinks=False)
-                except OSError:
-                    continue
-                name = entry.name
-                if stat.S_ISDIR(status.st_mode):
-                    pending.append((f"{directory}/{name}", f"{before}{name}/"))
-                yield before + name, status
-
-
-@contextmanager
-def _opened(directory: str) -> Iterator[int | str]:
-    """The directory, opened where the system lets files be named from there: it finds them a fifth faster."""
-    if os.scandir not in os.supports_fd:
-        yield directory
-        return
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        opened = -1
+        try:
+            if _BY_DESCRIPTOR:  # files are found a fifth faster from there
+                opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with os.scandir(directory if opened < 0 else opened) as entries:
+                for entry in entries:
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except OSError:
+                        continue
+                    name = entry.name
+                    if stat.S_ISDIR(status.st_mode):
+                        pending.append((f"{directory}/{name}", f"{before}{name}/"))
+                    yield before + name, status
+        except OSError:
+            continue
+        finally:
+            if opened >= 0:
+                os.close(opened)
 
 
 def room(status: os.stat_result) -> int:

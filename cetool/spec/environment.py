@@ -44,6 +44,19 @@ class PypiSettings(Value):
         }
         return {key: value for key, value in pairs.items() if value}
 
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> PypiSettings:
+        """The settings that :meth:`as_dict` wrote. Raises TypeError or AttributeError where they are none."""
+        return cls(
+            index_url=data.get("index-url"),
+            extra_index_urls=tuple(data.get("extra-index-urls", ())),
+            find_links=tuple(data.get("find-links", ())),
+            exclude_newer=data.get("exclude-newer"),
+        )
+
+
+_NO_SETTINGS = PypiSettings()
+
 
 class Requirements(Value):
     """What was asked for, in the order it was asked.
@@ -208,29 +221,23 @@ class EnvironmentSpec(Value):
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> EnvironmentSpec:
         """The spec that :meth:`as_dict` wrote. Raises KeyError, TypeError or ValueError where it is not one."""
-        settings = data.get("pypi-settings", {})
-        overlay = None
+        overlay, settings = None, data.get("pypi-settings")
         if "overlay" in data:
             from cetool.spec.overlay import OverlaySpec
 
             overlay = OverlaySpec.from_dict(data["overlay"])
         return cls(
-            packages=tuple(str(spec) for spec in data.get("packages", [])),
-            channels=tuple(str(channel) for channel in data.get("channels", [])),
-            pypi=tuple(str(requirement) for requirement in data.get("pypi", [])),
-            pypi_settings=PypiSettings(
-                index_url=settings.get("index-url"),
-                extra_index_urls=tuple(settings.get("extra-index-urls", [])),
-                find_links=tuple(settings.get("find-links", [])),
-                exclude_newer=settings.get("exclude-newer"),
-            ),
-            variables=tuple(sorted((str(k), str(v)) for k, v in data.get("variables", {}).items())),
-            virtual_packages=tuple(sorted((str(k), str(v)) for k, v in data.get("virtual-packages", {}).items())),
-            explicit=tuple(str(line) for line in data.get("explicit", [])),
-            explicit_pypi=tuple(str(line) for line in data.get("explicit-pypi", [])),
+            packages=_texts(data, "packages"),
+            channels=_texts(data, "channels"),
+            pypi=_texts(data, "pypi"),
+            pypi_settings=_NO_SETTINGS if settings is None else PypiSettings.from_dict(settings),
+            variables=_pairs(data, "variables"),
+            virtual_packages=_pairs(data, "virtual-packages"),
+            explicit=_texts(data, "explicit"),
+            explicit_pypi=_texts(data, "explicit-pypi"),
             exclude_newer=None if data.get("exclude-newer") is None else str(data["exclude-newer"]),
-            pinned=tuple(str(line) for line in data.get("pinned", [])),
-            pinned_pypi=tuple(str(line) for line in data.get("pinned-pypi", [])),
+            pinned=_texts(data, "pinned"),
+            pinned_pypi=_texts(data, "pinned-pypi"),
             overlay=overlay,
         )
 
@@ -245,3 +252,14 @@ class EnvironmentSpec(Value):
             pinned=tuple(map(strip_credentials, self.pinned)),
             pinned_pypi=tuple(map(strip_credentials, self.pinned_pypi)),
         )
+
+
+# Ten thousand markers are read to list as many environments: what is not there takes no time.
+
+
+def _texts(data: dict[str, Any], key: str) -> tuple[str, ...]:
+    return tuple(map(str, data[key])) if key in data else ()
+
+
+def _pairs(data: dict[str, Any], key: str) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((str(name), str(value)) for name, value in data[key].items())) if key in data else ()
