@@ -132,7 +132,10 @@ def _look_over(
     try:
         return check_complete(request.prefix, expect_packages=request.expects_packages, log=request.log, whole=whole)
     except EngineError as error:
-        raise explain(error) from error
+        told = explain(error)
+        if told is error:
+            raise
+        raise told from error
 
 
 def _intact(
