@@ -159,9 +159,10 @@ def test_killed_at_random_moments(home: Home, engine: str, times: int, scale: in
             kill_somebody(victim, process)
             out, err = process.communicate(timeout=120)
             assert process.returncode in ((0, 125) if victim == "engine" else (0, -signal.SIGKILL)), err
-            assert (process.returncode == 0) == out.startswith("hello from "), (out, err)
+            # what was cetool may have become the script, and be killed when that has said all that it had to say
+            assert out.startswith("hello from ") or (process.returncode != 0 and not out), (out, err)
             if process.returncode == 125:
-                assert "SIGKILL" in "".join(told(err))
+                assert "SIGKILL" in "".join(told(err)) and not out
         done = home.cetool("run", script)
         assert done.returncode == 0 and done.stdout.startswith("hello from "), done.stderr
     assert held_locks(home) == []
