@@ -27,7 +27,7 @@ from benchmarks.scene import Scene, set_scene  # noqa: E402
 
 GROUPS = ("warm", "executable", "parallel", "growth", "cold", "creation", "baseline")
 #: Rounds of the groups whose cases take long, as a part of those of the others.
-_FEWER = {"parallel": 20, "cold": 20, "creation": 20, "baseline": 20}
+_FEWER = {"parallel": 20, "cold": 10, "creation": 20, "baseline": 20}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -96,7 +96,9 @@ def _group(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nox -s benchmark --", description="Measure cetool beside other programs.")
     parser.add_argument("--quick", action="store_true", help="few rounds, and a cache a tenth of the size")
-    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of the fast cases (200); slow ones: a 20th")
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", help="rounds of the fast cases (200); slow ones: a 10th, or a 20th"
+    )
     parser.add_argument("--only", action="append", choices=GROUPS, help="this group; repeat for more")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw a chart")

@@ -47,7 +47,7 @@ def cold_group(scene: Scene, rounds: int) -> Group:
             packages = scene.home.path / f"packages-{engine}{'' if cached else '-new'}"
             state = "packages cached" if cached else "packages not cached"
             base, name = f"{engine} itself, {state}", f"cetool, {engine}, {state}"
-            every = 1 if engine == "rattler" else 3
+            every = 1 if engine == "rattler" or cached else 3
             gone = [] if cached else [packages]
             cases += _pair(scene, engine, packages, script, (base, name), gone, every)
             target = MARGIN if cached else None
