@@ -201,6 +201,7 @@ def test_registration_is_taken_back(world: World, name: str) -> None:
     ("fault", "words"),
     [
         ("no-env", "reported success, but .*not complete"),
+        ("late", "reported success, but .*files of hello-bin are missing"),
         ("half", "reported success, but .*files of hello-bin are missing"),
         ("transcript:h04-badjson", "(crashed|SIGSEGV) while it read the package lists? of file:"),
         ("transcript:h04-badpkg", "hello-bin-2.0-0.conda arrived damaged"),
@@ -217,6 +218,16 @@ def test_a_run_that_went_wrong_is_an_error(world: World, name: str, fault: str, 
     assert "\n" not in str(caught.value)
     assert caught.value.log == str(place.log)
     assert not world.alive()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_it_is_looked_over_while_the_engine_ends(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it has said that all is done; and not again if nothing has come or gone since."""
+    monkeypatch.setattr("cetool.engines.build.check_complete", None)
+    spec = EnvironmentSpec(("hello-bin",), channels=(world.channel.url,))
+    place = Place(world.home.path / "made", world.home.path / "engine.log")
+    packages, size = build_environment(world.engine(name), spec, place, Circumstances(world.env), Heard())
+    assert packages == 1 and size > 0
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -69,9 +69,9 @@ class CreateRequest(Value):
     in :class:`~cetool.spec.environment.EnvironmentSpec`; ``log`` the file that everything the engine prints is appended
     to (credentials taken out); ``stall_timeout`` seconds without any sign of progress after which the engine is ended;
     ``inherit`` descriptors that every subprocess must keep open until it has ended; ``meanwhile`` is called once in the
-    caller's thread while others do the work: what takes time there takes none; ``exclude_newer`` the moment after which
-    nothing counts that was published later; ``below`` the environment that the packages are to lie over, which the
-    embedded engine alone can do.
+    caller's thread while others do the work: what takes time there takes none; ``nearly`` is called there by an engine
+    that has written all, and has yet to end; ``exclude_newer`` the moment after which nothing counts that was published
+    later; ``below`` the environment that the packages are to lie over, which the embedded engine alone can do.
 
     Where it is only solved, ``platform`` is the subdir it is solved for (None: this machine's), and ``preferred`` are
     packages that are kept where they fit, and ``pinned`` lines of an explicit spec whose packages are taken as given.
@@ -86,6 +86,7 @@ class CreateRequest(Value):
     stall_timeout: float = 300.0
     inherit: tuple[int, ...] = ()
     meanwhile: Callable[[], None] | None = None
+    nearly: Callable[[], None] | None = None
     explicit: tuple[str, ...] = ()
     exclude_newer: datetime | None = None
     platform: str | None = None

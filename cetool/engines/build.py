@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cetool.engines.base import CreateRequest, Engine, Explain, Progress
+from cetool.engines.early import EarlyLook
 from cetool.engines.package_cache import DamagedPackages, distrust
 from cetool.engines.registration import forget_registration
 from cetool.engines.verify import check_complete
@@ -104,12 +105,15 @@ def _make(
     circumstances: Circumstances,
     progress: Progress,
 ) -> tuple[int, int]:
+    exact = spec.explicit_pypi or spec.pinned_pypi
+    asked = () if spec.is_locked else spec.pypi
+    early = EarlyLook(place.prefix, place.written)
+    if not exact and not asked and request.packages and not request.explicit:
+        request = request._replace(nearly=early.take)
     try:
         explain = engine.create(request, progress)
     finally:  # a run that was killed may have left its line, too
         forget_registration(place.prefix, circumstances.environ)
-    exact = spec.explicit_pypi or spec.pinned_pypi
-    asked = () if spec.is_locked else spec.pypi
     if not exact and not asked:
         _settle(spec, place)
     elif engine.name != "rattler":  # who installs into what is not there tells something else
@@ -122,7 +126,7 @@ def _make(
         if asked:
             _install_pypi(asked, False, spec, place, circumstances, progress)
         _settle(spec, place)
-    return _look_over(request, explain, whole)
+    return early.found or _look_over(request, explain, whole)
 
 
 def _look_over(

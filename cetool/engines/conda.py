@@ -65,9 +65,9 @@ class CondaEngine(Program):
             if packages:
                 refuse_damaged(packages, lambda _: self._package_caches())
             invocation = self._invocation(request, files, cache, lock)
-            ended = run_engine(invocation, request, CondaStages(progress))
+            ended = run_engine(invocation, request, CondaStages(progress, request.nearly))
             if ended.status and self._mended(request, cache, progress):
-                ended = run_engine(invocation, request, CondaStages(progress))
+                ended = run_engine(invocation, request, CondaStages(progress, request.nearly))
         explain = conclude(ended, request, progress, engine=self.name, done=r"Executing transaction:.*done")
         if self._version is None and self.name == "conda":
             self._version = _version_in(request.prefix)

@@ -57,7 +57,7 @@ class MambaEngine(Program):
         request = self.asked_meanwhile(request)
         try:
             with PrivateFiles(request) as files:
-                ended = run_engine(self._invocation(request, files), request, MambaStages(progress))
+                ended = run_engine(self._invocation(request, files), request, MambaStages(progress, request.nearly))
         finally:
             forget_registration(request.prefix, self._environ)
         return conclude(ended, request, progress, engine=self.name, done="Transaction finished")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from cetool.engines.base import Progress
 
@@ -13,12 +14,18 @@ LINKING = "Linking"
 
 
 class _Stages:
-    """Tells a stage once, and the number of packages once."""
+    """Tells a stage once, and the number of packages once; ``done`` is called when all is written."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, done: Callable[[], None] | None = None) -> None:
         self._progress = progress
+        self._done = done
         self._stage = ""
         self._size = ""
+
+    def _finish(self) -> None:
+        """All is written."""
+        if self._done is not None:
+            self._done()
 
     def _enter(self, stage: str) -> None:
         if stage != self._stage:
@@ -39,8 +46,8 @@ class CondaStages(_Stages):
         ("Executing transaction", LINKING),
     )
 
-    def __init__(self, progress: Progress) -> None:
-        super().__init__(progress)
+    def __init__(self, progress: Progress, done: Callable[[], None] | None = None) -> None:
+        super().__init__(progress, done)
         self._counting: set[str] | None = None
 
     def __call__(self, line: str, whole: bool) -> None:
@@ -56,6 +63,8 @@ class CondaStages(_Stages):
             if line.startswith(head):
                 self._flush()
                 self._enter(stage)
+        if whole and line.startswith("Executing transaction") and line.endswith(" done"):
+            self._finish()
 
     def _flush(self) -> None:
         if self._counting:
@@ -66,8 +75,8 @@ class CondaStages(_Stages):
 class MambaStages(_Stages):
     """Follows micromamba and mamba 2 as they print to something that is no terminal."""
 
-    def __init__(self, progress: Progress) -> None:
-        super().__init__(progress)
+    def __init__(self, progress: Progress, done: Callable[[], None] | None = None) -> None:
+        super().__init__(progress, done)
         self._packages = 0
         self._linked: set[str] = set()
 
@@ -90,3 +99,5 @@ class MambaStages(_Stages):
             self._enter(LINKING)
             self._linked.add(match[1])
             self._progress.link(len(self._linked), max(self._packages, len(self._linked)))
+        elif line.startswith("Transaction finished"):
+            self._finish()

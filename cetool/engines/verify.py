@@ -32,6 +32,7 @@ def check_complete(
     expect_packages: bool = True,
     log: Path | None = None,
     whole: Mapping[str, os.stat_result] | None = None,
+    there: Mapping[str, os.stat_result] | None = None,
 ) -> tuple[int, int]:
     """The number of packages of the complete environment at ``prefix``, and the bytes that it takes on disk.
 
@@ -40,7 +41,8 @@ def check_complete(
     Raises DamagedPackages where it was linked from packages that had lost something.
 
     ``expect_packages`` is false for a request without packages: an environment with nothing in it is complete then.
-    ``whole`` is all that lies below the prefix, where its packages' files were found to be there and whole just now.
+    ``there`` is all that lies below the prefix, as :func:`walk` tells it; ``whole`` the same, where its packages' files
+    were found to be there and whole just now.
     """
 
     def incomplete(reason: str) -> EngineError:
@@ -65,7 +67,7 @@ def check_complete(
     if whole is not None:
         return len(records), total_room(whole.values())
     damaged = []
-    there = dict(walk(prefix))
+    there = dict(walk(prefix)) if there is None else there
     for path in records:
         reason, source = _fault(prefix, path, there)
         if reason:

@@ -11,6 +11,7 @@ asked for by ``FAKE_ENGINE_FAULT``:
 | ``signal-after`` | dies of SIGSEGV after the environment is complete |
 | ``no-env`` | prints everything, exits 0, and has made nothing but an empty ``conda-meta/history`` |
 | ``half`` | like ``no-env``, but most packages' files are gone after linking |
+| ``late`` | the same, a moment after it has printed everything |
 | ``hang`` | prints its first lines, starts a child, and both stand still |
 | ``stubborn`` | the same, deaf to SIGINT and SIGTERM |
 | ``hang-after-registering`` | mamba: stands still after it has registered the prefix |
@@ -392,10 +393,15 @@ def finish(arguments: Arguments, records: list[rattler.RepoDataRecord], fault: s
     if records:
         link(arguments, records)
     if fault == "half":
-        for path in arguments.prefix.iterdir():
-            if path.is_dir() and path != meta:
-                shutil.rmtree(path)
+        halve(arguments.prefix)
     (meta / "history").write_text("==> 2026-11-21 03:39:41 <==\n# cmd: create\n# conda version: 26.7.1\n")
+
+
+def halve(prefix: Path) -> None:
+    """Take away what was linked, and leave the records."""
+    for path in prefix.iterdir():
+        if path.is_dir() and path.name != "conda-meta":
+            shutil.rmtree(path)
 
 
 def register(arguments: Arguments) -> None:
@@ -427,6 +433,10 @@ def main(name: str, words: list[str]) -> None:
         conda_create(arguments, fault)
     else:
         mamba_create(name, arguments, fault)
+    if fault == "late":
+        assert arguments.prefix is not None
+        time.sleep(0.3)
+        halve(arguments.prefix)
     if fault == "signal-after":
         die(signal.SIGSEGV)
 
