@@ -14,12 +14,12 @@ from benchmarks.groups import Difference, Group, Peak, Ratio
 from benchmarks.measure import Case
 from benchmarks.scene import Scene
 from cetool.cache.marker import FROZEN, MARKER, Marker
-from cetool.cache.notes import ACTIVE
 from cetool.cache.spool import note_made
 from cetool.cache.store import Store
 from cetool.cache.usage import open_usage_log
 from cetool.paths import Paths
 from cetool.spec.environment import EnvironmentSpec
+from cetool.warm.notes import ACTIVE
 
 #: How much longer a warm run may take in the full cache than in the empty one.
 FACTOR = 1.05

@@ -134,7 +134,7 @@ def _try_warm(words: list[str], at: int) -> None:
     if at and words[at - 1] in VERBOSE:
         return
     try:
-        from cetool.launch.warm import launch
+        from cetool.warm import launch
 
         launch(words[at], words[at + 1 :])
     except KeyboardInterrupt:
@@ -144,7 +144,7 @@ def _try_warm(words: list[str], at: int) -> None:
 def _try_warm_tool(words: list[str]) -> None:
     """Become the tool at once if that can be; else return."""
     try:
-        from cetool.launch.warm import launch_tool
+        from cetool.warm import launch_tool
 
         launch_tool(words)
     except KeyboardInterrupt:

@@ -162,7 +162,7 @@ def test_an_environment_within_itself_is_activated_once(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="only /proc tells whose LC_CTYPE it is")
 def test_the_interpreters_own_locale_is_not_the_callers() -> None:
-    code = "from cetool.launch.environ import caller_environ; print(caller_environ().get('LC_CTYPE'))"
+    code = "from cetool.warm.environ import caller_environ; print(caller_environ().get('LC_CTYPE'))"
     for given, seen in (({}, "None"), ({"LC_CTYPE": "C.UTF-8"}, "C.UTF-8"), ({"LC_CTYPE": "C"}, "C")):
         environ = {"PATH": os.defpath, "PYTHONPATH": SOURCE, **given}
         done = subprocess.run([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True, check=True)
@@ -171,7 +171,7 @@ def test_the_interpreters_own_locale_is_not_the_callers() -> None:
 
 def test_the_modules_of_the_warm_path_import_next_to_nothing(tmp_path: Path) -> None:
     code = (
-        "import os, sys; before = set(sys.modules); import cetool.launch.environ as e, cetool.launch.handover;"
+        "import os, sys; before = set(sys.modules); import cetool.warm.environ as e, cetool.warm.handover;"
         "e.activated('/p', ('/p/bin',), (), (), {'PATH': '/bin', 'CONDA_PREFIX': '/nowhere'});"
         "print(*sorted(set(sys.modules) - before))"
     )
@@ -182,8 +182,8 @@ def test_the_modules_of_the_warm_path_import_next_to_nothing(tmp_path: Path) -> 
         text=True,
         check=True,
     )
-    ours = {"cetool", "cetool.launch", "cetool.launch.environ", "cetool.launch.handover"}
-    assert set(done.stdout.split()) <= {*ours, "_signal", "__future__"}
+    ours = {"cetool", "cetool.warm", "cetool.warm.environ", "cetool.warm.handover", "cetool.warm.notes"}
+    assert set(done.stdout.split()) <= {*ours, "_signal"}
 
 
 # programs

@@ -19,8 +19,8 @@ import pytest
 
 import cetool.errors
 from cetool.errors import CetoolError, NotExecutableError, ProgramNotFoundError
-from cetool.launch import handover
 from cetool.launch.process import Command, check_executable, launch_error, sourced_environ, spawn_and_wait
+from cetool.warm import handover
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
 SOURCE = str(Path(cetool.errors.__file__).parent.parent)

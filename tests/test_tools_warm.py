@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the
 
 HELLO = ("--spec", "hello-bin", "hello")
 IMPORTED = {
-    *("cetool", "cetool.__main__", "cetool.cache", "cetool.cache.notes", "cetool.launch", "cetool.launch.environ"),
-    *("cetool.launch.handover", "cetool.launch.warm", "fcntl"),
+    *("cetool", "cetool.__main__", "cetool.cache", "cetool.warm.notes", "cetool.launch", "cetool.warm.environ"),
+    *("cetool.warm.handover", "cetool.warm", "fcntl"),
 }
 
 

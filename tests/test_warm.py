@@ -22,12 +22,10 @@ pytestmark = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the
 IMPORTED = {
     "cetool",
     "cetool.__main__",
-    "cetool.cache",
-    "cetool.cache.notes",
-    "cetool.launch",
-    "cetool.launch.environ",
-    "cetool.launch.handover",
-    "cetool.launch.warm",
+    "cetool.warm",
+    "cetool.warm.environ",
+    "cetool.warm.handover",
+    "cetool.warm.notes",
     "fcntl",
 }
 #: System calls from the first look at the script to the exec: a file of the configuration is one.
@@ -92,7 +90,7 @@ def test_next_to_nothing_is_imported(settled: Home, hello: Path) -> None:
         # what an installer's own stub imports is not ours
         stub = set().union(*(_modules(settled, "-c", f"import {name}") for name in own))
         assert imported - stub <= IMPORTED
-    assert "cetool.launch.warm" in imported
+    assert "cetool.warm" in imported
 
 
 def _system_calls(home: Home, script: Path, *, env: dict[str, str] | None = None) -> list[str]:

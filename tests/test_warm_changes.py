@@ -14,8 +14,8 @@ from support.home import Home
 from support.scripts import eventually, shell_script, started
 from support.warm import COLD, is_warm, learn, records, run_warm, settle
 
+from cetool import warm
 from cetool.cli.session import Session
-from cetool.launch import warm
 
 pytestmark = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there is no warm path")
 

@@ -16,11 +16,11 @@ from support.home import Home
 from support.scripts import as_nobody_known, shell_script
 from support.warm import COLD, command, is_warm, learn, records, trap
 
+from cetool import warm
 from cetool.errors import CetoolError
-from cetool.launch import warm
-from cetool.launch.declared import block_in, head_of
 from cetool.spec.metadata import ScriptMetadata, read_metadata
 from cetool.spec.source import read_script
+from cetool.warm.declared import block_in, head_of
 
 pytestmark = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there is no warm path")
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cetool.cache.notes import ACTIVE
 from cetool.cache.processes import prefixes_in_use
 from cetool.cache.sizes import Freed
 from cetool.cache.store import Directory, Store
 from cetool.cache.trash import delete_tree
 from cetool.cache.usage import UsageLog
 from cetool.errors import StoreError
+from cetool.warm.notes import ACTIVE
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from cetool.cache.notes import ACTIVE, append_note, use_line
 from cetool.cache.processes import start_time
 from cetool.patterns import pattern
 from cetool.spec.environment import NAME_LENGTH
 from cetool.values import Value
+from cetool.warm.notes import ACTIVE, append_note, use_line
 
 _TAKEN = ".taken"
 #: The seventh field of a note that tells of a creation; a use has six.

@@ -18,7 +18,6 @@ from typing import TypeVar
 
 from cetool.cache.locks import FileLock, wait_for_lock
 from cetool.cache.marker import Marker
-from cetool.cache.notes import host_name
 from cetool.cache.processes import running_processes
 from cetool.cache.spool import all_files, read_uses, taken_files
 from cetool.cache.store import Store, valid_marker
@@ -26,6 +25,7 @@ from cetool.cache.usage_database import connect, copy_in_memory, is_damage, lack
 from cetool.errors import StoreError
 from cetool.paths import Paths
 from cetool.values import Value
+from cetool.warm.notes import host_name
 
 #: Seconds that another process may take to bring the spool into the log.
 _LONGEST_TURN = 30.0

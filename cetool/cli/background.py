@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from cetool.cli.session import Session
-from cetool.launch.environ import ON_WINDOWS
-from cetool.launch.warm import COLLECTION_INTERVAL
+from cetool.warm import COLLECTION_INTERVAL
+from cetool.warm.environ import ON_WINDOWS
 
 #: Above this no descriptor is looked for; unlimited ones (SC_OPEN_MAX of -1) would otherwise close nothing.
 _MOST_DESCRIPTORS = 1 << 20

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from cetool import warm
 from cetool.cache.locks import FileLock
 from cetool.cache.scripts import Held, ScriptStore
 from cetool.cache.spool import note_use
@@ -18,7 +19,6 @@ from cetool.cli.output import flow
 from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import Source, open_source
 from cetool.errors import Location, UsageError
-from cetool.launch import warm
 from cetool.spec.blocks import find_block
 from cetool.spec.channels import strip_credentials
 from cetool.spec.environment import EnvironmentSpec, Requirements
@@ -107,7 +107,7 @@ def _get_ready() -> None:
     """Load what the script's start takes: while the engine is at work that costs no time."""
     for module in ("activation", "process", "programs", "records"):
         import_module(f"cetool.launch.{module}")
-    for module in ("cetool.cli.background", "cetool.cache.notes", "ctypes"):  # ctypes brings it all to the disk
+    for module in ("cetool.cli.background", "cetool.warm.notes", "ctypes"):  # ctypes brings it all to the disk
         import_module(module)
 
 
@@ -339,7 +339,7 @@ def activation_of(lease: Lease) -> Activation:
 
 def note(session: Session, lease: Lease, script: str) -> None:
     """Note that the environment is used; where that cannot be written down the script runs all the same."""
-    from cetool.cache.notes import touch_shared
+    from cetool.warm.notes import touch_shared
 
     for lock in lease.locks:
         touch_shared(lock.fd, os.fsencode(lock.path))

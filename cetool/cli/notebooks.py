@@ -20,11 +20,11 @@ from cetool.cli.session import Session
 from cetool.cli.sources import Source
 from cetool.errors import CetoolError, Interrupted, Location, MetadataError, UsageError
 from cetool.launch.activation import read_activation
-from cetool.launch.environ import ON_WINDOWS
 from cetool.launch.kernels import find_kernel, is_ipykernel, kernel_command
 from cetool.spec.notebook import Notebook, read_notebook
 from cetool.spec.parameters import assigned_names, parameters_source, read_parameter
 from cetool.spec.source import printable
+from cetool.warm.environ import ON_WINDOWS
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -136,9 +136,9 @@ def activate(
 ) -> None:
     """Print what activates an overlay in this shell: eval "$(cetool overlay activate NAME)"."""
     from cetool.launch.activation import activated_environ
-    from cetool.launch.environ import scripts_in
     from cetool.launch.process import sourced_environ
     from cetool.launch.shell_code import Change, shell_code
+    from cetool.warm.environ import scripts_in
 
     kind = _shell(shell)
     session = overlay_session(overlays_dir, trust_cache_dir, quiet=quiet, offline=offline)

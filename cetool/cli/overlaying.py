@@ -18,7 +18,6 @@ from cetool.config import conda_root
 from cetool.durations import format_size
 from cetool.engines.base import Progress
 from cetool.errors import StoreError
-from cetool.launch.environ import OVERLAY_GUARD
 from cetool.overlays.about import About, read_about
 from cetool.overlays.base import changes_between, fingerprint_of, stays_usable, watched_in
 from cetool.overlays.known import find_base
@@ -26,6 +25,7 @@ from cetool.overlays.states import state_of, watched_by
 from cetool.paths import ensure_private_dir
 from cetool.spec.environment import EnvironmentSpec, PypiSettings, Requirements
 from cetool.spec.overlay import OverlayKeys, OverlaySpec
+from cetool.warm.environ import OVERLAY_GUARD
 
 if TYPE_CHECKING:
     from cetool.cli.session import Session

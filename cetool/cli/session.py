@@ -21,8 +21,6 @@ from cetool.condarc import Condarc, load_condarc, search_path
 from cetool.config import conda_root, load_settings
 from cetool.durations import format_size
 from cetool.errors import EngineError, StoreError
-from cetool.launch.environ import caller_environ
-from cetool.launch.warm import file_state
 from cetool.launch.watched import states
 from cetool.paths import Paths, config_file_path, ensure_private_dir, resolve_paths
 from cetool.patterns import pattern
@@ -30,6 +28,8 @@ from cetool.spec.channels import canonical_channel
 from cetool.spec.environment import DEFAULT_CHANNEL, EnvironmentSpec, Requirements
 from cetool.spec.matchspecs import spec_name
 from cetool.spec.platforms import current_platform
+from cetool.warm import file_state
+from cetool.warm.environ import caller_environ
 
 if TYPE_CHECKING:  # engines and the log are for those who need them: each import delays the script
     from cetool.cache.usage import UsageLog

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from cetool import warm
 from cetool.cache.scripts import ScriptStore
 from cetool.cache.store import Lease
 from cetool.cli import options
@@ -22,9 +23,7 @@ from cetool.cli.run import CONTEXT
 from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import open_source
 from cetool.errors import EngineError, ProgramNotFoundError, UsageError
-from cetool.launch import warm
 from cetool.launch.activation import Activation, activated_environ, read_activation
-from cetool.launch.environ import path_dirs
 from cetool.launch.interactive import Opening, find_user_shell, open_reading_shell, open_shell
 from cetool.launch.process import Command, exec_command
 from cetool.launch.programs import look_in
@@ -35,6 +34,7 @@ from cetool.spec.channels import strip_credentials
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.matchspecs import spec_name
 from cetool.spec.metadata import ScriptMetadata
+from cetool.warm.environ import path_dirs
 
 PATH_SCHEMA = "cetool.path/1"
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cetool.errors import Location, StoreError
-from cetool.launch.environ import activated, path_dirs, read_variables, scripts_in, variable_files
 from cetool.values import Value
+from cetool.warm.environ import activated, path_dirs, read_variables, scripts_in, variable_files
 
 
 class Activation(Value):
@@ -61,7 +61,7 @@ def read_activation(prefix: Path, variables: Mapping[str, str]) -> Activation:
 def activated_environ(activation: Activation, base: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
     """The environment for a program in this environment, and the steps a shell takes before it starts the program.
 
-    ``base`` is the caller's environment (:func:`cetool.launch.environ.caller_environ`); nothing of an outer conda or
-    virtual environment stays in it. See :func:`cetool.launch.environ.activated` for what a step is.
+    ``base`` is the caller's environment (:func:`cetool.warm.environ.caller_environ`); nothing of an outer conda or
+    virtual environment stays in it. See :func:`cetool.warm.environ.activated` for what a step is.
     """
     return activated(os.fspath(activation.prefix), activation.path, activation.set, activation.scripts, base)

@@ -18,9 +18,9 @@ from cetool.cache.scripts import Held, ScriptStore
 from cetool.digests import sha256_of
 from cetool.errors import StoreError
 from cetool.launch.activation import Activation, activated_environ
-from cetool.launch.environ import ON_WINDOWS
 from cetool.launch.process import Command
 from cetool.launch.programs import look_in
+from cetool.warm.environ import ON_WINDOWS
 
 _KINDS = ("bash", "zsh", "fish")
 #: What an environment that the user's files activated leaves behind.

@@ -25,8 +25,8 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 
 from cetool.errors import CetoolError
-from cetool.launch.environ import ON_WINDOWS
 from cetool.launch.process import Command, command_line
+from cetool.warm.environ import ON_WINDOWS
 
 #: Bytes of the path of a directory with sockets in it, which the system has 104 or 108 bytes for each.
 _LONGEST_SOCKET = 85

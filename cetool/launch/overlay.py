@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cetool.launch.activation import Activation, read_activation
-from cetool.launch.environ import OVERLAY_GUARD, path_dirs
+from cetool.warm.environ import OVERLAY_GUARD, path_dirs
 
 
 def read_overlay_activation(base: Path, overlay: Path, variables: Mapping[str, str]) -> Activation:

@@ -17,9 +17,9 @@ from typing import NoReturn
 
 from cetool.errors import CetoolError, NotExecutableError, ProgramNotFoundError
 from cetool.launch.child import signals_for_child
-from cetool.launch.environ import ON_WINDOWS
-from cetool.launch.handover import IGNORED_BY_PYTHON, find_shell, flush_streams, replace_process, sourcing_argv
 from cetool.values import Value
+from cetool.warm.environ import ON_WINDOWS
+from cetool.warm.handover import IGNORED_BY_PYTHON, find_shell, flush_streams, replace_process, sourcing_argv
 
 
 class Command(Value):
@@ -27,7 +27,7 @@ class Command(Value):
 
     ``program`` is an absolute path; ``argv`` the whole command line, its first word the program as it is to see
     itself (where there are ``scripts`` it sees its path); ``environ`` its complete environment; ``scripts`` the steps
-    a shell takes before, as :func:`cetool.launch.environ.activated` gives them. What they print goes where it goes
+    a shell takes before, as :func:`cetool.warm.environ.activated` gives them. What they print goes where it goes
     under conda: to the standard output and error of the program.
     """
 

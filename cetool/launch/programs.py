@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cetool.errors import NotExecutableError, ProgramNotFoundError, UsageError
-from cetool.launch.environ import ON_WINDOWS, path_dirs
+from cetool.warm.environ import ON_WINDOWS, path_dirs
 
 #: An environment's prefix; of one that lies over another, its own and that one's.
 Prefixes = Path | tuple[Path, ...]

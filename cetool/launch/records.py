@@ -1,4 +1,4 @@
-"""Writes launch records: what a cold run found out about a script or a tool, for :mod:`cetool.launch.warm` to go by."""
+"""Writes launch records: what a cold run found out about a script or a tool, for :mod:`cetool.warm` to go by."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from cetool import warm
 from cetool.cache.marker import MARKER
 from cetool.cache.scripts import Held
 from cetool.cache.sizes import clear_old_files
 from cetool.cache.store import Lease
-from cetool.launch import warm
 from cetool.launch.activation import Activation
-from cetool.launch.declared import block_in, head_of, write_record
 from cetool.paths import Paths
 from cetool.patterns import pattern
 from cetool.spec.channels import strip_credentials
 from cetool.spec.metadata import ScriptMetadata
 from cetool.values import Value
+from cetool.warm.declared import block_in, head_of, write_record
 
 #: As conda's configuration refers to variables, and cetool's.
 _VARIABLE = pattern(rb"\$(?:\{([^}\n]*)\}|(\w+))")
@@ -47,7 +47,7 @@ class Circumstances(Value):
     """What that depended on.
 
     ``about`` is the script's absolute path and ``seen`` its state before it was read, or for a tool its
-    :func:`~cetool.launch.warm.tool_key` and None; ``configuration`` the states of all files that were read or would
+    :func:`~cetool.warm.tool_key` and None; ``configuration`` the states of all files that were read or would
     have been, before they were (:func:`cetool.launch.watched.states`); ``since`` the time, in seconds since 1970,
     before any of it was read; ``environ`` the variables; ``locks`` the states of the files that are the script's lock,
     or would be. ``by_path`` tells that PATH had a say in it, ``collects`` that

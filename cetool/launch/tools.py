@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.errors import CetoolError, NotExecutableError, ProgramNotFoundError, UsageError
-from cetool.launch.environ import ON_WINDOWS, path_dirs
 from cetool.launch.programs import PACKAGES, find_program, look_in
+from cetool.warm.environ import ON_WINDOWS, path_dirs
 
 #: A match spec's channel, its name, and all the rest of it. Programs' names have a + where packages' have none.
 _WORD = re.compile(r"\s*((?:[^\s\[]*::)?)([A-Za-z0-9_][A-Za-z0-9_.+-]*)(.*)", re.DOTALL)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from cetool.launch.warm import file_state
+from cetool.warm import file_state
 
 
 def states(paths: Iterable[str]) -> dict[bytes, bytes]:
-    """The :func:`~cetool.launch.warm.file_state` of files and directories, and of the YAML files in the latter.
+    """The :func:`~cetool.warm.file_state` of files and directories, and of the YAML files in the latter.
 
     Of what is missing, the highest directory that is missing tells for all that could be in it.
     """

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cetool.overlays.base import Base, site_directories
 
-#: Where in an overlay the guard lies: as :mod:`cetool.launch.environ`, which imports nothing, has it too.
+#: Where in an overlay the guard lies: as :mod:`cetool.warm.environ`, which imports nothing, has it too.
 GUARD = "lib/cetool-overlay"
 #: Python 2 has to be able to pass it by, too.
 _TEXT = '''\

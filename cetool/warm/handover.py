@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: What the interpreter ignores at its start and a program expects to find at its default.
 IGNORED_BY_PYTHON = tuple(getattr(signals, name) for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ") if hasattr(signals, name))
 
-# Both take steps, then "--", then the program and its arguments; see cetool.launch.environ.activated for what a step
+# Both take steps, then "--", then the program and its arguments; see cetool.warm.environ.activated for what a step
 # is. A script that fails does not stop the run, as it would not stop `conda activate`; one that says `exit` does,
 # with a word. The scripts see no arguments, and no option of one reaches the next.
 _BASH = """\
