@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from benchmarks.cases import CETOOL_BASE
 from benchmarks.groups import Difference, Group
 from benchmarks.measure import Case
 from benchmarks.scene import Scene
 
+COMPILED = "the same system calls, in C"
 ALONE, WITH_SITE = "python -I -S -c pass", "python -I -c pass"
 
 _IMPORT = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \| +(\S+)")
@@ -66,6 +69,11 @@ def executable_group(scene: Scene, rounds: int) -> Group:
         written = f"{shebang}\n{text}".format(**places)
         path = scene.home.write(f"variants/{number}/cetool", written, executable=True)
         cases.append(Case(f"cetool {name}", (str(path), script), env, CETOOL_BASE))
+    compiled = _compiled(scene)
+    if compiled is not None:
+        directory = scene.home.path / "compiled"
+        directory.mkdir()
+        cases.append(Case(COMPILED, (compiled, base, str(directory), script), env, CETOOL_BASE))
     comparisons = [
         Difference("the interpreter alone", ALONE),
         Difference("site", WITH_SITE, ALONE),
@@ -74,9 +82,21 @@ def executable_group(scene: Scene, rounds: int) -> Group:
             Difference(f"cetool {name}, to as installed", f"cetool {name}", "cetool as installed here")
             for name in VARIANTS
         ),
+        *([] if compiled is None else [Difference(f"{COMPILED} adds", COMPILED, CETOOL_BASE)]),
     ]
     notes = [_imports(scene, script)]
     return Group("executable", "The executable that pip, uv, pipx or conda makes", rounds, cases, comparisons, notes)
+
+
+def _compiled(scene: Scene) -> str | None:
+    """The program that makes a warm run's system calls, compiled; None where there is no compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        scene.skipped[COMPILED] = "there is no cc on the PATH"
+        return None
+    program = scene.home.path / "launcher"
+    scene.ask(compiler, "-O2", "-o", str(program), str(Path(__file__).with_name("launcher.c")))
+    return str(program)
 
 
 def _imports(scene: Scene, script: str, times: int = 5) -> str:
@@ -99,6 +119,8 @@ def _imports(scene: Scene, script: str, times: int = 5) -> str:
                 site.append(int(whole))
             elif began:
                 found.setdefault(name, []).append(int(own))
+    # a first run that was not warm yet imported more
+    found = {name: own for name, own in found.items() if len(own) == times}
     told = ", ".join(f"{name} {statistics.median(own):.0f}" for name, own in found.items())
     return (
         f"By -X importtime, in microseconds: site {statistics.median(site):.0f}; after it {told} "
