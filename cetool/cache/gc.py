@@ -129,11 +129,11 @@ class _Collection:
         rows = self._usage.rows()
         for directory in self._store.directories():
             row = rows.get(directory.prefix.name)
-            marker = directory.marker
-            if marker is None:
+            if row is None:  # made since the log was opened, or incomplete
+                marker = directory.marker
+                yield _Candidate(directory, None if marker is None else self._now, 0 if marker is None else marker.size)
+            elif not directory.is_marked:
                 yield _Candidate(directory, None, 0)
-            elif row is None:  # made since the log was opened
-                yield _Candidate(directory, self._now, marker.size)
             else:
                 # a clock that was set back makes a use lie in the future: that was just now, not a negative time ago
                 last_used = max(row.last_used, self._store.last_shared_use(directory))

@@ -23,6 +23,8 @@ MARKER_SCHEMA = 1
 MARKER = "conda-meta/cetool"
 #: CEP 22: environments with this file are not to be changed by conda clients.
 FROZEN = "conda-meta/frozen"
+#: What comes of reading a marker that is none.
+_BROKEN = (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
 _FROZEN_MESSAGE = (
     "This environment was made by cetool for the scripts that declare it; its name is the digest of what they ask for, "
     "so it must never change. Declare other packages in the script, and the next run makes another environment."
@@ -84,11 +86,25 @@ def _is_of_kind(value: object, number: type | None) -> bool:
 def read_marker(prefix: Path) -> Marker | None:
     """The environment's marker, or None where there is none that this cetool understands."""
     try:
-        with open(f"{prefix}/{MARKER}", "rb") as file:
-            data = json.loads(file.read())
-        return Marker.from_dict(data)
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return Marker.from_dict(_read(prefix))
+    except _BROKEN:
         return None
+
+
+def marked_prefix(prefix: Path) -> str | None:
+    """The directory that the environment's marker was written for, None where there is none: a marker is looked at no
+    closer by those who look at thousands.
+    """
+    try:
+        data = _read(prefix)
+        return str(data["prefix"]) if data["schema"] == MARKER_SCHEMA else None
+    except _BROKEN:
+        return None
+
+
+def _read(prefix: Path) -> Any:
+    with open(f"{prefix}/{MARKER}", "rb") as file:
+        return json.loads(file.read())
 
 
 class Settling:
