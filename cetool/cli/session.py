@@ -308,11 +308,12 @@ class Session:
     ) -> Marker:
         from cetool.engines.select import choose_anew
 
+        engine, reason = self.engine
         try:
-            return self._build_by(*self.engine, spec, site, progress, meanwhile)
+            return self._build_by(engine, reason, spec, site, progress, meanwhile)
         except EngineError:
-            failed, wanted = self.engine[0], self.settings.engine
-            other = choose_anew(failed, wanted, self.engine_environ, lock_dir=self.paths.locks, cache_dir=self.packages)
+            wanted, places = self.settings.engine, {"lock_dir": self.paths.locks, "cache_dir": self.packages}
+            other = choose_anew(engine, wanted, self.engine_environ, **places)
             if other is None:
                 raise
         self.engine = other
