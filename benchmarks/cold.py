@@ -56,8 +56,8 @@ def cold_group(scene: Scene, rounds: int) -> Group:
     notes = [
         "The channel is a directory of this machine: packages that are not cached are read from there.",
         "cetool waits for the environment to reach the disk before it counts as complete; the engines do not.",
-        "conda's own time differs by more from one run to the next than cetool adds to it: the bounds tell how little is "
-        "known.",
+        "conda's own time differs by more from one run to the next than cetool adds to it: the bounds tell how little "
+        "is known.",
     ]
     return Group("cold", "The cold run: python and numpy", rounds, cases, comparisons, notes)
 
