@@ -91,15 +91,24 @@ def read_marker(prefix: Path) -> Marker | None:
         return None
 
 
-def marked_prefix(prefix: Path) -> str | None:
-    """The directory that the environment's marker was written for, None where there is none: a marker is looked at no
-    closer by those who look at thousands.
-    """
+def is_marked(prefix: Path) -> bool:
+    """Whether the environment has a marker of its own, whatever is in that: who looks at thousands looks no closer."""
     try:
         data = _read(prefix)
-        return str(data["prefix"]) if data["schema"] == MARKER_SCHEMA else None
+        return data["schema"] == MARKER_SCHEMA and _is_same(str(data["prefix"]), prefix)
     except _BROKEN:
-        return None
+        return False
+
+
+def valid_marker(prefix: Path) -> Marker | None:
+    """The marker of a complete environment that was made for this very directory, else None."""
+    marker = read_marker(prefix)
+    return marker if marker is not None and _is_same(marker.prefix, prefix) else None
+
+
+def _is_same(marked: str, prefix: Path) -> bool:
+    """Whether a marker is the directory's own: the paths inside one copied or moved from elsewhere are another's."""
+    return marked == str(prefix) or os.path.realpath(marked) == os.path.realpath(prefix)
 
 
 def _read(prefix: Path) -> Any:

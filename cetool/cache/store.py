@@ -19,7 +19,7 @@ from typing import Protocol
 
 from cetool.cache.failures import keep_failure, raise_failure_since
 from cetool.cache.locks import FileLock, is_locked, try_lock, wait_for_lock
-from cetool.cache.marker import Marker, Settling, marked_prefix, read_marker, withdraw_marker, write_marker
+from cetool.cache.marker import Marker, Settling, is_marked, read_marker, valid_marker, withdraw_marker, write_marker
 from cetool.cache.processes import prefixes_in_use
 from cetool.cache.trash import clear, discard
 from cetool.cache.trash import delete_tree as delete_tree
@@ -110,19 +110,7 @@ class Directory(Value):
     @property
     def is_marked(self) -> bool:
         """Whether it has a marker of its own, whatever is in that."""
-        marked = marked_prefix(self.prefix)
-        return marked is not None and _is_same(marked, self.prefix)
-
-
-def valid_marker(prefix: Path) -> Marker | None:
-    """The marker of a complete environment that was made for this very directory, else None."""
-    marker = read_marker(prefix)
-    return marker if marker is not None and _is_same(marker.prefix, prefix) else None
-
-
-def _is_same(marked: str, prefix: Path) -> bool:
-    """Whether a marker is the directory's own: the paths inside one copied or moved from elsewhere are another's."""
-    return marked == str(prefix) or os.path.realpath(marked) == os.path.realpath(prefix)
+        return is_marked(self.prefix)
 
 
 class Store:

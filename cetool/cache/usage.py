@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from cetool.cache.locks import FileLock, wait_for_lock
-from cetool.cache.marker import Marker
+from cetool.cache.marker import Marker, valid_marker
 from cetool.cache.processes import running_processes
 from cetool.cache.spool import all_files, read_uses, taken_files
-from cetool.cache.store import Store, valid_marker
+from cetool.cache.store import Store
 from cetool.cache.usage_database import connect, copy_in_memory, is_damage, lacks_room, refused, set_aside
 from cetool.errors import StoreError
 from cetool.paths import Paths
