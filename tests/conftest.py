@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -37,16 +39,43 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the tests of load and faults at ten times their size")
 
 
+#: Seconds that a test of load and faults may take with ``--long``; pyproject.toml has the limit of all others.
+_LONG = 3600
+
+
 def pytest_configure() -> None:
-    """Refuse to test the source tree where the installed package is meant to be tested."""
+    """Start from default signals; refuse to test the source tree where the installed package is meant to be tested."""
+    reset_signals()
     if os.environ.get("CETOOL_TEST_INSTALLED"):
         found = Path(cetool.__path__[0]).resolve()
         if found.is_relative_to(Path(__file__).resolve().parents[1] / "cetool"):
             raise pytest.UsageError(f"the tests are to run on the installed cetool, but import {found}")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests that need an engine which is not here."""
+def reset_signals() -> None:
+    """Undo what ``nohup``, ``trap`` or a shell's background job did to signals: programs under test inherit it.
+
+    A signal that is ignored gets a handler, which exec turns into the signal's default. So a hang-up still does not
+    stop the tests under ``nohup``, but it stops the programs that they start. Signals that Python itself ignores stay.
+    """
+    if os.name == "nt":
+        return
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            with contextlib.suppress(OSError, ValueError):
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else _pass)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+
+
+def _pass(number: int, frame: object) -> None:
+    """Do nothing."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the tests that need an engine which is not here; give all of them more time with ``--long``."""
+    if config.getoption("--long"):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(_LONG))
     for marker in _REAL_ENGINES:
         if real_engine(marker) is None:
             skip = pytest.mark.skip(reason=f"no {' or '.join(_REAL_ENGINES[marker][1])} on the PATH")

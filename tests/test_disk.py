@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from engines import install_fakes
@@ -274,6 +275,36 @@ def test_the_power_fails_at_random_moments(home: Home, scale: int) -> None:
         disk.assert_nothing_half_made()
 
 
+class Call(NamedTuple):
+    """A system call: the lines of strace's output (from 0) in which it begins and ends, and the call in one line."""
+
+    begin: int
+    end: int
+    text: str
+
+
+def _calls(log: str) -> list[Call]:
+    """The calls in the output of ``strace -f``, in the order in which they began.
+
+    A call that another thread's interrupts is written in two parts: ``PID CALL <unfinished ...>`` and, after other
+    lines, ``PID <... NAME resumed>REST``.
+    """
+    calls: list[Call] = []
+    open_calls: dict[str, tuple[int, str]] = {}
+    for number, line in enumerate(log.splitlines()):
+        pid, _, text = line.partition(" ")
+        text = text.strip()
+        resumed = re.match(r"<\.\.\. \w+ resumed>", text)
+        if text.endswith("<unfinished ...>"):
+            open_calls[pid] = number, text.removesuffix("<unfinished ...>").rstrip()
+        elif resumed is not None:
+            begin, head = open_calls.pop(pid, (number, ""))
+            calls.append(Call(begin, number, f"{head}{text[resumed.end() :]}"))
+        else:
+            calls.append(Call(number, number, text))
+    return sorted(calls)
+
+
 def test_all_is_on_the_disk_before_the_marker_is(home: Home) -> None:
     """The order of the calls: nothing is written to the environment between the sync of all and its marker."""
     strace = shutil.which("strace") or pytest.skip("there is no strace")
@@ -284,20 +315,19 @@ def test_all_is_on_the_disk_before_the_marker_is(home: Home) -> None:
     if "ptrace" in done.stderr:
         pytest.skip("tracing is not allowed")
     assert done.returncode == 0, done.stderr
-    lines = log.read_text(errors="replace").splitlines()
-    meta = f"{next((home.cache / 'envs').iterdir())}/conda-meta"
-    at = {
-        name: next(number for number, line in enumerate(lines) if re.search(pattern, line))
-        for name, pattern in {
-            "begun": rf"syncfs\(\d+<{meta.removesuffix('/conda-meta')}>",
-            # by another thread, so that other calls may come between its beginning and its end
-            "all": rf"syncfs\(\d+<{meta.removesuffix('/conda-meta')}>\) += 0|<\.\.\. syncfs resumed>.* = 0",
-            "content": rf"fsync\(\d+<{meta}/cetool\.new>\) += 0",
-            "name": rf'rename\w*\(.*"{meta}/cetool\.new",.*"{meta}/cetool"\) += 0',
-            "directory": rf"fsync\(\d+<{meta}>\) += 0",
-        }.items()
-    }
-    assert sorted(at, key=lambda name: at[name]) == ["begun", "all", "content", "name", "directory"]
+    calls = _calls(log.read_text(errors="replace"))
+    environment = next((home.cache / "envs").iterdir())
+    meta = f"{environment}/conda-meta"
+
+    def first(pattern: str) -> Call:
+        return next(call for call in calls if re.search(pattern, call.text))
+
+    synced = first(rf"syncfs\(\d+<{environment}>\) += 0")
+    content = first(rf"fsync\(\d+<{meta}/cetool\.new>\) += 0")
+    named = first(rf'rename\w*\(.*"{meta}/cetool\.new",.*"{meta}/cetool"\) += 0')
+    directory = first(rf"fsync\(\d+<{meta}>\) += 0")
+    assert synced.end < content.begin and content.end < named.begin and named.end < directory.begin
     writing = re.compile(r"O_WRONLY|O_RDWR|O_CREAT|\b(?:rename|link|unlink|mkdir|symlink|truncate)")
-    for line in lines[at["begun"] : at["name"]]:
-        assert not (writing.search(line) and meta.removesuffix("/conda-meta") in line) or "cetool.new" in line, line
+    for call in calls:
+        if synced.begin < call.begin < named.begin and str(environment) in call.text:
+            assert not writing.search(call.text) or "cetool.new" in call.text, call.text

@@ -364,3 +364,15 @@ def test_the_shell_is_bash_where_there_is_one(tmp_path: Path) -> None:
     assert handover.find_shell({"PATH": str(tmp_path)}) == "/bin/sh"
     own = script(tmp_path / "bash", "#!/bin/sh\n")
     assert handover.find_shell({"PATH": f".:{tmp_path}"}) == own
+
+
+def test_the_suite_starts_programs_with_default_signals_where_the_shell_ignores_them() -> None:
+    """``nohup`` and a shell's background jobs start pytest with signals ignored, which every program would inherit."""
+    child = "import signal; print([signal.getsignal(each).name for each in (signal.SIGHUP, signal.SIGQUIT)])"
+    suite = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import conftest, subprocess;"
+        f"conftest.reset_signals(); subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    )
+    argv = ["sh", "-c", 'trap "" HUP INT QUIT; exec "$@"', "sh", sys.executable, "-c", suite]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert done.stdout == "['SIG_DFL', 'SIG_DFL']\n"
