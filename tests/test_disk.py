@@ -310,8 +310,8 @@ def test_all_is_on_the_disk_before_the_marker_is(home: Home) -> None:
     strace = shutil.which("strace") or pytest.skip("there is no strace")
     log = home.path / "calls"
     script = home.write("script.sh", SCRIPT)
-    calls = "trace=%file,syncfs,fsync,fdatasync"
-    done = home.run(strace, "-f", "-y", "-o", log, "-e", calls, sys.executable, "-m", "cetool", "run", script)
+    traced = "trace=%file,syncfs,fsync,fdatasync"
+    done = home.run(strace, "-f", "-y", "-o", log, "-e", traced, sys.executable, "-m", "cetool", "run", script)
     if "ptrace" in done.stderr:
         pytest.skip("tracing is not allowed")
     assert done.returncode == 0, done.stderr
