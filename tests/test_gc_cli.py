@@ -25,6 +25,8 @@ from support.scripts import (
     told,
 )
 
+from cetool.engines.package_cache import in_use
+
 WAITS = shell_script('hello; read line; hello "$line"')
 
 
@@ -47,12 +49,14 @@ def gc(home: Home, *args: str) -> dict[str, list[str]]:
     done = home.cetool("gc", "--json", *args)
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)
-    assert list(report) == ["schema", "dry_run", "removed", "in_use", "failed", "scripts_freed_bytes", "freed_bytes"]
+    assert list(report) == [
+        *("schema", "dry_run", "removed", "in_use", "failed", "scripts_freed_bytes"),
+        *("packages_removed", "downloads_freed_bytes", "freed_bytes"),
+    ]
     assert report["schema"] == "cetool.gc/1"
     assert report["dry_run"] is ("--dry-run" in args)
-    assert (
-        report["freed_bytes"] == sum(item["freed_bytes"] for item in report["removed"]) + report["scripts_freed_bytes"]
-    )
+    others = report["scripts_freed_bytes"] + report["downloads_freed_bytes"]
+    assert report["freed_bytes"] == sum(item["freed_bytes"] for item in report["removed"]) + others
     for item in report["removed"]:
         assert list(item) == ["name", "prefix", "reason", "unused_seconds", "freed_bytes"]
         assert Path(item["prefix"]).exists() is report["dry_run"]
@@ -135,7 +139,9 @@ def test_what_is_told(home: Home) -> None:
     home.cetool("run", "-c", *shell_script("true").splitlines())
     form = (
         r"(Removed \w+: not in use, unused for \ds, freed \d+ kB\n){2}"
-        r"Removed scripts that came from elsewhere: freed [\d.]+ k?B\nRemoved 2 environments, \d+ kB in all\n"
+        r"Removed scripts that came from elsewhere: freed [\d.]+ k?B\n"
+        r"Removed 2 downloaded packages, channel metadata and logs: freed 6\.\d MB\n"
+        r"Removed 2 environments, 6\.\d MB in all\n"
     )
     dry = home.cetool("gc", "--all", "--dry-run")
     assert re.fullmatch(form.replace("Removed", "Would remove").replace("freed", "would free"), dry.stderr)
@@ -150,7 +156,7 @@ def test_the_bytes_are_those_truly_freed(home: Home) -> None:
     make(home, "bigpkg")
     row = json.loads(home.cetool("list", "--json").stdout)["environments"][0]
     assert row["size_bytes"] > 6_000_000
-    freed = json.loads(home.cetool("gc", "--all", "--json").stdout)["freed_bytes"]
+    freed = json.loads(home.cetool("gc", "--older-than", "0s", "--json").stdout)["freed_bytes"]
     assert freed < 1_000_000  # the package cache has the 6 MB still, under another name of the same file
     make(home, "bigpkg")
     [cached] = (home.cache / "pkgs").rglob("noise.bin")
@@ -170,7 +176,7 @@ def test_a_running_script_keeps_its_environment(home: Home) -> None:
         assert gc(home, "--older-than", "0s", "--dry-run") == {"removed": [other], "in_use": [name]}
         assert gc(home, "--older-than", "0s") == {"removed": [other], "in_use": [name]}
         text = home.cetool("gc", "--all").stderr
-        assert text == f"Kept {name}: it is in use\nThere is nothing to remove.\n"
+        assert text.startswith(f"Kept {name}: it is in use\nRemoved 1 downloaded package, ")
         assert gc(home, "--max-size", "0B") == {"removed": [], "in_use": [name]}
         # it was used until now, though it started long ago
         age(home, name, 100)
@@ -300,3 +306,60 @@ def _collecting(home: Home) -> list[int]:
         except (psutil.Error, OSError):
             continue
     return found
+
+
+def kept_packages(home: Home) -> set[str]:
+    """The names of the packages that the embedded engine keeps unpacked."""
+    return {path.name.rsplit("-", 2)[0] for path in (home.cache / "pkgs" / "pkgs").iterdir() if path.is_dir()}
+
+
+def freed(home: Home, *args: str) -> tuple[int, int]:
+    """The number of packages that ``gc --json`` removed, and the bytes that all downloads freed."""
+    report = json.loads(home.cetool("gc", "--json", *args).stdout)
+    return report["packages_removed"], report["downloads_freed_bytes"]
+
+
+def test_all_includes_what_was_downloaded(home: Home) -> None:
+    make(home, "hello-bin", "many-files")
+    would = freed(home, "--all", "--dry-run")
+    assert kept_packages(home) == {"hello-bin", "many-files"}
+    assert freed(home, "--all") == would
+    assert would[0] == 2
+    files = [path for path in (home.cache / "pkgs").rglob("*") if path.is_file() and not path.name.startswith(".")]
+    assert (kept_packages(home), files, list((home.cache / "logs").iterdir())) == (set(), [], [])
+    assert make(home, "hello-bin")
+
+
+def test_packages_of_no_environment_go_by_age_and_on_request(home: Home) -> None:
+    make(home, "many-files")
+    home.cetool("remove", make(home, "bigpkg"))
+    assert freed(home) == (0, 0)  # not unused for 25 hours
+    assert freed(home, "--packages", "--older-than", "1h") == (0, 0)
+    assert freed(home, "--packages", "--dry-run")[0] == 1
+    done = home.cetool("gc", "--packages")
+    assert done.stderr.startswith("Removed 1 downloaded package, channel metadata and logs: freed ")
+    assert kept_packages(home) == {"many-files"}
+    assert len(environments(home)) == 1
+
+
+def test_what_was_downloaded_counts_in_the_size_and_goes_before_environments(home: Home) -> None:
+    kept, gone = make(home, "many-files"), make(home, "bigpkg")
+    home.cetool("remove", gone)
+    assert freed(home, "--max-size", "1GB") == (0, 0)
+    size = next(iter(json.loads(home.cetool("list", "--json").stdout)["environments"]))["size_bytes"]
+    assert gc(home, "--max-size", f"{size + 1}B") == {"removed": [], "in_use": []}
+    assert (kept_packages(home), environments(home).keys()) == ({"many-files"}, {kept})
+
+
+def test_packages_stay_while_an_engine_is_at_work(home: Home) -> None:
+    home.cetool("remove", make(home, "hello-bin"))
+    with in_use(home.cache / "pkgs"):
+        assert freed(home, "--packages")[0] == 0
+    assert kept_packages(home) == {"hello-bin"}
+    assert freed(home, "--packages")[0] == 1
+
+
+@pytest.mark.parametrize("other", [["--all"], ["--max-size", "1GB"]])
+def test_packages_excludes_what_it_cannot_mean(home: Home, other: list[str]) -> None:
+    done = home.cetool("gc", "--packages", *other)
+    assert (done.returncode, f"--packages and {other[0]} exclude each other" in done.stderr) == (2, True)

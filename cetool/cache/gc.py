@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from cetool.cache.processes import prefixes_in_use
 from cetool.cache.sizes import Freed
@@ -57,6 +58,17 @@ class Report:
         )
 
 
+class Replaceable(Protocol):
+    """What counts towards ``max_size`` and can be downloaded again: it goes before any environment does."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that could be freed."""
+
+    def shrink(self, excess: int) -> int:
+        """Remove the least recently used until so many bytes are free; returns how many that were."""
+
+
 @dataclass(frozen=True)
 class _Candidate:
     """A directory as it was when the collection began; an incomplete one has no ``last_used``."""
@@ -73,13 +85,17 @@ def collect(
     *,
     dry_run: bool = False,
     on_removed: Callable[[Path], None] | None = None,
+    downloads: Replaceable | None = None,
+    freed: Freed | None = None,
 ) -> Report:
     """Remove what the policy lets go, the least recently used first; ``on_removed`` is told each prefix that is gone.
+
+    ``downloads`` count towards the policy's ``max_size``; ``freed`` counts what is removed elsewhere as well.
 
     Raises StoreError where the usage log or the directory of environments cannot be read; one environment that cannot
     be removed is no reason to keep the others.
     """
-    collection = _Collection(store, usage, policy, dry_run, on_removed)
+    collection = _Collection(store, usage, policy, dry_run, on_removed, downloads, freed or Freed())
     collection.run()
     if not dry_run:
         store.clear_trash()
@@ -97,11 +113,14 @@ class _Collection:
         policy: Policy,
         dry_run: bool,
         on_removed: Callable[[Path], None] | None,
+        downloads: Replaceable | None,
+        freed: Freed,
     ) -> None:
         self._store, self._usage, self._policy, self._dry_run = store, usage, policy, dry_run
         self._on_removed = on_removed
+        self._downloads = downloads
         self._now = time.time()
-        self._freed = Freed()
+        self._freed = freed
         self._alive: set[Path] = set()
         self.collected: list[Collected] = []
         self.in_use: list[Directory] = []
@@ -119,8 +138,14 @@ class _Collection:
         for item, reason in going:
             if self._take(item, reason):
                 size -= item.size
+        if limit is None:
+            return
+        if self._downloads is not None:
+            size += self._downloads.size
+            if size > limit:
+                size -= self._downloads.shrink(size - limit)
         for item in candidates:
-            if limit is None or size <= limit:
+            if size <= limit:
                 break
             if self._reason(item) is None and self._take(item, "over the size limit"):
                 size -= item.size

@@ -41,6 +41,13 @@ class Freed:
             total += room(status)
         return total
 
+    def is_last_name(self, status: os.stat_result) -> bool:
+        """Whether a file has no other name than this one, those aside that are removed in the same collection."""
+        if status.st_nlink <= 1:
+            return True
+        seen, going = self._names.get((status.st_dev, status.st_ino), (status.st_nlink, 0))
+        return status.st_nlink - max(0, going - (seen - status.st_nlink)) <= 1
+
 
 def clear_old_files(directory: Path, age: float) -> None:
     """Delete the files in a directory that were last written more than ``age`` seconds ago."""

@@ -12,19 +12,22 @@ import typer
 from cetool.cache.baselines import BaselineStore
 from cetool.cache.copies import KEPT as COPIES_KEPT
 from cetool.cache.copies import CopyStore
+from cetool.cache.downloads import Downloads, Removed
 from cetool.cache.gc import Collected, Policy, Report, collect
 from cetool.cache.overlays import Overlays, collect_overlays
 from cetool.cache.scripts import ScriptStore
-from cetool.cache.sizes import clear_old_files
+from cetool.cache.sizes import Freed
 from cetool.cli import options
 from cetool.cli.background import touch
 from cetool.cli.output import print_json
 from cetool.cli.session import Session
 from cetool.durations import format_duration, format_size, parse_duration, parse_size
+from cetool.engines.rattler import embedded_caches
 from cetool.engines.registration import forget_registration
 from cetool.errors import EXIT_FAILURE, CetoolError, UsageError
 from cetool.launch.records import clear_records
 from cetool.paths import ensure_private_dir
+from cetool.values import Value
 
 SCHEMA = "cetool.gc/1"
 #: Seconds that the logs of creations are kept.
@@ -41,6 +44,9 @@ def gc(
         typer.Option("--max-size", metavar="SIZE", help="The least recently used, until this is kept: 20GB."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All that are not in use.")] = False,
+    packages: Annotated[
+        bool, typer.Option("--packages", help="Remove downloaded packages that no environment uses, nothing else.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would go.")] = False,
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
@@ -51,6 +57,11 @@ def gc(
     """Remove environments that were not used for a while; by default as the settings say. Never one that is in use."""
     if everything and (older_than or max_size):
         raise UsageError("--all takes everything that is not in use: --older-than and --max-size mean nothing with it")
+    if packages and (everything or max_size):
+        raise UsageError(
+            f"--packages and {'--all' if everything else '--max-size'} exclude each other",
+            hint="--all includes downloaded packages; with --packages, --older-than keeps those used lately.",
+        )
     session = Session({"verbosity": options.verbosity(verbose, quiet), "trust-cache-dir": trust_cache_dir or None})
     settings = session.settings
     policy = Policy(everything=True)
@@ -64,19 +75,48 @@ def gc(
     if background:
         _collect_unnoticed(session, policy)
         return
-    report, scripts = _collect(session, policy, dry_run=dry_run)
-    if as_json:
-        print_json(_document(report, scripts))
+    if packages:
+        age = 0.0 if older_than is None else policy.older_than or 0.0
+        found = _collect_packages(session, age, dry_run=dry_run)
     else:
-        _tell(report, scripts, session)
-    if report.failed:
+        found = _collect(session, policy, dry_run=dry_run)
+    if as_json:
+        print_json(_document(found))
+    else:
+        _tell(found, session)
+    if found.report.failed:
         raise typer.Exit(EXIT_FAILURE)
 
 
-def _collect(session: Session, policy: Policy, *, dry_run: bool) -> tuple[Report, int]:
-    """What was collected, and the bytes of kept scripts that went as well."""
+class Found(Value):
+    """What was collected: environments, bytes of kept scripts, and downloads."""
+
+    report: Report
+    scripts: int = 0
+    downloads: Removed = Removed()
+
+    @property
+    def freed(self) -> int:
+        """Bytes freed in all."""
+        return self.report.freed + self.scripts + self.downloads.freed
+
+
+def _downloads(session: Session, freed: Freed, *, dry_run: bool) -> Downloads:
+    caches = embedded_caches(session.engine_environ, session.packages)
+    return Downloads(caches, session.paths.logs, freed, dry_run=dry_run)
+
+
+def _collect_packages(session: Session, age: float, *, dry_run: bool) -> Found:
+    """Remove what was downloaded and is in no environment, and nothing else."""
+    downloads = _downloads(session, Freed(), dry_run=dry_run)
+    downloads.collect(age, _LOGS_KEPT)
+    return Found(Report((), (), dry_run), 0, downloads.removed)
+
+
+def _collect(session: Session, policy: Policy, *, dry_run: bool) -> Found:
+    """Remove what the policy lets go."""
     if not session.paths.root.exists() and not session.paths.envs.exists():
-        return Report((), (), dry_run), 0
+        return Found(Report((), (), dry_run))
     if dry_run:
         ensure_private_dir(session.paths.root, trust=session.settings.trust_cache_dir, writable=False)
     else:
@@ -85,8 +125,14 @@ def _collect(session: Session, policy: Policy, *, dry_run: bool) -> tuple[Report
     def forget(prefix: Path) -> None:
         forget_registration(prefix, session.environ)
 
+    freed = Freed()
+    downloads = _downloads(session, freed, dry_run=dry_run)
+    if policy.older_than is not None:
+        downloads.collect(policy.older_than, _LOGS_KEPT)
     with session.usage() as usage:
-        report = collect(session.store, usage, policy, dry_run=dry_run, on_removed=forget)
+        report = collect(
+            session.store, usage, policy, dry_run=dry_run, on_removed=forget, downloads=downloads, freed=freed
+        )
     overlays = Overlays(session.paths, session.settings.overlays_dir)
     if overlays.root.is_dir():
         report = report.plus(collect_overlays(overlays, policy, dry_run=dry_run))
@@ -95,10 +141,11 @@ def _collect(session: Session, policy: Policy, *, dry_run: bool) -> tuple[Report
     scripts += BaselineStore(session.paths.baselines).collect(dry_run=dry_run)
     scripts += CopyStore(session.paths.copies).collect(0.0 if policy.everything else COPIES_KEPT, dry_run=dry_run)
     if not dry_run:
-        clear_old_files(session.paths.logs, _LOGS_KEPT)
         clear_records(session.paths)
         touch(session.paths.gc_stamp)
-    return report, scripts
+    if policy.everything:  # last: by now no environment shares files with these packages
+        downloads.collect(0.0, 0.0)
+    return Found(report, scripts, downloads.removed)
 
 
 def _collect_unnoticed(session: Session, policy: Policy) -> None:
@@ -110,7 +157,8 @@ def _collect_unnoticed(session: Session, policy: Policy) -> None:
         _collect(session, policy, dry_run=False)
 
 
-def _tell(report: Report, scripts: int, session: Session) -> None:
+def _tell(found: Found, session: Session) -> None:
+    report, scripts, downloads = found.report, found.scripts, found.downloads
     voice = session.voice
     done, freed = ("Would remove", "would free") if report.dry_run else ("Removed", "freed")
     for item in report.collected:
@@ -121,9 +169,16 @@ def _tell(report: Report, scripts: int, session: Session) -> None:
         voice.warn(f"{directory.prefix.name} could not be removed: {error}")
     if scripts:
         voice.result(f"{done} scripts that came from elsewhere: {freed} {format_size(scripts)}")
+    if downloads.freed:
+        count = downloads.packages
+        what = f"{count} downloaded package{'' if count == 1 else 's'}, channel metadata and logs"
+        voice.result(f"{done} {what}: {freed} {format_size(downloads.freed)}")
     count = len(report.collected)
-    total = f"{count} environment{'' if count == 1 else 's'}, {format_size(report.freed + scripts)}"
-    voice.result(f"{done} {total} in all" if count or scripts else "There is nothing to remove.")
+    total = f"{format_size(found.freed)} in all"
+    if count:
+        voice.result(f"{done} {count} environment{'' if count == 1 else 's'}, {total}")
+    else:
+        voice.result(f"{freed.capitalize()} {total}" if found.freed else "There is nothing to remove.")
 
 
 def _reason(item: Collected) -> str:
@@ -133,7 +188,8 @@ def _reason(item: Collected) -> str:
     return unused if item.reason == "unused" else f"{item.reason}, {unused}"
 
 
-def _document(report: Report, scripts: int) -> dict[str, object]:
+def _document(found: Found) -> dict[str, object]:
+    report = found.report
     return {
         "schema": SCHEMA,
         "dry_run": report.dry_run,
@@ -151,6 +207,8 @@ def _document(report: Report, scripts: int) -> dict[str, object]:
         "failed": [
             {"name": item.name, "prefix": str(item.prefix), "error": str(error)} for item, error in report.failed
         ],
-        "scripts_freed_bytes": scripts,
-        "freed_bytes": report.freed + scripts,
+        "scripts_freed_bytes": found.scripts,
+        "packages_removed": found.downloads.packages,
+        "downloads_freed_bytes": found.downloads.freed,
+        "freed_bytes": found.freed,
     }

@@ -9,10 +9,18 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from cetool import advisory
 from cetool.errors import EngineError
+
+#: Where the embedded engine keeps what it downloads, below its directory.
+PACKAGES = "pkgs"
+METADATA = "repodata"
+_LOCK = ".in-use.lock"
+_TICK = 0.02
 
 
 class DamagedPackages(EngineError):
@@ -70,3 +78,51 @@ def distrust(directories: Iterable[Path]) -> None:
     for directory in directories:
         with contextlib.suppress(FileNotFoundError):
             (directory / "info" / "index.json").unlink()
+
+
+@contextlib.contextmanager
+def in_use(cache: Path) -> Iterator[None]:
+    """Keep collections out of a cache while an engine takes packages from it.
+
+    A collection holds the file lock for as long as it takes to rename some directories. Where there are no file locks,
+    or the cache cannot be written to, there is no collection either.
+    """
+    descriptor = _opened(cache)
+    try:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                while not advisory.take(descriptor, shared=True):
+                    time.sleep(_TICK)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def held_for_collection(cache: Path) -> Iterator[bool]:
+    """Hold a cache against engines; yields False where one is at work there, or where there are no file locks."""
+    descriptor = _opened(cache)
+    held = False
+    with contextlib.suppress(OSError):
+        held = descriptor is not None and advisory.take(descriptor, shared=False)
+    try:
+        yield held
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _opened(cache: Path) -> int | None:
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        return os.open(cache / _LOCK, flags, 0o600)
+    except OSError:
+        return None
+
+
+def note_use(packages: Path, names: Iterable[str]) -> None:
+    """Note in the times of unpacked packages that they were used just now."""
+    for name in names:
+        with contextlib.suppress(OSError):
+            os.utime(packages / name)

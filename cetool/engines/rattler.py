@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from cetool.condarc import Condarc, load_condarc
 from cetool.engines.base import CreateRequest, Explain, Progress, as_found
 from cetool.engines.output import Log
-from cetool.engines.package_cache import DamagedPackages, is_damaged
+from cetool.engines.package_cache import METADATA, PACKAGES, DamagedPackages, in_use, is_damaged, note_use
 from cetool.engines.rattler_client import make_client
 from cetool.engines.rattler_overlay import not_below, python_in, records_of, standing_in, with_those_below
 from cetool.engines.rattler_prefix import finish_prefix
@@ -96,11 +96,11 @@ class RattlerEngine:
             progress.note("The embedded engine does not know client_ssl_cert; it goes on without.")
         caches = self._caches(condarc)
         pulse = Pulse()
-        with Log(request.log) as log:
+        with in_use(caches), Log(request.log) as log:
             specs = ", ".join(request.explicit or [shown for _, shown in plan.specs])
             log.write(f"rattler {version}: {specs} from {plan.channel_names} into {request.prefix}\n")
             creation = _Creation(plan, request, progress, pulse, caches, self._environ)
-            watched = caches / "repodata"
+            watched = caches / METADATA
             try:
                 records = attend(
                     creation.run(link=link),
@@ -128,16 +128,29 @@ class RattlerEngine:
 
     def _caches(self, condarc: Condarc) -> Path:
         """The directory for packages and metadata: below the first writable ``pkgs_dirs``, else our own."""
-        for candidate in (*(Path(directory, "rattler") for directory in condarc.pkgs_dirs), self._cache_dir):
+        for candidate in _candidates(condarc, self._cache_dir):
             try:
                 candidate.mkdir(mode=0o700, parents=True, exist_ok=True)
-                (candidate / "repodata").mkdir(mode=0o700, exist_ok=True)
+                (candidate / METADATA).mkdir(mode=0o700, exist_ok=True)
             except OSError as error:
                 problem = error
                 continue
             if os.access(candidate, os.W_OK | os.X_OK):
                 return candidate
         raise EngineError(f"packages cannot be kept in {self._cache_dir}: {problem.strerror}")
+
+
+def _candidates(condarc: Condarc, cache_dir: Path) -> list[Path]:
+    """Where the engine may keep packages and metadata, in order of preference."""
+    return [*(Path(directory, "rattler") for directory in condarc.pkgs_dirs), cache_dir]
+
+
+def embedded_caches(environ: Mapping[str, str], cache_dir: Path) -> list[Path]:
+    """The directories in which the embedded engine keeps packages and metadata, whether they exist or not.
+
+    Raises ConfigError for a configuration that cannot be read.
+    """
+    return _candidates(load_condarc(environ, mamba=True), cache_dir)
 
 
 class _Creation:
@@ -170,7 +183,7 @@ class _Creation:
         plan = self.plan
         client = make_client(plan.access, plan.condarc, self.environ, offline=plan.offline, alive=self.pulse.beat)
         gateway = Gateway(
-            cache_dir=self.caches / "repodata",
+            cache_dir=self.caches / METADATA,
             default_config=SourceConfig(cache_action="force-cache-only" if plan.offline else "cache-or-fetch"),
             client=client,
         )
@@ -195,7 +208,7 @@ class _Creation:
 
         packages = packages_of(self.request)
         self.progress.packages(len(packages))
-        locked = LockedPackages(self.caches / "pkgs", client, self.progress, self.pulse.beat)
+        locked = LockedPackages(self.caches / PACKAGES, client, self.progress, self.pulse.beat)
         with self.pulse.watched():
             records = await locked.records(packages)
         await self._install(records, client, subdir)
@@ -246,7 +259,7 @@ class _Creation:
 
         pinned = PinnedPackages(parse_lines(self.request.pinned))
         with self.pulse.watched():
-            await pinned.learn(self.caches / "pkgs", gateway, subdirs, self.progress)
+            await pinned.learn(self.caches / PACKAGES, gateway, subdirs, self.progress)
         return pinned
 
     async def _preferred(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> list[RepoDataRecord]:
@@ -297,7 +310,7 @@ class _Creation:
 
         sizes = {record.name.normalized: record.size or 0 for record in records}
         reporter = Reporter(self.progress, self.pulse, sizes)
-        packages = self.caches / "pkgs"
+        packages = self.caches / PACKAGES
         try:
             self.linking.set()
             with self.pulse.watched(), standing_in(self.request.prefix, self.below) as python:
@@ -318,6 +331,7 @@ class _Creation:
                 self.details = str(error)
                 raise DamagedPackages(damaged) from None
             raise
+        note_use(packages, (_STEM.sub("", record.file_name) for record in records))
         if reporter.failed_scripts:
             name = reporter.failed_scripts[0]
             said = _messages(self.request.prefix)
