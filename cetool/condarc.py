@@ -1,7 +1,7 @@
 """Reads conda's configuration as conda (and mamba) would: search path, merging, environment variables.
 
-Only what decides channels, caches, the network and cetool's own section is looked at; every other key is conda's
-business and is passed over. Nothing in a file is executed, and no value that may hold a secret is quoted in a message.
+Only what cetool uses is read: channels, caches, the network and cetool's own section. Every other key is left to
+conda, whatever its value. Nothing in a file is executed, and no value that may hold a secret is quoted in a message.
 Reference: https://docs.conda.io/projects/conda/en/stable/user-guide/configuration/use-condarc.html
 """
 
@@ -42,7 +42,6 @@ _SEQUENCES = {
     "default_channels": (("default_channels",), ","),
     "allowlist_channels": (("allowlist_channels", "whitelist_channels"), ","),
     "denylist_channels": (("denylist_channels",), ","),
-    "create_default_packages": (("create_default_packages",), ","),
     "pinned_packages": (("pinned_packages",), "&"),
     "pkgs_dirs": (("pkgs_dirs",), ","),
     "envs_dirs": (("envs_dirs", "envs_path"), os.pathsep),
@@ -54,8 +53,6 @@ _SCALARS = {
     "offline": ("offline",),
     "ssl_verify": ("ssl_verify", "verify_ssl"),
     "client_ssl_cert": ("client_ssl_cert", "client_cert"),
-    "remote_connect_timeout_secs": ("remote_connect_timeout_secs",),
-    "remote_read_timeout_secs": ("remote_read_timeout_secs",),
     "remote_max_retries": ("remote_max_retries",),
 }
 
@@ -65,9 +62,8 @@ class Condarc(Value):
 
     ``channels`` and the other names are as written (``${VAR}`` replaced), credentials included: they are not for
     messages. ``channel_priority`` is ``strict``, ``flexible`` or ``disabled``; ``ssl_verify`` a bool, or the path of
-    certificates; ``pkgs_dirs`` and ``envs_dirs`` absolute paths; the times seconds, None where conda's default is
-    meant. ``section`` holds the keys of ``conda-execute:``, each with the place it stands at; ``sources`` are the files
-    read, lowest priority first.
+    certificates; ``pkgs_dirs`` and ``envs_dirs`` absolute paths; None means conda's default. ``section`` holds the keys
+    of ``conda-execute:``, each with its place; ``sources`` are the files read, lowest priority first.
     """
 
     channels: tuple[str, ...] = ()
@@ -85,10 +81,7 @@ class Condarc(Value):
     ssl_verify: bool | str = True
     client_ssl_cert: str | None = None
     proxy_servers: Mapping[str, str] = MappingProxyType({})
-    remote_connect_timeout_secs: float | None = None
-    remote_read_timeout_secs: float | None = None
     remote_max_retries: int | None = None
-    create_default_packages: tuple[str, ...] = ()
     pinned_packages: tuple[str, ...] = ()
     section: Mapping[str, tuple[Any, Location]] = MappingProxyType({})
     sources: tuple[str, ...] = ()
@@ -381,9 +374,9 @@ def _scalar(name: str, entry: _Entry, environ: Mapping[str, str]) -> Any:
     value = _expand(entry.value, environ) if isinstance(entry.value, str) else entry.value
     if name in ("channel_alias", "client_ssl_cert") and isinstance(value, str):
         return value
-    if name.startswith("remote_") and not isinstance(value, bool):
+    if name == "remote_max_retries" and not isinstance(value, bool):
         try:
-            return int(value) if name == "remote_max_retries" else float(value)
+            return int(value)
         except (TypeError, ValueError):
             raise ConfigError(f"{name} must be a number", where=entry.where) from None
     truth = _truth(value)

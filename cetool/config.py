@@ -66,17 +66,27 @@ class Origin(Value):
 
 
 class LoadedSettings(Value):
-    """The settings, the origin of each by key, and conda's configuration, which was read on the way."""
+    """The settings, the origin of each by key, and conda's configuration, which was read on the way.
+
+    ``unknown`` are the variables that start with ``CETOOL_`` and mean nothing to this version.
+    """
 
     settings: Settings
     origins: Mapping[str, Origin]
     condarc: Condarc
     config_file: Path | None
+    unknown: tuple[str, ...] = ()
 
 
 #: The built-in settings, by key (``env-dir``: as files and options spell it).
 DEFAULTS: dict[str, object] = {name.replace("_", "-"): value for name, value in Settings()._asdict().items()}
 KEYS = tuple(DEFAULTS)
+#: The variables that are not settings; ``CETOOL_TEST_...`` is for cetool's own tests.
+_OTHER_VARIABLES = (
+    *("CETOOL_CACHE_DIR", "CETOOL_CONFIG_FILE", "CETOOL_DATA_DIR", "CETOOL_GITHUB_TOKEN"),
+    "CETOOL_TRACEBACK",
+)
+_OF_TESTS = "CETOOL_TEST_"
 
 
 class _Wrong(ValueError):
@@ -114,6 +124,7 @@ def load_settings(environ: Mapping[str, str], *, options: Mapping[str, object] |
                 raise ConfigError(f"there is no setting {name!r}", where=where, hint=nearest_key(name))
             if value is not None:  # a key with nothing behind it sets nothing
                 origins[name] = _origin(name, plain_value(value), where, in_file)
+    unknown = unknown_variables(environ)
     for key in KEYS:
         variable = variable_of(key)
         if environ.get(variable):
@@ -124,7 +135,7 @@ def load_settings(environ: Mapping[str, str], *, options: Mapping[str, object] |
             origins[key] = _origin(key, value, None, context)
     _refuse_envs_dir(origins["env-dir"], condarc, environ)
     values: dict[str, Any] = {key.replace("-", "_"): origin.value for key, origin in origins.items()}
-    return LoadedSettings(Settings(**values), origins, condarc, config_file)
+    return LoadedSettings(Settings(**values), origins, condarc, config_file, unknown)
 
 
 def check_value(key: str, value: object, environ: Mapping[str, str]) -> object:
@@ -147,6 +158,27 @@ def nearest_key(name: str) -> str:
 
     matches = difflib.get_close_matches(name.strip().lower().replace("_", "-"), KEYS, n=1)
     return f"Did you mean {matches[0]!r}?" if matches else f"The settings are {', '.join(KEYS)}."
+
+
+def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The variables that start with ``CETOOL_`` and mean nothing here; another version may know them.
+
+    Raises ConfigError for one that is a known variable misspelt: ignoring it would run something else than was meant.
+    """
+    known = [*map(variable_of, KEYS), *_OTHER_VARIABLES]
+    unknown = [
+        name
+        for name, value in environ.items()
+        if name.startswith("CETOOL") and value and name not in known and not name.startswith(_OF_TESTS)
+    ]
+    for name in unknown:
+        import difflib
+
+        if matches := difflib.get_close_matches(name, known, n=1, cutoff=0.85):
+            raise ConfigError(
+                f"there is no variable {name}", where=Location(name), hint=f"Did you mean {matches[0]}? Or unset it."
+            )
+    return tuple(sorted(name for name in unknown if name.startswith("CETOOL_")))
 
 
 def variable_of(key: str) -> str:

@@ -123,7 +123,10 @@ def test_a_broken_file_is_an_error_at_its_line(world: dict[str, str], text: str,
 
 
 def test_keys_of_conda_itself_and_empty_files_are_none_of_our_business(world: dict[str, str]) -> None:
-    write(Path(world["HOME"]) / ".condarc", "solver: libmamba\nchangeps1: [1, {2: 3}]\nchannels:\n")
+    write(
+        Path(world["HOME"]) / ".condarc",
+        "solver: libmamba\nremote_connect_timeout_secs: fast\nchangeps1: [1, {2: 3}]\nchannels:\n",
+    )
     write(Path(world["HOME"]) / ".conda/condarc", "# nothing\n")
     assert load_condarc(world).channels == ()
 

@@ -160,6 +160,10 @@ def test_what_is_wrong_elsewhere_names_the_section_the_variable_or_the_option(
 ) -> None:
     with pytest.raises(ConfigError, match=r"^CETOOL_ENGINE: engine must be one of"):
         load_settings(environ | {"CETOOL_ENGINE": "x"})
+    with pytest.raises(ConfigError, match=r"^CETOOL_ENGIN: there is no variable CETOOL_ENGIN") as caught:
+        load_settings(environ | {"CETOOL_ENGIN": "conda"})
+    assert caught.value.hint == "Did you mean CETOOL_ENGINE? Or unset it."
+    assert load_settings(environ | {"CETOOL_FUTURE_THING": "1"}).unknown == ("CETOOL_FUTURE_THING",)
     with pytest.raises(UsageError, match=r"^--engine must be one of"):
         load_settings(environ, options={"engine": "x"})
     (tmp_path / ".condarc").write_text("conda-execute:\n  env_dir: /x\n")

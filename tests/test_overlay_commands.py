@@ -215,8 +215,12 @@ def test_collection_knows_scripts_names_and_bases(lab: Home, local_channel: Chan
     own = make_base(lab.path / "own", local_channel, wheels=[wheels / "ovlib-1.0-py3-none-any.whl"])
     ok(lab, "overlay", "create", "orphan", "--base", str(own), "ovlib ==2.0")
     own.rename(lab.path / "moved")
+    twin = ok(lab, "overlay", "create", "twin", "--base", str(base), "ovlib ==2.0").strip()
     states = {row["name"]: row["state"] for row in json.loads(ok(lab, "overlay", "list", "--json"))["overlays"]}
-    assert states["orphan"] == "base gone" and states["kept"] == "ready"
+    assert states == {**states, "orphan": "base gone", "kept": "ready", "twin": "ready"}
+    shutil.rmtree(twin)
+    states = {row["name"]: row["state"] for row in json.loads(ok(lab, "overlay", "list", "--json"))["overlays"]}
+    assert states == {**states, "kept": "not made", "twin": "not made"}, "each name, though they share a directory"
     report = json.loads(ok(lab, "gc", "--json"))
     assert [item["reason"] for item in report["removed"]] == ["its base is gone"]
     done = lab.cetool("overlay", "activate", "orphan")

@@ -215,7 +215,7 @@ class FoundOverlay:
 def _all(session: Session) -> list[FoundOverlay]:
     overlays = overlays_of(session)
     ensure_private_dir(overlays.root, trust=session.settings.trust_cache_dir, writable=False)
-    named = {recipe.directory: recipe for recipe in overlays.named()}
+    named = overlays.named()
     found, seen = [], set()
     for store in overlays.stores():
         for directory in store.directories():
@@ -223,13 +223,13 @@ def _all(session: Session) -> list[FoundOverlay]:
             if marker is None or marker.spec.overlay is None:
                 continue
             spec = marker.spec.overlay
-            names = [recipe.name for recipe in overlays.named() if recipe.directory == str(directory.prefix)]
+            names = [recipe.name for recipe in named if recipe.directory == str(directory.prefix)]
             seen.add(str(directory.prefix))
             found += [
                 FoundOverlay(name, spec.base, spec.requirements, spec.conda, directory, store) for name in names or [""]
             ]
-    for place, recipe in named.items():
-        if place not in seen:
+    for recipe in named:
+        if recipe.directory not in seen:
             found.append(FoundOverlay(recipe.name, recipe.base, recipe.overlay, recipe.conda, None, None))
     return sorted(found, key=lambda item: (not item.name, item.name, item.base))
 

@@ -73,6 +73,8 @@ class Session:
         self.loaded = load_settings(self.environ, options=options)
         self.settings = self.loaded.settings
         self.voice = Voice(self.settings.verbosity, self.environ)
+        for variable in self.loaded.unknown:
+            self.voice.warn(f"{variable} is ignored: cetool has no such variable")
         self.paths = resolve_paths(self.environ, self.settings.env_dir)
         self.store = Store(self.paths)
 
