@@ -15,7 +15,7 @@ from cetool.cli import options
 from cetool.cli.output import print_json, print_line
 from cetool.cli.session import Session
 from cetool.errors import CetoolError, StoreError
-from cetool.spec.channels import redact
+from cetool.spec.urls import redact
 
 if TYPE_CHECKING:
     from cetool.cache.baselines import BaselineStore

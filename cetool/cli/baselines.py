@@ -21,9 +21,9 @@ from cetool.lock.baseline import Combined, combine
 from cetool.lock.find import lock_in
 from cetool.lock.model import Lock, PlatformLock
 from cetool.spec.baselines import is_remote
-from cetool.spec.channels import redact
 from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.source import printable, read_bytes
+from cetool.spec.urls import redact
 from cetool.values import Value
 
 if TYPE_CHECKING:  # what fetches is for baselines at a URL

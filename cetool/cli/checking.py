@@ -12,11 +12,11 @@ from cetool.cli.output import print_json, print_line
 from cetool.cli.session import Session
 from cetool.cli.sources import open_source
 from cetool.errors import Location, MetadataError, UsageError
-from cetool.spec.channels import redact
 from cetool.spec.linting import RULES, Finding, finding_of, lint_script
 from cetool.spec.metadata import ScriptMetadata
 from cetool.spec.nodes import nearest
 from cetool.spec.source import Script, is_url, printable, read_script
+from cetool.spec.urls import redact
 
 CHECK_SCHEMA = "cetool.check/1"
 

@@ -19,10 +19,10 @@ from cetool.durations import format_size
 from cetool.errors import CetoolError, StoreError
 from cetool.paths import trust_directory
 from cetool.spec.blocks import find_block
-from cetool.spec.channels import redact
 from cetool.spec.environment import Requirements
 from cetool.spec.metadata import ScriptMetadata, read_metadata
 from cetool.spec.source import printable
+from cetool.spec.urls import redact
 
 #: Characters of a line of the question: what a script declares must not push out of sight where it comes from.
 _LONGEST = 1000

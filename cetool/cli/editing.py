@@ -12,12 +12,12 @@ import typer
 from cetool.cli import options
 from cetool.cli.session import Session
 from cetool.errors import Location, ScriptNotFoundError, UsageError
-from cetool.spec.channels import redact
 from cetool.spec.converting import DIALECTS, convert_block
 from cetool.spec.document import Document, read_document, write_document
 from cetool.spec.editing import Change, Edited, edit_declaration, requirements_change
 from cetool.spec.source import NOTEBOOK_SUFFIX, is_notebook, is_url, printable
 from cetool.spec.starting import start_block
+from cetool.spec.urls import redact
 
 
 class Dialect(str, Enum):

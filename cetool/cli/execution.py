@@ -20,10 +20,10 @@ from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import Source, open_source
 from cetool.errors import Location, UsageError
 from cetool.spec.blocks import find_block
-from cetool.spec.channels import strip_credentials
 from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.metadata import ScriptMetadata, metadata_from_file, read_metadata
 from cetool.spec.source import Script, is_notebook
+from cetool.spec.urls import strip_credentials
 from cetool.values import Value
 
 if TYPE_CHECKING:  # what is needed once there is an environment is imported while it is made: see _get_ready

@@ -25,7 +25,6 @@ from cetool.errors import EngineError, UsageError
 from cetool.lock.find import CONDA_LOCK, EMBEDDED, PIXI
 from cetool.lock.model import Lock, PlatformLock
 from cetool.spec.blocks import find_block
-from cetool.spec.channels import redact, strip_credentials
 from cetool.spec.dates import exclude_newer as read_day
 from cetool.spec.dates import rfc3339
 from cetool.spec.environment import Requirements
@@ -33,6 +32,7 @@ from cetool.spec.metadata import read_metadata
 from cetool.spec.nodes import nearest
 from cetool.spec.platforms import PLATFORMS, current_platform
 from cetool.spec.source import printable
+from cetool.spec.urls import redact, strip_credentials
 
 if TYPE_CHECKING:
     from cetool.engines.base import Progress

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from cetool.spec.channels import redact
+from cetool.spec.urls import redact
 
 #: A list of one is said as it is; what YAML would read otherwise is quoted.
 _PLAIN_FIRST = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/."

@@ -25,10 +25,10 @@ from cetool.overlays.about import About, Layer, read_about
 from cetool.overlays.base import changes_between, fingerprint_of
 from cetool.overlays.recipes import Recipe, merged_entries, read_recipe_file, without_entries
 from cetool.paths import ensure_private_dir
-from cetool.spec.channels import redact
 from cetool.spec.environment import Requirements
 from cetool.spec.matchspecs import canonical_spec
 from cetool.spec.overlay import OverlayKeys, canonical_base, canonical_entry
+from cetool.spec.urls import redact
 
 LIST_SCHEMA = "cetool.overlay-list/1"
 SHOW_SCHEMA = "cetool.overlay-show/1"

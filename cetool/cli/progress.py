@@ -20,7 +20,7 @@ from time import monotonic
 from typing import TextIO
 
 from cetool.patterns import pattern
-from cetool.spec.channels import redact
+from cetool.spec.urls import redact
 
 _TICK = 0.1
 #: Seconds over which a rate is taken.

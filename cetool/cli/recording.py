@@ -22,9 +22,9 @@ from cetool.launch.process import end_like, spawn_and_wait
 from cetool.launch.programs import resolve_command
 from cetool.launch.record import Ending, RecordedCommand, RecordedScript, RecordError, RunRecord, write_record
 from cetool.lock.installed import Installed, read_installed
-from cetool.spec.channels import redact, strip_credentials
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.source import decode, is_url, looks_like_python, read_bytes
+from cetool.spec.urls import redact, strip_credentials
 
 if TYPE_CHECKING:
     from cetool.launch.shell import Entrypoint

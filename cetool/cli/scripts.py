@@ -24,10 +24,10 @@ from cetool.errors import CetoolError
 from cetool.launch.programs import resolve_command
 from cetool.launch.shell import parse_entrypoint
 from cetool.paths import trust_directory
-from cetool.spec.channels import redact
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.metadata import ScriptMetadata
 from cetool.spec.platforms import current_platform
+from cetool.spec.urls import redact
 
 SHOW_SCHEMA = "cetool.show/1"
 INFO_SCHEMA = "cetool.info/1"

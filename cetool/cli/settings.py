@@ -15,7 +15,7 @@ from cetool.config import DEFAULTS, KEYS, LoadedSettings, check_value, load_sett
 from cetool.config_file import read_config_file, remove_setting, write_setting
 from cetool.errors import ConfigError, UsageError
 from cetool.paths import config_file_path
-from cetool.spec.channels import redact
+from cetool.spec.urls import redact
 
 #: The form of ``config list --json``; a change that a reader could stumble over gets another number.
 SCHEMA = "cetool.config/1"

@@ -30,10 +30,10 @@ from cetool.launch.programs import look_in
 from cetool.launch.records import Circumstances, Learned, write_launch_record
 from cetool.launch.tools import Tool, find_tool, read_tool
 from cetool.paths import ensure_private_dir
-from cetool.spec.channels import strip_credentials
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.matchspecs import spec_name
 from cetool.spec.metadata import ScriptMetadata
+from cetool.spec.urls import strip_credentials
 from cetool.warm.environ import path_dirs
 
 PATH_SCHEMA = "cetool.path/1"

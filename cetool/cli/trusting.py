@@ -17,8 +17,8 @@ from cetool.config import load_settings
 from cetool.durations import format_duration
 from cetool.errors import CetoolError, UsageError
 from cetool.paths import trust_directory
-from cetool.spec.channels import strip_credentials
 from cetool.spec.source import is_url, printable
+from cetool.spec.urls import strip_credentials
 
 SCHEMA = "cetool.trust/1"
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-fA-F]{6,64})\Z")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cetool.engines.base import CreateRequest, Progress
 from cetool.engines.explicit import ExplicitPackage, parse_lines
-from cetool.spec.channels import redact
 from cetool.spec.matchspecs import PACKAGE_NAME
+from cetool.spec.urls import redact
 
 
 def additions(specs: Iterable[str], pinned: Sequence[ExplicitPackage]) -> tuple[str, ...]:

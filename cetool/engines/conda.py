@@ -22,7 +22,7 @@ from cetool.engines.subprocesses import Invocation, clean_environ, run_engine
 from cetool.engines.turns import turn
 from cetool.errors import CetoolError
 from cetool.patterns import pattern
-from cetool.spec.channels import strip_credentials
+from cetool.spec.urls import strip_credentials
 
 #: Variables of the user's that would change what a creation prints or does.
 _DROPPED = ("CONDA_JSON", "CONDA_QUIET", "CONDA_DRY_RUN", "CONDA_DOWNLOAD_ONLY")

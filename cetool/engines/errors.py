@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 
 from cetool.errors import EngineError
-from cetool.spec.channels import redact
+from cetool.spec.urls import redact
 
 _SUBDIR = re.compile(r"noarch|(?:linux|osx|win|emscripten|wasi|freebsd|zos)-\w+")
 

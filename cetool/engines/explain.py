@@ -29,7 +29,7 @@ from cetool.engines.package_cache import DamagedPackages
 from cetool.engines.solver_words import missing_packages, unsatisfiable_reason
 from cetool.engines.subprocesses import Ended
 from cetool.errors import EngineError
-from cetool.spec.channels import redact
+from cetool.spec.urls import redact
 
 _ADVICE = re.compile(
     r"clean -a|clean --all|issue tracker|/issues|run into this error|see this message repeatedly|report the error|"

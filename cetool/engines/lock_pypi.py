@@ -26,11 +26,11 @@ from cetool.errors import EngineError, Location, MetadataError
 from cetool.lock.checks import pypi_url, pypi_version
 from cetool.lock.installed import normalized
 from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
-from cetool.spec.channels import redact, strip_credentials
 from cetool.spec.dates import rfc3339
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.nodes import shorten
 from cetool.spec.platforms import current_platform
+from cetool.spec.urls import redact, strip_credentials
 
 if TYPE_CHECKING:
     from cetool.engines.lock_solve import LockSolver

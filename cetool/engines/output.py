@@ -11,7 +11,7 @@ from types import TracebackType
 
 from cetool.errors import EngineError
 from cetool.patterns import pattern
-from cetool.spec.channels import redact
+from cetool.spec.urls import redact
 
 #: How many characters at the end of a stream are kept for explaining an error.
 KEPT = 200_000

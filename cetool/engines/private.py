@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from cetool.engines.base import CreateRequest
 from cetool.errors import EngineError
-from cetool.spec.channels import redact, strip_credentials
+from cetool.spec.urls import redact, strip_credentials
 
 _STEM = "engine-input-"
 

@@ -25,8 +25,8 @@ from cetool.engines.pypi_words import explain_failure
 from cetool.engines.subprocesses import Ended, Invocation, clean_environ, run_engine
 from cetool.errors import EngineError
 from cetool.lock.installed import Installed, normalized
-from cetool.spec.channels import redact
 from cetool.spec.environment import PypiSettings
+from cetool.spec.urls import redact
 
 #: Options of pip that would install elsewhere, install something else, or write where nothing was asked for.
 _PIP_ASTRAY = frozenset(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from cetool.spec.channels import strip_credentials
+from cetool.spec.urls import strip_credentials
 
 _REFERENCE = re.compile(r"(?P<name>[^\s@]+)\s*@\s*(?P<url>[^\s#]+)(?:#(?P<fragment>\S*))?")
 _DIGEST = re.compile(r"(?:^|&)(?P<digest>(?:sha256|sha384|sha512)=[0-9a-fA-F]+)(?=&|$)")

@@ -19,7 +19,7 @@ from typing import Any
 from cetool.errors import StoreError
 from cetool.lock.installed import Distribution, distributions, normalized, package_records, read_origins, write_origins
 from cetool.lock.model import LockedPypi
-from cetool.spec.channels import strip_credentials
+from cetool.spec.urls import strip_credentials
 
 #: Seconds that uv or pip may take to tell.
 _PATIENCE = 120.0

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from cetool.condarc import Condarc, resolve_channel
 from cetool.errors import EngineError
-from cetool.spec.channels import strip_credentials
+from cetool.spec.urls import strip_credentials
 
 if TYPE_CHECKING:
     from rattler.networking import Client

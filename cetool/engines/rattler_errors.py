@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cetool.engines.rattler_request import Plan
 from cetool.errors import EngineError
-from cetool.spec.channels import redact
+from cetool.spec.urls import redact
 
 if TYPE_CHECKING:
     from rattler import RepoDataRecord

@@ -23,7 +23,7 @@ from cetool.engines.base import Progress
 from cetool.engines.explicit import ExplicitPackage, mismatch
 from cetool.engines.intact import damaged_files
 from cetool.errors import EngineError
-from cetool.spec.channels import redact
+from cetool.spec.urls import redact
 from cetool.values import Value
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cetool.engines.rattler_request import Plan
 from cetool.errors import EngineError
-from cetool.spec.channels import strip_credentials
+from cetool.spec.urls import strip_credentials
 
 if TYPE_CHECKING:
     from rattler import RepoDataRecord

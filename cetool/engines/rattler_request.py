@@ -13,8 +13,8 @@ from cetool.engines.base import CreateRequest
 from cetool.engines.rattler_client import Access, access_to, process_environment
 from cetool.errors import EngineError
 from cetool.patterns import pattern
-from cetool.spec.channels import redact, strip_credentials
 from cetool.spec.platforms import current_platform, default_virtual_packages
+from cetool.spec.urls import redact, strip_credentials
 from cetool.values import Value
 
 if TYPE_CHECKING:

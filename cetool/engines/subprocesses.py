@@ -26,7 +26,7 @@ from cetool.engines.base import CreateRequest
 from cetool.engines.output import Feed, Log, OnLine
 from cetool.engines.vitals import Vitals
 from cetool.errors import EngineError, Interrupted
-from cetool.spec.channels import redact
+from cetool.spec.urls import redact
 from cetool.values import Value
 
 #: Signals and how many seconds each is given to work, from an invitation to a certainty.

@@ -15,8 +15,8 @@ from cetool.cache.store import Lease
 from cetool.launch.activation import Activation
 from cetool.paths import Paths
 from cetool.patterns import pattern
-from cetool.spec.channels import strip_credentials
 from cetool.spec.metadata import ScriptMetadata
+from cetool.spec.urls import strip_credentials
 from cetool.values import Value
 from cetool.warm.declared import block_in, head_of, write_record
 

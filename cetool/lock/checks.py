@@ -11,10 +11,10 @@ from urllib.parse import unquote, urlsplit
 
 from cetool.errors import Location, MetadataError
 from cetool.lock.model import LockedConda
-from cetool.spec.channels import redact, strip_credentials
 from cetool.spec.matchspecs import PACKAGE_NAME
 from cetool.spec.nodes import has_control, shorten
 from cetool.spec.platforms import PLATFORMS
+from cetool.spec.urls import redact, strip_credentials
 from cetool.values import Value
 
 NOARCH = "noarch"

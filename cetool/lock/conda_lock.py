@@ -113,7 +113,8 @@ def _platforms(node: Node | None) -> list[str]:
 
 
 def _channels(node: Node | None) -> tuple[str, ...]:
-    from cetool.spec.channels import canonical_channel, strip_credentials
+    from cetool.spec.channels import canonical_channel
+    from cetool.spec.urls import strip_credentials
 
     found = []
     for item in () if node is None else node.as_list("metadata.channels"):

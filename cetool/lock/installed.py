@@ -17,7 +17,7 @@ from typing import Any
 from cetool.errors import StoreError
 from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
 from cetool.lock.records import in_order
-from cetool.spec.channels import strip_credentials
+from cetool.spec.urls import strip_credentials
 
 #: Where the files that PyPI packages were installed from are noted: ``{"schema": 1, "packages": [...]}``.
 ORIGINS = "conda-meta/cetool-pypi"

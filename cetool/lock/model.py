@@ -7,7 +7,7 @@ given), its PyPI packages by name.
 from __future__ import annotations
 
 from cetool.digests import sha256_of
-from cetool.spec.channels import strip_credentials
+from cetool.spec.urls import strip_credentials
 from cetool.values import Value
 
 

@@ -15,8 +15,9 @@ from cetool.errors import Location, MetadataError
 from cetool.lock.checks import conda_archive, conda_package, digest, platform_name, pypi_name, pypi_url, pypi_version
 from cetool.lock.model import Lock, LockedConda, LockedPypi, PlatformLock
 from cetool.lock.records import in_order
-from cetool.spec.channels import canonical_channel, redact, strip_credentials
+from cetool.spec.channels import canonical_channel
 from cetool.spec.nodes import shorten
+from cetool.spec.urls import redact, strip_credentials
 
 if TYPE_CHECKING:
     from rattler.lock import CondaLockedBinaryPackage, PypiLockedPackage

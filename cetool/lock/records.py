@@ -40,7 +40,7 @@ def record_of(package: LockedConda, where: Location | None = None) -> PackageRec
 
 def locked_of(record: RepoDataRecord) -> LockedConda:
     """A record out of a channel as a locked package."""
-    from cetool.spec.channels import strip_credentials
+    from cetool.spec.urls import strip_credentials
 
     kind = record.noarch
     return LockedConda(

@@ -136,7 +136,7 @@ def _refuse_both(layers: Sequence[Layer], added: Sequence[Layer]) -> None:
 
 def _source(item: Distribution) -> str | None:
     """Where a distribution came from if that was no index (PEP 610), credentials left out."""
-    from cetool.spec.channels import strip_credentials
+    from cetool.spec.urls import strip_credentials
 
     for info in item.place.glob("*.dist-info/direct_url.json"):
         name, _, rest = info.parent.name.partition("-")

@@ -21,8 +21,8 @@ from cetool.overlays.guard import write_guard
 from cetool.overlays.installers import Installer, to_install
 from cetool.overlays.merged import Breach, new_breaches
 from cetool.overlays.probe import Failure, failures
-from cetool.spec.channels import redact
 from cetool.spec.overlay import is_direct
+from cetool.spec.urls import redact
 
 #: Rounds after which it is given up: each adds a package of the base, and those that depend on each other go together.
 _MOST_ROUNDS = 20

@@ -12,9 +12,9 @@ from cetool.errors import StoreError, UsageError
 from cetool.lock.installed import normalized
 from cetool.overlays.about import Layer, read_about
 from cetool.overlays.base import distributions_in, site_directories
-from cetool.spec.channels import strip_credentials
 from cetool.spec.matchspecs import spec_name
 from cetool.spec.overlay import is_direct, local_path, read_overlay_keys
+from cetool.spec.urls import strip_credentials
 
 _PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/.-"
 

@@ -8,8 +8,8 @@ from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit
 
 from cetool.digests import sha256_of
 from cetool.errors import Location, UsageError
-from cetool.spec.channels import strip_credentials
 from cetool.spec.source import printable
+from cetool.spec.urls import strip_credentials
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")

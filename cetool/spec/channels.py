@@ -1,4 +1,4 @@
-"""Channels: their canonical form, and how the credentials in their URLs are kept out of sight.
+"""Channels and their canonical form.
 
 A channel is a name (``conda-forge``, ``conda-forge/label/dev``), a URL, or a directory, which becomes a ``file://``
 URL.
@@ -13,48 +13,11 @@ from pathlib import Path
 from cetool.condarc import DEFAULT_ALIAS
 from cetool.errors import Location, MetadataError
 from cetool.patterns import pattern
+from cetool.spec.urls import redact, split_url
 
 _MOST_SHOWN = 120
 _SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NAME = pattern(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*\Z")
-# user:secret@ in any URL, the /t/TOKEN of anaconda.org's private channels, tokens and signatures in a query; each takes
-# time in proportion to the text, whatever is in it
-_USERINFO = pattern(r"(://)[^/\s@\"']*@")
-_TOKEN = pattern(r"(://[^/\s\"']*(?:/[^/\s\"']*){0,30}?)/t/(?!\*\*\*)[^/\s\"']+")
-#: Tokens in one URL; nobody has two, but what is left of a third would be shown.
-_MOST_TOKENS = 8
-_QUERY = pattern(
-    r"([?&](?:token|auth|access_token|private_token|api_key|key|password|sig|signature|x-(?:amz|goog)-[a-z-]+)=)"
-    r"[^&\s\"'\]]+",
-    re.IGNORECASE,
-)
-
-
-def strip_credentials(text: str) -> str:
-    """The text with the credentials of every URL in it removed: what is stored and hashed."""
-    return _QUERY.sub(r"\1", _without_tokens(_USERINFO.sub(r"\1", text), "")) if _may_tell(text) else text
-
-
-def redact(text: str) -> str:
-    """The text with the credentials of every URL in it replaced by ``***``: for messages and logs."""
-    if not _may_tell(text):
-        return text
-    return _QUERY.sub(r"\1***", _without_tokens(_USERINFO.sub(r"\1***@", text), "/t/***"))
-
-
-def _may_tell(text: str) -> bool:
-    """Whether there is anything in a text by which credentials are found; in most there is not."""
-    return any(mark in text for mark in ("@", "/t/", "?", "&"))
-
-
-def _without_tokens(text: str, instead: str) -> str:
-    """The text with every ``/t/TOKEN`` of its URLs replaced; one URL may have several, of which a pass finds one."""
-    for _ in range(_MOST_TOKENS):
-        kept = text
-        text = _TOKEN.sub(rf"\1{instead}", kept)
-        if text == kept:
-            break
-    return text
 
 
 def file_url(path: str, base_dir: str | os.PathLike[str], *, where: Location | None = None) -> str:
@@ -65,7 +28,7 @@ def file_url(path: str, base_dir: str | os.PathLike[str], *, where: Location | N
     try:
         return Path(os.path.abspath(Path(base_dir, os.path.expanduser(path)))).as_uri()
     except (ValueError, OSError):
-        raise MetadataError(f"{_short(path)!r} cannot be the path of a file", where=where) from None
+        raise MetadataError(f"{_short(redact(path))!r} cannot be the path of a file", where=where) from None
 
 
 def _short(text: str) -> str:
@@ -79,6 +42,8 @@ def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Loc
     a URL below conda.anaconda.org becomes the channel's name. Raises MetadataError for what can be no channel.
     """
     channel = text.strip()
+    if _SCHEME.match(channel):
+        channel = _with_plain_login(channel, where)
     directory = channel.startswith(("./", "../", "/", "~/")) or channel in (".", "..", "~")
     control = any(ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u2028\u2029" for char in text)
     if not channel or control or (not directory and re.search(r"[\s\"'<>\\`]", channel)):
@@ -89,7 +54,7 @@ def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Loc
         )
     if channel.startswith("-"):
         raise MetadataError(
-            f"the channel {_short(channel)!r} starts with a '-', as an option would",
+            f"the channel {_short(redact(channel))!r} starts with a '-', as an option would",
             where=where,
             hint="Write ./ before the name of a directory.",
         )
@@ -103,8 +68,27 @@ def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Loc
         return url
     if "," in channel or not _NAME.match(channel) or ".." in channel.split("/"):
         raise MetadataError(
-            f"{_short(channel)!r} is not a channel",
+            f"{_short(redact(channel))!r} is not a channel",
             where=where,
             hint="A channel is a name (conda-forge), a URL (https://...), or a directory (./here or /there).",
         )
     return channel.rstrip("/")
+
+
+def _with_plain_login(channel: str, where: Location | None) -> str:
+    """The URL of a channel, in its login the characters escaped by which programs could split it in another way.
+
+    Raises MetadataError for a URL without a valid host.
+    """
+    try:
+        url = split_url(channel)
+    except ValueError as error:
+        raise MetadataError(
+            f"{_short(redact(channel))!r} is not a channel: {error}",
+            where=where,
+            hint="Write https://HOST/CHANNEL. In a user or password, write special characters as in %40 for @.",
+        ) from None
+    if url.userinfo is None:
+        return channel
+    plain = url.userinfo.replace("@", "%40").replace("'", "%27")
+    return channel.replace(f"://{url.userinfo}@", f"://{plain}@", 1)

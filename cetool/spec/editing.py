@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from cetool.errors import MetadataError, UsageError
 from cetool.spec.blocks import CONDA_EXECUTE, PEP723, Block, find_block
-from cetool.spec.channels import canonical_channel, redact, strip_credentials
+from cetool.spec.channels import canonical_channel
 from cetool.spec.conda_execute import read_own_keys
 from cetool.spec.declared import Item, channels_place, pypi_name, untouched
 from cetool.spec.document import Document, NotWrittenError, require_script
@@ -24,6 +24,7 @@ from cetool.spec.nodes import nearest
 from cetool.spec.platforms import current_platform, selectors
 from cetool.spec.run_with import default_run_with
 from cetool.spec.source import Script
+from cetool.spec.urls import redact, strip_credentials
 
 _SECRET = "A script is no place for a secret: keep it in ~/.netrc, or in the channel's URL in .condarc."
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cetool.digests import sha256_of
 from cetool.patterns import pattern
-from cetool.spec.channels import strip_credentials
+from cetool.spec.urls import strip_credentials
 from cetool.values import Value
 
 if TYPE_CHECKING:  # few environments are laid over another

@@ -10,7 +10,6 @@ from typing import Literal
 
 from cetool.errors import MetadataError
 from cetool.spec.blocks import CONDA_EXECUTE, PEP723, Block, find_block, near_miss
-from cetool.spec.channels import redact, strip_credentials
 from cetool.spec.declared import Item, channels_place, declared_items
 from cetool.spec.languages import PYTHON, language_of, language_of_program, package_of_program
 from cetool.spec.matchspecs import canonical_requirement, canonical_spec, requires_python_spec, spec_name
@@ -18,6 +17,7 @@ from cetool.spec.metadata import ScriptMetadata, nothing_found, read_metadata
 from cetool.spec.nodes import Node
 from cetool.spec.source import Script, is_notebook
 from cetool.spec.toml_reader import parse_toml
+from cetool.spec.urls import redact, strip_credentials
 from cetool.spec.yaml_reader import parse_yaml
 
 #: Each rule, and what it means. Those of :data:`ERRORS` keep a script from running.

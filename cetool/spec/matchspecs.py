@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 
 from cetool.errors import Location, MetadataError
 from cetool.patterns import pattern
-from cetool.spec.channels import canonical_channel, file_url, redact
+from cetool.spec.channels import canonical_channel, file_url
 from cetool.spec.nodes import has_control, shorten
+from cetool.spec.urls import redact
 
 MAX_SPEC = 1000
 MAX_NAME = 200

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Literal, NoReturn
 
 from cetool.errors import Location, MetadataError
-from cetool.spec.channels import canonical_channel, redact
+from cetool.spec.channels import canonical_channel
+from cetool.spec.urls import redact
 from cetool.values import Value
 
 Kind = Literal["text", "number", "boolean", "nothing", "date", "list", "mapping"]

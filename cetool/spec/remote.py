@@ -11,11 +11,11 @@ from urllib.parse import urljoin
 
 from cetool.errors import CetoolError, ScriptNotFoundError, UsageError
 from cetool.spec.addresses import Address, parse_address
-from cetool.spec.channels import strip_credentials
 from cetool.spec.credentials import GITHUB_HOSTS, GITHUB_TOKEN, authorization
 from cetool.spec.gists import file_of_gist
 from cetool.spec.pages import likely_raw, raw_file
 from cetool.spec.source import MAX_SIZE, printable
+from cetool.spec.urls import strip_credentials
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from cetool.errors import MetadataError, UsageError
 from cetool.spec.blocks import CONDA_SCRIPT, PEP723, find_block
-from cetool.spec.channels import redact, strip_credentials
 from cetool.spec.declared import package_name
 from cetool.spec.document import Document, NotWrittenError
 from cetool.spec.editing import Declaration, Edited, comparable, declaration
@@ -19,6 +18,7 @@ from cetool.spec.matchspecs import canonical_requirement, canonical_spec
 from cetool.spec.rendering import Wanted, entrypoint_of, render
 from cetool.spec.run_with import default_run_with
 from cetool.spec.source import Script
+from cetool.spec.urls import redact, strip_credentials
 
 _CODING = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*[-_.a-zA-Z0-9]+")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 
-from cetool.spec.channels import file_url, redact
+from cetool.spec.channels import file_url
 from cetool.spec.environment import PypiSettings
 from cetool.spec.nodes import Node, shorten
+from cetool.spec.urls import redact
 
 _INDEX = re.compile(r"(?:https?|file)://[^\s\"'<>\\]+")
 # a day, a moment (RFC 3339), or a span of time as uv takes it
