@@ -29,6 +29,7 @@ FILES = {
     "environment-yml": "out.yml",
     "conda-lock": "out.conda-lock.yml",
     "pixi-lock": "out.pixi.lock",
+    "pixi-lock-6": "six.pixi.lock",
     "requirements": "requirements.txt",
 }
 
@@ -65,6 +66,8 @@ def test_every_format_tells_the_same(exported: Home) -> None:
     conda_lock, pixi = (open_lock(folder / FILES[name]).lock.platforms[0] for name in ("conda-lock", "pixi-lock"))
     assert conda_lock.explicit == pixi.explicit and set(conda_lock.explicit) == {f"{u}#sha256:{d}" for u, d in urls}
     assert conda_lock.explicit_pypi == pixi.explicit_pypi and len(pixi.pypi) == 1
+    assert (folder / FILES["pixi-lock-6"]).read_text().startswith("version: 6\n")
+    assert not (folder / FILES["pixi-lock"]).read_text().startswith("version: 6\n")
     requirements = (folder / "requirements.txt").read_text()
     assert f"tabulate==0.9.0 \\\n    --hash=sha256:{pixi.pypi[0].sha256}\n" in requirements
     environment = (folder / "out.yml").read_text()
@@ -80,7 +83,7 @@ def test_what_was_exported_makes_the_same_environment(exported: Home) -> None:
     shown = exported.cetool("run", "table.py", cwd=folder).stdout
     assert shown.startswith("0.9.0 ")
     wanted = exported.cetool("export", "table.py", "--format", "conda-lock", cwd=folder).stdout
-    for name in ("conda-lock", "pixi-lock"):
+    for name in ("conda-lock", "pixi-lock", "pixi-lock-6"):
         done = exported.cetool("run", "--lock-file", FILES[name], "table.py", cwd=folder)
         assert (done.returncode, done.stdout) == (0, shown), done.stderr
     exported.write("export/plain.py", "import tabulate\nprint(tabulate.__version__)\n")

@@ -51,6 +51,8 @@ def test_a_conda_lock_file_keeps_what_the_model_has() -> None:
     ]
     assert [each.request for each in again.platforms] == ["aa" * 32, "bb" * 32]
     assert (again.channels, again.created, again.custom) == (LOCK.channels, LOCK.created, LOCK.custom)
+    # conda-lockfiles, the plugin with which conda reads the file, demands it
+    assert "\n  custom_metadata:\n" in CONDA_LOCK and "\n    created_by: cetool\n" in CONDA_LOCK
     six = next(package for package in again.platforms[0].conda if package.name == "six")
     assert six.depends == ("abi 1.* *_cp", "python >=3,<4")
     assert write_conda_lock(again, sources=("a.py",)) == write_conda_lock(

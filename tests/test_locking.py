@@ -70,7 +70,7 @@ def test_it_writes_all_that_the_standard_asks_for(here: Home) -> None:
     assert metadata["sources"] == ["a.py"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", metadata["time_metadata"]["created_at"])
     requirements = read_metadata(read_script(here.path / "a.py")).requirements
-    assert metadata["custom_metadata"] == {"cetool_request": requirements.digest}
+    assert metadata["custom_metadata"] == {"cetool_request": requirements.digest, "created_by": "cetool"}
     required = {"name", "version", "manager", "platform", "dependencies", "url", "hash", "category", "optional"}
     for package in document["package"]:
         assert set(package) == required and set(package["hash"]) == {"md5", "sha256"}

@@ -24,9 +24,9 @@ from cetool.spec.platforms import PLATFORMS
 from cetool.spec.source import printable
 
 EXPLICIT, ENVIRONMENT, CONDA_LOCK = "explicit", "environment-yml", "conda-lock"
-PIXI_LOCK, REQUIREMENTS = "pixi-lock", "requirements"
+PIXI_LOCK, PIXI_LOCK_6, REQUIREMENTS = "pixi-lock", "pixi-lock-6", "requirements"
 #: The formats that take several platforms.
-_FOR_SEVERAL = (CONDA_LOCK, PIXI_LOCK)
+_FOR_SEVERAL = (CONDA_LOCK, PIXI_LOCK, PIXI_LOCK_6)
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,11 @@ def written(format: str, found: Found, session: Session) -> str:
         from cetool.lock.conda_lock import write_conda_lock
 
         return write_conda_lock(lock, sources=() if found.source is None else (found.source,))
-    if format == PIXI_LOCK:
-        from cetool.lock.pixi import write_pixi_lock
+    if format in (PIXI_LOCK, PIXI_LOCK_6):
+        from cetool.lock.pixi import OLDEST, write_pixi_lock
 
-        return write_pixi_lock(lock, channel_urls=_channel_urls(lock))
+        version = OLDEST if format == PIXI_LOCK_6 else None
+        return write_pixi_lock(lock, channel_urls=_channel_urls(lock), version=version)
     from cetool.lock.plain import write_environment_yml, write_requirements
 
     if format == ENVIRONMENT:

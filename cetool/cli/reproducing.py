@@ -19,6 +19,7 @@ class Format(str, Enum):
     ENVIRONMENT = "environment-yml"
     CONDA_LOCK = "conda-lock"
     PIXI_LOCK = "pixi-lock"
+    PIXI_LOCK_6 = "pixi-lock-6"
     REQUIREMENTS = "requirements"
 
 

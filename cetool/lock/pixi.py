@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 #: The environment of a script; a project's others have names of their own.
 _DEFAULT = "default"
-#: The version that is written out; py-rattler makes its own of it.
-_VERSION = 6
+#: The oldest version that can be written; py-rattler makes the newest of it.
+OLDEST = 6
 
 
 def read_pixi_lock(path: Path, text: str, name: str) -> Lock:
@@ -151,8 +151,10 @@ def _version_in(url: str, where: Location) -> str:
     return pypi_version(words[1].removesuffix(".tar.gz").removesuffix(".zip"), where)
 
 
-def write_pixi_lock(lock: Lock, *, indexes: tuple[str, ...] = (), channel_urls: tuple[str, ...] = ()) -> str:
-    """The text of a ``pixi.lock`` as py-rattler writes it.
+def write_pixi_lock(
+    lock: Lock, *, indexes: tuple[str, ...] = (), channel_urls: tuple[str, ...] = (), version: int | None = None
+) -> str:
+    """The text of a ``pixi.lock``, in the newest version that py-rattler writes or, if asked for, in version 6.
 
     ``channel_urls`` are the URLs of the lock's channels, as this machine's configuration has them; ``indexes`` those
     that PyPI packages came from. The digest of the request has no place in the format. Equal locks are equal bytes.
@@ -172,12 +174,16 @@ def write_pixi_lock(lock: Lock, *, indexes: tuple[str, ...] = (), channel_urls: 
     for each in platforms:
         packages |= {package.url: _conda_entry(package) for package in each.conda}
         packages |= {package.url: _pypi_entry(package) for package in each.pypi}
-    document = {"version": _VERSION, "environments": {_DEFAULT: environment}, "packages": list(packages.values())}
+    document = {"version": OLDEST, "environments": {_DEFAULT: environment}, "packages": list(packages.values())}
     with tempfile.TemporaryDirectory(prefix="cetool-lock-") as directory:
         path = Path(directory) / "pixi.lock"
-        path.write_text(to_yaml(document), encoding="utf-8")
+        text = to_yaml(document)
+        path.write_text(text, encoding="utf-8")
         try:
-            LockFile.from_path(path).to_path(path)
+            read = LockFile.from_path(path)
+            if version == OLDEST:
+                return text
+            read.to_path(path)
         except ParseCondaLockError as error:
             reason = shorten(redact(str(error)).replace(directory + os.sep, "").partition("\n")[0], 200)
             raise MetadataError(f"py-rattler does not take this lock for a pixi.lock: {reason}") from None
