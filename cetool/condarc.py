@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cetool.errors import ConfigError, Location
+from cetool.ownership import OwnershipError, is_trusting, read_own_file
 from cetool.patterns import pattern
 from cetool.plain_yaml import Setting, settings_of
 from cetool.values import Value
@@ -32,6 +33,7 @@ SECTION = "conda-execute"
 
 _FILE_NAMES = {".condarc", "condarc", ".mambarc", "mambarc"}
 _YAML_SUFFIXES = {".yml", ".yaml"}
+_LARGEST = 16 << 20
 _BOM = b"\xef\xbb\xbf"
 _SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _VARIABLE = pattern(r"\$(?:\{(?P<braced>[^}]*)\}|(?P<named>\w+))")
@@ -110,7 +112,9 @@ def load_condarc(environ: Mapping[str, str], *, root_prefix: str | None = None, 
     wrong type: going on with other channels than the user wrote down would make another environment.
     """
     files = list(dict.fromkeys(_files(_search_path(environ, root_prefix, mamba), environ)))
-    layers: list[_Layer] = [*map(_read, files), *filter(None, [_variables(environ)])]
+    installed = list(filter(None, [_root(environ, root_prefix, mamba), environ.get("CONDA_PREFIX")]))
+    layers: list[_Layer] = [_read(path, environ, installed) for path in files]
+    layers += filter(None, [_variables(environ)])
     if not layers:
         return Condarc()
     values: dict[str, Any] = {}
@@ -170,7 +174,7 @@ def search_path(environ: Mapping[str, str], *, root_prefix: str | None = None, m
 def _search_path(environ: Mapping[str, str], root_prefix: str | None, mamba: bool) -> Iterator[str]:
     """The candidates, lowest priority first; an unset variable takes its entries out."""
     home = _home(environ)
-    root = root_prefix or environ.get("CONDA_ROOT") or (environ.get("MAMBA_ROOT_PREFIX") if mamba else None)
+    root = _root(environ, root_prefix, mamba)
     configs = [environ.get("XDG_CONFIG_HOME"), home and f"{home}/.config"]
     if sys.platform == "win32":
         yield from _in_directory("C:/ProgramData/conda", mamba)
@@ -193,6 +197,10 @@ def _search_path(environ: Mapping[str, str], root_prefix: str | None, mamba: boo
     yield environ.get("CONDARC", "")
     if mamba:
         yield environ.get("MAMBARC", "")
+
+
+def _root(environ: Mapping[str, str], root_prefix: str | None, mamba: bool) -> str | None:
+    return root_prefix or environ.get("CONDA_ROOT") or (environ.get("MAMBA_ROOT_PREFIX") if mamba else None)
 
 
 def _in_directory(directory: str | None, mamba: bool) -> Iterator[str]:
@@ -231,9 +239,17 @@ def _absolute(path: str, environ: Mapping[str, str]) -> str:
     return os.path.abspath(_expand_user(path, environ))
 
 
-def _read(path: Path) -> _Layer:
+def _read(path: Path, environ: Mapping[str, str], installed: Iterable[str]) -> _Layer:
+    """A file's entries. One in an installation may belong to whom that belongs to, but not decide what is trusted."""
+    trust = is_trusting(environ)
     try:
-        return _parse(str(path), path.read_bytes())
+        owners = {os.stat(root).st_uid for root in installed if path.is_relative_to(root) and os.path.isdir(root)}
+        layer = _parse(str(path), read_own_file(path, limit=_LARGEST, trust=trust, owners=owners))
+        if owners and SECTION in layer:
+            read_own_file(path, limit=_LARGEST, trust=trust)
+        return layer
+    except OwnershipError as error:
+        raise ConfigError(error.message, where=Location(str(path)), hint=error.hint) from None
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=Location(str(path))) from None
 

@@ -16,6 +16,7 @@ from cetool.condarc import Condarc, load_condarc
 from cetool.config_file import plain_value, read_config_file
 from cetool.durations import parse_duration, parse_size
 from cetool.errors import CetoolError, ConfigError, Location, UsageError
+from cetool.ownership import is_trusting
 from cetool.paths import config_file_path, expand_user, home_directory
 from cetool.patterns import pattern
 from cetool.values import Value
@@ -117,7 +118,7 @@ def load_settings(environ: Mapping[str, str], *, options: Mapping[str, object] |
     in_file = _Context(environ, condarc, in_file=True)
     origins = {key: Origin(value, BUILT_IN, value) for key, value in DEFAULTS.items()}
     config_file = config_file_path(environ)
-    layers = [condarc.section, {} if config_file is None else read_config_file(config_file)]
+    layers = [condarc.section, {} if config_file is None else read_config_file(config_file, trust=is_trusting(environ))]
     for layer in layers:
         for name, (value, where) in layer.items():
             if name not in DEFAULTS:

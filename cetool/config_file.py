@@ -6,6 +6,7 @@ ruamel.yaml is imported only for a file that is not as simple as can be, and to 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import stat
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cetool.errors import ConfigError, Location
-from cetool.paths import make_private_dirs
+from cetool.ownership import OwnershipError, make_private_dirs, read_own_file
 from cetool.plain_yaml import settings_of
 
 #: No settings are that long; something else was named by mistake.
@@ -23,12 +24,13 @@ _BOM = b"\xef\xbb\xbf"
 _MEND = "Mend the file, or remove it: every setting has a default (`cetool config list`)."
 
 
-def read_config_file(path: Path) -> dict[str, tuple[object, Location]]:
+def read_config_file(path: Path, *, trust: bool = False) -> dict[str, tuple[object, Location]]:
     """The file's values as plain Python ones, each with its place; empty where there is no such file.
 
-    Raises ConfigError, with the line, for what cannot be read, is no YAML, or is not one mapping without repeats.
+    Raises ConfigError, with the line, for what cannot be read, is no YAML, or is not one mapping without repeats; and,
+    unless ``trust``, for a file that another user could have written: it can switch off what protects this one.
     """
-    raw = _read(path)
+    raw = _read(path, trust=trust)
     return {} if raw is None else _parse(_decode(raw, path), path)
 
 
@@ -52,22 +54,23 @@ def remove_setting(path: Path, key: str) -> bool:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> bytes | None:
+def _read(path: Path, *, trust: bool = False) -> bytes | None:
     place = Location(str(path))
     try:
-        info = path.stat()
-        if stat.S_ISDIR(info.st_mode):
+        if path.is_dir():
             raise ConfigError("the configuration file is a directory", where=place)
-        if not stat.S_ISREG(info.st_mode):
-            if os.path.realpath(path) == os.devnull:
-                return None
-            raise ConfigError("the configuration file is not a regular file", where=place)
-        if info.st_size > _LARGEST:
-            raise ConfigError("the configuration file is larger than 1 MiB", where=place, hint=_MEND)
-        return path.read_bytes()
+        return read_own_file(path, limit=_LARGEST, trust=trust)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OwnershipError as error:
+        raise ConfigError(error.message, where=place, hint=error.hint) from None
     except OSError as error:
+        if error.errno == errno.EINVAL:
+            if os.path.realpath(path) == os.devnull:
+                return None
+            raise ConfigError("the configuration file is not a regular file", where=place) from None
+        if error.errno == errno.EFBIG:
+            raise ConfigError("the configuration file is larger than 1 MiB", where=place, hint=_MEND) from None
         raise ConfigError(f"the configuration file cannot be read: {error.strerror}", where=place) from None
 
 

@@ -1,29 +1,14 @@
-"""Where cetool's things lie on this machine, and whether a directory may be trusted with them.
-
-What runs from the cache runs as the user, so a directory is used only if nobody else could have put things in it: the
-rules are those of ssh for its keys, extended to every directory and symbolic link on the way there.
-"""
+"""Where cetool keeps its files on this machine. :mod:`cetool.ownership` checks who else can write there."""
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from cetool.errors import StoreError
 from cetool.values import Value
-
-_OPEN_TO_OTHERS = stat.S_IWGRP | stat.S_IWOTH
-#: As many symbolic links as Linux follows on one path.
-_MOST_LINKS = 40
-_CHOOSE = "Set CETOOL_CACHE_DIR to a directory that you may write to."
-_TRUST = (
-    "If it is shared by people you trust, pass --trust-cache-dir or set trust-cache-dir; "
-    "otherwise set CETOOL_CACHE_DIR to a directory of your own."
-)
 
 
 class Paths(Value):
@@ -31,7 +16,8 @@ class Paths(Value):
 
     ``envs``, ``locks`` and ``trash`` are on one file system and move together with the setting ``env-dir``, so that all
     who share the environments share their locks; everything else is this user's own, below ``root``. ``config_file`` is
-    None where there is no home directory to look for it in.
+    None where there is no home directory to look for it in. ``trusted`` says that the user trusts everyone who can
+    write to these directories (``trust-cache-dir``): otherwise whoever opens one checks it first.
     """
 
     root: Path
@@ -39,6 +25,7 @@ class Paths(Value):
     locks: Path
     trash: Path
     config_file: Path | None
+    trusted: bool = False
 
     @property
     def database(self) -> Path:
@@ -86,8 +73,8 @@ class Paths(Value):
         return self.root / "gc.stamp"
 
 
-def resolve_paths(environ: Mapping[str, str], env_dir: Path | None = None) -> Paths:
-    """The paths that hold in this environment; ``env_dir`` is the setting of that name.
+def resolve_paths(environ: Mapping[str, str], env_dir: Path | None = None, *, trusted: bool = False) -> Paths:
+    """The paths that hold in this environment; ``env_dir`` and ``trusted`` (``trust-cache-dir``) are settings.
 
     Raises StoreError where the machine says nowhere where a cache could be (no ``CETOOL_CACHE_DIR``, no
     ``XDG_CACHE_HOME``, no home directory: cron, containers), or says it by a relative path.
@@ -95,8 +82,8 @@ def resolve_paths(environ: Mapping[str, str], env_dir: Path | None = None) -> Pa
     root = _cache_root(environ)
     config_file = config_file_path(environ)
     if env_dir is None or env_dir == root / "envs":
-        return Paths(root, root / "envs", root / "locks", root / "trash", config_file)
-    return Paths(root, env_dir, env_dir / ".locks", env_dir / ".trash", config_file)
+        return Paths(root, root / "envs", root / "locks", root / "trash", config_file, trusted)
+    return Paths(root, env_dir, env_dir / ".locks", env_dir / ".trash", config_file, trusted)
 
 
 def config_file_path(environ: Mapping[str, str]) -> Path | None:
@@ -197,195 +184,3 @@ def _user_dir(environ: Mapping[str, str], variable: str, below_home: str, *, kin
         return Path(os.path.normpath(xdg), "cetool")
     home = home_directory(environ)
     return None if home is None else home / below_home / "cetool"
-
-
-# --- private directories --------------------------------------------------------------------------------------------
-
-
-def ensure_private_dir(path: Path, *, trust: bool, writable: bool = True) -> None:
-    """Make the directory (0700, missing parents too), or see that what is there is this user's alone.
-
-    One that is only to be read (``writable`` is false) is not made, and need not be writable.
-
-    Raises StoreError, with the reason, where it belongs to someone else, where its group or others can write to it,
-    where it is a symbolic link, or where somebody else could exchange it or a directory or link on the way to it; and
-    where it cannot be made or written to. ``trust`` leaves out all checks on who else has a hand in it, and makes a new
-    directory as open as the shared one that it is made in. On Windows, where the mode says nothing, nothing is checked:
-    a profile's directories are private there.
-    """
-    checked = not trust and sys.platform != "win32"
-    if checked:
-        _check(path)
-    if not writable:
-        return
-    make_private_dirs(path, shared=trust)
-    if checked:
-        _check(path)  # again: until it was made, anybody who could make it might have been faster
-        if not os.access(path, os.W_OK | os.X_OK):
-            raise StoreError(f"the directory {path} cannot be written to", hint=_CHOOSE)
-
-
-def make_private_dirs(path: Path, *, shared: bool = False) -> None:
-    """Make a directory and its missing parents, each 0700; raises StoreError with the system's reason.
-
-    With ``shared``, one made in a directory that its group or others can write to (``/tmp`` and other sticky ones do
-    not count) gets that directory's mode.
-    """
-    missing = []
-    directory = path
-    while not os.path.lexists(directory) and directory != directory.parent:
-        missing.append(directory)
-        directory = directory.parent
-    try:
-        for directory in reversed(missing):
-            _make(directory, shared=shared)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "Free some space, or set CETOOL_CACHE_DIR to a directory on another disk." if full else _CHOOSE
-        raise StoreError(f"the directory {path} cannot be made: {directory}: {reason}", hint=hint) from None
-    if not path.is_dir():
-        raise StoreError(f"{path} is in the way: it is not a directory", hint=f"Move it away. {_CHOOSE}")
-
-
-def _make(directory: Path, *, shared: bool) -> None:
-    try:
-        directory.mkdir(0o700)
-    except FileExistsError:
-        return  # another process was faster
-    mode = directory.parent.stat().st_mode
-    if shared and mode & _OPEN_TO_OTHERS and not mode & stat.S_ISVTX:
-        directory.chmod(stat.S_IMODE(directory.stat().st_mode) | mode & 0o077)
-
-
-def _check(path: Path) -> None:
-    """Raise StoreError where another user has a hand in the directory or in the way to it; a missing one is fine."""
-    try:
-        way = list(_way(path))
-        is_link = path.is_symlink()
-    except OSError as error:
-        raise StoreError(f"the directory {path} cannot be used: {error.strerror}", hint=_CHOOSE) from None
-    if is_link:
-        raise StoreError(
-            f"{path} is a symbolic link, where a directory is expected",
-            hint=f"Name the directory itself: CETOOL_CACHE_DIR={os.path.realpath(path)} (or env-dir).",
-        )
-    end = os.path.realpath(path)
-    for place, info in way:
-        if place == end:
-            _check_own(path, info)
-        else:
-            _check_passed(path, place, info)
-
-
-def _check_own(path: Path, info: os.stat_result) -> None:
-    if info.st_uid != _me():
-        raise StoreError(
-            f"the directory {path} belongs to {_user_name(info.st_uid)}: what lies there would run as you", hint=_TRUST
-        )
-    if info.st_mode & _OPEN_TO_OTHERS:
-        who = "everybody" if info.st_mode & stat.S_IWOTH else "its group"
-        raise StoreError(
-            f"the directory {path} can be written to by {who} (mode {stat.S_IMODE(info.st_mode):04o}): "
-            "what they put there would run as you",
-            hint=f"chmod go-w '{path}' closes it, if nobody had a hand in it so far. {_TRUST}",
-        )
-
-
-def _check_passed(path: Path, place: str, info: os.stat_result) -> None:
-    """A directory or link on the way: whoever can write to the one or owns the other can exchange what follows."""
-    if info.st_uid not in (0, _me()) and not _is_unmapped(info.st_uid):
-        raise StoreError(
-            f"the directory {path} is not safe: {place}, on the way to it, belongs to {_user_name(info.st_uid)}, who "
-            "could put another one in its place",
-            hint=_TRUST,
-        )
-    sticky = info.st_mode & stat.S_ISVTX
-    if not stat.S_ISDIR(info.st_mode) or sticky or not info.st_mode & _OPEN_TO_OTHERS:
-        return
-    if info.st_mode & stat.S_IWOTH or not _is_private_group(info):
-        who = "everybody" if info.st_mode & stat.S_IWOTH else "its group"
-        raise StoreError(
-            f"the directory {path} is not safe: {place}, on the way to it, can be written to by {who} "
-            f"(mode {stat.S_IMODE(info.st_mode):04o}), who could put another one in its place",
-            hint=f"chmod go-w '{place}' closes it. {_TRUST}",
-        )
-
-
-def _way(path: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every directory and symbolic link passed on the way to a path, what it ends at last; stops at what is missing.
-
-    ``os.path.realpath`` would not tell of the links, each of which could be another user's.
-    """
-    current = "/"
-    pending = os.path.abspath(path).split("/")[::-1]
-    links = 0
-    yield current, os.lstat(current)
-    while pending:
-        part = pending.pop()
-        if part in ("", "."):
-            continue
-        if part == "..":
-            current = os.path.dirname(current)
-            continue
-        step = os.path.join(current, part)
-        try:
-            info = os.lstat(step)
-        except FileNotFoundError:
-            return
-        yield step, info
-        if stat.S_ISLNK(info.st_mode):
-            links += 1
-            if links > _MOST_LINKS:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), step)
-            target = str(Path(step).readlink())
-            current = "/" if target.startswith("/") else current
-            pending += target.split("/")[::-1]
-        else:
-            current = step
-
-
-def _me() -> int:
-    if sys.platform == "win32":
-        return -1
-    return os.geteuid()
-
-
-def _user_name(uid: int) -> str:
-    if sys.platform != "win32":
-        import pwd
-
-        try:
-            return f"{pwd.getpwuid(uid).pw_name} (user {uid})"
-        except KeyError:
-            pass
-    return f"another user ({uid})"
-
-
-def _is_private_group(info: os.stat_result) -> bool:
-    """Whether nobody but the owner and root is in the directory's group.
-
-    Distributions that give every user a group of their own (Debian, Fedora) make directories 0775 by their umask 002.
-    """
-    if sys.platform == "win32":
-        return True
-    import grp
-    import pwd
-
-    try:
-        group = grp.getgrgid(info.st_gid)
-        owner = pwd.getpwuid(info.st_uid)
-    except KeyError:
-        return False
-    own = owner.pw_gid == info.st_gid and group.gr_name == owner.pw_name
-    return own and set(group.gr_mem) <= {owner.pw_name, "root"}
-
-
-def _is_unmapped(uid: int) -> bool:
-    """Whether this is how a container without root shows everything that belongs to the world outside, root's too."""
-    try:
-        overflow = int(Path("/proc/sys/kernel/overflowuid").read_text())
-        mapped = sum(int(line.split()[2]) for line in Path("/proc/self/uid_map").read_text().splitlines())
-    except (OSError, ValueError, IndexError):
-        return False
-    return uid == overflow and mapped < 2**32 - 1

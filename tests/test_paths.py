@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from cetool.durations import format_duration, format_size, parse_duration, parse_size
 from cetool.errors import StoreError, UsageError
-from cetool.paths import config_file_path, ensure_private_dir, resolve_paths
+from cetool.ownership import ensure_private_dir
+from cetool.paths import config_file_path, resolve_paths
 
 linux = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the XDG directories")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="modes and owners")
@@ -151,7 +152,7 @@ def test_what_belongs_to_someone_else_is_refused(tmp_path: Path) -> None:
     cache = tmp_path / "theirs"
     cache.mkdir(0o700)
     os.chown(cache, 54321, 54321)
-    with pytest.raises(StoreError, match=r"belongs to another user \(54321\): what lies there would run as you"):
+    with pytest.raises(StoreError, match=r"belongs to another user \(54321\): what is there would run as you"):
         ensure_private_dir(cache, trust=False)
     with pytest.raises(StoreError, match="could put another one in its place"):
         ensure_private_dir(cache / "mine", trust=False)
@@ -190,7 +191,8 @@ def test_an_unwritable_home_is_a_sentence(tmp_path: Path) -> None:
     code = (
         "import os, pwd\n"
         "from cetool.errors import StoreError\n"
-        "from cetool.paths import ensure_private_dir, resolve_paths\n"
+        "from cetool.ownership import ensure_private_dir\n"
+        "from cetool.paths import resolve_paths\n"
         "os.setuid(54321)\n"
         "try: ensure_private_dir(resolve_paths({'HOME': '/'}).root, trust=False)\n"
         "except StoreError as error: print(error, error.hint)\n"

@@ -16,7 +16,7 @@ from pathlib import Path
 from cetool.cache.copies import Copy, CopyStore
 from cetool.digests import sha256_of
 from cetool.errors import StoreError
-from cetool.paths import ensure_private_dir
+from cetool.ownership import ensure_private_dir
 from cetool.values import Value
 
 #: Seconds between two looks at whether a baseline has changed, and between two tellings of the same news.
@@ -49,17 +49,17 @@ class BaselineStore:
         self.directory = directory
         self._trust = trust
         #: The baselines by URL, as each last came.
-        self.copies = CopyStore(directory / "copies")
+        self.copies = CopyStore(directory / "copies", trust=trust)
         #: What scripts' environments are made from; of a :class:`Copy` here ``name`` is what the script is called by.
-        self.uses = CopyStore(directory / "uses")
+        self.uses = CopyStore(directory / "uses", trust=trust)
 
     def keep(self, key: str, copy: Copy) -> None:
         """Keep what came from an address. Raises StoreError or OSError where that cannot be."""
-        self.copies.keep(key, copy, trust=self._trust)
+        self.copies.keep(key, copy)
 
     def use(self, key: str, copy: Copy) -> None:
         """Note what a script's environment is made from, which is no news then. Raises StoreError or OSError."""
-        self.uses.keep(key, copy, trust=self._trust)
+        self.uses.keep(key, copy)
         self.clear_news(key)
 
     def all_uses(self) -> Iterator[tuple[str, Copy]]:

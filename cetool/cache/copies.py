@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cetool.digests import sha256_of
 from cetool.errors import StoreError
-from cetool.paths import ensure_private_dir
+from cetool.ownership import ensure_private_dir
 from cetool.values import Value
 
 SCHEMA = "cetool.copy/1"
@@ -50,11 +50,16 @@ class Copy(Value):
 class CopyStore:
     """Copies by the keys of the addresses that were asked for, in one directory of this user's own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, trust: bool = False) -> None:
         self.directory = directory
+        self._trust = trust
 
     def find(self, key: str) -> Copy | None:
-        """The copy of what was asked for by this address; none where it is damaged."""
+        """The copy of what was asked for by this address; None where it is damaged, or others could have written it."""
+        try:
+            ensure_private_dir(self.directory, trust=self._trust, writable=False)
+        except StoreError:
+            return None
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
         try:
             with open(os.open(self.directory / key, flags | getattr(os, "O_BINARY", 0)), "rb") as file:
@@ -70,9 +75,9 @@ class CopyStore:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
-    def keep(self, key: str, copy: Copy, *, trust: bool = False) -> None:
+    def keep(self, key: str, copy: Copy) -> None:
         """Keep a copy in place of the one before. Raises StoreError or OSError where it cannot be written."""
-        ensure_private_dir(self.directory, trust=trust)
+        ensure_private_dir(self.directory, trust=self._trust)
         head = {
             "schema": SCHEMA,
             "url": copy.url,

@@ -19,7 +19,7 @@ from types import TracebackType
 
 from cetool import advisory
 from cetool.errors import StoreError
-from cetool.paths import make_private_dirs
+from cetool.ownership import make_private_dirs
 
 #: Seconds between two tries while waiting: short at first, for locks held for moments, then gentle on the machine.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2

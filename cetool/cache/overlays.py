@@ -23,7 +23,8 @@ from cetool.cache.sizes import Freed
 from cetool.cache.store import Directory, Store
 from cetool.errors import StoreError, UsageError
 from cetool.overlays.recipes import Recipe
-from cetool.paths import Paths, make_private_dirs
+from cetool.ownership import ensure_private_dir, make_private_dirs
+from cetool.paths import Paths
 
 _PLACE = "{env_name}"
 _ROOT = "{overlays}"
@@ -49,6 +50,7 @@ class Overlays:
 
     def stores(self) -> Iterator[Store]:
         """Every store that there is."""
+        self.check()
         try:
             pattern = str(Path(self._template.replace(_PLACE, "[!.]*")).relative_to(self.root))
             found = sorted(path for path in self.root.glob(pattern) if path.is_dir())
@@ -58,12 +60,19 @@ class Overlays:
 
     def _store(self, directory: Path) -> Store:
         root = self._paths.root
-        return Store(Paths(root, directory, directory / ".locks", directory / ".trash", self._paths.config_file))
+        config_file, trusted = self._paths.config_file, self._paths.trusted
+        return Store(Paths(root, directory, directory / ".locks", directory / ".trash", config_file, trusted))
+
+    def check(self) -> None:
+        """Check that no other user has a hand in overlays and their recipes. Raises OwnershipError."""
+        for directory in (self.root, self.root / _NAMED):
+            ensure_private_dir(directory, trust=self._paths.trusted, writable=False)
 
     # --- those with a name ----------------------------------------------------------------------------------------
 
     def named(self) -> list[Recipe]:
         """The named overlays, by name; a file that is no recipe is passed over."""
+        self.check()
         with contextlib.suppress(OSError):
             names = sorted(os.listdir(self.root / _NAMED))
             found = [self._read(name.removesuffix(".json")) for name in names if name.endswith(".json")]
@@ -73,6 +82,7 @@ class Overlays:
     def recipe(self, name: str) -> Recipe:
         """The named overlay. Raises StoreError where there is none."""
         check_name(name)
+        self.check()
         recipe = self._read(name)
         if recipe is None:
             known = ", ".join(item.name for item in self.named())

@@ -17,6 +17,7 @@ from pathlib import Path
 from cetool.cache.locks import FileLock, try_lock, wait_for_lock
 from cetool.digests import sha256_of
 from cetool.errors import StoreError
+from cetool.ownership import ensure_private_dir
 from cetool.patterns import pattern
 from cetool.values import Value
 
@@ -47,8 +48,9 @@ class ScriptStore:
     say. The modification time of a directory that is called by a digest tells when it was last used.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, trust: bool = False) -> None:
         self.directory = directory
+        self._trust = trust
 
     def keep(self, data: bytes, name: str) -> Path:
         """The path of an executable file (0700) of this content, called ``name`` as far as that is safe in a path.
@@ -126,6 +128,7 @@ class ScriptStore:
 
     def _held(self, path: Path, key: str, put: Callable[[], None]) -> Held:
         """The path under a shared lock, after ``put`` made or refreshed it."""
+        ensure_private_dir(self.directory, trust=self._trust, writable=False)
         try:
             with contextlib.suppress(FileExistsError):
                 self.directory.mkdir(mode=_PRIVATE, parents=True)

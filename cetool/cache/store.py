@@ -24,7 +24,8 @@ from cetool.cache.processes import prefixes_in_use
 from cetool.cache.trash import clear, discard
 from cetool.cache.trash import delete_tree as delete_tree
 from cetool.errors import StoreError
-from cetool.paths import Paths, make_private_dirs
+from cetool.ownership import check_own_tree, ensure_private_dir, is_open_to_others, make_private_dirs
+from cetool.paths import Paths
 from cetool.patterns import pattern
 from cetool.spec.environment import NAME_LENGTH, EnvironmentSpec
 from cetool.values import Value
@@ -118,6 +119,17 @@ class Store:
 
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
+        self._checked = False
+
+    def check(self) -> None:
+        """Check, once, that no other user has a hand in the environments. Raises OwnershipError.
+
+        Whatever takes an environment from here, or tells of one, calls this first.
+        """
+        if not self._checked:
+            for directory in dict.fromkeys((self.paths.root, self.paths.envs)):
+                ensure_private_dir(directory, trust=self.paths.trusted, writable=False)
+            self._checked = True
 
     def prefix(self, name: str) -> Path:
         """Where the environment of this name is, or would be made."""
@@ -126,6 +138,7 @@ class Store:
 
     def lease(self, name: str) -> Lease | None:
         """The environment held in use, or None where there is no complete one."""
+        self.check()
         deadline = time.monotonic() + _PATIENCE
         while True:
             prefix = self._complete(name)
@@ -141,6 +154,7 @@ class Store:
             if taken:
                 marker = valid_marker(prefix)
                 if marker is not None:
+                    self._check_environment(prefix, lock)
                     return Lease(prefix, marker, lock)
                 if lock is not None:
                     lock.release()  # removed between the look and the lock
@@ -148,6 +162,18 @@ class Store:
                 return None
             else:
                 time.sleep(0.005)  # somebody looks whether it is in use, removes it, or has just made it: look again
+
+    def _check_environment(self, prefix: Path, lock: FileLock | None) -> None:
+        try:
+            check_own_tree(prefix, trust=self.paths.trusted)
+        except OSError as error:
+            if lock is not None:
+                lock.release()
+            raise _write_failure(error, prefix) from error
+        except StoreError:
+            if lock is not None:
+                lock.release()
+            raise
 
     def ensure(
         self,
@@ -164,6 +190,7 @@ class Store:
         ``purpose``). If ``build`` raises, what it left is removed before the exception goes on; those who waited for it
         raise the same.
         """
+        self.check()
         asked = time.time()
         trash: list[Path] = []
         while True:
@@ -203,9 +230,10 @@ class Store:
         try:
             old = discard(prefix, self.paths.trash)
             settling = Settling(prefix)
-            marker = build(Site(prefix, self._new_log(prefix), (guard.fd, lock.fd), settling.start))
-            settling.finish()
-            write_marker(prefix, marker)
+            with self._own_mode():
+                marker = build(Site(prefix, self._new_log(prefix), (guard.fd, lock.fd), settling.start))
+                settling.finish()
+                write_marker(prefix, marker)
             if valid_marker(prefix) is None:
                 raise StoreError(f"the environment {prefix} was made as another one, {marker.prefix}")
         except BaseException as error:
@@ -239,6 +267,19 @@ class Store:
                 else:
                     return prefix, lock
         raise StoreError(f"every directory for the environment {name} is in use", hint="Wait for its scripts to end.")
+
+    @contextlib.contextmanager
+    def _own_mode(self) -> Iterator[None]:
+        """Let others not write to what is made here, whatever the umask, unless the directory is shared with them."""
+        if os.name == "nt" or (self.paths.trusted and is_open_to_others(self.paths.envs.stat())):
+            yield
+            return
+        mask = os.umask(0o077)
+        os.umask(mask | 0o022)
+        try:
+            yield
+        finally:
+            os.umask(mask)
 
     def _share_locks(self) -> None:
         """Who may look into a directory of environments may hold those in use: its locks are as open as it is."""
@@ -292,6 +333,7 @@ class Store:
 
     def hold(self, prefix: Path) -> FileLock | None:
         """The shared lock of a directory of the store, whatever is in it; None where another holds it alone."""
+        self.check()
         return try_lock(self._use_lock(prefix), shared=True)
 
     def hold_for_removal(self, directory: Directory) -> FileLock | None:
@@ -334,6 +376,7 @@ class Store:
 
     def directories(self, name: str | None = None) -> Iterator[Directory]:
         """The directories of the store (of that name), complete or not, by name."""
+        self.check()
         try:
             entries = sorted(os.listdir(self.paths.envs))
         except FileNotFoundError:

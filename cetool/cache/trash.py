@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from cetool.cache.processes import is_running, start_time
-from cetool.paths import make_private_dirs
+from cetool.ownership import make_private_dirs
 
 #: What the trash's entries begin with where they could only be put beside the prefix.
 _BESIDE = ".trash-"

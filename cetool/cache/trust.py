@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cetool.atomic import put_file, sync_directory
 from cetool.errors import StoreError
-from cetool.paths import ensure_private_dir
+from cetool.ownership import ensure_private_dir
 
 SCHEMA = "cetool.trusted/1"
 _NAME = re.compile(r"([0-9a-f]{64})\.json\Z")

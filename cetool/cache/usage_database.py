@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from cetool.errors import StoreError
-from cetool.paths import make_private_dirs
+from cetool.ownership import make_private_dirs
 
 #: One entry a version: the statements that bring a database of the version before to it.
 _MIGRATIONS: tuple[str, ...] = (

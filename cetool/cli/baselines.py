@@ -157,7 +157,7 @@ def open_baseline(named: str, session: Session, wish: Wish) -> Baseline:
     address = locate(named, insecure=wish.insecure) if is_remote(named) else None
     key, shown = key_of(named, insecure=wish.insecure)
     use = None if wish.about is None else use_key(wish.about, key)
-    used = _find(store, use, session) if use is not None else None
+    used = store.uses.find(use) if use is not None else None
     if address is None:
         session.watch_files([named])
     if use is not None:
@@ -218,7 +218,7 @@ def fetch_baseline(
     from cetool.spec.remote import Known, fetch_script
 
     key = key or address.key
-    last = _find_copy(store, key, session)
+    last = store.copies.find(key)
     known = None if last is None else Known(last.address, last.data, last.etag, last.modified)
     store.asked(key)
     try:
@@ -235,7 +235,7 @@ def fetch_baseline(
 def _remote(address: Address, store: BaselineStore, session: Session, wish: Wish) -> bytes:
     from cetool.spec.remote import UnreachableError
 
-    last = _find_copy(store, address.key, session)
+    last = store.copies.find(address.key)
     if session.ask_first is not None:  # a script from elsewhere names it: nothing is asked for on its behalf before
         session.ask_first()
     if session.offline:
@@ -264,26 +264,6 @@ def _about_baseline(error: CetoolError) -> CetoolError:
     hint = None if error.hint is None else error.hint.replace("script.py", "standard.txt").replace("script", "baseline")
     kind = MetadataError if isinstance(error, (ScriptNotFoundError, UsageError)) else type(error)
     return kind(message, where=error.where, hint=hint)
-
-
-def _find(store: BaselineStore, key: str, session: Session) -> Copy | None:
-    return store.uses.find(key) if _is_own(store, session) else None
-
-
-def _find_copy(store: BaselineStore, key: str, session: Session) -> Copy | None:
-    return store.copies.find(key) if _is_own(store, session) else None
-
-
-def _is_own(store: BaselineStore, session: Session) -> bool:
-    """Whether nobody else could have written what is kept."""
-    from cetool.paths import ensure_private_dir
-
-    try:
-        for directory in (store.directory, store.copies.directory, store.uses.directory):
-            ensure_private_dir(directory, trust=session.settings.trust_cache_dir, writable=False)
-    except StoreError:
-        return False
-    return True
 
 
 def parsed(data: bytes, named: str, shown: str, platform: str) -> Lock:

@@ -26,7 +26,7 @@ from cetool.engines.rattler import embedded_caches
 from cetool.engines.registration import forget_registration
 from cetool.errors import EXIT_FAILURE, CetoolError, UsageError
 from cetool.launch.records import clear_records
-from cetool.paths import ensure_private_dir
+from cetool.ownership import OwnershipError
 from cetool.values import Value
 
 SCHEMA = "cetool.gc/1"
@@ -118,7 +118,7 @@ def _collect(session: Session, policy: Policy, *, dry_run: bool) -> Found:
     if not session.paths.root.exists() and not session.paths.envs.exists():
         return Found(Report((), (), dry_run))
     if dry_run:
-        ensure_private_dir(session.paths.root, trust=session.settings.trust_cache_dir, writable=False)
+        session.store.check()
     else:
         session.prepare_cache()
 
@@ -135,11 +135,15 @@ def _collect(session: Session, policy: Policy, *, dry_run: bool) -> Found:
         )
     overlays = Overlays(session.paths, session.settings.overlays_dir)
     if overlays.root.is_dir():
-        report = report.plus(collect_overlays(overlays, policy, dry_run=dry_run))
+        try:
+            report = report.plus(collect_overlays(overlays, policy, dry_run=dry_run))
+        except OwnershipError as error:  # the environments are collected all the same
+            session.voice.warn(f"Overlays are not collected: {error}")
     age = 0.0 if policy.everything else policy.older_than
-    scripts = 0 if age is None else ScriptStore(session.paths.scripts).collect(age, dry_run=dry_run)
-    scripts += BaselineStore(session.paths.baselines).collect(dry_run=dry_run)
-    scripts += CopyStore(session.paths.copies).collect(0.0 if policy.everything else COPIES_KEPT, dry_run=dry_run)
+    paths, copies_age = session.paths, 0.0 if policy.everything else COPIES_KEPT
+    scripts = 0 if age is None else ScriptStore(paths.scripts, trust=paths.trusted).collect(age, dry_run=dry_run)
+    scripts += BaselineStore(paths.baselines, trust=paths.trusted).collect(dry_run=dry_run)
+    scripts += CopyStore(paths.copies, trust=paths.trusted).collect(copies_age, dry_run=dry_run)
     if not dry_run:
         clear_records(session.paths)
         touch(session.paths.gc_stamp)

@@ -25,7 +25,6 @@ from cetool.cli.sources import open_source
 from cetool.durations import format_duration, format_size
 from cetool.engines.registration import forget_registration
 from cetool.errors import CetoolError, ScriptNotFoundError, StoreError, UsageError
-from cetool.paths import ensure_private_dir
 from cetool.spec.environment import NAME_LENGTH, EnvironmentSpec, Requirements
 from cetool.spec.environment_file import read_environment_file
 from cetool.spec.source import is_url
@@ -173,7 +172,7 @@ def _rows(session: Session) -> list[dict[str, object]]:
     """The environments, the most recently used first, as ``list --json`` prints them."""
     if not session.paths.envs.exists():
         return []
-    ensure_private_dir(session.paths.root, trust=session.settings.trust_cache_dir, writable=False)
+    session.store.check()
     known: dict[str, Row] = {}
     running: dict[str, list[int]] = {}
     try:

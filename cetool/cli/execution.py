@@ -233,7 +233,7 @@ def surroundings_of(run: Run) -> tuple[Surroundings, Held]:
     from cetool.launch.shell import Surroundings
 
     script = Path(warm.absolute(run.path))
-    cache = ScriptStore(run.session.paths.scripts).hold_cache_dir(script)
+    cache = ScriptStore(run.session.paths.scripts, trust=run.session.paths.trusted).hold_cache_dir(script)
     run.held.append(cache.lock)
     prefix = run.lease.prefix
     return Surroundings(run.environ, script, cache.path, prefix, run.steps, run.descriptors), cache

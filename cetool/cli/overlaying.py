@@ -22,7 +22,6 @@ from cetool.overlays.about import About, read_about
 from cetool.overlays.base import changes_between, fingerprint_of, stays_usable, watched_in
 from cetool.overlays.known import find_base
 from cetool.overlays.states import state_of, watched_by
-from cetool.paths import ensure_private_dir
 from cetool.spec.environment import EnvironmentSpec, PypiSettings, Requirements
 from cetool.spec.overlay import OverlayKeys, OverlaySpec
 from cetool.warm.environ import OVERLAY_GUARD
@@ -99,7 +98,6 @@ def overlay_environment(session: Session, spec: EnvironmentSpec, *, refresh: boo
     below = _hold_base(session, base)
     try:
         if not refresh:
-            ensure_private_dir(store.paths.envs, trust=session.settings.trust_cache_dir, writable=False)
             lease = store.lease(spec.name)
             about = None if lease is None else read_about(lease.prefix)
             if lease is not None:

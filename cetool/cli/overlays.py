@@ -24,7 +24,6 @@ from cetool.errors import StoreError, UsageError
 from cetool.overlays.about import About, Layer, read_about
 from cetool.overlays.base import changes_between, fingerprint_of
 from cetool.overlays.recipes import Recipe, merged_entries, read_recipe_file, without_entries
-from cetool.paths import ensure_private_dir
 from cetool.spec.environment import Requirements
 from cetool.spec.matchspecs import canonical_spec
 from cetool.spec.overlay import OverlayKeys, canonical_base, canonical_entry
@@ -214,7 +213,6 @@ class FoundOverlay:
 
 def _all(session: Session) -> list[FoundOverlay]:
     overlays = overlays_of(session)
-    ensure_private_dir(overlays.root, trust=session.settings.trust_cache_dir, writable=False)
     named = overlays.named()
     found, seen = [], set()
     for store in overlays.stores():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from cetool.cli.session import Session
 from cetool.cli.sources import Source
 from cetool.durations import format_duration
 from cetool.errors import StoreError, UsageError
-from cetool.paths import ensure_private_dir
 from cetool.spec.addresses import Address
 from cetool.spec.credentials import GITHUB_TOKEN
 from cetool.spec.remote import Fetched, Known, UnreachableError, fetch_script, locate_script
@@ -34,12 +32,12 @@ class Origin:
 
     def keep(self, session: Session) -> None:
         """Keep the copy for a run without a network; where that cannot be the script runs all the same."""
-        store = CopyStore(session.paths.copies)
+        store = CopyStore(session.paths.copies, trust=session.paths.trusted)
         if not self.fresh:
             store.touch(self.asked.key)
             return
         try:
-            store.keep(self.asked.key, self.copy, trust=session.settings.trust_cache_dir)
+            store.keep(self.asked.key, self.copy)
         except (StoreError, OSError) as error:
             session.voice.detail(f"No copy of the script could be kept: {error}")
 
@@ -72,10 +70,7 @@ def open_remote(target: str, session: Session, *, insecure: bool, pinned: bool) 
 
 
 def _last_copy(asked: Address, session: Session) -> Copy | None:
-    with contextlib.suppress(StoreError):  # one that others could have written is none
-        ensure_private_dir(session.paths.copies, trust=session.settings.trust_cache_dir, writable=False)
-        return CopyStore(session.paths.copies).find(asked.key)
-    return None
+    return CopyStore(session.paths.copies, trust=session.paths.trusted).find(asked.key)
 
 
 def _offline(asked: Address, last: Copy | None, session: Session) -> Copy:

@@ -22,7 +22,8 @@ from cetool.config import conda_root, load_settings
 from cetool.durations import format_size
 from cetool.errors import EngineError, StoreError
 from cetool.launch.watched import states
-from cetool.paths import Paths, config_file_path, ensure_private_dir, resolve_paths
+from cetool.ownership import ensure_private_dir, trusting
+from cetool.paths import Paths, config_file_path, resolve_paths
 from cetool.patterns import pattern
 from cetool.spec.channels import canonical_channel
 from cetool.spec.environment import DEFAULT_CHANNEL, EnvironmentSpec, Requirements
@@ -75,7 +76,7 @@ class Session:
         self.voice = Voice(self.settings.verbosity, self.environ)
         for variable in self.loaded.unknown:
             self.voice.warn(f"{variable} is ignored: cetool has no such variable")
-        self.paths = resolve_paths(self.environ, self.settings.env_dir)
+        self.paths = resolve_paths(self.environ, self.settings.env_dir, trusted=self.settings.trust_cache_dir)
         self.store = Store(self.paths)
 
     @property
@@ -107,10 +108,9 @@ class Session:
 
     @functools.cached_property
     def engine_environ(self) -> dict[str, str]:
-        """The variables that engines get: the caller's, and the package cache where a setting names one."""
-        if self.settings.pkg_dir is None:
-            return self.environ
-        return {**self.environ, "CONDA_PKGS_DIRS": str(self.settings.pkg_dir)}
+        """The variables that engines get: the caller's, and the settings that concern package caches."""
+        environ = trusting(self.environ) if self.settings.trust_cache_dir else self.environ
+        return {**environ, "CONDA_PKGS_DIRS": str(self.settings.pkg_dir)} if self.settings.pkg_dir else environ
 
     @functools.cached_property
     def engine(self) -> tuple[Engine, str]:
@@ -221,7 +221,7 @@ class Session:
     def prepare(self, paths: Paths) -> None:
         """Make the directories of a store, or see that they are this user's. Raises StoreError with the reason."""
         for directory in dict.fromkeys((paths.root, paths.envs, paths.locks, paths.trash)):
-            ensure_private_dir(directory, trust=self.settings.trust_cache_dir)
+            ensure_private_dir(directory, trust=paths.trusted)
 
     def store_of(self, spec: EnvironmentSpec) -> Store:
         """The store that the environment of the spec is in, or would be."""
@@ -270,7 +270,6 @@ class Session:
         meanwhile: Callable[[], None] | None,
     ) -> Lease:
         if not refresh:
-            ensure_private_dir(self.paths.envs, trust=self.settings.trust_cache_dir, writable=False)
             lease = self.store.lease(spec.name)
             lost = None if lease is None else what_is_lost(lease.prefix, lease.marker)
             if lease is not None and lost is None:

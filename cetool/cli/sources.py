@@ -14,7 +14,6 @@ from cetool.cache.scripts import Held, ScriptStore
 from cetool.cli.session import Session
 from cetool.digests import sha256_of
 from cetool.errors import CetoolError, ScriptNotFoundError, UsageError
-from cetool.paths import ensure_private_dir
 from cetool.patterns import pattern
 from cetool.spec.source import MAX_SIZE, Script, decode, is_url, read_bytes, read_script, script_from_text
 from cetool.values import Value
@@ -49,8 +48,7 @@ class Source(Value):
     def keep(self, session: Session) -> Held:
         """The file in which what came from elsewhere is kept from now on, held in use."""
         assert self.data is not None
-        ensure_private_dir(session.paths.scripts, trust=session.settings.trust_cache_dir)
-        return ScriptStore(session.paths.scripts).hold(self.data, self.name)
+        return ScriptStore(session.paths.scripts, trust=session.paths.trusted).hold(self.data, self.name)
 
 
 def open_source(target: str, session: Session, *, insecure: bool = False, sha256: str | None = None) -> Source:

@@ -29,7 +29,6 @@ from cetool.launch.process import Command, exec_command
 from cetool.launch.programs import look_in
 from cetool.launch.records import Circumstances, Learned, write_launch_record
 from cetool.launch.tools import Tool, find_tool, read_tool
-from cetool.paths import ensure_private_dir
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.matchspecs import spec_name
 from cetool.spec.metadata import ScriptMetadata
@@ -188,8 +187,7 @@ def _opening(activation: Activation, session: Session, label: str, *, repl: bool
         environ, steps = activated_environ(activation, session.environ)
         return Opening(Command(program, (program,), environ, steps))
     user_shell = find_user_shell(session.environ)
-    ensure_private_dir(session.paths.scripts, trust=session.settings.trust_cache_dir)
-    store = ScriptStore(session.paths.scripts)
+    store = ScriptStore(session.paths.scripts, trust=session.paths.trusted)
     if terminal:
         return open_shell(user_shell, activation, session.environ, label, store)
     return open_reading_shell(user_shell, activation, session.environ, store)

@@ -15,6 +15,7 @@ from cetool.engines.base import CreateRequest, Explain, Progress, root_of
 from cetool.engines.explicit import explicit_file, packages_of, require_sha256
 from cetool.engines.outcome import conclude
 from cetool.engines.output import logged
+from cetool.engines.package_cache import checked_caches
 from cetool.engines.private import PrivateFiles, condarc_file, has_credentials, netrc_file, spec_file
 from cetool.engines.program import Program
 from cetool.engines.stages import CondaStages
@@ -129,7 +130,8 @@ class CondaEngine(Program):
         except CetoolError:  # whatever is wrong with the configuration, conda will say it better
             configured = ()
         home = self._environ.get("HOME")
-        return [*map(Path, configured)] or [Path(root, "pkgs"), *([Path(home, ".conda", "pkgs")] if home else [])]
+        own = [Path(root, "pkgs"), *([Path(home, ".conda", "pkgs")] if home else [])]
+        return [*checked_caches(configured, root, self._environ)] or own
 
 
 def _version_in(prefix: Path) -> str | None:

@@ -15,6 +15,7 @@ from cetool.engines.base import CreateRequest, Explain, Progress, root_of
 from cetool.engines.conda import override_variables
 from cetool.engines.explicit import ExplicitPackage, explicit_file, packages_of, require_sha256
 from cetool.engines.outcome import conclude
+from cetool.engines.package_cache import checked_caches
 from cetool.engines.private import PrivateFiles, environment_file, has_credentials
 from cetool.engines.program import Program
 from cetool.engines.registration import forget_registration
@@ -91,4 +92,4 @@ class MambaEngine(Program):
             configured = load_condarc(self._environ, root_prefix=root, mamba=True).pkgs_dirs
         except CetoolError:  # whatever is wrong with the configuration, mamba will say it better
             configured = ()
-        return tuple(map(Path, configured)) or (Path(root) / "pkgs",)
+        return checked_caches(configured, root, self._environ) or (Path(root) / "pkgs",)

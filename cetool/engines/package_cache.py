@@ -10,11 +10,12 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from cetool import advisory
 from cetool.errors import EngineError
+from cetool.ownership import OwnershipError, check_source_dir, is_trusting
 
 #: Where the embedded engine keeps what it downloads, below its directory.
 PACKAGES = "pkgs"
@@ -36,6 +37,21 @@ class DamagedPackages(EngineError):
             f"the package cache {where} is damaged: files of {names} are {how}",
             hint="Remove these directories there (or all of it), and run the same command again.",
         )
+
+
+def checked_caches(directories: Iterable[str], root: str, environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """The configured package caches of an engine: no stranger may be able to put packages there.
+
+    They may belong to whom the engine's own installation, ``root``, belongs to. Raises OwnershipError.
+    """
+    found = tuple(map(Path, directories))
+    owners = {os.stat(root).st_uid} if os.path.isdir(root) else set()
+    for directory in found:
+        try:
+            check_source_dir(directory, trust=is_trusting(environ), owners=owners)
+        except OwnershipError as error:
+            raise OwnershipError(f"the package cache cannot be used: {error.message}", hint=error.hint) from None
+    return found
 
 
 def is_cut_off(status: os.stat_result, size: object) -> bool:

@@ -29,7 +29,8 @@ from cetool.engines.rattler_prefix import finish_prefix
 from cetool.engines.rattler_reporter import Pulse, Reporter
 from cetool.engines.rattler_request import Plan, make_plan, virtual_packages
 from cetool.engines.rattler_thread import Stalled, attend, wait_until_quiet
-from cetool.errors import CetoolError, EngineError
+from cetool.errors import CetoolError, EngineError, StoreError
+from cetool.ownership import OwnershipError, ensure_private_dir, is_trusting
 from cetool.patterns import pattern
 
 if TYPE_CHECKING:
@@ -128,16 +129,19 @@ class RattlerEngine:
 
     def _caches(self, condarc: Condarc) -> Path:
         """The directory for packages and metadata: below the first writable ``pkgs_dirs``, else our own."""
+        trust = is_trusting(self._environ)
         for candidate in _candidates(condarc, self._cache_dir):
-            try:
-                candidate.mkdir(mode=0o700, parents=True, exist_ok=True)
-                (candidate / METADATA).mkdir(mode=0o700, exist_ok=True)
-            except OSError as error:
-                problem = error
+            if candidate.is_dir() and not os.access(candidate, os.W_OK | os.X_OK):
                 continue
-            if os.access(candidate, os.W_OK | os.X_OK):
+            try:
+                for directory in (candidate, candidate / PACKAGES, candidate / METADATA):
+                    ensure_private_dir(directory, trust=trust)
                 return candidate
-        raise EngineError(f"packages cannot be kept in {self._cache_dir}: {problem.strerror}")
+            except OwnershipError as error:
+                raise OwnershipError(f"the package cache cannot be used: {error.message}", hint=error.hint) from None
+            except StoreError as error:
+                problem = error.message
+        raise EngineError(f"packages cannot be kept in {self._cache_dir}: {problem}")
 
 
 def _candidates(condarc: Condarc, cache_dir: Path) -> list[Path]:

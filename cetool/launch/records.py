@@ -75,8 +75,10 @@ def write_launch_record(learned: Learned, around: Circumstances, lease: Lease, p
             return
         directory = os.fsencode(paths.launch)
         os.makedirs(directory, 0o700, exist_ok=True)
-        if not warm.is_own_directory(directory):
+        folder = warm.open_own_directory(directory)
+        if folder is None:
             return
+        os.close(folder)
     except (OSError, ValueError):
         return
     path = directory + b"/" + warm.record_name(record.context).encode()
@@ -136,6 +138,9 @@ def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths)
     record.paths = [warm.variable(b"PATH")] if around.by_path or programs else []
     package_records = os.path.dirname(marker)
     watched = {package_records: warm.file_state(package_records), **programs, **around.configuration, **around.locks}
+    if any(os.stat(place).st_mode & 0o1020 == 0o020 for place in places):
+        # open to its owner's own group: a new member of that would have a hand in it
+        watched.update({path: warm.file_state(path) for path in (b"/etc/passwd", b"/etc/group")})
     record.watched = [text for pair in watched.items() for text in pair]
     record.expected = _expected(around)
     if around.seen is not None and warm.script_state(os.stat(around.about)) != record.script_state:
@@ -144,9 +149,9 @@ def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths)
 
 
 def _way(prefixes: list[bytes], paths: Paths) -> list[bytes]:
-    """The directories above the environment and above cetool's own: who can write to one could exchange the rest."""
+    """The environments, and all directories above them and cetool's own: who can write to one can exchange the rest."""
     found: dict[bytes, None] = {}
-    for directory in (*map(os.path.dirname, prefixes), os.fsencode(paths.root)):
+    for directory in (*prefixes, os.fsencode(paths.root)):
         while directory not in found and directory != b"/":
             found[directory] = None
             directory = os.path.dirname(directory)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: The first field of every record; another number for each change of what follows.
-MAGIC = b"cetool launch 2"
+MAGIC = b"cetool launch 3"
 END = b"end"
 #: Where there is a warm path: not where there is no exec, nor where only platformdirs knows the cache's place.
 SUPPORTED = sys.platform not in ("win32", "darwin")
@@ -110,16 +110,29 @@ def file_state(path: bytes) -> bytes:
     return f"{info.st_ino}.{info.st_size}.{info.st_mtime_ns}.{info.st_ctime_ns}".encode()
 
 
-def is_own_directory(path: bytes) -> bool:
-    """Whether records in a directory can be this user's alone: whoever else put one there would say what is run."""
-    info = os.lstat(path)
-    return info.st_uid == os.geteuid() and info.st_mode & 0o170022 == 0o040000
+def open_own_directory(path: bytes) -> int | None:
+    """A directory as an open descriptor, None where another user could have put a record there, to say what is run.
+
+    Raises OSError where it cannot be opened, or is a link.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    info = os.fstat(descriptor)
+    if info.st_uid == os.geteuid() and not info.st_mode & 0o022:
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def place_state(path: bytes) -> bytes:
     """What changes when another directory takes this one's place, or other users may write to it."""
     info = os.stat(path)
-    return f"{info.st_ino}.{info.st_uid}.{info.st_gid}.{info.st_mode & 0o171022}".encode()
+    state = f"{info.st_ino}.{info.st_uid}.{info.st_gid}.{info.st_mode & 0o171022}"
+    if info.st_mode & 0o1020 == 0o020:  # open to its owner's own group: an access control list could add users
+        try:  # noqa: SIM105 - contextlib is one import too many here
+            state += os.getxattr(path, "system.posix_acl_access").hex()
+        except OSError:  # no list
+            pass
+    return state.encode()
 
 
 def settled_before(info: os.stat_result, moment_ns: int) -> bool:
@@ -191,10 +204,15 @@ def _launch(about: str, target: str, arguments: list[str]) -> None:
         return
     state = script_state(os.stat(about)) if target else b""
     context = context_of(about)
-    if not is_own_directory(directory):
+    folder = open_own_directory(directory)
+    if folder is None:
         return
-    path = directory + b"/" + record_name(context).encode()
-    record = read_record(path)
+    name = record_name(context).encode()
+    path = directory + b"/" + name
+    try:
+        record = read_record(name, folder)
+    finally:
+        os.close(folder)
     if record is None or record.context != context:
         return
     if record.script_state != state and not (target and _same_declaration(about, path, record)):
@@ -269,10 +287,10 @@ def pack_record(record: Record) -> bytes:
     return b"\0".join([*fields, END])
 
 
-def read_record(path: bytes) -> Record | None:
-    """The record in a file; None where there is none that this user wrote, whole, in this form."""
+def read_record(path: bytes, folder: int | None = None) -> Record | None:
+    """The record in a file of an open folder; None where there is none that this user wrote, whole, in this form."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except OSError:
         return None
     try:

@@ -39,14 +39,14 @@ STORE = small_store(ROOT)
 PATIENCE = 60.0
 
 
-def small_paths(root: Path) -> Paths:
+def small_paths(root: Path, *, trusted: bool = False) -> Paths:
     """The paths of a cache below a directory."""
-    return Paths(root, root / "envs", root / "locks", root / "trash", None)
+    return Paths(root, root / "envs", root / "locks", root / "trash", None, trusted)
 
 
-def small_store(root: Path) -> Store:
+def small_store(root: Path, *, trusted: bool = False) -> Store:
     """The store of that cache."""
-    return Store(small_paths(root))
+    return Store(small_paths(root, trusted=trusted))
 
 
 def small_spec(package: str = "demo") -> EnvironmentSpec:
