@@ -45,7 +45,7 @@ def test_a_damaged_record(home: Home, record: Path) -> None:
     assert warm.read_record(os.fsencode(record)) is not None
     spoilt = [data[:length] for length in range(len(data))]
     spoilt += [data[:at] + b"\0" + data[at:] for at in range(len(data))]
-    spoilt += [data + b"\0", data + data, data.replace(b"launch 2", b"launch 1"), os.urandom(len(data))]
+    spoilt += [data + b"\0", data + data, data.replace(warm.MAGIC, b"cetool launch 1"), os.urandom(len(data))]
     spoilt += [data[:at] + bytes(len(data) - at) for at in range(0, len(data), 7)]
     for text in spoilt:
         record.write_bytes(text)
