@@ -20,7 +20,7 @@ from cetool.errors import CetoolError, MetadataError, UsageError
 from cetool.lock.conda_lock import read_conda_lock, write_conda_lock
 from cetool.lock.embedded import embed, read_embedded
 from cetool.lock.explicit import read_explicit, write_explicit
-from cetool.lock.find import find_lock, lock_paths, read_lock
+from cetool.lock.find import find_lock, lock_in, lock_paths, read_lock
 from cetool.lock.model import Lock, LockedConda, PlatformLock
 from cetool.lock.pixi import read_pixi_lock, write_pixi_lock
 from cetool.lock.records import in_order
@@ -202,17 +202,20 @@ def test_every_form_of_an_explicit_file(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MIRROR", "https://mirror.example")
     monkeypatch.chdir(tmp_path)
-    text = EXPLICIT + "~/pkgs/home-1-0.conda\n./rel-1-0.conda\n$MIRROR/noarch/m-1-0.conda\n${MIRROR}/win/../x\n"
-    with pytest.raises(MetadataError, match=r"x:14: .*mirror.example"):
-        read_explicit(text, "x")
-    lock = read_explicit(text.rpartition("${")[0], "x").platforms[0]
+    text = EXPLICIT + "~/pkgs/home-1-0.conda\n./rel-1-0.conda\nhttps://h/$MIRROR/noarch/m-1-0.conda\n"
+    for line in ("$MIRROR/noarch/n-1-0.conda", "${MIRROR}/noarch/n-1-0.conda", "%MIRROR%/noarch/n-1-0.conda"):
+        with pytest.raises(MetadataError, match=r"x:14: .* starts with a variable"):
+            read_explicit(f"{text}{line}\n", "x")
+    lock = read_explicit(text, "x").platforms[0]
     by_name = {package.name: package for package in lock.conda}
     assert list(by_name) == ["python", "six", "none", "old", "home", "rel", "m"] and lock.platform == "linux-64"
     assert by_name["six"].sha256 == "ab" * 32 and by_name["old"].md5 == "cd" * 16
     assert by_name["none"].line == f"{FORGE}/noarch/none-1-0.conda"
     assert by_name["home"].url == (tmp_path / "pkgs/home-1-0.conda").as_uri()
     assert by_name["rel"].url == (tmp_path / "rel-1-0.conda").as_uri()
-    assert by_name["m"].url == "https://mirror.example/noarch/m-1-0.conda"
+    assert by_name["m"].url == "https://h/$MIRROR/noarch/m-1-0.conda"
+    with pytest.raises(MetadataError, match=r"b.txt:2: .*'~'"):  # one that came from there
+        lock_in(b"@EXPLICIT\n~/pkgs/home-1-0.conda\n", Path("b.txt"), "https://host/b.txt")
 
 
 @pytest.mark.parametrize("version", [5, 6])

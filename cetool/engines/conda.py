@@ -17,7 +17,7 @@ from cetool.engines.outcome import conclude
 from cetool.engines.output import logged
 from cetool.engines.package_cache import checked_caches
 from cetool.engines.private import PrivateFiles, condarc_file, has_credentials, netrc_file, spec_file
-from cetool.engines.program import Program
+from cetool.engines.program import Program, literal
 from cetool.engines.stages import CondaStages
 from cetool.engines.subprocesses import Invocation, clean_environ, run_engine
 from cetool.engines.turns import turn
@@ -53,6 +53,7 @@ class CondaEngine(Program):
 
     def create(self, request: CreateRequest, progress: Progress) -> Explain:
         """Make the environment; see :class:`~cetool.engines.base.Engine`."""
+        request = literal(request)
         packages = packages_of(request)
         if packages:
             from cetool.engines.explicit_checks import check_local_archives, refuse_damaged

@@ -122,14 +122,11 @@ def explicit_file(files: PrivateFiles, request: CreateRequest, channels: Sequenc
 
 
 def with_credentials(url: str, channels: Sequence[str]) -> str:
-    """The URL with the credentials of the channel that it lies in, where that has some.
-
-    conda and mamba expand ``$NAME`` in URLs: a dollar sign of a password is written as %24.
-    """
+    """The URL with the credentials of the channel that it is in, where that has some."""
     for channel in channels:
         bare = strip_credentials(channel).rstrip("/") + "/"
         if url.startswith(bare) and channel.rstrip("/") + "/" != bare:
-            return channel.rstrip("/").replace("$", "%24") + "/" + url.removeprefix(bare)
+            return channel.rstrip("/") + "/" + url.removeprefix(bare)
     return url
 
 

@@ -17,7 +17,7 @@ from cetool.engines.explicit import ExplicitPackage, explicit_file, packages_of,
 from cetool.engines.outcome import conclude
 from cetool.engines.package_cache import checked_caches
 from cetool.engines.private import PrivateFiles, environment_file, has_credentials
-from cetool.engines.program import Program
+from cetool.engines.program import Program, literal
 from cetool.engines.registration import forget_registration
 from cetool.engines.stages import MambaStages
 from cetool.engines.subprocesses import Invocation, clean_environ, run_engine
@@ -48,6 +48,7 @@ class MambaEngine(Program):
 
     def create(self, request: CreateRequest, progress: Progress) -> Explain:
         """Make the environment; see :class:`~cetool.engines.base.Engine`."""
+        request = literal(request)
         packages = packages_of(request)
         if packages:
             from cetool.engines.explicit_checks import check_local_archives, refuse_damaged

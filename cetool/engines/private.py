@@ -82,12 +82,9 @@ def _is_alive(pid: str) -> bool:
 
 
 def environment_file(files: PrivateFiles, request: CreateRequest) -> Path:
-    """An environment.yml (as JSON, which is YAML) with the request's channels and specs, for mamba.
-
-    mamba expands ``$NAME`` in channels: a dollar sign of a password is written as %24.
-    """
+    """An environment.yml (as JSON, which is YAML) with the request's channels and specs, for mamba."""
     document = {
-        "channels": [channel.replace("$", "%24") for channel in request.channels],
+        "channels": list(request.channels),
         "dependencies": list(request.packages),
     }
     return files.write("environment.yml", json.dumps(document, indent=1))
@@ -115,7 +112,7 @@ def condarc_file(files: PrivateFiles, channels: Sequence[str], environ: Mapping[
     settings["custom_channels"] = custom = custom if isinstance(custom, dict) else {}
     for channel in filter(has_credentials, channels):
         name, location = _named(channel, custom)
-        custom[name] = location.replace("$", "%24")  # conda expands $NAME here
+        custom[name] = location
     text = io.StringIO()
     yaml.dump(settings, text)
     return files.write("condarc.yml", text.getvalue())

@@ -21,6 +21,10 @@ _VERSIONS = {
     "micromamba": pattern(r"\A([1-9]\d*\.\d\S*)\s*\Z"),
 }
 
+#: The URLs in a channel, a match spec or a line of an explicit spec; a host may be an IPv6 address in brackets.
+_URLS = pattern(r"(?<=://)(?:[^\s\"'\[\]/]*\[[0-9A-Fa-f:.]*\])?[^\s\"'\[\]]*")
+_LONE_PERCENT = pattern(r"%(?![0-9A-Fa-f]{2})")
+
 #: Variables of the user's that would have the version told in another form.
 _OTHER_FORMS = ("CONDA_JSON", "CONDA_QUIET", "MAMBA_JSON", "MAMBA_QUIET")
 
@@ -60,6 +64,25 @@ class Program:
             _ = self.version
 
         return request._replace(meanwhile=ask)
+
+
+def literal(request: CreateRequest) -> CreateRequest:
+    """The request with everything encoded that conda or mamba would expand: ``$NAME``, ``${NAME}`` and ``%NAME%``.
+
+    conda expands variables in channels, wherever they are named, mamba in those of an environment file. The user's own
+    configuration may say ``$TOKEN``; what comes from a script, a lock or a baseline is data, and goes to a host.
+    """
+    return request._replace(
+        channels=tuple(map(_literal, request.channels)),
+        packages=tuple(map(_literal, request.packages)),
+        explicit=tuple(map(_literal, request.explicit)),
+    )
+
+
+def _literal(text: str) -> str:
+    if "://" not in text:
+        return text
+    return _URLS.sub(lambda url: _LONE_PERCENT.sub("%25", url[0].replace("$", "%24")), text)
 
 
 def version_of(name: str, executable: tuple[str, ...], environ: Mapping[str, str]) -> str:

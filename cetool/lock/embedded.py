@@ -35,7 +35,7 @@ from cetool.spec.channels import canonical_channel
 from cetool.spec.document import Document, require_script
 from cetool.spec.languages import language_of
 from cetool.spec.nodes import has_control, shorten
-from cetool.spec.source import Script
+from cetool.spec.source import Script, foreign_text, is_url
 
 VERSION = "1"
 
@@ -75,7 +75,8 @@ def read_embedded(script: Script) -> Lock | None:
     place = _find(script)
     if place is None:
         return None
-    return _Reader(script, place).lock()
+    with foreign_text(is_url(script.name)):
+        return _Reader(script, place).lock()
 
 
 def _find(script: Script) -> _Place | None:

@@ -11,6 +11,7 @@ from cetool.lock.checks import NOARCH, Archive, conda_archive, conda_package, di
 from cetool.lock.model import Lock, PlatformLock
 from cetool.spec.nodes import shorten
 from cetool.spec.platforms import PLATFORMS, current_platform
+from cetool.spec.source import with_home
 
 _PLATFORM = re.compile(r"#\s*platform:\s*(\S+)", re.IGNORECASE)
 _DIGEST = re.compile(r"(?:(?P<md5>[0-9a-fA-F]{32})|(?:sha256:)?(?P<sha256>[0-9a-fA-F]{64}))")
@@ -19,8 +20,9 @@ _DIGEST = re.compile(r"(?:(?P<md5>[0-9a-fA-F]{32})|(?:sha256:)?(?P<sha256>[0-9a-
 def read_explicit(text: str, name: str) -> Lock:
     """The lock in an ``@EXPLICIT`` file, which is of one platform: what it says, what its URLs say, or this one.
 
-    ``name`` is what messages call it. Paths start from the working directory; ``~`` and variables are replaced. The
-    order of the file stays. Raises MetadataError.
+    ``name`` is what messages call it. Relative paths start from the working directory, ``~`` is the home directory in a
+    file of this machine. Variables stay as they are written, unlike in CEP 23: the file may come from anywhere, and a
+    URL with a secret in it would be sent to a host. The order of the file stays. Raises MetadataError.
     """
     said: str | None = None
     found: list[tuple[Archive, str, Location]] = []
@@ -48,13 +50,18 @@ def read_explicit(text: str, name: str) -> Lock:
 
 def _url(location: str, where: Location) -> str:
     """The URL of a line, a path made one."""
-    expanded = os.path.expandvars(os.path.expanduser(location))
-    if "://" in expanded:
-        return expanded
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", expanded):  # a scheme; one letter is a drive
+    if "://" in location:
+        return location
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", location):  # a scheme; one letter is a drive
         raise MetadataError(f"{shorten(location)!r} is neither a URL nor a path", where=where)
+    if location.startswith(("$", "%")):
+        raise MetadataError(
+            f"{shorten(location)!r} starts with a variable, and none is expanded in a list of packages",
+            where=where,
+            hint="Write the URL or the absolute path itself.",
+        )
     try:
-        return Path(os.path.abspath(expanded)).as_uri()
+        return Path(os.path.abspath(with_home(location, where))).as_uri()
     except (ValueError, OSError):
         raise MetadataError(f"{shorten(location)!r} cannot be the path of a file", where=where) from None
 

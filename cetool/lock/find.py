@@ -14,7 +14,7 @@ from cetool.errors import Location, MetadataError, ScriptNotFoundError, ScriptNo
 from cetool.lock import SUFFIXES as SUFFIXES
 from cetool.lock.model import Lock
 from cetool.spec.environment import Requirements
-from cetool.spec.source import Script, printable, read_bytes
+from cetool.spec.source import Script, foreign_text, is_url, printable, read_bytes
 from cetool.values import Value
 
 #: The formats by the names that the command line has for them.
@@ -119,6 +119,11 @@ def lock_in(data: bytes, path: Path, name: str, platform: str | None = None) -> 
 
     Raises MetadataError, with file and line, for what is no lock.
     """
+    with foreign_text(is_url(name)):
+        return _lock_in(data, path, name, platform)
+
+
+def _lock_in(data: bytes, path: Path, name: str, platform: str | None) -> tuple[Lock, str]:
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from cetool.errors import Location, MetadataError
 from cetool.spec.nodes import Node, has_control, shorten
 from cetool.spec.urls import redact
+from cetool.spec.source import with_home
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _URL = re.compile(r"https?://", re.IGNORECASE)
@@ -75,7 +76,7 @@ def canonical_baseline(text: str, base_dir: str | os.PathLike[str], where: Locat
             where=where,
             hint="It is a path, or an https:// or file:// URL.",
         )
-    path = os.path.expanduser(text)
+    path = with_home(text, where)
     return os.path.normpath(os.path.join(os.path.abspath(base_dir), path))
 
 

@@ -14,6 +14,7 @@ from cetool.condarc import DEFAULT_ALIAS
 from cetool.errors import Location, MetadataError
 from cetool.patterns import pattern
 from cetool.spec.urls import redact, split_url
+from cetool.spec.source import with_home
 
 _MOST_SHOWN = 120
 _SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -26,7 +27,7 @@ def file_url(path: str, base_dir: str | os.PathLike[str], *, where: Location | N
     Symbolic links stay as they are. Raises MetadataError for a path that no URL can hold.
     """
     try:
-        return Path(os.path.abspath(Path(base_dir, os.path.expanduser(path)))).as_uri()
+        return Path(os.path.abspath(Path(base_dir, with_home(path, where)))).as_uri()
     except (ValueError, OSError):
         raise MetadataError(f"{_short(redact(path))!r} cannot be the path of a file", where=where) from None
 

@@ -202,7 +202,7 @@ def canonical_requirement(
         parsed = Requirement(requirement)
         parsed.name = canonicalize_name(parsed.name)
         if parsed.url is not None:
-            parsed.url = _canonical_url(parsed.url, base_dir or Path.cwd())
+            parsed.url = _canonical_url(parsed.url, base_dir or Path.cwd(), where)
         canonical = str(parsed)
         Requirement(canonical)
     except (InvalidRequirement, ValueError, RecursionError) as error:
@@ -238,10 +238,10 @@ def _refuse_options(text: str, requirement: str, where: Location | None) -> None
     raise MetadataError(f"'{shown}' is an option of pip, which is not supported here", where=where, hint=hint)
 
 
-def _canonical_url(url: str, base_dir: str | os.PathLike[str]) -> str:
+def _canonical_url(url: str, base_dir: str | os.PathLike[str], where: Location | None) -> str:
     """The URL of a direct reference, made of a path where it is one. Raises ValueError for an unknown scheme."""
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", url) or re.match(r"[A-Za-z]:[\\/]", url):
-        return file_url(url, base_dir)
+        return file_url(url, base_dir, where=where)
     scheme = urlsplit(url).scheme
     if not _URL_SCHEMES.match(scheme):
         raise ValueError(f"URLs that start with {scheme}: cannot be installed from")

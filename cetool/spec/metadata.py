@@ -6,7 +6,7 @@ from cetool.errors import MetadataError
 from cetool.spec.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_block, near_miss, near_miss_advice
 from cetool.spec.environment import Requirements
 from cetool.spec.run_with import default_run_with
-from cetool.spec.source import Script, is_notebook
+from cetool.spec.source import Script, foreign_text, is_notebook, is_url
 from cetool.values import Value
 
 __all__ = ["CONDA_EXECUTE", "CONDA_SCRIPT", "ENVIRONMENT_FILE", "PEP723", "ScriptMetadata"]
@@ -43,6 +43,11 @@ def read_metadata(source: Script, platform: str | None = None) -> ScriptMetadata
 
     Raises MetadataError, naming file and line, where they are wrong.
     """
+    with foreign_text(is_url(source.name)):
+        return _read_metadata(source, platform)
+
+
+def _read_metadata(source: Script, platform: str | None) -> ScriptMetadata:
     if is_notebook(source):
         from cetool.spec.notebook import read_notebook_metadata
 

@@ -19,6 +19,7 @@ from cetool.spec.channels import file_url
 from cetool.spec.matchspecs import MAX_SPEC, canonical_requirement, canonical_spec, spec_name
 from cetool.spec.nodes import Node, has_control, shorten
 from cetool.spec.urls import redact, strip_credentials
+from cetool.spec.source import with_home
 
 _URL = re.compile(r"(?:https?|file|(?:git|hg|svn|bzr)\+(?:https?|ssh|git|file|svn|lp))://\S+\Z")
 _PATH = re.compile(r"(?:\.{1,2}|~[^/\s]*)?/|\.{1,2}\Z|[A-Za-z]:[\\/]")
@@ -89,9 +90,8 @@ def read_overlay_keys(keys: Mapping[str, Node], base_dir: str | os.PathLike[str]
             f"'{name}' is laid over a base, and no 'base' is named",
             "Add 'base:' with the path of an environment, or its name; or list the packages in 'env'.",
         )
-    base = canonical_base(
-        given["base"].as_text("base", "Name an environment by its path, or as conda calls it."), base_dir
-    )
+    named = given["base"].as_text("base", "Name an environment by its path, or as conda calls it.")
+    base = canonical_base(named, base_dir, given["base"].where)
     entries: tuple[str, ...] = ()
     if "overlay" in given and given["overlay"].kind != "nothing":
         items = given["overlay"].as_list("overlay", f"Write one package an entry. {_HINT}")
@@ -108,12 +108,12 @@ def read_overlay_keys(keys: Mapping[str, Node], base_dir: str | os.PathLike[str]
     return OverlayKeys(base, entries, conda)
 
 
-def canonical_base(text: str, base_dir: str | os.PathLike[str]) -> str:
+def canonical_base(text: str, base_dir: str | os.PathLike[str], where: Location | None = None) -> str:
     """A base as it was named: an absolute path where it is a path, else the name as it is."""
     text = text.strip()
     if not _PATH.match(text) and os.sep not in text:
         return text
-    return os.path.normpath(Path(base_dir, os.path.expanduser(text)).absolute())
+    return os.path.normpath(Path(base_dir, with_home(text, where)).absolute())
 
 
 def canonical_entry(text: str, *, where: Location | None = None, base_dir: str | os.PathLike[str] | None = None) -> str:
@@ -153,7 +153,7 @@ def _canonical_path(text: str, directory: str | os.PathLike[str], where: Locatio
         path = unquote(urlsplit(path).path)
     if not path:
         _refuse(text, where, "it names no path")
-    absolute = os.path.normpath(Path(directory, os.path.expanduser(path)).absolute())
+    absolute = os.path.normpath(Path(directory, with_home(path, where)).absolute())
     file_url(absolute, "/", where=where)  # refuses what no URL can hold
     return absolute + (extras[0].replace(" ", "") if extras else "")
 

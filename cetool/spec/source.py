@@ -5,6 +5,9 @@ from __future__ import annotations
 import codecs
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from cetool.errors import CetoolError, Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
@@ -27,6 +30,10 @@ _UTF16_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, code
 _MOST_NAME = 60
 #: Codecs that are no encodings of a program's text; two of them also take quadratic time.
 _NOT_FOR_SOURCE = frozenset({"punycode", "idna", "undefined", "unicode_escape", "raw_unicode_escape"})
+
+
+#: Whether what is read came from a URL: a script, what is in it, a baseline.
+_FOREIGN: ContextVar[bool] = ContextVar("foreign", default=False)
 
 
 class Script(Value):
@@ -53,6 +60,32 @@ class Script(Value):
 def is_url(text: str) -> bool:
     """Whether a script is named by a URL of any scheme; :mod:`cetool.spec.remote` tells which ones can be fetched."""
     return _URL.match(text) is not None
+
+
+@contextmanager
+def foreign_text(foreign: bool) -> Iterator[None]:
+    """While this lasts, what is read came from a URL if ``foreign``: ``~`` in a path is refused, not replaced."""
+    token = _FOREIGN.set(foreign)
+    try:
+        yield
+    finally:
+        _FOREIGN.reset(token)
+
+
+def with_home(path: str, where: Location | None = None) -> str:
+    """The path, a leading ``~`` replaced by the home directory: nothing else is expanded in what a script says.
+
+    Raises MetadataError in :func:`foreign_text`, where it would name another directory for each user.
+    """
+    if not path.startswith("~"):
+        return path
+    if _FOREIGN.get():
+        raise MetadataError(
+            f"{printable(path)!r} starts with '~', which is not expanded in what comes from elsewhere",
+            where=where,
+            hint="Write an absolute path; in a script that you saved here, '~' is your home directory.",
+        )
+    return os.path.expanduser(path)
 
 
 def is_notebook(script: Script) -> bool:
