@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cetool.consent import issue
 from cetool.engines.base import CreateRequest
 from cetool.engines.explain import explain
 from cetool.engines.stages import CondaStages, MambaStages
@@ -52,12 +53,14 @@ def recorded(engine: str, name: str) -> tuple[Ended, CreateRequest]:
     packages = tuple(command[command.index(channels[-1]) + 1 :]) if channels else ()
     status = int(read("rc"))
     ended = Ended(status if status >= 0 else None, -status if status < 0 else None, read("stdout"), read("stderr"))
-    return ended, CreateRequest(Path("/p"), packages, channels, Path("/logs/engine.log"))
+    return ended, CreateRequest(Path("/p"), packages, channels, Path("/logs/engine.log"), issue("a test"))
 
 
 def told(engine: str, stderr: str, *, status: int = 1, offline: bool = False, channel: str = "lab") -> EngineError:
     """The error for something that was printed on standard error."""
-    request = CreateRequest(Path("/p"), ("numpy >=2",), (channel,), Path("/logs/engine.log"), offline=offline)
+    request = CreateRequest(
+        Path("/p"), ("numpy >=2",), (channel,), Path("/logs/engine.log"), issue("a test"), offline=offline
+    )
     return explain(Ended(status, None, "", stderr), engine=engine, request=request)
 
 

@@ -23,6 +23,7 @@ from support.channel import Channel
 from support.home import Home
 from support.server import ChannelServer, Fault
 
+from cetool.consent import issue
 from cetool.engines.base import CreateRequest, Engine, SilentProgress
 from cetool.engines.build import Circumstances, Place, build_environment
 from cetool.engines.select import choose_engine
@@ -83,6 +84,7 @@ class World:
             packages=packages,
             channels=(self.channel.url,),
             log=self.home.path / "engine.log",
+            consent=issue("a test"),
             stall_timeout=60,
         )
         return base._replace(**changes)
@@ -214,7 +216,7 @@ def test_a_run_that_went_wrong_is_an_error(world: World, name: str, fault: str, 
     spec = EnvironmentSpec(("hello-bin",), channels=(world.channel.url,))
     place = Place(world.home.path / "made", world.home.path / "engine.log")
     with pytest.raises(EngineError, match=words) as caught:
-        build_environment(world.engine(name), spec, place, Circumstances(world.env), Heard())
+        build_environment(world.engine(name), spec, place, Circumstances(world.env, issue("a test")), Heard())
     assert "\n" not in str(caught.value)
     assert caught.value.log == str(place.log)
     assert not world.alive()
@@ -226,7 +228,9 @@ def test_it_is_looked_over_while_the_engine_ends(world: World, name: str, monkey
     monkeypatch.setattr("cetool.engines.build.check_complete", None)
     spec = EnvironmentSpec(("hello-bin",), channels=(world.channel.url,))
     place = Place(world.home.path / "made", world.home.path / "engine.log")
-    packages, size = build_environment(world.engine(name), spec, place, Circumstances(world.env), Heard())
+    packages, size = build_environment(
+        world.engine(name), spec, place, Circumstances(world.env, issue("a test")), Heard()
+    )
     assert packages == 1 and size > 0
 
 
@@ -274,12 +278,14 @@ def test_a_slow_download_is_no_standing_still(world: World, server: ChannelServe
 _DRIVER = """
 import os, sys
 from pathlib import Path
+from cetool.consent import issue
 from cetool.engines.base import CreateRequest, SilentProgress
 from cetool.engines.select import choose_engine
 name, directory, channel = sys.argv[1:]
 directory = Path(directory)
 engine, _ = choose_engine(name, os.environ, lock_dir=directory / "locks", cache_dir=directory)
-engine.create(CreateRequest(directory / "p", ("hello-bin",), (channel,), directory / "log"), SilentProgress())
+request = CreateRequest(directory / "p", ("hello-bin",), (channel,), directory / "log", issue("a test"))
+engine.create(request, SilentProgress())
 """
 
 

@@ -16,6 +16,7 @@ from support.home import Home
 from support.locked import explicit_list, flip, lines
 from support.server import ChannelServer, Fault
 
+from cetool.consent import issue
 from cetool.engines.base import CreateRequest, Engine, Explain, Progress, SilentProgress
 from cetool.engines.build import Circumstances, Place, build_environment
 from cetool.engines.explicit import parse_line
@@ -64,7 +65,9 @@ def make(home: Home, environ: dict[str, str], channel_url: str) -> Make:
 
     def run(name: str, explicit: tuple[str, ...], progress: Progress | None = None, **changes: Any) -> Path:
         number = sum(1 for _ in home.path.glob("e[0-9]*"))
-        base = CreateRequest(home.path / f"e{number}", (), (channel_url,), home.path / "log", explicit=explicit)
+        base = CreateRequest(
+            home.path / f"e{number}", (), (channel_url,), home.path / "log", issue("a test"), explicit=explicit
+        )
         request = base._replace(stall_timeout=60, **changes)
         engine(home, environ, name).create(request, progress or SilentProgress())
         return request.prefix
@@ -273,7 +276,9 @@ def build(home: Home, environ: dict[str, str], explicit: tuple[str, ...], meddle
     heard = Notes()
     made = Meddling(engine(home, environ, "rattler"), meddle)
     spec = EnvironmentSpec((), explicit=explicit)
-    build_environment(made, spec, Place(home.path / "built", home.path / "log"), Circumstances(environ), heard)
+    build_environment(
+        made, spec, Place(home.path / "built", home.path / "log"), Circumstances(environ, issue("a test")), heard
+    )
     return heard
 
 

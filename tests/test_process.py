@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import cetool.errors
+from cetool.consent import issue
 from cetool.errors import CetoolError, NotExecutableError, ProgramNotFoundError
 from cetool.launch.process import Command, check_executable, launch_error, sourced_environ, spawn_and_wait
 from cetool.warm import handover
@@ -27,6 +28,7 @@ SOURCE = str(Path(cetool.errors.__file__).parent.parent)
 #: Runs what it is told in the way it is told, and ends as cetool's door would.
 DRIVER = """
 import json, sys
+from cetool.consent import issue
 from cetool.errors import CetoolError
 from cetool.launch.process import Command, end_like, exec_command, spawn_and_wait
 how, program, argv, environ, scripts, keep = json.loads(sys.argv[1])
@@ -34,8 +36,8 @@ command = Command(program, tuple(argv), environ, tuple(scripts))
 try:
     print("unflushed", end=" ")
     if how == "exec":
-        exec_command(command, keep=keep)
-    end_like(spawn_and_wait(command, keep=keep))
+        exec_command(command, issue("a test"), keep=keep)
+    end_like(spawn_and_wait(command, issue("a test"), keep=keep))
 except CetoolError as error:
     print(error.message, error.hint, file=sys.stderr)
     sys.exit(error.exit_status)
@@ -238,10 +240,13 @@ def test_closed_standard_streams_do_no_harm(how: str) -> None:
 
 def test_capturing_survives_closed_streams_too(tmp_path: Path) -> None:
     code = (
-        "import os, sys\nfrom cetool.launch.process import *\nos.close(0); os.close(1)\n"
-        "status, out = capture_output(Command('/bin/sh', ('sh', '-c', 'cat; echo out; exit 3'), dict(os.environ)))\n"
+        "import os, sys\nfrom cetool.consent import issue\n"
+        "from cetool.launch.process import *\nos.close(0); os.close(1)\n"
+        "consent = issue('a test')\n"
+        "command = Command('/bin/sh', ('sh', '-c', 'cat; echo out; exit 3'), dict(os.environ))\n"
+        "status, out = capture_output(command, consent)\n"
         "assert (status, out) == (3, b'out\\n'), (status, out)\n"
-        f"env = sourced_environ([{script(tmp_path / 'a.sh', 'export A=1; echo noise')!r}], dict(os.environ))\n"
+        f"env = sourced_environ([{script(tmp_path / 'a.sh', 'export A=1; echo noise')!r}], dict(os.environ), consent)\n"
         "assert env['A'] == '1'\nos._exit(11)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": SOURCE}, capture_output=True)
@@ -272,9 +277,9 @@ def test_what_cannot_be_run_is_a_sentence_and_a_status(how: str, with_script: bo
 
 def test_arguments_that_are_too_long_or_have_a_nul_are_told() -> None:
     with pytest.raises(NotExecutableError, match="longer than this system allows"):
-        spawn_and_wait(Command("/bin/sh", ("sh", "-c", ":", "x" * 50_000_000), {}))
+        spawn_and_wait(Command("/bin/sh", ("sh", "-c", ":", "x" * 50_000_000), {}), issue("a test"))
     with pytest.raises(NotExecutableError, match="null"):
-        spawn_and_wait(Command("/bin/sh", ("sh", "\0"), {}))
+        spawn_and_wait(Command("/bin/sh", ("sh", "\0"), {}), issue("a test"))
     assert isinstance(launch_error(OSError(2, "x"), "/no/such"), ProgramNotFoundError)
     check_executable("/bin/sh")
 
@@ -343,7 +348,7 @@ def test_a_script_that_ends_its_shell_is_told(shell_path: str, tmp_path: Path) -
     assert done.returncode == 125 and "ran" not in done.stdout
     assert f"cetool: {bad} ended the shell" in done.stderr
     with pytest.raises(CetoolError, match="status 125"):
-        sourced_environ([bad], {"PATH": shell_path})
+        sourced_environ([bad], {"PATH": shell_path}, issue("a test"))
 
 
 def test_the_sourced_environment_is_exactly_what_the_scripts_made(shell_path: str, tmp_path: Path) -> None:
@@ -353,11 +358,11 @@ def test_the_sourced_environment_is_exactly_what_the_scripts_made(shell_path: st
         script(tmp_path / "b.sh", "export B=$A$SET\n"),
     ]
     base = {"PATH": shell_path, "GONE": "1", "SHLVL": "3", "_": "/mine", "PWD": str(Path.cwd()), "LANG": "C"}
-    got = sourced_environ(steps, base)
+    got = sourced_environ(steps, base, issue("a test"))
     got.pop("OLDPWD", None)
     del base["GONE"]
     assert got == {**base, "A": "1\n2=3", "B": "1\n2=3x", "SET": "x", "PATH": f"/mine:{shell_path}"}
-    assert sourced_environ([], base) == base
+    assert sourced_environ([], base, issue("a test")) == base
 
 
 def test_the_shell_is_bash_where_there_is_one(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cetool.consent import issue
 from cetool.engines.base import CreateRequest, SilentProgress
 from cetool.engines.pypi import PypiRequest, find_uv, install_pypi, needs_pip
 from cetool.engines.rattler import RattlerEngine
@@ -53,7 +54,9 @@ def environment(tmp_path: Path, channel: Path) -> Path:
     """A conda environment with python, pip, and six 1.17."""
     prefix = tmp_path / "env"
     environ = {"HOME": str(tmp_path), "PATH": os.defpath, "CONDA_CHANNEL_ALIAS": channel.as_uri()}
-    request = CreateRequest(prefix, ("python", "pip", "six >=1.17"), ("conda-forge",), tmp_path / "conda.log")
+    request = CreateRequest(
+        prefix, ("python", "pip", "six >=1.17"), ("conda-forge",), tmp_path / "conda.log", issue("a test")
+    )
     RattlerEngine(environ, tmp_path / "cache").create(request, SilentProgress())
     (marker,) = prefix.glob("lib/python3*")
     (marker / "EXTERNALLY-MANAGED").write_text("[externally-managed]\nError=hands off\n")
@@ -67,7 +70,15 @@ def install(environment: Path, tmp_path: Path) -> Install:
     def run(*requirements: str, installer: str, env: dict[str, str] | None = None, **request: Any) -> Path:
         environ = {**os.environ, "HOME": str(tmp_path), **(env or {})}
         install_pypi(
-            PypiRequest(environment, requirements, tmp_path / "pypi.log", environ, installer=installer, **request),
+            PypiRequest(
+                environment,
+                requirements,
+                tmp_path / "pypi.log",
+                environ,
+                issue("a test"),
+                installer=installer,
+                **request,
+            ),
             SilentProgress(),
         )
         return environment

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from support.server import ChannelServer, Fault
 
+from cetool.consent import issue
 from cetool.engines.base import CreateRequest, SilentProgress
 from cetool.engines.rattler import RattlerEngine
 from cetool.errors import EngineError, Interrupted
@@ -72,6 +73,7 @@ def create(tmp_path: Path, channel: Path) -> Create:
             packages=specs,
             channels=channels,
             log=tmp_path / f"log-{number}",
+            consent=issue("a test"),
             **request,
         )
         RattlerEngine(environ, tmp_path / "cache").create(wanted, progress or Listening())
@@ -258,9 +260,10 @@ def test_a_signal_stops_it_and_nothing_is_written_afterwards(
 def test_many_processes_share_one_cold_cache(tmp_path: Path, server: ChannelServer) -> None:
     code = (
         "import sys; from pathlib import Path; from cetool.engines.rattler import RattlerEngine;"
+        "from cetool.consent import issue;"
         "from cetool.engines.base import CreateRequest, SilentProgress; root = Path(sys.argv[1]);"
         "RattlerEngine({'HOME': str(root)}, root / 'cache').create(CreateRequest(root / ('e' + sys.argv[2]),"
-        "('many-files', 'hello-bin'), (sys.argv[3],), root / ('l' + sys.argv[2])), SilentProgress())"
+        "('many-files', 'hello-bin'), (sys.argv[3],), root / ('l' + sys.argv[2]), issue('a test')), SilentProgress())"
     )
     url = f"{server.url}/conda-forge"
     running = [subprocess.Popen([sys.executable, "-c", code, tmp_path, str(each), url]) for each in range(6)]

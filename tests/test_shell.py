@@ -23,11 +23,12 @@ WHERE = Location("script.c", 3)
 DRIVER = """
 import json, sys
 from pathlib import Path
+from cetool.consent import issue
 from cetool.errors import CetoolError
 from cetool.launch.shell import *
 text, args, environ, script, cache, prefix, scripts = json.loads(sys.argv[1])
 try:
-    around = Surroundings(environ, Path(script), Path(cache), Path(prefix), tuple(scripts))
+    around = Surroundings(environ, Path(script), Path(cache), Path(prefix), issue("a test"), tuple(scripts))
     run_entrypoint(parse_entrypoint(text), args, around)
 except CetoolError as error:
     print(type(error).__name__, error, error.hint, file=sys.stderr)

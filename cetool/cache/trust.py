@@ -9,6 +9,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from cetool.atomic import put_file, sync_directory
 from cetool.errors import StoreError
 from cetool.ownership import ensure_private_dir
 
-SCHEMA = "cetool.trusted/1"
+SCHEMA = "cetool.trusted/2"
+#: What the version before wrote: its question showed no embedded locks, and not all places.
+_FORMER = "cetool.trusted/1"
 _NAME = re.compile(r"([0-9a-f]{64})\.json\Z")
 _LARGEST = 1 << 20
 _ELSEWHERE = "Set CETOOL_DATA_DIR to a directory that is yours alone."
@@ -27,8 +30,9 @@ class Trusted:
     """That the user agreed to run what has this digest.
 
     ``url`` is where it came from then, without credentials; ``date`` seconds since 1970; ``how`` it was agreed to:
-    ``asked``, ``--yes`` or ``--sha256``; ``places`` are the directories of this machine (``file://`` URLs) that it
-    takes packages from.
+    ``asked``, ``--yes`` or ``--sha256``; ``places`` are the directories and files of this machine that it depends on:
+    what packages are taken from, bases, baselines, and the working directory where that decides. ``complete`` is false
+    for an answer to a question that did not show a lock in the script.
     """
 
     sha256: str
@@ -36,6 +40,11 @@ class Trusted:
     date: float
     how: str
     places: tuple[str, ...] = ()
+    complete: bool = True
+
+    def covers(self, places: Collection[str], *, embedded_lock: bool) -> bool:
+        """Whether the answer holds for a use of these places, and of a lock in the script."""
+        return set(places) <= set(self.places) and (self.complete or not embedded_lock)
 
 
 class TrustStore:
@@ -67,7 +76,8 @@ class TrustStore:
         """Remember an answer, in place of an earlier one for the same content. Raises StoreError with the reason."""
         try:
             ensure_private_dir(self.directory, trust=False)
-            data = json.dumps({"schema": SCHEMA, **asdict(trusted)}, indent=1)
+            kept = {key: value for key, value in asdict(trusted).items() if key != "complete"}
+            data = json.dumps({"schema": SCHEMA, **kept}, indent=1)
             put_file(self._path(trusted.sha256), data.encode(), mode=0o600)
         except StoreError as error:
             raise StoreError(error.message, hint=_ELSEWHERE) from None
@@ -109,10 +119,11 @@ class TrustStore:
                 float(data["date"]),
                 str(data["how"]),
                 tuple(map(str, data["places"])),
+                data.get("schema") == SCHEMA,
             )
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
-        return found if data.get("schema") == SCHEMA and found.sha256 == sha256 else None
+        return found if data.get("schema") in (SCHEMA, _FORMER) and found.sha256 == sha256 else None
 
 
 def _own(status: os.stat_result) -> bool:

@@ -212,7 +212,7 @@ def _now(named: str, store: BaselineStore, session: Session, *, insecure: bool) 
         return read_local(named)
     address = locate(named, insecure=insecure)
     if not session.offline:
-        return fetch_baseline(address, store, session, insecure=insecure).data
+        return fetch_baseline(address, store, session, session.consent(), insecure=insecure).data
     last = store.copies.find(address.key)
     if last is None:
         raise StoreError("there is no copy of it here", hint="Ask without --offline.")
@@ -267,7 +267,8 @@ def _look_at(key: str, copy: Copy, asked: set[str], store: BaselineStore, sessio
         store.asked(copy.address)
         # who let plain http pass once did so for this baseline
         insecure = copy.url.startswith("http:")
-        fetch_baseline(locate(copy.url, insecure=insecure), store, session, insecure=insecure, key=copy.address)
+        address = locate(copy.url, insecure=insecure)
+        fetch_baseline(address, store, session, session.consent(), insecure=insecure, key=copy.address)
     last = store.copies.find(copy.address)
     if last is None:
         return

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from cetool.cache.baselines import BaselineStore, path_key, use_key
 from cetool.cache.copies import Copy
+from cetool.consent import Consent
 from cetool.durations import format_duration
 from cetool.errors import CetoolError, EngineError, MetadataError, ScriptNotFoundError, StoreError, UsageError
 from cetool.lock.baseline import Combined, combine
@@ -209,7 +210,13 @@ def read_local(path: str) -> bytes:
 
 
 def fetch_baseline(
-    address: Address, store: BaselineStore, session: Session, *, insecure: bool, key: str | None = None
+    address: Address,
+    store: BaselineStore,
+    session: Session,
+    consent: Consent,
+    *,
+    insecure: bool,
+    key: str | None = None,
 ) -> Copy:
     """The content of a baseline at a URL as it is now; it is kept by ``key``, the address's own where None.
 
@@ -236,8 +243,7 @@ def _remote(address: Address, store: BaselineStore, session: Session, wish: Wish
     from cetool.spec.remote import UnreachableError
 
     last = store.copies.find(address.key)
-    if session.ask_first is not None:  # a script from elsewhere names it: nothing is asked for on its behalf before
-        session.ask_first()
+    consent = session.consent()
     if session.offline:
         if last is None:
             raise UsageError(
@@ -249,7 +255,7 @@ def _remote(address: Address, store: BaselineStore, session: Session, wish: Wish
     if last is not None and wish.about is None and not wish.refresh and not store.is_due(address.key):
         return last.data
     try:
-        return fetch_baseline(address, store, session, insecure=wish.insecure).data
+        return fetch_baseline(address, store, session, consent, insecure=wish.insecure).data
     except UnreachableError as error:
         if last is None or wish.refresh:
             raise

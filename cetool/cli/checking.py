@@ -90,13 +90,14 @@ def _solve(metadata: ScriptMetadata, session: Session) -> list[Finding]:
     """Whether the environment can be made; what keeps that from being known (no network) is raised."""
     from cetool.engines.dry_solve import Solver, UnsatisfiableError
 
-    solver = Solver(session.engine_environ, session.packages, session.offline, session.settings.stall_timeout)
     spec = session.spec_of(metadata.requirements)
     if spec.overlay is not None:
         session.voice.warn(f"{metadata.path}: what is laid over a base is resolved when it is run, and not before")
         return []
     if spec.pypi:
         session.voice.detail(f"{metadata.path}: packages from PyPI are not looked at")
+    consent, limit = session.consent(), session.settings.stall_timeout
+    solver = Solver(session.engine_environ, session.packages, consent, session.offline, limit)
     with session.voice.progress() as progress:
         try:
             if metadata.requirements.baselines:

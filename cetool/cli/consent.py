@@ -1,4 +1,6 @@
-"""Whether a script from a URL may run: asked once for each content, and remembered by its SHA-256."""
+"""The one way to a consent: what is the user's own passes, about a script from a URL the user is asked, once for each
+content, and the answer is remembered by its SHA-256.
+"""
 
 from __future__ import annotations
 
@@ -6,58 +8,40 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from cetool.cache.trust import Trusted, TrustStore
-from cetool.cli.output import flow
-from cetool.cli.remote import Origin
+from cetool.cli.decision import Decision, decision_of, shown_line, wrapped
+from cetool.cli.remote import Foreign, Origin
 from cetool.cli.session import Session
-from cetool.cli.sources import Source
 from cetool.config import BUILT_IN
+from cetool.consent import Consent, issue
 from cetool.durations import format_size
 from cetool.errors import CetoolError, StoreError
 from cetool.paths import trust_directory
-from cetool.spec.blocks import find_block
-from cetool.spec.environment import Requirements
-from cetool.spec.metadata import ScriptMetadata, read_metadata
-from cetool.spec.source import printable
-from cetool.spec.urls import redact
 
-#: Characters of a line of the question: what a script declares must not push out of sight where it comes from.
-_LONGEST = 1000
+#: Characters of a question that a person may be expected to read.
+_MOST_SHOWN = 64 * 1024
 _MOST_TYPED = 4096
 
 
-def require_consent(
-    source: Source, session: Session, metadata: ScriptMetadata | None = None, *, unasked: bool = False
-) -> None:
-    """See that the user agrees to what a script from a URL does here, before anything of it is executed.
+def consent_to(foreign: Sequence[Foreign], session: Session) -> Consent:
+    """See that the user agrees to what each of these scripts does here, before anything of it is executed or fetched.
 
-    That holds for what its declaration has executed as well: packages' link scripts, and builds of PyPI packages;
-    ``metadata`` is that with what the command line adds to it, or None for what the script says by itself. A script
-    from anywhere else passes. An answer is remembered for the content, wherever it comes from; a copy of what may run
-    is kept for ``--offline``. With ``unasked`` it passes with a warning where nobody can be asked, unless a setting
-    says what becomes of it.
+    That holds for what a declaration has executed as well: packages' link scripts, builds of PyPI packages, the
+    interpreter of a base. An answer is remembered for the content and the places of this machine that the declaration
+    leads to; a copy of what may run is kept for ``--offline``.
 
-    Raises CetoolError where the answer is no, or nobody is there to be asked.
+    Raises CetoolError where the answer is no, or there is no terminal to ask on.
     """
-    origin = source.origin
-    if origin is None:
-        return
-    declared = None if find_block(source.script) is None else read_metadata(source.script)
-    digest, places = source.sha256, () if declared is None else _places(declared.requirements)
-    store = _store(session)
-    known = _find(store, digest, session)
-    if known is None or not set(places) <= set(known.places):
-        question = _Question(source, origin, digest, metadata or declared, known, places)
-        how = _how(question, store, session, unasked=unasked)
-        if how is not None:
-            before = () if known is None else known.places
-            agreed = Trusted(digest, origin.asked.shown, time.time(), how, tuple(sorted({*before, *places})))
-            _remember(store, agreed, session)
-    session.ask_first = None
-    origin.keep(session)
+    how = "own"
+    for each in foreign:
+        if each.agreed is None:
+            each.agreed = _agreed(each, session)
+            each.origin.keep(session)
+        how = each.agreed
+    return issue(how)
 
 
 def trust_store(session: Session) -> TrustStore:
@@ -71,96 +55,94 @@ def trust_store(session: Session) -> TrustStore:
     return TrustStore(directory)
 
 
+def _agreed(foreign: Foreign, session: Session) -> str:
+    """How the user agreed to one script. Raises CetoolError where it is no."""
+    decision = decision_of(foreign, session)
+    digest, store = foreign.source.sha256, _store(session)
+    known = _find(store, digest, session)
+    if known is not None and known.covers(decision.places, embedded_lock=decision.lock is not None):
+        return "before"
+    how = _how(_Question(foreign, digest, decision, known), store, session)
+    if how in ("always", "unasked"):  # nobody has looked at this one
+        return how
+    before = () if known is None else known.places
+    places = tuple(sorted({*before, *decision.places}))
+    _remember(store, Trusted(digest, foreign.origin.asked.shown, time.time(), how, places), session)
+    return how
+
+
 @dataclass(frozen=True)
 class _Question:
-    """All that is told about a script before it may run."""
+    """All that is shown of a script before it may run."""
 
-    source: Source
-    origin: Origin
+    foreign: Foreign
     digest: str
-    metadata: ScriptMetadata | None
+    decision: Decision
     known: Trusted | None
-    places: tuple[str, ...]
+
+    @property
+    def origin(self) -> Origin:
+        """Where the script came from."""
+        return self.foreign.origin
 
     def lines(self, last: Trusted | None) -> list[str]:
-        """The facts, each on a line that a terminal can show; ``last`` is the newest answer for this URL."""
-        url, data = self.origin.copy.url, self.source.data or b""
+        """The facts, as lines that a terminal can show; ``last`` is the newest answer for this URL."""
+        url, data = self.origin.copy.url, self.foreign.source.data or b""
         rows = [("from", url)]
         if self.origin.asked.shown != url:
             rows.append(("by way of", self.origin.asked.shown))
         size = f"{format_size(len(data))}, {len(data.splitlines())} lines"
-        rows += [("sha256", self.digest), ("size", size), *([] if self.metadata is None else _wants(self.metadata))]
-        lines = [f"  {name + ':':12}{_line(value)}" for name, value in rows]
+        rows += [("sha256", self.digest), ("size", size), *self.decision.rows]
+        lines = [line for name, value in rows for line in wrapped(name, value)]
         if self.known is not None:
+            new = [place for place in self.decision.places if place not in self.known.places]
             lines.append("You agreed to it before, but not to its use of these directories of this machine:")
-            lines += [f"  {_line(place)}" for place in self.places if place not in self.known.places]
+            lines += [f"  {shown_line(place)}" for place in new]
         elif last is not None:
-            lines.append(
-                f"It has changed since you agreed to what was there on {_day(last.date)} (sha256 {last.sha256})."
-            )
+            day = _day(last.date)
+            lines.append(f"It has changed since you agreed to what was there on {day} (sha256 {last.sha256}).")
         return lines
 
 
-def _how(question: _Question, store: TrustStore | None, session: Session, *, unasked: bool) -> str | None:
-    """How the user agreed; None where that is not to be remembered. Raises CetoolError where it is no."""
+def _how(question: _Question, store: TrustStore | None, session: Session) -> str:
+    """How the user agreed. Raises CetoolError where it is no."""
     if question.origin.pinned:
         return "--sha256"
     setting = session.loaded.origins["trust"]
     if setting.value == "always":
-        # who sets this once and for all has not looked at this script
-        return "--yes" if setting.source == "--yes" else None
+        return "--yes" if setting.source == "--yes" else "always"
+    where = question.origin.asked.where
     lines = question.lines(None if store is None else _last(store, question.origin.asked.shown))
     keyboard = None if setting.value == "never" else _keyboard()
-    if keyboard is None and unasked and setting.source == BUILT_IN:
+    if keyboard is None and question.foreign.unasked and setting.source == BUILT_IN:
         session.voice.warn(
             f"{question.origin.copy.url} (sha256 {question.digest}) runs without a question, as conda-execute had it: "
             "nobody can be asked (CETOOL_TRUST=ask refuses that)"
         )
-        return None
+        return "unasked"
+    pin = f"Read it; then put --sha256 {question.digest}"
+    if sum(map(len, lines)) > _MOST_SHOWN:
+        raise CetoolError(
+            f"the script declares more than a question can show ({sum(map(len, lines))} characters)",
+            where=where,
+            hint=f"{pin} before its URL, or save it and give its path.",
+        )
     if keyboard is None:
-        pin = f"Read it; then put --sha256 {question.digest}"
         if setting.value == "never":
             why, way_out = f"trust is never ({setting.source})", f"{pin} before its URL, or save it and give its path."
         else:
             why, way_out = "it is new here, and nobody can be asked about it", f"{pin} before its URL, or --yes."
         raise CetoolError(
-            f"this script from elsewhere was not run: {why}",
-            where=question.origin.asked.where,
-            hint="\n".join([*lines, way_out]),
+            f"this script from elsewhere was not run: {why}", where=where, hint="\n".join([*lines, way_out])
         )
     if not _agrees(keyboard, ["cetool: this script comes from elsewhere, and would run with your rights:", *lines]):
-        raise CetoolError("the script was not run: you did not agree", where=question.origin.asked.where)
+        raise CetoolError("the script was not run: you did not agree", where=where)
     return "asked"
 
 
-# --- what is told ---------------------------------------------------------------------------------------------------
-
-
-def _wants(metadata: ScriptMetadata) -> list[tuple[str, str]]:
-    needs, settings = metadata.requirements, metadata.requirements.pypi_settings
-    indexes = [*([] if settings.index_url is None else [settings.index_url]), *settings.extra_index_urls]
-    rows = [
-        ("channels", flow(needs.channels) if needs.channels is not None else "(those of your configuration)"),
-        ("env", flow(needs.packages)),
-        ("baseline", flow(needs.baselines) if needs.baselines else ""),
-        ("without", flow(needs.without) if needs.without else ""),
-        ("pip", flow(needs.pypi) if needs.pypi else ""),
-        ("indexes", flow(indexes) if indexes else ""),
-        ("find-links", flow(settings.find_links) if settings.find_links else ""),
-        ("variables", flow([f"{name}={value}" for name, value in needs.variables]) if needs.variables else ""),
-        ("run_with", flow(metadata.run_with) if metadata.run_with is not None else ""),
-        ("entrypoint", metadata.entrypoint or ""),
-    ]
-    return [(name, value) for name, value in rows if value]
-
-
-def _line(text: str) -> str:
-    """What others wrote, as one line that a terminal shows and does not obey."""
-    shown = printable(redact(text))
-    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} ... ({len(shown) - _LONGEST} characters more)"
-
-
 def _day(date: float) -> str:
+    from datetime import datetime
+
     try:
         return datetime.fromtimestamp(date).astimezone().strftime("%Y-%m-%d %H:%M")
     except (ValueError, OverflowError, OSError):
@@ -211,14 +193,6 @@ def _agrees(keyboard: int, lines: list[str]) -> bool:
 
 
 # --- what is remembered ---------------------------------------------------------------------------------------------
-
-
-def _places(needs: Requirements) -> tuple[str, ...]:
-    """The directories of this machine that packages are taken from."""
-    settings = needs.pypi_settings
-    texts = (*(needs.channels or ()), *needs.packages, *needs.pypi, *settings.find_links, *settings.extra_index_urls)
-    found = (text for text in (*texts, settings.index_url or "") if "file://" in text)
-    return tuple(sorted({redact(text) for text in found}))
 
 
 def _store(session: Session) -> TrustStore | None:

@@ -18,6 +18,7 @@ from cetool.cli.locked import Asked, LockChoice, refuse_overlay, spec_of
 from cetool.cli.output import flow
 from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import Source, open_source
+from cetool.consent import Consent
 from cetool.errors import Location, UsageError
 from cetool.spec.blocks import find_block
 from cetool.spec.environment import EnvironmentSpec, Requirements
@@ -84,16 +85,13 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
     entry = read_entrypoint(metadata, source.script)
     if how.record is not None:
         refuse_overlay(metadata.requirements, source.script.name, "that cannot be recorded")
-    if source.origin is not None:
-        from cetool.cli.consent import require_consent
-
-        require_consent(source, session, metadata, unasked=how.unasked)
+    consent = session.consent()
     session.voice.block(specification(metadata, session.store_of(spec).prefix(spec.name), locked_by))
     purpose = f"for {source.script.name}"
     lease = session.environment(
         metadata.requirements, spec, refresh=how.refresh, keep=how.keep, purpose=purpose, meanwhile=_get_ready
     )
-    run = prepare_run(source, session, how, lease, metadata, spec)
+    run = prepare_run(source, session, how, lease, metadata, consent)
     if how.record is not None:
         from cetool.cli.recording import Recording, run_as_child
 
@@ -121,7 +119,7 @@ def read_entrypoint(metadata: ScriptMetadata, script: Script) -> Entrypoint | No
 
 
 def prepare_run(
-    source: Source, session: Session, how: RunOptions, lease: Lease, metadata: ScriptMetadata, spec: EnvironmentSpec
+    source: Source, session: Session, how: RunOptions, lease: Lease, metadata: ScriptMetadata, consent: Consent
 ) -> Run:
     """A script that is about to run in its environment: that is noted as used, the script held as a file."""
     from cetool.cli.background import collect_in_background
@@ -144,7 +142,7 @@ def prepare_run(
         from cetool.launch.overlay import overlaid_environ
 
         environ = overlaid_environ(activation, session.environ)
-    return Run(source, session, how, lease, metadata, activation, path, environ, steps, held)
+    return Run(source, session, how, lease, metadata, activation, path, environ, steps, held, consent)
 
 
 class Run(Value):
@@ -160,6 +158,7 @@ class Run(Value):
     environ: dict[str, str]
     steps: tuple[str, ...]
     held: list[FileLock | None]
+    consent: Consent
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -203,7 +202,7 @@ def _become_command(run: Run, arguments: Sequence[str]) -> NoReturn:
 
     argv = resolve_command(run.metadata.run_with or (), run.environ, run.lease.prefixes)
     run.remember(argv)
-    exec_command(command_of(run, argv, arguments), keep=run.descriptors)
+    exec_command(command_of(run, argv, arguments), run.consent, keep=run.descriptors)
 
 
 def command_of(run: Run, argv: tuple[str, ...], arguments: Sequence[str]) -> Command:
@@ -236,7 +235,7 @@ def surroundings_of(run: Run) -> tuple[Surroundings, Held]:
     cache = ScriptStore(run.session.paths.scripts, trust=run.session.paths.trusted).hold_cache_dir(script)
     run.held.append(cache.lock)
     prefix = run.lease.prefix
-    return Surroundings(run.environ, script, cache.path, prefix, run.steps, run.descriptors), cache
+    return Surroundings(run.environ, script, cache.path, prefix, run.consent, run.steps, run.descriptors), cache
 
 
 def read_declaration(source: Source, session: Session, how: RunOptions) -> tuple[ScriptMetadata, EnvironmentSpec]:
@@ -279,6 +278,9 @@ def read_locked_declaration(
         else:
             needs = needs.plus(more)
     metadata = metadata._replace(requirements=needs)
+    for foreign in session.foreign:
+        if foreign.source is source:
+            foreign.metadata, foreign.unasked = metadata, how.unasked
     for warning in metadata.requirements.warnings:
         session.voice.warn(f"{source.script.name}: {warning}")
     options = {"--with": how.extra, "--channel": session.channels_given, "--exclude-newer": how.exclude_newer}

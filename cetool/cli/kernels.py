@@ -190,7 +190,7 @@ def start(
     kernel = find_kernel(lease.prefix, source.language, metadata.kernel)
     activation = read_activation(lease.prefix, dict(wanted.variables))
     command = kernel_command(kernel, activation, session.environ, connection_file, context.args)
-    exec_command(command, keep=() if lease.lock is None else (lease.lock.fd,))
+    exec_command(command, session.consent(), keep=() if lease.lock is None else (lease.lock.fd,))
 
 
 def _declared(source: KernelSource, session: Session) -> tuple[KernelSource, ScriptMetadata, EnvironmentSpec]:

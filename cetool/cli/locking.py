@@ -167,6 +167,9 @@ def _lock_one(source: Source, wish: Wish, session: Session) -> Outcome:
     target = target_of(source, wish, session)
     platforms = wish.platforms or _kept_platforms(target.before, session)
     asked = {platform: _requirements(source, wish, platform) for platform in platforms}
+    for foreign in session.foreign:
+        if foreign.source is source:
+            foreign.platforms = tuple(platforms)
     for warning in dict.fromkeys(text for needs in asked.values() for text in needs.warnings):
         session.voice.warn(f"{source.script.name}: {warning}")
     old = target.old
@@ -240,6 +243,7 @@ def _solved(
     solver = LockSolver(
         session.engine_environ,
         session.packages,
+        session.consent(),
         session.offline,
         session.settings.stall_timeout,
         session.settings.pip_installer,

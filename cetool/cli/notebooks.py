@@ -50,10 +50,7 @@ def run_notebook(source: Source, arguments: Sequence[str], session: Session, how
         )
     asked = how.notebook
     metadata, spec, locked_by = read_locked_declaration(source, session, how)
-    if source.origin is not None:
-        from cetool.cli.consent import require_consent
-
-        require_consent(source, session, metadata, unasked=how.unasked)
+    consent = session.consent()
     notebook = read_notebook(source.script)
     node = _node(notebook)
     first = metadata.cell
@@ -73,6 +70,7 @@ def run_notebook(source: Source, arguments: Sequence[str], session: Session, how
     around = Surroundings(
         lambda connection: kernel_command(kernel, activation, session.environ, connection, more),
         Path.cwd() if source.data is not None else notebook.script.directory,
+        consent,
         () if lease.lock is None or ON_WINDOWS else (lease.lock.fd,),
         sockets=is_ipykernel(kernel),
     )

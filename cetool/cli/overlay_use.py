@@ -144,10 +144,11 @@ def activate(
     session = overlay_session(overlays_dir, trust_cache_dir, quiet=quiet, offline=offline)
     overlays = overlays_of(session)
     lease = _lease(which, session, overlays, keep=keep)
+    consent = session.consent_within(lease)
     activation = activation_of(lease)
     environ, steps = activated_environ(activation, session.environ)
     if kind == "fish":
-        environ, steps = sourced_environ(steps, environ), ()
+        environ, steps = sourced_environ(steps, environ, consent), ()
     label = which if overlays.has(which) else Path(which).name
     ending = tuple(scripts_in(str(activation.prefix), "deactivate.d"))
     change = Change(session.environ, environ, steps, ending, label)

@@ -15,6 +15,7 @@ from cetool.cache.overlays import Overlays
 from cetool.cache.sizes import disk_size
 from cetool.cache.store import Lease, Site, Store
 from cetool.config import conda_root
+from cetool.consent import Consent
 from cetool.durations import format_size
 from cetool.engines.base import Progress
 from cetool.errors import StoreError
@@ -162,12 +163,13 @@ def _some(changes: list[str]) -> str:
 
 
 def _lay(session: Session, spec: EnvironmentSpec, store: Store, *, refresh: bool, purpose: str) -> Lease:
+    consent = session.consent()
     session.prepare_cache()
     session.prepare(store.paths)
     with session.voice.progress() as progress:
 
         def build(site: Site) -> Marker:
-            return _build(session, spec, site, progress)
+            return _build(session, spec, site, progress, consent)
 
         lease = store.ensure(spec, build, refresh=refresh, on_wait=progress.wait, purpose=purpose)
     if lease.created:
@@ -175,13 +177,13 @@ def _lay(session: Session, spec: EnvironmentSpec, store: Store, *, refresh: bool
     return lease
 
 
-def _build(session: Session, spec: EnvironmentSpec, site: Site, progress: Progress) -> Marker:
+def _build(session: Session, spec: EnvironmentSpec, site: Site, progress: Progress, consent: Consent) -> Marker:
     from cetool.engines.build import Circumstances, Place
     from cetool.overlays.build import build_overlay
 
     settings = session.settings
     circumstances = Circumstances(
-        session.engine_environ, session.offline, settings.stall_timeout, settings.pip_installer
+        session.engine_environ, consent, session.offline, settings.stall_timeout, settings.pip_installer
     )
     started = time.monotonic()
     built = build_overlay(spec, Place(site.prefix, site.log, site.inherit), circumstances, session.packages, progress)

@@ -89,7 +89,7 @@ def _starter(run: Run, entry: Entrypoint | None, arguments: Sequence[str]) -> Ca
         return lambda: wait_for_entrypoint(entry, arguments, surroundings)
     argv = resolve_command(run.metadata.run_with or (), run.environ, run.lease.prefix)
     command = command_of(run, argv, arguments)
-    return lambda: spawn_and_wait(command, keep=run.descriptors)
+    return lambda: spawn_and_wait(command, run.consent, keep=run.descriptors)
 
 
 def _now() -> str:
@@ -144,6 +144,7 @@ def find_origins(session: Session, prefix: Path, installed: Installed, spec: Env
         requirements=(),
         log=session.paths.logs / f"{prefix.name}.log",
         environ=session.engine_environ,
+        consent=session.consent(),
         settings=spec.pypi_settings,
         offline=session.offline,
         installer=session.settings.pip_installer,

@@ -13,6 +13,7 @@ from cetool.durations import format_duration
 from cetool.errors import StoreError, UsageError
 from cetool.spec.addresses import Address
 from cetool.spec.credentials import GITHUB_TOKEN
+from cetool.spec.metadata import ScriptMetadata
 from cetool.spec.remote import Fetched, Known, UnreachableError, fetch_script, locate_script
 from cetool.spec.source import decode, looks_like_python, script_from_text
 
@@ -42,11 +43,28 @@ class Origin:
             session.voice.detail(f"No copy of the script could be kept: {error}")
 
 
+@dataclass
+class Foreign:
+    """A script from a URL that a command works on, and what is known of what it would have done.
+
+    ``metadata`` is what it declares with what the command line adds, where the command has read that; ``platforms`` are
+    those that the command is about (None: this machine's). ``unasked``: it passes where there is no terminal to ask
+    on, unless a setting says otherwise. ``agreed`` tells how the user agreed, None as long as nobody has asked.
+    """
+
+    source: Source
+    origin: Origin
+    metadata: ScriptMetadata | None = None
+    platforms: tuple[str | None, ...] = (None,)
+    unasked: bool = False
+    agreed: str | None = None
+
+
 def open_remote(target: str, session: Session, *, insecure: bool, pinned: bool) -> Source:
     """The script at a URL. Raises CetoolError where it cannot be had.
 
-    GitHub's token is taken out of the session's variables: what runs of the script, or is built for it, gets none. The
-    session asks whether the user agrees before it makes an environment; who executes the script sees to that before.
+    GitHub's token is taken out of the session's variables: what runs of the script, or is built for it, gets none. From
+    now on the session's consent takes the user's to this script.
     """
     asked = locate_script(target, insecure=insecure)
     last = _last_copy(asked, session)
@@ -58,14 +76,9 @@ def open_remote(target: str, session: Session, *, insecure: bool, pinned: bool) 
     text = decode(copy.data, copy.url, python=looks_like_python(copy.data, Path(copy.name)))
     # relative paths start from the working directory, as uv has it: the script's own is the cache's
     script = script_from_text(text, Path.cwd() / copy.name, copy.url)
-    source = Source(script, target, copy.data, copy.name, origin=Origin(asked, copy, pinned, fresh))
-
-    def ask_first() -> None:
-        from cetool.cli.consent import require_consent
-
-        require_consent(source, session)
-
-    session.ask_first = ask_first
+    origin = Origin(asked, copy, pinned, fresh)
+    source = Source(script, target, copy.data, copy.name, origin=origin)
+    session.foreign.append(Foreign(source, origin))
     return source
 
 

@@ -57,7 +57,7 @@ def do_again(
         source = source._replace(given=given)
     how = RunOptions(activate=recorded.command.activate)
     spec, lease = _environment(recorded, metadata, session)
-    run = prepare_run(source, session, how, lease, metadata, spec)
+    run = prepare_run(source, session, how, lease, metadata, session.consent())
     words = tuple(arguments or recorded.arguments)
 
     def compare(ending: Ending) -> None:

@@ -19,6 +19,7 @@ from cetool.cache.store import Lease, Site, Store, delete_tree
 from cetool.cli.progress import Voice
 from cetool.condarc import Condarc, load_condarc, search_path
 from cetool.config import conda_root, load_settings
+from cetool.consent import Consent, issue
 from cetool.durations import format_size
 from cetool.errors import EngineError, StoreError
 from cetool.launch.watched import states
@@ -35,6 +36,7 @@ from cetool.warm.environ import caller_environ
 if TYPE_CHECKING:  # engines and the log are for those who need them: each import delays the script
     from cetool.cache.usage import UsageLog
     from cetool.cli.baselines import OnBaselines
+    from cetool.cli.remote import Foreign
     from cetool.engines.base import Engine, Found, Progress
 
 _OVERRIDE = pattern(r"CONDA_OVERRIDE_([A-Z][A-Z0-9_]*)\Z")
@@ -55,8 +57,8 @@ class Session:
         self.configuration: dict[bytes, bytes] = {}
         #: Whether the engine's configuration was read, and so which engine was found had a say in what came of it.
         self.asked_engine = False
-        #: Called before an environment is made; raises where it may not be. A script from a URL brings it.
-        self.ask_first: Callable[[], None] | None = None
+        #: The scripts from URLs that were opened: each is asked about before anything is executed for it.
+        self.foreign: list[Foreign] = []
         #: The states of the files that would be the script's lock, before they were read.
         self.locks: dict[bytes, bytes] = {}
         #: Whether the next call has to say the same again.
@@ -78,6 +80,24 @@ class Session:
             self.voice.warn(f"{variable} is ignored: cetool has no such variable")
         self.paths = resolve_paths(self.environ, self.settings.env_dir, trusted=self.settings.trust_cache_dir)
         self.store = Store(self.paths)
+
+    def consent(self) -> Consent:
+        """The consent that everything wants which executes or fetches what a script declares.
+
+        Where scripts from URLs were opened the user is asked about each, once. Raises CetoolError where that is a no.
+        """
+        if not self.foreign:
+            return issue("own")
+        from cetool.cli.consent import consent_to
+
+        return consent_to(self.foreign, self)
+
+    def consent_within(self, lease: Lease) -> Consent:
+        """The consent to what an environment itself executes, in a shell that is opened in it, say.
+
+        One that was here already was made with the user's consent to just this declaration, variables included.
+        """
+        return self.consent() if lease.created else issue("made")
 
     @property
     def is_usual(self) -> bool:
@@ -279,13 +299,12 @@ class Session:
                 lease.release()
                 self.voice.warn(f"the environment {lease.prefix.name} is damaged, {lost}: it is made anew")
                 refresh = True
-        if self.ask_first is not None:
-            self.ask_first()
+        consent = self.consent()
         self.prepare_cache()
         with self.voice.progress() as progress:
 
             def build(site: Site) -> Marker:
-                return self._build(spec, site, progress, meanwhile)
+                return self._build(spec, site, progress, meanwhile, consent)
 
             lease = self.store.ensure(spec, build, refresh=refresh, on_wait=progress.wait, purpose=purpose)
         if lease.created:
@@ -305,13 +324,18 @@ class Session:
             )
 
     def _build(
-        self, spec: EnvironmentSpec, site: Site, progress: Progress, meanwhile: Callable[[], None] | None
+        self,
+        spec: EnvironmentSpec,
+        site: Site,
+        progress: Progress,
+        meanwhile: Callable[[], None] | None,
+        consent: Consent,
     ) -> Marker:
         from cetool.engines.select import choose_anew
 
         engine, reason = self.engine
         try:
-            return self._build_by(engine, reason, spec, site, progress, meanwhile)
+            return self._build_by(engine, reason, spec, site, progress, meanwhile, consent)
         except EngineError:
             wanted, places = self.settings.engine, {"lock_dir": self.paths.locks, "cache_dir": self.packages}
             other = choose_anew(engine, wanted, self.engine_environ, **places)
@@ -319,7 +343,7 @@ class Session:
                 raise
         self.engine = other
         delete_tree(site.prefix)
-        return self._build_by(*other, spec, site, progress, None)
+        return self._build_by(*other, spec, site, progress, None, consent)
 
     def _build_by(
         self,
@@ -329,6 +353,7 @@ class Session:
         site: Site,
         progress: Progress,
         meanwhile: Callable[[], None] | None,
+        consent: Consent,
     ) -> Marker:
         from cetool.engines.build import Circumstances, Place, build_environment
 
@@ -336,6 +361,7 @@ class Session:
             progress.note(f"Engine: {engine.name} {engine.version}: {reason}")
         circumstances = Circumstances(
             self.engine_environ,
+            consent,
             self.offline,
             self.settings.stall_timeout,
             self.settings.pip_installer,

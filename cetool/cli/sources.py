@@ -55,8 +55,7 @@ def open_source(target: str, session: Session, *, insecure: bool = False, sha256
     """The script that SCRIPT names: ``-`` is standard input.
 
     With ``sha256`` it must have this digest. Raises CetoolError where there is none to be had, UsageError for what is
-    no digest. One from a URL is not to be executed, nor an environment made for it, before
-    :func:`cetool.cli.consent.require_consent`.
+    no digest. After one from a URL was opened, :meth:`~cetool.cli.session.Session.consent` asks about it.
     """
     if sha256 is not None:
         read_pin(sha256)

@@ -99,7 +99,8 @@ def execute(
             warm.tool_key(tool, spec or (), channel or ()), Learned((program,), activation, called), lease, session
         )
     environ, steps = activated_environ(activation, session.environ)
-    exec_command(Command(program, (program, *(arguments or [])), environ, steps), keep=_descriptors(lease))
+    command = Command(program, (program, *(arguments or [])), environ, steps)
+    exec_command(command, session.consent(), keep=_descriptors(lease))
 
 
 def _remember(key: str, learned: Learned, lease: Lease, session: Session) -> None:
@@ -176,7 +177,7 @@ def shell(
     python = wanted.metadata.language == "python" if repl is None else repl
     opening = _opening(activation_of(lease), session, wanted.label, repl=python)
     locks = () if opening.held is None or opening.held.lock is None else (opening.held.lock.fd,)
-    exec_command(opening.command, keep=(*_descriptors(lease), *locks))
+    exec_command(opening.command, session.consent_within(lease), keep=(*_descriptors(lease), *locks))
 
 
 def _opening(activation: Activation, session: Session, label: str, *, repl: bool) -> Opening:

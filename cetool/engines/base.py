@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
+from cetool.consent import Consent
 from cetool.errors import EngineError
 from cetool.values import Value
 
@@ -81,6 +82,8 @@ class CreateRequest(Value):
     packages: tuple[str, ...]
     channels: tuple[str, ...]
     log: Path
+    #: That the user agrees to what engines execute: link scripts, and builds of PyPI packages.
+    consent: Consent
     virtual_packages: tuple[tuple[str, str], ...] = ()
     offline: bool = False
     stall_timeout: float = 300.0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cetool.consent import Consent
 from cetool.engines.base import CreateRequest, Engine, Explain, Progress
 from cetool.engines.early import EarlyLook
 from cetool.engines.package_cache import DamagedPackages, distrust
@@ -29,6 +30,7 @@ class Circumstances(Value):
     """
 
     environ: Mapping[str, str]
+    consent: Consent
     offline: bool = False
     stall_timeout: float = 300.0
     pip_installer: str = "auto"
@@ -70,6 +72,7 @@ def build_environment(
         exclude_newer=moment,
         channels=spec.channels,
         log=place.log,
+        consent=circumstances.consent,
         virtual_packages=spec.virtual_packages,
         offline=circumstances.offline,
         stall_timeout=circumstances.stall_timeout,
@@ -222,6 +225,7 @@ def _install_pypi(
         exactly=exactly,
         log=place.log,
         environ=circumstances.environ,
+        consent=circumstances.consent,
         settings=spec.pypi_settings,
         offline=circumstances.offline,
         installer=circumstances.pip_installer,

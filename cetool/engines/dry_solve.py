@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cetool.consent import Consent
 from cetool.engines.additions import additions
 from cetool.engines.base import CreateRequest, Progress
 from cetool.engines.explicit import parse_lines
@@ -30,6 +31,7 @@ class Solver:
 
     environ: Mapping[str, str]
     cache_dir: Path
+    consent: Consent
     offline: bool = False
     stall_timeout: float = 300.0
 
@@ -45,6 +47,7 @@ class Solver:
                 pinned=spec.pinned,
                 channels=spec.channels,
                 log=Path(directory) / "log",
+                consent=self.consent,
                 virtual_packages=spec.virtual_packages,
                 offline=self.offline,
                 stall_timeout=self.stall_timeout,

@@ -170,7 +170,7 @@ class PypiSolver:
         return "\n".join([*lines, *self.spec.pypi, ""])
 
     def _virtual(self, name: str) -> str | None:
-        found = virtual_packages(self.request, self.solver.environ)
+        found = virtual_packages(self.request.virtual_packages, self.solver.environ, self.platform)
         return next((str(each.version) for each in found if each.name.normalized == name), None)
 
     def _target(self) -> list[str]:
@@ -198,6 +198,7 @@ class PypiSolver:
             self.spec.pypi,
             self.request.log,
             self.solver.environ,
+            self.request.consent,
             self.spec.pypi_settings._replace(exclude_newer=self._exclude_newer),
             self.request.offline,
         )

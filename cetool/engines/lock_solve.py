@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from cetool.consent import Consent
 from cetool.engines.additions import additions
 from cetool.engines.base import CreateRequest, Progress
 from cetool.engines.explicit import parse_lines
@@ -36,6 +37,7 @@ class LockSolver:
 
     environ: Mapping[str, str]
     cache_dir: Path
+    consent: Consent
     offline: bool = False
     stall_timeout: float = 300.0
     installer: str = "auto"
@@ -61,6 +63,7 @@ class LockSolver:
                 packages=spec.packages,
                 channels=spec.channels,
                 log=Path(directory) / "log",
+                consent=self.consent,
                 virtual_packages=_fitting(spec.virtual_packages, platform),
                 offline=self.offline,
                 stall_timeout=self.stall_timeout,

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cetool.consent import Consent
 from cetool.engines.base import CreateRequest, Progress
 from cetool.engines.pypi_exact import Step, pip_from_elsewhere, steps, without_digest
 from cetool.engines.pypi_origins import NOT_UNDERSTOOD, Asking, find_origins, keep_named, keep_origins
@@ -63,6 +64,7 @@ class PypiRequest:
     requirements: tuple[str, ...]
     log: Path
     environ: Mapping[str, str]
+    consent: Consent
     settings: PypiSettings = field(default_factory=PypiSettings)
     offline: bool = False
     installer: str = "auto"
@@ -159,6 +161,7 @@ def _as_engine_request(request: PypiRequest) -> CreateRequest:
         packages=request.requirements,
         channels=(),
         log=request.log,
+        consent=request.consent,
         offline=request.offline,
         stall_timeout=request.stall_timeout,
         inherit=request.inherit,

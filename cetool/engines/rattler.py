@@ -232,7 +232,7 @@ class _Creation:
                 gateway,
                 platforms=subdirs,
                 pinned_packages=[*python_in(self.below), *(pinned.given() if pinned else ())],
-                virtual_packages=virtual_packages(self.request, self.environ),
+                virtual_packages=virtual_packages(self.request.virtual_packages, self.environ, self.request.platform),
                 channel_priority=ChannelPriority[plan.condarc.channel_priority.capitalize()],
                 constraints=plan.pins,
                 channel_relations="disabled",

@@ -5,7 +5,7 @@ Everything here is free of credentials but for :attr:`Plan.access`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from cetool.condarc import Condarc, resolve_channel
@@ -135,17 +135,19 @@ def _refuse_forbidden(channels: Mapping[str, str], condarc: Condarc) -> None:
             )
 
 
-def virtual_packages(request: CreateRequest, environ: Mapping[str, str]) -> list[GenericVirtualPackage]:
-    """What the machine has (``__glibc``, ``__cuda``, ...), the request's own values in place of what was found.
+def virtual_packages(
+    overrides: Iterable[tuple[str, str]], environ: Mapping[str, str], platform: str | None = None
+) -> list[GenericVirtualPackage]:
+    """What the machine has (``__glibc``, ``__cuda``, ...), the overrides in place of what was found.
 
-    This machine is asked; of another platform what most of its machines have counts.
+    This machine is asked; of another ``platform`` what most of its machines have counts.
     """
     from rattler import GenericVirtualPackage, PackageName, Version
     from rattler.exceptions import InvalidVersionError
     from rattler.package import BuildString
 
-    found = _default_packages(request.platform) or _detected_packages(environ)
-    for name, value in request.virtual_packages:
+    found = _default_packages(platform) or _detected_packages(environ)
+    for name, value in overrides:
         found.pop(name, None)
         if not value:
             continue  # an empty value says that the machine has none, as with CONDA_OVERRIDE_CUDA=""

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-
-from cetool.engines.base import CreateRequest
 
 
 def detect_virtual_packages(environ: Mapping[str, str], overrides: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -15,8 +12,7 @@ def detect_virtual_packages(environ: Mapping[str, str], overrides: Iterable[tupl
     """
     from cetool.engines.rattler_request import virtual_packages
 
-    here = Path()
-    found = virtual_packages(CreateRequest(here, (), (), here, tuple(overrides)), environ)
+    found = virtual_packages(overrides, environ)
     return {
         each.name.normalized: f"{each.version}={each.build_string}"
         for each in sorted(found, key=lambda each: each.name.normalized)

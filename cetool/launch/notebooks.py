@@ -24,6 +24,7 @@ from nbclient.client import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
+from cetool.consent import Consent
 from cetool.errors import CetoolError
 from cetool.launch.process import Command, command_line
 from cetool.warm.environ import ON_WINDOWS
@@ -76,6 +77,7 @@ class Surroundings:
 
     command: Callable[[str], Command]
     directory: Path
+    consent: Consent
     keep: Sequence[int] = ()
     sockets: bool = False
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import NoReturn
 
+from cetool.consent import Consent
 from cetool.errors import CetoolError, NotExecutableError, ProgramNotFoundError
 from cetool.launch.child import signals_for_child
 from cetool.values import Value
@@ -37,14 +38,14 @@ class Command(Value):
     scripts: tuple[str, ...] = ()
 
 
-def exec_command(command: Command, *, keep: Sequence[int] = ()) -> NoReturn:
+def exec_command(command: Command, consent: Consent, *, keep: Sequence[int] = ()) -> NoReturn:
     """Become the command; descriptors in ``keep`` (locks) stay open in it. Does not return.
 
     On Windows, which has no exec, cetool waits for the program and ends as it does. Raises ProgramNotFoundError (127)
     or NotExecutableError (126) where the system will not run it.
     """
     if ON_WINDOWS:
-        end_like(spawn_and_wait(command))
+        end_like(spawn_and_wait(command, consent))
     if command.scripts:
         check_executable(command.program)  # the shell's own words on it would be less clear
     try:
@@ -53,30 +54,32 @@ def exec_command(command: Command, *, keep: Sequence[int] = ()) -> NoReturn:
         raise launch_error(error, command.program) from error
 
 
-def spawn_and_wait(command: Command, *, keep: Sequence[int] = ()) -> int:
+def spawn_and_wait(command: Command, consent: Consent, *, keep: Sequence[int] = ()) -> int:
     """Run the command as a child and wait: its exit status, or the negative number of the signal it died of.
 
     The child is in cetool's own process group, so the terminal treats both as one job. What the terminal sends to the
     group cetool leaves to the child; what is sent to cetool alone it passes on. Raises as :func:`exec_command` does.
     """
     if ON_WINDOWS:
-        return _spawn_on_windows(command)
+        return _spawn_on_windows(command, consent)
     program, argv = _shell_if_needed(command)
     with signals_for_child() as child:
         child.adopt(_posix_spawn(command.program, program, argv, command.environ, keep))
         return child.wait()[0]
 
 
-def capture_output(command: Command, *, keep: Sequence[int] = ()) -> tuple[int, bytes]:
+def capture_output(command: Command, consent: Consent, *, keep: Sequence[int] = ()) -> tuple[int, bytes]:
     """Run the command as :func:`spawn_and_wait` does, its standard input empty: its status, and its standard output."""
     if ON_WINDOWS:
-        done = _run_on_windows(command)
+        done = _run_on_windows(command, consent)
         return done.returncode, done.stdout
     program, argv = _shell_if_needed(command)
     return _capture(command.program, (program, *argv[1:]), command.environ, keep, 1)
 
 
-def sourced_environ(scripts: Sequence[str], environ: Mapping[str, str], *, keep: Sequence[int] = ()) -> dict[str, str]:
+def sourced_environ(
+    scripts: Sequence[str], environ: Mapping[str, str], consent: Consent, *, keep: Sequence[int] = ()
+) -> dict[str, str]:
     """The environment after one shell has taken these steps: for several commands that are to share it.
 
     What the scripts print goes to cetool's own standard streams. Raises CetoolError where one of them ended the shell.
@@ -267,8 +270,8 @@ def _out_of_the_way(descriptor: int, stack: contextlib.ExitStack) -> int:
 # in the same console gets CTRL-C itself, and activation scripts are batch files that only cmd.exe can run.
 
 
-def _spawn_on_windows(command: Command) -> int:
-    environ = sourced_environ(command.scripts, command.environ)
+def _spawn_on_windows(command: Command, consent: Consent) -> int:
+    environ = sourced_environ(command.scripts, command.environ, consent)
     try:
         process = subprocess.Popen(command.argv, executable=command.program, env=environ)
     except (OSError, ValueError) as error:
@@ -280,8 +283,8 @@ def _spawn_on_windows(command: Command) -> int:
             continue
 
 
-def _run_on_windows(command: Command) -> subprocess.CompletedProcess[bytes]:
-    environ = sourced_environ(command.scripts, command.environ)
+def _run_on_windows(command: Command, consent: Consent) -> subprocess.CompletedProcess[bytes]:
+    environ = sourced_environ(command.scripts, command.environ, consent)
     try:
         return subprocess.run(
             command.argv, executable=command.program, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE

@@ -19,6 +19,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
+from cetool.consent import Consent
 from cetool.errors import CetoolError, Interrupted, Location, MetadataError
 from cetool.launch.process import Command, capture_output, end_like, exec_command, sourced_environ, spawn_and_wait
 from cetool.launch.programs import Prefixes, find_program
@@ -100,6 +101,7 @@ class Surroundings:
     script: Path
     cache: Path
     prefix: Prefixes
+    consent: Consent
     scripts: tuple[str, ...] = ()
     keep: tuple[int, ...] = ()
 
@@ -254,10 +256,10 @@ def run_entrypoint(entry: Entrypoint, args: Sequence[str], surroundings: Surroun
     """
     runner = _runner(entry, surroundings)
     for command in entry.commands[:-1]:
-        status = spawn_and_wait(runner.command(command), keep=surroundings.keep)
+        status = spawn_and_wait(runner.command(command), surroundings.consent, keep=surroundings.keep)
         if status != 0:
             end_like(status)
-    exec_command(runner.command(entry.commands[-1], args), keep=surroundings.keep)
+    exec_command(runner.command(entry.commands[-1], args), surroundings.consent, keep=surroundings.keep)
 
 
 def wait_for_entrypoint(entry: Entrypoint, args: Sequence[str], surroundings: Surroundings) -> int:
@@ -265,17 +267,19 @@ def wait_for_entrypoint(entry: Entrypoint, args: Sequence[str], surroundings: Su
     or the negative number of the signal that it died of."""
     runner = _runner(entry, surroundings)
     for command in entry.commands[:-1]:
-        status = spawn_and_wait(runner.command(command), keep=surroundings.keep)
+        status = spawn_and_wait(runner.command(command), surroundings.consent, keep=surroundings.keep)
         if status != 0:
             return status
-    return spawn_and_wait(runner.command(entry.commands[-1], args), keep=surroundings.keep)
+    return spawn_and_wait(runner.command(entry.commands[-1], args), surroundings.consent, keep=surroundings.keep)
 
 
 def _runner(entry: Entrypoint, surroundings: Surroundings) -> _Runner:
     """What turns the words into commands, the activation scripts having been sourced where several are to share it."""
     words = simple_argv(entry, surroundings.script, surroundings.cache)
     if words is None and surroundings.scripts:
-        environ = sourced_environ(surroundings.scripts, surroundings.environ, keep=surroundings.keep)
+        environ = sourced_environ(
+            surroundings.scripts, surroundings.environ, surroundings.consent, keep=surroundings.keep
+        )
         surroundings = replace(surroundings, environ=environ, scripts=())
     return _Runner(entry, surroundings)
 
@@ -343,7 +347,7 @@ class _Runner:
         collected = b""
         for simple in substitution.commands:
             command = self.command(simple)
-            status, output = capture_output(command, keep=self.around.keep)
+            status, output = capture_output(command, self.around.consent, keep=self.around.keep)
             if status == -signal.SIGINT:
                 raise Interrupted(signal.SIGINT)
             if status != 0:

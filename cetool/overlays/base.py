@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cetool.consent import Consent
 from cetool.errors import EngineError
 from cetool.lock.installed import normalized
 
@@ -100,8 +101,11 @@ def python_of(prefix: Path) -> Path:
     return prefix / _PYTHON
 
 
-def read_base(prefix: Path, environ: Mapping[str, str]) -> Base:
-    """What the base's python says of itself. Raises EngineError where there is none, or it does not answer."""
+def read_base(prefix: Path, environ: Mapping[str, str], consent: Consent) -> Base:
+    """What the base's python, which is started, says of itself.
+
+    Raises EngineError where there is none, or it does not answer.
+    """
     from cetool.engines.subprocesses import clean_environ
 
     python = python_of(prefix)

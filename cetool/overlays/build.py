@@ -51,7 +51,11 @@ def build_overlay(
     assert overlay is not None
     prefix = Path(overlay.base)
     fingerprint = fingerprint_of(prefix)
-    base = read_base(prefix, circumstances.environ) if overlay.requirements or python_of(prefix).exists() else None
+    base = (
+        read_base(prefix, circumstances.environ, circumstances.consent)
+        if overlay.requirements or python_of(prefix).exists()
+        else None
+    )
     if base is not None:
         _check_python(base, overlay.python)
     elif overlay.python:
@@ -90,6 +94,7 @@ def _request(spec: EnvironmentSpec, place: Place, circumstances: Circumstances) 
         requirements=(),
         log=place.log,
         environ=circumstances.environ,
+        consent=circumstances.consent,
         settings=spec.pypi_settings,
         offline=circumstances.offline,
         installer=circumstances.pip_installer,

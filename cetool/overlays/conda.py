@@ -35,6 +35,7 @@ def lay_conda(
         packages=overlay.conda,
         channels=spec.channels,
         log=place.log,
+        consent=circumstances.consent,
         virtual_packages=spec.virtual_packages,
         offline=circumstances.offline,
         stall_timeout=circumstances.stall_timeout,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import uv
 
+from cetool.consent import issue
 from cetool.engines.base import CreateRequest, SilentProgress
 from cetool.engines.rattler import RattlerEngine
 from support.channel import Channel
@@ -89,7 +90,7 @@ def make_base(prefix: Path, channel: Channel, *packages: str, wheels: Iterable[P
     """A conda environment with python, pip and these packages, and wheels installed into it."""
     environ = {"HOME": str(prefix.parent), "PATH": os.defpath, "CONDA_CHANNEL_ALIAS": channel.root.as_uri()}
     log = prefix.parent / f"{prefix.name}.log"
-    request = CreateRequest(prefix, ("python", "pip", *packages), ("conda-forge",), log)
+    request = CreateRequest(prefix, ("python", "pip", *packages), ("conda-forge",), log, issue("a test"))
     RattlerEngine(environ, prefix.parent / "pkgs").create(request, SilentProgress())
     # as of any real python's, what is imported at each start is compiled: nobody will be able to write it later
     subprocess.run([prefix / "bin/python", "-I", "-c", f"import {_STARTED}"], check=True)
