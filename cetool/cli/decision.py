@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from cetool.cli.output import flow
 from cetool.cli.remote import Foreign
@@ -23,7 +22,7 @@ from cetool.errors import CetoolError
 from cetool.lock import EMBEDDED_MARK
 from cetool.spec.metadata import ScriptMetadata, read_metadata
 from cetool.spec.source import Script, printable
-from cetool.spec.urls import redact
+from cetool.spec.urls import redact, split_url
 
 if TYPE_CHECKING:
     from cetool.lock.model import Lock
@@ -203,13 +202,12 @@ def _hosts(shown: Sequence[ScriptMetadata], lock: Lock | None, session: Session)
 
 def _host(url: str) -> str:
     try:
-        parts = urlsplit(url)
-        if parts.scheme.rpartition("+")[2] == "file" and parts.hostname in (None, "", "localhost"):
+        parts = split_url(url)
+        if parts.scheme.rpartition("+")[2] == "file" and parts.host in ("", "localhost"):
             return "this machine"
-        host = (parts.hostname or "").encode("idna").decode("ascii")
-        return f"{host}:{parts.port}" if parts.port is not None else host
+        return parts.place.encode("idna").decode("ascii")
     except ValueError:
-        return url
+        return "this machine" if url.startswith("file:///") else url
 
 
 def strings_in(value: object) -> Iterator[str]:

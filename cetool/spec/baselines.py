@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from cetool.errors import Location, MetadataError
 from cetool.spec.nodes import Node, has_control, shorten
-from cetool.spec.urls import redact
 from cetool.spec.source import with_home
+from cetool.spec.urls import redact
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _URL = re.compile(r"https?://", re.IGNORECASE)

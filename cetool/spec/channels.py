@@ -13,8 +13,8 @@ from pathlib import Path
 from cetool.condarc import DEFAULT_ALIAS
 from cetool.errors import Location, MetadataError
 from cetool.patterns import pattern
-from cetool.spec.urls import redact, split_url
 from cetool.spec.source import with_home
+from cetool.spec.urls import redact, split_url
 
 _MOST_SHOWN = 120
 _SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")

@@ -18,8 +18,8 @@ from cetool.errors import Location, MetadataError
 from cetool.spec.channels import file_url
 from cetool.spec.matchspecs import MAX_SPEC, canonical_requirement, canonical_spec, spec_name
 from cetool.spec.nodes import Node, has_control, shorten
-from cetool.spec.urls import redact, strip_credentials
 from cetool.spec.source import with_home
+from cetool.spec.urls import redact, strip_credentials
 
 _URL = re.compile(r"(?:https?|file|(?:git|hg|svn|bzr)\+(?:https?|ssh|git|file|svn|lp))://\S+\Z")
 _PATH = re.compile(r"(?:\.{1,2}|~[^/\s]*)?/|\.{1,2}\Z|[A-Za-z]:[\\/]")
