@@ -94,7 +94,8 @@ class CondaEngine(Program):
         environ = self._create_environ(request)
         if any(map(has_credentials, request.channels)):
             environ["CONDARC"] = str(condarc_file(files, request.channels, self._environ))
-            if netrc := netrc_file(files, request.channels, self._environ):
+            others = (*request.explicit, *request.packages)
+            if netrc := netrc_file(files, request.channels, self._environ, others):
                 environ["NETRC"] = str(netrc)
         argv = [*self.executable, "create", "--yes", "--prefix", str(request.prefix), "--no-default-packages"]
         argv += ["--offline"] if request.offline else []

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from cetool.engines.base import CreateRequest
 from cetool.errors import EngineError
-from cetool.spec.urls import redact, strip_credentials
+from cetool.spec.urls import is_url, redact, split_url, strip_credentials
 from cetool.values import Value
 
 if TYPE_CHECKING:  # for subprocesses only
@@ -59,7 +59,7 @@ class ExplicitPackage(Value):
     @property
     def local(self) -> Path | None:
         """The archive, where it is a file of this machine."""
-        parts = urlsplit(self.url)
+        parts = split_url(self.url)
         return Path(_path_of(parts.path)) if parts.scheme == "file" else None
 
 
@@ -74,7 +74,7 @@ def _path_of(url_path: str) -> str:
 def parse_line(line: str) -> ExplicitPackage:
     """The package of a line. Raises EngineError where it is none."""
     match = _LINE.fullmatch(line.strip())
-    if match is None:
+    if match is None or not is_url(match["url"]):
         raise EngineError(
             f"the lock names {redact(line)!r}, which is no conda package",
             hint="A line of an explicit spec is the URL of a .conda or .tar.bz2 file and its digest (CEP 23).",
@@ -122,11 +122,16 @@ def explicit_file(files: PrivateFiles, request: CreateRequest, channels: Sequenc
 
 
 def with_credentials(url: str, channels: Sequence[str]) -> str:
-    """The URL with the credentials of the channel that it is in, where that has some."""
-    for channel in channels:
-        bare = strip_credentials(channel).rstrip("/") + "/"
-        if url.startswith(bare) and channel.rstrip("/") + "/" != bare:
-            return channel.rstrip("/") + "/" + url.removeprefix(bare)
+    """The URL with the credentials of the channel that it is in: on the same scheme, host and port, below its path."""
+    try:
+        package = split_url(url)
+        for channel in channels:
+            bare = split_url(strip_credentials(channel).rstrip("/"))
+            if strip_credentials(channel) != channel and package.is_below(bare):
+                below = package._replace(path=package.path[len(bare.path) :]).joined()
+                return channel.rstrip("/") + below[len(f"{package.scheme}://{package.place}") :]
+    except ValueError:
+        return url
     return url
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from cetool.condarc import load_condarc
 from cetool.engines.base import CreateRequest, Explain, Progress, root_of
@@ -22,6 +21,7 @@ from cetool.engines.registration import forget_registration
 from cetool.engines.stages import MambaStages
 from cetool.engines.subprocesses import Invocation, clean_environ, run_engine
 from cetool.errors import CetoolError
+from cetool.spec.urls import split_url
 
 #: Variables of the user's that would change what a creation prints or does.
 _DROPPED = tuple(
@@ -83,8 +83,8 @@ class MambaEngine(Program):
 
     def _places(self, package: ExplicitPackage) -> list[Path]:
         """Where a package can be kept: below a directory for its channel, or in the cache itself."""
-        parts = urlsplit(package.channel)
-        below = f"{parts.scheme}/{parts.netloc.replace(':', '_')}{parts.path}/{package.subdir}"
+        parts = split_url(package.channel)
+        below = f"{parts.scheme}/{parts.place.replace(':', '_')}{parts.path}/{package.subdir}"
         return [place for cache in self._package_caches() for place in (cache / below, cache)]
 
     def _package_caches(self) -> tuple[Path, ...]:

@@ -17,11 +17,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import unquote, urlsplit
 
 from cetool.engines.base import CreateRequest
 from cetool.errors import EngineError
-from cetool.spec.urls import redact, strip_credentials
+from cetool.spec.urls import Url, cleaned, redact, split_url, strip_credentials
 
 _STEM = "engine-input-"
 
@@ -118,17 +117,30 @@ def condarc_file(files: PrivateFiles, channels: Sequence[str], environ: Mapping[
     return files.write("condarc.yml", text.getvalue())
 
 
-def netrc_file(files: PrivateFiles, channels: Sequence[str], environ: Mapping[str, str]) -> Path | None:
+def netrc_file(
+    files: PrivateFiles, channels: Sequence[str], environ: Mapping[str, str], others: Sequence[str] = ()
+) -> Path | None:
     """A ``.netrc`` with the users and passwords of these channels after all that the user's own says.
 
-    None where no channel has any that the format can hold, one for each host.
+    None where no channel has any that the format can hold, one for each host. ``others`` are lines and specs with URLs
+    that are requested as well: the format knows no ports, so EngineError is raised where a password would be sent to
+    another port or scheme of its host.
     """
     logins: dict[str, set[tuple[str, str]]] = {}
-    for channel in channels:
-        parts = urlsplit(channel)
-        user, password = unquote(parts.username or ""), unquote(parts.password or "")
-        if parts.hostname and user and not re.search(r"[\s\"'\\#]", user + password):
-            logins.setdefault(parts.hostname, set()).add((user, password))
+    origins: dict[str, set[tuple[str, str, int | None]]] = {}
+    for text in (*channels, *others):
+        for url in map(_parts, re.findall(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'\]]+", text)):
+            origins.setdefault(url.host, set()).add(url.origin)
+            user, password = (each.decode("utf-8", "replace") for each in url.login or (b"", b""))
+            if user and not re.search(r"[\s\"'\\#]", user + password):
+                logins.setdefault(url.host, set()).add((user, password))
+    for host in logins:
+        if len(origins[host]) > 1:
+            raise EngineError(
+                f"conda would send the password for {host} to each of "
+                + ", ".join(sorted(f"{scheme}://{host}:{port}" for scheme, _, port in origins[host])),
+                hint="Use --engine rattler, which keeps them apart, or name the channel without its password.",
+            )
     entries = [
         f"machine {host} login {user} password {password}\n"
         for host, pairs in logins.items()
@@ -144,6 +156,13 @@ def netrc_file(files: PrivateFiles, channels: Sequence[str], environ: Mapping[st
     except (OSError, UnicodeDecodeError):
         text = ""
     return files.write("netrc", text.rstrip("\n") + "\n" + "".join(entries))
+
+
+def _parts(url: str) -> Url:
+    try:
+        return split_url(url)
+    except ValueError as error:
+        raise EngineError(f"{redact(url)} cannot be used: {error}", hint="Write it as https://HOST/PATH.") from None
 
 
 def _named(channel: str, taken: Mapping[str, str]) -> tuple[str, str]:
@@ -163,19 +182,24 @@ def _named(channel: str, taken: Mapping[str, str]) -> tuple[str, str]:
 
 
 def scrub(prefix: Path, texts: Sequence[str]) -> None:
-    """Take the credentials of these channels and specs out of what the engine wrote into ``conda-meta``."""
-    urls = [match[0] for text in filter(has_credentials, texts) for match in re.finditer(r"\w+://[^\s\"']*", text)]
-    hosts = {urlsplit(url).netloc.rpartition("@")[2] for url in urls}
-    if not hosts:
-        return
-    # by host, since engines write what is in them in another form (%24 for a dollar sign)
-    anywhere = "|".join(map(re.escape, sorted(hosts)))
-    pattern = re.compile(rf"(://)(?:[^/\s@\"']*@)?({anywhere})(?:/t/[^/\s\"']+)?(?=[/\s\"'])")
-    for path in (*(prefix / "conda-meta").glob("*.json"), prefix / "conda-meta" / "history"):
+    """Take credentials out of what the engine wrote into ``conda-meta``, if one of these channels and specs has any."""
+    if any(map(has_credentials, texts)):
+        clean_records(prefix / "conda-meta")
+
+
+def clean_records(meta: Path) -> None:
+    """Take the credentials out of all URLs in the package records and the history of a ``conda-meta``."""
+    for path in (*meta.glob("*.json"), meta / "history"):
         try:
             old = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
+            new = old
+            if path.suffix == ".json":
+                record = json.loads(old)
+                if (clean := cleaned(record)) != record:
+                    new = json.dumps(clean, indent=2)
+            else:
+                new = strip_credentials(old)
+        except (OSError, ValueError):  # not readable, or no record
             continue
-        new = pattern.sub(r"\1\2", old)
         if new != old:
             path.write_text(new, encoding="utf-8")

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
-from cetool.spec.urls import strip_credentials
+from cetool.spec.urls import split_url
 
 _REFERENCE = re.compile(r"(?P<name>[^\s@]+)\s*@\s*(?P<url>[^\s#]+)(?:#(?P<fragment>\S*))?")
+_URL = re.compile(r"(?:^|\s)(?:[a-z]+\+)?(?P<url>[A-Za-z][A-Za-z0-9.-]*://(?P<place>[^\s#]+))")
 _DIGEST = re.compile(r"(?:^|&)(?P<digest>(?:sha256|sha384|sha512)=[0-9a-fA-F]+)(?=&|$)")
 
 
@@ -85,19 +85,20 @@ def pip_from_elsewhere(prefix: Path, python: Path) -> list[str] | None:
 
 def _is_wheel(line: str) -> bool:
     match = _REFERENCE.match(line)
-    return match is not None and urlsplit(match["url"]).path.endswith(".whl")
+    return match is not None and re.sub(r"[?#].*", "", match["url"]).endswith(".whl")
 
 
 def _with_login(text: str, logins: Sequence[str]) -> str:
-    """The text with the credentials of its URL's host, if it has none itself."""
-    for full in map(_place, logins):
-        before, bare, behind = text.partition(strip_credentials(full))
-        if bare != full and bare and behind.startswith("/"):
-            return before + full + behind
+    """The text with the credentials that belong to scheme, host and port of its URL, if that has none itself."""
+    found = _URL.search(text)
+    if found is None:
+        return text
+    for login in logins:
+        try:
+            known, url = split_url(login), split_url(found["url"])
+        except ValueError:
+            continue
+        if known.userinfo is not None and url.userinfo is None and known.origin == url.origin:
+            at = found.start("place")
+            return f"{text[:at]}{known.userinfo}@{text[at:]}"
     return text
-
-
-def _place(url: str) -> str:
-    """Scheme and host of a URL, with its login."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc, "", "", ""))

@@ -7,18 +7,17 @@ a header. What ``netrc`` and rattler's own credential stores hold is added by ra
 
 from __future__ import annotations
 
-import base64
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from cetool.condarc import Condarc, resolve_channel
 from cetool.errors import EngineError
-from cetool.spec.urls import strip_credentials
+from cetool.spec.urls import Url, redact, split_url, strip_credentials
 
 if TYPE_CHECKING:
     from rattler.networking import Client
@@ -38,47 +37,105 @@ class OfflineError(Exception):
 
 
 class Access:
-    """The way to a set of channels: what has to be put back into requests for the URLs that rattler is told."""
+    """The way to a set of channels: what has to be put back into requests for the URLs that rattler gets.
+
+    py-rattler asks for headers by host and path alone, which could send a password to another port, or without TLS. So
+    a channel with a login is mirrored twice: its URL, which is scheme, host, port and path, to a host that does not
+    exist and that nothing else can name, for which the headers are asked for; and that one to the channel.
+    """
 
     def __init__(self) -> None:
         self.mirrors: dict[str, list[str]] = {}
-        self.logins: list[tuple[str, str, str]] = []
+        self._logins: dict[str, Url] = {}  # by their target, which is without the login
+        self._others: list[str] = []
 
     def plain(self, url: str) -> str:
         """The URL without credentials, which are remembered for requests below it."""
         bare = strip_credentials(url).rstrip("/")
         target = self._target(url)
-        if target != bare:
-            self.mirrors.setdefault(bare + "/", [target + "/"])
+        self._others.append(target)
+        if target != bare + "/" or target in self._logins:
+            self.mirrors.setdefault(bare + "/", [target])
         return bare
 
     def mirror(self, url: str, mirrors: tuple[str, ...]) -> None:
         """Requests below ``url`` go to the mirrors instead, to the first that works."""
-        self.mirrors[strip_credentials(url).rstrip("/") + "/"] = [self._target(mirror) + "/" for mirror in mirrors]
+        self.mirrors[strip_credentials(url).rstrip("/") + "/"] = [self._target(mirror) for mirror in mirrors]
 
     def _target(self, url: str) -> str:
         """The URL with its token but without the login, which becomes a header for everything below it."""
-        parts = urlsplit(url.rstrip("/"))
-        login, at, place = parts.netloc.rpartition("@")
-        target = urlunsplit(parts._replace(netloc=place))
-        if at:
-            user, _, secret = login.partition(":")
-            pair = f"{unquote(user)}:{unquote(secret)}".encode()
-            header = "Basic " + base64.b64encode(pair).decode("ascii")
-            self.logins.append((parts.hostname or "", parts.path.rstrip("/") + "/", header))
+        parts = _parts(url.rstrip("/"))
+        target = parts.joined(login=False).rstrip("/") + "/"
+        if parts.userinfo is not None:
+            self._logins.setdefault(target, parts)
         return target
 
     @property
     def secret(self) -> bool:
         """Whether any credentials had to be taken out."""
-        return bool(self.logins) or any("/t/" in target for targets in self.mirrors.values() for target in targets)
+        return bool(self._logins) or any(strip_credentials(each) != each for each in self._all_targets())
 
-    def headers(self, host: str, path: str) -> dict[str, str] | None:
-        """The headers of a request; the login for the longest fitting path wins."""
-        fitting = [
-            (len(prefix), header) for name, prefix, header in self.logins if name == host and path.startswith(prefix)
+    def _all_targets(self) -> list[str]:
+        return [target for targets in self.mirrors.values() for target in targets]
+
+    def origins_of(self, url: str) -> list[str]:
+        """The URLs, each with a slash at its end, of the channels that a URL is requested for."""
+        url = strip_credentials(url)
+        return [
+            origin
+            for origin, targets in self.mirrors.items()
+            if any(url.startswith(strip_credentials(target)) for target in targets)
         ]
-        return {"Authorization": max(fitting)[1]} if fitting else None
+
+    def stages(self) -> tuple[dict[str, list[str]], dict[str, dict[str, str]], dict[str, list[str]]]:
+        """The mirrors in front of the headers, the headers by host, and the mirrors behind them."""
+        first = dict(self.mirrors)
+        headers: dict[str, dict[str, str]] = {}
+        second: dict[str, list[str]] = {}
+        for target, parts in self._logins.items():
+            host = f"{secrets.token_hex(16)}.invalid"  # RFC 6761: never the name of a host
+            first = {
+                origin: [f"http://{host}/" if each == target else each for each in targets]
+                for origin, targets in first.items()
+            }
+            headers[host] = {"Authorization": parts.basic or ""}
+            second[f"http://{host}/"] = [target]
+        return first, headers, second
+
+    def by_host(self) -> dict[str, tuple[str, str]]:
+        """User and password by host, for a client that knows no more of a request.
+
+        Raises EngineError where that would send them anywhere but to where they belong.
+        """
+        found: dict[str, Url] = {}
+        for parts in self._logins.values():
+            other = found.setdefault(parts.host, parts)
+            if (other.origin, other.login) != (parts.origin, parts.login):
+                raise _ambiguous(parts, other)
+        for url in (*self.mirrors, *self._all_targets(), *self._others):
+            near = _parts(url)
+            if near.host in found and near.origin != found[near.host].origin:
+                raise _ambiguous(found[near.host], near)
+        return {
+            host: (user.decode("utf-8", "replace"), password.decode("utf-8", "replace"))
+            for host, parts in found.items()
+            for user, password in [parts.login or (b"", b"")]
+        }
+
+
+def _parts(url: str) -> Url:
+    try:
+        return split_url(url)
+    except ValueError as error:
+        raise EngineError(f"{redact(url)} cannot be used: {error}", hint="Write it as https://HOST/PATH.") from None
+
+
+def _ambiguous(login: Url, other: Url) -> EngineError:
+    return EngineError(
+        f"the password for {redact(login.joined(login=False))} could be sent to {redact(other.joined(login=False))}: "
+        "without ssl_verify the embedded engine knows passwords by their host only",
+        hint="Set ssl_verify in .condarc to the file of your organisation's certificates, or use another --engine.",
+    )
 
 
 def access_to(condarc: Condarc) -> Access:
@@ -128,11 +185,13 @@ def make_client(
         S3Middleware,
     )
 
+    first, headers_of, second = access.stages()
+
     def headers(host: str, path: str) -> dict[str, str] | None:
         if offline:
             raise OfflineError("the network is not to be used")
         alive()
-        return access.headers(host, path)
+        return headers_of.get(host)
 
     retries = 0 if offline else (_RETRIES if condarc.remote_max_retries is None else condarc.remote_max_retries)
     with process_environment(environ, _network_variables(condarc, environ)):
@@ -140,8 +199,9 @@ def make_client(
             return _unverifying_client(access, max(retries, 0), environ)
         middlewares: list[Any] = [
             *([RetryMiddleware(retries)] if retries > 0 else []),
-            *([MirrorMiddleware(access.mirrors)] if access.mirrors else []),
+            *([MirrorMiddleware(first)] if first else []),
             AddHeadersMiddleware(headers),
+            *([MirrorMiddleware(second)] if second else []),
             AuthenticationMiddleware(),
             *(OciMiddleware(), GCSMiddleware(), S3Middleware()),
         ]
@@ -160,10 +220,10 @@ def _unverifying_client(access: Access, retries: int, environ: Mapping[str, str]
     config.set("tls-no-verify", "true")
     if access.mirrors:
         config.set("mirrors", json.dumps(access.mirrors))
-    logins = {}
-    for host, _, header in access.logins:
-        user, _, secret = base64.b64decode(header.split()[1]).decode().partition(":")
-        logins[host] = {"BasicHTTP": {"username": user, "password": secret}}
+    logins = {
+        host: {"BasicHTTP": {"username": user, "password": password}}
+        for host, (user, password) in access.by_host().items()
+    }
     if not logins or "RATTLER_AUTH_FILE" in environ:
         return Client.from_config(config, max_retries=retries)
     handle, name = tempfile.mkstemp(prefix="cetool-", suffix=".json")

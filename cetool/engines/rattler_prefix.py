@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cetool.engines.private import clean_records
 from cetool.engines.rattler_request import Plan
 from cetool.errors import EngineError
-from cetool.spec.urls import strip_credentials
 
 if TYPE_CHECKING:
     from rattler import RepoDataRecord
@@ -29,7 +28,7 @@ def finish_prefix(prefix: Path, records: Sequence[RepoDataRecord], plan: Plan, t
             if not path.stat().st_size:
                 raise FileNotFoundError(path)
         if plan.access.secret:
-            _clean_records(meta)
+            clean_records(meta)  # rattler never saw them, but a channel's metadata can repeat the URL it was asked by
         (meta / "history").write_text(_history(records, plan, tool), encoding="utf-8")
     except OSError as error:
         raise EngineError(f"the environment is not complete: {error.filename or error.args[0]} is missing") from None
@@ -39,16 +38,6 @@ def _stem(file_name: str) -> str:
     for suffix in (".conda", ".tar.bz2"):
         file_name = file_name.removesuffix(suffix)
     return file_name
-
-
-def _clean_records(meta: Path) -> None:
-    """rattler never saw the credentials, but a channel's metadata can repeat the URL it was asked by."""
-    for path in meta.glob("*.json"):
-        text = path.read_text(encoding="utf-8")
-        clean = strip_credentials(text)
-        if clean != text:
-            json.loads(clean)  # still a record
-            path.write_text(clean, encoding="utf-8")
 
 
 def _history(records: Sequence[RepoDataRecord], plan: Plan, tool: str) -> str:

@@ -43,9 +43,8 @@ class Plan(Value):
         """How a message calls the channel that a URL lies in; the URL itself, redacted, where it is in none."""
         url = strip_credentials(url)
         fitting = [(len(base), name) for base, name in self.channels if f"{url}/".startswith(base + "/")]
-        for origin, targets in self.access.mirrors.items():
-            if any(url.startswith(strip_credentials(target)) for target in targets):
-                fitting += [(len(base), name) for base, name in self.channels if f"{base}/".startswith(origin)]
+        for origin in self.access.origins_of(url):
+            fitting += [(len(base), name) for base, name in self.channels if f"{base}/".startswith(origin)]
         return max(fitting)[1] if fitting else redact(url)
 
     @property

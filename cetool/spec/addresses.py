@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit
+from urllib.parse import quote
 
 from cetool.digests import sha256_of
 from cetool.errors import Location, UsageError
 from cetool.spec.source import printable
-from cetool.spec.urls import strip_credentials
+from cetool.spec.urls import Url, split_url, strip_credentials
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
@@ -49,14 +49,14 @@ class Address:
     @property
     def file_name(self) -> str:
         """The last part of the path, decoded, without what cannot be in a file's name; may be empty."""
-        last = unquote(urlsplit(self.url).path.rpartition("/")[2])
+        last = split_url(self.url).decoded_path.rpartition("/")[2]
         return "".join(char for char in last if char.isprintable() and char not in "/\\").strip(" .")
 
 
 def parse_address(text: str) -> Address:
     """The address that a URL names. Raises UsageError; what it says never shows a password."""
     scheme = _SCHEME.match(text)
-    shown = Location(printable(_hide_all(text)))
+    shown = Location(printable(strip_credentials(text)))
     if scheme is None or scheme[1].lower() not in ("http", "https"):
         is_file = scheme is not None and scheme[1].lower() == "file"
         raise UsageError(
@@ -72,34 +72,23 @@ def parse_address(text: str) -> Address:
             hint="Put quotes around a URL in a shell, and copy all of it; a blank in one is written %20.",
         )
     try:
-        parts = urlsplit(text)
-        host, port = _ascii_host(parts.hostname or ""), parts.port
+        parts = split_url(text)
+        host = _ascii_host(parts.host.removeprefix("[").removesuffix("]"))
     except ValueError:  # UnicodeError too
         raise UsageError(
             "there is no valid host in this URL", where=shown, hint="https://HOST/PATH/script.py"
         ) from None
-    return _address(parts, host, port)
+    return _address(parts, host)
 
 
-def _address(parts: SplitResult, host: str, port: int | None) -> Address:
+def _address(parts: Url, host: str) -> Address:
+    scheme = parts.scheme.lower()
     shown_host = f"[{host}]" if ":" in host else host
-    default = 443 if parts.scheme == "https" else 80
-    origin = f"{parts.scheme}://{shown_host}" + ("" if port in (None, default) else f":{port}")
+    default = 443 if scheme == "https" else 80
+    origin = f"{scheme}://{shown_host}" + ("" if parts.port in (None, default) else f":{parts.port}")
     target = quote(parts.path or "/", safe=_ALPHABET)
     query = f"?{quote(parts.query, safe=_ALPHABET)}" if parts.query else ""
-    basic = None
-    user, at, _ = parts.netloc.rpartition("@")
-    if at:
-        name, _, password = user.partition(":")
-        basic = basic_authorization(unquote_to_bytes(name), unquote_to_bytes(password))
-    return Address(origin + target + query, parts.scheme, host, origin, basic, parts.fragment)
-
-
-def basic_authorization(user: bytes, password: bytes) -> str:
-    """The value of the header ``Authorization`` for a user and a password (RFC 7617)."""
-    import base64
-
-    return "Basic " + base64.b64encode(user + b":" + password).decode("ascii")
+    return Address(origin + target + query, scheme, host, origin, parts.basic, parts.fragment or "")
 
 
 def _ascii_host(host: str) -> str:
@@ -113,9 +102,3 @@ def _ascii_host(host: str) -> str:
     if not all(_HOST_LABEL.match(label) for label in name.removesuffix(".").split(".")):
         raise ValueError(host)
     return name
-
-
-def _hide_all(text: str) -> str:
-    """A URL that may not parse, without anything that its writer could have meant as credentials."""
-    head, separator, rest = text.partition("://")
-    return strip_credentials(head + separator + rest.rpartition("@")[2])

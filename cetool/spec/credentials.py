@@ -8,7 +8,9 @@ from collections.abc import Mapping
 
 from cetool.errors import ConfigError, Location
 from cetool.paths import home_directory
-from cetool.spec.addresses import Address, basic_authorization
+from cetool.spec.addresses import Address
+from cetool.spec.secrets import remember
+from cetool.spec.urls import basic_authorization
 
 #: The variable with a token for scripts in private repositories on GitHub.
 GITHUB_TOKEN = "CETOOL_GITHUB_TOKEN"
@@ -30,6 +32,7 @@ def authorization(address: Address, environ: Mapping[str, str], *, basic: str | 
     if address.origin.removeprefix("https://") in GITHUB_HOSTS:  # with the usual port
         token = environ.get(GITHUB_TOKEN, "").strip()
         if token:
+            remember(token)
             return f"token {_checked(token)}"
     return _from_netrc(address.host, environ)
 
@@ -59,4 +62,5 @@ def _from_netrc(host: str, environ: Mapping[str, str]) -> str | None:
     if entry is None:
         return None
     user, _, password = entry
+    remember(password or "")
     return basic_authorization((user or "").encode(), (password or "").encode())

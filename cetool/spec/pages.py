@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from urllib.parse import urlsplit
 
 from cetool.spec.addresses import Address, parse_address
+from cetool.spec.urls import split_url
 
 _GITHUB = frozenset({"github.com", "www.github.com"})
 _GIST = re.compile(r"(?P<gist>(?:/[^/]+)?/(?P<id>[0-9a-f]{20,40}))(?P<revision>/[0-9a-f]{40})?/?\Z")
@@ -33,7 +33,7 @@ def raw_file(address: Address) -> Address:
     if gist_of(address) is not None:
         return address
     address = replace(address, fragment="")
-    path = urlsplit(address.url).path
+    path = split_url(address.url).path
     if address.host in _GITHUB:
         found = _GITHUB_FILE.match(path)
         if found is None:
@@ -45,13 +45,13 @@ def raw_file(address: Address) -> Address:
 
 def gist_of(address: Address) -> tuple[str, str, str] | None:
     """A gist's path, its id and its revision (which may be empty) where this is the page of one."""
-    found = _GIST.match(urlsplit(address.url).path) if address.host == "gist.github.com" else None
+    found = _GIST.match(split_url(address.url).path) if address.host == "gist.github.com" else None
     return None if found is None else (found["gist"], found["id"], (found["revision"] or "").lstrip("/"))
 
 
 def likely_raw(address: Address) -> str | None:
     """What the file's address may be where a page of an unknown host came instead: GitHub Enterprise has this form."""
-    path = urlsplit(address.url).path
+    path = split_url(address.url).path
     found = _GITHUB_FILE.match(path)
     if found is None or address.host in _HOSTS or "/raw/" in path:
         return None

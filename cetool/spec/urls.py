@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from cetool.patterns import pattern
@@ -143,6 +144,15 @@ def split_url(text: str) -> Url:
     )
 
 
+def is_url(text: str) -> bool:
+    """Whether :func:`split_url` can split it."""
+    try:
+        split_url(text)
+    except ValueError:
+        return False
+    return True
+
+
 def strip_credentials(text: str) -> str:
     """The text with the credentials of every URL in it removed: what is stored and hashed. They are remembered."""
     return _rewritten(text, None)
@@ -151,6 +161,17 @@ def strip_credentials(text: str) -> str:
 def redact(text: str) -> str:
     """The text with the credentials of every URL in it replaced by ``***``: for messages and logs."""
     return _rewritten(text, MASK)
+
+
+def cleaned(document: Any) -> Any:
+    """A JSON document, each text in it without credentials."""
+    if isinstance(document, str):
+        return strip_credentials(document)
+    if isinstance(document, list):
+        return [cleaned(each) for each in document]
+    if isinstance(document, dict):
+        return {strip_credentials(name): cleaned(value) for name, value in document.items()}
+    return document
 
 
 class _Cut(Value):

@@ -38,7 +38,8 @@ class ChannelServer:
     """A running server; set ``token``, ``credentials`` and ``faults`` at any time.
 
     With a ``token`` only paths below ``/t/TOKEN/`` are answered, with ``credentials`` (user, password) only requests
-    with basic authentication. ``requests`` lists the paths asked for, ``/t/TOKEN`` taken off.
+    with basic authentication. ``requests`` lists the paths asked for, ``/t/TOKEN`` taken off, and
+    ``authorizations`` the header that came with each. With a ``redirect`` all requests are sent on to that root.
     """
 
     directory: Path
@@ -47,6 +48,8 @@ class ChannelServer:
     credentials: tuple[str, str] | None = None
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
+    redirect: str | None = None
     closing: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -113,6 +116,13 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._refuse(401)
             path = path[len(prefix) :]
         state.requests.append(path)
+        state.authorizations.append(self.headers.get("Authorization"))
+        if state.redirect is not None:
+            self.send_response(302)
+            self.send_header("Location", state.redirect + path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
         if not self._authorized():
             return self._refuse(401)
         fault = state.fault(path)
