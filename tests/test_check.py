@@ -44,7 +44,7 @@ def found(text: str, name: str = "s.py") -> list[tuple[str, int | None]]:
         ("# conda execute\n# env: [python >=3]\n# run_with: python | tee log\n", [("run-with", 1)]),
         ("# conda execute\n# env: [python >=3]\n# channels: ['https://u:p@h/c']\n", [("secret", 3)]),
         ("# /// script\n# dependencies = ['six>=1']\n# ///\n", [("unpinned", 1)]),
-        ("# /// script\n# requires-python = '>=3.9'\n# [tool.pixi.tasks]\n# a = 'b'\n# ///\n", [("ignored", 1)]),
+        ("# /// script\n# requires-python = '>=3.9'\n# [tool.pixi.tasks]\n# a = 'b'\n# ///\n", [("ignored", 3)]),
         (
             "# /// script\n# requires-python = '>=3.9'\n# [tool.pixi.dependencies]\n# a = '*'\n# ///\n",
             [("unpinned", 4)],

@@ -83,7 +83,7 @@ def test_format_3_and_what_is_ignored(tmp_path: Path) -> None:
     old = {"nbformat": 3, "nbformat_minor": 0, "metadata": {"name": ""}, "worksheets": [{"cells": [cell]}]}
     assert set(_read(tmp_path, json.dumps(old)).requirements.packages) == {"python >=3", "six", "ipykernel"}
     found = _read(tmp_path, notebook("# conda execute\n# env: [python]\n# run_with: python -u"))
-    assert [text.split()[0] for text in found.requirements.warnings] == ["run_with"]
+    assert [each.text.split()[0] for each in found.requirements.warnings] == ["run_with"]
 
 
 @pytest.mark.parametrize(

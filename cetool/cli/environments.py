@@ -81,7 +81,7 @@ def create_environment(
 ) -> Path:
     """Make the environment where it is missing, and return its prefix; that counts as a use."""
     for warning in requirements.warnings:
-        session.voice.warn(warning)
+        session.voice.warn(str(warning))
     spec = _spec_of(requirements, session, exclude_newer, on, refresh=True)
     lease = session.environment(requirements, spec, refresh=refresh, purpose="to create it")
     note(session, lease, "")

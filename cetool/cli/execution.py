@@ -20,7 +20,7 @@ from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import Source, open_source
 from cetool.consent import Consent
 from cetool.errors import Location, UsageError
-from cetool.spec.blocks import find_block
+from cetool.spec.blocks import CONDA_EXECUTE, find_block
 from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.metadata import ScriptMetadata, metadata_from_file, read_metadata
 from cetool.spec.source import Script, is_notebook
@@ -133,7 +133,7 @@ def prepare_run(
         held.append(kept.lock)
     note(session, lease, source.script.name if source.data is not None else str(source.script.path))
     collect_in_background(session)
-    activation = activation_of(lease)
+    activation = activation_of(lease, metadata.dialect)
     environ = session.environ
     steps: tuple[str, ...] = ()
     if how.activate:
@@ -142,6 +142,10 @@ def prepare_run(
         from cetool.launch.overlay import overlaid_environ
 
         environ = overlaid_environ(activation, session.environ)
+    if not how.activate and metadata.dialect == CONDA_EXECUTE:
+        from cetool.launch.activation import PREFIX
+
+        environ = {**environ, PREFIX: dict(activation.set)[PREFIX]}
     return Run(source, session, how, lease, metadata, activation, path, environ, steps, held, consent)
 
 
@@ -282,7 +286,7 @@ def read_locked_declaration(
         if foreign.source is source:
             foreign.metadata, foreign.unasked = metadata, how.unasked
     for warning in metadata.requirements.warnings:
-        session.voice.warn(f"{source.script.name}: {warning}")
+        session.voice.warn(str(warning))
     options = {"--with": how.extra, "--channel": session.channels_given, "--exclude-newer": how.exclude_newer}
     options.update(how.baselines.given)
     additions = tuple(option for option, given in options.items() if given)
@@ -327,11 +331,11 @@ def specification(metadata: ScriptMetadata, prefix: Path, locked_by: str | None 
     return "\n".join([*lines, "", f"Prefix: {prefix}", ""])
 
 
-def activation_of(lease: Lease) -> Activation:
-    """What activating the environment does; of one that lies over another, what that takes besides."""
-    from cetool.launch.activation import read_activation
+def activation_of(lease: Lease, dialect: str | None = None) -> Activation:
+    """What activating the environment does, for a script of this dialect; with an overlay, what that takes as well."""
+    from cetool.launch.activation import read_activation, variables_of
 
-    variables = dict(lease.marker.spec.variables)
+    variables = variables_of(lease.marker.spec.variables, dialect, lease.base or lease.prefix)
     if lease.base is None:
         return read_activation(lease.prefix, variables)
     from cetool.launch.overlay import read_overlay_activation

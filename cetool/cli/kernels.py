@@ -17,7 +17,7 @@ from cetool.cli.output import print_json, print_table
 from cetool.cli.session import Session
 from cetool.cli.sources import open_source
 from cetool.errors import CetoolError, ScriptNotFoundError, UsageError
-from cetool.launch.activation import read_activation
+from cetool.launch.activation import read_activation, variables_of
 from cetool.launch.kernels import find_kernel, kernel_command
 from cetool.launch.kernelspecs import (
     InstalledKernel,
@@ -188,7 +188,7 @@ def start(
     note(session, lease, label)
     collect_in_background(session)
     kernel = find_kernel(lease.prefix, source.language, metadata.kernel)
-    activation = read_activation(lease.prefix, dict(wanted.variables))
+    activation = read_activation(lease.prefix, variables_of(wanted.variables, metadata.dialect, lease.prefix))
     command = kernel_command(kernel, activation, session.environ, connection_file, context.args)
     exec_command(command, session.consent(), keep=() if lease.lock is None else (lease.lock.fd,))
 

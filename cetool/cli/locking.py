@@ -170,8 +170,8 @@ def _lock_one(source: Source, wish: Wish, session: Session) -> Outcome:
     for foreign in session.foreign:
         if foreign.source is source:
             foreign.platforms = tuple(platforms)
-    for warning in dict.fromkeys(text for needs in asked.values() for text in needs.warnings):
-        session.voice.warn(f"{source.script.name}: {warning}")
+    for warning in dict.fromkeys(each for needs in asked.values() for each in needs.warnings):
+        session.voice.warn(str(warning))
     old = target.old
     if old is not None and not wish.solves_anew and _is_current(old, asked):
         new, changed = old, False

@@ -19,7 +19,7 @@ from cetool.cli.progress import plain
 from cetool.cli.session import Session
 from cetool.cli.sources import Source
 from cetool.errors import CetoolError, Interrupted, Location, MetadataError, UsageError
-from cetool.launch.activation import read_activation
+from cetool.launch.activation import read_activation, variables_of
 from cetool.launch.kernels import find_kernel, is_ipykernel, kernel_command
 from cetool.spec.notebook import Notebook, read_notebook
 from cetool.spec.parameters import assigned_names, parameters_source, read_parameter
@@ -64,7 +64,7 @@ def run_notebook(source: Source, arguments: Sequence[str], session: Session, how
     from cetool.launch.notebooks import Surroundings, execute_notebook
 
     kernel = find_kernel(lease.prefix, notebook.language, notebook.kernel)
-    activation = read_activation(lease.prefix, dict(spec.variables))
+    activation = read_activation(lease.prefix, variables_of(spec.variables, metadata.dialect, lease.prefix))
     # cells are no commands that someone typed: they do not belong into IPython's history
     more = ("--HistoryManager.hist_file=:memory:",) if is_ipykernel(kernel) else ()
     around = Surroundings(

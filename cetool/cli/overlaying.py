@@ -45,10 +45,10 @@ def overlay_spec(session: Session, requirements: Requirements) -> EnvironmentSpe
     states = [(entry, state) for entry in entries if (state := state_of(entry)) is not None]
     channels: tuple[str, ...] = ()
     if keys.conda:
-        channels = session.default_channels if requirements.channels is None else requirements.channels
+        channels = requirements.channels_after(session.default_channels if requirements.needs_configured else ())
     return EnvironmentSpec(
         packages=(),
-        channels=tuple(dict.fromkeys(channels)),
+        channels=channels,
         pypi_settings=requirements.pypi_settings if entries else PypiSettings(),
         variables=tuple(sorted(dict(requirements.variables).items())),
         overlay=OverlaySpec(

@@ -191,7 +191,7 @@ class Session:
 
     @functools.cached_property
     def default_channels(self) -> tuple[str, ...]:
-        """The channels of a script that names none, in canonical form."""
+        """The configured channels, in canonical form: of a script that names none, and after those that some name."""
         named = self.settings.channels or self.condarc.channels or (DEFAULT_CHANNEL,)
         self._moves = self._moves or any(channel.startswith(".") for channel in named)
         return tuple(canonical_channel(channel, base_dir=Path.cwd()) for channel in named)
@@ -223,10 +223,9 @@ class Session:
             from cetool.cli.overlaying import overlay_spec
 
             return overlay_spec(self, requirements)
-        needed = requirements.channels is None
         return EnvironmentSpec.of(
             requirements,
-            default_channels=self.default_channels if needed else (),
+            default_channels=self.default_channels if requirements.needs_configured else (),
             virtual_packages=tuple(
                 ("__" + match[1].lower(), value)
                 for name, value in self.environ.items()

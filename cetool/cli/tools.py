@@ -304,7 +304,7 @@ def _wanted(
             hint=f"cetool {command} SCRIPT, or cetool {command} --spec SPEC...",
         )
     for warning in requirements.warnings:
-        session.voice.warn(warning)
+        session.voice.warn(str(warning))
     label = ",".join(map(spec_name, requirements.packages)) or "shell"
     metadata = ScriptMetadata(command, label, None, requirements, None)
     return _Wanted(

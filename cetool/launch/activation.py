@@ -7,8 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cetool.errors import Location, StoreError
+from cetool.spec.blocks import CONDA_EXECUTE
 from cetool.values import Value
 from cetool.warm.environ import activated, path_dirs, read_variables, scripts_in, variable_files
+
+
+#: The variable that holds the environment's prefix for a script with a ``# conda execute`` block.
+PREFIX = "PREFIX"
 
 
 class Activation(Value):
@@ -23,6 +28,21 @@ class Activation(Value):
     set: tuple[tuple[str, str], ...] = ()
     scripts: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
+
+
+def variables_of(
+    declared: tuple[tuple[str, str], ...], dialect: str | None, prefix: str | os.PathLike[str]
+) -> dict[str, str]:
+    """The variables of a script's spec, with those that its dialect sets.
+
+    conda-execute set PREFIX to the environment's prefix, and its scripts rely on that: without it, a shell makes
+    ``/lib`` of ``$PREFIX/lib``. A script that declares PREFIX itself gets what it declares; in the other dialects the
+    caller's PREFIX stays.
+    """
+    variables = dict(declared)
+    if dialect == CONDA_EXECUTE:
+        variables.setdefault(PREFIX, os.fspath(prefix))
+    return variables
 
 
 def read_activation(prefix: Path, variables: Mapping[str, str]) -> Activation:

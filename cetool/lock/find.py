@@ -50,7 +50,7 @@ class FoundLock(Value):
         if locked is None:
             return False
         if locked.request is not None:
-            return locked.request == requirements.digest
+            return requirements.is_request(locked.request)
         from cetool.lock.satisfies import what_is_missing
 
         return None if what_is_missing(locked, requirements) is None else False

@@ -15,7 +15,8 @@ def write_environment_yml(
 ) -> str:
     """One platform's packages as an ``environment.yml`` (CEP 24), each with version and build.
 
-    Files of PyPI that no index has are named by their URL. The digests have no place in the format.
+    ``nodefaults`` keeps the configured channels of the machine that reads it out. Files of PyPI that no index has are
+    named by their URL. The digests have no place in the format.
     """
     from cetool.lock.yaml_writer import to_yaml
 
@@ -24,7 +25,7 @@ def write_environment_yml(
         if not any(each.name == "pip" for each in locked.conda):
             dependencies.append("pip")  # conda warns of a section pip: without it, and adds it
         dependencies.append({"pip": [_pinned(each) for each in locked.pypi]})
-    document: dict[str, object] = {"name": name, "channels": list(channels), "dependencies": dependencies}
+    document: dict[str, object] = {"name": name, "channels": [*channels, "nodefaults"], "dependencies": dependencies}
     if variables:
         document["variables"] = dict(variables)
     return f"# platform: {locked.platform}\n{to_yaml(document)}"

@@ -158,7 +158,8 @@ def _pep723_blocks(lines: list[str]) -> list[Block]:
     """``# /// script`` blocks as the regular expression of the inline script metadata standard finds them.
 
     The expression is greedy: within an unbroken run of comment lines, the first line ``# /// TYPE`` opens a block and
-    the last line ``# ///`` closes it, at least one line lying between them. Going over each run once finds the same
+    the last line ``# ///`` closes it. The expression wants a line between them; uv, pipx and conda-exec do not, and
+    neither does this: an empty block asks for python alone. Going over each run once finds the same
     blocks in linear time, where backtracking takes quadratic time on many unclosed ones.
     """
     blocks: list[Block] = []
@@ -175,7 +176,7 @@ def _pep723_blocks(lines: list[str]) -> list[Block]:
             if lines[index] == "# ///":
                 closed = index
             index += 1
-        if opened is not None and closed is not None and closed >= opened + 2:
+        if opened is not None and closed is not None and closed > opened:
             kind = _PEP723_OPEN.fullmatch(lines[opened])
             if kind is not None and kind["type"] == PEP723:
                 content = tuple(line[2:] for line in lines[opened + 1 : closed])

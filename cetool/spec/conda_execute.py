@@ -9,14 +9,15 @@ Instead of ``env`` it may have ``base``, ``overlay`` and ``conda``: an existing 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 
 from cetool.errors import MetadataError
 from cetool.patterns import pattern
 from cetool.spec.blocks import Block
-from cetool.spec.environment import Requirements
+from cetool.spec.environment import Ignored, Requirements
 from cetool.spec.matchspecs import canonical_requirement, canonical_spec
-from cetool.spec.nodes import Node, channels_of, shorten
+from cetool.spec.nodes import Node, channels_of, ends_channels, shorten
 from cetool.spec.run_with import default_run_with
 from cetool.spec.source import Script
 from cetool.spec.yaml_reader import parse_yaml
@@ -25,6 +26,49 @@ from cetool.values import Value
 KEYS = ("env", "channels", "run_with", "variables", "base", "overlay", "conda", "baseline", "without")
 
 _VARIABLE = pattern(r"[A-Za-z_][A-Za-z0-9_]*")
+#: What other tools, and people, call what these keys say.
+_OTHER_NAMES = {
+    **dict.fromkeys(
+        (
+            *(
+                "dependencies",
+                "deps",
+                "packages",
+                "package",
+                "requirements",
+                "requires",
+                "specs",
+                "environment",
+                "environments",
+            ),
+            *("pip", "pypi", "conda_env", "python", "requires_python"),
+        ),
+        "env",
+    ),
+    **dict.fromkeys(("repositories", "channel_list"), "channels"),
+    **dict.fromkeys(
+        (
+            "run",
+            "runs",
+            "run_by",
+            "run_using",
+            "command",
+            "cmd",
+            "entrypoint",
+            "entry_point",
+            "interpreter",
+            "executable",
+            "shell",
+        ),
+        "run_with",
+    ),
+    **dict.fromkeys(("vars", "env_vars", "env_variables", "environment_variables"), "variables"),
+    **dict.fromkeys(("exclude", "excluding"), "without"),
+}
+#: Letters of another name that is looked for misspelt, too.
+_LONG = 8
+#: Last words of keys that only tell about something: ``env_name`` changes nothing.
+_ABOUT = frozenset(("name", "description", "comment", "note", "notes", "version", "url", "doc", "docs"))
 _NO_ENVIRONMENT = "no environment was found in the '# conda execute' specification"
 _ADD_ENV = "Say what the script needs: a line '# env:' and below it one match spec a line, '#  - python >=3'."
 
@@ -48,9 +92,14 @@ def read_conda_execute(block: Block, script: Script) -> tuple[Requirements, tupl
     return own.requirements, own.run_with or default_run_with(script)
 
 
-def read_own_keys(root: Node, what: str, base_dir: str | os.PathLike[str]) -> OwnKeys:
-    """What the keys of a specification say; relative paths start from ``base_dir``. Raises MetadataError."""
-    keys = root.as_mapping(what, KEYS)
+def read_own_keys(root: Node, what: str, base_dir: str | os.PathLike[str], *, table: bool = False) -> OwnKeys:
+    """What the keys of a specification say; relative paths start from ``base_dir``. Raises MetadataError.
+
+    In a ``table`` (``[tool.cetool]``) every other key is an error, and the named channels are all there are. In a
+    ``# conda execute`` block cetool passes over other keys, as conda-execute did, and the configured channels follow.
+    """
+    keys = root.as_mapping(what, KEYS if table else None)
+    warnings = () if table else _unknown_keys(keys, what)
     overlay = None
     if any(key in keys for key in ("base", "overlay", "conda")):
         from cetool.spec.overlay import read_overlay_keys
@@ -66,11 +115,68 @@ def read_own_keys(root: Node, what: str, base_dir: str | os.PathLike[str]) -> Ow
         channels=channels_of(keys.get("channels"), base_dir),
         pypi=pypi,
         variables=read_variables(keys.get("variables")),
+        warnings=warnings,
         overlay=overlay,
     )
+    if not table and requirements.channels is not None:
+        requirements = requirements._replace(configured=not ends_channels(keys["channels"]))
     if "baseline" in keys or "without" in keys:
         requirements = _with_baselines(requirements, keys, base_dir)
     return OwnKeys(requirements, _run_with(keys.get("run_with")))
+
+
+def _unknown_keys(keys: Mapping[str, Node], what: str) -> tuple[Ignored, ...]:
+    """What to say of the keys that nothing reads. Raises MetadataError for one that was meant to be a known one."""
+    found = []
+    for key, node in keys.items():
+        if key in KEYS:
+            continue
+        meant = _meant(key)
+        if meant is not None:
+            node.fail(f"unknown key {shorten(key)!r} in {what}", f"Did you mean {meant!r}?")
+        found.append(Ignored(f"unknown key {shorten(key)!r} in {what}: cetool passes over it", node.where))
+    return tuple(found)
+
+
+def _meant(key: str) -> str | None:
+    """The known key that an unknown one was probably meant to be; None for one that changes nothing.
+
+    It is one under another name (``dependencies``, which other tools have for ``env``), or misspelt: one or two letters
+    differ, the dash, the plural, or a word more (``run_with_args``).
+    """
+    word = re.sub(r"[^a-z0-9]+", "_", key.lower()).strip("_")
+    if word in _OTHER_NAMES:
+        return _OTHER_NAMES[word]
+    letters = word.replace("_", "")
+    meant = {known.replace("_", ""): known for known in KEYS}
+    for whole, known in meant.items():
+        if letters in (whole, f"{whole}s", whole.removesuffix("s")):
+            return known
+    if any(word.startswith(f"{known}_") for known in KEYS) and word.rpartition("_")[2] not in _ABOUT:
+        return next(known for known in KEYS if word.startswith(f"{known}_"))
+    meant.update((name.replace("_", ""), known) for name, known in _OTHER_NAMES.items() if len(name) >= _LONG)
+    distances = [(far, known) for whole, known in meant.items() if (far := _distance(letters, whole)) is not None]
+    return min(distances)[1] if distances else None
+
+
+def _distance(one: str, other: str) -> int | None:
+    """How many letters have to be added, taken out, changed or swapped to make the other word of one.
+
+    None where that are more than a slip of the finger: one in a short word, two in a long one.
+    """
+    most = 2 if len(other) > 5 else 1
+    if abs(len(one) - len(other)) > most:
+        return None
+    above: list[int] = []
+    row = list(range(len(other) + 1))
+    for at, letter in enumerate(one, start=1):
+        above, before, row = row, above, [at]
+        for to, same in enumerate(other, start=1):
+            cost = min(above[to] + 1, row[to - 1] + 1, above[to - 1] + (letter != same))
+            if at > 1 and to > 1 and letter == other[to - 2] and one[at - 2] == same:
+                cost = min(cost, before[to - 2] + 1)
+            row.append(cost)
+    return row[-1] if row[-1] <= most else None
 
 
 def _with_baselines(

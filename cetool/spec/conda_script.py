@@ -52,7 +52,7 @@ def read_conda_script_keys(
     if "pixi" in tools:
         requirements = requirements.plus(read_pixi(tools["pixi"], platform=platform, base_dir=script.directory))
     if "cetool" in tools:
-        own = read_own_keys(tools["cetool"], "[tool.cetool]", script.directory)
+        own = read_own_keys(tools["cetool"], "[tool.cetool]", script.directory, table=True)
         requirements, run_with = requirements.plus(own.requirements), own.run_with
     entrypoint = _entrypoint(keys.get("entrypoint"), platform)
     if run_with is not None:

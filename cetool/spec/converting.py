@@ -19,7 +19,7 @@ from cetool.spec.environment import DEFAULT_CHANNEL, PypiSettings
 from cetool.spec.languages import language_of
 from cetool.spec.matchspecs import requires_python_spec, spec_name
 from cetool.spec.metadata import nothing_found
-from cetool.spec.nodes import Node
+from cetool.spec.nodes import NO_DEFAULTS, Node
 from cetool.spec.platforms import current_platform, selectors
 from cetool.spec.rendering import Wanted, entrypoint_of, render, toml_value, words_of
 
@@ -86,7 +86,12 @@ class _Conversion:
         if self.block.dialect == PEP723 and not any(item.name == "python" for item in conda):
             items.insert(0, Item("conda", "python", "python", (), None))
         own_root = root if self.block.dialect == CONDA_EXECUTE else root.below("tool", "cetool")
-        own = read_own_keys(own_root or Node("mapping", self.script.at()), "the block", self.script.directory)
+        own = read_own_keys(
+            own_root or Node("mapping", self.script.at()),
+            "the block",
+            self.script.directory,
+            table=own_root is not root,
+        )
         wanted = Wanted(
             packages=tuple(item.text for item in items if item.kind == "conda"),
             pypi=tuple(item.text for item in items if item.kind == "pypi"),
@@ -155,7 +160,17 @@ class _Conversion:
             self.notes.append(f"the script named no channels, which conda-script must: {DEFAULT_CHANNEL} is written")
             return (DEFAULT_CHANNEL,)
         texts = [item.entries["channel"].text if "channel" in item.entries else item.text for item in node.items]
-        return tuple(text for text in texts if text != "nodefaults")
+        named = tuple(text for text in texts if text != NO_DEFAULTS)
+        needs = self.before.requirements
+        if self.dialect == CONDA_EXECUTE:
+            return (*named, NO_DEFAULTS)
+        if needs.configured and DEFAULT_CHANNEL not in (needs.channels or ()):
+            self.notes.append(
+                "the configured channels came after those that the script names, which only '# conda execute' can say: "
+                f"{DEFAULT_CHANNEL} is written"
+            )
+            return (*named, DEFAULT_CHANNEL)
+        return named
 
     def _shared(self, content: str) -> str:
         """The tables below ``tool`` that both dialects have, as they are written."""
@@ -186,7 +201,7 @@ class _Conversion:
             self.notes.append(
                 f"left out, since '# conda execute' has no place for other programs' tables: {', '.join(foreign)}"
             )
-        self.notes += [warning.replace("ignored, ", "left out, ") for warning in self.before.requirements.warnings]
+        self.notes += [f"left out: {each.text}" for each in self.before.requirements.warnings]
 
     def _tell_of_settings(self) -> None:
         needs = self.before.requirements
@@ -259,8 +274,8 @@ class _Conversion:
         old, new = self.before.requirements, found.requirements
         if self.lost_settings:
             old = old._replace(pypi_settings=PypiSettings())
-        if old.channels is None and self.dialect == CONDA_SCRIPT:
-            old = old._replace(channels=(DEFAULT_CHANNEL,))
+        if old.configured or (old.channels is None and self.dialect == CONDA_SCRIPT):
+            old = old._replace(channels=old.channels_after((DEFAULT_CHANNEL,)), configured=False)
         pairs = [
             comparable(Declaration(needs._replace(warnings=(), variables=tuple(sorted(needs.variables))), None, None))
             for needs in (old, new)

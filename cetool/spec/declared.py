@@ -10,7 +10,7 @@ from typing import Any, Literal
 from cetool.spec.blocks import CONDA_EXECUTE, PEP723
 from cetool.spec.edit_lines import Path
 from cetool.spec.matchspecs import canonical_spec, spec_name
-from cetool.spec.nodes import Node
+from cetool.spec.nodes import NO_DEFAULTS, Node
 
 _CETOOL = ("tool", "cetool")
 _CONDA = ("tool", "conda")
@@ -119,7 +119,7 @@ def channels_place(root: Node, dialect: str) -> tuple[str, ...] | None:
     """The place of the channels that are in force; None where none are named."""
     for path in channel_places(dialect):
         node = root.below(*path)
-        if node is not None and any(item.text != "nodefaults" for item in node.items):
+        if node is not None and any(item.text != NO_DEFAULTS for item in node.items):
             return path
     return None
 

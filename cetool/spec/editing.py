@@ -89,7 +89,10 @@ def edit_declaration(document: Document, change: Change) -> Edited:
     packages = set(work.packages)
     if block.dialect == PEP723 and not any(spec_name(spec) == "python" for spec in packages):
         packages.add("python")
-    wanted = before.requirements._replace(packages=tuple(packages), pypi=tuple(work.pypi), channels=channels)
+    old = before.requirements
+    wanted = old._replace(packages=tuple(packages), pypi=tuple(work.pypi), channels=channels)
+    if old.channels is None and channels is not None:
+        wanted = wanted._replace(configured=block.dialect == CONDA_EXECUTE)
     new = draft.document()
     verify(new, block, replace(before, requirements=wanted))
     if untouched(draft.root, block.dialect) != untouched(old_root, block.dialect):
@@ -125,11 +128,13 @@ def verify(document: Document, old: Block, wanted: Declaration) -> None:
 
 
 def comparable(declared: Declaration) -> object:
-    """The declaration with what has no order in an order."""
+    """The declaration with what has no order in an order, and without warnings, whose lines an edit moves."""
     needs = declared.requirements
     return replace(
         declared,
-        requirements=needs._replace(packages=tuple(sorted(set(needs.packages))), pypi=tuple(sorted(set(needs.pypi)))),
+        requirements=needs._replace(
+            packages=tuple(sorted(set(needs.packages))), pypi=tuple(sorted(set(needs.pypi))), warnings=()
+        ),
     )
 
 
@@ -240,7 +245,7 @@ class _Work:
         if channels_place(self.draft.root, _dialect(self.script)) is None and DEFAULT_CHANNEL not in new:
             first = (DEFAULT_CHANNEL,)
             self.notes.append(
-                f"the script named no channels: {DEFAULT_CHANNEL} is written before, since those named replace it"
+                f"the script named no channels: {DEFAULT_CHANNEL} is written as well, and stays the first one"
             )
         self.draft.add_channels(list(new.values()), before=first)
         return (*named, *first, *new)

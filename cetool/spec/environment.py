@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from cetool.digests import sha256_of
+from cetool.errors import Location
 from cetool.patterns import pattern
 from cetool.spec.urls import strip_credentials
 from cetool.values import Value
@@ -58,12 +59,25 @@ class PypiSettings(Value):
 _NO_SETTINGS = PypiSettings()
 
 
+class Ignored(Value):
+    """Something in a declaration that cetool passes over, which the user sees once: the sentence, and its place."""
+
+    text: str
+    where: Location
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}"
+
+
 class Requirements(Value):
     """What was asked for, in the order it was asked.
 
     ``packages`` are canonical match specs (``str(MatchSpec)``), ``channels`` canonical channel names or URLs, None
-    where none were named, ``pypi`` canonical PEP 508 requirements, ``variables`` pairs of name and value. ``warnings``
-    are sentences that the user is to see once. ``overlay`` names an existing environment and what to lay over it; the
+    where none were named, ``pypi`` canonical PEP 508 requirements, ``variables`` pairs of name and value. With
+    ``configured`` the configured channels come after those named, which is what ``# conda execute`` and
+    ``environment.yml`` mean (CEP 24); otherwise the named ones are all there are.
+
+    ``overlay`` names an existing environment and what to lay over it; the
     PyPI requirements are then among the latter, and ``packages`` say no more than which python will do. ``baselines``
     are URLs or absolute paths of lists of packages to start from, a later one winning, and ``without`` names, or globs
     of names, that are taken out of them.
@@ -74,10 +88,11 @@ class Requirements(Value):
     pypi: tuple[str, ...] = ()
     pypi_settings: PypiSettings = PypiSettings()
     variables: tuple[tuple[str, str], ...] = ()
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Ignored, ...] = ()
     baselines: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     overlay: OverlayKeys | None = None
+    configured: bool = False
 
     @property
     def digest(self) -> str:
@@ -93,6 +108,8 @@ class Requirements(Value):
         }
         if self.channels is not None:
             asked["channels"] = [strip_credentials(channel) for channel in dict.fromkeys(self.channels)]
+            if self.configured:
+                asked["configured"] = True
         if self.baselines:
             # of a file only what it is called: a lock goes with its script from machine to machine
             asked["baselines"] = [
@@ -100,6 +117,25 @@ class Requirements(Value):
             ]
             asked["without"] = sorted(set(self.without))
         return sha256_of(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode())
+
+    def is_request(self, digest: str) -> bool:
+        """Whether a lock with this digest of its request was made for these.
+
+        One that was made for the named channels alone fits as well: cetool wrote such locks before the configured
+        channels came after them.
+        """
+        return digest == self.digest or (self.configured and digest == self._replace(configured=False).digest)
+
+    def channels_after(self, configured: tuple[str, ...]) -> tuple[str, ...]:
+        """All channels in their order, where ``configured`` are those of the configuration."""
+        if self.channels is None:
+            return tuple(dict.fromkeys(configured))
+        return tuple(dict.fromkeys((*self.channels, *configured) if self.configured else self.channels))
+
+    @property
+    def needs_configured(self) -> bool:
+        """Whether the configured channels count."""
+        return self.channels is None or self.configured
 
     def plus(self, other: Requirements) -> Requirements:
         """These and the other's as well; the other's channels and PyPI settings win where it has some."""
@@ -113,6 +149,7 @@ class Requirements(Value):
             baselines=tuple(dict.fromkeys(self.baselines + other.baselines)),
             without=tuple(dict.fromkeys(self.without + other.without)),
             overlay=self.overlay if other.overlay is None else other.overlay,
+            configured=self.configured if other.channels is None else other.configured,
         )
 
 
@@ -159,14 +196,13 @@ class EnvironmentSpec(Value):
         default_channels: tuple[str, ...] = (DEFAULT_CHANNEL,),
         virtual_packages: tuple[tuple[str, str], ...] = (),
     ) -> EnvironmentSpec:
-        """The spec of these requirements, the open channels filled in, python added where PyPI packages need one."""
+        """The spec of these requirements with all their channels, python added where PyPI packages need one."""
         packages = set(requirements.packages)
         if requirements.pypi and not any(_PYTHON.match(spec) for spec in packages):
             packages.add("python")
-        channels = default_channels if requirements.channels is None else requirements.channels
         return cls(
             packages=tuple(sorted(packages)),
-            channels=tuple(dict.fromkeys(channels)),
+            channels=requirements.channels_after(default_channels),
             pypi=tuple(sorted(set(requirements.pypi))),
             pypi_settings=requirements.pypi_settings if requirements.pypi else PypiSettings(),
             variables=tuple(sorted(dict(requirements.variables).items())),

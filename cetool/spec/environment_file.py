@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cetool.errors import Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
 from cetool.spec.conda_execute import read_packages, read_variables
-from cetool.spec.environment import Requirements
+from cetool.spec.environment import Ignored, Requirements
 from cetool.spec.matchspecs import canonical_spec
-from cetool.spec.nodes import channels_of
+from cetool.spec.nodes import Node, channels_of, ends_channels, nearest, shorten
 from cetool.spec.source import decode, printable, read_bytes
 from cetool.spec.yaml_reader import parse_yaml
 
@@ -45,17 +46,34 @@ def _read_yaml(text: str, name: str, directory: Path) -> Requirements:
     root = parse_yaml(text, name=name)
     if root is None or root.kind == "nothing":
         raise MetadataError("the environment file says nothing", where=Location(name), hint="Add `dependencies:`.")
-    keys = root.as_mapping("the environment file", KEYS)
+    keys = root.as_mapping("the environment file")
     packages, pypi = read_packages(keys.get("dependencies"), "dependencies", directory)
     if not packages and not pypi:
         raise MetadataError("the environment file has no dependencies", where=Location(name))
+    channels = channels_of(keys.get("channels"), directory)
     return Requirements(
         packages=packages,
-        channels=channels_of(keys.get("channels"), directory),
+        channels=channels,
+        configured=channels is not None and not ends_channels(keys["channels"]),
         pypi=pypi,
         variables=read_variables(keys.get("variables")),
-        warnings=("ignored, since cetool decides where environments live: prefix",) if "prefix" in keys else (),
+        warnings=tuple(_ignored(keys)),
     )
+
+
+def _ignored(keys: Mapping[str, Node]) -> Iterator[Ignored]:
+    """What the file says and cetool has no use for."""
+    for key, node in keys.items():
+        if key == "prefix":
+            yield Ignored("'prefix' is ignored: cetool decides where environments are", node.where)
+        elif key not in KEYS:
+            yield Ignored(f"cetool ignores the key {shorten(key)!r}{_meant(key)}", node.where)
+
+
+def _meant(key: str) -> str:
+    """The question whether another key was meant: CEP 24 has unknown ones ignored, misspelt ones too."""
+    meant = nearest(key, KEYS)
+    return f". {meant}" if meant.startswith("Did") else ""
 
 
 def _read_lines(text: str, name: str, directory: Path) -> Requirements:

@@ -75,7 +75,7 @@ def lint_script(script: Script, *, declared_only: bool = False) -> tuple[ScriptM
     except MetadataError as error:
         return None, [finding_of(error)]
     found = [*_items(script, block), *_command(metadata, script, block)]
-    found += [Finding("ignored", text, block.first) for text in metadata.requirements.warnings]
+    found += [Finding("ignored", each.text, each.where.line) for each in metadata.requirements.warnings]
     return metadata, sorted(found, key=lambda finding: finding.line or 0)
 
 
@@ -97,10 +97,10 @@ def _lint_notebook(script: Script, *, declared_only: bool) -> tuple[ScriptMetada
         return None, [finding_of(error)]
     ignored = metadata.requirements.warnings
     if found is None:
-        return metadata, [Finding("ignored", text) for text in ignored]
+        return metadata, [Finding("ignored", each.text, each.where.line) for each in ignored]
     cell, block = found
     source = notebook.cell_script(cell)
-    items = [*_items(source, block), *(Finding("ignored", text, block.first) for text in ignored)]
+    items = [*_items(source, block), *(Finding("ignored", each.text, each.where.line) for each in ignored)]
     return metadata, [replace(item, part=source.name) for item in sorted(items, key=lambda item: item.line or 0)]
 
 

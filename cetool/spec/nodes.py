@@ -21,6 +21,9 @@ Kind = Literal["text", "number", "boolean", "nothing", "date", "list", "mapping"
 #: Nesting that no specification needs; deeper ones are refused before they can exhaust the stack.
 MAX_DEPTH = 32
 
+#: The entry of a list of channels that keeps the configured ones out.
+NO_DEFAULTS = "nodefaults"
+
 _IN_WORDS: dict[str, str] = {
     "text": "a text",
     "number": "a number",
@@ -124,9 +127,11 @@ def shorten(text: str, limit: int = 120) -> str:
 
 
 def channels_of(node: Node | None, base_dir: str | os.PathLike[str], what: str = "channels") -> tuple[str, ...] | None:
-    """The canonical channels of a list; None where it is left out or empty. ``nodefaults`` says nothing here.
+    """The canonical channels of a list; None where it is left out or empty.
 
-    Entries are names, URLs or directories, or (pixi) tables with ``channel`` and ``priority``. Raises MetadataError.
+    ``nodefaults`` is not a channel: :func:`ends_channels` tells whether it is there. Entries are names, URLs or
+    directories, or (pixi) tables with ``channel`` and ``priority``. Raises MetadataError, also where ``nodefaults``
+    alone leaves no channel.
     """
     if node is None or node.kind == "nothing":
         return None
@@ -135,5 +140,12 @@ def channels_of(node: Node | None, base_dir: str | os.PathLike[str], what: str =
         if item.kind == "mapping":
             item = item.as_mapping(f"an entry of {what}", ("channel", "priority")).get("channel") or item
         found.append(canonical_channel(item.as_text("a channel"), base_dir=base_dir, where=item.where))
-    kept = tuple(dict.fromkeys(channel for channel in found if channel != "nodefaults"))
+    kept = tuple(dict.fromkeys(channel for channel in found if channel != NO_DEFAULTS))
+    if found and not kept:
+        node.fail(f"{what} has only '{NO_DEFAULTS}', which leaves no channel", "Name the channels to use as well.")
     return kept or None
+
+
+def ends_channels(node: Node | None) -> bool:
+    """Whether ``nodefaults`` says that the configured channels do not come after those named (CEP 24)."""
+    return node is not None and any(item.text.strip() == NO_DEFAULTS for item in node.items)

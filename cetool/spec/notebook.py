@@ -14,7 +14,7 @@ from typing import Any
 
 from cetool.errors import Location, MetadataError, UsageError
 from cetool.spec.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_block
-from cetool.spec.environment import Requirements
+from cetool.spec.environment import Ignored, Requirements
 from cetool.spec.metadata import ENVIRONMENT_FILE, ScriptMetadata, nothing_found, read_block
 from cetool.spec.nodes import Node, shorten
 from cetool.spec.run_with import default_run_with, pep723_run_with
@@ -242,7 +242,9 @@ def _without_command(
     usual = pep723_run_with(source) if dialect == PEP723 else default_run_with(source)
     ignored = "entrypoint" if entrypoint is not None else "run_with" if run_with not in (None, usual) else None
     if ignored is not None:
-        warning = f"{ignored} says nothing in a notebook, whose cells its kernel runs: it is ignored"
+        warning = Ignored(
+            f"{ignored} says nothing in a notebook, whose cells its kernel runs: it is ignored", source.at()
+        )
         requirements = requirements._replace(warnings=(*requirements.warnings, warning))
     return ScriptMetadata(dialect, str(source.path), None, requirements, None)
 

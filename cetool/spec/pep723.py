@@ -45,7 +45,7 @@ def read_pep723_keys(
         settings, warnings = read_uv(tools["uv"], base_dir=script.directory)
         requirements = requirements.plus(Requirements(pypi_settings=settings, warnings=warnings))
     if "cetool" in tools:
-        own = read_own_keys(tools["cetool"], "[tool.cetool]", script.directory)
+        own = read_own_keys(tools["cetool"], "[tool.cetool]", script.directory, table=True)
         requirements, run_with = requirements.plus(own.requirements), own.run_with
     if not any(spec_name(spec) == "python" for spec in requirements.packages):
         requirements = Requirements(packages=("python",)).plus(requirements)
@@ -70,13 +70,11 @@ def _standard_keys(root: Node, script: Script) -> Requirements:
 
 
 def _read_conda(root: Node, script: Script) -> Requirements:
-    """``[tool.conda]``: two lists of texts; other keys are another program's."""
-    keys = root.as_mapping("[tool.conda]")
-    ignored = [f"tool.conda.{key}" for key in keys if key not in ("channels", "dependencies")]
+    """``[tool.conda]``: two lists of texts."""
+    keys = root.as_mapping("[tool.conda]", ("channels", "dependencies"))
     packages, pypi = read_packages(keys.get("dependencies"), "tool.conda.dependencies", script.directory)
     return Requirements(
         packages=packages,
         channels=channels_of(keys.get("channels"), script.directory, "tool.conda.channels"),
         pypi=pypi,
-        warnings=(f"ignored, since cetool does not know what to do with it: {', '.join(ignored)}",) if ignored else (),
     )

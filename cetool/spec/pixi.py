@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from cetool.spec.channels import file_url
 from cetool.spec.dependencies import PIXI_FIELDS, conda_dependencies
-from cetool.spec.environment import Requirements
+from cetool.spec.environment import Ignored, Requirements
 from cetool.spec.matchspecs import canonical_requirement
 from cetool.spec.nodes import Node, channels_of, nearest, shorten
 from cetool.spec.platforms import FAMILIES, PLATFORMS, selectors
@@ -31,14 +31,15 @@ _PYPI_FIELDS = (
 def read_pixi(root: Node, *, platform: str, base_dir: str | os.PathLike[str]) -> Requirements:
     """What ``[tool.pixi]`` asks for on ``platform``; its other keys are named in a warning. Raises MetadataError."""
     keys = root.as_mapping("[tool.pixi]")
-    ignored = [f"tool.pixi.{key}" for key in keys if key not in _TABLES]
+    ignored = [(f"tool.pixi.{key}", keys[key]) for key in keys if key not in _TABLES]
     channels: tuple[str, ...] | None = None
     for title in ("project", "workspace"):
         table = keys.get(title)
         if table is not None:
             named = table.as_mapping(f"[tool.pixi.{title}]")
             channels = channels_of(named.get("channels"), base_dir, f"tool.pixi.{title}.channels") or channels
-            ignored += [f"tool.pixi.{title}.{key}" for key in named if key not in ("channels", "name", "version")]
+            known = ("channels", "name", "version")
+            ignored += [(f"tool.pixi.{title}.{key}", named[key]) for key in named if key not in known]
     packages: dict[str, str] = {}
     pypi: dict[str, str] = {}
     for title, layer in _layers(keys, platform, ignored):
@@ -54,14 +55,16 @@ def read_pixi(root: Node, *, platform: str, base_dir: str | os.PathLike[str]) ->
         packages=tuple(packages.values()),
         channels=channels,
         pypi=tuple(pypi.values()),
-        warnings=(f"ignored, since cetool does not know what to do with it: {', '.join(ignored)}",) if ignored else (),
+        warnings=tuple(Ignored(f"cetool ignores {key}", node.where) for key, node in ignored),
     )
 
 
 _TABLES = ("workspace", "project", "dependencies", "pypi-dependencies", "target")
 
 
-def _layers(keys: Mapping[str, Node], platform: str, ignored: list[str]) -> list[tuple[str, Mapping[str, Node]]]:
+def _layers(
+    keys: Mapping[str, Node], platform: str, ignored: list[tuple[str, Node]]
+) -> list[tuple[str, Mapping[str, Node]]]:
     """The tables that count here, the most general first, so that the later replace the earlier, with their titles."""
     layers = [("tool.pixi", keys)]
     if "target" not in keys:
@@ -71,7 +74,8 @@ def _layers(keys: Mapping[str, Node], platform: str, ignored: list[str]) -> list
         if name not in (*FAMILIES, *PLATFORMS):
             target.fail(f"tool.pixi.target.{shorten(name)} is no platform", nearest(name, (*FAMILIES, *PLATFORMS)))
         table = target.as_mapping(f"[tool.pixi.target.{name}]")
-        ignored += [f"tool.pixi.target.{name}.{key}" for key in table if not key.endswith("dependencies")]
+        title = f"tool.pixi.target.{name}"
+        ignored += [(f"{title}.{key}", table[key]) for key in table if not key.endswith("dependencies")]
     for name in reversed(selectors(platform)):
         if name in targets:
             layers.append((f"tool.pixi.target.{name}", targets[name].entries))

@@ -6,7 +6,7 @@ import os
 import re
 
 from cetool.spec.channels import file_url
-from cetool.spec.environment import PypiSettings
+from cetool.spec.environment import Ignored, PypiSettings
 from cetool.spec.nodes import Node, shorten
 from cetool.spec.urls import redact
 
@@ -16,7 +16,7 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:[Zz]
 _SPAN = re.compile(r"P[0-9DWTHMS]+|\d+ ?[a-z]+")
 
 
-def read_uv(root: Node, *, base_dir: str | os.PathLike[str]) -> tuple[PypiSettings, tuple[str, ...]]:
+def read_uv(root: Node, *, base_dir: str | os.PathLike[str]) -> tuple[PypiSettings, tuple[Ignored, ...]]:
     """The settings that are honoured, and warnings. Whatever else ``[tool.uv]`` says is uv's business.
 
     ``index`` entries that are the default replace PyPI; explicit ones serve only packages that name them, so they are
@@ -35,7 +35,8 @@ def read_uv(root: Node, *, base_dir: str | os.PathLike[str]) -> tuple[PypiSettin
         elif "explicit" not in flags:
             extra.append(_url(table["url"], base_dir))
     links = [_url(item, base_dir) for item in _items(keys.get("find-links"), "tool.uv.find-links")]
-    warnings = ("ignored, so its packages come from the index: tool.uv.sources",) if "sources" in keys else ()
+    text = "ignored, so its packages come from the index: tool.uv.sources"
+    warnings = (Ignored(text, keys["sources"].where),) if "sources" in keys else ()
     return PypiSettings(index, tuple(extra), tuple(links), _date(keys.get("exclude-newer"))), warnings
 
 

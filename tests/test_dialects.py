@@ -1,0 +1,188 @@
+"""What scripts and files written for conda-execute, conda and pixi mean here: channels, PREFIX, keys, further marks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.archive import write_package, write_repodata
+from support.baselines import small
+from support.home import Home
+from support.warm import learn, run_warm
+
+from cetool.errors import MetadataError
+from cetool.spec.environment import EnvironmentSpec, Requirements
+from cetool.spec.environment_file import read_environment_file
+from cetool.spec.metadata import ScriptMetadata, read_metadata
+from cetool.spec.source import script_from_text
+
+
+
+def read(text: str, name: str = "s.py") -> ScriptMetadata:
+    return read_metadata(script_from_text(text, f"/work/{name}", name))
+
+
+def block(*lines: str) -> str:
+    return "\n".join(f"# {line}" for line in ("conda execute", *lines)) + "\n"
+
+
+# --- PREFIX -----------------------------------------------------------------------------------------------------------
+
+_TELL = 'echo "PREFIX=$PREFIX/lib CONDA_PREFIX=$CONDA_PREFIX/lib"\n'
+
+
+def test_prefix_is_the_environment_for_conda_execute_cold_warm_and_without_activation(settled: Home) -> None:
+    script = settled.write("prefix.sh", "#!/bin/sh\n" + block("env: [hello-bin]") + _TELL)
+    learn(settled, script)
+    told = run_warm(settled, script).stdout.split()
+    assert told[0].removeprefix("PREFIX=") == told[1].removeprefix("CONDA_PREFIX=") != "/lib"
+    bare = settled.cetool("run", "--no-activate", str(script), env={"PREFIX": "/caller"}).stdout.split()
+    assert bare[0] == told[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix"),
+    [
+        (block("env: [hello-bin]", "variables: {PREFIX: /mine}"), "/mine"),
+        (
+            "# /// conda-script\n# channels = ['conda-forge']\n# dependencies.hello-bin = '*'\n"
+            "# entrypoint = 'sh ${SCRIPT}'\n# /// end-conda-script\n",
+            "/caller",
+        ),
+    ],
+)
+def test_prefix_is_what_the_script_declares_or_what_the_caller_has_set(settled: Home, text: str, prefix: str) -> None:
+    script = settled.write("own-prefix.sh", text + _TELL)
+    assert settled.cetool("run", str(script), env={"PREFIX": "/caller"}).stdout.startswith(f"PREFIX={prefix}/lib ")
+
+
+# --- channels ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def side(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A channel that has no more than one package, named as one of the configured channel."""
+    root = tmp_path_factory.mktemp("channels") / "side"
+    record = write_package(small("only-here"), root)
+    write_repodata({f"{small('only-here').stem}.conda": record}, "noarch", root)
+    return root
+
+
+def test_the_configured_channels_come_after_those_that_a_script_names(settled: Home, side: Path) -> None:
+    script = settled.write("side.sh", block("env: [only-here, hello-bin]", f"channels: ['{side}']", "run_with: hello"))
+    assert settled.cetool("run", str(script)).stdout.startswith("hello from")
+    shown = json.loads(settled.cetool("show", "--json", str(script)).stdout)
+    assert shown["channels"] == [side.as_uri(), "conda-forge"]
+    file = settled.write("side.yml", f"channels: ['{side}']\ndependencies: [only-here, hello-bin]\n")
+    assert settled.cetool("create", "--file", str(file)).stdout.strip() == shown["prefix"]
+    assert settled.cetool("lock", str(script)).returncode == 0
+    lock = script.with_name("side.sh.conda-lock.yml")
+    assert "only-here" in lock.read_text() and "conda-forge" in lock.read_text()
+    assert settled.cetool("run", "--locked", str(script)).stdout.startswith("hello from")
+    lock.unlink()
+
+
+def test_nodefaults_keeps_the_configured_channels_out(settled: Home, side: Path) -> None:
+    lines = block("env: [only-here, hello-bin]", f"channels: ['{side}', nodefaults]", "run_with: hello")
+    failed = settled.cetool("run", str(settled.write("nodefaults.sh", lines)))
+    assert failed.returncode == 125 and "hello-bin" in failed.stderr
+    file = settled.write("nodefaults.yml", f"channels: ['{side}', nodefaults]\ndependencies: [only-here, hello-bin]\n")
+    assert settled.cetool("create", "--file", str(file)).returncode == 125
+
+
+@pytest.mark.parametrize(
+    ("text", "channels"),
+    [
+        (block("env: [a]"), ("x", "y")),
+        (block("env: [a]", "channels: [b]"), ("b", "x", "y")),
+        (block("env: [a]", "channels: [y, b]"), ("y", "b", "x")),
+        (block("env: [a]", "channels: [b, nodefaults]"), ("b",)),
+        (block("env: [a]", "channels: [nodefaults, b]"), ("b",)),
+        ("# /// script\n# tool.conda.channels = ['b']\n# ///\n", ("b",)),
+        ("# /// script\n# tool.cetool.channels = ['b']\n# ///\n", ("b",)),
+        ("# /// script\n# tool.pixi.workspace.channels = ['b']\n# ///\n", ("b",)),
+        ("# /// script\n# ///\n", ("x", "y")),
+        ("# /// conda-script\n# channels = ['b']\n# /// end-conda-script\n", ("b",)),
+    ],
+)
+def test_which_channels_count_in_each_dialect(text: str, channels: tuple[str, ...]) -> None:
+    needs = read(text).requirements
+    assert EnvironmentSpec.of(needs, default_channels=("x", "y")).channels == channels
+    given = needs.plus(Requirements(channels=("option",)))
+    assert EnvironmentSpec.of(given, default_channels=("x", "y")).channels == ("option",)
+
+
+def test_nodefaults_alone_is_refused() -> None:
+    with pytest.raises(MetadataError, match="leaves no channel"):
+        read(block("env: [a]", "channels: [nodefaults]"))
+
+
+def test_an_exported_environment_file_names_all_its_channels(settled: Home) -> None:
+    script = settled.write("exported.sh", block("env: [hello-bin]", "run_with: hello"))
+    settled.cetool("run", str(script))
+    text = settled.cetool("export", "--format", "environment", str(script)).stdout
+    needs = read_environment_file(settled.write("exported.yml", text))
+    assert needs.channels == ("conda-forge",) and not needs.configured
+
+
+def test_a_lock_made_for_the_named_channels_alone_still_fits() -> None:
+    needs = read(block("env: [a]", "channels: [b]")).requirements
+    alone = read(block("env: [a]", "channels: [b, nodefaults]")).requirements
+    assert needs.is_request(needs.digest) and needs.is_request(alone.digest)
+    assert not alone.is_request(needs.digest)
+
+
+# --- keys that nothing reads --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "description: a tool",
+        "author: me",
+        "name: x",
+        "version: 1.0",
+        "env_name: tool",
+        "license: MIT",
+        "Notes: {a: [b]}",
+    ],
+)
+def test_other_keys_of_a_conda_execute_block_are_passed_over_with_a_warning(line: str) -> None:
+    found = read("\n" + block("env: [a]", line)).requirements
+    assert [str(each.where) for each in found.warnings] == ["s.py:4"]
+    assert found._replace(warnings=()) == read(block("env: [a]")).requirements
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("chanels: [b]", "channels"),
+        ("channel: [b]", "channels"),
+        ("run-with: python -u", "run_with"),
+        ("Run_With: python -u", "run_with"),
+        ("runwith: python", "run_with"),
+        ("run: python", "run_with"),
+        ("entrypoint: python", "run_with"),
+        ("envs: [b]", "env"),
+        ("enviroment: [b]", "env"),
+        ("dependencies: [b]", "env"),
+        ("pip: [b]", "env"),
+        ("env_linux: [b]", "env"),
+        ("variable: {A: b}", "variables"),
+        ("overlays: [b]", "overlay"),
+        ("base-line: x", "baseline"),
+    ],
+)
+def test_a_key_that_was_meant_to_be_another_is_an_error(line: str, meant: str) -> None:
+    with pytest.raises(MetadataError) as caught:
+        read(block("env: [a]", line))
+    assert str(caught.value.where) == "s.py:3" and caught.value.hint == f"Did you mean {meant!r}?"
+
+
+def test_a_key_that_was_passed_over_is_told_by_run_and_check(settled: Home) -> None:
+    script = settled.write("described.sh", block("description: a tool", "env: [hello-bin]", "run_with: hello"))
+    told = settled.cetool("run", str(script)).stderr
+    assert "described.sh:2: unknown key 'description'" in told
+    found = json.loads(settled.cetool("check", "--json", str(script)).stdout)
+    assert ("ignored", 2) in [(each["rule"], each["line"]) for each in found["scripts"][0]["findings"]]
