@@ -18,7 +18,6 @@ from cetool.spec.metadata import ScriptMetadata, read_metadata
 from cetool.spec.source import script_from_text
 
 
-
 def read(text: str, name: str = "s.py") -> ScriptMetadata:
     return read_metadata(script_from_text(text, f"/work/{name}", name))
 
@@ -121,7 +120,7 @@ def test_nodefaults_alone_is_refused() -> None:
 def test_an_exported_environment_file_names_all_its_channels(settled: Home) -> None:
     script = settled.write("exported.sh", block("env: [hello-bin]", "run_with: hello"))
     settled.cetool("run", str(script))
-    text = settled.cetool("export", "--format", "environment", str(script)).stdout
+    text = settled.cetool("export", "--format", "environment-yml", str(script)).stdout
     needs = read_environment_file(settled.write("exported.yml", text))
     assert needs.channels == ("conda-forge",) and not needs.configured
 
@@ -133,7 +132,7 @@ def test_a_lock_made_for_the_named_channels_alone_still_fits() -> None:
     assert not alone.is_request(needs.digest)
 
 
-# --- keys that nothing reads --------------------------------------------------------------------------------------------
+# --- keys that nothing reads -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -177,7 +176,7 @@ def test_other_keys_of_a_conda_execute_block_are_passed_over_with_a_warning(line
 def test_a_key_that_was_meant_to_be_another_is_an_error(line: str, meant: str) -> None:
     with pytest.raises(MetadataError) as caught:
         read(block("env: [a]", line))
-    assert str(caught.value.where) == "s.py:3" and caught.value.hint == f"Did you mean {meant!r}?"
+    assert str(caught.value.where) == "s.py:3" and str(caught.value.hint).startswith(f"Did you mean {meant!r}?")
 
 
 def test_a_key_that_was_passed_over_is_told_by_run_and_check(settled: Home) -> None:
@@ -185,4 +184,108 @@ def test_a_key_that_was_passed_over_is_told_by_run_and_check(settled: Home) -> N
     told = settled.cetool("run", str(script)).stderr
     assert "described.sh:2: unknown key 'description'" in told
     found = json.loads(settled.cetool("check", "--json", str(script)).stdout)
-    assert ("ignored", 2) in [(each["rule"], each["line"]) for each in found["scripts"][0]["findings"]]
+    assert ("ignored", 2) in [(each["rule"], each["line"]) for each in found["findings"]]
+
+
+# --- where a block ends, how it is indented, which mark opens it -------------------------------------------------------
+
+_TWO = (("python", "numpy"), ("python",))
+
+
+@pytest.mark.parametrize(
+    ("lines", "last"),
+    [
+        ((" - python", " - numpy", "Prints ok."), 4),
+        ((" - python", " - numpy", "vim: ts=4 sw=4:"), 4),
+        ((" - python", " - numpy", "It's (c) me: all rights: reserved."), 4),
+        ((" - python", " - numpy", "", "Prints ok.", "----------"), 4),
+        ((" - python", " - numpy", "Prints ok.", "  and more of it."), 4),
+        (("  - python", "   - numpy"), 4),
+        (("   - python", "  - numpy"), 4),
+        ((" - python", "        - numpy", "   run_with: python"), 5),
+        (("\t- python", "\t\t- numpy"), 4),
+        (("- python", " - numpy", "Prints ok."), 4),
+    ],
+)
+def test_a_block_ends_with_its_yaml_and_is_read_as_conda_execute_read_it(lines: tuple[str, ...], last: int) -> None:
+    found = read(block("env:", *lines))
+    assert (found.requirements.packages, found.run_with) == _TWO
+    assert found.lines == (1, last) and found.requirements.warnings == ()
+
+
+@pytest.mark.parametrize("comment", ["pylint: disable=x", "-*- coding: utf-8 -*-", "Usage: s.py FILE", "type: ignore"])
+def test_a_comment_that_is_yaml_is_passed_over_as_an_unknown_key(comment: str) -> None:
+    found = read(block("env: [python, numpy]", comment))
+    assert (found.requirements.packages, found.run_with) == _TWO
+    assert [each.where.line for each in found.requirements.warnings] == [3]
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        (("env:", " - python", " numpy"), 4),  # without its dash
+        (("env:", " - python", "numpy >=1"), 4),
+        (("env:", " - python", "Prints ok.", " - numpy"), 5),
+        (("env:", " - python", "channels conda-forge"), 4),
+        (("env: [python]", "the channels:", "chanels = [a]"), 4),
+        (("env:", "Prints ok."), 3),
+        (("env: [python,", "Prints ok."), 3),
+        (("env: [python]", "run_with: python", "  Prints ok."), 3),
+        (("env:", " - python", "    >=3"), 3),
+        (("env:", " - python", "   - numpy", " - pip:", "   - six"), 3),
+        (("env: [python]", "env: [numpy]"), 3),
+    ],
+)
+def test_what_may_be_a_part_of_the_block_is_never_taken_for_a_comment(lines: tuple[str, ...], line: int) -> None:
+    with pytest.raises(MetadataError) as caught:
+        read(block(*lines))
+    assert caught.value.where is not None and caught.value.where.line == line
+    assert "An empty line ends the block" in str(caught.value.hint)
+
+
+_PYTHON_SCRIPT = "# /// script\n# dependencies = ['six']\n# ///\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "lines"),
+    [
+        ("s.py", block("env: [python]") + "\n'''\n" + block("env: [numpy]") + "'''\n", (1, 2)),
+        ("s.py", "'''\n" + block("env: [numpy]") + "'''\n" + block("env: [python]"), (5, 6)),
+        ("s.py", "'''It's\n" + _PYTHON_SCRIPT + "'''\n" + block("env: [python]"), (6, 7)),
+        ("s.py", '"""\n// /// conda-script\n"""\n' + block("env: [python]"), (4, 5)),
+        ("s.py", block("env: [python]") + "\n" + block("env: [numpy]"), (1, 2)),
+        ("s", "#!/usr/bin/env cetool\n" + block("env: [python]") + 'x = """\n' + _PYTHON_SCRIPT + '"""\n', (2, 3)),
+        ("s.sh", block("env: [python]") + "\ncat <<EOF\n" + _PYTHON_SCRIPT + "EOF\n", (1, 2)),
+        ("s.sh", "set -e\n" + block("env: [python]") + "\ncat <<-'EOF' >s.py\n" + _PYTHON_SCRIPT + "\tEOF\n", (2, 3)),
+        ("s.sh", "cat <<E\n" + block("env: [numpy]") + "E\n" + block("env: [python]"), (5, 6)),
+        ("s.js", "// conda execute\n// env: [python]\n\nlet x = `\n// /// conda-script\n`\n", (1, 2)),
+    ],
+)
+def test_a_mark_in_the_scripts_own_text_is_no_declaration(name: str, text: str, lines: tuple[int, int]) -> None:
+    found = read(text, name)
+    assert (found.requirements.packages, found.lines) == (("python",), lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        block("env: [python]") + "\n" + _PYTHON_SCRIPT,
+        _PYTHON_SCRIPT + "import six\n" + block("env: [python]"),
+        _PYTHON_SCRIPT + "\n" + _PYTHON_SCRIPT,
+    ],
+)
+def test_two_declarations_in_comments_are_an_error(text: str) -> None:
+    with pytest.raises(MetadataError, match="there are two blocks"):
+        read(text)
+
+
+def test_an_empty_pep_723_block_asks_for_python(settled: Home) -> None:
+    script = settled.write("empty.py", "# /// script\n# ///\nprint('ran')\n")
+    assert settled.cetool("run", str(script)).stdout == "ran\n"
+
+
+def test_a_block_with_uneven_lines_can_be_edited(settled: Home) -> None:
+    script = settled.write("uneven.py", block("env:", "  - python", "   - zlib", "Prints ok.") + "print()\n")
+    assert settled.cetool("add", str(script), "six").returncode == 0
+    assert read(script.read_text()).requirements.packages == ("python", "zlib", "six")
+    assert script.read_text().endswith("# Prints ok.\nprint()\n")

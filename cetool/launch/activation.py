@@ -11,7 +11,6 @@ from cetool.spec.blocks import CONDA_EXECUTE
 from cetool.values import Value
 from cetool.warm.environ import activated, path_dirs, read_variables, scripts_in, variable_files
 
-
 #: The variable that holds the environment's prefix for a script with a ``# conda execute`` block.
 PREFIX = "PREFIX"
 

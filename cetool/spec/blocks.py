@@ -7,7 +7,6 @@ takes time in proportion to the file's size, whatever is in it.
 from __future__ import annotations
 
 import re
-from typing import NoReturn
 
 from cetool.errors import MetadataError
 from cetool.patterns import pattern
@@ -58,33 +57,63 @@ class Block(Value):
 def find_block(script: Script) -> Block | None:
     """The script's one block, None where it has none.
 
-    Raises MetadataError for two blocks (naming both lines), for a conda-script block that is broken or never ends, and
-    for one that is too large.
+    Of several marks those count that stand in comments, and not in a docstring or a here-document; of several
+    ``# conda execute`` the first, as conda-execute had it. Raises MetadataError for two blocks otherwise (naming both
+    lines), for a conda-script block that is broken or never ends, and for one that is too large.
     """
     if not _ANY_MARK.search(script.text):
         return None
     lines = script.text.split("\n")
-    conda_scripts = _conda_script_blocks(lines, script) if "/// conda-script" in script.text else []
-    others = list(lines)
-    for block in conda_scripts:  # '# /// conda-script' would open a block of that type for the standard of PEP 723
-        others[block.first - 1 : block.last] = [""] * (block.last - block.first + 1)
-    found = [*conda_scripts]
-    if "conda execute" in script.text:
-        found += _conda_execute_blocks(lines)
-    if "# /// script" in script.text:
-        found += _pep723_blocks(others)
-    found.sort(key=lambda block: block.first)
+    found = _all_blocks(lines, script)
     if len(found) > 1:
-        one, other = found[0], found[1]
+        from cetool.spec.comments import comment_lines
+
+        comments = comment_lines(script, [each.first for each in found])
+        found = [each for each in found if each.first in comments] or found
+    if not found:
+        return None
+    one = found[0]
+    more = [each for each in found[1:] if (one.dialect, each.dialect) != (CONDA_EXECUTE, CONDA_EXECUTE)]
+    if more:
+        other = more[0]
         raise MetadataError(
             f"there are two blocks: {_title(one)} at line {one.first} and {_title(other)} at line {other.first}",
             where=script.at(other.first),
             hint="A file says in one block what it needs: keep one of them.",
         )
-    if not found:
-        return None
-    _refuse_large(found[0], script)
-    return found[0]
+    if isinstance(one, _Unclosed):
+        raise one.error
+    _refuse_large(one, script)
+    if one.dialect == CONDA_EXECUTE:
+        from cetool.spec.yaml_block import whole_block
+
+        return whole_block(one, script.name)
+    return one
+
+
+class _Unclosed(Value):
+    """A mark that opens a block which is broken; the error where it is the script's one."""
+
+    dialect: str
+    first: int
+    error: MetadataError
+
+
+def _all_blocks(lines: list[str], script: Script) -> list[Block | _Unclosed]:
+    """What every mark in the script opens, wherever it stands, in the order of lines."""
+    found: list[Block | _Unclosed] = []
+    others = lines
+    if "/// conda-script" in script.text:
+        found += _conda_script_blocks(lines, script)
+        others = list(lines)
+        for block in found:  # '# /// conda-script' would open a block of that type for the standard of PEP 723
+            last = block.last if isinstance(block, Block) else block.first
+            others[block.first - 1 : last] = [""] * (last - block.first + 1)
+    if "conda execute" in script.text:
+        found += _conda_execute_blocks(lines)
+    if "# /// script" in script.text:
+        found += _pep723_blocks(others)
+    return sorted(found, key=lambda block: block.first)
 
 
 def near_miss(script: Script) -> int | None:
@@ -107,7 +136,7 @@ def near_miss_advice(script: Script, line: int) -> str:
     return f"Line {line} looks as if it was meant to say so, but has to be '{comment} {opening}'."
 
 
-def _title(block: Block) -> str:
+def _title(block: Block | _Unclosed) -> str:
     return {CONDA_EXECUTE: "'# conda execute'", PEP723: "'# /// script'", CONDA_SCRIPT: "'/// conda-script'"}[
         block.dialect
     ]
@@ -128,7 +157,7 @@ def _conda_execute_blocks(lines: list[str]) -> list[Block]:
     """Blocks that start at a line ``# conda execute`` and go on while lines start with the same comment characters."""
     blocks: list[Block] = []
     index = 0
-    while index < len(lines) and len(blocks) < 2:
+    while index < len(lines):
         stripped = lines[index].strip()
         opened = _EXECUTE.fullmatch(stripped) if "conda execute" in stripped else None
         if opened is None:
@@ -143,7 +172,7 @@ def _conda_execute_blocks(lines: list[str]) -> list[Block]:
         while index < len(lines) and len(content) <= MAX_BLOCK and lines[index].lstrip().startswith(comment):
             stripped = lines[index].strip()
             if _EXECUTE.fullmatch(stripped):
-                break  # a second block, which the caller refuses
+                break  # another block
             rest = lines[index].lstrip()[len(comment) :].rstrip()
             # the comment characters twice: a comment on the specification, no part of it
             if not rest.lstrip().startswith(comment):
@@ -189,9 +218,9 @@ def _is_content(line: str) -> bool:
     return line == "#" or line.startswith("# ")
 
 
-def _conda_script_blocks(lines: list[str], script: Script) -> list[Block]:
+def _conda_script_blocks(lines: list[str], script: Script) -> list[Block | _Unclosed]:
     """Blocks from ``<comment> /// conda-script`` to ``<comment> /// end-conda-script``."""
-    blocks: list[Block] = []
+    blocks: list[Block | _Unclosed] = []
     index = 0
     while index < len(lines):
         comment = _conda_script_comment(lines[index])
@@ -201,20 +230,26 @@ def _conda_script_blocks(lines: list[str], script: Script) -> list[Block]:
         first = index
         content: list[str] = []
         index += 1
-        while True:
-            line = lines[index].lstrip() if index < len(lines) else ""
-            if not line.startswith(comment):
-                _refuse_unclosed(script, first, index if index < len(lines) else None, comment)
+        while index < len(lines) and (line := lines[index].lstrip()).startswith(comment):
             rest = line[len(comment) :]
-            if rest.strip() == "/// end-conda-script":
+            if rest.strip() in ("/// end-conda-script", "/// conda-script"):
                 break
-            if rest.strip() == "/// conda-script":
-                _refuse_unclosed(script, first, index, comment)
             content.append(rest.removeprefix(" ").rstrip())
             index += 1
-        blocks.append(Block(CONDA_SCRIPT, first + 1, index + 1, tuple(content), tuple(range(first + 2, index + 1))))
-        index += 1
+        closed = index < len(lines) and _is_closing(lines[index], comment)
+        if closed:
+            numbers = tuple(range(first + 2, index + 1))
+            blocks.append(Block(CONDA_SCRIPT, first + 1, index + 1, tuple(content), numbers))
+            index += 1
+        else:
+            error = _unclosed(script, first, index if index < len(lines) else None, comment)
+            blocks.append(_Unclosed(CONDA_SCRIPT, first + 1, error))
     return blocks
+
+
+def _is_closing(line: str, comment: str) -> bool:
+    stripped = line.lstrip()
+    return stripped.startswith(comment) and stripped[len(comment) :].strip() == "/// end-conda-script"
 
 
 def _conda_script_comment(line: str) -> str | None:
@@ -231,8 +266,8 @@ def _conda_script_comment(line: str) -> str | None:
     return comment
 
 
-def _refuse_unclosed(script: Script, first: int, broken: int | None, comment: str) -> NoReturn:
-    """Raise for a conda-script block that no closing line ends; ``first`` and ``broken`` are indexes of lines."""
+def _unclosed(script: Script, first: int, broken: int | None, comment: str) -> MetadataError:
+    """The error for a conda-script block that no closing line ends; ``first`` and ``broken`` are indexes of lines."""
     closing = f"{comment} /// end-conda-script"
     if broken is None:
         message = f"the '/// conda-script' block that opens at line {first + 1} is never closed"
@@ -241,7 +276,7 @@ def _refuse_unclosed(script: Script, first: int, broken: int | None, comment: st
             f"the '/// conda-script' block that opens at line {first + 1} is not closed before line {broken + 1}, "
             f"which does not continue it"
         )
-    raise MetadataError(
+    return MetadataError(
         message,
         where=script.at(first + 1 if broken is None else broken + 1),
         hint=f"Start each of its lines with '{comment}' and close it with a line '{closing}'.",

@@ -9,7 +9,6 @@ Instead of ``env`` it may have ``base``, ``overlay`` and ``conda``: an existing 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 
 from cetool.errors import MetadataError
@@ -18,59 +17,18 @@ from cetool.spec.blocks import Block
 from cetool.spec.environment import Ignored, Requirements
 from cetool.spec.matchspecs import canonical_requirement, canonical_spec
 from cetool.spec.nodes import Node, channels_of, ends_channels, shorten
+from cetool.spec.own_keys import KEYS, meant_key
 from cetool.spec.run_with import default_run_with
 from cetool.spec.source import Script
 from cetool.spec.yaml_reader import parse_yaml
 from cetool.values import Value
 
-KEYS = ("env", "channels", "run_with", "variables", "base", "overlay", "conda", "baseline", "without")
-
 _VARIABLE = pattern(r"[A-Za-z_][A-Za-z0-9_]*")
-#: What other tools, and people, call what these keys say.
-_OTHER_NAMES = {
-    **dict.fromkeys(
-        (
-            *(
-                "dependencies",
-                "deps",
-                "packages",
-                "package",
-                "requirements",
-                "requires",
-                "specs",
-                "environment",
-                "environments",
-            ),
-            *("pip", "pypi", "conda_env", "python", "requires_python"),
-        ),
-        "env",
-    ),
-    **dict.fromkeys(("repositories", "channel_list"), "channels"),
-    **dict.fromkeys(
-        (
-            "run",
-            "runs",
-            "run_by",
-            "run_using",
-            "command",
-            "cmd",
-            "entrypoint",
-            "entry_point",
-            "interpreter",
-            "executable",
-            "shell",
-        ),
-        "run_with",
-    ),
-    **dict.fromkeys(("vars", "env_vars", "env_variables", "environment_variables"), "variables"),
-    **dict.fromkeys(("exclude", "excluding"), "without"),
-}
-#: Letters of another name that is looked for misspelt, too.
-_LONG = 8
-#: Last words of keys that only tell about something: ``env_name`` changes nothing.
-_ABOUT = frozenset(("name", "description", "comment", "note", "notes", "version", "url", "doc", "docs"))
 _NO_ENVIRONMENT = "no environment was found in the '# conda execute' specification"
 _ADD_ENV = "Say what the script needs: a line '# env:' and below it one match spec a line, '#  - python >=3'."
+
+
+_END = "An empty line ends the block: put one in front of a comment that follows it."
 
 
 class OwnKeys(Value):
@@ -82,7 +40,7 @@ class OwnKeys(Value):
 
 def read_conda_execute(block: Block, script: Script) -> tuple[Requirements, tuple[str, ...]]:
     """The requirements and the command of a ``# conda execute`` block. Raises MetadataError."""
-    root = parse_yaml(block.text, name=script.name, lines=block.numbers)
+    root = read_tree(block, script)
     if root is None or root.kind == "nothing":
         raise MetadataError(_NO_ENVIRONMENT, where=script.at(block.first), hint=_ADD_ENV)
     own = read_own_keys(root, "the '# conda execute' specification", script.directory)
@@ -90,6 +48,23 @@ def read_conda_execute(block: Block, script: Script) -> tuple[Requirements, tupl
     if not needs.packages and not needs.pypi and not needs.baselines and needs.overlay is None:
         raise MetadataError(_NO_ENVIRONMENT, where=script.at(block.first), hint=_ADD_ENV)
     return own.requirements, own.run_with or default_run_with(script)
+
+
+def read_tree(block: Block, script: Script) -> Node | None:
+    """The YAML of a ``# conda execute`` block; None where there is none.
+
+    Raises MetadataError, also where a text goes on in the next line: that may be a comment.
+    """
+    try:
+        root = parse_yaml(block.text, name=script.name, lines=block.numbers)
+    except MetadataError as error:
+        hint = f"{error.hint} {_END}" if error.hint else _END
+        raise MetadataError(error.message, where=error.where, hint=hint) from None
+    for key in KEYS if root is not None else ():
+        folded = root.entries[key].folded_part() if root is not None and key in root.entries else None
+        if folded is not None:
+            folded.fail(f"{shorten(folded.text)!r} goes over several lines", f"Write it in one line. {_END}")
+    return root
 
 
 def read_own_keys(root: Node, what: str, base_dir: str | os.PathLike[str], *, table: bool = False) -> OwnKeys:
@@ -131,52 +106,11 @@ def _unknown_keys(keys: Mapping[str, Node], what: str) -> tuple[Ignored, ...]:
     for key, node in keys.items():
         if key in KEYS:
             continue
-        meant = _meant(key)
+        meant = meant_key(key)
         if meant is not None:
-            node.fail(f"unknown key {shorten(key)!r} in {what}", f"Did you mean {meant!r}?")
+            node.fail(f"unknown key {shorten(key)!r} in {what}", f"Did you mean {meant!r}? {_END}")
         found.append(Ignored(f"unknown key {shorten(key)!r} in {what}: cetool passes over it", node.where))
     return tuple(found)
-
-
-def _meant(key: str) -> str | None:
-    """The known key that an unknown one was probably meant to be; None for one that changes nothing.
-
-    It is one under another name (``dependencies``, which other tools have for ``env``), or misspelt: one or two letters
-    differ, the dash, the plural, or a word more (``run_with_args``).
-    """
-    word = re.sub(r"[^a-z0-9]+", "_", key.lower()).strip("_")
-    if word in _OTHER_NAMES:
-        return _OTHER_NAMES[word]
-    letters = word.replace("_", "")
-    meant = {known.replace("_", ""): known for known in KEYS}
-    for whole, known in meant.items():
-        if letters in (whole, f"{whole}s", whole.removesuffix("s")):
-            return known
-    if any(word.startswith(f"{known}_") for known in KEYS) and word.rpartition("_")[2] not in _ABOUT:
-        return next(known for known in KEYS if word.startswith(f"{known}_"))
-    meant.update((name.replace("_", ""), known) for name, known in _OTHER_NAMES.items() if len(name) >= _LONG)
-    distances = [(far, known) for whole, known in meant.items() if (far := _distance(letters, whole)) is not None]
-    return min(distances)[1] if distances else None
-
-
-def _distance(one: str, other: str) -> int | None:
-    """How many letters have to be added, taken out, changed or swapped to make the other word of one.
-
-    None where that are more than a slip of the finger: one in a short word, two in a long one.
-    """
-    most = 2 if len(other) > 5 else 1
-    if abs(len(one) - len(other)) > most:
-        return None
-    above: list[int] = []
-    row = list(range(len(other) + 1))
-    for at, letter in enumerate(one, start=1):
-        above, before, row = row, above, [at]
-        for to, same in enumerate(other, start=1):
-            cost = min(above[to] + 1, row[to - 1] + 1, above[to - 1] + (letter != same))
-            if at > 1 and to > 1 and letter == other[to - 2] and one[at - 2] == same:
-                cost = min(cost, before[to - 2] + 1)
-            row.append(cost)
-    return row[-1] if row[-1] <= most else None
 
 
 def _with_baselines(

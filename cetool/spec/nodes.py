@@ -39,7 +39,8 @@ class Node(Value):
     """One value: what kind it is, where it stands, and its text, its items or its entries.
 
     ``text`` is a scalar as it was written (``3.10`` stays ``3.10``); ``items`` belong to a list, ``entries`` to a
-    mapping, in the order of the file. The place of a mapping's value is the line of its key.
+    mapping, in the order of the file. The place of a mapping's value is the line of its key. ``folded`` is a text
+    without quotes that YAML reads on from one line to the next.
     """
 
     kind: Kind
@@ -47,6 +48,7 @@ class Node(Value):
     text: str = ""
     items: tuple[Node, ...] = ()
     entries: Mapping[str, Node] = MappingProxyType({})
+    folded: bool = False
 
     def fail(self, message: str, hint: str | None = None) -> NoReturn:
         """Raise MetadataError about this value."""
@@ -96,6 +98,13 @@ class Node(Value):
         for key in keys:
             node = node.entries.get(key) if node is not None else None
         return node
+
+    def folded_part(self) -> Node | None:
+        """The first text in this value that goes over several lines; None where there is none."""
+        if self.folded:
+            return self
+        parts = (part.folded_part() for part in (*self.items, *self.entries.values()))
+        return next((part for part in parts if part is not None), None)
 
     def relocated(self, where: Location) -> Node:
         """The same value at another place."""

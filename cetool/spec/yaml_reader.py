@@ -112,7 +112,8 @@ class _Reader:
         if depth > MAX_DEPTH:
             raise MetadataError("the YAML is nested too deep", where=where)
         if _kind(event) == "Scalar":
-            return Node(_scalar_kind(event, tag), where, str(event.value))
+            folded = event.style is None and event.start_mark.line != event.end_mark.line
+            return Node(_scalar_kind(event, tag), where, str(event.value), folded=folded)
         if _kind(event) == "SequenceStart":
             items = []
             while _kind(event := next(self._events)) != "SequenceEnd":
