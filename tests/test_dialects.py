@@ -187,7 +187,7 @@ def test_a_key_that_was_passed_over_is_told_by_run_and_check(settled: Home) -> N
     assert ("ignored", 2) in [(each["rule"], each["line"]) for each in found["findings"]]
 
 
-# --- where a block ends, how it is indented, which mark opens it -------------------------------------------------------
+# --- where a block ends, how it is indented, which mark opens it ----------------------------------------------------
 
 _TWO = (("python", "numpy"), ("python",))
 

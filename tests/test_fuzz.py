@@ -73,7 +73,7 @@ def _hostile() -> Iterator[tuple[str, str]]:
     yield _execute("env:\n  - pip: ['six @ ssh://-oProxyCommand=touch/x']"), "is not a PyPI requirement"
     yield _execute(_LAUGHS), "anchors"
     yield _execute("env: " + "[" * 4000), "nested too deep"
-    yield _execute("env: [hello-bin]\nx: " + "9" * 8000), "unknown key 'x'"
+    yield _execute("env: [hello-bin]\nenviroment: " + "9" * 8000), "unknown key 'enviroment'"
     yield _execute("env: [" + "9" * 8000 + "]"), ""
     yield _execute("env: !!python/object/apply:os.system ['touch pwned']"), "tags"
     yield _execute("env:\n" + "  - hello-bin\n" * 500_000), "too large"
