@@ -132,7 +132,7 @@ def test_a_lock_made_for_the_named_channels_alone_still_fits() -> None:
     assert not alone.is_request(needs.digest)
 
 
-# --- keys that nothing reads -----------------------------------------------------------------------------------------
+# --- keys that nothing reads ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
