@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.cache.scripts import Held, ScriptStore
-from cetool.digests import sha256_of
+from cetool.digests import canonical_json, sha256_of
 from cetool.errors import StoreError
 from cetool.launch.activation import Activation, activated_environ
 from cetool.launch.process import Command
@@ -273,7 +273,7 @@ unset __cetool_dir __cetool_own __cetool_has
 def _keep(store: ScriptStore, files: Mapping[str, str]) -> Held:
     """A directory with these files in it, held in use: one for each content, so that nobody changes one in use."""
     data = {name: os.fsencode(text) for name, text in files.items()}
-    digest = sha256_of(repr(sorted(data.items())).encode())
+    digest = sha256_of(canonical_json(dict(files)).encode())
     held = store.hold_cache_dir(store.directory / "shell" / digest)
     try:
         for name, content in data.items():

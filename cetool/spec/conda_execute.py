@@ -180,6 +180,8 @@ def read_variables(node: Node | None) -> tuple[tuple[str, str], ...]:
             value.fail(f"the variable {name} must be a text, not {value.in_words}", 'Write "" for an empty one.')
         if "\0" in value.text:
             value.fail(f"the variable {name} holds a NUL, which no environment can hold")
+        if any("\ud800" <= char <= "\udfff" for char in value.text):
+            value.fail(f"the variable {name} holds half of a character (a lone surrogate)", "Write the whole one.")
         pairs.append((name, value.text))
     return tuple(pairs)
 

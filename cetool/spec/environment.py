@@ -6,11 +6,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from cetool.digests import sha256_of
+from cetool.digests import canonical_json, sha256_of
 from cetool.errors import Location
 from cetool.patterns import pattern
 from cetool.spec.urls import strip_credentials
@@ -24,7 +23,12 @@ DEFAULT_CHANNEL = "conda-forge"
 #: Hex digits of the SHA-256 that name an environment (the original's length).
 NAME_LENGTH = 20
 
+#: How a request is encoded to be hashed, as docs/specification.md has it. Raised when what a request means changes.
+DIGEST_SCHEMA = 2
+
 _PYTHON = pattern(r"(?:.*::)?python(?![A-Za-z0-9_.-])")
+# what schema 1 had as well, and the embedded engine ignored or compared otherwise
+_NEW_IN_2 = pattern(r"/(?:noarch|[a-z0-9]+-[a-z0-9]+)::|[\[,] ?(?:subdir|fn|extras|license|license_family)=")
 
 
 class PypiSettings(Value):
@@ -116,7 +120,7 @@ class Requirements(Value):
                 strip_credentials(each) if "://" in each else os.path.basename(each) for each in self.baselines
             ]
             asked["without"] = sorted(set(self.without))
-        return sha256_of(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode())
+        return sha256_of(canonical_json({**asked, **_schema_of(self.packages)}).encode())
 
     def is_request(self, digest: str) -> bool:
         """Whether a lock with this digest of its request was made for these.
@@ -211,22 +215,28 @@ class EnvironmentSpec(Value):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the canonical form, 64 hex digits.
+        """SHA-256 of the encoding that docs/specification.md defines, 64 hex digits.
 
         Of a plain request for the default channel it is taken over the sorted specs joined by newlines, as
-        conda-execute did; whatever else is asked for follows in a second part. Credentials take no part in it. Of a
+        conda-execute did; whatever else is asked for follows as canonical JSON. Credentials take no part in it. Of a
         locked one it is taken over the locked packages and the variables alone: equal locks are one environment.
         """
+        return sha256_of(self.encoding.encode("utf-8", "surrogatepass"))
+
+    @property
+    def encoding(self) -> str:
+        """What the digest is taken over: ASCII text, but for the URLs of a lock."""
         if self.is_locked:
             lines = sorted(strip_credentials(line) for line in (*self.explicit, *self.explicit_pypi))
-            return sha256_of("\n".join(["@EXPLICIT", *lines, repr(self.variables)]).encode())
+            variables = {"schema": DIGEST_SCHEMA, "variables": dict(self.variables)}
+            # without variables schema 1 wrote (), and schema 2 still does
+            return "\n".join(["@EXPLICIT", *lines, canonical_json(variables) if self.variables else "()"])
         text = "\n".join(strip_credentials(spec) for spec in self.packages)
         extra = {key: value for key, value in self._as_dict().items() if key != "packages"}
         if extra.get("channels") == [DEFAULT_CHANNEL]:
             del extra["channels"]
-        if extra:
-            text += "\n\n" + json.dumps(extra, sort_keys=True, separators=(",", ":"))
-        return sha256_of(text.encode())
+        extra |= _schema_of((*self.packages, *(self.overlay.conda if self.overlay is not None else ())))
+        return f"{text}\n\n{canonical_json(extra)}" if extra else text
 
     @property
     def name(self) -> str:
@@ -288,6 +298,11 @@ class EnvironmentSpec(Value):
             pinned=tuple(map(strip_credentials, self.pinned)),
             pinned_pypi=tuple(map(strip_credentials, self.pinned_pypi)),
         )
+
+
+def _schema_of(specs: tuple[str, ...]) -> dict[str, int]:
+    """The schema's number where a request means something else than under the schemas before; else they all agree."""
+    return {"schema": DIGEST_SCHEMA} if any(map(_NEW_IN_2.search, specs)) else {}
 
 
 # Ten thousand markers are read to list as many environments: what is not there takes no time.
