@@ -98,7 +98,7 @@ def test_a_spec_has_one_form_and_keeps_it(text: str, canonical: str) -> None:
         "./numpy.conda",
         "python ≥3",
         "nümpy",
-        "*::numpy",
+        "a*::numpy",
         "a::b::c",
         "numpy[foo=bar]",
         "numpy[channel=./here]",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cetool.engines.base import CreateRequest, Progress
 from cetool.engines.explicit import ExplicitPackage, parse_lines
-from cetool.spec.matchspecs import PACKAGE_NAME
+from cetool.spec.match_fields import PACKAGE_NAME, read_fields
 from cetool.spec.urls import redact
 
 
@@ -21,6 +21,7 @@ def additions(specs: Iterable[str], pinned: Sequence[ExplicitPackage]) -> tuple[
 
     Raises EngineError, with the way out, where one asks for another version than is pinned.
     """
+    packages = {package.name: package for package in pinned}
     there = {package.name: package.stem.rsplit("-", 2)[1:] for package in pinned}
     found = []
     for text in specs:
@@ -34,7 +35,7 @@ def additions(specs: Iterable[str], pinned: Sequence[ExplicitPackage]) -> tuple[
         name = getattr(spec.name, "normalized", None)
         if name is None or spec.condition is not None or name not in there:
             found.append(text)
-        elif not _fits(spec.version, spec.build, *there[name]):
+        elif not _fits(spec.version, spec.build, *there[name]) or not _is_that(text, packages[name]):
             version, build = there[name]
             from cetool.engines.rattler_errors import UnsatisfiableError
 
@@ -52,6 +53,13 @@ def _fits(version_spec: str | None, build_spec: str | None, version: str, build:
     if version_spec is not None and not VersionSpec(version_spec).matches(Version(version)):
         return False
     return build_spec is None or build_spec.startswith("^") or fnmatchcase(build, build_spec)
+
+
+def _is_that(text: str, package: ExplicitPackage) -> bool:
+    """Whether a pinned package has what the fields of a spec say; of what its line does not tell, it has not."""
+    told = {"subdir": package.subdir, "fn": package.file_name, "url": package.url}
+    told |= {kind: getattr(package, kind) for kind in ("md5", "sha256")}
+    return all(told.get(key) == value for key, value in read_fields(text).others)
 
 
 def with_additions(

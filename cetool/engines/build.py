@@ -16,7 +16,9 @@ from cetool.engines.registration import forget_registration
 from cetool.engines.verify import check_complete
 from cetool.errors import EngineError
 from cetool.spec.environment import EnvironmentSpec
+from cetool.spec.match_fields import is_read_alike
 from cetool.spec.matchspecs import spec_name
+from cetool.spec.urls import redact
 from cetool.trees import walk
 from cetool.values import Value
 
@@ -26,7 +28,7 @@ class Circumstances(Value):
 
     ``stall_timeout`` are the seconds without progress after which a subprocess is ended; ``pip_installer`` is ``auto``,
     ``uv`` or ``pip``; ``meanwhile`` is called once while the engine is at work; ``solver_cache`` is where the embedded
-    engine keeps metadata, which solves for a day of the past whoever makes the environment then.
+    engine keeps metadata: it solves what the engine that makes the environment cannot.
     """
 
     environ: Mapping[str, str]
@@ -84,8 +86,8 @@ def build_environment(
 
         assert circumstances.solver_cache is not None
         request = with_additions(request, spec.pinned, circumstances.environ, circumstances.solver_cache, progress)
-    elif moment is not None and engine.name != "rattler":
-        request = _as_of(request, circumstances, progress)
+    elif engine.name != "rattler" and not spec.is_locked:
+        request = _solved_for(request, circumstances, progress)
     try:
         return _make(engine, request, spec, place, circumstances, progress)
     except DamagedPackages as error:
@@ -183,11 +185,19 @@ def _settle(spec: EnvironmentSpec, place: Place) -> None:
         place.written()
 
 
-def _as_of(request: CreateRequest, circumstances: Circumstances, progress: Progress) -> CreateRequest:
-    """The request with the packages that were there at its moment: only the embedded engine can solve for one."""
+def _solved_for(request: CreateRequest, circumstances: Circumstances, progress: Progress) -> CreateRequest:
+    """The request for a program, solved by the embedded engine where the program would not do what is asked.
+
+    Only the embedded engine solves for a moment of the past, and programs ignore some fields of match specs.
+    """
+    partly = [package for package in request.packages if not is_read_alike(package)]
+    if request.exclude_newer is None and not partly:
+        return request
     from cetool.engines.rattler import RattlerEngine
 
     assert circumstances.solver_cache is not None
+    if partly:
+        progress.note(f"Solved by the embedded engine, for its fields: {', '.join(map(redact, partly))}")
     solver = RattlerEngine(circumstances.environ, circumstances.solver_cache)
     return request._replace(explicit=solver.solve_explicitly(request, progress), exclude_newer=None)
 

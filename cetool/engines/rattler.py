@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,13 +28,14 @@ from cetool.engines.rattler_overlay import not_below, python_in, records_of, sta
 from cetool.engines.rattler_prefix import finish_prefix
 from cetool.engines.rattler_reporter import Pulse, Reporter
 from cetool.engines.rattler_request import Plan, make_plan, virtual_packages
+from cetool.engines.rattler_selection import Selection
 from cetool.engines.rattler_thread import Stalled, attend, wait_until_quiet
 from cetool.errors import CetoolError, EngineError, StoreError
 from cetool.ownership import OwnershipError, ensure_private_dir, is_trusting
 from cetool.patterns import pattern
 
 if TYPE_CHECKING:
-    from rattler import Channel, Client, Gateway, RepoDataRecord, Subdir
+    from rattler import Channel, Client, Gateway, MatchSpec, RepoDataRecord, Subdir
 
     from cetool.engines.rattler_pinned import PinnedPackages
 
@@ -179,6 +180,7 @@ class _Creation:
         #: Set when all is left to rattler's own threads, and Python has nothing to do for a while.
         self.linking = threading.Event()
         self.below = [] if request.below is None else records_of(request.below)
+        self.selection = Selection(plan.selected, strict=plan.condarc.channel_priority == "strict")
 
     async def run(self, *, link: bool = True) -> list[RepoDataRecord]:
         """Fetch, solve and, unless only the solution is asked for, link; return the packages."""
@@ -227,7 +229,7 @@ class _Creation:
         self.progress.stage("Solving")
         try:
             records = await solve(
-                sources,
+                await self.selection.sources(gateway, sources, subdirs),
                 [*with_those_below([spec for spec, _ in plan.specs], self.below), *(pinned.specs if pinned else ())],
                 gateway,
                 platforms=subdirs,
@@ -237,7 +239,10 @@ class _Creation:
                 constraints=plan.pins,
                 channel_relations="disabled",
                 exclude_newer=self.request.exclude_newer,
-                locked_packages=[*self.below, *await self._preferred(gateway, sources, subdirs)],
+                locked_packages=[
+                    *filter(self.selection.fits, self.below),
+                    *await self._preferred(gateway, sources, subdirs),
+                ],
             )
         except SolverError as error:
             self.details = str(error)
@@ -252,9 +257,13 @@ class _Creation:
             raise self._dated(better or plain) from None
         for spec, shown in plan.specs:
             # a conditional spec (`when=`) asks for nothing where its condition does not hold
-            if spec.condition is None and not _is_virtual(spec) and not any(spec.matches(each) for each in records):
+            if spec.condition is None and not _is_virtual(spec) and not any(map(self._fit(spec), records)):
                 raise EngineError(f"the solution of the embedded engine has nothing that fits {shown!r}")
         return pinned.restored(records) if pinned else records
+
+    def _fit(self, spec: MatchSpec) -> Callable[[RepoDataRecord], bool]:
+        """Whether a record fits a spec, its fields included that rattler does not look at."""
+        return lambda record: spec.matches(record) and self.selection.fits(record)
 
     async def _pinned(self, gateway: Gateway, subdirs: list[Subdir]) -> PinnedPackages:
         """The packages that are taken as given."""
@@ -278,7 +287,7 @@ class _Creation:
         kept: dict[str, RepoDataRecord] = {}
         for record in (record for records in found for record in records):
             digest = record.sha256.hex() if record.sha256 else None
-            if record.url in urls or (record.name.normalized, digest) in digests:
+            if (record.url in urls or (record.name.normalized, digest) in digests) and self.selection.fits(record):
                 kept.setdefault(record.name.normalized, record)
         return list(kept.values())
 
@@ -305,7 +314,7 @@ class _Creation:
             if not namesakes:
                 names = await gateway.names(sources, subdirs, channel_relations="disabled")
                 return missing_package(name, self.plan, [each.normalized for each in names])
-            if not any(spec.matches(record) for record in namesakes):
+            if not any(map(self._fit(spec), namesakes)):
                 return missing_version(shown, namesakes, self.plan)
         return None
 

@@ -83,9 +83,12 @@ def missing_version(asked_for: str, records: Sequence[RepoDataRecord], plan: Pla
     shown = ", ".join(str(version) for version in newest[:_VERSIONS])
     more = f" and {len(newest) - _VERSIONS} older ones" if len(newest) > _VERSIONS else ""
     name = records[0].name.normalized
+    # which are of interest where one is asked for
+    places = " and ".join(sorted({record.subdir for record in records}))
+    subdirs = f", in {places}" if name in plan.selected else ""
     return UnsatisfiableError(
         f"no {name} in {plan.channel_names} fits {asked_for!r}",
-        hint=f"For this platform there is {name} {shown}{more}.",
+        hint=f"For this platform there is {name} {shown}{more}{subdirs}.",
     )
 
 

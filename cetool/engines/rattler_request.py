@@ -6,6 +6,7 @@ Everything here is free of credentials but for :attr:`Plan.access`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from cetool.condarc import Condarc, resolve_channel
@@ -13,6 +14,7 @@ from cetool.engines.base import CreateRequest
 from cetool.engines.rattler_client import Access, access_to, process_environment
 from cetool.errors import EngineError
 from cetool.patterns import pattern
+from cetool.spec.match_fields import Fields, read_fields
 from cetool.spec.platforms import current_platform, default_virtual_packages
 from cetool.spec.urls import redact, strip_credentials
 from cetool.values import Value
@@ -22,13 +24,16 @@ if TYPE_CHECKING:
 
 _CHANNEL = pattern(r'channel="([^"]*)"')
 _URL = pattern(r'url="([^"]*)"')
+#: Fields that rattler compares letter by letter, which CEP 29 does not.
+_COMPARED = ("license", "license_family")
 
 
 class Plan(Value):
     """A request in rattler's terms.
 
     ``channels`` pairs each URL with the name that messages call it by; ``specs`` pairs each match spec with the text
-    that was asked for.
+    that was asked for; ``selected`` has, by package name, the specs with fields that rattler's solver ignores
+    (:mod:`cetool.engines.rattler_selection`).
     """
 
     channels: tuple[tuple[str, str], ...]
@@ -38,6 +43,7 @@ class Plan(Value):
     condarc: Condarc
     offline: bool
     subdir: str | None
+    selected: Mapping[str, tuple[Fields, ...]] = MappingProxyType({})
 
     def channel_of(self, url: str) -> str:
         """How a message calls the channel that a URL lies in; the URL itself, redacted, where it is in none."""
@@ -63,13 +69,15 @@ def make_plan(request: CreateRequest, condarc: Condarc, environ: Mapping[str, st
         for url in resolve_channel(channel, condarc):
             channels.setdefault(access.plain(url), strip_credentials(channel if "://" not in channel else url))
     specs = []
+    selected: dict[str, tuple[Fields, ...]] = {}
     if request.explicit or request.pinned:
         from cetool.engines.explicit import packages_of, parse_lines
 
         for package in (*packages_of(request), *parse_lines(request.pinned)):
             channels.setdefault(access.plain(package.channel), package.channel)
     for text in request.packages if not request.explicit else ():
-        spec = _parsed(text)
+        fields = _selecting(text, selected)
+        spec = _parsed(fields.text(*_COMPARED) if fields is not None else text)
         canonical = spec.to_canonical_string()
         asked_for = str(spec)
         direct = _URL.search(asked_for)
@@ -91,7 +99,30 @@ def make_plan(request: CreateRequest, condarc: Condarc, environ: Mapping[str, st
         condarc=condarc,
         offline=request.offline or condarc.offline,
         subdir=request.platform or environ.get("CONDA_SUBDIR") or None,
+        selected=selected,
     )
+
+
+def _selecting(text: str, selected: dict[str, tuple[Fields, ...]]) -> Fields | None:
+    """The fields of a spec, noted among the selected ones; None where rattler's solver honours all of them."""
+    if "[" not in text and "/" not in text:
+        return None
+    from cetool.engines.rattler_selection import SELECTED
+
+    try:
+        fields = read_fields(text)
+    except ValueError as error:
+        raise EngineError(f"{redact(text)!r} is not a match spec: {redact(str(error))}") from None
+    if not any(fields.get(key) for key in SELECTED):
+        return None
+    if fields.get("when"):
+        used = ", ".join(key for key in SELECTED if fields.get(key))
+        raise EngineError(
+            f"{redact(text)!r} has a condition and {used}, which the embedded engine cannot honour together",
+            hint="Leave out one of them.",
+        )
+    selected[fields.name] = (*selected.get(fields.name, ()), fields)
+    return fields
 
 
 def _parsed(text: str) -> MatchSpec:

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from cetool.errors import Location, MetadataError
 from cetool.lock.model import LockedConda
-from cetool.spec.matchspecs import PACKAGE_NAME
+from cetool.spec.match_fields import PACKAGE_NAME
 from cetool.spec.nodes import has_control, shorten
 from cetool.spec.platforms import PLATFORMS
 from cetool.spec.urls import redact, strip_credentials

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 from cetool.errors import CetoolError
-from cetool.lock.model import PlatformLock
+from cetool.lock.model import LockedConda, PlatformLock
 from cetool.lock.records import record_of
 from cetool.spec.environment import Requirements
+from cetool.spec.match_fields import read_fields
 
 
 def what_is_missing(locked: PlatformLock, requirements: Requirements) -> str | None:
@@ -18,7 +19,8 @@ def what_is_missing(locked: PlatformLock, requirements: Requirements) -> str | N
     from rattler import MatchSpec
 
     try:
-        records = {package.name: record_of(package) for package in locked.conda}
+        packages = {package.name: package for package in locked.conda}
+        records = {name: record_of(package) for name, package in packages.items()}
     except CetoolError as error:
         return error.message
     for text in requirements.packages:
@@ -27,7 +29,7 @@ def what_is_missing(locked: PlatformLock, requirements: Requirements) -> str | N
         if spec.condition is not None or name is None or name.startswith("__"):
             continue
         record = records.get(name)
-        if record is None or not _fits(spec.version, spec.build, record):
+        if record is None or not _fits(spec.version, spec.build, record) or not _has(text, packages[name]):
             return text
     return next((text for text in requirements.pypi if not _is_installed(text, locked)), None)
 
@@ -43,6 +45,13 @@ def _fits(version: str | None, build: str | None, record: object) -> bool:
         return False
     wanted = build is None or build.startswith("^") or fnmatchcase(str(record.build), build)  # type: ignore[attr-defined]
     return wanted
+
+
+def _has(text: str, package: LockedConda) -> bool:
+    """Whether a locked package has what the fields of a spec say, those aside that a lock does not tell."""
+    told = {"subdir": package.subdir, "fn": package.url.rpartition("/")[2], "url": package.url}
+    told |= {kind: digest for kind in ("md5", "sha256") if (digest := getattr(package, kind))}
+    return all(told.get(key, value) == value for key, value in read_fields(text).others)
 
 
 def _is_installed(text: str, locked: PlatformLock) -> bool:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 
 from cetool.spec.channels import canonical_channel
-from cetool.spec.matchspecs import MAX_NAME, PACKAGE_NAME, canonical_spec
+from cetool.spec.match_fields import PACKAGE_NAME
+from cetool.spec.matchspecs import canonical_spec
 from cetool.spec.nodes import Node, shorten
 from cetool.spec.platforms import PLATFORMS, virtual_package_holds
 
@@ -43,7 +44,7 @@ def conda_dependencies(
     """
     found = {}
     for name, node in table.items():
-        if not PACKAGE_NAME.fullmatch(name.lower()) or len(name) > MAX_NAME:
+        if not PACKAGE_NAME.fullmatch(name.lower()):
             node.fail(
                 f"{shorten(name)!r} is not a package name",
                 'The key is the name alone: numpy = ">=1.26". It holds letters, digits, and . _ - only.',

@@ -18,7 +18,8 @@ from cetool.spec.document import Document, NotWrittenError, require_script
 from cetool.spec.draft import Draft
 from cetool.spec.edit_lines import UneditableError
 from cetool.spec.environment import DEFAULT_CHANNEL, Requirements
-from cetool.spec.matchspecs import PACKAGE_NAME, canonical_requirement, canonical_spec, spec_name
+from cetool.spec.match_fields import PACKAGE_NAME
+from cetool.spec.matchspecs import canonical_requirement, canonical_spec, spec_name
 from cetool.spec.metadata import nothing_found, read_block
 from cetool.spec.nodes import nearest
 from cetool.spec.platforms import current_platform, selectors

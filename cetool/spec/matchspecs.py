@@ -1,7 +1,7 @@
 """Match specs and PyPI requirements in their one canonical form.
 
-py-rattler's parser decides what a match spec is; what it lets pass although no package can be meant, or although it
-would be something else on an engine's command line, is refused here first.
+A match spec is read as conda reads it (:mod:`cetool.spec.match_fields`) and written as py-rattler writes it. What could
+be something else on an engine's command line is refused first.
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ from urllib.parse import urlsplit
 from cetool.errors import Location, MetadataError
 from cetool.patterns import pattern
 from cetool.spec.channels import canonical_channel, file_url
+from cetool.spec.match_fields import MAX_VERSION, PACKAGE_NAME, check_name, read_fields
 from cetool.spec.nodes import has_control, shorten
 from cetool.spec.urls import redact
 
 MAX_SPEC = 1000
-MAX_NAME = 200
-
-#: What a conda package may be called, in lower case.
-PACKAGE_NAME = pattern(r"[a-z0-9_][a-z0-9_.-]*")
 
 _HINT = "Write a name and, if need be, a version: numpy, 'numpy >=1.26,<2', 'numpy 1.26.*', conda-forge::numpy."
 _CANONICAL_NAME = pattern(r"(?:[^\s\[]*::?)?([a-z0-9_][a-z0-9_.-]*)")
@@ -97,10 +94,12 @@ def _plainly(spec: str) -> str | None:
     py-rattler takes 40 ms to import, which whoever has another engine make the environment need not wait for.
     """
     found = _PLAIN.fullmatch(spec)
-    if found is None or len(found[1]) > MAX_NAME:
+    if found is None or len(spec) > MAX_VERSION:
         return None
     name, clauses, series, version = found.groups()
     name = name.lower()
+    if not PACKAGE_NAME.fullmatch(name):
+        return None
     if clauses is not None:
         return f"{name} {_ordered(clauses.replace(' ', ''))}"
     if series is not None:
@@ -113,18 +112,14 @@ def _canonical(spec: str) -> str:
     """The canonical form. Raises ValueError with the reason where there is none."""
     from rattler import MatchSpec
 
+    is_url = "://" in spec and "::" not in spec and "[" not in spec
     try:
-        match = MatchSpec(spec)
+        match = MatchSpec(spec if is_url else read_fields(spec).text())
         canonical = str(match)
     except Exception as error:
         raise ValueError(str(error).partition("\n")[0]) from None
     name = spec_name(canonical)
-    if match.build is not None and re.search(r"\s", match.build):
-        raise ValueError(f"there is more than a name, a version and a build: {match.build!r}")
-    if not PACKAGE_NAME.fullmatch(name) or len(name) > MAX_NAME:
-        raise ValueError(f"{shorten(name)!r} is not a package name")
-    if "*" in canonical.partition("[")[0].rpartition("::")[0]:
-        raise ValueError("a channel has no wildcards")
+    check_name(name)
     canonical = _LISTS.sub(lambda found: f"{found[1]}=[{', '.join(_listed(found[2]))}]", canonical)
     if match.version is not None:
         plain = _with_version(canonical, name, match.version, _ordered(match.version))
@@ -146,7 +141,7 @@ def _means(spec: str, canonical: str) -> bool:
     from rattler import MatchSpec
 
     try:
-        return str(MatchSpec(spec)) == canonical
+        return str(MatchSpec(read_fields(spec).text())) == canonical
     except Exception:
         return False
 
