@@ -289,3 +289,85 @@ def test_a_block_with_uneven_lines_can_be_edited(settled: Home) -> None:
     assert settled.cetool("add", str(script), "six").returncode == 0
     assert read(script.read_text()).requirements.packages == ("python", "zlib", "six")
     assert script.read_text().endswith("# Prints ok.\nprint()\n")
+
+
+# --- environment.yml --------------------------------------------------------------------------------------------------
+
+
+def environment(path: Path, text: str, platform: str = "linux-64") -> Requirements:
+    path.write_text(text)
+    return read_environment_file(path, platform)
+
+
+@pytest.mark.parametrize(
+    ("line", "here", "elsewhere"),
+    [
+        ("- a  # [linux]", "linux-64", "win-64"),
+        ("- a # [unix and not osx]", "linux-aarch64", "osx-arm64"),
+        ("- a  #[(win or osx) and x86_64]", "osx-64", "osx-arm64"),
+        ("- a # [win64]", "win-64", "win-arm64"),
+        ("- a # [aarch64]", "linux-aarch64", "linux-64"),
+        ("- a # [x86 or arm64]", "osx-arm64", "linux-aarch64"),
+        ("- sel(unix): a", "osx-arm64", "win-64"),
+        ("- sel(win): a", "win-64", "linux-64"),
+        ("- {sel(osx): a, sel(linux): a}", "linux-64", "win-64"),
+    ],
+)
+def test_selectors_choose_lines_by_platform(tmp_path: Path, line: str, here: str, elsewhere: str) -> None:
+    text = f"dependencies:\n- b # [see the docs]\n{line}\n"
+    assert environment(tmp_path / "e.yml", text, here).packages == ("b", "a")
+    assert environment(tmp_path / "e.yml", text, elsewhere).packages == ("b",)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("dependencies:\n- a # [win and py<38]\n", 2, "selector"),
+        ("dependencies:\n- a # [linux win]\n", 2, "selector"),
+        ("dependencies:\n- sel(cuda): a\n", 2, "selector"),
+        ("dependencies:\n- sel(linux): [a]\n", 2, "one match spec"),
+        ("dependencies:\n- npm: [a]\n", 2, "not a mapping: 'npm'"),
+        ("dependencies: a\n", 1, "must be a list"),
+        ("channels: [a]\n", None, "no dependencies"),
+        ("channels: [a]\ndependecies: [a]\n", 2, "no dependencies"),
+        ("dependencies: [a]\ndependencies: [b]\n", 2, "twice"),
+        ("dependencies: [a]\n---\ndependencies: [b]\n", 2, "second YAML document"),
+        ("dependencies: [a]\nvariables: {A: }\n", 2, "must be a text"),
+        ("dependencies: [3.8]\n", 1, "must be a text"),
+        ("", None, "empty"),
+        ("# nothing\n", None, "says nothing"),
+    ],
+)
+def test_what_no_tool_reads_in_an_environment_file_is_refused(
+    tmp_path: Path, text: str, line: int | None, says: str
+) -> None:
+    with pytest.raises(MetadataError) as caught:
+        environment(tmp_path / "e.yml", text)
+    assert says in caught.value.message
+    assert caught.value.where is not None and caught.value.where.line == line
+
+
+def test_other_keys_of_an_environment_file_are_passed_over_with_a_warning_each(tmp_path: Path) -> None:
+    """CEP 24, «Other top-level keys»: MUST be ignored, SHOULD be warned of."""
+    lines = ("name: x", "platforms: [linux-64]", "category: dev", "chanels: [b]", "x-mine: {a: [1]}", "prefix: ~/x")
+    found = environment(tmp_path / "e.yml", "dependencies: [a]\n" + "\n".join(lines) + "\n")
+    assert [each.where.line for each in found.warnings] == [3, 4, 5, 6, 7]
+    assert "Did you mean 'channels'?" in found.warnings[2].text
+    assert found._replace(warnings=()) == Requirements(packages=("a",))
+
+
+def test_an_environment_file_may_be_in_utf_16_and_have_typed_variables(tmp_path: Path) -> None:
+    text = "dependencies: [a]\nvariables: {N: 1.50, B: true, Y: yes, D: 2020-01-01, E: ''}\n"
+    (tmp_path / "e.yml").write_bytes(text.encode("utf-16"))
+    expected = (("N", "1.50"), ("B", "true"), ("Y", "yes"), ("D", "2020-01-01"), ("E", ""))
+    assert read_environment_file(tmp_path / "e.yml").variables == expected
+    (tmp_path / "e.yml").write_bytes(text.encode("utf-8-sig"))
+    assert read_environment_file(tmp_path / "e.yml").variables == expected
+
+
+def test_an_environment_file_without_packages_makes_an_empty_environment(settled: Home) -> None:
+    file = settled.write("empty.yml", "variables: {A: b}\ndependencies:\nprefix: /x\n")
+    made = settled.cetool("create", "--file", file)
+    assert made.returncode == 0 and made.stderr.count("empty.yml:3: 'prefix'") == 1
+    script = settled.write("plain.sh", "echo $A")
+    assert settled.cetool("run", "--env-file", file, script).stdout == "b\n"

@@ -108,7 +108,6 @@ def test_a_list_of_specs_is_read(tmp_path: Path) -> None:
     [
         ("e.yml", "dependencies:\n  - a\n  - b >>1\n", 3, "b >>1"),
         ("e.yml", "dependencies:\n  - pip:\n    - -r more.txt\n", 3, "option of pip"),
-        ("e.yml", "dependencies: []\n", None, "no dependencies"),
         ("e.yml", "- a\n", 1, "must be a table"),
         ("e.yaml", "dependencies: &a [x]\n", 1, "anchors"),
         ("e.txt", "numpy\n@EXPLICIT\nhttps://h/x.conda\n", 2, "@EXPLICIT"),

@@ -20,6 +20,7 @@ from cetool.cli.session import Session
 from cetool.condarc import resolve_channel
 from cetool.errors import CetoolError
 from cetool.lock import EMBEDDED_MARK
+from cetool.spec.environment import Requirements
 from cetool.spec.metadata import ScriptMetadata, read_metadata
 from cetool.spec.source import Script, printable
 from cetool.spec.urls import redact, split_url
@@ -45,6 +46,7 @@ UNSHOWN = {
     "ScriptMetadata.lines": "where it is written",
     "ScriptMetadata.cell": "where it is written",
     "Requirements.warnings": "sentences of cetool's own, printed before",
+    "Requirements.configured": "told with the channels",
 }
 #: Variables by which code is loaded into programs that the user did not choose.
 _LOADERS = re.compile(
@@ -117,7 +119,10 @@ def rows_of(value: object) -> list[tuple[str, str]]:
         if _fields(content):
             rows += rows_of(content)
         else:
-            rows.append((LABELS.get(key, name if name == "run_with" else name.replace("_", "-")), _text(content)))
+            text = _text(content)
+            if key == "Requirements.channels" and isinstance(value, Requirements) and value.configured:
+                text += ", then those of your configuration"
+            rows.append((LABELS.get(key, name if name == "run_with" else name.replace("_", "-")), text))
     return rows
 
 
@@ -191,7 +196,7 @@ def _hosts(shown: Sequence[ScriptMetadata], lock: Lock | None, session: Session)
         needs = metadata.requirements
         texts += list(strings_in(needs._replace(variables=(), warnings=())))
         if needs.overlay is None or needs.overlay.conda:
-            channels = session.default_channels if needs.channels is None else needs.channels
+            channels = needs.channels_after(session.default_channels if needs.needs_configured else ())
             texts += [url for channel in channels for url in resolve_channel(channel, session.condarc)]
         entries = () if needs.overlay is None else needs.overlay.entries
         if (needs.pypi or entries) and needs.pypi_settings.index_url is None:

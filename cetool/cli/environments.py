@@ -66,7 +66,8 @@ def requirements_of(specs: Sequence[str], files: Iterable[Path], on: BaselineOpt
     for path in files:
         requirements = requirements.plus(read_environment_file(path))
     requirements = on.added_to(requirements)
-    if not requirements.packages and not requirements.pypi and not requirements.baselines:
+    nothing = not requirements.packages and not requirements.pypi and not requirements.baselines
+    if nothing and not requirements.variables:
         raise UsageError("no packages were given", hint="Give match specs, or --file with a file of them.")
     return requirements
 

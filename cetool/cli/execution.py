@@ -266,7 +266,7 @@ def read_locked_declaration(
             )
         from cetool.spec.environment_file import read_environment_file
 
-        metadata = metadata_from_file(source.script, read_environment_file(how.env_file))
+        metadata = metadata_from_file(source.script, read_environment_file(how.env_file, session.platform))
     declared = metadata.requirements
     needs = how.baselines.added_to(declared)
     if how.base is not None or how.overlay:

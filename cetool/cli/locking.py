@@ -211,7 +211,7 @@ def _requirements(source: Source, wish: Wish, platform: str) -> Requirements:
 
     if find_block(source.script) is not None:
         raise UsageError(f"--env-file is for scripts without metadata of their own, and {source.script.name} has some")
-    return read_environment_file(wish.env_file)
+    return read_environment_file(wish.env_file, platform)
 
 
 def _is_current(lock: Lock, asked: dict[str, Requirements]) -> bool:
