@@ -60,6 +60,11 @@ _DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "spec": _with(spec={"packages": [], "variables": []}),
     "prefix": _with(prefix="/a\0b"),
     "huge": _with(size=2**70),
+    "no path": _with(prefix="\ud800"),
+    "no text": _with(engine="\ud800"),
+    "no text in the spec": _with(spec={"packages": ["\ud800"]}),
+    "a number in the spec": _with(spec={"packages": [10**400]}),
+    "deep spec": _with(spec={"packages": [[[[[[[["x"]]]]]]]]}),
 }
 
 
@@ -70,7 +75,24 @@ def test_an_environment_with_a_damaged_marker_is_absent(tmp_path: Path, damage: 
     (lease.prefix / MARKER).write_bytes(_DAMAGE[damage]((lease.prefix / MARKER).read_bytes()))
     store = small_store(tmp_path)
     assert store.lease(NAME) is None
+    assert [directory.is_marked for directory in store.directories()] in ([True], [False])
     assert store.ensure(SPEC, builder(SPEC)).created
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and links of POSIX")
+@pytest.mark.parametrize("name", ["pipe", "link"])
+def test_a_marker_that_is_not_a_file_is_none(tmp_path: Path, name: str) -> None:
+    lease = made(tmp_path)
+    lease.release()
+    marker = lease.prefix / MARKER
+    if name == "pipe":
+        marker.unlink()
+        os.mkfifo(marker)
+    else:
+        marker.rename(tmp_path / "elsewhere")
+        marker.symlink_to(tmp_path / "elsewhere")
+    assert small_store(tmp_path).lease(NAME) is None
+    assert small_store(tmp_path).ensure(SPEC, builder(SPEC)).created
 
 
 def test_a_moved_or_copied_environment_is_absent(tmp_path: Path) -> None:
@@ -88,7 +110,7 @@ def test_a_moved_or_copied_environment_is_absent(tmp_path: Path) -> None:
 def test_a_marker_keeps_all_that_a_spec_has(tmp_path: Path) -> None:
     prefix = tmp_path / "prefix"
     make_files(prefix)
-    spec = small_spec()._replace(pypi=("six",), variables=(("A", "\ud800 ü\n"),), virtual_packages=(("__cuda", "12"),))
+    spec = small_spec()._replace(pypi=("six",), variables=(("A", "\udc80 ü\n"),), virtual_packages=(("__cuda", "12"),))
     marker = marker_for(prefix, small_spec())._replace(spec=spec, engine="mamba")
     Settling(prefix).finish()
     write_marker(prefix, marker)

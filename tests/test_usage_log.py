@@ -223,6 +223,17 @@ def _other_tables(path: Path) -> None:
     _execute(path, "CREATE TABLE runs (a)")
 
 
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _exchange(path: Path, old: bytes, new: bytes) -> None:
+    data = path.read_bytes()
+    assert old in data and len(old) == len(new)
+    path.write_bytes(data.replace(old, new))
+
+
 _DAMAGE: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: os.truncate(path, 0),
     "half": lambda path: os.truncate(path, path.stat().st_size // 2),
@@ -232,6 +243,12 @@ _DAMAGE: dict[str, Callable[[Path], object]] = {
     "directory": _directory,
     "other tables": _other_tables,
     "no tables": lambda path: _execute(path, "DROP TABLE uses"),
+    "a pipe": _pipe,
+    "a version below none": lambda path: _execute(path, "PRAGMA user_version = -5"),
+    "a schema that is not text": lambda path: _exchange(path, b"run_counts", b"run_\xff\xfe\xff\xff\xff\xff"),
+    "another schema": lambda path: _exchange(path, b"runs = runs + 1", b"runs = runs + 7"),
+    "a name that is not text": lambda path: _execute(path, "UPDATE environments SET name = CAST(x'ff' AS TEXT)"),
+    "a text for a number": lambda path: _execute(path, "UPDATE environments SET bytes = 'many'"),
 }
 
 
@@ -249,7 +266,31 @@ def test_a_damaged_database_is_built_anew(tmp_path: Path, damage: str) -> None:
     assert len(told) <= 1
     if damage != "empty":  # an empty file is a database
         assert "usage.sqlite3.damaged-" in told[0]
+    late = damage in ("a name that is not text", "a text for a number")  # found after the use was taken in
+    assert _runs(tmp_path) == (0 if late else 1)
+
+
+def test_no_random_damage_fails_for_good(tmp_path: Path, scale: int) -> None:
+    made(tmp_path).release()
+    note_use(tmp_path / "spool", NAME, "script")
     assert _runs(tmp_path) == 1
+    database = tmp_path / "usage.sqlite3"
+    good = database.read_bytes()
+    written = [at for at, byte in enumerate(good) if byte and not 60 <= at < 64]  # a version may be a newer one's
+    dice = random.Random(12)
+    for _ in range(40 * scale):
+        data = bytearray(good)
+        for at in dice.sample(written, dice.choice([1, 2, 8, 40])):
+            data[at] = dice.randrange(256)
+        for path in tmp_path.glob("usage.sqlite3*"):
+            path.unlink()
+        database.write_bytes(data)
+        note_use(tmp_path / "spool", NAME, "script")
+        with usage_log(tmp_path, []) as log:
+            assert log.rows().keys() == {NAME}
+            log.running()
+            log.saw_in_use(NAME, 1.0)
+            log.tidy(1e9)
 
 
 def test_damage_that_shows_only_in_the_middle_of_the_work(tmp_path: Path) -> None:

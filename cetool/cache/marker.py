@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ MARKER_SCHEMA = 1
 MARKER = "conda-meta/cetool"
 #: CEP 22: environments with this file are not to be changed by conda clients.
 FROZEN = "conda-meta/frozen"
+#: Bytes of a marker, and levels of its spec: many times what the largest one has.
+_LARGEST, _DEEPEST = 16 << 20, 6
+#: A pipe in its place would hold whoever opens it.
+_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+_FLAGS |= getattr(os, "O_BINARY", 0)
 #: What comes of reading a marker that is none.
 _BROKEN = (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
 _FROZEN_MESSAGE = (
@@ -63,10 +69,13 @@ class Marker(Value):
         """
         if data["schema"] != MARKER_SCHEMA:
             raise ValueError(f"schema {data['schema']!r}")
+        _check_spec(data["spec"])
         values = {name: data[name] for name in cls._fields}
         for name, value in values.items():
             if name != "spec" and not _is_of_kind(value, _NUMBERS.get(name)):
                 raise TypeError(f"{name} is {value!r}")
+            if name not in ("spec", "prefix", *_NUMBERS):
+                value.encode()
         return cls(**{**values, "spec": EnvironmentSpec.from_dict(data["spec"])})
 
 
@@ -77,10 +86,28 @@ _NUMBERS: dict[str, type] = {"created": float, "seconds": float, "packages": int
 def _is_of_kind(value: object, number: type | None) -> bool:
     """Whether a JSON value is of that kind of number, or text without NUL for None."""
     if number is None:
-        return isinstance(value, str) and "\0" not in value
+        if not isinstance(value, str) or "\0" in value:
+            return False
+        os.fsencode(value)  # raises UnicodeEncodeError for a lone surrogate, unless it stands for a byte of a path
+        return True
     # an SQLite integer has 64 bits, and a float that is no number compares with nothing
     fits = isinstance(value, int if number is int else (int, float)) and not isinstance(value, bool)
     return fits and isinstance(value, (int, float)) and 0 <= value < 2**63
+
+
+def _check_spec(value: object, depth: int = 0) -> None:
+    """Raise TypeError where a spec has other values than texts in lists and mappings."""
+    if depth > _DEEPEST:
+        raise TypeError("nested too deep")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_spec(key, depth + 1)
+            _check_spec(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check_spec(item, depth + 1)
+    elif not _is_of_kind(value, None):
+        raise TypeError(f"{value!r} is in the spec")
 
 
 def read_marker(prefix: Path) -> Marker | None:
@@ -95,7 +122,9 @@ def is_marked(prefix: Path) -> bool:
     """Whether the environment has a marker of its own, whatever is in that: who looks at thousands looks no closer."""
     try:
         data = _read(prefix)
-        return data["schema"] == MARKER_SCHEMA and _is_same(str(data["prefix"]), prefix)
+        return (
+            data["schema"] == MARKER_SCHEMA and _is_of_kind(data["prefix"], None) and _is_same(data["prefix"], prefix)
+        )
     except _BROKEN:
         return False
 
@@ -112,8 +141,12 @@ def _is_same(marked: str, prefix: Path) -> bool:
 
 
 def _read(prefix: Path) -> Any:
-    with open(f"{prefix}/{MARKER}", "rb") as file:
-        return json.loads(file.read())
+    """The document in the marker's file. Raises one of _BROKEN."""
+    with open(os.open(f"{prefix}/{MARKER}", _FLAGS), "rb") as file:
+        info = os.fstat(file.fileno())
+        if not stat.S_ISREG(info.st_mode) or info.st_size > _LARGEST:
+            raise ValueError("not a file, or too large")
+        return json.loads(file.read(_LARGEST))
 
 
 class Settling:

@@ -14,14 +14,22 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cetool.cache.locks import FileLock, wait_for_lock
 from cetool.cache.marker import Marker, valid_marker
 from cetool.cache.processes import running_processes
 from cetool.cache.spool import all_files, read_uses, taken_files
 from cetool.cache.store import Store
-from cetool.cache.usage_database import connect, copy_in_memory, is_damage, lacks_room, refused, set_aside
+from cetool.cache.usage_database import (
+    DATABASE_ERRORS,
+    connect,
+    copy_in_memory,
+    is_damage,
+    lacks_room,
+    refused,
+    set_aside,
+)
 from cetool.errors import StoreError
 from cetool.paths import Paths
 from cetool.values import Value
@@ -63,7 +71,7 @@ class UsageLog:
         try:
             self._db = connect(paths.database)
             self._seen = self._status()
-        except sqlite3.Error as error:
+        except DATABASE_ERRORS as error:
             self._db = self._mend(error, None)
 
     def close(self) -> None:
@@ -83,7 +91,7 @@ class UsageLog:
                     self._add_uses(path)
                     self._db.commit()
                     path.unlink()
-        except sqlite3.Error as error:
+        except DATABASE_ERRORS as error:
             self._roll_back()
             self._db = self._mend(error, self._db)
             self.agree_with_disk()  # what is still in the spool is taken in the next time
@@ -120,7 +128,7 @@ class UsageLog:
         self._db.commit()
 
     def _roll_back(self) -> None:
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(*DATABASE_ERRORS):
             self._db.rollback()
 
     def agree_with_disk(self) -> None:
@@ -128,10 +136,12 @@ class UsageLog:
         self._do(lambda _: self._agree())
 
     def _agree(self) -> None:
-        known = {row[0] for row in self._db.execute("SELECT directory FROM environments")}
+        listed = {row[0] for row in self._db.execute("SELECT directory FROM environments")}
+        # of one that damage took out of either table nothing would be known, and it would stay for ever
+        known = {row[0] for row in self._db.execute("SELECT directory FROM environments JOIN uses USING (directory)")}
         there = {directory.prefix.name: directory for directory in self._store.directories()}
         now = time.time()
-        for name in known - there.keys():
+        for name in listed - there.keys():
             _forget(self._db, name)
         for name in there.keys() - known:
             marker = there[name].marker
@@ -145,13 +155,17 @@ class UsageLog:
             "SELECT directory, name, engine, created, seconds, packages, bytes, last_used, runs"
             " FROM environments JOIN uses USING (directory)"
         )
-        return self._do(lambda db: {row[0]: Row(*row) for row in db.execute(query)})
+        return self._do(lambda db: {row[0]: _row(row) for row in db.execute(query)})
 
     def last_used(self, directory: str) -> float | None:
         """When the directory was last used, in seconds since 1970; None where the log does not know it."""
         query = "SELECT last_used FROM uses WHERE directory = ?"
-        row = self._do(lambda db: db.execute(query, (directory,)).fetchone())
-        return None if row is None else float(row[0])
+
+        def ask(db: sqlite3.Connection) -> float | None:
+            row = db.execute(query, (directory,)).fetchone()
+            return None if row is None else float(row[0])
+
+        return self._do(ask)
 
     def running(self) -> dict[str, list[int]]:
         """PIDs, by directory, of this host's logged processes that are really running (PID and start time match)."""
@@ -190,16 +204,16 @@ class UsageLog:
         try:
             with self._db:
                 return action(self._db)
-        except sqlite3.Error as error:
+        except DATABASE_ERRORS as error:
             self._db = self._mend(error, self._db)
         try:
             with self._db:
                 self._agree()
                 return action(self._db)
-        except sqlite3.Error as error:
+        except DATABASE_ERRORS as error:
             raise refused(self._paths.database, error) from error
 
-    def _mend(self, error: sqlite3.Error, broken: sqlite3.Connection | None) -> sqlite3.Connection:
+    def _mend(self, error: Exception, broken: sqlite3.Connection | None) -> sqlite3.Connection:
         """A new database in place of a damaged one, one in memory where the disk is full.
 
         Raises StoreError where neither is the matter, and where the database cannot be replaced.
@@ -214,11 +228,11 @@ class UsageLog:
         try:
             with self._turn():
                 if not _is_same(self._seen, self._status()):
-                    with contextlib.suppress(sqlite3.Error):  # somebody has replaced it already
+                    with contextlib.suppress(*DATABASE_ERRORS):  # somebody has replaced it already
                         return self._opened()
                 aside = set_aside(database)
                 connection = self._opened()
-        except (OSError, sqlite3.Error) as again:
+        except (OSError, *DATABASE_ERRORS) as again:
             raise StoreError(
                 f"the usage log {database} is damaged ({error}) and cannot be replaced: {again}",
                 hint="Remove it: it is built anew from the environments on disk.",
@@ -226,14 +240,14 @@ class UsageLog:
         self._warn(f"The usage log was damaged ({error}); it is kept as {aside} and built anew from what is on disk.")
         return connection
 
-    def _memory(self, error: sqlite3.Error, broken: sqlite3.Connection | None) -> sqlite3.Connection:
+    def _memory(self, error: Exception, broken: sqlite3.Connection | None) -> sqlite3.Connection:
         if broken is not None:
             broken.close()
         try:
             self._db = copy_in_memory(self._paths.database)
             self._in_memory = True
             self._take_in_memory()
-        except (OSError, sqlite3.Error) as again:
+        except (OSError, *DATABASE_ERRORS) as again:
             raise refused(self._paths.database, error) from again
         self._warn(f"The usage log cannot be written to ({error}): what is done now is not remembered there.")
         return self._db
@@ -276,6 +290,14 @@ def open_usage_log(paths: Paths, store: Store, *, warn: Callable[[str], None]) -
         log.close()
 
 
+def _row(values: tuple[Any, ...]) -> Row:
+    """A row whose values are of their kind. Raises ValueError: SQLite stores what it is given, damage too."""
+    for value, kind in zip(values, (str, str, str, float, float, int, int, float, int), strict=True):
+        if not isinstance(value, kind) or (isinstance(value, (int, float)) and not 0 <= value < 2**63):
+            raise ValueError(f"{value!r} in the place of a {'text' if kind is str else 'number'}")
+    return Row(*values)
+
+
 def _is_same(one: os.stat_result | None, other: os.stat_result | None) -> bool:
     return one is not None and other is not None and os.path.samestat(one, other)
 
@@ -283,7 +305,7 @@ def _is_same(one: os.stat_result | None, other: os.stat_result | None) -> bool:
 def _insert(db: sqlite3.Connection, directory: str, marker: Marker, used: float) -> None:
     values = (
         directory,
-        marker.name,
+        _text(marker.name),
         json.dumps(marker.spec.as_dict(), sort_keys=True),
         _text(marker.engine),
         _text(marker.engine_version),

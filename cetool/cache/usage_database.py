@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 import time
@@ -42,15 +43,25 @@ BUSY_SECONDS = 5.0
 _MOST_KIB = 32 * 1024
 #: Bytes below which a disk counts as full: the database's shared memory alone takes half of it.
 _LEAST_ROOM = 64 * 1024
-_SIGNS_OF_DAMAGE = ("malformed", "not a database", "no such table", "no such column", "disk image", "already exists")
+#: More versions than there will ever be: such a number is damage, not a newer cetool's.
+_MOST_VERSIONS = 1000
+#: What a damaged database can raise: bytes that are not text, numbers that are none, besides SQLite's own errors.
+DATABASE_ERRORS = (sqlite3.Error, UnicodeError, OverflowError, ValueError, TypeError, IndexError)
+_SIGNS_OF_DAMAGE = (
+    *("malformed", "not a database", "no such table", "no such column", "disk image", "already exists"),
+    *("decode", "unsupported file format"),
+)
 
 
 def connect(path: Path) -> sqlite3.Connection:
     """The database, of the schema that this cetool knows; made where it is missing.
 
-    Raises sqlite3.Error, and StoreError where it was written by a newer cetool or its directory cannot be made.
+    Raises one of DATABASE_ERRORS, and StoreError where it was written by a newer cetool or its directory cannot be
+    made.
     """
     make_private_dirs(path.parent)
+    if os.path.lexists(path) and not path.is_file():  # SQLite would wait for ever to open a pipe
+        raise sqlite3.DatabaseError("it is not a file")
     try:
         return _connect(path, wal=True)
     except sqlite3.OperationalError as error:
@@ -64,6 +75,8 @@ def _connect(path: Path, *, wal: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if not 0 <= version < _MOST_VERSIONS:
+            raise sqlite3.DatabaseError(f"its version is {version}")
         if version > len(_MIGRATIONS):
             raise StoreError(
                 f"the usage log {path} was written by a newer cetool (schema {version}, this one knows"
@@ -80,12 +93,25 @@ def _connect(path: Path, *, wal: bool) -> sqlite3.Connection:
         connection.execute(f"PRAGMA cache_size = -{_MOST_KIB}")
         for number in range(version, len(_MIGRATIONS)):
             _migrate(connection, number)
-        for table in ("environments", "uses", "runs"):
-            connection.execute(f"SELECT directory FROM {table} LIMIT 1").fetchone()
+        if _schema(connection) != _expected_schema():
+            raise sqlite3.DatabaseError("its tables are not those of a usage log")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _schema(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    query = "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
+    return [(str(name), " ".join(str(sql).split())) for name, sql in connection.execute(query)]
+
+
+@functools.cache
+def _expected_schema() -> list[tuple[str, str]]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        for number in range(len(_MIGRATIONS)):
+            _migrate(connection, number)
+        return _schema(connection)
 
 
 def _leave_wal(path: Path) -> None:
@@ -107,14 +133,18 @@ def _migrate(connection: sqlite3.Connection, number: int) -> None:
             raise
 
 
-def is_damage(error: sqlite3.Error, path: Path) -> bool:
-    """Whether the error tells that the file is no usage log any more, rather than that it cannot be had now."""
+def is_damage(error: Exception, path: Path) -> bool:
+    """Whether the error says that the file is no longer a usage log, rather than that it cannot be used now."""
     if isinstance(error, sqlite3.OperationalError):
+        if "readonly" in str(error) and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+            return True  # its header says so, not the file system
         return path.is_dir() or any(sign in str(error) for sign in _SIGNS_OF_DAMAGE)
+    if not isinstance(error, sqlite3.Error):
+        return True
     return type(error) in (sqlite3.DatabaseError, sqlite3.IntegrityError, sqlite3.InternalError, sqlite3.DataError)
 
 
-def lacks_room(error: sqlite3.Error, path: Path) -> bool:
+def lacks_room(error: Exception, path: Path) -> bool:
     """Whether the error tells that there is no room left to write in, rather than that another holds the database."""
     text = str(error)
     if not isinstance(error, sqlite3.OperationalError):
@@ -139,7 +169,9 @@ def copy_in_memory(path: Path) -> sqlite3.Connection:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as stored:
             if stored.execute("PRAGMA user_version").fetchone()[0] == len(_MIGRATIONS):
                 stored.backup(memory)
-    except sqlite3.Error:
+        if memory.execute("PRAGMA user_version").fetchone()[0] and _schema(memory) != _expected_schema():
+            raise sqlite3.DatabaseError("its tables are not those of a usage log")
+    except DATABASE_ERRORS:
         memory.close()
         memory = sqlite3.connect(":memory:")
     for number in range(memory.execute("PRAGMA user_version").fetchone()[0], len(_MIGRATIONS)):
