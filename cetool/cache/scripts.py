@@ -61,10 +61,13 @@ class ScriptStore:
         held.release()
         return held.path
 
+    def path_of(self, data: bytes, name: str) -> Path:
+        """The path that a script of this content has here, whether it is kept yet or not."""
+        return self.directory / _digest(data) / safe_name(name)
+
     def hold(self, data: bytes, name: str) -> Held:
         """As :meth:`keep`, held in use; ``lock.fd`` is to be kept open in the process that the script becomes."""
-        digest = _digest(data)
-        path = self.directory / digest / safe_name(name)
+        digest, path = _digest(data), self.path_of(data, name)
 
         def put() -> None:
             path.parent.mkdir(mode=_PRIVATE, exist_ok=True)

@@ -135,9 +135,10 @@ def status(
     as_json: options.AsJson = False,
     offline: options.Offline = False,
     insecure: options.Insecure = False,
+    yes: options.Yes = False,
 ) -> None:
     """Show how baselines differ by now from what scripts' environments were made from, package by package."""
-    session = Session({"offline": offline or None})
+    session = options.open_session(None, None, None, offline, False, yes=yes)
     found = [each for target in targets for each in _status_of(target, session, insecure=insecure)]
     if not as_json:
         for row, changes in found:
@@ -160,12 +161,15 @@ def _status_of(target: str, session: Session, *, insecure: bool) -> list[_Status
     from cetool.cli.baselines import baseline_store
     from cetool.cli.locked import identity
     from cetool.cli.sources import open_source
+    from cetool.spec.baselines import is_remote
     from cetool.spec.metadata import read_metadata
 
     source = open_source(target, session, insecure=insecure)
     named = read_metadata(source.script).requirements.baselines
     if not named:
         session.voice.warn(f"{source.script.name} names no baseline")
+    if not session.offline and any(map(is_remote, named)):
+        session.consent()
     store = baseline_store(session)
     about = identity(source)
     name = source.script.name

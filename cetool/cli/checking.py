@@ -35,12 +35,13 @@ def check(
     quiet: options.Quiet = False,
     offline: options.Offline = False,
     insecure: options.Insecure = False,
+    yes: options.Yes = False,
 ) -> int:
     """Look for mistakes in what scripts declare; the exit status is 1 where there is something to say."""
     for rule in ignore or ():
         if rule not in RULES:
             raise UsageError(f"there is no rule {rule!r}", hint=nearest(rule, RULES))
-    session = Session({"verbosity": options.verbosity(verbose, quiet), "offline": offline or None})
+    session = options.open_session(None, options.verbosity(verbose, quiet), None, offline, False, yes=yes)
     found: list[tuple[str, ScriptMetadata | None, list[Finding]]] = []
     for target in targets:
         metadata, findings = _look_at(target, session, declared_only=declared_only, insecure=insecure)

@@ -119,10 +119,11 @@ def name(
     lock_file: options.LockFile = None,
     exclude_newer: options.ExcludeNewer = None,
     as_json: options.AsJson = False,
+    yes: options.Yes = False,
 ) -> None:
     """Print the prefix that an environment has or would have, without making it."""
     lock = options.LockOptions(locked, frozen, no_lock, lock_file)
-    session = Session({"channels": tuple(channel) if channel else None, **lock.settings})
+    session = options.open_session(channel, None, None, False, False, lock, yes=yes)
     words = targets or []
     on = BaselineOptions.of(baseline, without, insecure=insecure)
     if len(words) == 1 and not file and _is_script(words[0]):

@@ -31,7 +31,9 @@ _FOR_SEVERAL = (CONDA_LOCK, PIXI_LOCK, PIXI_LOCK_6)
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be exported: ``platforms`` are those named, ``lock_file`` the lock instead of the script's own."""
+    """What is to be exported: ``platforms`` are those named, ``lock_file`` the lock instead of the script's own,
+    ``sha256`` the digest that the script must have.
+    """
 
     target: str
     format: str
@@ -39,6 +41,7 @@ class Wanted:
     lock_file: Path | None = None
     extra: tuple[str, ...] = ()
     env_file: Path | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def _from_environment(wanted: Wanted, session: Session) -> Found:
 
 def _of(wanted: Wanted, session: Session) -> Found:
     """What is locked for a script, else what is installed in its environment, which is made if it is missing."""
-    source = open_source(wanted.target, session)
+    source = open_source(wanted.target, session, sha256=wanted.sha256)
     elsewhere = bool(wanted.platforms) and session.platform not in wanted.platforms
     # another platform's lock decides nothing here
     choice = LockChoice(ignored=True) if elsewhere else LockChoice(wanted.lock_file)

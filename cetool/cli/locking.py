@@ -92,9 +92,11 @@ def lock(
     quiet: options.Quiet = False,
     offline: options.Offline = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let a script come over plain http.")] = False,
+    sha256: options.Sha256 = None,
+    yes: options.Yes = False,
 ) -> int:
     """Solve for each platform and write down exactly which packages a script runs with."""
-    session = options.open_session(channel, options.verbosity(verbose, quiet), None, offline, False)
+    session = options.open_session(channel, options.verbosity(verbose, quiet), None, offline, False, yes=yes)
     platforms, words = _more_platforms(platform or (), targets)
     scripts, packages = _told_apart(words, update=update)
     wish = Wish(
@@ -112,9 +114,11 @@ def lock(
     if not scripts:
         raise UsageError("no script was given", hint="cetool lock SCRIPT")
     _refuse_clashes(wish, scripts)
+    if sha256 is not None and len(scripts) > 1:
+        raise UsageError("--sha256 pins the content of one script")
     outcomes = []
     for script in scripts:
-        outcomes.append(_lock_one(open_source(script, session, insecure=insecure), wish, session))
+        outcomes.append(_lock_one(open_source(script, session, insecure=insecure, sha256=sha256), wish, session))
     if as_json:
         print_json(document_of(outcomes))
     return 1 if check and any(outcome.changed for outcome in outcomes) else 0

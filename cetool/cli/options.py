@@ -31,7 +31,7 @@ Sha256 = Annotated[
     str | None,
     typer.Option("--sha256", metavar="DIGEST", help="Take the script only if its content has this SHA-256."),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Run a script from a URL without being asked, from now on.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Agree to a script from a URL without being asked.")]
 EnvFile = Annotated[
     Path | None,
     typer.Option("--env-file", metavar="FILE", help="The environment.yml of a script that declares nothing itself."),

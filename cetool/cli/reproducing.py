@@ -88,13 +88,17 @@ def export(
     channel: options.Channels = None,
     offline: options.Offline = False,
     trust_cache_dir: options.TrustCacheDir = False,
+    sha256: options.Sha256 = None,
+    yes: options.Yes = False,
 ) -> None:
     """Write down the exact packages of a script or an environment, for other tools: as locked, else as installed."""
     from cetool.cli.exporting import Wanted, write_output
     from cetool.cli.exporting import export as exported
 
-    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
-    wanted = Wanted(target, format.value, tuple(dict.fromkeys(platform or ())), lock_file, tuple(extra or ()), env_file)
+    loudness = options.verbosity(verbose, quiet)
+    session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, yes=yes)
+    platforms, more = tuple(dict.fromkeys(platform or ())), tuple(extra or ())
+    wanted = Wanted(target, format.value, platforms, lock_file, more, env_file, sha256)
     text = exported(wanted, session)
     if output is None:
         sys.stdout.write(text)

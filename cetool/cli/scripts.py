@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from cetool.cache.scripts import ScriptStore
 from cetool.cli import options
 from cetool.cli.baseline_options import BaselineOptions
 from cetool.cli.environments import spec_document
@@ -64,12 +65,12 @@ def show(
     as_json: options.AsJson = False,
     insecure: options.Insecure = False,
     sha256: options.Sha256 = None,
+    yes: options.Yes = False,
     offline: options.Offline = False,
 ) -> None:
     """Show what was read from a script: its environment, and how it would be made and run."""
-    channels = tuple(channel) if channel else None
     lock = options.LockOptions(locked, frozen, no_lock, lock_file)
-    session = Session({"engine": engine, "channels": channels, "offline": offline or None, **lock.settings})
+    session = options.open_session(channel, None, engine, offline, False, lock, yes=yes)
     source = open_source(target, session, insecure=insecure, sha256=sha256)
     on = BaselineOptions.of(baseline, without, insecure=insecure)
     how = RunOptions(tuple(extra or ()), env_file, lock=lock.choice, exclude_newer=exclude_newer, baselines=on)
@@ -104,7 +105,7 @@ def show(
         ("kernel", metadata.language or ""),
         ("run_with", flow(metadata.run_with) if metadata.run_with else ""),
         ("entrypoint", metadata.entrypoint or ""),
-        ("command", " ".join(_command(metadata, session, spec))),
+        ("command", " ".join(_command(metadata, session, spec, source))),
     ]
     for key, value in rows:
         if value:
@@ -137,7 +138,7 @@ def _shown(metadata: ScriptMetadata, spec: EnvironmentSpec, session: Session, so
         "kernel": metadata.language,
         "run_with": None if metadata.run_with is None else list(metadata.run_with),
         "entrypoint": metadata.entrypoint,
-        "command": _command(metadata, session, spec),
+        "command": _command(metadata, session, spec, source),
     }
 
 
@@ -185,23 +186,27 @@ def _engine(session: Session) -> tuple[str | None, str]:
     return f"{engine.name} {engine.version}", reason
 
 
-def _command(metadata: ScriptMetadata, session: Session, spec: EnvironmentSpec) -> list[str]:
+def _command(metadata: ScriptMetadata, session: Session, spec: EnvironmentSpec, source: Source) -> list[str]:
     """The command line, its program as it will be found; as declared where the environment is not made yet.
 
-    Of a notebook it is that of its kernel, which only the environment can tell.
+    A script that is not a file here gets the path that a run keeps it at. Of a notebook it is the command of its
+    kernel, which only the environment can tell.
     """
     if metadata.language is not None:
         return _kernel_command(metadata, session, session.store.prefix(spec.name))
     if metadata.run_with is None:
         return [metadata.entrypoint or ""]
+    path = metadata.path
+    if source.data is not None:
+        path = str(ScriptStore(session.paths.scripts).path_of(source.data, source.name))
     prefix = session.store_of(spec).prefix(spec.name)
     prefixes = (prefix,) if spec.overlay is None else (prefix, Path(spec.overlay.base))
     if prefix.is_dir():
         try:
-            return [*resolve_command(metadata.run_with, session.environ, prefixes), metadata.path]
+            return [*resolve_command(metadata.run_with, session.environ, prefixes), path]
         except CetoolError:
             pass
-    return [*metadata.run_with, metadata.path]
+    return [*metadata.run_with, path]
 
 
 def info(as_json: options.AsJson = False, engine: options.EngineName = None) -> None:
