@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from cetool.digests import sha256_of
 from cetool.errors import MetadataError
 from cetool.spec.environment import EnvironmentSpec, PypiSettings, Requirements
 from cetool.spec.environment_file import read_environment_file
+from cetool.spec.matchspecs import canonical_spec
 
 SEED = EnvironmentSpec(packages=("numpy", "python >=3"))
 
@@ -128,3 +134,108 @@ def test_a_missing_environment_file_is_not_a_missing_script(tmp_path: Path) -> N
     for path in (tmp_path / "none.yml", tmp_path):
         with pytest.raises(MetadataError, match="environment file"):
             read_environment_file(path)
+
+
+# --- the encoding (docs/specification.md) -----------------------------------------------------------------------------
+
+#: The requests of the examples in docs/specification.md, in their order.
+DOCUMENTED = (
+    SEED,
+    EnvironmentSpec(
+        ('bld[subdir="linux-64"]', "python"),
+        ("bioconda", "conda-forge"),
+        ("six",),
+        variables=(("NAME", "é\U0001fae8"),),
+    ),
+    EnvironmentSpec(
+        ("six",),
+        variables=(("MODE", "fast"),),
+        explicit=(
+            "https://conda.anaconda.org/conda-forge/noarch/six-1.17.0-pyhe01879c_1.conda"
+            "#sha256:458227f759d5e3fcec5d9b7acce54e10c9e1f4f4b7ec978f3bfd54ce4ee9853d",
+        ),
+    ),
+)
+#: Asks one of the Pythons here, which needs none of cetool's dependencies.
+_ON_A_PYTHON = """
+import sys; sys.path.insert(0, sys.argv[1])
+from cetool.spec.environment import EnvironmentSpec, PypiSettings, Requirements
+new = "".join(map(chr, (0x378, 0x1FAE8, 0x2FFC, 0x1C89A, 0xE9, 0x7F, 0xAD, 0x2028, 0x10FFFF)))
+variables = (("A", new), ("B", "'" + '"' + "\\\\"))
+for spec in (
+    EnvironmentSpec(("numpy", "python >=3")),
+    EnvironmentSpec(("numpy",), pypi=("six",), pypi_settings=PypiSettings(index_url=f"https://h/{new}")),
+    EnvironmentSpec(("numpy",), variables=variables),
+    EnvironmentSpec((), explicit=("https://h/noarch/a-1-0.conda",), variables=variables),
+    Requirements(("numpy",), baselines=(f"/srv/{new}",), without=("x",)),
+):
+    print(spec.digest)
+"""
+_DIGESTS = """\
+ea977067a8fbeb21a594e69c6853a98efdf6dc8469823c3a93332bab49b0c251
+9fd4658074992c01f7b1ec567c04ffa43946c9db3f51284b0c9c594a25404f98
+c71f9d3568a520226da5e2538c936154c4d9b6ee2864631abf1e42a8124cfb14
+fcb85c0c9cfd06f1993b2b84426aaf004e4f73fb6e51ba695851740595374d21
+257d0c95db301e8f74709fdc5976baa12ac5bda51797fbd25a085dfeafa6e1a2
+"""
+
+
+def test_the_documented_encodings_are_those_that_are_hashed() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "specification.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```text\n(.*?)\n```\n\nSHA-256: `([0-9a-f]{64})`", text, re.DOTALL)
+    assert [(spec.encoding, spec.digest) for spec in DOCUMENTED] == examples
+    assert all(sha256_of(encoding.encode()) == digest for encoding, digest in examples)
+
+
+def _python(version: str) -> str | None:
+    """A Python of that version on this machine."""
+    patterns = (f".pyenv/versions/{version}.*/bin/python", f".local/share/uv/python/cpython-{version}.*/bin/python")
+    known = [str(found) for pattern in patterns for found in sorted(Path.home().glob(pattern))]
+    for path in (*known, shutil.which(f"python{version}")):
+        if path is not None and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0:
+            return path
+    return None
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13", "3.14"])
+def test_a_digest_is_the_same_on_every_python(version: str) -> None:
+    """Among the characters are some that one Unicode has and another has not, which ``repr`` tells apart."""
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    python = sys.executable if version == here else _python(version)
+    if python is None:
+        pytest.skip(f"there is no Python {version}")
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run([python, "-I", "-c", _ON_A_PYTHON, root], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == _DIGESTS
+
+
+@pytest.mark.parametrize(
+    ("spec", "digest"),
+    [
+        # as commit cc5c68b named them
+        (EnvironmentSpec(("numpy",), ("bioconda",)), "08a9d0d99e47e0464723"),
+        (EnvironmentSpec(("numpy",), variables=(("A", "é"),)), "74f48de3c0aa4ada2ed6"),
+        (EnvironmentSpec(('numpy[build_number="==3"]',), pypi=("six",)), "c0fa7f119b0c3f40a2e9"),
+        (EnvironmentSpec(("numpy",), explicit=("https://h/noarch/a-1-0.conda",)), "cc7256dce420db76b6c5"),
+    ],
+)
+def test_names_stay_what_they_were(spec: EnvironmentSpec, digest: str) -> None:
+    assert spec.name == digest
+
+
+@pytest.mark.parametrize("field", ["subdir=noarch", "fn=x-1-0.conda", "extras=[a]", "license=MIT"])
+def test_a_spec_that_means_something_else_now_has_another_name(field: str) -> None:
+    """Its environment, made when the field was ignored, is not taken for the one that is asked for."""
+    spec = EnvironmentSpec((canonical_spec(f"x[{field}]"),))
+    assert spec.encoding.endswith('{"schema":2}')
+    old = sha256_of("\n".join(spec.packages).encode())
+    assert spec.digest != old
+
+
+def test_the_order_of_specs_does_not_depend_on_their_credentials() -> None:
+    def spec(login: str) -> EnvironmentSpec:
+        packages = (f'x[channel="https://{login}b.org/c/"]', 'x[channel="https://a.org/c/"]')
+        return EnvironmentSpec.of(Requirements(packages))
+
+    assert spec("").name == spec("me:pw@").name == spec("A:pw@").name

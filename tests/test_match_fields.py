@@ -104,8 +104,8 @@ def test_a_spec_is_read_as_cep_29_has_it(text: str, canonical: str) -> None:
         ("pkg 1" + "0" * 64, "at most 64"),
         ("pkg=1.0=a-b", "holds '-'"),
         ("pkg 1.0 " + "b" * 65, "at most 64"),
-        ("Conda-Forge::pkg", "lower case"),
-        ("c" * 129 + "::pkg", "not the name of a channel"),
+        ("conda-forge/-x::pkg", "is not a channel"),
+        ("c" * 129 + "::pkg", "more than 128"),
         ("conda-forge/label/1dev::pkg", "not the name of a label"),
         *(
             (f"pkg[subdir={subdir}]", "not a subdir")

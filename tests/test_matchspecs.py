@@ -197,6 +197,7 @@ def test_any_text_is_a_requirement_or_a_sentence(text: str) -> None:
         ("!=3.12.0,>=3.11", "python >=3.11,!=3.12.0"),
         ("!=3.11.*", "python !=3.11.*"),
         (">=3.13rc1", "python >=3.13rc1"),
+        (">=3.13.RC1,<v4", "python >=3.13rc1,<4"),
     ],
 )
 def test_requires_python_becomes_a_spec(text: str, spec: str) -> None:
@@ -225,6 +226,19 @@ def test_directories_are_channels_blanks_and_all(tmp_path: Path) -> None:
     assert canonical_channel("./my channel", base_dir=tmp_path) == (tmp_path / "my channel").as_uri()
     assert canonical_channel("/srv/ö", base_dir=tmp_path) == "file:///srv/%C3%B6"
     assert canonical_channel("https://conda.anaconda.org/bioconda/", base_dir=tmp_path) == "bioconda"
-    for bad in ("my channel", "https://host/a b", "-x", "a,b", "../x\n", "", "a/../b", "conda-forge\x1b"):
+    for bad in (
+        "my channel",
+        "https://host/a b",
+        "-x",
+        "a,b",
+        "../x\n",
+        "",
+        "a/../b",
+        "a/.b",
+        "a/-b",
+        "c" * 129,
+        "a/label/1",
+        "a\x1b",
+    ):
         with pytest.raises(MetadataError):
             canonical_channel(bad, base_dir=tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import sys
@@ -57,6 +59,28 @@ def test_a_damaged_record(home: Home, record: Path) -> None:
         record.write_bytes(text)
         assert not is_warm(home, "script.sh")
         learn(home, home.path / "script.sh")
+
+
+def test_what_the_previous_version_wrote_is_replaced_silently(home: Home, record: Path) -> None:
+    """A launch record of form 2, and an environment with the name that commit cc5c68b gave a lock with variables."""
+    data = record.read_bytes()
+    record.write_bytes(data.replace(warm.MAGIC, b"cetool launch 2"))
+    envs = home.cache / "envs"
+    (made,) = (path for path in envs.iterdir() if (path / "conda-meta" / "cetool").exists())
+    marker = json.loads((made / "conda-meta" / "cetool").read_text())
+    lines, variables = ("https://h/noarch/a-1-0.conda",), {"A": "\U0001fae8"}
+    text = "\n".join(["@EXPLICIT", *lines, repr(tuple(variables.items()))])
+    name = hashlib.sha256(text.encode()).hexdigest()[:20]
+    old = envs / name
+    shutil.copytree(made, old, symlinks=True)
+    spec = {"packages": ["a"], "channels": ["conda-forge"], "variables": variables, "explicit": lines}
+    (old / "conda-meta" / "cetool").write_text(json.dumps({**marker, "name": name, "prefix": str(old), "spec": spec}))
+    done = home.cetool("script.sh")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert record.read_bytes().startswith(warm.MAGIC) and is_warm(home, "script.sh")
+    listed = json.loads(home.cetool("list", "--json").stdout)["environments"]
+    assert {each["name"] for each in listed} == {made.name, name}
+    assert home.cetool("gc", "--all").stderr.count("defect") == 0 and not old.exists()
 
 
 def test_a_record_that_others_had_a_hand_in(home: Home, record: Path) -> None:

@@ -94,7 +94,7 @@ def make_plan(request: CreateRequest, condarc: Condarc, environ: Mapping[str, st
     return Plan(
         channels=tuple(channels.items()),
         specs=tuple(specs),
-        pins=tuple(_parsed(pin) for pin in condarc.pinned_packages),
+        pins=tuple(_parsed(_fields_of(pin).text()) for pin in condarc.pinned_packages),
         access=access,
         condarc=condarc,
         offline=request.offline or condarc.offline,
@@ -109,10 +109,7 @@ def _selecting(text: str, selected: dict[str, tuple[Fields, ...]]) -> Fields | N
         return None
     from cetool.engines.rattler_selection import SELECTED
 
-    try:
-        fields = read_fields(text)
-    except ValueError as error:
-        raise EngineError(f"{redact(text)!r} is not a match spec: {redact(str(error))}") from None
+    fields = _fields_of(text)
     if not any(fields.get(key) for key in SELECTED):
         return None
     if fields.get("when"):
@@ -123,6 +120,13 @@ def _selecting(text: str, selected: dict[str, tuple[Fields, ...]]) -> Fields | N
         )
     selected[fields.name] = (*selected.get(fields.name, ()), fields)
     return fields
+
+
+def _fields_of(text: str) -> Fields:
+    try:
+        return read_fields(text)
+    except ValueError as error:
+        raise EngineError(f"{redact(text)!r} is not a match spec: {redact(str(error))}") from None
 
 
 def _parsed(text: str) -> MatchSpec:

@@ -18,7 +18,10 @@ from cetool.spec.urls import redact, split_url
 
 _MOST_SHOWN = 120
 _SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_NAME = pattern(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*\Z")
+_NAME = pattern(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_LABEL = pattern(r"[A-Za-z][A-Za-z0-9_./-]{0,127}")
+#: CEP 26: the most characters of a part of a channel's name.
+_LONGEST_PART = 128
 
 
 def file_url(path: str, base_dir: str | os.PathLike[str], *, where: Location | None = None) -> str:
@@ -67,13 +70,31 @@ def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Loc
             if url.startswith(alias + "/") and not url.startswith(alias + "/t/"):
                 return url[len(alias) + 1 :]
         return url
-    if "," in channel or not _NAME.match(channel) or ".." in channel.split("/"):
+    channel = channel.rstrip("/")
+    try:
+        check_channel_name(channel)
+    except ValueError as error:
         raise MetadataError(
-            f"{_short(redact(channel))!r} is not a channel",
+            f"{_short(redact(channel))!r} is not a channel: {_short(redact(str(error)))}",
             where=where,
             hint="A channel is a name (conda-forge), a URL (https://...), or a directory (./here or /there).",
-        )
-    return channel.rstrip("/")
+        ) from None
+    return channel
+
+
+def check_channel_name(channel: str) -> None:
+    """Raise ValueError, with the reason, where a channel cannot be called that (CEP 26).
+
+    Capital letters pass: CEP 26 has none, but conda and anaconda.org take ``-c Esri`` for ``-c esri``.
+    """
+    name, found, label = channel.partition("/label/")
+    for part in name.split("/"):
+        if not _NAME.fullmatch(part):
+            raise ValueError(f"'{part}' has other characters than letters, digits, . _ and -, or starts with . or -")
+        if len(part) > _LONGEST_PART:
+            raise ValueError(f"a part of its name has more than {_LONGEST_PART} characters")
+    if found and not _LABEL.fullmatch(label):
+        raise ValueError(f"'{_short(label)}' is not the name of a label: it starts with a letter")
 
 
 def _with_plain_login(channel: str, where: Location | None) -> str:

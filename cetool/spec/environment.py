@@ -231,7 +231,8 @@ class EnvironmentSpec(Value):
             variables = {"schema": DIGEST_SCHEMA, "variables": dict(self.variables)}
             # without variables schema 1 wrote (), and schema 2 still does
             return "\n".join(["@EXPLICIT", *lines, canonical_json(variables) if self.variables else "()"])
-        text = "\n".join(strip_credentials(spec) for spec in self.packages)
+        # sorted without their credentials, which might order them otherwise
+        text = "\n".join(sorted({strip_credentials(spec) for spec in self.packages}))
         extra = {key: value for key, value in self._as_dict().items() if key != "packages"}
         if extra.get("channels") == [DEFAULT_CHANNEL]:
             del extra["channels"]
@@ -247,7 +248,7 @@ class EnvironmentSpec(Value):
         pairs: dict[str, Any] = {
             "packages": [strip_credentials(spec) for spec in self.packages],
             "channels": [strip_credentials(channel) for channel in self.channels],
-            "pypi": list(map(strip_credentials, self.pypi)),
+            "pypi": sorted(map(strip_credentials, self.pypi)),
             "pypi-settings": self.pypi_settings.as_dict(),
             "variables": dict(self.variables),
             "virtual-packages": dict(self.virtual_packages),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from cetool.patterns import pattern
+from cetool.spec.channels import check_channel_name
 from cetool.spec.platforms import PLATFORMS
 from cetool.values import Value
 
@@ -38,8 +39,6 @@ FIELDS = (
 
 _LISTS = ("extras", "flags")
 _SUBDIR = pattern(r"[a-z0-9]+-[a-z0-9]+")
-_CHANNEL_NAME = pattern(r"[a-z0-9_][a-z0-9_.-]{0,127}(?:/[a-z0-9_][a-z0-9_.-]{0,127})*")
-_LABEL = pattern(r"[A-Za-z][A-Za-z0-9_./-]{0,127}")
 _VERSION = pattern(r"(?:[0-9]+!)?[a-z0-9_.+]+")
 _BUILD = pattern(r"[A-Za-z0-9_.+*]+")
 _BUILD_NUMBER = pattern(r"(==|!=|>=|<=|[<>=])?\s*([0-9]{1,18})")
@@ -120,7 +119,7 @@ def read_fields(spec: str) -> Fields:
             channel, subdir = head, tail
     channel = "" if channel == "*" else channel
     if channel:
-        check_channel(channel)
+        _check_channel(channel)
     if subdir is not None:
         others.setdefault("subdir", subdir)
     pairs = tuple((key, _checked(key, others[key])) for key in FIELDS if key in others and key != "channel")
@@ -161,18 +160,14 @@ def check_name(name: str) -> None:
     raise ValueError(f"'{name}' is not a package name: two of the characters . _ - follow each other (CEP 26)")
 
 
-def check_channel(channel: str) -> None:
-    """Raise ValueError where a channel that is not a URL or a path has a name that CEP 26 forbids."""
-    if "://" in channel or channel.startswith(("/", ".", "~")):
-        return
-    name, found, label = channel.partition("/label/")
+def _check_channel(channel: str) -> None:
     if "*" in channel:
         raise ValueError("a channel has no wildcards, but for * alone")
-    if not _CHANNEL_NAME.fullmatch(name):
-        hint = ": write it in lower case" if _CHANNEL_NAME.fullmatch(name.lower()) else ""
-        raise ValueError(f"'{name}' is not the name of a channel{hint} (CEP 26)")
-    if found and not _LABEL.fullmatch(label):
-        raise ValueError(f"'{label}' is not the name of a label (CEP 26)")
+    if "://" not in channel and not channel.startswith(("/", ".", "~")):
+        try:
+            check_channel_name(channel)
+        except ValueError as error:
+            raise ValueError(f"'{channel}' is not a channel: {error} (CEP 26)") from None
 
 
 def _brackets(spec: str) -> tuple[str, dict[str, str]]:

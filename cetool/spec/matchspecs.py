@@ -259,11 +259,13 @@ def requires_python_spec(text: str, *, where: Location | None = None) -> str:
             if specifier.operator == "~=":
                 series = Version(specifier.version).release[:-1]
                 epoch = f"{Version(specifier.version).epoch}!" if Version(specifier.version).epoch else ""
-                clauses += [f">={specifier.version}", f"{epoch}{'.'.join(map(str, series))}.*"]
+                clauses += [f">={Version(specifier.version)}", f"{epoch}{'.'.join(map(str, series))}.*"]
             elif specifier.operator in ("==", "===") and specifier.version.endswith(".*"):
                 clauses.append(specifier.version)
-            else:
-                clauses.append(f"{specifier.operator.replace('===', '==')}{specifier.version}")
+            elif specifier.version.endswith(".*"):
+                clauses.append(f"{specifier.operator}{specifier.version}")
+            else:  # in its normal form: PEP 440 has 3.13RC1 as well, conda has not
+                clauses.append(f"{specifier.operator.replace('===', '==')}{Version(specifier.version)}")
         return _canonical(f"python {','.join(clauses)}".strip())
     except (InvalidSpecifier, ValueError):
         shown = shorten(text).encode("unicode_escape", "surrogatepass").decode()

@@ -11,6 +11,7 @@ import re
 from cetool.errors import CetoolError
 from cetool.spec.dependencies import conda_dependencies
 from cetool.spec.edit_toml import key_text, quoted
+from cetool.spec.match_fields import read_fields
 from cetool.spec.matchspecs import canonical_requirement, canonical_spec, requires_python_spec
 from cetool.spec.nodes import Node
 from cetool.spec.pixi import read_pixi
@@ -36,7 +37,7 @@ def conda_entry(text: str, base_dir: str | os.PathLike[str]) -> Pair | None:
     name, channel = found["name"], found["channel"]
     rest = (found["rest"] or "").strip()
     candidates = [] if channel or rest.startswith("[") else [quoted(rest or "*")]
-    fields = _fields(text)
+    fields = _fields(wanted)
     if channel:
         fields["channel"] = channel
     written = [f"{key} = {quoted(value)}" for key, value in fields.items()]
@@ -49,27 +50,13 @@ def conda_entry(text: str, base_dir: str | os.PathLike[str]) -> Pair | None:
     return None
 
 
-def _fields(text: str) -> dict[str, str]:
-    """The fields of a match spec that a table has, too."""
-    from rattler import MatchSpec
-
-    try:
-        spec = MatchSpec(text.strip())
-    except Exception:  # a channel that is a path: the caller knows it
-        try:
-            spec = MatchSpec(text.strip().rpartition("::")[2])
-        except Exception:
-            return {}
-    found = {
-        "version": spec.version,
-        "build": spec.build,
-        "build-number": spec.build_number,
-        "channel": spec.channel.name if spec.channel is not None else None,
-        "subdir": spec.subdir,
-        "md5": spec.md5.hex() if spec.md5 is not None else None,
-        "sha256": spec.sha256.hex() if spec.sha256 is not None else None,
-    }
-    return {key: str(value) for key, value in found.items() if value is not None}
+def _fields(canonical: str) -> dict[str, str]:
+    """The fields of a canonical match spec that a table has, too."""
+    fields = read_fields(canonical)
+    found = {"version": fields.version, "build": fields.build, "build-number": fields.get("build_number")}
+    found["channel"] = fields.channel
+    found |= {key: fields.get(key) for key in ("subdir", "md5", "sha256")}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _conda_meaning(name: str, value: str, base_dir: str | os.PathLike[str]) -> str | None:
