@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from support.home import Home
 from support.warm import learn, run_warm
 
 from cetool.errors import MetadataError
-from cetool.spec.environment import EnvironmentSpec, Requirements
+from cetool.spec.environment import EnvironmentSpec, Requirements, Solving
 from cetool.spec.environment_file import read_environment_file
 from cetool.spec.metadata import ScriptMetadata, read_metadata
+from cetool.spec.pixi_keys import IRRELEVANT, KEYS, REFUSED
 from cetool.spec.source import script_from_text
 
 
@@ -371,3 +373,129 @@ def test_an_environment_file_without_packages_makes_an_empty_environment(settled
     assert made.returncode == 0 and made.stderr.count("empty.yml:3: 'prefix'") == 1
     script = settled.write("plain.sh", "echo $A")
     assert settled.cetool("run", "--env-file", file, script).stdout == "b\n"
+
+
+# --- [tool.pixi] ------------------------------------------------------------------------------------------------------
+
+
+def pixi(*lines: str, platform: str = "linux-64") -> Requirements:
+    text = "\n".join(("# /// script", *(f"# {line}" for line in lines), "# ///", ""))
+    return read_metadata(script_from_text(text, "/work/s.py", "s.py"), platform).requirements
+
+
+def test_the_docs_list_every_key_of_tool_pixi_and_what_becomes_of_it() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "pixi.md").read_text()
+    rows = re.findall(r"^\| `([^`]+)` \| (\w+) \|", text, re.MULTILINE)
+    assert dict(rows) == KEYS and len(rows) == len(KEYS)
+
+
+def _statement(key: str, value: str) -> str:
+    path = key.replace("PLATFORM", "osx-arm64").replace("$schema", '"$schema"')
+    return f"tool.pixi.{path} = {value}"
+
+
+@pytest.mark.parametrize("key", sorted(key for key, what in KEYS.items() if what == REFUSED))
+def test_a_refused_key_of_tool_pixi_is_an_error_with_its_line(key: str) -> None:
+    for value in ("{ a = '*' }", "['a']", "true"):
+        with pytest.raises(MetadataError) as caught:
+            pixi("dependencies = []", _statement(key, value))
+        assert (
+            str(caught.value.where) == "s.py:3" and caught.value.hint and key.rpartition(".")[2] in caught.value.message
+        )
+
+
+@pytest.mark.parametrize("key", sorted(key for key, what in KEYS.items() if what == IRRELEVANT))
+def test_an_irrelevant_key_of_tool_pixi_changes_nothing(key: str) -> None:
+    found = pixi(_statement(key, "{ a = 'b' }"))
+    assert found._replace(warnings=()) == pixi("dependencies = []")
+    assert bool(found.warnings) == key.endswith("tasks")
+
+
+@pytest.mark.parametrize(
+    "key", ["nonsense", "workspace.nonsense", "target.linux.nonsense", "target.linux.pypi-options"]
+)
+def test_an_unknown_key_of_tool_pixi_is_an_error(key: str) -> None:
+    with pytest.raises(MetadataError, match="unknown key"):
+        pixi(_statement(key, "{ a = 'b' }"))
+
+
+def test_constraints_variables_and_solver_settings_of_tool_pixi_are_honoured() -> None:
+    found = pixi(
+        "[tool.pixi.workspace]",
+        "platforms = ['osx-arm64', { name = 'linux-ci', platform = 'linux-64' }]",
+        "channels = ['a', { channel = 'b', priority = 2 }]",
+        "channel-priority = 'disabled'",
+        "solve-strategy = 'lowest-direct'",
+        "exclude-newer = '2026-01-31'",
+        "[tool.pixi]",
+        "constraints = { x = '>=1', y = { version = '2.*', build = 'h*' } }",
+        "activation.env = { A = '1', B = '2' }",
+        "target.unix.constraints.x = '>=2'",
+        "target.linux-ci.activation.env.B = '3'",
+        "target.linux-ci.dependencies.z = '*'",
+        "target.osx.dependencies.not-here = '*'",
+    )
+    assert found.solving == Solving(("x >=2", "y 2.* h*"), "disabled", "lowest-direct")
+    assert found.exclude_newer == "2026-01-31T23:59:59Z"
+    assert (found.channels, found.packages) == (("b", "a"), ("python", "z"))
+    assert dict(found.variables) == {"A": "1", "B": "3"}
+    spec = EnvironmentSpec.of(found)
+    assert EnvironmentSpec.from_dict(spec.as_dict()) == spec
+    assert (
+        len({spec.name, spec._replace(solving=Solving()).name, EnvironmentSpec(("python", "z"), ("b", "a")).name}) == 3
+    )
+    assert found.digest != found._replace(solving=Solving()).digest != found._replace(exclude_newer=None).digest
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["workspace.platforms = ['osx-arm64']"], "not for linux-64"),
+        (["workspace.platforms = [{ platform = 'linux-64', cuda = '12' }]"], "'cuda'"),
+        (["workspace.platforms = ['noarch']"], "not a platform"),
+        (["target.linux-ci.dependencies.a = '*'"], "no platform"),
+        (["workspace.exclude-newer = '7d'"], "not a date"),
+        (["workspace.channel-priority = 'none'"], "cannot be 'none'"),
+        (["activation.env.A = '$HOME/x'"], "refers to another one"),
+        (["activation.env.A = '%HOME%'"], "refers to another one"),
+        (["workspace.solve-strategy = 'lowest'", "pypi-dependencies.six = '*'"], "PyPI requirements"),
+        (["constraints.a = { version = '1', channel = 'b' }"], "unknown key 'channel'"),
+        (["workspace.channels = [{ channel = 'a', exclude-newer = '7d' }]"], "unknown key 'exclude-newer'"),
+    ],
+)
+def test_what_tool_pixi_asks_for_and_cetool_does_not_do_is_refused(lines: list[str], says: str) -> None:
+    with pytest.raises(MetadataError) as caught:
+        pixi(*(f"tool.pixi.{line}" for line in lines))
+    assert says in caught.value.message and caught.value.where is not None and caught.value.where.line
+
+
+def test_channels_of_a_conda_script_block_are_not_replaced_by_those_of_tool_pixi() -> None:
+    text = "# /// conda-script\n# channels = ['a']\n# tool.pixi.workspace.channels = ['{}']\n# /// end-conda-script\n"
+    assert read(text.format("a")).requirements.channels == ("a",)
+    with pytest.raises(MetadataError, match="different channels") as caught:
+        read(text.format("b"))
+    assert str(caught.value.where) == "s.py:3"
+
+
+def test_an_unknown_key_of_tool_conda_or_tool_cetool_is_an_error() -> None:
+    for table in ("conda", "cetool"):
+        with pytest.raises(MetadataError, match="unknown key 'chanels'"):
+            read(f"# /// script\n# tool.{table}.chanels = ['a']\n# ///\n")
+
+
+@pytest.mark.parametrize("engine", ["rattler", pytest.param("conda", marks=pytest.mark.real_conda)])
+def test_a_constraint_decides_which_package_another_one_brings(settled: Home, tmp_path: Path, engine: str) -> None:
+    channel = tmp_path / "both"
+    packages = [small("lib", "1.0"), small("lib", "2.0"), small("app", "1.0", "lib")]
+    records = {f"{each.stem}.conda": write_package(each, channel) for each in packages}
+    write_repodata(records, "noarch", channel)
+    lines = [f"channels = ['{channel}']", "dependencies.app = '*'", "tool.pixi.constraints.lib = '<2'"]
+    lines = ["/// conda-script", *lines, "entrypoint = '/bin/sh ${SCRIPT}'", "/// end-conda-script"]
+    text = "\n".join(f"# {line}" for line in lines) + '\nls "$CONDA_PREFIX/conda-meta"\n'
+    script = settled.write(f"constrained-{engine}.sh", text)
+    ran = settled.cetool("run", "--engine", engine, script)
+    assert "lib-1.0" in ran.stdout and "lib-2.0" not in ran.stdout, ran.stderr
+    assert settled.cetool("lock", script).returncode == 0
+    lock = script.with_name(f"{script.name}.conda-lock.yml")
+    assert "lib-1.0" in lock.read_text() and "lib-2.0" not in lock.read_text()
+    lock.unlink()

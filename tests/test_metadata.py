@@ -169,7 +169,7 @@ def test_tool_pixi_as_far_as_it_goes() -> None:
         )
     ).requirements
     assert wanted.packages == ("python", "a 3.*", 'bioconda::b >=1[build_number="==3"]', "c")
-    assert wanted.channels == ("conda-forge", "https://host/x")
+    assert wanted.channels == ("https://host/x", "conda-forge")
     assert wanted.pypi[:3] == ("p", "q[x,y]>=1", "r @ git+https://host/r@v1#subdirectory=sub")
     assert wanted.pypi[3].endswith("/the%20script%20is/s")
     assert any("tool.pixi.tasks" in str(each) for each in wanted.warnings)

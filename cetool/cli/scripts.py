@@ -99,6 +99,7 @@ def show(
         ("lock", f"{locked_by} ({len(spec.explicit) + len(spec.explicit_pypi)} packages)" if locked_by else ""),
         *_baseline_rows(session),
         ("as of", spec.exclude_newer or ""),
+        *((key, value if isinstance(value, str) else flow(value)) for key, value in spec.solving.as_dict().items()),
         ("variables", flow([f"{key}={value}" for key, value in needs.variables]) if needs.variables else ""),
         ("prefix", f"{document['prefix']} ({'made' if document['exists'] else 'not made yet'})"),
         ("engine", f"{document['engine']}: {document['engine_reason']}"),

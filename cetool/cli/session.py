@@ -207,6 +207,12 @@ class Session:
         ``exclude_newer`` is a day or a moment as of which it is solved. Raises UsageError for what is neither.
         """
         spec = self._spec_of(requirements)
+        if exclude_newer is None and requirements.exclude_newer is not None:
+            moment = requirements.exclude_newer
+            settings = spec.pypi_settings
+            if spec.pypi and settings.exclude_newer is None:  # [tool.uv] may have one of its own
+                settings = settings._replace(exclude_newer=moment)
+            return spec._replace(exclude_newer=moment, pypi_settings=settings)
         if exclude_newer is None:
             return spec
         from cetool.spec.dates import exclude_newer as moment_of

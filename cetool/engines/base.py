@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cetool.consent import Consent
 from cetool.errors import EngineError
+from cetool.spec.environment import NO_SOLVING, Solving
 from cetool.values import Value
 
 if TYPE_CHECKING:  # only those who solve for a day, or for a lock, need them
@@ -74,8 +75,9 @@ class CreateRequest(Value):
     that has written all, and has yet to end; ``exclude_newer`` the moment after which nothing counts that was published
     later; ``below`` the environment that the packages are to lie over, which the embedded engine alone can do.
 
-    Where it is only solved, ``platform`` is the subdir it is solved for (None: this machine's), and ``preferred`` are
-    packages that are kept where they fit, and ``pinned`` lines of an explicit spec whose packages are taken as given.
+    ``solving`` says what else the solver goes by. Where it is only solved, ``platform`` is the subdir it is solved for
+    (None: this machine's), ``preferred`` are packages that are kept where they fit, and ``pinned`` lines of an explicit
+    spec whose packages are taken as given.
     """
 
     prefix: Path
@@ -96,6 +98,7 @@ class CreateRequest(Value):
     preferred: tuple[LockedConda, ...] = ()
     pinned: tuple[str, ...] = ()
     below: Path | None = None
+    solving: Solving = NO_SOLVING
 
     @property
     def expects_packages(self) -> bool:

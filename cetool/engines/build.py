@@ -15,7 +15,7 @@ from cetool.engines.package_cache import DamagedPackages, distrust
 from cetool.engines.registration import forget_registration
 from cetool.engines.verify import check_complete
 from cetool.errors import EngineError
-from cetool.spec.environment import EnvironmentSpec
+from cetool.spec.environment import NO_SOLVING, EnvironmentSpec
 from cetool.spec.match_fields import is_read_alike
 from cetool.spec.matchspecs import spec_name
 from cetool.spec.urls import redact
@@ -80,6 +80,7 @@ def build_environment(
         stall_timeout=circumstances.stall_timeout,
         inherit=place.inherit,
         meanwhile=circumstances.meanwhile,
+        solving=NO_SOLVING if spec.is_locked else spec.solving,
     )
     if spec.pinned:
         from cetool.engines.additions import with_additions
@@ -188,10 +189,11 @@ def _settle(spec: EnvironmentSpec, place: Place) -> None:
 def _solved_for(request: CreateRequest, circumstances: Circumstances, progress: Progress) -> CreateRequest:
     """The request for a program, solved by the embedded engine where the program would not do what is asked.
 
-    Only the embedded engine solves for a moment of the past, and programs ignore some fields of match specs.
+    Only the embedded engine solves for a moment of the past and by a script's own rules, and programs ignore some
+    fields of match specs.
     """
     partly = [package for package in request.packages if not is_read_alike(package)]
-    if request.exclude_newer is None and not partly:
+    if request.exclude_newer is None and not partly and request.solving == NO_SOLVING:
         return request
     from cetool.engines.rattler import RattlerEngine
 
@@ -199,7 +201,7 @@ def _solved_for(request: CreateRequest, circumstances: Circumstances, progress: 
     if partly:
         progress.note(f"Solved by the embedded engine, for its fields: {', '.join(map(redact, partly))}")
     solver = RattlerEngine(circumstances.environ, circumstances.solver_cache)
-    return request._replace(explicit=solver.solve_explicitly(request, progress), exclude_newer=None)
+    return request._replace(explicit=solver.solve_explicitly(request, progress), exclude_newer=None, solving=NO_SOLVING)
 
 
 def _names(lines: tuple[str, ...]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from cetool.engines.explicit import parse_lines
 from cetool.engines.rattler import RattlerEngine
 from cetool.engines.rattler_errors import UnsatisfiableError
 from cetool.errors import EngineError
+from cetool.spec.dates import exclude_newer as moment_of
 from cetool.spec.environment import EnvironmentSpec
 
 __all__ = ["Solver", "UnsatisfiableError"]
@@ -46,6 +47,8 @@ class Solver:
                 packages=spec.packages if not spec.pinned else additions(spec.packages, parse_lines(spec.pinned)),
                 pinned=spec.pinned,
                 channels=spec.channels,
+                solving=spec.solving,
+                exclude_newer=None if spec.exclude_newer is None else moment_of(spec.exclude_newer),
                 log=Path(directory) / "log",
                 consent=self.consent,
                 virtual_packages=spec.virtual_packages,

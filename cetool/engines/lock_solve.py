@@ -20,6 +20,7 @@ from cetool.engines.rattler import RattlerEngine
 from cetool.errors import EngineError
 from cetool.lock.model import LockedConda, PlatformLock
 from cetool.lock.records import in_order, locked_of
+from cetool.spec.dates import exclude_newer as moment_of
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.matchspecs import spec_name
 
@@ -62,12 +63,13 @@ class LockSolver:
                 prefix=Path(directory) / "prefix",
                 packages=spec.packages,
                 channels=spec.channels,
+                solving=spec.solving,
                 log=Path(directory) / "log",
                 consent=self.consent,
                 virtual_packages=_fitting(spec.virtual_packages, platform),
                 offline=self.offline,
                 stall_timeout=self.stall_timeout,
-                exclude_newer=self.exclude_newer,
+                exclude_newer=self._moment(spec),
                 platform=platform,
                 preferred=() if preferred is None else tuple(one for one in preferred.conda if one.name not in fixed),
                 pinned=() if given is None else given.explicit,
@@ -82,6 +84,12 @@ class LockSolver:
             except EngineError as error:
                 error.log = None  # it goes with the directory
                 raise
+
+    def _moment(self, spec: EnvironmentSpec) -> datetime | None:
+        """The moment as of which it is solved: the command line's, else the script's own."""
+        if self.exclude_newer is not None or spec.exclude_newer is None:
+            return self.exclude_newer
+        return moment_of(spec.exclude_newer)
 
     def _conda(self, request: CreateRequest, spec: EnvironmentSpec, progress: Progress) -> tuple[LockedConda, ...]:
         """The conda packages; pip among them where there are PyPI packages, for those who install by it."""

@@ -36,6 +36,7 @@ from cetool.patterns import pattern
 
 if TYPE_CHECKING:
     from rattler import Channel, Client, Gateway, MatchSpec, RepoDataRecord, Subdir
+    from rattler.solver.solver import SolveStrategy
 
     from cetool.engines.rattler_pinned import PinnedPackages
 
@@ -221,10 +222,10 @@ class _Creation:
         return records
 
     async def _solve(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> list[RepoDataRecord]:
-        from rattler import ChannelPriority, solve
+        from rattler import ChannelPriority, MatchSpec, solve
         from rattler.exceptions import SolverError
 
-        plan = self.plan
+        plan, solving = self.plan, self.request.solving
         pinned = await self._pinned(gateway, subdirs) if self.request.pinned else None
         self.progress.stage("Solving")
         try:
@@ -235,8 +236,11 @@ class _Creation:
                 platforms=subdirs,
                 pinned_packages=[*python_in(self.below), *(pinned.given() if pinned else ())],
                 virtual_packages=virtual_packages(self.request.virtual_packages, self.environ, self.request.platform),
-                channel_priority=ChannelPriority[plan.condarc.channel_priority.capitalize()],
-                constraints=plan.pins,
+                channel_priority=ChannelPriority[
+                    (solving.channel_priority or plan.condarc.channel_priority).capitalize()
+                ],
+                constraints=[*plan.pins, *map(MatchSpec, solving.constraints)],
+                strategy=cast("SolveStrategy", solving.strategy or "highest"),
                 channel_relations="disabled",
                 exclude_newer=self.request.exclude_newer,
                 locked_packages=[

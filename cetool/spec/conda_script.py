@@ -9,6 +9,7 @@ from cetool.spec.dependencies import conda_dependencies
 from cetool.spec.environment import Requirements
 from cetool.spec.nodes import Node, channels_of, nearest, shorten
 from cetool.spec.pixi import read_pixi
+from cetool.spec.pixi_keys import refuse_partial
 from cetool.spec.platforms import FAMILIES, PLATFORMS, current_platform, selectors
 from cetool.spec.run_with import default_run_with
 from cetool.spec.source import Script
@@ -50,10 +51,19 @@ def read_conda_script_keys(
     tools = keys["tool"].as_mapping("[tool]") if "tool" in keys else {}
     run_with: tuple[str, ...] | None = None
     if "pixi" in tools:
-        requirements = requirements.plus(read_pixi(tools["pixi"], platform=platform, base_dir=script.directory))
+        pixi = read_pixi(tools["pixi"], platform=platform, base_dir=script.directory)
+        if pixi.channels is not None and pixi.channels != channels:
+            places = (tools["pixi"].below(title, "channels") for title in ("workspace", "project"))
+            node = next(node for node in places if node is not None)
+            node.fail(
+                "the block and its [tool.pixi] name different channels",
+                "Name them once: in the block's own key 'channels', which every tool reads.",
+            )
+        requirements = requirements.plus(pixi)
     if "cetool" in tools:
         own = read_own_keys(tools["cetool"], "[tool.cetool]", script.directory, table=True)
         requirements, run_with = requirements.plus(own.requirements), own.run_with
+    refuse_partial(requirements, root.where)
     entrypoint = _entrypoint(keys.get("entrypoint"), platform)
     if run_with is not None:
         entrypoint = None

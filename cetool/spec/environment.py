@@ -63,6 +63,43 @@ class PypiSettings(Value):
 _NO_SETTINGS = PypiSettings()
 
 
+class Solving(Value):
+    """How conda packages are solved, where a script says so (``[tool.pixi]``): all optional.
+
+    ``constraints`` are canonical match specs that packages have to fit which come by way of others;
+    ``channel_priority`` is ``strict``, ``flexible`` or ``disabled``, ``strategy`` ``lowest`` or ``lowest-direct``.
+    """
+
+    constraints: tuple[str, ...] = ()
+    channel_priority: str | None = None
+    strategy: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is set, as JSON values, credentials taken out."""
+        pairs = {
+            "channel-priority": self.channel_priority,
+            "constraints": [strip_credentials(spec) for spec in self.constraints],
+            "strategy": self.strategy,
+        }
+        return {key: value for key, value in pairs.items() if value}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Solving:
+        """What :meth:`as_dict` wrote. Raises TypeError or AttributeError where it is none."""
+        return cls(tuple(data.get("constraints", ())), data.get("channel-priority"), data.get("strategy"))
+
+    def plus(self, other: Solving) -> Solving:
+        """These and the other's as well; of single values the other's wins."""
+        return Solving(
+            tuple(sorted({*self.constraints, *other.constraints})),
+            self.channel_priority if other.channel_priority is None else other.channel_priority,
+            self.strategy if other.strategy is None else other.strategy,
+        )
+
+
+NO_SOLVING = Solving()
+
+
 class Ignored(Value):
     """Something in a declaration that cetool passes over, which the user sees once: the sentence, and its place."""
 
@@ -84,7 +121,7 @@ class Requirements(Value):
     ``overlay`` names an existing environment and what to lay over it; the
     PyPI requirements are then among the latter, and ``packages`` say no more than which python will do. ``baselines``
     are URLs or absolute paths of lists of packages to start from, a later one winning, and ``without`` names, or globs
-    of names, that are taken out of them.
+    of names, that are taken out of them. ``exclude_newer`` is the moment (RFC 3339, UTC) as of which it is solved.
     """
 
     packages: tuple[str, ...] = ()
@@ -97,6 +134,8 @@ class Requirements(Value):
     without: tuple[str, ...] = ()
     overlay: OverlayKeys | None = None
     configured: bool = False
+    solving: Solving = NO_SOLVING
+    exclude_newer: str | None = None
 
     @property
     def digest(self) -> str:
@@ -120,6 +159,10 @@ class Requirements(Value):
                 strip_credentials(each) if "://" in each else os.path.basename(each) for each in self.baselines
             ]
             asked["without"] = sorted(set(self.without))
+        if self.solving != NO_SOLVING:
+            asked["solving"] = self.solving.as_dict()
+        if self.exclude_newer is not None:
+            asked["exclude-newer"] = self.exclude_newer
         return sha256_of(canonical_json({**asked, **_schema_of(self.packages)}).encode())
 
     def is_request(self, digest: str) -> bool:
@@ -154,6 +197,8 @@ class Requirements(Value):
             without=tuple(dict.fromkeys(self.without + other.without)),
             overlay=self.overlay if other.overlay is None else other.overlay,
             configured=self.configured if other.channels is None else other.configured,
+            solving=self.solving.plus(other.solving),
+            exclude_newer=self.exclude_newer if other.exclude_newer is None else other.exclude_newer,
         )
 
 
@@ -186,6 +231,7 @@ class EnvironmentSpec(Value):
     pinned: tuple[str, ...] = ()
     pinned_pypi: tuple[str, ...] = ()
     overlay: OverlaySpec | None = None
+    solving: Solving = NO_SOLVING
 
     @property
     def is_locked(self) -> bool:
@@ -211,6 +257,7 @@ class EnvironmentSpec(Value):
             pypi_settings=requirements.pypi_settings if requirements.pypi else PypiSettings(),
             variables=tuple(sorted(dict(requirements.variables).items())),
             virtual_packages=tuple(sorted(virtual_packages)),
+            solving=requirements.solving,
         )
 
     @property
@@ -258,6 +305,7 @@ class EnvironmentSpec(Value):
             "pinned": list(map(strip_credentials, self.pinned)),
             "pinned-pypi": list(map(strip_credentials, self.pinned_pypi)),
             "overlay": None if self.overlay is None else self.overlay.as_dict(),
+            "solving": self.solving.as_dict(),
         }
         return {key: value for key, value in pairs.items() if value}
 
@@ -286,6 +334,7 @@ class EnvironmentSpec(Value):
             pinned=_texts(data, "pinned"),
             pinned_pypi=_texts(data, "pinned-pypi"),
             overlay=overlay,
+            solving=Solving.from_dict(data["solving"]) if "solving" in data else NO_SOLVING,
         )
 
     def redacted(self) -> EnvironmentSpec:

@@ -139,20 +139,30 @@ def channels_of(node: Node | None, base_dir: str | os.PathLike[str], what: str =
     """The canonical channels of a list; None where it is left out or empty.
 
     ``nodefaults`` is not a channel: :func:`ends_channels` tells whether it is there. Entries are names, URLs or
-    directories, or (pixi) tables with ``channel`` and ``priority``. Raises MetadataError, also where ``nodefaults``
-    alone leaves no channel.
+    directories, or (pixi) tables with ``channel`` and ``priority``, the highest of which comes first. Raises
+    MetadataError, also where ``nodefaults`` alone leaves no channel.
     """
     if node is None or node.kind == "nothing":
         return None
-    found = []
+    ranked = []
     for item in node.as_list(what, "Write [conda-forge], or one entry a line."):
+        priority = 0
         if item.kind == "mapping":
-            item = item.as_mapping(f"an entry of {what}", ("channel", "priority")).get("channel") or item
-        found.append(canonical_channel(item.as_text("a channel"), base_dir=base_dir, where=item.where))
+            fields = item.as_mapping(f"an entry of {what}", ("channel", "priority"))
+            priority = _priority(fields["priority"]) if "priority" in fields else 0
+            item = fields.get("channel") or item
+        ranked.append((-priority, canonical_channel(item.as_text("a channel"), base_dir=base_dir, where=item.where)))
+    found = [channel for _, channel in sorted(ranked, key=lambda pair: pair[0])]
     kept = tuple(dict.fromkeys(channel for channel in found if channel != NO_DEFAULTS))
     if found and not kept:
         node.fail(f"{what} has only '{NO_DEFAULTS}', which leaves no channel", "Name the channels to use as well.")
     return kept or None
+
+
+def _priority(node: Node) -> int:
+    if node.kind != "number" or not node.text.lstrip("+-").isdigit() or len(node.text) > 9:
+        node.fail("the priority of a channel must be a whole number")
+    return int(node.text)
 
 
 def ends_channels(node: Node | None) -> bool:

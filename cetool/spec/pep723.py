@@ -8,6 +8,7 @@ from cetool.spec.environment import Requirements
 from cetool.spec.matchspecs import canonical_requirement, requires_python_spec, spec_name
 from cetool.spec.nodes import Node, channels_of
 from cetool.spec.pixi import read_pixi
+from cetool.spec.pixi_keys import refuse_partial
 from cetool.spec.platforms import current_platform
 from cetool.spec.run_with import pep723_run_with
 from cetool.spec.source import Script
@@ -49,6 +50,7 @@ def read_pep723_keys(
         requirements, run_with = requirements.plus(own.requirements), own.run_with
     if not any(spec_name(spec) == "python" for spec in requirements.packages):
         requirements = Requirements(packages=("python",)).plus(requirements)
+    refuse_partial(requirements, root.where)
     return requirements, run_with or pep723_run_with(script)
 
 

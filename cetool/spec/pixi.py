@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from cetool.spec.channels import file_url
 from cetool.spec.dependencies import PIXI_FIELDS, conda_dependencies
 from cetool.spec.environment import Ignored, Requirements
 from cetool.spec.matchspecs import canonical_requirement
 from cetool.spec.nodes import Node, channels_of, nearest, shorten
-from cetool.spec.platforms import FAMILIES, PLATFORMS, selectors
+from cetool.spec.pixi_keys import (
+    TABLE_KEYS,
+    TOP_KEYS,
+    WORKSPACE_KEYS,
+    check_keys,
+    declared_names,
+    read_activation,
+    read_constraints,
+    read_workspace,
+    target_names,
+)
+from cetool.spec.platforms import FAMILIES, PLATFORMS
 
 _PYPI_FIELDS = (
     "version",
@@ -29,20 +40,30 @@ _PYPI_FIELDS = (
 
 
 def read_pixi(root: Node, *, platform: str, base_dir: str | os.PathLike[str]) -> Requirements:
-    """What ``[tool.pixi]`` asks for on ``platform``; its other keys are named in a warning. Raises MetadataError."""
+    """What ``[tool.pixi]`` asks for on ``platform``.
+
+    Raises MetadataError, also for what cetool does not do: :data:`cetool.spec.pixi_keys.KEYS` lists that.
+    """
     keys = root.as_mapping("[tool.pixi]")
-    ignored = [(f"tool.pixi.{key}", keys[key]) for key in keys if key not in _TABLES]
-    channels: tuple[str, ...] | None = None
+    warnings = check_keys(keys, TOP_KEYS, "tool.pixi")
+    found = Requirements()
+    own: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
     for title in ("project", "workspace"):
-        table = keys.get(title)
-        if table is not None:
-            named = table.as_mapping(f"[tool.pixi.{title}]")
-            channels = channels_of(named.get("channels"), base_dir, f"tool.pixi.{title}.channels") or channels
-            known = ("channels", "name", "version")
-            ignored += [(f"tool.pixi.{title}.{key}", named[key]) for key in named if key not in known]
+        if title not in keys:
+            continue
+        what = f"tool.pixi.{title}"
+        table = keys[title].as_mapping(f"[{what}]")
+        check_keys(table, WORKSPACE_KEYS, what)
+        wanted, own = read_workspace(table, what, platform)
+        known += declared_names(table.get("platforms"))
+        found = found.plus(wanted._replace(channels=channels_of(table.get("channels"), base_dir, f"{what}.channels")))
+    constraints: dict[str, str] = {}
     packages: dict[str, str] = {}
     pypi: dict[str, str] = {}
-    for title, layer in _layers(keys, platform, ignored):
+    for title, layer in _layers(keys, platform, own, known, warnings):
+        constraints |= read_constraints(layer.get("constraints"), title, platform)
+        found = found.plus(Requirements(variables=read_activation(layer.get("activation"), title)))
         for key, value in layer.items():
             what = f"[{title}.{key}]"
             if key == "dependencies":
@@ -51,32 +72,34 @@ def read_pixi(root: Node, *, platform: str, base_dir: str | os.PathLike[str]) ->
                 )
             elif key == "pypi-dependencies":
                 pypi |= {name: _pypi_requirement(name, item, base_dir) for name, item in value.as_mapping(what).items()}
-    return Requirements(
+    return found._replace(
         packages=tuple(packages.values()),
-        channels=channels,
         pypi=tuple(pypi.values()),
-        warnings=tuple(Ignored(f"cetool ignores {key}", node.where) for key, node in ignored),
+        warnings=tuple(warnings),
+        solving=found.solving._replace(constraints=tuple(sorted(constraints.values()))),
     )
 
 
-_TABLES = ("workspace", "project", "dependencies", "pypi-dependencies", "target")
-
-
 def _layers(
-    keys: Mapping[str, Node], platform: str, ignored: list[tuple[str, Node]]
+    keys: Mapping[str, Node], platform: str, own: Sequence[str], known: Sequence[str], warnings: list[Ignored]
 ) -> list[tuple[str, Mapping[str, Node]]]:
-    """The tables that count here, the most general first, so that the later replace the earlier, with their titles."""
+    """The tables that count here, the most general first, so that the later replace the earlier, with their titles.
+
+    ``own`` are the names that the script gives this platform, ``known`` all that it gives to platforms.
+    """
     layers = [("tool.pixi", keys)]
     if "target" not in keys:
         return layers
     targets = keys["target"].as_mapping("[tool.pixi.target]")
+    names = (*FAMILIES, *PLATFORMS, *known)
     for name, target in targets.items():
-        if name not in (*FAMILIES, *PLATFORMS):
-            target.fail(f"tool.pixi.target.{shorten(name)} is no platform", nearest(name, (*FAMILIES, *PLATFORMS)))
-        table = target.as_mapping(f"[tool.pixi.target.{name}]")
+        if name not in names:
+            target.fail(f"tool.pixi.target.{shorten(name)} is no platform", nearest(name, names))
         title = f"tool.pixi.target.{name}"
-        ignored += [(f"{title}.{key}", table[key]) for key in table if not key.endswith("dependencies")]
-    for name in reversed(selectors(platform)):
+        table = target.as_mapping(f"[{title}]")
+        warnings += check_keys(table, TABLE_KEYS, title)
+        read_activation(table.get("activation"), title)  # what is wrong on one platform is an error on all
+    for name in target_names(platform, own):
         if name in targets:
             layers.append((f"tool.pixi.target.{name}", targets[name].entries))
     return layers
