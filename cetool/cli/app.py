@@ -11,6 +11,7 @@ import typer
 
 from cetool import __version__
 from cetool.__main__ import COMMANDS
+from cetool.cli.output import print_line
 
 #: Options that are cetool's own rather than those of ``run``.
 _OWN_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
@@ -76,7 +77,7 @@ def make_app(*names: str) -> typer.Typer:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"cetool {__version__}")
+        print_line(f"cetool {__version__}")
         raise typer.Exit
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cetool.cli import options
-from cetool.cli.output import print_json, print_line
+from cetool.cli.output import print_data, print_json, print_line
 from cetool.cli.session import Session
 from cetool.errors import CetoolError, StoreError
 from cetool.spec.urls import redact
@@ -62,7 +62,7 @@ def create(
     chosen = form or _fitting(output, locked)
     text = _written(chosen, locked, target, session)
     if output is None:
-        print_line(text.removesuffix("\n"))
+        print_data(text.removesuffix("\n") + "\n")
         return
     from cetool.cli.exporting import write_output
 

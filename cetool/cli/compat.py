@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import NoReturn
 from cetool.cache.gc import Policy, collect
 from cetool.cli.environments import create_environment, requirements_of
 from cetool.cli.execution import RunOptions, run_source
+from cetool.cli.output import print_data, print_line
 from cetool.cli.session import Session
 from cetool.cli.sources import open_source, source_of_lines
 from cetool.engines.registration import forget_registration
@@ -62,13 +62,13 @@ def tmpenv(arguments: Sequence[str]) -> int:
     if asked.command == "clear":
         return _clear(session, asked.min_age)
     if asked.command == "create" and not asked.specs and not asked.file:
-        print("Error: no packages to install, must supply command line package specs or --file.", file=sys.stderr)
+        print_line("Error: no packages to install, must supply command line package specs or --file.", error=True)
         return 1
     requirements = requirements_of(asked.specs, asked.file)
     if asked.command == "name":
-        print(session.store.prefix(session.spec_of(requirements).name))
+        print_data(f"{session.store.prefix(session.spec_of(requirements).name)}\n")
     else:
-        print(create_environment(requirements, session, refresh=asked.force))
+        print_data(f"{create_environment(requirements, session, refresh=asked.force)}\n")
     return 0
 
 
@@ -117,7 +117,7 @@ def _list(session: Session) -> int:
         pids = running.get(directory.prefix.name, [])
         age = datetime.timedelta(seconds=max(0.0, now - row.last_used))
         told = f"(running PIDs {', '.join(map(str, pids))})" if pids else ""
-        print(f"{len(pids)} processes (newest created {age} ago) using {directory.prefix} {told}")
+        print_line(f"{len(pids)} processes (newest created {age} ago) using {directory.prefix} {told}")
     return 0
 
 

@@ -4,7 +4,6 @@ content, and the answer is remembered by its SHA-256.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 
 from cetool.cache.trust import Trusted, TrustStore
 from cetool.cli.decision import Decision, decision_of, shown_line, wrapped
+from cetool.cli.output import write, write_error
 from cetool.cli.remote import Foreign, Origin
 from cetool.cli.session import Session
 from cetool.config import BUILT_IN
@@ -20,6 +20,7 @@ from cetool.consent import Consent, issue
 from cetool.durations import format_size
 from cetool.errors import CetoolError, StoreError
 from cetool.paths import trust_directory
+from cetool.terminal import neutral
 
 #: Characters of a question that a person may be expected to read.
 _MOST_SHOWN = 64 * 1024
@@ -175,8 +176,7 @@ def _agrees(keyboard: int, lines: list[str]) -> bool:
     """
     typed = b""
     try:
-        sys.stderr.write("".join(f"{line}\n" for line in lines) + "Run it? [y/N] ")
-        sys.stderr.flush()
+        write(neutral("".join(f"{line}\n" for line in lines)) + "Run it? [y/N] ", error=True)
         # a terminal hands out one line at a time, so the rest stays the script's
         while b"\n" not in typed and len(typed) < _MOST_TYPED:
             part = os.read(keyboard, 1024)
@@ -186,8 +186,7 @@ def _agrees(keyboard: int, lines: list[str]) -> bool:
     except (KeyboardInterrupt, OSError, ValueError):
         typed = b""
     if b"\n" not in typed:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write("\n")
+        write_error("\n")
         return False
     return typed.strip().lower() in (b"y", b"yes")
 

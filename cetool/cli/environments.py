@@ -19,7 +19,7 @@ from cetool.cli import options
 from cetool.cli.background import collect_in_background
 from cetool.cli.baseline_options import NO_BASELINE, BaselineOptions
 from cetool.cli.execution import RunOptions, note, read_declaration
-from cetool.cli.output import print_json, print_line, print_table
+from cetool.cli.output import print_data, print_json, print_table
 from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import open_source
 from cetool.durations import format_duration, format_size
@@ -57,7 +57,8 @@ def create(
     session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
     on = BaselineOptions.of(baseline, without, insecure=insecure)
     requirements = requirements_of(specs or [], file or [], on)
-    print_line(str(create_environment(requirements, session, refresh=refresh, exclude_newer=exclude_newer, on=on)))
+    prefix = create_environment(requirements, session, refresh=refresh, exclude_newer=exclude_newer, on=on)
+    print_data(f"{prefix}\n")
 
 
 def requirements_of(specs: Sequence[str], files: Iterable[Path], on: BaselineOptions = NO_BASELINE) -> Requirements:
@@ -143,7 +144,7 @@ def name(
         exists = any(True for directory in store.directories(spec.name) if directory.marker is not None)
         print_json({"schema": NAME_SCHEMA, "name": spec.name, "prefix": str(prefix), "exists": exists})
     else:
-        print_line(str(prefix))
+        print_data(f"{prefix}\n")
 
 
 def _is_script(word: str) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import traceback
 
 import typer
 
+from cetool.cli.output import write_error
 from cetool.cli.progress import printable_lines
 from cetool.errors import EXIT_FAILURE, CetoolError, EngineError, Interrupted
+from cetool.spec.urls import scrub
 
 #: Set to see where in cetool an error comes from.
 TRACEBACK = "CETOOL_TRACEBACK"
@@ -19,16 +20,18 @@ TRACEBACK = "CETOOL_TRACEBACK"
 def tell(error: Exception) -> int:
     """Print what went wrong, and return the exit status that says so."""
     if os.environ.get(TRACEBACK):
-        traceback.print_exception(error)
+        _print("".join(traceback.format_exception(error)).rstrip("\n"))
     if isinstance(error, Interrupted):
         return error.exit_status
     if isinstance(error, typer.Abort):
         return 128 + signal.SIGINT
     if isinstance(error, CetoolError):
-        _print(_paragraph(error))
+        _print(_paragraph(error), foreign=isinstance(error, EngineError))
         return error.exit_status
     show = getattr(error, "show", None)
     if show is not None and isinstance(getattr(error, "exit_code", None), int):  # click's: the command line is wrong
+        told = error.format_message  # type: ignore[attr-defined]
+        error.format_message = lambda: printable_lines(told())  # type: ignore[attr-defined]
         show()
         return int(error.exit_code)  # type: ignore[attr-defined]
     reason = f"{type(error).__name__}: {error}"
@@ -51,9 +54,6 @@ def _paragraph(error: CetoolError) -> str:
     return "\n".join(lines)
 
 
-def _print(text: str) -> None:
-    try:
-        sys.stderr.write(printable_lines(text) + "\n")
-        sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):
-        return
+def _print(text: str, *, foreign: bool = True) -> None:
+    """Print a paragraph; if it is ``foreign``, programs and libraries have words in it."""
+    write_error(printable_lines(scrub(text) if foreign else text) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import re
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from cetool.atomic import put_file
 from cetool.cli.background import collect_in_background
 from cetool.cli.execution import NotebookOptions, RunOptions, note, read_locked_declaration, specification
+from cetool.cli.output import write, write_error
 from cetool.cli.progress import plain
 from cetool.cli.session import Session
 from cetool.cli.sources import Source
@@ -24,6 +24,7 @@ from cetool.launch.kernels import find_kernel, is_ipykernel, kernel_command
 from cetool.spec.notebook import Notebook, read_notebook
 from cetool.spec.parameters import assigned_names, parameters_source, read_parameter
 from cetool.spec.source import printable
+from cetool.terminal import neutral, neutral_line
 from cetool.warm.environ import ON_WINDOWS
 
 if TYPE_CHECKING:
@@ -117,11 +118,10 @@ class _Audience:
 
 
 def _print(text: str, stream: Any) -> None:
-    """Write to a standard stream, characters that it has no code for as escapes. Raises OSError."""
-    if stream is None or not text:
+    """Write what cells print, which is the script's to form, to a standard stream. Raises OSError."""
+    if stream is None:
         return
-    encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    write(text, error=stream is sys.stderr)
     stream.flush()
 
 
@@ -133,14 +133,12 @@ def _tell_failure(name: str, failure: Failure) -> None:
     if not sys.stderr.isatty():
         text = _COLOURS.sub("", text)
     if "Cell In[" not in text:  # IPython shows the lines itself
-        lines = failure.source.rstrip().splitlines()
+        lines = neutral(failure.source).rstrip().splitlines()
         shown = [f"{number:4} | {line}\n" for number, line in enumerate(lines[:_MOST_LINES], start=1)]
         shown += ["     ...\n"] if len(lines) > _MOST_LINES else []
-        text = f"Cell {failure.number} of {name}:\n{''.join(shown)}{text}"
-    with contextlib.suppress(OSError, ValueError):
-        _print(
-            f"{text}cetool: cell {failure.number} of {name} failed: {plain(_first_line(failure.reason))}\n", sys.stderr
-        )
+        text = f"Cell {failure.number} of {neutral_line(name)}:\n{''.join(shown)}{text}"
+    reason = neutral(plain(_first_line(failure.reason)))
+    write_error(f"{text}cetool: cell {failure.number} of {neutral_line(name)} failed: {reason}\n")
 
 
 def _first_line(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +16,7 @@ from cetool.cli import options
 from cetool.cli.environments import remove_directory
 from cetool.cli.execution import RunOptions, activation_of, note, read_declaration
 from cetool.cli.exporting import Found, write_output, written
-from cetool.cli.output import print_line
+from cetool.cli.output import print_data
 from cetool.cli.overlaying import overlay_environment, overlays_of
 from cetool.cli.overlays import Which, app, found_overlay, layers_of, overlay_session, requirements_of_recipe
 from cetool.cli.recording import find_origins
@@ -78,7 +77,7 @@ def export(
     """Print the recipe, as `cetool overlay create --file` and a script's block take it."""
     session = overlay_session(overlays_dir, trust_cache_dir)
     item = found_overlay(which, session)
-    print_line(recipe_text(item.name, item.base, item.entries, item.conda, layers_of(item)).rstrip("\n"))
+    print_data(recipe_text(item.name, item.base, item.entries, item.conda, layers_of(item)).rstrip("\n") + "\n")
 
 
 @app.command()
@@ -102,7 +101,7 @@ def freeze(
     else:
         text = _locked(name, base, item.directory, format, session)
     if output is None:
-        sys.stdout.write(text)
+        print_data(text)
     else:
         write_output(output, text)
 
@@ -154,7 +153,7 @@ def activate(
     change = Change(session.environ, environ, steps, ending, label)
     note(session, lease, f"overlay {label}")
     lease.release()
-    typer.echo(shell_code(kind, change), nl=False)
+    print_data(shell_code(kind, change))
 
 
 @app.command()
@@ -162,7 +161,7 @@ def deactivate() -> None:
     """Print what undoes it: eval "$(cetool overlay deactivate)"."""
     from cetool.launch.shell_code import UNDO
 
-    typer.echo(UNDO)
+    print_data(f"{UNDO}\n")
 
 
 def _lease(which: str, session: Session, overlays: Overlays, *, keep: bool) -> Lease:

@@ -15,7 +15,7 @@ from cetool.cache.store import Directory, Store
 from cetool.cli import options
 from cetool.cli.background import collect_in_background
 from cetool.cli.execution import RunOptions, note, read_declaration
-from cetool.cli.output import print_json, print_line, print_table
+from cetool.cli.output import print_data, print_json, print_line, print_table
 from cetool.cli.overlaying import base_of, overlay_environment, overlays_of
 from cetool.cli.session import Session
 from cetool.cli.sources import open_source
@@ -174,7 +174,7 @@ def _make(session: Session, overlays: Overlays, recipe: Recipe, *, refresh: bool
     note(session, lease, f"overlay {recipe.name}")
     lease.release()
     collect_in_background(session)
-    print_line(str(lease.prefix))
+    print_data(f"{lease.prefix}\n")
 
 
 # --- what there is ----------------------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ from time import monotonic
 from typing import TextIO
 
 from cetool.patterns import pattern
-from cetool.spec.urls import redact
+from cetool.spec.urls import redact, scrub
+from cetool.terminal import neutral, without_controls
 
 _TICK = 0.1
 #: Seconds over which a rate is taken.
@@ -31,21 +32,14 @@ _ERASE_LINE = "\r\x1b[K"
 #: The stages in which the number of packages means something.
 _COUNTED = ("Downloading", "Linking")
 
-_ESCAPES = pattern(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
-    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC and its like: titles, links, the clipboard
-    r"|\x1b[ -/]*[0-~]"
-)
 _BREAKS = pattern(r"[\t\n\v\f\r\x85\u2028\u2029]+")
-# the other control characters, and those that turn the direction of writing around
-_CONTROLS = pattern(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def plain(text: str) -> str:
     """The text as one line that a terminal shows and does not obey, without the credentials of URLs."""
     line = text[: 2 * _MAX_LINE]
     if not (line.isascii() and line.isprintable()):
-        line = _CONTROLS.sub("", _BREAKS.sub(" ", _ESCAPES.sub("", line)))
+        line = without_controls(_BREAKS.sub(" ", line))
     if len(text) > 2 * _MAX_LINE or len(line) > _MAX_LINE:
         # whole words only: in half a URL credentials are not found
         line = line[:_MAX_LINE].rpartition(" ")[0] + " ..."
@@ -54,7 +48,7 @@ def plain(text: str) -> str:
 
 def printable_lines(text: str) -> str:
     """The text, its lines and blanks kept, without what a terminal would obey and without credentials."""
-    return "\n".join(redact(_CONTROLS.sub("", _ESCAPES.sub("", line))) for line in text.split("\n"))
+    return "\n".join(redact(without_controls(line)) for line in text.split("\n"))
 
 
 class Voice:
@@ -92,7 +86,7 @@ class Voice:
     def warn(self, text: str) -> None:
         """Warn, unless quiet."""
         if self.verbosity != "quiet":
-            self._out.line(f"cetool: warning: {plain(text)}")
+            self._out.line(f"cetool: warning: {scrub(plain(text))}")
 
     @contextmanager
     def progress(self) -> Iterator[CreationProgress]:
@@ -252,7 +246,7 @@ class _Output:
     def line(self, text: str) -> None:
         """Write a line, above the drawn one."""
         with self.lock:
-            self._write(self._erasure() + text + "\n")
+            self._write(self._erasure() + neutral(text) + "\n")
 
     def draw(self, text: str) -> None:
         """Put ``text``, which fits into a line, in the place of what was drawn last."""

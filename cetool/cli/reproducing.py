@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cetool.cli import options
+from cetool.cli.output import print_data
 
 
 class Format(str, Enum):
@@ -101,6 +101,6 @@ def export(
     wanted = Wanted(target, format.value, platforms, lock_file, more, env_file, sha256)
     text = exported(wanted, session)
     if output is None:
-        sys.stdout.write(text)
+        print_data(text)
     else:
         write_output(output, text)

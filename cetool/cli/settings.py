@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cetool.cli.output import is_terminal, print_data, print_json, print_line, print_table
 from cetool.config import DEFAULTS, KEYS, LoadedSettings, check_value, load_settings, nearest_key
 from cetool.config_file import read_config_file, remove_setting, write_setting
 from cetool.errors import ConfigError, UsageError
@@ -30,15 +29,11 @@ def list_settings(as_json: Annotated[bool, typer.Option("--json", help="Print JS
     """Show every setting, its value, and where that comes from."""
     loaded = load_settings(os.environ)
     if as_json:
-        typer.echo(json.dumps(_document(loaded), indent=2))
+        print_json(_document(loaded))
         return
     rows = [(key, _text(key, origin.value) or "(not set)", origin.source) for key, origin in loaded.origins.items()]
-    if sys.stdout.isatty():
-        _print_table(rows)
-    else:
-        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-        for key, value, source in rows:
-            typer.echo(f"{key:{widths[0]}}  {value:{widths[1]}}  {source}")
+    headers = ("Setting", "Value", "From") if is_terminal() else ()
+    print_table(headers, rows, bold=[source != "built-in" for _, _, source in rows])
 
 
 @app.command("get")
@@ -48,7 +43,7 @@ def get_setting(key: _Key) -> None:
     value = load_settings(os.environ).origins[key].value
     for item in value if isinstance(value, tuple) else (value,):
         if item is not None:
-            typer.echo(_text(key, item))
+            print_data(f"{_text(key, item)}\n")
 
 
 @app.command("set")
@@ -63,7 +58,7 @@ def set_setting(
     stored = _stored(key, values)
     path = _config_file()
     write_setting(path, key, stored)
-    typer.echo(f"Set {key} to {_text(key, stored)} in {path}", err=True)
+    print_line(f"Set {key} to {_text(key, stored)} in {path}", error=True)
     _tell_what_wins(key, path)
 
 
@@ -74,9 +69,9 @@ def unset_setting(key: _Key) -> None:
     if key not in read_config_file(path):  # an unknown key that is there may well be taken out
         _require_key(key)
     if not remove_setting(path, key):
-        typer.echo(f"{key} is not set in {path}", err=True)
+        print_line(f"{key} is not set in {path}", error=True)
         return
-    typer.echo(f"Removed {key} from {path}", err=True)
+    print_line(f"Removed {key} from {path}", error=True)
     if key in DEFAULTS:
         _tell_what_wins(key, path)
 
@@ -84,7 +79,7 @@ def unset_setting(key: _Key) -> None:
 @app.command("path")
 def print_path() -> None:
     """Print the path of the configuration file, which need not exist."""
-    typer.echo(str(_config_file()))
+    print_data(f"{_config_file()}\n")
 
 
 def _config_file() -> Path:
@@ -127,10 +122,10 @@ def _tell_what_wins(key: str, path: Path) -> None:
     try:
         origin = load_settings(os.environ).origins[key]
     except ConfigError as error:
-        typer.echo(f"Note: {error}", err=True)
+        print_line(f"Note: {error}", error=True)
         return
     if not origin.source.startswith(f"{path}:"):
-        typer.echo(f"In force is {_text(key, origin.value) or 'nothing'}, from {origin.source}", err=True)
+        print_line(f"In force is {_text(key, origin.value) or 'nothing'}, from {origin.source}", error=True)
 
 
 def _document(loaded: LoadedSettings) -> dict[str, object]:
@@ -169,15 +164,3 @@ def _text(key: str, value: object) -> str:
         unit, length = next((pair for pair in (("h", 3600), ("m", 60)) if seconds % pair[1] == 0), ("s", 1))
         return f"{seconds / length:.6f}".rstrip("0").rstrip(".") + unit
     return redact(str(value))
-
-
-def _print_table(rows: list[tuple[str, str, str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("Setting", "Value", "From", box=None, pad_edge=False)
-    for key, value, source in rows:
-        # Text: a value is not to be read as rich's markup
-        table.add_row(Text(key), Text(value), Text(source, style="dim"), style=None if source == "built-in" else "bold")
-    Console(file=sys.stdout).print(table)

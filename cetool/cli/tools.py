@@ -18,7 +18,7 @@ from cetool.cli import options
 from cetool.cli.background import collect_in_background
 from cetool.cli.environments import requirements_of
 from cetool.cli.execution import RunOptions, activation_of, note, read_declaration, specification
-from cetool.cli.output import print_json, print_line
+from cetool.cli.output import print_data, print_json
 from cetool.cli.run import CONTEXT
 from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import open_source
@@ -234,7 +234,7 @@ def path(
     prefix = lease.prefix
     interpreter = _python(lease.prefixes[-1]) if python else _own("python", lease.prefixes[-1])
     if not as_json:
-        print_line(interpreter if python and interpreter else str(prefix))
+        print_data(f"{interpreter if python and interpreter else prefix}\n")
         return
     activation = activation_of(lease)
     print_json(

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 
 from cetool.errors import EngineError
-from cetool.patterns import pattern
-from cetool.spec.urls import redact
+from cetool.spec.urls import scrub
+from cetool.terminal import without_controls
 
 #: How many characters at the end of a stream are kept for explaining an error.
 KEPT = 200_000
@@ -21,12 +21,10 @@ _LONGEST_LINE = 65_536
 #: What is called with a line of output, and whether it is whole: one that still grows comes again, longer.
 OnLine = Callable[[str, bool], None]
 
-_ESCAPES = pattern(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0b\x0c\x0e-\x1f]")
-
 
 def plain(text: str) -> str:
-    """The text without terminal escapes and control characters (newline, tab and carriage return stay)."""
-    return _ESCAPES.sub("", text)
+    """The text without terminal escapes and control characters (newline and tab stay)."""
+    return without_controls(text)
 
 
 class Log:
@@ -41,7 +39,7 @@ class Log:
     def write(self, text: str) -> None:
         """Append whole lines. A full disk costs the log, not the run."""
         try:
-            os.write(self._fd, redact(text).encode(errors="replace"))
+            os.write(self._fd, scrub(text).encode(errors="replace"))
         except OSError:
             return
 
@@ -99,11 +97,11 @@ class Feed:
             self._line(self._partial + "\n")
             self._partial = ""
         elif self._partial:
-            self.last_line = redact(plain(self._partial)).strip()
-            self._on_line(redact(plain(self._partial)), False)
+            self.last_line = scrub(plain(self._partial)).strip()
+            self._on_line(scrub(plain(self._partial)), False)
 
     def _line(self, line: str) -> None:
-        text = redact(plain(line.replace("\r\n", "\n").replace("\r", "\n")))
+        text = scrub(plain(line.replace("\r\n", "\n").replace("\r", "\n")))
         self._log.write(text)
         if text.strip():
             self.last_line = text.strip()

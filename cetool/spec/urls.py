@@ -8,7 +8,7 @@ hidden, and :func:`split_url` refuses the URL.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes
 
@@ -163,14 +163,14 @@ def redact(text: str) -> str:
     return _rewritten(text, MASK)
 
 
-def cleaned(document: Any) -> Any:
+def cleaned(document: Any, clean: Callable[[str], str] = strip_credentials) -> Any:
     """A JSON document, each text in it without credentials."""
     if isinstance(document, str):
-        return strip_credentials(document)
-    if isinstance(document, list):
-        return [cleaned(each) for each in document]
+        return clean(document)
+    if isinstance(document, (list, tuple)):
+        return [cleaned(each, clean) for each in document]
     if isinstance(document, dict):
-        return {strip_credentials(name): cleaned(value) for name, value in document.items()}
+        return {cleaned(name, clean): cleaned(value, clean) for name, value in document.items()}
     return document
 
 
