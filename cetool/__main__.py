@@ -96,7 +96,7 @@ def execute_main() -> "NoReturn":
     words = sys.argv[1:]
     at = _script_in(words, 0)
     if at < len(words):
-        _try_warm(words, at)
+        _try_warm(words, at, original=True)
 
     def obey() -> int:
         from cetool.cli.compat import execute
@@ -129,14 +129,14 @@ def _verbosity(words: list[str], at: int) -> str | None:
     return "quiet" if before in QUIET else "verbose" if before in VERBOSE else None
 
 
-def _try_warm(words: list[str], at: int) -> None:
+def _try_warm(words: list[str], at: int, original: bool = False) -> None:
     """Become the script at once if that can be; else return. Who asks what is done is told it by the cold path."""
     if at and words[at - 1] in VERBOSE:
         return
     try:
         from cetool.warm import launch
 
-        launch(words[at], words[at + 1 :])
+        launch(words[at], words[at + 1 :], original)
     except KeyboardInterrupt:
         os._exit(130)
 

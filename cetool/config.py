@@ -53,6 +53,7 @@ class Settings(Value):
     locked: bool = False
     frozen: bool = False
     overlays_dir: str | None = None
+    user_site: bool = False
 
 
 class Origin(Value):
@@ -405,4 +406,5 @@ _READERS: dict[str, Callable[[object, _Context], object]] = {
     "locked": _as_truth,
     "frozen": _as_truth,
     "overlays-dir": _as_overlays_dir,
+    "user-site": _as_truth,
 }

@@ -51,7 +51,7 @@ def test_variables_come_from_packages_then_state_then_spec(tmp_path: Path) -> No
         state={"B": "state", "C": "state", "GONE": "***unset***", "NULL": None, "BAD=NAME": "x"},
         activate={"b.sh": "", "a.sh": "", "c.csh": "", "d.fish": ""},
     )
-    activation = read_activation(prefix, {"C": "spec", "D": "spec"})
+    activation = read_activation(prefix, {"C": "spec", "D": "spec"}, user_site=True)
     assert dict(activation.set) == {"A": "package", "B": "state", "C": "spec", "D": "spec", "N": "3"}
     assert [Path(script).name for script in activation.scripts] == ["a.sh", "b.sh"]
     assert activation.path == (f"{prefix}/bin",)
@@ -62,16 +62,17 @@ def test_a_damaged_state_file_is_one_sentence_that_names_it(tmp_path: Path, text
     prefix = make_prefix(tmp_path / "p")
     (prefix / "conda-meta/state").write_text(text, errors="surrogateescape")
     if text == '{"env_vars": []}':  # an empty list has no variables in it
-        assert read_activation(prefix, {}).set == ()
+        assert read_activation(prefix, {}, user_site=True).set == ()
+        assert read_activation(prefix, {}).set == (("PYTHONNOUSERSITE", "1"),)
         return
     with pytest.raises(StoreError) as caught:
-        read_activation(prefix, {})
+        read_activation(prefix, {}, user_site=True)
     assert caught.value.where is not None and caught.value.where.path.endswith("conda-meta/state")
 
 
 def test_a_prefix_that_path_cannot_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="separates"):
-        read_activation(make_prefix(tmp_path / "a:b"), {})
+        read_activation(make_prefix(tmp_path / "a:b"), {}, user_site=True)
 
 
 def test_a_plain_caller_gets_the_environment_and_keeps_the_rest(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_a_plain_caller_gets_the_environment_and_keeps_the_rest(tmp_path: Path) 
         "CONDA_EXE": "/c/conda",
         "UV_X": "1",
     }
-    environ, steps = activated_environ(read_activation(prefix, {"V": "1"}), base)
+    environ, steps = activated_environ(read_activation(prefix, {"V": "1"}, user_site=True), base)
     assert environ == {
         **base,
         "PATH": f"{prefix}/bin:/usr/bin::/bin",
@@ -94,7 +95,7 @@ def test_a_plain_caller_gets_the_environment_and_keeps_the_rest(tmp_path: Path) 
         "V": "1",
     }
     assert steps == ()
-    assert activated_environ(read_activation(prefix, {}), {})[0]["PATH"] == f"{prefix}/bin:{os.defpath}"
+    assert activated_environ(read_activation(prefix, {}, user_site=True), {})[0]["PATH"] == f"{prefix}/bin:{os.defpath}"
 
 
 def test_nothing_of_an_outer_environment_leaks(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_nothing_of_an_outer_environment_leaks(tmp_path: Path) -> None:
         "PYTHONHOME": "/nowhere",
         "CONDA_PREFIX_OF_MINE": "stays",
     }
-    environ, steps = activated_environ(read_activation(prefix, {}), base)
+    environ, steps = activated_environ(read_activation(prefix, {}, user_site=True), base)
     assert environ == {
         "PATH": f"{prefix}/bin:{base_env}/condabin:/usr/bin",
         "CONDA_PREFIX": str(prefix),
@@ -141,7 +142,7 @@ def test_nothing_of_an_outer_environment_leaks(tmp_path: Path) -> None:
         "/p/etc/conda/activate.d/on.sh",
     ]
     assert steps[0] == f"CONDA_PREFIX={outer}" and f"CONDA_PREFIX={prefix}" in steps[3:]
-    stacked = activated_environ(read_activation(prefix, {}), {**base, "CONDA_STACKED_2": "true"})
+    stacked = activated_environ(read_activation(prefix, {}, user_site=True), {**base, "CONDA_STACKED_2": "true"})
     assert "CONDA_STACKED_2" not in stacked[0]
     assert f"{base_env}/etc/conda/deactivate.d/z.sh" in stacked[1]
 
@@ -150,12 +151,12 @@ def test_nothing_of_an_outer_environment_leaks(tmp_path: Path) -> None:
 def test_any_conda_shlvl_is_survived_and_system_directories_stay(tmp_path: Path, shlvl: str) -> None:
     prefix = make_prefix(tmp_path / "p")
     base = {"PATH": "/usr/bin:/bin", "CONDA_PREFIX": "/usr", "CONDA_SHLVL": shlvl, "CONDA_PREFIX_07": "/usr/local"}
-    environ, _ = activated_environ(read_activation(prefix, {}), base)
+    environ, _ = activated_environ(read_activation(prefix, {}, user_site=True), base)
     assert environ["PATH"] == f"{prefix}/bin:/usr/bin:/bin"
 
 
 def test_an_environment_within_itself_is_activated_once(tmp_path: Path) -> None:
-    activation = read_activation(make_prefix(tmp_path / "p", state={"A": "1"}), {})
+    activation = read_activation(make_prefix(tmp_path / "p", state={"A": "1"}), {}, user_site=True)
     once, _ = activated_environ(activation, {"PATH": "/bin", "A": "0"})
     assert activated_environ(activation, once)[0] == once
 
@@ -195,7 +196,7 @@ def environ_of(activation: Activation, path: str = "/usr/bin:/bin") -> dict[str,
 
 def test_programs_are_the_environments_own_first(tmp_path: Path) -> None:
     prefix = make_prefix(tmp_path / "p", programs=("python", "bash"))
-    environ = environ_of(read_activation(prefix, {}))
+    environ = environ_of(read_activation(prefix, {}, user_site=True))
     python, env = f"{prefix}/bin/python", find_program("env", environ)
     cases = {
         ("python", "-u"): (python, "-u"),
@@ -219,7 +220,7 @@ def test_programs_are_the_environments_own_first(tmp_path: Path) -> None:
 
 def test_a_program_that_is_missing_is_told_with_the_package_that_brings_it(tmp_path: Path) -> None:
     prefix = make_prefix(tmp_path / "p")
-    environ = environ_of(read_activation(prefix, {}), path="/nowhere")
+    environ = environ_of(read_activation(prefix, {}, user_site=True), path="/nowhere")
     for run_with, package in (
         (["Rscript"], "r-base"),
         (["/usr/bin/env", "-S", "node", "-v"], "nodejs"),

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cetool.errors import CetoolError, MetadataError, ScriptNotFoundError, ScriptNotReadableError
-from cetool.spec.run_with import default_run_with, pep723_run_with
+from cetool.spec.environment import Requirements
+from cetool.spec.run_with import choose_program, shell_choice
 from cetool.spec.source import MAX_SIZE, decode, read_script, script_from_text
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX only")
@@ -165,18 +166,72 @@ def test_nul_and_emptiness_of_given_text() -> None:
         ("#!/usr/bin/env cetool", "s.py", ("python",)),
         ("#!/usr/bin/env conda-execute", "s.R", ("Rscript",)),
         ("#!/usr/bin/env -S cetool run -v", "s.jl", ("julia",)),
-        ("#!/usr/bin/env -S -i A=1 cetool-run", "s", ("/bin/sh",)),
+        ("#!/usr/bin/env -S -i A=1 cetool-run", "s", None),
+        ("#!/usr/bin/env -S -i A=1 conda-execute", "s", ("/bin/sh",)),
+        ("#!/opt/conda/bin/conda execute", "s.txt", ("/bin/sh",)),
+        ("#!/usr/bin/env -S uv run", "s", None),
         ("#!/usr/bin/env -Scetool", "s.rb", ("ruby",)),
         ("#!/opt/conda/bin/conda execute", "s.js", ("node",)),
         ("#!/usr/bin/env -u A -C /tmp conda execute", "s.pl", ("perl",)),
         ("#!", "s.sh", ("bash",)),
         ("x", "s.PY", ("python",)),
-        ("x", "s.unknown", ("/bin/sh",)),
+        ("x", "s.unknown", None),
     ],
 )
 @posix
-def test_the_shebang_then_the_suffix_then_the_shell(first: str, name: str, words: tuple[str, ...]) -> None:
-    assert default_run_with(script_from_text(first + "\nbody\n", name, name)) == words
+def test_the_shebang_then_the_suffix_then_nothing(first: str, name: str, words: tuple[str, ...] | None) -> None:
+    assert choose_program(script_from_text(first + "\nbody\n", name, name), Requirements()).words == words
+
+
+@pytest.mark.parametrize(
+    ("name", "packages", "text", "words"),
+    [
+        ("s", ("python >=3", "make"), "x", ("python",)),
+        ("s.txt", ("r-ggplot2",), "x", ("Rscript",)),
+        ("s.ts", ("nodejs",), "let x: number = 1", ("node",)),
+        ("s.c", ("python",), "import x", ("python",)),
+        ("s", ("pypy3.9",), "x", ("python",)),
+        ("s", ("gawk",), "x", ("awk", "-f")),
+        ("s", ("python", "r-base"), "x", None),
+        ("s", ("numpy",), "x", None),
+        ("s", ("go",), "x", None),
+        ("s.c", ("python",), "#include <stdio.h>", None),
+        ("s.Rmd", ("r-base",), "---", None),
+    ],
+)
+def test_the_one_interpreter_among_the_packages_runs_it(
+    name: str, packages: tuple[str, ...], text: str, words: tuple[str, ...] | None
+) -> None:
+    assert choose_program(script_from_text(text + "\n", name, name), Requirements(packages)).words == words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"""x"""',
+        "import os, sys",
+        "x = 1\nfrom a import b",
+        "library(x)",
+        "#include <x.h>",
+        "// conda execute",
+        "fn main() {",
+    ],
+)
+def test_a_text_in_another_language_is_not_handed_to_the_shell(text: str) -> None:
+    other = shell_choice(script_from_text(text + "\n", "s", "s"))
+    assert (other.words, other.by) == (None, "nothing") and "/bin/sh cannot run" in other.reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("echo 1", "python <<EOF\nimport os\nEOF", "python -c '\nimport os\n'", "import -window root x.png"),
+        *("import shot.png", "library() {\n:\n}", "module load gcc", "while :\ndo\nbreak\ndone", "let i=0", "source x"),
+    ],
+)
+@posix
+def test_a_shell_script_stays_one(text: str) -> None:
+    assert shell_choice(script_from_text(text + "\n", "s", "s")).words == ("/bin/sh",)
 
 
 @pytest.mark.parametrize(
@@ -185,10 +240,21 @@ def test_the_shebang_then_the_suffix_then_the_shell(first: str, name: str, words
         ("#!/usr/bin/env -S uv run --script", ("python",)),
         ("#!/usr/bin/env -S pixi run --script", ("python",)),
         ("#!/usr/bin/env cetool", ("python",)),
+        ("#!/usr/bin/env ce", ("python",)),
+        ("#!/usr/bin/env VAR=x ce", ("python",)),
+        ("#!/opt/ce/bin/CE.exe", ("python",)),
+        ("#!/usr/bin/env -S pipx run", ("python",)),
+        ("#!/usr/bin/env --split-string='pixi exec -s python'", ("python",)),
+        ("#!/usr/bin/env nix-shell", ("python",)),
+        ("#!/bin/sh", ("python",)),
         ("#!/usr/bin/env python3", ("/usr/bin/env", "python3")),
+        ("#!/usr/bin/env -S python -u -I", ("/usr/bin/env", "-S python -u -I")),
+        ("#!/opt/python/bin/python3.9 -u", ("python", "-u")),
+        ("#!/usr/bin/pypy3", ("python",)),
         ("# /// script", ("python",)),
     ],
 )
 @posix
 def test_a_pep723_script_is_python(first: str, words: tuple[str, ...]) -> None:
-    assert pep723_run_with(script_from_text(first + "\n", "s", "s")) == words
+    script = script_from_text(first + "\n", "s", "s")
+    assert choose_program(script, Requirements(), python=True).words == words

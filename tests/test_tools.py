@@ -205,7 +205,7 @@ def test_what_an_editor_needs(home: Home) -> None:
         "prefix": prefix.strip(),
         "python": f"{prefix.strip()}/bin/python",
         "path": [f"{prefix.strip()}/bin"],
-        "variables": {"A": "b", "FROM_JSON": "a value"},
+        "variables": {"A": "b", "FROM_JSON": "a value", "PYTHONNOUSERSITE": "1"},
     }
     done = home.cetool("path", "--spec", "hello-bin", "--json")
     assert json.loads(done.stdout)["python"] is None

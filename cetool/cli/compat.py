@@ -50,7 +50,7 @@ def execute(arguments: Sequence[str]) -> NoReturn:
     else:
         raise UsageError("no script was given", hint="Pass the file to execute, or its lines with -c.")
     # where it ran unattended it goes on to; at a terminal one is asked, as with `cetool run`
-    run_source(source, words, session, RunOptions(refresh=asked.force_env, unasked=True))
+    run_source(source, words, session, RunOptions(refresh=asked.force_env, unasked=True, original=True))
 
 
 def tmpenv(arguments: Sequence[str]) -> int:

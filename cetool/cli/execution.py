@@ -16,13 +16,15 @@ from cetool.cache.store import Lease
 from cetool.cli.baseline_options import NO_BASELINE, BaselineOptions
 from cetool.cli.locked import Asked, LockChoice, refuse_overlay, spec_of
 from cetool.cli.output import flow
+from cetool.cli.program import count_run, entrypoint_place, program_of, refuse_unrunnable, with_shell
 from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import Source, open_source
 from cetool.consent import Consent
-from cetool.errors import Location, UsageError
+from cetool.errors import UsageError
 from cetool.spec.blocks import CONDA_EXECUTE, find_block
 from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.metadata import ScriptMetadata, metadata_from_file, read_metadata
+from cetool.spec.run_with import is_original
 from cetool.spec.source import Script, is_notebook
 from cetool.spec.urls import strip_credentials
 from cetool.values import Value
@@ -45,6 +47,7 @@ class RunOptions(Value):
     """How a script is to be run, apart from the settings.
 
     ``unasked``: one from a URL is run where nobody can be asked, unless a setting says what becomes of it.
+    ``original``: a script that does not say with which program it runs is run by ``/bin/sh``, as conda-execute did.
     """
 
     extra: tuple[str, ...] = ()
@@ -52,6 +55,7 @@ class RunOptions(Value):
     refresh: bool = False
     activate: bool = True
     unasked: bool = False
+    original: bool = False
     notebook: NotebookOptions = NotebookOptions()
     lock: LockChoice = LockChoice()
     exclude_newer: str | None = None
@@ -83,6 +87,7 @@ def run_source(source: Source, arguments: Sequence[str], session: Session, how: 
         raise UsageError(f"--out and parameters are for notebooks, and {source.script.name} is none")
     metadata, spec, locked_by = read_locked_declaration(source, session, how)
     entry = read_entrypoint(metadata, source.script)
+    refuse_unrunnable(metadata, source.script)
     if how.record is not None:
         refuse_overlay(metadata.requirements, source.script.name, "that cannot be recorded")
     consent = session.consent()
@@ -123,7 +128,7 @@ def prepare_run(
 ) -> Run:
     """A script that is about to run in its environment: that is noted as used, the script held as a file."""
     from cetool.cli.background import collect_in_background
-    from cetool.launch.activation import activated_environ
+    from cetool.launch.activation import activated_environ, unactivated_environ
 
     held: list[FileLock | None] = list(lease.locks)
     path = source.given
@@ -133,8 +138,7 @@ def prepare_run(
         held.append(kept.lock)
     note(session, lease, source.script.name if source.data is not None else str(source.script.path))
     collect_in_background(session)
-    activation = activation_of(lease, metadata.dialect)
-    environ = session.environ
+    activation = activation_of(lease, session, metadata.dialect)
     steps: tuple[str, ...] = ()
     if how.activate:
         environ, steps = activated_environ(activation, session.environ)
@@ -142,10 +146,13 @@ def prepare_run(
         from cetool.launch.overlay import overlaid_environ
 
         environ = overlaid_environ(activation, session.environ)
+    else:
+        environ = unactivated_environ(activation, session.environ)
     if not how.activate and metadata.dialect == CONDA_EXECUTE:
         from cetool.launch.activation import PREFIX
 
         environ = {**environ, PREFIX: dict(activation.set)[PREFIX]}
+    count_run(environ)
     return Run(source, session, how, lease, metadata, activation, path, environ, steps, held, consent)
 
 
@@ -184,6 +191,9 @@ class Run(Value):
                 return
         from cetool.launch.records import Circumstances, Learned, write_launch_record
 
+        caller = b""
+        if self.metadata.chosen in ("packages", "shell") and not is_original(source.script):
+            caller = warm.CONDA_EXECUTE if how.original else warm.CETOOL
         learned = Learned(argv, self.activation, self.metadata.path, self.metadata, cache)
         around = Circumstances(
             about=warm.absolute(source.given),
@@ -195,6 +205,7 @@ class Run(Value):
             by_path=session.asked_engine,
             collects=session.settings.auto_gc,
             stamp=session.stamp,
+            caller=caller,
         )
         write_launch_record(learned, around, self.lease, session.paths)
 
@@ -202,9 +213,8 @@ class Run(Value):
 def _become_command(run: Run, arguments: Sequence[str]) -> NoReturn:
     """Run the script by its ``run_with``."""
     from cetool.launch.process import exec_command
-    from cetool.launch.programs import resolve_command
 
-    argv = resolve_command(run.metadata.run_with or (), run.environ, run.lease.prefixes)
+    argv = program_of(run.metadata, run.source.script.name, run.environ, run.lease.prefixes, run.session)
     run.remember(argv)
     exec_command(command_of(run, argv, arguments), run.consent, keep=run.descriptors)
 
@@ -281,7 +291,7 @@ def read_locked_declaration(
             needs = add_conda(needs, more.packages)
         else:
             needs = needs.plus(more)
-    metadata = metadata._replace(requirements=needs)
+    metadata = with_shell(metadata._replace(requirements=needs), source, original=how.original)
     for foreign in session.foreign:
         if foreign.source is source:
             foreign.metadata, foreign.unasked = metadata, how.unasked
@@ -292,13 +302,6 @@ def read_locked_declaration(
     additions = tuple(option for option, given in options.items() if given)
     asked = Asked(declared, metadata.requirements, additions, how.exclude_newer, how.refresh, how.baselines.insecure)
     return metadata, *spec_of(source, asked, how.lock, session)
-
-
-def entrypoint_place(metadata: ScriptMetadata, script: Script) -> Location:
-    """The line of the script that its entrypoint stands at."""
-    first, last = metadata.lines or (1, 1)
-    rows = enumerate(script.text.split("\n")[first - 1 : last], start=first)
-    return script.at(next((number for number, row in rows if "entrypoint" in row), first))
 
 
 def specification(metadata: ScriptMetadata, prefix: Path, locked_by: str | None = None) -> str:
@@ -331,16 +334,16 @@ def specification(metadata: ScriptMetadata, prefix: Path, locked_by: str | None 
     return "\n".join([*lines, "", f"Prefix: {prefix}", ""])
 
 
-def activation_of(lease: Lease, dialect: str | None = None) -> Activation:
+def activation_of(lease: Lease, session: Session, dialect: str | None = None) -> Activation:
     """What activating the environment does, for a script of this dialect; with an overlay, what that takes as well."""
     from cetool.launch.activation import read_activation, variables_of
 
     variables = variables_of(lease.marker.spec.variables, dialect, lease.base or lease.prefix)
     if lease.base is None:
-        return read_activation(lease.prefix, variables)
+        return read_activation(lease.prefix, variables, user_site=session.settings.user_site)
     from cetool.launch.overlay import read_overlay_activation
 
-    return read_overlay_activation(lease.base, lease.prefix, variables)
+    return read_overlay_activation(lease.base, lease.prefix, variables, user_site=session.settings.user_site)
 
 
 def note(session: Session, lease: Lease, script: str) -> None:

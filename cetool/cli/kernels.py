@@ -188,7 +188,8 @@ def start(
     note(session, lease, label)
     collect_in_background(session)
     kernel = find_kernel(lease.prefix, source.language, metadata.kernel)
-    activation = read_activation(lease.prefix, variables_of(wanted.variables, metadata.dialect, lease.prefix))
+    variables = variables_of(wanted.variables, metadata.dialect, lease.prefix)
+    activation = read_activation(lease.prefix, variables, user_site=session.settings.user_site)
     command = kernel_command(kernel, activation, session.environ, connection_file, context.args)
     exec_command(command, session.consent(), keep=() if lease.lock is None else (lease.lock.fd,))
 

@@ -65,7 +65,8 @@ def run_notebook(source: Source, arguments: Sequence[str], session: Session, how
     from cetool.launch.notebooks import Surroundings, execute_notebook
 
     kernel = find_kernel(lease.prefix, notebook.language, notebook.kernel)
-    activation = read_activation(lease.prefix, variables_of(spec.variables, metadata.dialect, lease.prefix))
+    variables = variables_of(spec.variables, metadata.dialect, lease.prefix)
+    activation = read_activation(lease.prefix, variables, user_site=session.settings.user_site)
     # cells are no commands that someone typed: they do not belong into IPython's history
     more = ("--HistoryManager.hist_file=:memory:",) if is_ipykernel(kernel) else ()
     around = Surroundings(

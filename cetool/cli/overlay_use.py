@@ -144,7 +144,7 @@ def activate(
     overlays = overlays_of(session)
     lease = _lease(which, session, overlays, keep=keep)
     consent = session.consent_within(lease)
-    activation = activation_of(lease)
+    activation = activation_of(lease, session)
     environ, steps = activated_environ(activation, session.environ)
     if kind == "fish":
         environ, steps = sourced_environ(steps, environ, consent), ()

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NoReturn
 from cetool import __version__
 from cetool.cli.execution import Run, command_of, surroundings_of
 from cetool.cli.failure import tell
+from cetool.cli.program import program_of
 from cetool.cli.session import Session
 from cetool.digests import sha256_of
 from cetool.errors import CetoolError, EngineError, MetadataError
 from cetool.launch.process import end_like, spawn_and_wait
-from cetool.launch.programs import resolve_command
 from cetool.launch.record import Ending, RecordedCommand, RecordedScript, RecordError, RunRecord, write_record
 from cetool.lock.installed import Installed, read_installed
 from cetool.spec.environment import EnvironmentSpec
@@ -87,7 +87,7 @@ def _starter(run: Run, entry: Entrypoint | None, arguments: Sequence[str]) -> Ca
 
         surroundings, _ = surroundings_of(run)
         return lambda: wait_for_entrypoint(entry, arguments, surroundings)
-    argv = resolve_command(run.metadata.run_with or (), run.environ, run.lease.prefix)
+    argv = program_of(run.metadata, run.source.script.name, run.environ, run.lease.prefixes, run.session)
     command = command_of(run, argv, arguments)
     return lambda: spawn_and_wait(command, run.consent, keep=run.descriptors)
 

@@ -15,8 +15,9 @@ from cetool.cache.scripts import ScriptStore
 from cetool.cli import options
 from cetool.cli.baseline_options import BaselineOptions
 from cetool.cli.environments import spec_document
-from cetool.cli.execution import RunOptions, entrypoint_place, read_locked_declaration
+from cetool.cli.execution import RunOptions, read_locked_declaration
 from cetool.cli.output import flow, print_json, print_line, print_table
+from cetool.cli.program import entrypoint_place
 from cetool.cli.session import Session
 from cetool.cli.sources import Source, open_source
 from cetool.config import variable_of
@@ -104,13 +105,19 @@ def show(
         ("prefix", f"{document['prefix']} ({'made' if document['exists'] else 'not made yet'})"),
         ("engine", f"{document['engine']}: {document['engine_reason']}"),
         ("kernel", metadata.language or ""),
-        ("run_with", flow(metadata.run_with) if metadata.run_with else ""),
+        ("run_with", _run_with(metadata)),
         ("entrypoint", metadata.entrypoint or ""),
         ("command", " ".join(_command(metadata, session, spec, source))),
     ]
     for key, value in rows:
         if value:
             print_line(f"{key + ':':12}{value}")
+
+
+def _run_with(metadata: ScriptMetadata) -> str:
+    if metadata.run_with:
+        return flow(metadata.run_with)
+    return f"none: {metadata.undecided}" if metadata.undecided else ""
 
 
 def _shown(metadata: ScriptMetadata, spec: EnvironmentSpec, session: Session, source: Source) -> dict[str, object]:
@@ -174,7 +181,8 @@ def _kernel_command(metadata: ScriptMetadata, session: Session, prefix: Path) ->
 
     try:
         kernel = find_kernel(prefix, metadata.language or "", metadata.kernel)
-        return list(kernel_command(kernel, read_activation(prefix, {}), session.environ, "{connection_file}").argv)
+        activation = read_activation(prefix, {}, user_site=session.settings.user_site)
+        return list(kernel_command(kernel, activation, session.environ, "{connection_file}").argv)
     except CetoolError:
         return []
 
@@ -196,7 +204,7 @@ def _command(metadata: ScriptMetadata, session: Session, spec: EnvironmentSpec, 
     if metadata.language is not None:
         return _kernel_command(metadata, session, session.store.prefix(spec.name))
     if metadata.run_with is None:
-        return [metadata.entrypoint or ""]
+        return [] if metadata.entrypoint is None else [metadata.entrypoint]
     path = metadata.path
     if source.data is not None:
         path = str(ScriptStore(session.paths.scripts).path_of(source.data, source.name))

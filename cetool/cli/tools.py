@@ -19,6 +19,7 @@ from cetool.cli.background import collect_in_background
 from cetool.cli.environments import requirements_of
 from cetool.cli.execution import RunOptions, activation_of, note, read_declaration, specification
 from cetool.cli.output import print_data, print_json
+from cetool.cli.program import count_run
 from cetool.cli.run import CONTEXT
 from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import open_source
@@ -93,12 +94,13 @@ def execute(
     names = [spec_name(package) for package in requirements.packages]
     program = find_tool(wanted.program, lease.prefix, names, command="cetool exec")
     _used(session, lease, called)
-    activation = read_activation(lease.prefix, {})
+    activation = read_activation(lease.prefix, {}, user_site=session.settings.user_site)
     if not _depends_on_directory(wanted.program, specs):
         _remember(
             warm.tool_key(tool, spec or (), channel or ()), Learned((program,), activation, called), lease, session
         )
     environ, steps = activated_environ(activation, session.environ)
+    count_run(environ)
     command = Command(program, (program, *(arguments or [])), environ, steps)
     exec_command(command, session.consent(), keep=_descriptors(lease))
 
@@ -175,7 +177,7 @@ def shell(
     )
     _used(session, lease, wanted.noted)
     python = wanted.metadata.language == "python" if repl is None else repl
-    opening = _opening(activation_of(lease), session, wanted.label, repl=python)
+    opening = _opening(activation_of(lease, session), session, wanted.label, repl=python)
     locks = () if opening.held is None or opening.held.lock is None else (opening.held.lock.fd,)
     exec_command(opening.command, session.consent_within(lease), keep=(*_descriptors(lease), *locks))
 
@@ -236,7 +238,7 @@ def path(
     if not as_json:
         print_data(f"{interpreter if python and interpreter else prefix}\n")
         return
-    activation = activation_of(lease)
+    activation = activation_of(lease, session)
     print_json(
         {
             "schema": PATH_SCHEMA,

@@ -13,6 +13,8 @@ from cetool.warm.environ import activated, path_dirs, read_variables, scripts_in
 
 #: The variable that holds the environment's prefix for a script with a ``# conda execute`` block.
 PREFIX = "PREFIX"
+#: Keeps a python from adding the user's own site-packages (``~/.local/lib/python3.X/site-packages``).
+NO_USER_SITE = "PYTHONNOUSERSITE"
 
 
 class Activation(Value):
@@ -44,11 +46,13 @@ def variables_of(
     return variables
 
 
-def read_activation(prefix: Path, variables: Mapping[str, str]) -> Activation:
+def read_activation(prefix: Path, variables: Mapping[str, str], *, user_site: bool = False) -> Activation:
     """The activation of the environment at ``prefix`` (an absolute path), ``variables`` being those of its spec.
 
-    Later ones win: the packages' (``etc/conda/env_vars.d``), conda's own (``conda-meta/state``), the spec's. Raises
-    StoreError where one of the files is damaged, or where the prefix's path cannot be an entry of PATH.
+    Unless ``user_site``, a python in it is not to import what ``pip install --user`` put into the home directory in
+    place of the environment's packages. Later ones win: that, the packages' (``etc/conda/env_vars.d``), conda's own
+    (``conda-meta/state``), the spec's. Raises StoreError where one of the files is damaged, or where the prefix's path
+    cannot be an entry of PATH.
     """
     text = os.fspath(prefix)
     if os.pathsep in text:
@@ -57,7 +61,7 @@ def read_activation(prefix: Path, variables: Mapping[str, str]) -> Activation:
             where=Location(text),
             hint="Choose another cache directory (CETOOL_CACHE_DIR, or the setting env-dir).",
         )
-    merged: dict[str, str | None] = {}
+    merged: dict[str, str | None] = {} if user_site else {NO_USER_SITE: "1"}
     for file in variable_files(text):
         try:
             merged.update(read_variables(file))
@@ -75,6 +79,11 @@ def read_activation(prefix: Path, variables: Mapping[str, str]) -> Activation:
         scripts=tuple(scripts_in(text, "activate.d")),
         path=path_dirs(text),
     )
+
+
+def unactivated_environ(activation: Activation, base: Mapping[str, str]) -> dict[str, str]:
+    """The caller's environment for a program that runs without activation: isolated from the user's packages alone."""
+    return {**base, **{name: value for name, value in activation.set if name == NO_USER_SITE}}
 
 
 def activated_environ(activation: Activation, base: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:

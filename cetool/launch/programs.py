@@ -8,64 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cetool.errors import NotExecutableError, ProgramNotFoundError, UsageError
+from cetool.spec.languages import package_of_program
 from cetool.warm.environ import ON_WINDOWS, path_dirs
 
 #: An environment's prefix; of one that lies over another, its own and that one's.
 Prefixes = Path | tuple[Path, ...]
-#: Which package brings a program, by its name on conda-forge.
-PACKAGES = {
-    "R": "r-base",
-    "Rscript": "r-base",
-    "awk": "gawk",
-    "bash": "bash",
-    "bun": "bun",
-    "c++": "cxx-compiler",
-    "cargo": "rust",
-    "cc": "c-compiler",
-    "clang": "clang",
-    "clang++": "clangxx",
-    "cmake": "cmake",
-    "deno": "deno",
-    "dotnet": "dotnet",
-    "erl": "erlang",
-    "escript": "erlang",
-    "g++": "cxx-compiler",
-    "gcc": "c-compiler",
-    "gfortran": "fortran-compiler",
-    "ghc": "ghc",
-    "git": "git",
-    "gnuplot": "gnuplot",
-    "go": "go",
-    "ipython": "ipython",
-    "java": "openjdk",
-    "javac": "openjdk",
-    "julia": "julia",
-    "jupyter": "jupyter_core",
-    "lua": "lua",
-    "magick": "imagemagick",
-    "make": "make",
-    "ninja": "ninja",
-    "node": "nodejs",
-    "npm": "nodejs",
-    "npx": "nodejs",
-    "octave": "octave",
-    "perl": "perl",
-    "php": "php",
-    "pkg-config": "pkg-config",
-    "psql": "postgresql",
-    "pwsh": "powershell",
-    "python": "python",
-    "python3": "python",
-    "ruby": "ruby",
-    "runghc": "ghc",
-    "runhaskell": "ghc",
-    "rustc": "rust",
-    "sqlite3": "sqlite",
-    "swipl": "swi-prolog",
-    "tclsh": "tk",
-    "wish": "tk",
-    "zig": "zig",
-}
 
 
 def resolve_command(run_with: Sequence[str], environ: Mapping[str, str], prefix: Prefixes) -> tuple[str, ...]:
@@ -160,6 +107,27 @@ def find_program(name: str, environ: Mapping[str, str], prefix: Prefixes | None 
     raise not_found(name, prefix)
 
 
+def program_outside(argv: Sequence[str], prefixes: Prefixes) -> str | None:
+    """The program that a command starts, by way of ``env`` too, where it is in none of the prefixes; else None."""
+    roots = prefixes if isinstance(prefixes, tuple) else (prefixes,)
+    started = (
+        word for word in argv if os.path.isabs(word) and os.path.basename(word) != "env" and os.path.isfile(word)
+    )
+    program = next(started, None)
+    if program is None or any(Path(program).is_relative_to(root) for root in roots):
+        return None
+    return program
+
+
+def not_in_environment(path: str, name: str) -> ProgramNotFoundError:
+    """The error for a program that is on this machine, at ``path``, but not in the environment."""
+    package = package_of_program(name) or name.lower()
+    return ProgramNotFoundError(
+        f"{name!r} is to run the script, and its environment has none: {path} would see nothing of its packages",
+        hint=f"Add {package!r} to the packages that the script declares, or name another program with run_with.",
+    )
+
+
 def not_found(name: str, prefix: Prefixes | None) -> ProgramNotFoundError:
     """The error that says a program is nowhere, and which package may bring it."""
     if _is_path(name) and not os.path.isabs(name):
@@ -171,7 +139,7 @@ def not_found(name: str, prefix: Prefixes | None) -> ProgramNotFoundError:
         message = f"the program {name!r} is not on the PATH"
     else:
         message = f"the program {name!r} is neither in the environment nor on the PATH"
-    known = PACKAGES.get(program)
+    known = package_of_program(program)
     if known is not None:
         hint = f"Add {known!r} to the packages that the script declares: it brings {program!r}."
     else:

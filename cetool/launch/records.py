@@ -52,6 +52,7 @@ class Circumstances(Value):
     before any of it was read; ``environ`` the variables; ``locks`` the states of the files that are the script's lock,
     or would be. ``by_path`` tells that PATH had a say in it, ``collects`` that
     collection is to be started every hour, and ``stamp`` without that the file by whose age it is time for a cold run.
+    ``caller`` is which executable runs the script, where that decides with which program.
     """
 
     about: str
@@ -63,6 +64,7 @@ class Circumstances(Value):
     collects: bool
     locks: Mapping[bytes, bytes] = MappingProxyType({})
     stamp: bytes = b""
+    caller: bytes = b""
 
 
 def write_launch_record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths) -> None:
@@ -121,11 +123,12 @@ def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths)
         record.cache, record.cache_lock = os.fsencode(learned.cache.path), os.fsencode(learned.cache.lock.path)
     record.spool = os.fsencode(paths.spool)
     record.stamp = os.fsencode(paths.gc_stamp) if around.collects and paths.gc_stamp.exists() else around.stamp
-    record.script_state = record.suffix = record.head = record.block = b""
+    record.script_state = record.leads_to = record.head = record.block = b""
     if around.seen is not None and learned.metadata is not None:
         record.script_state = warm.script_state(around.seen)
-        record.suffix = warm.suffix_of(around.about)
+        record.leads_to = warm.target_of(around.about)
         record.head, record.block = _declaration(around.about, around.seen, learned.metadata.lines)
+    record.caller = around.caller
     record.argv = [os.fsencode(word) for word in learned.argv]
     record.path = [os.fsencode(entry) for entry in learned.activation.path]
     record.variables = [os.fsencode(text) for pair in learned.activation.set for text in pair]
@@ -218,7 +221,7 @@ def _join_paths(record: warm.Record, path: bytes) -> None:
         earlier = warm.read_record(path)
     except (ValueError, IndexError, OSError):
         return
-    varying = ("script_state", "suffix", "head", "block", "paths")
+    varying = ("script_state", "leads_to", "head", "block", "paths")
     if earlier is not None and all(
         getattr(earlier, name) == getattr(record, name) for name in warm.Record.__slots__ if name not in varying
     ):

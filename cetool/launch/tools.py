@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.errors import CetoolError, NotExecutableError, ProgramNotFoundError, UsageError
-from cetool.launch.programs import PACKAGES, find_program, look_in
+from cetool.launch.programs import find_program, look_in
+from cetool.spec.languages import package_of_program
 from cetool.warm.environ import ON_WINDOWS, path_dirs
 
 #: A match spec's channel, its name, and all the rest of it. Programs' names have a + where packages' have none.
@@ -45,7 +46,7 @@ def read_tool(word: str) -> Tool:
     if found is None:
         return Tool(word, word)
     channel, name, rest = found.groups()
-    return Tool(name, f"{channel}{PACKAGES.get(name, name)}{rest}")
+    return Tool(name, f"{channel}{package_of_program(name) or name}{rest}")
 
 
 def find_tool(program: str, prefix: Path, packages: Sequence[str], *, command: str) -> str:

@@ -18,7 +18,6 @@ from cetool.spec.environment import Ignored, Requirements
 from cetool.spec.matchspecs import canonical_requirement, canonical_spec
 from cetool.spec.nodes import Node, channels_of, ends_channels, shorten
 from cetool.spec.own_keys import KEYS, meant_key
-from cetool.spec.run_with import default_run_with
 from cetool.spec.source import Script
 from cetool.spec.yaml_reader import parse_yaml
 from cetool.values import Value
@@ -38,8 +37,8 @@ class OwnKeys(Value):
     run_with: tuple[str, ...] | None = None
 
 
-def read_conda_execute(block: Block, script: Script) -> tuple[Requirements, tuple[str, ...]]:
-    """The requirements and the command of a ``# conda execute`` block. Raises MetadataError."""
+def read_conda_execute(block: Block, script: Script) -> tuple[Requirements, tuple[str, ...] | None]:
+    """The requirements, and the command if it names one, of a ``# conda execute`` block. Raises MetadataError."""
     root = read_tree(block, script)
     if root is None or root.kind == "nothing":
         raise MetadataError(_NO_ENVIRONMENT, where=script.at(block.first), hint=_ADD_ENV)
@@ -47,7 +46,7 @@ def read_conda_execute(block: Block, script: Script) -> tuple[Requirements, tupl
     needs = own.requirements
     if not needs.packages and not needs.pypi and not needs.baselines and needs.overlay is None:
         raise MetadataError(_NO_ENVIRONMENT, where=script.at(block.first), hint=_ADD_ENV)
-    return own.requirements, own.run_with or default_run_with(script)
+    return own.requirements, own.run_with
 
 
 def read_tree(block: Block, script: Script) -> Node | None:

@@ -11,7 +11,6 @@ from cetool.spec.nodes import Node, channels_of, nearest, shorten
 from cetool.spec.pixi import read_pixi
 from cetool.spec.pixi_keys import refuse_partial
 from cetool.spec.platforms import FAMILIES, PLATFORMS, current_platform, selectors
-from cetool.spec.run_with import default_run_with
 from cetool.spec.source import Script
 from cetool.spec.toml_reader import parse_toml
 
@@ -29,7 +28,7 @@ def read_conda_script(
 def read_conda_script_keys(
     root: Node, script: Script, *, platform: str | None = None
 ) -> tuple[Requirements, tuple[str, ...] | None, str | None]:
-    """The same of its keys; the command or the entry point is None.
+    """The same of its keys; the command or the entry point is None, or both.
 
     ``platform`` is this machine's where None. ``[tool.cetool] run_with`` takes the place of the entry point. Raises
     MetadataError.
@@ -67,8 +66,6 @@ def read_conda_script_keys(
     entrypoint = _entrypoint(keys.get("entrypoint"), platform)
     if run_with is not None:
         entrypoint = None
-    elif entrypoint is None:
-        run_with = default_run_with(script)
     return requirements, run_with, entrypoint
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from cetool.errors import MetadataError, UsageError
 from cetool.spec.blocks import CONDA_EXECUTE, PEP723, Block, find_block
 from cetool.spec.channels import canonical_channel
-from cetool.spec.conda_execute import read_own_keys
+from cetool.spec.conda_execute import OwnKeys, read_own_keys
 from cetool.spec.declared import Item, channels_place, pypi_name, untouched
 from cetool.spec.document import Document, NotWrittenError, require_script
 from cetool.spec.draft import Draft
@@ -23,7 +23,7 @@ from cetool.spec.matchspecs import canonical_requirement, canonical_spec, spec_n
 from cetool.spec.metadata import nothing_found, read_block
 from cetool.spec.nodes import nearest
 from cetool.spec.platforms import current_platform, selectors
-from cetool.spec.run_with import default_run_with
+from cetool.spec.run_with import choose_program
 from cetool.spec.source import Script
 from cetool.spec.urls import redact, strip_credentials
 
@@ -107,11 +107,16 @@ def declaration(block: Block, script: Script) -> Declaration:
         from cetool.spec.yaml_reader import parse_yaml
 
         root = parse_yaml(block.text, name=script.name, lines=block.numbers)
-        if root is None or root.kind == "nothing":
-            return Declaration(Requirements(), default_run_with(script), None)
-        own = read_own_keys(root, "the '# conda execute' specification", script.directory)
-        return Declaration(own.requirements, own.run_with or default_run_with(script), None)
-    return Declaration(*read_block(block, script))
+        own = OwnKeys()
+        if root is not None and root.kind != "nothing":
+            own = read_own_keys(root, "the '# conda execute' specification", script.directory)
+        found = Declaration(own.requirements, own.run_with, None)
+    else:
+        found = Declaration(*read_block(block, script))
+    if found.run_with is None and found.entrypoint is None:
+        choice = choose_program(script, found.requirements, python=block.dialect == PEP723)
+        return replace(found, run_with=choice.words)
+    return found
 
 
 def verify(document: Document, old: Block, wanted: Declaration) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from cetool.errors import MetadataError
 from cetool.spec.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_block, near_miss, near_miss_advice
 from cetool.spec.environment import Requirements
-from cetool.spec.run_with import default_run_with
+from cetool.spec.run_with import Choice, choose_program
 from cetool.spec.source import Script, foreign_text, is_notebook, is_url
 from cetool.values import Value
 
 __all__ = ["CONDA_EXECUTE", "CONDA_SCRIPT", "ENVIRONMENT_FILE", "PEP723", "ScriptMetadata"]
-__all__ += ["default_run_with", "metadata_from_file", "read_metadata"]
+__all__ += ["metadata_from_file", "read_metadata"]
 
 #: The dialect of a script whose environment comes from a file of its own.
 ENVIRONMENT_FILE = "environment.yml"
@@ -21,7 +21,9 @@ class ScriptMetadata(Value):
 
     ``dialect`` is ``conda execute``, ``script`` (PEP 723), ``conda-script`` or ``environment.yml``; ``path`` the
     script's absolute path; ``lines`` the first and last line of the block. The script runs by ``run_with`` (words
-    before its path), or by ``entrypoint`` (conda-script's command, not yet interpreted); the other one is None.
+    before its path), or by ``entrypoint`` (conda-script's command, not yet interpreted); the other one is None. What
+    ``run_with`` was chosen by is told by ``chosen`` (see :class:`~cetool.spec.run_with.Choice`); where nothing says
+    which program it is, both are None, and ``undecided`` says why.
 
     Of a notebook both are None: it has a ``language``, a kernel for which is among the requirements, and perhaps the
     name of a ``kernel``; ``cell`` is the number of the code cell that the lines are counted in.
@@ -36,6 +38,17 @@ class ScriptMetadata(Value):
     cell: int | None = None
     language: str | None = None
     kernel: str | None = None
+    chosen: str = "declared"
+    undecided: str = ""
+
+    @property
+    def choice(self) -> Choice:
+        """The program that runs the script."""
+        return Choice(self.run_with, self.chosen, self.undecided)
+
+    def run_by(self, choice: Choice) -> ScriptMetadata:
+        """The same, run by another program."""
+        return self._replace(run_with=choice.words, chosen=choice.by, undecided=choice.reason)
 
 
 def read_metadata(source: Script, platform: str | None = None) -> ScriptMetadata:
@@ -60,7 +73,7 @@ def _read_metadata(source: Script, platform: str | None) -> ScriptMetadata:
         from cetool.spec.overlay import refuse_packages
 
         refuse_packages(requirements.packages, source.at(block.first))
-    return ScriptMetadata(
+    metadata = ScriptMetadata(
         dialect=block.dialect,
         path=str(source.path),
         lines=(block.first, block.last),
@@ -68,6 +81,9 @@ def _read_metadata(source: Script, platform: str | None) -> ScriptMetadata:
         run_with=run_with,
         entrypoint=entrypoint,
     )
+    if run_with is None and entrypoint is None:
+        return metadata.run_by(choose_program(source, requirements, python=block.dialect == PEP723))
+    return metadata
 
 
 def metadata_from_file(source: Script, requirements: Requirements) -> ScriptMetadata:
@@ -79,13 +95,17 @@ def metadata_from_file(source: Script, requirements: Requirements) -> ScriptMeta
         from cetool.spec.notebook import notebook_in_file_environment
 
         return notebook_in_file_environment(source, requirements)
-    return ScriptMetadata(ENVIRONMENT_FILE, str(source.path), None, requirements, default_run_with(source))
+    metadata = ScriptMetadata(ENVIRONMENT_FILE, str(source.path), None, requirements, None)
+    return metadata.run_by(choose_program(source, requirements))
 
 
 def read_block(
     block: Block, source: Script, platform: str | None = None
 ) -> tuple[Requirements, tuple[str, ...] | None, str | None]:
-    """Hand the block to its dialect's reader; each brings its own parser, so only the one needed is imported."""
+    """The requirements, the command and the entry point that a block states; None for those that it does not.
+
+    Each dialect's reader brings its own parser, so only the one needed is imported.
+    """
     if block.dialect == CONDA_EXECUTE:
         from cetool.spec.conda_execute import read_conda_execute
 

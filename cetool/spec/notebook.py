@@ -17,7 +17,6 @@ from cetool.spec.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_
 from cetool.spec.environment import Ignored, Requirements
 from cetool.spec.metadata import ENVIRONMENT_FILE, ScriptMetadata, nothing_found, read_block
 from cetool.spec.nodes import Node, shorten
-from cetool.spec.run_with import default_run_with, pep723_run_with
 from cetool.spec.source import Script
 
 #: The package whose kernel runs a language where none is declared, and others that bring one.
@@ -239,8 +238,7 @@ def _without_command(
     entrypoint: str | None,
 ) -> ScriptMetadata:
     """The declaration without the command, which a notebook has no use for: one that was written is warned of."""
-    usual = pep723_run_with(source) if dialect == PEP723 else default_run_with(source)
-    ignored = "entrypoint" if entrypoint is not None else "run_with" if run_with not in (None, usual) else None
+    ignored = "entrypoint" if entrypoint is not None else "run_with" if run_with is not None else None
     if ignored is not None:
         warning = Ignored(
             f"{ignored} says nothing in a notebook, whose cells its kernel runs: it is ignored", source.at()

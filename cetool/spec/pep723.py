@@ -10,7 +10,6 @@ from cetool.spec.nodes import Node, channels_of
 from cetool.spec.pixi import read_pixi
 from cetool.spec.pixi_keys import refuse_partial
 from cetool.spec.platforms import current_platform
-from cetool.spec.run_with import pep723_run_with
 from cetool.spec.source import Script
 from cetool.spec.toml_reader import parse_toml
 from cetool.spec.uv_settings import read_uv
@@ -18,15 +17,17 @@ from cetool.spec.uv_settings import read_uv
 KEYS = ("requires-python", "dependencies", "tool")
 
 
-def read_pep723(block: Block, script: Script, *, platform: str | None = None) -> tuple[Requirements, tuple[str, ...]]:
-    """The requirements and the command of a ``# /// script`` block. Raises MetadataError."""
+def read_pep723(
+    block: Block, script: Script, *, platform: str | None = None
+) -> tuple[Requirements, tuple[str, ...] | None]:
+    """The requirements, and the command if it names one, of a ``# /// script`` block. Raises MetadataError."""
     root = parse_toml(block.content, block.numbers, name=script.name, first=block.first)
     return read_pep723_keys(root, script, platform=platform)
 
 
 def read_pep723_keys(
     root: Node, script: Script, *, platform: str | None = None
-) -> tuple[Requirements, tuple[str, ...]]:
+) -> tuple[Requirements, tuple[str, ...] | None]:
     """The same of its keys. Raises MetadataError.
 
     ``platform`` is this machine's where None. The script is Python, so python is always among the packages. Where
@@ -51,7 +52,7 @@ def read_pep723_keys(
     if not any(spec_name(spec) == "python" for spec in requirements.packages):
         requirements = Requirements(packages=("python",)).plus(requirements)
     refuse_partial(requirements, root.where)
-    return requirements, run_with or pep723_run_with(script)
+    return requirements, run_with
 
 
 def _standard_keys(root: Node, script: Script) -> Requirements:

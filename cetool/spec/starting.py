@@ -16,7 +16,7 @@ from cetool.spec.imports import Imports, find_imports
 from cetool.spec.languages import Language, language_of
 from cetool.spec.matchspecs import canonical_requirement, canonical_spec
 from cetool.spec.rendering import Wanted, entrypoint_of, render
-from cetool.spec.run_with import default_run_with
+from cetool.spec.run_with import choose_program
 from cetool.spec.source import Script
 from cetool.spec.urls import redact, strip_credentials
 
@@ -50,15 +50,13 @@ def start_block(document: Document, dialect: str, extra: Sequence[str] = ()) -> 
     wanted = Wanted(packages=needs.packages, pypi=needs.pypi)
     notes = list(needs.notes)
     if dialect == CONDA_SCRIPT:
-        words = default_run_with(script)
+        words = choose_program(script, Requirements(needs.packages, pypi=needs.pypi)).words
         # an entry point's program is looked for without env's help
-        command = entrypoint_of(words[1:] if words[0].endswith("/env") and len(words) == 2 else words)
-        compiled = (language.package or "").endswith("-compiler") or language.package == "rust"
-        wanted = Wanted(
-            needs.packages, needs.pypi, channels=(DEFAULT_CHANNEL,), entrypoint=None if compiled else command
-        )
-        if compiled:
-            notes.append('the block does not say how to compile and run it: add entrypoint = "..."')
+        by_env = words is not None and words[0].endswith("/env") and len(words) == 2
+        command = None if words is None else entrypoint_of(words[1:] if by_env else words)
+        wanted = Wanted(needs.packages, needs.pypi, channels=(DEFAULT_CHANNEL,), entrypoint=command)
+        if command is None:
+            notes.append('the block does not say how to run it: add entrypoint = "..."')
     new = _inserted(document, script, dialect, wanted, language)
     _verify(new, dialect, wanted)
     return Edited(new, tuple(notes))

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 
-from cetool.warm.environ import activated, caller_environ
+from cetool.warm.environ import activated, caller_environ, count_run
 from cetool.warm.handover import replace_process
 from cetool.warm.notes import append_note, touch_shared, use_line
 
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: The first field of every record; another number for each change of what follows.
-MAGIC = b"cetool launch 3"
+MAGIC = b"cetool launch 4"
 END = b"end"
+#: Who runs a script, where another one of them would take another program.
+CETOOL, CONDA_EXECUTE = b"cetool", b"conda-execute"
 #: Where there is a warm path: not where there is no exec, nor where only platformdirs knows the cache's place.
 SUPPORTED = sys.platform not in ("win32", "darwin")
 #: Seconds between two looks at whether something is to be collected.
@@ -48,6 +50,7 @@ _IDLE = (
     b"CONDA_STACKED_",
     b"CONDA_BACKUP_",
     b"CETOOL_TRACEBACK",
+    b"CETOOL_RUN_RECURSION_DEPTH",
 )
 
 
@@ -141,9 +144,9 @@ def settled_before(info: os.stat_result, moment_ns: int) -> bool:
     return moment_ns - info.st_ctime_ns > (SETTLED_COARSE_NS if whole else SETTLED_NS)
 
 
-def suffix_of(script: str) -> bytes:
-    """The suffix of the file that a script's path leads to: with what it runs may depend on that."""
-    return os.fsencode(os.path.splitext(os.path.realpath(script))[1])
+def target_of(script: str) -> bytes:
+    """The file that a script's path leads to: its suffix may decide what runs it, and its lock may be next to it."""
+    return os.fsencode(os.path.realpath(script))
 
 
 def variable(name: bytes) -> bytes:
@@ -159,12 +162,12 @@ def absolute(target: str) -> str:
     return target if os.path.isabs(target) else os.path.join(os.getcwd(), target)
 
 
-def launch(target: str, arguments: list[str]) -> None:
+def launch(target: str, arguments: list[str], original: bool = False) -> None:
     """Become the script if everything is as its record says; return, with nothing changed, if anything is not."""
     if not SUPPORTED:
         return
     try:
-        _launch(absolute(target), target, arguments)
+        _launch(absolute(target), target, arguments, original)
     except (OSError, ValueError, IndexError):
         return
 
@@ -190,12 +193,12 @@ def launch_tool(words: list[str]) -> None:
                     value = words[at]
                 (specs if name == "--spec" else channels).append(value)
             at += 1
-        _launch(tool_key(words[at], specs, channels), "", words[at + 1 :])
+        _launch(tool_key(words[at], specs, channels), "", words[at + 1 :], False)
     except (OSError, ValueError, IndexError):
         return
 
 
-def _launch(about: str, target: str, arguments: list[str]) -> None:
+def _launch(about: str, target: str, arguments: list[str], original: bool) -> None:
     """``about`` is what the record is called by; ``target`` the script as it was given, empty for a tool."""
     import posix
 
@@ -213,7 +216,7 @@ def _launch(about: str, target: str, arguments: list[str]) -> None:
         record = read_record(name, folder)
     finally:
         os.close(folder)
-    if record is None or record.context != context:
+    if record is None or record.context != context or record.caller == (CETOOL if original else CONDA_EXECUTE):
         return
     if record.script_state != state and not (target and _same_declaration(about, path, record)):
         return
@@ -238,15 +241,16 @@ def _launch(about: str, target: str, arguments: list[str]) -> None:
 class Record:
     """A launch record: its fields in their order in the file, each of them bytes or a list of bytes.
 
-    ``noted`` is what the usage log calls the script or the tool, which has no ``script_state``; ``places`` are pairs
-    of a directory on the way to the environment or to cetool's own things and its :func:`place_state`; ``paths`` are
-    values of PATH under which all the rest was found, none where PATH does not matter; ``watched`` are pairs of a path
-    and its :func:`file_state`, ``expected`` pairs of a name and its :func:`variable`.
+    ``noted`` is what the usage log calls the script or the tool, which has no ``script_state``; ``caller`` is empty
+    where :data:`CETOOL` and :data:`CONDA_EXECUTE` run the script alike; ``places`` are pairs of a directory on the way
+    to the environment or to cetool's own things and its :func:`place_state`; ``paths`` are values of PATH under which
+    all the rest was found, none where PATH does not matter; ``watched`` are pairs of a path and its
+    :func:`file_state`, ``expected`` pairs of a name and its :func:`variable`.
     """
 
     __slots__ = (
         *("context", "noted", "script_state", "lock", "marker", "marker_state", "prefix", "takes_script"),
-        *("cache", "cache_lock", "spool", "stamp", "suffix", "head", "block"),
+        *("cache", "cache_lock", "spool", "stamp", "leads_to", "head", "block", "caller"),
         *("argv", "path", "variables", "scripts", "places", "paths", "watched", "expected"),
     )
     context: bytes
@@ -261,9 +265,10 @@ class Record:
     cache_lock: bytes
     spool: bytes
     stamp: bytes
-    suffix: bytes
+    leads_to: bytes
     head: bytes
     block: bytes
+    caller: bytes
     argv: list[bytes]
     path: list[bytes]
     variables: list[bytes]
@@ -274,17 +279,17 @@ class Record:
     expected: list[bytes]
 
 
-_SINGLE = Record.__slots__[:15]
-_LISTS = Record.__slots__[15:]
+_SINGLE = Record.__slots__[:16]
+_LISTS = Record.__slots__[16:]
 
 
 def pack_record(record: Record) -> bytes:
-    """The record as it stands in a file: fields that end in NUL, lists led by their length."""
+    """The record as it is in a file: fields that end in NUL, lists led by their length, then the number of fields."""
     fields = [MAGIC, *(getattr(record, name) for name in _SINGLE)]
     for name in _LISTS:
         items = getattr(record, name)
         fields += [str(len(items)).encode(), *items]
-    return b"\0".join([*fields, END])
+    return b"\0".join([*fields, b"%b%d" % (END, len(fields))])
 
 
 def read_record(path: bytes, folder: int | None = None) -> Record | None:
@@ -296,15 +301,14 @@ def read_record(path: bytes, folder: int | None = None) -> Record | None:
     try:
         info = os.fstat(descriptor)
         # what others could have written, or linked here, is not obeyed
-        if info.st_uid != os.geteuid() or info.st_mode & 0o170022 != 0o100000 or info.st_nlink != 1:
-            return None
-        if info.st_size > MOST_BYTES:
+        private = info.st_uid == os.geteuid() and info.st_mode & 0o170022 == 0o100000 and info.st_nlink == 1
+        if not private or info.st_size > MOST_BYTES:
             return None
         data = os.read(descriptor, info.st_size + 1)
     finally:
         os.close(descriptor)
     fields = data.split(b"\0")
-    if fields[0] != MAGIC or fields[-1] != END:
+    if fields[0] != MAGIC or fields[-1] != b"%b%d" % (END, len(fields) - 1):
         return None
     record = Record()
     for at, name in enumerate(_SINGLE, 1):
@@ -383,6 +387,8 @@ def _become(record: Record, target: str, arguments: list[str], descriptors: list
         tuple(decode(item) for item in record.scripts),
         caller_environ(),
     )
+    if not count_run(environ):
+        return
     argv = [decode(item) for item in record.argv]
     if record.takes_script:
         # a program would take a name that starts with a dash for an option
@@ -392,7 +398,7 @@ def _become(record: Record, target: str, arguments: list[str], descriptors: list
 
 def _same_declaration(script: str, path: bytes, record: Record) -> bool:
     """Whether a script that was changed still declares the same; the record then tells its new state."""
-    if not record.block or suffix_of(script) != record.suffix:
+    if not record.block or target_of(script) != record.leads_to:
         return False
     from cetool.warm.declared import block_in, write_record  # for scripts that were changed alone
 

@@ -23,6 +23,9 @@ _FOREIGN = ("PYTHONHOME", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "__PYVENV_LAUNCHE
 _OUTER = ("CONDA_PROMPT_MODIFIER", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL")
 #: Where in an overlay what puts it into its base's python lies: the only entry of PYTHONPATH that is cetool's.
 OVERLAY_GUARD = "/lib/cetool-overlay"
+#: How many runs of cetool this process is within, and how many it may be (as in uv, 100 without a word).
+DEPTH = "CETOOL_RUN_RECURSION_DEPTH"
+MOST_DEPTH = "CETOOL_RUN_MAX_RECURSION_DEPTH"
 _OUTER_NUMBERED = ("CONDA_PREFIX", "CONDA_STACKED")
 
 
@@ -45,6 +48,15 @@ def caller_environ() -> dict[str, str]:
         else:
             del environ["LC_CTYPE"]
     return environ
+
+
+def count_run(environ: "dict[str, str]") -> bool:
+    """Count a run in the variables that its program gets; False where too many runs are within one another."""
+    depth = environ.get(DEPTH, "0")
+    most = environ.get(MOST_DEPTH, "")
+    depth = depth if _is_number(depth) else "0"
+    environ[DEPTH] = str(int(depth) + 1)
+    return int(depth) < (int(most) if _is_number(most) else 100)
 
 
 def path_dirs(prefix: str) -> tuple[str, ...]:
