@@ -186,7 +186,9 @@ def _status_of(obey: "Callable[[], int]") -> int:
         return 128 + 13
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # py-rattler's, see panics.py
+            raise
         from cetool.cli.failure import tell
 
         return tell(error)

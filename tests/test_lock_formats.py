@@ -487,3 +487,69 @@ def test_a_platform_without_packages(tmp_path: Path) -> None:
     empty = Lock((PlatformLock("linux-64", ()),), ("conda-forge",))
     assert exact(read_conda_lock(write_conda_lock(empty, sources=("a",)), "x")) == exact(empty)
     assert os.fspath(tmp_path)
+
+
+# --- what older and sloppier writers wrote ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hashes", ["hash: {}", "hash:", ""])
+def test_a_conda_lock_entry_without_a_digest_is_read(hashes: str) -> None:
+    """A run warns of it: see test_identity."""
+    text = (
+        "version: 1\nmetadata:\n  channels: [{url: conda-forge}]\n  platforms: [linux-64]\npackage:\n"
+        "- name: six\n  version: '1.16.0'\n  manager: conda\n  platform: linux-64\n  dependencies: {}\n"
+        f"  url: https://conda.anaconda.org/conda-forge/noarch/six-1.16.0-pyh6c4a22f_0.tar.bz2\n  {hashes}\n"
+    )
+    (package,) = read_conda_lock(text, "x").platforms[0].conda
+    assert package.name == "six" and package.sha256 is None and package.md5 is None
+
+
+_OLD_URL = "https://conda.anaconda.org/conda-forge/noarch/six-1.16.0-pyh6c4a22f_0.tar.bz2"
+_V3 = f"""\
+version: 3
+metadata:
+  content_hash: {{linux-64: {"aa" * 32}}}
+  channels: [{{url: https://conda.anaconda.org/conda-forge/, used_env_vars: []}}]
+  platforms: [linux-64]
+  sources: []
+package:
+- platform: linux-64
+  name: six
+  version: 1.16.0
+  category: main
+  manager: conda
+  dependencies: []
+  url: {_OLD_URL}
+  hash: {{md5: {"ab" * 16}, sha256: {"cd" * 32}}}
+  build: pyh6c4a22f_0
+  subdir: noarch
+  build_number: 0
+  noarch: python
+"""
+_V4 = f"""\
+version: {{version}}
+environments:
+  default:
+    channels: [{{{{url: https://conda.anaconda.org/conda-forge/}}}}]
+    packages:
+      linux-64:
+      - conda: {_OLD_URL}
+packages:
+- kind: conda
+  name: six
+  version: 1.16.0
+  build: pyh6c4a22f_0
+  build_number: 0
+  subdir: noarch
+  noarch: python
+  url: {_OLD_URL}
+  sha256: {"cd" * 32}
+"""
+
+
+@pytest.mark.parametrize("text", [_V3, _V4.format(version=4), _V4.format(version=5)], ids=["3", "4", "5"])
+def test_pixi_locks_of_old_versions_are_read(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "pixi.lock"
+    path.write_text(text, encoding="utf-8")
+    (package,) = read_lock(path).platforms[0].conda
+    assert (package.name, package.version, package.url, package.sha256) == ("six", "1.16.0", _OLD_URL, "cd" * 32)

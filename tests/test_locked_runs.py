@@ -98,7 +98,7 @@ def test_a_damaged_package_never_runs(home: Home, script: Path, local_channel: C
     lock_script(script, (*locked(local_channel, *PACKAGES), package), local_channel)
     done = home.cetool(script)
     assert (done.returncode, done.stdout) == (125, "")
-    assert "postlink-1.0-0.conda" in done.stderr and "not the one that was locked" in done.stderr
+    assert "postlink-1.0-0.conda" in done.stderr and "not the one that was asked for" in done.stderr
     assert json.loads(home.cetool("list", "--json").stdout)["environments"] == []
 
 

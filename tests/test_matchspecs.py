@@ -66,7 +66,10 @@ def test_plain_specs_need_no_py_rattler(home: Home) -> None:
         ("conda-forge::numpy >=1", "conda-forge::numpy >=1"),
         ("https://conda.anaconda.org/conda-forge::numpy", "conda-forge::numpy"),
         ("./a b::numpy >=1", 'numpy >=1[channel="file:///base/a%20b/"]'),
-        (f"https://h/linux-64/numpy-1.0-0.conda#{MD5}", 'numpy[url="https://h/linux-64/numpy-1.0-0.conda"]'),
+        (
+            f"https://h/linux-64/numpy-1.0-0.conda#{MD5}",
+            f'numpy[md5="{MD5}", url="https://h/linux-64/numpy-1.0-0.conda"]',
+        ),
     ],
 )
 def test_a_spec_has_one_form_and_keeps_it(text: str, canonical: str) -> None:

@@ -143,7 +143,8 @@ class Downloads:
                     with contextlib.suppress(OSError):
                         os.rename(path, Path(aside, str(number)))
                         gone += [item for item in items if item.path == path]
-                        path.with_name(path.name + ".lock").unlink(missing_ok=True)
+                        for suffix in (".cetool", ".lock"):
+                            path.with_name(path.name + suffix).unlink(missing_ok=True)
         except OSError:  # a cache that cannot be written to stays as it is
             return gone
         for path in _entries(cache):

@@ -22,7 +22,7 @@ from cetool.cli.background import touch
 from cetool.cli.output import print_json
 from cetool.cli.session import Session
 from cetool.durations import format_duration, format_size, parse_duration, parse_size
-from cetool.engines.rattler import embedded_caches
+from cetool.engines.package_cache import embedded_caches
 from cetool.engines.registration import forget_registration
 from cetool.errors import EXIT_FAILURE, CetoolError, UsageError
 from cetool.launch.records import clear_records

@@ -16,11 +16,13 @@ from typing import NoReturn
 from cetool.cache.gc import Policy, collect
 from cetool.cli.environments import create_environment, requirements_of
 from cetool.cli.execution import RunOptions, run_source
+from cetool.cli.explicit_files import explicit_spec
 from cetool.cli.output import print_data, print_line
 from cetool.cli.session import Session
 from cetool.cli.sources import open_source, source_of_lines
 from cetool.engines.registration import forget_registration
 from cetool.errors import UsageError
+from cetool.spec.environment import Requirements
 
 
 def execute(arguments: Sequence[str]) -> NoReturn:
@@ -64,11 +66,12 @@ def tmpenv(arguments: Sequence[str]) -> int:
     if asked.command == "create" and not asked.specs and not asked.file:
         print_line("Error: no packages to install, must supply command line package specs or --file.", error=True)
         return 1
-    requirements = requirements_of(asked.specs, asked.file)
+    exact = explicit_spec(asked.file, bool(asked.specs), session)
+    requirements = Requirements() if exact else requirements_of(asked.specs, asked.file)
     if asked.command == "name":
-        print_data(f"{session.store.prefix(session.spec_of(requirements).name)}\n")
+        print_data(f"{session.store.prefix((exact or session.spec_of(requirements)).name)}\n")
     else:
-        print_data(f"{create_environment(requirements, session, refresh=asked.force)}\n")
+        print_data(f"{create_environment(requirements, session, refresh=asked.force, exact=exact)}\n")
     return 0
 
 

@@ -19,6 +19,7 @@ from cetool.cli import options
 from cetool.cli.background import collect_in_background
 from cetool.cli.baseline_options import NO_BASELINE, BaselineOptions
 from cetool.cli.execution import RunOptions, note, read_declaration
+from cetool.cli.explicit_files import explicit_spec
 from cetool.cli.output import print_data, print_json, print_table
 from cetool.cli.session import Session, canonical_requirements
 from cetool.cli.sources import open_source
@@ -56,8 +57,9 @@ def create(
     """Make an environment from match specs or files, and print its prefix."""
     session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
     on = BaselineOptions.of(baseline, without, insecure=insecure)
-    requirements = requirements_of(specs or [], file or [], on)
-    prefix = create_environment(requirements, session, refresh=refresh, exclude_newer=exclude_newer, on=on)
+    exact = explicit_spec(file or [], bool(specs or baseline or without), session, exclude_newer=exclude_newer)
+    requirements = Requirements() if exact else requirements_of(specs or [], file or [], on)
+    prefix = create_environment(requirements, session, refresh=refresh, exclude_newer=exclude_newer, on=on, exact=exact)
     print_data(f"{prefix}\n")
 
 
@@ -80,11 +82,15 @@ def create_environment(
     refresh: bool,
     exclude_newer: str | None = None,
     on: BaselineOptions = NO_BASELINE,
+    exact: EnvironmentSpec | None = None,
 ) -> Path:
-    """Make the environment where it is missing, and return its prefix; that counts as a use."""
+    """Make the environment where it is missing, and return its prefix; that counts as a use.
+
+    ``exact`` is the complete request where a file has it.
+    """
     for warning in requirements.warnings:
         session.voice.warn(str(warning))
-    spec = _spec_of(requirements, session, exclude_newer, on, refresh=True)
+    spec = exact or _spec_of(requirements, session, exclude_newer, on, refresh=True)
     lease = session.environment(requirements, spec, refresh=refresh, purpose="to create it")
     note(session, lease, "")
     lease.release()
@@ -135,7 +141,8 @@ def name(
             raise UsageError(
                 "--lock-file is for the environment of a script", hint="cetool name --lock-file FILE SCRIPT"
             )
-        spec = _spec_of(requirements_of(words, file or [], on), session, exclude_newer, on, refresh=False)
+        exact = explicit_spec(file or [], bool(words or baseline or without), session, exclude_newer=exclude_newer)
+        spec = exact or _spec_of(requirements_of(words, file or [], on), session, exclude_newer, on, refresh=False)
         if len(words) == 1 and words[0].endswith(_LIKE_SCRIPTS):  # the package discord.py is one
             session.voice.warn(f"there is no file {words[0]!r}, so it was taken for a package")
     store = session.store_of(spec)
@@ -149,6 +156,8 @@ def name(
 
 def _is_script(word: str) -> bool:
     """Whether a lone word means a script rather than a match spec."""
+    if word.partition("#")[0].endswith((".conda", ".tar.bz2")):
+        return False
     if word == "-" or is_url(word) or Path(word).is_file():
         return True
     return os.sep in word and "::" not in word and "[" not in word

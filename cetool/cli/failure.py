@@ -11,13 +11,14 @@ import typer
 from cetool.cli.output import write_error
 from cetool.cli.progress import printable_lines
 from cetool.errors import EXIT_FAILURE, CetoolError, EngineError, Interrupted
+from cetool.panics import is_panic, panic_text
 from cetool.spec.urls import scrub
 
 #: Set to see where in cetool an error comes from.
 TRACEBACK = "CETOOL_TRACEBACK"
 
 
-def tell(error: Exception) -> int:
+def tell(error: BaseException) -> int:
     """Print what went wrong, and return the exit status that says so."""
     if os.environ.get(TRACEBACK):
         _print("".join(traceback.format_exception(error)).rstrip("\n"))
@@ -35,7 +36,12 @@ def tell(error: Exception) -> int:
         show()
         return int(error.exit_code)  # type: ignore[attr-defined]
     reason = f"{type(error).__name__}: {error}"
-    if isinstance(error, OSError):
+    if is_panic(error):
+        _print(
+            f"cetool: py-rattler stopped because of a defect: {panic_text(error)}\n"
+            "Please report it to cetool, with the output of `cetool info`."
+        )
+    elif isinstance(error, OSError):
         _print(f"cetool: {error.strerror or reason}" + (f": {error.filename}" if error.filename else ""))
     else:
         _print(

@@ -92,7 +92,7 @@ def _locked_spec(
         platform = session.platform
         locked = found.lock.platform(platform)
         assert locked is not None
-        _warn_of_missing_digests(found, locked, session)
+        warn_of_missing_digests(found, locked, session)
         return fresh._replace(explicit=locked.explicit, explicit_pypi=locked.explicit_pypi), found.where
     if choice.file is not None or session.settings.locked or session.settings.frozen:
         raise LockError(reason.sentence, hint=reason.way_out)
@@ -137,10 +137,10 @@ def _reason_against(found: FoundLock, asked: Asked, session: Session, command: s
     return None
 
 
-def _warn_of_missing_digests(found: FoundLock, locked: PlatformLock, session: Session) -> None:
-    """Say of which files the lock does not tell how to know them again. A commit of a repository is known by its name.
+def warn_of_missing_digests(found: FoundLock, locked: PlatformLock, session: Session) -> None:
+    """Warn of files that the lock has no digest of. A commit of a repository needs none.
 
-    Said with each run: nothing else would tell that these packages are not verified.
+    Every run warns: nothing else would say that these packages are not verified.
     """
     conda = [package.name for package in locked.conda if not package.sha256 and not package.md5]
     pypi = [each.name for each in locked.pypi if not each.sha256 and not each.url.startswith("git+")]

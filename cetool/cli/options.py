@@ -51,7 +51,7 @@ OverlaysDir = Annotated[
 ]
 Files = Annotated[
     list[Path] | None,
-    typer.Option("--file", metavar="FILE", help="A file of match specs, or an environment.yml; repeat for more."),
+    typer.Option("--file", metavar="FILE", help="A file of match specs, an @EXPLICIT file or environment.yml."),
 ]
 Record = Annotated[
     str | None, typer.Option("--record", metavar="FILE", help="Write down what ran, to do it again: `cetool rerun`.")

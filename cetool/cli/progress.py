@@ -223,7 +223,8 @@ class _Output:
         with suppress(OSError, ValueError, AttributeError):
             if stream is not None:
                 self.terminal = stream.isatty()
-                self._descriptor = stream.fileno() if os.name == "posix" else None
+                # one of its own: while an engine works in this process, standard error leads to its log
+                self._descriptor = os.dup(stream.fileno()) if os.name == "posix" else None
 
     @property
     def width(self) -> int:

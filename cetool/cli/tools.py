@@ -33,6 +33,7 @@ from cetool.launch.tools import Tool, find_tool, read_tool
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.matchspecs import spec_name
 from cetool.spec.metadata import ScriptMetadata
+from cetool.spec.package_urls import names_file
 from cetool.spec.urls import strip_credentials
 from cetool.warm.environ import path_dirs
 
@@ -123,7 +124,7 @@ def _remember(key: str, learned: Learned, lease: Lease, session: Session) -> Non
 
 def _depends_on_directory(program: str, specs: Sequence[str]) -> bool:
     """Whether the same words may mean something else in another directory, or once a file there has changed."""
-    return os.sep in program or any(spec.strip().startswith(".") for spec in specs)
+    return os.sep in program or any(spec.strip().startswith(".") or names_file(spec) for spec in specs)
 
 
 def cex(words: Sequence[str]) -> int:

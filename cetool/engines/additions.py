@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cetool.engines.base import CreateRequest, Progress
 from cetool.engines.explicit import ExplicitPackage, parse_lines
 from cetool.spec.match_fields import PACKAGE_NAME, read_fields
+from cetool.spec.package_urls import IDENTITY, is_same_file
 from cetool.spec.urls import redact
+
+if TYPE_CHECKING:
+    from rattler import MatchSpec
 
 
 def additions(specs: Iterable[str], pinned: Sequence[ExplicitPackage]) -> tuple[str, ...]:
@@ -21,8 +26,7 @@ def additions(specs: Iterable[str], pinned: Sequence[ExplicitPackage]) -> tuple[
 
     Raises EngineError, with the way out, where one asks for another version than is pinned.
     """
-    packages = {package.name: package for package in pinned}
-    there = {package.name: package.stem.rsplit("-", 2)[1:] for package in pinned}
+    there = {package.name: package for package in pinned}
     found = []
     for text in specs:
         if PACKAGE_NAME.fullmatch(text):  # a name alone: told without the import of a parser
@@ -35,8 +39,8 @@ def additions(specs: Iterable[str], pinned: Sequence[ExplicitPackage]) -> tuple[
         name = getattr(spec.name, "normalized", None)
         if name is None or spec.condition is not None or name not in there:
             found.append(text)
-        elif not _fits(spec.version, spec.build, *there[name]) or not _is_that(text, packages[name]):
-            version, build = there[name]
+        elif not _fits(spec, text, there[name]):
+            _, version, build = there[name].stem.rsplit("-", 2)
             from cetool.engines.rattler_errors import UnsatisfiableError
 
             raise UnsatisfiableError(
@@ -47,19 +51,19 @@ def additions(specs: Iterable[str], pinned: Sequence[ExplicitPackage]) -> tuple[
     return tuple(found)
 
 
-def _fits(version_spec: str | None, build_spec: str | None, version: str, build: str) -> bool:
+def _fits(spec: MatchSpec, text: str, package: ExplicitPackage) -> bool:
     from rattler import Version, VersionSpec
 
-    if version_spec is not None and not VersionSpec(version_spec).matches(Version(version)):
+    _, version, build = package.stem.rsplit("-", 2)
+    if spec.version is not None and not VersionSpec(spec.version).matches(Version(version)):
         return False
-    return build_spec is None or build_spec.startswith("^") or fnmatchcase(build, build_spec)
-
-
-def _is_that(text: str, package: ExplicitPackage) -> bool:
-    """Whether a pinned package has what the fields of a spec say; of what its line does not tell, it has not."""
-    told = {"subdir": package.subdir, "fn": package.file_name, "url": package.url}
-    told |= {kind: getattr(package, kind) for kind in ("md5", "sha256")}
-    return all(told.get(key) == value for key, value in read_fields(text).others)
+    if spec.build is not None and not spec.build.startswith("^") and not fnmatchcase(build, spec.build):
+        return False
+    # what the line of a pinned package does not tell, it does not have
+    told = {"subdir": package.subdir, "fn": package.file_name}
+    others = [(key, value) for key, value in read_fields(text).others if key not in IDENTITY]
+    same = is_same_file(spec, text, package.url, package.sha256, package.md5)
+    return same and all(told.get(key) == value for key, value in others)
 
 
 def with_additions(

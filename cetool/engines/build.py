@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from cetool.consent import Consent
 from cetool.engines.base import CreateRequest, Engine, Explain, Progress
 from cetool.engines.early import EarlyLook
-from cetool.engines.package_cache import DamagedPackages, distrust
+from cetool.engines.package_cache import DamagedPackages, ReplacedPackages, distrust
 from cetool.engines.registration import forget_registration
 from cetool.engines.verify import check_complete
 from cetool.errors import EngineError
@@ -21,6 +22,9 @@ from cetool.spec.matchspecs import spec_name
 from cetool.spec.urls import redact
 from cetool.trees import walk
 from cetool.values import Value
+
+#: How often an environment is made before packages that other processes replace meanwhile are an error.
+_TRIES = 6
 
 
 class Circumstances(Value):
@@ -89,18 +93,24 @@ def build_environment(
         request = with_additions(request, spec.pinned, circumstances.environ, circumstances.solver_cache, progress)
     elif engine.name != "rattler" and not spec.is_locked:
         request = _solved_for(request, circumstances, progress)
-    try:
-        return _make(engine, request, spec, place, circumstances, progress)
-    except DamagedPackages as error:
-        if engine.name != "rattler":  # the package cache is the user's, not cetool's
-            error.log = str(place.log)
-            raise
-        import shutil
+    for left in range(_TRIES - 1, -1, -1):
+        try:
+            return _make(engine, request, spec, place, circumstances, progress)
+        except DamagedPackages as error:
+            # the package cache of another engine is the user's, not cetool's
+            if engine.name != "rattler" or not left or not (isinstance(error, ReplacedPackages) or left == _TRIES - 1):
+                error.log = str(place.log)
+                raise
+            import random
+            import shutil
 
-        progress.note(f"{error.message}: they are fetched again")
-        distrust(error.directories)
-        shutil.rmtree(place.prefix)
-    return _make(engine, request, spec, place, circumstances, progress)
+            progress.note(f"{error.message}: they are fetched again")
+            if isinstance(error, ReplacedPackages):
+                time.sleep(random.uniform(0.0, 0.5))  # two that replace each other's packages should not stay in step
+            else:
+                distrust(error.directories)
+            shutil.rmtree(place.prefix, ignore_errors=True)
+    raise AssertionError("unreachable")
 
 
 def _make(

@@ -46,8 +46,9 @@ class ExplicitPackage(Value):
 
     @property
     def channel(self) -> str:
-        """The URL of the channel that it is in."""
-        return self.url.rsplit("/", 2)[0]
+        """The URL of the channel that it is in; of a file that is in no directory of a channel, of its directory."""
+        channel = self.url.rsplit("/", 2)[0]
+        return self.url.rsplit("/", 1)[0] if channel.endswith("/") else channel
 
     @property
     def digest(self) -> tuple[str, str] | None:
@@ -136,12 +137,13 @@ def with_credentials(url: str, channels: Sequence[str]) -> str:
 
 
 def mismatch(package: ExplicitPackage, algorithm: str, found: str) -> EngineError:
-    """The error for an archive that is not the one that was locked."""
+    """The error for an archive that is not the one that was asked for."""
     wanted = package.sha256 if algorithm == "sha256" else package.md5
     return EngineError(
-        f"the package {package.file_name} of {redact(package.channel)} is not the one that was locked: "
+        f"the package {package.file_name} of {redact(package.channel)} is not the one that was asked for: "
         f"its {algorithm.upper().replace('SHA', 'SHA-')} is {found}, and not {wanted}",
-        hint="The download was damaged, or the channel has exchanged the file: if that is meant, lock anew.",
+        hint="The download was damaged, or the file was replaced in the channel. If the new file is wanted, "
+        "write its digest; `cetool lock` updates a lock.",
     )
 
 

@@ -20,7 +20,7 @@ from cetool.errors import EngineError
 
 
 def check_local_archives(packages: Iterable[ExplicitPackage]) -> None:
-    """Raise EngineError where the archive of a ``file://`` URL is not there, or not the one that was locked."""
+    """Raise EngineError where the archive of a ``file://`` URL is not there, or not the one that was asked for."""
     for package in packages:
         if package.local is not None:
             check_archive(package, package.local)
@@ -33,8 +33,8 @@ def check_archive(package: ExplicitPackage, path: Path) -> None:
         found = digest_of(path, algorithm)
     except OSError as error:
         raise EngineError(
-            f"the locked package {package.file_name} cannot be had: {path}: {error.strerror}",
-            hint="The channel may have taken it away: cetool lock solves anew.",
+            f"the package {package.file_name} cannot be fetched: {path}: {error.strerror}",
+            hint="The channel may have removed it; if a lock names it, `cetool lock` solves again.",
         ) from None
     if wanted is not None and found != wanted:
         raise mismatch(package, algorithm, found)

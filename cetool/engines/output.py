@@ -43,6 +43,10 @@ class Log:
         except OSError:
             return
 
+    def fileno(self) -> int:
+        """The descriptor, which what a library prints by itself can be sent to."""
+        return self._fd
+
     def __enter__(self) -> Log:
         return self
 

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from cetool import advisory
-from cetool.errors import EngineError
-from cetool.ownership import OwnershipError, check_source_dir, is_trusting
+from cetool.condarc import Condarc, load_condarc
+from cetool.errors import EngineError, StoreError
+from cetool.ownership import OwnershipError, check_source_dir, ensure_private_dir, is_trusting
 
 #: Where the embedded engine keeps what it downloads, below its directory.
 PACKAGES = "pkgs"
@@ -52,6 +53,47 @@ def checked_caches(directories: Iterable[str], root: str, environ: Mapping[str, 
         except OwnershipError as error:
             raise OwnershipError(f"the package cache cannot be used: {error.message}", hint=error.hint) from None
     return found
+
+
+class ReplacedPackages(DamagedPackages):
+    """Another process put other packages of the same names into the package cache while these were linked."""
+
+    def __init__(self, directories: Iterable[Path]) -> None:
+        super().__init__(directories, how="not the same as a moment ago: another process replaced them")
+        self.hint = "Run the same command again."
+
+
+def embedded_cache(condarc: Condarc, environ: Mapping[str, str], cache_dir: Path) -> Path:
+    """The embedded engine's directory for packages and metadata: below the first writable ``pkgs_dirs``, else its own.
+
+    Raises OwnershipError where strangers could write there, and EngineError where there is none.
+    """
+    trust = is_trusting(environ)
+    for candidate in _candidates(condarc, cache_dir):
+        if candidate.is_dir() and not os.access(candidate, os.W_OK | os.X_OK):
+            continue
+        try:
+            for directory in (candidate, candidate / PACKAGES, candidate / METADATA):
+                ensure_private_dir(directory, trust=trust)
+            return candidate
+        except OwnershipError as error:
+            raise OwnershipError(f"the package cache cannot be used: {error.message}", hint=error.hint) from None
+        except StoreError as error:
+            problem = error.message
+    raise EngineError(f"packages cannot be kept in {cache_dir}: {problem}")
+
+
+def embedded_caches(environ: Mapping[str, str], cache_dir: Path) -> list[Path]:
+    """The directories in which the embedded engine keeps packages and metadata, whether they exist or not.
+
+    Raises ConfigError for a configuration that cannot be read.
+    """
+    return _candidates(load_condarc(environ, mamba=True), cache_dir)
+
+
+def _candidates(condarc: Condarc, cache_dir: Path) -> list[Path]:
+    """Where the embedded engine may keep packages and metadata, in order of preference."""
+    return [*(Path(directory, "rattler") for directory in condarc.pkgs_dirs), cache_dir]
 
 
 def is_cut_off(status: os.stat_result, size: object) -> bool:

@@ -13,32 +13,43 @@ Unlike conda, rattler does not byte-compile noarch packages: Python does it at t
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from cetool.condarc import Condarc, load_condarc
+from cetool.condarc import load_condarc
 from cetool.engines.base import CreateRequest, Explain, Progress, as_found
 from cetool.engines.output import Log
-from cetool.engines.package_cache import METADATA, PACKAGES, DamagedPackages, in_use, is_damaged, note_use
+from cetool.engines.package_cache import (
+    METADATA,
+    PACKAGES,
+    DamagedPackages,
+    ReplacedPackages,
+    embedded_cache,
+    in_use,
+    is_damaged,
+    note_use,
+)
 from cetool.engines.rattler_client import make_client
 from cetool.engines.rattler_overlay import not_below, python_in, records_of, standing_in, with_those_below
 from cetool.engines.rattler_prefix import finish_prefix
 from cetool.engines.rattler_reporter import Pulse, Reporter
 from cetool.engines.rattler_request import Plan, make_plan, virtual_packages
 from cetool.engines.rattler_selection import Selection
-from cetool.engines.rattler_thread import Stalled, attend, wait_until_quiet
-from cetool.errors import CetoolError, EngineError, StoreError
-from cetool.ownership import OwnershipError, ensure_private_dir, is_trusting
+from cetool.engines.rattler_thread import Stalled, attend, need_descriptors, panicked, wait_until_quiet
+from cetool.errors import CetoolError, EngineError
+from cetool.panics import is_panic, stderr_to
 from cetool.patterns import pattern
 
 if TYPE_CHECKING:
     from rattler import Channel, Client, Gateway, MatchSpec, RepoDataRecord, Subdir
+    from rattler.repo_data.source import RepoDataSource
     from rattler.solver.solver import SolveStrategy
 
+    from cetool.engines.rattler_packages import CheckedPackages
     from cetool.engines.rattler_pinned import PinnedPackages
+    from cetool.engines.rattler_selection import Sources
 
 _STEM = pattern(r"\.(?:conda|tar\.bz2)\Z")
 
@@ -92,12 +103,13 @@ class RattlerEngine:
         return explicit_lines(self.solve(request, progress), request.pinned)
 
     def _perform(self, request: CreateRequest, progress: Progress, *, link: bool) -> list[RepoDataRecord]:
+        need_descriptors()
         version = self.version
         condarc = load_condarc(self._environ, mamba=True)
         plan = make_plan(request, condarc, self._environ)
         if condarc.client_ssl_cert:
             progress.note("The embedded engine does not know client_ssl_cert; it goes on without.")
-        caches = self._caches(condarc)
+        caches = embedded_cache(condarc, self._environ, self._cache_dir)
         pulse = Pulse()
         with in_use(caches), Log(request.log) as log:
             specs = ", ".join(request.explicit or [shown for _, shown in plan.specs])
@@ -105,12 +117,13 @@ class RattlerEngine:
             creation = _Creation(plan, request, progress, pulse, caches, self._environ)
             watched = caches / METADATA
             try:
-                records = attend(
-                    creation.run(link=link),
-                    lambda: pulse.still_for(watched) > request.stall_timeout,
-                    creation.linking,
-                    request.meanwhile,
-                )
+                with stderr_to(log.fileno()):
+                    records = attend(
+                        creation.run(link=link),
+                        lambda: pulse.still_for(watched) > request.stall_timeout,
+                        creation.linking,
+                        request.meanwhile,
+                    )
             except CetoolError as error:
                 log.write(f"{creation.details or error}\n")
                 raise _with_log(error, request) from None
@@ -121,42 +134,16 @@ class RattlerEngine:
                 from cetool.engines.rattler_errors import explain
 
                 raise _with_log(explain(error, plan), request) from error
-            except BaseException:
+            except BaseException as error:
                 wait_until_quiet(request.prefix)
-                raise
+                if not is_panic(error):
+                    raise
+                log.write(f"{type(error).__name__}: {error}\n")
+                raise _with_log(panicked(error), request) from None
             if link and (records or request.below is None):
                 finish_prefix(request.prefix, records, plan, f"cetool (py-rattler {version})")
                 log.write(f"linked {len(records)} packages\n")
         return records
-
-    def _caches(self, condarc: Condarc) -> Path:
-        """The directory for packages and metadata: below the first writable ``pkgs_dirs``, else our own."""
-        trust = is_trusting(self._environ)
-        for candidate in _candidates(condarc, self._cache_dir):
-            if candidate.is_dir() and not os.access(candidate, os.W_OK | os.X_OK):
-                continue
-            try:
-                for directory in (candidate, candidate / PACKAGES, candidate / METADATA):
-                    ensure_private_dir(directory, trust=trust)
-                return candidate
-            except OwnershipError as error:
-                raise OwnershipError(f"the package cache cannot be used: {error.message}", hint=error.hint) from None
-            except StoreError as error:
-                problem = error.message
-        raise EngineError(f"packages cannot be kept in {self._cache_dir}: {problem}")
-
-
-def _candidates(condarc: Condarc, cache_dir: Path) -> list[Path]:
-    """Where the engine may keep packages and metadata, in order of preference."""
-    return [*(Path(directory, "rattler") for directory in condarc.pkgs_dirs), cache_dir]
-
-
-def embedded_caches(environ: Mapping[str, str], cache_dir: Path) -> list[Path]:
-    """The directories in which the embedded engine keeps packages and metadata, whether they exist or not.
-
-    Raises ConfigError for a configuration that cannot be read.
-    """
-    return _candidates(load_condarc(environ, mamba=True), cache_dir)
 
 
 class _Creation:
@@ -197,31 +184,56 @@ class _Creation:
         subdirs = [Subdir(plan.subdir) if plan.subdir else Subdir.current(), Subdir("noarch")]
         if self.request.explicit:
             return await self._take(client, subdirs[0])
-        sources = [Channel(url) for url, _ in plan.channels]
+        sources: list[Channel | RepoDataSource] = [Channel(url) for url, _ in plan.channels]
+        checked = self._checked(client)
+        if plan.direct:
+            sources.insert(0, await self._direct(checked))
         with self.pulse.watched():
             self.progress.stage("Fetching metadata")
-            await gateway.query(sources, subdirs, [spec for spec, _ in plan.specs], channel_relations="disabled")
+            await gateway.query(sources, subdirs, [spec for spec, _ in self.plan.specs], channel_relations="disabled")
         records = not_below(await self._solve(gateway, sources, subdirs), self.below)
         if not link or (self.below and not records):
             return records
         self.progress.packages(len(records))
-        await self._install(records, client, subdirs[0])
+        with self.pulse.watched():
+            await checked.have_those_of(records)
+        await self._install(records, checked, client, subdirs[0])
         return records
+
+    async def _direct(self, checked: CheckedPackages) -> RepoDataSource:
+        """The packages that specs name by their URLs; the plan's specs then mean just them."""
+        from cetool.engines.rattler_direct import DirectPackages
+
+        packages = DirectPackages(self.plan.direct)
+        with self.pulse.watched():
+            found = await packages.fetch(checked)
+        specs = [(found.get(number, spec), shown) for number, (spec, shown) in enumerate(self.plan.specs)]
+        self.plan = self.plan._replace(specs=tuple(specs))
+        return packages
 
     async def _take(self, client: Client, subdir: Subdir) -> list[RepoDataRecord]:
         """Install the packages that are named exactly."""
         from cetool.engines.explicit import packages_of
-        from cetool.engines.rattler_explicit import LockedPackages
+        from cetool.engines.rattler_packages import record_in
 
         packages = packages_of(self.request)
         self.progress.packages(len(packages))
-        locked = LockedPackages(self.caches / PACKAGES, client, self.progress, self.pulse.beat)
+        checked = self._checked(client)
         with self.pulse.watched():
-            records = await locked.records(packages)
-        await self._install(records, client, subdir)
+            await checked.have(packages, whole=True)
+        records = [record_in(checked.cache, package) for package in packages]
+        await self._install(records, checked, client, subdir)
         return records
 
-    async def _solve(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> list[RepoDataRecord]:
+    def _checked(self, client: Client) -> CheckedPackages:
+        """The package cache."""
+        from cetool.engines.rattler_packages import CheckedPackages
+
+        return CheckedPackages(
+            self.caches / PACKAGES, client, self.progress, self.pulse.beat, offline=self.plan.offline
+        )
+
+    async def _solve(self, gateway: Gateway, sources: Sources, subdirs: list[Subdir]) -> list[RepoDataRecord]:
         from rattler import ChannelPriority, MatchSpec, solve
         from rattler.exceptions import SolverError
 
@@ -279,7 +291,7 @@ class _Creation:
             await pinned.learn(self.caches / PACKAGES, gateway, subdirs, self.progress)
         return pinned
 
-    async def _preferred(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> list[RepoDataRecord]:
+    async def _preferred(self, gateway: Gateway, sources: Sources, subdirs: list[Subdir]) -> list[RepoDataRecord]:
         """The records of the packages that are kept where they fit, as far as the channels still have them."""
         wanted = self.request.preferred
         if not wanted:
@@ -305,7 +317,7 @@ class _Creation:
             error.hint = f"{told} {error.hint or ''}".strip()
         return error
 
-    async def _missing(self, gateway: Gateway, sources: list[Channel], subdirs: list[Subdir]) -> EngineError | None:
+    async def _missing(self, gateway: Gateway, sources: Sources, subdirs: list[Subdir]) -> EngineError | None:
         """The first spec that nothing in the channels fits, whatever the others ask for."""
         from cetool.engines.rattler_errors import missing_package, missing_version
 
@@ -322,12 +334,19 @@ class _Creation:
                 return missing_version(shown, namesakes, self.plan)
         return None
 
-    async def _install(self, records: list[RepoDataRecord], client: Client, subdir: Subdir) -> None:
+    async def _install(
+        self, records: list[RepoDataRecord], checked: CheckedPackages, client: Client, subdir: Subdir
+    ) -> None:
         from rattler import install
+
+        from cetool.engines.archives import check_site_packages
+        from cetool.engines.rattler_packages import wanted_of
 
         sizes = {record.name.normalized: record.size or 0 for record in records}
         reporter = Reporter(self.progress, self.pulse, sizes)
-        packages = self.caches / PACKAGES
+        packages = checked.cache
+        for record in records:
+            check_site_packages(record.python_site_packages_path, wanted_of(record))
         try:
             self.linking.set()
             with self.pulse.watched(), standing_in(self.request.prefix, self.below) as python:
@@ -348,26 +367,15 @@ class _Creation:
                 self.details = str(error)
                 raise DamagedPackages(damaged) from None
             raise
+        if replaced := checked.replaced():
+            raise ReplacedPackages(replaced)
         note_use(packages, (_STEM.sub("", record.file_name) for record in records))
-        if reporter.failed_scripts:
-            name = reporter.failed_scripts[0]
-            said = _messages(self.request.prefix)
-            raise EngineError(
-                f"the post-link script of {name} failed" + (f": {said}" if said else ""),
-                hint="The package cannot be set up on this machine; ask its maintainers, or leave it out.",
-            )
+        if (failed := reporter.failed_script(self.request.prefix)) is not None:
+            raise failed
 
 
 def _is_virtual(spec: Any) -> bool:
     return str(getattr(spec.name, "normalized", "")).startswith("__")
-
-
-def _messages(prefix: Path) -> str:
-    """What post-link scripts left for the user, by conda's convention."""
-    try:
-        return " ".join((prefix / ".messages.txt").read_text(encoding="utf-8", errors="replace").split())[:500]
-    except OSError:
-        return ""
 
 
 def _with_log(error: CetoolError, request: CreateRequest) -> CetoolError:

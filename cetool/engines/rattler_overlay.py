@@ -68,8 +68,15 @@ def standing_in(prefix: Path, below: Sequence[PrefixRecord]) -> Iterator[list[Pr
 
 def not_below(records: Iterable[RepoDataRecord], below: Sequence[PrefixRecord]) -> list[RepoDataRecord]:
     """The packages of a solution that are not there."""
-    there = {_identity(record) for record in below}
-    return [record for record in records if _identity(record) not in there]
+    there = {_identity(record): record.sha256 for record in below}
+    missing = object()
+    found = []
+    for record in records:
+        sha256 = there.get(_identity(record), missing)
+        # a package of the same name, version and build with another digest is another package
+        if sha256 is missing or (sha256 and record.sha256 and sha256 != record.sha256):
+            found.append(record)
+    return found
 
 
 def _identity(record: RepoDataRecord) -> tuple[str, str, str]:

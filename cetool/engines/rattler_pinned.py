@@ -46,7 +46,7 @@ class PinnedPackages:
 
         A channel that cannot be asked, or has a package no longer, is no hindrance: then nothing is known of it.
         """
-        from cetool.engines.rattler_explicit import kept_record
+        from cetool.engines.rattler_packages import kept_record
 
         for name, package in self.packages.items():
             record = kept_record(cache, package)

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cetool.engines.base import Progress
+from cetool.errors import EngineError
 
 
 class Pulse:
@@ -139,3 +140,21 @@ class Reporter:
             self._pulse.beat()
             if not success:
                 self.failed_scripts.append(self._scripts[index])
+
+    def failed_script(self, prefix: Path) -> EngineError | None:
+        """The error for a post-link script that failed, in the words that it left for the user; None if none did."""
+        if not self.failed_scripts:
+            return None
+        said = _messages(prefix)
+        return EngineError(
+            f"the post-link script of {self.failed_scripts[0]} failed" + (f": {said}" if said else ""),
+            hint="The package cannot be set up on this machine; ask its maintainers, or leave it out.",
+        )
+
+
+def _messages(prefix: Path) -> str:
+    """What post-link scripts left for the user, by conda's convention."""
+    try:
+        return " ".join((prefix / ".messages.txt").read_text(encoding="utf-8", errors="replace").split())[:500]
+    except OSError:
+        return ""

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from cetool.condarc import Condarc, resolve_channel
 from cetool.engines.base import CreateRequest
 from cetool.engines.rattler_client import Access, access_to, process_environment
+from cetool.engines.rattler_direct import Direct, package_at, without_url
 from cetool.errors import EngineError
 from cetool.patterns import pattern
 from cetool.spec.match_fields import Fields, read_fields
+from cetool.spec.package_urls import url_in
 from cetool.spec.platforms import current_platform, default_virtual_packages
 from cetool.spec.urls import redact, strip_credentials
 from cetool.values import Value
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from rattler import GenericVirtualPackage, MatchSpec
 
 _CHANNEL = pattern(r'channel="([^"]*)"')
-_URL = pattern(r'url="([^"]*)"')
 #: Fields that rattler compares letter by letter, which CEP 29 does not.
 _COMPARED = ("license", "license_family")
 
@@ -33,7 +34,7 @@ class Plan(Value):
 
     ``channels`` pairs each URL with the name that messages call it by; ``specs`` pairs each match spec with the text
     that was asked for; ``selected`` has, by package name, the specs with fields that rattler's solver ignores
-    (:mod:`cetool.engines.rattler_selection`).
+    (:mod:`cetool.engines.rattler_selection`); ``direct`` are those that name a package by its URL.
     """
 
     channels: tuple[tuple[str, str], ...]
@@ -44,6 +45,7 @@ class Plan(Value):
     offline: bool
     subdir: str | None
     selected: Mapping[str, tuple[Fields, ...]] = MappingProxyType({})
+    direct: tuple[Direct, ...] = ()
 
     def channel_of(self, url: str) -> str:
         """How a message calls the channel that a URL lies in; the URL itself, redacted, where it is in none."""
@@ -68,7 +70,8 @@ def make_plan(request: CreateRequest, condarc: Condarc, environ: Mapping[str, st
     for channel in request.channels:
         for url in resolve_channel(channel, condarc):
             channels.setdefault(access.plain(url), strip_credentials(channel if "://" not in channel else url))
-    specs = []
+    specs: list[tuple[MatchSpec, str]] = []
+    direct: list[Direct] = []
     selected: dict[str, tuple[Fields, ...]] = {}
     if request.explicit or request.pinned:
         from cetool.engines.explicit import packages_of, parse_lines
@@ -80,15 +83,17 @@ def make_plan(request: CreateRequest, condarc: Condarc, environ: Mapping[str, st
         spec = _parsed(fields.text(*_COMPARED) if fields is not None else text)
         canonical = spec.to_canonical_string()
         asked_for = str(spec)
-        direct = _URL.search(asked_for)
-        if direct:
-            access.plain(direct[1].rsplit("/", 2)[0])
         if spec.channel is not None:
             url = _own_channel(asked_for, canonical, condarc)
             channels.setdefault(access.plain(url), strip_credentials(url))
             found = _CHANNEL.search(canonical)
             if found:
                 canonical = canonical.replace(found[0], f'channel="{access.plain(url)}/"')
+        if address := url_in(asked_for):
+            directory, _, file = address.rpartition("/")
+            plain = f"{access.plain(directory)}/{file}"
+            direct.append(Direct(len(specs), canonical, package_at(plain, spec)))
+            canonical = without_url(canonical)
         specs.append((MatchSpec(canonical), strip_credentials(text)))
     _refuse_forbidden(channels, condarc)
     return Plan(
@@ -100,6 +105,7 @@ def make_plan(request: CreateRequest, condarc: Condarc, environ: Mapping[str, st
         offline=request.offline or condarc.offline,
         subdir=request.platform or environ.get("CONDA_SUBDIR") or None,
         selected=selected,
+        direct=tuple(direct),
     )
 
 

@@ -15,6 +15,9 @@ from cetool.spec.match_fields import Fields
 
 if TYPE_CHECKING:
     from rattler import Channel, Gateway, PackageName, PackageRecord, RepoDataRecord, Subdir
+    from rattler.repo_data.source import RepoDataSource
+
+    Sources = Sequence[Channel | RepoDataSource]
 
 #: The fields that are looked at here.
 SELECTED = ("subdir", "fn", "extras", "license", "license_family")
@@ -52,7 +55,7 @@ class Selection:
         """Whether a record fits all the specs for its name."""
         return all(fits(fields, record) for fields in self._wanted.get(record.name.normalized, ()))
 
-    async def sources(self, gateway: Gateway, channels: Sequence[Channel], subdirs: Sequence[Subdir]) -> list[Any]:
+    async def sources(self, gateway: Gateway, channels: Sources, subdirs: Sequence[Subdir]) -> list[Any]:
         """The channels as the solver is to see them; they themselves where nothing is selected."""
         if not self._wanted:
             return list(channels)
@@ -73,7 +76,9 @@ class Selection:
 class _Source:
     """A channel of which only some records of some packages are shown (rattler's ``RepoDataSource``)."""
 
-    def __init__(self, gateway: Gateway, channel: Channel, selected: Mapping[str, list[RepoDataRecord]]) -> None:
+    def __init__(
+        self, gateway: Gateway, channel: Channel | RepoDataSource, selected: Mapping[str, list[RepoDataRecord]]
+    ) -> None:
         self._gateway = gateway
         self._channel = channel
         self._selected = selected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import functools
 import os
 import sys
@@ -14,8 +15,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from cetool.errors import EngineError
+from cetool.panics import panic_text
+
 _T = TypeVar("_T")
 _TICK = 0.1
+#: Files that rattler has open at once, at least.
+_DESCRIPTORS = 40
 #: Seconds that what was begun has to come to its end after an interruption.
 _LAST_WORDS = 2.0
 
@@ -102,3 +108,29 @@ def wait_until_quiet(prefix: Path) -> None:
             return
         before = now
         time.sleep(_TICK)
+
+
+def panicked(error: BaseException) -> EngineError:
+    """The error for a panic of rattler's."""
+    return EngineError(
+        f"the embedded engine stopped because of a defect in py-rattler: {panic_text(error)}",
+        hint="Another engine may succeed: --engine conda. Please report it to cetool, with the log.",
+    )
+
+
+def need_descriptors() -> None:
+    """Raise EngineError where the process may not open the files that rattler needs at once: it aborts without them."""
+    opened = []
+    try:
+        for _ in range(_DESCRIPTORS):
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            return
+        raise EngineError(
+            f"too few files may be open at the same time for the embedded engine: {error.strerror}",
+            hint="Raise the limit, `ulimit -n 1024`, and run the same command again.",
+        ) from None
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)

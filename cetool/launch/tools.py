@@ -36,6 +36,11 @@ def read_tool(word: str) -> Tool:
 
     The spec is not looked at any closer than to tell its name. Raises UsageError where the word is a file's path.
     """
+    if word.partition("#")[0].partition("[")[0].rstrip().endswith((".conda", ".tar.bz2")):
+        from cetool.spec.matchspecs import canonical_spec, spec_name
+
+        if "[" in (canonical := canonical_spec(word)):  # a package file, by its path or URL
+            return Tool(spec_name(canonical), word)
     found = _WORD.match(word)
     separators = ("/", "\\") if ON_WINDOWS else ("/",)
     if any(separator in word.rpartition("::")[2].partition("[")[0] for separator in separators) and "://" not in word:

@@ -212,8 +212,6 @@ def _conda(entry: _Entry, platform: str) -> LockedConda:
     digests = _hashes(entry)
     if not digests and fragment:
         digests = {"md5": digest(fragment, "md5", where)}
-    if not digests:
-        raise MetadataError(f"{package.name} is locked without a digest", where=entry.where)
     return package._replace(sha256=digests.get("sha256"), md5=digests.get("md5"), depends=tuple(_dependencies(entry)))
 
 
@@ -224,9 +222,10 @@ def _pypi(entry: _Entry) -> LockedPypi:
     url, repository = pypi_url(text, name, entry.at("url"))
     if repository:  # conda-lock writes the commit where others have a digest
         return LockedPypi(name, version, url, None, tuple(_dependencies(entry)))
-    sha256 = _hashes(entry).get("sha256") or (digest(fragment, "sha256", entry.at("url")) if fragment else None)
-    if sha256 is None:
-        raise MetadataError(f"{name} is locked without a SHA-256 digest", where=entry.where)
+    hashes = _hashes(entry)
+    sha256 = hashes.get("sha256") or (digest(fragment, "sha256", entry.at("url")) if fragment else None)
+    if hashes and sha256 is None:
+        raise MetadataError(f"{name} is locked without a SHA-256 digest, and others are not checked", where=entry.where)
     return LockedPypi(name, version, url, sha256, tuple(_dependencies(entry)))
 
 

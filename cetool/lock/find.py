@@ -20,7 +20,10 @@ from cetool.values import Value
 #: The formats by the names that the command line has for them.
 EMBEDDED, CONDA_LOCK, PIXI, EXPLICIT = "embedded", "conda-lock", "pixi", "explicit"
 
-_PIXI = re.compile(r"^(?:environments|platforms)[ \t]*:", re.MULTILINE)
+#: pixi.lock version 3 has the keys of a conda-lock.yml, whose only version is 1.
+_PIXI = re.compile(
+    r"^(?:(?:environments|platforms)[ \t]*:|version[ \t]*:[ \t]*['\"]?(?:[3-9]|[1-9]\d+)\b)", re.MULTILINE
+)
 _CONDA_LOCK = re.compile(r"^(?:metadata|package)[ \t]*:", re.MULTILINE)
 _EXPLICIT = re.compile(r"^[ \t]*@EXPLICIT[ \t]*$", re.MULTILINE)
 

@@ -15,7 +15,7 @@ from cetool.errors import Location, MetadataError
 from cetool.lock.checks import conda_archive, conda_package, digest, platform_name, pypi_name, pypi_url, pypi_version
 from cetool.lock.model import Lock, LockedConda, LockedPypi, PlatformLock
 from cetool.lock.records import in_order
-from cetool.spec.channels import canonical_channel
+from cetool.spec.channels import canonical_channel, file_url
 from cetool.spec.nodes import shorten
 from cetool.spec.urls import redact, strip_credentials
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _DEFAULT = "default"
 #: The oldest version that can be written; py-rattler makes the newest of it.
 OLDEST = 6
+#: What the files of PyPI packages end in.
+_FILES = (".whl", ".tar.gz", ".zip")
 
 
 def read_pixi_lock(path: Path, text: str, name: str) -> Lock:
@@ -52,7 +54,7 @@ def read_pixi_lock(path: Path, text: str, name: str) -> Lock:
         subdir = platform_name(str(platform.subdir), where)
         if any(each.platform == subdir for each in found):
             raise MetadataError(f"{subdir} is locked twice, for machines that differ otherwise", where=where)
-        found.append(_platform(subdir, packages, places))
+        found.append(_platform(subdir, packages, places, path.absolute().parent))
     return Lock(
         platforms=tuple(sorted(found, key=lambda each: each.platform)),
         channels=tuple(
@@ -76,7 +78,7 @@ class _Places:
         return Location(self._name, self._lines.get(location))
 
 
-def _platform(subdir: str, packages: Iterable[Any], places: _Places) -> PlatformLock:
+def _platform(subdir: str, packages: Iterable[Any], places: _Places, directory: Path) -> PlatformLock:
     from rattler.lock import CondaLockedBinaryPackage, PypiLockedPackage
 
     conda: list[LockedConda] = []
@@ -86,7 +88,7 @@ def _platform(subdir: str, packages: Iterable[Any], places: _Places) -> Platform
         if isinstance(package, CondaLockedBinaryPackage):
             conda.append(_conda(package, subdir, where))
         elif isinstance(package, PypiLockedPackage):
-            pypi.append(_pypi(package, where))
+            pypi.append(_pypi(package, directory, where))
         else:
             raise MetadataError(f"{package.name} is locked as source, which cetool does not build", where=where)
     for names in ([each.name for each in conda], [each.name for each in pypi]):
@@ -104,8 +106,6 @@ def _conda(package: CondaLockedBinaryPackage, platform: str, where: Location) ->
             f"{record.name.normalized} {record.version} is locked, but its URL leads to {found.name} {found.version}",
             where=where,
         )
-    if not record.sha256 and not record.md5:
-        raise MetadataError(f"{found.name} is locked without a digest", where=where)
     kind = record.noarch
     return found._replace(
         sha256=record.sha256.hex() if record.sha256 else None,
@@ -117,9 +117,12 @@ def _conda(package: CondaLockedBinaryPackage, platform: str, where: Location) ->
     )
 
 
-def _pypi(package: PypiLockedPackage, where: Location) -> LockedPypi:
+def _pypi(package: PypiLockedPackage, directory: Path, where: Location) -> LockedPypi:
+    """A PyPI package; paths of its files start from the directory of the lock, as pixi writes them."""
     name = pypi_name(package.name, where)
     location, _, fragment = package.location.partition("#sha256=")
+    if "://" not in location and location.endswith(_FILES):
+        location = file_url(location, directory, where=where)
     if "://" not in location:
         raise MetadataError(
             f"{name} is locked as the path {shorten(location)!r}, which means nothing elsewhere", where=where
@@ -131,8 +134,6 @@ def _pypi(package: PypiLockedPackage, where: Location) -> LockedPypi:
         sha256 = package.hashes.sha256.hex()  # type: ignore[union-attr]
     if sha256 is None and fragment:
         sha256 = digest(fragment, "sha256", where)
-    if sha256 is None and not repository:
-        raise MetadataError(f"{name} is locked without a SHA-256 digest", where=where)
     return LockedPypi(
         name,
         pypi_version(package.version, where) if package.version else _version_in(url, where),

@@ -9,6 +9,7 @@ from cetool.lock.model import LockedConda, PlatformLock
 from cetool.lock.records import record_of
 from cetool.spec.environment import Requirements
 from cetool.spec.match_fields import read_fields
+from cetool.spec.package_urls import IDENTITY, is_same_file
 
 
 def what_is_missing(locked: PlatformLock, requirements: Requirements) -> str | None:
@@ -28,8 +29,10 @@ def what_is_missing(locked: PlatformLock, requirements: Requirements) -> str | N
         name = getattr(spec.name, "normalized", None)
         if spec.condition is not None or name is None or name.startswith("__"):
             continue
-        record = records.get(name)
-        if record is None or not _fits(spec.version, spec.build, record) or not _has(text, packages[name]):
+        record, package = records.get(name), packages.get(name)
+        if record is None or package is None or not _fits(spec.version, spec.build, record):
+            return text
+        if not _has(text, package) or not is_same_file(spec, text, package.url, package.sha256, package.md5):
             return text
     return next((text for text in requirements.pypi if not _is_installed(text, locked)), None)
 
@@ -49,9 +52,9 @@ def _fits(version: str | None, build: str | None, record: object) -> bool:
 
 def _has(text: str, package: LockedConda) -> bool:
     """Whether a locked package has what the fields of a spec say, those aside that a lock does not tell."""
-    told = {"subdir": package.subdir, "fn": package.url.rpartition("/")[2], "url": package.url}
-    told |= {kind: digest for kind in ("md5", "sha256") if (digest := getattr(package, kind))}
-    return all(told.get(key, value) == value for key, value in read_fields(text).others)
+    told = {"subdir": package.subdir, "fn": package.url.rpartition("/")[2]}
+    others = [(key, value) for key, value in read_fields(text).others if key not in IDENTITY]
+    return all(told.get(key, value) == value for key, value in others)
 
 
 def _is_installed(text: str, locked: PlatformLock) -> bool:

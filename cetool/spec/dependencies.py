@@ -98,7 +98,7 @@ def _field(field: str, value: Node, base_dir: str | os.PathLike[str]) -> str:
         value.fail(f"{shorten(text)!r} is not a platform", "Write it as in linux-64, osx-arm64, win-64, noarch.")
     if field in _DIGITS and not re.fullmatch(rf"[0-9a-fA-F]{{{_DIGITS[field]}}}", text):
         value.fail(f"{shorten(text)!r} is not the {field} of a file", f"It has {_DIGITS[field]} hexadecimal digits.")
-    if field == "url" and not re.fullmatch(r"(?:https?|file)://\S+\.(?:conda|tar\.bz2)(?:#[0-9a-f]*)?", text):
+    if field == "url" and not re.fullmatch(r"(?:https?|file)://\S+\.(?:conda|tar\.bz2)(?:#\S*)?", text):
         value.fail(
             "the url of a dependency must be that of a conda package",
             "It starts with https:// or file:// and ends in .conda or .tar.bz2.",

@@ -214,9 +214,9 @@ def _read_lines(text: str, name: str, directory: Path) -> Requirements:
         where = Location(name, number)
         if spec.startswith("@EXPLICIT"):
             raise MetadataError(
-                "this is an explicit list of package files (@EXPLICIT), which is not supported",
+                "this file names all packages of an environment (@EXPLICIT), so it cannot be one of several parts",
                 where=where,
-                hint="Give match specs, one a line, or an environment.yml.",
+                hint="`cetool create --file FILE` makes that environment; --lock-file FILE runs a script in it.",
             )
         packages.append(canonical_spec(spec, where=where, base_dir=directory))
     if not packages:

@@ -140,7 +140,7 @@ def is_read_alike(spec: str) -> bool:
         return True
     if "(" in (fields.version or "") or (fields.build or "").startswith("^"):
         return False
-    return all(key == "url" for key, _ in fields.others)
+    return not fields.others
 
 
 def check_name(name: str) -> None:

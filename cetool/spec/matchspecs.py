@@ -51,6 +51,8 @@ def canonical_spec(text: str, *, where: Location | None = None, base_dir: str | 
     if len(spec) <= MAX_SPEC and (found := _CHANNEL_PATH.match(spec)):
         channel = canonical_channel(found[1], base_dir=base_dir or Path.cwd(), where=where)
         spec = f"{channel}::{spec[found.end() :]}"
+    if len(spec) <= MAX_SPEC and not has_control(text):
+        spec = _package_file(spec, base_dir or Path.cwd(), where)
     _refuse_outright(text, spec, where)
     if _BRACKET_PATH.search(spec):
         _refuse(spec, where, "the channel is a directory", "Write it in front: ./channel::name")
@@ -58,6 +60,18 @@ def canonical_spec(text: str, *, where: Location | None = None, base_dir: str | 
     if len(canonical) > MAX_SPEC:
         _refuse(spec, where, f"it is longer than {MAX_SPEC} characters")
     return canonical
+
+
+def _package_file(spec: str, base_dir: str | os.PathLike[str], where: Location | None) -> str:
+    """The spec with a URL or path of a package file in brackets, its digest beside it."""
+    if ".conda" not in spec and ".tar.bz2" not in spec:
+        return spec
+    from cetool.spec.package_urls import PackageUrlError, with_brackets
+
+    try:
+        return with_brackets(spec, base_dir, where)
+    except PackageUrlError as error:
+        _refuse(spec, where, str(error), error.hint)
 
 
 def _refuse(spec: str, where: Location | None, reason: str, hint: str | None = None) -> NoReturn:
