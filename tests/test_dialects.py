@@ -281,6 +281,22 @@ def test_two_declarations_in_comments_are_an_error(text: str) -> None:
         read(text)
 
 
+def test_a_mark_in_a_text_of_another_cell_is_no_declaration() -> None:
+    cells = [block("env: [python, six]"), f"text = '''\n{block('env: [python, numpy]')}'''\n"]
+    document = {
+        "nbformat": 4,
+        "nbformat_minor": 5,
+        "metadata": {"kernelspec": {"name": "python3", "language": "python", "display_name": "x"}},
+        "cells": [
+            {"cell_type": "code", "id": str(at), "metadata": {}, "outputs": [], "execution_count": None, "source": each}
+            for at, each in enumerate(cells)
+        ],
+    }
+    for _ in range(2):
+        assert set(read(json.dumps(document), "n.ipynb").requirements.packages) == {"python", "six", "ipykernel"}
+        document["cells"].reverse()  # type: ignore[attr-defined]
+
+
 def test_an_empty_pep_723_block_asks_for_python(settled: Home) -> None:
     script = settled.write("empty.py", "# /// script\n# ///\nprint('ran')\n")
     assert settled.cetool("run", str(script)).stdout == "ran\n"

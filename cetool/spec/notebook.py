@@ -156,6 +156,11 @@ def find_cell(notebook: Notebook) -> tuple[Cell, Block] | None:
         if block is not None:
             found.append((cell, block))
     if len(found) > 1:
+        from cetool.spec.comments import comment_lines
+
+        real = [each for each in found if comment_lines(notebook.cell_script(each[0]), [each[1].first])]
+        found = real or found
+    if len(found) > 1:
         one, other = found[0], found[1]
         raise MetadataError(
             f"there are two blocks: one in cell {one[0].number}, and one in cell {other[0].number}",
