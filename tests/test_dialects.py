@@ -12,6 +12,7 @@ from support.baselines import small
 from support.home import Home
 from support.warm import learn, run_warm
 
+from cetool.cli.environments import requirements_of
 from cetool.errors import MetadataError
 from cetool.spec.environment import EnvironmentSpec, Requirements, Solving
 from cetool.spec.environment_file import read_environment_file
@@ -199,6 +200,8 @@ _TWO = (("python", "numpy"), ("python",))
     [
         ((" - python", " - numpy", "Prints ok."), 4),
         ((" - python", " - numpy", "vim: ts=4 sw=4:"), 4),
+        ((" - python", " - numpy", "noqa"), 4),
+        ((" - python", " - numpy", "-------"), 4),
         ((" - python", " - numpy", "It's (c) me: all rights: reserved."), 4),
         ((" - python", " - numpy", "", "Prints ok.", "----------"), 4),
         ((" - python", " - numpy", "Prints ok.", "  and more of it."), 4),
@@ -381,6 +384,13 @@ def test_an_environment_file_may_be_in_utf_16_and_have_typed_variables(tmp_path:
     assert read_environment_file(tmp_path / "e.yml").variables == expected
     (tmp_path / "e.yml").write_bytes(text.encode("utf-8-sig"))
     assert read_environment_file(tmp_path / "e.yml").variables == expected
+
+
+def test_several_environment_files_have_the_channels_of_all(tmp_path: Path) -> None:
+    for name, text in (("a.yml", "channels: [a, b]"), ("b.yml", "channels: [c, a, nodefaults]")):
+        (tmp_path / name).write_text(f"{text}\ndependencies: [x]\n")
+    found = requirements_of([], [tmp_path / "a.yml", tmp_path / "b.yml"])
+    assert (found.channels, found.configured) == (("a", "b", "c"), False)
 
 
 def test_an_environment_file_without_packages_makes_an_empty_environment(settled: Home) -> None:

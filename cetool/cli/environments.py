@@ -67,7 +67,11 @@ def requirements_of(specs: Sequence[str], files: Iterable[Path], on: BaselineOpt
     """What match specs, files and baselines ask for together. Raises UsageError where they ask for nothing."""
     requirements = canonical_requirements(specs)
     for path in files:
-        requirements = requirements.plus(read_environment_file(path))
+        more = read_environment_file(path)
+        if requirements.channels is not None and more.channels is not None:  # conda takes those of all files
+            both = tuple(dict.fromkeys((*requirements.channels, *more.channels)))
+            more = more._replace(channels=both, configured=requirements.configured and more.configured)
+        requirements = requirements.plus(more)
     requirements = on.added_to(requirements)
     nothing = not requirements.packages and not requirements.pypi and not requirements.baselines
     if nothing and not requirements.variables:

@@ -17,6 +17,8 @@ _NOWHERE = Location("")
 #: How often a shorter part of the block is tried; each try ends before the line that broke the one before.
 _MOST_TRIES = 40
 
+#: Comments of one word that are no packages.
+_PRAGMAS = frozenset(("end", "eof", "noqa", "nosec"))
 _ITEM = pattern(r"\s*[-*+](?:\s|$)")
 _WORD = pattern(r"\s*[\"']?([A-Za-z_][\w-]*)[\"']?\s*(.?)")
 # one word, or a word and a version: an entry that lost its dash
@@ -101,7 +103,7 @@ def _stands_out(block: Block, start: int) -> bool:
 
 def _declares(line: str) -> bool:
     """Whether a line may be an entry or a key that is misspelt."""
-    if _ITEM.match(line) or _SPEC.fullmatch(line):
+    if _ITEM.match(line) or (_SPEC.fullmatch(line) and line.strip().lower() not in _PRAGMAS):
         return True
     word = _WORD.match(line)
     if word is None:
