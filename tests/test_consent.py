@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tarfile
@@ -29,6 +30,7 @@ from cetool.__main__ import COMMANDS
 from cetool.cli.app import make_app
 from cetool.cli.decision import LABELS, UNSHOWN, rows_of, wrapped
 from cetool.consent import Consent
+from cetool.spec import environment, overlay
 from cetool.spec.environment import EnvironmentSpec, PypiSettings, Requirements
 from cetool.spec.metadata import ScriptMetadata, read_metadata
 from cetool.spec.overlay import OverlayKeys
@@ -198,37 +200,37 @@ def sample(kind: str) -> Any:
     return ("SENTINEL",) if "tuple[" in kind or "Sequence[" in kind else "SENTINEL"
 
 
-@pytest.mark.parametrize("kind", [Requirements, PypiSettings, ScriptMetadata, OverlayKeys])
-def test_every_field_is_shown_or_has_a_reason(kind: type) -> None:
-    empty = {
-        Requirements: Requirements(),
-        PypiSettings: PypiSettings(),
-        ScriptMetadata: ScriptMetadata("", "", None, Requirements(), None),
-        OverlayKeys: OverlayKeys(""),
-    }[kind]
+def decided() -> dict[str, Any]:
+    """The classes of what a script declares, those in the fields of others too, by their names."""
+    there = {**vars(environment), **vars(overlay)}
+    found: dict[str, Any] = {}
+    ahead: list[Any] = [ScriptMetadata]
+    while ahead:
+        kind = ahead.pop()
+        found[kind.__name__] = kind
+        words = {word for text in kind.__annotations__.values() for word in re.findall(r"\w+", str(text))}
+        ahead += [there[word] for word in sorted(words - set(found)) if hasattr(there.get(word), "__annotations__")]
+    return found
+
+
+@pytest.mark.parametrize("kind", decided().values(), ids=decided())
+def test_every_field_is_shown_or_has_a_reason(kind: Any) -> None:
+    known = decided()
+    assert {"Requirements", "PypiSettings", "OverlayKeys"} <= set(known)
     for name, annotation in kind.__annotations__.items():
-        key = f"{kind.__name__}.{name}"
-        if key in UNSHOWN or key in (
-            "Requirements.pypi_settings",
-            "Requirements.overlay",
-            "ScriptMetadata.requirements",
-        ):
-            continue
-        value = sample(str(annotation))
-        changed = (
-            empty._replace(**{name: value})
-            if hasattr(empty, "_replace")
-            else dataclasses.replace(empty, **{name: value})  # type: ignore[type-var]
-        )
-        assert any("SENTINEL" in text for _, text in rows_of(changed)), key
-    whole = ScriptMetadata(
-        "", "", None, Requirements(pypi_settings=PypiSettings("SENTINEL"), overlay=OverlayKeys("BASE")), None
-    )
-    assert {("index", "SENTINEL"), ("base", "BASE")} <= set(rows_of(whole))
+        key, inner = f"{kind.__name__}.{name}", set(re.findall(r"\w+", str(annotation))) & set(known)
+        if key in UNSHOWN or inner:
+            continue  # what is in it has a test of its own
+        values = dict.fromkeys(kind.__annotations__, "") | {name: sample(str(annotation))}
+        assert any("SENTINEL" in text for _, text in rows_of(kind(**values))), key
     for key in (*LABELS, *UNSHOWN):
-        owner = {each.__name__: each for each in (Requirements, PypiSettings, ScriptMetadata, OverlayKeys)}
         place, _, field = key.partition(".")
-        assert field in owner[place].__annotations__, f"{key} is gone"
+        assert field in known[place].__annotations__, f"{key} is gone"
+
+
+def test_values_in_values_are_shown() -> None:
+    needs = Requirements(pypi_settings=PypiSettings("SENTINEL"), overlay=OverlayKeys("BASE"))
+    assert {("index", "SENTINEL"), ("base", "BASE")} <= set(rows_of(ScriptMetadata("", "", None, needs, None)))
 
 
 def test_every_field_of_an_environment_comes_from_what_is_shown() -> None:
@@ -237,6 +239,7 @@ def test_every_field_of_an_environment_comes_from_what_is_shown() -> None:
         "channels": "Requirements, else the user's configuration",
         "pypi": "Requirements",
         "pypi_settings": "Requirements",
+        "solving": "Requirements",
         "variables": "Requirements",
         "overlay": "Requirements",
         "virtual_packages": "the user's variables",
@@ -315,6 +318,15 @@ def test_nothing_is_cut_off_and_absurd_sizes_are_refused(scene: Scene) -> None:
 # --- what an answer depends on ----------------------------------------------------------------------------------------
 
 PLAIN = "# env: [no-such-package]\n"
+PEP723 = """\
+# /// script
+# dependencies = ["six"]
+# [tool.conda]
+# dependencies = ["no-such-package"]
+# [tool.uv]
+# MORE
+# ///
+"""
 
 
 @pytest.mark.parametrize(
@@ -328,6 +340,8 @@ PLAIN = "# env: [no-such-package]\n"
         "# baseline: ./list.txt\n" + PLAIN,
         "# run_with: ./tool\n" + PLAIN,
         "# variables: {PYTHONPATH: lib}\n" + PLAIN,
+        PEP723.replace("MORE", "find-links = ['./wheels']"),
+        PEP723.replace("MORE", "index-url = './index'"),
         "# variables: {LD_PRELOAD: ./x.so}\n" + PLAIN,
     ],
 )
@@ -340,7 +354,8 @@ def test_an_answer_holds_for_the_directory_that_the_declaration_depends_on(scene
         (directory / "base/conda-meta").mkdir(parents=True)
         (directory / "base/conda-meta/history").write_text("made\n")
     declares = declares.replace("BASE", str(here / "base"))
-    url = scene.offer("a.sh", f"# conda execute\n{declares}\n")
+    head = "" if "///" in declares else "# conda execute\n"
+    url = scene.offer("a.py", f"{head}{declares}\n")
     assert scene.home.cetool("run", "--yes", url, cwd=here).returncode != 0  # there is nothing to be made
     assert "nobody can be asked" not in scene.home.cetool("run", url, cwd=here).stderr
     told = scene.refuses("run", url, cwd=there)

@@ -114,7 +114,7 @@ def rows_of(value: object) -> list[tuple[str, str]]:
     rows = []
     for name, content in _fields(value).items():
         key = f"{type(value).__name__}.{name}"
-        if key in UNSHOWN or content is None or content == () or content == "":
+        if key in UNSHOWN or content in (None, False, (), ""):
             continue
         if _fields(content):
             rows += rows_of(content)
