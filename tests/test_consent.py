@@ -245,7 +245,8 @@ def test_every_field_of_an_environment_comes_from_what_is_shown() -> None:
         "virtual_packages": "the user's variables",
         "explicit": "the lock in the script, or a file of the user's",
         "explicit_pypi": "the lock in the script, or a file of the user's",
-        "exclude_newer": "the command line",
+        "exclude_newer": "Requirements, or the command line",
+        "solving": "Requirements",
         "pinned": "Requirements.baselines",
         "pinned_pypi": "Requirements.baselines",
     }

@@ -23,7 +23,7 @@ from cetool.spec.source import read_script
 
 SCRIPT = """#!/usr/bin/env python
 # conda execute
-# channels: [./channel]
+# channels: [./channel, nodefaults]
 # env: [tool]
 print()
 """
