@@ -239,7 +239,6 @@ def test_every_field_of_an_environment_comes_from_what_is_shown() -> None:
         "channels": "Requirements, else the user's configuration",
         "pypi": "Requirements",
         "pypi_settings": "Requirements",
-        "solving": "Requirements",
         "variables": "Requirements",
         "overlay": "Requirements",
         "virtual_packages": "the user's variables",
