@@ -324,7 +324,7 @@ def test_all_is_on_the_disk_before_the_marker_is(home: Home) -> None:
 
     synced = first(rf"syncfs\(\d+<{environment}>\) += 0")
     content = first(rf"fsync\(\d+<{meta}/cetool\.new>\) += 0")
-    named = first(rf'rename\w*\(.*"{meta}/cetool\.new",.*"{meta}/cetool"\) += 0')
+    named = first(rf'rename\w*\(\d+<{meta}>, "cetool\.new", \d+<{meta}>, "cetool"\) += 0')
     directory = first(rf"fsync\(\d+<{meta}>\) += 0")
     assert synced.end < content.begin and content.end < named.begin and named.end < directory.begin
     writing = re.compile(r"O_WRONLY|O_RDWR|O_CREAT|\b(?:rename|link|unlink|mkdir|symlink|truncate)")

@@ -15,7 +15,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from cetool.atomic import sync_directory, sync_file_system
+from cetool.atomic import sync_file_system
+from cetool.below import remove_below, write_below
 from cetool.spec.environment import EnvironmentSpec
 from cetool.values import Value
 
@@ -165,7 +166,7 @@ class Settling:
         if self._thread is not None:
             self._thread.join()
         frozen = json.dumps({"message": _FROZEN_MESSAGE}) + "\n"
-        (self._prefix / FROZEN).write_text(frozen, encoding="utf-8")
+        write_below(self._prefix, FROZEN, frozen.encode())
         self._thread = threading.Thread(target=self._sync, name="cetool-sync", daemon=True)
         self._thread.start()
 
@@ -191,18 +192,11 @@ def write_marker(prefix: Path, marker: Marker) -> None:
 
     Raises OSError where it cannot be written; the environment is then incomplete.
     """
-    temporary = prefix / f"{MARKER}.new"
-    # readable to whom the environment's other files are: who shares a cache has to see that it is complete
-    with open(temporary, "wb") as file:
-        file.write(json.dumps(marker.as_dict(), indent=1).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, prefix / MARKER)
-    sync_directory(prefix / "conda-meta")
+    # readable to all who can read the environment's other files: who shares a cache has to see that it is complete
+    write_below(prefix, MARKER, json.dumps(marker.as_dict(), indent=1).encode(), sync=True)
 
 
 def withdraw_marker(prefix: Path) -> None:
     """Make the environment count as incomplete without touching what runs in it."""
     with contextlib.suppress(OSError):
-        (prefix / MARKER).unlink()
-        sync_directory(prefix / "conda-meta")
+        remove_below(prefix, MARKER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cetool.below import read_below, write_below
 from cetool.consent import Consent
 from cetool.engines.base import CreateRequest, Engine, Explain, Progress
 from cetool.engines.early import EarlyLook
@@ -25,6 +27,7 @@ from cetool.values import Value
 
 #: How often an environment is made before packages that other processes replace meanwhile are an error.
 _TRIES = 6
+_STATE = "conda-meta/state"
 
 
 class Circumstances(Value):
@@ -261,7 +264,15 @@ def _keep_variables(prefix: Path, variables: dict[str, str]) -> None:
     """Write the spec's variables where ``conda activate`` and ``conda run`` look for them."""
     if not variables:
         return
-    state = prefix / "conda-meta" / "state"
-    kept: dict[str, Any] = json.loads(state.read_bytes()) if state.exists() else {"version": 1}
-    kept["env_vars"] = {**kept.get("env_vars", {}), **variables}
-    state.write_text(json.dumps(kept), encoding="utf-8")
+    kept: dict[str, Any] = {"version": 1}
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            kept = json.loads(read_below(prefix, _STATE))
+        kept["env_vars"] = {**kept.get("env_vars", {}), **variables}
+        write_below(prefix, _STATE, json.dumps(kept).encode())
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise EngineError(
+            f"the environment's variables cannot be written to {prefix}/{_STATE}: {reason}",
+            hint="One of its packages has put something else there: tell the channel's owner.",
+        ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import re
 from collections.abc import Callable
@@ -34,7 +35,9 @@ class Log:
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o600)
         except OSError as error:
-            raise EngineError(f"the engine's log {path} cannot be written: {error.strerror}") from error
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            hint = "Free some: `cetool gc --older-than 0s` removes environments that are not in use." if full else None
+            raise EngineError(f"the engine's log {path} cannot be written: {error.strerror}", hint=hint) from error
 
     def write(self, text: str) -> None:
         """Append whole lines. A full disk costs the log, not the run."""

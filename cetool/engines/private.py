@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from cetool.below import read_below, write_below
 from cetool.engines.base import CreateRequest
 from cetool.errors import EngineError
 from cetool.spec.urls import Url, cleaned, redact, split_url, strip_credentials
@@ -191,7 +192,7 @@ def clean_records(meta: Path) -> None:
     """Take the credentials out of all URLs in the package records and the history of a ``conda-meta``."""
     for path in (*meta.glob("*.json"), meta / "history"):
         try:
-            old = path.read_text(encoding="utf-8")
+            old = read_below(meta, path.name).decode()
             new = old
             if path.suffix == ".json":
                 record = json.loads(old)
@@ -202,4 +203,4 @@ def clean_records(meta: Path) -> None:
         except (OSError, ValueError):  # not readable, or no record
             continue
         if new != old:
-            path.write_text(new, encoding="utf-8")
+            write_below(meta, path.name, new.encode())

@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cetool.below import write_below
 from cetool.errors import EngineError
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def standing_in(prefix: Path, below: Sequence[PrefixRecord]) -> Iterator[list[Pr
         meta = prefix / "conda-meta"
         meta.mkdir(parents=True, exist_ok=True)
         paths.append(meta / f"{record.name.normalized}-{record.version}-{record.build}.json")
-        paths[-1].write_text(json.dumps(data), encoding="utf-8")
+        write_below(prefix, f"conda-meta/{paths[-1].name}", json.dumps(data).encode())
     try:
         yield records_of(prefix)
     finally:
@@ -90,7 +92,7 @@ def finish_overlay(prefix: Path, base: Path, linked: Sequence[RepoDataRecord]) -
     for record in needed:
         for file in map(str, record.files):
             folder, name = os.path.split(file)
-            if folder == "lib" and any(part in name for part in _LIBRARY):
+            if folder == "lib" and not (prefix / "lib").is_symlink() and any(part in name for part in _LIBRARY):
                 target = prefix / "lib" / name
                 if not os.path.lexists(target) and (base / file).exists():
                     target.parent.mkdir(exist_ok=True)
@@ -101,16 +103,15 @@ def finish_overlay(prefix: Path, base: Path, linked: Sequence[RepoDataRecord]) -
 def _redirect(prefix: Path, base: Path) -> None:
     """Entry points are written for a python beside them, of which there is none in an overlay."""
     own, other = os.fsencode(prefix / "bin" / "python"), os.fsencode(base / "bin" / "python")
-    for path in (prefix / "bin").glob("*"):
+    for path in () if (prefix / "bin").is_symlink() else (prefix / "bin").glob("*"):
         if path.is_symlink() or not path.is_file():
             continue
         data = path.read_bytes()
         head, found, rest = data.partition(b"\n")
         if found and head.startswith(b"#!") and own in head:
-            mode = path.stat().st_mode
-            path.unlink()  # it may be a name of a file in the package cache
-            path.write_bytes(head.replace(own, other) + found + rest)
-            path.chmod(mode)
+            # in its place: it may be a name of a file in the package cache
+            mode = stat.S_IMODE(path.stat().st_mode)
+            write_below(prefix, f"bin/{path.name}", head.replace(own, other) + found + rest, mode=mode)
 
 
 def _needed(linked: Sequence[RepoDataRecord], below: Sequence[PrefixRecord]) -> list[PrefixRecord]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cetool.below import write_below
 from cetool.engines.private import clean_records
 from cetool.engines.rattler_request import Plan
 from cetool.errors import EngineError
@@ -29,9 +30,12 @@ def finish_prefix(prefix: Path, records: Sequence[RepoDataRecord], plan: Plan, t
                 raise FileNotFoundError(path)
         if plan.access.secret:
             clean_records(meta)  # rattler never saw them, but a channel's metadata can repeat the URL it was asked by
-        (meta / "history").write_text(_history(records, plan, tool), encoding="utf-8")
     except OSError as error:
         raise EngineError(f"the environment is not complete: {error.filename or error.args[0]} is missing") from None
+    try:
+        write_below(prefix, "conda-meta/history", _history(records, plan, tool).encode())
+    except OSError as error:
+        raise EngineError(f"the environment's history cannot be written: {error.strerror or error}") from None
 
 
 def _stem(file_name: str) -> str:

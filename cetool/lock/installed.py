@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cetool.below import read_below, write_below
 from cetool.errors import StoreError
 from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
 from cetool.lock.records import in_order
@@ -201,7 +202,7 @@ def _needs(origin: LockedPypi) -> dict[str, Any]:
 def read_origins(prefix: Path) -> dict[str, LockedPypi]:
     """What :func:`write_origins` noted, by name; nothing where that is missing or damaged."""
     try:
-        data = json.loads((prefix / ORIGINS).read_bytes())
+        data = json.loads(read_below(prefix, ORIGINS))
         if data["schema"] != _SCHEMA:
             return {}
         found = [LockedPypi(*(each[key] for key in ("name", "version", "url", "sha256"))) for each in data["packages"]]
@@ -217,4 +218,4 @@ def write_origins(prefix: Path, packages: Iterable[LockedPypi]) -> None:
         for each in sorted(packages, key=lambda package: package.name)
     ]
     text = json.dumps({"schema": _SCHEMA, "packages": listed}, indent=1) + "\n"
-    (prefix / ORIGINS).write_text(text, encoding="utf-8")
+    write_below(prefix, ORIGINS, text.encode())

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cetool.below import read_below, write_below
 from cetool.overlays.base import Fingerprint
 
 ABOUT = "conda-meta/overlay"
@@ -64,13 +65,11 @@ class About:
 def read_about(prefix: Path) -> About | None:
     """What the overlay at ``prefix`` says of itself, None where nothing of it can be read."""
     try:
-        return About.from_dict(json.loads((prefix / ABOUT).read_bytes()))
+        return About.from_dict(json.loads(read_below(prefix, ABOUT)))
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return None
 
 
 def write_about(prefix: Path, about: About) -> None:
     """Write it. Raises OSError."""
-    path = prefix / ABOUT
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(about.as_dict(), indent=1), encoding="utf-8")
+    write_below(prefix, ABOUT, json.dumps(about.as_dict(), indent=1).encode(), parents=True)

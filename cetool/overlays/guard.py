@@ -11,6 +11,7 @@ import json
 import os
 from pathlib import Path
 
+from cetool.below import write_below
 from cetool.overlays.base import Base, site_directories
 
 #: Where in an overlay the guard lies: as :mod:`cetool.warm.environ`, which imports nothing, has it too.
@@ -110,11 +111,10 @@ def guard_of(prefix: Path) -> Path:
 def write_guard(prefix: Path, base: Base) -> None:
     """Write the guard of the overlay at ``prefix``, for the directories that it has by now."""
     guard = guard_of(prefix)
-    guard.mkdir(parents=True, exist_ok=True)
     places = [os.path.relpath(place, guard).replace(os.sep, "/") for place in site_directories(prefix)]
     values = {"@BASE@": str(base.prefix), "@VERSION@": base.version[:2], "@PLACES@": places}
     text = _TEXT
     for mark, value in values.items():
         # JSON's text is Python's as well, of either Python; a tuple stays one
         text = text.replace(mark, json.dumps(value) if not isinstance(value, tuple) else repr(value))
-    (guard / "sitecustomize.py").write_text(text, encoding="utf-8")
+    write_below(prefix, f"{GUARD}/sitecustomize.py", text.encode(), parents=True)
