@@ -180,9 +180,14 @@ def test_who_gets_access_after_a_warm_run_ends_it(home: Home) -> None:
     for _ in range(3):
         assert home.cetool("run", "s.py").stdout == "ran\n"
     give(home.path.parent, (0x02, 7, OTHER), (0x04, 7, -1))
-    loop = 'while :; do mv "$0" "$0.away" && mv "$0.away" "$0"; done'
+    loop = 'while [ ! -e "$1" ]; do mv "$0" "$0.away" && mv "$0.away" "$0"; done'
+    end = home.path.parent / "end"
     with subprocess.Popen(
-        ["sh", "-c", loop, str(home.path)], user=OTHER, group=OTHER, extra_groups=[], stderr=subprocess.DEVNULL
+        ["sh", "-c", loop, str(home.path), str(end)],
+        user=OTHER,
+        group=OTHER,
+        extra_groups=[],
+        stderr=subprocess.DEVNULL,
     ) as attacker:
         try:
             for _ in range(20):
@@ -191,7 +196,7 @@ def test_who_gets_access_after_a_warm_run_ends_it(home: Home) -> None:
                 )
                 assert b"ran" not in done.stdout
         finally:
-            attacker.kill()
+            end.touch()
 
 
 def test_a_store_is_checked_by_whoever_opens_it(tmp_path: Path) -> None:
