@@ -46,8 +46,48 @@ QUIET = ("-q", "--quiet")
 VERBOSE = ("-v", "--verbose")
 
 
+def isolate() -> None:
+    """Import from cetool's own installation only: take the working directory, PYTHONPATH and the user's site out.
+
+    The executables that installers write start Python without ``-I``, so this comes first in each of them. It cannot
+    undo what Python itself imports before (``sitecustomize``, ``.pth`` files), nor another ``cetool`` on PYTHONPATH.
+    Where cetool itself was installed there (``pip install --user`` or ``--target``), so were its dependencies: those
+    entries stay, but behind the standard library.
+    """
+    library = getattr(os, "__file__", None)
+    if sys.flags.isolated or not library:
+        return
+    path, library = sys.path, os.path.dirname(library)
+    major, minor = sys.version_info[:2]
+    archive = os.path.join(os.path.dirname(library), f"python{major}{minor}.zip")
+    start = archive if archive in path else library
+    if start not in path:
+        return
+    before, after = path[: path.index(start)], path[path.index(start) :]
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    site = sys.modules.get("site")
+    user = site.USER_SITE if site is not None and site.ENABLE_USER_SITE else None
+    if site is not None and user in after:  # with what its .pth files added, which follows it
+        at, others = after.index(user), site.getsitepackages()
+        end = next((n for n in range(at, len(after)) if after[n] in others), len(after))
+        if home not in after[at:end]:
+            del after[at:end]
+    if site is not None and (len(before) > 1 or home not in after):  # the script's directory is the first
+        own = site.getsitepackages()
+        named = [os.path.normpath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+        by_path = home in named and home not in own and home not in after
+        # an entry that is on the path twice is so only once, at its first place
+        kept = named if by_path else (*own, library, os.path.join(library, "lib-dynload"))
+        at = next((n for n, entry in enumerate(after) if entry.endswith("-packages")), len(after))
+        after[at:at] = [entry for entry in before if entry in kept and os.path.isabs(entry)]
+        if home not in after:
+            after.append(home)
+    path[:] = after
+
+
 def main() -> "NoReturn":
     """``cetool``: become the script that is named, or obey the command line and end with its status."""
+    isolate()
     _keep_clear_of_standard_streams()
     words = sys.argv[1:]
     named = words[:1] == ["run"]
@@ -78,6 +118,7 @@ def main() -> "NoReturn":
 
 def exec_main() -> "NoReturn":
     """``cex``, which is short for ``cetool exec``."""
+    isolate()
     _keep_clear_of_standard_streams()
     words = sys.argv[1:]
     _try_warm_tool(words)
@@ -92,6 +133,7 @@ def exec_main() -> "NoReturn":
 
 def execute_main() -> "NoReturn":
     """``conda-execute``, as conda-execute was called."""
+    isolate()
     _keep_clear_of_standard_streams()
     words = sys.argv[1:]
     at = _script_in(words, 0)
@@ -108,6 +150,7 @@ def execute_main() -> "NoReturn":
 
 def tmpenv_main() -> "NoReturn":
     """``conda-tmpenv``, as conda-execute's other program was called."""
+    isolate()
     _keep_clear_of_standard_streams()
 
     def obey() -> int:

@@ -158,7 +158,8 @@ def test_scripts_that_refuse_to_work_are_gone_round(home: Home, env: dict[str, s
     """A conda from pip is called by its python; a pyenv shim not at all."""
     home.write("bin/conda", "#!/usr/bin/python3\nfrom conda.cli.main_pip import main\n", executable=True)
     assert "installed by pip" in str(found("conda", env).problem)
-    home.write("bin/python", "#!/bin/sh\ntest $1$2 = -mconda && echo conda 26.7.1 $3\n", executable=True)
+    fake = '#!/bin/sh\ntest "$*" = "-I -B -m conda --version" && echo conda 26.7.1\n'
+    home.write("bin/python", fake, executable=True)
     assert choose("conda", env)[0].version == "26.7.1"
     home.write(
         "bin/conda", '#!/usr/bin/env bash\nexec "/home/u/.pyenv/libexec/pyenv" exec conda "$@"\n', executable=True

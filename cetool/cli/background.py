@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from cetool.cli.session import Session
+from cetool.interpreter import own_program
 from cetool.warm import COLLECTION_INTERVAL
 from cetool.warm.environ import ON_WINDOWS
 
@@ -38,7 +39,7 @@ def _start(session: Session, *words: str) -> None:
     if session.settings.trust_cache_dir:
         environ["CETOOL_TRUST_CACHE_DIR"] = "true"
     with contextlib.suppress(OSError):
-        _start_detached([sys.executable, "-m", "cetool", *words], environ)
+        _start_detached(own_program(*words), environ)
 
 
 def _due(stamp: Path) -> bool:

@@ -1,7 +1,7 @@
 """Makes ``conda execute`` and ``conda tmpenv`` commands of the conda whose Python cetool is installed in.
 
 Until 26.1 conda ran any executable ``conda-NAME`` on the PATH as ``conda NAME``; from 26.3 on it asks its plugins only.
-conda imports this module each time it starts, so it imports nothing of cetool's.
+conda imports this module each time it starts, so it imports nothing of cetool's before one of the commands is called.
 Reference: https://docs.conda.io/projects/conda/en/stable/dev-guide/plugins/subcommands.html
 """
 
@@ -28,7 +28,9 @@ def _tmpenv(arguments: tuple[str, ...]) -> int:
 
 def _become(entry: str, arguments: tuple[str, ...]) -> int:
     """Run one of cetool's entry points in a process of its own, of which conda is no part: as conda ran executables."""
-    argv = [sys.executable, "-c", f"from cetool.__main__ import {entry}; {entry}()", *arguments]
+    from cetool.interpreter import own_program
+
+    argv = own_program(*arguments, entry=entry)
     if os.name == "nt":
         return subprocess.call(argv)
     sys.stdout.flush()

@@ -19,9 +19,10 @@ from cetool.engines.package_cache import checked_caches
 from cetool.engines.private import PrivateFiles, condarc_file, has_credentials, netrc_file, spec_file
 from cetool.engines.program import Program, literal
 from cetool.engines.stages import CondaStages
-from cetool.engines.subprocesses import Invocation, clean_environ, run_engine
+from cetool.engines.subprocesses import Invocation, run_engine
 from cetool.engines.turns import turn
 from cetool.errors import CetoolError
+from cetool.interpreter import clean_environ
 from cetool.patterns import pattern
 from cetool.spec.urls import strip_credentials
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from cetool.engines.base import CreateRequest, Progress
 from cetool.engines.pypi_words import explain_failure
 from cetool.engines.rattler import RattlerEngine
 from cetool.engines.rattler_request import virtual_packages
-from cetool.engines.subprocesses import Invocation, clean_environ, run_engine
+from cetool.engines.subprocesses import Invocation, run_engine
 from cetool.errors import EngineError, Location, MetadataError
+from cetool.interpreter import clean_environ, own_python, python_command
 from cetool.lock.checks import pypi_url, pypi_version
 from cetool.lock.installed import normalized
 from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
@@ -145,7 +145,7 @@ class PypiSolver:
     ) -> None:
         """Have uv solve, from another directory than this, so that no project at hand has a say."""
         argv = [str(uv), "pip", "compile", "--no-progress", "--quiet", "--no-header", "--directory", str(directory)]
-        argv += [*output, "--python", sys.executable, "--python-version", python, *self._target()]
+        argv += [*output, "--python", own_python(), "--python-version", python, *self._target()]
         argv += ["--index", (directory / "conda").as_uri(), "--constraint", "constraints.txt", "requirements.txt"]
         if self.request.offline:
             argv.append("--offline")
@@ -218,7 +218,7 @@ class PypiSolver:
         # pip knows no preferences: all that was locked is asked for first, which may not go with what is asked for now
         kept = {package.name: package.version for package in self.before.pypi} if self.before is not None else {}
         environ = clean_environ(self.solver.environ, drop=pypi.ELSEWHERE)
-        environ.update(PYTHONNOUSERSITE="1", NO_COLOR="1", PIP_BREAK_SYSTEM_PACKAGES="1", PIP_REQUIRE_VIRTUALENV="0")
+        environ.update(NO_COLOR="1", PIP_BREAK_SYSTEM_PACKAGES="1", PIP_REQUIRE_VIRTUALENV="0")
         environ["PIP_CONFIG_FILE"] = str(pypi.pip_config(directory, self.solver.environ))
         progress.note("PyPI packages are found by the environment's pip.")
         report = directory / "report.json"
@@ -233,7 +233,7 @@ class PypiSolver:
 
     def _pip_words(self, directory: Path, report: Path) -> tuple[str, ...]:
         python = pypi.python_of(self.request.prefix)
-        argv = [str(python), "-I", "-m", "pip", "install", "--dry-run", "--quiet", "--no-input"]
+        argv = python_command(python, "-m", "pip", "install", "--dry-run", "--quiet", "--no-input")
         argv += ["--disable-pip-version-check", "--report", str(report)]
         argv += ["--constraint", str(directory / "constraints.txt"), "-r", str(directory / "requirements.txt")]
         if self.request.offline:

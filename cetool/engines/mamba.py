@@ -19,8 +19,9 @@ from cetool.engines.private import PrivateFiles, environment_file, has_credentia
 from cetool.engines.program import Program, literal
 from cetool.engines.registration import forget_registration
 from cetool.engines.stages import MambaStages
-from cetool.engines.subprocesses import Invocation, clean_environ, run_engine
+from cetool.engines.subprocesses import Invocation, run_engine
 from cetool.errors import CetoolError
+from cetool.interpreter import clean_environ
 from cetool.spec.urls import split_url
 
 #: Variables of the user's that would change what a creation prints or does.

@@ -87,7 +87,8 @@ def _literal(text: str) -> str:
 
 def version_of(name: str, executable: tuple[str, ...], environ: Mapping[str, str]) -> str:
     """The version of a program of this name. Raises EngineError where it does not answer, or is another."""
-    from cetool.engines.subprocesses import ask_version, clean_environ
+    from cetool.engines.subprocesses import ask_version
+    from cetool.interpreter import clean_environ
 
     text = ask_version(executable, clean_environ(environ, drop=_OTHER_FORMS))
     found = _VERSIONS[name].search(text)

@@ -23,8 +23,9 @@ from cetool.engines.base import CreateRequest, Progress
 from cetool.engines.pypi_exact import Step, pip_from_elsewhere, steps, without_digest
 from cetool.engines.pypi_origins import NOT_UNDERSTOOD, Asking, find_origins, keep_named, keep_origins
 from cetool.engines.pypi_words import explain_failure
-from cetool.engines.subprocesses import Ended, Invocation, clean_environ, run_engine
+from cetool.engines.subprocesses import Ended, Invocation, run_engine
 from cetool.errors import EngineError
+from cetool.interpreter import clean_environ, python_command
 from cetool.lock.installed import Installed, normalized
 from cetool.spec.environment import PypiSettings
 from cetool.spec.urls import redact
@@ -320,7 +321,7 @@ def _exact(request: PypiRequest, step: Step) -> list[str]:
 def _find_pip(python: Path, request: PypiRequest, installed: Mapping[str, str]) -> list[str]:
     """The beginning of a command line that is pip for the environment."""
     if "pip" in installed:
-        return [str(python), "-I", "-m", "pip"]
+        return python_command(python, "-m", "pip")
     # what a lock names is all that is to be in the environment, so that pip is not added to it
     elsewhere = pip_from_elsewhere(request.prefix, python) if request.exactly else None
     if elsewhere is None:

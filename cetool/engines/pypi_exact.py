@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cetool.interpreter import own_module, python_command
 from cetool.spec.urls import split_url
 
 _REFERENCE = re.compile(r"(?P<name>[^\s@]+)\s*@\s*(?P<url>[^\s#]+)(?:#(?P<fragment>\S*))?")
@@ -74,13 +74,13 @@ def pip_from_elsewhere(prefix: Path, python: Path) -> list[str] | None:
     (ensurepip) is run as it is. None where there is neither.
     """
     if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-I", "-m", "pip", "--python", str(python)]
+        return own_module("pip", "--python", str(python))
     places = [*prefix.glob("lib/python3*/ensurepip/_bundled"), prefix / "Lib" / "ensurepip" / "_bundled"]
     if own := importlib.util.find_spec("ensurepip"):
         places += [Path(place, "_bundled") for place in own.submodule_search_locations or ()]
     places.append(Path("/usr/share/python-wheels"))
     wheel = next((wheel for place in places for wheel in sorted(place.glob("pip-*.whl"), reverse=True)), None)
-    return None if wheel is None else [str(python), "-I", f"{wheel}{os.sep}pip"]
+    return None if wheel is None else python_command(python, f"{wheel}{os.sep}pip")
 
 
 def _is_wheel(line: str) -> bool:

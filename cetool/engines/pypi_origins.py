@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cetool.errors import StoreError
+from cetool.interpreter import clean_environ, python_command
 from cetool.lock.installed import Distribution, distributions, normalized, package_records, read_origins, write_origins
 from cetool.lock.model import LockedPypi
 from cetool.spec.urls import strip_credentials
@@ -93,7 +94,7 @@ def find_origins(wanted: Sequence[Distribution], asking: Asking) -> dict[str, Lo
             argv += ["--format", "pylock.toml", "--python", str(asking.python), "--directory", directory, str(file)]
             output = _ask([*argv, *(["--offline"] if asking.offline else [])], asking)
             return {} if output is None else read_pylock(output, wanted)
-        argv = [str(asking.python), "-I", "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+        argv = python_command(asking.python, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed")
         argv += ["--no-deps", "--no-input", "--disable-pip-version-check", "--report", "-", "--requirement", str(file)]
         output = None if asking.offline else _ask(argv, asking)
         return {} if output is None else read_report(output)
@@ -102,7 +103,7 @@ def find_origins(wanted: Sequence[Distribution], asking: Asking) -> dict[str, Lo
 def _ask(argv: Sequence[str], asking: Asking) -> bytes | None:
     try:
         done = subprocess.run(
-            argv, env=dict(asking.environ), stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE
+            argv, env=clean_environ(asking.environ), stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE
         )
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None

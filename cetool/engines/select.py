@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cetool.engines.base import Engine, Found, root_of
 from cetool.errors import EngineError, UsageError
+from cetool.interpreter import python_command
 from cetool.values import Value
 
 #: The engines' names in the order in which they are tried.
@@ -157,7 +158,7 @@ def _engine(found: Found, environ: Mapping[str, str], lock_dir: Path, cache_dir:
 def _argv(found: Found) -> tuple[str, ...]:
     assert found.path is not None
     module = found.details.get("module")
-    return (found.path, "-m", module) if module else (found.path,)
+    return tuple(python_command(found.path, "-m", module)) if module else (found.path,)
 
 
 def _found(name: str, environ: Mapping[str, str], with_version: bool, *, trusting: bool = False) -> Found:
@@ -169,7 +170,7 @@ def _found(name: str, environ: Mapping[str, str], with_version: bool, *, trustin
         if candidate.path in seen:
             continue
         seen.add(candidate.path)
-        details = {"module": candidate.argv[2]} if len(candidate.argv) > 2 else {}
+        details = {"module": candidate.argv[-1]} if len(candidate.argv) > 1 else {}
         found = Found(name, candidate.path, candidate.how, problem=candidate.problem, details=details)
         if with_version and found.problem is None:
             recorded = _recorded_version(found) if trusting else None
@@ -280,7 +281,7 @@ def _examined(name: str, path: Path, how: str) -> _Candidate:
             # Its own script would refuse: «Conda has not been initialized»
             python = path.with_name("python")
             if _is_program(python):
-                return _Candidate((str(python), "-m", "conda"), how, genuine=True)
+                return _Candidate(tuple(python_command(python, "-m", "conda")), how, genuine=True)
             return _Candidate((str(path),), how, "it was installed by pip and refuses to work from there")
     genuine = any(map(start.__contains__, _OWN_WORDS)) if name == "conda" else start.startswith(_BINARIES)
     return _Candidate((str(path),), how, genuine=genuine)

@@ -97,12 +97,6 @@ def ask_version(argv: Sequence[str], environ: Mapping[str, str], *, timeout: flo
     return text
 
 
-def clean_environ(environ: Mapping[str, str], *, drop: Sequence[str] = ()) -> dict[str, str]:
-    """The environment for an engine: what would lead its own Python astray, and the names in ``drop``, taken out."""
-    astray = ("PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONEXECUTABLE", "PYTHONSAFEPATH", "__PYVENV_LAUNCHER__")
-    return {name: value for name, value in environ.items() if name not in astray and name not in drop}
-
-
 def _start(invocation: Invocation, request: CreateRequest) -> subprocess.Popen[bytes]:
     fds = () if _WINDOWS else tuple(dict.fromkeys((*request.inherit, *invocation.pass_fds)))
     try:

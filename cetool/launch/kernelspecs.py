@@ -18,6 +18,7 @@ from typing import Any
 
 from cetool.atomic import put_file
 from cetool.errors import CetoolError, Location, UsageError
+from cetool.interpreter import own_program
 
 #: The key in a kernel spec's metadata, and the form of what stands below it.
 KEY = "cetool"
@@ -192,4 +193,4 @@ def _own_command() -> list[str]:
             and os.path.isfile(path)
         ):
             return [path]
-    return [sys.executable, "-m", "cetool"]
+    return own_program()

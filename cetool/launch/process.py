@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from cetool.consent import Consent
 from cetool.errors import CetoolError, NotExecutableError, ProgramNotFoundError
+from cetool.interpreter import own_code
 from cetool.launch.child import signals_for_child
 from cetool.values import Value
 from cetool.warm.environ import ON_WINDOWS
@@ -91,7 +92,7 @@ def sourced_environ(
     shell = find_shell(environ)
     # The interpreter writes down what it was given, in a descriptor that the scripts do not print to. It serves alike
     # everywhere, which `env -0` does not; -I and -S keep it from looking around.
-    dump = (sys.executable, "-I", "-S", "-c", _DUMP, str(_DUMP_FD))
+    dump = own_code(_DUMP, str(_DUMP_FD))
     argv = sourcing_argv(shell, scripts, dump)
     status, output = _capture(shell, argv, environ, keep, _DUMP_FD)
     if status != 0 or not output.endswith(b"\0"):

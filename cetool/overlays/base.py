@@ -14,6 +14,7 @@ from typing import Any
 
 from cetool.consent import Consent
 from cetool.errors import EngineError
+from cetool.interpreter import clean_environ, python_command
 from cetool.lock.installed import normalized
 
 _PYTHON = "python.exe" if os.name == "nt" else "bin/python"
@@ -106,19 +107,16 @@ def read_base(prefix: Path, environ: Mapping[str, str], consent: Consent) -> Bas
 
     Raises EngineError where there is none, or it does not answer.
     """
-    from cetool.engines.subprocesses import clean_environ
-
     python = python_of(prefix)
     if not os.access(python, os.X_OK):
         raise EngineError(
             f"the base {prefix} has no python ({python.relative_to(prefix)})",
             hint="Python packages can be laid over an environment with a python; list others under 'conda:'.",
         )
-    environ = {**clean_environ(environ), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(
-            [python, "-I", "-B", "-c", _ASK],
-            env=environ,
+            python_command(python, "-c", _ASK),
+            env=clean_environ(environ),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_PATIENCE,
@@ -142,12 +140,10 @@ def compile_all(base: Base, prefix: Path, environ: Mapping[str, str]) -> None:
 
     Nobody may be able to write it later: the one who runs it need not be the one who made it.
     """
-    from cetool.engines.subprocesses import clean_environ
-
     places = [str(place) for place in site_directories(prefix)]
     if places:
         many = len([path for place in places for path in Path(place).rglob("*.py")]) > _MANY_MODULES
-        command = [str(base.python), "-I", "-B", "-m", "compileall", "-q", *(["-j", "0"] if many else []), *places]
+        command = python_command(base.python, "-m", "compileall", "-q", *(["-j", "0"] if many else []), *places)
         with contextlib.suppress(OSError):
             subprocess.run(command, env=clean_environ(environ), stdin=subprocess.DEVNULL, capture_output=True)
 

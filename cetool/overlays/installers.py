@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from cetool.engines.pypi_origins import Asking, keep_origins
 from cetool.engines.pypi_words import explain_failure
 from cetool.engines.subprocesses import Ended, Invocation
 from cetool.errors import EngineError
+from cetool.interpreter import own_module, python_command
 from cetool.lock.installed import normalized
 from cetool.overlays.base import Base
 from cetool.spec.overlay import is_direct, is_editable, local_path
@@ -79,11 +79,11 @@ def find_installer(base: Base, request: PypiRequest) -> Installer:
         return _Uv(base, request, uv, version[1] if len(version) > 1 else version[0])
     pip = base.distributions.get("pip")
     if pip is not None:
-        return _Pip(base, request, (str(base.python), "-I", "-B", "-m", "pip"), pip.version)
+        return _Pip(base, request, tuple(python_command(base.python, "-m", "pip")), pip.version)
     if importlib.util.find_spec("pip") is not None:
         from importlib.metadata import version as installed_version
 
-        command = (sys.executable, "-I", "-m", "pip", "--python", str(base.python))
+        command = tuple(own_module("pip", "--python", str(base.python)))
         return _Pip(base, request, command, installed_version("pip"))
     raise EngineError(
         f"the base {base.prefix} has no pip, and uv is not found",

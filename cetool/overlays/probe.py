@@ -15,7 +15,7 @@ from importlib.metadata import Distribution as Installed
 from importlib.metadata import distributions
 from pathlib import Path
 
-from cetool.engines.subprocesses import clean_environ
+from cetool.interpreter import clean_environ, guarded_command
 from cetool.lock.installed import normalized
 from cetool.overlays.base import Base, Distribution
 from cetool.overlays.guard import guard_of
@@ -117,13 +117,13 @@ def _installed(distribution: Distribution) -> Installed | None:
 
 def _import(base: Base, modules: list[str], environ: Mapping[str, str], guard: Path | None) -> dict[str, str]:
     """What importing these modules failed at, by module; a crash fails them all."""
-    variables = {**clean_environ(environ), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1"}
+    variables = clean_environ(environ)
     if guard is not None:
         variables["PYTHONPATH"] = str(guard)
     variables.update(MPLBACKEND="agg", QT_QPA_PLATFORM="offscreen")
     try:
         done = subprocess.run(
-            [base.python, "-B", "-c", _IMPORT, *modules],
+            guarded_command(base.python, "-c", _IMPORT, *modules),
             env=variables,
             cwd="/",
             stdin=subprocess.DEVNULL,
