@@ -71,6 +71,30 @@ def test_a_lock_that_fits_is_used(home: Home, script: Path, local_channel: Chann
     assert json.loads(home.cetool("list", "--json").stdout)["environments"] == []
 
 
+@warm_path
+def test_a_link_has_the_lock_beside_it_or_beside_the_script(home: Home, script: Path, local_channel: Channel) -> None:
+    first = home.write("one/script.sh", SH)
+    other = home.write("two/script.sh", SH)
+    lock_script(first, locked(local_channel, *PACKAGES), local_channel)
+    link = home.path / "bin/shows"
+    link.symlink_to("middle")
+    (home.path / "bin/middle").symlink_to(first)
+    assert shown(home, link)["lock"] == f"{first}.conda-lock.yml"
+    assert learn(home, "run", "--locked", link) == learn(home, link) == LOCKED
+    assert is_warm(home, link)
+    done = home.cetool("lock", "--check", link)
+    assert done.returncode == 0, done.stderr
+    # to another script of the same text, which has no lock
+    (home.path / "bin/middle").unlink()
+    (home.path / "bin/middle").symlink_to(other)
+    assert not is_warm(home, link) and shown(home, link)["lock"] is None
+    mine = link.with_name("shows.conda-lock.yml")
+    mine.write_text(Path(f"{first}.conda-lock.yml").read_text())
+    (home.path / "bin/middle").unlink()
+    (home.path / "bin/middle").symlink_to(first)
+    assert shown(home, link)["lock"] == str(mine)
+
+
 def test_from_one_engine_to_another(home: Home, local_channel: Channel) -> None:
     """Locked and made here, every cache deleted, restored by another engine: the same packages, by URL and digest."""
     script = home.write("shows.py", SIX.replace("six]", "six <1.17]"))

@@ -66,6 +66,8 @@ def target_of(source: Source, wish: Wish, session: Session) -> Target:
     path = script.path if form == EMBEDDED else script.path.with_name(script.path.name + SUFFIXES[form])
     name = script.name if form == EMBEDDED else script.name + SUFFIXES[form]
     before = None if found is None else found.lock
+    if found is not None and found.format == form:  # a link's may be beside the file that it leads to
+        path, name = found.path, name if found.path == path else printable(str(found.path))
     if found is None or found.format == form:
         return Target(path, name, form, before, before, () if found is None else found.notes)
     other = "the lock in the script" if found.format == EMBEDDED else printable(found.path.name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cetool.cli.session import Session
 from cetool.cli.sources import Source
 from cetool.errors import LockError, UsageError
-from cetool.lock import EMBEDDED_MARK, SUFFIXES
+from cetool.lock import EMBEDDED_MARK, SUFFIXES, lock_paths
 from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.values import Value
 
@@ -162,8 +162,7 @@ def _watched(source: Source, session: Session) -> Mapping[bytes, bytes]:
     """The states of the files that would be the script's lock, before they are read; the session remembers them."""
     if source.data is not None:
         return {}
-    path = os.fspath(source.script.path)
-    return session.watch_locks([path + suffix for suffix in SUFFIXES.values()])
+    return session.watch_locks([str(path) for path in lock_paths(source.script.path)])
 
 
 def _find(source: Source, choice: LockChoice, states: Mapping[bytes, bytes], platform: str) -> FoundLock | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cetool.errors import Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
 from cetool.lock import SUFFIXES as SUFFIXES
+from cetool.lock import lock_paths as lock_paths
 from cetool.lock.model import Lock
 from cetool.spec.environment import Requirements
 from cetool.spec.source import Script, foreign_text, is_url, printable, read_bytes
@@ -59,11 +60,6 @@ class FoundLock(Value):
         return None if what_is_missing(locked, requirements) is None else False
 
 
-def lock_paths(script: Path) -> tuple[Path, ...]:
-    """The files beside a script that would be its lock, the one that counts first, whether they are there or not."""
-    return tuple(script.with_name(script.name + suffix) for suffix in SUFFIXES.values())
-
-
 def find_lock(script: Script, *, beside: bool = True, platform: str | None = None) -> FoundLock | None:
     """The lock of a script, None where it has none. With ``beside`` false (a script that is no file here) only an
     embedded one counts. Where only one ``platform`` matters, the others' packages may be missing in what is found.
@@ -79,7 +75,8 @@ def find_lock(script: Script, *, beside: bool = True, platform: str | None = Non
         return FoundLock(lock, f"the lock in {script.name}", EMBEDDED, script.path, _others(there, "the script itself"))
     if not there:
         return None
-    name = f"{script.name}{there[0].name[len(script.path.name) :]}"
+    beside_link = there[0].parent == script.path.parent
+    name = f"{script.name}{there[0].name[len(script.path.name) :]}" if beside_link else printable(str(there[0]))
     lock, kind = _read(there[0], name, platform)
     return FoundLock(lock, name, kind, there[0], _others(there[1:], there[0].name))
 
