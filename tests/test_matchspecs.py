@@ -102,6 +102,7 @@ def test_a_spec_has_one_form_and_keeps_it(text: str, canonical: str) -> None:
         "python ≥3",
         "nümpy",
         "a*::numpy",
+        "https://h/linux-64/-1-0.conda",
         "a::b::c",
         "numpy[foo=bar]",
         "numpy[channel=./here]",

@@ -96,10 +96,14 @@ def make_plan(request: CreateRequest, condarc: Condarc, environ: Mapping[str, st
             canonical = without_url(canonical)
         specs.append((MatchSpec(canonical), strip_credentials(text)))
     _refuse_forbidden(channels, condarc)
+    pins = []
+    for pin in condarc.pinned_packages:
+        _selecting(pin, selected)
+        pins.append(_parsed(_fields_of(pin).text(*_COMPARED)))
     return Plan(
         channels=tuple(channels.items()),
         specs=tuple(specs),
-        pins=tuple(_parsed(_fields_of(pin).text()) for pin in condarc.pinned_packages),
+        pins=tuple(pins),
         access=access,
         condarc=condarc,
         offline=request.offline or condarc.offline,

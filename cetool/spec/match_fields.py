@@ -145,6 +145,8 @@ def is_read_alike(spec: str) -> bool:
 
 def check_name(name: str) -> None:
     """Raise ValueError where no package can be called that, in lower case (CEP 26)."""
+    if not name:
+        raise ValueError("it names no package")
     if len(name) > MAX_NAME:
         raise ValueError(f"a package's name has at most {MAX_NAME} characters, this one {len(name)} (CEP 26)")
     if name in VIRTUAL_PACKAGES or PACKAGE_NAME.fullmatch(name):
@@ -305,7 +307,7 @@ def _check_version(base: str) -> None:
     if len(base) > MAX_VERSION:
         raise ValueError(f"a version has at most {MAX_VERSION} characters (CEP 26)")
     if "*" in base:
-        raise ValueError(f"a '*' is only understood at the end of a version: '{base}*'")
+        raise ValueError(f"a '*' is only understood at the end of a version, as in {base.partition('*')[0]}*")
     if base != base.lower():
         raise ValueError(f"a version has no capital letters (CEP 26): write {base.lower()}")
     if not _VERSION.fullmatch(base):
