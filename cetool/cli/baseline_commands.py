@@ -15,7 +15,7 @@ from cetool.cli import options
 from cetool.cli.output import print_data, print_json, print_line
 from cetool.cli.session import Session
 from cetool.errors import CetoolError, StoreError
-from cetool.spec.urls import redact
+from cetool.spec.urls import redact, scrub
 
 if TYPE_CHECKING:
     from cetool.cache.baselines import BaselineStore
@@ -197,7 +197,7 @@ def _row(
             changes = differences(before, now)
             state = "changed" if (now and now.digest) != (before and before.digest) else "current"
     except CetoolError as error:
-        state, problem = "unknown", redact(str(error))
+        state, problem = "unknown", scrub(str(error))
     row: dict[str, object] = {
         "script": script,
         "baseline": shown,

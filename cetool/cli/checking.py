@@ -16,7 +16,7 @@ from cetool.spec.linting import RULES, Finding, finding_of, lint_script
 from cetool.spec.metadata import ScriptMetadata
 from cetool.spec.nodes import nearest
 from cetool.spec.source import Script, is_url, printable, read_script
-from cetool.spec.urls import redact
+from cetool.spec.urls import redact, scrub
 
 CHECK_SCHEMA = "cetool.check/1"
 
@@ -109,7 +109,7 @@ def _solve(metadata: ScriptMetadata, session: Session) -> list[Finding]:
                 solver.solve(spec, progress)
         except UnsatisfiableError as error:
             line = metadata.lines[0] if metadata.lines else None
-            return [Finding("unsatisfiable", redact(error.message), line, error.hint)]
+            return [Finding("unsatisfiable", scrub(error.message), line, error.hint)]
     return []
 
 

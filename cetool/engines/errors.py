@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 
 from cetool.errors import EngineError
-from cetool.spec.urls import redact
+from cetool.spec.urls import redact, scrub
 
 _SUBDIR = re.compile(r"noarch|(?:linux|osx|win|emscripten|wasi|freebsd|zos)-\w+")
 
@@ -36,7 +36,7 @@ def unsatisfiable_error(
     """Specs that no set of packages satisfies together; ``reason`` is a clause that says why."""
     specs = f"{_listed(packages)}" if packages else "the request"
     return EngineError(
-        f"no environment can satisfy [{specs}]: {redact(reason).rstrip('.')}",
+        f"no environment can satisfy [{specs}]: {scrub(reason).rstrip('.')}",
         hint=f"Loosen one of the specs, or add a channel that has what is missing (searched: {_listed(channels)}).",
         log=log,
     )

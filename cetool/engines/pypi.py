@@ -28,7 +28,7 @@ from cetool.errors import EngineError
 from cetool.interpreter import clean_environ, python_command
 from cetool.lock.installed import Installed, normalized
 from cetool.spec.environment import PypiSettings
-from cetool.spec.urls import redact
+from cetool.spec.urls import redact, scrub
 
 #: Options of pip that would install elsewhere, install something else, or write where nothing was asked for.
 _PIP_ASTRAY = frozenset(
@@ -202,7 +202,7 @@ def refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str]
         try:
             requirement = Requirement(text)
         except InvalidRequirement as error:
-            raise EngineError(f"{redact(text)!r} is not a requirement: {redact(str(error)).splitlines()[0]}") from None
+            raise EngineError(f"{redact(text)!r} is not a requirement: {scrub(str(error)).splitlines()[0]}") from None
         version = installed.get(normalized(requirement.name))
         if version is not None and exactly:
             raise EngineError(
@@ -384,7 +384,7 @@ def pip_config(directory: Path, environ: Mapping[str, str]) -> Path:
         try:
             parser.read(name, encoding="utf-8")
         except (configparser.Error, UnicodeDecodeError, OSError) as error:
-            reason = redact(str(error)).splitlines()[0]
+            reason = scrub(str(error)).splitlines()[0]
             raise EngineError(f"pip's configuration {name} cannot be read: {reason}") from None
     for section in parser.sections():
         for key in list(parser[section]):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cetool.engines.rattler_request import Plan
 from cetool.errors import EngineError
-from cetool.spec.urls import redact
+from cetool.spec.urls import redact, scrub
 
 if TYPE_CHECKING:
     from rattler import RepoDataRecord
@@ -28,7 +28,7 @@ class UnsatisfiableError(EngineError):
 
 def explain(error: BaseException, plan: Plan) -> EngineError:
     """The EngineError for an exception of rattler's; ``plan`` tells how channels are called."""
-    text = redact(str(error)).strip()
+    text = scrub(str(error)).strip()
     kind = type(error).__name__
     if kind == "SolverError":
         return UnsatisfiableError(f"the packages cannot be had together: {_reasons(text, plan)}", hint=_SOLVER_HINT)

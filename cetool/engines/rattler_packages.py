@@ -31,7 +31,7 @@ from cetool.engines.base import Progress
 from cetool.engines.explicit import ExplicitPackage, mismatch
 from cetool.engines.intact import damaged_files
 from cetool.errors import EngineError
-from cetool.spec.urls import redact
+from cetool.spec.urls import redact, scrub
 from cetool.values import Value
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ def record_in(cache: Path, package: ExplicitPackage) -> RepoDataRecord:
             directory / "info" / "index.json", archive.size, archive.sha256, archive.md5
         )
     except Exception as error:
-        raise EngineError(f"the metadata in {package.file_name} cannot be read: {redact(str(error))}") from None
+        raise EngineError(f"the metadata in {package.file_name} cannot be read: {scrub(str(error))}") from None
     return RepoDataRecord(record, package.file_name, package.url, package.channel)
 
 

@@ -18,7 +18,7 @@ from cetool.patterns import pattern
 from cetool.spec.match_fields import Fields, read_fields
 from cetool.spec.package_urls import url_in
 from cetool.spec.platforms import current_platform, default_virtual_packages
-from cetool.spec.urls import redact, strip_credentials
+from cetool.spec.urls import redact, scrub, strip_credentials
 from cetool.values import Value
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _fields_of(text: str) -> Fields:
     try:
         return read_fields(text)
     except ValueError as error:
-        raise EngineError(f"{redact(text)!r} is not a match spec: {redact(str(error))}") from None
+        raise EngineError(f"{redact(text)!r} is not a match spec: {scrub(str(error))}") from None
 
 
 def _parsed(text: str) -> MatchSpec:
@@ -146,7 +146,7 @@ def _parsed(text: str) -> MatchSpec:
     try:
         return MatchSpec(text)
     except InvalidMatchSpecError as error:
-        reason = redact(str(error)).splitlines()[0]
+        reason = scrub(str(error)).splitlines()[0]
         raise EngineError(f"{redact(text)!r} is not a match spec: {reason}") from None
 
 

@@ -17,7 +17,7 @@ from cetool.lock.model import Lock, LockedConda, LockedPypi, PlatformLock
 from cetool.lock.records import in_order
 from cetool.spec.channels import canonical_channel, file_url
 from cetool.spec.nodes import shorten
-from cetool.spec.urls import redact, strip_credentials
+from cetool.spec.urls import scrub, strip_credentials
 
 if TYPE_CHECKING:
     from rattler.lock import CondaLockedBinaryPackage, PypiLockedPackage
@@ -43,7 +43,7 @@ def read_pixi_lock(path: Path, text: str, name: str) -> Lock:
         file = LockFile.from_path(path)
         environments = dict(file.environments())
     except ParseCondaLockError as error:
-        reason = shorten(redact(str(error)).partition("\n")[0], 200)
+        reason = shorten(scrub(str(error)).partition("\n")[0], 200)
         raise MetadataError(f"this is no pixi.lock that can be read: {reason}", where=where) from None
     environment = environments.get(_DEFAULT)
     if environment is None:
@@ -186,7 +186,7 @@ def write_pixi_lock(
                 return text
             read.to_path(path)
         except ParseCondaLockError as error:
-            reason = shorten(redact(str(error)).replace(directory + os.sep, "").partition("\n")[0], 200)
+            reason = shorten(scrub(str(error)).replace(directory + os.sep, "").partition("\n")[0], 200)
             raise MetadataError(f"py-rattler does not take this lock for a pixi.lock: {reason}") from None
         return path.read_text(encoding="utf-8")
 

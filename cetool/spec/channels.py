@@ -14,7 +14,7 @@ from cetool.condarc import DEFAULT_ALIAS
 from cetool.errors import Location, MetadataError
 from cetool.patterns import pattern
 from cetool.spec.source import with_home
-from cetool.spec.urls import redact, split_url
+from cetool.spec.urls import redact, scrub, split_url
 
 _MOST_SHOWN = 120
 _SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -75,7 +75,7 @@ def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Loc
         check_channel_name(channel)
     except ValueError as error:
         raise MetadataError(
-            f"{_short(redact(channel))!r} is not a channel: {_short(redact(str(error)))}",
+            f"{_short(redact(channel))!r} is not a channel: {_short(scrub(str(error)))}",
             where=where,
             hint="A channel is a name (conda-forge), a URL (https://...), or a directory (./here or /there).",
         ) from None

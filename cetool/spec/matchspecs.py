@@ -18,7 +18,7 @@ from cetool.patterns import pattern
 from cetool.spec.channels import canonical_channel, file_url
 from cetool.spec.match_fields import MAX_VERSION, PACKAGE_NAME, check_name, read_fields
 from cetool.spec.nodes import has_control, shorten
-from cetool.spec.urls import redact
+from cetool.spec.urls import redact, scrub
 
 MAX_SPEC = 1000
 
@@ -77,7 +77,7 @@ def _package_file(spec: str, base_dir: str | os.PathLike[str], where: Location |
 def _refuse(spec: str, where: Location | None, reason: str, hint: str | None = None) -> NoReturn:
     quoted = shorten(redact(spec)).encode("unicode_escape", "surrogatepass").decode() if has_control(spec) else None
     raise MetadataError(
-        f"'{quoted or shorten(redact(spec))}' is not a match spec: {shorten(redact(reason), 200)}",
+        f"'{quoted or shorten(redact(spec))}' is not a match spec: {shorten(scrub(reason), 200)}",
         where=where,
         hint=hint or _HINT,
     )
@@ -219,7 +219,7 @@ def canonical_requirement(
         if re.match(r"(\.{0,2}|~)/|\w+(\+\w+)?://", requirement):
             reason = "a path or a URL needs the package's name in front"
         raise MetadataError(
-            f"'{shorten(redact(requirement))}' is not a PyPI requirement: {shorten(redact(reason), 200)}",
+            f"'{shorten(redact(requirement))}' is not a PyPI requirement: {shorten(scrub(reason), 200)}",
             where=where,
             hint=hint,
         ) from None

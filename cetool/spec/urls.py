@@ -159,7 +159,7 @@ def strip_credentials(text: str) -> str:
 
 
 def redact(text: str) -> str:
-    """The text with the credentials of every URL in it replaced by ``***``: for messages and logs."""
+    """The text with the credentials of every URL in it replaced by ``***``: for messages. They are remembered."""
     return _rewritten(text, MASK)
 
 
@@ -234,7 +234,7 @@ def _late_end(text: str, position: int) -> int:
     return late - position if late >= 0 else -1
 
 
-def _rewritten(text: str, mask: str | None) -> str:
+def _rewritten(text: str, mask: str | None, learn: bool = True) -> str:
     """The text, each of its URLs without credentials (``mask`` None) or with the mask in their place."""
     whole = _WHOLE.match(text)
     if whole is None and mask is not None and _SCHEMELESS.match(text):
@@ -250,24 +250,24 @@ def _rewritten(text: str, mask: str | None) -> str:
         is_whole = whole is not None and not out
         cut = _cut(text, position, whole=is_whole, opener=opener)
         end, in_next = _rest_end(text, cut.end, is_whole, opener)
-        out.append(_clean_gap(text[done:position], mask))
+        out.append(_clean_gap(text[done:position], mask, learn))
         if cut.userinfo is not None:
-            if mask is None:
+            if learn:
                 remember_login(cut.userinfo)
             out.append("" if mask is None else f"{mask}@")
         with_token = not text[scheme:position].lower().startswith("file")
-        rest, in_query = _clean_rest(text[cut.end : end], mask, in_query, with_token=with_token)
+        rest, in_query = _clean_rest(text[cut.end : end], mask, learn, in_query, with_token=with_token)
         in_query = in_query and in_next
         out += (text[cut.host : cut.end], rest)
         done = end
-    return "".join((*out, _clean_gap(text[done:], mask)))
+    return "".join((*out, _clean_gap(text[done:], mask, learn)))
 
 
-def _clean_gap(text: str, mask: str | None) -> str:
+def _clean_gap(text: str, mask: str | None, learn: bool) -> str:
     """What is between URLs, in which a relative one may have parameters that are secrets."""
     if "=" not in text or ("?" not in text and "&" not in text):
         return text
-    return _PARAMETER.sub(lambda found: found[1] + _clean_parameter(found[2], mask), text)
+    return _PARAMETER.sub(lambda found: found[1] + _clean_parameter(found[2], mask, learn), text)
 
 
 def _rest_end(text: str, position: int, whole: bool, opener: str) -> tuple[int, bool]:
@@ -298,7 +298,7 @@ def _scheme_start(text: str, position: int) -> int:
     return position
 
 
-def _clean_rest(text: str, mask: str | None, in_query: bool, *, with_token: bool) -> tuple[str, bool]:
+def _clean_rest(text: str, mask: str | None, learn: bool, in_query: bool, *, with_token: bool) -> tuple[str, bool]:
     """What follows the authority without its secrets, and whether it has a query or fragment, or is in one."""
     if not any(mark in text for mark in "=/"):
         return text, in_query or "?" in text or "#" in text
@@ -309,17 +309,17 @@ def _clean_rest(text: str, mask: str | None, in_query: bool, *, with_token: bool
         cut = found.start()
     path, rest = text[:cut], text[cut:]
     if with_token and "/t/" in path.lower().replace("%74", "t"):
-        path = _without_tokens(path, mask)
+        path = _without_tokens(path, mask, learn)
     if ";" in path or "&" in path:
-        path = "".join(_clean_parameter(each, mask, "/") for each in re.split(r"(?<=[;&])", path))
+        path = "".join(_clean_parameter(each, mask, learn, "/") for each in re.split(r"(?<=[;&])", path))
     if _NESTED.search(path):
-        path = "/".join(_clean_nested(each, mask) for each in path.split("/"))
+        path = "/".join(_clean_nested(each, mask, learn) for each in path.split("/"))
     if "=" in rest:
-        rest = "".join(_clean_parameter(each, mask) for each in re.split(r"(?<=[?#&;])", rest))
+        rest = "".join(_clean_parameter(each, mask, learn) for each in re.split(r"(?<=[?#&;])", rest))
     return path + rest, in_query or bool(rest)
 
 
-def _without_tokens(path: str, mask: str | None) -> str:
+def _without_tokens(path: str, mask: str | None, learn: bool) -> str:
     """A path without ``/t/TOKEN``, the tokens of anaconda.org and of servers like it."""
     kept: list[str] = []
     segments = path.split("/")
@@ -329,7 +329,7 @@ def _without_tokens(path: str, mask: str | None) -> str:
         if is_token and segments[at + 1] not in ("", MASK):
             if mask is not None:
                 kept += [segments[at], mask]
-            else:
+            if learn:
                 remember(segments[at + 1])
             at += 2
         else:
@@ -338,7 +338,7 @@ def _without_tokens(path: str, mask: str | None) -> str:
     return "/".join(kept)
 
 
-def _clean_parameter(text: str, mask: str | None, ending: str = "") -> str:
+def _clean_parameter(text: str, mask: str | None, learn: bool, ending: str = "") -> str:
     """One parameter with the separator behind it, its value hidden if its name says that it is a secret."""
     name, equals, value = text.partition("=")
     if not equals:
@@ -349,18 +349,18 @@ def _clean_parameter(text: str, mask: str | None, ending: str = "") -> str:
         value, found, more = value.partition(ending)
         behind = found + more + behind
     if value and value != MASK and is_secret_name(name.rpartition("?")[2]):
-        if mask is None:
+        if learn:
             remember(value)
         return f"{name}={mask or ''}{behind}"
-    return f"{name}={_clean_nested(value, mask)}{behind}"
+    return f"{name}={_clean_nested(value, mask, learn)}{behind}"
 
 
-def _clean_nested(value: str, mask: str | None) -> str:
+def _clean_nested(value: str, mask: str | None, learn: bool) -> str:
     """A value that is itself an encoded URL without that one's credentials."""
     if not _NESTED.search(value):
         return value
     plain = unquote(value)
-    clean = _rewritten(plain, mask)
+    clean = _rewritten(plain, mask, learn)
     return value if clean == plain else quote(clean, safe=MASK)
 
 
@@ -384,5 +384,5 @@ def scrub(text: str) -> str:
 
     Not for what a user decides by: a script chooses what its URLs hold, and so what would be hidden there.
     """
-    text = redact(text)
+    text = _rewritten(text, MASK, learn=False)
     return hide_known(_HEADER.sub(rf"\1{MASK}", text) if "uthorization" in text.lower() else text)
