@@ -133,6 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.kind == "status":
             return self._refuse(fault.status)
         file = state.directory / path.lstrip("/")
+        if file.is_dir():
+            file /= "index.html"
         if ".." in path.split("/") or not file.is_file():
             return self._refuse(404)
         return self._send(file.read_bytes(), fault)
@@ -160,7 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, body: bytes, fault: Fault | None) -> None:
         self.send_response(200)
-        self.send_header("Content-Type", "application/json" if body[:1] == b"{" else "application/octet-stream")
+        kinds = {b"{": "application/json", b"<": "text/html"}
+        self.send_header("Content-Type", kinds.get(body[:1], "application/octet-stream"))
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "HEAD":
