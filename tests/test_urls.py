@@ -43,7 +43,7 @@ def test_what_is_stored_keeps_all_but_the_secret(text: str, stored: str, shown: 
         *("https://conda.anaconda.org/conda-forge", "file:///srv/t/abc/ch", "https://host:8443/ch", "http://[::1]:80/x@y"),
         *("git+http://127.0.0.1:8080/repo.git@rev", "https://host/simple/@scope/pkg", "git@github.com:org/repo"),
         *("six @ https://files/x-1.whl#sha256=abc ; python_version < '3'", '["http://h:80","me@example.org"]'),
-        *("https://host: cannot be reached", "see http://host:80 and me@example.org", "https://h/x?name=y&b=c", "https://h/t/"),
+        *("https://host: cannot be reached", "see http://host:80 or ask me@example.org", "https://h/x?name=y&b=c", "https://h/t/"),
         *('f"http://{host}:{port}", "@"', "oci://ghcr.io/org/repo:tag@sha256:abc", "https://host/ch?monkeys=2"),
     ],
 )  # fmt: skip

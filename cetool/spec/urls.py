@@ -222,8 +222,12 @@ def _userinfo_end(text: str, position: int, segment: str, head: str, whole: bool
         return head.rfind("@") if closing or at < len(head) else at
     if whole:
         return at if ":" in head or not stop.isspace() else -1
-    if closing or is_host:
-        return at if is_host is not closing and ":" in head and not re.search(r"\s", gap) else -1
+    if closing and is_host:
+        return -1
+    if is_host:  # a port, or the beginning of a password of which one more word follows?
+        return at if ":" in head and re.fullmatch(r"\s?[^\s;,]*", gap) else -1
+    if closing and re.search(r"\s", gap):
+        return -1
     return at
 
 
