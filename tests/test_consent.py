@@ -298,6 +298,14 @@ def test_the_question_shows_the_whole_decision(scene: Scene) -> None:
     scene.refuses("run", scene.offer("b.sh", carried))
 
 
+def test_what_is_declared_for_another_platform_is_shown_where_that_is_locked(scene: Scene) -> None:
+    text = "# /// script\n# dependencies = []\n# [tool.pixi.workspace]\n# channels = ['conda-forge']\n"
+    url = scene.offer("a.py", f"{text}# [tool.pixi.target.win-64.pypi-dependencies]\n# evil = '==1'\n# ///\n")
+    assert "evil" not in scene.refuses("run", url)
+    told = scene.refuses("lock", "--lock-file", "x.yml", "--platform", "win-64", "--platform", "linux-64", url)
+    assert "[evil==1] (win-64)" in told
+
+
 def test_nothing_is_cut_off_and_absurd_sizes_are_refused(scene: Scene) -> None:
     last = "file:///tmp/hidden-channel"
     channels = ", ".join(f"'https://host.example/{number}/{'x' * 40}'" for number in range(40))

@@ -45,6 +45,8 @@ UNSHOWN = {
     "ScriptMetadata.path": "a path of this machine, made of the URL's",
     "ScriptMetadata.lines": "where it is written",
     "ScriptMetadata.cell": "where it is written",
+    "ScriptMetadata.chosen": "how run_with was found, which is shown",
+    "ScriptMetadata.undecided": "how run_with was found, which is shown",
     "Requirements.warnings": "sentences of cetool's own, printed before",
     "Requirements.configured": "told with the channels",
 }
@@ -84,11 +86,13 @@ def decision_of(foreign: Foreign, session: Session) -> Decision:
     lock = _embedded_lock(script)
     declared = {platform: read for platform in foreign.platforms if (read := _read(script, platform)) is not None}
     shown = list(declared.items()) if foreign.metadata is None else [(None, foreign.metadata)]
+    told = [(platform, [*rows_of(metadata), *_cautions(metadata)]) for platform, metadata in shown]
     rows: list[tuple[str, str]] = []
-    for platform, metadata in shown:
-        new = [row for row in rows_of(metadata) if row not in rows]
-        rows += [(name, value if len(shown) == 1 else f"{value} ({platform})") for name, value in new]
-        rows += [("caution", text) for text in _cautions(metadata)]
+    for platform, of_platform in told:
+        for name, value in of_platform:
+            everywhere = all((name, value) in others for _, others in told)
+            row = (name, value if everywhere else f"{value} ({platform})")
+            rows += [row] if row not in rows else []
     rows += [] if lock is None else list(_locked_rows(lock, session.platform))
     hosts = _hosts([metadata for _, metadata in shown], lock, session)
     places = {place for platform, read in declared.items() for place in _places(script, platform, read, session)}
@@ -150,10 +154,10 @@ def _item(item: object) -> str:
     return " ".join(f"{name}={_text(value)}" for name, value in inner.items() if value) if inner else str(item)
 
 
-def _cautions(metadata: ScriptMetadata) -> Iterator[str]:
+def _cautions(metadata: ScriptMetadata) -> Iterator[tuple[str, str]]:
     loaders = [name for name, _ in metadata.requirements.variables if _LOADERS.fullmatch(name.upper())]
     if loaders:
-        yield f"{', '.join(loaders)} can have programs load other code"
+        yield "caution", f"{', '.join(loaders)} can have programs load other code"
 
 
 def _embedded_lock(script: Script) -> Lock | None:
