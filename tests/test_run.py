@@ -125,7 +125,7 @@ def test_what_names_an_environment(settled: Home, channel: Path) -> None:
     assert script("a.py", plain) == script("b/c.R", "env:\n - numpy\n - python>=3\nchannels: [conda-forge]")
     assert script("run.py", plain + "\nrun_with: python -u") == SEEDS_NAME
     other = [
-        script("channels.py", plain + "\nchannels: [bioconda]"),
+        script("channels.py", plain + "\nchannels: [bioconda, nodefaults]"),
         script("order.py", plain + "\nchannels: [bioconda, conda-forge]"),
         script("reverse.py", plain + "\nchannels: [conda-forge, bioconda]"),
         script("pip.py", "env: [python >=3, numpy, {pip: [six]}]"),

@@ -233,7 +233,7 @@ def test_a_script_that_may_not_be_read(settled: Home) -> None:
 
 def test_a_broken_specification_names_file_and_line(settled: Home) -> None:
     for text, words in [
-        ("# conda execute\n# env:\n#  - python\n# - numpy\n", r"broken.py:4: "),
+        ("# conda execute\n# env:\n#  - python\n#  numpy\n", r"broken.py:4: "),
         ("# conda execute\n# env: [python\nprint()\n", r"broken.py:[23]: "),
         ("\n# conda execute\n# enf: [python]\n", r"broken.py:3: .*enf"),
         ("# conda execute\n# env: [numpy >>2]\n", r"broken.py:2: 'numpy >>2' is not a match spec"),

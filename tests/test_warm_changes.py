@@ -242,7 +242,7 @@ def test_variables(settled: Home) -> None:
         learn(settled, other.script, env={**other.env, "PATH": path})
     assert all(other.is_warm(PATH=path) for path in paths)
     # and do not matter where channels and program are the script's own
-    other = Elsewhere(settled, "channels", text=TEXT.replace("# env", "# channels: [conda-forge]\n# env"))
+    other = Elsewhere(settled, "channels", text=TEXT.replace("# env", "# channels: [conda-forge, nodefaults]\n# env"))
     other.learn()
     assert other.is_warm(PATH="/bin")
 
@@ -274,7 +274,7 @@ def test_what_depends_on_the_working_directory_is_not_learned(settled: Home) -> 
 
 
 def test_a_program_from_the_path(settled: Home) -> None:
-    text = TEXT.replace("# env", "# run_with: sh -e\n# channels: [conda-forge]\n# env")
+    text = TEXT.replace("# env", "# run_with: sh -e\n# channels: [conda-forge, nodefaults]\n# env")
     other = Elsewhere(settled, "path", {"PATH": f"{settled.path}/homes/path/bin:/usr/bin:/bin"}, text=text)
     other.learn()
     assert not other.is_warm(PATH="/usr/bin:/bin")

@@ -75,7 +75,7 @@ def _read_yaml(text: str, name: str, directory: Path, platform: str) -> Requirem
             (key for key in keys if key not in KEYS and nearest(key, ("dependencies",)).startswith("Did")), None
         )
         raise MetadataError(
-            "the environment file has no dependencies",
+            "the environment file has no dependencies" + ("" if close is None else f", but a key {shorten(close)!r}"),
             where=Location(name) if close is None else keys[close].where,
             hint="Add `dependencies:`." if close is None else "Did you mean 'dependencies'?",
         )
