@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -238,3 +239,31 @@ def test_a_baseline_with_another_file_of_the_same_name_does_not_meet_a_url(
     for word in (b.file(), f"pkg[sha256={b.digest()}]"):
         done = home.cetool("create", "--baseline", baseline, "--channel", b.url, word)
         assert done.returncode == 125 and "does not fit the baseline" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("engine", ["conda", "micromamba"])
+def test_what_other_engines_keep_is_compared_with_its_archive(
+    home: Home, a: Lookalike, b: Lookalike, engine: str
+) -> None:
+    """Their package cache is the user's: with B's files under A's name and record, and with a channel that lies."""
+    from rattler.package_streaming import extract
+
+    install_fakes(home.bin, "conda", "micromamba")
+    cache = home.path / "pkgs"
+    env = {"CONDA_PKGS_DIRS": str(cache)}
+    with serving(home.path) as server:
+        for channel in (a.url, f"{server.url}/A"):
+            entry = cache / STEM
+            for path in (*cache.glob(f"{STEM}*"),):
+                path.unlink() if path.is_file() else shutil.rmtree(path)
+            cache.mkdir(exist_ok=True)
+            extract(b.file(), entry)
+            shutil.copy(b.file(), cache)
+            done = home.cetool("create", "-v", "--refresh", "--engine", engine, "--channel", channel, "pkg", env=env)
+            assert done.returncode == 0, done.stderr
+            prefix = Path(done.stdout.strip())
+            assert said(prefix) == "A.conda" and recorded(prefix)["sha256"] == a.digest()
+            assert "fetched again" in done.stderr
+    make_lookalike(home.path / "liar", "liar", claims={"sha256": a.digest(), "md5": a.digest("md5")})
+    done = home.cetool("create", "--engine", engine, "--channel", (home.path / "liar").as_uri(), "pkg", env=env)
+    assert done.returncode == 125 and a.digest() in done.stderr, done.stderr

@@ -7,12 +7,12 @@ conda adds pip to every python unless its configuration says otherwise; that is 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cetool.condarc import load_condarc
 from cetool.engines.base import CreateRequest, Explain, Progress, root_of
-from cetool.engines.explicit import explicit_file, packages_of, require_sha256
+from cetool.engines.explicit import ExplicitPackage, explicit_file, packages_of, require_sha256
 from cetool.engines.outcome import conclude
 from cetool.engines.output import logged
 from cetool.engines.package_cache import checked_caches
@@ -57,15 +57,22 @@ class CondaEngine(Program):
         request = literal(request)
         packages = packages_of(request)
         if packages:
-            from cetool.engines.explicit_checks import check_local_archives, refuse_damaged
+            from cetool.engines.explicit_checks import check_local_archives
 
             require_sha256(packages, self.name, self.version, _SHA256_SINCE)
             check_local_archives(packages)
         if self.name != "conda":  # which tells its version in the environment's history, without being asked
             request = self.asked_meanwhile(request)
+        from cetool.engines.linked import verified
+
+        return verified(lambda each: self._make(each, packages, progress), request, progress)
+
+    def _make(self, request: CreateRequest, packages: Sequence[ExplicitPackage], progress: Progress) -> Explain:
         cache = self._package_caches()[0]
         with turn(self._lock_dir, cache, progress, self.name) as lock, PrivateFiles(request) as files:
             if packages:
+                from cetool.engines.explicit_checks import refuse_damaged
+
                 refuse_damaged(packages, lambda _: self._package_caches())
             invocation = self._invocation(request, files, cache, lock)
             ended = run_engine(invocation, request, CondaStages(progress, request.nearly))

@@ -60,8 +60,13 @@ class ExplicitPackage(Value):
     @property
     def local(self) -> Path | None:
         """The archive, where it is a file of this machine."""
-        parts = split_url(self.url)
-        return Path(_path_of(parts.path)) if parts.scheme == "file" else None
+        return local_path(self.url)
+
+
+def local_path(url: str) -> Path | None:
+    """The file of this machine that a URL names; None for every other URL."""
+    parts = split_url(url)
+    return Path(_path_of(parts.path)) if parts.scheme == "file" else None
 
 
 def _path_of(url_path: str) -> str:

@@ -57,7 +57,11 @@ class MambaEngine(Program):
             require_sha256(packages, self.name, self.version, _SHA256_SINCE)
             check_local_archives(packages)
             refuse_damaged(packages, self._places)
-        request = self.asked_meanwhile(request)
+        from cetool.engines.linked import verified
+
+        return verified(lambda each: self._make(each, progress), self.asked_meanwhile(request), progress)
+
+    def _make(self, request: CreateRequest, progress: Progress) -> Explain:
         try:
             with PrivateFiles(request) as files:
                 ended = run_engine(self._invocation(request, files), request, MambaStages(progress, request.nearly))

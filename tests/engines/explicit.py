@@ -57,7 +57,7 @@ def _record(name: str, wanted: Wanted, cache: Path) -> rattler.RepoDataRecord:
     archive = cache / wanted.file_name
     index = cache / stem / "info" / "index.json"
     if not index.exists():
-        archive.write_bytes(_fetch(wanted.url))
+        archive.write_bytes(fetch(wanted.url))
         if name != "conda" or not wanted.url.startswith("file:"):
             _check(name, wanted, archive)
         from rattler.package_streaming import extract
@@ -69,7 +69,8 @@ def _record(name: str, wanted: Wanted, cache: Path) -> rattler.RepoDataRecord:
     return rattler.RepoDataRecord(record, wanted.file_name, wanted.bare, wanted.bare.rsplit("/", 2)[0])
 
 
-def _fetch(url: str) -> bytes:
+def fetch(url: str) -> bytes:
+    """What a URL leads to."""
     parts = urlsplit(url)
     login, at, place = parts.netloc.rpartition("@")
     request = urllib.request.Request(urlunsplit(parts._replace(netloc=place)))

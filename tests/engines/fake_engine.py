@@ -299,6 +299,20 @@ def link(arguments: Arguments, records: list[rattler.RepoDataRecord]) -> None:
         )
 
     asyncio.run(run())
+    for record in records:
+        keep_archive(record)
+
+
+def keep_archive(record: rattler.RepoDataRecord) -> None:
+    """Keep what was downloaded beside what was unpacked, as the real ones do."""
+    import hashlib
+
+    from engines.explicit import fetch
+
+    path = package_cache() / record.file_name
+    wanted = record.sha256
+    if not path.exists() or (wanted and hashlib.sha256(path.read_bytes()).digest() != wanted):
+        path.write_bytes(fetch(record.url))
 
 
 class FillingCache:
