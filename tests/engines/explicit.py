@@ -57,7 +57,7 @@ def _record(name: str, wanted: Wanted, cache: Path) -> rattler.RepoDataRecord:
     archive = cache / wanted.file_name
     index = cache / stem / "info" / "index.json"
     if not index.exists():
-        archive.write_bytes(fetch(wanted.url))
+        fetch(wanted.url, archive)
         if name != "conda" or not wanted.url.startswith("file:"):
             _check(name, wanted, archive)
         from rattler.package_streaming import extract
@@ -69,15 +69,16 @@ def _record(name: str, wanted: Wanted, cache: Path) -> rattler.RepoDataRecord:
     return rattler.RepoDataRecord(record, wanted.file_name, wanted.bare, wanted.bare.rsplit("/", 2)[0])
 
 
-def fetch(url: str) -> bytes:
-    """What a URL leads to."""
+def fetch(url: str, path: Path) -> None:
+    """Write what a URL leads to into a file, as it comes."""
     parts = urlsplit(url)
     login, at, place = parts.netloc.rpartition("@")
     request = urllib.request.Request(urlunsplit(parts._replace(netloc=place)))
     if at:
         request.add_header("Authorization", "Basic " + base64.b64encode(unquote(login).encode()).decode())
-    with urllib.request.urlopen(request) as answer:
-        return bytes(answer.read())
+    with urllib.request.urlopen(request) as answer, path.open("wb", buffering=0) as file:
+        while block := answer.read(65536):
+            file.write(block)
 
 
 def _check(name: str, wanted: Wanted, archive: Path) -> None:

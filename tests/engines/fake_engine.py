@@ -312,7 +312,7 @@ def keep_archive(record: rattler.RepoDataRecord) -> None:
     path = package_cache() / record.file_name
     wanted = record.sha256
     if not path.exists() or (wanted and hashlib.sha256(path.read_bytes()).digest() != wanted):
-        path.write_bytes(fetch(record.url))
+        fetch(record.url, path)
 
 
 class FillingCache:
