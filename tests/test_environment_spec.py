@@ -13,9 +13,10 @@ import pytest
 
 from cetool.digests import sha256_of
 from cetool.errors import MetadataError
-from cetool.spec.environment import EnvironmentSpec, PypiSettings, Requirements
+from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.environment_file import read_environment_file
 from cetool.spec.matchspecs import canonical_spec
+from cetool.spec.pypi_settings import PypiSettings
 
 SEED = EnvironmentSpec(packages=("numpy", "python >=3"))
 
@@ -113,7 +114,7 @@ def test_a_list_of_specs_is_read(tmp_path: Path) -> None:
     ("name", "text", "line", "says"),
     [
         ("e.yml", "dependencies:\n  - a\n  - b >>1\n", 3, "b >>1"),
-        ("e.yml", "dependencies:\n  - pip:\n    - -r more.txt\n", 3, "option of pip"),
+        ("e.yml", "dependencies:\n  - pip:\n    - -r more.txt\n", 3, "no requirements file"),
         ("e.yml", "- a\n", 1, "must be a table"),
         ("e.yaml", "dependencies: &a [x]\n", 1, "anchors"),
         ("e.txt", "numpy\n@EXPLICIT\nhttps://h/x.conda\n", 2, "@EXPLICIT"),

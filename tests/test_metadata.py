@@ -185,7 +185,7 @@ def test_tool_uv_indexes() -> None:
     )
     found = read(toml(*more[1:], *lines, more[0])).requirements.pypi_settings
     assert found.index_url == "https://one/simple"
-    assert found.extra_index_urls == ("https://three", "https://two/simple")
+    assert found.extra_index_urls == ("https://two/simple", "https://three"), "in the order in which uv asks them"
     assert found.find_links[0].endswith("/the%20script%20is/wheels")
 
 
@@ -305,7 +305,7 @@ PROBLEMS = [
     (execute("env: [a]", "run_with: []"), 3, "run_with is empty"),
     (execute("env: [a]", "channels: ['-x']"), 3, "'-x'"),
     (execute("env: [a]", "channels: conda-forge"), 3, "must be a list"),
-    (execute("env:", "  - pip: [-r x]"), 3, "option of pip"),
+    (execute("env:", "  - pip: [-r x]"), 3, "no requirements file"),
     (execute("env: [a]") + "\n" + toml("dependencies = []"), 4, "at line 1 and '# /// script' at line 4"),
     (toml("") + "\n" + toml(""), 5, "two blocks"),
     (script() + toml("dependencies = []"), 4, "'/// conda-script' at line 1 and '# /// script' at line 4"),

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.server import ChannelServer
 
 from cetool.consent import issue
 from cetool.engines.base import CreateRequest, SilentProgress
 from cetool.engines.pypi import PypiRequest, find_uv, install_pypi, needs_pip
 from cetool.engines.rattler import RattlerEngine
 from cetool.errors import EngineError
-from cetool.spec.environment import PypiSettings
+from cetool.spec.pypi_settings import PypiSettings
 
 Install = Callable[..., Path]
 
 
 def wheel(directory: Path, name: str, version: str, *requires: str) -> Path:
     """A wheel with one module that knows its version."""
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     info = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     files = {
@@ -197,3 +202,104 @@ def test_who_needs_pip(tmp_path: Path) -> None:
         check=True,
     )
     assert without.stdout.split() == ["True", "False"]
+
+
+# --- what comes from elsewhere is data, and passwords are not for everyone --------------------------------------------
+
+NOT_EXPANDED = "${SECRET}/$SECRET"
+PLACES: dict[str, Callable[[str], tuple[str, PypiSettings]]] = {
+    "requirement": lambda url: (f"ours @ {url}/ours-1-py3-none-any.whl", PypiSettings()),
+    "nameless": lambda url: (f"{url}/ours-1-py3-none-any.whl", PypiSettings()),
+    "repository": lambda url: (f"ours @ git+{url}/ours.git", PypiSettings()),
+    "index": lambda url: ("ours", PypiSettings(index_url=url)),
+    "extra": lambda url: (
+        "ours",
+        PypiSettings("http://127.0.0.1:1", (url,)).with_options(index_strategy="first-index"),
+    ),
+    "links": lambda url: ("ours", PypiSettings(find_links=(url,)).with_options(no_index=True)),
+    "table": lambda url: ("ours", PypiSettings().with_options(index=[{"url": url, "default": True, "format": "flat"}])),
+    "constraint": lambda url: (
+        "ours",
+        PypiSettings().with_options(no_index=True, constraint_dependencies=[f"ours @ {url}/ours-1-py3-none-any.whl"]),
+    ),
+    "override": lambda url: (
+        "ours",
+        PypiSettings().with_options(no_index=True, override_dependencies=[f"ours @ {url}/ours-1-py3-none-any.whl"]),
+    ),
+}
+
+
+@both
+def test_no_variable_is_replaced_in_what_a_script_says(
+    install: Install, server: ChannelServer, tmp_path: Path, installer: str
+) -> None:
+    environ = {"SECRET": "EXPANDED", "UV_HTTP_RETRIES": "0", "PIP_RETRIES": "0"}
+    for name, make in PLACES.items():
+        requirement, settings = make(f"{server.url}/{name}/{NOT_EXPANDED}")
+        server.requests.clear()
+        with pytest.raises(EngineError) as caught:
+            install(requirement, installer=installer, settings=settings, env=environ)
+        if "only uv" in str(caught.value) and installer == "pip":
+            continue
+        asked = [path for path in server.requests if path.startswith(f"/{name}/")]
+        assert asked and all(path.startswith(f"/{name}/{NOT_EXPANDED}") for path in asked), (name, server.requests)
+        assert "EXPANDED" not in f"{caught.value}{server.requests}"
+        if name == "requirement":  # not a URL, which each installer mends in its own way
+            with pytest.raises(EngineError) as caught:
+                install(requirement.replace("$SECRET", "%SECRET%"), installer=installer, env=environ)
+            assert len(server.requests) > len(asked) and "EXPANDED" not in f"{caught.value}{server.requests}"
+    assert "EXPANDED" not in (tmp_path / "pypi.log").read_text()
+    with pytest.raises(EngineError, match="would replace"):
+        install("ours ; os_name == '${SECRET}'", installer=installer, env=environ)
+
+
+@both
+def test_a_directory_may_be_called_like_a_variable(install: Install, tmp_path: Path, installer: str) -> None:
+    wheel(tmp_path / "${HOME}", "ours", "1.0")
+    settings = PypiSettings(find_links=((tmp_path / "${HOME}").as_uri(),))
+    prefix = install("ours", installer=installer, settings=settings.with_options(no_index=True))
+    assert ask(prefix, "import ours; print(ours.version)") == "1.0"
+
+
+@both
+def test_git_gets_a_password_but_not_as_an_argument(
+    install: Install, server: ChannelServer, tmp_path: Path, installer: str
+) -> None:
+    (tmp_path / "bin").mkdir()
+    real, log = shutil.which("git"), tmp_path / "git.log"
+    assert real is not None
+    program = tmp_path / "bin/git"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {log}\nexec {real} "$@"\n')
+    program.chmod(0o755)
+    server.credentials = ("me", "pa@ss")
+    url = f"git+http://me:pa%40ss@127.0.0.1:{server.port}/ours.git@main"
+    environ = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "GIT_TERMINAL_PROMPT": "0"}
+    with pytest.raises(EngineError) as caught:
+        install(f"ours @ {url}", installer=installer, env=environ)
+    words = log.read_text()
+    assert f"127.0.0.1:{server.port}/ours.git" in words and "pa@ss" not in words and "pa%40ss" not in words
+    sent = [path for path, header in zip(server.requests, server.authorizations, strict=True) if header is not None]
+    assert sent and all(path.startswith("/ours.git/") for path in sent)
+    assert "pa%40ss" not in f"{caught.value} {(tmp_path / 'pypi.log').read_text()}"
+
+
+@both
+def test_digests_are_verified(install: Install, wheels: Path, installer: str) -> None:
+    settings = PypiSettings(find_links=(wheels.as_uri(),)).with_options(no_index=True)
+    digest = hashlib.sha256(next(wheels.glob("ours-*.whl")).read_bytes()).hexdigest()
+    wrong = settings.with_options(hashes={"ours==1.0": [f"sha256:{'0' * 64}"]})
+    with pytest.raises(EngineError, match=r"(?i)hash"):
+        install("ours==1.0", installer=installer, settings=wrong)
+    kept = settings.with_options(hashes={"ours==1.0": [f"sha256:{digest}"]}, require_hashes=True)
+    assert ask(install("ours==1.0", installer=installer, settings=kept), "import ours; print(ours.version)") == "1.0"
+
+
+@both
+def test_wheels_are_preferred_where_that_is_asked_for(install: Install, wheels: Path, installer: str) -> None:
+    with tarfile.open(wheels / "ours-2.0.tar.gz", "w:gz") as archive:
+        text = b"Metadata-Version: 2.2\nName: ours\nVersion: 2.0\n"
+        info = tarfile.TarInfo("ours-2.0/PKG-INFO")
+        info.size = len(text)
+        archive.addfile(info, io.BytesIO(text))
+    settings = PypiSettings(find_links=(wheels.as_uri(),)).with_options(no_index=True, prefer_binary=True)
+    assert ask(install("ours", installer=installer, settings=settings), "import ours; print(ours.version)") == "1.0"

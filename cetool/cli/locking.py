@@ -323,7 +323,8 @@ def _write(lock: Lock, asked: dict[str, Requirements], target: Target, source: S
         condarc = load_condarc(session.environ, mamba=True)
         urls = [strip_credentials(url) for channel in lock.channels for url in resolve_channel(channel, condarc)]
         settings = next(iter(asked.values())).pypi_settings
-        indexes = [url for url in (settings.index_url or PYPI, *settings.extra_index_urls)]
+        named = any(index.get("default") for index in settings.named.get("index", []))
+        indexes = [*([] if settings.index_url or named else [PYPI]), *settings.index_urls]
         text = write_pixi_lock(lock, indexes=tuple(map(strip_credentials, indexes)), channel_urls=tuple(urls))
     else:
         from cetool.lock.conda_lock import write_conda_lock

@@ -23,8 +23,9 @@ from cetool.overlays.about import About, read_about
 from cetool.overlays.base import changes_between, fingerprint_of, stays_usable, watched_in
 from cetool.overlays.known import find_base
 from cetool.overlays.states import state_of, watched_by
-from cetool.spec.environment import EnvironmentSpec, PypiSettings, Requirements
+from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.overlay import OverlayKeys, OverlaySpec
+from cetool.spec.pypi_settings import PypiSettings
 from cetool.warm.environ import OVERLAY_GUARD
 
 if TYPE_CHECKING:

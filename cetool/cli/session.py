@@ -223,6 +223,7 @@ class Session:
         return spec._replace(exclude_newer=moment, pypi_settings=settings)
 
     def _spec_of(self, requirements: Requirements) -> EnvironmentSpec:
+        self.watch_files(requirements.files)
         if self.channels_given:
             requirements = requirements.plus(Requirements(channels=self.default_channels))
         if requirements.overlay is not None:

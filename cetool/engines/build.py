@@ -66,6 +66,10 @@ def build_environment(
 
     Raises EngineError where it cannot be made. What is left at the prefix after an error is the caller's to clear.
     """
+    if spec.pypi or spec.explicit_pypi or spec.pinned_pypi:
+        from cetool.engines.pypi import refuse_early
+
+        refuse_early(spec.pypi_settings, circumstances.environ, circumstances.pip_installer)
     packages = spec.packages
     if spec.pypi and not spec.is_locked:
         packages += _installer((*packages, *_names(spec.pinned)), circumstances)

@@ -7,9 +7,7 @@ the environment, which is made for the purpose and thrown away.
 
 from __future__ import annotations
 
-import os
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from cetool.engines import pypi
 from cetool.engines.base import CreateRequest, Progress
+from cetool.engines.pypi_files import GET_UV, has_files_of_uv, refuse_for_pip, tell_pip, tell_uv, write_private
+from cetool.engines.pypi_pip import pip_config
+from cetool.engines.pypi_stubs import distributions_of, write_stubs
 from cetool.engines.pypi_words import explain_failure
 from cetool.engines.rattler import RattlerEngine
 from cetool.engines.rattler_request import virtual_packages
@@ -31,6 +32,7 @@ from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.nodes import shorten
 from cetool.spec.platforms import current_platform
 from cetool.spec.urls import redact, strip_credentials
+from cetool.values import Value
 
 if TYPE_CHECKING:
     from cetool.engines.lock_solve import LockSolver
@@ -49,22 +51,6 @@ _PLATFORMS = {
 _GLIBCS = (17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40)
 #: The one that is not surpassed unless someone says so: a lock is for other machines, too.
 _USUAL_GLIBC = 28
-#: Conda packages whose Python distributions have another name than they.
-_DISTRIBUTIONS = {
-    "matplotlib-base": "matplotlib",
-    "pytorch": "torch",
-    "pytorch-cpu": "torch",
-    "pytorch-gpu": "torch",
-    "msgpack-python": "msgpack",
-    "python-graphviz": "graphviz",
-    "py-opencv": "opencv-python",
-    "tensorflow-base": "tensorflow",
-    "python-kaleido": "kaleido",
-    "brotli-python": "brotli",
-    "py-xgboost": "xgboost",
-    "dask-core": "dask",
-    "python-tzdata": "tzdata",
-}
 
 
 @dataclass(frozen=True)
@@ -93,10 +79,12 @@ class PypiSolver:
         """The platform's packages from conda and from PyPI. Raises EngineError where the latter cannot be had."""
         uv = None if self.solver.installer == "pip" else pypi.find_uv(self.solver.environ)
         if uv is None and self.solver.installer == "uv":
-            raise EngineError("uv was asked for to find PyPI packages, but it is not found", hint=_GET_UV)
+            raise EngineError("uv was asked for to find PyPI packages, but it is not found", hint=GET_UV)
         if uv is None and self.platform != current_platform():
-            raise EngineError(f"only uv finds the PyPI packages of another platform ({self.platform})", hint=_GET_UV)
-        _refuse_directories(self.spec.pypi)
+            raise EngineError(f"only uv finds the PyPI packages of another platform ({self.platform})", hint=GET_UV)
+        if uv is None:
+            refuse_for_pip(self.spec.pypi_settings)
+        _refuse_unlockable(self.spec)
         progress.stage("Finding PyPI packages")
         directory = self.request.log.parent / "pypi"
         directory.mkdir(mode=0o700)
@@ -114,19 +102,27 @@ class PypiSolver:
                 "PyPI packages were asked for, but no python is among the conda packages",
                 hint="Add python to the conda packages.",
             )
-        installed = _distributions(self.conda)
+        installed = distributions_of(self.conda)
         pypi.refuse_conflicts(self.spec.pypi, installed)
         output = directory / "pylock.toml"
-        _write_stubs(directory / "conda", installed)
-        _write(directory / "requirements.txt", self._requirements())
-        _write(directory / "constraints.txt", "".join(f"{name}=={version}\n" for name, version in installed.items()))
+        stubs = write_stubs(directory / "conda", installed, self.spec.pypi_settings)
+        environ = clean_environ(self.solver.environ, drop=(*pypi.ELSEWHERE, *pypi.UV_ASTRAY))
+        environ.update(NO_COLOR="1", **self._deployment_target())
+        told = tell_uv(directory, self.spec.pypi_settings, self.spec.pypi, environ)
+        if has_files_of_uv(self.spec.pypi_settings):
+            pypi.refuse_old_uv(uv, directory, told.environ)
+        ask = _Asking(uv, python.version, directory, installed, (*stubs, *told.arguments_of_compile), told.environ)
+        write_private(
+            directory / "constraints.txt", "".join(f"{name}=={version}\n" for name, version in installed.items())
+        )
         if self.before is not None and self.before.pypi:
-            _write(output, _preferences(self.before.pypi))
+            write_private(output, _preferences(self.before.pypi))
         progress.note(f"PyPI packages are found by {uv}.")
-        self._compile(uv, python.version, directory, installed, ("--format=pylock.toml", f"--output-file={output}"))
+        self._compile(ask, ("--format=pylock.toml", f"--output-file={output}"))
         document = tomli.loads(output.read_text(encoding="utf-8"))
         packages = [package for package in document.get("packages", []) if package["name"] not in installed]
-        found = [_from_pylock(package, directory) for package in packages]
+        hashes = self._hashes()
+        found = [_from_pylock(package, directory, hashes.get(package["name"], frozenset())) for package in packages]
         if len(found) < 2 and not installed:
             return found
         # a pylock.toml does not tell what needs what: the same solution, pinned, is asked for in words
@@ -136,38 +132,35 @@ class PypiSolver:
             )
         words = directory / "requirements.out"
         options = ("--format=requirements.txt", "--annotation-style=line", f"--output-file={words}")
-        self._compile(uv, python.version, directory, installed, options)
+        self._compile(ask, options)
         needs = _needs(words.read_text(encoding="utf-8"))
         return [package._replace(requires=tuple(sorted(needs.get(package.name, ())))) for package in found]
 
-    def _compile(
-        self, uv: Path, python: str, directory: Path, installed: Mapping[str, str], output: tuple[str, ...]
-    ) -> None:
+    def _hashes(self) -> dict[str, frozenset[str]]:
+        """The SHA-256 digests that packages have to have, by name."""
+        from packaging.requirements import Requirement
+
+        found: dict[str, frozenset[str]] = {}
+        for text, digests in self.spec.pypi_settings.named.get("hashes", {}).items():
+            if not pypi.is_nameless(text):
+                name = normalized(Requirement(text).name)
+                found[name] = found.get(name, frozenset()) | {each.removeprefix("sha256:") for each in digests}
+        return found
+
+    def _compile(self, ask: _Asking, output: tuple[str, ...]) -> None:
         """Have uv solve, from another directory than this, so that no project at hand has a say."""
-        argv = [str(uv), "pip", "compile", "--no-progress", "--quiet", "--no-header", "--directory", str(directory)]
-        argv += [*output, "--python", own_python(), "--python-version", python, *self._target()]
-        argv += ["--index", (directory / "conda").as_uri(), "--constraint", "constraints.txt", "requirements.txt"]
+        argv = [str(ask.uv), "pip", "compile", "--no-progress", "--quiet", "--no-header"]
+        argv += ["--directory", str(ask.directory), *output, "--python", own_python()]
+        argv += ["--python-version", ask.python, *self._target(), "--constraint", "constraints.txt", *ask.arguments]
         if self.request.offline:
             argv.append("--offline")
         if self._exclude_newer:
             argv.append(f"--exclude-newer={self._exclude_newer}")
             # what stands for conda's packages has no date
-            argv += [f"--exclude-newer-package={name}=false" for name in installed]
-        environ = clean_environ(self.solver.environ, drop=(*pypi.ELSEWHERE, *pypi.UV_ASTRAY))
-        environ.update(NO_COLOR="1", **self._deployment_target())
-        ended = run_engine(Invocation(tuple(argv), environ, watched=(directory,)), self.request, _unheard)
+            argv += [f"--exclude-newer-package={name}=false" for name in ask.installed]
+        ended = run_engine(Invocation(tuple(argv), ask.environ, watched=(ask.directory,)), self.request, _unheard)
         if ended.status != 0:
-            raise _not_found(explain_failure(ended, self._as_request(), installed, "uv"))
-
-    def _requirements(self) -> str:
-        settings = self.spec.pypi_settings
-        lines = [f"--index-url {settings.index_url}"] if settings.index_url else []
-        lines += [f"--extra-index-url {url}" for url in settings.extra_index_urls]
-        lines += [f"--find-links {url}" for url in settings.find_links]
-        for line in (*lines, *self.spec.pypi):
-            if any(ord(char) < 32 for char in line):
-                raise EngineError(f"{redact(line)!r} is not a requirement")
-        return "\n".join([*lines, *self.spec.pypi, ""])
+            raise _not_found(explain_failure(ended, self._as_request(), ask.installed, "uv"))
 
     def _virtual(self, name: str) -> str | None:
         found = virtual_packages(self.request.virtual_packages, self.solver.environ, self.platform)
@@ -214,36 +207,46 @@ class PypiSolver:
         prefix = request.prefix
         installed = pypi.installed_distributions(prefix)
         pypi.refuse_conflicts(self.spec.pypi, installed)
-        _write(directory / "requirements.txt", self._requirements())
         # pip knows no preferences: all that was locked is asked for first, which may not go with what is asked for now
         kept = {package.name: package.version for package in self.before.pypi} if self.before is not None else {}
         environ = clean_environ(self.solver.environ, drop=pypi.ELSEWHERE)
         environ.update(NO_COLOR="1", PIP_BREAK_SYSTEM_PACKAGES="1", PIP_REQUIRE_VIRTUALENV="0")
-        environ["PIP_CONFIG_FILE"] = str(pypi.pip_config(directory, self.solver.environ))
+        environ["PIP_CONFIG_FILE"] = str(pip_config(directory, self.solver.environ))
+        told = tell_pip(directory, self.spec.pypi_settings, self.spec.pypi, environ)
         progress.note("PyPI packages are found by the environment's pip.")
         report = directory / "report.json"
         for pins in ({**kept, **installed}, installed) if kept else (installed,):
             lines = "".join(f"{name}=={version}\n" for name, version in pins.items())
-            _write(directory / "constraints.txt", lines)
-            invocation = Invocation(self._pip_words(directory, report), environ, watched=(directory,))
+            (directory / "constraints.txt").write_text(lines, encoding="utf-8")
+            invocation = Invocation(
+                self._pip_words(directory, report, told.arguments), told.environ, watched=(directory,)
+            )
             ended = run_engine(invocation, request, _unheard)
             if ended.status == 0:
                 return [_from_report(item) for item in json.loads(report.read_bytes()).get("install", [])]
         raise _not_found(explain_failure(ended, self._as_request(), installed, "pip"))
 
-    def _pip_words(self, directory: Path, report: Path) -> tuple[str, ...]:
+    def _pip_words(self, directory: Path, report: Path, more: tuple[str, ...]) -> tuple[str, ...]:
         python = pypi.python_of(self.request.prefix)
         argv = python_command(python, "-m", "pip", "install", "--dry-run", "--quiet", "--no-input")
         argv += ["--disable-pip-version-check", "--report", str(report)]
-        argv += ["--constraint", str(directory / "constraints.txt"), "-r", str(directory / "requirements.txt")]
-        if self.request.offline:
+        argv += ["--constraint", str(directory / "constraints.txt"), *more]
+        if self.request.offline and "--no-index" not in more:
             argv.append("--no-index")
         if self._exclude_newer:
             argv.append(f"--uploaded-prior-to={self._exclude_newer}")
         return tuple(argv)
 
 
-_GET_UV = "Install uv (https://docs.astral.sh/uv/)."
+class _Asking(Value):
+    """A question for uv: about a python of this version, with the files in a directory that ``arguments`` name."""
+
+    uv: Path
+    python: str
+    directory: Path
+    installed: Mapping[str, str]
+    arguments: tuple[str, ...]
+    environ: Mapping[str, str]
 
 
 def _unheard(*_: object) -> None:
@@ -257,54 +260,25 @@ def _not_found(error: EngineError) -> EngineError:
     return error
 
 
-def _refuse_directories(requirements: tuple[str, ...]) -> None:
-    """Say what cannot be locked: a directory has no digest, and is another one on another machine."""
-    from urllib.parse import unquote, urlsplit
+def _refuse_unlockable(spec: EnvironmentSpec) -> None:
+    """Say what cannot be locked: a directory has no digest, and is another one on another machine.
 
-    from packaging.requirements import Requirement
-
-    for text in requirements:
-        url = Requirement(text).url
-        if url is not None and url.startswith("file:") and os.path.isdir(unquote(urlsplit(url).path)):
+    Nor can packages that are built with those of an environment which is not there yet.
+    """
+    named = spec.pypi_settings.named
+    more = [*named.get("override-dependencies", ()), *named.get("constraint-dependencies", ())]
+    for text in (*spec.pypi, *more):
+        if pypi.is_directory(text):
             raise EngineError(
-                f"{redact(text)!r} is a directory, which cannot be locked: nothing tells whether it stays as it is",
+                f"{redact(text)!r} is a directory, which cannot be locked: nothing tells whether it stays unchanged",
                 hint="Build a wheel of it and name that, or name a commit of its repository.",
             )
-
-
-def _distributions(conda: tuple[LockedConda, ...]) -> dict[str, str]:
-    """The Python distributions that conda packages bring, as far as their records tell: normalised name to version."""
-    from packaging.version import InvalidVersion, Version
-
-    found: dict[str, str] = {}
-    for package in conda:
-        if not any(re.match(r"python(?:\s|$)", spec) for spec in package.depends):
-            continue
-        try:
-            Version(package.version)
-        except InvalidVersion:
-            continue  # no distribution can have it
-        found[_DISTRIBUTIONS.get(package.name, normalized(package.name))] = package.version
-    return dict(sorted(found.items()))
-
-
-def _write_stubs(directory: Path, installed: Mapping[str, str]) -> None:
-    """An index (PEP 503) that has each distribution of conda's in its one version, which needs nothing."""
-    directory.mkdir()
-    for name, version in installed.items():
-        stem = f"{name.replace('-', '_')}-{version}"
-        (directory / name).mkdir()
-        with zipfile.ZipFile(directory / name / f"{stem}-py3-none-any.whl", "w") as wheel:
-            wheel.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-            wheel.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-            wheel.writestr(f"{stem}.dist-info/RECORD", "")
-        link = f'<a href="{stem}-py3-none-any.whl">{stem}-py3-none-any.whl</a>'
-        _write(directory / name / "index.html", f"<!DOCTYPE html><html><body>{link}</body></html>")
-
-
-def _write(path: Path, text: str) -> None:
-    path.touch(mode=0o600)
-    path.write_text(text, encoding="utf-8")
+    for key in ("no-build-isolation", "no-build-isolation-package"):
+        if named.get(key):
+            raise EngineError(
+                f"{key!r} cannot be locked: packages are then built with those of an environment that is not there yet",
+                hint="Run the script without a lock, or name wheels.",
+            )
 
 
 def _preferences(packages: tuple[LockedPypi, ...]) -> str:
@@ -329,8 +303,11 @@ def _needs(words: str) -> dict[str, set[str]]:
     return found
 
 
-def _from_pylock(package: Mapping[str, Any], directory: Path) -> LockedPypi:
-    """A package of a pylock.toml; of its files the wheel, which uv chose for the platform, else the source."""
+def _from_pylock(package: Mapping[str, Any], directory: Path, digests: frozenset[str]) -> LockedPypi:
+    """A package of a pylock.toml; of its files the wheel, which uv chose for the platform, else the source.
+
+    Where ``digests`` are named, it is a file with one of them. Raises EngineError where there is none.
+    """
     name = str(package["name"])
     if "directory" in package:
         raise EngineError(f"{name} is a directory, which cannot be locked", hint="Build a wheel of it and name that.")
@@ -341,6 +318,17 @@ def _from_pylock(package: Mapping[str, Any], directory: Path) -> LockedPypi:
         return _checked(name, str(package.get("version", "0")), url, None)
     wheels = list(package.get("wheels", []))
     files = [package["archive"]] if "archive" in package else wheels or [package["sdist"]]
+    if digests:
+        files = [
+            each
+            for each in (*files, *([package["sdist"]] if "sdist" in package else []))
+            if each.get("hashes", {}).get("sha256") in digests
+        ]
+        if not files:
+            raise EngineError(
+                f"no file of {name} {package.get('version', '')} has the digest that is asked for",
+                hint="Ask for the version that the digest is of, or take --hash out.",
+            )
     file = files[0]
     url = file.get("url") or (directory / file["path"]).as_uri()
     return _checked(name, str(package.get("version", "0")), url, file.get("hashes", {}).get("sha256"))

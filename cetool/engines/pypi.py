@@ -7,48 +7,38 @@ pinned by a constraints file, so that the step fails rather than replacing it.
 
 from __future__ import annotations
 
-import configparser
-import io
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 from cetool.consent import Consent
 from cetool.engines.base import CreateRequest, Progress
-from cetool.engines.pypi_exact import Step, pip_from_elsewhere, steps, without_digest
+from cetool.engines.pypi_exact import Step, steps, without_digest
+from cetool.engines.pypi_files import GET_UV, has_files_of_uv, literal, refuse_for_pip, tell_pip, tell_uv, write_private
 from cetool.engines.pypi_origins import NOT_UNDERSTOOD, Asking, find_origins, keep_named, keep_origins
+from cetool.engines.pypi_pip import find_pip, pip_invocation
 from cetool.engines.pypi_words import explain_failure
 from cetool.engines.subprocesses import Ended, Invocation, run_engine
 from cetool.errors import EngineError
-from cetool.interpreter import clean_environ, python_command
+from cetool.interpreter import clean_environ
 from cetool.lock.installed import Installed, normalized
-from cetool.spec.environment import PypiSettings
+from cetool.spec.pypi_settings import PypiSettings
 from cetool.spec.urls import redact, scrub
 
-#: Options of pip that would install elsewhere, install something else, or write where nothing was asked for.
-_PIP_ASTRAY = frozenset(
-    (
-        *("target", "prefix", "root", "user", "python", "require-virtualenv", "src", "log", "report", "dry-run"),
-        *("requirement", "constraint", "build-constraint", "editable", "no-deps", "ignore-installed"),
-        *("force-reinstall", "upgrade", "upgrade-strategy", "root-user-action"),
-    )
-)
-#: The same of uv, and what chooses another environment.
+#: Variables by which uv would install elsewhere, something else, or into another environment.
 UV_ASTRAY = (
     *("UV_PROJECT_ENVIRONMENT", "UV_PROJECT", "UV_WORKING_DIR", "UV_WORKING_DIRECTORY", "UV_PYTHON"),
     *("UV_SYSTEM_PYTHON", "UV_TARGET", "UV_PREFIX", "UV_CONSTRAINT", "UV_OVERRIDE", "UV_EXCLUDE", "UV_EXCLUDE_NEWER"),
     *("UV_UPGRADE", "UV_REINSTALL", "UV_NO_DEPS", "UV_DRY_RUN", "UV_OFFLINE", "UV_LOG_CONTEXT", "RUST_LOG"),
 )
 ELSEWHERE = ("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONUSERBASE")
-#: The first pip that knows --uploaded-prior-to.
-_PIP_WITH_DATES = 26
-#: The first pip whose --report is no experiment.
-_PIP_WITH_REPORTS = (23, 0)
 
 
 @dataclass(frozen=True)
@@ -92,38 +82,107 @@ def needs_pip(environ: Mapping[str, str], installer: str) -> bool:
     return installer == "pip" or (installer == "auto" and find_uv(environ) is None)
 
 
+def refuse_early(settings: PypiSettings, environ: Mapping[str, str], installer: str) -> None:
+    """Raise EngineError, before anything is installed, for settings that the installer cannot follow."""
+    if needs_pip(environ, installer):
+        refuse_for_pip(settings)
+
+
 def install_pypi(request: PypiRequest, progress: Progress) -> None:
     """Install the requirements. Raises EngineError when they cannot be had, or not beside what conda installed."""
     if not request.requirements:
         return
     for requirement in request.requirements:
-        if requirement.lstrip().startswith("-") or any(ord(char) < 32 for char in requirement):
-            raise EngineError(f"{redact(requirement)!r} is not a requirement")
-    python = python_of(request.prefix)
+        literal(requirement)  # raises for what is not a requirement
+    python_of(request.prefix)
     uv = wanted_uv(request)
+    if uv is None:
+        refuse_for_pip(request.settings)
     installed = installed_distributions(request.prefix)
     refuse_conflicts(request.requirements, installed, exactly=request.exactly)
     count = len(request.requirements)
     progress.stage(f"Installing {count} PyPI package{'' if count == 1 else 's'}")
     for step in _steps(request, progress):
         with tempfile.TemporaryDirectory(prefix="pypi-", dir=request.log.parent) as directory:
-            files = _write_files(Path(directory), request, step, installed)
-            if uv is not None:
-                progress.note(f"PyPI packages are installed by {uv}.")
-                invocation = _uv(uv, python, files, request)
-            else:
-                pip = _find_pip(python, request, installed)
-                progress.note(f"PyPI packages are installed by {' '.join(pip)}.")
-                invocation = _pip(pip, files, request, installed)
-            ended = run_installer(invocation, request)
-            if ended.status == 0 and not request.exactly:
-                # uv has just asked the indexes: its cache knows
-                asking = Asking(uv, python, invocation.environ, source_lines(request.settings), offline=True)
-                keep_origins(request.prefix, asking, files.report if files.report.exists() else None)
+            ended = _install(Path(directory), step, request, installed, progress)
         if ended.status != 0:
             raise explain_failure(ended, request, installed, "uv" if uv is not None else "pip")
     if request.exactly:
         keep_named(request.prefix, request.requirements)
+
+
+def _install(
+    directory: Path, step: Step, request: PypiRequest, installed: Mapping[str, str], progress: Progress
+) -> Ended:
+    """One call of the installer, or with uv and ``prefer-binary`` two: first with wheels alone."""
+    uv, python = wanted_uv(request), python_of(request.prefix)
+    # where wheels are named nothing is looked for
+    alone = request.exactly and step.wheels
+    settings = PypiSettings() if alone else request.settings
+    constraints = directory / "constraints.txt"
+    pins = {} if request.exactly else installed  # a lock's files are what they are, and want hashes of all there is
+    write_private(constraints, "".join(f"{name}=={version}\n" for name, version in sorted(pins.items())))
+    more = ("--constraint", str(constraints), *_exact(request, step))
+    report = directory / "report.json"
+    if uv is None:
+        told = tell_pip(directory, settings, step.lines, installer_environ(request), exactly=request.exactly)
+        pip = find_pip(python, request, installed)
+        progress.note(f"PyPI packages are installed by {' '.join(pip)}.")
+        invocation = pip_invocation(pip, (*told.arguments, *more), told.environ, report, request, installed)
+        ended = run_installer(invocation, request)
+    else:
+        told = tell_uv(directory, settings, step.lines, installer_environ(request, *UV_ASTRAY), exactly=request.exactly)
+        progress.note(f"PyPI packages are installed by {uv}.")
+        if has_files_of_uv(settings):
+            refuse_old_uv(uv, directory, told.environ)
+        named = {} if request.exactly else settings.named
+        more += ("--require-hashes",) if named.get("require-hashes") else ()
+        more += fresh(uv, request, told.environ)
+        invocation = uv_install(uv, python, directory, request, (*told.arguments, *more), told.environ)
+        preferred = ("--only-binary=:all:",) if named.get("prefer-binary") else ()
+        ended = run_installer(invocation._replace(argv=(*invocation.argv, *preferred)), request)
+        if ended.status not in (0, None) and preferred:
+            ended = run_installer(invocation, request)
+    if ended.status == 0 and not request.exactly:
+        # uv has just asked the indexes: its cache knows
+        asking = Asking(uv, python, invocation.environ, settings, offline=True)
+        keep_origins(request.prefix, asking, report if report.exists() else None)
+    return ended
+
+
+def fresh(uv: Path, request: PypiRequest, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The options by which uv builds directories on this machine as they are now, not as it has built them before."""
+    named = request.settings.named
+    texts = [*request.requirements, *named.get("override-dependencies", ()), *named.get("constraint-dependencies", ())]
+    found = [text for text in texts if is_directory(text)]
+    names = sorted({normalized(text.partition(" @ ")[0].partition("[")[0]) for text in found if " @ " in text})
+    if request.offline:  # uv does not take both
+        if names:
+            run_installer(Invocation((str(uv), "cache", "clean", *names), environ), request)
+        return ()
+    return (
+        ("--refresh",) if any(" @ " not in text for text in found) else tuple(f"--refresh-package={n}" for n in names)
+    )
+
+
+def is_directory(requirement: str) -> bool:
+    """Whether a requirement is for a directory on this machine."""
+    found = re.search(r"(?:^| @ )file://(?P<path>[^\s#]*)", requirement)
+    return found is not None and os.path.isdir(unquote(found["path"]))
+
+
+def refuse_old_uv(uv: Path, directory: Path, environ: Mapping[str, str]) -> None:
+    """Raise EngineError for a uv that does not know a setting: it would install without it, and only warn."""
+    argv = [str(uv), "cache", "dir", "--directory", str(directory)]
+    try:
+        done = subprocess.run(argv, env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EngineError(f"{uv} cannot be used: {scrub(str(error))}") from None
+    told = done.stderr.decode(errors="replace")
+    if "Failed to parse" in told:
+        unknown = re.search(r"unknown field `([^`]+)`", told)
+        what = f"the setting {unknown[1]!r}" if unknown else "the script's settings"
+        raise EngineError(f"{uv} does not understand {what}", hint=f"It may be too old. {GET_UV}")
 
 
 def wanted_uv(request: PypiRequest) -> Path | None:
@@ -132,7 +191,7 @@ def wanted_uv(request: PypiRequest) -> Path | None:
     if request.installer == "uv" and uv is None:
         raise EngineError(
             "uv was asked for to install PyPI packages, but it is not found",
-            hint="Install uv (https://docs.astral.sh/uv/), or set pip-installer to auto or pip.",
+            hint=f"{GET_UV} Or set pip-installer to auto or pip.",
         )
     return uv
 
@@ -149,7 +208,7 @@ def _steps(request: PypiRequest, progress: Progress) -> list[Step]:
     if unknown := without_digest(request.requirements):
         progress.note(f"The lock has no digests of {', '.join(unknown)}: nothing was there to check them by.")
     settings = request.settings
-    return steps(request.requirements, [url for url in (settings.index_url, *settings.extra_index_urls) if url])
+    return steps(request.requirements, settings.index_urls)
 
 
 def _unheard(*_: object) -> None:
@@ -191,6 +250,11 @@ def installed_distributions(prefix: Path) -> dict[str, str]:
     return found
 
 
+def is_nameless(requirement: str) -> bool:
+    """Whether a requirement is a URL alone, whose package's name nothing tells before it is there."""
+    return "://" in requirement.partition(" ")[0]
+
+
 def refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str], *, exactly: bool = False) -> None:
     """Say at once what the installer would take long to say: that conda's package is another version.
 
@@ -199,6 +263,8 @@ def refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str]
     from packaging.requirements import InvalidRequirement, Requirement
 
     for text in requirements:
+        if is_nameless(text):
+            continue
         try:
             requirement = Requirement(text)
         except InvalidRequirement as error:
@@ -218,84 +284,34 @@ def refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str]
             )
 
 
-@dataclass(frozen=True)
-class Files:
-    """The files that tell the installer what to do; they are readable by their owner only and gone afterwards.
-
-    ``step`` is the call that they are for.
-    """
-
-    directory: Path
-    requirements: Path
-    constraints: Path
-    step: Step
-
-    @property
-    def report(self) -> Path:
-        """Where pip tells what it has installed, and from where."""
-        return self.directory / "report.json"
-
-
-def _write_files(directory: Path, request: PypiRequest, step: Step, installed: Mapping[str, str]) -> Files:
-    """Requirements and where they come from, in the format that pip and uv share: never on a command line."""
-    # where wheels are named nothing is looked for
-    lines = [] if request.exactly and step.wheels else source_lines(request.settings)
-    files = Files(directory, directory / "requirements.txt", directory / "constraints.txt", step)
-    write_private(files.requirements, "\n".join([*lines, *step.lines, ""]))
-    pins = {} if request.exactly else installed  # a lock's files are what they are, and want hashes of all there is
-    write_private(files.constraints, "".join(f"{name}=={version}\n" for name, version in sorted(pins.items())))
-    return files
-
-
-def source_lines(settings: PypiSettings) -> list[str]:
-    """The lines of a requirements file that say where packages come from. Raises EngineError for what is no place."""
-    lines = []
-    for option, values in (
-        ("--index-url", [settings.index_url] if settings.index_url else []),
-        ("--extra-index-url", settings.extra_index_urls),
-        ("--find-links", settings.find_links),
-    ):
-        for value in values:
-            if re.search(r"\s", value) or value.startswith("-"):
-                raise EngineError(f"{redact(value)!r} is no place for packages", hint="A URL or a path without blanks.")
-            lines.append(f"{option} {value}")
-    return lines
-
-
 def find_missing_origins(request: PypiRequest, installed: Installed) -> Installed:
     """What is installed in the request's prefix, the files of PyPI packages looked for that nobody noted."""
     if not installed.unknown:
         return installed
     uv = None if request.installer == "pip" else find_uv(request.environ)
-    environ = _environ(request, *(UV_ASTRAY if uv is not None else ()))
-    asking = Asking(uv, python_of(request.prefix), environ, source_lines(request.settings), request.offline)
+    environ = installer_environ(request, *(UV_ASTRAY if uv is not None else ()))
+    asking = Asking(uv, python_of(request.prefix), environ, request.settings, request.offline)
     try:
         return installed.completed(find_origins(installed.unknown, asking))
     except NOT_UNDERSTOOD:
         return installed
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a new file that nobody else may read. Raises OSError where there is one."""
-    path.touch(mode=0o600, exist_ok=False)
-    path.write_text(text, encoding="utf-8")
-
-
-def _environ(request: PypiRequest, *more: str) -> dict[str, str]:
+def installer_environ(request: PypiRequest, *more: str) -> dict[str, str]:
+    """The variables of an installer, those taken out that lead elsewhere, and ``more``."""
     environ = clean_environ(request.environ, drop=(*ELSEWHERE, *more))
-    environ.update(PYTHONNOUSERSITE="1", NO_COLOR="1")
+    environ["NO_COLOR"] = "1"
     return environ
 
 
-def _uv(uv: Path, python: Path, files: Files, request: PypiRequest) -> Invocation:
-    return uv_install(uv, python, files.directory, request, (*_wanted(files), *_exact(request, files.step)))
-
-
-def _wanted(files: Files) -> tuple[str, ...]:
-    return ("--constraint", str(files.constraints), "--requirement", str(files.requirements))
-
-
-def uv_install(uv: Path, python: Path, directory: Path, request: PypiRequest, more: tuple[str, ...] = ()) -> Invocation:
+def uv_install(
+    uv: Path,
+    python: Path,
+    directory: Path,
+    request: PypiRequest,
+    more: tuple[str, ...] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Invocation:
     """``uv pip install`` for this python, with options besides those that the request stands for."""
     argv = [str(uv), "pip", "install", "--no-progress", "--break-system-packages", "--python", str(python)]
     # from another directory, so that no pyproject.toml or uv.toml of the project at hand has a say
@@ -304,7 +320,8 @@ def uv_install(uv: Path, python: Path, directory: Path, request: PypiRequest, mo
         argv.append("--offline")
     if request.settings.exclude_newer and not request.exactly:
         argv.append(f"--exclude-newer={request.settings.exclude_newer}")
-    return Invocation(tuple(argv), _environ(request, *UV_ASTRAY), watched=(request.prefix,))
+    known = installer_environ(request, *UV_ASTRAY) if environ is None else environ
+    return Invocation(tuple(argv), known, watched=(request.prefix,))
 
 
 def _exact(request: PypiRequest, step: Step) -> list[str]:
@@ -316,82 +333,3 @@ def _exact(request: PypiRequest, step: Step) -> list[str]:
         *(["--require-hashes"] if step.hashed else []),
         *(["--no-index"] if step.wheels else []),
     ]
-
-
-def _find_pip(python: Path, request: PypiRequest, installed: Mapping[str, str]) -> list[str]:
-    """The beginning of a command line that is pip for the environment."""
-    if "pip" in installed:
-        return python_command(python, "-m", "pip")
-    # what a lock names is all that is to be in the environment, so that pip is not added to it
-    elsewhere = pip_from_elsewhere(request.prefix, python) if request.exactly else None
-    if elsewhere is None:
-        raise EngineError(
-            "PyPI packages were asked for, but the environment has no pip and uv is not found",
-            hint="Add pip to the conda packages, or install uv (https://docs.astral.sh/uv/).",
-        )
-    return elsewhere
-
-
-def _pip(pip: list[str], files: Files, request: PypiRequest, installed: Mapping[str, str]) -> Invocation:
-    more = (*_wanted(files), *_exact(request, files.step))
-    if not request.exactly and tuple(map(int, re.findall(r"\d+", installed["pip"])[:2])) >= _PIP_WITH_REPORTS:
-        more += ("--report", str(files.report))
-    return pip_install(tuple(pip), installed.get("pip", ""), files.directory, request, more)
-
-
-def pip_install(
-    command: tuple[str, ...], version: str, directory: Path, request: PypiRequest, more: tuple[str, ...] = ()
-) -> Invocation:
-    """``pip install`` by a pip of this version, with options besides those that the request stands for.
-
-    Raises EngineError where that pip cannot do what is asked.
-    """
-    argv = [*command, "install", "--no-input", "--disable-pip-version-check", "--no-user"]
-    argv += ["--progress-bar=off", "--no-warn-script-location", *more]
-    if request.offline and "--no-index" not in argv:
-        argv.append("--no-index")
-    if request.settings.exclude_newer and not request.exactly:
-        if int(re.split(r"\D", version)[0]) < _PIP_WITH_DATES:
-            raise EngineError(
-                f"exclude-newer needs uv, or pip {_PIP_WITH_DATES}; the environment has pip {version}",
-                hint="Install uv (https://docs.astral.sh/uv/), or ask for a newer pip among the conda packages.",
-            )
-        argv.append(f"--uploaded-prior-to={request.settings.exclude_newer}")
-    dropped = [name for name in request.environ if name.startswith("PIP_") and _option(name[4:]) in _PIP_ASTRAY]
-    environ = _environ(request, *dropped)
-    environ["PIP_CONFIG_FILE"] = str(pip_config(directory, request.environ))
-    # the prefix is ours, whatever an EXTERNALLY-MANAGED file in it says; older pips know no such option
-    environ.update(PIP_BREAK_SYSTEM_PACKAGES="1", PIP_ROOT_USER_ACTION="ignore", PIP_REQUIRE_VIRTUALENV="0")
-    return Invocation(tuple(argv), environ, watched=(request.prefix,))
-
-
-def _option(key: str) -> str:
-    return key.lower().replace("_", "-")
-
-
-def pip_config(directory: Path, environ: Mapping[str, str]) -> Path:
-    """The user's pip configuration without the options that lead elsewhere; pip reads it in place of the user's."""
-    home = environ.get("HOME") or environ.get("USERPROFILE") or ""
-    config = environ.get("XDG_CONFIG_HOME") or f"{home}/.config"
-    files = [f"{home}/.pip/pip.conf", f"{config}/pip/pip.conf"]
-    if sys.platform == "darwin":
-        files.append(f"{home}/Library/Application Support/pip/pip.conf")
-    if os.name == "nt":
-        files = [f"{home}/pip/pip.ini", f"{environ.get('APPDATA', '')}/pip/pip.ini"]
-    named = environ.get("PIP_CONFIG_FILE")
-    parser = configparser.RawConfigParser()
-    for name in [named] if named else files:
-        try:
-            parser.read(name, encoding="utf-8")
-        except (configparser.Error, UnicodeDecodeError, OSError) as error:
-            reason = scrub(str(error)).splitlines()[0]
-            raise EngineError(f"pip's configuration {name} cannot be read: {reason}") from None
-    for section in parser.sections():
-        for key in list(parser[section]):
-            if _option(key) in _PIP_ASTRAY:
-                parser.remove_option(section, key)
-    path = directory / "pip.conf"
-    text = io.StringIO()
-    parser.write(text)
-    write_private(path, text.getvalue())
-    return path

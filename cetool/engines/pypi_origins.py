@@ -12,33 +12,35 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cetool.errors import StoreError
+from cetool.engines.pypi_files import tell_pip, tell_uv
+from cetool.errors import EngineError, StoreError
 from cetool.interpreter import clean_environ, python_command
 from cetool.lock.installed import Distribution, distributions, normalized, package_records, read_origins, write_origins
 from cetool.lock.model import LockedPypi
+from cetool.spec.pypi_settings import PypiSettings
 from cetool.spec.urls import strip_credentials
 
 #: Seconds that uv or pip may take to tell.
 _PATIENCE = 120.0
 _DIGEST = re.compile(r"(?<=[#&])sha256=(?P<digest>[0-9a-fA-F]{64})&?")
 #: What reading something else than was expected raises.
-NOT_UNDERSTOOD = (OSError, ValueError, KeyError, TypeError, AttributeError)
+NOT_UNDERSTOOD = (OSError, ValueError, KeyError, TypeError, AttributeError, EngineError)
 
 
 @dataclass(frozen=True)
 class Asking:
     """Whom to ask and how: ``uv`` (None: the environment's pip), ``python`` of the environment, the ``environ`` of the
-    subprocess, ``sources`` the lines of a requirements file that name indexes.
+    subprocess, ``settings`` those that say where packages come from.
     """
 
     uv: Path | None
     python: Path
     environ: Mapping[str, str]
-    sources: Sequence[str] = ()
+    settings: PypiSettings = field(default_factory=PypiSettings)
     offline: bool = False
 
 
@@ -78,7 +80,7 @@ def keep_named(prefix: Path, references: Sequence[str]) -> None:
 def find_origins(wanted: Sequence[Distribution], asking: Asking) -> dict[str, LockedPypi]:
     """The files of these distributions, by name, as far as uv or pip can tell them.
 
-    Raises OSError, ValueError, KeyError, TypeError or AttributeError where what they print is not understood.
+    Raises one of :data:`NOT_UNDERSTOOD` where what they print is not understood.
     """
     pins = [
         f"{each.name} @ {each.origin.url}" if each.origin.url else f"{each.name}=={each.version}" for each in wanted
@@ -86,25 +88,27 @@ def find_origins(wanted: Sequence[Distribution], asking: Asking) -> dict[str, Lo
     if not pins:
         return {}
     with tempfile.TemporaryDirectory(prefix="cetool-origins-") as directory:
-        file = Path(directory, "pins.txt")
-        file.write_text("\n".join([*asking.sources, *pins, ""]), encoding="utf-8")
-        file.chmod(0o600)
+        place = Path(directory)
         if asking.uv is not None:
+            told = tell_uv(place, asking.settings, pins, asking.environ, exactly=True)
             argv = [str(asking.uv), "pip", "compile", "--quiet", "--no-deps", "--no-header", "--no-annotate"]
-            argv += ["--format", "pylock.toml", "--python", str(asking.python), "--directory", directory, str(file)]
-            output = _ask([*argv, *(["--offline"] if asking.offline else [])], asking)
+            argv += ["--format", "pylock.toml", "--python", str(asking.python), "--directory", directory]
+            argv += told.arguments_of_compile
+            output = _ask([*argv, *(["--offline"] if asking.offline else [])], told.environ)
             return {} if output is None else read_pylock(output, wanted)
+        if asking.offline:
+            return {}
+        told = tell_pip(place, asking.settings, pins, asking.environ, exactly=True)
         argv = python_command(asking.python, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed")
-        argv += ["--no-deps", "--no-input", "--disable-pip-version-check", "--report", "-", "--requirement", str(file)]
-        output = None if asking.offline else _ask(argv, asking)
+        argv += ["--no-deps", "--no-input", "--disable-pip-version-check", "--report", "-", *told.arguments]
+        output = _ask(argv, told.environ)
         return {} if output is None else read_report(output)
 
 
-def _ask(argv: Sequence[str], asking: Asking) -> bytes | None:
+def _ask(argv: Sequence[str], environ: Mapping[str, str]) -> bytes | None:
     try:
-        done = subprocess.run(
-            argv, env=clean_environ(asking.environ), stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE
-        )
+        known = clean_environ(environ)
+        done = subprocess.run(argv, env=known, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

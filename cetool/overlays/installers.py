@@ -18,15 +18,17 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from cetool.engines.pypi import (
+    UV_ASTRAY,
     PypiRequest,
-    pip_install,
+    installer_environ,
+    refuse_old_uv,
     run_installer,
-    source_lines,
     uv_install,
     wanted_uv,
-    write_private,
 )
+from cetool.engines.pypi_files import GET_UV, has_files_of_uv, tell_pip, tell_uv
 from cetool.engines.pypi_origins import Asking, keep_origins
+from cetool.engines.pypi_pip import pip_install
 from cetool.engines.pypi_words import explain_failure
 from cetool.engines.subprocesses import Ended, Invocation
 from cetool.errors import EngineError
@@ -87,7 +89,7 @@ def find_installer(base: Base, request: PypiRequest) -> Installer:
         return _Pip(base, request, command, installed_version("pip"))
     raise EngineError(
         f"the base {base.prefix} has no pip, and uv is not found",
-        hint="Install uv (https://docs.astral.sh/uv/): it needs nothing of the base but its python.",
+        hint=f"{GET_UV} It needs only the python of the base.",
     )
 
 
@@ -122,12 +124,6 @@ class _Driver:
             raise explain_failure(ended, self.request, {}, self.name)
         return ended
 
-    def _write(self, directory: Path, entries: Sequence[str]) -> tuple[str, ...]:
-        file = directory / "requirements.txt"
-        lines = [*source_lines(self.request.settings), *map(line_of, entries), ""]
-        write_private(file, "\n".join(lines))
-        return ("--requirement", str(file))
-
     def _scratch(self) -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(prefix="overlay-", dir=self.request.log.parent)
 
@@ -144,25 +140,30 @@ class _Uv(_Driver):
 
     def resolve(self, entries: Sequence[str]) -> list[Planned]:
         with self._scratch() as scratch:
-            more = ("--dry-run", *self._write(Path(scratch), entries))
-            ended = self._run(uv_install(self.uv, self.base.python, Path(scratch), self.request, more))
+            ended = self._run(self._invocation(Path(scratch), entries, "--dry-run"))
         found = _PLANNED.findall(f"{ended.stdout}\n{ended.stderr}")
         self.local = [normalized(name) for name, _, url in found if url.startswith("file:")]
         return [Planned(normalized(name), version, url or None) for name, version, url in found]
+
+    def _invocation(self, scratch: Path, entries: Sequence[str], *more: str) -> Invocation:
+        request = self.request
+        told = tell_uv(scratch, request.settings, map(line_of, entries), installer_environ(request, *UV_ASTRAY))
+        if has_files_of_uv(request.settings):
+            refuse_old_uv(self.uv, scratch, told.environ)
+        return uv_install(self.uv, self.base.python, scratch, request, (*more, *told.arguments), told.environ)
 
     def install(self, entries: Sequence[str]) -> None:
         prefix = str(self.request.prefix)
         with self._scratch() as scratch:
             anew = tuple(f"--refresh-package={name}" for name in self.local)
             if anew and self.request.offline:  # uv does not take both
-                environ = uv_install(self.uv, self.base.python, Path(scratch), self.request).environ
+                environ = installer_environ(self.request, *UV_ASTRAY)
                 self._run(Invocation((str(self.uv), "cache", "clean", *self.local), environ))
                 anew = ()
-            more = ("--prefix", prefix, "--no-deps", *anew, *self._write(Path(scratch), entries))
-            invocation = uv_install(self.uv, self.base.python, Path(scratch), self.request, more)
+            invocation = self._invocation(Path(scratch), entries, "--prefix", prefix, "--no-deps", *anew)
             self._run(invocation)
-        sources = source_lines(self.request.settings)
-        asking = Asking(self.uv, self.base.python, invocation.environ, sources, offline=True)  # its cache knows
+        # its cache knows
+        asking = Asking(self.uv, self.base.python, invocation.environ, self.request.settings, offline=True)
         keep_origins(self.request.prefix, asking, None)
         (self.request.prefix / ".lock").unlink(missing_ok=True)  # uv's own, of which nobody has need any more
 
@@ -178,27 +179,30 @@ class _Pip(_Driver):
         if numbers < _PIP_WITH_REPORTS:
             raise EngineError(
                 f"the base has pip {version}, which cannot tell what it would install; pip 22.2 could",
-                hint="Install uv (https://docs.astral.sh/uv/): it needs nothing of the base but its python.",
+                hint=f"{GET_UV} It needs only the python of the base.",
             )
 
     def resolve(self, entries: Sequence[str]) -> list[Planned]:
         with self._scratch() as scratch:
             report = Path(scratch, "report.json")
-            more = ("--dry-run", "--report", str(report), *self._write(Path(scratch), entries))
-            self._run(pip_install(self.command, self.version, Path(scratch), self.request, more))
+            self._run(self._invocation(Path(scratch), entries, "--dry-run", "--report", str(report)))
             try:
                 items: list[dict[str, Any]] = json.loads(report.read_bytes())["install"]
                 return [_reported(item) for item in items]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise EngineError(f"pip's report cannot be read: {error}", log=str(self.request.log)) from None
 
+    def _invocation(self, scratch: Path, entries: Sequence[str], *more: str) -> Invocation:
+        request = self.request
+        told = tell_pip(scratch, request.settings, map(line_of, entries), installer_environ(request))
+        return pip_install(self.command, self.version, scratch, request, (*more, *told.arguments), told.environ)
+
     def install(self, entries: Sequence[str]) -> None:
         with self._scratch() as scratch:
             alone = ("--ignore-installed", "--no-deps", "--no-compile")
             report = Path(scratch, "report.json")
             where = ("--prefix", str(self.request.prefix), "--report", str(report))
-            more = (*where, *alone, *self._write(Path(scratch), entries))
-            self._run(pip_install(self.command, self.version, Path(scratch), self.request, more))
+            self._run(self._invocation(Path(scratch), entries, *where, *alone))
             keep_origins(self.request.prefix, Asking(None, self.base.python, self.request.environ), report)
 
 

@@ -15,7 +15,7 @@ from cetool.errors import MetadataError
 from cetool.patterns import pattern
 from cetool.spec.blocks import Block
 from cetool.spec.environment import Ignored, Requirements
-from cetool.spec.matchspecs import canonical_requirement, canonical_spec
+from cetool.spec.matchspecs import canonical_spec
 from cetool.spec.nodes import Node, channels_of, ends_channels, shorten
 from cetool.spec.own_keys import KEYS, meant_key
 from cetool.spec.source import Script
@@ -79,15 +79,13 @@ def read_own_keys(root: Node, what: str, base_dir: str | os.PathLike[str], *, ta
         from cetool.spec.overlay import read_overlay_keys
 
         overlay = read_overlay_keys(keys, base_dir)
-    packages, pypi = read_packages(keys.get("env"), "env", base_dir)
+    listed = read_packages(keys.get("env"), "env", base_dir)
     if overlay is not None:
         from cetool.spec.overlay import refuse_packages
 
-        refuse_packages(packages, keys["base"].where)
-    requirements = Requirements(
-        packages=packages,
+        refuse_packages(listed.packages, keys["base"].where)
+    requirements = listed._replace(
         channels=channels_of(keys.get("channels"), base_dir),
-        pypi=pypi,
         variables=read_variables(keys.get("variables")),
         warnings=warnings,
         overlay=overlay,
@@ -131,24 +129,26 @@ def _with_baselines(
     return requirements._replace(baselines=baselines, without=without)
 
 
-def read_packages(
-    node: Node | None, what: str, base_dir: str | os.PathLike[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The match specs of a list and the PyPI requirements of its ``pip:`` entries, canonical. Raises MetadataError."""
+def read_packages(node: Node | None, what: str, base_dir: str | os.PathLike[str]) -> Requirements:
+    """The match specs of a list, and what its ``pip:`` entries ask for, canonical. Raises MetadataError."""
     if node is None or node.kind == "nothing":
-        return (), ()
+        return Requirements()
     packages: list[str] = []
-    pypi: list[str] = []
+    pip: list[Node] = []
     for item in node.as_list(what, "Write one match spec an entry: [python >=3, numpy]"):
         if item.kind == "mapping":
-            pypi += _pip_entry(item, what, base_dir)
+            pip += _pip_entry(item, what)
             continue
         hint = "A match spec starts with a name; put quotes around what YAML takes for something else."
         packages.append(canonical_spec(item.as_text(f"an entry of {what}", hint), where=item.where, base_dir=base_dir))
-    return tuple(packages), tuple(pypi)
+    if not pip:
+        return Requirements(packages=tuple(packages))
+    from cetool.spec.pip_lines import read_pip_lines
+
+    return read_pip_lines(tuple(pip), base_dir)._replace(packages=tuple(packages))
 
 
-def _pip_entry(item: Node, what: str, base_dir: str | os.PathLike[str]) -> Iterable[str]:
+def _pip_entry(item: Node, what: str) -> Iterable[Node]:
     for key, value in item.entries.items():
         if key != "pip":
             value.fail(
@@ -158,10 +158,7 @@ def _pip_entry(item: Node, what: str, base_dir: str | os.PathLike[str]) -> Itera
     requirements = item.entries.get("pip")
     if requirements is None or requirements.kind == "nothing":
         return []
-    return [
-        canonical_requirement(entry.as_text("an entry of pip"), where=entry.where, base_dir=base_dir)
-        for entry in requirements.as_list("pip", "Below 'pip:' stands one PyPI requirement an entry.")
-    ]
+    return requirements.as_list("pip", "Below 'pip:' write one PyPI requirement an entry.")
 
 
 def read_variables(node: Node | None) -> tuple[tuple[str, str], ...]:

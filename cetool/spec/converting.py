@@ -8,6 +8,7 @@ from dataclasses import replace
 from cetool.errors import MetadataError, UsageError
 from cetool.spec import edit_toml
 from cetool.spec.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_block
+from cetool.spec.channels import file_url
 from cetool.spec.conda_execute import read_own_keys
 from cetool.spec.declared import Item, channels_place, pypi_name
 from cetool.spec.document import Document, NotWrittenError, require_script
@@ -15,11 +16,12 @@ from cetool.spec.draft import Draft
 from cetool.spec.edit_lines import Spot, block_text, line_start
 from cetool.spec.edit_yaml import scan_yaml
 from cetool.spec.editing import Declaration, Edited, comparable, declaration
-from cetool.spec.environment import DEFAULT_CHANNEL, PypiSettings
+from cetool.spec.environment import DEFAULT_CHANNEL
 from cetool.spec.languages import language_of
 from cetool.spec.matchspecs import requires_python_spec, spec_name
 from cetool.spec.metadata import nothing_found
 from cetool.spec.nodes import NO_DEFAULTS, Node
+from cetool.spec.pip_lines import bare_requirement, option_lines
 from cetool.spec.platforms import current_platform, selectors
 from cetool.spec.rendering import Wanted, entrypoint_of, render, toml_value, words_of
 
@@ -73,7 +75,6 @@ class _Conversion:
         self.dialect = dialect
         self.before = declaration(block, self.script)
         self.notes: list[str] = []
-        self.lost_settings = False
         self.lost_command = False
 
     def wanted(self) -> tuple[Wanted, str]:
@@ -94,7 +95,7 @@ class _Conversion:
         )
         wanted = Wanted(
             packages=tuple(item.text for item in items if item.kind == "conda"),
-            pypi=tuple(item.text for item in items if item.kind == "pypi"),
+            pypi=self._pypi([item.text for item in items if item.kind == "pypi"], root),
             channels=self._channels(root),
             variables=() if keeps_tables else self.before.requirements.variables,
             run_with=None if keeps_tables else own.run_with,
@@ -102,7 +103,6 @@ class _Conversion:
             without=() if keeps_tables else _texts(own_root, "without"),
             comments=_comments(self.document, self.block, content, everything=not keeps_tables),
         )
-        self._tell_of_settings()
         if not keeps_tables:
             self._tell_of_tables(root)
             return wanted, ""
@@ -175,7 +175,7 @@ class _Conversion:
     def _shared(self, content: str) -> str:
         """The tables below ``tool`` that both dialects have, as they are written."""
         sections = edit_toml.scan_toml(content)
-        own = {("tool", "conda")} | ({("tool", "uv")} if self.block.dialect == CONDA_SCRIPT else set())
+        own = {("tool", "conda"), ("tool", "uv")}
         kept, left = [], []
         for index, section in enumerate(sections):
             if not section.path:
@@ -203,14 +203,34 @@ class _Conversion:
             )
         self.notes += [f"left out: {each.text}" for each in self.before.requirements.warnings]
 
-    def _tell_of_settings(self) -> None:
-        needs = self.before.requirements
-        if self.block.dialect == PEP723 and needs.pypi_settings != PypiSettings():
-            self.lost_settings = True
-            names = ", ".join(f"tool.uv.{key}" for key in needs.pypi_settings.as_dict())
-            self.notes.append(
-                f"without effect in the new block, so packages from PyPI may be others than before: {names}"
-            )
+    def _pypi(self, texts: list[str], root: Node) -> tuple[str, ...]:
+        """The PyPI requirements as the other dialect can say them, and pip's options for their settings.
+
+        Raises NotWrittenError where there are no such options.
+        """
+        needs, directory = self.before.requirements, self.script.directory
+        uv = root.below("tool", "uv") if self.block.dialect == PEP723 else None
+        if uv is not None:
+            from cetool.spec.matchspecs import canonical_requirement
+            from cetool.spec.uv_settings import read_uv
+
+            here = f"{file_url('.', directory)}/"
+            sources = read_uv(uv, base_dir=directory).sources
+            changed = {text: sources.applied([canonical_requirement(text, base_dir=directory)]) for text in texts}
+            texts = [
+                new
+                for text, found in changed.items()
+                for new in ([text] if len(found) == 1 and " @ " not in found[0] else found)
+            ]
+            texts = [text.replace(f" @ {here}", " @ ./") for text in texts]
+        if self._keeps_tables and uv is None:
+            return tuple(texts)
+        lines = option_lines(needs.pypi_settings)
+        if lines is None:
+            settings = needs.pypi_settings
+            keys = [key for key, _ in settings.options] + (["exclude-newer"] if settings.exclude_newer else [])
+            raise self._refusal(f": only [tool.uv] of a PEP 723 block can say all of {', '.join(keys)}")
+        return (*lines, *texts, *(text for text in needs.pypi if bare_requirement(text) is None))
 
     def attempts(self, wanted: Wanted) -> list[Wanted]:
         """The ways to say how the script runs, the plainest first."""
@@ -272,8 +292,6 @@ class _Conversion:
     def compare(self, found: Declaration) -> None:
         """See that the environment is the same. Raises NotWrittenError where it is another one."""
         old, new = self.before.requirements, found.requirements
-        if self.lost_settings:
-            old = old._replace(pypi_settings=PypiSettings())
         if old.configured or (old.channels is None and self.dialect == CONDA_SCRIPT):
             old = old._replace(channels=old.channels_after((DEFAULT_CHANNEL,)), configured=False)
         pairs = [

@@ -11,6 +11,7 @@ from cetool.spec.blocks import CONDA_EXECUTE, PEP723
 from cetool.spec.edit_lines import Path
 from cetool.spec.matchspecs import canonical_spec, spec_name
 from cetool.spec.nodes import NO_DEFAULTS, Node
+from cetool.spec.pip_lines import bare_requirement
 
 _CETOOL = ("tool", "cetool")
 _CONDA = ("tool", "conda")
@@ -40,8 +41,8 @@ def package_name(spec: str) -> str:
 
 
 def pypi_name(requirement: str) -> str:
-    """The name in a PyPI requirement as it is written, as PyPI compares names."""
-    found = re.match(r"\s*([A-Za-z0-9._-]+)", requirement)
+    """The name in a PyPI requirement as it is written, as PyPI compares names; empty for a URL alone."""
+    found = re.match(r"\s*([A-Za-z0-9._-]+)(?![A-Za-z0-9._+-]*://)", requirement)
     return re.sub(r"[-_.]+", "-", found[1]).lower() if found else ""
 
 
@@ -80,7 +81,9 @@ def _list(root: Node, path: tuple[str, ...], kind: Literal["conda", "pypi"] = "c
             continue
         listed = item.entries.get("pip")
         for place, entry in enumerate(() if listed is None else listed.items):
-            yield Item("pypi", pypi_name(entry.text), entry.text, (*path, index, "pip", place), _line(entry))
+            text = bare_requirement(entry.text)
+            if text is not None:  # options, files and URLs have no name to be found by
+                yield Item("pypi", pypi_name(text), text, (*path, index, "pip", place), _line(entry))
 
 
 def _pixi(root: Node, path: tuple[str, ...], platform: str | None) -> Iterator[Item]:

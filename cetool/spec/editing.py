@@ -208,16 +208,17 @@ class _Work:
                 hint="Change it there with an editor, or drop it first.",
             )
         items = [item for item in items if item.platform is None]
+        meant = (canonical,) if kind == "conda" else self._with_sources(canonical)
         known = [each for each in (self.packages if kind == "conda" else self.pypi) if _name(each, kind) == name]
         bare = text.lower() == name or (kind == "pypi" and canonical == name)
         if items and bare and known:
             told = known[0] if known[0] != name else "any version"
             self.notes.append(f"{name} is there already ({redact(told)}): it stays as it is")
             return
-        if items and known == [canonical] and len(items) == 1:
+        if items and known == list(meant) and len(items) == 1 and (meant == (canonical,) or items[0].text == text):
             return
         self._without(kind, name)
-        (self.packages if kind == "conda" else self.pypi).append(canonical)
+        (self.packages if kind == "conda" else self.pypi).extend(meant)
         if not items:
             self._tell_of_namesake(name, kind)
             self.draft.add(text, pypi=kind == "pypi")
@@ -225,6 +226,15 @@ class _Work:
         for _ in items[1:]:
             self.draft.remove(self._everywhere(kind, name)[-1])
         self.draft.replace(self._everywhere(kind, name)[0], text)
+
+    def _with_sources(self, requirement: str) -> tuple[str, ...]:
+        """What a requirement means in this block: ``[tool.uv.sources]`` may say where it comes from."""
+        uv = self.draft.root.below("tool", "uv") if _dialect(self.script) == PEP723 else None
+        if uv is None:
+            return (requirement,)
+        from cetool.spec.uv_settings import read_uv
+
+        return read_uv(uv, base_dir=self.script.directory).sources.applied([requirement])
 
     def _everywhere(self, kind: str, name: str) -> list[Item]:
         return [item for item in self._named(kind, name) if item.platform is None]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cetool.digests import canonical_json, sha256_of
 from cetool.errors import Location
 from cetool.patterns import pattern
+from cetool.spec.pypi_settings import PypiSettings
 from cetool.spec.urls import strip_credentials
 from cetool.values import Value
 
@@ -29,35 +30,6 @@ DIGEST_SCHEMA = 2
 _PYTHON = pattern(r"(?:.*::)?python(?![A-Za-z0-9_.-])")
 # what schema 1 had as well, and the embedded engine ignored or compared otherwise
 _NEW_IN_2 = pattern(r"/(?:noarch|[a-z0-9]+-[a-z0-9]+)::|[\[,] ?(?:subdir|fn|extras|license|license_family)=")
-
-
-class PypiSettings(Value):
-    """How PyPI requirements are resolved, where a script says so (``[tool.uv]``): all optional."""
-
-    index_url: str | None = None
-    extra_index_urls: tuple[str, ...] = ()
-    find_links: tuple[str, ...] = ()
-    exclude_newer: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """The settings that are set, as JSON values, credentials taken out."""
-        pairs = {
-            "exclude-newer": self.exclude_newer,
-            "extra-index-urls": [strip_credentials(url) for url in self.extra_index_urls],
-            "find-links": [strip_credentials(url) for url in self.find_links],
-            "index-url": None if self.index_url is None else strip_credentials(self.index_url),
-        }
-        return {key: value for key, value in pairs.items() if value}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> PypiSettings:
-        """The settings that :meth:`as_dict` wrote. Raises TypeError or AttributeError where they are none."""
-        return cls(
-            index_url=data.get("index-url"),
-            extra_index_urls=tuple(data.get("extra-index-urls", ())),
-            find_links=tuple(data.get("find-links", ())),
-            exclude_newer=data.get("exclude-newer"),
-        )
 
 
 _NO_SETTINGS = PypiSettings()
@@ -122,6 +94,7 @@ class Requirements(Value):
     PyPI requirements are then among the latter, and ``packages`` say no more than which python will do. ``baselines``
     are URLs or absolute paths of lists of packages to start from, a later one winning, and ``without`` names, or globs
     of names, that are taken out of them. ``exclude_newer`` is the moment (RFC 3339, UTC) as of which it is solved.
+    ``files`` are the absolute paths of requirements files that were read.
     """
 
     packages: tuple[str, ...] = ()
@@ -136,6 +109,7 @@ class Requirements(Value):
     configured: bool = False
     solving: Solving = NO_SOLVING
     exclude_newer: str | None = None
+    files: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -190,7 +164,7 @@ class Requirements(Value):
             packages=self.packages + other.packages,
             channels=self.channels if other.channels is None else other.channels,
             pypi=self.pypi + other.pypi,
-            pypi_settings=self.pypi_settings if other.pypi_settings == PypiSettings() else other.pypi_settings,
+            pypi_settings=self.pypi_settings.plus(other.pypi_settings),
             variables=tuple({**dict(self.variables), **dict(other.variables)}.items()),
             warnings=self.warnings + other.warnings,
             baselines=tuple(dict.fromkeys(self.baselines + other.baselines)),
@@ -199,6 +173,7 @@ class Requirements(Value):
             configured=self.configured if other.channels is None else other.configured,
             solving=self.solving.plus(other.solving),
             exclude_newer=self.exclude_newer if other.exclude_newer is None else other.exclude_newer,
+            files=tuple(dict.fromkeys(self.files + other.files)),
         )
 
 
@@ -266,7 +241,8 @@ class EnvironmentSpec(Value):
 
         Of a plain request for the default channel it is taken over the sorted specs joined by newlines, as
         conda-execute did; whatever else is asked for follows as canonical JSON. Credentials take no part in it. Of a
-        locked one it is taken over the locked packages and the variables alone: equal locks are one environment.
+        locked one it is taken over the locked packages and the variables alone: equal locks are one environment; only
+        settings of builds follow where a package is built from source.
         """
         return sha256_of(self.encoding.encode("utf-8", "surrogatepass"))
 
@@ -277,7 +253,9 @@ class EnvironmentSpec(Value):
             lines = sorted(strip_credentials(line) for line in (*self.explicit, *self.explicit_pypi))
             variables = {"schema": DIGEST_SCHEMA, "variables": dict(self.variables)}
             # without variables schema 1 wrote (), and schema 2 still does
-            return "\n".join(["@EXPLICIT", *lines, canonical_json(variables) if self.variables else "()"])
+            head = ["@EXPLICIT", *lines, canonical_json(variables) if self.variables else "()"]
+            builds = self.pypi_settings.of_builds if any(map(_is_built, self.explicit_pypi)) else {}
+            return "\n".join([*head, *([canonical_json({"builds": builds})] if builds else [])])
         # sorted without their credentials, which might order them otherwise
         text = "\n".join(sorted({strip_credentials(spec) for spec in self.packages}))
         extra = {key: value for key, value in self._as_dict().items() if key != "packages"}
@@ -353,6 +331,11 @@ class EnvironmentSpec(Value):
 def _schema_of(specs: tuple[str, ...]) -> dict[str, int]:
     """The schema's number where a request means something else than under the schemas before; else they all agree."""
     return {"schema": DIGEST_SCHEMA} if any(map(_NEW_IN_2.search, specs)) else {}
+
+
+def _is_built(reference: str) -> bool:
+    """Whether what a lock names is built from source: everything but a wheel."""
+    return not reference.partition("#")[0].partition("?")[0].endswith(".whl")
 
 
 # Ten thousand markers are read to list as many environments: what is not there takes no time.

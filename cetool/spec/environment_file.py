@@ -79,13 +79,11 @@ def _read_yaml(text: str, name: str, directory: Path, platform: str) -> Requirem
             where=Location(name) if close is None else keys[close].where,
             hint="Add `dependencies:`." if close is None else "Did you mean 'dependencies'?",
         )
-    packages, pypi = read_packages(_without_sel(keys["dependencies"], platform), "dependencies", directory)
+    listed = read_packages(_without_sel(keys["dependencies"], platform), "dependencies", directory)
     channels = channels_of(keys.get("channels"), directory)
-    return Requirements(
-        packages=packages,
+    return listed._replace(
         channels=channels,
         configured=channels is not None and not ends_channels(keys["channels"]),
-        pypi=pypi,
         variables=read_variables(keys.get("variables")),
         warnings=tuple(_ignored(keys)),
     )

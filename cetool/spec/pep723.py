@@ -12,7 +12,7 @@ from cetool.spec.pixi_keys import refuse_partial
 from cetool.spec.platforms import current_platform
 from cetool.spec.source import Script
 from cetool.spec.toml_reader import parse_toml
-from cetool.spec.uv_settings import read_uv
+from cetool.spec.uv_settings import applied, read_uv
 
 KEYS = ("requires-python", "dependencies", "tool")
 
@@ -43,12 +43,11 @@ def read_pep723_keys(
         )
     if "conda" in tools:
         requirements = requirements.plus(_read_conda(tools["conda"], script))
-    if "uv" in tools:
-        settings, warnings = read_uv(tools["uv"], base_dir=script.directory)
-        requirements = requirements.plus(Requirements(pypi_settings=settings, warnings=warnings))
     if "cetool" in tools:
         own = read_own_keys(tools["cetool"], "[tool.cetool]", script.directory, table=True)
         requirements, run_with = requirements.plus(own.requirements), own.run_with
+    if "uv" in tools:
+        requirements = applied(requirements, read_uv(tools["uv"], base_dir=script.directory))
     if not any(spec_name(spec) == "python" for spec in requirements.packages):
         requirements = Requirements(packages=("python",)).plus(requirements)
     refuse_partial(requirements, root.where)
@@ -75,9 +74,6 @@ def _standard_keys(root: Node, script: Script) -> Requirements:
 def _read_conda(root: Node, script: Script) -> Requirements:
     """``[tool.conda]``: two lists of texts."""
     keys = root.as_mapping("[tool.conda]", ("channels", "dependencies"))
-    packages, pypi = read_packages(keys.get("dependencies"), "tool.conda.dependencies", script.directory)
-    return Requirements(
-        packages=packages,
+    return read_packages(keys.get("dependencies"), "tool.conda.dependencies", script.directory)._replace(
         channels=channels_of(keys.get("channels"), script.directory, "tool.conda.channels"),
-        pypi=pypi,
     )

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 
-from cetool.spec.channels import file_url
 from cetool.spec.dependencies import PIXI_FIELDS, conda_dependencies
 from cetool.spec.environment import Ignored, Requirements
-from cetool.spec.matchspecs import canonical_requirement
 from cetool.spec.nodes import Node, channels_of, nearest, shorten
 from cetool.spec.pixi_keys import (
     TABLE_KEYS,
@@ -23,20 +20,8 @@ from cetool.spec.pixi_keys import (
     target_names,
 )
 from cetool.spec.platforms import FAMILIES, PLATFORMS
-
-_PYPI_FIELDS = (
-    "version",
-    "extras",
-    "git",
-    "branch",
-    "tag",
-    "rev",
-    "subdirectory",
-    "url",
-    "path",
-    "editable",
-    "env-markers",
-)
+from cetool.spec.pypi_settings import PypiSettings
+from cetool.spec.pypi_tables import read_pixi_options, read_pixi_pypi
 
 
 def read_pixi(root: Node, *, platform: str, base_dir: str | os.PathLike[str]) -> Requirements:
@@ -47,6 +32,7 @@ def read_pixi(root: Node, *, platform: str, base_dir: str | os.PathLike[str]) ->
     keys = root.as_mapping("[tool.pixi]")
     warnings = check_keys(keys, TOP_KEYS, "tool.pixi")
     found = Requirements()
+    settings = PypiSettings()
     own: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
     for title in ("project", "workspace"):
@@ -57,10 +43,12 @@ def read_pixi(root: Node, *, platform: str, base_dir: str | os.PathLike[str]) ->
         check_keys(table, WORKSPACE_KEYS, what)
         wanted, own = read_workspace(table, what, platform)
         known += declared_names(table.get("platforms"))
+        if "pypi-options" in table:
+            settings = settings.plus(read_pixi_options(table["pypi-options"], f"{what}.pypi-options", base_dir))
         found = found.plus(wanted._replace(channels=channels_of(table.get("channels"), base_dir, f"{what}.channels")))
     constraints: dict[str, str] = {}
     packages: dict[str, str] = {}
-    pypi: dict[str, str] = {}
+    pypi: dict[str, Requirements] = {}
     for title, layer in _layers(keys, platform, own, known, warnings):
         constraints |= read_constraints(layer.get("constraints"), title, platform)
         found = found.plus(Requirements(variables=read_activation(layer.get("activation"), title)))
@@ -71,10 +59,15 @@ def read_pixi(root: Node, *, platform: str, base_dir: str | os.PathLike[str]) ->
                     value.as_mapping(what), platform=platform, base_dir=base_dir, known=PIXI_FIELDS
                 )
             elif key == "pypi-dependencies":
-                pypi |= {name: _pypi_requirement(name, item, base_dir) for name, item in value.as_mapping(what).items()}
+                pypi |= read_pixi_pypi(value, base_dir)
+    if "pypi-options" in keys:
+        settings = settings.plus(read_pixi_options(keys["pypi-options"], "tool.pixi.pypi-options", base_dir))
+    for each in pypi.values():
+        settings = settings.plus(each.pypi_settings)
     return found._replace(
         packages=tuple(packages.values()),
-        pypi=tuple(pypi.values()),
+        pypi=tuple(text for each in pypi.values() for text in each.pypi),
+        pypi_settings=settings,
         warnings=tuple(warnings),
         solving=found.solving._replace(constraints=tuple(sorted(constraints.values()))),
     )
@@ -103,64 +96,3 @@ def _layers(
         if name in targets:
             layers.append((f"tool.pixi.target.{name}", targets[name].entries))
     return layers
-
-
-def _pypi_requirement(name: str, node: Node, base_dir: str | os.PathLike[str]) -> str:
-    """One entry of ``pypi-dependencies`` as a PEP 508 requirement."""
-    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", name):
-        node.fail(f"{shorten(name)!r} is not the name of a PyPI package")
-    if node.kind != "mapping":
-        version = node.as_text(f"the version of {name}", 'Write it as in requests = ">=2.31", or "*" for any.')
-        return canonical_requirement(name + _version(version), where=node.where)
-    for field, value in node.entries.items():
-        if field in ("index", "no-build-isolation", "no-binary", "no-build"):
-            value.fail(f"'{field}' of {name} is not supported", "Indexes for all packages can be named in [tool.uv].")
-    fields = node.as_mapping(f"the table of {name}", _PYPI_FIELDS)
-    texts = {
-        field: value.as_text(f"{field} of {name}")
-        for field, value in fields.items()
-        if field not in ("extras", "editable")
-    }
-    editable = fields.get("editable")
-    if editable is not None and editable.text != "false":
-        editable.fail(
-            f"{name} is to be installed editable, which a script's environment cannot be",
-            "It never changes once it is made: take 'editable' out to install the directory as it is now.",
-        )
-    sources = [field for field in ("version", "git", "url", "path") if field in texts]
-    if len(sources) > 1 and sources != ["version"]:
-        node.fail(f"{name} says twice where it comes from: {' and '.join(sources)}", "Keep one of them.")
-    text = name
-    if "extras" in fields:
-        text += f"[{','.join(fields['extras'].as_texts('extras'))}]"
-    text += _origin(name, node, texts, base_dir) if sources else ""
-    if "env-markers" in texts:
-        text += f" ; {texts['env-markers']}"
-    return canonical_requirement(text, where=node.where, base_dir=base_dir)
-
-
-def _version(version: str) -> str:
-    return "" if version.strip() == "*" else f" {version.strip()}"
-
-
-def _origin(name: str, node: Node, texts: Mapping[str, str], base_dir: str | os.PathLike[str]) -> str:
-    """The version or the direct reference that the fields spell."""
-    if "version" in texts:
-        return _version(texts["version"])
-    if "path" in texts:
-        return f" @ {file_url(texts['path'], base_dir, where=node.where)}"
-    if "url" in texts:
-        return f" @ {_word(name, node, texts['url'])}"
-    pins = [field for field in ("branch", "tag", "rev") if field in texts]
-    if len(pins) > 1:
-        node.fail(f"{name} says twice what to take: {' and '.join(pins)}", "Keep one of branch, tag and rev.")
-    url = texts["git"] if texts["git"].startswith("git+") else f"git+{texts['git']}"
-    revision = f"@{texts[pins[0]]}" if pins else ""
-    subdirectory = f"#subdirectory={texts['subdirectory']}" if "subdirectory" in texts else ""
-    return f" @ {_word(name, node, url + revision + subdirectory)}"
-
-
-def _word(name: str, node: Node, text: str) -> str:
-    if re.search(r"[\s;]", text):
-        node.fail(f"the URL of {name} holds a blank or a semicolon", "Write them as %20 and %3B.")
-    return text

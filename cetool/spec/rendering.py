@@ -12,6 +12,7 @@ from cetool.spec.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723
 from cetool.spec.declared import package_name
 from cetool.spec.edit_lines import Edit
 from cetool.spec.nodes import Node
+from cetool.spec.pip_lines import bare_requirement
 from cetool.spec.toml_entries import conda_entry, pypi_entry, python_specifier
 
 _CETOOL = ("tool", "cetool")
@@ -108,9 +109,9 @@ class _Toml:
                 self.set(table, *pair)
 
     def requirements(self, texts: Sequence[str], base_dir: str | os.PathLike[str]) -> None:
-        """PyPI requirements, likewise."""
+        """PyPI requirements, likewise; pip's options and URLs without a name can only go there."""
         for text in texts:
-            pair = pypi_entry(text, base_dir)
+            pair = None if bare_requirement(text) is None else pypi_entry(text, base_dir)
             if pair is None or edit_toml.exists(self.content, (*_PIXI_PYPI, pair[0])):
                 self.own_env(f"{{ pip = [{edit_toml.quoted(text)}] }}")
             else:
@@ -135,7 +136,11 @@ def _toml(dialect: str, wanted: Wanted, base_dir: str | os.PathLike[str], shared
             toml.set((), "requires-python", edit_toml.quoted(specifier))
         elif [text.strip().lower() for text in python] == ["python"] and dialect == PEP723:
             packages.remove(python[0])  # it is there in any case
-        toml.set((), "dependencies", edit_toml.array_text(wanted.pypi))
+        plain = [text for text in wanted.pypi if bare_requirement(text) is not None]
+        toml.set((), "dependencies", edit_toml.array_text(plain))
+        for text in wanted.pypi:
+            if text not in plain:
+                toml.own_env(f"{{ pip = [{edit_toml.quoted(text)}] }}")
         if channels is not None:
             toml.set(_CONDA, "channels", channels)
         if packages:
