@@ -65,7 +65,8 @@ def script(home: Home, server: ChannelServer, keys: str, name: str = "a.sh") -> 
     """A script that prints the packages of its environment."""
     block = "".join(f"# {line}\n" for line in keys.splitlines())
     body = "cd $CONDA_PREFIX/conda-meta && ls *.json | sed 's/-[^-]*$//'\n"
-    return home.write(name, f"#!/bin/sh\n# conda execute\n{block}# channels: ['{server.url}/shelf']\n\n{body}")
+    channels = f"# channels: ['{server.url}/shelf', nodefaults]\n"
+    return home.write(name, f"#!/bin/sh\n# conda execute\n{block}{channels}\n{body}")
 
 
 def run(home: Home, *args: str | Path, status: int = 0, **more: Any) -> tuple[list[str], str]:
