@@ -257,9 +257,11 @@ def test_what_only_reads_does_not_ask_and_what_makes_an_environment_does(
     assert not environments(home)
     assert home.cetool("path", "--yes", url).stdout == named.stdout
     home.cetool("trust", "forget", "--all")
-    # nothing is executed where the environment is there
+    # the environment exists, so that `path` executes nothing; a shell gets the variables that the script declares
     assert home.cetool("path", url).stdout == named.stdout
-    assert home.cetool("shell", url, input="echo in here\n").stdout == "in here\n"
+    assert "nobody can be asked" in home.cetool("shell", url, input="echo in here\n").stderr
+    assert home.cetool("shell", "--yes", url, input="echo in here\n").stdout == "in here\n"
+    home.cetool("trust", "forget", "--all")
     assert "nobody can be asked" in home.cetool("run", url).stderr
     assert home.cetool("remove", url).returncode == 0 and not environments(home)
     for words in (["add", url, "six"], ["init", url], ["drop", url, "six"], ["convert", url, "--to", "pep723"]):

@@ -143,7 +143,7 @@ def activate(
     session = overlay_session(overlays_dir, trust_cache_dir, quiet=quiet, offline=offline)
     overlays = overlays_of(session)
     lease = _lease(which, session, overlays, keep=keep)
-    consent = session.consent_within(lease)
+    consent = session.consent()
     activation = activation_of(lease, session)
     environ, steps = activated_environ(activation, session.environ)
     if kind == "fish":

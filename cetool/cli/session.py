@@ -92,13 +92,6 @@ class Session:
 
         return consent_to(self.foreign, self)
 
-    def consent_within(self, lease: Lease) -> Consent:
-        """The consent to what an environment itself executes, in a shell that is opened in it, say.
-
-        One that was here already was made with the user's consent to just this declaration, variables included.
-        """
-        return self.consent() if lease.created else issue("made")
-
     @property
     def is_usual(self) -> bool:
         """Whether the next call without options, from wherever, would come to the same and say no more than this."""

@@ -180,7 +180,7 @@ def shell(
     python = wanted.metadata.language == "python" if repl is None else repl
     opening = _opening(activation_of(lease, session), session, wanted.label, repl=python)
     locks = () if opening.held is None or opening.held.lock is None else (opening.held.lock.fd,)
-    exec_command(opening.command, session.consent_within(lease), keep=(*_descriptors(lease), *locks))
+    exec_command(opening.command, session.consent(), keep=(*_descriptors(lease), *locks))
 
 
 def _opening(activation: Activation, session: Session, label: str, *, repl: bool) -> Opening:
