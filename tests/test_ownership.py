@@ -188,7 +188,7 @@ def test_who_gets_access_after_a_warm_run_ends_it(home: Home) -> None:
         group=OTHER,
         extra_groups=[],
         stderr=subprocess.DEVNULL,
-    ) as attacker:
+    ):
         try:
             for _ in range(20):
                 done = subprocess.run(

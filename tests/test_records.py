@@ -75,7 +75,7 @@ def test_what_ran_is_recorded(settled: Home) -> None:
     assert (record["arguments"], record["working_directory"]) == (words, str(settled.path))
     assert (record["exit_status"], record["signal"]) == (3, None)
     assert (record["dialect"], record["run_with"], record["entrypoint"]) == ("conda execute", ["python"], None)
-    assert record["variables"] == {"ANSWER": "forty-two"}
+    assert record["variables"] == {"ANSWER": "forty-two", "PREFIX": str(prefix), "PYTHONNOUSERSITE": "1"}
     assert record["environment"]["name"] == prefix.name and record["environment"]["prefix"] == str(prefix)
     assert record["environment"]["spec"]["packages"] == ["python", "six"]
     installed = {
