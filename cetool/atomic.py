@@ -1,5 +1,5 @@
-"""Writes a file in one step, so that whoever reads it finds the old one or the new one, whole; and what was written to
-the disk.
+"""Writes a file in one step, so that every reader finds the old one or the new one, whole; brings what was written to
+the disk; and reads regular files only.
 """
 
 from __future__ import annotations
@@ -7,8 +7,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import sys
 from pathlib import Path
+
+
+def read_regular(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a regular file. Raises OSError, also for a pipe, a socket or a device: they might block."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    with open(os.open(path, flags), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        return file.read()
 
 
 def put_file(path: Path, data: bytes, *, mode: int | None = None) -> None:

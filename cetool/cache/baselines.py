@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from cetool.atomic import read_regular
 from cetool.cache.copies import Copy, CopyStore
 from cetool.digests import sha256_of
 from cetool.errors import StoreError
@@ -79,7 +80,7 @@ class BaselineStore:
     def news(self, key: str) -> News | None:
         """The news for a use."""
         try:
-            data = json.loads(self.news_path(key).read_bytes())
+            data = json.loads(read_regular(self.news_path(key)))
             told = data["told"]
             return News(str(data["content"]), str(data["text"]), None if told is None else float(told))
         except (OSError, ValueError, KeyError, TypeError):

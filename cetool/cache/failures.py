@@ -12,6 +12,7 @@ import os
 import time
 from pathlib import Path
 
+from cetool.atomic import read_regular
 from cetool.errors import CetoolError, EngineError, Interrupted
 
 _SUFFIX = ".failed"
@@ -38,7 +39,7 @@ def keep_failure(logs: Path, name: str, error: BaseException) -> None:
 def raise_failure_since(logs: Path, name: str, since: float) -> None:
     """Raise, as EngineError, what went wrong with the last creation if that was after ``since`` (a time of time())."""
     try:
-        told = json.loads((logs / f"{name}{_SUFFIX}").read_bytes())
+        told = json.loads(read_regular(logs / f"{name}{_SUFFIX}"))
         when, message, hint, log = told["time"], str(told["message"]), told["hint"], told["log"]
         if not since <= when <= time.time():
             return

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cetool.atomic import put_file
+from cetool.atomic import put_file, read_regular
 from cetool.cache.gc import Collected, Policy, Report
 from cetool.cache.processes import is_in_environment_of_any, prefixes_in_use
 from cetool.cache.sizes import Freed
@@ -118,7 +118,7 @@ class Overlays:
 
     def _read(self, name: str) -> Recipe | None:
         try:
-            return Recipe.from_dict(json.loads((self.root / _NAMED / f"{name}.json").read_bytes()))
+            return Recipe.from_dict(json.loads(read_regular(self.root / _NAMED / f"{name}.json")))
         except (OSError, KeyError, TypeError, ValueError, RecursionError):
             return None
 

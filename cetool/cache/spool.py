@@ -9,6 +9,7 @@ line again.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -95,8 +96,10 @@ def all_files(spool: Path) -> list[Path]:
 
 
 def read_uses(path: Path) -> Iterator[Use]:
-    """The uses in a file that was set aside, damaged lines left out."""
-    with open(path, "rb") as file:
+    """The uses in a file that was set aside, damaged lines left out; none where it is not a regular file."""
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return
         while line := file.readline(_LONGEST_LINE):
             use = Use.parse(line.rstrip(b"\n"))
             if use is not None:

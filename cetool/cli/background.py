@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,9 @@ from cetool.warm.environ import ON_WINDOWS
 
 #: Above this no descriptor is looked for; unlimited ones (SC_OPEN_MAX of -1) would otherwise close nothing.
 _MOST_DESCRIPTORS = 1 << 20
+
+#: Seconds after which a process in the background is ended; its work goes on with the next one.
+_MOST_SECONDS = 3600
 
 
 def collect_in_background(session: Session) -> None:
@@ -89,6 +93,9 @@ def _start_detached(argv: list[str], environ: dict[str, str]) -> None:
         for descriptor in (0, 1, 2):
             os.dup2(null_fd, descriptor)
         os.closerange(3, _MOST_DESCRIPTORS)
+        # what hangs (a network file system, a program that it asks) does not keep its locks for ever
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(_MOST_SECONDS)
         os.execve(argv[0], argv, environ)
     finally:
         os._exit(127)

@@ -41,6 +41,9 @@ def tell(error: BaseException) -> int:
             f"cetool: py-rattler stopped because of a defect: {panic_text(error)}\n"
             "Please report it to cetool, with the output of `cetool info`."
         )
+    elif isinstance(error, FileNotFoundError) and error.filename is None and not _has_directory():
+        _print("cetool: the working directory was deleted\nChange to a directory that exists.")
+        return EXIT_FAILURE
     elif isinstance(error, OSError):
         _print(f"cetool: {error.strerror or reason}" + (f": {error.filename}" if error.filename else ""))
     else:
@@ -49,6 +52,14 @@ def tell(error: BaseException) -> int:
             f"Please report it, with what {TRACEBACK}=1 prints and with the output of `cetool info`."
         )
     return EXIT_FAILURE
+
+
+def _has_directory() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _paragraph(error: CetoolError) -> str:

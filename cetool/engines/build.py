@@ -137,6 +137,12 @@ def _make(
         explain = engine.create(request, progress)
     finally:  # a run that was killed may have left its line, too
         forget_registration(place.prefix, circumstances.environ)
+    if not (place.prefix / "conda-meta").is_dir():
+        raise EngineError(
+            f"{engine.name} ended without an error, and made no environment",
+            hint="Choose another engine (--engine).",
+            log=str(place.log),
+        )
     if not exact and not asked:
         _settle(spec, place)
     elif engine.name != "rattler":  # who installs into what is not there tells something else

@@ -154,12 +154,23 @@ def process_environment(environ: Mapping[str, str], extra: Mapping[str, str]) ->
     """For a moment the process has what rattler reads of this environment, ``extra`` on top of it."""
     before = {name: os.environ.get(name) for name in _READ_BY_RATTLER}
     wanted = {name: environ.get(name) for name in _READ_BY_RATTLER} | dict(extra)
+    if _netrc_blocks(environ):
+        wanted["NETRC"] = os.devnull
     changed = {name: value for name, value in wanted.items() if value != before.get(name)}
     _assign(changed)
     try:
         yield
     finally:
         _assign({name: before.get(name) for name in changed})
+
+
+def _netrc_blocks(environ: Mapping[str, str]) -> bool:
+    """Whether netrc is a pipe or the like, which rattler would wait for for ever; it counts as none."""
+    path = Path(environ.get("NETRC") or os.path.join(environ.get("HOME") or "/", ".netrc"))
+    try:
+        return path.exists() and not path.is_file()
+    except OSError:
+        return False
 
 
 def _assign(variables: Mapping[str, str | None]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
+from cetool.atomic import read_regular
 from cetool.errors import CetoolError, ProgramNotFoundError
 from cetool.launch.activation import Activation, activated_environ
 from cetool.launch.process import Command
@@ -33,7 +34,7 @@ def kernels_of(prefix: Path) -> list[Kernel]:
     found = []
     for file in sorted((prefix / "share" / "jupyter" / "kernels").glob("*/kernel.json")):
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
+            data = json.loads(read_regular(file))
             argv = tuple(str(word) for word in data["argv"])
             env = {str(name): str(value) for name, value in (data.get("env") or {}).items()}
             language = str(data.get("language") or "").lower()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cetool.atomic import put_file
+from cetool.atomic import put_file, read_regular
 from cetool.errors import CetoolError, Location, UsageError
 from cetool.interpreter import own_program
 
@@ -117,7 +117,7 @@ def installed_kernels(directories: Sequence[Path]) -> list[InstalledKernel]:
 def _read(file: Path) -> InstalledKernel | None:
     """The kernel spec in a file; None for one that cetool did not write."""
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(read_regular(file))
         source = KernelSource.from_dict(data["metadata"][KEY])
         argv = tuple(map(str, data["argv"]))
         return InstalledKernel(file.parent.name, file.parent, str(data["display_name"]), argv, source)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cetool.atomic import read_regular
 from cetool.errors import CetoolError, NotExecutableError, ProgramNotFoundError, UsageError
 from cetool.launch.programs import find_program, look_in
 from cetool.spec.languages import package_of_program
@@ -94,7 +95,7 @@ def programs_of(prefix: Path, packages: Iterable[str]) -> list[str]:
     found: set[str] = set()
     for path in (prefix / "conda-meta").glob("*.json"):
         try:
-            record = json.loads(path.read_bytes())
+            record = json.loads(read_regular(path))
             if record["name"] not in wanted:
                 continue
             files = [str(file) for file in record["files"]]

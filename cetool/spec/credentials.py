@@ -51,7 +51,7 @@ def _from_netrc(host: str, environ: Mapping[str, str]) -> str | None:
     """What ``NETRC`` or ``~/.netrc`` has for this host by name; its ``default`` would go to everybody."""
     home = home_directory(environ)
     path = environ.get("NETRC") or (None if home is None else os.path.join(home, ".netrc"))
-    if path is None or not os.path.exists(path):
+    if path is None or not os.path.isfile(path):
         return None
     import netrc
 

@@ -116,12 +116,9 @@ def read_script(path: str | os.PathLike[str]) -> Script:
     given = os.fspath(path)
     name = printable(given)
     data = read_bytes(given, name)
-    try:
-        absolute = Path(given).absolute()
-    except OSError as error:
-        raise ScriptNotFoundError(
-            f"the working directory is gone, so {name!r} means nothing: {_reason(error)}", where=Location(name)
-        ) from None
+    if not os.path.isabs(given):
+        _refuse_deleted_directory(name)
+    absolute = Path(given).absolute()
     return Script(absolute, name, decode(data, name, python=looks_like_python(data, absolute)))
 
 
@@ -156,6 +153,8 @@ def read_bytes(path: str, name: str, what: str = "script", *, limit: int | None 
             _refuse_special(os.fstat(stream.fileno()), where, what)
             data = stream.read(limit + 1)
     except (FileNotFoundError, NotADirectoryError):
+        if not os.path.isabs(path):
+            _refuse_deleted_directory(name)
         raise ScriptNotFoundError(
             f"there is no {what} {name!r}", where=where, hint="Check the path; a relative one starts from here."
         ) from None
@@ -268,6 +267,17 @@ def _line_of(data: bytes, offset: int) -> int:
     """The line, from 1, of a byte; CR LF, LF and CR each end one."""
     before = data[:offset]
     return before.count(b"\n") + before.count(b"\r") - before.count(b"\r\n") + 1
+
+
+def _refuse_deleted_directory(name: str) -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ScriptNotFoundError(
+            f"the working directory was deleted, so {name!r} means nothing: {_reason(error)}",
+            where=Location(name),
+            hint="Change to a directory that exists, or give the absolute path.",
+        ) from None
 
 
 def _refuse_special(status: os.stat_result, where: Location, what: str) -> None:
