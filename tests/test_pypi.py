@@ -283,6 +283,17 @@ def test_git_gets_a_password_but_not_as_an_argument(
     assert "pa%40ss" not in f"{caught.value} {(tmp_path / 'pypi.log').read_text()}"
 
 
+def test_a_password_for_an_index_does_not_go_to_one_that_a_script_calls_the_same(
+    install: Install, server: ChannelServer
+) -> None:
+    index = {"name": "our-index", "url": f"{server.url}/simple", "explicit": True}
+    settings = PypiSettings().with_options(index=[index], sources={"ours": [{"index": "our-index"}]})
+    environ = {"UV_INDEX_OUR_INDEX_USERNAME": "me", "UV_INDEX_OUR_INDEX_PASSWORD": "SECRET"}
+    with pytest.raises(EngineError):
+        install("ours", installer="uv", settings=settings, env=environ)
+    assert server.requests and not any(server.authorizations)
+
+
 @both
 def test_digests_are_verified(install: Install, wheels: Path, installer: str) -> None:
     settings = PypiSettings(find_links=(wheels.as_uri(),)).with_options(no_index=True)

@@ -136,6 +136,7 @@ def tell_uv(
     if pinned:
         tables.append(f"[tool.uv.sources]\n{_pairs({key: sources[key] for key in map(_name_of, pinned)})}")
         arguments += ["--requirement", str(directory / "pyproject.toml")]
+    known = _without_passwords_of(named.get("index", []), known)
     config = _own_config(environ)
     if config is not None and (toml or "index" in named):
         known = {key: value for key, value in known.items() if key not in ("UV_CONFIG_FILE", "UV_NO_CONFIG")}
@@ -147,6 +148,16 @@ def tell_uv(
         body = "\n".join([head, "[tool.uv]", _pairs(toml), *tables, ""])
         write_private(directory / "pyproject.toml", body)
     return Told(tuple(arguments), known)
+
+
+def _without_passwords_of(indexes: Sequence[Mapping[str, Any]], environ: Mapping[str, str]) -> Mapping[str, str]:
+    """The variables without ``UV_INDEX_NAME_PASSWORD`` and the like for the names that a script gives to indexes.
+
+    uv would send a password to whatever URL a script puts behind the name.
+    """
+    names = {re.sub(r"[^A-Z0-9]", "_", str(index["name"]).upper()) for index in indexes if "name" in index}
+    gone = {f"UV_INDEX_{name}_{what}" for name in names for what in ("USERNAME", "PASSWORD")}
+    return {key: value for key, value in environ.items() if key.upper() not in gone} if gone else environ
 
 
 def has_files_of_uv(settings: PypiSettings) -> bool:
