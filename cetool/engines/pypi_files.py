@@ -15,10 +15,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from cetool.errors import EngineError
-from cetool.spec.pip_lines import OWN_OPTIONS
-from cetool.spec.pypi_settings import PypiSettings
+from cetool.patterns import pattern
+from cetool.spec.pypi_settings import OWN_OPTIONS, PypiSettings
 from cetool.spec.urls import redact, scrub, split_url
-from cetool.spec.uv_settings import KEYS
 from cetool.values import Value
 
 #: What is said where pip cannot do what a script asks for.
@@ -35,8 +34,8 @@ _LISTS = {
 _OF_SOLUTIONS = ("constraint-dependencies", "override-dependencies", "exclude-dependencies")
 _NOT_IN_TOML = (*_LISTS, *OWN_OPTIONS, "index", "sources")
 _AS_PIP = ("allow", "if-necessary", "if-necessary-or-explicit")
-_REPOSITORY = re.compile(r"git\+(?P<url>(?:https?|ssh)://[^\s;]*)")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_REPOSITORY = pattern(r"git\+(?P<url>(?:https?|ssh)://[^\s;]*)")
+_NAME = pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Told(Value):
@@ -93,8 +92,9 @@ def source_lines(settings: PypiSettings) -> list[str]:
 
 def refuse_for_pip(settings: PypiSettings) -> None:
     """Raise EngineError where the settings ask for something that only uv can do."""
-    named = settings.named
-    for key, value in named.items():
+    from cetool.spec.uv_settings import KEYS
+
+    for key, value in settings.named.items():
         able = key in OWN_OPTIONS or (key in KEYS and KEYS[key].pip and key not in ("index", "sources"))
         if not able or (key == "prerelease" and value not in _AS_PIP):
             what = {"index": "such an entry of [[tool.uv.index]]", "sources": "a source with an index"}

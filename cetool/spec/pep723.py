@@ -12,7 +12,6 @@ from cetool.spec.pixi_keys import refuse_partial
 from cetool.spec.platforms import current_platform
 from cetool.spec.source import Script
 from cetool.spec.toml_reader import parse_toml
-from cetool.spec.uv_settings import applied, read_uv
 
 KEYS = ("requires-python", "dependencies", "tool")
 
@@ -47,6 +46,8 @@ def read_pep723_keys(
         own = read_own_keys(tools["cetool"], "[tool.cetool]", script.directory, table=True)
         requirements, run_with = requirements.plus(own.requirements), own.run_with
     if "uv" in tools:
+        from cetool.spec.uv_settings import applied, read_uv
+
         requirements = applied(requirements, read_uv(tools["uv"], base_dir=script.directory))
     if not any(spec_name(spec) == "python" for spec in requirements.packages):
         requirements = Requirements(packages=("python",)).plus(requirements)

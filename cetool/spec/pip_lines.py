@@ -6,16 +6,17 @@ them, and the environment is named after them. Variables (``${NAME}``) are refus
 
 from __future__ import annotations
 
-import argparse
+import functools
 import os
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from cetool.errors import Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
+from cetool.patterns import pattern
 from cetool.spec.channels import file_url
 from cetool.spec.environment import Requirements
 from cetool.spec.matchspecs import canonical_requirement
@@ -25,32 +26,35 @@ from cetool.spec.pypi_tables import PYPI_NAME, place_url
 from cetool.spec.source import decode, printable, read_bytes
 from cetool.spec.urls import redact
 
-#: Settings that no key of ``[tool.uv]`` has: digests by requirement, and two of pip's options.
-OWN_OPTIONS = ("hashes", "require-hashes", "prefer-binary")
+if TYPE_CHECKING:
+    import argparse
+
 #: Bytes that a requirements file may have, and how many files there may be.
 MAX_SIZE = 1024 * 1024
 MAX_FILES = 50
 MAX_LINE = 10_000
 
-_COMMENT = re.compile(r"(?:^|\s)#.*")
-_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
-_URL = re.compile(r"(?:https?|file|(?:git|hg|svn|bzr)\+(?:https?|ssh|git|file|svn|lp))://\S+")
+_COMMENT = pattern(r"(?:^|\s)#.*")
+_VARIABLE = pattern(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
+_URL = pattern(r"(?:https?|file|(?:git|hg|svn|bzr)\+(?:https?|ssh|git|file|svn|lp))://\S+")
 _ARCHIVE = (".whl", ".tar.gz", ".zip", ".tar.bz2", ".tgz", ".tar.xz")
-_EXTRAS = re.compile(r"(?P<path>.*?)(?P<extras>\[[A-Za-z0-9._, -]*\])?")
-_HASH = re.compile(r"sha(?:256:[0-9a-f]{64}|384:[0-9a-f]{96}|512:[0-9a-f]{128})")
-_NAMES = re.compile(r":all:|:none:|[A-Za-z0-9][A-Za-z0-9._-]*")
-_EGG = re.compile(r"(?:^|&)egg=(?P<name>[A-Za-z0-9._-]+)(?P<extras>\[[A-Za-z0-9._, -]*\])?(?:-\d[^&]*)?")
+_EXTRAS = pattern(r"(?P<path>.*?)(?P<extras>\[[A-Za-z0-9._, -]*\])?")
+_HASH = pattern(r"sha(?:256:[0-9a-f]{64}|384:[0-9a-f]{96}|512:[0-9a-f]{128})")
+_NAMES = pattern(r":all:|:none:|[A-Za-z0-9][A-Za-z0-9._-]*")
+_EGG = pattern(r"(?:^|&)egg=(?P<name>[A-Za-z0-9._-]+)(?P<extras>\[[A-Za-z0-9._, -]*\])?(?:-\d[^&]*)?")
 _WHAT = "Below 'pip:' write requirements, as in 'requests >=2.31', and options of requirements files."
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
+@functools.cache
+def _parser() -> argparse.ArgumentParser:
+    """pip's options for requirements files; it raises ValueError for what is none."""
+    import argparse  # 5 ms, which those without such lines need not wait for
 
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise ValueError(message)
 
-def _parser() -> _Parser:
-    """pip's options for requirements files."""
-    parser = _Parser(prog="", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="", add_help=False, allow_abbrev=False)
     add = parser.add_argument
     add("words", nargs="*")
     add("-r", "--requirement", "--requirements", action="append", dest="files", default=[])

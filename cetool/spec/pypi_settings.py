@@ -9,6 +9,8 @@ from cetool.digests import canonical_json
 from cetool.spec.urls import strip_credentials
 from cetool.values import Value
 
+#: Settings that no key of ``[tool.uv]`` has: digests by requirement, and two of pip's options.
+OWN_OPTIONS = ("hashes", "require-hashes", "prefer-binary")
 _OF_BUILDS = (
     *("build-constraint-dependencies", "config-settings", "config-settings-package", "extra-build-dependencies"),
     *("extra-build-variables", "no-build-isolation", "no-build-isolation-package"),
@@ -20,7 +22,7 @@ class PypiSettings(Value):
 
     ``options`` are all other settings: pairs of uv's name for one (:data:`cetool.spec.uv_settings.KEYS`) and its value
     as canonical JSON, sorted. Some come from pip's options and have names of their own
-    (:data:`cetool.spec.pip_lines.OWN_OPTIONS`).
+    (:data:`OWN_OPTIONS`).
     """
 
     index_url: str | None = None

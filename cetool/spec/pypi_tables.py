@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cetool.digests import sha256_of
+from cetool.patterns import pattern
 from cetool.spec.channels import file_url
 from cetool.spec.environment import Requirements
 from cetool.spec.matchspecs import canonical_requirement
@@ -16,12 +17,12 @@ from cetool.spec.pypi_settings import PypiSettings
 from cetool.spec.urls import redact
 
 #: What a PyPI package may be called.
-PYPI_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+PYPI_NAME = pattern(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 #: What is said of packages that are to be installed in editable form.
 NOT_EDITABLE = "It never changes once it is made: take 'editable' out to install the directory as it is now."
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_INDEX = re.compile(r"(?:https?|file)://[^\s\"'<>\\]+")
+_SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_INDEX = pattern(r"(?:https?|file)://[^\s\"'<>\\]+")
 _PINS = ("branch", "tag", "rev")
 _FIELDS = ("version", "extras", "git", *_PINS, "subdirectory", "url", "path", "editable", "env-markers", "index")
 

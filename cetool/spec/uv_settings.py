@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from cetool.patterns import pattern
 from cetool.spec.environment import Requirements
 from cetool.spec.matchspecs import canonical_requirement
 from cetool.spec.nodes import Node, nearest, shorten
@@ -124,9 +125,9 @@ _INDEX_FIELDS = (
 )
 _METADATA_FIELDS = ("name", "version", "requires-dist", "requires-python", "provides-extra", "provides-extras")
 # a day, a moment (RFC 3339), or a span of time as uv takes it
-_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:[Zz]|[+-]\d\d:?\d\d)?)?")
-_SPAN = re.compile(r"P[0-9DWTHMS]+|\d+ ?[a-z]+")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DATE = pattern(r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:[Zz]|[+-]\d\d:?\d\d)?)?")
+_SPAN = pattern(r"P[0-9DWTHMS]+|\d+ ?[a-z]+")
+_VARIABLE = pattern(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class UvTable(Value):
