@@ -110,13 +110,35 @@ def test_a_list_of_specs_is_read(tmp_path: Path) -> None:
     assert EnvironmentSpec.of(found) == SEED
 
 
+def test_anchors_aliases_and_merge_keys_are_read_as_conda_reads_them(tmp_path: Path) -> None:
+    text = (
+        "x-common: &common {A: one, B: two}\nx-more: &more [numpy]\n"
+        "dependencies: &all\n  - &py python >=3\n  - *py\n  - pip: [six]\nvariables:\n  <<: *common\n  B: own\n"
+    )
+    found = read_environment_file(write(tmp_path / "environment.yml", text))
+    assert (set(found.packages), found.pypi) == ({"python >=3"}, ("six",))
+    assert dict(found.variables) == {"A": "one", "B": "own"}
+
+
+#: Nine values in each of five lists of the one before: 59,049 in all.
+LAUGHS = (
+    "x-0: &x0 ["
+    + ", ".join("a" * 9)
+    + "]\n"
+    + "".join(f"x-{n}: &x{n} [" + ", ".join([f"*x{n - 1}"] * 9) + "]\n" for n in range(1, 5))
+    + "dependencies: [*x4]\n"
+)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "line", "says"),
     [
         ("e.yml", "dependencies:\n  - a\n  - b >>1\n", 3, "b >>1"),
         ("e.yml", "dependencies:\n  - pip:\n    - -r more.txt\n", 3, "no requirements file"),
         ("e.yml", "- a\n", 1, "must be a table"),
-        ("e.yaml", "dependencies: &a [x]\n", 1, "anchors"),
+        ("e.yaml", "dependencies: [*a]\n", 1, "*a is not defined above"),
+        ("e.yaml", "dependencies: &a\n  - *a\n", 2, "*a is used within itself"),
+        ("e.yaml", LAUGHS, 5, "more than 10000 values"),
         ("e.txt", "numpy\n@EXPLICIT\nhttps://h/x.conda\n", 2, "@EXPLICIT"),
         ("e.txt", "numpy\n-r more.txt\n", 2, "-r more.txt"),
         ("e.txt", "# nothing\n", None, "no packages"),

@@ -66,7 +66,7 @@ def _as_utf8(data: bytes) -> bytes:
 
 
 def _read_yaml(text: str, name: str, directory: Path, platform: str) -> Requirements:
-    root = parse_yaml(_selected(text, name, platform), name=name)
+    root = parse_yaml(_selected(text, name, platform), name=name, aliases=True)
     if root is None or root.kind == "nothing":
         raise MetadataError("the environment file says nothing", where=Location(name), hint="Add `dependencies:`.")
     keys = root.as_mapping("the environment file")

@@ -1,7 +1,8 @@
 """Reads YAML into :class:`~cetool.spec.nodes.Node`: plain values with their lines, and none of YAML's dangers.
 
-The tree is built from the parser's events, so nothing is ever constructed: no tags, no anchors and aliases, no second
-document, no key twice. Plain scalars are told apart by YAML 1.2's core schema (``yes`` and ``on`` are texts).
+The tree is built from the parser's events, so nothing is ever constructed: no tags, no second document, no key twice.
+Anchors, aliases and merge keys (``<<``) are read in environment files alone, as conda reads them there. Plain scalars
+are told apart by YAML 1.2's core schema (``yes`` and ``on`` are texts).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from cetool.spec.nodes import MAX_DEPTH, Kind, Node, shorten
 
 _NOTHING = frozenset(("", "~", "null", "Null", "NULL"))
 _BOOLEANS = frozenset(("true", "True", "TRUE", "false", "False", "FALSE"))
+#: Values that aliases may stand for in all: a few short lines can stand for billions.
+_MOST_COPIED = 10_000
 _NUMBER = pattern(
     r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"
     r"|[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
@@ -23,13 +26,14 @@ _NUMBER = pattern(
 )
 
 
-def parse_yaml(text: str, *, name: str, lines: Sequence[int] | None = None) -> Node | None:
+def parse_yaml(text: str, *, name: str, lines: Sequence[int] | None = None, aliases: bool = False) -> Node | None:
     """The document in ``text``, None where there is none.
 
     ``name`` is what messages call the file; ``lines`` gives for each line of the text the line of the file that it came
-    from (None: the text is the file). Raises MetadataError for whatever is not plain, simple YAML.
+    from (None: the text is the file); with ``aliases``, anchors and merge keys are read. Raises MetadataError for
+    whatever is not plain, simple YAML.
     """
-    reader = _Reader(name, lines)
+    reader = _Reader(name, lines, aliases)
     plain = read_plainly(text)
     if plain is not None:
         return reader.plainly(plain)
@@ -47,9 +51,13 @@ def parse_yaml(text: str, *, name: str, lines: Sequence[int] | None = None) -> N
 class _Reader:
     """Builds one document's tree from the parser's events."""
 
-    def __init__(self, name: str, lines: Sequence[int] | None) -> None:
+    def __init__(self, name: str, lines: Sequence[int] | None, aliases: bool = False) -> None:
         self._name = name
         self._lines = lines
+        self._aliases = aliases
+        #: What the anchors stand for, None while that is still being read.
+        self._anchors: dict[str, Node | None] = {}
+        self._copied = 0
         self._text = ""
         self._events: Iterator[Any] = iter(())
 
@@ -96,12 +104,33 @@ class _Reader:
 
     def _node(self, event: Any, depth: int) -> Node:
         where = self.where(event)
-        if _kind(event) == "Alias" or getattr(event, "anchor", None) is not None:
+        anchor = getattr(event, "anchor", None)
+        if anchor is None:
+            return self._plain_node(event, where, depth)
+        if not self._aliases:
             raise MetadataError(
                 "YAML anchors (&) and aliases (*) are not accepted here",
                 where=where,
                 hint="Write the value out; a text that starts with '&' or '*' needs quotes.",
             )
+        if _kind(event) == "Alias":
+            return self._alias(str(anchor), where)
+        self._anchors[str(anchor)] = None
+        node = self._anchors[str(anchor)] = self._plain_node(event, where, depth)
+        return node
+
+    def _alias(self, anchor: str, where: Location) -> Node:
+        """What an anchor stands for. Raises MetadataError where that is nothing, itself, or too much."""
+        node = self._anchors.get(anchor)
+        if node is None:
+            problem = "is used within itself" if anchor in self._anchors else "is not defined above"
+            raise MetadataError(f"the anchor of the alias *{shorten(anchor)} {problem}", where=where)
+        self._copied += _size(node)
+        if self._copied > _MOST_COPIED:
+            raise MetadataError(f"the aliases (*) of this file stand for more than {_MOST_COPIED} values", where=where)
+        return node
+
+    def _plain_node(self, event: Any, where: Location, depth: int) -> Node:
         tag = None if getattr(event, "tag", None) is None else str(event.tag)
         if tag is not None and tag not in ("!", "tag:yaml.org,2002:str"):
             raise MetadataError(
@@ -123,14 +152,23 @@ class _Reader:
 
     def _mapping(self, where: Location, depth: int) -> Node:
         entries: dict[str, Node] = {}
+        merged: list[Node] = []
         while _kind(event := next(self._events)) != "MappingEnd":
             key = self._node(event, depth + 1)
             if key.kind in ("list", "mapping"):
                 key.fail("a key must be a word, not a list or a mapping")
+            if self._aliases and key.text == "<<" and key.kind == "text":
+                merged.append(self._node(next(self._events), depth + 1))
+                continue
             if key.text in entries:
                 first = entries[key.text].where.line
                 key.fail(f"the key {shorten(key.text)!r} is there twice, first at line {first}", "Keep one of them.")
             entries[key.text] = self._node(next(self._events), depth + 1).relocated(key.where)
+        for node in merged:
+            for each in node.items if node.kind == "list" else (node,):
+                if each.kind != "mapping":
+                    each.fail("'<<' merges a mapping, or a list of mappings, into this one")
+                entries = {**each.entries, **entries}
         return Node("mapping", where, entries=entries)
 
     def syntax_error(self, error: Exception) -> MetadataError:
@@ -149,6 +187,11 @@ class _Reader:
         return MetadataError(
             f"this is not YAML: {shorten(str(problem), 200)}", where=Location(self._name, self.line(index)), hint=hint
         )
+
+
+def _size(node: Node) -> int:
+    """How many values a node has, itself included."""
+    return 1 + sum(map(_size, node.items)) + sum(map(_size, node.entries.values()))
 
 
 def _kind(event: Any) -> str:
