@@ -141,4 +141,6 @@ def test_a_run_notices_a_changed_requirements_file(home: Home, installer: str) -
             done = home.cetool("run", script, env={"CETOOL_PIP_INSTALLER": installer})
             found.append(done.stdout)
             assert done.returncode == 0, done.stderr
+    exported = home.cetool("export", "--format", "requirements", script)
+    assert "--hash=sha256:" in exported.stdout, exported.stderr
     assert found == ["3.0rc1\n"] * 2 + ["2.0\n"] * 4 + ["1.0\n"] * 2

@@ -268,7 +268,8 @@ def _refuse_unlockable(spec: EnvironmentSpec) -> None:
     named = spec.pypi_settings.named
     more = [*named.get("override-dependencies", ()), *named.get("constraint-dependencies", ())]
     for text in (*spec.pypi, *more):
-        if pypi.is_directory(text):
+        # one with a marker may not be for this platform: if it is, it is refused once it is found
+        if pypi.is_directory(text) and " ; " not in text:
             raise EngineError(
                 f"{redact(text)!r} is a directory, which cannot be locked: nothing tells whether it stays unchanged",
                 hint="Build a wheel of it and name that, or name a commit of its repository.",

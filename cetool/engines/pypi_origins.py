@@ -6,6 +6,7 @@ after the installation out of its cache alone, later by asking the indexes again
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from cetool.engines.pypi_files import tell_pip, tell_uv
 from cetool.errors import EngineError, StoreError
@@ -124,11 +126,23 @@ def read_report(text: bytes) -> dict[str, LockedPypi]:
         if "vcs_info" in came:
             url = f"{came['vcs_info']['vcs']}+{url}@{came['vcs_info']['commit_id']}"
         else:
-            sha256 = came.get("archive_info", {}).get("hashes", {}).get("sha256")
+            sha256 = came.get("archive_info", {}).get("hashes", {}).get("sha256") or _of_file(url)
         below = came.get("subdirectory")
         url += f"#subdirectory={below}" if below else ""
         found[name] = LockedPypi(name, about["version"], url, sha256)
     return found
+
+
+def _of_file(url: str) -> str | None:
+    """The SHA-256 of an archive on this machine, of which pip tells none."""
+    path = unquote(urlsplit(url).path) if url.startswith("file://") else ""
+    if not os.path.isfile(path):
+        return None
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while part := stream.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def read_pylock(text: bytes, wanted: Sequence[Distribution]) -> dict[str, LockedPypi]:
