@@ -1,5 +1,8 @@
 """Writes a file in one step, so that every reader finds the old one or the new one, whole; brings what was written to
 the disk; and reads regular files only.
+
+Whoever reads a file, changes what was read and writes it back uses :func:`update_file` or :func:`replace_file`: among
+cetools a file lock makes them take turns, and what an editor saved meanwhile is never overwritten.
 """
 
 from __future__ import annotations
@@ -9,7 +12,26 @@ import errno
 import os
 import stat
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from cetool import advisory
+
+#: Seconds to wait for another process that is changing the same file.
+_PATIENCE = 30.0
+_PAUSE = 0.005
+#: How often a change is made again to what someone else has just written.
+_TRIES = 50
+#: Linux's flag to exchange two names in one step.
+_RENAME_EXCHANGE = 2
+
+
+class ChangedError(OSError):
+    """A file is not what was read any more: nothing was written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.ESTALE, "another process has changed it meanwhile", str(path))
 
 
 def read_regular(path: str | os.PathLike[str]) -> bytes:
@@ -21,27 +43,201 @@ def read_regular(path: str | os.PathLike[str]) -> bytes:
         return file.read()
 
 
-def put_file(path: Path, data: bytes, *, mode: int | None = None) -> None:
-    """Put the bytes in the file's place; they are on the disk when this returns. Raises OSError.
+def put_file(path: Path, data: bytes, *, mode: int | None = None, sync: bool = True) -> None:
+    """Put the bytes in the file's place; they are on the disk when this returns, unless not ``sync``. Raises OSError.
 
-    The mode bits are ``mode``, or where that is None those of the file that is there, else those of any new file. A
-    symbolic link is replaced: resolve it before.
+    The new file has the mode bits ``mode``. Where that is None it takes after the file that is there: mode, and as far
+    as this user may set them owner, group and extended attributes. A symbolic link is replaced: resolve it before.
     """
+    temporary = _write_beside(path, data, mode, sync=sync)
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if sync:
+        sync_directory(path.parent)
+
+
+def replace_file(path: Path, old: bytes | None, new: bytes | None, *, mode: int | None = None) -> None:
+    """Put the new bytes in the place of the old ones, as :func:`put_file` does; None stands for no file.
+
+    Raises ChangedError where the file is not the old one any more, other OSErrors where it cannot be written.
+    """
+    with _turn(path):
+        if read_if_there(path) != old:
+            raise ChangedError(path)
+        if new is None:
+            path.unlink(missing_ok=True)
+        else:
+            temporary = _write_beside(path, new, mode, sync=True)
+            try:
+                _exchange(temporary, path, old)
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+        sync_directory(path.parent)
+
+
+def update_file(path: Path, change: Callable[[bytes | None], bytes | None], *, mode: int | None = None) -> bool:
+    """Replace what is in a file by what ``change`` makes of it; whether that is another thing. None is no file.
+
+    Where someone else writes the file meanwhile ``change`` is called again, with what they wrote. A symbolic link is
+    followed. Raises OSError, and what ``change`` raises.
+    """
+    for _ in range(_TRIES):
+        target = Path(os.path.realpath(path))
+        old = read_if_there(target)
+        new = change(old)
+        if new == old:
+            return False
+        with contextlib.suppress(ChangedError):
+            replace_file(target, old, new, mode=mode)
+            return True
+    raise ChangedError(path)
+
+
+def read_if_there(path: Path) -> bytes | None:
+    """The bytes of a regular file, None where there is none. Raises OSError."""
+    try:
+        return read_regular(path)
+    except FileNotFoundError:
+        return None
+
+
+def _write_beside(path: Path, data: bytes, mode: int | None, *, sync: bool) -> str:
+    """A new file in the same directory with these bytes, ready to take the other's place."""
     import tempfile  # for those who only look into this module: it takes long
 
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".cetool", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, _mode(path) if mode is None else mode)
-        os.replace(temporary, path)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        if mode is not None:
+            os.chmod(temporary, mode)
+        elif os.path.lexists(path):
+            _take_after(path, temporary)
+        else:
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    sync_directory(path.parent)
+    return temporary
+
+
+def _take_after(target: Path, temporary: str) -> None:
+    """Give the new file what the old one has besides its bytes; the owner first, which takes bits off the mode."""
+    status = os.stat(target)
+    if hasattr(os, "chown"):
+        mine = os.stat(temporary)
+        if (mine.st_uid, mine.st_gid) != (status.st_uid, status.st_gid):
+            with contextlib.suppress(OSError):  # the group may be settable where the owner is not
+                os.chown(temporary, -1, status.st_gid)
+            with contextlib.suppress(OSError):
+                os.chown(temporary, status.st_uid, -1)
+    if hasattr(os, "listxattr"):
+        with contextlib.suppress(OSError):
+            for key in os.listxattr(target):
+                with contextlib.suppress(OSError):
+                    os.setxattr(temporary, key, os.getxattr(target, key))
+    made = os.stat(temporary)
+    # a program that runs as its owner must not become one that runs as somebody else
+    kept = 0o7777 if (made.st_uid, made.st_gid) == (status.st_uid, status.st_gid) else 0o777
+    os.chmod(temporary, status.st_mode & kept)
+
+
+def _exchange(temporary: str, path: Path, old: bytes | None) -> None:
+    """Put a new file in the place of the old one, unless an editor was faster. Raises ChangedError, OSError."""
+    if old is None:
+        try:
+            os.link(temporary, path)
+            return
+        except FileExistsError:
+            raise ChangedError(path) from None
+        except OSError:  # a file system without links
+            pass
+    if old is None or not _exchange_names(temporary, path):
+        os.replace(temporary, path)
+        return
+    # what was there is in the temporary file now: only here is it certain what was replaced
+    if read_if_there(Path(temporary)) == old:
+        return
+    ours = os.stat(path)
+    _exchange_names(temporary, path)
+    if not os.path.samestat(os.stat(temporary), ours):
+        _exchange_names(temporary, path)  # a second writer has replaced ours already: theirs stays
+    raise ChangedError(path)
+
+
+def _exchange_names(one: str, other: Path) -> bool:
+    """Exchange two files in one step; whether this system and file system can do that."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):  # an older C library
+        return False
+    here = -100  # AT_FDCWD
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), _RENAME_EXCHANGE) == 0)
+
+
+@contextlib.contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """Hold the file lock of those who change this file with cetool: on its directory, where nothing has to be made.
+
+    Where a directory cannot be locked (NFS, Windows) it is a file beside it, which goes away afterwards. Raises OSError
+    where another process holds the lock for longer than anyone takes to write a file.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while (held := _try_lock(path)) is None:
+        if time.monotonic() > deadline:
+            raise OSError(errno.EAGAIN, "another process is changing files in its directory", str(path))
+        time.sleep(_PAUSE)
+    descriptor, beside = held
+    try:
+        yield
+    finally:
+        if beside is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(beside)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _try_lock(path: Path) -> tuple[int | None, Path | None] | None:
+    """The lock of a file's directory, or of a file beside it; nothing where neither can be locked, None while held."""
+    beside = path.with_name(f".{path.name[:100]}.lock")
+    places = [(beside, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))]
+    if os.name != "nt":
+        places.insert(0, (path.parent, os.O_RDONLY | os.O_DIRECTORY))
+    for place, flags in places:
+        try:
+            descriptor = os.open(place, flags | getattr(os, "O_CLOEXEC", 0), 0o600)
+        except OSError:
+            continue
+        try:
+            taken = advisory.take(descriptor, shared=False)
+            if taken and place is beside:  # its last holder may have removed it
+                taken = os.path.samestat(os.fstat(descriptor), os.stat(beside))
+        except FileNotFoundError:
+            taken = False
+        except OSError:
+            os.close(descriptor)
+            continue
+        if taken:
+            return descriptor, beside if place is beside else None
+        os.close(descriptor)
+        return None
+    return None, None
 
 
 def sync_directory(directory: Path) -> None:
@@ -74,11 +270,3 @@ def sync_file_system(prefix: Path) -> None:
                 raise OSError(number, os.strerror(number), str(prefix))
     if hasattr(os, "sync"):
         os.sync()
-
-
-def _mode(path: Path) -> int:
-    with contextlib.suppress(OSError):
-        return path.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask

@@ -5,15 +5,14 @@ ruamel.yaml is imported only for a file that is not as simple as can be, and to 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cetool.atomic import update_file
 from cetool.errors import ConfigError, Location
 from cetool.ownership import OwnershipError, make_private_dirs, read_own_file
 from cetool.plain_yaml import settings_of
@@ -137,10 +136,19 @@ def plain_value(value: Any) -> object:
 
 
 def _change(path: Path, key: str, value: object) -> None:
-    """Set the key, or with None take it out."""
-    raw = _read(path) or b""
+    """Set the key, or with None take it out; again, where another process writes the file meanwhile."""
     if path.exists() and not path.is_file():
         raise ConfigError("the configuration file is not a regular file", where=Location(str(path)))
+    _read(path)
+    make_private_dirs(Path(os.path.realpath(path)).parent)
+    try:
+        update_file(path, lambda raw: _changed(raw or b"", path, key, value), mode=None if path.exists() else 0o600)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(f"the configuration file cannot be written: {reason}", where=Location(str(path))) from None
+
+
+def _changed(raw: bytes, path: Path, key: str, value: object) -> bytes:
     text = _decode(raw, path)
     wanted: dict[str, object] = {name: entry[0] for name, entry in _parse(text, path).items() if name != key}
     if value is not None:
@@ -152,7 +160,7 @@ def _change(path: Path, key: str, value: object) -> None:
         raise ConfigError(f"{key} cannot be changed in this file", where=Location(str(path)), hint="Change it by hand.")
     newline = "\r\n" if "\r\n" in text else "\n"
     changed = changed.replace("\r\n", "\n").replace("\n", newline)
-    _replace(path, (_BOM if raw.startswith(_BOM) else b"") + changed.encode())
+    return (_BOM if raw.startswith(_BOM) else b"") + changed.encode()
 
 
 def _says(text: str, wanted: Mapping[str, object], path: Path) -> bool:
@@ -232,27 +240,3 @@ def _rewritten(text: str, key: str, value: object, path: Path) -> str:
     stream = io.StringIO()
     yaml.dump(data, stream)
     return stream.getvalue()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Exchange the file behind the path in one step; it is the old one or the new one, whatever happens meanwhile."""
-    import tempfile
-
-    target = Path(os.path.realpath(path))
-    make_private_dirs(target.parent)
-    temporary = None
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if target.exists():
-            Path(temporary).chmod(stat.S_IMODE(target.stat().st_mode))
-        Path(temporary).replace(target)
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
-        reason = error.strerror or type(error).__name__
-        raise ConfigError(f"the configuration file cannot be written: {reason}", where=Location(str(path))) from None

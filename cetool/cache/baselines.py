@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cetool.atomic import read_regular
+from cetool.atomic import put_file, read_regular
 from cetool.cache.copies import Copy, CopyStore
 from cetool.digests import sha256_of
 from cetool.errors import StoreError
@@ -90,9 +90,7 @@ class BaselineStore:
         """Put news where the next run finds it. Raises StoreError or OSError."""
         path = self.news_path(key)
         ensure_private_dir(path.parent, trust=self._trust)
-        beside = path.with_name(f".new-{os.getpid()}-{key}")
-        beside.write_text(json.dumps(news._asdict()), encoding="utf-8")
-        os.replace(beside, path)
+        put_file(path, json.dumps(news._asdict()).encode(), mode=0o600, sync=False)
 
     def clear_news(self, key: str) -> None:
         """Take back what is no news."""

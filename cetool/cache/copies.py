@@ -11,11 +11,11 @@ import json
 import os
 import re
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from cetool.atomic import put_file
 from cetool.digests import sha256_of
 from cetool.errors import StoreError
 from cetool.ownership import ensure_private_dir
@@ -88,15 +88,8 @@ class CopyStore:
             "etag": copy.etag,
             "modified": copy.modified,
         }
-        fd, temporary = tempfile.mkstemp(prefix=".new-", dir=self.directory)
-        try:
-            with open(fd, "wb") as file:
-                file.write(json.dumps(head).encode() + b"\n" + copy.data)
-            os.replace(temporary, self.directory / key)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        data = json.dumps(head).encode() + b"\n" + copy.data
+        put_file(self.directory / key, data, mode=0o600, sync=False)
 
     def touch(self, key: str) -> None:
         """Note a use."""
@@ -125,5 +118,5 @@ class CopyStore:
         for name in names:
             if _NAME.match(name):
                 yield self.directory / name, older_than
-            elif name.startswith(".new-"):
+            elif name.startswith(".") and name.endswith(".cetool"):
                 yield self.directory / name, _ABANDONED

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cetool.atomic import put_file, read_regular
+from cetool.atomic import ChangedError, read_if_there, read_regular, replace_file
 from cetool.cache.gc import Collected, Policy, Report
 from cetool.cache.processes import is_in_environment_of_any, prefixes_in_use
 from cetool.cache.sizes import Freed
@@ -31,6 +31,10 @@ _ROOT = "{overlays}"
 _NAMED = ".named"
 _SAFE = re.compile(r"[^A-Za-z0-9._+-]+")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
+
+
+class RecipeChangedError(StoreError):
+    """A recipe is not what was read any more."""
 
 
 class Overlays:
@@ -96,23 +100,48 @@ class Overlays:
         """Whether there is an overlay of this name."""
         return (self.root / _NAMED / f"{name}.json").exists()
 
-    def write(self, recipe: Recipe) -> None:
-        """Write a recipe in one step. Raises StoreError where it cannot be."""
+    def write(self, recipe: Recipe, before: Recipe | None) -> None:
+        """Write a recipe in the place of ``before``, what it was when it was read; None for none.
+
+        Raises RecipeChangedError where it is not that any more, StoreError where it cannot be written.
+        """
         directory = self.root / _NAMED
         data = json.dumps(recipe.as_dict(), indent=1)
         try:
             make_private_dirs(directory, shared=True)
             mode = 0o600 | directory.stat().st_mode & 0o066
-            put_file(directory / f"{recipe.name}.json", data.encode(), mode=mode)
+            path = directory / f"{recipe.name}.json"
+            old = read_if_there(path)
+            if self._read(recipe.name) != before:
+                raise ChangedError(path)
+            replace_file(path, old, data.encode(), mode=mode)
+        except ChangedError:
+            raise RecipeChangedError(
+                f"the overlay {recipe.name} was changed by another process meanwhile",
+                hint="Run the same command again.",
+            ) from None
         except OSError as error:
             raise StoreError(
                 f"the recipe of {recipe.name} cannot be written to {directory}: {error.strerror}"
             ) from error
 
-    def forget(self, name: str) -> None:
-        """Remove a recipe; the directory that it led to is then one like any other."""
+    def forget(self, recipe: Recipe) -> None:
+        """Remove a recipe; the directory that it led to is then one like any other.
+
+        Raises RecipeChangedError where another process has changed it meanwhile, StoreError where it cannot be removed.
+        """
+        name = recipe.name
+        path = self.root / _NAMED / f"{name}.json"
         try:
-            (self.root / _NAMED / f"{name}.json").unlink(missing_ok=True)
+            old = read_if_there(path)
+            if old is not None and self._read(name) != recipe:
+                raise ChangedError(path)
+            replace_file(path, old, None)
+        except ChangedError:
+            raise RecipeChangedError(
+                f"the overlay {name} was changed by another process meanwhile, so its recipe stays",
+                hint="Run the same command again.",
+            ) from None
         except OSError as error:
             raise StoreError(f"the recipe of {name} cannot be removed: {error.strerror}") from error
 

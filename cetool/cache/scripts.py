@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cetool.atomic import put_file
 from cetool.cache.locks import FileLock, try_lock, wait_for_lock
 from cetool.digests import sha256_of
 from cetool.errors import StoreError
@@ -237,18 +238,7 @@ def _is_kept(path: Path, data: bytes) -> bool:
 
 def _write(path: Path, data: bytes) -> None:
     """Write the file in one step. Not synced: after a crash its content is compared, and written anew if need be."""
-    import tempfile
-
-    fd, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-    try:
-        with open(fd, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, _PRIVATE)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    put_file(path, data, mode=_PRIVATE, sync=False)
 
 
 def _touch(path: Path) -> None:

@@ -13,11 +13,14 @@ from cetool.cli import options
 from cetool.cli.session import Session
 from cetool.errors import Location, ScriptNotFoundError, UsageError
 from cetool.spec.converting import DIALECTS, convert_block
-from cetool.spec.document import Document, read_document, write_document
+from cetool.spec.document import Document, ScriptChangedError, read_document, write_document
 from cetool.spec.editing import Change, Edited, edit_declaration, requirements_change
 from cetool.spec.source import NOTEBOOK_SUFFIX, is_notebook, is_url, printable
 from cetool.spec.starting import start_block
 from cetool.spec.urls import redact
+
+#: How often a change is made again to a script that someone else is writing.
+_TRIES = 20
 
 
 class Dialect(str, Enum):
@@ -42,9 +45,9 @@ def init(
 ) -> None:
     """Write a block into a script that has none, with the packages that a Python script imports."""
     session = _session(verbose, quiet)
-    document = _read(target)
-    edited = _edit(document, lambda part: start_block(part, DIALECTS[dialect.value], tuple(extra or ())), start=True)
-    _finish(session, document, edited, f"Wrote a {dialect.value} block into {document.name}; `cetool show` tells of it")
+    done = f"Wrote a {dialect.value} block into {{}}; `cetool show` tells of it"
+    specs = tuple(extra or ())
+    _change(session, target, lambda part: start_block(part, DIALECTS[dialect.value], specs), done, start=True)
 
 
 def add(
@@ -61,10 +64,8 @@ def add(
 ) -> None:
     """Add packages or channels to what a script declares; a package that is there gets the new version."""
     session = _session(verbose, quiet)
-    document = _read(target)
     change = requirements_change(specs or (), channel or (), pypi=pypi)
-    edited = _edit(document, lambda part: edit_declaration(part, change))
-    _finish(session, document, edited, f"Changed {document.name}")
+    _change(session, target, lambda part: edit_declaration(part, change), "Changed {}")
 
 
 def drop(
@@ -75,9 +76,8 @@ def drop(
 ) -> None:
     """Take packages out of what a script declares, from conda and from PyPI alike."""
     session = _session(verbose, quiet)
-    document = _read(target)
-    edited = _edit(document, lambda part: edit_declaration(part, Change(drop=tuple(dict.fromkeys(names)))))
-    _finish(session, document, edited, f"Changed {document.name}")
+    change = Change(drop=tuple(dict.fromkeys(names)))
+    _change(session, target, lambda part: edit_declaration(part, change), "Changed {}")
 
 
 def convert(
@@ -88,9 +88,7 @@ def convert(
 ) -> None:
     """Write a script's block in another dialect; its environment stays the same."""
     session = _session(verbose, quiet)
-    document = _read(target)
-    edited = _edit(document, lambda part: convert_block(part, DIALECTS[to.value]))
-    _finish(session, document, edited, f"Converted {document.name} to {to.value}")
+    _change(session, target, lambda part: convert_block(part, DIALECTS[to.value]), f"Converted {{}} to {to.value}")
 
 
 def _session(verbose: bool, quiet: bool) -> Session:
@@ -123,14 +121,27 @@ def _read(target: str) -> Document:
         raise ScriptNotFoundError(error.message, where=error.where, hint=hint) from None
 
 
-def _finish(session: Session, old: Document, edited: Edited, done: str) -> None:
-    """Write the new file where it differs, and say what there is to say."""
-    if edited.document.data == old.data:
-        for note in edited.notes:
-            session.voice.warn(note)
-        session.voice.result(f"Nothing to change in {old.name}")
-        return
-    warnings = write_document(old, edited.document)
+def _change(
+    session: Session, target: str, edit: Callable[[Document], Edited], done: str, *, start: bool = False
+) -> None:
+    """Write the changed file where it differs, and say what there is to say; ``done`` has {} for the script's name.
+
+    Where someone else writes the script meanwhile the change is made again, to what they wrote.
+    """
+    for last in (*[False] * _TRIES, True):
+        old = _read(target)
+        edited = _edit(old, edit, start=start)
+        changed = edited.document.data != old.data
+        try:
+            warnings = write_document(old, edited.document) if changed else ()
+        except ScriptChangedError:
+            if last:
+                raise
+            continue
+        break
     for note in (*edited.notes, *warnings):
         session.voice.warn(note)
-    session.voice.say(done)
+    if changed:
+        session.voice.say(done.replace("{}", old.name))
+    else:
+        session.voice.result(f"Nothing to change in {old.name}")

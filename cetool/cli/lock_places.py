@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from cetool.atomic import read_if_there
 from cetool.cli.session import Session
 from cetool.cli.sources import Source
 from cetool.errors import MetadataError, UsageError
@@ -50,10 +51,17 @@ class Target:
     old: Lock | None
     before: Lock | None
     notes: tuple[str, ...] = ()
+    #: What is in the lock file, None where it does not exist.
+    content: bytes | None = None
 
 
 def target_of(source: Source, wish: Wish, session: Session) -> Target:
     """Where the lock goes: where the command line says, else where there is one, else beside the script."""
+    target = _target_of(source, wish, session)
+    return target if target.format == EMBEDDED else replace(target, content=read_if_there(target.path))
+
+
+def _target_of(source: Source, wish: Wish, session: Session) -> Target:
     script = source.script
     if wish.lock_file is not None:
         return _named_target(wish.lock_file, wish)

@@ -21,7 +21,7 @@ from cetool.cli.output import print_json
 from cetool.cli.session import Session
 from cetool.cli.sources import Source, open_source
 from cetool.condarc import load_condarc, resolve_channel
-from cetool.errors import EngineError, UsageError
+from cetool.errors import EngineError, Location, UsageError
 from cetool.lock.find import CONDA_LOCK, EMBEDDED, PIXI
 from cetool.lock.model import Lock, PlatformLock
 from cetool.spec.blocks import find_block
@@ -309,9 +309,15 @@ def _write(lock: Lock, asked: dict[str, Requirements], target: Target, source: S
     """Put the lock where it belongs, whole or not at all."""
     if target.format == EMBEDDED:
         from cetool.lock.embedded import embed
-        from cetool.spec.document import read_document, write_document
+        from cetool.spec.document import ScriptChangedError, read_document, write_document
 
         document = read_document(source.given)
+        if document.script is None or document.script.text != source.script.text:
+            raise ScriptChangedError(
+                "the script was changed by someone else while it was being locked, so nothing was written",
+                where=Location(source.script.name),
+                hint="Run the same command again.",
+            )
         for note in write_document(document, embed(document, lock)):
             session.voice.warn(note)
         return
@@ -330,7 +336,7 @@ def _write(lock: Lock, asked: dict[str, Requirements], target: Target, source: S
         from cetool.lock.conda_lock import write_conda_lock
 
         text = write_conda_lock(lock, sources=_sources(source, target.path))
-    write_lock_file(target.path, text)
+    write_lock_file(target.path, text, target.content)
 
 
 def _sources(source: Source, path: Path) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cetool.cache.overlays import Overlays, is_overlay_in_use
+from cetool.cache.overlays import Overlays, RecipeChangedError, is_overlay_in_use
 from cetool.cache.sizes import Freed
 from cetool.cache.store import Directory, Lease
 from cetool.cli import options
@@ -58,7 +59,7 @@ def remove(
                         hint="End what runs in it, or leave the shells that it is active in.",
                     )
                 size = remove_directory(overlays.store(recipe.base), directory, session, Freed())
-            overlays.forget(name)
+            overlays.forget(recipe)
             session.voice.result(f"Removed {name}: freed {format_size(size)}")
         except CetoolError as error:
             failed.append(error)
@@ -176,7 +177,8 @@ def _lease(which: str, session: Session, overlays: Overlays, *, keep: bool) -> L
         spec = session.spec_of(requirements_of_recipe(recipe))
     lease = overlay_environment(session, spec, refresh=False, keep=keep, purpose=f"for the overlay {which}")
     if recipe is not None and recipe.directory != str(lease.prefix):
-        overlays.write(replace(recipe, directory=str(lease.prefix)))
+        with contextlib.suppress(RecipeChangedError):  # whoever changed it lays it anew
+            overlays.write(replace(recipe, directory=str(lease.prefix)), recipe)
     return lease
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cetool.cache.overlays import Overlays, check_name, last_used
+from cetool.cache.overlays import Overlays, RecipeChangedError, check_name, last_used
 from cetool.cache.store import Directory, Store
 from cetool.cli import options
 from cetool.cli.background import collect_in_background
@@ -101,7 +102,7 @@ def create(
     if channel:
         recipe = replace(recipe, channels=session_channels(channel))
     recipe = _with(recipe, [*(requirements or []), *(overlay or [])], editable, conda)
-    _make(session, overlays, recipe)
+    _make(session, overlays, recipe, None)
 
 
 @app.command()
@@ -122,10 +123,10 @@ def install(
     session = overlay_session(overlays_dir, trust_cache_dir, quiet=quiet, verbose=verbose, offline=offline)
     overlays = overlays_of(session)
     requirements = [*(requirements or []), *(overlay or [])]
-    recipe = _with(overlays.recipe(name), requirements, editable, conda)
+    overlays.recipe(name)
     if not (requirements or editable or conda or refresh):
         raise UsageError("nothing was named that is to be laid over the base", hint="Give requirements, or --refresh.")
-    _make(session, overlays, recipe, refresh=refresh)
+    _remake(session, overlays, name, lambda recipe: _with(recipe, requirements, editable, conda), refresh=refresh)
 
 
 @app.command()
@@ -141,8 +142,7 @@ def uninstall(
     """Take packages out of an overlay: the base's are seen again."""
     session = overlay_session(overlays_dir, trust_cache_dir, quiet=quiet, verbose=verbose, offline=offline)
     overlays = overlays_of(session)
-    recipe = overlays.recipe(name)
-    _make(session, overlays, without_entries(recipe, packages))
+    _remake(session, overlays, name, lambda recipe: without_entries(recipe, packages))
 
 
 def _with(
@@ -166,11 +166,32 @@ def requirements_of_recipe(recipe: Recipe) -> Requirements:
     return Requirements(channels=recipe.channels, overlay=OverlayKeys(recipe.base, recipe.overlay, recipe.conda))
 
 
-def _make(session: Session, overlays: Overlays, recipe: Recipe, *, refresh: bool = False) -> None:
-    """Make what a recipe says, and only then write it down."""
+def _remake(
+    session: Session, overlays: Overlays, name: str, change: Callable[[Recipe], Recipe], *, refresh: bool = False
+) -> None:
+    """Make what a changed recipe says; again, where another process has changed the recipe meanwhile."""
+    for last in (False, False, False, False, True):
+        before = overlays.recipe(name)
+        try:
+            _make(session, overlays, change(before), before, refresh=refresh)
+        except RecipeChangedError:
+            if last:
+                raise
+            continue
+        return
+
+
+def _make(
+    session: Session, overlays: Overlays, recipe: Recipe, before: Recipe | None, *, refresh: bool = False
+) -> None:
+    """Make what a recipe says, and only then write it down in the place of what it was before."""
     spec = session.spec_of(requirements_of_recipe(recipe))
     lease = overlay_environment(session, spec, refresh=refresh, keep=False, purpose=f"for the overlay {recipe.name}")
-    overlays.write(replace(recipe, directory=str(lease.prefix)))
+    try:
+        overlays.write(replace(recipe, directory=str(lease.prefix)), before)
+    except BaseException:
+        lease.release()
+        raise
     note(session, lease, f"overlay {recipe.name}")
     lease.release()
     collect_in_background(session)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cetool.atomic import put_file, read_regular
+from cetool.atomic import read_if_there, read_regular, replace_file
 from cetool.errors import CetoolError, Location, UsageError
 from cetool.interpreter import own_program
 
@@ -144,6 +144,7 @@ def install_kernel(
     """
     place = directory / name
     file = place / "kernel.json"
+    old = read_if_there(file) if file.is_file() else None
     if os.path.lexists(file) and _read(file) is None and not force:
         raise UsageError(
             f"there is a kernel {name!r} already that cetool did not write",
@@ -159,7 +160,8 @@ def install_kernel(
     }
     try:
         place.mkdir(parents=True, exist_ok=True)
-        put_file(file, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode(), mode=0o644)
+        text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        replace_file(file, old, text.encode(), mode=0o644)
     except OSError as error:
         raise CetoolError(
             f"the kernel cannot be written: {error.strerror or error}",

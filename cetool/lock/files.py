@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cetool.atomic import put_file
+from cetool.atomic import ChangedError, replace_file
 from cetool.errors import CetoolError, Location
 from cetool.spec.source import printable
 
@@ -14,16 +14,23 @@ class LockNotWrittenError(CetoolError):
     """A lock was to be written and was not: what was there is as it was."""
 
 
-def write_lock_file(path: Path, text: str) -> None:
-    """Write a lock file atomically: whoever reads it finds the old one or the new one, whole.
+def write_lock_file(path: Path, text: str, old: bytes | None) -> None:
+    """Write a lock file in one step, in the place of ``old``, what was in it when it was read; None for no file.
 
-    A symbolic link is followed; the mode of a file that is there stays. Raises LockNotWrittenError.
+    A symbolic link is followed; the mode of a file that is there stays. Raises LockNotWrittenError, where it is not
+    the old one any more too.
     """
     target = Path(os.path.realpath(path))
     try:
         if target.exists() and not os.access(target, os.W_OK):
             raise PermissionError(13, "it is read-only")
-        put_file(target, text.encode())
+        replace_file(target, old, text.encode())
+    except ChangedError:
+        raise LockNotWrittenError(
+            "the lock was changed by another process meanwhile, so nothing was written",
+            where=Location(printable(str(path))),
+            hint="Run the same command again.",
+        ) from None
     except OSError as error:
         raise LockNotWrittenError(
             f"the lock cannot be written: {error.strerror or error}",

@@ -6,15 +6,13 @@ Written atomically: whoever reads the file at any moment finds the old one or th
 from __future__ import annotations
 
 import codecs
-import contextlib
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cetool.atomic import sync_directory
+from cetool.atomic import ChangedError, replace_file
 from cetool.errors import CetoolError, Location, MetadataError, UsageError
 from cetool.spec.source import MAX_SIZE, Script, decode, is_url, looks_like_python, printable, read_bytes
 from cetool.spec.source import source_encoding as encoding_of
@@ -24,7 +22,11 @@ _ENDING = re.compile(r"(?:\r\n|\n|\r)?\Z")
 
 
 class NotWrittenError(CetoolError):
-    """A script was to be changed and was not: its file is as it was."""
+    """A script was to be changed and was not: its file is unchanged."""
+
+
+class ScriptChangedError(NotWrittenError):
+    """A script is not what was read any more, so it was not changed: reading it again may help."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,8 @@ def write_document(old: Document, new: Document) -> tuple[str, ...]:
     """Put the new bytes in the old one's place, and return sentences that the user is to read.
 
     Mode bits, and as far as this user may set them owner, group and extended attributes, are those of the old file; a
-    symbolic link goes on pointing at it. Raises NotWrittenError where the file may not be written, or is not any more
-    what was read.
+    symbolic link goes on pointing at it. Raises NotWrittenError where the file may not be written, ScriptChangedError
+    where it is not what was read any more.
     """
     target, where = old.target, Location(old.name)
     try:
@@ -137,23 +139,17 @@ def write_document(old: Document, new: Document) -> tuple[str, ...]:
             raise NotWrittenError(
                 "the script is read-only", where=where, hint="Give yourself the right to write it: chmod u+w."
             )
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".cetool", dir=target.parent)
+        if os.path.realpath(old.path) != str(target):
+            raise ChangedError(target)
+        replace_file(target, old.data, new.data)
+    except ChangedError:
+        raise ScriptChangedError(
+            "the script was changed by someone else meanwhile, so nothing was written",
+            where=where,
+            hint="Run the same command again.",
+        ) from None
     except OSError as error:
         raise _not_written(error, old, target.parent) from None
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(new.data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        _take_after(target, temporary, status)
-        _refuse_changed(old, status)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise _not_written(error, old, target.parent) from None
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-    sync_directory(target.parent)
     if status.st_nlink > 1:
         others = status.st_nlink - 1
         names = (
@@ -172,38 +168,6 @@ def _not_written(error: OSError, document: Document, directory: Path) -> NotWrit
         where=Location(document.name),
         hint=f"A new file has to be made in its directory, {printable(str(directory))}.",
     )
-
-
-def _take_after(target: Path, temporary: str, status: os.stat_result) -> None:
-    """Give the new file what the old one has besides its bytes; the owner first, which takes bits off the mode."""
-    if hasattr(os, "chown"):
-        mine = os.stat(temporary)
-        if (mine.st_uid, mine.st_gid) != (status.st_uid, status.st_gid):
-            with contextlib.suppress(OSError):  # the group may be settable where the owner is not
-                os.chown(temporary, -1, status.st_gid)
-            with contextlib.suppress(OSError):
-                os.chown(temporary, status.st_uid, -1)
-    if hasattr(os, "listxattr"):
-        with contextlib.suppress(OSError):
-            for key in os.listxattr(target):
-                with contextlib.suppress(OSError):
-                    os.setxattr(temporary, key, os.getxattr(target, key))
-    made = os.stat(temporary)
-    # a program that runs as its owner must not become one that runs as somebody else
-    kept = 0o7777 if (made.st_uid, made.st_gid) == (status.st_uid, status.st_gid) else 0o777
-    os.chmod(temporary, status.st_mode & kept)
-
-
-def _refuse_changed(old: Document, status: os.stat_result) -> None:
-    """Raise where the path leads elsewhere by now, or the file has other bytes than were read."""
-    now = os.stat(old.target)
-    same = os.path.realpath(old.path) == str(old.target) and (now.st_dev, now.st_ino) == (status.st_dev, status.st_ino)
-    if not same or old.target.read_bytes() != old.data:
-        raise NotWrittenError(
-            "the script was changed by someone else meanwhile, so nothing was written",
-            where=Location(old.name),
-            hint="Run the same command again.",
-        )
 
 
 def require_script(document: Document) -> Script:
