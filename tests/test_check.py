@@ -55,6 +55,11 @@ def test_what_is_found(text: str, findings: list[tuple[str, int | None]]) -> Non
     assert found(text) == findings
 
 
+def test_a_script_that_nothing_says_how_to_run_is_found() -> None:
+    assert found("#!/usr/bin/env cetool\n# conda execute\n# env: [numpy >=1]\n", "clean-up") == [("run-with", 2)]
+    assert found("#!/usr/bin/env cetool\n# conda execute\n# env: [python >=3]\n", "clean-up") == []
+
+
 def test_the_examples_and_the_documents_are_right() -> None:
     for path in (ROOT / "examples").iterdir():
         if path.suffix in (".py", ".sh", ".R", ".js", ".cpp") and path.name != "make.py":

@@ -181,6 +181,12 @@ def _command(metadata: ScriptMetadata, script: Script, block: Block) -> Iterator
     """What is to be said of how the script runs."""
     names = {spec_name(spec) for spec in metadata.requirements.packages}
     names |= {PYTHON} if metadata.requirements.pypi or metadata.requirements.overlay is not None else set()
+    if metadata.undecided and not metadata.requirements.baselines:
+        hint = "Add `run_with: PROGRAM` to its block, as in `run_with: python`."
+        yield Finding(
+            "run-with", f"nothing says which program runs the script: {metadata.undecided}", block.first, hint
+        )
+        return
     words = metadata.run_with or ()
     program = words[0] if words else ""
     if program.rpartition("/")[2] == "env":
