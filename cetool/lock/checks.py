@@ -21,8 +21,9 @@ NOARCH = "noarch"
 MAX_URL = 4000
 
 _ARCHIVE = re.compile(r"(?P<name>.+)-(?P<version>[^-]+)-(?P<build>[^-]+)(?P<suffix>\.conda|\.tar\.bz2)")
-_VERSION = re.compile(r"[A-Za-z0-9_.!+~=]{1,200}")
-_BUILD = re.compile(r"[A-Za-z0-9_.+]{1,200}")
+# CEP 26, but for capital letters in versions: files have them
+_VERSION = re.compile(r"[A-Za-z0-9_.!+]{1,64}")
+_BUILD = re.compile(r"[A-Za-z0-9_.+]{1,64}")
 _SCHEMES = ("https", "http", "file")
 _VCS = re.compile(r"git\+(https|http|ssh|file)://")
 _COMMIT = re.compile(r"@[0-9a-fA-F]{7,64}(?:#|\Z)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from cetool.errors import Location, MetadataError
@@ -60,8 +60,9 @@ def read_conda_lock(text: str, name: str, platform: str | None = None) -> Lock:
     custom = _custom(metadata.get("custom_metadata"))
     conda: dict[str, dict[str, LockedConda]] = {platform: {} for platform in _platforms(metadata.get("platforms"))}
     pypi: dict[str, dict[str, LockedPypi]] = {platform: {} for platform in conda}
+    said = set(conda) if "platforms" in metadata else set(PLATFORMS)
     for item in () if listed.kind == "nothing" else listed.as_list("package"):
-        _read_package(_Entry.of(item), conda, pypi)
+        _read_package(_Entry.of(item), conda, pypi, said)
     found = [
         PlatformLock(
             platform,
@@ -175,15 +176,24 @@ class _Entry:
 
 
 def _read_package(
-    entry: _Entry, conda: dict[str, dict[str, LockedConda]], pypi: dict[str, dict[str, LockedPypi]]
+    entry: _Entry,
+    conda: dict[str, dict[str, LockedConda]],
+    pypi: dict[str, dict[str, LockedPypi]],
+    platforms: Set[str],
 ) -> None:
-    """Put one item where it belongs."""
+    """Put one item where it belongs. Raises MetadataError, also where its platform is not among those of the file."""
     manager = entry.text("manager")
     if manager not in ("conda", "pip"):
         raise MetadataError(
             f"the manager of a package is conda or pip, not {shorten(manager)!r}", where=entry.at("manager")
         )
     platform = platform_name(entry.text("platform"), entry.at("platform"))
+    if platform not in platforms:
+        raise MetadataError(
+            f"a package is locked for {platform}, which is not in metadata.platforms",
+            where=entry.at("platform"),
+            hint="Add it there, or make the lock again.",
+        )
     there, others = conda.setdefault(platform, {}), pypi.setdefault(platform, {})
     package = _conda(entry, platform) if manager == "conda" else _pypi(entry)
     if not entry.is_wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from cetool.lock.model import LockedPypi, PlatformLock
@@ -25,10 +26,20 @@ def write_environment_yml(
         if not any(each.name == "pip" for each in locked.conda):
             dependencies.append("pip")  # conda warns of a section pip: without it, and adds it
         dependencies.append({"pip": [_pinned(each) for each in locked.pypi]})
-    document: dict[str, object] = {"name": name, "channels": [*channels, "nodefaults"], "dependencies": dependencies}
+    document: dict[str, object] = {
+        "name": _environment_name(name),
+        "channels": [*channels, "nodefaults"],
+        "dependencies": dependencies,
+    }
     if variables:
         document["variables"] = dict(variables)
     return f"# platform: {locked.platform}\n{to_yaml(document)}"
+
+
+def _environment_name(name: str) -> str:
+    """A name that an environment can have by CEP 24: without slashes, blanks, colons and number signs."""
+    allowed = re.sub(r"[/\\\s:#]+", "-", name).strip("-") or "environment"
+    return f"{allowed}-environment" if allowed in ("base", "root") else allowed
 
 
 def write_requirements(locked: PlatformLock) -> str:

@@ -16,8 +16,11 @@ from cetool.values import Value
 
 #: CEP 26: the most characters of a package's name, of a version and of a build string.
 MAX_NAME = MAX_VERSION = MAX_BUILD = 64
-#: Virtual packages (CEP 30, and conda's own), which a spec may ask of the machine although nothing installs them.
-VIRTUAL_PACKAGES = ("__archspec", "__conda", "__cuda", "__glibc", "__linux", "__musl", "__osx", "__unix", "__win")
+#: Virtual packages (CEP 30, CEP 46, and conda's own), which a spec may ask of the machine: nothing installs them.
+VIRTUAL_PACKAGES = (
+    *("__archspec", "__conda", "__cuda", "__cuda_arch", "__glibc"),
+    *("__linux", "__musl", "__osx", "__unix", "__win"),
+)
 #: What a conda package may be called, in lower case (CEP 26): no two separators in a row.
 PACKAGE_NAME = pattern(r"(?!.*[._-][._-])[a-z0-9_][a-z0-9_.-]{0,63}")
 #: Fields in brackets, beside version and build.
@@ -94,6 +97,8 @@ def read_fields(spec: str) -> Fields:
     *before, text = text.rsplit(":", 2)
     # CEP 29: what stands between the colons is a namespace, read and ignored
     channel = before[0].strip() if len(before) == 2 else ""
+    if "::" in channel:
+        raise ValueError("it has '::' twice")
     subdir = None
     head, found, tail = channel.rpartition("/")
     if found and tail in (*PLATFORMS, "noarch"):
@@ -160,6 +165,17 @@ def check_name(name: str) -> None:
     if name[0] in "._-" and name[0] != "_":
         raise ValueError(f"'{name}' is not a package name: it starts with '{name[0]}' (CEP 26)")
     raise ValueError(f"'{name}' is not a package name: two of the characters . _ - follow each other (CEP 26)")
+
+
+def check_file(version: str, build: str) -> None:
+    """Raise ValueError where no package file can have that version and build in its name (CEP 26).
+
+    Capital letters pass: channels have such files, while no spec can ask for their versions.
+    """
+    if strange := next((char for char in build if char in "*^$"), None):
+        raise ValueError(f"'{build}' is not a build string: it holds '{strange}' (CEP 26)")
+    _check_version(version.lower())
+    _checked_build(build)
 
 
 def _check_channel(channel: str) -> None:

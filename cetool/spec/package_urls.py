@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from cetool.patterns import pattern
 from cetool.spec.channels import file_url
+from cetool.spec.match_fields import check_file
 from cetool.spec.urls import strip_credentials
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _FIELD = pattern(r"(?P<before>[\[,]\s*url\s*=\s*)(?P<quote>[\"']?)(?P<url>[^\"',
 _DIGEST = pattern(r"(?:md5[:=])?(?P<md5>[0-9a-fA-F]{32})|(?:sha256[:=])?(?P<sha256>[0-9a-fA-F]{64})", re.IGNORECASE)
 _GIVEN = pattern(r"(?:^|[\[,])\s*(md5|sha256)\s*=\s*[\"']?([^\"',\[\]\s]*)")
 _IN_CANONICAL = pattern(r'\burl="([^"]*)"')
-_STEM = pattern(rf"(?P<name>.+)-[^-]+-[^-]+{_SUFFIX}")
+_STEM = pattern(rf"(?P<name>.+)-(?P<version>[^-]+)-(?P<build>[^-]+){_SUFFIX}")
 _HINT_DIGEST = "MD5 has 32 hexadecimal digits (URL#MD5), SHA-256 has 64 (URL#sha256:SHA256)."
 
 
@@ -110,6 +111,10 @@ def _name_in(url: str, name: str | None) -> str:
         raise PackageUrlError(
             f"the file is called {file!r}", "A package file is called NAME-VERSION-BUILD.conda or .tar.bz2."
         )
+    try:
+        check_file(found["version"], found["build"])
+    except ValueError as error:
+        raise PackageUrlError(f"its file is called {file[:80]!r}, and {error}", "Name a conda package file.") from None
     if name and name.lower() != found["name"].lower():
         raise PackageUrlError(f"it names {name}, but its URL leads to {found['name']}", f"Write {found['name']}.")
     return found["name"]
