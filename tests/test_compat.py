@@ -37,6 +37,7 @@ def test_the_seeds_example(settled: Home, conda: Path) -> None:
 
 
 def test_code_and_standard_input(settled: Home, conda: Path) -> None:
+    """conda-execute: command line."""
     done = settled.run(conda, "execute", "-c", *LINES)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("hello from ")
@@ -85,6 +86,7 @@ def test_an_environment_made_anew(home: Home, option: str) -> None:
 
 
 def test_tmpenv(home: Home) -> None:
+    """conda-execute: command line."""
     assert home.run("conda-tmpenv", "list").stdout == ""
     file = home.write("specs.txt", "hello-bin\n")
     name = home.run("conda-tmpenv", "name", "python >=3", "numpy")
@@ -114,6 +116,7 @@ def test_tmpenv(home: Home) -> None:
 
 
 def test_tmpenv_clear_counts_hours(home: Home) -> None:
+    """conda-execute: removal."""
     old, new = (Path(home.run("conda-tmpenv", "create", spec).stdout.strip()) for spec in ("hello-bin", "activated"))
     home.run("conda-tmpenv", "list")
     with sqlite3.connect(home.cache / "usage.sqlite3") as connection:

@@ -35,6 +35,7 @@ _TELL = 'echo "PREFIX=$PREFIX/lib CONDA_PREFIX=$CONDA_PREFIX/lib"\n'
 
 
 def test_prefix_is_the_environment_for_conda_execute_cold_warm_and_without_activation(settled: Home) -> None:
+    """conda-execute: PREFIX."""
     script = settled.write("prefix.sh", "#!/bin/sh\n" + block("env: [hello-bin]") + _TELL)
     learn(settled, script)
     told = run_warm(settled, script).stdout.split()
@@ -86,6 +87,7 @@ def test_the_configured_channels_come_after_those_that_a_script_names(settled: H
 
 
 def test_nodefaults_keeps_the_configured_channels_out(settled: Home, side: Path) -> None:
+    """CEP 24: channels."""
     lines = block("env: [only-here, hello-bin]", f"channels: ['{side}', nodefaults]", "run_with: hello")
     failed = settled.cetool("run", str(settled.write("nodefaults.sh", lines)))
     assert failed.returncode == 125 and "hello-bin" in failed.stderr
@@ -109,6 +111,7 @@ def test_nodefaults_keeps_the_configured_channels_out(settled: Home, side: Path)
     ],
 )
 def test_which_channels_count_in_each_dialect(text: str, channels: tuple[str, ...]) -> None:
+    """conda-execute: channels."""
     needs = read(text).requirements
     assert EnvironmentSpec.of(needs, default_channels=("x", "y")).channels == channels
     given = needs.plus(Requirements(channels=("option",)))
@@ -151,6 +154,7 @@ def test_a_lock_made_for_the_named_channels_alone_still_fits() -> None:
     ],
 )
 def test_other_keys_of_a_conda_execute_block_are_passed_over_with_a_warning(line: str) -> None:
+    """conda-execute: keys."""
     found = read("\n" + block("env: [a]", line)).requirements
     assert [str(each.where) for each in found.warnings] == ["s.py:4"]
     assert found._replace(warnings=()) == read(block("env: [a]")).requirements
@@ -177,6 +181,7 @@ def test_other_keys_of_a_conda_execute_block_are_passed_over_with_a_warning(line
     ],
 )
 def test_a_key_that_was_meant_to_be_another_is_an_error(line: str, meant: str) -> None:
+    """conda-execute: keys."""
     with pytest.raises(MetadataError) as caught:
         read(block("env: [a]", line))
     assert str(caught.value.where) == "s.py:3" and str(caught.value.hint).startswith(f"Did you mean {meant!r}?")
@@ -213,6 +218,7 @@ _TWO = (("python", "numpy"), ("python",))
     ],
 )
 def test_a_block_ends_with_its_yaml_and_is_read_as_conda_execute_read_it(lines: tuple[str, ...], last: int) -> None:
+    """conda-execute: block."""
     found = read(block("env:", *lines))
     assert (found.requirements.packages, found.run_with) == _TWO
     assert found.lines == (1, last) and found.requirements.warnings == ()
@@ -280,6 +286,7 @@ def test_a_mark_in_the_scripts_own_text_is_no_declaration(name: str, text: str, 
     ],
 )
 def test_two_declarations_in_comments_are_an_error(text: str) -> None:
+    """PEP 723: Specification."""
     with pytest.raises(MetadataError, match="there are two blocks"):
         read(text)
 
@@ -301,6 +308,7 @@ def test_a_mark_in_a_text_of_another_cell_is_no_declaration() -> None:
 
 
 def test_an_empty_pep_723_block_asks_for_python(settled: Home) -> None:
+    """PEP 723: Specification."""
     script = settled.write("empty.py", "# /// script\n# ///\nprint('ran')\n")
     assert settled.cetool("run", str(script)).stdout == "ran\n"
 
@@ -335,6 +343,7 @@ def environment(path: Path, text: str, platform: str = "linux-64") -> Requiremen
     ],
 )
 def test_selectors_choose_lines_by_platform(tmp_path: Path, line: str, here: str, elsewhere: str) -> None:
+    """CEP 24: Preprocessing selectors; Dictionary-based selectors."""
     text = f"dependencies:\n- b # [see the docs]\n{line}\n"
     assert environment(tmp_path / "e.yml", text, here).packages == ("b", "a")
     assert environment(tmp_path / "e.yml", text, elsewhere).packages == ("b",)
@@ -362,6 +371,7 @@ def test_selectors_choose_lines_by_platform(tmp_path: Path, line: str, here: str
 def test_what_no_tool_reads_in_an_environment_file_is_refused(
     tmp_path: Path, text: str, line: int | None, says: str
 ) -> None:
+    """CEP 24: Comment-based selectors; Dictionary-based selectors."""
     with pytest.raises(MetadataError) as caught:
         environment(tmp_path / "e.yml", text)
     assert says in caught.value.message
@@ -369,7 +379,7 @@ def test_what_no_tool_reads_in_an_environment_file_is_refused(
 
 
 def test_other_keys_of_an_environment_file_are_passed_over_with_a_warning_each(tmp_path: Path) -> None:
-    """CEP 24, «Other top-level keys»: MUST be ignored, SHOULD be warned of."""
+    """CEP 24, «Other top-level keys»: MUST be ignored, SHOULD be warned of. CEP 24: platforms."""
     lines = ("name: x", "platforms: [linux-64]", "category: dev", "chanels: [b]", "x-mine: {a: [1]}", "prefix: ~/x")
     found = environment(tmp_path / "e.yml", "dependencies: [a]\n" + "\n".join(lines) + "\n")
     assert [each.where.line for each in found.warnings] == [3, 4, 5, 6, 7]
@@ -378,6 +388,7 @@ def test_other_keys_of_an_environment_file_are_passed_over_with_a_warning_each(t
 
 
 def test_an_environment_file_may_be_in_utf_16_and_have_typed_variables(tmp_path: Path) -> None:
+    """CEP 24: variables."""
     text = "dependencies: [a]\nvariables: {N: 1.50, B: true, Y: yes, D: 2020-01-01, E: ''}\n"
     (tmp_path / "e.yml").write_bytes(text.encode("utf-16"))
     expected = (("N", "1.50"), ("B", "true"), ("Y", "yes"), ("D", "2020-01-01"), ("E", ""))
@@ -394,6 +405,7 @@ def test_several_environment_files_have_the_channels_of_all(tmp_path: Path) -> N
 
 
 def test_an_environment_file_without_packages_makes_an_empty_environment(settled: Home) -> None:
+    """CEP 24: name and prefix."""
     file = settled.write("empty.yml", "variables: {A: b}\ndependencies:\nprefix: /x\n")
     made = settled.cetool("create", "--file", file)
     assert made.returncode == 0 and made.stderr.count("empty.yml:3: 'prefix'") == 1
@@ -496,6 +508,7 @@ def test_what_tool_pixi_asks_for_and_cetool_does_not_do_is_refused(lines: list[s
 
 
 def test_channels_of_a_conda_script_block_are_not_replaced_by_those_of_tool_pixi() -> None:
+    """conda-script: channels."""
     text = "# /// conda-script\n# channels = ['a']\n# tool.pixi.workspace.channels = ['{}']\n# /// end-conda-script\n"
     assert read(text.format("a")).requirements.channels == ("a",)
     with pytest.raises(MetadataError, match="different channels") as caught:

@@ -45,6 +45,7 @@ def exact(lock: Lock) -> list[tuple[object, ...]]:
 
 
 def test_a_conda_lock_file_keeps_what_the_model_has() -> None:
+    """CEP 37: dependencies; hash."""
     again = read_conda_lock(CONDA_LOCK, "x")
     assert exact(again) == exact(LOCK) and [each.digest for each in again.platforms] == [
         each.digest for each in LOCK.platforms
@@ -111,7 +112,10 @@ def document_of(path: Path, text: str) -> Document:
 
 
 def test_an_embedded_lock_is_no_part_of_a_pep_723_block(tmp_path: Path) -> None:
-    """By the regular expression of the standard, which takes all it can get of an unbroken run of comments."""
+    """By the regular expression of the standard, which takes all it can get of an unbroken run of comments.
+
+    PEP 723: Specification.
+    """
     standard = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
     block = '# /// script\n# dependencies = ["six"]\n# ///'
     with_lock = require_script(embed(document_of(tmp_path / "a.py", block), LOCK)).text
@@ -147,7 +151,10 @@ def test_programs_run_as_before_with_a_lock_in_them(tmp_path: Path) -> None:
 
 
 def test_what_other_tools_write(tmp_path: Path) -> None:
-    """conda-lock: categories, optional packages, only one of the digests, versions that look like numbers."""
+    """conda-lock: categories, optional packages, only one of the digests, versions that look like numbers.
+
+    CEP 37: category.
+    """
     lines = CONDA_LOCK.replace("optional: false", "optional: false", 1).replace("category: main\n", "", 1)
     lines = lines.replace("version: '3.10'", "version: 3.10").replace("dependencies: {}\n", "dependencies:\n")
     extra = CONDA_LOCK[CONDA_LOCK.index("- name: six") : CONDA_LOCK.index("- name: 'yes'")]
@@ -199,6 +206,7 @@ EXPLICIT = f"""# This file may be used to create an environment using:
 
 
 def test_every_form_of_an_explicit_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CEP 23: Specification; Explicit input files."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MIRROR", "https://mirror.example")
     monkeypatch.chdir(tmp_path)
@@ -272,6 +280,7 @@ def test_the_first_lock_counts_and_the_others_are_told_of(tmp_path: Path) -> Non
 
 
 def test_whether_a_lock_without_a_digest_can_be_meant(tmp_path: Path) -> None:
+    """PEP 508: Environment markers."""
     script = require_script(document_of(tmp_path / "a.py", "# conda execute\n# env: [six]\n"))
     lock_paths(script.path)[1].write_text(PIXI, encoding="utf-8")
     found = find_lock(script)
@@ -318,6 +327,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("url", HOSTILE)
 def test_a_lock_leads_nowhere_else(url: str, tmp_path: Path) -> None:
+    """CEP 23: Explicit input files."""
     quoted = url.replace("'", "''")
     with pytest.raises(MetadataError) as refused:
         read_conda_lock(CONDA_LOCK.replace(f"url: {URL}", f"url: '{quoted}'"), "x.yml")
@@ -350,6 +360,7 @@ def test_a_lock_leads_nowhere_else(url: str, tmp_path: Path) -> None:
         ("manager: conda", "manager: npm", "conda or pip"),
         ("platform: linux-64", "platform: noarch", "not a platform"),
         ("name: six", "name: python", "URL says"),
+        ("manager: conda", "manager: conda\n  build: other_0", "URL says"),
         ("version: 1\n", "version: 2\n", "version 2"),
         ("package:\n", "packages:\n", "no 'package'"),
         ("platform: osx-arm64", "platform: linux-64", "locked twice"),
@@ -359,6 +370,7 @@ def test_a_lock_leads_nowhere_else(url: str, tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_fit_is_told_with_its_line(old: str, new: str, why: str) -> None:
+    """CEP 37: Top-level version; platforms; package; manager; build."""
     text = CONDA_LOCK.replace(old, new, 1) if old != "platform: osx-arm64" else CONDA_LOCK.replace(old, new)
     assert text != CONDA_LOCK
     with pytest.raises(MetadataError, match=why) as refused:
@@ -367,6 +379,7 @@ def test_what_does_not_fit_is_told_with_its_line(old: str, new: str, why: str) -
 
 
 def test_a_lock_that_was_edited_is_not_what_its_request_led_to() -> None:
+    """CEP 37: content_hash."""
     bumped = CONDA_LOCK.replace("ab" * 32, "ac" * 32, 1)
     assert read_conda_lock(bumped, "x").platforms[0].request == ""
 
@@ -494,7 +507,7 @@ def test_a_platform_without_packages(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("hashes", ["hash: {}", "hash:", ""])
 def test_a_conda_lock_entry_without_a_digest_is_read(hashes: str) -> None:
-    """A run warns of it: see test_identity."""
+    """A run warns of it: see test_identity. CEP 37: hash."""
     text = (
         "version: 1\nmetadata:\n  channels: [{url: conda-forge}]\n  platforms: [linux-64]\npackage:\n"
         "- name: six\n  version: '1.16.0'\n  manager: conda\n  platform: linux-64\n  dependencies: {}\n"

@@ -55,6 +55,7 @@ def lock_of(home: Home, name: str = "a.py.conda-lock.yml") -> Lock:
 
 
 def test_it_writes_all_that_the_standard_asks_for(here: Home) -> None:
+    """CEP 37: Specification; channels; platforms; sources; time_metadata."""
     locked(here, "a.py", "--platform", "linux-64", "osx-arm64")
     text = (here.path / "a.py.conda-lock.yml").read_text(encoding="utf-8")
     document = YAML(typ="safe").load(text)

@@ -131,6 +131,9 @@ def test_a_spec_is_read_as_cep_29_has_it(text: str, canonical: str) -> None:
     ],
 )
 def test_what_no_package_can_be_is_refused_with_the_reason(text: str, says: str) -> None:
+    """CEP 26: Package names; Version strings; Build strings; Channel names; Subdir names. CEP 29: Version
+    expression parsing.
+    """
     with pytest.raises(MetadataError) as refused:
         canonical_spec(text)
     assert says in refused.value.message
@@ -202,6 +205,7 @@ def _request(root: Path, place: Path, *specs: str) -> CreateRequest:
     ],
 )
 def test_a_field_chooses_the_package(two_subdirs: Path, tmp_path: Path, specs: tuple[str, ...], found: str) -> None:
+    """CEP 29: String matching."""
     names = {"here": current_subdir(), **{name: (two_subdirs / name).as_uri() for name in ("A", "B")}}
     specs = tuple(re.sub(r"\{(\w+)\}", lambda match: names[match[1]], spec) for spec in specs)
     found = found.format(**names)

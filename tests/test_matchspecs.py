@@ -73,6 +73,7 @@ def test_plain_specs_need_no_py_rattler(home: Home) -> None:
     ],
 )
 def test_a_spec_has_one_form_and_keeps_it(text: str, canonical: str) -> None:
+    """CEP 29: Appendix A."""
     assert canonical_spec(text, base_dir="/base") == canonical
     assert canonical_spec(canonical) == canonical
     assert spec_name(canonical) in ("python", "numpy")
@@ -113,6 +114,7 @@ def test_a_spec_has_one_form_and_keeps_it(text: str, canonical: str) -> None:
     ],
 )
 def test_a_spec_that_is_none_is_refused_with_its_place(text: str) -> None:
+    """CEP 29: Syntax."""
     with pytest.raises(MetadataError) as refused:
         canonical_spec(text, where=Location("s.py", 3))
     assert str(refused.value).startswith("s.py:3: ")
@@ -151,6 +153,7 @@ def test_any_text_is_a_spec_or_a_sentence(text: str) -> None:
     ],
 )
 def test_a_requirement_has_one_form_and_keeps_it(text: str, canonical: str) -> None:
+    """PEP 508: Grammar; Names; Extras."""
     assert canonical_requirement(text, base_dir="/base") == canonical
     assert canonical_requirement(canonical) == canonical
 
@@ -171,6 +174,7 @@ def test_a_requirement_has_one_form_and_keeps_it(text: str, canonical: str) -> N
     ],
 )
 def test_what_is_no_requirement_is_refused(text: str, says: str) -> None:
+    """PEP 508: Grammar."""
     with pytest.raises(MetadataError, match=r"s\.py:3") as refused:
         canonical_requirement(text, where=Location("s.py", 3))
     assert says in refused.value.message
@@ -205,10 +209,12 @@ def test_any_text_is_a_requirement_or_a_sentence(text: str) -> None:
     ],
 )
 def test_requires_python_becomes_a_spec(text: str, spec: str) -> None:
+    """PEP 440: Normalization; Compatible release."""
     assert requires_python_spec(text) == spec
 
 
 def test_requires_python_agrees_with_pep440_on_real_versions() -> None:
+    """PEP 440: Summary of permitted suffixes and relative ordering; Version matching; Version exclusion."""
     from packaging.specifiers import SpecifierSet
     from rattler import Version, VersionSpec
 

@@ -77,6 +77,7 @@ def execute(*lines: str) -> str:
 
 
 def test_the_seeds_example() -> None:
+    """conda-execute: env; names."""
     found = read(SEED)
     assert found.requirements.packages == ("python >=3", "numpy")
     assert found.run_with == ("/usr/bin/env", "python")
@@ -104,6 +105,7 @@ def test_the_seeds_example() -> None:
     ],
 )
 def test_the_same_needs_are_the_same_environment(text: str) -> None:
+    """conda-execute: block."""
     assert EnvironmentSpec.of(read(text).requirements).name == "ea977067a8fbeb21a594"
 
 
@@ -116,6 +118,7 @@ def test_the_same_needs_are_the_same_environment(text: str) -> None:
     ],
 )
 def test_run_with(line: str, words: tuple[str, ...]) -> None:
+    """conda-execute: run_with."""
     assert read(execute("env: [a]", line)).run_with == words
 
 
@@ -197,6 +200,7 @@ def test_tool_uv_indexes() -> None:
     ],
 )
 def test_conda_script_on_two_platforms(platform: str, entrypoint: str, packages: tuple[str, ...]) -> None:
+    """conda-script: block; entrypoint."""
     text = script_from_text(CONDA_SCRIPT, DIRECTORY / "s.c", "s.c")
     block = find_block(text)
     assert block is not None and (block.first, block.last) == (1, 11)
@@ -207,6 +211,7 @@ def test_conda_script_on_two_platforms(platform: str, entrypoint: str, packages:
 
 
 def test_fields_of_a_conda_script_dependency() -> None:
+    """conda-script: dependencies."""
     digest = "d41d8cd98f00b204e9800998ecf8427e"
     wanted = read(
         script(
@@ -225,6 +230,7 @@ def test_fields_of_a_conda_script_dependency() -> None:
 
 
 def test_conda_script_runs_by_its_entrypoint_or_by_run_with_or_by_its_suffix() -> None:
+    """conda-script: entrypoint."""
     assert read(script("entrypoint = 'x ${SCRIPT}'")).entrypoint == "x ${SCRIPT}"
     own = read(script("entrypoint = 'x'", "[tool.cetool]", "run_with = 'y z'"))
     assert (own.entrypoint, own.run_with) == (None, ("y", "z"))
@@ -232,6 +238,7 @@ def test_conda_script_runs_by_its_entrypoint_or_by_run_with_or_by_its_suffix() -
 
 
 def test_virtual_packages() -> None:
+    """conda-script: dependencies."""
     assert virtual_package_holds("__unix", "linux-64") is True
     assert virtual_package_holds(" __unix ", "win-64") is False
     assert virtual_package_holds("__linux", "osx-64") is False
@@ -260,6 +267,7 @@ def test_virtual_packages_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_is_no_block_is_none(text: str) -> None:
+    """PEP 723: Specification."""
     with pytest.raises(MetadataError, match="does not say what it needs") as refused:
         read(text)
     assert "--env-file" in (refused.value.hint or "") and "# conda execute\n# env:\n" in (refused.value.hint or "")
@@ -279,6 +287,7 @@ def test_a_block_that_was_nearly_one_is_pointed_at() -> None:
 
 
 def test_a_pep723_block_ends_where_the_standard_says() -> None:
+    """PEP 723: Specification."""
     block = find_block(script_from_text("# /// script\n# a = '''\n# ///\n# '''\n# ///\n# after\n", "s", "s"))
     assert block is not None and (block.first, block.last, block.content) == (1, 5, ("a = '''", "///", "'''"))
 
@@ -339,6 +348,7 @@ PROBLEMS = [
 
 @pytest.mark.parametrize(("text", "line", "says"), PROBLEMS)
 def test_what_is_wrong_is_named_with_its_line_and_the_way_out(text: str, line: int, says: str) -> None:
+    """conda-script: block; channels. conda-execute: env."""
     with pytest.raises(MetadataError) as refused:
         read(text)
     assert says in refused.value.message
@@ -378,6 +388,7 @@ def test_any_text_is_metadata_or_a_sentence(text: str) -> None:
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["# ///", "# /// script", "# /// x", "#", "# a", "", " # a", "# /// ", "b"])))
 def test_pep723_blocks_are_those_of_the_standards_expression(lines: list[str]) -> None:
+    """PEP 723: Specification."""
     text = "\n".join(lines)
     expression = r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)*)^# ///$"  # the standard has a +
     wanted = [found for found in re.finditer(expression, text) if found["type"] == "script"]

@@ -230,8 +230,11 @@ def test_collection_knows_scripts_names_and_bases(lab: Home, local_channel: Chan
 
 
 def test_over_an_environment_of_cetools_own(lab: Home) -> None:
+    """It is frozen, and stays as it is. CEP 22: Specification."""
     env: dict[str, str | None] = {"CETOOL_OFFLINE": "false"}
     below = Path(ok(lab, "create", "python", "six", env=env).strip())
+    before = snapshot(below)
+    assert "conda-meta/frozen" in before
     script = lab.write(
         "s.py", f"# conda execute\n# base: {below.name}\n# overlay: [ovlib]\nprint(1, flush=True)\ninput()\n"
     )
@@ -242,3 +245,4 @@ def test_over_an_environment_of_cetools_own(lab: Home) -> None:
         report = json.loads(ok(lab, "gc", "--all", "--json"))
         assert {item["prefix"] for item in report["in_use"]} >= {str(below)}, "the base of what runs is in use"
         running.stdin.close()
+    assert snapshot(below) == before

@@ -62,6 +62,7 @@ _AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 
 def test_a_shift_worker_at_three_in_the_morning(shift_worker: Home, local_channel: Channel, tmp_path: Path) -> None:
+    """CEP 22: Specification."""
     old, new, bottleneck = _NUMPY.get(sys.version_info[:2], ("1.26.4", "2.4.6", "1.3.8"))
     root = shift_worker.path.parent
     base = make_base(root / "beamline-2026.2", local_channel, wheels=[f"numpy=={old}", f"bottleneck=={bottleneck}"])

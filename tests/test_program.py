@@ -40,6 +40,7 @@ def test_two_interpreters_among_the_packages_are_an_error(settled: Home) -> None
 
 
 def test_conda_execute_keeps_the_shell_but_for_texts_that_are_clearly_none(settled: Home) -> None:
+    """conda-execute: run_with."""
     shell = settled.write("program/by-sh", script("python, numpy", 'echo "$0 $#"\n'), executable=True)
     for line in ("conda-execute", "cetool"):
         text = script("python, numpy", 'echo "sh $#"\n', f"#!/usr/bin/env {line}\n")

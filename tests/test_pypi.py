@@ -132,6 +132,7 @@ def test_a_package_of_pypi_itself(install: Install, installer: str) -> None:
 
 @both
 def test_what_conda_installed_is_never_replaced(install: Install, wheels: Path, installer: str) -> None:
+    """CEP 24: dependencies."""
     with pytest.raises(EngineError, match=r"'six<1.17' does not fit six 1\.17.*, which conda installed"):
         install("six<1.17", installer=installer)
     with pytest.raises(EngineError, match="six") as caught:
@@ -141,6 +142,7 @@ def test_what_conda_installed_is_never_replaced(install: Install, wheels: Path, 
 
 @both
 def test_what_does_not_exist_is_named_and_secrets_are_not(install: Install, tmp_path: Path, installer: str) -> None:
+    """PEP 723: script type."""
     with pytest.raises(EngineError, match="cetool-no-such-package") as caught:
         install("cetool-no-such-package", installer=installer)
     assert "name" in str(caught.value.hint)

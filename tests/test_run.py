@@ -117,6 +117,8 @@ def named(home: Home, *args: str, env: dict[str, str | None] | None = None) -> s
 
 
 def test_what_names_an_environment(settled: Home, channel: Path) -> None:
+    """conda-execute: names."""
+
     def script(name: str, specification: str) -> str:
         lines = "".join(f"# {line}\n" for line in ("conda execute", *specification.split("\n")))
         return named(settled, str(settled.write(f"named/{name}", lines)))
@@ -261,6 +263,7 @@ def test_a_program_that_is_not_there(settled: Home) -> None:
 
 
 def test_an_entrypoint_of_several_commands(settled: Home) -> None:
+    """conda-script: command language."""
     script = settled.write(
         "several.txt",
         "# /// conda-script\n# channels = ['conda-forge']\n"

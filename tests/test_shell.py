@@ -90,6 +90,7 @@ def bench(tmp_path: Path) -> Bench:
 
 @POSIX
 def test_words_are_what_the_draft_says(bench: Bench) -> None:
+    """conda-script: command language."""
     script, cache = str(bench.script), str(bench.cache)
     cases: dict[str, list[str]] = {
         "show": [],
@@ -122,6 +123,7 @@ def test_words_are_what_the_draft_says(bench: Bench) -> None:
 
 @POSIX
 def test_commands_go_on_only_while_they_succeed(bench: Bench) -> None:
+    """conda-script: command language."""
     done = bench.run("sh -c 'echo one' && sh -c 'echo two; exit 3' && sh -c 'echo three'")
     assert (done.returncode, done.stdout) == (3, "one\ntwo\n")
     assert bench.run("true && sh -c 'exit 9'").returncode == 9
@@ -224,6 +226,7 @@ def test_a_command_substituted_does_not_take_the_scripts_input(bench: Bench) -> 
     ],
 )
 def test_what_the_language_lacks_is_refused_with_its_column(text: str, column: int, word: str) -> None:
+    """conda-script: command language."""
     with pytest.raises(MetadataError) as caught:
         parse_entrypoint(text, WHERE)
     assert caught.value.where == WHERE

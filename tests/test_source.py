@@ -52,6 +52,7 @@ def test_a_script_keeps_the_path_it_was_given(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_coding_line_of_python_is_honoured(tmp_path: Path) -> None:
+    """PEP 723: Specification."""
     latin = "# -*- coding: latin-1 -*-\n# gr\u00fc\u00dfe\n"
     assert read_script(write(tmp_path / "s.py", latin.encode("latin-1"))).text == latin
     second = "#!/usr/bin/env python3\n# vim: set fileencoding=cp1252 :\n# \u20ac\n"
