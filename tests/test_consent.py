@@ -31,10 +31,11 @@ from cetool.cli.app import make_app
 from cetool.cli.decision import LABELS, UNSHOWN, rows_of, wrapped
 from cetool.consent import Consent
 from cetool.spec import environment, overlay
-from cetool.spec.environment import EnvironmentSpec, PypiSettings, Requirements
+from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.metadata import ScriptMetadata, read_metadata
 from cetool.spec.overlay import OverlayKeys
 from cetool.spec.platforms import current_platform
+from cetool.spec.pypi_settings import PypiSettings
 from cetool.spec.source import script_from_text
 
 PROMPT = "[y/N]"
