@@ -96,7 +96,7 @@ def test_channels_that_servers_have_pass() -> None:
     """CEP 26: Channel base URLs; Channel names: capitals pass, and any path of a URL."""
     for channel in ("Esri", "https://host/Some.Path/-x", "https://host/t/tk-1/channel", "file:///srv/.hidden"):
         assert canonical_channel(channel, base_dir="/") == channel
-    for channel in ("c" * 129, ".hidden", "-x", "a/-b", "a//b", "~me/c", "a b"):
+    for channel in ("c" * 129, ".hidden", "-x", "a/-b", "a//b", "~me/c", "a b", "/", "file:///", "s3://"):
         with pytest.raises(MetadataError):
             canonical_channel(channel, base_dir="/")
 
@@ -134,7 +134,12 @@ def test_parts_of_a_match_spec(text: str, canonical: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["pkg[version=1][build=2]", "[build=2]pkg", "*", "* 1.8", "^py.*$", "pkg[build]", "/linux-64::pkg::x"]
+    "text",
+    [
+        *("pkg[version=1][build=2]", "[build=2]pkg", "pkg[build]", "c::d::pkg", "conda-forge/linux-64:pkg"),
+        # deviations
+        *("*", "* 1.8", "^py.*$", "pkg[build_number='1*']", "pkg[timestamp=1]", "pkg[build='\\x61']"),
+    ],
 )
 def test_what_is_not_built_as_a_match_spec_is_refused(text: str) -> None:
     """CEP 29: Syntax."""

@@ -63,9 +63,14 @@ def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Loc
             hint="Write ./ before the name of a directory.",
         )
     if directory:
-        return file_url(channel, base_dir, where=where)
+        url = file_url(channel, base_dir, where=where)
+        if url == "file:///":
+            raise MetadataError(f"{channel!r} is not a channel: it is the root of the file system", where=where)
+        return url
     if _SCHEME.match(channel):
         url = channel.rstrip("/")
+        if url.endswith(":"):
+            raise MetadataError(f"{_short(channel)!r} is not a channel: it names no place", where=where)
         for alias in (DEFAULT_ALIAS, DEFAULT_ALIAS.replace("https:", "http:")):
             if url.startswith(alias + "/") and not url.startswith(alias + "/t/"):
                 return url[len(alias) + 1 :]

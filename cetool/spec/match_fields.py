@@ -99,6 +99,8 @@ def read_fields(spec: str) -> Fields:
     channel = before[0].strip() if len(before) == 2 else ""
     if "::" in channel:
         raise ValueError("it has '::' twice")
+    if len(before) == 1 and "/" in before[0]:  # no namespace has one: the channel would be ignored
+        raise ValueError(f"two colons follow a channel: write {before[0].strip()}::{text.strip()}")
     subdir = None
     head, found, tail = channel.rpartition("/")
     if found and tail in (*PLATFORMS, "noarch"):
