@@ -11,10 +11,11 @@ import typer
 
 from cetool import __version__
 from cetool.__main__ import COMMANDS
+from cetool.cli.completion import OPTIONS, with_shell
 from cetool.cli.output import print_line
 
 #: Options that are cetool's own rather than those of ``run``.
-_OWN_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
+_OWN_OPTIONS = ("--help", "--version", *OPTIONS)
 
 #: Commands that hand words on to what they start.
 _TAKES_WORDS = ("exec", "rerun")
@@ -103,7 +104,7 @@ def with_command(arguments: list[str]) -> list[str]:
 
 def run_app(arguments: list[str]) -> int:
     """Obey a command line; its exit status. Raises CetoolError."""
-    words = with_command(arguments)
+    words = with_shell(with_command(arguments), os.environ)
     # completion begins with no words, and asks for all
     named = words[:1] if words and words[0] in COMMANDS and "_CETOOL_COMPLETE" not in os.environ else COMMANDS
     result = make_app(*named)(words, prog_name="cetool", standalone_mode=False)

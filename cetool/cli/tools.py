@@ -16,6 +16,7 @@ from cetool.cache.scripts import ScriptStore
 from cetool.cache.store import Lease
 from cetool.cli import options
 from cetool.cli.background import collect_in_background
+from cetool.cli.completion import with_shell
 from cetool.cli.environments import requirements_of
 from cetool.cli.execution import RunOptions, activation_of, note, read_declaration, specification
 from cetool.cli.output import print_data, print_json
@@ -131,7 +132,7 @@ def cex(words: Sequence[str]) -> int:
     """``cex`` with these arguments: the exit status, where it does not become the tool. Raises CetoolError."""
     app = typer.Typer(name="cex", pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(context_settings={**CONTEXT, "help_option_names": ["-h", "--help"]}, no_args_is_help=True)(execute)
-    result = app(list(words), prog_name="cex", standalone_mode=False)
+    result = app(with_shell(words, os.environ), prog_name="cex", standalone_mode=False)
     return result if isinstance(result, int) else 0
 
 
