@@ -151,8 +151,7 @@ def test_a_tool_is_in_use_while_it_runs(home: Home) -> None:
 
 def test_no_password_is_written_down(home: Home, server: ChannelServer) -> None:
     server.token = "sEcReT"
-    channel = f"{server.url}/conda-forge"
-    assert "/t/sEcReT/" in channel
+    channel = f"{server.secret_url}/conda-forge"
     for words in (("--channel", channel, *HELLO), ("--spec", f"{channel}::hello-bin", "hello")):
         for _ in range(2):
             settle(home.condarc)
