@@ -131,8 +131,9 @@ def test_a_spec_is_read_as_cep_29_has_it(text: str, canonical: str) -> None:
     ],
 )
 def test_what_no_package_can_be_is_refused_with_the_reason(text: str, says: str) -> None:
-    """CEP 26: Package names; Version strings; Build strings; Channel names; Subdir names. CEP 29: Version
-    expression parsing.
+    """CEP 26: Package names; Version strings; Build strings; Channel names; Subdir names.
+
+    CEP 29: Version matching; Version expression parsing.
     """
     with pytest.raises(MetadataError) as refused:
         canonical_spec(text)

@@ -119,6 +119,7 @@ def test_words_are_what_the_draft_says(bench: Bench) -> None:
         "",
     ]
     assert bench.words("show ${SCRIPT}", SCRIPT="not this") == [script]
+    assert bench.run("pwd").stdout == f"{bench.folder}\n"
 
 
 @POSIX

@@ -20,6 +20,7 @@ from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.environment_file import read_environment_file
 from cetool.spec.matchspecs import canonical_requirement, requires_python_spec
 from cetool.spec.metadata import read_metadata
+from cetool.spec.platforms import current_platform
 from cetool.spec.source import script_from_text
 
 TESTS = Path(__file__).parent
@@ -192,6 +193,18 @@ def test_selectors_leave_yaml_behind(tmp_path: Path) -> None:
     for wrong in ("win and py38", "linux ||| win", "np and linux"):
         with pytest.raises(MetadataError, match=r"environment\.yml:2: .*selector"):
             _environment(tmp_path, f"dependencies:\n- a # [{wrong}]\n")
+
+
+def test_the_platform_is_the_one_that_is_asked_for_else_this_one(tmp_path: Path) -> None:
+    """CEP 24: platforms."""
+    (tmp_path / "e.yml").write_text("dependencies:\n- a # [win]\n- b # [linux]\n- c # [osx]\n")
+    found = {system: read_environment_file(tmp_path / "e.yml", f"{system}-64").packages for system in ("win", "linux")}
+    assert found == {"win": ("a",), "linux": ("b",)}
+    assert (
+        read_environment_file(tmp_path / "e.yml").packages
+        == read_environment_file(tmp_path / "e.yml", current_platform()).packages
+        != ()
+    )
 
 
 @pytest.mark.parametrize("name", ["my table", "a/b", "a:b#c", "base", "root", " / "])
