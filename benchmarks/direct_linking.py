@@ -18,9 +18,10 @@ def records(packages: Path) -> list[RepoDataRecord]:
     """The records of all packages that lie unpacked in a cache."""
     found = []
     for directory in sorted(path for path in packages.iterdir() if (path / "info" / "index.json").is_file()):
-        kept = json.loads((directory / "info" / "repodata_record.json").read_bytes())
+        kept = json.loads(directory.with_name(directory.name + ".cetool").read_bytes())
         record = PackageRecord.from_index_json(directory / "info" / "index.json", sha256=kept["sha256"])
-        found.append(RepoDataRecord(record, kept["fn"], kept["url"], kept["channel"]))
+        channel, _, file_name = kept["url"].rsplit("/", 2)
+        found.append(RepoDataRecord(record, file_name, kept["url"], channel))
     return found
 
 

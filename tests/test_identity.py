@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -159,6 +160,13 @@ def test_every_place_of_a_url_is_verified_by_every_engine(home: Home, a: Lookali
         done = home.cetool(words[0], "--engine", engine, *words[1:])
         assert done.returncode == 125, (words, done.stderr)
         assert a.digest() in done.stderr and WRONG_SHA256 in done.stderr, (words, done.stderr)
+
+
+def test_a_pipe_in_the_place_of_a_package_holds_nothing_up(settled: Home) -> None:
+    path = settled.path / "pipe-1.0-0.conda"
+    os.mkfifo(path)
+    done = settled.cetool("create", path, timeout=60)
+    assert done.returncode == 125 and "not a regular file" in done.stderr
 
 
 def test_a_package_file_is_named_by_a_relative_path(home: Home, a: Lookalike) -> None:

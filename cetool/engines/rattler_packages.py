@@ -13,12 +13,13 @@ no archive can bring, and the revision in ``STEM.lock``, which rattler raises be
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import errno
 import json
 import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from typing import IO, TYPE_CHECKING
 from cetool.engines.archives import check_names, check_unpacked
 from cetool.engines.base import Progress
 from cetool.engines.explicit import ExplicitPackage, mismatch
-from cetool.engines.intact import damaged_files
+from cetool.engines.intact import damaged_files, digest_of
 from cetool.errors import EngineError
 from cetool.spec.urls import redact, scrub
 from cetool.values import Value
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 #: Downloads at a time.
 _AT_ONCE = 16
-_BLOCK = 1 << 20
 #: How often a download that broke off is started again.
 _TRIES = 3
 _BROKEN_OFF = re.compile(
@@ -155,58 +155,69 @@ class CheckedPackages:
 
     async def _get(self, package: ExplicitPackage, directory: Path, turns: asyncio.Semaphore) -> None:
         async with turns:
-            path = directory / package.file_name
-            archive = await self._fetch(package, path)
-            await asyncio.to_thread(self._keep, package, archive, path, directory / package.stem)
-            path.unlink(missing_ok=True)
+            path = package.local or directory / package.file_name
+            if package.local is None:
+                await self._fetch(package, path)
+            staging = directory / package.stem
+            archive = await self._unpack(package, path, staging)
+            await asyncio.to_thread(self._keep, package, archive, staging)
+            if package.local is None:
+                path.unlink(missing_ok=True)
 
-    async def _fetch(self, package: ExplicitPackage, path: Path) -> Archive:
-        """Download the archive, or copy it; raise EngineError where it is not the one that was asked for."""
+    async def _fetch(self, package: ExplicitPackage, path: Path) -> None:
+        """Download the archive."""
+        from rattler.package_streaming import download_to_writer
+
         tries = _TRIES
         while True:
             tries -= 1
             with path.open("wb") as file:
-                writer = _Writer(file, self._arrived)
                 try:
-                    await self._write(package, writer)
-                    break
+                    await download_to_writer(self._client, package.url, _Writer(file, self._arrived))
+                    return
                 except Exception as error:
                     if isinstance(error, OSError) and error.errno is not None:  # of this machine's, not of a server
                         raise _unobtainable(package, error) from None
                     if not tries or not _BROKEN_OFF.search(str(error)):
                         # in the words that rattler has for a package that it could not fetch itself
                         raise RuntimeError(f"failed to fetch {package.file_name}\n{error}") from error
-        archive = Archive(writer.sha256, writer.md5, writer.size, package.url)
+
+    async def _unpack(self, package: ExplicitPackage, path: Path, staging: Path) -> Archive:
+        """Unpack the archive and hash it in one go; raise EngineError where it is not the one that was asked for."""
+        # rattler's extract() holds Python's lock all the while, and this does not
+        from rattler.package_streaming import download_and_extract
+
+        try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+            size = status.st_size
+            sha256, md5 = await download_and_extract(self._client, path.absolute().as_uri(), staging)
+            archive, fault = Archive(sha256.hex(), md5.hex(), size, package.url), None
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise _unobtainable(package, error) from None
+            archive, fault = await asyncio.to_thread(_hashed, path, package), error
         for algorithm in ("sha256", "md5"):
             wanted, found = getattr(package, algorithm), getattr(archive, algorithm)
             if wanted and found != wanted:
                 raise mismatch(package, algorithm, found)
-        return archive
-
-    async def _write(self, package: ExplicitPackage, writer: _Writer) -> None:
-        from rattler.package_streaming import download_to_writer
-
+        if fault is not None:
+            raise EngineError(
+                f"the package {package.file_name} of {redact(package.channel)} cannot be unpacked: {fault}",
+                hint="The file is damaged, or not a conda package: report it to the channel's owner.",
+            )
         if package.local is not None:
-            await asyncio.to_thread(_copy, package.local, writer)
-        else:
-            await download_to_writer(self._client, package.url, writer)
+            self._arrived(size)
+        return archive
 
     def _arrived(self, count: int) -> None:
         self._alive()
         self._done += count
         self._progress.download(self._done, self._total)
 
-    def _keep(self, package: ExplicitPackage, archive: Archive, path: Path, staging: Path) -> None:
-        """Unpack the archive, look it over, and put it where rattler will look for it."""
-        from rattler.package_streaming import extract
-
-        try:
-            extract(path, staging)
-        except Exception as error:
-            raise EngineError(
-                f"the package {package.file_name} of {redact(package.channel)} cannot be unpacked: {error}",
-                hint="The file is damaged, or not a conda package: report it to the channel's owner.",
-            ) from None
+    def _keep(self, package: ExplicitPackage, archive: Archive, staging: Path) -> None:
+        """Look over what was unpacked, and put it where rattler will look for it."""
         check_unpacked(staging, package)
         self._alive()
         with _locked(self.cache):
@@ -327,39 +338,25 @@ def _has_link_script(directory: Path) -> bool:
 
 
 class _Writer:
-    """A file that is written to, and its digests."""
+    """A file that is written to, and a call for what was written."""
 
     def __init__(self, file: IO[bytes], arrived: Callable[[int], None]) -> None:
         self._file = file
         self._arrived = arrived
-        self._sha256 = hashlib.sha256()
-        self._md5 = hashlib.md5(usedforsecurity=False)
-        self.size = 0
 
     def write(self, chunk: bytes) -> int:
         """Write a chunk."""
         self._file.write(chunk)
-        self._sha256.update(chunk)
-        self._md5.update(chunk)
-        self.size += len(chunk)
         self._arrived(len(chunk))
         return len(chunk)
 
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of all that was written."""
-        return self._sha256.hexdigest()
 
-    @property
-    def md5(self) -> str:
-        """MD5 of it."""
-        return self._md5.hexdigest()
-
-
-def _copy(source: Path, writer: _Writer) -> None:
-    with source.open("rb") as file:
-        while block := file.read(_BLOCK):
-            writer.write(block)
+def _hashed(path: Path, package: ExplicitPackage) -> Archive:
+    """What a file hashes to that could not be unpacked. Raises EngineError where it cannot be read."""
+    try:
+        return Archive(digest_of(path, "sha256"), digest_of(path, "md5"), path.stat().st_size, package.url)
+    except OSError as error:
+        raise _unobtainable(package, error) from None
 
 
 def _unobtainable(package: ExplicitPackage, error: OSError) -> EngineError:
