@@ -75,6 +75,15 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz every reader, guided by atheris where that can be installed; arguments: SECONDS [TARGET ...]."""
+    install_wheel(session, *group("test"))
+    session.run("pip", "install", "--quiet", "atheris", success_codes=[0, 1])
+    with session.chdir("tests"):
+        session.run("python", "-m", "fuzz", *session.posargs)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Build a local channel and run an example from it with the embedded engine."""
     install_wheel(session)

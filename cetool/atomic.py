@@ -1,5 +1,5 @@
-"""Writes a file in one step, so that every reader finds the old one or the new one, whole; brings what was written to
-the disk; and reads regular files only.
+"""Writes a file in one step, so that every reader finds the old one or the new one, whole; and brings what was written
+to the disk.
 
 Whoever reads a file, changes what was read and writes it back uses :func:`update_file` or :func:`replace_file`: among
 cetools a file lock makes them take turns, and what an editor saved meanwhile is never overwritten.
@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cetool import advisory
+from cetool.limits import NOTEBOOK, read_regular
 
 #: Seconds to wait for another process that is changing the same file.
 _PATIENCE = 30.0
@@ -32,15 +32,6 @@ class ChangedError(OSError):
 
     def __init__(self, path: Path) -> None:
         super().__init__(errno.ESTALE, "another process has changed it meanwhile", str(path))
-
-
-def read_regular(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a regular file. Raises OSError, also for a pipe, a socket or a device: they might block."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    with open(os.open(path, flags), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
-        return file.read()
 
 
 def put_file(path: Path, data: bytes, *, mode: int | None = None, sync: bool = True) -> None:
@@ -101,7 +92,7 @@ def update_file(path: Path, change: Callable[[bytes | None], bytes | None], *, m
 def read_if_there(path: Path) -> bytes | None:
     """The bytes of a regular file, None where there is none. Raises OSError."""
     try:
-        return read_regular(path)
+        return read_regular(path, NOTEBOOK)
     except FileNotFoundError:
         return None
 

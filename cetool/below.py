@@ -13,14 +13,14 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Bytes of the largest file that is read here: a package record lists every file of its package.
-_LARGEST = 256 << 20
+from cetool.limits import PACKAGE
+
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _NOFOLLOW
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd and os.rename in os.supports_dir_fd
 
 
-def read_below(prefix: Path, name: str, *, limit: int = _LARGEST) -> bytes:
+def read_below(prefix: Path, name: str, *, limit: int = PACKAGE) -> bytes:
     """The bytes of a regular file below the prefix. Raises OSError, for a link, a pipe or a larger file too."""
     with _folder(prefix, name) as (folder, last):
         try:

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cetool.errors import ConfigError, Location
+from cetool.limits import SETTINGS, LimitError, check_yaml
 from cetool.ownership import OwnershipError, is_trusting, read_own_file
 from cetool.patterns import pattern
 from cetool.plain_yaml import Setting, settings_of
@@ -33,7 +34,7 @@ SECTION = "conda-execute"
 
 _FILE_NAMES = {".condarc", "condarc", ".mambarc", "mambarc"}
 _YAML_SUFFIXES = {".yml", ".yaml"}
-_LARGEST = 16 << 20
+_MOST_NODES = 20_000
 _BOM = b"\xef\xbb\xbf"
 _SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _VARIABLE = pattern(r"\$(?:\{(?P<braced>[^}]*)\}|(?P<named>\w+))")
@@ -244,9 +245,9 @@ def _read(path: Path, environ: Mapping[str, str], installed: Iterable[str]) -> _
     trust = is_trusting(environ)
     try:
         owners = {os.stat(root).st_uid for root in installed if path.is_relative_to(root) and os.path.isdir(root)}
-        layer = _parse(str(path), read_own_file(path, limit=_LARGEST, trust=trust, owners=owners))
+        layer = _parse(str(path), read_own_file(path, limit=SETTINGS, trust=trust, owners=owners))
         if owners and SECTION in layer:
-            read_own_file(path, limit=_LARGEST, trust=trust)
+            read_own_file(path, limit=SETTINGS, trust=trust)
         return layer
     except OwnershipError as error:
         raise ConfigError(error.message, where=Location(str(path)), hint=error.hint) from None
@@ -261,16 +262,20 @@ def _parse(place: str, content: bytes) -> _Layer:
     if settings is not None:
         return {key: _plain_entry(setting, place) for key, setting in settings.items()}
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.error import MarkedYAMLError
 
     hint = "Mend the file; `conda config --validate` checks it."
     try:
-        data = YAML(typ="rt").load(content.decode("utf-8-sig"))
+        text = content.decode("utf-8-sig")
+        check_yaml(text, nodes=_MOST_NODES)
+        data = YAML(typ="rt").load(text)
+    except LimitError as error:
+        raise ConfigError(f"cannot be read: {error}", where=Location(place, error.line), hint=hint) from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = None if mark is None else mark.line + 1
         raise ConfigError(f"not valid YAML: {error.problem}", where=Location(place, line), hint=hint) from None
-    except (YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except Exception as error:  # besides its own exceptions, the parser meets malformed input with others
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"not valid YAML: {reason}", where=Location(place), hint=hint) from None
     if data is None:

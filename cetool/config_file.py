@@ -14,11 +14,13 @@ from typing import Any
 
 from cetool.atomic import update_file
 from cetool.errors import ConfigError, Location
+from cetool.limits import SETTINGS, LimitError, check_yaml, in_words
 from cetool.ownership import OwnershipError, make_private_dirs, read_own_file
 from cetool.plain_yaml import settings_of
 
 #: No settings are that long; something else was named by mistake.
-_LARGEST = 1 << 20
+_LARGEST = SETTINGS
+_MOST_NODES = 20_000
 _BOM = b"\xef\xbb\xbf"
 _MEND = "Mend the file, or remove it: every setting has a default (`cetool config list`)."
 
@@ -69,7 +71,9 @@ def _read(path: Path, *, trust: bool = False) -> bytes | None:
                 return None
             raise ConfigError("the configuration file is not a regular file", where=place) from None
         if error.errno == errno.EFBIG:
-            raise ConfigError("the configuration file is larger than 1 MiB", where=place, hint=_MEND) from None
+            raise ConfigError(
+                f"the configuration file is larger than {in_words(_LARGEST)}", where=place, hint=_MEND
+            ) from None
         raise ConfigError(f"the configuration file cannot be read: {error.strerror}", where=place) from None
 
 
@@ -98,16 +102,22 @@ def _load(text: str, path: Path) -> Any:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
+        check_yaml(text, nodes=_MOST_NODES)
         return YAML(typ="rt").load(text)
+    except LimitError as error:
+        raise ConfigError(f"cannot be read: {error}", where=Location(str(path), error.line), hint=_MEND) from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = None if mark is None else mark.line + 1
         # the later lines advise programmers on the use of ruamel.yaml; a repeated key's value may hold a secret
         problem = str(error.problem).strip().splitlines()[0].split(" with value ")[0]
         raise ConfigError(f"not valid YAML: {problem}", where=Location(str(path), line), hint=_MEND) from None
-    except (YAMLError, RecursionError, ValueError) as error:
+    except YAMLError as error:  # the parser's reader: it tells the character's place
         line = text.count("\n", 0, getattr(error, "position", 0) or 0) + 1
-        reason = "nested too deeply" if isinstance(error, RecursionError) else "a character that YAML does not allow"
+        reason = "a character that YAML does not allow"
+        raise ConfigError(f"not valid YAML: {reason}", where=Location(str(path), line), hint=_MEND) from None
+    except Exception as error:  # besides its own exceptions, the parser meets malformed input with others
+        line, reason = None, str(error).partition("\n")[0][:200] or type(error).__name__
         raise ConfigError(f"not valid YAML: {reason}", where=Location(str(path), line), hint=_MEND) from None
 
 

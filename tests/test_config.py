@@ -141,7 +141,7 @@ def test_without_files_no_yaml_reader_is_imported(environ: dict[str, str]) -> No
         ("- engine\n", ":1", "settings are lines of the form `key: value`", ""),
         ("engine: conda\n---\nengine: conda\n", ":2", "not valid YAML", ""),
         ("engine: \x01\n", ":1", "a character that YAML does not allow", ""),
-        ("[" * 5000, ":1", "nested too deeply", ""),
+        ("[" * 5000, ":1", "nested deeper", ""),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named_with_its_line(

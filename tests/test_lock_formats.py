@@ -354,7 +354,7 @@ def test_a_lock_leads_nowhere_else(url: str, tmp_path: Path) -> None:
         (WHEEL.url, "https://x.org/tabulate-0.9.0.exe", "neither a wheel"),
         (f"@{COMMIT}", "@main", "by a commit"),
         ("name: tabulate", "name: '-e .'", "not the name"),
-        ("version: '0.9.0'", "version: '0.9.0 --x'", "no version"),
+        ("version: '0.9.0'", "version: '0.9.0 --x'", "not a version"),
         ("sha256: '" + "56" * 32 + "'", "sha256: '12'", "no sha256 digest"),
         ("sha256: '" + "56" * 32 + "'", "md5: '" + "56" * 16 + "'", "without a SHA-256"),
         ("manager: conda", "manager: npm", "conda or pip"),

@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cetool.atomic import put_file, read_regular
+from cetool.atomic import put_file
 from cetool.cache.copies import Copy, CopyStore
 from cetool.digests import sha256_of
 from cetool.errors import StoreError
+from cetool.limits import NOTE, read_json
 from cetool.ownership import ensure_private_dir
 from cetool.values import Value
 
@@ -80,7 +81,7 @@ class BaselineStore:
     def news(self, key: str) -> News | None:
         """The news for a use."""
         try:
-            data = json.loads(read_regular(self.news_path(key)))
+            data = read_json(self.news_path(key), NOTE, exact=True)
             told = data["told"]
             return News(str(data["content"]), str(data["text"]), None if told is None else float(told))
         except (OSError, ValueError, KeyError, TypeError):

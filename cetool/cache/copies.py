@@ -18,6 +18,7 @@ from pathlib import Path
 from cetool.atomic import put_file
 from cetool.digests import sha256_of
 from cetool.errors import StoreError
+from cetool.limits import parse_json
 from cetool.ownership import ensure_private_dir
 from cetool.values import Value
 
@@ -65,7 +66,7 @@ class CopyStore:
             with open(os.open(self.directory / key, flags | getattr(os, "O_BINARY", 0)), "rb") as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     return None
-                head = json.loads(file.readline(_LARGEST_HEAD))
+                head = parse_json(file.readline(_LARGEST_HEAD), exact=True)
                 data = file.read(_LARGEST)
             if head["schema"] != SCHEMA or head["sha256"] != sha256_of(data):
                 return None

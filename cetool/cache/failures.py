@@ -12,8 +12,8 @@ import os
 import time
 from pathlib import Path
 
-from cetool.atomic import read_regular
 from cetool.errors import CetoolError, EngineError, Interrupted
+from cetool.limits import NOTE, read_json
 
 _SUFFIX = ".failed"
 
@@ -39,8 +39,9 @@ def keep_failure(logs: Path, name: str, error: BaseException) -> None:
 def raise_failure_since(logs: Path, name: str, since: float) -> None:
     """Raise, as EngineError, what went wrong with the last creation if that was after ``since`` (a time of time())."""
     try:
-        told = json.loads(read_regular(logs / f"{name}{_SUFFIX}"))
-        when, message, hint, log = told["time"], str(told["message"]), told["hint"], told["log"]
+        told = read_json(logs / f"{name}{_SUFFIX}", NOTE, exact=True)
+        when, message = float(told["time"]), str(told["message"])
+        hint, log = (None if told[key] is None else str(told[key]) for key in ("hint", "log"))
         if not since <= when <= time.time():
             return
     except (OSError, ValueError, KeyError, TypeError):

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 import threading
 from pathlib import Path
 from typing import Any
 
 from cetool.atomic import sync_file_system
 from cetool.below import remove_below, write_below
+from cetool.limits import NOTE, parse_json, read_regular
 from cetool.spec.environment import EnvironmentSpec
 from cetool.values import Value
 
@@ -25,11 +25,8 @@ MARKER_SCHEMA = 1
 MARKER = "conda-meta/cetool"
 #: CEP 22: environments with this file are not to be changed by conda clients.
 FROZEN = "conda-meta/frozen"
-#: Bytes of a marker, and levels of its spec: many times what the largest one has.
-_LARGEST, _DEEPEST = 16 << 20, 6
-#: A pipe in its place would hold whoever opens it.
-_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
-_FLAGS |= getattr(os, "O_BINARY", 0)
+#: Levels of a spec: many times what the largest one has.
+_DEEPEST = 6
 #: What comes of reading a marker that is none.
 _BROKEN = (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
 _FROZEN_MESSAGE = (
@@ -143,11 +140,7 @@ def _is_same(marked: str, prefix: Path) -> bool:
 
 def _read(prefix: Path) -> Any:
     """The document in the marker's file. Raises one of _BROKEN."""
-    with open(os.open(f"{prefix}/{MARKER}", _FLAGS), "rb") as file:
-        info = os.fstat(file.fileno())
-        if not stat.S_ISREG(info.st_mode) or info.st_size > _LARGEST:
-            raise ValueError("not a file, or too large")
-        return json.loads(file.read(_LARGEST))
+    return parse_json(read_regular(f"{prefix}/{MARKER}", NOTE, follow=False), exact=True)
 
 
 class Settling:

@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cetool.atomic import ChangedError, read_if_there, read_regular, replace_file
+from cetool.atomic import ChangedError, read_if_there, replace_file
 from cetool.cache.gc import Collected, Policy, Report
 from cetool.cache.processes import is_in_environment_of_any, prefixes_in_use
 from cetool.cache.sizes import Freed
 from cetool.cache.store import Directory, Store
 from cetool.errors import StoreError, UsageError
+from cetool.limits import NOTE, read_json
 from cetool.overlays.recipes import Recipe
 from cetool.ownership import ensure_private_dir, make_private_dirs
 from cetool.paths import Paths
@@ -147,7 +148,7 @@ class Overlays:
 
     def _read(self, name: str) -> Recipe | None:
         try:
-            return Recipe.from_dict(json.loads(read_regular(self.root / _NAMED / f"{name}.json")))
+            return Recipe.from_dict(read_json(self.root / _NAMED / f"{name}.json", NOTE, exact=True))
         except (OSError, KeyError, TypeError, ValueError, RecursionError):
             return None
 

@@ -97,6 +97,8 @@ def all_files(spool: Path) -> list[Path]:
 
 def read_uses(path: Path) -> Iterator[Use]:
     """The uses in a file that was set aside, damaged lines left out; none where it is not a regular file."""
+    if not path.is_file():  # a socket cannot be opened, a link can lead in a circle
+        return
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             return

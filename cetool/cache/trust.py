@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cetool.atomic import put_file, sync_directory
 from cetool.errors import StoreError
+from cetool.limits import parse_json
 from cetool.ownership import ensure_private_dir
 
 SCHEMA = "cetool.trusted/2"
@@ -112,7 +113,7 @@ class TrustStore:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST or not _own(status):
                     return None
-                data = json.loads(file.read(_LARGEST))
+                data = parse_json(file.read(_LARGEST), exact=True)
             found = Trusted(
                 str(data["sha256"]),
                 str(data["url"]),

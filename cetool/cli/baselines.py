@@ -321,12 +321,11 @@ def after_removal(prefix: Path, needs: Requirements) -> list[str]:
     """What there is to say of a finished environment whose baseline had packages taken out: which of them packages that
     stayed need, and which are back because something that was put in needs them.
     """
-    import json
-
+    from cetool.lock.installed import package_records
     from cetool.spec.baselines import taken_out
     from cetool.spec.matchspecs import spec_name
 
-    records = [json.loads(path.read_bytes()) for path in (prefix / "conda-meta").glob("*.json")]
+    records = package_records(prefix)
     versions = {str(record.get("name")): str(record.get("version")) for record in records}
     asked = set(map(spec_name, needs.packages))
     needed: dict[str, set[str]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ from cetool.cli.output import print_json, print_line
 from cetool.cli.session import Session
 from cetool.cli.sources import open_source
 from cetool.errors import Location, MetadataError, UsageError
+from cetool.limits import SCRIPT, read_regular
 from cetool.spec.linting import RULES, Finding, finding_of, lint_script
 from cetool.spec.metadata import ScriptMetadata
 from cetool.spec.nodes import nearest
@@ -115,7 +115,10 @@ def _solve(metadata: ScriptMetadata, session: Session) -> list[Finding]:
 
 def _has_mark(path: str) -> bool:
     """Whether something in a file that is no text looks like the opening of a block."""
-    data = Path(path).read_bytes() if Path(path).is_file() else b""
+    try:
+        data = read_regular(path, SCRIPT)
+    except (OSError, ValueError):
+        return False
     return any(mark in data for mark in (b"# conda execute", b"/// script", b"/// conda-script"))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from cetool.cli.locked import warn_of_missing_digests
 from cetool.cli.session import Session
 from cetool.errors import LockError, UsageError
+from cetool.limits import LOCK, read_regular
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.source import printable
 
@@ -18,9 +19,8 @@ _MARK = re.compile(rb"^[ \t]*@EXPLICIT[ \t]*\r?$", re.MULTILINE)
 def is_explicit(path: Path) -> bool:
     """Whether a file has a line that says ``@EXPLICIT`` and nothing else; one that cannot be read has none."""
     try:
-        with path.open("rb") as file:
-            return path.is_file() and _MARK.search(file.read(1 << 24)) is not None
-    except OSError:
+        return _MARK.search(read_regular(path, LOCK)) is not None
+    except (OSError, ValueError):
         return False
 
 

@@ -5,7 +5,6 @@ What gets past here could make rattler abort, or write outside of the prefix.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from cetool.engines.explicit import ExplicitPackage
 from cetool.errors import EngineError
+from cetool.limits import PACKAGE, read_json, read_regular
 from cetool.spec.nodes import shorten
 from cetool.spec.urls import redact
 
@@ -54,9 +54,11 @@ def check_unpacked(directory: Path, package: ExplicitPackage) -> None:
         _check_paths((entry.get("_path") for entry in entries), package)
     else:
         try:
-            names = (directory / "info" / "files").read_text("utf-8", "surrogateescape").splitlines()
-        except OSError:
+            names = read_regular(directory / "info" / "files", PACKAGE).decode("utf-8", "surrogateescape").splitlines()
+        except FileNotFoundError:
             return  # packages without files
+        except OSError:
+            raise _bad(package, "its info/files cannot be read") from None
         _check_paths((name for name in names if name), package)
     link = _json(directory, "info/link.json", package)
     noarch = link.get("noarch") if link is not None else None
@@ -81,10 +83,10 @@ def _json(directory: Path, name: str, package: ExplicitPackage) -> dict[str, Any
     try:
         if path.is_symlink():
             raise _bad(package, f"its {name} is a symbolic link")
-        found = json.loads(path.read_bytes())
+        found = read_json(path, PACKAGE)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         raise _bad(package, f"its {name} cannot be read") from None
     if not isinstance(found, dict):
         raise _bad(package, f"its {name} is malformed")

@@ -18,6 +18,7 @@ from cetool.engines.package_cache import DamagedPackages, ReplacedPackages, dist
 from cetool.engines.registration import forget_registration
 from cetool.engines.verify import check_complete
 from cetool.errors import EngineError
+from cetool.limits import parse_json
 from cetool.spec.environment import NO_SOLVING, EnvironmentSpec
 from cetool.spec.match_fields import is_read_alike
 from cetool.spec.matchspecs import spec_name
@@ -277,10 +278,10 @@ def _keep_variables(prefix: Path, variables: dict[str, str]) -> None:
     kept: dict[str, Any] = {"version": 1}
     try:
         with contextlib.suppress(FileNotFoundError):
-            kept = json.loads(read_below(prefix, _STATE))
+            kept = parse_json(read_below(prefix, _STATE))
         kept["env_vars"] = {**kept.get("env_vars", {}), **variables}
         write_below(prefix, _STATE, json.dumps(kept).encode())
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise EngineError(
             f"the environment's variables cannot be written to {prefix}/{_STATE}: {reason}",

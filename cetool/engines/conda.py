@@ -23,6 +23,7 @@ from cetool.engines.subprocesses import Invocation, run_engine
 from cetool.engines.turns import turn
 from cetool.errors import CetoolError
 from cetool.interpreter import clean_environ
+from cetool.limits import PACKAGE, read_regular
 from cetool.patterns import pattern
 from cetool.spec.urls import strip_credentials
 
@@ -147,7 +148,7 @@ class CondaEngine(Program):
 def _version_in(prefix: Path) -> str | None:
     """The version of the conda that made an environment, as the environment's history has it."""
     try:
-        text = (prefix / "conda-meta" / "history").read_text(encoding="utf-8", errors="replace")
+        text = read_regular(prefix / "conda-meta" / "history", PACKAGE).decode("utf-8", "replace")
     except OSError:
         return None
     found = _HISTORY.findall(text)

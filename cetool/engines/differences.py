@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import csv
-import json
+import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from typing import Any
 
 from cetool.engines.intact import CHANGED as CHANGED
 from cetool.engines.intact import MISSING, changed_files, digest_of, in_parallel, package_paths, sha256_of
+from cetool.limits import PACKAGE, read_json, read_regular, read_text
 from cetool.lock.installed import Distribution, distributions, read_origins
 
 REMOVED, ADDED = "removed", "added"
@@ -102,11 +103,11 @@ def _records(prefix: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
     records, broken = {}, []
     for path in sorted((prefix / "conda-meta").glob("*.json")):
         try:
-            record = json.loads(path.read_bytes())
+            record = read_json(path, PACKAGE)
             if not isinstance(record, dict) or "name" not in record:
                 raise ValueError("it is none")
             records[path.stem] = record
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             broken.append(f"conda-meta/{path.name}")
     return records, broken
 
@@ -163,7 +164,7 @@ def _linked(prefix: Path) -> set[str]:
     Its lines are conda's: ``+channel/subdir::name-version-build``.
     """
     try:
-        text = (prefix / "conda-meta" / "history").read_text(encoding="utf-8", errors="replace")
+        text = read_regular(prefix / "conda-meta" / "history", PACKAGE).decode("utf-8", "replace")
     except OSError:
         return set()
     first = text.split("\n==> ")[0]
@@ -177,7 +178,7 @@ def _damaged_source(path: str, record: Mapping[str, Any]) -> str | None:
     if not isinstance(source, str):
         return None
     try:
-        listing = json.loads(Path(source, "info", "paths.json").read_bytes())["paths"]
+        listing = read_json(Path(source, "info", "paths.json"), PACKAGE)["paths"]
         names = _names(record)
         for number, entry in enumerate(listing):
             mapped = names[number] if len(names) >= len(listing) else entry["_path"]
@@ -197,8 +198,8 @@ def _listed(prefix: Path, distribution: Distribution) -> Iterator[tuple[str, str
     none. Files outside the prefix are passed over."""
     place = distribution.directory.parent
     try:
-        with open(distribution.directory / "RECORD", encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))
+        text = read_text(distribution.directory / "RECORD", PACKAGE)
+        rows = list(csv.reader(io.StringIO(text, newline="")))
     except (OSError, ValueError, csv.Error):
         rows = []
         yield (distribution.directory / "RECORD").relative_to(prefix).as_posix(), ""

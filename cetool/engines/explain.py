@@ -7,7 +7,6 @@ caches) or lead to the wrong place (their issue trackers) is left out.
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from cetool.engines.package_cache import DamagedPackages
 from cetool.engines.solver_words import missing_packages, unsatisfiable_reason
 from cetool.engines.subprocesses import Ended
 from cetool.errors import EngineError
+from cetool.limits import parse_json
 from cetool.spec.urls import redact
 
 _ADVICE = re.compile(
@@ -68,7 +68,7 @@ def explain(ended: Ended, *, engine: str, request: CreateRequest, finding: Engin
 def _words(ended: Ended) -> str:
     """Standard error, then standard output; where the latter is a JSON document, the messages in it."""
     try:
-        document = json.loads(ended.stdout)
+        document = parse_json(ended.stdout)
     except ValueError:
         return f"{ended.stderr}\n{ended.stdout}"
     return "\n".join((ended.stderr, *_messages(document)))

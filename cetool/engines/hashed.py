@@ -17,6 +17,7 @@ from typing import Any
 
 from cetool.atomic import sync_file_system
 from cetool.engines.verify import linked_from
+from cetool.limits import PACKAGE, read_json
 
 #: Nanoseconds that a file must have been left alone for: the clock of a file system has ticks, within which it could
 #: be changed once more and keep its time. Some have whole seconds.
@@ -98,7 +99,7 @@ def _put(place: Path, text: str) -> None:
 
 def _recall(package: Path) -> dict[int, Known]:
     try:
-        kept = json.loads((package / _KEPT).read_bytes())
+        kept = read_json(package / _KEPT, PACKAGE, exact=True)
         if kept["version"] != 1:
             return {}
         return {inode: (changed, size, sha256) for inode, changed, size, sha256 in kept["files"]}

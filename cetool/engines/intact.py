@@ -7,7 +7,6 @@ with ``sha256_in_prefix`` for files into which they wrote the prefix.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 from cetool.engines.hashed import Hashed
 from cetool.engines.verify import is_volatile
+from cetool.limits import PACKAGE, parse_json, read_json, read_regular
 from cetool.values import Value
 
 CHANGED = "changed"
@@ -99,7 +99,7 @@ def package_records(prefix: Path) -> dict[str, dict[str, Any]]:
     """The package records by the stems of their files; raises OSError or ValueError for broken ones."""
     records: dict[str, dict[str, Any]] = {}
     for path in sorted((prefix / "conda-meta").glob("*.json")):
-        records[path.stem] = record = json.loads(path.read_bytes())
+        records[path.stem] = record = read_json(path, PACKAGE)
         if not isinstance(record, dict):
             raise ValueError(f"{path.name} is no package record")
     return records
@@ -135,7 +135,7 @@ def damaged_files(directory: Path) -> list[str]:
     ``info/paths.json`` has them. A package of old, which has no such file, is only looked at for what is missing.
     """
     try:
-        listing = (directory / "info" / "paths.json").read_bytes()
+        listing = read_regular(directory / "info" / "paths.json", PACKAGE)
     except FileNotFoundError:
         return _missing_files(directory)
     except OSError:
@@ -143,8 +143,11 @@ def damaged_files(directory: Path) -> list[str]:
     try:
         entries = [
             PackagePath(entry["_path"], directory.name, entry["path_type"], entry.get("sha256"), entry.get("sha256"))
-            for entry in json.loads(listing)["paths"]
+            for entry in parse_json(listing)["paths"]
         ]
+        for entry in entries:
+            if not all(isinstance(text, str) for text in (entry.path, entry.kind, entry.sha256 or "")):
+                raise ValueError(f"an entry of {directory.name} is not one")
     except (ValueError, KeyError, TypeError, AttributeError):
         return ["info/paths.json"]
     owners = {entry.path: [entry] for entry in entries}
@@ -284,7 +287,7 @@ def _link_state(
 
 def _missing_files(directory: Path) -> list[str]:
     try:
-        names = (directory / "info" / "files").read_text("utf-8", "surrogateescape").splitlines()
+        names = read_regular(directory / "info" / "files", PACKAGE).decode("utf-8", "surrogateescape").splitlines()
     except OSError:
         return ["info/files"]
     return [name for name in names if name and not os.path.lexists(directory / name)]

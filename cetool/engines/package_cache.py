@@ -6,7 +6,6 @@ Engines link what they find there without a look at it, so that every environmen
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from cetool import advisory
 from cetool.condarc import Condarc, load_condarc
 from cetool.errors import EngineError, StoreError
+from cetool.limits import PACKAGE, parse_json, read_regular
 from cetool.ownership import OwnershipError, check_source_dir, ensure_private_dir, is_trusting
 
 #: Where the embedded engine keeps what it downloads, below its directory.
@@ -109,13 +109,13 @@ def is_damaged(directory: Path) -> bool:
     if not directory.is_dir():
         return False
     try:
-        listing = (directory / "info" / "paths.json").read_bytes()
+        listing = read_regular(directory / "info" / "paths.json", PACKAGE)
     except FileNotFoundError:  # packages of old have none
         return _lacks_files(directory)
     except OSError:
         return True
     try:
-        for entry in json.loads(listing)["paths"]:
+        for entry in parse_json(listing)["paths"]:
             if is_cut_off(os.lstat(f"{directory}/{entry['_path']}"), entry.get("size_in_bytes")):
                 return True
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -125,7 +125,7 @@ def is_damaged(directory: Path) -> bool:
 
 def _lacks_files(directory: Path) -> bool:
     try:
-        names = (directory / "info" / "files").read_text("utf-8", "surrogateescape").splitlines()
+        names = read_regular(directory / "info" / "files", PACKAGE).decode("utf-8", "surrogateescape").splitlines()
     except OSError:
         return True
     return not all(os.path.lexists(directory / name) for name in names if name)

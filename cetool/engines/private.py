@@ -21,6 +21,7 @@ from types import TracebackType
 from cetool.below import read_below, write_below
 from cetool.engines.base import CreateRequest
 from cetool.errors import EngineError
+from cetool.limits import SETTINGS, check_yaml, parse_json, read_text
 from cetool.spec.urls import Url, cleaned, redact, split_url, strip_credentials
 
 _STEM = "engine-input-"
@@ -104,8 +105,10 @@ def condarc_file(files: PrivateFiles, channels: Sequence[str], environ: Mapping[
     content: object = None
     if environ.get("CONDARC"):
         try:
-            content = yaml.load(Path(environ["CONDARC"]).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, YAMLError):
+            text = read_text(environ["CONDARC"], SETTINGS)
+            check_yaml(text)
+            content = yaml.load(text)
+        except (OSError, ValueError, RecursionError, YAMLError):
             content = None  # conda would say so itself; here it only means that there is nothing to take in
     settings = content if isinstance(content, dict) else {}
     custom = settings.get("custom_channels")
@@ -113,9 +116,9 @@ def condarc_file(files: PrivateFiles, channels: Sequence[str], environ: Mapping[
     for channel in filter(has_credentials, channels):
         name, location = _named(channel, custom)
         custom[name] = location
-    text = io.StringIO()
-    yaml.dump(settings, text)
-    return files.write("condarc.yml", text.getvalue())
+    written = io.StringIO()
+    yaml.dump(settings, written)
+    return files.write("condarc.yml", written.getvalue())
 
 
 def netrc_file(
@@ -153,7 +156,7 @@ def netrc_file(
     home = environ.get("HOME", "")
     own = environ.get("NETRC") or next((str(p) for n in (".netrc", "_netrc") if (p := Path(home, n)).is_file()), None)
     try:
-        text = Path(own).read_text(encoding="utf-8") if own else ""
+        text = read_text(own, SETTINGS) if own else ""
     except (OSError, UnicodeDecodeError):
         text = ""
     return files.write("netrc", text.rstrip("\n") + "\n" + "".join(entries))
@@ -195,7 +198,7 @@ def clean_records(meta: Path) -> None:
             old = read_below(meta, path.name).decode()
             new = old
             if path.suffix == ".json":
-                record = json.loads(old)
+                record = parse_json(old)
                 if (clean := cleaned(record)) != record:
                     new = json.dumps(clean, indent=2)
             else:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from cetool.errors import EngineError
+from cetool.limits import SETTINGS, read_text
 from cetool.patterns import pattern
 from cetool.spec.pypi_settings import OWN_OPTIONS, PypiSettings
 from cetool.spec.urls import redact, scrub, split_url
@@ -193,8 +194,8 @@ def _merged(config: Path, settings: Mapping[str, Any], indexes: Sequence[Mapping
     import tomli
 
     try:
-        theirs = {} if str(config) == "/dev/null" else tomli.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        theirs = {} if str(config) == "/dev/null" else tomli.loads(read_text(config, SETTINGS))
+    except (OSError, ValueError, RecursionError) as error:
         raise EngineError(f"uv's configuration {config} cannot be read: {scrub(str(error))}") from None
     listed = [*indexes, *theirs.pop("index", [])]
     tables = [f"[[index]]\n{_pairs(table)}" for table in listed]

@@ -7,7 +7,6 @@ after the installation out of its cache alone, later by asking the indexes again
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import subprocess
@@ -21,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 from cetool.engines.pypi_files import tell_pip, tell_uv
 from cetool.errors import EngineError, StoreError
 from cetool.interpreter import clean_environ, python_command
+from cetool.limits import parse_json
 from cetool.lock.installed import Distribution, distributions, normalized, package_records, read_origins, write_origins
 from cetool.lock.model import LockedPypi
 from cetool.spec.pypi_settings import PypiSettings
@@ -119,7 +119,7 @@ def _ask(argv: Sequence[str], environ: Mapping[str, str]) -> bytes | None:
 def read_report(text: bytes) -> dict[str, LockedPypi]:
     """The files in pip's installation report (version 1), by name. Raises ValueError, KeyError or TypeError."""
     found = {}
-    for each in json.loads(text)["install"]:
+    for each in parse_json(text)["install"]:
         about, came = each["metadata"], each["download_info"]
         name = normalized(about["name"])
         url, sha256 = strip_credentials(came["url"]), None

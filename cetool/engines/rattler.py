@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from cetool import limits
 from cetool.condarc import load_condarc
 from cetool.engines.base import CreateRequest, Explain, Progress, as_found
 from cetool.engines.output import Log
@@ -37,10 +38,11 @@ from cetool.engines.rattler_prefix import finish_prefix
 from cetool.engines.rattler_reporter import Pulse, Reporter
 from cetool.engines.rattler_request import Plan, make_plan, virtual_packages
 from cetool.engines.rattler_selection import Selection
-from cetool.engines.rattler_thread import Stalled, attend, need_descriptors, panicked, wait_until_quiet
+from cetool.engines.rattler_thread import Stalled, TooMuchMemory, attend, need_descriptors, panicked, wait_until_quiet
 from cetool.errors import CetoolError, EngineError
 from cetool.panics import is_panic, stderr_to
 from cetool.patterns import pattern
+from cetool.spec.urls import redact
 
 if TYPE_CHECKING:
     from rattler import Channel, Client, Gateway, MatchSpec, RepoDataRecord, Subdir
@@ -129,6 +131,13 @@ class RattlerEngine:
                 raise _with_log(error, request) from None
             except Stalled:
                 raise _stalled(plan, request) from None
+            except TooMuchMemory:
+                raise EngineError(
+                    f"the embedded engine was stopped: it took more than {limits.MEMORY >> 30} GiB of memory for the"
+                    f" package lists of {', '.join(map(redact, request.channels))}",
+                    hint="One of these channels is damaged or hostile: leave it out, or tell its owner.",
+                    log=str(request.log),
+                ) from None
             except Exception as error:
                 log.write(f"{type(error).__name__}: {error}\n")
                 from cetool.engines.rattler_errors import explain

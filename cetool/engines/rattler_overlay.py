@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from cetool.below import write_below
 from cetool.errors import EngineError
+from cetool.limits import PACKAGE, parse_json, read_regular
 
 if TYPE_CHECKING:
     from rattler import MatchSpec, PrefixRecord, RepoDataRecord
@@ -32,6 +33,7 @@ def records_of(prefix: Path) -> list[PrefixRecord]:
     found = []
     for path in sorted((prefix / "conda-meta").glob("*.json")):
         try:
+            parse_json(read_regular(path, PACKAGE))  # py-rattler knows no limits, and waits for a pipe
             found.append(PrefixRecord.from_path(path))
         except Exception as error:
             raise EngineError(f"the package record {path} cannot be read: {error}") from None

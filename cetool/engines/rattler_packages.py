@@ -32,6 +32,7 @@ from cetool.engines.base import Progress
 from cetool.engines.explicit import ExplicitPackage, mismatch
 from cetool.engines.intact import damaged_files, digest_of
 from cetool.errors import EngineError
+from cetool.limits import NOTE, read_json, read_regular
 from cetool.spec.urls import redact, scrub
 from cetool.values import Value
 
@@ -232,7 +233,7 @@ class CheckedPackages:
         token_file.unlink(missing_ok=True)  # whatever the package brought of this name
         token_file.write_text(token, encoding="ascii")
         beside = place.with_name(place.name + ".lock")
-        known = beside.read_bytes()[:_REVISION] if beside.exists() else b""
+        known = read_regular(beside, NOTE)[:_REVISION] if beside.exists() else b""
         revision = (int.from_bytes(known, "big") + 1).to_bytes(_REVISION, "big")
         attestation = place.with_name(place.name + ".cetool")
         attestation.unlink(missing_ok=True)
@@ -253,7 +254,7 @@ def attested(directory: Path) -> tuple[bytes, Archive] | None:
     if mark is None:
         return None
     try:
-        told = json.loads(directory.with_name(directory.name + ".cetool").read_bytes())
+        told = read_json(directory.with_name(directory.name + ".cetool"), NOTE, exact=True)
         if told["schema"] != _SCHEMA or mark != _mark(told["token"], bytes.fromhex(told["revision"])):
             return None
         archive = Archive(told["sha256"], told["md5"], told["size"], told["url"])
@@ -266,10 +267,8 @@ def _mark_of(directory: Path) -> bytes | None:
     """What changes when another package takes a directory's place; None where no whole package is there."""
     base = os.fspath(directory)
     try:
-        with open(f"{base}/{_TOKEN.as_posix()}", "rb") as file:
-            token = file.read(64).decode("ascii")
-        with open(f"{base}.lock", "rb") as file:
-            revision = file.read(_REVISION)
+        token = read_regular(f"{base}/{_TOKEN.as_posix()}", 64).decode("ascii")
+        revision = read_regular(f"{base}.lock", NOTE)[:_REVISION]
         os.stat(f"{base}/info/index.json")
     except (OSError, ValueError):
         return None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cetool.engines.base import Progress
 from cetool.errors import EngineError
+from cetool.limits import NOTE, read_regular
 
 
 class Pulse:
@@ -155,6 +156,6 @@ class Reporter:
 def _messages(prefix: Path) -> str:
     """What post-link scripts left for the user, by conda's convention."""
     try:
-        return " ".join((prefix / ".messages.txt").read_text(encoding="utf-8", errors="replace").split())[:500]
+        return " ".join(read_regular(prefix / ".messages.txt", NOTE).decode("utf-8", "replace").split())[:500]
     except OSError:
         return ""

@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from cetool import limits
 from cetool.errors import EngineError
 from cetool.panics import panic_text
 
@@ -30,6 +31,10 @@ class Stalled(Exception):
     """Nothing has moved for too long."""
 
 
+class TooMuchMemory(Exception):
+    """rattler's work takes more memory than any sound package list needs."""
+
+
 def attend(
     work: Coroutine[Any, Any, _T],
     stalled: Callable[[], bool],
@@ -39,7 +44,7 @@ def attend(
     """The result of the work, which is done in a thread of its own, so that a signal is taken while it goes on.
 
     ``meanwhile`` is called once when ``away`` is set: all is left to rattler's own threads then. Whatever is raised
-    here meanwhile cancels the work first. Raises Stalled when ``stalled`` says so.
+    here meanwhile cancels the work first. Raises Stalled when ``stalled`` says so, and TooMuchMemory.
     """
     _load_asyncio()
     import asyncio
@@ -55,6 +60,7 @@ def attend(
         ended.set()
         away.set()
 
+    before = _private_memory()
     thread = threading.Thread(target=run, name="cetool-rattler", daemon=True)
     thread.start()
     try:
@@ -62,16 +68,25 @@ def attend(
             while not moment.wait(_TICK):
                 if stalled():
                     raise Stalled
+                if _private_memory() > before + limits.MEMORY:
+                    raise TooMuchMemory
             if moment is away and meanwhile is not None:
                 meanwhile()
-    except BaseException:
+    except BaseException as error:
         loop.call_soon_threadsafe(task.cancel)
         with suppress(KeyboardInterrupt):
-            ended.wait(_LAST_WORDS)
+            ended.wait(_TICK if isinstance(error, TooMuchMemory) else _LAST_WORDS)
         raise
     thread.join()
     loop.close()
     return task.result()
+
+
+def _private_memory() -> int:
+    """Bytes of memory of this process that no file has; 0 where the system does not tell."""
+    with suppress(OSError, ValueError, IndexError), open("/proc/self/status", "rb") as file:
+        return int(file.read().split(b"RssAnon:")[1].split(maxsplit=1)[0]) << 10
+    return 0
 
 
 def _load_asyncio() -> None:

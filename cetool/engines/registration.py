@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
+from cetool.limits import SETTINGS, read_regular
+
 
 def registry_path(environ: Mapping[str, str]) -> Path | None:
     """The user's ``environments.txt``; None where there is no home."""
@@ -50,7 +52,7 @@ def forget_registration(prefix: Path, environ: Mapping[str, str]) -> bool:
 
 def _has_line(registry: Path, ours: set[bytes]) -> bool:
     try:
-        return any(_is_ours(line, ours) for line in registry.read_bytes().splitlines())
+        return any(_is_ours(line, ours) for line in read_regular(registry, SETTINGS).splitlines())
     except FileNotFoundError:
         return False
 

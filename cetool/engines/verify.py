@@ -6,7 +6,6 @@ start, conda at the end); a prefix that was left half made lacks the one or the 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from cetool.engines.package_cache import DamagedPackages, is_cut_off, is_damaged
 from cetool.errors import EngineError
+from cetool.limits import PACKAGE, read_json
 from cetool.patterns import pattern
 from cetool.trees import total_room, walk
 
@@ -87,7 +87,7 @@ def _fault(prefix: Path, path: Path, there: Mapping[str, os.stat_result]) -> tup
     A short file is no fault by itself: another package, pip or a script may have written one over it.
     """
     try:
-        record: Any = json.loads(path.read_bytes())
+        record: Any = read_json(path, PACKAGE)
     except (OSError, ValueError):
         return f"the package record {path.name} cannot be read", None
     if not isinstance(record, dict) or not isinstance(record.get("name"), str) or "version" not in record:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from cetool.atomic import read_regular
 from cetool.errors import CetoolError, ProgramNotFoundError
 from cetool.launch.activation import Activation, activated_environ
 from cetool.launch.process import Command
 from cetool.launch.programs import find_program
+from cetool.limits import KERNEL, read_json
 
 #: Of several kernels of a language, the one that is taken.
 _USUAL = ("python3", "ir", "bash")
@@ -34,7 +33,7 @@ def kernels_of(prefix: Path) -> list[Kernel]:
     found = []
     for file in sorted((prefix / "share" / "jupyter" / "kernels").glob("*/kernel.json")):
         try:
-            data = json.loads(read_regular(file))
+            data = read_json(file, KERNEL)
             argv = tuple(str(word) for word in data["argv"])
             env = {str(name): str(value) for name, value in (data.get("env") or {}).items()}
             language = str(data.get("language") or "").lower()

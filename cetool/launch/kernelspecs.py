@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cetool.atomic import read_if_there, read_regular, replace_file
+from cetool.atomic import read_if_there, replace_file
 from cetool.errors import CetoolError, Location, UsageError
 from cetool.interpreter import own_program
+from cetool.limits import KERNEL, read_json
 
 #: The key in a kernel spec's metadata, and the form of what stands below it.
 KEY = "cetool"
@@ -117,11 +118,11 @@ def installed_kernels(directories: Sequence[Path]) -> list[InstalledKernel]:
 def _read(file: Path) -> InstalledKernel | None:
     """The kernel spec in a file; None for one that cetool did not write."""
     try:
-        data = json.loads(read_regular(file))
+        data = read_json(file, KERNEL)
         source = KernelSource.from_dict(data["metadata"][KEY])
         argv = tuple(map(str, data["argv"]))
         return InstalledKernel(file.parent.name, file.parent, str(data["display_name"]), argv, source)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

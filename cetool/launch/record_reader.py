@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +11,10 @@ from typing import Any
 from cetool.digests import sha256_of
 from cetool.errors import Location
 from cetool.launch.record import RECORD_SCHEMA, Ending, RecordedCommand, RecordedScript, RecordError, RunRecord
+from cetool.limits import RECORD, parse_json
 from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
 from cetool.spec.environment import EnvironmentSpec
 from cetool.spec.source import printable, read_bytes
-
-#: Bytes of a record: the script in it has at most a part of that, its text escaped.
-MAX_SIZE = 96 * 1024 * 1024
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -30,10 +27,10 @@ def read_record(given: str) -> RunRecord:
     errors of :func:`~cetool.spec.source.read_bytes` where the file cannot be read."""
     name = printable(given)
     where = Location(name)
-    data = read_bytes(given, name, "record", limit=MAX_SIZE)
+    data = read_bytes(given, name, "record", limit=RECORD)
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(data, exact=True)
+    except ValueError as error:
         raise RecordError(f"this is no record of a run, which are JSON: {error}", where=where) from None
     schema = document.get("schema") if isinstance(document, dict) else None
     if not isinstance(schema, str) or not schema.startswith("cetool.record/"):

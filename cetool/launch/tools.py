@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cetool.atomic import read_regular
 from cetool.errors import CetoolError, NotExecutableError, ProgramNotFoundError, UsageError
 from cetool.launch.programs import find_program, look_in
+from cetool.limits import PACKAGE, read_json
 from cetool.spec.languages import package_of_program
 from cetool.warm.environ import ON_WINDOWS, path_dirs
 
@@ -95,11 +94,11 @@ def programs_of(prefix: Path, packages: Iterable[str]) -> list[str]:
     found: set[str] = set()
     for path in (prefix / "conda-meta").glob("*.json"):
         try:
-            record = json.loads(read_regular(path))
+            record = read_json(path, PACKAGE)
             if record["name"] not in wanted:
                 continue
             files = [str(file) for file in record["files"]]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # a message must not fail for want of facts
+        except (OSError, ValueError, KeyError, TypeError):  # a message must not fail for want of facts
             continue
         for file in files:
             folder, name = os.path.split(os.path.join(prefix, file))

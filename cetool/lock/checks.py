@@ -19,6 +19,8 @@ from cetool.values import Value
 
 NOARCH = "noarch"
 MAX_URL = 4000
+#: Characters of a version from PyPI.
+_MOST_VERSION = 200
 
 _ARCHIVE = re.compile(r"(?P<name>.+)-(?P<version>[^-]+)-(?P<build>[^-]+)(?P<suffix>\.conda|\.tar\.bz2)")
 # CEP 26, but for capital letters in versions: files have them
@@ -118,9 +120,11 @@ def pypi_version(text: str, where: Location) -> str:
     from packaging.version import InvalidVersion, Version
 
     try:
+        if len(text) > _MOST_VERSION:
+            raise InvalidVersion
         Version(text)
     except InvalidVersion:
-        raise MetadataError(f"{shorten(text)!r} is no version of a PyPI package", where=where) from None
+        raise MetadataError(f"{shorten(text)!r} is not a version of a PyPI package", where=where) from None
     return text
 
 

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from cetool.errors import Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
+from cetool.limits import LOCK, LimitError, check_lines
 from cetool.lock import SUFFIXES as SUFFIXES
 from cetool.lock import lock_paths as lock_paths
 from cetool.lock.model import Lock
@@ -106,7 +107,7 @@ def _others(paths: list[Path], used: str) -> tuple[str, ...]:
 def _read(path: Path, name: str, platform: str | None) -> tuple[Lock, str]:
     """The lock in a file and its format."""
     try:
-        data = read_bytes(os.fspath(path), name, "lock file")
+        data = read_bytes(os.fspath(path), name, "lock file", limit=LOCK)
     except (ScriptNotFoundError, ScriptNotReadableError) as error:
         # 126 and 127 are about the script itself
         raise MetadataError(error.message, where=error.where, hint=error.hint) from None
@@ -120,7 +121,14 @@ def lock_in(data: bytes, path: Path, name: str, platform: str | None = None) -> 
     Raises MetadataError, with file and line, for what is no lock.
     """
     with foreign_text(is_url(name)):
-        return _lock_in(data, path, name, platform)
+        try:
+            return _lock_in(data, path, name, platform)
+        except LimitError as error:
+            raise MetadataError(
+                f"the lock file cannot be read: {error}",
+                where=Location(name, error.line),
+                hint="`cetool lock` writes a lock again.",
+            ) from None
 
 
 def _lock_in(data: bytes, path: Path, name: str, platform: str | None) -> tuple[Lock, str]:
@@ -138,6 +146,7 @@ def _lock_in(data: bytes, path: Path, name: str, platform: str | None) -> tuple[
     if _PIXI.search(text):
         from cetool.lock.pixi import read_pixi_lock
 
+        check_lines(text)
         return read_pixi_lock(path, text, name), PIXI
     if _CONDA_LOCK.search(text):
         from cetool.lock.conda_lock import read_conda_lock

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from cetool.below import read_below, write_below
 from cetool.errors import StoreError
+from cetool.limits import NOTE, PACKAGE, parse_json, read_json
 from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
 from cetool.lock.records import in_order
 from cetool.spec.urls import strip_credentials
@@ -79,15 +81,25 @@ def package_records(prefix: Path) -> list[dict[str, Any]]:
     records = []
     for path in sorted((prefix / "conda-meta").glob("*.json")):
         try:
-            record = json.loads(path.read_bytes())
-            if not isinstance(record, dict) or not {"name", "version", "build"} <= record.keys():
-                raise ValueError("it is none")
-        except (OSError, ValueError, RecursionError) as error:
+            record = read_json(path, PACKAGE)
+            if not _is_record(record):
+                raise ValueError("it is not a package record")
+        except (OSError, ValueError) as error:
             raise StoreError(
                 f"the package record {path} cannot be read: {error}", hint="Make the environment anew with --refresh."
             ) from None
         records.append(record)
     return records
+
+
+def _is_record(record: Any) -> bool:
+    """Whether this is a package record: what is used of it here and above has the types that it should have."""
+    if not isinstance(record, dict) or not all(
+        isinstance(record.get(key), str) for key in ("name", "version", "build")
+    ):
+        return False
+    lists = [record[key] for key in ("files", "depends", "constrains") if record.get(key) is not None]
+    return all(isinstance(each, list) and all(isinstance(text, str) for text in each) for each in lists)
 
 
 def _locked(record: dict[str, Any]) -> LockedConda:
@@ -147,6 +159,8 @@ def distributions(prefix: Path, records: Iterable[Mapping[str, Any]]) -> Iterato
 def _distribution(directory: Path) -> Distribution | None:
     from importlib.metadata import Distribution as Metadata
 
+    if not all(_is_small(directory / file) for file in ("METADATA", "WHEEL", "direct_url.json")):
+        return None
     metadata = Metadata.at(directory)
     name, version = metadata.metadata["Name"], metadata.metadata["Version"]
     if not name or not version:
@@ -166,6 +180,15 @@ def _distribution(directory: Path) -> Distribution | None:
     return Distribution(origin.name, version, directory, tags, origin)
 
 
+def _is_small(path: Path) -> bool:
+    """Whether a file of a distribution can be read whole, or is not there."""
+    try:
+        info = path.stat()
+    except OSError:
+        return True
+    return stat.S_ISREG(info.st_mode) and info.st_size <= NOTE
+
+
 def normalized(name: str) -> str:
     """A distribution's name as PEP 503 has it."""
     return re.sub(r"[-_.]+", "-", name).lower()
@@ -174,7 +197,7 @@ def normalized(name: str) -> str:
 def _direct(text: str | None) -> tuple[str, str | None] | None:
     """The URL and SHA-256 that a ``direct_url.json`` (PEP 610) tells."""
     try:
-        data = json.loads(text or "")
+        data = parse_json(text or "")
         url = strip_credentials(str(data["url"]))
         below = f"#subdirectory={data['subdirectory']}" if data.get("subdirectory") else ""
         if "vcs_info" in data:
@@ -202,13 +225,19 @@ def _needs(origin: LockedPypi) -> dict[str, Any]:
 def read_origins(prefix: Path) -> dict[str, LockedPypi]:
     """What :func:`write_origins` noted, by name; nothing where that is missing or damaged."""
     try:
-        data = json.loads(read_below(prefix, ORIGINS))
+        data = parse_json(read_below(prefix, ORIGINS, limit=PACKAGE))
         if data["schema"] != _SCHEMA:
             return {}
         found = [LockedPypi(*(each[key] for key in ("name", "version", "url", "sha256"))) for each in data["packages"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    return {each.name: each for each in found if isinstance(each.url, str) and each.url}
+    return {
+        each.name: each
+        for each in found
+        if each.url
+        and isinstance(each.sha256, str | None)
+        and all(isinstance(text, str) for text in (each.name, each.version, each.url))
+    }
 
 
 def write_origins(prefix: Path, packages: Iterable[LockedPypi]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cetool.below import read_below, write_below
+from cetool.limits import NOTE, parse_json
 from cetool.overlays.base import Fingerprint
 
 ABOUT = "conda-meta/overlay"
@@ -65,7 +66,7 @@ class About:
 def read_about(prefix: Path) -> About | None:
     """What the overlay at ``prefix`` says of itself, None where nothing of it can be read."""
     try:
-        return About.from_dict(json.loads(read_below(prefix, ABOUT)))
+        return About.from_dict(parse_json(read_below(prefix, ABOUT, limit=NOTE), exact=True))
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return None
 

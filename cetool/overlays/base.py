@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 from cetool.consent import Consent
 from cetool.errors import EngineError
 from cetool.interpreter import clean_environ, python_command
+from cetool.limits import parse_json
 from cetool.lock.installed import normalized
 
 _PYTHON = "python.exe" if os.name == "nt" else "bin/python"
@@ -122,7 +122,7 @@ def read_base(prefix: Path, environ: Mapping[str, str], consent: Consent) -> Bas
             timeout=_PATIENCE,
             check=True,
         )
-        said = json.loads(done.stdout)
+        said = parse_json(done.stdout)
         major, minor, micro = said["version"]
         return Base(prefix, python, (major, minor, micro), tuple(said["path"]), said["markers"])
     except subprocess.CalledProcessError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from cetool.engines.base import Progress
 from cetool.engines.build import Circumstances, Place
 from cetool.engines.pypi import PypiRequest
 from cetool.errors import EngineError
+from cetool.limits import NOTE, read_json
 from cetool.overlays.about import About, Layer, write_about
 from cetool.overlays.base import (
     Base,
@@ -147,12 +147,12 @@ def _source(item: Distribution) -> str | None:
         name, _, rest = info.parent.name.partition("-")
         if name.replace("_", "-").replace(".", "-").lower() == item.name and rest:
             try:
-                data = json.loads(info.read_bytes())
+                data = read_json(info, NOTE)
                 commit = data.get("vcs_info", {}).get("commit_id")
                 kind = "-e " if data.get("dir_info", {}).get("editable") else ""
                 vcs = f"{data['vcs_info']['vcs']}+" if commit else ""
                 return strip_credentials(f"{kind}{vcs}{data['url']}{f'@{commit}' if commit else ''}")
-            except (OSError, ValueError, KeyError, AttributeError):
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 return None
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from cetool.engines.base import CreateRequest, Progress
@@ -10,6 +9,7 @@ from cetool.engines.build import Circumstances, Place
 from cetool.engines.rattler import RattlerEngine
 from cetool.engines.rattler_overlay import finish_overlay
 from cetool.errors import EngineError
+from cetool.limits import PACKAGE, read_json
 from cetool.overlays.about import Layer
 from cetool.spec.environment import EnvironmentSpec
 
@@ -57,6 +57,11 @@ def lay_conda(
 def _versions(base: Path) -> dict[str, str]:
     found = {}
     for path in (base / "conda-meta").glob("*.json"):
-        record = json.loads(path.read_bytes())
-        found[str(record["name"])] = str(record["version"])
+        try:
+            record = read_json(path, PACKAGE)
+            found[str(record["name"])] = str(record["version"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise EngineError(
+                f"the package record {path} cannot be read: {error}", hint="Name another base, or repair this one."
+            ) from None
     return found

@@ -8,7 +8,6 @@ since all of them were named by the dry run.
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import tempfile
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from cetool.engines.pypi_words import explain_failure
 from cetool.engines.subprocesses import Ended, Invocation
 from cetool.errors import EngineError
 from cetool.interpreter import own_module, python_command
+from cetool.limits import PACKAGE, read_json
 from cetool.lock.installed import normalized
 from cetool.overlays.base import Base
 from cetool.spec.overlay import is_direct, is_editable, local_path
@@ -187,7 +187,7 @@ class _Pip(_Driver):
             report = Path(scratch, "report.json")
             self._run(self._invocation(Path(scratch), entries, "--dry-run", "--report", str(report)))
             try:
-                items: list[dict[str, Any]] = json.loads(report.read_bytes())["install"]
+                items: list[dict[str, Any]] = read_json(report, PACKAGE)["install"]
                 return [_reported(item) for item in items]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise EngineError(f"pip's report cannot be read: {error}", log=str(self.request.log)) from None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cetool.condarc import Condarc
 from cetool.errors import StoreError
+from cetool.limits import SETTINGS, read_text
 
 #: Names told in a message.
 _MOST_TOLD = 12
@@ -66,7 +67,7 @@ def _known(environ: Mapping[str, str], condarc: Condarc, installations: Iterable
             if is_environment(Path(folder, name)):
                 found.setdefault(name, Path(folder, name))
     try:
-        lines = Path(home, ".conda", "environments.txt").read_text(encoding="utf-8").splitlines() if home else []
+        lines = read_text(Path(home, ".conda", "environments.txt"), SETTINGS).splitlines() if home else []
     except (OSError, ValueError):
         lines = []
     for line in map(str.strip, lines):

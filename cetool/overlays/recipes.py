@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cetool.errors import StoreError, UsageError
-from cetool.lock.installed import normalized
+from cetool.limits import ENVIRONMENT_FILE, read_text
+from cetool.lock.installed import normalized, package_records
 from cetool.overlays.about import Layer, read_about
 from cetool.overlays.base import distributions_in, site_directories
 from cetool.spec.matchspecs import spec_name
@@ -99,9 +100,11 @@ def read_recipe_file(path: Path, name: str) -> Recipe:
     from cetool.spec.yaml_reader import parse_yaml
 
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"the recipe {path} cannot be read: {error}") from None
+        text = read_text(path, ENVIRONMENT_FILE)
+    except OSError as error:
+        raise StoreError(f"the recipe {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise StoreError(f"the recipe {path} cannot be read: {error}", hint="Save it as UTF-8.") from None
     root = parse_yaml(text, name=str(path), lines=range(1, text.count("\n") + 2))
     if root is None:
         raise StoreError(f"the recipe {path} is empty", hint="It has the keys base, overlay and conda.")
@@ -141,8 +144,8 @@ def freeze_text(name: str, base: Path, overlay: Path) -> str:
     in the version that takes its place instead, and those in their versions, whatever build. Raises StoreError where
     the records cannot be read.
     """
-    records = {str(record["name"]): record for record in _records(base)}
-    records.update({str(record["name"]): record for record in _records(overlay)})
+    records = {str(record["name"]): record for record in package_records(base)}
+    records.update({str(record["name"]): record for record in package_records(overlay)})
     about = read_about(overlay)
     pypi = {layer.name: layer for layer in (about.layers if about is not None else ()) if layer.kind == "pypi"}
     owned = {key: record for record in records.values() for key in distributions_of(record)}
@@ -182,17 +185,6 @@ def _depends(record: Mapping[str, Any]) -> set[str]:
 
 def _owner(distribution: str, owned: Mapping[str, Mapping[str, Any]]) -> str | None:
     return str(owned[distribution]["name"]) if distribution in owned else None
-
-
-def _records(prefix: Path) -> list[dict[str, Any]]:
-    found = []
-    for path in sorted((prefix / "conda-meta").glob("*.json")):
-        try:
-            record = json.loads(path.read_bytes())
-            found.append({**record, "name": record["name"], "version": record["version"], "build": record["build"]})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"the package record {path} cannot be read: {error}") from None
-    return found
 
 
 def distributions_of(record: Mapping[str, Any]) -> set[str]:

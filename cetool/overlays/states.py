@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from cetool.engines.intact import sha256_of
 from cetool.errors import StoreError
 from cetool.spec.overlay import is_editable, local_path
 
@@ -30,7 +31,7 @@ def state_of(entry: str) -> str | None:
         return None
     try:
         if path.is_file():
-            return hashlib.sha256(path.read_bytes()).hexdigest()
+            return sha256_of(path)
         if not path.is_dir():
             raise FileNotFoundError(2, "there is no such file or directory")
         if not any((path / name).is_file() for name in _PROJECT):
@@ -64,7 +65,7 @@ def _project(directory: Path) -> Iterator[str]:
     for name in _PROJECT:
         if (directory / name).is_file():
             yield name
-            yield hashlib.sha256((directory / name).read_bytes()).hexdigest()
+            yield sha256_of(directory / name)
 
 
 def _tree(directory: Path) -> Iterator[str]:

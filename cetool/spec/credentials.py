@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 from cetool.errors import ConfigError, Location
+from cetool.limits import SETTINGS
 from cetool.paths import home_directory
 from cetool.spec.addresses import Address
 from cetool.spec.secrets import remember
@@ -56,6 +57,8 @@ def _from_netrc(host: str, environ: Mapping[str, str]) -> str | None:
     import netrc
 
     try:
+        if os.path.getsize(path) > SETTINGS:
+            return None
         entry = netrc.netrc(path).hosts.get(host)
     except (OSError, netrc.NetrcParseError, ValueError):
         return None  # open to others, or malformed: as if there were none, as curl and requests have it

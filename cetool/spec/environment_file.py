@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cetool.errors import Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
+from cetool.limits import ENVIRONMENT_FILE
 from cetool.patterns import pattern
 from cetool.spec.conda_execute import read_packages, read_variables
 from cetool.spec.environment import Ignored, Requirements
@@ -32,8 +33,6 @@ _SELECTOR_NAMES = frozenset(
 )
 _SEL = pattern(r"sel\((.*)\)")
 _SEL_WORDS = frozenset(("unix", "linux", "osx", "win", "and", "or", "not", "(", ")"))
-#: Bytes that such a file may have.
-MAX_SIZE = 1024 * 1024
 
 
 def read_environment_file(path: str | os.PathLike[str], platform: str | None = None) -> Requirements:
@@ -44,12 +43,10 @@ def read_environment_file(path: str | os.PathLike[str], platform: str | None = N
     given = os.fspath(path)
     name = printable(given)
     try:
-        data = read_bytes(given, name, "environment file")
+        data = read_bytes(given, name, "environment file", limit=ENVIRONMENT_FILE)
     except (ScriptNotFoundError, ScriptNotReadableError) as error:
         # 126 and 127 are about the script itself
         raise MetadataError(error.message, where=error.where, hint=error.hint) from None
-    if len(data) > MAX_SIZE:
-        raise MetadataError(f"the environment file is larger than {MAX_SIZE // 1024} KiB", where=Location(name))
     directory = Path(given).absolute().parent
     if given.lower().endswith((".yml", ".yaml")):
         return _read_yaml(decode(_as_utf8(data), name), name, directory, platform or current_platform())

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cetool.errors import CetoolError, UsageError
+from cetool.limits import parse_json
 from cetool.spec.addresses import Address, parse_address
 from cetool.spec.pages import gist_of
 from cetool.spec.source import printable
@@ -87,15 +88,13 @@ def _anchor_of(name: str) -> str:
 
 def _files(answer: bytes) -> list[_File]:
     """The files that the API tells of, in its order; none where this is not its form."""
-    import json
-
     try:
-        listed: Any = json.loads(answer)["files"]
+        listed: Any = parse_json(answer)["files"]
         found = [
             _File(str(item["filename"]), parse_address(str(item["raw_url"])), str(item.get("content") or ""))
             for item in listed.values()
         ]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError):
+    except (ValueError, KeyError, TypeError, AttributeError, UsageError):
         return []
     # what the answer names is asked for as if the user had: so it has to be where GitHub keeps gists
     return [file for file in found if file.address.host == _RAW_HOST and file.address.scheme == "https"]

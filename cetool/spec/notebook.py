@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cetool.errors import Location, MetadataError, UsageError
+from cetool.limits import parse_json
 from cetool.spec.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_block
 from cetool.spec.environment import Ignored, Requirements
 from cetool.spec.metadata import ENVIRONMENT_FILE, ScriptMetadata, nothing_found, read_block
@@ -80,15 +81,19 @@ class Notebook:
 def read_notebook(script: Script) -> Notebook:
     """The notebook in a file's text (nbformat 3 and 4). Raises MetadataError, with the line for what is not JSON."""
     try:
-        data = json.loads(script.text)
+        data = parse_json(script.text)
     except json.JSONDecodeError as error:
         raise MetadataError(
             f"this notebook is not JSON: {error.msg} (column {error.colno})",
             where=script.at(error.lineno),
             hint="Open it in Jupyter, or take it from where it came once more.",
         ) from None
-    except (ValueError, RecursionError) as error:
-        raise MetadataError(f"this notebook cannot be read: {shorten(str(error))}", where=script.at()) from None
+    except ValueError as error:
+        raise MetadataError(
+            f"this notebook cannot be read: {shorten(str(error))}",
+            where=script.at(),
+            hint="Clear its outputs (jupyter nbconvert --clear-output --inplace), or open it in Jupyter.",
+        ) from None
     major = data.get("nbformat") if isinstance(data, dict) else None
     if not isinstance(major, int) or major not in (3, 4):
         raise MetadataError(
@@ -111,7 +116,8 @@ def _code_cells(data: Mapping[str, Any], script: Script) -> tuple[Cell, ...]:
     key = "source"
     if data["nbformat"] == 3:
         sheets = data.get("worksheets")
-        listed = [cell for sheet in sheets or () for cell in sheet.get("cells", ())] if isinstance(sheets, list) else []
+        pages = [sheet.get("cells") if isinstance(sheet, dict) else None for sheet in _list(sheets)]
+        listed = [cell for page in pages for cell in _list(page)]
         key = "input"
     if not isinstance(listed, list):
         raise MetadataError("this notebook has no list of cells", where=script.at())
@@ -126,6 +132,10 @@ def _code_cells(data: Mapping[str, Any], script: Script) -> tuple[Cell, ...]:
         if text.strip():
             found.append(Cell(len(found) + 1, index, text, tuple(map(str, tags)) if isinstance(tags, list) else ()))
     return tuple(found)
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _language(metadata: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, str | None]:

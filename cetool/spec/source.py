@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from cetool import limits
 from cetool.errors import CetoolError, Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
 from cetool.patterns import pattern
 from cetool.values import Value
 
-#: Bytes that a script may have.
-MAX_SIZE = 10 * 1024 * 1024
-#: Bytes that a notebook may have, which holds the pictures that it drew.
-MAX_NOTEBOOK_SIZE = 256 * 1024 * 1024
+#: Bytes that a script may have, and a notebook.
+MAX_SIZE, MAX_NOTEBOOK_SIZE = limits.SCRIPT, limits.NOTEBOOK
 NOTEBOOK_SUFFIX = ".ipynb"
 
 # PEP 263's own pattern for the first two lines, and what the first may be for the second to count
@@ -310,9 +309,11 @@ def _one(what: str) -> str:
 
 def _too_large(name: str, what: str = "script", limit: int = MAX_SIZE) -> CetoolError:
     return MetadataError(
-        f"the {what} is larger than {limit // 1024 // 1024} MiB",
+        f"the {what} is larger than {limits.in_words(limit)}",
         where=Location(name),
-        hint="Keep data in a file of its own.",
+        hint="Clear its outputs (jupyter nbconvert --clear-output --inplace)."
+        if limit == MAX_NOTEBOOK_SIZE
+        else "Keep data in a file of its own.",
     )
 
 

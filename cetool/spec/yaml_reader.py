@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cetool.errors import Location, MetadataError
+from cetool.limits import NODES
 from cetool.patterns import pattern
 from cetool.plain_yaml import Plain, read_plainly
 from cetool.spec.nodes import MAX_DEPTH, Kind, Node, shorten
@@ -59,6 +60,7 @@ class _Reader:
         self._anchors: dict[str, Node | None] = {}
         self._copied = 0
         self._text = ""
+        self._nodes = 0
         self._events: Iterator[Any] = iter(())
 
     def line(self, index: int) -> int | None:
@@ -138,8 +140,10 @@ class _Reader:
                 where=where,
                 hint="Take it out; a text that starts with '!' needs quotes.",
             )
-        if depth > MAX_DEPTH:
-            raise MetadataError("the YAML is nested too deep", where=where)
+        self._nodes += 1
+        if depth > MAX_DEPTH or self._nodes > NODES:
+            problem = "is nested too deep" if depth > MAX_DEPTH else f"has more than {NODES} values"
+            raise MetadataError(f"the YAML {problem}", where=where)
         if _kind(event) == "Scalar":
             folded = event.style is None and event.start_mark.line != event.end_mark.line
             return Node(_scalar_kind(event, tag), where, str(event.value), folded=folded)

@@ -106,13 +106,9 @@ def read_variables(file: str) -> dict[str, str | None]:
     """
     import json
 
-    with open(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), encoding="utf-8") as stream:
-        if os.fstat(stream.fileno()).st_mode & 0o170000 != 0o100000:  # a pipe would block
-            raise ValueError("not a regular file")
-        try:
-            data = json.load(stream)
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+    from cetool.limits import NOTE, read_json
+
+    data = read_json(file, NOTE)
     if os.path.basename(file) == "state" and isinstance(data, dict):
         data = data.get("env_vars") or {}
     if not isinstance(data, dict):

@@ -1,34 +1,43 @@
 """A target for atheris, whose cases are guided by what the readers do with them; not a part of the tests.
 
     python -m pip install atheris
-    cd tests && python -m fuzz.guided corpus/ -max_len=4096 -timeout=10 -rss_limit_mb=3000 -max_total_time=600
+    cd tests && python -m fuzz.guided TARGET corpus/ -max_len=8192 -timeout=10 -rss_limit_mb=3000 -max_total_time=600
 
-``corpus/`` is a directory for what it finds worth keeping; where it is empty the valid blocks are put there first.
+TARGET is a dialect or a reader, as for :mod:`fuzz.mutate`; ``corpus/`` a directory for the cases worth keeping, to
+which the valid ones are added. ``nox -s fuzz`` runs all targets.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
+
+_INSTRUMENTED = ["cetool.spec", "cetool.lock", "cetool.limits", "cetool.config_file", "cetool.condarc"]
+_INSTRUMENTED += ["cetool.launch.record_reader", "cetool.cache.marker", "ruamel.yaml", "tomli", "packaging", "json"]
 
 
 def main() -> None:
     """Instrument the readers, and hand over to atheris."""
     atheris: Any = importlib.import_module("atheris")
-    with atheris.instrument_imports(include=["cetool.spec", "ruamel.yaml", "tomli", "packaging"]):
-        from fuzz import blocks
+    name = sys.argv.pop(1)
+    with atheris.instrument_imports(include=_INSTRUMENTED), tempfile.TemporaryDirectory(prefix="cetool-fuzz-") as place:
+        from fuzz import blocks, mutate
 
-        for name in ("conda_execute", "pep723", "conda_script", "matchspecs", "dependencies", "pixi", "uv_settings"):
-            importlib.import_module(f"cetool.spec.{name}")
-    for corpus in [Path(word) for word in sys.argv[1:] if not word.startswith("-")][:1]:
-        corpus.mkdir(exist_ok=True)
-        for dialect, texts in blocks.BLOCKS.items():
-            for number, text in enumerate(texts):
-                (corpus / f"{dialect.replace(' ', '-')}-{number}").write_bytes(text)
-    atheris.Setup(sys.argv, blocks.check)
-    atheris.Fuzz()
+        _, check = mutate.target(name, Path(place))  # has the valid cases read, which imports all that it takes
+        seeds = blocks.BLOCKS.get(name) or importlib.import_module("fuzz.readers").READERS[name].seeds
+        for corpus in [Path(word) for word in sys.argv[1:] if not word.startswith("-")][:1]:
+            corpus.mkdir(parents=True, exist_ok=True)
+            for number, text in enumerate(seeds):
+                (corpus / f"valid-{number}").write_bytes(text)
+
+        def read(data: bytes) -> None:
+            check(data, True)
+
+        atheris.Setup(sys.argv, read)
+        atheris.Fuzz()
 
 
 if __name__ == "__main__":
