@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.archive import Package, write_package
 from support.home import Home
 from support.notebooks import notebook
 from support.web import Server, sends, serving
@@ -205,6 +206,10 @@ def test_engines_get_nothing_that_they_would_expand(home: Home, engine: str, nam
     makers = {**MAKERS, "credentials": script(f"{HEAD}# channels: ['URL']\n# env: [x, 'URL::y']\n")}
     for form in FORMS.values():
         url = f"http://{'me:se$HOME@' if name == 'credentials' else ''}host.example/{form}"
+        if name == "package":  # cetool itself fetches it first, so there has to be one
+            channel = home.path / "served" / form
+            write_package(Package("x", "1.0"), channel)
+            url = f"file://{channel}"
         done = home.cetool(*makers[name](home, url), env={"CETOOL_ENGINE": engine, VARIABLES[0]: SECRET})
         assert done.returncode == 125, done.stderr
     text = kept.read_text()

@@ -69,7 +69,7 @@ def _hostile() -> Iterator[tuple[str, str]]:
         yield _execute(f'env: [hello-bin]\nchannels: ["{channel}", nodefaults]'), ""
     yield _execute("env: [hello-bin]\nvariables: {LD_PRELOAD=x: y}"), "LD_PRELOAD=x"
     yield _execute('env: [hello-bin]\nvariables: {"A\\nB": y}'), "variable"
-    yield _execute(f"env:\n  - pip: ['--index-url=http://evil six']\n# {_TOUCH}"), "option of pip"
+    yield _execute(f"env:\n  - pip: ['--target=/tmp/x six']\n# {_TOUCH}"), "as a line for pip"
     yield _execute("env:\n  - pip: ['six @ ssh://-oProxyCommand=touch/x']"), "is not a PyPI requirement"
     yield _execute(_LAUGHS), "anchors"
     yield _execute("env: " + "[" * 4000), "nested too deep"

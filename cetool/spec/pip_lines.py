@@ -23,7 +23,7 @@ from cetool.spec.matchspecs import canonical_requirement
 from cetool.spec.nodes import Node, has_control, shorten
 from cetool.spec.pypi_settings import PypiSettings
 from cetool.spec.pypi_tables import PYPI_NAME, place_url
-from cetool.spec.source import decode, printable, read_bytes
+from cetool.spec.source import decode, printable, read_bytes, with_home
 from cetool.spec.urls import redact
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ class _Reader:
                 hint="Put the file beside the script, or write its lines here.",
             )
         local = unquote(urlsplit(name).path) if name.startswith("file://") else name
-        path = os.path.abspath(directory / os.path.expanduser(local))
+        path = os.path.abspath(directory / with_home(local, where))
         shown = printable(os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path)
         if path in self._open:
             raise MetadataError(f"{shown} leads back to itself", where=where, hint="Take one of the lines -r out.")
