@@ -6,9 +6,10 @@ takes a tenth of it. Modules with such classes have to import annotations from t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-__all__ = ["Value"]
+__all__ = ["Value", "strings_in"]
 
 if TYPE_CHECKING:
     from typing import NamedTuple as Value
@@ -63,3 +64,16 @@ else:
 
         def __getnewargs__(self):
             return tuple(self)
+
+
+def strings_in(value: object) -> Iterator[str]:
+    """All texts in a value, however deep: in tuples, lists, mappings and dataclasses."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from strings_in(tuple(value.items()))
+    elif isinstance(value, (tuple, list, set, frozenset)):
+        for each in value:
+            yield from strings_in(each)
+    elif hasattr(value, "__dataclass_fields__"):
+        yield from strings_in([getattr(value, name) for name in value.__dataclass_fields__])

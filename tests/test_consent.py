@@ -28,8 +28,9 @@ from support.web import Server, make_certificate, sends, serving
 import cetool
 from cetool.__main__ import COMMANDS
 from cetool.cli.app import make_app
-from cetool.cli.decision import LABELS, UNSHOWN, rows_of, wrapped
+from cetool.cli.decision import LABELS, UNSHOWN, rows_of, shown_line, wrapped
 from cetool.consent import Consent
+from cetool.errors import MetadataError
 from cetool.spec import environment, overlay
 from cetool.spec.environment import EnvironmentSpec, Requirements
 from cetool.spec.metadata import ScriptMetadata, read_metadata
@@ -252,6 +253,36 @@ def test_every_field_of_an_environment_comes_from_what_is_shown() -> None:
     }
     new = set(EnvironmentSpec.__annotations__) - set(sources)
     assert not new, f"{new}: does the question show what they come from? (cetool/cli/decision.py)"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://evil.example:/x@good.example/e-1.0.zip",
+        "https://evil.example\\@good.example/e.zip",
+        "https:/evil.example:/@good.example/e.zip",
+        "https:evil.example/e.zip",
+        "git+https://evil.example:x/x@good.example/e.git",
+    ],
+)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# conda execute\n# env: [python, pip: [{}]]",
+        "# conda execute\n# baseline: {}",
+        "# /// script\n# dependencies = [{}]\n# ///",
+        "# /// script\n# tool.uv.find-links = [{}]\n# ///",
+        "# /// script\n# [[tool.uv.index]]\n# url = {}\n# ///",
+    ],
+)
+def test_no_url_hides_its_host_as_a_password(url: str, line: str) -> None:
+    """uv and pip would go to evil.example, and the question would show https://***@good.example."""
+    text = line.format(json.dumps(f"e @ {url}" if "pip" in line or "dependencies" in line else url))
+    try:
+        rows = rows_of(read_metadata(script_from_text(text + "\n\n", "/x/a.py", "a.py")))
+    except MetadataError:
+        return
+    assert "evil.example" in " ".join(shown_line(value) for _, value in rows)
 
 
 def test_the_question_shows_the_whole_decision(scene: Scene) -> None:

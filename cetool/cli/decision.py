@@ -198,7 +198,7 @@ def _hosts(shown: Sequence[ScriptMetadata], lock: Lock | None, session: Session)
     texts: list[str] = _lines(lock)
     for metadata in shown:
         needs = metadata.requirements
-        texts += list(strings_in(needs._replace(variables=(), warnings=())))
+        texts += needs.texts
         if needs.overlay is None or needs.overlay.conda:
             channels = needs.channels_after(session.default_channels if needs.needs_configured else ())
             texts += [url for channel in channels for url in resolve_channel(channel, session.condarc)]
@@ -217,20 +217,6 @@ def _host(url: str) -> str:
         return parts.place.encode("idna").decode("ascii")
     except ValueError:
         return "this machine" if url.startswith("file:///") else url
-
-
-def strings_in(value: object) -> Iterator[str]:
-    """All texts in a value, however deep."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from strings_in(tuple(value.items()))
-    elif inner := _fields(value):
-        for each in inner.values():
-            yield from strings_in(each)
-    elif isinstance(value, (tuple, list, set, frozenset)):
-        for each in value:
-            yield from strings_in(each)
 
 
 # --- lines ------------------------------------------------------------------------------------------------------------
@@ -265,7 +251,7 @@ def _places(script: Script, platform: str | None, read: ScriptMetadata, session:
     thing, so it takes another answer.
     """
     needs = read.requirements
-    texts = set(strings_in(needs._replace(variables=(), warnings=())))
+    texts = set(needs.texts)
     yield from (text for text in texts if _is_local(text))
     if needs.overlay is not None and not os.path.isabs(needs.overlay.base):
         from cetool.cli.overlaying import base_of
@@ -276,7 +262,7 @@ def _places(script: Script, platform: str | None, read: ScriptMetadata, session:
     if there is None:
         yield os.getcwd()
     else:
-        yield from texts - set(strings_in(there.requirements._replace(variables=(), warnings=())))
+        yield from texts - set(there.requirements.texts)
     if _starts_from_here(read):
         yield os.getcwd()
 

@@ -14,7 +14,7 @@ from cetool.errors import Location
 from cetool.patterns import pattern
 from cetool.spec.pypi_settings import PypiSettings
 from cetool.spec.urls import strip_credentials
-from cetool.values import Value
+from cetool.values import Value, strings_in
 
 if TYPE_CHECKING:  # few environments are laid over another
     from cetool.spec.overlay import OverlayKeys, OverlaySpec
@@ -110,6 +110,11 @@ class Requirements(Value):
     solving: Solving = NO_SOLVING
     exclude_newer: str | None = None
     files: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All texts in what was asked for, however deep, without variables: where packages come from."""
+        return tuple(strings_in(self._replace(variables=(), warnings=())))
 
     @property
     def digest(self) -> str:

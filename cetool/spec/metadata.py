@@ -7,6 +7,7 @@ from cetool.spec.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_
 from cetool.spec.environment import Requirements
 from cetool.spec.run_with import Choice, choose_program
 from cetool.spec.source import Script, foreign_text, is_notebook, is_url
+from cetool.spec.urls import check_hosts
 from cetool.values import Value
 
 __all__ = ["CONDA_EXECUTE", "CONDA_SCRIPT", "ENVIRONMENT_FILE", "PEP723", "ScriptMetadata"]
@@ -14,6 +15,7 @@ __all__ += ["metadata_from_file", "read_metadata"]
 
 #: The dialect of a script whose environment comes from a file of its own.
 ENVIRONMENT_FILE = "environment.yml"
+_HOSTS = "In a password write %2F, %5C, %3F and %23 for them; take out a colon that no port follows."
 
 
 class ScriptMetadata(Value):
@@ -57,7 +59,15 @@ def read_metadata(source: Script, platform: str | None = None) -> ScriptMetadata
     Raises MetadataError, naming file and line, where they are wrong.
     """
     with foreign_text(is_url(source.name)):
-        return _read_metadata(source, platform)
+        metadata = _read_metadata(source, platform)
+    try:
+        for text in metadata.requirements.texts:
+            if ":" in text:
+                check_hosts(text)
+    except ValueError as error:
+        where = source.at(None if metadata.lines is None else metadata.lines[0])
+        raise MetadataError(str(error), where=where, hint=_HOSTS) from None
+    return metadata
 
 
 def _read_metadata(source: Script, platform: str | None) -> ScriptMetadata:

@@ -19,6 +19,7 @@ from cetool.values import Value
 _IN_SCHEME = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+")
 #: Where the authority of a URL begins: WHATWG's parser, which rattler uses, takes any number of slashes after http.
 _START = pattern(r"(?:https?|ftp|wss?):[/\\]+|://", re.IGNORECASE)
+_UNUSUAL = pattern(r"(?:\A\s*|[@\"]\s*|\+)(?:https?|ftp|wss?):(?!//[^/\\])", re.IGNORECASE)
 _WHOLE = pattern(r"\s*(?:(?:[A-Za-z][A-Za-z0-9+.-]*\+)?(?:https?|ftp|wss?):[/\\]*|[A-Za-z][A-Za-z0-9+.-]*://)", re.I)
 _SCHEMELESS = pattern(r"\s*(?:[/\\]{2})?[^\s/\\@:\"'(){}\[\]<>]+:[^\s/\\]*@[^\s/\\@]+(?:[/\\?#]|\Z)")
 _AUTHORITY_END = pattern(r"[/?#\r\n]")
@@ -151,6 +152,24 @@ def is_url(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def check_hosts(text: str) -> None:
+    """Raise ValueError where a URL in the text may have another host for other programs than the one that is shown.
+
+    What is hidden as a password ends at the last ``@``, but uv and pip go to the host in front of a slash or backslash.
+    They also take ``https:/host`` and ``https:host`` for URLs.
+    """
+    if _UNUSUAL.search(text):
+        raise ValueError(f"{redact(text)!r} has no host right behind '://'")
+    whole = _WHOLE.match(text)
+    for start, position in _starts(text, whole):
+        scheme = _scheme_start(text, start)
+        cut = _cut(text, position, whole=whole is not None, opener=text[scheme - 1] if scheme > 0 else "")
+        if cut.userinfo is not None and re.search(r"[/?#\\]", cut.userinfo):
+            raise ValueError(
+                f"{redact(text)!r} leaves open which host is meant: its user or password holds a /, \\, ? or #"
+            )
 
 
 def strip_credentials(text: str) -> str:
