@@ -18,7 +18,7 @@ from cetool.values import Value
 
 _IN_SCHEME = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+")
 #: Where the authority of a URL begins: WHATWG's parser, which rattler uses, takes any number of slashes after http.
-_START = pattern(r"(?:https?|ftp|wss?):[/\\]+|://", re.IGNORECASE)
+_START = pattern(r"(?:https?|ftp|wss?):(?:[/\\]+|(?=[^\s/\\:@]+:[^\s/\\@]*@))|://", re.IGNORECASE)
 _UNUSUAL = pattern(r"(?:\A\s*|[@\"]\s*|\+)(?:https?|ftp|wss?):(?!//[^/\\])", re.IGNORECASE)
 _WHOLE = pattern(r"\s*(?:(?:[A-Za-z][A-Za-z0-9+.-]*\+)?(?:https?|ftp|wss?):[/\\]*|[A-Za-z][A-Za-z0-9+.-]*://)", re.I)
 _SCHEMELESS = pattern(r"\s*(?:[/\\]{2})?[^\s/\\@:\"'(){}\[\]<>]+:[^\s/\\]*@[^\s/\\@]+(?:[/\\?#]|\Z)")
@@ -34,16 +34,30 @@ _PARAMETER = pattern(r"([?&])([A-Za-z0-9_.%-]{1,60}=[^&\s\"'\]]+)")
 _LONGEST_USERINFO = 2_000
 _HOST = pattern(r"(?:\[[0-9A-Fa-f:.%]*\]|[^:@\[\]]*)(?::\d*)?")
 _CLOSING = {'"': '"', "'": "'", "<": ">", "`": "`", "(": ")", "[": "]"}
+_TOKEN_MARK = pattern(r"/(?:t|%[57]4)/", re.IGNORECASE)
 _NESTED = pattern(r"%3a(?:%2f){2}", re.IGNORECASE)
 
 #: Words in the name of a parameter that make its value a secret.
 _SECRET_WORDS = frozenset(
     {"token", "password", "passwd", "passphrase", "passcode", "pwd", "secret", "apikey", "authkey", "accesskey"}
-    | {"key", "jwt", "sas", "sig", "signature", "credential", "credentials", "bearer", "authorization"}
+    | {"key", "jwt", "sas", "sig", "signature", "credential", "credentials", "cred", "creds", "bearer", "authorization"}
+    | {"auth", "pass", "hmac", "csrf", "xsrf", "ticket", "skey"}
 )
 #: Names that are too common as parts of others.
 _SECRET_NAMES = frozenset({"auth", "code", "pass", "pw", "pat", "otp", "session", "sessionid", "sid", "jsessionid"})
-_SECRET_ENDS = ("token", "password", "passwd", "secret", "apikey", "accesskey", "secretkey", "signature", "sessionid")
+_SECRET_ENDS = (
+    "token",
+    "password",
+    "passwd",
+    "userpass",
+    "passphrase",
+    "secret",
+    "apikey",
+    "accesskey",
+    "secretkey",
+    "signature",
+    "sessionid",
+)
 _SECRET_STARTS = ("xamz", "xgoog", "xms")
 _NAME_WORDS = pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _NOT_ALPHANUMERIC = pattern(r"[^a-z0-9]+")
@@ -331,7 +345,7 @@ def _clean_rest(text: str, mask: str | None, learn: bool, in_query: bool, *, wit
     elif (found := re.search(r"[?#]", text)) is not None:
         cut = found.start()
     path, rest = text[:cut], text[cut:]
-    if with_token and "/t/" in path.lower().replace("%74", "t"):
+    if with_token and _TOKEN_MARK.search(path):
         path = _without_tokens(path, mask, learn)
     if ";" in path or "&" in path:
         path = "".join(_clean_parameter(each, mask, learn, "/") for each in re.split(r"(?<=[;&])", path))
@@ -348,13 +362,16 @@ def _without_tokens(path: str, mask: str | None, learn: bool) -> str:
     segments = path.split("/")
     at = 0
     while at < len(segments):
-        is_token = at > 0 and unquote(segments[at]).lower() == "t" and at + 1 < len(segments)
-        if is_token and segments[at + 1] not in ("", MASK):
+        named = at + 1
+        while named < len(segments) - 1 and not segments[named]:  # slashes more than one
+            named += 1
+        is_token = at > 0 and unquote(segments[at]).lower() == "t" and named < len(segments)
+        if is_token and segments[named] not in ("", MASK):
             if mask is not None:
                 kept += [segments[at], mask]
             if learn:
-                remember(segments[at + 1])
-            at += 2
+                remember(segments[named])
+            at = named + 1
         else:
             kept.append(segments[at])
             at += 1

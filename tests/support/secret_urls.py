@@ -13,6 +13,7 @@ _PARAMETERS = """
 token TOKEN access_token auth_token job_token refresh_token private-token private_token apikey apiKey api_key api-key
 X-Api-Key key subscription-key password passwd pwd secret client_secret clientSecret jwt sig signature X-Amz-Signature
 X-Amz-Security-Token X-Amz-Credential AWSAccessKeyId X-Goog-Signature code auth sas %74oken
+X-Auth cred user_pass ticket hmac
 """
 #: Each with ``{}`` for the secret.
 FORMS = (
@@ -20,13 +21,17 @@ FORMS = (
     *(f"https://{form}host.example/ch" for form in ("user:pa {}@", "user:p@a {}@", "user:12 {}@")),
     "HTTPS://user:{}@host.example/ch",
     "https://user:{}@[::1]:8080/ch",
+    "https:user:{}@host.example/ch",
     "https:/user:{}@host.example/ch",
     "https:///user:{}@host.example/ch",
     "ftp://user:{}@host.example/ch",
     "git+https://user:{}@host.example/repo.git@v1.0",
     "https://proxy.example/https://user:{}@host.example/ch",
     "https://proxy.example/?url=https%3A%2F%2Fuser%3A{}%40host.example%2Fch",
-    *(f"https://host.example{path}" for path in ("/t/{}/ch", "/T/{}/ch", "/a/t/{}/ch", "/t/one/t/{}/ch", "/%74/{}/ch")),
+    *(
+        f"https://host.example{path}"
+        for path in ("/t/{}/ch", "/T/{}/ch", "/a/t/{}/ch", "/t/one/t/{}/ch", "/%74/{}/ch", "/%54/{}/ch", "/t//{}/ch")
+    ),
     *(f"https://host.example/ch?{name}={{}}" for name in _PARAMETERS.split()),
     "https://host.example/ch?a=1&token={}&b=2",
     "https://host.example/ch?a=1;token={};b=2",
