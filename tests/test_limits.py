@@ -187,3 +187,50 @@ def test_a_large_notebook_is_refused_with_what_to_do(home: Home) -> None:
     os.truncate(notebook, limits.NOTEBOOK + 1)
     done = home.cetool("run", notebook)
     assert done.returncode == 125 and "larger than 32 MiB" in done.stderr and "--clear-output" in done.stderr
+
+
+# --- one environment's files and the others ---------------------------------------------------------------------------
+
+_DAMAGES: dict[str, Callable[[Path], object]] = {
+    "half a surrogate pair": lambda path: path.write_text('{"schema": 1, "prefix": "\\ud800", "name": "\\ud800"}'),
+    "a number": lambda path: path.write_text('{"name": "a", "version": 1' + "0" * 400 + "}"),
+    "other types": lambda path: path.write_text('{"name": "a", "version": "1", "build": "0", "files": [[1], null, 2]}'),
+    "brackets": _SPECIAL["brackets"],
+    "not UTF-8": lambda path: path.write_bytes(b"\xff\xfe\xed\xa0\x80"),
+    "pipe": _SPECIAL["pipe"],
+    "directory": _SPECIAL["directory"],
+}
+
+
+def test_damage_in_one_environment_stops_no_command_for_others(home: Home) -> None:
+    text = "# conda execute\n# env: [hello-bin]\n# variables: {{NAME: {}}}\n# run_with: sh\nhello | cut -c 1-5\n"
+    good, bad = (home.write(f"{name}.sh", text.format(name)) for name in ("good", "bad"))
+    assert home.cetool("run", good).stdout == home.cetool("run", bad).stdout == "hello\n"
+    meta = Path(home.cetool("path", bad).stdout.strip()) / "conda-meta"
+    record = next(meta.glob("hello-bin-*.json")).name
+    # without its marker an environment is not looked at any closer
+    damages: list[tuple[str, tuple[str, ...]]] = [
+        (kind, (record, "history", "state", "cetool-pypi")) for kind in _DAMAGES
+    ]
+    damages += [("half a surrogate pair", ("cetool",)), ("pipe", ("cetool",))]
+    commands: list[tuple[str | os.PathLike[str], ...]] = [
+        ("list", "--json"),
+        ("gc", "--dry-run"),
+        ("verify", good),
+        ("run", good),
+        ("verify",),
+    ]
+    for kind, names in damages:
+        before = {name: (meta / name).read_bytes() for name in names if (meta / name).exists()}
+        for name in names:
+            (meta / name).unlink(missing_ok=True)
+            _DAMAGES[kind](meta / name)
+        for words in commands:
+            done = home.cetool(*words, timeout=60)
+            assert done.returncode == 0 or words == ("verify",), (kind, names, words, done.stderr)
+            assert "defect" not in done.stderr and "Traceback" not in done.stderr, (kind, words, done.stderr)
+        for name in names:
+            (meta / name).rmdir() if kind == "directory" else (meta / name).unlink()
+            if name in before:
+                (meta / name).write_bytes(before[name])
+    assert home.cetool("run", bad).stdout == "hello\n"

@@ -75,6 +75,8 @@ packages:
 _EXPLICIT = f"# platform: linux-64\n@EXPLICIT\n{_URL}#{_SHA[:32]}\n{_URL.replace('six', 'seven')}#sha256:{_SHA}\n"
 _ENVIRONMENT = "name: a\nchannels: [conda-forge]\ndependencies:\n  - python >=3.9\n  - pip\n  - pip:\n    - six>=1\n"
 _ENVIRONMENT += "variables: {A: b}\nplatforms:\n  - linux-64\n"
+_REQUIREMENTS = "# a\nsix>=1 ; python_version > '3'\n--index-url https://h/simple\nidna==3.4 \\\n  --hash=sha256:"
+_REQUIREMENTS += f"{_SHA}\nb @ https://h/b-1-py3-none-any.whl\n--no-binary :all:\n"
 _SETTINGS = (
     "engine: rattler\nchannels: [conda-forge, bioconda]\nmax-size: 20GB\nremove-if-unused-for: 25\noffline: false\n"
 )
@@ -207,6 +209,14 @@ def _environment(name: str) -> Callable[[Path], object]:
         from cetool.spec.environment_file import read_environment_file
 
         return EnvironmentSpec.of(read_environment_file(directory / name)).name
+
+    return read
+
+
+def _pip_line(line: str) -> Callable[[Path], object]:
+    def read(directory: Path) -> object:
+        (directory / "environment.yml").write_text(f"dependencies: [python, pip, {{pip: [{line}]}}]\n")
+        return _environment("environment.yml")(directory)
 
     return read
 
@@ -447,6 +457,9 @@ READERS: dict[str, Reader] = {
     "condarc": Reader(".condarc", _bytes(_CONDARC), _settings),
     "environment.yml": Reader("environment.yml", _bytes(_ENVIRONMENT), _environment("environment.yml")),
     "specs.txt": Reader("specs.txt", _bytes("python >=3.9\n# comment\nsix==1.16.0\n"), _environment("specs.txt")),
+    "requirements.txt": Reader("requirements.txt", _bytes(_REQUIREMENTS), _pip_line("-r requirements.txt")),
+    "pyproject.toml": Reader("a/pyproject.toml", _bytes('[project]\nname = "six"\n'), _pip_line("./a")),
+    "setup.cfg": Reader("a/setup.cfg", _bytes("[metadata]\nname = six\nversion: 1\n"), _pip_line("./a")),
     "record": Reader("a.json", _bytes(_record_seed()), _record),
     "marker": Reader("conda-meta/cetool", _bytes(_marker_seed()), _marker),
     "launch-record": Reader("record", (_launch_seed(),), _launch_record),
