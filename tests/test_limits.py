@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,6 +145,23 @@ def test_yaml_is_counted_with_its_aliases() -> None:
         check_yaml("a: " + "[" * 3000)
     check_yaml("a: &a {b: c}\nd:\n  <<: *a\n")
     check_yaml("not: yaml: at all")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of a process's memory at once")
+def test_an_engine_that_takes_too_much_memory_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cetool.engines.rattler_thread import TooMuchMemory, attend
+
+    async def read_a_package_list() -> int:
+        import asyncio
+
+        taken = bytearray(os.urandom(1 << 20) * 96)
+        await asyncio.sleep(60)
+        return len(taken)
+
+    monkeypatch.setattr(limits, "MEMORY", 32 << 20)
+    away = threading.Event()
+    with pytest.raises(TooMuchMemory):
+        attend(read_a_package_list(), lambda: False, away, None)
 
 
 def test_the_documentation_names_every_limit() -> None:

@@ -143,10 +143,10 @@ def _lock_in(data: bytes, path: Path, name: str, platform: str | None) -> tuple[
         from cetool.lock.explicit import read_explicit
 
         return read_explicit(text, name), EXPLICIT
+    check_lines(text)
     if _PIXI.search(text):
         from cetool.lock.pixi import read_pixi_lock
 
-        check_lines(text)
         return read_pixi_lock(path, text, name), PIXI
     if _CONDA_LOCK.search(text):
         from cetool.lock.conda_lock import read_conda_lock
