@@ -88,3 +88,37 @@ def test_a_package_cannot_make_cetool_overwrite_a_file_of_the_user(home: Home) -
                 ("ran\n", 0) if package_name == "evil" and not variables else ("", 125)
             )
     assert {path.name: path.read_text() for path in mine.iterdir()} == dict.fromkeys(names, "{}")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "together"),
+    [
+        (Entry("bin/tool", link="{}/file"), ("tool = os:getcwd",), True),
+        (Entry("bin/tool", link="{}/file"), ("tool = os:getcwd",), False),
+        (Entry("share/x", link="{}"), Entry("share/x/file", b"evil"), False),
+        (Entry("share/x", link="y"), Entry("share/x/file", b"evil"), False),
+        (Entry("lib/python3.11/site-packages/x", link="{}"), Entry("site-packages/x/file", b"evil"), False),
+    ],
+    ids=["its own entry point", "an entry point", "a directory", "a chain", "site-packages"],
+)
+def test_no_package_writes_through_a_link_that_leads_outside(
+    settled: Home, tmp_path: Path, first: Entry, second: Entry | tuple[str, ...], together: bool
+) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_text("mine")
+    link = Entry(first.path, link=str(first.link).format(victim))
+    links = (link, Entry("share/y", link=str(victim)))
+    points, files = (second, ()) if isinstance(second, tuple) else ((), (second,))
+    python = {"noarch": "python", "entry_points": points, "depends": ("python",)}
+    there = [Package("zzz", "1", entries=(*files, *(links if together else ())), **python)]
+    there += [] if together else [Package("aaa", "1", entries=links, noarch="generic")]
+    channel = tmp_path / "channel"
+    records = {f"{each.stem}{each.suffix}": write_package(each, channel) for each in there}
+    for subdir in ("noarch", current_platform()):
+        write_repodata(records, subdir, channel)
+    specs = [package.name for package in there]
+    done = settled.cetool("create", "--refresh", *specs, "--channel", channel.as_uri(), "--channel", "conda-forge")
+    assert done.returncode == 125 and "cannot be installed" in done.stderr, done
+    assert "a link" in done.stderr
+    assert [(path.name, path.read_text()) for path in victim.iterdir()] == [("file", "mine")]

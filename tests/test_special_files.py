@@ -22,7 +22,9 @@ def test_a_pipe_in_place_of_a_file_holds_no_run_up(home: Home) -> None:
     assert home.cetool("run", script).stdout == home.cetool("run", script).stdout == "hello\n"
     (prefix,) = (home.cache / "envs").iterdir()
     (record,) = (home.cache / "launch").iterdir()
+    (package,) = home.cache.glob("pkgs/pkgs/hello-bin-*/info/paths.json")
     pipes = {
+        package: "hello\n",
         record: "hello\n",
         prefix / "conda-meta/cetool": "hello\n",
         prefix / "etc/conda/env_vars.d/x.json": None,
@@ -36,7 +38,7 @@ def test_a_pipe_in_place_of_a_file_holds_no_run_up(home: Home) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         os.mkfifo(path)
-        for option in ("--quiet", "--refresh" if path.name == ".netrc" else "--offline"):
+        for option in ("--quiet", "--refresh" if path.name in (".netrc", "paths.json") else "--offline"):
             done = home.cetool("run", option, script, timeout=60)
             assert output is None or done.stdout == output, (path, done.stderr)
             if done.returncode:

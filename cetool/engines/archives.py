@@ -5,8 +5,9 @@ What gets past here could make rattler abort, or write outside of the prefix.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ from cetool.spec.urls import redact
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:")
 _NAME = re.compile(r"[A-Za-z0-9_][^/\\\x00-\x1f\x7f]*")
 _LONGEST = 240
+#: As many symbolic links as Linux follows on one path.
+_MOST_LINKS = 40
+#: Where files of noarch packages go (CEP 20).
+_SITE = re.compile(r"\Asite-packages(?=/|\Z)")
+_SCRIPTS = re.compile(r"\Apython-scripts(?=/|\Z)")
+_PYTHONS = re.compile(r"\Alib/python3(?:\.[0-9]+)?(?=/|\Z)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -60,13 +67,98 @@ def check_unpacked(directory: Path, package: ExplicitPackage) -> None:
         except OSError:
             raise _bad(package, "its info/files cannot be read") from None
         _check_paths((name for name in names if name), package)
-    link = _json(directory, "info/link.json", package)
-    noarch = link.get("noarch") if link is not None else None
-    points = noarch.get("entry_points") if isinstance(noarch, dict) else None
-    for point in points if isinstance(points, list) else ():
+    for point in _entry_points(directory, package):
         command = str(point).partition("=")[0].strip()
         if not command or re.search(r"[/\\\x00-\x1f]", command) or command in (".", ".."):
             raise _bad(package, f"its entry point {shorten(str(point))!r} is not the name of a program")
+        if any((directory / folder / command).is_symlink() for folder in ("bin", "python-scripts", "Scripts")):
+            raise _bad(package, f"its entry point {shorten(str(point))!r} has the place of a link that it brings")
+
+
+def links_in(directory: Path) -> dict[str, str]:
+    """The symbolic links of an unpacked package that do not lead to a file of its own, with what they lead to."""
+    found: dict[str, str] = {}
+    ahead = [str(directory)]
+    while ahead:
+        with os.scandir(ahead.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    real = os.path.realpath(entry.path)
+                    if not (real.startswith(f"{directory}{os.sep}") and os.path.isfile(real)):
+                        found[Path(entry.path).relative_to(directory).as_posix()] = os.readlink(entry.path)
+                elif entry.is_dir(follow_symlinks=False):
+                    ahead.append(entry.path)
+    return found
+
+
+def check_together(cache: Path, packages: Sequence[ExplicitPackage], links: Mapping[str, Mapping[str, str]]) -> None:
+    """Raise EngineError where a package has files below a link of another one's that leads out of the environment.
+
+    ``links`` are what :func:`links_in` found in each, by stem; only where one leads outside are the files looked at.
+    """
+    targets = {_linked_as(path): target for each in links.values() for path, target in each.items()}
+    outside = {path for path in targets if _place_of(path, targets) is None}
+    if not outside:
+        return
+    for package in packages:
+        directory = cache / package.stem
+        # a link is replaced by a file, but what starts an entry point is written through it
+        written = [f"bin/{str(point).partition('=')[0].strip()}" for point in _entry_points(directory, package)]
+        for path in (*_files_of(directory), *written):
+            place = _linked_as(path) if path in written else _linked_as(path).rpartition("/")[0]
+            if place and _place_of(place, targets) is None:
+                raise _bad(
+                    package, f"a link that another package brings leads {shorten(path)!r} outside of the environment"
+                )
+
+
+def _place_of(path: str, targets: Mapping[str, str]) -> str | None:
+    """Where a path below the prefix is with these links in it; None where that is outside, or nowhere."""
+    ahead = path.split("/")[::-1]
+    place: list[str] = []
+    passed = 0
+    while ahead:
+        part = ahead.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            if not place:
+                return None
+            place.pop()
+            continue
+        place.append(part)
+        target = targets.get(_linked_as("/".join(place)))
+        if target is not None:
+            passed += 1
+            if passed > _MOST_LINKS or os.path.isabs(target):
+                return None
+            place.pop()
+            ahead += target.split("/")[::-1]
+    return "/".join(place)
+
+
+def _linked_as(path: str) -> str:
+    """What a path of a package is below a prefix, the same for each python."""
+    return _PYTHONS.sub("lib/python3", _SITE.sub("lib/python3/site-packages", _SCRIPTS.sub("bin", path)))
+
+
+def _entry_points(directory: Path, package: ExplicitPackage) -> list[object]:
+    link = _json(directory, "info/link.json", package)
+    noarch = link.get("noarch") if link is not None else None
+    points = noarch.get("entry_points") if isinstance(noarch, dict) else None
+    return points if isinstance(points, list) else []
+
+
+def _files_of(directory: Path) -> list[str]:
+    """The files that an unpacked package brings, in the words of its metadata, which were looked over before."""
+    try:
+        return [str(entry["_path"]) for entry in read_json(directory / "info" / "paths.json", PACKAGE)["paths"]]
+    except FileNotFoundError:
+        pass
+    try:
+        return read_regular(directory / "info" / "files", PACKAGE).decode("utf-8", "surrogateescape").splitlines()
+    except FileNotFoundError:
+        return []
 
 
 def _check_paths(paths: Iterable[object], package: ExplicitPackage) -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING
 
-from cetool.engines.archives import check_names, check_unpacked
+from cetool.engines.archives import check_names, check_together, check_unpacked, links_in
 from cetool.engines.base import Progress
 from cetool.engines.explicit import ExplicitPackage, mismatch
 from cetool.engines.intact import damaged_files, digest_of
@@ -54,12 +54,16 @@ _NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 
 class Archive(Value):
-    """What was computed of a package's archive when it was fetched: lowercase hex digests, and its size in bytes."""
+    """What was computed of a package's archive when it was fetched: lowercase hex digests, and its size in bytes.
+
+    ``links`` are the symbolic links in it that do not lead to one of its files.
+    """
 
     sha256: str
     md5: str
     size: int
     url: str
+    links: Mapping[str, str] = MappingProxyType({})
 
 
 class CheckedPackages:
@@ -104,6 +108,7 @@ class CheckedPackages:
         ):  # it may use any of the others
             kept = [package for package in packages if package not in absent]
             await self._get_all([each for each in kept if not await asyncio.to_thread(self._has_whole, each)])
+        check_together(self.cache, packages, {each.stem: self._known[each.stem][1].links for each in packages})
         return {package.stem: self._known[package.stem][1] for package in packages}
 
     async def have_those_of(self, records: Sequence[RepoDataRecord]) -> None:
@@ -220,6 +225,7 @@ class CheckedPackages:
     def _keep(self, package: ExplicitPackage, archive: Archive, staging: Path) -> None:
         """Look over what was unpacked, and put it where rattler will look for it."""
         check_unpacked(staging, package)
+        archive = archive._replace(links=links_in(staging))
         self._alive()
         with _locked(self.cache):
             if package.digest is not None and self._has_whole(package):
@@ -257,7 +263,8 @@ def attested(directory: Path) -> tuple[bytes, Archive] | None:
         told = read_json(directory.with_name(directory.name + ".cetool"), NOTE, exact=True)
         if told["schema"] != _SCHEMA or mark != _mark(told["token"], bytes.fromhex(told["revision"])):
             return None
-        archive = Archive(told["sha256"], told["md5"], told["size"], told["url"])
+        links = told["links"] if "links" in told else links_in(directory)  # a cetool that kept none was before
+        archive = Archive(told["sha256"], told["md5"], told["size"], told["url"], dict(links))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return mark, archive
@@ -270,6 +277,9 @@ def _mark_of(directory: Path) -> bytes | None:
         token = read_regular(f"{base}/{_TOKEN.as_posix()}", 64).decode("ascii")
         revision = read_regular(f"{base}.lock", NOTE)[:_REVISION]
         os.stat(f"{base}/info/index.json")
+        with os.scandir(f"{base}/info") as entries:  # rattler would wait for a pipe
+            if not all(each.is_file() or each.is_dir() or each.is_symlink() for each in entries):
+                return None
     except (OSError, ValueError):
         return None
     return _mark(token, revision)
