@@ -13,6 +13,7 @@ from cetool.cache.scripts import Held
 from cetool.cache.sizes import clear_old_files
 from cetool.cache.store import Lease
 from cetool.launch.activation import Activation
+from cetool.limits import SETTINGS, read_regular
 from cetool.paths import Paths
 from cetool.patterns import pattern
 from cetool.spec.metadata import ScriptMetadata
@@ -196,7 +197,7 @@ def _expected(around: Circumstances) -> list[bytes]:
     texts = warm.deciding_variables()
     for path, state in around.configuration.items():
         if state != b"-" and os.path.isfile(path):
-            texts.append(Path(os.fsdecode(path)).read_bytes())
+            texts.append(read_regular(os.fsdecode(path), SETTINGS))
     names = {braced or named for text in texts for braced, named in _VARIABLE.findall(text)}
     return [text for name in sorted(names) if b"\0" not in name for text in (name, warm.variable(name))]
 
@@ -208,7 +209,7 @@ def _tells_a_secret(record: warm.Record, around: Circumstances) -> bool:
         return True
     for path, state in around.configuration.items():
         if state != b"-" and os.path.isfile(path):
-            text = Path(os.fsdecode(path)).read_bytes()
+            text = read_regular(os.fsdecode(path), SETTINGS)
             kept = os.fsencode(strip_credentials(os.fsdecode(text)))
             if len(_VARIABLE.findall(kept)) < len(_VARIABLE.findall(text)):
                 return True
@@ -232,7 +233,7 @@ def _declaration(script: str, seen: os.stat_result, lines: tuple[int, int] | Non
     """The script's first line, as far as it counts, and the lines of its block; nothing where they cannot be told."""
     if lines is None or seen.st_size > warm.MOST_BYTES:
         return b"", b""
-    data = Path(script).read_bytes()
+    data = read_regular(script, warm.MOST_BYTES)
     first, last = lines
     block = b"".join(line + b"\n" for line in data.split(b"\n")[first - 1 : last])
     head = head_of(data)
