@@ -245,6 +245,7 @@ def test_a_comment_that_is_yaml_is_passed_over_as_an_unknown_key(comment: str) -
         (("env:", " - python", "    >=3"), 3),
         (("env:", " - python", "   - numpy", " - pip:", "   - six"), 3),
         (("env: [python]", "env: [numpy]"), 3),
+        (("env:", " - python", " - a line of a list in prose"), 4),
     ],
 )
 def test_what_may_be_a_part_of_the_block_is_never_taken_for_a_comment(lines: tuple[str, ...], line: int) -> None:
@@ -411,6 +412,9 @@ def test_an_environment_file_without_packages_makes_an_empty_environment(settled
     assert made.returncode == 0 and made.stderr.count("empty.yml:3: 'prefix'") == 1
     script = settled.write("plain.sh", "echo $A")
     assert settled.cetool("run", "--env-file", file, script).stdout == "b\n"
+    # so do conditions that do not hold, and virtual packages alone
+    made = settled.cetool("create", "__unix", "six[when=__win]")
+    assert made.returncode == 0, made.stderr
 
 
 # --- [tool.pixi] ------------------------------------------------------------------------------------------------------
@@ -455,6 +459,11 @@ def test_an_irrelevant_key_of_tool_pixi_changes_nothing(key: str) -> None:
 def test_an_unknown_key_of_tool_pixi_is_an_error(key: str) -> None:
     with pytest.raises(MetadataError, match="unknown key"):
         pixi(_statement(key, "{ a = 'b' }"))
+
+
+def test_a_project_and_a_workspace_of_tool_pixi_exclude_each_other() -> None:
+    with pytest.raises(MetadataError, match="both 'project' and 'workspace'"):
+        pixi("tool.pixi.workspace.channels = ['a']", "tool.pixi.project.channels = ['b']")
 
 
 def test_constraints_variables_and_solver_settings_of_tool_pixi_are_honoured() -> None:

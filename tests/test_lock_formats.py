@@ -272,11 +272,23 @@ def test_the_first_lock_counts_and_the_others_are_told_of(tmp_path: Path) -> Non
     found = find_lock(inside, beside=False)
     assert found is not None and found.notes == () and find_lock(script, beside=False) is None
     assert [read_lock(path).platforms[1].platform for path in (conda_lock, pixi)] == ["osx-arm64"] * 2
+    # a link's lock beside the script that it leads to, in the same directory: named by its path
+    link = script.path.with_name("longer-than-a.py")
+    link.symlink_to(script.path)
+    found = find_lock(require_script(read_document(link)))
+    assert found is not None and found.where.endswith("/a.py.conda-lock.yml")
     # a link that leads nowhere is a lock that is missing, not none
     conda_lock.unlink()
     conda_lock.symlink_to("nowhere")
     with pytest.raises(MetadataError, match="there is no lock file"):
         find_lock(script)
+
+
+def test_a_directory_is_not_written_into_a_conda_lock_file() -> None:
+    """CEP 37: hash."""
+    directory = LOCK.platforms[0].pypi[0]._replace(url="file:///work/foo", sha256=None)
+    with pytest.raises(MetadataError, match="foo has no digest"):
+        write_conda_lock(LOCK._replace(platforms=(LOCK.platforms[0]._replace(pypi=(directory,)),)))
 
 
 def test_whether_a_lock_without_a_digest_can_be_meant(tmp_path: Path) -> None:

@@ -223,8 +223,11 @@ class _Output:
         with suppress(OSError, ValueError, AttributeError):
             if stream is not None:
                 self.terminal = stream.isatty()
+                number = stream.fileno() if os.name == "posix" else None
+                # should there be no copy, writing to it fails and leaves nothing in the stream's buffer
+                self._descriptor = number
                 # one of its own: while an engine works in this process, standard error leads to its log
-                self._descriptor = os.dup(stream.fileno()) if os.name == "posix" else None
+                self._descriptor = None if number is None else os.dup(number)
 
     @property
     def width(self) -> int:

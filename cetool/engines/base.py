@@ -102,8 +102,9 @@ class CreateRequest(Value):
 
     @property
     def expects_packages(self) -> bool:
-        """Whether the environment will have any."""
-        return bool(self.packages or self.explicit)
+        """Whether the environment will surely have any: not for a condition (``when``) or a virtual package alone."""
+        certain = any(not spec.startswith("__") and "when=" not in spec for spec in self.packages)
+        return bool(certain or self.explicit)
 
 
 #: Makes of what was found to be wrong with an environment the error for the user, who is told what its engine said.

@@ -32,6 +32,7 @@ CREATED_BY = "created_by"
 _ITEM = re.compile(r"( *)- ")
 _PLATFORM = re.compile(r"^ +(?:- )?platform: *['\"]?([a-z0-9-]+)['\"]?$", re.MULTILINE)
 _SCALARS = ("text", "number", "boolean", "date")
+_DIGEST_OR_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
@@ -300,14 +301,24 @@ def _written_packages(locked: PlatformLock) -> Iterable[dict[str, object]]:
     for package in locked.conda:
         hashes = {kind: value for kind, value in (("md5", package.md5), ("sha256", package.sha256)) if value}
         if not hashes:
-            raise MetadataError(f"{package.name} has no digest, without which conda-lock.yml cannot lock it")
+            raise _without_digest(package.name)
         needs = conda_dependencies(package.depends)
         yield _written(package.name, package.version, "conda", locked.platform, needs, package.url, hashes)
     for wheel in locked.pypi:
         needs = _requirements(wheel.requires, names)
         # mamba reads no package without a digest; of a repository conda-lock gives the commit, which is checked, too
-        hashes = {"sha256": wheel.sha256 or wheel.url.partition("#")[0].rpartition("@")[2]}
+        digest_or_commit = wheel.sha256 or wheel.url.partition("#")[0].rpartition("@")[2]
+        if _DIGEST_OR_COMMIT.fullmatch(digest_or_commit) is None:
+            raise _without_digest(wheel.name)
+        hashes = {"sha256": digest_or_commit}
         yield _written(wheel.name, wheel.version, "pip", locked.platform, needs, wheel.url, hashes)
+
+
+def _without_digest(name: str) -> MetadataError:
+    return MetadataError(
+        f"{name} has no digest, without which conda-lock.yml cannot lock it",
+        hint="Take it from an archive or a wheel, or export another format: --format environment-yml.",
+    )
 
 
 def _written(

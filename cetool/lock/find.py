@@ -76,7 +76,8 @@ def find_lock(script: Script, *, beside: bool = True, platform: str | None = Non
         return FoundLock(lock, f"the lock in {script.name}", EMBEDDED, script.path, _others(there, "the script itself"))
     if not there:
         return None
-    beside_link = there[0].parent == script.path.parent
+    # a link may be beside the script that it leads to, whose lock is not named after the link
+    beside_link = there[0].parent == script.path.parent and there[0].name.startswith(script.path.name)
     name = f"{script.name}{there[0].name[len(script.path.name) :]}" if beside_link else printable(str(there[0]))
     lock, kind = _read(there[0], name, platform)
     return FoundLock(lock, name, kind, there[0], _others(there[1:], there[0].name))

@@ -42,7 +42,14 @@ def read_conda_execute(block: Block, script: Script) -> tuple[Requirements, tupl
     root = read_tree(block, script)
     if root is None or root.kind == "nothing":
         raise MetadataError(_NO_ENVIRONMENT, where=script.at(block.first), hint=_ADD_ENV)
-    own = read_own_keys(root, "the '# conda execute' specification", script.directory)
+    try:
+        own = read_own_keys(root, "the '# conda execute' specification", script.directory)
+    except MetadataError as error:
+        last = block.numbers[-1] if block.numbers else None
+        if error.where is None or error.where.line != last or _END in (error.hint or ""):
+            raise
+        # the last line may be a comment that follows the block
+        raise MetadataError(error.message, where=error.where, hint=f"{error.hint or ''} {_END}".strip()) from None
     needs = own.requirements
     if not needs.packages and not needs.pypi and not needs.baselines and needs.overlay is None:
         raise MetadataError(_NO_ENVIRONMENT, where=script.at(block.first), hint=_ADD_ENV)

@@ -23,6 +23,8 @@ from cetool.spec.platforms import FAMILIES, PLATFORMS
 from cetool.spec.pypi_settings import PypiSettings
 from cetool.spec.pypi_tables import read_pixi_options, read_pixi_pypi
 
+_ONE_WORKSPACE = "Keep [tool.pixi.workspace]: 'project' is its former name."
+
 
 def read_pixi(root: Node, *, platform: str, base_dir: str | os.PathLike[str]) -> Requirements:
     """What ``[tool.pixi]`` asks for on ``platform``.
@@ -35,6 +37,8 @@ def read_pixi(root: Node, *, platform: str, base_dir: str | os.PathLike[str]) ->
     settings = PypiSettings()
     own: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
+    if "project" in keys and "workspace" in keys:
+        keys["project"].fail("[tool.pixi] has both 'project' and 'workspace', of which pixi reads one", _ONE_WORKSPACE)
     for title in ("project", "workspace"):
         if title not in keys:
             continue
