@@ -87,6 +87,20 @@ def test_an_entry_with_claims_but_without_a_computed_digest_fits_nothing(
     assert said(created(home, "--refresh", "--channel", a.url, "pkg")) == "A.conda"
 
 
+def test_an_unpacked_package_whose_hashes_were_changed_is_fetched_again(home: Home, a: Lookalike) -> None:
+    """Its ``info/paths.json`` says what its files hash to: it counts only as it was in the archive."""
+    created(home, "--channel", a.url, "pkg")
+    (entry,) = (path for path in home.cache.rglob(STEM) if path.is_dir())
+    listing = json.loads((entry / "info/paths.json").read_text())
+    for path in listing["paths"]:
+        new = (entry / path["_path"]).read_bytes().replace(b"A.conda", b"X.conda")
+        (entry / path["_path"]).unlink()
+        (entry / path["_path"]).write_bytes(new)
+        path["sha256"] = hashlib.sha256(new).hexdigest()
+    (entry / "info/paths.json").write_text(json.dumps(listing))
+    assert said(created(home, "--refresh", "--channel", a.url, "pkg")) == "A.conda"
+
+
 @pytest.mark.parametrize("over", ["file", "http"])
 def test_repodata_that_claims_another_digest_is_refused_and_fills_no_cache(home: Home, a: Lookalike, over: str) -> None:
     make_lookalike(home.path / "liar", "liar", claims={"sha256": a.digest(), "md5": a.digest("md5")})

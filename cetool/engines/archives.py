@@ -5,6 +5,7 @@ What gets past here could make rattler abort, or write outside of the prefix.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,8 @@ from cetool.spec.urls import redact
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:")
 _NAME = re.compile(r"[A-Za-z0-9_][^/\\\x00-\x1f\x7f]*")
 _LONGEST = 240
+#: What says which files a package has, with their hashes, and how they are linked.
+_LISTING = ("index.json", "paths.json", "files", "link.json", "has_prefix")
 #: As many symbolic links as Linux follows on one path.
 _MOST_LINKS = 40
 #: Where files of noarch packages go (CEP 20).
@@ -159,6 +162,29 @@ def _files_of(directory: Path) -> list[str]:
         return read_regular(directory / "info" / "files", PACKAGE).decode("utf-8", "surrogateescape").splitlines()
     except FileNotFoundError:
         return []
+
+
+def listing_of(directory: Path) -> str:
+    """The SHA-256 of a package's metadata, by which its files are compared with what was in the archive."""
+    digest = hashlib.sha256()
+    for name in _LISTING:
+        try:
+            data = read_regular(f"{directory}/info/{name}", PACKAGE)
+        except FileNotFoundError:
+            data = b""
+        digest.update(b"%d " % len(data) + data)
+    return digest.hexdigest()
+
+
+def has_link_script(directory: Path) -> bool:
+    """Whether an unpacked package brings a program that runs when it is linked."""
+    for folder in ("bin", "python-scripts", "Scripts"):
+        try:
+            if any(name.startswith(".") and "-link." in name for name in os.listdir(directory / folder)):
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def _check_paths(paths: Iterable[object], package: ExplicitPackage) -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING
 
-from cetool.engines.archives import check_names, check_together, check_unpacked, links_in
+from cetool.engines.archives import check_names, check_together, check_unpacked, has_link_script, links_in, listing_of
 from cetool.engines.base import Progress
 from cetool.engines.explicit import ExplicitPackage, mismatch
 from cetool.engines.intact import damaged_files, digest_of
@@ -49,7 +49,7 @@ _BROKEN_OFF = re.compile(
 #: ``STEM.lock`` begins with rattler's revision of the entry, a big-endian number of so many bytes; a SHA-256 follows.
 _REVISION = 8
 _TOKEN = Path("info", "cetool-token")
-_SCHEMA = 1
+_SCHEMA = 2
 _NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 
@@ -104,7 +104,7 @@ class CheckedPackages:
         self._total = self._done + sum(expected) if all(expected) else None
         await self._get_all(absent)
         if whole and any(
-            _has_link_script(self.cache / package.stem) for package in packages
+            has_link_script(self.cache / package.stem) for package in packages
         ):  # it may use any of the others
             kept = [package for package in packages if package not in absent]
             await self._get_all([each for each in kept if not await asyncio.to_thread(self._has_whole, each)])
@@ -238,6 +238,7 @@ class CheckedPackages:
         token_file = staging / _TOKEN
         token_file.unlink(missing_ok=True)  # whatever the package brought of this name
         token_file.write_text(token, encoding="ascii")
+        listing = listing_of(staging)
         beside = place.with_name(place.name + ".lock")
         known = read_regular(beside, NOTE)[:_REVISION] if beside.exists() else b""
         revision = (int.from_bytes(known, "big") + 1).to_bytes(_REVISION, "big")
@@ -247,7 +248,8 @@ class CheckedPackages:
             place.rename(staging.with_name(staging.name + ".replaced"))
         staging.rename(place)
         beside.write_bytes(revision + bytes.fromhex(archive.sha256))
-        told = {"schema": _SCHEMA, "token": token, "revision": revision.hex(), **archive._asdict()}
+        told = {"schema": _SCHEMA, "token": token, "revision": revision.hex(), "listing": listing}
+        told |= archive._asdict()
         attestation.write_text(json.dumps(told), encoding="utf-8")
         self._known[place.name] = (_mark(token, revision), archive)
 
@@ -263,8 +265,9 @@ def attested(directory: Path) -> tuple[bytes, Archive] | None:
         told = read_json(directory.with_name(directory.name + ".cetool"), NOTE, exact=True)
         if told["schema"] != _SCHEMA or mark != _mark(told["token"], bytes.fromhex(told["revision"])):
             return None
-        links = told["links"] if "links" in told else links_in(directory)  # a cetool that kept none was before
-        archive = Archive(told["sha256"], told["md5"], told["size"], told["url"], dict(links))
+        if told["listing"] != listing_of(directory):
+            return None
+        archive = Archive(told["sha256"], told["md5"], told["size"], told["url"], dict(told["links"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return mark, archive
@@ -333,17 +336,6 @@ def kept_record(cache: Path, package: ExplicitPackage) -> RepoDataRecord | None:
         return record_in(cache, package)
     except EngineError:  # as good as not there
         return None
-
-
-def _has_link_script(directory: Path) -> bool:
-    """Whether an unpacked package brings a program that runs when it is linked."""
-    for folder in ("bin", "python-scripts", "Scripts"):
-        try:
-            if any(name.startswith(".") and "-link." in name for name in os.listdir(directory / folder)):
-                return True
-        except OSError:
-            continue
-    return False
 
 
 class _Writer:
