@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import real_engine
 from support.archive import write_package, write_repodata
 from support.baselines import small
 from support.home import Home
@@ -541,7 +542,7 @@ def test_a_constraint_decides_which_package_another_one_brings(settled: Home, tm
     lines = ["/// conda-script", *lines, "entrypoint = '/bin/sh ${SCRIPT}'", "/// end-conda-script"]
     text = "\n".join(f"# {line}" for line in lines) + '\nls "$CONDA_PREFIX/conda-meta"\n'
     script = settled.write(f"constrained-{engine}.sh", text)
-    ran = settled.cetool("run", "--engine", engine, script)
+    ran = settled.cetool("run", "--engine", engine, script, env={"CONDA_EXE": real_engine("real_conda")})
     assert "lib-1.0" in ran.stdout and "lib-2.0" not in ran.stdout, ran.stderr
     assert settled.cetool("lock", script).returncode == 0
     lock = script.with_name(f"{script.name}.conda-lock.yml")

@@ -29,6 +29,7 @@ from typing import IO, TYPE_CHECKING
 
 from cetool.engines.archives import check_names, check_together, check_unpacked, has_link_script, links_in, listing_of
 from cetool.engines.base import Progress
+from cetool.engines.errors import space_error
 from cetool.engines.explicit import ExplicitPackage, mismatch
 from cetool.engines.intact import damaged_files, digest_of
 from cetool.errors import EngineError
@@ -50,6 +51,8 @@ _BROKEN_OFF = re.compile(
 _REVISION = 8
 _TOKEN = Path("info", "cetool-token")
 _SCHEMA = 2
+#: What rattler says where the disk, or the user's share of it, is full.
+_FULL = re.compile(r"No space left on device|[Qq]uota exceeded")
 _NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 
@@ -209,6 +212,8 @@ class CheckedPackages:
             if wanted and found != wanted:
                 raise mismatch(package, algorithm, found)
         if fault is not None:
+            if _FULL.search(str(fault)):
+                raise space_error("the embedded engine")
             raise EngineError(
                 f"the package {package.file_name} of {redact(package.channel)} cannot be unpacked: {fault}",
                 hint="The file is damaged, or not a conda package: report it to the channel's owner.",
@@ -361,6 +366,8 @@ def _hashed(path: Path, package: ExplicitPackage) -> Archive:
 
 
 def _unobtainable(package: ExplicitPackage, error: OSError) -> EngineError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return space_error("the embedded engine")
     return EngineError(
         f"the package {package.file_name} cannot be fetched: {error.filename or package.local}: {error.strerror}",
         hint="The channel may have removed it; if a lock names it, `cetool lock` solves again.",
