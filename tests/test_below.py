@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.archive import Entry, Package, write_package, write_repodata
@@ -110,7 +111,7 @@ def test_no_package_writes_through_a_link_that_leads_outside(
     link = Entry(first.path, link=str(first.link).format(victim))
     links = (link, Entry("share/y", link=str(victim)))
     points, files = (second, ()) if isinstance(second, tuple) else ((), (second,))
-    python = {"noarch": "python", "entry_points": points, "depends": ("python",)}
+    python: dict[str, Any] = {"noarch": "python", "entry_points": points, "depends": ("python",)}
     there = [Package("zzz", "1", entries=(*files, *(links if together else ())), **python)]
     there += [] if together else [Package("aaa", "1", entries=links, noarch="generic")]
     channel = tmp_path / "channel"
