@@ -157,6 +157,11 @@ def test_a_missing_environment_file_is_not_a_missing_script(tmp_path: Path) -> N
     for path in (tmp_path / "none.yml", tmp_path):
         with pytest.raises(MetadataError, match="environment file"):
             read_environment_file(path)
+    # a URL, of which a path keeps one slash, and no word of its password
+    for url in ("https://user:secret@host/environment.yml", Path("https://user:secret@host/environment.yml")):
+        with pytest.raises(MetadataError, match="^an environment file is not read from a URL$") as caught:
+            read_environment_file(url)
+        assert caught.value.where is None
 
 
 # --- the encoding (docs/specification.md) -----------------------------------------------------------------------------

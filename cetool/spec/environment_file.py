@@ -31,6 +31,8 @@ _SELECTOR_NAMES = frozenset(
         *("aarch64", "arm64", "armv6l", "armv7l", "ppc64le", "s390x"),
     )
 )
+#: Also with one slash, which is what a path makes of it.
+_WAS_URL = pattern(r"(?:https?|ftp|s3|file):/")
 _SEL = pattern(r"sel\((.*)\)")
 _SEL_WORDS = frozenset(("unix", "linux", "osx", "win", "and", "or", "not", "(", ")"))
 
@@ -45,6 +47,10 @@ def read_environment_file(path: str | os.PathLike[str], platform: str | None = N
     try:
         data = read_bytes(given, name, "environment file", limit=ENVIRONMENT_FILE)
     except (ScriptNotFoundError, ScriptNotReadableError) as error:
+        if _WAS_URL.match(given):
+            raise MetadataError(
+                "an environment file is not read from a URL", hint="Fetch it, read it, and name the file."
+            ) from None
         # 126 and 127 are about the script itself
         raise MetadataError(error.message, where=error.where, hint=error.hint) from None
     directory = Path(given).absolute().parent
