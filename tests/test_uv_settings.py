@@ -72,6 +72,8 @@ def test_the_docs_list_every_key_as_the_code_treats_it() -> None:
         ("dependency-metadata = [{ version = '1' }]", "no name"),
         ("index = [{ name = 'x' }]", "no url"),
         ("index = [{ url = 'https://x', explicit = true, default = true }]", "cannot be both"),
+        ("index = [{ name = 'a', url = 'https://x' }, { name = 'a', url = 'https://y' }]", "two indexes"),
+        ("index = [{ url = 'https://x', default = true }, { url = 'https://y', default = true }]", "two indexes"),
         ("index = [{ url = 'https://x', formats = 'flat' }]", "formats"),
         ("index = [{ url = 'https://x', format = 'round' }]", "unknown"),
         ("sources = { six = { path = 'six', editable = true } }", "editable"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from cetool.patterns import pattern
@@ -145,7 +145,7 @@ def read_uv(root: Node, *, base_dir: str | os.PathLike[str]) -> UvTable:
             node.fail(f"unknown key {shorten(key)!r} in [tool.uv]", nearest(key, KEYS))
         if KEYS[key].treatment == "refused":
             node.fail(f"tool.uv.{key} is not supported in a script", KEYS[key].why)
-    tables = [_index(item, base_dir) for item in _items(keys, "index")]
+    tables = _indexes(_items(keys, "index"), base_dir)
     sources = _sources(keys, [str(table["name"]) for table in tables if "name" in table], base_dir)
     settings = PypiSettings(
         index_url=index_url(keys["index-url"], base_dir) if "index-url" in keys else None,
@@ -200,6 +200,19 @@ def _normal(name: str) -> str:
 
 def _items(keys: Mapping[str, Node], key: str) -> tuple[Node, ...]:
     return keys[key].as_list(f"tool.uv.{key}") if key in keys else ()
+
+
+def _indexes(nodes: Sequence[Node], base_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The entries of ``[[tool.uv.index]]``. Two with one name, or two defaults, are an error: only one would count."""
+    tables: list[dict[str, Any]] = []
+    for node in nodes:
+        table = _index(node, base_dir)
+        if any("name" in table and table["name"] == other.get("name") for other in tables):
+            node.fail(f"two indexes are called {shorten(table['name'])!r}, and one would count", "Rename one of them.")
+        if table.get("default") and any(other.get("default") for other in tables):
+            node.fail("two indexes are the default one, and one would count", "Take 'default = true' out of one.")
+        tables.append(table)
+    return tables
 
 
 def _index(node: Node, base_dir: str | os.PathLike[str]) -> dict[str, Any]:
