@@ -11,6 +11,8 @@ from support.archive import Entry, Package, write_package, write_repodata
 from support.home import Home
 
 from cetool.below import read_below, remove_below, write_below
+from cetool.engines.pypi import refuse_links
+from cetool.errors import EngineError
 from cetool.spec.platforms import current_platform
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
@@ -123,3 +125,14 @@ def test_no_package_writes_through_a_link_that_leads_outside(
     assert done.returncode == 125 and "cannot be installed" in done.stderr, done
     assert "a link" in done.stderr
     assert [(path.name, path.read_text()) for path in victim.iterdir()] == [("file", "mine")]
+
+
+def test_installers_of_pypi_packages_follow_no_link_out_of_the_prefix(tmp_path: Path) -> None:
+    site = tmp_path / "prefix/lib/python3.12/site-packages"
+    site.mkdir(parents=True)
+    (site / "inside").symlink_to(site)
+    refuse_links(tmp_path / "prefix")
+    (site / "package").mkdir()
+    (site / "package" / "data").symlink_to(tmp_path)
+    with pytest.raises(EngineError, match=r"site-packages/package/data is a link to"):
+        refuse_links(tmp_path / "prefix")

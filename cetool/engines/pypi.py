@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from cetool.consent import Consent
+from cetool.engines.archives import links_in
 from cetool.engines.base import CreateRequest, Progress
 from cetool.engines.pypi_exact import Step, steps, without_digest
 from cetool.engines.pypi_files import GET_UV, has_files_of_uv, literal, refuse_for_pip, tell_pip, tell_uv, write_private
@@ -95,6 +96,7 @@ def install_pypi(request: PypiRequest, progress: Progress) -> None:
     for requirement in request.requirements:
         literal(requirement)  # raises for what is not a requirement
     python_of(request.prefix)
+    refuse_links(request.prefix)
     uv = wanted_uv(request)
     if uv is None:
         refuse_for_pip(request.settings)
@@ -109,6 +111,25 @@ def install_pypi(request: PypiRequest, progress: Progress) -> None:
             raise explain_failure(ended, request, installed, "uv" if uv is not None else "pip")
     if request.exactly:
         keep_named(request.prefix, request.requirements)
+
+
+def refuse_links(prefix: Path) -> None:
+    """Raise EngineError where a conda package has put a link to another place where the installers write: they follow
+    it.
+    """
+    top = os.path.realpath(prefix)
+    above = [prefix / name for name in ("bin", "etc", "include", "lib", "share", "Lib", "Scripts")]
+    found = [*above, *prefix.glob("lib/python3*"), *prefix.glob("lib/python3*/site-packages")]
+    for directory in (*prefix.glob("lib/python3*/site-packages"), prefix / "Lib" / "site-packages"):
+        if directory.is_dir() and not directory.is_symlink():
+            found += [directory / name for name in links_in(directory)]
+    for path in found:
+        real = os.path.realpath(path)
+        if path.is_symlink() and os.path.isdir(real) and not real.startswith(top + os.sep):
+            raise EngineError(
+                f"PyPI packages cannot be installed: {path} is a link to {real}, which a conda package brought",
+                hint="Report it to the channel's owner, or leave that package out.",
+            )
 
 
 def _install(
