@@ -108,7 +108,8 @@ def parse_json(text: str | bytes, *, exact: bool = False) -> Any:
     import json
 
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    text = text if isinstance(text, str) else text.decode("utf-8-sig")
+    # not by the codec utf-8-sig, which is a module of its own
+    text = text if isinstance(text, str) else text.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
     if len(data) > VALUES and data.count(b",") + data.count(b"[") + data.count(b"{") > VALUES:
         raise LimitError(f"it has more than {VALUES} values")
     check_brackets(data)

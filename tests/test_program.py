@@ -146,10 +146,10 @@ def test_scripts_may_run_one_another_up_to_a_limit(settled: Home) -> None:
 
 def test_a_script_imports_nothing_from_the_users_own_site(settled: Home) -> None:
     base = settled.path / f".local/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
-    settled.write(str(base.relative_to(settled.path) / "planted.py"), "")
+    settled.write(str(base.relative_to(settled.path) / "in_user_site.py"), "")
     text = (
         "import importlib.util as u, os\n"
-        'print(u.find_spec("planted") is None, os.environ.get("PYTHONPATH"), os.environ.get("PYTHONNOUSERSITE"))\n'
+        'print(u.find_spec("in_user_site") is None, os.environ.get("PYTHONPATH"), os.environ.get("PYTHONNOUSERSITE"))\n'
     )
     path = settled.write("program/site.py", script("python, numpy", text))
     for _ in range(2):  # cold, warm
@@ -159,5 +159,5 @@ def test_a_script_imports_nothing_from_the_users_own_site(settled: Home) -> None
     own = settled.write("program/own.py", script("python, numpy]\n# variables: {PYTHONNOUSERSITE: ''}\n# x: [", text))
     own.write_text(own.read_text().replace("# x: []\n", ""))
     assert learn(settled, own).startswith("False")
-    code = "import importlib.util as u; print(u.find_spec('planted') is None)"
+    code = "import importlib.util as u; print(u.find_spec('in_user_site') is None)"
     assert learn(settled, "exec", "--spec", "python", "python", "-c", code) == "True\n"
