@@ -55,6 +55,8 @@ SPEC_SHAPE = {
     "specs": ["str"],
     "pypi": [],
     "variables": {},
+    "pypi_settings": {},
+    "solver_settings": {},
     "virtual_packages": {},
     "locked": "bool",
     "exclude_newer": "NoneType",

@@ -302,6 +302,7 @@ def test_uv_gets_indexes_constraints_and_overrides_and_pip_says_that_it_cannot(s
     )
     done = settled.cetool("run", script)
     assert done.stdout == "2.0\n", done.stderr
+    assert 'constraint-dependencies = ["ours<2.5"]' in settled.cetool("show", script).stdout
     assert settled.cetool("lock", script).returncode == 0
     locked = settled.cetool("run", "--locked", script)
     assert locked.stdout == "2.0\n", locked.stderr

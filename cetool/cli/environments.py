@@ -232,6 +232,8 @@ def spec_document(spec: EnvironmentSpec) -> dict[str, object]:
         "channels": list(shown.channels),
         "specs": list(shown.packages),
         "pypi": list(shown.pypi),
+        "pypi_settings": shown.pypi_settings.as_dict(),
+        "solver_settings": shown.solving.as_dict(),
         "variables": dict(shown.variables),
         "virtual_packages": dict(shown.virtual_packages),
         "locked": shown.is_locked,

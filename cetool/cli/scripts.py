@@ -94,6 +94,7 @@ def show(
         ("channels", flow(spec.channels) if spec.channels else ""),
         ("env", flow(needs.packages) if spec.overlay is None else ""),
         ("pip", flow(needs.pypi) if needs.pypi and spec.overlay is None else ""),
+        ("settings", _pypi_settings(spec)),
         ("base", spec.overlay.base if spec.overlay else ""),
         ("overlay", flow(spec.overlay.requirements) if spec.overlay else ""),
         ("conda", flow(spec.overlay.conda) if spec.overlay and spec.overlay.conda else ""),
@@ -112,6 +113,13 @@ def show(
     for key, value in rows:
         if value:
             print_line(f"{key + ':':12}{value}")
+
+
+def _pypi_settings(spec: EnvironmentSpec) -> str:
+    """The settings of ``[tool.uv]`` and the like, by the names that uv has for them."""
+    settings = dict(spec.pypi_settings.as_dict())
+    settings |= settings.pop("options", {})
+    return ", ".join(f"{key} = {value if isinstance(value, str) else flow(value)}" for key, value in settings.items())
 
 
 def _run_with(metadata: ScriptMetadata) -> str:
