@@ -1,8 +1,8 @@
 """Writes a file in one step, so that every reader finds the old one or the new one, whole; and brings what was written
 to the disk.
 
-Whoever reads a file, changes what was read and writes it back uses :func:`update_file` or :func:`replace_file`: among
-cetools a file lock makes them take turns, and what an editor saved meanwhile is never overwritten.
+Code that reads a file, changes it and writes it back uses :func:`update_file` or :func:`replace_file`: a file lock
+makes processes of cetool take turns, and what an editor saved meanwhile is never overwritten.
 """
 
 from __future__ import annotations

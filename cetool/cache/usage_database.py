@@ -45,7 +45,7 @@ _MOST_KIB = 32 * 1024
 _LEAST_ROOM = 64 * 1024
 #: More versions than there will ever be: such a number is damage, not a newer cetool's.
 _MOST_VERSIONS = 1000
-#: What a damaged database can raise: bytes that are not text, numbers that are none, besides SQLite's own errors.
+#: What a damaged database can raise: bytes that are not text, values that are not numbers, and SQLite's own errors.
 DATABASE_ERRORS = (sqlite3.Error, UnicodeError, OverflowError, ValueError, TypeError, IndexError)
 _SIGNS_OF_DAMAGE = (
     *("malformed", "not a database", "no such table", "no such column", "disk image", "already exists"),
