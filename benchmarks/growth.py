@@ -13,12 +13,12 @@ from benchmarks.cases import CETOOL_BASE
 from benchmarks.groups import Difference, Group, Peak, Ratio
 from benchmarks.measure import Case
 from benchmarks.scene import Scene
-from cetool.cache.marker import FROZEN, MARKER, Marker
-from cetool.cache.spool import note_made
-from cetool.cache.store import Store
-from cetool.cache.usage import open_usage_log
-from cetool.paths import Paths
-from cetool.spec.environment import EnvironmentSpec
+from cetool.declare.environment import EnvironmentSpec
+from cetool.settings.paths import Paths
+from cetool.store.marker import FROZEN, MARKER, Marker
+from cetool.store.spool import note_made
+from cetool.store.store import Store
+from cetool.store.usage import open_usage_log
 from cetool.warm.notes import ACTIVE
 
 #: How much longer a warm run may take in the full cache than in the empty one.

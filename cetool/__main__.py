@@ -106,7 +106,7 @@ def main() -> "NoReturn":
         # leaves out what reads other command lines; a notebook's options may stand after it
         if plain and not words[at].endswith(".ipynb"):
             gc.disable()
-            from cetool.cli.execution import run_plainly
+            from cetool.app.execution import run_plainly
 
             run_plainly(words[at], words[at + 1 :], _verbosity(words, at))
         from cetool.cli.app import run_app
@@ -204,8 +204,8 @@ def enter(obey: "Callable[[], int]") -> "NoReturn":
     except BrokenPipeError:
         status = 128 + 13  # whoever read it has left: as if by the signal that the interpreter ignores
     except OSError as error:
+        from cetool.base.errors import CetoolError
         from cetool.cli.failure import tell
-        from cetool.errors import CetoolError
 
         status = status or tell(CetoolError(f"what was to be printed could not be: {error.strerror}"))
     # Not by way of the interpreter's own end: py-rattler's threads outlive it, and can crash it; and what could not be
@@ -248,7 +248,7 @@ def _keep_clear_of_standard_streams() -> None:
 
 
 def _interrupt(number: int, frame: "FrameType | None") -> None:
-    from cetool.errors import Interrupted
+    from cetool.base.errors import Interrupted
 
     raise Interrupted(number)
 

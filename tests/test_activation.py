@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-import cetool.errors
-from cetool.errors import NotExecutableError, ProgramNotFoundError, StoreError, UsageError
+import cetool.base.errors
+from cetool.base.errors import NotExecutableError, ProgramNotFoundError, StoreError, UsageError
 from cetool.launch.activation import Activation, activated_environ, read_activation
 from cetool.launch.programs import find_program, resolve_command
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX activation")
-SOURCE = str(Path(cetool.errors.__file__).parent.parent)
+SOURCE = str(Path(cetool.base.errors.__file__).parent.parent)
 
 
 def make_prefix(

@@ -16,13 +16,13 @@ from support.home import Home
 from support.locked import explicit_list
 from support.server import ChannelServer, serving
 
-from cetool.engines.hashed import Hashed
-from cetool.engines.intact import changed_files, digest_of, package_records
+from cetool.base.files import walk
 from cetool.lock.conda_lock import write_conda_lock
 from cetool.lock.explicit import read_explicit
 from cetool.lock.model import Lock
 from cetool.lock.pixi import write_pixi_lock
-from cetool.trees import walk
+from cetool.packages.hashed import Hashed
+from cetool.packages.intact import changed_files, digest_of, package_records
 
 FAKES = ("conda", "mamba", "micromamba")
 NUMBER = 60
@@ -323,7 +323,7 @@ def test_what_was_hashed_is_not_read_again_until_it_changes(
         return digest_of(path, algorithm)
 
     def look() -> list[str]:
-        monkeypatch.setattr("cetool.engines.intact.digest_of", digest)
+        monkeypatch.setattr("cetool.packages.intact.digest_of", digest)
         read.clear()
         there = dict(walk(prefix))
         assert changed_files(prefix, package_records(prefix), Hashed(there, learns=False)) == []

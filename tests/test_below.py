@@ -1,4 +1,4 @@
-"""Promises of cetool.below: what a package ships never makes cetool write, read or remove anything elsewhere."""
+"""Promises of cetool.base.below: what a package ships never makes cetool write, read or remove anything elsewhere."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from support.archive import Entry, Package, write_package, write_repodata
 from support.home import Home
 
-from cetool.below import read_below, remove_below, write_below
-from cetool.engines.pypi import refuse_links
-from cetool.errors import EngineError
-from cetool.spec.platforms import current_platform
+from cetool.base.below import read_below, remove_below, write_below
+from cetool.base.errors import EngineError
+from cetool.declare.platforms import current_platform
+from cetool.engines.pypi.install import refuse_links
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
 

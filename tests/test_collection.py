@@ -23,11 +23,11 @@ from support.cache import (
     usage_log,
 )
 
-from cetool.cache.gc import Policy, Report, collect
-from cetool.cache.marker import MARKER
-from cetool.cache.sizes import Freed, disk_size
-from cetool.cache.store import Directory
-from cetool.errors import StoreError
+from cetool.base.errors import StoreError
+from cetool.store.disk import Freed, disk_size
+from cetool.store.gc import Policy, Report, collect
+from cetool.store.marker import MARKER
+from cetool.store.store import Directory
 
 HOUR = 3600.0
 
@@ -190,7 +190,7 @@ def test_interrupted_deletions_are_finished_and_locks_cleared(tmp_path: Path) ->
     body = """
     lease = made(ROOT, "x")
     lease.release()
-    from cetool.cache.trash import discard
+    from cetool.store.disk import discard
     discard(lease.prefix, ROOT / "trash")
     os.kill(os.getpid(), signal.SIGKILL)
     """
@@ -232,7 +232,7 @@ def test_freed_bytes_are_those_that_no_other_name_keeps(tmp_path: Path) -> None:
 def test_runs_and_collections_in_tight_loops(tmp_path: Path) -> None:
     """Two run and two collect all that is not in use: no run ever loses a file, and each finds its environment."""
     body = """
-    from cetool.cache.gc import Policy, collect
+    from cetool.store.gc import Policy, collect
     def act(number):
         for _ in range(100 if number < 2 else 25):
             if number < 2:

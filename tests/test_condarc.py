@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cetool.condarc import Condarc, load_condarc, resolve_channel
-from cetool.errors import ConfigError
+from cetool.base.errors import ConfigError
+from cetool.settings.condarc import Condarc, load_condarc, resolve_channel
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def write(path: Path, text: str) -> Path:
 
 def test_without_files_nothing_is_configured_and_no_yaml_is_imported(world: dict[str, str]) -> None:
     code = (
-        "import sys; from cetool.condarc import Condarc, load_condarc;"
+        "import sys; from cetool.settings.condarc import Condarc, load_condarc;"
         f"assert load_condarc({world!r}) == Condarc(); assert not any('ruamel' in name for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from cetool.base.errors import CetoolError, ConfigError, UsageError
 from cetool.cli.settings import app
-from cetool.config import KEYS, Settings, load_settings, variable_of
-from cetool.config_file import read_config_file
-from cetool.errors import CetoolError, ConfigError, UsageError
+from cetool.settings.file import read_config_file
+from cetool.settings.settings import KEYS, Settings, load_settings, variable_of
 
 SEEDS_CONDARC = """\
 channels: [conda-forge]
@@ -107,7 +107,9 @@ def test_the_seeds_template_follows_condas_envs_dirs(environ: dict[str, str], tm
 
 
 def test_without_files_no_yaml_reader_is_imported(environ: dict[str, str]) -> None:
-    code = f"import sys, cetool.config as c; c.load_settings({environ!r}); print('ruamel.yaml' in sys.modules)"
+    code = (
+        f"import sys, cetool.settings.settings as c; c.load_settings({environ!r}); print('ruamel.yaml' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     if not any(Path(place, "condarc").exists() or Path(place, ".condarc").exists() for place in ("/etc/conda",)):
         assert done.stdout == "False\n"
@@ -214,7 +216,7 @@ def test_list_shows_values_and_where_they_come_from(environ: dict[str, str], tmp
     assert lines["remove-if-unused-for"] == ["25h", "built-in"]
     assert tuple(lines) == KEYS
     document = json.loads(config("list", "--json").stdout)
-    assert document["schema"] == "cetool.config/1"
+    assert document["schema"] == "cetool.settings.settings/1"
     assert {"key": "max-size", "value": 524288000, "source": f"{tmp_path / 'c.yaml'}:1", "default": None} in document[
         "settings"
     ]

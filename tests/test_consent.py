@@ -27,17 +27,17 @@ from support.web import Server, make_certificate, sends, serving
 
 import cetool
 from cetool.__main__ import COMMANDS
+from cetool.app.decision import LABELS, UNSHOWN, rows_of, shown_line, wrapped
+from cetool.base.consent import Consent
+from cetool.base.errors import MetadataError
 from cetool.cli.app import make_app
-from cetool.cli.decision import LABELS, UNSHOWN, rows_of, shown_line, wrapped
-from cetool.consent import Consent
-from cetool.errors import MetadataError
-from cetool.spec import environment, overlay
-from cetool.spec.environment import EnvironmentSpec, Requirements
-from cetool.spec.metadata import ScriptMetadata, read_metadata
-from cetool.spec.overlay import OverlayKeys
-from cetool.spec.platforms import current_platform
-from cetool.spec.pypi_settings import PypiSettings
-from cetool.spec.source import script_from_text
+from cetool.declare import environment, overlay
+from cetool.declare.environment import EnvironmentSpec, Requirements
+from cetool.declare.metadata import ScriptMetadata, read_metadata
+from cetool.declare.overlay import OverlayKeys
+from cetool.declare.platforms import current_platform
+from cetool.declare.pypi_settings import PypiSettings
+from cetool.declare.source import script_from_text
 
 PROMPT = "[y/N]"
 
@@ -186,7 +186,7 @@ def test_a_consent_comes_from_the_session_alone() -> None:
         path.relative_to(root).as_posix()
         for path in root.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom) and node.module == "cetool.consent"
+        if isinstance(node, ast.ImportFrom) and node.module == "cetool.base.consent"
         if any(alias.name != "Consent" for alias in node.names)
     }
     assert callers == {"cli/session.py", "cli/consent.py"}
@@ -252,7 +252,7 @@ def test_every_field_of_an_environment_comes_from_what_is_shown() -> None:
         "pinned_pypi": "Requirements.baselines",
     }
     new = set(EnvironmentSpec.__annotations__) - set(sources)
-    assert not new, f"{new}: does the question show what they come from? (cetool/cli/decision.py)"
+    assert not new, f"{new}: does the question show what they come from? (cetool/app/decision.py)"
 
 
 @pytest.mark.parametrize(

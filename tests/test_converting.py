@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from support.editing import CONDA_SCRIPT, EXECUTE, FLOW, PEP723, PIXI, Write, name_of, reading
 
-from cetool.errors import UsageError
-from cetool.spec.converting import DIALECTS, convert_block
-from cetool.spec.document import NotWrittenError
-from cetool.spec.imports import find_imports
-from cetool.spec.source import script_from_text
-from cetool.spec.starting import start_block
+from cetool.base.errors import UsageError
+from cetool.declare.source import script_from_text
+from cetool.edit.converting import DIALECTS, convert_block
+from cetool.edit.document import NotWrittenError
+from cetool.edit.imports import find_imports
+from cetool.edit.starting import start_block
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from support.baselines import small
 from support.home import Home
 from support.warm import learn, run_warm
 
+from cetool.base.errors import MetadataError
 from cetool.cli.environments import requirements_of
-from cetool.errors import MetadataError
-from cetool.spec.environment import EnvironmentSpec, Requirements, Solving
-from cetool.spec.environment_file import read_environment_file
-from cetool.spec.metadata import ScriptMetadata, read_metadata
-from cetool.spec.pixi_keys import IRRELEVANT, KEYS, REFUSED
-from cetool.spec.source import script_from_text
+from cetool.declare.dialects.environment_yml import read_environment_file
+from cetool.declare.dialects.pixi import IRRELEVANT, KEYS, REFUSED
+from cetool.declare.environment import EnvironmentSpec, Requirements, Solving
+from cetool.declare.metadata import ScriptMetadata, read_metadata
+from cetool.declare.source import script_from_text
 
 
 def read(text: str, name: str = "s.py") -> ScriptMetadata:

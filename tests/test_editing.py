@@ -16,11 +16,11 @@ from support.editing import ALL, CONDA_SCRIPT, EXECUTE, PEP723, PIXI, Write, rea
 from support.home import Home
 from support.scripts import bound_by_modes, told
 
-from cetool.errors import CetoolError, MetadataError, UsageError
-from cetool.spec.blocks import find_block
-from cetool.spec.document import NotWrittenError, read_document, require_script, write_document
-from cetool.spec.editing import Change, edit_declaration
-from cetool.spec.matchspecs import spec_name
+from cetool.base.errors import CetoolError, MetadataError, UsageError
+from cetool.declare.blocks import find_block
+from cetool.declare.match_specs import spec_name
+from cetool.edit.document import NotWrittenError, read_document, require_script, write_document
+from cetool.edit.editing import Change, edit_declaration
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ import rattler
 from engines import FAKE, install_fakes
 from support.home import Home
 
-from cetool.engines.base import Engine, Found
+from cetool.base.errors import EngineError, UsageError
+from cetool.engines.choice import NAMES, choose_engine, find_engines
+from cetool.engines.protocol import Engine, Found
 from cetool.engines.registration import forget_registration
-from cetool.engines.select import NAMES, choose_engine, find_engines
-from cetool.engines.verify import check_complete
-from cetool.errors import EngineError, UsageError
+from cetool.packages.verify import check_complete
 
 #: Where a home's own programs come first.
 PATH = "{0.bin}:/usr/bin:/bin"
@@ -27,7 +27,7 @@ PATH = "{0.bin}:/usr/bin:/bin"
 @pytest.fixture
 def env(home: Home, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """A machine without any engine but the built-in one, whatever this machine has."""
-    monkeypatch.setattr("cetool.engines.select._ELSEWHERE", ())
+    monkeypatch.setattr("cetool.engines.choice._ELSEWHERE", ())
     return home.environment({"PATH": f"{home.bin}:/usr/bin:/bin"})
 
 

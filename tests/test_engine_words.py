@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cetool.consent import issue
-from cetool.engines.base import CreateRequest
+from cetool.base.consent import issue
+from cetool.base.errors import EngineError
 from cetool.engines.explain import explain
-from cetool.engines.stages import CondaStages, MambaStages
+from cetool.engines.output import CondaStages, MambaStages
+from cetool.engines.protocol import CreateRequest
 from cetool.engines.subprocesses import Ended
-from cetool.errors import EngineError
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
 

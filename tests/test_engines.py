@@ -23,12 +23,12 @@ from support.channel import Channel
 from support.home import Home
 from support.server import ChannelServer, Fault
 
-from cetool.consent import issue
-from cetool.engines.base import CreateRequest, Engine, SilentProgress
+from cetool.base.consent import issue
+from cetool.base.errors import EngineError, Interrupted
+from cetool.declare.environment import EnvironmentSpec
 from cetool.engines.build import Circumstances, Place, build_environment
-from cetool.engines.select import choose_engine
-from cetool.errors import EngineError, Interrupted
-from cetool.spec.environment import EnvironmentSpec
+from cetool.engines.choice import choose_engine
+from cetool.engines.protocol import CreateRequest, Engine, SilentProgress
 
 ALL = ("conda", "mamba", "micromamba")
 
@@ -278,9 +278,9 @@ def test_a_slow_download_is_no_standing_still(world: World, server: ChannelServe
 _DRIVER = """
 import os, sys
 from pathlib import Path
-from cetool.consent import issue
-from cetool.engines.base import CreateRequest, SilentProgress
-from cetool.engines.select import choose_engine
+from cetool.base.consent import issue
+from cetool.engines.protocol import CreateRequest, SilentProgress
+from cetool.engines.choice import choose_engine
 name, directory, channel = sys.argv[1:]
 directory = Path(directory)
 engine, _ = choose_engine(name, os.environ, lock_dir=directory / "locks", cache_dir=directory)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from cetool.digests import sha256_of
-from cetool.errors import MetadataError
-from cetool.spec.environment import EnvironmentSpec, Requirements
-from cetool.spec.environment_file import read_environment_file
-from cetool.spec.matchspecs import canonical_spec
-from cetool.spec.pypi_settings import PypiSettings
+from cetool.base.errors import MetadataError
+from cetool.base.files import sha256_of
+from cetool.declare.dialects.environment_yml import read_environment_file
+from cetool.declare.environment import EnvironmentSpec, Requirements
+from cetool.declare.match_specs import canonical_spec
+from cetool.declare.pypi_settings import PypiSettings
 
 SEED = EnvironmentSpec(packages=("numpy", "python >=3"))
 
@@ -187,7 +187,7 @@ DOCUMENTED = (
 #: Asks one of the Pythons here, which needs none of cetool's dependencies.
 _ON_A_PYTHON = """
 import sys; sys.path.insert(0, sys.argv[1])
-from cetool.spec.environment import EnvironmentSpec, PypiSettings, Requirements
+from cetool.declare.environment import EnvironmentSpec, PypiSettings, Requirements
 new = "".join(map(chr, (0x378, 0x1FAE8, 0x2FFC, 0x1C89A, 0xE9, 0x7F, 0xAD, 0x2028, 0x10FFFF)))
 variables = (("A", new), ("B", "'" + '"' + "\\\\"))
 for spec in (

@@ -27,7 +27,7 @@ from support.scripts import (
     told,
 )
 
-from cetool.cache.marker import FROZEN, MARKER
+from cetool.store.marker import FROZEN, MARKER
 
 WAITS = shell_script("echo $$; read line")
 

@@ -18,9 +18,9 @@ from support.notebooks import notebook
 from support.web import Server, sends, serving
 
 import cetool
-from cetool.spec.metadata import read_metadata
-from cetool.spec.platforms import current_platform
-from cetool.spec.source import script_from_text
+from cetool.declare.metadata import read_metadata
+from cetool.declare.platforms import current_platform
+from cetool.declare.source import script_from_text
 
 SECRET = "c4n4ry-0f-a-s3cr3t"
 VARIABLES = ("AWS_SECRET_ACCESS_KEY", "HOME")

@@ -25,7 +25,7 @@ from support.scripts import (
     told,
 )
 
-from cetool.engines.package_cache import in_use
+from cetool.packages.cache import in_use
 
 WAITS = shell_script('hello; read line; hello "$line"')
 

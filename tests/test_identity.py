@@ -16,7 +16,7 @@ from support.home import Home
 from support.lookalikes import STEM, Lookalike, make_lookalike, recorded, said
 from support.server import serving
 
-from cetool.spec.platforms import current_platform
+from cetool.declare.platforms import current_platform
 
 WRONG_MD5, WRONG_SHA256 = "a" * 32, "a" * 64
 ENGINES = ("rattler", "conda", "micromamba")

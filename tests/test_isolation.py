@@ -69,7 +69,7 @@ def test_an_installation_on_the_path_or_in_the_users_site_works(settled: Home, i
     path = f"/nowhere:{place}" if installed == "target" else "/nowhere"
     env = {"PYTHONPATH": path, "PYTHONUSERBASE": str(settled.path / "user")}
     code = (
-        "import sys; from cetool.__main__ import isolate; isolate(); import typer, json, cetool.interpreter as i;"
+        "import sys; from cetool.__main__ import isolate; isolate(); import typer, json, cetool.base.process as i;"
         "print(typer.__file__); print('\\0'.join(i.own_program('--version')))"
     )
     if subprocess.run([python, "-c", "import cetool"], cwd="/", capture_output=True).returncode == 0:

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-import cetool.errors
-from cetool.cache import scripts
-from cetool.cache.scripts import ScriptStore, safe_name
-from cetool.errors import StoreError
+import cetool.base.errors
+from cetool.base.errors import StoreError
+from cetool.store import scripts
+from cetool.store.scripts import ScriptStore, safe_name
 
 DATA = b"#!/bin/sh\necho kept\n"
 KEEP = """
 import sys
 from pathlib import Path
-from cetool.cache.scripts import ScriptStore
+from cetool.store.scripts import ScriptStore
 sys.stdin.readline()
 print(ScriptStore(Path(sys.argv[1])).keep(b"x" * 3_000_000, "big.py"))
 """
@@ -88,7 +88,7 @@ def test_a_file_that_was_tampered_with_is_put_right(store: ScriptStore, tmp_path
 
 
 def test_eight_processes_keep_the_same_at_once(store: ScriptStore) -> None:
-    environ = {**os.environ, "PYTHONPATH": str(Path(cetool.errors.__file__).parents[1])}
+    environ = {**os.environ, "PYTHONPATH": str(Path(cetool.base.errors.__file__).parents[1])}
     command = [sys.executable, "-c", KEEP, str(store.directory)]
     pipe = subprocess.PIPE
     running = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environ) for _ in range(8)]

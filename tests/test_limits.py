@@ -19,8 +19,8 @@ from fuzz.mutate import FEW
 from fuzz.readers import READERS, check
 from support.home import Home
 
-from cetool import limits
-from cetool.limits import LimitError, check_yaml, parse_json
+from cetool.base import limits
+from cetool.base.limits import LimitError, check_yaml, parse_json
 
 _TESTS = Path(__file__).resolve().parent
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes, devices and memory limits of POSIX")
@@ -149,7 +149,7 @@ def test_yaml_is_counted_with_its_aliases() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of a process's memory at once")
 def test_an_engine_that_takes_too_much_memory_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cetool.engines.rattler_thread import TooMuchMemory, attend
+    from cetool.engines.rattler.thread import TooMuchMemory, attend
 
     async def read_a_package_list() -> int:
         import asyncio
@@ -167,7 +167,7 @@ def test_an_engine_that_takes_too_much_memory_is_stopped(monkeypatch: pytest.Mon
 def test_the_documentation_names_every_limit() -> None:
     text = (_TESTS.parent / "docs" / "limits.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    told = {name.strip("`"): size for _, size, name in rows if name.startswith("`") and name != "`cetool.limits`"}
+    told = {name.strip("`"): size for _, size, name in rows if name.startswith("`") and name != "`cetool.base.limits`"}
     sizes = ("SCRIPT", "NOTEBOOK", "LOCK", "ENVIRONMENT_FILE", "SETTINGS", "RECORD", "NOTE", "KERNEL", "PACKAGE")
     assert {name: told.pop(name) for name in sizes} == {name: limits.in_words(getattr(limits, name)) for name in sizes}
     assert told == {

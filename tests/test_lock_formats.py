@@ -16,20 +16,20 @@ from rattler.lock import LockFile
 from ruamel.yaml import YAML
 from support.locks import COMMIT, FORGE, LOCK, PYTHON, SIX, WHEEL
 
-from cetool.errors import CetoolError, MetadataError, UsageError
+from cetool.base.errors import CetoolError, MetadataError, UsageError
+from cetool.declare.blocks import find_block
+from cetool.declare.dates import exclude_newer, rfc3339
+from cetool.declare.environment import Requirements
+from cetool.declare.source import script_from_text
+from cetool.edit.document import Document, read_document, require_script
 from cetool.lock.conda_lock import read_conda_lock, write_conda_lock
 from cetool.lock.embedded import embed, read_embedded
 from cetool.lock.explicit import read_explicit, write_explicit
 from cetool.lock.find import find_lock, lock_in, lock_paths, read_lock
 from cetool.lock.model import Lock, LockedConda, PlatformLock
 from cetool.lock.pixi import read_pixi_lock, write_pixi_lock
+from cetool.lock.plain import to_yaml
 from cetool.lock.records import in_order
-from cetool.lock.yaml_writer import to_yaml
-from cetool.spec.blocks import find_block
-from cetool.spec.dates import exclude_newer, rfc3339
-from cetool.spec.document import Document, read_document, require_script
-from cetool.spec.environment import Requirements
-from cetool.spec.source import script_from_text
 
 CONDA_LOCK = write_conda_lock(LOCK, sources=("a.py",))
 PIXI = write_pixi_lock(LOCK)

@@ -16,15 +16,15 @@ from support.home import Home
 from support.locked import explicit_list, flip, lines
 from support.server import ChannelServer, Fault
 
-from cetool.consent import issue
-from cetool.engines.base import CreateRequest, Engine, Explain, Progress, SilentProgress
+from cetool.base.consent import issue
+from cetool.base.errors import EngineError
+from cetool.declare.environment import EnvironmentSpec
 from cetool.engines.build import Circumstances, Place, build_environment
+from cetool.engines.choice import choose_engine
 from cetool.engines.explicit import parse_line
-from cetool.engines.intact import Altered, changed_files, package_paths
-from cetool.engines.package_cache import DamagedPackages
-from cetool.engines.select import choose_engine
-from cetool.errors import EngineError
-from cetool.spec.environment import EnvironmentSpec
+from cetool.engines.protocol import CreateRequest, Engine, Explain, Progress, SilentProgress
+from cetool.packages.cache import DamagedPackages
+from cetool.packages.intact import Altered, changed_files, package_paths
 
 FAKES = ("conda", "mamba", "micromamba")
 ALL = ("rattler", *FAKES)

@@ -17,11 +17,11 @@ from support.locked import explicit_list, flip, lines, lock_script, locked
 from support.server import ChannelServer
 from support.warm import COLD, is_warm, learn, run_warm, settle
 
+from cetool.declare.metadata import read_metadata
+from cetool.declare.source import read_script
+from cetool.edit.document import read_document
 from cetool.lock.embedded import embed
 from cetool.lock.model import Lock, LockedPypi, PlatformLock
-from cetool.spec.document import read_document
-from cetool.spec.metadata import read_metadata
-from cetool.spec.source import read_script
 
 #: Prints ``conda`` in a second line where the package ``activated`` is in its environment.
 SH = "#!/bin/sh\n# conda execute\n# env: [hello-bin]\n\nhello | cut -d/ -f1\nls $CONDA_PREFIX/etc 2>&-\nexit 0\n"

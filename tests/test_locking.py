@@ -16,10 +16,10 @@ from support.home import Home
 from support.locks import make_channel
 from support.scripts import bound_by_modes
 
+from cetool.declare.metadata import read_metadata
+from cetool.declare.source import read_script
 from cetool.lock.find import find_lock, read_lock
 from cetool.lock.model import Lock
-from cetool.spec.metadata import read_metadata
-from cetool.spec.source import read_script
 
 SCRIPT = """#!/usr/bin/env python
 # conda execute

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from support.cache import finish, hear, kill, run, start, wait_until
 
-from cetool.cache.locks import is_locked, try_lock, wait_for_lock
-from cetool.errors import StoreError
+from cetool.base.errors import StoreError
+from cetool.base.filelock import is_locked, try_lock, wait_for_lock
 
 _HOLD = """
 lock = wait_for_lock(ROOT / "a.lock", shared={shared})

@@ -18,15 +18,15 @@ from support.home import Home
 from support.interpreter import current_subdir
 from support.spec_texts import RECORDS, generated, ours, pyrattler
 
-from cetool.consent import issue
-from cetool.engines.base import CreateRequest, SilentProgress
+from cetool.base.consent import issue
+from cetool.base.errors import EngineError, MetadataError
+from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.match_fields import is_read_alike
+from cetool.declare.match_specs import canonical_spec
 from cetool.engines.build import Circumstances, Place, build_environment
-from cetool.engines.rattler import RattlerEngine
-from cetool.engines.select import choose_engine
-from cetool.errors import EngineError, MetadataError
-from cetool.spec.environment import EnvironmentSpec
-from cetool.spec.match_fields import is_read_alike
-from cetool.spec.matchspecs import canonical_spec
+from cetool.engines.choice import choose_engine
+from cetool.engines.protocol import CreateRequest, SilentProgress
+from cetool.engines.rattler.engine import RattlerEngine
 
 #: What conda's MatchSpec imports.
 CONDA_NEEDS = (

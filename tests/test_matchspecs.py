@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.home import Home
 
-from cetool.errors import CetoolError, Location, MetadataError
-from cetool.spec import matchspecs
-from cetool.spec.channels import canonical_channel
-from cetool.spec.matchspecs import canonical_requirement, canonical_spec, requires_python_spec, spec_name
+from cetool.base.errors import CetoolError, Location, MetadataError
+from cetool.declare import match_specs as matchspecs
+from cetool.declare.channels import canonical_channel
+from cetool.declare.match_specs import canonical_requirement, canonical_spec, requires_python_spec, spec_name
 
 MD5 = "d41d8cd98f00b204e9800998ecf8427e"
 
@@ -38,7 +38,7 @@ def test_what_is_read_without_py_rattler_is_read_as_it_does(name: str, clauses: 
 def test_plain_specs_need_no_py_rattler(home: Home) -> None:
     """Its import is a third of what cetool adds to conda or micromamba that makes an environment."""
     code = (
-        "import sys; sys.modules['rattler'] = None; from cetool.spec.matchspecs import canonical_spec as c\n"
+        "import sys; sys.modules['rattler'] = None; from cetool.declare.match_specs import canonical_spec as c\n"
         "print([c(s) for s in ('Python>=3', 'numpy', 'a_b=1.2', 'x 1', 'y 1.*', 'z<2,>=1,!=1.5')])"
     )
     done = home.run(sys.executable, "-c", code)

@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.home import Home
 
-from cetool.errors import CetoolError, MetadataError
-from cetool.spec.blocks import find_block
-from cetool.spec.conda_script import read_conda_script
-from cetool.spec.environment import EnvironmentSpec
-from cetool.spec.metadata import ScriptMetadata, read_metadata
-from cetool.spec.platforms import current_platform, selectors, virtual_package_holds
-from cetool.spec.source import script_from_text
+from cetool.base.errors import CetoolError, MetadataError
+from cetool.declare.blocks import find_block
+from cetool.declare.dialects.conda_script import read_conda_script
+from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.metadata import ScriptMetadata, read_metadata
+from cetool.declare.platforms import current_platform, selectors, virtual_package_holds
+from cetool.declare.source import script_from_text
 
 SEED = """#!/usr/bin/env python
 

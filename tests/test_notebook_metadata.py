@@ -10,10 +10,10 @@ import pytest
 from support.home import Home
 from support.notebooks import NEEDS, notebook
 
-from cetool.errors import CetoolError
-from cetool.spec.metadata import ScriptMetadata, read_metadata
-from cetool.spec.parameters import parameters_source, read_parameter
-from cetool.spec.source import read_script
+from cetool.base.errors import CetoolError
+from cetool.declare.metadata import ScriptMetadata, read_metadata
+from cetool.declare.source import read_script
+from cetool.launch.parameters import parameters_source, read_parameter
 
 
 def _read(directory: Path, text: str) -> ScriptMetadata:

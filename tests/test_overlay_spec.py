@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from cetool.errors import CetoolError, MetadataError, StoreError
+from cetool.base.errors import CetoolError, MetadataError, StoreError
+from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.metadata import read_metadata
+from cetool.declare.overlay import OverlayKeys, OverlaySpec, canonical_entry, is_direct, local_path
+from cetool.declare.source import script_from_text
 from cetool.overlays.about import About, Layer, write_about
 from cetool.overlays.base import Fingerprint, changes_between
 from cetool.overlays.recipes import Recipe, freeze_text, merged_entries, recipe_text, without_entries
 from cetool.overlays.states import state_of
-from cetool.spec.environment import EnvironmentSpec
-from cetool.spec.metadata import read_metadata
-from cetool.spec.overlay import OverlayKeys, OverlaySpec, canonical_entry, is_direct, local_path
-from cetool.spec.source import script_from_text
 
 PEP723 = (
     '# /// script\n# dependencies = ["idna"]\n# [tool.cetool]\n# base = "/opt/b"\n# overlay = ["six ==1.16"]\n# ///\n'

@@ -1,4 +1,4 @@
-"""Promises of cetool.ownership: what another user could have written is neither run nor obeyed."""
+"""Promises of cetool.base.ownership: what another user could have written is neither run nor obeyed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from support.home import Home
 
-from cetool.errors import StoreError
-from cetool.ownership import OwnershipError, ensure_private_dir, read_own_file
+from cetool.base.errors import StoreError
+from cetool.base.ownership import OwnershipError, ensure_private_dir, read_own_file
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root has several users")
@@ -69,7 +69,7 @@ def test_members_of_a_group_are_those_of_both_databases(open_path: Path, line: s
     kept = [each for each in old.splitlines() if database == "passwd" or not each.startswith("root:")]
     (open_path / "database").write_text("\n".join([*kept, line, ""]))
     code = (
-        "import sys; from pathlib import Path; from cetool.ownership import ensure_private_dir\n"
+        "import sys; from pathlib import Path; from cetool.base.ownership import ensure_private_dir\n"
         "ensure_private_dir(Path(sys.argv[1]), trust=False)"
     )
     check = [sys.executable, "-c", code, str(open_path / "way" / "cache")]

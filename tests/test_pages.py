@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cetool.spec.addresses import parse_address
-from cetool.spec.credentials import authorization
-from cetool.spec.pages import likely_raw, raw_file
+from cetool.fetch.addresses import authorization, parse_address
+from cetool.fetch.pages import likely_raw, raw_file
 
 GITHUB = "raw.githubusercontent.com/o/r"
 

@@ -1,4 +1,4 @@
-"""Promises of cetool.paths and cetool.durations: places, refused directories, times and sizes."""
+"""Promises of cetool.settings.paths and cetool.base.durations: places, refused directories, times and sizes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cetool.durations import format_duration, format_size, parse_duration, parse_size
-from cetool.errors import StoreError, UsageError
-from cetool.ownership import ensure_private_dir
-from cetool.paths import config_file_path, resolve_paths
+from cetool.base.durations import format_duration, format_size, parse_duration, parse_size
+from cetool.base.errors import StoreError, UsageError
+from cetool.base.ownership import ensure_private_dir
+from cetool.settings.paths import config_file_path, resolve_paths
 
 linux = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the XDG directories")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="modes and owners")
@@ -74,8 +74,8 @@ def test_without_home_the_password_database_is_asked() -> None:
 def test_nowhere_to_keep_the_cache_is_a_sentence() -> None:
     code = (
         "import os, pwd\n"
-        "from cetool.errors import StoreError\n"
-        "from cetool.paths import config_file_path, resolve_paths\n"
+        "from cetool.base.errors import StoreError\n"
+        "from cetool.settings.paths import config_file_path, resolve_paths\n"
         "os.setuid(54321)\n"
         "assert resolve_paths({'CETOOL_CACHE_DIR': '/c'}).config_file is None\n"
         "try: resolve_paths({})\n"
@@ -190,9 +190,9 @@ def test_what_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
 def test_an_unwritable_home_is_a_sentence(tmp_path: Path) -> None:
     code = (
         "import os, pwd\n"
-        "from cetool.errors import StoreError\n"
-        "from cetool.ownership import ensure_private_dir\n"
-        "from cetool.paths import resolve_paths\n"
+        "from cetool.base.errors import StoreError\n"
+        "from cetool.base.ownership import ensure_private_dir\n"
+        "from cetool.settings.paths import resolve_paths\n"
         "os.setuid(54321)\n"
         "try: ensure_private_dir(resolve_paths({'HOME': '/'}).root, trust=False)\n"
         "except StoreError as error: print(error, error.hint)\n"
@@ -204,7 +204,9 @@ def test_an_unwritable_home_is_a_sentence(tmp_path: Path) -> None:
 
 @linux
 def test_looking_up_paths_imports_nothing_heavy() -> None:
-    code = "import sys, cetool.paths as p; p.resolve_paths({'HOME': '/h'}); print('platformdirs' in sys.modules)"
+    code = (
+        "import sys, cetool.settings.paths as p; p.resolve_paths({'HOME': '/h'}); print('platformdirs' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
     assert config_file_path({"HOME": "/h"}) == Path("/h/.config/cetool/config.yaml")

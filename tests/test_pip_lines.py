@@ -11,9 +11,9 @@ import pytest
 from support.home import Home
 from test_pypi import wheel
 
-from cetool.errors import MetadataError
-from cetool.spec.environment import Requirements
-from cetool.spec.environment_file import read_environment_file
+from cetool.base.errors import MetadataError
+from cetool.declare.dialects.environment_yml import read_environment_file
+from cetool.declare.environment import Requirements
 
 SHA = "sha256:" + "a" * 64
 

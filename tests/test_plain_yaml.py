@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from support.home import Home
 
-from cetool.config_file import plain_value
-from cetool.errors import MetadataError
-from cetool.plain_yaml import read_plainly, settings_of
-from cetool.spec import yaml_reader
-from cetool.spec.nodes import Node
+from cetool.base.errors import MetadataError
+from cetool.base.plain_yaml import read_plainly, settings_of
+from cetool.declare import yaml as yaml_reader
+from cetool.declare.nodes import Node
+from cetool.settings.file import plain_value
 
 BLOCK = """\
 # what it needs
@@ -83,7 +83,7 @@ def test_what_people_write_is_read(home: Home) -> None:
     """With comments, quotes, lists in both forms and a mapping; nothing of ruamel is loaded."""
     assert read_plainly(BLOCK) is not None
     code = (
-        "import sys; from cetool.spec.yaml_reader import parse_yaml\n"
+        "import sys; from cetool.declare.yaml import parse_yaml\n"
         f"node = parse_yaml({BLOCK!r}, name='f'); assert not any('ruamel' in name for name in sys.modules)\n"
         "print([(key, value.where.line, value.text, [(item.text, item.where.line) for item in value.items]) "
         "for key, value in node.entries.items()])"

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 from support.server import ChannelServer
 
-from cetool.consent import issue
-from cetool.engines.base import CreateRequest, SilentProgress
-from cetool.engines.pypi import PypiRequest, find_uv, install_pypi, needs_pip
-from cetool.engines.rattler import RattlerEngine
-from cetool.errors import EngineError
-from cetool.spec.pypi_settings import PypiSettings
+from cetool.base.consent import issue
+from cetool.base.errors import EngineError
+from cetool.declare.pypi_settings import PypiSettings
+from cetool.engines.protocol import CreateRequest, SilentProgress
+from cetool.engines.pypi.install import PypiRequest, find_uv, install_pypi, needs_pip
+from cetool.engines.rattler.engine import RattlerEngine
 
 Install = Callable[..., Path]
 
@@ -196,7 +196,7 @@ def test_who_needs_pip(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys; sys.prefix = '/nowhere'; from cetool.engines.pypi import needs_pip;"
+            "import sys; sys.prefix = '/nowhere'; from cetool.engines.pypi.install import needs_pip;"
             "print(needs_pip({'PATH': '/nowhere'}, 'auto'), needs_pip({'PATH': '/nowhere'}, 'uv'))",
         ],
         capture_output=True,

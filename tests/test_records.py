@@ -19,9 +19,9 @@ from support.records import SCRIPT, read_document
 from support.scripts import eventually, shell_script, started, told
 
 from cetool import __version__
-from cetool.errors import UsageError
-from cetool.launch.record import record_target
-from cetool.spec.platforms import current_platform
+from cetool.base.errors import UsageError
+from cetool.declare.platforms import current_platform
+from cetool.provenance.record import record_target
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "json.md"
 PYTHON = "# conda execute\n# env: [python]\n# run_with: python\n"

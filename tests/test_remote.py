@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from support.web import SCRIPT, Answer, Server, leads_to, make_certificate, mute, says, sends, serving
 
-import cetool.errors
-from cetool.errors import EXIT_FAILURE, EXIT_NOT_FOUND, EXIT_USAGE, CetoolError
-from cetool.spec.remote import fetch_script
-from cetool.spec.source import MAX_SIZE, is_url
+import cetool.base.errors
+from cetool.base.errors import EXIT_FAILURE, EXIT_NOT_FOUND, EXIT_USAGE, CetoolError
+from cetool.declare.source import MAX_SIZE, is_url
+from cetool.fetch.scripts import fetch_script
 
 
 @pytest.fixture(autouse=True)
@@ -176,8 +176,8 @@ def test_a_silent_server_is_given_up_on(http: Server) -> None:
 def test_ctrl_c_is_obeyed_at_once(http: Server) -> None:
     asked = threading.Event()
     http.answers["/mute"] = mute(http, asked)
-    code = f"from cetool.spec.remote import fetch_script; fetch_script('{http.url}/mute', insecure=True, timeout=600)"
-    environ = {**os.environ, "PYTHONPATH": str(Path(cetool.errors.__file__).parents[1])}
+    code = f"from cetool.fetch.scripts import fetch_script; fetch_script('{http.url}/mute', insecure=True, timeout=600)"
+    environ = {**os.environ, "PYTHONPATH": str(Path(cetool.base.errors.__file__).parents[1])}
     process = subprocess.Popen([sys.executable, "-c", code], env=environ, stderr=subprocess.PIPE)
     try:
         assert asked.wait(60)

@@ -14,8 +14,8 @@ from support.home import Home, make_home, remove_home
 from support.records import SCRIPT, read_document
 from support.scripts import shell_script, told
 
-from cetool.launch.record import RecordError
-from cetool.launch.record_reader import read_record
+from cetool.provenance.reader import read_record
+from cetool.provenance.record import RecordError
 
 
 @pytest.fixture

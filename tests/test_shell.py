@@ -13,18 +13,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import cetool.errors
-from cetool.errors import CetoolError, Location, MetadataError
+import cetool.base.errors
+from cetool.base.errors import CetoolError, Location, MetadataError
 from cetool.launch.shell import MAX_DEPTH, Entrypoint, parse_entrypoint, simple_argv
 
-SOURCE = str(Path(cetool.errors.__file__).parent.parent)
+SOURCE = str(Path(cetool.base.errors.__file__).parent.parent)
 POSIX = pytest.mark.skipif(os.name == "nt", reason="POSIX programs")
 WHERE = Location("script.c", 3)
 DRIVER = """
 import json, sys
 from pathlib import Path
-from cetool.consent import issue
-from cetool.errors import CetoolError
+from cetool.base.consent import issue
+from cetool.base.errors import CetoolError
 from cetool.launch.shell import *
 text, args, environ, script, cache, prefix, scripts = json.loads(sys.argv[1])
 try:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cetool.errors import CetoolError, MetadataError, ScriptNotFoundError, ScriptNotReadableError
-from cetool.spec.environment import Requirements
-from cetool.spec.run_with import choose_program, shell_choice
-from cetool.spec.source import MAX_SIZE, decode, read_script, script_from_text
+from cetool.base.errors import CetoolError, MetadataError, ScriptNotFoundError, ScriptNotReadableError
+from cetool.declare.environment import Requirements
+from cetool.declare.run_with import choose_program, shell_choice
+from cetool.declare.source import MAX_SIZE, decode, read_script, script_from_text
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX only")
 

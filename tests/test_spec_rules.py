@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from rattler import Version, VersionSpec
 from support.archive import Package, write_package, write_repodata
 
-from cetool.consent import issue
-from cetool.engines.base import CreateRequest, SilentProgress
-from cetool.engines.rattler import RattlerEngine
-from cetool.errors import EngineError, MetadataError
+from cetool.base.consent import issue
+from cetool.base.errors import EngineError, MetadataError
+from cetool.declare.channels import canonical_channel
+from cetool.declare.match_fields import check_name, read_fields
+from cetool.declare.match_specs import canonical_spec
+from cetool.engines.protocol import CreateRequest, SilentProgress
+from cetool.engines.rattler.engine import RattlerEngine
 from cetool.lock.explicit import read_explicit
-from cetool.spec.channels import canonical_channel
-from cetool.spec.match_fields import check_name, read_fields
-from cetool.spec.matchspecs import canonical_spec
 
 # --- CEP 26 -----------------------------------------------------------------------------------------------------------
 

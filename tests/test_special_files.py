@@ -52,7 +52,7 @@ def test_a_pipe_in_place_of_a_file_holds_no_run_up(home: Home) -> None:
 def test_work_in_the_background_ends_by_itself(home: Home) -> None:
     hung = home.write("hung.py", "import time\ntime.sleep(1000)\n")
     code = (
-        "import sys, os\nimport cetool.cli.background as b\nb._MOST_SECONDS = 1\n"
+        "import sys, os\nimport cetool.app.background as b\nb._MOST_SECONDS = 1\n"
         f"b._start_detached([sys.executable, {str(hung)!r}], dict(os.environ))\n"
     )
     signals = {signal.SIGALRM: signal.SIG_IGN}

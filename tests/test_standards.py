@@ -11,17 +11,17 @@ import pytest
 from ruamel.yaml import YAML
 from support.locks import FORGE, LOCK, SIX, YES
 
-from cetool.cli.explicit_files import is_explicit
-from cetool.errors import MetadataError
+from cetool.app.explicit_files import is_explicit
+from cetool.base.errors import MetadataError
+from cetool.declare.dialects.environment_yml import read_environment_file
+from cetool.declare.environment import EnvironmentSpec, Requirements
+from cetool.declare.match_specs import canonical_requirement, requires_python_spec
+from cetool.declare.metadata import read_metadata
+from cetool.declare.platforms import current_platform
+from cetool.declare.source import script_from_text
 from cetool.lock.conda_lock import read_conda_lock, write_conda_lock
 from cetool.lock.explicit import read_explicit
 from cetool.lock.plain import write_environment_yml
-from cetool.spec.environment import EnvironmentSpec, Requirements
-from cetool.spec.environment_file import read_environment_file
-from cetool.spec.matchspecs import canonical_requirement, requires_python_spec
-from cetool.spec.metadata import read_metadata
-from cetool.spec.platforms import current_platform
-from cetool.spec.source import script_from_text
 
 TESTS = Path(__file__).parent
 DOCS = TESTS.parent / "docs"

@@ -25,10 +25,10 @@ from support.cache import (
     wait_until,
 )
 
-from cetool.cache.locks import is_locked
-from cetool.cache.marker import Marker, read_marker
-from cetool.cache.store import Directory, Site
-from cetool.errors import StoreError
+from cetool.base.errors import StoreError
+from cetool.base.filelock import is_locked
+from cetool.store.marker import Marker, read_marker
+from cetool.store.store import Directory, Site
 
 SPEC = small_spec()
 NAME = SPEC.name
@@ -52,7 +52,7 @@ def test_twenty_want_a_missing_environment(tmp_path: Path) -> None:
 
 def test_those_who_waited_share_the_failure(tmp_path: Path) -> None:
     body = """
-    from cetool.errors import EngineError
+    from cetool.base.errors import EngineError
 
     def fail(site):
         time.sleep(0.5)

@@ -25,10 +25,10 @@ from support.cache import (
     start,
 )
 
-from cetool.cache.marker import MARKER, Settling, read_marker, write_marker
-from cetool.cache.store import Store
-from cetool.errors import StoreError
-from cetool.paths import Paths
+from cetool.base.errors import StoreError
+from cetool.settings.paths import Paths
+from cetool.store.marker import MARKER, Settling, read_marker, write_marker
+from cetool.store.store import Store
 
 SPEC = small_spec()
 NAME = SPEC.name

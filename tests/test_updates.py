@@ -1,4 +1,4 @@
-"""Promises of cetool.atomic: what two write at once is lost by neither, nor is what an editor saves."""
+"""Promises of cetool.base.files: what two write at once is lost by neither, nor is what an editor saves."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from support.home import Home
 
-from cetool import atomic
-from cetool.atomic import ChangedError, read_if_there, replace_file, update_file
+from cetool.base import files as atomic
+from cetool.base.files import ChangedError, read_if_there, replace_file, update_file
 
 
 def at_once(home: Home, commands: Sequence[Sequence[str]]) -> list[tuple[int, str]]:

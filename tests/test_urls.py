@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from support.secret_urls import FORMS, SECRET
 
-from cetool.spec.secrets import hide_known
-from cetool.spec.urls import redact, scrub, split_url, strip_credentials
+from cetool.base.secrets import hide_known
+from cetool.base.urls import redact, scrub, split_url, strip_credentials
 
 
 @pytest.mark.parametrize("form", FORMS)

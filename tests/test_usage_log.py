@@ -26,10 +26,10 @@ from support.cache import (
     wait_until,
 )
 
-from cetool.cache import usage_database
-from cetool.cache.processes import is_running, prefixes_in_use, start_time
-from cetool.cache.spool import note_made, note_use, read_uses, taken_files
-from cetool.errors import StoreError
+from cetool.base.errors import StoreError
+from cetool.base.process import is_running, prefixes_in_use, start_time
+from cetool.store import usage_database
+from cetool.store.spool import note_made, note_use, read_uses, taken_files
 
 NAME = small_spec().name
 

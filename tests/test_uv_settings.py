@@ -9,13 +9,13 @@ import pytest
 from support.home import Home
 from test_pypi import wheel
 
-from cetool.errors import MetadataError
-from cetool.spec.environment import EnvironmentSpec, Requirements
-from cetool.spec.metadata import read_metadata
-from cetool.spec.pypi_settings import PypiSettings
-from cetool.spec.pypi_tables import PIXI_OPTIONS
-from cetool.spec.source import script_from_text
-from cetool.spec.uv_settings import KEYS
+from cetool.base.errors import MetadataError
+from cetool.declare.dialects.pypi_tables import PIXI_OPTIONS
+from cetool.declare.dialects.uv import KEYS
+from cetool.declare.environment import EnvironmentSpec, Requirements
+from cetool.declare.metadata import read_metadata
+from cetool.declare.pypi_settings import PypiSettings
+from cetool.declare.source import script_from_text
 
 DOCS = Path(__file__).parent.parent / "docs" / "pypi.md"
 HERE = Path("/where")

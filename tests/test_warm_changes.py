@@ -15,7 +15,7 @@ from support.scripts import eventually, shell_script, started
 from support.warm import COLD, is_warm, learn, records, run_warm, settle
 
 from cetool import warm
-from cetool.cli.session import Session
+from cetool.app.session import Session
 
 pytestmark = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there is no warm path")
 

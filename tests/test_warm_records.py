@@ -19,9 +19,9 @@ from support.scripts import as_nobody_known, shell_script
 from support.warm import COLD, command, is_warm, learn, records, trap
 
 from cetool import warm
-from cetool.errors import CetoolError
-from cetool.spec.metadata import ScriptMetadata, read_metadata
-from cetool.spec.source import read_script
+from cetool.base.errors import CetoolError
+from cetool.declare.metadata import ScriptMetadata, read_metadata
+from cetool.declare.source import read_script
 from cetool.warm.declared import block_in, head_of
 
 pytestmark = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there is no warm path")

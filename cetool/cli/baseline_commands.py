@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cetool.app.session import Session
+from cetool.base.errors import CetoolError, StoreError
+from cetool.base.urls import redact, scrub
 from cetool.cli import options
 from cetool.cli.output import print_data, print_json, print_line
-from cetool.cli.session import Session
-from cetool.errors import CetoolError, StoreError
-from cetool.spec.urls import redact, scrub
 
 if TYPE_CHECKING:
-    from cetool.cache.baselines import BaselineStore
-    from cetool.cache.copies import Copy
     from cetool.lock.model import PlatformLock
+    from cetool.store.baselines import BaselineStore
+    from cetool.store.copies import Copy
 
 #: What the JSON has of one script's baseline, and the packages that differ.
 _Status = tuple[dict[str, object], list[dict[str, "str | None"]]]
@@ -64,7 +64,7 @@ def create(
     if output is None:
         print_data(text.removesuffix("\n") + "\n")
         return
-    from cetool.cli.exporting import write_output
+    from cetool.app.exporting import write_output
 
     write_output(output, text)
     count = len(locked.conda) + (len(locked.pypi) if chosen is not Format.explicit else 0)
@@ -72,11 +72,11 @@ def create(
 
 
 def _packages(target: str, session: Session) -> PlatformLock:
-    from cetool.cli.overlaying import base_of
-    from cetool.cli.recording import installed_packages
-    from cetool.spec.environment import EnvironmentSpec
-    from cetool.spec.overlay import canonical_base
-    from cetool.spec.platforms import current_platform
+    from cetool.app.overlaying import base_of
+    from cetool.app.recording import installed_packages
+    from cetool.declare.environment import EnvironmentSpec
+    from cetool.declare.overlay import canonical_base
+    from cetool.declare.platforms import current_platform
 
     prefix = base_of(session, canonical_base(target, os.getcwd()))
     if not (prefix / "conda-meta").is_dir():
@@ -158,11 +158,11 @@ def status(
 
 def _status_of(target: str, session: Session, *, insecure: bool) -> list[_Status]:
     """What is to be said of each baseline of a script."""
-    from cetool.cli.baselines import baseline_store
-    from cetool.cli.locked import identity
-    from cetool.cli.sources import open_source
-    from cetool.spec.baselines import is_remote
-    from cetool.spec.metadata import read_metadata
+    from cetool.app.baselines import baseline_store
+    from cetool.app.locked import identity
+    from cetool.app.sources import open_source
+    from cetool.declare.baselines import is_remote
+    from cetool.declare.metadata import read_metadata
 
     source = open_source(target, session, insecure=insecure)
     named = read_metadata(source.script).requirements.baselines
@@ -180,9 +180,9 @@ def _row(
     script: str, named: str, about: str | None, store: BaselineStore, session: Session, *, insecure: bool
 ) -> _Status:
     """One baseline of one script."""
-    from cetool.cache.baselines import use_key
-    from cetool.cli.baseline_news import differences
-    from cetool.cli.baselines import key_of, parsed
+    from cetool.app.baseline_news import differences
+    from cetool.app.baselines import key_of, parsed
+    from cetool.store.baselines import use_key
 
     key, shown = key_of(named, insecure=insecure)
     used = None if about is None else store.uses.find(use_key(about, key))
@@ -209,8 +209,8 @@ def _row(
 
 
 def _now(named: str, store: BaselineStore, session: Session, *, insecure: bool) -> bytes:
-    from cetool.cli.baselines import fetch_baseline, locate, read_local
-    from cetool.spec.baselines import is_remote
+    from cetool.app.baselines import fetch_baseline, locate, read_local
+    from cetool.declare.baselines import is_remote
 
     if not is_remote(named):
         return read_local(named)
@@ -249,7 +249,7 @@ def check() -> None:
     if hasattr(os, "nice"):
         with contextlib.suppress(OSError):
             os.nice(10)
-    from cetool.cli.baselines import baseline_store
+    from cetool.app.baselines import baseline_store
 
     store = baseline_store(session)
     asked: set[str] = set()
@@ -260,9 +260,9 @@ def check() -> None:
 
 def _look_at(key: str, copy: Copy, asked: set[str], store: BaselineStore, session: Session) -> None:
     """See whether what a script's environment was made from is still what is there. Raises CetoolError or OSError."""
-    from cetool.cli.baseline_news import news_of, note_news
-    from cetool.cli.baselines import Baseline, fetch_baseline, locate, parsed
-    from cetool.spec.baselines import is_remote
+    from cetool.app.baseline_news import news_of, note_news
+    from cetool.app.baselines import Baseline, fetch_baseline, locate, parsed
+    from cetool.declare.baselines import is_remote
 
     if not is_remote(copy.url) or not (copy.address in asked or store.is_due(copy.address)):
         return

@@ -6,17 +6,17 @@ from typing import Annotated
 
 import typer
 
+from cetool.app.session import Session
+from cetool.app.sources import open_source
+from cetool.base.errors import Location, MetadataError, UsageError
+from cetool.base.limits import SCRIPT, read_regular
+from cetool.base.urls import redact, scrub
 from cetool.cli import options
 from cetool.cli.output import print_json, print_line
-from cetool.cli.session import Session
-from cetool.cli.sources import open_source
-from cetool.errors import Location, MetadataError, UsageError
-from cetool.limits import SCRIPT, read_regular
-from cetool.spec.linting import RULES, Finding, finding_of, lint_script
-from cetool.spec.metadata import ScriptMetadata
-from cetool.spec.nodes import nearest
-from cetool.spec.source import Script, is_url, printable, read_script
-from cetool.spec.urls import redact, scrub
+from cetool.declare.metadata import ScriptMetadata
+from cetool.declare.nodes import nearest
+from cetool.declare.source import Script, is_url, printable, read_script
+from cetool.edit.linting import RULES, Finding, finding_of, lint_script
 
 CHECK_SCHEMA = "cetool.check/1"
 
@@ -102,7 +102,7 @@ def _solve(metadata: ScriptMetadata, session: Session) -> list[Finding]:
     with session.voice.progress() as progress:
         try:
             if metadata.requirements.baselines:
-                from cetool.cli.baselines import Wish, on_baselines
+                from cetool.app.baselines import Wish, on_baselines
 
                 spec = on_baselines(spec, metadata.requirements, session, Wish())
             if not spec.is_locked:

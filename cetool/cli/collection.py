@@ -9,25 +9,25 @@ from typing import Annotated
 
 import typer
 
-from cetool.cache.baselines import BaselineStore
-from cetool.cache.copies import KEPT as COPIES_KEPT
-from cetool.cache.copies import CopyStore
-from cetool.cache.downloads import Downloads, Removed
-from cetool.cache.gc import Collected, Policy, Report, collect
-from cetool.cache.overlays import Overlays, collect_overlays
-from cetool.cache.scripts import ScriptStore
-from cetool.cache.sizes import Freed
+from cetool.app.background import touch
+from cetool.app.session import Session
+from cetool.base.durations import format_duration, format_size, parse_duration, parse_size
+from cetool.base.errors import EXIT_FAILURE, CetoolError, UsageError
+from cetool.base.ownership import OwnershipError
+from cetool.base.values import Value
 from cetool.cli import options
-from cetool.cli.background import touch
 from cetool.cli.output import print_json
-from cetool.cli.session import Session
-from cetool.durations import format_duration, format_size, parse_duration, parse_size
-from cetool.engines.package_cache import embedded_caches
 from cetool.engines.registration import forget_registration
-from cetool.errors import EXIT_FAILURE, CetoolError, UsageError
 from cetool.launch.records import clear_records
-from cetool.ownership import OwnershipError
-from cetool.values import Value
+from cetool.overlays.store import Overlays, collect_overlays
+from cetool.packages.cache import embedded_caches
+from cetool.store.baselines import BaselineStore
+from cetool.store.copies import KEPT as COPIES_KEPT
+from cetool.store.copies import CopyStore
+from cetool.store.disk import Freed
+from cetool.store.downloads import Downloads, Removed
+from cetool.store.gc import Collected, Policy, Report, collect
+from cetool.store.scripts import ScriptStore
 
 SCHEMA = "cetool.gc/1"
 #: Seconds that the logs of creations are kept.

@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from cetool.cache.gc import Policy, collect
+from cetool.app.execution import RunOptions, run_source
+from cetool.app.explicit_files import explicit_spec
+from cetool.app.session import Session
+from cetool.app.sources import open_source, source_of_lines
+from cetool.base.errors import UsageError
 from cetool.cli.environments import create_environment, requirements_of
-from cetool.cli.execution import RunOptions, run_source
-from cetool.cli.explicit_files import explicit_spec
 from cetool.cli.output import print_data, print_line
-from cetool.cli.session import Session
-from cetool.cli.sources import open_source, source_of_lines
+from cetool.declare.environment import Requirements
 from cetool.engines.registration import forget_registration
-from cetool.errors import UsageError
-from cetool.spec.environment import Requirements
+from cetool.store.gc import Policy, collect
 
 
 def execute(arguments: Sequence[str]) -> NoReturn:

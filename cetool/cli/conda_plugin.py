@@ -28,7 +28,7 @@ def _tmpenv(arguments: tuple[str, ...]) -> int:
 
 def _become(entry: str, arguments: tuple[str, ...]) -> int:
     """Run one of cetool's entry points in a process of its own, of which conda is no part: as conda ran executables."""
-    from cetool.interpreter import own_program
+    from cetool.base.process import own_program
 
     argv = own_program(*arguments, entry=entry)
     if os.name == "nt":

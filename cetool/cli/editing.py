@@ -9,15 +9,15 @@ from typing import Annotated
 
 import typer
 
+from cetool.app.session import Session
+from cetool.base.errors import Location, ScriptNotFoundError, UsageError
+from cetool.base.urls import redact
 from cetool.cli import options
-from cetool.cli.session import Session
-from cetool.errors import Location, ScriptNotFoundError, UsageError
-from cetool.spec.converting import DIALECTS, convert_block
-from cetool.spec.document import Document, ScriptChangedError, read_document, write_document
-from cetool.spec.editing import Change, Edited, edit_declaration, requirements_change
-from cetool.spec.source import NOTEBOOK_SUFFIX, is_notebook, is_url, printable
-from cetool.spec.starting import start_block
-from cetool.spec.urls import redact
+from cetool.declare.source import NOTEBOOK_SUFFIX, is_notebook, is_url, printable
+from cetool.edit.converting import DIALECTS, convert_block
+from cetool.edit.document import Document, ScriptChangedError, read_document, write_document
+from cetool.edit.editing import Change, Edited, edit_declaration, requirements_change
+from cetool.edit.starting import start_block
 
 #: How often a change is made again to a script that someone else is writing.
 _TRIES = 20
@@ -101,7 +101,7 @@ def _edit(document: Document, edit: Callable[[Document], Edited], *, start: bool
         raise UsageError(f"{document.name} is empty, and no notebook", hint="Make one in Jupyter first.")
     if document.script is None or not is_notebook(document.script):
         return edit(document)
-    from cetool.spec.notebook_editing import edit_notebook, start_notebook
+    from cetool.edit.notebook import edit_notebook, start_notebook
 
     return start_notebook(document, edit) if start else edit_notebook(document, edit)
 

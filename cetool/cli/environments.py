@@ -11,24 +11,24 @@ from typing import Annotated
 
 import typer
 
-from cetool.cache.processes import prefixes_in_use
-from cetool.cache.sizes import Freed
-from cetool.cache.store import Directory, Store
-from cetool.cache.usage import Row
+from cetool.app.background import collect_in_background
+from cetool.app.baseline_options import NO_BASELINE, BaselineOptions
+from cetool.app.execution import RunOptions, note, read_declaration
+from cetool.app.explicit_files import explicit_spec
+from cetool.app.session import Session, canonical_requirements
+from cetool.app.sources import open_source
+from cetool.base.durations import format_duration, format_size
+from cetool.base.errors import CetoolError, ScriptNotFoundError, StoreError, UsageError
+from cetool.base.process import prefixes_in_use
 from cetool.cli import options
-from cetool.cli.background import collect_in_background
-from cetool.cli.baseline_options import NO_BASELINE, BaselineOptions
-from cetool.cli.execution import RunOptions, note, read_declaration
-from cetool.cli.explicit_files import explicit_spec
 from cetool.cli.output import print_data, print_json, print_table
-from cetool.cli.session import Session, canonical_requirements
-from cetool.cli.sources import open_source
-from cetool.durations import format_duration, format_size
+from cetool.declare.dialects.environment_yml import read_environment_file
+from cetool.declare.environment import NAME_LENGTH, EnvironmentSpec, Requirements
+from cetool.declare.source import is_url
 from cetool.engines.registration import forget_registration
-from cetool.errors import CetoolError, ScriptNotFoundError, StoreError, UsageError
-from cetool.spec.environment import NAME_LENGTH, EnvironmentSpec, Requirements
-from cetool.spec.environment_file import read_environment_file
-from cetool.spec.source import is_url
+from cetool.store.disk import Freed
+from cetool.store.store import Directory, Store
+from cetool.store.usage import Row
 
 LIST_SCHEMA = "cetool.list/1"
 NAME_SCHEMA = "cetool.name/1"
@@ -109,7 +109,7 @@ def _spec_of(
     spec = session.spec_of(requirements, exclude_newer=exclude_newer)
     if not requirements.baselines:
         return spec
-    from cetool.cli.baselines import Wish, on_baselines
+    from cetool.app.baselines import Wish, on_baselines
 
     return on_baselines(spec, requirements, session, Wish(refresh=refresh, insecure=on.insecure))
 

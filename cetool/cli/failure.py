@@ -8,11 +8,11 @@ import traceback
 
 import typer
 
+from cetool.base.errors import EXIT_FAILURE, CetoolError, EngineError, Interrupted
+from cetool.base.panics import is_panic, panic_text
+from cetool.base.urls import scrub
 from cetool.cli.output import write_error
 from cetool.cli.progress import printable_lines
-from cetool.errors import EXIT_FAILURE, CetoolError, EngineError, Interrupted
-from cetool.panics import is_panic, panic_text
-from cetool.spec.urls import scrub
 
 #: Set to see where in cetool an error comes from.
 TRACEBACK = "CETOOL_TRACEBACK"

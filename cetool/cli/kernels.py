@@ -9,34 +9,35 @@ from typing import Annotated, Any
 
 import typer
 
+from cetool.app.background import collect_in_background
+from cetool.app.execution import RunOptions, note, read_declaration
+from cetool.app.session import Session
+from cetool.app.sources import open_source
+from cetool.base.errors import CetoolError, ScriptNotFoundError, UsageError
 from cetool.cli import options
-from cetool.cli.background import collect_in_background
 from cetool.cli.environments import requirements_of
-from cetool.cli.execution import RunOptions, note, read_declaration
 from cetool.cli.output import print_json, print_table
-from cetool.cli.session import Session
-from cetool.cli.sources import open_source
-from cetool.errors import CetoolError, ScriptNotFoundError, UsageError
+from cetool.declare.dialects.notebook import KERNEL_PACKAGES, with_kernel
+from cetool.declare.environment import EnvironmentSpec, Requirements
+from cetool.declare.languages import language_of
+from cetool.declare.match_specs import spec_name
+from cetool.declare.metadata import ScriptMetadata
+from cetool.declare.source import Script, is_url, printable
 from cetool.launch.activation import read_activation, variables_of
-from cetool.launch.kernels import find_kernel, kernel_command
-from cetool.launch.kernelspecs import (
+from cetool.launch.kernels import (
     InstalledKernel,
     KernelSource,
     check_name,
+    find_kernel,
     install_kernel,
     installed_kernels,
+    kernel_command,
     prefix_directory,
     remove_kernel,
     searched_directories,
     user_directory,
 )
 from cetool.launch.process import exec_command
-from cetool.spec.environment import EnvironmentSpec, Requirements
-from cetool.spec.languages import language_of
-from cetool.spec.matchspecs import spec_name
-from cetool.spec.metadata import ScriptMetadata
-from cetool.spec.notebook import KERNEL_PACKAGES, with_kernel
-from cetool.spec.source import Script, is_url, printable
 
 LIST_SCHEMA = "cetool.kernel.list/1"
 #: Languages of scripts by the package that runs them.

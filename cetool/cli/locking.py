@@ -13,29 +13,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cetool.app.lock_places import Target, Wish, target_of
+from cetool.app.lock_report import Outcome, changes_between, document_of, tell
+from cetool.app.locked import identity, refuse_overlay
+from cetool.app.session import Session
+from cetool.app.sources import Source, open_source
+from cetool.base.errors import EngineError, Location, UsageError
+from cetool.base.urls import redact, strip_credentials
 from cetool.cli import options
-from cetool.cli.lock_places import Target, Wish, target_of
-from cetool.cli.lock_report import Outcome, changes_between, document_of, tell
-from cetool.cli.locked import identity, refuse_overlay
 from cetool.cli.output import print_json
-from cetool.cli.session import Session
-from cetool.cli.sources import Source, open_source
-from cetool.condarc import load_condarc, resolve_channel
-from cetool.errors import EngineError, Location, UsageError
+from cetool.declare.blocks import find_block
+from cetool.declare.dates import exclude_newer as read_day
+from cetool.declare.dates import rfc3339
+from cetool.declare.environment import Requirements
+from cetool.declare.metadata import read_metadata
+from cetool.declare.nodes import nearest
+from cetool.declare.platforms import PLATFORMS, current_platform
+from cetool.declare.source import printable
 from cetool.lock.find import CONDA_LOCK, EMBEDDED, PIXI
 from cetool.lock.model import Lock, PlatformLock
-from cetool.spec.blocks import find_block
-from cetool.spec.dates import exclude_newer as read_day
-from cetool.spec.dates import rfc3339
-from cetool.spec.environment import Requirements
-from cetool.spec.metadata import read_metadata
-from cetool.spec.nodes import nearest
-from cetool.spec.platforms import PLATFORMS, current_platform
-from cetool.spec.source import printable
-from cetool.spec.urls import redact, strip_credentials
+from cetool.settings.condarc import load_condarc, resolve_channel
 
 if TYPE_CHECKING:
-    from cetool.engines.base import Progress
+    from cetool.engines.protocol import Progress
 
 #: The note in a lock of the day that it was solved as of.
 AS_OF = "cetool_exclude_newer"
@@ -211,7 +211,7 @@ def _requirements(source: Source, wish: Wish, platform: str) -> Requirements:
         requirements = read_metadata(source.script, platform).requirements
         refuse_overlay(requirements, source.script.name, "that cannot be locked")
         return requirements
-    from cetool.spec.environment_file import read_environment_file
+    from cetool.declare.dialects.environment_yml import read_environment_file
 
     if find_block(source.script) is not None:
         raise UsageError(f"--env-file is for scripts without metadata of their own, and {source.script.name} has some")
@@ -265,8 +265,8 @@ def _solved(
         kept = None if before is None or wish.update_all else _without(before.platform(platform), wish.update)
         given = None
         if needs.baselines:
-            from cetool.cli.baselines import Wish as BaselineWish
-            from cetool.cli.baselines import to_be_locked
+            from cetool.app.baselines import Wish as BaselineWish
+            from cetool.app.baselines import to_be_locked
 
             about = BaselineWish(identity(source), refresh=wish.update_all, platform=platform)
             spec, given = to_be_locked(spec, needs, session, about)
@@ -308,8 +308,8 @@ def _contents(lock: Lock, *, loosely: bool) -> object:
 def _write(lock: Lock, asked: dict[str, Requirements], target: Target, source: Source, session: Session) -> None:
     """Put the lock where it belongs, whole or not at all."""
     if target.format == EMBEDDED:
+        from cetool.edit.document import ScriptChangedError, read_document, write_document
         from cetool.lock.embedded import embed
-        from cetool.spec.document import ScriptChangedError, read_document, write_document
 
         document = read_document(source.given)
         if document.script is None or document.script.text != source.script.text:

@@ -11,20 +11,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cetool.atomic import put_file
-from cetool.cli.background import collect_in_background
-from cetool.cli.execution import NotebookOptions, RunOptions, note, read_locked_declaration, specification
+from cetool.app.background import collect_in_background
+from cetool.app.execution import NotebookOptions, RunOptions, note, read_locked_declaration, specification
+from cetool.app.session import Session
+from cetool.app.sources import Source
+from cetool.base.errors import CetoolError, Interrupted, Location, MetadataError, UsageError
+from cetool.base.files import put_file
+from cetool.base.terminal import neutral, neutral_line
 from cetool.cli.output import write, write_error
 from cetool.cli.progress import plain
-from cetool.cli.session import Session
-from cetool.cli.sources import Source
-from cetool.errors import CetoolError, Interrupted, Location, MetadataError, UsageError
+from cetool.declare.dialects.notebook import Notebook, read_notebook
+from cetool.declare.source import printable
 from cetool.launch.activation import read_activation, variables_of
 from cetool.launch.kernels import find_kernel, is_ipykernel, kernel_command
-from cetool.spec.notebook import Notebook, read_notebook
-from cetool.spec.parameters import assigned_names, parameters_source, read_parameter
-from cetool.spec.source import printable
-from cetool.terminal import neutral, neutral_line
+from cetool.launch.parameters import assigned_names, parameters_source, read_parameter
 from cetool.warm.environ import ON_WINDOWS
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from cetool.cli.locked import LockChoice
-from cetool.cli.session import Session
+from cetool.app.locked import LockChoice
+from cetool.app.session import Session
 
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say what is done, and with what.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
@@ -100,7 +100,7 @@ def record_target(given: str | None) -> Path | None:
     """The file that --record names, looked at before anything is done. Raises UsageError where it cannot be written."""
     if given is None:
         return None
-    from cetool.launch.record import record_target as target
+    from cetool.provenance.record import record_target as target
 
     return target(given)
 

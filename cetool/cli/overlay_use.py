@@ -10,26 +10,26 @@ from typing import Annotated
 
 import typer
 
-from cetool.cache.overlays import Overlays, RecipeChangedError, is_overlay_in_use
-from cetool.cache.sizes import Freed
-from cetool.cache.store import Directory, Lease
+from cetool.app.execution import RunOptions, activation_of, note, read_declaration
+from cetool.app.exporting import Found, write_output, written
+from cetool.app.overlaying import overlay_environment, overlays_of
+from cetool.app.recording import find_origins
+from cetool.app.session import Session
+from cetool.app.sources import open_source
+from cetool.base.durations import format_size
+from cetool.base.errors import CetoolError, StoreError, UsageError
 from cetool.cli import options
 from cetool.cli.environments import remove_directory
-from cetool.cli.execution import RunOptions, activation_of, note, read_declaration
-from cetool.cli.exporting import Found, write_output, written
 from cetool.cli.output import print_data
-from cetool.cli.overlaying import overlay_environment, overlays_of
 from cetool.cli.overlays import Which, app, found_overlay, layers_of, overlay_session, requirements_of_recipe
-from cetool.cli.recording import find_origins
 from cetool.cli.reproducing import Format
-from cetool.cli.session import Session
-from cetool.cli.sources import open_source
-from cetool.durations import format_size
-from cetool.errors import CetoolError, StoreError, UsageError
+from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.platforms import current_platform
 from cetool.lock.model import Lock
 from cetool.overlays.recipes import Recipe, freeze_text, recipe_text
-from cetool.spec.environment import EnvironmentSpec
-from cetool.spec.platforms import current_platform
+from cetool.overlays.store import Overlays, RecipeChangedError, is_overlay_in_use
+from cetool.store.disk import Freed
+from cetool.store.store import Directory, Lease
 
 __all__ = ["app"]
 
@@ -108,7 +108,7 @@ def freeze(
 
 
 def _locked(name: str, base: Path, directory: Directory, format: Format, session: Session) -> str:
-    from cetool.overlays.frozen import freeze_lock
+    from cetool.overlays.recipes import freeze_lock
 
     spec = directory.marker.spec if directory.marker is not None else EnvironmentSpec(())
     installed = find_origins(session, base, freeze_lock(base, directory.prefix, current_platform()), spec)

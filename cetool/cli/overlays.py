@@ -11,24 +11,24 @@ from typing import Annotated
 
 import typer
 
-from cetool.cache.overlays import Overlays, RecipeChangedError, check_name, last_used
-from cetool.cache.store import Directory, Store
+from cetool.app.background import collect_in_background
+from cetool.app.execution import RunOptions, note, read_declaration
+from cetool.app.overlaying import base_of, overlay_environment, overlays_of
+from cetool.app.session import Session
+from cetool.app.sources import open_source
+from cetool.base.durations import format_duration, format_size
+from cetool.base.errors import StoreError, UsageError
+from cetool.base.urls import redact
 from cetool.cli import options
-from cetool.cli.background import collect_in_background
-from cetool.cli.execution import RunOptions, note, read_declaration
 from cetool.cli.output import print_data, print_json, print_line, print_table
-from cetool.cli.overlaying import base_of, overlay_environment, overlays_of
-from cetool.cli.session import Session
-from cetool.cli.sources import open_source
-from cetool.durations import format_duration, format_size
-from cetool.errors import StoreError, UsageError
+from cetool.declare.environment import Requirements
+from cetool.declare.match_specs import canonical_spec
+from cetool.declare.overlay import OverlayKeys, canonical_base, canonical_entry
 from cetool.overlays.about import About, Layer, read_about
 from cetool.overlays.base import changes_between, fingerprint_of
 from cetool.overlays.recipes import Recipe, merged_entries, read_recipe_file, without_entries
-from cetool.spec.environment import Requirements
-from cetool.spec.matchspecs import canonical_spec
-from cetool.spec.overlay import OverlayKeys, canonical_base, canonical_entry
-from cetool.spec.urls import redact
+from cetool.overlays.store import Overlays, RecipeChangedError, check_name, last_used
+from cetool.store.store import Directory, Store
 
 LIST_SCHEMA = "cetool.overlay-list/1"
 SHOW_SCHEMA = "cetool.overlay-show/1"
@@ -157,7 +157,7 @@ def _with(
 
 def session_channels(channels: list[str]) -> tuple[str, ...]:
     """Channels from the command line in canonical form."""
-    from cetool.spec.channels import canonical_channel
+    from cetool.declare.channels import canonical_channel
 
     return tuple(canonical_channel(channel, base_dir=Path.cwd()) for channel in channels)
 

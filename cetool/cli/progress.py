@@ -19,9 +19,9 @@ from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TextIO
 
-from cetool.patterns import pattern
-from cetool.spec.urls import redact, scrub
-from cetool.terminal import neutral, without_controls
+from cetool.base.patterns import pattern
+from cetool.base.terminal import neutral, without_controls
+from cetool.base.urls import redact, scrub
 
 _TICK = 0.1
 #: Seconds over which a rate is taken.
@@ -100,7 +100,7 @@ class Voice:
 
 
 class CreationProgress:
-    """The :class:`~cetool.engines.base.Progress` of one environment. To be had from :meth:`Voice.progress`.
+    """The :class:`~cetool.engines.protocol.Progress` of one environment. To be had from :meth:`Voice.progress`.
 
     Its methods may be called from any thread, thousands of times a second, and when the display has long ended.
     """

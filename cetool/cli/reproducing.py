@@ -40,7 +40,7 @@ def rerun(
     trust_cache_dir: options.TrustCacheDir = False,
 ) -> None:
     """Do a recorded run again: the same script and arguments on the very same packages."""
-    from cetool.cli.rerunning import do_again
+    from cetool.app.rerunning import do_again
 
     to_record = options.record_target(record)
     session = options.open_session(None, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
@@ -58,7 +58,7 @@ def verify(
     trust_cache_dir: options.TrustCacheDir = False,
 ) -> int:
     """Compare the files of environments with the hashes that their packages recorded."""
-    from cetool.cli.verifying import verify_environments
+    from cetool.app.verifying import verify_environments
 
     session = options.open_session(None, options.verbosity(verbose, quiet), None, False, trust_cache_dir)
     return verify_environments(targets or [], session, as_json=as_json)
@@ -92,8 +92,8 @@ def export(
     yes: options.Yes = False,
 ) -> None:
     """Write down the exact packages of a script or an environment, for other tools: as locked, else as installed."""
-    from cetool.cli.exporting import Wanted, write_output
-    from cetool.cli.exporting import export as exported
+    from cetool.app.exporting import Wanted, write_output
+    from cetool.app.exporting import export as exported
 
     loudness = options.verbosity(verbose, quiet)
     session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, yes=yes)

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from cetool.app.baseline_options import BaselineOptions
+from cetool.app.execution import NotebookOptions, RunOptions, run_source
+from cetool.app.sources import check_pin, open_source, source_of_lines
+from cetool.base.errors import UsageError
 from cetool.cli import options
-from cetool.cli.baseline_options import BaselineOptions
-from cetool.cli.execution import NotebookOptions, RunOptions, run_source
-from cetool.cli.sources import check_pin, open_source, source_of_lines
-from cetool.errors import UsageError
-from cetool.spec.source import NOTEBOOK_SUFFIX, is_url
+from cetool.declare.source import NOTEBOOK_SUFFIX, is_url
 
 #: What a command needs so that all that follows SCRIPT belongs to the script.
 CONTEXT = {"allow_interspersed_args": False}

@@ -11,25 +11,25 @@ from typing import Annotated
 
 import typer
 
-from cetool.cache.scripts import ScriptStore
+from cetool.app.baseline_options import BaselineOptions
+from cetool.app.execution import RunOptions, read_locked_declaration
+from cetool.app.program import entrypoint_place
+from cetool.app.session import Session
+from cetool.app.sources import Source, open_source
+from cetool.base.errors import CetoolError
+from cetool.base.urls import redact
 from cetool.cli import options
-from cetool.cli.baseline_options import BaselineOptions
 from cetool.cli.environments import spec_document
-from cetool.cli.execution import RunOptions, read_locked_declaration
 from cetool.cli.output import flow, print_json, print_line, print_table
-from cetool.cli.program import entrypoint_place
-from cetool.cli.session import Session
-from cetool.cli.sources import Source, open_source
-from cetool.config import variable_of
-from cetool.engines.select import find_engines
-from cetool.errors import CetoolError
+from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.metadata import ScriptMetadata
+from cetool.declare.platforms import current_platform
+from cetool.engines.choice import find_engines
 from cetool.launch.programs import resolve_command
 from cetool.launch.shell import parse_entrypoint
-from cetool.paths import trust_directory
-from cetool.spec.environment import EnvironmentSpec
-from cetool.spec.metadata import ScriptMetadata
-from cetool.spec.platforms import current_platform
-from cetool.spec.urls import redact
+from cetool.settings.paths import trust_directory
+from cetool.settings.settings import variable_of
+from cetool.store.scripts import ScriptStore
 
 SHOW_SCHEMA = "cetool.show/1"
 INFO_SCHEMA = "cetool.info/1"

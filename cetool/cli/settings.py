@@ -9,15 +9,15 @@ from typing import Annotated
 
 import typer
 
+from cetool.base.errors import ConfigError, UsageError
+from cetool.base.urls import redact
 from cetool.cli.output import is_terminal, print_data, print_json, print_line, print_table
-from cetool.config import DEFAULTS, KEYS, LoadedSettings, check_value, load_settings, nearest_key
-from cetool.config_file import read_config_file, remove_setting, write_setting
-from cetool.errors import ConfigError, UsageError
-from cetool.paths import config_file_path
-from cetool.spec.urls import redact
+from cetool.settings.file import read_config_file, remove_setting, write_setting
+from cetool.settings.paths import config_file_path
+from cetool.settings.settings import DEFAULTS, KEYS, LoadedSettings, check_value, load_settings, nearest_key
 
 #: The form of ``config list --json``; a change that a reader could stumble over gets another number.
-SCHEMA = "cetool.config/1"
+SCHEMA = "cetool.settings.settings/1"
 
 app = typer.Typer(name="config", help="Show and change settings.", no_args_is_help=True)
 

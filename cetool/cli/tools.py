@@ -12,30 +12,29 @@ from typing import Annotated
 import typer
 
 from cetool import warm
-from cetool.cache.scripts import ScriptStore
-from cetool.cache.store import Lease
+from cetool.app.background import collect_in_background
+from cetool.app.execution import RunOptions, activation_of, note, read_declaration, specification
+from cetool.app.program import count_run
+from cetool.app.session import Session, canonical_requirements
+from cetool.app.sources import open_source
+from cetool.base.errors import EngineError, ProgramNotFoundError, UsageError
+from cetool.base.urls import strip_credentials
 from cetool.cli import options
-from cetool.cli.background import collect_in_background
 from cetool.cli.completion import with_shell
 from cetool.cli.environments import requirements_of
-from cetool.cli.execution import RunOptions, activation_of, note, read_declaration, specification
 from cetool.cli.output import print_data, print_json
-from cetool.cli.program import count_run
 from cetool.cli.run import CONTEXT
-from cetool.cli.session import Session, canonical_requirements
-from cetool.cli.sources import open_source
-from cetool.errors import EngineError, ProgramNotFoundError, UsageError
+from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.match_specs import spec_name
+from cetool.declare.metadata import ScriptMetadata
+from cetool.declare.package_urls import names_file
 from cetool.launch.activation import Activation, activated_environ, read_activation
 from cetool.launch.interactive import Opening, find_user_shell, open_reading_shell, open_shell
 from cetool.launch.process import Command, exec_command
-from cetool.launch.programs import look_in
+from cetool.launch.programs import Tool, find_tool, look_in, read_tool
 from cetool.launch.records import Circumstances, Learned, write_launch_record
-from cetool.launch.tools import Tool, find_tool, read_tool
-from cetool.spec.environment import EnvironmentSpec
-from cetool.spec.matchspecs import spec_name
-from cetool.spec.metadata import ScriptMetadata
-from cetool.spec.package_urls import names_file
-from cetool.spec.urls import strip_credentials
+from cetool.store.scripts import ScriptStore
+from cetool.store.store import Lease
 from cetool.warm.environ import path_dirs
 
 PATH_SCHEMA = "cetool.path/1"

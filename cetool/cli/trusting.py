@@ -9,16 +9,16 @@ from typing import Annotated
 
 import typer
 
-from cetool.cache.trust import Trusted, TrustStore
+from cetool.base.durations import format_duration
+from cetool.base.errors import CetoolError, UsageError
+from cetool.base.urls import strip_credentials
 from cetool.cli import options
 from cetool.cli.output import print_json, print_table
 from cetool.cli.progress import Voice
-from cetool.config import load_settings
-from cetool.durations import format_duration
-from cetool.errors import CetoolError, UsageError
-from cetool.paths import trust_directory
-from cetool.spec.source import is_url, printable
-from cetool.spec.urls import strip_credentials
+from cetool.declare.source import is_url, printable
+from cetool.settings.paths import trust_directory
+from cetool.settings.settings import load_settings
+from cetool.store.trust import Trusted, TrustStore
 
 SCHEMA = "cetool.trust/1"
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-fA-F]{6,64})\Z")
@@ -72,7 +72,7 @@ def forget(
 def _matching(word: str, trusted: list[Trusted]) -> list[Trusted]:
     """What a word means. Raises UsageError where it is ambiguous, CetoolError where it is nothing."""
     if is_url(word):
-        from cetool.spec.remote import locate_script
+        from cetool.fetch.scripts import locate_script
 
         urls = (strip_credentials(word), locate_script(word, insecure=True).shown)
         found = [item for item in trusted if item.url in urls]

@@ -11,11 +11,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cetool.engines.base import CreateRequest, Progress
+from cetool.base.urls import redact
+from cetool.declare.match_fields import PACKAGE_NAME, read_fields
+from cetool.declare.package_urls import IDENTITY, is_same_file
 from cetool.engines.explicit import ExplicitPackage, parse_lines
-from cetool.spec.match_fields import PACKAGE_NAME, read_fields
-from cetool.spec.package_urls import IDENTITY, is_same_file
-from cetool.spec.urls import redact
+from cetool.engines.protocol import CreateRequest, Progress
 
 if TYPE_CHECKING:
     from rattler import MatchSpec
@@ -41,7 +41,7 @@ def additions(specs: Iterable[str], pinned: Sequence[ExplicitPackage]) -> tuple[
             found.append(text)
         elif not _fits(spec, text, there[name]):
             _, version, build = there[name].stem.rsplit("-", 2)
-            from cetool.engines.rattler_errors import UnsatisfiableError
+            from cetool.engines.rattler.errors import UnsatisfiableError
 
             raise UnsatisfiableError(
                 f"{redact(text)!r} does not fit the baseline, which has {name} {version} ({build})",
@@ -77,7 +77,7 @@ def with_additions(
     if not added:
         progress.note("Nothing is added to the baseline, so nothing is solved.")
         return request._replace(explicit=pinned, exclude_newer=None)
-    from cetool.engines.rattler import RattlerEngine
+    from cetool.engines.rattler.engine import RattlerEngine
 
     progress.note(f"Solved with {len(pinned)} packages of the baseline as they are: {', '.join(map(redact, added))}")
     solver = RattlerEngine(environ, cache)

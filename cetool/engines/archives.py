@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cetool.base.errors import EngineError
+from cetool.base.limits import PACKAGE, read_json, read_regular
+from cetool.base.urls import redact
+from cetool.declare.nodes import shorten
 from cetool.engines.explicit import ExplicitPackage
-from cetool.errors import EngineError
-from cetool.limits import PACKAGE, read_json, read_regular
-from cetool.spec.nodes import shorten
-from cetool.spec.urls import redact
 
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:")
 _NAME = re.compile(r"[A-Za-z0-9_][^/\\\x00-\x1f\x7f]*")

@@ -10,21 +10,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cetool.below import read_below, write_below
-from cetool.consent import Consent
-from cetool.engines.base import CreateRequest, Engine, Explain, Progress
+from cetool.base.below import read_below, write_below
+from cetool.base.consent import Consent
+from cetool.base.errors import EngineError
+from cetool.base.files import walk
+from cetool.base.limits import parse_json
+from cetool.base.urls import redact
+from cetool.base.values import Value
+from cetool.declare.environment import NO_SOLVING, EnvironmentSpec
+from cetool.declare.match_fields import is_read_alike
+from cetool.declare.match_specs import spec_name
 from cetool.engines.early import EarlyLook
-from cetool.engines.package_cache import DamagedPackages, ReplacedPackages, distrust
+from cetool.engines.protocol import CreateRequest, Engine, Explain, Progress
 from cetool.engines.registration import forget_registration
-from cetool.engines.verify import check_complete
-from cetool.errors import EngineError
-from cetool.limits import parse_json
-from cetool.spec.environment import NO_SOLVING, EnvironmentSpec
-from cetool.spec.match_fields import is_read_alike
-from cetool.spec.matchspecs import spec_name
-from cetool.spec.urls import redact
-from cetool.trees import walk
-from cetool.values import Value
+from cetool.packages.cache import DamagedPackages, ReplacedPackages, distrust
+from cetool.packages.verify import check_complete
 
 #: How often an environment is made before packages that other processes replace meanwhile are an error.
 _TRIES = 6
@@ -68,7 +68,7 @@ def build_environment(
     Raises EngineError where it cannot be made. What is left at the prefix after an error is the caller's to clear.
     """
     if spec.pypi or spec.explicit_pypi or spec.pinned_pypi:
-        from cetool.engines.pypi import refuse_early
+        from cetool.engines.pypi.install import refuse_early
 
         refuse_early(spec.pypi_settings, circumstances.environ, circumstances.pip_installer)
     packages = spec.packages
@@ -76,7 +76,7 @@ def build_environment(
         packages += _installer((*packages, *_names(spec.pinned)), circumstances)
     moment = None
     if spec.exclude_newer is not None and not spec.is_locked:
-        from cetool.spec.dates import exclude_newer
+        from cetool.declare.dates import exclude_newer
 
         moment = exclude_newer(spec.exclude_newer)
     request = CreateRequest(
@@ -183,8 +183,8 @@ def _intact(
     """
     from cetool.engines.explicit import packages_of
     from cetool.engines.explicit_checks import check_exactly, check_intact
-    from cetool.engines.hashed import Hashed
-    from cetool.engines.intact import package_records
+    from cetool.packages.hashed import Hashed
+    from cetool.packages.intact import package_records
 
     packages = packages_of(request)
     try:
@@ -219,7 +219,7 @@ def _solved_for(request: CreateRequest, circumstances: Circumstances, progress: 
     partly = [package for package in request.packages if not is_read_alike(package)]
     if request.exclude_newer is None and not partly and request.solving == NO_SOLVING:
         return request
-    from cetool.engines.rattler import RattlerEngine
+    from cetool.engines.rattler.engine import RattlerEngine
 
     assert circumstances.solver_cache is not None
     if partly:
@@ -239,7 +239,7 @@ def _names(lines: tuple[str, ...]) -> tuple[str, ...]:
 
 def _installer(packages: tuple[str, ...], circumstances: Circumstances) -> tuple[str, ...]:
     """What has to be added to the conda packages so that PyPI packages can be installed beside them."""
-    from cetool.engines.pypi import needs_pip
+    from cetool.engines.pypi.install import needs_pip
 
     there = any(spec_name(package) == "pip" for package in packages)
     return () if there or not needs_pip(circumstances.environ, circumstances.pip_installer) else ("pip",)
@@ -253,7 +253,7 @@ def _install_pypi(
     circumstances: Circumstances,
     progress: Progress,
 ) -> None:
-    from cetool.engines.pypi import PypiRequest, install_pypi
+    from cetool.engines.pypi.install import PypiRequest, install_pypi
 
     request = PypiRequest(
         prefix=place.prefix,

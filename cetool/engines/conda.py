@@ -10,22 +10,21 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cetool.condarc import load_condarc
-from cetool.engines.base import CreateRequest, Explain, Progress, root_of
+from cetool.base.errors import CetoolError
+from cetool.base.limits import PACKAGE, read_regular
+from cetool.base.patterns import pattern
+from cetool.base.process import clean_environ
+from cetool.base.urls import strip_credentials
 from cetool.engines.explicit import ExplicitPackage, explicit_file, packages_of, require_sha256
 from cetool.engines.outcome import conclude
-from cetool.engines.output import logged
-from cetool.engines.package_cache import checked_caches
+from cetool.engines.output import CondaStages, logged
 from cetool.engines.private import PrivateFiles, condarc_file, has_credentials, netrc_file, spec_file
 from cetool.engines.program import Program, literal
-from cetool.engines.stages import CondaStages
+from cetool.engines.protocol import CreateRequest, Explain, Progress, root_of
 from cetool.engines.subprocesses import Invocation, run_engine
 from cetool.engines.turns import turn
-from cetool.errors import CetoolError
-from cetool.interpreter import clean_environ
-from cetool.limits import PACKAGE, read_regular
-from cetool.patterns import pattern
-from cetool.spec.urls import strip_credentials
+from cetool.packages.cache import checked_caches
+from cetool.settings.condarc import load_condarc
 
 #: Variables of the user's that would change what a creation prints or does.
 _DROPPED = ("CONDA_JSON", "CONDA_QUIET", "CONDA_DRY_RUN", "CONDA_DOWNLOAD_ONLY")
@@ -54,7 +53,7 @@ class CondaEngine(Program):
         self._lock_dir = lock_dir
 
     def create(self, request: CreateRequest, progress: Progress) -> Explain:
-        """Make the environment; see :class:`~cetool.engines.base.Engine`."""
+        """Make the environment; see :class:`~cetool.engines.protocol.Engine`."""
         request = literal(request)
         packages = packages_of(request)
         if packages:
@@ -91,7 +90,7 @@ class CondaEngine(Program):
         """
         import shutil
 
-        from cetool.engines.extracted import remove_refused
+        from cetool.packages.cache import remove_refused
 
         removed = remove_refused(logged(request.log))
         if removed:

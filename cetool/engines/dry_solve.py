@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cetool.consent import Consent
+from cetool.base.consent import Consent
+from cetool.base.errors import EngineError
+from cetool.declare.dates import exclude_newer as moment_of
+from cetool.declare.environment import EnvironmentSpec
 from cetool.engines.additions import additions
-from cetool.engines.base import CreateRequest, Progress
 from cetool.engines.explicit import parse_lines
-from cetool.engines.rattler import RattlerEngine
-from cetool.engines.rattler_errors import UnsatisfiableError
-from cetool.errors import EngineError
-from cetool.spec.dates import exclude_newer as moment_of
-from cetool.spec.environment import EnvironmentSpec
+from cetool.engines.protocol import CreateRequest, Progress
+from cetool.engines.rattler.engine import RattlerEngine
+from cetool.engines.rattler.errors import UnsatisfiableError
 
 __all__ = ["Solver", "UnsatisfiableError"]
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from cetool.engines.verify import check_complete
-from cetool.errors import EngineError
-from cetool.trees import walk
+from cetool.base.errors import EngineError
+from cetool.base.files import walk
+from cetool.packages.verify import check_complete
 
 
 class EarlyLook:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from cetool.errors import EngineError
-from cetool.spec.urls import redact, scrub
+from cetool.base.errors import EngineError
+from cetool.base.urls import redact, scrub
 
 _SUBDIR = re.compile(r"noarch|(?:linux|osx|win|emscripten|wasi|freebsd|zos)-\w+")
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from cetool.engines.base import CreateRequest
-from cetool.errors import EngineError
-from cetool.spec.urls import is_url, redact, split_url, strip_credentials
-from cetool.values import Value
+from cetool.base.errors import EngineError
+from cetool.base.urls import is_url, redact, split_url, strip_credentials
+from cetool.base.values import Value
+from cetool.engines.protocol import CreateRequest
 
 if TYPE_CHECKING:  # for subprocesses only
     from cetool.engines.private import PrivateFiles

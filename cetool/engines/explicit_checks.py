@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cetool.engines.base import Progress
+from cetool.base.errors import EngineError
 from cetool.engines.explicit import ExplicitPackage, mismatch
-from cetool.engines.hashed import Hashed
-from cetool.engines.intact import changed_files, damaged_files, digest_of
-from cetool.engines.package_cache import DamagedPackages
-from cetool.engines.verify import linked_from
-from cetool.errors import EngineError
+from cetool.engines.protocol import Progress
+from cetool.packages.cache import DamagedPackages
+from cetool.packages.hashed import Hashed
+from cetool.packages.intact import changed_files, damaged_files, digest_of
+from cetool.packages.verify import linked_from
 
 
 def check_local_archives(packages: Iterable[ExplicitPackage]) -> None:

@@ -16,12 +16,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cetool.engines.base import CreateRequest, Explain, Progress
+from cetool.base.errors import EngineError
+from cetool.base.values import Value
 from cetool.engines.explicit import ExplicitPackage, local_path, mismatch
-from cetool.engines.intact import damaged_files, digest_of, in_parallel, package_records
-from cetool.engines.verify import linked_from
-from cetool.errors import EngineError
-from cetool.values import Value
+from cetool.engines.protocol import CreateRequest, Explain, Progress
+from cetool.packages.intact import damaged_files, digest_of, in_parallel, package_records
+from cetool.packages.verify import linked_from
 
 _SUFFIXES = (".conda", ".tar.bz2")
 

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from cetool.consent import Consent
+from cetool.base.consent import Consent
+from cetool.base.errors import EngineError
+from cetool.declare.dates import exclude_newer as moment_of
+from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.match_specs import spec_name
 from cetool.engines.additions import additions
-from cetool.engines.base import CreateRequest, Progress
 from cetool.engines.explicit import parse_lines
-from cetool.engines.rattler import RattlerEngine
-from cetool.errors import EngineError
+from cetool.engines.protocol import CreateRequest, Progress
+from cetool.engines.rattler.engine import RattlerEngine
 from cetool.lock.model import LockedConda, PlatformLock
 from cetool.lock.records import in_order, locked_of
-from cetool.spec.dates import exclude_newer as moment_of
-from cetool.spec.environment import EnvironmentSpec
-from cetool.spec.matchspecs import spec_name
 
 #: Virtual packages that only one system has; an override of them means nothing to the others.
 _OF_SYSTEM = {"__linux": "linux", "__glibc": "linux", "__osx": "osx", "__win": "win"}
@@ -78,7 +78,7 @@ class LockSolver:
                 conda = self._conda(request, spec, progress) if given is None else self._added(request, given, progress)
                 if not spec.pypi:
                     return PlatformLock(platform, conda)
-                from cetool.engines.lock_pypi import PypiSolver
+                from cetool.engines.pypi.lock import PypiSolver
 
                 return PypiSolver(self, spec, request._replace(preferred=conda), conda, preferred).solve(progress)
             except EngineError as error:

@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from cetool.condarc import load_condarc
-from cetool.engines.base import CreateRequest, Explain, Progress, root_of
+from cetool.base.errors import CetoolError
+from cetool.base.process import clean_environ
+from cetool.base.urls import split_url
 from cetool.engines.conda import override_variables
 from cetool.engines.explicit import ExplicitPackage, explicit_file, packages_of, require_sha256
 from cetool.engines.outcome import conclude
-from cetool.engines.package_cache import checked_caches
+from cetool.engines.output import MambaStages
 from cetool.engines.private import PrivateFiles, environment_file, has_credentials
 from cetool.engines.program import Program, literal
+from cetool.engines.protocol import CreateRequest, Explain, Progress, root_of
 from cetool.engines.registration import forget_registration
-from cetool.engines.stages import MambaStages
 from cetool.engines.subprocesses import Invocation, run_engine
-from cetool.errors import CetoolError
-from cetool.interpreter import clean_environ
-from cetool.spec.urls import split_url
+from cetool.packages.cache import checked_caches
+from cetool.settings.condarc import load_condarc
 
 #: Variables of the user's that would change what a creation prints or does.
 _DROPPED = tuple(
@@ -48,7 +48,7 @@ class MambaEngine(Program):
         super().__init__(name, executable, environ, version)
 
     def create(self, request: CreateRequest, progress: Progress) -> Explain:
-        """Make the environment; see :class:`~cetool.engines.base.Engine`."""
+        """Make the environment; see :class:`~cetool.engines.protocol.Engine`."""
         request = literal(request)
         packages = packages_of(request)
         if packages:

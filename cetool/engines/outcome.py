@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import signal
 
-from cetool.engines.base import CreateRequest, Explain, Progress
+from cetool.base.errors import EngineError
 from cetool.engines.private import scrub
+from cetool.engines.protocol import CreateRequest, Explain, Progress
 from cetool.engines.subprocesses import Ended
-from cetool.engines.verify import check_complete
-from cetool.errors import EngineError
+from cetool.packages.verify import check_complete
 
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS")
 

@@ -18,11 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from cetool.below import read_below, write_below
-from cetool.engines.base import CreateRequest
-from cetool.errors import EngineError
-from cetool.limits import SETTINGS, check_yaml, parse_json, read_text
-from cetool.spec.urls import Url, cleaned, redact, split_url, strip_credentials
+from cetool.base.below import read_below, write_below
+from cetool.base.errors import EngineError
+from cetool.base.limits import SETTINGS, check_yaml, parse_json, read_text
+from cetool.base.urls import Url, cleaned, redact, split_url, strip_credentials
+from cetool.engines.protocol import CreateRequest
 
 _STEM = "engine-input-"
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from cetool.engines.base import CreateRequest
-from cetool.errors import EngineError
-from cetool.patterns import pattern
+from cetool.base.errors import EngineError
+from cetool.base.patterns import pattern
+from cetool.engines.protocol import CreateRequest
 
 #: What each program prints for ``--version``, the version in a group. PyPI has a test runner of the name mamba, at 0.11
 #: since 2020; mamba 1 is conda with another solver, and tells conda's version as well.
@@ -87,8 +87,8 @@ def _literal(text: str) -> str:
 
 def version_of(name: str, executable: tuple[str, ...], environ: Mapping[str, str]) -> str:
     """The version of a program of this name. Raises EngineError where it does not answer, or is another."""
+    from cetool.base.process import clean_environ
     from cetool.engines.subprocesses import ask_version
-    from cetool.interpreter import clean_environ
 
     text = ask_version(executable, clean_environ(environ, drop=_OTHER_FORMS))
     found = _VERSIONS[name].search(text)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from cetool.limits import SETTINGS, read_regular
+from cetool.base.limits import SETTINGS, read_regular
 
 
 def registry_path(environ: Mapping[str, str]) -> Path | None:

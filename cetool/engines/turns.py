@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from cetool import advisory
-from cetool.digests import sha256_of
-from cetool.engines.base import Progress
-from cetool.errors import EngineError
+from cetool.base import filelock
+from cetool.base.errors import EngineError
+from cetool.base.files import sha256_of
+from cetool.engines.protocol import Progress
 
 _TICK = 0.1
 
@@ -49,7 +49,7 @@ def _open(path: Path) -> IO[bytes]:
 
 def _taken(file: IO[bytes], path: Path) -> bool:
     try:
-        return advisory.take(file.fileno(), shared=False)
+        return filelock.take(file.fileno(), shared=False)
     except OSError as error:
         raise EngineError(
             f"the file system does not lock {path}: {error.strerror or error}",

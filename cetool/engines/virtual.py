@@ -10,7 +10,7 @@ def detect_virtual_packages(environ: Mapping[str, str], overrides: Iterable[tupl
 
     Raises EngineError where they cannot be found out.
     """
-    from cetool.engines.rattler_request import virtual_packages
+    from cetool.engines.rattler.request import virtual_packages
 
     found = virtual_packages(overrides, environ)
     return {

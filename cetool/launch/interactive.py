@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cetool.cache.scripts import Held, ScriptStore
-from cetool.digests import canonical_json, sha256_of
-from cetool.errors import StoreError
+from cetool.base.errors import StoreError
+from cetool.base.files import canonical_json, sha256_of
 from cetool.launch.activation import Activation, activated_environ
 from cetool.launch.process import Command
 from cetool.launch.programs import look_in
+from cetool.store.scripts import Held, ScriptStore
 from cetool.warm.environ import ON_WINDOWS
 
 _KINDS = ("bash", "zsh", "fish")

@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import NoReturn
 
-from cetool.consent import Consent
-from cetool.errors import CetoolError, NotExecutableError, ProgramNotFoundError
-from cetool.interpreter import own_code
+from cetool.base.consent import Consent
+from cetool.base.errors import CetoolError, NotExecutableError, ProgramNotFoundError
+from cetool.base.process import own_code
+from cetool.base.values import Value
 from cetool.launch.child import signals_for_child
-from cetool.values import Value
 from cetool.warm.environ import ON_WINDOWS
 from cetool.warm.handover import IGNORED_BY_PYTHON, find_shell, flush_streams, replace_process, sourcing_argv
 

@@ -1,25 +1,57 @@
-"""Writes launch records: what a cold run found out about a script or a tool, for :mod:`cetool.warm` to go by."""
+"""The states of configuration files before they are read: a launch record holds as long as they do.
+
+Writes launch records: what a cold run found out about a script or a tool, for :mod:`cetool.warm` to go by.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from cetool import warm
-from cetool.cache.marker import MARKER
-from cetool.cache.scripts import Held
-from cetool.cache.sizes import clear_old_files
-from cetool.cache.store import Lease
+from cetool.base.limits import SETTINGS, read_regular
+from cetool.base.patterns import pattern
+from cetool.base.urls import strip_credentials
+from cetool.base.values import Value
+from cetool.declare.metadata import ScriptMetadata
 from cetool.launch.activation import Activation
-from cetool.limits import SETTINGS, read_regular
-from cetool.paths import Paths
-from cetool.patterns import pattern
-from cetool.spec.metadata import ScriptMetadata
-from cetool.spec.urls import strip_credentials
-from cetool.values import Value
+from cetool.settings.paths import Paths
+from cetool.store.disk import clear_old_files
+from cetool.store.marker import MARKER
+from cetool.store.scripts import Held
+from cetool.store.store import Lease
+from cetool.warm import file_state
 from cetool.warm.declared import block_in, head_of, write_record
+
+
+def states(paths: Iterable[str]) -> dict[bytes, bytes]:
+    """The :func:`~cetool.warm.file_state` of files and directories, and of the YAML files in the latter.
+
+    Of what is missing, the highest directory that is missing tells for all that could be in it.
+    """
+    found: dict[bytes, bytes] = {}
+    for path in paths:
+        at = _highest_missing(os.fsencode(os.path.abspath(path)))
+        if at in found:
+            continue
+        found[at] = file_state(at)
+        if os.path.isdir(at):  # a file in it that is written to does not change it
+            for entry in os.scandir(at):
+                if entry.name.endswith((b".yml", b".yaml")):
+                    found[entry.path] = file_state(entry.path)
+    return found
+
+
+def _highest_missing(path: bytes) -> bytes:
+    while not os.path.lexists(path):
+        above = os.path.dirname(path)
+        if above == path or os.path.isdir(above):
+            break
+        path = above
+    return path
+
 
 #: As conda's configuration refers to variables, and cetool's.
 _VARIABLE = pattern(rb"\$(?:\{([^}\n]*)\}|(\w+))")
@@ -49,7 +81,7 @@ class Circumstances(Value):
 
     ``about`` is the script's absolute path and ``seen`` its state before it was read, or for a tool its
     :func:`~cetool.warm.tool_key` and None; ``configuration`` the states of all files that were read or would
-    have been, before they were (:func:`cetool.launch.watched.states`); ``since`` the time, in seconds since 1970,
+    have been, before they were (:func:`cetool.launch.records.states`); ``since`` the time, in seconds since 1970,
     before any of it was read; ``environ`` the variables; ``locks`` the states of the files that are the script's lock,
     or would be. ``by_path`` tells that PATH had a say in it, ``collects`` that
     collection is to be started every hour, and ``stamp`` without that the file by whose age it is time for a cold run.

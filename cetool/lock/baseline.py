@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from cetool.base.values import Value
+from cetool.declare.baselines import taken_out, unmatched
 from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
-from cetool.spec.baselines import taken_out, unmatched
-from cetool.values import Value
 
 
 class Clash(Value):

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote, urlsplit
 
-from cetool.errors import Location, MetadataError
+from cetool.base.errors import Location, MetadataError
+from cetool.base.urls import redact, strip_credentials
+from cetool.base.values import Value
+from cetool.declare.match_fields import PACKAGE_NAME
+from cetool.declare.nodes import has_control, shorten
+from cetool.declare.platforms import PLATFORMS
 from cetool.lock.model import LockedConda
-from cetool.spec.match_fields import PACKAGE_NAME
-from cetool.spec.nodes import has_control, shorten
-from cetool.spec.platforms import PLATFORMS
-from cetool.spec.urls import redact, strip_credentials
-from cetool.values import Value
 
 NOARCH = "noarch"
 MAX_URL = 4000

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
-from cetool.errors import Location, MetadataError
+from cetool.base.errors import Location, MetadataError
+from cetool.declare.nodes import Node, has_control, shorten
+from cetool.declare.platforms import PLATFORMS
 from cetool.lock.checks import (
     conda_archive,
     conda_package,
@@ -18,8 +20,6 @@ from cetool.lock.checks import (
 )
 from cetool.lock.model import Lock, LockedConda, LockedPypi, PlatformLock
 from cetool.lock.records import in_order
-from cetool.spec.nodes import Node, has_control, shorten
-from cetool.spec.platforms import PLATFORMS
 
 #: The packages that everyone gets; others belong to groups that someone asks for by name.
 MAIN = "main"
@@ -43,7 +43,7 @@ def read_conda_lock(text: str, name: str, platform: str | None = None) -> Lock:
     Of packages in groups only those in ``main`` count, and none that is optional. Raises MetadataError, with file and
     line, for what is none and for whatever in it a lock may not say.
     """
-    from cetool.spec.yaml_reader import parse_yaml
+    from cetool.declare.yaml import parse_yaml
 
     root = parse_yaml(text if platform is None else _without_others(text, platform), name=name)
     if root is None or root.kind != "mapping":
@@ -119,8 +119,8 @@ def _platforms(node: Node | None) -> list[str]:
 
 
 def _channels(node: Node | None) -> tuple[str, ...]:
-    from cetool.spec.channels import canonical_channel
-    from cetool.spec.urls import strip_credentials
+    from cetool.base.urls import strip_credentials
+    from cetool.declare.channels import canonical_channel
 
     found = []
     for item in () if node is None else node.as_list("metadata.channels"):
@@ -271,7 +271,7 @@ def write_conda_lock(lock: Lock, *, sources: tuple[str, ...] = ()) -> str:
     Equal locks are equal bytes. Platforms come in their order of name, the packages of each in topological order.
     Packages without a digest cannot be in one: raises MetadataError.
     """
-    from cetool.lock.yaml_writer import to_yaml
+    from cetool.lock.plain import to_yaml
 
     platforms = sorted(lock.platforms, key=lambda each: each.platform)
     metadata: dict[str, object] = {

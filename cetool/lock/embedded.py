@@ -25,17 +25,17 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cetool.digests import sha256_of
-from cetool.errors import Location, MetadataError
+from cetool.base.errors import Location, MetadataError
+from cetool.base.files import sha256_of
+from cetool.declare.blocks import LINE_COMMENTS, find_block
+from cetool.declare.channels import canonical_channel
+from cetool.declare.languages import language_of
+from cetool.declare.nodes import has_control, shorten
+from cetool.declare.source import Script, foreign_text, is_url
+from cetool.edit.document import Document, require_script
 from cetool.lock import EMBEDDED_MARK
 from cetool.lock.checks import conda_archive, conda_package, digest, platform_name, pypi_name, pypi_url, pypi_version
 from cetool.lock.model import Lock, LockedConda, LockedPypi, PlatformLock
-from cetool.spec.blocks import LINE_COMMENTS, find_block
-from cetool.spec.channels import canonical_channel
-from cetool.spec.document import Document, require_script
-from cetool.spec.languages import language_of
-from cetool.spec.nodes import has_control, shorten
-from cetool.spec.source import Script, foreign_text, is_url
 
 VERSION = "1"
 

@@ -6,12 +6,12 @@ import os
 import re
 from pathlib import Path
 
-from cetool.errors import Location, MetadataError
+from cetool.base.errors import Location, MetadataError
+from cetool.declare.nodes import shorten
+from cetool.declare.platforms import PLATFORMS, current_platform
+from cetool.declare.source import with_home
 from cetool.lock.checks import NOARCH, Archive, conda_archive, conda_package, digest
 from cetool.lock.model import Lock, PlatformLock
-from cetool.spec.nodes import shorten
-from cetool.spec.platforms import PLATFORMS, current_platform
-from cetool.spec.source import with_home
 
 _PLATFORM = re.compile(r"#\s*platform:\s*(\S+)", re.IGNORECASE)
 _DIGEST = re.compile(r"(?:(?P<md5>[0-9a-fA-F]{32})|(?:sha256:)?(?P<sha256>[0-9a-fA-F]{64}))")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cetool.atomic import ChangedError, replace_file
-from cetool.errors import CetoolError, Location
-from cetool.spec.source import printable
+from cetool.base.errors import CetoolError, Location
+from cetool.base.files import ChangedError, replace_file
+from cetool.declare.source import printable
 
 
 class LockNotWrittenError(CetoolError):

@@ -1,4 +1,6 @@
-"""Which lock belongs to a script, and the lock in a file of any format.
+"""Whether a lock that keeps no digest of its request can be the lock of what is asked for.
+
+Which lock belongs to a script, and the lock in a file of any format.
 
 A script's lock is the block embedded in it, else ``SCRIPT.conda-lock.yml`` beside it, else ``SCRIPT.pixi.lock``: the
 first that is there counts, and the others are told of.
@@ -10,14 +12,76 @@ import os
 import re
 from pathlib import Path
 
-from cetool.errors import Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
-from cetool.limits import LOCK, LimitError, check_lines
+from cetool.base.errors import CetoolError, Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
+from cetool.base.limits import LOCK, LimitError, check_lines
+from cetool.base.values import Value
+from cetool.declare.environment import Requirements
+from cetool.declare.match_fields import read_fields
+from cetool.declare.package_urls import IDENTITY, is_same_file
+from cetool.declare.source import Script, foreign_text, is_url, printable, read_bytes
 from cetool.lock import SUFFIXES as SUFFIXES
 from cetool.lock import lock_paths as lock_paths
-from cetool.lock.model import Lock
-from cetool.spec.environment import Requirements
-from cetool.spec.source import Script, foreign_text, is_url, printable, read_bytes
-from cetool.values import Value
+from cetool.lock.model import Lock, LockedConda, PlatformLock
+from cetool.lock.records import record_of
+
+
+def what_is_missing(locked: PlatformLock, requirements: Requirements) -> str | None:
+    """The first match spec or PyPI requirement that no locked package fits, None where all have one.
+
+    Specs that hold only under a condition, and requirements whose markers say they do not apply, are left aside.
+    """
+    from rattler import MatchSpec
+
+    try:
+        packages = {package.name: package for package in locked.conda}
+        records = {name: record_of(package) for name, package in packages.items()}
+    except CetoolError as error:
+        return error.message
+    for text in requirements.packages:
+        spec = MatchSpec(text)
+        name = getattr(spec.name, "normalized", None)
+        if spec.condition is not None or name is None or name.startswith("__"):
+            continue
+        record, package = records.get(name), packages.get(name)
+        if record is None or package is None or not _fits(spec.version, spec.build, record):
+            return text
+        if not _has(text, package) or not is_same_file(spec, text, package.url, package.sha256, package.md5):
+            return text
+    return next((text for text in requirements.pypi if not _is_installed(text, locked)), None)
+
+
+def _fits(version: str | None, build: str | None, record: object) -> bool:
+    """By version and build alone: a lock tells by its URLs, not by names, which channel a package is from."""
+    from fnmatch import fnmatchcase
+
+    from rattler import Version, VersionSpec
+
+    text = str(record.version)  # type: ignore[attr-defined]
+    if version is not None and not VersionSpec(version).matches(Version(text)):
+        return False
+    wanted = build is None or build.startswith("^") or fnmatchcase(str(record.build), build)  # type: ignore[attr-defined]
+    return wanted
+
+
+def _has(text: str, package: LockedConda) -> bool:
+    """Whether a locked package has what the fields of a spec say, those aside that a lock does not tell."""
+    told = {"subdir": package.subdir, "fn": package.url.rpartition("/")[2]}
+    others = [(key, value) for key, value in read_fields(text).others if key not in IDENTITY]
+    return all(told.get(key, value) == value for key, value in others)
+
+
+def _is_installed(text: str, locked: PlatformLock) -> bool:
+    from packaging.requirements import Requirement
+
+    requirement = Requirement(text)
+    if requirement.marker is not None:
+        return True
+    name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+    for package in locked.pypi:
+        if package.name == name:
+            return requirement.url is not None or requirement.specifier.contains(package.version, prereleases=True)
+    return any(package.name == name for package in locked.conda)
+
 
 #: The formats by the names that the command line has for them.
 EMBEDDED, CONDA_LOCK, PIXI, EXPLICIT = "embedded", "conda-lock", "pixi", "explicit"
@@ -49,14 +113,13 @@ class FoundLock(Value):
         True or False where the lock keeps the digest of its request. One that keeps none, as every other tool writes
         it, gives False where something that is asked for is not in it or nothing is locked for the platform, else None.
         """
-        from cetool.spec.platforms import current_platform
+        from cetool.declare.platforms import current_platform
 
         locked = self.lock.platform(platform or current_platform())
         if locked is None:
             return False
         if locked.request is not None:
             return requirements.is_request(locked.request)
-        from cetool.lock.satisfies import what_is_missing
 
         return None if what_is_missing(locked, requirements) is None else False
 

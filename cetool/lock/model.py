@@ -6,9 +6,9 @@ given), its PyPI packages by name.
 
 from __future__ import annotations
 
-from cetool.digests import sha256_of
-from cetool.spec.urls import strip_credentials
-from cetool.values import Value
+from cetool.base.files import sha256_of
+from cetool.base.urls import strip_credentials
+from cetool.base.values import Value
 
 
 class LockedConda(Value):
@@ -64,8 +64,8 @@ class LockedPypi(Value):
 class PlatformLock(Value):
     """Everything that goes into one platform's environment. ``platform`` is a subdir such as ``linux-64``.
 
-    ``request`` is the digest of what it was solved for (:attr:`cetool.spec.environment.Requirements.digest`), which may
-    be another for each platform; None where the format or its writer does not tell.
+    ``request`` is the digest of what it was solved for (:attr:`cetool.declare.environment.Requirements.digest`),
+    which may be another for each platform; None where the format or its writer does not tell.
     """
 
     platform: str

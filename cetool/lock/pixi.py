@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from cetool.errors import Location, MetadataError
+from cetool.base.errors import Location, MetadataError
+from cetool.base.urls import scrub, strip_credentials
+from cetool.declare.channels import canonical_channel, file_url
+from cetool.declare.nodes import shorten
 from cetool.lock.checks import conda_archive, conda_package, digest, platform_name, pypi_name, pypi_url, pypi_version
 from cetool.lock.model import Lock, LockedConda, LockedPypi, PlatformLock
 from cetool.lock.records import in_order
-from cetool.spec.channels import canonical_channel, file_url
-from cetool.spec.nodes import shorten
-from cetool.spec.urls import scrub, strip_credentials
 
 if TYPE_CHECKING:
     from rattler.lock import CondaLockedBinaryPackage, PypiLockedPackage
@@ -163,7 +163,7 @@ def write_pixi_lock(
     from rattler.exceptions import ParseCondaLockError
     from rattler.lock import LockFile
 
-    from cetool.lock.yaml_writer import to_yaml
+    from cetool.lock.plain import to_yaml
 
     channels = channel_urls or tuple(_channel_url(channel) for channel in lock.channels)
     environment: dict[str, object] = {"channels": [{"url": f"{url.rstrip('/')}/"} for url in channels]}

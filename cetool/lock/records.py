@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from cetool.errors import Location, MetadataError
+from cetool.base.errors import Location, MetadataError
+from cetool.declare.nodes import shorten
 from cetool.lock.model import LockedConda
-from cetool.spec.nodes import shorten
 
 if TYPE_CHECKING:
     from rattler import PackageRecord, RepoDataRecord
@@ -40,7 +40,7 @@ def record_of(package: LockedConda, where: Location | None = None) -> PackageRec
 
 def locked_of(record: RepoDataRecord) -> LockedConda:
     """A record out of a channel as a locked package."""
-    from cetool.spec.urls import strip_credentials
+    from cetool.base.urls import strip_credentials
 
     kind = record.noarch
     return LockedConda(

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cetool.consent import Consent
-from cetool.errors import EngineError
-from cetool.interpreter import clean_environ, python_command
-from cetool.limits import parse_json
-from cetool.lock.installed import normalized
+from cetool.base.consent import Consent
+from cetool.base.errors import EngineError
+from cetool.base.limits import parse_json
+from cetool.base.process import clean_environ, python_command
+from cetool.packages.installed import normalized
 
 _PYTHON = "python.exe" if os.name == "nt" else "bin/python"
 _META = (".dist-info", ".egg-info", ".egg-link")

@@ -1,4 +1,7 @@
-"""Makes a whole overlay of a spec: what its base is, the Python packages, the conda packages, what is told of them."""
+"""Lays conda packages over a base: by the embedded engine, whichever engine made the base.
+
+Makes a whole overlay of a spec: what its base is, the Python packages, the conda packages, what is told of them.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cetool.engines.base import Progress
+from cetool.base.errors import EngineError
+from cetool.base.limits import NOTE, PACKAGE, read_json
+from cetool.declare.environment import EnvironmentSpec
 from cetool.engines.build import Circumstances, Place
-from cetool.engines.pypi import PypiRequest
-from cetool.errors import EngineError
-from cetool.limits import NOTE, read_json
+from cetool.engines.protocol import CreateRequest, Progress
+from cetool.engines.pypi.install import PypiRequest
+from cetool.engines.rattler.engine import RattlerEngine
+from cetool.engines.rattler.prefix import finish_overlay
 from cetool.overlays.about import About, Layer, write_about
 from cetool.overlays.base import (
     Base,
@@ -25,7 +31,60 @@ from cetool.overlays.base import (
 from cetool.overlays.guard import write_guard
 from cetool.overlays.installers import find_installer
 from cetool.overlays.lay import Laid, lay_over
-from cetool.spec.environment import EnvironmentSpec
+
+
+def lay_conda(
+    spec: EnvironmentSpec, place: Place, circumstances: Circumstances, packages: Path, progress: Progress
+) -> tuple[list[Layer], str]:
+    """Link what the base lacks of the spec's conda packages; what was laid, and the engine's version.
+
+    Raises EngineError where the base cannot have them, or is no conda environment.
+    """
+    overlay = spec.overlay
+    assert overlay is not None
+    base = Path(overlay.base)
+    if not (base / "conda-meta").is_dir():
+        raise EngineError(
+            f"conda packages cannot be laid over {base}, which is no conda environment",
+            hint="List Python packages under 'overlay:'.",
+        )
+    engine = RattlerEngine(circumstances.environ, packages)
+    request = CreateRequest(
+        prefix=place.prefix,
+        packages=overlay.conda,
+        channels=spec.channels,
+        log=place.log,
+        consent=circumstances.consent,
+        virtual_packages=spec.virtual_packages,
+        offline=circumstances.offline,
+        stall_timeout=circumstances.stall_timeout,
+        inherit=place.inherit,
+        below=base,
+    )
+    linked = engine.link_over(request, progress)
+    finish_overlay(place.prefix, base, linked)
+    versions = _versions(base)
+    layers = [
+        Layer(
+            record.name.normalized, str(record.version), "conda", versions.get(record.name.normalized), None, record.url
+        )
+        for record in linked
+    ]
+    return sorted(layers, key=lambda layer: layer.name), engine.version
+
+
+def _versions(base: Path) -> dict[str, str]:
+    found = {}
+    for path in (base / "conda-meta").glob("*.json"):
+        try:
+            record = read_json(path, PACKAGE)
+            found[str(record["name"])] = str(record["version"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise EngineError(
+                f"the package record {path} cannot be read: {error}", hint="Name another base, or repair this one."
+            ) from None
+    return found
+
 
 _GROUP = stat.S_ISGID | stat.S_IWGRP
 
@@ -73,8 +132,6 @@ def build_overlay(
         compile_all(base, place.prefix, circumstances.environ)
     records = 0
     if overlay.conda:
-        from cetool.overlays.conda import lay_conda
-
         added, engine_version = lay_conda(spec, place, circumstances, packages, progress)
         _refuse_both(layers, added)
         version = version or engine_version
@@ -141,7 +198,7 @@ def _refuse_both(layers: Sequence[Layer], added: Sequence[Layer]) -> None:
 
 def _source(item: Distribution) -> str | None:
     """Where a distribution came from if that was no index (PEP 610), credentials left out."""
-    from cetool.spec.urls import strip_credentials
+    from cetool.base.urls import strip_credentials
 
     for info in item.place.glob("*.dist-info/direct_url.json"):
         name, _, rest = info.parent.name.partition("-")

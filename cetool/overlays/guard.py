@@ -11,7 +11,7 @@ import json
 import os
 from pathlib import Path
 
-from cetool.below import write_below
+from cetool.base.below import write_below
 from cetool.overlays.base import Base, site_directories
 
 #: Where in an overlay the guard lies: as :mod:`cetool.warm.environ`, which imports nothing, has it too.

@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from cetool.engines.pypi import (
+from cetool.base.errors import EngineError
+from cetool.base.limits import PACKAGE, read_json
+from cetool.base.process import own_module, python_command
+from cetool.declare.overlay import is_direct, is_editable, local_path
+from cetool.engines.pypi.files import GET_UV, has_files_of_uv, tell_pip, tell_uv
+from cetool.engines.pypi.install import (
     UV_ASTRAY,
     PypiRequest,
     installer_environ,
@@ -25,17 +30,12 @@ from cetool.engines.pypi import (
     uv_install,
     wanted_uv,
 )
-from cetool.engines.pypi_files import GET_UV, has_files_of_uv, tell_pip, tell_uv
-from cetool.engines.pypi_origins import Asking, keep_origins
-from cetool.engines.pypi_pip import pip_install
-from cetool.engines.pypi_words import explain_failure
+from cetool.engines.pypi.origins import Asking, keep_origins
+from cetool.engines.pypi.pip import pip_install
+from cetool.engines.pypi.words import explain_failure
 from cetool.engines.subprocesses import Ended, Invocation
-from cetool.errors import EngineError
-from cetool.interpreter import own_module, python_command
-from cetool.limits import PACKAGE, read_json
-from cetool.lock.installed import normalized
 from cetool.overlays.base import Base
-from cetool.spec.overlay import is_direct, is_editable, local_path
+from cetool.packages.installed import normalized
 
 #: The first pip that has --dry-run and --report.
 _PIP_WITH_REPORTS = (22, 2)

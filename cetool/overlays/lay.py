@@ -1,4 +1,6 @@
-"""Finds the whole set of packages that must lie over a base, and lays it.
+"""The merged view of a base and what lies over it: which requirements of its distributions hold (``pip check``).
+
+Finds the whole set of packages that must lie over a base, and lays it.
 
 The resolver is asked what the entries need beside what the base has. It does not look at those packages of the base
 that nobody asked about: one of them may require an older version of what is shadowed now, or have been compiled for it.
@@ -13,16 +15,64 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cetool.engines.base import Progress
-from cetool.errors import EngineError
-from cetool.lock.installed import normalized
+from cetool.base.errors import EngineError
+from cetool.base.urls import redact
+from cetool.declare.overlay import is_direct
+from cetool.engines.protocol import Progress
 from cetool.overlays.base import Base, Distribution, distributions_in, site_directories
 from cetool.overlays.guard import write_guard
 from cetool.overlays.installers import Installer, to_install
-from cetool.overlays.merged import Breach, new_breaches
 from cetool.overlays.probe import Failure, failures
-from cetool.spec.overlay import is_direct
-from cetool.spec.urls import redact
+from cetool.packages.installed import normalized
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A requirement that does not hold: of which distribution, and which version there is (None: it is missing)."""
+
+    name: str
+    version: str
+    requirement: str
+    needs: str
+    found: str | None
+
+    def __str__(self) -> str:
+        what = f"{self.needs} is {self.found}" if self.found else f"there is no {self.needs}"
+        return f"{self.name} {self.version} requires {self.requirement}, and {what}"
+
+
+def breaches(distributions: Mapping[str, Distribution], markers: Mapping[str, str]) -> list[Breach]:
+    """The requirements of these distributions that none of them fulfils; extras ask for nothing."""
+    from packaging.markers import UndefinedEnvironmentName
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    environment = {**markers, "extra": ""}
+    found = []
+    for distribution in distributions.values():
+        for text in distribution.requires:
+            try:
+                requirement = Requirement(text)
+                if requirement.marker is not None and not requirement.marker.evaluate(environment):
+                    continue
+            except (InvalidRequirement, UndefinedEnvironmentName):
+                continue  # of old packages; no installer looks at it either
+            needed = distributions.get(normalized(requirement.name))
+            if needed is None or not requirement.specifier.contains(needed.version, prereleases=True):
+                requirement.marker = None
+                version = None if needed is None else needed.version
+                needs = normalized(requirement.name)
+                found.append(Breach(distribution.name, distribution.version, str(requirement), needs, version))
+    return found
+
+
+def new_breaches(
+    below: Mapping[str, Distribution], over: Mapping[str, Distribution], markers: Mapping[str, str]
+) -> list[Breach]:
+    """The requirements that do not hold in the merged view and that the base by itself did not already leave open."""
+    merged = {**below, **over}
+    old = {(item.name, item.version, item.requirement) for item in breaches(below, markers)}
+    return [item for item in breaches(merged, markers) if (item.name, item.version, item.requirement) not in old]
+
 
 #: Rounds after which it is given up: each adds a package of the base, and those that depend on each other go together.
 _MOST_ROUNDS = 20

@@ -15,10 +15,10 @@ from importlib.metadata import Distribution as Installed
 from importlib.metadata import distributions
 from pathlib import Path
 
-from cetool.interpreter import clean_environ, guarded_command
-from cetool.lock.installed import normalized
+from cetool.base.process import clean_environ, guarded_command
 from cetool.overlays.base import Base, Distribution
 from cetool.overlays.guard import guard_of
+from cetool.packages.installed import normalized
 
 _COMPILED = (".so", ".pyd", ".dylib")
 #: Modules of one package that are imported: each loads those that it needs itself.

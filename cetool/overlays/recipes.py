@@ -1,4 +1,7 @@
-"""What an overlay is made of as text: its recipe, and base and overlay together as one environment.yml."""
+"""What an overlay is made of as text: its recipe, and base and overlay together as one environment.yml.
+
+Base and overlay together as one lock: the packages of an ordinary environment that has what the two have.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cetool.errors import StoreError, UsageError
-from cetool.limits import ENVIRONMENT_FILE, read_text
-from cetool.lock.installed import normalized, package_records
+from cetool.base.errors import StoreError, UsageError
+from cetool.base.limits import ENVIRONMENT_FILE, read_text
+from cetool.base.urls import strip_credentials
+from cetool.declare.match_specs import spec_name
+from cetool.declare.overlay import is_direct, local_path, read_overlay_keys
+from cetool.lock.records import in_order
 from cetool.overlays.about import Layer, read_about
 from cetool.overlays.base import distributions_in, site_directories
-from cetool.spec.matchspecs import spec_name
-from cetool.spec.overlay import is_direct, local_path, read_overlay_keys
-from cetool.spec.urls import strip_credentials
+from cetool.packages.installed import Installed, normalized, package_records, read_installed
 
 _PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/.-"
 
@@ -96,8 +100,8 @@ def read_recipe_file(path: Path, name: str) -> Recipe:
 
     Relative paths in it start from its directory. Raises MetadataError or StoreError.
     """
-    from cetool.spec.nodes import channels_of
-    from cetool.spec.yaml_reader import parse_yaml
+    from cetool.declare.nodes import channels_of
+    from cetool.declare.yaml import parse_yaml
 
     try:
         text = read_text(path, ENVIRONMENT_FILE)
@@ -195,3 +199,28 @@ def distributions_of(record: Mapping[str, Any]) -> set[str]:
         if folder.endswith((".dist-info", ".egg-info")):
             names.add(normalized(folder.rpartition(".")[0].partition("-")[0]))
     return names
+
+
+def freeze_lock(base: Path, overlay: Path, platform: str) -> Installed:
+    """What is in the base and not shadowed, and what lies over it, as one environment's packages.
+
+    A conda package goes whose Python distribution a PyPI package takes the place of; what depends on it finds that one.
+    Nothing is solved. Raises StoreError where a record cannot be read.
+    """
+    below, above = read_installed(base, platform), read_installed(overlay, platform)
+    about = read_about(overlay)
+    laid = {layer.name for layer in (about.layers if about is not None else ()) if layer.kind == "pypi"}
+    laid |= {package.name for package in above.lock.pypi}
+    records = [*package_records(base), *package_records(overlay)]
+    replaced = {str(record["name"]) for record in records if laid & distributions_of(record)}
+    conda = {package.name: package for package in (*below.lock.conda, *above.lock.conda)}
+    owned = {name for record in package_records(overlay) for name in distributions_of(record)} | laid
+    pypi = [*(package for package in below.lock.pypi if package.name not in owned), *above.lock.pypi]
+    unknown = [*(each for each in below.unknown if each.name not in owned), *above.unknown]
+    return Installed(
+        below.lock._replace(
+            conda=in_order(package for name, package in conda.items() if name not in replaced),
+            pypi=tuple(sorted(pypi, key=lambda package: package.name)),
+        ),
+        tuple(unknown),
+    )

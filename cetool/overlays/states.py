@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cetool.engines.intact import sha256_of
-from cetool.errors import StoreError
-from cetool.spec.overlay import is_editable, local_path
+from cetool.base.errors import StoreError
+from cetool.declare.overlay import is_editable, local_path
+from cetool.packages.intact import sha256_of
 
 #: What of a project decides on its metadata; of a checkout that is worked on nothing else matters here.
 _PROJECT = ("pyproject.toml", "setup.py", "setup.cfg")

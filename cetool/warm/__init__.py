@@ -87,7 +87,8 @@ def record_name(context: bytes) -> str:
 
 
 def launch_directory(environ: dict[bytes, bytes]) -> bytes | None:
-    """Where the records are, found as :func:`cetool.paths.resolve_paths` finds it; None where only that can tell."""
+    """Where the records are, found as :func:`cetool.settings.paths.resolve_paths` finds it; None where only that can
+    tell."""
     named = environ.get(b"CETOOL_CACHE_DIR")
     if named:
         return named + b"/launch" if named.startswith(b"/") else None

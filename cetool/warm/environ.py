@@ -106,7 +106,7 @@ def read_variables(file: str) -> dict[str, str | None]:
     """
     import json
 
-    from cetool.limits import NOTE, read_json
+    from cetool.base.limits import NOTE, read_json
 
     data = read_json(file, NOTE)
     if os.path.basename(file) == "state" and isinstance(data, dict):

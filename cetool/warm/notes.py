@@ -1,6 +1,6 @@
 """Notes of use: one line appended to the spool, by runs that have no time to open the usage log.
 
-The warm path takes this way, so nothing here imports more than ``os`` and ``time``. :mod:`cetool.cache.spool` reads.
+The warm path takes this way, so nothing here imports more than ``os`` and ``time``. :mod:`cetool.store.spool` reads.
 """
 
 # Annotations are evaluated, or quoted, where `from __future__ import annotations` would be an import more.
@@ -16,7 +16,7 @@ _BLANKS = bytes(32 if byte in b"\t\n\r\0" else byte for byte in range(256))
 
 
 def own_start_time() -> str:
-    """When this process started, as :func:`cetool.cache.processes.start_time` tells it; empty where only psutil can."""
+    """When this process started, as :func:`cetool.base.process.start_time` tells it; empty where only psutil can."""
     try:
         descriptor = os.open("/proc/self/stat", os.O_RDONLY)
     except OSError:

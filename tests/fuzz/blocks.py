@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from cetool.errors import CetoolError
-from cetool.spec.environment import EnvironmentSpec
-from cetool.spec.metadata import read_metadata
-from cetool.spec.source import Script, decode
+from cetool.base.errors import CetoolError
+from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.metadata import read_metadata
+from cetool.declare.source import Script, decode
 
 #: Where the scripts are said to lie. Nothing is read there or written.
 DIRECTORY = Path("/nowhere/scripts")

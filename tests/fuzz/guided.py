@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-_INSTRUMENTED = ["cetool.spec", "cetool.lock", "cetool.limits", "cetool.config_file", "cetool.condarc"]
-_INSTRUMENTED += ["cetool.launch.record_reader", "cetool.cache.marker", "ruamel.yaml", "tomli", "packaging", "json"]
+_INSTRUMENTED = ["cetool.spec", "cetool.lock", "cetool.base.limits", "cetool.settings.file", "cetool.settings.condarc"]
+_INSTRUMENTED += ["cetool.provenance.reader", "cetool.store.marker", "ruamel.yaml", "tomli", "packaging", "json"]
 
 
 def main() -> None:

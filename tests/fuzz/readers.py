@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cetool.errors import CetoolError, EngineError
-from cetool.limits import PACKAGE
-from cetool.spec.environment import NAME_LENGTH
-from cetool.values import Value
+from cetool.base.errors import CetoolError, EngineError
+from cetool.base.limits import PACKAGE
+from cetool.base.values import Value
+from cetool.declare.environment import NAME_LENGTH
 
 _SHA = "0" * 64
 _URL = "https://conda.anaconda.org/conda-forge/noarch/six-1.16.0-pyh6c4a22f_0.conda"
@@ -174,16 +174,16 @@ def _lock(directory: Path) -> object:
 
 
 def _embedded(directory: Path) -> object:
+    from cetool.declare.source import read_script
     from cetool.lock.find import find_lock
-    from cetool.spec.source import read_script
 
     return find_lock(read_script(directory / "a.py"))
 
 
 def _embedded_seed() -> bytes:
+    from cetool.edit.document import text_document
     from cetool.lock.embedded import embed
     from cetool.lock.find import lock_in
-    from cetool.spec.document import text_document
 
     lock, _ = lock_in(_EXPLICIT.encode(), Path("/nowhere/a.lock"), "a.lock")
     document = text_document(Path("/nowhere/a.py"), "a.py", "# conda execute\n# env: [six]\nprint()\n")
@@ -191,22 +191,22 @@ def _embedded_seed() -> bytes:
 
 
 def _notebook(directory: Path) -> object:
-    from cetool.spec.notebook import read_notebook_metadata
-    from cetool.spec.source import read_script
+    from cetool.declare.dialects.notebook import read_notebook_metadata
+    from cetool.declare.source import read_script
 
     return read_notebook_metadata(read_script(directory / "a.ipynb"))
 
 
 def _settings(directory: Path) -> object:
-    from cetool.config import load_settings
+    from cetool.settings.settings import load_settings
 
     return load_settings(_environ(directory))
 
 
 def _environment(name: str) -> Callable[[Path], object]:
     def read(directory: Path) -> object:
-        from cetool.spec.environment import EnvironmentSpec
-        from cetool.spec.environment_file import read_environment_file
+        from cetool.declare.dialects.environment_yml import read_environment_file
+        from cetool.declare.environment import EnvironmentSpec
 
         return EnvironmentSpec.of(read_environment_file(directory / name)).name
 
@@ -222,7 +222,7 @@ def _pip_line(line: str) -> Callable[[Path], object]:
 
 
 def _record(directory: Path) -> object:
-    from cetool.launch.record_reader import read_record
+    from cetool.provenance.reader import read_record
 
     record = read_record(str(directory / "a.json"))
     return record.asked.name, record.packages.digest
@@ -243,13 +243,13 @@ def _record_seed() -> dict[str, Any]:
 
 
 def _spec() -> dict[str, Any]:
-    from cetool.spec.environment import EnvironmentSpec
+    from cetool.declare.environment import EnvironmentSpec
 
     return EnvironmentSpec(packages=("six",), channels=("conda-forge",), variables=(("A", "b"),)).as_dict()
 
 
 def _marker(directory: Path) -> object:
-    from cetool.cache.marker import is_marked, read_marker, valid_marker
+    from cetool.store.marker import is_marked, read_marker, valid_marker
 
     is_marked(directory)
     valid_marker(directory)
@@ -294,7 +294,7 @@ def _launch_seed() -> bytes:
 
 
 def _failure(directory: Path) -> object:
-    from cetool.cache.failures import raise_failure_since
+    from cetool.store.failures import raise_failure_since
 
     try:
         raise_failure_since(directory, "a", 0)
@@ -304,7 +304,7 @@ def _failure(directory: Path) -> object:
 
 
 def _trusted(directory: Path) -> object:
-    from cetool.cache.trust import TrustStore
+    from cetool.store.trust import TrustStore
 
     directory.chmod(0o700)
     _private(directory / f"{_SHA}.json")
@@ -312,14 +312,14 @@ def _trusted(directory: Path) -> object:
 
 
 def _copy(directory: Path) -> object:
-    from cetool.cache.copies import CopyStore
+    from cetool.store.copies import CopyStore
 
     directory.chmod(0o700)
     return CopyStore(directory).find(_SHA)
 
 
 def _copy_seed() -> bytes:
-    from cetool.digests import sha256_of
+    from cetool.base.files import sha256_of
 
     head = {
         "schema": "cetool.copy/1",
@@ -338,8 +338,8 @@ def _recipe(directory: Path) -> object:
 
 
 def _named_overlay(directory: Path) -> object:
-    from cetool.cache.overlays import Overlays
-    from cetool.paths import resolve_paths
+    from cetool.overlays.store import Overlays
+    from cetool.settings.paths import resolve_paths
 
     for place in (directory, directory / "cache", directory / "cache/overlays", directory / "cache/overlays/.named"):
         place.chmod(0o700)
@@ -353,18 +353,17 @@ def _about(directory: Path) -> object:
 
 
 def _kernel(directory: Path) -> object:
-    from cetool.launch.kernels import kernels_of
-    from cetool.launch.kernelspecs import installed_kernels
+    from cetool.launch.kernels import installed_kernels, kernels_of
 
     return [*kernels_of(directory), *installed_kernels([directory / "share/jupyter/kernels"])]
 
 
 def _package(directory: Path) -> object:
-    from cetool.engines.differences import verify_files
-    from cetool.engines.rattler_overlay import records_of
-    from cetool.engines.verify import check_complete
-    from cetool.launch.tools import programs_of
-    from cetool.lock.installed import read_installed
+    from cetool.engines.rattler.prefix import records_of
+    from cetool.launch.programs import programs_of
+    from cetool.packages.differences import verify_files
+    from cetool.packages.installed import read_installed
+    from cetool.packages.verify import check_complete
 
     (directory / "conda-meta" / "history").write_text("+noarch::six-1.16.0-0\n")
     (directory / "conda-meta" / "cetool").write_text("")
@@ -382,8 +381,8 @@ def _package(directory: Path) -> object:
 
 
 def _versions(directory: Path) -> object:
-    from cetool.lock.installed import package_records
     from cetool.overlays.recipes import distributions_of
+    from cetool.packages.installed import package_records
 
     return [distributions_of(record) for record in package_records(directory)]
 
@@ -391,8 +390,8 @@ def _versions(directory: Path) -> object:
 def _unpacked(directory: Path) -> object:
     from cetool.engines.archives import check_unpacked
     from cetool.engines.explicit import parse_line
-    from cetool.engines.intact import damaged_files
-    from cetool.engines.package_cache import is_damaged
+    from cetool.packages.cache import is_damaged
+    from cetool.packages.intact import damaged_files
 
     is_damaged(directory)
     damaged_files(directory)
@@ -403,7 +402,7 @@ def _unpacked(directory: Path) -> object:
 
 
 def _noted(directory: Path) -> object:
-    from cetool.lock.installed import read_origins
+    from cetool.packages.installed import read_origins
 
     return sorted(each.line for each in read_origins(directory).values())
 
@@ -418,28 +417,27 @@ def _state(directory: Path) -> object:
 
 
 def _netrc(directory: Path) -> object:
-    from cetool.spec.addresses import parse_address
-    from cetool.spec.credentials import authorization
+    from cetool.fetch.addresses import authorization, parse_address
 
     _private(directory / ".netrc")
     return authorization(parse_address("https://host/a.py"), _environ(directory))
 
 
 def _uses(directory: Path) -> object:
-    from cetool.cache.spool import all_files, read_uses
+    from cetool.store.spool import all_files, read_uses
 
     return [use for path in all_files(directory) for use in read_uses(path)]
 
 
 def _history(directory: Path) -> object:
-    from cetool.engines.differences import _linked
+    from cetool.packages.differences import _linked
 
     return _linked(directory)
 
 
 def _report(directory: Path) -> object:
-    from cetool.engines.pypi_origins import NOT_UNDERSTOOD, read_report
-    from cetool.limits import read_regular
+    from cetool.base.limits import read_regular
+    from cetool.engines.pypi.origins import NOT_UNDERSTOOD, read_report
 
     try:
         return read_report(read_regular(directory / "report.json", PACKAGE))

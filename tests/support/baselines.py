@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cetool.spec.platforms import current_platform
+from cetool.declare.platforms import current_platform
 from support.archive import Entry, Package, write_package, write_repodata
 
 

@@ -15,22 +15,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
-from cetool.cache.marker import Marker, read_marker, write_marker
-from cetool.cache.sizes import disk_size
-from cetool.cache.store import Builder, Lease, Site, Store
-from cetool.cache.trash import delete_tree as delete_tree
-from cetool.cache.usage import UsageLog, open_usage_log
-from cetool.paths import Paths
-from cetool.spec.environment import EnvironmentSpec
+from cetool.declare.environment import EnvironmentSpec
+from cetool.settings.paths import Paths
+from cetool.store.disk import delete_tree as delete_tree
+from cetool.store.disk import disk_size
+from cetool.store.marker import Marker, read_marker, write_marker
+from cetool.store.store import Builder, Lease, Site, Store
+from cetool.store.usage import UsageLog, open_usage_log
 
 _TESTS = Path(__file__).resolve().parents[1]
 _PROLOGUE = """
 import errno, os, signal, subprocess, sys, time
 from pathlib import Path
 from support.cache import *
-from cetool.cache.locks import is_locked, try_lock, wait_for_lock
-from cetool.cache.spool import note_use
-from cetool.errors import StoreError
+from cetool.base.filelock import is_locked, try_lock, wait_for_lock
+from cetool.store.spool import note_use
+from cetool.base.errors import StoreError
 ROOT = Path(sys.argv[1])
 SPEC = small_spec()
 STORE = small_store(ROOT)

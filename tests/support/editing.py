@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cetool.spec.document import Document, read_document, require_script
-from cetool.spec.editing import Change, edit_declaration
-from cetool.spec.environment import EnvironmentSpec
-from cetool.spec.metadata import ScriptMetadata, read_metadata
+from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.metadata import ScriptMetadata, read_metadata
+from cetool.edit.document import Document, read_document, require_script
+from cetool.edit.editing import Change, edit_declaration
 
 EXECUTE = """#!/usr/bin/env python
 # conda execute

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cetool.declare.metadata import read_metadata
+from cetool.declare.source import read_script
 from cetool.lock.conda_lock import write_conda_lock
 from cetool.lock.model import Lock, LockedConda, LockedPypi, PlatformLock
-from cetool.spec.metadata import read_metadata
-from cetool.spec.source import read_script
 from support.channel import Channel
 
 

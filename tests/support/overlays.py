@@ -15,9 +15,9 @@ from pathlib import Path
 
 import uv
 
-from cetool.consent import issue
-from cetool.engines.base import CreateRequest, SilentProgress
-from cetool.engines.rattler import RattlerEngine
+from cetool.base.consent import issue
+from cetool.engines.protocol import CreateRequest, SilentProgress
+from cetool.engines.rattler.engine import RattlerEngine
 from support.channel import Channel
 
 

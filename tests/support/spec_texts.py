@@ -142,8 +142,8 @@ def ours(canonical: str) -> list[int]:
     """The records that cetool takes a canonical spec to mean."""
     from rattler import MatchSpec
 
-    from cetool.engines.rattler_selection import fits
-    from cetool.spec.match_fields import read_fields
+    from cetool.declare.match_fields import read_fields
+    from cetool.engines.rattler.selection import fits
 
     fields = read_fields(canonical)
     spec = MatchSpec(fields.text("license", "license_family"))

@@ -1,0 +1,101 @@
+"""Starts the collection that any call of cetool starts when an hour has passed since the last."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from cetool.app.session import Session
+from cetool.base.process import own_program
+from cetool.warm import COLLECTION_INTERVAL
+from cetool.warm.environ import ON_WINDOWS
+
+#: Above this no descriptor is looked for; unlimited ones (SC_OPEN_MAX of -1) would otherwise close nothing.
+_MOST_DESCRIPTORS = 1 << 20
+
+#: Seconds after which a process in the background is ended; its work goes on with the next one.
+_MOST_SECONDS = 3600
+
+
+def collect_in_background(session: Session) -> None:
+    """Start a collection that this call does not wait for, if none was started for an hour."""
+    if not session.settings.auto_gc or not _due(session.paths.gc_stamp):
+        return
+    if session.paths.baselines.is_dir() and not session.offline:
+        from cetool.store.baselines import BaselineStore
+
+        if BaselineStore(session.paths.baselines).any_due():
+            check_baselines_in_background(session)
+    _start(session, "gc", "--background", "--quiet")
+
+
+def check_baselines_in_background(session: Session) -> None:
+    """Start to find out which baselines have changed, which this call does not wait for."""
+    _start(session, "baseline", "check")
+
+
+def _start(session: Session, *words: str) -> None:
+    environ = dict(session.environ)
+    if session.settings.trust_cache_dir:
+        environ["CETOOL_TRUST_CACHE_DIR"] = "true"
+    with contextlib.suppress(OSError):
+        _start_detached(own_program(*words), environ)
+
+
+def _due(stamp: Path) -> bool:
+    """Whether an hour has passed; from then on it has not. In a new cache, or a read-only one, nothing is due."""
+    try:
+        age = time.time() - stamp.stat().st_mtime
+    except FileNotFoundError:
+        if stamp.parent.is_dir():
+            touch(stamp)
+        return False
+    except OSError:
+        return False
+    # a stamp in the future tells that the clock was set back
+    return not 0 <= age < COLLECTION_INTERVAL and touch(stamp)
+
+
+def touch(stamp: Path) -> bool:
+    """Let a file's time say that this moment it was looked; whether that could be written down."""
+    try:
+        stamp.touch(0o600)
+        os.utime(stamp)
+    except OSError:
+        return False
+    return True
+
+
+def _start_detached(argv: list[str], environ: dict[str, str]) -> None:
+    """Start a process that is nobody's child and holds nothing of ours open: no script has to wait for it."""
+    if ON_WINDOWS:
+        import subprocess
+
+        flags = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+        null = subprocess.DEVNULL
+        subprocess.Popen(argv, env=environ, cwd="\\", stdin=null, stdout=null, stderr=null, creationflags=flags)
+        return
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.chdir("/")
+        null_fd = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null_fd, descriptor)
+        os.closerange(3, _MOST_DESCRIPTORS)
+        # what hangs (a network file system, a program that it asks) does not keep its locks for ever
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(_MOST_SECONDS)
+        os.execve(argv[0], argv, environ)
+    finally:
+        os._exit(127)

@@ -1,0 +1,226 @@
+"""A recorded run done again, on the very same packages: what ``cetool rerun`` does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from cetool.app.execution import RunOptions, prepare_run, read_entrypoint, specification
+from cetool.app.recording import Recording, run_as_child, virtual_packages
+from cetool.app.session import Session
+from cetool.app.sources import Source
+from cetool.base.errors import CetoolError, EngineError, Location, UsageError
+from cetool.base.files import sha256_of
+from cetool.declare.environment import EnvironmentSpec, Requirements
+from cetool.declare.metadata import ScriptMetadata, read_metadata
+from cetool.declare.platforms import current_platform
+from cetool.declare.source import decode, looks_like_python, printable, read_bytes, script_from_text
+from cetool.packages.installed import read_installed
+from cetool.provenance.reader import read_record
+from cetool.provenance.record import Ending, RecordError, RunRecord
+from cetool.store.marker import what_is_lost
+from cetool.store.store import Lease
+
+#: Virtual packages whose version packages seldom ask for, or whose build is a kind of processor: told with -v.
+_MINOR = ("__archspec", "__linux", "__unix", "__win")
+
+
+def do_again(
+    record: str, arguments: Sequence[str] | None, session: Session, *, here: bool, to_record: Path | None
+) -> NoReturn:
+    """Do the run again that the record in a file tells of, and end as the script ends; ``arguments`` where they are to
+    be others. Raises CetoolError where that cannot be."""
+    recorded = read_record(record)
+    where = Location(printable(record))
+    _refuse(recorded, where, arguments)
+    source = _source(recorded, session, where)
+    recorded = _with_variables(recorded, source)
+    asked = recorded.asked
+    metadata = ScriptMetadata(
+        recorded.command.dialect,
+        str(source.script.path),
+        None,
+        Requirements(asked.packages, asked.channels, asked.pypi, variables=asked.variables),
+        recorded.command.run_with,
+        recorded.command.entrypoint,
+    )
+    entry = read_entrypoint(metadata, source.script)
+    _tell_differences(recorded, session)
+    if not here:
+        _enter(recorded.directory, session)
+    given = recorded.script.given
+    if source.data is None and os.path.abspath(given) == source.given:  # it sees its name as it did then
+        source = source._replace(given=given)
+    how = RunOptions(activate=recorded.command.activate)
+    spec, lease = _environment(recorded, metadata, session)
+    run = prepare_run(source, session, how, lease, metadata, session.consent())
+    words = tuple(arguments or recorded.arguments)
+
+    def compare(ending: Ending) -> None:
+        if words == recorded.arguments:
+            _compare(recorded, ending, session)
+
+    run_as_child(run, entry, words, Recording(to_record, spec, compare))
+
+
+def _refuse(recorded: RunRecord, where: Location, arguments: Sequence[str] | None) -> None:
+    """Raise for a run that cannot be done again here, with all that is in the way."""
+    here = os.environ.get("CONDA_SUBDIR") or current_platform()
+    if recorded.packages.platform != here:
+        raise RecordError(
+            f"the run was on {recorded.packages.platform}, and this is {here}: its packages do not run here",
+            where=where,
+            hint="`cetool run` solves what the script declares for this machine.",
+        )
+    if recorded.unknown:
+        names = ", ".join(printable(f"{name} {version}") for name, version in recorded.unknown)
+        raise RecordError(
+            f"the record does not tell where it had {names} from, so the same packages cannot be had again", where=where
+        )
+    if recorded.redacted and not arguments:
+        raise UsageError(
+            "the arguments of the recorded run had credentials in them, which are not in the record",
+            where=where,
+            hint="Give the script's arguments behind the record's name.",
+        )
+
+
+def _source(recorded: RunRecord, session: Session, where: Location) -> Source:
+    """The script that ran: the file that it was, where that has not changed, else what the record has of it."""
+    script = recorded.script
+    changed = None
+    if script.path is not None:
+        data = _read(script.path)
+        if data is not None and sha256_of(data) == script.sha256:
+            text = decode(data, script.name, python=looks_like_python(data, Path(script.path)))
+            return Source(script_from_text(text, script.path, printable(script.path)), script.path)
+        changed = f"{script.path} {'is not there' if data is None else 'was changed since'}"
+    if script.data is None:
+        raise RecordError(
+            f"the record does not have the script's text in it, and {printable(changed or 'it was no file')}",
+            where=where,
+            hint=f"Put the script with the SHA-256 {script.sha256} there.",
+        )
+    if changed is not None:
+        session.voice.warn(f"{changed}: a copy of the script that ran is run")
+    text = decode(script.data, script.name, python=looks_like_python(script.data, Path(script.name)))
+    directory = Path(script.path).parent if script.path is not None else Path.cwd()
+    shown = script_from_text(text, directory / script.name, printable(script.name))
+    return Source(shown, script.name, script.data, script.name)
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        return read_bytes(path, printable(path))
+    except CetoolError:
+        return None
+
+
+def _with_variables(recorded: RunRecord, source: Source) -> RunRecord:
+    """The record, variables with credentials in them, which it does not have, taken from the script."""
+    if not any("***" in value for _, value in recorded.asked.variables):
+        return recorded
+    declared = dict(read_metadata(source.script).requirements.variables)
+    variables = tuple(
+        (name, declared.get(name, value) if "***" in value else value) for name, value in recorded.asked.variables
+    )
+    return replace(recorded, asked=recorded.asked._replace(variables=variables))
+
+
+def _tell_differences(recorded: RunRecord, session: Session) -> None:
+    """Warn where this machine offers less than the recorded one did, and tell of smaller differences with ``-v``."""
+    here = virtual_packages(session, recorded.asked)
+    for name, value in recorded.virtual_packages if here else ():
+        if here.get(name) == value:
+            continue
+        text = f"the run was on a machine with {name} {_shown(value)}, and this one has "
+        text += _shown(here[name]) if name in here else "none"
+        if name in _MINOR or (name in here and not _is_less(here[name], value)):
+            session.voice.detail(text)
+        else:
+            session.voice.warn(text)
+    unchecked = [each.name for each in recorded.packages.conda if not each.sha256 and not each.md5]
+    unchecked += [each.name for each in recorded.packages.pypi if not each.sha256 and not each.url.startswith("git+")]
+    if unchecked:
+        session.voice.warn(f"the record has no digests of {', '.join(unchecked)}: they are not verified")
+
+
+def _shown(value: str) -> str:
+    return value.partition("=")[0]
+
+
+def _is_less(here: str, there: str) -> bool:
+    from rattler import Version
+    from rattler.exceptions import InvalidVersionError
+
+    try:
+        return Version(_shown(here)) < Version(_shown(there))
+    except InvalidVersionError:
+        return True
+
+
+def _enter(directory: str, session: Session) -> None:
+    """Go where the recorded run was; where there is no such directory, stay here."""
+    try:
+        if directory and os.path.realpath(directory) != os.path.realpath(os.curdir):
+            os.chdir(directory)
+            session.voice.detail(f"Running in {directory}, as recorded; --here runs in this directory")
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        session.voice.warn(f"the run was in {directory}, and this one is here: {reason}")
+
+
+def _environment(recorded: RunRecord, metadata: ScriptMetadata, session: Session) -> tuple[EnvironmentSpec, Lease]:
+    """The environment with the recorded packages, held in use: the one of that time if it is still as it was."""
+    there = _same(recorded, session)
+    spec = recorded.asked if there is not None else recorded.spec
+    session.voice.block(specification(metadata, session.store.prefix(spec.name)))
+    if there is None:
+        try:
+            there = session.environment(metadata.requirements, spec, purpose=f"for {recorded.script.name}")
+        except EngineError as error:
+            error.message = f"the recorded packages cannot be had again: {error.message}"
+            raise
+    made = (there.marker.engine, there.marker.engine_version)
+    if made != recorded.engine:
+        session.voice.detail(f"Made by {' '.join(made)}, and at that time by {' '.join(recorded.engine)}")
+    return spec, there
+
+
+def _same(recorded: RunRecord, session: Session) -> Lease | None:
+    """The environment that the recorded run was in, if it is here and has the same packages."""
+    if recorded.asked.name != recorded.name:
+        return None
+    lease = session.store.lease(recorded.name)
+    if lease is None:
+        return None
+    try:
+        installed = read_installed(lease.prefix, lease.marker.subdir)
+        same_platform = lease.marker.subdir == recorded.packages.platform
+        whole = what_is_lost(lease.prefix, lease.marker) is None and not installed.unknown
+        if same_platform and whole and installed.lock.digest == recorded.packages.digest:
+            return lease
+    except CetoolError:
+        pass  # damaged: another is made
+    lease.release()
+    return None
+
+
+def _compare(recorded: RunRecord, ending: Ending, session: Session) -> None:
+    """Say whether it ended as the recorded run did."""
+    before = recorded.ending
+    if before is None:
+        session.voice.detail("The recorded run was not seen to end")
+    elif (before.exit_status, before.signal) == (ending.exit_status, ending.signal):
+        session.voice.say(f"Ended {_how(ending)}, as recorded")
+    else:
+        sys.stdout.flush()
+        session.voice.warn(f"it ended {_how(ending)}, and the recorded run {_how(before)}")
+
+
+def _how(ending: Ending) -> str:
+    return f"with status {ending.exit_status}" if ending.signal is None else f"by {printable(ending.signal)}"

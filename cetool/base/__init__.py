@@ -1,0 +1,1 @@
+"""What knows nothing of environments: errors, values, files, file locks."""

@@ -1,0 +1,115 @@
+"""Times and sizes as people write them: ``1d12h``, ``20GB``; read strictly, since a wrong guess removes environments.
+
+A bare number is refused in both: conda-execute documented hours and took them for days.
+"""
+
+from __future__ import annotations
+
+import re
+
+from cetool.base.errors import UsageError
+from cetool.base.patterns import pattern
+
+_SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+_PREFIXES = "KMGTP"
+_BYTES = {
+    "B": 1,
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate(_PREFIXES, 1)},
+    **{f"{prefix}IB": 1024**power for power, prefix in enumerate(_PREFIXES, 1)},
+}
+#: More than this is a slip of the finger, and would overflow dates further on.
+_LONGEST = 100 * 365 * 86400
+_LARGEST = 2**63 - 1
+
+_NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,9})?"
+_PART = pattern(rf"\s*({_NUMBER})\s*([a-z]+)")
+_SIZE = pattern(rf"({_NUMBER})\s*([A-Za-z]+)\Z")
+_TIME_HINT = "Write a number and its unit: 45s, 90m, 25h, 7d, 2w, or several of them: 1d12h."
+_SIZE_HINT = "Write a number and its unit: 500MB, 20GB, 1.5TB (powers of 1000), or 500MiB, 20GiB (powers of 1024)."
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in a time like ``25h``, ``90m``, ``7d``, ``2w``, ``1d12h``, ``1.5h`` or ``0s``.
+
+    Each unit may occur once, in any order. Raises UsageError for everything else: a number without a unit, a negative
+    time, more than a hundred years.
+    """
+    from decimal import Decimal
+
+    stripped = text.strip()
+    shown = repr(stripped if len(stripped) <= 40 else stripped[:40] + "...")
+    _refuse_bare(stripped, shown, "time", _TIME_HINT)
+    total = Decimal(0)
+    seen: set[int] = set()
+    position = 0
+    while position < len(stripped):
+        match = _PART.match(stripped, position)
+        unit = _SECONDS.get(match[2]) if match is not None else None
+        if match is None or unit is None or unit in seen:
+            raise UsageError(f"{shown} is not a time", hint=_TIME_HINT)
+        seen.add(unit)
+        total += Decimal(match[1]) * unit
+        position = match.end()
+    if total > _LONGEST:
+        raise UsageError(f"{shown} is longer than a hundred years", hint=_TIME_HINT)
+    return float(total)
+
+
+def format_duration(seconds: float) -> str:
+    """A time in its two largest units, rounded down: ``45s``, ``3 min``, ``5h 12min``, ``2d 3h``, ``40d``.
+
+    What is less than nothing (a clock that was set back) counts as nothing.
+    """
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60} min"
+    large, small, per = ("h", "min", 60) if whole < 86400 else ("d", "h", 24)
+    count, rest = divmod(whole // _SECONDS[small], per)
+    # after a fortnight nobody counts the hours
+    return f"{count}{large} {rest}{small}" if rest and whole < 14 * 86400 else f"{count}{large}"
+
+
+def parse_size(text: str) -> int:
+    """Bytes in a size like ``20GB``, ``1.5TB`` (powers of 1000), ``500MiB`` (powers of 1024) or ``0B``.
+
+    Raises UsageError for everything else: a number without a unit, a negative size, more than 2**63 - 1 bytes.
+    """
+    from decimal import Decimal
+
+    stripped = text.strip()
+    shown = repr(stripped if len(stripped) <= 40 else stripped[:40] + "...")
+    _refuse_bare(stripped, shown, "size", _SIZE_HINT)
+    match = _SIZE.match(stripped)
+    unit = _BYTES.get(match[2].upper()) if match is not None else None
+    if match is None or unit is None:
+        raise UsageError(f"{shown} is not a size", hint=_SIZE_HINT)
+    size = int(Decimal(match[1]) * unit)
+    if size > _LARGEST:
+        raise UsageError(f"{shown} is more than any disk holds", hint=_SIZE_HINT)
+    return size
+
+
+def format_size(size: int) -> str:
+    """A number of bytes with a decimal unit: ``0 B``, ``1.5 kB``, ``212 MB``, ``20 GB``."""
+    if size < 1000:
+        return f"{max(0, size)} B"
+    value = float(size)
+    for prefix in ("k", *_PREFIXES[1:]):
+        value /= 1000
+        # 999.6 would be printed as 1000
+        if value < 999.5 or prefix == _PREFIXES[-1]:
+            break
+    number = f"{value:.0f}" if value >= 9.95 else f"{value:.1f}".removesuffix(".0")
+    return f"{number} {prefix}B"
+
+
+def _refuse_bare(text: str, shown: str, what: str, hint: str) -> None:
+    """Refuse what is empty, negative, or a number without a unit."""
+    if not text:
+        raise UsageError(f"a {what} is empty", hint=hint)
+    if text.startswith(("-", "\N{MINUS SIGN}")):
+        raise UsageError(f"the {what} {shown} is negative", hint=hint)
+    if re.fullmatch(r"\+?[0-9.,_]+", text):
+        raise UsageError(f"the {what} {shown} has no unit", hint=hint)

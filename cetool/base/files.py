@@ -1,0 +1,349 @@
+"""SHA-256 of small things (a declaration, an address, a script), and the text that values are hashed as.
+
+Looks at every file below a directory once, for all who want to know something of them.
+
+Writes a file in one step, so that every reader finds the old one or the new one, whole; and brings what was written
+to the disk.
+
+Code that reads a file, changes it and writes it back uses :func:`update_file` or :func:`replace_file`: a file lock
+makes processes of cetool take turns, and what an editor saved meanwhile is never overwritten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cetool.base import filelock
+from cetool.base.limits import NOTEBOOK, read_regular
+
+# ``hashlib`` loads OpenSSL, which takes 3 ms, to have large files hashed faster: those who hash files take that.
+_sha256: Any
+try:
+    from _sha2 import sha256 as _sha256  # type: ignore[import-not-found, no-redef, unused-ignore]
+except ImportError:
+    try:
+        from _sha256 import sha256 as _sha256  # type: ignore[import-not-found, no-redef, unused-ignore]
+    except ImportError:  # an interpreter that was built without
+        from hashlib import sha256 as _sha256
+
+
+def sha256_of(data: bytes) -> str:
+    """The digest, 64 lowercase hex digits."""
+    return str(_sha256(data).hexdigest())
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value: the same on every Python and machine, in ASCII (docs/specification.md).
+
+    Keys are sorted by code point, nothing separates tokens but ``,`` and ``:``, and every character that is not
+    printable ASCII is an escape in lower case, so that no version of Unicode has a say. Raises ValueError for a float
+    that is not a number, TypeError for what JSON does not have.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+_BY_DESCRIPTOR = os.scandir in os.supports_fd
+
+
+def walk(root: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """Everything below a directory: its path from there, with slashes, and its status, links not followed.
+
+    Directories come before what is in them. What cannot be read, or has just gone, is left out.
+    """
+    pending = [(os.fspath(root), "")]
+    while pending:
+        directory, before = pending.pop()
+        opened = -1
+        try:
+            if _BY_DESCRIPTOR:  # files are found a fifth faster from there
+                opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with os.scandir(directory if opened < 0 else opened) as entries:
+                for entry in entries:
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except OSError:
+                        continue
+                    name = entry.name
+                    if stat.S_ISDIR(status.st_mode):
+                        pending.append((f"{directory}/{name}", f"{before}{name}/"))
+                    yield before + name, status
+        except OSError:
+            continue
+        finally:
+            if opened >= 0:
+                os.close(opened)
+
+
+def room(status: os.stat_result) -> int:
+    """Bytes that a file takes on disk."""
+    blocks = getattr(status, "st_blocks", 0)
+    # some file systems give a file its blocks only when it is written out, seconds later
+    return blocks * 512 if blocks else status.st_size
+
+
+def total_room(statuses: Iterable[os.stat_result]) -> int:
+    """Bytes that files take on disk together, each counted once however many names it has among them."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for status in statuses:
+        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            key = (status.st_dev, status.st_ino)
+            if key in seen:
+                continue
+            seen.add(key)
+        total += room(status)
+    return total
+
+
+#: Seconds to wait for another process that is changing the same file.
+_PATIENCE = 30.0
+_PAUSE = 0.005
+#: How often a change is made again to what someone else has just written.
+_TRIES = 50
+#: Linux's flag to exchange two names in one step.
+_RENAME_EXCHANGE = 2
+
+
+class ChangedError(OSError):
+    """A file is not what was read any more: nothing was written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.ESTALE, "another process has changed it meanwhile", str(path))
+
+
+def put_file(path: Path, data: bytes, *, mode: int | None = None, sync: bool = True) -> None:
+    """Put the bytes in the file's place; they are on the disk when this returns, unless not ``sync``. Raises OSError.
+
+    The new file has the mode bits ``mode``. Where that is None it takes after the file that is there: mode, and as far
+    as this user may set them owner, group and extended attributes. A symbolic link is replaced: resolve it before.
+    """
+    temporary = _write_beside(path, data, mode, sync=sync)
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if sync:
+        sync_directory(path.parent)
+
+
+def replace_file(path: Path, old: bytes | None, new: bytes | None, *, mode: int | None = None) -> None:
+    """Put the new bytes in the place of the old ones, as :func:`put_file` does; None stands for no file.
+
+    Raises ChangedError where the file is not the old one any more, other OSErrors where it cannot be written.
+    """
+    with _turn(path):
+        if read_if_there(path) != old:
+            raise ChangedError(path)
+        if new is None:
+            path.unlink(missing_ok=True)
+        else:
+            temporary = _write_beside(path, new, mode, sync=True)
+            try:
+                _exchange(temporary, path, old)
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+        sync_directory(path.parent)
+
+
+def update_file(path: Path, change: Callable[[bytes | None], bytes | None], *, mode: int | None = None) -> bool:
+    """Replace what is in a file by what ``change`` makes of it; whether that is another thing. None is no file.
+
+    Where someone else writes the file meanwhile ``change`` is called again, with what they wrote. A symbolic link is
+    followed. Raises OSError, and what ``change`` raises.
+    """
+    for _ in range(_TRIES):
+        target = Path(os.path.realpath(path))
+        old = read_if_there(target)
+        new = change(old)
+        if new == old:
+            return False
+        with contextlib.suppress(ChangedError):
+            replace_file(target, old, new, mode=mode)
+            return True
+    raise ChangedError(path)
+
+
+def read_if_there(path: Path) -> bytes | None:
+    """The bytes of a regular file, None where there is none. Raises OSError."""
+    try:
+        return read_regular(path, NOTEBOOK)
+    except FileNotFoundError:
+        return None
+
+
+def _write_beside(path: Path, data: bytes, mode: int | None, *, sync: bool) -> str:
+    """A new file in the same directory with these bytes, ready to take the other's place."""
+    import tempfile  # for those who only look into this module: it takes long
+
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".cetool", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        if mode is not None:
+            os.chmod(temporary, mode)
+        elif os.path.lexists(path):
+            _take_after(path, temporary)
+        else:
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    return temporary
+
+
+def _take_after(target: Path, temporary: str) -> None:
+    """Give the new file what the old one has besides its bytes; the owner first, which takes bits off the mode."""
+    status = os.stat(target)
+    if hasattr(os, "chown"):
+        mine = os.stat(temporary)
+        if (mine.st_uid, mine.st_gid) != (status.st_uid, status.st_gid):
+            with contextlib.suppress(OSError):  # the group may be settable where the owner is not
+                os.chown(temporary, -1, status.st_gid)
+            with contextlib.suppress(OSError):
+                os.chown(temporary, status.st_uid, -1)
+    if hasattr(os, "listxattr"):
+        with contextlib.suppress(OSError):
+            for key in os.listxattr(target):
+                with contextlib.suppress(OSError):
+                    os.setxattr(temporary, key, os.getxattr(target, key))
+    made = os.stat(temporary)
+    # a program that runs as its owner must not become one that runs as somebody else
+    kept = 0o7777 if (made.st_uid, made.st_gid) == (status.st_uid, status.st_gid) else 0o777
+    os.chmod(temporary, status.st_mode & kept)
+
+
+def _exchange(temporary: str, path: Path, old: bytes | None) -> None:
+    """Put a new file in the place of the old one, unless an editor was faster. Raises ChangedError, OSError."""
+    if old is None:
+        try:
+            os.link(temporary, path)
+            return
+        except FileExistsError:
+            raise ChangedError(path) from None
+        except OSError:  # a file system without links
+            pass
+    if old is None or not _exchange_names(temporary, path):
+        os.replace(temporary, path)
+        return
+    # what was there is in the temporary file now: only here is it certain what was replaced
+    if read_if_there(Path(temporary)) == old:
+        return
+    ours = os.stat(path)
+    _exchange_names(temporary, path)
+    if not os.path.samestat(os.stat(temporary), ours):
+        _exchange_names(temporary, path)  # a second writer has replaced ours already: theirs stays
+    raise ChangedError(path)
+
+
+def _exchange_names(one: str, other: Path) -> bool:
+    """Exchange two files in one step; whether this system and file system can do that."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):  # an older C library
+        return False
+    here = -100  # AT_FDCWD
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), _RENAME_EXCHANGE) == 0)
+
+
+@contextlib.contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """Hold the file lock of those who change this file with cetool: on its directory, where nothing has to be made.
+
+    Where a directory cannot be locked (NFS, Windows) it is a file beside it, which goes away afterwards. Raises OSError
+    where another process holds the lock for longer than anyone takes to write a file.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while (held := _try_lock(path)) is None:
+        if time.monotonic() > deadline:
+            raise OSError(errno.EAGAIN, "another process is changing files in its directory", str(path))
+        time.sleep(_PAUSE)
+    descriptor, beside = held
+    try:
+        yield
+    finally:
+        if beside is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(beside)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _try_lock(path: Path) -> tuple[int | None, Path | None] | None:
+    """The lock of a file's directory, or of a file beside it; nothing where neither can be locked, None while held."""
+    beside = path.with_name(f".{path.name[:100]}.lock")
+    places = [(beside, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))]
+    if os.name != "nt":
+        places.insert(0, (path.parent, os.O_RDONLY | os.O_DIRECTORY))
+    for place, flags in places:
+        try:
+            descriptor = os.open(place, flags | getattr(os, "O_CLOEXEC", 0), 0o600)
+        except OSError:
+            continue
+        try:
+            taken = filelock.take(descriptor, shared=False)
+            if taken and place is beside:  # its last holder may have removed it
+                taken = os.path.samestat(os.fstat(descriptor), os.stat(beside))
+        except FileNotFoundError:
+            taken = False
+        except OSError:
+            os.close(descriptor)
+            continue
+        if taken:
+            return descriptor, beside if place is beside else None
+        os.close(descriptor)
+        return None
+    return None, None
+
+
+def sync_directory(directory: Path) -> None:
+    """Bring a directory's entries to the disk, where the system lets a directory be opened for that."""
+    with contextlib.suppress(OSError):
+        fd = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def sync_file_system(prefix: Path) -> None:
+    """Bring to the disk what was written below a directory: thousands of files, so the whole file system at once where
+    that exists. Raises OSError.
+    """
+    import ctypes
+
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # a C library without the function
+            libc = ctypes.CDLL(None, use_errno=True)
+            fd = os.open(prefix, os.O_RDONLY)
+            try:
+                if libc.syncfs(fd) == 0:
+                    return
+                number = ctypes.get_errno()
+            finally:
+                os.close(fd)
+            if number in (errno.EIO, errno.ENOSPC, errno.EDQUOT):  # what was written did not get there
+                raise OSError(number, os.strerror(number), str(prefix))
+    if hasattr(os, "sync"):
+        os.sync()

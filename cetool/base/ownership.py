@@ -1,0 +1,398 @@
+"""Checks who else could have written what cetool is about to run or obey.
+
+What cetool takes from a directory runs as the user, and a settings file can switch checks off. So both are used only if
+no other user could have put something there. The rules are those of ssh for its keys, extended to every directory and
+symbolic link on the way, to the members of groups, and to POSIX access control lists.
+
+A check by path is safe here because it walks from the root down: once a directory is known to be closed to others, only
+this user and root can exchange what is in it, now and until it is used. On Windows, where profiles are private and the
+mode means nothing, nothing is checked.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import stat
+import struct
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from cetool.base.errors import StoreError
+
+_OPEN_TO_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+#: As many symbolic links as Linux follows on one path.
+_MOST_LINKS = 40
+#: Entries of a POSIX access control list, and its permission to write.
+_ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP, _ACL_MASK, _ACL_WRITE = 0x02, 0x04, 0x08, 0x10, 2
+#: Accounts of the system in root's group, on Red Hat and its relatives; none of them can log in.
+_IN_ROOTS_GROUP = frozenset({"sync", "shutdown", "halt", "operator"})
+_CHOOSE = "Set CETOOL_CACHE_DIR to a directory that you may write to."
+_TRUST = (
+    "If it is shared by people you trust, pass --trust-cache-dir or set trust-cache-dir; "
+    "otherwise set CETOOL_CACHE_DIR to a directory of your own."
+)
+_TRUST_VARIABLE = "CETOOL_TRUST_CACHE_DIR"
+
+
+class OwnershipError(StoreError):
+    """Another user could have written what was about to be used."""
+
+
+def is_trusting(environ: Mapping[str, str]) -> bool:
+    """Whether the caller's variables say that everyone who can write to these places is trusted."""
+    return environ.get(_TRUST_VARIABLE, "").strip().lower() in ("1", "true", "yes", "on")
+
+
+def trusting(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables, saying that everyone who can write to these places is trusted."""
+    return {**environ, _TRUST_VARIABLE: "true"}
+
+
+# --- directories ------------------------------------------------------------------------------------------------------
+
+
+def ensure_private_dir(path: Path, *, trust: bool, writable: bool = True) -> None:
+    """Make the directory (0700, missing parents too), or check that the one that is there is this user's alone.
+
+    One that is only read (``writable`` is false) is not made, and need not be writable.
+
+    Raises OwnershipError, with the reason, where the directory belongs to another user, where its group or others can
+    write to it, where it is a symbolic link, and where another user could exchange it or a directory or link on the way
+    to it; StoreError where it cannot be made or written to. ``trust`` skips all checks, and makes a new directory as
+    open as the shared one that it is made in.
+    """
+    checked = not trust and sys.platform != "win32"
+    if checked:
+        _check(path)
+    if not writable:
+        return
+    make_private_dirs(path, shared=trust)
+    if checked:
+        _check(path)  # again: another user could have been faster in making it
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise StoreError(f"the directory {path} cannot be written to", hint=_CHOOSE)
+
+
+def check_source_dir(path: Path, *, trust: bool, owners: Collection[int] = ()) -> None:
+    """Check a directory that programs take code from and that cetool itself does not write to; a missing one is fine.
+
+    It may belong to this user, to root, or to one of ``owners``. Raises OwnershipError.
+    """
+    if trust or sys.platform == "win32":
+        return
+    for place, info in _walk(path):
+        _check_passed(path, place, info, owners)
+
+
+def check_own_tree(path: Path, *, trust: bool) -> None:
+    """Check an environment inside a directory that was checked: that no other user owns it or can write to it.
+
+    Raises OwnershipError.
+    """
+    if trust or sys.platform == "win32":
+        return
+    info = os.lstat(path)
+    if not stat.S_ISDIR(info.st_mode):
+        raise OwnershipError(f"{path} is not a directory", hint="Remove it.")
+    if info.st_uid not in (0, _me()) and not _is_unmapped(info.st_uid):
+        raise OwnershipError(
+            f"the environment {path} belongs to {_user_name(info.st_uid)}: its programs would run as you", hint=_TRUST
+        )
+    who = _writers(info, str(path))
+    if who is not None:
+        raise OwnershipError(
+            f"the environment {path} can be written to by {who} (mode {stat.S_IMODE(info.st_mode):04o}): "
+            "what they put there would run as you",
+            hint=f"`cetool run --refresh` makes it again after chmod go-w '{path}'. {_TRUST}",
+        )
+
+
+def make_private_dirs(path: Path, *, shared: bool = False) -> None:
+    """Make a directory and its missing parents, each 0700; raises StoreError with the system's reason.
+
+    With ``shared``, one made in a directory that its group or others can write to (``/tmp`` and other sticky ones do
+    not count) gets that directory's mode.
+    """
+    missing = []
+    directory = path
+    while not os.path.lexists(directory) and directory != directory.parent:
+        missing.append(directory)
+        directory = directory.parent
+    try:
+        for directory in reversed(missing):
+            _make(directory, shared=shared)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "Free some space, or set CETOOL_CACHE_DIR to a directory on another disk." if full else _CHOOSE
+        raise StoreError(f"the directory {path} cannot be made: {directory}: {reason}", hint=hint) from None
+    if not path.is_dir():
+        raise StoreError(f"{path} is in the way: it is not a directory", hint=f"Move it away. {_CHOOSE}")
+
+
+def is_open_to_others(info: os.stat_result) -> bool:
+    """Whether the mode lets the group or others write: nothing that is made in such a directory is private."""
+    return bool(info.st_mode & _OPEN_TO_OTHERS)
+
+
+def _make(directory: Path, *, shared: bool) -> None:
+    try:
+        directory.mkdir(0o700)
+    except FileExistsError:
+        return  # another process was faster
+    mode = directory.parent.stat().st_mode
+    if shared and mode & _OPEN_TO_OTHERS and not mode & stat.S_ISVTX:
+        directory.chmod(stat.S_IMODE(directory.stat().st_mode) | mode & 0o077)
+
+
+def _check(path: Path) -> None:
+    """Raise where another user can change the directory or the way to it; a missing one is fine."""
+    way = list(_walk(path))
+    if path.is_symlink():
+        raise OwnershipError(
+            f"{path} is a symbolic link, where a directory is expected",
+            hint=f"Name the directory itself: CETOOL_CACHE_DIR={os.path.realpath(path)} (or env-dir).",
+        )
+    end = os.path.realpath(path)
+    for place, info in way:
+        if place == end:
+            _check_own(path, info)
+        else:
+            _check_passed(path, place, info)
+
+
+def _walk(path: Path) -> list[tuple[str, os.stat_result]]:
+    try:
+        return list(_way(path))
+    except OSError as error:
+        raise StoreError(f"the directory {path} cannot be used: {error.strerror}", hint=_CHOOSE) from None
+
+
+def _check_own(path: Path, info: os.stat_result) -> None:
+    if info.st_uid != _me():
+        raise OwnershipError(
+            f"the directory {path} belongs to {_user_name(info.st_uid)}: what is there would run as you", hint=_TRUST
+        )
+    if info.st_mode & _OPEN_TO_OTHERS:
+        who = "everybody" if info.st_mode & stat.S_IWOTH else "its group"
+        raise OwnershipError(
+            f"the directory {path} can be written to by {who} (mode {stat.S_IMODE(info.st_mode):04o}): "
+            "what they put there would run as you",
+            hint=f"chmod go-w '{path}' closes it; first make sure that nobody has put anything there. {_TRUST}",
+        )
+
+
+def _check_passed(path: Path, place: str, info: os.stat_result, owners: Collection[int] = ()) -> None:
+    """A directory or link on the way: whoever can write to the one or owns the other can exchange what follows."""
+    if info.st_uid not in (0, _me(), *owners) and not _is_unmapped(info.st_uid):
+        raise OwnershipError(
+            f"the directory {path} is not safe: {_named(place, path)} belongs to {_user_name(info.st_uid)}, who "
+            "could put another one in its place",
+            hint=_TRUST,
+        )
+    if not stat.S_ISDIR(info.st_mode) or (info.st_mode & stat.S_ISVTX and place != str(path)):
+        return
+    who = _writers(info, place)
+    if who is not None:
+        raise OwnershipError(
+            f"the directory {path} is not safe: {_named(place, path)} can be written to by {who} "
+            f"(mode {stat.S_IMODE(info.st_mode):04o}), who could put another one in its place",
+            hint=f"chmod go-w '{place}' closes it. {_TRUST}",
+        )
+
+
+def _named(place: str, path: Path) -> str:
+    return "it" if place == str(path) else f"{place}, on the way to it,"
+
+
+def _way(path: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Every directory and symbolic link passed on the way to a path, what it ends at last; stops at what is missing.
+
+    ``os.path.realpath`` would not name the links, each of which could be another user's.
+    """
+    current = "/"
+    pending = os.path.abspath(path).split("/")[::-1]
+    links = 0
+    yield current, os.lstat(current)
+    while pending:
+        part = pending.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            current = os.path.dirname(current)
+            continue
+        step = os.path.join(current, part)
+        try:
+            info = os.lstat(step)
+        except FileNotFoundError:
+            return
+        yield step, info
+        if stat.S_ISLNK(info.st_mode):
+            links += 1
+            if links > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), step)
+            target = str(Path(step).readlink())
+            current = "/" if target.startswith("/") else current
+            pending += target.split("/")[::-1]
+        else:
+            current = step
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def read_own_file(path: Path, *, limit: int, trust: bool = False, owners: Collection[int] = ()) -> bytes:
+    """The bytes of a regular file that only this user, root or one of ``owners`` could have written.
+
+    The file that was checked is the one that is read, by one descriptor. Raises OSError as ``open`` does, with EINVAL
+    for what is not a regular file and EFBIG for one of more than ``limit`` bytes; OwnershipError where another user
+    could have written it, or could have put it in the place of another one.
+    """
+    checked = not trust and sys.platform != "win32"
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    with open(os.open(path, flags), "rb") as file:
+        info = os.fstat(file.fileno())
+        if not stat.S_ISREG(info.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if checked:
+            _check_file(path, info, file.fileno(), owners)
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit >> 20} MiB", str(path))
+    return data
+
+
+def _check_file(path: Path, info: os.stat_result, descriptor: int, owners: Collection[int]) -> None:
+    named = "Run with a home directory of your own (sudo -H), or name another file."
+    for place, passed in _walk(path):
+        if not stat.S_ISREG(passed.st_mode):
+            try:
+                _check_passed(path, place, passed, owners)
+            except OwnershipError as error:
+                message = error.message.replace(f"the directory {path} is", "the file is", 1)
+                raise OwnershipError(message, hint=f"chmod go-w closes a directory. {named}") from None
+    if info.st_uid not in (0, _me(), *owners) and not _is_unmapped(info.st_uid):
+        raise OwnershipError(
+            f"the file belongs to {_user_name(info.st_uid)}, who could switch off what protects you", hint=named
+        )
+    who = _writers(info, descriptor)
+    if who is not None:
+        raise OwnershipError(
+            f"the file can be written to by {who} (mode {stat.S_IMODE(info.st_mode):04o}), "
+            "who could switch off what protects you",
+            hint=f"chmod go-w '{path}' closes it; first look at what is in it.",
+        )
+
+
+# --- users and groups -------------------------------------------------------------------------------------------------
+
+
+def _writers(info: os.stat_result, place: str | int) -> str | None:
+    """Who besides the owner and root can write to a file or directory; None for nobody.
+
+    Where there is an access control list, the group bits of the mode are its mask: without the bit it grants nothing.
+    """
+    if info.st_mode & stat.S_IWOTH:
+        return "everybody"
+    if not info.st_mode & stat.S_IWGRP:
+        return None
+    entries = _acl(place)
+    if entries is None:
+        return None if _is_private_group(info.st_gid, info.st_uid) else "its group"
+    mask = next((allowed for tag, allowed, _ in entries if tag == _ACL_MASK), 7)
+    for tag, allowed, number in entries:
+        if not allowed & mask & _ACL_WRITE:
+            continue
+        if tag == _ACL_USER and number not in (0, info.st_uid):
+            return f"{_user_name(number)}, by its access control list (getfacl)"
+        if tag == _ACL_GROUP and not _is_private_group(number, info.st_uid):
+            return f"group {_group_name(number)}, by its access control list (getfacl)"
+        if tag == _ACL_GROUP_OBJ and not _is_private_group(info.st_gid, info.st_uid):
+            return "its group"
+    return None
+
+
+def _acl(place: str | int) -> list[tuple[int, int, int]] | None:
+    """The POSIX access control list: tag, permissions and number of each entry; None where there is none."""
+    if not hasattr(os, "getxattr"):
+        return None
+    try:
+        data = os.getxattr(place, "system.posix_acl_access")
+    except OSError:
+        return None  # no list, or a file system that has none
+    return [struct.unpack_from("<HHI", data, at) for at in range(4, len(data) - 7, 8)]
+
+
+@functools.lru_cache(maxsize=64)
+def _is_private_group(gid: int, owner: int) -> bool:
+    """Whether only this owner and root are in a group, by the group database and as anyone's primary group.
+
+    Distributions that give every user a group of their own (Debian, Fedora) make directories 0775 by their umask 002.
+    """
+    if sys.platform == "win32":
+        return True
+    import grp
+    import pwd
+
+    try:
+        group, user = grp.getgrgid(gid), pwd.getpwuid(owner)
+    except KeyError:
+        return False
+    if user.pw_gid != gid or group.gr_name != user.pw_name:
+        return False
+    others = {each.pw_name for each in pwd.getpwall() if each.pw_gid == gid and each.pw_uid not in (0, owner)}
+    if gid == 0:
+        others -= _IN_ROOTS_GROUP
+    return not others and all(_uid_of(name) in (0, owner) for name in group.gr_mem)
+
+
+def _uid_of(name: str) -> int | None:
+    if sys.platform == "win32":
+        return None
+    import pwd
+
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
+def _group_name(gid: int) -> str:
+    if sys.platform != "win32":
+        import grp
+
+        try:
+            return grp.getgrgid(gid).gr_name
+        except KeyError:
+            pass
+    return str(gid)
+
+
+def _me() -> int:
+    if sys.platform == "win32":
+        return -1
+    return os.geteuid()
+
+
+def _user_name(uid: int) -> str:
+    if sys.platform != "win32":
+        import pwd
+
+        try:
+            return f"{pwd.getpwuid(uid).pw_name} (user {uid})"
+        except KeyError:
+            pass
+    return f"another user ({uid})"
+
+
+def _is_unmapped(uid: int) -> bool:
+    """Whether this is how a container without root shows everything that belongs to the world outside, root's too."""
+    try:
+        overflow = int(Path("/proc/sys/kernel/overflowuid").read_text())
+        mapped = sum(int(line.split()[2]) for line in Path("/proc/self/uid_map").read_text().splitlines())
+    except (OSError, ValueError, IndexError):
+        return False
+    return uid == overflow and mapped < 2**32 - 1

@@ -1,0 +1,178 @@
+"""Reads the YAML that nearly all blocks and configuration files are: keys, lists of words, nothing clever.
+
+ruamel.yaml takes 10 ms to import and some more to read ten lines, a sixth of what cetool may take to have a missing
+environment made. What is read here is what ruamel.yaml reads; of whatever is not as simple as can be (flow mappings,
+anchors, tags, texts of several lines, escapes, letters beyond ASCII, ...), and of all that is wrong, nothing is said
+here: that is ruamel.yaml's to read, and to complain of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from cetool.base.patterns import pattern
+from cetool.base.values import Value
+
+# A scalar that no reading of YAML takes for anything but its characters, or for a number or a truth; ``:`` only within.
+_START = r"[A-Za-z0-9_./~]"
+_MIDDLE = r"[A-Za-z0-9_./~ +=<>!*^$|()@%;-]"
+_PLAIN = rf"{_START}(?:(?:{_MIDDLE}|,|:(?=[A-Za-z0-9_./~+=<>*$|()@%;-]))*(?:{_MIDDLE}|,)(?<! ))?"
+_IN_FLOW = rf"{_START}(?:{_MIDDLE}*(?<! ))?"
+_SINGLE, _DOUBLE = r"'[ !-&(-~]*'", r'"[ !#-\[\]-~]*"'
+_COMMENT = r"(?: +#[ -~]*)?"
+
+_SCALAR = pattern(rf"(?:({_PLAIN})|({_SINGLE}|{_DOUBLE})){_COMMENT} *")
+_FLOW = pattern(rf"\[([^\[\]#]*)\]{_COMMENT} *")
+_FLOW_ITEM = pattern(rf"({_IN_FLOW})|({_SINGLE}|{_DOUBLE})")
+_KEY = pattern(r"([A-Za-z_][A-Za-z0-9_-]*) *:(?: +|$)")
+_ITEM = pattern(r"- +(?=[^ -])")
+#: Words that are no texts without quotes, as keys for one.
+_WORDS = frozenset(("null", "Null", "NULL", "true", "True", "TRUE", "false", "False", "FALSE"))
+#: Characters of a text, and of a row, that is read here; more of them take the time that they spare. Blanks in front.
+_MOST, _LONGEST, _DEEPEST = 20_000, 500, 30
+_INTEGER = pattern(r"0|[1-9][0-9]{0,8}")
+_TEXT = pattern(r"[A-Za-z_/~][^\n]+|[A-Za-z_/]")
+
+
+class Plain(Value):
+    """A value and the line of the text that it begins at, counted from 0.
+
+    It is one of these: the ``text`` of a scalar, and whether that was in quotes; the ``items`` of a list; the
+    ``entries`` of a mapping, each with the line of its key.
+    """
+
+    line: int
+    text: str | None = None
+    quoted: bool = False
+    items: tuple[Plain, ...] | None = None
+    entries: _Entries | None = None
+
+
+def read_plainly(text: str) -> Plain | None:
+    """The document in a text; None where that takes a real parser."""
+    rows = []
+    if len(text) > _MOST:
+        return None
+    for number, row in enumerate(text.split("\n")):
+        content = row.strip(" ")
+        if content and not content.startswith("#"):
+            indent = len(row) - len(row.lstrip(" "))
+            if indent > _DEEPEST or len(content) > _LONGEST:
+                return None
+            rows.append((number, indent, content))
+        elif not content.isprintable() or not content.isascii():
+            return None
+    if not rows:
+        return None
+    try:
+        value, end = _collection(rows, 0)
+    except _NotPlain:
+        return None
+    return value if end == len(rows) else None
+
+
+class Setting(Value):
+    """A value in a configuration file (text, an integer, a truth, a list or a mapping of such) and its line, counted
+    from 1; ``lines`` are those of a mapping's keys.
+    """
+
+    value: Any
+    line: int
+    lines: Mapping[str, int] = MappingProxyType({})
+
+
+def settings_of(text: str) -> dict[str, Setting] | None:
+    """The settings in a configuration file, by key. None where that takes a real parser."""
+    document = read_plainly(text)
+    if document is None or document.entries is None:
+        return None
+    try:
+        return {key: Setting(_value(value), line + 1, _lines(value)) for line, key, value in document.entries}
+    except _NotPlain:
+        return None
+
+
+class _NotPlain(Exception):
+    """This takes a real parser."""
+
+
+_Rows = list[tuple[int, int, str]]
+_Entries = tuple[tuple[int, str, Plain], ...]
+
+
+def _collection(rows: _Rows, at: int) -> tuple[Plain, int]:
+    """The list or mapping that begins at a row, and the row after it."""
+    line, indent, content = rows[at]
+    if content.startswith("- "):
+        items = []
+        while at < len(rows) and rows[at][1] == indent and (found := _ITEM.match(rows[at][2])):
+            items.append(_scalar(rows[at][2][found.end() :], rows[at][0]))
+            at += 1
+        return Plain(line, items=tuple(items)), _ended(rows, at, indent)
+    entries: list[tuple[int, str, Plain]] = []
+    while at < len(rows) and rows[at][1] == indent and (found := _KEY.match(rows[at][2])):
+        number, key, rest = rows[at][0], found[1], rows[at][2][found.end() :]
+        if key in _WORDS or any(key == other for _, other, _ in entries):
+            raise _NotPlain
+        at += 1
+        if rest and not rest.startswith("#"):
+            value = _flow(rest, number) if rest.startswith("[") else _scalar(rest, number)
+        elif at < len(rows) and (rows[at][1] > indent or (rows[at][1] == indent and rows[at][2].startswith("- "))):
+            value, at = _collection(rows, at)
+        else:
+            raise _NotPlain
+        entries.append((number, key, value))
+    return Plain(line, entries=tuple(entries)), _ended(rows, at, indent)
+
+
+def _ended(rows: _Rows, at: int, indent: int) -> int:
+    """The row, if a collection of that indentation can end before it."""
+    if at < len(rows) and rows[at][1] > indent:
+        raise _NotPlain
+    return at
+
+
+def _scalar(text: str, line: int) -> Plain:
+    found = _SCALAR.fullmatch(text)
+    if found is None:
+        raise _NotPlain
+    plain, quoted = found.groups()
+    return Plain(line, plain) if quoted is None else Plain(line, quoted[1:-1], True)
+
+
+def _flow(text: str, line: int) -> Plain:
+    """A list between brackets, in one line."""
+    found = _FLOW.fullmatch(text)
+    if found is None:
+        raise _NotPlain
+    items = []
+    for part in found[1].split(",") if found[1].strip(" ") else ():
+        item = _FLOW_ITEM.fullmatch(part.strip(" "))
+        if item is None:
+            raise _NotPlain
+        items.append(Plain(line, item[1]) if item[2] is None else Plain(line, item[2][1:-1], True))
+    return Plain(line, items=tuple(items))
+
+
+def _lines(plain: Plain) -> dict[str, int]:
+    return {key: line + 1 for line, key, _ in plain.entries or ()}
+
+
+def _value(plain: Plain) -> Any:
+    """The value of a setting."""
+    if plain.items is not None:
+        return [_value(item) for item in plain.items]
+    if plain.entries is not None:
+        return {key: _value(value) for _, key, value in plain.entries}
+    text = plain.text or ""
+    if plain.quoted:
+        return text
+    if text in ("true", "false"):
+        return text == "true"
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if text in _WORDS or not _TEXT.fullmatch(text):
+        raise _NotPlain
+    return text

@@ -1,0 +1,179 @@
+"""How cetool starts a Python: the only place that puts such a command line together.
+
+Whatever Python it is, it imports nothing that the caller's PYTHONPATH, the user's own site-packages or the working
+directory offer, and one of another installation writes no byte code into it.
+
+Processes as the usage log names them: by PID and start time, since PIDs are used again.
+"""
+
+from __future__ import annotations
+
+import os
+import site
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import cetool
+
+#: Variables that would lead a Python astray, or the engines that are written in it.
+_ASTRAY = ("PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONEXECUTABLE", "PYTHONSAFEPATH", "__PYVENV_LAUNCHER__")
+#: With -c the working directory is in front of the path where the interpreter is not isolated.
+_ENTRY = "import sys; sys.path = [entry for entry in sys.path if entry]; from cetool.__main__ import {0}; {0}()"
+
+
+def own_python() -> str:
+    """The path of the Python that cetool runs on, for programs that are told which one to use."""
+    return sys.executable
+
+
+def own_code(code: str, *arguments: str) -> list[str]:
+    """The command that runs code in cetool's own Python, with nothing but the standard library."""
+    return [sys.executable, "-I", "-S", "-c", code, *arguments]
+
+
+def own_module(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of cetool's own installation."""
+    return [sys.executable, "-I", "-m", module, *arguments]
+
+
+def own_program(*arguments: str, entry: str = "main") -> list[str]:
+    """The command that runs cetool itself, by one of the functions of :mod:`cetool.__main__`."""
+    return [sys.executable, *_isolation(), "-c", _ENTRY.format(entry), *arguments]
+
+
+def python_command(python: str | os.PathLike[str], *arguments: str) -> list[str]:
+    """The command that runs another installation's Python, or an environment's, for cetool's own purposes.
+
+    Its variables have to be those of :func:`clean_environ`, which what it starts in its turn gets as well.
+    """
+    return [os.fspath(python), "-I", "-B", *arguments]
+
+
+def guarded_command(python: str | os.PathLike[str], *arguments: str) -> list[str]:
+    """As :func:`python_command`, for a base's Python that is to see the overlay that PYTHONPATH leads it to.
+
+    It has to be started in a directory that nobody else can write to: with -c, modules are looked for there first.
+    """
+    return [os.fspath(python), "-s", "-B", *arguments]
+
+
+def clean_environ(environ: Mapping[str, str], *, drop: tuple[str, ...] | list[str] = ()) -> dict[str, str]:
+    """The variables for an engine, an installer or a Python: nothing leads their own Python astray, and no byte code
+    is written into an installation that is not cetool's. The names in ``drop`` are taken out as well."""
+    clean = {name: value for name, value in environ.items() if name not in _ASTRAY and name not in drop}
+    return {**clean, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1"}
+
+
+def _isolation() -> tuple[str, ...]:
+    """``-I``, unless cetool is installed where an isolated Python does not look: see ``cetool.__main__.isolate``."""
+    home = os.path.dirname(os.path.dirname(os.path.abspath(cetool.__file__)))
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if home in (entry and os.path.abspath(entry) for entry in named) and home not in site.getsitepackages():
+        return ()
+    if site.ENABLE_USER_SITE and home == site.getusersitepackages():
+        return ("-E",)
+    return ("-I",)
+
+
+_LINUX = os.path.isdir("/proc/self")
+
+
+def start_time(pid: int) -> str:
+    """When a process started, as text to compare for equality: clock ticks since boot on Linux, else seconds since
+    1970.
+
+    An empty text stands for a process that is not there. A process keeps it through exec.
+    """
+    if _LINUX:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                data = file.read()
+        except OSError:
+            return ""
+        fields = data[data.rindex(b")") + 2 :].split()
+        # a zombie has ended; only its parent has not looked yet
+        return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
+    import psutil
+
+    try:
+        return f"{psutil.Process(pid).create_time():.2f}"
+    except psutil.Error:
+        return ""
+
+
+def is_running(pid: int, start: str) -> bool:
+    """Whether the process with this PID is the one that started then."""
+    return bool(start) and start_time(pid) == start
+
+
+def running_processes() -> Iterator[tuple[int, str]]:
+    """All processes that can be seen, by PID and start time."""
+    for pid in _pids():
+        start = start_time(pid)
+        if start:
+            yield pid, start
+
+
+def prefixes_in_use(prefixes: Iterable[Path]) -> set[Path]:
+    """Those of the prefixes out of which some process that may be looked at has its program.
+
+    The lock tells most of it; this finds a daemon that closed every descriptor it had inherited, the lock's among them.
+    """
+    parents: dict[str, str] = {}  # thousands of prefixes lie in one directory
+    wanted: dict[str, Path] = {}
+    for prefix in prefixes:
+        parent, name = os.path.split(prefix)
+        if parent not in parents:
+            parents[parent] = os.path.realpath(parent)
+        path = os.path.join(parents[parent], name)
+        wanted[os.path.realpath(path) if os.path.islink(path) else path] = prefix
+    found: set[Path] = set()
+    for pid in _pids() if wanted else ():
+        place = _program(pid)
+        while len(place) > 1 and place != (above := os.path.dirname(place)):
+            place = above
+            if place in wanted:
+                found.add(wanted[place])
+    return found
+
+
+def is_in_environment_of_any(text: str) -> bool:
+    """Whether a process that may be looked at was started with this text in one of its variables.
+
+    That is how what was started from a shell is known, which took up an environment without a lock. Linux alone tells;
+    elsewhere it is False.
+    """
+    wanted = os.fsencode(text)
+    own = os.getpid()
+    for pid in _pids() if _LINUX else ():
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if pid != own and wanted in file.read():
+                    return True
+        except OSError:
+            continue
+    return False
+
+
+def _pids() -> Iterable[int]:
+    if _LINUX:
+        return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
+    import psutil
+
+    return psutil.pids()
+
+
+def _program(pid: int) -> str:
+    """The file that a process was started from; empty where that may not be known."""
+    if _LINUX:
+        try:
+            return os.readlink(f"/proc/{pid}/exe")
+        except OSError:
+            return ""
+    import psutil
+
+    try:
+        return psutil.Process(pid).exe()
+    except (psutil.Error, OSError):
+        return ""

@@ -1,0 +1,48 @@
+r"""What a terminal may have of a text that came from a script, a channel, a file or another program."""
+
+from __future__ import annotations
+
+from cetool.base.patterns import pattern
+
+#: Characters that a terminal obeys or does not show, for a class of a regular expression: C0 but for tab and newline,
+#: DEL, C1, separators of lines, what changes the direction of writing or has no width, tags, halves of surrogate pairs.
+UNSAFE = (
+    r"\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f"
+)
+_UNSAFE = pattern(f"[{UNSAFE}]")
+_UNSAFE_IN_LINE = pattern(rf"[{UNSAFE}\t\n]")
+_REMOVED = pattern(f"(?![\ud800-\udfff])[{UNSAFE}]")
+_SEQUENCES = pattern(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"  # OSC and its like: titles, links
+    r"|\x1b[ -/]*[0-~]"
+)
+
+
+def neutral(text: str) -> str:
+    r"""The text with control characters as visible escapes (``\x1b``); its lines and tabs stay."""
+    return text if text.isascii() and text.isprintable() else _UNSAFE.sub(_escape, text)
+
+
+def neutral_line(text: str) -> str:
+    """The same for what has to stay in its line, such as a cell of a table: tabs and newlines are escaped as well."""
+    return text if text.isascii() and text.isprintable() else _UNSAFE_IN_LINE.sub(_escape, text)
+
+
+def without_controls(text: str) -> str:
+    """The text without control characters and the sequences that they begin; its lines and tabs stay, and halves of
+    surrogate pairs, which are bytes of a file's name.
+    """
+    return text if text.isascii() and text.isprintable() else _REMOVED.sub("", _SEQUENCES.sub("", text))
+
+
+def json_escaped(text: str) -> str:
+    """A JSON document in which such characters are escaped as JSON has it, so that it stays the same document."""
+    import json
+
+    return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def _escape(found: object) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")  # type: ignore[index, no-any-return]

@@ -1,0 +1,428 @@
+"""URLs: split once, by the rule that authentication uses; what is shown, stored and sent is built from the parts.
+
+User and password end at the last ``@`` in front of the host (RFC 3986, and how curl, requests and rattler read it). A
+password with a raw ``/``, ``?`` or ``#`` belongs to no valid URL, but is still a password to whoever wrote it: so it is
+hidden, and :func:`split_url` refuses the URL.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote, unquote, unquote_to_bytes
+
+from cetool.base.patterns import pattern
+from cetool.base.secrets import MASK, hide_known, remember, remember_login
+from cetool.base.values import Value
+
+_IN_SCHEME = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+")
+#: Where the authority of a URL begins: WHATWG's parser, which rattler uses, takes any number of slashes after http.
+_START = pattern(r"(?:https?|ftp|wss?):(?:[/\\]+|(?=[^\s/\\:@]+:[^\s/\\@]*@))|://", re.IGNORECASE)
+_UNUSUAL = pattern(r"(?:\A\s*|[@\"]\s*|\+)(?:https?|ftp|wss?):(?!//[^/\\])", re.IGNORECASE)
+_WHOLE = pattern(r"\s*(?:(?:[A-Za-z][A-Za-z0-9+.-]*\+)?(?:https?|ftp|wss?):[/\\]*|[A-Za-z][A-Za-z0-9+.-]*://)", re.I)
+_SCHEMELESS = pattern(r"\s*(?:[/\\]{2})?[^\s/\\@:\"'(){}\[\]<>]+:[^\s/\\]*@[^\s/\\@]+(?:[/\\?#]|\Z)")
+_AUTHORITY_END = pattern(r"[/?#\r\n]")
+_LINE_END = pattern(r"[\r\n]")
+#: What ends a URL in a text, though a password could hold it.
+_STOP = pattern(r"[\s\"'<>`|]")
+_REST_END = pattern(r"[\s<>`\]]|[\"'](?=[\s,;:)\]}>.]|\Z)")
+_QUOTED_ENDS = {quote: pattern(rf"[\s<>\]{quote}]") for quote in ("'", '"')}
+_WHOLE_END = pattern(r"\s[;#]|[\r\n]")
+_PARAMETER = pattern(r"([?&])([A-Za-z0-9_.%-]{1,60}=[^&\s\"'\]]+)")
+#: How far a password with a slash is looked for.
+_LONGEST_USERINFO = 2_000
+_HOST = pattern(r"(?:\[[0-9A-Fa-f:.%]*\]|[^:@\[\]]*)(?::\d*)?")
+_CLOSING = {'"': '"', "'": "'", "<": ">", "`": "`", "(": ")", "[": "]"}
+_TOKEN_MARK = pattern(r"/(?:t|%[57]4)/", re.IGNORECASE)
+_NESTED = pattern(r"%3a(?:%2f){2}", re.IGNORECASE)
+
+#: Words in the name of a parameter that make its value a secret.
+_SECRET_WORDS = frozenset(
+    {"token", "password", "passwd", "passphrase", "passcode", "pwd", "secret", "apikey", "authkey", "accesskey"}
+    | {"key", "jwt", "sas", "sig", "signature", "credential", "credentials", "cred", "creds", "bearer", "authorization"}
+    | {"auth", "pass", "hmac", "csrf", "xsrf", "ticket", "skey"}
+)
+#: Names that are too common as parts of others.
+_SECRET_NAMES = frozenset({"auth", "code", "pass", "pw", "pat", "otp", "session", "sessionid", "sid", "jsessionid"})
+_SECRET_ENDS = (
+    "token",
+    "password",
+    "passwd",
+    "userpass",
+    "passphrase",
+    "secret",
+    "apikey",
+    "accesskey",
+    "secretkey",
+    "signature",
+    "sessionid",
+)
+_SECRET_STARTS = ("xamz", "xgoog", "xms")
+_NAME_WORDS = pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+_NOT_ALPHANUMERIC = pattern(r"[^a-z0-9]+")
+
+
+class Url(Value):
+    """A URL in its parts, each as written. ``userinfo``, ``query`` and ``fragment`` are None where there is none."""
+
+    scheme: str
+    userinfo: str | None
+    host: str
+    port: int | None
+    path: str
+    query: str | None = None
+    fragment: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Host and port, as a URL has them."""
+        return self.host if self.port is None else f"{self.host}:{self.port}"
+
+    @property
+    def origin(self) -> tuple[str, str, int | None]:
+        """Scheme, host and port in the one form in which they are compared; what credentials belong to."""
+        scheme = self.scheme.lower()
+        port = self.port if self.port is not None else {"http": 80, "https": 443, "ftp": 21}.get(scheme)
+        return scheme, self.host.lower().removesuffix("."), port
+
+    @property
+    def login(self) -> tuple[bytes, bytes] | None:
+        """User and password, decoded; None where there are none."""
+        if self.userinfo is None:
+            return None
+        user, _, password = self.userinfo.partition(":")
+        return unquote_to_bytes(user), unquote_to_bytes(password)
+
+    @property
+    def basic(self) -> str | None:
+        """The value of the header ``Authorization`` that the user and the password make (RFC 7617)."""
+        return None if self.login is None else basic_authorization(*self.login)
+
+    @property
+    def decoded_path(self) -> str:
+        """The path with its escapes replaced."""
+        return unquote(self.path)
+
+    def joined(self, *, login: bool = True) -> str:
+        """The URL again, with or without user and password."""
+        user = f"{self.userinfo}@" if login and self.userinfo is not None else ""
+        query = "" if self.query is None else f"?{self.query}"
+        fragment = "" if self.fragment is None else f"#{self.fragment}"
+        return f"{self.scheme}://{user}{self.place}{self.path}{query}{fragment}"
+
+    def is_below(self, other: Url) -> bool:
+        """Whether this lies below the other's path on the other's scheme, host and port: its credentials fit."""
+        path, base = self.path, other.path.rstrip("/") + "/"
+        segments = unquote(path).replace("\\", "/").split("/")
+        return self.origin == other.origin and f"{path}/".startswith(base) and not {".", ".."} & set(segments)
+
+
+def basic_authorization(user: bytes, password: bytes) -> str:
+    """The value of the header ``Authorization`` for a user and a password (RFC 7617)."""
+    import base64
+
+    header = base64.b64encode(user + b":" + password).decode("ascii")
+    remember(header)
+    return f"Basic {header}"
+
+
+def split_url(text: str) -> Url:
+    """The parts of a URL; its secrets are remembered. Raises ValueError for what is not a URL with a valid host."""
+    start = text.find("://")
+    if start < 1 or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", text[:start]):
+        raise ValueError("this is not a URL")
+    scheme, position = text[:start], start + 3
+    cut = _cut(text, position, whole=True)
+    authority = text[cut.host : cut.end]
+    rest = text[cut.end :]
+    if cut.userinfo is not None and re.search(r"[/?#\\]", cut.userinfo):
+        raise ValueError("its password holds a /, \\, ? or #, which has to be written as %2F, %5C, %3F or %23")
+    found = _HOST.fullmatch(authority)
+    host, _, port = authority.rpartition(":") if re.search(r":\d*\Z", authority) else (authority, "", "")
+    if found is None or re.search(r"[\s\"'<>\\^`{|}]", host) or (not host and scheme.lower() != "file"):
+        raise ValueError("there is no valid host in this URL")
+    if port and int(port[:6]) > 65535:
+        raise ValueError("there is no valid port in this URL")
+    if cut.userinfo is not None:
+        remember_login(cut.userinfo)
+    rest, hash_mark, fragment = rest.partition("#")
+    path, mark, query = rest.partition("?")
+    return Url(
+        scheme,
+        cut.userinfo,
+        host,
+        int(port) if port else None,
+        path,
+        query if mark else None,
+        fragment if hash_mark else None,
+    )
+
+
+def is_url(text: str) -> bool:
+    """Whether :func:`split_url` can split it."""
+    try:
+        split_url(text)
+    except ValueError:
+        return False
+    return True
+
+
+def check_hosts(text: str) -> None:
+    """Raise ValueError where a URL in the text may have another host for other programs than the one that is shown.
+
+    What is hidden as a password ends at the last ``@``, but uv and pip go to the host in front of a slash or backslash.
+    They also take ``https:/host`` and ``https:host`` for URLs.
+    """
+    if _UNUSUAL.search(text):
+        raise ValueError(f"{redact(text)!r} has no host right behind '://'")
+    whole = _WHOLE.match(text)
+    for start, position in _starts(text, whole):
+        scheme = _scheme_start(text, start)
+        cut = _cut(text, position, whole=whole is not None, opener=text[scheme - 1] if scheme > 0 else "")
+        if cut.userinfo is not None and re.search(r"[/?#\\]", cut.userinfo):
+            raise ValueError(
+                f"{redact(text)!r} leaves open which host is meant: its user or password holds a /, \\, ? or #"
+            )
+
+
+def strip_credentials(text: str) -> str:
+    """The text with the credentials of every URL in it removed: what is stored and hashed. They are remembered."""
+    return _rewritten(text, None)
+
+
+def redact(text: str) -> str:
+    """The text with the credentials of every URL in it replaced by ``***``: for messages. They are remembered."""
+    return _rewritten(text, MASK)
+
+
+def cleaned(document: Any, clean: Callable[[str], str] = strip_credentials) -> Any:
+    """A JSON document, each text in it without credentials."""
+    if isinstance(document, str):
+        return clean(document)
+    if isinstance(document, (list, tuple)):
+        return [cleaned(each, clean) for each in document]
+    if isinstance(document, dict):
+        return {cleaned(name, clean): cleaned(value, clean) for name, value in document.items()}
+    return document
+
+
+class _Cut(Value):
+    """Where the authority of a URL is cut: its userinfo, where its host begins, where it ends."""
+
+    userinfo: str | None
+    host: int
+    end: int
+
+
+def _cut(text: str, position: int, *, whole: bool, opener: str = "") -> _Cut:
+    """Cut the authority that begins at a position. ``whole``: the text is one URL, which a blank does not end;
+    ``opener`` is the character in front of a URL in a text, which may be a quote.
+    """
+    found = _AUTHORITY_END.search(text, position)
+    segment = text[position : len(text) if found is None else found.start()]
+    stop = _STOP.search(segment)
+    head = segment if stop is None else segment[: stop.start()]
+    at = _userinfo_end(text, position, segment, head, whole, opener)
+    if at < 0:
+        return _Cut(None, position, position + len(head))
+    host = position + at + 1
+    found = _AUTHORITY_END.search(text, host)
+    end = len(text) if found is None else found.start()
+    stop = _STOP.search(text, host, end)
+    return _Cut(text[position : host - 1], host, end if stop is None else stop.start())
+
+
+def _userinfo_end(text: str, position: int, segment: str, head: str, whole: bool, opener: str) -> int:
+    """Where the ``@`` is that ends the userinfo, counted from the position; -1 where there is none.
+
+    ``segment`` goes to the first slash, ``head`` to the first character that can end a URL in a text. A password may
+    hold both, so what looks like no host and port is taken for a user and the beginning of a password.
+    """
+    at = segment.rfind("@")
+    is_host = bool(_HOST.fullmatch(head))
+    following = text[position + len(segment) : position + len(segment) + 1] if len(head) == len(segment) else ""
+    if is_host and head.endswith(":") and len(head) > 1 and following and following in "/?#":
+        is_host = False  # no port: rather a password that begins with a slash
+    if len(head) == len(segment):
+        return at if at >= 0 or is_host else _late_end(text, position)
+    stop = segment[len(head)]
+    closing = bool(opener) and _CLOSING.get(opener) == stop
+    gap = segment[len(head) : at]
+    if at < 0:
+        return -1 if is_host or closing else _late_end(text, position)
+    if "@" in head:
+        return head.rfind("@") if closing or at < len(head) else at
+    if whole:
+        return at if ":" in head or not stop.isspace() else -1
+    if closing and is_host:
+        return -1
+    if is_host:  # a port, or the beginning of a password of which one more word follows?
+        return at if ":" in head and re.fullmatch(r"\s?[^\s;,]*", gap) else -1
+    if closing and re.search(r"\s", gap):
+        return -1
+    return at
+
+
+def _late_end(text: str, position: int) -> int:
+    """Where the userinfo ends in a line whose host has an impossible port: it was meant as user and password."""
+    line = _LINE_END.search(text, position, position + _LONGEST_USERINFO)
+    late = text.rfind("@", position, position + _LONGEST_USERINFO if line is None else line.start())
+    return late - position if late >= 0 else -1
+
+
+def _rewritten(text: str, mask: str | None, learn: bool = True) -> str:
+    """The text, each of its URLs without credentials (``mask`` None) or with the mask in their place."""
+    whole = _WHOLE.match(text)
+    if whole is None and mask is not None and _SCHEMELESS.match(text):
+        return f"{mask}@{text.rpartition('@')[2]}"
+    out: list[str] = []
+    done = 0
+    in_query = False
+    for start, position in _starts(text, whole):
+        if start < done:
+            continue
+        scheme = _scheme_start(text, start)
+        opener = text[scheme - 1] if scheme > 0 else ""
+        is_whole = whole is not None and not out
+        cut = _cut(text, position, whole=is_whole, opener=opener)
+        end, in_next = _rest_end(text, cut.end, is_whole, opener)
+        out.append(_clean_gap(text[done:position], mask, learn))
+        if cut.userinfo is not None:
+            if learn:
+                remember_login(cut.userinfo)
+            out.append("" if mask is None else f"{mask}@")
+        with_token = not text[scheme:position].lower().startswith("file")
+        rest, in_query = _clean_rest(text[cut.end : end], mask, learn, in_query, with_token=with_token)
+        in_query = in_query and in_next
+        out += (text[cut.host : cut.end], rest)
+        done = end
+    return "".join((*out, _clean_gap(text[done:], mask, learn)))
+
+
+def _clean_gap(text: str, mask: str | None, learn: bool) -> str:
+    """What is between URLs, in which a relative one may have parameters that are secrets."""
+    if "=" not in text or ("?" not in text and "&" not in text):
+        return text
+    return _PARAMETER.sub(lambda found: found[1] + _clean_parameter(found[2], mask, learn), text)
+
+
+def _rest_end(text: str, position: int, whole: bool, opener: str) -> tuple[int, bool]:
+    """Where a URL ends whose authority ends at the position, and whether another URL begins there, as in a query."""
+    following = _START.search(text, position)
+    limit = len(text) if following is None else max(position, _scheme_start(text, following.start()))
+    if whole:
+        found = _WHOLE_END.search(text, position, limit)
+    else:
+        found = _QUOTED_ENDS.get(opener, _REST_END).search(text, position, limit)
+    return (limit, following is not None) if found is None else (found.start(), False)
+
+
+def _starts(text: str, whole: re.Match[str] | None) -> Iterator[tuple[int, int]]:
+    """Where URLs are in a text: where the scheme ends, and where the authority begins."""
+    if whole is not None and _START.search(text, 0, whole.end()) is None:
+        yield whole.end(), whole.end()
+    for found in _START.finditer(text):
+        yield found.start(), found.end()
+
+
+def _scheme_start(text: str, position: int) -> int:
+    """Where the scheme begins whose end, or a part of whose end, is at the position."""
+    while position > 0 and (
+        text[position - 1].isascii() and (text[position - 1].isalnum() or text[position - 1] in "+")
+    ):
+        position -= 1
+    return position
+
+
+def _clean_rest(text: str, mask: str | None, learn: bool, in_query: bool, *, with_token: bool) -> tuple[str, bool]:
+    """What follows the authority without its secrets, and whether it has a query or fragment, or is in one."""
+    if not any(mark in text for mark in "=/"):
+        return text, in_query or "?" in text or "#" in text
+    cut = len(text)
+    if in_query:
+        cut = 0
+    elif (found := re.search(r"[?#]", text)) is not None:
+        cut = found.start()
+    path, rest = text[:cut], text[cut:]
+    if with_token and _TOKEN_MARK.search(path):
+        path = _without_tokens(path, mask, learn)
+    if ";" in path or "&" in path:
+        path = "".join(_clean_parameter(each, mask, learn, "/") for each in re.split(r"(?<=[;&])", path))
+    if _NESTED.search(path):
+        path = "/".join(_clean_nested(each, mask, learn) for each in path.split("/"))
+    if "=" in rest:
+        rest = "".join(_clean_parameter(each, mask, learn) for each in re.split(r"(?<=[?#&;])", rest))
+    return path + rest, in_query or bool(rest)
+
+
+def _without_tokens(path: str, mask: str | None, learn: bool) -> str:
+    """A path without ``/t/TOKEN``, the tokens of anaconda.org and of servers like it."""
+    kept: list[str] = []
+    segments = path.split("/")
+    at = 0
+    while at < len(segments):
+        named = at + 1
+        while named < len(segments) - 1 and not segments[named]:  # slashes more than one
+            named += 1
+        is_token = at > 0 and unquote(segments[at]).lower() == "t" and named < len(segments)
+        if is_token and segments[named] not in ("", MASK):
+            if mask is not None:
+                kept += [segments[at], mask]
+            if learn:
+                remember(segments[named])
+            at = named + 1
+        else:
+            kept.append(segments[at])
+            at += 1
+    return "/".join(kept)
+
+
+def _clean_parameter(text: str, mask: str | None, learn: bool, ending: str = "") -> str:
+    """One parameter with the separator behind it, its value hidden if its name says that it is a secret."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        return text
+    behind = value[-1:] if value[-1:] in ("&", ";", "?", "#") else ""
+    value = value.removesuffix(behind) if behind else value
+    if ending:
+        value, found, more = value.partition(ending)
+        behind = found + more + behind
+    if value and value != MASK and is_secret_name(name.rpartition("?")[2]):
+        if learn:
+            remember(value)
+        return f"{name}={mask or ''}{behind}"
+    return f"{name}={_clean_nested(value, mask, learn)}{behind}"
+
+
+def _clean_nested(value: str, mask: str | None, learn: bool) -> str:
+    """A value that is itself an encoded URL without that one's credentials."""
+    if not _NESTED.search(value):
+        return value
+    plain = unquote(value)
+    clean = _rewritten(plain, mask, learn)
+    return value if clean == plain else quote(clean, safe=MASK)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a parameter of this name holds a secret."""
+    name = unquote(name)
+    joined = _NOT_ALPHANUMERIC.sub("", name.lower())
+    if joined in _SECRET_NAMES or joined.endswith(_SECRET_ENDS) or joined.startswith(_SECRET_STARTS):
+        return True
+    words = {word for part in re.split(r"[^A-Za-z0-9]+", name) for word in _NAME_WORDS.findall(part)}
+    return not _SECRET_WORDS.isdisjoint(map(str.lower, words))
+
+
+_HEADER = pattern(
+    r"((?:proxy-)?authorization[\"']?\s*[:=]\s*[\"']?(?:(?:basic|bearer|token|digest|negotiate)\s+)?)[^\s\"',;]+", re.I
+)
+
+
+def scrub(text: str) -> str:
+    """A text that another program or a library wrote, without credentials in URLs and headers, and known secrets.
+
+    Not for what a user decides by: a script chooses what its URLs hold, and so what would be hidden there.
+    """
+    text = _rewritten(text, MASK, learn=False)
+    return hide_known(_HEADER.sub(rf"\1{MASK}", text) if "uthorization" in text.lower() else text)

@@ -1,0 +1,1 @@
+"""What a script says about itself, and the environment that this describes."""

@@ -1,0 +1,121 @@
+"""Channels and their canonical form.
+
+A channel is a name (``conda-forge``, ``conda-forge/label/dev``), a URL, or a directory, which becomes a ``file://``
+URL.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from cetool.base.errors import Location, MetadataError
+from cetool.base.patterns import pattern
+from cetool.base.urls import redact, scrub, split_url
+from cetool.declare.source import with_home
+from cetool.settings.condarc import DEFAULT_ALIAS
+
+_MOST_SHOWN = 120
+_SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_NAME = pattern(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_LABEL = pattern(r"[A-Za-z][A-Za-z0-9_./-]{0,127}")
+#: CEP 26: the most characters of a part of a channel's name.
+_LONGEST_PART = 128
+
+
+def file_url(path: str, base_dir: str | os.PathLike[str], *, where: Location | None = None) -> str:
+    """The ``file://`` URL of a path; a relative one starts from ``base_dir``, ``~`` is the user's home directory.
+
+    Symbolic links stay as they are. Raises MetadataError for a path that no URL can hold.
+    """
+    try:
+        return Path(os.path.abspath(Path(base_dir, with_home(path, where)))).as_uri()
+    except (ValueError, OSError):
+        raise MetadataError(f"{_short(redact(path))!r} cannot be the path of a file", where=where) from None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
+
+
+def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Location | None = None) -> str:
+    """The one form of a channel: a name, or a URL without a trailing slash.
+
+    A path (``./channel``, ``/srv/channel``, ``~/channel``) becomes a ``file://`` URL, relative ones from ``base_dir``;
+    a URL below conda.anaconda.org becomes the channel's name. Raises MetadataError for what can be no channel.
+    """
+    channel = text.strip()
+    if _SCHEME.match(channel):
+        channel = _with_plain_login(channel, where)
+    directory = channel.startswith(("./", "../", "/", "~/")) or channel in (".", "..", "~")
+    control = any(ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u2028\u2029" for char in text)
+    if not channel or control or (not directory and re.search(r"[\s\"'<>\\`]", channel)):
+        raise MetadataError(
+            f"{_short(redact(text))!r} is not a channel",
+            where=where,
+            hint="A channel is a name (conda-forge), a URL without blanks, or a directory (./here or /there).",
+        )
+    if channel.startswith("-"):
+        raise MetadataError(
+            f"the channel {_short(redact(channel))!r} starts with a '-', as an option would",
+            where=where,
+            hint="Write ./ before the name of a directory.",
+        )
+    if directory:
+        url = file_url(channel, base_dir, where=where)
+        if url == "file:///":
+            raise MetadataError(f"{channel!r} is not a channel: it is the root of the file system", where=where)
+        return url
+    if _SCHEME.match(channel):
+        url = channel.rstrip("/")
+        if url.endswith(":"):
+            raise MetadataError(f"{_short(channel)!r} is not a channel: it names no place", where=where)
+        for alias in (DEFAULT_ALIAS, DEFAULT_ALIAS.replace("https:", "http:")):
+            if url.startswith(alias + "/") and not url.startswith(alias + "/t/"):
+                return url[len(alias) + 1 :]
+        return url
+    channel = channel.rstrip("/")
+    try:
+        check_channel_name(channel)
+    except ValueError as error:
+        raise MetadataError(
+            f"{_short(redact(channel))!r} is not a channel: {_short(scrub(str(error)))}",
+            where=where,
+            hint="A channel is a name (conda-forge), a URL (https://...), or a directory (./here or /there).",
+        ) from None
+    return channel
+
+
+def check_channel_name(channel: str) -> None:
+    """Raise ValueError, with the reason, where a channel cannot be called that (CEP 26).
+
+    Capital letters pass: CEP 26 has none, but conda and anaconda.org take ``-c Esri`` for ``-c esri``.
+    """
+    name, found, label = channel.partition("/label/")
+    for part in name.split("/"):
+        if not _NAME.fullmatch(part):
+            raise ValueError(f"'{part}' has other characters than letters, digits, . _ and -, or starts with . or -")
+        if len(part) > _LONGEST_PART:
+            raise ValueError(f"a part of its name has more than {_LONGEST_PART} characters")
+    if found and not _LABEL.fullmatch(label):
+        raise ValueError(f"'{_short(label)}' is not the name of a label: it starts with a letter")
+
+
+def _with_plain_login(channel: str, where: Location | None) -> str:
+    """The URL of a channel, in its login the characters escaped by which programs could split it in another way.
+
+    Raises MetadataError for a URL without a valid host.
+    """
+    try:
+        url = split_url(channel)
+    except ValueError as error:
+        raise MetadataError(
+            f"{_short(redact(channel))!r} is not a channel: {error}",
+            where=where,
+            hint="Write https://HOST/CHANNEL. In a user or password, write special characters as in %40 for @.",
+        ) from None
+    if url.userinfo is None:
+        return channel
+    plain = url.userinfo.replace("@", "%40").replace("'", "%27")
+    return channel.replace(f"://{url.userinfo}@", f"://{plain}@", 1)

@@ -1,0 +1,1 @@
+"""The formats in which scripts declare environments: one module for each."""

@@ -1,0 +1,225 @@
+"""Files that list what an environment needs: ``environment.yml`` (CEP 24), and texts of one match spec a line."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from cetool.base.errors import Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
+from cetool.base.limits import ENVIRONMENT_FILE
+from cetool.base.patterns import pattern
+from cetool.declare.dialects.conda_execute import read_packages, read_variables
+from cetool.declare.environment import Ignored, Requirements
+from cetool.declare.match_specs import canonical_spec
+from cetool.declare.nodes import Node, channels_of, ends_channels, nearest, shorten
+from cetool.declare.platforms import current_platform, selectors
+from cetool.declare.source import decode, printable, read_bytes
+from cetool.declare.yaml import parse_yaml
+
+#: CEP 24's keys.
+KEYS = ("name", "prefix", "channels", "dependencies", "variables")
+_SELECTOR = pattern(r"(?<!\S)# ?\[([^\[\]]*)\]\s*$")
+_SELECTOR_WORD = pattern(r"[A-Za-z_][A-Za-z0-9_.]*|[()]|[^\s()A-Za-z_]+")
+#: The names of selectors that CEP 24 takes from conda-build, and osx64.
+_SELECTOR_NAMES = frozenset(
+    (
+        *("linux", "osx", "win", "unix", "linux32", "linux64", "osx64", "win32", "win64", "x86", "x86_64"),
+        *("aarch64", "arm64", "armv6l", "armv7l", "ppc64le", "s390x"),
+    )
+)
+#: Also with one slash, which is what a path makes of it.
+_WAS_URL = pattern(r"(?:https?|ftp|s3|file):/")
+_SEL = pattern(r"sel\((.*)\)")
+_SEL_WORDS = frozenset(("unix", "linux", "osx", "win", "and", "or", "not", "(", ")"))
+
+
+def read_environment_file(path: str | os.PathLike[str], platform: str | None = None) -> Requirements:
+    """What the file asks for on a platform (None: this one); relative channels and paths start from its directory.
+
+    A name that ends in ``.yml`` or ``.yaml`` means YAML, any other one match spec a line. Raises MetadataError.
+    """
+    given = os.fspath(path)
+    name = printable(given)
+    try:
+        data = read_bytes(given, name, "environment file", limit=ENVIRONMENT_FILE)
+    except (ScriptNotFoundError, ScriptNotReadableError) as error:
+        if _WAS_URL.match(given):
+            raise MetadataError(
+                "an environment file is not read from a URL", hint="Fetch it, read it, and name the file."
+            ) from None
+        # 126 and 127 are about the script itself
+        raise MetadataError(error.message, where=error.where, hint=error.hint) from None
+    directory = Path(given).absolute().parent
+    if given.lower().endswith((".yml", ".yaml")):
+        return _read_yaml(decode(_as_utf8(data), name), name, directory, platform or current_platform())
+    text = decode(data, name)
+    return _read_lines(text, name, directory)
+
+
+def _as_utf8(data: bytes) -> bytes:
+    """The file in UTF-8: conda takes UTF-16 as well, which PowerShell writes."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and not data.startswith(codecs.BOM_UTF32_LE):
+        with contextlib.suppress(UnicodeDecodeError):
+            return data.decode("utf-16").encode()
+    return data
+
+
+def _read_yaml(text: str, name: str, directory: Path, platform: str) -> Requirements:
+    root = parse_yaml(_selected(text, name, platform), name=name, aliases=True)
+    if root is None or root.kind == "nothing":
+        raise MetadataError("the environment file says nothing", where=Location(name), hint="Add `dependencies:`.")
+    keys = root.as_mapping("the environment file")
+    if "dependencies" not in keys:
+        close = next(
+            (key for key in keys if key not in KEYS and nearest(key, ("dependencies",)).startswith("Did")), None
+        )
+        raise MetadataError(
+            "the environment file has no dependencies" + ("" if close is None else f", but a key {shorten(close)!r}"),
+            where=Location(name) if close is None else keys[close].where,
+            hint="Add `dependencies:`." if close is None else "Did you mean 'dependencies'?",
+        )
+    listed = read_packages(_without_sel(keys["dependencies"], platform), "dependencies", directory)
+    channels = channels_of(keys.get("channels"), directory)
+    return listed._replace(
+        channels=channels,
+        configured=channels is not None and not ends_channels(keys["channels"]),
+        variables=read_variables(keys.get("variables")),
+        warnings=tuple(_ignored(keys)),
+    )
+
+
+def _selected(text: str, name: str, platform: str) -> str:
+    """The text without the lines whose selector (``# [win]``, as conda-lock has them) does not hold on a platform.
+
+    Lines are emptied, not taken out, so that they keep their numbers. Raises MetadataError for a selector that has
+    something else in it than names of systems and processors, as conda-build's may.
+    """
+    if "[" not in text or "#" not in text:
+        return text
+    holds = _selector_names(platform)
+    lines = text.split("\n")
+    for number, line in enumerate(lines, start=1):
+        found = _SELECTOR.search(line)
+        if found is None or not line[: found.start()].strip():
+            continue
+        words = _SELECTOR_WORD.findall(found[1])
+        if not _SELECTOR_NAMES.intersection(words):
+            continue  # a comment that has brackets
+        value = _evaluated(words, holds)
+        if value is None:
+            raise MetadataError(
+                f"the selector [{shorten(found[1])}] is not one that cetool reads",
+                where=Location(name, number),
+                hint=f"It can have and, or, not, parentheses and these names: {', '.join(sorted(_SELECTOR_NAMES))}.",
+            )
+        lines[number - 1] = line if value else ""
+    return "\n".join(lines)
+
+
+def _selector_names(platform: str) -> set[str]:
+    """The names of selectors that hold on a platform (conda-build's, and osx64)."""
+    system, _, processor = platform.partition("-")
+    names = {system, *selectors(platform)[1:], {"64": "x86_64"}.get(processor, processor)}
+    if processor in ("64", "32"):
+        names |= {"x86", f"{system}{processor}"}
+    return names
+
+
+def _evaluated(words: list[str], holds: set[str]) -> bool | None:
+    """Whether an expression of names, ``and``, ``or``, ``not`` and parentheses holds; None where it is none."""
+    words = list(words)
+
+    def either() -> bool:
+        value = both()
+        while words[:1] == ["or"]:
+            words.pop(0)
+            value = both() or value
+        return value
+
+    def both() -> bool:
+        value = one()
+        while words[:1] == ["and"]:
+            words.pop(0)
+            value = one() and value
+        return value
+
+    def one() -> bool:
+        word = words.pop(0)
+        if word == "not":
+            return not one()
+        if word == "(":
+            value = either()
+            if words.pop(0) != ")":
+                raise ValueError
+            return value
+        if word not in _SELECTOR_NAMES:
+            raise ValueError
+        return word in holds
+
+    try:
+        value = either()
+    except (ValueError, IndexError, RecursionError):
+        return None
+    return None if words else value
+
+
+def _without_sel(node: Node, platform: str) -> Node:
+    """The dependencies with each ``sel(EXPRESSION): spec`` (CEP 24) replaced by its spec, or left out."""
+    if node.kind == "nothing":
+        return node
+    items: list[Node] = []
+    for item in node.as_list("dependencies", "Write one match spec an entry: [python >=3, numpy]"):
+        conditions = {key: found[1] for key in item.entries if (found := _SEL.fullmatch(key))}
+        rest = {key: value for key, value in item.entries.items() if key not in conditions}
+        for key, condition in conditions.items():
+            value = item.entries[key]
+            words = _SELECTOR_WORD.findall(condition)
+            held = _evaluated(words, _selector_names(platform)) if set(words) <= _SEL_WORDS else None
+            if held is None:
+                value.fail(
+                    f"{shorten(key)!r} is not a selector", "Write sel(unix), sel(linux), sel(osx) or sel(win) (CEP 24)."
+                )
+            if value.kind != "text":
+                value.fail(f"{key} is followed by one match spec, not by {value.in_words}")
+            items += [value] if held else []
+        if rest or not conditions:
+            items.append(item._replace(entries=rest) if conditions else item)
+    return node._replace(items=tuple(items))
+
+
+def _ignored(keys: Mapping[str, Node]) -> Iterator[Ignored]:
+    """What the file says and cetool has no use for."""
+    for key, node in keys.items():
+        if key == "prefix":
+            yield Ignored("'prefix' is ignored: cetool decides where environments are", node.where)
+        elif key not in KEYS:
+            yield Ignored(f"cetool ignores the key {shorten(key)!r}{_meant(key)}", node.where)
+
+
+def _meant(key: str) -> str:
+    """The question whether another key was meant: CEP 24 has unknown ones ignored, misspelt ones too."""
+    meant = nearest(key, KEYS)
+    return f". {meant}" if meant.startswith("Did") else ""
+
+
+def _read_lines(text: str, name: str, directory: Path) -> Requirements:
+    packages = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        spec = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip()
+        if not spec:
+            continue
+        where = Location(name, number)
+        if spec.startswith("@EXPLICIT"):
+            raise MetadataError(
+                "this file names all packages of an environment (@EXPLICIT), so it cannot be one of several parts",
+                where=where,
+                hint="`cetool create --file FILE` makes that environment; --lock-file FILE runs a script in it.",
+            )
+        packages.append(canonical_spec(spec, where=where, base_dir=directory))
+    if not packages:
+        raise MetadataError("the file names no packages", where=Location(name), hint="Write one match spec a line.")
+    return Requirements(packages=tuple(packages))

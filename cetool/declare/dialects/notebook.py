@@ -1,0 +1,331 @@
+"""Jupyter notebooks: their cells, their language, and the place in which one says what it needs.
+
+What a notebook needs stands in a code cell, as it stands in a script of that language, or in the notebook's metadata.
+Code cells are counted as Jupyter counts them when all are run: from 1, empty ones left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cetool.base.errors import Location, MetadataError, UsageError
+from cetool.base.limits import parse_json
+from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_block
+from cetool.declare.environment import Ignored, Requirements
+from cetool.declare.metadata import ENVIRONMENT_FILE, ScriptMetadata, nothing_found, read_block
+from cetool.declare.nodes import Node, shorten
+from cetool.declare.source import Script
+
+#: The package whose kernel runs a language where none is declared, and others that bring one.
+KERNEL_PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "python": ("ipykernel", "xeus-python", "xeus-python-raw"),
+    "r": ("r-irkernel", "xeus-r"),
+    "bash": ("bash_kernel",),
+}
+#: The notebook's own metadata: the key, and which dialect's keys stand below it.
+METADATA_KEYS = {
+    "cetool": CONDA_EXECUTE,
+    "conda-execute": CONDA_EXECUTE,
+    "script": PEP723,
+    "conda-script": CONDA_SCRIPT,
+}
+#: Kernels by the names that they usually have, for notebooks that do not name their language.
+_LANGUAGES = {"ir": "r", "irkernel": "r", "xpython": "python", "xr": "r", "bash": "bash"}
+_SUFFIXES = {"python": ".py", "r": ".r", "bash": ".sh", "julia": ".jl", "javascript": ".js", "c++": ".cpp"}
+#: Cell magics below which a cell is still code of the notebook: a block below another is some other file's.
+_TRANSPARENT = ("time", "timeit", "capture", "prun")
+_MAGIC = re.compile(r"\s*%%(\w+)")
+#: Nesting of a specification in the metadata.
+_MAX_DEPTH = 16
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A code cell that is not empty: its number, its place among all cells (from 0), its text and its tags."""
+
+    number: int
+    index: int
+    text: str
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """A notebook's code cells, its ``language`` in lower case, the ``kernel`` that it names, and its metadata."""
+
+    script: Script
+    language: str
+    kernel: str | None
+    cells: tuple[Cell, ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def cell_script(self, cell: Cell) -> Script:
+        """The cell as a script of the notebook's language, in the notebook's directory."""
+        path = self.script.path
+        return Script(
+            path.with_name(path.name + _SUFFIXES.get(self.language, "")),
+            f"{self.script.name}:cell {cell.number}",
+            cell.text.replace("\r\n", "\n").replace("\r", "\n"),
+        )
+
+    @property
+    def kernel_package(self) -> str | None:
+        """The package that brings a kernel for the language; None where cetool knows of none."""
+        return KERNEL_PACKAGES.get(self.language, (None,))[0]
+
+
+def read_notebook(script: Script) -> Notebook:
+    """The notebook in a file's text (nbformat 3 and 4). Raises MetadataError, with the line for what is not JSON."""
+    try:
+        data = parse_json(script.text)
+    except json.JSONDecodeError as error:
+        raise MetadataError(
+            f"this notebook is not JSON: {error.msg} (column {error.colno})",
+            where=script.at(error.lineno),
+            hint="Open it in Jupyter, or take it from where it came once more.",
+        ) from None
+    except ValueError as error:
+        raise MetadataError(
+            f"this notebook cannot be read: {shorten(str(error))}",
+            where=script.at(),
+            hint="Clear its outputs (jupyter nbconvert --clear-output --inplace), or open it in Jupyter.",
+        ) from None
+    major = data.get("nbformat") if isinstance(data, dict) else None
+    if not isinstance(major, int) or major not in (3, 4):
+        raise MetadataError(
+            "this is not a notebook: nbformat is missing"
+            if major is None
+            else f"this notebook is of format {shorten(str(major))}, and cetool reads 3 and 4",
+            where=script.at(),
+            hint="A notebook is a JSON object with 'nbformat', 'metadata' and 'cells', as Jupyter writes it.",
+        )
+    metadata = data.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    cells = _code_cells(data, script)
+    language, kernel = _language(metadata, data)
+    return Notebook(script, language, kernel, cells, metadata)
+
+
+def _code_cells(data: Mapping[str, Any], script: Script) -> tuple[Cell, ...]:
+    """The code cells; those of format 3 lie in worksheets."""
+    listed = data.get("cells")
+    key = "source"
+    if data["nbformat"] == 3:
+        sheets = data.get("worksheets")
+        pages = [sheet.get("cells") if isinstance(sheet, dict) else None for sheet in _list(sheets)]
+        listed = [cell for page in pages for cell in _list(page)]
+        key = "input"
+    if not isinstance(listed, list):
+        raise MetadataError("this notebook has no list of cells", where=script.at())
+    found: list[Cell] = []
+    for index, cell in enumerate(listed):
+        if not isinstance(cell, dict) or cell.get("cell_type") != "code":
+            continue
+        source = cell.get(key, "")
+        text = "".join(map(str, source)) if isinstance(source, list) else str(source)
+        about = cell.get("metadata")
+        tags = about.get("tags") if isinstance(about, dict) else None
+        if text.strip():
+            found.append(Cell(len(found) + 1, index, text, tuple(map(str, tags)) if isinstance(tags, list) else ()))
+    return tuple(found)
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _language(metadata: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, str | None]:
+    spec, info = metadata.get("kernelspec"), metadata.get("language_info")
+    spec = spec if isinstance(spec, dict) else {}
+    info = info if isinstance(info, dict) else {}
+    kernel = spec.get("name")
+    kernel = kernel if isinstance(kernel, str) and kernel else None
+    for named in (spec.get("language"), info.get("name")):
+        if isinstance(named, str) and named.strip():
+            # ipython and IRkernel have called theirs so
+            name = named.strip().lower()
+            return {"ipython": "python", "python3": "python"}.get(name, name), kernel
+    return _LANGUAGES.get((kernel or "").lower(), "python"), kernel
+
+
+# --- what it needs ----------------------------------------------------------------------------------------------------
+
+
+def find_cell(notebook: Notebook) -> tuple[Cell, Block] | None:
+    """The one code cell with a block, and the block; None where there is none. Raises MetadataError for two."""
+    found: list[tuple[Cell, Block]] = []
+    for cell in notebook.cells:
+        magic = _MAGIC.match(cell.text)
+        if magic is not None and magic[1] not in _TRANSPARENT:
+            continue
+        block = find_block(notebook.cell_script(cell))
+        if block is not None:
+            found.append((cell, block))
+    if len(found) > 1:
+        from cetool.declare.comments import comment_lines
+
+        real = [each for each in found if comment_lines(notebook.cell_script(each[0]), [each[1].first])]
+        found = real or found
+    if len(found) > 1:
+        one, other = found[0], found[1]
+        raise MetadataError(
+            f"there are two blocks: one in cell {one[0].number}, and one in cell {other[0].number}",
+            where=notebook.cell_script(other[0]).at(other[1].first),
+            hint="A notebook says in one block what it needs: keep one of them.",
+        )
+    return found[0] if found else None
+
+
+def read_notebook_metadata(script: Script, platform: str | None = None) -> ScriptMetadata:
+    """What a notebook declares on a platform (None: this one), its kernel's package added where that is missing.
+
+    Raises MetadataError.
+    """
+    notebook = read_notebook(script)
+    found = find_cell(notebook)
+    keys = [key for key in METADATA_KEYS if key in notebook.metadata]
+    if len(keys) + (found is not None) > 1:
+        places = [*([] if found is None else [f"in cell {found[0].number}"]), *(f"below {key!r}" for key in keys)]
+        raise MetadataError(
+            f"the notebook says twice what it needs: {places[0]}, and {places[1]} of its metadata",
+            where=script.at(),
+            hint="Keep one of them.",
+        )
+    if found is not None:
+        cell, block = found
+        source = notebook.cell_script(cell)
+        metadata = _without_command(block.dialect, source, *read_block(block, source, platform))
+        metadata = metadata._replace(lines=(block.first, block.last), cell=cell.number)
+    elif keys:
+        metadata = _from_metadata(notebook, keys[0], platform)
+    else:
+        raise _nothing_found(notebook)
+    return _as_notebook(metadata, notebook)
+
+
+def notebook_in_file_environment(script: Script, requirements: Requirements) -> ScriptMetadata:
+    """The metadata of a notebook that declares nothing and runs in what an environment file asks for."""
+    notebook = read_notebook(script)
+    found = find_cell(notebook)
+    key = next((key for key in METADATA_KEYS if key in notebook.metadata), None)
+    if found is not None or key is not None:
+        place = f"cell {found[0].number}" if found is not None else f"{key!r} in its metadata"
+        raise UsageError(
+            f"--env-file is for notebooks without metadata of their own, and {script.name} has some ({place})",
+            hint="Leave --env-file out; --with adds single packages.",
+        )
+    return _as_notebook(ScriptMetadata(ENVIRONMENT_FILE, str(script.path), None, requirements, None), notebook)
+
+
+def with_kernel(requirements: Requirements, language: str) -> tuple[Requirements, str | None]:
+    """The requirements with a kernel for the language among them, and the package that was added for it."""
+    from cetool.declare.match_specs import spec_name
+
+    known = KERNEL_PACKAGES.get(language, ())
+    names = {spec_name(spec) for spec in requirements.packages}
+    names |= {re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0].lower() for text in requirements.pypi}
+    if not known or names & set(known):
+        return requirements, None
+    return requirements.plus(Requirements(packages=(known[0],))), known[0]
+
+
+def _as_notebook(metadata: ScriptMetadata, notebook: Notebook) -> ScriptMetadata:
+    requirements, _ = with_kernel(metadata.requirements, notebook.language)
+    return metadata._replace(
+        path=str(notebook.script.path),
+        requirements=requirements,
+        run_with=None,
+        entrypoint=None,
+        language=notebook.language,
+        kernel=notebook.kernel,
+    )
+
+
+def _without_command(
+    dialect: str,
+    source: Script,
+    requirements: Requirements,
+    run_with: tuple[str, ...] | None,
+    entrypoint: str | None,
+) -> ScriptMetadata:
+    """The declaration without the command, which a notebook has no use for: one that was written is warned of."""
+    ignored = "entrypoint" if entrypoint is not None else "run_with" if run_with is not None else None
+    if ignored is not None:
+        warning = Ignored(
+            f"{ignored} says nothing in a notebook, whose cells its kernel runs: it is ignored", source.at()
+        )
+        requirements = requirements._replace(warnings=(*requirements.warnings, warning))
+    return ScriptMetadata(dialect, str(source.path), None, requirements, None)
+
+
+def _from_metadata(notebook: Notebook, key: str, platform: str | None) -> ScriptMetadata:
+    """What the notebook's own metadata declares: a dialect's keys as JSON, or the text of its block."""
+    name = f"{notebook.script.name}:metadata.{key}"
+    dialect, value = METADATA_KEYS[key], notebook.metadata[key]
+    path = notebook.script.path
+    source = Script(path.with_name(path.name + _SUFFIXES.get(notebook.language, "")), name, "\n")
+    if isinstance(value, str | list) and (isinstance(value, str) or all(isinstance(line, str) for line in value)):
+        text = value if isinstance(value, str) else "".join(line.removesuffix("\n") + "\n" for line in value)
+        content = tuple(text.rstrip("\n").split("\n"))
+        block = Block(dialect, 1, len(content), content, tuple(range(1, len(content) + 1)))
+        return _without_command(dialect, source, *read_block(block, source, platform))
+    root = _node(value, Location(name), 0)
+    return _without_command(dialect, source, *_readers(platform)[dialect](root, source))
+
+
+def _readers(
+    platform: str | None,
+) -> dict[str, Callable[[Node, Script], tuple[Requirements, tuple[str, ...] | None, str | None]]]:
+    """By dialect what reads its keys, as they are on a platform."""
+    from cetool.declare.dialects.conda_execute import read_own_keys
+    from cetool.declare.dialects.conda_script import read_conda_script_keys
+    from cetool.declare.dialects.pep723 import read_pep723_keys
+
+    def own(root: Node, source: Script) -> tuple[Requirements, tuple[str, ...] | None, str | None]:
+        keys = read_own_keys(root, f"the notebook's metadata at {source.name.rpartition(':')[2]}", source.directory)
+        if not keys.requirements.packages and not keys.requirements.pypi:
+            root.fail("no packages are named in 'env'", 'Write "env": ["python >=3", "numpy"].')
+        return keys.requirements, keys.run_with, None
+
+    return {
+        CONDA_EXECUTE: own,
+        PEP723: lambda root, source: (*read_pep723_keys(root, source, platform=platform), None),
+        CONDA_SCRIPT: lambda root, source: read_conda_script_keys(root, source, platform=platform),
+    }
+
+
+def _node(value: Any, where: Location, depth: int) -> Node:
+    """A JSON value as the tree that the dialects' readers take."""
+    if depth > _MAX_DEPTH:
+        raise MetadataError("the metadata is nested too deep", where=where)
+    if isinstance(value, dict):
+        entries = {
+            key: _node(item, Location(f"{where.path}.{shorten(key, 40)}"), depth + 1) for key, item in value.items()
+        }
+        return Node("mapping", where, entries=entries)
+    if isinstance(value, list):
+        return Node("list", where, items=tuple(_node(item, where, depth + 1) for item in value))
+    if isinstance(value, str):
+        return Node("text", where, value)
+    if value is None:
+        return Node("nothing", where)
+    kind = "boolean" if isinstance(value, bool) else "number"
+    return Node("boolean" if kind == "boolean" else "number", where, json.dumps(value))
+
+
+def _nothing_found(notebook: Notebook) -> MetadataError:
+    first = notebook.cells[0] if notebook.cells else None
+    source = notebook.script if first is None else notebook.cell_script(first)
+    usual = nothing_found(source)
+    lines = "# conda execute\n# env:\n#  - python >=3\n#  - numpy"
+    advice = (usual.hint or "").partition("Add these lines")[0]
+    return MetadataError(
+        "the notebook does not say what it needs",
+        where=usual.where if advice else notebook.script.at(),
+        hint=f"{advice}Write lines such as these into its first code cell "
+        f"(`cetool init` does), or name a file that does with --env-file environment.yml:\n{lines}",
+    )

@@ -1,0 +1,218 @@
+"""``[tool.uv.sources]``: where single packages come from instead of the indexes.
+
+Sources with a path, a URL or a repository turn the requirements that they are for into direct references (PEP 508), so
+that they are locked, exported, compared and shown like any other. Sources with an index stay settings, for uv.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cetool.base.errors import MetadataError
+from cetool.base.values import Value
+from cetool.declare.dialects.pypi_tables import PYPI_NAME, direct_reference, flag, refuse_editable
+from cetool.declare.match_specs import canonical_requirement
+from cetool.declare.nodes import Node, shorten
+
+_FIELDS = (
+    *("path", "url", "git", "index", "workspace", "subdirectory", "rev", "tag", "branch", "lfs"),
+    *("editable", "package", "marker", "extra", "group"),
+)
+_PLACES = ("path", "url", "git", "index", "workspace")
+_OPPOSITE = {
+    **{"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"},
+    **{"in": "not in", "not in": "in", "===": "!="},
+}
+
+
+class Source(Value):
+    """One source of a package: the URL of a direct reference, or the name of an index (``pin``).
+
+    It holds where the ``marker`` does.
+    """
+
+    node: Node
+    url: str | None = None
+    pin: str | None = None
+    marker: str | None = None
+
+
+class Sources:
+    """The sources of a block, by package, and which of them some requirement is for."""
+
+    def __init__(self, sources: Mapping[str, tuple[Source, ...]], base_dir: str | os.PathLike[str]) -> None:
+        self._sources = sources
+        self._base_dir = base_dir
+        self._used: set[str] = set()
+
+    def applied(self, requirements: Iterable[str]) -> tuple[str, ...]:
+        """The canonical requirements with the sources applied. Raises MetadataError where one has a URL already."""
+        return tuple(text for requirement in requirements for text in self._applied(requirement))
+
+    def _applied(self, requirement: str) -> list[str]:
+        from packaging.requirements import InvalidRequirement, Requirement
+        from packaging.utils import canonicalize_name
+
+        try:
+            asked = Requirement(requirement)
+        except InvalidRequirement:  # a URL without a name, to which no source can belong
+            return [requirement]
+        name = canonicalize_name(asked.name)
+        sources = self._sources.get(name)
+        if sources is None:
+            return [requirement]
+        self._used.add(name)
+        if asked.url is not None:
+            sources[0].node.fail(
+                f"{name} says twice where it comes from: in the requirement {requirement.partition(' @ ')[0]!r} itself "
+                "and in [tool.uv.sources]",
+                "Take one of them out.",
+            )
+        direct = [source for source in sources if source.url is not None]
+        if not direct:
+            return [requirement]
+        own = [] if asked.marker is None else [str(asked.marker)]
+        found = []
+        for source in direct:
+            asked.url = source.url
+            found.append(self._written(asked, own + ([source.marker] if source.marker else [])))
+        if all(source.marker for source in direct):
+            asked.url = None
+            others = [negation(source.marker, source.node) for source in direct if source.marker]
+            found.append(self._written(asked, own + others))
+        return found
+
+    def _written(self, requirement: Any, markers: list[str]) -> str:
+        """The requirement where all of the markers hold."""
+        from packaging.requirements import Requirement
+
+        specifier = "" if requirement.url is not None else str(requirement.specifier)
+        extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+        place = f" @ {requirement.url}" if requirement.url is not None else ""
+        held = " and ".join(f"({marker})" for marker in markers)
+        text = f"{requirement.name}{extras}{specifier}{place}" + (f" ; {held}" if held else "")
+        return canonical_requirement(str(Requirement(text)), base_dir=self._base_dir)
+
+    def pins(self) -> dict[str, list[dict[str, str]]]:
+        """The sources with an index, as ``[tool.uv.sources]`` has them."""
+        found = {}
+        for name, sources in self._sources.items():
+            tables = [
+                {"index": source.pin, **({"marker": source.marker} if source.marker else {})}
+                for source in sources
+                if source.pin is not None
+            ]
+            if tables:
+                found[name] = tables
+        return found
+
+    def refuse_unused(self) -> None:
+        """Raise MetadataError for sources that no requirement is for: uv passes them over, whatever was meant."""
+        for name, sources in self._sources.items():
+            if name not in self._used:
+                sources[0].node.fail(
+                    f"tool.uv.sources.{name} is for a package that the script does not ask for, so it has no effect",
+                    f"Add {name!r} to 'dependencies', even if only another package needs it, or take the source out.",
+                )
+
+
+def read_sources(node: Node | None, indexes: Iterable[str], base_dir: str | os.PathLike[str]) -> Sources:
+    """The table ``[tool.uv.sources]``; ``indexes`` are the names of indexes. Raises MetadataError."""
+    from packaging.utils import canonicalize_name
+
+    found: dict[str, tuple[Source, ...]] = {}
+    for name, value in {} if node is None else node.as_mapping("[tool.uv.sources]").items():
+        if not PYPI_NAME.fullmatch(name):
+            value.fail(f"{shorten(name)!r} is not the name of a PyPI package")
+        items = value.items if value.kind == "list" else (value,)
+        if not items:
+            value.fail(f"tool.uv.sources.{name} is empty", "Take it out.")
+        sources = tuple(_source(name, item, tuple(indexes), base_dir) for item in items)
+        if len(sources) > 1:
+            for source in sources:
+                if source.marker is None:
+                    source.node.fail(
+                        f"{name} has several sources, and one of them says not when it holds",
+                        "Give each of them a 'marker': { ..., marker = \"sys_platform == 'linux'\" }.",
+                    )
+        found[canonicalize_name(name)] = sources
+    return Sources(found, base_dir)
+
+
+def _source(name: str, node: Node, indexes: tuple[str, ...], base_dir: str | os.PathLike[str]) -> Source:
+    fields = node.as_mapping(f"tool.uv.sources.{name}", _FIELDS)
+    places = [field for field in _PLACES if field in fields]
+    if len(places) != 1:
+        told = f"says twice where it comes from: {' and '.join(places)}" if places else "names no place to come from"
+        node.fail(f"tool.uv.sources.{name} {told}", "It has one of path, url, git and index.")
+    place = places[0]
+    if place == "workspace":
+        fields[place].fail(
+            f"{name} is to come from a workspace, and a script is not part of one",
+            'Name its directory: { path = "../directory" }.',
+        )
+    refuse_editable(name, fields.get("editable"))
+    if "package" in fields and not flag(fields["package"], "package"):
+        fields["package"].fail(f"{name} is not to be installed as a package, and nothing else can be done with it")
+    if "lfs" in fields and flag(fields["lfs"], "lfs"):
+        fields["lfs"].fail(f"the files of {name} in Git LFS cannot be fetched", "Name an archive or a wheel of it.")
+    for field in ("extra", "group"):
+        if field in fields:
+            fields[field].fail(f"a script has no {field}s, so this source of {name} has no effect", "Take it out.")
+    marker = _marker(name, fields["marker"]) if "marker" in fields else None
+    if place == "index":
+        index = fields[place].as_text(f"the index of {name}", "Write the name of an index in [[tool.uv.index]].")
+        if index not in indexes:
+            listed = f"There are: {', '.join(sorted(indexes))}." if indexes else "Add it, with 'name' and 'url'."
+            fields[place].fail(f"there is no index {shorten(index)!r} in [[tool.uv.index]]", listed)
+        stray = next((field for field in ("subdirectory", "rev", "tag", "branch") if field in fields), None)
+        if stray is not None:
+            fields[stray].fail(f"{name} comes from an index, which has no {stray!r}", "Take it out.")
+        return Source(node, pin=index, marker=marker)
+    texts = {
+        field: fields[field].as_text(f"{field} of {name}")
+        for field in (*_PLACES[:3], "subdirectory", "rev", "tag", "branch")
+        if field in fields
+    }
+    return Source(node, url=direct_reference(name, node, texts, base_dir), marker=marker)
+
+
+def _marker(name: str, node: Node) -> str:
+    from packaging.markers import InvalidMarker, Marker
+
+    text = node.as_text(f"the marker of {name}")
+    try:
+        return str(Marker(text))
+    except (InvalidMarker, RecursionError):
+        node.fail(f"{shorten(text)!r} is not a marker", "Write it as in \"sys_platform == 'linux'\".")
+
+
+def negation(marker: str, node: Node) -> str:
+    """The marker that holds where the given one does not. Raises MetadataError where none can say that."""
+    from packaging.markers import Marker
+
+    return _negated(Marker(marker)._markers, node)
+
+
+def _negated(part: Any, node: Node) -> str:
+    """The same of what the parser made of a marker: an operand, its operators between lists."""
+    if isinstance(part, tuple):
+        left, operator, right = (item.serialize() for item in part)
+        if operator not in _OPPOSITE:
+            raise MetadataError(
+                f"the marker {shorten(f'{left} {operator} {right}')!r} is for some machines only, and cetool cannot "
+                "say which the others are",
+                where=node.where,
+                hint="Write it with >= and <, or give all machines a source.",
+            )
+        return f"{left} {_OPPOSITE[operator]} {right}"
+    # «or» binds less than «and»: what is between two of them is one operand
+    groups: list[list[str]] = [[]]
+    for item in part:
+        if item == "or":
+            groups.append([])
+        elif item != "and":
+            groups[-1].append(_negated(item, node))
+    return " and ".join("(" + " or ".join(f"({text})" for text in group) + ")" for group in groups)

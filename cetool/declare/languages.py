@@ -1,0 +1,292 @@
+"""Languages of scripts: suffixes, comments, the programs that run them, and the packages that bring those programs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cetool.base.patterns import pattern
+from cetool.declare.source import Script
+
+PYTHON = "python"
+
+
+@dataclass(frozen=True)
+class Language:
+    """How a line comment starts, which conda package runs or compiles a script, and by which command.
+
+    ``package`` is None where it is not known; ``command`` is empty where no program runs such a file as it is.
+    """
+
+    comment: str
+    package: str | None
+    command: tuple[str, ...] = ()
+
+    @property
+    def is_python(self) -> bool:
+        """Whether a PEP 723 block can stand in it."""
+        return self.package == PYTHON
+
+
+_UNKNOWN = Language("#", None)
+
+# comment, package, command, suffixes
+_TABLE: tuple[tuple[str, str | None, str, str], ...] = (
+    ("#", "python", "python", ".py .pyw"),
+    ("#", "r-base", "Rscript", ".r"),
+    ("#", "r-rmarkdown", "", ".rmd"),
+    ("#", "quarto", "", ".qmd"),
+    ("#", "julia", "julia", ".jl"),
+    ("#", "bash", "bash", ".sh .bash"),
+    ("#", "zsh", "zsh", ".zsh"),
+    ("#", "ksh", "ksh", ".ksh"),
+    ("#", "fish", "fish", ".fish"),
+    ("#", "ruby", "ruby", ".rb"),
+    ("#", "perl", "perl", ".pl"),
+    ("#", "perl", "", ".pm"),
+    ("#", "tk", "tclsh", ".tcl"),
+    ("#", "gawk", "awk -f", ".awk"),
+    ("#", "sed", "sed -f", ".sed"),
+    ("#", "make", "make -f", ".mk"),
+    ("#", "powershell", "pwsh -File", ".ps1"),
+    ("#", "nushell", "nu", ".nu"),
+    ("#", "xonsh", "xonsh", ".xsh"),
+    ("#", "elixir", "elixir", ".exs"),
+    ("#", "elixir", "", ".ex"),
+    ("#", "gnuplot", "gnuplot", ".gp .gnuplot"),
+    ("#", "snakemake-minimal", "snakemake -s", ".smk"),
+    ("#", "cmake", "cmake -P", ".cmake"),
+    ("//", "nodejs", "node", ".js .mjs .cjs"),
+    ("//", "nodejs", "", ".ts"),
+    ("//", "deno", "deno run", ""),
+    ("//", "bun", "bun", ""),
+    ("//", "php", "php", ".php"),
+    ("//", "c-compiler", "", ".c .h"),
+    ("//", "cxx-compiler", "", ".cc .cpp .cxx .hpp"),
+    ("//", "go", "go run", ".go"),
+    ("//", "openjdk", "java", ".java"),
+    ("//", "rust", "", ".rs"),
+    ("//", "nextflow", "nextflow run", ".nf"),
+    ("//", "kotlin", "", ".kts"),
+    ("//", None, "", ".cs .swift .scala .sc .dart .zig"),
+    ("--", "lua", "lua", ".lua"),
+    ("--", "ghc", "runghc", ".hs"),
+    ("--", None, "", ".sql .elm .adb .ads"),
+    (";;", "racket", "racket", ".rkt"),
+    (";;", "guile", "guile", ".scm"),
+    (";;", None, "", ".lisp .el .clj"),
+    ("%", "octave", "octave", ".m"),
+    ("%", None, "", ".tex .erl .pro"),
+    ("!", "fortran-compiler", "", ".f90 .f95 .f03 .f08"),
+    ("'", None, "", ".vb .bas"),
+)
+
+
+_SUFFIXES: dict[str, Language] = {}
+#: By package, the languages whose scripts a program runs as they are.
+_RUNNABLE: dict[str, Language] = {}
+for _comment, _package, _command, _suffixes in _TABLE:
+    _language = Language(_comment, _package, tuple(_command.split()))
+    _SUFFIXES.update(dict.fromkeys(_suffixes.split(), _language))
+    if _package is not None and _command:
+        _RUNNABLE[_package] = _language
+
+#: Packages whose environment can run scripts of one language, next to those that the table names.
+_ALSO = {
+    "r": "r-base",
+    "r-essentials": "r-base",
+    "snakemake": "snakemake-minimal",
+    "tcl": "tk",
+    "openjdk": "openjdk",
+    "pypy": "python",
+    "cpython": "python",
+    "anaconda": "python",
+    "miniconda": "python",
+}
+_PYPY = pattern(r"pypy[0-9.]*\Z")
+#: Programs for a special purpose, which an environment often has next to the interpreter; alone they count.
+_TOOLS = frozenset({"gawk", "sed", "make", "gnuplot", "snakemake-minimal", "cmake", "nextflow", "tk"})
+#: What takes files of its own suffix only.
+_BY_SUFFIX_ONLY = frozenset({"go", "openjdk", "cmake"})
+
+_PROGRAMS: dict[str, Language] = {
+    program: _SUFFIXES[suffix]
+    for program, suffix in (
+        ("python", ".py"),
+        ("pythonw", ".py"),
+        ("pypy", ".py"),
+        ("ipython", ".py"),
+        ("rscript", ".r"),
+        ("r", ".r"),
+        ("littler", ".r"),
+        ("julia", ".jl"),
+        ("bash", ".sh"),
+        ("zsh", ".zsh"),
+        ("ksh", ".ksh"),
+        ("fish", ".fish"),
+        ("ruby", ".rb"),
+        ("perl", ".pl"),
+        ("tclsh", ".tcl"),
+        ("wish", ".tcl"),
+        ("gawk", ".awk"),
+        ("awk", ".awk"),
+        ("sed", ".sed"),
+        ("make", ".mk"),
+        ("pwsh", ".ps1"),
+        ("nu", ".nu"),
+        ("xonsh", ".xsh"),
+        ("elixir", ".exs"),
+        ("gnuplot", ".gp"),
+        ("snakemake", ".smk"),
+        ("node", ".js"),
+        ("nodejs", ".js"),
+        ("php", ".php"),
+        ("go", ".go"),
+        ("java", ".java"),
+        ("nextflow", ".nf"),
+        ("lua", ".lua"),
+        ("runghc", ".hs"),
+        ("runhaskell", ".hs"),
+        ("octave", ".m"),
+        ("racket", ".rkt"),
+        ("guile", ".scm"),
+    )
+}
+
+#: The package that brings a program, where that is not the one of its language or is not called like the program.
+_PACKAGES = {
+    "c++": "cxx-compiler",
+    "cargo": "rust",
+    "cc": "c-compiler",
+    "clang++": "clangxx",
+    "erl": "erlang",
+    "escript": "erlang",
+    "g++": "cxx-compiler",
+    "gcc": "c-compiler",
+    "gfortran": "fortran-compiler",
+    "ipython": "ipython",
+    "javac": "openjdk",
+    "jupyter": "jupyter_core",
+    "magick": "imagemagick",
+    "npm": "nodejs",
+    "npx": "nodejs",
+    "psql": "postgresql",
+    "rustc": "rust",
+    "snakemake": "snakemake",
+    "sqlite3": "sqlite",
+    "swipl": "swi-prolog",
+    **{name: name for name in ("bun", "clang", "cmake", "deno", "dotnet", "ghc", "git", "ksh", "ninja", "pkg-config")},
+    **{name: name for name in ("pypy", "zig", "littler", "tcsh", "dash")},
+}
+
+#: Programs of every machine, as POSIX has them: an environment need not have its own.
+POSIX_PROGRAMS = frozenset({"sh", "bash", "dash", "awk", "sed", "make", "env"})
+
+
+def language_of(script: Script) -> Language:
+    """The script's language: by its suffix, else by the program in its shebang; comments start with ``#`` in others."""
+    known = _SUFFIXES.get(script.path.suffix.lower())
+    if known is not None:
+        return known
+    first = script.text.split("\n", 1)[0]
+    words = re.split(r"[\s/\\]+", first[2:]) if first.startswith("#!") else []
+    return next((found for word in words if (found := language_of_program(word)) is not None), _UNKNOWN)
+
+
+def language_of_suffix(suffix: str) -> Language | None:
+    """The language of files with this suffix (``.py``); None if unknown."""
+    return _SUFFIXES.get(suffix.lower())
+
+
+def language_of_program(program: str) -> Language | None:
+    """The language of the scripts that a program runs, whatever directory and version its name has; None if unknown."""
+    name = program.replace("\\", "/").rpartition("/")[2].removesuffix(".exe").lower()
+    return _PROGRAMS.get(name) or _PROGRAMS.get(re.sub(r"[0-9.]+w?\Z", "", name))
+
+
+def package_of_program(program: str) -> str | None:
+    """The conda package that brings a program; None where that is not known."""
+    name = program.replace("\\", "/").rpartition("/")[2].removesuffix(".exe")
+    known = _PACKAGES.get(name) or _PACKAGES.get(re.sub(r"[0-9.]+\Z", "", name.lower()))
+    if known is not None:
+        return known
+    language = language_of_program(name)
+    return None if language is None else language.package
+
+
+def languages_of_packages(names: Iterable[str]) -> tuple[Language, ...]:
+    """The languages whose interpreters are among these packages, each once, in the table's order.
+
+    A package of R alone (``r-ggplot2``) stands for R, and a tool such as make for itself, where nothing else does.
+    """
+    listed = [_ALSO.get(name, "python" if _PYPY.match(name) else name) for name in names]
+    found = {name for name in listed if name in _RUNNABLE and name not in _BY_SUFFIX_ONLY}
+    found = found - _TOOLS or found
+    if not found and any(name.startswith(("r-", "bioconductor-")) for name in listed):
+        found = {"r-base"}
+    return tuple(language for name, language in _RUNNABLE.items() if name in found)
+
+
+# What a line of one language is like that is no line of a shell's. Each is matched against one line, at its beginning.
+_NAME = r"[A-Za-z_]\w*"
+_SIGNS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("Python", pattern(r"[rRuUbB]?(?:\"\"\"|''')")),
+    ("Python", pattern(rf"from \.*{_NAME}(?:\.{_NAME})* import \S|from \.+ import \S|@{_NAME}[\w.]*(?:\(.*\))?\s*$")),
+    ("Python", pattern(rf"(?:async )?def {_NAME}\(.*:|class {_NAME}(?:\(.*\))?:|if __name__ == ")),
+    ("Python", pattern(r"print\(\s*[^)\s]")),
+    ("C or C++", pattern(r"#\s*include\s*[<\"]|int main\s*\(|using namespace |#pragma |template\s*<")),
+    ("R", pattern(r"(?:suppressPackageStartupMessages|library|require|source)\(\s*[^)\s]|[A-Za-z.][\w.]* <- ")),
+    (
+        "JavaScript",
+        pattern(r"(?:const|var) [\w{\[$].*=|let [\w{\[$]\S* = |import .* from ['\"]|import ['\"]|console\.log\("),
+    ),
+    (
+        "JavaScript",
+        pattern(r"(?:export )?(?:async )?function\s+\w+\s*\(\s*[^)\s].*\{|\"use strict\"|module\.exports\b"),
+    ),
+    ("TypeScript", pattern(r"(?:export )?(?:interface|enum|type) \w+ (?:=|\{)")),
+    ("Rust", pattern(r"(?:pub )?fn \w+\s*[(<]|use (?:std|core|crate)::|(?:pub )?struct \w+")),
+    ("Fortran", pattern(r"program \w+\s*$|implicit none\b", re.IGNORECASE)),
+    ("Go", pattern(r"package \w+\s*$|func \w*\(")),
+    ("Java", pattern(r"(?:public |final |abstract )+class |import (?:static )?java[\w.]*;|package [\w.]+;")),
+    ("Julia", pattern(r"using [A-Z]\w*(?:[:,.].*)?$|println\(\s*[^)\s]")),
+    ("Perl", pattern(r"use (?:strict|warnings|utf8|v?5[\w.]*|[A-Z]\w*(?:::\w+)+).*;|my [$@%]\w+|package [\w:]+;")),
+    ("Ruby", pattern(r"require(?:_relative)? ['\"]|puts ['\"]|def \w+[!?]?\s*$|class [A-Z]\w*(?: < [\w:]+)?\s*$")),
+    ("PHP", pattern(r"<\?php")),
+    ("Lua", pattern(r"local (?:function )?\w+ (?:= |\()|local \w+ *= *require")),
+    ("Haskell", pattern(r"module [A-Z][\w.]*.* where|main *:: *IO|import qualified |\{-#")),
+    ("R Markdown", pattern(r"---\s*$|```\{")),
+    ("XML or HTML", pattern(r"<(?:!DOCTYPE|\?xml|html)\b", re.IGNORECASE)),
+)
+_MODULE = rf"{_NAME}(?:\.{_NAME})*(?: as {_NAME})?"
+_IMPORT = pattern(rf"import {_MODULE}(?:\s*,\s*{_MODULE})*\s*;?\s*(?:#.*)?$")
+#: ImageMagick's ``import`` takes a picture of the screen.
+_PICTURE = pattern(r"import \S+\.(?:png|jpe?g|gif|tiff?|bmp|webp|xwd|ppm|pdf|e?ps|svg|miff)\s*$", re.IGNORECASE)
+_INCLUDE = pattern(r"#\s*include\s*[<\"][\w./+-]+[>\"]\s*(?:(?://|/\*).*)?$")
+_OTHER_COMMENT = pattern(r"[ \t]*(//|--|;;?|%|!|')[ \t]*(?:conda execute:?|/// conda-script)[ \t]*$")
+_MOST_LINES = 400
+
+
+def language_in_text(text: str) -> str | None:
+    """The language, as messages name it, of a text that is clearly no shell script; None where it may be one.
+
+    The first lines at the top level decide. What follows a here-document or an open quote is not looked at: it may be
+    a program of another language that a shell script hands over.
+    """
+    for row in text.split("\n", _MOST_LINES)[:_MOST_LINES]:
+        line = row.rstrip()
+        if other := _OTHER_COMMENT.match(line):
+            return f"a language whose comments start with {other[1]}"
+        if _INCLUDE.match(line):
+            return "C or C++"
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if _IMPORT.match(line) and not _PICTURE.match(line):
+            return "Python"
+        for name, sign in _SIGNS:
+            if sign.match(line):
+                return name
+        if "<<" in line or line.endswith("\\") or line.count('"') % 2 or line.count("'") % 2 or line.count("`") % 2:
+            return None
+    return None

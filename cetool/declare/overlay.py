@@ -1,0 +1,193 @@
+"""What is laid over an existing environment: the keys ``base``, ``overlay`` and ``conda``, and the value they make.
+
+An entry of ``overlay`` is what pip understands in a requirements file: a PyPI requirement, the path of a wheel or a
+directory, a URL, and ``-e`` before a directory for a checkout that is worked on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import unquote, urlsplit
+
+from cetool.base.errors import Location, MetadataError
+from cetool.base.urls import redact, strip_credentials
+from cetool.declare.channels import file_url
+from cetool.declare.match_specs import MAX_SPEC, canonical_requirement, canonical_spec, spec_name
+from cetool.declare.nodes import Node, has_control, shorten
+from cetool.declare.source import with_home
+
+_URL = re.compile(r"(?:https?|file|(?:git|hg|svn|bzr)\+(?:https?|ssh|git|file|svn|lp))://\S+\Z")
+_PATH = re.compile(r"(?:\.{1,2}|~[^/\s]*)?/|\.{1,2}\Z|[A-Za-z]:[\\/]")
+_EDITABLE = re.compile(r"(?:-e|--editable)(?:\s*=\s*|\s+|(?=[./~]))")
+_EXTRAS = re.compile(r"\[[A-Za-z0-9._, -]*\]\Z")
+_ARCHIVE = (".whl", ".tar.gz", ".zip", ".tar.bz2", ".tgz")
+_HINT = (
+    "Write what pip takes: 'numpy ==2.4.1', ./some.whl, ./directory, git+https://host/repository@tag, or -e ./checkout."
+)
+
+
+@dataclass(frozen=True)
+class OverlaySpec:
+    """An overlay in canonical form; equal values are one directory.
+
+    ``base`` is the absolute path of the prefix below, ``requirements`` the canonical entries (:func:`canonical_entry`),
+    ``conda`` canonical match specs, each sorted and without repeats; ``python`` a match spec that the base's python has
+    to fit (of ``requires-python``). ``states`` pair entries that are files or directories here with what changes when
+    they do, so that what was laid of an older state is another overlay.
+    """
+
+    base: str
+    requirements: tuple[str, ...] = ()
+    conda: tuple[str, ...] = ()
+    python: tuple[str, ...] = ()
+    states: tuple[tuple[str, str], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values, empty parts left out, credentials taken out."""
+        pairs = {
+            "base": self.base,
+            "requirements": list(map(strip_credentials, self.requirements)),
+            "conda": list(map(strip_credentials, self.conda)),
+            "python": list(self.python),
+            "states": dict(self.states),
+        }
+        return {key: value for key, value in pairs.items() if value}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> OverlaySpec:
+        """The value that :meth:`as_dict` wrote. Raises KeyError, TypeError or ValueError where it is none."""
+        return cls(
+            base=str(data["base"]),
+            requirements=tuple(map(str, data.get("requirements", []))),
+            conda=tuple(map(str, data.get("conda", []))),
+            python=tuple(map(str, data.get("python", []))),
+            states=tuple(sorted((str(key), str(value)) for key, value in data.get("states", {}).items())),
+        )
+
+
+@dataclass(frozen=True)
+class OverlayKeys:
+    """What the keys say: ``base`` a name or an absolute path, canonical entries, canonical match specs."""
+
+    base: str
+    entries: tuple[str, ...] = ()
+    conda: tuple[str, ...] = ()
+
+
+def read_overlay_keys(keys: Mapping[str, Node], base_dir: str | os.PathLike[str]) -> OverlayKeys | None:
+    """What ``base``, ``overlay`` and ``conda`` say; None where there is none of them. Raises MetadataError."""
+    given = {name: keys[name] for name in ("base", "overlay", "conda") if name in keys}
+    if not given:
+        return None
+    if "base" not in given:
+        name, node = next(iter(given.items()))
+        node.fail(
+            f"'{name}' is laid over a base, and no 'base' is named",
+            "Add 'base:' with the path of an environment, or its name; or list the packages in 'env'.",
+        )
+    named = given["base"].as_text("base", "Name an environment by its path, or as conda calls it.")
+    base = canonical_base(named, base_dir, given["base"].where)
+    entries: tuple[str, ...] = ()
+    if "overlay" in given and given["overlay"].kind != "nothing":
+        items = given["overlay"].as_list("overlay", f"Write one package an entry. {_HINT}")
+        entries = tuple(
+            canonical_entry(item.as_text("an entry of overlay", _HINT), where=item.where, base_dir=base_dir)
+            for item in items
+        )
+    conda: tuple[str, ...] = ()
+    if "conda" in given and given["conda"].kind != "nothing":
+        items = given["conda"].as_list("conda", "Write one match spec an entry: [libtiff >=4.6, ripgrep]")
+        conda = tuple(
+            canonical_spec(item.as_text("an entry of conda"), where=item.where, base_dir=base_dir) for item in items
+        )
+    return OverlayKeys(base, entries, conda)
+
+
+def canonical_base(text: str, base_dir: str | os.PathLike[str], where: Location | None = None) -> str:
+    """A base as it was named: an absolute path where it is a path, else the name as it is."""
+    text = text.strip()
+    if not _PATH.match(text) and os.sep not in text:
+        return text
+    return os.path.normpath(Path(base_dir, with_home(text, where)).absolute())
+
+
+def canonical_entry(text: str, *, where: Location | None = None, base_dir: str | os.PathLike[str] | None = None) -> str:
+    """The canonical form of an overlay's entry: a requirement, a URL, an absolute path, or ``-e`` and such a path.
+
+    Paths may be followed by extras in brackets; relative ones start from ``base_dir`` (the working directory where
+    None). Raises MetadataError, quoting the entry, for what is none.
+    """
+    entry = text.strip()
+    directory = base_dir or Path.cwd()
+    if len(entry) > 2 * MAX_SPEC or has_control(text):
+        _refuse(entry, where, "it is too long, or holds a line break or a control character")
+    editable = _EDITABLE.match(entry)
+    if editable:
+        path = entry[editable.end() :].strip()
+        if _URL.match(path) and not path.startswith("file://"):
+            _refuse(
+                entry, where, "-e is for a checkout on this machine", "Without -e, a git URL is installed as it is."
+            )
+        return f"-e {_canonical_path(path, directory, where)}"
+    if entry.startswith("-"):
+        _refuse(entry, where, "it is an option of pip", "Of pip's options only -e is understood, before a directory.")
+    if _URL.match(entry):
+        if re.search(r"\s", entry):
+            _refuse(entry, where, "a URL has no blanks")
+        return _canonical_path(entry, directory, where) if entry.startswith("file://") else entry
+    looks_like_file = entry.endswith(_ARCHIVE) and "@" not in entry
+    if _PATH.match(entry) or looks_like_file or (os.sep in entry and "@" not in entry and " " not in entry):
+        return _canonical_path(entry, directory, where)
+    return canonical_requirement(entry, where=where, base_dir=directory)
+
+
+def _canonical_path(text: str, directory: str | os.PathLike[str], where: Location | None) -> str:
+    extras = _EXTRAS.search(text)
+    path = text[: extras.start()] if extras else text
+    if path.startswith("file://"):
+        path = unquote(urlsplit(path).path)
+    if not path:
+        _refuse(text, where, "it names no path")
+    absolute = os.path.normpath(Path(directory, with_home(path, where)).absolute())
+    file_url(absolute, "/", where=where)  # refuses what no URL can hold
+    return absolute + (extras[0].replace(" ", "") if extras else "")
+
+
+def _refuse(entry: str, where: Location | None, reason: str, hint: str | None = None) -> NoReturn:
+    shown = shorten(redact(entry)).encode("unicode_escape", "surrogatepass").decode()
+    raise MetadataError(f"'{shown}' cannot be laid over a base: {reason}", where=where, hint=hint or _HINT)
+
+
+def is_editable(entry: str) -> bool:
+    """Whether a canonical entry is a checkout that is worked on."""
+    return entry.startswith("-e ")
+
+
+def local_path(entry: str) -> Path | None:
+    """The file or directory that a canonical entry is, None for a requirement or a URL elsewhere."""
+    path = entry.removeprefix("-e ")
+    if path.startswith("/") or re.match(r"[A-Za-z]:[\\/]", path):
+        return Path(_EXTRAS.sub("", path))
+    _, found, url = path.partition(" @ file://")
+    return Path(unquote(urlsplit(f"file://{url.split(' ; ')[0]}").path)) if found else None
+
+
+def is_direct(entry: str) -> bool:
+    """Whether a canonical entry says itself where its package is, so that no index has a say in it."""
+    return local_path(entry) is not None or bool(_URL.match(entry)) or " @ " in entry
+
+
+def refuse_packages(packages: Sequence[str], where: Location | None) -> None:
+    """Raise MetadataError where a script with a base asks for conda packages of its own; a python it may ask for."""
+    others = [spec for spec in packages if spec_name(spec) != "python"]
+    if others:
+        raise MetadataError(
+            f"'base' names an environment that brings its own packages, and others are asked for: {', '.join(others)}",
+            where=where,
+            hint="List conda packages to lay over the base under 'conda:', Python packages under 'overlay:'.",
+        )

@@ -1,0 +1,321 @@
+"""Where a script comes from: a file, or text that was given; read with every check before anything trusts it."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from cetool.base import limits
+from cetool.base.errors import CetoolError, Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
+from cetool.base.patterns import pattern
+from cetool.base.values import Value
+
+#: Bytes that a script may have, and a notebook.
+MAX_SIZE, MAX_NOTEBOOK_SIZE = limits.SCRIPT, limits.NOTEBOOK
+NOTEBOOK_SUFFIX = ".ipynb"
+
+# PEP 263's own pattern for the first two lines, and what the first may be for the second to count
+_CODING = pattern(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-_.a-zA-Z0-9]+)")
+_BLANK_OR_COMMENT = pattern(rb"^[ \t\f]*(?:#.*)?$")
+_PYTHON_SHEBANG = pattern(rb"^#!.*\b(?:python|pypy)[0-9.]*w?(?:\.exe)?(?:\s|$)")
+_URL = pattern(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_UTF16_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+#: Characters of a codec's name that messages show.
+_MOST_NAME = 60
+#: Codecs that are no encodings of a program's text; two of them also take quadratic time.
+_NOT_FOR_SOURCE = frozenset({"punycode", "idna", "undefined", "unicode_escape", "raw_unicode_escape"})
+
+
+#: Whether what is read came from a URL: a script, what is in it, a baseline.
+_FOREIGN: ContextVar[bool] = ContextVar("foreign", default=False)
+
+
+class Script(Value):
+    """A script's text and what it is called.
+
+    ``path`` is absolute, as given (symbolic links are not resolved); ``name`` is what messages call it; ``text`` is
+    decoded, without a byte order mark, its lines ending in ``\\n``.
+    """
+
+    path: Path
+    name: str
+    text: str
+
+    @property
+    def directory(self) -> Path:
+        """Where relative paths in the script's metadata start from."""
+        return self.path.parent
+
+    def at(self, line: int | None = None) -> Location:
+        """A place in this script."""
+        return Location(self.name, line)
+
+
+def is_url(text: str) -> bool:
+    """Whether a script is named by a URL of any scheme; :mod:`cetool.fetch.scripts` tells which ones can be fetched."""
+    return _URL.match(text) is not None
+
+
+@contextmanager
+def foreign_text(foreign: bool) -> Iterator[None]:
+    """While this lasts, what is read came from a URL if ``foreign``: ``~`` in a path is refused, not replaced."""
+    token = _FOREIGN.set(foreign)
+    try:
+        yield
+    finally:
+        _FOREIGN.reset(token)
+
+
+def with_home(path: str, where: Location | None = None) -> str:
+    """The path, a leading ``~`` replaced by the home directory: nothing else is expanded in what a script says.
+
+    Raises MetadataError in :func:`foreign_text`, where it would name another directory for each user.
+    """
+    if not path.startswith("~"):
+        return path
+    if _FOREIGN.get():
+        raise MetadataError(
+            f"{printable(path)!r} starts with '~', which is not expanded in what comes from elsewhere",
+            where=where,
+            hint="Write an absolute path; in a script that you saved here, '~' is your home directory.",
+        )
+    return os.path.expanduser(path)
+
+
+def is_notebook(script: Script) -> bool:
+    """Whether this is a Jupyter notebook: by its suffix, or (standard input, a link) by what it begins with and has."""
+    if script.path.suffix.lower() == NOTEBOOK_SUFFIX:
+        return True
+    return script.text[:100].lstrip()[:1] == "{" and '"nbformat"' in script.text and '"cells"' in script.text
+
+
+def size_limit(path: str | os.PathLike[str]) -> int:
+    """Bytes that a file of this name may have."""
+    return MAX_NOTEBOOK_SIZE if os.fspath(path).lower().endswith(NOTEBOOK_SUFFIX) else MAX_SIZE
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal cannot or should not show written as escapes."""
+    shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
+
+
+def read_script(path: str | os.PathLike[str]) -> Script:
+    """Read a script from a file.
+
+    Raises ScriptNotFoundError (127) where there is none; ScriptNotReadableError (126) for a directory and for a file
+    that may not be read; MetadataError (125) for what is no regular file, larger than :func:`size_limit`, empty, or not
+    text in UTF-8 (or, for Python, in the encoding that its PEP 263 line names).
+    """
+    given = os.fspath(path)
+    name = printable(given)
+    data = read_bytes(given, name)
+    if not os.path.isabs(given):
+        _refuse_deleted_directory(name)
+    absolute = Path(given).absolute()
+    return Script(absolute, name, decode(data, name, python=looks_like_python(data, absolute)))
+
+
+def looks_like_python(data: bytes, path: Path) -> bool:
+    """Whether a coding line (PEP 263) counts: by the file's suffix, or its shebang."""
+    return path.suffix.lower() in (".py", ".pyw") or _PYTHON_SHEBANG.match(data[:4096]) is not None
+
+
+def script_from_text(text: str, path: str | os.PathLike[str], name: str) -> Script:
+    """A script made of text that was given on the command line or on standard input.
+
+    ``path`` is the file that will hold it when it runs. Raises MetadataError for empty text, NULs, and too much of it.
+    """
+    text = text.removeprefix("\ufeff")
+    if len(text) > MAX_SIZE or len(text.encode("utf-8", "surrogatepass")) > MAX_SIZE:
+        raise _too_large(name)
+    return Script(Path(path).absolute(), name, _checked(text, name))
+
+
+def read_bytes(path: str, name: str, what: str = "script", *, limit: int | None = None) -> bytes:
+    """The bytes of a regular file, with the checks of :func:`read_script`; nothing here can block on a pipe."""
+    limit = size_limit(path) if limit is None else limit
+    if not path:
+        raise ScriptNotFoundError(f"there is no {what} '': its path is empty", hint="Is the variable set it came from?")
+    where = Location(name)
+    try:
+        _refuse_special(os.stat(path), where, what)
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags)
+        with open(descriptor, "rb") as stream:
+            # looked at again: another process may have put something else there between the two calls
+            _refuse_special(os.fstat(stream.fileno()), where, what)
+            data = stream.read(limit + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        if not os.path.isabs(path):
+            _refuse_deleted_directory(name)
+        raise ScriptNotFoundError(
+            f"there is no {what} {name!r}", where=where, hint="Check the path; a relative one starts from here."
+        ) from None
+    except PermissionError:
+        raise ScriptNotReadableError(
+            f"the {what} may not be read",
+            where=where,
+            hint="Give yourself the right to read it (chmod u+r), and to enter the directories above it.",
+        ) from None
+    except ValueError:
+        raise ScriptNotFoundError(f"{name!r} cannot be the name of a {what}", where=where) from None
+    except OSError as error:
+        raise ScriptNotReadableError(f"the {what} cannot be read: {_reason(error)}", where=where) from None
+    if len(data) > limit:
+        raise _too_large(name, what, limit)
+    if not data:
+        raise MetadataError(f"the {what} is empty", where=where)
+    return data
+
+
+def decode(data: bytes, name: str, *, python: bool = False) -> str:
+    """The text of these bytes, lines ending in ``\\n``.
+
+    UTF-8, a byte order mark allowed; with ``python`` the encoding that a PEP 263 line names. Raises MetadataError.
+    """
+    where = Location(name)
+    mark = data.startswith(codecs.BOM_UTF8)
+    if not mark and data.startswith(_UTF16_32):
+        raise MetadataError("the file is in UTF-16 or UTF-32", where=where, hint="Save it as UTF-8.")
+    if b"\0" in data:
+        raise MetadataError(
+            f"there is a NUL byte at offset {data.index(0)}: this is no text file",
+            where=Location(name, _line_of(data, data.index(0))),
+            hint="cetool runs scripts; a compiled program needs none of it. If it is text, save it as UTF-8.",
+        )
+    encoding = _declared_encoding(data, name, mark) if python else None
+    try:
+        text = data.decode(encoding or "utf-8-sig")
+        text.encode("utf-8")
+    except UnicodeDecodeError as error:
+        offset = error.start + (len(codecs.BOM_UTF8) if mark and encoding is None else 0)
+        hint = "Save it as UTF-8."
+        if python and encoding is None:
+            hint = "Save it as UTF-8, or name its encoding in the first two lines (PEP 263): # -*- coding: latin-1 -*-"
+        raise MetadataError(
+            f"byte 0x{data[min(offset, len(data) - 1)]:02x} at offset {offset} is not {encoding or 'UTF-8'}",
+            where=Location(name, _line_of(data, offset)),
+            hint=hint,
+        ) from None
+    except (UnicodeError, ValueError, LookupError) as error:
+        raise MetadataError(f"the file is not {encoding or 'UTF-8'}: {error}", where=where) from None
+    return _checked(text, name)
+
+
+def source_encoding(data: bytes, name: str, *, python: bool) -> str:
+    """The codec that these bytes are in, by the rules of :func:`decode`; a byte order mark is no part of the text."""
+    return (_declared_encoding(data, name, data.startswith(codecs.BOM_UTF8)) if python else None) or "utf-8"
+
+
+def _checked(text: str, name: str) -> str:
+    """The text with its line ends made one kind. Raises MetadataError where there is none, or a NUL."""
+    if "\0" in text:
+        raise MetadataError(
+            "there is a NUL character: this is no text",
+            where=Location(name, text.count("\n", 0, text.index("\0")) + 1),
+            hint="Save it as UTF-8.",
+        )
+    if not text:
+        raise MetadataError("the script is empty", where=Location(name))
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _declared_encoding(data: bytes, name: str, mark: bool) -> str | None:
+    """The encoding of the coding line in the first two lines, None where there is none or where it says UTF-8."""
+    head = data[len(codecs.BOM_UTF8) if mark else 0 :][:4096].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    for number, line in enumerate(head.split(b"\n")[:2], start=1):
+        found = _CODING.match(line)
+        if found is None:
+            if _BLANK_OR_COMMENT.match(line):
+                continue
+            return None
+        where = Location(name, number)
+        named = found.group(1).decode("ascii")
+        try:
+            codec = codecs.lookup(named).name
+            known = codec.replace("-", "_") not in _NOT_FOR_SOURCE and line.decode(codec) == line.decode("ascii")
+        except UnicodeDecodeError:
+            known = True  # the line itself has a byte that is not ASCII: the whole file will tell
+        except (LookupError, UnicodeError, ValueError):
+            known = False
+        if not known:
+            raise MetadataError(
+                f"the coding line names {named[:_MOST_NAME]!r}, which is no encoding for source text",
+                where=where,
+                hint="Name one that Python knows (utf-8, latin-1, cp1252), or save the file as UTF-8 without the line.",
+            )
+        if codec in ("utf-8", "utf-8-sig"):
+            return None
+        if mark:
+            raise MetadataError(
+                f"the coding line names {named[:_MOST_NAME]!r}, but the file starts with UTF-8's byte order mark",
+                where=where,
+                hint="Take the coding line out.",
+            )
+        return codec
+    return None
+
+
+def _line_of(data: bytes, offset: int) -> int:
+    """The line, from 1, of a byte; CR LF, LF and CR each end one."""
+    before = data[:offset]
+    return before.count(b"\n") + before.count(b"\r") - before.count(b"\r\n") + 1
+
+
+def _refuse_deleted_directory(name: str) -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ScriptNotFoundError(
+            f"the working directory was deleted, so {name!r} means nothing: {_reason(error)}",
+            where=Location(name),
+            hint="Change to a directory that exists, or give the absolute path.",
+        ) from None
+
+
+def _refuse_special(status: os.stat_result, where: Location, what: str) -> None:
+    """Raise for a directory and for anything that is not a regular file."""
+    mode = status.st_mode
+    if stat.S_ISDIR(mode):
+        raise ScriptNotReadableError(
+            f"this is a directory, not {_one(what)}", where=where, hint=f"Name the {what} in it that you mean."
+        )
+    if stat.S_ISREG(mode):
+        return
+    kinds = (
+        (stat.S_ISFIFO, "a pipe (FIFO)"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    )
+    kind = next((words for test, words in kinds if test(mode)), "no regular file")
+    raise MetadataError(
+        f"this is {kind}, not {_one(what)} in a file",
+        where=where,
+        hint="Save it in a file first"
+        + (", or give a script on standard input with `cetool run -`." if what == "script" else "."),
+    )
+
+
+def _one(what: str) -> str:
+    return f"an {what}" if what[0] in "aeiou" else f"a {what}"
+
+
+def _too_large(name: str, what: str = "script", limit: int = MAX_SIZE) -> CetoolError:
+    return MetadataError(
+        f"the {what} is larger than {limits.in_words(limit)}",
+        where=Location(name),
+        hint="Clear its outputs (jupyter nbconvert --clear-output --inplace)."
+        if limit == MAX_NOTEBOOK_SIZE
+        else "Keep data in a file of its own.",
+    )
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

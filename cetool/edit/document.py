@@ -1,0 +1,177 @@
+"""A script's file as bytes that can be changed in one place: the lines around it stay as they are, byte for byte.
+
+Written atomically: whoever reads the file at any moment finds the old one or the new one, whole.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cetool.base.errors import CetoolError, Location, MetadataError, UsageError
+from cetool.base.files import ChangedError, replace_file
+from cetool.declare.source import MAX_SIZE, Script, decode, is_url, looks_like_python, printable, read_bytes
+from cetool.declare.source import source_encoding as encoding_of
+
+_LINE = re.compile(rb"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+\Z")
+_ENDING = re.compile(r"(?:\r\n|\n|\r)?\Z")
+
+
+class NotWrittenError(CetoolError):
+    """A script was to be changed and was not: its file is unchanged."""
+
+
+class ScriptChangedError(NotWrittenError):
+    """A script is not what was read any more, so it was not changed: reading it again may help."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A script with the bytes that it was read from.
+
+    ``target`` is the file itself, symbolic links followed; ``lines`` are its lines with their ends, which joined are
+    ``data`` without ``mark``, the byte order mark; ``codec`` is what they are written in. ``script`` is None where the
+    file is empty.
+    """
+
+    path: Path
+    name: str
+    target: Path
+    data: bytes
+    codec: str
+    mark: bytes
+    lines: tuple[bytes, ...]
+    script: Script | None
+
+    def line(self, index: int) -> tuple[str, str]:
+        """The text of a line (from 0) and its end: ``\\n``, ``\\r\\n``, ``\\r``, or nothing at the end of the file."""
+        text = self.lines[index].decode(self.codec)
+        end = _ENDING.search(text)
+        assert end is not None
+        return text[: end.start()], end[0]
+
+    @property
+    def ending(self) -> str:
+        """How most lines end; a line feed where none does."""
+        found = [end for end in (self.line(index)[1] for index in range(len(self.lines))) if end]
+        return max(("\n", "\r\n", "\r"), key=found.count)
+
+    def with_text(self, text: str) -> Document:
+        """The same file with another text, its byte order mark kept."""
+        return _document(self.path, self.name, self.target, self.mark + text.encode(self.codec))
+
+    def spliced(self, first: int, last: int, new: Sequence[bytes]) -> Document:
+        """The same with the lines from index ``first`` up to and without ``last`` replaced by others.
+
+        Raises MetadataError where what comes of it is no script any more.
+        """
+        data = self.mark + b"".join((*self.lines[:first], *new, *self.lines[last:]))
+        if len(data) > MAX_SIZE:
+            raise MetadataError("the script would become too large", where=Location(self.name))
+        return _document(self.path, self.name, self.target, data)
+
+
+def text_document(path: Path, name: str, text: str) -> Document:
+    """A text that is part of a file, as a document of its own: it can be changed, and not written."""
+    return _document(path, name, path, text.encode())
+
+
+def read_document(path: str | os.PathLike[str]) -> Document:
+    """Read a script that is to be changed; it may be empty.
+
+    Raises the errors of :func:`~cetool.declare.source.read_script`, and MetadataError for an encoding whose lines
+    cannot be told apart.
+    """
+    given = os.fspath(path)
+    if given == "-" or is_url(given):
+        raise UsageError(
+            f"{printable(given)!r} is no file, so it cannot be changed", hint="Save it, and give its path."
+        )
+    name = printable(given)
+    try:
+        empty = os.path.isfile(given) and os.stat(given).st_size == 0
+    except (OSError, ValueError):
+        empty = False
+    data = b"" if empty else read_bytes(given, name)
+    absolute = Path(given).absolute()
+    return _document(absolute, name, Path(os.path.realpath(absolute)), data)
+
+
+def _document(path: Path, name: str, target: Path, data: bytes) -> Document:
+    mark = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
+    if data == mark:
+        return Document(path, name, target, data, "utf-8", mark, (), None)
+    python = looks_like_python(data, path)
+    script = Script(path, name, decode(data, name, python=python))
+    codec = encoding_of(data, name, python=python)
+    lines = tuple(_LINE.findall(data[len(mark) :]))
+    document = Document(path, name, target, data, codec, mark, lines, script)
+    try:
+        texts = [document.line(index) for index in range(len(lines))]
+        same = "\n".join([*(text for text, _ in texts), *([""] if texts[-1][1] else [])]) == script.text
+        same = same and all(raw == (text + end).encode(codec) for raw, (text, end) in zip(lines, texts, strict=True))
+    except UnicodeError:
+        same = False
+    if not same:
+        raise MetadataError(
+            f"the lines of a file in {codec} cannot be changed one by one",
+            where=Location(name),
+            hint="Save it as UTF-8.",
+        )
+    return document
+
+
+def write_document(old: Document, new: Document) -> tuple[str, ...]:
+    """Put the new bytes in the old one's place, and return sentences that the user is to read.
+
+    Mode bits, and as far as this user may set them owner, group and extended attributes, are those of the old file; a
+    symbolic link goes on pointing at it. Raises NotWrittenError where the file may not be written, ScriptChangedError
+    where it is not what was read any more.
+    """
+    target, where = old.target, Location(old.name)
+    try:
+        status = os.stat(target)
+        if not status.st_mode & 0o222 or not os.access(target, os.W_OK):
+            raise NotWrittenError(
+                "the script is read-only", where=where, hint="Give yourself the right to write it: chmod u+w."
+            )
+        if os.path.realpath(old.path) != str(target):
+            raise ChangedError(target)
+        replace_file(target, old.data, new.data)
+    except ChangedError:
+        raise ScriptChangedError(
+            "the script was changed by someone else meanwhile, so nothing was written",
+            where=where,
+            hint="Run the same command again.",
+        ) from None
+    except OSError as error:
+        raise _not_written(error, old, target.parent) from None
+    if status.st_nlink > 1:
+        others = status.st_nlink - 1
+        names = (
+            "another name (a hard link), which still has"
+            if others == 1
+            else f"{others} other names (hard links), which still have"
+        )
+        return (f"the file has {names} the old text",)
+    return ()
+
+
+def _not_written(error: OSError, document: Document, directory: Path) -> NotWrittenError:
+    reason = error.strerror or str(error)
+    return NotWrittenError(
+        f"the script cannot be written: {reason}",
+        where=Location(document.name),
+        hint=f"A new file has to be made in its directory, {printable(str(directory))}.",
+    )
+
+
+def require_script(document: Document) -> Script:
+    """The script of a document that may not be empty. Raises MetadataError."""
+    if document.script is None:
+        raise MetadataError("the script is empty", where=Location(document.name))
+    return document.script

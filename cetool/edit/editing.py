@@ -1,0 +1,286 @@
+"""Changes what a script declares, and nothing else: the new text is read again before it is taken.
+
+An edit is refused, with nothing written, unless the block declares afterwards exactly what was intended, and says
+everything else as before; bytes outside the block are never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from cetool.base.errors import MetadataError, UsageError
+from cetool.base.urls import redact, strip_credentials
+from cetool.declare.blocks import CONDA_EXECUTE, PEP723, Block, find_block
+from cetool.declare.channels import canonical_channel
+from cetool.declare.dialects.conda_execute import OwnKeys, read_own_keys
+from cetool.declare.environment import DEFAULT_CHANNEL, Requirements
+from cetool.declare.match_fields import PACKAGE_NAME
+from cetool.declare.match_specs import canonical_requirement, canonical_spec, spec_name
+from cetool.declare.metadata import nothing_found, read_block
+from cetool.declare.nodes import nearest
+from cetool.declare.platforms import current_platform, selectors
+from cetool.declare.run_with import choose_program
+from cetool.declare.source import Script
+from cetool.edit.declared import Item, channels_place, pypi_name, untouched
+from cetool.edit.document import Document, NotWrittenError, require_script
+from cetool.edit.draft import Draft
+from cetool.edit.lines import UneditableError
+
+_SECRET = "A script is no place for a secret: keep it in ~/.netrc, or in the channel's URL in .condarc."
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be changed: match specs and PyPI requirements to add, channels to add, names to drop.
+
+    All are texts as the user wrote them; relative paths in them start from the script's directory.
+    """
+
+    packages: tuple[str, ...] = ()
+    pypi: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Edited:
+    """The file as it would be, and sentences on what that means."""
+
+    document: Document
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a block makes of its script."""
+
+    requirements: Requirements
+    run_with: tuple[str, ...] | None
+    entrypoint: str | None
+
+
+def edit_declaration(document: Document, change: Change) -> Edited:
+    """The script with the change made.
+
+    Raises MetadataError where the block, or what is to be added, is malformed; UsageError for a name that is not there
+    to be dropped; NotWrittenError where the block is written in a way that does not let the change be made safely.
+    """
+    script = require_script(document)
+    block = find_block(script)
+    if block is None:
+        raise nothing_found(script)
+    before = declaration(block, script)
+    draft = Draft(document, block)
+    work = _Work(draft, script, before.requirements)
+    old_root = draft.root
+    try:
+        for text in change.packages:
+            work.add(text, "conda")
+        for text in change.pypi:
+            work.add(text, "pypi")
+        for name in change.drop:
+            work.drop(name)
+        channels = work.add_channels(change.channels, before.requirements.channels)
+    except UneditableError:
+        raise _unsafe(script, block) from None
+    needs = work.packages or work.pypi or before.requirements.baselines
+    if not needs and block.dialect == CONDA_EXECUTE:
+        raise UsageError("nothing would be left of what the script needs", hint="Take the block out with an editor.")
+    packages = set(work.packages)
+    if block.dialect == PEP723 and not any(spec_name(spec) == "python" for spec in packages):
+        packages.add("python")
+    old = before.requirements
+    wanted = old._replace(packages=tuple(packages), pypi=tuple(work.pypi), channels=channels)
+    if old.channels is None and channels is not None:
+        wanted = wanted._replace(configured=block.dialect == CONDA_EXECUTE)
+    new = draft.document()
+    verify(new, block, replace(before, requirements=wanted))
+    if untouched(draft.root, block.dialect) != untouched(old_root, block.dialect):
+        raise _unsafe(script, block)
+    return Edited(new, tuple(work.notes))
+
+
+def declaration(block: Block, script: Script) -> Declaration:
+    """What the block says; a ``# conda execute`` block that asks for no packages yet will do. Raises MetadataError."""
+    if block.dialect == CONDA_EXECUTE:
+        from cetool.declare.yaml import parse_yaml
+
+        root = parse_yaml(block.text, name=script.name, lines=block.numbers)
+        own = OwnKeys()
+        if root is not None and root.kind != "nothing":
+            own = read_own_keys(root, "the '# conda execute' specification", script.directory)
+        found = Declaration(own.requirements, own.run_with, None)
+    else:
+        found = Declaration(*read_block(block, script))
+    if found.run_with is None and found.entrypoint is None:
+        choice = choose_program(script, found.requirements, python=block.dialect == PEP723)
+        return replace(found, run_with=choice.words)
+    return found
+
+
+def verify(document: Document, old: Block, wanted: Declaration) -> None:
+    """See that a changed file declares what was intended. Raises NotWrittenError where it does not."""
+    script = require_script(document)
+    try:
+        block = find_block(script)
+        found = None if block is None else declaration(block, script)
+    except MetadataError as error:
+        raise _unsafe(script, old, f": {error.message}") from None
+    if block is None or found is None or (block.dialect, block.first) != (old.dialect, old.first):
+        raise _unsafe(script, old)
+    if comparable(found) != comparable(wanted):
+        raise _unsafe(script, old)
+
+
+def comparable(declared: Declaration) -> object:
+    """The declaration with what has no order in an order, and without warnings, whose lines an edit moves."""
+    needs = declared.requirements
+    return replace(
+        declared,
+        requirements=needs._replace(
+            packages=tuple(sorted(set(needs.packages))), pypi=tuple(sorted(set(needs.pypi))), warnings=()
+        ),
+    )
+
+
+def _unsafe(script: Script, block: Block, reason: str = "") -> NotWrittenError:
+    return NotWrittenError(
+        f"the block is written in a way that does not let this change be made safely, so nothing was written{reason}",
+        where=script.at(block.first),
+        hint="Change it with an editor; `cetool check` tells whether it is right.",
+    )
+
+
+class _Work:
+    """The draft, what its requirements are to be, and what there is to say about it."""
+
+    def __init__(self, draft: Draft, script: Script, before: Requirements) -> None:
+        self.draft = draft
+        self.script = script
+        self.packages = list(before.packages)
+        self.pypi = list(before.pypi)
+        self.notes: list[str] = []
+
+    def _named(self, kind: str, name: str) -> list[Item]:
+        return [item for item in self.draft.items if item.kind == kind and item.name == name]
+
+    def _without(self, kind: str, name: str) -> None:
+        self.packages = [spec for spec in self.packages if kind != "conda" or spec_name(spec) != name]
+        self.pypi = [text for text in self.pypi if kind != "pypi" or pypi_name(text) != name]
+
+    def drop(self, text: str) -> None:
+        """Take out every package of a name, from conda and from PyPI, on every platform."""
+        name = text.strip()
+        if not PACKAGE_NAME.fullmatch(name.lower()):
+            raise UsageError(f"{redact(text)!r} is not the name of a package", hint="Give the name alone: numpy.")
+        found = 0
+        for kind, wanted in (("conda", name.lower()), ("pypi", pypi_name(name))):
+            while items := self._named(kind, wanted):
+                self.draft.remove(items[-1])
+                found += 1
+            self._without(kind, wanted)
+        if not found:
+            names = [item.name for item in self.draft.items]
+            raise UsageError(
+                f"the script declares no package {name!r}, so nothing was written",
+                hint=nearest(name, names) if names else None,
+            )
+
+    def add(self, text: str, kind: str) -> None:
+        """Add a match spec or a requirement; one of the same name gives way to it."""
+        text = text.strip()
+        base = self.script.directory
+        if kind == "conda":
+            canonical = canonical_spec(text, base_dir=base)
+            name = spec_name(canonical)
+        else:
+            canonical = canonical_requirement(text, base_dir=base)
+            name = pypi_name(canonical)
+        if strip_credentials(text) != text:
+            raise UsageError(f"'{redact(text)}' holds a password or a token", hint=_SECRET)
+        items = self._named(kind, name)
+        families = selectors(current_platform())
+        own = next((item for item in items if item.platform in families), None)
+        if own is not None:
+            raise UsageError(
+                f"{name} is declared for {own.platform} by itself, at line {own.line} of {self.script.name}",
+                hint="Change it there with an editor, or drop it first.",
+            )
+        items = [item for item in items if item.platform is None]
+        meant = (canonical,) if kind == "conda" else self._with_sources(canonical)
+        known = [each for each in (self.packages if kind == "conda" else self.pypi) if _name(each, kind) == name]
+        bare = text.lower() == name or (kind == "pypi" and canonical == name)
+        if items and bare and known:
+            told = known[0] if known[0] != name else "any version"
+            self.notes.append(f"{name} is there already ({redact(told)}): it stays as it is")
+            return
+        if items and known == list(meant) and len(items) == 1 and (meant == (canonical,) or items[0].text == text):
+            return
+        self._without(kind, name)
+        (self.packages if kind == "conda" else self.pypi).extend(meant)
+        if not items:
+            self._tell_of_namesake(name, kind)
+            self.draft.add(text, pypi=kind == "pypi")
+            return
+        for _ in items[1:]:
+            self.draft.remove(self._everywhere(kind, name)[-1])
+        self.draft.replace(self._everywhere(kind, name)[0], text)
+
+    def _with_sources(self, requirement: str) -> tuple[str, ...]:
+        """What a requirement means in this block: ``[tool.uv.sources]`` may say where it comes from."""
+        uv = self.draft.root.below("tool", "uv") if _dialect(self.script) == PEP723 else None
+        if uv is None:
+            return (requirement,)
+        from cetool.declare.dialects.uv import read_uv
+
+        return read_uv(uv, base_dir=self.script.directory).sources.applied([requirement])
+
+    def _everywhere(self, kind: str, name: str) -> list[Item]:
+        return [item for item in self._named(kind, name) if item.platform is None]
+
+    def _tell_of_namesake(self, name: str, kind: str) -> None:
+        other = "pypi" if kind == "conda" else "conda"
+        if self._named(other, pypi_name(name)):
+            places = ("PyPI", "conda") if other == "pypi" else ("conda", "PyPI")
+            self.notes.append(f"{name} is declared from {places[0]} as well; the package from PyPI takes its place")
+
+    def add_channels(self, texts: Sequence[str], before: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """Add the channels that are not named yet, after the others; the channels that there are then."""
+        named = before or ()
+        new: dict[str, str] = {}
+        for text in texts:
+            if strip_credentials(text) != text:
+                raise UsageError(f"the channel '{redact(text)}' holds a password or a token", hint=_SECRET)
+            channel = canonical_channel(text, base_dir=self.script.directory)
+            if channel not in named:
+                new.setdefault(channel, text.strip())
+        if not new:
+            return before
+        first: tuple[str, ...] = ()
+        if channels_place(self.draft.root, _dialect(self.script)) is None and DEFAULT_CHANNEL not in new:
+            first = (DEFAULT_CHANNEL,)
+            self.notes.append(
+                f"the script named no channels: {DEFAULT_CHANNEL} is written as well, and stays the first one"
+            )
+        self.draft.add_channels(list(new.values()), before=first)
+        return (*named, *first, *new)
+
+
+def _name(canonical: str, kind: str) -> str:
+    return spec_name(canonical) if kind == "conda" else pypi_name(canonical)
+
+
+def _dialect(script: Script) -> str:
+    block = find_block(script)
+    assert block is not None
+    return block.dialect
+
+
+def requirements_change(specs: Iterable[str], channels: Iterable[str], *, pypi: bool) -> Change:
+    """The change that ``cetool add`` stands for. Raises UsageError where it is none."""
+    texts = tuple(specs)
+    change = Change((), texts, tuple(channels)) if pypi else Change(texts, (), tuple(channels))
+    if not texts and not change.channels:
+        raise UsageError("nothing was named to be added", hint="Give match specs, or --channel.")
+    return change

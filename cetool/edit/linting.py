@@ -1,0 +1,225 @@
+"""Looks a script's block over: what is wrong with it, and what will be regretted later."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from cetool.base.errors import MetadataError
+from cetool.base.urls import redact, strip_credentials
+from cetool.declare.blocks import CONDA_EXECUTE, PEP723, Block, find_block, near_miss
+from cetool.declare.languages import PYTHON, language_of, language_of_program, package_of_program
+from cetool.declare.match_specs import canonical_requirement, canonical_spec, requires_python_spec, spec_name
+from cetool.declare.metadata import ScriptMetadata, nothing_found, read_metadata
+from cetool.declare.nodes import Node
+from cetool.declare.source import Script, is_notebook
+from cetool.declare.toml import parse_toml
+from cetool.declare.yaml import parse_yaml
+from cetool.edit.declared import Item, channels_place, declared_items
+
+#: Each rule, and what it means. Those of :data:`ERRORS` keep a script from running.
+RULES = {
+    "metadata": "the block is malformed: syntax, an unknown key, something that is no match spec",
+    "undeclared": "the script does not say what it needs",
+    "unsatisfiable": "no environment can have all that is asked for (with --solve)",
+    "unpinned": "a package without a version",
+    "duplicate": "a package that is named twice",
+    "no-python": "a Python script whose environment has no python",
+    "run-with": "the program that the script is handed to is of no package that is asked for",
+    "ignored": "a key that cetool passes over",
+    "secret": "a password or token in a URL",
+}
+ERRORS = ("metadata", "undeclared", "unsatisfiable", "secret")
+
+_VERSIONED = re.compile(r"\[[^\]]*\b(?:version|url|md5|sha256|build_number|fn)=")
+_SHELL = re.compile(r"[|&;<>`$]|\*")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that was found: by which rule, how bad it is, at what line (None: the whole file), what to do.
+
+    ``part`` is how messages call the cell of a notebook in which the line is counted.
+    """
+
+    rule: str
+    message: str
+    line: int | None = None
+    hint: str | None = None
+    part: str | None = None
+
+    @property
+    def severity(self) -> Literal["error", "warning"]:
+        """``error`` for what keeps the script from running, or should."""
+        return "error" if self.rule in ERRORS else "warning"
+
+
+def lint_script(script: Script, *, declared_only: bool = False) -> tuple[ScriptMetadata | None, list[Finding]]:
+    """What the script declares, None where that cannot be read, and the findings about it in the order of its lines.
+
+    With ``declared_only`` there is nothing to say of a script without a block, unless it looks as if it has one.
+    """
+    if is_notebook(script):
+        return _lint_notebook(script, declared_only=declared_only)
+    try:
+        block = find_block(script)
+        if block is None:
+            if declared_only and near_miss(script) is None:
+                return None, []
+            error = nothing_found(script)
+            return None, [Finding("undeclared", error.message, _line(error), error.hint)]
+        metadata = read_metadata(script)
+    except MetadataError as error:
+        return None, [finding_of(error)]
+    found = [*_items(script, block), *_command(metadata, script, block)]
+    found += [Finding("ignored", each.text, each.where.line) for each in metadata.requirements.warnings]
+    return metadata, sorted(found, key=lambda finding: finding.line or 0)
+
+
+def _lint_notebook(script: Script, *, declared_only: bool) -> tuple[ScriptMetadata | None, list[Finding]]:
+    """The same of a notebook, its lines counted in the cell with the block."""
+    from cetool.declare.dialects.notebook import METADATA_KEYS, find_cell, read_notebook
+
+    declares = True
+    try:
+        notebook = read_notebook(script)
+        found = find_cell(notebook)
+        declares = found is not None or any(key in notebook.metadata for key in METADATA_KEYS)
+        if not declares and declared_only:
+            return None, []
+        metadata = read_metadata(script)
+    except MetadataError as error:
+        if not declares:
+            return None, [Finding("undeclared", error.message, _line(error), error.hint)]
+        return None, [finding_of(error)]
+    ignored = metadata.requirements.warnings
+    if found is None:
+        return metadata, [Finding("ignored", each.text, each.where.line) for each in ignored]
+    cell, block = found
+    source = notebook.cell_script(cell)
+    items = [*_items(source, block), *(Finding("ignored", each.text, each.where.line) for each in ignored)]
+    return metadata, [replace(item, part=source.name) for item in sorted(items, key=lambda item: item.line or 0)]
+
+
+def finding_of(error: MetadataError) -> Finding:
+    """A malformed block as a finding."""
+    part = error.where.path if error.where is not None and ".ipynb:" in error.where.path else None
+    return Finding("metadata", error.message, _line(error), error.hint, part)
+
+
+def _line(error: MetadataError) -> int | None:
+    return error.where.line if error.where is not None else None
+
+
+def _tree(script: Script, block: Block) -> Node:
+    if block.dialect == CONDA_EXECUTE:
+        root = parse_yaml(block.text, name=script.name, lines=block.numbers)
+        assert root is not None
+        return root
+    return parse_toml(block.content, block.numbers, name=script.name, first=block.first)
+
+
+def _items(script: Script, block: Block) -> Iterator[Finding]:
+    """What is to be said of each package and each channel."""
+    root = _tree(script, block)
+    items = declared_items(root, block.dialect)
+    for item in items:
+        yield from _package(item, root, script)
+    counts = Counter((item.kind, item.name) for item in items if item.platform is None)
+    seen: Counter[tuple[str, str]] = Counter()
+    for item in items:
+        key = (item.kind, item.name)
+        seen[key] += 1
+        if item.platform is None and counts[key] > 1 and seen[key] > 1:
+            yield Finding(
+                "duplicate", f"{item.name} is named more than once", item.line, "Name it once, with all clauses."
+            )
+    own = root if block.dialect == CONDA_EXECUTE else root.below("tool", "cetool")
+    baseline = None if own is None else own.below("baseline")
+    for node in () if baseline is None else baseline.items or (baseline,):
+        if strip_credentials(node.text) != node.text:
+            hint = "Keep it in ~/.netrc."
+            yield Finding("secret", f"the baseline {redact(node.text)} has a password or token", node.where.line, hint)
+    if block.dialect == PEP723 and ("conda", PYTHON) not in counts and baseline is None:
+        hint = 'Add requires-python = ">=3.11".'
+        yield Finding("unpinned", "nothing says which version of python is needed", block.first, hint)
+    place = channels_place(root, block.dialect)
+    listed = None if place is None else root.below(*place)
+    for node in () if listed is None else listed.items:
+        if strip_credentials(node.text) != node.text:
+            hint = "Keep it in ~/.netrc, or in the channel's URL in .condarc."
+            yield Finding("secret", f"the channel {redact(node.text)} has a password or token", node.where.line, hint)
+
+
+def _package(item: Item, root: Node, script: Script) -> Iterator[Finding]:
+    if strip_credentials(item.text) != item.text:
+        yield Finding("secret", f"'{redact(item.text)}' holds a password or token", item.line, "Keep it in ~/.netrc.")
+    node = root.below(*map(str, item.path)) if item.form == "entry" else None
+    if node is not None and node.kind == "mapping":
+        fields = node.entries
+        version = fields["version"].text if "version" in fields else "*"
+        pinned = version.strip() != "*" or bool({"url", "md5", "sha256", "git", "path", "build-number"} & fields.keys())
+    elif item.form == "requires-python":
+        pinned = requires_python_spec(node.text if node else item.text.partition(" ")[2]) != PYTHON
+    elif item.kind == "conda":
+        canonical = canonical_spec(item.text, base_dir=script.directory)
+        rest = canonical.partition("[")[0].rpartition("::")[2].partition(" ")[2].strip()
+        pinned = rest not in ("", "*") or _VERSIONED.search(canonical) is not None
+    else:
+        requirement = canonical_requirement(item.text, base_dir=script.directory)
+        pinned = re.search(r"[<>=~!@]", requirement.partition(";")[0]) is not None
+    if not pinned:
+        source = " (from PyPI)" if item.kind == "pypi" else ""
+        hint = f"Say which versions will do: '{item.name} >=1.2,<2'."
+        yield Finding("unpinned", f"{item.name}{source} has no version", item.line, hint)
+
+
+def _command(metadata: ScriptMetadata, script: Script, block: Block) -> Iterator[Finding]:
+    """What is to be said of how the script runs."""
+    names = {spec_name(spec) for spec in metadata.requirements.packages}
+    names |= {PYTHON} if metadata.requirements.pypi or metadata.requirements.overlay is not None else set()
+    if metadata.undecided and not metadata.requirements.baselines:
+        hint = "Add `run_with: PROGRAM` to its block, as in `run_with: python`."
+        yield Finding(
+            "run-with", f"nothing says which program runs the script: {metadata.undecided}", block.first, hint
+        )
+        return
+    words = metadata.run_with or ()
+    program = words[0] if words else ""
+    if program.rpartition("/")[2] == "env":
+        program = next((word for word in words[1:] if not word.startswith("-") and "=" not in word), "")
+    language = language_of_program(program) if program else None
+    python = language.is_python if language is not None else not program and language_of(script).is_python
+    if python and PYTHON not in names:
+        if not _on_this_machine(program) and not metadata.requirements.baselines:
+            hint = "Add it: '- python >=3.11'."
+            yield Finding("no-python", "the script is Python, and its environment has no python", block.first, hint)
+        return
+    if any(_SHELL.search(word) for word in words):
+        text = " ".join(words)
+        hint = "run_with is a program and its arguments, which no shell sees; the script's path comes last."
+        yield Finding("run-with", f"run_with looks like a shell's command line: {redact(text)}", block.first, hint)
+        return
+    if metadata.requirements.baselines:
+        return  # who knows what is in it
+    package = None if _on_this_machine(program) else package_of_program(program)
+    if package is not None and not any(_brings(name, package) for name in names):
+        hint = f"Add '{package}', or the package that brings it, unless the machine's own is meant."
+        yield Finding("run-with", f"the script is handed to {program}, and nothing asks for it", block.first, hint)
+
+
+def _on_this_machine(program: str) -> bool:
+    """Whether a program is meant by where it lies, as ``/bin/sh`` is, and not looked for."""
+    return program.startswith("/")
+
+
+def _brings(name: str, package: str) -> bool:
+    """Whether a package may bring the programs of another: itself, or one that cannot do without it."""
+    if package == "r-base":
+        return name == "r" or name.startswith(("r-", "bioconductor-"))
+    if package in ("bash", "sed", "gawk", "make"):
+        return True  # every machine has them
+    return package in name or name in ("conda", "mamba", "jupyter", "jupyterlab", "notebook")

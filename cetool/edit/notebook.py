@@ -1,0 +1,151 @@
+"""Changes the block in a notebook's cell: of the file's bytes only those of that cell's source are others then."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+from cetool.base.errors import UsageError
+from cetool.declare.dialects.notebook import METADATA_KEYS, Cell, Notebook, find_cell, read_notebook
+from cetool.declare.metadata import read_metadata
+from cetool.edit.document import Document, NotWrittenError, require_script, text_document
+from cetool.edit.editing import Edited
+
+Edit = Callable[[Document], Edited]
+
+_DECODER = json.JSONDecoder()
+_BLANK = re.compile(r"[ \t\r\n]*")
+#: Lines that are IPython's and not Python's.
+_NOT_PYTHON = re.compile(r"^\s*[%!?].*$", re.MULTILINE)
+
+
+def edit_notebook(document: Document, edit: Edit) -> Edited:
+    """The notebook with its block changed by what changes a script's.
+
+    Raises MetadataError where it has none, UsageError where its metadata has it, and what ``edit`` raises.
+    """
+    notebook = read_notebook(require_script(document))
+    found = find_cell(notebook)
+    if found is None:
+        read_metadata(notebook.script)
+        raise UsageError(
+            f"{notebook.script.name} says in its metadata what it needs, which cetool does not change",
+            hint="Change it in Jupyter, or move it into a cell.",
+        )
+    cell = found[0]
+    old = _cell_document(notebook, cell, cell.text)
+    edited = edit(old)
+    return Edited(_with_source(document, cell, _text(edited.document)), edited.notes)
+
+
+def start_notebook(document: Document, start: Edit) -> Edited:
+    """The notebook with a block at the top of its first cell of code; ``start`` gives a script one.
+
+    Imports of all cells count. Raises UsageError where there is a block already, or no cell that can take one.
+    """
+    notebook = read_notebook(require_script(document))
+    if find_cell(notebook) is not None or any(key in notebook.metadata for key in METADATA_KEYS):
+        raise UsageError(
+            f"{notebook.script.name} says already what it needs",
+            hint="`cetool add` and `cetool drop` change it, `cetool convert` turns it into another dialect.",
+        )
+    cell = next((cell for cell in notebook.cells if not cell.text.lstrip().startswith("%%")), None)
+    if cell is None:
+        raise UsageError(
+            f"{notebook.script.name} has no cell of code that could have a block", hint="Write its first cell first."
+        )
+    code = [_NOT_PYTHON.sub("", each.text) for each in notebook.cells if not each.text.lstrip().startswith("%%")]
+    joined = "\n".join(code) + "\n"
+    edited = start(_cell_document(notebook, cell, joined))
+    text = _text(edited.document)
+    if not text.endswith(joined):
+        raise NotWrittenError(
+            "no block can be put into this notebook, so nothing was written", where=notebook.script.at()
+        )
+    new = _with_source(document, cell, text.removesuffix(joined) + cell.text)
+    return Edited(new, edited.notes)
+
+
+def _cell_document(notebook: Notebook, cell: Cell, text: str) -> Document:
+    script = notebook.cell_script(cell)
+    return text_document(script.path, script.name, text)
+
+
+def _text(document: Document) -> str:
+    return document.data.decode(document.codec)
+
+
+def _with_source(document: Document, cell: Cell, source: str) -> Document:
+    """The notebook with another source in a cell, written as the old one is: a list of lines, or one text."""
+    text = document.data[len(document.mark) :].decode(document.codec)
+    where = require_script(document).at()
+    try:
+        start, end = _span(text, ("cells", cell.index, "source"))
+    except (ValueError, IndexError):
+        raise NotWrittenError(
+            "this notebook is written in a way that cetool does not change, so nothing was written",
+            where=where,
+            hint="Open it in Jupyter and save it once, or change the cell there.",
+        ) from None
+    old = text[start:end]
+    ascii_only = text.isascii() and "\\u" in text
+    if old.startswith("["):
+        lead = _BLANK.match(old, 1)
+        close = re.search(r"[ \t\r\n]*\Z", old[:-1])
+        assert lead is not None and close is not None
+        lines = [json.dumps(line, ensure_ascii=ascii_only) for line in re.findall(r"[^\n]*\n|[^\n]+\Z", source)]
+        written = f"[{lead[0]}{(',' + (lead[0] or ' ')).join(lines)}{close[0]}]"
+    else:
+        written = json.dumps(source, ensure_ascii=ascii_only)
+    new = document.with_text(text[:start] + written + text[end:])
+    after = read_notebook(require_script(new))
+    before = read_notebook(require_script(document)).cells
+    changed = [replace(each, text=source) if each.index == cell.index else each for each in before]
+    if list(after.cells) != changed:
+        raise NotWrittenError("this change cannot be made safely, so nothing was written", where=where)
+    return new
+
+
+def _span(text: str, path: tuple[str | int, ...]) -> tuple[int, int]:
+    """Where a value stands in a JSON text. Raises ValueError or IndexError where it is not there."""
+    at = _skip(text, 0)
+    for step in path:
+        at = _member(text, at, step) if isinstance(step, str) else _element(text, at, step)
+    return at, _DECODER.raw_decode(text, at)[1]
+
+
+def _skip(text: str, at: int) -> int:
+    found = _BLANK.match(text, at)
+    assert found is not None
+    return found.end()
+
+
+def _member(text: str, at: int, name: str) -> int:
+    """The beginning of the value of a key in the object at ``at``; of several the last one, which counts."""
+    if text[at] != "{":
+        raise ValueError
+    found = None
+    at = _skip(text, at + 1)
+    while text[at] != "}":
+        key, at = _DECODER.raw_decode(text, at)
+        at = _skip(text, at)
+        value = _skip(text, at + 1)
+        found = value if key == name else found
+        at = _skip(text, _DECODER.raw_decode(text, value)[1])
+        at = _skip(text, at + 1) if text[at] == "," else at
+    if found is None:
+        raise ValueError
+    return found
+
+
+def _element(text: str, at: int, index: int) -> int:
+    """The beginning of an element of the list at ``at``."""
+    if text[at] != "[":
+        raise ValueError
+    at = _skip(text, at + 1)
+    for _ in range(index):
+        at = _skip(text, _DECODER.raw_decode(text, at)[1])
+        at = _skip(text, at + 1)
+    return at

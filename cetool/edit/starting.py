@@ -1,0 +1,153 @@
+"""Gives a script its first block: in the comments of its language, with what is known of what it needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cetool.base.errors import MetadataError, UsageError
+from cetool.base.urls import redact, strip_credentials
+from cetool.declare.blocks import CONDA_SCRIPT, PEP723, find_block
+from cetool.declare.environment import DEFAULT_CHANNEL, Requirements
+from cetool.declare.languages import Language, language_of
+from cetool.declare.match_specs import canonical_requirement, canonical_spec
+from cetool.declare.run_with import choose_program
+from cetool.declare.source import Script
+from cetool.edit.declared import package_name
+from cetool.edit.document import Document, NotWrittenError
+from cetool.edit.editing import Declaration, Edited, comparable, declaration
+from cetool.edit.imports import Imports, find_imports
+from cetool.edit.rendering import Wanted, entrypoint_of, render
+
+_CODING = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*[-_.a-zA-Z0-9]+")
+
+
+@dataclass(frozen=True)
+class _Needs:
+    packages: tuple[str, ...]
+    pypi: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def start_block(document: Document, dialect: str, extra: Sequence[str] = ()) -> Edited:
+    """The script with a block after its shebang and coding line; ``extra`` are match specs to be in it.
+
+    A Python script's block has the packages of its imports as far as they are certain. Raises UsageError where there is
+    a block already, where nothing is known of what the script needs, and where the dialect does not fit the language.
+    """
+    script = document.script or Script(document.path, document.name, "")
+    present = find_block(script)
+    if present is not None:
+        raise UsageError(
+            f"{script.name} has a block already, at line {present.first}",
+            hint="`cetool add` and `cetool drop` change it, `cetool convert` turns it into another dialect.",
+        )
+    language = language_of(script)
+    if dialect == PEP723 and not language.is_python:
+        raise UsageError("a PEP 723 block is for Python, which this script is not", hint="Take --dialect conda-script.")
+    needs = _needs(script, language, dialect, extra)
+    wanted = Wanted(packages=needs.packages, pypi=needs.pypi)
+    notes = list(needs.notes)
+    if dialect == CONDA_SCRIPT:
+        words = choose_program(script, Requirements(needs.packages, pypi=needs.pypi)).words
+        # an entry point's program is looked for without env's help
+        by_env = words is not None and words[0].endswith("/env") and len(words) == 2
+        command = None if words is None else entrypoint_of(words[1:] if by_env else words)
+        wanted = Wanted(needs.packages, needs.pypi, channels=(DEFAULT_CHANNEL,), entrypoint=command)
+        if command is None:
+            notes.append('the block does not say how to run it: add entrypoint = "..."')
+    new = _inserted(document, script, dialect, wanted, language)
+    _verify(new, dialect, wanted)
+    return Edited(new, tuple(notes))
+
+
+def _needs(script: Script, language: Language, dialect: str, extra: Sequence[str]) -> _Needs:
+    for text in extra:
+        canonical_spec(text, base_dir=script.directory)
+        if strip_credentials(text) != text:
+            raise UsageError(f"'{redact(text)}' holds a password or a token", hint="A script is no place for a secret.")
+    packages = {package_name(text): text.strip() for text in extra}
+    imports = find_imports(script) if language.is_python else Imports()
+    own = language.package
+    conda: dict[str, str] = {own: own} if own is not None else {}
+    pypi: list[str] = []
+    for package in imports.packages:
+        if dialect == PEP723:
+            if not {package.conda, package.pypi} & packages.keys():
+                pypi.append(package.pypi)
+        else:
+            conda[package.conda] = package.conda
+    conda.update(packages)
+    if not conda:
+        raise UsageError(
+            f"nothing is known of what {script.name} needs, so no block was written",
+            hint="Name it: cetool init --with SPEC ... (`--with bash` for a shell script).",
+        )
+    return _Needs(tuple(conda.values()), tuple(pypi), tuple(_told(imports)))
+
+
+def _told(imports: Imports) -> list[str]:
+    notes = []
+    if imports.problem:
+        notes.append(f"{imports.problem}; so no packages were taken from them")
+    if imports.unknown:
+        names = ", ".join(imports.unknown)
+        notes.append(f"it is not certain which packages these imports come from, so they were left out: {names}")
+    if imports.optional:
+        notes.append(f"left out, since the script goes on without them: {', '.join(imports.optional)}")
+    return notes
+
+
+def _inserted(document: Document, script: Script, dialect: str, wanted: Wanted, language: Language) -> Document:
+    comment = language.comment
+    lines = render(dialect, wanted, comment=comment, base_dir=script.directory)
+    at = _place(script, language)
+    following = document.line(at)[0] if at < len(document.lines) else ""
+    if following.strip():  # a comment that follows must not become a part of the block
+        lines.append("")
+    end = document.ending
+    opening = b""
+    if at and not document.line(at - 1)[1]:  # nothing but a shebang, and no line end
+        opening = end.encode(document.codec)
+    try:
+        new = [(line + end).encode(document.codec) for line in lines]
+    except UnicodeError:
+        raise MetadataError(f"the block cannot be written in {document.codec}", where=script.at()) from None
+    if opening:
+        new = [opening, *new[:-1], new[-1].removesuffix(opening)]  # the file goes on having none at its end
+    return document.spliced(at, at, new)
+
+
+def _place(script: Script, language: Language) -> int:
+    """The index of the line in front of which the block stands: after the shebang, a coding line, PHP's opening tag."""
+    lines = script.text.split("\n")
+    at = 1 if lines[0].startswith("#!") else 0
+    if language.comment == "#":
+        for index in range(min(2, len(lines))):
+            if _CODING.match(lines[index]):
+                at = index + 1
+    if language.package == "php" and at < len(lines) and lines[at].startswith("<?php"):
+        at += 1
+    return at
+
+
+def _verify(document: Document, dialect: str, wanted: Wanted) -> None:
+    """See that the new block is found and asks for what it was written for. Raises NotWrittenError."""
+    script = document.script
+    assert script is not None
+    try:
+        block = find_block(script)
+        found = None if block is None or block.dialect != dialect else declaration(block, script)
+    except MetadataError as error:
+        raise NotWrittenError(
+            f"the block would be wrong, so nothing was written: {error.message}", where=script.at()
+        ) from None
+    packages = {canonical_spec(text, base_dir=script.directory) for text in wanted.packages}
+    needs = Requirements(
+        packages=tuple(packages),
+        channels=wanted.channels,
+        pypi=tuple(canonical_requirement(text, base_dir=script.directory) for text in wanted.pypi),
+    )
+    if found is None or comparable(found) != comparable(Declaration(needs, found.run_with, found.entrypoint)):
+        raise NotWrittenError("no block can be put into this file, so nothing was written", where=script.at())

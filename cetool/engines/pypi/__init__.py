@@ -1,0 +1,1 @@
+"""PyPI packages: resolved and installed by uv or pip."""

@@ -1,0 +1,402 @@
+"""The embedded engine: py-rattler, in this process. It serves on machines without conda.
+
+It honours ``.condarc``: channels' aliases and mirrors, priority, pins, proxies, certificates, offline. It does not add
+``create_default_packages``: an environment is what the script declares. Packages are kept under the cache directory
+that it is given, or in ``rattler`` below the first ``pkgs_dirs``; rattler locks what it shares with other processes.
+
+rattler's work is done by threads of its own. One of Python's runs the event loop that waits for them, so that the main
+thread is free to take signals; when it does, the work is cancelled, and what rattler has begun to link is waited for,
+two seconds at most.
+
+Unlike conda, rattler does not byte-compile noarch packages: Python does it at their first import.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from cetool.base import limits
+from cetool.base.errors import CetoolError, EngineError
+from cetool.base.panics import is_panic, stderr_to
+from cetool.base.patterns import pattern
+from cetool.base.urls import redact
+from cetool.engines.output import Log
+from cetool.engines.protocol import CreateRequest, Explain, Progress, as_found
+from cetool.engines.rattler.client import make_client
+from cetool.engines.rattler.prefix import finish_prefix, not_below, python_in, records_of, standing_in, with_those_below
+from cetool.engines.rattler.reporter import Pulse, Reporter
+from cetool.engines.rattler.request import Plan, make_plan, virtual_packages
+from cetool.engines.rattler.selection import Selection
+from cetool.engines.rattler.thread import Stalled, TooMuchMemory, attend, need_descriptors, panicked, wait_until_quiet
+from cetool.packages.cache import (
+    METADATA,
+    PACKAGES,
+    DamagedPackages,
+    ReplacedPackages,
+    embedded_cache,
+    in_use,
+    is_damaged,
+    note_use,
+)
+from cetool.settings.condarc import load_condarc
+
+if TYPE_CHECKING:
+    from rattler import Channel, Client, Gateway, MatchSpec, RepoDataRecord, Subdir
+    from rattler.repo_data.source import RepoDataSource
+    from rattler.solver.solver import SolveStrategy
+
+    from cetool.engines.rattler.packages import CheckedPackages
+    from cetool.engines.rattler.pinned import PinnedPackages
+    from cetool.engines.rattler.selection import Sources
+
+_STEM = pattern(r"\.(?:conda|tar\.bz2)\Z")
+
+
+class RattlerEngine:
+    """The engine that needs nothing installed. ``cache_dir`` is where it may keep packages and metadata."""
+
+    name = "rattler"
+
+    def __init__(self, environ: Mapping[str, str], cache_dir: Path) -> None:
+        self._environ = environ
+        self._cache_dir = cache_dir
+
+    @property
+    def version(self) -> str:
+        """py-rattler's version. Raises EngineError where it is not installed or does not load."""
+        try:
+            import rattler
+        except ImportError as error:
+            raise EngineError(
+                f"the embedded engine does not load: {error}", hint="Reinstall cetool, or install conda or mamba."
+            ) from None
+        return str(rattler.__version__)
+
+    def create(self, request: CreateRequest, progress: Progress) -> Explain:
+        """Make the environment. See :class:`cetool.engines.protocol.Engine`; the request's ``inherit`` has no one to
+        go to.
+
+        Calls of ``progress`` come from other threads than the caller's, one at a time.
+        """
+        self._perform(request, progress, link=True)
+        return as_found
+
+    def link_over(self, request: CreateRequest, progress: Progress) -> list[RepoDataRecord]:
+        """Link what the environment ``request.below`` lacks of the packages into the request's prefix; what that was.
+
+        Raises EngineError where they do not go together with what is there.
+        """
+        return self._perform(request, progress, link=True)
+
+    def solve(self, request: CreateRequest, progress: Progress) -> list[RepoDataRecord]:
+        """The packages that the environment would have. Metadata are fetched; nothing else is, and nothing is made.
+
+        Raises EngineError where the request cannot be fulfilled.
+        """
+        return self._perform(request, progress, link=False)
+
+    def solve_explicitly(self, request: CreateRequest, progress: Progress) -> tuple[str, ...]:
+        """The packages that the environment would have, as lines of an explicit spec in topological order."""
+        from cetool.engines.rattler.pinned import explicit_lines
+
+        return explicit_lines(self.solve(request, progress), request.pinned)
+
+    def _perform(self, request: CreateRequest, progress: Progress, *, link: bool) -> list[RepoDataRecord]:
+        need_descriptors()
+        version = self.version
+        condarc = load_condarc(self._environ, mamba=True)
+        plan = make_plan(request, condarc, self._environ)
+        if condarc.client_ssl_cert:
+            progress.note("The embedded engine does not know client_ssl_cert; it goes on without.")
+        caches = embedded_cache(condarc, self._environ, self._cache_dir)
+        pulse = Pulse()
+        with in_use(caches), Log(request.log) as log:
+            specs = ", ".join(request.explicit or [shown for _, shown in plan.specs])
+            log.write(f"rattler {version}: {specs} from {plan.channel_names} into {request.prefix}\n")
+            creation = _Creation(plan, request, progress, pulse, caches, self._environ)
+            watched = caches / METADATA
+            try:
+                with stderr_to(log.fileno()):
+                    records = attend(
+                        creation.run(link=link),
+                        lambda: pulse.still_for(watched) > request.stall_timeout,
+                        creation.linking,
+                        request.meanwhile,
+                    )
+            except CetoolError as error:
+                log.write(f"{creation.details or error}\n")
+                raise _with_log(error, request) from None
+            except Stalled:
+                raise _stalled(plan, request) from None
+            except TooMuchMemory:
+                raise EngineError(
+                    f"the embedded engine was stopped: it took more than {limits.MEMORY >> 30} GiB of memory for the"
+                    f" package lists of {', '.join(map(redact, request.channels))}",
+                    hint="One of these channels is damaged or hostile: leave it out, or tell its owner.",
+                    log=str(request.log),
+                ) from None
+            except Exception as error:
+                log.write(f"{type(error).__name__}: {error}\n")
+                from cetool.engines.rattler.errors import explain
+
+                raise _with_log(explain(error, plan), request) from error
+            except BaseException as error:
+                wait_until_quiet(request.prefix)
+                if not is_panic(error):
+                    raise
+                log.write(f"{type(error).__name__}: {error}\n")
+                raise _with_log(panicked(error), request) from None
+            if link and (records or request.below is None):
+                finish_prefix(request.prefix, records, plan, f"cetool (py-rattler {version})")
+                log.write(f"linked {len(records)} packages\n")
+        return records
+
+
+class _Creation:
+    """One creation on its way; ``details`` is what rattler said where the message to the user says it otherwise."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        request: CreateRequest,
+        progress: Progress,
+        pulse: Pulse,
+        caches: Path,
+        environ: Mapping[str, str],
+    ) -> None:
+        self.plan = plan
+        self.request = request
+        self.progress = progress
+        self.pulse = pulse
+        self.caches = caches
+        self.environ = environ
+        self.details = ""
+        #: Set when all is left to rattler's own threads, and Python has nothing to do for a while.
+        self.linking = threading.Event()
+        self.below = [] if request.below is None else records_of(request.below)
+        self.selection = Selection(plan.selected, strict=plan.condarc.channel_priority == "strict")
+
+    async def run(self, *, link: bool = True) -> list[RepoDataRecord]:
+        """Fetch, solve and, unless only the solution is asked for, link; return the packages."""
+        from rattler import Channel, Gateway, SourceConfig, Subdir
+
+        plan = self.plan
+        client = make_client(plan.access, plan.condarc, self.environ, offline=plan.offline, alive=self.pulse.beat)
+        gateway = Gateway(
+            cache_dir=self.caches / METADATA,
+            default_config=SourceConfig(cache_action="force-cache-only" if plan.offline else "cache-or-fetch"),
+            client=client,
+        )
+        subdirs = [Subdir(plan.subdir) if plan.subdir else Subdir.current(), Subdir("noarch")]
+        if self.request.explicit:
+            return await self._take(client, subdirs[0])
+        sources: list[Channel | RepoDataSource] = [Channel(url) for url, _ in plan.channels]
+        checked = self._checked(client)
+        if plan.direct:
+            sources.insert(0, await self._direct(checked))
+        with self.pulse.watched():
+            self.progress.stage("Fetching metadata")
+            await gateway.query(sources, subdirs, [spec for spec, _ in self.plan.specs], channel_relations="disabled")
+        records = not_below(await self._solve(gateway, sources, subdirs), self.below)
+        if not link or (self.below and not records):
+            return records
+        self.progress.packages(len(records))
+        with self.pulse.watched():
+            await checked.have_those_of(records)
+        await self._install(records, checked, client, subdirs[0])
+        return records
+
+    async def _direct(self, checked: CheckedPackages) -> RepoDataSource:
+        """The packages that specs name by their URLs; the plan's specs then mean just them."""
+        from cetool.engines.rattler.direct import DirectPackages
+
+        packages = DirectPackages(self.plan.direct)
+        with self.pulse.watched():
+            found = await packages.fetch(checked)
+        specs = [(found.get(number, spec), shown) for number, (spec, shown) in enumerate(self.plan.specs)]
+        self.plan = self.plan._replace(specs=tuple(specs))
+        return packages
+
+    async def _take(self, client: Client, subdir: Subdir) -> list[RepoDataRecord]:
+        """Install the packages that are named exactly."""
+        from cetool.engines.explicit import packages_of
+        from cetool.engines.rattler.packages import record_in
+
+        packages = packages_of(self.request)
+        self.progress.packages(len(packages))
+        checked = self._checked(client)
+        with self.pulse.watched():
+            await checked.have(packages, whole=True)
+        records = [record_in(checked.cache, package) for package in packages]
+        await self._install(records, checked, client, subdir)
+        return records
+
+    def _checked(self, client: Client) -> CheckedPackages:
+        """The package cache."""
+        from cetool.engines.rattler.packages import CheckedPackages
+
+        return CheckedPackages(
+            self.caches / PACKAGES, client, self.progress, self.pulse.beat, offline=self.plan.offline
+        )
+
+    async def _solve(self, gateway: Gateway, sources: Sources, subdirs: list[Subdir]) -> list[RepoDataRecord]:
+        from rattler import ChannelPriority, MatchSpec, solve
+        from rattler.exceptions import SolverError
+
+        plan, solving = self.plan, self.request.solving
+        pinned = await self._pinned(gateway, subdirs) if self.request.pinned else None
+        self.progress.stage("Solving")
+        try:
+            records = await solve(
+                await self.selection.sources(gateway, sources, subdirs),
+                [*with_those_below([spec for spec, _ in plan.specs], self.below), *(pinned.specs if pinned else ())],
+                gateway,
+                platforms=subdirs,
+                pinned_packages=[*python_in(self.below), *(pinned.given() if pinned else ())],
+                virtual_packages=virtual_packages(self.request.virtual_packages, self.environ, self.request.platform),
+                channel_priority=ChannelPriority[
+                    (solving.channel_priority or plan.condarc.channel_priority).capitalize()
+                ],
+                constraints=[*plan.pins, *map(MatchSpec, solving.constraints)],
+                strategy=cast("SolveStrategy", solving.strategy or "highest"),
+                channel_relations="disabled",
+                exclude_newer=self.request.exclude_newer,
+                locked_packages=[
+                    *filter(self.selection.fits, self.below),
+                    *await self._preferred(gateway, sources, subdirs),
+                ],
+            )
+        except SolverError as error:
+            self.details = str(error)
+            with self.pulse.watched():
+                better = await self._missing(gateway, sources, subdirs)
+            from cetool.engines.rattler.errors import explain
+
+            plain = explain(error, plan)
+            if pinned and better is None:
+                reasons = plain.message.partition(": ")[2]
+                better = pinned.explain(self.details, [shown for _, shown in plan.specs], reasons)
+            raise self._dated(better or plain) from None
+        for spec, shown in plan.specs:
+            # a conditional spec (`when=`) asks for nothing where its condition does not hold
+            if spec.condition is None and not _is_virtual(spec) and not any(map(self._fit(spec), records)):
+                raise EngineError(f"the solution of the embedded engine has nothing that fits {shown!r}")
+        return pinned.restored(records) if pinned else records
+
+    def _fit(self, spec: MatchSpec) -> Callable[[RepoDataRecord], bool]:
+        """Whether a record fits a spec, its fields included that rattler does not look at."""
+        return lambda record: spec.matches(record) and self.selection.fits(record)
+
+    async def _pinned(self, gateway: Gateway, subdirs: list[Subdir]) -> PinnedPackages:
+        """The packages that are taken as given."""
+        from cetool.engines.explicit import parse_lines
+        from cetool.engines.rattler.pinned import PinnedPackages
+
+        pinned = PinnedPackages(parse_lines(self.request.pinned))
+        with self.pulse.watched():
+            await pinned.learn(self.caches / PACKAGES, gateway, subdirs, self.progress)
+        return pinned
+
+    async def _preferred(self, gateway: Gateway, sources: Sources, subdirs: list[Subdir]) -> list[RepoDataRecord]:
+        """The records of the packages that are kept where they fit, as far as the channels still have them."""
+        wanted = self.request.preferred
+        if not wanted:
+            return []
+        urls = {package.url for package in wanted}
+        digests = {(package.name, package.sha256) for package in wanted if package.sha256}
+        names = list({package.name for package in wanted})
+        found = await gateway.query(sources, subdirs, names, recursive=False, channel_relations="disabled")
+        kept: dict[str, RepoDataRecord] = {}
+        for record in (record for records in found for record in records):
+            digest = record.sha256.hex() if record.sha256 else None
+            if (record.url in urls or (record.name.normalized, digest) in digests) and self.selection.fits(record):
+                kept.setdefault(record.name.normalized, record)
+        return list(kept.values())
+
+    def _dated(self, error: EngineError) -> EngineError:
+        """The error, told of the day that it is solved as of: a package may only be too new."""
+        moment = self.request.exclude_newer
+        if moment is not None:
+            from cetool.declare.dates import rfc3339
+
+            told = f"Only what was published up to {rfc3339(moment)} counts (exclude-newer)."
+            error.hint = f"{told} {error.hint or ''}".strip()
+        return error
+
+    async def _missing(self, gateway: Gateway, sources: Sources, subdirs: list[Subdir]) -> EngineError | None:
+        """The first spec that nothing in the channels fits, whatever the others ask for."""
+        from cetool.engines.rattler.errors import missing_package, missing_version
+
+        for spec, shown in self.plan.specs:
+            name = getattr(spec.name, "normalized", None)
+            if name is None or spec.condition is not None or _is_virtual(spec):
+                continue
+            found = await gateway.query(sources, subdirs, [name], recursive=False, channel_relations="disabled")
+            namesakes = [record for records in found for record in records]
+            if not namesakes:
+                names = await gateway.names(sources, subdirs, channel_relations="disabled")
+                return missing_package(name, self.plan, [each.normalized for each in names])
+            if not any(map(self._fit(spec), namesakes)):
+                return missing_version(shown, namesakes, self.plan)
+        return None
+
+    async def _install(
+        self, records: list[RepoDataRecord], checked: CheckedPackages, client: Client, subdir: Subdir
+    ) -> None:
+        from rattler import install
+
+        from cetool.engines.archives import check_site_packages
+        from cetool.engines.rattler.packages import wanted_of
+
+        sizes = {record.name.normalized: record.size or 0 for record in records}
+        reporter = Reporter(self.progress, self.pulse, sizes)
+        packages = checked.cache
+        for record in records:
+            check_site_packages(record.python_site_packages_path, wanted_of(record))
+        try:
+            self.linking.set()
+            with self.pulse.watched(), standing_in(self.request.prefix, self.below) as python:
+                await install(
+                    [*records, *python],
+                    self.request.prefix,
+                    cache_dir=packages,
+                    installed_packages=python,
+                    platform=subdir,
+                    execute_link_scripts=True,
+                    client=client,
+                    reporter=cast(Any, reporter),  # rattler takes any object with some of the methods
+                )
+        except Exception as error:
+            unpacked = (packages / _STEM.sub("", record.file_name) for record in records)
+            damaged = [directory for directory in unpacked if is_damaged(directory)]
+            if damaged:
+                self.details = str(error)
+                raise DamagedPackages(damaged) from None
+            raise
+        if replaced := checked.replaced():
+            raise ReplacedPackages(replaced)
+        note_use(packages, (_STEM.sub("", record.file_name) for record in records))
+        if (failed := reporter.failed_script(self.request.prefix)) is not None:
+            raise failed
+
+
+def _is_virtual(spec: Any) -> bool:
+    return str(getattr(spec.name, "normalized", "")).startswith("__")
+
+
+def _with_log(error: CetoolError, request: CreateRequest) -> CetoolError:
+    if isinstance(error, EngineError) and error.log is None:
+        error.log = str(request.log)
+    return error
+
+
+def _stalled(plan: Plan, request: CreateRequest) -> EngineError:
+    wait_until_quiet(request.prefix)
+    return EngineError(
+        f"nothing has come from {plan.channel_names} for {request.stall_timeout:g} seconds, so it was given up",
+        hint="A server that does not answer is the usual cause: try again, or raise the time limit.",
+        log=str(request.log),
+    )

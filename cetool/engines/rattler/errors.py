@@ -1,0 +1,186 @@
+"""Turns what rattler says went wrong into one paragraph that a user can act on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from cetool.base.errors import EngineError
+from cetool.base.urls import redact, scrub
+from cetool.engines.rattler.request import Plan
+
+if TYPE_CHECKING:
+    from rattler import RepoDataRecord
+
+_URL = re.compile(r"(?:https?|file|s3|oci|gcs)://[^\s)'\"]+")
+_STATUS = re.compile(r"HTTP status \w+ error \((\d{3}) ?([^)]*)\)")
+_PACKAGE = re.compile(r"failed to fetch (\S+)")
+_DRAWING = re.compile(r"^[\s│├└─|`-]+")
+#: So many lines of a solver's reasons are for reading in one go; the log has the rest.
+_REASONS = 10
+_VERSIONS = 5
+
+
+class UnsatisfiableError(EngineError):
+    """The channels were read, and no environment can have all that was asked for."""
+
+
+def explain(error: BaseException, plan: Plan) -> EngineError:
+    """The EngineError for an exception of rattler's; ``plan`` tells how channels are called."""
+    text = scrub(str(error)).strip()
+    kind = type(error).__name__
+    if kind == "SolverError":
+        return UnsatisfiableError(f"the packages cannot be had together: {_reasons(text, plan)}", hint=_SOLVER_HINT)
+    for explanation in (_offline, _channel_missing, _status, _disk, _unreachable, _corrupt):
+        found = explanation(text, plan)
+        if found is not None:
+            return found
+    last = text.splitlines()[-1].removeprefix("Caused by: ") if text else kind
+    package = _PACKAGE.search(text)
+    what = f"{package[1]} could not be fetched" if package else "the embedded engine failed"
+    return EngineError(f"{what}: {last}")
+
+
+_SOLVER_HINT = "Loosen the versions that are asked for, or name a channel that has what is missing."
+_NETWORK_HINT = "Check the channel's name and the network; --offline works with what earlier runs have fetched."
+
+
+def _reasons(text: str, plan: Plan) -> str:
+    """The solver's tree as text to read: sentences in a row where they are few, a tree where they are not."""
+    text = re.sub(r"^Cannot solve the request because of:\s*", "", text)
+    lines = [line for line in text.splitlines() if line.strip()]
+    asked = [shown for _, shown in plan.specs]
+    request = f" (asked for: {', '.join(asked)})" if len(asked) > 1 else ""
+    if len(lines) > _REASONS:
+        return (
+            "\n".join([*lines[:_REASONS], f"... {len(lines) - _REASONS} more lines of reasons are in the log"])
+            + request
+        )
+    sentence = ""
+    for line in lines:
+        bare = _DRAWING.sub("", line).strip()
+        bare = bare.replace(" *,", ",").replace(" * cannot", " cannot")
+        glue = "" if not sentence or sentence.endswith((":", ";")) else ("; " if bare[0].isalnum() else " ")
+        if sentence.endswith(("require", "requires", "incompatible")):
+            glue = " " if not sentence.endswith("incompatible") else ": "
+        sentence += (glue or (" " if sentence else "")) + bare
+    return sentence.rstrip(" .;") + request
+
+
+def missing_package(name: str, plan: Plan, known: Iterable[str]) -> EngineError:
+    """No channel has a package of this name; ``known`` are the names that they have."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    hint = f"Did you mean {' or '.join(close)}?" if close else "Check its name, or name the channel that has it."
+    return UnsatisfiableError(f"there is no package {name} in {plan.channel_names}", hint=hint)
+
+
+def missing_version(asked_for: str, records: Sequence[RepoDataRecord], plan: Plan) -> EngineError:
+    """The channels have the package, but nothing that fits what was asked for."""
+    newest = sorted({record.version for record in records}, reverse=True)
+    shown = ", ".join(str(version) for version in newest[:_VERSIONS])
+    more = f" and {len(newest) - _VERSIONS} older ones" if len(newest) > _VERSIONS else ""
+    name = records[0].name.normalized
+    # which are of interest where one is asked for
+    places = " and ".join(sorted({record.subdir for record in records}))
+    subdirs = f", in {places}" if name in plan.selected else ""
+    return UnsatisfiableError(
+        f"no {name} in {plan.channel_names} fits {asked_for!r}",
+        hint=f"For this platform there is {name} {shown}{more}{subdirs}.",
+    )
+
+
+def _offline(text: str, plan: Plan) -> EngineError | None:
+    if "no usable repodata cache" not in text and "OfflineError" not in text:
+        return None
+    package = _PACKAGE.search(text)
+    if package:
+        what = f"the package {package[1]} is not in the package cache"
+    else:
+        url = _URL.search(text)
+        what = f"nothing of {plan.channel_of(url[0]) if url else plan.channel_names} is in the cache yet"
+    return EngineError(f"{what}, and the network is not to be used", hint="Run it once without --offline.")
+
+
+def _channel_missing(text: str, plan: Plan) -> EngineError | None:
+    if "could not find subdir" not in text:
+        return None
+    url = _URL.search(text)
+    name = plan.channel_of(url[0]) if url else plan.channel_names
+    where = f" (looked at {redact(url[0])})" if url and name not in url[0] else ""
+    return EngineError(
+        f"there is no channel {name}{where}: it has no metadata",
+        hint="Check its name; channel_alias and custom_channels in .condarc decide what it stands for.",
+    )
+
+
+def _status(text: str, plan: Plan) -> EngineError | None:
+    status = _STATUS.search(text)
+    if not status:
+        return None
+    url = _URL.search(text, status.end())
+    name = plan.channel_of(url[0]) if url else plan.channel_names
+    package = _PACKAGE.search(text)
+    what = f" for {package[1]}" if package else ""
+    answer = f"{status[1]} {status[2]}".strip()
+    if status[1] in ("401", "403", "407"):
+        return EngineError(
+            f"the channel {name} refuses access{what} ({answer})",
+            hint="Give credentials in ~/.netrc or in the channel's URL (https://user:secret@..., .../t/TOKEN/...).",
+        )
+    if status[1] == "404" and package:
+        return EngineError(
+            f"the channel {name} lists {package[1]} but does not have it ({answer})",
+            hint="The channel, or a mirror of it, is being changed or is incomplete: try again later.",
+        )
+    return EngineError(f"the server of {name} answers{what} with {answer}", hint="Try again later.")
+
+
+def _disk(text: str, plan: Plan) -> EngineError | None:
+    for sign, message, hint in (
+        ("No space left on device", "the disk is full", "Free some space; `cetool gc` removes unused environments."),
+        (
+            "Disk quota exceeded",
+            "the disk quota is used up",
+            "Free some space; `cetool gc` removes unused environments.",
+        ),
+        ("Read-only file system", "the file system is read-only", "Set env-dir or CETOOL_CACHE_DIR to another place."),
+        ("Permission denied", "files may not be written", "Look at the permissions, or set CETOOL_CACHE_DIR."),
+        ("Not a directory", "a directory is in the way of a file or a file of a directory", "Look at the log."),
+    ):
+        if sign in text:
+            path = re.search(r"[`'](/[^`']+)[`']", text)
+            return EngineError(message + (f": {path[1]}" if path else ""), hint=hint)
+    return None
+
+
+def _unreachable(text: str, plan: Plan) -> EngineError | None:
+    if not any(sign in text for sign in ("error sending request", "client error (Connect)", "dns error", "timed out")):
+        return None
+    url = _URL.search(text)
+    name = plan.channel_of(url[0]) if url else plan.channel_names
+    reason = text.splitlines()[-1].removeprefix("Caused by: ")
+    if "certificate" in text:
+        return EngineError(
+            f"the server of {name} cannot be trusted: {reason}",
+            hint="Set ssl_verify in .condarc to the file of your organisation's certificates.",
+        )
+    return EngineError(f"the channel {name} cannot be reached: {reason}", hint=_NETWORK_HINT)
+
+
+def _corrupt(text: str, plan: Plan) -> EngineError | None:
+    package = _PACKAGE.search(text)
+    reason = text.splitlines()[-1].removeprefix("Caused by: ")
+    if package:
+        return EngineError(
+            f"the package {package[1]} did not arrive as the channel describes it: {reason}",
+            hint="The download broke off, or the file is damaged: try again, then tell the channel's owner.",
+        )
+    if "parse" in text and ("repodata" in text or "shard" in text):
+        return EngineError(
+            f"the metadata of {plan.channel_names} cannot be read: {reason}",
+            hint="What answers there may be no conda channel, or a login page in between.",
+        )
+    return None

@@ -1,0 +1,395 @@
+"""The embedded engine's package cache: what goes in is hashed, and what comes out has the digest that was asked for.
+
+rattler's own cache takes an entry by its name, and believes the digests that channels and cache records claim; of
+archives from ``file://`` URLs it computes none. So every package is fetched here, hashed while it arrives, compared
+with what was asked for, looked over and unpacked to where rattler finds it, under the file lock that rattler takes
+for that itself.
+
+Beside each unpacked package, in ``STEM.cetool``, are the digests that were computed from its archive. They count as
+long as two things are unchanged that whoever replaces the package changes: the random token in the directory, which
+no archive can bring, and the revision in ``STEM.lock``, which rattler raises before it fetches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, TYPE_CHECKING
+
+from cetool.base.errors import EngineError
+from cetool.base.limits import NOTE, read_json, read_regular
+from cetool.base.urls import redact, scrub
+from cetool.base.values import Value
+from cetool.engines.archives import check_names, check_together, check_unpacked, has_link_script, links_in, listing_of
+from cetool.engines.errors import space_error
+from cetool.engines.explicit import ExplicitPackage, mismatch
+from cetool.engines.protocol import Progress
+from cetool.packages.intact import damaged_files, digest_of
+
+if TYPE_CHECKING:
+    from rattler import Client, RepoDataRecord
+
+#: Downloads at a time.
+_AT_ONCE = 16
+#: How often a download that broke off is started again.
+_TRIES = 3
+_BROKEN_OFF = re.compile(
+    r"decoding response body|reading a body|connection (?:reset|closed)|end of file|IncompleteBody"
+)
+#: ``STEM.lock`` begins with rattler's revision of the entry, a big-endian number of so many bytes; a SHA-256 follows.
+_REVISION = 8
+_TOKEN = Path("info", "cetool-token")
+_SCHEMA = 2
+#: What rattler says where the disk, or the user's share of it, is full.
+_FULL = re.compile(r"No space left on device|[Qq]uota exceeded")
+_NO_SIZES: Mapping[str, int] = MappingProxyType({})
+
+
+class Archive(Value):
+    """What was computed of a package's archive when it was fetched: lowercase hex digests, and its size in bytes.
+
+    ``links`` are the symbolic links in it that do not lead to one of its files.
+    """
+
+    sha256: str
+    md5: str
+    size: int
+    url: str
+    links: Mapping[str, str] = MappingProxyType({})
+
+
+class CheckedPackages:
+    """The packages of one environment on their way into the cache at ``cache``, a directory of rattler's.
+
+    ``alive`` is called whenever something moves. With ``offline`` a package that was asked for without a digest may
+    come from the cache, if it was fetched from the same URL; otherwise only a digest tells that it is the same.
+    """
+
+    def __init__(
+        self, cache: Path, client: Client, progress: Progress, alive: Callable[[], None], *, offline: bool = False
+    ) -> None:
+        self.cache = cache
+        self._client = client
+        self._progress = progress
+        self._alive = alive
+        self._offline = offline
+        self._done = 0
+        self._total: int | None = None
+        self._known: dict[str, tuple[bytes, Archive]] = {}
+
+    async def have(
+        self, packages: Sequence[ExplicitPackage], sizes: Mapping[str, int] = _NO_SIZES, *, whole: bool = False
+    ) -> dict[str, Archive]:
+        """What was computed of each package's archive, by stem; each package is then in the cache.
+
+        ``sizes`` are the archives' sizes in bytes, by stem, as far as they are known: they only show how far it is.
+
+        With ``whole``, what was unpacked before is compared with its hashes where something runs while packages are
+        linked; otherwise the caller compares what was linked, which are the same files. Raises EngineError where a
+        package cannot be fetched, or has another digest than was asked for.
+        """
+        self.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for package in packages:
+            check_names(package)
+        absent = [package for package in packages if not self._has(package)]
+        expected = [sizes.get(package.stem, 0) for package in absent]
+        self._total = self._done + sum(expected) if all(expected) else None
+        await self._get_all(absent)
+        if whole and any(
+            has_link_script(self.cache / package.stem) for package in packages
+        ):  # it may use any of the others
+            kept = [package for package in packages if package not in absent]
+            await self._get_all([each for each in kept if not await asyncio.to_thread(self._has_whole, each)])
+        check_together(self.cache, packages, {each.stem: self._known[each.stem][1].links for each in packages})
+        return {package.stem: self._known[package.stem][1] for package in packages}
+
+    async def have_those_of(self, records: Sequence[RepoDataRecord]) -> None:
+        """The same for the records of a solution, which then state what was computed instead of what was claimed."""
+        packages = [wanted_of(record) for record in records]
+        sizes = {package.stem: record.size or 0 for package, record in zip(packages, records, strict=True)}
+        archives = await self.have(packages, sizes)
+        for package, record in zip(packages, records, strict=True):
+            archive = archives[package.stem]
+            record.sha256 = bytes.fromhex(archive.sha256)
+            record.md5 = bytes.fromhex(archive.md5)
+            record.size = archive.size
+
+    def replaced(self) -> list[Path]:
+        """The directories of packages that are not in the cache any more as :meth:`have` left them."""
+        return [self.cache / stem for stem, (mark, _) in self._known.items() if _mark_of(self.cache / stem) != mark]
+
+    async def _get_all(self, absent: Sequence[ExplicitPackage]) -> None:
+        if absent:
+            self._progress.stage("Downloading")
+            with _directory_in(self.cache) as directory:
+                turns = asyncio.Semaphore(_AT_ONCE)
+                tasks = [asyncio.ensure_future(self._get(package, directory, turns)) for package in absent]
+                try:
+                    await asyncio.gather(*tasks)
+                except BaseException:
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
+                    raise
+
+    def _has_whole(self, package: ExplicitPackage) -> bool:
+        """Whether the cache has this very package, each file as it was packed."""
+        self._alive()
+        return self._has(package) and not damaged_files(self.cache / package.stem)
+
+    def _has(self, package: ExplicitPackage) -> bool:
+        """Whether the cache has this very package, by a digest that was computed."""
+        found = attested(self.cache / package.stem)
+        if found is None:
+            return False
+        archive = found[1]
+        if package.digest is None:
+            if not (self._offline and package.local is None and archive.url == package.url):
+                return False
+        elif not _fits(archive, package):
+            return False
+        self._known[package.stem] = found
+        return True
+
+    async def _get(self, package: ExplicitPackage, directory: Path, turns: asyncio.Semaphore) -> None:
+        async with turns:
+            path = package.local or directory / package.file_name
+            if package.local is None:
+                await self._fetch(package, path)
+            staging = directory / package.stem
+            archive = await self._unpack(package, path, staging)
+            await asyncio.to_thread(self._keep, package, archive, staging)
+            if package.local is None:
+                path.unlink(missing_ok=True)
+
+    async def _fetch(self, package: ExplicitPackage, path: Path) -> None:
+        """Download the archive."""
+        from rattler.package_streaming import download_to_writer
+
+        tries = _TRIES
+        while True:
+            tries -= 1
+            with path.open("wb") as file:
+                try:
+                    await download_to_writer(self._client, package.url, _Writer(file, self._arrived))
+                    return
+                except Exception as error:
+                    if isinstance(error, OSError) and error.errno is not None:  # of this machine's, not of a server
+                        raise _unobtainable(package, error) from None
+                    if not tries or not _BROKEN_OFF.search(str(error)):
+                        # in the words that rattler has for a package that it could not fetch itself
+                        raise RuntimeError(f"failed to fetch {package.file_name}\n{error}") from error
+
+    async def _unpack(self, package: ExplicitPackage, path: Path, staging: Path) -> Archive:
+        """Unpack the archive and hash it in one go; raise EngineError where it is not the one that was asked for."""
+        # rattler's extract() holds Python's lock all the while, and this does not
+        from rattler.package_streaming import download_and_extract
+
+        try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+            size = status.st_size
+            sha256, md5 = await download_and_extract(self._client, path.absolute().as_uri(), staging)
+            archive, fault = Archive(sha256.hex(), md5.hex(), size, package.url), None
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise _unobtainable(package, error) from None
+            archive, fault = await asyncio.to_thread(_hashed, path, package), error
+        for algorithm in ("sha256", "md5"):
+            wanted, found = getattr(package, algorithm), getattr(archive, algorithm)
+            if wanted and found != wanted:
+                raise mismatch(package, algorithm, found)
+        if fault is not None:
+            if _FULL.search(str(fault)):
+                raise space_error("the embedded engine")
+            raise EngineError(
+                f"the package {package.file_name} of {redact(package.channel)} cannot be unpacked: {fault}",
+                hint="The file is damaged, or not a conda package: report it to the channel's owner.",
+            )
+        if package.local is not None:
+            self._arrived(size)
+        return archive
+
+    def _arrived(self, count: int) -> None:
+        self._alive()
+        self._done += count
+        self._progress.download(self._done, self._total)
+
+    def _keep(self, package: ExplicitPackage, archive: Archive, staging: Path) -> None:
+        """Look over what was unpacked, and put it where rattler will look for it."""
+        check_unpacked(staging, package)
+        archive = archive._replace(links=links_in(staging))
+        self._alive()
+        with _locked(self.cache):
+            if package.digest is not None and self._has_whole(package):
+                return  # another process was faster, and may be linking from it
+            self._put(staging, self.cache / package.stem, archive)
+
+    def _put(self, staging: Path, place: Path, archive: Archive) -> None:
+        """Have the directory take its place, and write down what it was unpacked from."""
+        token = secrets.token_hex(16)
+        token_file = staging / _TOKEN
+        token_file.unlink(missing_ok=True)  # whatever the package brought of this name
+        token_file.write_text(token, encoding="ascii")
+        listing = listing_of(staging)
+        beside = place.with_name(place.name + ".lock")
+        known = read_regular(beside, NOTE)[:_REVISION] if beside.exists() else b""
+        revision = (int.from_bytes(known, "big") + 1).to_bytes(_REVISION, "big")
+        attestation = place.with_name(place.name + ".cetool")
+        attestation.unlink(missing_ok=True)
+        if os.path.lexists(place):
+            place.rename(staging.with_name(staging.name + ".replaced"))
+        staging.rename(place)
+        beside.write_bytes(revision + bytes.fromhex(archive.sha256))
+        told = {"schema": _SCHEMA, "token": token, "revision": revision.hex(), "listing": listing}
+        told |= archive._asdict()
+        attestation.write_text(json.dumps(told), encoding="utf-8")
+        self._known[place.name] = (_mark(token, revision), archive)
+
+
+def attested(directory: Path) -> tuple[bytes, Archive] | None:
+    """What was computed of the archive that is unpacked in a directory of the cache, with a mark of this very entry;
+    None where nothing was computed, or the directory was replaced since.
+    """
+    mark = _mark_of(directory)
+    if mark is None:
+        return None
+    try:
+        told = read_json(directory.with_name(directory.name + ".cetool"), NOTE, exact=True)
+        if told["schema"] != _SCHEMA or mark != _mark(told["token"], bytes.fromhex(told["revision"])):
+            return None
+        if told["listing"] != listing_of(directory):
+            return None
+        archive = Archive(told["sha256"], told["md5"], told["size"], told["url"], dict(told["links"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return mark, archive
+
+
+def _mark_of(directory: Path) -> bytes | None:
+    """What changes when another package takes a directory's place; None where no whole package is there."""
+    base = os.fspath(directory)
+    try:
+        token = read_regular(f"{base}/{_TOKEN.as_posix()}", 64).decode("ascii")
+        revision = read_regular(f"{base}.lock", NOTE)[:_REVISION]
+        os.stat(f"{base}/info/index.json")
+        with os.scandir(f"{base}/info") as entries:  # rattler would wait for a pipe
+            if not all(each.is_file() or each.is_dir() or each.is_symlink() for each in entries):
+                return None
+    except (OSError, ValueError):
+        return None
+    return _mark(token, revision)
+
+
+def _mark(token: str, revision: bytes) -> bytes:
+    return token.encode() + b" " + revision
+
+
+def _fits(archive: Archive, package: ExplicitPackage) -> bool:
+    wanted = [(name, value) for name in ("sha256", "md5") if (value := getattr(package, name))]
+    return bool(wanted) and all(getattr(archive, name) == value for name, value in wanted)
+
+
+def wanted_of(record: RepoDataRecord) -> ExplicitPackage:
+    """The package that a record of a channel means, with the digests that the channel claims of it."""
+    return ExplicitPackage(
+        url=record.url,
+        file_name=record.file_name,
+        stem=f"{record.name.normalized}-{record.version}-{record.build}",
+        subdir=record.subdir,
+        sha256=record.sha256.hex() if record.sha256 else None,
+        md5=record.md5.hex() if record.md5 else None,
+    )
+
+
+def record_in(cache: Path, package: ExplicitPackage) -> RepoDataRecord:
+    """The record of a package that is in the cache, out of the package itself. Raises EngineError."""
+    from rattler import PackageRecord, RepoDataRecord
+
+    directory = cache / package.stem
+    found = attested(directory)
+    try:
+        if found is None:
+            raise ValueError("it was removed from the package cache")
+        archive = found[1]
+        record = PackageRecord.from_index_json(
+            directory / "info" / "index.json", archive.size, archive.sha256, archive.md5
+        )
+    except Exception as error:
+        raise EngineError(f"the metadata in {package.file_name} cannot be read: {scrub(str(error))}") from None
+    return RepoDataRecord(record, package.file_name, package.url, package.channel)
+
+
+def kept_record(cache: Path, package: ExplicitPackage) -> RepoDataRecord | None:
+    """The same where the package is in the cache, by its digest; None where it is not."""
+    found = attested(cache / package.stem)
+    if found is None or not _fits(found[1], package):
+        return None
+    try:
+        return record_in(cache, package)
+    except EngineError:  # as good as not there
+        return None
+
+
+class _Writer:
+    """A file that is written to, and a call for what was written."""
+
+    def __init__(self, file: IO[bytes], arrived: Callable[[int], None]) -> None:
+        self._file = file
+        self._arrived = arrived
+
+    def write(self, chunk: bytes) -> int:
+        """Write a chunk."""
+        self._file.write(chunk)
+        self._arrived(len(chunk))
+        return len(chunk)
+
+
+def _hashed(path: Path, package: ExplicitPackage) -> Archive:
+    """What a file hashes to that could not be unpacked. Raises EngineError where it cannot be read."""
+    try:
+        return Archive(digest_of(path, "sha256"), digest_of(path, "md5"), path.stat().st_size, package.url)
+    except OSError as error:
+        raise _unobtainable(package, error) from None
+
+
+def _unobtainable(package: ExplicitPackage, error: OSError) -> EngineError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return space_error("the embedded engine")
+    return EngineError(
+        f"the package {package.file_name} cannot be fetched: {error.filename or package.local}: {error.strerror}",
+        hint="The channel may have removed it; if a lock names it, `cetool lock` solves again.",
+    )
+
+
+@contextmanager
+def _directory_in(cache: Path) -> Iterator[Path]:
+    """A directory on the cache's own disk, gone afterwards."""
+    directory = Path(tempfile.mkdtemp(prefix=".cetool-", dir=cache))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    """Hold the file lock under which rattler changes its cache."""
+    import portalocker
+
+    descriptor = os.open(cache / ".cache.lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+        portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE)
+        yield

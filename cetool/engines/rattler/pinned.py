@@ -1,0 +1,180 @@
+"""Packages that the embedded engine takes as given when it solves: a baseline's, named exactly.
+
+They are in the environment whatever the solver would think of them, so it is not told what they depend on: it could
+only bring back what was taken out on purpose. What they say of packages that are not among them is told as a limit:
+such a package fits, or is not there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cetool.base.errors import EngineError
+from cetool.engines.explicit import ExplicitPackage, name_of_line
+from cetool.engines.protocol import Progress
+from cetool.engines.rattler.errors import UnsatisfiableError
+
+if TYPE_CHECKING:
+    from rattler import Gateway, MatchSpec, PackageRecord, RepoDataRecord, Subdir
+
+_LOCKED = re.compile(r"(\S+) \S+ is locked, but another version is required")
+_LIMITS = re.compile(r"(\S+) \S+ would (?:constrain|require)")
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_MOST_NAMES = 5
+
+
+class PinnedPackages:
+    """The packages, with what is known of them; ``packages`` keep the order of the baseline."""
+
+    def __init__(self, packages: Sequence[ExplicitPackage]) -> None:
+        self.packages = {package.name: package for package in packages}
+        self._known: dict[str, PackageRecord] = {}
+
+    @property
+    def specs(self) -> list[MatchSpec]:
+        """A spec for each, so that it is in the solution."""
+        from rattler import MatchSpec
+
+        return [MatchSpec(name) for name in self.packages]
+
+    async def learn(self, cache: Path, gateway: Gateway, subdirs: list[Subdir], progress: Progress) -> None:
+        """Find out what the packages say of others: from those that are unpacked here, else from their channels.
+
+        A channel that cannot be asked, or has a package no longer, is no hindrance: then nothing is known of it.
+        """
+        from cetool.engines.rattler.packages import kept_record
+
+        for name, package in self.packages.items():
+            record = kept_record(cache, package)
+            if record is not None:
+                self._known[name] = record
+        absent = [package for name, package in self.packages.items() if name not in self._known]
+        by_channel: dict[str, list[ExplicitPackage]] = {}
+        for package in absent:
+            by_channel.setdefault(package.channel, []).append(package)
+        for channel, packages in by_channel.items():
+            await self._ask(channel, packages, gateway, subdirs)
+        unknown = [name for name in self.packages if name not in self._known]
+        if unknown:
+            told = ", ".join(unknown[:_MOST_NAMES]) + (", ..." if len(unknown) > _MOST_NAMES else "")
+            progress.note(f"What {told} of the baseline needs is not known: its channel does not tell.")
+
+    async def _ask(
+        self, channel: str, packages: list[ExplicitPackage], gateway: Gateway, subdirs: list[Subdir]
+    ) -> None:
+        from rattler import Channel
+
+        names = [package.name for package in packages]
+        try:
+            found = await gateway.query(
+                [Channel(channel)], subdirs, names, recursive=False, channel_relations="disabled"
+            )
+        except Exception:  # whatever keeps a channel from answering: it was not needed for more
+            return
+        wanted = {package.name: package for package in packages}
+        for record in (record for records in found for record in records):
+            package = wanted[record.name.normalized]
+            same = record.file_name == package.file_name and record.subdir in (package.subdir, "noarch")
+            digest = record.sha256.hex() if record.sha256 else None
+            if same and (package.sha256 is None or digest in (None, package.sha256)):
+                self._known.setdefault(record.name.normalized, record)
+
+    def given(self) -> list[RepoDataRecord]:
+        """The records that the solver is to take as they are."""
+        return [self._record(package, for_solver=True) for package in self.packages.values()]
+
+    def restored(self, records: Iterable[RepoDataRecord]) -> list[RepoDataRecord]:
+        """The solution with what the packages depend on, as far as that is known: linking in order takes that."""
+        found = []
+        for record in records:
+            package = self.packages.get(record.name.normalized)
+            found.append(record if package is None else self._record(package, for_solver=False))
+        return found
+
+    def _record(self, package: ExplicitPackage, *, for_solver: bool) -> RepoDataRecord:
+        from rattler import PackageRecord, RepoDataRecord
+        from rattler.package import BuildString
+
+        known = self._known.get(package.name)
+        depends = [] if known is None else list(known.depends)
+        limits = [] if known is None else list(known.constrains)
+        if for_solver:
+            limits = [text for text in (*depends, *limits) if self._is_limit(text)]
+            depends = []
+        _, version, build = package.stem.rsplit("-", 2)
+        record = PackageRecord(
+            name=package.name,
+            version=version,
+            build=BuildString(build),
+            build_number=0 if known is None else known.build_number,
+            subdir=package.subdir,
+            noarch=None if known is None else "python" if known.noarch.python else None,
+            depends=depends,
+            constrains=limits,
+            sha256=bytes.fromhex(package.sha256) if package.sha256 else None,
+            md5=bytes.fromhex(package.md5) if package.md5 else None,
+        )
+        if for_solver:  # it is there, whatever day is solved for
+            record.timestamp = datetime.fromtimestamp(0, timezone.utc)
+        return RepoDataRecord(record, package.file_name, package.url, package.channel)
+
+    def _is_limit(self, text: str) -> bool:
+        """Whether a spec is about a package that may be added."""
+        name = _NAME.match(text.rpartition("::")[2].strip())
+        return name is not None and not name[0].startswith("__") and name[0].lower() not in self.packages
+
+    def explain(self, text: str, asked: Sequence[str], reasons: str) -> EngineError | None:
+        """The error for a solver's words where a package of the baseline is in the way."""
+        named = [name for name in (*_LOCKED.findall(text), *_LIMITS.findall(text)) if name in self.packages]
+        names = list(dict.fromkeys(named))
+        if not names:
+            return None
+        told = " and ".join(f"{name} {self.packages[name].stem.rsplit('-', 2)[1]}" for name in names)
+        reasons = reasons.replace("is locked, but", "is in the baseline, but")
+        return UnsatisfiableError(
+            f"{' and '.join(asked)} cannot be added to the baseline, which has {told}: {reasons}",
+            hint=f"Take out what is in the way, and another version may come instead: without: [{', '.join(names)}]. "
+            "Or ask for another version of what is added.",
+        )
+
+
+def explicit_lines(solution: Iterable[RepoDataRecord], pinned: Sequence[str]) -> tuple[str, ...]:
+    """A solution as lines of an explicit spec, in an order in which it can be linked; the pinned ones as they were."""
+    given = dict(zip(map(name_of_line, pinned), pinned, strict=True))
+    records = {record.name.normalized: record for record in solution}
+    lines = []
+    for name in linked_in_order(records, list(given)):
+        record = records[name]
+        if name in given:
+            lines.append(given[name])
+        elif record.sha256 is not None:
+            lines.append(f"{record.url}#sha256:{record.sha256.hex()}")
+        else:
+            lines.append(f"{record.url}#{record.md5.hex()}" if record.md5 is not None else record.url)
+    return tuple(lines)
+
+
+def linked_in_order(records: Mapping[str, RepoDataRecord], given: Sequence[str]) -> list[str]:
+    """The names of the records, by name, in an order in which they can be linked.
+
+    What a package depends on comes before it, python as early as it can; beyond that the ``given`` names keep their
+    order, for of those it may not be known what they depend on.
+    """
+    order: dict[str, None] = {}
+    begun: set[str] = set()
+    stack = [(name, False) for name in reversed(["python", *given, *records])]
+    while stack:
+        name, ready = stack.pop()
+        if ready:
+            order[name] = None
+        elif name in records and name not in begun:
+            begun.add(name)
+            stack.append((name, True))
+            needs = [match[0].lower() for text in records[name].depends if (match := _NAME.match(text))]
+            # a python may ask for pip, which is installed by python
+            stack += [(need, False) for need in reversed(needs) if (name, need) != ("python", "pip")]
+    return list(order)

@@ -1,0 +1,229 @@
+"""What the embedded engine asks rattler for: channels by URL, specs that mean those URLs, what is switched on.
+
+Everything here is free of credentials but for :attr:`Plan.access`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from cetool.base.errors import EngineError
+from cetool.base.patterns import pattern
+from cetool.base.urls import redact, scrub, strip_credentials
+from cetool.base.values import Value
+from cetool.declare.match_fields import Fields, read_fields
+from cetool.declare.package_urls import url_in
+from cetool.declare.platforms import current_platform, default_virtual_packages
+from cetool.engines.protocol import CreateRequest
+from cetool.engines.rattler.client import Access, access_to, process_environment
+from cetool.engines.rattler.direct import Direct, package_at, without_url
+from cetool.settings.condarc import Condarc, resolve_channel
+
+if TYPE_CHECKING:
+    from rattler import GenericVirtualPackage, MatchSpec
+
+_CHANNEL = pattern(r'channel="([^"]*)"')
+#: Fields that rattler compares letter by letter, which CEP 29 does not.
+_COMPARED = ("license", "license_family")
+
+
+class Plan(Value):
+    """A request in rattler's terms.
+
+    ``channels`` pairs each URL with the name that messages call it by; ``specs`` pairs each match spec with the text
+    that was asked for; ``selected`` has, by package name, the specs with fields that rattler's solver ignores
+    (:mod:`cetool.engines.rattler.selection`); ``direct`` are those that name a package by its URL.
+    """
+
+    channels: tuple[tuple[str, str], ...]
+    specs: tuple[tuple[MatchSpec, str], ...]
+    pins: tuple[MatchSpec, ...]
+    access: Access
+    condarc: Condarc
+    offline: bool
+    subdir: str | None
+    selected: Mapping[str, tuple[Fields, ...]] = MappingProxyType({})
+    direct: tuple[Direct, ...] = ()
+
+    def channel_of(self, url: str) -> str:
+        """How a message calls the channel that a URL lies in; the URL itself, redacted, where it is in none."""
+        url = strip_credentials(url)
+        fitting = [(len(base), name) for base, name in self.channels if f"{url}/".startswith(base + "/")]
+        for origin in self.access.origins_of(url):
+            fitting += [(len(base), name) for base, name in self.channels if f"{base}/".startswith(origin)]
+        return max(fitting)[1] if fitting else redact(url)
+
+    @property
+    def channel_names(self) -> str:
+        """All channels, for a message."""
+        return ", ".join(name for _, name in self.channels)
+
+
+def make_plan(request: CreateRequest, condarc: Condarc, environ: Mapping[str, str]) -> Plan:
+    """The plan of a request under this configuration. Raises EngineError for what it forbids or rattler cannot do."""
+    from rattler import MatchSpec
+
+    access = access_to(condarc)
+    channels: dict[str, str] = {}
+    for channel in request.channels:
+        for url in resolve_channel(channel, condarc):
+            channels.setdefault(access.plain(url), strip_credentials(channel if "://" not in channel else url))
+    specs: list[tuple[MatchSpec, str]] = []
+    direct: list[Direct] = []
+    selected: dict[str, tuple[Fields, ...]] = {}
+    if request.explicit or request.pinned:
+        from cetool.engines.explicit import packages_of, parse_lines
+
+        for package in (*packages_of(request), *parse_lines(request.pinned)):
+            channels.setdefault(access.plain(package.channel), package.channel)
+    for text in request.packages if not request.explicit else ():
+        fields = _selecting(text, selected)
+        spec = _parsed(fields.text(*_COMPARED) if fields is not None else text)
+        canonical = spec.to_canonical_string()
+        asked_for = str(spec)
+        if spec.channel is not None:
+            url = _own_channel(asked_for, canonical, condarc)
+            channels.setdefault(access.plain(url), strip_credentials(url))
+            found = _CHANNEL.search(canonical)
+            if found:
+                canonical = canonical.replace(found[0], f'channel="{access.plain(url)}/"')
+        if address := url_in(asked_for):
+            directory, _, file = address.rpartition("/")
+            plain = f"{access.plain(directory)}/{file}"
+            direct.append(Direct(len(specs), canonical, package_at(plain, spec)))
+            canonical = without_url(canonical)
+        specs.append((MatchSpec(canonical), strip_credentials(text)))
+    _refuse_forbidden(channels, condarc)
+    pins = []
+    for pin in condarc.pinned_packages:
+        _selecting(pin, selected)
+        pins.append(_parsed(_fields_of(pin).text(*_COMPARED)))
+    return Plan(
+        channels=tuple(channels.items()),
+        specs=tuple(specs),
+        pins=tuple(pins),
+        access=access,
+        condarc=condarc,
+        offline=request.offline or condarc.offline,
+        subdir=request.platform or environ.get("CONDA_SUBDIR") or None,
+        selected=selected,
+        direct=tuple(direct),
+    )
+
+
+def _selecting(text: str, selected: dict[str, tuple[Fields, ...]]) -> Fields | None:
+    """The fields of a spec, noted among the selected ones; None where rattler's solver honours all of them."""
+    if "[" not in text and "/" not in text:
+        return None
+    from cetool.engines.rattler.selection import SELECTED
+
+    fields = _fields_of(text)
+    if not any(fields.get(key) for key in SELECTED):
+        return None
+    if fields.get("when"):
+        used = ", ".join(key for key in SELECTED if fields.get(key))
+        raise EngineError(
+            f"{redact(text)!r} has a condition and {used}, which the embedded engine cannot honour together",
+            hint="Leave out one of them.",
+        )
+    selected[fields.name] = (*selected.get(fields.name, ()), fields)
+    return fields
+
+
+def _fields_of(text: str) -> Fields:
+    try:
+        return read_fields(text)
+    except ValueError as error:
+        raise EngineError(f"{redact(text)!r} is not a match spec: {scrub(str(error))}") from None
+
+
+def _parsed(text: str) -> MatchSpec:
+    from rattler import MatchSpec
+    from rattler.exceptions import InvalidMatchSpecError
+
+    try:
+        return MatchSpec(text)
+    except InvalidMatchSpecError as error:
+        reason = scrub(str(error)).splitlines()[0]
+        raise EngineError(f"{redact(text)!r} is not a match spec: {reason}") from None
+
+
+def _own_channel(asked_for: str, canonical: str, condarc: Condarc) -> str:
+    """The URL of the channel that a spec names itself, credentials included."""
+    quoted = _CHANNEL.search(asked_for) or _CHANNEL.search(canonical)
+    name = quoted[1] if quoted else ""
+    urls = resolve_channel(name, condarc)
+    if len(urls) != 1:
+        raise EngineError(
+            f"{name}:: stands for several channels, which the embedded engine cannot ask of one package",
+            hint="Name one of them in the spec, or list the channel in the channels.",
+        )
+    return urls[0]
+
+
+def _refuse_forbidden(channels: Mapping[str, str], condarc: Condarc) -> None:
+    """Channels that the configuration's ``denylist_channels`` or ``allowlist_channels`` rule out, as conda does."""
+
+    def listed(names: tuple[str, ...]) -> set[str]:
+        return {strip_credentials(url).rstrip("/") for name in names for url in resolve_channel(name, condarc)}
+
+    denied = listed(condarc.denylist_channels)
+    allowed = listed(condarc.allowlist_channels)
+    for url, name in channels.items():
+        if url in denied or (allowed and url not in allowed):
+            raise EngineError(
+                f"the channel {name} is ruled out by this machine's conda configuration",
+                hint="See allowlist_channels and denylist_channels in .condarc.",
+            )
+
+
+def virtual_packages(
+    overrides: Iterable[tuple[str, str]], environ: Mapping[str, str], platform: str | None = None
+) -> list[GenericVirtualPackage]:
+    """What the machine has (``__glibc``, ``__cuda``, ...), the overrides in place of what was found.
+
+    This machine is asked; of another ``platform`` what most of its machines have counts.
+    """
+    from rattler import GenericVirtualPackage, PackageName, Version
+    from rattler.exceptions import InvalidVersionError
+    from rattler.package import BuildString
+
+    found = _default_packages(platform) or _detected_packages(environ)
+    for name, value in overrides:
+        found.pop(name, None)
+        if not value:
+            continue  # an empty value says that the machine has none, as with CONDA_OVERRIDE_CUDA=""
+        # of __archspec the build tells the machine, as in CONDA_OVERRIDE_ARCHSPEC
+        version, build = ("1", value) if name == "__archspec" else (value, "0")
+        try:
+            found[name] = GenericVirtualPackage(PackageName(name), Version(version), BuildString(build))
+        except (InvalidVersionError, ValueError) as error:
+            raise EngineError(f"{value!r} is no version for the virtual package {name}: {error}") from None
+    return list(found.values())
+
+
+def _detected_packages(environ: Mapping[str, str]) -> dict[str, GenericVirtualPackage]:
+    from rattler import VirtualPackage, VirtualPackageOverrides
+    from rattler.exceptions import DetectVirtualPackageError
+
+    try:
+        with process_environment(environ, {}):
+            detected = VirtualPackage.detect(VirtualPackageOverrides.from_env())
+    except DetectVirtualPackageError as error:
+        raise EngineError(f"the machine's virtual packages cannot be found out: {error}") from None
+    return {generic.name.normalized: generic for generic in (package.into_generic() for package in detected)}
+
+
+def _default_packages(platform: str | None) -> dict[str, GenericVirtualPackage]:
+    """What another platform is taken to have; nothing for this one."""
+    if platform is None or platform == current_platform():
+        return {}
+    from rattler import GenericVirtualPackage, PackageName, Version
+    from rattler.package import BuildString
+
+    return {
+        name: GenericVirtualPackage(PackageName(name), Version(version), BuildString(build))
+        for name, (version, build) in default_virtual_packages(platform).items()
+    }

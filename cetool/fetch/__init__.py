@@ -1,0 +1,1 @@
+"""Scripts and files from URLs."""

@@ -1,0 +1,168 @@
+"""A script's URL as an address that may be asked for: checked, in ASCII, its credentials held apart.
+
+What authenticates a request for a script: the URL's user, GitHub's token, ``~/.netrc``; each to its host only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from cetool.base.errors import ConfigError, Location, UsageError
+from cetool.base.files import sha256_of
+from cetool.base.limits import SETTINGS
+from cetool.base.secrets import remember
+from cetool.base.urls import Url, basic_authorization, split_url, strip_credentials
+from cetool.declare.source import printable
+from cetool.settings.paths import home_directory
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
+_NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f-\xa0\s<>\"\\\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
+_ALPHABET = "%/:=&?~+!$,;'@()*[]"  # of a URL: these and what quote() leaves alone stay as they are
+
+
+@dataclass(frozen=True)
+class Address:
+    """An ASCII URL that may be asked for, without user, password and fragment; ``basic`` authenticates there.
+
+    ``origin`` is scheme, host and port; ``fragment`` is what followed the ``#``, which servers are not told.
+    """
+
+    url: str
+    scheme: str
+    host: str
+    origin: str
+    basic: str | None
+    fragment: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The URL as it may be shown and stored."""
+        return strip_credentials(self.url)
+
+    @property
+    def where(self) -> Location:
+        """The place that messages name."""
+        return Location(self.shown)
+
+    @property
+    def key(self) -> str:
+        """What stands for the whole URL, tokens in its query included, and tells nothing of it (SHA-256, 64 digits)."""
+        return sha256_of(f"{self.url}#{self.fragment}".encode("utf-8", "surrogatepass"))
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the path, decoded, without what cannot be in a file's name; may be empty."""
+        last = split_url(self.url).decoded_path.rpartition("/")[2]
+        return "".join(char for char in last if char.isprintable() and char not in "/\\").strip(" .")
+
+
+def parse_address(text: str) -> Address:
+    """The address that a URL names. Raises UsageError; what it says never shows a password."""
+    scheme = _SCHEME.match(text)
+    shown = Location(printable(strip_credentials(text)))
+    if scheme is None or scheme[1].lower() not in ("http", "https"):
+        is_file = scheme is not None and scheme[1].lower() == "file"
+        raise UsageError(
+            "a script's file is given by its path, not by a file:// URL" if is_file else "this is no https:// URL",
+            where=shown,
+            hint="Write the path alone." if is_file else "Fetch it with what can, and give its path.",
+        )
+    bad = _NOT_IN_URLS.search(text)
+    if bad is not None:
+        raise UsageError(
+            f"there is a character in this URL that none can have: {bad[0]!r}",
+            where=shown,
+            hint="Put quotes around a URL in a shell, and copy all of it; a blank in one is written %20.",
+        )
+    try:
+        parts = split_url(text)
+        host = _ascii_host(parts.host.removeprefix("[").removesuffix("]"))
+    except ValueError:  # UnicodeError too
+        raise UsageError(
+            "there is no valid host in this URL", where=shown, hint="https://HOST/PATH/script.py"
+        ) from None
+    return _address(parts, host)
+
+
+def _address(parts: Url, host: str) -> Address:
+    scheme = parts.scheme.lower()
+    shown_host = f"[{host}]" if ":" in host else host
+    default = 443 if scheme == "https" else 80
+    origin = f"{scheme}://{shown_host}" + ("" if parts.port in (None, default) else f":{parts.port}")
+    target = quote(parts.path or "/", safe=_ALPHABET)
+    query = f"?{quote(parts.query, safe=_ALPHABET)}" if parts.query else ""
+    return Address(origin + target + query, scheme, host, origin, parts.basic, parts.fragment or "")
+
+
+def _ascii_host(host: str) -> str:
+    """The host in ASCII (IDNA), lower case. Raises ValueError for what can be none."""
+    if ":" in host:
+        import ipaddress
+
+        ipaddress.IPv6Address(host)
+        return host
+    name = host.encode("idna").decode("ascii").lower()
+    if not all(_HOST_LABEL.match(label) for label in name.removesuffix(".").split(".")):
+        raise ValueError(host)
+    return name
+
+
+#: The variable with a token for scripts in private repositories on GitHub.
+GITHUB_TOKEN = "CETOOL_GITHUB_TOKEN"
+#: GitHub's own hosts that serve or tell of files; ``github.io`` and what else its users fill are not among them.
+GITHUB_HOSTS = frozenset(
+    {"github.com", "www.github.com", "api.github.com", "raw.githubusercontent.com"}
+    | {"gist.github.com", "gist.githubusercontent.com"}
+)
+
+
+def authorization(address: Address, environ: Mapping[str, str], *, basic: str | None = None) -> str | None:
+    """The header ``Authorization`` for one request, None for none.
+
+    ``basic`` is what the URL itself brought for this scheme, host and port, and comes first. A token and a password
+    from ``~/.netrc`` go over HTTPS only. Raises ConfigError for a token that cannot be one.
+    """
+    if basic is not None or address.scheme != "https":
+        return basic
+    if address.origin.removeprefix("https://") in GITHUB_HOSTS:  # with the usual port
+        token = environ.get(GITHUB_TOKEN, "").strip()
+        if token:
+            remember(token)
+            return f"token {_checked(token)}"
+    return _from_netrc(address.host, environ)
+
+
+def _checked(token: str) -> str:
+    if not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise ConfigError(
+            "the token holds a character that none can have",
+            where=Location(GITHUB_TOKEN),
+            hint="Copy it once more, alone and whole.",
+        )
+    return token
+
+
+def _from_netrc(host: str, environ: Mapping[str, str]) -> str | None:
+    """What ``NETRC`` or ``~/.netrc`` has for this host by name; its ``default`` would go to everybody."""
+    home = home_directory(environ)
+    path = environ.get("NETRC") or (None if home is None else os.path.join(home, ".netrc"))
+    if path is None or not os.path.isfile(path):
+        return None
+    import netrc
+
+    try:
+        if os.path.getsize(path) > SETTINGS:
+            return None
+        entry = netrc.netrc(path).hosts.get(host)
+    except (OSError, netrc.NetrcParseError, ValueError):
+        return None  # open to others, or malformed: as if there were none, as curl and requests have it
+    if entry is None:
+        return None
+    user, _, password = entry
+    remember(password or "")
+    return basic_authorization((user or "").encode(), (password or "").encode())

@@ -1,0 +1,239 @@
+"""Where overlays live: a store for each base's name, the overlays that people gave names to, and who goes when.
+
+An overlay's directory is ``ROOT/NAME/DIGEST``: NAME tells its base, DIGEST what lies over it, and it is one of a
+:class:`~cetool.store.store.Store` of its own, with ``.locks`` and ``.trash`` beside it, so that users who share the
+directory share these. When one was last used is told by the time of its lock. ``ROOT/.named`` has a recipe for each
+overlay that was given a name; the directory that it leads to is kept, whatever its age.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cetool.base.errors import StoreError, UsageError
+from cetool.base.files import ChangedError, read_if_there, replace_file
+from cetool.base.limits import NOTE, read_json
+from cetool.base.ownership import ensure_private_dir, make_private_dirs
+from cetool.base.process import is_in_environment_of_any, prefixes_in_use
+from cetool.overlays.recipes import Recipe
+from cetool.settings.paths import Paths
+from cetool.store.disk import Freed
+from cetool.store.gc import Collected, Policy, Report
+from cetool.store.store import Directory, Store
+
+_PLACE = "{env_name}"
+_ROOT = "{overlays}"
+_NAMED = ".named"
+_SAFE = re.compile(r"[^A-Za-z0-9._+-]+")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
+
+
+class RecipeChangedError(StoreError):
+    """A recipe is not what was read any more."""
+
+
+class Overlays:
+    """All overlays of one place. ``template`` is the setting ``overlays-dir``, None for the default."""
+
+    def __init__(self, paths: Paths, template: str | None = None) -> None:
+        self._paths = paths
+        text = (template or f"{_ROOT}/{_PLACE}").replace(_ROOT, str(paths.root / "overlays"))
+        self._template = text if _PLACE in text else f"{text}/{_PLACE}"
+        #: The directory that has all of them.
+        self.root = Path(self._template.partition(_PLACE)[0].rpartition("/")[0] or "/")
+
+    def store(self, base: Path | str) -> Store:
+        """The store of the overlays on bases of this one's name."""
+        name = _SAFE.sub("_", os.path.basename(os.path.normpath(base))).strip(".") or "base"
+        return self._store(Path(self._template.replace(_PLACE, name)))
+
+    def stores(self) -> Iterator[Store]:
+        """Every store that there is."""
+        self.check()
+        try:
+            pattern = str(Path(self._template.replace(_PLACE, "[!.]*")).relative_to(self.root))
+            found = sorted(path for path in self.root.glob(pattern) if path.is_dir())
+        except OSError as error:
+            raise StoreError(f"{self.root} cannot be read: {error.strerror}") from error
+        yield from map(self._store, found)
+
+    def _store(self, directory: Path) -> Store:
+        root = self._paths.root
+        config_file, trusted = self._paths.config_file, self._paths.trusted
+        return Store(Paths(root, directory, directory / ".locks", directory / ".trash", config_file, trusted))
+
+    def check(self) -> None:
+        """Check that no other user has a hand in overlays and their recipes. Raises OwnershipError."""
+        for directory in (self.root, self.root / _NAMED):
+            ensure_private_dir(directory, trust=self._paths.trusted, writable=False)
+
+    # --- those with a name ----------------------------------------------------------------------------------------
+
+    def named(self) -> list[Recipe]:
+        """The named overlays, by name; a file that is no recipe is passed over."""
+        self.check()
+        with contextlib.suppress(OSError):
+            names = sorted(os.listdir(self.root / _NAMED))
+            found = [self._read(name.removesuffix(".json")) for name in names if name.endswith(".json")]
+            return [recipe for recipe in found if recipe is not None]
+        return []
+
+    def recipe(self, name: str) -> Recipe:
+        """The named overlay. Raises StoreError where there is none."""
+        check_name(name)
+        self.check()
+        recipe = self._read(name)
+        if recipe is None:
+            known = ", ".join(item.name for item in self.named())
+            raise StoreError(
+                f"there is no overlay called {name!r} in {self.root}",
+                hint=f"There are: {known}." if known else "`cetool overlay create NAME --base PREFIX` makes one.",
+            )
+        return recipe
+
+    def has(self, name: str) -> bool:
+        """Whether there is an overlay of this name."""
+        return (self.root / _NAMED / f"{name}.json").exists()
+
+    def write(self, recipe: Recipe, before: Recipe | None) -> None:
+        """Write a recipe in the place of ``before``, what it was when it was read; None for none.
+
+        Raises RecipeChangedError where it is not that any more, StoreError where it cannot be written.
+        """
+        directory = self.root / _NAMED
+        data = json.dumps(recipe.as_dict(), indent=1)
+        try:
+            make_private_dirs(directory, shared=True)
+            mode = 0o600 | directory.stat().st_mode & 0o066
+            path = directory / f"{recipe.name}.json"
+            old = read_if_there(path)
+            if self._read(recipe.name) != before:
+                raise ChangedError(path)
+            replace_file(path, old, data.encode(), mode=mode)
+        except ChangedError:
+            raise RecipeChangedError(
+                f"the overlay {recipe.name} was changed by another process meanwhile",
+                hint="Run the same command again.",
+            ) from None
+        except OSError as error:
+            raise StoreError(
+                f"the recipe of {recipe.name} cannot be written to {directory}: {error.strerror}"
+            ) from error
+
+    def forget(self, recipe: Recipe) -> None:
+        """Remove a recipe; the directory that it led to is then one like any other.
+
+        Raises RecipeChangedError where another process has changed it meanwhile, StoreError where it cannot be removed.
+        """
+        name = recipe.name
+        path = self.root / _NAMED / f"{name}.json"
+        try:
+            old = read_if_there(path)
+            if old is not None and self._read(name) != recipe:
+                raise ChangedError(path)
+            replace_file(path, old, None)
+        except ChangedError:
+            raise RecipeChangedError(
+                f"the overlay {name} was changed by another process meanwhile, so its recipe stays",
+                hint="Run the same command again.",
+            ) from None
+        except OSError as error:
+            raise StoreError(f"the recipe of {name} cannot be removed: {error.strerror}") from error
+
+    def _read(self, name: str) -> Recipe | None:
+        try:
+            return Recipe.from_dict(read_json(self.root / _NAMED / f"{name}.json", NOTE, exact=True))
+        except (OSError, KeyError, TypeError, ValueError, RecursionError):
+            return None
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError for what cannot be an overlay's name."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be the name of an overlay", hint="It has letters, digits and any of '_.+-', 100 at most."
+        )
+
+
+def is_overlay_in_use(prefix: Path) -> bool:
+    """Whether a process runs a program of an overlay, or was started in a shell that it is active in."""
+    return bool(prefixes_in_use([prefix])) or is_in_environment_of_any(f"{prefix}{os.sep}")
+
+
+def last_used(store: Store, directory: Directory) -> float:
+    """When an overlay was last used, in seconds since 1970; 0 for an incomplete one."""
+    marker = directory.marker
+    return 0.0 if marker is None else max(marker.created, store.last_shared_use(directory))
+
+
+def collect_overlays(
+    overlays: Overlays, policy: Policy, *, dry_run: bool = False, on_removed: Callable[[Path], None] | None = None
+) -> Report:
+    """Remove the overlays that the policy lets go, and those whose base is gone; never one that is in use.
+
+    One with a name goes with its base alone: the recipe stays. Raises StoreError where the place cannot be read.
+    """
+    collected: list[Collected] = []
+    in_use: list[Directory] = []
+    failed: list[tuple[Directory, StoreError]] = []
+    freed = Freed()
+    kept = {recipe.directory for recipe in overlays.named()}
+    now = time.time()
+    for store in overlays.stores():
+        for directory in store.directories():
+            unused = max(0.0, now - last_used(store, directory)) if directory.marker else None
+            reason = _reason(directory, policy, unused, str(directory.prefix) in kept)
+            if reason is None:
+                continue
+            try:
+                size = _take(store, directory, freed, now, dry_run=dry_run)
+            except StoreError as error:
+                failed.append((directory, error))
+                continue
+            if size is None:
+                in_use.append(directory)
+                continue
+            collected.append(Collected(directory, reason, unused, size))
+            if on_removed is not None and not dry_run:
+                on_removed(directory.prefix)
+        if not dry_run:
+            store.clear_trash()
+            store.clear_locks()
+    return Report(tuple(collected), tuple(in_use), dry_run, tuple(failed))
+
+
+def _reason(directory: Directory, policy: Policy, unused: float | None, named: bool) -> str | None:
+    """Why an overlay is to go, None where it is not."""
+    marker = directory.marker
+    if marker is None or marker.spec.overlay is None:
+        return "incomplete"
+    if not os.path.isdir(marker.spec.overlay.base):
+        return "its base is gone"
+    if named:
+        return None
+    if policy.everything:
+        return "not in use"
+    return "unused" if policy.older_than is not None and (unused or 0.0) >= policy.older_than else None
+
+
+def _take(store: Store, directory: Directory, freed: Freed, now: float, *, dry_run: bool) -> int | None:
+    """Remove an overlay, or tell what that would free; None where it is in use, or was used meanwhile."""
+    if store.in_use(directory) or is_overlay_in_use(directory.prefix):
+        return None
+    size = freed.add(directory.prefix)
+    if dry_run:
+        return size
+    lock = store.hold_for_removal(directory)
+    if lock is None:
+        return None
+    with lock:
+        if last_used(store, directory) > now:
+            return None
+        store.remove(directory, lock)
+    return size

@@ -1,0 +1,1 @@
+"""What ran, written down so that it can run again."""

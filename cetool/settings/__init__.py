@@ -1,0 +1,1 @@
+"""cetool's settings and conda's configuration."""

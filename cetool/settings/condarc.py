@@ -1,0 +1,443 @@
+"""Reads conda's configuration as conda (and mamba) would: search path, merging, environment variables.
+
+Only what cetool uses is read: channels, caches, the network and cetool's own section. Every other key is left to
+conda, whatever its value. Nothing in a file is executed, and no value that may hold a secret is quoted in a message.
+Reference: https://docs.conda.io/projects/conda/en/stable/user-guide/configuration/use-condarc.html
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from cetool.base.errors import ConfigError, Location
+from cetool.base.limits import SETTINGS, LimitError, check_yaml
+from cetool.base.ownership import OwnershipError, is_trusting, read_own_file
+from cetool.base.patterns import pattern
+from cetool.base.plain_yaml import Setting, settings_of
+from cetool.base.values import Value
+
+#: Where channel names live unless ``channel_alias`` says otherwise.
+DEFAULT_ALIAS = "https://conda.anaconda.org"
+#: What the channel ``defaults`` stands for unless ``default_channels`` says otherwise.
+DEFAULT_CHANNELS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
+if sys.platform == "win32":
+    DEFAULT_CHANNELS += ("https://repo.anaconda.com/pkgs/msys2",)
+#: The key of cetool's own section (the name is that of the program it follows).
+SECTION = "conda-execute"
+
+_FILE_NAMES = {".condarc", "condarc", ".mambarc", "mambarc"}
+_YAML_SUFFIXES = {".yml", ".yaml"}
+_MOST_NODES = 20_000
+_BOM = b"\xef\xbb\xbf"
+_SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_VARIABLE = pattern(r"\$(?:\{(?P<braced>[^}]*)\}|(?P<named>\w+))")
+
+# The keys by shape, each with the other names conda knows it by; a sequence's delimiter splits its CONDA_ variable.
+_SEQUENCES = {
+    "channels": (("channels", "channel"), ","),
+    "default_channels": (("default_channels",), ","),
+    "allowlist_channels": (("allowlist_channels", "whitelist_channels"), ","),
+    "denylist_channels": (("denylist_channels",), ","),
+    "pinned_packages": (("pinned_packages",), "&"),
+    "pkgs_dirs": (("pkgs_dirs",), ","),
+    "envs_dirs": (("envs_dirs", "envs_path"), os.pathsep),
+}
+_MAPS = ("custom_channels", "custom_multichannels", "mirrored_channels", "proxy_servers")
+_SCALARS = {
+    "channel_alias": ("channel_alias",),
+    "channel_priority": ("channel_priority",),
+    "offline": ("offline",),
+    "ssl_verify": ("ssl_verify", "verify_ssl"),
+    "client_ssl_cert": ("client_ssl_cert", "client_cert"),
+    "remote_max_retries": ("remote_max_retries",),
+}
+
+
+class Condarc(Value):
+    """conda's configuration, merged. Sequences are in order of priority; what nothing sets has conda's own default.
+
+    ``channels`` and the other names are as written (``${VAR}`` replaced), credentials included: they are not for
+    messages. ``channel_priority`` is ``strict``, ``flexible`` or ``disabled``; ``ssl_verify`` a bool, or the path of
+    certificates; ``pkgs_dirs`` and ``envs_dirs`` absolute paths; None means conda's default. ``section`` holds the keys
+    of ``conda-execute:``, each with its place; ``sources`` are the files read, lowest priority first.
+    """
+
+    channels: tuple[str, ...] = ()
+    channel_alias: str = DEFAULT_ALIAS
+    custom_channels: Mapping[str, str] = MappingProxyType({})
+    custom_multichannels: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    default_channels: tuple[str, ...] = ()
+    allowlist_channels: tuple[str, ...] = ()
+    denylist_channels: tuple[str, ...] = ()
+    channel_priority: str = "flexible"
+    mirrored_channels: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    offline: bool = False
+    pkgs_dirs: tuple[str, ...] = ()
+    envs_dirs: tuple[str, ...] = ()
+    ssl_verify: bool | str = True
+    client_ssl_cert: str | None = None
+    proxy_servers: Mapping[str, str] = MappingProxyType({})
+    remote_max_retries: int | None = None
+    pinned_packages: tuple[str, ...] = ()
+    section: Mapping[str, tuple[Any, Location]] = MappingProxyType({})
+    sources: tuple[str, ...] = ()
+
+
+class _Entry(Value):
+    """One key of one source: its value, where it stands, the ``#!`` flags on it and on its items, and of a mapping the
+    lines of its keys.
+    """
+
+    value: Any
+    where: Location
+    flag: str | None = None
+    item_flags: tuple[str | None, ...] = ()
+    lines: Mapping[str, int | None] = MappingProxyType({})
+
+
+_Layer = Mapping[str, _Entry]
+
+
+def load_condarc(environ: Mapping[str, str], *, root_prefix: str | None = None, mamba: bool = False) -> Condarc:
+    """The configuration that conda, or with ``mamba`` mamba, would have in this environment.
+
+    ``root_prefix`` is the installation whose own files count (``CONDA_ROOT``, or mamba's root prefix). Raises
+    ConfigError, naming file and line, for a file that cannot be read or is no YAML mapping, and for a value of the
+    wrong type: going on with other channels than the user wrote down would make another environment.
+    """
+    files = list(dict.fromkeys(_files(_search_path(environ, root_prefix, mamba), environ)))
+    installed = list(filter(None, [_root(environ, root_prefix, mamba), environ.get("CONDA_PREFIX")]))
+    layers: list[_Layer] = [_read(path, environ, installed) for path in files]
+    layers += filter(None, [_variables(environ)])
+    if not layers:
+        return Condarc()
+    values: dict[str, Any] = {}
+    for name, (aliases, _) in _SEQUENCES.items():
+        items = _merged_sequence(_entries(layers, aliases), environ)
+        values[name] = tuple(_absolute(item, environ) for item in items) if name.endswith("_dirs") else items
+    for name in _MAPS:
+        of_sequences = name.startswith(("custom_m", "mir"))
+        values[name] = _merged_map(_entries(layers, (name,)), environ, of_sequences=of_sequences)
+    for name, aliases in _SCALARS.items():
+        found = _entries(layers, aliases)
+        if found and found[-1].value is not None:
+            values[name] = _scalar(name, found[-1], environ)
+    return Condarc(**values, section=_section(layers), sources=tuple(map(str, files)))
+
+
+def resolve_channel(channel: str, condarc: Condarc) -> tuple[str, ...]:
+    """The URLs (without a trailing slash, credentials included) that a channel's name, path or URL stands for.
+
+    Most stand for one; a multichannel, ``defaults`` among them, for several in their order.
+    """
+    name = channel.strip("/") if not channel.startswith("/") else channel
+    multi = condarc.custom_multichannels.get(name)
+    if multi is None and name == "defaults":
+        multi = condarc.default_channels or DEFAULT_CHANNELS
+    if multi is not None:
+        return tuple(dict.fromkeys(_single_channel(member, condarc) for member in multi))
+    return (_single_channel(channel, condarc),)
+
+
+def _single_channel(channel: str, condarc: Condarc) -> str:
+    if _SCHEME.match(channel):
+        return channel.rstrip("/")
+    if channel.startswith(("/", "./", "../", "~/")):
+        return Path(os.path.abspath(os.path.expanduser(channel))).as_uri()
+    name = channel.strip("/")
+    # a custom channel may name a channel's first parts only: `acme: https://host` makes `acme/label/dev` a URL there
+    parts = name.split("/")
+    custom = {"pkgs/pro": "https://repo.anaconda.com", **condarc.custom_channels}
+    for end in range(len(parts), 0, -1):
+        base = custom.get("/".join(parts[:end]))
+        if base is not None:
+            if base.startswith(("/", "~/")):
+                base = Path(os.path.abspath(os.path.expanduser(base))).as_uri()
+            if _SCHEME.match(base):
+                return f"{base.rstrip('/')}/{name}"
+            break
+    alias = condarc.channel_alias.rstrip("/")
+    return f"{alias}/{name}" if _SCHEME.match(alias) else f"https://{alias}/{name}"
+
+
+def search_path(environ: Mapping[str, str], *, root_prefix: str | None = None, mamba: bool = False) -> list[str]:
+    """The paths of all files and directories that :func:`load_condarc` looks for, whether they are there or not."""
+    return [_expand_user(path, environ) for path in _search_path(environ, root_prefix, mamba) if path]
+
+
+def _search_path(environ: Mapping[str, str], root_prefix: str | None, mamba: bool) -> Iterator[str]:
+    """The candidates, lowest priority first; an unset variable takes its entries out."""
+    home = _home(environ)
+    root = _root(environ, root_prefix, mamba)
+    configs = [environ.get("XDG_CONFIG_HOME"), home and f"{home}/.config"]
+    if sys.platform == "win32":
+        yield from _in_directory("C:/ProgramData/conda", mamba)
+    else:
+        yield from _in_directory("/etc/conda", mamba)
+        yield from _in_directory("/var/lib/conda", mamba)
+    yield from _in_directory(root, mamba)
+    for config in configs:
+        yield from _in_directory(config and f"{config}/conda", False)
+    if home:
+        yield from _in_directory(f"{home}/.conda", False)
+        yield f"{home}/.condarc"
+    if mamba:
+        for directory in (*(config and f"{config}/mamba" for config in configs), home and f"{home}/.mamba"):
+            if directory:
+                yield from (f"{directory}/.mambarc", f"{directory}/mambarc", f"{directory}/mambarc.d")
+        if home:
+            yield f"{home}/.mambarc"
+    yield from _in_directory(environ.get("CONDA_PREFIX"), mamba)
+    yield environ.get("CONDARC", "")
+    if mamba:
+        yield environ.get("MAMBARC", "")
+
+
+def _root(environ: Mapping[str, str], root_prefix: str | None, mamba: bool) -> str | None:
+    return root_prefix or environ.get("CONDA_ROOT") or (environ.get("MAMBA_ROOT_PREFIX") if mamba else None)
+
+
+def _in_directory(directory: str | None, mamba: bool) -> Iterator[str]:
+    if directory:
+        yield from (f"{directory}/.condarc", f"{directory}/condarc", f"{directory}/condarc.d")
+        if mamba:
+            yield f"{directory}/.mambarc"
+
+
+def _files(candidates: Iterable[str], environ: Mapping[str, str]) -> Iterator[Path]:
+    """The files among the candidates, and those in the directories among them, by name."""
+    for candidate in filter(None, candidates):
+        path = Path(_expand_user(candidate, environ))
+        try:
+            mode = path.stat().st_mode
+            if stat.S_ISDIR(mode):
+                yield from sorted(
+                    entry for entry in path.iterdir() if entry.suffix in _YAML_SUFFIXES and entry.is_file()
+                )
+            elif stat.S_ISREG(mode) and (path.name in _FILE_NAMES or path.suffix in _YAML_SUFFIXES):
+                yield path
+        except OSError:
+            continue  # what cannot be seen is not there, as for conda
+
+
+def _home(environ: Mapping[str, str]) -> str | None:
+    return environ.get("USERPROFILE" if sys.platform == "win32" else "HOME") or None
+
+
+def _expand_user(path: str, environ: Mapping[str, str]) -> str:
+    home = _home(environ)
+    return home + path[1:] if home and (path == "~" or path.startswith("~/")) else path
+
+
+def _absolute(path: str, environ: Mapping[str, str]) -> str:
+    return os.path.abspath(_expand_user(path, environ))
+
+
+def _read(path: Path, environ: Mapping[str, str], installed: Iterable[str]) -> _Layer:
+    """A file's entries. One in an installation may belong to whom that belongs to, but not decide what is trusted."""
+    trust = is_trusting(environ)
+    try:
+        owners = {os.stat(root).st_uid for root in installed if path.is_relative_to(root) and os.path.isdir(root)}
+        layer = _parse(str(path), read_own_file(path, limit=SETTINGS, trust=trust, owners=owners))
+        if owners and SECTION in layer:
+            read_own_file(path, limit=SETTINGS, trust=trust)
+        return layer
+    except OwnershipError as error:
+        raise ConfigError(error.message, where=Location(str(path)), hint=error.hint) from None
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=Location(str(path))) from None
+
+
+@functools.lru_cache(maxsize=64)
+def _parse(place: str, content: bytes) -> _Layer:
+    """A file's entries; one run asks for the same files several times, each time for another reader's view of them."""
+    settings = None if b"#!" in content else settings_of(content.removeprefix(_BOM).decode(errors="replace"))
+    if settings is not None:
+        return {key: _plain_entry(setting, place) for key, setting in settings.items()}
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError
+
+    hint = "Mend the file; `conda config --validate` checks it."
+    try:
+        text = content.decode("utf-8-sig")
+        check_yaml(text, nodes=_MOST_NODES)
+        data = YAML(typ="rt").load(text)
+    except LimitError as error:
+        raise ConfigError(f"cannot be read: {error}", where=Location(place, error.line), hint=hint) from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = None if mark is None else mark.line + 1
+        raise ConfigError(f"not valid YAML: {error.problem}", where=Location(place, line), hint=hint) from None
+    except Exception as error:  # besides its own exceptions, the parser meets malformed input with others
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"not valid YAML: {reason}", where=Location(place), hint=hint) from None
+    if data is None:
+        return {}
+    if not isinstance(data, Mapping):
+        raise ConfigError("conda's configuration is a mapping of settings", where=Location(place, 1), hint=hint)
+    return {str(key): _entry(data, key, place) for key in data}
+
+
+def _plain_entry(setting: Setting, place: str) -> _Entry:
+    """One key of a file without flags."""
+    flags = (None,) * len(setting.value) if isinstance(setting.value, list) else ()
+    return _Entry(setting.value, Location(place, setting.line), None, flags, setting.lines)
+
+
+def _entry(data: Any, key: Any, place: str) -> _Entry:
+    """One key of a round-trip mapping with the flags that conda reads from its comments."""
+    value = data[key]
+    flags: tuple[str | None, ...] = ()
+    if isinstance(value, list):
+        flags = tuple(_flag(value, index, 0) for index in range(len(value)))
+    lines = {str(each): _line(value, each) for each in value} if isinstance(value, Mapping) else {}
+    return _Entry(value, Location(place, _line(data, key)), _flag(data, key, 2), flags, lines)
+
+
+def _line(mapping: Any, key: Any) -> int | None:
+    """The line of a key of a round-trip mapping; None where it was merged in from elsewhere by ``<<``."""
+    try:
+        return int(mapping.lc.key(key)[0]) + 1
+    except (AttributeError, KeyError, TypeError):
+        return None
+
+
+def _flag(collection: Any, key: Any, position: int) -> str | None:
+    """``top``, ``bottom`` or ``final`` where the comment behind an item says ``#!top`` and so on."""
+    try:
+        flag = collection.ca.items[key][position].value.strip().split("\n")[0].strip(" #!")
+    except (AttributeError, KeyError, IndexError, TypeError):
+        return None
+    return flag if flag in ("top", "bottom", "final") else None
+
+
+def _variables(environ: Mapping[str, str]) -> dict[str, _Entry]:
+    """The ``CONDA_`` variables that set one of our keys, as the layer above all files; empty ones set nothing."""
+    layer: dict[str, _Entry] = {}
+    for aliases, delimiter in _SEQUENCES.values():
+        for alias in aliases:
+            text = environ.get(f"CONDA_{alias.upper()}")
+            if text:
+                items = [item.strip() for item in text.split(delimiter) if item.strip()]
+                layer[alias] = _Entry(items, Location(f"${'CONDA_' + alias.upper()}"), None, (None,) * len(items))
+    for names in _SCALARS.values():
+        for alias in names:
+            text = environ.get(f"CONDA_{alias.upper()}")
+            if text:
+                layer[alias] = _Entry(text.strip(), Location(f"${'CONDA_' + alias.upper()}"))
+    return layer
+
+
+def _entries(layers: Iterable[_Layer], aliases: tuple[str, ...]) -> list[_Entry]:
+    """What the layers say of a key, lowest priority first, nothing above a ``#!final`` one."""
+    found: list[_Entry] = []
+    for layer in layers:
+        entry = next((layer[alias] for alias in aliases if alias in layer), None)
+        if entry is not None:
+            found.append(entry)
+            if entry.flag == "final":
+                break
+    return found
+
+
+def _merged_sequence(entries: list[_Entry], environ: Mapping[str, str]) -> tuple[str, ...]:
+    """All items, those of higher priority first; ``#!top`` and ``#!bottom`` items before and after all others."""
+    top: list[str] = []
+    bottom: list[str] = []
+    middle: list[str] = []
+    for entry in entries:
+        items = _strings(entry, entry.value, environ)
+        flags = entry.item_flags or (None,) * len(items)
+        top += [item for item, flag in zip(items, flags, strict=True) if flag == "top"]
+        bottom = [item for item, flag in zip(items, flags, strict=True) if flag == "bottom"] + bottom
+        middle = [*items, *middle]
+    # an item flagged at the bottom stays there even if another file has it further up
+    ordered = [*(item for item in (*top, *middle) if item not in bottom), *bottom]
+    return tuple(dict.fromkeys(ordered))
+
+
+def _merged_map(entries: list[_Entry], environ: Mapping[str, str], *, of_sequences: bool) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for entry in entries:
+        if entry.value is None:
+            continue
+        if not isinstance(entry.value, Mapping):
+            raise ConfigError("a mapping (`name: value` lines) is needed here", where=entry.where)
+        for key, value in entry.value.items():
+            if of_sequences:
+                items = _strings(entry, value, environ)
+                merged[str(key)] = tuple(dict.fromkeys((*items, *merged.get(str(key), ()))))
+            elif isinstance(value, str):
+                merged[str(key)] = _expand(value, environ)
+            elif value is not None:
+                raise ConfigError(f"the value of {str(key)!r} must be text", where=entry.where)
+    return merged
+
+
+def _strings(entry: _Entry, value: Any, environ: Mapping[str, str]) -> list[str]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ConfigError(
+            "a list of names is needed here", where=entry.where, hint="Write each on its own line after a '- '."
+        )
+    return [_expand(str(item), environ) for item in value]
+
+
+def _scalar(name: str, entry: _Entry, environ: Mapping[str, str]) -> Any:
+    value = _expand(entry.value, environ) if isinstance(entry.value, str) else entry.value
+    if name in ("channel_alias", "client_ssl_cert") and isinstance(value, str):
+        return value
+    if name == "remote_max_retries" and not isinstance(value, bool):
+        try:
+            return int(value)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{name} must be a number", where=entry.where) from None
+    truth = _truth(value)
+    if name == "offline" and truth is not None:
+        return truth
+    if name == "ssl_verify" and (truth is not None or isinstance(value, str)):
+        # `truststore` is the system's certificates, which the embedded engine looks at anyway
+        return truth if truth is not None else value == "truststore" or _absolute(value, environ)
+    if name == "channel_priority":
+        choice = str(value).lower() if truth is None else ("flexible" if truth else "disabled")
+        if choice in ("strict", "flexible", "disabled"):
+            return choice
+        raise ConfigError("channel_priority is one of strict, flexible, disabled", where=entry.where)
+    raise ConfigError(f"a value of another type is needed for {name}", where=entry.where)
+
+
+def _truth(value: Any) -> bool | None:
+    """conda's idea of a truth value; None for what is none."""
+    if isinstance(value, (bool, int, float)):
+        return bool(value)
+    words = {"true": True, "yes": True, "on": True, "y": True, "1": True}
+    words.update(dict.fromkeys(("false", "no", "off", "n", "0", "none"), False))
+    return words.get(str(value).strip().lower()) if isinstance(value, str) else None
+
+
+def _expand(text: str, environ: Mapping[str, str]) -> str:
+    """``$VAR`` and ``${VAR}`` replaced; those that are not set stay as they are."""
+    if "$" not in text:
+        return text
+    return _VARIABLE.sub(lambda match: environ.get(match["braced"] or match["named"] or "", match[0]), text)
+
+
+def _section(layers: Iterable[_Layer]) -> dict[str, tuple[Any, Location]]:
+    merged: dict[str, tuple[Any, Location]] = {}
+    for layer in layers:
+        entry = layer.get(SECTION)
+        if entry is None or entry.value is None:
+            continue
+        if not isinstance(entry.value, Mapping):
+            raise ConfigError(f"{SECTION} is a section: a mapping of settings", where=entry.where)
+        for key, value in entry.value.items():
+            merged[str(key)] = (value, Location(entry.where.path, entry.lines[str(key)]))
+    return merged

@@ -1,0 +1,252 @@
+"""Reads and changes ``config.yaml``: each value with its line; a change touches that value and nothing else.
+
+ruamel.yaml is imported only for a file that is not as simple as can be, and to change one.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cetool.base.errors import ConfigError, Location
+from cetool.base.files import update_file
+from cetool.base.limits import SETTINGS, LimitError, check_yaml, in_words
+from cetool.base.ownership import OwnershipError, make_private_dirs, read_own_file
+from cetool.base.plain_yaml import settings_of
+
+#: No settings are that long; something else was named by mistake.
+_LARGEST = SETTINGS
+_MOST_NODES = 20_000
+_BOM = b"\xef\xbb\xbf"
+_MEND = "Mend the file, or remove it: every setting has a default (`cetool config list`)."
+
+
+def read_config_file(path: Path, *, trust: bool = False) -> dict[str, tuple[object, Location]]:
+    """The file's values as plain Python ones, each with its place; empty where there is no such file.
+
+    Raises ConfigError, with the line, for what cannot be read, is no YAML, or is not one mapping without repeats; and,
+    unless ``trust``, for a file that another user could have written: it can switch off what protects this one.
+    """
+    raw = _read(path, trust=trust)
+    return {} if raw is None else _parse(_decode(raw, path), path)
+
+
+def write_setting(path: Path, key: str, value: object) -> None:
+    """Set one key to a plain value (text, a number, a truth value, a list of texts); the file is made where missing.
+
+    Comments, order and the manner of everything else stay. The file is exchanged in one step, keeping its mode, and
+    behind a symbolic link that stays. Raises ConfigError where the file is broken or cannot be written.
+    """
+    _change(path, key, value)
+
+
+def remove_setting(path: Path, key: str) -> bool:
+    """Take one key out; whether it was there. Raises ConfigError as :func:`write_setting` does."""
+    if key not in read_config_file(path):
+        return False
+    _change(path, key, None)
+    return True
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path, *, trust: bool = False) -> bytes | None:
+    place = Location(str(path))
+    try:
+        if path.is_dir():
+            raise ConfigError("the configuration file is a directory", where=place)
+        return read_own_file(path, limit=_LARGEST, trust=trust)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OwnershipError as error:
+        raise ConfigError(error.message, where=place, hint=error.hint) from None
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            if os.path.realpath(path) == os.devnull:
+                return None
+            raise ConfigError("the configuration file is not a regular file", where=place) from None
+        if error.errno == errno.EFBIG:
+            raise ConfigError(
+                f"the configuration file is larger than {in_words(_LARGEST)}", where=place, hint=_MEND
+            ) from None
+        raise ConfigError(f"the configuration file cannot be read: {error.strerror}", where=place) from None
+
+
+def _decode(raw: bytes, path: Path) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError("not UTF-8 text", where=Location(str(path), line), hint=_MEND) from None
+
+
+def _parse(text: str, path: Path) -> dict[str, tuple[object, Location]]:
+    settings = settings_of(text)
+    if settings is not None:
+        return {key: (setting.value, Location(str(path), setting.line)) for key, setting in settings.items()}
+    data = _load(text, path)
+    if data is None:
+        return {}
+    if not isinstance(data, Mapping):
+        raise ConfigError("settings are lines of the form `key: value`", where=Location(str(path), 1), hint=_MEND)
+    return {str(key): (plain_value(value), Location(str(path), _line(data, key))) for key, value in data.items()}
+
+
+def _load(text: str, path: Path) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        check_yaml(text, nodes=_MOST_NODES)
+        return YAML(typ="rt").load(text)
+    except LimitError as error:
+        raise ConfigError(f"cannot be read: {error}", where=Location(str(path), error.line), hint=_MEND) from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = None if mark is None else mark.line + 1
+        # the later lines advise programmers on the use of ruamel.yaml; a repeated key's value may hold a secret
+        problem = str(error.problem).strip().splitlines()[0].split(" with value ")[0]
+        raise ConfigError(f"not valid YAML: {problem}", where=Location(str(path), line), hint=_MEND) from None
+    except YAMLError as error:  # the parser's reader: it tells the character's place
+        line = text.count("\n", 0, getattr(error, "position", 0) or 0) + 1
+        reason = "a character that YAML does not allow"
+        raise ConfigError(f"not valid YAML: {reason}", where=Location(str(path), line), hint=_MEND) from None
+    except Exception as error:  # besides its own exceptions, the parser meets malformed input with others
+        line, reason = None, str(error).partition("\n")[0][:200] or type(error).__name__
+        raise ConfigError(f"not valid YAML: {reason}", where=Location(str(path), line), hint=_MEND) from None
+
+
+def _line(data: Any, key: object) -> int | None:
+    try:
+        return int(data.lc.key(key)[0]) + 1
+    except (AttributeError, KeyError, TypeError):
+        return None  # merged in from elsewhere by `<<`
+
+
+def plain_value(value: Any) -> object:
+    """A value from a YAML file without ruamel's own types, which carry comments and make anchored truths numbers."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_value(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain_value(item) for item in value]
+    if type(value).__name__ == "ScalarBoolean":
+        return bool(value)
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+# --- changing -------------------------------------------------------------------------------------------------------
+
+
+def _change(path: Path, key: str, value: object) -> None:
+    """Set the key, or with None take it out; again, where another process writes the file meanwhile."""
+    if path.exists() and not path.is_file():
+        raise ConfigError("the configuration file is not a regular file", where=Location(str(path)))
+    _read(path)
+    make_private_dirs(Path(os.path.realpath(path)).parent)
+    try:
+        update_file(path, lambda raw: _changed(raw or b"", path, key, value), mode=None if path.exists() else 0o600)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(f"the configuration file cannot be written: {reason}", where=Location(str(path))) from None
+
+
+def _changed(raw: bytes, path: Path, key: str, value: object) -> bytes:
+    text = _decode(raw, path)
+    wanted: dict[str, object] = {name: entry[0] for name, entry in _parse(text, path).items() if name != key}
+    if value is not None:
+        wanted[key] = value
+    changed = _edited(text, key, value)
+    if changed is None or not _says(changed, wanted, path):
+        changed = _rewritten(text, key, value, path)
+    if not _says(changed, wanted, path):
+        raise ConfigError(f"{key} cannot be changed in this file", where=Location(str(path)), hint="Change it by hand.")
+    newline = "\r\n" if "\r\n" in text else "\n"
+    changed = changed.replace("\r\n", "\n").replace("\n", newline)
+    return (_BOM if raw.startswith(_BOM) else b"") + changed.encode()
+
+
+def _says(text: str, wanted: Mapping[str, object], path: Path) -> bool:
+    """Whether the text reads as exactly these settings."""
+    try:
+        return {name: entry[0] for name, entry in _parse(text, path).items()} == wanted
+    except ConfigError:
+        return False
+
+
+def _edited(text: str, key: str, value: object) -> str | None:
+    """The text with one entry exchanged, added or taken out; None where its form does not allow that."""
+    from ruamel.yaml import YAML
+
+    root: Any = YAML(typ="rt").compose(text)
+    if root is None:
+        return _with_newline(text) + ("" if value is None else _render(key, value, 0, flow=False))
+    if getattr(root, "flow_style", True):
+        return None
+    entry = next(((name, node) for name, node in root.value if name.value == key), None)
+    column = root.start_mark.column
+    if entry is None:
+        return _with_newline(text) + ("" if value is None else _render(key, value, column, flow=False))
+    start = entry[0].start_mark.index
+    # nothing behind the colon has no place of its own
+    end = max(_end(entry[1]), text.index(":", entry[0].end_mark.index) + 1)
+    if value is None:
+        line_end = text.find("\n", max(start, end - 1))
+        return text[: start - column] + ("" if line_end < 0 else text[line_end + 1 :])
+    rendered = _render(key, value, column, flow=getattr(entry[1], "flow_style", None) is not False).strip()
+    if text[start:end].endswith("\n"):
+        rendered += "\n"
+    return text[:start] + rendered + text[end:]
+
+
+def _end(node: Any) -> int:
+    """The index behind a node's last character; a block collection's own mark is behind the comments that follow it."""
+    if not isinstance(node.value, list) or node.flow_style or not node.value:
+        return int(node.end_mark.index)
+    last = node.value[-1]
+    return _end(last[1] if isinstance(last, tuple) else last)
+
+
+def _with_newline(text: str) -> str:
+    return text if not text or text.endswith("\n") else text + "\n"
+
+
+def _render(key: str, value: object, column: int, *, flow: bool) -> str:
+    """``key: value`` in YAML, each line indented by so many columns."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="rt")
+    yaml.width = 1 << 20
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    if flow and isinstance(value, list):
+        yaml.default_flow_style = None  # collections of scalars on one line
+        yaml.representer.default_flow_style = None
+    stream = io.StringIO()
+    yaml.dump({key: value}, stream)
+    lines = stream.getvalue().splitlines()
+    return "".join(f"{' ' * column}{line}\n" for line in lines)
+
+
+def _rewritten(text: str, key: str, value: object, path: Path) -> str:
+    """The text as ruamel.yaml's round trip writes it: for the rare forms (``{a: b}``, anchors) that are not lines."""
+    from ruamel.yaml import YAML
+
+    data = _load(text, path)
+    data = {} if data is None else data
+    if value is None:
+        data.pop(key, None)
+    else:
+        data[key] = value
+    yaml = YAML(typ="rt")
+    yaml.preserve_quotes = True
+    yaml.width = 1 << 20
+    stream = io.StringIO()
+    yaml.dump(data, stream)
+    return stream.getvalue()

@@ -1,0 +1,186 @@
+"""Where cetool keeps its files on this machine. :mod:`cetool.base.ownership` checks who else can write there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from cetool.base.errors import StoreError
+from cetool.base.values import Value
+
+
+class Paths(Value):
+    """The absolute paths of all that cetool keeps; none of them needs to exist.
+
+    ``envs``, ``locks`` and ``trash`` are on one file system and move together with the setting ``env-dir``, so that all
+    who share the environments share their locks; everything else is this user's own, below ``root``. ``config_file`` is
+    None where there is no home directory to look for it in. ``trusted`` says that the user trusts everyone who can
+    write to these directories (``trust-cache-dir``): otherwise whoever opens one checks it first.
+    """
+
+    root: Path
+    envs: Path
+    locks: Path
+    trash: Path
+    config_file: Path | None
+    trusted: bool = False
+
+    @property
+    def database(self) -> Path:
+        """The usage log (SQLite)."""
+        return self.root / "usage.sqlite3"
+
+    @property
+    def spool(self) -> Path:
+        """Where warm runs leave their notes for the usage log."""
+        return self.root / "spool"
+
+    @property
+    def logs(self) -> Path:
+        """What engines printed, a file for each creation."""
+        return self.root / "logs"
+
+    @property
+    def packages(self) -> Path:
+        """The embedded engine's package cache, unless ``pkg-dir`` says otherwise."""
+        return self.root / "pkgs"
+
+    @property
+    def scripts(self) -> Path:
+        """Scripts that came from a URL, standard input or the command line, and the scripts' own cache directories."""
+        return self.root / "scripts"
+
+    @property
+    def copies(self) -> Path:
+        """The last copy of each script that ran from a URL."""
+        return self.root / "copies"
+
+    @property
+    def baselines(self) -> Path:
+        """What is kept of baselines."""
+        return self.root / "baselines"
+
+    @property
+    def launch(self) -> Path:
+        """The launch records of the warm path."""
+        return self.root / "launch"
+
+    @property
+    def gc_stamp(self) -> Path:
+        """The file whose time says when collection last looked."""
+        return self.root / "gc.stamp"
+
+
+def resolve_paths(environ: Mapping[str, str], env_dir: Path | None = None, *, trusted: bool = False) -> Paths:
+    """The paths that hold in this environment; ``env_dir`` and ``trusted`` (``trust-cache-dir``) are settings.
+
+    Raises StoreError where the machine says nowhere where a cache could be (no ``CETOOL_CACHE_DIR``, no
+    ``XDG_CACHE_HOME``, no home directory: cron, containers), or says it by a relative path.
+    """
+    root = _cache_root(environ)
+    config_file = config_file_path(environ)
+    if env_dir is None or env_dir == root / "envs":
+        return Paths(root, root / "envs", root / "locks", root / "trash", config_file, trusted)
+    return Paths(root, env_dir, env_dir / ".locks", env_dir / ".trash", config_file, trusted)
+
+
+def config_file_path(environ: Mapping[str, str]) -> Path | None:
+    """``CETOOL_CONFIG_FILE``, or ``config.yaml`` in the user's configuration directory; None without a home."""
+    named = environ.get("CETOOL_CONFIG_FILE")
+    if named:
+        return Path(os.path.abspath(expand_user(named, environ)))
+    base = _user_dir(environ, "XDG_CONFIG_HOME", ".config", kind="config")
+    return None if base is None else base / "config.yaml"
+
+
+def trust_directory(environ: Mapping[str, str]) -> Path | None:
+    """Where it is kept which scripts from elsewhere the user agreed to run; None without a home.
+
+    Below ``CETOOL_DATA_DIR``, else in the user's data directory: answers are no cache, nothing can bring them back.
+    Raises StoreError for a ``CETOOL_DATA_DIR`` that is no absolute path.
+    """
+    named = environ.get("CETOOL_DATA_DIR")
+    if named:
+        expanded = expand_user(named, environ)
+        if not Path(expanded).is_absolute():
+            raise StoreError(
+                f"CETOOL_DATA_DIR is {named!r}, which is not an absolute path", hint="Write the path from / on."
+            )
+        return Path(os.path.normpath(expanded), "trust")
+    base = _user_dir(environ, "XDG_DATA_HOME", ".local/share", kind="data")
+    return None if base is None else base / "trust"
+
+
+def home_directory(environ: Mapping[str, str]) -> Path | None:
+    """The home directory: ``HOME``, else the password database's; None where neither has one.
+
+    Raises StoreError for a ``HOME`` that is no absolute path.
+    """
+    home = environ.get("USERPROFILE" if sys.platform == "win32" else "HOME")
+    if home:
+        if not Path(home).is_absolute():
+            raise StoreError(
+                f"the home directory is given as {home!r}, which is not an absolute path",
+                hint="Set HOME to your home directory, or CETOOL_CACHE_DIR to an absolute path.",
+            )
+        return Path(home)
+    if sys.platform == "win32":
+        return None
+    import pwd
+
+    try:
+        entry = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return None
+    return Path(entry) if Path(entry).is_absolute() else None
+
+
+def expand_user(text: str, environ: Mapping[str, str]) -> str:
+    """The text with a ``~`` or ``~/`` in front replaced by the home directory, ``~name`` by that user's."""
+    if text == "~" or text.startswith(("~/", "~" + os.sep)):
+        home = home_directory(environ)
+        return text if home is None else f"{home}{text[1:]}"
+    return os.path.expanduser(text) if text.startswith("~") else text
+
+
+def _cache_root(environ: Mapping[str, str]) -> Path:
+    named = environ.get("CETOOL_CACHE_DIR")
+    if named:
+        expanded = expand_user(named, environ)
+        if not Path(expanded).is_absolute():
+            raise StoreError(
+                f"CETOOL_CACHE_DIR is {named!r}, which is not an absolute path",
+                hint="Environments cannot move with the working directory: write the path from / on.",
+            )
+        return Path(os.path.normpath(expanded))
+    base = _user_dir(environ, "XDG_CACHE_HOME", ".cache", kind="cache")
+    if base is None:
+        raise StoreError(
+            "there is no place for the cache: HOME is not set (as under cron), and this user has no entry with a home "
+            "directory in the password database",
+            hint="Set HOME, or CETOOL_CACHE_DIR to the absolute path of a directory that is yours.",
+        )
+    return base
+
+
+def _user_dir(environ: Mapping[str, str], variable: str, below_home: str, *, kind: str) -> Path | None:
+    """``cetool`` in the user's cache, configuration or data directory, as platformdirs has it.
+
+    On Linux it is computed here, from the variables given: platformdirs looks at the process's own.
+    """
+    if sys.platform in ("win32", "darwin"):
+        import platformdirs
+
+        directories = {
+            "cache": platformdirs.user_cache_dir,
+            "config": platformdirs.user_config_dir,
+            "data": platformdirs.user_data_dir,
+        }
+        return Path(directories[kind]("cetool", appauthor=False))
+    xdg = environ.get(variable, "")
+    if Path(xdg).is_absolute():  # the XDG specification has relative ones ignored
+        return Path(os.path.normpath(xdg), "cetool")
+    home = home_directory(environ)
+    return None if home is None else home / below_home / "cetool"

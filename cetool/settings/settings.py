@@ -1,0 +1,410 @@
+"""The settings: built-in < ``.condarc``'s ``conda-execute`` section < ``config.yaml`` < ``CETOOL_*`` < options.
+
+Every value remembers where it came from. A value is read by the same function wherever it stands; ``docs/settings.md``
+describes the keys for users.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from cetool.base.durations import parse_duration, parse_size
+from cetool.base.errors import CetoolError, ConfigError, Location, UsageError
+from cetool.base.ownership import is_trusting
+from cetool.base.patterns import pattern
+from cetool.base.values import Value
+from cetool.settings.condarc import Condarc, load_condarc
+from cetool.settings.file import plain_value, read_config_file
+from cetool.settings.paths import config_file_path, expand_user, home_directory
+
+#: What ``engine`` can be; ``auto`` in a file or variable takes back what a lower layer chose.
+ENGINES = ("mamba", "micromamba", "conda", "rattler")
+BUILT_IN = "built-in"
+#: The options that are not called as their setting is.
+_OPTIONS = {"channels": "--channel", "trust": "--yes"}
+
+
+class Settings(Value):
+    """The settings in force.
+
+    ``remove_if_unused_for`` counts hours, ``stall_timeout`` seconds, ``max_size`` bytes (None: no limit). ``engine`` is
+    None where the first one found serves, ``channels`` None where the engine's configuration decides (they are as
+    written, credentials included: not for messages); ``env_dir`` and ``pkg_dir`` are absolute, None for the default;
+    ``overlays_dir`` is a path in which ``{overlays}`` and ``{env_name}`` are still to be replaced.
+    """
+
+    env_dir: Path | None = None
+    remove_if_unused_for: float = 25.0
+    max_size: int | None = None
+    engine: str | None = None
+    channels: tuple[str, ...] | None = None
+    offline: bool = False
+    auto_gc: bool = True
+    verbosity: Literal["quiet", "normal", "verbose"] = "normal"
+    pip_installer: Literal["auto", "uv", "pip"] = "auto"
+    trust_cache_dir: bool = False
+    stall_timeout: float = 300.0
+    pkg_dir: Path | None = None
+    trust: Literal["ask", "always", "never"] = "ask"
+    locked: bool = False
+    frozen: bool = False
+    overlays_dir: str | None = None
+    user_site: bool = False
+
+
+class Origin(Value):
+    """A setting's value and where it came from: ``built-in``, ``FILE:LINE``, a variable's or an option's name.
+
+    ``raw`` is the value as it was written there; neither it nor the value is free of credentials.
+    """
+
+    value: object
+    source: str
+    raw: object = None
+
+
+class LoadedSettings(Value):
+    """The settings, the origin of each by key, and conda's configuration, which was read on the way.
+
+    ``unknown`` are the variables that start with ``CETOOL_`` and mean nothing to this version.
+    """
+
+    settings: Settings
+    origins: Mapping[str, Origin]
+    condarc: Condarc
+    config_file: Path | None
+    unknown: tuple[str, ...] = ()
+
+
+#: The built-in settings, by key (``env-dir``: as files and options spell it).
+DEFAULTS: dict[str, object] = {name.replace("_", "-"): value for name, value in Settings()._asdict().items()}
+KEYS = tuple(DEFAULTS)
+#: The variables that are not settings; ``CETOOL_TEST_...`` is for cetool's own tests.
+_OTHER_VARIABLES = (
+    *("CETOOL_CACHE_DIR", "CETOOL_CONFIG_FILE", "CETOOL_DATA_DIR", "CETOOL_GITHUB_TOKEN"),
+    *("CETOOL_RUN_RECURSION_DEPTH", "CETOOL_RUN_MAX_RECURSION_DEPTH", "CETOOL_TRACEBACK"),
+)
+_OF_TESTS = "CETOOL_TEST_"
+
+
+class _Wrong(ValueError):
+    """A value cannot be one of its key; the message goes on from «KEY »."""
+
+    def __init__(self, problem: str, hint: str | None = None) -> None:
+        super().__init__(problem)
+        self.hint = hint
+
+
+class _Context(Value):
+    """What values are read with: the variables, conda's configuration, and whether they stand in a file."""
+
+    environ: Mapping[str, str]
+    condarc: Condarc
+    in_file: bool = False
+
+
+def load_settings(environ: Mapping[str, str], *, options: Mapping[str, object] | None = None) -> LoadedSettings:
+    """The settings that hold for these variables and options.
+
+    ``options`` are by key (``max-size`` or ``max_size``), None for one not given, text or values of the setting's type.
+    Raises ConfigError with file and line, or the variable, for an unknown key, a wrong type, a broken file; UsageError
+    for a wrong option.
+    """
+    condarc = load_condarc(environ, root_prefix=conda_root(environ))
+    context = _Context(environ, condarc)
+    in_file = _Context(environ, condarc, in_file=True)
+    origins = {key: Origin(value, BUILT_IN, value) for key, value in DEFAULTS.items()}
+    config_file = config_file_path(environ)
+    layers = [condarc.section, {} if config_file is None else read_config_file(config_file, trust=is_trusting(environ))]
+    for layer in layers:
+        for name, (value, where) in layer.items():
+            if name not in DEFAULTS:
+                raise ConfigError(f"there is no setting {name!r}", where=where, hint=nearest_key(name))
+            if value is not None:  # a key with nothing behind it sets nothing
+                origins[name] = _origin(name, plain_value(value), where, in_file)
+    unknown = unknown_variables(environ)
+    for key in KEYS:
+        variable = variable_of(key)
+        if environ.get(variable):
+            origins[key] = _origin(key, environ[variable], Location(variable), context)
+    for name, value in (options or {}).items():
+        if value is not None:
+            key = name.replace("_", "-")
+            origins[key] = _origin(key, value, None, context)
+    _refuse_envs_dir(origins["env-dir"], condarc, environ)
+    values: dict[str, Any] = {key.replace("-", "_"): origin.value for key, origin in origins.items()}
+    return LoadedSettings(Settings(**values), origins, condarc, config_file, unknown)
+
+
+def check_value(key: str, value: object, environ: Mapping[str, str]) -> object:
+    """The setting's value that a value in ``config.yaml`` would give. Raises UsageError for a wrong key or value."""
+    if key not in DEFAULTS:
+        raise UsageError(f"there is no setting {key!r}", hint=nearest_key(key))
+    condarc = load_condarc(environ, root_prefix=conda_root(environ))
+    try:
+        found = _READERS[key](value, _Context(environ, condarc, in_file=True))
+    except _Wrong as wrong:
+        raise UsageError(f"{key} {wrong}", hint=wrong.hint) from None
+    if key == "env-dir":
+        _refuse_envs_dir(Origin(found, key), condarc, environ)
+    return found
+
+
+def nearest_key(name: str) -> str:
+    """The hint for a key that does not exist: the one probably meant, else all."""
+    import difflib
+
+    matches = difflib.get_close_matches(name.strip().lower().replace("_", "-"), KEYS, n=1)
+    return f"Did you mean {matches[0]!r}?" if matches else f"The settings are {', '.join(KEYS)}."
+
+
+def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The variables that start with ``CETOOL_`` and mean nothing here; another version may know them.
+
+    Raises ConfigError for one that is a known variable misspelt: ignoring it would run something else than was meant.
+    """
+    known = [*map(variable_of, KEYS), *_OTHER_VARIABLES]
+    unknown = [
+        name
+        for name, value in environ.items()
+        if name.startswith("CETOOL") and value and name not in known and not name.startswith(_OF_TESTS)
+    ]
+    for name in unknown:
+        import difflib
+
+        if matches := difflib.get_close_matches(name, known, n=1, cutoff=0.85):
+            raise ConfigError(
+                f"there is no variable {name}", where=Location(name), hint=f"Did you mean {matches[0]}? Or unset it."
+            )
+    return tuple(sorted(name for name in unknown if name.startswith("CETOOL_")))
+
+
+def variable_of(key: str) -> str:
+    """The environment variable of a setting: ``CETOOL_MAX_SIZE`` of ``max-size``."""
+    return "CETOOL_" + key.upper().replace("-", "_")
+
+
+def conda_root(environ: Mapping[str, str]) -> str | None:
+    """The prefix of the conda installation that the variables tell of (``CONDA_ROOT``, ``CONDA_EXE``)."""
+    executable = environ.get("CONDA_EXE", "")
+    return environ.get("CONDA_ROOT") or (
+        str(Path(executable).parent.parent) if Path(executable).is_absolute() else None
+    )
+
+
+def _origin(key: str, value: object, where: Location | None, context: _Context) -> Origin:
+    """The value read; ``where`` is the file's line or the variable, None for an option."""
+    option = _OPTIONS.get(key, f"--{value if key == 'verbosity' else key}")
+    try:
+        return Origin(_READERS[key](value, context), option if where is None else str(where), value)
+    except _Wrong as wrong:
+        if where is None:
+            raise UsageError(f"{option} {wrong}", hint=wrong.hint) from None
+        raise ConfigError(f"{key} {wrong}", where=where, hint=wrong.hint) from None
+
+
+def _refuse_envs_dir(origin: Origin, condarc: Condarc, environ: Mapping[str, str]) -> None:
+    """Refuse one of conda's own directories of environments, where ``conda env list`` would show every one of ours."""
+    if not isinstance(origin.value, Path):
+        return
+    if os.path.realpath(origin.value) in map(os.path.realpath, _conda_dirs("envs_dirs", condarc, environ)):
+        raise ConfigError(
+            f"env-dir ({origin.source}) is {origin.value}, one of the directories where conda keeps its environments",
+            hint="Choose another, such as a directory beside it: {config.envs_dirs[0]}/../tmp_envs",
+        )
+
+
+# --- reading one value ----------------------------------------------------------------------------------------------
+
+
+def _as_truth(value: object, context: _Context) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower() if isinstance(value, (str, int)) else ""
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off"):
+        return False
+    raise _Wrong(f"must be true or false, not {_shown(value)}")
+
+
+def _as_hours(value: object, context: _Context) -> float:
+    """A number of hours, as conda-execute had it, or a time with its unit."""
+    number = _number(value)
+    return _seconds(value) / 3600 if number is None else _seconds(f"{number:f}h") / 3600
+
+
+def _as_seconds(value: object, context: _Context) -> float:
+    number = _number(value)
+    seconds = _seconds(value) if number is None else _seconds(f"{number:f}s")
+    if seconds <= 0:
+        raise _Wrong("must be more than nothing: every engine needs some time to answer")
+    return seconds
+
+
+def _number(value: object) -> float | None:
+    """The number that a value is, or that a text (of a variable, of an option) holds."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    text = value.strip() if isinstance(value, str) else ""
+    return float(text) if re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,9})?", text) else None
+
+
+def _seconds(value: object) -> float:
+    if not isinstance(value, str):
+        raise _Wrong(f"must be a time, not {_shown(value)}", "Write a number and its unit: 90m, 25h, 7d, 1d12h.")
+    return float(_asked(parse_duration, value))
+
+
+def _as_size(value: object, context: _Context) -> int | None:
+    if isinstance(value, str) and value.strip().lower() == "none":
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise _Wrong(f"must be a size, not {_shown(value)}", "Write a number and its unit: 500MB, 20GB, 20GiB.")
+    return int(_asked(parse_size, str(value)))
+
+
+def _asked(parse: Callable[[str], float], text: str) -> float:
+    try:
+        return parse(text)
+    except CetoolError as error:
+        raise _Wrong(f"is wrong: {error.message}", error.hint) from None
+
+
+def _one_of(*words: str) -> Callable[[object, _Context], str]:
+    def read(value: object, context: _Context) -> str:
+        word = value.strip().lower() if isinstance(value, str) else None
+        if word in words:
+            return str(word)
+        raise _Wrong(f"must be one of {', '.join(words)}, not {_shown(value)}")
+
+    return read
+
+
+def _as_engine(value: object, context: _Context) -> str | None:
+    word = _one_of(*ENGINES, "auto")(value, context)
+    return None if word == "auto" else word
+
+
+def _as_channels(value: object, context: _Context) -> tuple[str, ...] | None:
+    """A list of channels, or one text with commas between them. No message quotes one: it may hold a password."""
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+        raise _Wrong("must be a list of channels", "Write each on a line after a '- ', or [conda-forge, bioconda].")
+    channels = tuple(dict.fromkeys(item.strip() for item in items))
+    channels = tuple(filter(None, channels)) if isinstance(value, str) else channels
+    for number, channel in enumerate(channels, 1):
+        if not channel or channel.startswith("-") or re.search(r"[\s\x00-\x1f\x7f\"'`<>\\]", channel):
+            raise _Wrong(
+                f"holds what is no channel (number {number})",
+                "A channel is a name (conda-forge), a URL, or a directory, without blanks or quotes.",
+            )
+        if context.in_file and (channel in (".", "..") or channel.startswith(("./", "../"))):
+            raise _Wrong(
+                f"holds a relative path (number {number})", "A setting holds everywhere: write the path from / on."
+            )
+    return channels or None
+
+
+def _as_directory(value: object, context: _Context) -> Path | None:
+    """An absolute path, after ``~``, ``${VAR}`` and the templates of conda-execute's documentation."""
+    if not isinstance(value, (str, Path)) or not str(value).strip():
+        raise _Wrong(f"must be the path of a directory, not {_shown(value)}")
+    text = str(value).strip()
+    if any(mark in text for mark in "${%"):
+        text = _REFERENCE.sub(lambda match: _referred(match, context), text)
+    text = expand_user(text, context.environ)
+    if any(ord(char) < 32 or ord(char) == 127 for char in text):
+        raise _Wrong("holds a control character")
+    if not Path(text).is_absolute():
+        raise _Wrong(
+            f"must be an absolute path, not {_shown(text)}",
+            "The working directory changes: write the path from / on, or from ~ or ${HOME}.",
+        )
+    return Path(os.path.normpath(text))
+
+
+def _as_overlays_dir(value: object, context: _Context) -> str | None:
+    """A path as :func:`_as_directory` reads it, in which ``{overlays}`` (in front) and ``{env_name}`` are kept."""
+    kept = {"{overlays}": "/\ufdd0", "{env_name}": "\ufdd1"}
+    text = str(value)
+    if "{overlays}" in text[1:]:
+        raise _Wrong("has {overlays} elsewhere than in front", "Write it as in {overlays}/{env_name}.")
+    for mark, instead in kept.items():
+        text = text.replace(mark, instead)
+    path = str(_as_directory(text if isinstance(value, (str, Path)) else value, context))
+    for mark, instead in kept.items():
+        path = path.replace(instead, mark)
+    return path
+
+
+_REFERENCE = pattern(r"\$\{(?P<braced>\w+)\}|\$(?P<named>\w+)|\{(?P<template>[^{}]*)\}|(?P<percent>%s)")
+_CONFIG = pattern(r"config\.(?P<name>\w+)(?:\[(?P<index>[0-9]{1,3})\])?")
+
+
+def _referred(match: re.Match[str], context: _Context) -> str:
+    """What a variable or a template in a path stands for."""
+    variable = match["braced"] or match["named"]
+    if variable is None:
+        return _conda_value(match, context)
+    value = context.environ.get(variable)
+    if not value:
+        raise _Wrong(f"needs the environment variable {variable}, which is not set")
+    return value
+
+
+def _conda_value(match: re.Match[str], context: _Context) -> str:
+    """``{config.envs_dirs[0]}`` and its like, conda's own values; ``%s`` is the first directory of environments."""
+    found = _CONFIG.fullmatch("config.envs_dirs[0]" if match["percent"] else match["template"].strip())
+    root = conda_root(context.environ)
+    if found is not None and found["index"] is None and found["name"] in ("root_prefix", "root_dir") and root:
+        return root
+    if found is not None and found["index"] is not None:
+        values = _conda_dirs(found["name"], context.condarc, context.environ)
+        if int(found["index"]) < len(values):
+            return values[int(found["index"])]
+    raise _Wrong(
+        f"holds {match[0]!r}, which stands for nothing here",
+        "Understood are {config.envs_dirs[0]}, {config.pkgs_dirs[0]}, {config.root_prefix} with CONDA_EXE set, ${VAR}.",
+    )
+
+
+def _conda_dirs(name: str, condarc: Condarc, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """conda's ``envs_dirs`` (the configured ones, then its defaults) or ``pkgs_dirs`` (the former, else the latter)."""
+    if name not in ("envs_dirs", "pkgs_dirs"):
+        return ()
+    kind = name.removesuffix("_dirs")
+    root, home = conda_root(environ), home_directory(environ)
+    candidates = (root and os.path.join(root, kind), home and str(home / ".conda" / kind))
+    defaults = tuple(str(candidate) for candidate in candidates if candidate)
+    return (*condarc.envs_dirs, *defaults) if kind == "envs" else condarc.pkgs_dirs or defaults
+
+
+def _shown(value: object) -> str:
+    text = "nothing" if value is None or value == "" else repr(value)
+    return text if len(text) <= 60 else text[:60] + "..."
+
+
+_READERS: dict[str, Callable[[object, _Context], object]] = {
+    "env-dir": _as_directory,
+    "remove-if-unused-for": _as_hours,
+    "max-size": _as_size,
+    "engine": _as_engine,
+    "channels": _as_channels,
+    "offline": _as_truth,
+    "auto-gc": _as_truth,
+    "verbosity": _one_of("quiet", "normal", "verbose"),
+    "pip-installer": _one_of("auto", "uv", "pip"),
+    "trust-cache-dir": _as_truth,
+    "stall-timeout": _as_seconds,
+    "pkg-dir": _as_directory,
+    "trust": _one_of("ask", "always", "never"),
+    "locked": _as_truth,
+    "frozen": _as_truth,
+    "overlays-dir": _as_overlays_dir,
+    "user-site": _as_truth,
+}

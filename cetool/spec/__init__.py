@@ -1,1 +1,0 @@
-"""What an environment is, and how a script says so."""

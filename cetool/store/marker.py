@@ -1,0 +1,215 @@
+"""The marker that an environment carries when it is complete, and how it is put there so that no power cut forges it.
+
+It is ``conda-meta/cetool``, JSON without a suffix, like conda's own ``state`` and ``frozen``: every file there that
+ends in ``.json`` is taken for a package record, and conda, mamba and rattler give up on a prefix with one that they
+cannot read.
+
+What was taken away from an environment after it was made: by hand, by a cleaner of old files, by a failing disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from cetool.base.below import remove_below, write_below
+from cetool.base.files import sync_file_system
+from cetool.base.limits import NOTE, parse_json, read_regular
+from cetool.base.values import Value
+from cetool.declare.environment import EnvironmentSpec
+
+#: Raised when the file's meaning changes; a marker of another schema makes its environment count as absent.
+MARKER_SCHEMA = 1
+MARKER = "conda-meta/cetool"
+#: CEP 22: environments with this file are not to be changed by conda clients.
+FROZEN = "conda-meta/frozen"
+#: Levels of a spec: many times what the largest one has.
+_DEEPEST = 6
+#: What comes of reading a marker that is none.
+_BROKEN = (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
+_FROZEN_MESSAGE = (
+    "This environment was made by cetool for the scripts that declare it; its name is the digest of what they ask for, "
+    "so it must never change. Declare other packages in the script, and the next run makes another environment."
+)
+
+
+class Marker(Value):
+    """What is known of a complete environment.
+
+    ``name`` is the spec's; ``prefix`` the directory it was made for (a prefix cannot be moved); ``subdir`` conda's name
+    of the platform; ``created`` in seconds since 1970; ``seconds`` how long it took; ``size`` bytes on disk, hard links
+    counted once; ``packages`` how many package records.
+    """
+
+    name: str
+    prefix: str
+    subdir: str
+    spec: EnvironmentSpec
+    engine: str
+    engine_version: str
+    created: float
+    seconds: float
+    packages: int
+    size: int
+    cetool: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"schema": MARKER_SCHEMA, **self._asdict(), "spec": self.spec.as_dict()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Marker:
+        """The marker that :meth:`as_dict` wrote.
+
+        Raises KeyError, TypeError, ValueError or AttributeError where it is not one.
+        """
+        if data["schema"] != MARKER_SCHEMA:
+            raise ValueError(f"schema {data['schema']!r}")
+        _check_spec(data["spec"])
+        values = {name: data[name] for name in cls._fields}
+        for name, value in values.items():
+            if name != "spec" and not _is_of_kind(value, _NUMBERS.get(name)):
+                raise TypeError(f"{name} is {value!r}")
+            if name not in ("spec", "prefix", *_NUMBERS):
+                value.encode()
+        return cls(**{**values, "spec": EnvironmentSpec.from_dict(data["spec"])})
+
+
+#: The fields of a marker that are no text.
+_NUMBERS: dict[str, type] = {"created": float, "seconds": float, "packages": int, "size": int}
+
+
+def _is_of_kind(value: object, number: type | None) -> bool:
+    """Whether a JSON value is of that kind of number, or text without NUL for None."""
+    if number is None:
+        if not isinstance(value, str) or "\0" in value:
+            return False
+        os.fsencode(value)  # raises UnicodeEncodeError for a lone surrogate, unless it stands for a byte of a path
+        return True
+    # an SQLite integer has 64 bits, and a float that is no number compares with nothing
+    fits = isinstance(value, int if number is int else (int, float)) and not isinstance(value, bool)
+    return fits and isinstance(value, (int, float)) and 0 <= value < 2**63
+
+
+def _check_spec(value: object, depth: int = 0) -> None:
+    """Raise TypeError where a spec has other values than texts in lists and mappings."""
+    if depth > _DEEPEST:
+        raise TypeError("nested too deep")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_spec(key, depth + 1)
+            _check_spec(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check_spec(item, depth + 1)
+    elif not _is_of_kind(value, None):
+        raise TypeError(f"{value!r} is in the spec")
+
+
+def read_marker(prefix: Path) -> Marker | None:
+    """The environment's marker, or None where there is none that this cetool understands."""
+    try:
+        return Marker.from_dict(_read(prefix))
+    except _BROKEN:
+        return None
+
+
+def is_marked(prefix: Path) -> bool:
+    """Whether the environment has a marker of its own, whatever is in that: who looks at thousands looks no closer."""
+    try:
+        data = _read(prefix)
+        return (
+            data["schema"] == MARKER_SCHEMA and _is_of_kind(data["prefix"], None) and _is_same(data["prefix"], prefix)
+        )
+    except _BROKEN:
+        return False
+
+
+def valid_marker(prefix: Path) -> Marker | None:
+    """The marker of a complete environment that was made for this very directory, else None."""
+    marker = read_marker(prefix)
+    return marker if marker is not None and _is_same(marker.prefix, prefix) else None
+
+
+def _is_same(marked: str, prefix: Path) -> bool:
+    """Whether a marker is the directory's own: the paths inside one copied or moved from elsewhere are another's."""
+    return marked == str(prefix) or os.path.realpath(marked) == os.path.realpath(prefix)
+
+
+def _read(prefix: Path) -> Any:
+    """The document in the marker's file. Raises one of _BROKEN."""
+    return parse_json(read_regular(f"{prefix}/{MARKER}", NOTE, follow=False), exact=True)
+
+
+class Settling:
+    """Freezes an environment (CEP 22) and brings all of it to the disk: before the marker, so that none is forged.
+
+    The disk works by itself: who begins when all is written can go on meanwhile.
+    """
+
+    def __init__(self, prefix: Path) -> None:
+        self._prefix = prefix
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def start(self) -> None:
+        """Begin, or begin anew where something was written since. Raises OSError."""
+        if self._thread is not None:
+            self._thread.join()
+        frozen = json.dumps({"message": _FROZEN_MESSAGE}) + "\n"
+        write_below(self._prefix, FROZEN, frozen.encode())
+        self._thread = threading.Thread(target=self._sync, name="cetool-sync", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Return when it is on the disk. Raises OSError where it could not be brought there."""
+        if self._thread is None:
+            self.start()
+        assert self._thread is not None
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _sync(self) -> None:
+        self._error = None
+        try:
+            sync_file_system(self._prefix)
+        except OSError as error:
+            self._error = error
+
+
+def write_marker(prefix: Path, marker: Marker) -> None:
+    """Mark the environment complete, everything else of it being on the disk (:class:`Settling`).
+
+    Raises OSError where it cannot be written; the environment is then incomplete.
+    """
+    # readable to all who can read the environment's other files: who shares a cache has to see that it is complete
+    write_below(prefix, MARKER, json.dumps(marker.as_dict(), indent=1).encode(), sync=True)
+
+
+def withdraw_marker(prefix: Path) -> None:
+    """Make the environment count as incomplete without touching what runs in it."""
+    with contextlib.suppress(OSError):
+        remove_below(prefix, MARKER)
+
+
+_PYTHON = "python.exe" if os.name == "nt" else "bin/python"
+
+
+def what_is_lost(prefix: Path, marker: Marker) -> str | None:
+    """What the environment lacks, as far as a look at its package records and its python tells; None for nothing."""
+    try:
+        records = [name for name in os.listdir(prefix / "conda-meta") if name.endswith(".json")]
+    except OSError as error:
+        return f"its package records cannot be read: {error.strerror}"
+    missing = marker.packages - len(records)
+    if missing > 0:
+        return f"{missing} of its {marker.packages} package records are gone"
+    has_python = any(name.startswith("python-") and name[7:8].isdigit() for name in records)
+    if has_python and not (prefix / _PYTHON).exists():
+        return f"its {_PYTHON} is gone"
+    return None

@@ -1,0 +1,265 @@
+"""Scripts that came from a URL, standard input or the command line, kept as files; and scripts' own cache directories.
+
+An interpreter needs a path, and the same code needs the same one: a script is kept by its digest. Whoever runs one
+holds a shared lock on it that passes through exec, so that collection takes only what is neither recent nor running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cetool.base.errors import StoreError
+from cetool.base.filelock import FileLock, try_lock, wait_for_lock
+from cetool.base.files import put_file, sha256_of
+from cetool.base.ownership import ensure_private_dir
+from cetool.base.patterns import pattern
+from cetool.base.values import Value
+
+_DIGEST_LENGTH = 20
+_ENTRY = pattern(rf"[0-9a-f]{{{_DIGEST_LENGTH}}}\Z")
+_UNSAFE = pattern(r"[^A-Za-z0-9._+-]+")
+_LONGEST_NAME = 100
+_CACHE, _LOCKS, _TRASH = "cache", ".locks", ".trash"
+_PRIVATE = stat.S_IRWXU
+
+
+class Held(Value):
+    """A kept script or a cache directory that is not collected while ``lock`` or an inherited copy of it is open."""
+
+    path: Path
+    lock: FileLock | None
+
+    def release(self) -> None:
+        """Stop using it."""
+        if self.lock is not None:
+            self.lock.release()
+
+
+class ScriptStore:
+    """All kept scripts and cache directories below one directory of this user's own.
+
+    ``DIGEST/NAME`` is a script, ``cache/DIGEST`` a script's cache directory, ``.locks`` and ``.trash`` are what they
+    say. The modification time of a directory that is called by a digest tells when it was last used.
+    """
+
+    def __init__(self, directory: Path, *, trust: bool = False) -> None:
+        self.directory = directory
+        self._trust = trust
+
+    def keep(self, data: bytes, name: str) -> Path:
+        """The path of an executable file (0700) of this content, called ``name`` as far as that is safe in a path.
+
+        Nothing holds it: a collection of everything may take it at once. Raises StoreError where it cannot be written.
+        """
+        held = self.hold(data, name)
+        held.release()
+        return held.path
+
+    def path_of(self, data: bytes, name: str) -> Path:
+        """The path that a script of this content has here, whether it is kept yet or not."""
+        return self.directory / _digest(data) / safe_name(name)
+
+    def hold(self, data: bytes, name: str) -> Held:
+        """As :meth:`keep`, held in use; ``lock.fd`` is to be kept open in the process that the script becomes."""
+        digest, path = _digest(data), self.path_of(data, name)
+
+        def put() -> None:
+            path.parent.mkdir(mode=_PRIVATE, exist_ok=True)
+            if not _is_kept(path, data):
+                _write(path, data)
+            _touch(path)
+            _touch(path.parent)
+
+        return self._held(path, digest, put)
+
+    def cache_dir(self, script: Path) -> Path:
+        """The directory that is the script's ``${CACHE}``; made 0700. Raises StoreError where it cannot be made."""
+        held = self.hold_cache_dir(script)
+        held.release()
+        return held.path
+
+    def hold_cache_dir(self, script: Path) -> Held:
+        """As :meth:`cache_dir`, held in use."""
+        digest = _digest(os.fsencode(os.path.abspath(script)))
+        path = self.directory / _CACHE / digest
+
+        def put() -> None:
+            path.parent.mkdir(mode=_PRIVATE, exist_ok=True)
+            path.mkdir(mode=_PRIVATE, exist_ok=True)
+            if path.is_symlink():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+            _touch(path)
+
+        return self._held(path, f"{_CACHE}-{digest}", put)
+
+    def collect(self, older_than: float, *, dry_run: bool = False) -> int:
+        """Remove what was unused for at least so many seconds and is not held; the bytes that this frees.
+
+        What cannot be removed, or vanishes meanwhile, is passed over in silence.
+        """
+        from cetool.store.disk import Freed, discard
+
+        freed = Freed()
+        total = 0
+        now = time.time()
+        for entry, key in self._entries():
+            if not _is_unused(entry, now, older_than):
+                continue
+            with contextlib.suppress(OSError, StoreError):
+                lock = try_lock(self._lock_path(key), shared=False)
+                if lock is None:
+                    continue
+                try:
+                    # looked at again: it may have been used before we had the lock
+                    if _is_unused(entry, now, older_than):
+                        size = freed.add(entry)
+                        if not dry_run:
+                            discard(entry, self.directory / _TRASH)  # deleted below
+                        total += size
+                finally:
+                    lock.delete()
+        if not dry_run:
+            self._tidy()
+        return total
+
+    def _held(self, path: Path, key: str, put: Callable[[], None]) -> Held:
+        """The path under a shared lock, after ``put`` made or refreshed it."""
+        ensure_private_dir(self.directory, trust=self._trust, writable=False)
+        try:
+            with contextlib.suppress(FileExistsError):
+                self.directory.mkdir(mode=_PRIVATE, parents=True)
+            for _ in range(50):
+                lock = self._lock(key)
+                try:
+                    put()
+                    if os.path.lexists(path):
+                        return Held(path, lock)
+                except FileNotFoundError:
+                    pass  # a removal without locks: by hand
+                except BaseException:
+                    if lock is not None:
+                        lock.release()
+                    raise
+                if lock is not None:
+                    lock.release()
+                self.directory.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        except OSError as error:
+            raise _write_failure(error, path) from error
+        raise StoreError(f"{path} is removed as often as it is written", hint="Wait for what removes it to end.")
+
+    def _lock(self, key: str) -> FileLock | None:
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                (self.directory / _LOCKS).mkdir(mode=_PRIVATE, exist_ok=True)
+            return wait_for_lock(self._lock_path(key), shared=True)
+        except (OSError, StoreError):
+            if os.access(self.directory, os.W_OK):
+                raise
+            return None  # a cache that nobody can write to: nothing can be removed from it either
+
+    def _lock_path(self, key: str) -> Path:
+        return self.directory / _LOCKS / f"{key}.lock"
+
+    def _entries(self) -> Iterator[tuple[Path, str]]:
+        """The directories that are called by a digest, and what their locks are called."""
+        for directory, prefix in ((self.directory, ""), (self.directory / _CACHE, f"{_CACHE}-")):
+            for name in _names(directory):
+                if _ENTRY.match(name):
+                    yield directory / name, prefix + name
+
+    def _tidy(self) -> None:
+        """Delete the trash, an interrupted collection's too, and the locks that guard nothing any more."""
+        from cetool.store.disk import delete_tree
+
+        trash = self.directory / _TRASH
+        for name in _names(trash):
+            delete_tree(trash / name)
+        there = {key for _, key in self._entries()}
+        for name in _names(self.directory / _LOCKS):
+            if name.endswith(".lock") and name.removesuffix(".lock") not in there:
+                with contextlib.suppress(StoreError):
+                    lock = try_lock(self.directory / _LOCKS / name, shared=False)
+                    if lock is not None:
+                        lock.delete()
+
+
+def safe_name(name: str) -> str:
+    """A file name of ASCII letters, digits and ``._+-``, not hidden, of 100 characters at most, its suffix kept."""
+    stem, _, suffix = _UNSAFE.sub("_", name if "." in name else name + ".").rpartition(".")
+    suffix = suffix.strip("_-")[: _LONGEST_NAME // 2]
+    end = f".{suffix}" if suffix else ""
+    return (stem.strip("._-")[: _LONGEST_NAME - len(end)] or "script") + end
+
+
+def _digest(data: bytes) -> str:
+    return sha256_of(data)[:_DIGEST_LENGTH]
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
+
+
+def _is_unused(entry: Path, now: float, older_than: float) -> bool:
+    try:
+        used = os.stat(entry, follow_symlinks=False).st_mtime
+    except OSError:
+        return False
+    # a clock that was set back makes a use lie in the future: that one was just now, not a negative time ago
+    return max(0.0, now - used) >= older_than
+
+
+def _is_kept(path: Path, data: bytes) -> bool:
+    """Whether the file is there as it should be; its mode is put right."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        fd = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+    except OSError:
+        return False  # absent, or no file of ours: writing tells the reason if there is one
+    with open(fd, "rb") as file:
+        status = os.fstat(fd)
+        # a file with a second name can be changed through that one
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or file.read(len(data) + 1) != data:
+            return False
+        if os.name != "nt" and stat.S_IMODE(status.st_mode) != _PRIVATE:
+            os.fchmod(fd, _PRIVATE)
+        return True
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write the file in one step. Not synced: after a crash its content is compared, and written anew if need be."""
+    put_file(path, data, mode=_PRIVATE, sync=False)
+
+
+def _touch(path: Path) -> None:
+    """Note a use. Where that may not be noted nothing may be removed either."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        pass
+
+
+def _write_failure(error: OSError, path: Path) -> StoreError:
+    hints = {
+        errno.ENOSPC: "Free some room there (cetool gc --older-than 0s removes all that is not in use), "
+        "or set CETOOL_CACHE_DIR.",
+        errno.EDQUOT: "Your quota is used up: cetool gc --older-than 0s removes all that is not in use.",
+        errno.EROFS: "Set CETOOL_CACHE_DIR to a directory that can be written to.",
+        errno.EACCES: "Look at the permissions of that directory, or set CETOOL_CACHE_DIR.",
+    }
+    in_the_way = isinstance(error, (FileExistsError, NotADirectoryError, IsADirectoryError))
+    hint = f"Move away what is in its place: {error.filename2 or error.filename}" if in_the_way else None
+    return StoreError(
+        f"the script's place {path} could not be written: {error.strerror or error}",
+        hint=hint or hints.get(error.errno or 0),
+    )

@@ -1,0 +1,201 @@
+"""The usage log's file: opening it, bringing its schema up to date, telling damage from other trouble."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+from cetool.base.errors import StoreError
+from cetool.base.ownership import make_private_dirs
+
+#: One entry a version: the statements that bring a database of the version before to it.
+_MIGRATIONS: tuple[str, ...] = (
+    # "uses" is what the runs in a directory come to: it answers without a look at a million of them, and it may know
+    # of a directory before "environments" does.
+    """
+    CREATE TABLE environments (
+        directory TEXT PRIMARY KEY, name TEXT NOT NULL, spec TEXT NOT NULL, engine TEXT NOT NULL,
+        engine_version TEXT NOT NULL, created REAL NOT NULL, seconds REAL NOT NULL, packages INTEGER NOT NULL,
+        bytes INTEGER NOT NULL, cetool TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE uses (
+        directory TEXT PRIMARY KEY, last_used REAL NOT NULL DEFAULT 0, runs INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID;
+    CREATE TABLE runs (
+        host TEXT NOT NULL, pid INTEGER NOT NULL, process_start TEXT NOT NULL, started_ns INTEGER NOT NULL,
+        directory TEXT NOT NULL, script TEXT NOT NULL,
+        PRIMARY KEY (host, pid, process_start, started_ns)
+    ) WITHOUT ROWID;
+    CREATE TRIGGER run_counts AFTER INSERT ON runs BEGIN
+        INSERT OR IGNORE INTO uses (directory) VALUES (NEW.directory);
+        UPDATE uses SET runs = runs + 1, last_used = max(last_used, NEW.started_ns / 1e9)
+            WHERE directory = NEW.directory;
+    END;
+    """,
+)
+#: Seconds that another process may hold the database before we give up.
+BUSY_SECONDS = 5.0
+#: KiB of the database kept in memory: with less, a million runs take three times as long to take in.
+_MOST_KIB = 32 * 1024
+#: Bytes below which a disk counts as full: the database's shared memory alone takes half of it.
+_LEAST_ROOM = 64 * 1024
+#: More versions than there will ever be: such a number is damage, not a newer cetool's.
+_MOST_VERSIONS = 1000
+#: What a damaged database can raise: bytes that are not text, values that are not numbers, and SQLite's own errors.
+DATABASE_ERRORS = (sqlite3.Error, UnicodeError, OverflowError, ValueError, TypeError, IndexError)
+_SIGNS_OF_DAMAGE = (
+    *("malformed", "not a database", "no such table", "no such column", "disk image", "already exists"),
+    *("decode", "unsupported file format"),
+)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """The database, of the schema that this cetool knows; made where it is missing.
+
+    Raises one of DATABASE_ERRORS, and StoreError where it was written by a newer cetool or its directory cannot be
+    made.
+    """
+    make_private_dirs(path.parent)
+    if os.path.lexists(path) and not path.is_file():  # SQLite would wait for ever to open a pipe
+        raise sqlite3.DatabaseError("it is not a file")
+    try:
+        return _connect(path, wal=True)
+    except sqlite3.OperationalError as error:
+        if "disk I/O error" not in str(error):
+            raise
+    _leave_wal(path)
+    return _connect(path, wal=False)
+
+
+def _connect(path: Path, *, wal: bool) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if not 0 <= version < _MOST_VERSIONS:
+            raise sqlite3.DatabaseError(f"its version is {version}")
+        if version > len(_MIGRATIONS):
+            raise StoreError(
+                f"the usage log {path} was written by a newer cetool (schema {version}, this one knows"
+                f" {len(_MIGRATIONS)})",
+                hint="Use that cetool, or set CETOOL_CACHE_DIR to another directory for this one.",
+            )
+        with contextlib.suppress(OSError):
+            os.chmod(path, 0o600)
+        if wal and connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            with contextlib.suppress(sqlite3.OperationalError):
+                connection.execute("PRAGMA journal_mode = WAL")  # some file systems cannot: the default serves there
+        # a database without WAL could be damaged by a power cut under less
+        connection.execute(f"PRAGMA synchronous = {'NORMAL' if wal else 'FULL'}")
+        connection.execute(f"PRAGMA cache_size = -{_MOST_KIB}")
+        for number in range(version, len(_MIGRATIONS)):
+            _migrate(connection, number)
+        if _schema(connection) != _expected_schema():
+            raise sqlite3.DatabaseError("its tables are not those of a usage log")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _schema(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    query = "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
+    return [(str(name), " ".join(str(sql).split())) for name, sql in connection.execute(query)]
+
+
+@functools.cache
+def _expected_schema() -> list[tuple[str, str]]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        for number in range(len(_MIGRATIONS)):
+            _migrate(connection, number)
+        return _schema(connection)
+
+
+def _leave_wal(path: Path) -> None:
+    """Take WAL back from a database on a file system whose files cannot be shared memory (9p, some network mounts)."""
+    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # what needs no shared memory
+        connection.execute("PRAGMA journal_mode = DELETE")
+
+
+def _migrate(connection: sqlite3.Connection, number: int) -> None:
+    """Bring the schema from ``number`` to the next; another process may be doing the same at this moment."""
+    script = f"BEGIN IMMEDIATE; {_MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;"
+    try:
+        connection.executescript(script)
+    except sqlite3.OperationalError:
+        if connection.in_transaction:
+            connection.rollback()
+        if connection.execute("PRAGMA user_version").fetchone()[0] <= number:
+            raise
+
+
+def is_damage(error: Exception, path: Path) -> bool:
+    """Whether the error says that the file is no longer a usage log, rather than that it cannot be used now."""
+    if isinstance(error, sqlite3.OperationalError):
+        if "readonly" in str(error) and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+            return True  # its header says so, not the file system
+        return path.is_dir() or any(sign in str(error) for sign in _SIGNS_OF_DAMAGE)
+    if not isinstance(error, sqlite3.Error):
+        return True
+    return type(error) in (sqlite3.DatabaseError, sqlite3.IntegrityError, sqlite3.InternalError, sqlite3.DataError)
+
+
+def lacks_room(error: Exception, path: Path) -> bool:
+    """Whether the error tells that there is no room left to write in, rather than that another holds the database."""
+    text = str(error)
+    if not isinstance(error, sqlite3.OperationalError):
+        return False
+    if "disk is full" in text or "disk I/O error" in text:
+        return True
+    try:
+        room = os.statvfs(path.parent)
+    except (OSError, AttributeError):
+        return False
+    return "unable to open" in text and (room.f_bavail * room.f_frsize < _LEAST_ROOM or 0 <= room.f_ffree < 4)
+
+
+def copy_in_memory(path: Path) -> sqlite3.Connection:
+    """What the database says, in one that needs no disk.
+
+    Without a journal to write nothing in a journal can be read: where there is one, every environment counts as used
+    when it was written last. Raises sqlite3.Error.
+    """
+    memory = sqlite3.connect(":memory:")
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as stored:
+            if stored.execute("PRAGMA user_version").fetchone()[0] == len(_MIGRATIONS):
+                stored.backup(memory)
+        if memory.execute("PRAGMA user_version").fetchone()[0] and _schema(memory) != _expected_schema():
+            raise sqlite3.DatabaseError("its tables are not those of a usage log")
+    except DATABASE_ERRORS:
+        memory.close()
+        memory = sqlite3.connect(":memory:")
+    for number in range(memory.execute("PRAGMA user_version").fetchone()[0], len(_MIGRATIONS)):
+        _migrate(memory, number)
+    with contextlib.suppress(OSError):
+        journal = os.stat(f"{path}-wal")
+        if journal.st_size:
+            memory.execute("UPDATE uses SET last_used = max(last_used, ?)", (journal.st_mtime,))
+            memory.commit()
+    return memory
+
+
+def set_aside(path: Path) -> Path:
+    """Give a damaged database another name, and tell it. The caller is alone in doing so. Raises OSError."""
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns() // 1_000_000}")
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(f"{path}{suffix}", f"{aside}{suffix}")
+    return aside
+
+
+def refused(path: Path, error: Exception) -> StoreError:
+    """What to tell where the database is not damaged, but cannot be used."""
+    return StoreError(
+        f"the usage log {path} cannot be used: {error}",
+        hint="Another process may be holding it: try again; or look at its permissions and the room on its disk.",
+    )
