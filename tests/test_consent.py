@@ -36,7 +36,7 @@ from cetool.declare.environment import EnvironmentSpec, Requirements
 from cetool.declare.metadata import ScriptMetadata, read_metadata
 from cetool.declare.overlay import OverlayKeys
 from cetool.declare.platforms import current_platform
-from cetool.declare.pypi_settings import PypiSettings
+from cetool.declare.pypi import PypiSettings
 from cetool.declare.source import script_from_text
 
 PROMPT = "[y/N]"

@@ -16,7 +16,7 @@ from cetool.base.files import sha256_of
 from cetool.declare.dialects.environment_yml import read_environment_file
 from cetool.declare.environment import EnvironmentSpec, Requirements
 from cetool.declare.match_specs import canonical_spec
-from cetool.declare.pypi_settings import PypiSettings
+from cetool.declare.pypi import PypiSettings
 
 SEED = EnvironmentSpec(packages=("numpy", "python >=3"))
 

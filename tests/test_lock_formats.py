@@ -16,9 +16,9 @@ from rattler.lock import LockFile
 from ruamel.yaml import YAML
 from support.locks import COMMIT, FORGE, LOCK, PYTHON, SIX, WHEEL
 
+from cetool.base.durations import exclude_newer, rfc3339
 from cetool.base.errors import CetoolError, MetadataError, UsageError
 from cetool.declare.blocks import find_block
-from cetool.declare.dates import exclude_newer, rfc3339
 from cetool.declare.environment import Requirements
 from cetool.declare.source import script_from_text
 from cetool.edit.document import Document, read_document, require_script

@@ -13,7 +13,8 @@ from support.home import Home
 from cetool.base.errors import CetoolError, Location, MetadataError
 from cetool.declare import match_specs as matchspecs
 from cetool.declare.channels import canonical_channel
-from cetool.declare.match_specs import canonical_requirement, canonical_spec, requires_python_spec, spec_name
+from cetool.declare.match_specs import canonical_spec, requires_python_spec, spec_name
+from cetool.declare.pypi import canonical_requirement
 
 MD5 = "d41d8cd98f00b204e9800998ecf8427e"
 

@@ -19,7 +19,7 @@ from support.server import ChannelServer
 
 from cetool.base.consent import issue
 from cetool.base.errors import EngineError
-from cetool.declare.pypi_settings import PypiSettings
+from cetool.declare.pypi import PypiSettings
 from cetool.engines.protocol import CreateRequest, SilentProgress
 from cetool.engines.pypi.install import PypiRequest, find_uv, install_pypi, needs_pip
 from cetool.engines.rattler.engine import RattlerEngine

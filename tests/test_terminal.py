@@ -15,7 +15,7 @@ import pytest
 from support.home import Home
 
 import cetool
-from cetool.base.terminal import json_escaped, neutral, neutral_line, without_controls
+from cetool.base.text import json_escaped, neutral, neutral_line, without_controls
 
 #: A title, a colour by C1, a turned direction, a start of the line, a bell, a separator of lines.
 HOSTILE = "a\x1b]0;x\x07b\x9b31mc\u202ed\re\u2028f\u200bg"

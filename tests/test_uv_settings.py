@@ -14,7 +14,7 @@ from cetool.declare.dialects.pypi_tables import PIXI_OPTIONS
 from cetool.declare.dialects.uv import KEYS
 from cetool.declare.environment import EnvironmentSpec, Requirements
 from cetool.declare.metadata import read_metadata
-from cetool.declare.pypi_settings import PypiSettings
+from cetool.declare.pypi import PypiSettings
 from cetool.declare.source import script_from_text
 
 DOCS = Path(__file__).parent.parent / "docs" / "pypi.md"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from cetool.app.baselines import Baseline, parsed
 from cetool.base.errors import CetoolError, StoreError
-from cetool.declare.source import printable, read_bytes
+from cetool.base.text import printable
+from cetool.declare.source import read_bytes
 from cetool.lock.model import Lock, PlatformLock
 from cetool.store.baselines import DAY, BaselineStore, News
 

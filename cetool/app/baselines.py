@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from cetool.base.consent import Consent
 from cetool.base.durations import format_duration
 from cetool.base.errors import CetoolError, EngineError, MetadataError, ScriptNotFoundError, StoreError, UsageError
+from cetool.base.text import printable
 from cetool.base.urls import redact
 from cetool.base.values import Value
 from cetool.declare.baselines import is_remote
 from cetool.declare.environment import EnvironmentSpec, Requirements
-from cetool.declare.source import printable, read_bytes
+from cetool.declare.source import read_bytes
 from cetool.lock.baseline import Combined, combine
 from cetool.lock.find import lock_in
 from cetool.lock.model import Lock, PlatformLock

@@ -16,7 +16,7 @@ from cetool.app.sources import Foreign, Origin
 from cetool.base.consent import Consent, issue
 from cetool.base.durations import format_size
 from cetool.base.errors import CetoolError, StoreError
-from cetool.base.terminal import neutral
+from cetool.base.text import neutral
 from cetool.cli.output import write, write_error
 from cetool.settings.paths import trust_directory
 from cetool.settings.settings import BUILT_IN

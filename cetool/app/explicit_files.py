@@ -10,8 +10,8 @@ from cetool.app.locked import warn_of_missing_digests
 from cetool.app.session import Session
 from cetool.base.errors import LockError, UsageError
 from cetool.base.limits import LOCK, read_regular
+from cetool.base.text import printable
 from cetool.declare.environment import EnvironmentSpec
-from cetool.declare.source import printable
 
 _MARK = re.compile(rb"^[ \t]*@EXPLICIT[ \t]*\r?$", re.MULTILINE)
 

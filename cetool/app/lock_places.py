@@ -12,7 +12,7 @@ from cetool.app.session import Session
 from cetool.app.sources import Source
 from cetool.base.errors import MetadataError, UsageError
 from cetool.base.files import read_if_there
-from cetool.declare.source import printable
+from cetool.base.text import printable
 from cetool.lock.find import CONDA_LOCK, EMBEDDED, EXPLICIT, PIXI, SUFFIXES, FoundLock, find_lock, open_lock
 from cetool.lock.model import Lock
 

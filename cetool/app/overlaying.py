@@ -14,7 +14,7 @@ from cetool.base.errors import StoreError
 from cetool.base.filelock import FileLock
 from cetool.declare.environment import EnvironmentSpec, Requirements
 from cetool.declare.overlay import OverlayKeys, OverlaySpec
-from cetool.declare.pypi_settings import PypiSettings
+from cetool.declare.pypi import PypiSettings
 from cetool.engines.protocol import Progress
 from cetool.overlays.about import About, find_base, read_about
 from cetool.overlays.base import changes_between, fingerprint_of, stays_usable, watched_in

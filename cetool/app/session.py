@@ -207,8 +207,8 @@ class Session:
             return spec._replace(exclude_newer=moment, pypi_settings=settings)
         if exclude_newer is None:
             return spec
-        from cetool.declare.dates import exclude_newer as moment_of
-        from cetool.declare.dates import rfc3339
+        from cetool.base.durations import exclude_newer as moment_of
+        from cetool.base.durations import rfc3339
 
         moment = rfc3339(moment_of(exclude_newer))
         settings = spec.pypi_settings._replace(exclude_newer=moment) if spec.pypi else spec.pypi_settings

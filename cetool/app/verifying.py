@@ -9,9 +9,9 @@ from pathlib import Path
 
 from cetool.app.session import Session
 from cetool.base.errors import StoreError, UsageError
+from cetool.base.text import printable
 from cetool.cli.environments import targeted
 from cetool.cli.output import print_json, print_line
-from cetool.declare.source import printable
 from cetool.packages.differences import CHANGED, Difference, Verdict, verify_files
 from cetool.store.marker import MARKER
 from cetool.store.store import Lease

@@ -1,4 +1,5 @@
-"""Times and sizes as people write them: ``1d12h``, ``20GB``; read strictly, since a wrong guess removes environments.
+"""Times, sizes and days as people write them (``1d12h``, ``20GB``, ``2026-01-31``); read strictly, since a wrong guess
+removes environments.
 
 A bare number is refused in both: conda-execute documented hours and took them for days.
 """
@@ -6,9 +7,11 @@ A bare number is refused in both: conda-execute documented hours and took them f
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta, timezone
 
 from cetool.base.errors import UsageError
 from cetool.base.patterns import pattern
+from cetool.base.text import shorten
 
 _SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _PREFIXES = "KMGTP"
@@ -26,6 +29,12 @@ _PART = pattern(rf"\s*({_NUMBER})\s*([a-z]+)")
 _SIZE = pattern(rf"({_NUMBER})\s*([A-Za-z]+)\Z")
 _TIME_HINT = "Write a number and its unit: 45s, 90m, 25h, 7d, 2w, or several of them: 1d12h."
 _SIZE_HINT = "Write a number and its unit: 500MB, 20GB, 1.5TB (powers of 1000), or 500MiB, 20GiB (powers of 1024)."
+
+_DAY = re.compile(r"(\d{4})-(\d\d)-(\d\d)", re.ASCII)
+_MOMENT = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(?:([Zz])|([+-])(\d\d):?(\d\d))", re.ASCII
+)
+_DAY_HINT = "Write a day, 2026-01-31, or a moment with its time zone (RFC 3339): 2026-01-31T12:00:00Z."
 
 
 def parse_duration(text: str) -> float:
@@ -113,3 +122,33 @@ def _refuse_bare(text: str, shown: str, what: str, hint: str) -> None:
         raise UsageError(f"the {what} {shown} is negative", hint=hint)
     if re.fullmatch(r"\+?[0-9.,_]+", text):
         raise UsageError(f"the {what} {shown} has no unit", hint=hint)
+
+
+def exclude_newer(text: str) -> datetime:
+    """The moment in UTC, to the second, after which nothing counts that was published later.
+
+    A day (``2026-01-31``) counts to its end, in UTC so that it means the same on every machine; a moment is RFC 3339
+    (``2026-01-31T12:00:00+01:00``). Raises UsageError for everything else.
+    """
+    stripped = text.strip()
+    try:
+        if day := _DAY.fullmatch(stripped):
+            year, month, number = map(int, day.groups())
+            return datetime(year, month, number, 23, 59, 59, tzinfo=timezone.utc)
+        if moment := _MOMENT.fullmatch(stripped):
+            year, month, number, hour, minute = (int(moment[index]) for index in range(1, 6))
+            offset = timedelta(0)
+            if moment[9]:
+                offset = timedelta(hours=int(moment[10]), minutes=int(moment[11])) * (-1 if moment[9] == "-" else 1)
+            # a leap second is the last one of its minute
+            second = min(int(moment[6] or 0), 59)
+            there = datetime(year, month, number, hour, minute, second, tzinfo=timezone(offset))
+            return there.astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        pass  # the 31st of April, 25 o'clock
+    raise UsageError(f"{shorten(text)!r} is not a date", hint=_DAY_HINT)
+
+
+def rfc3339(moment: datetime) -> str:
+    """A moment as ``2026-01-31T23:59:59Z``: for engines, lock files and digests."""
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ").zfill(20)

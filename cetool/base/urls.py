@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote, unquote_to_bytes
 
 from cetool.base.patterns import pattern
 from cetool.base.secrets import MASK, hide_known, remember, remember_login
+from cetool.base.text import shorten
 from cetool.base.values import Value
 
 _IN_SCHEME = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+")
@@ -194,6 +195,11 @@ def strip_credentials(text: str) -> str:
 def redact(text: str) -> str:
     """The text with the credentials of every URL in it replaced by ``***``: for messages. They are remembered."""
     return _rewritten(text, MASK)
+
+
+def quotable(text: str) -> str:
+    """The text as a message may quote it: short, without credentials, control characters as escapes."""
+    return shorten(redact(text)).encode("unicode_escape", "surrogatepass").decode()
 
 
 def cleaned(document: Any, clean: Callable[[str], str] = strip_credentials) -> Any:

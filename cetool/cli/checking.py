@@ -10,12 +10,12 @@ from cetool.app.session import Session
 from cetool.app.sources import open_source
 from cetool.base.errors import Location, MetadataError, UsageError
 from cetool.base.limits import SCRIPT, read_regular
+from cetool.base.text import nearest, printable
 from cetool.base.urls import redact, scrub
 from cetool.cli import options
 from cetool.cli.output import print_json, print_line
 from cetool.declare.metadata import ScriptMetadata
-from cetool.declare.nodes import nearest
-from cetool.declare.source import Script, is_url, printable, read_script
+from cetool.declare.source import Script, is_url, read_script
 from cetool.edit.linting import RULES, Finding, finding_of, lint_script
 
 CHECK_SCHEMA = "cetool.check/1"

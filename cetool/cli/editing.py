@@ -11,9 +11,10 @@ import typer
 
 from cetool.app.session import Session
 from cetool.base.errors import Location, ScriptNotFoundError, UsageError
+from cetool.base.text import printable
 from cetool.base.urls import redact
 from cetool.cli import options
-from cetool.declare.source import NOTEBOOK_SUFFIX, is_notebook, is_url, printable
+from cetool.declare.source import NOTEBOOK_SUFFIX, is_notebook, is_url
 from cetool.edit.converting import DIALECTS, convert_block
 from cetool.edit.document import Document, ScriptChangedError, read_document, write_document
 from cetool.edit.editing import Change, Edited, edit_declaration, requirements_change

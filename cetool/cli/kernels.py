@@ -14,6 +14,7 @@ from cetool.app.execution import RunOptions, note, read_declaration
 from cetool.app.session import Session
 from cetool.app.sources import open_source
 from cetool.base.errors import CetoolError, ScriptNotFoundError, UsageError
+from cetool.base.text import printable
 from cetool.cli import options
 from cetool.cli.environments import requirements_of
 from cetool.cli.output import print_json, print_table
@@ -22,7 +23,7 @@ from cetool.declare.environment import EnvironmentSpec, Requirements
 from cetool.declare.languages import language_of
 from cetool.declare.match_specs import spec_name
 from cetool.declare.metadata import ScriptMetadata
-from cetool.declare.source import Script, is_url, printable
+from cetool.declare.source import Script, is_url
 from cetool.launch.activation import read_activation, variables_of
 from cetool.launch.kernels import (
     InstalledKernel,

@@ -18,18 +18,17 @@ from cetool.app.lock_report import Outcome, changes_between, document_of, tell
 from cetool.app.locked import identity, refuse_overlay
 from cetool.app.session import Session
 from cetool.app.sources import Source, open_source
+from cetool.base.durations import exclude_newer as read_day
+from cetool.base.durations import rfc3339
 from cetool.base.errors import EngineError, Location, UsageError
+from cetool.base.text import nearest, printable
 from cetool.base.urls import redact, strip_credentials
 from cetool.cli import options
 from cetool.cli.output import print_json
 from cetool.declare.blocks import find_block
-from cetool.declare.dates import exclude_newer as read_day
-from cetool.declare.dates import rfc3339
 from cetool.declare.environment import Requirements
 from cetool.declare.metadata import read_metadata
-from cetool.declare.nodes import nearest
 from cetool.declare.platforms import PLATFORMS, current_platform
-from cetool.declare.source import printable
 from cetool.lock.find import CONDA_LOCK, EMBEDDED, PIXI
 from cetool.lock.model import Lock, PlatformLock
 from cetool.settings.condarc import load_condarc, resolve_channel

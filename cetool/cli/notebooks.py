@@ -17,11 +17,10 @@ from cetool.app.session import Session
 from cetool.app.sources import Source
 from cetool.base.errors import CetoolError, Interrupted, Location, MetadataError, UsageError
 from cetool.base.files import put_file
-from cetool.base.terminal import neutral, neutral_line
+from cetool.base.text import neutral, neutral_line, printable
 from cetool.cli.output import write, write_error
 from cetool.cli.progress import plain
 from cetool.declare.dialects.notebook import Notebook, read_notebook
-from cetool.declare.source import printable
 from cetool.launch.activation import read_activation, variables_of
 from cetool.launch.kernels import find_kernel, is_ipykernel, kernel_command
 from cetool.launch.parameters import assigned_names, parameters_source, read_parameter

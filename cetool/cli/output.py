@@ -1,6 +1,6 @@
 """The way to standard output and standard error: nothing in cetool prints but by this module and its Voice.
 
-What is written for people passes :func:`~cetool.base.terminal.neutral`, so that a terminal obeys no text from a
+What is written for people passes :func:`~cetool.base.text.neutral`, so that a terminal obeys no text from a
 script, a
 channel or a file, and :func:`~cetool.base.urls.redact`. What programs read (:func:`print_data`) is exact wherever no
 terminal shows it.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO
 
-from cetool.base.terminal import json_escaped, neutral, neutral_line
+from cetool.base.text import json_escaped, neutral, neutral_line
 from cetool.base.urls import cleaned, redact
 
 #: A list of one is said as it is; what YAML would read otherwise is quoted.

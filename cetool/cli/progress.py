@@ -20,7 +20,7 @@ from time import monotonic
 from typing import TextIO
 
 from cetool.base.patterns import pattern
-from cetool.base.terminal import neutral, without_controls
+from cetool.base.text import neutral, without_controls
 from cetool.base.urls import redact, scrub
 
 _TICK = 0.1

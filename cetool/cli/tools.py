@@ -25,9 +25,8 @@ from cetool.cli.environments import requirements_of
 from cetool.cli.output import print_data, print_json
 from cetool.cli.run import CONTEXT
 from cetool.declare.environment import EnvironmentSpec
-from cetool.declare.match_specs import spec_name
+from cetool.declare.match_specs import names_file, spec_name
 from cetool.declare.metadata import ScriptMetadata
-from cetool.declare.package_urls import names_file
 from cetool.launch.activation import Activation, activated_environ, read_activation
 from cetool.launch.interactive import Opening, find_user_shell, open_reading_shell, open_shell
 from cetool.launch.process import Command, exec_command

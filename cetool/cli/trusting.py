@@ -11,11 +11,12 @@ import typer
 
 from cetool.base.durations import format_duration
 from cetool.base.errors import CetoolError, UsageError
+from cetool.base.text import printable
 from cetool.base.urls import strip_credentials
 from cetool.cli import options
 from cetool.cli.output import print_json, print_table
 from cetool.cli.progress import Voice
-from cetool.declare.source import is_url, printable
+from cetool.declare.source import is_url
 from cetool.settings.paths import trust_directory
 from cetool.settings.settings import load_settings
 from cetool.store.trust import Trusted, TrustStore

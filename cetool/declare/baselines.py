@@ -13,8 +13,9 @@ from fnmatch import fnmatchcase
 from urllib.parse import unquote, urlsplit
 
 from cetool.base.errors import Location, MetadataError
+from cetool.base.text import has_control, shorten
 from cetool.base.urls import redact
-from cetool.declare.nodes import Node, has_control, shorten
+from cetool.declare.nodes import Node
 from cetool.declare.source import with_home
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")

@@ -12,11 +12,14 @@ from pathlib import Path
 
 from cetool.base.errors import Location, MetadataError
 from cetool.base.patterns import pattern
+from cetool.base.text import has_control, shorten
 from cetool.base.urls import redact, scrub, split_url
+from cetool.declare.nodes import Node
 from cetool.declare.source import with_home
 from cetool.settings.condarc import DEFAULT_ALIAS
 
-_MOST_SHOWN = 120
+#: The entry of a list of channels that keeps the configured ones out.
+NO_DEFAULTS = "nodefaults"
 _SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NAME = pattern(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _LABEL = pattern(r"[A-Za-z][A-Za-z0-9_./-]{0,127}")
@@ -32,11 +35,7 @@ def file_url(path: str, base_dir: str | os.PathLike[str], *, where: Location | N
     try:
         return Path(os.path.abspath(Path(base_dir, with_home(path, where)))).as_uri()
     except (ValueError, OSError):
-        raise MetadataError(f"{_short(redact(path))!r} cannot be the path of a file", where=where) from None
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
+        raise MetadataError(f"{shorten(redact(path))!r} cannot be the path of a file", where=where) from None
 
 
 def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Location | None = None) -> str:
@@ -49,16 +48,15 @@ def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Loc
     if _SCHEME.match(channel):
         channel = _with_plain_login(channel, where)
     directory = channel.startswith(("./", "../", "/", "~/")) or channel in (".", "..", "~")
-    control = any(ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u2028\u2029" for char in text)
-    if not channel or control or (not directory and re.search(r"[\s\"'<>\\`]", channel)):
+    if not channel or has_control(text) or (not directory and re.search(r"[\s\"'<>\\`]", channel)):
         raise MetadataError(
-            f"{_short(redact(text))!r} is not a channel",
+            f"{shorten(redact(text))!r} is not a channel",
             where=where,
             hint="A channel is a name (conda-forge), a URL without blanks, or a directory (./here or /there).",
         )
     if channel.startswith("-"):
         raise MetadataError(
-            f"the channel {_short(redact(channel))!r} starts with a '-', as an option would",
+            f"the channel {shorten(redact(channel))!r} starts with a '-', as an option would",
             where=where,
             hint="Write ./ before the name of a directory.",
         )
@@ -70,7 +68,7 @@ def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Loc
     if _SCHEME.match(channel):
         url = channel.rstrip("/")
         if url.endswith(":"):
-            raise MetadataError(f"{_short(channel)!r} is not a channel: it names no place", where=where)
+            raise MetadataError(f"{shorten(channel)!r} is not a channel: it names no place", where=where)
         for alias in (DEFAULT_ALIAS, DEFAULT_ALIAS.replace("https:", "http:")):
             if url.startswith(alias + "/") and not url.startswith(alias + "/t/"):
                 return url[len(alias) + 1 :]
@@ -80,7 +78,7 @@ def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Loc
         check_channel_name(channel)
     except ValueError as error:
         raise MetadataError(
-            f"{_short(redact(channel))!r} is not a channel: {_short(scrub(str(error)))}",
+            f"{shorten(redact(channel))!r} is not a channel: {shorten(scrub(str(error)))}",
             where=where,
             hint="A channel is a name (conda-forge), a URL (https://...), or a directory (./here or /there).",
         ) from None
@@ -99,7 +97,7 @@ def check_channel_name(channel: str) -> None:
         if len(part) > _LONGEST_PART:
             raise ValueError(f"a part of its name has more than {_LONGEST_PART} characters")
     if found and not _LABEL.fullmatch(label):
-        raise ValueError(f"'{_short(label)}' is not the name of a label: it starts with a letter")
+        raise ValueError(f"'{shorten(label)}' is not the name of a label: it starts with a letter")
 
 
 def _with_plain_login(channel: str, where: Location | None) -> str:
@@ -111,7 +109,7 @@ def _with_plain_login(channel: str, where: Location | None) -> str:
         url = split_url(channel)
     except ValueError as error:
         raise MetadataError(
-            f"{_short(redact(channel))!r} is not a channel: {error}",
+            f"{shorten(redact(channel))!r} is not a channel: {error}",
             where=where,
             hint="Write https://HOST/CHANNEL. In a user or password, write special characters as in %40 for @.",
         ) from None
@@ -119,3 +117,38 @@ def _with_plain_login(channel: str, where: Location | None) -> str:
         return channel
     plain = url.userinfo.replace("@", "%40").replace("'", "%27")
     return channel.replace(f"://{url.userinfo}@", f"://{plain}@", 1)
+
+
+def channels_of(node: Node | None, base_dir: str | os.PathLike[str], what: str = "channels") -> tuple[str, ...] | None:
+    """The canonical channels of a list; None where it is left out or empty.
+
+    ``nodefaults`` is not a channel: :func:`ends_channels` tells whether it is there. Entries are names, URLs or
+    directories, or (pixi) tables with ``channel`` and ``priority``, the highest of which comes first. Raises
+    MetadataError, also where ``nodefaults`` alone leaves no channel.
+    """
+    if node is None or node.kind == "nothing":
+        return None
+    ranked = []
+    for item in node.as_list(what, "Write [conda-forge], or one entry a line."):
+        priority = 0
+        if item.kind == "mapping":
+            fields = item.as_mapping(f"an entry of {what}", ("channel", "priority"))
+            priority = _priority(fields["priority"]) if "priority" in fields else 0
+            item = fields.get("channel") or item
+        ranked.append((-priority, canonical_channel(item.as_text("a channel"), base_dir=base_dir, where=item.where)))
+    found = [channel for _, channel in sorted(ranked, key=lambda pair: pair[0])]
+    kept = tuple(dict.fromkeys(channel for channel in found if channel != NO_DEFAULTS))
+    if found and not kept:
+        node.fail(f"{what} has only '{NO_DEFAULTS}', which leaves no channel", "Name the channels to use as well.")
+    return kept or None
+
+
+def _priority(node: Node) -> int:
+    if node.kind != "number" or not node.text.lstrip("+-").isdigit() or len(node.text) > 9:
+        node.fail("the priority of a channel must be a whole number")
+    return int(node.text)
+
+
+def ends_channels(node: Node | None) -> bool:
+    """Whether ``nodefaults`` says that the configured channels do not come after those named (CEP 24)."""
+    return node is not None and any(item.text.strip() == NO_DEFAULTS for item in node.items)

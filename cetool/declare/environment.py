@@ -14,7 +14,7 @@ from cetool.base.files import canonical_json, sha256_of
 from cetool.base.patterns import pattern
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value, strings_in
-from cetool.declare.pypi_settings import PypiSettings
+from cetool.declare.pypi import PypiSettings
 
 if TYPE_CHECKING:  # few environments are laid over another
     from cetool.declare.overlay import OverlayKeys, OverlaySpec

@@ -6,23 +6,19 @@ name its line.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal, NoReturn
 
 from cetool.base.errors import Location, MetadataError
+from cetool.base.text import has_control, nearest, shorten
 from cetool.base.urls import redact
 from cetool.base.values import Value
-from cetool.declare.channels import canonical_channel
 
 Kind = Literal["text", "number", "boolean", "nothing", "date", "list", "mapping"]
 
 #: Nesting that no specification needs; deeper ones are refused before they can exhaust the stack.
 MAX_DEPTH = 32
-
-#: The entry of a list of channels that keeps the configured ones out.
-NO_DEFAULTS = "nodefaults"
 
 _IN_WORDS: dict[str, str] = {
     "text": "a text",
@@ -111,60 +107,16 @@ class Node(Value):
         return self._replace(where=where)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The hint for a word that is not known: the one that was probably meant, or all of them."""
-    import difflib
-
-    names = list(known)
-    folded = {name.lower().replace("-", "_"): name for name in names}
-    meant = word[:100].lower().replace("-", "_")
-    close = difflib.get_close_matches(meant, list(folded), n=1, cutoff=0.6)
-    close = close or [name for name in folded if len(name) > 2 and meant.startswith(name)]  # enviroment: env
-    if close:
-        return f"Did you mean {folded[close[0]]!r}?"
-    return f"It can be one of: {', '.join(names)}."
+def choice(node: Node, what: str, choices: tuple[str, ...]) -> str:
+    """A text that is one of the choices. Raises MetadataError."""
+    text = node.as_text(what)
+    if text not in choices:
+        node.fail(f"{what} = {shorten(text)!r} is unknown", f"It can be one of: {', '.join(choices)}.")
+    return text
 
 
-def has_control(text: str) -> bool:
-    """Whether the text holds a character that moves the cursor, breaks the line or ends a C string."""
-    return any(ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u2028\u2029" for char in text)
-
-
-def shorten(text: str, limit: int = 120) -> str:
-    """The text, cut where it is too long for a message."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def channels_of(node: Node | None, base_dir: str | os.PathLike[str], what: str = "channels") -> tuple[str, ...] | None:
-    """The canonical channels of a list; None where it is left out or empty.
-
-    ``nodefaults`` is not a channel: :func:`ends_channels` tells whether it is there. Entries are names, URLs or
-    directories, or (pixi) tables with ``channel`` and ``priority``, the highest of which comes first. Raises
-    MetadataError, also where ``nodefaults`` alone leaves no channel.
-    """
-    if node is None or node.kind == "nothing":
-        return None
-    ranked = []
-    for item in node.as_list(what, "Write [conda-forge], or one entry a line."):
-        priority = 0
-        if item.kind == "mapping":
-            fields = item.as_mapping(f"an entry of {what}", ("channel", "priority"))
-            priority = _priority(fields["priority"]) if "priority" in fields else 0
-            item = fields.get("channel") or item
-        ranked.append((-priority, canonical_channel(item.as_text("a channel"), base_dir=base_dir, where=item.where)))
-    found = [channel for _, channel in sorted(ranked, key=lambda pair: pair[0])]
-    kept = tuple(dict.fromkeys(channel for channel in found if channel != NO_DEFAULTS))
-    if found and not kept:
-        node.fail(f"{what} has only '{NO_DEFAULTS}', which leaves no channel", "Name the channels to use as well.")
-    return kept or None
-
-
-def _priority(node: Node) -> int:
-    if node.kind != "number" or not node.text.lstrip("+-").isdigit() or len(node.text) > 9:
-        node.fail("the priority of a channel must be a whole number")
-    return int(node.text)
-
-
-def ends_channels(node: Node | None) -> bool:
-    """Whether ``nodefaults`` says that the configured channels do not come after those named (CEP 24)."""
-    return node is not None and any(item.text.strip() == NO_DEFAULTS for item in node.items)
+def flag(node: Node, what: str) -> bool:
+    """True or false. Raises MetadataError."""
+    if node.kind != "boolean":
+        node.fail(f"{what} must be true or false, not {node.in_words}")
+    return node.text == "true"

@@ -15,10 +15,12 @@ from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from cetool.base.errors import Location, MetadataError
-from cetool.base.urls import redact, strip_credentials
+from cetool.base.text import has_control
+from cetool.base.urls import quotable, strip_credentials
 from cetool.declare.channels import file_url
-from cetool.declare.match_specs import MAX_SPEC, canonical_requirement, canonical_spec, spec_name
-from cetool.declare.nodes import Node, has_control, shorten
+from cetool.declare.match_specs import MAX_SPEC, canonical_spec, spec_name
+from cetool.declare.nodes import Node
+from cetool.declare.pypi import canonical_requirement
 from cetool.declare.source import with_home
 
 _URL = re.compile(r"(?:https?|file|(?:git|hg|svn|bzr)\+(?:https?|ssh|git|file|svn|lp))://\S+\Z")
@@ -159,7 +161,7 @@ def _canonical_path(text: str, directory: str | os.PathLike[str], where: Locatio
 
 
 def _refuse(entry: str, where: Location | None, reason: str, hint: str | None = None) -> NoReturn:
-    shown = shorten(redact(entry)).encode("unicode_escape", "surrogatepass").decode()
+    shown = quotable(entry)
     raise MetadataError(f"'{shown}' cannot be laid over a base: {reason}", where=where, hint=hint or _HINT)
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from cetool.base.errors import Location, MetadataError
 from cetool.base.patterns import pattern
-from cetool.declare.nodes import shorten
+from cetool.base.text import shorten
 
 #: conda's platforms, as subdirectories of a channel.
 PLATFORMS = (

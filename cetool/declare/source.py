@@ -13,6 +13,7 @@ from pathlib import Path
 from cetool.base import limits
 from cetool.base.errors import CetoolError, Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
 from cetool.base.patterns import pattern
+from cetool.base.text import printable
 from cetool.base.values import Value
 
 #: Bytes that a script may have, and a notebook.
@@ -97,12 +98,6 @@ def is_notebook(script: Script) -> bool:
 def size_limit(path: str | os.PathLike[str]) -> int:
     """Bytes that a file of this name may have."""
     return MAX_NOTEBOOK_SIZE if os.fspath(path).lower().endswith(NOTEBOOK_SUFFIX) else MAX_SIZE
-
-
-def printable(text: str) -> str:
-    """The text with what a terminal cannot or should not show written as escapes."""
-    shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
 
 
 def read_script(path: str | os.PathLike[str]) -> Script:

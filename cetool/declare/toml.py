@@ -13,7 +13,8 @@ from typing import Any
 import tomli
 
 from cetool.base.errors import Location, MetadataError
-from cetool.declare.nodes import MAX_DEPTH, Node, shorten
+from cetool.base.text import shorten
+from cetool.declare.nodes import MAX_DEPTH, Node
 
 _PART = r"(?:[A-Za-z0-9_-]+|\"[^\"\n]*\"|'[^'\n]*')"
 _KEY = rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*"

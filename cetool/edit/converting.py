@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from cetool.base.errors import MetadataError, UsageError
 from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_block
-from cetool.declare.channels import file_url
+from cetool.declare.channels import NO_DEFAULTS, file_url
 from cetool.declare.dialects.conda_execute import read_own_keys
 from cetool.declare.dialects.pip_lines import bare_requirement, option_lines
 from cetool.declare.environment import DEFAULT_CHANNEL
 from cetool.declare.languages import language_of
 from cetool.declare.match_specs import requires_python_spec, spec_name
 from cetool.declare.metadata import nothing_found
-from cetool.declare.nodes import NO_DEFAULTS, Node
+from cetool.declare.nodes import Node
 from cetool.declare.platforms import current_platform, selectors
 from cetool.edit import toml as edit_toml
 from cetool.edit.declared import Item, channels_place, pypi_name
@@ -212,7 +212,7 @@ class _Conversion:
         uv = root.below("tool", "uv") if self.block.dialect == PEP723 else None
         if uv is not None:
             from cetool.declare.dialects.uv import read_uv
-            from cetool.declare.match_specs import canonical_requirement
+            from cetool.declare.pypi import canonical_requirement
 
             here = f"{file_url('.', directory)}/"
             sources = read_uv(uv, base_dir=directory).sources

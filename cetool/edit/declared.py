@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cetool.declare.blocks import CONDA_EXECUTE, PEP723
+from cetool.declare.channels import NO_DEFAULTS
 from cetool.declare.dialects.pip_lines import bare_requirement
 from cetool.declare.match_specs import canonical_spec, spec_name
-from cetool.declare.nodes import NO_DEFAULTS, Node
+from cetool.declare.nodes import Node
 from cetool.edit.lines import Path
 
 _CETOOL = ("tool", "cetool")

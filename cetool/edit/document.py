@@ -14,7 +14,8 @@ from pathlib import Path
 
 from cetool.base.errors import CetoolError, Location, MetadataError, UsageError
 from cetool.base.files import ChangedError, replace_file
-from cetool.declare.source import MAX_SIZE, Script, decode, is_url, looks_like_python, printable, read_bytes
+from cetool.base.text import printable
+from cetool.declare.source import MAX_SIZE, Script, decode, is_url, looks_like_python, read_bytes
 from cetool.declare.source import source_encoding as encoding_of
 
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+\Z")

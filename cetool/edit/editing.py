@@ -10,16 +10,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cetool.base.errors import MetadataError, UsageError
+from cetool.base.text import nearest
 from cetool.base.urls import redact, strip_credentials
 from cetool.declare.blocks import CONDA_EXECUTE, PEP723, Block, find_block
 from cetool.declare.channels import canonical_channel
 from cetool.declare.dialects.conda_execute import OwnKeys, read_own_keys
 from cetool.declare.environment import DEFAULT_CHANNEL, Requirements
 from cetool.declare.match_fields import PACKAGE_NAME
-from cetool.declare.match_specs import canonical_requirement, canonical_spec, spec_name
+from cetool.declare.match_specs import canonical_spec, spec_name
 from cetool.declare.metadata import nothing_found, read_block
-from cetool.declare.nodes import nearest
 from cetool.declare.platforms import current_platform, selectors
+from cetool.declare.pypi import canonical_requirement
 from cetool.declare.run_with import choose_program
 from cetool.declare.source import Script
 from cetool.edit.declared import Item, channels_place, pypi_name, untouched

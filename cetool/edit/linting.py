@@ -12,9 +12,10 @@ from cetool.base.errors import MetadataError
 from cetool.base.urls import redact, strip_credentials
 from cetool.declare.blocks import CONDA_EXECUTE, PEP723, Block, find_block, near_miss
 from cetool.declare.languages import PYTHON, language_of, language_of_program, package_of_program
-from cetool.declare.match_specs import canonical_requirement, canonical_spec, requires_python_spec, spec_name
+from cetool.declare.match_specs import canonical_spec, requires_python_spec, spec_name
 from cetool.declare.metadata import ScriptMetadata, nothing_found, read_metadata
 from cetool.declare.nodes import Node
+from cetool.declare.pypi import canonical_requirement
 from cetool.declare.source import Script, is_notebook
 from cetool.declare.toml import parse_toml
 from cetool.declare.yaml import parse_yaml

@@ -11,7 +11,8 @@ from cetool.base.urls import redact, strip_credentials
 from cetool.declare.blocks import CONDA_SCRIPT, PEP723, find_block
 from cetool.declare.environment import DEFAULT_CHANNEL, Requirements
 from cetool.declare.languages import Language, language_of
-from cetool.declare.match_specs import canonical_requirement, canonical_spec
+from cetool.declare.match_specs import canonical_spec
+from cetool.declare.pypi import canonical_requirement
 from cetool.declare.run_with import choose_program
 from cetool.declare.source import Script
 from cetool.edit.declared import package_name

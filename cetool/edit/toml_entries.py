@@ -12,9 +12,10 @@ from cetool.base.errors import CetoolError
 from cetool.declare.dialects.dependencies import conda_dependencies
 from cetool.declare.dialects.pixi import read_pixi
 from cetool.declare.match_fields import read_fields
-from cetool.declare.match_specs import canonical_requirement, canonical_spec, requires_python_spec
+from cetool.declare.match_specs import canonical_spec, requires_python_spec
 from cetool.declare.nodes import Node
 from cetool.declare.platforms import current_platform
+from cetool.declare.pypi import canonical_requirement
 from cetool.declare.toml import parse_toml
 from cetool.edit.toml import key_text, quoted
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cetool.base.urls import redact
 from cetool.declare.match_fields import PACKAGE_NAME, read_fields
-from cetool.declare.package_urls import IDENTITY, is_same_file
+from cetool.declare.match_specs import IDENTITY, is_same_file
 from cetool.engines.explicit import ExplicitPackage, parse_lines
 from cetool.engines.protocol import CreateRequest, Progress
 

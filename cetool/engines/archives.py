@@ -14,8 +14,8 @@ from typing import Any
 
 from cetool.base.errors import EngineError
 from cetool.base.limits import PACKAGE, read_json, read_regular
+from cetool.base.text import shorten
 from cetool.base.urls import redact
-from cetool.declare.nodes import shorten
 from cetool.engines.explicit import ExplicitPackage
 
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:")

@@ -76,7 +76,7 @@ def build_environment(
         packages += _installer((*packages, *_names(spec.pinned)), circumstances)
     moment = None
     if spec.exclude_newer is not None and not spec.is_locked:
-        from cetool.declare.dates import exclude_newer
+        from cetool.base.durations import exclude_newer
 
         moment = exclude_newer(spec.exclude_newer)
     request = CreateRequest(

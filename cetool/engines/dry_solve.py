@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.base.consent import Consent
+from cetool.base.durations import exclude_newer as moment_of
 from cetool.base.errors import EngineError
-from cetool.declare.dates import exclude_newer as moment_of
 from cetool.declare.environment import EnvironmentSpec
 from cetool.engines.additions import additions
 from cetool.engines.explicit import parse_lines

@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 
 from cetool.base.consent import Consent
+from cetool.base.durations import exclude_newer as moment_of
 from cetool.base.errors import EngineError
-from cetool.declare.dates import exclude_newer as moment_of
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.match_specs import spec_name
 from cetool.engines.additions import additions

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cetool.base.errors import EngineError
-from cetool.base.terminal import without_controls
+from cetool.base.text import without_controls
 from cetool.base.urls import scrub
 from cetool.engines.protocol import Progress
 

@@ -15,8 +15,8 @@ from cetool.base.errors import ConfigError, Location, UsageError
 from cetool.base.files import sha256_of
 from cetool.base.limits import SETTINGS
 from cetool.base.secrets import remember
+from cetool.base.text import printable
 from cetool.base.urls import Url, basic_authorization, split_url, strip_credentials
-from cetool.declare.source import printable
 from cetool.settings.paths import home_directory
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")

@@ -14,8 +14,8 @@ from typing import Any
 
 from cetool.base.errors import CetoolError, UsageError
 from cetool.base.limits import parse_json
+from cetool.base.text import printable
 from cetool.base.urls import split_url
-from cetool.declare.source import printable
 from cetool.fetch.addresses import Address, parse_address
 
 _GITHUB = frozenset({"github.com", "www.github.com"})

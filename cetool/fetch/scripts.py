@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import urljoin
 
 from cetool.base.errors import CetoolError, ScriptNotFoundError, UsageError
+from cetool.base.text import printable
 from cetool.base.urls import strip_credentials
-from cetool.declare.source import MAX_SIZE, printable
+from cetool.declare.source import MAX_SIZE
 from cetool.fetch.addresses import GITHUB_HOSTS, GITHUB_TOKEN, Address, authorization, parse_address
 from cetool.fetch.pages import file_of_gist, likely_raw, raw_file
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cetool.base.errors import UsageError
-from cetool.declare.source import printable
+from cetool.base.text import printable
 
 #: What a parameter can be: JSON's values.
 Value = Any

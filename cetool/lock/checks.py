@@ -10,10 +10,10 @@ import re
 from urllib.parse import unquote, urlsplit
 
 from cetool.base.errors import Location, MetadataError
+from cetool.base.text import has_control, shorten
 from cetool.base.urls import redact, strip_credentials
 from cetool.base.values import Value
 from cetool.declare.match_fields import PACKAGE_NAME
-from cetool.declare.nodes import has_control, shorten
 from cetool.declare.platforms import PLATFORMS
 from cetool.lock.model import LockedConda
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from cetool.base.errors import Location, MetadataError
-from cetool.declare.nodes import Node, has_control, shorten
+from cetool.base.text import has_control, shorten
+from cetool.declare.nodes import Node
 from cetool.declare.platforms import PLATFORMS
 from cetool.lock.checks import (
     conda_archive,

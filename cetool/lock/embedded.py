@@ -27,10 +27,10 @@ from dataclasses import dataclass
 
 from cetool.base.errors import Location, MetadataError
 from cetool.base.files import sha256_of
+from cetool.base.text import has_control, shorten
 from cetool.declare.blocks import LINE_COMMENTS, find_block
 from cetool.declare.channels import canonical_channel
 from cetool.declare.languages import language_of
-from cetool.declare.nodes import has_control, shorten
 from cetool.declare.source import Script, foreign_text, is_url
 from cetool.edit.document import Document, require_script
 from cetool.lock import EMBEDDED_MARK

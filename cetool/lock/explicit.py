@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from cetool.base.errors import Location, MetadataError
-from cetool.declare.nodes import shorten
+from cetool.base.text import shorten
 from cetool.declare.platforms import PLATFORMS, current_platform
 from cetool.declare.source import with_home
 from cetool.lock.checks import NOARCH, Archive, conda_archive, conda_package, digest

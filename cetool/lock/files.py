@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cetool.base.errors import CetoolError, Location
 from cetool.base.files import ChangedError, replace_file
-from cetool.declare.source import printable
+from cetool.base.text import printable
 
 
 class LockNotWrittenError(CetoolError):

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from cetool.base.errors import CetoolError, Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
 from cetool.base.limits import LOCK, LimitError, check_lines
+from cetool.base.text import printable
 from cetool.base.values import Value
 from cetool.declare.environment import Requirements
 from cetool.declare.match_fields import read_fields
-from cetool.declare.package_urls import IDENTITY, is_same_file
-from cetool.declare.source import Script, foreign_text, is_url, printable, read_bytes
+from cetool.declare.match_specs import IDENTITY, is_same_file
+from cetool.declare.source import Script, foreign_text, is_url, read_bytes
 from cetool.lock import SUFFIXES as SUFFIXES
 from cetool.lock import lock_paths as lock_paths
 from cetool.lock.model import Lock, LockedConda, PlatformLock

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from cetool.base.errors import Location, MetadataError
+from cetool.base.text import shorten
 from cetool.base.urls import scrub, strip_credentials
 from cetool.declare.channels import canonical_channel, file_url
-from cetool.declare.nodes import shorten
 from cetool.lock.checks import conda_archive, conda_package, digest, platform_name, pypi_name, pypi_url, pypi_version
 from cetool.lock.model import Lock, LockedConda, LockedPypi, PlatformLock
 from cetool.lock.records import in_order

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from cetool.base.errors import Location, MetadataError
-from cetool.declare.nodes import shorten
+from cetool.base.text import shorten
 from cetool.lock.model import LockedConda
 
 if TYPE_CHECKING:

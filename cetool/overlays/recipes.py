@@ -100,7 +100,7 @@ def read_recipe_file(path: Path, name: str) -> Recipe:
 
     Relative paths in it start from its directory. Raises MetadataError or StoreError.
     """
-    from cetool.declare.nodes import channels_of
+    from cetool.declare.channels import channels_of
     from cetool.declare.yaml import parse_yaml
 
     try:

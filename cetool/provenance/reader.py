@@ -11,8 +11,9 @@ from typing import Any
 from cetool.base.errors import Location
 from cetool.base.files import sha256_of
 from cetool.base.limits import RECORD, parse_json
+from cetool.base.text import printable
 from cetool.declare.environment import EnvironmentSpec
-from cetool.declare.source import printable, read_bytes
+from cetool.declare.source import read_bytes
 from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
 from cetool.provenance.record import RECORD_SCHEMA, Ending, RecordedCommand, RecordedScript, RecordError, RunRecord
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from cetool.base.errors import CetoolError, UsageError
 from cetool.base.files import put_file
+from cetool.base.text import printable
 from cetool.declare.environment import EnvironmentSpec
-from cetool.declare.source import printable
 from cetool.lock.model import LockedConda, PlatformLock
 
 RECORD_SCHEMA = "cetool.record/1"

@@ -13,12 +13,14 @@ from collections.abc import Iterable, Mapping
 
 from cetool.base.errors import MetadataError
 from cetool.base.patterns import pattern
+from cetool.base.text import shorten
 from cetool.base.values import Value
 from cetool.declare.blocks import Block
+from cetool.declare.channels import channels_of, ends_channels
 from cetool.declare.dialects.own_keys import KEYS, meant_key
 from cetool.declare.environment import Ignored, Requirements
 from cetool.declare.match_specs import canonical_spec
-from cetool.declare.nodes import Node, channels_of, ends_channels, shorten
+from cetool.declare.nodes import Node
 from cetool.declare.source import Script
 from cetool.declare.yaml import parse_yaml
 

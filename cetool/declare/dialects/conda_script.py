@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from cetool.base.errors import MetadataError
+from cetool.base.text import nearest, shorten
 from cetool.declare.blocks import Block
+from cetool.declare.channels import channels_of
 from cetool.declare.dialects.conda_execute import read_own_keys
 from cetool.declare.dialects.dependencies import conda_dependencies
 from cetool.declare.dialects.pixi import read_pixi, refuse_partial
 from cetool.declare.environment import Requirements
-from cetool.declare.nodes import Node, channels_of, nearest, shorten
+from cetool.declare.nodes import Node
 from cetool.declare.platforms import FAMILIES, PLATFORMS, current_platform, selectors
 from cetool.declare.source import Script
 from cetool.declare.toml import parse_toml

@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Mapping
 
+from cetool.base.text import shorten
 from cetool.declare.channels import canonical_channel
 from cetool.declare.match_fields import PACKAGE_NAME
 from cetool.declare.match_specs import canonical_spec
-from cetool.declare.nodes import Node, shorten
+from cetool.declare.nodes import Node
 from cetool.declare.platforms import PLATFORMS, virtual_package_holds
 
 #: The fields of a conda-script dependency.

@@ -12,12 +12,14 @@ from pathlib import Path
 from cetool.base.errors import Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
 from cetool.base.limits import ENVIRONMENT_FILE
 from cetool.base.patterns import pattern
+from cetool.base.text import nearest, printable, shorten
+from cetool.declare.channels import channels_of, ends_channels
 from cetool.declare.dialects.conda_execute import read_packages, read_variables
 from cetool.declare.environment import Ignored, Requirements
 from cetool.declare.match_specs import canonical_spec
-from cetool.declare.nodes import Node, channels_of, ends_channels, nearest, shorten
+from cetool.declare.nodes import Node
 from cetool.declare.platforms import current_platform, selectors
-from cetool.declare.source import decode, printable, read_bytes
+from cetool.declare.source import decode, read_bytes
 from cetool.declare.yaml import parse_yaml
 
 #: CEP 24's keys.

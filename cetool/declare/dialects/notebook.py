@@ -14,10 +14,11 @@ from typing import Any
 
 from cetool.base.errors import Location, MetadataError, UsageError
 from cetool.base.limits import parse_json
+from cetool.base.text import shorten
 from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_block
 from cetool.declare.environment import Ignored, Requirements
 from cetool.declare.metadata import ENVIRONMENT_FILE, ScriptMetadata, nothing_found, read_block
-from cetool.declare.nodes import Node, shorten
+from cetool.declare.nodes import Node
 from cetool.declare.source import Script
 
 #: The package whose kernel runs a language where none is declared, and others that bring one.

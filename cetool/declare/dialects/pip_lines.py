@@ -17,14 +17,13 @@ from urllib.parse import unquote, urlsplit
 
 from cetool.base.errors import Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
 from cetool.base.patterns import pattern
-from cetool.base.urls import redact
+from cetool.base.text import has_control, printable, shorten
+from cetool.base.urls import quotable, redact
 from cetool.declare.channels import file_url
-from cetool.declare.dialects.pypi_tables import PYPI_NAME, place_url
 from cetool.declare.environment import Requirements
-from cetool.declare.match_specs import canonical_requirement
-from cetool.declare.nodes import Node, has_control, shorten
-from cetool.declare.pypi_settings import PypiSettings
-from cetool.declare.source import decode, printable, read_bytes, with_home
+from cetool.declare.nodes import Node
+from cetool.declare.pypi import PYPI_NAME, PypiSettings, canonical_requirement, place_url
+from cetool.declare.source import decode, read_bytes, with_home
 
 if TYPE_CHECKING:
     import argparse
@@ -138,7 +137,7 @@ class _Reader:
         text = _COMMENT.sub("", line).strip()
         if not text:
             return
-        shown = shorten(redact(text)).encode("unicode_escape", "surrogatepass").decode()
+        shown = quotable(text)
         if len(text) > MAX_LINE or has_control(text.replace("\t", " ")):
             raise MetadataError(
                 f"'{shown}' is not a line for pip: it is too long, or holds a line break or a control character",

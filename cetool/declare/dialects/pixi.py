@@ -10,16 +10,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
+from cetool.base.durations import exclude_newer, rfc3339
 from cetool.base.errors import Location, MetadataError, UsageError
 from cetool.base.patterns import pattern
-from cetool.declare.dates import exclude_newer, rfc3339
+from cetool.base.text import nearest, shorten
+from cetool.declare.channels import channels_of
 from cetool.declare.dialects.conda_execute import read_variables
 from cetool.declare.dialects.dependencies import PIXI_FIELDS, conda_dependencies
 from cetool.declare.dialects.pypi_tables import read_pixi_options, read_pixi_pypi
 from cetool.declare.environment import NO_SOLVING, Ignored, Requirements, Solving
-from cetool.declare.nodes import Node, channels_of, nearest, shorten
+from cetool.declare.nodes import Node
 from cetool.declare.platforms import FAMILIES, PLATFORMS, selectors
-from cetool.declare.pypi_settings import PypiSettings
+from cetool.declare.pypi import PypiSettings
 
 HONOURED, REFUSED, IRRELEVANT = "honoured", "refused", "irrelevant"
 

@@ -9,20 +9,17 @@ from typing import Any
 
 from cetool.base.files import sha256_of
 from cetool.base.patterns import pattern
+from cetool.base.text import shorten
 from cetool.base.urls import redact
 from cetool.declare.channels import file_url
 from cetool.declare.environment import Requirements
-from cetool.declare.match_specs import canonical_requirement
-from cetool.declare.nodes import Node, shorten
-from cetool.declare.pypi_settings import PypiSettings
+from cetool.declare.nodes import Node, choice, flag
+from cetool.declare.pypi import PYPI_NAME, PypiSettings, canonical_requirement, index_url, package_names
 
-#: What a PyPI package may be called.
-PYPI_NAME = pattern(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 #: What is said of packages that are to be installed in editable form.
 NOT_EDITABLE = "It never changes once it is made: take 'editable' out to install the directory as it is now."
 
 _SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_INDEX = pattern(r"(?:https?|file)://[^\s\"'<>\\]+")
 _PINS = ("branch", "tag", "rev")
 _FIELDS = ("version", "extras", "git", *_PINS, "subdirectory", "url", "path", "editable", "env-markers", "index")
 
@@ -140,46 +137,6 @@ def _word(name: str, node: Node, text: str, refused: str = "") -> str:
     if wrong := next((char for char in refused if char in text), None):
         node.fail(f"{shorten(redact(text))!r} of {name} holds {wrong!r}, which cannot be written there")
     return text
-
-
-def index_url(node: Node, base_dir: str | os.PathLike[str]) -> str:
-    """The URL of an index or of a page of links; a path becomes one. Raises MetadataError."""
-    return place_url(node.as_text("an index").strip(), node, base_dir)
-
-
-def place_url(text: str, node: Node, base_dir: str | os.PathLike[str]) -> str:
-    """As :func:`index_url`, of a text that is in the node."""
-    if not _SCHEME.match(text) and not text.startswith("-"):
-        return file_url(text, base_dir, where=node.where)
-    if not _INDEX.fullmatch(text):
-        node.fail(f"{shorten(redact(text))!r} is not the URL of an index", "It starts with https://, or is a path.")
-    return text
-
-
-def choice(node: Node, what: str, choices: tuple[str, ...]) -> str:
-    """A text that is one of the choices. Raises MetadataError."""
-    text = node.as_text(what)
-    if text not in choices:
-        node.fail(f"{what} = {shorten(text)!r} is unknown", f"It can be one of: {', '.join(choices)}.")
-    return text
-
-
-def flag(node: Node, what: str) -> bool:
-    """True or false. Raises MetadataError."""
-    if node.kind != "boolean":
-        node.fail(f"{what} must be true or false, not {node.in_words}")
-    return node.text == "true"
-
-
-def package_names(node: Node, what: str) -> list[str]:
-    """Names of PyPI packages in their one spelling, sorted. Raises MetadataError."""
-    found = set()
-    for item in node.as_list(what, 'Write the names of packages, ["numpy"].'):
-        text = item.as_text(f"an entry of {what}")
-        if not PYPI_NAME.fullmatch(text):
-            item.fail(f"{shorten(text)!r} is not the name of a PyPI package")
-        found.add(re.sub(r"[-_.]+", "-", text).lower())
-    return sorted(found)
 
 
 def read_pixi_options(node: Node, what: str, base_dir: str | os.PathLike[str]) -> PypiSettings:

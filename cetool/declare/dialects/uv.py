@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from cetool.base.patterns import pattern
+from cetool.base.text import nearest, shorten
 from cetool.base.values import Value
-from cetool.declare.dialects.pypi_tables import INDEX_STRATEGY, PRERELEASE, choice, flag, index_url, package_names
+from cetool.declare.dialects.pypi_tables import INDEX_STRATEGY, PRERELEASE
 from cetool.declare.dialects.uv_sources import Sources, read_sources
 from cetool.declare.environment import Requirements
-from cetool.declare.match_specs import canonical_requirement
-from cetool.declare.nodes import Node, nearest, shorten
-from cetool.declare.pypi_settings import PypiSettings
+from cetool.declare.nodes import Node, choice, flag
+from cetool.declare.pypi import PypiSettings, canonical_requirement, index_url, package_names
 
 
 class Key(Value):

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cetool.base.errors import MetadataError
+from cetool.base.text import shorten
 from cetool.base.values import Value
-from cetool.declare.dialects.pypi_tables import PYPI_NAME, direct_reference, flag, refuse_editable
-from cetool.declare.match_specs import canonical_requirement
-from cetool.declare.nodes import Node, shorten
+from cetool.declare.dialects.pypi_tables import direct_reference, refuse_editable
+from cetool.declare.nodes import Node, flag
+from cetool.declare.pypi import PYPI_NAME, canonical_requirement
 
 _FIELDS = (
     *("path", "url", "git", "index", "workspace", "subdirectory", "rev", "tag", "branch", "lfs"),

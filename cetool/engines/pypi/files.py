@@ -19,7 +19,7 @@ from cetool.base.limits import SETTINGS, read_text
 from cetool.base.patterns import pattern
 from cetool.base.urls import redact, scrub, split_url
 from cetool.base.values import Value
-from cetool.declare.pypi_settings import OWN_OPTIONS, PypiSettings
+from cetool.declare.pypi import OWN_OPTIONS, PypiSettings
 
 #: What is said where pip cannot do what a script asks for.
 GET_UV = "Install uv: pipx install 'cetool[uv]', or https://docs.astral.sh/uv/."

@@ -22,7 +22,7 @@ from cetool.base.consent import Consent
 from cetool.base.errors import EngineError
 from cetool.base.process import clean_environ
 from cetool.base.urls import redact, scrub
-from cetool.declare.pypi_settings import PypiSettings
+from cetool.declare.pypi import PypiSettings
 from cetool.engines.archives import links_in
 from cetool.engines.protocol import CreateRequest, Progress
 from cetool.engines.pypi.exact import Step, steps, without_digest

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cetool.base.durations import rfc3339
 from cetool.base.errors import EngineError, Location, MetadataError
 from cetool.base.process import clean_environ, own_python, python_command
+from cetool.base.text import shorten
 from cetool.base.urls import redact, strip_credentials
 from cetool.base.values import Value
-from cetool.declare.dates import rfc3339
 from cetool.declare.environment import EnvironmentSpec
-from cetool.declare.nodes import shorten
 from cetool.declare.platforms import current_platform
 from cetool.engines.protocol import CreateRequest, Progress
 from cetool.engines.pypi import install as pypi

@@ -21,7 +21,7 @@ from cetool.base.errors import EngineError, StoreError
 from cetool.base.limits import parse_json
 from cetool.base.process import clean_environ, python_command
 from cetool.base.urls import strip_credentials
-from cetool.declare.pypi_settings import PypiSettings
+from cetool.declare.pypi import PypiSettings
 from cetool.engines.pypi.files import tell_pip, tell_uv
 from cetool.lock.model import LockedPypi
 from cetool.packages.installed import (

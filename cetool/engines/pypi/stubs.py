@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from cetool.declare.pypi_settings import PypiSettings
+from cetool.declare.pypi import PypiSettings
 from cetool.engines.pypi.files import write_private
 from cetool.lock.model import LockedConda
 from cetool.packages.installed import normalized

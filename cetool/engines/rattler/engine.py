@@ -320,7 +320,7 @@ class _Creation:
         """The error, told of the day that it is solved as of: a package may only be too new."""
         moment = self.request.exclude_newer
         if moment is not None:
-            from cetool.declare.dates import rfc3339
+            from cetool.base.durations import rfc3339
 
             told = f"Only what was published up to {rfc3339(moment)} counts (exclude-newer)."
             error.hint = f"{told} {error.hint or ''}".strip()

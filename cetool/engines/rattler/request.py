@@ -14,7 +14,7 @@ from cetool.base.patterns import pattern
 from cetool.base.urls import redact, scrub, strip_credentials
 from cetool.base.values import Value
 from cetool.declare.match_fields import Fields, read_fields
-from cetool.declare.package_urls import url_in
+from cetool.declare.match_specs import url_in
 from cetool.declare.platforms import current_platform, default_virtual_packages
 from cetool.engines.protocol import CreateRequest
 from cetool.engines.rattler.client import Access, access_to, process_environment

@@ -1,6 +1,8 @@
-r"""What a terminal may have of a text that came from a script, a channel, a file or another program."""
+r"""How texts from scripts, channels, files and other programs may be shown, in messages and on a terminal."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from cetool.base.patterns import pattern
 
@@ -46,3 +48,33 @@ def json_escaped(text: str) -> str:
 
 def _escape(found: object) -> str:
     return found[0].encode("unicode_escape").decode("ascii")  # type: ignore[index, no-any-return]
+
+
+def shorten(text: str, limit: int = 120) -> str:
+    """The text, cut where it is too long for a message."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def has_control(text: str) -> bool:
+    """Whether the text holds a character that moves the cursor, breaks the line or ends a C string."""
+    return any(ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u2028\u2029" for char in text)
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal cannot or should not show written as escapes."""
+    shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The hint for a word that is not known: the one that was probably meant, or all of them."""
+    import difflib
+
+    names = list(known)
+    folded = {name.lower().replace("-", "_"): name for name in names}
+    meant = word[:100].lower().replace("-", "_")
+    close = difflib.get_close_matches(meant, list(folded), n=1, cutoff=0.6)
+    close = close or [name for name in folded if len(name) > 2 and meant.startswith(name)]  # enviroment: env
+    if close:
+        return f"Did you mean {folded[close[0]]!r}?"
+    return f"It can be one of: {', '.join(names)}."
