@@ -216,7 +216,7 @@ def test_list_shows_values_and_where_they_come_from(environ: dict[str, str], tmp
     assert lines["remove-if-unused-for"] == ["25h", "built-in"]
     assert tuple(lines) == KEYS
     document = json.loads(config("list", "--json").stdout)
-    assert document["schema"] == "cetool.settings.settings/1"
+    assert document["schema"] == "cetool.config/1"
     assert {"key": "max-size", "value": 524288000, "source": f"{tmp_path / 'c.yaml'}:1", "default": None} in document[
         "settings"
     ]

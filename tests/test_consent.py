@@ -189,7 +189,7 @@ def test_a_consent_comes_from_the_session_alone() -> None:
         if isinstance(node, ast.ImportFrom) and node.module == "cetool.base.consent"
         if any(alias.name != "Consent" for alias in node.names)
     }
-    assert callers == {"cli/session.py", "cli/consent.py"}
+    assert callers == {"app/session.py", "app/consent.py"}
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------

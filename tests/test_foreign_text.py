@@ -219,7 +219,13 @@ def test_engines_get_nothing_that_they_would_expand(home: Home, engine: str, nam
 
 def test_only_the_users_own_words_are_expanded() -> None:
     """A file that is new here: does what it expands come from the user's configuration, variables or command line?"""
-    allowed = {"paths.py", "condarc.py", "spec/source.py", "launch/interactive.py", "launch/kernelspecs.py"}
+    allowed = {
+        "settings/paths.py",
+        "settings/condarc.py",
+        "declare/source.py",
+        "launch/interactive.py",
+        "launch/kernels.py",
+    }
     root = Path(cetool.__file__).parent
     found = {
         path.relative_to(root).as_posix()
@@ -228,4 +234,4 @@ def test_only_the_users_own_words_are_expanded() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("expandvars", "expanduser", "Template")
     }
     assert found <= allowed
-    assert os.name == "nt" or "spec/source.py" in found
+    assert os.name == "nt" or "declare/source.py" in found

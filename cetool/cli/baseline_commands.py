@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from cetool.app.session import Session
 from cetool.base.errors import CetoolError, StoreError
 from cetool.base.urls import redact, scrub
 from cetool.cli import options
+from cetool.cli.options import option
 from cetool.cli.output import print_data, print_json, print_line
 
 if TYPE_CHECKING:
@@ -43,32 +45,41 @@ class Format(str, Enum):
     pixi_lock = "pixi-lock"
 
 
-@app.command("create")
-def create(
-    target: Annotated[str, typer.Argument(metavar="PREFIX|NAME", help="An environment: its prefix, or its name.")],
+@dataclass(frozen=True)
+class CreateOptions(options.Group):
+    """The options of ``cetool baseline create``."""
+
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of the screen.")
-    ] = None,
+        Path | None, option("--output", "-o", metavar="FILE", help="Write to this file instead of the screen.")
+    ] = None
     form: Annotated[
         Format | None,
-        typer.Option("--format", help="How it is written; by default as the file's name and the packages ask for."),
-    ] = None,
-    offline: options.Offline = False,
-    quiet: options.Quiet = False,
+        option("--format", help="How it is written; by default as the file's name and the packages ask for."),
+    ] = None
+    offline: options.Offline = False
+    quiet: options.Quiet = False
+
+
+@app.command("create")
+@options.command
+def create(
+    target: Annotated[str, typer.Argument(metavar="PREFIX|NAME", help="An environment: its prefix, or its name.")],
+    *,
+    given: CreateOptions,
 ) -> None:
     """Write down exactly which packages an environment has, for others to start from."""
-    session = Session({"offline": offline or None, "verbosity": options.verbosity(False, quiet)})
+    session = options.open_session(given)
     locked = _packages(target, session)
-    chosen = form or _fitting(output, locked)
+    chosen = given.form or _fitting(given.output, locked)
     text = _written(chosen, locked, target, session)
-    if output is None:
+    if given.output is None:
         print_data(text.removesuffix("\n") + "\n")
         return
     from cetool.app.exporting import write_output
 
-    write_output(output, text)
+    write_output(given.output, text)
     count = len(locked.conda) + (len(locked.pypi) if chosen is not Format.explicit else 0)
-    session.voice.result(f"Wrote {count} packages of {redact(target)} to {output}")
+    session.voice.result(f"Wrote {count} packages of {redact(target)} to {given.output}")
 
 
 def _packages(target: str, session: Session) -> PlatformLock:
@@ -129,18 +140,27 @@ def _written(form: Format, locked: PlatformLock, target: str, session: Session) 
 # --- how it differs ---------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class StatusOptions(options.Group):
+    """The options of ``cetool baseline status``."""
+
+    as_json: options.AsJson = False
+    offline: options.Offline = False
+    insecure: options.Insecure = False
+    yes: options.Yes = False
+
+
 @app.command("status")
+@options.command
 def status(
     targets: Annotated[list[str], typer.Argument(metavar="SCRIPT", help="Scripts that name a baseline.")],
-    as_json: options.AsJson = False,
-    offline: options.Offline = False,
-    insecure: options.Insecure = False,
-    yes: options.Yes = False,
+    *,
+    given: StatusOptions,
 ) -> None:
     """Show how baselines differ by now from what scripts' environments were made from, package by package."""
-    session = options.open_session(None, None, None, offline, False, yes=yes)
-    found = [each for target in targets for each in _status_of(target, session, insecure=insecure)]
-    if not as_json:
+    session = options.open_session(given)
+    found = [each for target in targets for each in _status_of(target, session, insecure=given.insecure)]
+    if not given.as_json:
         for row, changes in found:
             _print_status(row, changes)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ from cetool.base.limits import SCRIPT, read_regular
 from cetool.base.text import nearest, printable
 from cetool.base.urls import redact, scrub
 from cetool.cli import options
+from cetool.cli.options import option
 from cetool.cli.output import print_json, print_line
 from cetool.declare.metadata import ScriptMetadata
 from cetool.declare.source import Script, is_url, read_script
@@ -21,43 +23,50 @@ from cetool.edit.linting import RULES, Finding, finding_of, lint_script
 CHECK_SCHEMA = "cetool.check/1"
 
 
+@dataclass(frozen=True)
+class CheckOptions(options.Output):
+    """The options of ``cetool check``."""
+
+    solve: Annotated[bool, option("--solve", help="Ask whether their environments can be made.")] = False
+    ignore: Annotated[
+        list[str] | None, option("--ignore", metavar="RULE", help="A rule to leave aside; repeat for more.")
+    ] = None
+    declared_only: Annotated[
+        bool, option("--declared-only", help="Pass over files that have no block: for pre-commit.")
+    ] = False
+    as_json: options.AsJson = False
+    offline: options.Offline = False
+    insecure: options.Insecure = False
+    yes: options.Yes = False
+
+
+@options.command
 def check(
     targets: Annotated[list[str], typer.Argument(metavar="SCRIPT", help="The scripts to look at.")],
-    solve: Annotated[bool, typer.Option("--solve", help="Ask whether their environments can be made.")] = False,
-    ignore: Annotated[
-        list[str] | None, typer.Option("--ignore", metavar="RULE", help="A rule to leave aside; repeat for more.")
-    ] = None,
-    declared_only: Annotated[
-        bool, typer.Option("--declared-only", help="Pass over files that have no block: for pre-commit.")
-    ] = False,
-    as_json: options.AsJson = False,
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-    offline: options.Offline = False,
-    insecure: options.Insecure = False,
-    yes: options.Yes = False,
+    *,
+    given: CheckOptions,
 ) -> int:
     """Look for mistakes in what scripts declare; the exit status is 1 where there is something to say."""
-    for rule in ignore or ():
+    for rule in given.ignore or ():
         if rule not in RULES:
             raise UsageError(f"there is no rule {rule!r}", hint=nearest(rule, RULES))
-    session = options.open_session(None, options.verbosity(verbose, quiet), None, offline, False, yes=yes)
+    session = options.open_session(given)
     found: list[tuple[str, ScriptMetadata | None, list[Finding]]] = []
     for target in targets:
-        metadata, findings = _look_at(target, session, declared_only=declared_only, insecure=insecure)
-        if solve and metadata is not None and not any(finding.severity == "error" for finding in findings):
+        metadata, findings = _look_at(target, session, declared_only=given.declared_only, insecure=given.insecure)
+        if given.solve and metadata is not None and not any(finding.severity == "error" for finding in findings):
             findings += _solve(metadata, session)
         found.append(
-            (redact(printable(target)), metadata, [item for item in findings if item.rule not in (ignore or ())])
+            (redact(printable(target)), metadata, [item for item in findings if item.rule not in (given.ignore or ())])
         )
-    if as_json:
+    if given.as_json:
         print_json(_document(found))
     else:
         for name, _, findings in found:
             for finding in findings:
                 place = Location(finding.part or name, finding.line)
                 print_line(f"{place}: {finding.severity}: {finding.message} [{finding.rule}]")
-                if finding.severity == "error" and finding.hint and not quiet:
+                if finding.severity == "error" and finding.hint and not given.quiet:
                     print_line("".join(f"    {line}\n" for line in finding.hint.splitlines()).rstrip("\n"))
         _summary(session, found)
     return 1 if any(findings for _, _, findings in found) else 0

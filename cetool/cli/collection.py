@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from cetool.base.errors import EXIT_FAILURE, CetoolError, UsageError
 from cetool.base.ownership import OwnershipError
 from cetool.base.values import Value
 from cetool.cli import options
+from cetool.cli.options import option
 from cetool.cli.output import print_json
 from cetool.engines.registration import forget_registration
 from cetool.launch.records import clear_records
@@ -34,53 +36,57 @@ SCHEMA = "cetool.gc/1"
 _LOGS_KEPT = 14 * 86400.0
 
 
-def gc(
+@dataclass(frozen=True)
+class GcOptions(options.Output):
+    """The options of ``cetool gc``."""
+
     older_than: Annotated[
         str | None,
-        typer.Option("--older-than", metavar="TIME", help="Those unused for so long: 90m, 25h, 7d, 2w, 1d12h."),
-    ] = None,
+        option("--older-than", metavar="TIME", help="Those unused for so long: 90m, 25h, 7d, 2w, 1d12h."),
+    ] = None
     max_size: Annotated[
         str | None,
-        typer.Option("--max-size", metavar="SIZE", help="The least recently used, until this is kept: 20GB."),
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All that are not in use.")] = False,
+        option("--max-size", metavar="SIZE", help="The least recently used, until this is kept: 20GB."),
+    ] = None
+    everything: Annotated[bool, option("--all", help="All that are not in use.")] = False
     packages: Annotated[
-        bool, typer.Option("--packages", help="Remove downloaded packages that no environment uses, nothing else.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would go.")] = False,
-    as_json: options.AsJson = False,
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-    trust_cache_dir: options.TrustCacheDir = False,
-    background: Annotated[bool, typer.Option("--background", hidden=True)] = False,
-) -> None:
+        bool, option("--packages", help="Remove downloaded packages that no environment uses, nothing else.")
+    ] = False
+    dry_run: Annotated[bool, option("--dry-run", help="Only tell what would go.")] = False
+    as_json: options.AsJson = False
+    trust_cache_dir: options.TrustCacheDir = False
+    background: Annotated[bool, option("--background", hidden=True)] = False
+
+
+@options.command
+def gc(*, given: GcOptions) -> None:
     """Remove environments that were not used for a while; by default as the settings say. Never one that is in use."""
-    if everything and (older_than or max_size):
+    if given.everything and (given.older_than or given.max_size):
         raise UsageError("--all takes everything that is not in use: --older-than and --max-size mean nothing with it")
-    if packages and (everything or max_size):
+    if given.packages and (given.everything or given.max_size):
         raise UsageError(
-            f"--packages and {'--all' if everything else '--max-size'} exclude each other",
+            f"--packages and {'--all' if given.everything else '--max-size'} exclude each other",
             hint="--all includes downloaded packages; with --packages, --older-than keeps those used lately.",
         )
-    session = Session({"verbosity": options.verbosity(verbose, quiet), "trust-cache-dir": trust_cache_dir or None})
+    session = options.open_session(given)
     settings = session.settings
     policy = Policy(everything=True)
-    if not everything and older_than is None and max_size is None:
+    if not given.everything and given.older_than is None and given.max_size is None:
         policy = Policy(settings.remove_if_unused_for * 3600, settings.max_size)
-    elif not everything:
+    elif not given.everything:
         policy = Policy(
-            None if older_than is None else float(parse_duration(older_than)),
-            None if max_size is None else parse_size(max_size),
+            None if given.older_than is None else float(parse_duration(given.older_than)),
+            None if given.max_size is None else parse_size(given.max_size),
         )
-    if background:
+    if given.background:
         _collect_unnoticed(session, policy)
         return
-    if packages:
-        age = 0.0 if older_than is None else policy.older_than or 0.0
-        found = _collect_packages(session, age, dry_run=dry_run)
+    if given.packages:
+        age = 0.0 if given.older_than is None else policy.older_than or 0.0
+        found = _collect_packages(session, age, dry_run=given.dry_run)
     else:
-        found = _collect(session, policy, dry_run=dry_run)
-    if as_json:
+        found = _collect(session, policy, dry_run=given.dry_run)
+    if given.as_json:
         print_json(_document(found))
     else:
         _tell(found, session)

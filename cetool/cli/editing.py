@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from cetool.base.errors import Location, ScriptNotFoundError, UsageError
 from cetool.base.text import printable
 from cetool.base.urls import redact
 from cetool.cli import options
+from cetool.cli.options import option
 from cetool.declare.source import NOTEBOOK_SUFFIX, is_notebook, is_url
 from cetool.edit.converting import DIALECTS, convert_block
 from cetool.edit.document import Document, ScriptChangedError, read_document, write_document
@@ -35,65 +37,85 @@ class Dialect(str, Enum):
 Target = Annotated[str, typer.Argument(metavar="SCRIPT", help="The file to change; a symbolic link is followed.")]
 
 
-def init(
-    target: Target,
-    dialect: Annotated[Dialect, typer.Option("--dialect", help="How the block is written.")] = Dialect.conda_execute,
+@dataclass(frozen=True)
+class InitOptions(options.Output):
+    """The options of ``cetool init``."""
+
+    dialect: Annotated[Dialect, option("--dialect", help="How the block is written.")] = Dialect.conda_execute
     extra: Annotated[
-        list[str] | None, typer.Option("--with", metavar="SPEC", help="A match spec to begin with; repeat for more.")
-    ] = None,
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-) -> None:
+        list[str] | None, option("--with", metavar="SPEC", help="A match spec to begin with; repeat for more.")
+    ] = None
+
+
+@options.command
+def init(target: Target, *, given: InitOptions) -> None:
     """Write a block into a script that has none, with the packages that a Python script imports."""
-    session = _session(verbose, quiet)
-    done = f"Wrote a {dialect.value} block into {{}}; `cetool show` tells of it"
-    specs = tuple(extra or ())
-    _change(session, target, lambda part: start_block(part, DIALECTS[dialect.value], specs), done, start=True)
+    session = options.open_session(given)
+    done = f"Wrote a {given.dialect.value} block into {{}}; `cetool show` tells of it"
+    specs = tuple(given.extra or ())
+    _change(session, target, lambda part: start_block(part, DIALECTS[given.dialect.value], specs), done, start=True)
 
 
+@dataclass(frozen=True)
+class AddOptions(options.Output):
+    """The options of ``cetool add``."""
+
+    pypi: Annotated[bool, option("--pypi", help="Take the packages from PyPI.")] = False
+    channel: Annotated[
+        list[str] | None, option("--channel", metavar="CHANNEL", help="A channel to add after the others.")
+    ] = None
+
+
+@options.command
 def add(
     target: Target,
     specs: Annotated[
         list[str] | None, typer.Argument(metavar="SPEC", help="Match specs, or with --pypi requirements.")
     ] = None,
-    pypi: Annotated[bool, typer.Option("--pypi", help="Take the packages from PyPI.")] = False,
-    channel: Annotated[
-        list[str] | None, typer.Option("--channel", metavar="CHANNEL", help="A channel to add after the others.")
-    ] = None,
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
+    *,
+    given: AddOptions,
 ) -> None:
     """Add packages or channels to what a script declares; a package that is there gets the new version."""
-    session = _session(verbose, quiet)
-    change = requirements_change(specs or (), channel or (), pypi=pypi)
+    session = options.open_session(given)
+    change = requirements_change(specs or (), given.channel or (), pypi=given.pypi)
     _change(session, target, lambda part: edit_declaration(part, change), "Changed {}")
 
 
+@dataclass(frozen=True)
+class DropOptions(options.Output):
+    """The options of ``cetool drop``."""
+
+
+@options.command
 def drop(
     target: Target,
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Packages, by name alone.")],
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
+    *,
+    given: DropOptions,
 ) -> None:
     """Take packages out of what a script declares, from conda and from PyPI alike."""
-    session = _session(verbose, quiet)
+    session = options.open_session(given)
     change = Change(drop=tuple(dict.fromkeys(names)))
     _change(session, target, lambda part: edit_declaration(part, change), "Changed {}")
 
 
-def convert(
-    target: Target,
-    to: Annotated[Dialect, typer.Option("--to", help="The dialect that the block is to be in.")],
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-) -> None:
+@dataclass(frozen=True)
+class ConvertOptions(options.Output):
+    """The options of ``cetool convert``."""
+
+    to: Annotated[Dialect, option("--to", help="The dialect that the block is to be in.")] = field(kw_only=True)
+
+
+@options.command
+def convert(target: Target, *, given: ConvertOptions) -> None:
     """Write a script's block in another dialect; its environment stays the same."""
-    session = _session(verbose, quiet)
-    _change(session, target, lambda part: convert_block(part, DIALECTS[to.value]), f"Converted {{}} to {to.value}")
-
-
-def _session(verbose: bool, quiet: bool) -> Session:
-    return Session({"verbosity": options.verbosity(verbose, quiet)})
+    session = options.open_session(given)
+    _change(
+        session,
+        target,
+        lambda part: convert_block(part, DIALECTS[given.to.value]),
+        f"Converted {{}} to {given.to.value}",
+    )
 
 
 def _edit(document: Document, edit: Callable[[Document], Edited], *, start: bool = False) -> Edited:

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -39,27 +40,31 @@ _NAME = re.compile(rf"[0-9a-f]{{{NAME_LENGTH}}}(?:-\d{{1,4}})?\Z")
 _LIKE_SCRIPTS = (".py", ".sh", ".R", ".jl", ".js", ".rb", ".pl")
 
 
+@dataclass(frozen=True)
+class CreateOptions(options.Output, options.Making, options.Baseline):
+    """The options of ``cetool create``."""
+
+    file: options.Files = None
+    insecure: options.Insecure = False
+    exclude_newer: options.ExcludeNewer = None
+
+
+@options.command
 def create(
     specs: Annotated[list[str] | None, typer.Argument(metavar="SPEC", help="Match specs.")] = None,
-    file: options.Files = None,
-    baseline: options.Baselines = None,
-    without: options.Without = None,
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-    engine: options.EngineName = None,
-    channel: options.Channels = None,
-    refresh: options.Refresh = False,
-    offline: options.Offline = False,
-    insecure: options.Insecure = False,
-    exclude_newer: options.ExcludeNewer = None,
-    trust_cache_dir: options.TrustCacheDir = False,
+    *,
+    given: CreateOptions,
 ) -> None:
     """Make an environment from match specs or files, and print its prefix."""
-    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
-    on = BaselineOptions.of(baseline, without, insecure=insecure)
-    exact = explicit_spec(file or [], bool(specs or baseline or without), session, exclude_newer=exclude_newer)
-    requirements = Requirements() if exact else requirements_of(specs or [], file or [], on)
-    prefix = create_environment(requirements, session, refresh=refresh, exclude_newer=exclude_newer, on=on, exact=exact)
+    session = options.open_session(given)
+    on = BaselineOptions.of(given.baseline, given.without, insecure=given.insecure)
+    exact = explicit_spec(
+        given.file or [], bool(specs or given.baseline or given.without), session, exclude_newer=given.exclude_newer
+    )
+    requirements = Requirements() if exact else requirements_of(specs or [], given.file or [], on)
+    prefix = create_environment(
+        requirements, session, refresh=given.refresh, exclude_newer=given.exclude_newer, on=on, exact=exact
+    )
     print_data(f"{prefix}\n")
 
 
@@ -114,44 +119,50 @@ def _spec_of(
     return on_baselines(spec, requirements, session, Wish(refresh=refresh, insecure=on.insecure))
 
 
+@dataclass(frozen=True)
+class NameOptions(options.Lock, options.Baseline):
+    """The options of ``cetool name``."""
+
+    file: options.Files = None
+    channel: options.Channels = None
+    insecure: options.Insecure = False
+    exclude_newer: options.ExcludeNewer = None
+    as_json: options.AsJson = False
+    yes: options.Yes = False
+
+
+@options.command
 def name(
     targets: Annotated[
         list[str] | None,
         typer.Argument(metavar="SPEC|SCRIPT", help="Match specs, or one script.", show_default=False),
     ] = None,
-    file: options.Files = None,
-    baseline: options.Baselines = None,
-    without: options.Without = None,
-    channel: options.Channels = None,
-    insecure: options.Insecure = False,
-    locked: options.Locked = False,
-    frozen: options.Frozen = False,
-    no_lock: options.NoLock = False,
-    lock_file: options.LockFile = None,
-    exclude_newer: options.ExcludeNewer = None,
-    as_json: options.AsJson = False,
-    yes: options.Yes = False,
+    *,
+    given: NameOptions,
 ) -> None:
     """Print the prefix that an environment has or would have, without making it."""
-    lock = options.LockOptions(locked, frozen, no_lock, lock_file)
-    session = options.open_session(channel, None, None, False, False, lock, yes=yes)
+    session = options.open_session(given)
     words = targets or []
-    on = BaselineOptions.of(baseline, without, insecure=insecure)
-    if len(words) == 1 and not file and _is_script(words[0]):
-        how = RunOptions(lock=lock.choice, exclude_newer=exclude_newer, baselines=on)
-        _, spec = read_declaration(open_source(words[0], session, insecure=insecure), session, how)
+    on = BaselineOptions.of(given.baseline, given.without, insecure=given.insecure)
+    if len(words) == 1 and not given.file and _is_script(words[0]):
+        how = RunOptions(lock=given.choice, exclude_newer=given.exclude_newer, baselines=on)
+        _, spec = read_declaration(open_source(words[0], session, insecure=given.insecure), session, how)
     else:
-        if lock.file is not None:
+        if given.lock_file is not None:
             raise UsageError(
                 "--lock-file is for the environment of a script", hint="cetool name --lock-file FILE SCRIPT"
             )
-        exact = explicit_spec(file or [], bool(words or baseline or without), session, exclude_newer=exclude_newer)
-        spec = exact or _spec_of(requirements_of(words, file or [], on), session, exclude_newer, on, refresh=False)
+        exact = explicit_spec(
+            given.file or [], bool(words or given.baseline or given.without), session, exclude_newer=given.exclude_newer
+        )
+        spec = exact or _spec_of(
+            requirements_of(words, given.file or [], on), session, given.exclude_newer, on, refresh=False
+        )
         if len(words) == 1 and words[0].endswith(_LIKE_SCRIPTS):  # the package discord.py is one
             session.voice.warn(f"there is no file {words[0]!r}, so it was taken for a package")
     store = session.store_of(spec)
     prefix = store.prefix(spec.name)
-    if as_json:
+    if given.as_json:
         exists = any(True for directory in store.directories(spec.name) if directory.marker is not None)
         print_json({"schema": NAME_SCHEMA, "name": spec.name, "prefix": str(prefix), "exists": exists})
     else:
@@ -167,11 +178,20 @@ def _is_script(word: str) -> bool:
     return os.sep in word and "::" not in word and "[" not in word
 
 
-def list_environments(as_json: options.AsJson = False, trust_cache_dir: options.TrustCacheDir = False) -> None:
+@dataclass(frozen=True)
+class ListOptions(options.Group):
+    """The options of ``cetool list``."""
+
+    as_json: options.AsJson = False
+    trust_cache_dir: options.TrustCacheDir = False
+
+
+@options.command
+def list_environments(*, given: ListOptions) -> None:
     """Show the environments that there are."""
-    session = Session({"trust-cache-dir": trust_cache_dir or None})
+    session = options.open_session(given)
     rows = _rows(session)
-    if as_json:
+    if given.as_json:
         print_json({"schema": LIST_SCHEMA, "environments": rows})
         return
     if not rows:
@@ -259,20 +279,27 @@ def _cells(row: dict[str, object], now: float) -> tuple[str, ...]:
     )
 
 
+@dataclass(frozen=True)
+class RemoveOptions(options.Output):
+    """The options of ``cetool remove``."""
+
+    insecure: options.Insecure = False
+    trust_cache_dir: options.TrustCacheDir = False
+
+
+@options.command
 def remove(
     targets: Annotated[list[str], typer.Argument(metavar="NAME|PREFIX|SCRIPT", help="The environments to remove.")],
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-    insecure: options.Insecure = False,
-    trust_cache_dir: options.TrustCacheDir = False,
+    *,
+    given: RemoveOptions,
 ) -> None:
     """Remove environments, unless something runs in them."""
-    session = Session({"verbosity": options.verbosity(verbose, quiet), "trust-cache-dir": trust_cache_dir or None})
+    session = options.open_session(given)
     failed: list[CetoolError] = []
     freed = Freed()
     for target in targets:
         try:
-            for store, directory in targeted(target, session, insecure=insecure):
+            for store, directory in targeted(target, session, insecure=given.insecure):
                 size = remove_directory(store, directory, session, freed)
                 session.voice.result(f"Removed {directory.prefix.name}: freed {format_size(size)}")
         except CetoolError as error:

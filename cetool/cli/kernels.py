@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from cetool.base.errors import CetoolError, ScriptNotFoundError, UsageError
 from cetool.base.text import printable
 from cetool.cli import options
 from cetool.cli.environments import requirements_of
+from cetool.cli.options import option
 from cetool.cli.output import print_json, print_table
 from cetool.declare.dialects.notebook import KERNEL_PACKAGES, with_kernel
 from cetool.declare.environment import EnvironmentSpec, Requirements
@@ -47,79 +48,90 @@ _RUN_BY = {"python": "python", "r-base": "r", "bash": "bash"}
 app = typer.Typer(name="kernel", help="Install kernels for Jupyter that run in an environment.", no_args_is_help=True)
 
 _Specs = Annotated[
-    list[str] | None, typer.Option("--spec", metavar="SPEC", help="A package of the environment; repeat for more.")
+    list[str] | None, option("--spec", metavar="SPEC", help="A package of the environment; repeat for more.")
 ]
 _With = Annotated[
     list[str] | None,
-    typer.Option("--with", metavar="SPEC", help="A package besides those declared; repeat for more."),
+    option("--with", metavar="SPEC", help="A package besides those declared; repeat for more."),
 ]
-_Language = Annotated[
-    str | None, typer.Option("--language", metavar="LANGUAGE", help="The kernel's: python, r or bash.")
-]
+_Language = Annotated[str | None, option("--language", metavar="LANGUAGE", help="The kernel's: python, r or bash.")]
 _Prefix = Annotated[
-    str | None, typer.Option("--prefix", metavar="DIR", help="For the Jupyter that is installed there, not for you.")
+    str | None, option("--prefix", metavar="DIR", help="For the Jupyter that is installed there, not for you.")
 ]
+
+
+@dataclass(frozen=True)
+class InstallOptions(options.Output):
+    """The options of ``cetool kernel install``."""
+
+    name: Annotated[
+        str | None, option("--name", metavar="NAME", help="What Jupyter knows it by; the script's, if left out.")
+    ] = None
+    spec: _Specs = None
+    display_name: Annotated[str | None, option("--display-name", metavar="TEXT", help="What Jupyter shows.")] = None
+    language: _Language = None
+    extra: _With = None
+    channel: options.Channels = None
+    env_file: options.EnvFile = None
+    prefix: _Prefix = None
+    force: Annotated[bool, option("--force", help="Replace a kernel that cetool did not write.")] = False
+    create: Annotated[bool, option("--create", help="Make its environment now, not when it starts.")] = False
 
 
 @app.command("install")
+@options.command
 def install(
     target: Annotated[
         str | None,
         typer.Argument(metavar="SCRIPT", help="A script or notebook whose environment it is.", show_default=False),
     ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="What Jupyter knows it by; the script's, if left out.")
-    ] = None,
-    spec: _Specs = None,
-    display_name: Annotated[
-        str | None, typer.Option("--display-name", metavar="TEXT", help="What Jupyter shows.")
-    ] = None,
-    language: _Language = None,
-    extra: _With = None,
-    channel: options.Channels = None,
-    env_file: options.EnvFile = None,
-    prefix: _Prefix = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a kernel that cetool did not write.")] = False,
-    create: Annotated[bool, typer.Option("--create", help="Make its environment now, not when it starts.")] = False,
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
+    *,
+    given: InstallOptions,
 ) -> None:
     """Write a kernel spec that starts through cetool; its environment is made when it first starts."""
-    session = options.open_session(channel, options.verbosity(verbose, quiet), None, False, False)
+    session = options.open_session(given)
     if target is not None and (target == "-" or is_url(target)):
         raise UsageError(
             "a kernel is started again and again, so its script has to be a file", hint="Save it, and give its path."
         )
     source = KernelSource(
-        language or "",
+        given.language or "",
         None if target is None else Path(os.path.abspath(target)),
-        tuple(spec or ()),
-        tuple(extra or ()),
-        tuple(channel or ()),
-        None if env_file is None else Path(os.path.abspath(env_file)),
+        tuple(given.spec or ()),
+        tuple(given.extra or ()),
+        tuple(given.channel or ()),
+        None if given.env_file is None else Path(os.path.abspath(given.env_file)),
     )
-    if name is None and target is None:
+    if given.name is None and target is None:
         raise UsageError("the kernel has no name", hint="Give it one: --name NAME.")
-    chosen = check_name(name or Path(target or "").stem)
+    chosen = check_name(given.name or Path(target or "").stem)
     source, metadata, environment = _declared(source, session)
-    directory = user_directory() if prefix is None else prefix_directory(prefix)
-    shown = display_name or f"{name or chosen} (cetool)"
-    installed = install_kernel(directory, chosen, shown, source, force=force)
+    directory = user_directory() if given.prefix is None else prefix_directory(given.prefix)
+    shown = given.display_name or f"{given.name or chosen} (cetool)"
+    installed = install_kernel(directory, chosen, shown, source, force=given.force)
     session.voice.result(f"Wrote {installed.directory / 'kernel.json'}")
-    if create:
+    if given.create:
         lease = session.environment(metadata.requirements, environment, purpose=f"for the kernel {chosen}")
         note(session, lease, f"kernel {chosen}")
         lease.release()
         find_kernel(lease.prefix, source.language)
 
 
+@dataclass(frozen=True)
+class ListKernelsOptions(options.Group):
+    """The options of ``cetool kernel list``."""
+
+    as_json: options.AsJson = False
+
+
 @app.command("list")
-def list_kernels(as_json: options.AsJson = False) -> None:
+@options.command
+def list_kernels(*, given: ListKernelsOptions) -> None:
     """Show the kernels that start through cetool."""
     session = Session()
     silent = Session({"verbosity": "quiet"})  # what there is to warn of in a script is told when it starts
     rows = [_row(kernel, silent) for kernel in installed_kernels(searched_directories())]
-    if as_json:
+    if given.as_json:
         print_json({"schema": LIST_SCHEMA, "kernels": rows})
         return
     if not rows:
@@ -140,13 +152,20 @@ def list_kernels(as_json: options.AsJson = False) -> None:
     )
 
 
+@dataclass(frozen=True)
+class RemoveOptions(options.Group):
+    """The options of ``cetool kernel remove``."""
+
+    quiet: options.Quiet = False
+
+
 @app.command("remove")
+@options.command
 def remove(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Kernels, by name.")],
-    quiet: options.Quiet = False,
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Kernels, by name.")], *, given: RemoveOptions
 ) -> None:
     """Remove kernels that start through cetool; their environments go when they are unused."""
-    session = Session({"verbosity": options.verbosity(False, quiet)})
+    session = options.open_session(given)
     kernels = installed_kernels(searched_directories())
     wanted: list[InstalledKernel] = []
     for name in dict.fromkeys(map(str.lower, names)):
@@ -163,26 +182,31 @@ def remove(
         session.voice.result(f"Removed {kernel.directory}")
 
 
+@dataclass(frozen=True)
+class StartOptions(options.Group):
+    """The options of ``cetool kernel start``."""
+
+    connection_file: Annotated[str, option("--connection-file", metavar="FILE", help="Jupyter's.")]
+    script: Annotated[Path | None, option("--script", metavar="SCRIPT", help="Whose environment it is.")] = None
+    language: _Language = None
+    spec: _Specs = None
+    extra: _With = None
+    channel: options.Channels = None
+    env_file: options.EnvFile = None
+
+
 @app.command("start", hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-def start(
-    context: typer.Context,
-    connection_file: Annotated[str, typer.Option("--connection-file", metavar="FILE", help="Jupyter's.")],
-    script: Annotated[Path | None, typer.Option("--script", metavar="SCRIPT", help="Whose environment it is.")] = None,
-    language: _Language = None,
-    spec: _Specs = None,
-    extra: _With = None,
-    channel: options.Channels = None,
-    env_file: options.EnvFile = None,
-) -> None:
+@options.command
+def start(context: typer.Context, *, given: StartOptions) -> None:
     """Become a kernel, as Jupyter asks for it: what kernel specs call. All other words are the kernel's own."""
-    session = options.open_session(channel, None, None, False, False)
+    session = options.open_session(given)
     source = KernelSource(
-        language or "",
-        script,
-        tuple(spec or ()),
-        tuple(extra or ()),
-        tuple(channel or ()),
-        env_file,
+        given.language or "",
+        given.script,
+        tuple(given.spec or ()),
+        tuple(given.extra or ()),
+        tuple(given.channel or ()),
+        given.env_file,
     )
     source, metadata, wanted = _declared(source, session)
     label = f"kernel {source.script or source.env_file or ','.join(map(spec_name, metadata.requirements.packages))}"
@@ -192,7 +216,7 @@ def start(
     kernel = find_kernel(lease.prefix, source.language, metadata.kernel)
     variables = variables_of(wanted.variables, metadata.dialect, lease.prefix)
     activation = read_activation(lease.prefix, variables, user_site=session.settings.user_site)
-    command = kernel_command(kernel, activation, session.environ, connection_file, context.args)
+    command = kernel_command(kernel, activation, session.environ, given.connection_file, context.args)
     exec_command(command, session.consent(), keep=() if lease.lock is None else (lease.lock.fd,))
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
@@ -24,6 +25,7 @@ from cetool.base.errors import EngineError, Location, UsageError
 from cetool.base.text import nearest, printable
 from cetool.base.urls import redact, strip_credentials
 from cetool.cli import options
+from cetool.cli.options import option
 from cetool.cli.output import print_json
 from cetool.declare.blocks import find_block
 from cetool.declare.environment import Requirements
@@ -51,76 +53,83 @@ class Format(str, Enum):
     pixi = PIXI
 
 
+@dataclass(frozen=True)
+class LockOptions(options.Output):
+    """The options of ``cetool lock``."""
+
+    platform: Annotated[
+        list[str] | None,
+        option("--platform", metavar="PLATFORM", help="A platform to lock for: linux-64; repeat for more."),
+    ] = None
+    update: Annotated[bool, option("--update", help="Look for newer versions: of the packages named, else of all.")] = (
+        False
+    )
+    update_package: Annotated[
+        list[str] | None,
+        option("-P", "--update-package", metavar="PKG", help="Look for a newer version of this; repeat."),
+    ] = None
+    exclude_newer: Annotated[
+        str | None,
+        option("--exclude-newer", metavar="DATE", help="Leave aside what was published after this day."),
+    ] = None
+    embed: Annotated[bool, option("--embed", help="Put the lock at the end of the script itself.")] = False
+    check: Annotated[
+        bool, option("--check", help="Write nothing; the exit status is 1 where the lock is not up to date.")
+    ] = False
+    form: Annotated[
+        Format | None, option("--format", help="How the lock file is written.", show_default="conda-lock")
+    ] = None
+    lock_file: Annotated[Path | None, option("--lock-file", metavar="FILE", help="Write the lock to this file.")] = None
+    virtual_package: Annotated[
+        list[str] | None,
+        option("--virtual-package", metavar="NAME=VERSION", help="What machines have: __cuda=12.4; repeat."),
+    ] = None
+    channel: options.Channels = None
+    env_file: options.EnvFile = None
+    as_json: options.AsJson = False
+    offline: options.Offline = False
+    insecure: Annotated[bool, option("--insecure", help="Let a script come over plain http.")] = False
+    sha256: options.Sha256 = None
+    yes: options.Yes = False
+
+
+@options.command
 def lock(
     targets: Annotated[
         list[str], typer.Argument(metavar="SCRIPT", help="Scripts; behind --update also packages' names.")
     ],
-    platform: Annotated[
-        list[str] | None,
-        typer.Option("--platform", metavar="PLATFORM", help="A platform to lock for: linux-64; repeat for more."),
-    ] = None,
-    update: Annotated[
-        bool, typer.Option("--update", help="Look for newer versions: of the packages named, else of all.")
-    ] = False,
-    update_package: Annotated[
-        list[str] | None,
-        typer.Option("-P", "--update-package", metavar="PKG", help="Look for a newer version of this; repeat."),
-    ] = None,
-    exclude_newer: Annotated[
-        str | None,
-        typer.Option("--exclude-newer", metavar="DATE", help="Leave aside what was published after this day."),
-    ] = None,
-    embed: Annotated[bool, typer.Option("--embed", help="Put the lock at the end of the script itself.")] = False,
-    check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; the exit status is 1 where the lock is not up to date.")
-    ] = False,
-    form: Annotated[
-        Format | None, typer.Option("--format", help="How the lock file is written.", show_default="conda-lock")
-    ] = None,
-    lock_file: Annotated[
-        Path | None, typer.Option("--lock-file", metavar="FILE", help="Write the lock to this file.")
-    ] = None,
-    virtual_package: Annotated[
-        list[str] | None,
-        typer.Option("--virtual-package", metavar="NAME=VERSION", help="What machines have: __cuda=12.4; repeat."),
-    ] = None,
-    channel: options.Channels = None,
-    env_file: options.EnvFile = None,
-    as_json: options.AsJson = False,
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-    offline: options.Offline = False,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Let a script come over plain http.")] = False,
-    sha256: options.Sha256 = None,
-    yes: options.Yes = False,
+    *,
+    given: LockOptions,
 ) -> int:
     """Solve for each platform and write down exactly which packages a script runs with."""
-    session = options.open_session(channel, options.verbosity(verbose, quiet), None, offline, False, yes=yes)
-    platforms, words = _more_platforms(platform or (), targets)
-    scripts, packages = _told_apart(words, update=update)
+    session = options.open_session(given)
+    platforms, words = _more_platforms(given.platform or (), targets)
+    scripts, packages = _told_apart(words, update=given.update)
     wish = Wish(
         platforms=_checked_platforms(platforms),
-        update_all=update and not packages and not update_package,
-        update=frozenset(name.lower() for name in (*packages, *(update_package or ()))),
-        exclude_newer=None if exclude_newer is None else read_day(exclude_newer),
-        embed=embed,
-        format=None if form is None else form.value,
-        lock_file=lock_file,
-        virtual_packages=tuple(map(_virtual_package, virtual_package or ())),
-        env_file=env_file,
-        check=check,
+        update_all=given.update and not packages and not given.update_package,
+        update=frozenset(name.lower() for name in (*packages, *(given.update_package or ()))),
+        exclude_newer=None if given.exclude_newer is None else read_day(given.exclude_newer),
+        embed=given.embed,
+        format=None if given.form is None else given.form.value,
+        lock_file=given.lock_file,
+        virtual_packages=tuple(map(_virtual_package, given.virtual_package or ())),
+        env_file=given.env_file,
+        check=given.check,
     )
     if not scripts:
         raise UsageError("no script was given", hint="cetool lock SCRIPT")
     _refuse_clashes(wish, scripts)
-    if sha256 is not None and len(scripts) > 1:
+    if given.sha256 is not None and len(scripts) > 1:
         raise UsageError("--sha256 pins the content of one script")
     outcomes = []
     for script in scripts:
-        outcomes.append(_lock_one(open_source(script, session, insecure=insecure, sha256=sha256), wish, session))
-    if as_json:
+        outcomes.append(
+            _lock_one(open_source(script, session, insecure=given.insecure, sha256=given.sha256), wish, session)
+        )
+    if given.as_json:
         print_json(document_of(outcomes))
-    return 1 if check and any(outcome.changed for outcome in outcomes) else 0
+    return 1 if given.check and any(outcome.changed for outcome in outcomes) else 0
 
 
 def _more_platforms(named: Sequence[str], words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,8 +20,9 @@ from cetool.base.durations import format_size
 from cetool.base.errors import CetoolError, StoreError, UsageError
 from cetool.cli import options
 from cetool.cli.environments import remove_directory
+from cetool.cli.options import option
 from cetool.cli.output import print_data
-from cetool.cli.overlays import Which, app, found_overlay, layers_of, overlay_session, requirements_of_recipe
+from cetool.cli.overlays import Which, app, found_overlay, layers_of, requirements_of_recipe
 from cetool.cli.reproducing import Format
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.platforms import current_platform
@@ -34,16 +35,18 @@ from cetool.store.store import Directory, Lease
 __all__ = ["app"]
 
 
+@dataclass(frozen=True)
+class RemoveOptions(options.Output, options.Overlays):
+    """The options of ``cetool overlay remove``."""
+
+
 @app.command()
+@options.command
 def remove(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="The overlays to remove.")],
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-    trust_cache_dir: options.TrustCacheDir = False,
-    overlays_dir: options.OverlaysDir = None,
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="The overlays to remove.")], *, given: RemoveOptions
 ) -> None:
     """Remove overlays, unless something runs in them. The base is not touched."""
-    session = overlay_session(overlays_dir, trust_cache_dir, quiet=quiet, verbose=verbose)
+    session = options.open_session(given)
     overlays = overlays_of(session)
     failed: list[CetoolError] = []
     for name in names:
@@ -69,42 +72,47 @@ def remove(
         raise failed[-1]
 
 
+@dataclass(frozen=True)
+class ExportOptions(options.Overlays):
+    """The options of ``cetool overlay export``."""
+
+
 @app.command()
-def export(
-    which: Which,
-    trust_cache_dir: options.TrustCacheDir = False,
-    overlays_dir: options.OverlaysDir = None,
-) -> None:
+@options.command
+def export(which: Which, *, given: ExportOptions) -> None:
     """Print the recipe, as `cetool overlay create --file` and a script's block take it."""
-    session = overlay_session(overlays_dir, trust_cache_dir)
+    session = options.open_session(given)
     item = found_overlay(which, session)
     print_data(recipe_text(item.name, item.base, item.entries, item.conda, layers_of(item)).rstrip("\n") + "\n")
 
 
-@app.command()
-def freeze(
-    which: Which,
-    format: Annotated[Format, typer.Option("--format", help="How the packages are written down.")] = Format.CONDA_LOCK,
+@dataclass(frozen=True)
+class FreezeOptions(options.Overlays):
+    """The options of ``cetool overlay freeze``."""
+
+    format: Annotated[Format, option("--format", help="How the packages are written down.")] = Format.CONDA_LOCK
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file, not to standard output.")
-    ] = None,
-    trust_cache_dir: options.TrustCacheDir = False,
-    overlays_dir: options.OverlaysDir = None,
-) -> None:
+        Path | None, option("-o", "--output", metavar="FILE", help="Write to a file, not to standard output.")
+    ] = None
+
+
+@app.command()
+@options.command
+def freeze(which: Which, *, given: FreezeOptions) -> None:
     """Write down base and overlay as one ordinary environment, every package exact: the base's next release."""
-    session = overlay_session(overlays_dir, trust_cache_dir)
+    session = options.open_session(given)
     item = found_overlay(which, session)
     if item.directory is None:
         raise StoreError(f"the overlay {which} is not made, so its versions are not known", hint="Run it once.")
     name, base = item.name or os.path.basename(item.base), Path(item.base)
-    if format is Format.ENVIRONMENT:
+    if given.format is Format.ENVIRONMENT:
         text = freeze_text(name, base, item.directory.prefix)
     else:
-        text = _locked(name, base, item.directory, format, session)
-    if output is None:
+        text = _locked(name, base, item.directory, given.format, session)
+    if given.output is None:
         print_data(text)
     else:
-        write_output(output, text)
+        write_output(given.output, text)
 
 
 def _locked(name: str, base: Path, directory: Directory, format: Format, session: Session) -> str:
@@ -122,28 +130,31 @@ def _locked(name: str, base: Path, directory: Directory, format: Format, session
     return written(format.value, Found(Lock((installed.lock,), channels), name, spec.variables), session)
 
 
-@app.command()
-def activate(
-    which: Which,
+@dataclass(frozen=True)
+class ActivateOptions(options.Overlays):
+    """The options of ``cetool overlay activate``."""
+
     shell: Annotated[
-        str | None, typer.Option("--shell", metavar="SHELL", help="bash, zsh or fish; else the one that calls.")
-    ] = None,
-    keep: options.Keep = False,
-    quiet: options.Quiet = False,
-    offline: options.Offline = False,
-    trust_cache_dir: options.TrustCacheDir = False,
-    overlays_dir: options.OverlaysDir = None,
-) -> None:
+        str | None, option("--shell", metavar="SHELL", help="bash, zsh or fish; else the one that calls.")
+    ] = None
+    keep: options.Keep = False
+    quiet: options.Quiet = False
+    offline: options.Offline = False
+
+
+@app.command()
+@options.command
+def activate(which: Which, *, given: ActivateOptions) -> None:
     """Print what activates an overlay in this shell: eval "$(cetool overlay activate NAME)"."""
     from cetool.launch.activation import activated_environ
     from cetool.launch.process import sourced_environ
     from cetool.launch.shell_code import Change, shell_code
     from cetool.warm.environ import scripts_in
 
-    kind = _shell(shell)
-    session = overlay_session(overlays_dir, trust_cache_dir, quiet=quiet, offline=offline)
+    kind = _shell(given.shell)
+    session = options.open_session(given)
     overlays = overlays_of(session)
-    lease = _lease(which, session, overlays, keep=keep)
+    lease = _lease(which, session, overlays, keep=given.keep)
     consent = session.consent()
     activation = activation_of(lease, session)
     environ, steps = activated_environ(activation, session.environ)

@@ -20,6 +20,7 @@ from cetool.base.durations import format_duration, format_size
 from cetool.base.errors import StoreError, UsageError
 from cetool.base.urls import redact
 from cetool.cli import options
+from cetool.cli.options import option
 from cetool.cli.output import print_data, print_json, print_line, print_table
 from cetool.declare.environment import Requirements
 from cetool.declare.match_specs import canonical_spec
@@ -48,44 +49,30 @@ _Requirements = Annotated[
     list[str] | None,
     typer.Argument(metavar="REQ", help="What to lay over it, as pip takes it; -e DIR after --.", show_default=False),
 ]
-_Editable = Annotated[
-    list[str] | None, typer.Option("-e", "--editable", metavar="DIR", help="A checkout; repeat for more.")
-]
-_Conda = Annotated[list[str] | None, typer.Option("--conda", metavar="SPEC", help="A conda package; repeat for more.")]
+_Editable = Annotated[list[str] | None, option("-e", "--editable", metavar="DIR", help="A checkout; repeat for more.")]
+_Conda = Annotated[list[str] | None, option("--conda", metavar="SPEC", help="A conda package; repeat for more.")]
 
 
-def overlay_session(
-    overlays_dir: str | None,
-    trust_cache_dir: bool,
-    *,
-    quiet: bool = False,
-    verbose: bool = False,
-    offline: bool = False,
-) -> Session:
-    chosen = options.verbosity(verbose, quiet)
-    return options.open_session(None, chosen, None, offline, trust_cache_dir, overlays_dir=overlays_dir)
+@dataclass(frozen=True)
+class CreateOptions(options.Output, options.Overlays):
+    """The options of ``cetool overlay create``."""
+
+    base: options.Base = None
+    overlay: options.Overlay = None
+    editable: _Editable = None
+    conda: _Conda = None
+    file: Annotated[
+        Path | None, option("--file", metavar="FILE", help="A recipe, as `cetool overlay export` prints it.")
+    ] = None
+    channel: options.Channels = None
+    offline: options.Offline = False
 
 
 @app.command()
-def create(
-    name: _Name,
-    requirements: _Requirements = None,
-    base: options.Base = None,
-    overlay: options.Overlay = None,
-    editable: _Editable = None,
-    conda: _Conda = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", metavar="FILE", help="A recipe, as `cetool overlay export` prints it.")
-    ] = None,
-    channel: options.Channels = None,
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-    offline: options.Offline = False,
-    trust_cache_dir: options.TrustCacheDir = False,
-    overlays_dir: options.OverlaysDir = None,
-) -> None:
+@options.command
+def create(name: _Name, requirements: _Requirements = None, *, given: CreateOptions) -> None:
     """Lay packages over a base, and give what lies there a name."""
-    session = overlay_session(overlays_dir, trust_cache_dir, quiet=quiet, verbose=verbose, offline=offline)
+    session = options.open_session(given)
     overlays = overlays_of(session)
     check_name(name)
     if overlays.has(name):
@@ -93,54 +80,65 @@ def create(
             f"there is an overlay called {name!r} already",
             hint=f"`cetool overlay install {name} REQ` adds to it, `cetool overlay remove {name}` removes it.",
         )
-    recipe = Recipe(name, "") if file is None else read_recipe_file(file, name)
-    if base is not None:
-        recipe = replace(recipe, base=canonical_base(base, os.getcwd()))
+    recipe = Recipe(name, "") if given.file is None else read_recipe_file(given.file, name)
+    if given.base is not None:
+        recipe = replace(recipe, base=canonical_base(given.base, os.getcwd()))
     if not recipe.base:
         raise UsageError("no base was named", hint="Name one with --base, by its path or its name.")
     recipe = replace(recipe, base=str(base_of(session, recipe.base)), created=time.time())
-    if channel:
-        recipe = replace(recipe, channels=session_channels(channel))
-    recipe = _with(recipe, [*(requirements or []), *(overlay or [])], editable, conda)
+    if given.channel:
+        recipe = replace(recipe, channels=session_channels(given.channel))
+    recipe = _with(recipe, [*(requirements or []), *(given.overlay or [])], given.editable, given.conda)
     _make(session, overlays, recipe, None)
 
 
+@dataclass(frozen=True)
+class InstallOptions(options.Output, options.Overlays):
+    """The options of ``cetool overlay install``."""
+
+    overlay: options.Overlay = None
+    editable: _Editable = None
+    conda: _Conda = None
+    refresh: options.Refresh = False
+    offline: options.Offline = False
+
+
 @app.command()
-def install(
-    name: _Name,
-    requirements: _Requirements = None,
-    overlay: options.Overlay = None,
-    editable: _Editable = None,
-    conda: _Conda = None,
-    refresh: options.Refresh = False,
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-    offline: options.Offline = False,
-    trust_cache_dir: options.TrustCacheDir = False,
-    overlays_dir: options.OverlaysDir = None,
-) -> None:
+@options.command
+def install(name: _Name, requirements: _Requirements = None, *, given: InstallOptions) -> None:
     """Lay more over the base, or other versions; what runs in the overlay as it was goes on with that."""
-    session = overlay_session(overlays_dir, trust_cache_dir, quiet=quiet, verbose=verbose, offline=offline)
+    session = options.open_session(given)
     overlays = overlays_of(session)
-    requirements = [*(requirements or []), *(overlay or [])]
+    requirements = [*(requirements or []), *(given.overlay or [])]
     overlays.recipe(name)
-    if not (requirements or editable or conda or refresh):
+    if not (requirements or given.editable or given.conda or given.refresh):
         raise UsageError("nothing was named that is to be laid over the base", hint="Give requirements, or --refresh.")
-    _remake(session, overlays, name, lambda recipe: _with(recipe, requirements, editable, conda), refresh=refresh)
+    _remake(
+        session,
+        overlays,
+        name,
+        lambda recipe: _with(recipe, requirements, given.editable, given.conda),
+        refresh=given.refresh,
+    )
+
+
+@dataclass(frozen=True)
+class UninstallOptions(options.Output, options.Overlays):
+    """The options of ``cetool overlay uninstall``."""
+
+    offline: options.Offline = False
 
 
 @app.command()
+@options.command
 def uninstall(
     name: _Name,
     packages: Annotated[list[str], typer.Argument(metavar="PACKAGE", help="Names, or entries as `show` lists them.")],
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-    offline: options.Offline = False,
-    trust_cache_dir: options.TrustCacheDir = False,
-    overlays_dir: options.OverlaysDir = None,
+    *,
+    given: UninstallOptions,
 ) -> None:
     """Take packages out of an overlay: the base's are seen again."""
-    session = overlay_session(overlays_dir, trust_cache_dir, quiet=quiet, verbose=verbose, offline=offline)
+    session = options.open_session(given)
     overlays = overlays_of(session)
     _remake(session, overlays, name, lambda recipe: without_entries(recipe, packages))
 
@@ -253,16 +251,20 @@ def _all(session: Session) -> list[FoundOverlay]:
     return sorted(found, key=lambda item: (not item.name, item.name, item.base))
 
 
+@dataclass(frozen=True)
+class ListOverlaysOptions(options.Overlays):
+    """The options of ``cetool overlay list``."""
+
+    as_json: options.AsJson = False
+
+
 @app.command("list")
-def list_overlays(
-    as_json: options.AsJson = False,
-    trust_cache_dir: options.TrustCacheDir = False,
-    overlays_dir: options.OverlaysDir = None,
-) -> None:
+@options.command
+def list_overlays(*, given: ListOverlaysOptions) -> None:
     """Show the overlays that there are: those with a name, and those of scripts."""
-    session = overlay_session(overlays_dir, trust_cache_dir)
+    session = options.open_session(given)
     found = _all(session)
-    if as_json:
+    if given.as_json:
         print_json({"schema": LIST_SCHEMA, "overlays": [_row(item) for item in found]})
         return
     if not found:
@@ -305,17 +307,20 @@ def _cells(item: FoundOverlay, now: float) -> tuple[str, ...]:
     )
 
 
+@dataclass(frozen=True)
+class ShowOptions(options.Overlays):
+    """The options of ``cetool overlay show``."""
+
+    as_json: options.AsJson = False
+
+
 @app.command()
-def show(
-    which: Which,
-    as_json: options.AsJson = False,
-    trust_cache_dir: options.TrustCacheDir = False,
-    overlays_dir: options.OverlaysDir = None,
-) -> None:
+@options.command
+def show(which: Which, *, given: ShowOptions) -> None:
     """Show what an overlay is made of, and what came of it."""
-    session = overlay_session(overlays_dir, trust_cache_dir)
+    session = options.open_session(given)
     item = found_overlay(which, session)
-    if as_json:
+    if given.as_json:
         layers = [_layer(layer) for layer in layers_of(item)]
         print_json({"schema": SHOW_SCHEMA, **_row(item), "changes": item.changes, "packages": layers})
         return
@@ -330,18 +335,21 @@ def show(
             print_line(f"{key + ':':12}{value}")
 
 
+@dataclass(frozen=True)
+class DiffOptions(options.Overlays):
+    """The options of ``cetool overlay diff``."""
+
+    as_json: options.AsJson = False
+
+
 @app.command()
-def diff(
-    which: Which,
-    as_json: options.AsJson = False,
-    trust_cache_dir: options.TrustCacheDir = False,
-    overlays_dir: options.OverlaysDir = None,
-) -> None:
+@options.command
+def diff(which: Which, *, given: DiffOptions) -> None:
     """Show what lies over what: the base's version of each package, and the overlay's."""
-    session = overlay_session(overlays_dir, trust_cache_dir)
+    session = options.open_session(given)
     item = found_overlay(which, session)
     layers = layers_of(item)
-    if as_json:
+    if given.as_json:
         document = {"schema": DIFF_SCHEMA, "name": item.name or None, "base": item.base}
         print_json({**document, "packages": [_layer(layer) for layer in layers], "changes": item.changes})
         return

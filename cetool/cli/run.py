@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +14,46 @@ from cetool.app.execution import NotebookOptions, RunOptions, run_source
 from cetool.app.sources import check_pin, open_source, source_of_lines
 from cetool.base.errors import UsageError
 from cetool.cli import options
+from cetool.cli.options import option
 from cetool.declare.source import NOTEBOOK_SUFFIX, is_url
 
 #: What a command needs so that all that follows SCRIPT belongs to the script.
 CONTEXT = {"allow_interspersed_args": False}
 
 
+@dataclass(frozen=True)
+class RunCommandOptions(options.Output, options.Making, options.Remote, options.Lock, options.Baseline):
+    """The options of ``cetool run``."""
+
+    code: Annotated[
+        bool, option("-c", "--code", help="The arguments are the script's lines; none: standard input.")
+    ] = False
+    extra: Annotated[
+        list[str] | None,
+        option("--with", metavar="SPEC", help="A package besides those declared; repeat for more."),
+    ] = None
+    exclude_newer: options.ExcludeNewer = None
+    env_file: options.EnvFile = None
+    no_activate: Annotated[
+        bool, option("--no-activate", help="Run the program without activating the environment.")
+    ] = False
+    base: options.Base = None
+    overlay: options.Overlay = None
+    keep: options.Keep = False
+    overlays_dir: options.OverlaysDir = None
+    out: Annotated[
+        Path | None, option("--out", metavar="FILE", help="A notebook: where it goes as it was run; - prints it.")
+    ] = None
+    parameter: Annotated[
+        list[str] | None, option("-p", "--parameter", metavar="NAME=VALUE", help="A notebook's parameter.")
+    ] = None
+    raw_parameter: Annotated[
+        list[str] | None, option("-r", "--raw-parameter", metavar="NAME=TEXT", help="The same, always a text.")
+    ] = None
+    record: options.Record = None
+
+
+@options.command
 def run(
     target: Annotated[
         str | None,
@@ -27,78 +62,34 @@ def run(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="ARGS", help="The script's own.", show_default=False)
     ] = None,
-    code: Annotated[
-        bool, typer.Option("-c", "--code", help="The arguments are the script's lines; none: standard input.")
-    ] = False,
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-    engine: options.EngineName = None,
-    channel: options.Channels = None,
-    extra: Annotated[
-        list[str] | None,
-        typer.Option("--with", metavar="SPEC", help="A package besides those declared; repeat for more."),
-    ] = None,
-    refresh: options.Refresh = False,
-    offline: options.Offline = False,
-    locked: options.Locked = False,
-    frozen: options.Frozen = False,
-    no_lock: options.NoLock = False,
-    lock_file: options.LockFile = None,
-    exclude_newer: options.ExcludeNewer = None,
-    env_file: options.EnvFile = None,
-    baseline: options.Baselines = None,
-    without: options.Without = None,
-    no_activate: Annotated[
-        bool, typer.Option("--no-activate", help="Run the program without activating the environment.")
-    ] = False,
-    trust_cache_dir: options.TrustCacheDir = False,
-    base: options.Base = None,
-    overlay: options.Overlay = None,
-    keep: options.Keep = False,
-    overlays_dir: options.OverlaysDir = None,
-    insecure: options.Insecure = False,
-    sha256: options.Sha256 = None,
-    yes: options.Yes = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="A notebook: where it goes as it was run; - prints it.")
-    ] = None,
-    parameter: Annotated[
-        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="A notebook's parameter.")
-    ] = None,
-    raw_parameter: Annotated[
-        list[str] | None, typer.Option("-r", "--raw-parameter", metavar="NAME=TEXT", help="The same, always a text.")
-    ] = None,
-    record: options.Record = None,
+    *,
+    given: RunCommandOptions,
 ) -> None:
     """Run a script in the conda environment that it declares."""
-    to_record = options.record_target(record)
-    lock = options.LockOptions(locked, frozen, no_lock, lock_file)
-    loudness = options.verbosity(verbose, quiet)
-    session = options.open_session(
-        channel, loudness, engine, offline, trust_cache_dir, lock, yes=yes, overlays_dir=overlays_dir
-    )
+    to_record = options.record_target(given.record)
+    session = options.open_session(given)
     words = [*([] if target is None else [target]), *(arguments or [])]
-    if code:
+    if given.code:
         source, words = source_of_lines(words), []
-        check_pin(source, sha256)
+        check_pin(source, given.sha256)
     elif not words:
         raise UsageError("no script was given", hint="cetool run SCRIPT, or cetool run -c LINE..., or cetool run -")
     else:
-        source, words = open_source(words[0], session, insecure=insecure, sha256=sha256), words[1:]
-    notebook = NotebookOptions(out, tuple(parameter or ()), tuple(raw_parameter or ()))
+        source, words = open_source(words[0], session, insecure=given.insecure, sha256=given.sha256), words[1:]
+    notebook = NotebookOptions(given.out, tuple(given.parameter or ()), tuple(given.raw_parameter or ()))
     how = RunOptions(
-        extra=tuple(extra or ()),
-        env_file=env_file,
-        refresh=refresh,
-        activate=not no_activate,
+        extra=tuple(given.extra or ()),
+        env_file=given.env_file,
+        refresh=given.refresh,
+        activate=not given.no_activate,
         notebook=notebook,
-        lock=lock.choice,
-        exclude_newer=exclude_newer,
-        baselines=BaselineOptions.of(baseline, without, insecure=insecure),
+        lock=given.choice,
+        exclude_newer=given.exclude_newer,
+        baselines=BaselineOptions.of(given.baseline, given.without, insecure=given.insecure),
         record=to_record,
-        keep=keep,
-        base=base,
-        overlay=tuple(overlay or ()),
+        keep=given.keep,
+        base=given.base,
+        overlay=tuple(given.overlay or ()),
     )
     run_source(source, words, session, how)
 

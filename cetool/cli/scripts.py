@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -20,6 +21,7 @@ from cetool.base.errors import CetoolError
 from cetool.base.urls import redact
 from cetool.cli import options
 from cetool.cli.environments import spec_document
+from cetool.cli.options import option
 from cetool.cli.output import flow, print_json, print_line, print_table
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.metadata import ScriptMetadata
@@ -48,39 +50,40 @@ _DISTRIBUTIONS = (
 )
 
 
+@dataclass(frozen=True)
+class ShowOptions(options.Remote, options.Lock, options.Baseline):
+    """The options of ``cetool show``."""
+
+    engine: options.EngineName = None
+    channel: options.Channels = None
+    extra: Annotated[list[str] | None, option("--with", metavar="SPEC", help="A package besides those declared.")] = (
+        None
+    )
+    env_file: options.EnvFile = None
+    exclude_newer: options.ExcludeNewer = None
+    as_json: options.AsJson = False
+    offline: options.Offline = False
+
+
+@options.command
 def show(
     target: Annotated[str, typer.Argument(metavar="SCRIPT", help="A path, a URL, or - for standard input.")],
-    engine: options.EngineName = None,
-    channel: options.Channels = None,
-    extra: Annotated[
-        list[str] | None, typer.Option("--with", metavar="SPEC", help="A package besides those declared.")
-    ] = None,
-    env_file: options.EnvFile = None,
-    baseline: options.Baselines = None,
-    without: options.Without = None,
-    locked: options.Locked = False,
-    frozen: options.Frozen = False,
-    no_lock: options.NoLock = False,
-    lock_file: options.LockFile = None,
-    exclude_newer: options.ExcludeNewer = None,
-    as_json: options.AsJson = False,
-    insecure: options.Insecure = False,
-    sha256: options.Sha256 = None,
-    yes: options.Yes = False,
-    offline: options.Offline = False,
+    *,
+    given: ShowOptions,
 ) -> None:
     """Show what was read from a script: its environment, and how it would be made and run."""
-    lock = options.LockOptions(locked, frozen, no_lock, lock_file)
-    session = options.open_session(channel, None, engine, offline, False, lock, yes=yes)
-    source = open_source(target, session, insecure=insecure, sha256=sha256)
-    on = BaselineOptions.of(baseline, without, insecure=insecure)
-    how = RunOptions(tuple(extra or ()), env_file, lock=lock.choice, exclude_newer=exclude_newer, baselines=on)
+    session = options.open_session(given)
+    source = open_source(target, session, insecure=given.insecure, sha256=given.sha256)
+    on = BaselineOptions.of(given.baseline, given.without, insecure=given.insecure)
+    how = RunOptions(
+        tuple(given.extra or ()), given.env_file, lock=given.choice, exclude_newer=given.exclude_newer, baselines=on
+    )
     metadata, spec, locked_by = read_locked_declaration(source, session, how)
     if metadata.entrypoint is not None:
         # what is wrong with it is told here, too
         parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, source.script))
     document = {**_shown(metadata, spec, session, source), "lock": locked_by, **_baselines(session)}
-    if as_json:
+    if given.as_json:
         print_json(document)
         return
     lines = metadata.lines
@@ -226,11 +229,20 @@ def _command(metadata: ScriptMetadata, session: Session, spec: EnvironmentSpec, 
     return [*metadata.run_with, path]
 
 
-def info(as_json: options.AsJson = False, engine: options.EngineName = None) -> None:
+@dataclass(frozen=True)
+class InfoOptions(options.Group):
+    """The options of ``cetool info``."""
+
+    as_json: options.AsJson = False
+    engine: options.EngineName = None
+
+
+@options.command
+def info(*, given: InfoOptions) -> None:
     """Show versions, paths, engines and channels: what to attach to a bug report."""
-    session = Session({"engine": engine})
+    session = options.open_session(given)
     document = _info(session)
-    if as_json:
+    if given.as_json:
         print_json(document)
         return
     versions, paths = document["versions"], document["paths"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,24 +12,33 @@ import typer
 
 from cetool.base.errors import ConfigError, UsageError
 from cetool.base.urls import redact
+from cetool.cli import options
 from cetool.cli.output import is_terminal, print_data, print_json, print_line, print_table
 from cetool.settings.file import read_config_file, remove_setting, write_setting
 from cetool.settings.paths import config_file_path
 from cetool.settings.settings import DEFAULTS, KEYS, LoadedSettings, check_value, load_settings, nearest_key
 
 #: The form of ``config list --json``; a change that a reader could stumble over gets another number.
-SCHEMA = "cetool.settings.settings/1"
+SCHEMA = "cetool.config/1"
 
 app = typer.Typer(name="config", help="Show and change settings.", no_args_is_help=True)
 
 _Key = Annotated[str, typer.Argument(metavar="KEY", help="A setting, such as max-size.", show_default=False)]
 
 
+@dataclass(frozen=True)
+class ListSettingsOptions(options.Group):
+    """The options of ``cetool config list``."""
+
+    as_json: options.AsJson = False
+
+
 @app.command("list")
-def list_settings(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+@options.command
+def list_settings(*, given: ListSettingsOptions) -> None:
     """Show every setting, its value, and where that comes from."""
     loaded = load_settings(os.environ)
-    if as_json:
+    if given.as_json:
         print_json(_document(loaded))
         return
     rows = [(key, _text(key, origin.value) or "(not set)", origin.source) for key, origin in loaded.origins.items()]

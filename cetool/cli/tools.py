@@ -22,6 +22,7 @@ from cetool.base.urls import strip_credentials
 from cetool.cli import options
 from cetool.cli.completion import with_shell
 from cetool.cli.environments import requirements_of
+from cetool.cli.options import option
 from cetool.cli.output import print_data, print_json
 from cetool.cli.run import CONTEXT
 from cetool.declare.environment import EnvironmentSpec
@@ -43,7 +44,7 @@ _NOT_FOUND = re.compile(r"\bcannot be found\b|\bthere is no package\b")
 
 _Specs = Annotated[
     list[str] | None,
-    typer.Option("--spec", metavar="SPEC", help="A package of the environment; repeat for more."),
+    option("--spec", metavar="SPEC", help="A package of the environment; repeat for more."),
 ]
 _Target = Annotated[
     str | None,
@@ -51,43 +52,45 @@ _Target = Annotated[
 ]
 _With = Annotated[
     list[str] | None,
-    typer.Option("--with", metavar="SPEC", help="A package besides those declared; repeat for more."),
+    option("--with", metavar="SPEC", help="A package besides those declared; repeat for more."),
 ]
 
 
 # --- exec -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class ExecOptions(options.Output, options.Making):
+    """The options of ``cetool exec``."""
+
+    spec: Annotated[
+        list[str] | None,
+        option("--spec", metavar="SPEC", help="A package, instead of TOOL's own; repeat for more."),
+    ] = None
+
+
+@options.command
 def execute(
     tool: Annotated[str, typer.Argument(metavar="TOOL", help="A program; a version may follow: 'ruff>=0.4'.")],
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="ARGS", help="The program's own.", show_default=False)
     ] = None,
-    spec: Annotated[
-        list[str] | None,
-        typer.Option("--spec", metavar="SPEC", help="A package, instead of TOOL's own; repeat for more."),
-    ] = None,
-    channel: options.Channels = None,
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-    engine: options.EngineName = None,
-    refresh: options.Refresh = False,
-    offline: options.Offline = False,
-    trust_cache_dir: options.TrustCacheDir = False,
+    *,
+    given: ExecOptions,
 ) -> None:
     """Run a program out of a conda package, in an environment of its own."""
-    session = options.open_session(channel, options.verbosity(verbose, quiet), engine, offline, trust_cache_dir)
-    wanted = Tool(tool, "") if spec else read_tool(tool)
-    specs = spec or [wanted.spec]
+    session = options.open_session(given)
+    wanted = Tool(tool, "") if given.spec else read_tool(tool)
+    specs = given.spec or [wanted.spec]
     requirements = canonical_requirements(specs)
     environment = session.spec_of(requirements)
     shown = ScriptMetadata("exec", tool, None, requirements, (wanted.program,))
     session.voice.block(specification(shown, session.store.prefix(environment.name)))
     called = strip_credentials(f"exec {tool}")
     try:
-        lease = session.environment(requirements, environment, refresh=refresh, purpose=f"for {called}")
+        lease = session.environment(requirements, environment, refresh=given.refresh, purpose=f"for {called}")
     except EngineError as error:
-        if not spec and _NOT_FOUND.search(error.message):
+        if not given.spec and _NOT_FOUND.search(error.message):
             way_out = f"If another package brings it: `cetool exec --spec PACKAGE {wanted.program}`."
             error.hint = " ".join(filter(None, (error.hint, way_out)))
         raise
@@ -97,7 +100,10 @@ def execute(
     activation = read_activation(lease.prefix, {}, user_site=session.settings.user_site)
     if not _depends_on_directory(wanted.program, specs):
         _remember(
-            warm.tool_key(tool, spec or (), channel or ()), Learned((program,), activation, called), lease, session
+            warm.tool_key(tool, given.spec or (), given.channel or ()),
+            Learned((program,), activation, called),
+            lease,
+            session,
         )
     environ, steps = activated_environ(activation, session.environ)
     count_run(environ)
@@ -137,46 +143,35 @@ def cex(words: Sequence[str]) -> int:
 # --- shell ----------------------------------------------------------------------------------------------------------
 
 
-def shell(
-    target: _Target = None,
-    spec: _Specs = None,
+@dataclass(frozen=True)
+class ShellOptions(options.Output, options.Making, options.Remote, options.Lock):
+    """The options of ``cetool shell``."""
+
+    spec: _Specs = None
     repl: Annotated[
         bool | None,
-        typer.Option(
+        option(
             "--repl/--no-repl",
             help="Open Python instead of a shell, as is usual for notebooks: ipython where the environment has it.",
         ),
-    ] = None,
-    extra: _With = None,
-    env_file: options.EnvFile = None,
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-    engine: options.EngineName = None,
-    channel: options.Channels = None,
-    refresh: options.Refresh = False,
-    offline: options.Offline = False,
-    locked: options.Locked = False,
-    frozen: options.Frozen = False,
-    no_lock: options.NoLock = False,
-    lock_file: options.LockFile = None,
-    exclude_newer: options.ExcludeNewer = None,
-    trust_cache_dir: options.TrustCacheDir = False,
-    insecure: options.Insecure = False,
-    sha256: options.Sha256 = None,
-    yes: options.Yes = False,
-) -> None:
+    ] = None
+    extra: _With = None
+    env_file: options.EnvFile = None
+    exclude_newer: options.ExcludeNewer = None
+
+
+@options.command
+def shell(target: _Target = None, *, given: ShellOptions) -> None:
     """Open a shell in the environment of a script, or of match specs."""
-    lock = options.LockOptions(locked, frozen, no_lock, lock_file)
-    loudness = options.verbosity(verbose, quiet)
-    session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, lock, yes=yes)
-    how = RunOptions(tuple(extra or ()), env_file, lock=lock.choice, exclude_newer=exclude_newer)
-    wanted = _wanted("shell", target, spec, session, how, _Fetching(insecure, sha256))
+    session = options.open_session(given)
+    how = RunOptions(tuple(given.extra or ()), given.env_file, lock=given.choice, exclude_newer=given.exclude_newer)
+    wanted = _wanted("shell", target, given.spec, session, how, _Fetching(given.insecure, given.sha256))
     session.voice.block(specification(wanted.metadata, session.store_of(wanted.spec).prefix(wanted.spec.name)))
     lease = session.environment(
-        wanted.metadata.requirements, wanted.spec, refresh=refresh, purpose=f"for a shell of {wanted.label}"
+        wanted.metadata.requirements, wanted.spec, refresh=given.refresh, purpose=f"for a shell of {wanted.label}"
     )
     _used(session, lease, wanted.noted)
-    python = wanted.metadata.language == "python" if repl is None else repl
+    python = wanted.metadata.language == "python" if given.repl is None else given.repl
     opening = _opening(activation_of(lease, session), session, wanted.label, repl=python)
     locks = () if opening.held is None or opening.held.lock is None else (opening.held.lock.fd,)
     exec_command(opening.command, session.consent(), keep=(*_descriptors(lease), *locks))
@@ -199,44 +194,33 @@ def _opening(activation: Activation, session: Session, label: str, *, repl: bool
 # --- path -----------------------------------------------------------------------------------------------------------
 
 
-def path(
-    target: _Target = None,
-    spec: _Specs = None,
-    python: Annotated[bool, typer.Option("--python", help="Print the path of its python instead.")] = False,
-    as_json: options.AsJson = False,
-    extra: _With = None,
-    env_file: options.EnvFile = None,
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-    engine: options.EngineName = None,
-    channel: options.Channels = None,
-    refresh: options.Refresh = False,
-    offline: options.Offline = False,
-    locked: options.Locked = False,
-    frozen: options.Frozen = False,
-    no_lock: options.NoLock = False,
-    lock_file: options.LockFile = None,
-    exclude_newer: options.ExcludeNewer = None,
-    trust_cache_dir: options.TrustCacheDir = False,
-    insecure: options.Insecure = False,
-    sha256: options.Sha256 = None,
-    yes: options.Yes = False,
-) -> None:
+@dataclass(frozen=True)
+class PathOptions(options.Output, options.Making, options.Remote, options.Lock):
+    """The options of ``cetool path``."""
+
+    spec: _Specs = None
+    python: Annotated[bool, option("--python", help="Print the path of its python instead.")] = False
+    as_json: options.AsJson = False
+    extra: _With = None
+    env_file: options.EnvFile = None
+    exclude_newer: options.ExcludeNewer = None
+
+
+@options.command
+def path(target: _Target = None, *, given: PathOptions) -> None:
     """Print the prefix of the environment of a script, or of match specs, made if it is missing: for editors."""
-    lock = options.LockOptions(locked, frozen, no_lock, lock_file)
-    loudness = options.verbosity(verbose, quiet)
-    session = options.open_session(channel, loudness, engine, offline, trust_cache_dir, lock, yes=yes)
-    how = RunOptions(tuple(extra or ()), env_file, lock=lock.choice, exclude_newer=exclude_newer)
-    wanted = _wanted("path", target, spec, session, how, _Fetching(insecure, sha256))
+    session = options.open_session(given)
+    how = RunOptions(tuple(given.extra or ()), given.env_file, lock=given.choice, exclude_newer=given.exclude_newer)
+    wanted = _wanted("path", target, given.spec, session, how, _Fetching(given.insecure, given.sha256))
     lease = session.environment(
-        wanted.metadata.requirements, wanted.spec, refresh=refresh, purpose=f"for the path of {wanted.label}"
+        wanted.metadata.requirements, wanted.spec, refresh=given.refresh, purpose=f"for the path of {wanted.label}"
     )
     _used(session, lease, wanted.noted)
     lease.release()
     prefix = lease.prefix
-    interpreter = _python(lease.prefixes[-1]) if python else _own("python", lease.prefixes[-1])
-    if not as_json:
-        print_data(f"{interpreter if python and interpreter else prefix}\n")
+    interpreter = _python(lease.prefixes[-1]) if given.python else _own("python", lease.prefixes[-1])
+    if not given.as_json:
+        print_data(f"{interpreter if given.python and interpreter else prefix}\n")
         return
     activation = activation_of(lease, session)
     print_json(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from cetool.base.errors import CetoolError, UsageError
 from cetool.base.text import printable
 from cetool.base.urls import strip_credentials
 from cetool.cli import options
+from cetool.cli.options import option
 from cetool.cli.output import print_json, print_table
 from cetool.cli.progress import Voice
 from cetool.declare.source import is_url
@@ -28,12 +30,20 @@ _SHOWN_DIGITS = 16
 app = typer.Typer(name="trust", help="Show and forget which scripts from URLs may run.", no_args_is_help=True)
 
 
+@dataclass(frozen=True)
+class ListTrustedOptions(options.Group):
+    """The options of ``cetool trust list``."""
+
+    as_json: options.AsJson = False
+
+
 @app.command("list")
-def list_trusted(as_json: options.AsJson = False) -> None:
+@options.command
+def list_trusted(*, given: ListTrustedOptions) -> None:
     """Show the scripts from URLs that you agreed to run, the newest first."""
     store = _store()
     trusted = [] if store is None else store.all()
-    if as_json:
+    if given.as_json:
         print_json({"schema": SCHEMA, "directory": _place(store), "scripts": [_document(item) for item in trusted]})
         return
     if not trusted:
@@ -49,20 +59,29 @@ def list_trusted(as_json: options.AsJson = False) -> None:
     )
 
 
+@dataclass(frozen=True)
+class ForgetOptions(options.Group):
+    """The options of ``cetool trust forget``."""
+
+    everything: Annotated[bool, option("--all", help="Forget all.")] = False
+
+
 @app.command("forget")
+@options.command
 def forget(
     which: Annotated[
         list[str] | None,
         typer.Argument(metavar="DIGEST|URL", help="SHA-256, six digits of it or more, or where it came from."),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Forget all.")] = False,
+    *,
+    given: ForgetOptions,
 ) -> None:
     """Take back that scripts may run: they are asked about again."""
-    if bool(which) == everything:
+    if bool(which) == given.everything:
         raise UsageError("say which scripts to forget, or --all", hint="`cetool trust list` shows them.")
     store, voice = _store(), _voice()
     trusted = [] if store is None else store.all()
-    chosen = trusted if everything else [item for word in which or () for item in _matching(word, trusted)]
+    chosen = trusted if given.everything else [item for word in which or () for item in _matching(word, trusted)]
     for item in dict.fromkeys(chosen):
         if store is not None and store.forget(item.sha256):
             voice.result(f"Forgot {item.sha256[:_SHOWN_DIGITS]} from {printable(item.url)}")
