@@ -42,7 +42,7 @@ class BaselineOptions(Value):
             baselines = tuple(canonical_baseline(text, os.getcwd()) for text in self.named)
             without = tuple(canonical_pattern(text) for text in self.without)
         except MetadataError as error:
-            raise UsageError(error.message, hint=error.hint) from None
+            raise error.turned_into(UsageError, where=None) from None
         needs = needs.plus(Requirements(baselines=baselines, without=without))
         if not needs.baselines:
             raise UsageError("--without takes packages out of a baseline, and none is named", hint="--baseline FILE")

@@ -65,7 +65,9 @@ class Baseline(Value):
         locked = self.lock.platform(platform)
         if locked is None:
             there = ", ".join(each.platform for each in self.lock.platforms) or "no platform"
-            raise MetadataError(f"the baseline {self.shown} has nothing for {platform}, only for {there}")
+            raise MetadataError(
+                f"the baseline {self.shown} has nothing for {platform}, only for {there}", code="lock-platform-missing"
+            )
         return locked
 
 
@@ -138,6 +140,7 @@ def _is_there(text: str, combined: Combined) -> bool:
     if requirement.url is not None or not requirement.specifier.contains(package.version, prereleases=True):
         raise EngineError(
             f"{redact(text)!r} does not fit the baseline, which has {name} {package.version} from PyPI",
+            code="baseline-conflict",
             hint=f"Take the baseline's out, and what is asked for is put in: without: [{name}].",
         )
     return not requirement.extras
@@ -197,7 +200,7 @@ def locate(named: str, *, insecure: bool) -> Address:
     from cetool.fetch.scripts import locate_script
 
     try:
-        return locate_script(named, insecure=insecure)
+        return locate_script(named, insecure=insecure, what="baseline")
     except UsageError as error:
         raise _about_baseline(error) from None
 
@@ -207,7 +210,7 @@ def read_local(path: str) -> bytes:
     try:
         return read_bytes(path, printable(path), "baseline")
     except CetoolError as error:
-        raise MetadataError(error.message, where=error.where, hint=error.hint) from None
+        raise error.turned_into(MetadataError, code="baseline-invalid") from None
 
 
 def fetch_baseline(
@@ -249,6 +252,7 @@ def _remote(address: Address, store: BaselineStore, session: Session, wish: Wish
         if last is None:
             raise UsageError(
                 "the baseline is at a URL, nothing may be downloaded (--offline), and there is no copy of it here",
+                code="offline-missing",
                 where=address.where,
                 hint="A run without --offline keeps one. Or save it, and name its path.",
             )
@@ -266,11 +270,10 @@ def _remote(address: Address, store: BaselineStore, session: Session, wish: Wish
 
 
 def _about_baseline(error: CetoolError) -> CetoolError:
-    """An error of fetching, in the words for what was fetched; 126 and 127 are about the script itself."""
-    message = error.message.replace("script", "baseline")
-    hint = None if error.hint is None else error.hint.replace("script.py", "standard.txt").replace("script", "baseline")
-    kind = MetadataError if isinstance(error, (ScriptNotFoundError, UsageError)) else type(error)
-    return kind(message, where=error.where, hint=hint)
+    """An error of fetching as one of a baseline: 126 and 127 are about the script itself."""
+    if isinstance(error, (ScriptNotFoundError, UsageError)):
+        return error.turned_into(MetadataError, code="baseline-invalid")
+    return error
 
 
 def parsed(data: bytes, named: str, shown: str, platform: str) -> Lock:
@@ -279,12 +282,13 @@ def parsed(data: bytes, named: str, shown: str, platform: str) -> Lock:
     try:
         return lock_in(data, path, shown, platform)[0]
     except MetadataError as error:
-        if error.message == "this is no lock file":
-            error.message = "this is no baseline"
-            error.hint = (
-                "It can be an @EXPLICIT file, a conda-lock.yml or a pixi.lock: `cetool baseline create` writes one."
-            )
-        raise
+        if error.code != "lock-unrecognized":
+            raise
+        raise error.but(
+            message="this is no baseline",
+            code="baseline-invalid",
+            hint="It can be an @EXPLICIT file, a conda-lock.yml or a pixi.lock: `cetool baseline create` writes one.",
+        ) from None
 
 
 def _remembering(store: BaselineStore, use: str, copy: Copy, session: Session) -> Callable[[], None]:

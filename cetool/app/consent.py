@@ -51,6 +51,7 @@ def trust_store(session: Session) -> TrustStore:
     if directory is None:
         raise StoreError(
             "there is no place to keep which scripts you agreed to run: HOME is not set",
+            code="home-missing",
             hint="Set HOME, or CETOOL_DATA_DIR to the absolute path of a directory that is yours.",
         )
     return TrustStore(directory)
@@ -125,6 +126,7 @@ def _how(question: _Question, store: TrustStore | None, session: Session) -> str
     if sum(map(len, lines)) > _MOST_SHOWN:
         raise CetoolError(
             f"the script declares more than a question can show ({sum(map(len, lines))} characters)",
+            code="consent-refused",
             where=where,
             hint=f"{pin} before its URL, or save it and give its path.",
         )
@@ -134,10 +136,13 @@ def _how(question: _Question, store: TrustStore | None, session: Session) -> str
         else:
             why, way_out = "it is new here, and nobody can be asked about it", f"{pin} before its URL, or --yes."
         raise CetoolError(
-            f"this script from elsewhere was not run: {why}", where=where, hint="\n".join([*lines, way_out])
+            f"this script from elsewhere was not run: {why}",
+            code="consent-refused",
+            where=where,
+            hint="\n".join([*lines, way_out]),
         )
     if not _agrees(keyboard, ["cetool: this script comes from elsewhere, and would run with your rights:", *lines]):
-        raise CetoolError("the script was not run: you did not agree", where=where)
+        raise CetoolError("the script was not run: you did not agree", code="consent-refused", where=where)
     return "asked"
 
 

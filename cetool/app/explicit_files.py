@@ -49,7 +49,7 @@ def explicit_spec(
     locked = lock.lock.platform(session.platform)
     if locked is None:
         there = ", ".join(each.platform for each in lock.lock.platforms)
-        raise LockError(f"{name} is for {there}, and this machine is {session.platform}")
+        raise LockError(f"{name} is for {there}, and this machine is {session.platform}", code="lock-platform-missing")
     if not locked.conda:
         raise UsageError(f"{name} names no packages", hint="Write the URL of a package file a line, below @EXPLICIT.")
     warn_of_missing_digests(lock, locked, session)

@@ -78,6 +78,7 @@ def _only(found: Found, wanted: Wanted, session: Session) -> Found:
     if missing:
         raise LockError(
             f"nothing is known of the packages for {' and '.join(missing)}, only for {' and '.join(there)}",
+            code="lock-platform-missing",
             hint=f"`cetool lock SCRIPT --platform {missing[0]}` solves for another platform than this machine's.",
         )
     platforms = tuple(each for each in found.lock.platforms if not names or each.platform in names)
@@ -130,7 +131,9 @@ def _from_environment(wanted: Wanted, session: Session) -> Found:
     _, directory = targeted(wanted.target, session)[0]
     lease = session.store.lease(directory.name)
     if lease is None:
-        raise StoreError(f"the environment {directory.name} is not complete, or was just removed")
+        raise StoreError(
+            f"the environment {directory.name} is not complete, or was just removed", code="environment-gone"
+        )
     return _installed(lease, lease.marker.spec, None, lease.marker.name, session)
 
 
@@ -151,6 +154,7 @@ def _of(wanted: Wanted, session: Session) -> Found:
             return Found(lock, name, spec.variables, path)
         raise LockError(
             f"{source.script.name} has no lock, and this machine is {session.platform}",
+            code="lock-platform-missing",
             hint=f"`cetool lock {source.given} --platform {wanted.platforms[0]}` solves for another platform.",
         )
     lease = session.environment(metadata.requirements, spec, purpose=f"to export {source.script.name}")
@@ -172,12 +176,15 @@ def _lock(source: Source, wanted: Wanted) -> Lock | None:
         return None
     for platform in wanted.platforms:
         if wanted.extra:
-            raise LockError(f"{found.where} does not have what --with asks for", hint="Leave --with out.")
+            raise LockError(
+                f"{found.where} does not have what --with asks for", code="lock-stale", hint="Leave --with out."
+            )
         if found.lock.platform(platform) is None or wanted.env_file is not None:
             continue
         if found.matches(read_metadata(source.script, platform).requirements, platform) is False:
             raise LockError(
                 f"{found.where} does not fit what the script declares for {platform}",
+                code="lock-stale",
                 hint=f"`cetool lock {source.given}` renews it.",
             )
     return found.lock
@@ -194,6 +201,7 @@ def _installed(
         names = ", ".join(f"{each.name} {each.version}" for each in installed.unknown)
         raise StoreError(
             f"where {names} was installed from is not known",
+            code="lock-impossible",
             hint="`cetool run --refresh SCRIPT` makes the environment anew, and notes it.",
         )
     locked: PlatformLock = installed.lock._replace(request=requirements.digest if requirements else None)

@@ -83,7 +83,12 @@ def _locked_spec(
     found = _find(source, choice, states, session.platform)
     if found is None:
         if session.settings.locked or session.settings.frozen:
-            raise LockError(f"{source.script.name} has no lock", hint=f"`cetool lock {source.given}` writes one.")
+            raise LockError(
+                f"{source.script.name} has no lock",
+                about=source.script.name,
+                code="lock-missing",
+                hint=f"`cetool lock {source.given}` writes one.",
+            )
         return fresh, None
     for note in found.notes:
         session.voice.warn(note)
@@ -95,7 +100,7 @@ def _locked_spec(
         warn_of_missing_digests(found, locked, session)
         return fresh._replace(explicit=locked.explicit, explicit_pypi=locked.explicit_pypi), found.where
     if choice.file is not None or session.settings.locked or session.settings.frozen:
-        raise LockError(reason.sentence, hint=reason.way_out)
+        raise LockError(reason.sentence, code="lock-stale", hint=reason.way_out)
     session.repeats_itself = True  # until the lock fits again
     session.voice.warn(f"{reason.sentence}: it is solved anew" + (f". {reason.way_out}" if reason.way_out else ""))
     return fresh, None

@@ -124,7 +124,9 @@ def _hold_base(session: Session, base: Path) -> FileLock | None:
     while (lock := session.store.hold(base)) is None and time.monotonic() < deadline:
         time.sleep(0.01)  # whoever only looks whether it is in use holds it for a moment
     if lock is None:
-        raise StoreError(f"the base {base} is being removed, or made anew", hint="Try again in a moment.")
+        raise StoreError(
+            f"the base {base} is being removed, or made anew", code="environment-gone", hint="Try again in a moment."
+        )
     return lock
 
 
@@ -144,7 +146,11 @@ def _keeps(session: Session, lease: Lease, about: About | None, changes: list[st
     problem = stays_usable(lease.prefix, about.python, Path(about.base))
     if problem is not None:
         lease.release()
-        raise StoreError(f"the overlay cannot be kept as it was: {problem}", hint="Leave --keep out: it is laid anew.")
+        raise StoreError(
+            f"the overlay cannot be kept as it was: {problem}",
+            code="base-unusable",
+            hint="Leave --keep out: it is laid anew.",
+        )
     session.voice.warn(f"keeping the overlay as it was, though its base has changed: {_some(changes)}")
     return True
 

@@ -36,6 +36,7 @@ def count_run(environ: dict[str, str]) -> None:
     if not counted(environ):
         raise CetoolError(
             f"cetool runs a script that runs cetool, {int(environ[DEPTH]) - 1} times over: it would go on for ever",
+            code="recursion",
             hint="See that what runs the script is not cetool again: run_with, an entrypoint, a shebang, an alias. "
             f"{MOST_DEPTH} raises the limit.",
         )
@@ -55,6 +56,7 @@ def refuse_unrunnable(metadata: ScriptMetadata, script: Script) -> None:
     if by_itself or (is_own_program(words[0]) and (len(words) == 1 or words[1] in ("run", "${SCRIPT}", "-q", "-v"))):
         raise MetadataError(
             f"the script is to be run by cetool ({words[0]}), which would run it by cetool again, for ever",
+            code="recursion",
             where=where,
             hint="Name the program that its text is written for, as in `run_with: python`.",
         )

@@ -177,6 +177,7 @@ def _script(run: Run) -> RecordedScript:
         if decode(data, source.script.name, python=looks_like_python(data, source.script.path)) != source.script.text:
             raise MetadataError(
                 "the script was changed by someone else meanwhile, so nothing was run",
+                code="script-changed",
                 where=source.script.at(),
                 hint="Run the same command again.",
             )

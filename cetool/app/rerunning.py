@@ -74,17 +74,21 @@ def _refuse(recorded: RunRecord, where: Location, arguments: Sequence[str] | Non
     if recorded.packages.platform != here:
         raise RecordError(
             f"the run was on {recorded.packages.platform}, and this is {here}: its packages do not run here",
+            code="platform-mismatch",
             where=where,
             hint="`cetool run` solves what the script declares for this machine.",
         )
     if recorded.unknown:
         names = ", ".join(printable(f"{name} {version}") for name, version in recorded.unknown)
         raise RecordError(
-            f"the record does not tell where it had {names} from, so the same packages cannot be had again", where=where
+            f"the record does not tell where it had {names} from, so the same packages cannot be had again",
+            code="record-incomplete",
+            where=where,
         )
     if recorded.redacted and not arguments:
         raise UsageError(
             "the arguments of the recorded run had credentials in them, which are not in the record",
+            code="record-incomplete",
             where=where,
             hint="Give the script's arguments behind the record's name.",
         )
@@ -103,6 +107,7 @@ def _source(recorded: RunRecord, session: Session, where: Location) -> Source:
     if script.data is None:
         raise RecordError(
             f"the record does not have the script's text in it, and {printable(changed or 'it was no file')}",
+            code="record-incomplete",
             where=where,
             hint=f"Put the script with the SHA-256 {script.sha256} there.",
         )
@@ -184,8 +189,7 @@ def _environment(recorded: RunRecord, metadata: ScriptMetadata, session: Session
         try:
             there = session.environment(metadata.requirements, spec, purpose=f"for {recorded.script.name}")
         except EngineError as error:
-            error.message = f"the recorded packages cannot be had again: {error.message}"
-            raise
+            raise error.but(message=f"the recorded packages cannot be had again: {error.message}") from None
     made = (there.marker.engine, there.marker.engine_version)
     if made != recorded.engine:
         session.voice.detail(f"Made by {' '.join(made)}, and at that time by {' '.join(recorded.engine)}")

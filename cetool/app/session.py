@@ -318,6 +318,7 @@ class Session:
             lease.release()
             raise StoreError(
                 f"the environment {lease.prefix} was made for {lease.marker.subdir}, and this is {wanted}",
+                code="platform-mismatch",
                 hint="Machines of several platforms need a cache each (CETOOL_CACHE_DIR); --refresh makes it for this.",
             )
 

@@ -109,6 +109,7 @@ def _offline(asked: Address, last: Copy | None, session: Session) -> Copy:
     if last is None:
         raise UsageError(
             "the script is at a URL, nothing may be downloaded (--offline), and there is no copy of it here",
+            code="offline-missing",
             where=asked.where,
             hint="A run without --offline keeps one. Or save the script, and give its path.",
         )
@@ -122,7 +123,8 @@ def _fetch(asked: Address, last: Copy | None, session: Session, *, insecure: boo
         fetched = fetch_script(asked, insecure=insecure, known=known, environ=session.environ)
     except UnreachableError as error:
         if last is not None:
-            error.hint = f"{error.hint or ''} `--offline` takes the copy that came {_age(last)} ago.".strip()
+            hint = f"{error.hint or ''} `--offline` takes the copy that came {_age(last)} ago.".strip()
+            raise error.but(hint=hint) from None
         raise
     return _copy_of(fetched)
 
@@ -195,6 +197,7 @@ def check_pin(source: Source, sha256: str | None) -> None:
         return
     raise CetoolError(
         f"the script is another one than --sha256 names: its SHA-256 is {source.sha256}, not {read_pin(sha256)}",
+        code="digest-mismatch",
         where=source.script.at(),
         hint="It was not run. Read it, and find out what has changed, before you pin this digest.",
     )
@@ -242,10 +245,8 @@ def _with_guess(error: ScriptNotFoundError, target: str) -> ScriptNotFoundError:
 
     if re.match(r"https?:/*\w|(www\.)?(github|gitlab)\.com/|gist\.github\.com/|raw\.githubusercontent\.com/", target):
         hint = "If a URL was meant: it begins with https://, and is written whole."
-        return ScriptNotFoundError(error.message, where=error.where, hint=hint)
+        return error.but(hint=hint)
     near = ["--help"] if target == "help" else difflib.get_close_matches(target, COMMANDS, n=1)
     if not near or os.sep in target:
         return error
-    return ScriptNotFoundError(
-        error.message, where=error.where, hint=f"If a command was meant: `cetool {near[0]}`. {error.hint or ''}".strip()
-    )
+    return error.but(hint=f"If a command was meant: `cetool {near[0]}`. {error.hint or ''}".strip())

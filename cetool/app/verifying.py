@@ -30,7 +30,9 @@ def verify_environments(targets: Sequence[str], session: Session, *, as_json: bo
         lease = session.store.lease(name)
         if lease is None:
             if targets:
-                raise StoreError(f"the environment {name} is not complete, or was just removed")
+                raise StoreError(
+                    f"the environment {name} is not complete, or was just removed", code="environment-gone"
+                )
             continue
         try:
             with session.voice.progress() as progress:
@@ -38,7 +40,9 @@ def verify_environments(targets: Sequence[str], session: Session, *, as_json: bo
                 verdict = verify_files(lease.prefix, lease.prefix / MARKER, lease.marker.packages)
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise StoreError(f"the environment {lease.prefix} cannot be looked at: {reason}") from error
+            raise StoreError(
+                f"the environment {lease.prefix} cannot be looked at: {reason}", code="environment-damaged"
+            ) from error
         finally:
             lease.release()
         found.append((lease, verdict))

@@ -55,12 +55,12 @@ def parse_duration(text: str) -> float:
         match = _PART.match(stripped, position)
         unit = _SECONDS.get(match[2]) if match is not None else None
         if match is None or unit is None or unit in seen:
-            raise UsageError(f"{shown} is not a time", hint=_TIME_HINT)
+            raise UsageError(f"{shown} is not a time", code="value-invalid", hint=_TIME_HINT)
         seen.add(unit)
         total += Decimal(match[1]) * unit
         position = match.end()
     if total > _LONGEST:
-        raise UsageError(f"{shown} is longer than a hundred years", hint=_TIME_HINT)
+        raise UsageError(f"{shown} is longer than a hundred years", code="value-invalid", hint=_TIME_HINT)
     return float(total)
 
 
@@ -93,10 +93,10 @@ def parse_size(text: str) -> int:
     match = _SIZE.match(stripped)
     unit = _BYTES.get(match[2].upper()) if match is not None else None
     if match is None or unit is None:
-        raise UsageError(f"{shown} is not a size", hint=_SIZE_HINT)
+        raise UsageError(f"{shown} is not a size", code="value-invalid", hint=_SIZE_HINT)
     size = int(Decimal(match[1]) * unit)
     if size > _LARGEST:
-        raise UsageError(f"{shown} is more than any disk holds", hint=_SIZE_HINT)
+        raise UsageError(f"{shown} is more than any disk holds", code="value-invalid", hint=_SIZE_HINT)
     return size
 
 
@@ -117,11 +117,11 @@ def format_size(size: int) -> str:
 def _refuse_bare(text: str, shown: str, what: str, hint: str) -> None:
     """Refuse what is empty, negative, or a number without a unit."""
     if not text:
-        raise UsageError(f"a {what} is empty", hint=hint)
+        raise UsageError(f"a {what} is empty", code="value-invalid", hint=hint)
     if text.startswith(("-", "\N{MINUS SIGN}")):
-        raise UsageError(f"the {what} {shown} is negative", hint=hint)
+        raise UsageError(f"the {what} {shown} is negative", code="value-invalid", hint=hint)
     if re.fullmatch(r"\+?[0-9.,_]+", text):
-        raise UsageError(f"the {what} {shown} has no unit", hint=hint)
+        raise UsageError(f"the {what} {shown} has no unit", code="value-invalid", hint=hint)
 
 
 def exclude_newer(text: str) -> datetime:
@@ -146,7 +146,7 @@ def exclude_newer(text: str) -> datetime:
             return there.astimezone(timezone.utc)
     except (ValueError, OverflowError):
         pass  # the 31st of April, 25 o'clock
-    raise UsageError(f"{shorten(text)!r} is not a date", hint=_DAY_HINT)
+    raise UsageError(f"{shorten(text)!r} is not a date", code="value-invalid", hint=_DAY_HINT)
 
 
 def rfc3339(moment: datetime) -> str:

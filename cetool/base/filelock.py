@@ -146,7 +146,9 @@ def wait_for_lock(
             told = True
         if at_most is not None and time.monotonic() - started >= at_most:
             by = f" by {holder}" if (holder := _holder(path)) else ""
-            raise StoreError(f"the lock {path} is held{by}", hint="Wait for its holder to end, or end it.")
+            raise StoreError(
+                f"the lock {path} is held{by}", code="file-lock-failed", hint="Wait for its holder to end, or end it."
+            )
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -174,6 +176,7 @@ def _try(path: Path, *, shared: bool, create: bool) -> FileLock | None:
             os.close(fd)
             raise StoreError(
                 f"the file system does not lock {path}: {error}",
+                code="file-lock-failed",
                 hint="Set CETOOL_CACHE_DIR to a directory on a local disk.",
             ) from error
         if taken and _still_there(fd, path):
@@ -190,6 +193,7 @@ def _open(path: Path, *, create: bool) -> int:
     except OSError as error:
         raise StoreError(
             f"the lock {path} cannot be opened: {error.strerror}",
+            code="cache-not-writable",
             hint="Look at who owns it and at its directory's permissions, or set CETOOL_CACHE_DIR.",
         ) from error
     if fd < 3 and sys.platform != "win32":

@@ -40,6 +40,8 @@ _TRUST_VARIABLE = "CETOOL_TRUST_CACHE_DIR"
 class OwnershipError(StoreError):
     """Another user could have written what was about to be used."""
 
+    code = "owner-unsafe"
+
 
 def is_trusting(environ: Mapping[str, str]) -> bool:
     """Whether the caller's variables say that everyone who can write to these places is trusted."""
@@ -73,7 +75,7 @@ def ensure_private_dir(path: Path, *, trust: bool, writable: bool = True) -> Non
     if checked:
         _check(path)  # again: another user could have been faster in making it
         if not os.access(path, os.W_OK | os.X_OK):
-            raise StoreError(f"the directory {path} cannot be written to", hint=_CHOOSE)
+            raise StoreError(f"the directory {path} cannot be written to", code="cache-not-writable", hint=_CHOOSE)
 
 
 def check_source_dir(path: Path, *, trust: bool, owners: Collection[int] = ()) -> None:
@@ -128,9 +130,13 @@ def make_private_dirs(path: Path, *, shared: bool = False) -> None:
         reason = error.strerror or type(error).__name__
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "Free some space, or set CETOOL_CACHE_DIR to a directory on another disk." if full else _CHOOSE
-        raise StoreError(f"the directory {path} cannot be made: {directory}: {reason}", hint=hint) from None
+        raise StoreError(
+            f"the directory {path} cannot be made: {directory}: {reason}", code="cache-not-writable", hint=hint
+        ) from None
     if not path.is_dir():
-        raise StoreError(f"{path} is in the way: it is not a directory", hint=f"Move it away. {_CHOOSE}")
+        raise StoreError(
+            f"{path} is in the way: it is not a directory", code="cache-not-writable", hint=f"Move it away. {_CHOOSE}"
+        )
 
 
 def is_open_to_others(info: os.stat_result) -> bool:
@@ -168,7 +174,9 @@ def _walk(path: Path) -> list[tuple[str, os.stat_result]]:
     try:
         return list(_way(path))
     except OSError as error:
-        raise StoreError(f"the directory {path} cannot be used: {error.strerror}", hint=_CHOOSE) from None
+        raise StoreError(
+            f"the directory {path} cannot be used: {error.strerror}", code="cache-not-writable", hint=_CHOOSE
+        ) from None
 
 
 def _check_own(path: Path, info: os.stat_result) -> None:
@@ -185,22 +193,25 @@ def _check_own(path: Path, info: os.stat_result) -> None:
         )
 
 
-def _check_passed(path: Path, place: str, info: os.stat_result, owners: Collection[int] = ()) -> None:
+def _check_passed(
+    path: Path, place: str, info: os.stat_result, owners: Collection[int] = (), what: str = "", hint: str = ""
+) -> None:
     """A directory or link on the way: whoever can write to the one or owns the other can exchange what follows."""
+    what = what or f"the directory {path}"
     if info.st_uid not in (0, _me(), *owners) and not _is_unmapped(info.st_uid):
         raise OwnershipError(
-            f"the directory {path} is not safe: {_named(place, path)} belongs to {_user_name(info.st_uid)}, who "
+            f"{what} is not safe: {_named(place, path)} belongs to {_user_name(info.st_uid)}, who "
             "could put another one in its place",
-            hint=_TRUST,
+            hint=hint or _TRUST,
         )
     if not stat.S_ISDIR(info.st_mode) or (info.st_mode & stat.S_ISVTX and place != str(path)):
         return
     who = _writers(info, place)
     if who is not None:
         raise OwnershipError(
-            f"the directory {path} is not safe: {_named(place, path)} can be written to by {who} "
+            f"{what} is not safe: {_named(place, path)} can be written to by {who} "
             f"(mode {stat.S_IMODE(info.st_mode):04o}), who could put another one in its place",
-            hint=f"chmod go-w '{place}' closes it. {_TRUST}",
+            hint=hint or f"chmod go-w '{place}' closes it. {_TRUST}",
         )
 
 
@@ -269,11 +280,7 @@ def _check_file(path: Path, info: os.stat_result, descriptor: int, owners: Colle
     named = "Run with a home directory of your own (sudo -H), or name another file."
     for place, passed in _walk(path):
         if not stat.S_ISREG(passed.st_mode):
-            try:
-                _check_passed(path, place, passed, owners)
-            except OwnershipError as error:
-                message = error.message.replace(f"the directory {path} is", "the file is", 1)
-                raise OwnershipError(message, hint=f"chmod go-w closes a directory. {named}") from None
+            _check_passed(path, place, passed, owners, "the file", f"chmod go-w closes a directory. {named}")
     if info.st_uid not in (0, _me(), *owners) and not _is_unmapped(info.st_uid):
         raise OwnershipError(
             f"the file belongs to {_user_name(info.st_uid)}, who could switch off what protects you", hint=named

@@ -102,11 +102,25 @@ def with_command(arguments: list[str]) -> list[str]:
     return ["run", *arguments]
 
 
+def _takes_json(error: Exception, words: list[str]) -> bool:
+    """Whether a command line that click does not understand asks its command for JSON."""
+    command = getattr(getattr(error, "ctx", None), "command", None)
+    return "--json" in words and any("--json" in each.opts for each in getattr(command, "params", ()))
+
+
 def run_app(arguments: list[str]) -> int:
     """Obey a command line; its exit status. Raises CetoolError."""
     words = with_shell(with_command(arguments), os.environ)
     # completion begins with no words, and asks for all
     named = words[:1] if words and words[0] in COMMANDS and "_CETOOL_COMPLETE" not in os.environ else COMMANDS
-    result = make_app(*named)(words, prog_name="cetool", standalone_mode=False)
+    asked: dict[str, bool] = {}  # filled by options.AsJson
+    try:
+        result = make_app(*named)(words, prog_name="cetool", standalone_mode=False, obj=asked)
+    except Exception as error:
+        if asked.get("json") or _takes_json(error, words):
+            from cetool.cli.failure import tell_as_json
+
+            tell_as_json(error)
+        raise
     sys.stdout.flush()
     return result if isinstance(result, int) else 0

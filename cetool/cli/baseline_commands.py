@@ -91,7 +91,9 @@ def _packages(target: str, session: Session) -> PlatformLock:
 
     prefix = base_of(session, canonical_base(target, os.getcwd()))
     if not (prefix / "conda-meta").is_dir():
-        raise StoreError(f"{prefix} is no conda environment, so no baseline can be written from it")
+        raise StoreError(
+            f"{prefix} is no conda environment, so no baseline can be written from it", code="base-unusable"
+        )
     installed = installed_packages(session, prefix, current_platform(), EnvironmentSpec(()))
     lock = installed.lock
     subdirs = {package.subdir for package in lock.conda} - {"", "noarch"}
@@ -103,7 +105,7 @@ def _packages(target: str, session: Session) -> PlatformLock:
         session.voice.warn(f"the environment does not tell where {', '.join(without)} came from: the baseline lacks it")
     kept = tuple(package for package in lock.conda if package.url)
     if not kept and not lock.pypi:
-        raise StoreError(f"the environment {prefix} has no packages that could be named")
+        raise StoreError(f"the environment {prefix} has no packages that could be named", code="base-unusable")
     return lock._replace(conda=kept, platform=sorted(subdirs)[0] if subdirs else lock.platform)
 
 
@@ -239,7 +241,7 @@ def _now(named: str, store: BaselineStore, session: Session, *, insecure: bool) 
         return fetch_baseline(address, store, session, session.consent(), insecure=insecure).data
     last = store.copies.find(address.key)
     if last is None:
-        raise StoreError("there is no copy of it here", hint="Ask without --offline.")
+        raise StoreError("there is no copy of it here", code="offline-missing", hint="Ask without --offline.")
     return last.data
 
 

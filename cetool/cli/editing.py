@@ -141,7 +141,7 @@ def _read(target: str) -> Document:
     except ScriptNotFoundError as error:
         swapped = Path(target).suffix == "" and "/" not in target
         hint = "The script comes first: cetool add SCRIPT SPEC ..." if swapped else error.hint
-        raise ScriptNotFoundError(error.message, where=error.where, hint=hint) from None
+        raise error.but(hint=hint) from None
 
 
 def _change(

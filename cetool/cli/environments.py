@@ -330,12 +330,19 @@ def targeted(target: str, session: Session, *, insecure: bool = False) -> list[t
         except ScriptNotFoundError:
             raise StoreError(
                 f"there is no environment, and no script, called {target!r}",
+                about=target,
+                code="environment-not-found",
                 hint="`cetool list` shows the environments that there are.",
             ) from None
         store = session.store_of(spec)
         found = list(store.directories(spec.name))
     if not found:
-        raise StoreError(f"there is no environment of {target!r}", hint="`cetool list` shows those that there are.")
+        raise StoreError(
+            f"there is no environment of {target!r}",
+            about=target,
+            code="environment-not-found",
+            hint="`cetool list` shows those that there are.",
+        )
     return [(store, directory) for directory in found]
 
 
@@ -348,6 +355,8 @@ def remove_directory(store: Store, directory: Directory, session: Session, freed
     if lock is None:
         raise StoreError(
             f"the environment {directory.prefix.name} is in use{_by_whom(directory, session)}",
+            about=directory.prefix.name,
+            code="environment-in-use",
             hint="Wait for it to end, or end it, and try again.",
         )
     with lock:

@@ -1,21 +1,23 @@
-"""What becomes of an error: one paragraph on standard error, and an exit status."""
+"""What becomes of an error: one paragraph on standard error, with ``--json`` a document too, and an exit status."""
 
 from __future__ import annotations
 
 import os
 import signal
 import traceback
+from contextlib import suppress
 
 import typer
 
-from cetool.base.errors import EXIT_FAILURE, CetoolError, EngineError, Interrupted
+from cetool.base.errors import CetoolError, EngineError, Interrupted
 from cetool.base.panics import is_panic, panic_text
 from cetool.base.urls import scrub
-from cetool.cli.output import write_error
+from cetool.cli.output import print_json, write_error
 from cetool.cli.progress import printable_lines
 
 #: Set to see where in cetool an error comes from.
 TRACEBACK = "CETOOL_TRACEBACK"
+SCHEMA = "cetool.error/1"
 
 
 def tell(error: BaseException) -> int:
@@ -26,32 +28,64 @@ def tell(error: BaseException) -> int:
         return error.exit_status
     if isinstance(error, typer.Abort):
         return 128 + signal.SIGINT
-    if isinstance(error, CetoolError):
-        _print(_paragraph(error), foreign=isinstance(error, EngineError))
-        return error.exit_status
-    show = getattr(error, "show", None)
-    if show is not None and isinstance(getattr(error, "exit_code", None), int):  # click's: the command line is wrong
+    if _is_clicks(error):
         told = error.format_message  # type: ignore[attr-defined]
         error.format_message = lambda: printable_lines(told())  # type: ignore[attr-defined]
-        show()
+        error.show()  # type: ignore[attr-defined]
         return int(error.exit_code)  # type: ignore[attr-defined]
+    known = as_cetool_error(error)
+    lines = [f"cetool: {known}", *filter(None, [known.hint])]
+    if known.log and os.path.exists(known.log):
+        lines.append(f"All that was printed is in {known.log}")
+    _print("\n".join(lines), foreign=_is_foreign(error))
+    return known.exit_status
+
+
+def tell_as_json(error: BaseException) -> None:
+    """Print on standard output what went wrong, as docs/json.md describes it; nothing of a signal or a refusal."""
+    if isinstance(error, (Interrupted, typer.Abort, typer.Exit)) or not isinstance(error, Exception):
+        return
+    found = as_cetool_error(error).as_json()
+    if _is_foreign(error):
+        found = {name: scrub(value) if isinstance(value, str) else value for name, value in found.items()}
+    with suppress(OSError):  # the error is what is to be reported
+        print_json({"schema": SCHEMA, "error": found})
+
+
+def as_cetool_error(error: BaseException) -> CetoolError:
+    """Any exception as the error that is printed: one that nothing expected is a defect."""
+    if isinstance(error, CetoolError):
+        return error
+    if _is_clicks(error):
+        shown = CetoolError(error.format_message(), code="usage")  # type: ignore[attr-defined]
+        shown.exit_status = int(error.exit_code)  # type: ignore[attr-defined]
+        return shown
     reason = f"{type(error).__name__}: {error}"
     if is_panic(error):
-        _print(
-            f"cetool: py-rattler stopped because of a defect: {panic_text(error)}\n"
-            "Please report it to cetool, with the output of `cetool info`."
+        return CetoolError(
+            f"py-rattler stopped because of a defect: {panic_text(error)}",
+            code="defect",
+            hint="Please report it to cetool, with the output of `cetool info`.",
         )
-    elif isinstance(error, FileNotFoundError) and error.filename is None and not _has_directory():
-        _print("cetool: the working directory was deleted\nChange to a directory that exists.")
-        return EXIT_FAILURE
-    elif isinstance(error, OSError):
-        _print(f"cetool: {error.strerror or reason}" + (f": {error.filename}" if error.filename else ""))
-    else:
-        _print(
-            f"cetool: this is a defect of cetool's: {reason}\n"
-            f"Please report it, with what {TRACEBACK}=1 prints and with the output of `cetool info`."
-        )
-    return EXIT_FAILURE
+    if isinstance(error, FileNotFoundError) and error.filename is None and not _has_directory():
+        return CetoolError("the working directory was deleted", hint="Change to a directory that exists.")
+    if isinstance(error, OSError):
+        return CetoolError(f"{error.strerror or reason}" + (f": {error.filename}" if error.filename else ""))
+    return CetoolError(
+        f"this is a defect of cetool's: {reason}",
+        code="defect",
+        hint=f"Please report it, with what {TRACEBACK}=1 prints and with the output of `cetool info`.",
+    )
+
+
+def _is_clicks(error: BaseException) -> bool:
+    """Whether click says that the command line is wrong."""
+    return hasattr(error, "show") and isinstance(getattr(error, "exit_code", None), int)
+
+
+def _is_foreign(error: BaseException) -> bool:
+    """Whether programs and libraries have words in an error."""
+    return isinstance(error, EngineError) or not isinstance(error, CetoolError)
 
 
 def _has_directory() -> bool:
@@ -60,15 +94,6 @@ def _has_directory() -> bool:
     except OSError:
         return False
     return True
-
-
-def _paragraph(error: CetoolError) -> str:
-    lines = [f"cetool: {error}"]
-    if error.hint:
-        lines.append(error.hint)
-    if isinstance(error, EngineError) and error.log and os.path.exists(error.log):
-        lines.append(f"All that was printed is in {error.log}")
-    return "\n".join(lines)
 
 
 def _print(text: str, *, foreign: bool = True) -> None:

@@ -282,7 +282,7 @@ def _solved(
             locked = solver.solve(spec, platform, kept, progress, given)
         except EngineError as error:
             if platform != current_platform():
-                error.message = f"for {platform}: {error.message}"
+                raise error.but(message=f"for {platform}: {error.message}") from None
             raise
         found.append(locked._replace(request=needs.digest))
     custom = ((AS_OF, rfc3339(wish.exclude_newer)),) if wish.exclude_newer is not None else ()

@@ -161,11 +161,14 @@ def _node(notebook: Notebook) -> NotebookNode:
         except nbformat.ValidationError as error:
             raise MetadataError(
                 f"this notebook is not as notebooks have to be: {plain(_first_line(str(error.message)))}",
+                code="notebook-malformed",
                 where=notebook.script.at(),
                 hint="Open it in Jupyter and save it, which mends most of it.",
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise MetadataError(f"this notebook cannot be read: {error}", where=notebook.script.at()) from None
+            raise MetadataError(
+                f"this notebook cannot be read: {error}", code="notebook-malformed", where=notebook.script.at()
+            ) from None
     for cell in node.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
@@ -243,6 +246,7 @@ class _Target:
         except OSError as error:
             raise CetoolError(
                 f"the notebook that was run could not be written: {error.strerror or error}",
+                code="write-failed",
                 where=Location(printable(str(self._path))),
             ) from None
         self._voice.say(f"Wrote {self._path}")

@@ -62,11 +62,21 @@ def option(
     return OptionInfo(default=..., param_decls=flags, help=help, rich_help_panel=panel, autocompletion=complete, **more)
 
 
+def _note_json(context: typer.Context, as_json: bool) -> bool:
+    """Tell :func:`cetool.cli.app.run_app` that an error is to be printed as JSON, too."""
+    if as_json and isinstance(context.obj, dict):
+        context.obj["json"] = True
+    return as_json
+
+
 # --- each option --------------------------------------------------------------------------------------------------
 
 Verbose = Annotated[bool, option("--verbose", "-v", help="Say what is done, and with what.", panel=OUTPUT)]
 Quiet = Annotated[bool, option("--quiet", "-q", help="Say nothing but errors.", panel=OUTPUT)]
-AsJson = Annotated[bool, option("--json", help="Print JSON (docs/json.md has its form).", panel=OUTPUT)]
+AsJson = Annotated[
+    bool,
+    option("--json", help="Print JSON (docs/json.md has its form).", panel=OUTPUT, callback=_note_json, is_eager=True),
+]
 ToFile = Annotated[
     Path | None,
     option("--output", "-o", metavar="FILE", help="Write to a file, not to standard output.", panel=OUTPUT),

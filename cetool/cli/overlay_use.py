@@ -59,6 +59,7 @@ def remove(
                 if is_overlay_in_use(directory.prefix):
                     raise StoreError(
                         f"the overlay {name} is in use",
+                        code="environment-in-use",
                         hint="End what runs in it, or leave the shells that it is active in.",
                     )
                 size = remove_directory(overlays.store(recipe.base), directory, session, Freed())
@@ -103,7 +104,11 @@ def freeze(which: Which, *, given: FreezeOptions) -> None:
     session = options.open_session(given)
     item = found_overlay(which, session)
     if item.directory is None:
-        raise StoreError(f"the overlay {which} is not made, so its versions are not known", hint="Run it once.")
+        raise StoreError(
+            f"the overlay {which} is not made, so its versions are not known",
+            code="lock-impossible",
+            hint="Run it once.",
+        )
     name, base = item.name or os.path.basename(item.base), Path(item.base)
     if given.format is Format.ENVIRONMENT:
         text = freeze_text(name, base, item.directory.prefix)
@@ -124,6 +129,7 @@ def _locked(name: str, base: Path, directory: Directory, format: Format, session
         names = ", ".join(f"{each.name} {each.version}" for each in installed.unknown)
         raise StoreError(
             f"where {names} was installed from is not known, so it cannot be locked",
+            code="lock-impossible",
             hint="A directory or a checkout can be made a wheel; --format environment-yml lists versions alone.",
         )
     channels = tuple(dict.fromkeys(package.url.rsplit("/", 2)[0] for package in installed.lock.conda if package.url))
@@ -182,7 +188,7 @@ def _lease(which: str, session: Session, overlays: Overlays, *, keep: bool) -> L
     if not overlays.has(which) and (os.sep in which or os.path.isfile(which)):
         _, spec = read_declaration(open_source(which, session), session, RunOptions())
         if spec.overlay is None:
-            raise StoreError(f"{which} names no base, so nothing lies over one")
+            raise StoreError(f"{which} names no base, so nothing lies over one", code="base-unusable")
     else:
         recipe = overlays.recipe(which)
         spec = session.spec_of(requirements_of_recipe(recipe))

@@ -382,7 +382,7 @@ def found_overlay(which: str, session: Session) -> FoundOverlay:
     if not overlays.has(which) and (os.sep in which or os.path.isfile(which)):
         _, spec = read_declaration(open_source(which, session), session, RunOptions())
         if spec.overlay is None:
-            raise StoreError(f"{which} names no base, so nothing lies over one")
+            raise StoreError(f"{which} names no base, so nothing lies over one", code="base-unusable")
         store = session.store_of(spec)
         directory = next((item for item in store.directories(spec.name) if item.marker is not None), None)
         over = spec.overlay

@@ -97,6 +97,7 @@ def _config_file() -> Path:
     if path is None:
         raise ConfigError(
             "there is no place for the configuration file: HOME is not set, and this user has no home directory",
+            code="home-missing",
             hint="Set HOME, or CETOOL_CONFIG_FILE to the file's path.",
         )
     return path
@@ -104,7 +105,7 @@ def _config_file() -> Path:
 
 def _require_key(key: str) -> None:
     if key not in DEFAULTS:
-        raise UsageError(f"there is no setting {key!r}", hint=nearest_key(key))
+        raise UsageError(f"there is no setting {key!r}", code="setting-unknown", hint=nearest_key(key))
 
 
 def _stored(key: str, values: list[str]) -> object:
@@ -122,6 +123,7 @@ def _stored(key: str, values: list[str]) -> object:
     if any(redact(channel) != channel for channel in found):
         raise UsageError(
             "a channel's password or token is not written into the configuration file",
+            code="secret-refused",
             hint="Keep it where the engines look: ~/.netrc, `conda auth login`, or `rattler auth login`.",
         )
     return list(found)

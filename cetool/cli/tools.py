@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +39,6 @@ from cetool.warm.environ import path_dirs
 PATH_SCHEMA = "cetool.path/1"
 
 #: How engines' errors say that a channel has no such package.
-_NOT_FOUND = re.compile(r"\bcannot be found\b|\bthere is no package\b")
 
 _Specs = Annotated[
     list[str] | None,
@@ -90,9 +88,9 @@ def execute(
     try:
         lease = session.environment(requirements, environment, refresh=given.refresh, purpose=f"for {called}")
     except EngineError as error:
-        if not given.spec and _NOT_FOUND.search(error.message):
+        if not given.spec and error.code == "package-not-found":
             way_out = f"If another package brings it: `cetool exec --spec PACKAGE {wanted.program}`."
-            error.hint = " ".join(filter(None, (error.hint, way_out)))
+            raise error.but(hint=" ".join(filter(None, (error.hint, way_out)))) from None
         raise
     names = [spec_name(package) for package in requirements.packages]
     program = find_tool(wanted.program, lease.prefix, names, command="cetool exec")

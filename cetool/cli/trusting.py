@@ -108,7 +108,11 @@ def _matching(word: str, trusted: list[Trusted]) -> list[Trusted]:
             raise UsageError(f"{word!r} is the beginning of {len(found)} digests", hint="Give more of its digits.")
     if not found:
         shown = printable(strip_credentials(word))
-        raise CetoolError(f"you have not agreed to run {shown!r}", hint="`cetool trust list` shows what you agreed to.")
+        raise CetoolError(
+            f"you have not agreed to run {shown!r}",
+            code="consent-not-found",
+            hint="`cetool trust list` shows what you agreed to.",
+        )
     return found
 
 

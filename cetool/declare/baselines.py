@@ -58,14 +58,18 @@ def canonical_baseline(text: str, base_dir: str | os.PathLike[str], where: Locat
     """A URL as it is written, or an absolute path; a relative one starts from ``base_dir``. Raises MetadataError."""
     text = text.strip()
     if not text or has_control(text):
-        raise MetadataError("a baseline is named by a path or a URL", where=where, hint=_EXAMPLE)
+        raise MetadataError(
+            "a baseline is named by a path or a URL", code="baseline-invalid", where=where, hint=_EXAMPLE
+        )
     if is_remote(text):
         return text
     scheme = _SCHEME.match(text)
     if scheme is not None and scheme[1].lower() == "file" and text[5:7] == "//":
         parts = urlsplit(text)
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-            raise MetadataError(f"{shorten(redact(text))!r} names no file of this machine", where=where)
+            raise MetadataError(
+                f"{shorten(redact(text))!r} names no file of this machine", code="baseline-invalid", where=where
+            )
         if os.name != "nt":
             return os.path.normpath(unquote(parts.path))
         from urllib.request import url2pathname  # takes long to import
@@ -74,6 +78,7 @@ def canonical_baseline(text: str, base_dir: str | os.PathLike[str], where: Locat
     if scheme is not None and "://" in text:
         raise MetadataError(
             f"a baseline cannot be fetched by {scheme[1]}: {shorten(redact(text))!r}",
+            code="baseline-invalid",
             where=where,
             hint="It is a path, or an https:// or file:// URL.",
         )
@@ -87,6 +92,7 @@ def canonical_pattern(text: str, where: Location | None = None) -> str:
     if not _PATTERN.fullmatch(pattern):
         raise MetadataError(
             f"{shorten(redact(text))!r} is not the name of a package",
+            code="baseline-invalid",
             where=where,
             hint="Give names alone, or globs such as '*-gpu'; versions have no place here.",
         )

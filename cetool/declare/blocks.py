@@ -78,6 +78,7 @@ def find_block(script: Script) -> Block | None:
         other = more[0]
         raise MetadataError(
             f"there are two blocks: {_title(one)} at line {one.first} and {_title(other)} at line {other.first}",
+            code="block-ambiguous",
             where=script.at(other.first),
             hint="A file says in one block what it needs: keep one of them.",
         )

@@ -35,7 +35,9 @@ def file_url(path: str, base_dir: str | os.PathLike[str], *, where: Location | N
     try:
         return Path(os.path.abspath(Path(base_dir, with_home(path, where)))).as_uri()
     except (ValueError, OSError):
-        raise MetadataError(f"{shorten(redact(path))!r} cannot be the path of a file", where=where) from None
+        raise MetadataError(
+            f"{shorten(redact(path))!r} cannot be the path of a file", code="channel-invalid", where=where
+        ) from None
 
 
 def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Location | None = None) -> str:
@@ -51,24 +53,30 @@ def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Loc
     if not channel or has_control(text) or (not directory and re.search(r"[\s\"'<>\\`]", channel)):
         raise MetadataError(
             f"{shorten(redact(text))!r} is not a channel",
+            code="channel-invalid",
             where=where,
             hint="A channel is a name (conda-forge), a URL without blanks, or a directory (./here or /there).",
         )
     if channel.startswith("-"):
         raise MetadataError(
             f"the channel {shorten(redact(channel))!r} starts with a '-', as an option would",
+            code="channel-invalid",
             where=where,
             hint="Write ./ before the name of a directory.",
         )
     if directory:
         url = file_url(channel, base_dir, where=where)
         if url == "file:///":
-            raise MetadataError(f"{channel!r} is not a channel: it is the root of the file system", where=where)
+            raise MetadataError(
+                f"{channel!r} is not a channel: it is the root of the file system", code="channel-invalid", where=where
+            )
         return url
     if _SCHEME.match(channel):
         url = channel.rstrip("/")
         if url.endswith(":"):
-            raise MetadataError(f"{shorten(channel)!r} is not a channel: it names no place", where=where)
+            raise MetadataError(
+                f"{shorten(channel)!r} is not a channel: it names no place", code="channel-invalid", where=where
+            )
         for alias in (DEFAULT_ALIAS, DEFAULT_ALIAS.replace("https:", "http:")):
             if url.startswith(alias + "/") and not url.startswith(alias + "/t/"):
                 return url[len(alias) + 1 :]
@@ -79,6 +87,7 @@ def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Loc
     except ValueError as error:
         raise MetadataError(
             f"{shorten(redact(channel))!r} is not a channel: {shorten(scrub(str(error)))}",
+            code="channel-invalid",
             where=where,
             hint="A channel is a name (conda-forge), a URL (https://...), or a directory (./here or /there).",
         ) from None
@@ -110,6 +119,7 @@ def _with_plain_login(channel: str, where: Location | None) -> str:
     except ValueError as error:
         raise MetadataError(
             f"{shorten(redact(channel))!r} is not a channel: {error}",
+            code="channel-invalid",
             where=where,
             hint="Write https://HOST/CHANNEL. In a user or password, write special characters as in %40 for @.",
         ) from None

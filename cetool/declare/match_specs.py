@@ -202,6 +202,8 @@ def _refuse(spec: str, where: Location | None, reason: str, hint: str | None = N
     quoted = quotable(spec) if has_control(spec) else None
     raise MetadataError(
         f"'{quoted or shorten(redact(spec))}' is not a match spec: {shorten(scrub(reason), 200)}",
+        code="match-spec-invalid",
+        about=quoted or shorten(redact(spec)),
         where=where,
         hint=hint or _HINT,
     )
@@ -210,7 +212,7 @@ def _refuse(spec: str, where: Location | None, reason: str, hint: str | None = N
 def _refuse_outright(text: str, spec: str, where: Location | None) -> None:
     """Raise for what must not reach the parser, which would take it for something harmless."""
     if not spec:
-        raise MetadataError("a match spec is empty", where=where, hint=_HINT)
+        raise MetadataError("a match spec is empty", code="match-spec-invalid", where=where, hint=_HINT)
     if len(spec) > MAX_SPEC:
         _refuse(spec, where, f"it is longer than {MAX_SPEC} characters")
     if has_control(text):
@@ -345,6 +347,7 @@ def requires_python_spec(text: str, *, where: Location | None = None) -> str:
         shown = shorten(text).encode("unicode_escape", "surrogatepass").decode()
         raise MetadataError(
             f"requires-python = '{shown}' is not a PEP 440 version specifier",
+            code="requirement-invalid",
             where=where,
             hint="Write it as in '>=3.11' or '>=3.11,<4'.",
         ) from None

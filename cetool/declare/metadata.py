@@ -66,7 +66,7 @@ def read_metadata(source: Script, platform: str | None = None) -> ScriptMetadata
                 check_hosts(text)
     except ValueError as error:
         where = source.at(None if metadata.lines is None else metadata.lines[0])
-        raise MetadataError(str(error), where=where, hint=_HOSTS) from None
+        raise MetadataError(str(error), code="url-invalid", where=where, hint=_HOSTS) from None
     return metadata
 
 
@@ -142,4 +142,6 @@ def nothing_found(source: Script) -> MetadataError:
     close = near_miss(source)
     if close is not None:
         hint = f"{near_miss_advice(source, close)} {hint}"
-    return MetadataError("the script does not say what it needs", where=source.at(close), hint=hint)
+    return MetadataError(
+        "the script does not say what it needs", code="block-missing", where=source.at(close), hint=hint
+    )

@@ -46,9 +46,11 @@ class Node(Value):
     entries: Mapping[str, Node] = MappingProxyType({})
     folded: bool = False
 
-    def fail(self, message: str, hint: str | None = None) -> NoReturn:
+    def fail(
+        self, message: str, hint: str | None = None, code: str | None = None, about: str | None = None
+    ) -> NoReturn:
         """Raise MetadataError about this value."""
-        raise MetadataError(message, where=self.where, hint=hint)
+        raise MetadataError(message, code=code, about=about, where=self.where, hint=hint)
 
     @property
     def in_words(self) -> str:
@@ -85,7 +87,9 @@ class Node(Value):
             names = list(known)
             for key, value in self.entries.items():
                 if key not in names:
-                    value.fail(f"unknown key {shorten(key)!r} in {what}", nearest(key, names))
+                    value.fail(
+                        f"unknown key {shorten(key)!r} in {what}", nearest(key, names), code="key-unknown", about=key
+                    )
         return self.entries
 
     def below(self, *keys: str) -> Node | None:

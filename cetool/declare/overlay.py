@@ -162,7 +162,9 @@ def _canonical_path(text: str, directory: str | os.PathLike[str], where: Locatio
 
 def _refuse(entry: str, where: Location | None, reason: str, hint: str | None = None) -> NoReturn:
     shown = quotable(entry)
-    raise MetadataError(f"'{shown}' cannot be laid over a base: {reason}", where=where, hint=hint or _HINT)
+    raise MetadataError(
+        f"'{shown}' cannot be laid over a base: {reason}", code="overlay-conflict", where=where, hint=hint or _HINT
+    )
 
 
 def is_editable(entry: str) -> bool:
@@ -190,6 +192,7 @@ def refuse_packages(packages: Sequence[str], where: Location | None) -> None:
     if others:
         raise MetadataError(
             f"'base' names an environment that brings its own packages, and others are asked for: {', '.join(others)}",
+            code="overlay-conflict",
             where=where,
             hint="List conda packages to lay over the base under 'conda:', Python packages under 'overlay:'.",
         )

@@ -112,7 +112,9 @@ def virtual_package_holds(condition: str, platform: str, *, where: Location | No
         spec = MatchSpec(condition)
     except Exception as error:
         reason = shorten(str(error).partition("\n")[0])
-        raise MetadataError(f"when = '{shorten(condition)}' is not a match spec: {reason}", where=where) from None
+        raise MetadataError(
+            f"when = '{shorten(condition)}' is not a match spec: {reason}", code="match-spec-invalid", where=where
+        ) from None
     offered = _virtual_packages() if platform == current_platform() else default_virtual_packages(platform)
     version = offered.get(name)
     return version is not None and _matches(spec.version, spec.build, *version)

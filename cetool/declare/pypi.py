@@ -219,6 +219,6 @@ def package_names(node: Node, what: str) -> list[str]:
     for item in node.as_list(what, 'Write the names of packages, ["numpy"].'):
         text = item.as_text(f"an entry of {what}")
         if not PYPI_NAME.fullmatch(text):
-            item.fail(f"{shorten(text)!r} is not the name of a PyPI package")
+            item.fail(f"{shorten(text)!r} is not the name of a PyPI package", code="requirement-invalid")
         found.add(re.sub(r"[-_.]+", "-", text).lower())
     return sorted(found)

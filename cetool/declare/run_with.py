@@ -80,6 +80,7 @@ def not_chosen(script: Script, line: int | None, choice: Choice) -> MetadataErro
     reason = f": {choice.reason}" if choice.reason else ""
     return MetadataError(
         f"nothing says which program runs this script{reason}",
+        code="program-unnamed",
         where=script.at(line),
         hint="Add `run_with: PROGRAM` to its block, as in `run_with: python`.",
     )

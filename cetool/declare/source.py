@@ -82,6 +82,7 @@ def with_home(path: str, where: Location | None = None) -> str:
     if _FOREIGN.get():
         raise MetadataError(
             f"{printable(path)!r} starts with '~', which is not expanded in what comes from elsewhere",
+            code="script-not-text",
             where=where,
             hint="Write an absolute path; in a script that you saved here, '~' is your home directory.",
         )
@@ -150,7 +151,10 @@ def read_bytes(path: str, name: str, what: str = "script", *, limit: int | None 
         if not os.path.isabs(path):
             _refuse_deleted_directory(name)
         raise ScriptNotFoundError(
-            f"there is no {what} {name!r}", where=where, hint="Check the path; a relative one starts from here."
+            f"there is no {what} {name!r}",
+            about=name,
+            where=where,
+            hint="Check the path; a relative one starts from here.",
         ) from None
     except PermissionError:
         raise ScriptNotReadableError(
@@ -165,7 +169,7 @@ def read_bytes(path: str, name: str, what: str = "script", *, limit: int | None 
     if len(data) > limit:
         raise _too_large(name, what, limit)
     if not data:
-        raise MetadataError(f"the {what} is empty", where=where)
+        raise MetadataError(f"the {what} is empty", code="script-not-text", where=where)
     return data
 
 
@@ -177,10 +181,13 @@ def decode(data: bytes, name: str, *, python: bool = False) -> str:
     where = Location(name)
     mark = data.startswith(codecs.BOM_UTF8)
     if not mark and data.startswith(_UTF16_32):
-        raise MetadataError("the file is in UTF-16 or UTF-32", where=where, hint="Save it as UTF-8.")
+        raise MetadataError(
+            "the file is in UTF-16 or UTF-32", code="script-not-text", where=where, hint="Save it as UTF-8."
+        )
     if b"\0" in data:
         raise MetadataError(
             f"there is a NUL byte at offset {data.index(0)}: this is no text file",
+            code="script-not-text",
             where=Location(name, _line_of(data, data.index(0))),
             hint="cetool runs scripts; a compiled program needs none of it. If it is text, save it as UTF-8.",
         )
@@ -195,11 +202,14 @@ def decode(data: bytes, name: str, *, python: bool = False) -> str:
             hint = "Save it as UTF-8, or name its encoding in the first two lines (PEP 263): # -*- coding: latin-1 -*-"
         raise MetadataError(
             f"byte 0x{data[min(offset, len(data) - 1)]:02x} at offset {offset} is not {encoding or 'UTF-8'}",
+            code="script-not-text",
             where=Location(name, _line_of(data, offset)),
             hint=hint,
         ) from None
     except (UnicodeError, ValueError, LookupError) as error:
-        raise MetadataError(f"the file is not {encoding or 'UTF-8'}: {error}", where=where) from None
+        raise MetadataError(
+            f"the file is not {encoding or 'UTF-8'}: {error}", code="script-not-text", where=where
+        ) from None
     return _checked(text, name)
 
 
@@ -213,11 +223,12 @@ def _checked(text: str, name: str) -> str:
     if "\0" in text:
         raise MetadataError(
             "there is a NUL character: this is no text",
+            code="script-not-text",
             where=Location(name, text.count("\n", 0, text.index("\0")) + 1),
             hint="Save it as UTF-8.",
         )
     if not text:
-        raise MetadataError("the script is empty", where=Location(name))
+        raise MetadataError("the script is empty", code="script-not-text", where=Location(name))
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -242,6 +253,7 @@ def _declared_encoding(data: bytes, name: str, mark: bool) -> str | None:
         if not known:
             raise MetadataError(
                 f"the coding line names {named[:_MOST_NAME]!r}, which is no encoding for source text",
+                code="script-not-text",
                 where=where,
                 hint="Name one that Python knows (utf-8, latin-1, cp1252), or save the file as UTF-8 without the line.",
             )
@@ -250,6 +262,7 @@ def _declared_encoding(data: bytes, name: str, mark: bool) -> str | None:
         if mark:
             raise MetadataError(
                 f"the coding line names {named[:_MOST_NAME]!r}, but the file starts with UTF-8's byte order mark",
+                code="script-not-text",
                 where=where,
                 hint="Take the coding line out.",
             )
@@ -292,6 +305,7 @@ def _refuse_special(status: os.stat_result, where: Location, what: str) -> None:
     kind = next((words for test, words in kinds if test(mode)), "no regular file")
     raise MetadataError(
         f"this is {kind}, not {_one(what)} in a file",
+        code="script-not-text",
         where=where,
         hint="Save it in a file first"
         + (", or give a script on standard input with `cetool run -`." if what == "script" else "."),
@@ -305,6 +319,7 @@ def _one(what: str) -> str:
 def _too_large(name: str, what: str = "script", limit: int = MAX_SIZE) -> CetoolError:
     return MetadataError(
         f"the {what} is larger than {limits.in_words(limit)}",
+        code="script-not-text",
         where=Location(name),
         hint="Clear its outputs (jupyter nbconvert --clear-output --inplace)."
         if limit == MAX_NOTEBOOK_SIZE

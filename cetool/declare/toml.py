@@ -41,12 +41,15 @@ def parse_toml(content: Sequence[str], numbers: Sequence[int], *, name: str, fir
         index = max(0, min(error.lineno - 1, len(numbers) - 1))
         raise MetadataError(
             f"this is not TOML: {shorten(error.msg, 200)} (column {error.colno})",
+            code="toml-invalid",
             where=Location(name, numbers[index] if numbers else first),
             hint='A text needs quotes: name = "value"; a list is ["one", "two"].',
         ) from None
     except (ValueError, RecursionError) as error:
         reason = shorten(str(error), 200)
-        raise MetadataError(f"this TOML cannot be read: {reason}", where=Location(name, first)) from None
+        raise MetadataError(
+            f"this TOML cannot be read: {reason}", code="toml-invalid", where=Location(name, first)
+        ) from None
     return _Tree(content, numbers, name, first).node(data, (), -1)
 
 
@@ -83,7 +86,7 @@ class _Tree:
         """The tree of a value that stands at line ``index`` of the content (-1: the whole)."""
         where = Location(self._name, self._numbers[index] if 0 <= index < len(self._numbers) else self._first)
         if len(path) > MAX_DEPTH:
-            raise MetadataError("the TOML is nested too deep", where=where)
+            raise MetadataError("the TOML is nested too deep", code="toml-invalid", where=where)
         if isinstance(value, dict):
             entries = {}
             for key, item in value.items():

@@ -44,7 +44,9 @@ def parse_yaml(text: str, *, name: str, lines: Sequence[int] | None = None, alia
     except MetadataError:
         raise
     except RecursionError:
-        raise MetadataError("the YAML is nested too deep", where=Location(name, reader.line(0))) from None
+        raise MetadataError(
+            "the YAML is nested too deep", code="yaml-invalid", where=Location(name, reader.line(0))
+        ) from None
     except Exception as error:
         # besides its own exceptions, the parser meets some malformed input with an AssertionError, IndexError ...
         raise reader.syntax_error(error) from None
@@ -102,7 +104,12 @@ class _Reader:
         next(self._events)  # the end of the document
         after = next(self._events)
         if _kind(after) == "DocumentStart":
-            raise MetadataError("there is a second YAML document", where=self.where(after), hint="Take the '---' out.")
+            raise MetadataError(
+                "there is a second YAML document",
+                code="yaml-invalid",
+                where=self.where(after),
+                hint="Take the '---' out.",
+            )
         return root
 
     def _node(self, event: Any, depth: int) -> Node:
@@ -113,6 +120,7 @@ class _Reader:
         if not self._aliases:
             raise MetadataError(
                 "YAML anchors (&) and aliases (*) are not accepted here",
+                code="yaml-invalid",
                 where=where,
                 hint="Write the value out; a text that starts with '&' or '*' needs quotes.",
             )
@@ -127,10 +135,16 @@ class _Reader:
         node = self._anchors.get(anchor)
         if node is None:
             problem = "is used within itself" if anchor in self._anchors else "is not defined above"
-            raise MetadataError(f"the anchor of the alias *{shorten(anchor)} {problem}", where=where)
+            raise MetadataError(
+                f"the anchor of the alias *{shorten(anchor)} {problem}", code="yaml-invalid", where=where
+            )
         self._copied += _size(node)
         if self._copied > _MOST_COPIED:
-            raise MetadataError(f"the aliases (*) of this file stand for more than {_MOST_COPIED} values", where=where)
+            raise MetadataError(
+                f"the aliases (*) of this file stand for more than {_MOST_COPIED} values",
+                code="yaml-invalid",
+                where=where,
+            )
         return node
 
     def _plain_node(self, event: Any, where: Location, depth: int) -> Node:
@@ -138,13 +152,14 @@ class _Reader:
         if tag is not None and tag not in ("!", "tag:yaml.org,2002:str"):
             raise MetadataError(
                 f"YAML tags are not accepted here: {shorten(tag)!r}",
+                code="yaml-invalid",
                 where=where,
                 hint="Take it out; a text that starts with '!' needs quotes.",
             )
         self._nodes += 1
         if depth > MAX_DEPTH or self._nodes > NODES:
             problem = "is nested too deep" if depth > MAX_DEPTH else f"has more than {NODES} values"
-            raise MetadataError(f"the YAML {problem}", where=where)
+            raise MetadataError(f"the YAML {problem}", code="yaml-invalid", where=where)
         if _kind(event) == "Scalar":
             folded = event.style is None and event.start_mark.line != event.end_mark.line
             return Node(_scalar_kind(event, tag), where, str(event.value), folded=folded)
@@ -190,7 +205,10 @@ class _Reader:
         if (0 <= index < len(rows) and rows[index].startswith("\t")) or "'\\t'" in str(problem):
             hint = "YAML indents with blanks, not with tabs."
         return MetadataError(
-            f"this is not YAML: {shorten(str(problem), 200)}", where=Location(self._name, self.line(index)), hint=hint
+            f"this is not YAML: {shorten(str(problem), 200)}",
+            code="yaml-invalid",
+            where=Location(self._name, self.line(index)),
+            hint=hint,
         )
 
 

@@ -268,7 +268,9 @@ class _Conversion:
             new = [(line + end).encode(document.codec) for line, end in zip(lines, ends, strict=True)]
         except UnicodeError:
             raise MetadataError(
-                f"the new block cannot be written in {document.codec}", where=self.script.at()
+                f"the new block cannot be written in {document.codec}",
+                code="block-not-editable",
+                where=self.script.at(),
             ) from None
         return document.spliced(block.first - 1, block.last, new)
 
@@ -307,6 +309,7 @@ class _Conversion:
         names = {value: key for key, value in DIALECTS.items()}
         return NotWrittenError(
             f"what this block says cannot be said in {names[self.dialect]}, so nothing was written{reason}",
+            code="block-not-convertible",
             where=self.script.at(self.block.first),
         )
 

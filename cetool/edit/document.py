@@ -25,9 +25,13 @@ _ENDING = re.compile(r"(?:\r\n|\n|\r)?\Z")
 class NotWrittenError(CetoolError):
     """A script was to be changed and was not: its file is unchanged."""
 
+    code = "write-failed"
+
 
 class ScriptChangedError(NotWrittenError):
     """A script is not what was read any more, so it was not changed: reading it again may help."""
+
+    code = "script-changed"
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Document:
         """
         data = self.mark + b"".join((*self.lines[:first], *new, *self.lines[last:]))
         if len(data) > MAX_SIZE:
-            raise MetadataError("the script would become too large", where=Location(self.name))
+            raise MetadataError("the script would become too large", code="script-not-text", where=Location(self.name))
         return _document(self.path, self.name, self.target, data)
 
 
@@ -120,6 +124,7 @@ def _document(path: Path, name: str, target: Path, data: bytes) -> Document:
     if not same:
         raise MetadataError(
             f"the lines of a file in {codec} cannot be changed one by one",
+            code="block-not-editable",
             where=Location(name),
             hint="Save it as UTF-8.",
         )
@@ -174,5 +179,5 @@ def _not_written(error: OSError, document: Document, directory: Path) -> NotWrit
 def require_script(document: Document) -> Script:
     """The script of a document that may not be empty. Raises MetadataError."""
     if document.script is None:
-        raise MetadataError("the script is empty", where=Location(document.name))
+        raise MetadataError("the script is empty", code="script-not-text", where=Location(document.name))
     return document.script

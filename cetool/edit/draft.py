@@ -61,6 +61,7 @@ class Draft:
         except UnicodeError:
             raise MetadataError(
                 f"the file is in {self._document.codec}, which does not have every character of what is to be added",
+                code="block-not-editable",
                 where=self._script.at(block.first),
                 hint="Save it as UTF-8.",
             ) from None

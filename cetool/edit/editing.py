@@ -199,7 +199,7 @@ class _Work:
             canonical = canonical_requirement(text, base_dir=base)
             name = pypi_name(canonical)
         if strip_credentials(text) != text:
-            raise UsageError(f"'{redact(text)}' holds a password or a token", hint=_SECRET)
+            raise UsageError(f"'{redact(text)}' holds a password or a token", code="secret-refused", hint=_SECRET)
         items = self._named(kind, name)
         families = selectors(current_platform())
         own = next((item for item in items if item.platform in families), None)
@@ -252,7 +252,9 @@ class _Work:
         new: dict[str, str] = {}
         for text in texts:
             if strip_credentials(text) != text:
-                raise UsageError(f"the channel '{redact(text)}' holds a password or a token", hint=_SECRET)
+                raise UsageError(
+                    f"the channel '{redact(text)}' holds a password or a token", code="secret-refused", hint=_SECRET
+                )
             channel = canonical_channel(text, base_dir=self.script.directory)
             if channel not in named:
                 new.setdefault(channel, text.strip())

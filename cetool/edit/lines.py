@@ -22,6 +22,8 @@ Path = tuple["str | int", ...]
 class UneditableError(MetadataError):
     """Something is written in a way that no program can change without taking it apart."""
 
+    code = "block-not-editable"
+
     def __init__(self) -> None:
         super().__init__("this is written in a way that cannot be changed by a program")
 

@@ -49,6 +49,7 @@ def start_notebook(document: Document, start: Edit) -> Edited:
     if find_cell(notebook) is not None or any(key in notebook.metadata for key in METADATA_KEYS):
         raise UsageError(
             f"{notebook.script.name} says already what it needs",
+            code="block-present",
             hint="`cetool add` and `cetool drop` change it, `cetool convert` turns it into another dialect.",
         )
     cell = next((cell for cell in notebook.cells if not cell.text.lstrip().startswith("%%")), None)

@@ -42,6 +42,7 @@ def start_block(document: Document, dialect: str, extra: Sequence[str] = ()) -> 
     if present is not None:
         raise UsageError(
             f"{script.name} has a block already, at line {present.first}",
+            code="block-present",
             hint="`cetool add` and `cetool drop` change it, `cetool convert` turns it into another dialect.",
         )
     language = language_of(script)
@@ -67,7 +68,11 @@ def _needs(script: Script, language: Language, dialect: str, extra: Sequence[str
     for text in extra:
         canonical_spec(text, base_dir=script.directory)
         if strip_credentials(text) != text:
-            raise UsageError(f"'{redact(text)}' holds a password or a token", hint="A script is no place for a secret.")
+            raise UsageError(
+                f"'{redact(text)}' holds a password or a token",
+                code="secret-refused",
+                hint="A script is no place for a secret.",
+            )
     packages = {package_name(text): text.strip() for text in extra}
     imports = find_imports(script) if language.is_python else Imports()
     own = language.package
@@ -114,7 +119,9 @@ def _inserted(document: Document, script: Script, dialect: str, wanted: Wanted, 
     try:
         new = [(line + end).encode(document.codec) for line in lines]
     except UnicodeError:
-        raise MetadataError(f"the block cannot be written in {document.codec}", where=script.at()) from None
+        raise MetadataError(
+            f"the block cannot be written in {document.codec}", code="block-not-editable", where=script.at()
+        ) from None
     if opening:
         new = [opening, *new[:-1], new[-1].removesuffix(opening)]  # the file goes on having none at its end
     return document.spliced(at, at, new)

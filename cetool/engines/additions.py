@@ -45,6 +45,7 @@ def additions(specs: Iterable[str], pinned: Sequence[ExplicitPackage]) -> tuple[
 
             raise UnsatisfiableError(
                 f"{redact(text)!r} does not fit the baseline, which has {name} {version} ({build})",
+                code="baseline-conflict",
                 hint=f"Take the baseline's out, and what is asked for is put in: without: [{name}]. "
                 "Or ask for a version that fits.",
             )

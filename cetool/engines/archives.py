@@ -38,6 +38,7 @@ def check_names(package: ExplicitPackage) -> None:
         if not _NAME.fullmatch(name) or len(name) > _LONGEST:
             raise EngineError(
                 f"{shorten(name)!r} of {redact(package.channel)} cannot be the name of a package file",
+                code="package-damaged",
                 hint="Report it to the channel's owner.",
             )
 
@@ -214,5 +215,6 @@ def _json(directory: Path, name: str, package: ExplicitPackage) -> dict[str, Any
 def _bad(package: ExplicitPackage, reason: str) -> EngineError:
     return EngineError(
         f"the package {package.file_name} of {redact(package.channel)} cannot be installed: {reason}",
+        code="package-damaged",
         hint="Report it to the channel's owner, or ask for another version.",
     )

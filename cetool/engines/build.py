@@ -107,8 +107,7 @@ def build_environment(
         except DamagedPackages as error:
             # the package cache of another engine is the user's, not cetool's
             if engine.name != "rattler" or not left or not (isinstance(error, ReplacedPackages) or left == _TRIES - 1):
-                error.log = str(place.log)
-                raise
+                raise error.but(log=str(place.log)) from None
             import random
             import shutil
 
@@ -141,6 +140,7 @@ def _make(
     if not (place.prefix / "conda-meta").is_dir():
         raise EngineError(
             f"{engine.name} ended without an error, and made no environment",
+            code="environment-damaged",
             hint="Choose another engine (--engine).",
             log=str(place.log),
         )
@@ -192,6 +192,7 @@ def _intact(
     except (OSError, ValueError) as error:
         raise EngineError(
             f"the environment at {place.prefix} is not complete: a package record cannot be read: {error}",
+            code="environment-damaged",
             hint="Run the same command again; it is made anew.",
             log=str(place.log),
         ) from None
@@ -285,5 +286,6 @@ def _keep_variables(prefix: Path, variables: dict[str, str]) -> None:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise EngineError(
             f"the environment's variables cannot be written to {prefix}/{_STATE}: {reason}",
+            code="cache-not-writable",
             hint="One of its packages has put something else there: tell the channel's owner.",
         ) from None

@@ -83,6 +83,8 @@ def choose_engine(
         if found.problem is not None:
             raise EngineError(
                 f"the engine {name} does not serve: {found.problem}",
+                about=name,
+                code="engine-missing",
                 hint="Install it, set its variable (MAMBA_EXE, CONDA_EXE), or leave --engine and CETOOL_ENGINE out.",
             )
         engine = _engine(found, environ, lock_dir, cache_dir)
@@ -96,6 +98,7 @@ def choose_engine(
             passed_over.append(f"{found.path}: {found.problem}")
     raise EngineError(
         "no engine serves: there is no mamba, micromamba or conda, and py-rattler is not installed",
+        code="engine-missing",
         hint="Install micromamba or Miniforge, or cetool with its dependencies (pip install --force-reinstall cetool).",
     )
 

@@ -58,5 +58,4 @@ class Solver:
             try:
                 return len(RattlerEngine(self.environ, self.cache_dir).solve(request, progress))
             except EngineError as error:
-                error.log = None  # it goes with the directory
-                raise
+                raise error.but(log=None) from None  # it goes with the directory

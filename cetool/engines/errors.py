@@ -27,7 +27,13 @@ def not_found_error(
     hint = "Check the spelling and the version, or add the channel that has it."
     if offline:
         hint = "It may be found without --offline; otherwise check the spelling and the version."
-    return EngineError(f"{things} {_listed(packages)} cannot be found in {words}", hint=hint, log=log)
+    return EngineError(
+        f"{things} {_listed(packages)} cannot be found in {words}",
+        about=_listed(packages),
+        code="package-not-found",
+        hint=hint,
+        log=log,
+    )
 
 
 def unsatisfiable_error(
@@ -37,6 +43,8 @@ def unsatisfiable_error(
     specs = f"{_listed(packages)}" if packages else "the request"
     return EngineError(
         f"no environment can satisfy [{specs}]: {scrub(reason).rstrip('.')}",
+        about=specs,
+        code="spec-unsatisfiable",
         hint=f"Loosen one of the specs, or add a channel that has what is missing (searched: {_listed(channels)}).",
         log=log,
     )
@@ -48,18 +56,24 @@ def channel_error(url: str, status: int, reason: str, log: str | None = None, *,
     if status in (401, 403, 407):
         return EngineError(
             f"the channel {channel} wants credentials, or refuses those it was given (HTTP {status})",
+            about=channel,
+            code="channel-unauthorized",
             hint="Give them as conda takes them: in the channel's URL (user:password@ or /t/TOKEN/), or in .netrc.",
             log=log,
         )
     if status in (404, 410) or (not status and url.startswith("file:")):
         return EngineError(
             f"there is no channel at {channel}: it has no package list (repodata.json) for this platform",
+            about=channel,
+            code="channel-not-found",
             hint="Check the channel's name or URL.",
             log=log,
         )
     if status >= 400:
         return EngineError(
             f"the channel {channel} is out of order: its server answered {status} {_phrase(status)}".rstrip(),
+            about=channel,
+            code="channel-unreachable",
             hint="Try again later, or name another channel or mirror.",
             log=log,
         )
@@ -67,7 +81,11 @@ def channel_error(url: str, status: int, reason: str, log: str | None = None, *,
     if offline:
         hint = "Nothing of it is kept here: run once without --offline."
     return EngineError(
-        f"the channel {channel} is out of reach" + (f": {reason.rstrip('.')}" if reason else ""), hint=hint, log=log
+        f"the channel {channel} is out of reach" + (f": {reason.rstrip('.')}" if reason else ""),
+        about=channel,
+        code="channel-unreachable",
+        hint=hint,
+        log=log,
     )
 
 
@@ -79,6 +97,8 @@ def package_download_error(url: str, status: int, reason: str, log: str | None =
     why = f"HTTP {status} {_phrase(status)}".strip() if status else reason or "the connection failed"
     return EngineError(
         f"the package {package} could not be downloaded from the channel {channel}: {why}",
+        about=package,
+        code="download-failed",
         hint="The channel lists it; try again later, or name another channel or mirror.",
         log=log,
     )
@@ -90,6 +110,8 @@ def damaged_error(package: str, channels: Sequence[str], log: str | None = None)
     place = redact(channel_of(package)) if "://" in package else _listed(channels)
     return EngineError(
         f"the package {name} arrived damaged: it is not what the channel {place} says it should be",
+        about=name,
+        code="digest-mismatch",
         hint="Try again; if it stays so, the channel (or a proxy on the way) serves a broken file.",
         log=log,
     )
@@ -99,6 +121,7 @@ def space_error(engine: str, log: str | None = None) -> EngineError:
     """The disk, or the user's share of it, is full."""
     return EngineError(
         f"{engine} ran out of disk space",
+        code="disk-full",
         hint="Free some: `cetool gc --older-than 0s` removes environments that are not in use.",
         log=log,
     )

@@ -129,7 +129,7 @@ def explain(ended: Ended, *, engine: str, request: CreateRequest, finding: Engin
         if error is not None:
             return error
     if finding is not None:
-        return EngineError(f"{engine} reported success, but {finding.message}", hint=finding.hint, log=case.log)
+        return finding.but(message=f"{engine} reported success, but {finding.message}", log=case.log)
     return _last_words(case)
 
 
@@ -253,9 +253,7 @@ def _half_unpacked(case: _Case) -> EngineError | None:
     directories = refused_packages(case.words)
     if not directories:
         return None
-    error = DamagedPackages(directories)
-    error.log = case.log
-    return error
+    return DamagedPackages(directories, log=case.log)
 
 
 def _damaged(case: _Case) -> EngineError | None:
@@ -277,6 +275,7 @@ def _spec(case: _Case) -> EngineError | None:
     why = match["why"].rsplit("': ", 1)[-1].strip().rstrip('".')
     return EngineError(
         f"{case.engine} does not understand the spec {match['spec']!r}: {why}",
+        code="match-spec-invalid",
         hint=f"The specs asked for: {', '.join(map(redact, case.request.packages))}.",
         log=case.log,
     )
@@ -294,6 +293,7 @@ def _not_writable(case: _Case) -> EngineError | None:
     where = place[1] if place else "its package cache or the environment's directory"
     return EngineError(
         f"{case.engine} may not write to {where}",
+        code="cache-not-writable",
         hint="Make it writable, or name another package cache (pkgs_dirs in .condarc).",
         log=case.log,
     )
@@ -308,6 +308,7 @@ def _command_line(case: _Case) -> EngineError | None:
     option = next(filter(None, match.groups()))
     return EngineError(
         f"{case.engine} does not know {redact(option)}: it is too old for cetool, or another program of the name",
+        code="engine-too-old",
         hint="Update it, or choose another with --engine; `cetool info` lists what was found.",
         log=case.log,
     )

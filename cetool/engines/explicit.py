@@ -83,6 +83,7 @@ def parse_line(line: str) -> ExplicitPackage:
     if match is None or not is_url(match["url"]):
         raise EngineError(
             f"the lock names {redact(line)!r}, which is no conda package",
+            code="lock-malformed",
             hint="A line of an explicit spec is the URL of a .conda or .tar.bz2 file and its digest (CEP 23).",
         )
     sha256, md5 = match["sha256"], match["md5"]
@@ -115,6 +116,7 @@ def require_sha256(packages: Iterable[ExplicitPackage], engine: str, version: st
     if known < since and any(package.sha256 for package in packages):
         raise EngineError(
             f"{engine} {version} cannot verify the packages of a lock: it does not know SHA-256 in an explicit file",
+            code="engine-too-old",
             hint="Update it, or use --engine rattler, which is built in.",
         )
 
@@ -147,6 +149,7 @@ def mismatch(package: ExplicitPackage, algorithm: str, found: str) -> EngineErro
     return EngineError(
         f"the package {package.file_name} of {redact(package.channel)} is not the one that was asked for: "
         f"its {algorithm.upper().replace('SHA', 'SHA-')} is {found}, and not {wanted}",
+        code="digest-mismatch",
         hint="The download was damaged, or the file was replaced in the channel. If the new file is wanted, "
         "write its digest; `cetool lock` updates a lock.",
     )
@@ -158,5 +161,5 @@ def packages_of(request: CreateRequest) -> list[ExplicitPackage]:
     names = [package.name for package in packages]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise EngineError(f"the lock names {', '.join(twice)} more than once", hint="Lock anew.")
+        raise EngineError(f"the lock names {', '.join(twice)} more than once", code="lock-malformed", hint="Lock anew.")
     return packages

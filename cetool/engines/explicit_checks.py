@@ -34,6 +34,7 @@ def check_archive(package: ExplicitPackage, path: Path) -> None:
     except OSError as error:
         raise EngineError(
             f"the package {package.file_name} cannot be fetched: {path}: {error.strerror}",
+            code="cache-not-writable",
             hint="The channel may have removed it; if a lock names it, `cetool lock` solves again.",
         ) from None
     if wanted is not None and found != wanted:
@@ -67,6 +68,7 @@ def check_exactly(records: Iterable[Mapping[str, Any]], packages: Sequence[Expli
     if odd:
         raise EngineError(
             f"the environment is not as it was locked: {', '.join(odd)}",
+            code="environment-damaged",
             hint="Another version of the engine may do better: see cetool info, and --engine.",
             log=str(log),
         )
@@ -100,6 +102,7 @@ def check_intact(
     if not any(prefix.glob("bin/.*-post-link.sh")) and not any(prefix.glob("Scripts/.*-post-link.bat")):
         raise EngineError(
             f"the environment is not as it was packed: {told} changed while it was made",
+            code="environment-damaged",
             hint="Run the same command again; it is made anew.",
         )
     progress.note(f"Changed since it was linked, as a package's link script may do: {told}")

@@ -64,6 +64,7 @@ def verified(make: Callable[[CreateRequest], Explain], request: CreateRequest, p
         names = ", ".join(package.stem for package in odd)
         raise EngineError(
             f"the package cache has other packages than those that were asked for: {names}",
+            code="digest-mismatch",
             hint="Remove them there, or use --engine rattler, which has a package cache of its own.",
             log=str(request.log),
         )
@@ -192,5 +193,6 @@ def _remove(package: _Linked) -> None:
         raise EngineError(
             f"the package cache has another {package.stem} than the one that was asked for, "
             f"and it cannot be removed: {package.source}: {error.strerror}",
+            code="digest-mismatch",
             hint="Ask its owner to remove it, or use --engine rattler, which has a package cache of its own.",
         ) from None

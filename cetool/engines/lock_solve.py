@@ -82,8 +82,7 @@ class LockSolver:
 
                 return PypiSolver(self, spec, request._replace(preferred=conda), conda, preferred).solve(progress)
             except EngineError as error:
-                error.log = None  # it goes with the directory
-                raise
+                raise error.but(log=None) from None  # it goes with the directory
 
     def _moment(self, spec: EnvironmentSpec) -> datetime | None:
         """The moment as of which it is solved: the command line's, else the script's own."""
@@ -124,6 +123,7 @@ def _with_digests(packages: tuple[LockedConda, ...]) -> tuple[LockedConda, ...]:
         if not package.sha256 and not package.md5:
             raise EngineError(
                 f"the channel tells no digest of {package.name} {package.version}, so it cannot be locked",
+                code="lock-impossible",
                 hint="Have the channel indexed anew (conda-index, or rattler-index).",
             )
     return packages

@@ -41,7 +41,9 @@ class Log:
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             hint = "Free some: `cetool gc --older-than 0s` removes environments that are not in use." if full else None
-            raise EngineError(f"the engine's log {path} cannot be written: {error.strerror}", hint=hint) from error
+            raise EngineError(
+                f"the engine's log {path} cannot be written: {error.strerror}", code="cache-not-writable", hint=hint
+            ) from error
 
     def write(self, text: str) -> None:
         """Append whole lines. A full disk costs the log, not the run."""

@@ -66,7 +66,9 @@ class PrivateFiles:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            raise EngineError(f"{self._parent} cannot be written to: {error.strerror}") from error
+            raise EngineError(
+                f"{self._parent} cannot be written to: {error.strerror}", code="cache-not-writable"
+            ) from error
         return path
 
 
@@ -143,6 +145,7 @@ def netrc_file(
             raise EngineError(
                 f"conda would send the password for {host} to each of "
                 + ", ".join(sorted(f"{scheme}://{host}:{port}" for scheme, _, port in origins[host])),
+                code="secret-refused",
                 hint="Use --engine rattler, which keeps them apart, or name the channel without its password.",
             )
     entries = [
@@ -166,7 +169,9 @@ def _parts(url: str) -> Url:
     try:
         return split_url(url)
     except ValueError as error:
-        raise EngineError(f"{redact(url)} cannot be used: {error}", hint="Write it as https://HOST/PATH.") from None
+        raise EngineError(
+            f"{redact(url)} cannot be used: {error}", code="channel-unreachable", hint="Write it as https://HOST/PATH."
+        ) from None
 
 
 def _named(channel: str, taken: Mapping[str, str]) -> tuple[str, str]:
@@ -181,6 +186,7 @@ def _named(channel: str, taken: Mapping[str, str]) -> tuple[str, str]:
             return channel[cut + 1 :], channel[:cut]
     raise EngineError(
         f"conda cannot be given the channel {redact(channel)} without its credentials being seen by others here",
+        code="secret-refused",
         hint="Put the credentials into .netrc and name the channel without them, or use another --engine.",
     )
 

@@ -93,5 +93,7 @@ def version_of(name: str, executable: tuple[str, ...], environ: Mapping[str, str
     text = ask_version(executable, clean_environ(environ, drop=_OTHER_FORMS))
     found = _VERSIONS[name].search(text)
     if found is None:
-        raise EngineError(f"another program of the name: its version is {text.splitlines()[0]!r}")
+        raise EngineError(
+            f"another program of the name: its version is {text.splitlines()[0]!r}", code="engine-missing"
+        )
     return str(next(filter(None, found.groups())))

@@ -172,11 +172,13 @@ def ask_version(argv: Sequence[str], environ: Mapping[str, str], *, timeout: flo
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = "it gives no answer" if isinstance(error, subprocess.TimeoutExpired) else error.strerror
-        raise EngineError(f"{argv[0]} cannot be used: {reason}") from error
+        raise EngineError(f"{argv[0]} cannot be used: {reason}", code="engine-not-working") from error
     text = done.stdout.decode(errors="replace").strip()
     if done.returncode != 0 or not text:
         words = (done.stderr.decode(errors="replace").strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise EngineError(f"{argv[0]} cannot be used: asked for its version, it answered: {words}")
+        raise EngineError(
+            f"{argv[0]} cannot be used: asked for its version, it answered: {words}", code="engine-not-working"
+        )
     return text
 
 
@@ -198,7 +200,9 @@ def _start(invocation: Invocation, request: CreateRequest) -> subprocess.Popen[b
                 preexec_fn=_die_with_parent(),
             )
     except OSError as error:
-        raise EngineError(f"{invocation.argv[0]} cannot be started: {error.strerror}") from error
+        raise EngineError(
+            f"{invocation.argv[0]} cannot be started: {error.strerror}", code="engine-not-working"
+        ) from error
 
 
 def _die_with_parent() -> Callable[[], None] | None:
@@ -278,6 +282,7 @@ def _stalled(invocation: Invocation, request: CreateRequest, feeds: Sequence[Fee
     return EngineError(
         f"{name} showed no sign of progress for {request.stall_timeout:g} seconds and was ended"
         + (f"; the last that it said: {last}" if last else ""),
+        code="engine-stalled",
         hint=f"Mostly a server does not answer (channels: {channels}): try again later, or raise the time limit.",
         log=str(request.log),
     )

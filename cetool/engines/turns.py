@@ -30,7 +30,9 @@ def turn(lock_dir: Path, package_cache: Path, progress: Progress, who: str) -> I
         lock_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = _open(path)
     except OSError as error:
-        raise EngineError(f"the lock file {path} cannot be opened: {error.strerror}") from error
+        raise EngineError(
+            f"the lock file {path} cannot be opened: {error.strerror}", code="cache-not-writable"
+        ) from error
     with file:
         waiting = False
         while not _taken(file, path):
@@ -53,5 +55,6 @@ def _taken(file: IO[bytes], path: Path) -> bool:
     except OSError as error:
         raise EngineError(
             f"the file system does not lock {path}: {error.strerror or error}",
+            code="file-lock-failed",
             hint="Set CETOOL_CACHE_DIR to a directory on a local disk.",
         ) from error

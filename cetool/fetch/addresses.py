@@ -38,6 +38,8 @@ class Address:
     origin: str
     basic: str | None
     fragment: str = ""
+    #: what is there, for messages
+    what: str = "script"
 
     @property
     def shown(self) -> str:
@@ -61,14 +63,15 @@ class Address:
         return "".join(char for char in last if char.isprintable() and char not in "/\\").strip(" .")
 
 
-def parse_address(text: str) -> Address:
-    """The address that a URL names. Raises UsageError; what it says never shows a password."""
+def parse_address(text: str, what: str = "script") -> Address:
+    """The address that a script's URL (or of ``what``) names. Raises UsageError, which never shows a password."""
     scheme = _SCHEME.match(text)
     shown = Location(printable(strip_credentials(text)))
     if scheme is None or scheme[1].lower() not in ("http", "https"):
         is_file = scheme is not None and scheme[1].lower() == "file"
         raise UsageError(
-            "a script's file is given by its path, not by a file:// URL" if is_file else "this is no https:// URL",
+            f"a {what}'s file is given by its path, not by a file:// URL" if is_file else "this is no https:// URL",
+            code="url-invalid",
             where=shown,
             hint="Write the path alone." if is_file else "Fetch it with what can, and give its path.",
         )
@@ -76,6 +79,7 @@ def parse_address(text: str) -> Address:
     if bad is not None:
         raise UsageError(
             f"there is a character in this URL that none can have: {bad[0]!r}",
+            code="url-invalid",
             where=shown,
             hint="Put quotes around a URL in a shell, and copy all of it; a blank in one is written %20.",
         )
@@ -84,19 +88,22 @@ def parse_address(text: str) -> Address:
         host = _ascii_host(parts.host.removeprefix("[").removesuffix("]"))
     except ValueError:  # UnicodeError too
         raise UsageError(
-            "there is no valid host in this URL", where=shown, hint="https://HOST/PATH/script.py"
+            "there is no valid host in this URL",
+            code="url-invalid",
+            where=shown,
+            hint=f"https://HOST/PATH/{'script.py' if what == 'script' else 'standard.txt'}",
         ) from None
-    return _address(parts, host)
+    return _address(parts, host, what)
 
 
-def _address(parts: Url, host: str) -> Address:
+def _address(parts: Url, host: str, what: str) -> Address:
     scheme = parts.scheme.lower()
     shown_host = f"[{host}]" if ":" in host else host
     default = 443 if scheme == "https" else 80
     origin = f"{scheme}://{shown_host}" + ("" if parts.port in (None, default) else f":{parts.port}")
     target = quote(parts.path or "/", safe=_ALPHABET)
     query = f"?{quote(parts.query, safe=_ALPHABET)}" if parts.query else ""
-    return Address(origin + target + query, scheme, host, origin, parts.basic, parts.fragment or "")
+    return Address(origin + target + query, scheme, host, origin, parts.basic, parts.fragment or "", what)
 
 
 def _ascii_host(host: str) -> str:

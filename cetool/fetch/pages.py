@@ -169,14 +169,17 @@ def _chosen(address: Address, files: list[_File], anchor: str | None) -> _File:
         if len(named) == 1:
             return named[0]
         raise UsageError(
-            f"this gist has no file for #file-{printable(anchor)}", where=address.where, hint=_which(files)
+            f"this gist has no file for #file-{printable(anchor)}",
+            code="url-invalid",
+            where=address.where,
+            hint=_which(files),
         )
     if len(files) == 1:
         return files[0]
     speaking = [file for file in files if any(mark in file.text for mark in _MARKS)]
     if len(speaking) == 1:
         return speaking[0]
-    raise UsageError("this gist has several files", where=address.where, hint=_which(files))
+    raise UsageError("this gist has several files", code="url-invalid", where=address.where, hint=_which(files))
 
 
 def _which(files: list[_File]) -> str:

@@ -56,16 +56,19 @@ class Fetched:
 class UnreachableError(CetoolError):
     """Nothing came from the server: there may be no network."""
 
+    code = "url-unreachable"
 
-def locate_script(url: str, *, insecure: bool = False) -> Address:
+
+def locate_script(url: str, *, insecure: bool = False, what: str = "script") -> Address:
     """The address that a URL means: of the file, where it is that of a page known to show one; a gist's page stays.
 
     Raises UsageError for a URL that cannot be used, and for plain HTTP unless ``insecure``.
     """
-    address = raw_file(parse_address(url))
+    address = raw_file(parse_address(url, what))
     if address.scheme != "https" and not insecure:
         raise UsageError(
-            "a script is not fetched over plain http://, where anybody on the way can change it",
+            f"a {what} is not fetched over plain http://, where anybody on the way can change it",
+            code="url-invalid",
             where=address.where,
             hint="Write https:// if the server has it; --insecure fetches it as it is.",
         )
@@ -103,7 +106,7 @@ def fetch_script(
     fetched = _within(limit, work)
     if fetched is None:
         raise UnreachableError(
-            f"the script was not here after {limit:g} seconds",
+            f"the {address.what} was not here after {limit:g} seconds",
             where=address.where,
             hint="Try again, or save it in a file.",
         )
@@ -190,6 +193,7 @@ class _Download:
             address = _redirected(address, target, self.insecure)
         raise CetoolError(
             f"the server sends the request on more than {_MOST_REDIRECTS} times",
+            code="url-unusable",
             where=asked.where,
             hint="Open the link in a browser, and give the address that it ends at.",
         )
@@ -225,15 +229,17 @@ def _redirected(address: Address, target: str, insecure: bool) -> Address:
     try:
         # http.client reads headers as Latin-1; servers that write more than ASCII there write UTF-8
         target = target.encode("latin-1").decode("utf-8", "replace").strip().replace(" ", "%20")
-        following = raw_file(parse_address(urljoin(address.url, target)))
+        following = raw_file(parse_address(urljoin(address.url, target), address.what))
     except (UsageError, ValueError):
         following = None
     if following is None or (following.scheme != "https" and not insecure):
         to = "an address that cannot be used" if following is None else f"{following.shown}, which is not HTTPS"
         raise CetoolError(
             f"the server sends the request on to {to}",
+            code="url-unusable",
             where=address.where,
-            hint="Open the link in a browser, and give the https:// address that it ends at, or save the script.",
+            hint="Open the link in a browser, and give the https:// address that it ends at, "
+            f"or save the {address.what}.",
         )
     return following
 
@@ -244,21 +250,24 @@ def _check_answer(response: Any, address: Address) -> None:
     private = f" {GITHUB_TOKEN} is read for private ones." if host in GITHUB_HOSTS else ""
     if status in (404, 410):
         raise ScriptNotFoundError(
-            f"{host} has no such script (status {status})",
+            f"{host} has no such {address.what} (status {status})",
+            about=address.shown,
             where=where,
             hint=f"Check the link; for a private file many servers answer so as well.{private}",
         )
     if status in (401, 403, 407):
         raise CetoolError(
             f"{host} does not let you read it (status {status})",
+            about=address.shown,
+            code="url-unauthorized",
             where=where,
-            hint="It needs other rights: https://USER:PASSWORD@HOST/..., an entry in ~/.netrc, or save the script and "
-            f"give its path.{private}",
+            hint="It needs other rights: https://USER:PASSWORD@HOST/..., an entry in ~/.netrc, "
+            f"or save the {address.what} and give its path.{private}",
         )
     if status not in (200, 203):
         later = status == 429 or status >= 500
         raise (UnreachableError if later else CetoolError)(
-            f"{host} answers with status {status} instead of the script",
+            f"{host} answers with status {status} instead of the {address.what}",
             where=where,
             hint="Try again later." if later else "Look at the link in a browser.",
         )
@@ -266,7 +275,8 @@ def _check_answer(response: Any, address: Address) -> None:
         raise _is_page(address)
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
         raise CetoolError(
-            f"{host} sends the script compressed, which was not asked for",
+            f"{host} sends the {address.what} compressed, which was not asked for",
+            code="url-unusable",
             where=where,
             hint="Save it and give its path.",
         )
@@ -282,7 +292,8 @@ def _is_page(address: Address) -> CetoolError:
     raw = likely_raw(address)
     link = f" Perhaps it is {strip_credentials(raw)}." if raw else ""
     return CetoolError(
-        "this is a web page, not a script",
+        f"this is a web page, not a {address.what}",
+        code="url-unusable",
         where=address.where,
         hint=f"Give the link to the file itself: where a site shows a file, the one called 'Raw'.{link} "
         "It may also be the page to log in on, for a file that is private.",
@@ -296,7 +307,8 @@ def _read(response: Any, address: Address, stop: threading.Event) -> bytes:
     while expected is None or len(data) < expected:
         if max(len(data), expected or 0) > MAX_SIZE:
             raise CetoolError(
-                f"the script is larger than {MAX_SIZE // 1024 // 1024} MiB",
+                f"the {address.what} is larger than {MAX_SIZE // 1024 // 1024} MiB",
+                code="url-unusable",
                 where=address.where,
                 hint="Keep data in a file of its own.",
             )
@@ -309,7 +321,10 @@ def _read(response: Any, address: Address, stop: threading.Event) -> bytes:
         data += chunk
     if expected is not None and len(data) < expected:
         raise CetoolError(
-            f"the connection broke off after {len(data)} of {expected} bytes", where=address.where, hint="Try again."
+            f"the connection broke off after {len(data)} of {expected} bytes",
+            code="url-unreachable",
+            where=address.where,
+            hint="Try again.",
         )
     return bytes(data)
 

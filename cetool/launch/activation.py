@@ -61,6 +61,7 @@ def read_activation(prefix: Path, variables: Mapping[str, str], *, user_site: bo
     if os.pathsep in text:
         raise StoreError(
             f"the environment's path has a {os.pathsep!r} in it, which separates the entries of PATH",
+            code="environment-damaged",
             where=Location(text),
             hint="Choose another cache directory (CETOOL_CACHE_DIR, or the setting env-dir).",
         )
@@ -71,6 +72,7 @@ def read_activation(prefix: Path, variables: Mapping[str, str], *, user_site: bo
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"the variables of this environment cannot be read: {error}",
+                code="environment-damaged",
                 where=Location(file),
                 hint="Make the environment anew with --refresh.",
             ) from error

@@ -282,6 +282,7 @@ def _keep(store: ScriptStore, files: Mapping[str, str]) -> Held:
         held.release()
         raise StoreError(
             f"the shell's start-up file in {held.path} could not be written: {error.strerror or error}",
+            code="cache-not-writable",
             hint="Look at that directory, or set CETOOL_CACHE_DIR.",
         ) from error
     return held

@@ -96,8 +96,7 @@ def kernel_command(
     try:
         program = find_program(words[0], variables, activation.prefix)
     except CetoolError as error:
-        error.hint = f"The kernel {kernel.name} in {kernel.directory} names it."
-        raise
+        raise error.but(hint=f"The kernel {kernel.name} in {kernel.directory} names it.") from None
     return Command(program, (program, *words[1:], *more), variables, steps)
 
 
@@ -251,6 +250,7 @@ def install_kernel(
     except OSError as error:
         raise CetoolError(
             f"the kernel cannot be written: {error.strerror or error}",
+            code="write-failed",
             where=Location(str(file)),
             hint="--prefix names another place, or JUPYTER_DATA_DIR.",
         ) from None
@@ -266,7 +266,9 @@ def remove_kernel(kernel: InstalledKernel) -> None:
             shutil.rmtree(kernel.directory)
     except OSError as error:
         raise CetoolError(
-            f"the kernel cannot be removed: {error.strerror or error}", where=Location(str(kernel.directory))
+            f"the kernel cannot be removed: {error.strerror or error}",
+            code="write-failed",
+            where=Location(str(kernel.directory)),
         ) from None
 
 

@@ -198,6 +198,7 @@ class _Run:
             printed = self._printed()
             raise CetoolError(
                 f"the kernel did not start: {error}",
+                code="kernel-failed",
                 hint=f"It printed:\n{printed}"
                 if printed
                 else "It printed nothing. --refresh makes its environment anew.",

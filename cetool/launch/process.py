@@ -99,6 +99,7 @@ def sourced_environ(
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
         raise CetoolError(
             f"the environment's activation scripts ended the shell that sourced them, {how}",
+            code="activation-failed",
             hint="Run with --no-activate, or report it to whoever made the package with the script.",
         )
     after = dict(os.fsdecode(pair).partition("=")[::2] for pair in output[:-1].split(b"\0"))
@@ -172,7 +173,7 @@ def launch_error(error: OSError | ValueError, program: str) -> CetoolError:
         )
     if code in (errno.ENOENT, errno.ENOTDIR):
         if not os.path.lexists(program):
-            return ProgramNotFoundError(f"there is no program {program}")
+            return ProgramNotFoundError(f"there is no program {program}", about=program)
         interpreter = _interpreter(program)
         if interpreter:
             return NotExecutableError(
@@ -298,11 +299,15 @@ def _sourced_on_windows(scripts: Sequence[str], environ: Mapping[str, str]) -> d
     after = {**environ, **dict(step.split("=", 1) for step in scripts if not os.path.isabs(step))}
     files = [step for step in scripts if os.path.isabs(step)]
     if any(c in file for file in files for c in '"%\r\n'):
-        raise CetoolError("an activation script's path has a character in it that cmd.exe does not take")
+        raise CetoolError(
+            "an activation script's path has a character in it that cmd.exe does not take", code="activation-failed"
+        )
     mark = "cetool-variables"
     line = " & ".join([*(f'call "{file}"' for file in files), f"echo {mark}", "set"])
     done = subprocess.run(f'cmd.exe /d /u /s /c "{line}"', env=after, stdout=subprocess.PIPE)
     _, found, text = done.stdout.decode("utf-16-le", "replace").rpartition(mark)
     if not found:
-        raise CetoolError("the environment's activation scripts ended the shell that ran them")
+        raise CetoolError(
+            "the environment's activation scripts ended the shell that ran them", code="activation-failed"
+        )
     return dict(row.split("=", 1) for row in text.splitlines() if "=" in row[1:])

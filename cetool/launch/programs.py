@@ -138,7 +138,9 @@ def not_in_environment(path: str, name: str) -> ProgramNotFoundError:
 def not_found(name: str, prefix: Prefixes | None) -> ProgramNotFoundError:
     """The error that says a program is nowhere, and which package may bring it."""
     if _is_path(name) and not os.path.isabs(name):
-        return ProgramNotFoundError(f"there is no program {name!r}", hint="Its path counts from the working directory.")
+        return ProgramNotFoundError(
+            f"there is no program {name!r}", about=name, hint="Its path counts from the working directory."
+        )
     program = os.path.basename(name)
     if _is_path(name):
         message = f"there is no program {name!r}"
@@ -243,7 +245,9 @@ def _no_program(program: str, prefix: Path, packages: Sequence[str], command: st
     what = f"{'They bring' if plural else 'It brings'} {told or 'no programs'}."
     meant = f" Was {near[0]!r} meant?" if near else ""
     return ProgramNotFoundError(
-        f"{whose} {'bring' if plural else 'brings'} no program {program!r}", hint=f"{what}{meant} {way_out}"
+        f"{whose} {'bring' if plural else 'brings'} no program {program!r}",
+        about=program,
+        hint=f"{what}{meant} {way_out}",
     )
 
 

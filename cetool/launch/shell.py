@@ -109,6 +109,8 @@ class Surroundings:
 class EntrypointError(CetoolError):
     """A command in ``$(...)`` failed; cetool ends with its status."""
 
+    code = "entrypoint-failed"
+
     def __init__(self, message: str, status: int, *, where: Location | None = None) -> None:
         super().__init__(message, where=where, hint="Run that command by itself in the environment to see why.")
         self.exit_status = status if status > 0 else 128 - status

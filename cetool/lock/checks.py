@@ -47,7 +47,9 @@ class Archive(Value):
 def _refuse(url: str, why: str, where: Location, hint: str | None = None) -> MetadataError:
     shown = shorten(redact(url))
     shown = shown.encode("unicode_escape").decode() if has_control(shown) else shown
-    return MetadataError(f"{shown!r} is no package that a lock can name: {why}", where=where, hint=hint)
+    return MetadataError(
+        f"{shown!r} is no package that a lock can name: {why}", code="lock-malformed", where=where, hint=hint
+    )
 
 
 def _plain_url(text: str, where: Location) -> str:
@@ -95,7 +97,9 @@ def conda_package(archive: Archive, platform: str, where: Location) -> LockedCon
     """The package of an archive that is locked for a platform. Raises MetadataError where it is another platform's."""
     if archive.subdir not in (None, NOARCH, platform):
         raise MetadataError(
-            f"{archive.name} is locked for {platform}, but its URL leads to {archive.subdir}", where=where
+            f"{archive.name} is locked for {platform}, but its URL leads to {archive.subdir}",
+            code="lock-malformed",
+            where=where,
         )
     return LockedConda(archive.name, archive.version, archive.build, archive.subdir or platform, archive.url)
 
@@ -104,14 +108,14 @@ def digest(text: str, kind: str, where: Location) -> str:
     """A digest in lower case; ``kind`` is ``sha256`` or ``md5``. Raises MetadataError for what is none."""
     lowered = text.strip().lower()
     if len(lowered) != {"sha256": 64, "md5": 32}[kind] or not _HEX.fullmatch(lowered):
-        raise MetadataError(f"{shorten(text)!r} is no {kind} digest", where=where)
+        raise MetadataError(f"{shorten(text)!r} is no {kind} digest", code="lock-malformed", where=where)
     return lowered
 
 
 def pypi_name(text: str, where: Location) -> str:
     """The normalized name (PEP 503) of a PyPI package. Raises MetadataError for what is none."""
     if len(text) > 200 or not _PYPI_NAME.fullmatch(text):
-        raise MetadataError(f"{shorten(text)!r} is not the name of a PyPI package", where=where)
+        raise MetadataError(f"{shorten(text)!r} is not the name of a PyPI package", code="lock-malformed", where=where)
     return re.sub(r"[-_.]+", "-", text).lower()
 
 
@@ -124,7 +128,9 @@ def pypi_version(text: str, where: Location) -> str:
             raise InvalidVersion
         Version(text)
     except InvalidVersion:
-        raise MetadataError(f"{shorten(text)!r} is not a version of a PyPI package", where=where) from None
+        raise MetadataError(
+            f"{shorten(text)!r} is not a version of a PyPI package", code="lock-malformed", where=where
+        ) from None
     return text
 
 
@@ -154,6 +160,9 @@ def platform_name(text: str, where: Location) -> str:
     """A platform, which noarch is none. Raises MetadataError."""
     if text not in PLATFORMS:
         raise MetadataError(
-            f"{shorten(text)!r} is not a platform", where=where, hint="Platforms are linux-64, osx-arm64, win-64, ..."
+            f"{shorten(text)!r} is not a platform",
+            code="platform-invalid",
+            where=where,
+            hint="Platforms are linux-64, osx-arm64, win-64, ...",
         )
     return text

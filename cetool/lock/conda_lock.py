@@ -48,7 +48,7 @@ def read_conda_lock(text: str, name: str, platform: str | None = None) -> Lock:
 
     root = parse_yaml(text if platform is None else _without_others(text, platform), name=name)
     if root is None or root.kind != "mapping":
-        raise MetadataError("this is no conda-lock file: it has no keys", where=Location(name))
+        raise MetadataError("this is no conda-lock file: it has no keys", code="lock-malformed", where=Location(name))
     version = root.entries.get("version")
     if version is not None and version.text != "1":
         version.fail(f"this is version {shorten(version.text)} of the format, and cetool reads version 1")
@@ -56,6 +56,7 @@ def read_conda_lock(text: str, name: str, platform: str | None = None) -> Lock:
     if listed is None or "metadata" not in root.entries:
         raise MetadataError(
             f"this is no conda-lock file: it has no '{'metadata' if listed is not None else 'package'}'",
+            code="lock-malformed",
             where=Location(name),
         )
     metadata = root.entries["metadata"].as_mapping("metadata")
@@ -160,7 +161,7 @@ class _Entry:
         """A scalar as it is written: a version such as 3.10 is no number here. Raises MetadataError."""
         node = self.keys.get(key)
         if node is None:
-            raise MetadataError(f"a package has no '{key}'", where=self.where)
+            raise MetadataError(f"a package has no '{key}'", code="lock-malformed", where=self.where)
         if node.kind not in _SCALARS or not node.text.strip() or has_control(node.text):
             node.fail(f"the '{key}' of a package must be a text in one line")
         return node.text
@@ -187,12 +188,15 @@ def _read_package(
     manager = entry.text("manager")
     if manager not in ("conda", "pip"):
         raise MetadataError(
-            f"the manager of a package is conda or pip, not {shorten(manager)!r}", where=entry.at("manager")
+            f"the manager of a package is conda or pip, not {shorten(manager)!r}",
+            code="lock-malformed",
+            where=entry.at("manager"),
         )
     platform = platform_name(entry.text("platform"), entry.at("platform"))
     if platform not in platforms:
         raise MetadataError(
             f"a package is locked for {platform}, which is not in metadata.platforms",
+            code="lock-malformed",
             where=entry.at("platform"),
             hint="Add it there, or make the lock again.",
         )
@@ -201,7 +205,7 @@ def _read_package(
     if not entry.is_wanted:
         return
     if package.name in (there if isinstance(package, LockedConda) else others):
-        raise MetadataError(f"{package.name} is locked twice for {platform}", where=entry.where)
+        raise MetadataError(f"{package.name} is locked twice for {platform}", code="lock-malformed", where=entry.where)
     if isinstance(package, LockedConda):
         there[package.name] = package
     else:
@@ -219,6 +223,7 @@ def _conda(entry: _Entry, platform: str) -> LockedConda:
         if (entry.text(key).lower() if key == "name" else entry.text(key)) != value:
             raise MetadataError(
                 f"the {key} of a package is {shorten(entry.text(key))!r}, but its URL says {value!r}",
+                code="lock-malformed",
                 where=entry.at(key),
             )
     digests = _hashes(entry)
@@ -237,7 +242,11 @@ def _pypi(entry: _Entry) -> LockedPypi:
     hashes = _hashes(entry)
     sha256 = hashes.get("sha256") or (digest(fragment, "sha256", entry.at("url")) if fragment else None)
     if hashes and sha256 is None:
-        raise MetadataError(f"{name} is locked without a SHA-256 digest, and others are not checked", where=entry.where)
+        raise MetadataError(
+            f"{name} is locked without a SHA-256 digest, and others are not checked",
+            code="lock-malformed",
+            where=entry.where,
+        )
     return LockedPypi(name, version, url, sha256, tuple(_dependencies(entry)))
 
 
@@ -318,6 +327,7 @@ def _written_packages(locked: PlatformLock) -> Iterable[dict[str, object]]:
 def _without_digest(name: str) -> MetadataError:
     return MetadataError(
         f"{name} has no digest, without which conda-lock.yml cannot lock it",
+        code="lock-impossible",
         hint="Take it from an archive or a wheel, or export another format: --format environment-yml.",
     )
 

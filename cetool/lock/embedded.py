@@ -96,6 +96,7 @@ def _find(script: Script) -> _Place | None:
             if not line.startswith(comment):
                 raise MetadataError(
                     f"the lock that begins at line {first + 1} has no end",
+                    code="lock-malformed",
                     where=script.at(first + 1),
                     hint=f"Take what is left of it out (to a line '{comment} ///'), and run `cetool lock --embed`.",
                 )
@@ -108,6 +109,7 @@ def _find(script: Script) -> _Place | None:
     if len(found) > 1:
         raise MetadataError(
             f"there are two locks: at line {found[0].first} and at line {found[1].first}",
+            code="lock-malformed",
             where=script.at(found[1].first),
             hint="Take one of them out.",
         )
@@ -130,12 +132,14 @@ class _Reader:
         if self._value(version, "version") != VERSION:
             raise MetadataError(
                 f"the lock is of version {shorten(self._value(version, 'version'))}, and cetool reads {VERSION}",
+                code="lock-malformed",
                 where=self._script.at(version[0]),
                 hint="A newer cetool wrote it.",
             )
         if self._value(digested, "digest") != _digest(text for _, text in rest):
             raise MetadataError(
                 "the lock in the script is not as it was written: its digest does not fit",
+                code="lock-malformed",
                 where=self._script.at(self._place.first),
                 hint=_AGAIN,
             )
@@ -145,7 +149,10 @@ class _Reader:
         found = _KEY.fullmatch(row[1])
         if found is None or found[1] != key:
             raise MetadataError(
-                f"the lock in the script has no '{key}' here", where=self._script.at(row[0]), hint=_AGAIN
+                f"the lock in the script has no '{key}' here",
+                code="lock-malformed",
+                where=self._script.at(row[0]),
+                hint=_AGAIN,
             )
         return found[2]
 
@@ -159,14 +166,18 @@ class _Reader:
             if keyed is not None and keyed[1] == "platform":
                 name, _, request = keyed[2].partition(" ")
                 if name in found:
-                    raise MetadataError(f"{shorten(name)} is locked twice", where=where, hint=_AGAIN)
+                    raise MetadataError(
+                        f"{shorten(name)} is locked twice", code="lock-malformed", where=where, hint=_AGAIN
+                    )
                 last = found[platform_name(name, where)] = _Contents(
                     name, digest(request, "sha256", where) if request else None
                 )
             elif keyed is not None:
                 lock = _with_key(lock, keyed[1], keyed[2], where)
             elif last is None:
-                raise MetadataError(f"{shorten(text)!r} stands before any platform", where=where, hint=_AGAIN)
+                raise MetadataError(
+                    f"{shorten(text)!r} stands before any platform", code="lock-malformed", where=where, hint=_AGAIN
+                )
             else:
                 last.add(text, where)
         platforms = (
@@ -190,7 +201,9 @@ class _Contents:
         found = _PYPI.fullmatch(text)
         package = _pypi(found, where) if found is not None else _conda(text, self.platform, where)
         if package.name in (self.conda if isinstance(package, LockedConda) else self.pypi):
-            raise MetadataError(f"{package.name} is locked twice for {self.platform}", where=where)
+            raise MetadataError(
+                f"{package.name} is locked twice for {self.platform}", code="lock-malformed", where=where
+            )
         if isinstance(package, LockedConda):
             self.conda[package.name] = package
         else:
@@ -205,7 +218,9 @@ def _with_key(lock: Lock, key: str, value: str, where: Location) -> Lock:
     if key == "custom" and "=" in value and not has_control(value) and len(lock.custom) < _MOST:
         name, _, text = value.partition("=")
         return lock._replace(custom=(*lock.custom, (name, text)))
-    raise MetadataError(f"{shorten(f'{key}: {value}')!r} cannot stand in a lock", where=where, hint=_AGAIN)
+    raise MetadataError(
+        f"{shorten(f'{key}: {value}')!r} cannot stand in a lock", code="lock-malformed", where=where, hint=_AGAIN
+    )
 
 
 def _pypi(found: re.Match[str], where: Location) -> LockedPypi:
@@ -213,7 +228,7 @@ def _pypi(found: re.Match[str], where: Location) -> LockedPypi:
     location, _, sha256 = found["url"].partition("#sha256=")
     url, repository = pypi_url(location, name, where)
     if not sha256 and not repository:
-        raise MetadataError(f"{name} is locked without a SHA-256 digest", where=where)
+        raise MetadataError(f"{name} is locked without a SHA-256 digest", code="lock-malformed", where=where)
     checked = digest(sha256, "sha256", where) if sha256 else None
     return LockedPypi(name, pypi_version(found["version"], where), url, checked)
 
@@ -281,7 +296,9 @@ def _texts(lock: Lock) -> list[str]:
 
 def _conda_line(package: LockedConda) -> str:
     if not package.sha256 and not package.md5:
-        raise MetadataError(f"{package.name} has no digest, without which it cannot be locked in a script")
+        raise MetadataError(
+            f"{package.name} has no digest, without which it cannot be locked in a script", code="lock-impossible"
+        )
     return package.line
 
 
@@ -289,7 +306,10 @@ def _comment(script: Script) -> str:
     """The characters that begin a comment: those of the script's own block, else its language's."""
     if script.path.suffix.lower() == ".ipynb":
         raise MetadataError(
-            "a lock cannot be put into a notebook", where=script.at(), hint="Without --embed it gets a file of its own."
+            "a lock cannot be put into a notebook",
+            code="lock-impossible",
+            where=script.at(),
+            hint="Without --embed it gets a file of its own.",
         )
     language = language_of(script)
     block = find_block(script)
@@ -302,6 +322,7 @@ def _comment(script: Script) -> str:
     if language.package is None and language.comment == "#":
         raise MetadataError(
             f"it is not known how a comment of one line begins in {script.name}",
+            code="lock-impossible",
             where=script.at(block.first),
             hint="Without --embed the lock gets a file of its own.",
         )
@@ -325,6 +346,7 @@ def _end_of_code(script: Script, count: int) -> int:
     if language.package == "php" and script.text.rfind("?>") > script.text.rfind("<?"):
         raise MetadataError(
             "behind the last '?>' everything is printed, so no lock can be put there",
+            code="lock-impossible",
             where=script.at(),
             hint="Take the '?>' at the end out, or leave --embed out: the lock is written to a file of its own then.",
         )

@@ -41,7 +41,9 @@ def read_explicit(text: str, name: str) -> Lock:
     for archive, fragment, where in found:
         package = conda_package(archive, platform, where)
         if package.name in seen:
-            raise MetadataError(f"{package.name} is there twice, first at line {seen[package.name]}", where=where)
+            raise MetadataError(
+                f"{package.name} is there twice, first at line {seen[package.name]}", code="lock-malformed", where=where
+            )
         seen[package.name] = where.line
         sha256, md5 = _digests(fragment, where)
         packages.append(package._replace(sha256=sha256, md5=md5))
@@ -53,17 +55,20 @@ def _url(location: str, where: Location) -> str:
     if "://" in location:
         return location
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", location):  # a scheme; one letter is a drive
-        raise MetadataError(f"{shorten(location)!r} is neither a URL nor a path", where=where)
+        raise MetadataError(f"{shorten(location)!r} is neither a URL nor a path", code="lock-malformed", where=where)
     if location.startswith(("$", "%")):
         raise MetadataError(
             f"{shorten(location)!r} starts with a variable, and none is expanded in a list of packages",
+            code="lock-malformed",
             where=where,
             hint="Write the URL or the absolute path itself.",
         )
     try:
         return Path(os.path.abspath(with_home(location, where))).as_uri()
     except (ValueError, OSError):
-        raise MetadataError(f"{shorten(location)!r} cannot be the path of a file", where=where) from None
+        raise MetadataError(
+            f"{shorten(location)!r} cannot be the path of a file", code="lock-malformed", where=where
+        ) from None
 
 
 def _digests(fragment: str, where: Location) -> tuple[str | None, str | None]:
@@ -73,7 +78,10 @@ def _digests(fragment: str, where: Location) -> tuple[str | None, str | None]:
     found = _DIGEST.fullmatch(fragment)
     if found is None:
         raise MetadataError(
-            f"{shorten(fragment)!r} is no digest", where=where, hint="MD5 has 32 hexadecimal digits, SHA-256 64."
+            f"{shorten(fragment)!r} is no digest",
+            code="lock-malformed",
+            where=where,
+            hint="MD5 has 32 hexadecimal digits, SHA-256 64.",
         )
     if found["sha256"]:
         return digest(found["sha256"], "sha256", where), None

@@ -13,6 +13,8 @@ from cetool.base.text import printable
 class LockNotWrittenError(CetoolError):
     """A lock was to be written and was not: what was there is as it was."""
 
+    code = "write-failed"
+
 
 def write_lock_file(path: Path, text: str, old: bytes | None) -> None:
     """Write a lock file in one step, in the place of ``old``, what was in it when it was read; None for no file.

@@ -175,7 +175,7 @@ def _read(path: Path, name: str, platform: str | None) -> tuple[Lock, str]:
         data = read_bytes(os.fspath(path), name, "lock file", limit=LOCK)
     except (ScriptNotFoundError, ScriptNotReadableError) as error:
         # 126 and 127 are about the script itself
-        raise MetadataError(error.message, where=error.where, hint=error.hint) from None
+        raise error.turned_into(MetadataError, code="lock-missing") from None
     return lock_in(data, path, name, platform)
 
 
@@ -191,6 +191,7 @@ def lock_in(data: bytes, path: Path, name: str, platform: str | None = None) -> 
         except LimitError as error:
             raise MetadataError(
                 f"the lock file cannot be read: {error}",
+                code="lock-malformed",
                 where=Location(name, error.line),
                 hint="`cetool lock` writes a lock again.",
             ) from None
@@ -201,9 +202,13 @@ def _lock_in(data: bytes, path: Path, name: str, platform: str | None) -> tuple[
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise MetadataError("the lock file is not UTF-8 text", where=Location(name, line)) from None
+        raise MetadataError(
+            "the lock file is not UTF-8 text", code="lock-malformed", where=Location(name, line)
+        ) from None
     if "\0" in text:
-        raise MetadataError("the lock file holds a NUL character: it is no text", where=Location(name))
+        raise MetadataError(
+            "the lock file holds a NUL character: it is no text", code="lock-malformed", where=Location(name)
+        )
     if _EXPLICIT.search(text):
         from cetool.lock.explicit import read_explicit
 
@@ -219,6 +224,7 @@ def _lock_in(data: bytes, path: Path, name: str, platform: str | None) -> tuple[
         return read_conda_lock(text, name, platform), CONDA_LOCK
     raise MetadataError(
         "this is no lock file",
+        code="lock-unrecognized",
         where=Location(name),
         hint="It can be a conda-lock.yml, a pixi.lock, or an @EXPLICIT file; `cetool lock SCRIPT` writes one.",
     )

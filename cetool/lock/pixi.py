@@ -44,16 +44,20 @@ def read_pixi_lock(path: Path, text: str, name: str) -> Lock:
         environments = dict(file.environments())
     except ParseCondaLockError as error:
         reason = shorten(scrub(str(error)).partition("\n")[0], 200)
-        raise MetadataError(f"this is no pixi.lock that can be read: {reason}", where=where) from None
+        raise MetadataError(
+            f"this is no pixi.lock that can be read: {reason}", code="lock-malformed", where=where
+        ) from None
     environment = environments.get(_DEFAULT)
     if environment is None:
-        raise MetadataError(f"the lock has no environment '{_DEFAULT}'", where=where)
+        raise MetadataError(f"the lock has no environment '{_DEFAULT}'", code="lock-malformed", where=where)
     found: list[PlatformLock] = []
     places = _Places(name, text)
     for platform, packages in environment.packages_by_platform().items():
         subdir = platform_name(str(platform.subdir), where)
         if any(each.platform == subdir for each in found):
-            raise MetadataError(f"{subdir} is locked twice, for machines that differ otherwise", where=where)
+            raise MetadataError(
+                f"{subdir} is locked twice, for machines that differ otherwise", code="lock-malformed", where=where
+            )
         found.append(_platform(subdir, packages, places, path.absolute().parent))
     return Lock(
         platforms=tuple(sorted(found, key=lambda each: each.platform)),
@@ -90,11 +94,13 @@ def _platform(subdir: str, packages: Iterable[Any], places: _Places, directory: 
         elif isinstance(package, PypiLockedPackage):
             pypi.append(_pypi(package, directory, where))
         else:
-            raise MetadataError(f"{package.name} is locked as source, which cetool does not build", where=where)
+            raise MetadataError(
+                f"{package.name} is locked as source, which cetool does not build", code="lock-malformed", where=where
+            )
     for names in ([each.name for each in conda], [each.name for each in pypi]):
         twice = next((name for name, count in Counter(names).items() if count > 1), None)
         if twice is not None:
-            raise MetadataError(f"{twice} is locked twice for {subdir}", where=places.of(""))
+            raise MetadataError(f"{twice} is locked twice for {subdir}", code="lock-malformed", where=places.of(""))
     return PlatformLock(subdir, in_order(conda), tuple(sorted(pypi, key=lambda each: each.name)))
 
 
@@ -104,6 +110,7 @@ def _conda(package: CondaLockedBinaryPackage, platform: str, where: Location) ->
     if record.name.normalized != found.name or str(record.version) != found.version:
         raise MetadataError(
             f"{record.name.normalized} {record.version} is locked, but its URL leads to {found.name} {found.version}",
+            code="lock-malformed",
             where=where,
         )
     kind = record.noarch
@@ -125,7 +132,9 @@ def _pypi(package: PypiLockedPackage, directory: Path, where: Location) -> Locke
         location = file_url(location, directory, where=where)
     if "://" not in location:
         raise MetadataError(
-            f"{name} is locked as the path {shorten(location)!r}, which means nothing elsewhere", where=where
+            f"{name} is locked as the path {shorten(location)!r}, which means nothing elsewhere",
+            code="lock-malformed",
+            where=where,
         )
     location = location.removeprefix("direct+")
     url, repository = pypi_url(location, name, where)
@@ -148,7 +157,7 @@ def _version_in(url: str, where: Location) -> str:
     """The version in a file's name, where the lock leaves it out (directories and repositories have a moving one)."""
     words = unquote(urlsplit(url).path).rpartition("/")[2].split("-")
     if len(words) < 2:
-        raise MetadataError("a PyPI package is locked without a version", where=where)
+        raise MetadataError("a PyPI package is locked without a version", code="lock-malformed", where=where)
     return pypi_version(words[1].removesuffix(".tar.gz").removesuffix(".zip"), where)
 
 
@@ -187,7 +196,9 @@ def write_pixi_lock(
             read.to_path(path)
         except ParseCondaLockError as error:
             reason = shorten(scrub(str(error)).replace(directory + os.sep, "").partition("\n")[0], 200)
-            raise MetadataError(f"py-rattler does not take this lock for a pixi.lock: {reason}") from None
+            raise MetadataError(
+                f"py-rattler does not take this lock for a pixi.lock: {reason}", code="lock-malformed"
+            ) from None
         return path.read_text(encoding="utf-8")
 
 

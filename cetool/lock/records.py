@@ -35,7 +35,9 @@ def record_of(package: LockedConda, where: Location | None = None) -> PackageRec
         )
     except Exception as error:  # each field has an exception of its own
         reason = shorten(str(error).partition("\n")[0])
-        raise MetadataError(f"{package.name} {package.version} is not a conda package: {reason}", where=where) from None
+        raise MetadataError(
+            f"{package.name} {package.version} is not a conda package: {reason}", code="lock-malformed", where=where
+        ) from None
 
 
 def locked_of(record: RepoDataRecord) -> LockedConda:

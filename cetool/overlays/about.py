@@ -98,7 +98,9 @@ def find_base(name: str, environ: Mapping[str, str], condarc: Condarc, roots: It
             return prefix
         there = "is no environment: it has neither conda-meta nor a python" if prefix.is_dir() else "is not there"
         raise StoreError(
-            f"the base {name} {there}", hint="Name an environment by its path, or as `conda env list` shows it."
+            f"the base {name} {there}",
+            code="base-unusable",
+            hint="Name an environment by its path, or as `conda env list` shows it.",
         )
     installations = [root for root in dict.fromkeys(roots) if (root / "conda-meta").is_dir()]
     if name in ("base", "root") and installations:
@@ -110,7 +112,9 @@ def find_base(name: str, environ: Mapping[str, str], condarc: Condarc, roots: It
     listed = ", ".join(sorted(known)[:_MOST_TOLD]) + (", ..." if len(known) > _MOST_TOLD else "")
     meant = f"Was {near[0]!r} meant? " if near else ""
     hint = f"{meant}Known are: {listed}." if known else "No engine knows of any: name it by its path, from / on."
-    raise StoreError(f"there is no environment called {name!r} that could be the base", hint=hint)
+    raise StoreError(
+        f"there is no environment called {name!r} that could be the base", code="environment-not-found", hint=hint
+    )
 
 
 def is_environment(prefix: Path) -> bool:

@@ -111,6 +111,7 @@ def read_base(prefix: Path, environ: Mapping[str, str], consent: Consent) -> Bas
     if not os.access(python, os.X_OK):
         raise EngineError(
             f"the base {prefix} has no python ({python.relative_to(prefix)})",
+            code="base-unusable",
             hint="Python packages can be laid over an environment with a python; list others under 'conda:'.",
         )
     try:
@@ -131,7 +132,9 @@ def read_base(prefix: Path, environ: Mapping[str, str], consent: Consent) -> Bas
     except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError) as error:
         reason = str(error)
     raise EngineError(
-        f"the python of the base {prefix} does not work: {reason}", hint=f"Try it yourself: {python} -I -c pass"
+        f"the python of the base {prefix} does not work: {reason}",
+        code="base-unusable",
+        hint=f"Try it yourself: {python} -I -c pass",
     )
 
 

@@ -46,6 +46,7 @@ def lay_conda(
     if not (base / "conda-meta").is_dir():
         raise EngineError(
             f"conda packages cannot be laid over {base}, which is no conda environment",
+            code="base-unusable",
             hint="List Python packages under 'overlay:'.",
         )
     engine = RattlerEngine(circumstances.environ, packages)
@@ -81,7 +82,9 @@ def _versions(base: Path) -> dict[str, str]:
             found[str(record["name"])] = str(record["version"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise EngineError(
-                f"the package record {path} cannot be read: {error}", hint="Name another base, or repair this one."
+                f"the package record {path} cannot be read: {error}",
+                code="environment-damaged",
+                hint="Name another base, or repair this one.",
             ) from None
     return found
 
@@ -118,7 +121,9 @@ def build_overlay(
     if base is not None:
         _check_python(base, overlay.python)
     elif overlay.python:
-        raise EngineError(f"the base {prefix} has no python, and {overlay.python[0]} is asked for")
+        raise EngineError(
+            f"the base {prefix} has no python, and {overlay.python[0]} is asked for", code="base-unusable"
+        )
     layers: list[Layer] = []
     installer, version = "rattler", ""
     place.prefix.mkdir(parents=True, exist_ok=True)
@@ -171,6 +176,7 @@ def _check_python(base: Base, specs: Sequence[str]) -> None:
         if wanted is not None and not VersionSpec(wanted).matches(version):
             raise EngineError(
                 f"the script needs {text}, and the base {base.prefix} has python {version}",
+                code="overlay-conflict",
                 hint="Name a base with such a python.",
             )
 
@@ -192,6 +198,7 @@ def _refuse_both(layers: Sequence[Layer], added: Sequence[Layer]) -> None:
     if both:
         raise EngineError(
             f"{', '.join(sorted(both))} would be laid over the base both from PyPI and as a conda package",
+            code="overlay-conflict",
             hint="Ask for it under 'overlay:' or under 'conda:', not under both.",
         )
 

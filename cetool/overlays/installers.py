@@ -89,6 +89,7 @@ def find_installer(base: Base, request: PypiRequest) -> Installer:
         return _Pip(base, request, command, installed_version("pip"))
     raise EngineError(
         f"the base {base.prefix} has no pip, and uv is not found",
+        code="installer-missing",
         hint=f"{GET_UV} It needs only the python of the base.",
     )
 
@@ -179,6 +180,7 @@ class _Pip(_Driver):
         if numbers < _PIP_WITH_REPORTS:
             raise EngineError(
                 f"the base has pip {version}, which cannot tell what it would install; pip 22.2 could",
+                code="installer-missing",
                 hint=f"{GET_UV} It needs only the python of the base.",
             )
 
@@ -190,7 +192,9 @@ class _Pip(_Driver):
                 items: list[dict[str, Any]] = read_json(report, PACKAGE)["install"]
                 return [_reported(item) for item in items]
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise EngineError(f"pip's report cannot be read: {error}", log=str(self.request.log)) from None
+                raise EngineError(
+                    f"pip's report cannot be read: {error}", code="installer-failed", log=str(self.request.log)
+                ) from None
 
     def _invocation(self, scratch: Path, entries: Sequence[str], *more: str) -> Invocation:
         request = self.request

@@ -182,7 +182,9 @@ class _Layer:
             found = merged.get(normalized(wanted.name))
             if found is None or not wanted.specifier.contains(found.version, prereleases=True):
                 there = "is not there" if found is None else f"is {found.version} there"
-                raise EngineError(f"{self.installer.name} laid what it planned, and {redact(entry)} {there}")
+                raise EngineError(
+                    f"{self.installer.name} laid what it planned, and {redact(entry)} {there}", code="installer-failed"
+                )
 
     def _exchange(self, broken: Sequence[Failure], below: Mapping[str, Distribution]) -> None:
         """Have packages of the base that were compiled for others than lie over it now built for those."""
@@ -217,6 +219,7 @@ class _Layer:
         more = "" if error is None else f"; no set of packages fits both: {error.message}"
         return EngineError(
             f"this cannot be laid over {self.base.prefix}: {told}, and the overlay asks for {asked}{more}",
+            code="overlay-conflict",
             hint="Ask for another version, or lay a version over it that fits as well.",
             log=None if error is None else error.log,
         )

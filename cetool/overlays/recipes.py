@@ -106,12 +106,16 @@ def read_recipe_file(path: Path, name: str) -> Recipe:
     try:
         text = read_text(path, ENVIRONMENT_FILE)
     except OSError as error:
-        raise StoreError(f"the recipe {path} cannot be read: {error.strerror}") from None
+        raise StoreError(f"the recipe {path} cannot be read: {error.strerror}", code="overlay-malformed") from None
     except UnicodeDecodeError as error:
-        raise StoreError(f"the recipe {path} cannot be read: {error}", hint="Save it as UTF-8.") from None
+        raise StoreError(
+            f"the recipe {path} cannot be read: {error}", code="overlay-malformed", hint="Save it as UTF-8."
+        ) from None
     root = parse_yaml(text, name=str(path), lines=range(1, text.count("\n") + 2))
     if root is None:
-        raise StoreError(f"the recipe {path} is empty", hint="It has the keys base, overlay and conda.")
+        raise StoreError(
+            f"the recipe {path} is empty", code="overlay-malformed", hint="It has the keys base, overlay and conda."
+        )
     keys = root.as_mapping("the recipe", ("name", "base", "overlay", "conda", "channels"))
     directory = path.absolute().parent
     found = read_overlay_keys(keys, directory)

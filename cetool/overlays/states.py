@@ -37,11 +37,14 @@ def state_of(entry: str) -> str | None:
         if not any((path / name).is_file() for name in _PROJECT):
             raise StoreError(
                 f"{path} is no Python project: it has no {' and no '.join(_PROJECT[:2])}",
+                code="overlay-malformed",
                 hint="Name the directory that has one of them.",
             )
         return _digest(_project(path) if is_editable(entry) else _tree(path))
     except OSError as error:
-        raise StoreError(f"{path}, which is to be laid over the base, cannot be read: {error.strerror}") from error
+        raise StoreError(
+            f"{path}, which is to be laid over the base, cannot be read: {error.strerror}", code="overlay-malformed"
+        ) from error
 
 
 def watched_by(entry: str) -> list[str] | None:

@@ -37,6 +37,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 class RecipeChangedError(StoreError):
     """A recipe is not what was read any more."""
 
+    code = "overlay-changed"
+
 
 class Overlays:
     """All overlays of one place. ``template`` is the setting ``overlays-dir``, None for the default."""
@@ -60,7 +62,7 @@ class Overlays:
             pattern = str(Path(self._template.replace(_PLACE, "[!.]*")).relative_to(self.root))
             found = sorted(path for path in self.root.glob(pattern) if path.is_dir())
         except OSError as error:
-            raise StoreError(f"{self.root} cannot be read: {error.strerror}") from error
+            raise StoreError(f"{self.root} cannot be read: {error.strerror}", code="cache-not-writable") from error
         yield from map(self._store, found)
 
     def _store(self, directory: Path) -> Store:
@@ -93,6 +95,8 @@ class Overlays:
             known = ", ".join(item.name for item in self.named())
             raise StoreError(
                 f"there is no overlay called {name!r} in {self.root}",
+                about=name,
+                code="overlay-not-found",
                 hint=f"There are: {known}." if known else "`cetool overlay create NAME --base PREFIX` makes one.",
             )
         return recipe
@@ -123,7 +127,8 @@ class Overlays:
             ) from None
         except OSError as error:
             raise StoreError(
-                f"the recipe of {recipe.name} cannot be written to {directory}: {error.strerror}"
+                f"the recipe of {recipe.name} cannot be written to {directory}: {error.strerror}",
+                code="cache-not-writable",
             ) from error
 
     def forget(self, recipe: Recipe) -> None:
@@ -144,7 +149,9 @@ class Overlays:
                 hint="Run the same command again.",
             ) from None
         except OSError as error:
-            raise StoreError(f"the recipe of {name} cannot be removed: {error.strerror}") from error
+            raise StoreError(
+                f"the recipe of {name} cannot be removed: {error.strerror}", code="cache-not-writable"
+            ) from error
 
     def _read(self, name: str) -> Recipe | None:
         try:

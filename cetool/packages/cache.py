@@ -38,13 +38,18 @@ class DamagedPackages(EngineError):
     what is wrong with their files.
     """
 
-    def __init__(self, directories: Iterable[Path], how: str = "missing or cut off") -> None:
+    code = "package-damaged"
+
+    advice = "Remove these directories there (or all of it), and run the same command again."
+
+    def __init__(self, directories: Iterable[Path], how: str = "missing or cut off", log: str | None = None) -> None:
         self.directories = tuple(directories)
         names = ", ".join(directory.name for directory in self.directories)
         where = self.directories[0].parent
         super().__init__(
             f"the package cache {where} is damaged: files of {names} are {how}",
-            hint="Remove these directories there (or all of it), and run the same command again.",
+            hint=self.advice,
+            log=log,
         )
 
 
@@ -59,16 +64,17 @@ def checked_caches(directories: Iterable[str], root: str, environ: Mapping[str, 
         try:
             check_source_dir(directory, trust=is_trusting(environ), owners=owners)
         except OwnershipError as error:
-            raise OwnershipError(f"the package cache cannot be used: {error.message}", hint=error.hint) from None
+            raise error.but(message=f"the package cache cannot be used: {error.message}") from None
     return found
 
 
 class ReplacedPackages(DamagedPackages):
     """Another process put other packages of the same names into the package cache while these were linked."""
 
+    advice = "Run the same command again."
+
     def __init__(self, directories: Iterable[Path]) -> None:
         super().__init__(directories, how="not the same as a moment ago: another process replaced them")
-        self.hint = "Run the same command again."
 
 
 def embedded_cache(condarc: Condarc, environ: Mapping[str, str], cache_dir: Path) -> Path:
@@ -85,10 +91,10 @@ def embedded_cache(condarc: Condarc, environ: Mapping[str, str], cache_dir: Path
                 ensure_private_dir(directory, trust=trust)
             return candidate
         except OwnershipError as error:
-            raise OwnershipError(f"the package cache cannot be used: {error.message}", hint=error.hint) from None
+            raise error.but(message=f"the package cache cannot be used: {error.message}") from None
         except StoreError as error:
             problem = error.message
-    raise EngineError(f"packages cannot be kept in {cache_dir}: {problem}")
+    raise EngineError(f"packages cannot be kept in {cache_dir}: {problem}", code="cache-not-writable")
 
 
 def embedded_caches(environ: Mapping[str, str], cache_dir: Path) -> list[Path]:

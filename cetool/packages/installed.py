@@ -86,7 +86,9 @@ def package_records(prefix: Path) -> list[dict[str, Any]]:
                 raise ValueError("it is not a package record")
         except (OSError, ValueError) as error:
             raise StoreError(
-                f"the package record {path} cannot be read: {error}", hint="Make the environment anew with --refresh."
+                f"the package record {path} cannot be read: {error}",
+                code="environment-damaged",
+                hint="Make the environment anew with --refresh.",
             ) from None
         records.append(record)
     return records

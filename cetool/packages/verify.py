@@ -48,6 +48,7 @@ def check_complete(
     def incomplete(reason: str) -> EngineError:
         return EngineError(
             f"the environment at {prefix} is not complete: {reason}",
+            code="environment-damaged",
             hint="Run the same command again; it is made anew.",
             log=None if log is None else str(log),
         )

@@ -26,6 +26,8 @@ RECORD_SCHEMA = "cetool.record/1"
 class RecordError(CetoolError):
     """A record is malformed, was tampered with, or is of a run that cannot be done again here."""
 
+    code = "record-malformed"
+
 
 @dataclass(frozen=True)
 class RecordedScript:
@@ -218,4 +220,6 @@ def write_record(path: Path, record: RunRecord) -> None:
     try:
         put_file(path, data + b"\n")
     except OSError as error:
-        raise RecordError(f"the record {printable(str(path))} cannot be written: {error.strerror or error}") from None
+        raise RecordError(
+            f"the record {printable(str(path))} cannot be written: {error.strerror or error}", code="write-failed"
+        ) from None

@@ -250,7 +250,7 @@ def _read(path: Path, environ: Mapping[str, str], installed: Iterable[str]) -> _
             read_own_file(path, limit=SETTINGS, trust=trust)
         return layer
     except OwnershipError as error:
-        raise ConfigError(error.message, where=Location(str(path)), hint=error.hint) from None
+        raise error.turned_into(ConfigError, where=Location(str(path))) from None
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=Location(str(path))) from None
 

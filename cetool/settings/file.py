@@ -64,7 +64,7 @@ def _read(path: Path, *, trust: bool = False) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OwnershipError as error:
-        raise ConfigError(error.message, where=place, hint=error.hint) from None
+        raise error.turned_into(ConfigError, where=place) from None
     except OSError as error:
         if error.errno == errno.EINVAL:
             if os.path.realpath(path) == os.devnull:
@@ -155,7 +155,9 @@ def _change(path: Path, key: str, value: object) -> None:
         update_file(path, lambda raw: _changed(raw or b"", path, key, value), mode=None if path.exists() else 0o600)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise ConfigError(f"the configuration file cannot be written: {reason}", where=Location(str(path))) from None
+        raise ConfigError(
+            f"the configuration file cannot be written: {reason}", code="write-failed", where=Location(str(path))
+        ) from None
 
 
 def _changed(raw: bytes, path: Path, key: str, value: object) -> bytes:
@@ -167,7 +169,12 @@ def _changed(raw: bytes, path: Path, key: str, value: object) -> bytes:
     if changed is None or not _says(changed, wanted, path):
         changed = _rewritten(text, key, value, path)
     if not _says(changed, wanted, path):
-        raise ConfigError(f"{key} cannot be changed in this file", where=Location(str(path)), hint="Change it by hand.")
+        raise ConfigError(
+            f"{key} cannot be changed in this file",
+            code="write-failed",
+            where=Location(str(path)),
+            hint="Change it by hand.",
+        )
     newline = "\r\n" if "\r\n" in text else "\n"
     changed = changed.replace("\r\n", "\n").replace("\n", newline)
     return (_BOM if raw.startswith(_BOM) else b"") + changed.encode()

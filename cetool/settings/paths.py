@@ -106,7 +106,9 @@ def trust_directory(environ: Mapping[str, str]) -> Path | None:
         expanded = expand_user(named, environ)
         if not Path(expanded).is_absolute():
             raise StoreError(
-                f"CETOOL_DATA_DIR is {named!r}, which is not an absolute path", hint="Write the path from / on."
+                f"CETOOL_DATA_DIR is {named!r}, which is not an absolute path",
+                code="setting-invalid",
+                hint="Write the path from / on.",
             )
         return Path(os.path.normpath(expanded), "trust")
     base = _user_dir(environ, "XDG_DATA_HOME", ".local/share", kind="data")
@@ -123,6 +125,7 @@ def home_directory(environ: Mapping[str, str]) -> Path | None:
         if not Path(home).is_absolute():
             raise StoreError(
                 f"the home directory is given as {home!r}, which is not an absolute path",
+                code="setting-invalid",
                 hint="Set HOME to your home directory, or CETOOL_CACHE_DIR to an absolute path.",
             )
         return Path(home)
@@ -152,6 +155,7 @@ def _cache_root(environ: Mapping[str, str]) -> Path:
         if not Path(expanded).is_absolute():
             raise StoreError(
                 f"CETOOL_CACHE_DIR is {named!r}, which is not an absolute path",
+                code="setting-invalid",
                 hint="Environments cannot move with the working directory: write the path from / on.",
             )
         return Path(os.path.normpath(expanded))
@@ -160,6 +164,7 @@ def _cache_root(environ: Mapping[str, str]) -> Path:
         raise StoreError(
             "there is no place for the cache: HOME is not set (as under cron), and this user has no entry with a home "
             "directory in the password database",
+            code="home-missing",
             hint="Set HOME, or CETOOL_CACHE_DIR to the absolute path of a directory that is yours.",
         )
     return base

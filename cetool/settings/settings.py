@@ -123,7 +123,13 @@ def load_settings(environ: Mapping[str, str], *, options: Mapping[str, object] |
     for layer in layers:
         for name, (value, where) in layer.items():
             if name not in DEFAULTS:
-                raise ConfigError(f"there is no setting {name!r}", where=where, hint=nearest_key(name))
+                raise ConfigError(
+                    f"there is no setting {name!r}",
+                    about=name,
+                    code="setting-unknown",
+                    where=where,
+                    hint=nearest_key(name),
+                )
             if value is not None:  # a key with nothing behind it sets nothing
                 origins[name] = _origin(name, plain_value(value), where, in_file)
     unknown = unknown_variables(environ)
@@ -143,7 +149,7 @@ def load_settings(environ: Mapping[str, str], *, options: Mapping[str, object] |
 def check_value(key: str, value: object, environ: Mapping[str, str]) -> object:
     """The setting's value that a value in ``config.yaml`` would give. Raises UsageError for a wrong key or value."""
     if key not in DEFAULTS:
-        raise UsageError(f"there is no setting {key!r}", hint=nearest_key(key))
+        raise UsageError(f"there is no setting {key!r}", about=key, code="setting-unknown", hint=nearest_key(key))
     condarc = load_condarc(environ, root_prefix=conda_root(environ))
     try:
         found = _READERS[key](value, _Context(environ, condarc, in_file=True))
@@ -178,7 +184,11 @@ def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
 
         if matches := difflib.get_close_matches(name, known, n=1, cutoff=0.85):
             raise ConfigError(
-                f"there is no variable {name}", where=Location(name), hint=f"Did you mean {matches[0]}? Or unset it."
+                f"there is no variable {name}",
+                about=name,
+                code="setting-unknown",
+                where=Location(name),
+                hint=f"Did you mean {matches[0]}? Or unset it.",
             )
     return tuple(sorted(name for name in unknown if name.startswith("CETOOL_")))
 

@@ -12,7 +12,7 @@ import os
 import time
 from pathlib import Path
 
-from cetool.base.errors import CetoolError, EngineError, Interrupted
+from cetool.base.errors import CODES, CetoolError, EngineError, Interrupted
 from cetool.base.limits import NOTE, read_json
 
 _SUFFIX = ".failed"
@@ -26,7 +26,8 @@ def keep_failure(logs: Path, name: str, error: BaseException) -> None:
         "time": time.time(),
         "message": str(error),
         "hint": error.hint,
-        "log": error.log if isinstance(error, EngineError) else None,
+        "log": error.log,
+        "code": error.code,
     }
     path = logs / f"{name}{_SUFFIX}"
     temporary = path.with_suffix(f".{os.getpid()}")
@@ -41,9 +42,14 @@ def raise_failure_since(logs: Path, name: str, since: float) -> None:
     try:
         told = read_json(logs / f"{name}{_SUFFIX}", NOTE, exact=True)
         when, message = float(told["time"]), str(told["message"])
-        hint, log = (None if told[key] is None else str(told[key]) for key in ("hint", "log"))
+        hint, log, code = (None if told.get(key) is None else str(told[key]) for key in ("hint", "log", "code"))
         if not since <= when <= time.time():
             return
     except (OSError, ValueError, KeyError, TypeError):
         return
-    raise EngineError(f"{message} (so it went for the process that this one waited for)", hint=hint, log=log)
+    raise EngineError(
+        f"{message} (so it went for the process that this one waited for)",
+        code=code if code in CODES else None,
+        hint=hint,
+        log=log,
+    )

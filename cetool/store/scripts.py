@@ -151,7 +151,11 @@ class ScriptStore:
                 self.directory.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
         except OSError as error:
             raise _write_failure(error, path) from error
-        raise StoreError(f"{path} is removed as often as it is written", hint="Wait for what removes it to end.")
+        raise StoreError(
+            f"{path} is removed as often as it is written",
+            code="cache-not-writable",
+            hint="Wait for what removes it to end.",
+        )
 
     def _lock(self, key: str) -> FileLock | None:
         try:
@@ -261,5 +265,6 @@ def _write_failure(error: OSError, path: Path) -> StoreError:
     hint = f"Move away what is in its place: {error.filename2 or error.filename}" if in_the_way else None
     return StoreError(
         f"the script's place {path} could not be written: {error.strerror or error}",
+        code="cache-not-writable",
         hint=hint or hints.get(error.errno or 0),
     )

@@ -235,7 +235,9 @@ class Store:
                 settling.finish()
                 write_marker(prefix, marker)
             if valid_marker(prefix) is None:
-                raise StoreError(f"the environment {prefix} was made as another one, {marker.prefix}")
+                raise StoreError(
+                    f"the environment {prefix} was made as another one, {marker.prefix}", code="environment-damaged"
+                )
         except BaseException as error:
             self._undo(prefix, old, lock, trash)
             if isinstance(error, OSError):
@@ -266,7 +268,11 @@ class Store:
                     break
                 else:
                     return prefix, lock
-        raise StoreError(f"every directory for the environment {name} is in use", hint="Wait for its scripts to end.")
+        raise StoreError(
+            f"every directory for the environment {name} is in use",
+            code="environment-in-use",
+            hint="Wait for its scripts to end.",
+        )
 
     @contextlib.contextmanager
     def _own_mode(self) -> Iterator[None]:
@@ -356,6 +362,7 @@ class Store:
         except OSError as error:
             raise StoreError(
                 f"the environment {directory.prefix} could not be removed: {error.strerror or error}",
+                code="cache-not-writable",
                 hint=_HINTS.get(error.errno or 0, _OTHER_HINT),
             ) from error
         lock.delete()
@@ -382,7 +389,9 @@ class Store:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise StoreError(f"{self.paths.envs} cannot be read: {error.strerror}") from error
+            raise StoreError(
+                f"{self.paths.envs} cannot be read: {error.strerror}", code="cache-not-writable"
+            ) from error
         for entry in entries:
             match = _DIRECTORY.match(entry)
             if match and (name is None or match[1] == name):
@@ -431,5 +440,6 @@ class Store:
 def _write_failure(error: OSError, prefix: Path) -> StoreError:
     return StoreError(
         f"the environment {prefix} could not be written: {error.strerror or error}",
+        code="cache-not-writable",
         hint=_HINTS.get(error.errno or 0, _OTHER_HINT),
     )

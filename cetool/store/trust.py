@@ -81,9 +81,11 @@ class TrustStore:
             data = json.dumps({"schema": SCHEMA, **kept}, indent=1)
             put_file(self._path(trusted.sha256), data.encode(), mode=0o600)
         except StoreError as error:
-            raise StoreError(error.message, hint=_ELSEWHERE) from None
+            raise error.but(hint=_ELSEWHERE) from None
         except OSError as error:
-            raise StoreError(f"{self.directory} cannot be written to: {error.strerror}", hint=_ELSEWHERE) from None
+            raise StoreError(
+                f"{self.directory} cannot be written to: {error.strerror}", code="cache-not-writable", hint=_ELSEWHERE
+            ) from None
 
     def forget(self, sha256: str) -> bool:
         """Take an answer back; whether there was one. Raises StoreError where it cannot be."""
@@ -92,7 +94,9 @@ class TrustStore:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise StoreError(f"{self._path(sha256)} cannot be removed: {error.strerror}") from None
+            raise StoreError(
+                f"{self._path(sha256)} cannot be removed: {error.strerror}", code="cache-not-writable"
+            ) from None
         sync_directory(self.directory)
         return True
 
@@ -103,7 +107,7 @@ class TrustStore:
         try:
             ensure_private_dir(self.directory, trust=False, writable=False)
         except StoreError as error:
-            raise StoreError(error.message, hint=_ELSEWHERE) from None
+            raise error.but(hint=_ELSEWHERE) from None
 
     def _read(self, sha256: str) -> Trusted | None:
         """One answer; what is no file of this form is none."""

@@ -235,6 +235,7 @@ class UsageLog:
         except (OSError, *DATABASE_ERRORS) as again:
             raise StoreError(
                 f"the usage log {database} is damaged ({error}) and cannot be replaced: {again}",
+                code="usage-log-unusable",
                 hint="Remove it: it is built anew from the environments on disk.",
             ) from again
         self._warn(f"The usage log was damaged ({error}); it is kept as {aside} and built anew from what is on disk.")

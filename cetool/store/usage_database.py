@@ -81,6 +81,7 @@ def _connect(path: Path, *, wal: bool) -> sqlite3.Connection:
             raise StoreError(
                 f"the usage log {path} was written by a newer cetool (schema {version}, this one knows"
                 f" {len(_MIGRATIONS)})",
+                code="usage-log-unusable",
                 hint="Use that cetool, or set CETOOL_CACHE_DIR to another directory for this one.",
             )
         with contextlib.suppress(OSError):
@@ -197,5 +198,6 @@ def refused(path: Path, error: Exception) -> StoreError:
     """What to tell where the database is not damaged, but cannot be used."""
     return StoreError(
         f"the usage log {path} cannot be used: {error}",
+        code="usage-log-unusable",
         hint="Another process may be holding it: try again; or look at its permissions and the room on its disk.",
     )

@@ -43,7 +43,7 @@ def read_conda_execute(block: Block, script: Script) -> tuple[Requirements, tupl
     """The requirements, and the command if it names one, of a ``# conda execute`` block. Raises MetadataError."""
     root = read_tree(block, script)
     if root is None or root.kind == "nothing":
-        raise MetadataError(_NO_ENVIRONMENT, where=script.at(block.first), hint=_ADD_ENV)
+        raise MetadataError(_NO_ENVIRONMENT, code="block-missing", where=script.at(block.first), hint=_ADD_ENV)
     try:
         own = read_own_keys(root, "the '# conda execute' specification", script.directory)
     except MetadataError as error:
@@ -51,10 +51,10 @@ def read_conda_execute(block: Block, script: Script) -> tuple[Requirements, tupl
         if error.where is None or error.where.line != last or _END in (error.hint or ""):
             raise
         # the last line may be a comment that follows the block
-        raise MetadataError(error.message, where=error.where, hint=f"{error.hint or ''} {_END}".strip()) from None
+        raise error.but(hint=f"{error.hint or ''} {_END}".strip()) from None
     needs = own.requirements
     if not needs.packages and not needs.pypi and not needs.baselines and needs.overlay is None:
-        raise MetadataError(_NO_ENVIRONMENT, where=script.at(block.first), hint=_ADD_ENV)
+        raise MetadataError(_NO_ENVIRONMENT, code="block-missing", where=script.at(block.first), hint=_ADD_ENV)
     return own.requirements, own.run_with
 
 
@@ -66,8 +66,7 @@ def read_tree(block: Block, script: Script) -> Node | None:
     try:
         root = parse_yaml(block.text, name=script.name, lines=block.numbers)
     except MetadataError as error:
-        hint = f"{error.hint} {_END}" if error.hint else _END
-        raise MetadataError(error.message, where=error.where, hint=hint) from None
+        raise error.but(hint=f"{error.hint} {_END}" if error.hint else _END) from None
     for key in KEYS if root is not None else ():
         folded = root.entries[key].folded_part() if root is not None and key in root.entries else None
         if folded is not None:
@@ -114,7 +113,12 @@ def _unknown_keys(keys: Mapping[str, Node], what: str) -> tuple[Ignored, ...]:
             continue
         meant = meant_key(key)
         if meant is not None:
-            node.fail(f"unknown key {shorten(key)!r} in {what}", f"Did you mean {meant!r}? {_END}")
+            node.fail(
+                f"unknown key {shorten(key)!r} in {what}",
+                f"Did you mean {meant!r}? {_END}",
+                code="key-unknown",
+                about=key,
+            )
         found.append(Ignored(f"unknown key {shorten(key)!r} in {what}: cetool passes over it", node.where))
     return tuple(found)
 
@@ -163,6 +167,7 @@ def _pip_entry(item: Node, what: str) -> Iterable[Node]:
             value.fail(
                 f"an entry of {what} is a match spec, not a mapping: {shorten(key)!r}",
                 f"Write '{shorten(key)} VERSION' without a colon; only 'pip:' is followed by a list.",
+                code="match-spec-invalid",
             )
     requirements = item.entries.get("pip")
     if requirements is None or requirements.kind == "nothing":

@@ -79,7 +79,7 @@ def _entrypoint(node: Node | None, platform: str) -> str | None:
     known = (*FAMILIES, *PLATFORMS)
     for key, value in node.entries.items():
         if key not in known:
-            value.fail(f"entrypoint.{shorten(key)} is no platform", nearest(key, known))
+            value.fail(f"entrypoint.{shorten(key)} is no platform", nearest(key, known), code="platform-invalid")
         value.as_text(f"entrypoint.{key}")
     for key in selectors(platform):
         if key in node.entries:

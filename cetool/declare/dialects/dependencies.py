@@ -96,7 +96,11 @@ def _field(field: str, value: Node, base_dir: str | os.PathLike[str]) -> str:
     if field == "channel":
         return canonical_channel(text, base_dir=base_dir, where=value.where)
     if field == "subdir" and text not in (*PLATFORMS, "noarch"):
-        value.fail(f"{shorten(text)!r} is not a platform", "Write it as in linux-64, osx-arm64, win-64, noarch.")
+        value.fail(
+            f"{shorten(text)!r} is not a platform",
+            "Write it as in linux-64, osx-arm64, win-64, noarch.",
+            code="platform-invalid",
+        )
     if field in _DIGITS and not re.fullmatch(rf"[0-9a-fA-F]{{{_DIGITS[field]}}}", text):
         value.fail(f"{shorten(text)!r} is not the {field} of a file", f"It has {_DIGITS[field]} hexadecimal digits.")
     if field == "url" and not re.fullmatch(r"(?:https?|file)://\S+\.(?:conda|tar\.bz2)(?:#\S*)?", text):
@@ -110,7 +114,10 @@ def _field(field: str, value: Node, base_dir: str | os.PathLike[str]) -> str:
 def _value(node: Node, field: str, text: str) -> str:
     """The text, if it can stand between double quotes. Raises MetadataError otherwise."""
     if '"' in text or "\\" in text:
-        node.fail(f"{field} = {shorten(text)!r} holds a quote or a backslash, which no match spec can hold there")
+        node.fail(
+            f"{field} = {shorten(text)!r} holds a quote or a backslash, which no match spec can hold there",
+            code="match-spec-invalid",
+        )
     return text
 
 

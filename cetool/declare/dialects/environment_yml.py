@@ -51,10 +51,12 @@ def read_environment_file(path: str | os.PathLike[str], platform: str | None = N
     except (ScriptNotFoundError, ScriptNotReadableError) as error:
         if _WAS_URL.match(given):
             raise MetadataError(
-                "an environment file is not read from a URL", hint="Fetch it, read it, and name the file."
+                "an environment file is not read from a URL",
+                code="environment-file-malformed",
+                hint="Fetch it, read it, and name the file.",
             ) from None
         # 126 and 127 are about the script itself
-        raise MetadataError(error.message, where=error.where, hint=error.hint) from None
+        raise error.turned_into(MetadataError, code="environment-file-malformed") from None
     directory = Path(given).absolute().parent
     if given.lower().endswith((".yml", ".yaml")):
         return _read_yaml(decode(_as_utf8(data), name), name, directory, platform or current_platform())
@@ -73,7 +75,12 @@ def _as_utf8(data: bytes) -> bytes:
 def _read_yaml(text: str, name: str, directory: Path, platform: str) -> Requirements:
     root = parse_yaml(_selected(text, name, platform), name=name, aliases=True)
     if root is None or root.kind == "nothing":
-        raise MetadataError("the environment file says nothing", where=Location(name), hint="Add `dependencies:`.")
+        raise MetadataError(
+            "the environment file says nothing",
+            code="environment-file-malformed",
+            where=Location(name),
+            hint="Add `dependencies:`.",
+        )
     keys = root.as_mapping("the environment file")
     if "dependencies" not in keys:
         close = next(
@@ -81,6 +88,7 @@ def _read_yaml(text: str, name: str, directory: Path, platform: str) -> Requirem
         )
         raise MetadataError(
             "the environment file has no dependencies" + ("" if close is None else f", but a key {shorten(close)!r}"),
+            code="environment-file-malformed",
             where=Location(name) if close is None else keys[close].where,
             hint="Add `dependencies:`." if close is None else "Did you mean 'dependencies'?",
         )
@@ -115,6 +123,7 @@ def _selected(text: str, name: str, platform: str) -> str:
         if value is None:
             raise MetadataError(
                 f"the selector [{shorten(found[1])}] is not one that cetool reads",
+                code="environment-file-malformed",
                 where=Location(name, number),
                 hint=f"It can have and, or, not, parentheses and these names: {', '.join(sorted(_SELECTOR_NAMES))}.",
             )
@@ -186,7 +195,7 @@ def _without_sel(node: Node, platform: str) -> Node:
                     f"{shorten(key)!r} is not a selector", "Write sel(unix), sel(linux), sel(osx) or sel(win) (CEP 24)."
                 )
             if value.kind != "text":
-                value.fail(f"{key} is followed by one match spec, not by {value.in_words}")
+                value.fail(f"{key} is followed by one match spec, not by {value.in_words}", code="match-spec-invalid")
             items += [value] if held else []
         if rest or not conditions:
             items.append(item._replace(entries=rest) if conditions else item)
@@ -218,10 +227,16 @@ def _read_lines(text: str, name: str, directory: Path) -> Requirements:
         if spec.startswith("@EXPLICIT"):
             raise MetadataError(
                 "this file names all packages of an environment (@EXPLICIT), so it cannot be one of several parts",
+                code="environment-file-malformed",
                 where=where,
                 hint="`cetool create --file FILE` makes that environment; --lock-file FILE runs a script in it.",
             )
         packages.append(canonical_spec(spec, where=where, base_dir=directory))
     if not packages:
-        raise MetadataError("the file names no packages", where=Location(name), hint="Write one match spec a line.")
+        raise MetadataError(
+            "the file names no packages",
+            code="environment-file-malformed",
+            where=Location(name),
+            hint="Write one match spec a line.",
+        )
     return Requirements(packages=tuple(packages))

@@ -86,12 +86,14 @@ def read_notebook(script: Script) -> Notebook:
     except json.JSONDecodeError as error:
         raise MetadataError(
             f"this notebook is not JSON: {error.msg} (column {error.colno})",
+            code="notebook-malformed",
             where=script.at(error.lineno),
             hint="Open it in Jupyter, or take it from where it came once more.",
         ) from None
     except ValueError as error:
         raise MetadataError(
             f"this notebook cannot be read: {shorten(str(error))}",
+            code="notebook-malformed",
             where=script.at(),
             hint="Clear its outputs (jupyter nbconvert --clear-output --inplace), or open it in Jupyter.",
         ) from None
@@ -101,6 +103,7 @@ def read_notebook(script: Script) -> Notebook:
             "this is not a notebook: nbformat is missing"
             if major is None
             else f"this notebook is of format {shorten(str(major))}, and cetool reads 3 and 4",
+            code="notebook-malformed",
             where=script.at(),
             hint="A notebook is a JSON object with 'nbformat', 'metadata' and 'cells', as Jupyter writes it.",
         )
@@ -121,7 +124,7 @@ def _code_cells(data: Mapping[str, Any], script: Script) -> tuple[Cell, ...]:
         listed = [cell for page in pages for cell in _list(page)]
         key = "input"
     if not isinstance(listed, list):
-        raise MetadataError("this notebook has no list of cells", where=script.at())
+        raise MetadataError("this notebook has no list of cells", code="notebook-malformed", where=script.at())
     found: list[Cell] = []
     for index, cell in enumerate(listed):
         if not isinstance(cell, dict) or cell.get("cell_type") != "code":
@@ -175,6 +178,7 @@ def find_cell(notebook: Notebook) -> tuple[Cell, Block] | None:
         one, other = found[0], found[1]
         raise MetadataError(
             f"there are two blocks: one in cell {one[0].number}, and one in cell {other[0].number}",
+            code="block-ambiguous",
             where=notebook.cell_script(other[0]).at(other[1].first),
             hint="A notebook says in one block what it needs: keep one of them.",
         )
@@ -193,6 +197,7 @@ def read_notebook_metadata(script: Script, platform: str | None = None) -> Scrip
         places = [*([] if found is None else [f"in cell {found[0].number}"]), *(f"below {key!r}" for key in keys)]
         raise MetadataError(
             f"the notebook says twice what it needs: {places[0]}, and {places[1]} of its metadata",
+            code="block-ambiguous",
             where=script.at(),
             hint="Keep one of them.",
         )
@@ -302,7 +307,7 @@ def _readers(
 def _node(value: Any, where: Location, depth: int) -> Node:
     """A JSON value as the tree that the dialects' readers take."""
     if depth > _MAX_DEPTH:
-        raise MetadataError("the metadata is nested too deep", where=where)
+        raise MetadataError("the metadata is nested too deep", code="notebook-malformed", where=where)
     if isinstance(value, dict):
         entries = {
             key: _node(item, Location(f"{where.path}.{shorten(key, 40)}"), depth + 1) for key, item in value.items()
@@ -326,6 +331,7 @@ def _nothing_found(notebook: Notebook) -> MetadataError:
     advice = (usual.hint or "").partition("Add these lines")[0]
     return MetadataError(
         "the notebook does not say what it needs",
+        code="block-missing",
         where=usual.where if advice else notebook.script.at(),
         hint=f"{advice}Write lines such as these into its first code cell "
         f"(`cetool init` does), or name a file that does with --env-file environment.yml:\n{lines}",

@@ -141,11 +141,13 @@ class _Reader:
         if len(text) > MAX_LINE or has_control(text.replace("\t", " ")):
             raise MetadataError(
                 f"'{shown}' is not a line for pip: it is too long, or holds a line break or a control character",
+                code="requirement-invalid",
                 where=where,
             )
         if variable := _VARIABLE.search(text):
             raise MetadataError(
                 f"'{shown}' refers to the variable {variable[0]}, and a script's requirements have no variables",
+                code="requirement-invalid",
                 where=where,
                 hint="Keep passwords in ~/.netrc, and your own indexes in the configuration of uv or pip.",
             )
@@ -155,6 +157,7 @@ class _Reader:
         except ValueError as error:
             raise MetadataError(
                 f"'{shown}' cannot be read as a line for pip: {shorten(redact(str(error)))}",
+                code="requirement-invalid",
                 where=where,
                 hint=_WHAT,
             ) from None
@@ -162,18 +165,21 @@ class _Reader:
         self._options(given, where, directory, constraint=constraint)
         if not wanted:
             if given.hashes:
-                raise MetadataError("--hash belongs behind a requirement", where=where)
+                raise MetadataError("--hash belongs behind a requirement", code="requirement-invalid", where=where)
             return
         known = _requirement(wanted, where, directory)
         if constraint:
             if known != wanted and _URL.match(known):
-                raise MetadataError(f"the constraint '{shown}' needs a name", where=where, hint="NAME @ URL")
+                raise MetadataError(
+                    f"the constraint '{shown}' needs a name", code="requirement-invalid", where=where, hint="NAME @ URL"
+                )
             self._constraints.append(known)
         else:
             self._pypi.append(known)
         if given.hashes and not re.search(r"://|===?[^*]*$", known.partition(";")[0]):
             raise MetadataError(
                 f"'{shown}' has a digest, and several versions fit",
+                code="requirement-invalid",
                 where=where,
                 hint="Name one: NAME==VERSION --hash=..., as `pip freeze` or `uv pip compile` write it.",
             )
@@ -181,6 +187,7 @@ class _Reader:
             if not _HASH.fullmatch(digest.lower()):
                 raise MetadataError(
                     f"--hash={shorten(digest)} is not a digest",
+                    code="requirement-invalid",
                     where=where,
                     hint="Write sha256: and 64 hexadecimal digits.",
                 )
@@ -191,6 +198,7 @@ class _Reader:
             raise MetadataError(
                 f"-e {shorten(redact(given.editable[0]))!r} is to be installed editable, and an environment never "
                 "changes once it is made",
+                code="requirement-invalid",
                 where=where,
                 hint="Write the directory or URL without -e to install it as it is now.",
             )
@@ -198,7 +206,9 @@ class _Reader:
         places = [*given.extra_index_url, *given.find_links, *([given.index_url] if given.index_url else [])]
         for text in places:
             if text.startswith("-") or not text.strip():
-                raise MetadataError(f"{shorten(redact(text))!r} is not a URL or a path", where=where)
+                raise MetadataError(
+                    f"{shorten(redact(text))!r} is not a URL or a path", code="requirement-invalid", where=where
+                )
         settings = PypiSettings(
             index_url=place_url(given.index_url, node, directory) if given.index_url else None,
             extra_index_urls=tuple(place_url(text, node, directory) for text in given.extra_index_url),
@@ -226,7 +236,10 @@ class _Reader:
         for name in filter(None, map(str.strip, names.split(","))):
             if not _NAMES.fullmatch(name):
                 raise MetadataError(
-                    f"{shorten(name)!r} is not the name of a PyPI package", where=where, hint="Names, :all: or :none:."
+                    f"{shorten(name)!r} is not the name of a PyPI package",
+                    code="requirement-invalid",
+                    where=where,
+                    hint="Names, :all: or :none:.",
                 )
             named = self._settings.named
             if name in (":all:", ":none:"):
@@ -243,6 +256,7 @@ class _Reader:
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name) and not name.startswith("file://"):
             raise MetadataError(
                 f"{shorten(redact(name))!r} is not a file on this machine, and cetool reads no others",
+                code="requirement-invalid",
                 where=where,
                 hint="Put the file beside the script, or write its lines here.",
             )
@@ -250,14 +264,23 @@ class _Reader:
         path = os.path.abspath(directory / with_home(local, where))
         shown = printable(os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path)
         if path in self._open:
-            raise MetadataError(f"{shown} leads back to itself", where=where, hint="Take one of the lines -r out.")
+            raise MetadataError(
+                f"{shown} leads back to itself",
+                code="requirement-invalid",
+                where=where,
+                hint="Take one of the lines -r out.",
+            )
         if len(self._files) >= MAX_FILES:
-            raise MetadataError(f"more than {MAX_FILES} requirements files are named", where=where)
+            raise MetadataError(
+                f"more than {MAX_FILES} requirements files are named", code="requirement-invalid", where=where
+            )
         self._files.append(path)
         try:
             data = b"" if _is_empty(path) else read_bytes(path, shown, "requirements file", limit=MAX_SIZE)
         except (ScriptNotFoundError, ScriptNotReadableError) as error:
-            raise MetadataError(f"{error.message} (named here)", where=where, hint=error.hint) from None
+            raise error.turned_into(
+                MetadataError, message=f"{error.message} (named here)", code="requirement-invalid", where=where
+            ) from None
         self._open.append(path)
         for number, line in _lines(decode(data, shown) if data else ""):
             self.line(line, Location(shown, number), Path(path).parent, constraint=constraint)
@@ -311,6 +334,7 @@ def _requirement(text: str, where: Location, directory: Path) -> str:
     if name is None and extras:
         raise MetadataError(
             f"{shorten(redact(text))!r} asks for extras of a package whose name nothing tells",
+            code="requirement-invalid",
             where=where,
             hint=f"Put the name in front: 'NAME{extras} @ {redact(path)}'.",
         )

@@ -85,7 +85,7 @@ def check_keys(keys: Mapping[str, Node], known: Iterable[str], title: str) -> li
     prefix = {"tool.pixi.workspace": "workspace.", "tool.pixi.project": "workspace."}.get(title, "")
     for key, node in keys.items():
         if key not in names:
-            node.fail(f"unknown key {shorten(key)!r} in [{title}]", nearest(key, names))
+            node.fail(f"unknown key {shorten(key)!r} in [{title}]", nearest(key, names), code="key-unknown", about=key)
         if KEYS.get(f"{prefix}{key}") == REFUSED and not _is_empty(node):
             node.fail(f"{title}.{key} is not supported in a script", f"{_capital(_WHY[key])}.")
         if key == "tasks":
@@ -197,11 +197,17 @@ def _names(node: Node | None, title: str, platform: str) -> tuple[str, ...]:
         else:
             subdir = item.as_text("a platform")
         if subdir not in PLATFORMS:
-            item.fail(f"{shorten(str(subdir))!r} is not a platform", nearest(str(subdir), PLATFORMS))
+            item.fail(
+                f"{shorten(str(subdir))!r} is not a platform", nearest(str(subdir), PLATFORMS), code="platform-invalid"
+            )
         if subdir == platform:
             fitting.append(() if name in (None, subdir) else (str(name),))
     if not fitting:
-        node.fail(f"the script is not for {platform}: [{title}] platforms does not name it", f'Add "{platform}" there.')
+        node.fail(
+            f"the script is not for {platform}: [{title}] platforms does not name it",
+            f'Add "{platform}" there.',
+            code="platform-mismatch",
+        )
     return fitting[0]
 
 
@@ -284,7 +290,9 @@ def _layers(
     names = (*FAMILIES, *PLATFORMS, *known)
     for name, target in targets.items():
         if name not in names:
-            target.fail(f"tool.pixi.target.{shorten(name)} is no platform", nearest(name, names))
+            target.fail(
+                f"tool.pixi.target.{shorten(name)} is no platform", nearest(name, names), code="platform-invalid"
+            )
         title = f"tool.pixi.target.{name}"
         table = target.as_mapping(f"[{title}]")
         warnings += check_keys(table, TABLE_KEYS, title)

@@ -67,7 +67,7 @@ def _pixi_dependency(name: str, node: Node, base_dir: str | os.PathLike[str]) ->
 def pixi_requirement(name: str, node: Node, base_dir: str | os.PathLike[str]) -> str:
     """One entry of ``pypi-dependencies`` as a PEP 508 requirement. Raises MetadataError."""
     if not PYPI_NAME.fullmatch(name):
-        node.fail(f"{shorten(name)!r} is not the name of a PyPI package")
+        node.fail(f"{shorten(name)!r} is not the name of a PyPI package", code="requirement-invalid")
     if node.kind != "mapping":
         version = node.as_text(f"the version of {name}", 'Write it as in requests = ">=2.31", or "*" for any.')
         return canonical_requirement(name + _version(version), where=node.where)

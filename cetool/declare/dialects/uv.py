@@ -142,7 +142,7 @@ def read_uv(root: Node, *, base_dir: str | os.PathLike[str]) -> UvTable:
     keys = root.as_mapping("[tool.uv]")
     for key, node in keys.items():
         if key not in KEYS:
-            node.fail(f"unknown key {shorten(key)!r} in [tool.uv]", nearest(key, KEYS))
+            node.fail(f"unknown key {shorten(key)!r} in [tool.uv]", nearest(key, KEYS), code="key-unknown", about=key)
         if KEYS[key].treatment == "refused":
             node.fail(f"tool.uv.{key} is not supported in a script", KEYS[key].why)
     tables = _indexes(_items(keys, "index"), base_dir)

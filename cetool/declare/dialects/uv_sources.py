@@ -126,7 +126,7 @@ def read_sources(node: Node | None, indexes: Iterable[str], base_dir: str | os.P
     found: dict[str, tuple[Source, ...]] = {}
     for name, value in {} if node is None else node.as_mapping("[tool.uv.sources]").items():
         if not PYPI_NAME.fullmatch(name):
-            value.fail(f"{shorten(name)!r} is not the name of a PyPI package")
+            value.fail(f"{shorten(name)!r} is not the name of a PyPI package", code="requirement-invalid")
         items = value.items if value.kind == "list" else (value,)
         if not items:
             value.fail(f"tool.uv.sources.{name} is empty", "Take it out.")

@@ -64,15 +64,23 @@ def literal(line: str) -> str:
     elsewhere, or the line could be taken for several or for an option.
     """
     if any(ord(char) < 32 for char in line) or line.lstrip().startswith("-"):
-        raise EngineError(f"{redact(line)!r} is not a requirement")
+        raise EngineError(f"{redact(line)!r} is not a requirement", code="requirement-invalid")
     before, found, _ = line.partition("${")
     if not found:
         return line
     if "://" not in before or re.search(r"\s;", before):
-        raise EngineError(f"{redact(line)!r} holds '${{', which uv and pip would replace", hint="Take it out.")
+        raise EngineError(
+            f"{redact(line)!r} holds '${{', which uv and pip would replace",
+            code="requirement-invalid",
+            hint="Take it out.",
+        )
     url, marker, rest = line.partition(" ;")
     if "${" in rest:
-        raise EngineError(f"{redact(line)!r} holds '${{', which uv and pip would replace", hint="Take it out.")
+        raise EngineError(
+            f"{redact(line)!r} holds '${{', which uv and pip would replace",
+            code="requirement-invalid",
+            hint="Take it out.",
+        )
     return url.replace("${", "$%7B") + marker + rest
 
 
@@ -86,7 +94,11 @@ def source_lines(settings: PypiSettings) -> list[str]:
     ):
         for value in values:
             if re.search(r"\s", value) or value.startswith("-"):
-                raise EngineError(f"{redact(value)!r} is not a place for packages", hint="A URL or a path.")
+                raise EngineError(
+                    f"{redact(value)!r} is not a place for packages",
+                    code="requirement-invalid",
+                    hint="A URL or a path.",
+                )
             lines.append(f"{option} {value.replace('${', '$%7B')}")
     return lines
 
@@ -100,7 +112,9 @@ def refuse_for_pip(settings: PypiSettings) -> None:
         if not able or (key == "prerelease" and value not in _AS_PIP):
             what = {"index": "such an entry of [[tool.uv.index]]", "sources": "a source with an index"}
             raise EngineError(
-                f"only uv can do {what.get(key, f'what {key!r} asks for')}, and uv is not found", hint=GET_UV
+                f"only uv can do {what.get(key, f'what {key!r} asks for')}, and uv is not found",
+                code="installer-missing",
+                hint=GET_UV,
             )
 
 
@@ -196,7 +210,9 @@ def _merged(config: Path, settings: Mapping[str, Any], indexes: Sequence[Mapping
     try:
         theirs = {} if str(config) == "/dev/null" else tomli.loads(read_text(config, SETTINGS))
     except (OSError, ValueError, RecursionError) as error:
-        raise EngineError(f"uv's configuration {config} cannot be read: {scrub(str(error))}") from None
+        raise EngineError(
+            f"uv's configuration {config} cannot be read: {scrub(str(error))}", code="setting-invalid"
+        ) from None
     listed = [*indexes, *theirs.pop("index", [])]
     tables = [f"[[index]]\n{_pairs(table)}" for table in listed]
     return "\n".join([_pairs({**theirs, **settings}), *tables, ""])
@@ -269,7 +285,9 @@ def _without_logins(lines: Iterable[str], environ: Mapping[str, str]) -> tuple[l
             url = split_url(match["url"])
         except ValueError as error:
             raise EngineError(
-                f"{redact(match[0])!r} is not the URL of a repository: {error}", hint="In a password, / is %2F."
+                f"{redact(match[0])!r} is not the URL of a repository: {error}",
+                code="requirement-invalid",
+                hint="In a password, / is %2F.",
             ) from None
         if url.userinfo is None:
             return match[0]

@@ -128,6 +128,7 @@ def refuse_links(prefix: Path) -> None:
         if path.is_symlink() and os.path.isdir(real) and not real.startswith(top + os.sep):
             raise EngineError(
                 f"PyPI packages cannot be installed: {path} is a link to {real}, which a conda package brought",
+                code="pypi-failed",
                 hint="Report it to the channel's owner, or leave that package out.",
             )
 
@@ -198,12 +199,14 @@ def refuse_old_uv(uv: Path, directory: Path, environ: Mapping[str, str]) -> None
     try:
         done = subprocess.run(argv, env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise EngineError(f"{uv} cannot be used: {scrub(str(error))}") from None
+        raise EngineError(f"{uv} cannot be used: {scrub(str(error))}", code="installer-failed") from None
     told = done.stderr.decode(errors="replace")
     if "Failed to parse" in told:
         unknown = re.search(r"unknown field `([^`]+)`", told)
         what = f"the setting {unknown[1]!r}" if unknown else "the script's settings"
-        raise EngineError(f"{uv} does not understand {what}", hint=f"It may be too old. {GET_UV}")
+        raise EngineError(
+            f"{uv} does not understand {what}", code="installer-too-old", hint=f"It may be too old. {GET_UV}"
+        )
 
 
 def wanted_uv(request: PypiRequest) -> Path | None:
@@ -212,6 +215,7 @@ def wanted_uv(request: PypiRequest) -> Path | None:
     if request.installer == "uv" and uv is None:
         raise EngineError(
             "uv was asked for to install PyPI packages, but it is not found",
+            code="installer-missing",
             hint=f"{GET_UV} Or set pip-installer to auto or pip.",
         )
     return uv
@@ -253,7 +257,9 @@ def python_of(prefix: Path) -> Path:
     python = prefix / "python.exe" if os.name == "nt" else prefix / "bin" / "python"
     if not os.access(python, os.X_OK):
         raise EngineError(
-            "PyPI packages were asked for, but the environment has no python", hint="Add python to the conda packages."
+            "PyPI packages were asked for, but the environment has no python",
+            code="pypi-failed",
+            hint="Add python to the conda packages.",
         )
     return python
 
@@ -289,11 +295,16 @@ def refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str]
         try:
             requirement = Requirement(text)
         except InvalidRequirement as error:
-            raise EngineError(f"{redact(text)!r} is not a requirement: {scrub(str(error)).splitlines()[0]}") from None
+            raise EngineError(
+                f"{redact(text)!r} is not a requirement: {scrub(str(error)).splitlines()[0]}",
+                code="requirement-invalid",
+            ) from None
         version = installed.get(normalized(requirement.name))
         if version is not None and exactly:
             raise EngineError(
                 f"the lock has {requirement.name} among its PyPI packages, and conda installed {version} of it",
+                about=requirement.name,
+                code="pypi-conflict",
                 hint="Lock anew; where that does not help, ask for it on one side only.",
             )
         if version is None or requirement.marker is not None or requirement.url is not None:
@@ -301,6 +312,8 @@ def refuse_conflicts(requirements: tuple[str, ...], installed: Mapping[str, str]
         if not requirement.specifier.contains(version, prereleases=True):
             raise EngineError(
                 f"the PyPI requirement {text!r} does not fit {requirement.name} {version}, which conda installed",
+                about=requirement.name,
+                code="pypi-conflict",
                 hint=f"Ask for {requirement.name} among the conda packages only, or let the two agree.",
             )
 

@@ -79,9 +79,15 @@ class PypiSolver:
         """The platform's packages from conda and from PyPI. Raises EngineError where the latter cannot be had."""
         uv = None if self.solver.installer == "pip" else pypi.find_uv(self.solver.environ)
         if uv is None and self.solver.installer == "uv":
-            raise EngineError("uv was asked for to find PyPI packages, but it is not found", hint=GET_UV)
+            raise EngineError(
+                "uv was asked for to find PyPI packages, but it is not found", code="installer-missing", hint=GET_UV
+            )
         if uv is None and self.platform != current_platform():
-            raise EngineError(f"only uv finds the PyPI packages of another platform ({self.platform})", hint=GET_UV)
+            raise EngineError(
+                f"only uv finds the PyPI packages of another platform ({self.platform})",
+                code="installer-missing",
+                hint=GET_UV,
+            )
         if uv is None:
             refuse_for_pip(self.spec.pypi_settings)
         _refuse_unlockable(self.spec)
@@ -100,6 +106,7 @@ class PypiSolver:
         if python is None:
             raise EngineError(
                 "PyPI packages were asked for, but no python is among the conda packages",
+                code="pypi-failed",
                 hint="Add python to the conda packages.",
             )
         installed = distributions_of(self.conda)
@@ -160,7 +167,7 @@ class PypiSolver:
             argv += [f"--exclude-newer-package={name}=false" for name in ask.installed]
         ended = run_engine(Invocation(tuple(argv), ask.environ, watched=(ask.directory,)), self.request, _unheard)
         if ended.status != 0:
-            raise _not_found(explain_failure(ended, self._as_request(), ask.installed, "uv"))
+            raise explain_failure(ended, self._as_request(), ask.installed, "uv", locking=True)
 
     def _virtual(self, name: str) -> str | None:
         found = virtual_packages(self.request.virtual_packages, self.solver.environ, self.platform)
@@ -171,7 +178,7 @@ class PypiSolver:
         name = _PLATFORMS.get(self.platform)
         if name is None:
             if self.platform != current_platform():
-                raise EngineError(f"uv does not find PyPI packages for {self.platform}")
+                raise EngineError(f"uv does not find PyPI packages for {self.platform}", code="pypi-not-found")
             return []
         if name.endswith("manylinux"):
             version = self._virtual("__glibc") or "2.28"
@@ -224,7 +231,7 @@ class PypiSolver:
             ended = run_engine(invocation, request, _unheard)
             if ended.status == 0:
                 return [_from_report(item) for item in json.loads(report.read_bytes()).get("install", [])]
-        raise _not_found(explain_failure(ended, self._as_request(), installed, "pip"))
+        raise explain_failure(ended, self._as_request(), installed, "pip", locking=True)
 
     def _pip_words(self, directory: Path, report: Path, more: tuple[str, ...]) -> tuple[str, ...]:
         python = pypi.python_of(self.request.prefix)
@@ -253,13 +260,6 @@ def _unheard(*_: object) -> None:
     """What is printed is told of when it fails."""
 
 
-def _not_found(error: EngineError) -> EngineError:
-    error.message = error.message.replace("cannot be installed:", "cannot be found:", 1)
-    if re.search(r"unexpected argument|invalid value", error.message):
-        error.hint = "This uv is too old to lock with: update it."
-    return error
-
-
 def _refuse_unlockable(spec: EnvironmentSpec) -> None:
     """Say what cannot be locked: a directory has no digest, and is another one on another machine.
 
@@ -272,12 +272,14 @@ def _refuse_unlockable(spec: EnvironmentSpec) -> None:
         if pypi.is_directory(text) and " ; " not in text:
             raise EngineError(
                 f"{redact(text)!r} is a directory, which cannot be locked: nothing tells whether it stays unchanged",
+                code="lock-impossible",
                 hint="Build a wheel of it and name that, or name a commit of its repository.",
             )
     for key in ("no-build-isolation", "no-build-isolation-package"):
         if named.get(key):
             raise EngineError(
                 f"{key!r} cannot be locked: packages are then built with those of an environment that is not there yet",
+                code="lock-impossible",
                 hint="Run the script without a lock, or name wheels.",
             )
 
@@ -311,7 +313,11 @@ def _from_pylock(package: Mapping[str, Any], directory: Path, digests: frozenset
     """
     name = str(package["name"])
     if "directory" in package:
-        raise EngineError(f"{name} is a directory, which cannot be locked", hint="Build a wheel of it and name that.")
+        raise EngineError(
+            f"{name} is a directory, which cannot be locked",
+            code="lock-impossible",
+            hint="Build a wheel of it and name that.",
+        )
     vcs = package.get("vcs")
     if vcs is not None:
         below = f"#subdirectory={vcs['subdirectory']}" if vcs.get("subdirectory") else ""
@@ -328,6 +334,7 @@ def _from_pylock(package: Mapping[str, Any], directory: Path, digests: frozenset
         if not files:
             raise EngineError(
                 f"no file of {name} {package.get('version', '')} has the digest that is asked for",
+                code="digest-mismatch",
                 hint="Ask for the version that the digest is of, or take --hash out.",
             )
     file = files[0]
@@ -340,7 +347,11 @@ def _from_report(item: Mapping[str, Any]) -> LockedPypi:
     metadata, info = item["metadata"], item["download_info"]
     name, version = normalized(metadata["name"]), str(metadata["version"])
     if "dir_info" in info:
-        raise EngineError(f"{name} is a directory, which cannot be locked", hint="Build a wheel of it and name that.")
+        raise EngineError(
+            f"{name} is a directory, which cannot be locked",
+            code="lock-impossible",
+            hint="Build a wheel of it and name that.",
+        )
     if "vcs_info" in info:
         below = f"#subdirectory={info['subdirectory']}" if info.get("subdirectory") else ""
         found = _checked(name, version, f"git+{info['url']}@{info['vcs_info']['commit_id']}{below}", None)
@@ -360,10 +371,13 @@ def _checked(name: str, version: str, url: str, sha256: str | None) -> LockedPyp
         plain, repository = pypi_url(strip_credentials(url.partition("#sha256=")[0]), name, place)
         pypi_version(version, place)
     except MetadataError as error:
-        raise EngineError(f"{name} {shorten(version)} cannot be locked: {error.message}") from None
+        raise EngineError(
+            f"{name} {shorten(version)} cannot be locked: {error.message}", code="lock-impossible"
+        ) from None
     if not repository and sha256 is None:
         raise EngineError(
             f"the index tells no SHA-256 digest of {name} {version}, so it cannot be locked",
+            code="lock-impossible",
             hint="Take it from another index, or name its file: `NAME @ https://...`.",
         )
     return LockedPypi(name, version, plain, None if repository else sha256)

@@ -44,6 +44,7 @@ def find_pip(python: Path, request: PypiRequest, installed: Mapping[str, str]) -
     if elsewhere is None:
         raise EngineError(
             "PyPI packages were asked for, but the environment has no pip and uv is not found",
+            code="installer-missing",
             hint=f"Add pip to the conda packages. {GET_UV}",
         )
     return elsewhere
@@ -82,6 +83,7 @@ def pip_install(
         if int(re.split(r"\D", version)[0]) < _PIP_WITH_DATES:
             raise EngineError(
                 f"exclude-newer needs uv, or pip {_PIP_WITH_DATES}; the environment has pip {version}",
+                code="installer-missing",
                 hint=f"{GET_UV} Or ask for a newer pip among the conda packages.",
             )
         argv.append(f"--uploaded-prior-to={request.settings.exclude_newer}")
@@ -113,7 +115,7 @@ def pip_config(directory: Path, environ: Mapping[str, str]) -> Path:
             parser.read(name, encoding="utf-8")
         except (configparser.Error, UnicodeDecodeError, OSError) as error:
             reason = scrub(str(error)).splitlines()[0]
-            raise EngineError(f"pip's configuration {name} cannot be read: {reason}") from None
+            raise EngineError(f"pip's configuration {name} cannot be read: {reason}", code="setting-invalid") from None
     for section in parser.sections():
         for key in list(parser[section]):
             if _option(key) in _PIP_ASTRAY:

@@ -23,22 +23,31 @@ _TRACEBACK = re.compile(
 _PIP_CROSS = re.compile(rf"^{_UV_CROSS} (?P<what>.+)\n(?:.*\n)*?╰─> (?P<why>.+)$", re.MULTILINE)
 
 
-def explain_failure(ended: Ended, request: PypiRequest, installed: Mapping[str, str], installer: str) -> EngineError:
+def explain_failure(
+    ended: Ended, request: PypiRequest, installed: Mapping[str, str], installer: str, *, locking: bool = False
+) -> EngineError:
     """What the installer (``uv`` or ``pip``) failed at, in a sentence; ``installed`` is what was to stay as it is."""
     if ended.status is None:
         return EngineError(f"{installer} was ended by signal {ended.signum}", log=str(request.log))
     reason = uv_reason(ended.stderr.strip()) if installer == "uv" else pip_reason(f"{ended.stdout}\n{ended.stderr}")
-    hint = "Look at the log; it has everything that was printed."
+    code, hint = "pypi-failed", "Look at the log; it has everything that was printed."
     pinned = [name for name, version in installed.items() if f"{name}=={version}" in reason.lower()]
     if request.offline and re.search(r"network was disabled|offline|in the cache|No matching", reason, re.IGNORECASE):
+        code = "offline-missing"
         hint = "Run it once without --offline" + ("." if installer == "uv" else "; only uv can install from its cache.")
     elif pinned:
+        code = "pypi-conflict"
         hint = f"{', '.join(pinned)} came with conda and must stay: let the versions agree, or leave it to one of them."
     elif re.search(r"dns error|connect|failed to fetch|cannot be reached", reason, re.IGNORECASE):
+        code = "index-unreachable"
         hint = "Check the network and the index; --offline works with what uv has cached."
     elif re.search(r"not found in the package registry|No matching distribution|is available|no versions? of", reason):
+        code = "pypi-not-found"
         hint = "Check the name and the versions; is it on another index?"
-    return EngineError(f"the PyPI packages cannot be installed: {reason}", hint=hint, log=str(request.log))
+    if locking and re.search(r"unexpected argument|invalid value", reason):
+        code, hint = "installer-too-old", "This uv is too old to lock with: update it."
+    did = "found" if locking else "installed"
+    return EngineError(f"the PyPI packages cannot be {did}: {reason}", code=code, hint=hint, log=str(request.log))
 
 
 def uv_reason(text: str) -> str:

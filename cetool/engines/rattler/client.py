@@ -127,13 +127,16 @@ def _parts(url: str) -> Url:
     try:
         return split_url(url)
     except ValueError as error:
-        raise EngineError(f"{redact(url)} cannot be used: {error}", hint="Write it as https://HOST/PATH.") from None
+        raise EngineError(
+            f"{redact(url)} cannot be used: {error}", code="channel-unreachable", hint="Write it as https://HOST/PATH."
+        ) from None
 
 
 def _ambiguous(login: Url, other: Url) -> EngineError:
     return EngineError(
         f"the password for {redact(login.joined(login=False))} could be sent to {redact(other.joined(login=False))}: "
         "without ssl_verify the embedded engine knows passwords by their host only",
+        code="secret-refused",
         hint="Set ssl_verify in .condarc to the file of your organisation's certificates, or use another --engine.",
     )
 
@@ -262,6 +265,7 @@ def _network_variables(condarc: Condarc, environ: Mapping[str, str]) -> dict[str
         if not path.exists():
             raise EngineError(
                 f"the certificates {certificates} do not exist",
+                code="setting-invalid",
                 hint="Correct ssl_verify in .condarc, or the variable CONDA_SSL_VERIFY or REQUESTS_CA_BUNDLE.",
             )
         variables["SSL_CERT_DIR" if path.is_dir() else "SSL_CERT_FILE"] = certificates

@@ -40,6 +40,7 @@ def package_at(url: str, spec: MatchSpec) -> ExplicitPackage:
     if found is None or "?" in url:
         raise EngineError(
             f"{redact(url)} is not the URL of a conda package",
+            code="match-spec-invalid",
             hint="It ends in NAME-VERSION-BUILD.conda or .tar.bz2, and has no query.",
         )
     return ExplicitPackage(
@@ -76,7 +77,11 @@ class DirectPackages:
         packages = {each.package.stem: each.package for each in self._direct}
         for each in self._direct:
             if packages[each.package.stem] != each.package:
-                raise EngineError(f"{each.package.stem} is asked for from two places", hint="Name one of them.")
+                raise EngineError(
+                    f"{each.package.stem} is asked for from two places",
+                    code="spec-unsatisfiable",
+                    hint="Name one of them.",
+                )
         archives = await checked.have(list(packages.values()))
         self._records = [record_in(checked.cache, package) for package in packages.values()]
         return {

@@ -22,7 +22,7 @@ from cetool.base import limits
 from cetool.base.errors import CetoolError, EngineError
 from cetool.base.panics import is_panic, stderr_to
 from cetool.base.patterns import pattern
-from cetool.base.urls import redact
+from cetool.base.urls import redact, scrub
 from cetool.engines.output import Log
 from cetool.engines.protocol import CreateRequest, Explain, Progress, as_found
 from cetool.engines.rattler.client import make_client
@@ -71,7 +71,9 @@ class RattlerEngine:
             import rattler
         except ImportError as error:
             raise EngineError(
-                f"the embedded engine does not load: {error}", hint="Reinstall cetool, or install conda or mamba."
+                f"the embedded engine does not load: {error}",
+                code="engine-missing",
+                hint="Reinstall cetool, or install conda or mamba.",
             ) from None
         return str(rattler.__version__)
 
@@ -135,6 +137,7 @@ class RattlerEngine:
                 raise EngineError(
                     f"the embedded engine was stopped: it took more than {limits.MEMORY >> 30} GiB of memory for the"
                     f" package lists of {', '.join(map(redact, request.channels))}",
+                    code="memory-exceeded",
                     hint="One of these channels is damaged or hostile: leave it out, or tell its owner.",
                     log=str(request.log),
                 ) from None
@@ -273,13 +276,12 @@ class _Creation:
             self.details = str(error)
             with self.pulse.watched():
                 better = await self._missing(gateway, sources, subdirs)
-            from cetool.engines.rattler.errors import explain
+            from cetool.engines.rattler.errors import explain, reasons_of
 
-            plain = explain(error, plan)
             if pinned and better is None:
-                reasons = plain.message.partition(": ")[2]
+                reasons = reasons_of(scrub(self.details).strip(), plan)
                 better = pinned.explain(self.details, [shown for _, shown in plan.specs], reasons)
-            raise self._dated(better or plain) from None
+            raise self._dated(better or explain(error, plan)) from None
         for spec, shown in plan.specs:
             # a conditional spec (`when=`) asks for nothing where its condition does not hold
             if spec.condition is None and not _is_virtual(spec) and not any(map(self._fit(spec), records)):
@@ -323,7 +325,7 @@ class _Creation:
             from cetool.base.durations import rfc3339
 
             told = f"Only what was published up to {rfc3339(moment)} counts (exclude-newer)."
-            error.hint = f"{told} {error.hint or ''}".strip()
+            return error.but(hint=f"{told} {error.hint or ''}".strip())
         return error
 
     async def _missing(self, gateway: Gateway, sources: Sources, subdirs: list[Subdir]) -> EngineError | None:
@@ -389,7 +391,7 @@ def _is_virtual(spec: Any) -> bool:
 
 def _with_log(error: CetoolError, request: CreateRequest) -> CetoolError:
     if isinstance(error, EngineError) and error.log is None:
-        error.log = str(request.log)
+        return error.but(log=str(request.log))
     return error
 
 
@@ -397,6 +399,7 @@ def _stalled(plan: Plan, request: CreateRequest) -> EngineError:
     wait_until_quiet(request.prefix)
     return EngineError(
         f"nothing has come from {plan.channel_names} for {request.stall_timeout:g} seconds, so it was given up",
+        code="engine-stalled",
         hint="A server that does not answer is the usual cause: try again, or raise the time limit.",
         log=str(request.log),
     )

@@ -25,13 +25,15 @@ _VERSIONS = 5
 class UnsatisfiableError(EngineError):
     """The channels were read, and no environment can have all that was asked for."""
 
+    code = "spec-unsatisfiable"
+
 
 def explain(error: BaseException, plan: Plan) -> EngineError:
     """The EngineError for an exception of rattler's; ``plan`` tells how channels are called."""
     text = scrub(str(error)).strip()
     kind = type(error).__name__
     if kind == "SolverError":
-        return UnsatisfiableError(f"the packages cannot be had together: {_reasons(text, plan)}", hint=_SOLVER_HINT)
+        return UnsatisfiableError(f"the packages cannot be had together: {reasons_of(text, plan)}", hint=_SOLVER_HINT)
     for explanation in (_offline, _channel_missing, _status, _disk, _unreachable, _corrupt):
         found = explanation(text, plan)
         if found is not None:
@@ -39,14 +41,15 @@ def explain(error: BaseException, plan: Plan) -> EngineError:
     last = text.splitlines()[-1].removeprefix("Caused by: ") if text else kind
     package = _PACKAGE.search(text)
     what = f"{package[1]} could not be fetched" if package else "the embedded engine failed"
-    return EngineError(f"{what}: {last}")
+    return EngineError(f"{what}: {last}", code="download-failed" if package else None)
 
 
 _SOLVER_HINT = "Loosen the versions that are asked for, or name a channel that has what is missing."
+_FREE_SPACE = "Free some space; `cetool gc` removes unused environments."
 _NETWORK_HINT = "Check the channel's name and the network; --offline works with what earlier runs have fetched."
 
 
-def _reasons(text: str, plan: Plan) -> str:
+def reasons_of(text: str, plan: Plan) -> str:
     """The solver's tree as text to read: sentences in a row where they are few, a tree where they are not."""
     text = re.sub(r"^Cannot solve the request because of:\s*", "", text)
     lines = [line for line in text.splitlines() if line.strip()]
@@ -74,7 +77,9 @@ def missing_package(name: str, plan: Plan, known: Iterable[str]) -> EngineError:
 
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     hint = f"Did you mean {' or '.join(close)}?" if close else "Check its name, or name the channel that has it."
-    return UnsatisfiableError(f"there is no package {name} in {plan.channel_names}", hint=hint)
+    return UnsatisfiableError(
+        f"there is no package {name} in {plan.channel_names}", about=name, code="package-not-found", hint=hint
+    )
 
 
 def missing_version(asked_for: str, records: Sequence[RepoDataRecord], plan: Plan) -> EngineError:
@@ -88,6 +93,8 @@ def missing_version(asked_for: str, records: Sequence[RepoDataRecord], plan: Pla
     subdirs = f", in {places}" if name in plan.selected else ""
     return UnsatisfiableError(
         f"no {name} in {plan.channel_names} fits {asked_for!r}",
+        about=asked_for,
+        code="package-not-found",
         hint=f"For this platform there is {name} {shown}{more}{subdirs}.",
     )
 
@@ -101,7 +108,9 @@ def _offline(text: str, plan: Plan) -> EngineError | None:
     else:
         url = _URL.search(text)
         what = f"nothing of {plan.channel_of(url[0]) if url else plan.channel_names} is in the cache yet"
-    return EngineError(f"{what}, and the network is not to be used", hint="Run it once without --offline.")
+    return EngineError(
+        f"{what}, and the network is not to be used", code="offline-missing", hint="Run it once without --offline."
+    )
 
 
 def _channel_missing(text: str, plan: Plan) -> EngineError | None:
@@ -112,6 +121,8 @@ def _channel_missing(text: str, plan: Plan) -> EngineError | None:
     where = f" (looked at {redact(url[0])})" if url and name not in url[0] else ""
     return EngineError(
         f"there is no channel {name}{where}: it has no metadata",
+        about=name,
+        code="channel-not-found",
         hint="Check its name; channel_alias and custom_channels in .condarc decide what it stands for.",
     )
 
@@ -128,31 +139,37 @@ def _status(text: str, plan: Plan) -> EngineError | None:
     if status[1] in ("401", "403", "407"):
         return EngineError(
             f"the channel {name} refuses access{what} ({answer})",
+            about=name,
+            code="channel-unauthorized",
             hint="Give credentials in ~/.netrc or in the channel's URL (https://user:secret@..., .../t/TOKEN/...).",
         )
     if status[1] == "404" and package:
         return EngineError(
             f"the channel {name} lists {package[1]} but does not have it ({answer})",
+            about=package[1],
+            code="download-failed",
             hint="The channel, or a mirror of it, is being changed or is incomplete: try again later.",
         )
-    return EngineError(f"the server of {name} answers{what} with {answer}", hint="Try again later.")
+    return EngineError(
+        f"the server of {name} answers{what} with {answer}",
+        about=name,
+        code="channel-unreachable",
+        hint="Try again later.",
+    )
 
 
 def _disk(text: str, plan: Plan) -> EngineError | None:
     for sign, message, hint in (
-        ("No space left on device", "the disk is full", "Free some space; `cetool gc` removes unused environments."),
-        (
-            "Disk quota exceeded",
-            "the disk quota is used up",
-            "Free some space; `cetool gc` removes unused environments.",
-        ),
+        ("No space left on device", "the disk is full", _FREE_SPACE),
+        ("Disk quota exceeded", "the disk quota is used up", _FREE_SPACE),
         ("Read-only file system", "the file system is read-only", "Set env-dir or CETOOL_CACHE_DIR to another place."),
         ("Permission denied", "files may not be written", "Look at the permissions, or set CETOOL_CACHE_DIR."),
         ("Not a directory", "a directory is in the way of a file or a file of a directory", "Look at the log."),
     ):
         if sign in text:
             path = re.search(r"[`'](/[^`']+)[`']", text)
-            return EngineError(message + (f": {path[1]}" if path else ""), hint=hint)
+            code = "disk-full" if hint is _FREE_SPACE else "cache-not-writable"
+            return EngineError(message + (f": {path[1]}" if path else ""), code=code, hint=hint)
     return None
 
 
@@ -165,9 +182,13 @@ def _unreachable(text: str, plan: Plan) -> EngineError | None:
     if "certificate" in text:
         return EngineError(
             f"the server of {name} cannot be trusted: {reason}",
+            about=name,
+            code="channel-unreachable",
             hint="Set ssl_verify in .condarc to the file of your organisation's certificates.",
         )
-    return EngineError(f"the channel {name} cannot be reached: {reason}", hint=_NETWORK_HINT)
+    return EngineError(
+        f"the channel {name} cannot be reached: {reason}", about=name, code="channel-unreachable", hint=_NETWORK_HINT
+    )
 
 
 def _corrupt(text: str, plan: Plan) -> EngineError | None:
@@ -176,11 +197,15 @@ def _corrupt(text: str, plan: Plan) -> EngineError | None:
     if package:
         return EngineError(
             f"the package {package[1]} did not arrive as the channel describes it: {reason}",
+            about=package[1],
+            code="digest-mismatch",
             hint="The download broke off, or the file is damaged: try again, then tell the channel's owner.",
         )
     if "parse" in text and ("repodata" in text or "shard" in text):
         return EngineError(
             f"the metadata of {plan.channel_names} cannot be read: {reason}",
+            about=plan.channel_names,
+            code="channel-malformed",
             hint="What answers there may be no conda channel, or a login page in between.",
         )
     return None

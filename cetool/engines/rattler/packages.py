@@ -216,6 +216,7 @@ class CheckedPackages:
                 raise space_error("the embedded engine")
             raise EngineError(
                 f"the package {package.file_name} of {redact(package.channel)} cannot be unpacked: {fault}",
+                code="package-damaged",
                 hint="The file is damaged, or not a conda package: report it to the channel's owner.",
             )
         if package.local is not None:
@@ -328,7 +329,9 @@ def record_in(cache: Path, package: ExplicitPackage) -> RepoDataRecord:
             directory / "info" / "index.json", archive.size, archive.sha256, archive.md5
         )
     except Exception as error:
-        raise EngineError(f"the metadata in {package.file_name} cannot be read: {scrub(str(error))}") from None
+        raise EngineError(
+            f"the metadata in {package.file_name} cannot be read: {scrub(str(error))}", code="package-damaged"
+        ) from None
     return RepoDataRecord(record, package.file_name, package.url, package.channel)
 
 
@@ -370,6 +373,7 @@ def _unobtainable(package: ExplicitPackage, error: OSError) -> EngineError:
         return space_error("the embedded engine")
     return EngineError(
         f"the package {package.file_name} cannot be fetched: {error.filename or package.local}: {error.strerror}",
+        code="cache-not-writable",
         hint="The channel may have removed it; if a lock names it, `cetool lock` solves again.",
     )
 

@@ -137,6 +137,7 @@ class PinnedPackages:
         reasons = reasons.replace("is locked, but", "is in the baseline, but")
         return UnsatisfiableError(
             f"{' and '.join(asked)} cannot be added to the baseline, which has {told}: {reasons}",
+            code="baseline-conflict",
             hint=f"Take out what is in the way, and another version may come instead: without: [{', '.join(names)}]. "
             "Or ask for another version of what is added.",
         )

@@ -44,11 +44,15 @@ def finish_prefix(prefix: Path, records: Sequence[RepoDataRecord], plan: Plan, t
         if plan.access.secret:
             clean_records(meta)  # rattler never saw them, but a channel's metadata can repeat the URL it was asked by
     except OSError as error:
-        raise EngineError(f"the environment is not complete: {error.filename or error.args[0]} is missing") from None
+        raise EngineError(
+            f"the environment is not complete: {error.filename or error.args[0]} is missing", code="environment-damaged"
+        ) from None
     try:
         write_below(prefix, "conda-meta/history", _history(records, plan, tool).encode())
     except OSError as error:
-        raise EngineError(f"the environment's history cannot be written: {error.strerror or error}") from None
+        raise EngineError(
+            f"the environment's history cannot be written: {error.strerror or error}", code="cache-not-writable"
+        ) from None
 
 
 def _stem(file_name: str) -> str:
@@ -80,7 +84,9 @@ def records_of(prefix: Path) -> list[PrefixRecord]:
             parse_json(read_regular(path, PACKAGE))  # py-rattler knows no limits, and waits for a pipe
             found.append(PrefixRecord.from_path(path))
         except Exception as error:
-            raise EngineError(f"the package record {path} cannot be read: {error}") from None
+            raise EngineError(
+                f"the package record {path} cannot be read: {error}", code="environment-damaged"
+            ) from None
     return found
 
 

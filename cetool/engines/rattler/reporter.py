@@ -149,6 +149,7 @@ class Reporter:
         said = _messages(prefix)
         return EngineError(
             f"the post-link script of {self.failed_scripts[0]} failed" + (f": {said}" if said else ""),
+            code="link-script-failed",
             hint="The package cannot be set up on this machine; ask its maintainers, or leave it out.",
         )
 

@@ -136,7 +136,9 @@ def _fields_of(text: str) -> Fields:
     try:
         return read_fields(text)
     except ValueError as error:
-        raise EngineError(f"{redact(text)!r} is not a match spec: {scrub(str(error))}") from None
+        raise EngineError(
+            f"{redact(text)!r} is not a match spec: {scrub(str(error))}", code="match-spec-invalid"
+        ) from None
 
 
 def _parsed(text: str) -> MatchSpec:
@@ -147,7 +149,7 @@ def _parsed(text: str) -> MatchSpec:
         return MatchSpec(text)
     except InvalidMatchSpecError as error:
         reason = scrub(str(error)).splitlines()[0]
-        raise EngineError(f"{redact(text)!r} is not a match spec: {reason}") from None
+        raise EngineError(f"{redact(text)!r} is not a match spec: {reason}", code="match-spec-invalid") from None
 
 
 def _own_channel(asked_for: str, canonical: str, condarc: Condarc) -> str:
@@ -175,6 +177,7 @@ def _refuse_forbidden(channels: Mapping[str, str], condarc: Condarc) -> None:
         if url in denied or (allowed and url not in allowed):
             raise EngineError(
                 f"the channel {name} is ruled out by this machine's conda configuration",
+                code="channel-refused",
                 hint="See allowlist_channels and denylist_channels in .condarc.",
             )
 
@@ -200,7 +203,9 @@ def virtual_packages(
         try:
             found[name] = GenericVirtualPackage(PackageName(name), Version(version), BuildString(build))
         except (InvalidVersionError, ValueError) as error:
-            raise EngineError(f"{value!r} is no version for the virtual package {name}: {error}") from None
+            raise EngineError(
+                f"{value!r} is no version for the virtual package {name}: {error}", code="virtual-package-invalid"
+            ) from None
     return list(found.values())
 
 
@@ -212,7 +217,9 @@ def _detected_packages(environ: Mapping[str, str]) -> dict[str, GenericVirtualPa
         with process_environment(environ, {}):
             detected = VirtualPackage.detect(VirtualPackageOverrides.from_env())
     except DetectVirtualPackageError as error:
-        raise EngineError(f"the machine's virtual packages cannot be found out: {error}") from None
+        raise EngineError(
+            f"the machine's virtual packages cannot be found out: {error}", code="virtual-package-invalid"
+        ) from None
     return {generic.name.normalized: generic for generic in (package.into_generic() for package in detected)}
 
 
