@@ -13,35 +13,6 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
-#: cetool's commands: a first word that is none of them is a script.
-COMMANDS = (
-    "run",
-    "exec",
-    "rerun",
-    "shell",
-    "create",
-    "name",
-    "path",
-    "list",
-    "show",
-    "init",
-    "add",
-    "drop",
-    "remove-dep",
-    "convert",
-    "check",
-    "lock",
-    "export",
-    "gc",
-    "verify",
-    "remove",
-    "trust",
-    "kernel",
-    "config",
-    "overlay",
-    "baseline",
-    "info",
-)
 QUIET = ("-q", "--quiet")
 VERBOSE = ("-v", "--verbose")
 
@@ -92,6 +63,8 @@ def main() -> "NoReturn":
     words = sys.argv[1:]
     named = words[:1] == ["run"]
     at = _script_in(words, 1 if named else 0)
+    from cetool.warm import COMMANDS
+
     plain = at < len(words) and (named or words[at] not in COMMANDS)
     if plain:
         _try_warm(words, at)

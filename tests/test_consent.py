@@ -26,7 +26,6 @@ from support.terminal import converse
 from support.web import Server, make_certificate, sends, serving
 
 import cetool
-from cetool.__main__ import COMMANDS
 from cetool.app.decision import LABELS, UNSHOWN, rows_of, shown_line, wrapped
 from cetool.base.consent import Consent
 from cetool.base.errors import MetadataError
@@ -38,6 +37,7 @@ from cetool.declare.overlay import OverlayKeys
 from cetool.declare.platforms import current_platform
 from cetool.declare.pypi import PypiSettings
 from cetool.declare.source import script_from_text
+from cetool.warm import COMMANDS
 
 PROMPT = "[y/N]"
 

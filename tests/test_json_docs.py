@@ -14,8 +14,8 @@ import pytest
 import typer
 from support.home import Home
 
-from cetool.__main__ import COMMANDS
 from cetool.cli.app import make_app
+from cetool.warm import COMMANDS
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "json.md"
 

@@ -12,7 +12,7 @@ import uv
 from support.home import EXECUTABLES, Home
 from support.readme import Command, commands, run_on_terminal
 
-from cetool.__main__ import COMMANDS
+from cetool.warm import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

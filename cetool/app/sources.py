@@ -241,7 +241,7 @@ def _with_guess(error: ScriptNotFoundError, target: str) -> ScriptNotFoundError:
     """The error, with the command that was probably meant where what is missing looks like one."""
     import difflib
 
-    from cetool.__main__ import COMMANDS
+    from cetool.warm import COMMANDS
 
     if re.match(r"https?:/*\w|(www\.)?(github|gitlab)\.com/|gist\.github\.com/|raw\.githubusercontent\.com/", target):
         hint = "If a URL was meant: it begins with https://, and is written whole."

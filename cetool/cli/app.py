@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from cetool import __version__
-from cetool.__main__ import COMMANDS
 from cetool.cli.completion import OPTIONS, with_shell
 from cetool.cli.output import print_line
+from cetool.warm import COMMANDS
 
 #: Options that are cetool's own rather than those of ``run``.
 _OWN_OPTIONS = ("--help", "--version", *OPTIONS)

@@ -23,6 +23,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: cetool's commands: a first word that is none of them is a script.
+COMMANDS = (
+    *("run", "exec", "rerun", "shell", "create", "name", "path", "list", "show", "init", "add", "drop", "remove-dep"),
+    *("convert", "check", "lock", "export", "gc", "verify", "remove", "trust", "kernel", "config", "overlay"),
+    *("baseline", "info"),
+)
 #: The first field of every record; another number for each change of what follows.
 MAGIC = b"cetool launch 4"
 END = b"end"
