@@ -16,6 +16,7 @@ from cetool.base.files import sha256_of
 from cetool.declare.dialects.environment_yml import read_environment_file
 from cetool.declare.environment import EnvironmentSpec, Requirements
 from cetool.declare.match_specs import canonical_spec
+from cetool.declare.package import Package
 from cetool.declare.pypi import PypiSettings
 
 SEED = EnvironmentSpec(packages=("numpy", "python >=3"))
@@ -179,14 +180,17 @@ DOCUMENTED = (
         ("six",),
         variables=(("MODE", "fast"),),
         explicit=(
-            "https://conda.anaconda.org/conda-forge/noarch/six-1.17.0-pyhe01879c_1.conda"
-            "#sha256:458227f759d5e3fcec5d9b7acce54e10c9e1f4f4b7ec978f3bfd54ce4ee9853d",
+            Package.from_line(
+                "https://conda.anaconda.org/conda-forge/noarch/six-1.17.0-pyhe01879c_1.conda"
+                "#sha256:458227f759d5e3fcec5d9b7acce54e10c9e1f4f4b7ec978f3bfd54ce4ee9853d"
+            ),
         ),
     ),
 )
 #: Asks one of the Pythons here, which needs none of cetool's dependencies.
 _ON_A_PYTHON = """
 import sys; sys.path.insert(0, sys.argv[1])
+from cetool.declare.package import Package
 from cetool.declare.environment import EnvironmentSpec, PypiSettings, Requirements
 new = "".join(map(chr, (0x378, 0x1FAE8, 0x2FFC, 0x1C89A, 0xE9, 0x7F, 0xAD, 0x2028, 0x10FFFF)))
 variables = (("A", new), ("B", "'" + '"' + "\\\\"))
@@ -194,7 +198,7 @@ for spec in (
     EnvironmentSpec(("numpy", "python >=3")),
     EnvironmentSpec(("numpy",), pypi=("six",), pypi_settings=PypiSettings(index_url=f"https://h/{new}")),
     EnvironmentSpec(("numpy",), variables=variables),
-    EnvironmentSpec((), explicit=("https://h/noarch/a-1-0.conda",), variables=variables),
+    EnvironmentSpec((), explicit=(Package.from_line("https://h/noarch/a-1-0.conda"),), variables=variables),
     Requirements(("numpy",), baselines=(f"/srv/{new}",), without=("x",)),
 ):
     print(spec.digest)
@@ -245,7 +249,10 @@ def test_a_digest_is_the_same_on_every_python(version: str) -> None:
         (EnvironmentSpec(("numpy",), ("bioconda",)), "08a9d0d99e47e0464723"),
         (EnvironmentSpec(("numpy",), variables=(("A", "é"),)), "74f48de3c0aa4ada2ed6"),
         (EnvironmentSpec(('numpy[build_number="==3"]',), pypi=("six",)), "c0fa7f119b0c3f40a2e9"),
-        (EnvironmentSpec(("numpy",), explicit=("https://h/noarch/a-1-0.conda",)), "cc7256dce420db76b6c5"),
+        (
+            EnvironmentSpec(("numpy",), explicit=(Package.from_line("https://h/noarch/a-1-0.conda"),)),
+            "cc7256dce420db76b6c5",
+        ),
     ],
 )
 def test_names_stay_what_they_were(spec: EnvironmentSpec, digest: str) -> None:

@@ -20,13 +20,14 @@ from cetool.base.durations import exclude_newer, rfc3339
 from cetool.base.errors import CetoolError, MetadataError, UsageError
 from cetool.declare.blocks import find_block
 from cetool.declare.environment import Requirements
+from cetool.declare.package import Package
 from cetool.declare.source import script_from_text
 from cetool.edit.document import Document, read_document, require_script
 from cetool.lock.conda_lock import read_conda_lock, write_conda_lock
 from cetool.lock.embedded import embed, read_embedded
 from cetool.lock.explicit import read_explicit, write_explicit
 from cetool.lock.find import find_lock, lock_in, lock_paths, read_lock
-from cetool.lock.model import Lock, LockedConda, PlatformLock
+from cetool.lock.model import Lock, PlatformLock
 from cetool.lock.pixi import read_pixi_lock, write_pixi_lock
 from cetool.lock.plain import to_yaml
 from cetool.lock.records import in_order
@@ -184,7 +185,7 @@ def test_one_platform_alone_is_read_as_with_the_others(indent: str) -> None:
 
 
 def test_packages_come_in_topological_order_whatever_the_file_has() -> None:
-    package = LockedConda("a", "1", "0", "linux-64", f"{FORGE}/linux-64/a-1-0.conda", "ab" * 32)
+    package = Package("a", "1", "0", "linux-64", f"{FORGE}/linux-64/a-1-0.conda", "ab" * 32)
     b, c = (package._replace(name=name, url=package.url.replace("a-1", f"{name}-1")) for name in "bc")
     chain = [package._replace(depends=("b >=1",)), b._replace(depends=("c", "python_abi")), c]
     assert [each.name for each in in_order(chain)] == ["c", "b", "a"] == [each.name for each in in_order(chain[::-1])]

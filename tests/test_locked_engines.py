@@ -19,9 +19,9 @@ from support.server import ChannelServer, Fault
 from cetool.base.consent import issue
 from cetool.base.errors import EngineError
 from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.package import Package
 from cetool.engines.build import Circumstances, Place, build_environment
 from cetool.engines.choice import choose_engine
-from cetool.engines.explicit import parse_line
 from cetool.engines.protocol import CreateRequest, Engine, Explain, Progress, SilentProgress
 from cetool.packages.cache import DamagedPackages
 from cetool.packages.intact import Altered, changed_files, package_paths
@@ -66,13 +66,22 @@ def make(home: Home, environ: dict[str, str], channel_url: str) -> Make:
     def run(name: str, explicit: tuple[str, ...], progress: Progress | None = None, **changes: Any) -> Path:
         number = sum(1 for _ in home.path.glob("e[0-9]*"))
         base = CreateRequest(
-            home.path / f"e{number}", (), (channel_url,), home.path / "log", issue("a test"), explicit=explicit
+            home.path / f"e{number}",
+            (),
+            (channel_url,),
+            home.path / "log",
+            issue("a test"),
+            explicit=_packages(explicit),
         )
         request = base._replace(stall_timeout=60, **changes)
         engine(home, environ, name).create(request, progress or SilentProgress())
         return request.prefix
 
     return run
+
+
+def _packages(lines: tuple[str, ...]) -> tuple[Package, ...]:
+    return tuple(map(Package.from_line, lines))
 
 
 def engine(home: Home, environ: dict[str, str], name: str) -> Engine:
@@ -275,7 +284,7 @@ class Meddling:
 def build(home: Home, environ: dict[str, str], explicit: tuple[str, ...], meddle: Callable[[Path], None]) -> Notes:
     heard = Notes()
     made = Meddling(engine(home, environ, "rattler"), meddle)
-    spec = EnvironmentSpec((), explicit=explicit)
+    spec = EnvironmentSpec((), explicit=_packages(explicit))
     build_environment(
         made, spec, Place(home.path / "built", home.path / "log"), Circumstances(environ, issue("a test")), heard
     )
@@ -316,15 +325,15 @@ def test_lines_are_taken_apart() -> None:
     md5, sha256 = "0123456789abcdefABCDEF0123456789", "ab" * 32
     url = "https://c.example/label/x/linux-64/a-b-1.0_1!2-h0_1.conda"
     for text, digest in ((f"#{md5}", ("md5", md5.lower())), (f"#sha256:{sha256}", ("sha256", sha256)), ("", None)):
-        package = parse_line(url + text)
+        package = Package.from_line(url + text)
         assert (package.name, package.stem, package.subdir) == ("a-b", "a-b-1.0_1!2-h0_1", "linux-64")
         assert (package.channel, package.digest) == ("https://c.example/label/x", digest)
-    assert parse_line(f"{url}#{sha256}").sha256 == sha256
+    assert Package.from_line(f"{url}#{sha256}").sha256 == sha256
     for wrong in ("a-1-0.conda", "https://x/y.conda", f"{url}#123", f"{url} ", "https://u:secret@x/linux-64/a.zip"):
         if wrong.strip() == url:
             continue
-        with pytest.raises(EngineError) as caught:
-            parse_line(wrong)
+        with pytest.raises(ValueError) as caught:
+            Package.from_line(wrong)
         assert "secret" not in str(caught.value)
 
 

@@ -18,10 +18,11 @@ from support.server import ChannelServer
 from support.warm import COLD, is_warm, learn, run_warm, settle
 
 from cetool.declare.metadata import read_metadata
+from cetool.declare.package import PypiPackage
 from cetool.declare.source import read_script
 from cetool.edit.document import read_document
 from cetool.lock.embedded import embed
-from cetool.lock.model import Lock, LockedPypi, PlatformLock
+from cetool.lock.model import Lock, PlatformLock
 
 #: Prints ``conda`` in a second line where the package ``activated`` is in its environment.
 SH = "#!/bin/sh\n# conda execute\n# env: [hello-bin]\n\nhello | cut -d/ -f1\nls $CONDA_PREFIX/etc 2>&-\nexit 0\n"
@@ -239,7 +240,7 @@ def test_pypi_files_of_a_lock(home: Home, local_channel: Channel, installer: str
 
     path = wheel(home.path / "wheels", "ours", "1.0", "never-there")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    file = LockedPypi("ours", "1.0", path.as_uri(), digest)
+    file = PypiPackage("ours", "1.0", path.as_uri(), digest)
     text = "# /// script\n# dependencies = ['ours']\n# [tool.conda]\n# dependencies = ['python']\n# ///\n"
     text += "import importlib.util as u, ours\nprint(ours.version, u.find_spec('pip'))\n"
     script = home.write("pypi.py", text)

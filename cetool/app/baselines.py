@@ -116,15 +116,13 @@ def _combined(needs: Requirements, session: Session, wish: Wish) -> tuple[tuple[
 def laid_on(spec: EnvironmentSpec, combined: Combined) -> tuple[EnvironmentSpec, tuple[str, ...]]:
     """The spec on top of the packages that stay, and what it adds to them. Raises EngineError for what does not fit."""
     from cetool.engines.additions import additions
-    from cetool.engines.explicit import parse_lines
 
-    lines = tuple(package.line for package in combined.conda)
-    pypi = tuple(package.line for package in combined.pypi)
-    added = additions(spec.packages, parse_lines(lines))
+    conda, pypi = combined.conda, combined.pypi
+    added = additions(spec.packages, conda)
     added_pypi = tuple(text for text in spec.pypi if not _is_there(text, combined))
-    if lines and not added and not added_pypi:
-        return spec._replace(explicit=lines, explicit_pypi=pypi), ()
-    return spec._replace(pinned=lines, pinned_pypi=pypi, pypi=added_pypi), (*added, *added_pypi)
+    if conda and not added and not added_pypi:
+        return spec._replace(explicit=conda, explicit_pypi=pypi), ()
+    return spec._replace(pinned=conda, pinned_pypi=pypi, pypi=added_pypi), (*added, *added_pypi)
 
 
 def _is_there(text: str, combined: Combined) -> bool:

@@ -53,4 +53,4 @@ def explicit_spec(
     if not locked.conda:
         raise UsageError(f"{name} names no packages", hint="Write the URL of a package file a line, below @EXPLICIT.")
     warn_of_missing_digests(lock, locked, session)
-    return EnvironmentSpec(packages=(), explicit=locked.explicit)
+    return EnvironmentSpec(packages=(), explicit=locked.conda)

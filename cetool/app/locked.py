@@ -98,7 +98,7 @@ def _locked_spec(
         locked = found.lock.platform(platform)
         assert locked is not None
         warn_of_missing_digests(found, locked, session)
-        return fresh._replace(explicit=locked.explicit, explicit_pypi=locked.explicit_pypi), found.where
+        return fresh._replace(explicit=locked.conda, explicit_pypi=locked.pypi), found.where
     if choice.file is not None or session.settings.locked or session.settings.frozen:
         raise LockError(reason.sentence, code="lock-stale", hint=reason.way_out)
     session.repeats_itself = True  # until the lock fits again

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cetool.base.errors import Location
@@ -14,6 +15,7 @@ from cetool.base.files import canonical_json, sha256_of
 from cetool.base.patterns import pattern
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value, strings_in
+from cetool.declare.package import Package, PypiPackage
 from cetool.declare.pypi import PypiSettings
 
 if TYPE_CHECKING:  # few environments are laid over another
@@ -205,11 +207,11 @@ class EnvironmentSpec(Value):
     pypi_settings: PypiSettings = PypiSettings()
     variables: tuple[tuple[str, str], ...] = ()
     virtual_packages: tuple[tuple[str, str], ...] = ()
-    explicit: tuple[str, ...] = ()
-    explicit_pypi: tuple[str, ...] = ()
+    explicit: tuple[Package, ...] = ()
+    explicit_pypi: tuple[PypiPackage, ...] = ()
     exclude_newer: str | None = None
-    pinned: tuple[str, ...] = ()
-    pinned_pypi: tuple[str, ...] = ()
+    pinned: tuple[Package, ...] = ()
+    pinned_pypi: tuple[PypiPackage, ...] = ()
     overlay: OverlaySpec | None = None
     solving: Solving = NO_SOLVING
 
@@ -255,11 +257,11 @@ class EnvironmentSpec(Value):
     def encoding(self) -> str:
         """What the digest is taken over: ASCII text, but for the URLs of a lock."""
         if self.is_locked:
-            lines = sorted(strip_credentials(line) for line in (*self.explicit, *self.explicit_pypi))
+            lines = sorted([*_lines(self.explicit), *_lines(self.explicit_pypi)])
             variables = {"schema": DIGEST_SCHEMA, "variables": dict(self.variables)}
             # without variables schema 1 wrote (), and schema 2 still does
             head = ["@EXPLICIT", *lines, canonical_json(variables) if self.variables else "()"]
-            builds = self.pypi_settings.of_builds if any(map(_is_built, self.explicit_pypi)) else {}
+            builds = self.pypi_settings.of_builds if any(package.is_built for package in self.explicit_pypi) else {}
             return "\n".join([*head, *([canonical_json({"builds": builds})] if builds else [])])
         # sorted without their credentials, which might order them otherwise
         text = "\n".join(sorted({strip_credentials(spec) for spec in self.packages}))
@@ -282,11 +284,11 @@ class EnvironmentSpec(Value):
             "pypi-settings": self.pypi_settings.as_dict(),
             "variables": dict(self.variables),
             "virtual-packages": dict(self.virtual_packages),
-            "explicit": list(map(strip_credentials, self.explicit)),
-            "explicit-pypi": list(map(strip_credentials, self.explicit_pypi)),
+            "explicit": _lines(self.explicit),
+            "explicit-pypi": _lines(self.explicit_pypi),
             "exclude-newer": self.exclude_newer,
-            "pinned": list(map(strip_credentials, self.pinned)),
-            "pinned-pypi": list(map(strip_credentials, self.pinned_pypi)),
+            "pinned": _lines(self.pinned),
+            "pinned-pypi": _lines(self.pinned_pypi),
             "overlay": None if self.overlay is None else self.overlay.as_dict(),
             "solving": self.solving.as_dict(),
         }
@@ -311,11 +313,11 @@ class EnvironmentSpec(Value):
             pypi_settings=_NO_SETTINGS if settings is None else PypiSettings.from_dict(settings),
             variables=_pairs(data, "variables"),
             virtual_packages=_pairs(data, "virtual-packages"),
-            explicit=_texts(data, "explicit"),
-            explicit_pypi=_texts(data, "explicit-pypi"),
+            explicit=tuple(map(Package.from_line, _texts(data, "explicit"))),
+            explicit_pypi=tuple(map(PypiPackage.from_line, _texts(data, "explicit-pypi"))),
             exclude_newer=None if data.get("exclude-newer") is None else str(data["exclude-newer"]),
-            pinned=_texts(data, "pinned"),
-            pinned_pypi=_texts(data, "pinned-pypi"),
+            pinned=tuple(map(Package.from_line, _texts(data, "pinned"))),
+            pinned_pypi=tuple(map(PypiPackage.from_line, _texts(data, "pinned-pypi"))),
             overlay=overlay,
             solving=Solving.from_dict(data["solving"]) if "solving" in data else NO_SOLVING,
         )
@@ -326,10 +328,6 @@ class EnvironmentSpec(Value):
             packages=tuple(map(strip_credentials, self.packages)),
             channels=tuple(map(strip_credentials, self.channels)),
             pypi=tuple(map(strip_credentials, self.pypi)),
-            explicit=tuple(map(strip_credentials, self.explicit)),
-            explicit_pypi=tuple(map(strip_credentials, self.explicit_pypi)),
-            pinned=tuple(map(strip_credentials, self.pinned)),
-            pinned_pypi=tuple(map(strip_credentials, self.pinned_pypi)),
         )
 
 
@@ -338,9 +336,8 @@ def _schema_of(specs: tuple[str, ...]) -> dict[str, int]:
     return {"schema": DIGEST_SCHEMA} if any(map(_NEW_IN_2.search, specs)) else {}
 
 
-def _is_built(reference: str) -> bool:
-    """Whether what a lock names is built from source: everything but a wheel."""
-    return not reference.partition("#")[0].partition("?")[0].endswith(".whl")
+def _lines(packages: Sequence[Package | PypiPackage]) -> list[str]:
+    return [strip_credentials(package.line) for package in packages]
 
 
 # Ten thousand markers are read to list as many environments: what is not there takes no time.

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from cetool.base.urls import redact
 from cetool.declare.match_fields import PACKAGE_NAME, read_fields
 from cetool.declare.match_specs import IDENTITY, is_same_file
-from cetool.engines.explicit import ExplicitPackage, parse_lines
+from cetool.declare.package import Package
 from cetool.engines.protocol import CreateRequest, Progress
 
 if TYPE_CHECKING:
     from rattler import MatchSpec
 
 
-def additions(specs: Iterable[str], pinned: Sequence[ExplicitPackage]) -> tuple[str, ...]:
+def additions(specs: Iterable[str], pinned: Sequence[Package]) -> tuple[str, ...]:
     """The match specs that ask for a package which is not among the pinned ones.
 
     Raises EngineError, with the way out, where one asks for another version than is pinned.
@@ -39,12 +39,11 @@ def additions(specs: Iterable[str], pinned: Sequence[ExplicitPackage]) -> tuple[
         name = getattr(spec.name, "normalized", None)
         if name is None or spec.condition is not None or name not in there:
             found.append(text)
-        elif not _fits(spec, text, there[name]):
-            _, version, build = there[name].stem.rsplit("-", 2)
+        elif not _fits(spec, text, kept := there[name]):
             from cetool.engines.rattler.errors import UnsatisfiableError
 
             raise UnsatisfiableError(
-                f"{redact(text)!r} does not fit the baseline, which has {name} {version} ({build})",
+                f"{redact(text)!r} does not fit the baseline, which has {name} {kept.version} ({kept.build})",
                 code="baseline-conflict",
                 hint=f"Take the baseline's out, and what is asked for is put in: without: [{name}]. "
                 "Or ask for a version that fits.",
@@ -52,13 +51,12 @@ def additions(specs: Iterable[str], pinned: Sequence[ExplicitPackage]) -> tuple[
     return tuple(found)
 
 
-def _fits(spec: MatchSpec, text: str, package: ExplicitPackage) -> bool:
+def _fits(spec: MatchSpec, text: str, package: Package) -> bool:
     from rattler import Version, VersionSpec
 
-    _, version, build = package.stem.rsplit("-", 2)
-    if spec.version is not None and not VersionSpec(spec.version).matches(Version(version)):
+    if spec.version is not None and not VersionSpec(spec.version).matches(Version(package.version)):
         return False
-    if spec.build is not None and not spec.build.startswith("^") and not fnmatchcase(build, spec.build):
+    if spec.build is not None and not spec.build.startswith("^") and not fnmatchcase(package.build, spec.build):
         return False
     # what the line of a pinned package does not tell, it does not have
     told = {"subdir": package.subdir, "fn": package.file_name}
@@ -68,13 +66,13 @@ def _fits(spec: MatchSpec, text: str, package: ExplicitPackage) -> bool:
 
 
 def with_additions(
-    request: CreateRequest, pinned: tuple[str, ...], environ: Mapping[str, str], cache: Path, progress: Progress
+    request: CreateRequest, pinned: tuple[Package, ...], environ: Mapping[str, str], cache: Path, progress: Progress
 ) -> CreateRequest:
-    """The request for exactly the pinned packages (lines of an explicit spec) and what is added to them.
+    """The request for exactly the pinned packages and what is added to them.
 
     Nothing is solved where they meet the request's specs already. Raises EngineError where it cannot be had.
     """
-    added = additions(request.packages, parse_lines(pinned))
+    added = additions(request.packages, pinned)
     if not added:
         progress.note("Nothing is added to the baseline, so nothing is solved.")
         return request._replace(explicit=pinned, exclude_newer=None)
@@ -82,5 +80,5 @@ def with_additions(
 
     progress.note(f"Solved with {len(pinned)} packages of the baseline as they are: {', '.join(map(redact, added))}")
     solver = RattlerEngine(environ, cache)
-    lines = solver.solve_explicitly(request._replace(packages=added, pinned=pinned), progress)
-    return request._replace(explicit=lines, exclude_newer=None)
+    packages = solver.solve_exactly(request._replace(packages=added, pinned=pinned), progress)
+    return request._replace(explicit=packages, exclude_newer=None)

@@ -16,7 +16,7 @@ from cetool.base.errors import EngineError
 from cetool.base.limits import PACKAGE, read_json, read_regular
 from cetool.base.text import shorten
 from cetool.base.urls import redact
-from cetool.engines.explicit import ExplicitPackage
+from cetool.declare.package import Package
 
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:")
 _NAME = re.compile(r"[A-Za-z0-9_][^/\\\x00-\x1f\x7f]*")
@@ -32,7 +32,7 @@ _PYTHONS = re.compile(r"\Alib/python3(?:\.[0-9]+)?(?=/|\Z)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def check_names(package: ExplicitPackage) -> None:
+def check_names(package: Package) -> None:
     """Raise EngineError where a package's names, which a channel chooses, cannot be those of a file."""
     for name in (package.stem, package.file_name):
         if not _NAME.fullmatch(name) or len(name) > _LONGEST:
@@ -43,13 +43,13 @@ def check_names(package: ExplicitPackage) -> None:
             )
 
 
-def check_site_packages(path: str | None, package: ExplicitPackage) -> None:
+def check_site_packages(path: str | None, package: Package) -> None:
     """Raise EngineError where a python says that Python packages go outside of the prefix."""
     if path is not None:
         _check_paths((path,), package)
 
 
-def check_unpacked(directory: Path, package: ExplicitPackage) -> None:
+def check_unpacked(directory: Path, package: Package) -> None:
     """Raise EngineError unless the package is the one that its file is named after and stays within its prefix."""
     index = _json(directory, "info/index.json", package)
     if index is None:
@@ -95,7 +95,7 @@ def links_in(directory: Path) -> dict[str, str]:
     return found
 
 
-def check_together(cache: Path, packages: Sequence[ExplicitPackage], links: Mapping[str, Mapping[str, str]]) -> None:
+def check_together(cache: Path, packages: Sequence[Package], links: Mapping[str, Mapping[str, str]]) -> None:
     """Raise EngineError where a package has files below a link of another one's that leads out of the environment.
 
     ``links`` are what :func:`links_in` found in each, by stem; only where one leads outside are the files looked at.
@@ -146,7 +146,7 @@ def _linked_as(path: str) -> str:
     return _PYTHONS.sub("lib/python3", _SITE.sub("lib/python3/site-packages", _SCRIPTS.sub("bin", path)))
 
 
-def _entry_points(directory: Path, package: ExplicitPackage) -> list[object]:
+def _entry_points(directory: Path, package: Package) -> list[object]:
     link = _json(directory, "info/link.json", package)
     noarch = link.get("noarch") if link is not None else None
     points = noarch.get("entry_points") if isinstance(noarch, dict) else None
@@ -188,7 +188,7 @@ def has_link_script(directory: Path) -> bool:
     return False
 
 
-def _check_paths(paths: Iterable[object], package: ExplicitPackage) -> None:
+def _check_paths(paths: Iterable[object], package: Package) -> None:
     for path in paths:
         if not isinstance(path, str) or not path or _CONTROL.search(path):
             raise _bad(package, f"{shorten(str(path))!r} cannot be the path of a file")
@@ -196,7 +196,7 @@ def _check_paths(paths: Iterable[object], package: ExplicitPackage) -> None:
             raise _bad(package, f"its path {shorten(path)!r} leads outside of the environment")
 
 
-def _json(directory: Path, name: str, package: ExplicitPackage) -> dict[str, Any] | None:
+def _json(directory: Path, name: str, package: Package) -> dict[str, Any] | None:
     """The object in a file of the package; None where there is no such file."""
     path = directory / name
     try:
@@ -212,7 +212,7 @@ def _json(directory: Path, name: str, package: ExplicitPackage) -> dict[str, Any
     return found
 
 
-def _bad(package: ExplicitPackage, reason: str) -> EngineError:
+def _bad(package: Package, reason: str) -> EngineError:
     return EngineError(
         f"the package {package.file_name} of {redact(package.channel)} cannot be installed: {reason}",
         code="package-damaged",

@@ -73,7 +73,7 @@ def build_environment(
         refuse_early(spec.pypi_settings, circumstances.environ, circumstances.pip_installer)
     packages = spec.packages
     if spec.pypi and not spec.is_locked:
-        packages += _installer((*packages, *_names(spec.pinned)), circumstances)
+        packages += _installer((*packages, *(each.name for each in spec.pinned)), circumstances)
     moment = None
     if spec.exclude_newer is not None and not spec.is_locked:
         from cetool.base.durations import exclude_newer
@@ -128,7 +128,7 @@ def _make(
     circumstances: Circumstances,
     progress: Progress,
 ) -> tuple[int, int]:
-    exact = spec.explicit_pypi or spec.pinned_pypi
+    exact = tuple(package.line for package in spec.explicit_pypi or spec.pinned_pypi)
     asked = () if spec.is_locked else spec.pypi
     early = EarlyLook(place.prefix, place.written)
     if not exact and not asked and request.packages and not request.explicit:
@@ -181,12 +181,11 @@ def _intact(
     Files that the embedded engine keeps unpacked are hashed when they are first linked, and again only if they look
     changed since.
     """
-    from cetool.engines.explicit import packages_of
     from cetool.engines.explicit_checks import check_exactly, check_intact
     from cetool.packages.hashed import Hashed
     from cetool.packages.intact import package_records
 
-    packages = packages_of(request)
+    packages = request.explicit
     try:
         records = package_records(place.prefix)
     except (OSError, ValueError) as error:
@@ -226,16 +225,7 @@ def _solved_for(request: CreateRequest, circumstances: Circumstances, progress: 
     if partly:
         progress.note(f"Solved by the embedded engine, for its fields: {', '.join(map(redact, partly))}")
     solver = RattlerEngine(circumstances.environ, circumstances.solver_cache)
-    return request._replace(explicit=solver.solve_explicitly(request, progress), exclude_newer=None, solving=NO_SOLVING)
-
-
-def _names(lines: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of exactly named packages."""
-    if not lines:
-        return ()
-    from cetool.engines.explicit import name_of_line
-
-    return tuple(map(name_of_line, lines))
+    return request._replace(explicit=solver.solve_exactly(request, progress), exclude_newer=None, solving=NO_SOLVING)
 
 
 def _installer(packages: tuple[str, ...], circumstances: Circumstances) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from cetool.base.limits import PACKAGE, read_regular
 from cetool.base.patterns import pattern
 from cetool.base.process import clean_environ
 from cetool.base.urls import strip_credentials
-from cetool.engines.explicit import ExplicitPackage, explicit_file, packages_of, require_sha256
+from cetool.declare.package import Package
+from cetool.engines.explicit import distinct, explicit_file, require_sha256
 from cetool.engines.outcome import conclude
 from cetool.engines.output import CondaStages, logged
 from cetool.engines.private import PrivateFiles, condarc_file, has_credentials, netrc_file, spec_file
@@ -55,7 +56,7 @@ class CondaEngine(Program):
     def create(self, request: CreateRequest, progress: Progress) -> Explain:
         """Make the environment; see :class:`~cetool.engines.protocol.Engine`."""
         request = literal(request)
-        packages = packages_of(request)
+        packages = distinct(request.explicit)
         if packages:
             from cetool.engines.explicit_checks import check_local_archives
 
@@ -67,7 +68,7 @@ class CondaEngine(Program):
 
         return verified(lambda each: self._make(each, packages, progress), request, progress)
 
-    def _make(self, request: CreateRequest, packages: Sequence[ExplicitPackage], progress: Progress) -> Explain:
+    def _make(self, request: CreateRequest, packages: Sequence[Package], progress: Progress) -> Explain:
         cache = self._package_caches()[0]
         with turn(self._lock_dir, cache, progress, self.name) as lock, PrivateFiles(request) as files:
             if packages:
@@ -102,7 +103,7 @@ class CondaEngine(Program):
         environ = self._create_environ(request)
         if any(map(has_credentials, request.channels)):
             environ["CONDARC"] = str(condarc_file(files, request.channels, self._environ))
-            others = (*request.explicit, *request.packages)
+            others = (*(package.url for package in request.explicit), *request.packages)
             if netrc := netrc_file(files, request.channels, self._environ, others):
                 environ["NETRC"] = str(netrc)
         argv = [*self.executable, "create", "--yes", "--prefix", str(request.prefix), "--no-default-packages"]

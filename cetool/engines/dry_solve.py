@@ -15,7 +15,6 @@ from cetool.base.durations import exclude_newer as moment_of
 from cetool.base.errors import EngineError
 from cetool.declare.environment import EnvironmentSpec
 from cetool.engines.additions import additions
-from cetool.engines.explicit import parse_lines
 from cetool.engines.protocol import CreateRequest, Progress
 from cetool.engines.rattler.engine import RattlerEngine
 from cetool.engines.rattler.errors import UnsatisfiableError
@@ -44,7 +43,7 @@ class Solver:
         with tempfile.TemporaryDirectory(prefix="cetool-solve-") as directory:
             request = CreateRequest(
                 prefix=Path(directory) / "prefix",
-                packages=spec.packages if not spec.pinned else additions(spec.packages, parse_lines(spec.pinned)),
+                packages=spec.packages if not spec.pinned else additions(spec.packages, spec.pinned),
                 pinned=spec.pinned,
                 channels=spec.channels,
                 solving=spec.solving,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cetool.base.errors import EngineError
-from cetool.engines.explicit import ExplicitPackage, mismatch
+from cetool.declare.package import Package
+from cetool.engines.explicit import mismatch
 from cetool.engines.protocol import Progress
 from cetool.packages.cache import DamagedPackages
 from cetool.packages.hashed import Hashed
@@ -19,14 +20,14 @@ from cetool.packages.intact import changed_files, damaged_files, digest_of
 from cetool.packages.verify import linked_from
 
 
-def check_local_archives(packages: Iterable[ExplicitPackage]) -> None:
+def check_local_archives(packages: Iterable[Package]) -> None:
     """Raise EngineError where the archive of a ``file://`` URL is not there, or not the one that was asked for."""
     for package in packages:
         if package.local is not None:
             check_archive(package, package.local)
 
 
-def check_archive(package: ExplicitPackage, path: Path) -> None:
+def check_archive(package: Package, path: Path) -> None:
     """Raise EngineError where the file is not the package's archive."""
     algorithm, wanted = package.digest or ("sha256", None)
     try:
@@ -41,7 +42,7 @@ def check_archive(package: ExplicitPackage, path: Path) -> None:
         raise mismatch(package, algorithm, found)
 
 
-def refuse_damaged(packages: Iterable[ExplicitPackage], places: Callable[[ExplicitPackage], Iterable[Path]]) -> None:
+def refuse_damaged(packages: Iterable[Package], places: Callable[[Package], Iterable[Path]]) -> None:
     """Raise DamagedPackages where what an engine has kept unpacked of a package is not what was packed.
 
     Engines link it without a look at it, and run its link scripts. ``places`` tells the directories in which the
@@ -56,7 +57,7 @@ def refuse_damaged(packages: Iterable[ExplicitPackage], places: Callable[[Explic
         raise DamagedPackages(damaged, how="missing or changed")
 
 
-def check_exactly(records: Iterable[Mapping[str, Any]], packages: Sequence[ExplicitPackage], log: Path) -> None:
+def check_exactly(records: Iterable[Mapping[str, Any]], packages: Sequence[Package], log: Path) -> None:
     """Raise EngineError unless the records of an environment are of these packages, by their digests, and no other."""
     wanted = {package.stem: package for package in packages}
     found = {f"{record.get('name')}-{record.get('version')}-{record.get('build')}": record for record in records}
@@ -77,7 +78,7 @@ def check_exactly(records: Iterable[Mapping[str, Any]], packages: Sequence[Expli
 def check_intact(
     prefix: Path,
     records: Mapping[str, dict[str, Any]],
-    packages: Sequence[ExplicitPackage],
+    packages: Sequence[Package],
     hashed: Hashed,
     progress: Progress,
 ) -> bool:

@@ -18,7 +18,8 @@ from typing import Any
 
 from cetool.base.errors import EngineError
 from cetool.base.values import Value
-from cetool.engines.explicit import ExplicitPackage, local_path, mismatch
+from cetool.declare.package import Package, local_path
+from cetool.engines.explicit import mismatch
 from cetool.engines.protocol import CreateRequest, Explain, Progress
 from cetool.packages.intact import damaged_files, digest_of, in_parallel, package_records
 from cetool.packages.verify import linked_from
@@ -168,10 +169,10 @@ def _state(package: _Linked, sha256: str, md5: str | None) -> None:
 
 
 def _refused(package: _Linked, sha256: str, md5: str | None) -> EngineError:
-    url = str(package.record.get("url"))
-    claimed = ExplicitPackage(
-        url, url.rpartition("/")[2], package.stem, "", package.claimed("sha256"), package.claimed("md5")
+    name, version, build, subdir, url = (
+        str(package.record.get(key)) for key in ("name", "version", "build", "subdir", "url")
     )
+    claimed = Package(name, version, build, subdir, url, package.claimed("sha256"), package.claimed("md5"))
     if claimed.sha256 and claimed.sha256 != sha256:
         return mismatch(claimed, "sha256", sha256)
     return mismatch(claimed, "md5", str(md5))

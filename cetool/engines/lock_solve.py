@@ -17,11 +17,11 @@ from cetool.base.durations import exclude_newer as moment_of
 from cetool.base.errors import EngineError
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.match_specs import spec_name
+from cetool.declare.package import Package
 from cetool.engines.additions import additions
-from cetool.engines.explicit import parse_lines
 from cetool.engines.protocol import CreateRequest, Progress
 from cetool.engines.rattler.engine import RattlerEngine
-from cetool.lock.model import LockedConda, PlatformLock
+from cetool.lock.model import PlatformLock
 from cetool.lock.records import in_order, locked_of
 
 #: Virtual packages that only one system has; an override of them means nothing to the others.
@@ -72,7 +72,7 @@ class LockSolver:
                 exclude_newer=self._moment(spec),
                 platform=platform,
                 preferred=() if preferred is None else tuple(one for one in preferred.conda if one.name not in fixed),
-                pinned=() if given is None else given.explicit,
+                pinned=() if given is None else given.conda,
             )
             try:
                 conda = self._conda(request, spec, progress) if given is None else self._added(request, given, progress)
@@ -90,7 +90,7 @@ class LockSolver:
             return self.exclude_newer
         return moment_of(spec.exclude_newer)
 
-    def _conda(self, request: CreateRequest, spec: EnvironmentSpec, progress: Progress) -> tuple[LockedConda, ...]:
+    def _conda(self, request: CreateRequest, spec: EnvironmentSpec, progress: Progress) -> tuple[Package, ...]:
         """The conda packages; pip among them where there are PyPI packages, for those who install by it."""
         if spec.pypi and not any(spec_name(package) == "pip" for package in spec.packages):
             try:
@@ -99,9 +99,9 @@ class LockSolver:
                 pass  # for want of pip, or of something else, which the next words tell
         return self._solved(request, progress)
 
-    def _added(self, request: CreateRequest, given: PlatformLock, progress: Progress) -> tuple[LockedConda, ...]:
+    def _added(self, request: CreateRequest, given: PlatformLock, progress: Progress) -> tuple[Package, ...]:
         """The conda packages that are given, and what is added to them."""
-        added = additions(request.packages, parse_lines(request.pinned))
+        added = additions(request.packages, request.pinned)
         if not added:
             return _with_digests(given.conda)
         records = RattlerEngine(self.environ, self.cache_dir).solve(request._replace(packages=added), progress)
@@ -112,12 +112,12 @@ class LockSolver:
             found.append(package if mine is None else mine._replace(depends=mine.depends or package.depends))
         return _with_digests(in_order(found))
 
-    def _solved(self, request: CreateRequest, progress: Progress) -> tuple[LockedConda, ...]:
+    def _solved(self, request: CreateRequest, progress: Progress) -> tuple[Package, ...]:
         records = RattlerEngine(self.environ, self.cache_dir).solve(request, progress)
         return _with_digests(in_order(map(locked_of, records)))
 
 
-def _with_digests(packages: tuple[LockedConda, ...]) -> tuple[LockedConda, ...]:
+def _with_digests(packages: tuple[Package, ...]) -> tuple[Package, ...]:
     """The packages, all of which can be verified. Raises EngineError otherwise."""
     for package in packages:
         if not package.sha256 and not package.md5:

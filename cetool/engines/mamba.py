@@ -12,8 +12,9 @@ from pathlib import Path
 from cetool.base.errors import CetoolError
 from cetool.base.process import clean_environ
 from cetool.base.urls import split_url
+from cetool.declare.package import Package
 from cetool.engines.conda import override_variables
-from cetool.engines.explicit import ExplicitPackage, explicit_file, packages_of, require_sha256
+from cetool.engines.explicit import distinct, explicit_file, require_sha256
 from cetool.engines.outcome import conclude
 from cetool.engines.output import MambaStages
 from cetool.engines.private import PrivateFiles, environment_file, has_credentials
@@ -50,7 +51,7 @@ class MambaEngine(Program):
     def create(self, request: CreateRequest, progress: Progress) -> Explain:
         """Make the environment; see :class:`~cetool.engines.protocol.Engine`."""
         request = literal(request)
-        packages = packages_of(request)
+        packages = distinct(request.explicit)
         if packages:
             from cetool.engines.explicit_checks import check_local_archives, refuse_damaged
 
@@ -86,7 +87,7 @@ class MambaEngine(Program):
             argv += request.packages
         return Invocation(tuple(argv), environ, watched=(request.prefix, *self._package_caches()))
 
-    def _places(self, package: ExplicitPackage) -> list[Path]:
+    def _places(self, package: Package) -> list[Path]:
         """Where a package can be kept: below a directory for its channel, or in the cache itself."""
         parts = split_url(package.channel)
         below = f"{parts.scheme}/{parts.place.replace(':', '_')}{parts.path}/{package.subdir}"

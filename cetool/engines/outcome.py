@@ -38,7 +38,7 @@ def conclude(ended: Ended, request: CreateRequest, progress: Progress, *, engine
         except EngineError as error:
             raise explained(error) from error
         progress.note(f"{engine} crashed ({crash}) after its work was done; the environment is complete")
-    scrub(request.prefix, (*request.channels, *request.packages, *request.explicit))
+    scrub(request.prefix, (*request.channels, *request.packages, *(package.url for package in request.explicit)))
     return explained
 
 

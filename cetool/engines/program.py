@@ -75,7 +75,7 @@ def literal(request: CreateRequest) -> CreateRequest:
     return request._replace(
         channels=tuple(map(_literal, request.channels)),
         packages=tuple(map(_literal, request.packages)),
-        explicit=tuple(map(_literal, request.explicit)),
+        explicit=tuple(package._replace(url=_literal(package.url)) for package in request.explicit),
     )
 
 

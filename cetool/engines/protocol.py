@@ -20,7 +20,7 @@ from cetool.declare.environment import NO_SOLVING, Solving
 if TYPE_CHECKING:  # only those who solve for a day, or for a lock, need them
     from datetime import datetime
 
-    from cetool.lock.model import LockedConda
+    from cetool.declare.package import Package
 
 
 class Progress(Protocol):
@@ -93,11 +93,11 @@ class CreateRequest(Value):
     inherit: tuple[int, ...] = ()
     meanwhile: Callable[[], None] | None = None
     nearly: Callable[[], None] | None = None
-    explicit: tuple[str, ...] = ()
+    explicit: tuple[Package, ...] = ()
     exclude_newer: datetime | None = None
     platform: str | None = None
-    preferred: tuple[LockedConda, ...] = ()
-    pinned: tuple[str, ...] = ()
+    preferred: tuple[Package, ...] = ()
+    pinned: tuple[Package, ...] = ()
     below: Path | None = None
     solving: Solving = NO_SOLVING
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from cetool.base.values import Value
 from cetool.declare.baselines import taken_out, unmatched
-from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
+from cetool.declare.package import Package, PypiPackage
+from cetool.lock.model import PlatformLock
 
 
 class Clash(Value):
@@ -24,8 +25,8 @@ class Combined(Value):
     that were taken out, ``unmatched`` the patterns that fit none.
     """
 
-    conda: tuple[LockedConda, ...]
-    pypi: tuple[LockedPypi, ...]
+    conda: tuple[Package, ...]
+    pypi: tuple[PypiPackage, ...]
     removed: tuple[str, ...]
     unmatched: tuple[str, ...]
     clashes: tuple[Clash, ...]
@@ -33,10 +34,10 @@ class Combined(Value):
 
 def combine(baselines: Iterable[tuple[str, PlatformLock]], without: Sequence[str]) -> Combined:
     """One platform's packages of the baselines, each with what messages call it; a later one wins."""
-    found: dict[str, tuple[str, LockedConda | LockedPypi]] = {}
+    found: dict[str, tuple[str, Package | PypiPackage]] = {}
     clashes = []
     for called, locked in baselines:
-        packages: list[LockedConda | LockedPypi] = [*locked.conda, *locked.pypi]
+        packages: list[Package | PypiPackage] = [*locked.conda, *locked.pypi]
         for package in packages:
             before = found.get(_key(package))
             if before is not None and before[0] != called and _told(before[1]) != _told(package):
@@ -45,26 +46,26 @@ def combine(baselines: Iterable[tuple[str, PlatformLock]], without: Sequence[str
     staying = [package for _, package in found.values() if not taken_out(package.name, without)]
     gone = [package for _, package in found.values() if taken_out(package.name, without)]
     return Combined(
-        conda=_ordered([package for package in staying if isinstance(package, LockedConda)]),
-        pypi=tuple(package for package in staying if isinstance(package, LockedPypi)),
+        conda=_ordered([package for package in staying if isinstance(package, Package)]),
+        pypi=tuple(package for package in staying if isinstance(package, PypiPackage)),
         removed=tuple(f"{package.name} {package.version}" for package in gone),
         unmatched=tuple(unmatched(without, [package.name for _, package in found.values()])),
         clashes=tuple(clashes),
     )
 
 
-def _key(package: LockedConda | LockedPypi) -> str:
+def _key(package: Package | PypiPackage) -> str:
     """What only one of can be installed: a distribution from PyPI and the conda package of that name are one."""
     return package.name.replace("_", "-").replace(".", "-") if package.name[:1] != "_" else package.name
 
 
-def _told(package: LockedConda | LockedPypi) -> str:
-    if isinstance(package, LockedConda):
+def _told(package: Package | PypiPackage) -> str:
+    if isinstance(package, Package):
         return f"{package.version} {package.build}"
     return f"{package.version} (PyPI)"
 
 
-def _ordered(packages: list[LockedConda]) -> tuple[LockedConda, ...]:
+def _ordered(packages: list[Package]) -> tuple[Package, ...]:
     """In topological order where what they depend on is known; else as they stand, which is that of one file."""
     if any(package.depends for package in packages):
         from cetool.lock.records import in_order

@@ -14,8 +14,8 @@ from cetool.base.text import has_control, shorten
 from cetool.base.urls import redact, strip_credentials
 from cetool.base.values import Value
 from cetool.declare.match_fields import PACKAGE_NAME
+from cetool.declare.package import Package
 from cetool.declare.platforms import PLATFORMS
-from cetool.lock.model import LockedConda
 
 NOARCH = "noarch"
 MAX_URL = 4000
@@ -93,7 +93,7 @@ def conda_archive(text: str, where: Location) -> Archive:
     return Archive(url, found["name"], found["version"], found["build"], known)
 
 
-def conda_package(archive: Archive, platform: str, where: Location) -> LockedConda:
+def conda_package(archive: Archive, platform: str, where: Location) -> Package:
     """The package of an archive that is locked for a platform. Raises MetadataError where it is another platform's."""
     if archive.subdir not in (None, NOARCH, platform):
         raise MetadataError(
@@ -101,7 +101,7 @@ def conda_package(archive: Archive, platform: str, where: Location) -> LockedCon
             code="lock-malformed",
             where=where,
         )
-    return LockedConda(archive.name, archive.version, archive.build, archive.subdir or platform, archive.url)
+    return Package(archive.name, archive.version, archive.build, archive.subdir or platform, archive.url)
 
 
 def digest(text: str, kind: str, where: Location) -> str:

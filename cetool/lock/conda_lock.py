@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from cetool.base.errors import Location, MetadataError
 from cetool.base.text import has_control, shorten
 from cetool.declare.nodes import Node
+from cetool.declare.package import Package, PypiPackage
 from cetool.declare.platforms import PLATFORMS
 from cetool.lock.checks import (
     conda_archive,
@@ -19,7 +20,7 @@ from cetool.lock.checks import (
     pypi_url,
     pypi_version,
 )
-from cetool.lock.model import Lock, LockedConda, LockedPypi, PlatformLock
+from cetool.lock.model import Lock, PlatformLock
 from cetool.lock.records import in_order
 
 #: The packages that everyone gets; others belong to groups that someone asks for by name.
@@ -61,8 +62,8 @@ def read_conda_lock(text: str, name: str, platform: str | None = None) -> Lock:
         )
     metadata = root.entries["metadata"].as_mapping("metadata")
     custom = _custom(metadata.get("custom_metadata"))
-    conda: dict[str, dict[str, LockedConda]] = {platform: {} for platform in _platforms(metadata.get("platforms"))}
-    pypi: dict[str, dict[str, LockedPypi]] = {platform: {} for platform in conda}
+    conda: dict[str, dict[str, Package]] = {platform: {} for platform in _platforms(metadata.get("platforms"))}
+    pypi: dict[str, dict[str, PypiPackage]] = {platform: {} for platform in conda}
     said = set(conda) if "platforms" in metadata else set(PLATFORMS)
     for item in () if listed.kind == "nothing" else listed.as_list("package"):
         _read_package(_Entry.of(item), conda, pypi, said)
@@ -180,8 +181,8 @@ class _Entry:
 
 def _read_package(
     entry: _Entry,
-    conda: dict[str, dict[str, LockedConda]],
-    pypi: dict[str, dict[str, LockedPypi]],
+    conda: dict[str, dict[str, Package]],
+    pypi: dict[str, dict[str, PypiPackage]],
     platforms: Set[str],
 ) -> None:
     """Put one item where it belongs. Raises MetadataError, also where its platform is not among those of the file."""
@@ -204,15 +205,15 @@ def _read_package(
     package = _conda(entry, platform) if manager == "conda" else _pypi(entry)
     if not entry.is_wanted:
         return
-    if package.name in (there if isinstance(package, LockedConda) else others):
+    if package.name in (there if isinstance(package, Package) else others):
         raise MetadataError(f"{package.name} is locked twice for {platform}", code="lock-malformed", where=entry.where)
-    if isinstance(package, LockedConda):
+    if isinstance(package, Package):
         there[package.name] = package
     else:
         others[package.name] = package
 
 
-def _conda(entry: _Entry, platform: str) -> LockedConda:
+def _conda(entry: _Entry, platform: str) -> Package:
     where = entry.at("url") if "url" in entry.keys else entry.where
     url, _, fragment = entry.text("url").partition("#")
     package = conda_package(conda_archive(url, where), platform, where)
@@ -232,13 +233,13 @@ def _conda(entry: _Entry, platform: str) -> LockedConda:
     return package._replace(sha256=digests.get("sha256"), md5=digests.get("md5"), depends=tuple(_dependencies(entry)))
 
 
-def _pypi(entry: _Entry) -> LockedPypi:
+def _pypi(entry: _Entry) -> PypiPackage:
     name = pypi_name(entry.text("name"), entry.at("name"))
     version = pypi_version(entry.text("version"), entry.at("version"))
     text, _, fragment = entry.text("url").partition("#sha256=")
     url, repository = pypi_url(text, name, entry.at("url"))
     if repository:  # conda-lock writes the commit where others have a digest
-        return LockedPypi(name, version, url, None, tuple(_dependencies(entry)))
+        return PypiPackage(name, version, url, None, tuple(_dependencies(entry)))
     hashes = _hashes(entry)
     sha256 = hashes.get("sha256") or (digest(fragment, "sha256", entry.at("url")) if fragment else None)
     if hashes and sha256 is None:
@@ -247,7 +248,7 @@ def _pypi(entry: _Entry) -> LockedPypi:
             code="lock-malformed",
             where=entry.where,
         )
-    return LockedPypi(name, version, url, sha256, tuple(_dependencies(entry)))
+    return PypiPackage(name, version, url, sha256, tuple(_dependencies(entry)))
 
 
 def _hashes(entry: _Entry) -> dict[str, str]:

@@ -31,11 +31,12 @@ from cetool.base.text import has_control, shorten
 from cetool.declare.blocks import LINE_COMMENTS, find_block
 from cetool.declare.channels import canonical_channel
 from cetool.declare.languages import language_of
+from cetool.declare.package import Package, PypiPackage
 from cetool.declare.source import Script, foreign_text, is_url
 from cetool.edit.document import Document, require_script
 from cetool.lock import EMBEDDED_MARK
 from cetool.lock.checks import conda_archive, conda_package, digest, platform_name, pypi_name, pypi_url, pypi_version
-from cetool.lock.model import Lock, LockedConda, LockedPypi, PlatformLock
+from cetool.lock.model import Lock, PlatformLock
 
 VERSION = "1"
 
@@ -193,18 +194,18 @@ class _Contents:
     def __init__(self, platform: str, request: str | None) -> None:
         self.platform = platform
         self.request = request
-        self.conda: dict[str, LockedConda] = {}
-        self.pypi: dict[str, LockedPypi] = {}
+        self.conda: dict[str, Package] = {}
+        self.pypi: dict[str, PypiPackage] = {}
 
     def add(self, text: str, where: Location) -> None:
         """Take one line's package. Raises MetadataError for what is none, or is there already."""
         found = _PYPI.fullmatch(text)
         package = _pypi(found, where) if found is not None else _conda(text, self.platform, where)
-        if package.name in (self.conda if isinstance(package, LockedConda) else self.pypi):
+        if package.name in (self.conda if isinstance(package, Package) else self.pypi):
             raise MetadataError(
                 f"{package.name} is locked twice for {self.platform}", code="lock-malformed", where=where
             )
-        if isinstance(package, LockedConda):
+        if isinstance(package, Package):
             self.conda[package.name] = package
         else:
             self.pypi[package.name] = package
@@ -223,17 +224,17 @@ def _with_key(lock: Lock, key: str, value: str, where: Location) -> Lock:
     )
 
 
-def _pypi(found: re.Match[str], where: Location) -> LockedPypi:
+def _pypi(found: re.Match[str], where: Location) -> PypiPackage:
     name = pypi_name(found["name"], where)
     location, _, sha256 = found["url"].partition("#sha256=")
     url, repository = pypi_url(location, name, where)
     if not sha256 and not repository:
         raise MetadataError(f"{name} is locked without a SHA-256 digest", code="lock-malformed", where=where)
     checked = digest(sha256, "sha256", where) if sha256 else None
-    return LockedPypi(name, pypi_version(found["version"], where), url, checked)
+    return PypiPackage(name, pypi_version(found["version"], where), url, checked)
 
 
-def _conda(text: str, platform: str, where: Location) -> LockedConda:
+def _conda(text: str, platform: str, where: Location) -> Package:
     location, _, fragment = text.partition("#")
     package = conda_package(conda_archive(location, where), platform, where)
     if fragment.startswith("sha256:"):
@@ -294,7 +295,7 @@ def _texts(lock: Lock) -> list[str]:
     return [EMBEDDED_MARK, _NOTE, f"version: {VERSION}", f"digest: {_digest(body)}", *body, "///"]
 
 
-def _conda_line(package: LockedConda) -> str:
+def _conda_line(package: Package) -> str:
     if not package.sha256 and not package.md5:
         raise MetadataError(
             f"{package.name} has no digest, without which it cannot be locked in a script", code="lock-impossible"

@@ -19,10 +19,11 @@ from cetool.base.values import Value
 from cetool.declare.environment import Requirements
 from cetool.declare.match_fields import read_fields
 from cetool.declare.match_specs import IDENTITY, is_same_file
+from cetool.declare.package import Package
 from cetool.declare.source import Script, foreign_text, is_url, read_bytes
 from cetool.lock import SUFFIXES as SUFFIXES
 from cetool.lock import lock_paths as lock_paths
-from cetool.lock.model import Lock, LockedConda, PlatformLock
+from cetool.lock.model import Lock, PlatformLock
 from cetool.lock.records import record_of
 
 
@@ -64,7 +65,7 @@ def _fits(version: str | None, build: str | None, record: object) -> bool:
     return wanted
 
 
-def _has(text: str, package: LockedConda) -> bool:
+def _has(text: str, package: Package) -> bool:
     """Whether a locked package has what the fields of a spec say, those aside that a lock does not tell."""
     told = {"subdir": package.subdir, "fn": package.url.rpartition("/")[2]}
     others = [(key, value) for key, value in read_fields(text).others if key not in IDENTITY]

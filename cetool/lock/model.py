@@ -9,56 +9,7 @@ from __future__ import annotations
 from cetool.base.files import sha256_of
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value
-
-
-class LockedConda(Value):
-    """One conda package: the fields of its package record that a lock file keeps.
-
-    ``subdir`` is the package's own, ``noarch`` or a platform; ``url`` where it is downloaded, without credentials;
-    ``sha256`` and ``md5`` are lowercase hex digests of the archive, None where a format does not tell; ``depends`` and
-    ``constrains`` match specs; ``size`` bytes; ``noarch`` is ``python`` or ``generic``, None for a package of a
-    platform and where a format does not tell.
-    """
-
-    name: str
-    version: str
-    build: str
-    subdir: str
-    url: str
-    sha256: str | None = None
-    md5: str | None = None
-    size: int | None = None
-    depends: tuple[str, ...] = ()
-    constrains: tuple[str, ...] = ()
-    noarch: str | None = None
-
-    @property
-    def line(self) -> str:
-        """The package as a line of an explicit spec (CEP 23): its URL, and the best digest that is known."""
-        if self.sha256:
-            return f"{self.url}#sha256:{self.sha256}"
-        return f"{self.url}#{self.md5}" if self.md5 else self.url
-
-
-class LockedPypi(Value):
-    """One PyPI package: a wheel, an sdist, or a commit of a repository (``git+https://...@COMMIT``).
-
-    ``name`` is normalized (PEP 503); ``sha256`` the lowercase hex digest of the file, None for a repository;
-    ``requires`` are PEP 508 requirements.
-    """
-
-    name: str
-    version: str
-    url: str
-    sha256: str | None = None
-    requires: tuple[str, ...] = ()
-    requires_python: str | None = None
-
-    @property
-    def line(self) -> str:
-        """The package as a direct reference (PEP 508), its digest in the fragment as pip and uv check it."""
-        mark = "&" if "#" in self.url else "#"  # an archive's #subdirectory= comes first
-        return f"{self.name} @ {self.url}" + (f"{mark}sha256={self.sha256}" if self.sha256 else "")
+from cetool.declare.package import Package, PypiPackage
 
 
 class PlatformLock(Value):
@@ -69,8 +20,8 @@ class PlatformLock(Value):
     """
 
     platform: str
-    conda: tuple[LockedConda, ...]
-    pypi: tuple[LockedPypi, ...] = ()
+    conda: tuple[Package, ...]
+    pypi: tuple[PypiPackage, ...] = ()
     request: str | None = None
 
     @property

@@ -15,8 +15,9 @@ from cetool.base.errors import Location, MetadataError
 from cetool.base.text import shorten
 from cetool.base.urls import scrub, strip_credentials
 from cetool.declare.channels import canonical_channel, file_url
+from cetool.declare.package import Package, PypiPackage
 from cetool.lock.checks import conda_archive, conda_package, digest, platform_name, pypi_name, pypi_url, pypi_version
-from cetool.lock.model import Lock, LockedConda, LockedPypi, PlatformLock
+from cetool.lock.model import Lock, PlatformLock
 from cetool.lock.records import in_order
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ class _Places:
 def _platform(subdir: str, packages: Iterable[Any], places: _Places, directory: Path) -> PlatformLock:
     from rattler.lock import CondaLockedBinaryPackage, PypiLockedPackage
 
-    conda: list[LockedConda] = []
-    pypi: list[LockedPypi] = []
+    conda: list[Package] = []
+    pypi: list[PypiPackage] = []
     for package in packages:
         where = places.of(package.location)
         if isinstance(package, CondaLockedBinaryPackage):
@@ -104,7 +105,7 @@ def _platform(subdir: str, packages: Iterable[Any], places: _Places, directory: 
     return PlatformLock(subdir, in_order(conda), tuple(sorted(pypi, key=lambda each: each.name)))
 
 
-def _conda(package: CondaLockedBinaryPackage, platform: str, where: Location) -> LockedConda:
+def _conda(package: CondaLockedBinaryPackage, platform: str, where: Location) -> Package:
     record = package.repo_data_record()
     found = conda_package(conda_archive(record.url, where), platform, where)
     if record.name.normalized != found.name or str(record.version) != found.version:
@@ -124,7 +125,7 @@ def _conda(package: CondaLockedBinaryPackage, platform: str, where: Location) ->
     )
 
 
-def _pypi(package: PypiLockedPackage, directory: Path, where: Location) -> LockedPypi:
+def _pypi(package: PypiLockedPackage, directory: Path, where: Location) -> PypiPackage:
     """A PyPI package; paths of its files start from the directory of the lock, as pixi writes them."""
     name = pypi_name(package.name, where)
     location, _, fragment = package.location.partition("#sha256=")
@@ -143,7 +144,7 @@ def _pypi(package: PypiLockedPackage, directory: Path, where: Location) -> Locke
         sha256 = package.hashes.sha256.hex()  # type: ignore[union-attr]
     if sha256 is None and fragment:
         sha256 = digest(fragment, "sha256", where)
-    return LockedPypi(
+    return PypiPackage(
         name,
         pypi_version(package.version, where) if package.version else _version_in(url, where),
         url,
@@ -211,7 +212,7 @@ def _references(locked: PlatformLock) -> Iterator[dict[str, str]]:
     yield from ({"pypi": package.url} for package in locked.pypi)
 
 
-def _conda_entry(package: LockedConda) -> dict[str, object]:
+def _conda_entry(package: Package) -> dict[str, object]:
     entry: dict[str, object] = {"conda": package.url}
     optional = (
         ("name", package.name),
@@ -228,7 +229,7 @@ def _conda_entry(package: LockedConda) -> dict[str, object]:
     return {**entry, **{key: value for key, value in optional if value}}
 
 
-def _pypi_entry(package: LockedPypi) -> dict[str, object]:
+def _pypi_entry(package: PypiPackage) -> dict[str, object]:
     entry: dict[str, object] = {"pypi": package.url, "name": package.name, "version": package.version}
     optional = (
         ("sha256", package.sha256),

@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from cetool.lock.model import LockedPypi, PlatformLock
+from cetool.declare.package import PypiPackage
+from cetool.lock.model import PlatformLock
 
 #: Texts, booleans, integers, and lists and mappings of them.
 Value = object
@@ -124,7 +125,7 @@ def write_requirements(locked: PlatformLock) -> str:
     return "\n".join([*head, *lines, ""])
 
 
-def _pinned(package: LockedPypi) -> str:
+def _pinned(package: PypiPackage) -> str:
     if package.url.startswith(_PYPI_FILES):
         return f"{package.name}=={package.version}"
     return f"{package.name} @ {package.url}"

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from cetool.base.errors import Location, MetadataError
 from cetool.base.text import shorten
-from cetool.lock.model import LockedConda
+from cetool.declare.package import Package
 
 if TYPE_CHECKING:
     from rattler import PackageRecord, RepoDataRecord
 
 
-def record_of(package: LockedConda, where: Location | None = None) -> PackageRecord:
+def record_of(package: Package, where: Location | None = None) -> PackageRecord:
     """The package's record, as far as the lock tells. Raises MetadataError where rattler does not take it."""
     from rattler import PackageRecord
     from rattler.package import BuildString
@@ -40,12 +40,12 @@ def record_of(package: LockedConda, where: Location | None = None) -> PackageRec
         ) from None
 
 
-def locked_of(record: RepoDataRecord) -> LockedConda:
+def locked_of(record: RepoDataRecord) -> Package:
     """A record out of a channel as a locked package."""
     from cetool.base.urls import strip_credentials
 
     kind = record.noarch
-    return LockedConda(
+    return Package(
         name=record.name.normalized,
         version=str(record.version),
         build=str(record.build),
@@ -60,7 +60,7 @@ def locked_of(record: RepoDataRecord) -> LockedConda:
     )
 
 
-def in_order(packages: Iterable[LockedConda], where: Location | None = None) -> tuple[LockedConda, ...]:
+def in_order(packages: Iterable[Package], where: Location | None = None) -> tuple[Package, ...]:
     """The packages, whose names differ, in topological order: what a package depends on comes before it.
 
     Where some depend on each other python comes first. The order of the packages that are given does not matter.

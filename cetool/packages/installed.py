@@ -19,7 +19,8 @@ from cetool.base.below import read_below, write_below
 from cetool.base.errors import StoreError
 from cetool.base.limits import NOTE, PACKAGE, parse_json, read_json
 from cetool.base.urls import strip_credentials
-from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
+from cetool.declare.package import Package, PypiPackage
+from cetool.lock.model import PlatformLock
 from cetool.lock.records import in_order
 
 #: Where the files that PyPI packages were installed from are noted: ``{"schema": 1, "packages": [...]}``.
@@ -42,7 +43,7 @@ class Distribution:
     version: str
     directory: Path
     tags: frozenset[str]
-    origin: LockedPypi
+    origin: PypiPackage
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Installed:
     lock: PlatformLock
     unknown: tuple[Distribution, ...] = ()
 
-    def completed(self, found: Mapping[str, LockedPypi]) -> Installed:
+    def completed(self, found: Mapping[str, PypiPackage]) -> Installed:
         """The same where the files of unknown packages, by name, were found meanwhile."""
         known = [found[each.name]._replace(**_needs(each.origin)) for each in self.unknown if each.name in found]
         pypi = sorted((*self.lock.pypi, *known), key=lambda package: package.name)
@@ -104,10 +105,10 @@ def _is_record(record: Any) -> bool:
     return all(isinstance(each, list) and all(isinstance(text, str) for text in each) for each in lists)
 
 
-def _locked(record: dict[str, Any]) -> LockedConda:
+def _locked(record: dict[str, Any]) -> Package:
     url = record.get("url")
     size = record.get("size")
-    return LockedConda(
+    return Package(
         name=str(record["name"]),
         version=str(record["version"]),
         build=str(record["build"]),
@@ -168,7 +169,7 @@ def _distribution(directory: Path) -> Distribution | None:
     if not name or not version:
         return None
     wheel = metadata.read_text("WHEEL") or ""
-    origin = LockedPypi(
+    origin = PypiPackage(
         name=normalized(name),
         version=version,
         url="",
@@ -213,24 +214,24 @@ def _direct(text: str | None) -> tuple[str, str | None] | None:
         return None
 
 
-def _noted(origin: LockedPypi, noted: LockedPypi | None) -> LockedPypi:
+def _noted(origin: PypiPackage, noted: PypiPackage | None) -> PypiPackage:
     """What a distribution tells itself, completed by what was noted of it when it was installed."""
     if noted is None or noted.version != origin.version:
         return origin
     return origin._replace(url=noted.url, sha256=noted.sha256)
 
 
-def _needs(origin: LockedPypi) -> dict[str, Any]:
+def _needs(origin: PypiPackage) -> dict[str, Any]:
     return {"requires": origin.requires, "requires_python": origin.requires_python}
 
 
-def read_origins(prefix: Path) -> dict[str, LockedPypi]:
+def read_origins(prefix: Path) -> dict[str, PypiPackage]:
     """What :func:`write_origins` noted, by name; nothing where that is missing or damaged."""
     try:
         data = parse_json(read_below(prefix, ORIGINS, limit=PACKAGE))
         if data["schema"] != _SCHEMA:
             return {}
-        found = [LockedPypi(*(each[key] for key in ("name", "version", "url", "sha256"))) for each in data["packages"]]
+        found = [PypiPackage(*(each[key] for key in ("name", "version", "url", "sha256"))) for each in data["packages"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     return {
@@ -242,7 +243,7 @@ def read_origins(prefix: Path) -> dict[str, LockedPypi]:
     }
 
 
-def write_origins(prefix: Path, packages: Iterable[LockedPypi]) -> None:
+def write_origins(prefix: Path, packages: Iterable[PypiPackage]) -> None:
     """Note which files PyPI packages were installed from, credentials left out. Raises OSError."""
     listed = [
         {"name": each.name, "version": each.version, "url": strip_credentials(each.url), "sha256": each.sha256}

@@ -13,8 +13,9 @@ from cetool.base.files import sha256_of
 from cetool.base.limits import RECORD, parse_json
 from cetool.base.text import printable
 from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.package import Package, PypiPackage
 from cetool.declare.source import read_bytes
-from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
+from cetool.lock.model import PlatformLock
 from cetool.provenance.record import RECORD_SCHEMA, Ending, RecordedCommand, RecordedScript, RecordError, RunRecord
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
@@ -151,7 +152,7 @@ class _Reader:
         except (KeyError, TypeError, ValueError, AttributeError):
             raise self.wrong("the record's 'spec' is not what it should be") from None
 
-    def conda(self, item: object) -> LockedConda:
+    def conda(self, item: object) -> Package:
         if not isinstance(item, dict):
             raise self.wrong("the record's 'packages' are not what they should be")
         name, version, build = self.name(item), self.get(item, "version", str), self.get(item, "build", str)
@@ -160,7 +161,7 @@ class _Reader:
             raise self.wrong(f"the MD5 of {printable(name)} in the record is none")
         if "#" in self.url(item, name):  # where an explicit spec has the digest
             raise self.wrong(f"the record's URL of {name} is none")
-        return LockedConda(
+        return Package(
             name=name,
             version=version,
             build=build,
@@ -172,11 +173,11 @@ class _Reader:
             depends=self.texts(item, "depends"),
         )
 
-    def pypi(self, item: object) -> LockedPypi:
+    def pypi(self, item: object) -> PypiPackage:
         if not isinstance(item, dict):
             raise self.wrong("the record's 'pypi_packages' are not what they should be")
         name = self.name(item)
-        return LockedPypi(name, self.get(item, "version", str), self.url(item, name), self.sha256(item))
+        return PypiPackage(name, self.get(item, "version", str), self.url(item, name), self.sha256(item))
 
     def name(self, item: Mapping[str, Any]) -> str:
         name = self.get(item, "name", str)

@@ -18,7 +18,8 @@ from cetool.base.errors import CetoolError, UsageError
 from cetool.base.files import put_file
 from cetool.base.text import printable
 from cetool.declare.environment import EnvironmentSpec
-from cetool.lock.model import LockedConda, PlatformLock
+from cetool.declare.package import Package
+from cetool.lock.model import PlatformLock
 
 RECORD_SCHEMA = "cetool.record/1"
 
@@ -99,8 +100,8 @@ class RunRecord:
             pypi=asked.pypi,
             pypi_settings=asked.pypi_settings,
             variables=asked.variables,
-            explicit=self.packages.explicit,
-            explicit_pypi=self.packages.explicit_pypi,
+            explicit=self.packages.conda,
+            explicit_pypi=self.packages.pypi,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def _script_document(script: RecordedScript) -> dict[str, Any]:
     }
 
 
-def _conda_document(package: LockedConda) -> dict[str, Any]:
+def _conda_document(package: Package) -> dict[str, Any]:
     return {
         "name": package.name,
         "version": package.version,

@@ -388,8 +388,8 @@ def _versions(directory: Path) -> object:
 
 
 def _unpacked(directory: Path) -> object:
+    from cetool.declare.package import Package
     from cetool.engines.archives import check_unpacked
-    from cetool.engines.explicit import parse_line
     from cetool.packages.cache import is_damaged
     from cetool.packages.intact import damaged_files
 
@@ -397,7 +397,7 @@ def _unpacked(directory: Path) -> object:
     damaged_files(directory)
     index = {"name": "six", "version": "1.16.0", "build": "pyh6c4a22f_0"}
     (directory / "info" / "index.json").write_text(json.dumps(index))
-    check_unpacked(directory, parse_line(_URL))
+    check_unpacked(directory, Package.from_line(_URL))
     return index
 
 

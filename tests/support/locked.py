@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from cetool.declare.metadata import read_metadata
+from cetool.declare.package import Package, PypiPackage
 from cetool.declare.source import read_script
 from cetool.lock.conda_lock import write_conda_lock
-from cetool.lock.model import Lock, LockedConda, LockedPypi, PlatformLock
+from cetool.lock.model import Lock, PlatformLock
 from support.channel import Channel
 
 
-def locked(channel: Channel, *names: str, url: str | None = None) -> tuple[LockedConda, ...]:
+def locked(channel: Channel, *names: str, url: str | None = None) -> tuple[Package, ...]:
     """The packages of the local channel with these names (``six=1.16.0``: that version, else the newest)."""
     records = _records(channel)
     found = []
@@ -30,9 +31,7 @@ def lines(channel: Channel, *names: str, url: str | None = None) -> tuple[str, .
     return tuple(package.line for package in locked(channel, *names, url=url))
 
 
-def lock_script(
-    script: Path, packages: Sequence[LockedConda], channel: Channel, pypi: Sequence[LockedPypi] = ()
-) -> Path:
+def lock_script(script: Path, packages: Sequence[Package], channel: Channel, pypi: Sequence[PypiPackage] = ()) -> Path:
     """Write the lock beside a script that fits what it declares."""
     request = read_metadata(read_script(script)).requirements.digest
     platform = PlatformLock(channel.subdir, tuple(packages), tuple(pypi), request)
@@ -64,8 +63,8 @@ def _records(channel: Channel) -> list[tuple[str, str, dict[str, Any]]]:
     return found
 
 
-def _locked(url: str, record: dict[str, Any]) -> LockedConda:
-    return LockedConda(
+def _locked(url: str, record: dict[str, Any]) -> Package:
+    return Package(
         name=record["name"],
         version=record["version"],
         build=record["build"],

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cetool.lock.model import Lock, LockedConda, LockedPypi, PlatformLock
-from support.archive import Package, write_package, write_repodata
+from cetool.declare.package import Package, PypiPackage
+from cetool.lock.model import Lock, PlatformLock
+from support.archive import Package as Made
+from support.archive import write_package, write_repodata
 
 FORGE = "https://conda.anaconda.org/conda-forge"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
-SIX = LockedConda(
+SIX = Package(
     "six",
     "1.16.0",
     "pyh_0",
@@ -23,12 +25,12 @@ SIX = LockedConda(
     ("other >1",),
     "python",
 )
-PYTHON = LockedConda(
+PYTHON = Package(
     "python", "3.10", "1_0", "linux-64", f"{FORGE}/linux-64/python-3.10-1_0.conda", "12" * 32, None, 7, ("six",)
 )
 #: Every word in it is something else than a text in some version of YAML.
-YES = LockedConda("yes", "1e3", "0", "linux-64", f"{FORGE}/linux-64/yes-1e3-0.tar.bz2", None, "34" * 16)
-WHEEL = LockedPypi(
+YES = Package("yes", "1e3", "0", "linux-64", f"{FORGE}/linux-64/yes-1e3-0.tar.bz2", None, "34" * 16)
+WHEEL = PypiPackage(
     "tabulate",
     "0.9.0",
     "https://files.pythonhosted.org/packages/x/tabulate-0.9.0-py3-none-any.whl",
@@ -36,7 +38,7 @@ WHEEL = LockedPypi(
     ("six>=1", "wcwidth ; extra == 'widechars'"),
     ">=3.7",
 )
-REPOSITORY = LockedPypi("foo", "1", f"git+https://github.com/a/foo@{COMMIT}")
+REPOSITORY = PypiPackage("foo", "1", f"git+https://github.com/a/foo@{COMMIT}")
 LOCK = Lock(
     (
         PlatformLock("linux-64", (PYTHON, SIX, YES), (REPOSITORY, WHEEL), "aa" * 32),
@@ -61,14 +63,14 @@ def make_channel(path: Path) -> Path:
             more = {"timestamp": day * 1000}
             needs = ("lib", need)
             packages.append(
-                Package("tool", version, depends=needs, subdir=subdir, noarch=None, build=f"h{number}_0", extra=more)
+                Made("tool", version, depends=needs, subdir=subdir, noarch=None, build=f"h{number}_0", extra=more)
             )
-        packages.append(Package("needs-cuda", "1", depends=("__cuda >=12",), subdir=subdir, noarch=None))
-        packages.append(Package("python", "3.11.7", subdir=subdir, noarch=None, build="0_cpython"))
+        packages.append(Made("needs-cuda", "1", depends=("__cuda >=12",), subdir=subdir, noarch=None))
+        packages.append(Made("python", "3.11.7", subdir=subdir, noarch=None, build="0_cpython"))
     old = {"timestamp": 1_500_000_000_000}
-    packages += [Package("lib", version, extra=old) for version in ("1", "2")]
-    packages.append(Package("six", "1.16.0", depends=("python",), noarch="python", build="pyh_0"))
-    packages.append(Package("only-unix", "1", depends=("__unix",)))
+    packages += [Made("lib", version, extra=old) for version in ("1", "2")]
+    packages.append(Made("six", "1.16.0", depends=("python",), noarch="python", build="pyh_0"))
+    packages.append(Made("only-unix", "1", depends=("__unix",)))
     # the same file name in several directories: one of them at a time
     for subdir in (*virtual, "noarch"):
         mine = {f"{each.stem}{each.suffix}": write_package(each, path) for each in packages if each.subdir == subdir}

@@ -20,6 +20,7 @@ from cetool.base.text import shorten
 from cetool.base.urls import redact, strip_credentials
 from cetool.base.values import Value
 from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.package import Package, PypiPackage
 from cetool.declare.platforms import current_platform
 from cetool.engines.protocol import CreateRequest, Progress
 from cetool.engines.pypi import install as pypi
@@ -31,7 +32,7 @@ from cetool.engines.rattler.engine import RattlerEngine
 from cetool.engines.rattler.request import virtual_packages
 from cetool.engines.subprocesses import Invocation, run_engine
 from cetool.lock.checks import pypi_url, pypi_version
-from cetool.lock.model import LockedConda, LockedPypi, PlatformLock
+from cetool.lock.model import PlatformLock
 from cetool.packages.installed import normalized
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class PypiSolver:
     solver: LockSolver
     spec: EnvironmentSpec
     request: CreateRequest
-    conda: tuple[LockedConda, ...]
+    conda: tuple[Package, ...]
     before: PlatformLock | None
 
     @property
@@ -99,7 +100,7 @@ class PypiSolver:
 
     # --- uv ---------------------------------------------------------------------------------------------------------
 
-    def _by_uv(self, uv: Path, directory: Path, progress: Progress) -> list[LockedPypi]:
+    def _by_uv(self, uv: Path, directory: Path, progress: Progress) -> list[PypiPackage]:
         import tomli
 
         python = next((package for package in self.conda if package.name == "python"), None)
@@ -205,7 +206,7 @@ class PypiSolver:
 
     # --- pip --------------------------------------------------------------------------------------------------------
 
-    def _by_pip(self, directory: Path, progress: Progress) -> list[LockedPypi]:
+    def _by_pip(self, directory: Path, progress: Progress) -> list[PypiPackage]:
         import json
 
         request = self.request._replace(packages=tuple(dict.fromkeys((*self.request.packages, "pip"))))
@@ -284,7 +285,7 @@ def _refuse_unlockable(spec: EnvironmentSpec) -> None:
             )
 
 
-def _preferences(packages: tuple[LockedPypi, ...]) -> str:
+def _preferences(packages: tuple[PypiPackage, ...]) -> str:
     """The packages of before as a pylock.toml (PEP 751), whose versions uv keeps where they fit."""
     tables = (f'[[packages]]\nname = "{package.name}"\nversion = "{package.version}"\n' for package in packages)
     return "\n".join(['lock-version = "1.0"\ncreated-by = "cetool"\n', *tables])
@@ -306,7 +307,7 @@ def _needs(words: str) -> dict[str, set[str]]:
     return found
 
 
-def _from_pylock(package: Mapping[str, Any], directory: Path, digests: frozenset[str]) -> LockedPypi:
+def _from_pylock(package: Mapping[str, Any], directory: Path, digests: frozenset[str]) -> PypiPackage:
     """A package of a pylock.toml; of its files the wheel, which uv chose for the platform, else the source.
 
     Where ``digests`` are named, it is a file with one of them. Raises EngineError where there is none.
@@ -342,7 +343,7 @@ def _from_pylock(package: Mapping[str, Any], directory: Path, digests: frozenset
     return _checked(name, str(package.get("version", "0")), url, file.get("hashes", {}).get("sha256"))
 
 
-def _from_report(item: Mapping[str, Any]) -> LockedPypi:
+def _from_report(item: Mapping[str, Any]) -> PypiPackage:
     """A package of pip's installation report."""
     metadata, info = item["metadata"], item["download_info"]
     name, version = normalized(metadata["name"]), str(metadata["version"])
@@ -364,7 +365,7 @@ def _from_report(item: Mapping[str, Any]) -> LockedPypi:
     )
 
 
-def _checked(name: str, version: str, url: str, sha256: str | None) -> LockedPypi:
+def _checked(name: str, version: str, url: str, sha256: str | None) -> PypiPackage:
     """The package as a lock can have it. Raises EngineError for one that no reader of locks would take."""
     place = Location("the index")
     try:
@@ -380,4 +381,4 @@ def _checked(name: str, version: str, url: str, sha256: str | None) -> LockedPyp
             code="lock-impossible",
             hint="Take it from another index, or name its file: `NAME @ https://...`.",
         )
-    return LockedPypi(name, version, plain, None if repository else sha256)
+    return PypiPackage(name, version, plain, None if repository else sha256)

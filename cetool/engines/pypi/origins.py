@@ -21,9 +21,9 @@ from cetool.base.errors import EngineError, StoreError
 from cetool.base.limits import parse_json
 from cetool.base.process import clean_environ, python_command
 from cetool.base.urls import strip_credentials
+from cetool.declare.package import PypiPackage
 from cetool.declare.pypi import PypiSettings
 from cetool.engines.pypi.files import tell_pip, tell_uv
-from cetool.lock.model import LockedPypi
 from cetool.packages.installed import (
     Distribution,
     distributions,
@@ -80,13 +80,13 @@ def keep_named(prefix: Path, references: Sequence[str]) -> None:
     try:
         found = distributions(prefix, package_records(prefix))
         write_origins(
-            prefix, [LockedPypi(each.name, each.version, *named[each.name]) for each in found if each.name in named]
+            prefix, [PypiPackage(each.name, each.version, *named[each.name]) for each in found if each.name in named]
         )
     except (*NOT_UNDERSTOOD, StoreError):
         return
 
 
-def find_origins(wanted: Sequence[Distribution], asking: Asking) -> dict[str, LockedPypi]:
+def find_origins(wanted: Sequence[Distribution], asking: Asking) -> dict[str, PypiPackage]:
     """The files of these distributions, by name, as far as uv or pip can tell them.
 
     Raises one of :data:`NOT_UNDERSTOOD` where what they print is not understood.
@@ -123,7 +123,7 @@ def _ask(argv: Sequence[str], environ: Mapping[str, str]) -> bytes | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def read_report(text: bytes) -> dict[str, LockedPypi]:
+def read_report(text: bytes) -> dict[str, PypiPackage]:
     """The files in pip's installation report (version 1), by name. Raises ValueError, KeyError or TypeError."""
     found = {}
     for each in parse_json(text)["install"]:
@@ -136,7 +136,7 @@ def read_report(text: bytes) -> dict[str, LockedPypi]:
             sha256 = came.get("archive_info", {}).get("hashes", {}).get("sha256") or _of_file(url)
         below = came.get("subdirectory")
         url += f"#subdirectory={below}" if below else ""
-        found[name] = LockedPypi(name, about["version"], url, sha256)
+        found[name] = PypiPackage(name, about["version"], url, sha256)
     return found
 
 
@@ -152,7 +152,7 @@ def _of_file(url: str) -> str | None:
     return digest.hexdigest()
 
 
-def read_pylock(text: bytes, wanted: Sequence[Distribution]) -> dict[str, LockedPypi]:
+def read_pylock(text: bytes, wanted: Sequence[Distribution]) -> dict[str, PypiPackage]:
     """The files that a ``pylock.toml`` has for the wanted distributions, by name. Raises ValueError and KeyError."""
     import tomli
 
@@ -164,7 +164,7 @@ def read_pylock(text: bytes, wanted: Sequence[Distribution]) -> dict[str, Locked
         if each is not None and package.get("version", each.version) == each.version:
             url, sha256 = _file_of(package, each)
             if url:
-                found[name] = LockedPypi(name, each.version, strip_credentials(url), sha256)
+                found[name] = PypiPackage(name, each.version, strip_credentials(url), sha256)
     return found
 
 

@@ -9,9 +9,9 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from cetool.declare.package import Package
 from cetool.declare.pypi import PypiSettings
 from cetool.engines.pypi.files import write_private
-from cetool.lock.model import LockedConda
 from cetool.packages.installed import normalized
 
 #: Conda packages whose Python distributions have another name than they.
@@ -32,7 +32,7 @@ DISTRIBUTIONS = {
 }
 
 
-def distributions_of(conda: tuple[LockedConda, ...]) -> dict[str, str]:
+def distributions_of(conda: tuple[Package, ...]) -> dict[str, str]:
     """The Python distributions that conda packages bring, as far as their records tell: normalised name to version."""
     from packaging.version import InvalidVersion, Version
 

@@ -14,7 +14,7 @@ from cetool.base.errors import EngineError
 from cetool.base.patterns import pattern
 from cetool.base.urls import redact
 from cetool.base.values import Value
-from cetool.engines.explicit import ExplicitPackage
+from cetool.declare.package import Package
 
 if TYPE_CHECKING:
     from rattler import MatchSpec, PackageName, RepoDataRecord, Subdir
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cetool.engines.rattler.packages import CheckedPackages
 
 _FIELD = pattern(r'\s*\b(?:url|md5|sha256)="[^"]*"\s*,?')
-_FILE = pattern(r"(?P<stem>.+-[^-]+-[^-]+)(?:\.conda|\.tar\.bz2)")
+_FILE = pattern(r"(.+)-([^-]+)-([^-]+)(?:\.conda|\.tar\.bz2)")
 
 
 class Direct(Value):
@@ -30,10 +30,10 @@ class Direct(Value):
 
     position: int
     text: str
-    package: ExplicitPackage
+    package: Package
 
 
-def package_at(url: str, spec: MatchSpec) -> ExplicitPackage:
+def package_at(url: str, spec: MatchSpec) -> Package:
     """The package that a spec names by this URL, with the digests that it asks for. Raises EngineError."""
     file = unquote(urlsplit(url).path.rpartition("/")[2])
     found = _FILE.fullmatch(file)
@@ -43,11 +43,12 @@ def package_at(url: str, spec: MatchSpec) -> ExplicitPackage:
             code="match-spec-invalid",
             hint="It ends in NAME-VERSION-BUILD.conda or .tar.bz2, and has no query.",
         )
-    return ExplicitPackage(
-        url=url,
-        file_name=file,
-        stem=found["stem"],
+    return Package(
+        name=found[1],
+        version=found[2],
+        build=found[3],
         subdir=url.rsplit("/", 2)[1],
+        url=url,
         sha256=spec.sha256.hex() if spec.sha256 else None,
         md5=spec.md5.hex() if spec.md5 else None,
     )

@@ -23,6 +23,7 @@ from cetool.base.errors import CetoolError, EngineError
 from cetool.base.panics import is_panic, stderr_to
 from cetool.base.patterns import pattern
 from cetool.base.urls import redact, scrub
+from cetool.declare.package import Package
 from cetool.engines.output import Log
 from cetool.engines.protocol import CreateRequest, Explain, Progress, as_found
 from cetool.engines.rattler.client import make_client
@@ -100,11 +101,11 @@ class RattlerEngine:
         """
         return self._perform(request, progress, link=False)
 
-    def solve_explicitly(self, request: CreateRequest, progress: Progress) -> tuple[str, ...]:
-        """The packages that the environment would have, as lines of an explicit spec in topological order."""
-        from cetool.engines.rattler.pinned import explicit_lines
+    def solve_exactly(self, request: CreateRequest, progress: Progress) -> tuple[Package, ...]:
+        """The packages that the environment would have, in topological order."""
+        from cetool.engines.rattler.pinned import exactly
 
-        return explicit_lines(self.solve(request, progress), request.pinned)
+        return exactly(self.solve(request, progress), request.pinned)
 
     def _perform(self, request: CreateRequest, progress: Progress, *, link: bool) -> list[RepoDataRecord]:
         need_descriptors()
@@ -116,7 +117,7 @@ class RattlerEngine:
         caches = embedded_cache(condarc, self._environ, self._cache_dir)
         pulse = Pulse()
         with in_use(caches), Log(request.log) as log:
-            specs = ", ".join(request.explicit or [shown for _, shown in plan.specs])
+            specs = ", ".join([package.line for package in request.explicit] or [shown for _, shown in plan.specs])
             log.write(f"rattler {version}: {specs} from {plan.channel_names} into {request.prefix}\n")
             creation = _Creation(plan, request, progress, pulse, caches, self._environ)
             watched = caches / METADATA
@@ -225,10 +226,10 @@ class _Creation:
 
     async def _take(self, client: Client, subdir: Subdir) -> list[RepoDataRecord]:
         """Install the packages that are named exactly."""
-        from cetool.engines.explicit import packages_of
+        from cetool.engines.explicit import distinct
         from cetool.engines.rattler.packages import record_in
 
-        packages = packages_of(self.request)
+        packages = distinct(self.request.explicit)
         self.progress.packages(len(packages))
         checked = self._checked(client)
         with self.pulse.watched():
@@ -294,10 +295,9 @@ class _Creation:
 
     async def _pinned(self, gateway: Gateway, subdirs: list[Subdir]) -> PinnedPackages:
         """The packages that are taken as given."""
-        from cetool.engines.explicit import parse_lines
         from cetool.engines.rattler.pinned import PinnedPackages
 
-        pinned = PinnedPackages(parse_lines(self.request.pinned))
+        pinned = PinnedPackages(self.request.pinned)
         with self.pulse.watched():
             await pinned.learn(self.caches / PACKAGES, gateway, subdirs, self.progress)
         return pinned

@@ -31,9 +31,10 @@ from cetool.base.errors import EngineError
 from cetool.base.limits import NOTE, read_json, read_regular
 from cetool.base.urls import redact, scrub
 from cetool.base.values import Value
+from cetool.declare.package import Package
 from cetool.engines.archives import check_names, check_together, check_unpacked, has_link_script, links_in, listing_of
 from cetool.engines.errors import space_error
-from cetool.engines.explicit import ExplicitPackage, mismatch
+from cetool.engines.explicit import mismatch
 from cetool.engines.protocol import Progress
 from cetool.packages.intact import damaged_files, digest_of
 
@@ -89,7 +90,7 @@ class CheckedPackages:
         self._known: dict[str, tuple[bytes, Archive]] = {}
 
     async def have(
-        self, packages: Sequence[ExplicitPackage], sizes: Mapping[str, int] = _NO_SIZES, *, whole: bool = False
+        self, packages: Sequence[Package], sizes: Mapping[str, int] = _NO_SIZES, *, whole: bool = False
     ) -> dict[str, Archive]:
         """What was computed of each package's archive, by stem; each package is then in the cache.
 
@@ -129,7 +130,7 @@ class CheckedPackages:
         """The directories of packages that are not in the cache any more as :meth:`have` left them."""
         return [self.cache / stem for stem, (mark, _) in self._known.items() if _mark_of(self.cache / stem) != mark]
 
-    async def _get_all(self, absent: Sequence[ExplicitPackage]) -> None:
+    async def _get_all(self, absent: Sequence[Package]) -> None:
         if absent:
             self._progress.stage("Downloading")
             with _directory_in(self.cache) as directory:
@@ -143,12 +144,12 @@ class CheckedPackages:
                     await asyncio.gather(*tasks, return_exceptions=True)
                     raise
 
-    def _has_whole(self, package: ExplicitPackage) -> bool:
+    def _has_whole(self, package: Package) -> bool:
         """Whether the cache has this very package, each file as it was packed."""
         self._alive()
         return self._has(package) and not damaged_files(self.cache / package.stem)
 
-    def _has(self, package: ExplicitPackage) -> bool:
+    def _has(self, package: Package) -> bool:
         """Whether the cache has this very package, by a digest that was computed."""
         found = attested(self.cache / package.stem)
         if found is None:
@@ -162,7 +163,7 @@ class CheckedPackages:
         self._known[package.stem] = found
         return True
 
-    async def _get(self, package: ExplicitPackage, directory: Path, turns: asyncio.Semaphore) -> None:
+    async def _get(self, package: Package, directory: Path, turns: asyncio.Semaphore) -> None:
         async with turns:
             path = package.local or directory / package.file_name
             if package.local is None:
@@ -173,7 +174,7 @@ class CheckedPackages:
             if package.local is None:
                 path.unlink(missing_ok=True)
 
-    async def _fetch(self, package: ExplicitPackage, path: Path) -> None:
+    async def _fetch(self, package: Package, path: Path) -> None:
         """Download the archive."""
         from rattler.package_streaming import download_to_writer
 
@@ -191,7 +192,7 @@ class CheckedPackages:
                         # in the words that rattler has for a package that it could not fetch itself
                         raise RuntimeError(f"failed to fetch {package.file_name}\n{error}") from error
 
-    async def _unpack(self, package: ExplicitPackage, path: Path, staging: Path) -> Archive:
+    async def _unpack(self, package: Package, path: Path, staging: Path) -> Archive:
         """Unpack the archive and hash it in one go; raise EngineError where it is not the one that was asked for."""
         # rattler's extract() holds Python's lock all the while, and this does not
         from rattler.package_streaming import download_and_extract
@@ -228,7 +229,7 @@ class CheckedPackages:
         self._done += count
         self._progress.download(self._done, self._total)
 
-    def _keep(self, package: ExplicitPackage, archive: Archive, staging: Path) -> None:
+    def _keep(self, package: Package, archive: Archive, staging: Path) -> None:
         """Look over what was unpacked, and put it where rattler will look for it."""
         check_unpacked(staging, package)
         archive = archive._replace(links=links_in(staging))
@@ -298,24 +299,25 @@ def _mark(token: str, revision: bytes) -> bytes:
     return token.encode() + b" " + revision
 
 
-def _fits(archive: Archive, package: ExplicitPackage) -> bool:
+def _fits(archive: Archive, package: Package) -> bool:
     wanted = [(name, value) for name in ("sha256", "md5") if (value := getattr(package, name))]
     return bool(wanted) and all(getattr(archive, name) == value for name, value in wanted)
 
 
-def wanted_of(record: RepoDataRecord) -> ExplicitPackage:
+def wanted_of(record: RepoDataRecord) -> Package:
     """The package that a record of a channel means, with the digests that the channel claims of it."""
-    return ExplicitPackage(
-        url=record.url,
-        file_name=record.file_name,
-        stem=f"{record.name.normalized}-{record.version}-{record.build}",
+    return Package(
+        name=record.name.normalized,
+        version=str(record.version),
+        build=str(record.build),
         subdir=record.subdir,
+        url=record.url,
         sha256=record.sha256.hex() if record.sha256 else None,
         md5=record.md5.hex() if record.md5 else None,
     )
 
 
-def record_in(cache: Path, package: ExplicitPackage) -> RepoDataRecord:
+def record_in(cache: Path, package: Package) -> RepoDataRecord:
     """The record of a package that is in the cache, out of the package itself. Raises EngineError."""
     from rattler import PackageRecord, RepoDataRecord
 
@@ -335,7 +337,7 @@ def record_in(cache: Path, package: ExplicitPackage) -> RepoDataRecord:
     return RepoDataRecord(record, package.file_name, package.url, package.channel)
 
 
-def kept_record(cache: Path, package: ExplicitPackage) -> RepoDataRecord | None:
+def kept_record(cache: Path, package: Package) -> RepoDataRecord | None:
     """The same where the package is in the cache, by its digest; None where it is not."""
     found = attested(cache / package.stem)
     if found is None or not _fits(found[1], package):
@@ -360,7 +362,7 @@ class _Writer:
         return len(chunk)
 
 
-def _hashed(path: Path, package: ExplicitPackage) -> Archive:
+def _hashed(path: Path, package: Package) -> Archive:
     """What a file hashes to that could not be unpacked. Raises EngineError where it cannot be read."""
     try:
         return Archive(digest_of(path, "sha256"), digest_of(path, "md5"), path.stat().st_size, package.url)
@@ -368,7 +370,7 @@ def _hashed(path: Path, package: ExplicitPackage) -> Archive:
         raise _unobtainable(package, error) from None
 
 
-def _unobtainable(package: ExplicitPackage, error: OSError) -> EngineError:
+def _unobtainable(package: Package, error: OSError) -> EngineError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return space_error("the embedded engine")
     return EngineError(

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cetool.base.errors import EngineError
-from cetool.engines.explicit import ExplicitPackage, name_of_line
+from cetool.declare.package import Package
 from cetool.engines.protocol import Progress
 from cetool.engines.rattler.errors import UnsatisfiableError
+from cetool.engines.rattler.packages import kept_record, wanted_of
 
 if TYPE_CHECKING:
     from rattler import Gateway, MatchSpec, PackageRecord, RepoDataRecord, Subdir
@@ -30,7 +31,7 @@ _MOST_NAMES = 5
 class PinnedPackages:
     """The packages, with what is known of them; ``packages`` keep the order of the baseline."""
 
-    def __init__(self, packages: Sequence[ExplicitPackage]) -> None:
+    def __init__(self, packages: Sequence[Package]) -> None:
         self.packages = {package.name: package for package in packages}
         self._known: dict[str, PackageRecord] = {}
 
@@ -46,14 +47,12 @@ class PinnedPackages:
 
         A channel that cannot be asked, or has a package no longer, is no hindrance: then nothing is known of it.
         """
-        from cetool.engines.rattler.packages import kept_record
-
         for name, package in self.packages.items():
             record = kept_record(cache, package)
             if record is not None:
                 self._known[name] = record
         absent = [package for name, package in self.packages.items() if name not in self._known]
-        by_channel: dict[str, list[ExplicitPackage]] = {}
+        by_channel: dict[str, list[Package]] = {}
         for package in absent:
             by_channel.setdefault(package.channel, []).append(package)
         for channel, packages in by_channel.items():
@@ -63,9 +62,7 @@ class PinnedPackages:
             told = ", ".join(unknown[:_MOST_NAMES]) + (", ..." if len(unknown) > _MOST_NAMES else "")
             progress.note(f"What {told} of the baseline needs is not known: its channel does not tell.")
 
-    async def _ask(
-        self, channel: str, packages: list[ExplicitPackage], gateway: Gateway, subdirs: list[Subdir]
-    ) -> None:
+    async def _ask(self, channel: str, packages: list[Package], gateway: Gateway, subdirs: list[Subdir]) -> None:
         from rattler import Channel
 
         names = [package.name for package in packages]
@@ -95,7 +92,7 @@ class PinnedPackages:
             found.append(record if package is None else self._record(package, for_solver=False))
         return found
 
-    def _record(self, package: ExplicitPackage, *, for_solver: bool) -> RepoDataRecord:
+    def _record(self, package: Package, *, for_solver: bool) -> RepoDataRecord:
         from rattler import PackageRecord, RepoDataRecord
         from rattler.package import BuildString
 
@@ -105,11 +102,10 @@ class PinnedPackages:
         if for_solver:
             limits = [text for text in (*depends, *limits) if self._is_limit(text)]
             depends = []
-        _, version, build = package.stem.rsplit("-", 2)
         record = PackageRecord(
             name=package.name,
-            version=version,
-            build=BuildString(build),
+            version=package.version,
+            build=BuildString(package.build),
             build_number=0 if known is None else known.build_number,
             subdir=package.subdir,
             noarch=None if known is None else "python" if known.noarch.python else None,
@@ -133,7 +129,7 @@ class PinnedPackages:
         names = list(dict.fromkeys(named))
         if not names:
             return None
-        told = " and ".join(f"{name} {self.packages[name].stem.rsplit('-', 2)[1]}" for name in names)
+        told = " and ".join(f"{name} {self.packages[name].version}" for name in names)
         reasons = reasons.replace("is locked, but", "is in the baseline, but")
         return UnsatisfiableError(
             f"{' and '.join(asked)} cannot be added to the baseline, which has {told}: {reasons}",
@@ -143,20 +139,11 @@ class PinnedPackages:
         )
 
 
-def explicit_lines(solution: Iterable[RepoDataRecord], pinned: Sequence[str]) -> tuple[str, ...]:
-    """A solution as lines of an explicit spec, in an order in which it can be linked; the pinned ones as they were."""
-    given = dict(zip(map(name_of_line, pinned), pinned, strict=True))
+def exactly(solution: Iterable[RepoDataRecord], pinned: Sequence[Package]) -> tuple[Package, ...]:
+    """The packages of a solution, in an order in which they can be linked; the pinned ones as they were."""
+    given = {package.name: package for package in pinned}
     records = {record.name.normalized: record for record in solution}
-    lines = []
-    for name in linked_in_order(records, list(given)):
-        record = records[name]
-        if name in given:
-            lines.append(given[name])
-        elif record.sha256 is not None:
-            lines.append(f"{record.url}#sha256:{record.sha256.hex()}")
-        else:
-            lines.append(f"{record.url}#{record.md5.hex()}" if record.md5 is not None else record.url)
-    return tuple(lines)
+    return tuple(given.get(name) or wanted_of(records[name]) for name in linked_in_order(records, list(given)))
 
 
 def linked_in_order(records: Mapping[str, RepoDataRecord], given: Sequence[str]) -> list[str]:

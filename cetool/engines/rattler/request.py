@@ -16,6 +16,7 @@ from cetool.base.values import Value
 from cetool.declare.match_fields import Fields, read_fields
 from cetool.declare.match_specs import url_in
 from cetool.declare.platforms import current_platform, default_virtual_packages
+from cetool.engines.explicit import distinct
 from cetool.engines.protocol import CreateRequest
 from cetool.engines.rattler.client import Access, access_to, process_environment
 from cetool.engines.rattler.direct import Direct, package_at, without_url
@@ -73,11 +74,8 @@ def make_plan(request: CreateRequest, condarc: Condarc, environ: Mapping[str, st
     specs: list[tuple[MatchSpec, str]] = []
     direct: list[Direct] = []
     selected: dict[str, tuple[Fields, ...]] = {}
-    if request.explicit or request.pinned:
-        from cetool.engines.explicit import packages_of, parse_lines
-
-        for package in (*packages_of(request), *parse_lines(request.pinned)):
-            channels.setdefault(access.plain(package.channel), package.channel)
+    for package in (*distinct(request.explicit), *request.pinned):
+        channels.setdefault(access.plain(package.channel), package.channel)
     for text in request.packages if not request.explicit else ():
         fields = _selecting(text, selected)
         spec = _parsed(fields.text(*_COMPARED) if fields is not None else text)

@@ -1,0 +1,140 @@
+"""One exact package, of a channel or from PyPI: what locks, baselines, specifications and engines hand on.
+
+Text stands for a package only in files: a line of an explicit spec (CEP 23) or a direct reference (PEP 508).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import unquote
+
+from cetool.base.patterns import pattern
+from cetool.base.urls import is_url, redact, split_url
+from cetool.base.values import Value
+
+_LINE = pattern(
+    r"(?P<url>[A-Za-z][A-Za-z0-9+.-]*://[^\s#]+/"
+    r"(?P<stem>[^\s/#]+-[^\s/#-]+-[^\s/#-]+)(?:\.conda|\.tar\.bz2))"
+    r"(?:#(?:(?P<md5>[0-9a-fA-F]{32})|(?:sha256:)?(?P<sha256>[0-9a-fA-F]{64})))?\Z"
+)
+_REFERENCE = pattern(r"(?P<name>\S+) @ (?P<url>\S+?)(?:[#&]sha256=(?P<sha256>[0-9a-f]{64}))?\Z")
+
+
+class Package(Value):
+    """One conda package: the fields of its package record that a lock file keeps."""
+
+    name: str
+    version: str
+    build: str
+    #: The package's own: ``noarch`` or a platform.
+    subdir: str
+    #: Where it is downloaded, without credentials.
+    url: str
+    #: Lowercase hex digests of the archive, None where a format does not tell.
+    sha256: str | None = None
+    md5: str | None = None
+    #: Bytes of the archive.
+    size: int | None = None
+    #: Match specs.
+    depends: tuple[str, ...] = ()
+    constrains: tuple[str, ...] = ()
+    #: ``python`` or ``generic``; None for a package of a platform, and where a format does not tell.
+    noarch: str | None = None
+
+    @classmethod
+    def from_line(cls, line: str) -> Package:
+        """The package of a line of an explicit spec. Raises ValueError where it is none."""
+        match = _LINE.match(line.strip())
+        if match is None or not is_url(match["url"]):
+            raise ValueError(f"{redact(line)!r} is not a conda package")
+        sha256, md5 = match["sha256"], match["md5"]
+        name, version, build = unquote(match["stem"]).rsplit("-", 2)
+        return cls(
+            *(name, version, build, match["url"].rsplit("/", 2)[1], match["url"]),
+            sha256.lower() if sha256 else None,
+            md5.lower() if md5 else None,
+        )
+
+    @property
+    def line(self) -> str:
+        """The package as a line of an explicit spec (CEP 23): its URL, and the best digest that is known."""
+        if self.sha256:
+            return f"{self.url}#sha256:{self.sha256}"
+        return f"{self.url}#{self.md5}" if self.md5 else self.url
+
+    @property
+    def stem(self) -> str:
+        """Name, version and build: the archive's name without its suffix."""
+        return f"{self.name}-{self.version}-{self.build}"
+
+    @property
+    def file_name(self) -> str:
+        """The archive's name."""
+        return unquote(self.url.rpartition("/")[2])
+
+    @property
+    def channel(self) -> str:
+        """The URL of the channel that it is in; of a file that is in no directory of a channel, of its directory."""
+        channel = self.url.rsplit("/", 2)[0]
+        return self.url.rsplit("/", 1)[0] if channel.endswith("/") else channel
+
+    @property
+    def digest(self) -> tuple[str, str] | None:
+        """The algorithm and the digest that its archive has to have; None where none is known."""
+        if self.sha256:
+            return "sha256", self.sha256
+        return ("md5", self.md5) if self.md5 else None
+
+    @property
+    def local(self) -> Path | None:
+        """The archive, where it is a file of this machine."""
+        return local_path(self.url)
+
+
+class PypiPackage(Value):
+    """One PyPI package: a wheel, an sdist, or a commit of a repository (``git+https://...@COMMIT``)."""
+
+    #: Normalized (PEP 503).
+    name: str
+    #: Empty where only the reference is known.
+    version: str
+    url: str
+    #: The lowercase hex digest of the file, None for a repository.
+    sha256: str | None = None
+    #: PEP 508 requirements.
+    requires: tuple[str, ...] = ()
+    requires_python: str | None = None
+
+    @classmethod
+    def from_line(cls, line: str) -> PypiPackage:
+        """The package of a direct reference that :attr:`line` wrote. Raises ValueError where it is none."""
+        match = _REFERENCE.match(line)
+        if match is None:
+            raise ValueError(f"{redact(line)!r} is not a PyPI package")
+        file = unquote(match["url"].partition("#")[0].rpartition("/")[2])
+        version = file.split("-")[1] if file.endswith(".whl") and "-" in file else ""
+        return cls(match["name"], version, match["url"], match["sha256"])
+
+    @property
+    def line(self) -> str:
+        """The package as a direct reference (PEP 508), its digest in the fragment as pip and uv check it."""
+        mark = "&" if "#" in self.url else "#"  # an archive's #subdirectory= comes first
+        return f"{self.name} @ {self.url}" + (f"{mark}sha256={self.sha256}" if self.sha256 else "")
+
+    @property
+    def is_built(self) -> bool:
+        """Whether it is built from source: everything but a wheel."""
+        return not self.url.partition("#")[0].partition("?")[0].endswith(".whl")
+
+
+def local_path(url: str) -> Path | None:
+    """The file of this machine that a URL names; None for every other URL."""
+    parts = split_url(url)
+    if parts.scheme != "file":
+        return None
+    if os.name != "nt":
+        return Path(unquote(parts.path))
+    from urllib.request import url2pathname  # takes longer to import than all of this
+
+    return Path(url2pathname(parts.path))
