@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from support.home import Home
 
 from cetool.base.errors import CetoolError, MetadataError
-from cetool.declare.blocks import find_block
-from cetool.declare.dialects.conda_script import read_conda_script
+from cetool.declare.blocks import find_block, read_block
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.metadata import ScriptMetadata, read_metadata
 from cetool.declare.platforms import current_platform, selectors, virtual_package_holds
@@ -204,10 +203,10 @@ def test_conda_script_on_two_platforms(platform: str, entrypoint: str, packages:
     text = script_from_text(CONDA_SCRIPT, DIRECTORY / "s.c", "s.c")
     block = find_block(text)
     assert block is not None and (block.first, block.last) == (1, 11)
-    wanted, run_with, found = read_conda_script(block, text, platform=platform)
+    wanted, run_with, found = read_block(block, text, platform)
     assert (wanted.packages, run_with, found) == (packages, None, entrypoint)
     with pytest.raises(MetadataError, match=r"s\.c:3: there is no entrypoint for win-64, only for unix, linux-64"):
-        read_conda_script(block, text, platform="win-64")
+        read_block(block, text, "win-64")
 
 
 def test_fields_of_a_conda_script_dependency() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -247,4 +246,4 @@ def add_conda(requirements: Requirements, specs: tuple[str, ...]) -> Requirement
     """The requirements with more conda packages to lay over their base."""
     keys = requirements.overlay
     assert keys is not None
-    return requirements._replace(overlay=replace(keys, conda=(*keys.conda, *specs)))
+    return requirements._replace(overlay=keys._replace(conda=(*keys.conda, *specs)))

@@ -13,14 +13,15 @@ from fnmatch import fnmatchcase
 from urllib.parse import unquote, urlsplit
 
 from cetool.base.errors import Location, MetadataError
+from cetool.base.patterns import pattern
 from cetool.base.text import has_control, shorten
 from cetool.base.urls import redact
 from cetool.declare.nodes import Node
 from cetool.declare.source import with_home
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
-_URL = re.compile(r"https?://", re.IGNORECASE)
-_PATTERN = re.compile(r"[A-Za-z0-9_.*?\[\]!-]{1,200}")
+_SCHEME = pattern(r"([A-Za-z][A-Za-z0-9+.-]+):")
+_URL = pattern(r"https?://", re.IGNORECASE)
+_PATTERN = pattern(r"[A-Za-z0-9_.*?\[\]!-]{1,200}")
 _EXAMPLE = "Write a path or a URL, or a list of them: baseline: https://example.org/envs/standard.txt"
 
 
@@ -88,15 +89,15 @@ def canonical_baseline(text: str, base_dir: str | os.PathLike[str], where: Locat
 
 def canonical_pattern(text: str, where: Location | None = None) -> str:
     """A package's name, or a glob of names, in lower case. Raises MetadataError."""
-    pattern = text.strip().lower()
-    if not _PATTERN.fullmatch(pattern):
+    glob = text.strip().lower()
+    if not _PATTERN.fullmatch(glob):
         raise MetadataError(
             f"{shorten(redact(text))!r} is not the name of a package",
             code="baseline-invalid",
             where=where,
             hint="Give names alone, or globs such as '*-gpu'; versions have no place here.",
         )
-    return pattern
+    return glob
 
 
 def is_remote(baseline: str) -> bool:

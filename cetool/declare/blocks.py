@@ -1,35 +1,36 @@
-"""Finds the comment block in which a file of any language says what it needs.
+"""Finds the one comment block in which a file of any language says what it needs, whatever its dialect.
 
-Three dialects, each with its own rule for where a block starts and ends; a file carries one block. Everything here
-takes time in proportion to the file's size, whatever is in it.
+:data:`DIALECTS` lists the dialects. Everything here takes time in proportion to the file's size, whatever is in it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from typing import Protocol, cast
 
 from cetool.base.errors import MetadataError
 from cetool.base.patterns import pattern
 from cetool.base.values import Value
+from cetool.declare.environment import Requirements
+from cetool.declare.languages import language_of
+from cetool.declare.nodes import Node
 from cetool.declare.source import Script
 
 CONDA_EXECUTE = "conda execute"
 PEP723 = "script"
 CONDA_SCRIPT = "conda-script"
 
+#: What comments of one line can begin with; the longer of two comes first: ';; conda execute' continues with ';;'.
+LINE_COMMENTS = ("#", "//", "--", ";;", ";", "%", "!", "'")
 #: Characters that a block may have, and one line of it: far above any real one, low enough to bound the readers' time.
 MAX_BLOCK = 256 * 1024
 MAX_LINE = 8 * 1024
 
 #: Characters at the top of a file in which a misspelt opening line is looked for.
 _TOP = 64 * 1024
-
-_ANY_MARK = pattern(r"conda execute|/// (?:conda-)?script")
-#: What comments of one line can begin with; the longer of two comes first: ';; conda execute' continues with ';;'.
-LINE_COMMENTS = ("#", "//", "--", ";;", ";", "%", "!", "'")
-_EXECUTE = pattern(rf"(?P<comment>{'|'.join(LINE_COMMENTS)}) conda execute:?")
-_PEP723_OPEN = pattern(r"# /// (?P<type>[a-zA-Z0-9-]+)")
-_CONDA_SCRIPT_OPEN = pattern(r"(?P<prefix>[^\n]*?)/// conda-script[ \t]*")
+_UNCLOSED = pattern(r"# /// [a-zA-Z0-9-]+")
 _NEAR_MISS = pattern(
     r"^[ \t]*(?:#|//|--|;|%|!|')+[ \t]*(?:conda[ _-]*execute[ \t]*:?|/{2,4}[ \t]*(?:conda[-_ ]?)?script)[ \t]*$",
     re.IGNORECASE | re.MULTILINE,
@@ -37,21 +38,95 @@ _NEAR_MISS = pattern(
 
 
 class Block(Value):
-    """One block: its dialect, the file's lines (from 1) that it takes, and its content with the comment characters off.
+    """One block in a file; lines are counted from 1."""
 
-    ``numbers`` holds, for each line of ``content``, the line of the file that it came from.
-    """
-
+    #: The name of its dialect.
     dialect: str
     first: int
     last: int
+    #: Its lines with the comment characters off.
     content: tuple[str, ...]
+    #: For each of them the line of the file that it came from.
     numbers: tuple[int, ...]
 
     @property
     def text(self) -> str:
         """The content as one text."""
         return "\n".join(self.content) + "\n"
+
+
+class Broken(Value):
+    """A mark that opens a block which is broken; the error where it is the script's one."""
+
+    dialect: str
+    first: int
+    error: MetadataError
+
+
+class Declaration(Value):
+    """What a block declares: what the script needs, and the command or the entry point that runs it, if it says so."""
+
+    requirements: Requirements = Requirements()
+    run_with: tuple[str, ...] | None = None
+    entrypoint: str | None = None
+
+
+class Reader(Protocol):
+    """The functions that the module of a dialect has. Those that read raise MetadataError."""
+
+    def find_blocks(
+        self, lines: list[str], script: Script, found: Sequence[Block | Broken]
+    ) -> Sequence[Block | Broken]:
+        """All blocks of the dialect in the script; ``found`` are those of the dialects after it in the table."""
+
+    def read_block(self, block: Block, script: Script, platform: str | None = None) -> Declaration:
+        """What a block declares on a platform (None: this one)."""
+
+    def read_keys(self, root: Node, script: Script, platform: str | None = None) -> Declaration:
+        """The same of its keys, which a notebook's metadata may have."""
+
+    def whole_block(self, block: Block, name: str) -> Block:
+        """Only where no line closes a block: what of it belongs to it."""
+
+
+class Dialect(Value):
+    """A format of blocks."""
+
+    name: str
+    #: What messages call a block.
+    title: str
+    #: A text that every script with such a block has in it.
+    mark: str
+    #: The module of :mod:`cetool.declare.dialects` that reads it: a :class:`Reader`.
+    module: str
+    #: The names that its keys have in a notebook's metadata.
+    notebook_keys: tuple[str, ...]
+    #: Whether a line closes a block. Of several blocks that no line closes, the first counts.
+    closed: bool = True
+
+    @property
+    def reader(self) -> Reader:
+        """The module, imported when it is first needed: a run needs one of them, and each brings a parser."""
+        return cast(Reader, import_module(f"cetool.declare.dialects.{self.module}"))
+
+
+#: All dialects, by name.
+DIALECTS = {
+    dialect.name: dialect
+    for dialect in (
+        Dialect(
+            *(CONDA_EXECUTE, "'# conda execute'", "conda execute", "conda_execute", ("cetool", "conda-execute")),
+            closed=False,
+        ),
+        Dialect(PEP723, "'# /// script'", "# /// script", "pep723", ("script",)),
+        Dialect(CONDA_SCRIPT, "'/// conda-script'", "/// conda-script", "conda_script", ("conda-script",)),
+    )
+}
+
+
+def read_block(block: Block, script: Script, platform: str | None = None) -> Declaration:
+    """What a block declares on a platform (None: this one). Raises MetadataError."""
+    return DIALECTS[block.dialect].reader.read_block(block, script, platform)
 
 
 def find_block(script: Script) -> Block | None:
@@ -61,59 +136,43 @@ def find_block(script: Script) -> Block | None:
     ``# conda execute`` the first, as conda-execute had it. Raises MetadataError for two blocks otherwise (naming both
     lines), for a conda-script block that is broken or never ends, and for one that is too large.
     """
-    if not _ANY_MARK.search(script.text):
-        return None
-    lines = script.text.split("\n")
-    found = _all_blocks(lines, script)
+    found = _all_blocks(script)
     if len(found) > 1:
-        from cetool.declare.comments import comment_lines
-
         comments = comment_lines(script, [each.first for each in found])
         found = [each for each in found if each.first in comments] or found
     if not found:
         return None
     one = found[0]
-    more = [each for each in found[1:] if (one.dialect, each.dialect) != (CONDA_EXECUTE, CONDA_EXECUTE)]
-    if more:
-        other = more[0]
+    dialect = DIALECTS[one.dialect]
+    other = next((each for each in found[1:] if dialect.closed or each.dialect != one.dialect), None)
+    if other is not None:
         raise MetadataError(
-            f"there are two blocks: {_title(one)} at line {one.first} and {_title(other)} at line {other.first}",
+            f"there are two blocks: {dialect.title} at line {one.first} and {DIALECTS[other.dialect].title} "
+            f"at line {other.first}",
             code="block-ambiguous",
             where=script.at(other.first),
             hint="A file says in one block what it needs: keep one of them.",
         )
-    if isinstance(one, _Unclosed):
+    if isinstance(one, Broken):
         raise one.error
-    _refuse_large(one, script)
-    if one.dialect == CONDA_EXECUTE:
-        from cetool.declare.dialects.yaml_block import whole_block
-
-        return whole_block(one, script.name)
-    return one
-
-
-class _Unclosed(Value):
-    """A mark that opens a block which is broken; the error where it is the script's one."""
-
-    dialect: str
-    first: int
-    error: MetadataError
+    total = 0
+    for number, line in zip(one.numbers, one.content, strict=True):
+        total += len(line) + 1
+        if len(line) > MAX_LINE or total > MAX_BLOCK:
+            raise MetadataError(
+                f"the {dialect.title} block is too large: at most {MAX_LINE} characters in a line, {MAX_BLOCK} in all",
+                where=script.at(number),
+            )
+    return one if dialect.closed else dialect.reader.whole_block(one, script.name)
 
 
-def _all_blocks(lines: list[str], script: Script) -> list[Block | _Unclosed]:
+def _all_blocks(script: Script) -> list[Block | Broken]:
     """What every mark in the script opens, wherever it stands, in the order of lines."""
-    found: list[Block | _Unclosed] = []
-    others = lines
-    if "/// conda-script" in script.text:
-        found += _conda_script_blocks(lines, script)
-        others = list(lines)
-        for block in found:  # '# /// conda-script' would open a block of that type for the standard of PEP 723
-            last = block.last if isinstance(block, Block) else block.first
-            others[block.first - 1 : last] = [""] * (last - block.first + 1)
-    if "conda execute" in script.text:
-        found += _conda_execute_blocks(lines)
-    if "# /// script" in script.text:
-        found += _pep723_blocks(others)
+    found: list[Block | Broken] = []
+    dialects = [each for each in DIALECTS.values() if each.mark in script.text]
+    lines = script.text.split("\n") if dialects else []
+    for dialect in reversed(dialects):
+        found += dialect.reader.find_blocks(lines, script, found)
     return sorted(found, key=lambda block: block.first)
 
 
@@ -126,7 +185,7 @@ def near_miss(script: Script) -> int | None:
 def near_miss_advice(script: Script, line: int) -> str:
     """How that line would have to be written, or what has to follow it, for it to open a block."""
     text = script.text.split("\n", line)[line - 1].strip()
-    if _PEP723_OPEN.fullmatch(text):
+    if _UNCLOSED.fullmatch(text):
         return (
             f"Line {line} opens a block that is never closed: "
             "every line below it starts with '# ' (an empty one is '#' alone), and a line '# ///' ends it."
@@ -137,148 +196,71 @@ def near_miss_advice(script: Script, line: int) -> str:
     return f"Line {line} looks as if it was meant to say so, but has to be '{comment} {opening}'."
 
 
-def _title(block: Block | _Unclosed) -> str:
-    return {CONDA_EXECUTE: "'# conda execute'", PEP723: "'# /// script'", CONDA_SCRIPT: "'/// conda-script'"}[
-        block.dialect
-    ]
+# --- comments, and what only looks like one -------------------------------------------------------------------------
+
+# a string in three quotes, or in one (which ends with its line at the latest), or a comment: whichever begins first
+_PYTHON = pattern(
+    r"(?P<long>\"\"\"|''')(?:[^\\]|\\.)*?(?:(?P=long)|\Z)"
+    r"|\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?|(?P<comment>#[^\n]*)",
+    re.DOTALL,
+)
+_HERE = pattern(r"<<(?P<tabs>-?)[~]?\s*(?P<quote>[\"']?)\\?(?P<word>[A-Za-z_][A-Za-z0-9_]*)(?P=quote)")
 
 
-def _refuse_large(block: Block, script: Script) -> None:
-    total = 0
-    for number, line in zip(block.numbers, block.content, strict=True):
-        total += len(line) + 1
-        if len(line) > MAX_LINE or total > MAX_BLOCK:
-            raise MetadataError(
-                f"the {_title(block)} block is too large: at most {MAX_LINE} characters in a line, {MAX_BLOCK} in all",
-                where=script.at(number),
-            )
+def comment_lines(script: Script, marks: Sequence[int]) -> set[int]:
+    """Which of these lines, each of which looks like a comment, are comments of the script itself.
 
-
-def _conda_execute_blocks(lines: list[str]) -> list[Block]:
-    """Blocks that start at a line ``# conda execute`` and go on while lines start with the same comment characters."""
-    blocks: list[Block] = []
-    index = 0
-    while index < len(lines):
-        stripped = lines[index].strip()
-        opened = _EXECUTE.fullmatch(stripped) if "conda execute" in stripped else None
-        if opened is None:
-            index += 1
-            continue
-        comment = opened["comment"]
-        first = index
-        content: list[str] = []
-        numbers: list[int] = []
-        index += 1
-        # one that has more lines than a block may have characters is refused, however it goes on
-        while index < len(lines) and len(content) <= MAX_BLOCK and lines[index].lstrip().startswith(comment):
-            stripped = lines[index].strip()
-            if _EXECUTE.fullmatch(stripped):
-                break  # another block
-            rest = lines[index].lstrip()[len(comment) :].rstrip()
-            # the comment characters twice: a comment on the specification, no part of it
-            if not rest.lstrip().startswith(comment):
-                content.append(rest)
-                numbers.append(index + 1)
-            index += 1
-        blocks.append(Block(CONDA_EXECUTE, first + 1, index, tuple(content), tuple(numbers)))
-    return blocks
-
-
-def _pep723_blocks(lines: list[str]) -> list[Block]:
-    """``# /// script`` blocks as the regular expression of the inline script metadata standard finds them.
-
-    The expression is greedy: within an unbroken run of comment lines, the first line ``# /// TYPE`` opens a block and
-    the last line ``# ///`` closes it. The expression wants a line between them; uv, pipx and conda-exec do not, and
-    neither does this: an empty block asks for python alone. Going over each run once finds the same
-    blocks in linear time, where backtracking takes quadratic time on many unclosed ones.
+    A Python script's are known for certain. Of one in another language they are those at its top, before any code;
+    where none is there, all but those in here-documents.
     """
-    blocks: list[Block] = []
+    language = language_of(script)
+    if language.is_python:
+        return _python_comments(script.text) & set(marks)
+    lines = script.text.split("\n")
+    outside = set(marks) - set(_here_lines(lines))
+    if language.package is None and language.comment == "#":  # Python or not, which nothing tells
+        return (_python_comments(script.text) & outside) or outside
+    head = _head(lines)
+    return {line for line in marks if line <= head} or outside
+
+
+def _python_comments(text: str) -> set[int]:
+    """The lines that have nothing but a comment."""
+    found = set()
+    line, at = 1, 0
+    for match in _PYTHON.finditer(text):
+        if match["comment"] is not None:
+            start = match.start()
+            line += text.count("\n", at, start)
+            at = start
+            if not text[text.rfind("\n", 0, start) + 1 : start].strip():
+                found.add(line)
+    return found
+
+
+def _here_lines(lines: list[str]) -> Iterator[int]:
+    """The lines of here-documents, counted from 1."""
     index = 0
     while index < len(lines):
-        if not _is_content(lines[index]):
-            index += 1
-            continue
-        opened: int | None = None
-        closed: int | None = None
-        while index < len(lines) and _is_content(lines[index]):
-            if opened is None and _PEP723_OPEN.fullmatch(lines[index]):
-                opened = index
-            if lines[index] == "# ///":
-                closed = index
-            index += 1
-        if opened is not None and closed is not None and closed > opened:
-            kind = _PEP723_OPEN.fullmatch(lines[opened])
-            if kind is not None and kind["type"] == PEP723:
-                content = tuple(line[2:] for line in lines[opened + 1 : closed])
-                numbers = tuple(range(opened + 2, closed + 1))
-                blocks.append(Block(PEP723, opened + 1, closed + 1, content, numbers))
-    return blocks
-
-
-def _is_content(line: str) -> bool:
-    return line == "#" or line.startswith("# ")
-
-
-def _conda_script_blocks(lines: list[str], script: Script) -> list[Block | _Unclosed]:
-    """Blocks from ``<comment> /// conda-script`` to ``<comment> /// end-conda-script``."""
-    blocks: list[Block | _Unclosed] = []
-    index = 0
-    while index < len(lines):
-        comment = _conda_script_comment(lines[index])
-        if comment is None:
-            index += 1
-            continue
-        first = index
-        content: list[str] = []
+        opened = None if lines[index].lstrip().startswith("#") else _HERE.search(lines[index])
         index += 1
-        while index < len(lines) and (line := lines[index].lstrip()).startswith(comment):
-            rest = line[len(comment) :]
-            if rest.strip() in ("/// end-conda-script", "/// conda-script"):
-                break
-            content.append(rest.removeprefix(" ").rstrip())
-            index += 1
-        closed = index < len(lines) and _is_closing(lines[index], comment)
-        if closed:
-            numbers = tuple(range(first + 2, index + 1))
-            blocks.append(Block(CONDA_SCRIPT, first + 1, index + 1, tuple(content), numbers))
-            index += 1
-        else:
-            error = _unclosed(script, first, index if index < len(lines) else None, comment)
-            blocks.append(_Unclosed(CONDA_SCRIPT, first + 1, error))
-    return blocks
+        if opened is None:
+            continue
+        end = index
+        while end < len(lines) and (lines[end].lstrip("\t ") if opened["tabs"] else lines[end]) != opened["word"]:
+            end += 1
+        if end < len(lines):
+            yield from range(index + 1, end + 1)
+            index = end + 1
 
 
-def _is_closing(line: str, comment: str) -> bool:
-    stripped = line.lstrip()
-    return stripped.startswith(comment) and stripped[len(comment) :].strip() == "/// end-conda-script"
-
-
-def _conda_script_comment(line: str) -> str | None:
-    """The comment characters of a line that opens a conda-script block, None for any other line."""
-    if "/// conda-script" not in line:
-        return None
-    opened = _CONDA_SCRIPT_OPEN.fullmatch(line)
-    if opened is None:
-        return None
-    comment = opened["prefix"].strip()
-    # letters and digits: the mark stands in code or in a sentence
-    if not comment or " " in comment or "\t" in comment or any(char.isalnum() for char in comment):
-        return None
-    return comment
-
-
-def _unclosed(script: Script, first: int, broken: int | None, comment: str) -> MetadataError:
-    """The error for a conda-script block that no closing line ends; ``first`` and ``broken`` are indexes of lines."""
-    closing = f"{comment} /// end-conda-script"
-    if broken is None:
-        message = f"the '/// conda-script' block that opens at line {first + 1} is never closed"
-    else:
-        message = (
-            f"the '/// conda-script' block that opens at line {first + 1} is not closed before line {broken + 1}, "
-            f"which does not continue it"
-        )
-    return MetadataError(
-        message,
-        where=script.at(first + 1 if broken is None else broken + 1),
-        hint=f"Start each of its lines with '{comment}' and close it with a line '{closing}'.",
-    )
+def _head(lines: list[str]) -> int:
+    """The last line of those at the top that are blank or comments."""
+    within = False
+    for number, line in enumerate(lines, start=1):
+        stripped = line.strip()
+        if within or stripped.startswith("/*"):
+            within = "*/" not in stripped
+        elif stripped and not stripped.startswith((*LINE_COMMENTS, "<?php")):
+            return number - 1
+    return len(lines)

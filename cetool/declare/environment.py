@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cetool.base.errors import Location
 from cetool.base.files import canonical_json, sha256_of
 from cetool.base.patterns import pattern
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value, strings_in
+from cetool.declare.overlay import OverlayKeys, OverlaySpec
 from cetool.declare.package import Package, PypiPackage
 from cetool.declare.pypi import PypiSettings
-
-if TYPE_CHECKING:  # few environments are laid over another
-    from cetool.declare.overlay import OverlayKeys, OverlaySpec
 
 #: The channel that is meant where nothing names one.
 DEFAULT_CHANNEL = "conda-forge"
@@ -303,8 +301,6 @@ class EnvironmentSpec(Value):
         """The spec that :meth:`as_dict` wrote. Raises KeyError, TypeError or ValueError where it is not one."""
         overlay, settings = None, data.get("pypi-settings")
         if "overlay" in data:
-            from cetool.declare.overlay import OverlaySpec
-
             overlay = OverlaySpec.from_dict(data["overlay"])
         return cls(
             packages=_texts(data, "packages"),

@@ -9,32 +9,32 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from cetool.base.errors import Location, MetadataError
+from cetool.base.patterns import pattern
 from cetool.base.text import has_control
 from cetool.base.urls import quotable, strip_credentials
+from cetool.base.values import Value
 from cetool.declare.channels import file_url
 from cetool.declare.match_specs import MAX_SPEC, canonical_spec, spec_name
 from cetool.declare.nodes import Node
 from cetool.declare.pypi import canonical_requirement
 from cetool.declare.source import with_home
 
-_URL = re.compile(r"(?:https?|file|(?:git|hg|svn|bzr)\+(?:https?|ssh|git|file|svn|lp))://\S+\Z")
-_PATH = re.compile(r"(?:\.{1,2}|~[^/\s]*)?/|\.{1,2}\Z|[A-Za-z]:[\\/]")
-_EDITABLE = re.compile(r"(?:-e|--editable)(?:\s*=\s*|\s+|(?=[./~]))")
-_EXTRAS = re.compile(r"\[[A-Za-z0-9._, -]*\]\Z")
+_URL = pattern(r"(?:https?|file|(?:git|hg|svn|bzr)\+(?:https?|ssh|git|file|svn|lp))://\S+\Z")
+_PATH = pattern(r"(?:\.{1,2}|~[^/\s]*)?/|\.{1,2}\Z|[A-Za-z]:[\\/]")
+_EDITABLE = pattern(r"(?:-e|--editable)(?:\s*=\s*|\s+|(?=[./~]))")
+_EXTRAS = pattern(r"\[[A-Za-z0-9._, -]*\]\Z")
 _ARCHIVE = (".whl", ".tar.gz", ".zip", ".tar.bz2", ".tgz")
 _HINT = (
     "Write what pip takes: 'numpy ==2.4.1', ./some.whl, ./directory, git+https://host/repository@tag, or -e ./checkout."
 )
 
 
-@dataclass(frozen=True)
-class OverlaySpec:
+class OverlaySpec(Value):
     """An overlay in canonical form; equal values are one directory.
 
     ``base`` is the absolute path of the prefix below, ``requirements`` the canonical entries (:func:`canonical_entry`),
@@ -72,8 +72,7 @@ class OverlaySpec:
         )
 
 
-@dataclass(frozen=True)
-class OverlayKeys:
+class OverlayKeys(Value):
     """What the keys say: ``base`` a name or an absolute path, canonical entries, canonical match specs."""
 
     base: str

@@ -6,9 +6,9 @@ import re
 from dataclasses import replace
 
 from cetool.base.errors import MetadataError, UsageError
-from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_block
+from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, Declaration, find_block
 from cetool.declare.channels import NO_DEFAULTS, file_url
-from cetool.declare.dialects.conda_execute import read_own_keys
+from cetool.declare.dialects.own_keys import read_own_keys
 from cetool.declare.dialects.pip_lines import bare_requirement, option_lines
 from cetool.declare.environment import DEFAULT_CHANNEL
 from cetool.declare.languages import language_of
@@ -20,7 +20,7 @@ from cetool.edit import toml as edit_toml
 from cetool.edit.declared import Item, channels_place, pypi_name
 from cetool.edit.document import Document, NotWrittenError, require_script
 from cetool.edit.draft import Draft
-from cetool.edit.editing import Declaration, Edited, comparable, declaration
+from cetool.edit.editing import Edited, comparable, declaration
 from cetool.edit.lines import Spot, block_text, line_start
 from cetool.edit.rendering import Wanted, entrypoint_of, render, toml_value, words_of
 from cetool.edit.yaml import scan_yaml

@@ -7,18 +7,18 @@ everything else as before; bytes outside the block are never touched.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cetool.base.errors import MetadataError, UsageError
 from cetool.base.text import nearest
 from cetool.base.urls import redact, strip_credentials
-from cetool.declare.blocks import CONDA_EXECUTE, PEP723, Block, find_block
+from cetool.declare.blocks import CONDA_EXECUTE, PEP723, Block, Declaration, find_block, read_block
 from cetool.declare.channels import canonical_channel
-from cetool.declare.dialects.conda_execute import OwnKeys, read_own_keys
+from cetool.declare.dialects.own_keys import read_own_keys
 from cetool.declare.environment import DEFAULT_CHANNEL, Requirements
 from cetool.declare.match_fields import PACKAGE_NAME
 from cetool.declare.match_specs import canonical_spec, spec_name
-from cetool.declare.metadata import nothing_found, read_block
+from cetool.declare.metadata import nothing_found
 from cetool.declare.platforms import current_platform, selectors
 from cetool.declare.pypi import canonical_requirement
 from cetool.declare.run_with import choose_program
@@ -50,15 +50,6 @@ class Edited:
 
     document: Document
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """What a block makes of its script."""
-
-    requirements: Requirements
-    run_with: tuple[str, ...] | None
-    entrypoint: str | None
 
 
 def edit_declaration(document: Document, change: Change) -> Edited:
@@ -96,7 +87,7 @@ def edit_declaration(document: Document, change: Change) -> Edited:
     if old.channels is None and channels is not None:
         wanted = wanted._replace(configured=block.dialect == CONDA_EXECUTE)
     new = draft.document()
-    verify(new, block, replace(before, requirements=wanted))
+    verify(new, block, before._replace(requirements=wanted))
     if untouched(draft.root, block.dialect) != untouched(old_root, block.dialect):
         raise _unsafe(script, block)
     return Edited(new, tuple(work.notes))
@@ -108,15 +99,14 @@ def declaration(block: Block, script: Script) -> Declaration:
         from cetool.declare.yaml import parse_yaml
 
         root = parse_yaml(block.text, name=script.name, lines=block.numbers)
-        own = OwnKeys()
+        found = Declaration()
         if root is not None and root.kind != "nothing":
-            own = read_own_keys(root, "the '# conda execute' specification", script.directory)
-        found = Declaration(own.requirements, own.run_with, None)
+            found = read_own_keys(root, "the '# conda execute' specification", script.directory)
     else:
-        found = Declaration(*read_block(block, script))
+        found = read_block(block, script)
     if found.run_with is None and found.entrypoint is None:
         choice = choose_program(script, found.requirements, python=block.dialect == PEP723)
-        return replace(found, run_with=choice.words)
+        return found._replace(run_with=choice.words)
     return found
 
 
@@ -137,8 +127,7 @@ def verify(document: Document, old: Block, wanted: Declaration) -> None:
 def comparable(declared: Declaration) -> object:
     """The declaration with what has no order in an order, and without warnings, whose lines an edit moves."""
     needs = declared.requirements
-    return replace(
-        declared,
+    return declared._replace(
         requirements=needs._replace(
             packages=tuple(sorted(set(needs.packages))), pypi=tuple(sorted(set(needs.pypi))), warnings=()
         ),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cetool.base.errors import MetadataError, UsageError
 from cetool.base.urls import redact, strip_credentials
-from cetool.declare.blocks import CONDA_SCRIPT, PEP723, find_block
+from cetool.declare.blocks import CONDA_SCRIPT, PEP723, Declaration, find_block
 from cetool.declare.environment import DEFAULT_CHANNEL, Requirements
 from cetool.declare.languages import Language, language_of
 from cetool.declare.match_specs import canonical_spec
@@ -17,7 +17,7 @@ from cetool.declare.run_with import choose_program
 from cetool.declare.source import Script
 from cetool.edit.declared import package_name
 from cetool.edit.document import Document, NotWrittenError
-from cetool.edit.editing import Declaration, Edited, comparable, declaration
+from cetool.edit.editing import Edited, comparable, declaration
 from cetool.edit.imports import Imports, find_imports
 from cetool.edit.rendering import Wanted, entrypoint_of, render
 

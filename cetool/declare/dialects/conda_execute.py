@@ -1,61 +1,90 @@
-"""Dialect 1: the ``# conda execute`` block, YAML with the keys ``env``, ``channels``, ``run_with`` and ``variables``.
+"""Dialect 1: the ``# conda execute`` block, YAML with the keys of :mod:`cetool.declare.dialects.own_keys`.
 
-Instead of ``env`` it may have ``base``, ``overlay`` and ``conda``: an existing environment, and what is laid over it.
-``baseline`` and ``without`` name packages to start from, and which of those are left out.
-
-``[tool.cetool]`` in the two TOML dialects holds the same keys and is read by the same functions.
+No line closes such a block. conda-execute took the blanks off every line before it read them, so lines of one list may
+be indented unevenly. What the comment lines below say without being YAML is no part of the block, as long as it cannot
+have been meant to be.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 
-from cetool.base.errors import MetadataError
+from cetool.base.errors import Location, MetadataError
 from cetool.base.patterns import pattern
 from cetool.base.text import shorten
-from cetool.base.values import Value
-from cetool.declare.blocks import Block
-from cetool.declare.channels import channels_of, ends_channels
-from cetool.declare.dialects.own_keys import KEYS, meant_key
-from cetool.declare.environment import Ignored, Requirements
-from cetool.declare.match_specs import canonical_spec
+from cetool.declare.blocks import CONDA_EXECUTE, LINE_COMMENTS, MAX_BLOCK, Block, Broken, Declaration
+from cetool.declare.dialects.own_keys import BLOCK_END, KEYS, meant_key, read_own_keys
 from cetool.declare.nodes import Node
 from cetool.declare.source import Script
 from cetool.declare.yaml import parse_yaml
 
-_VARIABLE = pattern(r"[A-Za-z_][A-Za-z0-9_]*")
+_OPEN = pattern(rf"(?P<comment>{'|'.join(LINE_COMMENTS)}) conda execute:?")
+_NOWHERE = Location("")
 _NO_ENVIRONMENT = "no environment was found in the '# conda execute' specification"
 _ADD_ENV = "Say what the script needs: a line '# env:' and below it one match spec a line, '#  - python >=3'."
+#: How often a shorter part of the block is tried; each try ends before the line that broke the one before.
+_MOST_TRIES = 40
+
+#: Comments of one word that are no packages.
+_PRAGMAS = frozenset(("end", "eof", "noqa", "nosec"))
+_ITEM = pattern(r"\s*[-*+](?:\s|$)")
+_WORD = pattern(r"\s*[\"']?([A-Za-z_][\w-]*)[\"']?\s*(.?)")
+# one word, or a word and a version: an entry that lost its dash
+_SPEC = pattern(r"\s*[A-Za-z0-9_][\w.:-]*(?:\[.*\]|\s*[<>=!~].*)?(?<![.!?:;,)])\s*")
 
 
-_END = "An empty line ends the block: put one in front of a comment that follows it."
+def find_blocks(lines: list[str], _: Script, __: Sequence[Block | Broken]) -> list[Block]:
+    """Blocks that start at a line ``# conda execute`` and go on while lines start with the same comment characters."""
+    blocks: list[Block] = []
+    index = 0
+    while index < len(lines):
+        first = index
+        index += 1
+        stripped = lines[first].strip()
+        opened = _OPEN.fullmatch(stripped) if "conda execute" in stripped else None
+        if opened is None:
+            continue
+        comment = opened["comment"]
+        content: list[tuple[str, int]] = []
+        # one that has more lines than a block may have characters is refused, however it goes on
+        while index < len(lines) and len(content) <= MAX_BLOCK and lines[index].lstrip().startswith(comment):
+            line = lines[index].strip()
+            if _OPEN.fullmatch(line):
+                break  # another block
+            # the comment characters twice: a comment on the specification, no part of it
+            if not line[len(comment) :].lstrip().startswith(comment):
+                content.append((line[len(comment) :], index + 1))
+            index += 1
+        texts, numbers = tuple(text for text, _ in content), tuple(number for _, number in content)
+        blocks.append(Block(CONDA_EXECUTE, first + 1, index, texts, numbers))
+    return blocks
 
 
-class OwnKeys(Value):
-    """What our own keys say: the requirements, and the command where one is named."""
-
-    requirements: Requirements = Requirements()
-    run_with: tuple[str, ...] | None = None
-
-
-def read_conda_execute(block: Block, script: Script) -> tuple[Requirements, tuple[str, ...] | None]:
-    """The requirements, and the command if it names one, of a ``# conda execute`` block. Raises MetadataError."""
+def read_block(block: Block, script: Script, _: str | None = None) -> Declaration:
+    """What a block declares: the same on every platform. Raises MetadataError."""
     root = read_tree(block, script)
     if root is None or root.kind == "nothing":
         raise MetadataError(_NO_ENVIRONMENT, code="block-missing", where=script.at(block.first), hint=_ADD_ENV)
     try:
-        own = read_own_keys(root, "the '# conda execute' specification", script.directory)
+        declared = read_own_keys(root, "the '# conda execute' specification", script.directory)
     except MetadataError as error:
         last = block.numbers[-1] if block.numbers else None
-        if error.where is None or error.where.line != last or _END in (error.hint or ""):
+        if error.where is None or error.where.line != last or BLOCK_END in (error.hint or ""):
             raise
         # the last line may be a comment that follows the block
-        raise error.but(hint=f"{error.hint or ''} {_END}".strip()) from None
-    needs = own.requirements
+        raise error.but(hint=f"{error.hint or ''} {BLOCK_END}".strip()) from None
+    needs = declared.requirements
     if not needs.packages and not needs.pypi and not needs.baselines and needs.overlay is None:
         raise MetadataError(_NO_ENVIRONMENT, code="block-missing", where=script.at(block.first), hint=_ADD_ENV)
-    return own.requirements, own.run_with
+    return declared
+
+
+def read_keys(root: Node, script: Script, _: str | None = None) -> Declaration:
+    """What the keys in a notebook's metadata declare. Raises MetadataError."""
+    declared = read_own_keys(root, f"the notebook's metadata at {script.name.rpartition(':')[2]}", script.directory)
+    if not declared.requirements.packages and not declared.requirements.pypi:
+        root.fail("no packages are named in 'env'", 'Write "env": ["python >=3", "numpy"].')
+    return declared
 
 
 def read_tree(block: Block, script: Script) -> Node | None:
@@ -66,143 +95,102 @@ def read_tree(block: Block, script: Script) -> Node | None:
     try:
         root = parse_yaml(block.text, name=script.name, lines=block.numbers)
     except MetadataError as error:
-        raise error.but(hint=f"{error.hint} {_END}" if error.hint else _END) from None
+        raise error.but(hint=f"{error.hint} {BLOCK_END}" if error.hint else BLOCK_END) from None
     for key in KEYS if root is not None else ():
         folded = root.entries[key].folded_part() if root is not None and key in root.entries else None
         if folded is not None:
-            folded.fail(f"{shorten(folded.text)!r} goes over several lines", f"Write it in one line. {_END}")
+            folded.fail(f"{shorten(folded.text)!r} goes over several lines", f"Write it in one line. {BLOCK_END}")
     return root
 
 
-def read_own_keys(root: Node, what: str, base_dir: str | os.PathLike[str], *, table: bool = False) -> OwnKeys:
-    """What the keys of a specification say; relative paths start from ``base_dir``. Raises MetadataError.
+def whole_block(block: Block, name: str) -> Block:
+    """The block as far as its YAML goes, indented as conda-execute read it; as it is where neither can be told."""
+    found, broken = _read(block, name)
+    if found is not None:
+        return found
+    for _ in range(_MOST_TRIES):
+        if not 0 < broken < len(block.content) or any(map(_declares, block.content[broken:])):
+            break
+        shorter = _until(block, broken)
+        found, earlier = _read(shorter, name)
+        if found is not None:
+            return found if _is_whole(found, name) and _stands_out(block, broken) else block
+        broken = earlier
+    return block
 
-    In a ``table`` (``[tool.cetool]``) every other key is an error, and the named channels are all there are. In a
-    ``# conda execute`` block cetool passes over other keys, as conda-execute did, and the configured channels follow.
+
+def _read(block: Block, name: str) -> tuple[Block | None, int]:
+    """The block, its lines without indentation where they need that to be read; else None and the line that is wrong.
+
+    The line is an index into the block's content.
     """
-    keys = root.as_mapping(what, KEYS if table else None)
-    warnings = () if table else _unknown_keys(keys, what)
-    overlay = None
-    if any(key in keys for key in ("base", "overlay", "conda")):
-        from cetool.declare.overlay import read_overlay_keys
-
-        overlay = read_overlay_keys(keys, base_dir)
-    listed = read_packages(keys.get("env"), "env", base_dir)
-    if overlay is not None:
-        from cetool.declare.overlay import refuse_packages
-
-        refuse_packages(listed.packages, keys["base"].where)
-    requirements = listed._replace(
-        channels=channels_of(keys.get("channels"), base_dir),
-        variables=read_variables(keys.get("variables")),
-        warnings=warnings,
-        overlay=overlay,
-    )
-    if not table and requirements.channels is not None:
-        requirements = requirements._replace(configured=not ends_channels(keys["channels"]))
-    if "baseline" in keys or "without" in keys:
-        requirements = _with_baselines(requirements, keys, base_dir)
-    return OwnKeys(requirements, _run_with(keys.get("run_with")))
+    root, broken = _tree(block, name)
+    if root is not None and _folded(root) is None:
+        return block, 0
+    flat = block._replace(content=tuple(line.strip() for line in block.content))
+    flat_root, flat_broken = _tree(flat, name)
+    if flat_root is not None and _folded(flat_root) is None and _is_flat(flat_root):
+        return flat, 0
+    if root is not None:
+        return block, 0  # its reader refuses what goes over several lines
+    return None, min(max(broken, flat_broken), len(block.content) - 1)
 
 
-def _unknown_keys(keys: Mapping[str, Node], what: str) -> tuple[Ignored, ...]:
-    """What to say of the keys that nothing reads. Raises MetadataError for one that was meant to be a known one."""
-    found = []
-    for key, node in keys.items():
-        if key in KEYS:
+def _tree(block: Block, name: str) -> tuple[Node | None, int]:
+    """The YAML of the block, an empty mapping where it has none; else None and the index of the line that is wrong."""
+    try:
+        root = parse_yaml(block.text, name=name, lines=block.numbers)
+    except MetadataError as error:
+        line = error.where.line if error.where is not None else None
+        return None, block.numbers.index(line) if line in block.numbers else 0
+    return root or Node("mapping", _NOWHERE), 0
+
+
+def _folded(root: Node) -> Node | None:
+    known = (root.entries[key] for key in KEYS if key in root.entries)
+    return next((node for node in known if node.folded_part() is not None), None)
+
+
+def _is_flat(root: Node) -> bool:
+    """Whether nothing in it needs indentation to mean what it means: lists of texts, and mappings in braces."""
+    for key in KEYS:
+        node = root.entries.get(key)
+        if node is None:
             continue
-        meant = meant_key(key)
-        if meant is not None:
-            node.fail(
-                f"unknown key {shorten(key)!r} in {what}",
-                f"Did you mean {meant!r}? {_END}",
-                code="key-unknown",
-                about=key,
-            )
-        found.append(Ignored(f"unknown key {shorten(key)!r} in {what}: cetool passes over it", node.where))
-    return tuple(found)
+        if any(item.kind in ("mapping", "list") for item in node.items):
+            return False
+        if key == "variables" and node.kind == "nothing":
+            return False
+    return root.kind == "mapping"
 
 
-def _with_baselines(
-    requirements: Requirements, keys: Mapping[str, Node], base_dir: str | os.PathLike[str]
-) -> Requirements:
-    from cetool.declare.baselines import read_baselines, read_without
-
-    if requirements.overlay is not None:
-        keys["baseline" if "baseline" in keys else "without"].fail(
-            "'base' and 'baseline' exclude each other",
-            "A base is an environment that is there, a baseline a list of packages to make one of.",
-        )
-    baselines, without = read_baselines(keys.get("baseline"), base_dir), read_without(keys.get("without"))
-    if without and not baselines:
-        keys["without"].fail(
-            "'without' takes packages out of a baseline, and none is named",
-            "Name one: baseline: https://example.org/envs/standard.txt",
-        )
-    return requirements._replace(baselines=baselines, without=without)
+def _until(block: Block, end: int) -> Block:
+    """The block without its lines from an index on, and without the blank ones before."""
+    while end and not block.content[end - 1].strip():
+        end -= 1
+    numbers = block.numbers[:end]
+    return block._replace(content=block.content[:end], numbers=numbers, last=numbers[-1] if numbers else block.first)
 
 
-def read_packages(node: Node | None, what: str, base_dir: str | os.PathLike[str]) -> Requirements:
-    """The match specs of a list, and what its ``pip:`` entries ask for, canonical. Raises MetadataError."""
-    if node is None or node.kind == "nothing":
-        return Requirements()
-    packages: list[str] = []
-    pip: list[Node] = []
-    for item in node.as_list(what, "Write one match spec an entry: [python >=3, numpy]"):
-        if item.kind == "mapping":
-            pip += _pip_entry(item, what)
-            continue
-        hint = "A match spec starts with a name; put quotes around what YAML takes for something else."
-        packages.append(canonical_spec(item.as_text(f"an entry of {what}", hint), where=item.where, base_dir=base_dir))
-    if not pip:
-        return Requirements(packages=tuple(packages))
-    from cetool.declare.dialects.pip_lines import read_pip_lines
-
-    return read_pip_lines(tuple(pip), base_dir)._replace(packages=tuple(packages))
+def _stands_out(block: Block, start: int) -> bool:
+    """Whether the line at an index is indented no more than the keys before it, and so goes on with none of them."""
+    keys = [line for line in block.content[:start] if line.strip() and not _ITEM.match(line)]
+    first = block.content[start]
+    return bool(keys) and len(first) - len(first.lstrip()) <= min(len(line) - len(line.lstrip()) for line in keys)
 
 
-def _pip_entry(item: Node, what: str) -> Iterable[Node]:
-    for key, value in item.entries.items():
-        if key != "pip":
-            value.fail(
-                f"an entry of {what} is a match spec, not a mapping: {shorten(key)!r}",
-                f"Write '{shorten(key)} VERSION' without a colon; only 'pip:' is followed by a list.",
-                code="match-spec-invalid",
-            )
-    requirements = item.entries.get("pip")
-    if requirements is None or requirements.kind == "nothing":
-        return []
-    return requirements.as_list("pip", "Below 'pip:' write one PyPI requirement an entry.")
+def _declares(line: str) -> bool:
+    """Whether a line may be an entry or a key that is misspelt."""
+    if _ITEM.match(line) or (_SPEC.fullmatch(line) and line.strip().lower() not in _PRAGMAS):
+        return True
+    word = _WORD.match(line)
+    if word is None:
+        return False
+    return word[1] in KEYS or (word[2] in (":", "=", "[", "{") and meant_key(word[1]) is not None)
 
 
-def read_variables(node: Node | None) -> tuple[tuple[str, str], ...]:
-    """Names and values of environment variables; numbers and booleans count as written. Raises MetadataError."""
-    if node is None or node.kind == "nothing":
-        return ()
-    pairs = []
-    for name, value in node.as_mapping("variables").items():
-        if not _VARIABLE.fullmatch(name) or len(name) > 1000:
-            value.fail(
-                f"{shorten(name)!r} cannot be the name of an environment variable",
-                "It has letters, digits and underscores, and does not start with a digit.",
-            )
-        if value.kind in ("list", "mapping", "nothing"):
-            value.fail(f"the variable {name} must be a text, not {value.in_words}", 'Write "" for an empty one.')
-        if "\0" in value.text:
-            value.fail(f"the variable {name} holds a NUL, which no environment can hold")
-        if any("\ud800" <= char <= "\udfff" for char in value.text):
-            value.fail(f"the variable {name} holds half of a character (a lone surrogate)", "Write the whole one.")
-        pairs.append((name, value.text))
-    return tuple(pairs)
-
-
-def _run_with(node: Node | None) -> tuple[str, ...] | None:
-    """The words of the command: a text is split on blanks, a list is taken as it is."""
-    if node is None or node.kind == "nothing":
-        return None
-    if node.kind != "list":
-        return tuple(node.as_text("run_with", "Write a command, as in python -u, or a list of its words.").split())
-    words = tuple(item.text if item.kind == "number" else item.as_text("a word of run_with") for item in node.items)
-    if not words:
-        node.fail("run_with is empty", "Name the program that runs the script, or leave run_with out.")
-    return words
+def _is_whole(block: Block, name: str) -> bool:
+    """Whether each known key of the block has a value, and there is one."""
+    root, _ = _tree(block, name)
+    known = [] if root is None else [root.entries[key] for key in KEYS if key in root.entries]
+    return bool(known) and all(node.kind != "nothing" for node in known)

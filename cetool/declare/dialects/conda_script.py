@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cetool.base.errors import MetadataError
+from cetool.base.patterns import pattern
 from cetool.base.text import nearest, shorten
-from cetool.declare.blocks import Block
+from cetool.declare.blocks import CONDA_SCRIPT, Block, Broken, Declaration
 from cetool.declare.channels import channels_of
-from cetool.declare.dialects.conda_execute import read_own_keys
 from cetool.declare.dialects.dependencies import conda_dependencies
+from cetool.declare.dialects.own_keys import read_own_keys
 from cetool.declare.dialects.pixi import read_pixi, refuse_partial
 from cetool.declare.environment import Requirements
 from cetool.declare.nodes import Node
@@ -16,24 +19,81 @@ from cetool.declare.source import Script
 from cetool.declare.toml import parse_toml
 
 KEYS = ("channels", "entrypoint", "dependencies", "tool")
+_OPEN = pattern(r"(?P<prefix>[^\n]*?)/// conda-script[ \t]*")
 
 
-def read_conda_script(
-    block: Block, script: Script, *, platform: str | None = None
-) -> tuple[Requirements, tuple[str, ...] | None, str | None]:
-    """The requirements, the command and the entry point of a block. Raises MetadataError."""
+def find_blocks(lines: list[str], script: Script, _: Sequence[Block | Broken]) -> list[Block | Broken]:
+    """Blocks from ``<comment> /// conda-script`` to ``<comment> /// end-conda-script``."""
+    blocks: list[Block | Broken] = []
+    index = 0
+    while index < len(lines):
+        comment = _comment_of(lines[index])
+        if comment is None:
+            index += 1
+            continue
+        first = index
+        content: list[str] = []
+        index += 1
+        while index < len(lines) and (line := lines[index].lstrip()).startswith(comment):
+            rest = line[len(comment) :]
+            if rest.strip() in ("/// end-conda-script", "/// conda-script"):
+                break
+            content.append(rest.removeprefix(" ").rstrip())
+            index += 1
+        if index < len(lines) and _is_closing(lines[index], comment):
+            numbers = tuple(range(first + 2, index + 1))
+            blocks.append(Block(CONDA_SCRIPT, first + 1, index + 1, tuple(content), numbers))
+            index += 1
+        else:
+            error = _unclosed(script, first, index if index < len(lines) else None, comment)
+            blocks.append(Broken(CONDA_SCRIPT, first + 1, error))
+    return blocks
+
+
+def _is_closing(line: str, comment: str) -> bool:
+    stripped = line.lstrip()
+    return stripped.startswith(comment) and stripped[len(comment) :].strip() == "/// end-conda-script"
+
+
+def _comment_of(line: str) -> str | None:
+    """The comment characters of a line that opens a conda-script block, None for any other line."""
+    if "/// conda-script" not in line:
+        return None
+    opened = _OPEN.fullmatch(line)
+    if opened is None:
+        return None
+    comment = opened["prefix"].strip()
+    # letters and digits: the mark stands in code or in a sentence
+    if not comment or " " in comment or "\t" in comment or any(char.isalnum() for char in comment):
+        return None
+    return comment
+
+
+def _unclosed(script: Script, first: int, broken: int | None, comment: str) -> MetadataError:
+    """The error for a conda-script block that no closing line ends; ``first`` and ``broken`` are indexes of lines."""
+    closing = f"{comment} /// end-conda-script"
+    if broken is None:
+        message = f"the '/// conda-script' block that opens at line {first + 1} is never closed"
+    else:
+        message = (
+            f"the '/// conda-script' block that opens at line {first + 1} is not closed before line {broken + 1}, "
+            f"which does not continue it"
+        )
+    return MetadataError(
+        message,
+        where=script.at(first + 1 if broken is None else broken + 1),
+        hint=f"Start each of its lines with '{comment}' and close it with a line '{closing}'.",
+    )
+
+
+def read_block(block: Block, script: Script, platform: str | None = None) -> Declaration:
+    """What a block declares on a platform (None: this one). Raises MetadataError."""
     root = parse_toml(block.content, block.numbers, name=script.name, first=block.first)
-    return read_conda_script_keys(root, script, platform=platform)
+    return read_keys(root, script, platform)
 
 
-def read_conda_script_keys(
-    root: Node, script: Script, *, platform: str | None = None
-) -> tuple[Requirements, tuple[str, ...] | None, str | None]:
-    """The same of its keys; the command or the entry point is None, or both.
-
-    ``platform`` is this machine's where None. ``[tool.cetool] run_with`` takes the place of the entry point. Raises
-    MetadataError.
-    """
+def read_keys(root: Node, script: Script, platform: str | None = None) -> Declaration:
+    """The same of its keys. ``[tool.cetool] run_with`` takes the place of the entry point. Raises MetadataError."""
     platform = platform or current_platform()
     keys = root.as_mapping("the '/// conda-script' block", KEYS)
     channels = channels_of(keys.get("channels"), script.directory)
@@ -65,9 +125,7 @@ def read_conda_script_keys(
         requirements, run_with = requirements.plus(own.requirements), own.run_with
     refuse_partial(requirements, root.where)
     entrypoint = _entrypoint(keys.get("entrypoint"), platform)
-    if run_with is not None:
-        entrypoint = None
-    return requirements, run_with, entrypoint
+    return Declaration(requirements, run_with, entrypoint if run_with is None else None)
 
 
 def _entrypoint(node: Node | None, platform: str) -> str | None:

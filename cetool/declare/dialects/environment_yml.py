@@ -14,7 +14,7 @@ from cetool.base.limits import ENVIRONMENT_FILE
 from cetool.base.patterns import pattern
 from cetool.base.text import nearest, printable, shorten
 from cetool.declare.channels import channels_of, ends_channels
-from cetool.declare.dialects.conda_execute import read_packages, read_variables
+from cetool.declare.dialects.own_keys import read_packages, read_variables
 from cetool.declare.environment import Ignored, Requirements
 from cetool.declare.match_specs import canonical_spec
 from cetool.declare.nodes import Node

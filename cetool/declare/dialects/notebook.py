@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from cetool.base.errors import Location, MetadataError, UsageError
 from cetool.base.limits import parse_json
 from cetool.base.text import shorten
-from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, find_block
+from cetool.declare.blocks import DIALECTS, Block, Declaration, comment_lines, find_block, read_block
 from cetool.declare.environment import Ignored, Requirements
-from cetool.declare.metadata import ENVIRONMENT_FILE, ScriptMetadata, nothing_found, read_block
+from cetool.declare.match_specs import spec_name
+from cetool.declare.metadata import ENVIRONMENT_FILE, ScriptMetadata, nothing_found
 from cetool.declare.nodes import Node
 from cetool.declare.source import Script
 
@@ -28,12 +29,7 @@ KERNEL_PACKAGES: Mapping[str, tuple[str, ...]] = {
     "bash": ("bash_kernel",),
 }
 #: The notebook's own metadata: the key, and which dialect's keys stand below it.
-METADATA_KEYS = {
-    "cetool": CONDA_EXECUTE,
-    "conda-execute": CONDA_EXECUTE,
-    "script": PEP723,
-    "conda-script": CONDA_SCRIPT,
-}
+METADATA_KEYS = {key: dialect.name for dialect in DIALECTS.values() for key in dialect.notebook_keys}
 #: Kernels by the names that they usually have, for notebooks that do not name their language.
 _LANGUAGES = {"ir": "r", "irkernel": "r", "xpython": "python", "xr": "r", "bash": "bash"}
 _SUFFIXES = {"python": ".py", "r": ".r", "bash": ".sh", "julia": ".jl", "javascript": ".js", "c++": ".cpp"}
@@ -170,8 +166,6 @@ def find_cell(notebook: Notebook) -> tuple[Cell, Block] | None:
         if block is not None:
             found.append((cell, block))
     if len(found) > 1:
-        from cetool.declare.comments import comment_lines
-
         real = [each for each in found if comment_lines(notebook.cell_script(each[0]), [each[1].first])]
         found = real or found
     if len(found) > 1:
@@ -204,7 +198,7 @@ def read_notebook_metadata(script: Script, platform: str | None = None) -> Scrip
     if found is not None:
         cell, block = found
         source = notebook.cell_script(cell)
-        metadata = _without_command(block.dialect, source, *read_block(block, source, platform))
+        metadata = _without_command(block.dialect, source, read_block(block, source, platform))
         metadata = metadata._replace(lines=(block.first, block.last), cell=cell.number)
     elif keys:
         metadata = _from_metadata(notebook, keys[0], platform)
@@ -229,8 +223,6 @@ def notebook_in_file_environment(script: Script, requirements: Requirements) -> 
 
 def with_kernel(requirements: Requirements, language: str) -> tuple[Requirements, str | None]:
     """The requirements with a kernel for the language among them, and the package that was added for it."""
-    from cetool.declare.match_specs import spec_name
-
     known = KERNEL_PACKAGES.get(language, ())
     names = {spec_name(spec) for spec in requirements.packages}
     names |= {re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0].lower() for text in requirements.pypi}
@@ -251,14 +243,9 @@ def _as_notebook(metadata: ScriptMetadata, notebook: Notebook) -> ScriptMetadata
     )
 
 
-def _without_command(
-    dialect: str,
-    source: Script,
-    requirements: Requirements,
-    run_with: tuple[str, ...] | None,
-    entrypoint: str | None,
-) -> ScriptMetadata:
+def _without_command(dialect: str, source: Script, declared: Declaration) -> ScriptMetadata:
     """The declaration without the command, which a notebook has no use for: one that was written is warned of."""
+    requirements, run_with, entrypoint = declared
     ignored = "entrypoint" if entrypoint is not None else "run_with" if run_with is not None else None
     if ignored is not None:
         warning = Ignored(
@@ -278,30 +265,9 @@ def _from_metadata(notebook: Notebook, key: str, platform: str | None) -> Script
         text = value if isinstance(value, str) else "".join(line.removesuffix("\n") + "\n" for line in value)
         content = tuple(text.rstrip("\n").split("\n"))
         block = Block(dialect, 1, len(content), content, tuple(range(1, len(content) + 1)))
-        return _without_command(dialect, source, *read_block(block, source, platform))
+        return _without_command(dialect, source, read_block(block, source, platform))
     root = _node(value, Location(name), 0)
-    return _without_command(dialect, source, *_readers(platform)[dialect](root, source))
-
-
-def _readers(
-    platform: str | None,
-) -> dict[str, Callable[[Node, Script], tuple[Requirements, tuple[str, ...] | None, str | None]]]:
-    """By dialect what reads its keys, as they are on a platform."""
-    from cetool.declare.dialects.conda_execute import read_own_keys
-    from cetool.declare.dialects.conda_script import read_conda_script_keys
-    from cetool.declare.dialects.pep723 import read_pep723_keys
-
-    def own(root: Node, source: Script) -> tuple[Requirements, tuple[str, ...] | None, str | None]:
-        keys = read_own_keys(root, f"the notebook's metadata at {source.name.rpartition(':')[2]}", source.directory)
-        if not keys.requirements.packages and not keys.requirements.pypi:
-            root.fail("no packages are named in 'env'", 'Write "env": ["python >=3", "numpy"].')
-        return keys.requirements, keys.run_with, None
-
-    return {
-        CONDA_EXECUTE: own,
-        PEP723: lambda root, source: (*read_pep723_keys(root, source, platform=platform), None),
-        CONDA_SCRIPT: lambda root, source: read_conda_script_keys(root, source, platform=platform),
-    }
+    return _without_command(dialect, source, DIALECTS[dialect].reader.read_keys(root, source, platform))
 
 
 def _node(value: Any, where: Location, depth: int) -> Node:
@@ -319,8 +285,7 @@ def _node(value: Any, where: Location, depth: int) -> Node:
         return Node("text", where, value)
     if value is None:
         return Node("nothing", where)
-    kind = "boolean" if isinstance(value, bool) else "number"
-    return Node("boolean" if kind == "boolean" else "number", where, json.dumps(value))
+    return Node("boolean" if isinstance(value, bool) else "number", where, json.dumps(value))
 
 
 def _nothing_found(notebook: Notebook) -> MetadataError:

@@ -1,8 +1,30 @@
-"""The keys of a ``# conda execute`` block and of ``[tool.cetool]``, and which unknown word was meant to be one."""
+"""The keys of a ``# conda execute`` block, which ``[tool.cetool]`` in the two TOML dialects has as well.
+
+These are ``env``, ``channels``, ``run_with`` and ``variables``. Instead of ``env`` there may be ``base``, ``overlay``
+and ``conda``: an existing environment, and what is laid over it. ``baseline`` and ``without`` name packages to start
+from, and which of those are left out.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable, Mapping
+
+from cetool.base.patterns import pattern
+from cetool.base.text import shorten
+from cetool.declare.baselines import read_baselines, read_without
+from cetool.declare.blocks import Declaration
+from cetool.declare.channels import channels_of, ends_channels
+from cetool.declare.dialects.pip_lines import read_pip_lines
+from cetool.declare.environment import Ignored, Requirements
+from cetool.declare.match_specs import canonical_spec
+from cetool.declare.nodes import Node
+from cetool.declare.overlay import read_overlay_keys, refuse_packages
+
+_VARIABLE = pattern(r"[A-Za-z_][A-Za-z0-9_]*")
+#: What to do about a comment that was read as a part of a ``# conda execute`` block.
+BLOCK_END = "An empty line ends the block: put one in front of a comment that follows it."
 
 KEYS = ("env", "channels", "run_with", "variables", "base", "overlay", "conda", "baseline", "without")
 
@@ -20,6 +42,130 @@ _MEANT = {name: key for key, names in _OTHER_NAMES.items() for name in names.spl
 _LONG = 8
 #: Last words of keys that only tell about something: ``env_name`` changes nothing.
 _ABOUT = frozenset(("name", "description", "comment", "note", "notes", "version", "url", "doc", "docs"))
+
+
+def read_own_keys(root: Node, what: str, base_dir: str | os.PathLike[str], *, table: bool = False) -> Declaration:
+    """What the keys of a specification say; relative paths start from ``base_dir``. Raises MetadataError.
+
+    In a ``table`` (``[tool.cetool]``) every other key is an error, and the named channels are all there are. In a
+    ``# conda execute`` block cetool passes over other keys, as conda-execute did, and the configured channels follow.
+    """
+    keys = root.as_mapping(what, KEYS if table else None)
+    warnings = () if table else _unknown_keys(keys, what)
+    overlay = read_overlay_keys(keys, base_dir)
+    listed = read_packages(keys.get("env"), "env", base_dir)
+    if overlay is not None:
+        refuse_packages(listed.packages, keys["base"].where)
+    requirements = listed._replace(
+        channels=channels_of(keys.get("channels"), base_dir),
+        variables=read_variables(keys.get("variables")),
+        warnings=warnings,
+        overlay=overlay,
+    )
+    if not table and requirements.channels is not None:
+        requirements = requirements._replace(configured=not ends_channels(keys["channels"]))
+    if "baseline" in keys or "without" in keys:
+        requirements = _with_baselines(requirements, keys, base_dir)
+    return Declaration(requirements, _run_with(keys.get("run_with")))
+
+
+def _unknown_keys(keys: Mapping[str, Node], what: str) -> tuple[Ignored, ...]:
+    """What to say of the keys that nothing reads. Raises MetadataError for one that was meant to be a known one."""
+    found = []
+    for key, node in keys.items():
+        if key in KEYS:
+            continue
+        meant = meant_key(key)
+        if meant is not None:
+            node.fail(
+                f"unknown key {shorten(key)!r} in {what}",
+                f"Did you mean {meant!r}? {BLOCK_END}",
+                code="key-unknown",
+                about=key,
+            )
+        found.append(Ignored(f"unknown key {shorten(key)!r} in {what}: cetool passes over it", node.where))
+    return tuple(found)
+
+
+def _with_baselines(
+    requirements: Requirements, keys: Mapping[str, Node], base_dir: str | os.PathLike[str]
+) -> Requirements:
+    if requirements.overlay is not None:
+        keys["baseline" if "baseline" in keys else "without"].fail(
+            "'base' and 'baseline' exclude each other",
+            "A base is an environment that is there, a baseline a list of packages to make one of.",
+        )
+    baselines, without = read_baselines(keys.get("baseline"), base_dir), read_without(keys.get("without"))
+    if without and not baselines:
+        keys["without"].fail(
+            "'without' takes packages out of a baseline, and none is named",
+            "Name one: baseline: https://example.org/envs/standard.txt",
+        )
+    return requirements._replace(baselines=baselines, without=without)
+
+
+def read_packages(node: Node | None, what: str, base_dir: str | os.PathLike[str]) -> Requirements:
+    """The match specs of a list, and what its ``pip:`` entries ask for, canonical. Raises MetadataError."""
+    if node is None or node.kind == "nothing":
+        return Requirements()
+    packages: list[str] = []
+    pip: list[Node] = []
+    for item in node.as_list(what, "Write one match spec an entry: [python >=3, numpy]"):
+        if item.kind == "mapping":
+            pip += _pip_entry(item, what)
+            continue
+        hint = "A match spec starts with a name; put quotes around what YAML takes for something else."
+        packages.append(canonical_spec(item.as_text(f"an entry of {what}", hint), where=item.where, base_dir=base_dir))
+    if not pip:
+        return Requirements(packages=tuple(packages))
+    return read_pip_lines(tuple(pip), base_dir)._replace(packages=tuple(packages))
+
+
+def _pip_entry(item: Node, what: str) -> Iterable[Node]:
+    for key, value in item.entries.items():
+        if key != "pip":
+            value.fail(
+                f"an entry of {what} is a match spec, not a mapping: {shorten(key)!r}",
+                f"Write '{shorten(key)} VERSION' without a colon; only 'pip:' is followed by a list.",
+                code="match-spec-invalid",
+            )
+    requirements = item.entries.get("pip")
+    if requirements is None or requirements.kind == "nothing":
+        return []
+    return requirements.as_list("pip", "Below 'pip:' write one PyPI requirement an entry.")
+
+
+def read_variables(node: Node | None) -> tuple[tuple[str, str], ...]:
+    """Names and values of environment variables; numbers and booleans count as written. Raises MetadataError."""
+    if node is None or node.kind == "nothing":
+        return ()
+    pairs = []
+    for name, value in node.as_mapping("variables").items():
+        if not _VARIABLE.fullmatch(name) or len(name) > 1000:
+            value.fail(
+                f"{shorten(name)!r} cannot be the name of an environment variable",
+                "It has letters, digits and underscores, and does not start with a digit.",
+            )
+        if value.kind in ("list", "mapping", "nothing"):
+            value.fail(f"the variable {name} must be a text, not {value.in_words}", 'Write "" for an empty one.')
+        if "\0" in value.text:
+            value.fail(f"the variable {name} holds a NUL, which no environment can hold")
+        if any("\ud800" <= char <= "\udfff" for char in value.text):
+            value.fail(f"the variable {name} holds half of a character (a lone surrogate)", "Write the whole one.")
+        pairs.append((name, value.text))
+    return tuple(pairs)
+
+
+def _run_with(node: Node | None) -> tuple[str, ...] | None:
+    """The words of the command: a text is split on blanks, a list is taken as it is."""
+    if node is None or node.kind == "nothing":
+        return None
+    if node.kind != "list":
+        return tuple(node.as_text("run_with", "Write a command, as in python -u, or a list of its words.").split())
+    words = tuple(item.text if item.kind == "number" else item.as_text("a word of run_with") for item in node.items)
+    if not words:
+        node.fail("run_with is empty", "Name the program that runs the script, or leave run_with out.")
+    return words
 
 
 def meant_key(word: str) -> str | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from cetool.declare.blocks import Block
+from collections.abc import Sequence
+
+from cetool.base.patterns import pattern
+from cetool.declare.blocks import PEP723, Block, Broken, Declaration
 from cetool.declare.channels import channels_of
-from cetool.declare.dialects.conda_execute import read_own_keys, read_packages
+from cetool.declare.dialects.own_keys import read_own_keys, read_packages
 from cetool.declare.dialects.pixi import read_pixi, refuse_partial
+from cetool.declare.dialects.uv import applied, read_uv
 from cetool.declare.environment import Requirements
 from cetool.declare.match_specs import requires_python_spec, spec_name
 from cetool.declare.nodes import Node
@@ -15,45 +19,74 @@ from cetool.declare.source import Script
 from cetool.declare.toml import parse_toml
 
 KEYS = ("requires-python", "dependencies", "tool")
+_OPEN = pattern(r"# /// [a-zA-Z0-9-]+")
 
 
-def read_pep723(
-    block: Block, script: Script, *, platform: str | None = None
-) -> tuple[Requirements, tuple[str, ...] | None]:
-    """The requirements, and the command if it names one, of a ``# /// script`` block. Raises MetadataError."""
+def find_blocks(lines: list[str], _: Script, found: Sequence[Block | Broken]) -> list[Block]:
+    """``# /// script`` blocks as the regular expression of the inline script metadata standard finds them.
+
+    The expression is greedy: within an unbroken run of comment lines, the first line ``# /// TYPE`` opens a block and
+    the last line ``# ///`` closes it. The expression wants a line between them; uv, pipx and conda-exec do not, and
+    neither does this: an empty block asks for python alone. Going over each run once finds the same
+    blocks in linear time, where backtracking takes quadratic time on many unclosed ones.
+    """
+    lines = list(lines)
+    for other in found:  # '# /// conda-script' would open a block of that type for the standard
+        last = other.last if isinstance(other, Block) else other.first
+        lines[other.first - 1 : last] = [""] * (last - other.first + 1)
+    blocks: list[Block] = []
+    index = 0
+    while index < len(lines):
+        if not _is_content(lines[index]):
+            index += 1
+            continue
+        start = index
+        while index < len(lines) and _is_content(lines[index]):
+            index += 1
+        run = lines[start:index]
+        opened = next((at for at, line in enumerate(run) if _OPEN.fullmatch(line)), len(run))
+        closed = next((at for at in range(len(run) - 1, opened, -1) if run[at] == "# ///"), None)
+        if closed is not None and run[opened] == f"# /// {PEP723}":
+            first, last = start + opened + 1, start + closed + 1
+            content = tuple(line[2:] for line in run[opened + 1 : closed])
+            blocks.append(Block(PEP723, first, last, content, tuple(range(first + 1, last))))
+    return blocks
+
+
+def _is_content(line: str) -> bool:
+    return line == "#" or line.startswith("# ")
+
+
+def read_block(block: Block, script: Script, platform: str | None = None) -> Declaration:
+    """What a block declares on a platform (None: this one). Raises MetadataError."""
     root = parse_toml(block.content, block.numbers, name=script.name, first=block.first)
-    return read_pep723_keys(root, script, platform=platform)
+    return read_keys(root, script, platform)
 
 
-def read_pep723_keys(
-    root: Node, script: Script, *, platform: str | None = None
-) -> tuple[Requirements, tuple[str, ...] | None]:
+def read_keys(root: Node, script: Script, platform: str | None = None) -> Declaration:
     """The same of its keys. Raises MetadataError.
 
-    ``platform`` is this machine's where None. The script is Python, so python is always among the packages. Where
-    several tool tables name channels, ``[tool.cetool]`` wins over ``[tool.conda]``, and that over ``[tool.pixi]``.
+    The script is Python, so python is always among the packages. Where several tool tables name channels,
+    ``[tool.cetool]`` wins over ``[tool.conda]``, and that over ``[tool.pixi]``.
     """
     keys = root.as_mapping("the '# /// script' block; the standard reserves others", KEYS)
     requirements = _standard_keys(root, script)
     tools = keys["tool"].as_mapping("[tool]") if "tool" in keys else {}
     run_with: tuple[str, ...] | None = None
     if "pixi" in tools:
-        requirements = requirements.plus(
-            read_pixi(tools["pixi"], platform=platform or current_platform(), base_dir=script.directory)
-        )
+        pixi = read_pixi(tools["pixi"], platform=platform or current_platform(), base_dir=script.directory)
+        requirements = requirements.plus(pixi)
     if "conda" in tools:
         requirements = requirements.plus(_read_conda(tools["conda"], script))
     if "cetool" in tools:
         own = read_own_keys(tools["cetool"], "[tool.cetool]", script.directory, table=True)
         requirements, run_with = requirements.plus(own.requirements), own.run_with
     if "uv" in tools:
-        from cetool.declare.dialects.uv import applied, read_uv
-
         requirements = applied(requirements, read_uv(tools["uv"], base_dir=script.directory))
     if not any(spec_name(spec) == "python" for spec in requirements.packages):
         requirements = Requirements(packages=("python",)).plus(requirements)
     refuse_partial(requirements, root.where)
-    return requirements, run_with
+    return Declaration(requirements, run_with)
 
 
 def _standard_keys(root: Node, script: Script) -> Requirements:

@@ -15,8 +15,8 @@ from cetool.base.errors import Location, MetadataError, UsageError
 from cetool.base.patterns import pattern
 from cetool.base.text import nearest, shorten
 from cetool.declare.channels import channels_of
-from cetool.declare.dialects.conda_execute import read_variables
 from cetool.declare.dialects.dependencies import PIXI_FIELDS, conda_dependencies
+from cetool.declare.dialects.own_keys import read_variables
 from cetool.declare.dialects.pypi_tables import read_pixi_options, read_pixi_pypi
 from cetool.declare.environment import NO_SOLVING, Ignored, Requirements, Solving
 from cetool.declare.nodes import Node

@@ -171,9 +171,8 @@ def applied(needs: Requirements, table: UvTable) -> Requirements:
     """The requirements of the whole block with the sources applied, and the settings. Raises MetadataError."""
     needs = needs._replace(pypi=table.sources.applied(needs.pypi))
     if needs.overlay is not None:
-        from dataclasses import replace
-
-        needs = needs._replace(overlay=replace(needs.overlay, entries=table.sources.applied(needs.overlay.entries)))
+        entries = table.sources.applied(needs.overlay.entries)
+        needs = needs._replace(overlay=needs.overlay._replace(entries=entries))
     table.sources.refuse_unused()
     return needs.plus(Requirements(pypi_settings=table.settings))
 
