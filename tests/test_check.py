@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 from support.home import Home
 from support.scripts import environments, told
 
+from cetool.app.checking import RULES, lint_script
 from cetool.declare.source import script_from_text
-from cetool.edit.linting import RULES, lint_script
 
 ROOT = Path(__file__).resolve().parents[1]
 CLEAN = "# conda execute\n# env:\n#  - python >=3.9\n#  - numpy >=1,<3\n#  - pip:\n#     - six ==1.*\nprint(1)\n"

@@ -11,8 +11,7 @@ from cetool.base.errors import UsageError
 from cetool.declare.source import script_from_text
 from cetool.edit.converting import DIALECTS, convert_block
 from cetool.edit.document import NotWrittenError
-from cetool.edit.imports import find_imports
-from cetool.edit.starting import start_block
+from cetool.edit.starting import find_imports, start_block
 
 
 @pytest.fixture

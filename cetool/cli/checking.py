@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cetool.app.checking import RULES, Finding, finding_of, lint_script
 from cetool.app.session import Session
 from cetool.app.sources import open_source
 from cetool.base.errors import Location, MetadataError, UsageError
@@ -18,7 +19,6 @@ from cetool.cli.options import option
 from cetool.cli.output import print_json, print_line
 from cetool.declare.metadata import ScriptMetadata
 from cetool.declare.source import Script, is_url, read_script
-from cetool.edit.linting import RULES, Finding, finding_of, lint_script
 
 CHECK_SCHEMA = "cetool.check/1"
 

@@ -16,13 +16,12 @@ from cetool.declare.match_specs import requires_python_spec, spec_name
 from cetool.declare.metadata import nothing_found
 from cetool.declare.nodes import Node
 from cetool.declare.platforms import current_platform, selectors
-from cetool.edit import toml as edit_toml
-from cetool.edit.declared import Item, channels_place, pypi_name
-from cetool.edit.document import Document, NotWrittenError, require_script
-from cetool.edit.draft import Draft
+from cetool.edit.declared import Item, channels_place, draft_of, pypi_name
+from cetool.edit.document import BlockText, Document, NotWrittenError, block_text, require_script
 from cetool.edit.editing import Edited, comparable, declaration
-from cetool.edit.lines import Spot, block_text, line_start
 from cetool.edit.rendering import Wanted, entrypoint_of, render, toml_value, words_of
+from cetool.edit.spots import Spot, line_start
+from cetool.edit.toml import TomlText, scan_toml
 from cetool.edit.yaml import scan_yaml
 
 #: What ``--to`` and ``--dialect`` call the dialects.
@@ -79,7 +78,7 @@ class _Conversion:
 
     def wanted(self) -> tuple[Wanted, str]:
         """What the new block is to say, and the TOML that goes into it as it is."""
-        draft = Draft(self.document, self.block)
+        draft = draft_of(self.document, self.block)
         root, content = draft.root, draft.content
         keeps_tables = self._keeps_tables
         items = self._items(root, draft.items)
@@ -174,7 +173,7 @@ class _Conversion:
 
     def _shared(self, content: str) -> str:
         """The tables below ``tool`` that both dialects have, as they are written."""
-        sections = edit_toml.scan_toml(content)
+        sections = scan_toml(content)
         own = {("tool", "conda"), ("tool", "uv")}
         kept, left = [], []
         for index, section in enumerate(sections):
@@ -332,12 +331,11 @@ def _command(declared: Declaration) -> tuple[str, ...] | str | None:
 def _with_conditions(root: Node, shared: str) -> str:
     """The tables with conda-script's conditional dependencies in pixi's, which knows conditions as well."""
     table = root.below("dependencies")
+    toml = TomlText(BlockText.of(shared))
     for name, node in ({} if table is None else table.entries).items():
         if "when" in node.entries:
-            edits = edit_toml.set_entry(shared, ("tool", "pixi", "dependencies"), name, toml_value(node))
-            for edit in edits:
-                shared = shared[: edit.start] + edit.text + shared[edit.end :]
-    return shared
+            toml.set(("tool", "pixi", "dependencies"), name, toml_value(node))
+    return toml.content
 
 
 def _comments(document: Document, block: Block, content: str, *, everything: bool) -> tuple[str, ...]:
@@ -347,7 +345,7 @@ def _comments(document: Document, block: Block, content: str, *, everything: boo
         comment = block_text(document, block).prefix.strip()
         found = [text[len(comment) :].strip()[len(comment) :].strip() for text in hidden]
         return (*filter(None, found), *_after_values(content, [scan_yaml(content)], [(0, len(content))], _YAML_COMMENT))
-    sections = edit_toml.scan_toml(content)
+    sections = scan_toml(content)
     spans = []
     for index, section in enumerate(sections):
         end = sections[index + 1].start if index + 1 < len(sections) else len(content)

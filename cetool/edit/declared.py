@@ -1,18 +1,26 @@
-"""Which places of a block declare what: each match spec, each PyPI requirement and the channels, with their paths."""
+"""What a block declares and where (:class:`Item`), and the block while that is changed (:class:`Draft`)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cetool.declare.blocks import CONDA_EXECUTE, PEP723
+from cetool.base.errors import MetadataError
+from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block
 from cetool.declare.channels import NO_DEFAULTS
 from cetool.declare.dialects.pip_lines import bare_requirement
 from cetool.declare.match_specs import canonical_spec, spec_name
 from cetool.declare.nodes import Node
-from cetool.edit.lines import Path
+from cetool.declare.toml import parse_toml
+from cetool.declare.yaml import parse_yaml
+from cetool.edit.document import Document, block_text, require_script
+from cetool.edit.rendering import CETOOL_ENV, add_to_table, conda_entry, pypi_entry, python_specifier
+from cetool.edit.spots import Path
+from cetool.edit.toml import TomlText, quoted
+from cetool.edit.yaml import YamlText
 
 _CETOOL = ("tool", "cetool")
 _CONDA = ("tool", "conda")
@@ -153,3 +161,170 @@ def _plain(node: Node, path: tuple[str, ...], left_out: set[tuple[str, ...]]) ->
     if node.kind == "list":
         return [_plain(item, (*path, "[]"), left_out) for item in node.items]
     return (node.kind, node.text)
+
+
+class Draft(ABC):
+    """A block on its way from what it says to what it is to say. Nothing is checked here but that it can be done."""
+
+    def __init__(self, document: Document, block: Block, editor: TomlText | YamlText) -> None:
+        self._document = document
+        self._script = require_script(document)
+        self._block = block
+        self._editor = editor
+
+    @property
+    def content(self) -> str:
+        """What the block says by now, without its comment characters."""
+        return self._editor.content
+
+    @property
+    def root(self) -> Node:
+        """The same as a tree. Raises MetadataError where it cannot be read any more."""
+        lines = self.content.split("\n")
+        first = self._block.first
+        numbers = [first + 1 + index for index in range(len(lines))]
+        if self._block.dialect != CONDA_EXECUTE:
+            return parse_toml(lines, numbers, name=self._script.name, first=first)
+        root = parse_yaml(self.content + "\n", name=self._script.name, lines=numbers)
+        return Node("mapping", self._script.at(first)) if root is None or root.kind == "nothing" else root
+
+    @property
+    def items(self) -> list[Item]:
+        """What the block asks for by now."""
+        return declared_items(self.root, self._block.dialect)
+
+    def document(self) -> Document:
+        """The file with the block as it is by now. Raises MetadataError where its encoding cannot hold the text."""
+        document, block, text = self._document, self._block, self._editor.text
+        closing = 0 if block.dialect == CONDA_EXECUTE else 1
+        ends_file = block.last == len(document.lines) and not document.line(block.last - 1)[1]
+        try:
+            new = text.encoded(document.codec, ends_file=ends_file and not closing)
+        except UnicodeError:
+            raise MetadataError(
+                f"the file is in {document.codec}, which does not have every character of what is to be added",
+                code="block-not-editable",
+                where=self._script.at(block.first),
+                hint="Save it as UTF-8.",
+            ) from None
+        opening = document.lines[block.first - 1]
+        if new and not document.line(block.first - 1)[1]:
+            opening += text.ending.encode(document.codec)
+        return document.spliced(block.first - 1, block.last - closing, [opening, *new])
+
+    def replace(self, item: Item, text: str) -> None:
+        """Have an item say something else."""
+        self._editor.replace_text(item.path, text)
+
+    def remove(self, item: Item) -> None:
+        """Take an item out, and a list ``pip:`` with its last one."""
+        path = item.path
+        if len(path) > 1 and path[-2] == "pip":
+            siblings = [other for other in self.items if other.path[:-1] == path[:-1]]
+            path = path[:-2] if len(siblings) == 1 else path
+        self._editor.remove(path)
+
+    @abstractmethod
+    def add(self, text: str, *, pypi: bool = False) -> None:
+        """Add a match spec or a PyPI requirement that the block does not have, in the place that suits it."""
+
+    @abstractmethod
+    def add_channels(self, channels: Sequence[str], *, before: Sequence[str]) -> None:
+        """Add channels after those that are named; where none are, ``before`` are written in front of them."""
+
+
+class _YamlDraft(Draft):
+    """A ``# conda execute`` block."""
+
+    def __init__(self, document: Document, block: Block) -> None:
+        self._yaml = YamlText(block_text(document, block))
+        super().__init__(document, block, self._yaml)
+
+    def add(self, text: str, *, pypi: bool = False) -> None:
+        env = self.root.below("env")
+        if env is None or env.kind != "list":
+            self._yaml.set_list("env", (text,), below="pip" if pypi else None)
+            return
+        if not pypi:
+            self._yaml.append_text(("env",), text, first=self._first_pip(env))
+            return
+        place = next((index for index, item in enumerate(env.items) if "pip" in item.entries), None)
+        if place is None:
+            self._yaml.append_list(("env",), "pip", text)
+        else:
+            self._yaml.append_text(("env", place, "pip"), text)
+
+    @staticmethod
+    def _first_pip(env: Node) -> int | None:
+        """The index of the first of the lists ``pip:`` at the end, in front of which match specs are."""
+        index = len(env.items)
+        while index and env.items[index - 1].kind == "mapping":
+            index -= 1
+        return index if 0 < index < len(env.items) else None
+
+    def add_channels(self, channels: Sequence[str], *, before: Sequence[str]) -> None:
+        texts = channels if channels_place(self.root, CONDA_EXECUTE) is not None else (*before, *channels)
+        node = self.root.below("channels")
+        if node is None or node.kind != "list":
+            self._yaml.set_list("channels", texts)
+            return
+        for text in texts:
+            self._yaml.append_text(("channels",), text)
+
+
+class _TomlDraft(Draft):
+    """A PEP 723 or conda-script block."""
+
+    def __init__(self, document: Document, block: Block) -> None:
+        self._toml = TomlText(block_text(document, block))
+        super().__init__(document, block, self._toml)
+
+    def replace(self, item: Item, text: str) -> None:
+        base = self._script.directory
+        if item.form == "entry":
+            pair = conda_entry(text, base) if item.kind == "conda" else pypi_entry(text, base)
+            if pair is not None and self._toml.find(item.path) is not None:
+                self._toml.replace(item.path, pair[1])
+                return
+        else:
+            new = text if item.form == "text" else python_specifier(text, base)
+            if new is not None:
+                self._toml.replace_text(item.path, new)
+                return
+        self.remove(item)
+        self.add(text, pypi=item.kind == "pypi")
+
+    def add(self, text: str, *, pypi: bool = False) -> None:
+        toml, base = self._toml, self._script.directory
+        if self._block.dialect == CONDA_SCRIPT:
+            table = (*_PIXI, "pypi-dependencies") if pypi else ("dependencies",)
+            add_to_table(toml, table, text, base, pypi=pypi)
+            return
+        if pypi:
+            toml.append_text(("dependencies",), text)
+            return
+        listed = (*_CONDA, "dependencies")
+        specifier = python_specifier(text, base) if package_name(text) == "python" else None
+        if specifier is not None and not toml.has("requires-python"):
+            toml.set((), "requires-python", quoted(specifier))
+        elif toml.find(listed) is None and toml.has(*_PIXI) and not toml.has(*_CONDA):
+            add_to_table(toml, (*_PIXI, "dependencies"), text, base, pypi=False)
+        elif not toml.has(*listed) and toml.find(CETOOL_ENV) is not None:
+            toml.append_text(CETOOL_ENV, text)
+        else:
+            toml.append_text(listed, text)
+
+    def add_channels(self, channels: Sequence[str], *, before: Sequence[str]) -> None:
+        place = channels_place(self.root, self._block.dialect)
+        where = place
+        if where is None:
+            pixi = self._toml.has(*_PIXI) and not self._toml.has(*_CONDA)
+            where = (*_PIXI, "workspace", "channels") if pixi else (*_CONDA, "channels")
+            where = ("channels",) if self._block.dialect == CONDA_SCRIPT else where
+        for text in channels if place is not None else (*before, *channels):
+            self._toml.append_text(where, text)
+
+
+def draft_of(document: Document, block: Block) -> Draft:
+    """The block as it is now, to be changed."""
+    return _YamlDraft(document, block) if block.dialect == CONDA_EXECUTE else _TomlDraft(document, block)

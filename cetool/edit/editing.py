@@ -23,10 +23,9 @@ from cetool.declare.platforms import current_platform, selectors
 from cetool.declare.pypi import canonical_requirement
 from cetool.declare.run_with import choose_program
 from cetool.declare.source import Script
-from cetool.edit.declared import Item, channels_place, pypi_name, untouched
+from cetool.edit.declared import Draft, Item, channels_place, draft_of, pypi_name, untouched
 from cetool.edit.document import Document, NotWrittenError, require_script
-from cetool.edit.draft import Draft
-from cetool.edit.lines import UneditableError
+from cetool.edit.spots import UneditableError
 
 _SECRET = "A script is no place for a secret: keep it in ~/.netrc, or in the channel's URL in .condarc."
 
@@ -63,7 +62,7 @@ def edit_declaration(document: Document, change: Change) -> Edited:
     if block is None:
         raise nothing_found(script)
     before = declaration(block, script)
-    draft = Draft(document, block)
+    draft = draft_of(document, block)
     work = _Work(draft, script, before.requirements)
     old_root = draft.root
     try:

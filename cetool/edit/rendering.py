@@ -1,4 +1,7 @@
-"""Writes whole blocks: what a script needs and how it runs, in any dialect, in the comments of any language."""
+"""Writes what a block says: entries of tables (``numpy >=1.26`` is ``numpy = ">=1.26"``), and whole blocks.
+
+Every entry is read again before it is taken: it means what the text meant, or there is none.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,153 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cetool.base.errors import CetoolError
 from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723
+from cetool.declare.dialects.dependencies import conda_dependencies
 from cetool.declare.dialects.pip_lines import bare_requirement
+from cetool.declare.dialects.pixi import read_pixi
+from cetool.declare.match_fields import read_fields
+from cetool.declare.match_specs import canonical_spec, requires_python_spec, spec_name
 from cetool.declare.nodes import Node
-from cetool.edit import toml as edit_toml
-from cetool.edit import yaml as edit_yaml
-from cetool.edit.declared import package_name
-from cetool.edit.lines import Edit
-from cetool.edit.toml_entries import conda_entry, pypi_entry, python_specifier
+from cetool.declare.platforms import current_platform
+from cetool.declare.pypi import canonical_requirement
+from cetool.declare.toml import parse_toml
+from cetool.edit.document import BlockText
+from cetool.edit.toml import TomlText, array_text, key_text, quoted
+from cetool.edit.yaml import quoted as yaml_text
+
+_SPEC = re.compile(r"(?:(?P<channel>[^\s\[]+)::)?(?P<name>[A-Za-z0-9_.-]+)(?P<rest>(?:\s|(?=[<>=!~\[])).*)?")
+_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*\(?(?P<version>[^;@)]*)\)?")
+
+#: A key and a value, the latter as TOML.
+Pair = tuple[str, str]
+
+
+def conda_entry(text: str, base_dir: str | os.PathLike[str]) -> Pair | None:
+    """The entry of a ``[dependencies]`` table that means this match spec; None where no entry can.
+
+    Raises MetadataError where the text is no match spec.
+    """
+    wanted = canonical_spec(text, base_dir=base_dir)
+    found = _SPEC.fullmatch(text.strip())
+    if found is None:
+        return None
+    name, channel = found["name"], found["channel"]
+    rest = (found["rest"] or "").strip()
+    candidates = [] if channel or rest.startswith("[") else [quoted(rest or "*")]
+    fields = _fields(wanted)
+    if channel:
+        fields["channel"] = channel
+    written = [f"{key} = {quoted(value)}" for key, value in fields.items()]
+    if "version" in fields:
+        candidates.append(quoted(fields["version"]))
+    candidates.append(f"{{ {', '.join(written)} }}")
+    for value in candidates:
+        if _conda_meaning(name, value, base_dir) == wanted:
+            return name, value
+    return None
+
+
+def _fields(canonical: str) -> dict[str, str]:
+    """The fields of a canonical match spec that a table has, too."""
+    fields = read_fields(canonical)
+    found = {"version": fields.version, "build": fields.build, "build-number": fields.get("build_number")}
+    found["channel"] = fields.channel
+    found |= {key: fields.get(key) for key in ("subdir", "md5", "sha256")}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _conda_meaning(name: str, value: str, base_dir: str | os.PathLike[str]) -> str | None:
+    table = _parsed(f"{key_text(name)} = {value}")
+    if table is None:
+        return None
+    try:
+        return conda_dependencies(table.entries, platform=current_platform(), base_dir=base_dir).get(name.lower())
+    except CetoolError:
+        return None
+
+
+def pypi_entry(text: str, base_dir: str | os.PathLike[str]) -> Pair | None:
+    """The entry of a ``pypi-dependencies`` table that means this requirement; None where no entry can.
+
+    Raises MetadataError where the text is no requirement.
+    """
+    from packaging.requirements import Requirement
+
+    wanted = canonical_requirement(text, base_dir=base_dir)
+    requirement = Requirement(text.strip())
+    found = _REQUIREMENT.match(text.strip())
+    version = (found["version"].strip() if found else "") or str(requirement.specifier)
+    fields = _origin(requirement.url) if requirement.url else {"version": quoted(version or "*")}
+    if requirement.extras:
+        fields["extras"] = f"[{', '.join(quoted(extra) for extra in sorted(requirement.extras))}]"
+    if requirement.marker is not None:
+        fields["env-markers"] = quoted(str(requirement.marker))
+    plain = fields["version"] if list(fields) == ["version"] else None
+    value = plain or f"{{ {', '.join(f'{key} = {each}' for key, each in fields.items())} }}"
+    name = requirement.name
+    root = _parsed(f"pypi-dependencies = {{ {key_text(name)} = {value} }}")
+    try:
+        read = () if root is None else read_pixi(root, platform=current_platform(), base_dir=base_dir).pypi
+    except CetoolError:
+        return None
+    return (name, value) if read == (wanted,) else None
+
+
+def _origin(url: str) -> dict[str, str]:
+    """The fields for a direct reference: a repository, a path, or a file's URL."""
+    if url.startswith("git+"):
+        repository, _, fragment = url.removeprefix("git+").partition("#")
+        head, found, revision = repository.rpartition("@")
+        pinned = found and "/" in head.partition("://")[2]
+        fields = {"git": quoted(head if pinned else repository)}
+        if pinned:
+            fields["rev"] = quoted(revision)
+        if fragment.startswith("subdirectory="):
+            fields["subdirectory"] = quoted(fragment.partition("=")[2])
+        return fields
+    return {"path" if re.match(r"\.{0,2}/|~/", url) else "url": quoted(url)}
+
+
+def _parsed(line: str) -> Node | None:
+    try:
+        return parse_toml([line], [1], name="", first=1)
+    except CetoolError:
+        return None
+
+
+def python_specifier(text: str, base_dir: str | os.PathLike[str]) -> str | None:
+    """The PEP 440 specifier that means the same python as this match spec; None where there is none."""
+    wanted = canonical_spec(text, base_dir=base_dir)
+    found = _SPEC.fullmatch(text.strip())
+    rest = (found["rest"] or "").strip() if found and not found["channel"] else ""
+    for version in dict.fromkeys((rest, ",".join(map(_clause, rest.split(","))), *_canonical_clauses(wanted))):
+        try:
+            if version and requires_python_spec(version) == wanted:
+                return version
+        except CetoolError:
+            continue
+    return None
+
+
+def _canonical_clauses(spec: str) -> tuple[str, ...]:
+    version = spec.partition(" ")[2]
+    return (",".join(map(_clause, version.split(","))),)
+
+
+def _clause(text: str) -> str:
+    """A clause of a conda version as PEP 440 writes it."""
+    clause = text.strip()
+    if clause[:1].isdigit():
+        return f"=={clause}"
+    if clause.startswith("=") and not clause.startswith("=="):
+        return f"=={clause[1:].removesuffix('.*')}.*"
+    return clause
+
 
 _CETOOL = ("tool", "cetool")
+#: Where a block in TOML lists what it has no other place for.
+CETOOL_ENV = (*_CETOOL, "env")
 _CONDA = ("tool", "conda")
 _PIXI_PYPI = ("tool", "pixi", "pypi-dependencies")
 _WORD = re.compile(r"[A-Za-z0-9_./=+:@%,-]+")
@@ -59,100 +199,77 @@ def _yaml(wanted: Wanted, comment: str) -> list[str]:
     if wanted.without:
         lines += [f"without: {_flow(wanted.without)}"]
     if wanted.packages or wanted.pypi or not wanted.baselines:
-        lines += ["env:", *(f" - {edit_yaml.quoted(text, flow=False)}" for text in wanted.packages)]
+        lines += ["env:", *(f" - {yaml_text(text, flow=False)}" for text in wanted.packages)]
     if wanted.pypi:
-        lines += [" - pip:", *(f"   - {edit_yaml.quoted(text, flow=False)}" for text in wanted.pypi)]
+        lines += [" - pip:", *(f"   - {yaml_text(text, flow=False)}" for text in wanted.pypi)]
     if wanted.channels is not None:
         lines += [f"channels: {_flow(wanted.channels)}"]
     if wanted.run_with is not None:
         line = " ".join(wanted.run_with)
-        plain = all(map(_WORD.fullmatch, wanted.run_with)) and edit_yaml.quoted(line, flow=False) == line
+        plain = all(map(_WORD.fullmatch, wanted.run_with)) and yaml_text(line, flow=False) == line
         lines += [f"run_with: {line if plain else _flow(wanted.run_with)}"]
     if wanted.variables:
-        lines += ["variables:", *(f" {key}: {edit_yaml.quoted(text, flow=False)}" for key, text in wanted.variables)]
+        lines += ["variables:", *(f" {key}: {yaml_text(text, flow=False)}" for key, text in wanted.variables)]
     return lines
 
 
 def _flow(texts: Sequence[str]) -> str:
-    return f"[{', '.join(edit_yaml.quoted(text, flow=True) for text in texts)}]"
+    return f"[{', '.join(yaml_text(text, flow=True) for text in texts)}]"
 
 
-class _Toml:
-    """TOML that entries are added to."""
+def add_to_table(
+    toml: TomlText, table: tuple[str, ...], text: str, base_dir: str | os.PathLike[str], *, pypi: bool
+) -> None:
+    """Add a match spec or a PyPI requirement as an entry of a table.
 
-    def __init__(self, content: str) -> None:
-        self.content = content
-
-    def apply(self, edits: Sequence[Edit]) -> None:
-        """Make these edits."""
-        for edit in sorted(edits, key=lambda edit: -edit.start):
-            self.content = self.content[: edit.start] + edit.text + self.content[edit.end :]
-
-    def set(self, table: tuple[str, ...], key: str, value: str) -> None:
-        """Add an entry to a table."""
-        self.apply(edit_toml.set_entry(self.content, table, key, value))
-
-    def own_env(self, value: str) -> None:
-        """Add a value, as TOML, to ``[tool.cetool] env``."""
-        path = (*_CETOOL, "env")
-        if edit_toml.find(self.content, path) is None:
-            self.set(_CETOOL, "env", f"[{value}]")
-        else:
-            self.apply(edit_toml.append(self.content, path, value))
-
-    def packages(self, table: tuple[str, ...], texts: Sequence[str], base_dir: str | os.PathLike[str]) -> None:
-        """Match specs as entries; what no entry can say, or a name said before, goes to ``[tool.cetool]``."""
-        for text in texts:
-            pair = conda_entry(text, base_dir)
-            if pair is None or edit_toml.exists(self.content, (*table, pair[0])):
-                self.own_env(edit_toml.quoted(text))
-            else:
-                self.set(table, *pair)
-
-    def requirements(self, texts: Sequence[str], base_dir: str | os.PathLike[str]) -> None:
-        """PyPI requirements, likewise; pip's options and URLs without a name can only go there."""
-        for text in texts:
-            pair = None if bare_requirement(text) is None else pypi_entry(text, base_dir)
-            if pair is None or edit_toml.exists(self.content, (*_PIXI_PYPI, pair[0])):
-                self.own_env(f"{{ pip = [{edit_toml.quoted(text)}] }}")
-            else:
-                self.set(_PIXI_PYPI, *pair)
+    What no entry can say (pip's options, URLs without a name), or a name that is there, goes to ``[tool.cetool] env``.
+    """
+    if pypi:
+        pair = None if bare_requirement(text) is None else pypi_entry(text, base_dir)
+    else:
+        pair = conda_entry(text, base_dir)
+    if pair is not None and not toml.has(*table, pair[0]):
+        toml.set(table, *pair)
+    elif pypi:
+        toml.append(CETOOL_ENV, f"{{ pip = [{quoted(text)}] }}")
+    else:
+        toml.append_text(CETOOL_ENV, text)
 
 
 def _toml(dialect: str, wanted: Wanted, base_dir: str | os.PathLike[str], shared: str) -> str:
-    toml = _Toml(shared.strip("\n"))
-    channels = None if wanted.channels is None else edit_toml.array_text(wanted.channels)
+    toml = TomlText(BlockText.of(shared.strip("\n")))
+    channels = None if wanted.channels is None else array_text(wanted.channels)
     if dialect == CONDA_SCRIPT:
         toml.set((), "channels", channels or "[]")
         if wanted.entrypoint is not None:
-            toml.set((), "entrypoint", edit_toml.quoted(wanted.entrypoint))
-        toml.packages(("dependencies",), wanted.packages, base_dir)
-        toml.requirements(wanted.pypi, base_dir)
+            toml.set((), "entrypoint", quoted(wanted.entrypoint))
+        for text in wanted.packages:
+            add_to_table(toml, ("dependencies",), text, base_dir, pypi=False)
+        for text in wanted.pypi:
+            add_to_table(toml, _PIXI_PYPI, text, base_dir, pypi=True)
     else:
         packages = list(wanted.packages)
-        python = [text for text in packages if package_name(text) == "python"]
+        python = [text for text in packages if spec_name(canonical_spec(text)) == "python"]
         specifier = python_specifier(python[0], base_dir) if len(python) == 1 else None
         if specifier is not None:
             packages.remove(python[0])
-            toml.set((), "requires-python", edit_toml.quoted(specifier))
-        elif [text.strip().lower() for text in python] == ["python"] and dialect == PEP723:
+            toml.set((), "requires-python", quoted(specifier))
+        elif [text.strip().lower() for text in python] == ["python"]:
             packages.remove(python[0])  # it is there in any case
         plain = [text for text in wanted.pypi if bare_requirement(text) is not None]
-        toml.set((), "dependencies", edit_toml.array_text(plain))
+        toml.set((), "dependencies", array_text(plain))
         for text in wanted.pypi:
             if text not in plain:
-                toml.own_env(f"{{ pip = [{edit_toml.quoted(text)}] }}")
+                toml.append(CETOOL_ENV, f"{{ pip = [{quoted(text)}] }}")
         if channels is not None:
             toml.set(_CONDA, "channels", channels)
         if packages:
-            toml.set(_CONDA, "dependencies", edit_toml.array_text(packages))
-    for key, texts in (("baseline", wanted.baselines), ("without", wanted.without)):
-        if texts:
-            toml.set(_CETOOL, key, edit_toml.array_text(texts))
-    if wanted.run_with is not None:
-        toml.set(_CETOOL, "run_with", edit_toml.array_text(wanted.run_with))
+            toml.set(_CONDA, "dependencies", array_text(packages))
+    for key, texts in (("baseline", wanted.baselines), ("without", wanted.without), ("run_with", wanted.run_with)):
+        if texts or (key == "run_with" and texts is not None):
+            toml.set(_CETOOL, key, array_text(texts))
     if wanted.variables:
-        pairs = ", ".join(f"{key} = {edit_toml.quoted(value)}" for key, value in wanted.variables)
+        pairs = ", ".join(f"{key} = {quoted(value)}" for key, value in wanted.variables)
         toml.set(_CETOOL, "variables", f"{{ {pairs} }}")
     return toml.content
 
@@ -162,9 +279,9 @@ def toml_value(node: Node) -> str:
     if node.kind == "list":
         return f"[{', '.join(map(toml_value, node.items))}]"
     if node.kind == "mapping":
-        pairs = [f"{edit_toml.key_text(key)} = {toml_value(item)}" for key, item in node.entries.items()]
+        pairs = [f"{key_text(key)} = {toml_value(item)}" for key, item in node.entries.items()]
         return f"{{ {', '.join(pairs)} }}"
-    return edit_toml.quoted(node.text) if node.kind == "text" else node.text
+    return quoted(node.text) if node.kind == "text" else node.text
 
 
 def entrypoint_of(words: Sequence[str]) -> str | None:

@@ -1,26 +1,27 @@
-"""Where things stand in a block's TOML, and the edits that change them in place.
+"""Where things are in a block's TOML, and the edits that change them in place.
 
-The text is known to be TOML (:func:`~cetool.declare.toml.parse_toml` has read it), so the scanner only has to find
-where its parts begin and end.
+tomlkit parses the text, and its items, which keep their source, are followed through it: whatever is not where they say
+raises UneditableError.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import tomli
+from cetool.edit.document import BlockEditor
+from cetool.edit.spots import Edit, Path, Spot, UneditableError, flow_append, flow_remove, line_end, line_start
 
-from cetool.edit.lines import Edit, Path, Spot, UneditableError, flow_append, flow_remove, line_end, line_start
+if TYPE_CHECKING:
+    from tomlkit.container import Container
+    from tomlkit.items import Table
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
-_KEY_END = re.compile(r"(?:[A-Za-z0-9_-]+|\"(?:\\.|[^\"\\\n])*\"|'[^'\n]*'|[ \t]*\.[ \t]*)+")
-_SCALAR = re.compile(
-    r'"""(?:\\.|[^\\])*?"""+|\'\'\'.*?\'\'\'+|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|[^\s,\]}#]+(?: [0-9][^\s,\]}#]*)?',
-    re.DOTALL,
-)
+#: What may be between two items.
+_GAP = re.compile(r"(?:[ \t\n,]+|#[^\n]*)*")
 
 
 @dataclass(frozen=True)
@@ -34,111 +35,104 @@ class Entry:
 
 @dataclass(frozen=True)
 class Section:
-    """A table with a header, from ``start`` to ``end`` on its line; the first one is what stands before any header."""
+    """A table with a header, from ``start`` to ``end`` on its line; the first one is what precedes any header."""
 
     path: tuple[str, ...]
     start: int
     end: int
     array: bool
-    entries: tuple[Entry, ...]
+    entries: list[Entry] = field(default_factory=list)
 
 
-def scan_toml(content: str) -> tuple[Section, ...]:
-    """The document's tables, in order."""
-    return _Scanner(content).sections()
+def scan_toml(content: str) -> list[Section]:
+    """The document's tables, in order. Raises UneditableError where tomlkit cannot follow it."""
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        document = tomlkit.parse(content)
+        return _Reader(content).sections(document)
+    except (TOMLKitError, RecursionError):
+        raise UneditableError from None
 
 
-class _Scanner:
+class _Reader:
+    """Follows the items of a parsed document through its text."""
+
     def __init__(self, content: str) -> None:
         self._text = content
         self._at = 0
+        self._sections = [Section((), 0, 0, False)]
 
-    def sections(self) -> tuple[Section, ...]:
-        found: list[Section] = []
-        path: tuple[str, ...] = ()
-        start = end = 0
-        array = False
-        entries: list[Entry] = []
-        while self._skip(newlines=True):
-            if self._text[self._at] != "[":
-                entries.append(self._entry(path))
-                continue
-            found.append(Section(path, start, end, array, tuple(entries)))
-            start, entries = self._at, []
-            array = self._text.startswith("[[", start)
-            self._at += 2 if array else 1
-            self._skip()
-            path = self._key()
-            self._skip()
-            self._at += 2 if array else 1
-            end = self._at
-        return (*found, Section(path, start, end, array, tuple(entries)))
+    def sections(self, document: Container) -> list[Section]:
+        self._container(document, (), "")
+        return self._sections
 
-    def _skip(self, *, newlines: bool = False) -> bool:
-        """Go over blanks and comments; whether anything follows."""
-        blank = " \t\n" if newlines else " \t"
-        while self._at < len(self._text):
-            char = self._text[self._at]
-            if char == "#" and newlines:
-                self._at = line_end(self._text, self._at)
-            elif char in blank:
-                self._at += 1
-            else:
-                return True
-        return False
-
-    def _key(self) -> tuple[str, ...]:
-        found = _KEY_END.match(self._text, self._at)
-        if found is None:
+    def _pass(self, text: str) -> int:
+        """Go over this text, which comes next; where it starts."""
+        gap = _GAP.match(self._text, self._at)
+        start = gap.end() if gap else self._at
+        if not self._text.startswith(text, start):
             raise UneditableError
-        self._at = found.end()
-        parts: list[str] = []
-        inner: Any = tomli.loads(f"{found[0].strip()} = 0")
-        while isinstance(inner, dict):
-            ((part, inner),) = inner.items()
-            parts.append(part)
-        return tuple(parts)
+        self._at = start + len(text)
+        return start
 
-    def _entry(self, above: tuple[str, ...]) -> Entry:
-        start = self._at
-        path = (*above, *self._key())
-        self._skip()
-        self._at += 1  # =
-        self._skip()
-        return Entry(path, start, self._value())
+    def _container(self, container: Container, path: tuple[str, ...], dotted: str) -> None:
+        """Follow a table's entries and the tables below it; ``dotted`` is the written key of one without a header."""
+        from tomlkit.items import AoT, Table
 
-    def _value(self) -> Spot:
-        start = self._at
-        opening = self._text[start]
-        if opening == "[":
-            items = []
-            self._at += 1
-            while self._skip(newlines=True) and self._text[self._at] != "]":
-                items.append(self._value())
-                self._pass_comma()
-            self._at += 1
-            return Spot("list", start, self._at, True, items=tuple(items))
-        if opening == "{":
-            entries: dict[str, Spot] = {}
-            keys: dict[str, int] = {}
-            self._at += 1
-            while self._skip(newlines=True) and self._text[self._at] != "}":
-                entry = self._entry(())
-                # a dotted key stands for itself alone: what is below it is not changed
-                key = entry.path[0] if len(entry.path) == 1 else ".".join(entry.path)
-                entries[key], keys[key] = entry.value, entry.start
-                self._pass_comma()
-            self._at += 1
-            return Spot("mapping", start, self._at, True, entries=entries, keys=keys)
-        found = _SCALAR.match(self._text, start)
-        assert found is not None
-        self._at = found.end()
-        value = tomli.loads(f"value = {found[0]}")["value"]
-        return Spot("scalar", start, self._at, text=value if isinstance(value, str) else found[0])
+        for key, item in container.body:
+            if key is None:
+                continue
+            below = (*path, key.key)
+            if isinstance(item, AoT):
+                for table in item.body:
+                    self._headed(table, below, f"[[{table.display_name}]]")
+            elif isinstance(item, Table) and item.display_name is not None:
+                self._headed(item, below, f"[{item.display_name}]")
+            elif isinstance(item, Table):
+                self._container(item.value, below, f"{dotted}{key.as_string()}." if key.is_dotted() else "")
+            else:
+                start = self._pass(dotted + key.as_string() + key.sep)
+                self._sections[-1].entries.append(Entry(below, start, self._value(item)))
 
-    def _pass_comma(self) -> None:
-        if self._skip(newlines=True) and self._text[self._at] == ",":
-            self._at += 1
+    def _headed(self, table: Table, path: tuple[str, ...], header: str) -> None:
+        start = self._pass(header)
+        self._sections.append(Section(path, start, self._at, header.startswith("[[")))
+        self._container(table.value, path, "")
+
+    def _value(self, item: Any) -> Spot:
+        from tomlkit.items import Array, InlineTable
+
+        text = item.as_string() if hasattr(item, "as_string") else str(item).lower()  # arrays give a bool as Python's
+        start = self._pass(text)
+        end = self._at
+        if isinstance(item, Array):
+            self._at = start + 1
+            spot = Spot("list", start, end, True, items=tuple([self._value(each) for each in item]))
+        elif isinstance(item, InlineTable):
+            self._at = start + 1
+            found = list(self._inline(item.value, "", ""))
+            entries = {key: value for key, _, value in found}
+            spot = Spot("mapping", start, end, True, entries=entries, keys={key: place for key, place, _ in found})
+        else:
+            spot = Spot("scalar", start, end, text=str(item) if isinstance(item, str) else text)
+        self._at = end
+        return spot
+
+    def _inline(self, container: Container, name: str, dotted: str) -> Iterator[tuple[str, int, Spot]]:
+        """Each entry in braces: its key, where that starts, and its value.
+
+        A dotted key is one word: what is below its parts is not changed.
+        """
+        for key, item in container.body:
+            if key is None:
+                continue
+            if key.is_dotted():
+                yield from self._inline(item.value, f"{name}{key.key}.", f"{dotted}{key.as_string()}.")
+            else:
+                start = self._pass(dotted + key.as_string() + key.sep)
+                yield name + key.key, start, self._value(item)
 
 
 def quoted(text: str, like: str = "") -> str:
@@ -161,115 +155,108 @@ def array_text(texts: tuple[str, ...] | list[str], width: int = 100) -> str:
     return line if len(line) <= width else "[\n" + "".join(f"  {item},\n" for item in items) + "]"
 
 
-def find(content: str, path: Path) -> Spot | None:
-    """The value at a path; None for a table with a header, and where there is nothing."""
-    for section in scan_toml(content):
-        if section.array:
-            continue
-        for entry in section.entries:
-            length = len(entry.path)
-            if entry.path == path[:length]:
-                return entry.value.at(path[length:])
-    return None
+class TomlText(BlockEditor):
+    """A block's TOML while it is being changed.
 
+    The changes raise UneditableError where what they are about cannot be changed in place.
+    """
 
-def exists(content: str, path: tuple[str, ...]) -> bool:
-    """Whether there is a value or a table at a path, or anything below it."""
-    if find(content, path) is not None:
-        return True
-    length = len(path)
-    return any(
-        section.path[:length] == path or any(entry.path[:length] == path for entry in section.entries)
-        for section in scan_toml(content)
-    )
+    def find(self, path: Path) -> Spot | None:
+        """The value at a path; None for a table with a header, and where there is nothing."""
+        for section in scan_toml(self.content):
+            for entry in () if section.array else section.entries:
+                length = len(entry.path)
+                if entry.path == path[:length]:
+                    return entry.value.at(path[length:])
+        return None
 
+    def _must(self, path: Path) -> Spot:
+        spot = self.find(path)
+        if spot is None:
+            raise UneditableError
+        return spot
 
-def replace_text(content: str, path: Path, text: str) -> list[Edit]:
-    """Put another text in a value's place."""
-    spot = _must(find(content, path))
-    return [Edit(spot.start, spot.end, quoted(text, content[spot.start : spot.end]))]
+    def has(self, *path: str) -> bool:
+        """Whether there is a value or a table at a path, or anything below it."""
+        length = len(path)
+        return self.find(path) is not None or any(
+            section.path[:length] == path or any(entry.path[:length] == path for entry in section.entries)
+            for section in scan_toml(self.content)
+        )
 
+    def replace(self, path: Path, value: str) -> None:
+        """Put another value, as TOML, in a value's place."""
+        spot = self._must(path)
+        self._apply(Edit(spot.start, spot.end, value))
 
-def replace_value(content: str, path: Path, value: str) -> list[Edit]:
-    """Put another value, as TOML, in a value's place."""
-    spot = _must(find(content, path))
-    return [Edit(spot.start, spot.end, value)]
+    def replace_text(self, path: Path, text: str) -> None:
+        """Put another text in a value's place, in the same quotes."""
+        spot = self._must(path)
+        self._apply(Edit(spot.start, spot.end, quoted(text, self.content[spot.start : spot.end])))
 
+    def append(self, path: tuple[str, ...], value: str) -> None:
+        """Add a value, as TOML, at the end of an array, which is made where it is missing."""
+        spot = self.find(path)
+        if spot is None:
+            self.set(path[:-1], path[-1], f"[{value}]")
+        else:
+            self._apply(*flow_append(self.content, spot, value))
 
-def append(content: str, path: Path, value: str) -> list[Edit]:
-    """Add a value, as TOML, at the end of an array."""
-    return flow_append(content, _must(find(content, path)), value)
+    def append_text(self, path: tuple[str, ...], text: str) -> None:
+        """Add a text at the end of an array, likewise, in the quotes of its last item."""
+        spot = self.find(path)
+        like = self.content[spot.items[-1].start : spot.items[-1].end] if spot is not None and spot.items else ""
+        self.append(path, quoted(text, like))
 
+    def set(self, table: tuple[str, ...], key: str, value: str) -> None:
+        """Add ``key = value`` to a table without that key; the table is made at the end where it is missing."""
+        content, entry = self.content, f"{key_text(key)} = {value}"
+        inline = self.find(table)
+        if inline is not None and inline.kind == "mapping":
+            self._apply(*flow_append(content, inline, entry))
+            return
+        sections = [section for section in scan_toml(content) if not section.array]
+        for section in reversed(sections):
+            if section.path == table and (table or section.entries):
+                last = max([section.end, *(entry.value.end for entry in section.entries)])
+                self._below(last, section.entries[-1].start if section.entries else section.start, entry)
+                return
+        for section in reversed(sections):
+            depth = len(section.path)
+            below = [entry for entry in section.entries if entry.path[: len(table)] == table]
+            if table and table[:depth] == section.path and below:
+                self._below(below[-1].value.end, below[-1].start, f"{key_text(*table[depth:], key)} = {value}")
+                return
+        if not table:
+            self._apply(Edit(0, 0, entry + ("\n\n" if content.strip() else "\n")))
+            return
+        end = len(content.rstrip())
+        gap = "\n\n" if end else ""
+        end = line_end(content, end)
+        self._apply(Edit(end, end, f"{gap}[{key_text(*table)}]\n{entry}"))
 
-def append_text(content: str, path: Path, text: str) -> list[Edit]:
-    """Add a text at the end of an array, in the quotes of its last item."""
-    spot = _must(find(content, path))
-    like = content[spot.items[-1].start : spot.items[-1].end] if spot.items else ""
-    return flow_append(content, spot, quoted(text, like))
+    def _below(self, last: int, like: int, line: str) -> None:
+        """Add a line after the one in which ``last`` is, indented as the one in which ``like`` is."""
+        before = self.content[line_start(self.content, like) : like]
+        end = line_end(self.content, last)
+        self._apply(Edit(end, end, f"\n{'' if before.strip() else before}{line}"))
 
-
-def set_entry(content: str, table: tuple[str, ...], key: str, value: str) -> list[Edit]:
-    """Add ``key = value`` to a table that does not have the key; the table is made at the end where it is missing."""
-    inline = find(content, table)
-    if inline is not None and inline.kind == "mapping":
-        return flow_append(content, inline, f"{key_text(key)} = {value}")
-    sections = [section for section in scan_toml(content) if not section.array]
-    for section in reversed(sections):
-        if section.path == table and (table or section.entries):
-            last = max([section.end, *(entry.value.end for entry in section.entries)])
-            start = section.entries[-1].start if section.entries else section.start
-            return [_below(content, last, start, f"{key_text(key)} = {value}")]
-    for section in reversed(sections):
-        depth = len(section.path)
-        below = [entry for entry in section.entries if entry.path[: len(table)] == table]
-        if table and table[:depth] == section.path and below:
-            line = f"{key_text(*table[depth:], key)} = {value}"
-            return [_below(content, below[-1].value.end, below[-1].start, line)]
-    if not table:
-        gap = "\n" if content.strip() else ""
-        return [Edit(0, 0, f"{key_text(key)} = {value}\n{gap}")]
-    end = len(content.rstrip())
-    gap = "\n\n" if end else ""
-    end = line_end(content, end)
-    return [Edit(end, end, f"{gap}[{key_text(*table)}]\n{key_text(key)} = {value}")]
-
-
-def _below(content: str, last: int, like: int, line: str) -> Edit:
-    """A line after the one in which ``last`` is, indented as the one in which ``like`` is."""
-    begins = line_start(content, like)
-    indent = content[begins:like] if not content[begins:like].strip() else ""
-    end = line_end(content, last)
-    return Edit(end, end, f"\n{indent}{line}")
-
-
-def remove(content: str, path: Path) -> list[Edit]:
-    """Take out what is at a path: an item of an array, an entry, or a table with its header and all that is below."""
-    holder = find(content, path[:-1]) if path[:-1] else None
-    if holder is not None:
-        step = path[-1]
-        if isinstance(step, str) and step not in holder.entries:
-            raise UneditableError  # one of several dotted keys in braces
-        index = step if isinstance(step, int) else list(holder.entries).index(step)
-        return flow_remove(content, holder, index)
-    length = len(path)
-    edits = []
-    for section in scan_toml(content):
-        if section.path[:length] == path and length:
-            edits.append(Edit(line_start(content, section.start), _after(content, section.end), ""))
-        for entry in section.entries:
-            if entry.path[:length] == path:
-                edits.append(Edit(line_start(content, entry.start), _after(content, entry.value.end), ""))
-    if not edits:
-        raise UneditableError  # in an array of tables
-    return edits
-
-
-def _after(content: str, end: int) -> int:
-    """The end of the line: a comment on it belongs to what stands there."""
-    return line_end(content, end)
-
-
-def _must(spot: Spot | None) -> Spot:
-    if spot is None:
-        raise UneditableError
-    return spot
+    def remove(self, path: Path) -> None:
+        """Take out an item of an array, an entry, or a table with its header and all that is below."""
+        content, length = self.content, len(path)
+        holder = self.find(path[:-1]) if path[:-1] else None
+        if holder is not None:
+            step = path[-1]
+            if isinstance(step, str) and step not in holder.entries:
+                raise UneditableError  # one of several dotted keys in braces
+            index = step if isinstance(step, int) else list(holder.entries).index(step)
+            self._apply(*flow_remove(content, holder, index))
+            return
+        spans = []
+        for section in scan_toml(content):
+            spans += [(section.start, section.end)] * (section.path[:length] == path)
+            spans += [(entry.start, entry.value.end) for entry in section.entries if entry.path[:length] == path]
+        if not spans:
+            raise UneditableError  # in an array of tables
+        # a comment on the line belongs to what is there
+        self._apply(*(Edit(line_start(content, start), line_end(content, end), "") for start, end in spans))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from cetool.base.errors import MetadataError
 from cetool.declare.yaml import parse_yaml
-from cetool.edit.lines import Edit, Path, Spot, UneditableError, flow_append, flow_remove, line_end, line_start
+from cetool.edit.document import BlockEditor
+from cetool.edit.spots import Edit, Path, Spot, UneditableError, flow_append, flow_remove, line_end, line_start
 
 
 def scan_yaml(content: str) -> Spot:
@@ -73,84 +74,83 @@ def _means(yaml: str, text: str) -> bool:
     return len(items) == 1 and items[0].kind == "text" and items[0].text == text
 
 
-def replace_text(content: str, path: Path, text: str) -> list[Edit]:
-    """Put another text in a scalar's place."""
-    root = scan_yaml(content)
-    spot = root.at(path)
-    assert spot is not None
-    return [Edit(spot.start, spot.end, quoted(text, flow=_in_flow(root, path), like=content[spot.start : spot.end]))]
+class YamlText(BlockEditor):
+    """A block's YAML while it is being changed."""
 
+    def _at(self, path: Path) -> Spot:
+        spot = scan_yaml(self.content).at(path)
+        assert spot is not None
+        return spot
 
-def append_text(content: str, path: Path, text: str, *, first: int | None = None) -> list[Edit]:
-    """Add a text at the end of a list, or in front of the item ``first`` where others stand before that."""
-    return _append(content, path, quoted(text, flow=True), quoted(text, flow=False), first)
+    def replace_text(self, path: Path, text: str) -> None:
+        """Put another text in a scalar's place."""
+        spot = self._at(path)
+        flow = any(self._at(path[:length]).flow for length in range(len(path)))
+        self._apply(Edit(spot.start, spot.end, quoted(text, flow=flow, like=self.content[spot.start : spot.end])))
 
+    def append_text(self, path: Path, text: str, *, first: int | None = None) -> None:
+        """Add a text at the end of a list, or in front of the item ``first`` where others come before that."""
+        self._append(path, quoted(text, flow=True), quoted(text, flow=False), first)
 
-def append_list(content: str, path: Path, key: str, text: str) -> list[Edit]:
-    """Add ``key: [text]`` at the end of a list."""
-    return _append(content, path, f"{{{key}: [{quoted(text, flow=True)}]}}", f"{key}:\n  - {quoted(text, flow=False)}")
+    def append_list(self, path: Path, key: str, text: str) -> None:
+        """Add ``key: [text]`` at the end of a list."""
+        self._append(path, f"{{{key}: [{quoted(text, flow=True)}]}}", f"{key}:\n  - {quoted(text, flow=False)}")
 
+    def set_list(self, key: str, texts: Iterable[str], *, below: str | None = None) -> None:
+        """Have the document's mapping say ``key: [texts]``, where it does not have the key or nothing behind it.
 
-def set_list(content: str, key: str, texts: tuple[str, ...], *, below: str | None = None) -> list[Edit]:
-    """Have the document's mapping say ``key: [texts]``, where it does not have the key or nothing behind it.
+        With ``below`` the texts are a list of their own in that one: ``key: [{below: [texts]}]``.
+        """
+        root = scan_yaml(self.content)
+        value = f"[{', '.join(quoted(text, flow=True) for text in texts)}]"
+        value = value if below is None else f"[{{{below}: {value}}}]"
+        known = root.entries.get(key)
+        if known is not None:
+            self._apply(Edit(known.start, known.end, f" {value}"))
+        elif root.flow:
+            self._apply(*flow_append(self.content, root, f"{key}: {value}"))
+        else:
+            first = next(iter(root.keys.values()), None)
+            column = 1 if first is None else first - line_start(self.content, first)
+            end = line_end(self.content, root.end)
+            self._apply(Edit(end, end, f"{chr(10) if self.content else ''}{' ' * column}{key}: {value}"))
 
-    With ``below`` the texts are a list of their own in that one: ``key: [{below: [texts]}]``.
-    """
-    root = scan_yaml(content)
-    value = f"[{', '.join(quoted(text, flow=True) for text in texts)}]"
-    value = value if below is None else f"[{{{below}: {value}}}]"
-    known = root.entries.get(key)
-    if known is not None:
-        return [Edit(known.start, known.end, f" {value}")]
-    if root.flow:
-        return flow_append(content, root, f"{key}: {value}")
-    column = 1
-    for start in root.keys.values():
-        column = start - line_start(content, start)
-        break
-    end = line_end(content, root.end)
-    return [Edit(end, end, f"{'' if not content else chr(10)}{' ' * column}{key}: {value}")]
-
-
-def _append(content: str, path: Path, flow: str, block: str, first: int | None = None) -> list[Edit]:
-    root = scan_yaml(content)
-    spot = root.at(path)
-    assert spot is not None
-    if first is not None:
-        items = spot.items[:first]
-        spot = replace(spot, items=items, end=spot.end if spot.flow else items[-1].end)
+    def _append(self, path: Path, flow: str, block: str, first: int | None = None) -> None:
+        content, spot = self.content, self._at(path)
+        if first is not None:
+            items = spot.items[:first]
+            spot = replace(spot, items=items, end=spot.end if spot.flow else items[-1].end)
+            if spot.flow:
+                self._apply(Edit(items[-1].end, items[-1].end, f", {flow}"))
+                return
+        if spot.kind == "scalar":  # 'pip:' with nothing behind it
+            self._apply(Edit(spot.start, spot.end, f" [{flow}]"))
+            return
         if spot.flow:
-            return [Edit(items[-1].end, items[-1].end, f", {flow}")]
-    if spot.kind == "scalar":  # 'pip:' with nothing behind it
-        return [Edit(spot.start, spot.end, f" [{flow}]")]
-    if spot.flow:
-        return flow_append(content, spot, flow)
-    last = len(spot.items) - 1
-    dash = _dash(content, spot, last)
-    begins = line_start(content, dash)
-    between = content[dash + 1 : spot.items[last].start]
-    between = between if between.strip(" ") == "" else " "
-    indent = " " * (dash - begins)
-    # what belongs to the item stands below its first character
-    lines = block.replace("\n", f"\n{indent} {' ' * len(between)}")
-    end = line_end(content, spot.end)
-    return [Edit(end, end, f"\n{indent}-{between}{lines}")]
+            self._apply(*flow_append(content, spot, flow))
+            return
+        last = len(spot.items) - 1
+        dash = _dash(content, spot, last)
+        between = content[dash + 1 : spot.items[last].start]
+        between = between if between.strip(" ") == "" else " "
+        indent = " " * (dash - line_start(content, dash))
+        # what belongs to the item is below its first character
+        lines = block.replace("\n", f"\n{indent} {' ' * len(between)}")
+        end = line_end(content, spot.end)
+        self._apply(Edit(end, end, f"\n{indent}-{between}{lines}"))
 
-
-def remove_item(content: str, path: Path) -> list[Edit]:
-    """Take an item out of a list."""
-    root = scan_yaml(content)
-    holder, index = root.at(path[:-1]), path[-1]
-    assert holder is not None and isinstance(index, int)
-    if holder.flow:
-        return flow_remove(content, holder, index)
-    start, end = _dash(content, holder, index), holder.items[index].end
-    rest = content[end : line_end(content, end)].strip()
-    if not rest or rest.startswith("#"):
-        end = line_end(content, end)
-    return [
-        Edit(line_start(content, start) if not content[line_start(content, start) : start].strip() else start, end, "")
-    ]
+    def remove(self, path: Path) -> None:
+        """Take an item out of a list."""
+        content, holder, index = self.content, self._at(path[:-1]), path[-1]
+        assert isinstance(index, int)
+        if holder.flow:
+            self._apply(*flow_remove(content, holder, index))
+            return
+        start, end = _dash(content, holder, index), holder.items[index].end
+        begins, ends = line_start(content, start), line_end(content, end)
+        rest = content[end:ends].strip()
+        alone = not content[begins:start].strip()
+        self._apply(Edit(begins if alone else start, end if rest and rest[0] != "#" else ends, ""))
 
 
 def _dash(content: str, whole: Spot, index: int) -> int:
@@ -165,8 +165,3 @@ def _dash(content: str, whole: Spot, index: int) -> int:
             return offset
         offset = line_end(content, offset) + 1 if content[offset] == "#" else offset + 1
     raise UneditableError
-
-
-def _in_flow(root: Spot, path: Path) -> bool:
-    holders = [root.at(path[:length]) for length in range(len(path))]
-    return any(holder is not None and holder.flow for holder in holders)
