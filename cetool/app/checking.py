@@ -1,25 +1,30 @@
-"""Looks a script's block over: what is wrong with it, and what will be regretted later."""
+"""Checks what scripts declare: what is wrong with it, and what their users will regret later."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from cetool.base.errors import MetadataError
-from cetool.base.urls import redact, strip_credentials
+from cetool.app.session import Session
+from cetool.app.sources import open_source
+from cetool.base.errors import MetadataError, UsageError
+from cetool.base.limits import SCRIPT, read_regular
+from cetool.base.text import nearest, printable
+from cetool.base.urls import redact, scrub, strip_credentials
 from cetool.declare.blocks import CONDA_EXECUTE, PEP723, Block, find_block, near_miss
 from cetool.declare.languages import PYTHON, language_of, language_of_program, package_of_program
 from cetool.declare.match_specs import canonical_spec, requires_python_spec, spec_name
 from cetool.declare.metadata import ScriptMetadata, nothing_found, read_metadata
 from cetool.declare.nodes import Node
 from cetool.declare.pypi import canonical_requirement
-from cetool.declare.source import Script, is_notebook
+from cetool.declare.source import Script, is_notebook, is_url, read_script
 from cetool.declare.toml import parse_toml
 from cetool.declare.yaml import parse_yaml
 from cetool.edit.declared import Item, channels_place, declared_items
+from cetool.launch.shell import parse_entrypoint
 
 #: Each rule, and what it means. Those of :data:`ERRORS` keep a script from running.
 RULES = {
@@ -56,6 +61,91 @@ class Finding:
     def severity(self) -> Literal["error", "warning"]:
         """``error`` for what keeps the script from running, or should."""
         return "error" if self.rule in ERRORS else "warning"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A script that was looked at: its name for messages, what it declares (None: unreadable), and the findings."""
+
+    name: str
+    metadata: ScriptMetadata | None
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Checks:
+    """How to check: whether to solve, the rules to leave aside, and whether scripts without a block are passed over."""
+
+    solve: bool = False
+    ignore: tuple[str, ...] = ()
+    declared_only: bool = False
+    insecure: bool = False
+
+
+def check_scripts(targets: Sequence[str], checks: Checks, session: Session) -> list[Checked]:
+    """Look scripts over. Raises UsageError for an unknown rule, CetoolError where there is no file to be read."""
+    for rule in checks.ignore:
+        if rule not in RULES:
+            raise UsageError(f"there is no rule {rule!r}", hint=nearest(rule, RULES))
+    found = []
+    for target in targets:
+        metadata, findings = _look_at(target, checks, session)
+        if checks.solve and metadata is not None and not any(finding.severity == "error" for finding in findings):
+            findings += _solve(metadata, session)
+        kept = tuple(finding for finding in findings if finding.rule not in checks.ignore)
+        found.append(Checked(redact(printable(target)), metadata, kept))
+    return found
+
+
+def _look_at(target: str, checks: Checks, session: Session) -> tuple[ScriptMetadata | None, list[Finding]]:
+    """The declaration of one script and the findings. Raises CetoolError where there is no file to be read."""
+    try:
+        local = not is_url(target)
+        script = read_script(target) if local else open_source(target, session, insecure=checks.insecure).script
+    except MetadataError as error:  # no text, or nothing in it
+        return None, [] if checks.declared_only and not _has_mark(target) else [finding_of(error)]
+    metadata, findings = lint_script(script, declared_only=checks.declared_only)
+    if metadata is not None and metadata.entrypoint is not None:
+        try:
+            parse_entrypoint(metadata.entrypoint, script.at())
+        except MetadataError as error:
+            findings.append(finding_of(error))
+    return metadata, findings
+
+
+def _solve(metadata: ScriptMetadata, session: Session) -> list[Finding]:
+    """Whether the environment can be made; what keeps that from being known (no network) is raised."""
+    from cetool.engines.dry_solve import Solver, UnsatisfiableError
+
+    spec = session.spec_of(metadata.requirements)
+    if spec.overlay is not None:
+        session.voice.warn(f"{metadata.path}: what is laid over a base is resolved when it is run, and not before")
+        return []
+    if spec.pypi:
+        session.voice.detail(f"{metadata.path}: packages from PyPI are not looked at")
+    consent, limit = session.consent(), session.settings.stall_timeout
+    solver = Solver(session.engine_environ, session.packages, consent, session.offline, limit)
+    with session.voice.progress() as progress:
+        try:
+            if metadata.requirements.baselines:
+                from cetool.app.baselines import Wish, on_baselines
+
+                spec = on_baselines(spec, metadata.requirements, session, Wish())
+            if not spec.is_locked:
+                solver.solve(spec, progress)
+        except UnsatisfiableError as error:
+            line = metadata.lines[0] if metadata.lines else None
+            return [Finding("unsatisfiable", scrub(error.message), line, error.hint)]
+    return []
+
+
+def _has_mark(path: str) -> bool:
+    """Whether something in a file that is no text looks like the opening of a block."""
+    try:
+        data = read_regular(path, SCRIPT)
+    except (OSError, ValueError):
+        return False
+    return any(mark in data for mark in (b"# conda execute", b"/// script", b"/// conda-script"))
 
 
 def lint_script(script: Script, *, declared_only: bool = False) -> tuple[ScriptMetadata | None, list[Finding]]:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cetool.app.editing import Written, change_script, convert_script, init_script
 from cetool.app.session import Session
-from cetool.base.errors import Location, ScriptNotFoundError, UsageError
-from cetool.base.text import printable
-from cetool.base.urls import redact
 from cetool.cli import options
 from cetool.cli.options import option
-from cetool.declare.source import NOTEBOOK_SUFFIX, is_notebook, is_url
-from cetool.edit.converting import DIALECTS, convert_block
-from cetool.edit.document import Document, ScriptChangedError, read_document, write_document
-from cetool.edit.editing import Change, Edited, edit_declaration, requirements_change
-from cetool.edit.starting import start_block
-
-#: How often a change is made again to a script that someone else is writing.
-_TRIES = 20
+from cetool.edit.editing import Change, requirements_change
 
 
 class Dialect(str, Enum):
@@ -51,9 +40,8 @@ class InitOptions(options.Output):
 def init(target: Target, *, given: InitOptions) -> None:
     """Write a block into a script that has none, with the packages that a Python script imports."""
     session = options.open_session(given)
-    done = f"Wrote a {given.dialect.value} block into {{}}; `cetool show` tells of it"
-    specs = tuple(given.extra or ())
-    _change(session, target, lambda part: start_block(part, DIALECTS[given.dialect.value], specs), done, start=True)
+    written = init_script(target, given.dialect.value, given.extra or ())
+    _tell(session, written, f"Wrote a {given.dialect.value} block into {{}}; `cetool show` tells of it")
 
 
 @dataclass(frozen=True)
@@ -78,7 +66,7 @@ def add(
     """Add packages or channels to what a script declares; a package that is there gets the new version."""
     session = options.open_session(given)
     change = requirements_change(specs or (), given.channel or (), pypi=given.pypi)
-    _change(session, target, lambda part: edit_declaration(part, change), "Changed {}")
+    _tell(session, change_script(target, change), "Changed {}")
 
 
 @dataclass(frozen=True)
@@ -96,7 +84,7 @@ def drop(
     """Take packages out of what a script declares, from conda and from PyPI alike."""
     session = options.open_session(given)
     change = Change(drop=tuple(dict.fromkeys(names)))
-    _change(session, target, lambda part: edit_declaration(part, change), "Changed {}")
+    _tell(session, change_script(target, change), "Changed {}")
 
 
 @dataclass(frozen=True)
@@ -110,61 +98,14 @@ class ConvertOptions(options.Output):
 def convert(target: Target, *, given: ConvertOptions) -> None:
     """Write a script's block in another dialect; its environment stays the same."""
     session = options.open_session(given)
-    _change(
-        session,
-        target,
-        lambda part: convert_block(part, DIALECTS[given.to.value]),
-        f"Converted {{}} to {given.to.value}",
-    )
+    _tell(session, convert_script(target, given.to.value), f"Converted {{}} to {given.to.value}")
 
 
-def _edit(document: Document, edit: Callable[[Document], Edited], *, start: bool = False) -> Edited:
-    """The script, or the cell of a notebook that has the block, changed; with ``start`` there is none yet."""
-    if document.script is None and document.path.suffix.lower() == NOTEBOOK_SUFFIX:
-        raise UsageError(f"{document.name} is empty, and no notebook", hint="Make one in Jupyter first.")
-    if document.script is None or not is_notebook(document.script):
-        return edit(document)
-    from cetool.edit.notebook import edit_notebook, start_notebook
-
-    return start_notebook(document, edit) if start else edit_notebook(document, edit)
-
-
-def _read(target: str) -> Document:
-    if is_url(target):
-        raise UsageError(
-            "only a file can be changed, and this is a URL",
-            where=Location(redact(printable(target))),
-            hint="Save the script, and give its path.",
-        )
-    try:
-        return read_document(target)
-    except ScriptNotFoundError as error:
-        swapped = Path(target).suffix == "" and "/" not in target
-        hint = "The script comes first: cetool add SCRIPT SPEC ..." if swapped else error.hint
-        raise error.but(hint=hint) from None
-
-
-def _change(
-    session: Session, target: str, edit: Callable[[Document], Edited], done: str, *, start: bool = False
-) -> None:
-    """Write the changed file where it differs, and say what there is to say; ``done`` has {} for the script's name.
-
-    Where someone else writes the script meanwhile the change is made again, to what they wrote.
-    """
-    for last in (*[False] * _TRIES, True):
-        old = _read(target)
-        edited = _edit(old, edit, start=start)
-        changed = edited.document.data != old.data
-        try:
-            warnings = write_document(old, edited.document) if changed else ()
-        except ScriptChangedError:
-            if last:
-                raise
-            continue
-        break
-    for note in (*edited.notes, *warnings):
+def _tell(session: Session, written: Written, done: str) -> None:
+    """Say what became of a script, and what there is to know about it; ``done`` has {} for its name."""
+    for note in written.notes:
         session.voice.warn(note)
-    if changed:
-        session.voice.say(done.replace("{}", old.name))
+    if written.changed:
+        session.voice.say(done.replace("{}", written.name))
     else:
-        session.voice.result(f"Nothing to change in {old.name}")
+        session.voice.result(f"Nothing to change in {written.name}")
