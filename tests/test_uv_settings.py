@@ -10,7 +10,7 @@ from support.home import Home
 from test_pypi import wheel
 
 from cetool.base.errors import MetadataError
-from cetool.declare.dialects.pypi_tables import PIXI_OPTIONS
+from cetool.declare.dialects.pixi import PIXI_OPTIONS
 from cetool.declare.dialects.uv import KEYS
 from cetool.declare.environment import EnvironmentSpec, Requirements
 from cetool.declare.metadata import read_metadata

@@ -92,6 +92,19 @@ class Node(Value):
                     )
         return self.entries
 
+    def as_choice(self, what: str, choices: tuple[str, ...]) -> str:
+        """A text that is one of the choices. Raises MetadataError."""
+        text = self.as_text(what)
+        if text not in choices:
+            self.fail(f"{what} = {shorten(text)!r} is unknown", f"It can be one of: {', '.join(choices)}.")
+        return text
+
+    def as_flag(self, what: str) -> bool:
+        """True or false. Raises MetadataError for another kind."""
+        if self.kind != "boolean":
+            self.fail(f"{what} must be true or false, not {self.in_words}")
+        return self.text == "true"
+
     def below(self, *keys: str) -> Node | None:
         """The value reached by these keys from mapping to mapping; None where one is missing or is no mapping."""
         node: Node | None = self
@@ -109,18 +122,3 @@ class Node(Value):
     def relocated(self, where: Location) -> Node:
         """The same value at another place."""
         return self._replace(where=where)
-
-
-def choice(node: Node, what: str, choices: tuple[str, ...]) -> str:
-    """A text that is one of the choices. Raises MetadataError."""
-    text = node.as_text(what)
-    if text not in choices:
-        node.fail(f"{what} = {shorten(text)!r} is unknown", f"It can be one of: {', '.join(choices)}.")
-    return text
-
-
-def flag(node: Node, what: str) -> bool:
-    """True or false. Raises MetadataError."""
-    if node.kind != "boolean":
-        node.fail(f"{what} must be true or false, not {node.in_words}")
-    return node.text == "true"

@@ -30,6 +30,10 @@ _OF_BUILDS = (
 #: What a PyPI package may be called.
 PYPI_NAME = pattern(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
+#: The choices of settings that pixi and uv share.
+PRERELEASE = ("disallow", "allow", "if-necessary", "explicit", "if-necessary-or-explicit")
+INDEX_STRATEGY = ("first-index", "unsafe-first-match", "unsafe-best-match")
+
 _SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _INDEX = pattern(r"(?:https?|file)://[^\s\"'<>\\]+")
 _URL_SCHEMES = pattern(r"(?:https?|file|(?:git|hg|svn|bzr)\+(?:https?|ssh|git|file|svn|lp))\Z")
@@ -213,12 +217,19 @@ def place_url(text: str, node: Node, base_dir: str | os.PathLike[str]) -> str:
     return text
 
 
+def normalized_name(name: str) -> str:
+    """The name of a PyPI package in its one spelling (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def checked_name(name: str, node: Node) -> str:
+    """The same of a name in a node. Raises MetadataError for what no package can be called."""
+    if not PYPI_NAME.fullmatch(name):
+        node.fail(f"{shorten(name)!r} is not the name of a PyPI package", code="requirement-invalid")
+    return normalized_name(name)
+
+
 def package_names(node: Node, what: str) -> list[str]:
     """Names of PyPI packages in their one spelling, sorted. Raises MetadataError."""
-    found = set()
-    for item in node.as_list(what, 'Write the names of packages, ["numpy"].'):
-        text = item.as_text(f"an entry of {what}")
-        if not PYPI_NAME.fullmatch(text):
-            item.fail(f"{shorten(text)!r} is not the name of a PyPI package", code="requirement-invalid")
-        found.add(re.sub(r"[-_.]+", "-", text).lower())
-    return sorted(found)
+    items = node.as_list(what, 'Write the names of packages, ["numpy"].')
+    return sorted({checked_name(item.as_text(f"an entry of {what}"), item) for item in items})

@@ -1,4 +1,4 @@
-"""``[dependencies]`` tables as conda-script and pixi write them: a package's name, a version or a table of fields."""
+"""Tables of packages as conda-script, pixi and uv write them: a package's name, a version or a table of fields."""
 
 from __future__ import annotations
 
@@ -6,34 +6,28 @@ import os
 import re
 from collections.abc import Mapping
 
+from cetool.base.patterns import pattern
 from cetool.base.text import shorten
-from cetool.declare.channels import canonical_channel
+from cetool.base.urls import redact
+from cetool.declare.channels import canonical_channel, file_url
 from cetool.declare.match_fields import PACKAGE_NAME
 from cetool.declare.match_specs import canonical_spec
 from cetool.declare.nodes import Node
 from cetool.declare.platforms import PLATFORMS, virtual_package_holds
+from cetool.declare.pypi import PYPI_NAME, canonical_requirement
 
 #: The fields of a conda-script dependency.
-FIELDS = (
-    "version",
-    "build",
-    "build-number",
-    "channel",
-    "subdir",
-    "md5",
-    "sha256",
-    "url",
-    "when",
-    "extras",
-    "flags",
-)
+FIELDS = ("version", "build", "build-number", "channel", "subdir", "md5", "sha256", "url", "when", "extras", "flags")
 #: pixi knows some more.
 PIXI_FIELDS = (*FIELDS, "file-name", "license")
 
+_PINS = ("branch", "tag", "rev")
+_PYPI_FIELDS = ("version", "extras", "git", *_PINS, "subdirectory", "url", "path", "editable", "env-markers", "index")
+_SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _IN_BRACKETS = {"build-number": "build_number", "file-name": "fn"}
 _BUILT_FROM_SOURCE = ("git", "path", "branch", "tag", "rev", "subdirectory")
 _DIGITS = {"md5": 32, "sha256": 64}
-_ITEM = re.compile(r"[A-Za-z0-9_.:+-]+")
+_ITEM = pattern(r"[A-Za-z0-9_.:+-]+")
 
 
 def conda_dependencies(
@@ -126,3 +120,84 @@ def _quoted(node: Node, text: str) -> str:
     if '"' in text and "'" not in text and "\\" not in text:
         return f"'{text}'"
     return f'"{_value(node, "a field", text)}"'
+
+
+# --- packages from PyPI -----------------------------------------------------------------------------------------------
+
+
+def pypi_dependency(name: str, node: Node, base_dir: str | os.PathLike[str]) -> str:
+    """One entry of pixi's ``pypi-dependencies`` as a PEP 508 requirement. Raises MetadataError."""
+    if not PYPI_NAME.fullmatch(name):
+        node.fail(f"{shorten(name)!r} is not the name of a PyPI package", code="requirement-invalid")
+    if node.kind != "mapping":
+        version = node.as_text(f"the version of {name}", 'Write it as in requests = ">=2.31", or "*" for any.')
+        return canonical_requirement(name + _version(version), where=node.where)
+    fields = node.as_mapping(f"the table of {name}", _PYPI_FIELDS)
+    texts = {
+        field: value.as_text(f"{field} of {name}")
+        for field, value in fields.items()
+        if field not in ("extras", "editable")
+    }
+    refuse_editable(name, fields.get("editable"))
+    sources = [field for field in ("version", "git", "url", "path") if field in texts]
+    if len(sources) > 1:
+        node.fail(f"{name} says twice where it comes from: {' and '.join(sources)}", "Keep one of them.")
+    if "index" in texts and sources not in ([], ["version"]):
+        node.fail(f"{name} names an index, and a {sources[0]} that no index has", "Keep one of them.")
+    text = name
+    if "extras" in fields:
+        text += f"[{','.join(fields['extras'].as_texts('extras'))}]"
+    if "version" in texts:
+        text += _version(texts["version"])
+    elif sources:
+        text += f" @ {direct_reference(name, node, texts, base_dir)}"
+    elif stray := [field for field in (*_PINS, "subdirectory") if field in texts]:
+        node.fail(f"{name} has {stray[0]!r}, which belongs to a 'git' or 'url' that is not there")
+    if "env-markers" in texts:
+        text += f" ; {texts['env-markers']}"
+    return canonical_requirement(text, where=node.where, base_dir=base_dir)
+
+
+def refuse_editable(name: str, node: Node | None) -> None:
+    """Raise MetadataError where a field ``editable`` says more than false."""
+    if node is not None and node.text != "false":
+        node.fail(
+            f"{name} is to be installed editable, which a script's environment cannot be",
+            "It never changes once it is made: take 'editable' out to install the directory as it is now.",
+        )
+
+
+def _version(version: str) -> str:
+    return "" if version.strip() == "*" else f" {version.strip()}"
+
+
+def direct_reference(name: str, node: Node, texts: Mapping[str, str], base_dir: str | os.PathLike[str]) -> str:
+    """The URL that ``path``, ``url`` or ``git`` and the fields that go with them spell. Raises MetadataError."""
+    pins = [field for field in _PINS if field in texts]
+    if "git" not in texts and (pins or ("path" in texts and "subdirectory" in texts)):
+        stray = [*pins, "subdirectory"][0]
+        node.fail(f"{name} has {stray!r}, which belongs to a 'git' that is not there", "Take it out.")
+    if "path" in texts:
+        return file_url(texts["path"].removeprefix("file://"), base_dir, where=node.where)
+    below = f"subdirectory={_word(name, node, texts['subdirectory'], '#?&')}" if "subdirectory" in texts else ""
+    if "url" in texts:
+        url = _word(name, node, texts["url"])
+        return url if not below else f"{url}{'&' if '#' in url else '#'}{below}"
+    if len(pins) > 1:
+        node.fail(f"{name} says twice what to take: {' and '.join(pins)}", "Keep one of branch, tag and rev.")
+    url = _word(name, node, texts["git"].removeprefix("git+"), "#")
+    if not _SCHEME.match(url):
+        node.fail(
+            f"{shorten(redact(url))!r} is not the URL of a repository",
+            "Write it as in https://host/repository, ssh://git@host/repository or file:///directory.",
+        )
+    revision = f"@{_word(name, node, texts[pins[0]], '#?@')}" if pins else ""
+    return f"git+{url}{revision}{'#' if below else ''}{below}"
+
+
+def _word(name: str, node: Node, text: str, refused: str = "") -> str:
+    if re.search(r"[\s;]", text):
+        node.fail(f"the URL of {name} holds a blank or a semicolon", "Write them as %20 and %3B.")
+    if wrong := next((char for char in refused if char in text), None):
+        node.fail(f"{shorten(redact(text))!r} of {name} holds {wrong!r}, which cannot be written there")
+    return text

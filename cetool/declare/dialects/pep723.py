@@ -110,5 +110,5 @@ def _read_conda(root: Node, script: Script) -> Requirements:
     """``[tool.conda]``: two lists of texts."""
     keys = root.as_mapping("[tool.conda]", ("channels", "dependencies"))
     return read_packages(keys.get("dependencies"), "tool.conda.dependencies", script.directory)._replace(
-        channels=channels_of(keys.get("channels"), script.directory, "tool.conda.channels"),
+        channels=channels_of(keys.get("channels"), script.directory, "tool.conda.channels")
     )

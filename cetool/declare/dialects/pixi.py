@@ -1,49 +1,63 @@
-"""The keys of ``[tool.pixi]``: what cetool does with each, and the reader of those that choose how a script runs.
+"""``[tool.pixi]`` in a script's TOML block, read as pixi reads it as far as one environment goes.
 
 docs/pixi.md shows :data:`KEYS` to users, and a test compares the two.
-
-``[tool.pixi]`` in a script's TOML block, read as pixi reads it as far as one environment goes.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from cetool.base.durations import exclude_newer, rfc3339
 from cetool.base.errors import Location, MetadataError, UsageError
+from cetool.base.files import sha256_of
 from cetool.base.patterns import pattern
 from cetool.base.text import nearest, shorten
 from cetool.declare.channels import channels_of
-from cetool.declare.dialects.dependencies import PIXI_FIELDS, conda_dependencies
+from cetool.declare.dialects.dependencies import PIXI_FIELDS, conda_dependencies, pypi_dependency
 from cetool.declare.dialects.own_keys import read_variables
-from cetool.declare.dialects.pypi_tables import read_pixi_options, read_pixi_pypi
 from cetool.declare.environment import NO_SOLVING, Ignored, Requirements, Solving
 from cetool.declare.nodes import Node
 from cetool.declare.platforms import FAMILIES, PLATFORMS, selectors
-from cetool.declare.pypi import PypiSettings
+from cetool.declare.pypi import INDEX_STRATEGY, PRERELEASE, PypiSettings, index_url, normalized_name, package_names
+
+Base = str | os.PathLike[str]
 
 HONOURED, REFUSED, IRRELEVANT = "honoured", "refused", "irrelevant"
-
+#: The keys of ``pypi-options``, and what becomes of each.
+PIXI_OPTIONS = {
+    **dict.fromkeys(("index-url", "extra-index-urls", "find-links", "no-build", "no-binary"), HONOURED),
+    **dict.fromkeys(("no-build-isolation", "index-strategy", "prerelease-mode", "dependency-overrides"), HONOURED),
+    "skip-wheel-filename-check": REFUSED,
+}
+_BUILDS = "cetool builds no packages; name what the script needs in [tool.pixi.dependencies]"
+_ONE = "a script has one environment; name what it needs in [tool.pixi.dependencies]"
+_MOMENT = "cetool takes one moment for all packages: [tool.pixi.workspace] exclude-newer"
+#: The last part of each refused key, and why it is.
+_WHY = {
+    "scripts": "a script that sets variables can be part of the script itself",
+    **dict.fromkeys(("build-dependencies", "host-dependencies", "run-dependencies"), _BUILDS),
+    **dict.fromkeys(("dev", "package"), "cetool builds no packages"),
+    **dict.fromkeys(("environments", "feature"), _ONE),
+    **dict.fromkeys(("exclude-newer", "pypi-exclude-newer"), _MOMENT),
+    "system-requirements": "set CONDA_OVERRIDE_CUDA, CONDA_OVERRIDE_GLIBC and so on where it runs",
+    "conda-pypi-map": "cetool goes by the names of installed packages",
+    "s3-options": "cetool takes packages from http, https and file URLs",
+}
 _TABLE = {
-    "activation.env": HONOURED,
-    "activation.scripts": REFUSED,
-    "build-dependencies": REFUSED,
-    "constraints": HONOURED,
-    "dependencies": HONOURED,
-    "dev": REFUSED,
-    "host-dependencies": REFUSED,
-    "pypi-dependencies": HONOURED,
-    "run-dependencies": REFUSED,
+    **dict.fromkeys(("activation.env", "constraints", "dependencies", "pypi-dependencies"), HONOURED),
+    **dict.fromkeys(("activation.scripts", "build-dependencies", "dev"), REFUSED),
+    **dict.fromkeys(("host-dependencies", "run-dependencies"), REFUSED),
     "tasks": IRRELEVANT,
 }
 _WORKSPACE = {
     **dict.fromkeys(("channel-priority", "channels", "exclude-newer", "platforms", "solve-strategy"), HONOURED),
+    "pypi-options": HONOURED,
     **dict.fromkeys(("conda-pypi-map", "s3-options"), REFUSED),
     **dict.fromkeys(("authors", "description", "documentation", "homepage", "license", "license-file"), IRRELEVANT),
     **dict.fromkeys(("name", "readme", "repository", "version", "preview", "requires-pixi"), IRRELEVANT),
     **dict.fromkeys(("build-variants", "build-variants-files", "dependencies", "target"), IRRELEVANT),
-    "pypi-options": HONOURED,
 }
 #: What cetool does with each key of ``[tool.pixi]``: it honours it, refuses the script, or passes it over.
 KEYS = {
@@ -53,58 +67,57 @@ KEYS = {
     **dict.fromkeys(("environments", "exclude-newer", "feature", "package", "pypi-exclude-newer"), REFUSED),
     "system-requirements": REFUSED,
     "pypi-options": HONOURED,
-    "$schema": IRRELEVANT,
-    "tool": IRRELEVANT,
+    **dict.fromkeys(("$schema", "tool"), IRRELEVANT),
 }
-_WHY = {
-    "scripts": "a script that sets variables can be part of the script itself",
-    "build-dependencies": "cetool builds no packages; name what the script needs in [tool.pixi.dependencies]",
-    "dev": "cetool builds no packages",
-    "environments": "a script has one environment; name what it needs in [tool.pixi.dependencies]",
-    "feature": "a script has one environment; name what it needs in [tool.pixi.dependencies]",
-    "exclude-newer": "cetool takes one moment for all packages: [tool.pixi.workspace] exclude-newer",
-    "pypi-exclude-newer": "cetool takes one moment for all packages: [tool.pixi.workspace] exclude-newer",
-    "system-requirements": "set CONDA_OVERRIDE_CUDA, CONDA_OVERRIDE_GLIBC and so on where it runs",
-    "conda-pypi-map": "cetool goes by the names of installed packages",
-    "s3-options": "cetool takes packages from http, https and file URLs",
-    "package": "cetool builds no packages",
-}
-_WHY |= dict.fromkeys(("host-dependencies", "run-dependencies"), _WHY["build-dependencies"])
+#: The keys of a table that can be at the top or below a target, and those at the top.
+_TABLE_KEYS = tuple(dict.fromkeys(key.partition(".")[0] for key in _TABLE))
+_TOP_KEYS = tuple(dict.fromkeys((*_TABLE_KEYS, "workspace", "project", "target", *(k for k in KEYS if "." not in k))))
 _EXPANDED = pattern(r"\$|%[^%]*%")
 _STRATEGIES = ("highest", "lowest", "lowest-direct")
 _PRIORITIES = ("strict", "flexible", "disabled")
 
 
-def check_keys(keys: Mapping[str, Node], known: Iterable[str], title: str) -> list[Ignored]:
-    """See that each key of a table is one that cetool honours or may pass over; what to say of those it passes over.
-
-    ``known`` are keys of :data:`KEYS` without what stands before them. Raises MetadataError, naming the key's line.
-    """
-    names = {name.partition(".")[0] for name in known}
-    warnings = []
-    prefix = {"tool.pixi.workspace": "workspace.", "tool.pixi.project": "workspace."}.get(title, "")
-    for key, node in keys.items():
-        if key not in names:
-            node.fail(f"unknown key {shorten(key)!r} in [{title}]", nearest(key, names), code="key-unknown", about=key)
-        if KEYS.get(f"{prefix}{key}") == REFUSED and not _is_empty(node):
-            node.fail(f"{title}.{key} is not supported in a script", f"{_capital(_WHY[key])}.")
-        if key == "tasks":
-            warnings.append(Ignored(f"cetool runs no tasks: it passes over {title}.{key}", node.where))
-    return warnings
-
-
-#: The keys of a table that can stand at the top or below a target, and of the workspace's.
-TABLE_KEYS = tuple(dict.fromkeys(key.partition(".")[0] for key in _TABLE))
-WORKSPACE_KEYS = tuple(_WORKSPACE)
-TOP_KEYS = (*TABLE_KEYS, "workspace", "project", "target", *(key for key in KEYS if "." not in key))
-
-
-def _is_empty(node: Node) -> bool:
-    return node.kind in ("list", "mapping") and not node.items and not node.entries
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def read_pixi(root: Node, *, platform: str, base_dir: Base) -> Requirements:
+    """What ``[tool.pixi]`` asks for on a platform. Raises MetadataError, also for what :data:`KEYS` says is refused."""
+    keys = root.as_mapping("[tool.pixi]")
+    warnings = _check_keys(keys, _TOP_KEYS, "tool.pixi")
+    if "project" in keys and "workspace" in keys:
+        keys["project"].fail(
+            "[tool.pixi] has both 'project' and 'workspace', of which pixi reads one",
+            "Keep [tool.pixi.workspace]: 'project' is its former name.",
+        )
+    found = Requirements()
+    own: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    for title in ("project", "workspace"):
+        if title in keys:
+            found, own, known = _workspace(keys[title], f"tool.pixi.{title}", platform, base_dir)
+    constraints: dict[str, str] = {}
+    packages: dict[str, str] = {}
+    pypi: dict[str, Requirements] = {}
+    for title, layer in _layers(keys, platform, own, known, warnings):
+        found = found.plus(Requirements(variables=_activation(layer.get("activation"), title)))
+        for key, value in layer.items():
+            if key == "constraints":
+                table = value.as_mapping(f"[{title}.constraints]")
+                fields = ("version", "build")
+                constraints |= conda_dependencies(table, platform=platform, base_dir="/", known=fields)
+            elif key == "dependencies":
+                table = value.as_mapping(f"[{title}.{key}]")
+                packages |= conda_dependencies(table, platform=platform, base_dir=base_dir, known=PIXI_FIELDS)
+            elif key == "pypi-dependencies":
+                for name, item in value.as_mapping("[pypi-dependencies]").items():
+                    pypi[name] = _pypi_dependency(name, item, base_dir)
+    if "pypi-options" in keys:
+        options = _pypi_options(keys["pypi-options"], "tool.pixi.pypi-options", base_dir)
+        found = found.plus(Requirements(pypi_settings=options))
+    for each in pypi.values():
+        found = found.plus(each)
+    return found._replace(
+        packages=tuple(packages.values()),
+        warnings=tuple(warnings),
+        solving=found.solving._replace(constraints=tuple(sorted(constraints.values()))),
+    )
 
 
 def refuse_partial(requirements: Requirements, where: Location) -> None:
@@ -124,22 +137,62 @@ def refuse_partial(requirements: Requirements, where: Location) -> None:
         )
 
 
-def read_constraints(node: Node | None, title: str, platform: str) -> dict[str, str]:
-    """The constraints of one table as canonical match specs, by package. Raises MetadataError."""
-    if node is None:
-        return {}
-    named = node.as_mapping(f"[{title}.constraints]")
-    return conda_dependencies(named, platform=platform, base_dir="/", known=("version", "build"))
+def _check_keys(keys: Mapping[str, Node], known: Iterable[str], title: str, prefix: str = "") -> list[Ignored]:
+    """See that cetool honours each key of a table, or may pass over it; what to say of those that it passes over.
+
+    ``known`` are keys of :data:`KEYS` without the ``prefix``. Raises MetadataError, naming the key's line.
+    """
+    warnings = []
+    for key, node in keys.items():
+        if key not in known:
+            node.fail(f"unknown key {shorten(key)!r} in [{title}]", nearest(key, known), code="key-unknown", about=key)
+        if KEYS.get(f"{prefix}{key}") == REFUSED and not _is_empty(node):
+            _refuse(node, f"{title}.{key}")
+        if key == "tasks":
+            warnings.append(Ignored(f"cetool runs no tasks: it passes over {title}.{key}", node.where))
+    return warnings
 
 
-def read_activation(node: Node | None, title: str) -> tuple[tuple[str, str], ...]:
+def _refuse(node: Node, name: str) -> None:
+    why = _WHY[name.rpartition(".")[2]]
+    node.fail(f"{name} is not supported in a script", f"{why[:1].upper()}{why[1:]}.")
+
+
+def _is_empty(node: Node) -> bool:
+    return node.kind in ("list", "mapping") and not node.items and not node.entries
+
+
+def _layers(
+    keys: Mapping[str, Node], platform: str, own: Sequence[str], known: Sequence[str], warnings: list[Ignored]
+) -> list[tuple[str, Mapping[str, Node]]]:
+    """The tables that count here, the most general first, so that the later replace the earlier, with their titles.
+
+    ``own`` are the names that the script gives this platform, ``known`` all that it gives to platforms.
+    """
+    layers = [("tool.pixi", keys)]
+    targets = keys["target"].as_mapping("[tool.pixi.target]") if "target" in keys else {}
+    names = (*FAMILIES, *PLATFORMS, *known)
+    for name, target in targets.items():
+        title = f"tool.pixi.target.{name}"
+        if name not in names:
+            message = f"tool.pixi.target.{shorten(name)} is no platform"
+            target.fail(message, nearest(name, names), code="platform-invalid")
+        table = target.as_mapping(f"[{title}]")
+        warnings += _check_keys(table, _TABLE_KEYS, title)
+        _activation(table.get("activation"), title)  # what is wrong on one platform is an error on all
+    for name in (*reversed(selectors(platform)), *own):
+        if name in targets:
+            layers.append((f"tool.pixi.target.{name}", targets[name].entries))
+    return layers
+
+
+def _activation(node: Node | None, title: str) -> tuple[tuple[str, str], ...]:
     """The variables of one table. Raises MetadataError, also for scripts."""
     if node is None:
         return ()
     keys = node.as_mapping(f"[{title}.activation]", ("env", "scripts"))
-    scripts = keys.get("scripts")
-    if scripts is not None and not _is_empty(scripts):
-        scripts.fail(f"{title}.activation.scripts is not supported in a script", f"{_capital(_WHY['scripts'])}.")
+    if "scripts" in keys and not _is_empty(keys["scripts"]):
+        _refuse(keys["scripts"], f"{title}.activation.scripts")
     named = keys.get("env")
     for name, value in () if named is None else named.entries.items():
         if _EXPANDED.search(value.text):
@@ -150,11 +203,15 @@ def read_activation(node: Node | None, title: str) -> tuple[tuple[str, str], ...
     return read_variables(named)
 
 
-def read_workspace(table: Mapping[str, Node], title: str, platform: str) -> tuple[Requirements, tuple[str, ...]]:
-    """How the workspace's table has the environment solved, and the names for this platform that it gives.
+def _workspace(
+    node: Node, title: str, platform: str, base_dir: Base
+) -> tuple[Requirements, tuple[str, ...], tuple[str, ...]]:
+    """What the workspace's table asks for, its names for this platform, and all that it has for platforms.
 
     Raises MetadataError, also where it is for other platforms only.
     """
+    table = node.as_mapping(f"[{title}]")
+    _check_keys(table, tuple(_WORKSPACE), title, "workspace.")
     priority, strategy = table.get("channel-priority"), table.get("solve-strategy")
     solving = Solving(
         channel_priority=None if priority is None else _one_of(priority, f"{title}.channel-priority", _PRIORITIES),
@@ -163,13 +220,20 @@ def read_workspace(table: Mapping[str, Node], title: str, platform: str) -> tupl
     if solving.strategy == "highest":
         solving = solving._replace(strategy=None)
     moment = None
-    if "exclude-newer" in table:
-        node = table["exclude-newer"]
+    if (newer := table.get("exclude-newer")) is not None:
         try:
-            moment = rfc3339(exclude_newer(node.text if node.kind == "date" else node.as_text("exclude-newer")))
+            moment = rfc3339(exclude_newer(newer.text if newer.kind == "date" else newer.as_text("exclude-newer")))
         except UsageError as error:
-            node.fail(f"{title}.exclude-newer: {error.message}", error.hint)
-    return Requirements(solving=solving, exclude_newer=moment), _names(table.get("platforms"), title, platform)
+            newer.fail(f"{title}.exclude-newer: {error.message}", error.hint)
+    named = table.get("platforms")
+    own = _names(named, title, platform)
+    known = () if named is None else tuple(each.entries["name"].text for each in named.items if "name" in each.entries)
+    settings = PypiSettings()
+    if "pypi-options" in table:
+        settings = _pypi_options(table["pypi-options"], f"{title}.pypi-options", base_dir)
+    channels = channels_of(table.get("channels"), base_dir, f"{title}.channels")
+    wanted = Requirements(channels=channels, pypi_settings=settings, solving=solving, exclude_newer=moment)
+    return wanted, own, known
 
 
 def _one_of(node: Node, what: str, values: Sequence[str]) -> str:
@@ -197,9 +261,8 @@ def _names(node: Node | None, title: str, platform: str) -> tuple[str, ...]:
         else:
             subdir = item.as_text("a platform")
         if subdir not in PLATFORMS:
-            item.fail(
-                f"{shorten(str(subdir))!r} is not a platform", nearest(str(subdir), PLATFORMS), code="platform-invalid"
-            )
+            message = f"{shorten(str(subdir))!r} is not a platform"
+            item.fail(message, nearest(str(subdir), PLATFORMS), code="platform-invalid")
         if subdir == platform:
             fitting.append(() if name in (None, subdir) else (str(name),))
     if not fitting:
@@ -211,93 +274,57 @@ def _names(node: Node | None, title: str, platform: str) -> tuple[str, ...]:
     return fitting[0]
 
 
-def declared_names(node: Node | None) -> tuple[str, ...]:
-    """All names that ``platforms`` has for platforms."""
-    items = () if node is None else node.items
-    return tuple(item.entries["name"].text for item in items if "name" in item.entries)
+# --- packages from PyPI -----------------------------------------------------------------------------------------------
 
 
-def target_names(platform: str, own: Sequence[str]) -> tuple[str, ...]:
-    """The names of targets that count on a platform, the most general first."""
-    return (*reversed(selectors(platform)), *own)
+def _pypi_dependency(name: str, node: Node, base_dir: Base) -> Requirements:
+    text = pypi_dependency(name, node, base_dir)
+    index = node.entries.get("index")
+    if index is None:
+        return Requirements(pypi=(text,))
+    url = index_url(index, base_dir)
+    table = {"name": f"index-{sha256_of(url.encode())[:12]}", "url": url, "explicit": True}
+    sources = {normalized_name(name): [{"index": table["name"]}]}
+    return Requirements(pypi=(text,), pypi_settings=PypiSettings().with_options(index=[table], sources=sources))
 
 
-_ONE_WORKSPACE = "Keep [tool.pixi.workspace]: 'project' is its former name."
+def _pypi_options(node: Node, what: str, base_dir: Base) -> PypiSettings:
+    """What a table ``pypi-options`` says. Raises MetadataError."""
+    keys = node.as_mapping(f"[{what}]", PIXI_OPTIONS)
+    options: dict[str, Any] = {}
+    for key, value in keys.items():
+        name = f"{what}.{key}"
+        if PIXI_OPTIONS[key] == REFUSED:
+            value.fail(f"{name} is not supported", "Take it out, or give the wheel the name that its contents have.")
+        if key in ("no-build", "no-binary", "no-build-isolation"):
+            if value.kind == "list":
+                options[f"{key}-package"] = package_names(value, name)
+            else:
+                options[key] = value.as_flag(name)
+        elif key == "index-strategy":
+            options[key] = value.as_choice(name, INDEX_STRATEGY)
+        elif key == "prerelease-mode":
+            options["prerelease"] = value.as_choice(name, PRERELEASE)
+        elif key == "dependency-overrides":
+            overrides = value.as_mapping(f"[{name}]").items()
+            options["override-dependencies"] = sorted(pypi_dependency(each, item, base_dir) for each, item in overrides)
+
+    def urls(key: str) -> tuple[str, ...]:
+        items = keys[key].as_list(f"{what}.{key}") if key in keys else ()
+        return tuple(index_url(_link(item) if key == "find-links" else item, base_dir) for item in items)
+
+    return PypiSettings(
+        index_url=index_url(keys["index-url"], base_dir) if "index-url" in keys else None,
+        extra_index_urls=urls("extra-index-urls"),
+        find_links=urls("find-links"),
+    ).with_options(**options)
 
 
-def read_pixi(root: Node, *, platform: str, base_dir: str | os.PathLike[str]) -> Requirements:
-    """What ``[tool.pixi]`` asks for on ``platform``.
-
-    Raises MetadataError, also for what cetool does not do: :data:`cetool.declare.dialects.pixi.KEYS` lists that.
-    """
-    keys = root.as_mapping("[tool.pixi]")
-    warnings = check_keys(keys, TOP_KEYS, "tool.pixi")
-    found = Requirements()
-    settings = PypiSettings()
-    own: tuple[str, ...] = ()
-    known: tuple[str, ...] = ()
-    if "project" in keys and "workspace" in keys:
-        keys["project"].fail("[tool.pixi] has both 'project' and 'workspace', of which pixi reads one", _ONE_WORKSPACE)
-    for title in ("project", "workspace"):
-        if title not in keys:
-            continue
-        what = f"tool.pixi.{title}"
-        table = keys[title].as_mapping(f"[{what}]")
-        check_keys(table, WORKSPACE_KEYS, what)
-        wanted, own = read_workspace(table, what, platform)
-        known += declared_names(table.get("platforms"))
-        if "pypi-options" in table:
-            settings = settings.plus(read_pixi_options(table["pypi-options"], f"{what}.pypi-options", base_dir))
-        found = found.plus(wanted._replace(channels=channels_of(table.get("channels"), base_dir, f"{what}.channels")))
-    constraints: dict[str, str] = {}
-    packages: dict[str, str] = {}
-    pypi: dict[str, Requirements] = {}
-    for title, layer in _layers(keys, platform, own, known, warnings):
-        constraints |= read_constraints(layer.get("constraints"), title, platform)
-        found = found.plus(Requirements(variables=read_activation(layer.get("activation"), title)))
-        for key, value in layer.items():
-            what = f"[{title}.{key}]"
-            if key == "dependencies":
-                packages |= conda_dependencies(
-                    value.as_mapping(what), platform=platform, base_dir=base_dir, known=PIXI_FIELDS
-                )
-            elif key == "pypi-dependencies":
-                pypi |= read_pixi_pypi(value, base_dir)
-    if "pypi-options" in keys:
-        settings = settings.plus(read_pixi_options(keys["pypi-options"], "tool.pixi.pypi-options", base_dir))
-    for each in pypi.values():
-        settings = settings.plus(each.pypi_settings)
-    return found._replace(
-        packages=tuple(packages.values()),
-        pypi=tuple(text for each in pypi.values() for text in each.pypi),
-        pypi_settings=settings,
-        warnings=tuple(warnings),
-        solving=found.solving._replace(constraints=tuple(sorted(constraints.values()))),
-    )
-
-
-def _layers(
-    keys: Mapping[str, Node], platform: str, own: Sequence[str], known: Sequence[str], warnings: list[Ignored]
-) -> list[tuple[str, Mapping[str, Node]]]:
-    """The tables that count here, the most general first, so that the later replace the earlier, with their titles.
-
-    ``own`` are the names that the script gives this platform, ``known`` all that it gives to platforms.
-    """
-    layers = [("tool.pixi", keys)]
-    if "target" not in keys:
-        return layers
-    targets = keys["target"].as_mapping("[tool.pixi.target]")
-    names = (*FAMILIES, *PLATFORMS, *known)
-    for name, target in targets.items():
-        if name not in names:
-            target.fail(
-                f"tool.pixi.target.{shorten(name)} is no platform", nearest(name, names), code="platform-invalid"
-            )
-        title = f"tool.pixi.target.{name}"
-        table = target.as_mapping(f"[{title}]")
-        warnings += check_keys(table, TABLE_KEYS, title)
-        read_activation(table.get("activation"), title)  # what is wrong on one platform is an error on all
-    for name in target_names(platform, own):
-        if name in targets:
-            layers.append((f"tool.pixi.target.{name}", targets[name].entries))
-    return layers
+def _link(item: Node) -> Node:
+    """What an entry of ``find-links`` leads to: pixi has tables with a path or a URL there."""
+    if item.kind != "mapping":
+        return item
+    fields = item.as_mapping("an entry of find-links", ("path", "url"))
+    if len(fields) != 1:
+        item.fail("an entry of find-links has one of 'path' and 'url'")
+    return next(iter(fields.values()))

@@ -8,63 +8,80 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from cetool.base.patterns import pattern
 from cetool.base.text import nearest, shorten
 from cetool.base.values import Value
-from cetool.declare.dialects.pypi_tables import INDEX_STRATEGY, PRERELEASE
 from cetool.declare.dialects.uv_sources import Sources, read_sources
 from cetool.declare.environment import Requirements
-from cetool.declare.nodes import Node, choice, flag
-from cetool.declare.pypi import PypiSettings, canonical_requirement, index_url, package_names
+from cetool.declare.nodes import Node
+from cetool.declare.pypi import (
+    INDEX_STRATEGY,
+    PRERELEASE,
+    PypiSettings,
+    canonical_requirement,
+    checked_name,
+    index_url,
+    normalized_name,
+    package_names,
+)
+
+Base = str | os.PathLike[str]
 
 
 class Key(Value):
-    """What becomes of a key: ``why`` is the reason, or for a refused one what to do instead.
-
-    ``form`` says how a value is read that is handed to uv as it is. ``pip`` says whether pip can do it as well.
-    """
+    """What becomes of a key."""
 
     treatment: Literal["honoured", "refused", "irrelevant"]
+    #: The reason; for a refused key what to do instead.
     why: str
+    #: How a value is read that is handed to uv as it is: a key of :data:`_FORMS`.
     form: str = ""
+    #: Whether pip can do it as well.
     pip: bool = False
 
 
-_FLAGS = {
-    "no-index": ("only direct references and find-links count", True),
-    "no-build": ("nothing is built from source", True),
-    "no-binary": ("everything is built from source", True),
-    "no-build-isolation": ("builds use the environment's own packages; cannot be locked", True),
-    "require-build-hashes": ("build requirements need hashes", False),
-}
-_NAMES = {
-    "no-build-package": ("these are not built from source", True),
-    "no-binary-package": ("these are built from source", True),
-    "no-build-isolation-package": ("these are built with the environment's own packages; cannot be locked", False),
-    "exclude-dependencies": ("these are never installed", False),
-}
-_REQUIREMENTS = {
-    "constraint-dependencies": ("limits versions", True),
-    "override-dependencies": ("replaces what packages require", False),
-    "build-constraint-dependencies": ("limits the versions of what builds need", False),
-}
-_CHOICES = {
-    "index-strategy": ("which index wins", INDEX_STRATEGY),
-    "keyring-provider": ("asks keyring for passwords of indexes", ("disabled", "subprocess")),
-    "prerelease": ("whether pre-releases count", PRERELEASE),
-    "resolution": ("whether the highest or lowest versions are taken", ("highest", "lowest", "lowest-direct")),
-}
-_TABLES = {
-    "prerelease-package": "the same for single packages",
-    "exclude-newer-package": "the same for single packages",
-    "dependency-metadata": "what packages require, instead of what they say",
-    "config-settings": "settings of build backends",
-    "config-settings-package": "the same for single packages",
-    "extra-build-dependencies": "more requirements of builds",
-    "extra-build-variables": "variables of builds",
+#: The keys that are honoured: how the value is read, whether pip can do it as well, what it does.
+_HONOURED = {
+    "sources": ("", True, "path, url, git, and with uv index; editable, workspace, lfs, extra and group are refused"),
+    "index": ("", True, "url and default; explicit, format, authenticate, cache-control and others with uv"),
+    "index-url": ("", True, "the index instead of PyPI"),
+    "extra-index-url": ("", True, "more indexes"),
+    "find-links": ("", True, "pages and directories with packages"),
+    "exclude-newer": ("", True, "what is uploaded later does not count"),
+    "no-sources": ("", True, "sources do not count"),
+    "no-sources-package": ("", True, "sources of these do not count"),
+    "allow-insecure-host": ("texts", True, "certificates of these hosts are not verified"),
+    "torch-backend": ("text", False, "which build of PyTorch is taken"),
+    "required-version": ("text", False, "the version of uv"),
+    "no-index": ("flag", True, "only direct references and find-links count"),
+    "no-build": ("flag", True, "nothing is built from source"),
+    "no-binary": ("flag", True, "everything is built from source"),
+    "no-build-isolation": ("flag", True, "builds use the environment's own packages; cannot be locked"),
+    "require-build-hashes": ("flag", False, "build requirements need hashes"),
+    "no-build-package": ("names", True, "these are not built from source"),
+    "no-binary-package": ("names", True, "these are built from source"),
+    "no-build-isolation-package": (
+        *("names", False),
+        "these are built with the environment's own packages; cannot be locked",
+    ),
+    "exclude-dependencies": ("names", False, "these are never installed"),
+    "constraint-dependencies": ("requirements", True, "limits versions"),
+    "override-dependencies": ("requirements", False, "replaces what packages require"),
+    "build-constraint-dependencies": ("requirements", False, "limits the versions of what builds need"),
+    "index-strategy": ("strategy", False, "which index wins"),
+    "keyring-provider": ("keyring", False, "asks keyring for passwords of indexes"),
+    "prerelease": ("prerelease", True, "whether pre-releases count"),
+    "resolution": ("resolution", False, "whether the highest or lowest versions are taken"),
+    "prerelease-package": ("prereleases", False, "the same for single packages"),
+    "exclude-newer-package": ("dates", False, "the same for single packages"),
+    "dependency-metadata": ("metadata", False, "what packages require, instead of what they say"),
+    "config-settings": ("settings", True, "settings of build backends"),
+    "config-settings-package": ("package-settings", False, "the same for single packages"),
+    "extra-build-dependencies": ("build-dependencies", False, "more requirements of builds"),
+    "extra-build-variables": ("variables", False, "variables of builds"),
 }
 _PYTHON = "cetool takes python from conda"
 _PROJECT = "a script is not a project"
@@ -95,26 +112,7 @@ _REFUSED = {
 }
 #: Every key of ``[tool.uv]``: docs/pypi.md lists the same.
 KEYS: Mapping[str, Key] = {
-    "sources": Key(
-        "honoured", "path, url, git, and with uv index; editable, workspace, lfs, extra and group are refused", pip=True
-    ),
-    "index": Key(
-        "honoured", "url and default; explicit, format, authenticate, cache-control and others with uv", pip=True
-    ),
-    "index-url": Key("honoured", "the index instead of PyPI", pip=True),
-    "extra-index-url": Key("honoured", "more indexes", pip=True),
-    "find-links": Key("honoured", "pages and directories with packages", pip=True),
-    "exclude-newer": Key("honoured", "what is uploaded later does not count", pip=True),
-    "no-sources": Key("honoured", "sources do not count", pip=True),
-    "no-sources-package": Key("honoured", "sources of these do not count", pip=True),
-    "allow-insecure-host": Key("honoured", "certificates of these hosts are not verified", "texts", pip=True),
-    "torch-backend": Key("honoured", "which build of PyTorch is taken", "text"),
-    "required-version": Key("honoured", "the version of uv", "text"),
-    **{key: Key("honoured", why, "flag", pip) for key, (why, pip) in _FLAGS.items()},
-    **{key: Key("honoured", why, "names", pip) for key, (why, pip) in _NAMES.items()},
-    **{key: Key("honoured", why, "requirements", pip) for key, (why, pip) in _REQUIREMENTS.items()},
-    **{key: Key("honoured", why, "choice", key == "prerelease") for key, (why, _) in _CHOICES.items()},
-    **{key: Key("honoured", why, key, key == "config-settings") for key, why in _TABLES.items()},
+    **{key: Key("honoured", why, form, pip) for key, (form, pip, why) in _HONOURED.items()},
     **{key: Key("irrelevant", why) for key, why in _IRRELEVANT.items()},
     **{key: Key("refused", why) for key, why in _REFUSED.items()},
 }
@@ -137,7 +135,7 @@ class UvTable(Value):
     sources: Sources
 
 
-def read_uv(root: Node, *, base_dir: str | os.PathLike[str]) -> UvTable:
+def read_uv(root: Node, *, base_dir: Base) -> UvTable:
     """What the table says. Raises MetadataError, naming the line, for what is refused or unknown."""
     keys = root.as_mapping("[tool.uv]")
     for key, node in keys.items():
@@ -155,11 +153,11 @@ def read_uv(root: Node, *, base_dir: str | os.PathLike[str]) -> UvTable:
     )
     options: dict[str, Any] = {}
     for key, node in keys.items():
-        if KEYS[key].treatment == "honoured" and KEYS[key].form:
-            value = _value(key, node, base_dir)
-            if KEYS[key].form == "requirements":
+        if form := KEYS[key].form:
+            value = _FORMS[form](node, f"tool.uv.{key}", base_dir)
+            if form == "requirements":
                 value = list(sources.applied(value))
-            elif key == "extra-build-dependencies":
+            elif form == "build-dependencies":
                 value = {name: _with_sources(items, sources) for name, items in value.items()}
             options[key] = value
     pins = sources.pins()
@@ -177,31 +175,24 @@ def applied(needs: Requirements, table: UvTable) -> Requirements:
     return needs.plus(Requirements(pypi_settings=table.settings))
 
 
-def _sources(keys: Mapping[str, Node], indexes: list[str], base_dir: str | os.PathLike[str]) -> Sources:
+def _sources(keys: Mapping[str, Node], indexes: list[str], base_dir: Base) -> Sources:
     """The sources that count: none with ``no-sources``, and none of the packages of ``no-sources-package``."""
-    without = (
-        package_names(keys["no-sources-package"], "tool.uv.no-sources-package")
-        if ("no-sources-package" in keys)
-        else []
-    )
-    if "no-sources" in keys and flag(keys["no-sources"], "tool.uv.no-sources"):
+    without, node = keys.get("no-sources-package"), keys.get("sources")
+    names = [] if without is None else package_names(without, "tool.uv.no-sources-package")
+    if "no-sources" in keys and keys["no-sources"].as_flag("tool.uv.no-sources"):
         return read_sources(None, (), base_dir)
-    node = keys.get("sources")
-    if node is not None and without and node.kind == "mapping":
-        kept = {name: item for name, item in node.entries.items() if _normal(name) not in without}
-        node = node._replace(entries=kept)
+    if node is not None and names and node.kind == "mapping":
+        node = node._replace(
+            entries={name: item for name, item in node.entries.items() if normalized_name(name) not in names}
+        )
     return read_sources(node, indexes, base_dir)
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _items(keys: Mapping[str, Node], key: str) -> tuple[Node, ...]:
     return keys[key].as_list(f"tool.uv.{key}") if key in keys else ()
 
 
-def _indexes(nodes: Sequence[Node], base_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def _indexes(nodes: Sequence[Node], base_dir: Base) -> list[dict[str, Any]]:
     """The entries of ``[[tool.uv.index]]``. Two with one name, or two defaults, are an error: only one would count."""
     tables: list[dict[str, Any]] = []
     for node in nodes:
@@ -214,7 +205,7 @@ def _indexes(nodes: Sequence[Node], base_dir: str | os.PathLike[str]) -> list[di
     return tables
 
 
-def _index(node: Node, base_dir: str | os.PathLike[str]) -> dict[str, Any]:
+def _index(node: Node, base_dir: Base) -> dict[str, Any]:
     """An entry of ``[[tool.uv.index]]`` without what says nothing. Raises MetadataError."""
     fields = node.as_mapping("[[tool.uv.index]]", _INDEX_FIELDS)
     if "url" not in fields:
@@ -223,13 +214,13 @@ def _index(node: Node, base_dir: str | os.PathLike[str]) -> dict[str, Any]:
     for key, value in fields.items():
         what = f"{key} of an index"
         if key in ("default", "explicit"):
-            table |= {key: True} if flag(value, what) else {}
+            table |= {key: True} if value.as_flag(what) else {}
         elif key == "name":
             table[key] = value.as_text(what)
         elif key == "format":
-            table |= {key: "flat"} if choice(value, what, ("simple", "flat")) == "flat" else {}
+            table |= {key: "flat"} if value.as_choice(what, ("simple", "flat")) == "flat" else {}
         elif key == "authenticate":
-            table |= {key: chosen} if (chosen := choice(value, what, ("auto", "always", "never"))) != "auto" else {}
+            table |= {key: chosen} if (chosen := value.as_choice(what, ("auto", "always", "never"))) != "auto" else {}
         elif key == "exclude-newer":
             table[key] = False if value.text == "false" else _date(value)
         elif key in ("ignore-error-codes", "cache-control"):
@@ -265,25 +256,7 @@ def _date(node: Node) -> str:
 # --- values that uv gets as they are --------------------------------------------------------------------------------
 
 
-def _value(key: str, node: Node, base_dir: str | os.PathLike[str]) -> Any:
-    """The checked value of a key, as JSON. Raises MetadataError."""
-    form, what = KEYS[key].form, f"tool.uv.{key}"
-    if form == "flag":
-        return flag(node, what) or None
-    if form == "names":
-        return package_names(node, what)
-    if form == "choice":
-        return choice(node, what, _CHOICES[key][1])
-    if form == "text":
-        return node.as_text(what)
-    if form == "texts":
-        return sorted(set(node.as_texts(what)))
-    if form == "requirements":
-        return _requirements(node, what, base_dir)
-    return _TABLE_READERS[form](node, what, base_dir)
-
-
-def _requirements(node: Node, what: str, base_dir: str | os.PathLike[str]) -> list[str]:
+def _requirements(node: Node, what: str, base_dir: Base) -> list[str]:
     found = []
     for item in node.as_list(what, 'Write requirements, ["numpy<2"].'):
         text = item.as_mapping(f"an entry of {what}", ("requirement",))["requirement"] if item.entries else item
@@ -291,26 +264,24 @@ def _requirements(node: Node, what: str, base_dir: str | os.PathLike[str]) -> li
     return sorted(set(found))
 
 
-def _by_package(node: Node, what: str) -> dict[str, Node]:
-    found = {}
-    for name, value in node.as_mapping(f"[{what}]").items():
-        (known,) = package_names(Node("list", value.where, items=(Node("text", value.where, name),)), what)
-        found[known] = value
+def _by_package(read: Callable[[Node, str, Base], Any]) -> Callable[[Node, str, Base], dict[str, Any]]:
+    """A reader of a table that has values for single packages."""
+
+    def found(node: Node, what: str, base_dir: Base) -> dict[str, Any]:
+        values = {}
+        for name, value in node.as_mapping(f"[{what}]").items():
+            known = checked_name(name, value)
+            values[known] = read(value, f"{what}.{known}", base_dir)
+        return values
+
     return found
 
 
-def _prereleases(node: Node, what: str, _: object) -> dict[str, Any]:
-    return {name: choice(value, f"{what}.{name}", PRERELEASE) for name, value in _by_package(node, what).items()}
+def _moment(node: Node, _: str, __: Base) -> Any:
+    return False if node.kind == "boolean" and node.text == "false" else _date(node)
 
 
-def _dates(node: Node, what: str, _: object) -> dict[str, Any]:
-    return {
-        name: False if value.kind == "boolean" and value.text == "false" else _date(value)
-        for name, value in _by_package(node, what).items()
-    }
-
-
-def _metadata(node: Node, what: str, base_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def _metadata(node: Node, what: str, base_dir: Base) -> list[dict[str, Any]]:
     found = []
     for item in node.as_list(f"[[{what}]]"):
         fields = item.as_mapping(f"[[{what}]]", _METADATA_FIELDS)
@@ -326,7 +297,7 @@ def _metadata(node: Node, what: str, base_dir: str | os.PathLike[str]) -> list[d
     return found
 
 
-def _settings(node: Node, what: str, _: object) -> dict[str, Any]:
+def _settings(node: Node, what: str, _: Base) -> dict[str, Any]:
     """Settings of a build backend: a text, true or false, or a list of texts by name."""
     found: dict[str, Any] = {}
     for name, value in node.as_mapping(f"[{what}]").items():
@@ -337,22 +308,16 @@ def _settings(node: Node, what: str, _: object) -> dict[str, Any]:
     return found
 
 
-def _settings_by_package(node: Node, what: str, _: object) -> dict[str, Any]:
-    return {name: _settings(value, f"{what}.{name}", _) for name, value in _by_package(node, what).items()}
-
-
-def _build_dependencies(node: Node, what: str, base_dir: str | os.PathLike[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in _by_package(node, what).items():
-        items: list[Any] = []
-        for item in value.as_list(f"{what}.{name}"):
-            fields = item.as_mapping(f"an entry of {what}", ("requirement", "match-runtime")) if item.entries else {}
-            text = fields.get("requirement", item)
-            known = canonical_requirement(text.as_text(f"an entry of {what}"), where=text.where, base_dir=base_dir)
-            runtime = "match-runtime" in fields and flag(fields["match-runtime"], "match-runtime")
-            items.append({"requirement": known, "match-runtime": True} if runtime else known)
-        found[name] = items
-    return found
+def _build_dependencies(node: Node, what: str, base_dir: Base) -> list[Any]:
+    items: list[Any] = []
+    what_of = what.rpartition(".")[0]
+    for item in node.as_list(what):
+        fields = item.as_mapping(f"an entry of {what_of}", ("requirement", "match-runtime")) if item.entries else {}
+        text = fields.get("requirement", item)
+        known = canonical_requirement(text.as_text(f"an entry of {what_of}"), where=text.where, base_dir=base_dir)
+        runtime = "match-runtime" in fields and fields["match-runtime"].as_flag("match-runtime")
+        items.append({"requirement": known, "match-runtime": True} if runtime else known)
+    return items
 
 
 def _with_sources(items: list[Any], sources: Sources) -> list[Any]:
@@ -360,26 +325,12 @@ def _with_sources(items: list[Any], sources: Sources) -> list[Any]:
     return [new for item in items for new in (sources.applied([item]) if isinstance(item, str) else [item])]
 
 
-def _variables(node: Node, what: str, _: object) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, table in _by_package(node, what).items():
-        pairs = table.as_mapping(f"[{what}.{name}]")
-        for variable, value in pairs.items():
-            if not _VARIABLE.fullmatch(variable):
-                value.fail(f"{shorten(variable)!r} cannot be the name of an environment variable")
-        found[name] = {variable: value.as_text(f"{what}.{name}.{variable}") for variable, value in pairs.items()}
-    return found
-
-
-_TABLE_READERS: Mapping[str, Any] = {
-    "prerelease-package": _prereleases,
-    "exclude-newer-package": _dates,
-    "dependency-metadata": _metadata,
-    "config-settings": _settings,
-    "config-settings-package": _settings_by_package,
-    "extra-build-dependencies": _build_dependencies,
-    "extra-build-variables": _variables,
-}
+def _variables(node: Node, what: str, _: Base) -> dict[str, str]:
+    pairs = node.as_mapping(f"[{what}]")
+    for variable, value in pairs.items():
+        if not _VARIABLE.fullmatch(variable):
+            value.fail(f"{shorten(variable)!r} cannot be the name of an environment variable")
+    return {variable: value.as_text(f"{what}.{variable}") for variable, value in pairs.items()}
 
 
 def _plain(node: Node) -> Any:
@@ -391,3 +342,27 @@ def _plain(node: Node) -> Any:
     if node.kind == "boolean":
         return node.text == "true"
     return int(node.text) if node.kind == "number" and re.fullmatch(r"-?\d{1,18}", node.text) else node.text
+
+
+def _choice(*choices: str) -> Callable[[Node, str, Base], str]:
+    return lambda node, what, _: node.as_choice(what, choices)
+
+
+_FORMS: Mapping[str, Callable[[Node, str, Base], Any]] = {
+    "flag": lambda node, what, _: node.as_flag(what) or None,
+    "text": lambda node, what, _: node.as_text(what),
+    "texts": lambda node, what, _: sorted(set(node.as_texts(what))),
+    "names": lambda node, what, _: package_names(node, what),
+    "requirements": _requirements,
+    "strategy": _choice(*INDEX_STRATEGY),
+    "keyring": _choice("disabled", "subprocess"),
+    "prerelease": _choice(*PRERELEASE),
+    "resolution": _choice("highest", "lowest", "lowest-direct"),
+    "prereleases": _by_package(_choice(*PRERELEASE)),
+    "dates": _by_package(_moment),
+    "metadata": _metadata,
+    "settings": _settings,
+    "package-settings": _by_package(_settings),
+    "build-dependencies": _by_package(_build_dependencies),
+    "variables": _by_package(_variables),
+}

@@ -13,9 +13,9 @@ from typing import Any
 from cetool.base.errors import MetadataError
 from cetool.base.text import shorten
 from cetool.base.values import Value
-from cetool.declare.dialects.pypi_tables import direct_reference, refuse_editable
-from cetool.declare.nodes import Node, flag
-from cetool.declare.pypi import PYPI_NAME, canonical_requirement
+from cetool.declare.dialects.dependencies import direct_reference, refuse_editable
+from cetool.declare.nodes import Node
+from cetool.declare.pypi import canonical_requirement, checked_name
 
 _FIELDS = (
     *("path", "url", "git", "index", "workspace", "subdirectory", "rev", "tag", "branch", "lfs"),
@@ -121,12 +121,9 @@ class Sources:
 
 def read_sources(node: Node | None, indexes: Iterable[str], base_dir: str | os.PathLike[str]) -> Sources:
     """The table ``[tool.uv.sources]``; ``indexes`` are the names of indexes. Raises MetadataError."""
-    from packaging.utils import canonicalize_name
-
     found: dict[str, tuple[Source, ...]] = {}
     for name, value in {} if node is None else node.as_mapping("[tool.uv.sources]").items():
-        if not PYPI_NAME.fullmatch(name):
-            value.fail(f"{shorten(name)!r} is not the name of a PyPI package", code="requirement-invalid")
+        known = checked_name(name, value)
         items = value.items if value.kind == "list" else (value,)
         if not items:
             value.fail(f"tool.uv.sources.{name} is empty", "Take it out.")
@@ -138,7 +135,7 @@ def read_sources(node: Node | None, indexes: Iterable[str], base_dir: str | os.P
                         f"{name} has several sources, and one of them says not when it holds",
                         "Give each of them a 'marker': { ..., marker = \"sys_platform == 'linux'\" }.",
                     )
-        found[canonicalize_name(name)] = sources
+        found[known] = sources
     return Sources(found, base_dir)
 
 
@@ -155,9 +152,9 @@ def _source(name: str, node: Node, indexes: tuple[str, ...], base_dir: str | os.
             'Name its directory: { path = "../directory" }.',
         )
     refuse_editable(name, fields.get("editable"))
-    if "package" in fields and not flag(fields["package"], "package"):
+    if "package" in fields and not fields["package"].as_flag("package"):
         fields["package"].fail(f"{name} is not to be installed as a package, and nothing else can be done with it")
-    if "lfs" in fields and flag(fields["lfs"], "lfs"):
+    if "lfs" in fields and fields["lfs"].as_flag("lfs"):
         fields["lfs"].fail(f"the files of {name} in Git LFS cannot be fetched", "Name an archive or a wheel of it.")
     for field in ("extra", "group"):
         if field in fields:
