@@ -21,8 +21,9 @@ from cetool.lock.conda_lock import write_conda_lock
 from cetool.lock.explicit import read_explicit
 from cetool.lock.model import Lock
 from cetool.lock.pixi import write_pixi_lock
-from cetool.packages.hashed import Hashed
-from cetool.packages.intact import changed_files, digest_of, package_records
+from cetool.packages.hashing import KnownHashes, digest_of
+from cetool.packages.integrity import changed_files
+from cetool.packages.prefix import read_records
 
 FAKES = ("conda", "mamba", "micromamba")
 NUMBER = 60
@@ -318,15 +319,15 @@ def test_what_was_hashed_is_not_read_again_until_it_changes(
 
     read: list[str] = []
 
-    def digest(path: str | Path, algorithm: str) -> str:
+    def digest(path: str | Path) -> str:
         read.append(str(path))
-        return digest_of(path, algorithm)
+        return digest_of(path)
 
     def look() -> list[str]:
-        monkeypatch.setattr("cetool.packages.intact.digest_of", digest)
+        monkeypatch.setattr("cetool.packages.integrity.digest_of", digest)
         read.clear()
-        there = dict(walk(prefix))
-        assert changed_files(prefix, package_records(prefix), Hashed(there, learns=False)) == []
+        records = read_records(prefix)
+        assert changed_files(prefix, records, KnownHashes(records, dict(walk(prefix)))) == []
         return sorted(Path(path).parent.name for path in read)
 
     assert look() == []

@@ -18,7 +18,7 @@ from cetool.base.errors import EngineError, UsageError
 from cetool.engines.choice import NAMES, choose_engine, find_engines
 from cetool.engines.protocol import Engine, Found
 from cetool.engines.registration import forget_registration
-from cetool.packages.verify import check_complete
+from cetool.packages.integrity import check_complete
 
 #: Where a home's own programs come first.
 PATH = "{0.bin}:/usr/bin:/bin"
@@ -238,7 +238,9 @@ def test_what_is_complete(tmp_path: Path) -> None:
     record = meta / "a-1-0.json"
     record.write_text("{")
     assert "a-1-0.json cannot be read" in reason()
-    record.write_text(json.dumps({"name": "a", "version": "1", "files": ["bin/a", "bin/b", "lib/x.pyc"]}))
+    record.write_text(json.dumps({"name": "a", "version": "1", "build": "0", "files": "bin/a"}))
+    assert "a-1-0.json cannot be read: it is not a package record: 'files' is not a list of texts" in reason()
+    record.write_text(json.dumps({"name": "a", "version": "1", "build": "0", "files": ["bin/a", "bin/b", "lib/x.pyc"]}))
     assert "2 of the 2 files of a" in reason()
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "a").symlink_to("nowhere")

@@ -24,7 +24,9 @@ from cetool.engines.build import Circumstances, Place, build_environment
 from cetool.engines.choice import choose_engine
 from cetool.engines.protocol import CreateRequest, Engine, Explain, Progress, SilentProgress
 from cetool.packages.cache import DamagedPackages
-from cetool.packages.intact import Altered, changed_files, package_paths
+from cetool.packages.integrity import Altered
+from cetool.packages.integrity import changed_files as changed_of
+from cetool.packages.prefix import package_paths, read_records
 
 FAKES = ("conda", "mamba", "micromamba")
 ALL = ("rattler", *FAKES)
@@ -34,6 +36,10 @@ DIFFERENT = ("rattler", "conda", "micromamba")
 RAN = "postlink.txt"
 
 Make = Callable[..., Path]
+
+
+def changed_files(prefix: Path) -> list[Altered]:
+    return changed_of(prefix, read_records(prefix))
 
 
 class Notes(SilentProgress):
@@ -353,7 +359,7 @@ def test_changed_files_are_found(make: Make, local_channel: Channel) -> None:
         Altered(f"{site.relative_to(prefix)}/six.py", "six-1.16.0-pyh_0", "missing"),
         Altered("share/hello/prefix.txt", "hello-bin-1.0-0", "changed"),
     ]
-    assert {path.package for path in package_paths(prefix)} >= {"six-1.16.0-pyh_0", "activated-1.0-0"}
+    assert {path.package for path in package_paths(read_records(prefix))} >= {"six-1.16.0-pyh_0", "activated-1.0-0"}
 
 
 def test_links_are_looked_at_by_where_they_lead(make: Make, tmp_path: Path) -> None:

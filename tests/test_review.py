@@ -14,8 +14,8 @@ from support.home import Home
 from support.readme import run_on_terminal
 from support.scripts import FIVE_NUMBERS, SEEDS, SEEDS_NAME, told
 
-from cetool.packages import cache as extracted
-from cetool.packages.cache import remove_refused
+from cetool.engines import linked as extracted
+from cetool.engines.linked import remove_refused
 
 ROOT = Path(__file__).resolve().parents[1]
 #: What conda 26.7 says of a package that is not whole.

@@ -326,17 +326,17 @@ def after_removal(prefix: Path, needs: Requirements) -> list[str]:
     """
     from cetool.declare.baselines import taken_out
     from cetool.declare.match_specs import spec_name
-    from cetool.packages.installed import package_records
+    from cetool.packages.prefix import read_records
 
-    records = package_records(prefix)
-    versions = {str(record.get("name")): str(record.get("version")) for record in records}
+    records = read_records(prefix)
+    versions = {record.name: record.version for record in records}
     asked = set(map(spec_name, needs.packages))
     needed: dict[str, set[str]] = {}
     for record in records:
-        for text in record.get("depends") or ():
-            match = _NAME.match(str(text).rpartition("::")[2].strip().lower())
+        for text in record.depends:
+            match = _NAME.match(text.rpartition("::")[2].strip().lower())
             if match is not None and match[0] not in asked and taken_out(match[0], needs.without):
-                needed.setdefault(match[0], set()).add(str(record.get("name")))
+                needed.setdefault(match[0], set()).add(record.name)
     missed, back = [], []
     for name, by in sorted(needed.items()):
         whom = f"needed by {', '.join(sorted(by)[:_MOST_NAMES])}"

@@ -23,7 +23,7 @@ from cetool.cli.failure import tell
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.source import decode, is_url, looks_like_python, read_bytes
 from cetool.launch.process import end_like, spawn_and_wait
-from cetool.packages.installed import Installed, read_installed
+from cetool.lock.installed import Installed, read_installed
 from cetool.provenance.record import Ending, RecordedCommand, RecordedScript, RecordError, RunRecord, write_record
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from cetool.base.errors import StoreError, UsageError
 from cetool.base.text import printable
 from cetool.cli.environments import targeted
 from cetool.cli.output import print_json, print_line
-from cetool.packages.differences import CHANGED, Difference, Verdict, verify_files
+from cetool.packages.differences import Difference, Verdict, verify_files
+from cetool.packages.integrity import CHANGED
 from cetool.store.marker import MARKER
 from cetool.store.store import Lease
 

@@ -24,7 +24,7 @@ from cetool.engines.early import EarlyLook
 from cetool.engines.protocol import CreateRequest, Engine, Explain, Progress
 from cetool.engines.registration import forget_registration
 from cetool.packages.cache import DamagedPackages, ReplacedPackages, distrust
-from cetool.packages.verify import check_complete
+from cetool.packages.integrity import check_complete
 
 #: How often an environment is made before packages that other processes replace meanwhile are an error.
 _TRIES = 6
@@ -182,25 +182,26 @@ def _intact(
     changed since.
     """
     from cetool.engines.explicit_checks import check_exactly, check_intact
-    from cetool.packages.hashed import Hashed
-    from cetool.packages.intact import package_records
+    from cetool.packages.hashing import KnownHashes
+    from cetool.packages.prefix import PackageRecordError, read_records
 
     packages = request.explicit
     try:
-        records = package_records(place.prefix)
-    except (OSError, ValueError) as error:
+        records = read_records(place.prefix)
+    except PackageRecordError as error:
         raise EngineError(
-            f"the environment at {place.prefix} is not complete: a package record cannot be read: {error}",
+            f"the environment at {place.prefix} is not complete: "
+            f"the package record {error.path.name} cannot be read: {error.problem}",
             code="environment-damaged",
             hint="Run the same command again; it is made anew.",
             log=str(place.log),
         ) from None
-    check_exactly(records.values(), packages, place.log)
+    check_exactly(records, packages, place.log)
     if not (spec.is_locked or spec.pinned):
         return None
     there = dict(walk(place.prefix))
-    hashed = Hashed(there, learns=engine.name == "rattler")
-    return there if check_intact(place.prefix, records, packages, hashed, progress) else None
+    known = KnownHashes(records, there, learns=engine.name == "rattler")
+    return there if check_intact(place.prefix, records, packages, known, progress) else None
 
 
 def _settle(spec: EnvironmentSpec, place: Place) -> None:

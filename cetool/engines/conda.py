@@ -91,7 +91,7 @@ class CondaEngine(Program):
         """
         import shutil
 
-        from cetool.packages.cache import remove_refused
+        from cetool.engines.linked import remove_refused
 
         removed = remove_refused(logged(request.log))
         if removed:

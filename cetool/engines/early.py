@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cetool.base.errors import EngineError
 from cetool.base.files import walk
-from cetool.packages.verify import check_complete
+from cetool.packages.integrity import check_complete
 
 
 class EarlyLook:

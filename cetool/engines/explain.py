@@ -27,9 +27,10 @@ from cetool.engines.errors import (
     space_error,
     unsatisfiable_error,
 )
+from cetool.engines.linked import refused_packages
 from cetool.engines.protocol import CreateRequest
 from cetool.engines.subprocesses import Ended
-from cetool.packages.cache import DamagedPackages, refused_packages
+from cetool.packages.cache import DamagedPackages
 
 # conda: a list under one of its sentences
 _LISTED = re.compile(

@@ -6,18 +6,17 @@ Engines check what they download. What none checks (what is kept unpacked), and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from cetool.base.errors import EngineError
 from cetool.declare.package import Package
 from cetool.engines.explicit import mismatch
 from cetool.engines.protocol import Progress
 from cetool.packages.cache import DamagedPackages
-from cetool.packages.hashed import Hashed
-from cetool.packages.intact import changed_files, damaged_files, digest_of
-from cetool.packages.verify import linked_from
+from cetool.packages.hashing import KnownHashes, digest_of
+from cetool.packages.integrity import changed_files, damaged_files
+from cetool.packages.prefix import PrefixRecord
 
 
 def check_local_archives(packages: Iterable[Package]) -> None:
@@ -57,14 +56,13 @@ def refuse_damaged(packages: Iterable[Package], places: Callable[[Package], Iter
         raise DamagedPackages(damaged, how="missing or changed")
 
 
-def check_exactly(records: Iterable[Mapping[str, Any]], packages: Sequence[Package], log: Path) -> None:
+def check_exactly(records: Iterable[PrefixRecord], packages: Sequence[Package], log: Path) -> None:
     """Raise EngineError unless the records of an environment are of these packages, by their digests, and no other."""
     wanted = {package.stem: package for package in packages}
-    found = {f"{record.get('name')}-{record.get('version')}-{record.get('build')}": record for record in records}
+    found = {f"{record.name}-{record.version}-{record.build}": record.digest("sha256") for record in records}
     odd = sorted(wanted.keys() ^ found.keys())
     for stem, package in wanted.items():
-        recorded = (found.get(stem) or {}).get("sha256")
-        if package.sha256 and recorded and str(recorded).lower() != package.sha256:
+        if package.sha256 and found.get(stem) not in (None, package.sha256):
             odd.append(stem)
     if odd:
         raise EngineError(
@@ -77,13 +75,13 @@ def check_exactly(records: Iterable[Mapping[str, Any]], packages: Sequence[Packa
 
 def check_intact(
     prefix: Path,
-    records: Mapping[str, dict[str, Any]],
+    records: Sequence[PrefixRecord],
     packages: Sequence[Package],
-    hashed: Hashed,
+    known: KnownHashes,
     progress: Progress,
 ) -> bool:
     """See that what was linked is what the packages had, and tell where nothing says what that is. ``records`` are the
-    environment's, as :func:`package_records` reads them. False where a link script has changed files.
+    environment's. False where a link script has changed files.
 
     Raises DamagedPackages where it was linked from packages that are damaged, and EngineError where files were changed
     since. A package's own link script may change files: where one has run, changed files are told and left alone.
@@ -91,12 +89,13 @@ def check_intact(
     unknown = [package.file_name for package in packages if package.digest is None]
     if unknown:
         progress.note(f"The lock has no digests of {', '.join(unknown)}: nothing was there to check them by.")
-    altered = changed_files(prefix, records, hashed)
+    altered = changed_files(prefix, records, known)
     if not altered:
-        hashed.keep()
+        known.keep()
         return True
-    sources = {name: source for name in {each.package for each in altered} if (source := _source(records[name]))}
-    damaged = [source for source in sources.values() if damaged_files(source)]
+    changed = {each.package for each in altered}
+    sources = [record.source for record in records if record.stem in changed]
+    damaged = [source for source in sources if source and (source / "info").is_dir() and damaged_files(source)]
     if damaged:
         raise DamagedPackages(damaged, how="missing or changed")
     told = ", ".join(each.path for each in altered[:5]) + (", ..." if len(altered) > 5 else "")
@@ -108,9 +107,3 @@ def check_intact(
         )
     progress.note(f"Changed since it was linked, as a package's link script may do: {told}")
     return False
-
-
-def _source(record: Mapping[str, Any]) -> Path | None:
-    """Where a package of an environment was linked from, as its record has it; None where that is gone."""
-    source = linked_from(record)
-    return source if source is not None and (source / "info").is_dir() else None

@@ -10,39 +10,44 @@ engine fetches it.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cetool.base.errors import EngineError
-from cetool.base.values import Value
-from cetool.declare.package import Package, local_path
+from cetool.declare.package import local_path
 from cetool.engines.explicit import mismatch
 from cetool.engines.protocol import CreateRequest, Explain, Progress
-from cetool.packages.intact import damaged_files, digest_of, in_parallel, package_records
-from cetool.packages.verify import linked_from
+from cetool.packages.hashing import digest_of, in_parallel
+from cetool.packages.integrity import damaged_files, is_damaged
+from cetool.packages.prefix import PackageRecordError, PrefixRecord, read_records
 
 _SUFFIXES = (".conda", ".tar.bz2")
+_REFUSED = re.compile(r"The package for \S+ located at (?P<path>/.+?|[A-Za-z]:\\.+?)\s*\n\s*appears to be corrupted")
+#: Seconds for which a directory must not change: another conda may be unpacking it this moment.
+_STILL = 1.0
 
 
-class _Linked(Value):
-    """A package of an environment: its record's file, the record, the archive and where it is unpacked."""
+@dataclass(frozen=True, slots=True)
+class _Linked:
+    """A package of an environment, and its archive: the channel's own file, or what is kept of it."""
 
-    path: Path
-    record: Mapping[str, Any]
-    source: Path | None
+    record: PrefixRecord
     archive: Path | None
 
     @property
     def stem(self) -> str:
-        return self.path.stem
+        return self.record.stem
 
-    def claimed(self, algorithm: str) -> str | None:
-        """The digest in the record, which the channel or the lock gave."""
-        value = self.record.get(algorithm)
-        return value.lower() if isinstance(value, str) and value else None
+    @property
+    def channel_file(self) -> bool:
+        """Whether the archive is the file that a ``file://`` channel has."""
+        return self.archive is not None and self.archive == _channel_file(self.record)
 
 
 def verified(make: Callable[[CreateRequest], Explain], request: CreateRequest, progress: Progress) -> Explain:
@@ -79,10 +84,9 @@ def _not_verified(prefix: Path, fresh: Collection[str]) -> list[_Linked]:
     compared itself. Raises EngineError where a channel's own file is not what its metadata say.
     """
     try:
-        records = package_records(prefix)
-    except (OSError, ValueError):  # the look at the whole environment says it better
+        packages = list(map(_linked, read_records(prefix)))
+    except PackageRecordError:  # the look at the whole environment says it better
         return []
-    packages = [_linked(prefix, stem, record) for stem, record in records.items()]
     sums = in_parallel(_digests, packages, lambda package: str(package.archive or prefix))
     odd = []
     for package, (sha256, md5) in zip(packages, sums, strict=True):
@@ -90,35 +94,31 @@ def _not_verified(prefix: Path, fresh: Collection[str]) -> list[_Linked]:
             if package.stem not in fresh:
                 odd.append(package)
             continue
-        agrees = [
-            wanted == found for kind, found in (("sha256", sha256), ("md5", md5)) if (wanted := package.claimed(kind))
-        ]
-        local = package.archive is not None and package.archive == _channel_file(package.record)
+        claims = ((package.record.digest("sha256"), sha256), (package.record.digest("md5"), md5))
+        agrees = [claimed == found for claimed, found in claims if claimed]
         if not all(agrees):
-            if local:
+            if package.channel_file:
                 raise _refused(package, sha256, md5)
             odd.append(package)
-        elif (not agrees and not local and package.stem not in fresh) or not _is_unpacked_from(package):
+        elif (not agrees and not package.channel_file and package.stem not in fresh) or not _is_unpacked_from(package):
             odd.append(package)
-        elif not (package.claimed("sha256") and package.claimed("md5")):
-            _state(package, sha256, md5)
+        elif not (package.record.digest("sha256") and package.record.digest("md5")):
+            _state(package.record, sha256, md5)
     return odd
 
 
-def _linked(prefix: Path, stem: str, record: Mapping[str, Any]) -> _Linked:
-    source = linked_from(record)
-    archive = _channel_file(record)
-    if archive is None and source is not None:
-        name = record.get("fn")
-        kept = source.parent / name if isinstance(name, str) and "/" not in name else None
-        archive = kept if kept is not None and kept.is_file() else None
-    return _Linked(prefix / "conda-meta" / f"{stem}.json", record, source, archive)
+def _linked(record: PrefixRecord) -> _Linked:
+    archive, name = _channel_file(record), record.text("fn")
+    if archive is None and record.source is not None and name and "/" not in name:
+        kept = record.source.parent / name
+        archive = kept if kept.is_file() else None
+    return _Linked(record, archive)
 
 
-def _channel_file(record: Mapping[str, Any]) -> Path | None:
+def _channel_file(record: PrefixRecord) -> Path | None:
     """The file that a ``file://`` channel has of the package."""
-    url = record.get("url")
-    path = local_path(url) if isinstance(url, str) else None
+    url = record.text("url")
+    path = local_path(url) if url else None
     return path if path is not None and path.is_file() else None
 
 
@@ -126,27 +126,29 @@ def _digests(package: _Linked) -> tuple[str | None, str | None]:
     try:
         if package.archive is None:
             return None, None
-        md5 = digest_of(package.archive, "md5") if package.claimed("md5") or not package.claimed("sha256") else None
-        return digest_of(package.archive, "sha256"), md5
+        record = package.record
+        md5 = digest_of(package.archive, "md5") if record.digest("md5") or not record.digest("sha256") else None
+        return digest_of(package.archive), md5
     except OSError:
         return None, None
 
 
 def _is_unpacked_from(package: _Linked) -> bool:
     """Whether what was linked was unpacked from the archive, by the hashes of its files that both have."""
-    if package.source is None or package.archive is None:
+    source = package.record.source
+    if source is None or package.archive is None:
         return False
     names = ("info/index.json", "info/paths.json", "info/files")
     try:
         packed = _read(package.archive, names)
         for name in names:
-            path = package.source / name
+            path = source / name
             if packed.get(name) != (path.read_bytes() if path.is_file() else None):
                 return False
-        others = [package.source.with_name(package.source.name + suffix) for suffix in _SUFFIXES]
+        others = [source.with_name(source.name + suffix) for suffix in _SUFFIXES]
         # of two archives either can be unpacked there; a package of old has no hashes, so its files have to be there
         doubtful = all(path.exists() for path in others) or packed.get("info/paths.json") is None
-        return not doubtful or not damaged_files(package.source)
+        return not doubtful or not damaged_files(source)
     except Exception:  # whatever is wrong with an archive: the engine can fetch it again
         return False
 
@@ -162,38 +164,77 @@ def _read(archive: Path, names: Iterable[str]) -> dict[str, bytes | None]:
     return asyncio.run(read())
 
 
-def _state(package: _Linked, sha256: str, md5: str | None) -> None:
+def _state(record: PrefixRecord, sha256: str, md5: str | None) -> None:
     """Complete a record by the digests that were computed."""
-    record = {**package.record, "sha256": sha256, **({"md5": md5} if md5 else {})}
-    package.path.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    stated = {**record.data, "sha256": sha256, **({"md5": md5} if md5 else {})}
+    record.path.write_text(json.dumps(stated, indent=2), encoding="utf-8")
 
 
 def _refused(package: _Linked, sha256: str, md5: str | None) -> EngineError:
-    name, version, build, subdir, url = (
-        str(package.record.get(key)) for key in ("name", "version", "build", "subdir", "url")
-    )
-    claimed = Package(name, version, build, subdir, url, package.claimed("sha256"), package.claimed("md5"))
+    claimed = package.record.package
     if claimed.sha256 and claimed.sha256 != sha256:
         return mismatch(claimed, "sha256", sha256)
     return mismatch(claimed, "md5", str(md5))
 
 
 def _remove(package: _Linked) -> None:
-    """Take a package out of the package cache. Renamed first: no program should find it half removed."""
-    if package.source is None:
+    """Take a package out of the package cache. Raises EngineError where that cannot be done."""
+    source = package.record.source
+    if source is None:
         return
-    beside = [package.source.with_name(package.source.name + suffix) for suffix in _SUFFIXES]
-    there = [path for path in (package.source, *beside) if path.exists()]
     try:
-        if there:
-            aside = tempfile.mkdtemp(prefix=".removed-", dir=package.source.parent)
-            for path in there:
-                path.rename(Path(aside, path.name))
-            shutil.rmtree(aside, ignore_errors=True)
+        _take_out(source, *(source.with_name(source.name + suffix) for suffix in _SUFFIXES))
     except OSError as error:
         raise EngineError(
             f"the package cache has another {package.stem} than the one that was asked for, "
-            f"and it cannot be removed: {package.source}: {error.strerror}",
+            f"and it cannot be removed: {source}: {error.strerror}",
             code="digest-mismatch",
             hint="Ask its owner to remove it, or use --engine rattler, which has a package cache of its own.",
         ) from None
+
+
+def _take_out(*paths: Path) -> None:
+    """Remove what is there of these. Renamed first: no program should find it half removed. Raises OSError."""
+    there = [path for path in paths if path.exists()]
+    if there:
+        aside = tempfile.mkdtemp(prefix=".removed-", dir=there[0].parent)
+        for path in there:
+            path.rename(Path(aside, path.name))
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+# --- packages that a conda which was killed left half unpacked --------------------------------------------------------
+# conda takes a directory for a whole package as soon as its metadata are in it, and refuses to link what it then
+# misses: every later creation fails, until the directory is removed. It unpacks it again from the archive next to it.
+
+
+def refused_packages(words: str) -> list[Path]:
+    """The directories that are not whole packages, by what conda said when it verified them."""
+    return [Path(path) for path in dict.fromkeys(found["path"] for found in _REFUSED.finditer(words))]
+
+
+def remove_refused(words: str) -> list[str]:
+    """Take those directories out of the package cache that they lie in; the names of what is gone from there.
+
+    What is no unpacked package in a package cache, is whole by now, may not be changed, or still changes stays.
+    """
+    found = [path for path in refused_packages(words) if _is_kept_unpacked(path) and is_damaged(path)]
+    before = [_times(path) for path in found]
+    if found:
+        time.sleep(_STILL)
+    removed = []
+    for path, state in zip(found, before, strict=True):
+        with suppress(OSError):
+            if _times(path) == state:
+                _take_out(path)
+                removed.append(path.name)
+    return removed
+
+
+def _is_kept_unpacked(path: Path) -> bool:
+    return (path / "info" / "index.json").is_file() and (path.parent / "urls.txt").is_file() and not path.is_symlink()
+
+
+def _times(path: Path) -> dict[Path, int]:
+    """The files below a directory, with their times: those that come or grow change it."""
+    return {each: each.lstat().st_mtime_ns for each in path.rglob("*") if each.is_symlink() or each.exists()}

@@ -9,7 +9,7 @@ from cetool.base.errors import EngineError
 from cetool.engines.private import scrub
 from cetool.engines.protocol import CreateRequest, Explain, Progress
 from cetool.engines.subprocesses import Ended
-from cetool.packages.verify import check_complete
+from cetool.packages.integrity import check_complete
 
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS")
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.base.errors import CetoolError, NotExecutableError, ProgramNotFoundError, UsageError
-from cetool.base.limits import PACKAGE, read_json
 from cetool.declare.languages import package_of_program
+from cetool.packages.prefix import sound_records
 from cetool.warm.environ import ON_WINDOWS, path_dirs
 
 #: An environment's prefix; of one that lies over another, its own and that one's.
@@ -256,18 +256,11 @@ def programs_of(prefix: Path, packages: Iterable[str]) -> list[str]:
     wanted = set(packages)
     folders = {os.path.normcase(folder) for folder in path_dirs(os.fspath(prefix))}
     found: set[str] = set()
-    for path in (prefix / "conda-meta").glob("*.json"):
-        try:
-            record = read_json(path, PACKAGE)
-            if record["name"] not in wanted:
-                continue
-            files = [str(file) for file in record["files"]]
-        except (OSError, ValueError, KeyError, TypeError):  # a message must not fail for want of facts
-            continue
-        for file in files:
-            folder, name = os.path.split(os.path.join(prefix, file))
-            if os.path.normcase(os.path.normpath(folder)) in folders and _is_program(os.path.join(folder, name)):
-                found.add(name)
+    sound, _ = sound_records(prefix)  # a message must not fail for want of facts
+    for file in (file for record in sound if record.name in wanted for file in record.files):
+        folder, name = os.path.split(os.path.join(prefix, file))
+        if os.path.normcase(os.path.normpath(folder)) in folders and _is_program(os.path.join(folder, name)):
+            found.add(name)
     return sorted(found)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from cetool.base.consent import Consent
 from cetool.base.errors import EngineError
 from cetool.base.limits import parse_json
 from cetool.base.process import clean_environ, python_command
-from cetool.packages.installed import normalized
+from cetool.packages.distributions import Distribution, distributions_by_name, normalized
 
 _PYTHON = "python.exe" if os.name == "nt" else "bin/python"
 _META = (".dist-info", ".egg-info", ".egg-link")
@@ -55,16 +55,6 @@ json.dump({
 
 
 @dataclass(frozen=True)
-class Distribution:
-    """An installed Python distribution: its normalised name, its version, what it requires, and where it lies."""
-
-    name: str
-    version: str
-    requires: tuple[str, ...]
-    place: Path
-
-
-@dataclass(frozen=True)
 class Base:
     """A base with a python: ``path`` is where that looks for modules, ``markers`` the environment of PEP 508."""
 
@@ -77,7 +67,7 @@ class Base:
     @functools.cached_property
     def distributions(self) -> dict[str, Distribution]:
         """The Python distributions that it has, by normalised name."""
-        return distributions_in(self.path)
+        return distributions_by_name(self.path)
 
 
 @dataclass(frozen=True)
@@ -193,23 +183,6 @@ def _names(directory: Path) -> Iterable[str]:
         return os.listdir(directory)
     except OSError:
         return ()
-
-
-def distributions_in(places: Sequence[str | Path]) -> dict[str, Distribution]:
-    """The distributions in these directories by normalised name; of several of one name the first, as imports go."""
-    from importlib.metadata import distributions
-
-    found: dict[str, Distribution] = {}
-    for place in places:
-        if not os.path.isdir(place):
-            continue
-        for item in distributions(path=[str(place)]):
-            name, version = item.metadata["Name"], item.version
-            if name and version:
-                place_path = Path(str(item.locate_file("")))
-                distribution = Distribution(normalized(name), version, tuple(item.requires or ()), place_path)
-                found.setdefault(distribution.name, distribution)
-    return found
 
 
 # --- what changed ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.base.errors import EngineError
-from cetool.base.limits import NOTE, PACKAGE, read_json
 from cetool.declare.environment import EnvironmentSpec
 from cetool.engines.build import Circumstances, Place
 from cetool.engines.protocol import CreateRequest, Progress
@@ -22,7 +21,6 @@ from cetool.engines.rattler.prefix import finish_overlay
 from cetool.overlays.about import About, Layer, write_about
 from cetool.overlays.base import (
     Base,
-    Distribution,
     compile_all,
     fingerprint_of,
     python_of,
@@ -31,6 +29,8 @@ from cetool.overlays.base import (
 from cetool.overlays.guard import write_guard
 from cetool.overlays.installers import find_installer
 from cetool.overlays.lay import Laid, lay_over
+from cetool.packages.distributions import Distribution
+from cetool.packages.prefix import PackageRecordError, read_records
 
 
 def lay_conda(
@@ -75,18 +75,12 @@ def lay_conda(
 
 
 def _versions(base: Path) -> dict[str, str]:
-    found = {}
-    for path in (base / "conda-meta").glob("*.json"):
-        try:
-            record = read_json(path, PACKAGE)
-            found[str(record["name"])] = str(record["version"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise EngineError(
-                f"the package record {path} cannot be read: {error}",
-                code="environment-damaged",
-                hint="Name another base, or repair this one.",
-            ) from None
-    return found
+    try:
+        return {record.name: record.version for record in read_records(base)}
+    except PackageRecordError as error:
+        raise EngineError(
+            error.message, code="environment-damaged", hint="Name another base, or repair this one."
+        ) from None
 
 
 _GROUP = stat.S_ISGID | stat.S_IWGRP
@@ -207,18 +201,14 @@ def _source(item: Distribution) -> str | None:
     """Where a distribution came from if that was no index (PEP 610), credentials left out."""
     from cetool.base.urls import strip_credentials
 
-    for info in item.place.glob("*.dist-info/direct_url.json"):
-        name, _, rest = info.parent.name.partition("-")
-        if name.replace("_", "-").replace(".", "-").lower() == item.name and rest:
-            try:
-                data = read_json(info, NOTE)
-                commit = data.get("vcs_info", {}).get("commit_id")
-                kind = "-e " if data.get("dir_info", {}).get("editable") else ""
-                vcs = f"{data['vcs_info']['vcs']}+" if commit else ""
-                return strip_credentials(f"{kind}{vcs}{data['url']}{f'@{commit}' if commit else ''}")
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                return None
-    return None
+    data = item.direct_url
+    try:
+        commit = data.get("vcs_info", {}).get("commit_id")
+        kind = "-e " if data.get("dir_info", {}).get("editable") else ""
+        vcs = f"{data['vcs_info']['vcs']}+" if commit else ""
+        return strip_credentials(f"{kind}{vcs}{data['url']}{f'@{commit}' if commit else ''}")
+    except (KeyError, TypeError, AttributeError):
+        return None
 
 
 def _share(prefix: Path) -> None:

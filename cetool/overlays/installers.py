@@ -35,7 +35,7 @@ from cetool.engines.pypi.pip import pip_install
 from cetool.engines.pypi.words import explain_failure
 from cetool.engines.subprocesses import Ended, Invocation
 from cetool.overlays.base import Base
-from cetool.packages.installed import normalized
+from cetool.packages.distributions import normalized
 
 #: The first pip that has --dry-run and --report.
 _PIP_WITH_REPORTS = (22, 2)

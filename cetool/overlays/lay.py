@@ -19,11 +19,11 @@ from cetool.base.errors import EngineError
 from cetool.base.urls import redact
 from cetool.declare.overlay import is_direct
 from cetool.engines.protocol import Progress
-from cetool.overlays.base import Base, Distribution, distributions_in, site_directories
+from cetool.overlays.base import Base, site_directories
 from cetool.overlays.guard import write_guard
 from cetool.overlays.installers import Installer, to_install
 from cetool.overlays.probe import Failure, failures
-from cetool.packages.installed import normalized
+from cetool.packages.distributions import Distribution, distributions_by_name, normalized
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class _Layer:
         below = self.base.distributions
         for _ in range(_MOST_ROUNDS):
             self._install()
-            over = distributions_in(site_directories(self.prefix))
+            over = distributions_by_name(site_directories(self.prefix))
             breached = new_breaches(below, over, self.base.markers)
             if self._take_up(breached, below, over):
                 continue

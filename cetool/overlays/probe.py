@@ -11,14 +11,12 @@ import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import Distribution as Installed
-from importlib.metadata import distributions
 from pathlib import Path
 
 from cetool.base.process import clean_environ, guarded_command
-from cetool.overlays.base import Base, Distribution
+from cetool.overlays.base import Base
 from cetool.overlays.guard import guard_of
-from cetool.packages.installed import normalized
+from cetool.packages.distributions import Distribution, normalized
 
 _COMPILED = (".so", ".pyd", ".dylib")
 #: Modules of one package that are imported: each loads those that it needs itself.
@@ -75,9 +73,7 @@ def failures(
             alone = {} if name in over else _import(base, list(failed), environ, None)
             if failed.keys() - alone.keys():
                 reason = next(text for module, text in failed.items() if module not in alone)
-                installed = _installed(current)
-                installer = "" if installed is None else (installed.read_text("INSTALLER") or "").strip()
-                found.append(Failure(name, current.version, reason, installer == "conda"))
+                found.append(Failure(name, current.version, reason, current.installer == "conda"))
     return found
 
 
@@ -99,20 +95,13 @@ def _is_compiled(distribution: Distribution) -> bool:
 
 def _modules(distribution: Distribution) -> list[str]:
     """The compiled modules of a distribution, those nearest to the top first, as far as they are imported here."""
-    installed = _installed(distribution)
     names = set()
-    for file in (installed.files if installed is not None else None) or ():
+    for file in distribution.listed:
         if file.suffix in _COMPILED and ".." not in file.parts and file.name.partition(".")[2]:
             parts = (*file.parts[:-1], file.name.partition(".")[0])
             if all(part.isidentifier() for part in parts) and "tests" not in parts:
                 names.add(".".join(parts))
     return sorted(names, key=lambda name: (name.count("."), name))[:_MOST_MODULES]
-
-
-def _installed(distribution: Distribution) -> Installed | None:
-    for item in distributions(path=[str(distribution.place)], name=distribution.name):
-        return item
-    return None
 
 
 def _import(base: Base, modules: list[str], environ: Mapping[str, str], guard: Path | None) -> dict[str, str]:

@@ -16,10 +16,12 @@ from cetool.base.limits import ENVIRONMENT_FILE, read_text
 from cetool.base.urls import strip_credentials
 from cetool.declare.match_specs import spec_name
 from cetool.declare.overlay import is_direct, local_path, read_overlay_keys
+from cetool.lock.installed import Installed, read_installed
 from cetool.lock.records import in_order
 from cetool.overlays.about import Layer, read_about
-from cetool.overlays.base import distributions_in, site_directories
-from cetool.packages.installed import Installed, normalized, package_records, read_installed
+from cetool.overlays.base import site_directories
+from cetool.packages.distributions import distributions_by_name, distributions_of, normalized
+from cetool.packages.prefix import PrefixRecord, read_records
 
 _PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/.-"
 
@@ -152,18 +154,18 @@ def freeze_text(name: str, base: Path, overlay: Path) -> str:
     in the version that takes its place instead, and those in their versions, whatever build. Raises StoreError where
     the records cannot be read.
     """
-    records = {str(record["name"]): record for record in package_records(base)}
-    records.update({str(record["name"]): record for record in package_records(overlay)})
+    records = {record.name: record for record in read_records(base)}
+    records.update({record.name: record for record in read_records(overlay)})
     about = read_about(overlay)
     pypi = {layer.name: layer for layer in (about.layers if about is not None else ()) if layer.kind == "pypi"}
     owned = {key: record for record in records.values() for key in distributions_of(record)}
-    replaced = {str(owned[key]["name"]): layer for key, layer in pypi.items() if key in owned}
-    kept = [record for record in records.values() if record["name"] not in replaced]
+    replaced = {owned[key].name: layer for key, layer in pypi.items() if key in owned}
+    kept = [record for record in records.values() if record.name not in replaced]
     needed = {name for record in kept for name in _depends(record)} & replaced.keys()
-    pins = {item.name: f"{item.name}=={item.version}" for item in distributions_in(site_directories(base)).values()}
-    pins = {key: pin for key, pin in pins.items() if key not in owned}
+    found = distributions_by_name(site_directories(base))
+    pins = {key: f"{key}=={item.version}" for key, item in found.items() if key not in owned}
     pins.update({key: _pypi_pin(layer) for key, layer in pypi.items() if _owner(key, owned) not in needed})
-    channels = list(dict.fromkeys(strip_credentials(str(record.get("channel") or "")) for record in kept))
+    channels = list(dict.fromkeys(strip_credentials(record.text("channel") or "") for record in kept))
     lines = [f"name: {_scalar(name)}", "channels:", *(f"  - {_scalar(item)}" for item in channels if item)]
     lines.append("dependencies:")
     conda = [_pin(record, exact=not needed & _depends(record)) for record in kept]
@@ -181,28 +183,16 @@ def _pypi_pin(layer: Layer) -> str:
     return f"{layer.name} @ {layer.source.removeprefix('-e ')}"
 
 
-def _pin(record: Mapping[str, Any], *, exact: bool) -> str:
-    return (
-        f"{record['name']}={record['version']}={record['build']}" if exact else f"{record['name']}=={record['version']}"
-    )
+def _pin(record: PrefixRecord, *, exact: bool) -> str:
+    return f"{record.name}={record.version}={record.build}" if exact else f"{record.name}=={record.version}"
 
 
-def _depends(record: Mapping[str, Any]) -> set[str]:
-    return {str(spec).split(maxsplit=1)[0] for spec in record.get("depends") or () if str(spec).strip()}
+def _depends(record: PrefixRecord) -> set[str]:
+    return {spec.split(maxsplit=1)[0] for spec in record.depends if spec.strip()}
 
 
-def _owner(distribution: str, owned: Mapping[str, Mapping[str, Any]]) -> str | None:
-    return str(owned[distribution]["name"]) if distribution in owned else None
-
-
-def distributions_of(record: Mapping[str, Any]) -> set[str]:
-    """The Python distributions that a conda package brings, by normalised name."""
-    names = set()
-    for file in record.get("files") or ():
-        folder = str(file).rpartition("/")[0].rpartition("/")[2]
-        if folder.endswith((".dist-info", ".egg-info")):
-            names.add(normalized(folder.rpartition(".")[0].partition("-")[0]))
-    return names
+def _owner(distribution: str, owned: Mapping[str, PrefixRecord]) -> str | None:
+    return owned[distribution].name if distribution in owned else None
 
 
 def freeze_lock(base: Path, overlay: Path, platform: str) -> Installed:
@@ -215,10 +205,11 @@ def freeze_lock(base: Path, overlay: Path, platform: str) -> Installed:
     about = read_about(overlay)
     laid = {layer.name for layer in (about.layers if about is not None else ()) if layer.kind == "pypi"}
     laid |= {package.name for package in above.lock.pypi}
-    records = [*package_records(base), *package_records(overlay)]
-    replaced = {str(record["name"]) for record in records if laid & distributions_of(record)}
+    over = read_records(overlay)
+    records = [*read_records(base), *over]
+    replaced = {record.name for record in records if laid & distributions_of(record)}
     conda = {package.name: package for package in (*below.lock.conda, *above.lock.conda)}
-    owned = {name for record in package_records(overlay) for name in distributions_of(record)} | laid
+    owned = {name for record in over for name in distributions_of(record)} | laid
     pypi = [*(package for package in below.lock.pypi if package.name not in owned), *above.lock.pypi]
     unknown = [*(each for each in below.unknown if each.name not in owned), *above.unknown]
     return Installed(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cetool.base.errors import StoreError
 from cetool.declare.overlay import is_editable, local_path
-from cetool.packages.intact import sha256_of
+from cetool.packages.hashing import digest_of
 
 #: What of a project decides on its metadata; of a checkout that is worked on nothing else matters here.
 _PROJECT = ("pyproject.toml", "setup.py", "setup.cfg")
@@ -31,7 +31,7 @@ def state_of(entry: str) -> str | None:
         return None
     try:
         if path.is_file():
-            return sha256_of(path)
+            return digest_of(path)
         if not path.is_dir():
             raise FileNotFoundError(2, "there is no such file or directory")
         if not any((path / name).is_file() for name in _PROJECT):
@@ -68,7 +68,7 @@ def _project(directory: Path) -> Iterator[str]:
     for name in _PROJECT:
         if (directory / name).is_file():
             yield name
-            yield sha256_of(directory / name)
+            yield digest_of(directory / name)
 
 
 def _tree(directory: Path) -> Iterator[str]:

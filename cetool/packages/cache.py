@@ -1,28 +1,15 @@
-"""Packages that were damaged where they are kept unpacked: by a power cut, a failing disk, a cleaner of old files.
-
-Engines link what they find there without a look at it, so that every environment made from then on would lack the same.
-
-Packages that a conda which was killed left half unpacked in its package cache.
-
-conda takes a directory there for a whole package as soon as its metadata are in it, and refuses to link what it then
-misses: every later creation fails, until somebody removes the directory. It unpacks it anew from the archive beside it.
-"""
+"""The package caches of engines: where they are, who may use them at a time, and what is wrong with what is in them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
-import shutil
-import stat
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from cetool.base import filelock
 from cetool.base.errors import EngineError, StoreError
-from cetool.base.limits import PACKAGE, parse_json, read_regular
 from cetool.base.ownership import OwnershipError, check_source_dir, ensure_private_dir, is_trusting
 from cetool.settings.condarc import Condarc, load_condarc
 
@@ -53,6 +40,15 @@ class DamagedPackages(EngineError):
         )
 
 
+class ReplacedPackages(DamagedPackages):
+    """Another process put other packages of the same names into the package cache while these were linked."""
+
+    advice = "Run the same command again."
+
+    def __init__(self, directories: Iterable[Path]) -> None:
+        super().__init__(directories, how="not the same as a moment ago: another process replaced them")
+
+
 def checked_caches(directories: Iterable[str], root: str, environ: Mapping[str, str]) -> tuple[Path, ...]:
     """The configured package caches of an engine: no stranger may be able to put packages there.
 
@@ -66,15 +62,6 @@ def checked_caches(directories: Iterable[str], root: str, environ: Mapping[str, 
         except OwnershipError as error:
             raise error.but(message=f"the package cache cannot be used: {error.message}") from None
     return found
-
-
-class ReplacedPackages(DamagedPackages):
-    """Another process put other packages of the same names into the package cache while these were linked."""
-
-    advice = "Run the same command again."
-
-    def __init__(self, directories: Iterable[Path]) -> None:
-        super().__init__(directories, how="not the same as a moment ago: another process replaced them")
 
 
 def embedded_cache(condarc: Condarc, environ: Mapping[str, str], cache_dir: Path) -> Path:
@@ -108,41 +95,6 @@ def embedded_caches(environ: Mapping[str, str], cache_dir: Path) -> list[Path]:
 def _candidates(condarc: Condarc, cache_dir: Path) -> list[Path]:
     """Where the embedded engine may keep packages and metadata, in order of preference."""
     return [*(Path(directory, "rattler") for directory in condarc.pkgs_dirs), cache_dir]
-
-
-def is_cut_off(status: os.stat_result, size: object) -> bool:
-    """Whether a file is what a power cut leaves of one of this size: it ends early, with a block of the disk.
-
-    One that ends early somewhere else was changed by a program, through another of its names.
-    """
-    return isinstance(size, int) and status.st_size < size and not status.st_size % 512 and stat.S_ISREG(status.st_mode)
-
-
-def is_damaged(directory: Path) -> bool:
-    """Whether files of an unpacked package are missing or cut off. A package that is not there is not damaged."""
-    if not directory.is_dir():
-        return False
-    try:
-        listing = read_regular(directory / "info" / "paths.json", PACKAGE)
-    except FileNotFoundError:  # packages of old have none
-        return _lacks_files(directory)
-    except OSError:
-        return True
-    try:
-        for entry in parse_json(listing)["paths"]:
-            if is_cut_off(os.lstat(f"{directory}/{entry['_path']}"), entry.get("size_in_bytes")):
-                return True
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return True
-    return False
-
-
-def _lacks_files(directory: Path) -> bool:
-    try:
-        names = read_regular(directory / "info" / "files", PACKAGE).decode("utf-8", "surrogateescape").splitlines()
-    except OSError:
-        return True
-    return not all(os.path.lexists(directory / name) for name in names if name)
 
 
 def distrust(directories: Iterable[Path]) -> None:
@@ -198,45 +150,3 @@ def note_use(packages: Path, names: Iterable[str]) -> None:
     for name in names:
         with contextlib.suppress(OSError):
             os.utime(packages / name)
-
-
-_REFUSED = re.compile(r"The package for \S+ located at (?P<path>/.+?|[A-Za-z]:\\.+?)\s*\n\s*appears to be corrupted")
-#: Seconds for which a directory must not change: another conda may be unpacking it this moment.
-_STILL = 1.0
-
-
-def refused_packages(words: str) -> list[Path]:
-    """The directories that are not whole packages, by what conda said when it verified them."""
-    return [Path(path) for path in dict.fromkeys(found["path"] for found in _REFUSED.finditer(words))]
-
-
-def remove_refused(words: str) -> list[str]:
-    """Take those directories out of the package cache that they lie in; the names of what is gone from there.
-
-    What is no unpacked package in a package cache, is whole by now, may not be changed, or still changes stays.
-    """
-    found = [path for path in refused_packages(words) if _is_kept_unpacked(path) and is_damaged(path)]
-    before = [_state(path) for path in found]
-    if found:
-        time.sleep(_STILL)
-    return [path.name for path, state in zip(found, before, strict=True) if _state(path) == state and _remove(path)]
-
-
-def _is_kept_unpacked(path: Path) -> bool:
-    return (path / "info" / "index.json").is_file() and (path.parent / "urls.txt").is_file() and not path.is_symlink()
-
-
-def _state(path: Path) -> dict[Path, int]:
-    """The files below a directory, with their times: those that come or grow change it."""
-    return {each: each.lstat().st_mtime_ns for each in path.rglob("*") if each.is_symlink() or each.exists()}
-
-
-def _remove(path: Path) -> bool:
-    """Rename it first: nobody is to meet it half removed."""
-    try:
-        aside = tempfile.mkdtemp(prefix=".damaged-", dir=path.parent)
-        path.rename(Path(aside, path.name))
-    except OSError:
-        return False
-    shutil.rmtree(aside, ignore_errors=True)
-    return True

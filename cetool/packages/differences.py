@@ -1,27 +1,23 @@
 """What of an environment is not as it was made: files of conda packages and of PyPI packages that are changed or gone,
 files and packages that came later.
 
-conda's files are compared with ``paths_data`` (:mod:`cetool.packages.intact`), those of PyPI packages with the RECORD
-of
-their distribution (PEP 376, PEP 627). What no package brought was made by a link script, or it came later: the times of
-the files tell, which the kernel sets.
+conda's files are compared with ``paths_data`` (:mod:`cetool.packages.integrity`), those of PyPI packages with the
+RECORD of their distribution (PEP 376, PEP 627). What no package brought was made by a link script, or it came later:
+the times of the files tell, which the kernel sets.
 """
 
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cetool.base.limits import PACKAGE, read_json, read_regular, read_text
-from cetool.packages.installed import Distribution, distributions, read_origins
-from cetool.packages.intact import CHANGED as CHANGED
-from cetool.packages.intact import MISSING, changed_files, digest_of, in_parallel, package_paths, sha256_of
+from cetool.packages.distributions import Distribution, pypi_distributions, read_origins
+from cetool.packages.hashing import digest_of, in_parallel
+from cetool.packages.integrity import CHANGED, MISSING, changed_files, listed_files
+from cetool.packages.prefix import PrefixRecord, package_paths, read_history, sound_records
 
 REMOVED, ADDED = "removed", "added"
 
@@ -65,15 +61,15 @@ def verify_files(prefix: Path, complete: Path, packages: int) -> Verdict:
 
     Raises OSError where that file, or a directory, cannot be looked at.
     """
-    records, broken = _records(prefix)
+    sound_list, broken = sound_records(prefix)
     if broken:  # nothing more is known of the files of this package
-        return Verdict(len(broken), tuple(Difference(path, CHANGED) for path in broken))
+        return Verdict(len(broken), tuple(Difference(f"conda-meta/{path.name}", CHANGED) for path in broken))
+    records = {record.stem: record for record in sound_list}
     since = os.stat(complete).st_ctime_ns
-    pypi = list(distributions(prefix, records.values()))
-    listed = {each: list(_listed(prefix, each)) for each in pypi}
-    sound, found = _compare_distributions(prefix, listed)
-    whole = {path for path, _ in sound}
-    for altered in changed_files(prefix):
+    pypi = list(pypi_distributions(prefix, records.values()))
+    listed = {each: list(each.files(prefix)) for each in pypi}
+    whole, found = _compare_distributions(prefix, listed)
+    for altered in changed_files(prefix, records.values()):
         if altered.path not in whole:  # else a PyPI package has put its own there
             state = REMOVED if altered.state == MISSING else altered.state
             cached = _damaged_source(altered.path, records[altered.package]) if state == CHANGED else None
@@ -81,10 +77,9 @@ def verify_files(prefix: Path, complete: Path, packages: int) -> Verdict:
     found += _packages(prefix, records, pypi, since)
     if len(records) < packages and not any(each.state == REMOVED and each.path.endswith(".json") for each in found):
         found.append(Difference("conda-meta", REMOVED))  # a record, and nothing tells which
-    conda = package_paths(prefix)
-    known = _OWN | {f"conda-meta/{stem}.json" for stem in records} | {entry.path for entry in conda}
-    known |= {name for record in records.values() for name in _names(record)}
-    known |= {path for rows in listed.values() for path, _ in rows}
+    compared = {entry.path for entry in package_paths(records.values())}
+    compared |= {path for rows in listed.values() for path, _ in rows}
+    known = compared | _OWN | {name for record in records.values() for name in record.files}
     made, compiled = [], []
     for path, born in _files(prefix):
         if path in known or (path.startswith("conda-meta/") and path.endswith(".json")):
@@ -95,34 +90,15 @@ def verify_files(prefix: Path, complete: Path, packages: int) -> Verdict:
             made.append(path)
         else:
             found.append(Difference(path, ADDED))
-    count = len({entry.path for entry in conda} | {path for rows in listed.values() for path, _ in rows})
-    return Verdict(count, tuple(sorted(set(found), key=lambda each: each.path)), tuple(sorted(made)), tuple(compiled))
-
-
-def _records(prefix: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The package records by the stems of their files, and the paths of those that are none."""
-    records, broken = {}, []
-    for path in sorted((prefix / "conda-meta").glob("*.json")):
-        try:
-            record = read_json(path, PACKAGE)
-            if not isinstance(record, dict) or "name" not in record:
-                raise ValueError("it is none")
-            records[path.stem] = record
-        except (OSError, ValueError):
-            broken.append(f"conda-meta/{path.name}")
-    return records, broken
-
-
-def _names(record: Mapping[str, Any]) -> list[str]:
-    files = record.get("files")
-    return [name for name in files if isinstance(name, str)] if isinstance(files, list) else []
+    differences = tuple(sorted(set(found), key=lambda each: each.path))
+    return Verdict(len(compared), differences, tuple(sorted(made)), tuple(compiled))
 
 
 # --- packages ---------------------------------------------------------------------------------------------------------
 
 
 def _packages(
-    prefix: Path, records: Mapping[str, Any], pypi: Sequence[Distribution], since: int
+    prefix: Path, records: Mapping[str, PrefixRecord], pypi: Sequence[Distribution], since: int
 ) -> Iterator[Difference]:
     """Package records that are gone, were changed or came later, and the like of PyPI packages."""
     linked = _linked(prefix)
@@ -164,29 +140,22 @@ def _linked(prefix: Path) -> set[str]:
 
     Its lines are conda's: ``+channel/subdir::name-version-build``.
     """
-    try:
-        text = read_regular(prefix / "conda-meta" / "history", PACKAGE).decode("utf-8", "replace")
-    except OSError:
-        return set()
-    first = text.split("\n==> ")[0]
+    first = read_history(prefix).split("\n==> ")[0]
     return {line.rpartition("::")[2].strip() for line in first.splitlines() if line.startswith("+") and "::" in line}
 
 
-def _damaged_source(path: str, record: Mapping[str, Any]) -> str | None:
+def _damaged_source(path: str, record: PrefixRecord) -> str | None:
     """The file in the package cache that was linked to ``path``, if that is not as its package has it either."""
-    link = record.get("link")
-    source = (link.get("source") if isinstance(link, dict) else None) or record.get("extracted_package_dir")
-    if not isinstance(source, str):
+    if record.source is None:
         return None
     try:
-        listing = read_json(Path(source, "info", "paths.json"), PACKAGE)["paths"]
-        names = _names(record)
-        for number, entry in enumerate(listing):
-            mapped = names[number] if len(names) >= len(listing) else entry["_path"]
-            if path in (mapped, entry["_path"]) and entry.get("sha256"):
-                cached = os.path.join(source, entry["_path"])
-                return None if sha256_of(cached) == entry["sha256"] else cached
-    except (OSError, ValueError, KeyError, TypeError):
+        listed, placed = listed_files(record.source), record.files
+        for number, entry in enumerate(listed):
+            mapped = placed[number] if len(placed) >= len(listed) else entry.path
+            if path in (mapped, entry.path) and entry.sha256:
+                cached = os.path.join(record.source, entry.path)
+                return None if digest_of(cached) == entry.sha256 else cached
+    except (OSError, ValueError):
         return None
     return None
 
@@ -194,39 +163,19 @@ def _damaged_source(path: str, record: Mapping[str, Any]) -> str | None:
 # --- PyPI -------------------------------------------------------------------------------------------------------------
 
 
-def _listed(prefix: Path, distribution: Distribution) -> Iterator[tuple[str, str]]:
-    """The files in a distribution's RECORD: the path below the prefix, and ``ALGORITHM=DIGEST``, empty where there is
-    none. Files outside the prefix are passed over."""
-    place = distribution.directory.parent
-    try:
-        text = read_text(distribution.directory / "RECORD", PACKAGE)
-        rows = list(csv.reader(io.StringIO(text, newline="")))
-    except (OSError, ValueError, csv.Error):
-        rows = []
-        yield (distribution.directory / "RECORD").relative_to(prefix).as_posix(), ""
-    top = os.path.normpath(prefix)
-    for row in rows:
-        if not row or not row[0]:
-            continue
-        path = os.path.relpath(os.path.normpath(os.path.join(place, row[0])), top).replace(os.sep, "/")
-        if not path.startswith("../"):
-            yield path, row[1] if len(row) > 1 else ""
-
-
 def _compare_distributions(
     prefix: Path, listed: Mapping[Distribution, list[tuple[str, str]]]
-) -> tuple[list[tuple[str, str]], list[Difference]]:
-    """The rows that are as listed, and the differences. What lists no hash has to be there, compiled files do not."""
+) -> tuple[set[str], list[Difference]]:
+    """The paths that are as listed, and the differences. What lists no hash has to be there, compiled files do not."""
     rows = [(each, path, digest) for each, entries in listed.items() for path, digest in entries]
     states = in_parallel(lambda row: _state(f"{prefix}/{row[1]}", row[2]), rows, lambda row: f"{prefix}/{row[1]}")
-    sound, found = [], []
-    for (each, path, digest), state in zip(rows, states, strict=True):
-        if state is None:
-            sound.append((path, digest))
-        elif not path.endswith(".pyc"):
-            found.append(Difference(path, state, _PYPI.format(each)))
-    whole = {path for path, _ in sound}
-    return sound, [each for each in found if each.path not in whole]
+    whole = {path for (_, path, _), state in zip(rows, states, strict=True) if state is None}
+    found = [
+        Difference(path, state, _PYPI.format(each))
+        for (each, path, _), state in zip(rows, states, strict=True)
+        if state is not None and path not in whole and not path.endswith(".pyc")
+    ]
+    return whole, found
 
 
 def _state(path: str, listed: str) -> str | None:

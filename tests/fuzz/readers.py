@@ -361,9 +361,9 @@ def _kernel(directory: Path) -> object:
 def _package(directory: Path) -> object:
     from cetool.engines.rattler.prefix import records_of
     from cetool.launch.programs import programs_of
+    from cetool.lock.installed import read_installed
     from cetool.packages.differences import verify_files
-    from cetool.packages.installed import read_installed
-    from cetool.packages.verify import check_complete
+    from cetool.packages.integrity import check_complete
 
     (directory / "conda-meta" / "history").write_text("+noarch::six-1.16.0-0\n")
     (directory / "conda-meta" / "cetool").write_text("")
@@ -381,17 +381,16 @@ def _package(directory: Path) -> object:
 
 
 def _versions(directory: Path) -> object:
-    from cetool.overlays.recipes import distributions_of
-    from cetool.packages.installed import package_records
+    from cetool.packages.distributions import distributions_of
+    from cetool.packages.prefix import read_records
 
-    return [distributions_of(record) for record in package_records(directory)]
+    return [distributions_of(record) for record in read_records(directory)]
 
 
 def _unpacked(directory: Path) -> object:
     from cetool.declare.package import Package
     from cetool.engines.archives import check_unpacked
-    from cetool.packages.cache import is_damaged
-    from cetool.packages.intact import damaged_files
+    from cetool.packages.integrity import damaged_files, is_damaged
 
     is_damaged(directory)
     damaged_files(directory)
@@ -402,7 +401,7 @@ def _unpacked(directory: Path) -> object:
 
 
 def _noted(directory: Path) -> object:
-    from cetool.packages.installed import read_origins
+    from cetool.packages.distributions import read_origins
 
     return sorted(each.line for each in read_origins(directory).values())
 

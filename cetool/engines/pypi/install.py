@@ -31,7 +31,8 @@ from cetool.engines.pypi.origins import NOT_UNDERSTOOD, Asking, find_origins, ke
 from cetool.engines.pypi.pip import find_pip, pip_invocation
 from cetool.engines.pypi.words import explain_failure
 from cetool.engines.subprocesses import Ended, Invocation, run_engine
-from cetool.packages.installed import Installed, normalized
+from cetool.lock.installed import Installed
+from cetool.packages.distributions import distributions_by_name, normalized, site_packages
 
 #: Variables by which uv would install elsewhere, something else, or into another environment.
 UV_ASTRAY = (
@@ -266,15 +267,8 @@ def python_of(prefix: Path) -> Path:
 
 def installed_distributions(prefix: Path) -> dict[str, str]:
     """The Python distributions that conda installed: normalised name to version."""
-    from importlib.metadata import distributions
-
-    places = [*prefix.glob("lib/python3*/site-packages"), prefix / "Lib" / "site-packages"]
-    found: dict[str, str] = {}
-    for distribution in distributions(path=[str(place) for place in places if place.is_dir()]):
-        name, version = distribution.metadata["Name"], distribution.version
-        if name and version:
-            found[normalized(name)] = version
-    return found
+    found = distributions_by_name(site_packages(prefix))
+    return {name: each.version for name, each in found.items()}
 
 
 def is_nameless(requirement: str) -> bool:

@@ -33,7 +33,7 @@ from cetool.engines.rattler.request import virtual_packages
 from cetool.engines.subprocesses import Invocation, run_engine
 from cetool.lock.checks import pypi_url, pypi_version
 from cetool.lock.model import PlatformLock
-from cetool.packages.installed import normalized
+from cetool.packages.distributions import normalized
 
 if TYPE_CHECKING:
     from cetool.engines.lock_solve import LockSolver

@@ -24,14 +24,8 @@ from cetool.base.urls import strip_credentials
 from cetool.declare.package import PypiPackage
 from cetool.declare.pypi import PypiSettings
 from cetool.engines.pypi.files import tell_pip, tell_uv
-from cetool.packages.installed import (
-    Distribution,
-    distributions,
-    normalized,
-    package_records,
-    read_origins,
-    write_origins,
-)
+from cetool.packages.distributions import Distribution, normalized, pypi_distributions, read_origins, write_origins
+from cetool.packages.prefix import read_records
 
 #: Seconds that uv or pip may take to tell.
 _PATIENCE = 120.0
@@ -62,7 +56,7 @@ def keep_origins(prefix: Path, asking: Asking, report: Path | None) -> None:
         if report is not None:
             found = read_report(report.read_bytes())
         else:
-            found = find_origins(list(distributions(prefix, package_records(prefix))), asking)
+            found = find_origins(list(pypi_distributions(prefix, read_records(prefix))), asking)
         if found:  # beside what an earlier step noted
             write_origins(prefix, {**read_origins(prefix), **found}.values())
     except (*NOT_UNDERSTOOD, StoreError):  # the environment is complete without, and can be asked later
@@ -78,7 +72,7 @@ def keep_named(prefix: Path, references: Sequence[str]) -> None:
         url = _DIGEST.sub("", url).strip().replace("#&", "#").rstrip("#&")
         named[normalized(name.strip())] = (url, digest["digest"].lower() if digest else None)
     try:
-        found = distributions(prefix, package_records(prefix))
+        found = pypi_distributions(prefix, read_records(prefix))
         write_origins(
             prefix, [PypiPackage(each.name, each.version, *named[each.name]) for each in found if each.name in named]
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from cetool.declare.package import Package
 from cetool.declare.pypi import PypiSettings
 from cetool.engines.pypi.files import write_private
-from cetool.packages.installed import normalized
+from cetool.packages.distributions import normalized
 
 #: Conda packages whose Python distributions have another name than they.
 DISTRIBUTIONS = {

@@ -39,9 +39,9 @@ from cetool.packages.cache import (
     ReplacedPackages,
     embedded_cache,
     in_use,
-    is_damaged,
     note_use,
 )
+from cetool.packages.integrity import is_damaged
 from cetool.settings.condarc import load_condarc
 
 if TYPE_CHECKING:

@@ -36,7 +36,8 @@ from cetool.engines.archives import check_names, check_together, check_unpacked,
 from cetool.engines.errors import space_error
 from cetool.engines.explicit import mismatch
 from cetool.engines.protocol import Progress
-from cetool.packages.intact import damaged_files, digest_of
+from cetool.packages.hashing import digest_of
+from cetool.packages.integrity import damaged_files
 
 if TYPE_CHECKING:
     from rattler import Client, RepoDataRecord

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 from cetool.base.below import write_below
 from cetool.base.errors import EngineError
-from cetool.base.limits import PACKAGE, parse_json, read_regular
 from cetool.engines.private import clean_records
 from cetool.engines.rattler.request import Plan
+from cetool.packages.prefix import read_records
 
 if TYPE_CHECKING:
     from rattler import MatchSpec, PrefixRecord, RepoDataRecord
@@ -79,14 +79,11 @@ def records_of(prefix: Path) -> list[PrefixRecord]:
     from rattler import PrefixRecord
 
     found = []
-    for path in sorted((prefix / "conda-meta").glob("*.json")):
-        try:
-            parse_json(read_regular(path, PACKAGE))  # py-rattler knows no limits, and waits for a pipe
-            found.append(PrefixRecord.from_path(path))
-        except Exception as error:
-            raise EngineError(
-                f"the package record {path} cannot be read: {error}", code="environment-damaged"
-            ) from None
+    try:
+        for record in read_records(prefix):  # py-rattler knows no limits, and waits for a pipe
+            found.append(PrefixRecord.from_path(record.path))
+    except Exception as error:
+        raise EngineError(getattr(error, "message", None) or str(error), code="environment-damaged") from None
     return found
 
 

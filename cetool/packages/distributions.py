@@ -1,0 +1,232 @@
+"""The Python distributions in an environment, as their metadata have them: the only reader of those.
+
+A distribution does not tell which file it was installed from, unless that was named by its URL (PEP 610). So whoever
+installs PyPI packages notes that in :data:`ORIGINS`, next to the package records but without their suffix: conda takes
+every ``conda-meta/*.json`` for one of those.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import Distribution as Metadata
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from packaging.utils import canonicalize_name
+
+from cetool.base.below import read_below, write_below
+from cetool.base.limits import NOTE, PACKAGE, parse_json, read_text
+from cetool.base.urls import strip_credentials
+from cetool.declare.package import PypiPackage
+from cetool.packages.prefix import PrefixRecord
+
+#: Where the files that PyPI packages were installed from are noted: ``{"schema": 1, "packages": [...]}``.
+ORIGINS = "conda-meta/cetool-pypi"
+_SCHEMA = 1
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+#: What metadata directories end in, those of eggs too.
+_INFO = (".dist-info", ".egg-info")
+#: The files of a distribution that are read whole.
+_READ = ("METADATA", "PKG-INFO", "WHEEL", "direct_url.json", "INSTALLER", "requires.txt")
+
+
+def normalized(name: str) -> str:
+    """A distribution's name as PEP 503 has it."""
+    return str(canonicalize_name(name))
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """An installed Python distribution."""
+
+    #: Normalized (PEP 503).
+    name: str
+    version: str
+    #: Its ``.dist-info`` or ``.egg-info``.
+    directory: Path
+
+    @functools.cached_property
+    def _metadata(self) -> Metadata:
+        return Metadata.at(self.directory)
+
+    @property
+    def place(self) -> Path:
+        """The directory that it is imported from."""
+        return self.directory.parent
+
+    @functools.cached_property
+    def requires(self) -> tuple[str, ...]:
+        """Its requirements (PEP 508)."""
+        return tuple(self._metadata.requires or ())
+
+    @property
+    def requires_python(self) -> str | None:
+        """The Pythons that it works with (PEP 440)."""
+        return self._metadata.metadata["Requires-Python"]
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """The tags of the wheel that it was, such as ``py3-none-any``."""
+        lines = (self._metadata.read_text("WHEEL") or "").splitlines()
+        return frozenset(line.partition(":")[2].strip() for line in lines if line.startswith("Tag:"))
+
+    @property
+    def listed(self) -> Sequence[PurePosixPath]:
+        """The files that it lists, from the directory that it is imported from."""
+        return self._metadata.files or ()
+
+    @property
+    def installer(self) -> str:
+        """The program that installed it, nothing where it does not tell."""
+        return (self._metadata.read_text("INSTALLER") or "").strip()
+
+    @property
+    def direct_url(self) -> dict[str, Any]:
+        """What ``direct_url.json`` (PEP 610) says, nothing where it is missing or broken."""
+        try:
+            data = parse_json(self._metadata.read_text("direct_url.json") or "")
+        except ValueError:
+            return {}
+        return data if isinstance(data, dict) else {}
+
+    @property
+    def origin(self) -> PypiPackage:
+        """What it tells itself of the file that it was installed from; the URL is empty where it tells nothing."""
+        url, sha256 = _origin(self.direct_url)
+        return PypiPackage(self.name, self.version, url, sha256, self.requires, self.requires_python)
+
+    def files(self, prefix: Path) -> Iterator[tuple[str, str]]:
+        """The files in its RECORD (PEP 376): the path below the prefix, and ``ALGORITHM=DIGEST``, empty where there is
+        none. Files outside of the prefix are passed over.
+        """
+        record = self.directory / "RECORD"
+        try:
+            rows = list(csv.reader(io.StringIO(read_text(record, PACKAGE), newline="")))
+        except (OSError, ValueError, csv.Error):
+            rows = []
+            yield record.relative_to(prefix).as_posix(), ""
+        top = os.path.normpath(prefix)
+        for row in rows:
+            if row and row[0]:
+                path = os.path.relpath(os.path.normpath(os.path.join(self.place, row[0])), top).replace(os.sep, "/")
+                if not path.startswith("../"):
+                    yield path, row[1] if len(row) > 1 else ""
+
+
+def site_packages(prefix: Path) -> list[Path]:
+    """The environment's ``site-packages``, each once: conda-forge has ``lib/python3.1`` lead to ``lib/python3.11``."""
+    places = [*sorted(prefix.glob("lib/python3*/site-packages")), prefix / "Lib" / "site-packages"]
+    return list({place.resolve(): place for place in reversed(places) if place.is_dir()}.values())
+
+
+def distributions_in(places: Iterable[str | Path]) -> Iterator[Distribution]:
+    """The distributions in these directories, by the names of their metadata directories."""
+    for place in places:
+        try:
+            names = sorted(os.listdir(place))
+        except OSError:
+            continue
+        is_egg = os.fspath(place).endswith(".egg")
+        for name in names:
+            if name.endswith(_INFO) or (is_egg and name.lower() == "egg-info"):
+                found = _read(Path(place, name))
+                if found is not None:
+                    yield found
+
+
+def distributions_by_name(places: Iterable[str | Path]) -> dict[str, Distribution]:
+    """The distributions in these directories by name; of several of one name the first, as imports go."""
+    found: dict[str, Distribution] = {}
+    for each in distributions_in(places):
+        found.setdefault(each.name, each)
+    return found
+
+
+def _read(directory: Path) -> Distribution | None:
+    """The distribution whose metadata are there; None where they are not all regular files that can be read whole."""
+    files = [directory / name for name in _READ] if directory.is_dir() else [directory]
+    if not all(map(_is_readable, files)):
+        return None
+    metadata = Metadata.at(directory).metadata
+    name, version = metadata["Name"], metadata["Version"]
+    return Distribution(normalized(name), version, directory) if name and version else None
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether a file can be read whole, or is not there."""
+    try:
+        info = path.stat()
+    except OSError:
+        return True
+    return stat.S_ISREG(info.st_mode) and info.st_size <= NOTE
+
+
+def distributions_of(record: PrefixRecord) -> set[str]:
+    """The names of the Python distributions that a conda package brings."""
+    folders = {name.rpartition("/")[0].rpartition("/")[2] for name in record.files}
+    return {normalized(each.rpartition(".")[0].partition("-")[0]) for each in folders if each.endswith(_INFO)}
+
+
+def pypi_distributions(prefix: Path, records: Iterable[PrefixRecord]) -> Iterator[Distribution]:
+    """The distributions in an environment that no package of these records brought."""
+    owned = {name for record in records for name in record.files if ".dist-info/" in name}
+    for place in site_packages(prefix):
+        below = place.relative_to(prefix).as_posix()
+        for each in distributions_in([place]):
+            if each.directory.suffix == ".dist-info" and f"{below}/{each.directory.name}/METADATA" not in owned:
+                yield each
+
+
+# --- where they came from ---------------------------------------------------------------------------------------------
+
+
+def _origin(told: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The URL and SHA-256 that a ``direct_url.json`` tells, the URL empty where it tells none."""
+    try:
+        url = strip_credentials(str(told["url"]))
+        below = f"#subdirectory={told['subdirectory']}" if told.get("subdirectory") else ""
+        if "vcs_info" in told:
+            return f"{told['vcs_info']['vcs']}+{url}@{told['vcs_info']['commit_id']}{below}", None
+        archive = told.get("archive_info") or {}
+        sha256 = (archive.get("hashes") or {}).get("sha256")
+        if not sha256 and str(archive.get("hash", "")).startswith("sha256="):
+            sha256 = archive["hash"].removeprefix("sha256=")
+        return url.partition("#")[0] + below, sha256 if sha256 and _SHA256.match(sha256) else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "", None
+
+
+def read_origins(prefix: Path) -> dict[str, PypiPackage]:
+    """What :func:`write_origins` noted, by name; nothing where that is missing or damaged."""
+    try:
+        data = parse_json(read_below(prefix, ORIGINS, limit=PACKAGE))
+        if data["schema"] != _SCHEMA:
+            return {}
+        found = [PypiPackage(*(each[key] for key in ("name", "version", "url", "sha256"))) for each in data["packages"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return {
+        each.name: each
+        for each in found
+        if each.url
+        and isinstance(each.sha256, str | None)
+        and all(isinstance(text, str) for text in (each.name, each.version, each.url))
+    }
+
+
+def write_origins(prefix: Path, packages: Iterable[PypiPackage]) -> None:
+    """Note which files PyPI packages were installed from, credentials left out. Raises OSError."""
+    listed = [
+        {"name": each.name, "version": each.version, "url": strip_credentials(each.url), "sha256": each.sha256}
+        for each in sorted(packages, key=lambda package: package.name)
+    ]
+    text = json.dumps({"schema": _SCHEMA, "packages": listed}, indent=1) + "\n"
+    write_below(prefix, ORIGINS, text.encode())
