@@ -10,6 +10,7 @@ pipe, a device or a socket, which would hold a reader forever. Every reader take
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 from typing import Any
@@ -114,10 +115,7 @@ def parse_json(text: str | bytes, *, exact: bool = False) -> Any:
         raise LimitError(f"it has more than {VALUES} values")
     check_brackets(data)
     try:
-        if exact:
-            document = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_refused)
-        else:
-            document = json.loads(text)
+        document = _exact_decoder().decode(text) if exact else json.loads(text)
     except RecursionError:
         raise LimitError(f"it is nested deeper than {DEPTH} levels") from None
     if b"\\u" in data:
@@ -126,6 +124,13 @@ def parse_json(text: str | bytes, *, exact: bool = False) -> Any:
         except UnicodeEncodeError:
             raise LimitError("a text in it has half of a surrogate pair") from None
     return document
+
+
+@functools.cache
+def _exact_decoder() -> Any:
+    import json
+
+    return json.JSONDecoder(parse_int=_integer, parse_float=_finite, parse_constant=_refused)
 
 
 def check_brackets(data: bytes, *, strings: bool = True) -> None:

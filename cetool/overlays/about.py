@@ -11,11 +11,11 @@ import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cetool.base.below import read_below, write_below
+from cetool.base.codec import decode, encode
 from cetool.base.errors import StoreError
 from cetool.base.limits import NOTE, SETTINGS, parse_json, read_text
 from cetool.overlays.base import Fingerprint
@@ -50,36 +50,18 @@ class About:
     fingerprint: Fingerprint
     layers: tuple[Layer, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "schema": SCHEMA,
-            "base": self.base,
-            "python": self.python,
-            "fingerprint": self.fingerprint.as_dict(),
-            "layers": [asdict(layer) for layer in self.layers],
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> About:
-        """What :meth:`as_dict` wrote. Raises KeyError, TypeError or ValueError where it is none."""
-        if data["schema"] != SCHEMA:
-            raise ValueError(f"schema {data['schema']!r}")
-        layers = tuple(Layer(**layer) for layer in data["layers"])
-        return cls(str(data["base"]), data["python"], Fingerprint.from_dict(data["fingerprint"]), layers)
-
 
 def read_about(prefix: Path) -> About | None:
     """What the overlay at ``prefix`` says of itself, None where nothing of it can be read."""
     try:
-        return About.from_dict(parse_json(read_below(prefix, ABOUT, limit=NOTE), exact=True))
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return decode(About, parse_json(read_below(prefix, ABOUT, limit=NOTE), exact=True), schema=SCHEMA)
+    except (OSError, ValueError):
         return None
 
 
 def write_about(prefix: Path, about: About) -> None:
     """Write it. Raises OSError."""
-    write_below(prefix, ABOUT, json.dumps(about.as_dict(), indent=1).encode(), parents=True)
+    write_below(prefix, ABOUT, json.dumps(encode(about, schema=SCHEMA), indent=1).encode(), parents=True)
 
 
 #: Names told in a message.

@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cetool.base.consent import Consent
 from cetool.base.errors import EngineError
@@ -76,15 +75,6 @@ class Fingerprint:
 
     conda: tuple[str, ...]
     python: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, list[str]]:
-        """As JSON values."""
-        return {"conda": list(self.conda), "python": list(self.python)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Fingerprint:
-        """The fingerprint that :meth:`as_dict` wrote. Raises KeyError or TypeError where it is none."""
-        return cls(tuple(map(str, data["conda"])), tuple(map(str, data["python"])))
 
 
 def python_of(prefix: Path) -> Path:
