@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.cache import (
     builder,
+    collect,
     finish,
     hear,
     leftovers,
@@ -25,14 +26,13 @@ from support.cache import (
 
 from cetool.base.errors import StoreError
 from cetool.store.disk import Freed, disk_size
-from cetool.store.gc import Policy, Report, collect
+from cetool.store.gc import Collection, Policy
 from cetool.store.marker import MARKER
-from cetool.store.store import Directory
 
 HOUR = 3600.0
 
 
-def _collect(root: Path, policy: Policy, *, dry_run: bool = False) -> Report:
+def _collect(root: Path, policy: Policy, *, dry_run: bool = False) -> Collection:
     with usage_log(root) as log:
         return collect(small_store(root), log, policy, dry_run=dry_run)
 
@@ -46,17 +46,17 @@ def _used(root: Path, ages: dict[str, float]) -> None:
         log._db.commit()
 
 
-def _names(directories: Iterable[Directory]) -> list[str]:
+def _names(prefixes: Iterable[Path]) -> list[str]:
     packages = {small_spec(package).name: package for package in ("a", "b", "c", "d")}
-    return [packages.get(directory.prefix.name, directory.prefix.name) for directory in directories]
+    return [packages.get(prefix.name, prefix.name) for prefix in prefixes]
 
 
-def _gone(report: Report) -> list[str]:
-    return _names(item.directory for item in report.collected)
+def _gone(report: Collection) -> list[str]:
+    return _names(each.item.path for each in report.collected)
 
 
 def _there(root: Path) -> list[str]:
-    return sorted(_names(small_store(root).directories()))
+    return sorted(_names(directory.prefix for directory in small_store(root).directories()))
 
 
 def _four(root: Path) -> None:
@@ -78,7 +78,7 @@ def test_the_unused_go_the_longest_unused_first(tmp_path: Path) -> None:
     assert _there(tmp_path) == ["a", "d"]
     assert _gone(_collect(tmp_path, Policy(older_than=0.0))) == ["a", "d"]
     assert leftovers(tmp_path) == []
-    assert _collect(tmp_path, Policy()).collected == ()
+    assert _collect(tmp_path, Policy()).collected == []
 
 
 def test_the_least_recently_used_go_beyond_a_size(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_the_least_recently_used_go_beyond_a_size(tmp_path: Path) -> None:
     held = made(tmp_path, "b")
     assert _gone(_collect(tmp_path, Policy(max_size=4 * max(sizes)))) == []
     report = _collect(tmp_path, Policy(max_size=limit))
-    assert _names(report.in_use) == ["b"]
+    assert _names(item.path for item in report.in_use) == ["b"]
     assert _gone(report) == ["c", "a"]
     assert {item.reason for item in report.collected} == {"over the size limit"}
     held.release()
@@ -106,7 +106,7 @@ def test_what_is_in_use_stays_and_counts_as_used(tmp_path: Path) -> None:
     hear(holder)
     for dry_run in (True, False):
         report = _collect(tmp_path, Policy(everything=True), dry_run=dry_run)
-        assert _names(report.in_use) == ["b"]
+        assert _names(item.path for item in report.in_use) == ["b"]
         assert sorted(_gone(report)) == ["a", "c", "d"]
     finish(holder)
     assert _gone(_collect(tmp_path, Policy(older_than=HOUR))) == []
@@ -119,7 +119,7 @@ def test_a_program_that_closed_the_lock_keeps_its_environment(tmp_path: Path) ->
     shutil.copy2(shutil.which("sleep") or "", prefix / "bin" / "sleep")
     pid = os.posix_spawn(prefix / "bin" / "sleep", ["sleep", "600"], {})
     try:
-        assert _names(_collect(tmp_path, Policy(older_than=25 * HOUR)).in_use) == ["b"]
+        assert _names(item.path for item in _collect(tmp_path, Policy(older_than=25 * HOUR)).in_use) == ["b"]
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
@@ -177,8 +177,8 @@ def test_one_that_cannot_be_removed_does_not_keep_the_others(tmp_path: Path) -> 
     (tmp_path / "locks" / f"{small_spec('b').name}.lock").mkdir()
     report = _collect(tmp_path, Policy(everything=True))
     assert sorted(_gone(report)) == ["a", "c", "d"]
-    ((directory, error),) = report.failed
-    assert _names([directory]) == ["b"]
+    ((item, error),) = report.failed
+    assert _names([item.path]) == ["b"]
     assert isinstance(error, StoreError)
     assert error.hint
 
@@ -224,7 +224,7 @@ def test_freed_bytes_are_those_that_no_other_name_keeps(tmp_path: Path) -> None:
     expected = {"b": plain["b"], "c": plain["c"] + block}
     for dry_run in (True, False):
         report = _collect(tmp_path, Policy(older_than=25 * HOUR), dry_run=dry_run)
-        assert {_names([item.directory])[0]: item.freed for item in report.collected} == expected
+        assert {_names([item.item.path])[0]: item.freed for item in report.collected} == expected
     last = _collect(tmp_path, Policy(everything=True))
     assert last.freed == plain["a"] + plain["d"] + 2 * block
 
@@ -232,7 +232,7 @@ def test_freed_bytes_are_those_that_no_other_name_keeps(tmp_path: Path) -> None:
 def test_runs_and_collections_in_tight_loops(tmp_path: Path) -> None:
     """Two run and two collect all that is not in use: no run ever loses a file, and each finds its environment."""
     body = """
-    from cetool.store.gc import Policy, collect
+    from cetool.store.gc import Policy
     def act(number):
         for _ in range(100 if number < 2 else 25):
             if number < 2:
@@ -257,7 +257,7 @@ def test_a_new_environment_is_not_taken_for_an_old_one(tmp_path: Path) -> None:
     store = small_store(tmp_path)
     with usage_log(tmp_path) as log:
         store.ensure(small_spec(), builder(small_spec())).release()
-        assert collect(store, log, Policy(older_than=HOUR, max_size=10**9)).collected == ()
+        assert collect(store, log, Policy(older_than=HOUR, max_size=10**9)).collected == []
         assert len(collect(store, log, Policy(max_size=0)).collected) == 1
     with pytest.raises(StoreError), usage_log(tmp_path) as log:
         shutil.rmtree(tmp_path / "envs")

@@ -17,6 +17,8 @@ import pytest
 import cetool.base.errors
 from cetool.base.errors import StoreError
 from cetool.store import scripts
+from cetool.store.gc import Collection, Policy
+from cetool.store.kinds import KeptScripts
 from cetool.store.scripts import ScriptStore, safe_name
 
 DATA = b"#!/bin/sh\necho kept\n"
@@ -39,6 +41,13 @@ def age(path: Path, seconds: float) -> None:
     """Have the kept script or cache directory be last used so long ago."""
     then = time.time() - seconds
     os.utime(path, (then, then))
+
+
+def collected(store: ScriptStore, older_than: float, *, dry_run: bool = False) -> int:
+    """The bytes that a collection of what was unused for so many seconds frees."""
+    collection = Collection(Policy(older_than=older_than), dry_run=dry_run)
+    collection.collect(KeptScripts(store))
+    return collection.freed
 
 
 def mode(path: Path) -> int:
@@ -131,26 +140,26 @@ def test_collection_is_by_age(store: ScriptStore, tmp_path: Path) -> None:
     foreign = store.directory / "notes.txt"
     foreign.write_text("not ours")
 
-    would = store.collect(7200, dry_run=True)
+    would = collected(store, 7200, dry_run=True)
     assert would > 100_000 and old.exists() and (old_cache / "deep" / "data").exists()
-    assert store.collect(7200) == would
+    assert collected(store, 7200) == would
     assert not old.parent.exists() and not old_cache.exists()
     assert new.exists() and new_cache.exists() and future.exists()
-    assert store.collect(7200) == 0
-    assert store.collect(0) > 0
+    assert collected(store, 7200) == 0
+    assert collected(store, 0) > 0
     assert not new.exists() and not new_cache.exists()
     assert left(store) == ["notes.txt"]
 
 
 def test_collecting_nothing(store: ScriptStore) -> None:
-    assert store.collect(0) == 0 and not store.directory.exists()
+    assert collected(store, 0) == 0 and not store.directory.exists()
 
 
 def test_an_interrupted_collection_is_finished(store: ScriptStore) -> None:
     path = store.keep(DATA, "s.py")
     (store.directory / ".trash").mkdir()
     path.parent.rename(store.directory / ".trash" / "half-way")
-    store.collect(1_000_000)
+    collected(store, 1_000_000)
     assert left(store) == []
 
 
@@ -162,10 +171,10 @@ def test_what_is_held_stays_even_through_exec(store: ScriptStore, tmp_path: Path
     with subprocess.Popen(["/bin/sh", "-c", "exec cat"], pass_fds=fds, stdin=subprocess.PIPE) as script:
         held.release()
         cache.release()
-        assert store.collect(0) == 0
+        assert collected(store, 0) == 0
         assert held.path.exists() and cache.path.exists()
         script.communicate(timeout=60)
-    assert store.collect(0) > 0
+    assert collected(store, 0) > 0
     assert not held.path.exists() and not cache.path.exists()
 
 
@@ -176,7 +185,7 @@ def test_keeping_while_everything_is_collected(store: ScriptStore, tmp_path: Pat
     def collect() -> None:
         try:
             while not over.is_set():
-                store.collect(0)
+                collected(store, 0)
         except BaseException as error:
             failures.append(error)
 
@@ -221,7 +230,7 @@ def test_what_cannot_be_written_says_why(store: ScriptStore, tmp_path: Path, mon
         with pytest.raises(StoreError) as caught:
             store.keep(DATA, "s.sh")
     assert "No space left" in caught.value.message and "cetool gc" in str(caught.value.hint)
-    store.collect(0)
+    collected(store, 0)
     for blocked in (store.directory / hashlib.sha256(DATA).hexdigest()[:20], tmp_path / "file"):
         blocked.write_text("in the way")
         with pytest.raises(StoreError) as caught:

@@ -190,7 +190,8 @@ def test_a_trash_on_another_file_system(tmp_path: Path) -> None:
         (directory,) = store.directories()
         lock = store.hold_for_removal(directory)
         assert lock is not None
-        gone = store.put_away(directory, lock)
+        gone = store.put_away(directory)
+        lock.delete()
         assert gone is not None
         assert gone.parent == tmp_path / "envs"
         assert list(store.directories()) == []

@@ -26,7 +26,7 @@ from cetool.lock.baseline import Combined, combine
 from cetool.lock.find import lock_in
 from cetool.lock.model import Lock, PlatformLock
 from cetool.store.baselines import BaselineStore, path_key, use_key
-from cetool.store.copies import Copy
+from cetool.store.keyed import Copy
 
 if TYPE_CHECKING:  # what fetches is for baselines at a URL
     from cetool.app.session import Session

@@ -33,7 +33,7 @@ from cetool.declare.source import (
 )
 from cetool.fetch.addresses import GITHUB_TOKEN, Address
 from cetool.fetch.scripts import Fetched, Known, UnreachableError, fetch_script, locate_script
-from cetool.store.copies import Copy, CopyStore
+from cetool.store.keyed import Copy, CopyStore
 from cetool.store.scripts import Held, ScriptStore
 
 

@@ -7,6 +7,7 @@ A bare number is refused in both: conda-execute documented hours and took them f
 from __future__ import annotations
 
 import re
+import time
 from datetime import datetime, timedelta, timezone
 
 from cetool.base.errors import UsageError
@@ -35,6 +36,17 @@ _MOMENT = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(?:([Zz])|([+-])(\d\d):?(\d\d))", re.ASCII
 )
 _DAY_HINT = "Write a day, 2026-01-31, or a moment with its time zone (RFC 3339): 2026-01-31T12:00:00Z."
+
+
+def age(when: float, now: float) -> float:
+    """Seconds since a moment; one in the future was just now: the clock was set back since."""
+    return max(0.0, now - when)
+
+
+def is_due(when: float, seconds: float) -> bool:
+    """Whether it is time to do again what was last done at a moment: after so many seconds, or when the clock was set
+    back since."""
+    return not 0 <= time.time() - when < seconds
 
 
 def parse_duration(text: str) -> float:

@@ -22,7 +22,7 @@ from cetool.cli.output import print_data, print_json, print_line
 if TYPE_CHECKING:
     from cetool.lock.model import PlatformLock
     from cetool.store.baselines import BaselineStore
-    from cetool.store.copies import Copy
+    from cetool.store.keyed import Copy
 
 #: What the JSON has of one script's baseline, and the packages that differ.
 _Status = tuple[dict[str, object], list[dict[str, "str | None"]]]

@@ -22,7 +22,8 @@ from cetool.cli.environments import create_environment, requirements_of
 from cetool.cli.output import print_data, print_line
 from cetool.declare.environment import Requirements
 from cetool.engines.registration import forget_registration
-from cetool.store.gc import Policy, collect
+from cetool.store.gc import Collection, Policy
+from cetool.store.kinds import collect_environments
 
 
 def execute(arguments: Sequence[str]) -> NoReturn:
@@ -135,5 +136,6 @@ def _clear(session: Session, hours: float | None) -> int:
         session.voice.result(f"Removing unused temporary environment {prefix}.")
 
     with session.usage() as usage:
-        collect(session.store, usage, Policy(older_than=age * 3600), on_removed=forget)
+        collection = Collection(Policy(older_than=age * 3600))
+        collect_environments(collection, session.store, usage, on_removed=forget)
     return 0

@@ -18,7 +18,6 @@ from cetool.base.values import Value
 from cetool.declare.metadata import ScriptMetadata
 from cetool.launch.activation import Activation
 from cetool.settings.paths import Paths
-from cetool.store.disk import clear_old_files
 from cetool.store.marker import MARKER
 from cetool.store.scripts import Held
 from cetool.store.store import Lease
@@ -57,8 +56,6 @@ def _highest_missing(path: bytes) -> bytes:
 _VARIABLE = pattern(rb"\$(?:\{([^}\n]*)\}|(\w+))")
 #: Values of PATH that are remembered: a shell's, an editor's, cron's.
 _MOST_PATHS = 4
-#: Seconds that a record is kept in which nothing changed.
-KEPT = 30 * 86400.0
 
 
 class Learned(Value):
@@ -122,11 +119,6 @@ def write_launch_record(learned: Learned, around: Circumstances, lease: Lease, p
     data = warm.pack_record(record)
     if len(data) <= warm.MOST_BYTES:
         write_record(path, data)
-
-
-def clear_records(paths: Paths) -> None:
-    """Delete the records of long ago; one that is still of use is written anew by the next run."""
-    clear_old_files(paths.launch, KEPT)
 
 
 def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths) -> warm.Record | None:

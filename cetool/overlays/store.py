@@ -12,8 +12,7 @@ import contextlib
 import json
 import os
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from cetool.base.errors import StoreError, UsageError
@@ -24,7 +23,8 @@ from cetool.base.process import is_in_environment_of_any, prefixes_in_use
 from cetool.overlays.recipes import Recipe
 from cetool.settings.paths import Paths
 from cetool.store.disk import Freed
-from cetool.store.gc import Collected, Policy, Report
+from cetool.store.gc import Item
+from cetool.store.kinds import Directories
 from cetool.store.store import Directory, Store
 
 _PLACE = "{env_name}"
@@ -173,74 +173,39 @@ def is_overlay_in_use(prefix: Path) -> bool:
     return bool(prefixes_in_use([prefix])) or is_in_environment_of_any(f"{prefix}{os.sep}")
 
 
-def last_used(store: Store, directory: Directory) -> float:
-    """When an overlay was last used, in seconds since 1970; 0 for an incomplete one."""
+class OverlaysOf(Directories):
+    """The overlays of one store. One with a name goes with its base alone: the recipe stays."""
+
+    name = "overlays"
+
+    def __init__(self, store: Store, named: Collection[str]) -> None:
+        super().__init__(store)
+        self._named = named
+
+    def items(self, freed: Freed) -> Iterator[Item]:
+        for directory in self.store.directories():
+            prefix, marker = directory.prefix, directory.marker
+            if marker is None or marker.spec.overlay is None:
+                yield Item(prefix, None, reason="incomplete", name=directory.name)
+                continue
+            gone = None if os.path.isdir(marker.spec.overlay.base) else "its base is gone"
+            kept = str(prefix) in self._named
+            yield Item(prefix, last_used(self.store, directory), reason=gone, kept=kept, name=directory.name)
+
+    def in_use(self, item: Item) -> bool:
+        return super().in_use(item) or is_overlay_in_use(item.path)
+
+    def used(self, item: Item) -> float | None:
+        return last_used(self.store, Directory(item.path, item.name))
+
+
+def all_overlays(overlays: Overlays) -> list[OverlaysOf]:
+    """All overlays, as what a collection removes. Raises StoreError where the place cannot be read."""
+    named = {recipe.directory for recipe in overlays.named()}
+    return [OverlaysOf(store, named) for store in overlays.stores()]
+
+
+def last_used(store: Store, directory: Directory) -> float | None:
+    """When an overlay was last used, in seconds since 1970; None for an incomplete one."""
     marker = directory.marker
-    return 0.0 if marker is None else max(marker.created, store.last_shared_use(directory))
-
-
-def collect_overlays(
-    overlays: Overlays, policy: Policy, *, dry_run: bool = False, on_removed: Callable[[Path], None] | None = None
-) -> Report:
-    """Remove the overlays that the policy lets go, and those whose base is gone; never one that is in use.
-
-    One with a name goes with its base alone: the recipe stays. Raises StoreError where the place cannot be read.
-    """
-    collected: list[Collected] = []
-    in_use: list[Directory] = []
-    failed: list[tuple[Directory, StoreError]] = []
-    freed = Freed()
-    kept = {recipe.directory for recipe in overlays.named()}
-    now = time.time()
-    for store in overlays.stores():
-        for directory in store.directories():
-            unused = max(0.0, now - last_used(store, directory)) if directory.marker else None
-            reason = _reason(directory, policy, unused, str(directory.prefix) in kept)
-            if reason is None:
-                continue
-            try:
-                size = _take(store, directory, freed, now, dry_run=dry_run)
-            except StoreError as error:
-                failed.append((directory, error))
-                continue
-            if size is None:
-                in_use.append(directory)
-                continue
-            collected.append(Collected(directory, reason, unused, size))
-            if on_removed is not None and not dry_run:
-                on_removed(directory.prefix)
-        if not dry_run:
-            store.clear_trash()
-            store.clear_locks()
-    return Report(tuple(collected), tuple(in_use), dry_run, tuple(failed))
-
-
-def _reason(directory: Directory, policy: Policy, unused: float | None, named: bool) -> str | None:
-    """Why an overlay is to go, None where it is not."""
-    marker = directory.marker
-    if marker is None or marker.spec.overlay is None:
-        return "incomplete"
-    if not os.path.isdir(marker.spec.overlay.base):
-        return "its base is gone"
-    if named:
-        return None
-    if policy.everything:
-        return "not in use"
-    return "unused" if policy.older_than is not None and (unused or 0.0) >= policy.older_than else None
-
-
-def _take(store: Store, directory: Directory, freed: Freed, now: float, *, dry_run: bool) -> int | None:
-    """Remove an overlay, or tell what that would free; None where it is in use, or was used meanwhile."""
-    if store.in_use(directory) or is_overlay_in_use(directory.prefix):
-        return None
-    size = freed.add(directory.prefix)
-    if dry_run:
-        return size
-    lock = store.hold_for_removal(directory)
-    if lock is None:
-        return None
-    with lock:
-        if last_used(store, directory) > now:
-            return None
-        store.remove(directory, lock)
-    return size
+    return None if marker is None else max(marker.created, store.last_shared_use(directory))

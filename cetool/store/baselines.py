@@ -6,21 +6,17 @@ News of a script's baseline is a file of its own: it is there, or not, and a lau
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cetool.base.errors import StoreError
-from cetool.base.files import put_file, sha256_of
-from cetool.base.limits import NOTE, read_json
-from cetool.base.ownership import ensure_private_dir
+from cetool.base.files import sha256_of
+from cetool.base.limits import NOTE, parse_json
 from cetool.base.values import Value
-from cetool.store.copies import Copy, CopyStore
+from cetool.store.keyed import Copy, CopyStore, KeyedFiles
 
-#: Seconds between two looks at whether a baseline has changed, and between two tellings of the same news.
+#: Seconds between two looks at whether a baseline has changed, and between two reports of the same news.
 DAY = 86400.0
 #: Seconds between two looks at whether there is one to be looked at.
 HOUR = 3600.0
@@ -30,12 +26,12 @@ _LOOKED = "looked"
 
 
 class News(Value):
-    """That a baseline has changed: ``text`` says it, ``content`` stands for the new content (SHA-256), ``told`` is when
-    a run last said so, in seconds since 1970, or None.
-    """
+    """That a baseline has changed."""
 
+    #: The SHA-256 of the new content.
     content: str
     text: str
+    #: When a run last reported it, in seconds since 1970.
     told: float | None = None
 
 
@@ -48,11 +44,14 @@ class BaselineStore:
 
     def __init__(self, directory: Path, *, trust: bool = False) -> None:
         self.directory = directory
-        self._trust = trust
         #: The baselines by URL, as each last came.
         self.copies = CopyStore(directory / "copies", trust=trust)
         #: What scripts' environments are made from; of a :class:`Copy` here ``name`` is what the script is called by.
         self.uses = CopyStore(directory / "uses", trust=trust)
+        #: When the server of an address was last asked.
+        self.checked = KeyedFiles(directory / "checked", trust=trust)
+        self._news = KeyedFiles(directory / "news", trust=trust)
+        self._own = KeyedFiles(directory, trust=trust)
 
     def keep(self, key: str, copy: Copy) -> None:
         """Keep what came from an address. Raises StoreError or OSError where that cannot be."""
@@ -65,22 +64,21 @@ class BaselineStore:
 
     def all_uses(self) -> Iterator[tuple[str, Copy]]:
         """Every script's use of a baseline, by its key."""
-        with contextlib.suppress(OSError):
-            for name in sorted(os.listdir(self.uses.directory)):
-                copy = self.uses.find(name)
-                if copy is not None:
-                    yield name, copy
+        for key in self.uses:
+            copy = self.uses.find(key)
+            if copy is not None:
+                yield key, copy
 
     # --- news -------------------------------------------------------------------------------------------------------
 
     def news_path(self, key: str) -> Path:
         """The file that is there while there is news for a use."""
-        return self.directory / "news" / key
+        return self._news.path(key)
 
     def news(self, key: str) -> News | None:
         """The news for a use."""
         try:
-            data = read_json(self.news_path(key), NOTE, exact=True)
+            data = parse_json(self._news.read(key, NOTE), exact=True)
             told = data["told"]
             return News(str(data["content"]), str(data["text"]), None if told is None else float(told))
         except (OSError, ValueError, KeyError, TypeError):
@@ -88,71 +86,35 @@ class BaselineStore:
 
     def tell(self, key: str, news: News) -> None:
         """Put news where the next run finds it. Raises StoreError or OSError."""
-        path = self.news_path(key)
-        ensure_private_dir(path.parent, trust=self._trust)
-        put_file(path, json.dumps(news._asdict()).encode(), mode=0o600, sync=False)
+        self._news.write(key, json.dumps(news._asdict()).encode())
 
     def clear_news(self, key: str) -> None:
-        """Take back what is no news."""
-        with contextlib.suppress(OSError):
-            self.news_path(key).unlink()
+        """Remove what is no news any more."""
+        self._news.remove(key)
 
     # --- when it was looked at ----------------------------------------------------------------------------------------
 
     def is_due(self, key: str) -> bool:
         """Whether a day has passed since the server of an address was asked."""
-        return _older_than(self.directory / "checked" / key, DAY)
+        return self.checked.is_due(key, DAY)
 
     def asked(self, key: str) -> None:
         """Note that it is asked now."""
-        with contextlib.suppress(OSError, StoreError):
-            ensure_private_dir(self.directory / "checked", trust=self._trust)
-            _touch(self.directory / "checked" / key)
+        self.checked.touch(key, create=True)
 
     def any_due(self) -> bool:
         """Whether there is any address of which it has been a day."""
-        with contextlib.suppress(OSError):
-            return any(self.is_due(name) for name in os.listdir(self.directory / "checked"))
-        return False
+        return any(map(self.is_due, self.checked))
 
     @property
     def looked(self) -> Path:
         """The file whose time says when a run last saw to it that news comes in."""
-        return self.directory / _LOOKED
+        return self._own.path(_LOOKED)
 
     def look(self) -> None:
         """Note that a run sees to it now, if none did for an hour."""
-        with contextlib.suppress(OSError, StoreError):
-            if _older_than(self.looked, HOUR):
-                ensure_private_dir(self.directory, trust=self._trust)
-                _touch(self.looked)
-
-    # --- collection ---------------------------------------------------------------------------------------------------
-
-    def collect(self, *, dry_run: bool = False) -> int:
-        """Remove what no script asks for any more; the bytes that this frees."""
-        if not self.directory.is_dir():
-            return 0
-        addresses = set()
-        freed = 0
-        for key, copy in self.all_uses():
-            path = self.uses.directory / key
-            if not os.path.isabs(copy.name) or os.path.lexists(copy.name) or not _older_than(path, KEPT):
-                addresses.add(copy.address)
-                continue
-            freed += path.stat().st_size
-            if not dry_run:
-                self.clear_news(key)
-                path.unlink(missing_ok=True)
-        for kind in ("copies", "checked"):
-            with contextlib.suppress(OSError):
-                for name in os.listdir(self.directory / kind):
-                    path = self.directory / kind / name
-                    if name not in addresses and _older_than(path, KEPT):
-                        freed += path.stat().st_size
-                        if not dry_run:
-                            path.unlink()
-        return freed
+        if self._own.is_due(_LOOKED, HOUR):
+            self._own.touch(_LOOKED, create=True)
 
 
 def use_key(about: str, address: str) -> str:
@@ -165,15 +127,6 @@ def path_key(path: str) -> str:
     return sha256_of(f"file:{path}".encode("utf-8", "surrogatepass"))
 
 
-def _older_than(path: Path, seconds: float) -> bool:
-    """Whether so much time has passed since a file was written; true of one that is not there."""
-    try:
-        age = time.time() - path.stat().st_mtime
-    except OSError:
-        return True
-    return not 0 <= age < seconds  # a time in the future tells that the clock was set back
-
-
-def _touch(path: Path) -> None:
-    path.touch(0o600)
-    os.utime(path)
+def is_script_gone(copy: Copy) -> bool:
+    """Whether the script of a use is a file that is no longer there; of one from a URL that cannot be known."""
+    return os.path.isabs(copy.name) and not os.path.lexists(copy.name)

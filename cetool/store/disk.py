@@ -10,8 +10,11 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from cetool.base.errors import StoreError
+from cetool.base.filelock import try_lock
 from cetool.base.files import room, total_room, walk
 from cetool.base.ownership import make_private_dirs
 from cetool.base.process import is_running, start_time
@@ -55,16 +58,6 @@ class Freed:
         return status.st_nlink - max(0, going - (seen - status.st_nlink)) <= 1
 
 
-def clear_old_files(directory: Path, age: float) -> None:
-    """Delete the files in a directory that were last written more than ``age`` seconds ago."""
-    limit = time.time() - age
-    with contextlib.suppress(OSError), os.scandir(directory) as entries:
-        for entry in entries:
-            with contextlib.suppress(OSError):
-                if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime < limit:
-                    os.unlink(entry.path)
-
-
 #: What the trash's entries begin with where they could only be put beside the prefix.
 _BESIDE = ".trash-"
 
@@ -103,6 +96,17 @@ def clear(trash: Path, envs: Path) -> None:
             for entry in os.listdir(directory):
                 if entry.startswith(beginning) and not _is_wanted(entry):
                     delete_tree(directory / entry)
+
+
+def clear_locks(directory: Path, is_wanted: Callable[[str], bool]) -> None:
+    """Delete the file locks that no process holds and that guard nothing, as ``is_wanted`` says of a file's name."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            if name.endswith(".lock") and not is_wanted(name):
+                with contextlib.suppress(StoreError):
+                    lock = try_lock(directory / name, shared=False)
+                    if lock is not None:
+                        lock.delete()
 
 
 def _is_wanted(entry: str) -> bool:

@@ -1,228 +1,261 @@
-"""Collection: which environments go, by age and by size; never one that is in use."""
+"""Collection: what is removed, by age and by size; never what is in use.
+
+Each kind of thing that can be removed (environments, kept scripts, downloads, ...) says what there is of it, how it is
+held against use, and how it is put away. One :class:`Collection` decides, removes and reports for all of them.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
+from cetool.base.durations import age
 from cetool.base.errors import StoreError
-from cetool.base.process import prefixes_in_use
+from cetool.base.filelock import is_locked, try_lock
 from cetool.store.disk import Freed, delete_tree
-from cetool.store.store import Directory, Store
-from cetool.store.usage import UsageLog
-from cetool.warm.notes import ACTIVE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """Who may go: what was unused for ``older_than`` seconds (None: no age is too old), the least recently used beyond
-    ``max_size`` bytes (None: no limit), or ``everything`` that is not in use."""
+    """What is removed."""
 
+    #: What was unused for so many seconds; None: no age is too old.
     older_than: float | None = None
+    #: The least recently used beyond so many bytes; None: no limit.
     max_size: int | None = None
+    #: All that is not in use.
     everything: bool = False
 
 
-@dataclass(frozen=True)
-class Collected:
-    """What was, or with a dry run would be, removed: ``unused`` seconds, ``freed`` bytes, and why it went."""
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Something that can be removed."""
 
-    directory: Directory
+    path: Path
+    #: When it was last used, in seconds since 1970; None for what was never completed.
+    used: float | None
+    #: Bytes that count towards a size limit.
+    size: int = 0
+    #: Why it is removed whatever its age; None where its age decides.
+    reason: str | None = None
+    #: Whether its age is no reason.
+    kept: bool = False
+    #: The environment's name, where it is one.
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What was, or with a dry run would be, removed."""
+
+    kind: str
+    item: Item
     reason: str
+    #: Seconds since its last use; None for what was never completed.
     unused: float | None
+    #: Bytes.
     freed: int
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a collection did: what went, what it left because it was in use, and what could not be removed, and why."""
+class Kind:
+    """A kind of things that can be removed."""
 
-    collected: tuple[Collected, ...]
-    in_use: tuple[Directory, ...]
-    dry_run: bool
-    failed: tuple[tuple[Directory, StoreError], ...] = ()
+    #: What a report calls it.
+    name = ""
+    #: Whether a report lists its items and what became of each; of other kinds only the bytes count.
+    listed = False
+    #: Seconds for which an item is kept after its last use; None where the policy says it.
+    after: float | None = None
+    #: Whether it is kept so long even where everything is to be removed.
+    always = False
+
+    def items(self, freed: Freed) -> Iterable[Item]:
+        """What there is; ``freed`` knows what the same collection has removed before."""
+        raise NotImplementedError
+
+    def in_use(self, item: Item) -> bool:
+        """Whether a process uses it now."""
+        return False
+
+    def held(self, item: Item) -> AbstractContextManager[bool]:
+        """Hold an item against use; the context's value is whether that could be done."""
+        return contextlib.nullcontext(True)
+
+    def used(self, item: Item) -> float | None:
+        """When it was last used, looked up again while it is held."""
+        return item.used
+
+    def put_away(self, item: Item) -> Path | None:
+        """Remove it in one step; where to, if something is left there to be deleted. Raises OSError or StoreError."""
+        item.path.unlink()
+        return None
+
+    def freed_by(self, item: Item, path: Path, freed: Freed) -> int:
+        """Bytes that are freed with what is at ``path``: the item, or what is left of it."""
+        return item.size
+
+    def saw_in_use(self, item: Item) -> None:
+        """Called for an item that was left because it is in use."""
+
+    def forget(self, item: Item) -> None:
+        """Called once an item is gone."""
+
+    def tidy(self) -> None:
+        """Finish what an interrupted collection left."""
+
+
+@contextlib.contextmanager
+def held_by_lock(path: Path, guarded: Path) -> Iterator[bool]:
+    """Hold a file lock exclusively; yields whether it was free. Its file goes with what it guards."""
+    lock = try_lock(path, shared=False)
+    if lock is None:
+        yield False
+        return
+    with lock:
+        yield True
+        if not os.path.lexists(guarded):
+            lock.delete()
+
+
+class Locked(Kind):
+    """Directories that are held in use by a file lock each, and are measured when they are out of the way."""
+
+    def lock_path(self, item: Item) -> Path:
+        """The file lock that is shared by all who use the item."""
+        raise NotImplementedError
+
+    def in_use(self, item: Item) -> bool:
+        return is_locked(self.lock_path(item))
+
+    def held(self, item: Item) -> AbstractContextManager[bool]:
+        return held_by_lock(self.lock_path(item), item.path)
+
+    def freed_by(self, item: Item, path: Path, freed: Freed) -> int:
+        return freed.add(path)
+
+
+class Collection:
+    """One collection at work: it removes items of one kind after another, and keeps what became of them."""
+
+    def __init__(self, policy: Policy, *, dry_run: bool = False) -> None:
+        self.policy = policy
+        self.dry_run = dry_run
+        self.now = time.time()
+        self.collected: list[Collected] = []
+        self.in_use: list[Item] = []
+        self.failed: list[tuple[Item, StoreError]] = []
+        self._freed = Freed()
+        self._gone: set[Path] = set()
+        self._tried: set[Path] = set()
 
     @property
     def freed(self) -> int:
         """Bytes freed in all."""
         return sum(item.freed for item in self.collected)
 
-    def plus(self, other: Report) -> Report:
-        """What this and another collection did."""
-        return Report(
-            self.collected + other.collected, self.in_use + other.in_use, self.dry_run, self.failed + other.failed
-        )
+    def of(self, *kinds: str) -> list[Collected]:
+        """What was removed of these kinds, in the order in which it went."""
+        return [item for item in self.collected if item.kind in kinds]
 
+    def collect(self, *kinds: Kind) -> None:
+        """Remove what is to go whatever the size of all, the least recently used first.
 
-class Replaceable(Protocol):
-    """What counts towards ``max_size`` and can be downloaded again: it goes before any environment does."""
+        One item that cannot be removed is no reason to keep the others. Raises StoreError where it cannot be told what
+        there is.
+        """
+        for kind in kinds:
+            for item in self._items(kind):
+                reason = self._reason(kind, item)
+                if reason is not None:
+                    self._take(kind, item, reason)
+            if not self.dry_run:
+                kind.tidy()
 
-    @property
-    def size(self) -> int:
-        """Bytes that could be freed."""
-
-    def shrink(self, excess: int) -> int:
-        """Remove the least recently used until so many bytes are free; returns how many that were."""
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A directory as it was when the collection began; an incomplete one has no ``last_used``."""
-
-    directory: Directory
-    last_used: float | None
-    size: int
-
-
-def collect(
-    store: Store,
-    usage: UsageLog,
-    policy: Policy,
-    *,
-    dry_run: bool = False,
-    on_removed: Callable[[Path], None] | None = None,
-    downloads: Replaceable | None = None,
-    freed: Freed | None = None,
-) -> Report:
-    """Remove what the policy lets go, the least recently used first; ``on_removed`` is told each prefix that is gone.
-
-    ``downloads`` count towards the policy's ``max_size``; ``freed`` counts what is removed elsewhere as well.
-
-    Raises StoreError where the usage log or the directory of environments cannot be read; one environment that cannot
-    be removed is no reason to keep the others.
-    """
-    collection = _Collection(store, usage, policy, dry_run, on_removed, downloads, freed or Freed())
-    collection.run()
-    if not dry_run:
-        store.clear_trash()
-        store.clear_locks()
-    return Report(tuple(collection.collected), tuple(collection.in_use), dry_run, tuple(collection.failed))
-
-
-class _Collection:
-    """One collection at work."""
-
-    def __init__(
-        self,
-        store: Store,
-        usage: UsageLog,
-        policy: Policy,
-        dry_run: bool,
-        on_removed: Callable[[Path], None] | None,
-        downloads: Replaceable | None,
-        freed: Freed,
-    ) -> None:
-        self._store, self._usage, self._policy, self._dry_run = store, usage, policy, dry_run
-        self._on_removed = on_removed
-        self._downloads = downloads
-        self._now = time.time()
-        self._freed = freed
-        self._alive: set[Path] = set()
-        self.collected: list[Collected] = []
-        self.in_use: list[Directory] = []
-        self.failed: list[tuple[Directory, StoreError]] = []
-
-    def run(self) -> None:
-        if not self._dry_run:
-            self._usage.tidy(self._now)
-        candidates = sorted(self._candidates(), key=lambda item: (item.last_used or 0.0, item.directory.prefix.name))
-        going = [(item, reason) for item in candidates if (reason := self._reason(item)) is not None]
-        limit = self._policy.max_size
-        may_go = going if limit is None else [(item, "") for item in candidates]
-        self._alive = prefixes_in_use(item.directory.prefix for item, _ in may_go)
-        size = sum(item.size for item in candidates)
-        for item, reason in going:
-            if self._take(item, reason):
-                size -= item.size
+    def shrink(self, *groups: Sequence[Kind]) -> None:
+        """Remove the least recently used until all together are within the policy's size, the first groups first."""
+        limit = self.policy.max_size
         if limit is None:
             return
-        if self._downloads is not None:
-            size += self._downloads.size
-            if size > limit:
-                size -= self._downloads.shrink(size - limit)
-        for item in candidates:
+        listed = [self._by_age((kind, item) for kind in group for item in self._items(kind)) for group in groups]
+        size = sum(item.size for group in listed for _, item in group)
+        for kind, item in (pair for group in listed for pair in group):
             if size <= limit:
-                break
-            if self._reason(item) is None and self._take(item, "over the size limit"):
+                return
+            if item.path not in self._tried and not item.kept and self._take(kind, item, "over the size limit"):
                 size -= item.size
 
-    def _candidates(self) -> Iterable[_Candidate]:
-        rows = self._usage.rows()
-        for directory in self._store.directories():
-            row = rows.get(directory.prefix.name)
-            if row is None:  # made since the log was opened, or incomplete
-                marker = directory.marker
-                yield _Candidate(directory, None if marker is None else self._now, 0 if marker is None else marker.size)
-            elif not directory.is_marked:
-                yield _Candidate(directory, None, 0)
-            else:
-                # a clock that was set back makes a use lie in the future: that was just now, not a negative time ago
-                last_used = max(row.last_used, self._store.last_shared_use(directory))
-                yield _Candidate(directory, min(last_used, self._now), row.size)
+    def _items(self, kind: Kind) -> list[Item]:
+        """The items of a kind that are still there, the least recently used first."""
+        found = ((kind, item) for item in kind.items(self._freed) if item.path not in self._gone)
+        return [item for _, item in self._by_age(found)]
 
-    def _reason(self, item: _Candidate) -> str | None:
-        """Why the directory is to go, whatever the size of all; None where it is not."""
-        if item.last_used is None:
-            return "incomplete"  # the lock tells it from one that is being made at this moment
-        if self._policy.everything:
+    def _by_age(self, found: Iterable[tuple[Kind, Item]]) -> list[tuple[Kind, Item]]:
+        def key(pair: tuple[Kind, Item]) -> tuple[float, str]:
+            _, item = pair
+            return 0.0 if item.used is None else min(item.used, self.now), item.path.name
+
+        return sorted(found, key=key)
+
+    def _reason(self, kind: Kind, item: Item) -> str | None:
+        """Why an item goes, whatever the size of all; None where it stays."""
+        if item.reason is not None or item.kept:
+            return item.reason
+        if item.used is None:
+            return "incomplete"  # its lock tells it from one that is being made at this moment
+        if self.policy.everything and not kind.always:
             return "not in use"
-        older_than = self._policy.older_than
-        return "unused" if older_than is not None and self._now - item.last_used >= older_than else None
+        limit = self.policy.older_than if kind.after is None else kind.after
+        return "unused" if limit is not None and age(item.used, self.now) >= limit else None
 
-    def _take(self, item: _Candidate, reason: str) -> bool:
-        """Remove a directory, or tell that it would be; whether it went."""
-        directory = item.directory
-        prefix = directory.prefix
+    def _take(self, kind: Kind, item: Item, reason: str) -> bool:
+        """Remove an item, or note that it would be; whether it went."""
+        self._tried.add(item.path)
         try:
-            if (self._alive and prefix in self._alive) or self._store.in_use(directory):
-                self._keep(directory)
-                return False
-            freed = self._freed.add(prefix) if self._dry_run else self._remove(item)
-        except StoreError as error:
-            self.failed.append((directory, error))
+            if kind.in_use(item):
+                return self._leave(kind, item)
+            freed = kind.freed_by(item, item.path, self._freed) if self.dry_run else self._remove(kind, item)
+        except (OSError, StoreError) as error:
+            if kind.listed:
+                self.failed.append((item, error if isinstance(error, StoreError) else StoreError(str(error))))
             return False
         if freed is None:
             return False
-        unused = None if item.last_used is None else self._now - item.last_used
-        self.collected.append(Collected(directory, reason, unused, freed))
+        self._gone.add(item.path)
+        unused = None if item.used is None else age(item.used, self.now)
+        self.collected.append(Collected(kind.name, item, reason, unused, freed))
         return True
 
-    def _remove(self, item: _Candidate) -> int | None:
-        """Remove a directory and return the bytes freed; None where it was used since it became a candidate."""
-        prefix = item.directory.prefix
-        if not self._policy.everything and (self._store.paths.spool / ACTIVE).exists():
-            self._usage.take_in()  # removing those before it may have taken minutes
-        lock = self._store.hold_for_removal(item.directory)
-        if lock is None:
-            self._keep(item.directory)
-            return None
-        with lock:
-            if self._was_used(item):
+    def _remove(self, kind: Kind, item: Item) -> int | None:
+        """Remove an item; the bytes freed, None where it is in use or was used since the collection began."""
+        with kind.held(item) as held:
+            if not held:
+                self._leave(kind, item)
                 return None
-            gone = self._store.put_away(item.directory, lock)
-        freed = 0
-        if gone is not None:
-            # measured where nobody waits for it any more
-            freed = self._freed.add(gone)
-            delete_tree(gone)
-        self._usage.forget(prefix.name)
-        if self._on_removed is not None:
-            self._on_removed(prefix)
+            if self._was_used(kind, item):
+                return None
+            left = kind.put_away(item)
+        # measured and deleted where nobody waits for it any more
+        freed = kind.freed_by(item, left or item.path, self._freed)
+        if left is not None:
+            delete_tree(left)
+        kind.forget(item)
         return freed
 
-    def _was_used(self, item: _Candidate) -> bool:
-        """Whether it was made or used, and left again, while the ones before it were removed."""
-        if item.last_used is None:
-            return item.directory.marker is not None
-        if self._policy.everything:
+    def _was_used(self, kind: Kind, item: Item) -> bool:
+        """Whether an item was made or used, and left again, while the ones before it were removed."""
+        if item.used is not None and self.policy.everything:
             return False
-        last = self._usage.last_used(item.directory.prefix.name) or 0.0
-        return max(last, self._store.last_shared_use(item.directory)) > self._now
+        used = kind.used(item)
+        return used is not None and (item.used is None or used > max(item.used, self.now))
 
-    def _keep(self, directory: Directory) -> None:
-        self.in_use.append(directory)
-        if not self._dry_run:
-            self._usage.saw_in_use(directory.prefix.name, time.time())
+    def _leave(self, kind: Kind, item: Item) -> bool:
+        if kind.listed:
+            self.in_use.append(item)
+        if not self.dry_run:
+            kind.saw_in_use(item)
+        return False

@@ -10,16 +10,16 @@ import contextlib
 import errno
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cetool.base.errors import StoreError
-from cetool.base.filelock import FileLock, try_lock, wait_for_lock
+from cetool.base.filelock import FileLock, wait_for_lock
 from cetool.base.files import put_file, sha256_of
 from cetool.base.ownership import ensure_private_dir
 from cetool.base.patterns import pattern
 from cetool.base.values import Value
+from cetool.store.disk import clear, clear_locks
 
 _DIGEST_LENGTH = 20
 _ENTRY = pattern(rf"[0-9a-f]{{{_DIGEST_LENGTH}}}\Z")
@@ -67,7 +67,7 @@ class ScriptStore:
 
     def hold(self, data: bytes, name: str) -> Held:
         """As :meth:`keep`, held in use; ``lock.fd`` is to be kept open in the process that the script becomes."""
-        digest, path = _digest(data), self.path_of(data, name)
+        path = self.path_of(data, name)
 
         def put() -> None:
             path.parent.mkdir(mode=_PRIVATE, exist_ok=True)
@@ -76,7 +76,7 @@ class ScriptStore:
             _touch(path)
             _touch(path.parent)
 
-        return self._held(path, digest, put)
+        return self._held(path, path.parent, put)
 
     def cache_dir(self, script: Path) -> Path:
         """The directory that is the script's ``${CACHE}``; made 0700. Raises StoreError where it cannot be made."""
@@ -86,8 +86,7 @@ class ScriptStore:
 
     def hold_cache_dir(self, script: Path) -> Held:
         """As :meth:`cache_dir`, held in use."""
-        digest = _digest(os.fsencode(os.path.abspath(script)))
-        path = self.directory / _CACHE / digest
+        path = self.directory / _CACHE / _digest(os.fsencode(os.path.abspath(script)))
 
         def put() -> None:
             path.parent.mkdir(mode=_PRIVATE, exist_ok=True)
@@ -96,46 +95,39 @@ class ScriptStore:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
             _touch(path)
 
-        return self._held(path, f"{_CACHE}-{digest}", put)
+        return self._held(path, path, put)
 
-    def collect(self, older_than: float, *, dry_run: bool = False) -> int:
-        """Remove what was unused for at least so many seconds and is not held; the bytes that this frees.
+    @property
+    def trash(self) -> Path:
+        """Where a collection puts what it removes."""
+        return self.directory / _TRASH
 
-        What cannot be removed, or vanishes meanwhile, is passed over in silence.
-        """
-        from cetool.store.disk import Freed, discard
+    def entries(self) -> Iterator[Path]:
+        """The directories that are called by a digest."""
+        for directory in (self.directory, self.directory / _CACHE):
+            for name in _names(directory):
+                if _ENTRY.match(name):
+                    yield directory / name
 
-        freed = Freed()
-        total = 0
-        now = time.time()
-        for entry, key in self._entries():
-            if not _is_unused(entry, now, older_than):
-                continue
-            with contextlib.suppress(OSError, StoreError):
-                lock = try_lock(self._lock_path(key), shared=False)
-                if lock is None:
-                    continue
-                try:
-                    # looked at again: it may have been used before we had the lock
-                    if _is_unused(entry, now, older_than):
-                        size = freed.add(entry)
-                        if not dry_run:
-                            discard(entry, self.directory / _TRASH)  # deleted below
-                        total += size
-                finally:
-                    lock.delete()
-        if not dry_run:
-            self._tidy()
-        return total
+    def lock_path(self, path: Path) -> Path:
+        """The file lock of a directory that is called by a digest."""
+        kind = f"{_CACHE}-" if path.parent.name == _CACHE else ""
+        return self.directory / _LOCKS / f"{kind}{path.name}.lock"
 
-    def _held(self, path: Path, key: str, put: Callable[[], None]) -> Held:
-        """The path under a shared lock, after ``put`` made or refreshed it."""
+    def tidy(self) -> None:
+        """Delete what an interrupted collection left, and the file locks that guard nothing any more."""
+        clear(self.trash, self.directory)
+        there = {self.lock_path(path).name for path in self.entries()}
+        clear_locks(self.directory / _LOCKS, there.__contains__)
+
+    def _held(self, path: Path, guarded: Path, put: Callable[[], None]) -> Held:
+        """The path under the shared lock of the directory ``guarded``, after ``put`` made or refreshed it."""
         ensure_private_dir(self.directory, trust=self._trust, writable=False)
         try:
             with contextlib.suppress(FileExistsError):
                 self.directory.mkdir(mode=_PRIVATE, parents=True)
             for _ in range(50):
-                lock = self._lock(key)
+                lock = self._lock(guarded)
                 try:
                     put()
                     if os.path.lexists(path):
@@ -157,40 +149,15 @@ class ScriptStore:
             hint="Wait for what removes it to end.",
         )
 
-    def _lock(self, key: str) -> FileLock | None:
+    def _lock(self, guarded: Path) -> FileLock | None:
         try:
             with contextlib.suppress(FileNotFoundError):
                 (self.directory / _LOCKS).mkdir(mode=_PRIVATE, exist_ok=True)
-            return wait_for_lock(self._lock_path(key), shared=True)
+            return wait_for_lock(self.lock_path(guarded), shared=True)
         except (OSError, StoreError):
             if os.access(self.directory, os.W_OK):
                 raise
             return None  # a cache that nobody can write to: nothing can be removed from it either
-
-    def _lock_path(self, key: str) -> Path:
-        return self.directory / _LOCKS / f"{key}.lock"
-
-    def _entries(self) -> Iterator[tuple[Path, str]]:
-        """The directories that are called by a digest, and what their locks are called."""
-        for directory, prefix in ((self.directory, ""), (self.directory / _CACHE, f"{_CACHE}-")):
-            for name in _names(directory):
-                if _ENTRY.match(name):
-                    yield directory / name, prefix + name
-
-    def _tidy(self) -> None:
-        """Delete the trash, an interrupted collection's too, and the locks that guard nothing any more."""
-        from cetool.store.disk import delete_tree
-
-        trash = self.directory / _TRASH
-        for name in _names(trash):
-            delete_tree(trash / name)
-        there = {key for _, key in self._entries()}
-        for name in _names(self.directory / _LOCKS):
-            if name.endswith(".lock") and name.removesuffix(".lock") not in there:
-                with contextlib.suppress(StoreError):
-                    lock = try_lock(self.directory / _LOCKS / name, shared=False)
-                    if lock is not None:
-                        lock.delete()
 
 
 def safe_name(name: str) -> str:
@@ -210,15 +177,6 @@ def _names(directory: Path) -> list[str]:
         return sorted(os.listdir(directory))
     except OSError:
         return []
-
-
-def _is_unused(entry: Path, now: float, older_than: float) -> bool:
-    try:
-        used = os.stat(entry, follow_symlinks=False).st_mtime
-    except OSError:
-        return False
-    # a clock that was set back makes a use lie in the future: that one was just now, not a negative time ago
-    return max(0.0, now - used) >= older_than
 
 
 def _is_kept(path: Path, data: bytes) -> bool:

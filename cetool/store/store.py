@@ -25,7 +25,7 @@ from cetool.base.process import prefixes_in_use
 from cetool.base.values import Value
 from cetool.declare.environment import NAME_LENGTH, EnvironmentSpec
 from cetool.settings.paths import Paths
-from cetool.store.disk import clear, discard
+from cetool.store.disk import clear, clear_locks, discard
 from cetool.store.disk import delete_tree as delete_tree
 from cetool.store.failures import keep_failure, raise_failure_since
 from cetool.store.marker import Marker, Settling, is_marked, read_marker, valid_marker, withdraw_marker, write_marker
@@ -145,7 +145,7 @@ class Store:
             if prefix is None:
                 return None
             try:
-                lock = try_lock(self._use_lock(prefix), shared=True)
+                lock = try_lock(self.use_lock(prefix), shared=True)
                 taken = lock is not None
             except StoreError:
                 if os.access(self.paths.locks, os.W_OK):
@@ -260,7 +260,7 @@ class Store:
         for number in range(1, 10_000):
             prefix = self.paths.envs / (name if number == 1 else f"{name}-{number}")
             for _ in range(20):  # whoever only looks holds the lock for a moment; a script holds it for longer
-                lock = try_lock(self._use_lock(prefix), shared=False)
+                lock = try_lock(self.use_lock(prefix), shared=False)
                 if lock is None:
                     time.sleep(0.005)
                 elif os.path.lexists(prefix) and prefixes_in_use([prefix]):
@@ -325,7 +325,7 @@ class Store:
     def _supersede(self, directory: Directory, trash: list[Path]) -> None:
         """Remove an older directory of the same name, or at least let no new run start in it."""
         try:
-            lock = try_lock(self._use_lock(directory.prefix), shared=False)
+            lock = try_lock(self.use_lock(directory.prefix), shared=False)
             if lock is not None:
                 with lock:
                     if not prefixes_in_use([directory.prefix]):
@@ -340,46 +340,45 @@ class Store:
     def hold(self, prefix: Path) -> FileLock | None:
         """The shared lock of a directory of the store, whatever is in it; None where another holds it alone."""
         self.check()
-        return try_lock(self._use_lock(prefix), shared=True)
+        return try_lock(self.use_lock(prefix), shared=True)
 
     def hold_for_removal(self, directory: Directory) -> FileLock | None:
         """The directory's exclusive lock, or None where something runs or is being made in it."""
-        return try_lock(self._use_lock(directory.prefix), shared=False)
+        return try_lock(self.use_lock(directory.prefix), shared=False)
 
     def remove(self, directory: Directory, lock: FileLock) -> None:
         """Remove a directory whose exclusive lock is held: out of sight under the lock, deleted outside it."""
-        gone = self.put_away(directory, lock)
+        gone = self.put_away(directory)
+        lock.delete()
         if gone is not None:
             delete_tree(gone)
 
-    def put_away(self, directory: Directory, lock: FileLock) -> Path | None:
-        """Move a directory whose exclusive lock is held into the trash, and let go; the caller deletes what it gets.
+    def put_away(self, directory: Directory) -> Path | None:
+        """Move a directory whose exclusive lock is held into the trash; the caller deletes what it gets.
 
-        Raises StoreError, the lock still being held, where that cannot be done.
+        Raises StoreError where that cannot be done.
         """
         try:
-            gone = discard(directory.prefix, self.paths.trash)
+            return discard(directory.prefix, self.paths.trash)
         except OSError as error:
             raise StoreError(
                 f"the environment {directory.prefix} could not be removed: {error.strerror or error}",
                 code="cache-not-writable",
                 hint=_HINTS.get(error.errno or 0, _OTHER_HINT),
             ) from error
-        lock.delete()
-        return gone
 
     def last_shared_use(self, directory: Directory) -> float:
         """When anybody used a directory that several users share, as its lock's time tells; 0 for one's own."""
         if self.paths.locks.parent != self.paths.envs:
             return 0.0
         try:
-            return self._use_lock(directory.prefix).stat().st_mtime
+            return self.use_lock(directory.prefix).stat().st_mtime
         except OSError:
             return 0.0
 
     def in_use(self, directory: Directory) -> bool:
         """Whether any process holds the directory now."""
-        return is_locked(self._use_lock(directory.prefix))
+        return is_locked(self.use_lock(directory.prefix))
 
     def directories(self, name: str | None = None) -> Iterator[Directory]:
         """The directories of the store (of that name), complete or not, by name."""
@@ -404,20 +403,16 @@ class Store:
     def clear_locks(self) -> None:
         """Delete the lock files that nobody holds and that guard no directory."""
         try:
-            entries = os.listdir(self.paths.locks)
             there = {directory.prefix.name for directory in self.directories()}
-        except (OSError, StoreError):
+        except StoreError:
             return
-        for entry in entries:
-            stem = entry.removesuffix(".lock").removesuffix(".build")
-            if not entry.endswith(".lock") or not _DIRECTORY.match(stem):
-                continue
-            if entry.endswith(".build.lock") or stem not in there:
-                # whether it has a directory by now, or one is about to be made, does not matter: nobody holds it
-                with contextlib.suppress(StoreError):
-                    lock = try_lock(self.paths.locks / entry, shared=False)
-                    if lock is not None:
-                        lock.delete()
+
+        def is_wanted(name: str) -> bool:
+            stem = name.removesuffix(".lock")
+            # of a build's lock it does not matter whether there is a directory: nobody holds it
+            return not _DIRECTORY.match(stem.removesuffix(".build")) or stem in there
+
+        clear_locks(self.paths.locks, is_wanted)
 
     def _complete(self, name: str) -> Path | None:
         usual = self.paths.envs / name
@@ -430,7 +425,8 @@ class Store:
         ]
         return max(found)[1] if found else None
 
-    def _use_lock(self, prefix: Path) -> Path:
+    def use_lock(self, prefix: Path) -> Path:
+        """The file lock that all who use a directory share."""
         return self.paths.locks / f"{prefix.name}.lock"
 
     def _build_lock(self, name: str) -> Path:

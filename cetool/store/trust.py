@@ -7,40 +7,38 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cetool.base.errors import StoreError
-from cetool.base.files import put_file, sync_directory
+from cetool.base.files import sync_directory
 from cetool.base.limits import parse_json
-from cetool.base.ownership import ensure_private_dir
+from cetool.store.keyed import SHA256, KeyedFiles
 
 SCHEMA = "cetool.trusted/2"
 #: What the version before wrote: its question showed no embedded locks, and not all places.
 _FORMER = "cetool.trusted/1"
-_NAME = re.compile(r"([0-9a-f]{64})\.json\Z")
 _LARGEST = 1 << 20
 _ELSEWHERE = "Set CETOOL_DATA_DIR to a directory that is yours alone."
 
 
 @dataclass(frozen=True)
 class Trusted:
-    """That the user agreed to run what has this digest.
-
-    ``url`` is where it came from then, without credentials; ``date`` seconds since 1970; ``how`` it was agreed to:
-    ``asked``, ``--yes`` or ``--sha256``; ``places`` are the directories and files of this machine that it depends on:
-    what packages are taken from, bases, baselines, and the working directory where that decides. ``complete`` is false
-    for an answer to a question that did not show a lock in the script.
-    """
+    """That the user agreed to run what has this digest."""
 
     sha256: str
+    #: Where it came from then, without credentials.
     url: str
+    #: Seconds since 1970.
     date: float
+    #: ``asked``, ``--yes`` or ``--sha256``.
     how: str
+    #: The directories and files of this machine that it depends on: what packages are taken from, bases, baselines, and
+    #: the working directory where that decides.
     places: tuple[str, ...] = ()
+    #: False for an answer to a question that did not show a lock in the script.
     complete: bool = True
 
     def covers(self, places: Collection[str], *, embedded_lock: bool) -> bool:
@@ -48,25 +46,21 @@ class Trusted:
         return set(places) <= set(self.places) and (self.complete or not embedded_lock)
 
 
-class TrustStore:
-    """All answers in one directory of this user's own, 0700; each is a file that is written in one step."""
+class TrustStore(KeyedFiles):
+    """All answers; each is a file that is written in one step."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        super().__init__(directory, suffix=".json", sync=True)
 
     def find(self, sha256: str) -> Trusted | None:
         """The answer for this content. Raises StoreError where others could have written it."""
-        self._check()
-        return self._read(sha256)
+        self.check()
+        return self._find(sha256)
 
     def all(self) -> list[Trusted]:
         """All answers, the newest first. Raises StoreError where others could have written them."""
-        self._check()
-        try:
-            names = os.listdir(self.directory)
-        except OSError:
-            return []
-        found = [self._read(match[1]) for name in names if (match := _NAME.match(name))]
+        self.check()
+        found = [self._find(key) for key in self if SHA256.match(key)]
         return sorted((item for item in found if item is not None), key=lambda item: (-item.date, item.sha256))
 
     def last_from(self, url: str) -> Trusted | None:
@@ -75,11 +69,9 @@ class TrustStore:
 
     def add(self, trusted: Trusted) -> None:
         """Remember an answer, in place of an earlier one for the same content. Raises StoreError with the reason."""
+        kept = {key: value for key, value in asdict(trusted).items() if key != "complete"}
         try:
-            ensure_private_dir(self.directory, trust=False)
-            kept = {key: value for key, value in asdict(trusted).items() if key != "complete"}
-            data = json.dumps({"schema": SCHEMA, **kept}, indent=1)
-            put_file(self._path(trusted.sha256), data.encode(), mode=0o600)
+            self.write(trusted.sha256, json.dumps({"schema": SCHEMA, **kept}, indent=1).encode())
         except StoreError as error:
             raise error.but(hint=_ELSEWHERE) from None
         except OSError as error:
@@ -89,35 +81,28 @@ class TrustStore:
 
     def forget(self, sha256: str) -> bool:
         """Take an answer back; whether there was one. Raises StoreError where it cannot be."""
+        path = self.path(sha256)
         try:
-            self._path(sha256).unlink()
+            path.unlink()
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise StoreError(
-                f"{self._path(sha256)} cannot be removed: {error.strerror}", code="cache-not-writable"
-            ) from None
+            raise StoreError(f"{path} cannot be removed: {error.strerror}", code="cache-not-writable") from None
         sync_directory(self.directory)
         return True
 
-    def _path(self, sha256: str) -> Path:
-        return self.directory / f"{sha256}.json"
-
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise StoreError where others could have written the answers."""
         try:
-            ensure_private_dir(self.directory, trust=False, writable=False)
+            super().check()
         except StoreError as error:
             raise error.but(hint=_ELSEWHERE) from None
 
-    def _read(self, sha256: str) -> Trusted | None:
+    def _find(self, sha256: str) -> Trusted | None:
         """One answer; what is no file of this form is none."""
-        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
         try:
-            with open(os.open(self._path(sha256), flags), "rb") as file:
-                status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST or not _own(status):
-                    return None
-                data = parse_json(file.read(_LARGEST), exact=True)
+            status = self.path(sha256).lstat()
+            data = parse_json(self.read(sha256, _LARGEST), exact=True)
             found = Trusted(
                 str(data["sha256"]),
                 str(data["url"]),
@@ -128,7 +113,8 @@ class TrustStore:
             )
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
-        return found if data.get("schema") in (SCHEMA, _FORMER) and found.sha256 == sha256 else None
+        ours = _own(status) and data.get("schema") in (SCHEMA, _FORMER)
+        return found if ours and found.sha256 == sha256 else None
 
 
 def _own(status: os.stat_result) -> bool:

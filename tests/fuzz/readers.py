@@ -312,7 +312,7 @@ def _trusted(directory: Path) -> object:
 
 
 def _copy(directory: Path) -> object:
-    from cetool.store.copies import CopyStore
+    from cetool.store.keyed import CopyStore
 
     directory.chmod(0o700)
     return CopyStore(directory).find(_SHA)

@@ -19,6 +19,8 @@ from cetool.declare.environment import EnvironmentSpec
 from cetool.settings.paths import Paths
 from cetool.store.disk import delete_tree as delete_tree
 from cetool.store.disk import disk_size
+from cetool.store.gc import Collection, Policy
+from cetool.store.kinds import collect_environments
 from cetool.store.marker import Marker, read_marker, write_marker
 from cetool.store.store import Builder, Lease, Site, Store
 from cetool.store.usage import UsageLog, open_usage_log
@@ -121,6 +123,20 @@ def leftovers(root: Path) -> list[str]:
 def usage_log(root: Path, told: list[str] | None = None) -> contextlib.AbstractContextManager[UsageLog]:
     """The usage log of a cache, open; its warnings go to ``told``."""
     return open_usage_log(small_paths(root), small_store(root), warn=(told if told is not None else []).append)
+
+
+def collect(
+    store: Store,
+    log: UsageLog,
+    policy: Policy,
+    *,
+    dry_run: bool = False,
+    on_removed: Callable[[Path], None] | None = None,
+) -> Collection:
+    """A collection of environments alone."""
+    collection = Collection(policy, dry_run=dry_run)
+    collect_environments(collection, store, log, on_removed=on_removed)
+    return collection
 
 
 @contextlib.contextmanager

@@ -1,0 +1,320 @@
+"""The kinds of things in the cache that a collection removes: each says what there is of it and how it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from cetool.base.durations import age
+from cetool.base.files import room, walk
+from cetool.base.process import prefixes_in_use
+from cetool.packages.cache import METADATA, PACKAGES, held_for_collection
+from cetool.settings.paths import Paths
+from cetool.store.baselines import KEPT, BaselineStore, is_script_gone
+from cetool.store.disk import Freed, delete_tree, discard
+from cetool.store.gc import Collection, Item, Kind, Locked
+from cetool.store.keyed import KEPT as COPIES_KEPT
+from cetool.store.keyed import SHA256
+from cetool.store.scripts import ScriptStore
+from cetool.store.store import Directory, Store
+from cetool.store.usage import UsageLog
+from cetool.warm.notes import ACTIVE
+
+#: Seconds for which the logs of creations are kept.
+_LOGS_KEPT = 14 * 86400.0
+#: Seconds for which launch records are kept that nothing changes.
+_RECORDS_KEPT = 30 * 86400.0
+#: Seconds after which what a killed download left behind is removed, and what a killed process began to write.
+_UNPACKING_ABANDONED, _ABANDONED = 86400.0, 3600.0
+#: What the directories begin with that things in a package cache are moved to.
+_ASIDE = ".removed-"
+
+
+class Directories(Locked):
+    """The directories of a store."""
+
+    listed = True
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def lock_path(self, item: Item) -> Path:
+        return self.store.use_lock(item.path)
+
+    def put_away(self, item: Item) -> Path | None:
+        return self.store.put_away(Directory(item.path, item.name))
+
+    def tidy(self) -> None:
+        self.store.clear_trash()
+        self.store.clear_locks()
+
+
+class Environments(Directories):
+    """The environments that the usage log knows; ``on_removed`` is called with each prefix that is gone."""
+
+    name = "environments"
+
+    def __init__(self, store: Store, usage: UsageLog, on_removed: Callable[[Path], None] | None = None) -> None:
+        super().__init__(store)
+        self._usage = usage
+        self._on_removed = on_removed
+        self._items: list[Item] | None = None
+        self._alive: set[Path] | None = None
+
+    def items(self, freed: Freed) -> Iterable[Item]:
+        if self._items is None:
+            rows = self._usage.rows()
+            self._items = []
+            for directory in self.store.directories():
+                row = rows.get(directory.prefix.name)
+                used, size = None, 0
+                if row is None:  # made since the log was opened, or incomplete
+                    if (marker := directory.marker) is not None:
+                        used, size = time.time(), marker.size
+                elif directory.is_marked:
+                    used, size = max(row.last_used, self.store.last_shared_use(directory)), row.size
+                self._items.append(Item(directory.prefix, used, size, name=directory.name))
+        return self._items
+
+    def in_use(self, item: Item) -> bool:
+        if self._alive is None:
+            self._alive = prefixes_in_use(each.path for each in self._items or ())
+        return item.path in self._alive or super().in_use(item)
+
+    def held(self, item: Item) -> contextlib.AbstractContextManager[bool]:
+        if (self.store.paths.spool / ACTIVE).exists():
+            self._usage.take_in()  # removing those before it may have taken minutes
+        return super().held(item)
+
+    def used(self, item: Item) -> float | None:
+        directory = Directory(item.path, item.name)
+        if item.used is None:
+            return None if directory.marker is None else time.time()
+        return max(self._usage.last_used(item.path.name) or 0.0, self.store.last_shared_use(directory))
+
+    def saw_in_use(self, item: Item) -> None:
+        self._usage.saw_in_use(item.path.name, time.time())
+
+    def forget(self, item: Item) -> None:
+        self._usage.forget(item.path.name)
+        if self._on_removed is not None:
+            self._on_removed(item.path)
+
+
+def collect_environments(
+    collection: Collection,
+    store: Store,
+    usage: UsageLog,
+    *,
+    downloads: Sequence[Kind] = (),
+    on_removed: Callable[[Path], None] | None = None,
+) -> None:
+    """Remove the environments that the policy names; ``downloads`` count towards its size, and go first."""
+    if not collection.dry_run:
+        usage.tidy(collection.now)
+    environments = Environments(store, usage, on_removed)
+    collection.collect(environments)
+    collection.shrink(downloads, [environments])
+
+
+class KeptScripts(Locked):
+    """Scripts that were kept as files, and scripts' own cache directories."""
+
+    name = "scripts"
+
+    def __init__(self, store: ScriptStore) -> None:
+        self._store = store
+
+    def items(self, freed: Freed) -> Iterable[Item]:
+        for path in self._store.entries():
+            with contextlib.suppress(OSError):
+                yield Item(path, path.lstat().st_mtime)
+
+    def lock_path(self, item: Item) -> Path:
+        return self._store.lock_path(item.path)
+
+    def used(self, item: Item) -> float | None:
+        return item.path.lstat().st_mtime
+
+    def put_away(self, item: Item) -> Path | None:
+        return discard(item.path, self._store.trash)
+
+    def tidy(self) -> None:
+        self._store.tidy()
+
+
+class Files(Kind):
+    """The files in a directory; what one takes is what its removal frees."""
+
+    def __init__(self, name: str, directory: Path, after: float | None = None, *, always: bool = False) -> None:
+        self.name, self.directory, self.after, self.always = name, directory, after, always
+
+    def items(self, freed: Freed) -> Iterable[Item]:
+        for name, status in walk(self.directory):
+            if stat.S_ISREG(status.st_mode) and self.includes(name):
+                yield Item(Path(self.directory, name), status.st_mtime, room(status))
+
+    def includes(self, name: str) -> bool:
+        """Whether a file of this name is one of them."""
+        return True
+
+
+class _Abandoned(Files):
+    """Files that a killed process began to write."""
+
+    def includes(self, name: str) -> bool:
+        return name.startswith(".") and name.endswith(".cetool")
+
+
+class _Copies(Files):
+    """The copies of scripts from URLs."""
+
+    def includes(self, name: str) -> bool:
+        return SHA256.match(name) is not None
+
+
+class _Baselines(Files):
+    """What is kept of baselines for scripts that are gone."""
+
+    def __init__(self, store: BaselineStore) -> None:
+        super().__init__("scripts", store.directory, KEPT, always=True)
+        self._store = store
+
+    def items(self, freed: Freed) -> Iterable[Item]:
+        wanted = set()
+        now = time.time()
+        for key, copy in self._store.all_uses():
+            item = _item(self._store.uses.path(key))
+            if item is not None and is_script_gone(copy) and age(item.used or 0.0, now) >= KEPT:
+                yield item
+            else:
+                wanted.add(copy.address)
+        for files in (self._store.copies, self._store.checked):
+            for key in files:
+                item = None if key in wanted else _item(files.path(key))
+                if item is not None:
+                    yield item
+
+    def forget(self, item: Item) -> None:
+        if item.path.parent == self._store.uses.directory:
+            self._store.clear_news(item.path.name)
+
+
+def kept_sources(paths: Paths) -> list[Kind]:
+    """All that is kept of scripts that came from elsewhere, and of baselines."""
+    trust = paths.trusted
+    return [
+        *(
+            KeptScripts(ScriptStore(paths.scripts, trust=trust)),
+            _Baselines(BaselineStore(paths.baselines, trust=trust)),
+        ),
+        *(_Copies("scripts", paths.copies, COPIES_KEPT), _Abandoned("scripts", paths.copies, _ABANDONED, always=True)),
+    ]
+
+
+def launch_records(paths: Paths) -> Kind:
+    """The records of the warm path; one that is still of use is written again by the next run."""
+    return Files("records", paths.launch, _RECORDS_KEPT, always=True)
+
+
+def _item(path: Path) -> Item | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return Item(path, status.st_mtime, room(status))
+
+
+# --- downloads --------------------------------------------------------------------------------------------------------
+
+
+class _InCache(Files):
+    """Something in a package cache that can be downloaded again: removed only while no engine is at work there."""
+
+    def __init__(self, name: str, cache: Path, below: str) -> None:
+        super().__init__(name, cache / below)
+        self._cache = cache
+
+    def held(self, item: Item) -> contextlib.AbstractContextManager[bool]:
+        return held_for_collection(self._cache)
+
+    def put_away(self, item: Item) -> Path | None:
+        aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=self._cache))
+        item.path.rename(aside / item.path.name)
+        for suffix in (".cetool", ".lock"):
+            item.path.with_name(item.path.name + suffix).unlink(missing_ok=True)
+        return aside
+
+    def tidy(self) -> None:
+        for path in _entries(self._cache):
+            if path.name.startswith(_ASIDE):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+class _Packages(_InCache):
+    """Unpacked packages that share no file with an environment that stays: removing another would free nothing.
+
+    The newest change of its files and directories is a package's last use: hard links that come or go set a file's
+    change time, and the engine sets the directory's time when it links without them.
+    """
+
+    def items(self, freed: Freed) -> Iterable[Item]:
+        for path in _entries(self.directory):
+            if path.name.startswith(".") or path.is_symlink() or not path.is_dir():
+                continue
+            size, newest = 0, 0.0
+            with contextlib.suppress(OSError):
+                newest = path.lstat().st_mtime
+            for _, status in walk(path):
+                if not stat.S_ISDIR(status.st_mode):
+                    if not freed.is_last_name(status):
+                        break
+                    newest = max(newest, status.st_ctime)
+                size += room(status)
+            else:
+                yield Item(path, newest, size)
+
+    def tidy(self) -> None:
+        for path in _entries(self.directory):
+            with contextlib.suppress(OSError):
+                if path.name.startswith(".cetool-") and age(path.lstat().st_mtime, time.time()) > _UNPACKING_ABANDONED:
+                    with held_for_collection(self._cache) as held:
+                        left = self.put_away(Item(path, None)) if held else None
+                    if left is not None:
+                        delete_tree(left)
+        super().tidy()
+
+
+#: The kinds of what can be downloaded again.
+PACKAGES_KIND = "packages"
+DOWNLOADS = (PACKAGES_KIND, "metadata", "logs")
+
+
+def downloads(caches: Iterable[Path], logs: Path) -> list[Kind]:
+    """What the embedded engine downloaded to its directories (packages and channel metadata), and logs of creations."""
+    found: list[Kind] = [Files("logs", logs, _LOGS_KEPT)]
+    for cache in caches:
+        if _is_own(cache):
+            found += [_Packages(PACKAGES_KIND, cache, PACKAGES), _InCache("metadata", cache, METADATA)]
+    return found
+
+
+def _is_own(cache: Path) -> bool:
+    """Whether a directory is this user's: others remove what is theirs."""
+    try:
+        status = cache.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and (os.name == "nt" or status.st_uid == os.geteuid())
+
+
+def _entries(directory: Path) -> list[Path]:
+    with contextlib.suppress(OSError):
+        return [directory / name for name in sorted(os.listdir(directory))]
+    return []
