@@ -13,7 +13,7 @@ from benchmarks.cases import CETOOL_BASE
 from benchmarks.groups import Difference, Group, Peak, Ratio
 from benchmarks.measure import Case
 from benchmarks.scene import Scene
-from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.settings.paths import Paths
 from cetool.store.marker import FROZEN, MARKER, Marker
 from cetool.store.spool import note_made
@@ -90,7 +90,7 @@ def fill(root: Path, environments: int, runs: int, tell: Callable[[str], None]) 
 
 
 def _spec(number: int) -> EnvironmentSpec:
-    return EnvironmentSpec((f"package-{number}", "python >=3"))
+    return EnvironmentSpec(Solve((f"package-{number}", "python >=3")))
 
 
 def _make_environment(paths: Paths, number: int, now: float, draw: random.Random) -> tuple[str, float]:

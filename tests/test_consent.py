@@ -31,11 +31,12 @@ from cetool.base.consent import Consent
 from cetool.base.errors import MetadataError
 from cetool.cli.app import make_app
 from cetool.declare import environment, overlay
-from cetool.declare.environment import EnvironmentSpec, Requirements
+from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.metadata import ScriptMetadata, read_metadata
 from cetool.declare.overlay import OverlayKeys
 from cetool.declare.platforms import current_platform
 from cetool.declare.pypi import PypiSettings
+from cetool.declare.requirements import Requirements
 from cetool.declare.source import script_from_text
 from cetool.warm import COMMANDS
 
@@ -237,19 +238,13 @@ def test_values_in_values_are_shown() -> None:
 
 def test_every_field_of_an_environment_comes_from_what_is_shown() -> None:
     sources = {
-        "packages": "Requirements",
+        "what": "Requirements and its baselines; the lock in the script, or a file of the user's",
         "channels": "Requirements, else the user's configuration",
-        "pypi": "Requirements",
         "pypi_settings": "Requirements",
         "variables": "Requirements",
-        "overlay": "Requirements",
         "virtual_packages": "the user's variables",
-        "explicit": "the lock in the script, or a file of the user's",
-        "explicit_pypi": "the lock in the script, or a file of the user's",
         "exclude_newer": "Requirements, or the command line",
         "solving": "Requirements",
-        "pinned": "Requirements.baselines",
-        "pinned_pypi": "Requirements.baselines",
     }
     new = set(EnvironmentSpec.__annotations__) - set(sources)
     assert not new, f"{new}: does the question show what they come from? (cetool/app/decision.py)"

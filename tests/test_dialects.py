@@ -17,8 +17,9 @@ from cetool.base.errors import MetadataError
 from cetool.cli.environments import requirements_of
 from cetool.declare.dialects.environment_yml import read_environment_file
 from cetool.declare.dialects.pixi import IRRELEVANT, KEYS, REFUSED
-from cetool.declare.environment import EnvironmentSpec, Requirements, Solving
+from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.declare.metadata import ScriptMetadata, read_metadata
+from cetool.declare.requirements import Requirements, Solving
 from cetool.declare.source import script_from_text
 
 
@@ -490,7 +491,10 @@ def test_constraints_variables_and_solver_settings_of_tool_pixi_are_honoured() -
     spec = EnvironmentSpec.of(found)
     assert EnvironmentSpec.from_dict(spec.as_dict()) == spec
     assert (
-        len({spec.name, spec._replace(solving=Solving()).name, EnvironmentSpec(("python", "z"), ("b", "a")).name}) == 3
+        len(
+            {spec.name, spec._replace(solving=Solving()).name, EnvironmentSpec(Solve(("python", "z")), ("b", "a")).name}
+        )
+        == 3
     )
     assert found.digest != found._replace(solving=Solving()).digest != found._replace(exclude_newer=None).digest
 

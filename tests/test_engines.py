@@ -25,7 +25,7 @@ from support.server import ChannelServer, Fault
 
 from cetool.base.consent import issue
 from cetool.base.errors import EngineError, Interrupted
-from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.engines.build import Circumstances, Place, build_environment
 from cetool.engines.choice import choose_engine
 from cetool.engines.protocol import CreateRequest, Engine, SilentProgress
@@ -213,7 +213,7 @@ def test_registration_is_taken_back(world: World, name: str) -> None:
 def test_a_run_that_went_wrong_is_an_error(world: World, name: str, fault: str, words: str) -> None:
     """Whatever the exit status says: one paragraph, and the log."""
     world.env["FAKE_ENGINE_FAULT"] = fault
-    spec = EnvironmentSpec(("hello-bin",), channels=(world.channel.url,))
+    spec = EnvironmentSpec(Solve(("hello-bin",)), channels=(world.channel.url,))
     place = Place(world.home.path / "made", world.home.path / "engine.log")
     with pytest.raises(EngineError, match=words) as caught:
         build_environment(world.engine(name), spec, place, Circumstances(world.env, issue("a test")), Heard())
@@ -226,7 +226,7 @@ def test_a_run_that_went_wrong_is_an_error(world: World, name: str, fault: str, 
 def test_it_is_looked_over_while_the_engine_ends(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once it has said that all is done; and not again if nothing has come or gone since."""
     monkeypatch.setattr("cetool.engines.build.check_complete", None)
-    spec = EnvironmentSpec(("hello-bin",), channels=(world.channel.url,))
+    spec = EnvironmentSpec(Solve(("hello-bin",)), channels=(world.channel.url,))
     place = Place(world.home.path / "made", world.home.path / "engine.log")
     packages, size = build_environment(
         world.engine(name), spec, place, Circumstances(world.env, issue("a test")), Heard()

@@ -14,12 +14,13 @@ import pytest
 from cetool.base.errors import MetadataError
 from cetool.base.files import sha256_of
 from cetool.declare.dialects.environment_yml import read_environment_file
-from cetool.declare.environment import EnvironmentSpec, Requirements
+from cetool.declare.environment import EnvironmentSpec, Exact, Solve
 from cetool.declare.match_specs import canonical_spec
 from cetool.declare.package import Package
 from cetool.declare.pypi import PypiSettings
+from cetool.declare.requirements import Requirements
 
-SEED = EnvironmentSpec(packages=("numpy", "python >=3"))
+SEED = EnvironmentSpec(Solve(("numpy", "python >=3")))
 
 
 def write(path: Path, text: str) -> Path:
@@ -64,9 +65,11 @@ def test_python_is_added_for_pypi_packages_only_where_missing() -> None:
 def test_credentials_take_no_part_and_are_not_stored() -> None:
     def spec(login: str) -> EnvironmentSpec:
         return EnvironmentSpec(
-            packages=(f'numpy >=1[channel="https://{login}host/t/{login or "x"}/ch/"]',),
+            Solve(
+                (f'numpy >=1[channel="https://{login}host/t/{login or "x"}/ch/"]',),
+                (f"six @ https://{login}host/six.whl",),
+            ),
             channels=(f"https://{login}host/channel",),
-            pypi=(f"six @ https://{login}host/six.whl",),
             pypi_settings=PypiSettings(index_url=f"https://{login}host/simple"),
         )
 
@@ -76,9 +79,8 @@ def test_credentials_take_no_part_and_are_not_stored() -> None:
 
 def test_a_stored_spec_comes_back() -> None:
     spec = EnvironmentSpec(
-        packages=("numpy", "python >=3"),
+        Solve(("numpy", "python >=3"), ("six",)),
         channels=("a", "b"),
-        pypi=("six",),
         pypi_settings=PypiSettings(exclude_newer="2025-01-01", extra_index_urls=("https://h/simple",)),
         variables=(("A", "1"),),
         virtual_packages=(("__cuda", "12"),),
@@ -171,34 +173,36 @@ def test_a_missing_environment_file_is_not_a_missing_script(tmp_path: Path) -> N
 DOCUMENTED = (
     SEED,
     EnvironmentSpec(
-        ('bld[subdir="linux-64"]', "python"),
+        Solve(('bld[subdir="linux-64"]', "python"), ("six",)),
         ("bioconda", "conda-forge"),
-        ("six",),
         variables=(("NAME", "é\U0001fae8"),),
     ),
     EnvironmentSpec(
-        ("six",),
-        variables=(("MODE", "fast"),),
-        explicit=(
-            Package.from_line(
-                "https://conda.anaconda.org/conda-forge/noarch/six-1.17.0-pyhe01879c_1.conda"
-                "#sha256:458227f759d5e3fcec5d9b7acce54e10c9e1f4f4b7ec978f3bfd54ce4ee9853d"
+        Exact(
+            (
+                Package.from_line(
+                    "https://conda.anaconda.org/conda-forge/noarch/six-1.17.0-pyhe01879c_1.conda"
+                    "#sha256:458227f759d5e3fcec5d9b7acce54e10c9e1f4f4b7ec978f3bfd54ce4ee9853d"
+                ),
             ),
+            asked=Solve(("six",)),
         ),
+        variables=(("MODE", "fast"),),
     ),
 )
 #: Asks one of the Pythons here, which needs none of cetool's dependencies.
 _ON_A_PYTHON = """
 import sys; sys.path.insert(0, sys.argv[1])
 from cetool.declare.package import Package
-from cetool.declare.environment import EnvironmentSpec, PypiSettings, Requirements
+from cetool.declare.environment import EnvironmentSpec, PypiSettings
+from cetool.declare.requirements import Requirements
 new = "".join(map(chr, (0x378, 0x1FAE8, 0x2FFC, 0x1C89A, 0xE9, 0x7F, 0xAD, 0x2028, 0x10FFFF)))
 variables = (("A", new), ("B", "'" + '"' + "\\\\"))
 for spec in (
-    EnvironmentSpec(("numpy", "python >=3")),
-    EnvironmentSpec(("numpy",), pypi=("six",), pypi_settings=PypiSettings(index_url=f"https://h/{new}")),
-    EnvironmentSpec(("numpy",), variables=variables),
-    EnvironmentSpec((), explicit=(Package.from_line("https://h/noarch/a-1-0.conda"),), variables=variables),
+    EnvironmentSpec(Solve(("numpy", "python >=3"))),
+    EnvironmentSpec(Solve(("numpy",), ("six",)), pypi_settings=PypiSettings(index_url=f"https://h/{new}")),
+    EnvironmentSpec(Solve(("numpy",)), variables=variables),
+    EnvironmentSpec(Exact((Package.from_line("https://h/noarch/a-1-0.conda"),)), variables=variables),
     Requirements(("numpy",), baselines=(f"/srv/{new}",), without=("x",)),
 ):
     print(spec.digest)
@@ -246,11 +250,11 @@ def test_a_digest_is_the_same_on_every_python(version: str) -> None:
     ("spec", "digest"),
     [
         # as commit cc5c68b named them
-        (EnvironmentSpec(("numpy",), ("bioconda",)), "08a9d0d99e47e0464723"),
-        (EnvironmentSpec(("numpy",), variables=(("A", "é"),)), "74f48de3c0aa4ada2ed6"),
-        (EnvironmentSpec(('numpy[build_number="==3"]',), pypi=("six",)), "c0fa7f119b0c3f40a2e9"),
+        (EnvironmentSpec(Solve(("numpy",)), ("bioconda",)), "08a9d0d99e47e0464723"),
+        (EnvironmentSpec(Solve(("numpy",)), variables=(("A", "é"),)), "74f48de3c0aa4ada2ed6"),
+        (EnvironmentSpec(Solve(('numpy[build_number="==3"]',), ("six",))), "c0fa7f119b0c3f40a2e9"),
         (
-            EnvironmentSpec(("numpy",), explicit=(Package.from_line("https://h/noarch/a-1-0.conda"),)),
+            EnvironmentSpec(Exact((Package.from_line("https://h/noarch/a-1-0.conda"),), asked=Solve(("numpy",)))),
             "cc7256dce420db76b6c5",
         ),
     ],
@@ -262,7 +266,7 @@ def test_names_stay_what_they_were(spec: EnvironmentSpec, digest: str) -> None:
 @pytest.mark.parametrize("field", ["subdir=noarch", "fn=x-1-0.conda", "extras=[a]", "license=MIT"])
 def test_a_spec_that_means_something_else_now_has_another_name(field: str) -> None:
     """Its environment, made when the field was ignored, is not taken for the one that is asked for."""
-    spec = EnvironmentSpec((canonical_spec(f"x[{field}]"),))
+    spec = EnvironmentSpec(Solve((canonical_spec(f"x[{field}]"),)))
     assert spec.encoding.endswith('{"schema":2}')
     old = sha256_of("\n".join(spec.packages).encode())
     assert spec.digest != old

@@ -19,8 +19,8 @@ from support.locks import COMMIT, FORGE, LOCK, PYTHON, SIX, WHEEL
 from cetool.base.durations import exclude_newer, rfc3339
 from cetool.base.errors import CetoolError, MetadataError, UsageError
 from cetool.declare.blocks import find_block
-from cetool.declare.environment import Requirements
 from cetool.declare.package import Package
+from cetool.declare.requirements import Requirements
 from cetool.declare.source import script_from_text
 from cetool.edit.document import Document, read_document, require_script
 from cetool.lock.conda_lock import read_conda_lock, write_conda_lock

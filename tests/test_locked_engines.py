@@ -18,7 +18,7 @@ from support.server import ChannelServer, Fault
 
 from cetool.base.consent import issue
 from cetool.base.errors import EngineError
-from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.environment import EnvironmentSpec, Exact
 from cetool.declare.package import Package
 from cetool.engines.build import Circumstances, Place, build_environment
 from cetool.engines.choice import choose_engine
@@ -290,7 +290,7 @@ class Meddling:
 def build(home: Home, environ: dict[str, str], explicit: tuple[str, ...], meddle: Callable[[Path], None]) -> Notes:
     heard = Notes()
     made = Meddling(engine(home, environ, "rattler"), meddle)
-    spec = EnvironmentSpec((), explicit=_packages(explicit))
+    spec = EnvironmentSpec(Exact(_packages(explicit)))
     build_environment(
         made, spec, Place(home.path / "built", home.path / "log"), Circumstances(environ, issue("a test")), heard
     )

@@ -20,7 +20,7 @@ from support.spec_texts import RECORDS, generated, ours, pyrattler
 
 from cetool.base.consent import issue
 from cetool.base.errors import EngineError, MetadataError
-from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.declare.match_fields import is_read_alike
 from cetool.declare.match_specs import canonical_spec
 from cetool.engines.build import Circumstances, Place, build_environment
@@ -243,7 +243,7 @@ def test_engines_that_are_programs_link_what_the_fields_say(home: Home, two_subd
     env = home.environment({"FAKE_ENGINE_LOG": str(home.path / "asked"), "PATH": f"{home.bin}:/usr/bin:/bin"})
     engine = choose_engine(name, env, lock_dir=home.path / "locks", cache_dir=home.path / "cache")[0]
     request = _request(two_subdirs, home.path, f"bld[subdir={current_subdir()}]")
-    spec = EnvironmentSpec(request.packages, request.channels)
+    spec = EnvironmentSpec(Solve(request.packages), request.channels)
     around = Circumstances(env, issue("a test"), solver_cache=home.path / "cache")
     build_environment(engine, spec, Place(request.prefix, request.log), around, SilentProgress())
     (record,) = (request.prefix / "conda-meta").glob("*.json")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cetool.base.errors import CetoolError, MetadataError, StoreError
-from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.environment import EnvironmentSpec, Overlay
 from cetool.declare.metadata import read_metadata
-from cetool.declare.overlay import OverlayKeys, OverlaySpec, canonical_entry, is_direct, local_path
+from cetool.declare.overlay import OverlayKeys, canonical_entry, is_direct, local_path
 from cetool.declare.source import script_from_text
 from cetool.overlays.about import About, Layer, write_about
 from cetool.overlays.base import Fingerprint, changes_between
@@ -90,11 +90,11 @@ def test_what_is_wrong_is_told_with_its_line(text: str, line: int, words: str) -
 def test_the_digest_covers_base_entries_and_states_but_no_password() -> None:
     def digest(**changes: object) -> str:
         values: dict[str, object] = {"base": "/b", "requirements": ("git+https://u:p@h/r",), "states": (("x", "1"),)}
-        return EnvironmentSpec((), (), overlay=OverlaySpec(**{**values, **changes})).digest  # type: ignore[arg-type]
+        return EnvironmentSpec(Overlay(**{**values, **changes}), ()).digest  # type: ignore[arg-type]
 
     assert digest() == digest(requirements=("git+https://h/r",))
     assert len({digest(), digest(base="/c"), digest(requirements=()), digest(conda=("a",)), digest(states=())}) == 5
-    spec = EnvironmentSpec((), (), overlay=OverlaySpec("/b", ("a",), ("c",), ("python >=3",), (("a", "1"),)))
+    spec = EnvironmentSpec(Overlay("/b", ("a",), ("c",), ("python >=3",), (("a", "1"),)), ())
     assert EnvironmentSpec.from_dict(spec.as_dict()) == spec
 
 

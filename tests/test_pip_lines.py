@@ -13,7 +13,7 @@ from test_pypi import wheel
 
 from cetool.base.errors import MetadataError
 from cetool.declare.dialects.environment_yml import read_environment_file
-from cetool.declare.environment import Requirements
+from cetool.declare.requirements import Requirements
 
 SHA = "sha256:" + "a" * 64
 

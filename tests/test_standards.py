@@ -14,11 +14,12 @@ from support.locks import FORGE, LOCK, SIX, YES
 from cetool.app.explicit_files import is_explicit
 from cetool.base.errors import MetadataError
 from cetool.declare.dialects.environment_yml import read_environment_file
-from cetool.declare.environment import EnvironmentSpec, Requirements
+from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.match_specs import requires_python_spec
 from cetool.declare.metadata import read_metadata
 from cetool.declare.platforms import current_platform
 from cetool.declare.pypi import canonical_requirement
+from cetool.declare.requirements import Requirements
 from cetool.declare.source import script_from_text
 from cetool.lock.conda_lock import read_conda_lock, write_conda_lock
 from cetool.lock.explicit import read_explicit

@@ -26,6 +26,7 @@ from support.cache import (
 )
 
 from cetool.base.errors import StoreError
+from cetool.declare.environment import Solve
 from cetool.settings.paths import Paths
 from cetool.store.marker import MARKER, Settling, read_marker, write_marker
 from cetool.store.store import Store
@@ -110,7 +111,9 @@ def test_a_moved_or_copied_environment_is_absent(tmp_path: Path) -> None:
 def test_a_marker_keeps_all_that_a_spec_has(tmp_path: Path) -> None:
     prefix = tmp_path / "prefix"
     make_files(prefix)
-    spec = small_spec()._replace(pypi=("six",), variables=(("A", "\udc80 ü\n"),), virtual_packages=(("__cuda", "12"),))
+    spec = small_spec()._replace(
+        what=Solve(("x",), ("six",)), variables=(("A", "\udc80 ü\n"),), virtual_packages=(("__cuda", "12"),)
+    )
     marker = marker_for(prefix, small_spec())._replace(spec=spec, engine="mamba")
     Settling(prefix).finish()
     write_marker(prefix, marker)

@@ -12,9 +12,10 @@ from test_pypi import wheel
 from cetool.base.errors import MetadataError
 from cetool.declare.dialects.pixi import PIXI_OPTIONS
 from cetool.declare.dialects.uv import KEYS
-from cetool.declare.environment import EnvironmentSpec, Requirements
+from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.metadata import read_metadata
 from cetool.declare.pypi import PypiSettings
+from cetool.declare.requirements import Requirements
 from cetool.declare.source import script_from_text
 
 DOCS = Path(__file__).parent.parent / "docs" / "pypi.md"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cetool.base.errors import MetadataError, UsageError
 from cetool.base.values import Value
-from cetool.declare.environment import Requirements
+from cetool.declare.requirements import Requirements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

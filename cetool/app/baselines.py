@@ -20,7 +20,8 @@ from cetool.base.text import printable
 from cetool.base.urls import redact
 from cetool.base.values import Value
 from cetool.declare.baselines import is_remote
-from cetool.declare.environment import EnvironmentSpec, Requirements
+from cetool.declare.environment import EnvironmentSpec, Solve
+from cetool.declare.requirements import Requirements
 from cetool.declare.source import read_bytes
 from cetool.lock.baseline import Combined, combine
 from cetool.lock.find import lock_in
@@ -100,7 +101,7 @@ def to_be_locked(
     result, _ = laid_on(spec, combined)
     platform = wish.platform or session.platform
     pypi = tuple(package.line for package in combined.pypi)
-    spec = spec._replace(pypi=(*pypi, *(result.pypi if result.pinned else ())))
+    spec = spec._replace(what=Solve(spec.packages, (*pypi, *(() if result.is_locked else result.pypi))))
     return spec, PlatformLock(platform, combined.conda, combined.pypi)
 
 
@@ -121,8 +122,8 @@ def laid_on(spec: EnvironmentSpec, combined: Combined) -> tuple[EnvironmentSpec,
     added = additions(spec.packages, conda)
     added_pypi = tuple(text for text in spec.pypi if not _is_there(text, combined))
     if conda and not added and not added_pypi:
-        return spec._replace(explicit=conda, explicit_pypi=pypi), ()
-    return spec._replace(pinned=conda, pinned_pypi=pypi, pypi=added_pypi), (*added, *added_pypi)
+        return spec.exactly(conda, pypi), ()
+    return spec.over(conda, pypi, added_pypi), (*added, *added_pypi)
 
 
 def _is_there(text: str, combined: Combined) -> bool:

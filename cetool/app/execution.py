@@ -21,8 +21,9 @@ from cetool.base.urls import strip_credentials
 from cetool.base.values import Value
 from cetool.cli.output import flow
 from cetool.declare.blocks import CONDA_EXECUTE, find_block
-from cetool.declare.environment import EnvironmentSpec, Requirements
+from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.metadata import ScriptMetadata, metadata_from_file, read_metadata
+from cetool.declare.requirements import Requirements
 from cetool.declare.run_with import is_original
 from cetool.declare.source import Script, is_notebook
 from cetool.store.scripts import Held, ScriptStore

@@ -11,7 +11,7 @@ from cetool.app.session import Session
 from cetool.base.errors import LockError, UsageError
 from cetool.base.limits import LOCK, read_regular
 from cetool.base.text import printable
-from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.environment import EnvironmentSpec, Exact
 
 _MARK = re.compile(rb"^[ \t]*@EXPLICIT[ \t]*\r?$", re.MULTILINE)
 
@@ -53,4 +53,4 @@ def explicit_spec(
     if not locked.conda:
         raise UsageError(f"{name} names no packages", hint="Write the URL of a package file a line, below @EXPLICIT.")
     warn_of_missing_digests(lock, locked, session)
-    return EnvironmentSpec(packages=(), explicit=locked.conda)
+    return EnvironmentSpec(Exact(locked.conda))

@@ -17,9 +17,10 @@ from cetool.base.errors import LockError, StoreError, UsageError
 from cetool.base.files import put_file
 from cetool.base.text import printable
 from cetool.cli.environments import is_environment, targeted
-from cetool.declare.environment import EnvironmentSpec, Requirements
+from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.metadata import read_metadata
 from cetool.declare.platforms import PLATFORMS
+from cetool.declare.requirements import Requirements
 from cetool.lock.model import Lock, PlatformLock
 from cetool.store.store import Lease
 

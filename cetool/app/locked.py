@@ -11,7 +11,8 @@ from cetool.app.session import Session
 from cetool.app.sources import Source
 from cetool.base.errors import LockError, UsageError
 from cetool.base.values import Value
-from cetool.declare.environment import EnvironmentSpec, Requirements
+from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.requirements import Requirements
 from cetool.lock import EMBEDDED_MARK, SUFFIXES, lock_paths
 
 if TYPE_CHECKING:  # few scripts have a lock
@@ -98,7 +99,7 @@ def _locked_spec(
         locked = found.lock.platform(platform)
         assert locked is not None
         warn_of_missing_digests(found, locked, session)
-        return fresh._replace(explicit=locked.conda, explicit_pypi=locked.pypi), found.where
+        return fresh.exactly(locked.conda, locked.pypi), found.where
     if choice.file is not None or session.settings.locked or session.settings.frozen:
         raise LockError(reason.sentence, code="lock-stale", hint=reason.way_out)
     session.repeats_itself = True  # until the lock fits again

@@ -11,9 +11,10 @@ from cetool.base.consent import Consent
 from cetool.base.durations import format_size
 from cetool.base.errors import StoreError
 from cetool.base.filelock import FileLock
-from cetool.declare.environment import EnvironmentSpec, Requirements
-from cetool.declare.overlay import OverlayKeys, OverlaySpec
+from cetool.declare.environment import EnvironmentSpec, Overlay
+from cetool.declare.overlay import OverlayKeys
 from cetool.declare.pypi import PypiSettings
+from cetool.declare.requirements import Requirements
 from cetool.engines.protocol import Progress
 from cetool.overlays.about import About, find_base, read_about
 from cetool.overlays.base import changes_between, fingerprint_of, stays_usable, watched_in
@@ -45,17 +46,16 @@ def overlay_spec(session: Session, requirements: Requirements) -> EnvironmentSpe
     if keys.conda:
         channels = requirements.channels_after(session.default_channels if requirements.needs_configured else ())
     return EnvironmentSpec(
-        packages=(),
-        channels=channels,
-        pypi_settings=requirements.pypi_settings if entries else PypiSettings(),
-        variables=tuple(sorted(dict(requirements.variables).items())),
-        overlay=OverlaySpec(
+        Overlay(
             base=str(base),
             requirements=entries,
             conda=tuple(sorted(set(keys.conda))),
             python=tuple(sorted({spec for spec in requirements.packages if spec != "python"})),
             states=tuple(states),
         ),
+        channels=channels,
+        pypi_settings=requirements.pypi_settings if entries else PypiSettings(),
+        variables=tuple(sorted(dict(requirements.variables).items())),
     )
 
 

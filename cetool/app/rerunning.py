@@ -16,9 +16,10 @@ from cetool.app.sources import Source
 from cetool.base.errors import CetoolError, EngineError, Location, UsageError
 from cetool.base.files import sha256_of
 from cetool.base.text import printable
-from cetool.declare.environment import EnvironmentSpec, Requirements
+from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.metadata import ScriptMetadata, read_metadata
 from cetool.declare.platforms import current_platform
+from cetool.declare.requirements import Requirements
 from cetool.declare.source import decode, looks_like_python, read_bytes, script_from_text
 from cetool.lock.installed import read_installed
 from cetool.provenance.reader import read_record

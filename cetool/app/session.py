@@ -19,9 +19,10 @@ from cetool.base.ownership import ensure_private_dir, trusting
 from cetool.base.patterns import pattern
 from cetool.cli.progress import Voice
 from cetool.declare.channels import canonical_channel
-from cetool.declare.environment import DEFAULT_CHANNEL, EnvironmentSpec, Requirements
+from cetool.declare.environment import EnvironmentSpec, Exact, Over
 from cetool.declare.match_specs import spec_name
 from cetool.declare.platforms import current_platform
+from cetool.declare.requirements import DEFAULT_CHANNEL, Requirements
 from cetool.launch.records import states
 from cetool.settings.condarc import Condarc, load_condarc, search_path
 from cetool.settings.paths import Paths, config_file_path, resolve_paths
@@ -269,7 +270,7 @@ class Session:
 
             return overlay_environment(self, spec, refresh=refresh, keep=keep, purpose=purpose)
         lease = self._environment(requirements, spec, refresh, purpose, meanwhile)
-        if lease.created and requirements.without and (spec.is_locked or spec.pinned):
+        if lease.created and requirements.without and isinstance(spec.what, (Exact, Over)):
             from cetool.app.baselines import after_removal
 
             for told in after_removal(lease.prefix, requirements):

@@ -85,7 +85,7 @@ def create(
 def _packages(target: str, session: Session) -> PlatformLock:
     from cetool.app.overlaying import base_of
     from cetool.app.recording import installed_packages
-    from cetool.declare.environment import EnvironmentSpec
+    from cetool.declare.environment import EnvironmentSpec, Solve
     from cetool.declare.overlay import canonical_base
     from cetool.declare.platforms import current_platform
 
@@ -94,7 +94,7 @@ def _packages(target: str, session: Session) -> PlatformLock:
         raise StoreError(
             f"{prefix} is no conda environment, so no baseline can be written from it", code="base-unusable"
         )
-    installed = installed_packages(session, prefix, current_platform(), EnvironmentSpec(()))
+    installed = installed_packages(session, prefix, current_platform(), EnvironmentSpec(Solve()))
     lock = installed.lock
     subdirs = {package.subdir for package in lock.conda} - {"", "noarch"}
     if installed.unknown:

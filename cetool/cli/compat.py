@@ -20,7 +20,7 @@ from cetool.app.sources import open_source, source_of_lines
 from cetool.base.errors import UsageError
 from cetool.cli.environments import create_environment, requirements_of
 from cetool.cli.output import print_data, print_line
-from cetool.declare.environment import Requirements
+from cetool.declare.requirements import Requirements
 from cetool.engines.registration import forget_registration
 from cetool.store.gc import Collection, Policy
 from cetool.store.kinds import collect_environments

@@ -24,7 +24,8 @@ from cetool.base.process import prefixes_in_use
 from cetool.cli import options
 from cetool.cli.output import print_data, print_json, print_table
 from cetool.declare.dialects.environment_yml import read_environment_file
-from cetool.declare.environment import NAME_LENGTH, EnvironmentSpec, Requirements
+from cetool.declare.environment import NAME_LENGTH, EnvironmentSpec
+from cetool.declare.requirements import Requirements
 from cetool.declare.source import is_url
 from cetool.engines.registration import forget_registration
 from cetool.store.disk import Freed

@@ -20,10 +20,11 @@ from cetool.cli.environments import requirements_of
 from cetool.cli.options import option
 from cetool.cli.output import print_json, print_table
 from cetool.declare.dialects.notebook import KERNEL_PACKAGES, with_kernel
-from cetool.declare.environment import EnvironmentSpec, Requirements
+from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.languages import language_of
 from cetool.declare.match_specs import spec_name
 from cetool.declare.metadata import ScriptMetadata
+from cetool.declare.requirements import Requirements
 from cetool.declare.source import Script, is_url
 from cetool.launch.activation import read_activation, variables_of
 from cetool.launch.kernels import (

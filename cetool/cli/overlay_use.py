@@ -24,7 +24,7 @@ from cetool.cli.options import option
 from cetool.cli.output import print_data
 from cetool.cli.overlays import Which, app, found_overlay, layers_of, requirements_of_recipe
 from cetool.cli.reproducing import Format
-from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.declare.platforms import current_platform
 from cetool.lock.model import Lock
 from cetool.overlays.recipes import Recipe, freeze_text, recipe_text
@@ -123,7 +123,7 @@ def freeze(which: Which, *, given: FreezeOptions) -> None:
 def _locked(name: str, base: Path, directory: Directory, format: Format, session: Session) -> str:
     from cetool.overlays.recipes import freeze_lock
 
-    spec = directory.marker.spec if directory.marker is not None else EnvironmentSpec(())
+    spec = directory.marker.spec if directory.marker is not None else EnvironmentSpec(Solve())
     installed = find_origins(session, base, freeze_lock(base, directory.prefix, current_platform()), spec)
     if installed.unknown:
         names = ", ".join(f"{each.name} {each.version}" for each in installed.unknown)

@@ -22,9 +22,9 @@ from cetool.base.urls import redact
 from cetool.cli import options
 from cetool.cli.options import option
 from cetool.cli.output import print_data, print_json, print_line, print_table
-from cetool.declare.environment import Requirements
 from cetool.declare.match_specs import canonical_spec
 from cetool.declare.overlay import OverlayKeys, canonical_base, canonical_entry
+from cetool.declare.requirements import Requirements
 from cetool.overlays.about import About, Layer, read_about
 from cetool.overlays.base import changes_between, fingerprint_of
 from cetool.overlays.recipes import Recipe, merged_entries, read_recipe_file, without_entries

@@ -23,7 +23,7 @@ from cetool.cli import options
 from cetool.cli.environments import spec_document
 from cetool.cli.options import option
 from cetool.cli.output import flow, print_json, print_line, print_table
-from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.environment import EnvironmentSpec, Exact
 from cetool.declare.metadata import ScriptMetadata
 from cetool.declare.platforms import current_platform
 from cetool.engines.choice import find_engines
@@ -89,7 +89,8 @@ def show(
     lines = metadata.lines
     place = "" if lines is None else f", lines {lines[0]} to {lines[1]}"
     place = place if metadata.cell is None else f", cell {metadata.cell}{place}"
-    needs = metadata.requirements
+    needs, what = metadata.requirements, spec.what
+    count = len(what.conda) + len(what.pypi) if isinstance(what, Exact) else 0
     rows = [
         ("script", source.script.name),
         ("sha256", source.sha256 if source.origin is not None else ""),
@@ -101,7 +102,7 @@ def show(
         ("base", spec.overlay.base if spec.overlay else ""),
         ("overlay", flow(spec.overlay.requirements) if spec.overlay else ""),
         ("conda", flow(spec.overlay.conda) if spec.overlay and spec.overlay.conda else ""),
-        ("lock", f"{locked_by} ({len(spec.explicit) + len(spec.explicit_pypi)} packages)" if locked_by else ""),
+        ("lock", f"{locked_by} ({count} packages)" if locked_by else ""),
         *_baseline_rows(session),
         ("as of", spec.exclude_newer or ""),
         *((key, value if isinstance(value, str) else flow(value)) for key, value in spec.solving.as_dict().items()),

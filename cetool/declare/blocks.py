@@ -13,9 +13,9 @@ from typing import Protocol, cast
 from cetool.base.errors import MetadataError
 from cetool.base.patterns import pattern
 from cetool.base.values import Value
-from cetool.declare.environment import Requirements
 from cetool.declare.languages import language_of
 from cetool.declare.nodes import Node
+from cetool.declare.requirements import Requirements
 from cetool.declare.source import Script
 
 CONDA_EXECUTE = "conda execute"

@@ -8,9 +8,9 @@ from cetool.base.errors import MetadataError
 from cetool.base.urls import check_hosts
 from cetool.base.values import Value
 from cetool.declare.blocks import PEP723, find_block, near_miss, near_miss_advice, read_block
-from cetool.declare.environment import Requirements
 from cetool.declare.languages import language_of
 from cetool.declare.overlay import refuse_packages
+from cetool.declare.requirements import Requirements
 from cetool.declare.run_with import Choice, choose_program
 from cetool.declare.source import Script, foreign_text, is_notebook, is_url
 

@@ -10,13 +10,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
 from cetool.base.errors import Location, MetadataError
 from cetool.base.patterns import pattern
 from cetool.base.text import has_control
-from cetool.base.urls import quotable, strip_credentials
+from cetool.base.urls import quotable
 from cetool.base.values import Value
 from cetool.declare.channels import file_url
 from cetool.declare.match_specs import MAX_SPEC, canonical_spec, spec_name
@@ -32,44 +32,6 @@ _ARCHIVE = (".whl", ".tar.gz", ".zip", ".tar.bz2", ".tgz")
 _HINT = (
     "Write what pip takes: 'numpy ==2.4.1', ./some.whl, ./directory, git+https://host/repository@tag, or -e ./checkout."
 )
-
-
-class OverlaySpec(Value):
-    """An overlay in canonical form; equal values are one directory.
-
-    ``base`` is the absolute path of the prefix below, ``requirements`` the canonical entries (:func:`canonical_entry`),
-    ``conda`` canonical match specs, each sorted and without repeats; ``python`` a match spec that the base's python has
-    to fit (of ``requires-python``). ``states`` pair entries that are files or directories here with what changes when
-    they do, so that what was laid of an older state is another overlay.
-    """
-
-    base: str
-    requirements: tuple[str, ...] = ()
-    conda: tuple[str, ...] = ()
-    python: tuple[str, ...] = ()
-    states: tuple[tuple[str, str], ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON values, empty parts left out, credentials taken out."""
-        pairs = {
-            "base": self.base,
-            "requirements": list(map(strip_credentials, self.requirements)),
-            "conda": list(map(strip_credentials, self.conda)),
-            "python": list(self.python),
-            "states": dict(self.states),
-        }
-        return {key: value for key, value in pairs.items() if value}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> OverlaySpec:
-        """The value that :meth:`as_dict` wrote. Raises KeyError, TypeError or ValueError where it is none."""
-        return cls(
-            base=str(data["base"]),
-            requirements=tuple(map(str, data.get("requirements", []))),
-            conda=tuple(map(str, data.get("conda", []))),
-            python=tuple(map(str, data.get("python", []))),
-            states=tuple(sorted((str(key), str(value)) for key, value in data.get("states", {}).items())),
-        )
 
 
 class OverlayKeys(Value):

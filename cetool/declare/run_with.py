@@ -9,9 +9,9 @@ import shlex
 from cetool.base.errors import MetadataError
 from cetool.base.patterns import pattern
 from cetool.base.values import Value
-from cetool.declare.environment import Requirements
 from cetool.declare.languages import PYTHON, Language, language_in_text, language_of_suffix, languages_of_packages
 from cetool.declare.match_specs import spec_name
+from cetool.declare.requirements import Requirements
 from cetool.declare.source import Script
 
 #: Programs that would read the script's metadata in their turn, or run it in an environment of their own.

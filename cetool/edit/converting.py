@@ -10,12 +10,12 @@ from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, De
 from cetool.declare.channels import NO_DEFAULTS, file_url
 from cetool.declare.dialects.own_keys import read_own_keys
 from cetool.declare.dialects.pip_lines import bare_requirement, option_lines
-from cetool.declare.environment import DEFAULT_CHANNEL
 from cetool.declare.languages import language_of
 from cetool.declare.match_specs import requires_python_spec, spec_name
 from cetool.declare.metadata import nothing_found
 from cetool.declare.nodes import Node
 from cetool.declare.platforms import current_platform, selectors
+from cetool.declare.requirements import DEFAULT_CHANNEL
 from cetool.edit.declared import Item, channels_place, draft_of, pypi_name
 from cetool.edit.document import BlockText, Document, NotWrittenError, block_text, require_script
 from cetool.edit.editing import Edited, comparable, declaration

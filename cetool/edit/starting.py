@@ -16,10 +16,10 @@ from pathlib import Path
 from cetool.base.errors import MetadataError, UsageError
 from cetool.base.urls import redact, strip_credentials
 from cetool.declare.blocks import CONDA_SCRIPT, PEP723, Declaration, find_block
-from cetool.declare.environment import DEFAULT_CHANNEL, Requirements
 from cetool.declare.languages import Language, language_of
 from cetool.declare.match_specs import canonical_spec
 from cetool.declare.pypi import canonical_requirement
+from cetool.declare.requirements import DEFAULT_CHANNEL, Requirements
 from cetool.declare.run_with import choose_program
 from cetool.declare.source import Script
 from cetool.edit.declared import package_name

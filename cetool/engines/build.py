@@ -17,9 +17,10 @@ from cetool.base.files import walk
 from cetool.base.limits import parse_json
 from cetool.base.urls import redact
 from cetool.base.values import Value
-from cetool.declare.environment import NO_SOLVING, EnvironmentSpec
+from cetool.declare.environment import EnvironmentSpec, Exact, Over
 from cetool.declare.match_fields import is_read_alike
 from cetool.declare.match_specs import spec_name
+from cetool.declare.requirements import NO_SOLVING
 from cetool.engines.early import EarlyLook
 from cetool.engines.protocol import CreateRequest, Engine, Explain, Progress
 from cetool.engines.registration import forget_registration
@@ -67,13 +68,15 @@ def build_environment(
 
     Raises EngineError where it cannot be made. What is left at the prefix after an error is the caller's to clear.
     """
-    if spec.pypi or spec.explicit_pypi or spec.pinned_pypi:
+    what = spec.what
+    exact, pinned = (what if isinstance(what, Exact) else Exact()), (what if isinstance(what, Over) else Over())
+    if spec.pypi or exact.pypi or pinned.pypi:
         from cetool.engines.pypi.install import refuse_early
 
         refuse_early(spec.pypi_settings, circumstances.environ, circumstances.pip_installer)
     packages = spec.packages
     if spec.pypi and not spec.is_locked:
-        packages += _installer((*packages, *(each.name for each in spec.pinned)), circumstances)
+        packages += _installer((*packages, *(each.name for each in pinned.conda)), circumstances)
     moment = None
     if spec.exclude_newer is not None and not spec.is_locked:
         from cetool.base.durations import exclude_newer
@@ -82,7 +85,7 @@ def build_environment(
     request = CreateRequest(
         prefix=place.prefix,
         packages=packages,
-        explicit=spec.explicit,
+        explicit=exact.conda,
         exclude_newer=moment,
         channels=spec.channels,
         log=place.log,
@@ -94,11 +97,11 @@ def build_environment(
         meanwhile=circumstances.meanwhile,
         solving=NO_SOLVING if spec.is_locked else spec.solving,
     )
-    if spec.pinned:
+    if pinned.conda:
         from cetool.engines.additions import with_additions
 
         assert circumstances.solver_cache is not None
-        request = with_additions(request, spec.pinned, circumstances.environ, circumstances.solver_cache, progress)
+        request = with_additions(request, pinned.conda, circumstances.environ, circumstances.solver_cache, progress)
     elif engine.name != "rattler" and not spec.is_locked:
         request = _solved_for(request, circumstances, progress)
     for left in range(_TRIES - 1, -1, -1):
@@ -128,7 +131,7 @@ def _make(
     circumstances: Circumstances,
     progress: Progress,
 ) -> tuple[int, int]:
-    exact = tuple(package.line for package in spec.explicit_pypi or spec.pinned_pypi)
+    exact = tuple(package.line for package in spec.what.pypi) if isinstance(spec.what, (Exact, Over)) else ()
     asked = () if spec.is_locked else spec.pypi
     early = EarlyLook(place.prefix, place.written)
     if not exact and not asked and request.packages and not request.explicit:
@@ -197,7 +200,7 @@ def _intact(
             log=str(place.log),
         ) from None
     check_exactly(records, packages, place.log)
-    if not (spec.is_locked or spec.pinned):
+    if not isinstance(spec.what, (Exact, Over)):
         return None
     there = dict(walk(place.prefix))
     known = KnownHashes(records, there, learns=engine.name == "rattler")

@@ -13,7 +13,7 @@ from pathlib import Path
 from cetool.base.consent import Consent
 from cetool.base.durations import exclude_newer as moment_of
 from cetool.base.errors import EngineError
-from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.environment import EnvironmentSpec, Over
 from cetool.engines.additions import additions
 from cetool.engines.protocol import CreateRequest, Progress
 from cetool.engines.rattler.engine import RattlerEngine
@@ -40,11 +40,12 @@ class Solver:
 
         Raises UnsatisfiableError where there is no such environment, EngineError where that cannot be found out.
         """
+        pinned = spec.what.conda if isinstance(spec.what, Over) else ()
         with tempfile.TemporaryDirectory(prefix="cetool-solve-") as directory:
             request = CreateRequest(
                 prefix=Path(directory) / "prefix",
-                packages=spec.packages if not spec.pinned else additions(spec.packages, spec.pinned),
-                pinned=spec.pinned,
+                packages=additions(spec.packages, pinned) if pinned else spec.packages,
+                pinned=pinned,
                 channels=spec.channels,
                 solving=spec.solving,
                 exclude_newer=None if spec.exclude_newer is None else moment_of(spec.exclude_newer),

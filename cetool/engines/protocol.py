@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from cetool.base.consent import Consent
 from cetool.base.errors import EngineError
 from cetool.base.values import Value
-from cetool.declare.environment import NO_SOLVING, Solving
+from cetool.declare.requirements import NO_SOLVING, Solving
 
 if TYPE_CHECKING:  # only those who solve for a day, or for a lock, need them
     from datetime import datetime

@@ -16,10 +16,10 @@ from cetool.base.errors import CetoolError, Location, MetadataError, ScriptNotFo
 from cetool.base.limits import LOCK, LimitError, check_lines
 from cetool.base.text import printable
 from cetool.base.values import Value
-from cetool.declare.environment import Requirements
 from cetool.declare.match_fields import read_fields
 from cetool.declare.match_specs import IDENTITY, is_same_file
 from cetool.declare.package import Package
+from cetool.declare.requirements import Requirements
 from cetool.declare.source import Script, foreign_text, is_url, read_bytes
 from cetool.lock import SUFFIXES as SUFFIXES
 from cetool.lock import lock_paths as lock_paths

@@ -15,7 +15,7 @@ from cetool.declare.package import Package, PypiPackage
 class PlatformLock(Value):
     """Everything that goes into one platform's environment. ``platform`` is a subdir such as ``linux-64``.
 
-    ``request`` is the digest of what it was solved for (:attr:`cetool.declare.environment.Requirements.digest`),
+    ``request`` is the digest of what it was solved for (:attr:`cetool.declare.requirements.Requirements.digest`),
     which may be another for each platform; None where the format or its writer does not tell.
     """
 

@@ -95,14 +95,8 @@ class RunRecord:
         """The environment that has exactly the recorded packages."""
         asked = self.asked
         return EnvironmentSpec(
-            packages=asked.packages,
-            channels=asked.channels,
-            pypi=asked.pypi,
-            pypi_settings=asked.pypi_settings,
-            variables=asked.variables,
-            explicit=self.packages.conda,
-            explicit_pypi=self.packages.pypi,
-        )
+            asked.asked, asked.channels, pypi_settings=asked.pypi_settings, variables=asked.variables
+        ).exactly(self.packages.conda, self.packages.pypi)
 
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON values."""

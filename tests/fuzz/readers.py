@@ -243,9 +243,9 @@ def _record_seed() -> dict[str, Any]:
 
 
 def _spec() -> dict[str, Any]:
-    from cetool.declare.environment import EnvironmentSpec
+    from cetool.declare.environment import EnvironmentSpec, Solve
 
-    return EnvironmentSpec(packages=("six",), channels=("conda-forge",), variables=(("A", "b"),)).as_dict()
+    return EnvironmentSpec(Solve(("six",)), channels=("conda-forge",), variables=(("A", "b"),)).as_dict()
 
 
 def _marker(directory: Path) -> object:

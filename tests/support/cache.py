@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
-from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.settings.paths import Paths
 from cetool.store.disk import delete_tree as delete_tree
 from cetool.store.disk import disk_size
@@ -53,7 +53,7 @@ def small_store(root: Path, *, trusted: bool = False) -> Store:
 
 def small_spec(package: str = "demo") -> EnvironmentSpec:
     """The request for one package."""
-    return EnvironmentSpec((package,))
+    return EnvironmentSpec(Solve((package,)))
 
 
 def make_files(prefix: Path) -> None:

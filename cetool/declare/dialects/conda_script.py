@@ -12,9 +12,9 @@ from cetool.declare.channels import channels_of
 from cetool.declare.dialects.dependencies import conda_dependencies
 from cetool.declare.dialects.own_keys import read_own_keys
 from cetool.declare.dialects.pixi import read_pixi, refuse_partial
-from cetool.declare.environment import Requirements
 from cetool.declare.nodes import Node
 from cetool.declare.platforms import FAMILIES, PLATFORMS, current_platform, selectors
+from cetool.declare.requirements import Requirements
 from cetool.declare.source import Script
 from cetool.declare.toml import parse_toml
 

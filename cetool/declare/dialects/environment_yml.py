@@ -15,10 +15,10 @@ from cetool.base.patterns import pattern
 from cetool.base.text import nearest, printable, shorten
 from cetool.declare.channels import channels_of, ends_channels
 from cetool.declare.dialects.own_keys import read_packages, read_variables
-from cetool.declare.environment import Ignored, Requirements
 from cetool.declare.match_specs import canonical_spec
 from cetool.declare.nodes import Node
 from cetool.declare.platforms import current_platform, selectors
+from cetool.declare.requirements import Ignored, Requirements
 from cetool.declare.source import decode, read_bytes
 from cetool.declare.yaml import parse_yaml
 

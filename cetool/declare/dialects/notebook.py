@@ -16,10 +16,10 @@ from cetool.base.errors import Location, MetadataError, UsageError
 from cetool.base.limits import parse_json
 from cetool.base.text import shorten
 from cetool.declare.blocks import DIALECTS, Block, Declaration, comment_lines, find_block, read_block
-from cetool.declare.environment import Ignored, Requirements
 from cetool.declare.match_specs import spec_name
 from cetool.declare.metadata import ENVIRONMENT_FILE, ScriptMetadata, nothing_found
 from cetool.declare.nodes import Node
+from cetool.declare.requirements import Ignored, Requirements
 from cetool.declare.source import Script
 
 #: The package whose kernel runs a language where none is declared, and others that bring one.

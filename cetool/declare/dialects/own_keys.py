@@ -17,10 +17,10 @@ from cetool.declare.baselines import read_baselines, read_without
 from cetool.declare.blocks import Declaration
 from cetool.declare.channels import channels_of, ends_channels
 from cetool.declare.dialects.pip_lines import read_pip_lines
-from cetool.declare.environment import Ignored, Requirements
 from cetool.declare.match_specs import canonical_spec
 from cetool.declare.nodes import Node
 from cetool.declare.overlay import read_overlay_keys, refuse_packages
+from cetool.declare.requirements import Ignored, Requirements
 
 _VARIABLE = pattern(r"[A-Za-z_][A-Za-z0-9_]*")
 #: What to do about a comment that was read as a part of a ``# conda execute`` block.

@@ -10,11 +10,11 @@ from cetool.declare.channels import channels_of
 from cetool.declare.dialects.own_keys import read_own_keys, read_packages
 from cetool.declare.dialects.pixi import read_pixi, refuse_partial
 from cetool.declare.dialects.uv import applied, read_uv
-from cetool.declare.environment import Requirements
 from cetool.declare.match_specs import requires_python_spec, spec_name
 from cetool.declare.nodes import Node
 from cetool.declare.platforms import current_platform
 from cetool.declare.pypi import canonical_requirement
+from cetool.declare.requirements import Requirements
 from cetool.declare.source import Script
 from cetool.declare.toml import parse_toml
 

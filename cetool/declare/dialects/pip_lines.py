@@ -20,9 +20,9 @@ from cetool.base.patterns import pattern
 from cetool.base.text import has_control, printable, shorten
 from cetool.base.urls import quotable, redact
 from cetool.declare.channels import file_url
-from cetool.declare.environment import Requirements
 from cetool.declare.nodes import Node
 from cetool.declare.pypi import PYPI_NAME, PypiSettings, canonical_requirement, place_url
+from cetool.declare.requirements import Requirements
 from cetool.declare.source import decode, read_bytes, with_home
 
 if TYPE_CHECKING:

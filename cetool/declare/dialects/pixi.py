@@ -17,10 +17,10 @@ from cetool.base.text import nearest, shorten
 from cetool.declare.channels import channels_of
 from cetool.declare.dialects.dependencies import PIXI_FIELDS, conda_dependencies, pypi_dependency
 from cetool.declare.dialects.own_keys import read_variables
-from cetool.declare.environment import NO_SOLVING, Ignored, Requirements, Solving
 from cetool.declare.nodes import Node
 from cetool.declare.platforms import FAMILIES, PLATFORMS, selectors
 from cetool.declare.pypi import INDEX_STRATEGY, PRERELEASE, PypiSettings, index_url, normalized_name, package_names
+from cetool.declare.requirements import NO_SOLVING, Ignored, Requirements, Solving
 
 Base = str | os.PathLike[str]
 

@@ -15,7 +15,6 @@ from cetool.base.patterns import pattern
 from cetool.base.text import nearest, shorten
 from cetool.base.values import Value
 from cetool.declare.dialects.uv_sources import Sources, read_sources
-from cetool.declare.environment import Requirements
 from cetool.declare.nodes import Node
 from cetool.declare.pypi import (
     INDEX_STRATEGY,
@@ -27,6 +26,7 @@ from cetool.declare.pypi import (
     normalized_name,
     package_names,
 )
+from cetool.declare.requirements import Requirements
 
 Base = str | os.PathLike[str]
 
