@@ -194,7 +194,7 @@ DOCUMENTED = (
 _ON_A_PYTHON = """
 import sys; sys.path.insert(0, sys.argv[1])
 from cetool.declare.package import Package
-from cetool.declare.environment import EnvironmentSpec, PypiSettings
+from cetool.declare.environment import EnvironmentSpec, Exact, PypiSettings, Solve
 from cetool.declare.requirements import Requirements
 new = "".join(map(chr, (0x378, 0x1FAE8, 0x2FFC, 0x1C89A, 0xE9, 0x7F, 0xAD, 0x2028, 0x10FFFF)))
 variables = (("A", new), ("B", "'" + '"' + "\\\\"))
