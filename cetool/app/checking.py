@@ -15,15 +15,14 @@ from cetool.base.limits import SCRIPT, read_regular
 from cetool.base.text import nearest, printable
 from cetool.base.urls import redact, scrub, strip_credentials
 from cetool.declare.blocks import CONDA_EXECUTE, PEP723, Block, find_block, near_miss
+from cetool.declare.dialects.notebook import METADATA_KEYS, find_cell, read_notebook
 from cetool.declare.languages import PYTHON, language_of, language_of_program, package_of_program
 from cetool.declare.match_specs import canonical_spec, requires_python_spec, spec_name
 from cetool.declare.metadata import ScriptMetadata, nothing_found, read_metadata
 from cetool.declare.nodes import Node
 from cetool.declare.pypi import canonical_requirement
 from cetool.declare.source import Script, is_notebook, is_url, read_script
-from cetool.declare.toml import parse_toml
-from cetool.declare.yaml import parse_yaml
-from cetool.edit.declared import Item, channels_place, declared_items
+from cetool.edit.declared import Item, block_tree, channels_place, declared_items
 from cetool.launch.shell import parse_entrypoint
 
 #: Each rule, and what it means. Those of :data:`ERRORS` keep a script from running.
@@ -172,8 +171,6 @@ def lint_script(script: Script, *, declared_only: bool = False) -> tuple[ScriptM
 
 def _lint_notebook(script: Script, *, declared_only: bool) -> tuple[ScriptMetadata | None, list[Finding]]:
     """The same of a notebook, its lines counted in the cell with the block."""
-    from cetool.declare.dialects.notebook import METADATA_KEYS, find_cell, read_notebook
-
     declares = True
     try:
         notebook = read_notebook(script)
@@ -205,17 +202,9 @@ def _line(error: MetadataError) -> int | None:
     return error.where.line if error.where is not None else None
 
 
-def _tree(script: Script, block: Block) -> Node:
-    if block.dialect == CONDA_EXECUTE:
-        root = parse_yaml(block.text, name=script.name, lines=block.numbers)
-        assert root is not None
-        return root
-    return parse_toml(block.content, block.numbers, name=script.name, first=block.first)
-
-
 def _items(script: Script, block: Block) -> Iterator[Finding]:
     """What is to be said of each package and each channel."""
-    root = _tree(script, block)
+    root = block_tree(block, script)
     items = declared_items(root, block.dialect)
     for item in items:
         yield from _package(item, root, script)

@@ -10,11 +10,13 @@ from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, De
 from cetool.declare.channels import NO_DEFAULTS, file_url
 from cetool.declare.dialects.own_keys import read_own_keys
 from cetool.declare.dialects.pip_lines import bare_requirement, option_lines
+from cetool.declare.dialects.uv import read_uv
 from cetool.declare.languages import language_of
 from cetool.declare.match_specs import requires_python_spec, spec_name
 from cetool.declare.metadata import nothing_found
 from cetool.declare.nodes import Node
 from cetool.declare.platforms import current_platform, selectors
+from cetool.declare.pypi import canonical_requirement
 from cetool.declare.requirements import DEFAULT_CHANNEL
 from cetool.edit.declared import Item, channels_place, draft_of, pypi_name
 from cetool.edit.document import BlockText, Document, NotWrittenError, block_text, require_script
@@ -210,9 +212,6 @@ class _Conversion:
         needs, directory = self.before.requirements, self.script.directory
         uv = root.below("tool", "uv") if self.block.dialect == PEP723 else None
         if uv is not None:
-            from cetool.declare.dialects.uv import read_uv
-            from cetool.declare.pypi import canonical_requirement
-
             here = f"{file_url('.', directory)}/"
             sources = read_uv(uv, base_dir=directory).sources
             changed = {text: sources.applied([canonical_requirement(text, base_dir=directory)]) for text in texts}

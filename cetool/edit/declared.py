@@ -14,6 +14,7 @@ from cetool.declare.channels import NO_DEFAULTS
 from cetool.declare.dialects.pip_lines import bare_requirement
 from cetool.declare.match_specs import canonical_spec, spec_name
 from cetool.declare.nodes import Node
+from cetool.declare.source import Script
 from cetool.declare.toml import parse_toml
 from cetool.declare.yaml import parse_yaml
 from cetool.edit.document import Document, block_text, require_script
@@ -55,6 +56,14 @@ def pypi_name(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", found[1]).lower() if found else ""
 
 
+def block_tree(block: Block, script: Script) -> Node:
+    """What a block says, as a tree: a mapping without entries where that is nothing. Raises MetadataError."""
+    if block.dialect != CONDA_EXECUTE:
+        return parse_toml(block.content, block.numbers, name=script.name, first=block.first)
+    root = parse_yaml(block.text, name=script.name, lines=block.numbers)
+    return Node("mapping", script.at(block.first)) if root is None or root.kind == "nothing" else root
+
+
 def declared_items(root: Node, dialect: str) -> list[Item]:
     """Everything that the block asks for on any platform, in its order of meaning."""
     if dialect == CONDA_EXECUTE:
@@ -64,7 +73,14 @@ def declared_items(root: Node, dialect: str) -> list[Item]:
         python = root.below("requires-python")
         if python is not None:
             found.append(
-                Item("conda", "python", f"python {python.text}", ("requires-python",), _line(python), "requires-python")
+                Item(
+                    "conda",
+                    "python",
+                    f"python {python.text}",
+                    ("requires-python",),
+                    python.where.line,
+                    "requires-python",
+                )
             )
         found += _list(root, ("dependencies",), "pypi")
         found += _list(root, (*_CONDA, "dependencies"))
@@ -77,22 +93,18 @@ def declared_items(root: Node, dialect: str) -> list[Item]:
     return [*found, *_list(root, (*_CETOOL, "env"))]
 
 
-def _line(node: Node) -> int | None:
-    return node.where.line
-
-
 def _list(root: Node, path: tuple[str, ...], kind: Literal["conda", "pypi"] = "conda") -> Iterator[Item]:
     node = root.below(*path)
     for index, item in enumerate(() if node is None else node.items):
         if item.kind == "text":
             name = package_name(item.text) if kind == "conda" else pypi_name(item.text)
-            yield Item(kind, name, item.text, (*path, index), _line(item))
+            yield Item(kind, name, item.text, (*path, index), item.where.line)
             continue
         listed = item.entries.get("pip")
         for place, entry in enumerate(() if listed is None else listed.items):
             text = bare_requirement(entry.text)
             if text is not None:  # options, files and URLs have no name to be found by
-                yield Item("pypi", pypi_name(text), text, (*path, index, "pip", place), _line(entry))
+                yield Item("pypi", pypi_name(text), text, (*path, index, "pip", place), entry.where.line)
 
 
 def _pixi(root: Node, path: tuple[str, ...], platform: str | None) -> Iterator[Item]:
@@ -114,7 +126,7 @@ def _table(
         else:
             name_and_version = f"{name} {version}".strip()
         known = name.lower() if kind == "conda" else pypi_name(name)
-        yield Item(kind, known, name_and_version.removesuffix(" *"), (*path, name), _line(value), "entry", platform)
+        yield Item(kind, known, name_and_version.removesuffix(" *"), (*path, name), value.where.line, "entry", platform)
 
 
 def channel_places(dialect: str) -> tuple[tuple[str, ...], ...]:
@@ -178,20 +190,21 @@ class Draft(ABC):
         return self._editor.content
 
     @property
+    def dialect(self) -> str:
+        """The block's dialect."""
+        return self._block.dialect
+
+    @property
     def root(self) -> Node:
         """The same as a tree. Raises MetadataError where it cannot be read any more."""
         lines = self.content.split("\n")
-        first = self._block.first
-        numbers = [first + 1 + index for index in range(len(lines))]
-        if self._block.dialect != CONDA_EXECUTE:
-            return parse_toml(lines, numbers, name=self._script.name, first=first)
-        root = parse_yaml(self.content + "\n", name=self._script.name, lines=numbers)
-        return Node("mapping", self._script.at(first)) if root is None or root.kind == "nothing" else root
+        numbers = range(self._block.first + 1, self._block.first + 1 + len(lines))
+        return block_tree(self._block._replace(content=tuple(lines), numbers=tuple(numbers)), self._script)
 
     @property
     def items(self) -> list[Item]:
         """What the block asks for by now."""
-        return declared_items(self.root, self._block.dialect)
+        return declared_items(self.root, self.dialect)
 
     def document(self) -> Document:
         """The file with the block as it is by now. Raises MetadataError where its encoding cannot hold the text."""

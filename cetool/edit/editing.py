@@ -15,6 +15,7 @@ from cetool.base.urls import redact, strip_credentials
 from cetool.declare.blocks import CONDA_EXECUTE, PEP723, Block, Declaration, find_block, read_block
 from cetool.declare.channels import canonical_channel
 from cetool.declare.dialects.own_keys import read_own_keys
+from cetool.declare.dialects.uv import read_uv
 from cetool.declare.match_fields import PACKAGE_NAME
 from cetool.declare.match_specs import canonical_spec, spec_name
 from cetool.declare.metadata import nothing_found
@@ -23,7 +24,7 @@ from cetool.declare.pypi import canonical_requirement
 from cetool.declare.requirements import DEFAULT_CHANNEL, Requirements
 from cetool.declare.run_with import choose_program
 from cetool.declare.source import Script
-from cetool.edit.declared import Draft, Item, channels_place, draft_of, pypi_name, untouched
+from cetool.edit.declared import Draft, Item, block_tree, channels_place, draft_of, pypi_name, untouched
 from cetool.edit.document import Document, NotWrittenError, require_script
 from cetool.edit.spots import UneditableError
 
@@ -95,12 +96,7 @@ def edit_declaration(document: Document, change: Change) -> Edited:
 def declaration(block: Block, script: Script) -> Declaration:
     """What the block says; a ``# conda execute`` block that asks for no packages yet will do. Raises MetadataError."""
     if block.dialect == CONDA_EXECUTE:
-        from cetool.declare.yaml import parse_yaml
-
-        root = parse_yaml(block.text, name=script.name, lines=block.numbers)
-        found = Declaration()
-        if root is not None and root.kind != "nothing":
-            found = read_own_keys(root, "the '# conda execute' specification", script.directory)
+        found = read_own_keys(block_tree(block, script), "the '# conda execute' specification", script.directory)
     else:
         found = read_block(block, script)
     if found.run_with is None and found.entrypoint is None:
@@ -212,21 +208,17 @@ class _Work:
             self._tell_of_namesake(name, kind)
             self.draft.add(text, pypi=kind == "pypi")
             return
-        for _ in items[1:]:
-            self.draft.remove(self._everywhere(kind, name)[-1])
-        self.draft.replace(self._everywhere(kind, name)[0], text)
+        # the paths of those before the one that goes stay as they are
+        for item in reversed(items[1:]):
+            self.draft.remove(item)
+        self.draft.replace(items[0], text)
 
     def _with_sources(self, requirement: str) -> tuple[str, ...]:
         """What a requirement means in this block: ``[tool.uv.sources]`` may say where it comes from."""
-        uv = self.draft.root.below("tool", "uv") if _dialect(self.script) == PEP723 else None
+        uv = self.draft.root.below("tool", "uv") if self.draft.dialect == PEP723 else None
         if uv is None:
             return (requirement,)
-        from cetool.declare.dialects.uv import read_uv
-
         return read_uv(uv, base_dir=self.script.directory).sources.applied([requirement])
-
-    def _everywhere(self, kind: str, name: str) -> list[Item]:
-        return [item for item in self._named(kind, name) if item.platform is None]
 
     def _tell_of_namesake(self, name: str, kind: str) -> None:
         other = "pypi" if kind == "conda" else "conda"
@@ -249,7 +241,7 @@ class _Work:
         if not new:
             return before
         first: tuple[str, ...] = ()
-        if channels_place(self.draft.root, _dialect(self.script)) is None and DEFAULT_CHANNEL not in new:
+        if channels_place(self.draft.root, self.draft.dialect) is None and DEFAULT_CHANNEL not in new:
             first = (DEFAULT_CHANNEL,)
             self.notes.append(
                 f"the script named no channels: {DEFAULT_CHANNEL} is written as well, and stays the first one"
@@ -260,12 +252,6 @@ class _Work:
 
 def _name(canonical: str, kind: str) -> str:
     return spec_name(canonical) if kind == "conda" else pypi_name(canonical)
-
-
-def _dialect(script: Script) -> str:
-    block = find_block(script)
-    assert block is not None
-    return block.dialect
 
 
 def requirements_change(specs: Iterable[str], channels: Iterable[str], *, pypi: bool) -> Change:
