@@ -21,7 +21,8 @@ from cetool.base.consent import issue
 from cetool.base.errors import EngineError
 from cetool.declare.pypi import PypiSettings
 from cetool.engines.protocol import CreateRequest, SilentProgress
-from cetool.engines.pypi.install import PypiRequest, find_uv, install_pypi, needs_pip
+from cetool.engines.pypi.driver import PypiRequest, find_uv, needs_pip
+from cetool.engines.pypi.install import install_pypi
 from cetool.engines.rattler.engine import RattlerEngine
 
 Install = Callable[..., Path]
@@ -77,13 +78,13 @@ def install(environment: Path, tmp_path: Path) -> Install:
         install_pypi(
             PypiRequest(
                 environment,
-                requirements,
                 tmp_path / "pypi.log",
                 environ,
                 issue("a test"),
                 installer=installer,
                 **request,
             ),
+            requirements,
             SilentProgress(),
         )
         return environment
@@ -196,7 +197,7 @@ def test_who_needs_pip(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys; sys.prefix = '/nowhere'; from cetool.engines.pypi.install import needs_pip;"
+            "import sys; sys.prefix = '/nowhere'; from cetool.engines.pypi.driver import needs_pip;"
             "print(needs_pip({'PATH': '/nowhere'}, 'auto'), needs_pip({'PATH': '/nowhere'}, 'uv'))",
         ],
         capture_output=True,

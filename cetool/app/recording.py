@@ -137,11 +137,11 @@ def find_origins(session: Session, prefix: Path, installed: Installed, spec: Env
     """The same, the files of PyPI packages looked for that nobody noted; the prefix's python is asked."""
     if not installed.unknown:
         return installed
-    from cetool.engines.pypi.install import PypiRequest, find_missing_origins
+    from cetool.engines.pypi.driver import PypiRequest
+    from cetool.engines.pypi.install import find_missing_origins
 
     request = PypiRequest(
         prefix=prefix,
-        requirements=(),
         log=session.paths.logs / f"{prefix.name}.log",
         environ=session.engine_environ,
         consent=session.consent(),

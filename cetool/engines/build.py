@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from cetool.base.values import Value
 from cetool.declare.environment import EnvironmentSpec, Exact, Over
 from cetool.declare.match_fields import is_read_alike
 from cetool.declare.match_specs import spec_name
+from cetool.declare.package import PypiPackage
 from cetool.declare.requirements import NO_SOLVING
 from cetool.engines.early import EarlyLook
 from cetool.engines.protocol import CreateRequest, Engine, Explain, Progress
@@ -71,7 +72,7 @@ def build_environment(
     what = spec.what
     exact, pinned = (what if isinstance(what, Exact) else Exact()), (what if isinstance(what, Over) else Over())
     if spec.pypi or exact.pypi or pinned.pypi:
-        from cetool.engines.pypi.install import refuse_early
+        from cetool.engines.pypi.driver import refuse_early
 
         refuse_early(spec.pypi_settings, circumstances.environ, circumstances.pip_installer)
     packages = spec.packages
@@ -131,7 +132,7 @@ def _make(
     circumstances: Circumstances,
     progress: Progress,
 ) -> tuple[int, int]:
-    exact = tuple(package.line for package in spec.what.pypi) if isinstance(spec.what, (Exact, Over)) else ()
+    exact = spec.what.pypi if isinstance(spec.what, (Exact, Over)) else ()
     asked = () if spec.is_locked else spec.pypi
     early = EarlyLook(place.prefix, place.written)
     if not exact and not asked and request.packages and not request.explicit:
@@ -154,10 +155,7 @@ def _make(
     whole = _intact(engine, request, spec, place, progress) if request.explicit else None
     if exact or asked:
         whole = None
-        if exact:
-            _install_pypi(exact, True, spec, place, circumstances, progress)
-        if asked:
-            _install_pypi(asked, False, spec, place, circumstances, progress)
+        _install_pypi(spec, exact, asked, place, circumstances, progress)
         _settle(spec, place)
     return early.found or _look_over(request, explain, whole)
 
@@ -234,26 +232,25 @@ def _solved_for(request: CreateRequest, circumstances: Circumstances, progress: 
 
 def _installer(packages: tuple[str, ...], circumstances: Circumstances) -> tuple[str, ...]:
     """What has to be added to the conda packages so that PyPI packages can be installed beside them."""
-    from cetool.engines.pypi.install import needs_pip
+    from cetool.engines.pypi.driver import needs_pip
 
     there = any(spec_name(package) == "pip" for package in packages)
     return () if there or not needs_pip(circumstances.environ, circumstances.pip_installer) else ("pip",)
 
 
 def _install_pypi(
-    requirements: tuple[str, ...],
-    exactly: bool,
     spec: EnvironmentSpec,
+    exact: Sequence[PypiPackage],
+    asked: Sequence[str],
     place: Place,
     circumstances: Circumstances,
     progress: Progress,
 ) -> None:
-    from cetool.engines.pypi.install import PypiRequest, install_pypi
+    from cetool.engines.pypi.driver import PypiRequest
+    from cetool.engines.pypi.install import install_exactly, install_pypi
 
     request = PypiRequest(
         prefix=place.prefix,
-        requirements=requirements,
-        exactly=exactly,
         log=place.log,
         environ=circumstances.environ,
         consent=circumstances.consent,
@@ -263,7 +260,10 @@ def _install_pypi(
         inherit=place.inherit,
         stall_timeout=circumstances.stall_timeout,
     )
-    install_pypi(request, progress)
+    if exact:
+        install_exactly(request, exact, progress)
+    if asked:
+        install_pypi(request, asked, progress)
 
 
 def _keep_variables(prefix: Path, variables: dict[str, str]) -> None:

@@ -14,12 +14,14 @@ from pathlib import Path
 
 from cetool.base.consent import Consent
 from cetool.base.durations import exclude_newer as moment_of
+from cetool.base.durations import rfc3339
 from cetool.base.errors import EngineError
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.match_specs import spec_name
 from cetool.declare.package import Package
 from cetool.engines.additions import additions
 from cetool.engines.protocol import CreateRequest, Progress
+from cetool.engines.pypi.lock import PypiSolver
 from cetool.engines.rattler.engine import RattlerEngine
 from cetool.lock.model import PlatformLock
 from cetool.lock.records import in_order, locked_of
@@ -78,9 +80,18 @@ class LockSolver:
                 conda = self._conda(request, spec, progress) if given is None else self._added(request, given, progress)
                 if not spec.pypi:
                     return PlatformLock(platform, conda)
-                from cetool.engines.pypi.lock import PypiSolver
-
-                return PypiSolver(self, spec, request._replace(preferred=conda), conda, preferred).solve(progress)
+                newest = self.exclude_newer
+                solver = PypiSolver(
+                    spec=spec,
+                    request=request._replace(preferred=conda),
+                    conda=conda,
+                    before=preferred,
+                    environ=self.environ,
+                    installer=self.installer,
+                    exclude_newer=spec.pypi_settings.exclude_newer if newest is None else rfc3339(newest),
+                    create=RattlerEngine(self.environ, self.cache_dir).create,
+                )
+                return solver.solve(progress)
             except EngineError as error:
                 raise error.but(log=None) from None  # it goes with the directory
 

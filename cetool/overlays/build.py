@@ -15,7 +15,7 @@ from cetool.base.errors import EngineError
 from cetool.declare.environment import EnvironmentSpec
 from cetool.engines.build import Circumstances, Place
 from cetool.engines.protocol import CreateRequest, Progress
-from cetool.engines.pypi.install import PypiRequest
+from cetool.engines.pypi.driver import PypiRequest
 from cetool.engines.rattler.engine import RattlerEngine
 from cetool.engines.rattler.prefix import finish_overlay
 from cetool.overlays.about import About, Layer, write_about
@@ -27,7 +27,7 @@ from cetool.overlays.base import (
     read_base,
 )
 from cetool.overlays.guard import write_guard
-from cetool.overlays.installers import find_installer
+from cetool.overlays.installers import Layering
 from cetool.overlays.lay import Laid, lay_over
 from cetool.packages.distributions import Distribution
 from cetool.packages.prefix import PackageRecordError, read_records
@@ -122,8 +122,8 @@ def build_overlay(
     installer, version = "rattler", ""
     place.prefix.mkdir(parents=True, exist_ok=True)
     if base is not None and overlay.requirements:
-        found = find_installer(base, _request(spec, place, circumstances))
-        installer, version = found.name, found.version
+        found = Layering(base, _request(spec, place, circumstances))
+        installer, version = found.installer.name, found.installer.version
         progress.note(f"What is laid over {prefix} is resolved and installed by {installer} {version}.")
         laid = lay_over(base, overlay.requirements, found, place.prefix, circumstances.environ, progress)
         layers += _python_layers(laid, base)
@@ -147,7 +147,6 @@ def build_overlay(
 def _request(spec: EnvironmentSpec, place: Place, circumstances: Circumstances) -> PypiRequest:
     return PypiRequest(
         prefix=place.prefix,
-        requirements=(),
         log=place.log,
         environ=circumstances.environ,
         consent=circumstances.consent,

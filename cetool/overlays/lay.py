@@ -21,7 +21,7 @@ from cetool.declare.overlay import is_direct
 from cetool.engines.protocol import Progress
 from cetool.overlays.base import Base, site_directories
 from cetool.overlays.guard import write_guard
-from cetool.overlays.installers import Installer, to_install
+from cetool.overlays.installers import Layering, to_install
 from cetool.overlays.probe import Failure, failures
 from cetool.packages.distributions import Distribution, distributions_by_name, normalized
 
@@ -104,7 +104,7 @@ class _Layer:
 
     base: Base
     entries: Sequence[str]
-    installer: Installer
+    installer: Layering
     prefix: Path
     environ: Mapping[str, str]
     progress: Progress
@@ -183,7 +183,8 @@ class _Layer:
             if found is None or not wanted.specifier.contains(found.version, prereleases=True):
                 there = "is not there" if found is None else f"is {found.version} there"
                 raise EngineError(
-                    f"{self.installer.name} laid what it planned, and {redact(entry)} {there}", code="installer-failed"
+                    f"{self.installer.installer.name} laid what it planned, and {redact(entry)} {there}",
+                    code="installer-failed",
                 )
 
     def _exchange(self, broken: Sequence[Failure], below: Mapping[str, Distribution]) -> None:
@@ -237,7 +238,7 @@ def _is_newer(over: Distribution, below: Distribution) -> bool:
 def lay_over(
     base: Base,
     entries: Sequence[str],
-    installer: Installer,
+    installer: Layering,
     prefix: Path,
     environ: Mapping[str, str],
     progress: Progress,

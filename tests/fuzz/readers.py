@@ -436,7 +436,7 @@ def _history(directory: Path) -> object:
 
 def _report(directory: Path) -> object:
     from cetool.base.limits import read_regular
-    from cetool.engines.pypi.origins import NOT_UNDERSTOOD, read_report
+    from cetool.engines.pypi.answers import NOT_UNDERSTOOD, read_report
 
     try:
         return read_report(read_regular(directory / "report.json", PACKAGE))

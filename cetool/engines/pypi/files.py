@@ -7,8 +7,11 @@ into git's environment, never into arguments, which every user of the machine ca
 
 from __future__ import annotations
 
-import json
+import configparser
+import io
+import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,21 @@ from cetool.base.limits import SETTINGS, read_text
 from cetool.base.patterns import pattern
 from cetool.base.urls import redact, scrub, split_url
 from cetool.base.values import Value
+from cetool.declare.dialects.uv import KEYS
 from cetool.declare.pypi import OWN_OPTIONS, PypiSettings
+from cetool.packages.distributions import normalized
 
 #: What is said where pip cannot do what a script asks for.
 GET_UV = "Install uv: pipx install 'cetool[uv]', or https://docs.astral.sh/uv/."
 
+#: Options of pip that would install elsewhere, install something else, or write where nothing was asked for.
+_PIP_ASTRAY = frozenset(
+    (
+        *("target", "prefix", "root", "user", "python", "require-virtualenv", "src", "log", "report", "dry-run"),
+        *("requirement", "constraint", "build-constraint", "editable", "no-deps", "ignore-installed"),
+        *("force-reinstall", "upgrade", "upgrade-strategy", "root-user-action"),
+    )
+)
 #: The settings that uv takes from files of requirements, with the options that name them.
 _LISTS = {
     "constraint-dependencies": "--constraint",
@@ -105,8 +118,6 @@ def source_lines(settings: PypiSettings) -> list[str]:
 
 def refuse_for_pip(settings: PypiSettings) -> None:
     """Raise EngineError where the settings ask for something that only uv can do."""
-    from cetool.declare.dialects.uv import KEYS
-
     for key, value in settings.named.items():
         able = key in OWN_OPTIONS or (key in KEYS and KEYS[key].pip and key not in ("index", "sources"))
         if not able or (key == "prerelease" and value not in _AS_PIP):
@@ -116,6 +127,70 @@ def refuse_for_pip(settings: PypiSettings) -> None:
                 code="installer-missing",
                 hint=GET_UV,
             )
+
+
+class _Writer:
+    """Writes the files of one call; collects the options that name them, and the variables that go with them."""
+
+    def __init__(self, directory: Path, environ: Mapping[str, str]) -> None:
+        self.directory = directory
+        self.environ = environ
+        self.arguments: list[str] = []
+
+    def write(self, name: str, option: str, lines: Iterable[str]) -> None:
+        write_private(self.directory / name, "\n".join([*lines, ""]))
+        self.arguments += [option, str(self.directory / name)]
+
+    def requirements(self, settings: PypiSettings, lines: Iterable[str], *, exactly: bool) -> None:
+        """Write where packages come from, and these lines."""
+        hashes = {} if exactly else settings.named.get("hashes", {})
+        plain = [_hashed(line, hashes) for line in self.without_logins(lines)]
+        self.write("requirements.txt", "--requirement", [*source_lines(settings), *plain])
+
+    def listed(self, key: str, settings: PypiSettings) -> None:
+        """Write one of the settings that are lists of requirements, if it is there."""
+        if key in settings.named:
+            self.write(f"{key}.txt", _LISTS[key], map(literal, self.without_logins(settings.named[key])))
+
+    def without_logins(self, lines: Iterable[str]) -> list[str]:
+        """The lines without passwords in the URLs of git repositories, which git gets to know by its variables.
+
+        The installers hand a repository's URL to git as an argument. A password is sent for its own repository alone.
+        """
+        found: list[tuple[str, str]] = []
+        texts = [_REPOSITORY.sub(lambda match: _without_login(match, found), line) for line in lines]
+        if found:
+            known = dict(self.environ)
+            count = int(known["GIT_CONFIG_COUNT"]) if known.get("GIT_CONFIG_COUNT", "").isdigit() else 0
+            for number, (key, value) in enumerate(dict.fromkeys(found), count):
+                known[f"GIT_CONFIG_KEY_{number}"], known[f"GIT_CONFIG_VALUE_{number}"] = key, value
+                known["GIT_CONFIG_COUNT"] = str(number + 1)
+            self.environ = known
+        return texts
+
+
+def _without_login(match: re.Match[str], found: list[tuple[str, str]]) -> str:
+    """A repository's URL without its password; what git needs for it is added to ``found``."""
+    try:
+        url = split_url(match["url"])
+    except ValueError as error:
+        raise EngineError(
+            f"{redact(match[0])!r} is not the URL of a repository: {error}",
+            code="requirement-invalid",
+            hint="In a password, / is %2F.",
+        ) from None
+    if url.userinfo is None:
+        return match[0]
+    user, given, _ = url.userinfo.partition(":")
+    if url.scheme == "ssh":  # which takes no password from a URL
+        return f"git+{url._replace(userinfo=user).joined()}"
+    head, at, _ = url.path.rpartition("@")
+    place = f"{url.scheme}://{url.place}{head if at else url.path}".rstrip("/")
+    if given:
+        found.append((f"http.{place}.extraHeader", f"Authorization: {url.basic}"))
+    else:
+        found.append((f"credential.{place}.username", unquote(user)))
+    return f"git+{url.joined(login=False)}"
 
 
 # --- uv -------------------------------------------------------------------------------------------------------------
@@ -128,41 +203,31 @@ def tell_uv(
 
     ``exactly``: the lines name all files, so what is for resolving is left out. Raises EngineError.
     """
-    named = settings.named
-    sources = named.get("sources", {})
+    named, writer = settings.named, _Writer(directory, environ)
+    sources, indexes = named.get("sources", {}), named.get("index", [])
     plain: list[str] = []
     pinned: list[str] = []
     for line in lines:
         (pinned if _name_of(line) in sources and " @ " not in line else plain).append(line)
-    plain, known = _without_logins(plain, environ)
-    arguments: list[str] = []
-    hashes = {} if exactly else named.get("hashes", {})
-    text = [*source_lines(settings), *(_hashed(line, hashes) for line in plain), ""]
-    write_private(directory / "requirements.txt", "\n".join(text))
-    arguments += ["--requirement", str(directory / "requirements.txt")]
-    for key, option in _LISTS.items():
-        if key in named and not (exactly and key in _OF_SOLUTIONS):
-            items, known = _without_logins(named[key], known)
-            write_private(directory / f"{key}.txt", "\n".join([*map(literal, items), ""]))
-            arguments += [option, str(directory / f"{key}.txt")]
+    writer.requirements(settings, plain, exactly=exactly)
+    for key in _LISTS:
+        if not (exactly and key in _OF_SOLUTIONS):
+            writer.listed(key, settings)
     toml = {key: value for key, value in named.items() if key not in _NOT_IN_TOML}
-    project = [f"dependencies = {_toml([_hashed(line, {}) for line in pinned])}"]
-    tables = [f"[[tool.uv.index]]\n{_pairs(table)}" for table in named.get("index", [])]
+    tables: dict[str, Any] = {"index": indexes} if indexes else {}
     if pinned:
-        tables.append(f"[tool.uv.sources]\n{_pairs({key: sources[key] for key in map(_name_of, pinned)})}")
-        arguments += ["--requirement", str(directory / "pyproject.toml")]
-    known = _without_passwords_of(named.get("index", []), known)
+        tables["sources"] = {key: sources[key] for key in map(_name_of, pinned)}
+        writer.arguments += ["--requirement", str(directory / "pyproject.toml")]
+    known = _without_passwords_of(indexes, writer.environ)
     config = _own_config(environ)
-    if config is not None and (toml or "index" in named):
+    if config is not None and (toml or indexes):
         known = {key: value for key, value in known.items() if key not in ("UV_CONFIG_FILE", "UV_NO_CONFIG")}
-        write_private(directory / "uv.toml", _merged(config, toml, named.get("index", [])))
-        arguments += ["--config-file", str(directory / "uv.toml")]
+        writer.write("uv.toml", "--config-file", [_merged(config, toml, indexes)])
         toml = {}
     if toml or tables:
-        head = '[project]\nname = "cetool-script"\nversion = "0"\n' + "\n".join(project)
-        body = "\n".join([head, "[tool.uv]", _pairs(toml), *tables, ""])
-        write_private(directory / "pyproject.toml", body)
-    return Told(tuple(arguments), known)
+        project = {"name": "cetool-script", "version": "0", "dependencies": [_hashed(line, {}) for line in pinned]}
+        write_private(directory / "pyproject.toml", _toml({"project": project, "tool": {"uv": {**toml, **tables}}}))
+    return Told(tuple(writer.arguments), known)
 
 
 def _without_passwords_of(indexes: Sequence[Mapping[str, Any]], environ: Mapping[str, str]) -> Mapping[str, str]:
@@ -182,7 +247,7 @@ def has_files_of_uv(settings: PypiSettings) -> bool:
 
 def _name_of(line: str) -> str:
     found = _NAME.match(line)
-    return re.sub(r"[-_.]+", "-", found[0]).lower() if found else ""
+    return normalized(found[0]) if found else ""
 
 
 def _hashed(line: str, hashes: Mapping[str, Sequence[str]]) -> str:
@@ -213,28 +278,13 @@ def _merged(config: Path, settings: Mapping[str, Any], indexes: Sequence[Mapping
         raise EngineError(
             f"uv's configuration {config} cannot be read: {scrub(str(error))}", code="setting-invalid"
         ) from None
-    listed = [*indexes, *theirs.pop("index", [])]
-    tables = [f"[[index]]\n{_pairs(table)}" for table in listed]
-    return "\n".join([_pairs({**theirs, **settings}), *tables, ""])
+    return _toml({**theirs, **settings, "index": [*indexes, *theirs.get("index", [])]})
 
 
-def _pairs(table: Mapping[str, Any]) -> str:
-    return "\n".join(f"{_text(key)} = {_toml(value)}" for key, value in table.items())
+def _toml(document: Mapping[str, Any]) -> str:
+    import tomlkit
 
-
-def _toml(value: Any) -> str:
-    """A JSON value as TOML."""
-    if isinstance(value, dict):
-        return f"{{ {', '.join(f'{_text(key)} = {_toml(item)}' for key, item in value.items())} }}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_toml, value))}]"
-    return (
-        _text(value) if isinstance(value, str) else json.dumps(value) if not hasattr(value, "isoformat") else str(value)
-    )
-
-
-def _text(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return tomlkit.dumps(document)
 
 
 # --- pip ------------------------------------------------------------------------------------------------------------
@@ -245,70 +295,59 @@ def tell_pip(
 ) -> Told:
     """Write the files for ``pip install``. Raises EngineError where pip cannot do what the settings ask for."""
     refuse_for_pip(settings)
-    named = settings.named
-    plain, known = _without_logins(lines, environ)
-    hashes = {} if exactly else named.get("hashes", {})
-    text = [*source_lines(settings), *(_hashed(line, hashes) for line in plain), ""]
-    write_private(directory / "requirements.txt", "\n".join(text))
-    arguments = ["--requirement", str(directory / "requirements.txt")]
-    if "constraint-dependencies" in named and not exactly:
-        items, known = _without_logins(named["constraint-dependencies"], known)
-        write_private(directory / "constraint-dependencies.txt", "\n".join([*map(literal, items), ""]))
-        arguments += ["--constraint", str(directory / "constraint-dependencies.txt")]
+    named, writer = settings.named, _Writer(directory, environ)
+    writer.requirements(settings, lines, exactly=exactly)
+    if not exactly:
+        writer.listed("constraint-dependencies", settings)
+    arguments = writer.arguments
     flags = ("no-index", "no-build-isolation", *(() if exactly else ("prefer-binary", "require-hashes")))
     arguments += [f"--{key}" for key in flags if named.get(key)]
     if named.get("prerelease") == "allow":
         arguments.append("--pre")
-    for key, option in (("no-build", "--only-binary"), ("no-binary", "--no-binary")):
-        arguments += [f"{option}=:all:"] if named.get(key) else []
-    for key, option in (("no-build", "--only-binary"), ("no-binary", "--no-binary")):
-        arguments += [f"{option}={','.join(names)}"] if (names := named.get(f"{key}-package")) else []
+    formats = (("no-build", "--only-binary"), ("no-binary", "--no-binary"))
+    arguments += [f"{option}=:all:" for key, option in formats if named.get(key)]
+    arguments += [f"{option}={','.join(named[name])}" for key, option in formats if named.get(name := f"{key}-package")]
     arguments += [f"--trusted-host={host}" for host in named.get("allow-insecure-host", [])]
     for key, value in named.get("config-settings", {}).items():
         for item in value if isinstance(value, list) else [value]:
             arguments.append(f"--config-settings={key}={str(item).lower() if isinstance(item, bool) else item}")
-    return Told(tuple(arguments), known)
+    return Told(tuple(arguments), writer.environ)
 
 
-# --- passwords of repositories --------------------------------------------------------------------------------------
+def pip_environ(directory: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a pip that reads the user's configuration without the options that lead elsewhere."""
+    known = {name: value for name, value in environ.items() if not (name.startswith("PIP_") and _is_astray(name[4:]))}
+    known["PIP_CONFIG_FILE"] = str(_write_pip_config(directory, environ))
+    # the prefix is ours, whatever an EXTERNALLY-MANAGED file in it says; older pips know no such option
+    return {**known, "PIP_BREAK_SYSTEM_PACKAGES": "1", "PIP_ROOT_USER_ACTION": "ignore", "PIP_REQUIRE_VIRTUALENV": "0"}
 
 
-def _without_logins(lines: Iterable[str], environ: Mapping[str, str]) -> tuple[list[str], Mapping[str, str]]:
-    """The lines without passwords in the URLs of git repositories, and variables by which git knows them.
+def _is_astray(key: str) -> bool:
+    return key.lower().replace("_", "-") in _PIP_ASTRAY
 
-    The installers hand a repository's URL to git as an argument. A password is sent for its own repository alone.
-    """
-    found: list[tuple[str, str]] = []
 
-    def plain(match: re.Match[str]) -> str:
+def _write_pip_config(directory: Path, environ: Mapping[str, str]) -> Path:
+    """Write the user's pip configuration without the options that lead elsewhere; pip reads it instead."""
+    home = environ.get("HOME") or environ.get("USERPROFILE") or ""
+    config = environ.get("XDG_CONFIG_HOME") or f"{home}/.config"
+    files = [f"{home}/.pip/pip.conf", f"{config}/pip/pip.conf"]
+    if sys.platform == "darwin":
+        files.append(f"{home}/Library/Application Support/pip/pip.conf")
+    if os.name == "nt":
+        files = [f"{home}/pip/pip.ini", f"{environ.get('APPDATA', '')}/pip/pip.ini"]
+    named = environ.get("PIP_CONFIG_FILE")
+    parser = configparser.RawConfigParser()
+    for name in [named] if named else files:
         try:
-            url = split_url(match["url"])
-        except ValueError as error:
-            raise EngineError(
-                f"{redact(match[0])!r} is not the URL of a repository: {error}",
-                code="requirement-invalid",
-                hint="In a password, / is %2F.",
-            ) from None
-        if url.userinfo is None:
-            return match[0]
-        user, given, _ = url.userinfo.partition(":")
-        if url.scheme == "ssh":  # which takes no password from a URL
-            return f"git+{url._replace(userinfo=user).joined()}"
-        head, at, _ = url.path.rpartition("@")
-        place = f"{url.scheme}://{url.place}{head if at else url.path}".rstrip("/")
-        if given:
-            found.append((f"http.{place}.extraHeader", f"Authorization: {url.basic}"))
-        else:
-            found.append((f"credential.{place}.username", unquote(user)))
-        return f"git+{url.joined(login=False)}"
-
-    texts = [_REPOSITORY.sub(plain, line) for line in lines]
-    if not found:
-        return texts, environ
-    known = dict(environ)
-    count = int(known["GIT_CONFIG_COUNT"]) if known.get("GIT_CONFIG_COUNT", "").isdigit() else 0
-    for key, value in dict.fromkeys(found):
-        known[f"GIT_CONFIG_KEY_{count}"], known[f"GIT_CONFIG_VALUE_{count}"] = key, value
-        count += 1
-    known["GIT_CONFIG_COUNT"] = str(count)
-    return texts, known
+            parser.read(name, encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError, OSError) as error:
+            reason = scrub(str(error)).splitlines()[0]
+            raise EngineError(f"pip's configuration {name} cannot be read: {reason}", code="setting-invalid") from None
+    for section in parser.sections():
+        for key in list(parser[section]):
+            if _is_astray(key):
+                parser.remove_option(section, key)
+    text = io.StringIO()
+    parser.write(text)
+    write_private(directory / "pip.conf", text.getvalue())
+    return directory / "pip.conf"

@@ -7,36 +7,32 @@ the environment, which is made for the purpose and thrown away.
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Mapping
+import tarfile
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from cetool.base.durations import rfc3339
 from cetool.base.errors import EngineError, Location, MetadataError
-from cetool.base.process import clean_environ, own_python, python_command
+from cetool.base.process import own_python
 from cetool.base.text import shorten
 from cetool.base.urls import redact, strip_credentials
-from cetool.base.values import Value
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.package import Package, PypiPackage
 from cetool.declare.platforms import current_platform
+from cetool.declare.pypi import PypiSettings
 from cetool.engines.protocol import CreateRequest, Progress
-from cetool.engines.pypi import install as pypi
-from cetool.engines.pypi.files import GET_UV, has_files_of_uv, refuse_for_pip, tell_pip, tell_uv, write_private
-from cetool.engines.pypi.pip import pip_config
-from cetool.engines.pypi.stubs import distributions_of, write_stubs
-from cetool.engines.pypi.words import explain_failure
-from cetool.engines.rattler.engine import RattlerEngine
+from cetool.engines.pypi.answers import Pinned, Planned, read_pylock
+from cetool.engines.pypi.driver import Call, PypiRequest, Uv, find_installer, wanted_uv
+from cetool.engines.pypi.files import GET_UV, refuse_for_pip, write_private
+from cetool.engines.pypi.install import installed_versions, is_directory, is_nameless, python_of, refuse_conflicts
 from cetool.engines.rattler.request import virtual_packages
-from cetool.engines.subprocesses import Invocation, run_engine
 from cetool.lock.checks import pypi_url, pypi_version
 from cetool.lock.model import PlatformLock
 from cetool.packages.distributions import normalized
-
-if TYPE_CHECKING:
-    from cetool.engines.lock_solve import LockSolver
 
 #: uv's names of platforms.
 _PLATFORMS = {
@@ -48,21 +44,32 @@ _PLATFORMS = {
     "win-64": "x86_64-pc-windows-msvc",
     "win-arm64": "aarch64-pc-windows-msvc",
 }
-#: The versions of glibc (2.N) that uv has platforms for; a wheel for an old one serves on all newer ones.
+#: The versions of glibc (2.N) that uv has platforms for; a wheel for an old one works on all newer ones.
 _GLIBCS = (17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40)
-#: The one that is not surpassed unless someone says so: a lock is for other machines, too.
+#: The one used at most unless the user overrides __glibc: a lock is for other machines, too.
 _USUAL_GLIBC = 28
+
+
+_NO_PLACE = Location("the index")
 
 
 @dataclass(frozen=True)
 class PypiSolver:
-    """One platform's question. ``request`` is what its conda packages were solved by, ``conda`` what came of it."""
+    """One platform's question."""
 
-    solver: LockSolver
     spec: EnvironmentSpec
+    #: What the conda packages were solved by; its packages are those, its log is where there is room for files.
     request: CreateRequest
     conda: tuple[Package, ...]
+    #: What was locked before, which is kept where it fits.
     before: PlatformLock | None
+    environ: Mapping[str, str]
+    #: ``auto``, ``uv`` or ``pip``.
+    installer: str
+    #: What is uploaded later does not count (RFC 3339).
+    exclude_newer: str | None
+    #: Makes the environment of a request.
+    create: Callable[[CreateRequest, Progress], object]
 
     @property
     def platform(self) -> str:
@@ -70,19 +77,23 @@ class PypiSolver:
         assert self.request.platform is not None
         return self.request.platform
 
-    @property
-    def _exclude_newer(self) -> str | None:
-        """What the command line says, else what the script does."""
-        moment = self.solver.exclude_newer
-        return rfc3339(moment) if moment is not None else self.spec.pypi_settings.exclude_newer
+    @cached_property
+    def _pypi_request(self) -> PypiRequest:
+        return PypiRequest(
+            self.request.prefix,
+            self.request.log,
+            self.environ,
+            self.request.consent,
+            self.spec.pypi_settings._replace(exclude_newer=self.exclude_newer),
+            self.request.offline,
+            self.installer,
+            self.request.inherit,
+            self.request.stall_timeout,
+        )
 
     def solve(self, progress: Progress) -> PlatformLock:
-        """The platform's packages from conda and from PyPI. Raises EngineError where the latter cannot be had."""
-        uv = None if self.solver.installer == "pip" else pypi.find_uv(self.solver.environ)
-        if uv is None and self.solver.installer == "uv":
-            raise EngineError(
-                "uv was asked for to find PyPI packages, but it is not found", code="installer-missing", hint=GET_UV
-            )
+        """The platform's packages from conda and from PyPI. Raises EngineError where the latter are not available."""
+        uv = wanted_uv(self.environ, self.installer, "find")
         if uv is None and self.platform != current_platform():
             raise EngineError(
                 f"only uv finds the PyPI packages of another platform ({self.platform})",
@@ -95,14 +106,12 @@ class PypiSolver:
         progress.stage("Finding PyPI packages")
         directory = self.request.log.parent / "pypi"
         directory.mkdir(mode=0o700)
-        found = self._by_uv(uv, directory, progress) if uv is not None else self._by_pip(directory, progress)
+        found = self._by_uv(uv, directory, progress) if uv is not None else self._by_pip(progress)
         return PlatformLock(self.platform, self.conda, tuple(sorted(found, key=lambda package: package.name)))
 
     # --- uv ---------------------------------------------------------------------------------------------------------
 
-    def _by_uv(self, uv: Path, directory: Path, progress: Progress) -> list[PypiPackage]:
-        import tomli
-
+    def _by_uv(self, program: Path, directory: Path, progress: Progress) -> list[PypiPackage]:
         python = next((package for package in self.conda if package.name == "python"), None)
         if python is None:
             raise EngineError(
@@ -111,37 +120,39 @@ class PypiSolver:
                 hint="Add python to the conda packages.",
             )
         installed = distributions_of(self.conda)
-        pypi.refuse_conflicts(self.spec.pypi, installed)
-        output = directory / "pylock.toml"
-        stubs = write_stubs(directory / "conda", installed, self.spec.pypi_settings)
-        environ = clean_environ(self.solver.environ, drop=(*pypi.ELSEWHERE, *pypi.UV_ASTRAY))
-        environ.update(NO_COLOR="1", **self._deployment_target())
-        told = tell_uv(directory, self.spec.pypi_settings, self.spec.pypi, environ)
-        if has_files_of_uv(self.spec.pypi_settings):
-            pypi.refuse_old_uv(uv, directory, told.environ)
-        ask = _Asking(uv, python.version, directory, installed, (*stubs, *told.arguments_of_compile), told.environ)
-        write_private(
-            directory / "constraints.txt", "".join(f"{name}=={version}\n" for name, version in installed.items())
-        )
+        refuse_conflicts(self.spec.pypi, installed)
+        uv = Uv(self._pypi_request, Path(own_python()), program)
+        told = uv.tell(directory, Call(self.spec.pypi, self.spec.pypi_settings), **self._deployment_target())
+        options = [*write_stubs(directory / "conda", installed, self.spec.pypi_settings), "--python", own_python()]
+        options += ["--python-version", python.version, *self._target(), "--constraint", "constraints.txt"]
+        options += ["--offline"] if self.request.offline else []
+        if self.exclude_newer:
+            options.append(f"--exclude-newer={self.exclude_newer}")
+            # what stands for conda's packages has no date
+            options += [f"--exclude-newer-package={name}=false" for name in installed]
+        constraints, output = directory / "constraints.txt", directory / "pylock.toml"
+        write_private(constraints, "".join(f"{name}=={version}\n" for name, version in installed.items()))
         if self.before is not None and self.before.pypi:
             write_private(output, _preferences(self.before.pypi))
-        progress.note(f"PyPI packages are found by {uv}.")
-        self._compile(ask, ("--format=pylock.toml", f"--output-file={output}"))
-        document = tomli.loads(output.read_text(encoding="utf-8"))
-        packages = [package for package in document.get("packages", []) if package["name"] not in installed]
+        progress.note(f"PyPI packages are found by {uv.command}.")
+
+        def compile_to(path: Path, *format: str) -> str:
+            argv = uv.compile(directory, told, *format, f"--output-file={path}", *options)
+            uv.check(uv.run(argv, told.environ), installed, "found")
+            return path.read_text(encoding="utf-8")
+
+        pinned = read_pylock(compile_to(output, "--format=pylock.toml"), directory)
+        pinned = [package for package in pinned if package.name not in installed]
         hashes = self._hashes()
-        found = [_from_pylock(package, directory, hashes.get(package["name"], frozenset())) for package in packages]
+        found = [_locked_of(package, hashes.get(package.name, frozenset())) for package in pinned]
         if len(found) < 2 and not installed:
             return found
         # a pylock.toml does not tell what needs what: the same solution, pinned, is asked for in words
-        with (directory / "constraints.txt").open("a", encoding="utf-8") as stream:
-            stream.writelines(
-                f"{package['name']}=={package['version']}\n" for package in packages if _is_pinned(package)
-            )
-        words = directory / "requirements.out"
-        options = ("--format=requirements.txt", "--annotation-style=line", f"--output-file={words}")
-        self._compile(ask, options)
-        needs = _needs(words.read_text(encoding="utf-8"))
+        with constraints.open("a", encoding="utf-8") as stream:
+            stream.writelines(f"{each.name}=={each.version}\n" for each in pinned if not each.is_direct)
+        needs = _needs(
+            compile_to(directory / "requirements.out", "--format=requirements.txt", "--annotation-style=line")
+        )
         return [package._replace(requires=tuple(sorted(needs.get(package.name, ())))) for package in found]
 
     def _hashes(self) -> dict[str, frozenset[str]]:
@@ -150,28 +161,13 @@ class PypiSolver:
 
         found: dict[str, frozenset[str]] = {}
         for text, digests in self.spec.pypi_settings.named.get("hashes", {}).items():
-            if not pypi.is_nameless(text):
+            if not is_nameless(text):
                 name = normalized(Requirement(text).name)
                 found[name] = found.get(name, frozenset()) | {each.removeprefix("sha256:") for each in digests}
         return found
 
-    def _compile(self, ask: _Asking, output: tuple[str, ...]) -> None:
-        """Have uv solve, from another directory than this, so that no project at hand has a say."""
-        argv = [str(ask.uv), "pip", "compile", "--no-progress", "--quiet", "--no-header"]
-        argv += ["--directory", str(ask.directory), *output, "--python", own_python()]
-        argv += ["--python-version", ask.python, *self._target(), "--constraint", "constraints.txt", *ask.arguments]
-        if self.request.offline:
-            argv.append("--offline")
-        if self._exclude_newer:
-            argv.append(f"--exclude-newer={self._exclude_newer}")
-            # what stands for conda's packages has no date
-            argv += [f"--exclude-newer-package={name}=false" for name in ask.installed]
-        ended = run_engine(Invocation(tuple(argv), ask.environ, watched=(ask.directory,)), self.request, _unheard)
-        if ended.status != 0:
-            raise explain_failure(ended, self._as_request(), ask.installed, "uv", locking=True)
-
     def _virtual(self, name: str) -> str | None:
-        found = virtual_packages(self.request.virtual_packages, self.solver.environ, self.platform)
+        found = virtual_packages(self.request.virtual_packages, self.environ, self.platform)
         return next((str(each.version) for each in found if each.name.normalized == name), None)
 
     def _target(self) -> list[str]:
@@ -193,72 +189,29 @@ class PypiSolver:
         version = self._virtual("__osx") if self.platform.startswith("osx") else None
         return {"MACOSX_DEPLOYMENT_TARGET": version} if version else {}
 
-    def _as_request(self) -> pypi.PypiRequest:
-        return pypi.PypiRequest(
-            self.request.prefix,
-            self.spec.pypi,
-            self.request.log,
-            self.solver.environ,
-            self.request.consent,
-            self.spec.pypi_settings._replace(exclude_newer=self._exclude_newer),
-            self.request.offline,
-        )
-
     # --- pip --------------------------------------------------------------------------------------------------------
 
-    def _by_pip(self, directory: Path, progress: Progress) -> list[PypiPackage]:
-        import json
-
+    def _by_pip(self, progress: Progress) -> list[PypiPackage]:
         request = self.request._replace(packages=tuple(dict.fromkeys((*self.request.packages, "pip"))))
-        RattlerEngine(self.solver.environ, self.solver.cache_dir).create(request, progress)
+        self.create(request, progress)
         progress.stage("Finding PyPI packages")
-        prefix = request.prefix
-        installed = pypi.installed_distributions(prefix)
-        pypi.refuse_conflicts(self.spec.pypi, installed)
+        installed = installed_versions(request.prefix)
+        refuse_conflicts(self.spec.pypi, installed)
+        pip = find_installer(self._pypi_request, python_of(request.prefix), installed.get("pip"))
+        assert pip is not None
+        progress.note("PyPI packages are found by the environment's pip.")
+        settings = self._pypi_request.settings
         # pip knows no preferences: all that was locked is asked for first, which may not go with what is asked for now
         kept = {package.name: package.version for package in self.before.pypi} if self.before is not None else {}
-        environ = clean_environ(self.solver.environ, drop=pypi.ELSEWHERE)
-        environ.update(NO_COLOR="1", PIP_BREAK_SYSTEM_PACKAGES="1", PIP_REQUIRE_VIRTUALENV="0")
-        environ["PIP_CONFIG_FILE"] = str(pip_config(directory, self.solver.environ))
-        told = tell_pip(directory, self.spec.pypi_settings, self.spec.pypi, environ)
-        progress.note("PyPI packages are found by the environment's pip.")
-        report = directory / "report.json"
         for pins in ({**kept, **installed}, installed) if kept else (installed,):
-            lines = "".join(f"{name}=={version}\n" for name, version in pins.items())
-            (directory / "constraints.txt").write_text(lines, encoding="utf-8")
-            invocation = Invocation(
-                self._pip_words(directory, report, told.arguments), told.environ, watched=(directory,)
-            )
-            ended = run_engine(invocation, request, _unheard)
-            if ended.status == 0:
-                return [_from_report(item) for item in json.loads(report.read_bytes()).get("install", [])]
-        raise explain_failure(ended, self._as_request(), installed, "pip", locking=True)
-
-    def _pip_words(self, directory: Path, report: Path, more: tuple[str, ...]) -> tuple[str, ...]:
-        python = pypi.python_of(self.request.prefix)
-        argv = python_command(python, "-m", "pip", "install", "--dry-run", "--quiet", "--no-input")
-        argv += ["--disable-pip-version-check", "--report", str(report)]
-        argv += ["--constraint", str(directory / "constraints.txt"), *more]
-        if self.request.offline and "--no-index" not in more:
-            argv.append("--no-index")
-        if self._exclude_newer:
-            argv.append(f"--uploaded-prior-to={self._exclude_newer}")
-        return tuple(argv)
-
-
-class _Asking(Value):
-    """A question for uv: about a python of this version, with the files in a directory that ``arguments`` name."""
-
-    uv: Path
-    python: str
-    directory: Path
-    installed: Mapping[str, str]
-    arguments: tuple[str, ...]
-    environ: Mapping[str, str]
-
-
-def _unheard(*_: object) -> None:
-    """What is printed is told of when it fails."""
+            try:
+                plan = pip.resolve(Call(self.spec.pypi, settings, pins), "found")
+            except EngineError:
+                if pins is installed:
+                    raise
+            else:
+                return list(map(_locked, plan))
+        raise AssertionError("unreachable")
 
 
 def _refuse_unlockable(spec: EnvironmentSpec) -> None:
@@ -270,7 +223,7 @@ def _refuse_unlockable(spec: EnvironmentSpec) -> None:
     more = [*named.get("override-dependencies", ()), *named.get("constraint-dependencies", ())]
     for text in (*spec.pypi, *more):
         # one with a marker may not be for this platform: if it is, it is refused once it is found
-        if pypi.is_directory(text) and " ; " not in text:
+        if is_directory(text) and " ; " not in text:
             raise EngineError(
                 f"{redact(text)!r} is a directory, which cannot be locked: nothing tells whether it stays unchanged",
                 code="lock-impossible",
@@ -291,11 +244,6 @@ def _preferences(packages: tuple[PypiPackage, ...]) -> str:
     return "\n".join(['lock-version = "1.0"\ncreated-by = "cetool"\n', *tables])
 
 
-def _is_pinned(package: Mapping[str, Any]) -> bool:
-    """Whether a version says which file it is: a direct reference is its own pin."""
-    return "version" in package and not {"archive", "vcs", "directory"} & package.keys()
-
-
 def _needs(words: str) -> dict[str, set[str]]:
     """What each package needs, by name, from uv's lines: ``six==1.17.0  # via python-dateutil``."""
     found: dict[str, set[str]] = {}
@@ -307,78 +255,132 @@ def _needs(words: str) -> dict[str, set[str]]:
     return found
 
 
-def _from_pylock(package: Mapping[str, Any], directory: Path, digests: frozenset[str]) -> PypiPackage:
-    """A package of a pylock.toml; of its files the wheel, which uv chose for the platform, else the source.
+def _locked_of(package: Pinned, digests: frozenset[str]) -> PypiPackage:
+    """A package of uv's; of its files the wheel, which uv chose for the platform, else the source.
 
     Where ``digests`` are named, it is a file with one of them. Raises EngineError where there is none.
     """
-    name = str(package["name"])
-    if "directory" in package:
+    _refuse_directory(package.name, package.is_directory)
+    files = [pair for pair in package.files if not digests or pair[1] in digests or package.is_repository]
+    if not files:
+        raise EngineError(
+            f"no file of {package.name} {package.version or ''} has the digest that is asked for",
+            code="digest-mismatch",
+            hint="Ask for the version that the digest is of, or take --hash out.",
+        )
+    url, sha256 = files[0]
+    return _checked(PypiPackage(package.name, package.version or "0", url, sha256))
+
+
+def _locked(planned: Planned) -> PypiPackage:
+    """A package of pip's. Raises EngineError for one that cannot be locked."""
+    _refuse_directory(planned.package.name, planned.is_directory)
+    return _checked(planned.package)
+
+
+def _refuse_directory(name: str, is_directory: bool) -> None:
+    if is_directory:
         raise EngineError(
             f"{name} is a directory, which cannot be locked",
             code="lock-impossible",
             hint="Build a wheel of it and name that.",
         )
-    vcs = package.get("vcs")
-    if vcs is not None:
-        below = f"#subdirectory={vcs['subdirectory']}" if vcs.get("subdirectory") else ""
-        url = f"git+{strip_credentials(vcs['url']).removeprefix('git+')}@{vcs['commit-id']}{below}"
-        return _checked(name, str(package.get("version", "0")), url, None)
-    wheels = list(package.get("wheels", []))
-    files = [package["archive"]] if "archive" in package else wheels or [package["sdist"]]
-    if digests:
-        files = [
-            each
-            for each in (*files, *([package["sdist"]] if "sdist" in package else []))
-            if each.get("hashes", {}).get("sha256") in digests
-        ]
-        if not files:
-            raise EngineError(
-                f"no file of {name} {package.get('version', '')} has the digest that is asked for",
-                code="digest-mismatch",
-                hint="Ask for the version that the digest is of, or take --hash out.",
-            )
-    file = files[0]
-    url = file.get("url") or (directory / file["path"]).as_uri()
-    return _checked(name, str(package.get("version", "0")), url, file.get("hashes", {}).get("sha256"))
 
 
-def _from_report(item: Mapping[str, Any]) -> PypiPackage:
-    """A package of pip's installation report."""
-    metadata, info = item["metadata"], item["download_info"]
-    name, version = normalized(metadata["name"]), str(metadata["version"])
-    if "dir_info" in info:
-        raise EngineError(
-            f"{name} is a directory, which cannot be locked",
-            code="lock-impossible",
-            hint="Build a wheel of it and name that.",
-        )
-    if "vcs_info" in info:
-        below = f"#subdirectory={info['subdirectory']}" if info.get("subdirectory") else ""
-        found = _checked(name, version, f"git+{info['url']}@{info['vcs_info']['commit_id']}{below}", None)
-    else:
-        sha256 = info.get("archive_info", {}).get("hashes", {}).get("sha256")
-        found = _checked(name, version, info["url"], sha256)
-    return found._replace(
-        requires=tuple(map(str, metadata.get("requires_dist", []))),
-        requires_python=metadata.get("requires_python"),
-    )
-
-
-def _checked(name: str, version: str, url: str, sha256: str | None) -> PypiPackage:
+def _checked(package: PypiPackage) -> PypiPackage:
     """The package as a lock can have it. Raises EngineError for one that no reader of locks would take."""
-    place = Location("the index")
+    name, version = package.name, package.version
     try:
-        plain, repository = pypi_url(strip_credentials(url.partition("#sha256=")[0]), name, place)
-        pypi_version(version, place)
+        url = strip_credentials(package.url.partition("#sha256=")[0])
+        plain, repository = pypi_url(url, name, _NO_PLACE)
+        pypi_version(version, _NO_PLACE)
     except MetadataError as error:
         raise EngineError(
             f"{name} {shorten(version)} cannot be locked: {error.message}", code="lock-impossible"
         ) from None
-    if not repository and sha256 is None:
+    if not repository and package.sha256 is None:
         raise EngineError(
             f"the index tells no SHA-256 digest of {name} {version}, so it cannot be locked",
             code="lock-impossible",
             hint="Take it from another index, or name its file: `NAME @ https://...`.",
         )
-    return PypiPackage(name, version, plain, None if repository else sha256)
+    return package._replace(url=plain, sha256=None if repository else package.sha256)
+
+
+# --- what conda brings, as an index -----------------------------------------------------------------------------------
+
+#: Conda packages whose Python distributions have another name than they.
+DISTRIBUTIONS = {
+    "matplotlib-base": "matplotlib",
+    "pytorch": "torch",
+    "pytorch-cpu": "torch",
+    "pytorch-gpu": "torch",
+    "msgpack-python": "msgpack",
+    "python-graphviz": "graphviz",
+    "py-opencv": "opencv-python",
+    "tensorflow-base": "tensorflow",
+    "python-kaleido": "kaleido",
+    "brotli-python": "brotli",
+    "py-xgboost": "xgboost",
+    "dask-core": "dask",
+    "python-tzdata": "tzdata",
+}
+
+
+def distributions_of(conda: tuple[Package, ...]) -> dict[str, str]:
+    """The Python distributions that conda packages bring, as far as their records tell: normalised name to version."""
+    from packaging.version import InvalidVersion, Version
+
+    found: dict[str, str] = {}
+    for package in conda:
+        if not any(re.match(r"python(?:\s|$)", spec) for spec in package.depends):
+            continue
+        try:
+            Version(package.version)
+        except InvalidVersion:
+            continue  # no distribution can have it
+        found[DISTRIBUTIONS.get(package.name, normalized(package.name))] = package.version
+    return dict(sorted(found.items()))
+
+
+def write_stubs(directory: Path, installed: Mapping[str, str], settings: PypiSettings) -> tuple[str, ...]:
+    """An index (PEP 503) that has each distribution of conda's in its one version, which needs nothing.
+
+    Returns the options that name it. Without an index (``no-index``) it is a directory of files instead; where nothing
+    but sources counts (``no-binary``) the files are such, of which nothing has to be built.
+    """
+    directory.mkdir()
+    named = settings.named
+    for name, version in installed.items():
+        stem = f"{name.replace('-', '_')}-{version}"
+        place = directory if named.get("no-index") else directory / name
+        place.mkdir(exist_ok=True)
+        sources = named.get("no-binary") or name in named.get("no-binary-package", ())
+        file = _stub_sources(place, stem, name, version) if sources else _stub_wheel(place, stem, name, version)
+        if place != directory:
+            link = f'<a href="{file}">{file}</a>'
+            write_private(place / "index.html", f"<!DOCTYPE html><html><body>{link}</body></html>")
+    return ("--find-links", str(directory)) if named.get("no-index") else ("--index", directory.as_uri())
+
+
+def _stub_wheel(place: Path, stem: str, name: str, version: str) -> str:
+    file = f"{stem}-py3-none-any.whl"
+    with zipfile.ZipFile(place / file, "w") as wheel:
+        wheel.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{stem}.dist-info/RECORD", "")
+    return file
+
+
+def _stub_sources(place: Path, stem: str, name: str, version: str) -> str:
+    file = f"{stem}.tar.gz"
+    texts = {
+        "PKG-INFO": f"Metadata-Version: 2.2\nName: {name}\nVersion: {version}\n",
+        "pyproject.toml": f'[project]\nname = "{name}"\nversion = "{version}"\n',
+    }
+    with tarfile.open(place / file, "w:gz") as archive:
+        for inner, text in texts.items():
+            info = tarfile.TarInfo(f"{stem}/{inner}")
+            info.size = len(text.encode())
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return file

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from cetool.base.errors import EngineError
-
-if TYPE_CHECKING:
-    from cetool.engines.pypi.install import PypiRequest
-    from cetool.engines.subprocesses import Ended
+from cetool.engines.subprocesses import Ended
 
 _UV_CROSS = "\N{MULTIPLICATION SIGN}"
 _UV_DRAWING = re.compile(rf"^[\s{_UV_CROSS}╰├│─▶╭·]+", re.MULTILINE)
@@ -23,16 +20,16 @@ _TRACEBACK = re.compile(
 _PIP_CROSS = re.compile(rf"^{_UV_CROSS} (?P<what>.+)\n(?:.*\n)*?╰─> (?P<why>.+)$", re.MULTILINE)
 
 
-def explain_failure(
-    ended: Ended, request: PypiRequest, installed: Mapping[str, str], installer: str, *, locking: bool = False
+def explain(
+    ended: Ended, installer: str, pins: Mapping[str, str], *, log: Path, offline: bool, what: str
 ) -> EngineError:
-    """What the installer (``uv`` or ``pip``) failed at, in a sentence; ``installed`` is what was to stay as it is."""
+    """What the installer (``uv`` or ``pip``) failed at; ``pins`` are what was to stay, ``what`` says what cannot be."""
     if ended.status is None:
-        return EngineError(f"{installer} was ended by signal {ended.signum}", log=str(request.log))
+        return EngineError(f"{installer} was ended by signal {ended.signum}", log=str(log))
     reason = uv_reason(ended.stderr.strip()) if installer == "uv" else pip_reason(f"{ended.stdout}\n{ended.stderr}")
     code, hint = "pypi-failed", "Look at the log; it has everything that was printed."
-    pinned = [name for name, version in installed.items() if f"{name}=={version}" in reason.lower()]
-    if request.offline and re.search(r"network was disabled|offline|in the cache|No matching", reason, re.IGNORECASE):
+    pinned = [name for name, version in pins.items() if f"{name}=={version}" in reason.lower()]
+    if offline and re.search(r"network was disabled|offline|in the cache|No matching", reason, re.IGNORECASE):
         code = "offline-missing"
         hint = "Run it once without --offline" + ("." if installer == "uv" else "; only uv can install from its cache.")
     elif pinned:
@@ -44,10 +41,10 @@ def explain_failure(
     elif re.search(r"not found in the package registry|No matching distribution|is available|no versions? of", reason):
         code = "pypi-not-found"
         hint = "Check the name and the versions; is it on another index?"
-    if locking and re.search(r"unexpected argument|invalid value", reason):
-        code, hint = "installer-too-old", "This uv is too old to lock with: update it."
-    did = "found" if locking else "installed"
-    return EngineError(f"the PyPI packages cannot be {did}: {reason}", code=code, hint=hint, log=str(request.log))
+    if what == "found" and re.search(r"unexpected argument|invalid value", reason):
+        code = "installer-too-old"
+        hint = "This uv is too old to lock with: update it."
+    return EngineError(f"the PyPI packages cannot be {what}: {reason}", code=code, hint=hint, log=str(log))
 
 
 def uv_reason(text: str) -> str:

@@ -1,0 +1,413 @@
+"""Runs uv and pip, for environments, locks and overlays: nothing else puts their command lines together.
+
+Both are held to the python that they work for: no user site, no other environment, none of the options that would lead
+elsewhere. Where packages come from (indexes, mirrors, certificates) stays as the user configured it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+from cetool.base.consent import Consent
+from cetool.base.errors import EngineError
+from cetool.base.limits import PACKAGE, read_regular
+from cetool.base.process import clean_environ, own_module, python_command
+from cetool.base.urls import scrub, strip_credentials
+from cetool.declare.package import PypiPackage
+from cetool.declare.pypi import PypiSettings
+from cetool.engines.protocol import CreateRequest
+from cetool.engines.pypi.answers import NOT_UNDERSTOOD, Planned, read_dry_run, read_pylock, read_report, sources_of
+from cetool.engines.pypi.files import (
+    GET_UV,
+    Told,
+    has_files_of_uv,
+    pip_environ,
+    refuse_for_pip,
+    tell_pip,
+    tell_uv,
+    write_private,
+)
+from cetool.engines.pypi.words import explain
+from cetool.engines.subprocesses import Ended, Invocation, ask_version, run_engine
+from cetool.packages.distributions import Distribution
+
+#: Variables by which uv would install elsewhere, something else, or into another environment.
+_UV_ASTRAY = (
+    *("UV_PROJECT_ENVIRONMENT", "UV_PROJECT", "UV_WORKING_DIR", "UV_WORKING_DIRECTORY", "UV_PYTHON"),
+    *("UV_SYSTEM_PYTHON", "UV_TARGET", "UV_PREFIX", "UV_CONSTRAINT", "UV_OVERRIDE", "UV_EXCLUDE", "UV_EXCLUDE_NEWER"),
+    *("UV_UPGRADE", "UV_REINSTALL", "UV_NO_DEPS", "UV_DRY_RUN", "UV_OFFLINE", "UV_LOG_CONTEXT", "RUST_LOG"),
+)
+_ELSEWHERE = ("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONUSERBASE")
+#: The first pip that knows --uploaded-prior-to.
+_PIP_WITH_DATES = 26
+#: The first pip that has --dry-run and --report.
+_PIP_WITH_REPORTS = (22, 2)
+#: In :attr:`Call.rebuilt`: whatever there is.
+EVERYTHING = ":all:"
+#: Seconds that an installer may take to say where packages come from.
+_PATIENCE = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class PypiRequest:
+    """How an installer is run for ``prefix``."""
+
+    prefix: Path
+    #: The file that everything printed is appended to.
+    log: Path
+    #: The user's variables.
+    environ: Mapping[str, str]
+    consent: Consent
+    settings: PypiSettings = field(default_factory=PypiSettings)
+    offline: bool = False
+    #: ``auto``, ``uv`` or ``pip``.
+    installer: str = "auto"
+    #: Descriptors that subprocesses keep open.
+    inherit: tuple[int, ...] = ()
+    #: Seconds without progress after which it is given up.
+    stall_timeout: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What an installer is called for."""
+
+    #: Lines of a requirements file: requirements, URLs, ``-e`` before a directory.
+    lines: Sequence[str]
+    settings: PypiSettings = field(default_factory=PypiSettings)
+    #: What has to stay: normalized name to version.
+    pins: Mapping[str, str] = field(default_factory=dict)
+    #: The lines name all files: nothing that concerns resolving counts.
+    exactly: bool = False
+    #: What the lines depend on is left out.
+    alone: bool = False
+    #: Each line has its digest, and nothing else is taken.
+    hashed: bool = False
+    #: No index is asked for anything.
+    no_index: bool = False
+    #: Install here, and not in the python's own environment.
+    target: Path | None = None
+    #: Packages that uv builds again, though it has built them before.
+    rebuilt: Sequence[str] = ()
+
+
+class Installer(ABC):
+    """uv or pip, for the environment of one python."""
+
+    #: ``uv`` or ``pip``: what markers keep, with the version.
+    name: str
+    #: How it is called, in words.
+    command: str
+    #: Its version, of uv asked when it is first wanted. Raises EngineError where it does not say.
+    version: str
+
+    def __init__(self, request: PypiRequest, python: Path) -> None:
+        self.request = request
+        self.python = python
+
+    @abstractmethod
+    def install(self, call: Call) -> list[Planned]:
+        """Install it; return what it tells of that, which uv does not. Raises EngineError where it cannot be."""
+
+    @abstractmethod
+    def resolve(self, call: Call, failed: str = "installed") -> list[Planned]:
+        """The packages that would be installed. Raises EngineError where there is no such set."""
+
+    @abstractmethod
+    def locate(self, wanted: Sequence[Distribution], *, offline: bool) -> dict[str, PypiPackage]:
+        """Where these were installed from, by name, as far as it can tell. Raises one of NOT_UNDERSTOOD."""
+
+    def environ(self, *drop: str) -> dict[str, str]:
+        """The user's variables without those that lead elsewhere."""
+        return {**clean_environ(self.request.environ, drop=(*_ELSEWHERE, *drop)), "NO_COLOR": "1"}
+
+    def scratch(self) -> tempfile.TemporaryDirectory[str]:
+        """A directory for the files of one call."""
+        return tempfile.TemporaryDirectory(prefix="pypi-", dir=self.request.log.parent)
+
+    def run(self, argv: Sequence[str], environ: Mapping[str, str]) -> Ended:
+        """Run it to its end; what it prints is in the log."""
+        request = self.request
+        engine_request = CreateRequest(
+            prefix=request.prefix,
+            packages=(),
+            channels=(),
+            log=request.log,
+            consent=request.consent,
+            offline=request.offline,
+            stall_timeout=request.stall_timeout,
+            inherit=request.inherit,
+        )
+        return run_engine(Invocation(tuple(argv), environ, watched=(request.prefix,)), engine_request, _unheard)
+
+    def check(self, ended: Ended, pins: Mapping[str, str], what: str = "installed") -> Ended:
+        """Raise EngineError, in a sentence, for a run that failed; ``pins`` is what was to stay as it is."""
+        if ended.status != 0:
+            raise explain(ended, self.name, pins, log=self.request.log, offline=self.request.offline, what=what)
+        return ended
+
+
+class Uv(Installer):
+    """uv, which works for the environment of any python."""
+
+    name = "uv"
+
+    def __init__(self, request: PypiRequest, python: Path, program: Path) -> None:
+        super().__init__(request, python)
+        self.command = str(program)
+
+    @cached_property
+    def version(self) -> str:  # type: ignore[override]
+        words = ask_version([self.command], self.request.environ).split()
+        return words[1] if len(words) > 1 else words[0]
+
+    def install(self, call: Call) -> list[Planned]:
+        named = {} if call.exactly else call.settings.named
+        with self.scratch() as scratch:
+            argv, environ = self._install(Path(scratch), call)
+            argv += ["--require-hashes"] if named.get("require-hashes") else []
+            argv += self._rebuilt(call)
+            ended = None
+            if named.get("prefer-binary"):  # which uv has no option for: from wheels alone first
+                ended = self.run([*argv, "--only-binary=:all:"], environ)
+            if ended is None or ended.status not in (0, None):
+                ended = self.run(argv, environ)
+        self.check(ended, call.pins)
+        return []
+
+    def resolve(self, call: Call, failed: str = "installed") -> list[Planned]:
+        with self.scratch() as scratch:
+            argv, environ = self._install(Path(scratch), call)
+            ended = self.check(self.run([*argv, "--dry-run"], environ), call.pins, failed)
+        return read_dry_run(f"{ended.stdout}\n{ended.stderr}")
+
+    def locate(self, wanted: Sequence[Distribution], *, offline: bool) -> dict[str, PypiPackage]:
+        with tempfile.TemporaryDirectory(prefix="cetool-origins-") as scratch:
+            told = tell_uv(Path(scratch), self.request.settings, _pinned(wanted), self._environ, exactly=True)
+            options = ["--no-deps", "--no-annotate", "--format", "pylock.toml", "--python", str(self.python)]
+            argv = self.compile(Path(scratch), told, *options, *(["--offline"] if offline else []))
+            text = _ask(argv, told.environ)
+            return {} if text is None else sources_of(wanted, read_pylock(text.decode(), Path(scratch)))
+
+    def tell(self, directory: Path, call: Call, **more: str) -> Told:
+        """Write the files for a call, with more variables. Raises EngineError for a uv that is too old for them."""
+        told = tell_uv(directory, call.settings, call.lines, {**self._environ, **more}, exactly=call.exactly)
+        if has_files_of_uv(call.settings):
+            self._refuse_old(directory, told.environ)
+        return told
+
+    def compile(self, directory: Path, told: Told, *options: str) -> list[str]:
+        """The command line of ``uv pip compile``, in a directory where no project has a say."""
+        argv = [self.command, "pip", "compile", "--no-progress", "--quiet", "--no-header"]
+        return [*argv, "--directory", str(directory), *options, *told.arguments_of_compile]
+
+    @property
+    def _environ(self) -> dict[str, str]:
+        return self.environ(*_UV_ASTRAY)
+
+    def _install(self, directory: Path, call: Call) -> tuple[list[str], Mapping[str, str]]:
+        told = self.tell(directory, call)
+        argv = [self.command, "pip", "install", "--no-progress", "--break-system-packages"]
+        # from another directory, so that no pyproject.toml or uv.toml of the project at hand has a say
+        argv += ["--python", str(self.python), "--directory", str(directory), *told.arguments]
+        argv += [*_shared_options(directory, call), *(["--offline"] if self.request.offline else [])]
+        if call.settings.exclude_newer and not call.exactly:
+            argv.append(f"--exclude-newer={call.settings.exclude_newer}")
+        return argv, told.environ
+
+    def _rebuilt(self, call: Call) -> list[str]:
+        names = [name for name in call.rebuilt if name != EVERYTHING]
+        if self.request.offline:  # uv does not take both
+            if names:
+                self.run([self.command, "cache", "clean", *names], self._environ)
+            return []
+        return ["--refresh"] if EVERYTHING in call.rebuilt else [f"--refresh-package={name}" for name in names]
+
+    def _refuse_old(self, directory: Path, environ: Mapping[str, str]) -> None:
+        """Raise EngineError for a uv that does not know a setting: it would install without it, and only warn."""
+        argv = [self.command, "cache", "dir", "--directory", str(directory)]
+        try:
+            done = subprocess.run(argv, env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise EngineError(f"{self.command} cannot be used: {scrub(str(error))}", code="installer-failed") from None
+        told = done.stderr.decode(errors="replace")
+        if "Failed to parse" in told:
+            unknown = re.search(r"unknown field `([^`]+)`", told)
+            what = f"the setting {unknown[1]!r}" if unknown else "the script's settings"
+            raise EngineError(
+                f"{self.command} does not understand {what}",
+                code="installer-too-old",
+                hint=f"It may be too old. {GET_UV}",
+            )
+
+
+class Pip(Installer):
+    """A pip that works for the environment of a python, in which it need not be."""
+
+    name = "pip"
+
+    def __init__(self, request: PypiRequest, python: Path, argv: Sequence[str], version: str) -> None:
+        super().__init__(request, python)
+        self.argv = argv
+        self.command = " ".join(argv)
+        self.version = version
+
+    @property
+    def reports(self) -> bool:
+        """Whether it can tell what it would install."""
+        return tuple(int(part) for part in re.findall(r"\d+", self.version)[:2]) >= _PIP_WITH_REPORTS
+
+    def install(self, call: Call) -> list[Planned]:
+        apart = ("--ignore-installed", "--no-compile") if call.target is not None else ()
+        return self._run(call, *apart, reported=self.reports and not call.exactly)
+
+    def resolve(self, call: Call, failed: str = "installed") -> list[Planned]:
+        return self._run(call, "--dry-run", reported=True, failed=failed)
+
+    def locate(self, wanted: Sequence[Distribution], *, offline: bool) -> dict[str, PypiPackage]:
+        if offline:
+            return {}
+        with tempfile.TemporaryDirectory(prefix="cetool-origins-") as scratch:
+            call = Call(_pinned(wanted), self.request.settings, exactly=True)
+            argv, environ = self._install(Path(scratch), call)
+            text = _ask([*argv, "--quiet", "--dry-run", "--ignore-installed", "--report=-"], environ)
+            found = [] if text is None else [each.package for each in read_report(text)]
+            return {each.name: each._replace(url=strip_credentials(each.url)) for each in found}
+
+    def _run(self, call: Call, *options: str, reported: bool, failed: str = "installed") -> list[Planned]:
+        with self.scratch() as scratch:
+            report = Path(scratch, "report.json")
+            argv, environ = self._install(Path(scratch), call)
+            argv += [*options, *(("--report", str(report)) if reported else ())]
+            self.check(self.run(argv, environ), call.pins, failed)
+            try:
+                return read_report(read_regular(report, PACKAGE)) if reported else []
+            except NOT_UNDERSTOOD as error:
+                if "--dry-run" not in options:  # what is installed is there without
+                    return []
+                raise EngineError(
+                    f"pip's report cannot be read: {error}", code="installer-failed", log=str(self.request.log)
+                ) from None
+
+    def _install(self, directory: Path, call: Call) -> tuple[list[str], Mapping[str, str]]:
+        told = tell_pip(directory, call.settings, call.lines, self.environ(), exactly=call.exactly)
+        argv = [*self.argv, "install", "--no-input", "--disable-pip-version-check", "--no-user"]
+        argv += ["--progress-bar=off", "--no-warn-script-location", *told.arguments]
+        argv += _shared_options(directory, call)
+        if self.request.offline and "--no-index" not in argv:
+            argv.append("--no-index")
+        if call.settings.exclude_newer and not call.exactly:
+            if int(re.split(r"\D", self.version)[0]) < _PIP_WITH_DATES:
+                raise EngineError(
+                    f"exclude-newer needs uv, or pip {_PIP_WITH_DATES}; the environment has pip {self.version}",
+                    code="installer-missing",
+                    hint=f"{GET_UV} Or ask for a newer pip among the conda packages.",
+                )
+            argv.append(f"--uploaded-prior-to={call.settings.exclude_newer}")
+        return argv, pip_environ(directory, told.environ)
+
+
+def _unheard(*_: object) -> None:
+    """Leave what is printed to the log."""
+
+
+def _ask(argv: Sequence[str], environ: Mapping[str, str]) -> bytes | None:
+    """What a short call prints, None where it fails."""
+    try:
+        done = subprocess.run(argv, env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _shared_options(directory: Path, call: Call) -> list[str]:
+    """The options that uv and pip have in common."""
+    options = []
+    if call.pins and not call.exactly:  # a lock's files are what they are, and want hashes of all there is
+        pins = "".join(f"{name}=={version}\n" for name, version in sorted(call.pins.items()))
+        write_private(directory / "constraints.txt", pins)
+        options += ["--constraint", str(directory / "constraints.txt")]
+    options += ["--prefix", str(call.target)] if call.target is not None else []
+    flags = {"--no-deps": call.alone or call.exactly, "--require-hashes": call.hashed, "--no-index": call.no_index}
+    return [*options, *(flag for flag, given in flags.items() if given)]
+
+
+def _pinned(wanted: Sequence[Distribution]) -> list[str]:
+    """The requirements that exactly these distributions meet."""
+    return [
+        f"{each.name} @ {each.origin.url}" if each.origin.url else f"{each.name}=={each.version}" for each in wanted
+    ]
+
+
+def find_uv(environ: Mapping[str, str]) -> Path | None:
+    """The uv that is used: what ``UV`` names, the first on the PATH, the one installed next to cetool."""
+    named = environ.get("UV")
+    if named and Path(named).is_absolute() and os.access(named, os.X_OK):
+        return Path(named)
+    program = "uv.exe" if os.name == "nt" else "uv"
+    found = shutil.which("uv", path=environ.get("PATH", os.defpath))
+    if found:
+        return Path(os.path.abspath(found))
+    beside = Path(sys.prefix, "Scripts" if os.name == "nt" else "bin", program)
+    return beside if os.access(beside, os.X_OK) else None
+
+
+def wanted_uv(environ: Mapping[str, str], installer: str, purpose: str = "install") -> Path | None:
+    """The uv to use, None where that is pip's task. Raises EngineError where it must be uv and is not found."""
+    uv = None if installer == "pip" else find_uv(environ)
+    if installer == "uv" and uv is None:
+        raise EngineError(
+            f"uv was asked for to {purpose} PyPI packages, but it is not found",
+            code="installer-missing",
+            hint=f"{GET_UV} Or set pip-installer to auto or pip.",
+        )
+    return uv
+
+
+def needs_pip(environ: Mapping[str, str], installer: str) -> bool:
+    """Whether ``pip`` has to be among the conda packages of an environment that gets PyPI packages."""
+    return installer == "pip" or (installer == "auto" and find_uv(environ) is None)
+
+
+def refuse_early(settings: PypiSettings, environ: Mapping[str, str], installer: str) -> None:
+    """Raise EngineError, before anything is installed, for settings that the installer cannot follow."""
+    if needs_pip(environ, installer):
+        refuse_for_pip(settings)
+
+
+def find_installer(request: PypiRequest, python: Path, pip: str | None, *, elsewhere: bool = True) -> Installer | None:
+    """uv where it is found (or asked for), else the python's own pip, of version ``pip``; None where there is neither.
+
+    ``elsewhere``: without a pip of its own, another's may do: cetool's, or the wheel that a Python keeps for new
+    environments (ensurepip), run as it is. Raises EngineError where it must be uv and is not found.
+    """
+    uv = wanted_uv(request.environ, request.installer)
+    if uv is not None:
+        return Uv(request, python, uv)
+    if pip is not None:
+        return Pip(request, python, python_command(python, "-m", "pip"), pip)
+    if not elsewhere:
+        return None
+    if importlib.util.find_spec("pip") is not None:
+        return Pip(request, python, own_module("pip", "--python", str(python)), installed_version("pip"))
+    prefix = python.parent if os.name == "nt" else python.parent.parent
+    places = [*prefix.glob("lib/python3*/ensurepip/_bundled"), prefix / "Lib" / "ensurepip" / "_bundled"]
+    if own := importlib.util.find_spec("ensurepip"):
+        places += [Path(place, "_bundled") for place in own.submodule_search_locations or ()]
+    places.append(Path("/usr/share/python-wheels"))
+    wheel = next((wheel for place in places for wheel in sorted(place.glob("pip-*.whl"), reverse=True)), None)
+    if wheel is None:
+        return None
+    return Pip(request, python, python_command(python, f"{wheel}{os.sep}pip"), wheel.name.split("-")[1])
