@@ -20,7 +20,7 @@ from cetool.base.errors import CetoolError, MetadataError, UsageError
 from cetool.declare.blocks import find_block
 from cetool.declare.match_specs import spec_name
 from cetool.edit.document import NotWrittenError, read_document, require_script, write_document
-from cetool.edit.editing import Change, edit_declaration
+from cetool.edit.editing import BlockChange, edit_declaration
 
 
 @pytest.fixture
@@ -157,10 +157,12 @@ def test_an_encoding_of_its_own_stays(write: Write) -> None:
     for codec in ("latin-1", "cp1252", "shift_jis", "iso2022_jp"):
         word = "é" if codec in ("latin-1", "cp1252") else "日本"
         text = f"# -*- coding: {codec} -*-\n# conda execute\n# env:  # {word}\n#  - six\nprint('{word}')\n"
-        new = edit_declaration(write(text.encode(codec)), Change(("zlib",))).document
+        new = edit_declaration(write(text.encode(codec)), BlockChange(("zlib",))).document
         assert new.data == text.replace("- six\n", "- six\n#  - zlib\n").encode(codec)
     with pytest.raises(MetadataError, match="cannot be changed one by one"):
-        edit_declaration(write(b"# coding: utf-7\n# conda execute\n# env: [six]\nx = '+AAo-'\n"), Change(("zlib",)))
+        edit_declaration(
+            write(b"# coding: utf-7\n# conda execute\n# env: [six]\nx = '+AAo-'\n"), BlockChange(("zlib",))
+        )
 
 
 # -- any script, any edit ---------------------------------------------------------------------------------------------
@@ -254,7 +256,7 @@ def test_bytes_outside_the_block_never_change(
         implied = {"python"} if old.dialect == "script" and "python" not in block else set()
         new_names = set(map(spec_key, packages))
         drop = [name for name in drop if name in known.keys() - implied - new_names]
-        change = Change(tuple(packages), tuple(pypi), tuple(channels), tuple(drop))
+        change = BlockChange(tuple(packages), tuple(pypi), tuple(channels), tuple(drop))
         made = edit_declaration(document, change).document
     except UsageError as error:  # nothing would be left
         assert "nothing would be left" in error.message
@@ -276,7 +278,7 @@ def test_bytes_outside_the_block_never_change(
     # a second time there is nothing to do
     path.write_bytes(made.data)
     try:
-        again = edit_declaration(read_document(path), Change(tuple(packages), tuple(pypi), tuple(channels)))
+        again = edit_declaration(read_document(path), BlockChange(tuple(packages), tuple(pypi), tuple(channels)))
     finally:
         path.unlink()
     assert again.document.data == made.data
@@ -293,7 +295,7 @@ def test_mode_links_and_attributes_stay(write: Write) -> None:
     twin = write.directory / "twin.py"
     os.link(old.path, twin)
     document = read_document(link)
-    warnings = write_document(document, edit_declaration(document, Change(("zlib",))).document)
+    warnings = write_document(document, edit_declaration(document, BlockChange(("zlib",))).document)
     assert "another name" in warnings[0]
     assert link.is_symlink() and b"zlib" in old.path.read_bytes() and b"zlib" not in twin.read_bytes()
     assert stat.S_IMODE(old.path.stat().st_mode) == 0o4751
@@ -302,7 +304,7 @@ def test_mode_links_and_attributes_stay(write: Write) -> None:
 
 def test_a_file_that_changed_meanwhile_is_left_alone(write: Write) -> None:
     old = write(EXECUTE)
-    new = edit_declaration(old, Change(("zlib",))).document
+    new = edit_declaration(old, BlockChange(("zlib",))).document
     old.path.write_text(EXECUTE + "# added\n")
     with pytest.raises(NotWrittenError, match="changed by someone else"):
         write_document(old, new)
@@ -312,7 +314,7 @@ def test_a_file_that_changed_meanwhile_is_left_alone(write: Write) -> None:
 
 def test_what_may_not_be_written_is_told(write: Write) -> None:
     old = write(EXECUTE)
-    new = edit_declaration(old, Change(("zlib",))).document
+    new = edit_declaration(old, BlockChange(("zlib",))).document
     old.path.chmod(0o444)
     with pytest.raises(NotWrittenError, match="read-only"):
         write_document(old, new)
@@ -364,7 +366,7 @@ def test_a_directory_that_may_not_be_written_is_told(home: Home) -> None:
 )
 def test_what_a_program_cannot_change_is_left_alone(lines: str, write: Write) -> None:
     text = "# /// script\n" + "".join(f"# {line}\n" for line in lines.split("\n")) + "# ///\n"
-    for change in (Change(drop=("six",)), Change(("six >=1",), ("six==1",))):
+    for change in (BlockChange(drop=("six",)), BlockChange(("six >=1",), ("six==1",))):
         with pytest.raises(NotWrittenError, match="nothing was written"):
             edit_declaration(write(text), change)
 

@@ -22,7 +22,7 @@ from cetool.declare.metadata import ScriptMetadata, nothing_found, read_metadata
 from cetool.declare.nodes import Node
 from cetool.declare.pypi import canonical_requirement
 from cetool.declare.source import Script, is_notebook, is_url, read_script
-from cetool.edit.declared import Item, block_tree, channels_place, declared_items
+from cetool.edit.declared import DeclaredItem, block_tree, channels_place, declared_items
 from cetool.launch.shell import parse_entrypoint
 
 #: Each rule, and what it means. Those of :data:`ERRORS` keep a script from running.
@@ -234,7 +234,7 @@ def _items(script: Script, block: Block) -> Iterator[Finding]:
             yield Finding("secret", f"the channel {redact(node.text)} has a password or token", node.where.line, hint)
 
 
-def _package(item: Item, root: Node, script: Script) -> Iterator[Finding]:
+def _package(item: DeclaredItem, root: Node, script: Script) -> Iterator[Finding]:
     if strip_credentials(item.text) != item.text:
         yield Finding("secret", f"'{redact(item.text)}' holds a password or token", item.line, "Keep it in ~/.netrc.")
     node = root.below(*map(str, item.path)) if item.form == "entry" else None

@@ -12,7 +12,7 @@ from cetool.base.urls import redact
 from cetool.declare.source import NOTEBOOK_SUFFIX, is_notebook, is_url
 from cetool.edit.converting import DIALECTS, convert_block
 from cetool.edit.document import Document, ScriptChangedError, read_document, write_document
-from cetool.edit.editing import Change, Edited, edit_declaration
+from cetool.edit.editing import BlockChange, Edited, Editing, edit_declaration
 from cetool.edit.notebook import edit_notebook, start_notebook
 from cetool.edit.starting import start_block
 
@@ -35,7 +35,7 @@ def init_script(target: str, dialect: str, specs: Iterable[str] = ()) -> Written
     return _change(target, lambda part: start_block(part, DIALECTS[dialect], extra), start_notebook)
 
 
-def change_script(target: str, change: Change) -> Written:
+def change_script(target: str, change: BlockChange) -> Written:
     """Add to what a script declares, or drop from it."""
     return _change(target, lambda part: edit_declaration(part, change))
 
@@ -45,11 +45,7 @@ def convert_script(target: str, dialect: str) -> Written:
     return _change(target, lambda part: convert_block(part, DIALECTS[dialect]))
 
 
-def _change(
-    target: str,
-    edit: Callable[[Document], Edited],
-    in_notebook: Callable[[Document, Callable[[Document], Edited]], Edited] = edit_notebook,
-) -> Written:
+def _change(target: str, edit: Editing, in_notebook: Callable[[Document, Editing], Edited] = edit_notebook) -> Written:
     """Write the changed file where it differs.
 
     Where another process writes the script meanwhile the change is made again, to what that wrote.

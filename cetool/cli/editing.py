@@ -12,10 +12,10 @@ from cetool.app.editing import Written, change_script, convert_script, init_scri
 from cetool.app.session import Session
 from cetool.cli import options
 from cetool.cli.options import option
-from cetool.edit.editing import Change, requirements_change
+from cetool.edit.editing import BlockChange, requirements_change
 
 
-class Dialect(str, Enum):
+class DialectName(str, Enum):
     """The dialects by the names that the command line has for them."""
 
     conda_execute = "conda-execute"
@@ -30,7 +30,7 @@ Target = Annotated[str, typer.Argument(metavar="SCRIPT", help="The file to chang
 class InitOptions(options.Output):
     """The options of ``cetool init``."""
 
-    dialect: Annotated[Dialect, option("--dialect", help="How the block is written.")] = Dialect.conda_execute
+    dialect: Annotated[DialectName, option("--dialect", help="How the block is written.")] = DialectName.conda_execute
     extra: Annotated[
         list[str] | None, option("--with", metavar="SPEC", help="A match spec to begin with; repeat for more.")
     ] = None
@@ -83,7 +83,7 @@ def drop(
 ) -> None:
     """Take packages out of what a script declares, from conda and from PyPI alike."""
     session = options.open_session(given)
-    change = Change(drop=tuple(dict.fromkeys(names)))
+    change = BlockChange(drop=tuple(dict.fromkeys(names)))
     _tell(session, change_script(target, change), "Changed {}")
 
 
@@ -91,7 +91,7 @@ def drop(
 class ConvertOptions(options.Output):
     """The options of ``cetool convert``."""
 
-    to: Annotated[Dialect, option("--to", help="The dialect that the block is to be in.")] = field(kw_only=True)
+    to: Annotated[DialectName, option("--to", help="The dialect that the block is to be in.")] = field(kw_only=True)
 
 
 @options.command

@@ -18,10 +18,10 @@ from cetool.declare.nodes import Node
 from cetool.declare.platforms import current_platform, selectors
 from cetool.declare.pypi import canonical_requirement
 from cetool.declare.requirements import DEFAULT_CHANNEL
-from cetool.edit.declared import Item, channels_place, draft_of, pypi_name
+from cetool.edit.declared import DeclaredItem, channels_place, draft_of, pypi_name
 from cetool.edit.document import BlockText, Document, NotWrittenError, block_text, require_script
 from cetool.edit.editing import Edited, comparable, declaration
-from cetool.edit.rendering import Wanted, entrypoint_of, render, toml_value, words_of
+from cetool.edit.rendering import NewBlock, entrypoint_of, render, toml_value, words_of
 from cetool.edit.spots import Spot, line_start
 from cetool.edit.toml import TomlText, scan_toml
 from cetool.edit.yaml import scan_yaml
@@ -78,7 +78,7 @@ class _Conversion:
         self.notes: list[str] = []
         self.lost_command = False
 
-    def wanted(self) -> tuple[Wanted, str]:
+    def wanted(self) -> tuple[NewBlock, str]:
         """What the new block is to say, and the TOML that goes into it as it is."""
         draft = draft_of(self.document, self.block)
         root, content = draft.root, draft.content
@@ -86,7 +86,7 @@ class _Conversion:
         items = self._items(root, draft.items)
         conda = [item for item in draft.items if item.kind == "conda"]
         if self.block.dialect == PEP723 and not any(item.name == "python" for item in conda):
-            items.insert(0, Item("conda", "python", "python", (), None))
+            items.insert(0, DeclaredItem("conda", "python", "python", (), None))
         own_root = root if self.block.dialect == CONDA_EXECUTE else root.below("tool", "cetool")
         own = read_own_keys(
             own_root or Node("mapping", self.script.at()),
@@ -94,7 +94,7 @@ class _Conversion:
             self.script.directory,
             table=own_root is not root,
         )
-        wanted = Wanted(
+        wanted = NewBlock(
             packages=tuple(item.text for item in items if item.kind == "conda"),
             pypi=self._pypi([item.text for item in items if item.kind == "pypi"], root),
             channels=self._channels(root),
@@ -115,10 +115,10 @@ class _Conversion:
         """Whether tables that both dialects have go from one block to the other as they are written."""
         return CONDA_EXECUTE not in (self.block.dialect, self.dialect)
 
-    def _items(self, root: Node, items: list[Item]) -> list[Item]:
+    def _items(self, root: Node, items: list[DeclaredItem]) -> list[DeclaredItem]:
         """What has to be written anew, as it holds here; what holds elsewhere alone is told."""
         platforms = selectors(current_platform())
-        found: dict[object, Item] = {}
+        found: dict[object, DeclaredItem] = {}
         elsewhere: dict[str, None] = {}
         for item in items:
             node = root.below(*map(str, item.path)) if item.form != "text" else None
@@ -137,7 +137,7 @@ class _Conversion:
             self.notes.append(f"left out, since they are for other platforms: {', '.join(elsewhere)}")
         return list(found.values())
 
-    def _text(self, item: Item, node: Node | None) -> str | None:
+    def _text(self, item: DeclaredItem, node: Node | None) -> str | None:
         """The item as a match spec or requirement; None for one that does not hold here."""
         if node is None:
             return item.text
@@ -230,7 +230,7 @@ class _Conversion:
             raise self._refusal(f": only [tool.uv] of a PEP 723 block can say all of {', '.join(keys)}")
         return (*lines, *texts, *(text for text in needs.pypi if bare_requirement(text) is None))
 
-    def attempts(self, wanted: Wanted) -> list[Wanted]:
+    def attempts(self, wanted: NewBlock) -> list[NewBlock]:
         """The ways to say how the script runs, the plainest first."""
         entrypoint, run_with = self.before.entrypoint, self.before.run_with
         if entrypoint is not None:
@@ -253,7 +253,7 @@ class _Conversion:
             return True
         return _command(found) == _command(self.before)
 
-    def replaced(self, wanted: Wanted, shared: str) -> Document:
+    def replaced(self, wanted: NewBlock, shared: str) -> Document:
         """The file with the new block in the old one's place."""
         document, block = self.document, self.block
         comment = "#" if self.dialect == PEP723 else block_text(document, block).prefix.strip()

@@ -1,4 +1,4 @@
-"""What a block declares and where (:class:`Item`), and the block while that is changed (:class:`Draft`)."""
+"""What a block declares and where (:class:`DeclaredItem`), and the block while that is changed (:class:`Draft`)."""
 
 from __future__ import annotations
 
@@ -29,19 +29,18 @@ _PIXI = ("tool", "pixi")
 
 
 @dataclass(frozen=True)
-class Item:
-    """One thing that is declared.
-
-    ``name`` is the package's, as conda or PyPI compares names; ``text`` a match spec or requirement as it is written,
-    for the entry of a table (``form``) as much of it as fits in one; ``platform`` is None for what holds everywhere.
-    """
+class DeclaredItem:
+    """One thing that is declared."""
 
     kind: Literal["conda", "pypi"]
+    #: The package's, as conda or PyPI compares names.
     name: str
+    #: A match spec or requirement as it is written; of the entry of a table as much as fits in one.
     text: str
     path: Path
     line: int | None
     form: Literal["text", "entry", "requires-python"] = "text"
+    #: None for what holds everywhere.
     platform: str | None = None
 
 
@@ -64,16 +63,16 @@ def block_tree(block: Block, script: Script) -> Node:
     return Node("mapping", script.at(block.first)) if root is None or root.kind == "nothing" else root
 
 
-def declared_items(root: Node, dialect: str) -> list[Item]:
+def declared_items(root: Node, dialect: str) -> list[DeclaredItem]:
     """Everything that the block asks for on any platform, in its order of meaning."""
     if dialect == CONDA_EXECUTE:
         return list(_list(root, ("env",)))
-    found: list[Item] = []
+    found: list[DeclaredItem] = []
     if dialect == PEP723:
         python = root.below("requires-python")
         if python is not None:
             found.append(
-                Item(
+                DeclaredItem(
                     "conda",
                     "python",
                     f"python {python.text}",
@@ -93,28 +92,28 @@ def declared_items(root: Node, dialect: str) -> list[Item]:
     return [*found, *_list(root, (*_CETOOL, "env"))]
 
 
-def _list(root: Node, path: tuple[str, ...], kind: Literal["conda", "pypi"] = "conda") -> Iterator[Item]:
+def _list(root: Node, path: tuple[str, ...], kind: Literal["conda", "pypi"] = "conda") -> Iterator[DeclaredItem]:
     node = root.below(*path)
     for index, item in enumerate(() if node is None else node.items):
         if item.kind == "text":
             name = package_name(item.text) if kind == "conda" else pypi_name(item.text)
-            yield Item(kind, name, item.text, (*path, index), item.where.line)
+            yield DeclaredItem(kind, name, item.text, (*path, index), item.where.line)
             continue
         listed = item.entries.get("pip")
         for place, entry in enumerate(() if listed is None else listed.items):
             text = bare_requirement(entry.text)
             if text is not None:  # options, files and URLs have no name to be found by
-                yield Item("pypi", pypi_name(text), text, (*path, index, "pip", place), entry.where.line)
+                yield DeclaredItem("pypi", pypi_name(text), text, (*path, index, "pip", place), entry.where.line)
 
 
-def _pixi(root: Node, path: tuple[str, ...], platform: str | None) -> Iterator[Item]:
+def _pixi(root: Node, path: tuple[str, ...], platform: str | None) -> Iterator[DeclaredItem]:
     yield from _table(root, (*path, "dependencies"), "conda", platform)
     yield from _table(root, (*path, "pypi-dependencies"), "pypi", platform)
 
 
 def _table(
     root: Node, path: tuple[str, ...], kind: Literal["conda", "pypi"], platform: str | None = None
-) -> Iterator[Item]:
+) -> Iterator[DeclaredItem]:
     node = root.below(*path)
     for name, value in ({} if node is None else node.entries).items():
         version = value.text if value.kind == "text" else ""
@@ -126,7 +125,9 @@ def _table(
         else:
             name_and_version = f"{name} {version}".strip()
         known = name.lower() if kind == "conda" else pypi_name(name)
-        yield Item(kind, known, name_and_version.removesuffix(" *"), (*path, name), value.where.line, "entry", platform)
+        yield DeclaredItem(
+            kind, known, name_and_version.removesuffix(" *"), (*path, name), value.where.line, "entry", platform
+        )
 
 
 def channel_places(dialect: str) -> tuple[tuple[str, ...], ...]:
@@ -202,7 +203,7 @@ class Draft(ABC):
         return block_tree(self._block._replace(content=tuple(lines), numbers=tuple(numbers)), self._script)
 
     @property
-    def items(self) -> list[Item]:
+    def items(self) -> list[DeclaredItem]:
         """What the block asks for by now."""
         return declared_items(self.root, self.dialect)
 
@@ -225,11 +226,11 @@ class Draft(ABC):
             opening += text.ending.encode(document.codec)
         return document.spliced(block.first - 1, block.last - closing, [opening, *new])
 
-    def replace(self, item: Item, text: str) -> None:
+    def replace(self, item: DeclaredItem, text: str) -> None:
         """Have an item say something else."""
         self._editor.replace_text(item.path, text)
 
-    def remove(self, item: Item) -> None:
+    def remove(self, item: DeclaredItem) -> None:
         """Take an item out, and a list ``pip:`` with its last one."""
         path = item.path
         if len(path) > 1 and path[-2] == "pip":
@@ -292,7 +293,7 @@ class _TomlDraft(Draft):
         self._toml = TomlText(block_text(document, block))
         super().__init__(document, block, self._toml)
 
-    def replace(self, item: Item, text: str) -> None:
+    def replace(self, item: DeclaredItem, text: str) -> None:
         base = self._script.directory
         if item.form == "entry":
             pair = conda_entry(text, base) if item.kind == "conda" else pypi_entry(text, base)

@@ -6,7 +6,7 @@ everything else as before; bytes outside the block are never touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from cetool.base.errors import MetadataError, UsageError
@@ -24,7 +24,7 @@ from cetool.declare.pypi import canonical_requirement
 from cetool.declare.requirements import DEFAULT_CHANNEL, Requirements
 from cetool.declare.run_with import choose_program
 from cetool.declare.source import Script
-from cetool.edit.declared import Draft, Item, block_tree, channels_place, draft_of, pypi_name, untouched
+from cetool.edit.declared import DeclaredItem, Draft, block_tree, channels_place, draft_of, pypi_name, untouched
 from cetool.edit.document import Document, NotWrittenError, require_script
 from cetool.edit.spots import UneditableError
 
@@ -32,7 +32,7 @@ _SECRET = "A script is no place for a secret: keep it in ~/.netrc, or in the cha
 
 
 @dataclass(frozen=True)
-class Change:
+class BlockChange:
     """What is to be changed: match specs and PyPI requirements to add, channels to add, names to drop.
 
     All are texts as the user wrote them; relative paths in them start from the script's directory.
@@ -52,7 +52,11 @@ class Edited:
     notes: tuple[str, ...] = ()
 
 
-def edit_declaration(document: Document, change: Change) -> Edited:
+#: What changes a script.
+Editing = Callable[[Document], Edited]
+
+
+def edit_declaration(document: Document, change: BlockChange) -> Edited:
     """The script with the change made.
 
     Raises MetadataError where the block, or what is to be added, is malformed; UsageError for a name that is not there
@@ -147,7 +151,7 @@ class _Work:
         self.pypi = list(before.pypi)
         self.notes: list[str] = []
 
-    def _named(self, kind: str, name: str) -> list[Item]:
+    def _named(self, kind: str, name: str) -> list[DeclaredItem]:
         return [item for item in self.draft.items if item.kind == kind and item.name == name]
 
     def _without(self, kind: str, name: str) -> None:
@@ -254,10 +258,10 @@ def _name(canonical: str, kind: str) -> str:
     return spec_name(canonical) if kind == "conda" else pypi_name(canonical)
 
 
-def requirements_change(specs: Iterable[str], channels: Iterable[str], *, pypi: bool) -> Change:
+def requirements_change(specs: Iterable[str], channels: Iterable[str], *, pypi: bool) -> BlockChange:
     """The change that ``cetool add`` stands for. Raises UsageError where it is none."""
     texts = tuple(specs)
-    change = Change((), texts, tuple(channels)) if pypi else Change(texts, (), tuple(channels))
+    change = BlockChange((), texts, tuple(channels)) if pypi else BlockChange(texts, (), tuple(channels))
     if not texts and not change.channels:
         raise UsageError("nothing was named to be added", hint="Give match specs, or --channel.")
     return change

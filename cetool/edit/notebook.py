@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 from cetool.base.errors import UsageError
 from cetool.declare.dialects.notebook import METADATA_KEYS, Cell, Notebook, find_cell, read_notebook
 from cetool.declare.metadata import read_metadata
 from cetool.edit.document import Document, NotWrittenError, require_script, text_document
-from cetool.edit.editing import Edited
-
-Edit = Callable[[Document], Edited]
+from cetool.edit.editing import Edited, Editing
 
 _DECODER = json.JSONDecoder()
 _BLANK = re.compile(r"[ \t\r\n]*")
@@ -21,7 +18,7 @@ _BLANK = re.compile(r"[ \t\r\n]*")
 _NOT_PYTHON = re.compile(r"^\s*[%!?].*$", re.MULTILINE)
 
 
-def edit_notebook(document: Document, edit: Edit) -> Edited:
+def edit_notebook(document: Document, edit: Editing) -> Edited:
     """The notebook with its block changed by what changes a script's.
 
     Raises MetadataError where it has none, UsageError where its metadata has it, and what ``edit`` raises.
@@ -40,7 +37,7 @@ def edit_notebook(document: Document, edit: Edit) -> Edited:
     return Edited(_with_source(document, cell, _text(edited.document)), edited.notes)
 
 
-def start_notebook(document: Document, start: Edit) -> Edited:
+def start_notebook(document: Document, start: Editing) -> Edited:
     """The notebook with a block at the top of its first cell of code; ``start`` gives a script one.
 
     Imports of all cells count. Raises UsageError where there is a block already, or no cell that can take one.

@@ -163,11 +163,8 @@ _WORD = re.compile(r"[A-Za-z0-9_./=+:@%,-]+")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a block is to say: texts as a user writes them, not canonical ones.
-
-    ``channels`` and ``run_with`` are None where nothing is to be said of them.
-    """
+class NewBlock:
+    """What a block is to say: texts as a user writes them, not canonical ones. None: nothing is said of it."""
 
     packages: tuple[str, ...] = ()
     pypi: tuple[str, ...] = ()
@@ -181,7 +178,7 @@ class Wanted:
 
 
 def render(
-    dialect: str, wanted: Wanted, *, comment: str, base_dir: str | os.PathLike[str], shared: str = ""
+    dialect: str, wanted: NewBlock, *, comment: str, base_dir: str | os.PathLike[str], shared: str = ""
 ) -> list[str]:
     """The lines of a block, without line ends. ``shared`` is TOML that goes into it as it is: tables below ``tool``."""
     if dialect == CONDA_EXECUTE:
@@ -192,7 +189,7 @@ def render(
     return [f"{comment} {line}".rstrip() for line in (opening, *lines, closing)]
 
 
-def _yaml(wanted: Wanted, comment: str) -> list[str]:
+def _yaml(wanted: NewBlock, comment: str) -> list[str]:
     lines = [f"{comment} {text}".rstrip() for text in wanted.comments]
     if wanted.baselines:
         lines += [f"baseline: {_flow(wanted.baselines)}"]
@@ -236,7 +233,7 @@ def add_to_table(
         toml.append_text(CETOOL_ENV, text)
 
 
-def _toml(dialect: str, wanted: Wanted, base_dir: str | os.PathLike[str], shared: str) -> str:
+def _toml(dialect: str, wanted: NewBlock, base_dir: str | os.PathLike[str], shared: str) -> str:
     toml = TomlText(BlockText.of(shared.strip("\n")))
     channels = None if wanted.channels is None else array_text(wanted.channels)
     if dialect == CONDA_SCRIPT:

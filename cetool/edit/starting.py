@@ -25,7 +25,7 @@ from cetool.declare.source import Script
 from cetool.edit.declared import package_name
 from cetool.edit.document import Document, NotWrittenError
 from cetool.edit.editing import Edited, comparable, declaration
-from cetool.edit.rendering import Wanted, entrypoint_of, render
+from cetool.edit.rendering import NewBlock, entrypoint_of, render
 
 # Packages that are imported by their own name, on conda-forge and on PyPI.
 _SAME = """
@@ -86,18 +86,18 @@ _OPTIONAL = ("ImportError", "ModuleNotFoundError", "Exception", "BaseException")
 
 
 @dataclass(frozen=True)
-class Package:
+class ImportedPackage:
     """A package by the names that conda-forge and PyPI know it by."""
 
     conda: str
     pypi: str
 
 
-def _table() -> dict[str, Package]:
-    known = {name: Package(name.replace("_", "-"), name.replace("_", "-")) for name in _SAME.split()}
+def _table() -> dict[str, ImportedPackage]:
+    known = {name: ImportedPackage(name.replace("_", "-"), name.replace("_", "-")) for name in _SAME.split()}
     for line in _OTHER.strip().splitlines():
         imported, conda, pypi = line.split()
-        known[imported] = Package(conda, pypi)
+        known[imported] = ImportedPackage(conda, pypi)
     return known
 
 
@@ -110,7 +110,7 @@ class Imports:
     found out, where the script is not what this Python understands.
     """
 
-    packages: tuple[Package, ...] = ()
+    packages: tuple[ImportedPackage, ...] = ()
     unknown: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     problem: str | None = None
@@ -127,7 +127,7 @@ def find_imports(script: Script) -> Imports:
         return Imports(problem=f"its imports cannot be read: {reason}{line}")
     known, standard = _table(), sys.stdlib_module_names | {*_PAST_AND_FUTURE.split(), "__main__"}
     directories = {script.directory, Path(os.path.realpath(script.path)).parent}
-    packages: dict[Package, None] = {}
+    packages: dict[ImportedPackage, None] = {}
     unknown: list[str] = []
     optional: list[str] = []
     for name, needed in modules.items():
@@ -219,14 +219,14 @@ def start_block(document: Document, dialect: str, extra: Sequence[str] = ()) -> 
     if dialect == PEP723 and not language.is_python:
         raise UsageError("a PEP 723 block is for Python, which this script is not", hint="Take --dialect conda-script.")
     needs = _needs(script, language, dialect, extra)
-    wanted = Wanted(packages=needs.packages, pypi=needs.pypi)
+    wanted = NewBlock(packages=needs.packages, pypi=needs.pypi)
     notes = list(needs.notes)
     if dialect == CONDA_SCRIPT:
         words = choose_program(script, Requirements(needs.packages, pypi=needs.pypi)).words
         # an entry point's program is looked for without env's help
         by_env = words is not None and words[0].endswith("/env") and len(words) == 2
         command = None if words is None else entrypoint_of(words[1:] if by_env else words)
-        wanted = Wanted(needs.packages, needs.pypi, channels=(DEFAULT_CHANNEL,), entrypoint=command)
+        wanted = NewBlock(needs.packages, needs.pypi, channels=(DEFAULT_CHANNEL,), entrypoint=command)
         if command is None:
             notes.append('the block does not say how to run it: add entrypoint = "..."')
     new = _inserted(document, script, dialect, wanted, language)
@@ -275,7 +275,7 @@ def _told(imports: Imports) -> list[str]:
     return notes
 
 
-def _inserted(document: Document, script: Script, dialect: str, wanted: Wanted, language: Language) -> Document:
+def _inserted(document: Document, script: Script, dialect: str, wanted: NewBlock, language: Language) -> Document:
     comment = language.comment
     lines = render(dialect, wanted, comment=comment, base_dir=script.directory)
     at = _place(script, language)
@@ -310,7 +310,7 @@ def _place(script: Script, language: Language) -> int:
     return at
 
 
-def _verify(document: Document, dialect: str, wanted: Wanted) -> None:
+def _verify(document: Document, dialect: str, wanted: NewBlock) -> None:
     """See that the new block is found and asks for what it was written for. Raises NotWrittenError."""
     script = document.script
     assert script is not None

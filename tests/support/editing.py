@@ -8,7 +8,7 @@ from pathlib import Path
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.metadata import ScriptMetadata, read_metadata
 from cetool.edit.document import Document, read_document, require_script
-from cetool.edit.editing import Change, edit_declaration
+from cetool.edit.editing import BlockChange, edit_declaration
 
 EXECUTE = """#!/usr/bin/env python
 # conda execute
@@ -78,7 +78,7 @@ class Write:
 
     def edited(self, text: str | bytes, /, **change: Sequence[str]) -> str:
         """The text of a script after a change to it."""
-        made = edit_declaration(self(text), Change(**{key: tuple(value) for key, value in change.items()}))
+        made = edit_declaration(self(text), BlockChange(**{key: tuple(value) for key, value in change.items()}))
         return made.document.data.decode()
 
 
