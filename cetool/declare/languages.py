@@ -4,105 +4,99 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from cetool.base.patterns import pattern
+from cetool.base.values import Value
 from cetool.declare.source import Script
 
 PYTHON = "python"
 
 
-@dataclass(frozen=True)
-class Language:
-    """How a line comment starts, which conda package runs or compiles a script, and by which command.
+class Language(Value):
+    """A language that scripts are written in."""
 
-    ``package`` is None where it is not known; ``command`` is empty where no program runs such a file as it is.
-    """
-
+    #: What a comment of one line begins with.
     comment: str
+    #: The conda package that runs or compiles a script; None where it is not known.
     package: str | None
+    #: The words before the script's path; empty where no program runs such a file as it is.
     command: tuple[str, ...] = ()
 
     @property
     def is_python(self) -> bool:
-        """Whether a PEP 723 block can stand in it."""
+        """Whether a script can have a PEP 723 block."""
         return self.package == PYTHON
 
 
 _UNKNOWN = Language("#", None)
 
-# comment, package, command, suffixes
-_TABLE: tuple[tuple[str, str | None, str, str], ...] = (
-    ("#", "python", "python", ".py .pyw"),
-    ("#", "r-base", "Rscript", ".r"),
-    ("#", "r-rmarkdown", "", ".rmd"),
-    ("#", "quarto", "", ".qmd"),
-    ("#", "julia", "julia", ".jl"),
-    ("#", "bash", "bash", ".sh .bash"),
-    ("#", "zsh", "zsh", ".zsh"),
-    ("#", "ksh", "ksh", ".ksh"),
-    ("#", "fish", "fish", ".fish"),
-    ("#", "ruby", "ruby", ".rb"),
-    ("#", "perl", "perl", ".pl"),
-    ("#", "perl", "", ".pm"),
-    ("#", "tk", "tclsh", ".tcl"),
-    ("#", "gawk", "awk -f", ".awk"),
-    ("#", "sed", "sed -f", ".sed"),
-    ("#", "make", "make -f", ".mk"),
-    ("#", "powershell", "pwsh -File", ".ps1"),
-    ("#", "nushell", "nu", ".nu"),
-    ("#", "xonsh", "xonsh", ".xsh"),
-    ("#", "elixir", "elixir", ".exs"),
-    ("#", "elixir", "", ".ex"),
-    ("#", "gnuplot", "gnuplot", ".gp .gnuplot"),
-    ("#", "snakemake-minimal", "snakemake -s", ".smk"),
-    ("#", "cmake", "cmake -P", ".cmake"),
-    ("//", "nodejs", "node", ".js .mjs .cjs"),
-    ("//", "nodejs", "", ".ts"),
-    ("//", "deno", "deno run", ""),
-    ("//", "bun", "bun", ""),
-    ("//", "php", "php", ".php"),
-    ("//", "c-compiler", "", ".c .h"),
-    ("//", "cxx-compiler", "", ".cc .cpp .cxx .hpp"),
-    ("//", "go", "go run", ".go"),
-    ("//", "openjdk", "java", ".java"),
-    ("//", "rust", "", ".rs"),
-    ("//", "nextflow", "nextflow run", ".nf"),
-    ("//", "kotlin", "", ".kts"),
-    ("//", None, "", ".cs .swift .scala .sc .dart .zig"),
-    ("--", "lua", "lua", ".lua"),
-    ("--", "ghc", "runghc", ".hs"),
-    ("--", None, "", ".sql .elm .adb .ads"),
-    (";;", "racket", "racket", ".rkt"),
-    (";;", "guile", "guile", ".scm"),
-    (";;", None, "", ".lisp .el .clj"),
-    ("%", "octave", "octave", ".m"),
-    ("%", None, "", ".tex .erl .pro"),
-    ("!", "fortran-compiler", "", ".f90 .f95 .f03 .f08"),
-    ("'", None, "", ".vb .bas"),
+# comment, package, command, suffixes, programs that run such scripts
+_TABLE: tuple[tuple[str, str | None, str, str, str], ...] = (
+    ("#", "python", "python", ".py .pyw", "python pythonw pypy ipython"),
+    ("#", "r-base", "Rscript", ".r", "rscript r littler"),
+    ("#", "r-rmarkdown", "", ".rmd", ""),
+    ("#", "quarto", "", ".qmd", ""),
+    ("#", "julia", "julia", ".jl", "julia"),
+    ("#", "bash", "bash", ".sh .bash", "bash"),
+    ("#", "zsh", "zsh", ".zsh", "zsh"),
+    ("#", "ksh", "ksh", ".ksh", "ksh"),
+    ("#", "fish", "fish", ".fish", "fish"),
+    ("#", "ruby", "ruby", ".rb", "ruby"),
+    ("#", "perl", "perl", ".pl", "perl"),
+    ("#", "perl", "", ".pm", ""),
+    ("#", "tk", "tclsh", ".tcl", "tclsh wish"),
+    ("#", "gawk", "awk -f", ".awk", "gawk awk"),
+    ("#", "sed", "sed -f", ".sed", "sed"),
+    ("#", "make", "make -f", ".mk", "make"),
+    ("#", "powershell", "pwsh -File", ".ps1", "pwsh"),
+    ("#", "nushell", "nu", ".nu", "nu"),
+    ("#", "xonsh", "xonsh", ".xsh", "xonsh"),
+    ("#", "elixir", "elixir", ".exs", "elixir"),
+    ("#", "elixir", "", ".ex", ""),
+    ("#", "gnuplot", "gnuplot", ".gp .gnuplot", "gnuplot"),
+    ("#", "snakemake-minimal", "snakemake -s", ".smk", "snakemake"),
+    ("#", "cmake", "cmake -P", ".cmake", ""),
+    ("//", "nodejs", "node", ".js .mjs .cjs", "node nodejs"),
+    ("//", "nodejs", "", ".ts", ""),
+    ("//", "deno", "deno run", "", ""),
+    ("//", "bun", "bun", "", ""),
+    ("//", "php", "php", ".php", "php"),
+    ("//", "c-compiler", "", ".c .h", ""),
+    ("//", "cxx-compiler", "", ".cc .cpp .cxx .hpp", ""),
+    ("//", "go", "go run", ".go", "go"),
+    ("//", "openjdk", "java", ".java", "java"),
+    ("//", "rust", "", ".rs", ""),
+    ("//", "nextflow", "nextflow run", ".nf", "nextflow"),
+    ("//", "kotlin", "", ".kts", ""),
+    ("//", None, "", ".cs .swift .scala .sc .dart .zig", ""),
+    ("--", "lua", "lua", ".lua", "lua"),
+    ("--", "ghc", "runghc", ".hs", "runghc runhaskell"),
+    ("--", None, "", ".sql .elm .adb .ads", ""),
+    (";;", "racket", "racket", ".rkt", "racket"),
+    (";;", "guile", "guile", ".scm", "guile"),
+    (";;", None, "", ".lisp .el .clj", ""),
+    ("%", "octave", "octave", ".m", "octave"),
+    ("%", None, "", ".tex .erl .pro", ""),
+    ("!", "fortran-compiler", "", ".f90 .f95 .f03 .f08", ""),
+    ("'", None, "", ".vb .bas", ""),
 )
 
-
 _SUFFIXES: dict[str, Language] = {}
+_PROGRAMS: dict[str, Language] = {}
 #: By package, the languages whose scripts a program runs as they are.
 _RUNNABLE: dict[str, Language] = {}
-for _comment, _package, _command, _suffixes in _TABLE:
+for _comment, _package, _command, _suffixes, _programs in _TABLE:
     _language = Language(_comment, _package, tuple(_command.split()))
     _SUFFIXES.update(dict.fromkeys(_suffixes.split(), _language))
+    _PROGRAMS.update(dict.fromkeys(_programs.split(), _language))
     if _package is not None and _command:
         _RUNNABLE[_package] = _language
 
 #: Packages whose environment can run scripts of one language, next to those that the table names.
 _ALSO = {
-    "r": "r-base",
-    "r-essentials": "r-base",
-    "snakemake": "snakemake-minimal",
-    "tcl": "tk",
-    "openjdk": "openjdk",
-    "pypy": "python",
-    "cpython": "python",
-    "anaconda": "python",
-    "miniconda": "python",
+    **dict.fromkeys(("r", "r-essentials"), "r-base"),
+    **dict.fromkeys(("pypy", "cpython", "anaconda", "miniconda"), "python"),
+    **{"snakemake": "snakemake-minimal", "tcl": "tk"},
 }
 _PYPY = pattern(r"pypy[0-9.]*\Z")
 #: Programs for a special purpose, which an environment often has next to the interpreter; alone they count.
@@ -110,74 +104,17 @@ _TOOLS = frozenset({"gawk", "sed", "make", "gnuplot", "snakemake-minimal", "cmak
 #: What takes files of its own suffix only.
 _BY_SUFFIX_ONLY = frozenset({"go", "openjdk", "cmake"})
 
-_PROGRAMS: dict[str, Language] = {
-    program: _SUFFIXES[suffix]
-    for program, suffix in (
-        ("python", ".py"),
-        ("pythonw", ".py"),
-        ("pypy", ".py"),
-        ("ipython", ".py"),
-        ("rscript", ".r"),
-        ("r", ".r"),
-        ("littler", ".r"),
-        ("julia", ".jl"),
-        ("bash", ".sh"),
-        ("zsh", ".zsh"),
-        ("ksh", ".ksh"),
-        ("fish", ".fish"),
-        ("ruby", ".rb"),
-        ("perl", ".pl"),
-        ("tclsh", ".tcl"),
-        ("wish", ".tcl"),
-        ("gawk", ".awk"),
-        ("awk", ".awk"),
-        ("sed", ".sed"),
-        ("make", ".mk"),
-        ("pwsh", ".ps1"),
-        ("nu", ".nu"),
-        ("xonsh", ".xsh"),
-        ("elixir", ".exs"),
-        ("gnuplot", ".gp"),
-        ("snakemake", ".smk"),
-        ("node", ".js"),
-        ("nodejs", ".js"),
-        ("php", ".php"),
-        ("go", ".go"),
-        ("java", ".java"),
-        ("nextflow", ".nf"),
-        ("lua", ".lua"),
-        ("runghc", ".hs"),
-        ("runhaskell", ".hs"),
-        ("octave", ".m"),
-        ("racket", ".rkt"),
-        ("guile", ".scm"),
-    )
-}
-
 #: The package that brings a program, where that is not the one of its language or is not called like the program.
 _PACKAGES = {
-    "c++": "cxx-compiler",
-    "cargo": "rust",
-    "cc": "c-compiler",
-    "clang++": "clangxx",
-    "erl": "erlang",
-    "escript": "erlang",
-    "g++": "cxx-compiler",
-    "gcc": "c-compiler",
-    "gfortran": "fortran-compiler",
-    "ipython": "ipython",
-    "javac": "openjdk",
-    "jupyter": "jupyter_core",
-    "magick": "imagemagick",
-    "npm": "nodejs",
-    "npx": "nodejs",
-    "psql": "postgresql",
-    "rustc": "rust",
-    "snakemake": "snakemake",
-    "sqlite3": "sqlite",
-    "swipl": "swi-prolog",
+    **dict.fromkeys(("c++", "g++"), "cxx-compiler"),
+    **dict.fromkeys(("cc", "gcc"), "c-compiler"),
+    **dict.fromkeys(("cargo", "rustc"), "rust"),
+    **dict.fromkeys(("erl", "escript"), "erlang"),
+    **dict.fromkeys(("npm", "npx"), "nodejs"),
+    **{"clang++": "clangxx", "gfortran": "fortran-compiler", "javac": "openjdk", "jupyter": "jupyter_core"},
+    **{"magick": "imagemagick", "psql": "postgresql", "sqlite3": "sqlite", "swipl": "swi-prolog"},
     **{name: name for name in ("bun", "clang", "cmake", "deno", "dotnet", "ghc", "git", "ksh", "ninja", "pkg-config")},
-    **{name: name for name in ("pypy", "zig", "littler", "tcsh", "dash")},
+    **{name: name for name in ("ipython", "snakemake", "pypy", "zig", "littler", "tcsh", "dash")},
 }
 
 #: Programs of every machine, as POSIX has them: an environment need not have its own.

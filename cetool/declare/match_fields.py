@@ -25,19 +25,8 @@ VIRTUAL_PACKAGES = (
 PACKAGE_NAME = pattern(r"(?!.*[._-][._-])[a-z0-9_][a-z0-9_.-]{0,63}")
 #: Fields in brackets, beside version and build.
 FIELDS = (
-    "build_number",
-    "channel",
-    "extras",
-    "flags",
-    "fn",
-    "license",
-    "license_family",
-    "md5",
-    "sha256",
-    "subdir",
-    "track_features",
-    "url",
-    "when",
+    *("build_number", "channel", "extras", "flags", "fn", "license", "license_family", "md5", "sha256", "subdir"),
+    *("track_features", "url", "when"),
 )
 
 _LISTS = ("extras", "flags")
@@ -54,11 +43,9 @@ _HEX = {"md5": pattern(r"[0-9a-fA-F]{32}"), "sha256": pattern(r"[0-9a-fA-F]{64}"
 _UNKNOWN = {
     "build_string": "write build= for it",
     "features": "no engine matches it",
-    "file_name": "write fn= for it",
-    "filename": "write fn= for it",
     "namespace": "conda has no such field",
-    "optional": "whatever is declared is installed",
-    "target": "whatever is declared is installed",
+    **dict.fromkeys(("file_name", "filename"), "write fn= for it"),
+    **dict.fromkeys(("optional", "target"), "whatever is declared is installed"),
 }
 
 
@@ -93,7 +80,8 @@ def read_fields(spec: str) -> Fields:
     text, others = _brackets(spec)
     if "://" in text and "::" not in text:  # and nothing of it is quoted: it may hold a password
         raise ValueError("a package's URL stands alone, and a channel's URL is followed by :: and a name")
-    text = _without_parentheses(text)
+    if "(" in text and text.partition("(")[2].lstrip().startswith(("optional", "target")):
+        raise ValueError("'optional' and 'target' are not fields of a match spec: whatever is declared is installed")
     *before, text = text.rsplit(":", 2)
     # CEP 29: what stands between the colons is a namespace, read and ignored
     channel = before[0].strip() if len(before) == 2 else ""
@@ -101,10 +89,7 @@ def read_fields(spec: str) -> Fields:
         raise ValueError("it has '::' twice")
     if len(before) == 1 and "/" in before[0]:  # no namespace has one: the channel would be ignored
         raise ValueError(f"two colons follow a channel: write {before[0].strip()}::{text.strip()}")
-    subdir = None
-    head, found, tail = channel.rpartition("/")
-    if found and tail in (*PLATFORMS, "noarch"):
-        channel, subdir = head, tail
+    channel, subdir = _split_subdir(channel)
     named = _NAME.match(text.strip())
     if named is None:
         raise ValueError("it names no package")
@@ -120,10 +105,8 @@ def read_fields(spec: str) -> Fields:
     if "build" in others:
         build = _checked_build(others["build"])
     if "channel" in others:
-        channel = others["channel"]
-        head, found, tail = channel.rpartition("/")
-        if found and tail in (*PLATFORMS, "noarch"):
-            channel, subdir = head, tail
+        channel, named_subdir = _split_subdir(others["channel"])
+        subdir = named_subdir or subdir
     channel = "" if channel == "*" else channel
     if channel:
         _check_channel(channel)
@@ -131,6 +114,12 @@ def read_fields(spec: str) -> Fields:
         others.setdefault("subdir", subdir)
     pairs = tuple((key, _checked(key, others[key])) for key in FIELDS if key in others and key != "channel")
     return Fields(name, version, build, channel or None, pairs)
+
+
+def _split_subdir(channel: str) -> tuple[str, str | None]:
+    """A channel, and the platform behind its last slash."""
+    head, found, tail = channel.rpartition("/")
+    return (head, tail) if found and tail in (*PLATFORMS, "noarch") else (channel, None)
 
 
 def is_read_alike(spec: str) -> bool:
@@ -145,9 +134,7 @@ def is_read_alike(spec: str) -> bool:
         fields = read_fields(spec)
     except ValueError:
         return True
-    if "(" in (fields.version or "") or (fields.build or "").startswith("^"):
-        return False
-    return not fields.others
+    return not (fields.others or "(" in (fields.version or "") or (fields.build or "").startswith("^"))
 
 
 def check_name(name: str) -> None:
@@ -228,14 +215,6 @@ def _refuse_brackets(text: str) -> NoReturn:
     raise ValueError(f"'{text}' in its brackets is not a field and its value")
 
 
-def _without_parentheses(text: str) -> str:
-    """conda's ``(optional)`` and ``(target=...)`` are refused; parentheses in a version stay."""
-    at = text.find("(")
-    if at >= 0 and text[at + 1 :].lstrip().startswith(("optional", "target")):
-        raise ValueError("'optional' and 'target' are not fields of a match spec: whatever is declared is installed")
-    return text
-
-
 def _version_and_build(rest: str) -> tuple[str, str | None]:
     spaced = rest[0].isspace()
     text = rest.strip()
@@ -311,8 +290,7 @@ def _clause(operator: str, literal: str, *, exact: bool) -> str:
     if operator == "!=":
         return f"!={base}.*" if glob else f"!={base}"
     if operator in ("", "=", "=="):
-        fuzzy = glob or (operator == "=" and not exact)
-        return f"{base}.*" if fuzzy else f"=={base}"
+        return f"{base}.*" if glob or (operator == "=" and not exact) else f"=={base}"
     if operator == "~=" and (glob or "." not in base):
         raise ValueError(f"'~={literal}' is not a version: '~=' takes one as in ~=1.8")
     if operator in (">", "<=") and glob and not literal.endswith(".*"):

@@ -12,26 +12,9 @@ from cetool.base.text import shorten
 
 #: conda's platforms, as subdirectories of a channel.
 PLATFORMS = (
-    "linux-32",
-    "linux-64",
-    "linux-aarch64",
-    "linux-armv6l",
-    "linux-armv7l",
-    "linux-loongarch64",
-    "linux-ppc64",
-    "linux-ppc64le",
-    "linux-riscv32",
-    "linux-riscv64",
-    "linux-s390x",
-    "osx-64",
-    "osx-arm64",
-    "win-32",
-    "win-64",
-    "win-arm64",
-    "freebsd-64",
-    "zos-z",
-    "emscripten-wasm32",
-    "wasi-wasm32",
+    *("linux-32", "linux-64", "linux-aarch64", "linux-armv6l", "linux-armv7l", "linux-loongarch64", "linux-ppc64"),
+    *("linux-ppc64le", "linux-riscv32", "linux-riscv64", "linux-s390x", "osx-64", "osx-arm64"),
+    *("win-32", "win-64", "win-arm64", "freebsd-64", "zos-z", "emscripten-wasm32", "wasi-wasm32"),
 )
 #: Names for several platforms at once, in pixi's and in conda-script's tables.
 FAMILIES = ("unix", "linux", "osx", "win")
@@ -106,7 +89,9 @@ def virtual_package_holds(condition: str, platform: str, *, where: Location | No
             return False
         if not condition[found.end() :].strip():
             return True
-    from rattler import MatchSpec
+    from fnmatch import fnmatchcase
+
+    from rattler import MatchSpec, Version, VersionSpec
 
     try:
         spec = MatchSpec(condition)
@@ -116,18 +101,10 @@ def virtual_package_holds(condition: str, platform: str, *, where: Location | No
             f"when = '{shorten(condition)}' is not a match spec: {reason}", code="match-spec-invalid", where=where
         ) from None
     offered = _virtual_packages() if platform == current_platform() else default_virtual_packages(platform)
-    version = offered.get(name)
-    return version is not None and _matches(spec.version, spec.build, *version)
-
-
-def _matches(wanted_version: str | None, wanted_build: str | None, version: str, build: str) -> bool:
-    from fnmatch import fnmatchcase
-
-    from rattler import Version, VersionSpec
-
-    if wanted_version is not None and not VersionSpec(wanted_version).matches(Version(version)):
+    version, build = offered.get(name, (None, ""))
+    if version is None or (spec.version is not None and not VersionSpec(spec.version).matches(Version(version))):
         return False
-    return wanted_build is None or fnmatchcase(build, wanted_build)
+    return spec.build is None or fnmatchcase(build, spec.build)
 
 
 def _virtual_packages() -> dict[str, tuple[str, str]]:

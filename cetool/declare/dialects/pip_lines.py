@@ -12,16 +12,17 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from cetool.base.errors import Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
 from cetool.base.patterns import pattern
 from cetool.base.text import has_control, printable, shorten
 from cetool.base.urls import quotable, redact
+from cetool.base.values import Value
 from cetool.declare.channels import file_url
 from cetool.declare.nodes import Node
-from cetool.declare.pypi import PYPI_NAME, PypiSettings, canonical_requirement, place_url
+from cetool.declare.pypi import PYPI_NAME, PypiSettings, canonical_requirement, normalized_name, place_url
 from cetool.declare.requirements import Requirements
 from cetool.declare.source import decode, read_bytes, with_home
 
@@ -44,9 +45,25 @@ _EGG = pattern(r"(?:^|&)egg=(?P<name>[A-Za-z0-9._-]+)(?P<extras>\[[A-Za-z0-9._, 
 _WHAT = "Below 'pip:' write requirements, as in 'requests >=2.31', and options of requirements files."
 
 
+#: pip's options for requirements files: those with a value, which may be given several times, and the flags.
+_VALUED = {
+    "files": ("-r", "--requirement", "--requirements"),
+    "constraints": ("-c", "--constraint", "--constraints"),
+    "editable": ("-e", "--editable"),
+    "index": ("-i", "--index-url", "--pypi-url"),
+    "extra": ("--extra-index-url",),
+    "links": ("-f", "--find-links"),
+    "no_binary": ("--no-binary",),
+    "only_binary": ("--only-binary",),
+    "trusted": ("--trusted-host",),
+    "hashes": ("--hash",),
+}
+_FLAGS = ("--no-index", "--pre", "--prefer-binary", "--require-hashes")
+
+
 @functools.cache
 def _parser() -> argparse.ArgumentParser:
-    """pip's options for requirements files; it raises ValueError for what is none."""
+    """A parser of the options; it raises ValueError for what is none."""
     import argparse  # 5 ms, which those without such lines need not wait for
 
     class Parser(argparse.ArgumentParser):
@@ -54,28 +71,30 @@ def _parser() -> argparse.ArgumentParser:
             raise ValueError(message)
 
     parser = Parser(prog="", add_help=False, allow_abbrev=False)
-    add = parser.add_argument
-    add("words", nargs="*")
-    add("-r", "--requirement", "--requirements", action="append", dest="files", default=[])
-    add("-c", "--constraint", "--constraints", action="append", dest="constraints", default=[])
-    add("-e", "--editable", action="append", dest="editable", default=[])
-    add("-i", "--index-url", "--pypi-url")
-    add("--extra-index-url", action="append", default=[])
-    add("-f", "--find-links", action="append", default=[])
-    add("--no-binary", action="append", default=[])
-    add("--only-binary", action="append", default=[])
-    add("--trusted-host", action="append", default=[])
-    add("--hash", action="append", dest="hashes", default=[])
-    for flag in ("--no-index", "--pre", "--prefer-binary", "--require-hashes"):
-        add(flag, action="store_true")
+    for name, spellings in _VALUED.items():
+        parser.add_argument(*spellings, action="append", dest=name, default=[])
+    for flag in _FLAGS:
+        parser.add_argument(flag, action="store_true")
     return parser
+
+
+class _Spot(Value):
+    """Where a line is: its place, the directory where relative paths start, and whether it is a constraint."""
+
+    where: Location
+    directory: Path
+    constraint: bool = False
+
+    def refuse(self, message: str, hint: str | None = None) -> NoReturn:
+        """Raise MetadataError about the line."""
+        raise MetadataError(message, code="requirement-invalid", where=self.where, hint=hint)
 
 
 def read_pip_lines(nodes: tuple[Node, ...], base_dir: str | os.PathLike[str]) -> Requirements:
     """What the entries of a list ``pip:`` ask for; relative paths start from ``base_dir``. Raises MetadataError."""
     reader = _Reader()
     for node in nodes:
-        reader.line(node.as_text("an entry of pip", _WHAT), node.where, Path(base_dir))
+        reader.line(node.as_text("an entry of pip", _WHAT), _Spot(node.where, Path(base_dir)))
     return reader.found()
 
 
@@ -120,170 +139,130 @@ class _Reader:
 
     def __init__(self) -> None:
         self._pypi: list[str] = []
-        self._constraints: list[str] = []
-        self._hashes: dict[str, list[str]] = {}
+        self._constraints: set[str] = set()
+        self._hashes: dict[str, set[str]] = {}
         self._settings = PypiSettings()
         self._files: list[str] = []
         self._open: list[str] = []
 
     def found(self) -> Requirements:
         """All that was said."""
-        constraints, hashes = sorted(set(self._constraints)), {key: sorted(set(v)) for key, v in self._hashes.items()}
+        constraints, hashes = sorted(self._constraints), {key: sorted(each) for key, each in self._hashes.items()}
         settings = self._settings.plus(PypiSettings().with_options(constraint_dependencies=constraints, hashes=hashes))
         return Requirements(pypi=tuple(self._pypi), pypi_settings=settings, files=tuple(dict.fromkeys(self._files)))
 
-    def line(self, line: str, where: Location, directory: Path, *, constraint: bool = False) -> None:
-        """Take a line in; ``directory`` is where relative paths start. Raises MetadataError."""
+    def line(self, line: str, spot: _Spot) -> None:
+        """Take a line in. Raises MetadataError."""
         text = _COMMENT.sub("", line).strip()
         if not text:
             return
         shown = quotable(text)
         if len(text) > MAX_LINE or has_control(text.replace("\t", " ")):
-            raise MetadataError(
-                f"'{shown}' is not a line for pip: it is too long, or holds a line break or a control character",
-                code="requirement-invalid",
-                where=where,
+            spot.refuse(
+                f"'{shown}' is not a line for pip: it is too long, or holds a line break or a control character"
             )
         if variable := _VARIABLE.search(text):
-            raise MetadataError(
+            spot.refuse(
                 f"'{shown}' refers to the variable {variable[0]}, and a script's requirements have no variables",
-                code="requirement-invalid",
-                where=where,
-                hint="Keep passwords in ~/.netrc, and your own indexes in the configuration of uv or pip.",
+                "Keep passwords in ~/.netrc, and your own indexes in the configuration of uv or pip.",
             )
         wanted, options = _split(text.replace("\t", " "))
         try:
-            given = _parser().parse_intermixed_args(shlex.split(options))
+            given, words = _parser().parse_known_args(shlex.split(options))
+            if unknown := [word for word in words if word.startswith("-")]:
+                raise ValueError(f"unrecognized arguments: {' '.join(unknown)}")
         except ValueError as error:
-            raise MetadataError(
-                f"'{shown}' cannot be read as a line for pip: {shorten(redact(str(error)))}",
-                code="requirement-invalid",
-                where=where,
-                hint=_WHAT,
-            ) from None
-        wanted = " ".join([wanted, *given.words]).strip()
-        self._options(given, where, directory, constraint=constraint)
+            spot.refuse(f"'{shown}' cannot be read as a line for pip: {shorten(redact(str(error)))}", _WHAT)
+        wanted = " ".join([wanted, *words]).strip()
+        self._options(given, spot)
         if not wanted:
             if given.hashes:
-                raise MetadataError("--hash belongs behind a requirement", code="requirement-invalid", where=where)
+                spot.refuse("--hash belongs behind a requirement")
             return
-        known = _requirement(wanted, where, directory)
-        if constraint:
-            if known != wanted and _URL.match(known):
-                raise MetadataError(
-                    f"the constraint '{shown}' needs a name", code="requirement-invalid", where=where, hint="NAME @ URL"
-                )
-            self._constraints.append(known)
-        else:
+        known = _requirement(wanted, spot)
+        if not spot.constraint:
             self._pypi.append(known)
+        elif known != wanted and _URL.match(known):
+            spot.refuse(f"the constraint '{shown}' needs a name", "NAME @ URL")
+        else:
+            self._constraints.add(known)
         if given.hashes and not re.search(r"://|===?[^*]*$", known.partition(";")[0]):
-            raise MetadataError(
+            spot.refuse(
                 f"'{shown}' has a digest, and several versions fit",
-                code="requirement-invalid",
-                where=where,
-                hint="Name one: NAME==VERSION --hash=..., as `pip freeze` or `uv pip compile` write it.",
+                "Name one: NAME==VERSION --hash=..., as `pip freeze` or `uv pip compile` write it.",
             )
         for digest in given.hashes:
             if not _HASH.fullmatch(digest.lower()):
-                raise MetadataError(
-                    f"--hash={shorten(digest)} is not a digest",
-                    code="requirement-invalid",
-                    where=where,
-                    hint="Write sha256: and 64 hexadecimal digits.",
-                )
-            self._hashes.setdefault(known, []).append(digest.lower())
+                spot.refuse(f"--hash={shorten(digest)} is not a digest", "Write sha256: and 64 hexadecimal digits.")
+            self._hashes.setdefault(known, set()).add(digest.lower())
 
-    def _options(self, given: argparse.Namespace, where: Location, directory: Path, *, constraint: bool) -> None:
+    def _options(self, given: Any, spot: _Spot) -> None:
         if given.editable:
-            raise MetadataError(
+            spot.refuse(
                 f"-e {shorten(redact(given.editable[0]))!r} is to be installed editable, and an environment never "
                 "changes once it is made",
-                code="requirement-invalid",
-                where=where,
-                hint="Write the directory or URL without -e to install it as it is now.",
+                "Write the directory or URL without -e to install it as it is now.",
             )
-        node = Node("text", where)
-        places = [*given.extra_index_url, *given.find_links, *([given.index_url] if given.index_url else [])]
-        for text in places:
+
+        def places(texts: list[str]) -> tuple[str, ...]:
+            return tuple(place_url(text, Node("text", spot.where), spot.directory) for text in texts)
+
+        index = [text for text in given.index[-1:] if text]
+        for text in (*given.extra, *given.links, *index):
             if text.startswith("-") or not text.strip():
-                raise MetadataError(
-                    f"{shorten(redact(text))!r} is not a URL or a path", code="requirement-invalid", where=where
-                )
-        settings = PypiSettings(
-            index_url=place_url(given.index_url, node, directory) if given.index_url else None,
-            extra_index_urls=tuple(place_url(text, node, directory) for text in given.extra_index_url),
-            find_links=tuple(place_url(text, node, directory) for text in given.find_links),
-        )
+                spot.refuse(f"{shorten(redact(text))!r} is not a URL or a path")
+        settings = PypiSettings(next(iter(places(index)), None), places(given.extra), places(given.links))
         flags = {
             "no-index": given.no_index,
             "prefer-binary": given.prefer_binary,
             "require-hashes": given.require_hashes,
             "prerelease": "allow" if given.pre else None,
-            "allow-insecure-host": sorted(set(given.trusted_host)),
+            "allow-insecure-host": sorted(set(given.trusted)),
         }
         named = {key: value for key, value in flags.items() if value}
         self._settings = self._settings.plus(settings.with_options(**named))
         for key, lists in (("no-binary", given.no_binary), ("no-build", given.only_binary)):
-            for names in lists:
-                self._formats(key, names, where)
+            for name in filter(None, (name.strip() for names in lists for name in names.split(","))):
+                self._format(key, name, spot)
         for name in given.constraints:
-            self._file(name, where, directory, constraint=True)
+            self._file(name, spot, constraint=True)
         for name in given.files:
-            self._file(name, where, directory, constraint=constraint)
+            self._file(name, spot, constraint=spot.constraint)
 
-    def _formats(self, key: str, names: str, where: Location) -> None:
-        """``--no-binary`` and ``--only-binary``: names, ``:all:`` or ``:none:``, which undoes what was said before."""
-        for name in filter(None, map(str.strip, names.split(","))):
-            if not _NAMES.fullmatch(name):
-                raise MetadataError(
-                    f"{shorten(name)!r} is not the name of a PyPI package",
-                    code="requirement-invalid",
-                    where=where,
-                    hint="Names, :all: or :none:.",
-                )
-            named = self._settings.named
-            if name in (":all:", ":none:"):
-                settings = self._settings.with_options(**{key: True if name == ":all:" else None, f"{key}-package": []})
-            else:
-                known = re.sub(r"[-_.]+", "-", name).lower()
-                settings = self._settings.with_options(
-                    **{f"{key}-package": sorted({*named.get(f"{key}-package", []), known})}
-                )
-            self._settings = settings
+    def _format(self, key: str, name: str, spot: _Spot) -> None:
+        """``--no-binary`` and ``--only-binary``: a name, ``:all:`` or ``:none:``, which undoes what was said before."""
+        if not _NAMES.fullmatch(name):
+            spot.refuse(f"{shorten(name)!r} is not the name of a PyPI package", "Names, :all: or :none:.")
+        some = f"{key}-package"
+        changed: dict[str, Any]
+        if name in (":all:", ":none:"):
+            changed = {key: True if name == ":all:" else None, some: []}
+        else:
+            changed = {some: sorted({*self._settings.named.get(some, []), normalized_name(name)})}
+        self._settings = self._settings.with_options(**changed)
 
-    def _file(self, name: str, where: Location, directory: Path, *, constraint: bool) -> None:
+    def _file(self, name: str, spot: _Spot, *, constraint: bool) -> None:
         """Take in all lines of a file. Raises MetadataError where it cannot be read, or leads back to itself."""
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name) and not name.startswith("file://"):
-            raise MetadataError(
+            spot.refuse(
                 f"{shorten(redact(name))!r} is not a file on this machine, and cetool reads no others",
-                code="requirement-invalid",
-                where=where,
-                hint="Put the file beside the script, or write its lines here.",
+                "Put the file beside the script, or write its lines here.",
             )
         local = unquote(urlsplit(name).path) if name.startswith("file://") else name
-        path = os.path.abspath(directory / with_home(local, where))
+        path = os.path.abspath(spot.directory / with_home(local, spot.where))
         shown = printable(os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path)
         if path in self._open:
-            raise MetadataError(
-                f"{shown} leads back to itself",
-                code="requirement-invalid",
-                where=where,
-                hint="Take one of the lines -r out.",
-            )
+            spot.refuse(f"{shown} leads back to itself", "Take one of the lines -r out.")
         if len(self._files) >= MAX_FILES:
-            raise MetadataError(
-                f"more than {MAX_FILES} requirements files are named", code="requirement-invalid", where=where
-            )
+            spot.refuse(f"more than {MAX_FILES} requirements files are named")
         self._files.append(path)
         try:
             data = b"" if _is_empty(path) else read_bytes(path, shown, "requirements file", limit=MAX_SIZE)
         except (ScriptNotFoundError, ScriptNotReadableError) as error:
-            raise error.turned_into(
-                MetadataError, message=f"{error.message} (named here)", code="requirement-invalid", where=where
-            ) from None
+            spot.refuse(f"{error.message} (named here)", error.hint)
         self._open.append(path)
         for number, line in _lines(decode(data, shown) if data else ""):
-            self.line(line, Location(shown, number), Path(path).parent, constraint=constraint)
+            self.line(line, _Spot(Location(shown, number), Path(path).parent, constraint))
         self._open.pop()
 
 
@@ -313,8 +292,9 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
         yield first, "".join(parts)
 
 
-def _requirement(text: str, where: Location, directory: Path) -> str:
+def _requirement(text: str, spot: _Spot) -> str:
     """A requirement in its canonical form: PEP 508, or a URL alone where nothing tells the package's name."""
+    where, directory = spot.where, spot.directory
     parts = re.split(r"\s+;|;\s", text, maxsplit=1)
     body, marker = parts[0].strip(), parts[1] if len(parts) > 1 else ""
     if not _URL.match(body) and not _is_path(body):
@@ -332,11 +312,9 @@ def _requirement(text: str, where: Location, directory: Path) -> str:
         fragment = _EGG.sub("", fragment).strip("&")
         url = f"{before}#{fragment}" if fragment else before
     if name is None and extras:
-        raise MetadataError(
+        spot.refuse(
             f"{shorten(redact(text))!r} asks for extras of a package whose name nothing tells",
-            code="requirement-invalid",
-            where=where,
-            hint=f"Put the name in front: 'NAME{extras} @ {redact(path)}'.",
+            f"Put the name in front: 'NAME{extras} @ {redact(path)}'.",
         )
     held = f" ; {marker.strip()}" if marker.strip() else ""
     if name is not None:
@@ -350,12 +328,7 @@ def _is_path(text: str) -> bool:
     if " @ " in text or re.match(r"[A-Za-z0-9._-]+\s*(?:\[[^\]]*\])?\s*@", text):
         return False
     plain = _with_extras(text)[0]
-    return (
-        plain.startswith(("./", "../", "/", "~/"))
-        or plain in (".", "..")
-        or "/" in plain
-        or (plain.lower().endswith(_ARCHIVE))
-    )
+    return "/" in plain or plain in (".", "..") or plain.lower().endswith(_ARCHIVE)
 
 
 def _with_extras(text: str) -> tuple[str, str]:
@@ -393,16 +366,21 @@ def _declared_name(directory: Path) -> str | None:
 
     import tomli
 
+    def read(name: str) -> str:
+        try:
+            return read_bytes(str(directory / name), "", limit=MAX_SIZE).decode()
+        except (MetadataError, ScriptNotFoundError, ScriptNotReadableError, ValueError):
+            return ""
+
     try:
-        project = tomli.loads(read_bytes(str(directory / "pyproject.toml"), "", limit=MAX_SIZE).decode())
-        name = project.get("project", {}).get("name")
-    except (MetadataError, ScriptNotFoundError, ScriptNotReadableError, ValueError, AttributeError, RecursionError):
+        name = tomli.loads(read("pyproject.toml")).get("project", {}).get("name")
+    except (ValueError, AttributeError, RecursionError):
         name = None
     if name is None:
         parser = configparser.RawConfigParser()
         try:
-            parser.read_string(read_bytes(str(directory / "setup.cfg"), "", limit=MAX_SIZE).decode())
+            parser.read_string(read("setup.cfg"))
             name = parser.get("metadata", "name", fallback=None)
-        except (MetadataError, ScriptNotFoundError, ScriptNotReadableError, ValueError, configparser.Error):
+        except (ValueError, configparser.Error):
             name = None
     return name if isinstance(name, str) and PYPI_NAME.fullmatch(name) else None
