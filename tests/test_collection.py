@@ -12,6 +12,7 @@ import pytest
 from support.cache import (
     builder,
     collect,
+    ensure,
     finish,
     hear,
     leftovers,
@@ -131,7 +132,7 @@ def test_the_incomplete_go_unless_they_are_being_made(tmp_path: Path) -> None:
     store = small_store(tmp_path)
     make_files(tmp_path / "envs" / ("0" * 20))  # left by a crash
     (store.prefix(small_spec("d").name) / MARKER).write_text("{")
-    body = 'STORE.ensure(SPEC, builder(SPEC, then=lambda site: (say("making"), sys.stdin.read())))'
+    body = 'ensure(STORE, SPEC, builder(SPEC, then=lambda site: (say("making"), sys.stdin.read())))'
     maker = start(tmp_path, body)
     hear(maker)
     report = _collect(tmp_path, Policy(older_than=100 * HOUR))
@@ -196,7 +197,7 @@ def test_interrupted_deletions_are_finished_and_locks_cleared(tmp_path: Path) ->
     """
     start(tmp_path, body).communicate()
     assert len(os.listdir(tmp_path / "trash")) == 3
-    wait = small_store(tmp_path)._build_lock("1" * 20)
+    wait = small_store(tmp_path).build_lock("1" * 20)
     wait.touch()
     _collect(tmp_path, Policy(), dry_run=True)
     assert len(os.listdir(tmp_path / "trash")) == 3
@@ -236,7 +237,7 @@ def test_runs_and_collections_in_tight_loops(tmp_path: Path) -> None:
     def act(number):
         for _ in range(100 if number < 2 else 25):
             if number < 2:
-                lease = STORE.ensure(SPEC, builder(SPEC))
+                lease = ensure(STORE, SPEC, builder(SPEC))
                 note_use(ROOT / "spool", lease.prefix.name, "script")
                 for _ in range(5):
                     assert is_whole(lease.prefix)
@@ -256,7 +257,7 @@ def test_a_new_environment_is_not_taken_for_an_old_one(tmp_path: Path) -> None:
     """Made since the log was opened: the log does not know it, but its marker tells."""
     store = small_store(tmp_path)
     with usage_log(tmp_path) as log:
-        store.ensure(small_spec(), builder(small_spec())).release()
+        ensure(store, small_spec(), builder(small_spec())).release()
         assert collect(store, log, Policy(older_than=HOUR, max_size=10**9)).collected == []
         assert len(collect(store, log, Policy(max_size=0)).collected) == 1
     with pytest.raises(StoreError), usage_log(tmp_path) as log:

@@ -16,6 +16,7 @@ import pytest
 
 import cetool.base.errors
 from cetool.base.errors import StoreError
+from cetool.base.files import put_file
 from cetool.store import scripts
 from cetool.store.gc import Collection, Policy
 from cetool.store.kinds import KeptScripts
@@ -207,26 +208,25 @@ def test_keeping_while_everything_is_collected(store: ScriptStore, tmp_path: Pat
 
 
 def test_keeping_while_somebody_removes_the_directory(store: ScriptStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = scripts._write
     removed: list[Path] = []
 
-    def removing(path: Path, data: bytes) -> None:
+    def removing(path: Path, data: bytes, *, mode: int, sync: bool) -> None:
         if len(removed) < 2:
             removed.append(path)
             path.parent.rmdir()
-        write(path, data)
+        put_file(path, data, mode=mode, sync=sync)
 
-    monkeypatch.setattr(scripts, "_write", removing)
+    monkeypatch.setattr(scripts, "put_file", removing)
     path = store.keep(DATA, "s.sh")
     assert removed == [path, path] and path.read_bytes() == DATA
 
 
 def test_what_cannot_be_written_says_why(store: ScriptStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, data: bytes, **how: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     with monkeypatch.context() as patched:
-        patched.setattr(scripts, "_write", full)
+        patched.setattr(scripts, "put_file", full)
         with pytest.raises(StoreError) as caught:
             store.keep(DATA, "s.sh")
     assert "No space left" in caught.value.message and "cetool gc" in str(caught.value.hint)

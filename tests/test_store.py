@@ -7,28 +7,34 @@ import json
 import os
 import shutil
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from support.cache import (
     builder,
+    ensure,
     hear,
     is_whole,
     leftovers,
     made,
     make_files,
     marker_for,
+    remove,
     run,
     small_spec,
     small_store,
     start,
+    tidy,
     wait_until,
 )
 
 from cetool.base.errors import StoreError
 from cetool.base.filelock import is_locked
+from cetool.store.making import Site
 from cetool.store.marker import Marker, read_marker
-from cetool.store.store import Directory, Site
+from cetool.store.store import Directory, Lease
 
 SPEC = small_spec()
 NAME = SPEC.name
@@ -38,7 +44,7 @@ NAME = SPEC.name
 def test_twenty_want_a_missing_environment(tmp_path: Path) -> None:
     body = """
     def act(number):
-        lease = STORE.ensure(SPEC, builder(SPEC, built=ROOT / "built", then=lambda site: time.sleep(0.2)))
+        lease = ensure(STORE, SPEC, builder(SPEC, built=ROOT / "built", then=lambda site: time.sleep(0.2)))
         assert is_whole(lease.prefix)
         say(lease.created)
     fork_many(20, act)
@@ -48,6 +54,37 @@ def test_twenty_want_a_missing_environment(tmp_path: Path) -> None:
     assert (tmp_path / "built").read_text() == f"{NAME}\n"
     assert leftovers(tmp_path) == [f"envs/{NAME}", f"locks/{NAME}.lock"]
     assert not is_locked(tmp_path / "locks" / f"{NAME}.lock")
+
+
+def test_threads_of_one_process_share_what_one_of_them_makes(tmp_path: Path) -> None:
+    """Each holds the environment by a lock of its own: it is in use until the last has released it."""
+    start_together = threading.Barrier(4)
+    leases: list[Lease] = []
+    failures: list[BaseException] = []
+
+    def want(package: str) -> None:
+        spec = small_spec(package)
+        start_together.wait()
+        try:
+            then = lambda site: time.sleep(0.1)  # noqa: E731
+            leases.append(ensure(small_store(tmp_path), spec, builder(spec, built=tmp_path / "built", then=then)))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=want, args=(package,)) for package in ("a", "a", "b", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == [] and len(leases) == 4
+    assert len((tmp_path / "built").read_text().split()) == len({lease.prefix for lease in leases}) == 2
+    assert sum(lease.created for lease in leases) == 2
+    store = small_store(tmp_path)
+    for lease in leases:
+        assert store.in_use(Directory(lease.prefix, lease.marker.name))
+        with lease:
+            assert is_whole(lease.prefix)
+    assert not any(map(store.in_use, store.directories()))
 
 
 def test_those_who_waited_share_the_failure(tmp_path: Path) -> None:
@@ -60,7 +97,7 @@ def test_those_who_waited_share_the_failure(tmp_path: Path) -> None:
 
     def act(number):
         try:
-            STORE.ensure(SPEC, builder(SPEC, built=ROOT / "built", then=fail))
+            ensure(STORE, SPEC, builder(SPEC, built=ROOT / "built", then=fail))
         except EngineError as error:
             say(error.message.partition(" (")[0], error.log)
     fork_many(8, act)
@@ -69,7 +106,7 @@ def test_those_who_waited_share_the_failure(tmp_path: Path) -> None:
     assert said == ['["the channel is out of reach", "/the/log"]'] * 8
     assert (tmp_path / "built").read_text() == f"{NAME}\n"
     # who comes later tries again
-    assert small_store(tmp_path).ensure(SPEC, builder(SPEC)).created
+    assert ensure(small_store(tmp_path), SPEC, builder(SPEC)).created
 
 
 @pytest.mark.parametrize(
@@ -81,7 +118,7 @@ def test_a_creation_that_fails_leaves_nothing(tmp_path: Path, problem: BaseExcep
 
     expected = StoreError if isinstance(problem, OSError) else type(problem)
     with pytest.raises(expected) as caught:
-        small_store(tmp_path).ensure(SPEC, builder(SPEC, then=fail))
+        ensure(small_store(tmp_path), SPEC, builder(SPEC, then=fail))
     assert leftovers(tmp_path) == []
     if isinstance(caught.value, StoreError):
         assert caught.value.hint
@@ -91,14 +128,14 @@ def test_a_creation_that_fails_leaves_nothing(tmp_path: Path, problem: BaseExcep
 def test_a_marker_that_cannot_be_written_or_is_anothers_leaves_nothing(tmp_path: Path) -> None:
     store = small_store(tmp_path)
     with pytest.raises(StoreError, match="could not be written"):
-        store.ensure(SPEC, builder(SPEC, then=lambda site: shutil.rmtree(site.prefix / "conda-meta")))
+        ensure(store, SPEC, builder(SPEC, then=lambda site: shutil.rmtree(site.prefix / "conda-meta")))
 
     def elsewhere(site: Site) -> Marker:
         make_files(site.prefix)
         return marker_for(tmp_path / "elsewhere", SPEC)
 
     with pytest.raises(StoreError, match="made as another one"):
-        store.ensure(SPEC, elsewhere)
+        ensure(store, SPEC, elsewhere)
     assert leftovers(tmp_path) == []
 
 
@@ -115,28 +152,27 @@ def killed_at(step):
                     os.kill(os.getpid(), signal.SIGKILL)
                 seen[0] += 1
         sys.addaudithook(hook)
-        STORE.ensure(SPEC, builder(SPEC), refresh=REFRESH)
+        ensure(STORE, SPEC, builder(SPEC), refresh=REFRESH)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 step = 0
 while True:
     if REFRESH:
-        STORE.ensure(SPEC, builder(SPEC)).release()
+        ensure(STORE, SPEC, builder(SPEC)).release()
     if not killed_at(step):
         break
     lease = STORE.lease(SPEC.name)
     if lease is not None:
         assert is_whole(lease.prefix), step
         lease.release()
-    lease = STORE.ensure(SPEC, builder(SPEC))
+    lease = ensure(STORE, SPEC, builder(SPEC))
     assert is_whole(lease.prefix), step
     lease.release()
-    STORE.clear_trash()
-    STORE.clear_locks()
+    tidy(STORE)
     for directory in list(STORE.directories()):
         with STORE.hold_for_removal(directory) as lock:
-            STORE.remove(directory, lock)
+            remove(STORE, directory, lock)
     assert leftovers(ROOT) == [], (step, leftovers(ROOT))
     step += 1
 say(step)
@@ -158,7 +194,7 @@ def test_a_dead_makers_engine_keeps_others_from_building_there(tmp_path: Path) -
         engine = subprocess.Popen([sys.executable, "-c", code, str(site.prefix)], pass_fds=site.inherit)
         say(engine.pid)
         engine.wait()
-    STORE.ensure(SPEC, builder(SPEC, then=then), purpose="for a test")
+    ensure(STORE, SPEC, builder(SPEC, then=then), purpose="for a test")
     """
     maker = start(tmp_path, body)
     hear(maker)
@@ -174,7 +210,7 @@ def test_a_dead_makers_engine_keeps_others_from_building_there(tmp_path: Path) -
         maker.stdin.close()  # which the engine has inherited, and waits for
 
     with maker:
-        lease = store.ensure(SPEC, builder(SPEC), on_wait=on_wait)
+        lease = ensure(store, SPEC, builder(SPEC), on_wait=on_wait)
     assert told == [f"process {maker.pid} (for a test)"]
     assert lease.created
     assert is_whole(lease.prefix)
@@ -188,7 +224,7 @@ def test_a_dead_makers_engine_keeps_others_from_building_there(tmp_path: Path) -
 def test_a_lease_lasts_as_long_as_its_last_process(tmp_path: Path) -> None:
     """The maker execs a script that forks a daemon and ends; stopped or not, the daemon keeps the environment."""
     body = """
-    lease = STORE.ensure(SPEC, builder(SPEC))
+    lease = ensure(STORE, SPEC, builder(SPEC))
     os.set_inheritable(lease.lock.fd, True)
     code = "import os, sys; pid = os.fork(); print([pid], flush=True) if pid else sys.stdin.read()"
     os.execv(sys.executable, [sys.executable, "-c", code])
@@ -207,7 +243,7 @@ def test_a_lease_lasts_as_long_as_its_last_process(tmp_path: Path) -> None:
     wait_until(lambda: not store.in_use(directory))
     lock = store.hold_for_removal(directory)
     assert lock is not None
-    store.remove(directory, lock)
+    remove(store, directory, lock)
     assert leftovers(tmp_path) == []
 
 
@@ -219,8 +255,8 @@ def test_who_only_looks_disturbs_nobody(tmp_path: Path) -> None:
             if number:
                 STORE.in_use(directory)
             else:
-                STORE.ensure(SPEC, builder(SPEC, built=ROOT / "built")).release()
-    STORE.ensure(SPEC, builder(SPEC)).release()
+                ensure(STORE, SPEC, builder(SPEC, built=ROOT / "built")).release()
+    ensure(STORE, SPEC, builder(SPEC)).release()
     fork_many(3, act)
     """
     run(tmp_path, body)
@@ -233,7 +269,7 @@ def test_whoever_has_a_lease_has_the_files(tmp_path: Path) -> None:
     def act(number):
         while (ROOT / "built").read_text().count("\\n") < 30:
             if number < 2:
-                lease = STORE.ensure(SPEC, builder(SPEC, built=ROOT / "built"))
+                lease = ensure(STORE, SPEC, builder(SPEC, built=ROOT / "built"))
                 for _ in range(5):
                     assert is_whole(lease.prefix)
                     os.sched_yield()
@@ -242,15 +278,14 @@ def test_whoever_has_a_lease_has_the_files(tmp_path: Path) -> None:
                 for directory in STORE.directories():
                     lock = STORE.hold_for_removal(directory)
                     if lock is not None:
-                        STORE.remove(directory, lock)
+                        remove(STORE, directory, lock)
             time.sleep(0.001)
     (ROOT / "built").touch()
     fork_many(4, act)
     """
     run(tmp_path, body)
     store = small_store(tmp_path)
-    store.clear_trash()
-    store.clear_locks()
+    tidy(store)
     assert {entry.split("/")[0] for entry in leftovers(tmp_path)} <= {"envs", "locks"}
 
 
@@ -260,17 +295,17 @@ def test_whoever_has_a_lease_has_the_files(tmp_path: Path) -> None:
 def test_refresh_while_a_script_runs_in_the_old_one(tmp_path: Path) -> None:
     store = small_store(tmp_path)
     old = made(tmp_path)
-    new = store.ensure(SPEC, builder(SPEC), refresh=True)
+    new = ensure(store, SPEC, builder(SPEC), refresh=True)
     assert new.created
     assert new.prefix.name == f"{NAME}-2"
     assert (old.prefix / "bin/tool").is_file()
-    again = store.ensure(SPEC, builder(SPEC))
+    again = ensure(store, SPEC, builder(SPEC))
     assert (store.prefix(NAME), again.prefix, again.created) == (new.prefix, new.prefix, False)
-    third = store.ensure(SPEC, builder(SPEC), refresh=True)
+    third = ensure(store, SPEC, builder(SPEC), refresh=True)
     assert third.prefix.name == f"{NAME}-3"
     for lease in (old, new, again):
         lease.release()
-    fourth = store.ensure(SPEC, builder(SPEC), refresh=True)
+    fourth = ensure(store, SPEC, builder(SPEC), refresh=True)
     assert fourth.prefix.name == NAME  # free again
     # the second could go when the fourth was made; the third is still in use, but nobody is sent there any more
     assert leftovers(tmp_path)[:2] == [f"envs/{NAME}", f"envs/{NAME}-3"]
@@ -285,11 +320,11 @@ def test_a_refresh_that_fails_keeps_the_old_one(tmp_path: Path) -> None:
     old = store.prefix(NAME).stat().st_ino
 
     def fail(site: Site) -> None:
-        run(tmp_path, "STORE.clear_trash()")  # a collection of another process, which must leave the old one
+        run(tmp_path, "tidy(STORE)")  # a collection of another process, which must leave the old one
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.ensure(SPEC, builder(SPEC, then=fail), refresh=True)
+        ensure(store, SPEC, builder(SPEC, then=fail), refresh=True)
     lease = store.lease(NAME)
     assert lease is not None
     assert is_whole(lease.prefix)
@@ -303,7 +338,7 @@ def test_several_refresh_at_once(tmp_path: Path) -> None:
     made(ROOT).release()
     def act(number):
         asked = time.time()
-        lease = STORE.ensure(SPEC, builder(SPEC, built=ROOT / "built"), refresh=True)
+        lease = ensure(STORE, SPEC, builder(SPEC, built=ROOT / "built"), refresh=True)
         assert lease.marker.created >= asked
         assert is_whole(lease.prefix)
         lease.release()
@@ -322,7 +357,7 @@ def test_a_daemon_that_closed_its_descriptors_keeps_its_files(tmp_path: Path) ->
     lease.release()
     pid = os.posix_spawn(program, [str(program), "600"], {})
     try:
-        new = small_store(tmp_path).ensure(SPEC, builder(SPEC), refresh=True)
+        new = ensure(small_store(tmp_path), SPEC, builder(SPEC), refresh=True)
         assert new.prefix.name == f"{NAME}-2"
         assert program.exists()
     finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.cache import (
     builder,
+    ensure,
     finish,
     hear,
     leftovers,
@@ -23,12 +24,14 @@ from support.cache import (
     small_spec,
     small_store,
     start,
+    tidy,
 )
 
 from cetool.base.errors import StoreError
 from cetool.declare.environment import Solve
 from cetool.settings.paths import Paths
-from cetool.store.marker import MARKER, Settling, read_marker, write_marker
+from cetool.store.making import Settling, put_away
+from cetool.store.marker import MARKER, read_marker, write_marker
 from cetool.store.store import Store
 
 SPEC = small_spec()
@@ -77,7 +80,7 @@ def test_an_environment_with_a_damaged_marker_is_absent(tmp_path: Path, damage: 
     store = small_store(tmp_path)
     assert store.lease(NAME) is None
     assert [directory.is_marked for directory in store.directories()] in ([True], [False])
-    assert store.ensure(SPEC, builder(SPEC)).created
+    assert ensure(store, SPEC, builder(SPEC)).created
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes and links of POSIX")
@@ -93,7 +96,7 @@ def test_a_marker_that_is_not_a_file_is_none(tmp_path: Path, name: str) -> None:
         marker.rename(tmp_path / "elsewhere")
         marker.symlink_to(tmp_path / "elsewhere")
     assert small_store(tmp_path).lease(NAME) is None
-    assert small_store(tmp_path).ensure(SPEC, builder(SPEC)).created
+    assert ensure(small_store(tmp_path), SPEC, builder(SPEC)).created
 
 
 def test_a_moved_or_copied_environment_is_absent(tmp_path: Path) -> None:
@@ -139,8 +142,8 @@ def test_a_cache_that_may_only_be_read(open_path: Path) -> None:
     assert lease is not None and lease.lock is not None and is_whole(lease.prefix)
     other = next(STORE.directories())
     for act in (
-        lambda: STORE.ensure(small_spec("other"), builder(small_spec("other"))),
-        lambda: STORE.remove(other, lease.lock),
+        lambda: ensure(STORE, small_spec("other"), builder(small_spec("other"))),
+        lambda: remove(STORE, other, lease.lock),
     ):
         try:
             act()
@@ -148,8 +151,7 @@ def test_a_cache_that_may_only_be_read(open_path: Path) -> None:
             assert error.hint
         else:
             raise AssertionError("no error")
-    STORE.clear_trash()
-    STORE.clear_locks()
+    tidy(STORE)
     say("held")
     sys.stdin.read()
     """
@@ -168,7 +170,7 @@ def test_the_locks_of_shared_environments_are_as_open_as_they_are(open_path: Pat
     envs.mkdir()
     envs.chmod(0o755)
     paths = Paths(open_path / "mine", envs, envs / ".locks", envs / ".trash", None)
-    Store(paths).ensure(SPEC, builder(SPEC)).release()
+    ensure(Store(paths), SPEC, builder(SPEC)).release()
     assert stat.S_IMODE((envs / ".locks").stat().st_mode) == 0o755
     body = """
     import fcntl
@@ -188,17 +190,17 @@ def test_a_trash_on_another_file_system(tmp_path: Path) -> None:
     trash = other / f"cetool-test-{os.getpid()}-{tmp_path.name}"
     store = Store(Paths(tmp_path, tmp_path / "envs", tmp_path / "locks", trash, None))
     try:
-        store.ensure(SPEC, builder(SPEC)).release()
-        store.ensure(SPEC, builder(SPEC), refresh=True).release()
+        ensure(store, SPEC, builder(SPEC)).release()
+        ensure(store, SPEC, builder(SPEC), refresh=True).release()
         (directory,) = store.directories()
         lock = store.hold_for_removal(directory)
         assert lock is not None
-        gone = store.put_away(directory)
+        gone = put_away(store, directory)
         lock.delete()
         assert gone is not None
         assert gone.parent == tmp_path / "envs"
         assert list(store.directories()) == []
-        store.clear_trash()
+        tidy(store)
         assert leftovers(tmp_path) == []
     finally:
         shutil.rmtree(trash, ignore_errors=True)
@@ -230,8 +232,7 @@ def test_what_lies_among_the_environments_is_left_alone(tmp_path: Path) -> None:
         make_files(tmp_path / "envs" / name)
     store = small_store(tmp_path)
     assert [directory.prefix.name for directory in store.directories()] == [NAME]
-    store.clear_trash()
-    store.clear_locks()
+    tidy(store)
     assert len(os.listdir(tmp_path / "envs")) == 5
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "envs").touch()
@@ -239,4 +240,4 @@ def test_what_lies_among_the_environments_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         list(store.directories())
     with pytest.raises(StoreError):
-        store.ensure(SPEC, builder(SPEC))
+        ensure(store, SPEC, builder(SPEC))

@@ -22,8 +22,9 @@ from cetool.overlays.states import state_of, watched_by
 from cetool.overlays.store import Overlays
 from cetool.settings.settings import conda_root
 from cetool.store.disk import disk_size
+from cetool.store.making import Site, ensure
 from cetool.store.marker import Marker, what_is_lost
-from cetool.store.store import Lease, Site, Store
+from cetool.store.store import Lease, Store
 from cetool.warm.environ import OVERLAY_GUARD
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def _lay(session: Session, spec: EnvironmentSpec, store: Store, *, refresh: bool
         def build(site: Site) -> Marker:
             return _build(session, spec, site, progress, consent)
 
-        lease = store.ensure(spec, build, refresh=refresh, on_wait=progress.wait, purpose=purpose)
+        lease = ensure(store, spec, build, refresh=refresh, on_wait=progress.wait, purpose=purpose)
     if lease.created:
         session.voice.say(_created(lease))
     return lease

@@ -27,9 +27,11 @@ from cetool.launch.records import states
 from cetool.settings.condarc import Condarc, load_condarc, search_path
 from cetool.settings.paths import Paths, config_file_path, resolve_paths
 from cetool.settings.settings import conda_root, load_settings
+from cetool.store.disk import delete_tree
+from cetool.store.making import Site, ensure
 from cetool.store.marker import Marker, what_is_lost
 from cetool.store.spool import note_made
-from cetool.store.store import Lease, Site, Store, delete_tree
+from cetool.store.store import Lease, Store
 from cetool.warm import file_state
 from cetool.warm.environ import caller_environ
 
@@ -305,7 +307,7 @@ class Session:
             def build(site: Site) -> Marker:
                 return self._build(spec, site, progress, meanwhile, consent)
 
-            lease = self.store.ensure(spec, build, refresh=refresh, on_wait=progress.wait, purpose=purpose)
+            lease = ensure(self.store, spec, build, refresh=refresh, on_wait=progress.wait, purpose=purpose)
         if lease.created:
             self.voice.say(_created(requirements, lease.marker))
             with contextlib.suppress(OSError):  # the log finds it on the disk as well, and counts it as used then

@@ -29,6 +29,7 @@ from cetool.declare.requirements import Requirements
 from cetool.declare.source import is_url
 from cetool.engines.registration import forget_registration
 from cetool.store.disk import Freed
+from cetool.store.making import remove as discard_directory
 from cetool.store.store import Directory, Store
 from cetool.store.usage import Row
 
@@ -362,7 +363,7 @@ def remove_directory(store: Store, directory: Directory, session: Session, freed
         )
     with lock:
         size = freed.add(directory.prefix)
-        store.remove(directory, lock)
+        discard_directory(store, directory, lock)
     forget_registration(directory.prefix, session.environ)
     return size
 

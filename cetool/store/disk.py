@@ -19,6 +19,20 @@ from cetool.base.files import room, total_room, walk
 from cetool.base.ownership import make_private_dirs
 from cetool.base.process import is_running, start_time
 
+_HINTS = {
+    errno.ENOSPC: "Free some room there (cetool gc --older-than 0s removes all that is not in use), "
+    "or set CETOOL_CACHE_DIR.",
+    errno.EDQUOT: "Your quota is used up: cetool gc --older-than 0s removes all that is not in use.",
+    errno.EROFS: "Set CETOOL_CACHE_DIR to a directory that can be written to.",
+    errno.EACCES: "Look at the permissions of that directory, or set CETOOL_CACHE_DIR.",
+}
+_OTHER_HINT = "Look at the file system of that directory, or set CETOOL_CACHE_DIR."
+
+
+def write_hint(error: OSError) -> str:
+    """What to do where something could not be written to the cache."""
+    return _HINTS.get(error.errno or 0, _OTHER_HINT)
+
 
 def disk_size(prefix: Path) -> int:
     """Bytes that the files below a prefix take on disk, each counted once however many names it has there."""

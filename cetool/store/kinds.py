@@ -21,6 +21,7 @@ from cetool.store.disk import Freed, delete_tree, discard
 from cetool.store.gc import Collection, Item, Kind, Locked
 from cetool.store.keyed import KEPT as COPIES_KEPT
 from cetool.store.keyed import SHA256
+from cetool.store.making import put_away, tidy
 from cetool.store.scripts import ScriptStore
 from cetool.store.store import Directory, Store
 from cetool.store.usage import UsageLog
@@ -48,11 +49,10 @@ class Directories(Locked):
         return self.store.use_lock(item.path)
 
     def put_away(self, item: Item) -> Path | None:
-        return self.store.put_away(Directory(item.path, item.name))
+        return put_away(self.store, Directory(item.path, item.name))
 
     def tidy(self) -> None:
-        self.store.clear_trash()
-        self.store.clear_locks()
+        tidy(self.store)
 
 
 class Environments(Directories):

@@ -1,10 +1,8 @@
-"""The marker that an environment carries when it is complete, and how it is put there so that no power cut forges it.
+"""The marker that an environment has when it is complete, and what was taken away from it since.
 
 It is ``conda-meta/cetool``, JSON without a suffix, like conda's own ``state`` and ``frozen``: every file there that
 ends in ``.json`` is taken for a package record, and conda, mamba and rattler give up on a prefix with one that they
 cannot read.
-
-What was taken away from an environment after it was made: by hand, by a cleaner of old files, by a failing disk.
 """
 
 from __future__ import annotations
@@ -12,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
 from cetool.base.below import remove_below, write_below
-from cetool.base.files import sync_file_system
 from cetool.base.limits import NOTE, parse_json, read_regular
 from cetool.base.values import Value
 from cetool.declare.environment import EnvironmentSpec
@@ -31,10 +27,6 @@ FROZEN = "conda-meta/frozen"
 _DEEPEST = 6
 #: What comes of reading a marker that is none.
 _BROKEN = (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
-_FROZEN_MESSAGE = (
-    "This environment was made by cetool for the scripts that declare it; its name is the digest of what they ask for, "
-    "so it must never change. Declare other packages in the script, and the next run makes another environment."
-)
 
 
 class Marker(Value):
@@ -145,50 +137,14 @@ def _read(prefix: Path) -> Any:
     return parse_json(read_regular(f"{prefix}/{MARKER}", NOTE, follow=False), exact=True)
 
 
-class Settling:
-    """Freezes an environment (CEP 22) and brings all of it to the disk: before the marker, so that none is forged.
-
-    The disk works by itself: who begins when all is written can go on meanwhile.
-    """
-
-    def __init__(self, prefix: Path) -> None:
-        self._prefix = prefix
-        self._thread: threading.Thread | None = None
-        self._error: OSError | None = None
-
-    def start(self) -> None:
-        """Begin, or begin anew where something was written since. Raises OSError."""
-        if self._thread is not None:
-            self._thread.join()
-        frozen = json.dumps({"message": _FROZEN_MESSAGE}) + "\n"
-        write_below(self._prefix, FROZEN, frozen.encode())
-        self._thread = threading.Thread(target=self._sync, name="cetool-sync", daemon=True)
-        self._thread.start()
-
-    def finish(self) -> None:
-        """Return when it is on the disk. Raises OSError where it could not be brought there."""
-        if self._thread is None:
-            self.start()
-        assert self._thread is not None
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _sync(self) -> None:
-        self._error = None
-        try:
-            sync_file_system(self._prefix)
-        except OSError as error:
-            self._error = error
-
-
 def write_marker(prefix: Path, marker: Marker) -> None:
-    """Mark the environment complete, everything else of it being on the disk (:class:`Settling`).
+    """Mark the environment complete, everything else of it being on the disk (:class:`cetool.store.making.Settling`).
 
     Raises OSError where it cannot be written; the environment is then incomplete.
     """
-    # readable to all who can read the environment's other files: who shares a cache has to see that it is complete
-    write_below(prefix, MARKER, json.dumps(marker.as_dict(), indent=1).encode(), sync=True)
+    # readable to all who can read the environment: who shares a cache has to see that it is complete
+    mode = 0o666 & prefix.stat().st_mode
+    write_below(prefix, MARKER, json.dumps(marker.as_dict(), indent=1).encode(), mode=mode, sync=True)
 
 
 def withdraw_marker(prefix: Path) -> None:

@@ -19,7 +19,7 @@ from cetool.base.files import put_file, sha256_of
 from cetool.base.ownership import ensure_private_dir
 from cetool.base.patterns import pattern
 from cetool.base.values import Value
-from cetool.store.disk import clear, clear_locks
+from cetool.store.disk import clear, clear_locks, write_hint
 
 _DIGEST_LENGTH = 20
 _ENTRY = pattern(rf"[0-9a-f]{{{_DIGEST_LENGTH}}}\Z")
@@ -72,7 +72,8 @@ class ScriptStore:
         def put() -> None:
             path.parent.mkdir(mode=_PRIVATE, exist_ok=True)
             if not _is_kept(path, data):
-                _write(path, data)
+                # not synced: after a crash its content is compared, and written again if need be
+                put_file(path, data, mode=_PRIVATE, sync=False)
             _touch(path)
             _touch(path.parent)
 
@@ -196,11 +197,6 @@ def _is_kept(path: Path, data: bytes) -> bool:
         return True
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write the file in one step. Not synced: after a crash its content is compared, and written anew if need be."""
-    put_file(path, data, mode=_PRIVATE, sync=False)
-
-
 def _touch(path: Path) -> None:
     """Note a use. Where that may not be noted nothing may be removed either."""
     try:
@@ -212,17 +208,11 @@ def _touch(path: Path) -> None:
 
 
 def _write_failure(error: OSError, path: Path) -> StoreError:
-    hints = {
-        errno.ENOSPC: "Free some room there (cetool gc --older-than 0s removes all that is not in use), "
-        "or set CETOOL_CACHE_DIR.",
-        errno.EDQUOT: "Your quota is used up: cetool gc --older-than 0s removes all that is not in use.",
-        errno.EROFS: "Set CETOOL_CACHE_DIR to a directory that can be written to.",
-        errno.EACCES: "Look at the permissions of that directory, or set CETOOL_CACHE_DIR.",
-    }
     in_the_way = isinstance(error, (FileExistsError, NotADirectoryError, IsADirectoryError))
-    hint = f"Move away what is in its place: {error.filename2 or error.filename}" if in_the_way else None
     return StoreError(
         f"the script's place {path} could not be written: {error.strerror or error}",
         code="cache-not-writable",
-        hint=hint or hints.get(error.errno or 0),
+        hint=f"Move away what is in its place: {error.filename2 or error.filename}"
+        if in_the_way
+        else write_hint(error),
     )

@@ -294,7 +294,7 @@ def _launch_seed() -> bytes:
 
 
 def _failure(directory: Path) -> object:
-    from cetool.store.failures import raise_failure_since
+    from cetool.store.making import raise_failure_since
 
     try:
         raise_failure_since(directory, "a", 0)

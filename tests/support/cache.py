@@ -21,8 +21,12 @@ from cetool.store.disk import delete_tree as delete_tree
 from cetool.store.disk import disk_size
 from cetool.store.gc import Collection, Policy
 from cetool.store.kinds import collect_environments
+from cetool.store.making import Builder, Site
+from cetool.store.making import ensure as ensure
+from cetool.store.making import remove as remove
+from cetool.store.making import tidy as tidy
 from cetool.store.marker import Marker, read_marker, write_marker
-from cetool.store.store import Builder, Lease, Site, Store
+from cetool.store.store import Lease, Store
 from cetool.store.usage import UsageLog, open_usage_log
 
 _TESTS = Path(__file__).resolve().parents[1]
@@ -99,7 +103,7 @@ def builder(spec: EnvironmentSpec, *, built: Path | None = None, then: Callable[
 def made(root: Path, package: str = "demo", *, created: float | None = None) -> Lease:
     """A small environment that exists, held in use; created at another time if need be."""
     spec = small_spec(package)
-    lease = small_store(root).ensure(spec, builder(spec))
+    lease = ensure(small_store(root), spec, builder(spec))
     if created is not None:
         write_marker(lease.prefix, lease.marker._replace(created=created))
     return lease
