@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cetool.base.consent import issue
 from cetool.base.errors import EngineError
+from cetool.base.process import issue
 from cetool.engines.explain import explain
 from cetool.engines.output import CondaStages, MambaStages
 from cetool.engines.protocol import CreateRequest

@@ -23,8 +23,8 @@ from support.channel import Channel
 from support.home import Home
 from support.server import ChannelServer, Fault
 
-from cetool.base.consent import issue
 from cetool.base.errors import EngineError, Interrupted
+from cetool.base.process import issue
 from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.engines.build import Circumstances, Place, build_environment
 from cetool.engines.choice import choose_engine
@@ -278,7 +278,7 @@ def test_a_slow_download_is_no_standing_still(world: World, server: ChannelServe
 _DRIVER = """
 import os, sys
 from pathlib import Path
-from cetool.base.consent import issue
+from cetool.base.process import issue
 from cetool.engines.protocol import CreateRequest, SilentProgress
 from cetool.engines.choice import choose_engine
 name, directory, channel = sys.argv[1:]

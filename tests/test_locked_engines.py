@@ -16,8 +16,8 @@ from support.home import Home
 from support.locked import explicit_list, flip, lines
 from support.server import ChannelServer, Fault
 
-from cetool.base.consent import issue
 from cetool.base.errors import EngineError
+from cetool.base.process import issue
 from cetool.declare.environment import EnvironmentSpec, Exact
 from cetool.declare.package import Package
 from cetool.engines.build import Circumstances, Place, build_environment

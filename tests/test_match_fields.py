@@ -18,8 +18,8 @@ from support.home import Home
 from support.interpreter import current_subdir
 from support.spec_texts import RECORDS, generated, ours, pyrattler
 
-from cetool.base.consent import issue
 from cetool.base.errors import EngineError, MetadataError
+from cetool.base.process import issue
 from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.declare.match_fields import is_read_alike
 from cetool.declare.match_specs import canonical_spec

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 import cetool.base.errors
-from cetool.base.consent import issue
 from cetool.base.errors import CetoolError, NotExecutableError, ProgramNotFoundError
+from cetool.base.process import issue
 from cetool.launch.process import Command, check_executable, launch_error, sourced_environ, spawn_and_wait
 from cetool.warm import handover
 
@@ -28,7 +28,7 @@ SOURCE = str(Path(cetool.base.errors.__file__).parent.parent)
 #: Runs what it is told in the way it is told, and ends as cetool's door would.
 DRIVER = """
 import json, sys
-from cetool.base.consent import issue
+from cetool.base.process import issue
 from cetool.base.errors import CetoolError
 from cetool.launch.process import Command, end_like, exec_command, spawn_and_wait
 how, program, argv, environ, scripts, keep = json.loads(sys.argv[1])
@@ -240,7 +240,7 @@ def test_closed_standard_streams_do_no_harm(how: str) -> None:
 
 def test_capturing_survives_closed_streams_too(tmp_path: Path) -> None:
     code = (
-        "import os, sys\nfrom cetool.base.consent import issue\n"
+        "import os, sys\nfrom cetool.base.process import issue\n"
         "from cetool.launch.process import *\nos.close(0); os.close(1)\n"
         "consent = issue('a test')\n"
         "command = Command('/bin/sh', ('sh', '-c', 'cat; echo out; exit 3'), dict(os.environ))\n"

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from support.server import ChannelServer
 
-from cetool.base.consent import issue
 from cetool.base.errors import EngineError
+from cetool.base.process import issue
 from cetool.declare.pypi import PypiSettings
 from cetool.engines.protocol import CreateRequest, SilentProgress
 from cetool.engines.pypi.driver import PypiRequest, find_uv, needs_pip

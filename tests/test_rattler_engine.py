@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from support.server import ChannelServer, Fault
 
-from cetool.base.consent import issue
 from cetool.base.errors import EngineError, Interrupted
+from cetool.base.process import issue
 from cetool.engines.protocol import CreateRequest, SilentProgress
 from cetool.engines.rattler.engine import RattlerEngine
 
@@ -260,7 +260,7 @@ def test_a_signal_stops_it_and_nothing_is_written_afterwards(
 def test_many_processes_share_one_cold_cache(tmp_path: Path, server: ChannelServer) -> None:
     code = (
         "import sys; from pathlib import Path; from cetool.engines.rattler.engine import RattlerEngine;"
-        "from cetool.base.consent import issue;"
+        "from cetool.base.process import issue;"
         "from cetool.engines.protocol import CreateRequest, SilentProgress; root = Path(sys.argv[1]);"
         "RattlerEngine({'HOME': str(root)}, root / 'cache').create(CreateRequest(root / ('e' + sys.argv[2]),"
         "('many-files', 'hello-bin'), (sys.argv[3],), root / ('l' + sys.argv[2]), issue('a test')), SilentProgress())"

@@ -23,7 +23,7 @@ WHERE = Location("script.c", 3)
 DRIVER = """
 import json, sys
 from pathlib import Path
-from cetool.base.consent import issue
+from cetool.base.process import issue
 from cetool.base.errors import CetoolError
 from cetool.launch.shell import *
 text, args, environ, script, cache, prefix, scripts = json.loads(sys.argv[1])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rattler import Version, VersionSpec
 from support.archive import Package, write_package, write_repodata
 
-from cetool.base.consent import issue
 from cetool.base.errors import EngineError, MetadataError
+from cetool.base.process import issue
 from cetool.declare.channels import canonical_channel
 from cetool.declare.match_fields import check_name, read_fields
 from cetool.declare.match_specs import canonical_spec

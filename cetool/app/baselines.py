@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cetool.base.consent import Consent
 from cetool.base.durations import format_duration
 from cetool.base.errors import CetoolError, EngineError, MetadataError, ScriptNotFoundError, StoreError, UsageError
-from cetool.base.text import printable
+from cetool.base.process import Consent
+from cetool.base.text import normalized, printable
 from cetool.base.urls import redact
 from cetool.base.values import Value
 from cetool.declare.baselines import is_remote
@@ -129,10 +129,9 @@ def laid_on(spec: EnvironmentSpec, combined: Combined) -> tuple[EnvironmentSpec,
 def _is_there(text: str, combined: Combined) -> bool:
     """Whether a PyPI package of the baseline is what a requirement asks for. Raises EngineError for another version."""
     from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
 
     requirement = Requirement(text)
-    name = canonicalize_name(requirement.name)
+    name = normalized(requirement.name)
     package = next((each for each in combined.pypi if each.name == name), None)
     if package is None or requirement.marker is not None:
         return False

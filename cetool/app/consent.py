@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from cetool.app.decision import Decision, decision_of, shown_line, wrapped
 from cetool.app.session import Session
 from cetool.app.sources import Foreign, Origin
-from cetool.base.consent import Consent, issue
 from cetool.base.durations import format_size
 from cetool.base.errors import CetoolError, StoreError
+from cetool.base.process import Consent, issue
 from cetool.base.text import neutral
 from cetool.cli.output import write, write_error
 from cetool.settings.paths import trust_directory

@@ -14,9 +14,9 @@ from cetool.app.locked import Asked, LockChoice, refuse_overlay, spec_of
 from cetool.app.program import count_run, entrypoint_place, program_of, refuse_unrunnable, with_shell
 from cetool.app.session import Session, canonical_requirements
 from cetool.app.sources import Source, open_source
-from cetool.base.consent import Consent
 from cetool.base.errors import UsageError
 from cetool.base.filelock import FileLock
+from cetool.base.process import Consent
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value
 from cetool.cli.output import flow

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cetool.base.consent import Consent
 from cetool.base.durations import format_size
 from cetool.base.errors import StoreError
 from cetool.base.filelock import FileLock
+from cetool.base.process import Consent
 from cetool.declare.environment import EnvironmentSpec, Overlay
 from cetool.declare.overlay import OverlayKeys
 from cetool.declare.pypi import PypiSettings

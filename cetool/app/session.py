@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cetool import __version__
-from cetool.base.consent import Consent, issue
 from cetool.base.durations import format_size
 from cetool.base.errors import EngineError, StoreError
 from cetool.base.ownership import ensure_private_dir, trusting
-from cetool.base.patterns import pattern
+from cetool.base.process import Consent, issue
+from cetool.base.text import pattern
 from cetool.cli.progress import Voice
 from cetool.declare.channels import canonical_channel
 from cetool.declare.environment import EnvironmentSpec, Exact, Over

@@ -18,7 +18,7 @@ from cetool.app.session import Session
 from cetool.base.durations import format_duration
 from cetool.base.errors import CetoolError, ScriptNotFoundError, StoreError, UsageError
 from cetool.base.files import sha256_of
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.values import Value
 from cetool.declare.metadata import ScriptMetadata
 from cetool.declare.source import (

@@ -11,8 +11,7 @@ import time
 from datetime import datetime, timedelta, timezone
 
 from cetool.base.errors import UsageError
-from cetool.base.patterns import pattern
-from cetool.base.text import shorten
+from cetool.base.text import pattern, shorten
 
 _SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _PREFIXES = "KMGTP"

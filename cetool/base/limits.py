@@ -15,7 +15,7 @@ import os
 import stat
 from typing import Any
 
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 
 KIB, MIB = 1 << 10, 1 << 20
 

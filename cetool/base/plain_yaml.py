@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.values import Value
 
 # A scalar that no reading of YAML takes for anything but its characters, or for a number or a truth; ``:`` only within.

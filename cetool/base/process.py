@@ -1,20 +1,55 @@
-"""How cetool starts a Python: the only place that puts such a command line together.
-
-Whatever Python it is, it imports nothing that the caller's PYTHONPATH, the user's own site-packages or the working
-directory offer, and one of another installation writes no byte code into it.
-
-Processes as the usage log names them: by PID and start time, since PIDs are used again.
-"""
+"""Processes: consent to start them, command lines of Pythons, which processes run, and panics of Rust in this one."""
 
 from __future__ import annotations
 
 import os
 import site
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import final
 
 import cetool
+
+# --- consent ------------------------------------------------------------------------------------------------------
+
+_KEY = object()
+
+
+@final
+class Consent:
+    """The user agrees to what is about to be executed or fetched.
+
+    Whatever starts an engine, an installer, a base's interpreter or the script itself wants one. The question about
+    scripts from URLs is the only way to it (:mod:`cetool.app.consent`).
+
+    ``how`` tells by what: ``own`` where all of it is the user's own, else ``asked``, ``--yes``, ``--sha256``,
+    ``always`` (the setting), ``before`` (an answer that was kept) or ``unasked`` (conda-execute without a terminal).
+    """
+
+    __slots__ = ("how",)
+    how: str
+
+    def __init__(self, key: object, how: str) -> None:
+        if key is not _KEY:
+            raise TypeError("a consent comes from the question: Session.consent()")
+        object.__setattr__(self, "how", how)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a consent cannot be changed: {name}")
+
+    def __repr__(self) -> str:
+        return f"Consent({self.how!r})"
+
+
+def issue(how: str) -> Consent:
+    """A consent, for :mod:`cetool.app.consent` alone (and for tests of what wants one): it knows the answer."""
+    return Consent(_KEY, how)
+
+
+# --- Pythons ------------------------------------------------------------------------------------------------------
 
 #: Variables that would lead a Python astray, or the engines that are written in it.
 _ASTRAY = ("PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONEXECUTABLE", "PYTHONSAFEPATH", "__PYVENV_LAUNCHER__")
@@ -75,6 +110,8 @@ def _isolation() -> tuple[str, ...]:
         return ("-E",)
     return ("-I",)
 
+
+# --- processes by PID and start time, since PIDs are used again ---------------------------------------------------
 
 _LINUX = os.path.isdir("/proc/self")
 
@@ -177,3 +214,60 @@ def _program(pid: int) -> str:
         return psutil.Process(pid).exe()
     except (psutil.Error, OSError):
         return ""
+
+
+# --- panics, which Rust prints and raises as exceptions that are no Exception -------------------------------------
+
+_lock = threading.Lock()
+#: How many blocks have standard error set aside, and the descriptor that leads to where it was.
+_aside: list[int] = [0, -1]
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether an exception is a panic of a Rust library."""
+    return type(error).__name__ == "PanicException" and not isinstance(error, Exception)
+
+
+def panic_text(error: BaseException) -> str:
+    """What a panic says, in one line."""
+    return " ".join(str(error).split())[:300] or "it does not say why"
+
+
+@contextmanager
+def stderr_to(descriptor: int | None) -> Iterator[None]:
+    """Have what libraries print to standard error go to another descriptor for a while; nowhere where that is None.
+
+    Blocks of several threads may overlap; the first decides where it goes. What has a descriptor of its own for
+    standard error writes there as before.
+    """
+    with _lock:
+        if not _aside[0]:
+            _aside[1] = _redirect(descriptor)
+        _aside[0] += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _aside[0] -= 1
+            if not _aside[0] and _aside[1] >= 0:
+                with suppress(OSError):
+                    os.dup2(_aside[1], 2, inheritable=True)
+                os.close(_aside[1])
+
+
+def _redirect(descriptor: int | None) -> int:
+    """A descriptor that leads to where standard error was; -1 where it could not be changed."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.flush()
+    saved = opened = -1
+    try:
+        saved = os.dup(2)
+        opened = os.open(os.devnull, os.O_WRONLY) if descriptor is None else descriptor
+        os.dup2(opened, 2, inheritable=True)
+    except OSError:  # there is none, or no descriptor is left: then what is printed is seen
+        if saved >= 0:
+            os.close(saved)
+        saved = -1
+    if descriptor is None and opened >= 0:
+        os.close(opened)
+    return saved

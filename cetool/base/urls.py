@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes
 
-from cetool.base.patterns import pattern
 from cetool.base.secrets import MASK, hide_known, remember, remember_login
-from cetool.base.text import shorten
+from cetool.base.text import pattern, shorten
 from cetool.base.values import Value
 
 _IN_SCHEME = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+")

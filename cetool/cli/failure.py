@@ -10,7 +10,7 @@ from contextlib import suppress
 import typer
 
 from cetool.base.errors import CetoolError, EngineError, Interrupted
-from cetool.base.panics import is_panic, panic_text
+from cetool.base.process import is_panic, panic_text
 from cetool.base.urls import scrub
 from cetool.cli.output import print_json, write_error
 from cetool.cli.progress import printable_lines

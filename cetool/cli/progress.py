@@ -19,8 +19,7 @@ from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TextIO
 
-from cetool.base.patterns import pattern
-from cetool.base.text import neutral, without_controls
+from cetool.base.text import neutral, pattern, without_controls
 from cetool.base.urls import redact, scrub
 
 _TICK = 0.1

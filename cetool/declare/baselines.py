@@ -13,8 +13,7 @@ from fnmatch import fnmatchcase
 from urllib.parse import unquote, urlsplit
 
 from cetool.base.errors import Location, MetadataError
-from cetool.base.patterns import pattern
-from cetool.base.text import has_control, shorten
+from cetool.base.text import has_control, pattern, shorten
 from cetool.base.urls import redact
 from cetool.declare.nodes import Node
 from cetool.declare.source import with_home

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from cetool.base.errors import MetadataError
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.values import Value
 from cetool.declare.languages import language_of
 from cetool.declare.nodes import Node

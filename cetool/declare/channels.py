@@ -11,8 +11,7 @@ import re
 from pathlib import Path
 
 from cetool.base.errors import Location, MetadataError
-from cetool.base.patterns import pattern
-from cetool.base.text import has_control, shorten
+from cetool.base.text import has_control, pattern, shorten
 from cetool.base.urls import redact, scrub, split_url
 from cetool.declare.nodes import Node
 from cetool.declare.source import with_home

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cetool.base.files import canonical_json, sha256_of
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value
 from cetool.declare.package import Package, PypiPackage

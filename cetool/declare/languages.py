@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.values import Value
 from cetool.declare.source import Script
 

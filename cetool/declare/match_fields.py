@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.values import Value
 from cetool.declare.channels import check_channel_name
 from cetool.declare.platforms import PLATFORMS

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import unquote
 
 from cetool.base.errors import Location, MetadataError
-from cetool.base.patterns import pattern
-from cetool.base.text import has_control, shorten
+from cetool.base.text import has_control, pattern, shorten
 from cetool.base.urls import quotable, redact, scrub, strip_credentials
 from cetool.declare.channels import canonical_channel, file_url
 from cetool.declare.match_fields import MAX_VERSION, PACKAGE_NAME, check_file, check_name, read_fields

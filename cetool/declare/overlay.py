@@ -14,8 +14,7 @@ from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
 from cetool.base.errors import Location, MetadataError
-from cetool.base.patterns import pattern
-from cetool.base.text import has_control
+from cetool.base.text import has_control, pattern
 from cetool.base.urls import quotable
 from cetool.base.values import Value
 from cetool.declare.channels import file_url

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from urllib.parse import unquote
 
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.urls import is_url, redact, split_url
 from cetool.base.values import Value
 

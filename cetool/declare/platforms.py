@@ -7,8 +7,7 @@ import sys
 from functools import lru_cache
 
 from cetool.base.errors import Location, MetadataError
-from cetool.base.patterns import pattern
-from cetool.base.text import shorten
+from cetool.base.text import pattern, shorten
 
 #: conda's platforms, as subdirectories of a channel.
 PLATFORMS = (

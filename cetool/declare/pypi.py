@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 
 from cetool.base.errors import Location, MetadataError
 from cetool.base.files import canonical_json
-from cetool.base.patterns import pattern
-from cetool.base.text import has_control, shorten
+from cetool.base.text import has_control, normalized, pattern, shorten
 from cetool.base.urls import cleaned, quotable, redact, scrub, strip_credentials
 from cetool.base.values import Value, strings_in
 from cetool.declare.channels import file_url
@@ -148,14 +147,13 @@ def canonical_requirement(
     Raises MetadataError, quoting the requirement, for what is none and for pip's options.
     """
     from packaging.requirements import InvalidRequirement, Requirement
-    from packaging.utils import canonicalize_name
 
     requirement = text.strip()
     _refuse_options(text, requirement, where)
     hint = "Write a name and, if need be, a version: requests, 'requests>=2.31', 'name @ https://...', 'name @ ./here'."
     try:
         parsed = Requirement(requirement)
-        parsed.name = canonicalize_name(parsed.name)
+        parsed.name = normalized(parsed.name)
         if parsed.url is not None:
             parsed.url = _canonical_url(parsed.url, base_dir or Path.cwd(), where)
         canonical = str(parsed)
@@ -217,16 +215,11 @@ def place_url(text: str, node: Node, base_dir: str | os.PathLike[str]) -> str:
     return text
 
 
-def normalized_name(name: str) -> str:
-    """The name of a PyPI package in its one spelling (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def checked_name(name: str, node: Node) -> str:
     """The same of a name in a node. Raises MetadataError for what no package can be called."""
     if not PYPI_NAME.fullmatch(name):
         node.fail(f"{shorten(name)!r} is not the name of a PyPI package", code="requirement-invalid")
-    return normalized_name(name)
+    return normalized(name)
 
 
 def package_names(node: Node, what: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cetool.base.errors import Location
 from cetool.base.files import canonical_json, sha256_of
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value, strings_in
 from cetool.declare.pypi import PypiSettings

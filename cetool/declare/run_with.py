@@ -7,7 +7,7 @@ import re
 import shlex
 
 from cetool.base.errors import MetadataError
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.values import Value
 from cetool.declare.languages import PYTHON, Language, language_in_text, language_of_suffix, languages_of_packages
 from cetool.declare.match_specs import spec_name

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from cetool.base import limits
 from cetool.base.errors import CetoolError, Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
-from cetool.base.patterns import pattern
-from cetool.base.text import printable
+from cetool.base.text import pattern, printable
 from cetool.base.values import Value
 
 #: Bytes that a script may have, and a notebook.

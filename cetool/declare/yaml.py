@@ -12,9 +12,8 @@ from typing import Any
 
 from cetool.base.errors import Location, MetadataError
 from cetool.base.limits import NODES
-from cetool.base.patterns import pattern
 from cetool.base.plain_yaml import Plain, read_plainly
-from cetool.base.text import shorten
+from cetool.base.text import pattern, shorten
 from cetool.declare.nodes import MAX_DEPTH, Kind, Node
 
 _NOTHING = frozenset(("", "~", "null", "Null", "NULL"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cetool.base.errors import MetadataError
+from cetool.base.text import normalized
 from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block
 from cetool.declare.channels import NO_DEFAULTS
 from cetool.declare.dialects.pip_lines import bare_requirement
@@ -52,7 +53,7 @@ def package_name(spec: str) -> str:
 def pypi_name(requirement: str) -> str:
     """The name in a PyPI requirement as it is written, as PyPI compares names; empty for a URL alone."""
     found = re.match(r"\s*([A-Za-z0-9._-]+)(?![A-Za-z0-9._+-]*://)", requirement)
-    return re.sub(r"[-_.]+", "-", found[1]).lower() if found else ""
+    return normalized(found[1]) if found else ""
 
 
 def block_tree(block: Block, script: Script) -> Node:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from cetool.base.below import read_below, write_below
-from cetool.base.consent import Consent
 from cetool.base.errors import EngineError
 from cetool.base.files import walk
 from cetool.base.limits import parse_json
+from cetool.base.process import Consent
 from cetool.base.urls import redact
 from cetool.base.values import Value
 from cetool.declare.environment import EnvironmentSpec, Exact, Over

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cetool.base.errors import CetoolError
 from cetool.base.limits import PACKAGE, read_regular
-from cetool.base.patterns import pattern
 from cetool.base.process import clean_environ
+from cetool.base.text import pattern
 from cetool.base.urls import strip_credentials
 from cetool.declare.package import Package
 from cetool.engines.explicit import distinct, explicit_file, require_sha256

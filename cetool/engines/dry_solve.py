@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cetool.base.consent import Consent
 from cetool.base.durations import exclude_newer as moment_of
 from cetool.base.errors import EngineError
+from cetool.base.process import Consent
 from cetool.declare.environment import EnvironmentSpec, Over
 from cetool.engines.additions import additions
 from cetool.engines.protocol import CreateRequest, Progress

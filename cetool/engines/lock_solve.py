@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from cetool.base.consent import Consent
 from cetool.base.durations import exclude_newer as moment_of
 from cetool.base.durations import rfc3339
 from cetool.base.errors import EngineError
+from cetool.base.process import Consent
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.match_specs import spec_name
 from cetool.declare.package import Package

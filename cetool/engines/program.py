@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 from cetool.base.errors import EngineError
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.engines.protocol import CreateRequest
 
 #: What each program prints for ``--version``, the version in a group. PyPI has a test runner of the name mamba, at 0.11

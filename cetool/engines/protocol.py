@@ -12,8 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
-from cetool.base.consent import Consent
 from cetool.base.errors import EngineError
+from cetool.base.process import Consent
 from cetool.base.values import Value
 from cetool.declare.requirements import NO_SOLVING, Solving
 

@@ -24,8 +24,8 @@ from nbclient.client import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-from cetool.base.consent import Consent
 from cetool.base.errors import CetoolError
+from cetool.base.process import Consent
 from cetool.launch.process import Command, command_line
 from cetool.warm.environ import ON_WINDOWS
 

@@ -15,9 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import NoReturn
 
-from cetool.base.consent import Consent
 from cetool.base.errors import CetoolError, NotExecutableError, ProgramNotFoundError
-from cetool.base.process import own_code
+from cetool.base.process import Consent, own_code
 from cetool.base.values import Value
 from cetool.launch.child import signals_for_child
 from cetool.warm.environ import ON_WINDOWS

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from cetool import warm
 from cetool.base.limits import SETTINGS, read_regular
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value
 from cetool.declare.metadata import ScriptMetadata

@@ -19,8 +19,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
-from cetool.base.consent import Consent
 from cetool.base.errors import CetoolError, Interrupted, Location, MetadataError
+from cetool.base.process import Consent
 from cetool.launch.process import Command, capture_output, end_like, exec_command, sourced_environ, spawn_and_wait
 from cetool.launch.programs import Prefixes, find_program
 

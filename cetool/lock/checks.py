@@ -10,7 +10,7 @@ import re
 from urllib.parse import unquote, urlsplit
 
 from cetool.base.errors import Location, MetadataError
-from cetool.base.text import has_control, shorten
+from cetool.base.text import has_control, normalized, shorten
 from cetool.base.urls import redact, strip_credentials
 from cetool.base.values import Value
 from cetool.declare.match_fields import PACKAGE_NAME
@@ -116,7 +116,7 @@ def pypi_name(text: str, where: Location) -> str:
     """The normalized name (PEP 503) of a PyPI package. Raises MetadataError for what is none."""
     if len(text) > 200 or not _PYPI_NAME.fullmatch(text):
         raise MetadataError(f"{shorten(text)!r} is not the name of a PyPI package", code="lock-malformed", where=where)
-    return re.sub(r"[-_.]+", "-", text).lower()
+    return normalized(text)
 
 
 def pypi_version(text: str, where: Location) -> str:

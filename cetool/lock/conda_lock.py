@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from cetool.base.errors import Location, MetadataError
-from cetool.base.text import has_control, shorten
+from cetool.base.text import has_control, normalized, shorten
 from cetool.declare.nodes import Node
 from cetool.declare.package import Package, PypiPackage
 from cetool.declare.platforms import PLATFORMS
@@ -363,7 +363,7 @@ def _requirements(requires: Iterable[str], names: set[str]) -> dict[str, str]:
             requirement = Requirement(text)
         except InvalidRequirement:
             continue  # older packages have some that the standard does not know
-        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        name = normalized(requirement.name)
         if name in names and "extra" not in str(requirement.marker or ""):
             found[name] = str(requirement.specifier)
     return dict(sorted(found.items()))

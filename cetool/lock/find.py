@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cetool.base.errors import CetoolError, Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
 from cetool.base.limits import LOCK, LimitError, check_lines
-from cetool.base.text import printable
+from cetool.base.text import normalized, printable
 from cetool.base.values import Value
 from cetool.declare.match_fields import read_fields
 from cetool.declare.match_specs import IDENTITY, is_same_file
@@ -78,7 +78,7 @@ def _is_installed(text: str, locked: PlatformLock) -> bool:
     requirement = Requirement(text)
     if requirement.marker is not None:
         return True
-    name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+    name = normalized(requirement.name)
     for package in locked.pypi:
         if package.name == name:
             return requirement.url is not None or requirement.specifier.contains(package.version, prereleases=True)

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cetool.base.consent import Consent
 from cetool.base.errors import EngineError
 from cetool.base.limits import parse_json
-from cetool.base.process import clean_environ, python_command
-from cetool.packages.distributions import Distribution, distributions_by_name, normalized
+from cetool.base.process import Consent, clean_environ, python_command
+from cetool.base.text import normalized
+from cetool.packages.distributions import Distribution, distributions_by_name
 
 _PYTHON = "python.exe" if os.name == "nt" else "bin/python"
 _META = (".dist-info", ".egg-info", ".egg-link")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cetool.base.errors import EngineError
+from cetool.base.text import normalized
 from cetool.base.urls import redact
 from cetool.declare.overlay import is_direct
 from cetool.engines.protocol import Progress
@@ -23,7 +24,7 @@ from cetool.overlays.base import Base, site_directories
 from cetool.overlays.guard import write_guard
 from cetool.overlays.installers import Layering, to_install
 from cetool.overlays.probe import Failure, failures
-from cetool.packages.distributions import Distribution, distributions_by_name, normalized
+from cetool.packages.distributions import Distribution, distributions_by_name
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.base.process import clean_environ, guarded_command
+from cetool.base.text import normalized
 from cetool.overlays.base import Base
 from cetool.overlays.guard import guard_of
-from cetool.packages.distributions import Distribution, normalized
+from cetool.packages.distributions import Distribution
 
 _COMPILED = (".so", ".pyd", ".dylib")
 #: Modules of one package that are imported: each loads those that it needs itself.

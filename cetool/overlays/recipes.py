@@ -13,6 +13,7 @@ from typing import Any
 
 from cetool.base.errors import StoreError, UsageError
 from cetool.base.limits import ENVIRONMENT_FILE, read_text
+from cetool.base.text import normalized
 from cetool.base.urls import strip_credentials
 from cetool.declare.match_specs import spec_name
 from cetool.declare.overlay import is_direct, local_path, read_overlay_keys
@@ -20,7 +21,7 @@ from cetool.lock.installed import Installed, read_installed
 from cetool.lock.records import in_order
 from cetool.overlays.about import Layer, read_about
 from cetool.overlays.base import site_directories
-from cetool.packages.distributions import distributions_by_name, distributions_of, normalized
+from cetool.packages.distributions import distributions_by_name, distributions_of
 from cetool.packages.prefix import PrefixRecord, read_records
 
 _PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/.-"

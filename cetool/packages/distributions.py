@@ -20,10 +20,9 @@ from importlib.metadata import Distribution as Metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from packaging.utils import canonicalize_name
-
 from cetool.base.below import read_below, write_below
 from cetool.base.limits import NOTE, PACKAGE, parse_json, read_text
+from cetool.base.text import normalized
 from cetool.base.urls import strip_credentials
 from cetool.declare.package import PypiPackage
 from cetool.packages.prefix import PrefixRecord
@@ -36,11 +35,6 @@ _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _INFO = (".dist-info", ".egg-info")
 #: The files of a distribution that are read whole.
 _READ = ("METADATA", "PKG-INFO", "WHEEL", "direct_url.json", "INSTALLER", "requires.txt")
-
-
-def normalized(name: str) -> str:
-    """A distribution's name as PEP 503 has it."""
-    return str(canonicalize_name(name))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from cetool.base.errors import StoreError
 from cetool.base.limits import PACKAGE, read_json, read_regular
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value
 from cetool.declare.package import Package

@@ -19,8 +19,8 @@ from typing import Any
 from cetool.base.errors import ConfigError, Location
 from cetool.base.limits import SETTINGS, LimitError, check_yaml
 from cetool.base.ownership import OwnershipError, is_trusting, read_own_file
-from cetool.base.patterns import pattern
 from cetool.base.plain_yaml import Setting, settings_of
+from cetool.base.text import pattern
 from cetool.base.values import Value
 
 #: Where channel names live unless ``channel_alias`` says otherwise.

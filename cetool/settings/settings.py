@@ -15,7 +15,7 @@ from typing import Any, Literal
 from cetool.base.durations import parse_duration, parse_size
 from cetool.base.errors import CetoolError, ConfigError, Location, UsageError
 from cetool.base.ownership import is_trusting
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.values import Value
 from cetool.settings.condarc import Condarc, load_condarc
 from cetool.settings.file import plain_value, read_config_file

@@ -18,7 +18,7 @@ from cetool.base.errors import StoreError
 from cetool.base.files import put_file, sha256_of
 from cetool.base.limits import SCRIPT, parse_json, read_regular
 from cetool.base.ownership import ensure_private_dir
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.values import Value
 
 SCHEMA = "cetool.copy/1"

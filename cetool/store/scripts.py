@@ -17,7 +17,7 @@ from cetool.base.errors import StoreError
 from cetool.base.filelock import FileLock, wait_for_lock
 from cetool.base.files import put_file, sha256_of
 from cetool.base.ownership import ensure_private_dir
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.values import Value
 from cetool.store.disk import clear, clear_locks, write_hint
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from cetool.base.patterns import pattern
 from cetool.base.process import start_time
+from cetool.base.text import pattern
 from cetool.base.values import Value
 from cetool.declare.environment import NAME_LENGTH
 from cetool.warm.notes import ACTIVE, append_note, use_line

@@ -18,7 +18,7 @@ from types import TracebackType
 from cetool.base.errors import StoreError
 from cetool.base.filelock import FileLock, is_locked, try_lock
 from cetool.base.ownership import check_own_tree, ensure_private_dir
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.values import Value
 from cetool.declare.environment import NAME_LENGTH
 from cetool.settings.paths import Paths

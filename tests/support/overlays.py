@@ -15,7 +15,7 @@ from pathlib import Path
 
 import uv
 
-from cetool.base.consent import issue
+from cetool.base.process import issue
 from cetool.engines.protocol import CreateRequest, SilentProgress
 from cetool.engines.rattler.engine import RattlerEngine
 from support.channel import Channel

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cetool.base.errors import Location, MetadataError
-from cetool.base.patterns import pattern
-from cetool.base.text import shorten
+from cetool.base.text import pattern, shorten
 from cetool.declare.blocks import CONDA_EXECUTE, LINE_COMMENTS, MAX_BLOCK, Block, Broken, Declaration
 from cetool.declare.dialects.own_keys import BLOCK_END, KEYS, meant_key, read_own_keys
 from cetool.declare.nodes import Node

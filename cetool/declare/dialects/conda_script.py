@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cetool.base.errors import MetadataError
-from cetool.base.patterns import pattern
-from cetool.base.text import nearest, shorten
+from cetool.base.text import nearest, pattern, shorten
 from cetool.declare.blocks import CONDA_SCRIPT, Block, Broken, Declaration
 from cetool.declare.channels import channels_of
 from cetool.declare.dialects.dependencies import conda_dependencies

@@ -6,8 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from cetool.base.patterns import pattern
-from cetool.base.text import shorten
+from cetool.base.text import pattern, shorten
 from cetool.base.urls import redact
 from cetool.declare.channels import canonical_channel, file_url
 from cetool.declare.match_fields import PACKAGE_NAME

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from cetool.base.errors import Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
 from cetool.base.limits import ENVIRONMENT_FILE
-from cetool.base.patterns import pattern
-from cetool.base.text import nearest, printable, shorten
+from cetool.base.text import nearest, pattern, printable, shorten
 from cetool.declare.channels import channels_of, ends_channels
 from cetool.declare.dialects.own_keys import read_packages, read_variables
 from cetool.declare.match_specs import canonical_spec

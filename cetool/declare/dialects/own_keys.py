@@ -11,8 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 
-from cetool.base.patterns import pattern
-from cetool.base.text import shorten
+from cetool.base.text import pattern, shorten
 from cetool.declare.baselines import read_baselines, read_without
 from cetool.declare.blocks import Declaration
 from cetool.declare.channels import channels_of, ends_channels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.declare.blocks import PEP723, Block, Broken, Declaration
 from cetool.declare.channels import channels_of
 from cetool.declare.dialects.own_keys import read_own_keys, read_packages

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from cetool.base.errors import Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
-from cetool.base.patterns import pattern
-from cetool.base.text import has_control, printable, shorten
+from cetool.base.text import has_control, normalized, pattern, printable, shorten
 from cetool.base.urls import quotable, redact
 from cetool.base.values import Value
 from cetool.declare.channels import file_url
 from cetool.declare.nodes import Node
-from cetool.declare.pypi import PYPI_NAME, PypiSettings, canonical_requirement, normalized_name, place_url
+from cetool.declare.pypi import PYPI_NAME, PypiSettings, canonical_requirement, place_url
 from cetool.declare.requirements import Requirements
 from cetool.declare.source import decode, read_bytes, with_home
 
@@ -238,7 +237,7 @@ class _Reader:
         if name in (":all:", ":none:"):
             changed = {key: True if name == ":all:" else None, some: []}
         else:
-            changed = {some: sorted({*self._settings.named.get(some, []), normalized_name(name)})}
+            changed = {some: sorted({*self._settings.named.get(some, []), normalized(name)})}
         self._settings = self._settings.with_options(**changed)
 
     def _file(self, name: str, spot: _Spot, *, constraint: bool) -> None:

@@ -12,14 +12,13 @@ from typing import Any
 from cetool.base.durations import exclude_newer, rfc3339
 from cetool.base.errors import Location, MetadataError, UsageError
 from cetool.base.files import sha256_of
-from cetool.base.patterns import pattern
-from cetool.base.text import nearest, shorten
+from cetool.base.text import nearest, normalized, pattern, shorten
 from cetool.declare.channels import channels_of
 from cetool.declare.dialects.dependencies import PIXI_FIELDS, conda_dependencies, pypi_dependency
 from cetool.declare.dialects.own_keys import read_variables
 from cetool.declare.nodes import Node
 from cetool.declare.platforms import FAMILIES, PLATFORMS, selectors
-from cetool.declare.pypi import INDEX_STRATEGY, PRERELEASE, PypiSettings, index_url, normalized_name, package_names
+from cetool.declare.pypi import INDEX_STRATEGY, PRERELEASE, PypiSettings, index_url, package_names
 from cetool.declare.requirements import NO_SOLVING, Ignored, Requirements, Solving
 
 Base = str | os.PathLike[str]
@@ -284,7 +283,7 @@ def _pypi_dependency(name: str, node: Node, base_dir: Base) -> Requirements:
         return Requirements(pypi=(text,))
     url = index_url(index, base_dir)
     table = {"name": f"index-{sha256_of(url.encode())[:12]}", "url": url, "explicit": True}
-    sources = {normalized_name(name): [{"index": table["name"]}]}
+    sources = {normalized(name): [{"index": table["name"]}]}
     return Requirements(pypi=(text,), pypi_settings=PypiSettings().with_options(index=[table], sources=sources))
 
 

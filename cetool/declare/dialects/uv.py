@@ -11,8 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from cetool.base.patterns import pattern
-from cetool.base.text import nearest, shorten
+from cetool.base.text import nearest, normalized, pattern, shorten
 from cetool.base.values import Value
 from cetool.declare.dialects.uv_sources import Sources, read_sources
 from cetool.declare.nodes import Node
@@ -23,7 +22,6 @@ from cetool.declare.pypi import (
     canonical_requirement,
     checked_name,
     index_url,
-    normalized_name,
     package_names,
 )
 from cetool.declare.requirements import Requirements
@@ -183,7 +181,7 @@ def _sources(keys: Mapping[str, Node], indexes: list[str], base_dir: Base) -> So
         return read_sources(None, (), base_dir)
     if node is not None and names and node.kind == "mapping":
         node = node._replace(
-            entries={name: item for name, item in node.entries.items() if normalized_name(name) not in names}
+            entries={name: item for name, item in node.entries.items() if normalized(name) not in names}
         )
     return read_sources(node, indexes, base_dir)
 

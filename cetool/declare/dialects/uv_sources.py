@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cetool.base.errors import MetadataError
-from cetool.base.text import shorten
+from cetool.base.text import normalized, shorten
 from cetool.base.values import Value
 from cetool.declare.dialects.dependencies import direct_reference, refuse_editable
 from cetool.declare.nodes import Node
@@ -54,13 +54,12 @@ class Sources:
 
     def _applied(self, requirement: str) -> list[str]:
         from packaging.requirements import InvalidRequirement, Requirement
-        from packaging.utils import canonicalize_name
 
         try:
             asked = Requirement(requirement)
         except InvalidRequirement:  # a URL without a name, to which no source can belong
             return [requirement]
-        name = canonicalize_name(asked.name)
+        name = normalized(asked.name)
         sources = self._sources.get(name)
         if sources is None:
             return [requirement]

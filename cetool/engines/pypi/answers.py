@@ -11,10 +11,11 @@ from urllib.parse import unquote, urlsplit
 
 from cetool.base.errors import EngineError
 from cetool.base.limits import parse_json
+from cetool.base.text import normalized
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value
 from cetool.declare.package import PypiPackage
-from cetool.packages.distributions import Distribution, normalized
+from cetool.packages.distributions import Distribution
 from cetool.packages.hashing import digest_of
 
 #: What reading something else than was expected raises.

@@ -20,10 +20,9 @@ from functools import cached_property
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
-from cetool.base.consent import Consent
 from cetool.base.errors import EngineError
 from cetool.base.limits import PACKAGE, read_regular
-from cetool.base.process import clean_environ, own_module, python_command
+from cetool.base.process import Consent, clean_environ, own_module, python_command
 from cetool.base.urls import scrub, strip_credentials
 from cetool.declare.package import PypiPackage
 from cetool.declare.pypi import PypiSettings

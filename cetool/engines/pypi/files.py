@@ -19,12 +19,11 @@ from urllib.parse import unquote
 
 from cetool.base.errors import EngineError
 from cetool.base.limits import SETTINGS, read_text
-from cetool.base.patterns import pattern
+from cetool.base.text import normalized, pattern
 from cetool.base.urls import redact, scrub, split_url
 from cetool.base.values import Value
 from cetool.declare.dialects.uv import KEYS
 from cetool.declare.pypi import OWN_OPTIONS, PypiSettings
-from cetool.packages.distributions import normalized
 
 #: What is said where pip cannot do what a script asks for.
 GET_UV = "Install uv: pipx install 'cetool[uv]', or https://docs.astral.sh/uv/."

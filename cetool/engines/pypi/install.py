@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from cetool.base.errors import EngineError, StoreError
+from cetool.base.text import normalized
 from cetool.base.urls import redact, scrub, split_url
 from cetool.declare.package import PypiPackage
 from cetool.declare.pypi import PypiSettings
@@ -23,7 +24,6 @@ from cetool.engines.pypi.files import GET_UV, literal, refuse_for_pip
 from cetool.lock.installed import Installed
 from cetool.packages.distributions import (
     distributions_by_name,
-    normalized,
     pypi_distributions,
     read_origins,
     site_packages,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cetool.base.errors import EngineError, Location, MetadataError
 from cetool.base.process import own_python
-from cetool.base.text import shorten
+from cetool.base.text import normalized, shorten
 from cetool.base.urls import redact, strip_credentials
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.package import Package, PypiPackage
@@ -32,7 +32,6 @@ from cetool.engines.pypi.install import installed_versions, is_directory, is_nam
 from cetool.engines.rattler.request import virtual_packages
 from cetool.lock.checks import pypi_url, pypi_version
 from cetool.lock.model import PlatformLock
-from cetool.packages.distributions import normalized
 
 #: uv's names of platforms.
 _PLATFORMS = {

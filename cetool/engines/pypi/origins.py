@@ -20,11 +20,12 @@ from urllib.parse import unquote, urlsplit
 from cetool.base.errors import EngineError, StoreError
 from cetool.base.limits import parse_json
 from cetool.base.process import clean_environ, python_command
+from cetool.base.text import normalized
 from cetool.base.urls import strip_credentials
 from cetool.declare.package import PypiPackage
 from cetool.declare.pypi import PypiSettings
 from cetool.engines.pypi.files import tell_pip, tell_uv
-from cetool.packages.distributions import Distribution, normalized, pypi_distributions, read_origins, write_origins
+from cetool.packages.distributions import Distribution, pypi_distributions, read_origins, write_origins
 from cetool.packages.prefix import read_records
 
 #: Seconds that uv or pip may take to tell.

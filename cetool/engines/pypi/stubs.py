@@ -9,10 +9,10 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from cetool.base.text import normalized
 from cetool.declare.package import Package
 from cetool.declare.pypi import PypiSettings
 from cetool.engines.pypi.files import write_private
-from cetool.packages.distributions import normalized
 
 #: Conda packages whose Python distributions have another name than they.
 DISTRIBUTIONS = {

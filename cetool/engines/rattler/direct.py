@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from cetool.base.errors import EngineError
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.urls import redact
 from cetool.base.values import Value
 from cetool.declare.package import Package

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cetool.base import limits
 from cetool.base.errors import CetoolError, EngineError
-from cetool.base.panics import is_panic, stderr_to
-from cetool.base.patterns import pattern
+from cetool.base.process import is_panic, stderr_to
+from cetool.base.text import pattern
 from cetool.base.urls import redact, scrub
 from cetool.declare.package import Package
 from cetool.engines.output import Log

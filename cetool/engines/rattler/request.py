@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from cetool.base.errors import EngineError
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.urls import redact, scrub, strip_credentials
 from cetool.base.values import Value
 from cetool.declare.match_fields import Fields, read_fields

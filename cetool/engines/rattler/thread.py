@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 
 from cetool.base import limits
 from cetool.base.errors import EngineError
-from cetool.base.panics import panic_text
+from cetool.base.process import panic_text
 
 _T = TypeVar("_T")
 _TICK = 0.1
