@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from cetool.base.errors import MetadataError, UsageError
+from cetool.base.errors import UsageError
 from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, Declaration, find_block
 from cetool.declare.channels import NO_DEFAULTS, file_url
 from cetool.declare.dialects.own_keys import read_own_keys
@@ -20,7 +20,7 @@ from cetool.declare.pypi import canonical_requirement
 from cetool.declare.requirements import DEFAULT_CHANNEL
 from cetool.edit.declared import DeclaredItem, channels_place, draft_of, pypi_name
 from cetool.edit.document import BlockText, Document, NotWrittenError, block_text, require_script
-from cetool.edit.editing import Edited, comparable, declaration
+from cetool.edit.editing import Edited, comparable, declaration, declared_again
 from cetool.edit.rendering import NewBlock, entrypoint_of, render, toml_value, words_of
 from cetool.edit.spots import Spot, line_start
 from cetool.edit.toml import TomlText, scan_toml
@@ -59,7 +59,7 @@ def convert_block(document: Document, dialect: str) -> Edited:
     wanted, shared = work.wanted()
     for attempt in work.attempts(wanted):
         new = work.replaced(attempt, shared)
-        found = work.reading(new)
+        _, found = declared_again(new, dialect, work.refusal)
         if work.runs_alike(found):
             break
     work.compare(found)
@@ -227,7 +227,7 @@ class _Conversion:
         if lines is None:
             settings = needs.pypi_settings
             keys = [key for key, _ in settings.options] + (["exclude-newer"] if settings.exclude_newer else [])
-            raise self._refusal(f": only [tool.uv] of a PEP 723 block can say all of {', '.join(keys)}")
+            raise self.refusal(f": only [tool.uv] of a PEP 723 block can say all of {', '.join(keys)}")
         return (*lines, *texts, *(text for text in needs.pypi if bare_requirement(text) is None))
 
     def attempts(self, wanted: NewBlock) -> list[NewBlock]:
@@ -262,32 +262,15 @@ class _Conversion:
         if following.startswith(comment) and self.dialect in (CONDA_EXECUTE, PEP723):
             lines.append("")
         ends = [document.ending] * (len(lines) - 1) + [document.line(block.last - 1)[1]]
-        try:
-            new = [(line + end).encode(document.codec) for line, end in zip(lines, ends, strict=True)]
-        except UnicodeError:
-            raise MetadataError(
-                f"the new block cannot be written in {document.codec}",
-                code="block-not-editable",
-                where=self.script.at(),
-            ) from None
+        new = document.encoded(
+            map("".join, zip(lines, ends, strict=True)), "the new block cannot be written in {codec}"
+        )
         return document.spliced(block.first - 1, block.last, new)
-
-    def reading(self, document: Document) -> Declaration:
-        """What the new block says. Raises NotWrittenError where that is nothing."""
-        script = require_script(document)
-        try:
-            block = find_block(script)
-            found = None if block is None or block.dialect != self.dialect else declaration(block, script)
-        except MetadataError as error:
-            raise self._refusal(f": {error.message}") from None
-        if found is None:
-            raise self._refusal()
-        return found
 
     def refuse_base(self) -> None:
         """Raise NotWrittenError for a block with a base: its keys are written by hand into ``[tool.cetool]``."""
         if self.before.requirements.overlay is not None:
-            raise self._refusal(": it names a base, and what is laid over it")
+            raise self.refusal(": it names a base, and what is laid over it")
 
     def compare(self, found: Declaration) -> None:
         """See that the environment is the same. Raises NotWrittenError where it is another one."""
@@ -299,11 +282,12 @@ class _Conversion:
             for needs in (old, new)
         ]
         if self.dialect == PEP723 and not any(spec_name(spec) == "python" for spec in old.packages):
-            raise self._refusal(": a PEP 723 script always has python in its environment, and this one has not")
+            raise self.refusal(": a PEP 723 script always has python in its environment, and this one has not")
         if pairs[0] != pairs[1] or not self.runs_alike(found):
-            raise self._refusal()
+            raise self.refusal()
 
-    def _refusal(self, reason: str = "") -> NotWrittenError:
+    def refusal(self, reason: str = "") -> NotWrittenError:
+        """The error for a block that the other dialect cannot say."""
         names = {value: key for key, value in DIALECTS.items()}
         return NotWrittenError(
             f"what this block says cannot be said in {names[self.dialect]}, so nothing was written{reason}",

@@ -9,7 +9,7 @@ import codecs
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,6 +71,18 @@ class Document:
     def with_text(self, text: str) -> Document:
         """The same file with another text, its byte order mark kept."""
         return _document(self.path, self.name, self.target, self.mark + text.encode(self.codec))
+
+    def encoded(self, lines: Iterable[str], problem: str, line: int | None = None) -> list[bytes]:
+        """Lines, with their ends, in the file's encoding.
+
+        Raises MetadataError with the problem ({codec} becomes the encoding) where that cannot hold them.
+        """
+        try:
+            return [each.encode(self.codec) for each in lines]
+        except UnicodeError:
+            raise MetadataError(
+                problem.replace("{codec}", self.codec), code="block-not-editable", where=Location(self.name, line)
+            ) from None
 
     def spliced(self, first: int, last: int, new: Sequence[bytes]) -> Document:
         """The same with the lines from index ``first`` up to and without ``last`` replaced by others.
@@ -158,7 +170,11 @@ def write_document(old: Document, new: Document) -> tuple[str, ...]:
             hint="Run the same command again.",
         ) from None
     except OSError as error:
-        raise _not_written(error, old, target.parent) from None
+        raise NotWrittenError(
+            f"the script cannot be written: {error.strerror or error}",
+            where=where,
+            hint=f"A new file has to be made in its directory, {printable(str(target.parent))}.",
+        ) from None
     if status.st_nlink > 1:
         others = status.st_nlink - 1
         names = (
@@ -168,15 +184,6 @@ def write_document(old: Document, new: Document) -> tuple[str, ...]:
         )
         return (f"the file has {names} the old text",)
     return ()
-
-
-def _not_written(error: OSError, document: Document, directory: Path) -> NotWrittenError:
-    reason = error.strerror or str(error)
-    return NotWrittenError(
-        f"the script cannot be written: {reason}",
-        where=Location(document.name),
-        hint=f"A new file has to be made in its directory, {printable(str(directory))}.",
-    )
 
 
 def require_script(document: Document) -> Script:

@@ -91,8 +91,9 @@ def edit_declaration(document: Document, change: BlockChange) -> Edited:
     if old.channels is None and channels is not None:
         wanted = wanted._replace(configured=block.dialect == CONDA_EXECUTE)
     new = draft.document()
-    verify(new, block, before._replace(requirements=wanted))
-    if untouched(draft.root, block.dialect) != untouched(old_root, block.dialect):
+    new_block, found = declared_again(new, block.dialect, lambda reason: _unsafe(script, block, reason))
+    same = comparable(found) == comparable(before._replace(requirements=wanted)) and new_block.first == block.first
+    if not same or untouched(draft.root, block.dialect) != untouched(old_root, block.dialect):
         raise _unsafe(script, block)
     return Edited(new, tuple(work.notes))
 
@@ -109,18 +110,18 @@ def declaration(block: Block, script: Script) -> Declaration:
     return found
 
 
-def verify(document: Document, old: Block, wanted: Declaration) -> None:
-    """See that a changed file declares what was intended. Raises NotWrittenError where it does not."""
+def declared_again(
+    document: Document, dialect: str, refusal: Callable[[str], NotWrittenError]
+) -> tuple[Block, Declaration]:
+    """The block of a changed file, and what it says. Raises ``refusal(reason)`` for none, and for a malformed one."""
     script = require_script(document)
     try:
         block = find_block(script)
-        found = None if block is None else declaration(block, script)
+        if block is not None and block.dialect == dialect:
+            return block, declaration(block, script)
     except MetadataError as error:
-        raise _unsafe(script, old, f": {error.message}") from None
-    if block is None or found is None or (block.dialect, block.first) != (old.dialect, old.first):
-        raise _unsafe(script, old)
-    if comparable(found) != comparable(wanted):
-        raise _unsafe(script, old)
+        raise refusal(f": {error.message}") from None
+    raise refusal("")
 
 
 def comparable(declared: Declaration) -> object:
@@ -139,6 +140,12 @@ def _unsafe(script: Script, block: Block, reason: str = "") -> NotWrittenError:
         where=script.at(block.first),
         hint="Change it with an editor; `cetool check` tells whether it is right.",
     )
+
+
+def refuse_secret(text: str, what: str = "", hint: str = _SECRET) -> None:
+    """Raise UsageError for a text with a password or a token in it; ``what`` comes before it in the message."""
+    if strip_credentials(text) != text:
+        raise UsageError(f"{what}'{redact(text)}' holds a password or a token", code="secret-refused", hint=hint)
 
 
 class _Work:
@@ -186,8 +193,7 @@ class _Work:
         else:
             canonical = canonical_requirement(text, base_dir=base)
             name = pypi_name(canonical)
-        if strip_credentials(text) != text:
-            raise UsageError(f"'{redact(text)}' holds a password or a token", code="secret-refused", hint=_SECRET)
+        refuse_secret(text)
         items = self._named(kind, name)
         families = selectors(current_platform())
         own = next((item for item in items if item.platform in families), None)
@@ -235,10 +241,7 @@ class _Work:
         named = before or ()
         new: dict[str, str] = {}
         for text in texts:
-            if strip_credentials(text) != text:
-                raise UsageError(
-                    f"the channel '{redact(text)}' holds a password or a token", code="secret-refused", hint=_SECRET
-                )
+            refuse_secret(text, "the channel ")
             channel = canonical_channel(text, base_dir=self.script.directory)
             if channel not in named:
                 new.setdefault(channel, text.strip())

@@ -67,10 +67,8 @@ def _fields(canonical: str) -> dict[str, str]:
 
 
 def _conda_meaning(name: str, value: str, base_dir: str | os.PathLike[str]) -> str | None:
-    table = _parsed(f"{key_text(name)} = {value}")
-    if table is None:
-        return None
     try:
+        table = parse_toml([f"{key_text(name)} = {value}"], [1], name="", first=1)
         return conda_dependencies(table.entries, platform=current_platform(), base_dir=base_dir).get(name.lower())
     except CetoolError:
         return None
@@ -95,9 +93,9 @@ def pypi_entry(text: str, base_dir: str | os.PathLike[str]) -> Pair | None:
     plain = fields["version"] if list(fields) == ["version"] else None
     value = plain or f"{{ {', '.join(f'{key} = {each}' for key, each in fields.items())} }}"
     name = requirement.name
-    root = _parsed(f"pypi-dependencies = {{ {key_text(name)} = {value} }}")
     try:
-        read = () if root is None else read_pixi(root, platform=current_platform(), base_dir=base_dir).pypi
+        root = parse_toml([f"pypi-dependencies = {{ {key_text(name)} = {value} }}"], [1], name="", first=1)
+        read = read_pixi(root, platform=current_platform(), base_dir=base_dir).pypi
     except CetoolError:
         return None
     return (name, value) if read == (wanted,) else None
@@ -118,30 +116,19 @@ def _origin(url: str) -> dict[str, str]:
     return {"path" if re.match(r"\.{0,2}/|~/", url) else "url": quoted(url)}
 
 
-def _parsed(line: str) -> Node | None:
-    try:
-        return parse_toml([line], [1], name="", first=1)
-    except CetoolError:
-        return None
-
-
 def python_specifier(text: str, base_dir: str | os.PathLike[str]) -> str | None:
     """The PEP 440 specifier that means the same python as this match spec; None where there is none."""
     wanted = canonical_spec(text, base_dir=base_dir)
     found = _SPEC.fullmatch(text.strip())
     rest = (found["rest"] or "").strip() if found and not found["channel"] else ""
-    for version in dict.fromkeys((rest, ",".join(map(_clause, rest.split(","))), *_canonical_clauses(wanted))):
+    clauses = (",".join(map(_clause, each.split(","))) for each in (rest, wanted.partition(" ")[2]))
+    for version in dict.fromkeys((rest, *clauses)):
         try:
             if version and requires_python_spec(version) == wanted:
                 return version
         except CetoolError:
             continue
     return None
-
-
-def _canonical_clauses(spec: str) -> tuple[str, ...]:
-    version = spec.partition(" ")[2]
-    return (",".join(map(_clause, version.split(","))),)
 
 
 def _clause(text: str) -> str:

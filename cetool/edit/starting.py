@@ -13,9 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cetool.base.errors import MetadataError, UsageError
-from cetool.base.urls import redact, strip_credentials
-from cetool.declare.blocks import CONDA_SCRIPT, PEP723, Declaration, find_block
+from cetool.base.errors import UsageError
+from cetool.declare.blocks import CONDA_SCRIPT, PEP723, find_block
 from cetool.declare.languages import Language, language_of
 from cetool.declare.match_specs import canonical_spec
 from cetool.declare.pypi import canonical_requirement
@@ -23,8 +22,8 @@ from cetool.declare.requirements import DEFAULT_CHANNEL, Requirements
 from cetool.declare.run_with import choose_program
 from cetool.declare.source import Script
 from cetool.edit.declared import package_name
-from cetool.edit.document import Document, NotWrittenError
-from cetool.edit.editing import Edited, comparable, declaration
+from cetool.edit.document import Document, NotWrittenError, require_script
+from cetool.edit.editing import Edited, comparable, declared_again, refuse_secret
 from cetool.edit.rendering import NewBlock, entrypoint_of, render
 
 # Packages that are imported by their own name, on conda-forge and on PyPI.
@@ -237,12 +236,7 @@ def start_block(document: Document, dialect: str, extra: Sequence[str] = ()) -> 
 def _needs(script: Script, language: Language, dialect: str, extra: Sequence[str]) -> _Needs:
     for text in extra:
         canonical_spec(text, base_dir=script.directory)
-        if strip_credentials(text) != text:
-            raise UsageError(
-                f"'{redact(text)}' holds a password or a token",
-                code="secret-refused",
-                hint="A script is no place for a secret.",
-            )
+        refuse_secret(text, hint="A script is no place for a secret.")
     packages = {package_name(text): text.strip() for text in extra}
     imports = find_imports(script) if language.is_python else Imports()
     own = language.package
@@ -286,12 +280,7 @@ def _inserted(document: Document, script: Script, dialect: str, wanted: NewBlock
     opening = b""
     if at and not document.line(at - 1)[1]:  # nothing but a shebang, and no line end
         opening = end.encode(document.codec)
-    try:
-        new = [(line + end).encode(document.codec) for line in lines]
-    except UnicodeError:
-        raise MetadataError(
-            f"the block cannot be written in {document.codec}", code="block-not-editable", where=script.at()
-        ) from None
+    new = document.encoded([line + end for line in lines], "the block cannot be written in {codec}")
     if opening:
         new = [opening, *new[:-1], new[-1].removesuffix(opening)]  # the file goes on having none at its end
     return document.spliced(at, at, new)
@@ -312,20 +301,17 @@ def _place(script: Script, language: Language) -> int:
 
 def _verify(document: Document, dialect: str, wanted: NewBlock) -> None:
     """See that the new block is found and asks for what it was written for. Raises NotWrittenError."""
-    script = document.script
-    assert script is not None
-    try:
-        block = find_block(script)
-        found = None if block is None or block.dialect != dialect else declaration(block, script)
-    except MetadataError as error:
-        raise NotWrittenError(
-            f"the block would be wrong, so nothing was written: {error.message}", where=script.at()
-        ) from None
-    packages = {canonical_spec(text, base_dir=script.directory) for text in wanted.packages}
+    script = require_script(document)
+
+    def refusal(reason: str) -> NotWrittenError:
+        problem = "the block would be wrong" if reason else "no block can be put into this file"
+        return NotWrittenError(f"{problem}, so nothing was written{reason}", where=script.at())
+
+    _, found = declared_again(document, dialect, refusal)
     needs = Requirements(
-        packages=tuple(packages),
+        packages=tuple({canonical_spec(text, base_dir=script.directory) for text in wanted.packages}),
         channels=wanted.channels,
         pypi=tuple(canonical_requirement(text, base_dir=script.directory) for text in wanted.pypi),
     )
-    if found is None or comparable(found) != comparable(Declaration(needs, found.run_with, found.entrypoint)):
-        raise NotWrittenError("no block can be put into this file, so nothing was written", where=script.at())
+    if comparable(found) != comparable(found._replace(requirements=needs)):
+        raise refusal("")
