@@ -16,6 +16,7 @@ from support.home import Home
 
 from cetool.base.errors import EngineError, UsageError
 from cetool.engines.choice import NAMES, choose_engine, find_engines
+from cetool.engines.program import CONDA
 from cetool.engines.protocol import Engine, Found
 from cetool.engines.registration import forget_registration
 from cetool.packages.integrity import check_complete
@@ -150,7 +151,7 @@ def test_mamba_1_is_a_conda(home: Home, env: dict[str, str]) -> None:
     """It takes conda's command line, and conda's turns."""
     home.write("bin/mamba", "#!/bin/sh\nprintf 'mamba 1.5.8\\nconda 24.1.0\\n'\n", executable=True)
     engine, _ = choose("mamba", env)
-    assert type(engine).__name__ == "CondaEngine" and engine.name == "mamba" and engine.version == "1.5.8"
+    assert getattr(engine, "kind", None) is CONDA and engine.name == "mamba" and engine.version == "1.5.8"
     assert found("mamba", env, with_versions=True).version == "1.5.8"
 
 

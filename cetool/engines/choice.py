@@ -15,7 +15,9 @@ from pathlib import Path
 from cetool.base.errors import EngineError, UsageError
 from cetool.base.process import python_command
 from cetool.base.values import Value
+from cetool.engines.program import ProgramEngine, version_of
 from cetool.engines.protocol import Engine, Found, root_of
+from cetool.engines.rattler.engine import RattlerEngine
 
 #: The engines' names in the order in which they are tried.
 NAMES = ("mamba", "micromamba", "conda", "rattler")
@@ -144,18 +146,9 @@ def _known(wanted: str) -> str:
 
 def _engine(found: Found, environ: Mapping[str, str], lock_dir: Path, cache_dir: Path) -> Engine:
     if found.name == "rattler":
-        from cetool.engines.rattler.engine import RattlerEngine  # 40 ms that only its users pay
-
         return RattlerEngine(environ, cache_dir)
     argv = _argv(found)
-    # mamba 1 is conda with another solver
-    if found.name == "conda" or (found.name == "mamba" and str(found.version).startswith("1.")):
-        from cetool.engines.conda import CondaEngine
-
-        return CondaEngine(argv, environ, lock_dir=lock_dir, name=found.name, version=found.version)
-    from cetool.engines.mamba import MambaEngine
-
-    return MambaEngine(argv, environ, name=found.name, version=found.version)
+    return ProgramEngine(found.name, argv, environ, lock_dir=lock_dir, version=found.version)
 
 
 def _argv(found: Found) -> tuple[str, ...]:
@@ -208,8 +201,6 @@ def _recorded_version(found: Found) -> str | None:
 
 
 def _with_version(found: Found, environ: Mapping[str, str]) -> Found:
-    from cetool.engines.program import version_of
-
     try:
         return found._replace(version=version_of(found.name, _argv(found), environ))
     except EngineError as error:

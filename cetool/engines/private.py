@@ -21,15 +21,38 @@ from types import TracebackType
 from cetool.base.below import read_below, write_below
 from cetool.base.errors import EngineError
 from cetool.base.limits import SETTINGS, check_yaml, parse_json, read_text
+from cetool.base.patterns import pattern
 from cetool.base.urls import Url, cleaned, redact, split_url, strip_credentials
 from cetool.engines.protocol import CreateRequest
 
 _STEM = "engine-input-"
+#: The URLs in a channel, a match spec or a line of an explicit spec; a host may be an IPv6 address in brackets.
+_URLS = pattern(r"(?<=://)(?:[^\s\"'\[\]/]*\[[0-9A-Fa-f:.]*\])?[^\s\"'\[\]]*")
+_LONE_PERCENT = pattern(r"%(?![0-9A-Fa-f]{2})")
 
 
 def has_credentials(text: str) -> bool:
     """Whether a channel or spec carries credentials."""
     return strip_credentials(text) != text
+
+
+def literal(request: CreateRequest) -> CreateRequest:
+    """The request with everything encoded that conda or mamba would expand: ``$NAME``, ``${NAME}`` and ``%NAME%``.
+
+    conda expands variables in channels, wherever they are named, mamba in those of an environment file. The user's own
+    configuration may say ``$TOKEN``; what comes from a script, a lock or a baseline is data, and goes to a host.
+    """
+    return request._replace(
+        channels=tuple(map(_literal, request.channels)),
+        packages=tuple(map(_literal, request.packages)),
+        explicit=tuple(package._replace(url=_literal(package.url)) for package in request.explicit),
+    )
+
+
+def _literal(text: str) -> str:
+    if "://" not in text:
+        return text
+    return _URLS.sub(lambda url: _LONE_PERCENT.sub("%25", url[0].replace("$", "%24")), text)
 
 
 class PrivateFiles:

@@ -1,46 +1,103 @@
-"""An engine that is a program of the user's: how it is called, and which version of what it is.
+"""Engines that are programs of the user's: conda, mamba and micromamba, as subprocesses with the user's own
+configuration, mirrors, credentials and package caches.
 
-Where a program lies, or what it looks like, often tells enough to set it to work at once; asking conda for its version
-can take a quarter of a second. The version is wanted all the same, by the environment's marker: it is asked meanwhile.
+How such a program is called and understood is a :class:`Kind`; there are two, since mamba 1 is conda with another
+solver, and mamba 2 is micromamba. conda adds pip to every python unless its configuration says otherwise, which is left to the
+configuration; mamba adds it wherever python is asked for.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import shutil
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 
-from cetool.base.errors import EngineError
-from cetool.base.text import pattern
-from cetool.engines.protocol import CreateRequest
+from cetool.base.errors import CetoolError, EngineError
+from cetool.base.process import clean_environ
+from cetool.base.urls import split_url, strip_credentials
+from cetool.declare.package import Package
+from cetool.engines.explain import explain
+from cetool.engines.explicit import distinct, explicit_file, require_sha256
+from cetool.engines.explicit_checks import check_local_archives, refuse_damaged
+from cetool.engines.linked import remove_refused, verified
+from cetool.engines.output import CondaStages, MambaStages, logged
+from cetool.engines.private import (
+    PrivateFiles,
+    condarc_file,
+    environment_file,
+    has_credentials,
+    literal,
+    netrc_file,
+    scrub,
+    spec_file,
+)
+from cetool.engines.protocol import CreateRequest, Explain, Progress, root_of
+from cetool.engines.subprocesses import Ended, Invocation, ask_version, run_engine
+from cetool.packages.cache import checked_caches, turn
+from cetool.packages.integrity import check_complete
+from cetool.packages.prefix import read_history
+from cetool.settings.condarc import load_condarc
 
 #: What each program prints for ``--version``, the version in a group. PyPI has a test runner of the name mamba, at 0.11
-#: since 2020; mamba 1 is conda with another solver, and tells conda's version as well.
+#: since 2020; mamba 1 tells conda's version as well.
 _VERSIONS = {
-    "conda": pattern(r"^conda (\d\S*)", re.MULTILINE),
-    "mamba": pattern(r"^mamba (1\.\S*)|\A([2-9]\d*\.\d\S*)\s*\Z", re.MULTILINE),
-    "micromamba": pattern(r"\A([1-9]\d*\.\d\S*)\s*\Z"),
+    "conda": re.compile(r"^conda (\d\S*)", re.MULTILINE),
+    "mamba": re.compile(r"^mamba (1\.\S*)|\A([2-9]\d*\.\d\S*)\s*\Z", re.MULTILINE),
+    "micromamba": re.compile(r"\A([1-9]\d*\.\d\S*)\s*\Z"),
 }
-
-#: The URLs in a channel, a match spec or a line of an explicit spec; a host may be an IPv6 address in brackets.
-_URLS = pattern(r"(?<=://)(?:[^\s\"'\[\]/]*\[[0-9A-Fa-f:.]*\])?[^\s\"'\[\]]*")
-_LONE_PERCENT = pattern(r"%(?![0-9A-Fa-f]{2})")
-
 #: Variables of the user's that would have the version told in another form.
 _OTHER_FORMS = ("CONDA_JSON", "CONDA_QUIET", "MAMBA_JSON", "MAMBA_QUIET")
+_HISTORY = re.compile(r"^# conda version: (\d\S*)$", re.MULTILINE)
+_CRASHES = {signal.SIGSEGV, signal.SIGABRT, getattr(signal, "SIGBUS", signal.SIGSEGV)}
 
 
-class Program:
-    """The program of an engine: ``executable`` is the beginning of its command line, ``environ`` the variables.
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How programs of one kind are called, and how their output is read."""
 
-    ``version`` is None where nobody knows it yet.
+    #: The first version that knows SHA-256 in an explicit file.
+    sha256_since: tuple[int, int]
+    #: Variables of the user's that would change what a creation prints or does.
+    dropped: tuple[str, ...]
+    #: Variables that a creation gets.
+    variables: Mapping[str, str]
+    #: The variable that names the installation, and whether mamba's configuration files count.
+    root: str
+    is_mamba: bool
+    #: Follows what it prints.
+    stages: type[CondaStages] | type[MambaStages]
+    #: A pattern for what it prints when all is done.
+    done: str
+    #: The arguments of a creation, and the variables that they need.
+    arguments: Callable[[CreateRequest, PrivateFiles, Mapping[str, str]], tuple[list[str], dict[str, str]]]
+    #: Whether it locks its package cache itself; of the others one at a time works.
+    locks_cache: bool
+
+
+class ProgramEngine:
+    """One of these programs: ``executable`` is the beginning of its command line: ``("/opt/conda/bin/conda",)``.
+
+    ``lock_dir`` holds the file locks by which creations take turns; ``version`` is None where it is not known yet.
     """
 
     def __init__(
-        self, name: str, executable: tuple[str, ...], environ: Mapping[str, str], version: str | None = None
+        self,
+        name: str,
+        executable: tuple[str, ...],
+        environ: Mapping[str, str],
+        *,
+        lock_dir: Path,
+        version: str | None = None,
     ) -> None:
         self.name = name
         self.executable = executable
+        self.kind = CONDA if name == "conda" or (name == "mamba" and str(version).startswith("1.")) else MAMBA
         self._environ = environ
+        self._lock_dir = lock_dir
         self._version = version
         #: Whether it was set to work without having said what it is.
         self.on_trust = version is None
@@ -52,7 +109,18 @@ class Program:
             self._version = version_of(self.name, self.executable, self._environ)
         return self._version
 
-    def asked_meanwhile(self, request: CreateRequest) -> CreateRequest:
+    def create(self, request: CreateRequest, progress: Progress) -> Explain:
+        """Make the environment; see :class:`~cetool.engines.protocol.Engine`."""
+        request = literal(request)
+        packages = distinct(request.explicit)
+        if packages:
+            require_sha256(packages, self.name, self.version, self.kind.sha256_since)
+            check_local_archives(packages)
+        if self.name != "conda":  # which tells its version in the environment's history, without being asked
+            request = self._asked_meanwhile(request)
+        return verified(lambda each: self._make(each, packages, progress), request, progress)
+
+    def _asked_meanwhile(self, request: CreateRequest) -> CreateRequest:
         """The request, with the version asked while the program is at work. An error of that ends the work."""
         if self._version is not None:
             return request
@@ -65,35 +133,174 @@ class Program:
 
         return request._replace(meanwhile=ask)
 
+    def _make(self, request: CreateRequest, packages: Sequence[Package], progress: Progress) -> Explain:
+        caches = self._package_caches()
+        waiting = f"Waiting for another {self.name} that uses the package cache {caches[0]}"
+        turns: AbstractContextManager[int | None] = nullcontext()
+        if not self.kind.locks_cache:
+            turns = turn(self._lock_dir, caches[0], lambda: progress.stage(waiting))
+        with turns as lock, PrivateFiles(request) as files:
+            refuse_damaged(packages, lambda package: self._places(package, caches))
+            arguments, variables = self.kind.arguments(request, files, self._environ)
+            argv = (*self.executable, "create", *arguments)
+            environ = {**clean_environ(self._environ, drop=self.kind.dropped), **self.kind.variables, **variables}
+            environ.update(override_variables(request))
+            invocation = Invocation(argv, environ, (request.prefix, *caches), () if lock is None else (lock,))
+            ended = run_engine(invocation, request, self.kind.stages(progress, request.nearly))
+            if ended.status and self._is_mended(request, caches[0], progress):
+                ended = run_engine(invocation, request, self.kind.stages(progress, request.nearly))
+        explained = self._conclude(ended, request, progress)
+        if self._version is None and self.name == "conda":
+            told = _HISTORY.findall(read_history(request.prefix))
+            self._version = str(told[-1]) if told else None
+        return explained
 
-def literal(request: CreateRequest) -> CreateRequest:
-    """The request with everything encoded that conda or mamba would expand: ``$NAME``, ``${NAME}`` and ``%NAME%``.
+    def _is_mended(self, request: CreateRequest, cache: Path, progress: Progress) -> bool:
+        """Whether what conda failed of is out of its way: packages that one which was killed left half unpacked.
 
-    conda expands variables in channels, wherever they are named, mamba in those of an environment file. The user's own
-    configuration may say ``$TOKEN``; what comes from a script, a lock or a baseline is data, and goes to a host.
-    """
-    return request._replace(
-        channels=tuple(map(_literal, request.channels)),
-        packages=tuple(map(_literal, request.packages)),
-        explicit=tuple(package._replace(url=_literal(package.url)) for package in request.explicit),
-    )
+        Ctrl-C here, or anything else, is no reason to fail for good.
+        """
+        removed = remove_refused(logged(request.log)) if self.kind is CONDA else []
+        if removed:
+            progress.note(f"Half unpacked in {cache}, so unpacked anew: {', '.join(removed)}")
+            shutil.rmtree(request.prefix, ignore_errors=True)
+        return bool(removed)
 
+    def _conclude(self, ended: Ended, request: CreateRequest, progress: Progress) -> Explain:
+        """Take credentials out of the environment's records if it was made; raise EngineError otherwise.
 
-def _literal(text: str) -> str:
-    if "://" not in text:
-        return text
-    return _URLS.sub(lambda url: _LONE_PERCENT.sub("%25", url[0].replace("$", "%24")), text)
+        Returns what explains a fault of it by what the program said. One that crashes when all is done has done its
+        work: conda's interpreter with the rattler solver in it sometimes does so while it ends.
+        """
+        crashed = ended.signum in _CRASHES and re.search(self.kind.done, ended.stdout) is not None
+        if ended.status != 0 and not crashed:
+            raise explain(ended, engine=self.name, request=request)
+
+        def explained(finding: EngineError) -> EngineError:
+            return explain(ended, engine=self.name, request=request, finding=finding)
+
+        if crashed:
+            try:
+                check_complete(request.prefix, expect_packages=request.expects_packages, log=request.log)
+            except EngineError as error:
+                raise explained(error) from error
+            name = signal.Signals(ended.signum or 0).name
+            progress.note(f"{self.name} crashed ({name}) after its work was done; the environment is complete")
+        scrub(request.prefix, (*request.channels, *request.packages, *(package.url for package in request.explicit)))
+        return explained
+
+    def _package_caches(self) -> list[Path]:
+        """The directories in which it keeps packages: those configured, else the one next to it, and conda's user's.
+
+        The first is the one that it will most likely fill.
+        """
+        root = self._environ.get(self.kind.root) or str(root_of(self.executable[0]))
+        try:
+            configured = load_condarc(self._environ, root_prefix=root, mamba=self.kind.is_mamba).pkgs_dirs
+        except CetoolError:  # whatever is wrong with the configuration, the program will say it better
+            configured = ()
+        own = [Path(root, "pkgs")]
+        if self.kind is CONDA and (home := self._environ.get("HOME")):
+            own.append(Path(home, ".conda", "pkgs"))
+        return [*checked_caches(configured, root, self._environ)] or own
+
+    def _places(self, package: Package, caches: Sequence[Path]) -> Sequence[Path]:
+        """Where a package can be kept: in a cache itself or, by mamba, below a directory for its channel."""
+        if self.kind is CONDA:
+            return caches
+        parts = split_url(package.channel)
+        below = f"{parts.scheme}/{parts.place.replace(':', '_')}{parts.path}/{package.subdir}"
+        return [place for cache in caches for place in (cache / below, cache)]
 
 
 def version_of(name: str, executable: tuple[str, ...], environ: Mapping[str, str]) -> str:
     """The version of a program of this name. Raises EngineError where it does not answer, or is another."""
-    from cetool.base.process import clean_environ
-    from cetool.engines.subprocesses import ask_version
-
     text = ask_version(executable, clean_environ(environ, drop=_OTHER_FORMS))
     found = _VERSIONS[name].search(text)
     if found is None:
         raise EngineError(
-            f"another program of the name: its version is {text.splitlines()[0]!r}", code="engine-missing"
+            f"another program of the name: its version is {text.splitlines()[0]!r}", code="engine-not-working"
         )
     return str(next(filter(None, found.groups())))
+
+
+def override_variables(request: CreateRequest) -> dict[str, str]:
+    """``CONDA_OVERRIDE_CUDA=12.4`` for the virtual package ``__cuda``: understood by conda and mamba."""
+    return {
+        "CONDA_OVERRIDE_" + name.removeprefix("__").replace("-", "_").upper(): version
+        for name, version in request.virtual_packages
+    }
+
+
+# --- the two kinds ----------------------------------------------------------------------------------------------------
+
+
+def _conda_arguments(
+    request: CreateRequest, files: PrivateFiles, environ: Mapping[str, str]
+) -> tuple[list[str], dict[str, str]]:
+    variables = {}
+    if any(map(has_credentials, request.channels)):
+        variables["CONDARC"] = str(condarc_file(files, request.channels, environ))
+        others = (*(package.url for package in request.explicit), *request.packages)
+        if netrc := netrc_file(files, request.channels, environ, others):
+            variables["NETRC"] = str(netrc)
+    timeout = "CONDA_REMOTE_READ_TIMEOUT_SECS"
+    if request.stall_timeout < 60 and timeout not in environ:  # conda's own limit for a server that says nothing
+        variables[timeout] = f"{max(request.stall_timeout / 2, 1):g}"
+    # without --json: there the stages come as they begin, and a malformed spec does not crash it
+    argv = ["--yes", "--prefix", str(request.prefix), "--no-default-packages"]
+    argv += ["--offline"] if request.offline else []
+    if request.explicit:
+        return [*argv, "--file", str(explicit_file(files, request, request.channels))], variables
+    argv += ["--override-channels"]
+    for channel in request.channels:
+        argv += ["--channel", strip_credentials(channel)]
+    if any("://" in spec for spec in request.packages):
+        # Among arguments a spec with a URL means an explicit installation, which allows no other spec beside it.
+        return [*argv, "--file", str(spec_file(files, request))], variables
+    return [*argv, *request.packages], variables
+
+
+def _mamba_arguments(
+    request: CreateRequest, files: PrivateFiles, environ: Mapping[str, str]
+) -> tuple[list[str], dict[str, str]]:
+    argv = ["-y", "-p", str(request.prefix)]
+    argv += ["--offline"] if request.offline else []
+    if request.explicit:
+        return [*argv, "--file", str(explicit_file(files, request, request.channels))], {}
+    argv += ["--override-channels"]
+    if any(map(has_credentials, (*request.channels, *request.packages))):
+        return [*argv, "--file", str(environment_file(files, request))], {}
+    for channel in request.channels:
+        argv += ["-c", channel]
+    return [*argv, *request.packages], {}
+
+
+#: conda 4.9 and later, and mamba 1.
+CONDA = Kind(
+    sha256_since=(24, 9),
+    dropped=("CONDA_JSON", "CONDA_QUIET", "CONDA_DRY_RUN", "CONDA_DOWNLOAD_ONLY"),
+    variables={"CONDA_REGISTER_ENVS": "false", "CONDA_NUMBER_CHANNEL_NOTICES": "0"},
+    root="CONDA_ROOT",
+    is_mamba=False,
+    stages=CondaStages,
+    done=r"Executing transaction:.*done",
+    arguments=_conda_arguments,
+    locks_cache=False,
+)
+#: micromamba 1.5 and later, and mamba 2. They check every hash; before 2.1, SHA-256 in an explicit file is passed over.
+MAMBA = Kind(
+    sha256_since=(2, 1),
+    dropped=tuple(
+        f"{family}_{name}"
+        for family in ("MAMBA", "CONDA")
+        for name in ("JSON", "QUIET", "DRY_RUN", "DOWNLOAD_ONLY", "TARGET_PREFIX", "OVERRIDE_CHANNELS")
+    ),
+    variables={},
+    root="MAMBA_ROOT_PREFIX",
+    is_mamba=True,
+    stages=MambaStages,
+    done="Transaction finished",
+    arguments=_mamba_arguments,
+    locks_cache=True,
+)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from cetool.base import filelock
 from cetool.base.errors import EngineError, StoreError
+from cetool.base.files import sha256_of
 from cetool.base.ownership import OwnershipError, check_source_dir, ensure_private_dir, is_trusting
 from cetool.settings.condarc import Condarc, load_condarc
 
@@ -17,7 +18,9 @@ from cetool.settings.condarc import Condarc, load_condarc
 PACKAGES = "pkgs"
 METADATA = "repodata"
 _LOCK = ".in-use.lock"
-_TICK = 0.02
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+#: Seconds between two tries: for locks that are held for moments, and for as long as an engine works.
+_TICK, _LONG_TICK = 0.02, 0.1
 
 
 class DamagedPackages(EngineError):
@@ -138,9 +141,8 @@ def held_for_collection(cache: Path) -> Iterator[bool]:
 
 
 def _opened(cache: Path) -> int | None:
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
-        return os.open(cache / _LOCK, flags, 0o600)
+        return os.open(cache / _LOCK, _LOCK_FLAGS, 0o600)
     except OSError:
         return None
 
@@ -150,3 +152,40 @@ def note_use(packages: Path, names: Iterable[str]) -> None:
     for name in names:
         with contextlib.suppress(OSError):
             os.utime(packages / name)
+
+
+@contextlib.contextmanager
+def turn(lock_dir: Path, cache: Path, waiting: Callable[[], None]) -> Iterator[int]:
+    """Hold the exclusive lock for a package cache of conda's, which takes none; yields the descriptor that
+    subprocesses are to inherit. ``waiting`` is called once, where another process holds it.
+
+    An engine that outlives a killed cetool holds the lock for as long as it runs, since it inherited the descriptor.
+    Waiting is done by asking again and again, so that Ctrl-C works.
+    """
+    resolved = os.path.normcase(os.path.realpath(cache))
+    path = lock_dir / f"packages-{sha256_of(resolved.encode(errors='surrogateescape'))[:16]}.lock"
+    try:
+        lock_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, _LOCK_FLAGS, 0o600)
+    except OSError as error:
+        raise EngineError(
+            f"the lock file {path} cannot be opened: {error.strerror}", code="cache-not-writable"
+        ) from error
+    try:
+        told = False
+        while not filelock.take(descriptor, shared=False):
+            if not told:
+                waiting()
+                told = True
+            time.sleep(_LONG_TICK)
+    except OSError as error:
+        os.close(descriptor)
+        raise EngineError(
+            f"the file system does not lock {path}: {error.strerror or error}",
+            code="file-lock-failed",
+            hint="Set CETOOL_CACHE_DIR to a directory on a local disk.",
+        ) from error
+    try:
+        yield descriptor
+    finally:  # a child that still lives keeps the lock: it belongs to the open file, which the child shares
+        os.close(descriptor)
