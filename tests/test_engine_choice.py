@@ -15,7 +15,8 @@ from engines import FAKE, install_fakes
 from support.home import Home
 
 from cetool.base.errors import EngineError, UsageError
-from cetool.engines.choice import NAMES, choose_engine, find_engines
+from cetool.engines.choice import choose_engine
+from cetool.engines.discovery import NAMES, find_engines
 from cetool.engines.program import CONDA
 from cetool.engines.protocol import Engine, Found
 from cetool.engines.registration import forget_registration
@@ -28,7 +29,7 @@ PATH = "{0.bin}:/usr/bin:/bin"
 @pytest.fixture
 def env(home: Home, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """A machine without any engine but the built-in one, whatever this machine has."""
-    monkeypatch.setattr("cetool.engines.choice._ELSEWHERE", ())
+    monkeypatch.setattr("cetool.engines.discovery._ELSEWHERE", ())
     return home.environment({"PATH": f"{home.bin}:/usr/bin:/bin"})
 
 

@@ -139,7 +139,7 @@ class Session:
     @functools.cached_property
     def _likely_engine(self) -> Found:
         """The engine that would be taken, as far as that can be told without starting a program."""
-        from cetool.engines.choice import find_engines
+        from cetool.engines.discovery import find_engines
 
         found = find_engines(self.environ)
         wanted = self.settings.engine

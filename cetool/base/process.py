@@ -6,12 +6,13 @@ import os
 import site
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import final
 
 import cetool
+from cetool.base.errors import EngineError
 
 # --- consent ------------------------------------------------------------------------------------------------------
 
@@ -98,6 +99,27 @@ def clean_environ(environ: Mapping[str, str], *, drop: tuple[str, ...] | list[st
     is written into an installation that is not cetool's. The names in ``drop`` are taken out as well."""
     clean = {name: value for name, value in environ.items() if name not in _ASTRAY and name not in drop}
     return {**clean, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1"}
+
+
+def ask_version(argv: Sequence[str], environ: Mapping[str, str], *, timeout: float = 20.0) -> str:
+    """What a program prints for ``--version``. Raises EngineError where it cannot be run, fails or does not answer."""
+    import subprocess
+
+    command = [*argv, "--version"]
+    try:
+        done = subprocess.run(
+            command, env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = "it gives no answer" if isinstance(error, subprocess.TimeoutExpired) else error.strerror
+        raise EngineError(f"{argv[0]} cannot be used: {reason}", code="engine-not-working") from error
+    text = done.stdout.decode(errors="replace").strip()
+    if done.returncode != 0 or not text:
+        words = (done.stderr.decode(errors="replace").strip() or f"exit status {done.returncode}").splitlines()[-1]
+        raise EngineError(
+            f"{argv[0]} cannot be used: asked for its version, it answered: {words}", code="engine-not-working"
+        )
+    return text
 
 
 def _isolation() -> tuple[str, ...]:

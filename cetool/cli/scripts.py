@@ -26,7 +26,7 @@ from cetool.cli.output import flow, print_json, print_line, print_table
 from cetool.declare.environment import EnvironmentSpec, Exact
 from cetool.declare.metadata import ScriptMetadata
 from cetool.declare.platforms import current_platform
-from cetool.engines.choice import find_engines
+from cetool.engines.discovery import find_engines
 from cetool.launch.programs import resolve_command
 from cetool.launch.shell import parse_entrypoint
 from cetool.settings.paths import trust_directory

@@ -2,8 +2,8 @@
 configuration, mirrors, credentials and package caches.
 
 How such a program is called and understood is a :class:`Kind`; there are two, since mamba 1 is conda with another
-solver, and mamba 2 is micromamba. conda adds pip to every python unless its configuration says otherwise, which is left to the
-configuration; mamba adds it wherever python is asked for.
+solver, and mamba 2 is micromamba. conda adds pip to every python unless its configuration says otherwise, which is left
+to the configuration; mamba adds it wherever python is asked for.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from cetool.base.errors import CetoolError, EngineError
 from cetool.base.process import clean_environ
 from cetool.base.urls import split_url, strip_credentials
 from cetool.declare.package import Package
+from cetool.engines.discovery import version_of
 from cetool.engines.explain import explain
 from cetool.engines.explicit import distinct, explicit_file, require_sha256
 from cetool.engines.explicit_checks import check_local_archives, refuse_damaged
@@ -36,21 +37,13 @@ from cetool.engines.private import (
     spec_file,
 )
 from cetool.engines.protocol import CreateRequest, Explain, Progress, root_of
-from cetool.engines.subprocesses import Ended, Invocation, ask_version, run_engine
+from cetool.engines.registration import forget_registration
+from cetool.engines.subprocesses import Ended, Invocation, run_engine
 from cetool.packages.cache import checked_caches, turn
 from cetool.packages.integrity import check_complete
 from cetool.packages.prefix import read_history
 from cetool.settings.condarc import load_condarc
 
-#: What each program prints for ``--version``, the version in a group. PyPI has a test runner of the name mamba, at 0.11
-#: since 2020; mamba 1 tells conda's version as well.
-_VERSIONS = {
-    "conda": re.compile(r"^conda (\d\S*)", re.MULTILINE),
-    "mamba": re.compile(r"^mamba (1\.\S*)|\A([2-9]\d*\.\d\S*)\s*\Z", re.MULTILINE),
-    "micromamba": re.compile(r"\A([1-9]\d*\.\d\S*)\s*\Z"),
-}
-#: Variables of the user's that would have the version told in another form.
-_OTHER_FORMS = ("CONDA_JSON", "CONDA_QUIET", "MAMBA_JSON", "MAMBA_QUIET")
 _HISTORY = re.compile(r"^# conda version: (\d\S*)$", re.MULTILINE)
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, getattr(signal, "SIGBUS", signal.SIGSEGV)}
 
@@ -118,7 +111,11 @@ class ProgramEngine:
             check_local_archives(packages)
         if self.name != "conda":  # which tells its version in the environment's history, without being asked
             request = self._asked_meanwhile(request)
-        return verified(lambda each: self._make(each, packages, progress), request, progress)
+        try:
+            return verified(lambda each: self._make(each, packages, progress), request, progress)
+        finally:
+            if self.kind is MAMBA:  # which registers every environment, and nothing prevents that
+                forget_registration(request.prefix, self._environ)
 
     def _asked_meanwhile(self, request: CreateRequest) -> CreateRequest:
         """The request, with the version asked while the program is at work. An error of that ends the work."""
@@ -211,17 +208,6 @@ class ProgramEngine:
         parts = split_url(package.channel)
         below = f"{parts.scheme}/{parts.place.replace(':', '_')}{parts.path}/{package.subdir}"
         return [place for cache in caches for place in (cache / below, cache)]
-
-
-def version_of(name: str, executable: tuple[str, ...], environ: Mapping[str, str]) -> str:
-    """The version of a program of this name. Raises EngineError where it does not answer, or is another."""
-    text = ask_version(executable, clean_environ(environ, drop=_OTHER_FORMS))
-    found = _VERSIONS[name].search(text)
-    if found is None:
-        raise EngineError(
-            f"another program of the name: its version is {text.splitlines()[0]!r}", code="engine-not-working"
-        )
-    return str(next(filter(None, found.groups())))
 
 
 def override_variables(request: CreateRequest) -> dict[str, str]:

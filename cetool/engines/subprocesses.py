@@ -163,25 +163,6 @@ def run_engine(invocation: Invocation, request: CreateRequest, on_line: OnLine) 
     return Ended(status, None, stdout, stderr)
 
 
-def ask_version(argv: Sequence[str], environ: Mapping[str, str], *, timeout: float = 20.0) -> str:
-    """What a program prints for ``--version``. Raises EngineError where it cannot be run, fails or does not answer."""
-    command = [*argv, "--version"]
-    try:
-        done = subprocess.run(
-            command, env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        reason = "it gives no answer" if isinstance(error, subprocess.TimeoutExpired) else error.strerror
-        raise EngineError(f"{argv[0]} cannot be used: {reason}", code="engine-not-working") from error
-    text = done.stdout.decode(errors="replace").strip()
-    if done.returncode != 0 or not text:
-        words = (done.stderr.decode(errors="replace").strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise EngineError(
-            f"{argv[0]} cannot be used: asked for its version, it answered: {words}", code="engine-not-working"
-        )
-    return text
-
-
 def _start(invocation: Invocation, request: CreateRequest) -> subprocess.Popen[bytes]:
     fds = () if _WINDOWS else tuple(dict.fromkeys((*request.inherit, *invocation.pass_fds)))
     try:
