@@ -14,8 +14,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from cetool.base.errors import EngineError
-from cetool.base.patterns import pattern
 from cetool.base.process import ask_version, clean_environ, python_command
+from cetool.base.text import pattern
 from cetool.base.values import Value
 from cetool.engines.protocol import Found, root_of
 

@@ -21,7 +21,7 @@ from types import TracebackType
 from cetool.base.below import read_below, write_below
 from cetool.base.errors import EngineError
 from cetool.base.limits import SETTINGS, check_yaml, parse_json, read_text
-from cetool.base.patterns import pattern
+from cetool.base.text import pattern
 from cetool.base.urls import Url, cleaned, redact, split_url, strip_credentials
 from cetool.engines.protocol import CreateRequest
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from cetool.base.errors import EngineError
 from cetool.base.limits import PACKAGE, read_regular
-from cetool.base.process import Consent, clean_environ, own_module, python_command
+from cetool.base.process import Consent, ask_version, clean_environ, own_module, python_command
 from cetool.base.urls import scrub, strip_credentials
 from cetool.declare.package import PypiPackage
 from cetool.declare.pypi import PypiSettings
@@ -39,7 +39,7 @@ from cetool.engines.pypi.files import (
     write_private,
 )
 from cetool.engines.pypi.words import explain
-from cetool.engines.subprocesses import Ended, Invocation, ask_version, run_engine
+from cetool.engines.subprocesses import Ended, Invocation, run_engine
 from cetool.packages.distributions import Distribution
 
 #: Variables by which uv would install elsewhere, something else, or into another environment.
