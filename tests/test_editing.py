@@ -90,6 +90,31 @@ def test_a_list_in_brackets_keeps_its_form(write: Write) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (
+            '[tool]\ncetool = {  # TOML 1.1\n  env = ["six",],\n}',
+            '[tool]\ncetool = {  # TOML 1.1\n  env = ["zlib",],\n}',
+        ),
+        ("tool . \"conda\".dependencies = [ 'six' ] # s", "tool . \"conda\".dependencies = [ 'zlib' ] # s"),
+        (
+            'tool.x.y = """\n[tool.conda]\n# no comment"""\n[tool.conda]\ndependencies = ["six"]\n\n# last\n[tool.y]',
+            'tool.x.y = """\n[tool.conda]\n# no comment"""\n[tool.conda]\ndependencies = ["zlib"]\n\n# last\n[tool.y]',
+        ),
+        (
+            "[tool.pixi.dependencies]\n  six = '*'\n\n# about y\n[tool.y]\n[tool.pixi.tasks]\nz = 1.50",
+            '[tool.pixi.dependencies]\n  zlib = "*"\n\n# about y\n[tool.y]\n[tool.pixi.tasks]\nz = 1.50',
+        ),
+    ],
+)
+def test_toml_keeps_its_form(old: str, new: str, write: Write) -> None:
+    before, after = ("".join(f"# {line}".rstrip() + "\n" for line in text.split("\n")) for text in (old, new))
+    script = "# /// script\n{}# ///\n"
+    edited = write.edited(script.format(before), packages=["zlib"])
+    assert write.edited(edited, drop=["six"]) == script.format(after)
+
+
 def test_what_is_there_already_changes_nothing(write: Write) -> None:
     for text in ALL.values():
         changes: list[dict[str, list[str]]] = [
