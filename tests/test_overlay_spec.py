@@ -14,8 +14,8 @@ from cetool.declare.overlay import OverlayKeys, canonical_entry, is_direct, loca
 from cetool.declare.source import script_from_text
 from cetool.overlays.about import About, Layer, write_about
 from cetool.overlays.base import Fingerprint, changes_between
-from cetool.overlays.recipes import Recipe, freeze_text, merged_entries, recipe_text, without_entries
-from cetool.overlays.states import state_of
+from cetool.overlays.freeze import freeze_text
+from cetool.overlays.recipe import Recipe, merged_entries, recipe_text, state_of, without_entries
 
 PEP723 = (
     '# /// script\n# dependencies = ["idna"]\n# [tool.cetool]\n# base = "/opt/b"\n# overlay = ["six ==1.16"]\n# ///\n'

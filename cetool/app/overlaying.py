@@ -16,16 +16,15 @@ from cetool.declare.overlay import OverlayKeys
 from cetool.declare.pypi import PypiSettings
 from cetool.declare.requirements import Requirements
 from cetool.engines.protocol import Progress
-from cetool.overlays.about import About, find_base, read_about
-from cetool.overlays.base import changes_between, fingerprint_of, stays_usable, watched_in
-from cetool.overlays.states import state_of, watched_by
+from cetool.overlays.about import About, read_about, what_is_lacking, why_unusable
+from cetool.overlays.base import find_base, watched_in
+from cetool.overlays.recipe import state_of, watched_by
 from cetool.overlays.store import Overlays
 from cetool.settings.settings import conda_root
 from cetool.store.disk import disk_size
 from cetool.store.making import Site, ensure
 from cetool.store.marker import Marker, what_is_lost
 from cetool.store.store import Lease, Store
-from cetool.warm.environ import OVERLAY_GUARD
 
 if TYPE_CHECKING:
     from cetool.app.session import Session
@@ -93,7 +92,6 @@ def overlay_environment(session: Session, spec: EnvironmentSpec, *, refresh: boo
     assert overlay is not None
     base = Path(overlay.base)
     session.watch(watched_in(base))
-    fingerprint = fingerprint_of(base)
     store = overlay_store(session, spec)
     below = _hold_base(session, base)
     try:
@@ -101,8 +99,8 @@ def overlay_environment(session: Session, spec: EnvironmentSpec, *, refresh: boo
             lease = store.lease(spec.name)
             about = None if lease is None else read_about(lease.prefix)
             if lease is not None:
-                why = what_is_lost(lease.prefix, lease.marker) or _lacks(lease.prefix, about)
-                changes = [] if about is None else changes_between(about.fingerprint, fingerprint)
+                why = what_is_lost(lease.prefix, lease.marker) or what_is_lacking(lease.prefix, about)
+                changes = [] if about is None else about.changes
                 if why is None and (not changes or _keeps(session, lease, about, changes, keep=keep)):
                     return lease._replace(below=below)
                 lease.release()
@@ -130,20 +128,12 @@ def _hold_base(session: Session, base: Path) -> FileLock | None:
     return lock
 
 
-def _lacks(prefix: Path, about: About | None) -> str | None:
-    if about is None:
-        return "what it says of itself cannot be read"
-    if about.python is not None and not os.path.isfile(f"{prefix}{OVERLAY_GUARD}/sitecustomize.py"):
-        return "what puts it into the base's python is gone"
-    return None
-
-
 def _keeps(session: Session, lease: Lease, about: About | None, changes: list[str], *, keep: bool) -> bool:
     """Whether an overlay is used as it is although its base has changed. Raises StoreError where it no longer can."""
     assert about is not None
     if not keep:
         return False
-    problem = stays_usable(lease.prefix, about.python, Path(about.base))
+    problem = why_unusable(about)
     if problem is not None:
         lease.release()
         raise StoreError(

@@ -27,7 +27,8 @@ from cetool.cli.reproducing import Format
 from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.declare.platforms import current_platform
 from cetool.lock.model import Lock
-from cetool.overlays.recipes import Recipe, freeze_text, recipe_text
+from cetool.overlays.freeze import freeze_text
+from cetool.overlays.recipe import Recipe, recipe_text
 from cetool.overlays.store import Overlays, RecipeChangedError, is_overlay_in_use
 from cetool.store.disk import Freed
 from cetool.store.store import Directory, Lease
@@ -121,7 +122,7 @@ def freeze(which: Which, *, given: FreezeOptions) -> None:
 
 
 def _locked(name: str, base: Path, directory: Directory, format: Format, session: Session) -> str:
-    from cetool.overlays.recipes import freeze_lock
+    from cetool.overlays.freeze import freeze_lock
 
     spec = directory.marker.spec if directory.marker is not None else EnvironmentSpec(Solve())
     installed = find_origins(session, base, freeze_lock(base, directory.prefix, current_platform()), spec)

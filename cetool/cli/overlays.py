@@ -26,8 +26,7 @@ from cetool.declare.match_specs import canonical_spec
 from cetool.declare.overlay import OverlayKeys, canonical_base, canonical_entry
 from cetool.declare.requirements import Requirements
 from cetool.overlays.about import About, Layer, read_about
-from cetool.overlays.base import changes_between, fingerprint_of
-from cetool.overlays.recipes import Recipe, merged_entries, read_recipe_file, without_entries
+from cetool.overlays.recipe import Recipe, merged_entries, read_recipe_file, without_entries
 from cetool.overlays.store import Overlays, RecipeChangedError, check_name, last_used
 from cetool.store.store import Directory, Store
 
@@ -217,8 +216,7 @@ class FoundOverlay:
     @property
     def changes(self) -> list[str]:
         about = self.about
-        gone = not os.path.isdir(self.base)
-        return [] if about is None or gone else changes_between(about.fingerprint, fingerprint_of(Path(self.base)))
+        return [] if about is None or not os.path.isdir(self.base) else about.changes
 
     @property
     def state(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import os
 import subprocess
@@ -10,12 +11,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cetool.base.errors import EngineError
-from cetool.base.limits import parse_json
+from cetool.base.errors import EngineError, StoreError
+from cetool.base.limits import SETTINGS, parse_json, read_text
 from cetool.base.process import Consent, clean_environ, python_command
 from cetool.base.text import normalized
 from cetool.packages.distributions import Distribution, distributions_by_name
+from cetool.settings.condarc import Condarc
 
+#: Names told in a message.
+_MOST_TOLD = 12
 _PYTHON = "python.exe" if os.name == "nt" else "bin/python"
 _META = (".dist-info", ".egg-info", ".egg-link")
 #: Seconds that the base's python may take to say what it is: it may lie on a slow network.
@@ -147,22 +151,6 @@ def fingerprint_of(prefix: Path) -> Fingerprint:
     return Fingerprint(tuple(conda), tuple(sorted(python)))
 
 
-def stays_usable(prefix: Path, python: str | None, base: Path) -> str | None:
-    """Why an overlay that was made for another state of its base cannot be used with this one; None where it can.
-
-    The base's python has to be of the minor version that the overlay was made for: no other looks at its packages.
-    """
-    if python is None:
-        return None
-    if not os.access(python_of(base), os.X_OK):
-        return f"the base {base} has no python any more"
-    minor = ".".join(python.split(".")[:2])
-    for place in site_directories(base):
-        if place.parent.name == f"python{minor}":
-            return None
-    return f"the python of the base {base} is no python {minor} any more, which the overlay was made for"
-
-
 def watched_in(prefix: Path) -> list[str]:
     """The paths whose states change whenever :func:`fingerprint_of` may."""
     return [str(prefix / "conda-meta"), *map(str, site_directories(prefix))]
@@ -175,7 +163,75 @@ def _names(directory: Path) -> Iterable[str]:
         return ()
 
 
-# --- what changed ---------------------------------------------------------------------------------------------------
+# --- finding one ------------------------------------------------------------------------------------------------------
+
+
+def find_base(name: str, environ: Mapping[str, str], condarc: Condarc, roots: Iterable[Path]) -> Path:
+    """The prefix that a base's name, or its absolute path, means. Raises StoreError, which names the candidates.
+
+    Names are looked up in conda's ``envs_dirs``, in the ``envs`` of the installations at ``roots``, in
+    ``~/.conda/envs`` and among the prefixes that ``~/.conda/environments.txt`` lists; ``base`` is an installation.
+    """
+    if os.path.isabs(name):
+        prefix = Path(name)
+        if is_environment(prefix):
+            return prefix
+        there = "is no environment: it has neither conda-meta nor a python" if prefix.is_dir() else "is not there"
+        raise StoreError(
+            f"the base {name} {there}",
+            code="base-unusable",
+            hint="Name an environment by its path, or as `conda env list` shows it.",
+        )
+    installations = [root for root in dict.fromkeys(roots) if (root / "conda-meta").is_dir()]
+    if name in ("base", "root") and installations:
+        return installations[0]
+    known = _known(environ, condarc, installations)
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    listed = ", ".join(sorted(known)[:_MOST_TOLD]) + (", ..." if len(known) > _MOST_TOLD else "")
+    meant = f"Was {near[0]!r} meant? " if near else ""
+    hint = f"{meant}Known are: {listed}." if known else "No engine knows of any: name it by its path, from / on."
+    raise StoreError(
+        f"there is no environment called {name!r} that could be the base", code="environment-not-found", hint=hint
+    )
+
+
+def is_environment(prefix: Path) -> bool:
+    """Whether there is something at a prefix that can be a base: conda's, or a virtual environment."""
+    return (prefix / "conda-meta").is_dir() or os.path.exists(prefix / "bin" / "python") or _has_windows_python(prefix)
+
+
+def _has_windows_python(prefix: Path) -> bool:
+    return os.name == "nt" and (prefix / "python.exe").exists()
+
+
+def _known(environ: Mapping[str, str], condarc: Condarc, installations: Iterable[Path]) -> dict[str, Path]:
+    home = environ.get("HOME") or environ.get("USERPROFILE") or ""
+    listed = (environ.get("CONDA_ENVS_DIRS") or environ.get("CONDA_ENVS_PATH") or "").split(os.pathsep)
+    folders = [*filter(None, listed), *condarc.envs_dirs]
+    folders += [str(root / "envs") for root in installations]
+    folders += [f"{home}/.conda/envs"] if home else []
+    found: dict[str, Path] = {}
+    for folder in dict.fromkeys(folders):
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError:
+            continue
+        for name in names:
+            if is_environment(Path(folder, name)):
+                found.setdefault(name, Path(folder, name))
+    try:
+        lines = read_text(Path(home, ".conda", "environments.txt"), SETTINGS).splitlines() if home else []
+    except (OSError, ValueError):
+        lines = []
+    for line in map(str.strip, lines):
+        if os.path.isabs(line) and is_environment(Path(line)):
+            found.setdefault(os.path.basename(line), Path(line))
+    return found
+
+
+# --- what changed -----------------------------------------------------------------------------------------------------
 
 
 def changes_between(before: Fingerprint, after: Fingerprint) -> list[str]:

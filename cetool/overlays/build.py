@@ -1,98 +1,38 @@
-"""Lays conda packages over a base: by the embedded engine, whichever engine made the base.
-
-Makes a whole overlay of a spec: what its base is, the Python packages, the conda packages, what is told of them.
-"""
+"""Makes a whole overlay of a spec: the Python packages by uv or pip, the conda packages by the embedded engine."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.base.errors import EngineError
-from cetool.declare.environment import EnvironmentSpec
+from cetool.base.urls import strip_credentials
+from cetool.declare.environment import EnvironmentSpec, Overlay
 from cetool.engines.build import Circumstances, Place
 from cetool.engines.protocol import CreateRequest, Progress
 from cetool.engines.pypi.driver import PypiRequest
 from cetool.engines.rattler.engine import RattlerEngine
 from cetool.engines.rattler.prefix import finish_overlay
 from cetool.overlays.about import About, Layer, write_about
-from cetool.overlays.base import (
-    Base,
-    compile_all,
-    fingerprint_of,
-    python_of,
-    read_base,
-)
+from cetool.overlays.base import Base, compile_all, fingerprint_of, python_of, read_base
 from cetool.overlays.guard import write_guard
-from cetool.overlays.installers import Layering
-from cetool.overlays.lay import Laid, lay_over
+from cetool.overlays.lay import Laid, installer_of, lay_over
 from cetool.packages.distributions import Distribution
 from cetool.packages.prefix import PackageRecordError, read_records
-
-
-def lay_conda(
-    spec: EnvironmentSpec, place: Place, circumstances: Circumstances, packages: Path, progress: Progress
-) -> tuple[list[Layer], str]:
-    """Link what the base lacks of the spec's conda packages; what was laid, and the engine's version.
-
-    Raises EngineError where the base cannot have them, or is no conda environment.
-    """
-    overlay = spec.overlay
-    assert overlay is not None
-    base = Path(overlay.base)
-    if not (base / "conda-meta").is_dir():
-        raise EngineError(
-            f"conda packages cannot be laid over {base}, which is no conda environment",
-            code="base-unusable",
-            hint="List Python packages under 'overlay:'.",
-        )
-    engine = RattlerEngine(circumstances.environ, packages)
-    request = CreateRequest(
-        prefix=place.prefix,
-        packages=overlay.conda,
-        channels=spec.channels,
-        log=place.log,
-        consent=circumstances.consent,
-        virtual_packages=spec.virtual_packages,
-        offline=circumstances.offline,
-        stall_timeout=circumstances.stall_timeout,
-        inherit=place.inherit,
-        below=base,
-    )
-    linked = engine.link_over(request, progress)
-    finish_overlay(place.prefix, base, linked)
-    versions = _versions(base)
-    layers = [
-        Layer(
-            record.name.normalized, str(record.version), "conda", versions.get(record.name.normalized), None, record.url
-        )
-        for record in linked
-    ]
-    return sorted(layers, key=lambda layer: layer.name), engine.version
-
-
-def _versions(base: Path) -> dict[str, str]:
-    try:
-        return {record.name: record.version for record in read_records(base)}
-    except PackageRecordError as error:
-        raise EngineError(
-            error.message, code="environment-damaged", hint="Name another base, or repair this one."
-        ) from None
-
 
 _GROUP = stat.S_ISGID | stat.S_IWGRP
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Built:
-    """What an overlay became: who installed it, in which version, what lies over the base, how many conda records."""
+    """What made an overlay: the installer (the engine where only conda packages were asked for), and its version."""
 
     installer: str
     version: str
-    layers: tuple[Layer, ...]
+    #: How many conda packages it has.
     records: int
 
 
@@ -107,41 +47,61 @@ def build_overlay(
     assert overlay is not None
     prefix = Path(overlay.base)
     fingerprint = fingerprint_of(prefix)
-    base = (
-        read_base(prefix, circumstances.environ, circumstances.consent)
-        if overlay.requirements or python_of(prefix).exists()
-        else None
-    )
-    if base is not None:
-        _check_python(base, overlay.python)
-    elif overlay.python:
-        raise EngineError(
-            f"the base {prefix} has no python, and {overlay.python[0]} is asked for", code="base-unusable"
-        )
+    base = _base_of(overlay, circumstances)
     layers: list[Layer] = []
     installer, version = "rattler", ""
     place.prefix.mkdir(parents=True, exist_ok=True)
     if base is not None and overlay.requirements:
-        found = Layering(base, _request(spec, place, circumstances))
-        installer, version = found.installer.name, found.installer.version
+        found = installer_of(base, _request(spec, place, circumstances))
+        installer, version = found.name, found.version
         progress.note(f"What is laid over {prefix} is resolved and installed by {installer} {version}.")
-        laid = lay_over(base, overlay.requirements, found, place.prefix, circumstances.environ, progress)
-        layers += _python_layers(laid, base)
+        laid = lay_over(base, overlay.requirements, found, progress)
+        layers = [_python_layer(item, base, laid) for _, item in sorted(laid.distributions.items())]
         progress.stage("Compiling")
         compile_all(base, place.prefix, circumstances.environ)
-    records = 0
+    conda: list[Layer] = []
     if overlay.conda:
-        added, engine_version = lay_conda(spec, place, circumstances, packages, progress)
-        _refuse_both(layers, added)
-        version = version or engine_version
-        layers += added
-        records = len(added)
+        engine = RattlerEngine(circumstances.environ, packages)
+        version = version or engine.version
+        conda = _lay_conda(engine, spec, place, circumstances, progress)
+        _refuse_both(layers, conda)
     if base is not None:
         write_guard(place.prefix, base)
     python = None if base is None else ".".join(map(str, base.version))
-    write_about(place.prefix, About(str(prefix), python, fingerprint, tuple(layers)))
+    write_about(place.prefix, About(str(prefix), python, fingerprint, (*layers, *conda)))
     _share(place.prefix)
-    return Built(installer, version, tuple(layers), records)
+    return Built(installer, version, len(conda))
+
+
+def _base_of(overlay: Overlay, circumstances: Circumstances) -> Base | None:
+    """The base, None for one without a python where none is needed. Raises EngineError where it does not fit."""
+    prefix = Path(overlay.base)
+    if overlay.requirements or python_of(prefix).exists():
+        base = read_base(prefix, circumstances.environ, circumstances.consent)
+        _check_python(base, overlay.python)
+        return base
+    if overlay.python:
+        raise EngineError(
+            f"the base {prefix} has no python, and {overlay.python[0]} is asked for", code="base-unusable"
+        )
+    return None
+
+
+def _check_python(base: Base, specs: Sequence[str]) -> None:
+    from rattler import MatchSpec, Version, VersionSpec
+
+    version = Version(".".join(map(str, base.version)))
+    for text in specs:
+        wanted = MatchSpec(text).version
+        if wanted is not None and not VersionSpec(wanted).matches(version):
+            raise EngineError(
+                f"the script needs {text}, and the base {base.prefix} has python {version}",
+                code="overlay-conflict",
+                hint="Name a base with such a python.",
+            )
+
+
+# --- Python packages --------------------------------------------------------------------------------------------------
 
 
 def _request(spec: EnvironmentSpec, place: Place, circumstances: Circumstances) -> PypiRequest:
@@ -158,31 +118,74 @@ def _request(spec: EnvironmentSpec, place: Place, circumstances: Circumstances) 
     )
 
 
-def _check_python(base: Base, specs: Sequence[str]) -> None:
-    from rattler import MatchSpec, Version
-
-    version = Version(".".join(map(str, base.version)))
-    for text in specs:
-        wanted = MatchSpec(text).version
-        from rattler import VersionSpec
-
-        if wanted is not None and not VersionSpec(wanted).matches(version):
-            raise EngineError(
-                f"the script needs {text}, and the base {base.prefix} has python {version}",
-                code="overlay-conflict",
-                hint="Name a base with such a python.",
-            )
+def _python_layer(item: Distribution, base: Base, laid: Laid) -> Layer:
+    below = base.distributions.get(item.name)
+    return Layer(
+        name=item.name,
+        version=item.version,
+        kind="pypi",
+        shadows=None if below is None else below.version,
+        why=laid.reasons.get(item.name),
+        source=_source(item),
+    )
 
 
-def _python_layers(laid: Laid, base: Base) -> list[Layer]:
-    below = base.distributions
-    return [_python_layer(item, below, laid.reasons) for _, item in sorted(laid.distributions.items())]
+def _source(item: Distribution) -> str | None:
+    """Where a distribution came from if that was no index (PEP 610), credentials left out."""
+    told = item.direct_url
+    try:
+        commit = told.get("vcs_info", {}).get("commit_id")
+        kind = "-e " if told.get("dir_info", {}).get("editable") else ""
+        vcs = f"{told['vcs_info']['vcs']}+" if commit else ""
+        return strip_credentials(f"{kind}{vcs}{told['url']}{f'@{commit}' if commit else ''}")
+    except (KeyError, TypeError, AttributeError):
+        return None
 
 
-def _python_layer(item: Distribution, below: Mapping[str, Distribution], reasons: Mapping[str, str]) -> Layer:
-    shadowed = below.get(item.name)
-    shadows = None if shadowed is None else shadowed.version
-    return Layer(item.name, item.version, "pypi", shadows, reasons.get(item.name), _source(item))
+# --- conda packages ---------------------------------------------------------------------------------------------------
+
+
+def _lay_conda(
+    engine: RattlerEngine, spec: EnvironmentSpec, place: Place, circumstances: Circumstances, progress: Progress
+) -> list[Layer]:
+    """Link what the base lacks of the spec's conda packages, whichever engine made the base.
+
+    Raises EngineError where the base cannot have them, or is no conda environment.
+    """
+    overlay = spec.overlay
+    assert overlay is not None
+    base = Path(overlay.base)
+    if not (base / "conda-meta").is_dir():
+        raise EngineError(
+            f"conda packages cannot be laid over {base}, which is no conda environment",
+            code="base-unusable",
+            hint="List Python packages under 'overlay:'.",
+        )
+    request = CreateRequest(
+        prefix=place.prefix,
+        packages=overlay.conda,
+        channels=spec.channels,
+        log=place.log,
+        consent=circumstances.consent,
+        virtual_packages=spec.virtual_packages,
+        offline=circumstances.offline,
+        stall_timeout=circumstances.stall_timeout,
+        inherit=place.inherit,
+        below=base,
+    )
+    linked = engine.link_over(request, progress)
+    finish_overlay(place.prefix, base, linked)
+    try:
+        below = {record.name: record.version for record in read_records(base)}
+    except PackageRecordError as error:
+        raise EngineError(
+            error.message, code="environment-damaged", hint="Name another base, or repair this one."
+        ) from None
+    named = {record.name.normalized: record for record in linked}
+    return [
+        Layer(name, str(record.version), "conda", shadows=below.get(name), source=record.url)
+        for name, record in sorted(named.items())
+    ]
 
 
 def _refuse_both(layers: Sequence[Layer], added: Sequence[Layer]) -> None:
@@ -196,18 +199,7 @@ def _refuse_both(layers: Sequence[Layer], added: Sequence[Layer]) -> None:
         )
 
 
-def _source(item: Distribution) -> str | None:
-    """Where a distribution came from if that was no index (PEP 610), credentials left out."""
-    from cetool.base.urls import strip_credentials
-
-    data = item.direct_url
-    try:
-        commit = data.get("vcs_info", {}).get("commit_id")
-        kind = "-e " if data.get("dir_info", {}).get("editable") else ""
-        vcs = f"{data['vcs_info']['vcs']}+" if commit else ""
-        return strip_credentials(f"{kind}{vcs}{data['url']}{f'@{commit}' if commit else ''}")
-    except (KeyError, TypeError, AttributeError):
-        return None
+# --- for a group ------------------------------------------------------------------------------------------------------
 
 
 def _share(prefix: Path) -> None:

@@ -15,12 +15,13 @@ import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from cetool.base.codec import decode, encode
 from cetool.base.errors import StoreError, UsageError
 from cetool.base.files import ChangedError, read_if_there, replace_file
 from cetool.base.limits import NOTE, read_json
 from cetool.base.ownership import ensure_private_dir, make_private_dirs
 from cetool.base.process import is_in_environment_of_any, prefixes_in_use
-from cetool.overlays.recipes import Recipe
+from cetool.overlays.recipe import SCHEMA, Recipe
 from cetool.settings.paths import Paths
 from cetool.store.disk import Freed
 from cetool.store.gc import Item
@@ -111,7 +112,7 @@ class Overlays:
         Raises RecipeChangedError where it is not that any more, StoreError where it cannot be written.
         """
         directory = self.root / _NAMED
-        data = json.dumps(recipe.as_dict(), indent=1)
+        data = json.dumps(encode(recipe, schema=SCHEMA), indent=1)
         try:
             make_private_dirs(directory, shared=True)
             mode = 0o600 | directory.stat().st_mode & 0o066
@@ -155,8 +156,8 @@ class Overlays:
 
     def _read(self, name: str) -> Recipe | None:
         try:
-            return Recipe.from_dict(read_json(self.root / _NAMED / f"{name}.json", NOTE, exact=True))
-        except (OSError, KeyError, TypeError, ValueError, RecursionError):
+            return decode(Recipe, read_json(self.root / _NAMED / f"{name}.json", NOTE, exact=True), schema=SCHEMA)
+        except (OSError, ValueError):
             return None
 
 

@@ -332,7 +332,7 @@ def _copy_seed() -> bytes:
 
 
 def _recipe(directory: Path) -> object:
-    from cetool.overlays.recipes import read_recipe_file
+    from cetool.overlays.recipe import read_recipe_file
 
     return read_recipe_file(directory / "a.yml", "a")
 

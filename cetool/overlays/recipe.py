@@ -1,0 +1,194 @@
+"""What an overlay is made of: its entries, what they lead to, and the recipe of a named one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cetool.base.errors import StoreError, UsageError
+from cetool.base.limits import ENVIRONMENT_FILE, read_text
+from cetool.base.text import normalized
+from cetool.base.urls import strip_credentials
+from cetool.declare.match_specs import spec_name
+from cetool.declare.overlay import is_direct, is_editable, local_path, read_overlay_keys
+from cetool.overlays.about import Layer
+from cetool.packages.hashing import digest_of
+
+SCHEMA = 1
+#: With these a YAML text begins that needs no quotes.
+_PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/."
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named overlay: what it is made of, as its entries were given, and the directory that was made of it last.
+
+    ``base`` is a path or a name; ``overlay`` and ``conda`` are canonical entries and match specs; ``directory`` is the
+    overlay's absolute path, empty before it was made.
+    """
+
+    name: str
+    base: str
+    overlay: tuple[str, ...] = ()
+    conda: tuple[str, ...] = ()
+    channels: tuple[str, ...] | None = None
+    created: float = 0.0
+    directory: str = ""
+
+
+def name_of(entry: str) -> str:
+    """What two entries have in common of which the later one replaces the other: a name, else a place."""
+    if not is_direct(entry) or " @ " in entry:
+        from packaging.requirements import Requirement
+
+        return normalized(Requirement(entry).name)
+    path = local_path(entry)
+    return entry.partition("@")[0] if path is None else str(path)
+
+
+def merged_entries(recipe: Recipe, entries: Iterable[str], conda: Iterable[str]) -> Recipe:
+    """The recipe with these besides its own; one of the same name takes the other's place."""
+    own = {name_of(entry): entry for entry in recipe.overlay} | {name_of(entry): entry for entry in entries}
+    specs = {spec_name(spec): spec for spec in recipe.conda} | {spec_name(spec): spec for spec in conda}
+    return replace(recipe, overlay=tuple(own.values()), conda=tuple(specs.values()))
+
+
+def without_entries(recipe: Recipe, packages: Sequence[str]) -> Recipe:
+    """The recipe without these, which are names or entries. Raises UsageError where it has one of them not."""
+    entries, specs = list(recipe.overlay), list(recipe.conda)
+    for package in packages:
+        gone = [entry for entry in entries if package == entry or normalized(package) == name_of(entry)]
+        gone_specs = [spec for spec in specs if package in (spec, spec_name(spec))]
+        if not gone and not gone_specs:
+            listed = ", ".join([*entries, *specs]) or "nothing"
+            raise UsageError(f"{package!r} is not asked for by {recipe.name}", hint=f"It asks for: {listed}.")
+        entries = [entry for entry in entries if entry not in gone]
+        specs = [spec for spec in specs if spec not in gone_specs]
+    return replace(recipe, overlay=tuple(entries), conda=tuple(specs))
+
+
+def read_recipe_file(path: Path, name: str) -> Recipe:
+    """The recipe in a YAML file with the keys ``base``, ``overlay``, ``conda`` and ``channels``.
+
+    Relative paths in it start from its directory. Raises MetadataError or StoreError.
+    """
+    from cetool.declare.channels import channels_of
+    from cetool.declare.yaml import parse_yaml
+
+    try:
+        text = read_text(path, ENVIRONMENT_FILE)
+    except OSError as error:
+        raise StoreError(f"the recipe {path} cannot be read: {error.strerror}", code="overlay-malformed") from None
+    except UnicodeDecodeError as error:
+        raise StoreError(
+            f"the recipe {path} cannot be read: {error}", code="overlay-malformed", hint="Save it as UTF-8."
+        ) from None
+    root = parse_yaml(text, name=str(path), lines=range(1, text.count("\n") + 2))
+    if root is None:
+        raise StoreError(
+            f"the recipe {path} is empty", code="overlay-malformed", hint="It has the keys base, overlay and conda."
+        )
+    keys = root.as_mapping("the recipe", ("name", "base", "overlay", "conda", "channels"))
+    directory = path.absolute().parent
+    found = read_overlay_keys(keys, directory)
+    if found is None:
+        root.fail("the recipe names no base", "Add 'base:' with the path of an environment, or its name.")
+    return Recipe(name, found.base, found.entries, found.conda, channels_of(keys.get("channels"), directory))
+
+
+def recipe_text(name: str, base: str, entries: Sequence[str], conda: Sequence[str], layers: Sequence[Layer]) -> str:
+    """The recipe as YAML, the versions that came of it as comments."""
+    lines = [f"name: {yaml_scalar(name)}"] if name else []
+    lines.append(f"base: {yaml_scalar(base)}")
+    for key, items in (("overlay", entries), ("conda", conda)):
+        if items:
+            lines += [f"{key}:", *(f"  - {yaml_scalar(strip_credentials(item))}" for item in items)]
+    if layers:
+        lines.append("# what came of it:")
+        lines += [f"#   {layer.name} {layer.version} ({layer.kind})" for layer in layers]
+    return "\n".join(lines) + "\n"
+
+
+def yaml_scalar(text: str) -> str:
+    plain = text[:1] in _PLAIN and not any(mark in text for mark in (": ", " #", "\n")) and text[-1:] != ":"
+    return text if plain and text.strip() == text else json.dumps(text)
+
+
+# --- what entries lead to ---------------------------------------------------------------------------------------------
+
+#: What of a project decides on its metadata; of a checkout that is worked on nothing else matters here.
+_PROJECT = ("pyproject.toml", "setup.py", "setup.cfg")
+#: What no build depends on, or what builds leave behind.
+_LEFT_OUT = frozenset(
+    ("__pycache__", ".git", ".hg", ".svn", ".tox", ".nox", ".venv", "venv", "build", "dist", "node_modules")
+)
+_MOST_FILES = 20_000
+
+
+def state_of(entry: str) -> str | None:
+    """What changes when what a canonical entry leads to does, None for an entry that is nothing here.
+
+    Of a file it is its content, of a checkout its project files' content, of another directory the names, sizes and
+    times of all files in it. Raises StoreError where there is nothing.
+    """
+    path = local_path(entry)
+    if path is None:
+        return None
+    try:
+        if path.is_file():
+            return digest_of(path)
+        if not path.is_dir():
+            raise FileNotFoundError(2, "there is no such file or directory")
+        if not any((path / name).is_file() for name in _PROJECT):
+            raise StoreError(
+                f"{path} is no Python project: it has no {' and no '.join(_PROJECT[:2])}",
+                code="overlay-malformed",
+                hint="Name the directory that has one of them.",
+            )
+        return _digest(_project(path) if is_editable(entry) else _tree(path))
+    except OSError as error:
+        raise StoreError(
+            f"{path}, which is to be laid over the base, cannot be read: {error.strerror}", code="overlay-malformed"
+        ) from error
+
+
+def watched_by(entry: str) -> list[str] | None:
+    """The files whose states tell of all that :func:`state_of` looks at; None where they would be too many."""
+    path = local_path(entry)
+    if path is None:
+        return []
+    if is_editable(entry):
+        return [str(path / name) for name in _PROJECT]
+    return [str(path)] if path.is_file() else None
+
+
+def _digest(parts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
+
+
+def _project(directory: Path) -> Iterator[str]:
+    for name in _PROJECT:
+        if (directory / name).is_file():
+            yield name
+            yield digest_of(directory / name)
+
+
+def _tree(directory: Path) -> Iterator[str]:
+    count = 0
+    for place, names, files in os.walk(directory):
+        names[:] = sorted(name for name in names if name not in _LEFT_OUT and not name.endswith(".egg-info"))
+        for name in sorted(files):
+            path = os.path.join(place, name)
+            info = os.lstat(path)
+            yield f"{os.path.relpath(path, directory)} {info.st_size} {info.st_mtime_ns}"
+            count += 1
+            if count >= _MOST_FILES:  # no source tree: its project files have to do
+                yield from _project(directory)
+                return
