@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import cetool.base.errors
 from cetool.base.errors import CetoolError, Location, MetadataError
-from cetool.launch.shell import MAX_DEPTH, Entrypoint, parse_entrypoint, simple_argv
+from cetool.launch.entrypoint import MAX_DEPTH, Entrypoint, parse_entrypoint, simple_argv
 
 SOURCE = str(Path(cetool.base.errors.__file__).parent.parent)
 POSIX = pytest.mark.skipif(os.name == "nt", reason="POSIX programs")
@@ -25,10 +25,10 @@ import json, sys
 from pathlib import Path
 from cetool.base.process import issue
 from cetool.base.errors import CetoolError
-from cetool.launch.shell import *
+from cetool.launch.entrypoint import *
 text, args, environ, script, cache, prefix, scripts = json.loads(sys.argv[1])
 try:
-    around = Surroundings(environ, Path(script), Path(cache), Path(prefix), issue("a test"), tuple(scripts))
+    around = EntrypointContext(environ, Path(script), Path(cache), Path(prefix), issue("a test"), tuple(scripts))
     run_entrypoint(parse_entrypoint(text), args, around)
 except CetoolError as error:
     print(type(error).__name__, error, error.hint, file=sys.stderr)

@@ -23,7 +23,7 @@ from cetool.declare.nodes import Node
 from cetool.declare.pypi import canonical_requirement
 from cetool.declare.source import Script, is_notebook, is_url, read_script
 from cetool.edit.declared import DeclaredItem, block_tree, channels_place, declared_items
-from cetool.launch.shell import parse_entrypoint
+from cetool.launch.entrypoint import parse_entrypoint
 
 #: Each rule, and what it means. Those of :data:`ERRORS` keep a script from running.
 RULES = {

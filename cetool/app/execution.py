@@ -32,8 +32,8 @@ from cetool.store.store import Lease
 
 if TYPE_CHECKING:  # what is needed once there is an environment is imported while it is made: see _get_ready
     from cetool.launch.activation import Activation
+    from cetool.launch.entrypoint import Entrypoint, EntrypointContext
     from cetool.launch.process import Command
-    from cetool.launch.shell import Entrypoint, Surroundings
 
 
 class NotebookOptions(Value):
@@ -119,7 +119,7 @@ def read_entrypoint(metadata: ScriptMetadata, script: Script) -> Entrypoint | No
     """The script's entrypoint, if it has one: what is wrong with it is told before anything is made."""
     if metadata.entrypoint is None:
         return None
-    from cetool.launch.shell import parse_entrypoint
+    from cetool.launch.entrypoint import parse_entrypoint
 
     return parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, script))
 
@@ -190,13 +190,13 @@ class Run(Value):
 
             if not watch_entries(session, self.lease.marker.spec):
                 return
-        from cetool.launch.records import Circumstances, Learned, write_launch_record
+        from cetool.launch.records import Basis, Learned, write_launch_record
 
         caller = b""
         if self.metadata.chosen in ("packages", "shell") and not is_original(source.script):
             caller = warm.CONDA_EXECUTE if how.original else warm.CETOOL
         learned = Learned(argv, self.activation, self.metadata.path, self.metadata, cache)
-        around = Circumstances(
+        around = Basis(
             about=warm.absolute(source.given),
             seen=source.seen,
             since=session.started,
@@ -231,8 +231,8 @@ def command_of(run: Run, argv: tuple[str, ...], arguments: Sequence[str]) -> Com
 
 def _become_entrypoint(run: Run, entry: Entrypoint, arguments: Sequence[str]) -> NoReturn:
     """Run the script by conda-script's ``entrypoint``."""
+    from cetool.launch.entrypoint import run_entrypoint, simple_argv
     from cetool.launch.programs import find_program
-    from cetool.launch.shell import run_entrypoint, simple_argv
 
     surroundings, cache = surroundings_of(run)
     words = simple_argv(entry, surroundings.script, surroundings.cache)
@@ -242,15 +242,15 @@ def _become_entrypoint(run: Run, entry: Entrypoint, arguments: Sequence[str]) ->
     run_entrypoint(entry, arguments, surroundings)
 
 
-def surroundings_of(run: Run) -> tuple[Surroundings, Held]:
+def surroundings_of(run: Run) -> tuple[EntrypointContext, Held]:
     """What an entrypoint runs in, and the script's own cache directory, held in use by the run."""
-    from cetool.launch.shell import Surroundings
+    from cetool.launch.entrypoint import EntrypointContext
 
     script = Path(warm.absolute(run.path))
     cache = ScriptStore(run.session.paths.scripts, trust=run.session.paths.trusted).hold_cache_dir(script)
     run.held.append(cache.lock)
     prefix = run.lease.prefix
-    return Surroundings(run.environ, script, cache.path, prefix, run.consent, run.steps, run.descriptors), cache
+    return EntrypointContext(run.environ, script, cache.path, prefix, run.consent, run.steps, run.descriptors), cache
 
 
 def read_declaration(source: Source, session: Session, how: RunOptions) -> tuple[ScriptMetadata, EnvironmentSpec]:

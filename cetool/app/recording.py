@@ -27,7 +27,7 @@ from cetool.lock.installed import Installed, read_installed
 from cetool.provenance.record import Ending, RecordedCommand, RecordedScript, RecordError, RunRecord, write_record
 
 if TYPE_CHECKING:
-    from cetool.launch.shell import Entrypoint
+    from cetool.launch.entrypoint import Entrypoint
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _write(recording: Recording, record: RunRecord) -> None:
 def _starter(run: Run, entry: Entrypoint | None, arguments: Sequence[str]) -> Callable[[], int]:
     """What runs the script and returns its status; that its program is missing is told before."""
     if entry is not None:
-        from cetool.launch.shell import wait_for_entrypoint
+        from cetool.launch.entrypoint import wait_for_entrypoint
 
         surroundings, _ = surroundings_of(run)
         return lambda: wait_for_entrypoint(entry, arguments, surroundings)

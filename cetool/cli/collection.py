@@ -16,7 +16,7 @@ from cetool.base.errors import EXIT_FAILURE, CetoolError, UsageError
 from cetool.cli import options
 from cetool.cli.options import option
 from cetool.cli.output import print_json
-from cetool.store.gc import Collected, Collection, Item, Policy
+from cetool.store.gc import Collected, Collection, Policy, Removable
 from cetool.store.kinds import DOWNLOADS, PACKAGES_KIND
 
 SCHEMA = "cetool.gc/1"
@@ -154,5 +154,5 @@ def _document(found: Collection) -> dict[str, object]:
     }
 
 
-def _named(item: Item) -> dict[str, object]:
+def _named(item: Removable) -> dict[str, object]:
     return {"name": item.name, "prefix": str(item.path)}

@@ -29,7 +29,7 @@ from cetool.warm.environ import ON_WINDOWS
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-    from cetool.launch.notebooks import Failure
+    from cetool.launch.notebooks import CellFailure
 
 #: The exit status where a cell fails: that of a Python script with an exception.
 CELL_FAILED = 1
@@ -61,14 +61,14 @@ def run_notebook(source: Source, arguments: Sequence[str], session: Session, how
     note(session, lease, source.script.name if source.data is not None else str(source.script.path))
     collect_in_background(session)
 
-    from cetool.launch.notebooks import Surroundings, execute_notebook
+    from cetool.launch.notebooks import KernelSetup, execute_notebook
 
     kernel = find_kernel(lease.prefix, notebook.language, notebook.kernel)
     variables = variables_of(spec.variables, metadata.dialect, lease.prefix)
     activation = read_activation(lease.prefix, variables, user_site=session.settings.user_site)
     # cells are no commands that someone typed: they do not belong into IPython's history
     more = ("--HistoryManager.hist_file=:memory:",) if is_ipykernel(kernel) else ()
-    around = Surroundings(
+    around = KernelSetup(
         lambda connection: kernel_command(kernel, activation, session.environ, connection, more),
         Path.cwd() if source.data is not None else notebook.script.directory,
         consent,
@@ -125,7 +125,7 @@ def _print(text: str, stream: Any) -> None:
     stream.flush()
 
 
-def _tell_failure(name: str, failure: Failure) -> None:
+def _tell_failure(name: str, failure: CellFailure) -> None:
     """Show the failing cell, what its kernel says of it, and a sentence on standard error."""
     text = failure.traceback.rstrip("\n") + "\n" if failure.traceback.strip() else ""
     if sys.stderr is None:

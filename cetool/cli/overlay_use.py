@@ -155,7 +155,7 @@ def activate(which: Which, *, given: ActivateOptions) -> None:
     """Print what activates an overlay in this shell: eval "$(cetool overlay activate NAME)"."""
     from cetool.launch.activation import activated_environ
     from cetool.launch.process import sourced_environ
-    from cetool.launch.shell_code import Change, shell_code
+    from cetool.launch.shells import ShellChange, shell_code
     from cetool.warm.environ import scripts_in
 
     kind = _shell(given.shell)
@@ -169,7 +169,7 @@ def activate(which: Which, *, given: ActivateOptions) -> None:
         environ, steps = sourced_environ(steps, environ, consent), ()
     label = which if overlays.has(which) else Path(which).name
     ending = tuple(scripts_in(str(activation.prefix), "deactivate.d"))
-    change = Change(session.environ, environ, steps, ending, label)
+    change = ShellChange(session.environ, environ, steps, ending, label)
     note(session, lease, f"overlay {label}")
     lease.release()
     print_data(shell_code(kind, change))
@@ -178,7 +178,7 @@ def activate(which: Which, *, given: ActivateOptions) -> None:
 @app.command()
 def deactivate() -> None:
     """Print what undoes it: eval "$(cetool overlay deactivate)"."""
-    from cetool.launch.shell_code import UNDO
+    from cetool.launch.shells import UNDO
 
     print_data(f"{UNDO}\n")
 
@@ -202,7 +202,7 @@ def _lease(which: str, session: Session, overlays: Overlays, *, keep: bool) -> L
 
 def _shell(named: str | None) -> str:
     """The shell to write for: the one named, else the one that calls, else the user's, else bash."""
-    from cetool.launch.shell_code import SHELLS
+    from cetool.launch.shells import SHELLS
 
     if named is not None:
         if named not in SHELLS:

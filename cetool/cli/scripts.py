@@ -27,8 +27,8 @@ from cetool.declare.environment import EnvironmentSpec, Exact
 from cetool.declare.metadata import ScriptMetadata
 from cetool.declare.platforms import current_platform
 from cetool.engines.discovery import find_engines
+from cetool.launch.entrypoint import parse_entrypoint
 from cetool.launch.programs import resolve_command
-from cetool.launch.shell import parse_entrypoint
 from cetool.settings.paths import trust_directory
 from cetool.settings.settings import variable_of
 from cetool.store.scripts import ScriptStore

@@ -28,10 +28,10 @@ from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.match_specs import names_file, spec_name
 from cetool.declare.metadata import ScriptMetadata
 from cetool.launch.activation import Activation, activated_environ, read_activation
-from cetool.launch.interactive import Opening, find_user_shell, open_reading_shell, open_shell
 from cetool.launch.process import Command, exec_command
 from cetool.launch.programs import Tool, find_tool, look_in, read_tool
-from cetool.launch.records import Circumstances, Learned, write_launch_record
+from cetool.launch.records import Basis, Learned, write_launch_record
+from cetool.launch.shells import Opening, find_user_shell, open_reading_shell, open_shell
 from cetool.store.scripts import ScriptStore
 from cetool.store.store import Lease
 from cetool.warm.environ import path_dirs
@@ -113,7 +113,7 @@ def _remember(key: str, learned: Learned, lease: Lease, session: Session) -> Non
     """Write the tool down for the next run, if that would find out the same."""
     if not session.comes_again("channels"):
         return
-    around = Circumstances(
+    around = Basis(
         about=key,
         seen=None,
         since=session.started,

@@ -51,7 +51,7 @@ class Audience(Protocol):
 
 
 @dataclass(frozen=True)
-class Failure:
+class CellFailure:
     """The cell that failed: its number, its text, what went wrong, and the kernel's traceback, perhaps empty."""
 
     number: int
@@ -61,15 +61,15 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class NotebookResult:
     """How a run ended: well if both are None, else at a cell, or by the number of a signal."""
 
-    failure: Failure | None = None
+    failure: CellFailure | None = None
     stopped: int | None = None
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class KernelSetup:
     """Where the kernel runs: its command for a connection file, its directory, the descriptors that it holds open.
 
     With ``sockets`` it talks by sockets in a private directory; else by TCP, as every kernel can.
@@ -82,7 +82,7 @@ class Surroundings:
     sockets: bool = False
 
 
-def execute_notebook(notebook: NotebookNode, around: Surroundings, audience: Audience) -> Outcome:
+def execute_notebook(notebook: NotebookNode, around: KernelSetup, audience: Audience) -> NotebookResult:
     """Run the code cells in order, up to the first that fails; their outputs are put into the notebook.
 
     SIGINT, SIGTERM and SIGHUP interrupt the cell that runs, and a second one kills it. The kernel has ended when this
@@ -133,7 +133,7 @@ class _Client(NotebookClient):
 class _Run:
     """One run of a notebook."""
 
-    def __init__(self, notebook: NotebookNode, around: Surroundings, audience: Audience, place: Path) -> None:
+    def __init__(self, notebook: NotebookNode, around: KernelSetup, audience: Audience, place: Path) -> None:
         self._notebook = notebook
         self._around = around
         self._audience = audience
@@ -166,7 +166,7 @@ class _Run:
         self._interrupting: asyncio.Task[Any] | None = None
         self._task: asyncio.Task[Any] | None = None
 
-    async def run(self) -> Outcome:
+    async def run(self) -> NotebookResult:
         """Start the kernel, run the cells, end the kernel."""
         self._task = asyncio.current_task()
         with self._signals():
@@ -179,9 +179,9 @@ class _Run:
             finally:
                 self._ended = True
                 await self._end_kernel()
-        return Outcome(None if self._stopped is not None else failure, self._stopped)
+        return NotebookResult(None if self._stopped is not None else failure, self._stopped)
 
-    async def _start_and_execute(self) -> Failure | None:
+    async def _start_and_execute(self) -> CellFailure | None:
         client = self._client
         try:
             with self._log.open("wb") as log:
@@ -215,7 +215,7 @@ class _Run:
         client.set_widgets_metadata()
         return None
 
-    async def _execute(self, number: int, total: int, index: int) -> Failure | None:
+    async def _execute(self, number: int, total: int, index: int) -> CellFailure | None:
         cell = self._notebook.cells[index]
         self._audience.cell(number, total, cell.source)
         self._executing = True
@@ -224,7 +224,7 @@ class _Run:
         except CellExecutionError as error:
             return _failure(number, cell, error)
         except (DeadKernelError, CellTimeoutError):
-            return Failure(number, cell.source, await self._how_it_died(), self._printed())
+            return CellFailure(number, cell.source, await self._how_it_died(), self._printed())
         finally:
             self._executing = False
         return None
@@ -304,7 +304,9 @@ class _Run:
         return text.partition("\n")[2] if len(text) == _MOST_LOG else text
 
 
-def _failure(number: int, cell: NotebookNode, error: CellExecutionError) -> Failure:
-    told = [output for output in cell.outputs if output.output_type == "error"]
-    traceback = "\n".join(told[-1].traceback) if told else ""
-    return Failure(number, cell.source, f"{error.ename}: {error.evalue}" if error.evalue else error.ename, traceback)
+def _failure(number: int, cell: NotebookNode, error: CellExecutionError) -> CellFailure:
+    errors = [output for output in cell.outputs if output.output_type == "error"]
+    traceback = "\n".join(errors[-1].traceback) if errors else ""
+    return CellFailure(
+        number, cell.source, f"{error.ename}: {error.evalue}" if error.evalue else error.ename, traceback
+    )

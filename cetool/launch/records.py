@@ -1,6 +1,6 @@
-"""The states of configuration files before they are read: a launch record holds as long as they do.
+"""Write launch records: what a cold run found out about a script or a tool, for :mod:`cetool.warm` to go by.
 
-Writes launch records: what a cold run found out about a script or a tool, for :mod:`cetool.warm` to go by.
+A record holds as long as the files are unchanged that it depends on: their states are taken before they are read.
 """
 
 from __future__ import annotations
@@ -59,50 +59,49 @@ _MOST_PATHS = 4
 
 
 class Learned(Value):
-    """What a cold run found out: the command line (its first word a path; arguments left out), what activation does.
+    """What a cold run found out."""
 
-    ``noted`` is what the usage log calls it; ``metadata`` what a script declares, None for a tool. ``cache`` is the
-    script's own directory and its lock, where it was handed one: the words of an entrypoint are then complete; the
-    command line of ``run_with`` lacks the script's path.
-    """
-
+    #: The command line: its first word is a path, arguments are left out, with ``run_with`` the script's path too.
     argv: tuple[str, ...]
     activation: Activation
+    #: What the usage log calls it.
     noted: str
+    #: What a script declares; None for a tool.
     metadata: ScriptMetadata | None = None
+    #: The script's own directory and its lock, where it was handed one: the words of an entrypoint are then complete.
     cache: Held | None = None
 
 
-class Circumstances(Value):
-    """What that depended on.
+class Basis(Value):
+    """What that depended on."""
 
-    ``about`` is the script's absolute path and ``seen`` its state before it was read, or for a tool its
-    :func:`~cetool.warm.tool_key` and None; ``configuration`` the states of all files that were read or would
-    have been, before they were (:func:`cetool.launch.records.states`); ``since`` the time, in seconds since 1970,
-    before any of it was read; ``environ`` the variables; ``locks`` the states of the files that are the script's lock,
-    or would be. ``by_path`` tells that PATH had a say in it, ``collects`` that
-    collection is to be started every hour, and ``stamp`` without that the file by whose age it is time for a cold run.
-    ``caller`` is which executable runs the script, where that decides with which program.
-    """
-
+    #: The script's absolute path, or for a tool its :func:`~cetool.warm.tool_key`.
     about: str
+    #: The script's state before it was read.
     seen: os.stat_result | None
+    #: Seconds since 1970, before any of it was read.
     since: float
+    #: The :func:`states` of all files that were read or would have been, before they were.
     configuration: Mapping[bytes, bytes]
     environ: Mapping[str, str]
+    #: Whether PATH had a say in it.
     by_path: bool
+    #: Whether a collection is to be started every hour.
     collects: bool
+    #: The states of the files that are the script's lock, or would be.
     locks: Mapping[bytes, bytes] = MappingProxyType({})
+    #: Without collections, the file by whose age it is time for a cold run.
     stamp: bytes = b""
+    #: Which executable runs the script, where that decides with which program.
     caller: bytes = b""
 
 
-def write_launch_record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths) -> None:
+def write_launch_record(learned: Learned, basis: Basis, lease: Lease, paths: Paths) -> None:
     """Write the record, unless something changed while it was found out, or there is no warm path on this system."""
     if not warm.SUPPORTED or lease.lock is None or lease.below is not None:
         return
     try:
-        record = _record(learned, around, lease, paths)
+        record = _record(learned, basis, lease, paths)
         if record is None:
             return
         directory = os.fsencode(paths.launch)
@@ -121,59 +120,76 @@ def write_launch_record(learned: Learned, around: Circumstances, lease: Lease, p
         write_record(path, data)
 
 
-def _record(learned: Learned, around: Circumstances, lease: Lease, paths: Paths) -> warm.Record | None:
+def _record(learned: Learned, basis: Basis, lease: Lease, paths: Paths) -> warm.Record | None:
     """The record; None where something is not as it was when it was read, or could have changed unseen."""
-    assert lease.lock is not None
-    since = int(around.since * 1e9)
-    if around.seen is not None and not warm.settled_before(around.seen, since):
-        return None
-    for path, state in (*around.configuration.items(), *around.locks.items()):
-        if warm.file_state(path) != state or (state != b"-" and not warm.settled_before(os.stat(path), since)):
-            return None
-    programs = _programs(learned, around, lease.prefixes)
-    marker = os.fsencode(lease.prefix / MARKER)
-    marker_state = warm.file_state(marker)
-    if programs is None or marker_state == b"-":
+    programs = _programs(learned, basis, lease.prefixes) if _is_unchanged(basis) else None
+    if programs is None:
         return None
     record = warm.Record()
-    record.context = warm.context_of(around.about)
-    record.noted = os.fsencode(learned.noted)
-    record.lock = os.fsencode(lease.lock.path)
-    record.marker = marker
-    record.marker_state = marker_state
-    record.prefix = os.fsencode(learned.activation.prefix)  # the base's, where the environment lies over one
-    record.takes_script = b"1" if learned.metadata is not None and learned.metadata.entrypoint is None else b""
-    record.cache = record.cache_lock = b""
-    if learned.cache is not None and learned.cache.lock is not None:
-        record.cache, record.cache_lock = os.fsencode(learned.cache.path), os.fsencode(learned.cache.lock.path)
     record.spool = os.fsencode(paths.spool)
-    record.stamp = os.fsencode(paths.gc_stamp) if around.collects and paths.gc_stamp.exists() else around.stamp
-    record.script_state = record.leads_to = record.head = record.block = b""
-    if around.seen is not None and learned.metadata is not None:
-        record.script_state = warm.script_state(around.seen)
-        record.leads_to = warm.target_of(around.about)
-        record.head, record.block = _declaration(around.about, around.seen, learned.metadata.lines)
-    record.caller = around.caller
-    record.argv = [os.fsencode(word) for word in learned.argv]
-    record.path = [os.fsencode(entry) for entry in learned.activation.path]
-    record.variables = [os.fsencode(text) for pair in learned.activation.set for text in pair]
-    record.scripts = [os.fsencode(script) for script in learned.activation.scripts]
+    record.stamp = os.fsencode(paths.gc_stamp) if basis.collects and paths.gc_stamp.exists() else basis.stamp
+    record.caller = basis.caller
+    record.paths = [warm.variable(b"PATH")] if basis.by_path or programs else []
+    _add_environment(record, learned, lease)
+    _add_script(record, learned, basis)
+    if record.marker_state == b"-":
+        return None
     # a python that is gone is noticed by its place: its times change whenever a link to it elsewhere comes or goes
     python = record.prefix + b"/bin/python"
     prefixes = [os.fsencode(prefix) for prefix in lease.prefixes]
     places = [*_way(prefixes, paths), *([python] if os.path.exists(python) else [])]
     record.places = [text for place in places for text in (place, warm.place_state(place))]
-    record.paths = [warm.variable(b"PATH")] if around.by_path or programs else []
-    package_records = os.path.dirname(marker)
-    watched = {package_records: warm.file_state(package_records), **programs, **around.configuration, **around.locks}
+    package_records = os.path.dirname(record.marker)
+    watched = {package_records: warm.file_state(package_records), **programs, **basis.configuration, **basis.locks}
     if any(os.stat(place).st_mode & 0o1020 == 0o020 for place in places):
         # open to its owner's own group: a new member of that would have a hand in it
         watched.update({path: warm.file_state(path) for path in (b"/etc/passwd", b"/etc/group")})
     record.watched = [text for pair in watched.items() for text in pair]
-    record.expected = _expected(around)
-    if around.seen is not None and warm.script_state(os.stat(around.about)) != record.script_state:
+    record.expected = _expected(basis)
+    if basis.seen is not None and warm.script_state(os.stat(basis.about)) != record.script_state:
         return None  # what was read above is not what had been seen
-    return None if _tells_a_secret(record, around) else record
+    return None if _has_a_secret(record, basis) else record
+
+
+def _is_unchanged(basis: Basis) -> bool:
+    """Whether all that was read is as it was then, and was settled before: a change would be seen."""
+    since = int(basis.since * 1e9)
+    if basis.seen is not None and not warm.settled_before(basis.seen, since):
+        return False
+    for path, state in (*basis.configuration.items(), *basis.locks.items()):
+        if warm.file_state(path) != state or (state != b"-" and not warm.settled_before(os.stat(path), since)):
+            return False
+    return True
+
+
+def _add_environment(record: warm.Record, learned: Learned, lease: Lease) -> None:
+    """Add what is run, and the environment that it is run in."""
+    assert lease.lock is not None
+    record.noted = os.fsencode(learned.noted)
+    record.lock = os.fsencode(lease.lock.path)
+    record.marker = os.fsencode(lease.prefix / MARKER)
+    record.marker_state = warm.file_state(record.marker)
+    activation = learned.activation
+    record.prefix = os.fsencode(activation.prefix)  # the base's, where the environment lies over one
+    record.cache = record.cache_lock = b""
+    if learned.cache is not None and learned.cache.lock is not None:
+        record.cache, record.cache_lock = os.fsencode(learned.cache.path), os.fsencode(learned.cache.lock.path)
+    record.argv = [os.fsencode(word) for word in learned.argv]
+    record.path = [os.fsencode(entry) for entry in activation.path]
+    record.variables = [os.fsencode(text) for pair in activation.set for text in pair]
+    record.scripts = [os.fsencode(script) for script in activation.scripts]
+
+
+def _add_script(record: warm.Record, learned: Learned, basis: Basis) -> None:
+    """Add the script, or the tool, and what it declares."""
+    metadata = learned.metadata
+    record.context = warm.context_of(basis.about)
+    record.takes_script = b"1" if metadata is not None and metadata.entrypoint is None else b""
+    record.script_state = record.leads_to = record.head = record.block = b""
+    if basis.seen is not None and metadata is not None:
+        record.script_state = warm.script_state(basis.seen)
+        record.leads_to = warm.target_of(basis.about)
+        record.head, record.block = _declaration(basis.about, basis.seen, metadata.lines)
 
 
 def _way(prefixes: list[bytes], paths: Paths) -> list[bytes]:
@@ -186,7 +202,7 @@ def _way(prefixes: list[bytes], paths: Paths) -> list[bytes]:
     return list(found)
 
 
-def _programs(learned: Learned, around: Circumstances, prefixes: tuple[Path, ...]) -> dict[bytes, bytes] | None:
+def _programs(learned: Learned, basis: Basis, prefixes: tuple[Path, ...]) -> dict[bytes, bytes] | None:
     """What else could be found as the programs that are not the environment's own, and its states.
 
     Empty where only the environment's own count, and those named by absolute paths. None where it depends on the
@@ -204,7 +220,7 @@ def _programs(learned: Learned, around: Circumstances, prefixes: tuple[Path, ...
         name = os.path.basename(word)
         if not any(name in text for text in declared if "/" not in text):
             return None
-        for entry in around.environ.get("PATH", os.defpath).split(os.pathsep):
+        for entry in basis.environ.get("PATH", os.defpath).split(os.pathsep):
             if not entry.startswith("/"):
                 return None
             path = os.fsencode(os.path.join(entry, name))
@@ -216,22 +232,22 @@ def _programs(learned: Learned, around: Circumstances, prefixes: tuple[Path, ...
     return watched
 
 
-def _expected(around: Circumstances) -> list[bytes]:
+def _expected(basis: Basis) -> list[bytes]:
     """Names and values of the variables that the configuration refers to, and those that decide."""
     texts = warm.deciding_variables()
-    for path, state in around.configuration.items():
+    for path, state in basis.configuration.items():
         if state != b"-" and os.path.isfile(path):
             texts.append(read_regular(os.fsdecode(path), SETTINGS))
     names = {braced or named for text in texts for braced, named in _VARIABLE.findall(text)}
     return [text for name in sorted(names) if b"\0" not in name for text in (name, warm.variable(name))]
 
 
-def _tells_a_secret(record: warm.Record, around: Circumstances) -> bool:
+def _has_a_secret(record: warm.Record, basis: Basis) -> bool:
     """Whether a password or token would be written down: in a URL, or as a variable that is part of one."""
     texts = [record.context, record.noted, record.block, *record.argv, *record.variables, *record.expected]
     if any(strip_credentials(text) != text for text in map(os.fsdecode, texts)):
         return True
-    for path, state in around.configuration.items():
+    for path, state in basis.configuration.items():
         if state != b"-" and os.path.isfile(path):
             text = read_regular(os.fsdecode(path), SETTINGS)
             kept = os.fsencode(strip_credentials(os.fsdecode(text)))

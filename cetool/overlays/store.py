@@ -24,7 +24,7 @@ from cetool.base.process import is_in_environment_of_any, prefixes_in_use
 from cetool.overlays.recipe import SCHEMA, Recipe
 from cetool.settings.paths import Paths
 from cetool.store.disk import Freed
-from cetool.store.gc import Item
+from cetool.store.gc import Removable
 from cetool.store.kinds import Directories
 from cetool.store.store import Directory, Store
 
@@ -183,20 +183,20 @@ class OverlaysOf(Directories):
         super().__init__(store)
         self._named = named
 
-    def items(self, freed: Freed) -> Iterator[Item]:
+    def items(self, freed: Freed) -> Iterator[Removable]:
         for directory in self.store.directories():
             prefix, marker = directory.prefix, directory.marker
             if marker is None or marker.spec.overlay is None:
-                yield Item(prefix, None, reason="incomplete", name=directory.name)
+                yield Removable(prefix, None, reason="incomplete", name=directory.name)
                 continue
             gone = None if os.path.isdir(marker.spec.overlay.base) else "its base is gone"
             kept = str(prefix) in self._named
-            yield Item(prefix, last_used(self.store, directory), reason=gone, kept=kept, name=directory.name)
+            yield Removable(prefix, last_used(self.store, directory), reason=gone, kept=kept, name=directory.name)
 
-    def in_use(self, item: Item) -> bool:
+    def in_use(self, item: Removable) -> bool:
         return super().in_use(item) or is_overlay_in_use(item.path)
 
-    def used(self, item: Item) -> float | None:
+    def used(self, item: Removable) -> float | None:
         return last_used(self.store, Directory(item.path, item.name))
 
 

@@ -33,7 +33,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class Removable:
     """Something that can be removed."""
 
     path: Path
@@ -54,7 +54,7 @@ class Collected:
     """What was, or with a dry run would be, removed."""
 
     kind: str
-    item: Item
+    item: Removable
     reason: str
     #: Seconds since its last use; None for what was never completed.
     unused: float | None
@@ -74,35 +74,35 @@ class Kind:
     #: Whether it is kept so long even where everything is to be removed.
     always = False
 
-    def items(self, freed: Freed) -> Iterable[Item]:
+    def items(self, freed: Freed) -> Iterable[Removable]:
         """What there is; ``freed`` knows what the same collection has removed before."""
         raise NotImplementedError
 
-    def in_use(self, item: Item) -> bool:
+    def in_use(self, item: Removable) -> bool:
         """Whether a process uses it now."""
         return False
 
-    def held(self, item: Item) -> AbstractContextManager[bool]:
+    def held(self, item: Removable) -> AbstractContextManager[bool]:
         """Hold an item against use; the context's value is whether that could be done."""
         return contextlib.nullcontext(True)
 
-    def used(self, item: Item) -> float | None:
+    def used(self, item: Removable) -> float | None:
         """When it was last used, looked up again while it is held."""
         return item.used
 
-    def put_away(self, item: Item) -> Path | None:
+    def put_away(self, item: Removable) -> Path | None:
         """Remove it in one step; where to, if something is left there to be deleted. Raises OSError or StoreError."""
         item.path.unlink()
         return None
 
-    def freed_by(self, item: Item, path: Path, freed: Freed) -> int:
+    def freed_by(self, item: Removable, path: Path, freed: Freed) -> int:
         """Bytes that are freed with what is at ``path``: the item, or what is left of it."""
         return item.size
 
-    def saw_in_use(self, item: Item) -> None:
+    def saw_in_use(self, item: Removable) -> None:
         """Called for an item that was left because it is in use."""
 
-    def forget(self, item: Item) -> None:
+    def forget(self, item: Removable) -> None:
         """Called once an item is gone."""
 
     def tidy(self) -> None:
@@ -125,17 +125,17 @@ def held_by_lock(path: Path, guarded: Path) -> Iterator[bool]:
 class Locked(Kind):
     """Directories that are held in use by a file lock each, and are measured when they are out of the way."""
 
-    def lock_path(self, item: Item) -> Path:
+    def lock_path(self, item: Removable) -> Path:
         """The file lock that is shared by all who use the item."""
         raise NotImplementedError
 
-    def in_use(self, item: Item) -> bool:
+    def in_use(self, item: Removable) -> bool:
         return is_locked(self.lock_path(item))
 
-    def held(self, item: Item) -> AbstractContextManager[bool]:
+    def held(self, item: Removable) -> AbstractContextManager[bool]:
         return held_by_lock(self.lock_path(item), item.path)
 
-    def freed_by(self, item: Item, path: Path, freed: Freed) -> int:
+    def freed_by(self, item: Removable, path: Path, freed: Freed) -> int:
         return freed.add(path)
 
 
@@ -147,8 +147,8 @@ class Collection:
         self.dry_run = dry_run
         self.now = time.time()
         self.collected: list[Collected] = []
-        self.in_use: list[Item] = []
-        self.failed: list[tuple[Item, StoreError]] = []
+        self.in_use: list[Removable] = []
+        self.failed: list[tuple[Removable, StoreError]] = []
         self._freed = Freed()
         self._gone: set[Path] = set()
         self._tried: set[Path] = set()
@@ -189,19 +189,19 @@ class Collection:
             if item.path not in self._tried and not item.kept and self._take(kind, item, "over the size limit"):
                 size -= item.size
 
-    def _items(self, kind: Kind) -> list[Item]:
+    def _items(self, kind: Kind) -> list[Removable]:
         """The items of a kind that are still there, the least recently used first."""
         found = ((kind, item) for item in kind.items(self._freed) if item.path not in self._gone)
         return [item for _, item in self._by_age(found)]
 
-    def _by_age(self, found: Iterable[tuple[Kind, Item]]) -> list[tuple[Kind, Item]]:
-        def key(pair: tuple[Kind, Item]) -> tuple[float, str]:
+    def _by_age(self, found: Iterable[tuple[Kind, Removable]]) -> list[tuple[Kind, Removable]]:
+        def key(pair: tuple[Kind, Removable]) -> tuple[float, str]:
             _, item = pair
             return 0.0 if item.used is None else min(item.used, self.now), item.path.name
 
         return sorted(found, key=key)
 
-    def _reason(self, kind: Kind, item: Item) -> str | None:
+    def _reason(self, kind: Kind, item: Removable) -> str | None:
         """Why an item goes, whatever the size of all; None where it stays."""
         if item.reason is not None or item.kept:
             return item.reason
@@ -212,7 +212,7 @@ class Collection:
         limit = self.policy.older_than if kind.after is None else kind.after
         return "unused" if limit is not None and age(item.used, self.now) >= limit else None
 
-    def _take(self, kind: Kind, item: Item, reason: str) -> bool:
+    def _take(self, kind: Kind, item: Removable, reason: str) -> bool:
         """Remove an item, or note that it would be; whether it went."""
         self._tried.add(item.path)
         try:
@@ -230,7 +230,7 @@ class Collection:
         self.collected.append(Collected(kind.name, item, reason, unused, freed))
         return True
 
-    def _remove(self, kind: Kind, item: Item) -> int | None:
+    def _remove(self, kind: Kind, item: Removable) -> int | None:
         """Remove an item; the bytes freed, None where it is in use or was used since the collection began."""
         with kind.held(item) as held:
             if not held:
@@ -246,14 +246,14 @@ class Collection:
         kind.forget(item)
         return freed
 
-    def _was_used(self, kind: Kind, item: Item) -> bool:
+    def _was_used(self, kind: Kind, item: Removable) -> bool:
         """Whether an item was made or used, and left again, while the ones before it were removed."""
         if item.used is not None and self.policy.everything:
             return False
         used = kind.used(item)
         return used is not None and (item.used is None or used > max(item.used, self.now))
 
-    def _leave(self, kind: Kind, item: Item) -> bool:
+    def _leave(self, kind: Kind, item: Removable) -> bool:
         if kind.listed:
             self.in_use.append(item)
         if not self.dry_run:

@@ -18,7 +18,7 @@ from cetool.packages.cache import METADATA, PACKAGES, held_for_collection
 from cetool.settings.paths import Paths
 from cetool.store.baselines import KEPT, BaselineStore, is_script_gone
 from cetool.store.disk import Freed, delete_tree, discard
-from cetool.store.gc import Collection, Item, Kind, Locked
+from cetool.store.gc import Collection, Kind, Locked, Removable
 from cetool.store.keyed import KEPT as COPIES_KEPT
 from cetool.store.keyed import SHA256
 from cetool.store.making import put_away, tidy
@@ -45,10 +45,10 @@ class Directories(Locked):
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def lock_path(self, item: Item) -> Path:
+    def lock_path(self, item: Removable) -> Path:
         return self.store.use_lock(item.path)
 
-    def put_away(self, item: Item) -> Path | None:
+    def put_away(self, item: Removable) -> Path | None:
         return put_away(self.store, Directory(item.path, item.name))
 
     def tidy(self) -> None:
@@ -64,10 +64,10 @@ class Environments(Directories):
         super().__init__(store)
         self._usage = usage
         self._on_removed = on_removed
-        self._items: list[Item] | None = None
+        self._items: list[Removable] | None = None
         self._alive: set[Path] | None = None
 
-    def items(self, freed: Freed) -> Iterable[Item]:
+    def items(self, freed: Freed) -> Iterable[Removable]:
         if self._items is None:
             rows = self._usage.rows()
             self._items = []
@@ -79,29 +79,29 @@ class Environments(Directories):
                         used, size = time.time(), marker.size
                 elif directory.is_marked:
                     used, size = max(row.last_used, self.store.last_shared_use(directory)), row.size
-                self._items.append(Item(directory.prefix, used, size, name=directory.name))
+                self._items.append(Removable(directory.prefix, used, size, name=directory.name))
         return self._items
 
-    def in_use(self, item: Item) -> bool:
+    def in_use(self, item: Removable) -> bool:
         if self._alive is None:
             self._alive = prefixes_in_use(each.path for each in self._items or ())
         return item.path in self._alive or super().in_use(item)
 
-    def held(self, item: Item) -> contextlib.AbstractContextManager[bool]:
+    def held(self, item: Removable) -> contextlib.AbstractContextManager[bool]:
         if (self.store.paths.spool / ACTIVE).exists():
             self._usage.take_in()  # removing those before it may have taken minutes
         return super().held(item)
 
-    def used(self, item: Item) -> float | None:
+    def used(self, item: Removable) -> float | None:
         directory = Directory(item.path, item.name)
         if item.used is None:
             return None if directory.marker is None else time.time()
         return max(self._usage.last_used(item.path.name) or 0.0, self.store.last_shared_use(directory))
 
-    def saw_in_use(self, item: Item) -> None:
+    def saw_in_use(self, item: Removable) -> None:
         self._usage.saw_in_use(item.path.name, time.time())
 
-    def forget(self, item: Item) -> None:
+    def forget(self, item: Removable) -> None:
         self._usage.forget(item.path.name)
         if self._on_removed is not None:
             self._on_removed(item.path)
@@ -131,18 +131,18 @@ class KeptScripts(Locked):
     def __init__(self, store: ScriptStore) -> None:
         self._store = store
 
-    def items(self, freed: Freed) -> Iterable[Item]:
+    def items(self, freed: Freed) -> Iterable[Removable]:
         for path in self._store.entries():
             with contextlib.suppress(OSError):
-                yield Item(path, path.lstat().st_mtime)
+                yield Removable(path, path.lstat().st_mtime)
 
-    def lock_path(self, item: Item) -> Path:
+    def lock_path(self, item: Removable) -> Path:
         return self._store.lock_path(item.path)
 
-    def used(self, item: Item) -> float | None:
+    def used(self, item: Removable) -> float | None:
         return item.path.lstat().st_mtime
 
-    def put_away(self, item: Item) -> Path | None:
+    def put_away(self, item: Removable) -> Path | None:
         return discard(item.path, self._store.trash)
 
     def tidy(self) -> None:
@@ -155,10 +155,10 @@ class Files(Kind):
     def __init__(self, name: str, directory: Path, after: float | None = None, *, always: bool = False) -> None:
         self.name, self.directory, self.after, self.always = name, directory, after, always
 
-    def items(self, freed: Freed) -> Iterable[Item]:
+    def items(self, freed: Freed) -> Iterable[Removable]:
         for name, status in walk(self.directory):
             if stat.S_ISREG(status.st_mode) and self.includes(name):
-                yield Item(Path(self.directory, name), status.st_mtime, room(status))
+                yield Removable(Path(self.directory, name), status.st_mtime, room(status))
 
     def includes(self, name: str) -> bool:
         """Whether a file of this name is one of them."""
@@ -186,7 +186,7 @@ class _Baselines(Files):
         super().__init__("scripts", store.directory, KEPT, always=True)
         self._store = store
 
-    def items(self, freed: Freed) -> Iterable[Item]:
+    def items(self, freed: Freed) -> Iterable[Removable]:
         wanted = set()
         now = time.time()
         for key, copy in self._store.all_uses():
@@ -201,7 +201,7 @@ class _Baselines(Files):
                 if item is not None:
                     yield item
 
-    def forget(self, item: Item) -> None:
+    def forget(self, item: Removable) -> None:
         if item.path.parent == self._store.uses.directory:
             self._store.clear_news(item.path.name)
 
@@ -223,12 +223,12 @@ def launch_records(paths: Paths) -> Kind:
     return Files("records", paths.launch, _RECORDS_KEPT, always=True)
 
 
-def _item(path: Path) -> Item | None:
+def _item(path: Path) -> Removable | None:
     try:
         status = path.stat()
     except OSError:
         return None
-    return Item(path, status.st_mtime, room(status))
+    return Removable(path, status.st_mtime, room(status))
 
 
 # --- downloads --------------------------------------------------------------------------------------------------------
@@ -241,10 +241,10 @@ class _InCache(Files):
         super().__init__(name, cache / below)
         self._cache = cache
 
-    def held(self, item: Item) -> contextlib.AbstractContextManager[bool]:
+    def held(self, item: Removable) -> contextlib.AbstractContextManager[bool]:
         return held_for_collection(self._cache)
 
-    def put_away(self, item: Item) -> Path | None:
+    def put_away(self, item: Removable) -> Path | None:
         aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=self._cache))
         item.path.rename(aside / item.path.name)
         for suffix in (".cetool", ".lock"):
@@ -264,7 +264,7 @@ class _Packages(_InCache):
     change time, and the engine sets the directory's time when it links without them.
     """
 
-    def items(self, freed: Freed) -> Iterable[Item]:
+    def items(self, freed: Freed) -> Iterable[Removable]:
         for path in _entries(self.directory):
             if path.name.startswith(".") or path.is_symlink() or not path.is_dir():
                 continue
@@ -278,14 +278,14 @@ class _Packages(_InCache):
                     newest = max(newest, status.st_ctime)
                 size += room(status)
             else:
-                yield Item(path, newest, size)
+                yield Removable(path, newest, size)
 
     def tidy(self) -> None:
         for path in _entries(self.directory):
             with contextlib.suppress(OSError):
                 if path.name.startswith(".cetool-") and age(path.lstat().st_mtime, time.time()) > _UNPACKING_ABANDONED:
                     with held_for_collection(self._cache) as held:
-                        left = self.put_away(Item(path, None)) if held else None
+                        left = self.put_away(Removable(path, None)) if held else None
                     if left is not None:
                         delete_tree(left)
         super().tidy()

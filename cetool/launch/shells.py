@@ -1,8 +1,12 @@
-"""An interactive shell in an environment: which one, and how it is activated after the user's own start-up files.
+"""Shells in an environment: interactive ones, and the code by which a shell changes its own environment.
 
-Those files may put directories on the PATH and activate environments of their own, so the shell is told to activate
-this one last: bash by ``--rcfile``, zsh by ``ZDOTDIR``, fish by ``--init-command``, every other by ``ENV``. The files
-that this takes are made out of what is known before and called by their content, so that one serves every such shell.
+The user's start-up files may put directories on the PATH and activate environments of their own, so a new shell is told
+to activate this one last: bash by ``--rcfile``, zsh by ``ZDOTDIR``, fish by ``--init-command``, every other by ``ENV``.
+The files that this takes are made from what is known before and called by their content, so that one works for every
+such shell.
+
+A running shell evaluates :func:`shell_code`. All that depends on its environment is found out before, so that the code
+is plain assignments; what was there before is kept in a function, which ``cetool overlay deactivate`` calls.
 """
 
 from __future__ import annotations
@@ -10,19 +14,21 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from cetool.base.errors import StoreError
-from cetool.base.files import canonical_json, sha256_of
+from cetool.base.files import canonical_json, put_file, sha256_of
 from cetool.launch.activation import Activation, activated_environ
 from cetool.launch.process import Command
 from cetool.launch.programs import look_in
 from cetool.store.scripts import Held, ScriptStore
 from cetool.warm.environ import ON_WINDOWS
 
-_KINDS = ("bash", "zsh", "fish")
+#: The shells that can be told what to do.
+SHELLS = ("bash", "zsh", "fish")
+#: The function that undoes what :func:`shell_code` does.
+UNDO = "cetool_overlay_deactivate"
 #: What an environment that the user's files activated leaves behind.
 _FOREIGN = ("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "PYTHONHOME", "CONDA_PROMPT_MODIFIER")
 #: Safe in any prompt: nothing that a shell expands there.
@@ -126,7 +132,7 @@ def find_user_shell(environ: Mapping[str, str]) -> UserShell:
         return UserShell("cmd", environ.get("COMSPEC") or "cmd.exe")
     named = environ.get("SHELL", "")
     kind = os.path.basename(named)
-    if kind in _KINDS and os.path.isabs(named) and os.path.isfile(named) and os.access(named, os.X_OK):
+    if kind in SHELLS and os.path.isabs(named) and os.path.isfile(named) and os.access(named, os.X_OK):
         return UserShell(kind, named)
     return UserShell("sh", look_in((environ.get("PATH") or os.defpath).split(os.pathsep), "sh", []) or "/bin/sh")
 
@@ -203,23 +209,13 @@ def _posix_text(activation: Activation, environ: Mapping[str, str]) -> str:
     return _filled(_ACTIVATE, lines)
 
 
-def _step(step: str) -> str:
-    """A step of the activation (a script to source, or a setting) as a line of a POSIX shell."""
-    if not os.path.isabs(step):
-        return f"export {shlex.quote(step)}"
-    return f"if [ -r {shlex.quote(step)} ]; then . {shlex.quote(step)}; fi"
-
-
 def _fish_text(activation: Activation, environ: Mapping[str, str], hint: str) -> str:
-    def quote(text: str) -> str:
-        return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
     unset = [f"set -e {name}" for name in _FOREIGN]
     lines = {
-        "@DROP@": "\n".join(f"__cetool_drop {quote(entry)}" for entry in activation.path),
-        "@DIRS@": " ".join(map(quote, activation.path)),
+        "@DROP@": "\n".join(f"__cetool_drop {_fish_quote(entry)}" for entry in activation.path),
+        "@DIRS@": " ".join(map(_fish_quote, activation.path)),
         "@EXPORTS@": "\n".join(
-            [*unset, *(f"set -gx {name} {quote(value)}" for name, value in _set_by(activation, environ))]
+            [*unset, *(f"set -gx {name} {_fish_quote(value)}" for name, value in _set_by(activation, environ))]
         ),
         "@HINT@": hint,
     }
@@ -272,12 +268,11 @@ unset __cetool_dir __cetool_own __cetool_has
 
 def _keep(store: ScriptStore, files: Mapping[str, str]) -> Held:
     """A directory with these files in it, held in use: one for each content, so that nobody changes one in use."""
-    data = {name: os.fsencode(text) for name, text in files.items()}
     digest = sha256_of(canonical_json(dict(files)).encode())
     held = store.hold_cache_dir(store.directory / "shell" / digest)
     try:
-        for name, content in data.items():
-            _write(held.path / name, content)
+        for name, text in files.items():
+            put_file(held.path / name, os.fsencode(text), mode=0o600, sync=False)  # another shell may be reading it
     except OSError as error:
         held.release()
         raise StoreError(
@@ -288,10 +283,100 @@ def _keep(store: ScriptStore, files: Mapping[str, str]) -> Held:
     return held
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Put a private file in its place in one step: another shell may be reading it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-    os.replace(temporary, path)
+# --- for eval ---------------------------------------------------------------------------------------------------------
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+#: Set by shells themselves, each for itself.
+_OWN = frozenset(("_", "SHLVL", "PWD", "OLDPWD", "PS1"))
+
+
+@dataclass(frozen=True)
+class ShellChange:
+    """The environment that a shell is to have."""
+
+    #: Its variables now, and those that it gets.
+    before: Mapping[str, str]
+    after: Mapping[str, str]
+    #: Scripts to source and settings to make then.
+    steps: Sequence[str] = ()
+    #: Scripts to source before it is undone.
+    ending: Sequence[str] = ()
+    #: What the prompt shows.
+    label: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """The variables that change."""
+        names = sorted(self.before.keys() | self.after.keys())
+        changed = [name for name in names if self.before.get(name) != self.after.get(name)]
+        return [name for name in changed if _NAME.match(name) and name not in _OWN]
+
+
+def shell_code(shell: str, change: ShellChange) -> str:
+    """The code for ``shell``, one of :data:`SHELLS`."""
+    return _fish(change) if shell == "fish" else _posix(change)
+
+
+def _posix(change: ShellChange) -> str:
+    label = shlex.quote(f"({_UNSAFE.sub('_', change.label)}) ")
+    lines = [_assigned(name, change.after) for name in change.names]
+    lines += [_step(step) for step in change.steps]
+    lines += [
+        'if [ -n "${PS1-}" ]; then __cetool_ps1=$PS1; PS1=' + label + "$PS1; fi",
+        f"{UNDO}() {{",
+        *(f"  {_step(step)}" for step in change.ending),
+        *(f"  {_assigned(name, change.before)}" for name in change.names),
+        '  if [ -n "${__cetool_ps1+x}" ]; then PS1=$__cetool_ps1; unset __cetool_ps1; fi',
+        f"  unset -f {UNDO}",
+        "  hash -r 2>/dev/null || :",
+        "}",
+        "hash -r 2>/dev/null || :",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _assigned(name: str, values: Mapping[str, str]) -> str:
+    return f"export {name}={shlex.quote(values[name])}" if name in values else f"unset {name}"
+
+
+def _step(step: str) -> str:
+    if not os.path.isabs(step):
+        name, _, value = step.partition("=")
+        return f"export {name}={shlex.quote(value)}"
+    return f"if [ -r {shlex.quote(step)} ]; then . {shlex.quote(step)}; fi"
+
+
+def _fish(change: ShellChange) -> str:
+    """fish sources no scripts of other shells: their effects are to be in ``after`` already."""
+    lines = [_fish_assigned(name, change.after) for name in change.names]
+    label = _fish_quote(f"({_UNSAFE.sub('_', change.label)}) ")
+    lines += [
+        "if status is-interactive; and functions -q fish_prompt",
+        "  functions -e __cetool_overlay_prompt",
+        "  functions -c fish_prompt __cetool_overlay_prompt",
+        f"  function fish_prompt; printf %s {label}; __cetool_overlay_prompt; end",
+        "end",
+        f"function {UNDO}",
+        *(f"  {_fish_assigned(name, change.before)}" for name in change.names),
+        "  if functions -q __cetool_overlay_prompt",
+        "    functions -e fish_prompt",
+        "    functions -c __cetool_overlay_prompt fish_prompt",
+        "    functions -e __cetool_overlay_prompt",
+        "  end",
+        f"  functions -e {UNDO}",
+        "end",
+    ]
+    # eval joins lines by blanks in older fish: each statement ends by itself
+    return ";\n".join(lines) + "\n"
+
+
+def _fish_assigned(name: str, values: Mapping[str, str]) -> str:
+    if name not in values:
+        return f"set -e {name}"
+    if name == "PATH":
+        return f"set -gx PATH {' '.join(map(_fish_quote, values[name].split(os.pathsep)))}"
+    return f"set -gx {name} {_fish_quote(values[name])}"
+
+
+def _fish_quote(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -89,7 +89,7 @@ class Entrypoint:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class EntrypointContext:
     """What an entrypoint runs in.
 
     ``environ`` and ``scripts`` as in :class:`~cetool.launch.process.Command`; ``script`` is the script's absolute
@@ -249,51 +249,49 @@ def simple_argv(entry: Entrypoint, script: Path, cache: Path) -> tuple[str, ...]
     return tuple(argv)
 
 
-def run_entrypoint(entry: Entrypoint, args: Sequence[str], surroundings: Surroundings) -> NoReturn:
+def run_entrypoint(entry: Entrypoint, args: Sequence[str], context: EntrypointContext) -> NoReturn:
     """Run the commands one after the other, the last by exec, ``args`` appended to it. Does not return.
 
     The first command that fails ends cetool with its status, or by the signal that it died of. Activation scripts are
     sourced once, for all commands. Raises MetadataError on an unknown name, EntrypointError on a failing ``$(...)``,
     and what :func:`~cetool.launch.programs.find_program` and :func:`~cetool.launch.process.exec_command` raise.
     """
-    runner = _runner(entry, surroundings)
+    runner = _runner(entry, context)
     for command in entry.commands[:-1]:
-        status = spawn_and_wait(runner.command(command), surroundings.consent, keep=surroundings.keep)
+        status = spawn_and_wait(runner.command(command), context.consent, keep=context.keep)
         if status != 0:
             end_like(status)
-    exec_command(runner.command(entry.commands[-1], args), surroundings.consent, keep=surroundings.keep)
+    exec_command(runner.command(entry.commands[-1], args), context.consent, keep=context.keep)
 
 
-def wait_for_entrypoint(entry: Entrypoint, args: Sequence[str], surroundings: Surroundings) -> int:
+def wait_for_entrypoint(entry: Entrypoint, args: Sequence[str], context: EntrypointContext) -> int:
     """Run the commands as :func:`run_entrypoint` does, the last one as a child too: the status of the last that ran,
     or the negative number of the signal that it died of."""
-    runner = _runner(entry, surroundings)
+    runner = _runner(entry, context)
     for command in entry.commands[:-1]:
-        status = spawn_and_wait(runner.command(command), surroundings.consent, keep=surroundings.keep)
+        status = spawn_and_wait(runner.command(command), context.consent, keep=context.keep)
         if status != 0:
             return status
-    return spawn_and_wait(runner.command(entry.commands[-1], args), surroundings.consent, keep=surroundings.keep)
+    return spawn_and_wait(runner.command(entry.commands[-1], args), context.consent, keep=context.keep)
 
 
-def _runner(entry: Entrypoint, surroundings: Surroundings) -> _Runner:
+def _runner(entry: Entrypoint, context: EntrypointContext) -> _Runner:
     """What turns the words into commands, the activation scripts having been sourced where several are to share it."""
-    words = simple_argv(entry, surroundings.script, surroundings.cache)
-    if words is None and surroundings.scripts:
-        environ = sourced_environ(
-            surroundings.scripts, surroundings.environ, surroundings.consent, keep=surroundings.keep
-        )
-        surroundings = replace(surroundings, environ=environ, scripts=())
-    return _Runner(entry, surroundings)
+    words = simple_argv(entry, context.script, context.cache)
+    if words is None and context.scripts:
+        environ = sourced_environ(context.scripts, context.environ, context.consent, keep=context.keep)
+        context = replace(context, environ=environ, scripts=())
+    return _Runner(entry, context)
 
 
 class _Runner:
     """Turns what was read into commands, at the moment they are to run: a command may change what the next one sees."""
 
-    def __init__(self, entry: Entrypoint, surroundings: Surroundings) -> None:
+    def __init__(self, entry: Entrypoint, context: EntrypointContext) -> None:
         self.entry = entry
-        self.around = surroundings
-        own = {"SCRIPT": os.fspath(surroundings.script), "CACHE": os.fspath(surroundings.cache)}
-        self.values = {**surroundings.environ, **own}
+        self.around = context
+        own = {"SCRIPT": os.fspath(context.script), "CACHE": os.fspath(context.cache)}
+        self.values = {**context.environ, **own}
 
     def command(self, command: SimpleCommand, args: Sequence[str] = ()) -> Command:
         words = [argument for word in command.words for argument in self.expand(word)]
