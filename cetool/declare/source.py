@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from cetool.base import limits
-from cetool.base.errors import CetoolError, Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
+from cetool.base.errors import Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
 from cetool.base.text import pattern, printable
 from cetool.base.values import Value
 
@@ -139,36 +140,25 @@ def read_bytes(path: str, name: str, what: str = "script", *, limit: int | None 
         raise ScriptNotFoundError(f"there is no {what} '': its path is empty", hint="Is the variable set it came from?")
     where = Location(name)
     try:
-        _refuse_special(os.stat(path), where, what)
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(path, flags)
-        with open(descriptor, "rb") as stream:
-            # looked at again: another process may have put something else there between the two calls
-            _refuse_special(os.fstat(stream.fileno()), where, what)
-            data = stream.read(limit + 1)
+        data = limits.read_regular(path, limit)
     except (FileNotFoundError, NotADirectoryError):
         if not os.path.isabs(path):
             _refuse_deleted_directory(name)
-        raise ScriptNotFoundError(
-            f"there is no {what} {name!r}",
-            about=name,
-            where=where,
-            hint="Check the path; a relative one starts from here.",
-        ) from None
+        hint = "Check the path; a relative one starts from here."
+        raise ScriptNotFoundError(f"there is no {what} {name!r}", about=name, where=where, hint=hint) from None
     except PermissionError:
-        raise ScriptNotReadableError(
-            f"the {what} may not be read",
-            where=where,
-            hint="Give yourself the right to read it (chmod u+r), and to enter the directories above it.",
-        ) from None
+        hint = "Give yourself the right to read it (chmod u+r), and to enter the directories above it."
+        raise ScriptNotReadableError(f"the {what} may not be read", where=where, hint=hint) from None
     except ValueError:
         raise ScriptNotFoundError(f"{name!r} cannot be the name of a {what}", where=where) from None
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise _too_large(name, what, limit) from None
+        if error.errno in (errno.EINVAL, errno.EISDIR):
+            _refuse_special(path, where, what)
         raise ScriptNotReadableError(f"the {what} cannot be read: {_reason(error)}", where=where) from None
-    if len(data) > limit:
-        raise _too_large(name, what, limit)
     if not data:
-        raise MetadataError(f"the {what} is empty", code="script-not-text", where=where)
+        raise _not_text(f"the {what} is empty", where)
     return data
 
 
@@ -177,18 +167,14 @@ def decode(data: bytes, name: str, *, python: bool = False) -> str:
 
     UTF-8, a byte order mark allowed; with ``python`` the encoding that a PEP 263 line names. Raises MetadataError.
     """
-    where = Location(name)
     mark = data.startswith(codecs.BOM_UTF8)
     if not mark and data.startswith(_UTF16_32):
-        raise MetadataError(
-            "the file is in UTF-16 or UTF-32", code="script-not-text", where=where, hint="Save it as UTF-8."
-        )
+        raise _not_text("the file is in UTF-16 or UTF-32", Location(name), "Save it as UTF-8.")
     if b"\0" in data:
-        raise MetadataError(
+        raise _not_text(
             f"there is a NUL byte at offset {data.index(0)}: this is no text file",
-            code="script-not-text",
-            where=Location(name, _line_of(data, data.index(0))),
-            hint="cetool runs scripts; a compiled program needs none of it. If it is text, save it as UTF-8.",
+            Location(name, _line_of(data, data.index(0))),
+            "cetool runs scripts; a compiled program needs none of it. If it is text, save it as UTF-8.",
         )
     encoding = _declared_encoding(data, name, mark) if python else None
     try:
@@ -199,16 +185,11 @@ def decode(data: bytes, name: str, *, python: bool = False) -> str:
         hint = "Save it as UTF-8."
         if python and encoding is None:
             hint = "Save it as UTF-8, or name its encoding in the first two lines (PEP 263): # -*- coding: latin-1 -*-"
-        raise MetadataError(
-            f"byte 0x{data[min(offset, len(data) - 1)]:02x} at offset {offset} is not {encoding or 'UTF-8'}",
-            code="script-not-text",
-            where=Location(name, _line_of(data, offset)),
-            hint=hint,
-        ) from None
+        byte = f"byte 0x{data[min(offset, len(data) - 1)]:02x} at offset {offset}"
+        where = Location(name, _line_of(data, offset))
+        raise _not_text(f"{byte} is not {encoding or 'UTF-8'}", where, hint) from None
     except (UnicodeError, ValueError, LookupError) as error:
-        raise MetadataError(
-            f"the file is not {encoding or 'UTF-8'}: {error}", code="script-not-text", where=where
-        ) from None
+        raise _not_text(f"the file is not {encoding or 'UTF-8'}: {error}", Location(name)) from None
     return _checked(text, name)
 
 
@@ -217,17 +198,17 @@ def source_encoding(data: bytes, name: str, *, python: bool) -> str:
     return (_declared_encoding(data, name, data.startswith(codecs.BOM_UTF8)) if python else None) or "utf-8"
 
 
+def _not_text(message: str, where: Location, hint: str | None = None) -> MetadataError:
+    return MetadataError(message, code="script-not-text", where=where, hint=hint)
+
+
 def _checked(text: str, name: str) -> str:
     """The text with its line ends made one kind. Raises MetadataError where there is none, or a NUL."""
     if "\0" in text:
-        raise MetadataError(
-            "there is a NUL character: this is no text",
-            code="script-not-text",
-            where=Location(name, text.count("\n", 0, text.index("\0")) + 1),
-            hint="Save it as UTF-8.",
-        )
+        where = Location(name, text.count("\n", 0, text.index("\0")) + 1)
+        raise _not_text("there is a NUL character: this is no text", where, "Save it as UTF-8.")
     if not text:
-        raise MetadataError("the script is empty", code="script-not-text", where=Location(name))
+        raise _not_text("the script is empty", Location(name))
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -240,8 +221,8 @@ def _declared_encoding(data: bytes, name: str, mark: bool) -> str | None:
             if _BLANK_OR_COMMENT.match(line):
                 continue
             return None
-        where = Location(name, number)
         named = found.group(1).decode("ascii")
+        said = f"the coding line names {named[:_MOST_NAME]!r}"
         try:
             codec = codecs.lookup(named).name
             known = codec.replace("-", "_") not in _NOT_FOR_SOURCE and line.decode(codec) == line.decode("ascii")
@@ -250,21 +231,13 @@ def _declared_encoding(data: bytes, name: str, mark: bool) -> str | None:
         except (LookupError, UnicodeError, ValueError):
             known = False
         if not known:
-            raise MetadataError(
-                f"the coding line names {named[:_MOST_NAME]!r}, which is no encoding for source text",
-                code="script-not-text",
-                where=where,
-                hint="Name one that Python knows (utf-8, latin-1, cp1252), or save the file as UTF-8 without the line.",
-            )
+            hint = "Name one that Python knows (utf-8, latin-1, cp1252), or save the file as UTF-8 without the line."
+            raise _not_text(f"{said}, which is no encoding for source text", Location(name, number), hint)
         if codec in ("utf-8", "utf-8-sig"):
             return None
         if mark:
-            raise MetadataError(
-                f"the coding line names {named[:_MOST_NAME]!r}, but the file starts with UTF-8's byte order mark",
-                code="script-not-text",
-                where=where,
-                hint="Take the coding line out.",
-            )
+            message = f"{said}, but the file starts with UTF-8's byte order mark"
+            raise _not_text(message, Location(name, number), "Take the coding line out.")
         return codec
     return None
 
@@ -286,44 +259,27 @@ def _refuse_deleted_directory(name: str) -> None:
         ) from None
 
 
-def _refuse_special(status: os.stat_result, where: Location, what: str) -> None:
-    """Raise for a directory and for anything that is not a regular file."""
-    mode = status.st_mode
+_KINDS = {stat.S_IFIFO: "a pipe (FIFO)", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def _refuse_special(path: str, where: Location, what: str) -> None:
+    """Raise for a directory and for anything else that is not a regular file."""
+    mode = os.stat(path).st_mode
+    a_what = f"an {what}" if what[0] in "aeiou" else f"a {what}"
     if stat.S_ISDIR(mode):
-        raise ScriptNotReadableError(
-            f"this is a directory, not {_one(what)}", where=where, hint=f"Name the {what} in it that you mean."
-        )
-    if stat.S_ISREG(mode):
-        return
-    kinds = (
-        (stat.S_ISFIFO, "a pipe (FIFO)"),
-        (stat.S_ISSOCK, "a socket"),
-        (stat.S_ISCHR, "a device"),
-        (stat.S_ISBLK, "a device"),
-    )
-    kind = next((words for test, words in kinds if test(mode)), "no regular file")
-    raise MetadataError(
-        f"this is {kind}, not {_one(what)} in a file",
-        code="script-not-text",
-        where=where,
-        hint="Save it in a file first"
-        + (", or give a script on standard input with `cetool run -`." if what == "script" else "."),
-    )
+        hint = f"Name the {what} in it that you mean."
+        raise ScriptNotReadableError(f"this is a directory, not {a_what}", where=where, hint=hint) from None
+    if not stat.S_ISREG(mode):
+        more = ", or give a script on standard input with `cetool run -`" if what == "script" else ""
+        kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
+        raise _not_text(f"this is {kind}, not {a_what} in a file", where, f"Save it in a file first{more}.") from None
 
 
-def _one(what: str) -> str:
-    return f"an {what}" if what[0] in "aeiou" else f"a {what}"
-
-
-def _too_large(name: str, what: str = "script", limit: int = MAX_SIZE) -> CetoolError:
-    return MetadataError(
-        f"the {what} is larger than {limits.in_words(limit)}",
-        code="script-not-text",
-        where=Location(name),
-        hint="Clear its outputs (jupyter nbconvert --clear-output --inplace)."
-        if limit == MAX_NOTEBOOK_SIZE
-        else "Keep data in a file of its own.",
-    )
+def _too_large(name: str, what: str = "script", limit: int = MAX_SIZE) -> MetadataError:
+    hint = "Keep data in a file of its own."
+    if limit == MAX_NOTEBOOK_SIZE:
+        hint = "Clear its outputs (jupyter nbconvert --clear-output --inplace)."
+    return _not_text(f"the {what} is larger than {limits.in_words(limit)}", Location(name), hint)
 
 
 def _reason(error: OSError) -> str:

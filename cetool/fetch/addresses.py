@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from cetool.base.errors import ConfigError, Location, UsageError
+from cetool.base.errors import CetoolError, ConfigError, Location, UsageError
 from cetool.base.files import sha256_of
 from cetool.base.limits import SETTINGS
 from cetool.base.secrets import remember
@@ -50,6 +50,10 @@ class Address:
     def where(self) -> Location:
         """The place that messages name."""
         return Location(self.shown)
+
+    def unusable(self, message: str, hint: str, code: str = "url-unusable") -> CetoolError:
+        """The error for what the server answers."""
+        return CetoolError(message, code=code, where=self.where, hint=hint)
 
     @property
     def key(self) -> str:

@@ -16,21 +16,30 @@ from cetool.base.errors import CetoolError, UsageError
 from cetool.base.limits import parse_json
 from cetool.base.text import printable
 from cetool.base.urls import split_url
+from cetool.declare.blocks import DIALECTS
 from cetool.fetch.addresses import Address, parse_address
 
 _GITHUB = frozenset({"github.com", "www.github.com"})
 _GIST = re.compile(r"(?P<gist>(?:/[^/]+)?/(?P<id>[0-9a-f]{20,40}))(?P<revision>/[0-9a-f]{40})?/?\Z")
 #: GitHub: a file looked at, raw, edited, or with who wrote each line. A ref's own slashes are sorted out over there.
 _GITHUB_FILE = re.compile(r"/([^/]+)/([^/]+)/(?:blob|raw|edit|blame)/([^/]+/.+)\Z")
-#: GitLab on any host: groups in groups stand before the ``/-/``, which nothing else has.
-_GITLAB_FILE = re.compile(r"(/[^/]+/.+?)/-/(?:blob|edit|blame)/(.+)\Z")
-_GITLAB_OLD = re.compile(r"(/[^/]+/.+?)/(?:blob|edit|blame)/(.+)\Z")
-_GITLAB_SNIPPET = re.compile(r"(/.*|)(/-/snippets/[0-9]+)/?\Z")
-#: Gitea and Forgejo (Codeberg) on any host.
-_GITEA_FILE = re.compile(r"(/[^/]+/[^/]+)/src/((?:branch|tag|commit)/[^/]+/.+)\Z")
-_BITBUCKET_FILE = re.compile(r"(/[^/]+/[^/]+)/src/([^/]+/.+)\Z")
-_SOURCEHUT_FILE = re.compile(r"(/~[^/]+/[^/]+)/tree/(.+?)/item/(.+)\Z")
-_HUGGINGFACE_FILE = re.compile(r"(/.+?)/blob/([^/]+/.+)\Z")
+#: The path of a page, and that of the file, by programs that run on hosts of any name: GitLab, Gitea and Forgejo.
+_ANYWHERE = (
+    (r"(/.*|)(/-/snippets/[0-9]+)/?\Z", r"\1\2/raw"),
+    # groups in groups are in front of the /-/, which nothing else has
+    (r"(/[^/]+/.+?)/-/(?:blob|edit|blame)/(.+)\Z", r"\1/-/raw/\2"),
+    (r"(/[^/]+/[^/]+)/src/((?:branch|tag|commit)/[^/]+/.+)\Z", r"\1/raw/\2"),
+)
+_HUGGINGFACE = ((r"(/.+?)/blob/([^/]+/.+)\Z", r"\1/resolve/\2"),)
+#: The same by hosts; those without any serve files only, under paths that may look like any of the forms.
+_HOSTS: dict[str, tuple[tuple[str, str], ...]] = {
+    **dict.fromkeys(("raw.githubusercontent.com", "gist.githubusercontent.com", "gist.github.com"), ()),
+    # first as links were written before 2019
+    "gitlab.com": ((r"(?!.*/-/)(/[^/]+/.+?)/(?:blob|edit|blame)/(.+)\Z", r"\1/-/raw/\2"), *_ANYWHERE),
+    "bitbucket.org": ((r"(/[^/]+/[^/]+)/src/([^/]+/.+)\Z", r"\1/raw/\2"),),
+    "git.sr.ht": ((r"(/~[^/]+/[^/]+)/tree/(.+?)/item/(.+)\Z", r"\1/blob/\2/\3"),),
+    **dict.fromkeys(("huggingface.co", "hf.co"), _HUGGINGFACE),
+}
 
 
 def raw_file(address: Address) -> Address:
@@ -48,8 +57,10 @@ def raw_file(address: Address) -> Address:
         if found is None:
             return address
         return parse_address(f"{address.scheme}://raw.githubusercontent.com/{found[1]}/{found[2]}/{found[3]}")
-    changed = _HOSTS.get(address.host, _anywhere)(path)
-    return address if changed is None else replace(address, url=_with_path(address.url, path, changed))
+    for page, file in _HOSTS.get(address.host, _ANYWHERE):
+        if found := re.match(page, path):
+            return replace(address, url=address.origin + found.expand(file) + address.url[len(address.origin + path) :])
+    return address
 
 
 def gist_of(address: Address) -> tuple[str, str, str] | None:
@@ -67,64 +78,9 @@ def likely_raw(address: Address) -> str | None:
     return f"{address.origin}/{found[1]}/{found[2]}/raw/{found[3]}"
 
 
-def _anywhere(path: str) -> str | None:
-    """By the forms of programs that run on hosts of any name."""
-    snippet = _GITLAB_SNIPPET.match(path)
-    if snippet is not None:
-        return f"{snippet[1]}{snippet[2]}/raw"
-    found = _GITLAB_FILE.match(path)
-    if found is not None:
-        return f"{found[1]}/-/raw/{found[2]}"
-    found = _GITEA_FILE.match(path)
-    return None if found is None else f"{found[1]}/raw/{found[2]}"
-
-
-def _gitlab(path: str) -> str | None:
-    found = None if "/-/" in path else _GITLAB_OLD.match(path)  # as links were written before 2019
-    return _anywhere(path) if found is None else f"{found[1]}/-/raw/{found[2]}"
-
-
-def _as_it_is(path: str) -> None:
-    """Serves files only, under paths that may look like any of the forms."""
-
-
-def _bitbucket(path: str) -> str | None:
-    found = _BITBUCKET_FILE.match(path)
-    return None if found is None else f"{found[1]}/raw/{found[2]}"
-
-
-def _sourcehut(path: str) -> str | None:
-    found = _SOURCEHUT_FILE.match(path)
-    return None if found is None else f"{found[1]}/blob/{found[2]}/{found[3]}"
-
-
-def _huggingface(path: str) -> str | None:
-    found = _HUGGINGFACE_FILE.match(path)
-    return None if found is None else f"{found[1]}/resolve/{found[2]}"
-
-
-_HOSTS: dict[str, Callable[[str], str | None]] = {
-    "raw.githubusercontent.com": _as_it_is,
-    "gist.githubusercontent.com": _as_it_is,
-    "gist.github.com": _as_it_is,
-    "gitlab.com": _gitlab,
-    "bitbucket.org": _bitbucket,
-    "git.sr.ht": _sourcehut,
-    "huggingface.co": _huggingface,
-    "hf.co": _huggingface,
-}
-
-
-def _with_path(url: str, path: str, changed: str) -> str:
-    head, _, rest = url.partition("://")
-    host, _, _ = rest.partition("/")
-    return f"{head}://{host}{changed}{rest[len(host) + len(path) :]}"
-
-
 _API = "https://api.github.com/gists/"
 _RAW_HOST = "gist.githubusercontent.com"
 _ANCHOR = re.compile(r"file-(?P<file>.+?)(?:-L[0-9]+(?:-L?[0-9]+)?)?\Z")
-_MARKS = ("/// script", "/// conda-script", "conda execute")
 _MOST_NAMED = 20
 
 
@@ -176,7 +132,7 @@ def _chosen(address: Address, files: list[_File], anchor: str | None) -> _File:
         )
     if len(files) == 1:
         return files[0]
-    speaking = [file for file in files if any(mark in file.text for mark in _MARKS)]
+    speaking = [file for file in files if any(dialect.mark in file.text for dialect in DIALECTS.values())]
     if len(speaking) == 1:
         return speaking[0]
     raise UsageError("this gist has several files", code="url-invalid", where=address.where, hint=_which(files))

@@ -191,11 +191,9 @@ class _Download:
             except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a proxy's URL is malformed
                 raise _failure(error, address, self.timeout) from None
             address = _redirected(address, target, self.insecure)
-        raise CetoolError(
+        raise asked.unusable(
             f"the server sends the request on more than {_MOST_REDIRECTS} times",
-            code="url-unusable",
-            where=asked.where,
-            hint="Open the link in a browser, and give the address that it ends at.",
+            "Open the link in a browser, and give the address that it ends at.",
         )
 
     def _open(self, address: Address, known: Known | None) -> Any:
@@ -234,12 +232,9 @@ def _redirected(address: Address, target: str, insecure: bool) -> Address:
         following = None
     if following is None or (following.scheme != "https" and not insecure):
         to = "an address that cannot be used" if following is None else f"{following.shown}, which is not HTTPS"
-        raise CetoolError(
+        raise address.unusable(
             f"the server sends the request on to {to}",
-            code="url-unusable",
-            where=address.where,
-            hint="Open the link in a browser, and give the https:// address that it ends at, "
-            f"or save the {address.what}.",
+            f"Open the link in a browser, and give the https:// address that it ends at, or save the {address.what}.",
         )
     return following
 
@@ -274,11 +269,8 @@ def _check_answer(response: Any, address: Address) -> None:
     if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
         raise _is_page(address)
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
-        raise CetoolError(
-            f"{host} sends the {address.what} compressed, which was not asked for",
-            code="url-unusable",
-            where=where,
-            hint="Save it and give its path.",
+        raise address.unusable(
+            f"{host} sends the {address.what} compressed, which was not asked for", "Save it and give its path."
         )
 
 
@@ -291,11 +283,9 @@ def _check_body(data: bytes, address: Address) -> None:
 def _is_page(address: Address) -> CetoolError:
     raw = likely_raw(address)
     link = f" Perhaps it is {strip_credentials(raw)}." if raw else ""
-    return CetoolError(
+    return address.unusable(
         f"this is a web page, not a {address.what}",
-        code="url-unusable",
-        where=address.where,
-        hint=f"Give the link to the file itself: where a site shows a file, the one called 'Raw'.{link} "
+        f"Give the link to the file itself: where a site shows a file, the one called 'Raw'.{link} "
         "It may also be the page to log in on, for a file that is private.",
     )
 
@@ -306,11 +296,8 @@ def _read(response: Any, address: Address, stop: threading.Event) -> bytes:
     data = bytearray()
     while expected is None or len(data) < expected:
         if max(len(data), expected or 0) > MAX_SIZE:
-            raise CetoolError(
-                f"the {address.what} is larger than {MAX_SIZE // 1024 // 1024} MiB",
-                code="url-unusable",
-                where=address.where,
-                hint="Keep data in a file of its own.",
+            raise address.unusable(
+                f"the {address.what} is larger than {MAX_SIZE // 1024 // 1024} MiB", "Keep data in a file of its own."
             )
         if stop.is_set():  # nobody waits any more
             break
@@ -320,11 +307,8 @@ def _read(response: Any, address: Address, stop: threading.Event) -> bytes:
             break
         data += chunk
     if expected is not None and len(data) < expected:
-        raise CetoolError(
-            f"the connection broke off after {len(data)} of {expected} bytes",
-            code="url-unreachable",
-            where=address.where,
-            hint="Try again.",
+        raise address.unusable(
+            f"the connection broke off after {len(data)} of {expected} bytes", "Try again.", code="url-unreachable"
         )
     return bytes(data)
 
