@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.channel import Channel, shared_channel
 from support.home import Home, make_home, remove_home
-from support.server import ChannelServer, serving
+from support.server import ChannelServer, Fault, serving
 
 import cetool
 
@@ -132,6 +132,14 @@ def settled(local_channel: Channel) -> Iterator[Home]:
     yield made
     remove_home(made)
     shutil.rmtree(made.path.parent, ignore_errors=True)
+
+
+@pytest.fixture
+def slow(home: Home, server: ChannelServer) -> ChannelServer:
+    """A channel whose repodata and largest package take a while."""
+    home.condarc.write_text(f"channel_alias: {server.url}\nchannels: [conda-forge]\n")
+    server.faults += [Fault("*/repodata.json*", "slow", seconds=0.3), Fault("*bigpkg*", "slow", seconds=1.0)]
+    return server
 
 
 @pytest.fixture

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import sqlite3
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+import tomli
 from support.home import Home
 from support.scripts import FIVE_NUMBERS, SEEDS, SEEDS_NAME, environments, shell_script, started, told
 from support.server import serving
 
+ROOT = Path(__file__).resolve().parents[1]
 LINES = ("# conda execute", "# env: [hello-bin]", "# run_with: /bin/sh", 'hello; echo "$@"')
 
 
@@ -145,3 +150,27 @@ def test_tmpenv_refuses_what_means_nothing(settled: Home) -> None:
     done = settled.run("conda-tmpenv", "create", "hello >>1")
     assert done.returncode == 125
     told(done.stderr)
+
+
+@pytest.mark.real_conda
+def test_a_real_conda_has_the_commands(settled: Home, real_conda: str, tmp_path: Path) -> None:
+    """From 26.3 on it runs plugins only: what an installation in its Python does, a path and metadata do here."""
+    told_version = json.loads(settled.run(real_conda, "info", "--json").stdout)["python_version"]
+    if not told_version.startswith(f"{sys.version_info[0]}.{sys.version_info[1]}."):
+        pytest.skip("conda's Python cannot import what this one can")
+    declared = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["conda"]
+    metadata = tmp_path / "cetool_as_plugin-0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: cetool-as-plugin\nVersion: 0\n")
+    lines = [f"{name} = {module}" for name, module in declared.items()]
+    (metadata / "entry_points.txt").write_text("\n".join(["[conda]", *lines, ""]))
+    env: dict[str, str | None] = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT), *filter(None, sys.path)])}
+    script = settled.write("seeds.py", SEEDS)
+    settled.cetool("create", "python >=3", "numpy")
+    done = settled.run(real_conda, "execute", "-v", script, env=env)
+    assert done.returncode == 0, done.stderr
+    assert f"{settled.cache}/envs/{SEEDS_NAME}" in done.stderr
+    assert re.fullmatch(FIVE_NUMBERS, done.stdout)
+    assert settled.run(real_conda, "execute", "missing.py", env=env).returncode == 127
+    assert SEEDS_NAME in settled.run(real_conda, "tmpenv", "list", env=env).stdout
+    assert settled.run(real_conda, "tmpenv", "name", "python >=3", "numpy", env=env).stdout.endswith(f"{SEEDS_NAME}\n")

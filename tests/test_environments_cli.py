@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from support.channel import Channel
 from support.home import Home
+from support.readme import run_on_terminal
 from support.scripts import (
     SEEDS,
     SEEDS_NAME,
@@ -404,3 +405,11 @@ def test_an_environment_that_was_moved_here_is_made_anew(home: Home, local_chann
     assert home.cetool("run", script, env=env).stdout == done.stdout
     assert not (made / "rubbish").exists()
     eventually(lambda: not list((home.path / "moved" / "trash").iterdir()))
+
+
+def test_a_name_stays_in_one_piece_on_a_narrow_terminal(settled: Home) -> None:
+    status, _ = run_on_terminal("cetool create hello-bin activated activation-noise postlink", settled)
+    assert status == 0
+    name = Path(settled.cetool("name", "hello-bin", "activated", "activation-noise", "postlink").stdout.strip()).name
+    status, shown = run_on_terminal("stty cols 80 < /dev/tty 2>/dev/null; COLUMNS=80 cetool list", settled)
+    assert status == 0 and name in shown, shown

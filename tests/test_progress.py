@@ -12,6 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from support.creations import HEAVY
+from support.home import Home
+from support.server import ChannelServer
 
 import cetool
 from cetool.cli.progress import Voice, plain
@@ -397,3 +400,29 @@ def test_any_text_stream_will_do_and_gets_what_the_verbosity_asks_for() -> None:
     voice.block("  a\x1b[K\n\n  b")
     assert isinstance(stream.buffer, io.BytesIO)
     assert stream.buffer.getvalue() == b"caf\\xe9 \\udc80\nSolving\n  a\n\n  b\n"
+
+
+def test_a_terminal_is_shown_progress_and_given_back(home: Home, slow: ChannelServer) -> None:
+    import pty
+
+    script = home.write("heavy.sh", HEAVY)
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    env = home.environment({"TERM": "xterm", "COLUMNS": "100"})
+    process = subprocess.Popen(
+        ["cetool", "run", str(script)], env=env, stdin=slave, stdout=subprocess.PIPE, stderr=slave
+    )
+    shown = b""
+    while process.poll() is None or select.select([master], [], [], 0.2)[0]:
+        if select.select([master], [], [], 0.2)[0]:
+            shown += os.read(master, 65536)
+    assert process.stdout is not None
+    assert process.stdout.read().startswith(b"hello from ") and process.returncode == 0, shown
+    assert termios.tcgetattr(slave) == before
+    process.stdout.close()
+    os.close(master)
+    os.close(slave)
+    text = shown.decode()
+    assert "Downloading" in text
+    assert re.search(r"Created [0-9a-f]{20} \(hello-bin, bigpkg, many-files; 3 packages, [\d.]+ MB\) in ", text)
+    assert "\x1b[?25l" not in text  # the cursor was never hidden

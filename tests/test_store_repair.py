@@ -1,7 +1,8 @@
-"""What somebody, a cleaner of old files or a power cut takes away from environments and from the package cache."""
+"""What users, cleaners of files or power cuts take from environments and package caches is noticed and made again."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,21 @@ from support.home import Home
 from support.scripts import assert_nothing_half_made, environments, shell_script, told
 from support.warm import learn
 
+from cetool.engines.linked import remove_refused
+
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="environments as POSIX has them")
+
+#: What conda 26.7 says of a package that is not whole.
+REFUSED = """\
+SafetyError: The package for bigpkg located at {0}
+appears to be corrupted. The path 'share/bigpkg/noise.bin'
+has an incorrect size.
+
+
+CondaVerificationError: The package for bigpkg located at {0}
+appears to be corrupted. The path 'share/bigpkg/other'
+specified in the package manifest cannot be found.
+"""
 
 
 @pytest.fixture
@@ -26,7 +41,7 @@ def python_script(home: Home) -> Iterator[Path]:
     yield script
 
 
-def test_what_somebody_took_away_is_made_anew(home: Home, python_script: Path) -> None:
+def test_a_damaged_environment_is_made_again(home: Home, python_script: Path) -> None:
     """After warm runs, which look at next to nothing: the run that follows notices, says so in a line, and works."""
     [name] = environments(home)
     prefix = home.cache / "envs" / name
@@ -53,7 +68,7 @@ def test_what_somebody_took_away_is_made_anew(home: Home, python_script: Path) -
     assert_nothing_half_made(home)
 
 
-def test_a_package_cache_that_is_gone(home: Home, python_script: Path) -> None:
+def test_a_removed_package_cache_is_filled_again(home: Home, python_script: Path) -> None:
     """The files that environments share with it are theirs as well; what is missing is fetched again."""
     [name] = environments(home)
     packages = home.cache / "pkgs"
@@ -77,7 +92,7 @@ def test_a_package_cache_that_is_gone(home: Home, python_script: Path) -> None:
     assert_nothing_half_made(home)
 
 
-def test_packages_that_a_power_cut_has_cut_off(home: Home, python_script: Path) -> None:
+def test_truncated_packages_are_noticed(home: Home, python_script: Path) -> None:
     """The embedded engine fetches them again; of another's package cache it is told what is wrong with it."""
     (cached,) = (home.cache / "pkgs").rglob("six.py")
     for engine in ("rattler", "micromamba"):
@@ -98,3 +113,36 @@ def test_packages_that_a_power_cut_has_cut_off(home: Home, python_script: Path) 
             shutil.rmtree(cached.parents[1])
             assert home.cetool("run", "--refresh", "--engine", engine, python_script).returncode == 0
     assert_nothing_half_made(home)
+
+
+def test_a_package_that_conda_refuses_leaves_its_cache(tmp_path: Path) -> None:
+    package = tmp_path / "pkgs" / "bigpkg-1.0-0"
+    words = REFUSED.format(package)
+    (package / "info").mkdir(parents=True)
+    (package / "info" / "index.json").write_text("{}")
+    paths = [{"_path": "share/noise.bin", "size_in_bytes": 3}]
+    (package / "info" / "paths.json").write_text(json.dumps({"paths": paths}))
+    assert remove_refused(words) == [], "it lies in no package cache"
+    (package.parent / "urls.txt").touch()
+    assert remove_refused(words.replace("bigpkg-1.0", "other-1.0")) == []
+    (package / "share").mkdir()
+    (package / "share" / "noise.bin").write_text("abc")
+    assert remove_refused(words) == [], "it is whole by now"
+    (package / "share" / "noise.bin").unlink()
+    assert remove_refused(words) == [package.name]
+    assert sorted(path.name for path in package.parent.iterdir()) == ["urls.txt"]
+
+
+@pytest.mark.real_conda
+def test_a_real_conda_recovers_from_what_was_half_unpacked(home: Home, real_conda: str) -> None:
+    env = {"CETOOL_ENGINE": "conda", "CONDA_EXE": real_conda, "CONDA_PKGS_DIRS": str(home.path / "pkgs")}
+    assert home.cetool("create", "many-files", env=env).returncode == 0
+    assert home.cetool("gc", "--all").returncode == 0
+    half = home.path / "pkgs" / "many-files-1.0-0" / "share" / "many-files"
+    for path in sorted(half.iterdir())[200:]:
+        path.unlink()
+    done = home.cetool("create", "-v", "many-files", env=env)
+    assert done.returncode == 0, done.stderr
+    assert "many-files-1.0-0" in done.stderr
+    assert len(list(half.iterdir())) == 400
+    assert not list((home.path / "pkgs").glob(".damaged-*"))

@@ -1,4 +1,4 @@
-"""Disks that are full, may only be read, or lose power: file systems of the tests' own, where mounting is allowed.
+"""The store survives disks that are full, may only be read, or lose power: on file systems that the tests mount.
 
 The mounts live in a name space of their own, which ends with the process that holds it: nothing is left behind.
 """
@@ -120,7 +120,7 @@ def assert_full(disk: Disk, done: subprocess.CompletedProcess[str]) -> None:
 
 @pytest.mark.parametrize("kind", ["bytes", "inodes"])
 @pytest.mark.parametrize("engine", ["rattler", "micromamba"])
-def test_a_disk_that_is_full_at_every_step(home: Home, engine: str, kind: str, scale: int) -> None:
+def test_a_disk_full_at_any_step_leaves_nothing_half_made(home: Home, engine: str, kind: str, scale: int) -> None:
     """It gets a little larger each time, until there is room."""
     if engine != "rattler":
         install_fakes(home.bin, engine)
@@ -152,7 +152,7 @@ def test_a_disk_that_is_full_at_every_step(home: Home, engine: str, kind: str, s
         disk.assert_nothing_half_made()
 
 
-def test_on_a_full_disk_what_is_there_works_and_room_can_be_made(home: Home) -> None:
+def test_a_full_disk_runs_what_is_there_and_can_be_collected(home: Home) -> None:
     script, other = home.write("script.sh", SCRIPT), home.write("other.sh", shell_script("hello", "hello-bin, six"))
     with mounted(home, *tmpfs("size=200m")) as disk:
         for path in (script, other):
@@ -182,7 +182,7 @@ def test_on_a_full_disk_what_is_there_works_and_room_can_be_made(home: Home) -> 
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_cache_on_a_file_system_that_may_only_be_read(home: Home) -> None:
+def test_a_read_only_cache_runs_what_is_there(home: Home) -> None:
     script = home.write("script.sh", SCRIPT)
     with mounted(home, *tmpfs("size=100m")) as disk:
         for _ in range(2):
@@ -240,7 +240,7 @@ def assert_marked_are_whole(disk: Disk) -> None:
                 assert size == entry["size_in_bytes"] or (size and entry.get("prefix_placeholder")), entry
 
 
-def test_the_power_fails_at_random_moments(home: Home, scale: int) -> None:
+def test_power_cuts_at_random_moments_leave_nothing_half_made(home: Home, scale: int) -> None:
     """An ext4 is cut off from its disk, while an environment is made or after, and mounted again."""
     image = home.path / "disk"
     with image.open("wb") as file:
@@ -305,7 +305,7 @@ def _calls(log: str) -> list[Call]:
     return sorted(calls)
 
 
-def test_all_is_on_the_disk_before_the_marker_is(home: Home) -> None:
+def test_files_are_on_the_disk_before_the_marker(home: Home) -> None:
     """The order of the calls: nothing is written to the environment between the sync of all and its marker."""
     strace = shutil.which("strace") or pytest.skip("there is no strace")
     log = home.path / "calls"

@@ -1,0 +1,46 @@
+"""Mistakes in blocks and on the command line are reported with their place and a fix."""
+
+from __future__ import annotations
+
+import pytest
+from support.home import Home
+from support.scripts import (
+    told,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "advice"),
+    [
+        ("# conda execute\n# enviroment: [python]\n", 2, "Did you mean 'env'?"),
+        ("#conda execute\n# env: [python]\n", 1, "has to be '# conda execute'"),
+        ("\n// conda-execute\n", 2, "has to be '// conda execute'"),
+        ("# /// conda_script\n", 1, "has to be '# /// conda-script'"),
+        ("# /// script\n# dependencies = []\nprint()\n", 1, "opens a block that is never closed"),
+        (
+            "# /// conda-script\n# channels = ['c']\n# entrypoint = 'python | cat'\n# /// end-conda-script\n",
+            3,
+            "Put the command into the script",
+        ),
+    ],
+)
+def test_a_mistake_has_its_line_and_a_fix(settled: Home, text: str, line: int, advice: str) -> None:
+    script = settled.write("mistake.py", text)
+    for command in ("run", "show"):
+        done = settled.cetool(command, script)
+        assert (done.returncode, done.stdout) == (125, "")
+        assert f"{script}:{line}: " in told(done.stderr)[0]
+        assert advice in done.stderr
+
+
+def test_words_meant_otherwise_have_a_hint(settled: Home) -> None:
+    for words, status, advice in (
+        (("",), 127, "its path is empty"),
+        (("help",), 127, "`cetool --help`"),
+        (("create", "--file", str(settled.path)), 125, "this is a directory, not an environment file"),
+    ):
+        done = settled.cetool(*words)
+        assert (done.returncode, done.stdout) == (status, "")
+        assert advice in "\n".join(told(done.stderr))
+    done = settled.cetool("name", "missing.py")
+    assert "there is no file 'missing.py', so it was taken for a package" in done.stderr
