@@ -20,7 +20,8 @@ import pytest
 import cetool.base.errors
 from cetool.base.errors import CetoolError, NotExecutableError, ProgramNotFoundError
 from cetool.base.process import issue
-from cetool.launch.process import Command, check_executable, launch_error, sourced_environ, spawn_and_wait
+from cetool.launch.children import sourced_environ, spawn_and_wait
+from cetool.launch.process import Command, check_executable, launch_error
 from cetool.warm import handover
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
@@ -30,7 +31,8 @@ DRIVER = """
 import json, sys
 from cetool.base.process import issue
 from cetool.base.errors import CetoolError
-from cetool.launch.process import Command, end_like, exec_command, spawn_and_wait
+from cetool.launch.children import spawn_and_wait
+from cetool.launch.process import Command, end_like, exec_command
 how, program, argv, environ, scripts, keep = json.loads(sys.argv[1])
 command = Command(program, tuple(argv), environ, tuple(scripts))
 try:
@@ -241,7 +243,7 @@ def test_closed_standard_streams_do_no_harm(how: str) -> None:
 def test_capturing_survives_closed_streams_too(tmp_path: Path) -> None:
     code = (
         "import os, sys\nfrom cetool.base.process import issue\n"
-        "from cetool.launch.process import *\nos.close(0); os.close(1)\n"
+        "from cetool.launch.children import *\nos.close(0); os.close(1)\n"
         "consent = issue('a test')\n"
         "command = Command('/bin/sh', ('sh', '-c', 'cat; echo out; exit 3'), dict(os.environ))\n"
         "status, out = capture_output(command, consent)\n"

@@ -22,7 +22,8 @@ from cetool.base.urls import redact, strip_credentials
 from cetool.cli.failure import tell
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.source import decode, is_url, looks_like_python, read_bytes
-from cetool.launch.process import end_like, spawn_and_wait
+from cetool.launch.children import spawn_and_wait
+from cetool.launch.process import end_like
 from cetool.lock.installed import Installed, read_installed
 from cetool.provenance.record import Ending, RecordedCommand, RecordedScript, RecordError, RunRecord, write_record
 

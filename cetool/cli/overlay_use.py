@@ -154,7 +154,7 @@ class ActivateOptions(options.Overlays):
 def activate(which: Which, *, given: ActivateOptions) -> None:
     """Print what activates an overlay in this shell: eval "$(cetool overlay activate NAME)"."""
     from cetool.launch.activation import activated_environ
-    from cetool.launch.process import sourced_environ
+    from cetool.launch.children import sourced_environ
     from cetool.launch.shells import ShellChange, shell_code
     from cetool.warm.environ import scripts_in
 

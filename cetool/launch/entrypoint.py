@@ -21,7 +21,8 @@ from typing import NoReturn
 
 from cetool.base.errors import CetoolError, Interrupted, Location, MetadataError
 from cetool.base.process import Consent
-from cetool.launch.process import Command, capture_output, end_like, exec_command, sourced_environ, spawn_and_wait
+from cetool.launch.children import capture_output, sourced_environ, spawn_and_wait
+from cetool.launch.process import Command, end_like, exec_command
 from cetool.launch.programs import Prefixes, find_program
 
 #: How deep ``$(...)`` may stand in ``$(...)``.

@@ -1,4 +1,4 @@
-"""Turns a command into a process: by exec on POSIX, by a child that is waited for elsewhere and for chains.
+"""A command, and how cetool becomes it: by exec on POSIX, by a child that is waited for elsewhere.
 
 Exit status, signals, terminal, standard streams and working directory are the program's own.
 """
@@ -9,18 +9,16 @@ import contextlib
 import errno
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import NoReturn
 
 from cetool.base.errors import CetoolError, NotExecutableError, ProgramNotFoundError
-from cetool.base.process import Consent, own_code
+from cetool.base.process import Consent
 from cetool.base.values import Value
-from cetool.launch.child import signals_for_child
 from cetool.warm.environ import ON_WINDOWS
-from cetool.warm.handover import IGNORED_BY_PYTHON, find_shell, flush_streams, replace_process, sourcing_argv
+from cetool.warm.handover import find_shell, flush_streams, replace_process, sourcing_argv
 
 
 class Command(Value):
@@ -45,81 +43,13 @@ def exec_command(command: Command, consent: Consent, *, keep: Sequence[int] = ()
     or NotExecutableError (126) where the system will not run it.
     """
     if ON_WINDOWS:
-        end_like(spawn_and_wait(command, consent))
+        end_like(run_on_windows(command)[0])
     if command.scripts:
         check_executable(command.program)  # the shell's own words on it would be less clear
     try:
         replace_process(command.program, command.argv, command.environ, command.scripts, keep)
     except (OSError, ValueError) as error:
         raise launch_error(error, command.program) from error
-
-
-def spawn_and_wait(command: Command, consent: Consent, *, keep: Sequence[int] = ()) -> int:
-    """Run the command as a child and wait: its exit status, or the negative number of the signal it died of.
-
-    The child is in cetool's own process group, so the terminal treats both as one job. What the terminal sends to the
-    group cetool leaves to the child; what is sent to cetool alone it passes on. Raises as :func:`exec_command` does.
-    """
-    if ON_WINDOWS:
-        return _spawn_on_windows(command, consent)
-    program, argv = _shell_if_needed(command)
-    with signals_for_child() as child:
-        child.adopt(_posix_spawn(command.program, program, argv, command.environ, keep))
-        return child.wait()[0]
-
-
-def capture_output(command: Command, consent: Consent, *, keep: Sequence[int] = ()) -> tuple[int, bytes]:
-    """Run the command as :func:`spawn_and_wait` does, its standard input empty: its status, and its standard output."""
-    if ON_WINDOWS:
-        done = _run_on_windows(command, consent)
-        return done.returncode, done.stdout
-    program, argv = _shell_if_needed(command)
-    return _capture(command.program, (program, *argv[1:]), command.environ, keep, 1)
-
-
-def sourced_environ(
-    scripts: Sequence[str], environ: Mapping[str, str], consent: Consent, *, keep: Sequence[int] = ()
-) -> dict[str, str]:
-    """The environment after one shell has taken these steps: for several commands that are to share it.
-
-    What the scripts print goes to cetool's own standard streams. Raises CetoolError where one of them ended the shell.
-    """
-    if not scripts:
-        return dict(environ)
-    if ON_WINDOWS:
-        return _sourced_on_windows(scripts, environ)
-    shell = find_shell(environ)
-    # The interpreter writes down what it was given, in a descriptor that the scripts do not print to. It serves alike
-    # everywhere, which `env -0` does not; -I and -S keep it from looking around.
-    dump = own_code(_DUMP, str(_DUMP_FD))
-    argv = sourcing_argv(shell, scripts, dump)
-    status, output = _capture(shell, argv, environ, keep, _DUMP_FD)
-    if status != 0 or not output.endswith(b"\0"):
-        how = f"by signal {-status}" if status < 0 else f"with status {status}"
-        raise CetoolError(
-            f"the environment's activation scripts ended the shell that sourced them, {how}",
-            code="activation-failed",
-            hint="Run with --no-activate, or report it to whoever made the package with the script.",
-        )
-    after = dict(os.fsdecode(pair).partition("=")[::2] for pair in output[:-1].split(b"\0"))
-    after.pop("_", None)  # the shell's own note of what it ran last
-    if "_" in environ:
-        after["_"] = environ["_"]
-    return after
-
-
-_DUMP_FD = 9
-# os.environb would show an LC_CTYPE that the interpreter added itself (PEP 538); the kernel knows better.
-_DUMP = """\
-import os, sys
-try:
-    with open("/proc/self/environ", "rb") as file:
-        data = file.read()
-except OSError:
-    data = b"".join(name + b"=" + value + b"\\0" for name, value in os.environb.items())
-with open(int(sys.argv[1]), "wb") as file:
-    file.write(data)
-"""
 
 
 def end_like(returncode: int) -> NoReturn:
@@ -143,7 +73,7 @@ def end_like(returncode: int) -> NoReturn:
 
 def command_line(command: Command) -> list[str]:
     """The words that start the command on POSIX, its steps and all, for those who start programs by themselves."""
-    program, argv = _shell_if_needed(command)
+    program, argv = shell_if_needed(command)
     return [program, *argv[1:]]
 
 
@@ -210,7 +140,8 @@ def _interpreter(program: str) -> str | None:
     return words[0] if words and words[0].startswith("/") else None
 
 
-def _shell_if_needed(command: Command) -> tuple[str, Sequence[str]]:
+def shell_if_needed(command: Command) -> tuple[str, Sequence[str]]:
+    """The program and the words that start the command: a shell's, where there are steps to take before."""
     if not command.scripts:
         return command.program, command.argv
     check_executable(command.program)
@@ -218,83 +149,32 @@ def _shell_if_needed(command: Command) -> tuple[str, Sequence[str]]:
     return shell, sourcing_argv(shell, command.scripts, (command.program, *command.argv[1:]))
 
 
-def _posix_spawn(
-    name: str,
-    program: str,
-    argv: Sequence[str],
-    environ: Mapping[str, str],
-    keep: Sequence[int],
-    descriptors: Mapping[int, int] | None = None,
-) -> int:
-    """Start a child, descriptors put in their places, signals that the interpreter ignores at their defaults."""
-    flush_streams()  # what cetool has said comes before what the child says
-    for descriptor in keep:
-        os.set_inheritable(descriptor, True)
-    actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in (descriptors or {}).items()]
-    try:
-        return os.posix_spawn(
-            program, list(argv), environ, file_actions=actions, setsigdef=[int(number) for number in IGNORED_BY_PYTHON]
-        )
-    except (OSError, ValueError) as error:
-        raise launch_error(error, name) from error
-
-
-def _capture(
-    name: str, argv: Sequence[str], environ: Mapping[str, str], keep: Sequence[int], target: int
-) -> tuple[int, bytes]:
-    """Run a child and read to the end what it writes to its descriptor ``target``; with target 1 its input is empty."""
-    reader, writer = os.pipe()
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.close, reader)
-        ends = contextlib.ExitStack()
-        with ends:
-            ends.callback(os.close, writer)
-            descriptors = {target: _out_of_the_way(writer, ends)}
-            if target == 1:
-                nothing = ends.enter_context(open(os.devnull, "rb"))
-                descriptors[0] = _out_of_the_way(nothing.fileno(), ends)
-            child = stack.enter_context(signals_for_child())
-            child.adopt(_posix_spawn(name, argv[0], argv, environ, keep, descriptors))
-        return child.wait(reader)
-
-
-def _out_of_the_way(descriptor: int, stack: contextlib.ExitStack) -> int:
-    """A copy with a number that no child's descriptor is to have: a pipe gets 0 or 1 where the caller closed it."""
-    import fcntl
-
-    copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _DUMP_FD + 1)
-    stack.callback(os.close, copy)
-    return copy
-
-
 # Windows. Written from its documentation and not tested: no such machine was at hand. There is no exec there; a child
 # in the same console gets CTRL-C itself, and activation scripts are batch files that only cmd.exe can run.
 
 
-def _spawn_on_windows(command: Command, consent: Consent) -> int:
-    environ = sourced_environ(command.scripts, command.environ, consent)
+def run_on_windows(command: Command, *, capture: bool = False) -> tuple[int, bytes]:
+    """Run the command as a child: its exit status, and with ``capture`` its standard output, its input being empty."""
+    import subprocess
+
+    environ = sourced_on_windows(command.scripts, command.environ)
+    given, taken = (subprocess.DEVNULL, subprocess.PIPE) if capture else (None, None)
     try:
-        process = subprocess.Popen(command.argv, executable=command.program, env=environ)
+        process = subprocess.Popen(command.argv, executable=command.program, env=environ, stdin=given, stdout=taken)
     except (OSError, ValueError) as error:
         raise launch_error(error, command.program) from error
     while True:
         try:
-            return process.wait()
+            output = process.communicate()[0]
         except KeyboardInterrupt:  # the program has it too, and decides
             continue
+        return process.returncode, output or b""
 
 
-def _run_on_windows(command: Command, consent: Consent) -> subprocess.CompletedProcess[bytes]:
-    environ = sourced_environ(command.scripts, command.environ, consent)
-    try:
-        return subprocess.run(
-            command.argv, executable=command.program, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
-        )
-    except (OSError, ValueError) as error:
-        raise launch_error(error, command.program) from error
+def sourced_on_windows(scripts: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment after one cmd.exe has taken these steps. Raises CetoolError where one of them ended it."""
+    import subprocess
 
-
-def _sourced_on_windows(scripts: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
     after = {**environ, **dict(step.split("=", 1) for step in scripts if not os.path.isabs(step))}
     files = [step for step in scripts if os.path.isabs(step)]
     if any(c in file for file in files for c in '"%\r\n'):
