@@ -16,8 +16,7 @@ from benchmarks.scene import Scene
 from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.settings.paths import Paths
 from cetool.store.marker import FROZEN, MARKER, Marker
-from cetool.store.spool import note_made
-from cetool.store.store import Store
+from cetool.store.store import Store, note_made
 from cetool.store.usage import open_usage_log
 from cetool.warm.notes import ACTIVE
 

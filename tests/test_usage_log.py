@@ -28,8 +28,9 @@ from support.cache import (
 
 from cetool.base.errors import StoreError
 from cetool.base.process import is_running, prefixes_in_use, start_time
-from cetool.store import usage_database
-from cetool.store.spool import note_made, note_use, read_uses, taken_files
+from cetool.store import usage_files
+from cetool.store.store import note_made, note_use
+from cetool.store.usage_files import read_uses, taken_files
 
 NAME = small_spec().name
 
@@ -361,7 +362,7 @@ def test_a_database_that_another_process_holds(tmp_path: Path, monkeypatch: pyte
     """
     holder = start(tmp_path, body)
     hear(holder)
-    monkeypatch.setattr(usage_database, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(usage_files, "BUSY_SECONDS", 0.1)
     with pytest.raises(StoreError, match="locked") as caught, usage_log(tmp_path):
         pass
     assert caught.value.hint

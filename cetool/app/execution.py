@@ -27,8 +27,7 @@ from cetool.declare.requirements import Requirements
 from cetool.declare.run_with import is_original
 from cetool.declare.source import Script, is_notebook
 from cetool.store.scripts import Held, ScriptStore
-from cetool.store.spool import note_use
-from cetool.store.store import Lease
+from cetool.store.store import Lease, note_use
 
 if TYPE_CHECKING:  # what is needed once there is an environment is imported while it is made: see _get_ready
     from cetool.launch.activation import Activation

@@ -30,8 +30,7 @@ from cetool.settings.settings import conda_root, load_settings
 from cetool.store.disk import delete_tree
 from cetool.store.making import Site, ensure
 from cetool.store.marker import Marker, what_is_lost
-from cetool.store.spool import note_made
-from cetool.store.store import Lease, Store
+from cetool.store.store import Lease, Store, note_made
 from cetool.warm import file_state
 from cetool.warm.environ import caller_environ
 

@@ -18,11 +18,13 @@ from types import TracebackType
 from cetool.base.errors import StoreError
 from cetool.base.filelock import FileLock, is_locked, try_lock
 from cetool.base.ownership import check_own_tree, ensure_private_dir
+from cetool.base.process import start_time
 from cetool.base.text import pattern
 from cetool.base.values import Value
 from cetool.declare.environment import NAME_LENGTH
 from cetool.settings.paths import Paths
 from cetool.store.marker import Marker, is_marked, valid_marker
+from cetool.warm.notes import append_note, use_line
 
 _DIRECTORY = pattern(rf"([0-9a-f]{{{NAME_LENGTH}}})(?:-(\d{{1,4}}))?\Z")
 #: Seconds that one who wants to use a complete environment lets another hold it alone.
@@ -213,3 +215,23 @@ class Store:
     def build_lock(self, name: str) -> Path:
         """The file lock of the process that makes an environment of this name."""
         return self.paths.locks / f"{name}.build.lock"
+
+
+# --- uses -------------------------------------------------------------------------------------------------------------
+
+#: The seventh field of a note that says that an environment was made; of a use there are six.
+MADE = "made"
+
+
+def note_use(spool: Path, directory: str, script: str) -> None:
+    """Note that this process (and what it becomes by exec) uses an environment.
+
+    Raises OSError where it cannot be noted.
+    """
+    append_note(os.fspath(spool), use_line(directory, script, start_time(os.getpid())))
+
+
+def note_made(spool: Path, directory: str) -> None:
+    """Note that an environment was made, so that the log looks at its marker. Raises OSError."""
+    line = use_line(directory, "", start_time(os.getpid()))
+    append_note(os.fspath(spool), line[:-1] + f"\t{MADE}\n".encode())

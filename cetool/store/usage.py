@@ -22,16 +22,18 @@ from cetool.base.process import running_processes
 from cetool.base.values import Value
 from cetool.settings.paths import Paths
 from cetool.store.marker import Marker, valid_marker
-from cetool.store.spool import all_files, read_uses, taken_files
 from cetool.store.store import Store
-from cetool.store.usage_database import (
+from cetool.store.usage_files import (
     DATABASE_ERRORS,
+    all_files,
     connect,
     copy_in_memory,
     is_damage,
     lacks_room,
+    read_uses,
     refused,
     set_aside,
+    taken_files,
 )
 from cetool.warm.notes import host_name
 

@@ -1,6 +1,7 @@
 """Notes of use: one line appended to the spool, by runs that have no time to open the usage log.
 
-The warm path takes this way, so nothing here imports more than ``os`` and ``time``. :mod:`cetool.store.spool` reads.
+The warm path takes this way, so nothing here imports more than ``os`` and ``time``.
+:mod:`cetool.store.usage_files` reads them.
 """
 
 # Annotations are evaluated, or quoted, where `from __future__ import annotations` would be an import more.

@@ -423,7 +423,7 @@ def _netrc(directory: Path) -> object:
 
 
 def _uses(directory: Path) -> object:
-    from cetool.store.spool import all_files, read_uses
+    from cetool.store.usage_files import all_files, read_uses
 
     return [use for path in all_files(directory) for use in read_uses(path)]
 

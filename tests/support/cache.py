@@ -35,7 +35,7 @@ import errno, os, signal, subprocess, sys, time
 from pathlib import Path
 from support.cache import *
 from cetool.base.filelock import is_locked, try_lock, wait_for_lock
-from cetool.store.spool import note_use
+from cetool.store.store import note_use
 from cetool.base.errors import StoreError
 ROOT = Path(sys.argv[1])
 SPEC = small_spec()

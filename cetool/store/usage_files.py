@@ -1,4 +1,10 @@
-"""The usage log's file: opening it, bringing its schema up to date, telling damage from other trouble."""
+"""The usage log's files: its database, and the spool that runs append their uses to.
+
+A run must start whatever the database is doing, so it never opens it. A line of the spool is a use, or says that an
+environment was made; it names itself by PID, start time and clock, so that taking one in twice does no harm. The spool
+is renamed before it is read, so that none is lost: a run that finds, after writing, that the file has another name by
+then writes the line again.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +12,16 @@ import contextlib
 import functools
 import os
 import sqlite3
+import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from cetool.base.errors import StoreError
 from cetool.base.ownership import make_private_dirs
+from cetool.base.values import Value
+from cetool.store.store import MADE, is_directory_name
+from cetool.warm.notes import ACTIVE
 
 #: One entry a version: the statements that bring a database of the version before to it.
 _MIGRATIONS: tuple[str, ...] = (
@@ -201,3 +212,74 @@ def refused(path: Path, error: Exception) -> StoreError:
         code="usage-log-unusable",
         hint="Another process may be holding it: try again; or look at its permissions and the room on its disk.",
     )
+
+
+_TAKEN = ".taken"
+_LONGEST_LINE = 8192
+
+
+class Use(Value):
+    """One run in an environment."""
+
+    #: Nanoseconds since 1970.
+    time_ns: int
+    #: The process, when it started, and its host.
+    pid: int
+    process_start: str
+    host: str
+    #: The environment's directory.
+    directory: str
+    script: str
+    #: That it is no run: the environment was made.
+    made: bool = False
+
+    @classmethod
+    def parse(cls, line: bytes) -> Use | None:
+        """The use that a line tells, None where it is damaged."""
+        fields = line.decode("utf-8", "backslashreplace").split("\t")
+        made = fields[6:] == [MADE]
+        if len(fields) != 6 + made or not is_directory_name(fields[4]):
+            return None
+        try:
+            time_ns, pid = int(fields[0]), int(fields[1])
+        except ValueError:
+            return None
+        if not 0 <= time_ns < 2**63 or not 0 <= pid < 2**32:
+            return None
+        start, host, directory, script = fields[2:6]
+        return cls(time_ns, pid, start, host, directory, script, made)
+
+
+def taken_files(spool: Path) -> list[Path]:
+    """Set the spool aside for reading; all files set aside so far, oldest first. The caller is alone in doing so."""
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(spool / ACTIVE, spool / f"{ACTIVE}.{time.time_ns():020d}{_TAKEN}")
+    try:
+        return sorted(spool / entry for entry in os.listdir(spool) if entry.endswith(_TAKEN))
+    except FileNotFoundError:
+        return []
+
+
+def all_files(spool: Path) -> list[Path]:
+    """The files with uses, those that were set aside first, all left where they are."""
+    try:
+        names = os.listdir(spool)
+    except OSError:
+        return []
+    return [
+        *sorted(spool / name for name in names if name.endswith(_TAKEN)),
+        *(spool / n for n in names if n == ACTIVE),
+    ]
+
+
+def read_uses(path: Path) -> Iterator[Use]:
+    """The uses in a file that was set aside, damaged lines left out; none where it is not a regular file."""
+    if not path.is_file():  # a socket cannot be opened, a link can lead in a circle
+        return
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return
+        while line := file.readline(_LONGEST_LINE):
+            use = Use.parse(line.rstrip(b"\n"))
+            if use is not None:
+                yield use
