@@ -16,7 +16,7 @@ from support.home import Home
 from support.locked import explicit_list
 from support.server import ChannelServer, serving
 
-from cetool.base.files import walk
+from cetool.base.below import walk
 from cetool.lock.conda_lock import write_conda_lock
 from cetool.lock.explicit import read_explicit
 from cetool.lock.model import Lock

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from cetool.base.codec import sha256_of
 from cetool.base.errors import MetadataError
-from cetool.base.files import sha256_of
 from cetool.declare.dialects.environment_yml import read_environment_file
 from cetool.declare.environment import EnvironmentSpec, Exact, Solve
 from cetool.declare.match_specs import canonical_spec

@@ -16,8 +16,8 @@ from cetool import __version__
 from cetool.app.execution import Run, command_of, surroundings_of
 from cetool.app.program import program_of
 from cetool.app.session import Session
+from cetool.base.codec import sha256_of
 from cetool.base.errors import CetoolError, EngineError, MetadataError
-from cetool.base.files import sha256_of
 from cetool.base.urls import redact, strip_credentials
 from cetool.cli.failure import tell
 from cetool.declare.environment import EnvironmentSpec

@@ -13,8 +13,8 @@ from cetool.app.execution import RunOptions, prepare_run, read_entrypoint, speci
 from cetool.app.recording import Recording, run_as_child, virtual_packages
 from cetool.app.session import Session
 from cetool.app.sources import Source
+from cetool.base.codec import sha256_of
 from cetool.base.errors import CetoolError, EngineError, Location, UsageError
-from cetool.base.files import sha256_of
 from cetool.base.text import printable
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.metadata import ScriptMetadata, read_metadata

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.app.session import Session
+from cetool.base.codec import sha256_of
 from cetool.base.durations import format_duration
 from cetool.base.errors import CetoolError, ScriptNotFoundError, StoreError, UsageError
-from cetool.base.files import sha256_of
 from cetool.base.text import pattern
 from cetool.base.values import Value
 from cetool.declare.metadata import ScriptMetadata

@@ -22,6 +22,8 @@ they differ. A field of a class with ``from_dict`` and ``as_dict`` goes through 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -227,3 +229,18 @@ _SCALARS: dict[str, _Reader] = {
     "object": lambda value: value,
     _PAIRS: _pairs,
 }
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value: the same on every Python and machine, in ASCII (docs/specification.md).
+
+    Keys are sorted by code point, nothing separates tokens but ``,`` and ``:``, and every character that is not
+    printable ASCII is an escape in lower case, so that no version of Unicode has a say. Raises ValueError for a float
+    that is not a number, TypeError for what JSON does not have.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def sha256_of(data: bytes) -> str:
+    """The digest, 64 lowercase hex digits."""
+    return hashlib.sha256(data).hexdigest()

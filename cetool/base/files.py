@@ -1,9 +1,4 @@
-"""SHA-256 of small things (a declaration, an address, a script), and the text that values are hashed as.
-
-Looks at every file below a directory once, for all who want to know something of them.
-
-Writes a file in one step, so that every reader finds the old one or the new one, whole; and brings what was written
-to the disk.
+"""Files written in one step, so that every reader finds the old one or the new one, whole; and brought to the disk.
 
 Code that reads a file, changes it and writes it back uses :func:`update_file` or :func:`replace_file`: a file lock
 makes processes of cetool take turns, and what an editor saved meanwhile is never overwritten.
@@ -13,96 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
-import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from cetool.base import filelock
 from cetool.base.limits import NOTEBOOK, read_regular
-
-# ``hashlib`` loads OpenSSL, which takes 3 ms, to have large files hashed faster: those who hash files take that.
-_sha256: Any
-try:
-    from _sha2 import sha256 as _sha256  # type: ignore[import-not-found, no-redef, unused-ignore]
-except ImportError:
-    try:
-        from _sha256 import sha256 as _sha256  # type: ignore[import-not-found, no-redef, unused-ignore]
-    except ImportError:  # an interpreter that was built without
-        from hashlib import sha256 as _sha256
-
-
-def sha256_of(data: bytes) -> str:
-    """The digest, 64 lowercase hex digits."""
-    return str(_sha256(data).hexdigest())
-
-
-def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: the same on every Python and machine, in ASCII (docs/specification.md).
-
-    Keys are sorted by code point, nothing separates tokens but ``,`` and ``:``, and every character that is not
-    printable ASCII is an escape in lower case, so that no version of Unicode has a say. Raises ValueError for a float
-    that is not a number, TypeError for what JSON does not have.
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-
-
-_BY_DESCRIPTOR = os.scandir in os.supports_fd
-
-
-def walk(root: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result]]:
-    """Everything below a directory: its path from there, with slashes, and its status, links not followed.
-
-    Directories come before what is in them. What cannot be read, or has just gone, is left out.
-    """
-    pending = [(os.fspath(root), "")]
-    while pending:
-        directory, before = pending.pop()
-        opened = -1
-        try:
-            if _BY_DESCRIPTOR:  # files are found a fifth faster from there
-                opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            with os.scandir(directory if opened < 0 else opened) as entries:
-                for entry in entries:
-                    try:
-                        status = entry.stat(follow_symlinks=False)
-                    except OSError:
-                        continue
-                    name = entry.name
-                    if stat.S_ISDIR(status.st_mode):
-                        pending.append((f"{directory}/{name}", f"{before}{name}/"))
-                    yield before + name, status
-        except OSError:
-            continue
-        finally:
-            if opened >= 0:
-                os.close(opened)
-
-
-def room(status: os.stat_result) -> int:
-    """Bytes that a file takes on disk."""
-    blocks = getattr(status, "st_blocks", 0)
-    # some file systems give a file its blocks only when it is written out, seconds later
-    return blocks * 512 if blocks else status.st_size
-
-
-def total_room(statuses: Iterable[os.stat_result]) -> int:
-    """Bytes that files take on disk together, each counted once however many names it has among them."""
-    seen: set[tuple[int, int]] = set()
-    total = 0
-    for status in statuses:
-        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-            key = (status.st_dev, status.st_ino)
-            if key in seen:
-                continue
-            seen.add(key)
-        total += room(status)
-    return total
-
 
 #: Seconds to wait for another process that is changing the same file.
 _PATIENCE = 30.0
@@ -183,29 +96,39 @@ def read_if_there(path: Path) -> bytes | None:
         return None
 
 
-def _write_beside(path: Path, data: bytes, mode: int | None, *, sync: bool) -> str:
-    """A new file in the same directory with these bytes, ready to take the other's place."""
-    import tempfile  # for those who only look into this module: it takes long
-
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".cetool", dir=path.parent)
+def write_new(
+    path: str | Path, data: bytes, *, mode: int | None = None, sync: bool = False, dir_fd: int | None = None
+) -> None:
+    """Write a file that is not there yet (else FileExistsError), with a new file's mode unless that is given."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, 0o666 if mode is None else mode & 0o600, dir_fd=dir_fd)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(descriptor, "wb") as file:
             file.write(data)
+            if mode is not None and hasattr(os, "fchmod"):
+                os.fchmod(descriptor, mode)
             if sync:
                 file.flush()
-                os.fsync(file.fileno())
-        if mode is not None:
-            os.chmod(temporary, mode)
-        elif os.path.lexists(path):
-            _take_after(path, temporary)
-        else:
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)
+                os.fsync(descriptor)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            os.unlink(path, dir_fd=dir_fd)
         raise
+
+
+def _write_beside(path: Path, data: bytes, mode: int | None, *, sync: bool) -> str:
+    """A new file in the same directory with these bytes, ready to take the other's place."""
+    temporary = f"{path.parent}{os.sep}.{path.name[:100]}.{os.urandom(6).hex()}.cetool"
+    takes_after = mode is None and os.path.lexists(path)
+    write_new(temporary, data, mode=0o600 if takes_after else mode, sync=sync)
+    if takes_after:
+        try:
+            _take_after(path, temporary)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
     return temporary
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cetool.base.files import canonical_json, sha256_of
+from cetool.base.codec import canonical_json, sha256_of
 from cetool.base.text import pattern
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from cetool.base.codec import canonical_json
 from cetool.base.errors import Location, MetadataError
-from cetool.base.files import canonical_json
 from cetool.base.text import has_control, normalized, pattern, shorten
 from cetool.base.urls import cleaned, quotable, redact, scrub, strip_credentials
 from cetool.base.values import Value, strings_in

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from cetool.base.codec import canonical_json, sha256_of
 from cetool.base.errors import Location
-from cetool.base.files import canonical_json, sha256_of
 from cetool.base.text import pattern
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value, strings_in

@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cetool.base.below import read_below, write_below
+from cetool.base.below import read_below, walk, write_below
 from cetool.base.errors import EngineError
-from cetool.base.files import walk
 from cetool.base.limits import parse_json
 from cetool.base.process import Consent
 from cetool.base.urls import redact

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from cetool.base.below import walk
 from cetool.base.errors import EngineError
-from cetool.base.files import walk
 from cetool.packages.integrity import check_complete
 
 

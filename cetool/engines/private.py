@@ -20,6 +20,7 @@ from types import TracebackType
 
 from cetool.base.below import read_below, write_below
 from cetool.base.errors import EngineError
+from cetool.base.files import write_new
 from cetool.base.limits import SETTINGS, check_yaml, parse_json, read_text
 from cetool.base.text import pattern
 from cetool.base.urls import Url, cleaned, redact, split_url, strip_credentials
@@ -86,8 +87,7 @@ class PrivateFiles:
 
                 self._directory = Path(tempfile.mkdtemp(prefix=f"{_STEM}{os.getpid()}-", dir=self._parent))
             path = self._directory / name
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                file.write(text)
+            write_new(path, text.encode(), mode=0o600)
         except OSError as error:
             raise EngineError(
                 f"{self._parent} cannot be written to: {error.strerror}", code="cache-not-writable"

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from cetool.base.codec import sha256_of
 from cetool.base.errors import CetoolError, ConfigError, Location, UsageError
-from cetool.base.files import sha256_of
 from cetool.base.limits import SETTINGS
 from cetool.base.secrets import remember
 from cetool.base.text import printable

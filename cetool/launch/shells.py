@@ -17,8 +17,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cetool.base.codec import canonical_json, sha256_of
 from cetool.base.errors import StoreError
-from cetool.base.files import canonical_json, put_file, sha256_of
+from cetool.base.files import put_file
 from cetool.launch.activation import Activation, activated_environ
 from cetool.launch.process import Command
 from cetool.launch.programs import look_in

@@ -25,8 +25,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cetool.base.codec import sha256_of
 from cetool.base.errors import Location, MetadataError
-from cetool.base.files import sha256_of
 from cetool.base.text import has_control, shorten
 from cetool.declare.blocks import LINE_COMMENTS, find_block
 from cetool.declare.channels import canonical_channel

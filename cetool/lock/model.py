@@ -6,7 +6,7 @@ given), its PyPI packages by name.
 
 from __future__ import annotations
 
-from cetool.base.files import sha256_of
+from cetool.base.codec import sha256_of
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value
 from cetool.declare.package import Package, PypiPackage

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from cetool.base import filelock
+from cetool.base.codec import sha256_of
 from cetool.base.errors import EngineError, StoreError
-from cetool.base.files import sha256_of
+from cetool.base.filelock import try_lock, wait_for_lock
 from cetool.base.ownership import OwnershipError, check_source_dir, ensure_private_dir, is_trusting
 from cetool.settings.condarc import Condarc, load_condarc
 
@@ -18,9 +17,7 @@ from cetool.settings.condarc import Condarc, load_condarc
 PACKAGES = "pkgs"
 METADATA = "repodata"
 _LOCK = ".in-use.lock"
-_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 #: Seconds between two tries: for locks that are held for moments, and for as long as an engine works.
-_TICK, _LONG_TICK = 0.02, 0.1
 
 
 class DamagedPackages(EngineError):
@@ -114,37 +111,21 @@ def in_use(cache: Path) -> Iterator[None]:
     A collection holds the file lock for as long as it takes to rename some directories. Where there are no file locks,
     or the cache cannot be written to, there is no collection either.
     """
-    descriptor = _opened(cache)
-    try:
-        if descriptor is not None:
-            with contextlib.suppress(OSError):
-                while not filelock.take(descriptor, shared=True):
-                    time.sleep(_TICK)
+    lock = None
+    with contextlib.suppress(StoreError):
+        lock = wait_for_lock(cache / _LOCK, shared=True)
+    with lock or contextlib.nullcontext():
         yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 @contextlib.contextmanager
 def held_for_collection(cache: Path) -> Iterator[bool]:
     """Hold a cache against engines; yields False where one is at work there, or where there are no file locks."""
-    descriptor = _opened(cache)
-    held = False
-    with contextlib.suppress(OSError):
-        held = descriptor is not None and filelock.take(descriptor, shared=False)
-    try:
-        yield held
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _opened(cache: Path) -> int | None:
-    try:
-        return os.open(cache / _LOCK, _LOCK_FLAGS, 0o600)
-    except OSError:
-        return None
+    lock = None
+    with contextlib.suppress(StoreError):
+        lock = try_lock(cache / _LOCK, shared=False)
+    with lock or contextlib.nullcontext():
+        yield lock is not None
 
 
 def note_use(packages: Path, names: Iterable[str]) -> None:
@@ -165,27 +146,8 @@ def turn(lock_dir: Path, cache: Path, waiting: Callable[[], None]) -> Iterator[i
     resolved = os.path.normcase(os.path.realpath(cache))
     path = lock_dir / f"packages-{sha256_of(resolved.encode(errors='surrogateescape'))[:16]}.lock"
     try:
-        lock_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, _LOCK_FLAGS, 0o600)
-    except OSError as error:
-        raise EngineError(
-            f"the lock file {path} cannot be opened: {error.strerror}", code="cache-not-writable"
-        ) from error
-    try:
-        told = False
-        while not filelock.take(descriptor, shared=False):
-            if not told:
-                waiting()
-                told = True
-            time.sleep(_LONG_TICK)
-    except OSError as error:
-        os.close(descriptor)
-        raise EngineError(
-            f"the file system does not lock {path}: {error.strerror or error}",
-            code="file-lock-failed",
-            hint="Set CETOOL_CACHE_DIR to a directory on a local disk.",
-        ) from error
-    try:
-        yield descriptor
-    finally:  # a child that still lives keeps the lock: it belongs to the open file, which the child shares
-        os.close(descriptor)
+        lock = wait_for_lock(path, on_wait=lambda _: waiting())
+    except StoreError as error:
+        raise error.turned_into(EngineError) from error
+    with lock:  # a child that still lives keeps the lock: it belongs to the open file, which the child shares
+        yield lock.fd

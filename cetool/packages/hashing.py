@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar, cast
 
-from cetool.base.files import sync_file_system
+from cetool.base.files import put_file, sync_file_system
 from cetool.base.limits import PACKAGE, read_json
 from cetool.packages.prefix import PackagePath, PrefixRecord
 
@@ -125,19 +125,9 @@ class KnownHashes:
                 sync_file_system(cache)
             for package, found in self._news.items():
                 files = [[inode, *known] for inode, known in {**self._known[package], **found}.items()]
-                _put(self._sources[package] / _KEPT, json.dumps({"version": 1, "files": files}))
-
-
-def _put(place: Path, text: str) -> None:
-    """Write the notes in one step, unless another does."""
-    temporary = place.with_name(f".{place.name}.new")
-    try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:  # what one left who was killed goes; where one is at it, neither is in the other's way
-        temporary.unlink()
-        return
-    os.replace(temporary, place)
+                put_file(
+                    self._sources[package] / _KEPT, json.dumps({"version": 1, "files": files}).encode(), sync=False
+                )
 
 
 def _recall(package: Path) -> _Notes:

@@ -12,8 +12,8 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from cetool.base.below import total_room, walk
 from cetool.base.errors import EngineError
-from cetool.base.files import total_room, walk
 from cetool.base.limits import PACKAGE, parse_json, read_regular
 from cetool.base.values import Value
 from cetool.packages.cache import DamagedPackages

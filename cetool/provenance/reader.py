@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from cetool.base.codec import sha256_of
 from cetool.base.errors import Location
-from cetool.base.files import sha256_of
 from cetool.base.limits import RECORD, parse_json
 from cetool.base.text import printable
 from cetool.declare.environment import EnvironmentSpec

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cetool.base.files import sha256_of
+from cetool.base.codec import sha256_of
 from cetool.base.limits import NOTE, parse_json
 from cetool.base.values import Value
 from cetool.store.keyed import Copy, CopyStore, KeyedFiles

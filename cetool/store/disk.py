@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from cetool.base.below import room, total_room, walk
 from cetool.base.errors import StoreError
 from cetool.base.filelock import try_lock
-from cetool.base.files import room, total_room, walk
 from cetool.base.ownership import make_private_dirs
 from cetool.base.process import is_running, start_time
 

@@ -13,9 +13,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from cetool.base.codec import sha256_of
 from cetool.base.durations import is_due
 from cetool.base.errors import StoreError
-from cetool.base.files import put_file, sha256_of
+from cetool.base.files import put_file
 from cetool.base.limits import SCRIPT, parse_json, read_regular
 from cetool.base.ownership import ensure_private_dir
 from cetool.base.text import pattern

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from cetool.base.below import room, walk
 from cetool.base.durations import age
-from cetool.base.files import room, walk
 from cetool.base.process import prefixes_in_use
 from cetool.packages.cache import METADATA, PACKAGES, held_for_collection
 from cetool.settings.paths import Paths

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from cetool.base.below import write_below
+from cetool.base.below import walk, write_below
 from cetool.base.errors import CODES, CetoolError, EngineError, Interrupted, StoreError
 from cetool.base.filelock import FileLock, try_lock, wait_for_lock
-from cetool.base.files import put_file, sync_file_system, walk
+from cetool.base.files import put_file, sync_file_system
 from cetool.base.limits import NOTE, read_json
 from cetool.base.ownership import is_open_to_others, make_private_dirs
 from cetool.base.process import prefixes_in_use

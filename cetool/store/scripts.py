@@ -13,9 +13,10 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cetool.base.codec import sha256_of
 from cetool.base.errors import StoreError
 from cetool.base.filelock import FileLock, wait_for_lock
-from cetool.base.files import put_file, sha256_of
+from cetool.base.files import put_file
 from cetool.base.ownership import ensure_private_dir
 from cetool.base.text import pattern
 from cetool.base.values import Value

@@ -319,7 +319,7 @@ def _copy(directory: Path) -> object:
 
 
 def _copy_seed() -> bytes:
-    from cetool.base.files import sha256_of
+    from cetool.base.codec import sha256_of
 
     head = {
         "schema": "cetool.copy/1",

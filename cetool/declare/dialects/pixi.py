@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cetool.base.codec import sha256_of
 from cetool.base.durations import exclude_newer, rfc3339
 from cetool.base.errors import Location, MetadataError, UsageError
-from cetool.base.files import sha256_of
 from cetool.base.text import nearest, normalized, pattern, shorten
 from cetool.declare.channels import channels_of
 from cetool.declare.dialects.dependencies import PIXI_FIELDS, conda_dependencies, pypi_dependency

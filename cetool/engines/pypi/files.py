@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from cetool.base.errors import EngineError
+from cetool.base.files import write_new
 from cetool.base.limits import SETTINGS, read_text
 from cetool.base.text import normalized, pattern
 from cetool.base.urls import redact, scrub, split_url
@@ -65,8 +66,7 @@ class Told(Value):
 
 def write_private(path: Path, text: str) -> None:
     """Write a new file that no other user may read. Raises OSError where there is one."""
-    path.touch(mode=0o600, exist_ok=False)
-    path.write_text(text, encoding="utf-8")
+    write_new(path, text.encode(), mode=0o600)
 
 
 def literal(line: str) -> str:
