@@ -24,8 +24,8 @@ from cetool.base.urls import redact
 from cetool.declare.overlay import is_direct, is_editable, local_path
 from cetool.engines.protocol import Progress
 from cetool.engines.pypi.answers import Planned
-from cetool.engines.pypi.driver import Call, Installer, Pip, PypiRequest, find_installer
-from cetool.engines.pypi.files import GET_UV
+from cetool.engines.pypi.driver import Installer, Pip, PypiRequest, find_installer
+from cetool.engines.pypi.files import GET_UV, Call
 from cetool.engines.pypi.install import keep_origins
 from cetool.overlays.base import Base, site_directories
 from cetool.overlays.guard import write_guard

@@ -29,14 +29,15 @@ from cetool.declare.pypi import PypiSettings
 from cetool.engines.protocol import CreateRequest
 from cetool.engines.pypi.answers import NOT_UNDERSTOOD, Planned, read_dry_run, read_pylock, read_report, sources_of
 from cetool.engines.pypi.files import (
+    EVERYTHING,
     GET_UV,
+    Call,
     Told,
     has_files_of_uv,
     pip_environ,
     refuse_for_pip,
     tell_pip,
     tell_uv,
-    write_private,
 )
 from cetool.engines.pypi.words import explain
 from cetool.engines.subprocesses import Ended, Invocation, run_engine
@@ -53,8 +54,6 @@ _ELSEWHERE = ("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "CONDA_PREFIX", "CONDA_DEFAUL
 _PIP_WITH_DATES = 26
 #: The first pip that has --dry-run and --report.
 _PIP_WITH_REPORTS = (22, 2)
-#: In :attr:`Call.rebuilt`: whatever there is.
-EVERYTHING = ":all:"
 #: Seconds that an installer may take to say where packages come from.
 _PATIENCE = 120.0
 
@@ -77,29 +76,6 @@ class PypiRequest:
     inherit: tuple[int, ...] = ()
     #: Seconds without progress after which it is given up.
     stall_timeout: float = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What an installer is called for."""
-
-    #: Lines of a requirements file: requirements, URLs, ``-e`` before a directory.
-    lines: Sequence[str]
-    settings: PypiSettings = field(default_factory=PypiSettings)
-    #: What has to stay: normalized name to version.
-    pins: Mapping[str, str] = field(default_factory=dict)
-    #: The lines name all files: nothing that concerns resolving counts.
-    exactly: bool = False
-    #: What the lines depend on is left out.
-    alone: bool = False
-    #: Each line has its digest, and nothing else is taken.
-    hashed: bool = False
-    #: No index is asked for anything.
-    no_index: bool = False
-    #: Install here, and not in the python's own environment.
-    target: Path | None = None
-    #: Packages that uv builds again, though it has built them before.
-    rebuilt: Sequence[str] = ()
 
 
 class Installer(ABC):
@@ -194,15 +170,16 @@ class Uv(Installer):
 
     def locate(self, wanted: Sequence[Distribution], *, offline: bool) -> dict[str, PypiPackage]:
         with tempfile.TemporaryDirectory(prefix="cetool-origins-") as scratch:
-            told = tell_uv(Path(scratch), self.request.settings, _pinned(wanted), self._environ, exactly=True)
-            options = ["--no-deps", "--no-annotate", "--format", "pylock.toml", "--python", str(self.python)]
+            call = Call(_pinned(wanted), self.request.settings, exactly=True)
+            told = tell_uv(Path(scratch), call, self._environ)
+            options = ["--no-annotate", "--format", "pylock.toml", "--python", str(self.python)]
             argv = self.compile(Path(scratch), told, *options, *(["--offline"] if offline else []))
             text = _ask(argv, told.environ)
             return {} if text is None else sources_of(wanted, read_pylock(text.decode(), Path(scratch)))
 
     def tell(self, directory: Path, call: Call, **more: str) -> Told:
         """Write the files for a call, with more variables. Raises EngineError for a uv that is too old for them."""
-        told = tell_uv(directory, call.settings, call.lines, {**self._environ, **more}, exactly=call.exactly)
+        told = tell_uv(directory, call, {**self._environ, **more})
         if has_files_of_uv(call.settings):
             self._refuse_old(directory, told.environ)
         return told
@@ -221,7 +198,7 @@ class Uv(Installer):
         argv = [self.command, "pip", "install", "--no-progress", "--break-system-packages"]
         # from another directory, so that no pyproject.toml or uv.toml of the project at hand has a say
         argv += ["--python", str(self.python), "--directory", str(directory), *told.arguments]
-        argv += [*_shared_options(directory, call), *(["--offline"] if self.request.offline else [])]
+        argv += ["--offline"] if self.request.offline else []
         if call.settings.exclude_newer and not call.exactly:
             argv.append(f"--exclude-newer={call.settings.exclude_newer}")
         return argv, told.environ
@@ -301,10 +278,9 @@ class Pip(Installer):
                 ) from None
 
     def _install(self, directory: Path, call: Call) -> tuple[list[str], Mapping[str, str]]:
-        told = tell_pip(directory, call.settings, call.lines, self.environ(), exactly=call.exactly)
+        told = tell_pip(directory, call, self.environ())
         argv = [*self.argv, "install", "--no-input", "--disable-pip-version-check", "--no-user"]
         argv += ["--progress-bar=off", "--no-warn-script-location", *told.arguments]
-        argv += _shared_options(directory, call)
         if self.request.offline and "--no-index" not in argv:
             argv.append("--no-index")
         if call.settings.exclude_newer and not call.exactly:
@@ -329,18 +305,6 @@ def _ask(argv: Sequence[str], environ: Mapping[str, str]) -> bytes | None:
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
-
-
-def _shared_options(directory: Path, call: Call) -> list[str]:
-    """The options that uv and pip have in common."""
-    options = []
-    if call.pins and not call.exactly:  # a lock's files are what they are, and want hashes of all there is
-        pins = "".join(f"{name}=={version}\n" for name, version in sorted(call.pins.items()))
-        write_private(directory / "constraints.txt", pins)
-        options += ["--constraint", str(directory / "constraints.txt")]
-    options += ["--prefix", str(call.target)] if call.target is not None else []
-    flags = {"--no-deps": call.alone or call.exactly, "--require-hashes": call.hashed, "--no-index": call.no_index}
-    return [*options, *(flag for flag, given in flags.items() if given)]
 
 
 def _pinned(wanted: Sequence[Distribution]) -> list[str]:

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -48,8 +49,33 @@ _LISTS = {
 _OF_SOLUTIONS = ("constraint-dependencies", "override-dependencies", "exclude-dependencies")
 _NOT_IN_TOML = (*_LISTS, *OWN_OPTIONS, "index", "sources")
 _AS_PIP = ("allow", "if-necessary", "if-necessary-or-explicit")
+#: In :attr:`Call.rebuilt`: whatever there is.
+EVERYTHING = ":all:"
 _REPOSITORY = pattern(r"git\+(?P<url>(?:https?|ssh)://[^\s;]*)")
 _NAME = pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What an installer is called for."""
+
+    #: Lines of a requirements file: requirements, URLs, ``-e`` before a directory.
+    lines: Sequence[str]
+    settings: PypiSettings = field(default_factory=PypiSettings)
+    #: What has to stay: normalized name to version.
+    pins: Mapping[str, str] = field(default_factory=dict)
+    #: The lines name all files: nothing that concerns resolving counts.
+    exactly: bool = False
+    #: What the lines depend on is left out.
+    alone: bool = False
+    #: Each line has its digest, and nothing else is taken.
+    hashed: bool = False
+    #: No index is asked for anything.
+    no_index: bool = False
+    #: Install here, and not in the python's own environment.
+    target: Path | None = None
+    #: Packages that uv builds again, though it has built them before.
+    rebuilt: Sequence[str] = ()
 
 
 class Told(Value):
@@ -80,14 +106,8 @@ def literal(line: str) -> str:
     before, found, _ = line.partition("${")
     if not found:
         return line
-    if "://" not in before or re.search(r"\s;", before):
-        raise EngineError(
-            f"{redact(line)!r} holds '${{', which uv and pip would replace",
-            code="requirement-invalid",
-            hint="Take it out.",
-        )
     url, marker, rest = line.partition(" ;")
-    if "${" in rest:
+    if "://" not in before or re.search(r"\s;", before) or "${" in rest:
         raise EngineError(
             f"{redact(line)!r} holds '${{', which uv and pip would replace",
             code="requirement-invalid",
@@ -96,23 +116,17 @@ def literal(line: str) -> str:
     return url.replace("${", "$%7B") + marker + rest
 
 
-def source_lines(settings: PypiSettings) -> list[str]:
+def _source_lines(settings: PypiSettings) -> list[str]:
     """The lines of a requirements file that say where packages come from. Raises EngineError for what is no URL."""
-    lines = []
-    for option, values in (
-        ("--index-url", [settings.index_url] if settings.index_url else []),
-        ("--extra-index-url", settings.extra_index_urls),
-        ("--find-links", settings.find_links),
-    ):
-        for value in values:
-            if re.search(r"\s", value) or value.startswith("-"):
-                raise EngineError(
-                    f"{redact(value)!r} is not a place for packages",
-                    code="requirement-invalid",
-                    hint="A URL or a path.",
-                )
-            lines.append(f"{option} {value.replace('${', '$%7B')}")
-    return lines
+    places = [("--index-url", settings.index_url)] if settings.index_url else []
+    places += [("--extra-index-url", url) for url in settings.extra_index_urls]
+    places += [("--find-links", place) for place in settings.find_links]
+    for _, place in places:
+        if re.search(r"\s", place) or place.startswith("-"):
+            raise EngineError(
+                f"{redact(place)!r} is not a place for packages", code="requirement-invalid", hint="A URL or a path."
+            )
+    return [f"{option} {place.replace('${', '$%7B')}" for option, place in places]
 
 
 def refuse_for_pip(settings: PypiSettings) -> None:
@@ -129,7 +143,7 @@ def refuse_for_pip(settings: PypiSettings) -> None:
 
 
 class _Writer:
-    """Writes the files of one call; collects the options that name them, and the variables that go with them."""
+    """Writes the files of one call; collects the options that it needs, and the variables that go with them."""
 
     def __init__(self, directory: Path, environ: Mapping[str, str]) -> None:
         self.directory = directory
@@ -137,19 +151,24 @@ class _Writer:
         self.arguments: list[str] = []
 
     def write(self, name: str, option: str, lines: Iterable[str]) -> None:
+        """Write a file, and name it with this option."""
         write_private(self.directory / name, "\n".join([*lines, ""]))
         self.arguments += [option, str(self.directory / name)]
 
-    def requirements(self, settings: PypiSettings, lines: Iterable[str], *, exactly: bool) -> None:
-        """Write where packages come from, and these lines."""
-        hashes = {} if exactly else settings.named.get("hashes", {})
+    def shared(self, call: Call, lines: Iterable[str], lists: Iterable[str]) -> None:
+        """What uv and pip have in common: where packages come from, these lines, and the settings that are lists."""
+        hashes = {} if call.exactly else call.settings.named.get("hashes", {})
         plain = [_hashed(line, hashes) for line in self.without_logins(lines)]
-        self.write("requirements.txt", "--requirement", [*source_lines(settings), *plain])
-
-    def listed(self, key: str, settings: PypiSettings) -> None:
-        """Write one of the settings that are lists of requirements, if it is there."""
-        if key in settings.named:
-            self.write(f"{key}.txt", _LISTS[key], map(literal, self.without_logins(settings.named[key])))
+        self.write("requirements.txt", "--requirement", [*_source_lines(call.settings), *plain])
+        for key in lists:
+            if key in call.settings.named and not (call.exactly and key in _OF_SOLUTIONS):
+                self.write(f"{key}.txt", _LISTS[key], map(literal, self.without_logins(call.settings.named[key])))
+        if call.pins and not call.exactly:  # a lock's files are what they are, and want hashes of all there is
+            pins = (f"{name}=={version}" for name, version in sorted(call.pins.items()))
+            self.write("constraints.txt", "--constraint", pins)
+        self.arguments += ["--prefix", str(call.target)] if call.target is not None else []
+        flags = {"--no-deps": call.alone or call.exactly, "--require-hashes": call.hashed, "--no-index": call.no_index}
+        self.arguments += [flag for flag, given in flags.items() if given]
 
     def without_logins(self, lines: Iterable[str]) -> list[str]:
         """The lines without passwords in the URLs of git repositories, which git gets to know by its variables.
@@ -195,33 +214,26 @@ def _without_login(match: re.Match[str], found: list[tuple[str, str]]) -> str:
 # --- uv -------------------------------------------------------------------------------------------------------------
 
 
-def tell_uv(
-    directory: Path, settings: PypiSettings, lines: Iterable[str], environ: Mapping[str, str], *, exactly: bool = False
-) -> Told:
+def tell_uv(directory: Path, call: Call, environ: Mapping[str, str]) -> Told:
     """Write the files for ``uv pip install`` and ``uv pip compile`` into the directory that uv is to work in.
 
-    ``exactly``: the lines name all files, so what is for resolving is left out. Raises EngineError.
+    Raises EngineError.
     """
-    named, writer = settings.named, _Writer(directory, environ)
+    named, writer = call.settings.named, _Writer(directory, environ)
     sources, indexes = named.get("sources", {}), named.get("index", [])
-    plain: list[str] = []
-    pinned: list[str] = []
-    for line in lines:
-        (pinned if _name_of(line) in sources and " @ " not in line else plain).append(line)
-    writer.requirements(settings, plain, exactly=exactly)
-    for key in _LISTS:
-        if not (exactly and key in _OF_SOLUTIONS):
-            writer.listed(key, settings)
+    pinned = [line for line in call.lines if _name_of(line) in sources and " @ " not in line]
+    writer.shared(call, (line for line in call.lines if line not in pinned), _LISTS)
     toml = {key: value for key, value in named.items() if key not in _NOT_IN_TOML}
     tables: dict[str, Any] = {"index": indexes} if indexes else {}
     if pinned:
         tables["sources"] = {key: sources[key] for key in map(_name_of, pinned)}
         writer.arguments += ["--requirement", str(directory / "pyproject.toml")]
     known = _without_passwords_of(indexes, writer.environ)
-    config = _own_config(environ)
-    if config is not None and (toml or indexes):
+    if (toml or indexes) and (own := _own_config(environ)) is not None:
         known = {key: value for key, value in known.items() if key not in ("UV_CONFIG_FILE", "UV_NO_CONFIG")}
-        writer.write("uv.toml", "--config-file", [_merged(config, toml, indexes)])
+        # a script's settings win, and lists are joined, as uv does it
+        merged = {**own, **toml, "index": [*indexes, *own.get("index", [])]}
+        writer.write("uv.toml", "--config-file", [_toml(merged)])
         toml = {}
     if toml or tables:
         project = {"name": "cetool-script", "version": "0", "dependencies": [_hashed(line, {}) for line in pinned]}
@@ -259,25 +271,22 @@ def _hashed(line: str, hashes: Mapping[str, Sequence[str]]) -> str:
     return " ".join([editable + literal(text.removeprefix(editable)), *(f"--hash={each}" for each in digests)])
 
 
-def _own_config(environ: Mapping[str, str]) -> Path | None:
-    """The user's own configuration file where uv was told to read no others (``/dev/null``: none at all)."""
-    if environ.get("UV_NO_CONFIG", "").lower() in ("1", "true", "yes", "on", "t", "y"):
-        return Path("/dev/null")
-    named = environ.get("UV_CONFIG_FILE")
-    return Path(named).absolute() if named else None
-
-
-def _merged(config: Path, settings: Mapping[str, Any], indexes: Sequence[Mapping[str, Any]]) -> str:
-    """The user's ``uv.toml`` with a script's settings in front: a script's win, lists are joined, as uv does it."""
+def _own_config(environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """The user's own configuration where uv was told to read a file, or none at all, instead of the usual ones."""
     import tomli
 
+    if environ.get("UV_NO_CONFIG", "").lower() in ("1", "true", "yes", "on", "t", "y"):
+        return {}
+    named = environ.get("UV_CONFIG_FILE")
+    if not named or named == "/dev/null":
+        return {} if named else None
+    config = Path(named).absolute()
     try:
-        theirs = {} if str(config) == "/dev/null" else tomli.loads(read_text(config, SETTINGS))
+        return tomli.loads(read_text(config, SETTINGS))
     except (OSError, ValueError, RecursionError) as error:
         raise EngineError(
             f"uv's configuration {config} cannot be read: {scrub(str(error))}", code="setting-invalid"
         ) from None
-    return _toml({**theirs, **settings, "index": [*indexes, *theirs.get("index", [])]})
 
 
 def _toml(document: Mapping[str, Any]) -> str:
@@ -289,17 +298,13 @@ def _toml(document: Mapping[str, Any]) -> str:
 # --- pip ------------------------------------------------------------------------------------------------------------
 
 
-def tell_pip(
-    directory: Path, settings: PypiSettings, lines: Iterable[str], environ: Mapping[str, str], *, exactly: bool = False
-) -> Told:
+def tell_pip(directory: Path, call: Call, environ: Mapping[str, str]) -> Told:
     """Write the files for ``pip install``. Raises EngineError where pip cannot do what the settings ask for."""
-    refuse_for_pip(settings)
-    named, writer = settings.named, _Writer(directory, environ)
-    writer.requirements(settings, lines, exactly=exactly)
-    if not exactly:
-        writer.listed("constraint-dependencies", settings)
+    refuse_for_pip(call.settings)
+    named, writer = call.settings.named, _Writer(directory, environ)
+    writer.shared(call, call.lines, ("constraint-dependencies",))
     arguments = writer.arguments
-    flags = ("no-index", "no-build-isolation", *(() if exactly else ("prefer-binary", "require-hashes")))
+    flags = ("no-index", "no-build-isolation", *(() if call.exactly else ("prefer-binary", "require-hashes")))
     arguments += [f"--{key}" for key in flags if named.get(key)]
     if named.get("prerelease") == "allow":
         arguments.append("--pre")

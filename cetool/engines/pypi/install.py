@@ -19,8 +19,8 @@ from cetool.declare.pypi import PypiSettings
 from cetool.engines.archives import links_in
 from cetool.engines.protocol import Progress
 from cetool.engines.pypi.answers import NOT_UNDERSTOOD, Planned
-from cetool.engines.pypi.driver import EVERYTHING, Call, Installer, PypiRequest, find_installer
-from cetool.engines.pypi.files import GET_UV, literal, refuse_for_pip
+from cetool.engines.pypi.driver import Installer, PypiRequest, find_installer
+from cetool.engines.pypi.files import EVERYTHING, GET_UV, Call, literal, refuse_for_pip
 from cetool.lock.installed import Installed
 from cetool.packages.distributions import (
     distributions_by_name,

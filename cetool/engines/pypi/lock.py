@@ -26,8 +26,8 @@ from cetool.declare.platforms import current_platform
 from cetool.declare.pypi import PypiSettings
 from cetool.engines.protocol import CreateRequest, Progress
 from cetool.engines.pypi.answers import Pinned, Planned, read_pylock
-from cetool.engines.pypi.driver import Call, PypiRequest, Uv, find_installer, wanted_uv
-from cetool.engines.pypi.files import GET_UV, refuse_for_pip, write_private
+from cetool.engines.pypi.driver import PypiRequest, Uv, find_installer, wanted_uv
+from cetool.engines.pypi.files import GET_UV, Call, refuse_for_pip, write_private
 from cetool.engines.pypi.install import installed_versions, is_directory, is_nameless, python_of, refuse_conflicts
 from cetool.engines.rattler.request import virtual_packages
 from cetool.lock.checks import pypi_url, pypi_version
@@ -121,37 +121,37 @@ class PypiSolver:
         installed = distributions_of(self.conda)
         refuse_conflicts(self.spec.pypi, installed)
         uv = Uv(self._pypi_request, Path(own_python()), program)
-        told = uv.tell(directory, Call(self.spec.pypi, self.spec.pypi_settings), **self._deployment_target())
-        options = [*write_stubs(directory / "conda", installed, self.spec.pypi_settings), "--python", own_python()]
-        options += ["--python-version", python.version, *self._target(), "--constraint", "constraints.txt"]
+        settings = self.spec.pypi_settings
+        told = uv.tell(directory, Call(self.spec.pypi, settings, installed), **self._deployment_target())
+        options = [*write_stubs(directory / "conda", installed, settings), "--python", own_python()]
+        options += ["--python-version", python.version, *self._target()]
         options += ["--offline"] if self.request.offline else []
         if self.exclude_newer:
             options.append(f"--exclude-newer={self.exclude_newer}")
             # what stands for conda's packages has no date
             options += [f"--exclude-newer-package={name}=false" for name in installed]
-        constraints, output = directory / "constraints.txt", directory / "pylock.toml"
-        write_private(constraints, "".join(f"{name}=={version}\n" for name, version in installed.items()))
-        if self.before is not None and self.before.pypi:
-            write_private(output, _preferences(self.before.pypi))
         progress.note(f"PyPI packages are found by {uv.command}.")
 
-        def compile_to(path: Path, *format: str) -> str:
-            argv = uv.compile(directory, told, *format, f"--output-file={path}", *options)
+        def compile_to(name: str, *more: str) -> str:
+            argv = uv.compile(directory, told, *more, f"--output-file={directory / name}", *options)
             uv.check(uv.run(argv, told.environ), installed, "found")
-            return path.read_text(encoding="utf-8")
+            return (directory / name).read_text(encoding="utf-8")
 
-        pinned = read_pylock(compile_to(output, "--format=pylock.toml"), directory)
+        if self.before is not None and self.before.pypi:
+            write_private(directory / "pylock.toml", _preferences(self.before.pypi))
+        pinned = read_pylock(compile_to("pylock.toml", "--format=pylock.toml"), directory)
         pinned = [package for package in pinned if package.name not in installed]
         hashes = self._hashes()
         found = [_locked_of(package, hashes.get(package.name, frozenset())) for package in pinned]
         if len(found) < 2 and not installed:
             return found
         # a pylock.toml does not tell what needs what: the same solution, pinned, is asked for in words
-        with constraints.open("a", encoding="utf-8") as stream:
-            stream.writelines(f"{each.name}=={each.version}\n" for each in pinned if not each.is_direct)
-        needs = _needs(
-            compile_to(directory / "requirements.out", "--format=requirements.txt", "--annotation-style=line")
+        same = "".join(f"{each.name}=={each.version}\n" for each in pinned if not each.is_direct)
+        write_private(directory / "same.txt", same)
+        words = compile_to(
+            "requirements.out", "--format=requirements.txt", "--annotation-style=line", "--constraint=same.txt"
         )
+        needs = _needs(words)
         return [package._replace(requires=tuple(sorted(needs.get(package.name, ())))) for package in found]
 
     def _hashes(self) -> dict[str, frozenset[str]]:
