@@ -15,7 +15,7 @@ from support.scripts import environments, told
 
 from cetool import warm
 from cetool.base.errors import UsageError
-from cetool.launch.programs import Tool, programs_of, read_tool
+from cetool.launch.tools import Tool, programs_of, read_tool
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "tools.md"
 HELLO = ("--spec", "hello-bin", "hello")

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import Any
 
+from cetool.base.codec import decode, encode
 from cetool.base.errors import CetoolError, Location, ProgramNotFoundError, UsageError
 from cetool.base.files import read_if_there, replace_file
 from cetool.base.limits import KERNEL, read_json
@@ -133,29 +133,10 @@ class KernelSource:
         words += ["--env-file", str(self.env_file)] if self.env_file is not None else []
         return words + (["--script", str(self.script)] if self.script is not None else [])
 
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "schema": SCHEMA,
-            "language": self.language,
-            "script": None if self.script is None else str(self.script),
-            "specs": list(self.specs),
-            "with": list(self.extra),
-            "channels": list(self.channels),
-            "env_file": None if self.env_file is None else str(self.env_file),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> KernelSource:
-        """What :meth:`as_dict` wrote. Raises KeyError or TypeError where it is not that."""
-        return cls(
-            str(data["language"]),
-            None if data["script"] is None else Path(data["script"]),
-            tuple(map(str, data["specs"])),
-            tuple(map(str, data["with"])),
-            tuple(map(str, data["channels"])),
-            None if data["env_file"] is None else Path(data["env_file"]),
-        )
+    @staticmethod
+    def json_key(name: str) -> str:
+        """The key of a field in the kernel spec."""
+        return "with" if name == "extra" else name
 
 
 @dataclass(frozen=True)
@@ -203,7 +184,7 @@ def _read(file: Path) -> InstalledKernel | None:
     """The kernel spec in a file; None for one that cetool did not write."""
     try:
         data = read_json(file, KERNEL)
-        source = KernelSource.from_dict(data["metadata"][KEY])
+        source = decode(KernelSource, data["metadata"][KEY])
         argv = tuple(map(str, data["argv"]))
         return InstalledKernel(file.parent.name, file.parent, str(data["display_name"]), argv, source)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -241,7 +222,7 @@ def install_kernel(
         "display_name": display_name,
         "language": _WRITTEN.get(source.language, source.language),
         "interrupt_mode": "signal",
-        "metadata": {**({"debugger": True} if source.language == "python" else {}), KEY: source.as_dict()},
+        "metadata": {**({"debugger": True} if source.language == "python" else {}), KEY: encode(source, schema=SCHEMA)},
     }
     try:
         place.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cetool.base.codec import sha256_of
+from cetool.base.codec import decode, encode, sha256_of
 from cetool.base.limits import NOTE, parse_json
 from cetool.base.values import Value
 from cetool.store.keyed import Copy, CopyStore, KeyedFiles
@@ -78,15 +78,13 @@ class BaselineStore:
     def news(self, key: str) -> News | None:
         """The news for a use."""
         try:
-            data = parse_json(self._news.read(key, NOTE), exact=True)
-            told = data["told"]
-            return News(str(data["content"]), str(data["text"]), None if told is None else float(told))
-        except (OSError, ValueError, KeyError, TypeError):
+            return decode(News, parse_json(self._news.read(key, NOTE), exact=True))
+        except (OSError, ValueError):
             return None
 
     def tell(self, key: str, news: News) -> None:
         """Put news where the next run finds it. Raises StoreError or OSError."""
-        self._news.write(key, json.dumps(news._asdict()).encode())
+        self._news.write(key, json.dumps(encode(news)).encode())
 
     def clear_news(self, key: str) -> None:
         """Remove what is no news any more."""

@@ -9,9 +9,10 @@ import json
 import os
 import stat
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cetool.base.codec import decode, encode
 from cetool.base.errors import StoreError
 from cetool.base.files import sync_directory
 from cetool.base.limits import parse_json
@@ -69,9 +70,10 @@ class TrustStore(KeyedFiles):
 
     def add(self, trusted: Trusted) -> None:
         """Remember an answer, in place of an earlier one for the same content. Raises StoreError with the reason."""
-        kept = {key: value for key, value in asdict(trusted).items() if key != "complete"}
+        kept = encode(trusted, schema=SCHEMA)
+        del kept["complete"]
         try:
-            self.write(trusted.sha256, json.dumps({"schema": SCHEMA, **kept}, indent=1).encode())
+            self.write(trusted.sha256, json.dumps(kept, indent=1).encode())
         except StoreError as error:
             raise error.but(hint=_ELSEWHERE) from None
         except OSError as error:
@@ -103,15 +105,8 @@ class TrustStore(KeyedFiles):
         try:
             status = self.path(sha256).lstat()
             data = parse_json(self.read(sha256, _LARGEST), exact=True)
-            found = Trusted(
-                str(data["sha256"]),
-                str(data["url"]),
-                float(data["date"]),
-                str(data["how"]),
-                tuple(map(str, data["places"])),
-                data.get("schema") == SCHEMA,
-            )
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            found = replace(decode(Trusted, data), complete=data.get("schema") == SCHEMA)
+        except (OSError, ValueError):
             return None
         ours = _own(status) and data.get("schema") in (SCHEMA, _FORMER)
         return found if ours and found.sha256 == sha256 else None
