@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import os
 import subprocess
@@ -174,7 +173,7 @@ def find_base(name: str, environ: Mapping[str, str], condarc: Condarc, roots: It
     """
     if os.path.isabs(name):
         prefix = Path(name)
-        if is_environment(prefix):
+        if _is_environment(prefix):
             return prefix
         there = "is no environment: it has neither conda-meta nor a python" if prefix.is_dir() else "is not there"
         raise StoreError(
@@ -188,6 +187,8 @@ def find_base(name: str, environ: Mapping[str, str], condarc: Condarc, roots: It
     known = _known(environ, condarc, installations)
     if name in known:
         return known[name]
+    import difflib
+
     near = difflib.get_close_matches(name, known, n=1)
     listed = ", ".join(sorted(known)[:_MOST_TOLD]) + (", ..." if len(known) > _MOST_TOLD else "")
     meant = f"Was {near[0]!r} meant? " if near else ""
@@ -197,38 +198,22 @@ def find_base(name: str, environ: Mapping[str, str], condarc: Condarc, roots: It
     )
 
 
-def is_environment(prefix: Path) -> bool:
+def _is_environment(prefix: Path) -> bool:
     """Whether there is something at a prefix that can be a base: conda's, or a virtual environment."""
-    return (prefix / "conda-meta").is_dir() or os.path.exists(prefix / "bin" / "python") or _has_windows_python(prefix)
-
-
-def _has_windows_python(prefix: Path) -> bool:
-    return os.name == "nt" and (prefix / "python.exe").exists()
+    return (prefix / "conda-meta").is_dir() or python_of(prefix).exists()
 
 
 def _known(environ: Mapping[str, str], condarc: Condarc, installations: Iterable[Path]) -> dict[str, Path]:
+    """The environments that conda knows by name."""
     home = environ.get("HOME") or environ.get("USERPROFILE") or ""
-    listed = (environ.get("CONDA_ENVS_DIRS") or environ.get("CONDA_ENVS_PATH") or "").split(os.pathsep)
-    folders = [*filter(None, listed), *condarc.envs_dirs]
-    folders += [str(root / "envs") for root in installations]
+    folders = (environ.get("CONDA_ENVS_DIRS") or environ.get("CONDA_ENVS_PATH") or "").split(os.pathsep)
+    folders += [*condarc.envs_dirs, *(str(root / "envs") for root in installations)]
     folders += [f"{home}/.conda/envs"] if home else []
-    found: dict[str, Path] = {}
-    for folder in dict.fromkeys(folders):
-        try:
-            names = sorted(os.listdir(folder))
-        except OSError:
-            continue
-        for name in names:
-            if is_environment(Path(folder, name)):
-                found.setdefault(name, Path(folder, name))
-    try:
+    found = [Path(folder, name) for folder in filter(None, folders) for name in sorted(_names(Path(folder)))]
+    with contextlib.suppress(OSError, ValueError):
         lines = read_text(Path(home, ".conda", "environments.txt"), SETTINGS).splitlines() if home else []
-    except (OSError, ValueError):
-        lines = []
-    for line in map(str.strip, lines):
-        if os.path.isabs(line) and is_environment(Path(line)):
-            found.setdefault(os.path.basename(line), Path(line))
-    return found
+        found += [Path(line.strip()) for line in lines if os.path.isabs(line.strip())]
+    return {prefix.name: prefix for prefix in reversed(found) if _is_environment(prefix)}
 
 
 # --- what changed -----------------------------------------------------------------------------------------------------
@@ -239,20 +224,13 @@ def changes_between(before: Fingerprint, after: Fingerprint) -> list[str]:
     old, new = _versions(before), _versions(after)
     told = []
     for name in sorted(old.keys() | new.keys()):
-        if name not in new:
-            told.append(f"{name} {old[name][0]} is gone")
-        elif name not in old:
-            told.append(f"{name} {new[name][0]} came")
-        elif old[name] != new[name]:
-            was, became = old[name], new[name]
-            told.append(
-                f"{name} {_full(was)} -> {_full(became)}" if was[0] == became[0] else f"{name} {was[0]} -> {became[0]}"
-            )
+        was, now = old.get(name), new.get(name)
+        if was is None or now is None:
+            told.append(f"{name} {was[0]} is gone" if was else f"{name} {new[name][0]} came")
+        elif was != now:
+            texts = (" ".join(filter(None, each)) if was[0] == now[0] else each[0] for each in (was, now))
+            told.append(f"{name} {' -> '.join(texts)}")
     return told
-
-
-def _full(version: tuple[str, str]) -> str:
-    return " ".join(filter(None, version))
 
 
 def _versions(state: Fingerprint) -> dict[str, tuple[str, str]]:

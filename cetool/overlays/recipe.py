@@ -13,8 +13,10 @@ from cetool.base.errors import StoreError, UsageError
 from cetool.base.limits import ENVIRONMENT_FILE, read_text
 from cetool.base.text import normalized
 from cetool.base.urls import strip_credentials
+from cetool.declare.channels import channels_of
 from cetool.declare.match_specs import spec_name
 from cetool.declare.overlay import is_direct, is_editable, local_path, read_overlay_keys
+from cetool.declare.yaml import parse_yaml
 from cetool.overlays.about import Layer
 from cetool.packages.hashing import digest_of
 
@@ -23,20 +25,21 @@ SCHEMA = 1
 _PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Recipe:
-    """A named overlay: what it is made of, as its entries were given, and the directory that was made of it last.
-
-    ``base`` is a path or a name; ``overlay`` and ``conda`` are canonical entries and match specs; ``directory`` is the
-    overlay's absolute path, empty before it was made.
-    """
+    """A named overlay: what it is made of, as it was given, and the directory that was made of it last."""
 
     name: str
+    #: A path or a name.
     base: str
+    #: Canonical entries.
     overlay: tuple[str, ...] = ()
+    #: Canonical match specs.
     conda: tuple[str, ...] = ()
     channels: tuple[str, ...] | None = None
+    #: Seconds since 1970.
     created: float = 0.0
+    #: The overlay's absolute path, empty before it was made.
     directory: str = ""
 
 
@@ -76,9 +79,6 @@ def read_recipe_file(path: Path, name: str) -> Recipe:
 
     Relative paths in it start from its directory. Raises MetadataError or StoreError.
     """
-    from cetool.declare.channels import channels_of
-    from cetool.declare.yaml import parse_yaml
-
     try:
         text = read_text(path, ENVIRONMENT_FILE)
     except OSError as error:

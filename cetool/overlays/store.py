@@ -111,47 +111,37 @@ class Overlays:
 
         Raises RecipeChangedError where it is not that any more, StoreError where it cannot be written.
         """
-        directory = self.root / _NAMED
-        data = json.dumps(encode(recipe, schema=SCHEMA), indent=1)
-        try:
-            make_private_dirs(directory, shared=True)
-            mode = 0o600 | directory.stat().st_mode & 0o066
-            path = directory / f"{recipe.name}.json"
-            old = read_if_there(path)
-            if self._read(recipe.name) != before:
-                raise ChangedError(path)
-            replace_file(path, old, data.encode(), mode=mode)
-        except ChangedError:
-            raise RecipeChangedError(
-                f"the overlay {recipe.name} was changed by another process meanwhile",
-                hint="Run the same command again.",
-            ) from None
-        except OSError as error:
-            raise StoreError(
-                f"the recipe of {recipe.name} cannot be written to {directory}: {error.strerror}",
-                code="cache-not-writable",
-            ) from error
+        self._exchange(recipe.name, before, recipe)
 
     def forget(self, recipe: Recipe) -> None:
         """Remove a recipe; the directory that it led to is then one like any other.
 
         Raises RecipeChangedError where another process has changed it meanwhile, StoreError where it cannot be removed.
         """
-        name = recipe.name
-        path = self.root / _NAMED / f"{name}.json"
+        self._exchange(recipe.name, recipe, None)
+
+    def _exchange(self, name: str, before: Recipe | None, after: Recipe | None) -> None:
+        directory = self.root / _NAMED
+        path = directory / f"{name}.json"
+        data = None if after is None else json.dumps(encode(after, schema=SCHEMA), indent=1).encode()
         try:
+            if after is not None:
+                make_private_dirs(directory, shared=True)
             old = read_if_there(path)
-            if old is not None and self._read(name) != recipe:
+            if (old is not None or after is not None) and self._read(name) != before:
                 raise ChangedError(path)
-            replace_file(path, old, None)
+            mode = 0o600 if after is None else 0o600 | directory.stat().st_mode & 0o066
+            replace_file(path, old, data, mode=mode)
         except ChangedError:
+            stays = ", so its recipe stays" if after is None else ""
             raise RecipeChangedError(
-                f"the overlay {name} was changed by another process meanwhile, so its recipe stays",
+                f"the overlay {name} was changed by another process meanwhile{stays}",
                 hint="Run the same command again.",
             ) from None
         except OSError as error:
+            done = "removed" if after is None else f"written to {directory}"
             raise StoreError(
-                f"the recipe of {name} cannot be removed: {error.strerror}", code="cache-not-writable"
+                f"the recipe of {name} cannot be {done}: {error.strerror}", code="cache-not-writable"
             ) from error
 
     def _read(self, name: str) -> Recipe | None:
