@@ -59,7 +59,7 @@ def sourced_environ(
     if ON_WINDOWS:
         return sourced_on_windows(scripts, environ)
     shell = find_shell(environ)
-    # The interpreter writes down what it was given, in a descriptor that the scripts do not print to. It serves alike
+    # The interpreter writes down what it was given, in a descriptor that the scripts do not print to. It works
     # everywhere, which `env -0` does not; -I and -S keep it from looking around.
     dump = own_code(_DUMP, str(_DUMP_FD))
     argv = sourcing_argv(shell, scripts, dump)

@@ -3,8 +3,8 @@
 Blanks split words; single and double quotes protect; ``${NAME}`` and ``$(command)`` are replaced, bare and in double
 quotes; ``&&`` goes on where the command before succeeded. There is nothing else: no escapes (so that Windows paths
 are plain words), no globs, no pipes, no redirections. What the draft leaves open is as pixi does it: ``${NAME}`` is
-never split, the output of a bare ``$(command)`` is split on blanks, a bare word that comes to nothing is no word,
-``*``, ``?``, ``~`` and ``#`` are themselves. Ours besides: ``${NAME}`` takes the environment's variables too, after
+never split, the output of a bare ``$(command)`` is split on blanks, a bare word that becomes empty is dropped,
+``*``, ``?``, ``~`` and ``#`` are themselves. In addition, ``${NAME}`` takes the environment's variables too, after
 ``SCRIPT`` and ``CACHE``.
 """
 

@@ -43,7 +43,7 @@ class Kernel:
 
 
 def kernels_of(prefix: Path) -> list[Kernel]:
-    """The kernels whose specs lie in the environment, by name; a spec that is damaged is passed over."""
+    """The kernels with specs in the environment, by name; a damaged spec is passed over."""
     found = []
     for file in sorted((prefix / "share" / "jupyter" / "kernels").glob("*/kernel.json")):
         try:

@@ -31,23 +31,23 @@ from cetool.warm.environ import ON_WINDOWS
 
 #: Bytes of the path of a directory with sockets in it, which the system has 104 or 108 bytes for each.
 _LONGEST_SOCKET = 85
-#: What is told of all that a kernel printed before it died.
+#: Bytes that are shown of what a kernel printed before it died.
 _MOST_LOG = 4000
 #: Seconds that a kernel may take to answer for the first time.
 _STARTUP_TIMEOUT = 300
-#: Seconds that a cell has for its end after it was interrupted, and a kernel after it was told to end.
+#: Seconds that a cell has to end after it was interrupted, and a kernel after it was asked to end.
 _GRACE = 10.0
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class Audience(Protocol):
-    """Is told what happens while it happens."""
+    """Hears what happens while it happens."""
 
     def cell(self, number: int, total: int, source: str) -> None:
         """A cell begins: its number, from 1, how many there are, its text."""
 
     def output(self, output: Mapping[str, Any]) -> None:
-        """A cell has put something out, in nbformat's form. Raises OSError where nobody takes it any more."""
+        """A cell has put something out, in nbformat's form. Raises OSError where no process reads it any more."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def execute_notebook(notebook: NotebookNode, around: KernelSetup, audience: Audi
     SIGINT, SIGTERM and SIGHUP interrupt the cell that runs, and a second one kills it. The kernel has ended when this
     returns, whichever way. Raises CetoolError where it does not start.
     """
-    # what nbclient and its like log is told here by other means
+    # what nbclient and its like log is reported in other ways
     for name in ("traitlets", "asyncio", "nbclient"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     place = Path(tempfile.mkdtemp(prefix="cetool-kernel-"))
@@ -117,7 +117,7 @@ class _OneKernel(KernelSpecManager):
 
 
 class _Client(NotebookClient):
-    """nbclient's, which tells of each output as it comes."""
+    """nbclient's, which reports each output as it comes."""
 
     told: Callable[[Mapping[str, Any]], None] = staticmethod(lambda output: None)
 
@@ -255,7 +255,7 @@ class _Run:
     def _tell(self, output: Mapping[str, Any]) -> None:
         try:
             self._audience.output(output)
-        except OSError:  # whoever read it has left
+        except OSError:  # its reader has left
             self._stop(getattr(signal, "SIGPIPE", signal.SIGTERM))
 
     @contextlib.contextmanager

@@ -98,7 +98,7 @@ def parameters_source(language: str, values: Mapping[str, Value]) -> str:
 
 
 def assigned_names(source: str) -> set[str] | None:
-    """The names that a cell in Python gives values to; None where that cannot be told."""
+    """The names that a cell in Python gives values to; None where that cannot be known."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

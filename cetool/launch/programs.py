@@ -21,7 +21,7 @@ def resolve_command(run_with: Sequence[str], environ: Mapping[str, str], prefix:
     ``environ`` is the environment that the program will run in, activated or not. Programs are looked up in the
     environment at ``prefix`` (or in the first of several that has it) first, then on PATH. ``env`` without options is
     looked through (``env -S`` too); with options or variables it stays, the program behind it resolved. An absolute
-    path whose last part is also a program of the environment, as in a shebang, is served by the environment's own.
+    path whose last part is also a program of the environment, as in a shebang, stands for the environment's own.
 
     Raises ProgramNotFoundError (127), naming packages that may bring the program, NotExecutableError (126), or
     UsageError where there is no program in ``run_with`` at all.
@@ -65,7 +65,7 @@ def _split_string(rest: list[str]) -> list[str]:
 
 
 def _program_index(rest: Sequence[str]) -> int | None:
-    """Where the program stands among the arguments of ``env``; None where that cannot be told."""
+    """Where the program is among the arguments of ``env``; None where that cannot be known."""
     at = 0
     while at < len(rest):
         word = rest[at]

@@ -28,7 +28,7 @@ from cetool.warm.declared import block_in, head_of, write_record
 def states(paths: Iterable[str]) -> dict[bytes, bytes]:
     """The :func:`~cetool.warm.file_state` of files and directories, and of the YAML files in the latter.
 
-    Of what is missing, the highest directory that is missing tells for all that could be in it.
+    Of what is missing, the highest missing directory stands for all that could be in it.
     """
     found: dict[bytes, bytes] = {}
     for path in paths:
@@ -121,7 +121,7 @@ def write_launch_record(learned: Learned, basis: Basis, lease: Lease, paths: Pat
 
 
 def _record(learned: Learned, basis: Basis, lease: Lease, paths: Paths) -> warm.Record | None:
-    """The record; None where something is not as it was when it was read, or could have changed unseen."""
+    """The record; None where something has changed since it was read, or could have changed unseen."""
     programs = _programs(learned, basis, lease.prefixes) if _is_unchanged(basis) else None
     if programs is None:
         return None
@@ -152,7 +152,7 @@ def _record(learned: Learned, basis: Basis, lease: Lease, paths: Paths) -> warm.
 
 
 def _is_unchanged(basis: Basis) -> bool:
-    """Whether all that was read is as it was then, and was settled before: a change would be seen."""
+    """Whether all that was read is unchanged, and was settled before: a change would be seen."""
     since = int(basis.since * 1e9)
     if basis.seen is not None and not warm.settled_before(basis.seen, since):
         return False
@@ -270,7 +270,7 @@ def _join_paths(record: warm.Record, path: bytes) -> None:
 
 
 def _declaration(script: str, seen: os.stat_result, lines: tuple[int, int] | None) -> tuple[bytes, bytes]:
-    """The script's first line, as far as it counts, and the lines of its block; nothing where they cannot be told."""
+    """The script's first line, as far as it counts, and the lines of its block; nothing where they cannot be known."""
     if lines is None or seen.st_size > warm.MOST_BYTES:
         return b"", b""
     data = read_regular(script, warm.MOST_BYTES)

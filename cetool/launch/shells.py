@@ -1,7 +1,7 @@
 """Shells in an environment: interactive ones, and the code by which a shell changes its own environment.
 
-The user's start-up files may put directories on the PATH and activate environments of their own, so a new shell is told
-to activate this one last: bash by ``--rcfile``, zsh by ``ZDOTDIR``, fish by ``--init-command``, every other by ``ENV``.
+The user's start-up files may put directories on the PATH and activate environments of their own, so a new shell
+activates this one last: bash by ``--rcfile``, zsh by ``ZDOTDIR``, fish by ``--init-command``, every other by ``ENV``.
 The files that this takes are made from what is known before and called by their content, so that one works for every
 such shell.
 
@@ -26,7 +26,7 @@ from cetool.launch.programs import look_in
 from cetool.store.scripts import Held, ScriptStore
 from cetool.warm.environ import ON_WINDOWS
 
-#: The shells that can be told what to do.
+#: The shells that take such code.
 SHELLS = ("bash", "zsh", "fish")
 #: The function that undoes what :func:`shell_code` does.
 UNDO = "cetool_overlay_deactivate"
@@ -128,7 +128,7 @@ class Opening:
 
 
 def find_user_shell(environ: Mapping[str, str]) -> UserShell:
-    """The shell that ``SHELL`` names where it is one that can be told what to do, else ``sh``."""
+    """The shell that ``SHELL`` names where it is one of :data:`SHELLS`, else ``sh``."""
     if ON_WINDOWS:
         return UserShell("cmd", environ.get("COMSPEC") or "cmd.exe")
     named = environ.get("SHELL", "")
@@ -268,7 +268,7 @@ unset __cetool_dir __cetool_own __cetool_has
 
 
 def _keep(store: ScriptStore, files: Mapping[str, str]) -> Held:
-    """A directory with these files in it, held in use: one for each content, so that nobody changes one in use."""
+    """A directory with these files in it, held in use: one for each content, so that no process changes one in use."""
     digest = sha256_of(canonical_json(dict(files)).encode())
     held = store.hold_cache_dir(store.directory / "shell" / digest)
     try:

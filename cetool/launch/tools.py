@@ -58,7 +58,7 @@ def find_tool(program: str, prefix: Path, packages: Sequence[str], *, command: s
     """The absolute path of a program of the environment at ``prefix``; one that is named by a path is that file.
 
     ``packages`` are the names of those that were asked for, ``command`` what the user may type to ask for others.
-    Raises ProgramNotFoundError (127), which tells what the packages bring, or NotExecutableError (126).
+    Raises ProgramNotFoundError (127), which lists what the packages bring, or NotExecutableError (126).
     """
     if "/" in program or (ON_WINDOWS and "\\" in program):
         return find_program(program, {})

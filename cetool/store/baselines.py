@@ -1,6 +1,6 @@
 """What is kept of baselines: how each last came, which content each script's environment is made from, and news.
 
-An environment stays as it was made, so the content that it was made from is kept for as long as the script is there.
+An environment never changes, so the content that it was made from is kept for as long as the script is there.
 News of a script's baseline is a file of its own: it is there, or not, and a launch record watches that.
 """
 

@@ -1,6 +1,6 @@
 """What environments take up on disk, and what their removal would free: a file with many names counts once.
 
-The trash: where a prefix goes in one step, so that nobody sees it half deleted, and is deleted at leisure.
+The trash: a prefix goes there in one step, so that no process sees it half deleted, and is deleted later.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ _BESIDE = ".trash-"
 def discard(prefix: Path, trash: Path) -> Path | None:
     """Move what is at a prefix into the trash, and tell where to; None where nothing is there.
 
-    The name there says by whom, who may yet want it back. Raises OSError where it cannot be moved.
+    The name there says which process moved it, which may yet want it back. Raises OSError where it cannot be moved.
     """
     if not os.path.lexists(prefix):
         return None

@@ -165,8 +165,8 @@ class Collection:
     def collect(self, *kinds: Kind) -> None:
         """Remove what is to go whatever the size of all, the least recently used first.
 
-        One item that cannot be removed is no reason to keep the others. Raises StoreError where it cannot be told what
-        there is.
+        One item that cannot be removed is no reason to keep the others. Raises StoreError where what
+        there is cannot be listed.
         """
         for kind in kinds:
             for item in self._items(kind):
@@ -239,7 +239,7 @@ class Collection:
             if self._was_used(kind, item):
                 return None
             left = kind.put_away(item)
-        # measured and deleted where nobody waits for it any more
+        # measured and deleted once no process can wait for it
         freed = kind.freed_by(item, left or item.path, self._freed)
         if left is not None:
             delete_tree(left)

@@ -147,7 +147,7 @@ def _claim(store: Store, name: str) -> tuple[Path, FileLock]:
     _share_locks(store)
     for number in range(1, 10_000):
         prefix = store.paths.envs / (name if number == 1 else f"{name}-{number}")
-        for _ in range(20):  # whoever only looks holds the lock for a moment; a script holds it for longer
+        for _ in range(20):  # a process that only looks holds the lock for a moment, a script for longer
             lock = try_lock(store.use_lock(prefix), shared=False)
             if lock is None:
                 time.sleep(0.005)
@@ -164,7 +164,7 @@ def _claim(store: Store, name: str) -> tuple[Path, FileLock]:
 
 
 def _share_locks(store: Store) -> None:
-    """Whoever may look into a directory of environments may hold those in use: its locks are as open as it is."""
+    """Make file locks as open as their directory of environments: a user who may look into it may hold them."""
     locks, envs = store.paths.locks, store.paths.envs
     if os.name == "nt" or locks.parent != envs:
         return
@@ -262,7 +262,7 @@ class Settling:
         self._error: OSError | None = None
 
     def start(self) -> None:
-        """Begin, or begin anew where something was written since. Raises OSError."""
+        """Begin, or begin again where something was written since. Raises OSError."""
         if self._thread is not None:
             self._thread.join()
         frozen = json.dumps({"message": _FROZEN_MESSAGE}) + "\n"

@@ -25,7 +25,7 @@ MARKER = "conda-meta/cetool"
 FROZEN = "conda-meta/frozen"
 #: Levels of a spec: many times what the largest one has.
 _DEEPEST = 6
-#: What comes of reading a marker that is none.
+#: What reading a file that is not a marker raises.
 _BROKEN = (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
 
@@ -157,7 +157,7 @@ _PYTHON = "python.exe" if os.name == "nt" else "bin/python"
 
 
 def what_is_lost(prefix: Path, marker: Marker) -> str | None:
-    """What the environment lacks, as far as a look at its package records and its python tells; None for nothing."""
+    """What the environment lacks, by a look at its package records and its python; None for nothing."""
     try:
         records = [name for name in os.listdir(prefix / "conda-meta") if name.endswith(".json")]
     except OSError as error:

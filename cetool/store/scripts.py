@@ -45,8 +45,8 @@ class Held(Value):
 class ScriptStore:
     """All kept scripts and cache directories below one directory of this user's own.
 
-    ``DIGEST/NAME`` is a script, ``cache/DIGEST`` a script's cache directory, ``.locks`` and ``.trash`` are what they
-    say. The modification time of a directory that is called by a digest tells when it was last used.
+    ``DIGEST/NAME`` is a script, ``cache/DIGEST`` a script's cache directory, next to ``.locks`` and ``.trash``. The
+    modification time of a directory that is called by a digest says when it was last used.
     """
 
     def __init__(self, directory: Path, *, trust: bool = False) -> None:
@@ -159,7 +159,7 @@ class ScriptStore:
         except (OSError, StoreError):
             if os.access(self.directory, os.W_OK):
                 raise
-            return None  # a cache that nobody can write to: nothing can be removed from it either
+            return None  # a cache that cannot be written to: nothing can be removed from it either
 
 
 def safe_name(name: str) -> str:
@@ -187,7 +187,7 @@ def _is_kept(path: Path, data: bytes) -> bool:
     try:
         fd = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
     except OSError:
-        return False  # absent, or no file of ours: writing tells the reason if there is one
+        return False  # absent, or not a file of ours: writing fails for the reason if there is one
     with open(fd, "rb") as file:
         status = os.fstat(fd)
         # a file with a second name can be changed through that one

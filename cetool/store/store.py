@@ -108,7 +108,7 @@ class Store:
     def check(self) -> None:
         """Check, once, that no other user has a hand in the environments. Raises OwnershipError.
 
-        Whatever takes an environment from here, or tells of one, calls this first.
+        All that takes or lists environments calls this first.
         """
         if not self._checked:
             for directory in dict.fromkeys((self.paths.root, self.paths.envs)):
@@ -134,7 +134,7 @@ class Store:
             except StoreError:
                 if os.access(self.paths.locks, os.W_OK):
                     raise
-                lock, taken = None, True  # a cache that we cannot write to, and where nobody left a lock to hold
+                lock, taken = None, True  # a cache that we cannot write to, without a lock to hold
             if taken:
                 marker = valid_marker(prefix)
                 if marker is not None:
@@ -169,7 +169,7 @@ class Store:
         return try_lock(self.use_lock(directory.prefix), shared=False)
 
     def last_shared_use(self, directory: Directory) -> float:
-        """When anybody used a directory that several users share, as its lock's time tells; 0 for one's own."""
+        """When a directory that several users share was last used, by its lock's time; 0 for one's own."""
         if self.paths.locks.parent != self.paths.envs:
             return 0.0
         try:

@@ -113,7 +113,7 @@ class TrustStore(KeyedFiles):
 
 
 def _own(status: os.stat_result) -> bool:
-    """Whether nobody else could have written the file."""
+    """Whether no other user could have written the file."""
     if os.name == "nt":
         return True
     return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and status.st_nlink == 1

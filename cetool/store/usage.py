@@ -1,8 +1,8 @@
 """The usage log: an SQLite database of environments and the runs in them, which decides who is collected.
 
-It is a memory, not an authority: what exists is told by the directories, what is in use by their locks. So it may be
-lost without harm; a damaged one is set aside and made anew from what is on disk, and where the disk is full a copy in
-memory serves, since room is made by a collection, which needs to know who was used when.
+It is a memory, not an authority: the directories say what exists, their file locks what is in use. So it may be lost
+without harm. A damaged one is set aside and made again from what is on disk; where the disk is full a copy in memory is
+used, since a collection, which makes room, needs to know what was used when.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Row(Value):
 class UsageLog:
     """The log, open. Use :func:`open_usage_log`.
 
-    All methods raise StoreError where the database cannot be used; one that is found damaged is built anew.
+    All methods raise StoreError where the database cannot be used; one that is found damaged is built again.
     """
 
     def __init__(self, paths: Paths, store: Store, warn: Callable[[str], None]) -> None:
@@ -134,7 +134,7 @@ class UsageLog:
             self._db.rollback()
 
     def agree_with_disk(self) -> None:
-        """Forget the directories that are gone, remember those that appeared without the log being told."""
+        """Forget the directories that are gone, remember those that appeared since."""
         self._do(lambda _: self._agree())
 
     def _agree(self) -> None:
@@ -281,8 +281,8 @@ class UsageLog:
 def open_usage_log(paths: Paths, store: Store, *, warn: Callable[[str], None]) -> Iterator[UsageLog]:
     """The log, in agreement with the spool and the disk.
 
-    A damaged database is set aside and built anew (``warn`` is told). Raises StoreError where it cannot be written to,
-    or was written by a newer cetool.
+    A damaged database is set aside and built again; ``warn`` gets a sentence. Raises StoreError where it cannot be
+    written to, or was written by a newer cetool.
     """
     log = UsageLog(paths, store, warn)
     try:

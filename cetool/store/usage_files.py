@@ -99,7 +99,7 @@ def _connect(path: Path, *, wal: bool) -> sqlite3.Connection:
             os.chmod(path, 0o600)
         if wal and connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             with contextlib.suppress(sqlite3.OperationalError):
-                connection.execute("PRAGMA journal_mode = WAL")  # some file systems cannot: the default serves there
+                connection.execute("PRAGMA journal_mode = WAL")  # some file systems cannot: they keep the default
         # a database without WAL could be damaged by a power cut under less
         connection.execute(f"PRAGMA synchronous = {'NORMAL' if wal else 'FULL'}")
         connection.execute(f"PRAGMA cache_size = -{_MOST_KIB}")
@@ -157,7 +157,7 @@ def is_damage(error: Exception, path: Path) -> bool:
 
 
 def lacks_room(error: Exception, path: Path) -> bool:
-    """Whether the error tells that there is no room left to write in, rather than that another holds the database."""
+    """Whether the error says that there is no room left to write in, not that another process holds the database."""
     text = str(error)
     if not isinstance(error, sqlite3.OperationalError):
         return False
@@ -235,7 +235,7 @@ class Use(Value):
 
     @classmethod
     def parse(cls, line: bytes) -> Use | None:
-        """The use that a line tells, None where it is damaged."""
+        """The use in a line, None where it is damaged."""
         fields = line.decode("utf-8", "backslashreplace").split("\t")
         made = fields[6:] == [MADE]
         if len(fields) != 6 + made or not is_directory_name(fields[4]):
