@@ -23,14 +23,15 @@ NO_USER_SITE = "PYTHONNOUSERSITE"
 class Activation(Value):
     """What ``conda activate`` would do for an environment, apart from the shell it is called in.
 
-    ``set`` are pairs of name and value; ``scripts`` absolute paths of the files in ``etc/conda/activate.d`` to
-    source, in order; ``path`` the directories that come first on the PATH. All of it is plain data that holds until
-    the environment changes, which it never does: it can be written down for the next run.
+    It holds until the environment changes, which it never does: it can be written down for the next run.
     """
 
     prefix: Path
+    #: Pairs of name and value.
     set: tuple[tuple[str, str], ...] = ()
+    #: Absolute paths of the files in ``etc/conda/activate.d`` to source, in order.
     scripts: tuple[str, ...] = ()
+    #: The directories that come first on the PATH.
     path: tuple[str, ...] = ()
 
 

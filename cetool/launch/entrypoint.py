@@ -91,19 +91,19 @@ class Entrypoint:
 
 @dataclass(frozen=True)
 class EntrypointContext:
-    """What an entrypoint runs in.
+    """What an entrypoint runs in."""
 
-    ``environ`` and ``scripts`` as in :class:`~cetool.launch.process.Command`; ``script`` is the script's absolute
-    path; ``cache`` an existing directory that is the script's own; ``prefix`` the environment whose programs come
-    first; ``keep`` the descriptors that stay open in every command.
-    """
-
+    #: The variables, and the steps that a shell takes before, as in :class:`~cetool.launch.process.Command`.
     environ: dict[str, str]
+    #: The script's absolute path.
     script: Path
+    #: An existing directory that is the script's own.
     cache: Path
+    #: The environment whose programs come first.
     prefix: Prefixes
     consent: Consent
     scripts: tuple[str, ...] = ()
+    #: Descriptors that stay open in every command.
     keep: tuple[int, ...] = ()
 
 

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from typing import NoReturn
 
 from cetool.base.errors import CetoolError, NotExecutableError, ProgramNotFoundError
@@ -24,15 +23,16 @@ from cetool.warm.handover import find_shell, flush_streams, replace_process, sou
 class Command(Value):
     """What is to be run: plain data, all of it.
 
-    ``program`` is an absolute path; ``argv`` the whole command line, its first word the program as it is to see
-    itself (where there are ``scripts`` it sees its path); ``environ`` its complete environment; ``scripts`` the steps
-    a shell takes before, as :func:`cetool.warm.environ.activated` gives them. What they print goes where it goes
-    under conda: to the standard output and error of the program.
+    What its steps print goes where it goes under conda: to the standard output and error of the program.
     """
 
+    #: An absolute path.
     program: str
+    #: The whole command line; with steps the program sees its path as the first word.
     argv: tuple[str, ...]
-    environ: dict[str, str] = field(default_factory=dict)
+    #: All its variables.
+    environ: dict[str, str]
+    #: The steps that a shell takes before, as :func:`cetool.warm.environ.activated` gives them.
     scripts: tuple[str, ...] = ()
 
 
@@ -90,17 +90,27 @@ def check_executable(program: str) -> None:
         raise launch_error(OSError(errno.ENOENT, "no interpreter"), program)
 
 
+#: What the system may say of a program that is there, and what to do about it.
+_REASONS = {
+    errno.E2BIG: (
+        "cannot be started: arguments and environment together are longer than this system allows",
+        "Pass fewer or shorter arguments, or a file that lists them.",
+    ),
+    errno.EACCES: ("may not be executed", "chmod +x {}, unless its file system is mounted noexec"),
+    errno.ENOEXEC: (
+        "is nothing that this machine can run",
+        "A script needs a first line like #!/bin/sh; a program may be made for another architecture.",
+    ),
+    errno.ETXTBSY: ("is being written by another process", "Try again when that is done."),
+}
+
+
 def launch_error(error: OSError | ValueError, program: str) -> CetoolError:
     """The sentence for what the system said when it was asked to run ``program``."""
-    code = error.errno if isinstance(error, OSError) else None
-    if isinstance(error, ValueError):
+    if not isinstance(error, OSError):
         return NotExecutableError(f"{program} cannot be started: {error} in its arguments or environment")
-    if code == errno.E2BIG:
-        return NotExecutableError(
-            f"{program} cannot be started: arguments and environment together are longer than this system allows",
-            hint="Pass fewer or shorter arguments, or a file that lists them.",
-        )
-    if code in (errno.ENOENT, errno.ENOTDIR):
+    number = errno.EACCES if error.errno == errno.EPERM else error.errno
+    if number in (errno.ENOENT, errno.ENOTDIR):
         if not os.path.lexists(program):
             return ProgramNotFoundError(f"there is no program {program}", about=program)
         interpreter = _interpreter(program)
@@ -112,21 +122,12 @@ def launch_error(error: OSError | ValueError, program: str) -> CetoolError:
         return NotExecutableError(
             f"{program} cannot be started: it is a broken link, or made for another system (its loader is missing)"
         )
-    if code == errno.EISDIR or (code == errno.EACCES and os.path.isdir(program)):
+    if number == errno.EISDIR or (error.errno == errno.EACCES and os.path.isdir(program)):
         return NotExecutableError(f"{program} is a directory, not a program")
-    if code in (errno.EACCES, errno.EPERM):
-        return NotExecutableError(
-            f"{program} may not be executed",
-            hint=f"chmod +x {program}, unless its file system is mounted noexec",
-        )
-    if code == errno.ENOEXEC:
-        return NotExecutableError(
-            f"{program} is nothing that this machine can run",
-            hint="A script needs a first line like #!/bin/sh; a program may be made for another architecture.",
-        )
-    if code == errno.ETXTBSY:
-        return NotExecutableError(f"{program} is being written by another process", hint="Try again when that is done.")
-    return NotExecutableError(f"{program} cannot be started: {error.strerror or error}")
+    if number not in _REASONS:
+        return NotExecutableError(f"{program} cannot be started: {error.strerror or error}")
+    problem, hint = _REASONS[number]
+    return NotExecutableError(f"{program} {problem}", hint=hint.format(program))
 
 
 def _interpreter(program: str) -> str | None:
