@@ -24,7 +24,7 @@ from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.source import decode, is_url, looks_like_python, read_bytes
 from cetool.launch.children import spawn_and_wait
 from cetool.launch.process import end_like
-from cetool.lock.installed import Installed, read_installed
+from cetool.lock.records import Installed, read_installed
 from cetool.provenance.record import Ending, RecordedCommand, RecordedScript, RecordError, RunRecord, write_record
 
 if TYPE_CHECKING:

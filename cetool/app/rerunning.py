@@ -21,7 +21,7 @@ from cetool.declare.metadata import ScriptMetadata, read_metadata
 from cetool.declare.platforms import current_platform
 from cetool.declare.requirements import Requirements
 from cetool.declare.source import decode, looks_like_python, read_bytes, script_from_text
-from cetool.lock.installed import read_installed
+from cetool.lock.records import read_installed
 from cetool.provenance.reader import read_record
 from cetool.provenance.record import Ending, RecordError, RunRecord
 from cetool.store.marker import what_is_lost

@@ -12,10 +12,11 @@ from urllib.parse import unquote, urlsplit
 from cetool.base.errors import Location, MetadataError
 from cetool.base.text import has_control, normalized, shorten
 from cetool.base.urls import redact, strip_credentials
-from cetool.base.values import Value
 from cetool.declare.match_fields import PACKAGE_NAME
-from cetool.declare.package import Package
+from cetool.declare.package import Package, PypiPackage
 from cetool.declare.platforms import PLATFORMS
+from cetool.lock.model import PlatformLock, malformed
+from cetool.lock.records import in_order
 
 NOARCH = "noarch"
 MAX_URL = 4000
@@ -30,26 +31,41 @@ _SCHEMES = ("https", "http", "file")
 _VCS = re.compile(r"git\+(https|http|ssh|file)://")
 _COMMIT = re.compile(r"@[0-9a-fA-F]{7,64}(?:#|\Z)")
 _DISTRIBUTION = re.compile(r"\.(?:whl|tar\.gz|zip|tar\.bz2|tgz|tar\.xz)\Z")
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _HEX = re.compile(r"[0-9a-f]+")
 _PYPI_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
-class Archive(Value):
-    """What the URL of a conda package tells: ``subdir`` is None where it names none."""
+class Contents:
+    """The packages of one platform, by name, as a reader finds them."""
 
-    url: str
-    name: str
-    version: str
-    build: str
-    subdir: str | None
+    def __init__(self, platform: str, request: str | None = None) -> None:
+        self.platform = platform
+        self.request = request
+        self._conda: dict[str, Package] = {}
+        self._pypi: dict[str, PypiPackage] = {}
+
+    def add(self, package: Package | PypiPackage, where: Location) -> None:
+        """Take a package. Raises MetadataError where it is there already."""
+        if package.name in (self._conda if isinstance(package, Package) else self._pypi):
+            raise malformed(f"{package.name} is locked twice for {self.platform}", where)
+        if isinstance(package, Package):
+            self._conda[package.name] = package
+        else:
+            self._pypi[package.name] = package
+
+    def lock(self, where: Location | None = None, *, is_sorted: bool = False) -> PlatformLock:
+        """What is locked, the conda packages sorted topologically and those from PyPI by name, unless they are."""
+        conda, pypi = tuple(self._conda.values()), tuple(self._pypi.values())
+        if not is_sorted:
+            conda, pypi = in_order(conda, where), tuple(sorted(pypi, key=lambda each: each.name))
+        return PlatformLock(self.platform, conda, pypi, self.request)
 
 
-def _refuse(url: str, why: str, where: Location, hint: str | None = None) -> MetadataError:
+def _refuse(url: str, why: str, where: Location) -> MetadataError:
     shown = shorten(redact(url))
     shown = shown.encode("unicode_escape").decode() if has_control(shown) else shown
-    return MetadataError(
-        f"{shown!r} is no package that a lock can name: {why}", code="lock-malformed", where=where, hint=hint
-    )
+    return malformed(f"{shown!r} is no package that a lock can name: {why}", where)
 
 
 def _plain_url(text: str, where: Location) -> str:
@@ -72,8 +88,8 @@ def _plain_url(text: str, where: Location) -> str:
     return url
 
 
-def conda_archive(text: str, where: Location) -> Archive:
-    """What a conda package's URL (without a digest) tells. Raises MetadataError for what is none."""
+def conda_archive(text: str, where: Location) -> Package:
+    """The package of a URL (without a digest), the subdir empty where it names none. Raises MetadataError."""
     scheme = text.partition("://")[0]
     if scheme not in _SCHEMES or "://" not in text:
         raise _refuse(text, "only https, http and file URLs are taken", where)
@@ -89,33 +105,34 @@ def conda_archive(text: str, where: Location) -> Archive:
     if not _BUILD.fullmatch(found["build"]):
         raise _refuse(text, "the file has not the build string of a conda package", where)
     subdir = directory.rpartition("/")[2]
-    known = subdir if subdir == NOARCH or subdir in PLATFORMS else None
-    return Archive(url, found["name"], found["version"], found["build"], known)
+    known = subdir if subdir == NOARCH or subdir in PLATFORMS else ""
+    return Package(found["name"], found["version"], found["build"], known, url)
 
 
-def conda_package(archive: Archive, platform: str, where: Location) -> Package:
-    """The package of an archive that is locked for a platform. Raises MetadataError where it is another platform's."""
-    if archive.subdir not in (None, NOARCH, platform):
-        raise MetadataError(
-            f"{archive.name} is locked for {platform}, but its URL leads to {archive.subdir}",
-            code="lock-malformed",
-            where=where,
-        )
-    return Package(archive.name, archive.version, archive.build, archive.subdir or platform, archive.url)
+def for_platform(package: Package, platform: str, where: Location) -> Package:
+    """The package as it is locked for a platform. Raises MetadataError where it is another platform's."""
+    if package.subdir not in ("", NOARCH, platform):
+        raise malformed(f"{package.name} is locked for {platform}, but its URL leads to {package.subdir}", where)
+    return package if package.subdir else package._replace(subdir=platform)
+
+
+def conda_package(text: str, platform: str, where: Location) -> Package:
+    """The package of a URL (without a digest) that is locked for a platform. Raises MetadataError."""
+    return for_platform(conda_archive(text, where), platform, where)
 
 
 def digest(text: str, kind: str, where: Location) -> str:
     """A digest in lower case; ``kind`` is ``sha256`` or ``md5``. Raises MetadataError for what is none."""
     lowered = text.strip().lower()
     if len(lowered) != {"sha256": 64, "md5": 32}[kind] or not _HEX.fullmatch(lowered):
-        raise MetadataError(f"{shorten(text)!r} is no {kind} digest", code="lock-malformed", where=where)
+        raise malformed(f"{shorten(text)!r} is no {kind} digest", where)
     return lowered
 
 
 def pypi_name(text: str, where: Location) -> str:
     """The normalized name (PEP 503) of a PyPI package. Raises MetadataError for what is none."""
     if len(text) > 200 or not _PYPI_NAME.fullmatch(text):
-        raise MetadataError(f"{shorten(text)!r} is not the name of a PyPI package", code="lock-malformed", where=where)
+        raise malformed(f"{shorten(text)!r} is not the name of a PyPI package", where)
     return normalized(text)
 
 
@@ -128,9 +145,7 @@ def pypi_version(text: str, where: Location) -> str:
             raise InvalidVersion
         Version(text)
     except InvalidVersion:
-        raise MetadataError(
-            f"{shorten(text)!r} is not a version of a PyPI package", code="lock-malformed", where=where
-        ) from None
+        raise malformed(f"{shorten(text)!r} is not a version of a PyPI package", where) from None
     return text
 
 
@@ -166,3 +181,8 @@ def platform_name(text: str, where: Location) -> str:
             hint="Platforms are linux-64, osx-arm64, win-64, ...",
         )
     return text
+
+
+def moment(text: str) -> str | None:
+    """A moment (ISO 8601 in UTC, to the second) as it is written; None for what is none."""
+    return text if _MOMENT.fullmatch(text) else None

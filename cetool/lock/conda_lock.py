@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from cetool.base.errors import Location, MetadataError
 from cetool.base.text import has_control, normalized, shorten
+from cetool.base.urls import strip_credentials
+from cetool.declare.channels import canonical_channel
 from cetool.declare.nodes import Node
 from cetool.declare.package import Package, PypiPackage
 from cetool.declare.platforms import PLATFORMS
+from cetool.declare.yaml import parse_yaml
 from cetool.lock.checks import (
-    conda_archive,
+    Contents,
     conda_package,
     digest,
+    moment,
     platform_name,
     pypi_name,
     pypi_url,
     pypi_version,
 )
-from cetool.lock.model import Lock, PlatformLock
-from cetool.lock.records import in_order
+from cetool.lock.model import Lock, PlatformLock, malformed
+from cetool.lock.plain import to_yaml
 
 #: The packages that everyone gets; others belong to groups that someone asks for by name.
 MAIN = "main"
@@ -35,7 +39,6 @@ _ITEM = re.compile(r"( *)- ")
 _PLATFORM = re.compile(r"^ +(?:- )?platform: *['\"]?([a-z0-9-]+)['\"]?$", re.MULTILINE)
 _SCALARS = ("text", "number", "boolean", "date")
 _DIGEST_OR_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
 def read_conda_lock(text: str, name: str, platform: str | None = None) -> Lock:
@@ -45,40 +48,30 @@ def read_conda_lock(text: str, name: str, platform: str | None = None) -> Lock:
     Of packages in groups only those in ``main`` count, and none that is optional. Raises MetadataError, with file and
     line, for what is none and for whatever in it a lock may not say.
     """
-    from cetool.declare.yaml import parse_yaml
-
     root = parse_yaml(text if platform is None else _without_others(text, platform), name=name)
     if root is None or root.kind != "mapping":
-        raise MetadataError("this is no conda-lock file: it has no keys", code="lock-malformed", where=Location(name))
+        raise malformed("this is no conda-lock file: it has no keys", Location(name))
     version = root.entries.get("version")
     if version is not None and version.text != "1":
         version.fail(f"this is version {shorten(version.text)} of the format, and cetool reads version 1")
     listed = root.entries.get("package")
     if listed is None or "metadata" not in root.entries:
-        raise MetadataError(
-            f"this is no conda-lock file: it has no '{'metadata' if listed is not None else 'package'}'",
-            code="lock-malformed",
-            where=Location(name),
-        )
+        absent = "metadata" if listed is not None else "package"
+        raise malformed(f"this is no conda-lock file: it has no '{absent}'", Location(name))
     metadata = root.entries["metadata"].as_mapping("metadata")
     custom = _custom(metadata.get("custom_metadata"))
-    conda: dict[str, dict[str, Package]] = {platform: {} for platform in _platforms(metadata.get("platforms"))}
-    pypi: dict[str, dict[str, PypiPackage]] = {platform: {} for platform in conda}
-    said = set(conda) if "platforms" in metadata else set(PLATFORMS)
+    found = {each: Contents(each, _request(custom, each)) for each in _platforms(metadata.get("platforms"))}
+    said = set(found) if "platforms" in metadata else PLATFORMS
     for item in () if listed.kind == "nothing" else listed.as_list("package"):
-        _read_package(_Entry.of(item), conda, pypi, said)
-    found = [
-        PlatformLock(
-            platform,
-            in_order(packages.values(), Location(name)),
-            tuple(package for _, package in sorted(pypi[platform].items())),
-            _request(custom, platform),
-        )
-        for platform, packages in conda.items()
-    ]
-    found = [_believed(each, metadata.get("content_hash")) for each in found]
+        entry = _Entry.of(item)
+        manager, platform = entry.manager, entry.platform(said)
+        contents = found.setdefault(platform, Contents(platform, _request(custom, platform)))
+        package = _conda(entry, platform) if manager == "conda" else _pypi(entry)
+        if entry.is_wanted:
+            contents.add(package, entry.where)
+    locked = [_believed(each.lock(Location(name)), metadata.get("content_hash")) for each in found.values()]
     return Lock(
-        platforms=tuple(sorted(found, key=lambda each: each.platform)),
+        platforms=tuple(sorted(locked, key=lambda each: each.platform)),
         channels=_channels(metadata.get("channels")),
         created=_created(metadata.get("time_metadata")),
         custom=tuple(
@@ -122,9 +115,6 @@ def _platforms(node: Node | None) -> list[str]:
 
 
 def _channels(node: Node | None) -> tuple[str, ...]:
-    from cetool.base.urls import strip_credentials
-    from cetool.declare.channels import canonical_channel
-
     found = []
     for item in () if node is None else node.as_list("metadata.channels"):
         url = item.as_mapping("a channel").get("url") if item.kind == "mapping" else item
@@ -137,7 +127,7 @@ def _channels(node: Node | None) -> tuple[str, ...]:
 
 def _created(node: Node | None) -> str | None:
     written = None if node is None or node.kind != "mapping" else node.entries.get("created_at")
-    return written.text if written is not None and _CREATED.fullmatch(written.text) else None
+    return None if written is None else moment(written.text)
 
 
 def _custom(node: Node | None) -> dict[str, str]:
@@ -162,7 +152,7 @@ class _Entry:
         """A scalar as it is written: a version such as 3.10 is no number here. Raises MetadataError."""
         node = self.keys.get(key)
         if node is None:
-            raise MetadataError(f"a package has no '{key}'", code="lock-malformed", where=self.where)
+            raise malformed(f"a package has no '{key}'", self.where)
         if node.kind not in _SCALARS or not node.text.strip() or has_control(node.text):
             node.fail(f"the '{key}' of a package must be a text in one line")
         return node.text
@@ -174,58 +164,42 @@ class _Entry:
         in_main = category is None or category.kind == "nothing" or category.text == MAIN
         return in_main and (optional is None or optional.text.lower() != "true")
 
+    @property
+    def manager(self) -> str:
+        """``conda`` or ``pip``. Raises MetadataError."""
+        manager = self.text("manager")
+        if manager not in ("conda", "pip"):
+            raise malformed(f"the manager of a package is conda or pip, not {shorten(manager)!r}", self.at("manager"))
+        return manager
+
+    def platform(self, known: Collection[str]) -> str:
+        """The platform that it is locked for. Raises MetadataError where it is not among those of the file."""
+        where = self.at("platform")
+        platform = platform_name(self.text("platform"), where)
+        if platform not in known:
+            raise malformed(
+                f"a package is locked for {platform}, which is not in metadata.platforms",
+                where,
+                hint="Add it there, or make the lock again.",
+            )
+        return platform
+
     def at(self, key: str) -> Location:
         """Where the value of a key stands."""
-        return self.keys[key].where
-
-
-def _read_package(
-    entry: _Entry,
-    conda: dict[str, dict[str, Package]],
-    pypi: dict[str, dict[str, PypiPackage]],
-    platforms: Set[str],
-) -> None:
-    """Put one item where it belongs. Raises MetadataError, also where its platform is not among those of the file."""
-    manager = entry.text("manager")
-    if manager not in ("conda", "pip"):
-        raise MetadataError(
-            f"the manager of a package is conda or pip, not {shorten(manager)!r}",
-            code="lock-malformed",
-            where=entry.at("manager"),
-        )
-    platform = platform_name(entry.text("platform"), entry.at("platform"))
-    if platform not in platforms:
-        raise MetadataError(
-            f"a package is locked for {platform}, which is not in metadata.platforms",
-            code="lock-malformed",
-            where=entry.at("platform"),
-            hint="Add it there, or make the lock again.",
-        )
-    there, others = conda.setdefault(platform, {}), pypi.setdefault(platform, {})
-    package = _conda(entry, platform) if manager == "conda" else _pypi(entry)
-    if not entry.is_wanted:
-        return
-    if package.name in (there if isinstance(package, Package) else others):
-        raise MetadataError(f"{package.name} is locked twice for {platform}", code="lock-malformed", where=entry.where)
-    if isinstance(package, Package):
-        there[package.name] = package
-    else:
-        others[package.name] = package
+        return self.keys[key].where if key in self.keys else self.where
 
 
 def _conda(entry: _Entry, platform: str) -> Package:
-    where = entry.at("url") if "url" in entry.keys else entry.where
+    where = entry.at("url")
     url, _, fragment = entry.text("url").partition("#")
-    package = conda_package(conda_archive(url, where), platform, where)
+    package = conda_package(url, platform, where)
     for key, value in (("name", package.name), ("version", package.version), ("build", package.build)):
         node = entry.keys.get(key)
         if key == "build" and (node is None or node.kind == "nothing"):
             continue
         if (entry.text(key).lower() if key == "name" else entry.text(key)) != value:
-            raise MetadataError(
-                f"the {key} of a package is {shorten(entry.text(key))!r}, but its URL says {value!r}",
-                code="lock-malformed",
-                where=entry.at(key),
+            raise malformed(
+                f"the {key} of a package is {shorten(entry.text(key))!r}, but its URL says {value!r}", entry.at(key)
             )
     digests = _hashes(entry)
     if not digests and fragment:
@@ -237,17 +211,13 @@ def _pypi(entry: _Entry) -> PypiPackage:
     name = pypi_name(entry.text("name"), entry.at("name"))
     version = pypi_version(entry.text("version"), entry.at("version"))
     text, _, fragment = entry.text("url").partition("#sha256=")
-    url, repository = pypi_url(text, name, entry.at("url"))
-    if repository:  # conda-lock writes the commit where others have a digest
-        return PypiPackage(name, version, url, None, tuple(_dependencies(entry)))
-    hashes = _hashes(entry)
-    sha256 = hashes.get("sha256") or (digest(fragment, "sha256", entry.at("url")) if fragment else None)
-    if hashes and sha256 is None:
-        raise MetadataError(
-            f"{name} is locked without a SHA-256 digest, and others are not checked",
-            code="lock-malformed",
-            where=entry.where,
-        )
+    url, is_repository = pypi_url(text, name, entry.at("url"))
+    sha256 = None
+    if not is_repository:  # for which conda-lock writes the commit where others have a digest
+        hashes = _hashes(entry)
+        sha256 = hashes.get("sha256") or (digest(fragment, "sha256", entry.at("url")) if fragment else None)
+        if hashes and sha256 is None:
+            raise malformed(f"{name} is locked without a SHA-256 digest, and others are not checked", entry.where)
     return PypiPackage(name, version, url, sha256, tuple(_dependencies(entry)))
 
 
@@ -282,8 +252,6 @@ def write_conda_lock(lock: Lock, *, sources: tuple[str, ...] = ()) -> str:
     Equal locks are equal bytes. Platforms come in their order of name, the packages of each in topological order.
     Packages without a digest cannot be in one: raises MetadataError.
     """
-    from cetool.lock.plain import to_yaml
-
     platforms = sorted(lock.platforms, key=lambda each: each.platform)
     metadata: dict[str, object] = {
         "content_hash": {each.platform: each.digest for each in platforms},
@@ -307,37 +275,30 @@ def _written_requests(platforms: list[PlatformLock]) -> dict[str, str]:
     return {f"{REQUEST}.{platform}": request for platform, request in requests.items()}
 
 
-def _written_packages(locked: PlatformLock) -> Iterable[dict[str, object]]:
+def _written_packages(locked: PlatformLock) -> Iterator[dict[str, object]]:
     names = {package.name for package in locked.conda} | {package.name for package in locked.pypi}
     for package in locked.conda:
         hashes = {kind: value for kind, value in (("md5", package.md5), ("sha256", package.sha256)) if value}
-        if not hashes:
-            raise _without_digest(package.name)
-        needs = conda_dependencies(package.depends)
-        yield _written(package.name, package.version, "conda", locked.platform, needs, package.url, hashes)
+        yield _written(package, "conda", locked.platform, conda_dependencies(package.depends), hashes)
     for wheel in locked.pypi:
-        needs = _requirements(wheel.requires, names)
         # mamba reads no package without a digest; of a repository conda-lock gives the commit, which is checked, too
         digest_or_commit = wheel.sha256 or wheel.url.partition("#")[0].rpartition("@")[2]
-        if _DIGEST_OR_COMMIT.fullmatch(digest_or_commit) is None:
-            raise _without_digest(wheel.name)
-        hashes = {"sha256": digest_or_commit}
-        yield _written(wheel.name, wheel.version, "pip", locked.platform, needs, wheel.url, hashes)
-
-
-def _without_digest(name: str) -> MetadataError:
-    return MetadataError(
-        f"{name} has no digest, without which conda-lock.yml cannot lock it",
-        code="lock-impossible",
-        hint="Take it from an archive or a wheel, or export another format: --format environment-yml.",
-    )
+        hashes = {"sha256": digest_or_commit} if _DIGEST_OR_COMMIT.fullmatch(digest_or_commit) else {}
+        yield _written(wheel, "pip", locked.platform, _requirements(wheel.requires, names), hashes)
 
 
 def _written(
-    name: str, version: str, manager: str, platform: str, needs: dict[str, str], url: str, hashes: dict[str, str]
+    package: Package | PypiPackage, manager: str, platform: str, needs: dict[str, str], hashes: dict[str, str]
 ) -> dict[str, object]:
-    about: dict[str, object] = {"name": name, "version": version, "manager": manager, "platform": platform}
-    return {**about, "dependencies": needs, "url": url, "hash": hashes, "category": MAIN, "optional": False}
+    if not hashes:
+        raise MetadataError(
+            f"{package.name} has no digest, without which conda-lock.yml cannot lock it",
+            code="lock-impossible",
+            hint="Take it from an archive or a wheel, or export another format: --format environment-yml.",
+        )
+    about: dict[str, object] = {"name": package.name, "version": package.version, "manager": manager}
+    about |= {"platform": platform, "dependencies": needs, "url": package.url, "hash": hashes}
+    return {**about, "category": MAIN, "optional": False}
 
 
 def conda_dependencies(depends: Iterable[str]) -> dict[str, str]:

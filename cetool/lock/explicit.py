@@ -8,10 +8,11 @@ from pathlib import Path
 
 from cetool.base.errors import Location, MetadataError
 from cetool.base.text import shorten
+from cetool.declare.package import Package
 from cetool.declare.platforms import PLATFORMS, current_platform
 from cetool.declare.source import with_home
-from cetool.lock.checks import NOARCH, Archive, conda_archive, conda_package, digest
-from cetool.lock.model import Lock, PlatformLock
+from cetool.lock.checks import NOARCH, conda_archive, digest, for_platform
+from cetool.lock.model import Lock, PlatformLock, malformed
 
 _PLATFORM = re.compile(r"#\s*platform:\s*(\S+)", re.IGNORECASE)
 _DIGEST = re.compile(r"(?:(?P<md5>[0-9a-fA-F]{32})|(?:sha256:)?(?P<sha256>[0-9a-fA-F]{64}))")
@@ -25,7 +26,7 @@ def read_explicit(text: str, name: str) -> Lock:
     URL with a secret in it would be sent to a host. The order of the file stays. Raises MetadataError.
     """
     said: str | None = None
-    found: list[tuple[Archive, str, Location]] = []
+    found: list[tuple[Package, str, Location]] = []
     for number, line in enumerate(text.split("\n"), start=1):
         stripped, where = line.strip(), Location(name, number)
         if stripped.startswith("#"):
@@ -34,16 +35,14 @@ def read_explicit(text: str, name: str) -> Lock:
         elif stripped and stripped != "@EXPLICIT":
             location, _, fragment = stripped.partition("#")
             found.append((conda_archive(_url(location.strip(), where), where), fragment.strip(), where))
-    own = {archive.subdir for archive, _, _ in found} - {None, NOARCH}
-    platform = said or (sorted(filter(None, own))[0] if own else current_platform())
+    own = sorted({archive.subdir for archive, _, _ in found} - {"", NOARCH})
+    platform = said or (own[0] if own else current_platform())
     packages = []
     seen: dict[str, int | None] = {}
     for archive, fragment, where in found:
-        package = conda_package(archive, platform, where)
+        package = for_platform(archive, platform, where)
         if package.name in seen:
-            raise MetadataError(
-                f"{package.name} is there twice, first at line {seen[package.name]}", code="lock-malformed", where=where
-            )
+            raise malformed(f"{package.name} is there twice, first at line {seen[package.name]}", where)
         seen[package.name] = where.line
         sha256, md5 = _digests(fragment, where)
         packages.append(package._replace(sha256=sha256, md5=md5))
@@ -55,20 +54,17 @@ def _url(location: str, where: Location) -> str:
     if "://" in location:
         return location
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", location):  # a scheme; one letter is a drive
-        raise MetadataError(f"{shorten(location)!r} is neither a URL nor a path", code="lock-malformed", where=where)
+        raise malformed(f"{shorten(location)!r} is neither a URL nor a path", where)
     if location.startswith(("$", "%")):
-        raise MetadataError(
+        raise malformed(
             f"{shorten(location)!r} starts with a variable, and none is expanded in a list of packages",
-            code="lock-malformed",
-            where=where,
-            hint="Write the URL or the absolute path itself.",
+            where,
+            "Write the URL or the absolute path itself.",
         )
     try:
         return Path(os.path.abspath(with_home(location, where))).as_uri()
     except (ValueError, OSError):
-        raise MetadataError(
-            f"{shorten(location)!r} cannot be the path of a file", code="lock-malformed", where=where
-        ) from None
+        raise malformed(f"{shorten(location)!r} cannot be the path of a file", where) from None
 
 
 def _digests(fragment: str, where: Location) -> tuple[str | None, str | None]:

@@ -7,6 +7,7 @@ given), its PyPI packages by name.
 from __future__ import annotations
 
 from cetool.base.codec import sha256_of
+from cetool.base.errors import Location, MetadataError
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value
 from cetool.declare.package import Package, PypiPackage
@@ -56,3 +57,8 @@ class Lock(Value):
     def platform(self, name: str) -> PlatformLock | None:
         """What is locked for that platform, None where nothing is."""
         return next((each for each in self.platforms if each.platform == name), None)
+
+
+def malformed(message: str, where: Location | None, hint: str | None = None) -> MetadataError:
+    """The error for a lock that cannot be read."""
+    return MetadataError(message, code="lock-malformed", where=where, hint=hint)

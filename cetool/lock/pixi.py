@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +15,18 @@ from cetool.base.text import shorten
 from cetool.base.urls import scrub, strip_credentials
 from cetool.declare.channels import canonical_channel, file_url
 from cetool.declare.package import Package, PypiPackage
-from cetool.lock.checks import conda_archive, conda_package, digest, platform_name, pypi_name, pypi_url, pypi_version
-from cetool.lock.model import Lock, PlatformLock
-from cetool.lock.records import in_order
+from cetool.lock.checks import (
+    Contents,
+    conda_package,
+    digest,
+    platform_name,
+    pypi_name,
+    pypi_url,
+    pypi_version,
+)
+from cetool.lock.model import Lock, PlatformLock, malformed
+from cetool.lock.plain import to_yaml
+from cetool.lock.records import locked_of
 
 if TYPE_CHECKING:
     from rattler.lock import CondaLockedBinaryPackage, PypiLockedPackage
@@ -45,20 +53,16 @@ def read_pixi_lock(path: Path, text: str, name: str) -> Lock:
         environments = dict(file.environments())
     except ParseCondaLockError as error:
         reason = shorten(scrub(str(error)).partition("\n")[0], 200)
-        raise MetadataError(
-            f"this is no pixi.lock that can be read: {reason}", code="lock-malformed", where=where
-        ) from None
+        raise malformed(f"this is no pixi.lock that can be read: {reason}", where) from None
     environment = environments.get(_DEFAULT)
     if environment is None:
-        raise MetadataError(f"the lock has no environment '{_DEFAULT}'", code="lock-malformed", where=where)
+        raise malformed(f"the lock has no environment '{_DEFAULT}'", where)
     found: list[PlatformLock] = []
     places = _Places(name, text)
     for platform, packages in environment.packages_by_platform().items():
         subdir = platform_name(str(platform.subdir), where)
         if any(each.platform == subdir for each in found):
-            raise MetadataError(
-                f"{subdir} is locked twice, for machines that differ otherwise", code="lock-malformed", where=where
-            )
+            raise malformed(f"{subdir} is locked twice, for machines that differ otherwise", where)
         found.append(_platform(subdir, packages, places, path.absolute().parent))
     return Lock(
         platforms=tuple(sorted(found, key=lambda each: each.platform)),
@@ -86,43 +90,26 @@ class _Places:
 def _platform(subdir: str, packages: Iterable[Any], places: _Places, directory: Path) -> PlatformLock:
     from rattler.lock import CondaLockedBinaryPackage, PypiLockedPackage
 
-    conda: list[Package] = []
-    pypi: list[PypiPackage] = []
+    contents = Contents(subdir)
     for package in packages:
         where = places.of(package.location)
         if isinstance(package, CondaLockedBinaryPackage):
-            conda.append(_conda(package, subdir, where))
+            contents.add(_conda(package, subdir, where), where)
         elif isinstance(package, PypiLockedPackage):
-            pypi.append(_pypi(package, directory, where))
+            contents.add(_pypi(package, directory, where), where)
         else:
-            raise MetadataError(
-                f"{package.name} is locked as source, which cetool does not build", code="lock-malformed", where=where
-            )
-    for names in ([each.name for each in conda], [each.name for each in pypi]):
-        twice = next((name for name, count in Counter(names).items() if count > 1), None)
-        if twice is not None:
-            raise MetadataError(f"{twice} is locked twice for {subdir}", code="lock-malformed", where=places.of(""))
-    return PlatformLock(subdir, in_order(conda), tuple(sorted(pypi, key=lambda each: each.name)))
+            raise malformed(f"{package.name} is locked as source, which cetool does not build", where)
+    return contents.lock()
 
 
 def _conda(package: CondaLockedBinaryPackage, platform: str, where: Location) -> Package:
     record = package.repo_data_record()
-    found = conda_package(conda_archive(record.url, where), platform, where)
-    if record.name.normalized != found.name or str(record.version) != found.version:
-        raise MetadataError(
-            f"{record.name.normalized} {record.version} is locked, but its URL leads to {found.name} {found.version}",
-            code="lock-malformed",
-            where=where,
+    found, told = conda_package(record.url, platform, where), locked_of(record)
+    if (told.name, told.version) != (found.name, found.version):
+        raise malformed(
+            f"{told.name} {told.version} is locked, but its URL leads to {found.name} {found.version}", where
         )
-    kind = record.noarch
-    return found._replace(
-        sha256=record.sha256.hex() if record.sha256 else None,
-        md5=record.md5.hex() if record.md5 else None,
-        size=record.size,
-        depends=tuple(record.depends),
-        constrains=tuple(record.constrains),
-        noarch="python" if kind.python else "generic" if kind.generic else None,
-    )
+    return told._replace(build=found.build, subdir=found.subdir, url=found.url)
 
 
 def _pypi(package: PypiLockedPackage, directory: Path, where: Location) -> PypiPackage:
@@ -132,11 +119,7 @@ def _pypi(package: PypiLockedPackage, directory: Path, where: Location) -> PypiP
     if "://" not in location and location.endswith(_FILES):
         location = file_url(location, directory, where=where)
     if "://" not in location:
-        raise MetadataError(
-            f"{name} is locked as the path {shorten(location)!r}, which means nothing elsewhere",
-            code="lock-malformed",
-            where=where,
-        )
+        raise malformed(f"{name} is locked as the path {shorten(location)!r}, which means nothing elsewhere", where)
     location = location.removeprefix("direct+")
     url, repository = pypi_url(location, name, where)
     sha256 = None
@@ -158,7 +141,7 @@ def _version_in(url: str, where: Location) -> str:
     """The version in a file's name, where the lock leaves it out (directories and repositories have a moving one)."""
     words = unquote(urlsplit(url).path).rpartition("/")[2].split("-")
     if len(words) < 2:
-        raise MetadataError("a PyPI package is locked without a version", code="lock-malformed", where=where)
+        raise malformed("a PyPI package is locked without a version", where)
     return pypi_version(words[1].removesuffix(".tar.gz").removesuffix(".zip"), where)
 
 
@@ -172,8 +155,6 @@ def write_pixi_lock(
     """
     from rattler.exceptions import ParseCondaLockError
     from rattler.lock import LockFile
-
-    from cetool.lock.plain import to_yaml
 
     channels = channel_urls or tuple(_channel_url(channel) for channel in lock.channels)
     environment: dict[str, object] = {"channels": [{"url": f"{url.rstrip('/')}/"} for url in channels]}

@@ -1,13 +1,19 @@
-"""Locked packages as py-rattler's records, and the order in which they are linked."""
+"""Locked packages from records, py-rattler's and those of a prefix, and the order in which they are linked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cetool.base.errors import Location, MetadataError
+from cetool.base.errors import Location
 from cetool.base.text import shorten
-from cetool.declare.package import Package
+from cetool.base.urls import strip_credentials
+from cetool.declare.package import Package, PypiPackage
+from cetool.lock.model import PlatformLock, malformed
+from cetool.packages.distributions import Distribution, pypi_distributions, read_origins
+from cetool.packages.prefix import read_records
 
 if TYPE_CHECKING:
     from rattler import PackageRecord, RepoDataRecord
@@ -35,15 +41,11 @@ def record_of(package: Package, where: Location | None = None) -> PackageRecord:
         )
     except Exception as error:  # each field has an exception of its own
         reason = shorten(str(error).partition("\n")[0])
-        raise MetadataError(
-            f"{package.name} {package.version} is not a conda package: {reason}", code="lock-malformed", where=where
-        ) from None
+        raise malformed(f"{package.name} {package.version} is not a conda package: {reason}", where) from None
 
 
 def locked_of(record: RepoDataRecord) -> Package:
     """A record out of a channel as a locked package."""
-    from cetool.base.urls import strip_credentials
-
     kind = record.noarch
     return Package(
         name=record.name.normalized,
@@ -71,3 +73,43 @@ def in_order(packages: Iterable[Package], where: Location | None = None) -> tupl
     records = [record_of(package, where) for package in by_name.values()]
     ordered = PackageRecord.sort_topologically(records)
     return tuple(by_name[record.name.normalized] for record in ordered)
+
+
+# --- what is in an environment ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """The packages of an environment."""
+
+    lock: PlatformLock
+    #: PyPI packages whose file is not noted anywhere.
+    unknown: tuple[Distribution, ...] = ()
+
+    def completed(self, found: Mapping[str, PypiPackage]) -> Installed:
+        """The same where the files of unknown packages, by name, were found since."""
+        known = [
+            found[each.name]._replace(requires=each.requires, requires_python=each.requires_python)
+            for each in self.unknown
+            if each.name in found
+        ]
+        pypi = sorted((*self.lock.pypi, *known), key=lambda package: package.name)
+        unknown = tuple(each for each in self.unknown if each.name not in found)
+        return Installed(self.lock._replace(pypi=tuple(pypi)), unknown)
+
+
+def read_installed(prefix: Path, platform: str) -> Installed:
+    """What is in the environment at ``prefix``, made for ``platform``. Raises StoreError where a record is broken."""
+    records = read_records(prefix)
+    noted = read_origins(prefix)
+    known, unknown = [], []
+    for each in pypi_distributions(prefix, records):
+        origin, note = each.origin, noted.get(each.name)
+        if note is not None and note.version == each.version:
+            origin = origin._replace(url=note.url, sha256=note.sha256)
+        if origin.url:
+            known.append(origin)
+        else:
+            unknown.append(each)
+    conda = in_order(record.package for record in records)
+    return Installed(PlatformLock(platform, conda, tuple(sorted(known, key=lambda each: each.name))), tuple(unknown))

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cetool.base.urls import strip_credentials
-from cetool.lock.installed import Installed, read_installed
-from cetool.lock.records import in_order
+from cetool.lock.records import Installed, in_order, read_installed
 from cetool.overlays.about import Layer, read_about
 from cetool.overlays.base import site_directories
 from cetool.overlays.recipe import yaml_scalar

@@ -16,9 +16,8 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import Distribution as Metadata
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cetool.base.below import read_below, write_below
 from cetool.base.limits import NOTE, PACKAGE, parse_json, read_text
@@ -26,6 +25,9 @@ from cetool.base.text import normalized
 from cetool.base.urls import strip_credentials
 from cetool.declare.package import PypiPackage
 from cetool.packages.prefix import PrefixRecord
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution as Metadata
 
 #: Where the files that PyPI packages were installed from are noted: ``{"schema": 1, "packages": [...]}``.
 ORIGINS = "conda-meta/cetool-pypi"
@@ -49,7 +51,7 @@ class Distribution:
 
     @functools.cached_property
     def _metadata(self) -> Metadata:
-        return Metadata.at(self.directory)
+        return _metadata_in(self.directory)
 
     @property
     def place(self) -> Path:
@@ -115,6 +117,12 @@ class Distribution:
                     yield path, row[1] if len(row) > 1 else ""
 
 
+def _metadata_in(directory: Path) -> Metadata:
+    from importlib.metadata import Distribution as Metadata  # parses mail: 20 ms
+
+    return Metadata.at(directory)
+
+
 def site_packages(prefix: Path) -> list[Path]:
     """The environment's ``site-packages``, each once: conda-forge has ``lib/python3.1`` lead to ``lib/python3.11``."""
     places = [*sorted(prefix.glob("lib/python3*/site-packages")), prefix / "Lib" / "site-packages"]
@@ -149,7 +157,7 @@ def _read(directory: Path) -> Distribution | None:
     files = [directory / name for name in _READ] if directory.is_dir() else [directory]
     if not all(map(_is_readable, files)):
         return None
-    metadata = Metadata.at(directory).metadata
+    metadata = _metadata_in(directory).metadata
     name, version = metadata["Name"], metadata["Version"]
     return Distribution(normalized(name), version, directory) if name and version else None
 

@@ -361,7 +361,7 @@ def _kernel(directory: Path) -> object:
 def _package(directory: Path) -> object:
     from cetool.engines.rattler.prefix import records_of
     from cetool.launch.tools import programs_of
-    from cetool.lock.installed import read_installed
+    from cetool.lock.records import read_installed
     from cetool.packages.differences import verify_files
     from cetool.packages.integrity import check_complete
 

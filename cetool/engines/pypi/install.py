@@ -21,7 +21,7 @@ from cetool.engines.protocol import Progress
 from cetool.engines.pypi.answers import NOT_UNDERSTOOD, Planned
 from cetool.engines.pypi.driver import Installer, PypiRequest, find_installer
 from cetool.engines.pypi.files import EVERYTHING, GET_UV, Call, literal, refuse_for_pip
-from cetool.lock.installed import Installed
+from cetool.lock.records import Installed
 from cetool.packages.distributions import (
     distributions_by_name,
     pypi_distributions,
