@@ -329,7 +329,7 @@ def _write(lock: Lock, asked: dict[str, Requirements], target: Target, source: S
         for note in write_document(document, embed(document, lock)):
             session.voice.warn(note)
         return
-    from cetool.lock.files import write_lock_file
+    from cetool.lock.find import write_lock_file
 
     if target.format == PIXI:
         from cetool.lock.pixi import write_pixi_lock

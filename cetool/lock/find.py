@@ -1,6 +1,4 @@
-"""Whether a lock that keeps no digest of its request can be the lock of what is asked for.
-
-Which lock belongs to a script, and the lock in a file of any format.
+"""The lock of a script, and the locks in files of all formats: which file it is, what is in it, and writing it.
 
 A script's lock is the block embedded in it, else ``SCRIPT.conda-lock.yml`` beside it, else ``SCRIPT.pixi.lock``: the
 first that is there counts, and the others are told of.
@@ -10,21 +8,25 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from cetool.base.errors import CetoolError, Location, MetadataError, ScriptNotFoundError, ScriptNotReadableError
+from cetool.base.files import ChangedError, replace_file
 from cetool.base.limits import LOCK, LimitError, check_lines
-from cetool.base.text import normalized, printable
+from cetool.base.text import normalized, pattern, printable
 from cetool.base.values import Value
-from cetool.declare.match_fields import read_fields
-from cetool.declare.match_specs import IDENTITY, is_same_file
-from cetool.declare.package import Package
+from cetool.declare.platforms import current_platform
 from cetool.declare.requirements import Requirements
 from cetool.declare.source import Script, foreign_text, is_url, read_bytes
 from cetool.lock import SUFFIXES as SUFFIXES
 from cetool.lock import lock_paths as lock_paths
-from cetool.lock.model import Lock, PlatformLock
-from cetool.lock.records import record_of
+from cetool.lock.conda_lock import read_conda_lock
+from cetool.lock.embedded import has_mark, read_embedded
+from cetool.lock.explicit import read_explicit
+from cetool.lock.model import Lock, PlatformLock, malformed
+from cetool.lock.pixi import read_pixi_lock
+from cetool.lock.records import fits, record_of
 
 
 def what_is_missing(locked: PlatformLock, requirements: Requirements) -> str | None:
@@ -35,41 +37,19 @@ def what_is_missing(locked: PlatformLock, requirements: Requirements) -> str | N
     from rattler import MatchSpec
 
     try:
-        packages = {package.name: package for package in locked.conda}
-        records = {name: record_of(package) for name, package in packages.items()}
+        for package in locked.conda:
+            record_of(package)
     except CetoolError as error:
         return error.message
+    packages = {package.name: package for package in locked.conda}
     for text in requirements.packages:
         spec = MatchSpec(text)
         name = getattr(spec.name, "normalized", None)
         if spec.condition is not None or name is None or name.startswith("__"):
             continue
-        record, package = records.get(name), packages.get(name)
-        if record is None or package is None or not _fits(spec.version, spec.build, record):
-            return text
-        if not _has(text, package) or not is_same_file(spec, text, package.url, package.sha256, package.md5):
+        if name not in packages or not fits(spec, text, packages[name]):
             return text
     return next((text for text in requirements.pypi if not _is_installed(text, locked)), None)
-
-
-def _fits(version: str | None, build: str | None, record: object) -> bool:
-    """By version and build alone: a lock tells by its URLs, not by names, which channel a package is from."""
-    from fnmatch import fnmatchcase
-
-    from rattler import Version, VersionSpec
-
-    text = str(record.version)  # type: ignore[attr-defined]
-    if version is not None and not VersionSpec(version).matches(Version(text)):
-        return False
-    wanted = build is None or build.startswith("^") or fnmatchcase(str(record.build), build)  # type: ignore[attr-defined]
-    return wanted
-
-
-def _has(text: str, package: Package) -> bool:
-    """Whether a locked package has what the fields of a spec say, those aside that a lock does not tell."""
-    told = {"subdir": package.subdir, "fn": package.url.rpartition("/")[2]}
-    others = [(key, value) for key, value in read_fields(text).others if key not in IDENTITY]
-    return all(told.get(key, value) == value for key, value in others)
 
 
 def _is_installed(text: str, locked: PlatformLock) -> bool:
@@ -85,15 +65,45 @@ def _is_installed(text: str, locked: PlatformLock) -> bool:
     return any(package.name == name for package in locked.conda)
 
 
-#: The formats by the names that the command line has for them.
-EMBEDDED, CONDA_LOCK, PIXI, EXPLICIT = "embedded", "conda-lock", "pixi", "explicit"
+class LockFormat(Value):
+    """A format of lock files."""
 
-#: pixi.lock version 3 has the keys of a conda-lock.yml, whose only version is 1.
-_PIXI = re.compile(
-    r"^(?:(?:environments|platforms)[ \t]*:|version[ \t]*:[ \t]*['\"]?(?:[3-9]|[1-9]\d+)\b)", re.MULTILINE
+    #: What the command line calls it.
+    name: str
+    #: What is added to a script's path for the lock beside it; None where no script has such a lock.
+    suffix: str | None
+    #: What its files have in them, and those of the formats after it in :data:`FORMATS` have not.
+    mark: re.Pattern[str]
+    #: Reads the text of a file with this name at this path, or as much as one platform needs. Raises MetadataError.
+    read: Callable[[str, str, Path, str | None], Lock]
+    #: Whether it is YAML, whose lines are counted before a parser gets them.
+    is_yaml: bool = True
+
+
+#: The format of the lock in a script, and those of files.
+EMBEDDED, CONDA_LOCK, PIXI, EXPLICIT = "embedded", "conda-lock", "pixi", "explicit"
+FORMATS = (
+    LockFormat(
+        EXPLICIT,
+        None,
+        pattern(r"^[ \t]*@EXPLICIT[ \t]*$", re.MULTILINE),
+        lambda text, name, path, platform: read_explicit(text, name),
+        is_yaml=False,
+    ),
+    LockFormat(
+        PIXI,
+        SUFFIXES[PIXI],
+        # version 3 has the keys of a conda-lock.yml, whose only version is 1
+        pattern(r"^(?:(?:environments|platforms)[ \t]*:|version[ \t]*:[ \t]*['\"]?(?:[3-9]|[1-9]\d+)\b)", re.MULTILINE),
+        lambda text, name, path, platform: read_pixi_lock(path, text, name),
+    ),
+    LockFormat(
+        CONDA_LOCK,
+        SUFFIXES[CONDA_LOCK],
+        pattern(r"^(?:metadata|package)[ \t]*:", re.MULTILINE),
+        lambda text, name, path, platform: read_conda_lock(text, name, platform),
+    ),
 )
-_CONDA_LOCK = re.compile(r"^(?:metadata|package)[ \t]*:", re.MULTILINE)
-_EXPLICIT = re.compile(r"^[ \t]*@EXPLICIT[ \t]*$", re.MULTILINE)
 
 
 class FoundLock(Value):
@@ -115,8 +125,6 @@ class FoundLock(Value):
         True or False where the lock keeps the digest of its request. One that keeps none, as every other tool writes
         it, gives False where something that is asked for is not in it or nothing is locked for the platform, else None.
         """
-        from cetool.declare.platforms import current_platform
-
         locked = self.lock.platform(platform or current_platform())
         if locked is None:
             return False
@@ -132,8 +140,6 @@ def find_lock(script: Script, *, beside: bool = True, platform: str | None = Non
 
     Raises MetadataError, with file and line, for one that cannot be read.
     """
-    from cetool.lock.embedded import has_mark, read_embedded
-
     lock = read_embedded(script) if has_mark(script.text) else None
     # lstat: a link that leads nowhere is a lock that is missing, which is to be said
     there = [path for path in lock_paths(script.path) if os.path.lexists(path)] if beside else []
@@ -190,11 +196,10 @@ def lock_in(data: bytes, path: Path, name: str, platform: str | None = None) -> 
         try:
             return _lock_in(data, path, name, platform)
         except LimitError as error:
-            raise MetadataError(
+            raise malformed(
                 f"the lock file cannot be read: {error}",
-                code="lock-malformed",
-                where=Location(name, error.line),
-                hint="`cetool lock` writes a lock again.",
+                Location(name, error.line),
+                "`cetool lock` writes a lock again.",
             ) from None
 
 
@@ -203,29 +208,51 @@ def _lock_in(data: bytes, path: Path, name: str, platform: str | None) -> tuple[
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise MetadataError(
-            "the lock file is not UTF-8 text", code="lock-malformed", where=Location(name, line)
-        ) from None
+        raise malformed("the lock file is not UTF-8 text", Location(name, line)) from None
     if "\0" in text:
-        raise MetadataError(
-            "the lock file holds a NUL character: it is no text", code="lock-malformed", where=Location(name)
-        )
-    if _EXPLICIT.search(text):
-        from cetool.lock.explicit import read_explicit
-
-        return read_explicit(text, name), EXPLICIT
-    check_lines(text)
-    if _PIXI.search(text):
-        from cetool.lock.pixi import read_pixi_lock
-
-        return read_pixi_lock(path, text, name), PIXI
-    if _CONDA_LOCK.search(text):
-        from cetool.lock.conda_lock import read_conda_lock
-
-        return read_conda_lock(text, name, platform), CONDA_LOCK
+        raise malformed("the lock file holds a NUL character: it is no text", Location(name))
+    for format in FORMATS:
+        if format.is_yaml:
+            check_lines(text)
+        if format.mark.search(text):
+            return format.read(text, name, path, platform), format.name
     raise MetadataError(
         "this is no lock file",
         code="lock-unrecognized",
         where=Location(name),
         hint="It can be a conda-lock.yml, a pixi.lock, or an @EXPLICIT file; `cetool lock SCRIPT` writes one.",
     )
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+class LockNotWrittenError(CetoolError):
+    """A lock was to be written and was not: what was there is as it was."""
+
+    code = "write-failed"
+
+
+def write_lock_file(path: Path, text: str, old: bytes | None) -> None:
+    """Write a lock file in one step, in the place of ``old``, what was in it when it was read; None for no file.
+
+    A symbolic link is followed; the mode of a file that is there stays. Raises LockNotWrittenError, where it is not
+    the old one any more too.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        if target.exists() and not os.access(target, os.W_OK):
+            raise PermissionError(13, "it is read-only")
+        replace_file(target, old, text.encode())
+    except ChangedError:
+        raise LockNotWrittenError(
+            "the lock was changed by another process meanwhile, so nothing was written",
+            where=Location(printable(str(path))),
+            hint="Run the same command again.",
+        ) from None
+    except OSError as error:
+        raise LockNotWrittenError(
+            f"the lock cannot be written: {error.strerror or error}",
+            where=Location(printable(str(path))),
+            hint=f"A new file has to be made in {printable(str(target.parent))}; --lock-file names another place.",
+        ) from None

@@ -1,10 +1,9 @@
-"""Writes plain values as YAML that means the same to every reader: lock files are read by programs of many languages.
+"""YAML as every reader understands it, and formats that lock less: an ``environment.yml`` and a ``requirements.txt``.
 
-A text is left plain only where YAML 1.1 and 1.2 both take it for a text (``1_0``, ``yes``, ``12e3`` and ``1:30`` are
-something else in one of them), which the dumpers that are at hand decide by one of the two alone. Writing does not sort
-and does not wrap, so equal values are equal bytes.
-
-What is locked, in formats that lock less: an ``environment.yml`` and a ``requirements.txt``.
+Lock files are read by programs of many languages. A text is left plain only where YAML 1.1 and 1.2 both take it for a
+text (``1_0``, ``yes``, ``12e3`` and ``1:30`` are something else in one of them), which dumpers decide by one of the two
+alone. Writing does not sort and does not wrap, so equal values are equal bytes. ruamel.yaml, told which texts to quote,
+writes the same bytes in twenty times as long: 2 s instead of 0.1 s for a lock of 600 packages.
 """
 
 from __future__ import annotations

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cetool.base.errors import Location
 from cetool.base.text import shorten
 from cetool.base.urls import strip_credentials
+from cetool.declare.match_fields import read_fields
+from cetool.declare.match_specs import IDENTITY, is_same_file
 from cetool.declare.package import Package, PypiPackage
 from cetool.lock.model import PlatformLock, malformed
 from cetool.packages.distributions import Distribution, pypi_distributions, read_origins
 from cetool.packages.prefix import read_records
 
 if TYPE_CHECKING:
-    from rattler import PackageRecord, RepoDataRecord
+    from rattler import MatchSpec, PackageRecord, RepoDataRecord
 
 
 def record_of(package: Package, where: Location | None = None) -> PackageRecord:
@@ -60,6 +63,25 @@ def locked_of(record: RepoDataRecord) -> Package:
         constrains=tuple(record.constrains),
         noarch="python" if kind.python else "generic" if kind.generic else None,
     )
+
+
+def fits(spec: MatchSpec, text: str, package: Package, *, strictly: bool = False) -> bool:
+    """Whether a package fits a match spec, which ``text`` is, by all that a lock tells of it.
+
+    A lock tells by its URLs, not by names, which channel a package is from. Fields that it does not tell fit; with
+    ``strictly`` they do not.
+    """
+    from rattler import Version, VersionSpec
+
+    if spec.version is not None and not VersionSpec(spec.version).matches(Version(package.version)):
+        return False
+    if spec.build is not None and not spec.build.startswith("^") and not fnmatchcase(package.build, spec.build):
+        return False
+    if not is_same_file(spec, text, package.url, package.sha256, package.md5):
+        return False
+    told = {"subdir": package.subdir, "fn": package.file_name}
+    others = [(key, value) for key, value in read_fields(text).others if key not in IDENTITY]
+    return all(told.get(key, None if strictly else value) == value for key, value in others)
 
 
 def in_order(packages: Iterable[Package], where: Location | None = None) -> tuple[Package, ...]:
