@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from cetool.base.urls import strip_credentials
@@ -21,26 +20,30 @@ def freeze_text(name: str, base: Path, overlay: Path) -> str:
     in the version that takes its place instead, and those in their versions, whatever build. Raises StoreError where
     the records cannot be read.
     """
-    records = {record.name: record for record in read_records(base)}
-    records.update({record.name: record for record in read_records(overlay)})
-    about = read_about(overlay)
-    pypi = {layer.name: layer for layer in (about.layers if about is not None else ()) if layer.kind == "pypi"}
-    owned = {key: record for record in records.values() for key in distributions_of(record)}
-    replaced = {owned[key].name: layer for key, layer in pypi.items() if key in owned}
+    records = {record.name: record for record in (*read_records(base), *read_records(overlay))}
+    pypi = _python_layers(overlay)
+    owners = {key: record.name for record in records.values() for key in distributions_of(record)}
+    replaced = {owners[key]: layer for key, layer in pypi.items() if key in owners}
     kept = [record for record in records.values() if record.name not in replaced]
     needed = {name for record in kept for name in _depends(record)} & replaced.keys()
     found = distributions_by_name(site_directories(base))
-    pins = {key: f"{key}=={item.version}" for key, item in found.items() if key not in owned}
-    pins.update({key: _pypi_pin(layer) for key, layer in pypi.items() if _owner(key, owned) not in needed})
-    channels = list(dict.fromkeys(strip_credentials(record.text("channel") or "") for record in kept))
+    pins = {key: f"{key}=={item.version}" for key, item in found.items() if key not in owners}
+    pins.update({key: _pypi_pin(layer) for key, layer in pypi.items() if owners.get(key) not in needed})
+    conda = [f"{name}=={replaced[name].version}" for name in needed]
+    for record in kept:
+        build = "" if needed & _depends(record) else f"={record.build}"
+        conda.append(f"{record.name}{'=' if build else '=='}{record.version}{build}")
+    channels = dict.fromkeys(strip_credentials(record.text("channel") or "") for record in kept)
     lines = [f"name: {yaml_scalar(name)}", "channels:", *(f"  - {yaml_scalar(item)}" for item in channels if item)]
-    lines.append("dependencies:")
-    conda = [_pin(record, exact=not needed & _depends(record)) for record in kept]
-    conda += [f"{name}=={replaced[name].version}" for name in needed]
-    lines += [f"  - {yaml_scalar(pin)}" for pin in sorted(conda)]
+    lines += ["dependencies:", *(f"  - {yaml_scalar(pin)}" for pin in sorted(conda))]
     if pins:
         lines += ["  - pip:", *(f"      - {yaml_scalar(pin)}" for _, pin in sorted(pins.items()))]
     return "\n".join(lines) + "\n"
+
+
+def _python_layers(overlay: Path) -> dict[str, Layer]:
+    about = read_about(overlay)
+    return {layer.name: layer for layer in (about.layers if about is not None else ()) if layer.kind == "pypi"}
 
 
 def _pypi_pin(layer: Layer) -> str:
@@ -50,16 +53,8 @@ def _pypi_pin(layer: Layer) -> str:
     return f"{layer.name} @ {layer.source.removeprefix('-e ')}"
 
 
-def _pin(record: PrefixRecord, *, exact: bool) -> str:
-    return f"{record.name}={record.version}={record.build}" if exact else f"{record.name}=={record.version}"
-
-
 def _depends(record: PrefixRecord) -> set[str]:
     return {spec.split(maxsplit=1)[0] for spec in record.depends if spec.strip()}
-
-
-def _owner(distribution: str, owned: Mapping[str, PrefixRecord]) -> str | None:
-    return owned[distribution].name if distribution in owned else None
 
 
 def freeze_lock(base: Path, overlay: Path, platform: str) -> Installed:
@@ -69,12 +64,9 @@ def freeze_lock(base: Path, overlay: Path, platform: str) -> Installed:
     Nothing is solved. Raises StoreError where a record cannot be read.
     """
     below, above = read_installed(base, platform), read_installed(overlay, platform)
-    about = read_about(overlay)
-    laid = {layer.name for layer in (about.layers if about is not None else ()) if layer.kind == "pypi"}
-    laid |= {package.name for package in above.lock.pypi}
+    laid = {*_python_layers(overlay), *(package.name for package in above.lock.pypi)}
     over = read_records(overlay)
-    records = [*read_records(base), *over]
-    replaced = {record.name for record in records if laid & distributions_of(record)}
+    replaced = {record.name for record in (*read_records(base), *over) if laid & distributions_of(record)}
     conda = {package.name: package for package in (*below.lock.conda, *above.lock.conda)}
     owned = {name for record in over for name in distributions_of(record)} | laid
     pypi = [*(package for package in below.lock.pypi if package.name not in owned), *above.lock.pypi]

@@ -37,16 +37,15 @@ print("\\n" + json.dumps(failed))
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Failure:
-    """A package of the base that does not work any more: its name and version, and what it said.
-
-    ``rebuilt`` tells that conda installed it: what an index has of the same version was built by others.
-    """
+    """A package of the base that does not work any more."""
 
     name: str
     version: str
+    #: What it said.
     reason: str
+    #: Conda installed it: what an index has of the same version was built by others.
     rebuilt: bool
 
 
@@ -60,7 +59,7 @@ def failures(
     also: set[str],
 ) -> list[Failure]:
     """The compiled packages of the base that work there and fail in the merged view; those ``also`` of the overlay."""
-    shadowed = {name for name in over if name in below and _is_compiled(below[name])}
+    shadowed = {name for name in over if name in below and _modules(below[name])}
     found = []
     for name, distribution in sorted(below.items()):
         if name in over and name not in also:
@@ -88,10 +87,6 @@ def _needed(distribution: Distribution) -> set[str]:
         except InvalidRequirement:
             continue
     return names
-
-
-def _is_compiled(distribution: Distribution) -> bool:
-    return bool(_modules(distribution))
 
 
 def _modules(distribution: Distribution) -> list[str]:
