@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from cetool.store.scripts import ScriptStore
 sys.stdin.readline()
-print(ScriptStore(Path(sys.argv[1])).keep(b"x" * 3_000_000, "big.py"))
+print(ScriptStore(Path(sys.argv[1])).hold(b"x" * 3_000_000, "big.py").path)
 """
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX only")
 
@@ -42,6 +42,20 @@ def age(path: Path, seconds: float) -> None:
     """Have the kept script or cache directory be last used so long ago."""
     then = time.time() - seconds
     os.utime(path, (then, then))
+
+
+def kept(store: ScriptStore, name: str, data: bytes = DATA) -> Path:
+    """A script that is kept and that nothing holds."""
+    held = store.hold(data, name)
+    held.release()
+    return held.path
+
+
+def cache_dir(store: ScriptStore, script: Path) -> Path:
+    """The script's cache directory, which nothing holds."""
+    held = store.hold_cache_dir(script)
+    held.release()
+    return held.path
 
 
 def collected(store: ScriptStore, older_than: float, *, dry_run: bool = False) -> int:
@@ -61,7 +75,7 @@ def left(store: ScriptStore) -> list[str]:
 
 @posix
 def test_a_kept_script_is_private_and_runs(store: ScriptStore) -> None:
-    path = store.keep(DATA, "my script.sh")
+    path = kept(store, "my script.sh")
     assert path == store.directory / hashlib.sha256(DATA).hexdigest()[:20] / "my_script.sh"
     assert [mode(p) for p in (path, path.parent, store.directory)] == [0o700] * 3
     assert subprocess.run([path], capture_output=True, timeout=60).stdout == b"kept\n"
@@ -69,20 +83,20 @@ def test_a_kept_script_is_private_and_runs(store: ScriptStore) -> None:
 
 
 def test_the_same_content_is_the_same_file(store: ScriptStore) -> None:
-    path = store.keep(DATA, "a.py")
+    path = kept(store, "a.py")
     inode = path.stat().st_ino
     age(path, 5000)
     age(path.parent, 5000)
-    assert store.keep(DATA, "a.py") == path and path.stat().st_ino == inode
+    assert kept(store, "a.py") == path and path.stat().st_ino == inode
     assert min(path.stat().st_mtime, path.parent.stat().st_mtime) > time.time() - 4000
-    assert store.keep(DATA, "b.py").parent == path.parent
-    assert store.keep(DATA + b"#", "a.py").parent != path.parent
+    assert kept(store, "b.py").parent == path.parent
+    assert kept(store, "a.py", DATA + b"#").parent != path.parent
 
 
 @pytest.mark.parametrize("how", ["longer", "shorter", "link", "second name", "open", "unreadable"])
 @posix
 def test_a_file_that_was_tampered_with_is_put_right(store: ScriptStore, tmp_path: Path, how: str) -> None:
-    path = store.keep(DATA, "a.sh")
+    path = kept(store, "a.sh")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_bytes(DATA)
     if how in ("link", "second name"):
@@ -92,7 +106,7 @@ def test_a_file_that_was_tampered_with_is_put_right(store: ScriptStore, tmp_path
         path.chmod(0o777 if how == "open" else 0)
     else:
         path.write_bytes(DATA + b"rm -r x\n" if how == "longer" else b"")
-    assert store.keep(DATA, "a.sh") == path
+    assert kept(store, "a.sh") == path
     assert path.read_bytes() == DATA and mode(path) == 0o700
     assert not path.is_symlink() and path.stat().st_nlink == 1 and elsewhere.read_bytes() == DATA
 
@@ -117,20 +131,20 @@ def test_eight_processes_keep_the_same_at_once(store: ScriptStore) -> None:
 def test_a_cache_directory_is_a_scripts_own(
     store: ScriptStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = store.cache_dir(tmp_path / "s.cpp")
+    made = cache_dir(store, tmp_path / "s.cpp")
     assert made.parent == store.directory / "cache" and mode(made) == mode(made.parent) == 0o700
     (made / "program").write_text("compiled")
     age(made, 5000)
     monkeypatch.chdir(tmp_path)
-    assert store.cache_dir(Path("s.cpp")) == made and (made / "program").exists()
+    assert cache_dir(store, Path("s.cpp")) == made and (made / "program").exists()
     assert made.stat().st_mtime > time.time() - 4000
-    assert store.cache_dir(tmp_path / "t.cpp") != made
-    assert store.cache_dir(Path(os.fsdecode(b"/x/\xff.py"))).is_dir()
+    assert cache_dir(store, tmp_path / "t.cpp") != made
+    assert cache_dir(store, Path(os.fsdecode(b"/x/\xff.py"))).is_dir()
 
 
 def test_collection_is_by_age(store: ScriptStore, tmp_path: Path) -> None:
-    old, new, future = (store.keep(DATA + name, "s.py") for name in (b"old", b"new", b"future"))
-    old_cache, new_cache = store.cache_dir(tmp_path / "old"), store.cache_dir(tmp_path / "new")
+    old, new, future = (kept(store, "s.py", DATA + name) for name in (b"old", b"new", b"future"))
+    old_cache, new_cache = cache_dir(store, tmp_path / "old"), cache_dir(store, tmp_path / "new")
     (old_cache / "deep").mkdir()
     (old_cache / "deep" / "data").write_bytes(b"#" * 100_000)
     (old_cache / "deep").chmod(0o500)
@@ -157,7 +171,7 @@ def test_collecting_nothing(store: ScriptStore) -> None:
 
 
 def test_an_interrupted_collection_is_finished(store: ScriptStore) -> None:
-    path = store.keep(DATA, "s.py")
+    path = kept(store, "s.py")
     (store.directory / ".trash").mkdir()
     path.parent.rename(store.directory / ".trash" / "half-way")
     collected(store, 1_000_000)
@@ -199,7 +213,7 @@ def test_keeping_while_everything_is_collected(store: ScriptStore, tmp_path: Pat
             assert held.path.read_bytes() == DATA and cache.path.is_dir()
             held.release()
             cache.release()
-            store.keep(DATA, "t.sh")
+            kept(store, "t.sh")
     finally:
         over.set()
         for thread in threads:
@@ -217,7 +231,7 @@ def test_keeping_while_somebody_removes_the_directory(store: ScriptStore, monkey
         put_file(path, data, mode=mode, sync=sync)
 
     monkeypatch.setattr(scripts, "put_file", removing)
-    path = store.keep(DATA, "s.sh")
+    path = kept(store, "s.sh")
     assert removed == [path, path] and path.read_bytes() == DATA
 
 
@@ -228,13 +242,13 @@ def test_what_cannot_be_written_says_why(store: ScriptStore, tmp_path: Path, mon
     with monkeypatch.context() as patched:
         patched.setattr(scripts, "put_file", full)
         with pytest.raises(StoreError) as caught:
-            store.keep(DATA, "s.sh")
+            kept(store, "s.sh")
     assert "No space left" in caught.value.message and "cetool gc" in str(caught.value.hint)
     collected(store, 0)
     for blocked in (store.directory / hashlib.sha256(DATA).hexdigest()[:20], tmp_path / "file"):
         blocked.write_text("in the way")
         with pytest.raises(StoreError) as caught:
-            (store if blocked.parent == store.directory else ScriptStore(blocked)).keep(DATA, "s.sh")
+            kept(store if blocked.parent == store.directory else ScriptStore(blocked), "s.sh")
         assert str(blocked) in f"{caught.value} {caught.value.hint}" and caught.value.hint
 
 

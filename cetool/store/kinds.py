@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -33,6 +34,8 @@ _LOGS_KEPT = 14 * 86400.0
 _RECORDS_KEPT = 30 * 86400.0
 #: Seconds after which what a killed download left behind is removed, and what a killed process began to write.
 _UNPACKING_ABANDONED, _ABANDONED = 86400.0, 3600.0
+#: What :func:`~cetool.base.files.put_file` calls a file that it has not finished.
+_BEGUN = re.compile(r"\..*\.cetool\Z")
 #: What the directories begin with that things in a package cache are moved to.
 _ASIDE = ".removed-"
 
@@ -150,33 +153,24 @@ class KeptScripts(Locked):
 
 
 class Files(Kind):
-    """The files in a directory; what one takes is what its removal frees."""
+    """The files in a directory, those of a pattern where one is given; what one takes is what its removal frees."""
 
-    def __init__(self, name: str, directory: Path, after: float | None = None, *, always: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        after: float | None = None,
+        *,
+        always: bool = False,
+        pattern: re.Pattern[str] | None = None,
+    ) -> None:
         self.name, self.directory, self.after, self.always = name, directory, after, always
+        self._pattern = pattern
 
     def items(self, freed: Freed) -> Iterable[Removable]:
         for name, status in walk(self.directory):
-            if stat.S_ISREG(status.st_mode) and self.includes(name):
+            if stat.S_ISREG(status.st_mode) and (self._pattern is None or self._pattern.match(name)):
                 yield Removable(Path(self.directory, name), status.st_mtime, room(status))
-
-    def includes(self, name: str) -> bool:
-        """Whether a file of this name is one of them."""
-        return True
-
-
-class _Abandoned(Files):
-    """Files that a killed process began to write."""
-
-    def includes(self, name: str) -> bool:
-        return name.startswith(".") and name.endswith(".cetool")
-
-
-class _Copies(Files):
-    """The copies of scripts from URLs."""
-
-    def includes(self, name: str) -> bool:
-        return SHA256.match(name) is not None
 
 
 class _Baselines(Files):
@@ -210,11 +204,10 @@ def kept_sources(paths: Paths) -> list[Kind]:
     """All that is kept of scripts that came from elsewhere, and of baselines."""
     trust = paths.trusted
     return [
-        *(
-            KeptScripts(ScriptStore(paths.scripts, trust=trust)),
-            _Baselines(BaselineStore(paths.baselines, trust=trust)),
-        ),
-        *(_Copies("scripts", paths.copies, COPIES_KEPT), _Abandoned("scripts", paths.copies, _ABANDONED, always=True)),
+        KeptScripts(ScriptStore(paths.scripts, trust=trust)),
+        _Baselines(BaselineStore(paths.baselines, trust=trust)),
+        Files("scripts", paths.copies, COPIES_KEPT, pattern=SHA256),
+        Files("scripts", paths.copies, _ABANDONED, always=True, pattern=_BEGUN),
     ]
 
 

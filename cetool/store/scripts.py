@@ -53,21 +53,16 @@ class ScriptStore:
         self.directory = directory
         self._trust = trust
 
-    def keep(self, data: bytes, name: str) -> Path:
-        """The path of an executable file (0700) of this content, called ``name`` as far as that is safe in a path.
-
-        Nothing holds it: a collection of everything may take it at once. Raises StoreError where it cannot be written.
-        """
-        held = self.hold(data, name)
-        held.release()
-        return held.path
-
     def path_of(self, data: bytes, name: str) -> Path:
         """The path that a script of this content has here, whether it is kept yet or not."""
         return self.directory / _digest(data) / safe_name(name)
 
     def hold(self, data: bytes, name: str) -> Held:
-        """As :meth:`keep`, held in use; ``lock.fd`` is to be kept open in the process that the script becomes."""
+        """Keep an executable file (0700) of this content, called ``name`` as far as that is safe in a path.
+
+        It is held in use: ``lock.fd`` is to be kept open in the process that the script becomes. Raises StoreError
+        where it cannot be written.
+        """
         path = self.path_of(data, name)
 
         def put() -> None:
@@ -80,14 +75,8 @@ class ScriptStore:
 
         return self._held(path, path.parent, put)
 
-    def cache_dir(self, script: Path) -> Path:
-        """The directory that is the script's ``${CACHE}``; made 0700. Raises StoreError where it cannot be made."""
-        held = self.hold_cache_dir(script)
-        held.release()
-        return held.path
-
     def hold_cache_dir(self, script: Path) -> Held:
-        """As :meth:`cache_dir`, held in use."""
+        """Make the directory that is the script's ``${CACHE}``, 0700, held in use. Raises StoreError."""
         path = self.directory / _CACHE / _digest(os.fsencode(os.path.abspath(script)))
 
         def put() -> None:
