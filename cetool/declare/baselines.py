@@ -10,93 +10,76 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from urllib.parse import unquote, urlsplit
+from typing import NoReturn
+from urllib.parse import urlsplit
 
 from cetool.base.errors import Location, MetadataError
 from cetool.base.text import has_control, pattern, shorten
 from cetool.base.urls import redact
 from cetool.declare.nodes import Node
+from cetool.declare.package import path_of
 from cetool.declare.source import with_home
 
 _SCHEME = pattern(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _URL = pattern(r"https?://", re.IGNORECASE)
 _PATTERN = pattern(r"[A-Za-z0-9_.*?\[\]!-]{1,200}")
+_GLOBS = "Write names, or globs in quotes: without: [oldlib, '*-gpu']"
 _EXAMPLE = "Write a path or a URL, or a list of them: baseline: https://example.org/envs/standard.txt"
 
 
 def read_baselines(node: Node | None, base_dir: str | os.PathLike[str]) -> tuple[str, ...]:
     """The baselines that a key names: one text, or a list of them. Raises MetadataError."""
-    found = [
-        canonical_baseline(item.as_text("a baseline", _EXAMPLE), base_dir, item.where)
-        for item in _texts(node, "baseline")
-    ]
-    return tuple(dict.fromkeys(found))
+    items = _texts(node, "baseline", _EXAMPLE)
+    return tuple(dict.fromkeys(canonical_baseline(text, base_dir, where) for text, where in items))
 
 
 def read_without(node: Node | None) -> tuple[str, ...]:
     """The names, or globs of names, that a key takes out of the baseline. Raises MetadataError."""
-    hint = "Write names, or globs in quotes: without: [oldlib, '*-gpu']"
-    found = [
-        canonical_pattern(item.as_text("an entry of without", hint), item.where) for item in _texts(node, "without")
-    ]
-    return tuple(dict.fromkeys(found))
+    items = _texts(node, "without", None)
+    return tuple(dict.fromkeys(canonical_pattern(text, where) for text, where in items))
 
 
-def _texts(node: Node | None, what: str) -> tuple[Node, ...]:
+def _texts(node: Node | None, what: str, hint: str | None) -> list[tuple[str, Location]]:
+    """The texts of a key, one or a list of them, with their places."""
     if node is None or node.kind == "nothing":
-        return ()
-    if node.kind == "list":
-        return node.items
-    if node.kind != "text":
-        node.fail(
-            f"{what} must be a text or a list of texts, not {node.in_words}", _EXAMPLE if what[0] == "b" else None
-        )
-    return (node,)
+        return []
+    if node.kind not in ("list", "text"):
+        node.fail(f"{what} must be a text or a list of texts, not {node.in_words}", hint)
+    item = ("a baseline", hint) if hint else ("an entry of without", _GLOBS)
+    return [(each.as_text(*item), each.where) for each in (node.items if node.kind == "list" else (node,))]
 
 
 def canonical_baseline(text: str, base_dir: str | os.PathLike[str], where: Location | None = None) -> str:
     """A URL as it is written, or an absolute path; a relative one starts from ``base_dir``. Raises MetadataError."""
     text = text.strip()
     if not text or has_control(text):
-        raise MetadataError(
-            "a baseline is named by a path or a URL", code="baseline-invalid", where=where, hint=_EXAMPLE
-        )
+        _refuse("a baseline is named by a path or a URL", where, _EXAMPLE)
     if is_remote(text):
         return text
+    shown = repr(shorten(redact(text)))
     scheme = _SCHEME.match(text)
     if scheme is not None and scheme[1].lower() == "file" and text[5:7] == "//":
         parts = urlsplit(text)
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-            raise MetadataError(
-                f"{shorten(redact(text))!r} names no file of this machine", code="baseline-invalid", where=where
-            )
-        if os.name != "nt":
-            return os.path.normpath(unquote(parts.path))
-        from urllib.request import url2pathname  # takes long to import
-
-        return os.path.normpath(url2pathname(parts.path))
+            _refuse(f"{shown} names no file of this machine", where)
+        return os.path.normpath(path_of(parts.path))
     if scheme is not None and "://" in text:
-        raise MetadataError(
-            f"a baseline cannot be fetched by {scheme[1]}: {shorten(redact(text))!r}",
-            code="baseline-invalid",
-            where=where,
-            hint="It is a path, or an https:// or file:// URL.",
-        )
-    path = with_home(text, where)
-    return os.path.normpath(os.path.join(os.path.abspath(base_dir), path))
+        hint = "It is a path, or an https:// or file:// URL."
+        _refuse(f"a baseline cannot be fetched by {scheme[1]}: {shown}", where, hint)
+    return os.path.normpath(os.path.join(os.path.abspath(base_dir), with_home(text, where)))
 
 
 def canonical_pattern(text: str, where: Location | None = None) -> str:
     """A package's name, or a glob of names, in lower case. Raises MetadataError."""
     glob = text.strip().lower()
     if not _PATTERN.fullmatch(glob):
-        raise MetadataError(
-            f"{shorten(redact(text))!r} is not the name of a package",
-            code="baseline-invalid",
-            where=where,
-            hint="Give names alone, or globs such as '*-gpu'; versions have no place here.",
-        )
+        hint = "Give names alone, or globs such as '*-gpu'; versions have no place here."
+        _refuse(f"{shorten(redact(text))!r} is not the name of a package", where, hint)
     return glob
+
+
+def _refuse(message: str, where: Location | None, hint: str | None = None) -> NoReturn:
+    raise MetadataError(message, code="baseline-invalid", where=where, hint=hint)
 
 
 def is_remote(baseline: str) -> bool:
@@ -105,9 +88,7 @@ def is_remote(baseline: str) -> bool:
 
 
 def taken_out(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a package's name, of conda's or PyPI's, is one that the patterns mean. ``-``, ``_`` and ``.`` differ not
-    where PyPI's names have no difference.
-    """
+    """Whether the patterns mean a package's name, of conda's or PyPI's: ``-``, ``_`` and ``.`` are the same there."""
     return any(fnmatchcase(name, pattern) or fnmatchcase(_plain(name), _plain(pattern)) for pattern in patterns)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import NoReturn
 
 from cetool.base.errors import Location, MetadataError
 from cetool.base.text import has_control, pattern, shorten
@@ -34,9 +35,7 @@ def file_url(path: str, base_dir: str | os.PathLike[str], *, where: Location | N
     try:
         return Path(os.path.abspath(Path(base_dir, with_home(path, where)))).as_uri()
     except (ValueError, OSError):
-        raise MetadataError(
-            f"{shorten(redact(path))!r} cannot be the path of a file", code="channel-invalid", where=where
-        ) from None
+        _refuse(path, where, "cannot be the path of a file")
 
 
 def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Location | None = None) -> str:
@@ -50,32 +49,21 @@ def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Loc
         channel = _with_plain_login(channel, where)
     directory = channel.startswith(("./", "../", "/", "~/")) or channel in (".", "..", "~")
     if not channel or has_control(text) or (not directory and re.search(r"[\s\"'<>\\`]", channel)):
-        raise MetadataError(
-            f"{shorten(redact(text))!r} is not a channel",
-            code="channel-invalid",
-            where=where,
-            hint="A channel is a name (conda-forge), a URL without blanks, or a directory (./here or /there).",
-        )
+        hint = "A channel is a name (conda-forge), a URL without blanks, or a directory (./here or /there)."
+        _refuse(text, where, "is not a channel", hint)
     if channel.startswith("-"):
-        raise MetadataError(
-            f"the channel {shorten(redact(channel))!r} starts with a '-', as an option would",
-            code="channel-invalid",
-            where=where,
-            hint="Write ./ before the name of a directory.",
-        )
+        message = f"the channel {shorten(redact(channel))!r} starts with a '-', as an option would"
+        hint = "Write ./ before the name of a directory."
+        raise MetadataError(message, code="channel-invalid", where=where, hint=hint)
     if directory:
         url = file_url(channel, base_dir, where=where)
         if url == "file:///":
-            raise MetadataError(
-                f"{channel!r} is not a channel: it is the root of the file system", code="channel-invalid", where=where
-            )
+            _refuse(channel, where, "is not a channel: it is the root of the file system")
         return url
     if _SCHEME.match(channel):
         url = channel.rstrip("/")
         if url.endswith(":"):
-            raise MetadataError(
-                f"{shorten(channel)!r} is not a channel: it names no place", code="channel-invalid", where=where
-            )
+            _refuse(channel, where, "is not a channel: it names no place")
         for alias in (DEFAULT_ALIAS, DEFAULT_ALIAS.replace("https:", "http:")):
             if url.startswith(alias + "/") and not url.startswith(alias + "/t/"):
                 return url[len(alias) + 1 :]
@@ -84,13 +72,14 @@ def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Loc
     try:
         check_channel_name(channel)
     except ValueError as error:
-        raise MetadataError(
-            f"{shorten(redact(channel))!r} is not a channel: {shorten(scrub(str(error)))}",
-            code="channel-invalid",
-            where=where,
-            hint="A channel is a name (conda-forge), a URL (https://...), or a directory (./here or /there).",
-        ) from None
+        hint = "A channel is a name (conda-forge), a URL (https://...), or a directory (./here or /there)."
+        _refuse(channel, where, f"is not a channel: {shorten(scrub(str(error)))}", hint)
     return channel
+
+
+def _refuse(channel: str, where: Location | None, problem: str, hint: str | None = None) -> NoReturn:
+    message = f"{shorten(redact(channel))!r} {problem}"
+    raise MetadataError(message, code="channel-invalid", where=where, hint=hint) from None
 
 
 def check_channel_name(channel: str) -> None:
@@ -116,12 +105,8 @@ def _with_plain_login(channel: str, where: Location | None) -> str:
     try:
         url = split_url(channel)
     except ValueError as error:
-        raise MetadataError(
-            f"{shorten(redact(channel))!r} is not a channel: {error}",
-            code="channel-invalid",
-            where=where,
-            hint="Write https://HOST/CHANNEL. In a user or password, write special characters as in %40 for @.",
-        ) from None
+        hint = "Write https://HOST/CHANNEL. In a user or password, write special characters as in %40 for @."
+        _refuse(channel, where, f"is not a channel: {error}", hint)
     if url.userinfo is None:
         return channel
     plain = url.userinfo.replace("@", "%40").replace("'", "%27")

@@ -122,3 +122,8 @@ class Node(Value):
     def relocated(self, where: Location) -> Node:
         """The same value at another place."""
         return self._replace(where=where)
+
+
+def listed(node: Node | None, what: str, hint: str | None = None) -> tuple[Node, ...]:
+    """The items of a list that may be left out, or empty. Raises MetadataError for another kind."""
+    return () if node is None or node.kind == "nothing" else node.as_list(what, hint)

@@ -19,7 +19,7 @@ from cetool.base.urls import quotable
 from cetool.base.values import Value
 from cetool.declare.channels import file_url
 from cetool.declare.match_specs import MAX_SPEC, canonical_spec, spec_name
-from cetool.declare.nodes import Node
+from cetool.declare.nodes import Node, listed
 from cetool.declare.pypi import canonical_requirement
 from cetool.declare.source import with_home
 
@@ -43,31 +43,25 @@ class OverlayKeys(Value):
 
 def read_overlay_keys(keys: Mapping[str, Node], base_dir: str | os.PathLike[str]) -> OverlayKeys | None:
     """What ``base``, ``overlay`` and ``conda`` say; None where there is none of them. Raises MetadataError."""
-    given = {name: keys[name] for name in ("base", "overlay", "conda") if name in keys}
+    given = [name for name in ("base", "overlay", "conda") if name in keys]
     if not given:
         return None
-    if "base" not in given:
-        name, node = next(iter(given.items()))
-        node.fail(
+    if (name := given[0]) != "base":
+        keys[name].fail(
             f"'{name}' is laid over a base, and no 'base' is named",
             "Add 'base:' with the path of an environment, or its name; or list the packages in 'env'.",
         )
-    named = given["base"].as_text("base", "Name an environment by its path, or as conda calls it.")
-    base = canonical_base(named, base_dir, given["base"].where)
-    entries: tuple[str, ...] = ()
-    if "overlay" in given and given["overlay"].kind != "nothing":
-        items = given["overlay"].as_list("overlay", f"Write one package an entry. {_HINT}")
-        entries = tuple(
-            canonical_entry(item.as_text("an entry of overlay", _HINT), where=item.where, base_dir=base_dir)
-            for item in items
-        )
-    conda: tuple[str, ...] = ()
-    if "conda" in given and given["conda"].kind != "nothing":
-        items = given["conda"].as_list("conda", "Write one match spec an entry: [libtiff >=4.6, ripgrep]")
-        conda = tuple(
-            canonical_spec(item.as_text("an entry of conda"), where=item.where, base_dir=base_dir) for item in items
-        )
-    return OverlayKeys(base, entries, conda)
+    named = keys["base"].as_text("base", "Name an environment by its path, or as conda calls it.")
+    base = canonical_base(named, base_dir, keys["base"].where)
+    entries = [
+        canonical_entry(item.as_text("an entry of overlay", _HINT), where=item.where, base_dir=base_dir)
+        for item in listed(keys.get("overlay"), "overlay", f"Write one package an entry. {_HINT}")
+    ]
+    conda = [
+        canonical_spec(item.as_text("an entry of conda"), where=item.where, base_dir=base_dir)
+        for item in listed(keys.get("conda"), "conda", "Write one match spec an entry: [libtiff >=4.6, ripgrep]")
+    ]
+    return OverlayKeys(base, tuple(entries), tuple(conda))
 
 
 def canonical_base(text: str, base_dir: str | os.PathLike[str], where: Location | None = None) -> str:
@@ -92,9 +86,8 @@ def canonical_entry(text: str, *, where: Location | None = None, base_dir: str |
     if editable:
         path = entry[editable.end() :].strip()
         if _URL.match(path) and not path.startswith("file://"):
-            _refuse(
-                entry, where, "-e is for a checkout on this machine", "Without -e, a git URL is installed as it is."
-            )
+            hint = "Without -e, a git URL is installed as it is."
+            _refuse(entry, where, "-e is for a checkout on this machine", hint)
         return f"-e {_canonical_path(path, directory, where)}"
     if entry.startswith("-"):
         _refuse(entry, where, "it is an option of pip", "Of pip's options only -e is understood, before a directory.")
@@ -121,10 +114,8 @@ def _canonical_path(text: str, directory: str | os.PathLike[str], where: Locatio
 
 
 def _refuse(entry: str, where: Location | None, reason: str, hint: str | None = None) -> NoReturn:
-    shown = quotable(entry)
-    raise MetadataError(
-        f"'{shown}' cannot be laid over a base: {reason}", code="overlay-conflict", where=where, hint=hint or _HINT
-    )
+    message = f"'{quotable(entry)}' cannot be laid over a base: {reason}"
+    raise MetadataError(message, code="overlay-conflict", where=where, hint=hint or _HINT)
 
 
 def is_editable(entry: str) -> bool:

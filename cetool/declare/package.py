@@ -131,10 +131,13 @@ class PypiPackage(Value):
 def local_path(url: str) -> Path | None:
     """The file of this machine that a URL names; None for every other URL."""
     parts = split_url(url)
-    if parts.scheme != "file":
-        return None
+    return Path(path_of(parts.path)) if parts.scheme == "file" else None
+
+
+def path_of(path: str) -> str:
+    """The path of a file of this machine as the path of a ``file://`` URL has it."""
     if os.name != "nt":
-        return Path(unquote(parts.path))
+        return unquote(path)
     from urllib.request import url2pathname  # takes longer to import than all of this
 
-    return Path(url2pathname(parts.path))
+    return url2pathname(path)

@@ -35,7 +35,7 @@ _SELECTOR_NAMES = frozenset(
 #: Also with one slash, which is what a path makes of it.
 _WAS_URL = pattern(r"(?:https?|ftp|s3|file):/")
 _SEL = pattern(r"sel\((.*)\)")
-_SEL_WORDS = frozenset(("unix", "linux", "osx", "win", "and", "or", "not", "(", ")"))
+_SEL_NAMES = frozenset(("unix", "linux", "osx", "win"))
 
 
 def read_environment_file(path: str | os.PathLike[str], platform: str | None = None) -> Requirements:
@@ -49,18 +49,18 @@ def read_environment_file(path: str | os.PathLike[str], platform: str | None = N
         data = read_bytes(given, name, "environment file", limit=ENVIRONMENT_FILE)
     except (ScriptNotFoundError, ScriptNotReadableError) as error:
         if _WAS_URL.match(given):
-            raise MetadataError(
-                "an environment file is not read from a URL",
-                code="environment-file-malformed",
-                hint="Fetch it, read it, and name the file.",
-            ) from None
+            message = "an environment file is not read from a URL"
+            raise _malformed(message, None, "Fetch it, read it, and name the file.") from None
         # 126 and 127 are about the script itself
         raise error.turned_into(MetadataError, code="environment-file-malformed") from None
     directory = Path(given).absolute().parent
     if given.lower().endswith((".yml", ".yaml")):
         return _read_yaml(decode(_as_utf8(data), name), name, directory, platform or current_platform())
-    text = decode(data, name)
-    return _read_lines(text, name, directory)
+    return _read_lines(decode(data, name), name, directory)
+
+
+def _malformed(message: str, where: Location | None, hint: str) -> MetadataError:
+    return MetadataError(message, code="environment-file-malformed", where=where, hint=hint)
 
 
 def _as_utf8(data: bytes) -> bytes:
@@ -74,23 +74,15 @@ def _as_utf8(data: bytes) -> bytes:
 def _read_yaml(text: str, name: str, directory: Path, platform: str) -> Requirements:
     root = parse_yaml(_selected(text, name, platform), name=name, aliases=True)
     if root is None or root.kind == "nothing":
-        raise MetadataError(
-            "the environment file says nothing",
-            code="environment-file-malformed",
-            where=Location(name),
-            hint="Add `dependencies:`.",
-        )
+        raise _malformed("the environment file says nothing", Location(name), "Add `dependencies:`.")
     keys = root.as_mapping("the environment file")
     if "dependencies" not in keys:
-        close = next(
-            (key for key in keys if key not in KEYS and nearest(key, ("dependencies",)).startswith("Did")), None
-        )
-        raise MetadataError(
-            "the environment file has no dependencies" + ("" if close is None else f", but a key {shorten(close)!r}"),
-            code="environment-file-malformed",
-            where=Location(name) if close is None else keys[close].where,
-            hint="Add `dependencies:`." if close is None else "Did you mean 'dependencies'?",
-        )
+        message, wanted = "the environment file has no dependencies", ("dependencies",)
+        for key in keys:
+            if key not in KEYS and nearest(key, wanted).startswith("Did"):
+                hint = "Did you mean 'dependencies'?"
+                raise _malformed(f"{message}, but a key {shorten(key)!r}", keys[key].where, hint)
+        raise _malformed(message, Location(name), "Add `dependencies:`.")
     listed = read_packages(_without_sel(keys["dependencies"], platform), "dependencies", directory)
     channels = channels_of(keys.get("channels"), directory)
     return listed._replace(
@@ -115,16 +107,14 @@ def _selected(text: str, name: str, platform: str) -> str:
         found = _SELECTOR.search(line)
         if found is None or not line[: found.start()].strip():
             continue
-        words = _SELECTOR_WORD.findall(found[1])
-        if not _SELECTOR_NAMES.intersection(words):
+        if not _SELECTOR_NAMES.intersection(_SELECTOR_WORD.findall(found[1])):
             continue  # a comment that has brackets
-        value = _evaluated(words, holds)
+        value = _evaluated(found[1], _SELECTOR_NAMES, holds)
         if value is None:
-            raise MetadataError(
+            raise _malformed(
                 f"the selector [{shorten(found[1])}] is not one that cetool reads",
-                code="environment-file-malformed",
-                where=Location(name, number),
-                hint=f"It can have and, or, not, parentheses and these names: {', '.join(sorted(_SELECTOR_NAMES))}.",
+                Location(name, number),
+                f"It can have and, or, not, parentheses and these names: {', '.join(sorted(_SELECTOR_NAMES))}.",
             )
         lines[number - 1] = line if value else ""
     return "\n".join(lines)
@@ -139,42 +129,26 @@ def _selector_names(platform: str) -> set[str]:
     return names
 
 
-def _evaluated(words: list[str], holds: set[str]) -> bool | None:
+def _evaluated(text: str, names: frozenset[str], holds: set[str]) -> bool | None:
     """Whether an expression of names, ``and``, ``or``, ``not`` and parentheses holds; None where it is none."""
-    words = list(words)
+    import ast
 
-    def either() -> bool:
-        value = both()
-        while words[:1] == ["or"]:
-            words.pop(0)
-            value = both() or value
-        return value
+    def value(node: ast.expr) -> bool:
+        if isinstance(node, ast.Name):
+            return node.id in holds
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return not value(node.operand)
+        if isinstance(node, ast.BoolOp):
+            values = [value(each) for each in node.values]
+            return all(values) if isinstance(node.op, ast.And) else any(values)
+        raise ValueError
 
-    def both() -> bool:
-        value = one()
-        while words[:1] == ["and"]:
-            words.pop(0)
-            value = one() and value
-        return value
-
-    def one() -> bool:
-        word = words.pop(0)
-        if word == "not":
-            return not one()
-        if word == "(":
-            value = either()
-            if words.pop(0) != ")":
-                raise ValueError
-            return value
-        if word not in _SELECTOR_NAMES:
-            raise ValueError
-        return word in holds
-
-    try:
-        value = either()
-    except (ValueError, IndexError, RecursionError):
+    if not set(_SELECTOR_WORD.findall(text)) <= {*names, "and", "or", "not", "(", ")"}:
         return None
-    return None if words else value
+    try:
+        return value(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def _without_sel(node: Node, platform: str) -> Node:
@@ -187,8 +161,7 @@ def _without_sel(node: Node, platform: str) -> Node:
         rest = {key: value for key, value in item.entries.items() if key not in conditions}
         for key, condition in conditions.items():
             value = item.entries[key]
-            words = _SELECTOR_WORD.findall(condition)
-            held = _evaluated(words, _selector_names(platform)) if set(words) <= _SEL_WORDS else None
+            held = _evaluated(condition, _SEL_NAMES, _selector_names(platform))
             if held is None:
                 value.fail(
                     f"{shorten(key)!r} is not a selector", "Write sel(unix), sel(linux), sel(osx) or sel(win) (CEP 24)."
@@ -224,18 +197,12 @@ def _read_lines(text: str, name: str, directory: Path) -> Requirements:
             continue
         where = Location(name, number)
         if spec.startswith("@EXPLICIT"):
-            raise MetadataError(
+            raise _malformed(
                 "this file names all packages of an environment (@EXPLICIT), so it cannot be one of several parts",
-                code="environment-file-malformed",
-                where=where,
-                hint="`cetool create --file FILE` makes that environment; --lock-file FILE runs a script in it.",
+                where,
+                "`cetool create --file FILE` makes that environment; --lock-file FILE runs a script in it.",
             )
         packages.append(canonical_spec(spec, where=where, base_dir=directory))
     if not packages:
-        raise MetadataError(
-            "the file names no packages",
-            code="environment-file-malformed",
-            where=Location(name),
-            hint="Write one match spec a line.",
-        )
+        raise _malformed("the file names no packages", Location(name), "Write one match spec a line.")
     return Requirements(packages=tuple(packages))

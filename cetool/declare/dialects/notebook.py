@@ -14,10 +14,19 @@ from typing import Any
 
 from cetool.base.errors import Location, MetadataError, UsageError
 from cetool.base.limits import parse_json
-from cetool.base.text import shorten
-from cetool.declare.blocks import DIALECTS, Block, Declaration, comment_lines, find_block, read_block
+from cetool.base.text import pattern, shorten
+from cetool.declare.blocks import (
+    DIALECTS,
+    Block,
+    Declaration,
+    comment_lines,
+    find_block,
+    near_miss,
+    near_miss_advice,
+    read_block,
+)
 from cetool.declare.match_specs import spec_name
-from cetool.declare.metadata import ENVIRONMENT_FILE, ScriptMetadata, nothing_found
+from cetool.declare.metadata import ENVIRONMENT_FILE, ScriptMetadata
 from cetool.declare.nodes import Node
 from cetool.declare.requirements import Ignored, Requirements
 from cetool.declare.source import Script
@@ -35,7 +44,7 @@ _LANGUAGES = {"ir": "r", "irkernel": "r", "xpython": "python", "xr": "r", "bash"
 _SUFFIXES = {"python": ".py", "r": ".r", "bash": ".sh", "julia": ".jl", "javascript": ".js", "c++": ".cpp"}
 #: Cell magics below which a cell is still code of the notebook: a block below another is some other file's.
 _TRANSPARENT = ("time", "timeit", "capture", "prun")
-_MAGIC = re.compile(r"\s*%%(\w+)")
+_MAGIC = pattern(r"\s*%%(\w+)")
 #: Nesting of a specification in the metadata.
 _MAX_DEPTH = 16
 
@@ -62,12 +71,13 @@ class Notebook:
 
     def cell_script(self, cell: Cell) -> Script:
         """The cell as a script of the notebook's language, in the notebook's directory."""
+        return self.part(f"cell {cell.number}", cell.text.replace("\r\n", "\n").replace("\r", "\n"))
+
+    def part(self, name: str, text: str) -> Script:
+        """A part of it as such a script."""
         path = self.script.path
-        return Script(
-            path.with_name(path.name + _SUFFIXES.get(self.language, "")),
-            f"{self.script.name}:cell {cell.number}",
-            cell.text.replace("\r\n", "\n").replace("\r", "\n"),
-        )
+        suffix = _SUFFIXES.get(self.language, "")
+        return Script(path.with_name(path.name + suffix), f"{self.script.name}:{name}", text)
 
     @property
     def kernel_package(self) -> str | None:
@@ -80,57 +90,43 @@ def read_notebook(script: Script) -> Notebook:
     try:
         data = parse_json(script.text)
     except json.JSONDecodeError as error:
-        raise MetadataError(
-            f"this notebook is not JSON: {error.msg} (column {error.colno})",
-            code="notebook-malformed",
-            where=script.at(error.lineno),
-            hint="Open it in Jupyter, or take it from where it came once more.",
-        ) from None
+        message = f"this notebook is not JSON: {error.msg} (column {error.colno})"
+        hint = "Open it in Jupyter, or take it from where it came once more."
+        raise _malformed(message, script.at(error.lineno), hint) from None
     except ValueError as error:
-        raise MetadataError(
-            f"this notebook cannot be read: {shorten(str(error))}",
-            code="notebook-malformed",
-            where=script.at(),
-            hint="Clear its outputs (jupyter nbconvert --clear-output --inplace), or open it in Jupyter.",
-        ) from None
-    major = data.get("nbformat") if isinstance(data, dict) else None
+        hint = "Clear its outputs (jupyter nbconvert --clear-output --inplace), or open it in Jupyter."
+        raise _malformed(f"this notebook cannot be read: {shorten(str(error))}", script.at(), hint) from None
+    major = _table(data).get("nbformat")
     if not isinstance(major, int) or major not in (3, 4):
-        raise MetadataError(
-            "this is not a notebook: nbformat is missing"
-            if major is None
-            else f"this notebook is of format {shorten(str(major))}, and cetool reads 3 and 4",
-            code="notebook-malformed",
-            where=script.at(),
-            hint="A notebook is a JSON object with 'nbformat', 'metadata' and 'cells', as Jupyter writes it.",
-        )
-    metadata = data.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
+        message = f"this notebook is of format {shorten(str(major))}, and cetool reads 3 and 4"
+        if major is None:
+            message = "this is not a notebook: nbformat is missing"
+        hint = "A notebook is a JSON object with 'nbformat', 'metadata' and 'cells', as Jupyter writes it."
+        raise _malformed(message, script.at(), hint)
+    metadata = _table(data.get("metadata"))
     cells = _code_cells(data, script)
-    language, kernel = _language(metadata, data)
-    return Notebook(script, language, kernel, cells, metadata)
+    return Notebook(script, *_language(metadata), cells, metadata)
+
+
+def _malformed(message: str, where: Location, hint: str | None = None) -> MetadataError:
+    return MetadataError(message, code="notebook-malformed", where=where, hint=hint)
 
 
 def _code_cells(data: Mapping[str, Any], script: Script) -> tuple[Cell, ...]:
-    """The code cells; those of format 3 lie in worksheets."""
-    listed = data.get("cells")
-    key = "source"
+    """The code cells; those of format 3 are in worksheets."""
+    listed, key = data.get("cells"), "source"
     if data["nbformat"] == 3:
-        sheets = data.get("worksheets")
-        pages = [sheet.get("cells") if isinstance(sheet, dict) else None for sheet in _list(sheets)]
-        listed = [cell for page in pages for cell in _list(page)]
+        listed = [cell for sheet in _list(data.get("worksheets")) for cell in _list(_table(sheet).get("cells"))]
         key = "input"
     if not isinstance(listed, list):
-        raise MetadataError("this notebook has no list of cells", code="notebook-malformed", where=script.at())
+        raise _malformed("this notebook has no list of cells", script.at())
     found: list[Cell] = []
-    for index, cell in enumerate(listed):
-        if not isinstance(cell, dict) or cell.get("cell_type") != "code":
-            continue
+    for index, cell in enumerate(map(_table, listed)):
         source = cell.get(key, "")
         text = "".join(map(str, source)) if isinstance(source, list) else str(source)
-        about = cell.get("metadata")
-        tags = about.get("tags") if isinstance(about, dict) else None
-        if text.strip():
-            found.append(Cell(len(found) + 1, index, text, tuple(map(str, tags)) if isinstance(tags, list) else ()))
+        if cell.get("cell_type") == "code" and text.strip():
+            tags = tuple(map(str, _list(_table(cell.get("metadata")).get("tags"))))
+            found.append(Cell(len(found) + 1, index, text, tags))
     return tuple(found)
 
 
@@ -138,10 +134,13 @@ def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _language(metadata: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, str | None]:
-    spec, info = metadata.get("kernelspec"), metadata.get("language_info")
-    spec = spec if isinstance(spec, dict) else {}
-    info = info if isinstance(info, dict) else {}
+def _table(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _language(metadata: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The language of a notebook and the kernel that it names."""
+    spec, info = _table(metadata.get("kernelspec")), _table(metadata.get("language_info"))
     kernel = spec.get("name")
     kernel = kernel if isinstance(kernel, str) and kernel else None
     for named in (spec.get("language"), info.get("name")):
@@ -248,25 +247,22 @@ def _without_command(dialect: str, source: Script, declared: Declaration) -> Scr
     requirements, run_with, entrypoint = declared
     ignored = "entrypoint" if entrypoint is not None else "run_with" if run_with is not None else None
     if ignored is not None:
-        warning = Ignored(
-            f"{ignored} says nothing in a notebook, whose cells its kernel runs: it is ignored", source.at()
-        )
-        requirements = requirements._replace(warnings=(*requirements.warnings, warning))
+        text = f"{ignored} says nothing in a notebook, whose cells its kernel runs: it is ignored"
+        requirements = requirements._replace(warnings=(*requirements.warnings, Ignored(text, source.at())))
     return ScriptMetadata(dialect, str(source.path), None, requirements, None)
 
 
 def _from_metadata(notebook: Notebook, key: str, platform: str | None) -> ScriptMetadata:
     """What the notebook's own metadata declares: a dialect's keys as JSON, or the text of its block."""
-    name = f"{notebook.script.name}:metadata.{key}"
     dialect, value = METADATA_KEYS[key], notebook.metadata[key]
-    path = notebook.script.path
-    source = Script(path.with_name(path.name + _SUFFIXES.get(notebook.language, "")), name, "\n")
-    if isinstance(value, str | list) and (isinstance(value, str) or all(isinstance(line, str) for line in value)):
-        text = value if isinstance(value, str) else "".join(line.removesuffix("\n") + "\n" for line in value)
-        content = tuple(text.rstrip("\n").split("\n"))
+    source = notebook.part(f"metadata.{key}", "\n")
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        value = "".join(line.removesuffix("\n") + "\n" for line in value)
+    if isinstance(value, str):
+        content = tuple(value.rstrip("\n").split("\n"))
         block = Block(dialect, 1, len(content), content, tuple(range(1, len(content) + 1)))
         return _without_command(dialect, source, read_block(block, source, platform))
-    root = _node(value, Location(name), 0)
+    root = _node(value, Location(source.name), 0)
     return _without_command(dialect, source, DIALECTS[dialect].reader.read_keys(root, source, platform))
 
 
@@ -289,15 +285,13 @@ def _node(value: Any, where: Location, depth: int) -> Node:
 
 
 def _nothing_found(notebook: Notebook) -> MetadataError:
-    first = notebook.cells[0] if notebook.cells else None
-    source = notebook.script if first is None else notebook.cell_script(first)
-    usual = nothing_found(source)
-    lines = "# conda execute\n# env:\n#  - python >=3\n#  - numpy"
-    advice = (usual.hint or "").partition("Add these lines")[0]
+    source = notebook.cell_script(notebook.cells[0]) if notebook.cells else notebook.script
+    close = near_miss(source)
+    advice = "" if close is None else f"{near_miss_advice(source, close)} "
     return MetadataError(
         "the notebook does not say what it needs",
         code="block-missing",
-        where=usual.where if advice else notebook.script.at(),
-        hint=f"{advice}Write lines such as these into its first code cell "
-        f"(`cetool init` does), or name a file that does with --env-file environment.yml:\n{lines}",
+        where=notebook.script.at() if close is None else source.at(close),
+        hint=f"{advice}Write lines such as these into its first code cell (`cetool init` does), or name a file that "
+        "does with --env-file environment.yml:\n# conda execute\n# env:\n#  - python >=3\n#  - numpy",
     )
