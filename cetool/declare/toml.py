@@ -10,8 +10,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import tomli
-
 from cetool.base.errors import Location, MetadataError
 from cetool.base.text import shorten
 from cetool.declare.nodes import MAX_DEPTH, Node
@@ -35,21 +33,19 @@ def parse_toml(content: Sequence[str], numbers: Sequence[int], *, name: str, fir
     ``numbers`` gives for each line the line of the file that it came from, ``first`` the line that stands for the
     whole; ``name`` is what messages call the file. Raises MetadataError for what is not TOML 1.1, or nested too deep.
     """
+    import tomli
+
     try:
         data = tomli.loads("\n".join(content) + "\n", parse_float=_Float)
     except tomli.TOMLDecodeError as error:
         index = max(0, min(error.lineno - 1, len(numbers) - 1))
-        raise MetadataError(
-            f"this is not TOML: {shorten(error.msg, 200)} (column {error.colno})",
-            code="toml-invalid",
-            where=Location(name, numbers[index] if numbers else first),
-            hint='A text needs quotes: name = "value"; a list is ["one", "two"].',
-        ) from None
+        where = Location(name, numbers[index] if numbers else first)
+        hint = 'A text needs quotes: name = "value"; a list is ["one", "two"].'
+        message = f"this is not TOML: {shorten(error.msg, 200)} (column {error.colno})"
+        raise MetadataError(message, code="toml-invalid", where=where, hint=hint) from None
     except (ValueError, RecursionError) as error:
-        reason = shorten(str(error), 200)
-        raise MetadataError(
-            f"this TOML cannot be read: {reason}", code="toml-invalid", where=Location(name, first)
-        ) from None
+        message = f"this TOML cannot be read: {shorten(str(error), 200)}"
+        raise MetadataError(message, code="toml-invalid", where=Location(name, first)) from None
     return _Tree(content, numbers, name, first).node(data, (), -1)
 
 

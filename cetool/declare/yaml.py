@@ -43,9 +43,7 @@ def parse_yaml(text: str, *, name: str, lines: Sequence[int] | None = None, alia
     except MetadataError:
         raise
     except RecursionError:
-        raise MetadataError(
-            "the YAML is nested too deep", code="yaml-invalid", where=Location(name, reader.line(0))
-        ) from None
+        raise _wrong("the YAML is nested too deep", Location(name, reader.line(0))) from None
     except Exception as error:
         # besides its own exceptions, the parser meets some malformed input with an AssertionError, IndexError ...
         raise reader.syntax_error(error) from None
@@ -103,12 +101,7 @@ class _Reader:
         next(self._events)  # the end of the document
         after = next(self._events)
         if _kind(after) == "DocumentStart":
-            raise MetadataError(
-                "there is a second YAML document",
-                code="yaml-invalid",
-                where=self.where(after),
-                hint="Take the '---' out.",
-            )
+            raise _wrong("there is a second YAML document", self.where(after), "Take the '---' out.")
         return root
 
     def _node(self, event: Any, depth: int) -> Node:
@@ -117,12 +110,8 @@ class _Reader:
         if anchor is None:
             return self._plain_node(event, where, depth)
         if not self._aliases:
-            raise MetadataError(
-                "YAML anchors (&) and aliases (*) are not accepted here",
-                code="yaml-invalid",
-                where=where,
-                hint="Write the value out; a text that starts with '&' or '*' needs quotes.",
-            )
+            hint = "Write the value out; a text that starts with '&' or '*' needs quotes."
+            raise _wrong("YAML anchors (&) and aliases (*) are not accepted here", where, hint)
         if _kind(event) == "Alias":
             return self._alias(str(anchor), where)
         self._anchors[str(anchor)] = None
@@ -134,34 +123,25 @@ class _Reader:
         node = self._anchors.get(anchor)
         if node is None:
             problem = "is used within itself" if anchor in self._anchors else "is not defined above"
-            raise MetadataError(
-                f"the anchor of the alias *{shorten(anchor)} {problem}", code="yaml-invalid", where=where
-            )
+            raise _wrong(f"the anchor of the alias *{shorten(anchor)} {problem}", where)
         self._copied += _size(node)
         if self._copied > _MOST_COPIED:
-            raise MetadataError(
-                f"the aliases (*) of this file stand for more than {_MOST_COPIED} values",
-                code="yaml-invalid",
-                where=where,
-            )
+            raise _wrong(f"the aliases (*) of this file stand for more than {_MOST_COPIED} values", where)
         return node
 
     def _plain_node(self, event: Any, where: Location, depth: int) -> Node:
         tag = None if getattr(event, "tag", None) is None else str(event.tag)
         if tag is not None and tag not in ("!", "tag:yaml.org,2002:str"):
-            raise MetadataError(
-                f"YAML tags are not accepted here: {shorten(tag)!r}",
-                code="yaml-invalid",
-                where=where,
-                hint="Take it out; a text that starts with '!' needs quotes.",
-            )
+            hint = "Take it out; a text that starts with '!' needs quotes."
+            raise _wrong(f"YAML tags are not accepted here: {shorten(tag)!r}", where, hint)
         self._nodes += 1
         if depth > MAX_DEPTH or self._nodes > NODES:
             problem = "is nested too deep" if depth > MAX_DEPTH else f"has more than {NODES} values"
-            raise MetadataError(f"the YAML {problem}", code="yaml-invalid", where=where)
+            raise _wrong(f"the YAML {problem}", where)
         if _kind(event) == "Scalar":
             folded = event.style is None and event.start_mark.line != event.end_mark.line
-            return Node(_scalar_kind(event, tag), where, str(event.value), folded=folded)
+            kind: Kind = _kind_of(str(event.value)) if tag is None and event.implicit[0] else "text"
+            return Node(kind, where, str(event.value), folded=folded)
         if _kind(event) == "SequenceStart":
             items = []
             while _kind(event := next(self._events)) != "SequenceEnd":
@@ -203,12 +183,11 @@ class _Reader:
         hint = "A value that holds ': ' or ' #', or starts with one of @ ` % & * ! | > [ { needs quotes."
         if (0 <= index < len(rows) and rows[index].startswith("\t")) or "'\\t'" in str(problem):
             hint = "YAML indents with blanks, not with tabs."
-        return MetadataError(
-            f"this is not YAML: {shorten(str(problem), 200)}",
-            code="yaml-invalid",
-            where=Location(self._name, self.line(index)),
-            hint=hint,
-        )
+        return _wrong(f"this is not YAML: {shorten(str(problem), 200)}", Location(self._name, self.line(index)), hint)
+
+
+def _wrong(message: str, where: Location, hint: str | None = None) -> MetadataError:
+    return MetadataError(message, code="yaml-invalid", where=where, hint=hint)
 
 
 def _size(node: Node) -> int:
@@ -218,12 +197,6 @@ def _size(node: Node) -> int:
 
 def _kind(event: Any) -> str:
     return type(event).__name__.removesuffix("Event")
-
-
-def _scalar_kind(event: Any, tag: str | None) -> Kind:
-    if tag is not None or not event.implicit[0]:
-        return "text"
-    return _kind_of(str(event.value))
 
 
 def _kind_of(value: str) -> Kind:

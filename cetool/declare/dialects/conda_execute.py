@@ -95,10 +95,9 @@ def read_tree(block: Block, script: Script) -> Node | None:
         root = parse_yaml(block.text, name=script.name, lines=block.numbers)
     except MetadataError as error:
         raise error.but(hint=f"{error.hint} {BLOCK_END}" if error.hint else BLOCK_END) from None
-    for key in KEYS if root is not None else ():
-        folded = root.entries[key].folded_part() if root is not None and key in root.entries else None
-        if folded is not None:
-            folded.fail(f"{shorten(folded.text)!r} goes over several lines", f"Write it in one line. {BLOCK_END}")
+    folded = _folded(root)
+    if folded is not None:
+        folded.fail(f"{shorten(folded.text)!r} goes over several lines", f"Write it in one line. {BLOCK_END}")
     return root
 
 
@@ -145,22 +144,22 @@ def _tree(block: Block, name: str) -> tuple[Node | None, int]:
     return root or Node("mapping", _NOWHERE), 0
 
 
-def _folded(root: Node) -> Node | None:
-    known = (root.entries[key] for key in KEYS if key in root.entries)
-    return next((node for node in known if node.folded_part() is not None), None)
+def _known(root: Node | None) -> list[Node]:
+    """The values of the keys that are read."""
+    return [] if root is None else [root.entries[key] for key in KEYS if key in root.entries]
+
+
+def _folded(root: Node | None) -> Node | None:
+    """The first text in them that goes over several lines."""
+    return next((part for node in _known(root) if (part := node.folded_part()) is not None), None)
 
 
 def _is_flat(root: Node) -> bool:
     """Whether nothing in it needs indentation to mean what it means: lists of texts, and mappings in braces."""
-    for key in KEYS:
-        node = root.entries.get(key)
-        if node is None:
-            continue
-        if any(item.kind in ("mapping", "list") for item in node.items):
-            return False
-        if key == "variables" and node.kind == "nothing":
-            return False
-    return root.kind == "mapping"
+    if any(item.kind in ("mapping", "list") for node in _known(root) for item in node.items):
+        return False
+    variables = root.entries.get("variables")
+    return root.kind == "mapping" and (variables is None or variables.kind != "nothing")
 
 
 def _until(block: Block, end: int) -> Block:
@@ -190,6 +189,5 @@ def _declares(line: str) -> bool:
 
 def _is_whole(block: Block, name: str) -> bool:
     """Whether each known key of the block has a value, and there is one."""
-    root, _ = _tree(block, name)
-    known = [] if root is None else [root.entries[key] for key in KEYS if key in root.entries]
+    known = _known(_tree(block, name)[0])
     return bool(known) and all(node.kind != "nothing" for node in known)

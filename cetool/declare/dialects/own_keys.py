@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from cetool.base.text import pattern, shorten
 from cetool.declare.baselines import read_baselines, read_without
@@ -17,7 +17,7 @@ from cetool.declare.blocks import Declaration
 from cetool.declare.channels import channels_of, ends_channels
 from cetool.declare.dialects.pip_lines import read_pip_lines
 from cetool.declare.match_specs import canonical_spec
-from cetool.declare.nodes import Node
+from cetool.declare.nodes import Node, listed
 from cetool.declare.overlay import read_overlay_keys, refuse_packages
 from cetool.declare.requirements import Ignored, Requirements
 
@@ -52,17 +52,17 @@ def read_own_keys(root: Node, what: str, base_dir: str | os.PathLike[str], *, ta
     keys = root.as_mapping(what, KEYS if table else None)
     warnings = () if table else _unknown_keys(keys, what)
     overlay = read_overlay_keys(keys, base_dir)
-    listed = read_packages(keys.get("env"), "env", base_dir)
+    needs = read_packages(keys.get("env"), "env", base_dir)
     if overlay is not None:
-        refuse_packages(listed.packages, keys["base"].where)
-    requirements = listed._replace(
-        channels=channels_of(keys.get("channels"), base_dir),
+        refuse_packages(needs.packages, keys["base"].where)
+    channels = channels_of(keys.get("channels"), base_dir)
+    requirements = needs._replace(
+        channels=channels,
+        configured=not table and channels is not None and not ends_channels(keys["channels"]),
         variables=read_variables(keys.get("variables")),
         warnings=warnings,
         overlay=overlay,
     )
-    if not table and requirements.channels is not None:
-        requirements = requirements._replace(configured=not ends_channels(keys["channels"]))
     if "baseline" in keys or "without" in keys:
         requirements = _with_baselines(requirements, keys, base_dir)
     return Declaration(requirements, _run_with(keys.get("run_with")))
@@ -74,15 +74,10 @@ def _unknown_keys(keys: Mapping[str, Node], what: str) -> tuple[Ignored, ...]:
     for key, node in keys.items():
         if key in KEYS:
             continue
-        meant = meant_key(key)
-        if meant is not None:
-            node.fail(
-                f"unknown key {shorten(key)!r} in {what}",
-                f"Did you mean {meant!r}? {BLOCK_END}",
-                code="key-unknown",
-                about=key,
-            )
-        found.append(Ignored(f"unknown key {shorten(key)!r} in {what}: cetool passes over it", node.where))
+        problem = f"unknown key {shorten(key)!r} in {what}"
+        if (meant := meant_key(key)) is not None:
+            node.fail(problem, f"Did you mean {meant!r}? {BLOCK_END}", code="key-unknown", about=key)
+        found.append(Ignored(f"{problem}: cetool passes over it", node.where))
     return tuple(found)
 
 
@@ -105,22 +100,20 @@ def _with_baselines(
 
 def read_packages(node: Node | None, what: str, base_dir: str | os.PathLike[str]) -> Requirements:
     """The match specs of a list, and what its ``pip:`` entries ask for, canonical. Raises MetadataError."""
-    if node is None or node.kind == "nothing":
-        return Requirements()
     packages: list[str] = []
     pip: list[Node] = []
-    for item in node.as_list(what, "Write one match spec an entry: [python >=3, numpy]"):
+    hint = "A match spec starts with a name; put quotes around what YAML takes for something else."
+    for item in listed(node, what, "Write one match spec an entry: [python >=3, numpy]"):
         if item.kind == "mapping":
             pip += _pip_entry(item, what)
-            continue
-        hint = "A match spec starts with a name; put quotes around what YAML takes for something else."
-        packages.append(canonical_spec(item.as_text(f"an entry of {what}", hint), where=item.where, base_dir=base_dir))
-    if not pip:
-        return Requirements(packages=tuple(packages))
-    return read_pip_lines(tuple(pip), base_dir)._replace(packages=tuple(packages))
+        else:
+            text = item.as_text(f"an entry of {what}", hint)
+            packages.append(canonical_spec(text, where=item.where, base_dir=base_dir))
+    needs = read_pip_lines(tuple(pip), base_dir) if pip else Requirements()
+    return needs._replace(packages=tuple(packages))
 
 
-def _pip_entry(item: Node, what: str) -> Iterable[Node]:
+def _pip_entry(item: Node, what: str) -> tuple[Node, ...]:
     for key, value in item.entries.items():
         if key != "pip":
             value.fail(
@@ -128,10 +121,7 @@ def _pip_entry(item: Node, what: str) -> Iterable[Node]:
                 f"Write '{shorten(key)} VERSION' without a colon; only 'pip:' is followed by a list.",
                 code="match-spec-invalid",
             )
-    requirements = item.entries.get("pip")
-    if requirements is None or requirements.kind == "nothing":
-        return []
-    return requirements.as_list("pip", "Below 'pip:' write one PyPI requirement an entry.")
+    return listed(item.entries.get("pip"), "pip", "Below 'pip:' write one PyPI requirement an entry.")
 
 
 def read_variables(node: Node | None) -> tuple[tuple[str, str], ...]:
