@@ -79,11 +79,6 @@ class Notebook:
         suffix = _SUFFIXES.get(self.language, "")
         return Script(path.with_name(path.name + suffix), f"{self.script.name}:{name}", text)
 
-    @property
-    def kernel_package(self) -> str | None:
-        """The package that brings a kernel for the language; None where cetool knows of none."""
-        return KERNEL_PACKAGES.get(self.language, (None,))[0]
-
 
 def read_notebook(script: Script) -> Notebook:
     """The notebook in a file's text (nbformat 3 and 4). Raises MetadataError, with the line for what is not JSON."""
