@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cetool.base.errors import ConfigError
-from cetool.settings.condarc import Condarc, load_condarc, resolve_channel
+from cetool.declare.channels import resolve_channel
+from cetool.settings.condarc import Condarc, load_condarc
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_keys_of_conda_itself_and_empty_files_are_none_of_our_business(world: di
 def test_bad_bytes_are_named_and_credentials_are_not(world: dict[str, str]) -> None:
     file = Path(world["HOME"]) / ".condarc"
     file.write_bytes(b"channels:\n  - \xff\xfe\n")
-    with pytest.raises(ConfigError, match="not valid YAML"):
+    with pytest.raises(ConfigError, match="condarc:2: not UTF-8 text"):
         load_condarc(world)
     file.write_text("channels: {a: 'https://me:hush-hush@host'}\n")
     with pytest.raises(ConfigError) as caught:

@@ -20,11 +20,11 @@ from cetool.base.errors import CetoolError
 from cetool.base.text import printable
 from cetool.base.urls import redact, split_url
 from cetool.cli.output import flow
+from cetool.declare.channels import resolve_channel
 from cetool.declare.metadata import ScriptMetadata, read_metadata
 from cetool.declare.requirements import Requirements
 from cetool.declare.source import Script
 from cetool.lock import EMBEDDED_MARK
-from cetool.settings.condarc import resolve_channel
 
 if TYPE_CHECKING:
     from cetool.lock.model import Lock

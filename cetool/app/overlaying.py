@@ -20,7 +20,7 @@ from cetool.overlays.about import About, read_about, what_is_lacking, why_unusab
 from cetool.overlays.base import find_base, watched_in
 from cetool.overlays.recipe import state_of, watched_by
 from cetool.overlays.store import Overlays
-from cetool.settings.settings import conda_root
+from cetool.settings.paths import conda_root
 from cetool.store.disk import disk_size
 from cetool.store.making import Site, ensure
 from cetool.store.marker import Marker, what_is_lost

@@ -25,8 +25,8 @@ from cetool.declare.platforms import current_platform
 from cetool.declare.requirements import DEFAULT_CHANNEL, Requirements
 from cetool.launch.records import states
 from cetool.settings.condarc import Condarc, load_condarc, search_path
-from cetool.settings.paths import Paths, config_file_path, resolve_paths
-from cetool.settings.settings import conda_root, load_settings
+from cetool.settings.paths import Paths, conda_root, config_file_path, resolve_paths
+from cetool.settings.settings import load_settings
 from cetool.store.disk import delete_tree
 from cetool.store.making import Site, ensure
 from cetool.store.marker import Marker, what_is_lost

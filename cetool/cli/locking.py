@@ -28,12 +28,13 @@ from cetool.cli import options
 from cetool.cli.options import option
 from cetool.cli.output import print_json
 from cetool.declare.blocks import find_block
+from cetool.declare.channels import resolve_channel
 from cetool.declare.metadata import read_metadata
 from cetool.declare.platforms import PLATFORMS, current_platform
 from cetool.declare.requirements import Requirements
 from cetool.lock.find import CONDA_LOCK, EMBEDDED, PIXI
 from cetool.lock.model import Lock, PlatformLock
-from cetool.settings.condarc import load_condarc, resolve_channel
+from cetool.settings.condarc import load_condarc
 
 if TYPE_CHECKING:
     from cetool.engines.protocol import Progress

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,7 +17,7 @@ from cetool.base.text import has_control, pattern, shorten
 from cetool.base.urls import redact, scrub, split_url
 from cetool.declare.nodes import Node
 from cetool.declare.source import with_home
-from cetool.settings.condarc import DEFAULT_ALIAS
+from cetool.settings.condarc import DEFAULT_ALIAS, Condarc
 
 #: The entry of a list of channels that keeps the configured ones out.
 NO_DEFAULTS = "nodefaults"
@@ -25,6 +26,10 @@ _NAME = pattern(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _LABEL = pattern(r"[A-Za-z][A-Za-z0-9_./-]{0,127}")
 #: CEP 26: the most characters of a part of a channel's name.
 _LONGEST_PART = 128
+#: What the channel ``defaults`` stands for unless ``default_channels`` says otherwise.
+DEFAULT_CHANNELS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
+if sys.platform == "win32":
+    DEFAULT_CHANNELS += ("https://repo.anaconda.com/pkgs/msys2",)
 
 
 def file_url(path: str, base_dir: str | os.PathLike[str], *, where: Location | None = None) -> str:
@@ -146,3 +151,38 @@ def _priority(node: Node) -> int:
 def ends_channels(node: Node | None) -> bool:
     """Whether ``nodefaults`` says that the configured channels do not come after those named (CEP 24)."""
     return node is not None and any(item.text.strip() == NO_DEFAULTS for item in node.items)
+
+
+def resolve_channel(channel: str, condarc: Condarc) -> tuple[str, ...]:
+    """The URLs (without a trailing slash, credentials included) that a channel's name, path or URL stands for.
+
+    Most stand for one; a multichannel, ``defaults`` among them, for several in their order.
+    """
+    name = channel.strip("/") if not channel.startswith("/") else channel
+    multi = condarc.custom_multichannels.get(name)
+    if multi is None and name == "defaults":
+        multi = condarc.default_channels or DEFAULT_CHANNELS
+    if multi is not None:
+        return tuple(dict.fromkeys(_url_of(member, condarc) for member in multi))
+    return (_url_of(channel, condarc),)
+
+
+def _url_of(channel: str, condarc: Condarc) -> str:
+    if _SCHEME.match(channel):
+        return channel.rstrip("/")
+    if channel.startswith(("/", "./", "../", "~/")):
+        return Path(os.path.abspath(os.path.expanduser(channel))).as_uri()
+    name = channel.strip("/")
+    # a custom channel may name a channel's first parts only: `acme: https://host` makes `acme/label/dev` a URL there
+    parts = name.split("/")
+    custom = {"pkgs/pro": "https://repo.anaconda.com", **condarc.custom_channels}
+    for end in range(len(parts), 0, -1):
+        base = custom.get("/".join(parts[:end]))
+        if base is not None:
+            if base.startswith(("/", "~/")):
+                base = Path(os.path.abspath(os.path.expanduser(base))).as_uri()
+            if _SCHEME.match(base):
+                return f"{base.rstrip('/')}/{name}"
+            break
+    alias = condarc.channel_alias.rstrip("/")
+    return f"{alias}/{name}" if _SCHEME.match(alias) else f"https://{alias}/{name}"

@@ -17,26 +17,21 @@ from types import MappingProxyType
 from typing import Any
 
 from cetool.base.errors import ConfigError, Location
-from cetool.base.limits import SETTINGS, LimitError, check_yaml
+from cetool.base.limits import SETTINGS
 from cetool.base.ownership import OwnershipError, is_trusting, read_own_file
-from cetool.base.plain_yaml import Setting, settings_of
+from cetool.base.plain_yaml import settings_of
 from cetool.base.text import pattern
 from cetool.base.values import Value
+from cetool.settings.file import line_of, load_mapping
 
 #: Where channel names live unless ``channel_alias`` says otherwise.
 DEFAULT_ALIAS = "https://conda.anaconda.org"
-#: What the channel ``defaults`` stands for unless ``default_channels`` says otherwise.
-DEFAULT_CHANNELS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
-if sys.platform == "win32":
-    DEFAULT_CHANNELS += ("https://repo.anaconda.com/pkgs/msys2",)
 #: The key of cetool's own section (the name is that of the program it follows).
 SECTION = "conda-execute"
 
 _FILE_NAMES = {".condarc", "condarc", ".mambarc", "mambarc"}
 _YAML_SUFFIXES = {".yml", ".yaml"}
-_MOST_NODES = 20_000
 _BOM = b"\xef\xbb\xbf"
-_SCHEME = pattern(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _VARIABLE = pattern(r"\$(?:\{(?P<braced>[^}]*)\}|(?P<named>\w+))")
 
 # The keys by shape, each with the other names conda knows it by; a sequence's delimiter splits its CONDA_ variable.
@@ -49,7 +44,7 @@ _SEQUENCES = {
     "pkgs_dirs": (("pkgs_dirs",), ","),
     "envs_dirs": (("envs_dirs", "envs_path"), os.pathsep),
 }
-_MAPS = ("custom_channels", "custom_multichannels", "mirrored_channels", "proxy_servers")
+_MAPS_OF_TEXTS, _MAPS_OF_LISTS = ("custom_channels", "proxy_servers"), ("custom_multichannels", "mirrored_channels")
 _SCALARS = {
     "channel_alias": ("channel_alias",),
     "channel_priority": ("channel_priority",),
@@ -91,14 +86,14 @@ class Condarc(Value):
 
 
 class _Entry(Value):
-    """One key of one source: its value, where it stands, the ``#!`` flags on it and on its items, and of a mapping the
-    lines of its keys.
-    """
+    """One key of one source."""
 
     value: Any
     where: Location
+    #: the ``#!`` flags on it and, if any, on its items
     flag: str | None = None
     item_flags: tuple[str | None, ...] = ()
+    #: the lines of a mapping's keys
     lines: Mapping[str, int | None] = MappingProxyType({})
 
 
@@ -122,49 +117,13 @@ def load_condarc(environ: Mapping[str, str], *, root_prefix: str | None = None, 
     for name, (aliases, _) in _SEQUENCES.items():
         items = _merged_sequence(_entries(layers, aliases), environ)
         values[name] = tuple(_absolute(item, environ) for item in items) if name.endswith("_dirs") else items
-    for name in _MAPS:
-        of_sequences = name.startswith(("custom_m", "mir"))
-        values[name] = _merged_map(_entries(layers, (name,)), environ, of_sequences=of_sequences)
+    for name in (*_MAPS_OF_TEXTS, *_MAPS_OF_LISTS):
+        values[name] = _merged_map(_entries(layers, (name,)), environ, of_sequences=name in _MAPS_OF_LISTS)
     for name, aliases in _SCALARS.items():
         found = _entries(layers, aliases)
         if found and found[-1].value is not None:
             values[name] = _scalar(name, found[-1], environ)
     return Condarc(**values, section=_section(layers), sources=tuple(map(str, files)))
-
-
-def resolve_channel(channel: str, condarc: Condarc) -> tuple[str, ...]:
-    """The URLs (without a trailing slash, credentials included) that a channel's name, path or URL stands for.
-
-    Most stand for one; a multichannel, ``defaults`` among them, for several in their order.
-    """
-    name = channel.strip("/") if not channel.startswith("/") else channel
-    multi = condarc.custom_multichannels.get(name)
-    if multi is None and name == "defaults":
-        multi = condarc.default_channels or DEFAULT_CHANNELS
-    if multi is not None:
-        return tuple(dict.fromkeys(_single_channel(member, condarc) for member in multi))
-    return (_single_channel(channel, condarc),)
-
-
-def _single_channel(channel: str, condarc: Condarc) -> str:
-    if _SCHEME.match(channel):
-        return channel.rstrip("/")
-    if channel.startswith(("/", "./", "../", "~/")):
-        return Path(os.path.abspath(os.path.expanduser(channel))).as_uri()
-    name = channel.strip("/")
-    # a custom channel may name a channel's first parts only: `acme: https://host` makes `acme/label/dev` a URL there
-    parts = name.split("/")
-    custom = {"pkgs/pro": "https://repo.anaconda.com", **condarc.custom_channels}
-    for end in range(len(parts), 0, -1):
-        base = custom.get("/".join(parts[:end]))
-        if base is not None:
-            if base.startswith(("/", "~/")):
-                base = Path(os.path.abspath(os.path.expanduser(base))).as_uri()
-            if _SCHEME.match(base):
-                return f"{base.rstrip('/')}/{name}"
-            break
-    alias = condarc.channel_alias.rstrip("/")
-    return f"{alias}/{name}" if _SCHEME.match(alias) else f"https://{alias}/{name}"
 
 
 def search_path(environ: Mapping[str, str], *, root_prefix: str | None = None, mamba: bool = False) -> list[str]:
@@ -260,35 +219,14 @@ def _parse(place: str, content: bytes) -> _Layer:
     """A file's entries; one run asks for the same files several times, each time for another reader's view of them."""
     settings = None if b"#!" in content else settings_of(content.removeprefix(_BOM).decode(errors="replace"))
     if settings is not None:
-        return {key: _plain_entry(setting, place) for key, setting in settings.items()}
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError
-
-    hint = "Mend the file; `conda config --validate` checks it."
-    try:
-        text = content.decode("utf-8-sig")
-        check_yaml(text, nodes=_MOST_NODES)
-        data = YAML(typ="rt").load(text)
-    except LimitError as error:
-        raise ConfigError(f"cannot be read: {error}", where=Location(place, error.line), hint=hint) from None
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = None if mark is None else mark.line + 1
-        raise ConfigError(f"not valid YAML: {error.problem}", where=Location(place, line), hint=hint) from None
-    except Exception as error:  # besides its own exceptions, the parser meets malformed input with others
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"not valid YAML: {reason}", where=Location(place), hint=hint) from None
-    if data is None:
-        return {}
-    if not isinstance(data, Mapping):
-        raise ConfigError("conda's configuration is a mapping of settings", where=Location(place, 1), hint=hint)
+        return {key: _Entry(each.value, Location(place, each.line), lines=each.lines) for key, each in settings.items()}
+    data = load_mapping(
+        content,
+        place,
+        form="conda's configuration is a mapping of settings",
+        hint="Mend the file; `conda config --validate` checks it.",
+    )
     return {str(key): _entry(data, key, place) for key in data}
-
-
-def _plain_entry(setting: Setting, place: str) -> _Entry:
-    """One key of a file without flags."""
-    flags = (None,) * len(setting.value) if isinstance(setting.value, list) else ()
-    return _Entry(setting.value, Location(place, setting.line), None, flags, setting.lines)
 
 
 def _entry(data: Any, key: Any, place: str) -> _Entry:
@@ -297,16 +235,8 @@ def _entry(data: Any, key: Any, place: str) -> _Entry:
     flags: tuple[str | None, ...] = ()
     if isinstance(value, list):
         flags = tuple(_flag(value, index, 0) for index in range(len(value)))
-    lines = {str(each): _line(value, each) for each in value} if isinstance(value, Mapping) else {}
-    return _Entry(value, Location(place, _line(data, key)), _flag(data, key, 2), flags, lines)
-
-
-def _line(mapping: Any, key: Any) -> int | None:
-    """The line of a key of a round-trip mapping; None where it was merged in from elsewhere by ``<<``."""
-    try:
-        return int(mapping.lc.key(key)[0]) + 1
-    except (AttributeError, KeyError, TypeError):
-        return None
+    lines = {str(each): line_of(value, each) for each in value} if isinstance(value, Mapping) else {}
+    return _Entry(value, Location(place, line_of(data, key)), _flag(data, key, 2), flags, lines)
 
 
 def _flag(collection: Any, key: Any, position: int) -> str | None:
@@ -321,17 +251,12 @@ def _flag(collection: Any, key: Any, position: int) -> str | None:
 def _variables(environ: Mapping[str, str]) -> dict[str, _Entry]:
     """The ``CONDA_`` variables that set one of our keys, as the layer above all files; empty ones set nothing."""
     layer: dict[str, _Entry] = {}
-    for aliases, delimiter in _SEQUENCES.values():
+    for aliases, delimiter in (*_SEQUENCES.values(), *((names, "") for names in _SCALARS.values())):
         for alias in aliases:
-            text = environ.get(f"CONDA_{alias.upper()}")
-            if text:
-                items = [item.strip() for item in text.split(delimiter) if item.strip()]
-                layer[alias] = _Entry(items, Location(f"${'CONDA_' + alias.upper()}"), None, (None,) * len(items))
-    for names in _SCALARS.values():
-        for alias in names:
-            text = environ.get(f"CONDA_{alias.upper()}")
-            if text:
-                layer[alias] = _Entry(text.strip(), Location(f"${'CONDA_' + alias.upper()}"))
+            variable = f"CONDA_{alias.upper()}"
+            if text := environ.get(variable):
+                items = filter(None, map(str.strip, text.split(delimiter))) if delimiter else ()
+                layer[alias] = _Entry(list(items) if delimiter else text.strip(), Location(f"${variable}"))
     return layer
 
 
@@ -414,13 +339,17 @@ def _scalar(name: str, entry: _Entry, environ: Mapping[str, str]) -> Any:
     raise ConfigError(f"a value of another type is needed for {name}", where=entry.where)
 
 
+_TRUTHS = {
+    **dict.fromkeys(("true", "yes", "on", "y", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "n", "0", "none"), False),
+}
+
+
 def _truth(value: Any) -> bool | None:
     """conda's idea of a truth value; None for what is none."""
     if isinstance(value, (bool, int, float)):
         return bool(value)
-    words = {"true": True, "yes": True, "on": True, "y": True, "1": True}
-    words.update(dict.fromkeys(("false", "no", "off", "n", "0", "none"), False))
-    return words.get(str(value).strip().lower()) if isinstance(value, str) else None
+    return _TRUTHS.get(value.strip().lower()) if isinstance(value, str) else None
 
 
 def _expand(text: str, environ: Mapping[str, str]) -> str:

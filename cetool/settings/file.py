@@ -32,7 +32,7 @@ def read_config_file(path: Path, *, trust: bool = False) -> dict[str, tuple[obje
     unless ``trust``, for a file that another user could have written: it can switch off what protects this one.
     """
     raw = _read(path, trust=trust)
-    return {} if raw is None else _parse(_decode(raw, path), path)
+    return {} if raw is None else _parse(raw, path)
 
 
 def write_setting(path: Path, key: str, value: object) -> None:
@@ -77,55 +77,58 @@ def _read(path: Path, *, trust: bool = False) -> bytes | None:
         raise ConfigError(f"the configuration file cannot be read: {error.strerror}", where=place) from None
 
 
-def _decode(raw: bytes, path: Path) -> str:
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError("not UTF-8 text", where=Location(str(path), line), hint=_MEND) from None
+def load_mapping(raw: bytes, place: str, *, form: str, hint: str) -> Any:
+    """The mapping in a YAML file as ruamel.yaml's round trip reads it, with the lines and comments of its keys.
 
-
-def _parse(text: str, path: Path) -> dict[str, tuple[object, Location]]:
-    settings = settings_of(text)
-    if settings is not None:
-        return {key: (setting.value, Location(str(path), setting.line)) for key, setting in settings.items()}
-    data = _load(text, path)
-    if data is None:
-        return {}
-    if not isinstance(data, Mapping):
-        raise ConfigError("settings are lines of the form `key: value`", where=Location(str(path), 1), hint=_MEND)
-    return {str(key): (plain_value(value), Location(str(path), _line(data, key))) for key, value in data.items()}
-
-
-def _load(text: str, path: Path) -> Any:
+    Raises ConfigError with the line for what is not YAML, or not a mapping, which is of this ``form``.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    line: int | None = None
     try:
+        text = raw.decode("utf-8-sig")
         check_yaml(text, nodes=_MOST_NODES)
-        return YAML(typ="rt").load(text)
+        data = YAML(typ="rt").load(text)
+    except UnicodeDecodeError as error:
+        problem, line = "not UTF-8 text", raw.count(b"\n", 0, error.start) + 1
     except LimitError as error:
-        raise ConfigError(f"cannot be read: {error}", where=Location(str(path), error.line), hint=_MEND) from None
+        problem, line = f"cannot be read: {error}", error.line
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = None if mark is None else mark.line + 1
         # the later lines advise programmers on the use of ruamel.yaml; a repeated key's value may hold a secret
-        problem = str(error.problem).strip().splitlines()[0].split(" with value ")[0]
-        raise ConfigError(f"not valid YAML: {problem}", where=Location(str(path), line), hint=_MEND) from None
+        problem = f"not valid YAML: {str(error.problem).strip().splitlines()[0].split(' with value ')[0]}"
     except YAMLError as error:  # the parser's reader: it tells the character's place
         line = text.count("\n", 0, getattr(error, "position", 0) or 0) + 1
-        reason = "a character that YAML does not allow"
-        raise ConfigError(f"not valid YAML: {reason}", where=Location(str(path), line), hint=_MEND) from None
+        problem = "not valid YAML: a character that YAML does not allow"
     except Exception as error:  # besides its own exceptions, the parser meets malformed input with others
-        line, reason = None, str(error).partition("\n")[0][:200] or type(error).__name__
-        raise ConfigError(f"not valid YAML: {reason}", where=Location(str(path), line), hint=_MEND) from None
+        problem = f"not valid YAML: {str(error).partition(chr(10))[0][:200] or type(error).__name__}"
+    else:
+        if data is None or isinstance(data, Mapping):
+            return {} if data is None else data
+        problem, line = form, 1
+    raise ConfigError(problem, where=Location(place, line), hint=hint)
 
 
-def _line(data: Any, key: object) -> int | None:
+def line_of(mapping: Any, key: object) -> int | None:
+    """The line of a key of such a mapping; None where it was merged in from elsewhere by ``<<``."""
     try:
-        return int(data.lc.key(key)[0]) + 1
+        return int(mapping.lc.key(key)[0]) + 1
     except (AttributeError, KeyError, TypeError):
-        return None  # merged in from elsewhere by `<<`
+        return None
+
+
+def _load(raw: bytes, path: Path) -> Any:
+    return load_mapping(raw, str(path), form="settings are lines of the form `key: value`", hint=_MEND)
+
+
+def _parse(raw: bytes, path: Path) -> dict[str, tuple[object, Location]]:
+    settings = settings_of(raw.removeprefix(_BOM).decode(errors="replace"))
+    if settings is not None:
+        return {key: (setting.value, Location(str(path), setting.line)) for key, setting in settings.items()}
+    data = _load(raw, path)
+    return {str(key): (plain_value(value), Location(str(path), line_of(data, key))) for key, value in data.items()}
 
 
 def plain_value(value: Any) -> object:
@@ -161,29 +164,28 @@ def _change(path: Path, key: str, value: object) -> None:
 
 
 def _changed(raw: bytes, path: Path, key: str, value: object) -> bytes:
-    text = _decode(raw, path)
-    wanted: dict[str, object] = {name: entry[0] for name, entry in _parse(text, path).items() if name != key}
+    wanted: dict[str, object] = {name: entry[0] for name, entry in _parse(raw, path).items() if name != key}
     if value is not None:
         wanted[key] = value
-    changed = _edited(text, key, value)
-    if changed is None or not _says(changed, wanted, path):
-        changed = _rewritten(text, key, value, path)
-    if not _says(changed, wanted, path):
-        raise ConfigError(
-            f"{key} cannot be changed in this file",
-            code="write-failed",
-            where=Location(str(path)),
-            hint="Change it by hand.",
-        )
-    newline = "\r\n" if "\r\n" in text else "\n"
-    changed = changed.replace("\r\n", "\n").replace("\n", newline)
-    return (_BOM if raw.startswith(_BOM) else b"") + changed.encode()
+    text = raw.decode("utf-8-sig")
+    for edit in (_edited, _rewritten):
+        changed = edit(text, key, value)
+        if changed is not None and _says(changed, wanted, path):
+            newline = "\r\n" if "\r\n" in text else "\n"
+            changed = changed.replace("\r\n", "\n").replace("\n", newline)
+            return (_BOM if raw.startswith(_BOM) else b"") + changed.encode()
+    raise ConfigError(
+        f"{key} cannot be changed in this file",
+        code="write-failed",
+        where=Location(str(path)),
+        hint="Change it by hand.",
+    )
 
 
 def _says(text: str, wanted: Mapping[str, object], path: Path) -> bool:
     """Whether the text reads as exactly these settings."""
     try:
-        return {name: entry[0] for name, entry in _parse(text, path).items()} == wanted
+        return {name: entry[0] for name, entry in _parse(text.encode(), path).items()} == wanted
     except ConfigError:
         return False
 
@@ -241,12 +243,11 @@ def _render(key: str, value: object, column: int, *, flow: bool) -> str:
     return "".join(f"{' ' * column}{line}\n" for line in lines)
 
 
-def _rewritten(text: str, key: str, value: object, path: Path) -> str:
+def _rewritten(text: str, key: str, value: object) -> str:
     """The text as ruamel.yaml's round trip writes it: for the rare forms (``{a: b}``, anchors) that are not lines."""
     from ruamel.yaml import YAML
 
-    data = _load(text, path)
-    data = {} if data is None else data
+    data = YAML(typ="rt").load(text) or {}
     if value is None:
         data.pop(key, None)
     else:

@@ -148,6 +148,14 @@ def expand_user(text: str, environ: Mapping[str, str]) -> str:
     return os.path.expanduser(text) if text.startswith("~") else text
 
 
+def conda_root(environ: Mapping[str, str]) -> str | None:
+    """The prefix of the conda installation that the variables tell of (``CONDA_ROOT``, ``CONDA_EXE``)."""
+    executable = environ.get("CONDA_EXE", "")
+    return environ.get("CONDA_ROOT") or (
+        str(Path(executable).parent.parent) if Path(executable).is_absolute() else None
+    )
+
+
 def _cache_root(environ: Mapping[str, str]) -> Path:
     named = environ.get("CETOOL_CACHE_DIR")
     if named:

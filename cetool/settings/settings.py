@@ -19,7 +19,7 @@ from cetool.base.text import pattern
 from cetool.base.values import Value
 from cetool.settings.condarc import Condarc, load_condarc
 from cetool.settings.file import plain_value, read_config_file
-from cetool.settings.paths import config_file_path, expand_user, home_directory
+from cetool.settings.paths import conda_root, config_file_path, expand_user, home_directory
 
 #: What ``engine`` can be; ``auto`` in a file or variable takes back what a lower layer chose.
 ENGINES = ("mamba", "micromamba", "conda", "rattler")
@@ -68,15 +68,13 @@ class Origin(Value):
 
 
 class LoadedSettings(Value):
-    """The settings, the origin of each by key, and conda's configuration, which was read on the way.
-
-    ``unknown`` are the variables that start with ``CETOOL_`` and mean nothing to this version.
-    """
+    """The settings, the origin of each by key, and conda's configuration, which was read on the way."""
 
     settings: Settings
     origins: Mapping[str, Origin]
     condarc: Condarc
     config_file: Path | None
+    #: the variables that start with ``CETOOL_`` and mean nothing to this version
     unknown: tuple[str, ...] = ()
 
 
@@ -173,20 +171,17 @@ def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
 
     Raises ConfigError for one that is a known variable misspelt: ignoring it would run something else than was meant.
     """
-    known = [*map(variable_of, KEYS), *_OTHER_VARIABLES]
-    unknown = [
-        name
-        for name, value in environ.items()
-        if name.startswith("CETOOL") and value and name not in known and not name.startswith(_OF_TESTS)
-    ]
-    for name in unknown:
-        import difflib
+    import difflib
 
+    known = [*map(variable_of, KEYS), *_OTHER_VARIABLES]
+    unknown = [name for name in environ if name.startswith("CETOOL") and environ[name] and name not in known]
+    unknown = [name for name in unknown if not name.startswith(_OF_TESTS)]
+    for name in unknown:
         if matches := difflib.get_close_matches(name, known, n=1, cutoff=0.85):
             raise ConfigError(
                 f"there is no variable {name}",
-                about=name,
                 code="setting-unknown",
+                about=name,
                 where=Location(name),
                 hint=f"Did you mean {matches[0]}? Or unset it.",
             )
@@ -196,14 +191,6 @@ def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
 def variable_of(key: str) -> str:
     """The environment variable of a setting: ``CETOOL_MAX_SIZE`` of ``max-size``."""
     return "CETOOL_" + key.upper().replace("-", "_")
-
-
-def conda_root(environ: Mapping[str, str]) -> str | None:
-    """The prefix of the conda installation that the variables tell of (``CONDA_ROOT``, ``CONDA_EXE``)."""
-    executable = environ.get("CONDA_EXE", "")
-    return environ.get("CONDA_ROOT") or (
-        str(Path(executable).parent.parent) if Path(executable).is_absolute() else None
-    )
 
 
 def _origin(key: str, value: object, where: Location | None, context: _Context) -> Origin:
@@ -243,31 +230,24 @@ def _as_truth(value: object, context: _Context) -> bool:
 
 
 def _as_hours(value: object, context: _Context) -> float:
-    """A number of hours, as conda-execute had it, or a time with its unit."""
-    number = _number(value)
-    return _seconds(value) / 3600 if number is None else _seconds(f"{number:f}h") / 3600
+    return _seconds(value, "h") / 3600  # a bare number are hours, as conda-execute had it
 
 
 def _as_seconds(value: object, context: _Context) -> float:
-    number = _number(value)
-    seconds = _seconds(value) if number is None else _seconds(f"{number:f}s")
+    seconds = _seconds(value, "s")
     if seconds <= 0:
         raise _Wrong("must be more than nothing: every engine needs some time to answer")
     return seconds
 
 
-def _number(value: object) -> float | None:
-    """The number that a value is, or that a text (of a variable, of an option) holds."""
+def _seconds(value: object, unit: str) -> float:
+    """A time with its unit, or a number, also as a text of a variable or an option, of this one."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    text = value.strip() if isinstance(value, str) else ""
-    return float(text) if re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,9})?", text) else None
-
-
-def _seconds(value: object) -> float:
+        value = f"{float(value):f}"
     if not isinstance(value, str):
         raise _Wrong(f"must be a time, not {_shown(value)}", "Write a number and its unit: 90m, 25h, 7d, 1d12h.")
-    return float(_asked(parse_duration, value))
+    is_number = re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,9})?", value.strip())
+    return float(_asked(parse_duration, f"{value.strip()}{unit}" if is_number else value))
 
 
 def _as_size(value: object, context: _Context) -> int | None:
@@ -320,7 +300,7 @@ def _as_channels(value: object, context: _Context) -> tuple[str, ...] | None:
     return channels or None
 
 
-def _as_directory(value: object, context: _Context) -> Path | None:
+def _as_directory(value: object, context: _Context) -> Path:
     """An absolute path, after ``~``, ``${VAR}`` and the templates of conda-execute's documentation."""
     if not isinstance(value, (str, Path)) or not str(value).strip():
         raise _Wrong(f"must be the path of a directory, not {_shown(value)}")

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from cetool.base.errors import EngineError
 from cetool.base.urls import Url, redact, split_url, strip_credentials
-from cetool.settings.condarc import Condarc, resolve_channel
+from cetool.declare.channels import resolve_channel
+from cetool.settings.condarc import Condarc
 
 if TYPE_CHECKING:
     from rattler.networking import Client

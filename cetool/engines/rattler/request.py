@@ -13,6 +13,7 @@ from cetool.base.errors import EngineError
 from cetool.base.text import pattern
 from cetool.base.urls import redact, scrub, strip_credentials
 from cetool.base.values import Value
+from cetool.declare.channels import resolve_channel
 from cetool.declare.match_fields import Fields, read_fields
 from cetool.declare.match_specs import url_in
 from cetool.declare.platforms import current_platform, default_virtual_packages
@@ -20,7 +21,7 @@ from cetool.engines.explicit import distinct
 from cetool.engines.protocol import CreateRequest
 from cetool.engines.rattler.client import Access, access_to, process_environment
 from cetool.engines.rattler.direct import Direct, package_at, without_url
-from cetool.settings.condarc import Condarc, resolve_channel
+from cetool.settings.condarc import Condarc
 
 if TYPE_CHECKING:
     from rattler import GenericVirtualPackage, MatchSpec
