@@ -7,12 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from support.requests import request_for
 
 from cetool.base.errors import EngineError
-from cetool.base.process import issue
 from cetool.engines.explain import explain
 from cetool.engines.output import CondaStages, MambaStages
-from cetool.engines.protocol import CreateRequest
+from cetool.engines.protocol import EngineRequest, SilentProgress
 from cetool.engines.subprocesses import Ended
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
@@ -41,7 +41,7 @@ CASES = [(engine, name, words) for engine in ("conda", "micromamba") for name, w
 ]
 
 
-def recorded(engine: str, name: str) -> tuple[Ended, CreateRequest]:
+def recorded(engine: str, name: str) -> tuple[Ended, EngineRequest]:
     """A recorded run: how it ended, and the request that cetool would have made it for."""
 
     def read(suffix: str) -> str:
@@ -53,14 +53,12 @@ def recorded(engine: str, name: str) -> tuple[Ended, CreateRequest]:
     packages = tuple(command[command.index(channels[-1]) + 1 :]) if channels else ()
     status = int(read("rc"))
     ended = Ended(status if status >= 0 else None, -status if status < 0 else None, read("stdout"), read("stderr"))
-    return ended, CreateRequest(Path("/p"), packages, channels, Path("/logs/engine.log"), issue("a test"))
+    return ended, request_for(Path("/p"), packages, channels, Path("/logs/engine.log"))
 
 
 def told(engine: str, stderr: str, *, status: int = 1, offline: bool = False, channel: str = "lab") -> EngineError:
     """The error for something that was printed on standard error."""
-    request = CreateRequest(
-        Path("/p"), ("numpy >=2",), (channel,), Path("/logs/engine.log"), issue("a test"), offline=offline
-    )
+    request = request_for(Path("/p"), ("numpy >=2",), (channel,), Path("/logs/engine.log"), offline=offline)
     return explain(Ended(status, None, "", stderr), engine=engine, request=request)
 
 
@@ -125,7 +123,7 @@ def test_credentials_are_not_repeated() -> None:
     assert "geheim" not in f"{error} {error.hint}" and "TOKEN-1" not in f"{error} {error.hint}"
 
 
-class _Seen:
+class _Seen(SilentProgress):
     """Progress as a list of what was told."""
 
     def __init__(self) -> None:
@@ -138,9 +136,6 @@ class _Seen:
     def packages(self, count: int) -> None:
         """The number of packages."""
         self.told.append(count)
-
-    def download(self, done: int, total: int | None) -> None:
-        """Bytes."""
 
     def link(self, done: int, total: int) -> None:
         """A package linked."""

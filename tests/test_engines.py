@@ -21,14 +21,14 @@ import pytest
 from engines import install_fakes
 from support.channel import Channel
 from support.home import Home
+from support.requests import HOLD, request_for
 from support.server import ChannelServer, Fault
 
 from cetool.base.errors import EngineError, Interrupted
 from cetool.base.process import issue
-from cetool.declare.environment import EnvironmentSpec, Solve
-from cetool.engines.build import Circumstances, Place, build_environment
+from cetool.engines.build import build_environment
 from cetool.engines.choice import choose_engine
-from cetool.engines.protocol import CreateRequest, Engine, SilentProgress
+from cetool.engines.protocol import Engine, EngineRequest, Hold, SilentProgress
 
 ALL = ("conda", "mamba", "micromamba")
 
@@ -74,20 +74,16 @@ class World:
         """The engine of that name, chosen as cetool chooses it."""
         return choose_engine(name, self.env, lock_dir=self.home.path / "locks", cache_dir=self.home.path / "cache")[0]
 
-    def request(self, *packages: str, **changes: Any) -> CreateRequest:
+    def request(self, *packages: str, **changes: Any) -> EngineRequest:
         """A request for these packages of the local channel."""
         directory = self.home.path / "environments"
         directory.mkdir(exist_ok=True)
         number = len(list(directory.iterdir()))
-        base = CreateRequest(
-            prefix=directory / f"e{number}-{threading.get_ident()}",
-            packages=packages,
-            channels=(self.channel.url,),
-            log=self.home.path / "engine.log",
-            consent=issue("a test"),
-            stall_timeout=60,
+        prefix = changes.pop("prefix", directory / f"e{number}-{threading.get_ident()}")
+        channels = changes.pop("channels", (self.channel.url,))
+        return request_for(
+            prefix, packages, channels, self.home.path / "engine.log", **{"stall_timeout": 60, **changes}
         )
-        return base._replace(**changes)
 
     @property
     def log(self) -> str:
@@ -119,7 +115,7 @@ def test_makes_a_complete_environment(world: World, name: str) -> None:
     """The environment works, is registered nowhere, and its making could be followed."""
     heard = Heard()
     request = world.request("python", "hello-bin")
-    world.engine(name).create(request, heard)
+    world.engine(name).create(request, heard, HOLD)
     done = subprocess.run([request.prefix / "bin" / "hello", "a b"], capture_output=True, text=True, check=True)
     assert done.stdout == f"hello from {request.prefix}\n<a b>\n"
     version = subprocess.run([request.prefix / "bin" / "python", "-c", "print(6 * 7)"], capture_output=True, check=True)
@@ -136,7 +132,7 @@ def test_makes_a_complete_environment(world: World, name: str) -> None:
 def test_an_environment_without_packages_is_complete(world: World, name: str) -> None:
     """Nothing asked for, nothing in it: no failure."""
     request = world.request()
-    world.engine(name).create(request, Heard())
+    world.engine(name).create(request, Heard(), HOLD)
     assert (request.prefix / "conda-meta" / "history").exists()
 
 
@@ -154,7 +150,7 @@ def test_every_form_of_spec_reaches_the_solver(world: World, name: str) -> None:
         f'six[url="{archive.as_uri()}"]',
     )
     request = world.request(*specs)
-    world.engine(name).create(request, Heard())
+    world.engine(name).create(request, Heard(), HOLD)
     names = {path.name.rsplit("-", 2)[0] for path in (request.prefix / "conda-meta").glob("*.json")}
     assert {"python", "hello-bin", "activated", "six"} <= names
     assert (request.prefix / "conda-meta" / "six-1.16.0-pyh_0.json").exists()
@@ -164,8 +160,8 @@ def test_every_form_of_spec_reaches_the_solver(world: World, name: str) -> None:
 def test_virtual_packages_are_overridden(world: World, name: str) -> None:
     """``__cuda`` as the spec says, not as the machine has it."""
     with pytest.raises(EngineError, match="__cuda >=12"):
-        world.engine(name).create(world.request("needs-cuda", virtual_packages=(("__cuda", "11.0"),)), Heard())
-    world.engine(name).create(world.request("needs-cuda", virtual_packages=(("__cuda", "12.4"),)), Heard())
+        world.engine(name).create(world.request("needs-cuda", virtual_packages=(("__cuda", "11.0"),)), Heard(), HOLD)
+    world.engine(name).create(world.request("needs-cuda", virtual_packages=(("__cuda", "12.4"),)), Heard(), HOLD)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -173,7 +169,7 @@ def test_variables_that_would_bend_the_run_are_taken_out(world: World, name: str
     """The user's own settings stay, those for JSON, quiet and dry runs and for another Python do not."""
     bent = {"CONDA_JSON": "1", "CONDA_DRY_RUN": "1", "PYTHONHOME": "/nowhere", "PYTHONPATH": "/nowhere"}
     world.env |= {**bent, "CONDA_SSL_VERIFY": "false"}
-    world.engine(name).create(world.request("hello-bin"), Heard())
+    world.engine(name).create(world.request("hello-bin"), Heard(), HOLD)
     environ = world.asked[-1]["environ"]
     assert not bent.keys() & environ.keys()
     assert environ["CONDA_SSL_VERIFY"] == "false"
@@ -187,13 +183,13 @@ def test_registration_is_taken_back(world: World, name: str) -> None:
     others = b"/somewhere/\xffelse \r\n\n/and here"
     registry.write_bytes(others + b"\n")
     registry.chmod(0o640)
-    world.engine(name).create(world.request("hello-bin"), Heard())
+    world.engine(name).create(world.request("hello-bin"), Heard(), HOLD)
     world.env["FAKE_ENGINE_FAULT"] = "transcript:h04-badpkg"
     with pytest.raises(EngineError):
-        world.engine(name).create(world.request("hello-bin"), Heard())
+        world.engine(name).create(world.request("hello-bin"), Heard(), HOLD)
     world.env["FAKE_ENGINE_FAULT"] = "hang-after-registering"
     with pytest.raises(EngineError, match="no sign of progress"):
-        world.engine(name).create(world.request("hello-bin", stall_timeout=1.5), Heard())
+        world.engine(name).create(world.request("hello-bin", stall_timeout=1.5), Heard(), HOLD)
     assert registry.read_bytes() == others + b"\n"
     assert stat.S_IMODE(registry.stat().st_mode) == 0o640
 
@@ -213,12 +209,11 @@ def test_registration_is_taken_back(world: World, name: str) -> None:
 def test_a_run_that_went_wrong_is_an_error(world: World, name: str, fault: str, words: str) -> None:
     """Whatever the exit status says: one paragraph, and the log."""
     world.env["FAKE_ENGINE_FAULT"] = fault
-    spec = EnvironmentSpec(Solve(("hello-bin",)), channels=(world.channel.url,))
-    place = Place(world.home.path / "made", world.home.path / "engine.log")
+    request = world.request("hello-bin", environ=world.env)
     with pytest.raises(EngineError, match=words) as caught:
-        build_environment(world.engine(name), spec, place, Circumstances(world.env, issue("a test")), Heard())
+        build_environment(world.engine(name), request, Heard(), HOLD)
     assert "\n" not in str(caught.value)
-    assert caught.value.log == str(place.log)
+    assert caught.value.log == str(request.log)
     assert not world.alive()
 
 
@@ -226,11 +221,8 @@ def test_a_run_that_went_wrong_is_an_error(world: World, name: str, fault: str, 
 def test_it_is_looked_over_while_the_engine_ends(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once it has said that all is done; and not again if nothing has come or gone since."""
     monkeypatch.setattr("cetool.engines.build.check_complete", None)
-    spec = EnvironmentSpec(Solve(("hello-bin",)), channels=(world.channel.url,))
-    place = Place(world.home.path / "made", world.home.path / "engine.log")
-    packages, size = build_environment(
-        world.engine(name), spec, place, Circumstances(world.env, issue("a test")), Heard()
-    )
+    request = world.request("hello-bin", environ=world.env)
+    packages, size = build_environment(world.engine(name), request, Heard(), HOLD)
     assert packages == 1 and size > 0
 
 
@@ -239,7 +231,7 @@ def test_a_crash_after_all_was_done_is_no_failure(world: World, name: str) -> No
     """conda with the rattler solver does that now and then; it is told to whoever asks for detail."""
     world.env["FAKE_ENGINE_FAULT"] = "signal-after"
     heard = Heard()
-    world.engine(name).create(world.request("hello-bin"), heard)
+    world.engine(name).create(world.request("hello-bin"), heard, HOLD)
     assert any("SIGSEGV" in note and "complete" in note for note in heard.notes)
 
 
@@ -254,7 +246,7 @@ def test_an_interruption_leaves_no_process(world: World, name: str, fault: str, 
     heard = Heard()
     heard.interruption = interruption
     with pytest.raises(type(interruption)):
-        world.engine(name).create(world.request("hello-bin"), heard)
+        world.engine(name).create(world.request("hello-bin"), heard, HOLD)
     assert world.asked
     assert not world.alive()
 
@@ -264,7 +256,7 @@ def test_standing_still_is_ended(world: World, name: str) -> None:
     """A dead server can hold an engine for minutes; the time limit is on standing still, not on working."""
     world.env["FAKE_ENGINE_FAULT"] = "hang"
     with pytest.raises(EngineError, match="no sign of progress for 1.5 seconds"):
-        world.engine(name).create(world.request("hello-bin", stall_timeout=1.5), Heard())
+        world.engine(name).create(world.request("hello-bin", stall_timeout=1.5), Heard(), HOLD)
     assert not world.alive()
 
 
@@ -272,20 +264,21 @@ def test_a_slow_download_is_no_standing_still(world: World, server: ChannelServe
     """Bytes that trickle in are progress, though nothing is printed."""
     server.faults.append(Fault("*bigpkg*.conda", "slow", seconds=7))
     request = world.request("bigpkg", channels=(f"{server.url}/conda-forge",), stall_timeout=4)
-    world.engine("micromamba").create(request, Heard())
+    world.engine("micromamba").create(request, Heard(), HOLD)
 
 
 _DRIVER = """
 import os, sys
 from pathlib import Path
 from cetool.base.process import issue
-from cetool.engines.protocol import CreateRequest, SilentProgress
+from support.requests import HOLD, request_for
+from cetool.engines.protocol import SilentProgress
 from cetool.engines.choice import choose_engine
 name, directory, channel = sys.argv[1:]
 directory = Path(directory)
 engine, _ = choose_engine(name, os.environ, lock_dir=directory / "locks", cache_dir=directory)
-request = CreateRequest(directory / "p", ("hello-bin",), (channel,), directory / "log", issue("a test"))
-engine.create(request, SilentProgress())
+request = request_for(directory / "p", ("hello-bin",), (channel,), directory / "log")
+engine.create(request, SilentProgress(), HOLD)
 """
 
 
@@ -303,7 +296,7 @@ def test_killing_cetool_kills_the_engine(world: World, name: str) -> None:
     for pid in world.alive():
         os.kill(pid, signal.SIGKILL)  # the fake's child, which prctl does not reach
     _eventually(lambda: not world.alive())
-    world.engine(name).create(world.request("hello-bin"), Heard())
+    world.engine(name).create(world.request("hello-bin"), Heard(), HOLD)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -321,7 +314,7 @@ def test_descriptors_of_locks_are_inherited(world: World, tmp_path: Path) -> Non
             raise KeyboardInterrupt
 
     with lock, pytest.raises(KeyboardInterrupt):
-        world.engine("conda").create(world.request("hello-bin", inherit=(lock.fileno(),)), Looking())
+        world.engine("conda").create(world.request("hello-bin"), Looking(), Hold(issue("a test"), (lock.fileno(),)))
     assert str(tmp_path / "lock") in open_files
     assert any("/locks/packages-" in name for name in open_files)
 
@@ -334,7 +327,7 @@ def test_condas_take_turns_at_one_package_cache(world: World) -> None:
 
     def create(number: int) -> None:
         try:
-            world.engine("conda").create(requests[number], heard[number])
+            world.engine("conda").create(requests[number], heard[number], HOLD)
         except BaseException as error:
             failures.append(error)
 
@@ -353,7 +346,7 @@ def test_credentials_stay_out_of_sight(world: World, server: ChannelServer, name
     """They reach the engine (whose fake refuses them on a command line), and are in no log and no record afterwards."""
     server.credentials = ("user", "pass$HOME")
     request = world.request("hello-bin", channels=(f"{server.secret_url}/conda-forge", world.channel.url))
-    world.engine(name).create(request, Heard())
+    world.engine(name).create(request, Heard(), HOLD)
     assert "conda-forge/noarch/hello-bin-1.0-0.tar.bz2" in "\n".join(server.requests)
     kept = [world.log, *(path.read_text() for path in (request.prefix / "conda-meta").iterdir())]
     assert not any("pass$HOME" in text or "pass%24HOME" in text for text in kept)
@@ -369,7 +362,7 @@ def test_what_conda_config_says_already_stays_in_force(world: World, server: Cha
     world.env["CONDARC"] = str(own)
     world.env["FAKE_ENGINE_KEEP"] = str(world.home.path / "kept")
     request = world.request("hello-bin", channels=(f"{server.secret_url}/conda-forge",))
-    world.engine(name).create(request, Heard())
+    world.engine(name).create(request, Heard(), HOLD)
     if name == "conda":
         condarc = (world.home.path / "kept" / "CONDARC").read_text()
         assert "lab: https://lab.example" in condarc and "ssl_verify: true" in condarc
@@ -399,20 +392,20 @@ def _real(world: World, server: ChannelServer, name: str) -> None:
     engine = world.engine(name)
     heard = Heard()
     request = world.request("python", "hello-bin ==1.0", "six >=1,<2")
-    engine.create(request, heard)
+    engine.create(request, heard, HOLD)
     assert (request.prefix / "bin" / "hello").exists()
     assert heard.stages[-1] == "Linking"
     with pytest.raises(EngineError, match="nosuchpackage cannot be found"):
-        engine.create(world.request("nosuchpackage"), Heard())
+        engine.create(world.request("nosuchpackage"), Heard(), HOLD)
     with pytest.raises(EngineError, match="does-not-exist >=1"):
-        engine.create(world.request("missingdep"), Heard())
+        engine.create(world.request("missingdep"), Heard(), HOLD)
     with pytest.raises(EngineError, match="shared-lib"):
-        engine.create(world.request("conflict-a", "conflict-b"), Heard())
+        engine.create(world.request("conflict-a", "conflict-b"), Heard(), HOLD)
     server.credentials = ("user", "secret")
     channel = f"{server.url}/conda-forge"
     with pytest.raises(EngineError, match=f"{channel} wants credentials"):
-        engine.create(world.request("activated", channels=(channel,)), Heard())
-    engine.create(world.request("activated", channels=(f"{server.secret_url}/conda-forge",)), Heard())
+        engine.create(world.request("activated", channels=(channel,)), Heard(), HOLD)
+    engine.create(world.request("activated", channels=(f"{server.secret_url}/conda-forge",)), Heard(), HOLD)
     assert "secret" not in world.log
 
 

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -159,9 +158,8 @@ def test_an_engine_that_takes_too_much_memory_is_stopped(monkeypatch: pytest.Mon
         return len(taken)
 
     monkeypatch.setattr(limits, "MEMORY", 32 << 20)
-    away = threading.Event()
     with pytest.raises(TooMuchMemory):
-        attend(read_a_package_list(), lambda: False, away, None)
+        attend(read_a_package_list(), lambda: False)
 
 
 def test_the_documentation_names_every_limit() -> None:

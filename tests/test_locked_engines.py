@@ -14,15 +14,14 @@ from engines import install_fakes
 from support.channel import Channel
 from support.home import Home
 from support.locked import explicit_list, flip, lines
+from support.requests import HOLD, request_for
 from support.server import ChannelServer, Fault
 
 from cetool.base.errors import EngineError
-from cetool.base.process import issue
-from cetool.declare.environment import EnvironmentSpec, Exact
 from cetool.declare.package import Package
-from cetool.engines.build import Circumstances, Place, build_environment
+from cetool.engines.build import build_environment
 from cetool.engines.choice import choose_engine
-from cetool.engines.protocol import CreateRequest, Engine, Explain, Progress, SilentProgress
+from cetool.engines.protocol import Engine, EngineRequest, Explain, Hold, Progress, SilentProgress
 from cetool.packages.cache import DamagedPackages
 from cetool.packages.integrity import Altered
 from cetool.packages.integrity import changed_files as changed_of
@@ -71,16 +70,10 @@ def make(home: Home, environ: dict[str, str], channel_url: str) -> Make:
 
     def run(name: str, explicit: tuple[str, ...], progress: Progress | None = None, **changes: Any) -> Path:
         number = sum(1 for _ in home.path.glob("e[0-9]*"))
-        base = CreateRequest(
-            home.path / f"e{number}",
-            (),
-            (channel_url,),
-            home.path / "log",
-            issue("a test"),
-            explicit=_packages(explicit),
-        )
-        request = base._replace(stall_timeout=60, **changes)
-        engine(home, environ, name).create(request, progress or SilentProgress())
+        changes = {"channels": (channel_url,), "prefix": home.path / f"e{number}", "stall_timeout": 60, **changes}
+        prefix, packages, channels = changes.pop("prefix"), changes.pop("packages", ()), changes.pop("channels")
+        request = request_for(prefix, packages, channels, home.path / "log", exact=_packages(explicit), **changes)
+        engine(home, environ, name).create(request, progress or SilentProgress(), HOLD)
         return request.prefix
 
     return run
@@ -280,9 +273,9 @@ class Meddling:
         self._inner = inner
         self._meddle = meddle
 
-    def create(self, request: CreateRequest, progress: Progress) -> Explain:
+    def create(self, request: EngineRequest, progress: Progress, hold: Hold) -> Explain:
         """Make it, and meddle."""
-        explain = self._inner.create(request, progress)
+        explain = self._inner.create(request, progress, hold)
         self._meddle(request.prefix)
         return explain
 
@@ -290,10 +283,8 @@ class Meddling:
 def build(home: Home, environ: dict[str, str], explicit: tuple[str, ...], meddle: Callable[[Path], None]) -> Notes:
     heard = Notes()
     made = Meddling(engine(home, environ, "rattler"), meddle)
-    spec = EnvironmentSpec(Exact(_packages(explicit)))
-    build_environment(
-        made, spec, Place(home.path / "built", home.path / "log"), Circumstances(environ, issue("a test")), heard
-    )
+    request = request_for(home.path / "built", (), (), home.path / "log", exact=_packages(explicit), environ=environ)
+    build_environment(made, request, heard, HOLD)
     return heard
 
 

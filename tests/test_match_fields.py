@@ -16,16 +16,15 @@ from engines import install_fakes
 from support.archive import Package, write_package, write_repodata
 from support.home import Home
 from support.interpreter import current_subdir
+from support.requests import HOLD, request_for
 from support.spec_texts import RECORDS, generated, ours, pyrattler
 
 from cetool.base.errors import EngineError, MetadataError
-from cetool.base.process import issue
-from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.declare.match_fields import is_read_alike
 from cetool.declare.match_specs import canonical_spec
-from cetool.engines.build import Circumstances, Place, build_environment
+from cetool.engines.build import build_environment
 from cetool.engines.choice import choose_engine
-from cetool.engines.protocol import CreateRequest, SilentProgress
+from cetool.engines.protocol import EngineRequest, SilentProgress
 from cetool.engines.rattler.engine import RattlerEngine
 
 #: What conda's MatchSpec imports.
@@ -176,9 +175,9 @@ def two_subdirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _request(root: Path, place: Path, *specs: str) -> CreateRequest:
+def _request(root: Path, place: Path, *specs: str) -> EngineRequest:
     channels = tuple((root / name).as_uri() for name in ("A", "B"))
-    return CreateRequest(place / "prefix", tuple(map(canonical_spec, specs)), channels, place / "log", issue("a test"))
+    return request_for(place / "prefix", tuple(map(canonical_spec, specs)), channels, place / "log")
 
 
 @pytest.mark.parametrize(
@@ -214,10 +213,10 @@ def test_a_field_chooses_the_package(two_subdirs: Path, tmp_path: Path, specs: t
     request = _request(two_subdirs, tmp_path, *specs)
     if found.startswith("error: "):
         with pytest.raises(EngineError) as refused:
-            engine.solve(request, SilentProgress())
+            engine.solve(request, SilentProgress(), HOLD)
         assert found.removeprefix("error: ") in f"{refused.value} {refused.value.hint}"
     else:
-        records = engine.solve(request, SilentProgress())
+        records = engine.solve(request, SilentProgress(), HOLD)
         assert " ".join(sorted(f"{each.subdir}/{each.file_name.removesuffix('.conda')}" for each in records)) == found
 
 
@@ -230,9 +229,9 @@ def test_with_strict_priority_a_channel_hides_the_packages_of_those_behind_it(
     request = _request(two_subdirs, tmp_path, f"only[subdir={current_subdir()}]")
     if priority == "strict":
         with pytest.raises(EngineError):
-            engine.solve(request, SilentProgress())
+            engine.solve(request, SilentProgress(), HOLD)
     else:
-        (record,) = engine.solve(request, SilentProgress())
+        (record,) = engine.solve(request, SilentProgress(), HOLD)
         assert str(record.version) == "2.0"
 
 
@@ -243,9 +242,8 @@ def test_engines_that_are_programs_link_what_the_fields_say(home: Home, two_subd
     env = home.environment({"FAKE_ENGINE_LOG": str(home.path / "asked"), "PATH": f"{home.bin}:/usr/bin:/bin"})
     engine = choose_engine(name, env, lock_dir=home.path / "locks", cache_dir=home.path / "cache")[0]
     request = _request(two_subdirs, home.path, f"bld[subdir={current_subdir()}]")
-    spec = EnvironmentSpec(Solve(request.packages), request.channels)
-    around = Circumstances(env, issue("a test"), solver_cache=home.path / "cache")
-    build_environment(engine, spec, Place(request.prefix, request.log), around, SilentProgress())
+    request = request._replace(environ=env, cache=home.path / "cache")
+    build_environment(engine, request, SilentProgress(), HOLD)
     (record,) = (request.prefix / "conda-meta").glob("*.json")
     assert json.loads(record.read_text())["subdir"] == current_subdir()
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.requests import HOLD, request_for
 from support.server import ChannelServer
 
 from cetool.base.errors import EngineError
-from cetool.base.process import issue
 from cetool.declare.pypi import PypiSettings
-from cetool.engines.protocol import CreateRequest, SilentProgress
-from cetool.engines.pypi.driver import PypiRequest, find_uv, needs_pip
+from cetool.engines.protocol import SilentProgress
+from cetool.engines.pypi.driver import find_uv, needs_pip
 from cetool.engines.pypi.install import install_pypi
 from cetool.engines.rattler.engine import RattlerEngine
 
@@ -60,10 +60,8 @@ def environment(tmp_path: Path, channel: Path) -> Path:
     """A conda environment with python, pip, and six 1.17."""
     prefix = tmp_path / "env"
     environ = {"HOME": str(tmp_path), "PATH": os.defpath, "CONDA_CHANNEL_ALIAS": channel.as_uri()}
-    request = CreateRequest(
-        prefix, ("python", "pip", "six >=1.17"), ("conda-forge",), tmp_path / "conda.log", issue("a test")
-    )
-    RattlerEngine(environ, tmp_path / "cache").create(request, SilentProgress())
+    request = request_for(prefix, ("python", "pip", "six >=1.17"), ("conda-forge",), tmp_path / "conda.log")
+    RattlerEngine(environ, tmp_path / "cache").create(request, SilentProgress(), HOLD)
     (marker,) = prefix.glob("lib/python3*")
     (marker / "EXTERNALLY-MANAGED").write_text("[externally-managed]\nError=hands off\n")
     return prefix
@@ -75,18 +73,10 @@ def install(environment: Path, tmp_path: Path) -> Install:
 
     def run(*requirements: str, installer: str, env: dict[str, str] | None = None, **request: Any) -> Path:
         environ = {**os.environ, "HOME": str(tmp_path), **(env or {})}
-        install_pypi(
-            PypiRequest(
-                environment,
-                tmp_path / "pypi.log",
-                environ,
-                issue("a test"),
-                installer=installer,
-                **request,
-            ),
-            requirements,
-            SilentProgress(),
-        )
+        settings = request.pop("settings", PypiSettings())
+        wanted = request_for(environment, (), (), tmp_path / "pypi.log", pypi_settings=settings, environ=environ)
+        wanted = wanted._replace(installer=installer, **request)
+        install_pypi(wanted, requirements, SilentProgress(), HOLD)
         return environment
 
     return run

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.requests import HOLD, request_for
 from support.server import ChannelServer, Fault
 
 from cetool.base.errors import EngineError, Interrupted
-from cetool.base.process import issue
-from cetool.engines.protocol import CreateRequest, SilentProgress
+from cetool.engines.protocol import SilentProgress
 from cetool.engines.rattler.engine import RattlerEngine
 
 Create = Callable[..., Path]
@@ -68,15 +68,14 @@ def create(tmp_path: Path, channel: Path) -> Create:
             **(env or {}),
         }
         number = next(made)
-        wanted = CreateRequest(
+        wanted = request_for(
             prefix=tmp_path / f"env-{number}",
             packages=specs,
             channels=channels,
             log=tmp_path / f"log-{number}",
-            consent=issue("a test"),
             **request,
         )
-        RattlerEngine(environ, tmp_path / "cache").create(wanted, progress or Listening())
+        RattlerEngine(environ, tmp_path / "cache").create(wanted, progress or Listening(), HOLD)
         return wanted.prefix
 
     return run
@@ -260,13 +259,14 @@ def test_a_signal_stops_it_and_nothing_is_written_afterwards(
 def test_many_processes_share_one_cold_cache(tmp_path: Path, server: ChannelServer) -> None:
     code = (
         "import sys; from pathlib import Path; from cetool.engines.rattler.engine import RattlerEngine;"
-        "from cetool.base.process import issue;"
-        "from cetool.engines.protocol import CreateRequest, SilentProgress; root = Path(sys.argv[1]);"
-        "RattlerEngine({'HOME': str(root)}, root / 'cache').create(CreateRequest(root / ('e' + sys.argv[2]),"
-        "('many-files', 'hello-bin'), (sys.argv[3],), root / ('l' + sys.argv[2]), issue('a test')), SilentProgress())"
+        "from cetool.engines.protocol import SilentProgress; root = Path(sys.argv[1]);"
+        "from support.requests import HOLD, request_for;"
+        "RattlerEngine({'HOME': str(root)}, root / 'cache').create(request_for(root / ('e' + sys.argv[2]),"
+        "('many-files', 'hello-bin'), (sys.argv[3],), root / ('l' + sys.argv[2])), SilentProgress(), HOLD)"
     )
     url = f"{server.url}/conda-forge"
-    running = [subprocess.Popen([sys.executable, "-c", code, tmp_path, str(each), url]) for each in range(6)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    running = [subprocess.Popen([sys.executable, "-c", code, tmp_path, str(each), url], env=env) for each in range(6)]
     assert [process.wait(120) for process in running] == [0] * 6
     for each in range(6):
         assert (tmp_path / f"e{each}/bin/hello").exists() and (tmp_path / f"e{each}/conda-meta/history").stat().st_size

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rattler import Version, VersionSpec
 from support.archive import Package, write_package, write_repodata
+from support.requests import HOLD, request_for
 
 from cetool.base.errors import EngineError, MetadataError
-from cetool.base.process import issue
 from cetool.declare.channels import canonical_channel
 from cetool.declare.match_fields import check_name, read_fields
 from cetool.declare.match_specs import canonical_spec
-from cetool.engines.protocol import CreateRequest, SilentProgress
+from cetool.engines.protocol import SilentProgress
 from cetool.engines.rattler.engine import RattlerEngine
 from cetool.lock.explicit import read_explicit
 
@@ -107,9 +107,9 @@ def test_a_channel_without_noarch_is_none(tmp_path: Path) -> None:
     channel = tmp_path / "channel"
     write_repodata({f"{package.stem}.conda": write_package(package, channel)}, "linux-64", channel)
     engine = RattlerEngine({"HOME": str(tmp_path), "PATH": os.defpath}, tmp_path / "cache")
-    request = CreateRequest(tmp_path / "x", ("same",), (channel.as_uri(),), tmp_path / "log", issue("a test"))
+    request = request_for(tmp_path / "x", ("same",), (channel.as_uri(),), tmp_path / "log")
     with pytest.raises(EngineError, match="there is no channel"):
-        engine.solve(request, SilentProgress())
+        engine.solve(request, SilentProgress(), HOLD)
 
 
 # --- CEP 29 -----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.cache import (
+    Site,
     builder,
     ensure,
     hear,
@@ -32,7 +33,7 @@ from support.cache import (
 
 from cetool.base.errors import StoreError
 from cetool.base.filelock import is_locked
-from cetool.store.making import Site
+from cetool.store.making import Settling
 from cetool.store.marker import Marker, read_marker
 from cetool.store.store import Directory, Lease
 
@@ -130,8 +131,8 @@ def test_a_marker_that_cannot_be_written_or_is_anothers_leaves_nothing(tmp_path:
     with pytest.raises(StoreError, match="could not be written"):
         ensure(store, SPEC, builder(SPEC, then=lambda site: shutil.rmtree(site.prefix / "conda-meta")))
 
-    def elsewhere(site: Site) -> Marker:
-        make_files(site.prefix)
+    def elsewhere(prefix: Path, log: Path, descriptors: tuple[int, ...], settling: Settling) -> Marker:
+        make_files(prefix)
         return marker_for(tmp_path / "elsewhere", SPEC)
 
     with pytest.raises(StoreError, match="made as another one"):

@@ -20,7 +20,7 @@ from cetool.base.text import normalized, printable
 from cetool.base.urls import redact
 from cetool.base.values import Value
 from cetool.declare.baselines import is_remote
-from cetool.declare.environment import EnvironmentSpec, Solve
+from cetool.declare.environment import EnvironmentSpec, Over, Solve
 from cetool.declare.requirements import Requirements
 from cetool.declare.source import read_bytes
 from cetool.lock.baseline import Combined, combine
@@ -93,16 +93,13 @@ def on_baselines(spec: EnvironmentSpec, needs: Requirements, session: Session, w
     return result
 
 
-def to_be_locked(
-    spec: EnvironmentSpec, needs: Requirements, session: Session, wish: Wish
-) -> tuple[EnvironmentSpec, PlatformLock]:
-    """For a lock: the spec of what is added to the baselines, and what stays of those. Raises CetoolError."""
+def to_be_locked(spec: EnvironmentSpec, needs: Requirements, session: Session, wish: Wish) -> EnvironmentSpec:
+    """For a lock: the spec of what stays of the baselines, and what is added. Raises CetoolError."""
     _, combined = _combined(needs, session, wish)
     result, _ = laid_on(spec, combined)
-    platform = wish.platform or session.platform
     pypi = tuple(package.line for package in combined.pypi)
-    spec = spec._replace(what=Solve(spec.packages, (*pypi, *(() if result.is_locked else result.pypi))))
-    return spec, PlatformLock(platform, combined.conda, combined.pypi)
+    added = Solve(spec.packages, (*pypi, *(() if result.is_locked else result.pypi)))
+    return spec._replace(what=Over(combined.conda, combined.pypi, added))
 
 
 def _combined(needs: Requirements, session: Session, wish: Wish) -> tuple[tuple[Baseline, ...], Combined]:

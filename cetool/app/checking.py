@@ -114,7 +114,9 @@ def _look_at(target: str, checks: Checks, session: Session) -> tuple[ScriptMetad
 
 def _solve(metadata: ScriptMetadata, session: Session) -> list[Finding]:
     """Whether the environment can be made; what keeps that from being known (no network) is raised."""
-    from cetool.engines.dry_solve import Solver, UnsatisfiableError
+    from cetool.engines.protocol import Hold
+    from cetool.engines.rattler.errors import UnsatisfiableError
+    from cetool.engines.solve import count_packages
 
     spec = session.spec_of(metadata.requirements)
     if spec.overlay is not None:
@@ -122,8 +124,7 @@ def _solve(metadata: ScriptMetadata, session: Session) -> list[Finding]:
         return []
     if spec.pypi:
         session.voice.detail(f"{metadata.path}: packages from PyPI are not looked at")
-    consent, limit = session.consent(), session.settings.stall_timeout
-    solver = Solver(session.engine_environ, session.packages, consent, session.offline, limit)
+    hold = Hold(session.consent())
     with session.voice.progress() as progress:
         try:
             if metadata.requirements.baselines:
@@ -131,7 +132,7 @@ def _solve(metadata: ScriptMetadata, session: Session) -> list[Finding]:
 
                 spec = on_baselines(spec, metadata.requirements, session, Wish())
             if not spec.is_locked:
-                solver.solve(spec, progress)
+                count_packages(session.request(spec), progress, hold)
         except UnsatisfiableError as error:
             line = metadata.lines[0] if metadata.lines else None
             return [Finding("unsatisfiable", scrub(error.message), line, error.hint)]

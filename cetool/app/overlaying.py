@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from cetool.base.durations import format_size
 from cetool.base.errors import StoreError
 from cetool.base.filelock import FileLock
-from cetool.base.process import Consent
 from cetool.declare.environment import EnvironmentSpec, Overlay
 from cetool.declare.overlay import OverlayKeys
 from cetool.declare.pypi import PypiSettings
@@ -22,12 +21,13 @@ from cetool.overlays.recipe import state_of, watched_by
 from cetool.overlays.store import Overlays
 from cetool.settings.paths import conda_root
 from cetool.store.disk import disk_size
-from cetool.store.making import Site, ensure
+from cetool.store.making import Settling, ensure
 from cetool.store.marker import Marker, what_is_lost
 from cetool.store.store import Lease, Store
 
 if TYPE_CHECKING:
     from cetool.app.session import Session
+    from cetool.engines.protocol import EngineRequest, Hold
 
 #: Seconds that a base of cetool's own may be held by another alone.
 _PATIENCE = 2.0
@@ -162,9 +162,10 @@ def _lay(session: Session, spec: EnvironmentSpec, store: Store, *, refresh: bool
     session.prepare_cache()
     session.prepare(store.paths)
     with session.voice.progress() as progress:
+        from cetool.engines.protocol import Hold
 
-        def build(site: Site) -> Marker:
-            return _build(session, spec, site, progress, consent)
+        def build(prefix: Path, log: Path, descriptors: tuple[int, ...], settling: Settling) -> Marker:
+            return _build(session, session.request(spec, prefix, log), progress, Hold(consent, descriptors))
 
         lease = ensure(store, spec, build, refresh=refresh, on_wait=progress.wait, purpose=purpose)
     if lease.created:
@@ -172,20 +173,13 @@ def _lay(session: Session, spec: EnvironmentSpec, store: Store, *, refresh: bool
     return lease
 
 
-def _build(session: Session, spec: EnvironmentSpec, site: Site, progress: Progress, consent: Consent) -> Marker:
-    from cetool.engines.build import Circumstances, Place
+def _build(session: Session, request: EngineRequest, progress: Progress, hold: Hold) -> Marker:
     from cetool.overlays.build import build_overlay
 
-    settings = session.settings
-    circumstances = Circumstances(
-        session.engine_environ, consent, session.offline, settings.stall_timeout, settings.pip_installer
-    )
     started = time.monotonic()
-    built = build_overlay(spec, Place(site.prefix, site.log, site.inherit), circumstances, session.packages, progress)
-    size = disk_size(site.prefix)
-    return session.marker(
-        spec, site.prefix, (built.installer, built.version), started, packages=built.records, size=size
-    )
+    built = build_overlay(request, progress, hold)
+    maker, size = (built.installer, built.version), disk_size(request.prefix)
+    return session.marker(request.spec, request.prefix, maker, started, packages=built.records, size=size)
 
 
 def _created(lease: Lease) -> str:

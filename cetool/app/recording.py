@@ -138,20 +138,12 @@ def find_origins(session: Session, prefix: Path, installed: Installed, spec: Env
     """The same, the files of PyPI packages looked for that nobody noted; the prefix's python is asked."""
     if not installed.unknown:
         return installed
-    from cetool.engines.pypi.driver import PypiRequest
+    from cetool.engines.protocol import Hold
     from cetool.engines.pypi.install import find_missing_origins
 
-    request = PypiRequest(
-        prefix=prefix,
-        log=session.paths.logs / f"{prefix.name}.log",
-        environ=session.engine_environ,
-        consent=session.consent(),
-        settings=spec.pypi_settings,
-        offline=session.offline,
-        installer=session.settings.pip_installer,
-    )
+    request = session.request(spec, prefix, session.paths.logs / f"{prefix.name}.log")
     try:
-        return find_missing_origins(request, installed)
+        return find_missing_origins(request, Hold(session.consent()), installed)
     except EngineError:  # no python to ask for
         return installed
 

@@ -28,7 +28,7 @@ from cetool.settings.condarc import Condarc, load_condarc, search_path
 from cetool.settings.paths import Paths, conda_root, config_file_path, resolve_paths
 from cetool.settings.settings import load_settings
 from cetool.store.disk import delete_tree
-from cetool.store.making import Site, ensure
+from cetool.store.making import ensure
 from cetool.store.marker import Marker, what_is_lost
 from cetool.store.store import Lease, Store, note_made
 from cetool.warm import file_state
@@ -37,7 +37,8 @@ from cetool.warm.environ import caller_environ
 if TYPE_CHECKING:  # engines and the log are for those who need them: each import delays the script
     from cetool.app.baselines import OnBaselines
     from cetool.app.sources import Foreign
-    from cetool.engines.protocol import Engine, Found, Progress
+    from cetool.engines.protocol import Engine, EngineRequest, Found, Hold, Progress
+    from cetool.store.making import Settling
     from cetool.store.usage import UsageLog
 
 _OVERRIDE = pattern(r"CONDA_OVERRIDE_([A-Z][A-Z0-9_]*)\Z")
@@ -302,9 +303,12 @@ class Session:
         consent = self.consent()
         self.prepare_cache()
         with self.voice.progress() as progress:
+            from cetool.app.making_progress import Making  # engines are for those who make something
+            from cetool.engines.protocol import Hold
 
-            def build(site: Site) -> Marker:
-                return self._build(spec, site, progress, meanwhile, consent)
+            def build(prefix: Path, log: Path, descriptors: tuple[int, ...], settling: Settling) -> Marker:
+                request = self.request(spec, prefix, log)
+                return self._build(request, Making(progress, settling, meanwhile), Hold(consent, descriptors))
 
             lease = ensure(self.store, spec, build, refresh=refresh, on_wait=progress.wait, purpose=purpose)
         if lease.created:
@@ -324,55 +328,50 @@ class Session:
                 hint="Machines of several platforms need a cache each (CETOOL_CACHE_DIR); --refresh makes it for this.",
             )
 
-    def _build(
-        self,
-        spec: EnvironmentSpec,
-        site: Site,
-        progress: Progress,
-        meanwhile: Callable[[], None] | None,
-        consent: Consent,
-    ) -> Marker:
+    def request(self, spec: EnvironmentSpec, prefix: Path = Path(), log: Path = Path()) -> EngineRequest:
+        """The request to make, or to solve, the environment of the spec under the settings in force."""
+        from cetool.engines.protocol import EngineRequest
+
+        return EngineRequest(
+            spec,
+            prefix,
+            log,
+            environ=self.engine_environ,
+            cache=self.packages,
+            offline=self.offline,
+            stall_timeout=self.settings.stall_timeout,
+            installer=self.settings.pip_installer,
+        )
+
+    def _build(self, request: EngineRequest, progress: Progress, hold: Hold) -> Marker:
         from cetool.engines.choice import choose_anew
 
         engine, reason = self.engine
         try:
-            return self._build_by(engine, reason, spec, site, progress, meanwhile, consent)
+            return self._build_by(engine, reason, request, progress, hold)
         except EngineError:
             wanted, places = self.settings.engine, {"lock_dir": self.paths.locks, "cache_dir": self.packages}
             other = choose_anew(engine, wanted, self.engine_environ, **places)
             if other is None:
                 raise
         self.engine = other
-        delete_tree(site.prefix)
-        return self._build_by(*other, spec, site, progress, None, consent)
+        delete_tree(request.prefix)
+        return self._build_by(*other, request, progress, hold)
 
-    def _build_by(
-        self,
-        engine: Engine,
-        reason: str,
-        spec: EnvironmentSpec,
-        site: Site,
-        progress: Progress,
-        meanwhile: Callable[[], None] | None,
-        consent: Consent,
-    ) -> Marker:
-        from cetool.engines.build import Circumstances, Place, build_environment
+    def _build_by(self, engine: Engine, reason: str, request: EngineRequest, progress: Progress, hold: Hold) -> Marker:
+        from cetool.engines.build import build_environment
 
         if self.settings.verbosity == "verbose":  # else nobody is told, and asking may take long
             progress.note(f"Engine: {engine.name} {engine.version}: {reason}")
-        circumstances = Circumstances(
-            self.engine_environ,
-            consent,
-            self.offline,
-            self.settings.stall_timeout,
-            self.settings.pip_installer,
-            meanwhile,
-            self.packages,
-        )
+        pypi = None
+        if request.exact_pypi or request.asked_pypi:
+            from cetool.engines.pypi.install import Installing  # 60 ms that few environments need
+
+            pypi = Installing()
         started = time.monotonic()
-        place = Place(site.prefix, site.log, site.inherit, site.written)
-        packages, size = build_environment(engine, spec, place, circumstances, progress)
-        return self.marker(spec, site.prefix, (engine.name, engine.version), started, packages=packages, size=size)
+        packages, size = build_environment(engine, request, progress, hold, pypi)
+        maker = (engine.name, engine.version)
+        return self.marker(request.spec, request.prefix, maker, started, packages=packages, size=size)
 
     def marker(
         self, spec: EnvironmentSpec, prefix: Path, maker: tuple[str, str], started: float, *, packages: int, size: int

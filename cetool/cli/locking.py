@@ -251,36 +251,29 @@ def _solved(
     progress: Progress,
 ) -> Lock:
     """The lock as it is to be: each platform solved towards what it was."""
-    from cetool.engines.lock_solve import LockSolver
+    from cetool.engines.protocol import Hold
+    from cetool.engines.solve import solve_lock
 
-    solver = LockSolver(
-        session.engine_environ,
-        session.packages,
-        session.consent(),
-        session.offline,
-        session.settings.stall_timeout,
-        session.settings.pip_installer,
-        wish.exclude_newer,
-    )
+    hold = Hold(session.consent())
+    newest = None if wish.exclude_newer is None else rfc3339(wish.exclude_newer)
     found = []
     channels: dict[str, None] = {}
     for platform, needs in asked.items():
-        spec = session.spec_of(needs)
+        spec = session.spec_of(needs, exclude_newer=newest)
         spec = spec._replace(
             virtual_packages=tuple(sorted({**dict(spec.virtual_packages), **dict(wish.virtual_packages)}.items()))
         )
         channels |= dict.fromkeys(map(strip_credentials, spec.channels))
         progress.note(f"Locking {source.script.name} for {platform}")
         kept = None if before is None or wish.update_all else _without(before.platform(platform), wish.update)
-        given = None
         if needs.baselines:
             from cetool.app.baselines import Wish as BaselineWish
             from cetool.app.baselines import to_be_locked
 
             about = BaselineWish(identity(source), refresh=wish.update_all, platform=platform)
-            spec, given = to_be_locked(spec, needs, session, about)
+            spec = to_be_locked(spec, needs, session, about)
         try:
-            locked = solver.solve(spec, platform, kept, progress, given)
+            locked = solve_lock(session.request(spec)._replace(platform=platform), kept, progress, hold)
         except EngineError as error:
             if platform != current_platform():
                 raise error.but(message=f"for {platform}: {error.message}") from None

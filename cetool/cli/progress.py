@@ -149,6 +149,9 @@ class CreationProgress:
         """So many packages of all are linked."""
         self._stage.linked = (done, total)
 
+    def written(self) -> None:
+        """Nothing is to be seen of it."""
+
     def note(self, text: str) -> None:
         """A sentence for ``-v``."""
         if not self._ended.is_set():

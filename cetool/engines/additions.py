@@ -1,21 +1,16 @@
-"""What is to be added to packages that stay as they are: which specs they do not meet already, and who solves those.
-
-The embedded engine solves for all engines here, for it alone takes packages as given; what comes of it is a list of
-exactly named packages, which any engine installs.
-"""
+"""Which specs packages that stay as they are do not meet already."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cetool.base.urls import redact
 from cetool.declare.match_fields import PACKAGE_NAME, read_fields
 from cetool.declare.match_specs import IDENTITY, is_same_file
 from cetool.declare.package import Package
-from cetool.engines.protocol import CreateRequest, Progress
+from cetool.engines.rattler.errors import UnsatisfiableError
 
 if TYPE_CHECKING:
     from rattler import MatchSpec
@@ -40,8 +35,6 @@ def additions(specs: Iterable[str], pinned: Sequence[Package]) -> tuple[str, ...
         if name is None or spec.condition is not None or name not in there:
             found.append(text)
         elif not _fits(spec, text, kept := there[name]):
-            from cetool.engines.rattler.errors import UnsatisfiableError
-
             raise UnsatisfiableError(
                 f"{redact(text)!r} does not fit the baseline, which has {name} {kept.version} ({kept.build})",
                 code="baseline-conflict",
@@ -63,22 +56,3 @@ def _fits(spec: MatchSpec, text: str, package: Package) -> bool:
     others = [(key, value) for key, value in read_fields(text).others if key not in IDENTITY]
     same = is_same_file(spec, text, package.url, package.sha256, package.md5)
     return same and all(told.get(key) == value for key, value in others)
-
-
-def with_additions(
-    request: CreateRequest, pinned: tuple[Package, ...], environ: Mapping[str, str], cache: Path, progress: Progress
-) -> CreateRequest:
-    """The request for exactly the pinned packages and what is added to them.
-
-    Nothing is solved where they meet the request's specs already. Raises EngineError where it cannot be had.
-    """
-    added = additions(request.packages, pinned)
-    if not added:
-        progress.note("Nothing is added to the baseline, so nothing is solved.")
-        return request._replace(explicit=pinned, exclude_newer=None)
-    from cetool.engines.rattler.engine import RattlerEngine
-
-    progress.note(f"Solved with {len(pinned)} packages of the baseline as they are: {', '.join(map(redact, added))}")
-    solver = RattlerEngine(environ, cache)
-    packages = solver.solve_exactly(request._replace(packages=added, pinned=pinned), progress)
-    return request._replace(explicit=packages, exclude_newer=None)

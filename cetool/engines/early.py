@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from cetool.base.below import walk
 from cetool.base.errors import EngineError
+from cetool.engines.protocol import Progress, ProgressOver
 from cetool.packages.integrity import check_complete
 
 
-class EarlyLook:
-    """What was found by a look at the prefix, for as long as nothing comes or goes there.
+class EarlyLook(ProgressOver):
+    """What was found by a look at the prefix when all was written, for as long as nothing comes or goes there."""
 
-    ``written`` is called before: all is there that is to reach the disk.
-    """
-
-    def __init__(self, prefix: Path, written: Callable[[], None] | None) -> None:
+    def __init__(self, progress: Progress, prefix: Path, *, looks: bool) -> None:
+        super().__init__(progress)
         self._prefix = prefix
-        self._written = written
+        self._looks = looks
         self._found: tuple[int, int] | None = None
         self._changed: dict[str, int] = {}
 
-    def take(self) -> None:
-        """Look; what is wrong is left for a later look to tell."""
+    def written(self) -> None:
+        """Look; what is wrong is left for a later look to report."""
+        if not self._looks:
+            return
         with suppress(OSError, EngineError):
-            if self._written is not None:
-                self._written()
+            super().written()
             changed = os.lstat(self._prefix).st_mtime_ns
             there = dict(walk(self._prefix))
             self._found = check_complete(self._prefix, there=there)

@@ -28,7 +28,7 @@ from cetool.engines.errors import (
     unsatisfiable_error,
 )
 from cetool.engines.linked import refused_packages
-from cetool.engines.protocol import CreateRequest
+from cetool.engines.protocol import EngineRequest
 from cetool.engines.subprocesses import Ended
 from cetool.packages.cache import DamagedPackages
 
@@ -114,7 +114,7 @@ class _Case:
 
     engine: str
     ended: Ended
-    request: CreateRequest
+    request: EngineRequest
     words: str
 
     @property
@@ -122,7 +122,7 @@ class _Case:
         return str(self.request.log)
 
 
-def explain(ended: Ended, *, engine: str, request: CreateRequest, finding: EngineError | None = None) -> EngineError:
+def explain(ended: Ended, *, engine: str, request: EngineRequest, finding: EngineError | None = None) -> EngineError:
     """The error for a run that failed, or that claims success although ``finding`` says that it did not succeed."""
     case = _Case(engine, ended, request, _words(ended))
     for explainer in _EXPLAINERS:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cetool.base.errors import EngineError
 from cetool.base.urls import redact, split_url, strip_credentials
 from cetool.declare.package import Package
-from cetool.engines.protocol import CreateRequest
+from cetool.engines.protocol import EngineRequest
 
 if TYPE_CHECKING:  # for subprocesses only
     from cetool.engines.private import PrivateFiles
@@ -35,11 +35,11 @@ def require_sha256(packages: Iterable[Package], engine: str, version: str, since
         )
 
 
-def explicit_file(files: PrivateFiles, request: CreateRequest, channels: Sequence[str]) -> Path:
+def explicit_file(files: PrivateFiles, request: EngineRequest, channels: Sequence[str]) -> Path:
     """The ``@EXPLICIT`` file of a request, for the user's eyes only: credentials of ``channels`` (URLs) are put back
     into the URLs of their packages.
     """
-    lines = [with_credentials(package.line, channels) for package in request.explicit]
+    lines = [with_credentials(package.line, channels) for package in request.exact]
     return files.write("explicit.txt", "\n".join([MARKER, *lines, ""]))
 
 

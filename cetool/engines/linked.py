@@ -22,7 +22,7 @@ from pathlib import Path
 from cetool.base.errors import EngineError
 from cetool.declare.package import local_path
 from cetool.engines.explicit import mismatch
-from cetool.engines.protocol import CreateRequest, Explain, Progress
+from cetool.engines.protocol import EngineRequest, Explain, Progress
 from cetool.packages.hashing import digest_of, in_parallel
 from cetool.packages.integrity import damaged_files, is_damaged
 from cetool.packages.prefix import PackageRecordError, PrefixRecord, read_records
@@ -50,7 +50,7 @@ class _Linked:
         return self.archive is not None and self.archive == _channel_file(self.record)
 
 
-def verified(make: Callable[[CreateRequest], Explain], request: CreateRequest, progress: Progress) -> Explain:
+def verified(make: Callable[[EngineRequest], Explain], request: EngineRequest, progress: Progress) -> Explain:
     """Have the environment made, and made once more without what was not verified in the package cache.
 
     Raises EngineError where that does not help.
@@ -64,7 +64,7 @@ def verified(make: Callable[[CreateRequest], Explain], request: CreateRequest, p
     for package in odd:
         _remove(package)
     shutil.rmtree(request.prefix, ignore_errors=True)
-    explain = make(request._replace(meanwhile=None))
+    explain = make(request)
     odd = _not_verified(request.prefix, {package.stem for package in odd})
     if odd:
         names = ", ".join(package.stem for package in odd)

@@ -133,18 +133,12 @@ LINKING = "Linking"
 
 
 class _Stages:
-    """Tells a stage once, and the number of packages once; ``done`` is called when all is written."""
+    """Reports a stage once, the number of packages once, and when all is written."""
 
-    def __init__(self, progress: Progress, done: Callable[[], None] | None = None) -> None:
+    def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._done = done
         self._stage = ""
         self._size = ""
-
-    def _finish(self) -> None:
-        """All is written."""
-        if self._done is not None:
-            self._done()
 
     def _enter(self, stage: str) -> None:
         if stage != self._stage:
@@ -165,8 +159,8 @@ class CondaStages(_Stages):
         ("Executing transaction", LINKING),
     )
 
-    def __init__(self, progress: Progress, done: Callable[[], None] | None = None) -> None:
-        super().__init__(progress, done)
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(progress)
         self._counting: set[str] | None = None
 
     def __call__(self, line: str, whole: bool) -> None:
@@ -183,7 +177,7 @@ class CondaStages(_Stages):
                 self._flush()
                 self._enter(stage)
         if whole and line.startswith("Executing transaction") and line.endswith(" done"):
-            self._finish()
+            self._progress.written()
 
     def _flush(self) -> None:
         if self._counting:
@@ -194,8 +188,8 @@ class CondaStages(_Stages):
 class MambaStages(_Stages):
     """Follows micromamba and mamba 2 as they print to something that is no terminal."""
 
-    def __init__(self, progress: Progress, done: Callable[[], None] | None = None) -> None:
-        super().__init__(progress, done)
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(progress)
         self._packages = 0
         self._linked: set[str] = set()
 
@@ -219,4 +213,4 @@ class MambaStages(_Stages):
             self._linked.add(match[1])
             self._progress.link(len(self._linked), max(self._packages, len(self._linked)))
         elif line.startswith("Transaction finished"):
-            self._finish()
+            self._progress.written()

@@ -24,7 +24,8 @@ from cetool.base.files import write_new
 from cetool.base.limits import SETTINGS, check_yaml, parse_json, read_text
 from cetool.base.text import pattern
 from cetool.base.urls import Url, cleaned, redact, split_url, strip_credentials
-from cetool.engines.protocol import CreateRequest
+from cetool.declare.environment import Exact, Solve
+from cetool.engines.protocol import EngineRequest
 
 _STEM = "engine-input-"
 #: The URLs in a channel, a match spec or a line of an explicit spec; a host may be an IPv6 address in brackets.
@@ -37,17 +38,16 @@ def has_credentials(text: str) -> bool:
     return strip_credentials(text) != text
 
 
-def literal(request: CreateRequest) -> CreateRequest:
+def literal(request: EngineRequest) -> EngineRequest:
     """The request with everything encoded that conda or mamba would expand: ``$NAME``, ``${NAME}`` and ``%NAME%``.
 
     conda expands variables in channels, wherever they are named, mamba in those of an environment file. The user's own
     configuration may say ``$TOKEN``; what comes from a script, a lock or a baseline is data, and goes to a host.
     """
-    return request._replace(
-        channels=tuple(map(_literal, request.channels)),
-        packages=tuple(map(_literal, request.packages)),
-        explicit=tuple(package._replace(url=_literal(package.url)) for package in request.explicit),
-    )
+    asked = Solve(tuple(map(_literal, request.packages)), request.spec.pypi)
+    exact = tuple(package._replace(url=_literal(package.url)) for package in request.exact)
+    channels, what = tuple(map(_literal, request.channels)), Exact(exact, asked=asked) if exact else asked
+    return request._replace(spec=request.spec._replace(channels=channels, what=what))
 
 
 def _literal(text: str) -> str:
@@ -62,7 +62,7 @@ class PrivateFiles:
     What a killed run left behind goes too: the name says whose it was.
     """
 
-    def __init__(self, request: CreateRequest) -> None:
+    def __init__(self, request: EngineRequest) -> None:
         self._parent = request.log.parent
         self._directory: Path | None = None
 
@@ -107,7 +107,7 @@ def _is_alive(pid: str) -> bool:
     return pid.isdecimal() and psutil.pid_exists(int(pid))
 
 
-def environment_file(files: PrivateFiles, request: CreateRequest) -> Path:
+def environment_file(files: PrivateFiles, request: EngineRequest) -> Path:
     """An environment.yml (as JSON, which is YAML) with the request's channels and specs, for mamba."""
     document = {
         "channels": list(request.channels),
@@ -116,7 +116,7 @@ def environment_file(files: PrivateFiles, request: CreateRequest) -> Path:
     return files.write("environment.yml", json.dumps(document, indent=1))
 
 
-def spec_file(files: PrivateFiles, request: CreateRequest) -> Path:
+def spec_file(files: PrivateFiles, request: EngineRequest) -> Path:
     """A file of match specs, one a line."""
     return files.write("specs.txt", "".join(f"{spec}\n" for spec in request.packages))
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from cetool.engines.private import (
     scrub,
     spec_file,
 )
-from cetool.engines.protocol import CreateRequest, Explain, Progress, root_of
+from cetool.engines.protocol import EngineRequest, Explain, Hold, Progress, root_of
 from cetool.engines.registration import forget_registration
 from cetool.engines.subprocesses import Ended, Invocation, run_engine
 from cetool.packages.cache import checked_caches, turn
@@ -66,7 +67,7 @@ class Kind:
     #: A pattern for what it prints when all is done.
     done: str
     #: The arguments of a creation, and the variables that they need.
-    arguments: Callable[[CreateRequest, PrivateFiles, Mapping[str, str]], tuple[list[str], dict[str, str]]]
+    arguments: Callable[[EngineRequest, PrivateFiles, Mapping[str, str]], tuple[list[str], dict[str, str]]]
     #: Whether it locks its package cache itself; of the others one at a time works.
     locks_cache: bool
 
@@ -102,35 +103,49 @@ class ProgramEngine:
             self._version = version_of(self.name, self.executable, self._environ)
         return self._version
 
-    def create(self, request: CreateRequest, progress: Progress) -> Explain:
+    def create(self, request: EngineRequest, progress: Progress, hold: Hold) -> Explain:
         """Make the environment; see :class:`~cetool.engines.protocol.Engine`."""
         request = literal(request)
-        packages = distinct(request.explicit)
+        packages = distinct(request.exact)
         if packages:
             require_sha256(packages, self.name, self.version, self.kind.sha256_since)
             check_local_archives(packages)
-        if self.name != "conda":  # which tells its version in the environment's history, without being asked
-            request = self._asked_meanwhile(request)
+        # conda tells its version in the environment's history, without being asked
+        asking = nullcontext() if self.name == "conda" else self._asked_for_its_version()
         try:
-            return verified(lambda each: self._make(each, packages, progress), request, progress)
+            with asking:
+                return verified(lambda each: self._make(each, packages, progress, hold), request, progress)
         finally:
             if self.kind is MAMBA:  # which registers every environment, and nothing prevents that
                 forget_registration(request.prefix, self._environ)
 
-    def _asked_meanwhile(self, request: CreateRequest) -> CreateRequest:
-        """The request, with the version asked while the program is at work. An error of that ends the work."""
+    @contextmanager
+    def _asked_for_its_version(self) -> Iterator[None]:
+        """Ask the program for its version while it works; an error of that counts more than one of the work."""
         if self._version is not None:
-            return request
-        others = request.meanwhile
+            yield
+            return
+        problems: list[EngineError] = []
 
         def ask() -> None:
-            if others is not None:
-                others()
-            _ = self.version
+            try:
+                _ = self.version
+            except EngineError as error:
+                problems.append(error)
 
-        return request._replace(meanwhile=ask)
+        thread = threading.Thread(target=ask, name="cetool-version", daemon=True)
+        thread.start()
+        try:
+            yield
+        except EngineError:
+            thread.join()
+            if not problems:
+                raise
+        thread.join()
+        if problems:
+            raise problems[0]
 
-    def _make(self, request: CreateRequest, packages: Sequence[Package], progress: Progress) -> Explain:
+    def _make(self, request: EngineRequest, packages: Sequence[Package], progress: Progress, hold: Hold) -> Explain:
         caches = self._package_caches()
         waiting = f"Waiting for another {self.name} that uses the package cache {caches[0]}"
         turns: AbstractContextManager[int | None] = nullcontext()
@@ -142,17 +157,18 @@ class ProgramEngine:
             argv = (*self.executable, "create", *arguments)
             environ = {**clean_environ(self._environ, drop=self.kind.dropped), **self.kind.variables, **variables}
             environ.update(override_variables(request))
-            invocation = Invocation(argv, environ, (request.prefix, *caches), () if lock is None else (lock,))
-            ended = run_engine(invocation, request, self.kind.stages(progress, request.nearly))
+            descriptors = hold.descriptors if lock is None else (*hold.descriptors, lock)
+            invocation = Invocation(argv, environ, (request.prefix, *caches), descriptors)
+            ended = run_engine(invocation, request, self.kind.stages(progress))
             if ended.status and self._is_mended(request, caches[0], progress):
-                ended = run_engine(invocation, request, self.kind.stages(progress, request.nearly))
+                ended = run_engine(invocation, request, self.kind.stages(progress))
         explained = self._conclude(ended, request, progress)
         if self._version is None and self.name == "conda":
             told = _HISTORY.findall(read_history(request.prefix))
             self._version = str(told[-1]) if told else None
         return explained
 
-    def _is_mended(self, request: CreateRequest, cache: Path, progress: Progress) -> bool:
+    def _is_mended(self, request: EngineRequest, cache: Path, progress: Progress) -> bool:
         """Whether what conda failed of is out of its way: packages that one which was killed left half unpacked.
 
         Ctrl-C here, or anything else, is no reason to fail for good.
@@ -163,7 +179,7 @@ class ProgramEngine:
             shutil.rmtree(request.prefix, ignore_errors=True)
         return bool(removed)
 
-    def _conclude(self, ended: Ended, request: CreateRequest, progress: Progress) -> Explain:
+    def _conclude(self, ended: Ended, request: EngineRequest, progress: Progress) -> Explain:
         """Take credentials out of the environment's records if it was made; raise EngineError otherwise.
 
         Returns what explains a fault of it by what the program said. One that crashes when all is done has done its
@@ -183,7 +199,7 @@ class ProgramEngine:
                 raise explained(error) from error
             name = signal.Signals(ended.signum or 0).name
             progress.note(f"{self.name} crashed ({name}) after its work was done; the environment is complete")
-        scrub(request.prefix, (*request.channels, *request.packages, *(package.url for package in request.explicit)))
+        scrub(request.prefix, (*request.channels, *request.packages, *(package.url for package in request.exact)))
         return explained
 
     def _package_caches(self) -> list[Path]:
@@ -210,11 +226,11 @@ class ProgramEngine:
         return [place for cache in caches for place in (cache / below, cache)]
 
 
-def override_variables(request: CreateRequest) -> dict[str, str]:
+def override_variables(request: EngineRequest) -> dict[str, str]:
     """``CONDA_OVERRIDE_CUDA=12.4`` for the virtual package ``__cuda``: understood by conda and mamba."""
     return {
         "CONDA_OVERRIDE_" + name.removeprefix("__").replace("-", "_").upper(): version
-        for name, version in request.virtual_packages
+        for name, version in request.spec.virtual_packages
     }
 
 
@@ -222,12 +238,12 @@ def override_variables(request: CreateRequest) -> dict[str, str]:
 
 
 def _conda_arguments(
-    request: CreateRequest, files: PrivateFiles, environ: Mapping[str, str]
+    request: EngineRequest, files: PrivateFiles, environ: Mapping[str, str]
 ) -> tuple[list[str], dict[str, str]]:
     variables = {}
     if any(map(has_credentials, request.channels)):
         variables["CONDARC"] = str(condarc_file(files, request.channels, environ))
-        others = (*(package.url for package in request.explicit), *request.packages)
+        others = (*(package.url for package in request.exact), *request.packages)
         if netrc := netrc_file(files, request.channels, environ, others):
             variables["NETRC"] = str(netrc)
     timeout = "CONDA_REMOTE_READ_TIMEOUT_SECS"
@@ -236,7 +252,7 @@ def _conda_arguments(
     # without --json: there the stages come as they begin, and a malformed spec does not crash it
     argv = ["--yes", "--prefix", str(request.prefix), "--no-default-packages"]
     argv += ["--offline"] if request.offline else []
-    if request.explicit:
+    if request.exact:
         return [*argv, "--file", str(explicit_file(files, request, request.channels))], variables
     argv += ["--override-channels"]
     for channel in request.channels:
@@ -248,11 +264,11 @@ def _conda_arguments(
 
 
 def _mamba_arguments(
-    request: CreateRequest, files: PrivateFiles, environ: Mapping[str, str]
+    request: EngineRequest, files: PrivateFiles, environ: Mapping[str, str]
 ) -> tuple[list[str], dict[str, str]]:
     argv = ["-y", "-p", str(request.prefix)]
     argv += ["--offline"] if request.offline else []
-    if request.explicit:
+    if request.exact:
         return [*argv, "--file", str(explicit_file(files, request, request.channels))], {}
     argv += ["--override-channels"]
     if any(map(has_credentials, (*request.channels, *request.packages))):

@@ -29,7 +29,7 @@ from cetool.base.errors import EngineError, Interrupted
 from cetool.base.urls import redact
 from cetool.base.values import Value
 from cetool.engines.output import Feed, Log, OnLine
-from cetool.engines.protocol import CreateRequest
+from cetool.engines.protocol import EngineRequest
 
 #: Less than this in an interval is a process that idles: a spinner, a poll of its sockets.
 _BUSY_SHARE = 0.1
@@ -139,7 +139,7 @@ class Invocation(Value):
     pass_fds: tuple[int, ...] = ()
 
 
-def run_engine(invocation: Invocation, request: CreateRequest, on_line: OnLine) -> Ended:
+def run_engine(invocation: Invocation, request: EngineRequest, on_line: OnLine) -> Ended:
     """Run the engine to its end; say how it ended.
 
     Raises EngineError when it cannot be started or stood still for ``request.stall_timeout`` seconds. Whatever is
@@ -163,8 +163,8 @@ def run_engine(invocation: Invocation, request: CreateRequest, on_line: OnLine) 
     return Ended(status, None, stdout, stderr)
 
 
-def _start(invocation: Invocation, request: CreateRequest) -> subprocess.Popen[bytes]:
-    fds = () if _WINDOWS else tuple(dict.fromkeys((*request.inherit, *invocation.pass_fds)))
+def _start(invocation: Invocation, request: EngineRequest) -> subprocess.Popen[bytes]:
+    fds = () if _WINDOWS else tuple(dict.fromkeys(invocation.pass_fds))
     try:
         with warnings.catch_warnings():
             # Python warns of preexec_fn where threads run; what _die_with_parent calls takes no lock.
@@ -208,7 +208,7 @@ def _die_with_parent() -> Callable[[], None] | None:
 
 
 def _attend(
-    process: subprocess.Popen[bytes], invocation: Invocation, request: CreateRequest, on_line: OnLine, log: Log
+    process: subprocess.Popen[bytes], invocation: Invocation, request: EngineRequest, on_line: OnLine, log: Log
 ) -> tuple[str, str]:
     """Feed the output to log and callback until the leader has ended; raise EngineError when nothing moves any more."""
     chunks: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
@@ -220,8 +220,6 @@ def _attend(
     ]
     for reader in readers:
         reader.start()
-    if request.meanwhile is not None:
-        request.meanwhile()
     vitals = Vitals(process.pid, invocation.watched, time.monotonic)
     open_pipes = len(readers)
     while open_pipes or not _has_ended(process):
@@ -256,7 +254,7 @@ def _read(pipe: IO[bytes], number: int, chunks: queue.SimpleQueue[tuple[int, byt
     chunks.put((number, b""))
 
 
-def _stalled(invocation: Invocation, request: CreateRequest, feeds: Sequence[Feed]) -> EngineError:
+def _stalled(invocation: Invocation, request: EngineRequest, feeds: Sequence[Feed]) -> EngineError:
     last = next((feed.last_line for feed in feeds if feed.last_line), "")
     channels = ", ".join(map(redact, request.channels))
     name = Path(invocation.argv[0]).name

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from cetool.base.errors import EngineError
 from cetool.base.urls import strip_credentials
-from cetool.declare.environment import EnvironmentSpec, Overlay
-from cetool.engines.build import Circumstances, Place
-from cetool.engines.protocol import CreateRequest, Progress
-from cetool.engines.pypi.driver import PypiRequest
+from cetool.declare.environment import Overlay
+from cetool.engines.protocol import EngineRequest, Hold, Progress
 from cetool.engines.rattler.engine import RattlerEngine
 from cetool.engines.rattler.prefix import finish_overlay
+from cetool.engines.solve import solver_for
 from cetool.overlays.about import About, Layer, write_about
 from cetool.overlays.base import Base, compile_all, fingerprint_of, python_of, read_base
 from cetool.overlays.guard import write_guard
@@ -36,48 +35,46 @@ class Built:
     records: int
 
 
-def build_overlay(
-    spec: EnvironmentSpec, place: Place, circumstances: Circumstances, packages: Path, progress: Progress
-) -> Built:
-    """Make the overlay at ``place``; ``packages`` is the embedded engine's cache. The base is never written to.
+def build_overlay(request: EngineRequest, progress: Progress, hold: Hold) -> Built:
+    """Make the overlay. The base is never written to.
 
     Raises EngineError where it cannot be made; what is left at the prefix then is the caller's to clear.
     """
-    overlay = spec.overlay
+    overlay = request.spec.overlay
     assert overlay is not None
     prefix = Path(overlay.base)
     fingerprint = fingerprint_of(prefix)
-    base = _base_of(overlay, circumstances)
+    base = _base_of(overlay, request, hold)
     layers: list[Layer] = []
     installer, version = "rattler", ""
-    place.prefix.mkdir(parents=True, exist_ok=True)
+    request.prefix.mkdir(parents=True, exist_ok=True)
     if base is not None and overlay.requirements:
-        found = installer_of(base, _request(spec, place, circumstances))
+        found = installer_of(base, request, hold)
         installer, version = found.name, found.version
         progress.note(f"What is laid over {prefix} is resolved and installed by {installer} {version}.")
         laid = lay_over(base, overlay.requirements, found, progress)
         layers = [_python_layer(item, base, laid) for _, item in sorted(laid.distributions.items())]
         progress.stage("Compiling")
-        compile_all(base, place.prefix, circumstances.environ)
+        compile_all(base, request.prefix, request.environ)
     conda: list[Layer] = []
     if overlay.conda:
-        engine = RattlerEngine(circumstances.environ, packages)
+        engine = solver_for(request)
         version = version or engine.version
-        conda = _lay_conda(engine, spec, place, circumstances, progress)
+        conda = _lay_conda(engine, request, progress, hold)
         _refuse_both(layers, conda)
     if base is not None:
-        write_guard(place.prefix, base)
+        write_guard(request.prefix, base)
     python = None if base is None else ".".join(map(str, base.version))
-    write_about(place.prefix, About(str(prefix), python, fingerprint, (*layers, *conda)))
-    _share(place.prefix)
+    write_about(request.prefix, About(str(prefix), python, fingerprint, (*layers, *conda)))
+    _share(request.prefix)
     return Built(installer, version, len(conda))
 
 
-def _base_of(overlay: Overlay, circumstances: Circumstances) -> Base | None:
+def _base_of(overlay: Overlay, request: EngineRequest, hold: Hold) -> Base | None:
     """The base, None for one without a python where none is needed. Raises EngineError where it does not fit."""
     prefix = Path(overlay.base)
     if overlay.requirements or python_of(prefix).exists():
-        base = read_base(prefix, circumstances.environ, circumstances.consent)
+        base = read_base(prefix, request.environ, hold.consent)
         _check_python(base, overlay.python)
         return base
     if overlay.python:
@@ -102,20 +99,6 @@ def _check_python(base: Base, specs: Sequence[str]) -> None:
 
 
 # --- Python packages --------------------------------------------------------------------------------------------------
-
-
-def _request(spec: EnvironmentSpec, place: Place, circumstances: Circumstances) -> PypiRequest:
-    return PypiRequest(
-        prefix=place.prefix,
-        log=place.log,
-        environ=circumstances.environ,
-        consent=circumstances.consent,
-        settings=spec.pypi_settings,
-        offline=circumstances.offline,
-        installer=circumstances.pip_installer,
-        inherit=place.inherit,
-        stall_timeout=circumstances.stall_timeout,
-    )
 
 
 def _python_layer(item: Distribution, base: Base, laid: Laid) -> Layer:
@@ -145,36 +128,21 @@ def _source(item: Distribution) -> str | None:
 # --- conda packages ---------------------------------------------------------------------------------------------------
 
 
-def _lay_conda(
-    engine: RattlerEngine, spec: EnvironmentSpec, place: Place, circumstances: Circumstances, progress: Progress
-) -> list[Layer]:
+def _lay_conda(engine: RattlerEngine, request: EngineRequest, progress: Progress, hold: Hold) -> list[Layer]:
     """Link what the base lacks of the spec's conda packages, whichever engine made the base.
 
     Raises EngineError where the base cannot have them, or is no conda environment.
     """
-    overlay = spec.overlay
-    assert overlay is not None
-    base = Path(overlay.base)
+    base = request.below
+    assert base is not None
     if not (base / "conda-meta").is_dir():
         raise EngineError(
             f"conda packages cannot be laid over {base}, which is no conda environment",
             code="base-unusable",
             hint="List Python packages under 'overlay:'.",
         )
-    request = CreateRequest(
-        prefix=place.prefix,
-        packages=overlay.conda,
-        channels=spec.channels,
-        log=place.log,
-        consent=circumstances.consent,
-        virtual_packages=spec.virtual_packages,
-        offline=circumstances.offline,
-        stall_timeout=circumstances.stall_timeout,
-        inherit=place.inherit,
-        below=base,
-    )
-    linked = engine.link_over(request, progress)
-    finish_overlay(place.prefix, base, linked)
+    linked = engine.link_over(request, progress, hold)
+    finish_overlay(request.prefix, base, linked)
     try:
         below = {record.name: record.version for record in read_records(base)}
     except PackageRecordError as error:

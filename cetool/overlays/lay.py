@@ -22,9 +22,9 @@ from cetool.base.errors import EngineError
 from cetool.base.text import normalized
 from cetool.base.urls import redact
 from cetool.declare.overlay import is_direct, is_editable, local_path
-from cetool.engines.protocol import Progress
+from cetool.engines.protocol import EngineRequest, Hold, Progress
 from cetool.engines.pypi.answers import Planned
-from cetool.engines.pypi.driver import Installer, Pip, PypiRequest, find_installer
+from cetool.engines.pypi.driver import Installer, Pip, find_installer
 from cetool.engines.pypi.files import GET_UV, Call
 from cetool.engines.pypi.install import keep_origins
 from cetool.overlays.base import Base, site_directories
@@ -48,10 +48,10 @@ class Laid:
     reasons: Mapping[str, str]
 
 
-def installer_of(base: Base, request: PypiRequest) -> Installer:
+def installer_of(base: Base, request: EngineRequest, hold: Hold) -> Installer:
     """uv, or a pip that can work for the base; ``request.prefix`` is the overlay. Raises EngineError."""
     pip = base.distributions.get("pip")
-    installer = find_installer(request, base.python, None if pip is None else pip.version)
+    installer = find_installer(request, hold, base.python, None if pip is None else pip.version)
     hint = f"{GET_UV} It needs only the python of the base."
     if installer is None:
         raise EngineError(
@@ -137,14 +137,16 @@ class _Layer:
             asked = [*self.entries, *(item.tries[0] for item in self.also.values() if item.tries)]
             self.progress.stage("Resolving what is to be laid over")
             try:
-                return self.installer.resolve(Call(list(map(line_of, asked)), self.installer.request.settings))
+                return self.installer.resolve(
+                    Call(list(map(line_of, asked)), self.installer.request.spec.pypi_settings)
+                )
             except EngineError as error:
                 if not self._try_next():
                     raise self._conflict([item.why for item in self.also.values()], error) from None
 
     def _put(self, entries: Sequence[str]) -> None:
         """Install exactly these."""
-        lines, settings = list(map(line_of, entries)), self.installer.request.settings
+        lines, settings = list(map(line_of, entries)), self.installer.request.spec.pypi_settings
         call = Call(lines, settings, alone=True, target=self.prefix, rebuilt=self.local)
         keep_origins(self.prefix, self.installer, self.installer.install(call))
         (self.prefix / ".lock").unlink(missing_ok=True)  # uv's own, which nothing needs any more

@@ -23,7 +23,6 @@ from cetool.base.files import put_file, sync_file_system
 from cetool.base.limits import NOTE, read_json
 from cetool.base.ownership import is_open_to_others, make_private_dirs
 from cetool.base.process import prefixes_in_use
-from cetool.base.values import Value
 from cetool.declare.environment import EnvironmentSpec
 from cetool.store.disk import clear, clear_locks, delete_tree, discard, write_hint
 from cetool.store.marker import FROZEN, Marker, read_marker, valid_marker, withdraw_marker, write_marker
@@ -38,22 +37,13 @@ _FROZEN_MESSAGE = (
 )
 
 
-class Site(Value):
-    """Where an environment is to be built."""
-
-    #: An absent directory.
-    prefix: Path
-    log: Path
-    #: Descriptors of the file locks by which the directory is held: subprocesses keep them open.
-    inherit: tuple[int, ...]
-    #: A builder that calls it when all is written lets it reach the disk while it still looks it over.
-    written: Callable[[], None]
-
-
 class Builder(Protocol):
-    """What makes an environment at a site and returns what it became; raises if it could not."""
+    """What makes an environment in an absent directory and returns what it became; raises if it could not.
 
-    def __call__(self, site: Site) -> Marker: ...
+    Its subprocesses keep the descriptors of the file locks open. ``settling`` can be started when all is written.
+    """
+
+    def __call__(self, prefix: Path, log: Path, descriptors: tuple[int, ...], settling: Settling, /) -> Marker: ...
 
 
 def ensure(
@@ -112,7 +102,7 @@ def _make(
     try:
         old = discard(prefix, store.paths.trash)
         settling = Settling(prefix)
-        marker = build(Site(prefix, _new_log(store, prefix), (guard.fd, lock.fd), settling.start))
+        marker = build(prefix, _new_log(store, prefix), (guard.fd, lock.fd), settling)
         if not _is_shared(store) and _lets_others_write() and _close(prefix):
             settling.start()
         settling.finish()

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
+from cetool.base.values import Value
 from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.settings.paths import Paths
 from cetool.store.disk import delete_tree as delete_tree
 from cetool.store.disk import disk_size
 from cetool.store.gc import Collection, Policy
 from cetool.store.kinds import collect_environments
-from cetool.store.making import Builder, Site
+from cetool.store.making import Builder, Settling
 from cetool.store.making import ensure as ensure
 from cetool.store.making import remove as remove
 from cetool.store.making import tidy as tidy
@@ -84,10 +85,20 @@ def marker_for(prefix: Path, spec: EnvironmentSpec) -> Marker:
     )
 
 
+class Site(Value):
+    """Where an environment is built."""
+
+    prefix: Path
+    log: Path
+    inherit: tuple[int, ...]
+    settling: Settling
+
+
 def builder(spec: EnvironmentSpec, *, built: Path | None = None, then: Callable[[Site], None] | None = None) -> Builder:
     """What makes a small environment, writes a line to ``built``, and does something more before it is done."""
 
-    def build(site: Site) -> Marker:
+    def build(prefix: Path, log: Path, descriptors: tuple[int, ...], settling: Settling) -> Marker:
+        site = Site(prefix, log, descriptors, settling)
         assert not site.prefix.exists()
         make_files(site.prefix)
         if built is not None:

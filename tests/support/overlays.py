@@ -15,10 +15,10 @@ from pathlib import Path
 
 import uv
 
-from cetool.base.process import issue
-from cetool.engines.protocol import CreateRequest, SilentProgress
+from cetool.engines.protocol import SilentProgress
 from cetool.engines.rattler.engine import RattlerEngine
 from support.channel import Channel
+from support.requests import HOLD, request_for
 
 
 def make_wheel(
@@ -90,8 +90,8 @@ def make_base(prefix: Path, channel: Channel, *packages: str, wheels: Iterable[P
     """A conda environment with python, pip and these packages, and wheels installed into it."""
     environ = {"HOME": str(prefix.parent), "PATH": os.defpath, "CONDA_CHANNEL_ALIAS": channel.root.as_uri()}
     log = prefix.parent / f"{prefix.name}.log"
-    request = CreateRequest(prefix, ("python", "pip", *packages), ("conda-forge",), log, issue("a test"))
-    RattlerEngine(environ, prefix.parent / "pkgs").create(request, SilentProgress())
+    request = request_for(prefix, ("python", "pip", *packages), ("conda-forge",), log)
+    RattlerEngine(environ, prefix.parent / "pkgs").create(request, SilentProgress(), HOLD)
     # as of any real python's, what is imported at each start is compiled: nobody will be able to write it later
     subprocess.run([prefix / "bin/python", "-I", "-c", f"import {_STARTED}"], check=True)
     add_to_base(prefix, *wheels)

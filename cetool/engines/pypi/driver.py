@@ -15,18 +15,16 @@ import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
 from cetool.base.errors import EngineError
 from cetool.base.limits import PACKAGE, read_regular
-from cetool.base.process import Consent, ask_version, clean_environ, own_module, python_command
+from cetool.base.process import ask_version, clean_environ, own_module, python_command
 from cetool.base.urls import scrub, strip_credentials
 from cetool.declare.package import PypiPackage
-from cetool.declare.pypi import PypiSettings
-from cetool.engines.protocol import CreateRequest
+from cetool.engines.protocol import EngineRequest, Hold
 from cetool.engines.pypi.answers import NOT_UNDERSTOOD, Planned, read_dry_run, read_pylock, read_report, sources_of
 from cetool.engines.pypi.files import (
     EVERYTHING,
@@ -35,7 +33,6 @@ from cetool.engines.pypi.files import (
     Told,
     has_files_of_uv,
     pip_environ,
-    refuse_for_pip,
     tell_pip,
     tell_uv,
 )
@@ -58,26 +55,6 @@ _PIP_WITH_REPORTS = (22, 2)
 _PATIENCE = 120.0
 
 
-@dataclass(frozen=True, slots=True)
-class PypiRequest:
-    """How an installer is run for ``prefix``."""
-
-    prefix: Path
-    #: The file that everything printed is appended to.
-    log: Path
-    #: The user's variables.
-    environ: Mapping[str, str]
-    consent: Consent
-    settings: PypiSettings = field(default_factory=PypiSettings)
-    offline: bool = False
-    #: ``auto``, ``uv`` or ``pip``.
-    installer: str = "auto"
-    #: Descriptors that subprocesses keep open.
-    inherit: tuple[int, ...] = ()
-    #: Seconds without progress after which it is given up.
-    stall_timeout: float = 300.0
-
-
 class Installer(ABC):
     """uv or pip, for the environment of one python."""
 
@@ -88,8 +65,9 @@ class Installer(ABC):
     #: Its version, of uv asked when it is first wanted. Raises EngineError where it does not say.
     version: str
 
-    def __init__(self, request: PypiRequest, python: Path) -> None:
+    def __init__(self, request: EngineRequest, hold: Hold, python: Path) -> None:
         self.request = request
+        self.hold = hold
         self.python = python
 
     @abstractmethod
@@ -114,18 +92,8 @@ class Installer(ABC):
 
     def run(self, argv: Sequence[str], environ: Mapping[str, str]) -> Ended:
         """Run it to its end; what it prints is in the log."""
-        request = self.request
-        engine_request = CreateRequest(
-            prefix=request.prefix,
-            packages=(),
-            channels=(),
-            log=request.log,
-            consent=request.consent,
-            offline=request.offline,
-            stall_timeout=request.stall_timeout,
-            inherit=request.inherit,
-        )
-        return run_engine(Invocation(tuple(argv), environ, watched=(request.prefix,)), engine_request, _unheard)
+        watched, descriptors = (self.request.prefix,), self.hold.descriptors
+        return run_engine(Invocation(tuple(argv), environ, watched, descriptors), self.request, _unheard)
 
     def check(self, ended: Ended, pins: Mapping[str, str], what: str = "installed") -> Ended:
         """Raise EngineError, in a sentence, for a run that failed; ``pins`` is what was to stay as it is."""
@@ -139,8 +107,8 @@ class Uv(Installer):
 
     name = "uv"
 
-    def __init__(self, request: PypiRequest, python: Path, program: Path) -> None:
-        super().__init__(request, python)
+    def __init__(self, request: EngineRequest, hold: Hold, python: Path, program: Path) -> None:
+        super().__init__(request, hold, python)
         self.command = str(program)
 
     @cached_property
@@ -170,7 +138,7 @@ class Uv(Installer):
 
     def locate(self, wanted: Sequence[Distribution], *, offline: bool) -> dict[str, PypiPackage]:
         with tempfile.TemporaryDirectory(prefix="cetool-origins-") as scratch:
-            call = Call(_pinned(wanted), self.request.settings, exactly=True)
+            call = Call(_pinned(wanted), self.request.spec.pypi_settings, exactly=True)
             told = tell_uv(Path(scratch), call, self._environ)
             options = ["--no-annotate", "--format", "pylock.toml", "--python", str(self.python)]
             argv = self.compile(Path(scratch), told, *options, *(["--offline"] if offline else []))
@@ -234,8 +202,8 @@ class Pip(Installer):
 
     name = "pip"
 
-    def __init__(self, request: PypiRequest, python: Path, argv: Sequence[str], version: str) -> None:
-        super().__init__(request, python)
+    def __init__(self, request: EngineRequest, hold: Hold, python: Path, argv: Sequence[str], version: str) -> None:
+        super().__init__(request, hold, python)
         self.argv = argv
         self.command = " ".join(argv)
         self.version = version
@@ -256,7 +224,7 @@ class Pip(Installer):
         if offline:
             return {}
         with tempfile.TemporaryDirectory(prefix="cetool-origins-") as scratch:
-            call = Call(_pinned(wanted), self.request.settings, exactly=True)
+            call = Call(_pinned(wanted), self.request.spec.pypi_settings, exactly=True)
             argv, environ = self._install(Path(scratch), call)
             text = _ask([*argv, "--quiet", "--dry-run", "--ignore-installed", "--report=-"], environ)
             found = [] if text is None else [each.package for each in read_report(text)]
@@ -344,13 +312,9 @@ def needs_pip(environ: Mapping[str, str], installer: str) -> bool:
     return installer == "pip" or (installer == "auto" and find_uv(environ) is None)
 
 
-def refuse_early(settings: PypiSettings, environ: Mapping[str, str], installer: str) -> None:
-    """Raise EngineError, before anything is installed, for settings that the installer cannot follow."""
-    if needs_pip(environ, installer):
-        refuse_for_pip(settings)
-
-
-def find_installer(request: PypiRequest, python: Path, pip: str | None, *, elsewhere: bool = True) -> Installer | None:
+def find_installer(
+    request: EngineRequest, hold: Hold, python: Path, pip: str | None, *, elsewhere: bool = True
+) -> Installer | None:
     """uv where it is found (or asked for), else the python's own pip, of version ``pip``; None where there is neither.
 
     ``elsewhere``: without a pip of its own, another's may do: cetool's, or the wheel that a Python keeps for new
@@ -358,13 +322,13 @@ def find_installer(request: PypiRequest, python: Path, pip: str | None, *, elsew
     """
     uv = wanted_uv(request.environ, request.installer)
     if uv is not None:
-        return Uv(request, python, uv)
+        return Uv(request, hold, python, uv)
     if pip is not None:
-        return Pip(request, python, python_command(python, "-m", "pip"), pip)
+        return Pip(request, hold, python, python_command(python, "-m", "pip"), pip)
     if not elsewhere:
         return None
     if importlib.util.find_spec("pip") is not None:
-        return Pip(request, python, own_module("pip", "--python", str(python)), installed_version("pip"))
+        return Pip(request, hold, python, own_module("pip", "--python", str(python)), installed_version("pip"))
     prefix = python.parent if os.name == "nt" else python.parent.parent
     places = [*prefix.glob("lib/python3*/ensurepip/_bundled"), prefix / "Lib" / "ensurepip" / "_bundled"]
     if own := importlib.util.find_spec("ensurepip"):
@@ -373,4 +337,4 @@ def find_installer(request: PypiRequest, python: Path, pip: str | None, *, elsew
     wheel = next((wheel for place in places for wheel in sorted(place.glob("pip-*.whl"), reverse=True)), None)
     if wheel is None:
         return None
-    return Pip(request, python, python_command(python, f"{wheel}{os.sep}pip"), wheel.name.split("-")[1])
+    return Pip(request, hold, python, python_command(python, f"{wheel}{os.sep}pip"), wheel.name.split("-")[1])

@@ -17,9 +17,9 @@ from cetool.base.urls import redact, scrub, split_url
 from cetool.declare.package import PypiPackage
 from cetool.declare.pypi import PypiSettings
 from cetool.engines.archives import links_in
-from cetool.engines.protocol import Progress
+from cetool.engines.protocol import EngineRequest, Hold, Progress
 from cetool.engines.pypi.answers import NOT_UNDERSTOOD, Planned
-from cetool.engines.pypi.driver import Installer, PypiRequest, find_installer
+from cetool.engines.pypi.driver import Installer, find_installer, needs_pip
 from cetool.engines.pypi.files import EVERYTHING, GET_UV, Call, literal, refuse_for_pip
 from cetool.lock.records import Installed
 from cetool.packages.distributions import (
@@ -32,28 +32,49 @@ from cetool.packages.distributions import (
 from cetool.packages.prefix import read_records
 
 
-def install_pypi(request: PypiRequest, requirements: Sequence[str], progress: Progress) -> None:
+class Installing:
+    """Installs the PyPI packages of an environment that is being made (:class:`cetool.engines.build.PypiStep`)."""
+
+    def check(self, request: EngineRequest) -> None:
+        """Raise EngineError, before anything is installed, for settings that the installer cannot follow."""
+        if self.needs_pip(request):
+            refuse_for_pip(request.spec.pypi_settings)
+
+    def needs_pip(self, request: EngineRequest) -> bool:
+        """Whether pip has to be among the conda packages."""
+        return needs_pip(request.environ, request.installer)
+
+    def install(self, request: EngineRequest, progress: Progress, hold: Hold) -> None:
+        """Install them, those named exactly first. Raises EngineError."""
+        if request.exact_pypi:
+            install_exactly(request, request.exact_pypi, progress, hold)
+        if request.asked_pypi:
+            install_pypi(request, request.asked_pypi, progress, hold)
+
+
+def install_pypi(request: EngineRequest, requirements: Sequence[str], progress: Progress, hold: Hold) -> None:
     """Install the requirements (PEP 508). Raises EngineError where they are not available, or conflict with conda's
     packages.
     """
     for requirement in requirements:
         literal(requirement)  # raises for what is not a requirement
     installed = _look_at(request.prefix)
-    installer = _installer(request, installed, elsewhere=False)
+    installer = _installer(request, hold, installed, elsewhere=False)
     refuse_conflicts(requirements, installed)
     _tell(installer, len(requirements), progress)
-    call = Call(requirements, request.settings, installed, rebuilt=_rebuilt(requirements, request.settings))
+    settings = request.spec.pypi_settings
+    call = Call(requirements, settings, installed, rebuilt=_rebuilt(requirements, settings))
     keep_origins(request.prefix, installer, installer.install(call))
 
 
-def install_exactly(request: PypiRequest, packages: Sequence[PypiPackage], progress: Progress) -> None:
+def install_exactly(request: EngineRequest, packages: Sequence[PypiPackage], progress: Progress, hold: Hold) -> None:
     """Install exactly these files, those with a digest first, and nothing that they depend on. Raises EngineError.
 
     Commits of repositories have no digest, and an installer that wants digests wants them of everything: so they go
     apart.
     """
     installed = _look_at(request.prefix)
-    installer = _installer(request, installed, elsewhere=True)  # a pip is not added to what a lock names
+    installer = _installer(request, hold, installed, elsewhere=True)  # a pip is not added to what a lock names
     for name in (package.name for package in packages if package.name in installed):
         raise EngineError(
             f"the lock has {name} among its PyPI packages, and conda installed {installed[name]} of it",
@@ -69,8 +90,8 @@ def install_exactly(request: PypiRequest, packages: Sequence[PypiPackage], progr
         files = [package for package in packages if (package.sha256 is not None) is hashed]
         if files:
             wheels = not any(package.is_built for package in files)  # nothing is looked for, then
-            settings = PypiSettings() if wheels else request.settings
-            lines = [_line(package, request.settings.index_urls) for package in files]
+            settings = PypiSettings() if wheels else request.spec.pypi_settings
+            lines = [_line(package, request.spec.pypi_settings.index_urls) for package in files]
             installer.install(Call(lines, settings, installed, exactly=True, hashed=hashed, no_index=wheels))
     named = {package.name: package for package in packages}
 
@@ -89,10 +110,10 @@ def _look_at(prefix: Path) -> dict[str, str]:
     return installed_versions(prefix)
 
 
-def _installer(request: PypiRequest, installed: Mapping[str, str], *, elsewhere: bool) -> Installer:
-    installer = find_installer(request, python_of(request.prefix), installed.get("pip"), elsewhere=elsewhere)
+def _installer(request: EngineRequest, hold: Hold, installed: Mapping[str, str], *, elsewhere: bool) -> Installer:
+    installer = find_installer(request, hold, python_of(request.prefix), installed.get("pip"), elsewhere=elsewhere)
     if installer is None or installer.name == "pip":
-        refuse_for_pip(request.settings)
+        refuse_for_pip(request.spec.pypi_settings)
     if installer is None:
         raise EngineError(
             "PyPI packages were asked for, but the environment has no pip and uv is not found",
@@ -238,14 +259,14 @@ def _note(prefix: Path, found: Callable[[], Iterable[PypiPackage]]) -> None:
         return
 
 
-def find_missing_origins(request: PypiRequest, installed: Installed) -> Installed:
+def find_missing_origins(request: EngineRequest, hold: Hold, installed: Installed) -> Installed:
     """What is installed in a prefix, with the files of PyPI packages that were not noted, as far as they are found."""
     if not installed.unknown:
         return installed
     python = python_of(request.prefix)
     try:
         pip = installed_versions(request.prefix).get("pip")
-        installer = find_installer(request, python, pip, elsewhere=False)
+        installer = find_installer(request, hold, python, pip, elsewhere=False)
         found = {} if installer is None else installer.locate(installed.unknown, offline=request.offline)
         return installed.completed(found)
     except NOT_UNDERSTOOD:

@@ -13,7 +13,6 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from cetool.base.errors import EngineError, Location, MetadataError
@@ -24,9 +23,9 @@ from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.package import Package, PypiPackage
 from cetool.declare.platforms import current_platform
 from cetool.declare.pypi import PypiSettings
-from cetool.engines.protocol import CreateRequest, Progress
+from cetool.engines.protocol import EngineRequest, Hold, Progress
 from cetool.engines.pypi.answers import Pinned, Planned, read_pylock
-from cetool.engines.pypi.driver import PypiRequest, Uv, find_installer, wanted_uv
+from cetool.engines.pypi.driver import Uv, find_installer, wanted_uv
 from cetool.engines.pypi.files import GET_UV, Call, refuse_for_pip, write_private
 from cetool.engines.pypi.install import installed_versions, is_directory, is_nameless, python_of, refuse_conflicts
 from cetool.engines.rattler.request import virtual_packages
@@ -56,19 +55,19 @@ _NO_PLACE = Location("the index")
 class PypiSolver:
     """One platform's question."""
 
-    spec: EnvironmentSpec
-    #: What the conda packages were solved by; its packages are those, its log is where there is room for files.
-    request: CreateRequest
+    #: What the conda packages were solved by; its log is where there is room for files.
+    request: EngineRequest
     conda: tuple[Package, ...]
     #: What was locked before, which is kept where it fits.
     before: PlatformLock | None
-    environ: Mapping[str, str]
-    #: ``auto``, ``uv`` or ``pip``.
-    installer: str
-    #: What is uploaded later does not count (RFC 3339).
-    exclude_newer: str | None
+    hold: Hold
     #: Makes the environment of a request.
-    create: Callable[[CreateRequest, Progress], object]
+    create: Callable[[EngineRequest, Progress, Hold], object]
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """What is asked for."""
+        return self.request.spec
 
     @property
     def platform(self) -> str:
@@ -76,23 +75,9 @@ class PypiSolver:
         assert self.request.platform is not None
         return self.request.platform
 
-    @cached_property
-    def _pypi_request(self) -> PypiRequest:
-        return PypiRequest(
-            self.request.prefix,
-            self.request.log,
-            self.environ,
-            self.request.consent,
-            self.spec.pypi_settings._replace(exclude_newer=self.exclude_newer),
-            self.request.offline,
-            self.installer,
-            self.request.inherit,
-            self.request.stall_timeout,
-        )
-
     def solve(self, progress: Progress) -> PlatformLock:
         """The platform's packages from conda and from PyPI. Raises EngineError where the latter are not available."""
-        uv = wanted_uv(self.environ, self.installer, "find")
+        uv = wanted_uv(self.request.environ, self.request.installer, "find")
         if uv is None and self.platform != current_platform():
             raise EngineError(
                 f"only uv finds the PyPI packages of another platform ({self.platform})",
@@ -120,14 +105,14 @@ class PypiSolver:
             )
         installed = distributions_of(self.conda)
         refuse_conflicts(self.spec.pypi, installed)
-        uv = Uv(self._pypi_request, Path(own_python()), program)
+        uv = Uv(self.request, self.hold, Path(own_python()), program)
         settings = self.spec.pypi_settings
         told = uv.tell(directory, Call(self.spec.pypi, settings, installed), **self._deployment_target())
         options = [*write_stubs(directory / "conda", installed, settings), "--python", own_python()]
         options += ["--python-version", python.version, *self._target()]
         options += ["--offline"] if self.request.offline else []
-        if self.exclude_newer:
-            options.append(f"--exclude-newer={self.exclude_newer}")
+        if newest := self.spec.pypi_settings.exclude_newer:
+            options.append(f"--exclude-newer={newest}")
             # what stands for conda's packages has no date
             options += [f"--exclude-newer-package={name}=false" for name in installed]
         progress.note(f"PyPI packages are found by {uv.command}.")
@@ -166,7 +151,7 @@ class PypiSolver:
         return found
 
     def _virtual(self, name: str) -> str | None:
-        found = virtual_packages(self.request.virtual_packages, self.environ, self.platform)
+        found = virtual_packages(self.spec.virtual_packages, self.request.environ, self.platform)
         return next((str(each.version) for each in found if each.name.normalized == name), None)
 
     def _target(self) -> list[str]:
@@ -179,7 +164,7 @@ class PypiSolver:
         if name.endswith("manylinux"):
             version = self._virtual("__glibc") or "2.28"
             minor = int(parts[1]) if len(parts := re.findall(r"\d+", version)) > 1 else _USUAL_GLIBC
-            if "__glibc" not in dict(self.request.virtual_packages):
+            if "__glibc" not in dict(self.spec.virtual_packages):
                 minor = min(minor, _USUAL_GLIBC)
             name = f"{name}_2_{max((each for each in _GLIBCS if each <= minor), default=_GLIBCS[0])}"
         return ["--python-platform", name]
@@ -191,15 +176,15 @@ class PypiSolver:
     # --- pip --------------------------------------------------------------------------------------------------------
 
     def _by_pip(self, progress: Progress) -> list[PypiPackage]:
-        request = self.request._replace(packages=tuple(dict.fromkeys((*self.request.packages, "pip"))))
-        self.create(request, progress)
+        request = self.request.solving(tuple(dict.fromkeys((*self.request.packages, "pip"))))
+        self.create(request, progress, self.hold)
         progress.stage("Finding PyPI packages")
         installed = installed_versions(request.prefix)
         refuse_conflicts(self.spec.pypi, installed)
-        pip = find_installer(self._pypi_request, python_of(request.prefix), installed.get("pip"))
+        pip = find_installer(self.request, self.hold, python_of(request.prefix), installed.get("pip"))
         assert pip is not None
         progress.note("PyPI packages are found by the environment's pip.")
-        settings = self._pypi_request.settings
+        settings = self.spec.pypi_settings
         # pip knows no preferences: all that was locked is asked for first, which may not go with what is asked for now
         kept = {package.name: package.version for package in self.before.pypi} if self.before is not None else {}
         for pins in ({**kept, **installed}, installed) if kept else (installed,):

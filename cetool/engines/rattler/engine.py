@@ -13,7 +13,6 @@ Unlike conda, rattler does not byte-compile noarch packages: Python does it at t
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,7 +24,7 @@ from cetool.base.text import pattern
 from cetool.base.urls import redact, scrub
 from cetool.declare.package import Package
 from cetool.engines.output import Log
-from cetool.engines.protocol import CreateRequest, Explain, Progress, as_found
+from cetool.engines.protocol import EngineRequest, Explain, Hold, Progress, as_found
 from cetool.engines.rattler.client import make_client
 from cetool.engines.rattler.prefix import finish_prefix, not_below, python_in, records_of, standing_in, with_those_below
 from cetool.engines.rattler.reporter import Pulse, Reporter
@@ -78,36 +77,35 @@ class RattlerEngine:
             ) from None
         return str(rattler.__version__)
 
-    def create(self, request: CreateRequest, progress: Progress) -> Explain:
-        """Make the environment. See :class:`cetool.engines.protocol.Engine`; the request's ``inherit`` has no one to
-        go to.
+    def create(self, request: EngineRequest, progress: Progress, hold: Hold) -> Explain:
+        """Make the environment. See :class:`cetool.engines.protocol.Engine`; no subprocess takes the descriptors.
 
         Calls of ``progress`` come from other threads than the caller's, one at a time.
         """
-        self._perform(request, progress, link=True)
+        self._perform(request, progress, hold, link=True)
         return as_found
 
-    def link_over(self, request: CreateRequest, progress: Progress) -> list[RepoDataRecord]:
+    def link_over(self, request: EngineRequest, progress: Progress, hold: Hold) -> list[RepoDataRecord]:
         """Link what the environment ``request.below`` lacks of the packages into the request's prefix; what that was.
 
         Raises EngineError where they do not go together with what is there.
         """
-        return self._perform(request, progress, link=True)
+        return self._perform(request, progress, hold, link=True)
 
-    def solve(self, request: CreateRequest, progress: Progress) -> list[RepoDataRecord]:
+    def solve(self, request: EngineRequest, progress: Progress, hold: Hold) -> list[RepoDataRecord]:
         """The packages that the environment would have. Metadata are fetched; nothing else is, and nothing is made.
 
         Raises EngineError where the request cannot be fulfilled.
         """
-        return self._perform(request, progress, link=False)
+        return self._perform(request, progress, hold, link=False)
 
-    def solve_exactly(self, request: CreateRequest, progress: Progress) -> tuple[Package, ...]:
+    def solve_exactly(self, request: EngineRequest, progress: Progress, hold: Hold) -> tuple[Package, ...]:
         """The packages that the environment would have, in topological order."""
         from cetool.engines.rattler.pinned import exactly
 
-        return exactly(self.solve(request, progress), request.pinned)
+        return exactly(self.solve(request, progress, hold), request.pinned)
 
-    def _perform(self, request: CreateRequest, progress: Progress, *, link: bool) -> list[RepoDataRecord]:
+    def _perform(self, request: EngineRequest, progress: Progress, hold: Hold, *, link: bool) -> list[RepoDataRecord]:
         need_descriptors()
         version = self.version
         condarc = load_condarc(self._environ, mamba=True)
@@ -117,7 +115,7 @@ class RattlerEngine:
         caches = embedded_cache(condarc, self._environ, self._cache_dir)
         pulse = Pulse()
         with in_use(caches), Log(request.log) as log:
-            specs = ", ".join([package.line for package in request.explicit] or [shown for _, shown in plan.specs])
+            specs = ", ".join([package.line for package in request.exact] or [shown for _, shown in plan.specs])
             log.write(f"rattler {version}: {specs} from {plan.channel_names} into {request.prefix}\n")
             creation = _Creation(plan, request, progress, pulse, caches, self._environ)
             watched = caches / METADATA
@@ -126,8 +124,6 @@ class RattlerEngine:
                     records = attend(
                         creation.run(link=link),
                         lambda: pulse.still_for(watched) > request.stall_timeout,
-                        creation.linking,
-                        request.meanwhile,
                     )
             except CetoolError as error:
                 log.write(f"{creation.details or error}\n")
@@ -165,7 +161,7 @@ class _Creation:
     def __init__(
         self,
         plan: Plan,
-        request: CreateRequest,
+        request: EngineRequest,
         progress: Progress,
         pulse: Pulse,
         caches: Path,
@@ -178,8 +174,6 @@ class _Creation:
         self.caches = caches
         self.environ = environ
         self.details = ""
-        #: Set when all is left to rattler's own threads, and Python has nothing to do for a while.
-        self.linking = threading.Event()
         self.below = [] if request.below is None else records_of(request.below)
         self.selection = Selection(plan.selected, strict=plan.condarc.channel_priority == "strict")
 
@@ -195,7 +189,7 @@ class _Creation:
             client=client,
         )
         subdirs = [Subdir(plan.subdir) if plan.subdir else Subdir.current(), Subdir("noarch")]
-        if self.request.explicit:
+        if self.request.exact:
             return await self._take(client, subdirs[0])
         sources: list[Channel | RepoDataSource] = [Channel(url) for url, _ in plan.channels]
         checked = self._checked(client)
@@ -229,7 +223,7 @@ class _Creation:
         from cetool.engines.explicit import distinct
         from cetool.engines.rattler.packages import record_in
 
-        packages = distinct(self.request.explicit)
+        packages = distinct(self.request.exact)
         self.progress.packages(len(packages))
         checked = self._checked(client)
         with self.pulse.watched():
@@ -250,7 +244,7 @@ class _Creation:
         from rattler import ChannelPriority, MatchSpec, solve
         from rattler.exceptions import SolverError
 
-        plan, solving = self.plan, self.request.solving
+        plan, request, solving = self.plan, self.request, self.request.spec.solving
         pinned = await self._pinned(gateway, subdirs) if self.request.pinned else None
         self.progress.stage("Solving")
         try:
@@ -260,14 +254,16 @@ class _Creation:
                 gateway,
                 platforms=subdirs,
                 pinned_packages=[*python_in(self.below), *(pinned.given() if pinned else ())],
-                virtual_packages=virtual_packages(self.request.virtual_packages, self.environ, self.request.platform),
+                virtual_packages=virtual_packages(
+                    self.request.spec.virtual_packages, self.environ, self.request.platform
+                ),
                 channel_priority=ChannelPriority[
                     (solving.channel_priority or plan.condarc.channel_priority).capitalize()
                 ],
                 constraints=[*plan.pins, *map(MatchSpec, solving.constraints)],
                 strategy=cast("SolveStrategy", solving.strategy or "highest"),
                 channel_relations="disabled",
-                exclude_newer=self.request.exclude_newer,
+                exclude_newer=request.moment,
                 locked_packages=[
                     *filter(self.selection.fits, self.below),
                     *await self._preferred(gateway, sources, subdirs),
@@ -320,7 +316,7 @@ class _Creation:
 
     def _dated(self, error: EngineError) -> EngineError:
         """The error, told of the day that it is solved as of: a package may only be too new."""
-        moment = self.request.exclude_newer
+        moment = self.request.moment
         if moment is not None:
             from cetool.base.durations import rfc3339
 
@@ -359,7 +355,6 @@ class _Creation:
         for record in records:
             check_site_packages(record.python_site_packages_path, wanted_of(record))
         try:
-            self.linking.set()
             with self.pulse.watched(), standing_in(self.request.prefix, self.below) as python:
                 await install(
                     [*records, *python],
@@ -389,13 +384,13 @@ def _is_virtual(spec: Any) -> bool:
     return str(getattr(spec.name, "normalized", "")).startswith("__")
 
 
-def _with_log(error: CetoolError, request: CreateRequest) -> CetoolError:
+def _with_log(error: CetoolError, request: EngineRequest) -> CetoolError:
     if isinstance(error, EngineError) and error.log is None:
         return error.but(log=str(request.log))
     return error
 
 
-def _stalled(plan: Plan, request: CreateRequest) -> EngineError:
+def _stalled(plan: Plan, request: EngineRequest) -> EngineError:
     wait_until_quiet(request.prefix)
     return EngineError(
         f"nothing has come from {plan.channel_names} for {request.stall_timeout:g} seconds, so it was given up",

@@ -18,7 +18,7 @@ from cetool.declare.match_fields import Fields, read_fields
 from cetool.declare.match_specs import url_in
 from cetool.declare.platforms import current_platform, default_virtual_packages
 from cetool.engines.explicit import distinct
-from cetool.engines.protocol import CreateRequest
+from cetool.engines.protocol import EngineRequest
 from cetool.engines.rattler.client import Access, access_to, process_environment
 from cetool.engines.rattler.direct import Direct, package_at, without_url
 from cetool.settings.condarc import Condarc
@@ -63,7 +63,7 @@ class Plan(Value):
         return ", ".join(name for _, name in self.channels)
 
 
-def make_plan(request: CreateRequest, condarc: Condarc, environ: Mapping[str, str]) -> Plan:
+def make_plan(request: EngineRequest, condarc: Condarc, environ: Mapping[str, str]) -> Plan:
     """The plan of a request under this configuration. Raises EngineError for what it forbids or rattler cannot do."""
     from rattler import MatchSpec
 
@@ -75,9 +75,9 @@ def make_plan(request: CreateRequest, condarc: Condarc, environ: Mapping[str, st
     specs: list[tuple[MatchSpec, str]] = []
     direct: list[Direct] = []
     selected: dict[str, tuple[Fields, ...]] = {}
-    for package in (*distinct(request.explicit), *request.pinned):
+    for package in (*distinct(request.exact), *request.pinned):
         channels.setdefault(access.plain(package.channel), package.channel)
-    for text in request.packages if not request.explicit else ():
+    for text in request.packages if not request.exact else ():
         fields = _selecting(text, selected)
         spec = _parsed(fields.text(*_COMPARED) if fields is not None else text)
         canonical = spec.to_canonical_string()

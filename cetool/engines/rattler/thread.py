@@ -38,13 +38,11 @@ class TooMuchMemory(Exception):
 def attend(
     work: Coroutine[Any, Any, _T],
     stalled: Callable[[], bool],
-    away: threading.Event,
-    meanwhile: Callable[[], None] | None,
 ) -> _T:
     """The result of the work, which is done in a thread of its own, so that a signal is taken while it goes on.
 
-    ``meanwhile`` is called once when ``away`` is set: all is left to rattler's own threads then. Whatever is raised
-    here meanwhile cancels the work first. Raises Stalled when ``stalled`` says so, and TooMuchMemory.
+    Whatever is raised here in the meantime cancels the work first. Raises Stalled when ``stalled`` says so, and
+    TooMuchMemory.
     """
     _load_asyncio()
     import asyncio
@@ -58,20 +56,16 @@ def attend(
         with suppress(BaseException):  # the task keeps its outcome
             loop.run_until_complete(task)
         ended.set()
-        away.set()
 
     before = _private_memory()
     thread = threading.Thread(target=run, name="cetool-rattler", daemon=True)
     thread.start()
     try:
-        for moment in (away, ended):
-            while not moment.wait(_TICK):
-                if stalled():
-                    raise Stalled
-                if _private_memory() > before + limits.MEMORY:
-                    raise TooMuchMemory
-            if moment is away and meanwhile is not None:
-                meanwhile()
+        while not ended.wait(_TICK):
+            if stalled():
+                raise Stalled
+            if _private_memory() > before + limits.MEMORY:
+                raise TooMuchMemory
     except BaseException as error:
         loop.call_soon_threadsafe(task.cancel)
         with suppress(KeyboardInterrupt):
