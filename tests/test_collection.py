@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.cache import (
     builder,
+    change_database,
     collect,
     ensure,
     finish,
@@ -41,10 +42,10 @@ def _collect(root: Path, policy: Policy, *, dry_run: bool = False) -> Collection
 def _used(root: Path, ages: dict[str, float]) -> None:
     """Set when the environments of these packages were last used, in hours ago."""
     with usage_log(root) as log:
-        for package, hours in ages.items():
-            values = (time.time() - hours * HOUR, small_spec(package).name)
-            assert log._db.execute("UPDATE uses SET last_used = ? WHERE directory = ?", values).rowcount == 1
-        log._db.commit()
+        assert {small_spec(package).name for package in ages} <= log.rows().keys()
+    for package, hours in ages.items():
+        when, name = time.time() - hours * HOUR, small_spec(package).name
+        change_database(root, f"UPDATE uses SET last_used = {when} WHERE directory = '{name}'")
 
 
 def _names(prefixes: Iterable[Path]) -> list[str]:

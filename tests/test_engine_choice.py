@@ -29,7 +29,7 @@ PATH = "{0.bin}:/usr/bin:/bin"
 @pytest.fixture
 def env(home: Home, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """A machine without any engine but the built-in one, whatever this machine has."""
-    monkeypatch.setattr("cetool.engines.discovery._ELSEWHERE", ())
+    monkeypatch.setattr("cetool.engines.discovery.ELSEWHERE", ())
     return home.environment({"PATH": f"{home.bin}:/usr/bin:/bin"})
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from support.home import Home
 
 from cetool.base.errors import CetoolError, Location, MetadataError
-from cetool.declare import match_specs as matchspecs
 from cetool.declare.channels import canonical_channel
 from cetool.declare.match_specs import canonical_spec, requires_python_spec, spec_name
 from cetool.declare.pypi import canonical_requirement
@@ -31,9 +30,13 @@ PLAIN = (
 @given(*PLAIN)
 def test_what_is_read_without_py_rattler_is_read_as_it_does(name: str, clauses: str) -> None:
     """py-rattler decides; a spec of a name and plain clauses only spares its import."""
-    plain = matchspecs._plainly(name + clauses)
-    if plain is not None:
-        assert plain == matchspecs._canonical(name + clauses)
+    try:
+        canonical = canonical_spec(name + clauses)
+    except MetadataError:
+        with pytest.raises(MetadataError):
+            canonical_spec(f"c::{name}{clauses}")
+    else:  # what names a channel py-rattler reads
+        assert canonical_spec(f"c::{name}{clauses}") == f"c::{canonical}"
 
 
 def test_plain_specs_need_no_py_rattler(home: Home) -> None:

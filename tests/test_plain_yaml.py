@@ -12,8 +12,8 @@ from support.home import Home
 
 from cetool.base.errors import MetadataError
 from cetool.base.plain_yaml import read_plainly, settings_of
-from cetool.declare import yaml as yaml_reader
 from cetool.declare.nodes import Node
+from cetool.declare.yaml import parse_yaml
 from cetool.settings.file import plain_value
 
 BLOCK = """\
@@ -47,7 +47,10 @@ ROWS = st.builds(
 def parsed(text: str) -> Node | str | None:
     """What the real parser makes of it."""
     try:
-        return yaml_reader._Reader("f", None).document(text)
+        ended = text if text.endswith("\n") else text + "\n"
+        ended += "...\n"  # the end of a document, which only the parser reads
+        assert read_plainly(ended) is None
+        return parse_yaml(ended, name="f")
     except Exception as error:
         return repr(error)
 
@@ -69,7 +72,7 @@ def test_it_is_read_as_ruamel_reads_it_or_not_at_all(text: str) -> None:
     plain = read_plainly(text)
     if plain is None:
         return
-    assert repr(yaml_reader._Reader("f", None).plainly(plain)) == repr(parsed(text))
+    assert repr(parse_yaml(text, name="f")) == repr(parsed(text))
     found = settings_of(text)
     if found is None:
         return
@@ -103,7 +106,7 @@ def test_what_is_wrong_is_left_to_the_parser() -> None:
     for text in ("a: 1\na: 2", "a: b: c", "- a\nb: c", "a:\n - b\n  c", "a: [b", "a: 'b"):
         assert read_plainly(text) is None
     try:
-        yaml_reader.parse_yaml("env:\n - a\nenv: b\n", name="f")
+        parse_yaml("env:\n - a\nenv: b\n", name="f")
     except MetadataError as error:
         assert "twice" in error.message and error.where is not None and error.where.line == 3
     else:

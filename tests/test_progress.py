@@ -24,14 +24,15 @@ termios = pytest.importorskip("termios", reason="pseudo-terminals are POSIX")
 
 SOURCE = str(Path(next(iter(cetool.__path__))).parent)
 PATIENCE = 60.0
-START = "import os, sys, threading\nfrom cetool.cli.progress import Voice\nvoice = Voice(sys.argv[1], os.environ)\n"
+START = "import os, sys, threading, time\n"
+START += "from cetool.cli.progress import Voice\nvoice = Voice(sys.argv[1], os.environ)\n"
 GOVERNED = "import fcntl, signal, termios\nfcntl.ioctl(2, termios.TIOCSCTTY, 0)\n" + START
 #: An environment is made; it goes on where there is something to see when the test has seen it.
 CREATION = (
     START
     + """
 def seen():
-    if voice._live is not None:
+    if "SEEN" in os.environ:
         sys.stdin.readline()
 with voice.progress() as progress:
     progress.wait("cetool run a.py (process 1)")
@@ -166,6 +167,7 @@ class Terminal:
 
 
 def creation(verbosity: str = "normal", frames: tuple[str, ...] = FRAMES, **extra: str) -> Terminal:
+    extra |= {"SEEN": "by the test"} if frames else {}
     with Terminal(CREATION, verbosity, extra=extra) as terminal:
         for frame in frames:
             terminal.answer(frame)
@@ -264,7 +266,8 @@ try:
     with voice.progress() as progress:
         progress.stage("Solving")
         sys.stdin.readline()
-        status = f"/proc/self/task/{progress._thread.native_id}/status"
+        drawing = next(each for each in threading.enumerate() if each is not threading.main_thread())
+        status = f"/proc/self/task/{drawing.native_id}/status"
         if os.path.exists(status):  # signals are left to the main thread
             blocked = [int(line.split()[1], 16) for line in open(status) if line.startswith("SigBlk")]
             assert blocked[0] >> signal.SIGINT - 1 & 1 and blocked[0] >> signal.SIGTERM - 1 & 1
@@ -294,7 +297,7 @@ os.setpgid(0, 0)
 signal.signal(signal.SIGTTOU, signal.SIG_IGN)
 with voice.progress() as progress:
     progress.stage("Solving")
-    voice._out.draw("unseen")
+    time.sleep(0.5)  # frames that must not be seen
     voice.say("in the background")
     os.tcsetpgrp(2, os.getpgrp())
     sys.stdin.readline()
@@ -364,7 +367,7 @@ with voice.progress() as progress:
     progress.stage("Solving")
     sys.stdin.readline()
     voice.warn("unheard")
-    progress._thread.join()
+    next(each for each in threading.enumerate() if each is not threading.main_thread()).join()
     progress.stage("Linking")
 """
     with Terminal(START + script) as terminal:

@@ -52,8 +52,8 @@ def test_a_pipe_in_place_of_a_file_holds_no_run_up(home: Home) -> None:
 def test_work_in_the_background_ends_by_itself(home: Home) -> None:
     hung = home.write("hung.py", "import time\ntime.sleep(1000)\n")
     code = (
-        "import sys, os\nimport cetool.app.background as b\nb._MOST_SECONDS = 1\n"
-        f"b._start_detached([sys.executable, {str(hung)!r}], dict(os.environ))\n"
+        "import sys, os\nfrom cetool.app.background import start_detached\n"
+        f"start_detached([sys.executable, {str(hung)!r}], dict(os.environ), most_seconds=1)\n"
     )
     signals = {signal.SIGALRM: signal.SIG_IGN}
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from support.home import Home
 
-from cetool.base import files as atomic
 from cetool.base.files import ChangedError, read_if_there, replace_file, update_file
 
 
@@ -94,29 +93,21 @@ def test_what_an_editor_saves_while_cetool_writes_stays(
 ) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"old")
-    whole, beside = atomic._exchange_names, atomic._write_beside
-    calls: list[str] = []
+    sync = os.fsync
 
-    def saves(*words: object, **options: object) -> str:
-        temporary = beside(*words, **options)  # type: ignore[arg-type]
-        if not exchanges:
-            return temporary
-        (tmp_path / "edited").write_bytes(b"saved")
-        os.replace(tmp_path / "edited", file)  # after the look at what is there, before the exchange
-        return temporary
+    def saves(descriptor: int) -> None:
+        sync(descriptor)
+        if not (tmp_path / "edited").exists() and file.read_bytes() == b"old":
+            (tmp_path / "edited").write_bytes(b"saved")
+            os.replace(tmp_path / "edited", file)  # after the look at what is there, before the exchange
 
-    def exchange(one: str, other: Path) -> bool:
-        calls.append(one)
-        return whole(one, other)
-
-    monkeypatch.setattr(atomic, "_write_beside", saves)
-    monkeypatch.setattr(atomic, "_exchange_names", exchange)
-    if not exchanges:
+    if exchanges:
+        monkeypatch.setattr(os, "fsync", saves)
+    else:
         file.write_bytes(b"saved")
     with pytest.raises(ChangedError):
         replace_file(file, b"old", b"new")
     assert (file.read_bytes(), os.listdir(tmp_path)) == (b"saved", ["file"])
-    assert len(calls) == (2 if exchanges else 0)
 
 
 def test_a_file_that_another_made_meanwhile_is_not_overwritten(tmp_path: Path) -> None:

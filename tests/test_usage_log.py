@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.cache import (
+    change_database,
     finish,
     hear,
     kill,
@@ -170,9 +171,9 @@ def test_running_processes_are_known_by_pid_and_start(tmp_path: Path) -> None:
         assert is_running(process.pid, begun)
         assert not is_running(process.pid, "1")  # another process had the PID
         assert not is_running(process.pid, "")
-        log._db.execute("UPDATE runs SET process_start = '1'")
+        change_database(tmp_path, "UPDATE runs SET process_start = '1'")
         assert log.running() == {}
-        log._db.rollback()
+        change_database(tmp_path, f"UPDATE runs SET process_start = '{begun}'")
         process.kill()
         wait_until(lambda: start_time(process.pid) == "")  # a zombie has ended
         assert log.running() == {}
@@ -298,9 +299,7 @@ def test_damage_that_shows_only_in_the_middle_of_the_work(tmp_path: Path) -> Non
     made(tmp_path).release()
     told: list[str] = []
     with usage_log(tmp_path, told) as log:
-        log._db.execute("PRAGMA writable_schema = ON")
-        log._db.execute("DROP TABLE environments")
-        log._db.commit()
+        change_database(tmp_path, "PRAGMA writable_schema = ON", "DROP TABLE environments")
         assert log.rows().keys() == {NAME}
         log.saw_in_use(NAME, 1e10)
         assert log.last_used(NAME) == 1e10

@@ -18,7 +18,7 @@ from cetool.warm.environ import ON_WINDOWS
 _MOST_DESCRIPTORS = 1 << 20
 
 #: Seconds after which a process in the background is ended; its work goes on with the next one.
-_MOST_SECONDS = 3600
+MOST_SECONDS = 3600
 
 
 def collect_in_background(session: Session) -> None:
@@ -43,7 +43,7 @@ def _start(session: Session, *words: str) -> None:
     if session.settings.trust_cache_dir:
         environ["CETOOL_TRUST_CACHE_DIR"] = "true"
     with contextlib.suppress(OSError):
-        _start_detached(own_program(*words), environ)
+        start_detached(own_program(*words), environ)
 
 
 def _due(stamp: Path) -> bool:
@@ -70,7 +70,7 @@ def touch(stamp: Path) -> bool:
     return True
 
 
-def _start_detached(argv: list[str], environ: dict[str, str]) -> None:
+def start_detached(argv: list[str], environ: dict[str, str], *, most_seconds: int = MOST_SECONDS) -> None:
     """Start a process that is nobody's child and holds nothing of ours open: no script has to wait for it."""
     if ON_WINDOWS:
         import subprocess
@@ -95,7 +95,7 @@ def _start_detached(argv: list[str], environ: dict[str, str]) -> None:
         os.closerange(3, _MOST_DESCRIPTORS)
         # what hangs (a network file system, a program that it asks) does not keep its locks for ever
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(_MOST_SECONDS)
+        signal.alarm(most_seconds)
         os.execve(argv[0], argv, environ)
     finally:
         os._exit(127)

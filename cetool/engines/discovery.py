@@ -37,7 +37,7 @@ _OTHER_FORMS = ("CONDA_JSON", "CONDA_QUIET", "MAMBA_JSON", "MAMBA_QUIET")
 _VARIABLES = {"mamba": "MAMBA_EXE", "micromamba": "MAMBA_EXE", "conda": "CONDA_EXE"}
 _WINDOWS = os.name == "nt"
 _IN_HOME = ("miniforge3", "mambaforge", "miniconda3", "anaconda3", "micromamba", "mamba", ".local", "bin", "conda")
-_ELSEWHERE = (
+ELSEWHERE = (
     "/opt/conda",
     "/opt/miniforge3",
     "/opt/mambaforge",
@@ -191,7 +191,7 @@ def _usual_roots(environ: Mapping[str, str]) -> Iterator[str]:
     if home:
         yield from (os.path.join(home, name) for name in _IN_HOME)
     if sys.platform != "win32":
-        yield from _ELSEWHERE
+        yield from ELSEWHERE
 
 
 def _is_program(path: Path) -> bool:

@@ -101,7 +101,7 @@ def _packages(
     prefix: Path, records: Mapping[str, PrefixRecord], pypi: Sequence[Distribution], since: int
 ) -> Iterator[Difference]:
     """Package records that are gone, were changed or came later, and the like of PyPI packages."""
-    linked = _linked(prefix)
+    linked = linked_packages(prefix)
     for stem in sorted(linked - records.keys()):
         yield Difference(f"conda-meta/{stem}.json", REMOVED, stem)
     for stem in records:
@@ -135,7 +135,7 @@ def _written(path: Path, since: int) -> bool:
         return False
 
 
-def _linked(prefix: Path) -> set[str]:
+def linked_packages(prefix: Path) -> set[str]:
     """The stems of the packages that the history has as linked when the environment was made; none where it is silent.
 
     Its lines are conda's: ``+channel/subdir::name-version-build``.

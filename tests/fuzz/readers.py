@@ -429,9 +429,9 @@ def _uses(directory: Path) -> object:
 
 
 def _history(directory: Path) -> object:
-    from cetool.packages.differences import _linked
+    from cetool.packages.differences import linked_packages
 
-    return _linked(directory)
+    return linked_packages(directory)
 
 
 def _report(directory: Path) -> object:

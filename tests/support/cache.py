@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -138,6 +139,14 @@ def leftovers(root: Path) -> list[str]:
 def usage_log(root: Path, told: list[str] | None = None) -> contextlib.AbstractContextManager[UsageLog]:
     """The usage log of a cache, open; its warnings go to ``told``."""
     return open_usage_log(small_paths(root), small_store(root), warn=(told if told is not None else []).append)
+
+
+def change_database(root: Path, *statements: str) -> None:
+    """Do to the usage log's database what another program could do to it."""
+    with contextlib.closing(sqlite3.connect(small_paths(root).database)) as database:
+        for statement in statements:
+            database.execute(statement)
+        database.commit()
 
 
 def collect(
