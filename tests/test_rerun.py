@@ -14,8 +14,7 @@ from support.home import Home, make_home, remove_home
 from support.records import SCRIPT, read_document
 from support.scripts import shell_script, told
 
-from cetool.provenance.reader import read_record
-from cetool.provenance.record import RecordError
+from cetool.provenance.record import RecordError, read_record
 
 
 @pytest.fixture
@@ -107,9 +106,9 @@ def test_a_record_that_was_tampered_with_or_does_not_fit_is_refused(settled: Hom
         ({"packages": package(url="file:///x\n--x")}, "URL of hello-bin is none"),
         ({"packages": package(name="x\n- y")}, "is no package's name"),
         ({"packages": package(sha256="../../x")}, "SHA-256 of hello-bin"),
-        ({"packages": [1]}, "'packages'"),
+        ({"packages": [1]}, r"'packages\[0\]' is not an object"),
         ({"arguments": "rm"}, "'arguments'"),
-        ({"arguments": ["a\0b"]}, "'arguments'"),
+        ({"arguments": ["a\0b"]}, r"'arguments\[0\]' has a NUL character"),
         ({"run_with": None}, "what the script was run with"),
         ({"exit_status": "x"}, "'exit_status'"),
     ):

@@ -16,7 +16,6 @@ from cetool import __version__
 from cetool.app.execution import Run, command_of, surroundings_of
 from cetool.app.program import program_of
 from cetool.app.session import Session
-from cetool.base.codec import sha256_of
 from cetool.base.errors import CetoolError, EngineError, MetadataError
 from cetool.base.urls import redact, strip_credentials
 from cetool.cli.failure import tell
@@ -25,7 +24,17 @@ from cetool.declare.source import decode, is_url, looks_like_python, read_bytes
 from cetool.launch.children import spawn_and_wait
 from cetool.launch.process import end_like
 from cetool.lock.records import Installed, read_installed
-from cetool.provenance.record import Ending, RecordedCommand, RecordedScript, RecordError, RunRecord, write_record
+from cetool.provenance.record import (
+    Ending,
+    RecordedEngine,
+    RecordedEnvironment,
+    RecordedScript,
+    RecordedWheel,
+    RecordError,
+    RunRecord,
+    recorded_packages,
+    write_record,
+)
 
 if TYPE_CHECKING:
     from cetool.launch.entrypoint import Entrypoint
@@ -58,7 +67,7 @@ def run_as_child(run: Run, entry: Entrypoint | None, arguments: Sequence[str], r
         ending = Ending(_now(), round(time.monotonic() - began, 6), shown, name)
         if record is not None:
             try:
-                _write(recording, replace(record, ending=ending))
+                _write(recording, replace(record, **vars(ending)))
             except RecordError as error:  # the script has ended as it has, which is what cetool's status tells
                 tell(error)
         if recording.then is not None:
@@ -112,15 +121,24 @@ def describe(run: Run, arguments: Sequence[str], spec: EnvironmentSpec) -> RunRe
     return RunRecord(
         script=_script(run),
         arguments=shown,
-        redacted=shown != tuple(arguments),
-        directory=directory,
-        command=RecordedCommand(run.metadata.dialect, run.metadata.run_with, run.metadata.entrypoint, run.how.activate),
-        asked=spec.redacted()._replace(variables=tuple((name, redact(value)) for name, value in spec.variables)),
-        name=marker.name,
-        prefix=str(run.lease.prefix),
-        packages=installed.lock,
-        unknown=tuple((each.name, each.version) for each in installed.unknown),
-        engine=(marker.engine, marker.engine_version),
+        arguments_redacted=shown != tuple(arguments),
+        working_directory=directory,
+        dialect=run.metadata.dialect,
+        run_with=run.metadata.run_with,
+        entrypoint=run.metadata.entrypoint,
+        activate=run.how.activate,
+        environment=RecordedEnvironment(
+            marker.name,
+            str(run.lease.prefix),
+            spec.redacted()._replace(variables=tuple((name, redact(value)) for name, value in spec.variables)),
+        ),
+        packages=recorded_packages(installed.lock.conda),
+        pypi_packages=(
+            *(RecordedWheel(each.name, each.version, each.url, each.sha256) for each in installed.lock.pypi),
+            *(RecordedWheel(each.name, each.version, None, None) for each in installed.unknown),
+        ),
+        engine=RecordedEngine(marker.engine, marker.engine_version),
+        platform=installed.lock.platform,
         cetool=__version__,
         virtual_packages=tuple(virtual_packages(session, spec).items()),
         host=(("system", system.system), ("release", system.release), ("machine", system.machine)),
@@ -174,20 +192,12 @@ def _script(run: Run) -> RecordedScript:
                 where=source.script.at(),
                 hint="Run the same command again.",
             )
-    kept: bytes | None = data
     text = data.decode("utf-8", "replace")
-    if strip_credentials(text) != text:
+    keep = strip_credentials(text) == text
+    if not keep:
         run.session.voice.warn(
             f"{source.script.name} has credentials in a URL, so its text is not put into the record: "
             "it can be run again where the script itself is"
         )
-        kept = None
-    return RecordedScript(
-        name=name,
-        given=redact(source.given),
-        path=path,
-        url=redact(source.given) if is_url(source.given) else None,
-        sha256=sha256_of(data),
-        size=len(data),
-        data=kept,
-    )
+    url = redact(source.given) if is_url(source.given) else None
+    return RecordedScript.of(name, redact(source.given), path, url, data, keep=keep)

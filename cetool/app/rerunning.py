@@ -22,8 +22,7 @@ from cetool.declare.platforms import current_platform
 from cetool.declare.requirements import Requirements
 from cetool.declare.source import decode, looks_like_python, read_bytes, script_from_text
 from cetool.lock.records import read_installed
-from cetool.provenance.reader import read_record
-from cetool.provenance.record import Ending, RecordError, RunRecord
+from cetool.provenance.record import Ending, RecordError, RunRecord, read_record
 from cetool.store.marker import what_is_lost
 from cetool.store.store import Lease
 
@@ -43,21 +42,21 @@ def do_again(
     recorded = _with_variables(recorded, source)
     asked = recorded.asked
     metadata = ScriptMetadata(
-        recorded.command.dialect,
+        recorded.dialect,
         str(source.script.path),
         None,
         Requirements(asked.packages, asked.channels, asked.pypi, variables=asked.variables),
-        recorded.command.run_with,
-        recorded.command.entrypoint,
+        recorded.run_with,
+        recorded.entrypoint,
     )
     entry = read_entrypoint(metadata, source.script)
     _tell_differences(recorded, session)
     if not here:
-        _enter(recorded.directory, session)
+        _enter(recorded.working_directory, session)
     given = recorded.script.given
     if source.data is None and os.path.abspath(given) == source.given:  # it sees its name as it did then
         source = source._replace(given=given)
-    how = RunOptions(activate=recorded.command.activate)
+    how = RunOptions(activate=recorded.activate)
     spec, lease = _environment(recorded, metadata, session)
     run = prepare_run(source, session, how, lease, metadata, session.consent())
     words = tuple(arguments or recorded.arguments)
@@ -72,21 +71,21 @@ def do_again(
 def _refuse(recorded: RunRecord, where: Location, arguments: Sequence[str] | None) -> None:
     """Raise for a run that cannot be done again here, with all that is in the way."""
     here = os.environ.get("CONDA_SUBDIR") or current_platform()
-    if recorded.packages.platform != here:
+    if recorded.platform != here:
         raise RecordError(
-            f"the run was on {recorded.packages.platform}, and this is {here}: its packages do not run here",
+            f"the run was on {recorded.platform}, and this is {here}: its packages do not run here",
             code="platform-mismatch",
             where=where,
             hint="`cetool run` solves what the script declares for this machine.",
         )
     if recorded.unknown:
-        names = ", ".join(printable(f"{name} {version}") for name, version in recorded.unknown)
+        names = ", ".join(printable(f"{each.name} {each.version}") for each in recorded.unknown)
         raise RecordError(
             f"the record does not tell where it had {names} from, so the same packages cannot be had again",
             code="record-incomplete",
             where=where,
         )
-    if recorded.redacted and not arguments:
+    if recorded.arguments_redacted and not arguments:
         raise UsageError(
             "the arguments of the recorded run had credentials in them, which are not in the record",
             code="record-incomplete",
@@ -135,7 +134,8 @@ def _with_variables(recorded: RunRecord, source: Source) -> RunRecord:
     variables = tuple(
         (name, declared.get(name, value) if "***" in value else value) for name, value in recorded.asked.variables
     )
-    return replace(recorded, asked=recorded.asked._replace(variables=variables))
+    spec = recorded.asked._replace(variables=variables)
+    return replace(recorded, environment=replace(recorded.environment, spec=spec))
 
 
 def _tell_differences(recorded: RunRecord, session: Session) -> None:
@@ -150,8 +150,8 @@ def _tell_differences(recorded: RunRecord, session: Session) -> None:
             session.voice.detail(text)
         else:
             session.voice.warn(text)
-    unchecked = [each.name for each in recorded.packages.conda if not each.sha256 and not each.md5]
-    unchecked += [each.name for each in recorded.packages.pypi if not each.sha256 and not each.url.startswith("git+")]
+    unchecked = [each.name for each in recorded.lock.conda if not each.sha256 and not each.md5]
+    unchecked += [each.name for each in recorded.lock.pypi if not each.sha256 and not each.url.startswith("git+")]
     if unchecked:
         session.voice.warn(f"the record has no digests of {', '.join(unchecked)}: they are not verified")
 
@@ -192,23 +192,24 @@ def _environment(recorded: RunRecord, metadata: ScriptMetadata, session: Session
         except EngineError as error:
             raise error.but(message=f"the recorded packages cannot be had again: {error.message}") from None
     made = (there.marker.engine, there.marker.engine_version)
-    if made != recorded.engine:
-        session.voice.detail(f"Made by {' '.join(made)}, and at that time by {' '.join(recorded.engine)}")
+    before = (recorded.engine.name, recorded.engine.version)
+    if made != before:
+        session.voice.detail(f"Made by {' '.join(made)}, and at that time by {' '.join(before)}")
     return spec, there
 
 
 def _same(recorded: RunRecord, session: Session) -> Lease | None:
     """The environment that the recorded run was in, if it is here and has the same packages."""
-    if recorded.asked.name != recorded.name:
+    if recorded.asked.name != recorded.environment.name:
         return None
-    lease = session.store.lease(recorded.name)
+    lease = session.store.lease(recorded.environment.name)
     if lease is None:
         return None
     try:
         installed = read_installed(lease.prefix, lease.marker.subdir)
-        same_platform = lease.marker.subdir == recorded.packages.platform
+        same_platform = lease.marker.subdir == recorded.platform
         whole = what_is_lost(lease.prefix, lease.marker) is None and not installed.unknown
-        if same_platform and whole and installed.lock.digest == recorded.packages.digest:
+        if same_platform and whole and installed.lock.digest == recorded.lock.digest:
             return lease
     except CetoolError:
         pass  # damaged: another is made

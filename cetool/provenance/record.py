@@ -1,27 +1,36 @@
 """The record of a run: what ran, on which packages, and how it ended; enough to do it again (``cetool rerun``).
 
 One JSON document, schema ``cetool.record/1``, as docs/json.md describes it. It is written when the script starts, and
-once more when it has ended: one without an end is of a run that is going on, or was killed together with cetool.
+once more when it has ended: one without an end is of a run that is going on, or was killed together with cetool. A
+record may come from anywhere: every value is looked at before anything trusts it.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cetool.base.errors import CetoolError, UsageError
+from cetool.base.codec import FieldError, decode, encode, sha256_of
+from cetool.base.errors import CetoolError, Location, UsageError
 from cetool.base.files import put_file
+from cetool.base.limits import RECORD, parse_json
 from cetool.base.text import printable
 from cetool.declare.environment import EnvironmentSpec
-from cetool.declare.package import Package
+from cetool.declare.package import Package, PypiPackage
+from cetool.declare.source import read_bytes
 from cetool.lock.model import PlatformLock
 
 RECORD_SCHEMA = "cetool.record/1"
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
+_DIGESTS = {"sha256": re.compile(r"[0-9a-f]{64}\Z"), "md5": re.compile(r"[0-9a-f]{32}\Z")}
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/[^\s\x00-\x20]+\Z")
 
 
 class RecordError(CetoolError):
@@ -32,63 +41,150 @@ class RecordError(CetoolError):
 
 @dataclass(frozen=True)
 class RecordedScript:
-    """The script: ``given`` as it was named; ``path`` where it lay, None for one that was no file; ``url`` where it was
-    fetched from; ``data`` its bytes, None where they were not put into the record."""
+    """The script that ran."""
 
     name: str
+    #: As it was named.
     given: str
+    #: Where it was, None for one that was no file.
     path: str | None
+    #: Where it was fetched from.
     url: str | None
     sha256: str
     size: int
-    data: bytes | None
+    #: Its content, in base64 where it is not UTF-8; neither where it was not put into the record.
+    text: str | None
+    base64: str | None
+
+    @classmethod
+    def of(cls, name: str, given: str, path: str | None, url: str | None, data: bytes, *, keep: bool) -> RecordedScript:
+        """The script with these bytes, which are put into the record where they are to be kept."""
+        text = encoded = None
+        if keep:
+            try:
+                text = data.decode("utf-8")
+            except UnicodeDecodeError:
+                encoded = base64.b64encode(data).decode()
+        return cls(name, given, path, url, sha256_of(data), len(data), text, encoded)
+
+    @property
+    def data(self) -> bytes | None:
+        """Its bytes, None where they are not in the record. Raises ValueError where these are damaged."""
+        if self.text is not None:
+            return self.text.encode()
+        return None if self.base64 is None else base64.b64decode(self.base64, validate=True)
 
 
 @dataclass(frozen=True)
-class RecordedCommand:
-    """How the script was run: fields as in :class:`~cetool.declare.metadata.ScriptMetadata`."""
+class RecordedEnvironment:
+    """The environment that it ran in, and what that was made from."""
 
-    dialect: str
-    run_with: tuple[str, ...] | None
-    entrypoint: str | None
-    activate: bool = True
+    name: str
+    prefix: str
+    spec: EnvironmentSpec
+
+
+@dataclass(frozen=True)
+class RecordedPackage:
+    """A conda package that was in it."""
+
+    name: str
+    version: str
+    build: str
+    subdir: str
+    url: str | None
+    sha256: str | None
+    md5: str | None
+    size: int | None
+    depends: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RecordedWheel:
+    """A PyPI package that was in it; without a URL where it is not known which file it came from."""
+
+    name: str
+    version: str
+    url: str | None
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class RecordedEngine:
+    """The engine that made the environment."""
+
+    name: str
+    version: str
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How and when a run ended: the moment as the record has it, how many seconds after its start, its exit status as
-    a shell sees it, and the signal that it died of."""
+    """How and when a run ended."""
 
     end: str
+    #: After its start.
     seconds: float
+    #: As a shell sees it.
     exit_status: int
+    #: The signal that it died of.
     signal: str | None = None
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run. ``asked`` is the environment's spec; ``name`` and ``prefix`` are those of the environment it ran in;
-    ``packages`` what was in that; ``unknown`` the names of PyPI packages whose file nobody knows; ``variables`` what
-    the environment set; ``virtual_packages`` pairs of name and ``VERSION=BUILD``; ``start`` ISO 8601 in UTC.
-    """
+    """A run; the fields are those of the document."""
 
-    script: RecordedScript
-    arguments: tuple[str, ...]
-    redacted: bool
-    directory: str
-    command: RecordedCommand
-    asked: EnvironmentSpec
-    name: str
-    prefix: str
-    packages: PlatformLock
-    unknown: tuple[tuple[str, str], ...]
-    engine: tuple[str, str]
     cetool: str
+    script: RecordedScript
+    #: Without passwords and tokens; the next field says whether there were any.
+    arguments: tuple[str, ...]
+    arguments_redacted: bool
+    working_directory: str
+    #: As in :class:`~cetool.declare.metadata.ScriptMetadata`.
+    dialect: str
+    run_with: tuple[str, ...] | None
+    entrypoint: str | None
+    activate: bool
+    environment: RecordedEnvironment
+    packages: tuple[RecordedPackage, ...]
+    pypi_packages: tuple[RecordedWheel, ...]
+    engine: RecordedEngine
+    platform: str
+    #: Name and ``VERSION=BUILD``.
     virtual_packages: tuple[tuple[str, str], ...]
     host: tuple[tuple[str, str], ...]
+    #: What the environment set.
     variables: tuple[tuple[str, str], ...]
+    #: ISO 8601 in UTC, as ``end``.
     start: str
-    ending: Ending | None = None
+    end: str | None = None
+    seconds: float | None = None
+    exit_status: int | None = None
+    signal: str | None = None
+
+    @property
+    def asked(self) -> EnvironmentSpec:
+        """What the environment was made from."""
+        return self.environment.spec
+
+    @functools.cached_property
+    def lock(self) -> PlatformLock:
+        """The packages that were in the environment, as a lock."""
+        conda = (Package(**{**vars(each), "url": each.url or ""}) for each in self.packages)
+        pypi = (PypiPackage(each.name, each.version, each.url, each.sha256) for each in self.pypi_packages if each.url)
+        return PlatformLock(self.platform, tuple(conda), tuple(pypi))
+
+    @property
+    def unknown(self) -> list[RecordedWheel]:
+        """The PyPI packages whose file is not known."""
+        return [each for each in self.pypi_packages if each.url is None]
+
+    @property
+    def ending(self) -> Ending | None:
+        """How it ended, as far as that was seen."""
+        if self.end is None or self.seconds is None or self.exit_status is None:
+            return None
+        return Ending(self.end, self.seconds, self.exit_status, self.signal)
 
     @property
     def spec(self) -> EnvironmentSpec:
@@ -96,74 +192,86 @@ class RunRecord:
         asked = self.asked
         return EnvironmentSpec(
             asked.asked, asked.channels, pypi_settings=asked.pypi_settings, variables=asked.variables
-        ).exactly(self.packages.conda, self.packages.pypi)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The record as JSON values."""
-        return {
-            "schema": RECORD_SCHEMA,
-            "cetool": self.cetool,
-            "script": _script_document(self.script),
-            "arguments": list(self.arguments),
-            "arguments_redacted": self.redacted,
-            "working_directory": self.directory,
-            "dialect": self.command.dialect,
-            "run_with": None if self.command.run_with is None else list(self.command.run_with),
-            "entrypoint": self.command.entrypoint,
-            "activate": self.command.activate,
-            "environment": {"name": self.name, "prefix": self.prefix, "spec": self.asked.as_dict()},
-            "packages": [_conda_document(package) for package in self.packages.conda],
-            "pypi_packages": [
-                *(
-                    {"name": each.name, "version": each.version, "url": each.url, "sha256": each.sha256}
-                    for each in self.packages.pypi
-                ),
-                *({"name": name, "version": version, "url": None, "sha256": None} for name, version in self.unknown),
-            ],
-            "engine": {"name": self.engine[0], "version": self.engine[1]},
-            "platform": self.packages.platform,
-            "virtual_packages": dict(self.virtual_packages),
-            "host": dict(self.host),
-            "variables": dict(self.variables),
-            "start": self.start,
-            "end": self.ending and self.ending.end,
-            "seconds": self.ending and self.ending.seconds,
-            "exit_status": self.ending and self.ending.exit_status,
-            "signal": self.ending and self.ending.signal,
-        }
+        ).exactly(self.lock.conda, self.lock.pypi)
 
 
-def _script_document(script: RecordedScript) -> dict[str, Any]:
-    text, encoded = None, None
-    if script.data is not None:
-        try:
-            text = script.data.decode("utf-8")
-        except UnicodeDecodeError:
-            encoded = base64.b64encode(script.data).decode()
-    return {
-        "name": script.name,
-        "given": script.given,
-        "path": script.path,
-        "url": script.url,
-        "sha256": script.sha256,
-        "size": script.size,
-        "text": text,
-        "base64": encoded,
-    }
+def recorded_packages(conda: Sequence[Package]) -> tuple[RecordedPackage, ...]:
+    """Conda packages as a record has them."""
+    return tuple(
+        RecordedPackage(*each[:4], each.url or None, each.sha256, each.md5, each.size, each.depends) for each in conda
+    )
 
 
-def _conda_document(package: Package) -> dict[str, Any]:
-    return {
-        "name": package.name,
-        "version": package.version,
-        "build": package.build,
-        "subdir": package.subdir,
-        "url": package.url or None,
-        "sha256": package.sha256,
-        "md5": package.md5,
-        "size": package.size,
-        "depends": list(package.depends),
-    }
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_record(given: str) -> RunRecord:
+    """The record in a file. Raises RecordError, naming the field, for what is none or contradicts itself, and the
+    errors of :func:`~cetool.declare.source.read_bytes` where the file cannot be read."""
+    name = printable(given)
+    where = Location(name)
+    data = read_bytes(given, name, "record", limit=RECORD)
+    try:
+        document = parse_json(data, exact=True)
+    except ValueError as error:
+        raise RecordError(f"this is no record of a run, which are JSON: {error}", where=where) from None
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(schema, str) or not schema.startswith("cetool.record/"):
+        raise RecordError(
+            "this is no record of a run", where=where, hint="`cetool run --record FILE SCRIPT` writes them."
+        )
+    if schema != RECORD_SCHEMA:
+        raise RecordError(
+            f"this record is of the form {schema}, and this cetool reads {RECORD_SCHEMA}",
+            where=where,
+            hint="Another version of cetool wrote it: use that one, or a newer one.",
+        )
+    try:
+        record = decode(RunRecord, document)
+    except FieldError as error:
+        raise RecordError(f"the record's {error}", where=where) from None
+    except RecursionError:
+        raise RecordError("this record is nested too deep", where=where) from None
+    problem = _problem(record)
+    if problem is not None:
+        raise RecordError(problem, where=where)
+    try:
+        content = record.script.data
+    except ValueError:
+        raise RecordError("the script in the record is damaged", where=where) from None
+    if content is not None and sha256_of(content) != record.script.sha256:
+        raise RecordError(
+            "the script in the record is not the one that ran: its SHA-256 is another one than the record's",
+            where=where,
+            hint="The record was changed after it was written. Get it again from where it came from.",
+        )
+    return record
+
+
+def _problem(record: RunRecord) -> str | None:
+    """What is wrong with values that are of the right types."""
+    if record.run_with is None and record.entrypoint is None:
+        return "the record does not say what the script was run with"
+    if not _DIGESTS["sha256"].match(record.script.sha256):
+        return "the SHA-256 of the script in the record is none"
+    if record.end is not None and record.ending is None:
+        return f"the record's {'seconds' if record.seconds is None else 'exit_status'!r} is missing"
+    known = [each for each in record.pypi_packages if each.url is not None]
+    packages: list[RecordedPackage | RecordedWheel] = [*record.packages, *known]
+    for each in packages:
+        shown = printable(each.name)
+        if not _NAME.match(each.name):
+            return f"{shown!r} in the record is no package's name"
+        if each.url is None:
+            return f"the record does not tell where {shown} came from"
+        # behind the '#' an explicit spec has the digest
+        if not _URL.match(each.url) or (isinstance(each, RecordedPackage) and "#" in each.url):
+            return f"the record's URL of {shown} is none"
+        for kind, pattern in _DIGESTS.items():
+            digest = getattr(each, kind, None)
+            if digest is not None and not pattern.match(digest):
+                return f"the {kind.upper().replace('SHA', 'SHA-')} of {shown} in the record is none"
+    return None
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -207,7 +315,7 @@ def _is_record(path: Path) -> bool:
 
 def write_record(path: Path, record: RunRecord) -> None:
     """Put the record in its place in one step, on the disk when this returns. Raises RecordError where it cannot be."""
-    document = record.as_dict()
+    document = encode(record, schema=RECORD_SCHEMA)
     try:
         data = json.dumps(document, indent=2, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # bytes in an argument or a path that are no text

@@ -222,10 +222,10 @@ def _pip_line(line: str) -> Callable[[Path], object]:
 
 
 def _record(directory: Path) -> object:
-    from cetool.provenance.reader import read_record
+    from cetool.provenance.record import read_record
 
     record = read_record(str(directory / "a.json"))
-    return record.asked.name, record.packages.digest
+    return record.asked.name, record.lock.digest
 
 
 def _record_seed() -> dict[str, Any]:
