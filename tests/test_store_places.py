@@ -30,8 +30,8 @@ from support.cache import (
 from cetool.base.errors import StoreError
 from cetool.declare.environment import Solve
 from cetool.settings.paths import Paths
-from cetool.store.making import Settling, put_away
-from cetool.store.marker import MARKER, read_marker, write_marker
+from cetool.store.making import Settling, put_away, write_marker
+from cetool.store.marker import MARKER, read_marker
 from cetool.store.store import Store
 
 SPEC = small_spec()

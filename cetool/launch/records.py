@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from cetool import warm
 from cetool.base.limits import SETTINGS, read_regular
@@ -19,10 +20,12 @@ from cetool.declare.metadata import ScriptMetadata
 from cetool.launch.activation import Activation
 from cetool.settings.paths import Paths
 from cetool.store.marker import MARKER
-from cetool.store.scripts import Held
 from cetool.store.store import Lease
 from cetool.warm import file_state
 from cetool.warm.declared import block_in, head_of, write_record
+
+if TYPE_CHECKING:  # few scripts have a directory of their own
+    from cetool.store.scripts import Held
 
 
 def states(paths: Iterable[str]) -> dict[bytes, bytes]:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from cetool.base.below import walk, write_below
+from cetool.base.below import remove_below, walk, write_below
 from cetool.base.errors import CODES, CetoolError, EngineError, Interrupted, StoreError
 from cetool.base.filelock import FileLock, try_lock, wait_for_lock
 from cetool.base.files import put_file, sync_file_system
@@ -25,7 +25,7 @@ from cetool.base.ownership import is_open_to_others, make_private_dirs
 from cetool.base.process import prefixes_in_use
 from cetool.declare.environment import EnvironmentSpec
 from cetool.store.disk import clear, clear_locks, delete_tree, discard, write_hint
-from cetool.store.marker import FROZEN, Marker, read_marker, valid_marker, withdraw_marker, write_marker
+from cetool.store.marker import FROZEN, MARKER, Marker, read_marker, valid_marker
 from cetool.store.store import Directory, Lease, Store, is_directory_name
 
 _FAILED = ".failed"
@@ -275,6 +275,22 @@ class Settling:
             sync_file_system(self._prefix)
         except OSError as error:
             self._error = error
+
+
+def write_marker(prefix: Path, marker: Marker) -> None:
+    """Mark the environment complete, everything else of it being on the disk (:class:`Settling`).
+
+    Raises OSError where it cannot be written; the environment is then incomplete.
+    """
+    # readable to all who can read the environment: who shares a cache has to see that it is complete
+    mode = 0o666 & prefix.stat().st_mode
+    write_below(prefix, MARKER, json.dumps(marker.as_dict(), indent=1).encode(), mode=mode, sync=True)
+
+
+def withdraw_marker(prefix: Path) -> None:
+    """Make the environment count as incomplete without touching what runs in it."""
+    with contextlib.suppress(OSError):
+        remove_below(prefix, MARKER)
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------

@@ -7,13 +7,10 @@ cannot read.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from cetool.base.below import remove_below, write_below
 from cetool.base.limits import NOTE, parse_json, read_regular
 from cetool.base.values import Value
 from cetool.declare.environment import EnvironmentSpec
@@ -135,22 +132,6 @@ def _is_same(marked: str, prefix: Path) -> bool:
 def _read(prefix: Path) -> Any:
     """The document in the marker's file. Raises one of _BROKEN."""
     return parse_json(read_regular(f"{prefix}/{MARKER}", NOTE, follow=False), exact=True)
-
-
-def write_marker(prefix: Path, marker: Marker) -> None:
-    """Mark the environment complete, everything else of it being on the disk (:class:`cetool.store.making.Settling`).
-
-    Raises OSError where it cannot be written; the environment is then incomplete.
-    """
-    # readable to all who can read the environment: who shares a cache has to see that it is complete
-    mode = 0o666 & prefix.stat().st_mode
-    write_below(prefix, MARKER, json.dumps(marker.as_dict(), indent=1).encode(), mode=mode, sync=True)
-
-
-def withdraw_marker(prefix: Path) -> None:
-    """Make the environment count as incomplete without touching what runs in it."""
-    with contextlib.suppress(OSError):
-        remove_below(prefix, MARKER)
 
 
 _PYTHON = "python.exe" if os.name == "nt" else "bin/python"

@@ -23,11 +23,11 @@ from cetool.store.disk import delete_tree as delete_tree
 from cetool.store.disk import disk_size
 from cetool.store.gc import Collection, Policy
 from cetool.store.kinds import collect_environments
-from cetool.store.making import Builder, Settling
+from cetool.store.making import Builder, Settling, write_marker
 from cetool.store.making import ensure as ensure
 from cetool.store.making import remove as remove
 from cetool.store.making import tidy as tidy
-from cetool.store.marker import Marker, read_marker, write_marker
+from cetool.store.marker import Marker, read_marker
 from cetool.store.store import Lease, Store
 from cetool.store.usage import UsageLog, open_usage_log
 
