@@ -251,8 +251,8 @@ def _solved(
     progress: Progress,
 ) -> Lock:
     """The lock as it is to be: each platform solved towards what it was."""
+    from cetool.engines.lock_solve import solve_lock
     from cetool.engines.protocol import Hold
-    from cetool.engines.solve import solve_lock
 
     hold = Hold(session.consent())
     newest = None if wish.exclude_newer is None else rfc3339(wish.exclude_newer)
