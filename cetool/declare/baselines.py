@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from cetool.base.errors import Location, MetadataError
 from cetool.base.text import has_control, pattern, shorten
 from cetool.base.urls import redact
-from cetool.declare.nodes import Node
+from cetool.declare.nodes import Directory, Node
 from cetool.declare.package import path_of
 from cetool.declare.source import with_home
 
@@ -27,7 +27,7 @@ _GLOBS = "Write names, or globs in quotes: without: [oldlib, '*-gpu']"
 _EXAMPLE = "Write a path or a URL, or a list of them: baseline: https://example.org/envs/standard.txt"
 
 
-def read_baselines(node: Node | None, base_dir: str | os.PathLike[str]) -> tuple[str, ...]:
+def read_baselines(node: Node | None, base_dir: Directory) -> tuple[str, ...]:
     """The baselines that a key names: one text, or a list of them. Raises MetadataError."""
     items = _texts(node, "baseline", _EXAMPLE)
     return tuple(dict.fromkeys(canonical_baseline(text, base_dir, where) for text, where in items))
@@ -49,7 +49,7 @@ def _texts(node: Node | None, what: str, hint: str | None) -> list[tuple[str, Lo
     return [(each.as_text(*item), each.where) for each in (node.items if node.kind == "list" else (node,))]
 
 
-def canonical_baseline(text: str, base_dir: str | os.PathLike[str], where: Location | None = None) -> str:
+def canonical_baseline(text: str, base_dir: Directory, where: Location | None = None) -> str:
     """A URL as it is written, or an absolute path; a relative one starts from ``base_dir``. Raises MetadataError."""
     text = text.strip()
     if not text or has_control(text):

@@ -15,7 +15,7 @@ from typing import NoReturn
 from cetool.base.errors import Location, MetadataError
 from cetool.base.text import has_control, pattern, shorten
 from cetool.base.urls import redact, scrub, split_url
-from cetool.declare.nodes import Node
+from cetool.declare.nodes import Directory, Node
 from cetool.declare.source import with_home
 from cetool.settings.condarc import DEFAULT_ALIAS, Condarc
 
@@ -32,7 +32,7 @@ if sys.platform == "win32":
     DEFAULT_CHANNELS += ("https://repo.anaconda.com/pkgs/msys2",)
 
 
-def file_url(path: str, base_dir: str | os.PathLike[str], *, where: Location | None = None) -> str:
+def file_url(path: str, base_dir: Directory, *, where: Location | None = None) -> str:
     """The ``file://`` URL of a path; a relative one starts from ``base_dir``, ``~`` is the user's home directory.
 
     Symbolic links stay as they are. Raises MetadataError for a path that no URL can hold.
@@ -43,7 +43,7 @@ def file_url(path: str, base_dir: str | os.PathLike[str], *, where: Location | N
         _refuse(path, where, "cannot be the path of a file")
 
 
-def canonical_channel(text: str, *, base_dir: str | os.PathLike[str], where: Location | None = None) -> str:
+def canonical_channel(text: str, *, base_dir: Directory, where: Location | None = None) -> str:
     """The one form of a channel: a name, or a URL without a trailing slash.
 
     A path (``./channel``, ``/srv/channel``, ``~/channel``) becomes a ``file://`` URL, relative ones from ``base_dir``;
@@ -118,7 +118,7 @@ def _with_plain_login(channel: str, where: Location | None) -> str:
     return channel.replace(f"://{url.userinfo}@", f"://{plain}@", 1)
 
 
-def channels_of(node: Node | None, base_dir: str | os.PathLike[str], what: str = "channels") -> tuple[str, ...] | None:
+def channels_of(node: Node | None, base_dir: Directory, what: str = "channels") -> tuple[str, ...] | None:
     """The canonical channels of a list; None where it is left out or empty.
 
     ``nodefaults`` is not a channel: :func:`ends_channels` tells whether it is there. Entries are names, URLs or

@@ -8,7 +8,6 @@ are rewritten to ``NAME[url="...", sha256="..."]``.
 
 from __future__ import annotations
 
-import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from cetool.base.text import has_control, pattern, shorten
 from cetool.base.urls import quotable, redact, scrub, strip_credentials
 from cetool.declare.channels import canonical_channel, file_url
 from cetool.declare.match_fields import MAX_VERSION, PACKAGE_NAME, check_file, check_name, read_fields
+from cetool.declare.nodes import Directory
 
 if TYPE_CHECKING:
     from rattler import MatchSpec
@@ -43,7 +43,7 @@ _PLAIN = pattern(
 )
 
 
-def canonical_spec(text: str, *, where: Location | None = None, base_dir: str | os.PathLike[str] | None = None) -> str:
+def canonical_spec(text: str, *, where: Location | None = None, base_dir: Directory | None = None) -> str:
     """The canonical form of a match spec: ``python>=3`` and ``Python >=3`` are both ``python >=3``.
 
     The clauses of a version stand in one order (``>=1,<2``). A channel that is a directory is taken relative to
@@ -252,7 +252,7 @@ class PackageUrlError(ValueError):
         self.hint = hint
 
 
-def with_brackets(spec: str, base_dir: str | os.PathLike[str], where: Location | None = None) -> str:
+def with_brackets(spec: str, base_dir: Directory, where: Location | None = None) -> str:
     """The spec in the one form that py-rattler reads completely; unchanged where it names no package file.
 
     Paths start from ``base_dir``. Raises PackageUrlError for a digest that is not one or that contradicts another, and

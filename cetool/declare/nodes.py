@@ -6,6 +6,7 @@ name its line.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal, NoReturn
@@ -15,6 +16,8 @@ from cetool.base.text import has_control, nearest, shorten
 from cetool.base.urls import redact
 from cetool.base.values import Value
 
+#: Where relative paths start from.
+Directory = str | os.PathLike[str]
 Kind = Literal["text", "number", "boolean", "nothing", "date", "list", "mapping"]
 
 #: Nesting that no specification needs; deeper ones are refused before they can exhaust the stack.

@@ -19,7 +19,7 @@ from cetool.base.urls import quotable
 from cetool.base.values import Value
 from cetool.declare.channels import file_url
 from cetool.declare.match_specs import MAX_SPEC, canonical_spec, spec_name
-from cetool.declare.nodes import Node, listed
+from cetool.declare.nodes import Directory, Node, listed
 from cetool.declare.pypi import canonical_requirement
 from cetool.declare.source import with_home
 
@@ -41,7 +41,7 @@ class OverlayKeys(Value):
     conda: tuple[str, ...] = ()
 
 
-def read_overlay_keys(keys: Mapping[str, Node], base_dir: str | os.PathLike[str]) -> OverlayKeys | None:
+def read_overlay_keys(keys: Mapping[str, Node], base_dir: Directory) -> OverlayKeys | None:
     """What ``base``, ``overlay`` and ``conda`` say; None where there is none of them. Raises MetadataError."""
     given = [name for name in ("base", "overlay", "conda") if name in keys]
     if not given:
@@ -64,7 +64,7 @@ def read_overlay_keys(keys: Mapping[str, Node], base_dir: str | os.PathLike[str]
     return OverlayKeys(base, tuple(entries), tuple(conda))
 
 
-def canonical_base(text: str, base_dir: str | os.PathLike[str], where: Location | None = None) -> str:
+def canonical_base(text: str, base_dir: Directory, where: Location | None = None) -> str:
     """A base as it was named: an absolute path where it is a path, else the name as it is."""
     text = text.strip()
     if not _PATH.match(text) and os.sep not in text:
@@ -72,7 +72,7 @@ def canonical_base(text: str, base_dir: str | os.PathLike[str], where: Location 
     return os.path.normpath(Path(base_dir, with_home(text, where)).absolute())
 
 
-def canonical_entry(text: str, *, where: Location | None = None, base_dir: str | os.PathLike[str] | None = None) -> str:
+def canonical_entry(text: str, *, where: Location | None = None, base_dir: Directory | None = None) -> str:
     """The canonical form of an overlay's entry: a requirement, a URL, an absolute path, or ``-e`` and such a path.
 
     Paths may be followed by extras in brackets; relative ones start from ``base_dir`` (the working directory where
@@ -101,7 +101,7 @@ def canonical_entry(text: str, *, where: Location | None = None, base_dir: str |
     return canonical_requirement(entry, where=where, base_dir=directory)
 
 
-def _canonical_path(text: str, directory: str | os.PathLike[str], where: Location | None) -> str:
+def _canonical_path(text: str, directory: Directory, where: Location | None) -> str:
     extras = _EXTRAS.search(text)
     path = text[: extras.start()] if extras else text
     if path.startswith("file://"):

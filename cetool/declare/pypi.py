@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from cetool.base.urls import cleaned, quotable, redact, scrub, strip_credentials
 from cetool.base.values import Value, strings_in
 from cetool.declare.channels import file_url
 from cetool.declare.match_specs import MAX_SPEC
-from cetool.declare.nodes import Node
+from cetool.declare.nodes import Directory, Node
 
 #: Settings that no key of ``[tool.uv]`` has: digests by requirement, and two of pip's options.
 OWN_OPTIONS = ("hashes", "require-hashes", "prefer-binary")
@@ -138,9 +137,7 @@ def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def canonical_requirement(
-    text: str, *, where: Location | None = None, base_dir: str | os.PathLike[str] | None = None
-) -> str:
+def canonical_requirement(text: str, *, where: Location | None = None, base_dir: Directory | None = None) -> str:
     """The canonical form of a PyPI requirement (PEP 508): name, extras and clauses in one spelling and order.
 
     ``name @ ./directory`` becomes a ``file://`` URL, relative to ``base_dir`` (the working directory where None).
@@ -191,7 +188,7 @@ def _refuse_options(text: str, requirement: str, where: Location | None) -> None
     raise MetadataError(f"'{shown}' is an option of pip, which is not supported here", where=where, hint=hint)
 
 
-def _canonical_url(url: str, base_dir: str | os.PathLike[str], where: Location | None) -> str:
+def _canonical_url(url: str, base_dir: Directory, where: Location | None) -> str:
     """The URL of a direct reference, made of a path where it is one. Raises ValueError for an unknown scheme."""
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", url) or re.match(r"[A-Za-z]:[\\/]", url):
         return file_url(url, base_dir, where=where)
@@ -201,12 +198,12 @@ def _canonical_url(url: str, base_dir: str | os.PathLike[str], where: Location |
     return url
 
 
-def index_url(node: Node, base_dir: str | os.PathLike[str]) -> str:
+def index_url(node: Node, base_dir: Directory) -> str:
     """The URL of an index or of a page of links; a path becomes one. Raises MetadataError."""
     return place_url(node.as_text("an index").strip(), node, base_dir)
 
 
-def place_url(text: str, node: Node, base_dir: str | os.PathLike[str]) -> str:
+def place_url(text: str, node: Node, base_dir: Directory) -> str:
     """As :func:`index_url`, of a text that is in the node."""
     if not _SCHEME.match(text) and not text.startswith("-"):
         return file_url(text, base_dir, where=node.where)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cetool.base.codec import canonical_json, sha256_of
 from cetool.base.errors import Location
 from cetool.base.text import pattern
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value, strings_in
+from cetool.declare.overlay import OverlayKeys
 from cetool.declare.pypi import PypiSettings
-
-if TYPE_CHECKING:  # few environments are laid over another
-    from cetool.declare.overlay import OverlayKeys
 
 #: The channel that is meant where nothing names one.
 DEFAULT_CHANNEL = "conda-forge"

@@ -34,14 +34,14 @@ NO_INTERPRETER = "its packages name no interpreter"
 
 
 class Choice(Value):
-    """The command that runs a script (words before its path), and what it was chosen by.
+    """The program that runs a script."""
 
-    ``by`` is ``declared`` (run_with), ``shebang``, ``dialect``, ``suffix``, ``packages``, ``shell`` (conda-execute's
-    default), or ``nothing``: ``words`` is then None, and ``reason`` says why.
-    """
-
+    #: The words of the command before the script's path; None where nothing says which.
     words: tuple[str, ...] | None
+    #: ``declared`` (run_with), ``shebang``, ``dialect``, ``suffix``, ``packages``, ``shell`` (conda-execute's default)
+    #: or ``nothing``.
     by: str
+    #: Why it is nothing.
     reason: str = ""
 
 
@@ -53,8 +53,7 @@ def choose_program(script: Script, needs: Requirements, *, python: bool = False)
     """
     if python:
         return _of_python(script)
-    first = script.text.split("\n", 1)[0]
-    words = _shebang_words(first)
+    words = _shebang_words(script)
     if words is not None:
         return Choice(words, "shebang")
     known = _language_of_paths(script)
@@ -93,15 +92,13 @@ def is_own_program(name: str) -> bool:
 
 def shebang_program(script: Script) -> str:
     """The name of the program that the script's shebang starts; empty where it has none."""
-    first = script.text.split("\n", 1)[0]
-    return _program(first[2:])[0] if first.startswith("#!") else ""
+    return _program(_shebang(script))[0]
 
 
 def _of_python(script: Script) -> Choice:
     """The command of a script that is Python by its dialect: python, with the options of a shebang that names one."""
-    first = script.text.split("\n", 1)[0]
-    words = _shebang_words(first)
-    program, options = _program(first[2:]) if words is not None else ("", ())
+    words = _shebang_words(script)
+    program, options = _program(_shebang(script))
     if words is None or not _PYTHON.match(program):
         return Choice((PYTHON,), "dialect")
     # the environment's python, whichever version or kind the shebang names
@@ -134,16 +131,21 @@ _ENV_VALUED = frozenset({"-u", "--unset", "-C", "--chdir", "-P", "-a", "--argv0"
 _SPLITS = pattern(r"-[iv0]*S")
 
 
-def _shebang_words(first: str) -> tuple[str, ...] | None:
-    """The words of a shebang, the first line; None where there is none, or where it names a launcher."""
-    if not first.startswith("#!"):
-        return None
-    words = tuple(first[2:].split())
-    if not words or _program(first[2:])[0] in LAUNCHERS:
+def _shebang(script: Script) -> str:
+    """What follows the ``#!`` in the first line; empty where there is none."""
+    first = script.text.split("\n", 1)[0]
+    return first[2:].strip() if first.startswith("#!") else ""
+
+
+def _shebang_words(script: Script) -> tuple[str, ...] | None:
+    """The words of the shebang; None where there is none, or where it names a launcher."""
+    shebang = _shebang(script)
+    words = tuple(shebang.split())
+    if not words or _program(shebang)[0] in LAUNCHERS:
         return None
     if _basename(words[0]) != "env":
         return words
-    rest = first[2:].strip()[len(words[0]) :].strip()
+    rest = shebang[len(words[0]) :].strip()
     if os.name == "nt":
         return tuple(_split(rest.removeprefix("-S"))) or None
     # -S splits one word by rules of its own: hand it over whole, as the kernel does
@@ -152,20 +154,15 @@ def _shebang_words(first: str) -> tuple[str, ...] | None:
 
 def is_original(script: Script) -> bool:
     """Whether the script's shebang names conda-execute, or ``conda execute``."""
-    first = script.text.split("\n", 1)[0]
-    if not first.startswith("#!"):
-        return False
-    program, rest = _program(first[2:])
+    program, rest = _program(_shebang(script))
     return program == "conda-execute" or (program == "conda" and rest[:1] == ("execute",))
 
 
 def _language_of_paths(script: Script) -> Language | None:
     """The language of the file's suffix; a link without one that means anything has that of the file it leads to."""
-    for path in (os.fspath(script.path), os.path.realpath(script.path)):
-        known = language_of_suffix(os.path.splitext(path)[1])
-        if known is not None:
-            return known
-    return None
+    paths = (os.fspath(script.path), os.path.realpath(script.path))
+    found = (language_of_suffix(os.path.splitext(path)[1]) for path in paths)
+    return next((known for known in found if known is not None), None)
 
 
 def _program(shebang: str) -> tuple[str, tuple[str, ...]]:

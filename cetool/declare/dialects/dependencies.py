@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 
@@ -11,7 +10,7 @@ from cetool.base.urls import redact
 from cetool.declare.channels import canonical_channel, file_url
 from cetool.declare.match_fields import PACKAGE_NAME
 from cetool.declare.match_specs import canonical_spec
-from cetool.declare.nodes import Node
+from cetool.declare.nodes import Directory, Node
 from cetool.declare.platforms import PLATFORMS, virtual_package_holds
 from cetool.declare.pypi import PYPI_NAME, canonical_requirement
 
@@ -30,7 +29,7 @@ _ITEM = pattern(r"[A-Za-z0-9_.:+-]+")
 
 
 def conda_dependencies(
-    table: Mapping[str, Node], *, platform: str, base_dir: str | os.PathLike[str], known: tuple[str, ...] = FIELDS
+    table: Mapping[str, Node], *, platform: str, base_dir: Directory, known: tuple[str, ...] = FIELDS
 ) -> dict[str, str]:
     """Canonical match specs by package name; one whose ``when`` does not hold on ``platform`` is left out.
 
@@ -49,9 +48,7 @@ def conda_dependencies(
     return found
 
 
-def _dependency(
-    name: str, node: Node, platform: str, base_dir: str | os.PathLike[str], known: tuple[str, ...]
-) -> str | None:
+def _dependency(name: str, node: Node, platform: str, base_dir: Directory, known: tuple[str, ...]) -> str | None:
     if node.kind != "mapping":
         version = node.as_text(f"the version of {name}", 'Write it as in numpy = ">=1.26", or "*" for any.')
         return canonical_spec(f'{name}[version="{_value(node, "version", version)}"]', where=node.where)
@@ -81,7 +78,7 @@ def _dependency(
     return canonical_spec(f"{name}[{','.join(parts)}]" if parts else name, where=node.where)
 
 
-def _field(field: str, value: Node, base_dir: str | os.PathLike[str]) -> str:
+def _field(field: str, value: Node, base_dir: Directory) -> str:
     """The checked text of one field."""
     if field == "build-number" and value.kind == "number":
         return value.text
@@ -124,7 +121,7 @@ def _quoted(node: Node, text: str) -> str:
 # --- packages from PyPI -----------------------------------------------------------------------------------------------
 
 
-def pypi_dependency(name: str, node: Node, base_dir: str | os.PathLike[str]) -> str:
+def pypi_dependency(name: str, node: Node, base_dir: Directory) -> str:
     """One entry of pixi's ``pypi-dependencies`` as a PEP 508 requirement. Raises MetadataError."""
     if not PYPI_NAME.fullmatch(name):
         node.fail(f"{shorten(name)!r} is not the name of a PyPI package", code="requirement-invalid")
@@ -170,7 +167,7 @@ def _version(version: str) -> str:
     return "" if version.strip() == "*" else f" {version.strip()}"
 
 
-def direct_reference(name: str, node: Node, texts: Mapping[str, str], base_dir: str | os.PathLike[str]) -> str:
+def direct_reference(name: str, node: Node, texts: Mapping[str, str], base_dir: Directory) -> str:
     """The URL that ``path``, ``url`` or ``git`` and the fields that go with them spell. Raises MetadataError."""
     pins = [field for field in _PINS if field in texts]
     if "git" not in texts and (pins or ("path" in texts and "subdirectory" in texts)):

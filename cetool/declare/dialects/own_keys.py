@@ -7,7 +7,6 @@ from, and which of those are left out.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 
@@ -17,7 +16,7 @@ from cetool.declare.blocks import Declaration
 from cetool.declare.channels import channels_of, ends_channels
 from cetool.declare.dialects.pip_lines import read_pip_lines
 from cetool.declare.match_specs import canonical_spec
-from cetool.declare.nodes import Node, listed
+from cetool.declare.nodes import Directory, Node, listed
 from cetool.declare.overlay import read_overlay_keys, refuse_packages
 from cetool.declare.requirements import Ignored, Requirements
 
@@ -43,7 +42,7 @@ _LONG = 8
 _ABOUT = frozenset(("name", "description", "comment", "note", "notes", "version", "url", "doc", "docs"))
 
 
-def read_own_keys(root: Node, what: str, base_dir: str | os.PathLike[str], *, table: bool = False) -> Declaration:
+def read_own_keys(root: Node, what: str, base_dir: Directory, *, table: bool = False) -> Declaration:
     """What the keys of a specification say; relative paths start from ``base_dir``. Raises MetadataError.
 
     In a ``table`` (``[tool.cetool]``) every other key is an error, and the named channels are all there are. In a
@@ -81,9 +80,7 @@ def _unknown_keys(keys: Mapping[str, Node], what: str) -> tuple[Ignored, ...]:
     return tuple(found)
 
 
-def _with_baselines(
-    requirements: Requirements, keys: Mapping[str, Node], base_dir: str | os.PathLike[str]
-) -> Requirements:
+def _with_baselines(requirements: Requirements, keys: Mapping[str, Node], base_dir: Directory) -> Requirements:
     if requirements.overlay is not None:
         keys["baseline" if "baseline" in keys else "without"].fail(
             "'base' and 'baseline' exclude each other",
@@ -98,7 +95,7 @@ def _with_baselines(
     return requirements._replace(baselines=baselines, without=without)
 
 
-def read_packages(node: Node | None, what: str, base_dir: str | os.PathLike[str]) -> Requirements:
+def read_packages(node: Node | None, what: str, base_dir: Directory) -> Requirements:
     """The match specs of a list, and what its ``pip:`` entries ask for, canonical. Raises MetadataError."""
     packages: list[str] = []
     pip: list[Node] = []

@@ -20,7 +20,7 @@ from cetool.base.text import has_control, normalized, pattern, printable, shorte
 from cetool.base.urls import quotable, redact
 from cetool.base.values import Value
 from cetool.declare.channels import file_url
-from cetool.declare.nodes import Node
+from cetool.declare.nodes import Directory, Node
 from cetool.declare.pypi import PYPI_NAME, PypiSettings, canonical_requirement, place_url
 from cetool.declare.requirements import Requirements
 from cetool.declare.source import decode, read_bytes, with_home
@@ -89,7 +89,7 @@ class _Spot(Value):
         raise MetadataError(message, code="requirement-invalid", where=self.where, hint=hint)
 
 
-def read_pip_lines(nodes: tuple[Node, ...], base_dir: str | os.PathLike[str]) -> Requirements:
+def read_pip_lines(nodes: tuple[Node, ...], base_dir: Directory) -> Requirements:
     """What the entries of a list ``pip:`` ask for; relative paths start from ``base_dir``. Raises MetadataError."""
     reader = _Reader()
     for node in nodes:

@@ -5,7 +5,6 @@ docs/pixi.md shows :data:`KEYS` to users, and a test compares the two.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,12 +15,10 @@ from cetool.base.text import nearest, normalized, pattern, shorten
 from cetool.declare.channels import channels_of
 from cetool.declare.dialects.dependencies import PIXI_FIELDS, conda_dependencies, pypi_dependency
 from cetool.declare.dialects.own_keys import read_variables
-from cetool.declare.nodes import Node
+from cetool.declare.nodes import Directory, Node
 from cetool.declare.platforms import FAMILIES, PLATFORMS, selectors
 from cetool.declare.pypi import INDEX_STRATEGY, PRERELEASE, PypiSettings, index_url, package_names
 from cetool.declare.requirements import NO_SOLVING, Ignored, Requirements, Solving
-
-Base = str | os.PathLike[str]
 
 HONOURED, REFUSED, IRRELEVANT = "honoured", "refused", "irrelevant"
 #: The keys of ``pypi-options``, and what becomes of each.
@@ -76,7 +73,7 @@ _STRATEGIES = ("highest", "lowest", "lowest-direct")
 _PRIORITIES = ("strict", "flexible", "disabled")
 
 
-def read_pixi(root: Node, *, platform: str, base_dir: Base) -> Requirements:
+def read_pixi(root: Node, *, platform: str, base_dir: Directory) -> Requirements:
     """What ``[tool.pixi]`` asks for on a platform. Raises MetadataError, also for what :data:`KEYS` says is refused."""
     keys = root.as_mapping("[tool.pixi]")
     warnings = _check_keys(keys, _TOP_KEYS, "tool.pixi")
@@ -203,7 +200,7 @@ def _activation(node: Node | None, title: str) -> tuple[tuple[str, str], ...]:
 
 
 def _workspace(
-    node: Node, title: str, platform: str, base_dir: Base
+    node: Node, title: str, platform: str, base_dir: Directory
 ) -> tuple[Requirements, tuple[str, ...], tuple[str, ...]]:
     """What the workspace's table asks for, its names for this platform, and all that it has for platforms.
 
@@ -276,7 +273,7 @@ def _names(node: Node | None, title: str, platform: str) -> tuple[str, ...]:
 # --- packages from PyPI -----------------------------------------------------------------------------------------------
 
 
-def _pypi_dependency(name: str, node: Node, base_dir: Base) -> Requirements:
+def _pypi_dependency(name: str, node: Node, base_dir: Directory) -> Requirements:
     text = pypi_dependency(name, node, base_dir)
     index = node.entries.get("index")
     if index is None:
@@ -287,7 +284,7 @@ def _pypi_dependency(name: str, node: Node, base_dir: Base) -> Requirements:
     return Requirements(pypi=(text,), pypi_settings=PypiSettings().with_options(index=[table], sources=sources))
 
 
-def _pypi_options(node: Node, what: str, base_dir: Base) -> PypiSettings:
+def _pypi_options(node: Node, what: str, base_dir: Directory) -> PypiSettings:
     """What a table ``pypi-options`` says. Raises MetadataError."""
     keys = node.as_mapping(f"[{what}]", PIXI_OPTIONS)
     options: dict[str, Any] = {}

@@ -6,7 +6,6 @@ honoured or refused, with its line, before anything is installed.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from typing import Any, Literal
 from cetool.base.text import nearest, normalized, pattern, shorten
 from cetool.base.values import Value
 from cetool.declare.dialects.uv_sources import Sources, read_sources
-from cetool.declare.nodes import Node
+from cetool.declare.nodes import Directory, Node
 from cetool.declare.pypi import (
     INDEX_STRATEGY,
     PRERELEASE,
@@ -25,8 +24,6 @@ from cetool.declare.pypi import (
     package_names,
 )
 from cetool.declare.requirements import Requirements
-
-Base = str | os.PathLike[str]
 
 
 class Key(Value):
@@ -133,7 +130,7 @@ class UvTable(Value):
     sources: Sources
 
 
-def read_uv(root: Node, *, base_dir: Base) -> UvTable:
+def read_uv(root: Node, *, base_dir: Directory) -> UvTable:
     """What the table says. Raises MetadataError, naming the line, for what is refused or unknown."""
     keys = root.as_mapping("[tool.uv]")
     for key, node in keys.items():
@@ -173,7 +170,7 @@ def applied(needs: Requirements, table: UvTable) -> Requirements:
     return needs.plus(Requirements(pypi_settings=table.settings))
 
 
-def _sources(keys: Mapping[str, Node], indexes: list[str], base_dir: Base) -> Sources:
+def _sources(keys: Mapping[str, Node], indexes: list[str], base_dir: Directory) -> Sources:
     """The sources that count: none with ``no-sources``, and none of the packages of ``no-sources-package``."""
     without, node = keys.get("no-sources-package"), keys.get("sources")
     names = [] if without is None else package_names(without, "tool.uv.no-sources-package")
@@ -190,7 +187,7 @@ def _items(keys: Mapping[str, Node], key: str) -> tuple[Node, ...]:
     return keys[key].as_list(f"tool.uv.{key}") if key in keys else ()
 
 
-def _indexes(nodes: Sequence[Node], base_dir: Base) -> list[dict[str, Any]]:
+def _indexes(nodes: Sequence[Node], base_dir: Directory) -> list[dict[str, Any]]:
     """The entries of ``[[tool.uv.index]]``. Two with one name, or two defaults, are an error: only one would count."""
     tables: list[dict[str, Any]] = []
     for node in nodes:
@@ -203,7 +200,7 @@ def _indexes(nodes: Sequence[Node], base_dir: Base) -> list[dict[str, Any]]:
     return tables
 
 
-def _index(node: Node, base_dir: Base) -> dict[str, Any]:
+def _index(node: Node, base_dir: Directory) -> dict[str, Any]:
     """An entry of ``[[tool.uv.index]]`` without what says nothing. Raises MetadataError."""
     fields = node.as_mapping("[[tool.uv.index]]", _INDEX_FIELDS)
     if "url" not in fields:
@@ -254,7 +251,7 @@ def _date(node: Node) -> str:
 # --- values that uv gets as they are --------------------------------------------------------------------------------
 
 
-def _requirements(node: Node, what: str, base_dir: Base) -> list[str]:
+def _requirements(node: Node, what: str, base_dir: Directory) -> list[str]:
     found = []
     for item in node.as_list(what, 'Write requirements, ["numpy<2"].'):
         text = item.as_mapping(f"an entry of {what}", ("requirement",))["requirement"] if item.entries else item
@@ -262,10 +259,10 @@ def _requirements(node: Node, what: str, base_dir: Base) -> list[str]:
     return sorted(set(found))
 
 
-def _by_package(read: Callable[[Node, str, Base], Any]) -> Callable[[Node, str, Base], dict[str, Any]]:
+def _by_package(read: Callable[[Node, str, Directory], Any]) -> Callable[[Node, str, Directory], dict[str, Any]]:
     """A reader of a table that has values for single packages."""
 
-    def found(node: Node, what: str, base_dir: Base) -> dict[str, Any]:
+    def found(node: Node, what: str, base_dir: Directory) -> dict[str, Any]:
         values = {}
         for name, value in node.as_mapping(f"[{what}]").items():
             known = checked_name(name, value)
@@ -275,11 +272,11 @@ def _by_package(read: Callable[[Node, str, Base], Any]) -> Callable[[Node, str, 
     return found
 
 
-def _moment(node: Node, _: str, __: Base) -> Any:
+def _moment(node: Node, _: str, __: Directory) -> Any:
     return False if node.kind == "boolean" and node.text == "false" else _date(node)
 
 
-def _metadata(node: Node, what: str, base_dir: Base) -> list[dict[str, Any]]:
+def _metadata(node: Node, what: str, base_dir: Directory) -> list[dict[str, Any]]:
     found = []
     for item in node.as_list(f"[[{what}]]"):
         fields = item.as_mapping(f"[[{what}]]", _METADATA_FIELDS)
@@ -295,7 +292,7 @@ def _metadata(node: Node, what: str, base_dir: Base) -> list[dict[str, Any]]:
     return found
 
 
-def _settings(node: Node, what: str, _: Base) -> dict[str, Any]:
+def _settings(node: Node, what: str, _: Directory) -> dict[str, Any]:
     """Settings of a build backend: a text, true or false, or a list of texts by name."""
     found: dict[str, Any] = {}
     for name, value in node.as_mapping(f"[{what}]").items():
@@ -306,7 +303,7 @@ def _settings(node: Node, what: str, _: Base) -> dict[str, Any]:
     return found
 
 
-def _build_dependencies(node: Node, what: str, base_dir: Base) -> list[Any]:
+def _build_dependencies(node: Node, what: str, base_dir: Directory) -> list[Any]:
     items: list[Any] = []
     what_of = what.rpartition(".")[0]
     for item in node.as_list(what):
@@ -323,7 +320,7 @@ def _with_sources(items: list[Any], sources: Sources) -> list[Any]:
     return [new for item in items for new in (sources.applied([item]) if isinstance(item, str) else [item])]
 
 
-def _variables(node: Node, what: str, _: Base) -> dict[str, str]:
+def _variables(node: Node, what: str, _: Directory) -> dict[str, str]:
     pairs = node.as_mapping(f"[{what}]")
     for variable, value in pairs.items():
         if not _VARIABLE.fullmatch(variable):
@@ -342,11 +339,11 @@ def _plain(node: Node) -> Any:
     return int(node.text) if node.kind == "number" and re.fullmatch(r"-?\d{1,18}", node.text) else node.text
 
 
-def _choice(*choices: str) -> Callable[[Node, str, Base], str]:
+def _choice(*choices: str) -> Callable[[Node, str, Directory], str]:
     return lambda node, what, _: node.as_choice(what, choices)
 
 
-_FORMS: Mapping[str, Callable[[Node, str, Base], Any]] = {
+_FORMS: Mapping[str, Callable[[Node, str, Directory], Any]] = {
     "flag": lambda node, what, _: node.as_flag(what) or None,
     "text": lambda node, what, _: node.as_text(what),
     "texts": lambda node, what, _: sorted(set(node.as_texts(what))),

@@ -6,7 +6,6 @@ that they are locked, exported, compared and shown like any other. Sources with 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from cetool.base.errors import MetadataError
 from cetool.base.text import normalized, shorten
 from cetool.base.values import Value
 from cetool.declare.dialects.dependencies import direct_reference, refuse_editable
-from cetool.declare.nodes import Node
+from cetool.declare.nodes import Directory, Node
 from cetool.declare.pypi import canonical_requirement, checked_name
 
 _FIELDS = (
@@ -43,7 +42,7 @@ class Source(Value):
 class Sources:
     """The sources of a block, by package, and which of them some requirement is for."""
 
-    def __init__(self, sources: Mapping[str, tuple[Source, ...]], base_dir: str | os.PathLike[str]) -> None:
+    def __init__(self, sources: Mapping[str, tuple[Source, ...]], base_dir: Directory) -> None:
         self._sources = sources
         self._base_dir = base_dir
         self._used: set[str] = set()
@@ -118,7 +117,7 @@ class Sources:
                 )
 
 
-def read_sources(node: Node | None, indexes: Iterable[str], base_dir: str | os.PathLike[str]) -> Sources:
+def read_sources(node: Node | None, indexes: Iterable[str], base_dir: Directory) -> Sources:
     """The table ``[tool.uv.sources]``; ``indexes`` are the names of indexes. Raises MetadataError."""
     found: dict[str, tuple[Source, ...]] = {}
     for name, value in {} if node is None else node.as_mapping("[tool.uv.sources]").items():
@@ -138,7 +137,7 @@ def read_sources(node: Node | None, indexes: Iterable[str], base_dir: str | os.P
     return Sources(found, base_dir)
 
 
-def _source(name: str, node: Node, indexes: tuple[str, ...], base_dir: str | os.PathLike[str]) -> Source:
+def _source(name: str, node: Node, indexes: tuple[str, ...], base_dir: Directory) -> Source:
     fields = node.as_mapping(f"tool.uv.sources.{name}", _FIELDS)
     places = [field for field in _PLACES if field in fields]
     if len(places) != 1:
