@@ -1,10 +1,8 @@
-"""Reads the solvers' explanations: which packages no channel has, and why specs do not go together.
+"""Turns what a program printed, and how it ended, into one clear error.
 
-Turns what an engine printed, and how it ended, into one clear error.
-
-Each explainer looks for one kind of failure in the words of conda and micromamba (text, and the texts inside their
-JSON); the first that recognises its kind speaks. Advice of the engines that would make things worse (clearing all
-caches) or lead to the wrong place (their issue trackers) is left out.
+:data:`_RULES` lists what conda and micromamba print (as text, or in their JSON) and the error that it means; the first
+that fits counts. Advice of the programs that would make things worse (clearing all caches) or lead to the wrong place
+(their issue trackers) is left out.
 """
 
 from __future__ import annotations
@@ -110,25 +108,38 @@ _FATAL = re.compile(r"^(?:critical libmamba|error    libmamba|error libmamba)\s+
 
 @dataclass(frozen=True)
 class _Case:
-    """Everything that an explainer may look at; ``words`` is all the text, JSON documents opened up."""
+    """Everything that a rule may look at."""
 
     engine: str
     ended: Ended
     request: EngineRequest
+    #: All the text, JSON documents opened up.
     words: str
 
     @property
     def log(self) -> str:
         return str(self.request.log)
 
+    @property
+    def channels(self) -> str:
+        return ", ".join(map(redact, self.request.channels))
+
+    def error(self, message: str, code: str | None, hint: str) -> EngineError:
+        return EngineError(message, code=code, hint=hint, log=self.log)
+
 
 def explain(ended: Ended, *, engine: str, request: EngineRequest, finding: EngineError | None = None) -> EngineError:
     """The error for a run that failed, or that claims success although ``finding`` says that it did not succeed."""
     case = _Case(engine, ended, request, _words(ended))
-    for explainer in _EXPLAINERS:
-        error = explainer(case)
+    for patterns, told in _RULES:
+        found = next(filter(None, (re.search(pattern, case.words) for pattern in patterns)), None)
+        error = told(case, found) if found is not None else None
         if error is not None:
             return error
+    if ended.signum is not None:  # last: conda can say why it failed and crash on its way out
+        return _killed(case, ended.signum)
+    if "Traceback (most recent call last)" in case.words or '"traceback"' in ended.stdout:
+        return _crashed(case)
     if finding is not None:
         return finding.but(message=f"{engine} reported success, but {finding.message}", log=case.log)
     return _last_words(case)
@@ -155,30 +166,137 @@ def _messages(document: Any) -> Iterator[str]:
         yield f"critical libmamba {problem}"
 
 
-def _space(case: _Case) -> EngineError | None:
-    if re.search(
-        r"No space left on device|ENOSPC|NoSpaceLeftError|Disk quota exceeded|not enough (?:disk )?space", case.words
-    ):
-        return space_error(case.engine, case.log)
-    return None
+# --- what they print, and what it means -------------------------------------------------------------------------------
 
 
-def _killed(case: _Case) -> EngineError | None:
-    signum = case.ended.signum
-    if signum is None:
+def _http(case: _Case, match: re.Match[str]) -> EngineError:
+    """A URL that was not served: the package list of a channel, or a package."""
+    found = match.groupdict()
+    url = redact(str(found.get("url") or ", ".join(case.request.channels))).strip()
+    status = int(found.get("status") or 0)
+    network = (reason for pattern, reason in _NETWORK if re.search(pattern, case.words))
+    reason = next(network, "") or str(found.get("reason") or "").strip()
+    if re.search(r"\.(?:conda|tar\.bz2)$", url):
+        return package_download_error(url, status, reason, case.log)
+    return channel_error(url, status, reason, case.log, offline=case.request.offline)
+
+
+def _offline(case: _Case, _: re.Match[str]) -> EngineError | None:
+    """conda without a channel's package list in its cache, and not allowed to fetch one."""
+    if not case.request.offline:
         return None
+    return channel_error(case.channels, 0, "it may not be asked while offline", case.log, offline=True)
+
+
+def _half_unpacked(case: _Case, _: re.Match[str]) -> EngineError | None:
+    """A package in conda's cache that is not whole, and that could not be taken out of there."""
+    directories = refused_packages(case.words)
+    return DamagedPackages(directories, log=case.log) if directories else None
+
+
+def _unsolved(case: _Case, _: re.Match[str]) -> EngineError | None:
+    request = case.request
+    missing = missing_packages(case.words, request.packages)
+    if missing:
+        return not_found_error(missing, request.channels, case.log, offline=request.offline)
+    reason = unsatisfiable_reason(case.words)
+    return None if reason is None else unsatisfiable_error(reason, request.packages, request.channels, case.log)
+
+
+def _spec(case: _Case, match: re.Match[str]) -> EngineError:
+    why = match["why"].rsplit("': ", 1)[-1].strip().rstrip('".')
+    return case.error(
+        f"{case.engine} does not understand the spec {match['spec']!r}: {why}",
+        "match-spec-invalid",
+        f"The specs asked for: {', '.join(map(redact, case.request.packages))}.",
+    )
+
+
+def _not_writable(case: _Case, match: re.Match[str]) -> EngineError:
+    place = re.search(r"['\"](/[^'\"]+)['\"]", case.words[match.start() : match.start() + 400])
+    where = place[1] if place else "its package cache or the environment's directory"
+    return case.error(
+        f"{case.engine} may not write to {where}",
+        "cache-not-writable",
+        "Make it writable, or name another package cache (pkgs_dirs in .condarc).",
+    )
+
+
+def _command_line(case: _Case, match: re.Match[str]) -> EngineError:
+    return case.error(
+        f"{case.engine} does not know {redact(match[1])}: it is too old for cetool, or another program of the name",
+        "engine-too-old",
+        "Update it, or choose another with --engine; `cetool info` lists what was found.",
+    )
+
+
+_NETWORK = (
+    (r"Connection refused|Couldn't connect|Failed to connect", "the connection was refused"),
+    (r"Name or service not known|NameResolutionError|Could not resolve|resolve host", "its name cannot be resolved"),
+    (r"[Tt]imed out|Timeout", "it does not answer in time"),
+    (r"CERTIFICATE_VERIFY_FAILED|SSL certificate problem|SSLError", "its certificate is not trusted"),
+    (r"ProxyError|Proxy CONNECT aborted", "the proxy does not let it through"),
+    (r"CONNECTION FAILED", "there is no connection, or no answer in time"),
+)
+_RULES: tuple[tuple[tuple[str, ...], Callable[[_Case, re.Match[str]], EngineError | None]], ...] = (
+    (
+        (r"No space left on device|ENOSPC|NoSpaceLeftError|Disk quota exceeded|not enough (?:disk )?space",),
+        lambda case, _: space_error(case.engine, case.log),
+    ),
+    ((r"FileNotFoundError.*cache|OfflineError|offline mode",), _offline),
+    (
+        (
+            r"HTTP (?P<status>\d{3}) .*?for (?:url|channel \S+) <(?P<url>[^>]+)>",
+            r"Failed to download package from (?P<url>\S+) \(status (?P<status>\d+)\)",
+            r"status: (?P<status>\d+) \[(?P<url>[^\]]+)\]",
+            r"Download error \((?P<curl>\d+)\) (?P<reason>[^\[\n]*)\[(?P<url>[^\]]+)\]",
+            r"(?s)ChannelNotAllowed|UnavailableInvalidChannel:.*?<(?P<url>[^>\s]+)>",
+        ),
+        _http,
+    ),
+    ((r"appears to be corrupted",), _half_unpacked),
+    (
+        (
+            r"(?s)ChecksumMismatchError:.*?for url '(?P<package>[^']+)'",
+            r"File not valid: \S+ doesn't match expectation \"(?P<package>[^\"]+)\"",
+            r"(?s)InvalidArchiveError[:(].*?(?P<package>[^\s'\"/\\]+\.(?:conda|tar\.bz2))",
+            r"(?P<package>\S+) tarball has incorrect",
+        ),
+        lambda case, found: damaged_error(redact(found["package"]), case.request.channels, case.log),
+    ),
+    (("",), _unsolved),
+    (
+        (
+            r"InvalidMatchSpec: Invalid spec '(?P<spec>[^']*)': (?P<why>.*)",
+            r"(?m)Error parsing (?:MatchSpec|version) \"(?P<spec>[^\"]*)\"[:.]\s*(?P<why>.*?)\"?\.?$",
+        ),
+        _spec,
+    ),
+    (
+        (
+            r"Read-only file system|EnvironmentNotWritableError|NotWritableError|NoWritablePkgsDirError|"
+            r"No writeable pkgs directories|Permission denied.*|\[Errno (?:13|30)\].*",
+        ),
+        _not_writable,
+    ),
+    ((r"(?:unrecognized arguments|argument was not expected|arguments were not expected): (.*)",), _command_line),
+)
+
+
+# --- where nothing of that fits ---------------------------------------------------------------------------------------
+
+
+def _killed(case: _Case, signum: int) -> EngineError:
     names = {int(known): known.name for known in signal.Signals}
     message = f"{case.engine} was ended by {names.get(signum, f'signal {signum}')}"
-    channel = _being_read(case)
-    if channel:
+    if channel := _being_read(case):
         message += f" while it read the package list of {channel}"
+    hint = "Run the same command again."
     if signum == getattr(signal, "SIGKILL", 9):
         hint = "Something killed it: often the system, for want of memory. Run the same command again."
     elif signum in (4, 6, 7, 8, 11):
         hint = "It crashed; a damaged package list can be the reason. Try again later, or with another --engine."
-    else:
-        hint = "Run the same command again."
-    return EngineError(message, hint=hint, log=case.log)
+    return case.error(message, None, hint)
 
 
 def _being_read(case: _Case) -> str | None:
@@ -187,150 +305,20 @@ def _being_read(case: _Case) -> str | None:
     if begun and begun[-1][1] == "Starting":
         return channel_of(begun[-1][0])
     failed = re.search(r"Collecting package metadata.*failed", case.words)
-    return ", ".join(map(redact, case.request.channels)) if failed else None
+    return case.channels if failed else None
 
 
-def _http(case: _Case) -> EngineError | None:
-    """A URL that was not served: the package list of a channel, or a package."""
-    match = (
-        re.search(r"HTTP (?P<status>\d{3}) .*?for (?:url|channel \S+) <(?P<url>[^>]+)>", case.words)
-        or re.search(r"Failed to download package from (?P<url>\S+) \(status (?P<status>\d+)\)", case.words)
-        or re.search(r"status: (?P<status>\d+) \[(?P<url>[^\]]+)\]", case.words)
-        or re.search(r"Download error \((?P<curl>\d+)\) (?P<reason>[^\[\n]*)\[(?P<url>[^\]]+)\]", case.words)
-        or re.search(r"ChannelNotAllowed|UnavailableInvalidChannel:.*?<(?P<url>[^>\s]+)>", case.words, re.DOTALL)
-    )
-    if match is None:
-        return None
-    found = {"status": None, "reason": None, "curl": None, "url": None, **match.groupdict()}
-    url = redact(str(found["url"] or ", ".join(case.request.channels))).strip()
-    status = int(found["status"] or 0)
-    reason = _network_reason(case.words) or str(found["reason"] or "").strip()
-    if re.search(r"\.(?:conda|tar\.bz2)$", url):
-        return package_download_error(url, status, reason, case.log)
-    return channel_error(url, status, reason, case.log, offline=case.request.offline)
-
-
-def _network_reason(words: str) -> str | None:
-    for pattern, reason in (
-        (r"Connection refused|Couldn't connect|Failed to connect", "the connection was refused"),
-        (
-            r"Name or service not known|NameResolutionError|Could not resolve|resolve host",
-            "its name cannot be resolved",
-        ),
-        (r"[Tt]imed out|Timeout", "it does not answer in time"),
-        (r"CERTIFICATE_VERIFY_FAILED|SSL certificate problem|SSLError", "its certificate is not trusted"),
-        (r"ProxyError|Proxy CONNECT aborted", "the proxy does not let it through"),
-        (r"CONNECTION FAILED", "there is no connection, or no answer in time"),
-    ):
-        if re.search(pattern, words):
-            return reason
-    return None
-
-
-def _offline(case: _Case) -> EngineError | None:
-    """conda without a channel's package list in its cache, and not allowed to fetch one."""
-    if not case.request.offline or not re.search(r"FileNotFoundError.*cache|OfflineError|offline mode", case.words):
-        return None
-    channel = ", ".join(map(redact, case.request.channels))
-    return channel_error(channel, 0, "it may not be asked while offline", case.log, offline=True)
-
-
-def _not_found(case: _Case) -> EngineError | None:
-    packages = missing_packages(case.words, case.request.packages)
-    if not packages:
-        return None
-    return not_found_error(packages, case.request.channels, case.log, offline=case.request.offline)
-
-
-def _unsatisfiable(case: _Case) -> EngineError | None:
-    reason = unsatisfiable_reason(case.words)
-    return (
-        None if reason is None else unsatisfiable_error(reason, case.request.packages, case.request.channels, case.log)
-    )
-
-
-def _half_unpacked(case: _Case) -> EngineError | None:
-    """A package in conda's cache that is not whole, and that could not be taken out of there."""
-    directories = refused_packages(case.words)
-    if not directories:
-        return None
-    return DamagedPackages(directories, log=case.log)
-
-
-def _damaged(case: _Case) -> EngineError | None:
-    match = (
-        re.search(r"ChecksumMismatchError:.*?for url '(?P<package>[^']+)'", case.words, re.DOTALL)
-        or re.search(r"File not valid: \S+ doesn't match expectation \"(?P<package>[^\"]+)\"", case.words)
-        or re.search(r"InvalidArchiveError[:(].*?(?P<package>[^\s'\"/\\]+\.(?:conda|tar\.bz2))", case.words, re.DOTALL)
-        or re.search(r"(?P<package>\S+) tarball has incorrect", case.words)
-    )
-    return None if match is None else damaged_error(redact(match["package"]), case.request.channels, case.log)
-
-
-def _spec(case: _Case) -> EngineError | None:
-    match = re.search(r"InvalidMatchSpec: Invalid spec '(?P<spec>[^']*)': (?P<why>.*)", case.words) or re.search(
-        r"Error parsing (?:MatchSpec|version) \"(?P<spec>[^\"]*)\"[:.]\s*(?P<why>.*?)\"?\.?$", case.words, re.MULTILINE
-    )
-    if match is None:
-        return None
-    why = match["why"].rsplit("': ", 1)[-1].strip().rstrip('".')
-    return EngineError(
-        f"{case.engine} does not understand the spec {match['spec']!r}: {why}",
-        code="match-spec-invalid",
-        hint=f"The specs asked for: {', '.join(map(redact, case.request.packages))}.",
-        log=case.log,
-    )
-
-
-def _not_writable(case: _Case) -> EngineError | None:
-    match = re.search(
-        r"Read-only file system|EnvironmentNotWritableError|NotWritableError|NoWritablePkgsDirError|"
-        r"No writeable pkgs directories|Permission denied.*|\[Errno (?:13|30)\].*",
-        case.words,
-    )
-    if match is None:
-        return None
-    place = re.search(r"['\"](/[^'\"]+)['\"]", case.words[match.start() : match.start() + 400])
-    where = place[1] if place else "its package cache or the environment's directory"
-    return EngineError(
-        f"{case.engine} may not write to {where}",
-        code="cache-not-writable",
-        hint="Make it writable, or name another package cache (pkgs_dirs in .condarc).",
-        log=case.log,
-    )
-
-
-def _command_line(case: _Case) -> EngineError | None:
-    match = re.search(
-        r"unrecognized arguments: (.*)|argument was not expected: (.*)|arguments were not expected: (.*)", case.words
-    )
-    if match is None:
-        return None
-    option = next(filter(None, match.groups()))
-    return EngineError(
-        f"{case.engine} does not know {redact(option)}: it is too old for cetool, or another program of the name",
-        code="engine-too-old",
-        hint="Update it, or choose another with --engine; `cetool info` lists what was found.",
-        log=case.log,
-    )
-
-
-def _crashed(case: _Case) -> EngineError | None:
+def _crashed(case: _Case) -> EngineError:
     """A traceback: conda met what it was not prepared for."""
-    if "Traceback (most recent call last)" not in case.words and '"traceback"' not in case.ended.stdout:
-        return None
     lines = re.findall(
         r"^\s*((?:[A-Za-z_]+\.)*[A-Z]\w*(?:Error|Exception|Spec|Warning|Exit)\b(?::| ?\().*)$", case.words, re.MULTILINE
     )
     message = f"{case.engine} crashed"
-    channel = _being_read(case)
-    if channel:
+    if channel := _being_read(case):
         message += f" while it read the package lists of {channel}"
     if lines:
         message += f": {_short(lines[-1].strip())}"
-    return EngineError(
-        message, hint="A damaged package list or package can be the reason. Try another --engine.", log=case.log
-    )
+    return case.error(message, None, "A damaged package list or package can be the reason. Try another --engine.")
 
 
 def _last_words(case: _Case) -> EngineError:
@@ -341,29 +329,10 @@ def _last_words(case: _Case) -> EngineError:
     lines = list(dict.fromkeys(lines))  # mamba says it as an error, and again as a critical one
     said = _short(" ".join(lines[:4] if fatal else lines[-4:]))
     status = f"exit status {case.ended.status}"
-    return EngineError(
-        f"{case.engine} failed ({status}): {said}" if said else f"{case.engine} failed without a word ({status})",
-        hint="The log has everything it printed.",
-        log=case.log,
-    )
+    message = f"{case.engine} failed ({status}): {said}" if said else f"{case.engine} failed without a word ({status})"
+    return case.error(message, None, "The log has everything it printed.")
 
 
 def _short(text: str, limit: int = 600) -> str:
     text = " ".join(redact(text).split())
     return text if len(text) <= limit else text[: limit - 2].rsplit(" ", 1)[0] + " …"
-
-
-_EXPLAINERS: tuple[Callable[[_Case], EngineError | None], ...] = (
-    _space,
-    _offline,
-    _http,
-    _half_unpacked,
-    _damaged,
-    _not_found,
-    _unsatisfiable,
-    _spec,
-    _not_writable,
-    _command_line,
-    _killed,  # after those that find a reason: conda can say why it failed and crash on its way out
-    _crashed,
-)
