@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
 from cetool.base.urls import redact
-from cetool.declare.match_fields import PACKAGE_NAME, read_fields
-from cetool.declare.match_specs import IDENTITY, is_same_file
+from cetool.declare.match_fields import PACKAGE_NAME
 from cetool.declare.package import Package
 from cetool.engines.rattler.errors import UnsatisfiableError
-
-if TYPE_CHECKING:
-    from rattler import MatchSpec
+from cetool.lock.records import fits
 
 
 def additions(specs: Iterable[str], pinned: Sequence[Package]) -> tuple[str, ...]:
@@ -34,7 +29,7 @@ def additions(specs: Iterable[str], pinned: Sequence[Package]) -> tuple[str, ...
         name = getattr(spec.name, "normalized", None)
         if name is None or spec.condition is not None or name not in there:
             found.append(text)
-        elif not _fits(spec, text, kept := there[name]):
+        elif not fits(spec, text, kept := there[name], strictly=True):
             raise UnsatisfiableError(
                 f"{redact(text)!r} does not fit the baseline, which has {name} {kept.version} ({kept.build})",
                 code="baseline-conflict",
@@ -42,17 +37,3 @@ def additions(specs: Iterable[str], pinned: Sequence[Package]) -> tuple[str, ...
                 "Or ask for a version that fits.",
             )
     return tuple(found)
-
-
-def _fits(spec: MatchSpec, text: str, package: Package) -> bool:
-    from rattler import Version, VersionSpec
-
-    if spec.version is not None and not VersionSpec(spec.version).matches(Version(package.version)):
-        return False
-    if spec.build is not None and not spec.build.startswith("^") and not fnmatchcase(package.build, spec.build):
-        return False
-    # what the line of a pinned package does not tell, it does not have
-    told = {"subdir": package.subdir, "fn": package.file_name}
-    others = [(key, value) for key, value in read_fields(text).others if key not in IDENTITY]
-    same = is_same_file(spec, text, package.url, package.sha256, package.md5)
-    return same and all(told.get(key) == value for key, value in others)
