@@ -293,7 +293,7 @@ def _command(metadata: ScriptMetadata, script: Script, block: Block) -> Iterator
 
 
 def _on_this_machine(program: str) -> bool:
-    """Whether a program is meant by where it lies, as ``/bin/sh`` is, and not looked for."""
+    """Whether a program is named by its path, as ``/bin/sh`` is, and not looked for."""
     return program.startswith("/")
 
 

@@ -1,4 +1,4 @@
-"""Changes a script's file, or a notebook's cell, and leaves everything else in it as it is."""
+"""Change a script's file, or a notebook's cell, and nothing else in it."""
 
 from __future__ import annotations
 

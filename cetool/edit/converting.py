@@ -79,7 +79,7 @@ class _Conversion:
         self.lost_command = False
 
     def wanted(self) -> tuple[NewBlock, str]:
-        """What the new block is to say, and the TOML that goes into it as it is."""
+        """What the new block is to say, and the TOML to copy into it."""
         draft = draft_of(self.document, self.block)
         root, content = draft.root, draft.content
         keeps_tables = self._keeps_tables
@@ -116,7 +116,7 @@ class _Conversion:
         return CONDA_EXECUTE not in (self.block.dialect, self.dialect)
 
     def _items(self, root: Node, items: list[DeclaredItem]) -> list[DeclaredItem]:
-        """What has to be written anew, as it holds here; what holds elsewhere alone is told."""
+        """The items to write, as they hold here; note those that hold on other platforms alone."""
         platforms = selectors(current_platform())
         found: dict[object, DeclaredItem] = {}
         elsewhere: dict[str, None] = {}

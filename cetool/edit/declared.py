@@ -36,7 +36,7 @@ class DeclaredItem:
     kind: Literal["conda", "pypi"]
     #: The package's, as conda or PyPI compares names.
     name: str
-    #: A match spec or requirement as it is written; of the entry of a table as much as fits in one.
+    #: The match spec or requirement as written; of a table's entry as much as fits in one.
     text: str
     path: Path
     line: int | None
@@ -46,12 +46,12 @@ class DeclaredItem:
 
 
 def package_name(spec: str) -> str:
-    """The name in a match spec as it is written, in lower case. Raises MetadataError for what is none."""
+    """The name in a match spec as written, in lower case. Raises MetadataError for a malformed one."""
     return spec_name(canonical_spec(spec))
 
 
 def pypi_name(requirement: str) -> str:
-    """The name in a PyPI requirement as it is written, as PyPI compares names; empty for a URL alone."""
+    """The name in a PyPI requirement as written, normalized; empty for a URL alone."""
     found = re.match(r"\s*([A-Za-z0-9._-]+)(?![A-Za-z0-9._+-]*://)", requirement)
     return normalized(found[1]) if found else ""
 
@@ -132,7 +132,7 @@ def _table(
 
 
 def channel_places(dialect: str) -> tuple[tuple[str, ...], ...]:
-    """Where channels can stand, the place that wins first."""
+    """The places for channels, the one that wins first."""
     if dialect == CONDA_EXECUTE:
         return (("channels",),)
     pixi = ((*_PIXI, "workspace", "channels"), (*_PIXI, "project", "channels"))
@@ -151,7 +151,7 @@ def channels_place(root: Node, dialect: str) -> tuple[str, ...] | None:
 
 
 def untouched(root: Node, dialect: str) -> Any:
-    """All that the block says besides packages and channels, as plain values: what an edit must leave as it was."""
+    """All but packages and channels, as plain values: what an edit must not change."""
     places: set[tuple[str, ...]] = {("env",)} if dialect == CONDA_EXECUTE else {("requires-python",), ("dependencies",)}
     places |= {(*_CONDA, "dependencies"), (*_CETOOL, "env"), *channel_places(dialect)}
     for path in (_PIXI, *((*_PIXI, "target", key) for key in _keys(root.below(*_PIXI, "target")))):
@@ -178,7 +178,7 @@ def _plain(node: Node, path: tuple[str, ...], left_out: set[tuple[str, ...]]) ->
 
 
 class Draft(ABC):
-    """A block on its way from what it says to what it is to say. Nothing is checked here but that it can be done."""
+    """A block while it is changed. It checks only that a change is possible, not what the change means."""
 
     def __init__(self, document: Document, block: Block, editor: TomlText | YamlText) -> None:
         self._document = document
@@ -188,7 +188,7 @@ class Draft(ABC):
 
     @property
     def content(self) -> str:
-        """What the block says by now, without its comment characters."""
+        """What the block says now, without its comment characters."""
         return self._editor.content
 
     @property
@@ -205,11 +205,11 @@ class Draft(ABC):
 
     @property
     def items(self) -> list[DeclaredItem]:
-        """What the block asks for by now."""
+        """What the block asks for now."""
         return declared_items(self.root, self.dialect)
 
     def document(self) -> Document:
-        """The file with the block as it is by now. Raises MetadataError where its encoding cannot hold the text."""
+        """The file with the changed block. Raises MetadataError where its encoding cannot hold the text."""
         document, block, text = self._document, self._block, self._editor.text
         closing = 0 if block.dialect == CONDA_EXECUTE else 1
         ends_file = block.last == len(document.lines) and not document.line(block.last - 1)[1]
@@ -341,5 +341,5 @@ class _TomlDraft(Draft):
 
 
 def draft_of(document: Document, block: Block) -> Draft:
-    """The block as it is now, to be changed."""
+    """A draft to change this block with."""
     return _YamlDraft(document, block) if block.dialect == CONDA_EXECUTE else _TomlDraft(document, block)

@@ -1,6 +1,6 @@
 """A script's file as bytes that can be changed in one place: the lines around it stay as they are, byte for byte.
 
-Written atomically: whoever reads the file at any moment finds the old one or the new one, whole.
+The file is replaced atomically: any reader finds the old one or the new one, whole.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def text_document(path: Path, name: str, text: str) -> Document:
 def read_document(path: str | os.PathLike[str]) -> Document:
     """Read a script that is to be changed; it may be empty.
 
-    Raises the errors of :func:`~cetool.declare.source.read_script`, and MetadataError for an encoding whose lines
-    cannot be told apart.
+    Raises the errors of :func:`~cetool.declare.source.read_script`, and MetadataError for an encoding in which
+    lines cannot be told apart.
     """
     given = os.fspath(path)
     if given == "-" or is_url(given):
@@ -267,7 +267,7 @@ class BlockText:
         return _Line(self._before(content, prefix), content, "", ending or self.ending)
 
     def _before(self, content: str, prefix: str) -> str:
-        """What stands before this content: comment characters alone before nothing."""
+        """The prefix of this content: without blanks at its end where there is none."""
         if not content:
             return prefix.rstrip()
         return f"{prefix} " if self.prefix.endswith(" ") and not prefix.endswith((" ", "\t")) else prefix
@@ -309,7 +309,7 @@ def block_text(document: Document, block: Block) -> BlockText:
 
 
 def _prefix_length(text: str, content: str, dialect: str) -> int:
-    """How many characters of a line stand before its content."""
+    """The number of characters before a line's content."""
     if dialect not in (CONDA_EXECUTE, CONDA_SCRIPT):
         return min(2, len(text))
     # what follows the content is blank, and was taken off
@@ -324,7 +324,7 @@ class BlockEditor:
 
     @property
     def content(self) -> str:
-        """What the block says by now."""
+        """What the block says now."""
         return self.text.content
 
     def _apply(self, *edits: Edit) -> None:

@@ -125,7 +125,7 @@ def declared_again(
 
 
 def comparable(declared: Declaration) -> object:
-    """The declaration with what has no order in an order, and without warnings, whose lines an edit moves."""
+    """The declaration with unordered parts sorted, and without warnings, whose lines an edit moves."""
     needs = declared.requirements
     return declared._replace(
         requirements=needs._replace(
@@ -262,7 +262,7 @@ def _name(canonical: str, kind: str) -> str:
 
 
 def requirements_change(specs: Iterable[str], channels: Iterable[str], *, pypi: bool) -> BlockChange:
-    """The change that ``cetool add`` stands for. Raises UsageError where it is none."""
+    """The change that ``cetool add`` makes. Raises UsageError where nothing is to be added."""
     texts = tuple(specs)
     change = BlockChange((), texts, tuple(channels)) if pypi else BlockChange(texts, (), tuple(channels))
     if not texts and not change.channels:

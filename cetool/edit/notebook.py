@@ -107,7 +107,7 @@ def _with_source(document: Document, cell: Cell, source: str) -> Document:
 
 
 def _span(text: str, path: tuple[str | int, ...]) -> tuple[int, int]:
-    """Where a value stands in a JSON text. Raises ValueError or IndexError where it is not there."""
+    """Where a value starts and ends in a JSON text. Raises ValueError or IndexError where it is missing."""
     at = _skip(text, 0)
     for step in path:
         at = _member(text, at, step) if isinstance(step, str) else _element(text, at, step)

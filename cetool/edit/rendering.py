@@ -1,6 +1,6 @@
 """Writes what a block says: entries of tables (``numpy >=1.26`` is ``numpy = ">=1.26"``), and whole blocks.
 
-Every entry is read again before it is taken: it means what the text meant, or there is none.
+Every entry is read again: it means what the text meant, or there is no entry.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _origin(url: str) -> dict[str, str]:
 
 
 def python_specifier(text: str, base_dir: str | os.PathLike[str]) -> str | None:
-    """The PEP 440 specifier that means the same python as this match spec; None where there is none."""
+    """The PEP 440 specifier that means the same python as this match spec, if there is one."""
     wanted = canonical_spec(text, base_dir=base_dir)
     found = _SPEC.fullmatch(text.strip())
     rest = (found["rest"] or "").strip() if found and not found["channel"] else ""
@@ -167,7 +167,7 @@ class NewBlock:
 def render(
     dialect: str, wanted: NewBlock, *, comment: str, base_dir: str | os.PathLike[str], shared: str = ""
 ) -> list[str]:
-    """The lines of a block, without line ends. ``shared`` is TOML that goes into it as it is: tables below ``tool``."""
+    """The lines of a block, without line ends. ``shared`` is TOML to copy into it: tables below ``tool``."""
     if dialect == CONDA_EXECUTE:
         return [f"{comment} conda execute", *(f"{comment} {line}" for line in _yaml(wanted, comment))]
     lines = _toml(dialect, wanted, base_dir, shared).rstrip("\n").split("\n")

@@ -11,12 +11,12 @@ from typing import Literal
 
 from cetool.base.errors import MetadataError
 
-#: Where a value stands: keys of mappings, indexes of lists.
+#: The way to a value: keys of mappings, indexes of lists.
 Path = tuple["str | int", ...]
 
 
 class UneditableError(MetadataError):
-    """Something is written in a way that no program can change without taking it apart."""
+    """Something is written in a way that a program cannot safely change."""
 
     code = "block-not-editable"
 
@@ -28,8 +28,8 @@ class UneditableError(MetadataError):
 class Spot:
     """A value in the content, from ``start`` up to and without ``end``.
 
-    ``flow`` says whether a list or mapping stands in brackets; ``text`` is a scalar's value. The position of an entry's
-    key is in ``keys``.
+    ``flow`` says whether a list or mapping is in brackets; ``text`` is a scalar's value; ``keys`` has the positions of
+    the entries' keys.
     """
 
     kind: Literal["scalar", "list", "mapping"]
@@ -62,7 +62,7 @@ class Spot:
 
 @dataclass(frozen=True)
 class Edit:
-    """What stands from ``start`` up to and without ``end`` becomes ``text``."""
+    """Replace the text from ``start`` up to and without ``end``."""
 
     start: int
     end: int
@@ -131,7 +131,7 @@ def _rest(text: str, end: int, alone: bool) -> int:
 
 
 def _comma_after(text: str, offset: int, end: int) -> int | None:
-    """The next comma if nothing but blanks and comments stands before it."""
+    """The next comma, if there are only blanks and comments before it."""
     while offset < end:
         char = text[offset]
         if char == ",":

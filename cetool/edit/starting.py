@@ -116,7 +116,7 @@ class Imports:
 
 
 def find_imports(script: Script) -> Imports:
-    """The imports of a Python script. Modules beside it, and those only needed for type checking, are left out."""
+    """The imports of a Python script. Modules next to it, and those only needed for type checking, are left out."""
     try:
         tree = ast.parse(script.text)
         modules = dict(_modules(tree))
@@ -142,7 +142,7 @@ def find_imports(script: Script) -> Imports:
 
 
 def _is_local(name: str, directory: Path) -> bool:
-    """Whether a module lies beside the script, as a file or as a directory with Python files in it."""
+    """Whether a module is next to the script: a file, or a directory with Python files in it."""
     try:
         if (directory / f"{name}.py").is_file() or any(directory.glob(f"{name}.*.so")):
             return True
@@ -287,7 +287,7 @@ def _inserted(document: Document, script: Script, dialect: str, wanted: NewBlock
 
 
 def _place(script: Script, language: Language) -> int:
-    """The index of the line in front of which the block stands: after the shebang, a coding line, PHP's opening tag."""
+    """The index of the line before which the block goes: after the shebang, a coding line, PHP's opening tag."""
     lines = script.text.split("\n")
     at = 1 if lines[0].startswith("#!") else 0
     if language.comment == "#":

@@ -1,4 +1,7 @@
-"""Where things stand in the YAML of a ``# conda execute`` block, and the edits that change them in place."""
+"""Where things are in the YAML of a ``# conda execute`` block, and the edits that change them in place.
+
+ruamel.yaml's events give the positions; its round-trip dump would reflow what does not change.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ def _spot(event: Any, events: Iterator[Any], content: str) -> Spot:
         key = _spot(event, events, content)
         value = _spot(next(events), events, content)
         if value.kind == "scalar" and value.start == value.end:
-            colon = content.index(":", key.end) + 1  # of nothing the parser says that it stands before what comes next
+            colon = content.index(":", key.end) + 1  # the parser puts an empty value before what comes next
             value = Spot("scalar", colon, colon)
         entries[key.text], keys[key.text] = value, key.start
         end = value.end
@@ -57,7 +60,7 @@ def _spot(event: Any, events: Iterator[Any], content: str) -> Spot:
 
 
 def quoted(text: str, *, flow: bool, like: str = "") -> str:
-    """The text as a YAML scalar that means it: as it is where that can be, else in the quotes that ``like`` has."""
+    """The text as a YAML scalar: plain where that means the same, else in the quotes of ``like``."""
     if like[:1] not in ('"', "'") and _means(f"[{text}]" if flow else f"- {text}", text):
         return text
     if like[:1] == '"' or not text.isprintable():
@@ -157,7 +160,7 @@ def _dash(content: str, whole: Spot, index: int) -> int:
     """The offset of the dash before an item of a list without brackets."""
     offset = whole.items[index - 1].end if index else line_start(content, whole.items[0].start)
     stop = whole.items[index].start
-    if not index:  # back over lines on which nothing but a dash or a comment stands
+    if not index:  # back over lines with only a dash or a comment
         offset = min(offset, line_start(content, whole.start))
     while offset < stop:
         begins = line_start(content, offset)
