@@ -6,21 +6,20 @@ import re
 from dataclasses import replace
 
 from cetool.base.errors import UsageError
-from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, Declaration, find_block
+from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, Declaration
 from cetool.declare.channels import NO_DEFAULTS, file_url
 from cetool.declare.dialects.own_keys import read_own_keys
 from cetool.declare.dialects.pip_lines import bare_requirement, option_lines
 from cetool.declare.dialects.uv import read_uv
 from cetool.declare.languages import language_of
 from cetool.declare.match_specs import requires_python_spec, spec_name
-from cetool.declare.metadata import nothing_found
 from cetool.declare.nodes import Node
 from cetool.declare.platforms import current_platform, selectors
 from cetool.declare.pypi import canonical_requirement
 from cetool.declare.requirements import DEFAULT_CHANNEL
 from cetool.edit.declared import DeclaredItem, channels_place, draft_of, pypi_name
 from cetool.edit.document import BlockText, Document, NotWrittenError, block_text, require_script
-from cetool.edit.editing import Edited, comparable, declaration, declared_again
+from cetool.edit.editing import Edited, comparable, declaration, declared_again, require_block
 from cetool.edit.rendering import NewBlock, entrypoint_of, render, toml_value, words_of
 from cetool.edit.spots import Spot, line_start
 from cetool.edit.toml import TomlText, scan_toml
@@ -44,9 +43,7 @@ def convert_block(document: Document, dialect: str) -> Edited:
     NotWrittenError where the other dialect would ask for another environment.
     """
     script = require_script(document)
-    block = find_block(script)
-    if block is None:
-        raise nothing_found(script)
+    block = require_block(script)
     if block.dialect == dialect:
         return Edited(document, ("the script's block is in this dialect already",))
     if dialect == PEP723 and not language_of(script).is_python:
@@ -55,7 +52,8 @@ def convert_block(document: Document, dialect: str) -> Edited:
             hint="Convert it to conda-script or conda-execute.",
         )
     work = _Conversion(document, block, dialect)
-    work.refuse_base()
+    if work.before.requirements.overlay is not None:  # its keys are written by hand into [tool.cetool]
+        raise work.refusal(": it names a base, and what is laid over it")
     wanted, shared = work.wanted()
     for attempt in work.attempts(wanted):
         new = work.replaced(attempt, shared)
@@ -88,12 +86,8 @@ class _Conversion:
         if self.block.dialect == PEP723 and not any(item.name == "python" for item in conda):
             items.insert(0, DeclaredItem("conda", "python", "python", (), None))
         own_root = root if self.block.dialect == CONDA_EXECUTE else root.below("tool", "cetool")
-        own = read_own_keys(
-            own_root or Node("mapping", self.script.at()),
-            "the block",
-            self.script.directory,
-            table=own_root is not root,
-        )
+        keys = own_root or Node("mapping", self.script.at())
+        own = read_own_keys(keys, "the block", self.script.directory, table=own_root is not root)
         wanted = NewBlock(
             packages=tuple(item.text for item in items if item.kind == "conda"),
             pypi=self._pypi([item.text for item in items if item.kind == "pypi"], root),
@@ -266,11 +260,6 @@ class _Conversion:
             map("".join, zip(lines, ends, strict=True)), "the new block cannot be written in {codec}"
         )
         return document.spliced(block.first - 1, block.last, new)
-
-    def refuse_base(self) -> None:
-        """Raise NotWrittenError for a block with a base: its keys are written by hand into ``[tool.cetool]``."""
-        if self.before.requirements.overlay is not None:
-            raise self.refusal(": it names a base, and what is laid over it")
 
     def compare(self, found: Declaration) -> None:
         """See that the environment is the same. Raises NotWrittenError where it is another one."""

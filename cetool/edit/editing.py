@@ -63,9 +63,7 @@ def edit_declaration(document: Document, change: BlockChange) -> Edited:
     to be dropped; NotWrittenError where the block is written in a way that does not let the change be made safely.
     """
     script = require_script(document)
-    block = find_block(script)
-    if block is None:
-        raise nothing_found(script)
+    block = require_block(script)
     before = declaration(block, script)
     draft = draft_of(document, block)
     work = _Work(draft, script, before.requirements)
@@ -96,6 +94,14 @@ def edit_declaration(document: Document, change: BlockChange) -> Edited:
     if not same or untouched(draft.root, block.dialect) != untouched(old_root, block.dialect):
         raise _unsafe(script, block)
     return Edited(new, tuple(work.notes))
+
+
+def require_block(script: Script) -> Block:
+    """The script's block. Raises MetadataError where it has none, or a broken one."""
+    block = find_block(script)
+    if block is None:
+        raise nothing_found(script)
+    return block
 
 
 def declaration(block: Block, script: Script) -> Declaration:
