@@ -79,9 +79,14 @@ def main() -> "NoReturn":
         # leaves out what reads other command lines; a notebook's options may stand after it
         if plain and not words[at].endswith(".ipynb"):
             gc.disable()
-            from cetool.app.execution import run_plainly
+            from cetool.app.running import run
+            from cetool.app.sources import open_source
+            from cetool.app.starting import RunOptions
+            from cetool.cli.voice import start
 
-            run_plainly(words[at], words[at + 1 :], _verbosity(words, at))
+            world, voice = start({"verbosity": _verbosity(words, at)})
+            source, world = open_source(words[at], world, voice)
+            run(source, words[at + 1 :], RunOptions(), world, voice)
         from cetool.cli.app import run_app
 
         return run_app(words)

@@ -26,7 +26,7 @@ from support.terminal import converse
 from support.web import Server, make_certificate, sends, serving
 
 import cetool
-from cetool.app.decision import LABELS, UNSHOWN, rows_of, shown_line, wrapped
+from cetool.app.question import LABELS, UNSHOWN, rows_of, shown_line, wrapped
 from cetool.base.errors import MetadataError
 from cetool.base.process import Consent
 from cetool.cli.app import make_app

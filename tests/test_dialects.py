@@ -13,8 +13,8 @@ from support.baselines import small
 from support.home import Home
 from support.warm import learn, run_warm
 
+from cetool.app.environments import requirements_of
 from cetool.base.errors import MetadataError
-from cetool.cli.environments import requirements_of
 from cetool.declare.dialects.environment_yml import read_environment_file
 from cetool.declare.dialects.pixi import IRRELEVANT, KEYS, REFUSED
 from cetool.declare.environment import EnvironmentSpec, Solve

@@ -17,7 +17,8 @@ from support.home import Home
 from support.server import ChannelServer
 
 import cetool
-from cetool.cli.progress import Voice, plain
+from cetool.app.reporting import plain
+from cetool.cli.voice import Voice
 
 fcntl = pytest.importorskip("fcntl", reason="pseudo-terminals are POSIX")
 termios = pytest.importorskip("termios", reason="pseudo-terminals are POSIX")
@@ -25,7 +26,7 @@ termios = pytest.importorskip("termios", reason="pseudo-terminals are POSIX")
 SOURCE = str(Path(next(iter(cetool.__path__))).parent)
 PATIENCE = 60.0
 START = "import os, sys, threading, time\n"
-START += "from cetool.cli.progress import Voice\nvoice = Voice(sys.argv[1], os.environ)\n"
+START += "from cetool.cli.voice import Voice\nvoice = Voice(sys.argv[1], os.environ)\n"
 GOVERNED = "import fcntl, signal, termios\nfcntl.ioctl(2, termios.TIOCSCTTY, 0)\n" + START
 #: An environment is made; it goes on where there is something to see when the test has seen it.
 CREATION = (

@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 from support.locks import FORGE, LOCK, SIX, YES
 
-from cetool.app.explicit_files import is_explicit
+from cetool.app.environments import is_explicit
 from cetool.base.errors import MetadataError
 from cetool.declare.dialects.environment_yml import read_environment_file
 from cetool.declare.environment import EnvironmentSpec

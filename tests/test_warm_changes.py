@@ -15,7 +15,7 @@ from support.scripts import eventually, shell_script, started
 from support.warm import COLD, is_warm, learn, records, run_warm, settle
 
 from cetool import warm
-from cetool.app.session import Session
+from cetool.app.world import load_world
 
 pytestmark = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there is no warm path")
 
@@ -259,9 +259,9 @@ def test_what_depends_on_the_working_directory_is_not_learned(settled: Home) -> 
     os.environ.clear()
     os.environ.update({**settled.env, **session.env})
     try:
-        made = Session()
-        assert made.is_usual and made.default_channels
-        assert not made.is_usual
+        world = load_world()
+        assert world.is_plain() and world.evidence.lasts and world.default_channels
+        assert not world.on_channels.lasts
     finally:
         os.environ.clear()
         os.environ.update(before)

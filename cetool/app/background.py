@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from cetool.app.session import Session
+from cetool.app.world import World
 from cetool.base.process import own_program
 from cetool.warm import COLLECTION_INTERVAL
 from cetool.warm.environ import ON_WINDOWS
@@ -21,26 +21,26 @@ _MOST_DESCRIPTORS = 1 << 20
 MOST_SECONDS = 3600
 
 
-def collect_in_background(session: Session) -> None:
+def collect_in_background(world: World) -> None:
     """Start a collection that this call does not wait for, if none was started for an hour."""
-    if not session.settings.auto_gc or not _due(session.paths.gc_stamp):
+    if not world.settings.auto_gc or not _due(world.paths.gc_stamp):
         return
-    if session.paths.baselines.is_dir() and not session.offline:
+    if world.paths.baselines.is_dir() and not world.offline:
         from cetool.store.baselines import BaselineStore
 
-        if BaselineStore(session.paths.baselines).any_due():
-            check_baselines_in_background(session)
-    _start(session, "gc", "--background", "--quiet")
+        if BaselineStore(world.paths.baselines).any_due():
+            check_baselines_in_background(world)
+    _start(world, "gc", "--background", "--quiet")
 
 
-def check_baselines_in_background(session: Session) -> None:
+def check_baselines_in_background(world: World) -> None:
     """Start to find out which baselines have changed, which this call does not wait for."""
-    _start(session, "baseline", "check")
+    _start(world, "baseline", "check")
 
 
-def _start(session: Session, *words: str) -> None:
-    environ = dict(session.environ)
-    if session.settings.trust_cache_dir:
+def _start(world: World, *words: str) -> None:
+    environ = dict(world.environ)
+    if world.settings.trust_cache_dir:
         environ["CETOOL_TRUST_CACHE_DIR"] = "true"
     with contextlib.suppress(OSError):
         start_detached(own_program(*words), environ)
@@ -68,6 +68,13 @@ def touch(stamp: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def be_nice() -> None:
+    """Leave the machine to others: for what nobody waits for. It changes the process."""
+    if hasattr(os, "nice"):
+        with contextlib.suppress(OSError):
+            os.nice(10)
 
 
 def start_detached(argv: list[str], environ: dict[str, str], *, most_seconds: int = MOST_SECONDS) -> None:

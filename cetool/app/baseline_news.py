@@ -1,45 +1,52 @@
-"""What is new of baselines: found out by those who look, kept in a file, told in one line by the next run."""
+"""What is new of baselines: found out in the background, kept in a file, and said in one line by the next run."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from cetool.app.baselines import Baseline, parsed
+from cetool.app.background import check_baselines_in_background
+from cetool.app.baselines import Baseline, baseline_store, fetch_baseline, key_of, locate, parsed, read_local
+from cetool.app.consent import OWN, consent_to
+from cetool.app.decision import Subject
+from cetool.app.reporting import Reporter
+from cetool.app.sources import open_source
+from cetool.app.world import NOTHING, Evidence, World
 from cetool.base.errors import CetoolError, StoreError
+from cetool.base.process import Consent
 from cetool.base.text import printable
+from cetool.base.urls import scrub
+from cetool.declare.baselines import is_remote
+from cetool.declare.metadata import read_metadata
 from cetool.declare.source import read_bytes
-from cetool.lock.model import Lock, PlatformLock
-from cetool.store.baselines import DAY, BaselineStore, News
-
-if TYPE_CHECKING:
-    from cetool.app.session import Session
+from cetool.lock.model import Lock, PackageChange, PlatformLock, changes_between
+from cetool.store.baselines import DAY, BaselineStore, News, use_key
+from cetool.store.keyed import Copy
 
 
-def see_to_news(baseline: Baseline, path: str | None, store: BaselineStore, use: str, session: Session) -> None:
-    """Tell what is new of a baseline by whose content of before a script goes on, and have it looked after.
+def see_to_news(
+    baseline: Baseline, path: str | None, store: BaselineStore, use: str, world: World, reporter: Reporter
+) -> Evidence:
+    """Say what is new of a baseline by whose content of before a script goes on, and have it looked after.
 
-    ``path`` is where it lies on this machine, None for one at a URL.
+    ``path`` is where it is on this machine, None for one at a URL.
     """
-    if path is not None:
-        _compare_local(path, baseline, store, use, session)
-    _tell_news(store, use, session)
-    _look_after(store, baseline.key if path is None else None, session)
+    if path is not None:  # a file that is here is looked at by every run that is not a warm one
+        with contextlib.suppress(CetoolError):  # the environment does not need it any more
+            data = read_bytes(path, printable(path), "baseline")
+            _note_news(store, use, _news_of(baseline, data, path, world.platform))
+    _say_news(store, use, world, reporter)
+    return _look_after(store, baseline.key if path is None else None, world)
 
 
-def differences(before: PlatformLock | None, now: PlatformLock | None) -> list[dict[str, str | None]]:
+def _differences(before: PlatformLock | None, now: PlatformLock | None) -> list[PackageChange]:
     """The packages that are new, gone, or another version or build, by name."""
-    from cetool.app.lock_report import changes_between
-
-    def lock(locked: PlatformLock | None) -> Lock:
-        return Lock(() if locked is None else (locked,))
-
-    return changes_between(lock(before), lock(now))
+    return changes_between(*(Lock(() if locked is None else (locked,)) for locked in (before, now)))
 
 
-def news_of(baseline: Baseline, data: bytes, named: str, platform: str) -> News | None:
+def _news_of(baseline: Baseline, data: bytes, named: str, platform: str) -> News | None:
     """The news that a baseline's content now is for an environment made from what counts; None where its packages for
     the platform are the same, and where it is no baseline any more.
     """
@@ -52,53 +59,138 @@ def news_of(baseline: Baseline, data: bytes, named: str, platform: str) -> News 
     before = baseline.lock.platform(platform)
     if now is None or before is None or now.digest == before.digest:
         return None
-    count = len(differences(before, now))
+    count = len(_differences(before, now))
     packages = f"{count} packages differ" if count > 1 else "one package differs"
     text = f"the baseline {baseline.shown} has changed since this environment was made ({packages})"
     return News(now.digest, text)
 
 
-def note_news(store: BaselineStore, use: str, news: News | None, *, again: bool) -> None:
-    """Put news where the next run finds it, or take it back. With ``again`` the same is told once more after a day."""
+def _note_news(store: BaselineStore, use: str, news: News | None) -> None:
+    """Put news where the next run finds it, or take it back. The same is said once more after a day."""
     if news is None:
         store.clear_news(use)
         return
     before = store.news(use)
-    same = before is not None and before.content == news.content
-    if same and not (again and before is not None and before.told and time.time() - before.told >= DAY):
+    if before is not None and before.content == news.content and not (before.told and time.time() - before.told >= DAY):
         return
     with contextlib.suppress(StoreError, OSError):
         store.tell(use, news)
 
 
-def _compare_local(path: str, baseline: Baseline, store: BaselineStore, use: str, session: Session) -> None:
-    """A file that is here is looked at by every run that is not a warm one."""
-    try:
-        data = read_bytes(path, printable(path), "baseline")
-    except CetoolError:
-        return  # the environment does not need it any more
-    note_news(store, use, news_of(baseline, data, path, session.platform), again=True)
-
-
-def _tell_news(store: BaselineStore, use: str, session: Session) -> None:
+def _say_news(store: BaselineStore, use: str, world: World, reporter: Reporter) -> None:
     news = store.news(use)
-    if news is None or session.settings.verbosity == "quiet":
+    if news is None or world.settings.verbosity == "quiet":
         return
     if news.told is not None and 0 <= time.time() - news.told < DAY:
         return
-    session.voice.warn(f"{news.text}: --refresh follows, `cetool baseline status` shows how")
+    reporter.warn(f"{news.text}: --refresh follows, `cetool baseline status` shows how")
     with contextlib.suppress(StoreError, OSError):
         store.tell(use, news._replace(told=time.time()))
 
 
-def _look_after(store: BaselineStore, key: str | None, session: Session) -> None:
+def _look_after(store: BaselineStore, key: str | None, world: World) -> Evidence:
     """Have it found out, once a day and by a process that nobody waits for, whether a baseline has changed."""
-    if key is None or session.offline:
-        return
-    if not session.settings.auto_gc:  # nothing else leads a warm run here from time to time
+    if key is None or world.offline:
+        return NOTHING
+    stamp = b""
+    if not world.settings.auto_gc:  # nothing else leads a warm run here from time to time
         store.look()
-        session.stamp = os.fsencode(store.looked)
+        stamp = os.fsencode(store.looked)
     if store.is_due(key):
-        from cetool.app.background import check_baselines_in_background
+        check_baselines_in_background(world)
+    return Evidence(stamp=stamp)
 
-        check_baselines_in_background(session)
+
+# --- how a baseline differs -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineStatus:
+    """How a script's baseline is now, next to what the script's environment was made from."""
+
+    script: str
+    #: What messages call the baseline.
+    shown: str
+    #: ``current``, ``changed``, ``unused`` (no environment is made from it yet) or ``unknown``.
+    state: str
+    #: Why it is unknown.
+    problem: str | None
+    #: When its content was first used, in seconds since 1970.
+    used_since: float | None
+    changes: tuple[PackageChange, ...]
+
+
+def baseline_status(target: str, world: World, reporter: Reporter, *, insecure: bool) -> list[BaselineStatus]:
+    """How each baseline that a script names differs from what its environment was made from. Raises CetoolError."""
+    source, world = open_source(target, world, reporter, insecure=insecure)
+    named = read_metadata(source.script).requirements.baselines
+    name = source.script.name
+    if not named:
+        reporter.warn(f"{name} names no baseline")
+    consent = OWN
+    if not world.offline and any(map(is_remote, named)):
+        consent = consent_to(Subject(source), world, reporter)
+    return [_status(name, each, source.identity, world, consent, insecure=insecure) for each in named]
+
+
+def _status(
+    script: str, named: str, about: str | None, world: World, consent: Consent, *, insecure: bool
+) -> BaselineStatus:
+    key, shown = key_of(named, insecure=insecure)
+    used = None if about is None else baseline_store(world).uses.find(use_key(about, key))
+    platform = world.platform
+    changes: list[PackageChange] = []
+    state, problem = "unused", None
+    try:
+        now = parsed(_now(named, world, consent, insecure=insecure), named, shown, platform).platform(platform)
+        if used is not None:
+            before = parsed(used.data, named, shown, platform).platform(platform)
+            changes = _differences(before, now)
+            state = "changed" if (now and now.digest) != (before and before.digest) else "current"
+    except CetoolError as error:
+        state, problem = "unknown", scrub(str(error))
+    return BaselineStatus(script, shown, state, problem, None if used is None else used.checked, tuple(changes))
+
+
+def _now(named: str, world: World, consent: Consent, *, insecure: bool) -> bytes:
+    if not is_remote(named):
+        return read_local(named)
+    store, address = baseline_store(world), locate(named, insecure=insecure)
+    if not world.offline:
+        return fetch_baseline(address, store, world, consent, insecure=insecure).data
+    last = store.copies.find(address.key)
+    if last is None:
+        raise StoreError("there is no copy of it here", hint="Ask without --offline.")
+    return last.data
+
+
+# --- in the background ------------------------------------------------------------------------------------------------
+
+
+def check_baselines(world: World) -> None:
+    """Find out which baselines have changed that have not been looked at for a day; the next run says so."""
+    if world.offline:
+        return
+    store = baseline_store(world)
+    asked: set[str] = set()
+    for key, copy in store.all_uses():
+        with contextlib.suppress(CetoolError, OSError):
+            _look_at(key, copy, asked, store, world)
+
+
+def _look_at(key: str, copy: Copy, asked: set[str], store: BaselineStore, world: World) -> None:
+    """See whether what a script's environment was made from is still what is there. Raises CetoolError or OSError."""
+    if not is_remote(copy.url) or not (copy.address in asked or store.is_due(copy.address)):
+        return
+    if copy.address not in asked:
+        asked.add(copy.address)
+        store.asked(copy.address)
+        # who let plain http pass once did so for this baseline
+        insecure = copy.url.startswith("http:")
+        address = locate(copy.url, insecure=insecure)
+        fetch_baseline(address, store, world, OWN, insecure=insecure, key=copy.address)
+    last = store.copies.find(copy.address)
+    if last is not None:
+        lock = parsed(copy.data, copy.url, copy.url, world.platform)
+        baseline = Baseline(copy.url, key, copy.data, lock)
+        _note_news(store, key, _news_of(baseline, last.data, copy.url, world.platform))

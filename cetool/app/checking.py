@@ -8,8 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from cetool.app.session import Session
-from cetool.app.sources import open_source
+from cetool.app.consent import consent_to
+from cetool.app.deciding import specify
+from cetool.app.decision import Decision
+from cetool.app.reporting import Reporter
+from cetool.app.sources import Source, open_source
+from cetool.app.world import World
 from cetool.base.errors import MetadataError, UsageError
 from cetool.base.limits import SCRIPT, read_regular
 from cetool.base.text import nearest, printable
@@ -81,58 +85,65 @@ class Checks:
     insecure: bool = False
 
 
-def check_scripts(targets: Sequence[str], checks: Checks, session: Session) -> list[Checked]:
+def check_scripts(targets: Sequence[str], checks: Checks, world: World, reporter: Reporter) -> list[Checked]:
     """Look scripts over. Raises UsageError for an unknown rule, CetoolError where there is no file to be read."""
     for rule in checks.ignore:
         if rule not in RULES:
             raise UsageError(f"there is no rule {rule!r}", hint=nearest(rule, RULES))
     found = []
     for target in targets:
-        metadata, findings = _look_at(target, checks, session)
+        source, metadata, findings = _look_at(target, checks, world, reporter)
         if checks.solve and metadata is not None and not any(finding.severity == "error" for finding in findings):
-            findings += _solve(metadata, session)
+            findings += _solve(source, metadata, world, reporter)
         kept = tuple(finding for finding in findings if finding.rule not in checks.ignore)
         found.append(Checked(redact(printable(target)), metadata, kept))
     return found
 
 
-def _look_at(target: str, checks: Checks, session: Session) -> tuple[ScriptMetadata | None, list[Finding]]:
-    """The declaration of one script and the findings. Raises CetoolError where there is no file to be read."""
+def _look_at(
+    target: str, checks: Checks, world: World, reporter: Reporter
+) -> tuple[Source | None, ScriptMetadata | None, list[Finding]]:
+    """One script, its declaration, and the findings. Raises CetoolError where there is no file to be read."""
     try:
-        local = not is_url(target)
-        script = read_script(target) if local else open_source(target, session, insecure=checks.insecure).script
+        if is_url(target):
+            source, _ = open_source(target, world, reporter, insecure=checks.insecure)
+        else:
+            source = Source(read_script(target), target)
     except MetadataError as error:  # no text, or nothing in it
-        return None, [] if checks.declared_only and not _has_mark(target) else [finding_of(error)]
+        return None, None, [] if checks.declared_only and not _has_mark(target) else [finding_of(error)]
+    script = source.script
     metadata, findings = lint_script(script, declared_only=checks.declared_only)
     if metadata is not None and metadata.entrypoint is not None:
         try:
             parse_entrypoint(metadata.entrypoint, script.at())
         except MetadataError as error:
             findings.append(finding_of(error))
-    return metadata, findings
+    return source, metadata, findings
 
 
-def _solve(metadata: ScriptMetadata, session: Session) -> list[Finding]:
+def _solve(source: Source | None, metadata: ScriptMetadata, world: World, reporter: Reporter) -> list[Finding]:
     """Whether the environment can be made; what keeps that from being known (no network) is raised."""
     from cetool.engines.protocol import Hold
-    from cetool.engines.rattler.errors import UnsatisfiableError
+    from cetool.engines.rattler.errors import UnsatisfiableError  # engines: only with --solve
     from cetool.engines.solve import count_packages
 
-    spec = session.spec_of(metadata.requirements)
+    spec, _ = specify(metadata.requirements, world)
     if spec.overlay is not None:
-        session.voice.warn(f"{metadata.path}: what is laid over a base is resolved when it is run, and not before")
+        reporter.warn(f"{metadata.path}: what is laid over a base is resolved when it is run, and not before")
         return []
     if spec.pypi:
-        session.voice.detail(f"{metadata.path}: packages from PyPI are not looked at")
-    hold = Hold(session.consent())
-    with session.voice.progress() as progress:
+        reporter.detail(f"{metadata.path}: packages from PyPI are not looked at")
+    decision = Decision(metadata, spec, source)
+    consent = consent_to(decision, world, reporter)
+    decision = decision._replace(agreed=consent)
+    with reporter.progress() as progress:
         try:
             if metadata.requirements.baselines:
-                from cetool.app.baselines import Wish, on_baselines
+                from cetool.app.on_baselines import Terms, on_baselines  # few scripts start from a baseline
 
-                spec = on_baselines(spec, metadata.requirements, session, Wish())
-            if not spec.is_locked:
-                count_packages(session.request(spec), progress, hold)
+                decision = on_baselines(decision, Terms(), world, reporter)
+            if not decision.spec.is_locked:
+                count_packages(world.request(decision.spec), progress, Hold(consent))
         except UnsatisfiableError as error:
             line = metadata.lines[0] if metadata.lines else None
             return [Finding("unsatisfiable", scrub(error.message), line, error.hint)]

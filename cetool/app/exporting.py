@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
-from cetool.app.background import collect_in_background
-from cetool.app.execution import RunOptions, note, read_locked_declaration
-from cetool.app.locked import LockChoice, refuse_overlay
-from cetool.app.recording import installed_packages
-from cetool.app.session import Session
+from cetool.app.consent import OWN, consent_to
+from cetool.app.deciding import decide
+from cetool.app.decision import LockChoice, Wish, refuse_overlay
+from cetool.app.ensuring import ensure, note_used
+from cetool.app.environments import is_environment, targeted
+from cetool.app.overlaying import base_of
+from cetool.app.reporting import Reporter
 from cetool.app.sources import Source, open_source
-from cetool.base.errors import LockError, StoreError, UsageError
+from cetool.app.world import World
+from cetool.base.errors import EngineError, LockError, StoreError, UsageError
 from cetool.base.files import put_file
+from cetool.base.process import Consent
 from cetool.base.text import printable
-from cetool.cli.environments import is_environment, targeted
-from cetool.declare.environment import EnvironmentSpec
+from cetool.base.urls import redact
+from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.declare.metadata import read_metadata
-from cetool.declare.platforms import PLATFORMS
+from cetool.declare.overlay import canonical_base
+from cetool.declare.platforms import PLATFORMS, current_platform
 from cetool.declare.requirements import Requirements
+from cetool.engines.protocol import Hold
+from cetool.engines.pypi.install import find_missing_origins
+from cetool.lock.conda_lock import write_conda_lock
+from cetool.lock.explicit import write_explicit
+from cetool.lock.find import find_lock, open_lock
 from cetool.lock.model import Lock, PlatformLock
+from cetool.lock.pixi import OLDEST, write_pixi_lock
+from cetool.lock.plain import write_environment_yml, write_requirements
+from cetool.lock.records import Installed, read_installed
 from cetool.store.store import Lease
 
 EXPLICIT, ENVIRONMENT, CONDA_LOCK = "explicit", "environment-yml", "conda-lock"
@@ -30,32 +45,37 @@ PIXI_LOCK, PIXI_LOCK_6, REQUIREMENTS = "pixi-lock", "pixi-lock-6", "requirements
 _FOR_SEVERAL = (CONDA_LOCK, PIXI_LOCK, PIXI_LOCK_6)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be exported: ``platforms`` are those named, ``lock_file`` the lock instead of the script's own,
-    ``sha256`` the digest that the script must have.
-    """
+    """What is to be exported."""
 
+    #: A script, or an environment's name or prefix.
     target: str
     format: str
+    #: The platforms that are named.
     platforms: tuple[str, ...] = ()
+    #: The lock instead of the script's own.
     lock_file: Path | None = None
+    #: What is added to what the script declares.
     extra: tuple[str, ...] = ()
     env_file: Path | None = None
+    #: The digest that the script must have.
     sha256: str | None = None
 
 
-@dataclass(frozen=True)
-class Found:
-    """A lock, how its environment is called, and its variables; ``source`` is the path of the script."""
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """Exact packages that are to be written down."""
 
     lock: Lock
+    #: What the environment is called.
     name: str
     variables: tuple[tuple[str, str], ...]
+    #: The path of the script.
     source: str | None = None
 
 
-def export(wanted: Wanted, session: Session) -> str:
+def export(wanted: Wanted, world: World, reporter: Reporter) -> str:
     """The text that tells of the packages: those that are locked, else those that are installed.
 
     Makes the environment of a script where it is missing and nothing is locked. Raises CetoolError.
@@ -65,16 +85,19 @@ def export(wanted: Wanted, session: Session) -> str:
             raise UsageError(f"{printable(platform)!r} is no platform", hint=f"Platforms: {', '.join(PLATFORMS)}.")
     if len(wanted.platforms) > 1 and wanted.format not in _FOR_SEVERAL:
         raise UsageError(f"the format {wanted.format} takes one platform at a time")
-    found = _from_environment(wanted, session) if is_environment(wanted.target, session) else _of(wanted, session)
-    return written(wanted.format, _only(found, wanted, session), session)
+    if is_environment(wanted.target, world):
+        exact = _of_environment(wanted.target, world, reporter)
+    else:
+        exact = _of_script(wanted, world, reporter)
+    return written(wanted.format, _only(exact, wanted, world), reporter)
 
 
-def _only(found: Found, wanted: Wanted, session: Session) -> Found:
+def _only(exact: Exact, wanted: Wanted, world: World) -> Exact:
     """The same with the platforms alone that are wanted: of formats that take one only, this machine's if none is."""
     names = wanted.platforms
-    there = tuple(each.platform for each in found.lock.platforms)
+    there = tuple(each.platform for each in exact.lock.platforms)
     if not names and wanted.format not in _FOR_SEVERAL:
-        names = there if len(there) == 1 else (session.platform,)
+        names = there if len(there) == 1 else (world.platform,)
     missing = [name for name in names if name not in there]
     if missing:
         raise LockError(
@@ -82,35 +105,27 @@ def _only(found: Found, wanted: Wanted, session: Session) -> Found:
             code="lock-platform-missing",
             hint=f"`cetool lock SCRIPT --platform {missing[0]}` solves for another platform than this machine's.",
         )
-    platforms = tuple(each for each in found.lock.platforms if not names or each.platform in names)
-    return replace(found, lock=found.lock._replace(platforms=platforms))
+    platforms = tuple(each for each in exact.lock.platforms if not names or each.platform in names)
+    return replace(exact, lock=exact.lock._replace(platforms=platforms))
 
 
-def written(format: str, found: Found, session: Session) -> str:
+def written(format: str, exact: Exact, reporter: Reporter) -> str:
     """The lock in one of the formats; those that take one platform tell of the first."""
-    lock, first = found.lock, found.lock.platforms[0]
+    lock, first = exact.lock, exact.lock.platforms[0]
     if format == EXPLICIT:
-        from cetool.lock.explicit import write_explicit
-
         if first.pypi:
             names = ", ".join(each.name for each in first.pypi)
-            session.voice.warn(f"an explicit list has conda packages only: {names} from PyPI are left out")
-        return write_explicit(first, comments=(f"Exported by cetool from {found.name}",))
+            reporter.warn(f"an explicit list has conda packages only: {names} from PyPI are left out")
+        return write_explicit(first, comments=(f"Exported by cetool from {exact.name}",))
     if format == CONDA_LOCK:
-        from cetool.lock.conda_lock import write_conda_lock
-
-        return write_conda_lock(lock, sources=() if found.source is None else (found.source,))
+        return write_conda_lock(lock, sources=() if exact.source is None else (exact.source,))
     if format in (PIXI_LOCK, PIXI_LOCK_6):
-        from cetool.lock.pixi import OLDEST, write_pixi_lock
-
         version = OLDEST if format == PIXI_LOCK_6 else None
         return write_pixi_lock(lock, channel_urls=_channel_urls(lock), version=version)
-    from cetool.lock.plain import write_environment_yml, write_requirements
-
     if format == ENVIRONMENT:
-        return write_environment_yml(first, found.name, lock.channels, dict(found.variables))
+        return write_environment_yml(first, exact.name, lock.channels, dict(exact.variables))
     if not first.pypi:
-        session.voice.warn(f"nothing in {found.name} comes from PyPI, so the requirements are empty")
+        reporter.warn(f"nothing in {exact.name} comes from PyPI, so the requirements are empty")
     return write_requirements(first)
 
 
@@ -124,51 +139,48 @@ def _channel_urls(lock: Lock) -> tuple[str, ...]:
     return tuple(urls)
 
 
-# --- where it is found ------------------------------------------------------------------------------------------------
+# --- what is exported -------------------------------------------------------------------------------------------------
 
 
-def _from_environment(wanted: Wanted, session: Session) -> Found:
+def _of_environment(target: str, world: World, reporter: Reporter) -> Exact:
     """What is installed in an environment that is named by its name or its prefix."""
-    _, directory = targeted(wanted.target, session)[0]
-    lease = session.store.lease(directory.name)
+    _, directory = targeted(target, world, reporter)[0]
+    lease = world.store.lease(directory.name)
     if lease is None:
         raise StoreError(
             f"the environment {directory.name} is not complete, or was just removed", code="environment-gone"
         )
-    return _installed(lease, lease.marker.spec, None, lease.marker.name, session)
+    return _installed(lease, lease.marker.spec, None, lease.marker.name, world, lambda: OWN)
 
 
-def _of(wanted: Wanted, session: Session) -> Found:
+def _of_script(wanted: Wanted, world: World, reporter: Reporter) -> Exact:
     """What is locked for a script, else what is installed in its environment, which is made if it is missing."""
-    source = open_source(wanted.target, session, sha256=wanted.sha256)
-    elsewhere = bool(wanted.platforms) and session.platform not in wanted.platforms
+    source, world = open_source(wanted.target, world, reporter, sha256=wanted.sha256)
+    elsewhere = bool(wanted.platforms) and world.platform not in wanted.platforms
     # another platform's lock decides nothing here
     choice = LockChoice(ignored=True) if elsewhere else LockChoice(wanted.lock_file)
-    how = RunOptions(wanted.extra, wanted.env_file, lock=choice)
-    metadata, spec, where = read_locked_declaration(source, session, how)
-    refuse_overlay(metadata.requirements, source.script.name, "that cannot be exported")
+    wish = Wish(extra=wanted.extra, env_file=wanted.env_file, lock=choice)
+    decision = decide(source, wish, world, reporter)._replace(purpose=f"to export {source.script.name}")
+    refuse_overlay(decision.requirements, source.script.name, "that cannot be exported")
     name = Path(source.name or source.script.path.name).stem
-    if where is not None or elsewhere:
+    path = source.script.path.name if source.data is None else None
+    if decision.locked_by is not None or elsewhere:
         lock = _lock(source, wanted)
         if lock is not None:
-            path = source.script.path.name if source.data is None else None
-            return Found(lock, name, spec.variables, path)
+            return Exact(lock, name, decision.spec.variables, path)
         raise LockError(
-            f"{source.script.name} has no lock, and this machine is {session.platform}",
+            f"{source.script.name} has no lock, and this machine is {world.platform}",
             code="lock-platform-missing",
             hint=f"`cetool lock {source.given} --platform {wanted.platforms[0]}` solves for another platform.",
         )
-    lease = session.environment(metadata.requirements, spec, purpose=f"to export {source.script.name}")
-    note(session, lease, source.script.name if source.data is not None else str(source.script.path))
-    collect_in_background(session)
-    found = _installed(lease, spec, metadata.requirements, name, session)
-    return replace(found, source=source.script.path.name if source.data is None else None)
+    lease = ensure(decision, world, reporter)
+    note_used(lease, source.noted, world, reporter)
+    consent = partial(consent_to, decision, world, reporter)
+    return replace(_installed(lease, decision.spec, decision.requirements, name, world, consent), source=path)
 
 
 def _lock(source: Source, wanted: Wanted) -> Lock | None:
     """The script's lock, or the one that was named; it fits what the script declares for the platforms wanted."""
-    from cetool.lock.find import find_lock, open_lock
-
     if wanted.lock_file is None:
         found = find_lock(source.script, beside=source.data is None)
     else:
@@ -192,10 +204,15 @@ def _lock(source: Source, wanted: Wanted) -> Lock | None:
 
 
 def _installed(
-    lease: Lease, spec: EnvironmentSpec, requirements: Requirements | None, name: str, session: Session
-) -> Found:
+    lease: Lease,
+    spec: EnvironmentSpec,
+    requirements: Requirements | None,
+    name: str,
+    world: World,
+    consent: Callable[[], Consent],
+) -> Exact:
     try:
-        installed = installed_packages(session, lease.prefix, lease.marker.subdir, spec)
+        installed = installed_packages(lease.prefix, lease.marker.subdir, spec, world, consent)
     finally:
         lease.release()
     if installed.unknown:
@@ -207,8 +224,74 @@ def _installed(
         )
     locked: PlatformLock = installed.lock._replace(request=requirements.digest if requirements else None)
     created = datetime.fromtimestamp(lease.marker.created, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    channels = spec.redacted().channels
-    return Found(Lock((locked,), channels, created), name, spec.variables)
+    return Exact(Lock((locked,), spec.redacted().channels, created), name, spec.variables)
+
+
+def installed_packages(
+    prefix: Path, subdir: str, spec: EnvironmentSpec, world: World, consent: Callable[[], Consent]
+) -> Installed:
+    """What is in an environment; where its PyPI packages came from is asked for again if it was not noted."""
+    return find_origins(read_installed(prefix, subdir), prefix, spec, world, consent)
+
+
+def find_origins(
+    installed: Installed, prefix: Path, spec: EnvironmentSpec, world: World, consent: Callable[[], Consent]
+) -> Installed:
+    """The same, the files of PyPI packages looked for that nobody noted; the prefix's python is asked."""
+    if not installed.unknown:
+        return installed
+    request = world.request(spec, prefix, world.paths.logs / f"{prefix.name}.log")
+    try:
+        return find_missing_origins(request, Hold(consent()), installed)
+    except EngineError:  # no python to ask for
+        return installed
+
+
+# --- baselines --------------------------------------------------------------------------------------------------------
+
+
+def packages_of(target: str, world: World, reporter: Reporter) -> PlatformLock:
+    """Exactly which packages an environment has, for others to start from. Raises StoreError for what is none."""
+    prefix, _ = base_of(canonical_base(target, os.getcwd()), world)
+    if not (prefix / "conda-meta").is_dir():
+        raise StoreError(
+            f"{prefix} is no conda environment, so no baseline can be written from it", code="base-unusable"
+        )
+    installed = installed_packages(prefix, current_platform(), EnvironmentSpec(Solve()), world, lambda: OWN)
+    lock = installed.lock
+    subdirs = {package.subdir for package in lock.conda} - {"", "noarch"}
+    if installed.unknown:
+        names = ", ".join(f"{each.name} {each.version}" for each in installed.unknown)
+        reporter.warn(f"where {names} was installed from is not known: the baseline lacks it")
+    without = [package.name for package in lock.conda if not package.url]
+    if without:
+        reporter.warn(f"the environment does not tell where {', '.join(without)} came from: the baseline lacks it")
+    kept = tuple(package for package in lock.conda if package.url)
+    if not kept and not lock.pypi:
+        raise StoreError(f"the environment {prefix} has no packages that could be named", code="base-unusable")
+    return lock._replace(conda=kept, platform=sorted(subdirs)[0] if subdirs else lock.platform)
+
+
+def fitting_format(output: Path | None, locked: PlatformLock) -> str:
+    """The format that a baseline is written in, as the file's name and the packages ask for."""
+    name = "" if output is None else output.name.lower()
+    if name.endswith((".yml", ".yaml")):
+        return CONDA_LOCK
+    if name.endswith(".lock"):
+        return PIXI_LOCK
+    return CONDA_LOCK if locked.pypi and not name.endswith(".txt") else EXPLICIT
+
+
+def written_baseline(format: str, locked: PlatformLock, target: str, reporter: Reporter) -> str:
+    """The text of a baseline with the packages of an environment."""
+    bases = tuple(dict.fromkeys(package.url.rsplit("/", 2)[0] for package in locked.conda))
+    if format == EXPLICIT:
+        if locked.pypi:
+            names = ", ".join(package.name for package in locked.pypi)
+            reporter.warn(f"an @EXPLICIT file has conda packages only: {names} from PyPI are left out")
+        return write_explicit(locked, comments=(f"Baseline written by cetool from {redact(target)}",))
+    lock = Lock((locked,), bases)
+    return write_conda_lock(lock) if format == CONDA_LOCK else write_pixi_lock(lock, channel_urls=bases)
 
 
 # --- where it goes ----------------------------------------------------------------------------------------------------

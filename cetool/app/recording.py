@@ -1,4 +1,4 @@
-"""Runs a script as a child that is waited for, and writes down what ran: ``cetool run --record``, ``cetool rerun``."""
+"""Runs a script as a child that is waited for, and writes down what ran."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from cetool import __version__
-from cetool.app.execution import Run, command_of, surroundings_of
-from cetool.app.program import program_of
-from cetool.app.session import Session
+from cetool.app.exporting import installed_packages
+from cetool.app.reporting import Reporter
+from cetool.app.starting import Ready, Start, command_of, start_of, surroundings_of
+from cetool.app.world import World
 from cetool.base.errors import CetoolError, EngineError, MetadataError
 from cetool.base.urls import redact, strip_credentials
-from cetool.cli.failure import tell
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.source import decode, is_url, looks_like_python, read_bytes
+from cetool.engines.virtual import detect_virtual_packages
 from cetool.launch.children import spawn_and_wait
+from cetool.launch.entrypoint import Entrypoint, wait_for_entrypoint
 from cetool.launch.process import end_like
-from cetool.lock.records import Installed, read_installed
 from cetool.provenance.record import (
     Ending,
     RecordedEngine,
@@ -36,45 +37,45 @@ from cetool.provenance.record import (
     write_record,
 )
 
-if TYPE_CHECKING:
-    from cetool.launch.entrypoint import Entrypoint
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Recording:
-    """What is to be written of a run, to ``path`` (None: nothing), and who is told of its end."""
+    """What becomes of a run that is waited for."""
 
+    #: The file that is written, None for none.
     path: Path | None
-    spec: EnvironmentSpec
+    #: What is called with its end.
     then: Callable[[Ending], None] | None = None
 
 
-def run_as_child(run: Run, entry: Entrypoint | None, arguments: Sequence[str], recording: Recording) -> NoReturn:
+def run_as_child(entry: Entrypoint | None, arguments: Sequence[str], recording: Recording, ready: Ready) -> NoReturn:
     """Run the script as a child, record it, and end as it ends: by its exit status, or the signal that it died of.
 
     The record is there when the script starts, or it does not start.
     """
-    start = _starter(run, entry, arguments)
-    record = None if recording.path is None else describe(run, arguments, recording.spec)
+    start = start_of(ready)
+    begin = _starter(start, entry, arguments)
+    path = recording.path
+    record = None if path is None else _describe(start, arguments)
     began = time.monotonic()
-    if record is not None:
+    if record is not None and path is not None:
         record = replace(record, start=_now())
-        _write(recording, record)
+        write_record(path, record)
 
     def ended(status: int) -> None:
         name = signal.Signals(-status).name if -status in set(signal.Signals) else None
         shown = 128 - status if status < 0 else status
         ending = Ending(_now(), round(time.monotonic() - began, 6), shown, name)
-        if record is not None:
+        if record is not None and path is not None:
             try:
-                _write(recording, replace(record, **vars(ending)))
+                write_record(path, replace(record, **vars(ending)))
             except RecordError as error:  # the script has ended as it has, which is what cetool's status tells
-                tell(error)
+                ready.reporter.fail(error)
         if recording.then is not None:
             recording.then(ending)
 
     try:
-        status = start()
+        status = begin()
     except CetoolError as error:
         ended(error.exit_status)
         raise
@@ -85,33 +86,33 @@ def run_as_child(run: Run, entry: Entrypoint | None, arguments: Sequence[str], r
     end_like(status)
 
 
-def _write(recording: Recording, record: RunRecord) -> None:
-    assert recording.path is not None
-    write_record(recording.path, record)
-
-
-def _starter(run: Run, entry: Entrypoint | None, arguments: Sequence[str]) -> Callable[[], int]:
-    """What runs the script and returns its status; that its program is missing is told before."""
+def _starter(start: Start, entry: Entrypoint | None, arguments: Sequence[str]) -> Callable[[], int]:
+    """What runs the script and returns its status; that its program is missing is said before."""
     if entry is not None:
-        from cetool.launch.entrypoint import wait_for_entrypoint
-
-        surroundings, _ = surroundings_of(run)
+        surroundings, _ = surroundings_of(start)
         return lambda: wait_for_entrypoint(entry, arguments, surroundings)
-    argv = program_of(run.metadata, run.source.script.name, run.environ, run.lease.prefixes, run.session)
-    command = command_of(run, argv, arguments)
-    return lambda: spawn_and_wait(command, run.consent, keep=run.descriptors)
+    command, _ = command_of(start, arguments)
+    return lambda: spawn_and_wait(command, start.ready.consent, keep=start.descriptors)
 
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def describe(run: Run, arguments: Sequence[str], spec: EnvironmentSpec) -> RunRecord:
+def _describe(start: Start, arguments: Sequence[str]) -> RunRecord:
     """All that is known of a run before it starts. Warns of what cannot be recorded."""
-    session, marker = run.session, run.lease.marker
-    installed = installed_packages(session, run.lease.prefix, marker.subdir, spec)
+    ready = start.ready
+    world, reporter, lease, spec, metadata = (
+        ready.world,
+        ready.reporter,
+        ready.lease,
+        ready.decision.spec,
+        ready.decision.metadata,
+    )
+    marker = lease.marker
+    installed = installed_packages(lease.prefix, marker.subdir, spec, world, lambda: ready.consent)
     for each in installed.unknown:
-        session.voice.warn(f"where {each.name} {each.version} was installed from is not known: the record lacks it")
+        reporter.warn(f"where {each.name} {each.version} was installed from is not known: the record lacks it")
     shown = tuple(map(redact, arguments))
     try:
         directory = os.getcwd()
@@ -119,17 +120,17 @@ def describe(run: Run, arguments: Sequence[str], spec: EnvironmentSpec) -> RunRe
         directory = ""
     system = platform.uname()
     return RunRecord(
-        script=_script(run),
+        script=_script(ready),
         arguments=shown,
         arguments_redacted=shown != tuple(arguments),
         working_directory=directory,
-        dialect=run.metadata.dialect,
-        run_with=run.metadata.run_with,
-        entrypoint=run.metadata.entrypoint,
-        activate=run.how.activate,
+        dialect=metadata.dialect,
+        run_with=metadata.run_with,
+        entrypoint=metadata.entrypoint,
+        activate=ready.how.activate,
         environment=RecordedEnvironment(
             marker.name,
-            str(run.lease.prefix),
+            str(lease.prefix),
             spec.redacted()._replace(variables=tuple((name, redact(value)) for name, value in spec.variables)),
         ),
         packages=recorded_packages(installed.lock.conda),
@@ -140,46 +141,24 @@ def describe(run: Run, arguments: Sequence[str], spec: EnvironmentSpec) -> RunRe
         engine=RecordedEngine(marker.engine, marker.engine_version),
         platform=installed.lock.platform,
         cetool=__version__,
-        virtual_packages=tuple(virtual_packages(session, spec).items()),
+        virtual_packages=tuple(virtual_packages(spec, world, reporter).items()),
         host=(("system", system.system), ("release", system.release), ("machine", system.machine)),
-        variables=tuple((name, redact(value)) for name, value in run.activation.set),
+        variables=tuple((name, redact(value)) for name, value in start.activation.set),
         start="",
     )
 
 
-def installed_packages(session: Session, prefix: Path, subdir: str, spec: EnvironmentSpec) -> Installed:
-    """What is in an environment; where its PyPI packages came from is asked for again if it was not noted."""
-    return find_origins(session, prefix, read_installed(prefix, subdir), spec)
-
-
-def find_origins(session: Session, prefix: Path, installed: Installed, spec: EnvironmentSpec) -> Installed:
-    """The same, the files of PyPI packages looked for that nobody noted; the prefix's python is asked."""
-    if not installed.unknown:
-        return installed
-    from cetool.engines.protocol import Hold
-    from cetool.engines.pypi.install import find_missing_origins
-
-    request = session.request(spec, prefix, session.paths.logs / f"{prefix.name}.log")
-    try:
-        return find_missing_origins(request, Hold(session.consent()), installed)
-    except EngineError:  # no python to ask for
-        return installed
-
-
-def virtual_packages(session: Session, spec: EnvironmentSpec) -> dict[str, str]:
+def virtual_packages(spec: EnvironmentSpec, world: World, reporter: Reporter) -> dict[str, str]:
     """The machine's virtual packages; none, with a warning, where they cannot be found out."""
-
-    from cetool.engines.virtual import detect_virtual_packages
-
     try:
-        return detect_virtual_packages(session.environ, spec.virtual_packages)
+        return detect_virtual_packages(world.environ, spec.virtual_packages)
     except EngineError as error:
-        session.voice.warn(str(error))
+        reporter.warn(str(error))
         return {}
 
 
-def _script(run: Run) -> RecordedScript:
-    source = run.source
+def _script(ready: Ready) -> RecordedScript:
+    source = ready.source
     name = source.name or source.script.path.name
     path, data = None, source.data
     if data is None:
@@ -195,7 +174,7 @@ def _script(run: Run) -> RecordedScript:
     text = data.decode("utf-8", "replace")
     keep = strip_credentials(text) == text
     if not keep:
-        run.session.voice.warn(
+        ready.reporter.warn(
             f"{source.script.name} has credentials in a URL, so its text is not put into the record: "
             "it can be run again where the script itself is"
         )

@@ -9,14 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from cetool.app.execution import RunOptions, prepare_run, read_entrypoint, specification
+from rattler import Version
+from rattler.exceptions import InvalidVersionError
+
+from cetool.app.consent import OWN
+from cetool.app.deciding import specification
+from cetool.app.decision import Decision
+from cetool.app.ensuring import ensure, note_used
 from cetool.app.recording import Recording, run_as_child, virtual_packages
-from cetool.app.session import Session
+from cetool.app.reporting import Reporter
 from cetool.app.sources import Source
+from cetool.app.starting import Ready, RunOptions, read_entrypoint
+from cetool.app.world import World
 from cetool.base.codec import sha256_of
 from cetool.base.errors import CetoolError, EngineError, Location, UsageError
 from cetool.base.text import printable
-from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.metadata import ScriptMetadata, read_metadata
 from cetool.declare.platforms import current_platform
 from cetool.declare.requirements import Requirements
@@ -30,15 +37,21 @@ from cetool.store.store import Lease
 _MINOR = ("__archspec", "__linux", "__unix", "__win")
 
 
-def do_again(
-    record: str, arguments: Sequence[str] | None, session: Session, *, here: bool, to_record: Path | None
+def rerun(
+    record: str,
+    arguments: Sequence[str] | None,
+    world: World,
+    reporter: Reporter,
+    *,
+    here: bool,
+    to_record: Path | None,
 ) -> NoReturn:
     """Do the run again that the record in a file tells of, and end as the script ends; ``arguments`` where they are to
     be others. Raises CetoolError where that cannot be."""
     recorded = read_record(record)
     where = Location(printable(record))
     _refuse(recorded, where, arguments)
-    source = _source(recorded, session, where)
+    source = _source(recorded, where, reporter)
     recorded = _with_variables(recorded, source)
     asked = recorded.asked
     metadata = ScriptMetadata(
@@ -50,22 +63,23 @@ def do_again(
         recorded.entrypoint,
     )
     entry = read_entrypoint(metadata, source.script)
-    _tell_differences(recorded, session)
+    _report_differences(recorded, world, reporter)
     if not here:
-        _enter(recorded.working_directory, session)
+        _enter(recorded.working_directory, reporter)
     given = recorded.script.given
     if source.data is None and os.path.abspath(given) == source.given:  # it sees its name as it did then
         source = source._replace(given=given)
-    how = RunOptions(activate=recorded.activate)
-    spec, lease = _environment(recorded, metadata, session)
-    run = prepare_run(source, session, how, lease, metadata, session.consent())
     words = tuple(arguments or recorded.arguments)
 
     def compare(ending: Ending) -> None:
         if words == recorded.arguments:
-            _compare(recorded, ending, session)
+            _compare(recorded, ending, reporter)
 
-    run_as_child(run, entry, words, Recording(to_record, spec, compare))
+    decision = Decision(metadata, asked, source, purpose=f"for {recorded.script.name}")
+    decision, lease = _environment(recorded, decision, world, reporter)
+    note_used(lease, source.noted, world, reporter)
+    ready = Ready(decision, lease, OWN, RunOptions(activate=recorded.activate), world, reporter)
+    run_as_child(entry, words, Recording(to_record, compare), ready)
 
 
 def _refuse(recorded: RunRecord, where: Location, arguments: Sequence[str] | None) -> None:
@@ -94,7 +108,7 @@ def _refuse(recorded: RunRecord, where: Location, arguments: Sequence[str] | Non
         )
 
 
-def _source(recorded: RunRecord, session: Session, where: Location) -> Source:
+def _source(recorded: RunRecord, where: Location, reporter: Reporter) -> Source:
     """The script that ran: the file that it was, where that has not changed, else what the record has of it."""
     script = recorded.script
     changed = None
@@ -112,7 +126,7 @@ def _source(recorded: RunRecord, session: Session, where: Location) -> Source:
             hint=f"Put the script with the SHA-256 {script.sha256} there.",
         )
     if changed is not None:
-        session.voice.warn(f"{changed}: a copy of the script that ran is run")
+        reporter.warn(f"{changed}: a copy of the script that ran is run")
     text = decode(script.data, script.name, python=looks_like_python(script.data, Path(script.name)))
     directory = Path(script.path).parent if script.path is not None else Path.cwd()
     shown = script_from_text(text, directory / script.name, printable(script.name))
@@ -138,22 +152,21 @@ def _with_variables(recorded: RunRecord, source: Source) -> RunRecord:
     return replace(recorded, environment=replace(recorded.environment, spec=spec))
 
 
-def _tell_differences(recorded: RunRecord, session: Session) -> None:
+def _report_differences(recorded: RunRecord, world: World, reporter: Reporter) -> None:
     """Warn where this machine offers less than the recorded one did, and tell of smaller differences with ``-v``."""
-    here = virtual_packages(session, recorded.asked)
+    here = virtual_packages(recorded.asked, world, reporter)
     for name, value in recorded.virtual_packages if here else ():
         if here.get(name) == value:
             continue
         text = f"the run was on a machine with {name} {_shown(value)}, and this one has "
         text += _shown(here[name]) if name in here else "none"
         if name in _MINOR or (name in here and not _is_less(here[name], value)):
-            session.voice.detail(text)
+            reporter.detail(text)
         else:
-            session.voice.warn(text)
-    unchecked = [each.name for each in recorded.lock.conda if not each.sha256 and not each.md5]
-    unchecked += [each.name for each in recorded.lock.pypi if not each.sha256 and not each.url.startswith("git+")]
+            reporter.warn(text)
+    unchecked = recorded.lock.without_digest
     if unchecked:
-        session.voice.warn(f"the record has no digests of {', '.join(unchecked)}: they are not verified")
+        reporter.warn(f"the record has no digests of {', '.join(unchecked)}: they are not verified")
 
 
 def _shown(value: str) -> str:
@@ -161,48 +174,45 @@ def _shown(value: str) -> str:
 
 
 def _is_less(here: str, there: str) -> bool:
-    from rattler import Version
-    from rattler.exceptions import InvalidVersionError
-
     try:
         return Version(_shown(here)) < Version(_shown(there))
     except InvalidVersionError:
         return True
 
 
-def _enter(directory: str, session: Session) -> None:
+def _enter(directory: str, reporter: Reporter) -> None:
     """Go where the recorded run was; where there is no such directory, stay here."""
     try:
         if directory and os.path.realpath(directory) != os.path.realpath(os.curdir):
             os.chdir(directory)
-            session.voice.detail(f"Running in {directory}, as recorded; --here runs in this directory")
+            reporter.detail(f"Running in {directory}, as recorded; --here runs in this directory")
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        session.voice.warn(f"the run was in {directory}, and this one is here: {reason}")
+        reporter.warn(f"the run was in {directory}, and this one is here: {reason}")
 
 
-def _environment(recorded: RunRecord, metadata: ScriptMetadata, session: Session) -> tuple[EnvironmentSpec, Lease]:
+def _environment(recorded: RunRecord, decision: Decision, world: World, reporter: Reporter) -> tuple[Decision, Lease]:
     """The environment with the recorded packages, held in use: the one of that time if it is still as it was."""
-    there = _same(recorded, session)
-    spec = recorded.asked if there is not None else recorded.spec
-    session.voice.block(specification(metadata, session.store.prefix(spec.name)))
+    there = _same(recorded, world)
+    decision = decision._replace(spec=recorded.asked if there is not None else recorded.spec)
+    reporter.block(specification(decision, world.store.prefix(decision.spec.name)))
     if there is None:
         try:
-            there = session.environment(metadata.requirements, spec, purpose=f"for {recorded.script.name}")
+            there = ensure(decision, world, reporter, consent=OWN)
         except EngineError as error:
             raise error.but(message=f"the recorded packages cannot be had again: {error.message}") from None
     made = (there.marker.engine, there.marker.engine_version)
     before = (recorded.engine.name, recorded.engine.version)
     if made != before:
-        session.voice.detail(f"Made by {' '.join(made)}, and at that time by {' '.join(before)}")
-    return spec, there
+        reporter.detail(f"Made by {' '.join(made)}, and at that time by {' '.join(before)}")
+    return decision, there
 
 
-def _same(recorded: RunRecord, session: Session) -> Lease | None:
+def _same(recorded: RunRecord, world: World) -> Lease | None:
     """The environment that the recorded run was in, if it is here and has the same packages."""
     if recorded.asked.name != recorded.environment.name:
         return None
-    lease = session.store.lease(recorded.environment.name)
+    lease = world.store.lease(recorded.environment.name)
     if lease is None:
         return None
     try:
@@ -217,16 +227,16 @@ def _same(recorded: RunRecord, session: Session) -> Lease | None:
     return None
 
 
-def _compare(recorded: RunRecord, ending: Ending, session: Session) -> None:
+def _compare(recorded: RunRecord, ending: Ending, reporter: Reporter) -> None:
     """Say whether it ended as the recorded run did."""
     before = recorded.ending
     if before is None:
-        session.voice.detail("The recorded run was not seen to end")
+        reporter.detail("The recorded run was not seen to end")
     elif (before.exit_status, before.signal) == (ending.exit_status, ending.signal):
-        session.voice.say(f"Ended {_how(ending)}, as recorded")
+        reporter.say(f"Ended {_how(ending)}, as recorded")
     else:
         sys.stdout.flush()
-        session.voice.warn(f"it ended {_how(ending)}, and the recorded run {_how(before)}")
+        reporter.warn(f"it ended {_how(ending)}, and the recorded run {_how(before)}")
 
 
 def _how(ending: Ending) -> str:

@@ -1,7 +1,4 @@
-"""Scripts from URLs: fetched, or without a network the last copy; and where each came from.
-
-Gets a script from where the command line says: a path, a URL, standard input, or the command line itself.
-"""
+"""Where a script comes from: a path, a URL, standard input, or the command line itself."""
 
 from __future__ import annotations
 
@@ -11,16 +8,15 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from cetool.app.session import Session
+from cetool.app.reporting import Reporter
+from cetool.app.world import World
 from cetool.base.codec import sha256_of
 from cetool.base.durations import format_duration
 from cetool.base.errors import CetoolError, ScriptNotFoundError, StoreError, UsageError
 from cetool.base.text import pattern
 from cetool.base.values import Value
-from cetool.declare.metadata import ScriptMetadata
 from cetool.declare.source import (
     MAX_SIZE,
     Script,
@@ -32,153 +28,128 @@ from cetool.declare.source import (
     script_from_text,
 )
 from cetool.fetch.addresses import GITHUB_TOKEN, Address
-from cetool.fetch.scripts import Fetched, Known, UnreachableError, fetch_script, locate_script
+from cetool.fetch.scripts import Known, UnreachableError, fetch_script, locate_script
 from cetool.store.keyed import Copy, CopyStore
 from cetool.store.scripts import Held, ScriptStore
 
+_PIN = pattern(r"(?:sha256[:=-])?([0-9a-fA-F]{64})\Z")
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a script came from.
 
-    ``asked`` is the address that was asked for, ``copy`` what came, ``pinned`` whether the command line said which
-    content it must have, ``fresh`` whether a server had it just now.
-    """
+class Remote(Value):
+    """The URL that a script came from."""
 
+    #: The address that was asked for.
     asked: Address
+    #: What came.
     copy: Copy
+    #: Whether the command line said which content it must have.
     pinned: bool
+    #: Whether a server had it just now.
     fresh: bool
 
-    def keep(self, session: Session) -> None:
+    def keep(self, world: World, reporter: Reporter) -> None:
         """Keep the copy for a run without a network; where that cannot be the script runs all the same."""
-        store = CopyStore(session.paths.copies, trust=session.paths.trusted)
+        store = CopyStore(world.paths.copies, trust=world.paths.trusted)
         if not self.fresh:
             store.touch(self.asked.key)
             return
         try:
             store.keep(self.asked.key, self.copy)
         except (StoreError, OSError) as error:
-            session.voice.detail(f"No copy of the script could be kept: {error}")
-
-
-@dataclass
-class Foreign:
-    """A script from a URL that a command works on, and what is known of what it would have done.
-
-    ``metadata`` is what it declares with what the command line adds, where the command has read that; ``platforms`` are
-    those that the command is about (None: this machine's). ``unasked``: it passes where there is no terminal to ask
-    on, unless a setting says otherwise. ``agreed`` tells how the user agreed, None as long as nobody has asked.
-    """
-
-    source: Source
-    origin: Origin
-    metadata: ScriptMetadata | None = None
-    platforms: tuple[str | None, ...] = (None,)
-    unasked: bool = False
-    agreed: str | None = None
-
-
-def open_remote(target: str, session: Session, *, insecure: bool, pinned: bool) -> Source:
-    """The script at a URL. Raises CetoolError where it cannot be had.
-
-    GitHub's token is taken out of the session's variables: what runs of the script, or is built for it, gets none. From
-    now on the session's consent takes the user's to this script.
-    """
-    asked = locate_script(target, insecure=insecure)
-    last = _last_copy(asked, session)
-    if session.offline:
-        copy, fresh = _offline(asked, last, session), False
-    else:
-        copy, fresh = _fetch(asked, last, session, insecure=insecure), True
-    session.environ.pop(GITHUB_TOKEN, None)
-    text = decode(copy.data, copy.url, python=looks_like_python(copy.data, Path(copy.name)))
-    # relative paths start from the working directory, as uv has it: the script's own is the cache's
-    script = script_from_text(text, Path.cwd() / copy.name, copy.url)
-    origin = Origin(asked, copy, pinned, fresh)
-    source = Source(script, target, copy.data, copy.name, origin=origin)
-    session.foreign.append(Foreign(source, origin))
-    return source
-
-
-def _last_copy(asked: Address, session: Session) -> Copy | None:
-    return CopyStore(session.paths.copies, trust=session.paths.trusted).find(asked.key)
-
-
-def _offline(asked: Address, last: Copy | None, session: Session) -> Copy:
-    if last is None:
-        raise UsageError(
-            "the script is at a URL, nothing may be downloaded (--offline), and there is no copy of it here",
-            code="offline-missing",
-            where=asked.where,
-            hint="A run without --offline keeps one. Or save the script, and give its path.",
-        )
-    session.voice.result(f"{last.url} is the copy that came {_age(last)} ago (--offline)")
-    return last
-
-
-def _fetch(asked: Address, last: Copy | None, session: Session, *, insecure: bool) -> Copy:
-    known = None if last is None else Known(last.address, last.data, last.etag, last.modified)
-    try:
-        fetched = fetch_script(asked, insecure=insecure, known=known, environ=session.environ)
-    except UnreachableError as error:
-        if last is not None:
-            hint = f"{error.hint or ''} `--offline` takes the copy that came {_age(last)} ago.".strip()
-            raise error.but(hint=hint) from None
-        raise
-    return _copy_of(fetched)
-
-
-def _copy_of(fetched: Fetched) -> Copy:
-    known = fetched.known
-    return Copy(fetched.url, known.address, fetched.name, fetched.data, time.time(), known.etag, known.modified)
-
-
-def _age(copy: Copy) -> str:
-    return format_duration(time.time() - copy.checked)
-
-
-_PIN = pattern(r"(?:sha256[:=-])?([0-9a-fA-F]{64})\Z")
+            reporter.detail(f"No copy of the script could be kept: {error}")
 
 
 class Source(Value):
-    """A script as it was ``given``.
-
-    One that is a file has been ``seen`` in this state before it was read; of another ``data`` are the bytes that it
-    will be kept as, and ``name`` what the file will be called. ``origin`` is that of one from a URL.
-    """
+    """A script and where it came from."""
 
     script: Script
+    #: What the command line called it.
     given: str
+    #: The bytes that it will be kept as, None for a file.
     data: bytes | None = None
+    #: What the file will be called that it is kept in.
     name: str = ""
+    #: The state of a file before it was read.
     seen: os.stat_result | None = None
-    origin: Origin | None = None
+    #: Where one from a URL came from.
+    remote: Remote | None = None
 
     @property
     def sha256(self) -> str:
         """The SHA-256 of its bytes, 64 hex digits; those of a file are read once more. Raises CetoolError."""
+        return sha256_of(read_bytes(self.given, self.script.name) if self.data is None else self.data)
 
-        data = read_bytes(self.given, self.script.name) if self.data is None else self.data
-        return sha256_of(data)
+    @property
+    def noted(self) -> str:
+        """What the usage log calls it."""
+        return str(self.script.path) if self.data is None else self.script.name
 
-    def keep(self, session: Session) -> Held:
+    @property
+    def identity(self) -> str | None:
+        """What it is known by from one run to the next: its path or URL; None for one that has no name."""
+        if self.remote is not None:
+            return self.remote.asked.shown
+        return os.path.abspath(self.script.path) if self.data is None else None
+
+    def keep(self, world: World) -> Held:
         """The file in which what came from elsewhere is kept from now on, held in use."""
         assert self.data is not None
-        return ScriptStore(session.paths.scripts, trust=session.paths.trusted).hold(self.data, self.name)
+        return ScriptStore(world.paths.scripts, trust=world.paths.trusted).hold(self.data, self.name)
 
 
-def open_source(target: str, session: Session, *, insecure: bool = False, sha256: str | None = None) -> Source:
-    """The script that SCRIPT names: ``-`` is standard input.
+def open_source(
+    target: str, world: World, reporter: Reporter, *, insecure: bool = False, sha256: str | None = None
+) -> tuple[Source, World]:
+    """The script that SCRIPT names (``-`` is standard input), and the world that it is worked on in.
 
-    With ``sha256`` it must have this digest. Raises CetoolError where there is none to be had, UsageError for what is
-    no digest. After one from a URL was opened, :meth:`~cetool.app.session.Session.consent` asks about it.
+    For one from a URL that world lacks GitHub's token: what runs of the script, or is built for it, gets none. With
+    ``sha256`` the script must have this digest. Raises CetoolError where there is no such script, UsageError for what
+    is not a digest.
     """
-    if sha256 is not None:
-        read_pin(sha256)
-    source = _open(target, session, insecure=insecure, pinned=sha256 is not None)
+    pinned = sha256 is not None and bool(read_pin(sha256))
+    if target != "-" and is_url(target):
+        source, world = _open_remote(target, world, reporter, insecure=insecure, pinned=pinned)
+    else:
+        source = source_of_stdin() if target == "-" else _open_file(target)
     check_pin(source, sha256)
-    return source
+    return source, world
+
+
+def _open_file(target: str) -> Source:
+    seen = None
+    try:
+        with contextlib.suppress(OSError, ValueError):
+            seen = os.stat(target)
+        return Source(read_script(target), target, seen=seen)
+    except ScriptNotFoundError as error:
+        raise _with_guess(error, target) from None
+
+
+def source_of_stdin() -> Source:
+    """The script on standard input."""
+    return _source_of_bytes(sys.stdin.buffer.read(MAX_SIZE + 1), "stdin")
+
+
+def source_of_lines(lines: Sequence[str]) -> Source:
+    """The script whose lines were given on the command line; standard input's where there are none."""
+    if not lines:
+        return source_of_stdin()
+    return _source_of_bytes(("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"), "code")
+
+
+def _source_of_bytes(data: bytes, name: str) -> Source:
+    # relative channels in it start from the working directory, as one would expect of what was just typed
+    script = script_from_text(decode(data, f"<{name}>", python=True), Path.cwd() / name, f"<{name}>")
+    return Source(script, name, data, name)
+
+
+def source_of_text(text: str, name: str = "script") -> Source:
+    """The script that a text is. Relative paths in it start from the working directory."""
+    script = script_from_text(text, Path.cwd() / name, f"<{name}>")
+    return Source(script, name, text.encode("utf-8", "surrogateescape"), name)
+
+
+# --- pins -------------------------------------------------------------------------------------------------------------
 
 
 def read_pin(text: str) -> str:
@@ -203,38 +174,50 @@ def check_pin(source: Source, sha256: str | None) -> None:
     )
 
 
-def _open(target: str, session: Session, *, insecure: bool, pinned: bool) -> Source:
-    if target == "-":
-        return source_of_stdin()
-    if not is_url(target):
-        seen = None
-        try:
-            with contextlib.suppress(OSError, ValueError):
-                seen = os.stat(target)
-            return Source(read_script(target), target, seen=seen)
-        except ScriptNotFoundError as error:
-            raise _with_guess(error, target) from None
-
-    return open_remote(target, session, insecure=insecure, pinned=pinned)
+# --- URLs -------------------------------------------------------------------------------------------------------------
 
 
-def source_of_stdin() -> Source:
-    """The script on standard input."""
-    data = sys.stdin.buffer.read(MAX_SIZE + 1)
-    return _source_of_bytes(data, "stdin")
+def _open_remote(
+    target: str, world: World, reporter: Reporter, *, insecure: bool, pinned: bool
+) -> tuple[Source, World]:
+    """The script at a URL. Raises CetoolError where it cannot be fetched."""
+    asked = locate_script(target, insecure=insecure)
+    last = CopyStore(world.paths.copies, trust=world.paths.trusted).find(asked.key)
+    copy = _kept(asked, last, reporter) if world.offline else _fetch(asked, last, world, insecure=insecure)
+    text = decode(copy.data, copy.url, python=looks_like_python(copy.data, Path(copy.name)))
+    # relative paths start from the working directory, as uv has it: the script's own is the cache's
+    script = script_from_text(text, Path.cwd() / copy.name, copy.url)
+    remote = Remote(asked, copy, pinned, fresh=not world.offline)
+    return Source(script, target, copy.data, copy.name, remote=remote), world.without(GITHUB_TOKEN)
 
 
-def source_of_lines(lines: Sequence[str]) -> Source:
-    """The script whose lines were given on the command line; standard input's where there are none."""
-    if not lines:
-        return source_of_stdin()
-    return _source_of_bytes(("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"), "code")
+def _kept(asked: Address, last: Copy | None, reporter: Reporter) -> Copy:
+    if last is None:
+        raise UsageError(
+            "the script is at a URL, nothing may be downloaded (--offline), and there is no copy of it here",
+            code="offline-missing",
+            where=asked.where,
+            hint="A run without --offline keeps one. Or save the script, and give its path.",
+        )
+    reporter.result(f"{last.url} is the copy that came {_age(last)} ago (--offline)")
+    return last
 
 
-def _source_of_bytes(data: bytes, name: str) -> Source:
-    # relative channels in it start from the working directory, as one would expect of what was just typed
-    script = script_from_text(decode(data, f"<{name}>", python=True), Path.cwd() / name, f"<{name}>")
-    return Source(script, name, data, name)
+def _fetch(asked: Address, last: Copy | None, world: World, *, insecure: bool) -> Copy:
+    known = None if last is None else Known(last.address, last.data, last.etag, last.modified)
+    try:
+        fetched = fetch_script(asked, insecure=insecure, known=known, environ=world.environ)
+    except UnreachableError as error:
+        if last is not None:
+            hint = f"{error.hint or ''} `--offline` takes the copy that came {_age(last)} ago.".strip()
+            raise error.but(hint=hint) from None
+        raise
+    now = fetched.known
+    return Copy(fetched.url, now.address, fetched.name, fetched.data, time.time(), now.etag, now.modified)
+
+
+def _age(copy: Copy) -> str:
+    return format_duration(time.time() - copy.checked)
 
 
 def _with_guess(error: ScriptNotFoundError, target: str) -> ScriptNotFoundError:

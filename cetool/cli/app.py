@@ -46,7 +46,7 @@ _PLACES = {
     "trust": ("trusting", "app"),
     "kernel": ("kernels", "app"),
     "config": ("settings", "app"),
-    "overlay": ("overlay_use", "app"),
+    "overlay": ("overlays", "app"),
     "baseline": ("baseline_commands", "app"),
 }
 

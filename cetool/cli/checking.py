@@ -41,9 +41,9 @@ def check(
     given: CheckOptions,
 ) -> int:
     """Look for mistakes in what scripts declare; the exit status is 1 where there is something to say."""
-    session = options.open_session(given)
+    world, voice = options.open_world(given)
     checks = Checks(given.solve, tuple(given.ignore or ()), given.declared_only, given.insecure)
-    found = check_scripts(targets, checks, session)
+    found = check_scripts(targets, checks, world, voice)
     if given.as_json:
         print_json(_document(found))
     else:
@@ -55,7 +55,7 @@ def check(
                     print_line("".join(f"    {line}\n" for line in finding.hint.splitlines()).rstrip("\n"))
         count = sum(len(checked.findings) for checked in found)
         scripts = f"{len(found)} script{'' if len(found) == 1 else 's'}"
-        session.voice.say(f"{scripts} looked at: {f'{count} to mend' if count else 'nothing to mend'}")
+        voice.say(f"{scripts} looked at: {f'{count} to mend' if count else 'nothing to mend'}")
     return 1 if any(checked.findings for checked in found) else 0
 
 

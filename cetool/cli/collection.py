@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
+from cetool.app.background import be_nice
 from cetool.app.collecting import collect, collect_downloads
-from cetool.app.session import Session
 from cetool.base.durations import format_duration, format_size, parse_duration, parse_size
 from cetool.base.errors import EXIT_FAILURE, CetoolError, UsageError
 from cetool.cli import options
 from cetool.cli.options import option
 from cetool.cli.output import print_json
+from cetool.cli.voice import Voice
 from cetool.store.gc import Collected, Collection, Policy, Removable
 from cetool.store.kinds import DOWNLOADS, PACKAGES_KIND
 
@@ -56,8 +56,8 @@ def gc(*, given: GcOptions) -> None:
             f"--packages and {'--all' if given.everything else '--max-size'} exclude each other",
             hint="--all includes downloaded packages; with --packages, --older-than keeps those used lately.",
         )
-    session = options.open_session(given)
-    settings = session.settings
+    world, voice = options.open_world(given)
+    settings = world.settings
     policy = Policy(everything=True)
     if not given.everything and given.older_than is None and given.max_size is None:
         policy = Policy(settings.remove_if_unused_for * 3600, settings.max_size)
@@ -67,32 +67,24 @@ def gc(*, given: GcOptions) -> None:
             None if given.max_size is None else parse_size(given.max_size),
         )
     if given.background:
-        _collect_unnoticed(session, policy)
+        be_nice()
+        with contextlib.suppress(CetoolError, OSError):  # nobody reads a message here
+            collect(policy, world, voice, dry_run=False)
         return
     if given.packages:
         age = 0.0 if given.older_than is None else policy.older_than or 0.0
-        found = collect_downloads(session, age, dry_run=given.dry_run)
+        found = collect_downloads(age, world, dry_run=given.dry_run)
     else:
-        found = collect(session, policy, dry_run=given.dry_run)
+        found = collect(policy, world, voice, dry_run=given.dry_run)
     if given.as_json:
         print_json(_document(found))
     else:
-        _tell(found, session)
+        _tell(found, voice)
     if found.failed:
         raise typer.Exit(EXIT_FAILURE)
 
 
-def _collect_unnoticed(session: Session, policy: Policy) -> None:
-    """Collect for a caller who does not wait, with what it leaves over of the machine; nobody reads a message here."""
-    if hasattr(os, "nice"):
-        with contextlib.suppress(OSError):
-            os.nice(10)
-    with contextlib.suppress(CetoolError, OSError):
-        collect(session, policy, dry_run=False)
-
-
-def _tell(found: Collection, session: Session) -> None:
-    voice = session.voice
+def _tell(found: Collection, voice: Voice) -> None:
     done, freed = ("Would remove", "would free") if found.dry_run else ("Removed", "freed")
     environments = found.of(*_LISTED)
     for item in environments:

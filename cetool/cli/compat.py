@@ -13,17 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from cetool.app.execution import RunOptions, run_source
-from cetool.app.explicit_files import explicit_spec
-from cetool.app.session import Session
+from cetool.app.decision import Wish
+from cetool.app.environments import create, decide_specs
+from cetool.app.running import run
 from cetool.app.sources import open_source, source_of_lines
+from cetool.app.starting import RunOptions
+from cetool.app.world import World, prepare
 from cetool.base.errors import UsageError
-from cetool.cli.environments import create_environment, requirements_of
 from cetool.cli.output import print_data, print_line
-from cetool.declare.requirements import Requirements
+from cetool.cli.voice import Voice, start
 from cetool.engines.registration import forget_registration
 from cetool.store.gc import Collection, Policy
 from cetool.store.kinds import collect_environments
+from cetool.store.usage import open_usage_log
 
 
 def execute(arguments: Sequence[str]) -> NoReturn:
@@ -43,36 +45,36 @@ def execute(arguments: Sequence[str]) -> NoReturn:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="The script's own arguments.")
     asked = parser.parse_args(arguments)
     verbosity = "verbose" if asked.verbose else "quiet" if asked.quiet else None
-    session = Session({"verbosity": verbosity, "trust": "always" if asked.yes else None})
+    world, voice = start({"verbosity": verbosity, "trust": "always" if asked.yes else None})
     if asked.code is not None:
         source, words = source_of_lines(asked.code), [word for word in [asked.path] if word] + asked.arguments
     elif asked.path is not None:
         # the original asked plain http servers, too
-        source = open_source(asked.path, session, insecure=asked.path.lower().startswith("http://"))
+        insecure = asked.path.lower().startswith("http://")
+        source, world = open_source(asked.path, world, voice, insecure=insecure)
         words = list(arguments[list(arguments).index(asked.path) + 1 :])  # a -- too, that argparse takes out
     else:
         raise UsageError("no script was given", hint="Pass the file to execute, or its lines with -c.")
     # where it ran unattended it goes on to; at a terminal one is asked, as with `cetool run`
-    run_source(source, words, session, RunOptions(refresh=asked.force_env, unasked=True, original=True))
+    run(source, words, RunOptions(Wish(refresh=asked.force_env, unasked=True, original=True)), world, voice)
 
 
 def tmpenv(arguments: Sequence[str]) -> int:
     """``conda-tmpenv`` with these arguments: the exit status. Raises CetoolError."""
     asked = _tmpenv_parser().parse_args(arguments)
-    session = Session({"verbosity": "verbose" if asked.verbose else None})
+    world, voice = start({"verbosity": "verbose" if asked.verbose else None})
     if asked.command == "list":
-        return _list(session)
+        return _list(world, voice)
     if asked.command == "clear":
-        return _clear(session, asked.min_age)
+        return _clear(world, voice, asked.min_age)
     if asked.command == "create" and not asked.specs and not asked.file:
         print_line("Error: no packages to install, must supply command line package specs or --file.", error=True)
         return 1
-    exact = explicit_spec(asked.file, bool(asked.specs), session)
-    requirements = Requirements() if exact else requirements_of(asked.specs, asked.file)
+    decision = decide_specs(asked.specs, asked.file, Wish(), world, voice)
     if asked.command == "name":
-        print_data(f"{session.store.prefix((exact or session.spec_of(requirements)).name)}\n")
+        print_data(f"{world.store.prefix(decision.spec.name)}\n")
     else:
-        print_data(f"{create_environment(requirements, session, refresh=asked.force, exact=exact)}\n")
+        print_data(f"{create(decision, world, voice, refresh=asked.force)}\n")
     return 0
 
 
@@ -108,13 +110,13 @@ def _hours(text: str) -> float:
     return hours
 
 
-def _list(session: Session) -> int:
-    if not session.paths.envs.exists():
+def _list(world: World, voice: Voice) -> int:
+    if not world.paths.envs.exists():
         return 0
-    with session.usage() as usage:
+    with open_usage_log(world.paths, world.store, warn=voice.warn) as usage:
         rows, running = usage.rows(), usage.running()
     now = time.time()
-    for directory in session.store.directories():
+    for directory in world.store.directories():
         row = rows.get(directory.prefix.name)
         if row is None:
             continue
@@ -125,17 +127,17 @@ def _list(session: Session) -> int:
     return 0
 
 
-def _clear(session: Session, hours: float | None) -> int:
-    if not session.paths.envs.exists():
+def _clear(world: World, voice: Voice, hours: float | None) -> int:
+    if not world.paths.envs.exists():
         return 0
-    session.prepare_cache()
-    age = session.settings.remove_if_unused_for if hours is None else hours
+    prepare(world.paths)
+    age = world.settings.remove_if_unused_for if hours is None else hours
 
     def forget(prefix: Path) -> None:
-        forget_registration(prefix, session.environ)
-        session.voice.result(f"Removing unused temporary environment {prefix}.")
+        forget_registration(prefix, world.environ)
+        voice.result(f"Removing unused temporary environment {prefix}.")
 
-    with session.usage() as usage:
+    with open_usage_log(world.paths, world.store, warn=voice.warn) as usage:
         collection = Collection(Policy(older_than=age * 3600))
-        collect_environments(collection, session.store, usage, on_removed=forget)
+        collect_environments(collection, world.store, usage, on_removed=forget)
     return 0

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from cetool.app.editing import Written, change_script, convert_script, init_script
-from cetool.app.session import Session
 from cetool.cli import options
 from cetool.cli.options import option
+from cetool.cli.voice import Voice
 from cetool.edit.editing import BlockChange, requirements_change
 
 
@@ -39,9 +39,9 @@ class InitOptions(options.Output):
 @options.command
 def init(target: Target, *, given: InitOptions) -> None:
     """Write a block into a script that has none, with the packages that a Python script imports."""
-    session = options.open_session(given)
+    _, voice = options.open_world(given)
     written = init_script(target, given.dialect.value, given.extra or ())
-    _tell(session, written, f"Wrote a {given.dialect.value} block into {{}}; `cetool show` tells of it")
+    _tell(voice, written, f"Wrote a {given.dialect.value} block into {{}}; `cetool show` tells of it")
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def add(
     given: AddOptions,
 ) -> None:
     """Add packages or channels to what a script declares; a package that is there gets the new version."""
-    session = options.open_session(given)
+    _, voice = options.open_world(given)
     change = requirements_change(specs or (), given.channel or (), pypi=given.pypi)
-    _tell(session, change_script(target, change), "Changed {}")
+    _tell(voice, change_script(target, change), "Changed {}")
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ def drop(
     given: DropOptions,
 ) -> None:
     """Take packages out of what a script declares, from conda and from PyPI alike."""
-    session = options.open_session(given)
+    _, voice = options.open_world(given)
     change = BlockChange(drop=tuple(dict.fromkeys(names)))
-    _tell(session, change_script(target, change), "Changed {}")
+    _tell(voice, change_script(target, change), "Changed {}")
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,15 @@ class ConvertOptions(options.Output):
 @options.command
 def convert(target: Target, *, given: ConvertOptions) -> None:
     """Write a script's block in another dialect; its environment stays the same."""
-    session = options.open_session(given)
-    _tell(session, convert_script(target, given.to.value), f"Converted {{}} to {given.to.value}")
+    _, voice = options.open_world(given)
+    _tell(voice, convert_script(target, given.to.value), f"Converted {{}} to {given.to.value}")
 
 
-def _tell(session: Session, written: Written, done: str) -> None:
+def _tell(voice: Voice, written: Written, done: str) -> None:
     """Say what became of a script, and what there is to know about it; ``done`` has {} for its name."""
     for note in written.notes:
-        session.voice.warn(note)
+        voice.warn(note)
     if written.changed:
-        session.voice.say(done.replace("{}", written.name))
+        voice.say(done.replace("{}", written.name))
     else:
-        session.voice.result(f"Nothing to change in {written.name}")
+        voice.result(f"Nothing to change in {written.name}")

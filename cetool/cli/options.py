@@ -17,8 +17,9 @@ from typing import Annotated, Any, TypeVar, cast, get_type_hints
 import typer
 from typer.models import OptionInfo
 
-from cetool.app.locked import LockChoice
-from cetool.app.session import Session
+from cetool.app.decision import LockChoice
+from cetool.app.world import World
+from cetool.cli.voice import Voice, start
 from cetool.declare.platforms import PLATFORMS
 from cetool.settings.settings import ENGINES
 
@@ -411,6 +412,6 @@ def record_target(given: str | None) -> Path | None:
     return target(given)
 
 
-def open_session(given: Group) -> Session:
-    """The session that the options of a command ask for."""
-    return Session(given.settings)
+def open_world(given: Group) -> tuple[World, Voice]:
+    """The world that the options of a command ask for, and what speaks in it."""
+    return start(given.settings)

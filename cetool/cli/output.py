@@ -18,10 +18,6 @@ from typing import TextIO
 from cetool.base.text import json_escaped, neutral, neutral_line
 from cetool.base.urls import cleaned, redact
 
-#: A list of one is said as it is; what YAML would read otherwise is quoted.
-_PLAIN_FIRST = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/."
-_NOT_PLAIN = ",[]{}#:\"'"
-
 
 def print_json(document: dict[str, object]) -> None:
     """Print a document on standard output; its first key is ``schema``, as docs/json.md describes it."""
@@ -96,13 +92,3 @@ def is_terminal() -> bool:
         return sys.stdout is not None and sys.stdout.isatty()
     except (OSError, ValueError):
         return False
-
-
-def flow(items: Sequence[str]) -> str:
-    """A list as YAML writes it in one line: ``[python >=3, numpy]``."""
-    return f"[{', '.join(redact(_scalar(neutral_line(item))) for item in items)}]"
-
-
-def _scalar(text: str) -> str:
-    plain = text[:1] in _PLAIN_FIRST and text.strip() == text and not any(char in _NOT_PLAIN for char in text)
-    return text if text and plain else "'" + text.replace("'", "''") + "'"

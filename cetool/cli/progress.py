@@ -11,38 +11,23 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from time import monotonic
 from typing import TextIO
 
-from cetool.base.text import neutral, pattern, without_controls
-from cetool.base.urls import redact, scrub
+from cetool.app.reporting import plain
+from cetool.base.text import neutral, without_controls
+from cetool.base.urls import redact
 
 _TICK = 0.1
 #: Seconds over which a rate is taken.
 _RATE_SPAN = 5.0
-#: Characters of a line; more is not read by anyone, whoever made it up.
-_MAX_LINE = 4000
 _ERASE_LINE = "\r\x1b[K"
 #: The stages in which the number of packages means something.
 _COUNTED = ("Downloading", "Linking")
-
-_BREAKS = pattern(r"[\t\n\v\f\r\x85\u2028\u2029]+")
-
-
-def plain(text: str) -> str:
-    """The text as one line that a terminal shows and does not obey, without the credentials of URLs."""
-    line = text[: 2 * _MAX_LINE]
-    if not (line.isascii() and line.isprintable()):
-        line = without_controls(_BREAKS.sub(" ", line))
-    if len(text) > 2 * _MAX_LINE or len(line) > _MAX_LINE:
-        # whole words only: in half a URL credentials are not found
-        line = line[:_MAX_LINE].rpartition(" ")[0] + " ..."
-    return redact(line).strip()
 
 
 def printable_lines(text: str) -> str:
@@ -50,66 +35,20 @@ def printable_lines(text: str) -> str:
     return "\n".join(redact(without_controls(line)) for line in text.split("\n"))
 
 
-class Voice:
-    """What is said on standard error, by verbosity: ``quiet``, ``normal`` or ``verbose``.
-
-    Nothing is ever raised because it cannot be said: to a stream that is closed, broken or None nothing is.
-    """
-
-    def __init__(self, verbosity: str, environ: Mapping[str, str], stream: TextIO | None = None) -> None:
-        self.verbosity = verbosity
-        self._out = _Output(sys.stderr if stream is None else stream)
-        live = verbosity != "quiet" and self._out.terminal and _can_redraw(environ)
-        self._live = environ if live else None
-
-    def say(self, text: str) -> None:
-        """Tell a result: to a terminal, and with ``-v`` to anything; a cron job's success is silent."""
-        if self.verbosity == "verbose" or (self.verbosity != "quiet" and self._out.terminal):
-            self._out.line(plain(text))
-
-    def detail(self, text: str) -> None:
-        """Tell what only ``-v`` asks for."""
-        if self.verbosity == "verbose":
-            self._out.line(plain(text))
-
-    def result(self, text: str) -> None:
-        """Tell what a command was called for, unless quiet."""
-        if self.verbosity != "quiet":
-            self._out.line(plain(text))
-
-    def block(self, text: str) -> None:
-        """Tell lines that only ``-v`` asks for, their form kept."""
-        if self.verbosity == "verbose":
-            self._out.line(printable_lines(text))
-
-    def warn(self, text: str) -> None:
-        """Warn, unless quiet."""
-        if self.verbosity != "quiet":
-            self._out.line(f"cetool: warning: {scrub(plain(text))}")
-
-    @contextmanager
-    def progress(self) -> Iterator[CreationProgress]:
-        """Show how an environment is made, for as long as the context lasts; no trace of a live display stays."""
-        creation = CreationProgress(self, self._out, self._live)
-        try:
-            creation._begin()
-            yield creation
-        finally:
-            creation._end()
-
-
 class CreationProgress:
-    """The :class:`~cetool.engines.protocol.Progress` of one environment. To be had from :meth:`Voice.progress`.
+    """The :class:`~cetool.app.reporting.CreationProgress` that a terminal shows, or lines of ``-v``.
 
     Its methods may be called from any thread, thousands of times a second, and when the display has long ended.
     """
 
-    def __init__(self, voice: Voice, out: _Output, live: Mapping[str, str] | None) -> None:
-        """``live`` is the environment whose terminal is drawn on; None where lines are printed, or nothing."""
-        self._voice = voice
+    def __init__(
+        self, detail: Callable[[str], None], out: Output, live: Mapping[str, str] | None, *, lines: bool
+    ) -> None:
+        """``live`` is the environment whose terminal is drawn on; where it is None, ``lines`` go to ``detail``."""
+        self._detail = detail
         self._out = out
         self._live = live
-        self._lines = live is None and voice.verbosity == "verbose"
+        self._lines = live is None and lines
         # what is told is one attribute set to one new object, which needs no lock; lines do, to come once and in order
         self._stage = _Stage("")
         self._count = 0
@@ -135,7 +74,7 @@ class CreationProgress:
                     line = f"Linking {_packages(self._count)}"
                 if line and line not in self._told:
                     self._told.add(line)
-                    self._voice.detail(line)
+                    self._detail(line)
 
     def packages(self, count: int) -> None:
         """So many packages will be linked."""
@@ -155,19 +94,21 @@ class CreationProgress:
     def note(self, text: str) -> None:
         """A sentence for ``-v``."""
         if not self._ended.is_set():
-            self._voice.detail(text)
+            self._detail(text)
 
     def wait(self, holder: str) -> None:
         """Another process makes the environment; ``holder`` says which, and may be empty."""
         self.stage(f"Waiting for {holder or 'another cetool'} ...")
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Start to draw, where there is something to draw on."""
         if self._live is not None:
             self._thread = threading.Thread(target=self._draw, args=(self._live,), daemon=True)
             with suppress(RuntimeError):  # no more threads to be had: then nothing is shown
                 self._thread.start()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Leave nothing of what was drawn."""
         try:
             with self._lock:
                 self._close_stage()
@@ -183,7 +124,7 @@ class CreationProgress:
         done = self._stage.downloaded[0]
         if self._lines and done > 0:
             self._stage.downloaded = (0, None)
-            self._voice.detail(f"Downloaded {_amount(done)}")
+            self._detail(f"Downloaded {_amount(done)}")
 
     def _draw(self, environ: Mapping[str, str]) -> None:
         if hasattr(signal, "pthread_sigmask"):  # signals are for the main thread, which Python handles them in
@@ -213,7 +154,7 @@ class _Stage:
         self.linked: tuple[int, int] = (0, 0)
 
 
-class _Output:
+class Output:
     """A stream: whole lines, and below them at most one that is drawn again and again."""
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -296,7 +237,7 @@ class _Output:
 class _Painter:
     """Makes frames: a stage as one line with colours, as wide as the terminal is."""
 
-    def __init__(self, out: _Output, environ: Mapping[str, str]) -> None:
+    def __init__(self, out: Output, environ: Mapping[str, str]) -> None:
         # a tenth of a second that only those who see a display pay, beside the engine's work
         from rich.console import Console
         from rich.text import Text
@@ -371,7 +312,7 @@ class _Painter:
         return int((done - samples[0][1]) / span) if span >= 0.5 else 0
 
 
-def _can_redraw(environ: Mapping[str, str]) -> bool:
+def can_redraw(environ: Mapping[str, str]) -> bool:
     """Whether a terminal takes back what it shows: one that is dumb does not, and the log of a CI run keeps it all."""
     if environ.get("CI", "").lower() not in ("", "0", "false"):
         return False

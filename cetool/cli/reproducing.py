@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cetool.base.text import printable
 from cetool.cli import options
 from cetool.cli.options import option
-from cetool.cli.output import print_data
+from cetool.cli.output import print_data, print_json, print_line
+from cetool.cli.voice import Voice
+
+if TYPE_CHECKING:  # each command imports what it needs
+    from cetool.app.verifying import Verified
+
+VERIFY_SCHEMA = "cetool.verify/1"
+
+#: Differences of one environment that are shown without ``-v``.
+_MOST_SHOWN = 20
 
 
 class Format(str, Enum):
@@ -49,11 +60,11 @@ def rerun(
     given: RerunOptions,
 ) -> None:
     """Do a recorded run again: the same script and arguments on the very same packages."""
-    from cetool.app.rerunning import do_again
+    from cetool.app.rerunning import rerun as do_again
 
     to_record = options.record_target(given.record)
-    session = options.open_session(given)
-    do_again(record_file, arguments, session, here=given.here, to_record=to_record)
+    world, voice = options.open_world(given)
+    do_again(record_file, arguments, world, voice, here=given.here, to_record=to_record)
 
 
 @dataclass(frozen=True)
@@ -74,10 +85,95 @@ def verify(
     given: VerifyOptions,
 ) -> int:
     """Compare the files of environments with the hashes that their packages recorded."""
-    from cetool.app.verifying import verify_environments
+    from cetool.app.verifying import verify as verified
 
-    session = options.open_session(given)
-    return verify_environments(targets or [], session, as_json=given.as_json)
+    world, voice = options.open_world(given)
+    found: list[Verified] = []
+    for each in verified(targets or [], world, voice):
+        found.append(each)
+        if not given.as_json:
+            _show(each, voice)
+    if given.as_json:
+        print_json(_document(found))
+    else:
+        _conclude(found, str(world.paths.envs), voice, alone=len(targets or []) == 1)
+    return 0 if all(each.intact for each in found) else 1
+
+
+def _show(found: Verified, voice: Voice) -> None:
+    verdict, verbose = found.verdict, voice.verbosity == "verbose"
+    if found.intact:
+        if voice.verbosity != "quiet":
+            print_line(f"{found.prefix.name}: intact ({_count(verdict.files)})")
+    else:
+        states = [each.state for each in verdict.differences]
+        told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        print_line(f"{found.prefix.name}: {told} (of {_count(verdict.files)})")
+    shown = verdict.differences if verbose else verdict.differences[:_MOST_SHOWN]
+    for each in shown:
+        print_line(f"  {each.state:<8} {printable(each.path)}" + (f"  {each.package}" if each.package else ""))
+    if len(shown) < len(verdict.differences):
+        print_line(f"  ... and {len(verdict.differences) - len(shown)} more; -v shows them all")
+    if verbose:
+        for path in verdict.made:
+            print_line(f"  {'made':<8} {printable(path)}  by a link script, when the environment was made")
+        for path in verdict.compiled:
+            print_line(f"  {'compiled':<8} {printable(path)}")
+
+
+def _conclude(found: list[Verified], directory: str, voice: Voice, *, alone: bool) -> None:
+    sys.stdout.flush()  # where both go to one file, what is said of it comes last
+    broken = sum(not each.intact for each in found)
+    if not found:
+        voice.result(f"There are no environments in {directory}.")
+    elif not alone and voice.verbosity != "quiet":
+        files = sum(each.verdict.files for each in found)
+        plural = "" if len(found) == 1 else "s"
+        print_line(f"{len(found)} environment{plural}, {_count(files)}: {len(found) - broken} intact, {broken} not")
+        sys.stdout.flush()
+    if packages := sorted({path for each in found for path in each.damaged_cache}):
+        voice.warn(
+            f"the package cache has damaged files as well, which would be linked again: remove {', '.join(packages)}"
+        )
+    if linked := sorted({name for each in found for name in each.linked_to_installer}):
+        voice.warn(
+            f"files of {', '.join(linked)} have another name, probably in uv's cache, which has the same in it: "
+            f"`uv cache clean {' '.join(linked)}`"
+        )
+    if broken:
+        voice.result("`cetool run --refresh SCRIPT` makes an environment anew; `cetool remove NAME` removes it.")
+
+
+def _count(files: int) -> str:
+    return f"{files} file{'' if files == 1 else 's'}"
+
+
+def _document(found: list[Verified]) -> dict[str, object]:
+    return {
+        "schema": VERIFY_SCHEMA,
+        "intact": all(each.intact for each in found),
+        "environments": [
+            {
+                "name": each.name,
+                "prefix": str(each.prefix),
+                "files": each.verdict.files,
+                "intact": each.intact,
+                "made": list(each.verdict.made),
+            }
+            for each in found
+        ],
+        "differences": [
+            {
+                "prefix": str(each.prefix),
+                "path": item.path,
+                "state": item.state,
+                "package": item.package,
+                "cached": item.cached,
+            }
+            for each in found
+            for item in each.verdict.differences
+        ],
+    }
 
 
 @dataclass(frozen=True)
@@ -118,10 +214,10 @@ def export(
     from cetool.app.exporting import Wanted, write_output
     from cetool.app.exporting import export as exported
 
-    session = options.open_session(given)
+    world, voice = options.open_world(given)
     platforms, more = tuple(dict.fromkeys(given.platform or ())), tuple(given.extra or ())
     wanted = Wanted(target, given.format.value, platforms, given.lock_file, more, given.env_file, given.sha256)
-    text = exported(wanted, session)
+    text = exported(wanted, world, voice)
     if given.output is None:
         print_data(text)
     else:

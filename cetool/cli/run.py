@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from cetool.app.baseline_options import BaselineOptions
-from cetool.app.execution import NotebookOptions, RunOptions, run_source
+from cetool.app.decision import BaselineOptions, Wish
+from cetool.app.running import run as become_script
 from cetool.app.sources import check_pin, open_source, source_of_lines
+from cetool.app.starting import NotebookOptions, RunOptions
 from cetool.base.errors import UsageError
 from cetool.cli import options
 from cetool.cli.options import option
@@ -67,7 +68,7 @@ def run(
 ) -> None:
     """Run a script in the conda environment that it declares."""
     to_record = options.record_target(given.record)
-    session = options.open_session(given)
+    world, voice = options.open_world(given)
     words = [*([] if target is None else [target]), *(arguments or [])]
     if given.code:
         source, words = source_of_lines(words), []
@@ -75,23 +76,21 @@ def run(
     elif not words:
         raise UsageError("no script was given", hint="cetool run SCRIPT, or cetool run -c LINE..., or cetool run -")
     else:
-        source, words = open_source(words[0], session, insecure=given.insecure, sha256=given.sha256), words[1:]
-    notebook = NotebookOptions(given.out, tuple(given.parameter or ()), tuple(given.raw_parameter or ()))
-    how = RunOptions(
+        source, world = open_source(words[0], world, voice, insecure=given.insecure, sha256=given.sha256)
+        words = words[1:]
+    wish = Wish(
         extra=tuple(given.extra or ()),
         env_file=given.env_file,
-        refresh=given.refresh,
-        activate=not given.no_activate,
-        notebook=notebook,
         lock=given.choice,
         exclude_newer=given.exclude_newer,
         baselines=BaselineOptions.of(given.baseline, given.without, insecure=given.insecure),
-        record=to_record,
-        keep=given.keep,
         base=given.base,
         overlay=tuple(given.overlay or ()),
+        refresh=given.refresh,
     )
-    run_source(source, words, session, how)
+    notebook = NotebookOptions(given.out, tuple(given.parameter or ()), tuple(given.raw_parameter or ()))
+    how = RunOptions(wish, not given.no_activate, given.keep, to_record, notebook)
+    become_script(source, words, how, world, voice)
 
 
 class RunCommand(TyperCommand):

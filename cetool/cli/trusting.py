@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
+from cetool.app.asking import trusted_by
 from cetool.base.durations import format_duration
-from cetool.base.errors import CetoolError, UsageError
+from cetool.base.errors import UsageError
 from cetool.base.text import printable
-from cetool.base.urls import strip_credentials
 from cetool.cli import options
 from cetool.cli.options import option
 from cetool.cli.output import print_json, print_table
-from cetool.cli.progress import Voice
-from cetool.declare.source import is_url
+from cetool.cli.voice import Voice
 from cetool.settings.paths import trust_directory
 from cetool.settings.settings import load_settings
 from cetool.store.trust import Trusted, TrustStore
 
 SCHEMA = "cetool.trust/1"
-_DIGEST = re.compile(r"(?:sha256:)?([0-9a-fA-F]{6,64})\Z")
 _SHOWN_DIGITS = 16
 
 app = typer.Typer(name="trust", help="Show and forget which scripts from URLs may run.", no_args_is_help=True)
@@ -81,39 +78,12 @@ def forget(
         raise UsageError("say which scripts to forget, or --all", hint="`cetool trust list` shows them.")
     store, voice = _store(), _voice()
     trusted = [] if store is None else store.all()
-    chosen = trusted if given.everything else [item for word in which or () for item in _matching(word, trusted)]
-    for item in dict.fromkeys(chosen):
+    chosen = trusted if given.everything else trusted_by(which or [], trusted)
+    for item in chosen:
         if store is not None and store.forget(item.sha256):
             voice.result(f"Forgot {item.sha256[:_SHOWN_DIGITS]} from {printable(item.url)}")
     if not chosen:
         voice.result("There is nothing to forget.")
-
-
-def _matching(word: str, trusted: list[Trusted]) -> list[Trusted]:
-    """What a word means. Raises UsageError where it is ambiguous, CetoolError where it is nothing."""
-    if is_url(word):
-        from cetool.fetch.scripts import locate_script
-
-        urls = (strip_credentials(word), locate_script(word, insecure=True).shown)
-        found = [item for item in trusted if item.url in urls]
-    else:
-        digits = _DIGEST.match(word)
-        if digits is None:
-            raise UsageError(
-                f"{printable(word)!r} is neither a URL nor six hexadecimal digits or more",
-                hint="`cetool trust list` shows both.",
-            )
-        found = [item for item in trusted if item.sha256.startswith(digits[1].lower())]
-        if len(found) > 1:
-            raise UsageError(f"{word!r} is the beginning of {len(found)} digests", hint="Give more of its digits.")
-    if not found:
-        shown = printable(strip_credentials(word))
-        raise CetoolError(
-            f"you have not agreed to run {shown!r}",
-            code="consent-not-found",
-            hint="`cetool trust list` shows what you agreed to.",
-        )
-    return found
 
 
 def _document(item: Trusted) -> dict[str, object]:

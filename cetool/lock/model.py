@@ -36,6 +36,12 @@ class PlatformLock(Value):
         return tuple(package.line for package in self.pypi)
 
     @property
+    def without_digest(self) -> list[str]:
+        """The names of the packages that cannot be verified. A commit of a repository needs no digest."""
+        conda = [package.name for package in self.conda if not package.sha256 and not package.md5]
+        return [*conda, *(each.name for each in self.pypi if not each.sha256 and not each.url.startswith("git+"))]
+
+    @property
     def digest(self) -> str:
         """SHA-256 (64 hex digits) of what is locked, in whatever order a file lists it."""
         lines = sorted(strip_credentials(line) for line in (*self.explicit, *self.explicit_pypi))
@@ -62,3 +68,31 @@ class Lock(Value):
 def malformed(message: str, where: Location | None, hint: str | None = None) -> MetadataError:
     """The error for a lock that cannot be read."""
     return MetadataError(message, code="lock-malformed", where=where, hint=hint)
+
+
+class PackageChange(Value):
+    """A package that is new in a lock, gone from it, or another version or build."""
+
+    platform: str
+    #: The package's name, with ``pypi:`` in front for one from PyPI.
+    name: str
+    #: Version and build, None where it is not there.
+    before: str | None
+    after: str | None
+
+
+def changes_between(before: Lock | None, new: Lock) -> list[PackageChange]:
+    """What differs between two locks, by platform and name."""
+    found: list[PackageChange] = []
+    for platform in sorted({each.platform for each in (*(before.platforms if before else ()), *new.platforms)}):
+        old, now = _versions(before.platform(platform) if before else None), _versions(new.platform(platform))
+        names = sorted(name for name in {*old, *now} if old.get(name) != now.get(name))
+        found += [PackageChange(platform, name, old.get(name), now.get(name)) for name in names]
+    return found
+
+
+def _versions(locked: PlatformLock | None) -> dict[str, str]:
+    if locked is None:
+        return {}
+    conda = {package.name: f"{package.version} {package.build}" for package in locked.conda}
+    return {**{f"pypi:{package.name}": package.version for package in locked.pypi}, **conda}

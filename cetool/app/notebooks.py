@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cetool.app.background import collect_in_background
-from cetool.app.execution import NotebookOptions, RunOptions, note, read_locked_declaration, specification
-from cetool.app.session import Session
-from cetool.app.sources import Source
+from cetool.app.decision import Decision
+from cetool.app.reporting import Reporter, plain
+from cetool.app.starting import NotebookOptions, Ready
 from cetool.base.errors import CetoolError, Interrupted, Location, MetadataError, UsageError
 from cetool.base.files import put_file
 from cetool.base.text import neutral, neutral_line, printable
-from cetool.cli.output import write, write_error
-from cetool.cli.progress import plain
 from cetool.declare.dialects.notebook import Notebook, read_notebook
-from cetool.launch.activation import read_activation, variables_of
 from cetool.launch.kernels import find_kernel, is_ipykernel, kernel_command
+from cetool.launch.notebooks import CellFailure, KernelSetup, execute_notebook
 from cetool.launch.parameters import assigned_names, parameters_source, read_parameter
 from cetool.warm.environ import ON_WINDOWS
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
-
-    from cetool.launch.notebooks import CellFailure
 
 #: The exit status where a cell fails: that of a Python script with an exception.
 CELL_FAILED = 1
@@ -37,50 +32,44 @@ DEFAULTS, INJECTED = "parameters", "injected-parameters"
 _MOST_SHOWN = 60
 #: Lines of a failing cell that are shown.
 _MOST_LINES = 20
-_COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
-def run_notebook(source: Source, arguments: Sequence[str], session: Session, how: RunOptions) -> NoReturn:
-    """Run a notebook in its environment, made where it is missing, and end with the status that this comes to."""
-    gc.enable()  # its cells may take hours
+def prepare_notebook(
+    decision: Decision, arguments: Sequence[str], asked: NotebookOptions, reporter: Reporter
+) -> Callable[[Ready], NoReturn]:
+    """What runs a notebook once its environment is there. Raises CetoolError for what can be seen to fail there."""
     if arguments:
         raise UsageError(
             f"a notebook takes no arguments, and {printable(arguments[0])!r} was given",
             hint="Parameters are set by -p name=value.",
         )
-    asked = how.notebook
-    metadata, spec, locked_by = read_locked_declaration(source, session, how)
-    consent = session.consent()
-    notebook = read_notebook(source.script)
+    assert decision.source is not None
+    notebook = read_notebook(decision.source.script)
     node = _node(notebook)
-    first = metadata.cell
-    _inject(node, notebook, asked, session, after=None if first is None else notebook.cells[first - 1].index)
-    target = _Target(asked.out, session)
-    session.voice.block(specification(metadata, session.store.prefix(spec.name), locked_by))
-    lease = session.environment(metadata.requirements, spec, refresh=how.refresh, purpose=f"for {source.script.name}")
-    note(session, lease, source.script.name if source.data is not None else str(source.script.path))
-    collect_in_background(session)
+    first = decision.metadata.cell
+    _inject(node, notebook, asked, reporter, after=None if first is None else notebook.cells[first - 1].index)
+    return partial(_run_notebook, notebook, node, _Target(asked.out, reporter))
 
-    from cetool.launch.notebooks import KernelSetup, execute_notebook
 
+def _run_notebook(notebook: Notebook, node: NotebookNode, target: _Target, ready: Ready) -> NoReturn:
+    """Run a notebook's cells in its environment's kernel, and end with the status that this comes to."""
+    world, lease, source, activation = ready.world, ready.lease, ready.source, ready.activation
     kernel = find_kernel(lease.prefix, notebook.language, notebook.kernel)
-    variables = variables_of(spec.variables, metadata.dialect, lease.prefix)
-    activation = read_activation(lease.prefix, variables, user_site=session.settings.user_site)
     # cells are no commands that someone typed: they do not belong into IPython's history
     more = ("--HistoryManager.hist_file=:memory:",) if is_ipykernel(kernel) else ()
     around = KernelSetup(
-        lambda connection: kernel_command(kernel, activation, session.environ, connection, more),
+        lambda connection: kernel_command(kernel, activation, world.environ, connection, more),
         Path.cwd() if source.data is not None else notebook.script.directory,
-        consent,
-        () if lease.lock is None or ON_WINDOWS else (lease.lock.fd,),
+        ready.consent,
+        () if ON_WINDOWS else tuple(lock.fd for lock in lease.locks),
         sockets=is_ipykernel(kernel),
     )
-    outcome = execute_notebook(node, around, _Audience(session, prints=not target.is_stdout))
+    outcome = execute_notebook(node, around, _Audience(ready.reporter, prints=not target.is_stdout))
     target.write(node)
     if outcome.stopped is not None:
         raise Interrupted(outcome.stopped)
     if outcome.failure is not None:
-        _tell_failure(source.script.name, outcome.failure)
+        _report_failure(source.script.name, outcome.failure, ready.reporter)
         sys.exit(CELL_FAILED)
     sys.exit(0)
 
@@ -88,57 +77,46 @@ def run_notebook(source: Source, arguments: Sequence[str], session: Session, how
 class _Audience:
     """Prints what cells put out as it comes, and, on standard error, which cell runs."""
 
-    def __init__(self, session: Session, *, prints: bool) -> None:
-        self._voice = session.voice
+    def __init__(self, reporter: Reporter, *, prints: bool) -> None:
+        self._reporter = reporter
         self._prints = prints
 
     def cell(self, number: int, total: int, source: str) -> None:
-        """Tell of a cell that begins, by its first line of code."""
+        """Say which cell begins, by its first line of code."""
         lines = [line.strip() for line in source.splitlines() if line.strip()]
         told = next((line for line in lines if not line.startswith("#")), lines[0])
         shown = told if len(told) <= _MOST_SHOWN else told[: _MOST_SHOWN - 1] + "…"
-        self._voice.result(f"Cell {number} of {total}: {shown}")
+        self._reporter.result(f"Cell {number} of {total}: {shown}")
 
     def output(self, output: Mapping[str, Any]) -> None:
         """Print an output's text where it belongs: results to standard output, unless the notebook itself goes there.
 
         Raises OSError where nobody reads it any more.
         """
-        kind = output["output_type"]
+        kind, error = output["output_type"], False
         if kind == "stream":
-            text = str(output["text"])
-            stream = sys.stderr if output["name"] == "stderr" else sys.stdout
+            text, error = str(output["text"]), output["name"] == "stderr"
         elif kind in ("execute_result", "display_data"):
             text = str(output["data"].get("text/plain", ""))
-            text, stream = text + "\n" if text else "", sys.stdout
+            text = text + "\n" if text else ""
         else:
             return
-        if self._prints or stream is sys.stderr:
-            _print(text, stream)
+        if self._prints or error:
+            self._reporter.output(text, error=error)
 
 
-def _print(text: str, stream: Any) -> None:
-    """Write what cells print, which is the script's to form, to a standard stream. Raises OSError."""
-    if stream is None:
-        return
-    write(text, error=stream is sys.stderr)
-    stream.flush()
-
-
-def _tell_failure(name: str, failure: CellFailure) -> None:
+def _report_failure(name: str, failure: CellFailure, reporter: Reporter) -> None:
     """Show the failing cell, what its kernel says of it, and a sentence on standard error."""
     text = failure.traceback.rstrip("\n") + "\n" if failure.traceback.strip() else ""
-    if sys.stderr is None:
-        return
-    if not sys.stderr.isatty():
-        text = _COLOURS.sub("", text)
     if "Cell In[" not in text:  # IPython shows the lines itself
         lines = neutral(failure.source).rstrip().splitlines()
         shown = [f"{number:4} | {line}\n" for number, line in enumerate(lines[:_MOST_LINES], start=1)]
         shown += ["     ...\n"] if len(lines) > _MOST_LINES else []
         text = f"Cell {failure.number} of {neutral_line(name)}:\n{''.join(shown)}{text}"
     reason = neutral(plain(_first_line(failure.reason)))
-    write_error(f"{text}cetool: cell {failure.number} of {neutral_line(name)} failed: {reason}\n")
+    text += f"cetool: cell {failure.number} of {neutral_line(name)} failed: {reason}\n"
+    with suppress(OSError, ValueError):
+        reporter.output(text, error=True, colours=False)
 
 
 def _first_line(text: str) -> str:
@@ -176,7 +154,7 @@ def _node(notebook: Notebook) -> NotebookNode:
 
 
 def _inject(
-    node: NotebookNode, notebook: Notebook, asked: NotebookOptions, session: Session, *, after: int | None
+    node: NotebookNode, notebook: Notebook, asked: NotebookOptions, reporter: Reporter, *, after: int | None
 ) -> None:
     """Put a cell with the parameters into the notebook: behind the one with their defaults, or the one at ``after``.
 
@@ -197,7 +175,7 @@ def _inject(
         known = assigned_names(node.cells[tagged[DEFAULTS]].source)
         for name in values:
             if known is not None and name not in known:
-                session.voice.warn(f"the notebook's cell of parameters does not have {printable(name)!r}")
+                reporter.warn(f"the notebook's cell of parameters does not have {printable(name)!r}")
     if tagged[INJECTED] is not None:
         node.cells[tagged[INJECTED]] = new
     else:
@@ -214,10 +192,10 @@ def _tagged(node: NotebookNode, tag: str) -> int | None:
 class _Target:
     """Where the notebook goes that was run: a file, standard output, or nowhere."""
 
-    def __init__(self, path: Path | None, session: Session) -> None:
+    def __init__(self, path: Path | None, reporter: Reporter) -> None:
         """Raises UsageError at once for a file that could not be written afterwards."""
         self._path = path
-        self._voice = session.voice
+        self._reporter = reporter
         self.is_stdout = path is not None and str(path) == "-"
         if path is None or self.is_stdout:
             return
@@ -239,7 +217,7 @@ class _Target:
             warnings.simplefilter("ignore")
             text = nbformat.writes(node).rstrip("\n") + "\n"  # type: ignore[no-untyped-call]
         if self.is_stdout:
-            _print(text, sys.stdout)
+            self._reporter.output(text)
             return
         try:
             put_file(Path(os.path.realpath(self._path)), text.encode())
@@ -249,4 +227,4 @@ class _Target:
                 code="write-failed",
                 where=Location(printable(str(self._path))),
             ) from None
-        self._voice.say(f"Wrote {self._path}")
+        self._reporter.say(f"Wrote {self._path}")

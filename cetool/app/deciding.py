@@ -1,0 +1,226 @@
+"""From a script, or from requirements, to the decision which environment it is to be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cetool.app.decision import Decision, Wish, refuse_overlay
+from cetool.app.reporting import Reporter, flow
+from cetool.app.sources import Source
+from cetool.app.world import NOTHING, Evidence, World, seen_files
+from cetool.base.errors import UsageError
+from cetool.base.text import pattern
+from cetool.base.urls import strip_credentials
+from cetool.declare.blocks import find_block
+from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.metadata import ScriptMetadata, metadata_from_file, read_metadata
+from cetool.declare.requirements import Requirements
+from cetool.declare.run_with import NO_INTERPRETER, shell_choice
+from cetool.lock import EMBEDDED_MARK, lock_paths
+
+_OVERRIDE = pattern(r"CONDA_OVERRIDE_([A-Z][A-Z0-9_]*)\Z")
+
+
+def decide(source: Source, wish: Wish, world: World, reporter: Reporter) -> Decision:
+    """Which environment a script gets, with what the command line adds.
+
+    Raises LockError where a lock was insisted on and cannot be used, and CetoolError for whatever cannot be read.
+    """
+    own = _declared(source, wish, world)
+    metadata = _with_shell(own._replace(requirements=_with_wish(own.requirements, wish)), source, wish)
+    needs, name = metadata.requirements, source.script.name
+    for warning in needs.warnings:
+        reporter.warn(str(warning))
+    insists = world.settings.locked or world.settings.frozen
+    if wish.lock.file is not None or insists:
+        refuse_overlay(needs, name, "it has no lock")
+    if needs.baselines:
+        refuse_overlay(needs, name, "it goes with no baseline")
+    if wish.exclude_newer is not None:
+        refuse_overlay(needs, name, "--exclude-newer does not solve for it")
+    spec, evidence = specify(needs, world, exclude_newer=wish.exclude_newer)
+    decision = Decision(metadata, spec, source, unasked=wish.unasked, purpose=f"for {name}")
+    decision = decision.on(world.evidence, evidence)
+    if needs.overlay is not None:
+        return decision
+    locks = _lock_evidence(source, wish)
+    decision = decision.on(locks)
+    if not wish.lock.ignored and (insists or _may_be_locked(source, wish, locks)):
+        from cetool.app.locked import locked  # few scripts have a lock
+
+        decision = locked(decision, own.requirements, _additions(wish, world), wish, world, reporter)
+    if decision.locked_by is None and needs.baselines:
+        from cetool.app.on_baselines import Terms, on_baselines  # few scripts start from a baseline
+
+        terms = Terms(source.identity, wish.refresh, wish.baselines.insecure)
+        decision = on_baselines(decision, terms, world, reporter)
+    return decision
+
+
+def decide_requirements(
+    metadata: ScriptMetadata, wish: Wish, world: World, reporter: Reporter, *, purpose: str
+) -> Decision:
+    """Which environment it is to be that no script declares: of match specs and files from the command line.
+
+    Of the wish the date, and the terms of baselines, count.
+    """
+    spec, evidence = specify(metadata.requirements, world, exclude_newer=wish.exclude_newer)
+    decision = Decision(metadata, spec, purpose=purpose).on(world.evidence, evidence)
+    if metadata.requirements.baselines:
+        from cetool.app.on_baselines import Terms, on_baselines  # few environments start from a baseline
+
+        terms = Terms(refresh=wish.refresh, insecure=wish.baselines.insecure)
+        decision = on_baselines(decision, terms, world, reporter)
+    return decision
+
+
+def specify(
+    requirements: Requirements, world: World, *, exclude_newer: str | None = None
+) -> tuple[EnvironmentSpec, Evidence]:
+    """The complete request: what was declared, with the channels and overrides in force here; and what it rests on.
+
+    ``exclude_newer`` is a day or a moment as of which it is solved. Raises UsageError for what is neither.
+    """
+    evidence = seen_files(requirements.files)
+    if world.channels_given:
+        requirements = requirements.plus(Requirements(channels=world.default_channels))
+    if requirements.overlay is not None:
+        from cetool.app.overlaying import overlay_spec  # few environments lie over another
+
+        spec, more = overlay_spec(requirements, world)
+    else:
+        configured = requirements.needs_configured
+        more = world.on_channels if configured else NOTHING
+        overrides = [(match[1], value) for name, value in world.environ.items() if (match := _OVERRIDE.match(name))]
+        spec = EnvironmentSpec.of(
+            requirements,
+            default_channels=world.default_channels if configured else (),
+            virtual_packages=tuple((f"__{name.lower()}", value) for name, value in overrides),
+        )
+    moment = requirements.exclude_newer
+    settings = spec.pypi_settings
+    if exclude_newer is not None:
+        from cetool.base.durations import exclude_newer as moment_of
+        from cetool.base.durations import rfc3339
+
+        moment = rfc3339(moment_of(exclude_newer))
+        settings = settings._replace(exclude_newer=moment) if spec.pypi else settings
+    elif moment is not None and spec.pypi and settings.exclude_newer is None:  # [tool.uv] may have one of its own
+        settings = settings._replace(exclude_newer=moment)
+    if moment is not None:
+        spec = spec._replace(exclude_newer=moment, pypi_settings=settings)
+    return spec, evidence.plus(more)
+
+
+def _declared(source: Source, wish: Wish, world: World) -> ScriptMetadata:
+    """What the script declares by itself, or the environment file that it gets."""
+    if wish.env_file is None:
+        if wish.base is not None and find_block(source.script) is None:
+            return metadata_from_file(source.script, Requirements())
+        return read_metadata(source.script)
+    block = find_block(source.script)
+    if block is not None:
+        raise UsageError(
+            f"--env-file is for scripts without metadata of their own, and {source.script.name} has some "
+            f"(lines {block.first} to {block.last})",
+            hint="Leave --env-file out; --with adds single packages.",
+        )
+    from cetool.declare.dialects.environment_yml import read_environment_file
+
+    return metadata_from_file(source.script, read_environment_file(wish.env_file, world.platform))
+
+
+def _with_wish(needs: Requirements, wish: Wish) -> Requirements:
+    """The requirements with what the command line adds."""
+    if wish.baselines.named or wish.baselines.without:
+        from cetool.app.on_baselines import with_baselines  # few command lines name a baseline
+
+        needs = with_baselines(needs, wish.baselines)
+    if wish.base is not None or wish.overlay:
+        from cetool.app.overlaying import with_overlay  # few command lines name a base
+
+        needs = with_overlay(needs, wish.base, wish.overlay)
+    if not wish.extra:
+        return needs
+    more = canonical_requirements(wish.extra)
+    if needs.overlay is None:
+        return needs.plus(more)
+    from cetool.app.overlaying import add_conda  # few environments lie over another
+
+    return add_conda(needs, more.packages)
+
+
+def canonical_requirements(texts: Sequence[str]) -> Requirements:
+    """Match specs from the command line as requirements."""
+    from cetool.declare.match_specs import canonical_spec
+
+    return Requirements(packages=tuple(canonical_spec(text, base_dir=os.getcwd()) for text in texts))
+
+
+def _with_shell(metadata: ScriptMetadata, source: Source, wish: Wish) -> ScriptMetadata:
+    """The metadata with ``/bin/sh`` for a script that conda-execute ran by it.
+
+    That is any that does not say what it runs with for conda-execute itself; for cetool one that was typed, as lines or
+    on standard input, and whose packages name no interpreter.
+    """
+    typed = source.data is not None and source.remote is None
+    if metadata.language is not None or metadata.chosen not in ("packages", "nothing"):
+        return metadata
+    if wish.original or (typed and metadata.undecided == NO_INTERPRETER):
+        return metadata.run_by(shell_choice(source.script))
+    return metadata
+
+
+def _additions(wish: Wish, world: World) -> tuple[str, ...]:
+    """The options that add to what the script declares, as they are called."""
+    options = {
+        "--with": wish.extra,
+        "--channel": world.channels_given,
+        "--exclude-newer": wish.exclude_newer,
+        "--baseline": wish.baselines.named,
+        "--without": wish.baselines.without,
+    }
+    return tuple(option for option, given in options.items() if given)
+
+
+def _lock_evidence(source: Source, wish: Wish) -> Evidence:
+    """The states of the files that would be the script's lock, before they are read."""
+    if source.data is not None or wish.lock.file is not None:
+        return NOTHING
+    return seen_files([str(path) for path in lock_paths(source.script.path)])
+
+
+def _may_be_locked(source: Source, wish: Wish, locks: Evidence) -> bool:
+    """Whether there is anything that could be the script's lock."""
+    there = any(state != b"-" for state in locks.files.values()) or any(map(os.path.islink, locks.files))
+    return there or wish.lock.file is not None or EMBEDDED_MARK in source.script.text
+
+
+def specification(decision: Decision, prefix: Path) -> str:
+    """What ``-v`` says before the script runs, in the original's form."""
+    metadata, needs = decision.metadata, decision.requirements
+    over = needs.overlay
+    rows: list[tuple[str, str | None]] = [("channels", None if needs.channels is None else flow(needs.channels))]
+    if over is None:
+        rows.append(("env", flow(needs.packages)))
+    else:
+        rows += [
+            ("base", over.base),
+            ("overlay", flow(over.entries)),
+            ("conda", flow(over.conda) if over.conda else None),
+        ]
+    variables = [f"{name}={value}" for name, value in needs.variables]
+    rows += [
+        ("baseline", flow(list(map(strip_credentials, needs.baselines))) if needs.baselines else None),
+        ("without", flow(needs.without) if needs.without else None),
+        ("pip", flow(needs.pypi) if needs.pypi else None),
+        ("variables", flow(variables) if variables else None),
+        ("kernel", metadata.language),
+        ("lock", decision.locked_by),
+        ("run_with", None if metadata.run_with is None else flow(metadata.run_with)),
+        ("entrypoint", metadata.entrypoint),
+    ]
+    lines = [f"{name}: {text}" for name, text in rows if text is not None]
+    return "\n".join(["Using specification: ", *lines, "", f"Prefix: {prefix}", ""])

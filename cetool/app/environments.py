@@ -1,0 +1,281 @@
+"""Environments by themselves: made from match specs and files, named, listed and removed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cetool.app.deciding import canonical_requirements, decide, decide_requirements
+from cetool.app.decision import NO_BASELINES, BaselineOptions, Decision, Wish
+from cetool.app.ensuring import ensure, note_used, store_of
+from cetool.app.locked import warn_of_missing_digests
+from cetool.app.reporting import Reporter, for_each
+from cetool.app.sources import open_source
+from cetool.app.world import World, prepare
+from cetool.base.durations import format_size
+from cetool.base.errors import CetoolError, LockError, ScriptNotFoundError, StoreError, UsageError
+from cetool.base.limits import LOCK, read_regular
+from cetool.base.process import prefixes_in_use
+from cetool.base.text import printable
+from cetool.declare.dialects.environment_yml import read_environment_file
+from cetool.declare.environment import NAME_LENGTH, EnvironmentSpec, Exact
+from cetool.declare.metadata import ScriptMetadata
+from cetool.declare.requirements import Requirements
+from cetool.declare.source import is_url
+from cetool.engines.registration import forget_registration
+from cetool.lock.find import open_lock
+from cetool.store.disk import Freed
+from cetool.store.making import remove as discard_directory
+from cetool.store.marker import Marker
+from cetool.store.store import Directory, Store
+from cetool.store.usage import Row, open_usage_log
+
+_NAME = re.compile(rf"[0-9a-f]{{{NAME_LENGTH}}}(?:-\d{{1,4}})?\Z")
+_EXPLICIT = re.compile(rb"^[ \t]*@EXPLICIT[ \t]*\r?$", re.MULTILINE)
+#: A lone word that ends so was most likely meant as a script.
+_LIKE_SCRIPTS = (".py", ".sh", ".R", ".jl", ".js", ".rb", ".pl")
+
+
+# --- made -------------------------------------------------------------------------------------------------------------
+
+
+def create(decision: Decision, world: World, reporter: Reporter, *, refresh: bool) -> Path:
+    """Make the environment where it is missing, and return its prefix; that counts as a use."""
+    for warning in decision.requirements.warnings:
+        reporter.warn(str(warning))
+    lease = ensure(decision, world, reporter, refresh=refresh)
+    note_used(lease, "", world, reporter)
+    lease.release()
+    return lease.prefix
+
+
+def decide_specs(specs: Sequence[str], files: Sequence[Path], wish: Wish, world: World, reporter: Reporter) -> Decision:
+    """Which environment match specs and files ask for, with the baselines and the date of the wish."""
+    purpose, on = "to create it", wish.baselines
+    exact = _explicit_spec(files, bool(specs or on.named or on.without), wish, world, reporter)
+    if exact is not None:
+        return Decision(ScriptMetadata("create", "", None, Requirements(), None), exact, purpose=purpose)
+    metadata = ScriptMetadata("create", "", None, requirements_of(specs, files, on), None)
+    return decide_requirements(metadata, wish, world, reporter, purpose=purpose)
+
+
+def requirements_of(specs: Sequence[str], files: Iterable[Path], on: BaselineOptions = NO_BASELINES) -> Requirements:
+    """What match specs, files and baselines ask for together. Raises UsageError where they ask for nothing."""
+    requirements = canonical_requirements(specs)
+    for path in files:
+        more = read_environment_file(path)
+        if requirements.channels is not None and more.channels is not None:  # conda takes those of all files
+            both = tuple(dict.fromkeys((*requirements.channels, *more.channels)))
+            more = more._replace(channels=both, configured=requirements.configured and more.configured)
+        requirements = requirements.plus(more)
+    if on.named or on.without:
+        from cetool.app.on_baselines import with_baselines  # few environments start from a baseline
+
+        requirements = with_baselines(requirements, on)
+    nothing = not requirements.packages and not requirements.pypi and not requirements.baselines
+    if nothing and not requirements.variables:
+        raise UsageError("no packages were given", hint="Give match specs, or --file with a file of them.")
+    return requirements
+
+
+def is_explicit(path: Path) -> bool:
+    """Whether a file has a line that says ``@EXPLICIT`` and nothing else; one that cannot be read has none."""
+    try:
+        return _EXPLICIT.search(read_regular(path, LOCK)) is not None
+    except (OSError, ValueError):
+        return False
+
+
+def _explicit_spec(
+    files: Sequence[Path], others: bool, wish: Wish, world: World, reporter: Reporter
+) -> EnvironmentSpec | None:
+    """The request for exactly the packages of an ``@EXPLICIT`` file (CEP 23); None where none of the files is one.
+
+    ``others`` says whether something else is asked for as well. Raises UsageError where the file does not stand alone,
+    and CetoolError for what it may not say.
+    """
+    found = next((path for path in files if is_explicit(path)), None)
+    if found is None:
+        return None
+    name = printable(str(found))
+    if others or len(files) > 1:
+        raise UsageError(
+            f"{name} names all packages of an environment (@EXPLICIT), so nothing can be added to it",
+            hint="Give it alone; --baseline FILE starts from such a list and adds to it.",
+        )
+    if wish.exclude_newer is not None:
+        raise UsageError(f"{name} names its packages exactly (@EXPLICIT): --exclude-newer does not change them")
+    lock = open_lock(found, platform=world.platform)
+    locked = lock.lock.platform(world.platform)
+    if locked is None:
+        there = ", ".join(each.platform for each in lock.lock.platforms)
+        raise LockError(f"{name} is for {there}, and this machine is {world.platform}", code="lock-platform-missing")
+    if not locked.conda:
+        raise UsageError(f"{name} names no packages", hint="Write the URL of a package file a line, below @EXPLICIT.")
+    warn_of_missing_digests(lock, world, reporter)
+    return EnvironmentSpec(Exact(locked.conda))
+
+
+# --- named ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an environment is, or would be."""
+
+    name: str
+    prefix: Path
+    exists: bool
+
+
+def place_of(spec: EnvironmentSpec, world: World) -> Place:
+    """Where the environment of a spec is, or would be."""
+    store = store_of(spec, world)
+    exists = any(directory.marker is not None for directory in store.directories(spec.name))
+    return Place(spec.name, store.prefix(spec.name), exists)
+
+
+def find_place(words: Sequence[str], files: Sequence[Path], wish: Wish, world: World, reporter: Reporter) -> Place:
+    """Where the environment of a script, or of match specs and files, is or would be."""
+    if len(words) == 1 and not files and _is_script(words[0]):
+        source, world = open_source(words[0], world, reporter, insecure=wish.baselines.insecure)
+        return place_of(decide(source, wish, world, reporter).spec, world)
+    if wish.lock.file is not None:
+        raise UsageError("--lock-file is for the environment of a script", hint="cetool name --lock-file FILE SCRIPT")
+    spec = decide_specs(words, files, wish, world, reporter).spec
+    if len(words) == 1 and words[0].endswith(_LIKE_SCRIPTS):  # the package discord.py is one
+        reporter.warn(f"there is no file {words[0]!r}, so it was taken for a package")
+    return place_of(spec, world)
+
+
+def _is_script(word: str) -> bool:
+    """Whether a lone word means a script rather than a match spec."""
+    if word.partition("#")[0].endswith((".conda", ".tar.bz2")):
+        return False
+    if word == "-" or is_url(word) or Path(word).is_file():
+        return True
+    return os.sep in word and "::" not in word and "[" not in word
+
+
+# --- listed -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An environment that is there, with what the usage log has of it."""
+
+    prefix: Path
+    marker: Marker
+    #: In seconds since 1970.
+    last_used: float
+    runs: int
+    #: The processes that run in it.
+    running: tuple[int, ...]
+
+
+def list_environments(world: World, reporter: Reporter) -> list[Listed]:
+    """The environments, the most recently used first."""
+    if not world.paths.envs.exists():
+        return []
+    world.store.check()
+    known: dict[str, Row] = {}
+    running: dict[str, list[int]] = {}
+    try:
+        with open_usage_log(world.paths, world.store, warn=reporter.warn) as usage:
+            known, running = usage.rows(), usage.running()
+    except StoreError as error:
+        if os.access(world.paths.root, os.W_OK):
+            raise
+        # in a cache that may only be read the environments are there all the same
+        reporter.warn(f"{error}; so nothing is known of when they were used")
+    found = []
+    for directory in world.store.directories():
+        marker, row = directory.marker, known.get(directory.prefix.name)
+        if marker is not None:
+            last_used = marker.created if row is None else row.last_used
+            processes = tuple(sorted(running.get(directory.prefix.name, [])))
+            found.append(Listed(directory.prefix, marker, last_used, 0 if row is None else row.runs, processes))
+    return sorted(found, key=lambda each: -each.last_used)
+
+
+# --- removed ----------------------------------------------------------------------------------------------------------
+
+
+def remove(targets: Sequence[str], world: World, reporter: Reporter, *, insecure: bool) -> None:
+    """Remove the environments of names, prefixes and scripts, unless something runs in them. Raises CetoolError."""
+    freed = Freed()
+
+    def remove_target(target: str) -> None:
+        for store, directory in targeted(target, world, reporter, insecure=insecure):
+            size = remove_directory(store, directory, world, reporter, freed)
+            reporter.result(f"Removed {directory.prefix.name}: freed {format_size(size)}")
+
+    for_each(targets, remove_target, reporter)
+
+
+def is_environment(target: str, world: World) -> bool:
+    """Whether a word is the name or the prefix of an environment rather than a script."""
+    above = os.path.realpath(Path(target).absolute().parent)
+    return _NAME.fullmatch(target) is not None or above == os.path.realpath(world.paths.envs)
+
+
+def targeted(target: str, world: World, reporter: Reporter, *, insecure: bool = False) -> list[tuple[Store, Directory]]:
+    """The directories that a name, a prefix or a script means, and the store of each."""
+    store = world.store
+    path = Path(target).absolute()
+    if _NAME.fullmatch(target):
+        found = [item for item in store.directories() if target in (item.name, item.prefix.name)]
+    elif is_environment(target, world):
+        found = [item for item in store.directories() if item.prefix.name == path.name]
+    else:
+        try:
+            source, world = open_source(target, world, reporter, insecure=insecure)
+        except ScriptNotFoundError:
+            raise StoreError(
+                f"there is no environment, and no script, called {target!r}",
+                about=target,
+                code="environment-not-found",
+                hint="`cetool list` shows the environments that there are.",
+            ) from None
+        spec = decide(source, Wish(), world, reporter).spec
+        store = store_of(spec, world)
+        found = list(store.directories(spec.name))
+    if not found:
+        raise StoreError(
+            f"there is no environment of {target!r}",
+            about=target,
+            code="environment-not-found",
+            hint="`cetool list` shows those that there are.",
+        )
+    return [(store, directory) for directory in found]
+
+
+def remove_directory(store: Store, directory: Directory, world: World, reporter: Reporter, freed: Freed) -> int:
+    """Remove an environment that nothing runs in, and return the bytes freed. Raises StoreError."""
+    prepare(world.paths, store.paths)
+    alive = prefixes_in_use([directory.prefix])
+    lock = None if alive else store.hold_for_removal(directory)
+    if lock is None:
+        raise StoreError(
+            f"the environment {directory.prefix.name} is in use{_by_whom(directory, world, reporter)}",
+            about=directory.prefix.name,
+            code="environment-in-use",
+            hint="Wait for it to end, or end it, and try again.",
+        )
+    with lock:
+        size = freed.add(directory.prefix)
+        discard_directory(store, directory, lock)
+    forget_registration(directory.prefix, world.environ)
+    return size
+
+
+def _by_whom(directory: Directory, world: World, reporter: Reporter) -> str:
+    try:
+        with open_usage_log(world.paths, world.store, warn=reporter.warn) as usage:
+            running = usage.running().get(directory.prefix.name, [])
+    except CetoolError:
+        return ""
+    return f" by process {', '.join(map(str, running))}" if running else ""

@@ -1,0 +1,213 @@
+"""Locks written: which packages exactly a script runs with, solved for each platform."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from cetool.app.consent import consent_to
+from cetool.app.deciding import specify
+from cetool.app.decision import Subject, refuse_overlay
+from cetool.app.lock_places import LockWish, Target, target_of
+from cetool.app.on_baselines import Terms, to_be_locked
+from cetool.app.reporting import Reporter
+from cetool.app.sources import Source, open_source
+from cetool.app.world import World
+from cetool.base.durations import rfc3339
+from cetool.base.errors import EngineError, Location, UsageError
+from cetool.base.text import printable
+from cetool.base.urls import redact, strip_credentials
+from cetool.declare.blocks import find_block
+from cetool.declare.channels import resolve_channel
+from cetool.declare.dialects.environment_yml import read_environment_file
+from cetool.declare.metadata import read_metadata
+from cetool.declare.platforms import current_platform
+from cetool.declare.requirements import Requirements
+from cetool.edit.document import ScriptChangedError, read_document, write_document
+from cetool.engines.lock_solve import solve_lock
+from cetool.engines.protocol import Hold, Progress
+from cetool.lock.conda_lock import write_conda_lock
+from cetool.lock.embedded import embed
+from cetool.lock.find import EMBEDDED, PIXI, write_lock_file
+from cetool.lock.model import Lock, PackageChange, PlatformLock, changes_between
+from cetool.lock.pixi import write_pixi_lock
+from cetool.settings.condarc import load_condarc
+
+#: The note in a lock of the day that it was solved as of.
+AS_OF = "cetool_exclude_newer"
+#: Where PyPI packages come from unless someone says otherwise.
+PYPI = "https://pypi.org/simple"
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """What became of one script's lock."""
+
+    script: str
+    target: Target
+    lock: Lock
+    #: What differs from the lock that counted until now.
+    changes: tuple[PackageChange, ...]
+    #: Whether it changed, or would.
+    changed: bool
+
+
+def lock(
+    target: str, wish: LockWish, world: World, reporter: Reporter, *, insecure: bool, sha256: str | None
+) -> Locked:
+    """Lock one script: solve where that is called for, and write where something changed. Raises CetoolError."""
+    source, world = open_source(target, world, reporter, insecure=insecure, sha256=sha256)
+    place = target_of(source, wish, reporter)
+    platforms = wish.platforms or _kept_platforms(place.before, world)
+    asked = {platform: _requirements(source, wish, platform) for platform in platforms}
+    for warning in dict.fromkeys(each for needs in asked.values() for each in needs.warnings):
+        reporter.warn(str(warning))
+    old = place.old
+    if old is not None and not wish.solves_anew and _is_current(old, asked):
+        new, changed = old, False
+    elif wish.check and (old is None or _is_stale(old, asked)):
+        new, changed = old or Lock(()), True
+    else:
+        with reporter.progress() as progress:
+            new = _solved(source, asked, place.before, wish, world, reporter, progress)
+        # a pixi.lock keeps packages alone, and what another tool wrote need not keep more to be up to date
+        loosely = place.format == PIXI or (wish.check and old is not None and not _keeps_requests(old))
+        changed = old is None or _contents(new, loosely=loosely) != _contents(old, loosely=loosely)
+    if changed and not wish.check:
+        new = new._replace(created=rfc3339(datetime.now(timezone.utc)))
+        _write(new, asked, place, source, world, reporter)
+    for note in (*place.notes, *_not_there(wish.update, new)):
+        reporter.warn(note)
+    return Locked(redact(source.script.name), place, new, tuple(changes_between(place.before, new)), changed)
+
+
+def _kept_platforms(before: Lock | None, world: World) -> tuple[str, ...]:
+    """The platforms that the lock has; this one where there is none."""
+    if before is not None and before.platforms:
+        return tuple(sorted(each.platform for each in before.platforms))
+    return (world.platform,)
+
+
+def _requirements(source: Source, wish: LockWish, platform: str) -> Requirements:
+    """What the script asks for on a platform."""
+    if wish.env_file is None:
+        requirements = read_metadata(source.script, platform).requirements
+        refuse_overlay(requirements, source.script.name, "that cannot be locked")
+        return requirements
+    if find_block(source.script) is not None:
+        raise UsageError(f"--env-file is for scripts without metadata of their own, and {source.script.name} has some")
+    return read_environment_file(wish.env_file, platform)
+
+
+def _is_current(lock: Lock, asked: dict[str, Requirements]) -> bool:
+    """Whether the lock was made for just this, on just these platforms."""
+    requests = {platform: needs.digest for platform, needs in asked.items()}
+    return {each.platform: each.request for each in lock.platforms} == requests
+
+
+def _is_stale(lock: Lock, asked: dict[str, Requirements]) -> bool:
+    """Whether the lock itself says that it was made for something else."""
+    return _keeps_requests(lock) and not _is_current(lock, asked)
+
+
+def _keeps_requests(lock: Lock) -> bool:
+    return all(each.request is not None for each in lock.platforms)
+
+
+def _solved(
+    source: Source,
+    asked: dict[str, Requirements],
+    before: Lock | None,
+    wish: LockWish,
+    world: World,
+    reporter: Reporter,
+    progress: Progress,
+) -> Lock:
+    """The lock as it is to be: each platform solved towards what it was."""
+    consent = consent_to(Subject(source, platforms=tuple(asked)), world, reporter)
+    hold = Hold(consent)
+    newest = None if wish.exclude_newer is None else rfc3339(wish.exclude_newer)
+    found = []
+    channels: dict[str, None] = {}
+    for platform, needs in asked.items():
+        spec, _ = specify(needs, world, exclude_newer=newest)
+        spec = spec._replace(
+            virtual_packages=tuple(sorted({**dict(spec.virtual_packages), **dict(wish.virtual_packages)}.items()))
+        )
+        channels |= dict.fromkeys(map(strip_credentials, spec.channels))
+        progress.note(f"Locking {source.script.name} for {platform}")
+        kept = None if before is None or wish.update_all else _without(before.platform(platform), wish.update)
+        if needs.baselines:
+            terms = Terms(source.identity, refresh=wish.update_all, platform=platform)
+            spec = to_be_locked(spec, needs, terms, world, reporter, consent)
+        try:
+            locked = solve_lock(world.request(spec)._replace(platform=platform), kept, progress, hold)
+        except EngineError as error:
+            if platform != current_platform():
+                raise error.but(message=f"for {platform}: {error.message}") from None
+            raise
+        found.append(locked._replace(request=needs.digest))
+    custom = ((AS_OF, rfc3339(wish.exclude_newer)),) if wish.exclude_newer is not None else ()
+    return Lock(tuple(sorted(found, key=lambda each: each.platform)), tuple(channels), None, custom)
+
+
+def _without(locked: PlatformLock | None, names: frozenset[str]) -> PlatformLock | None:
+    """What is kept of a platform's packages where some are to be looked for anew."""
+    if locked is None or not names:
+        return locked
+    return locked._replace(
+        conda=tuple(package for package in locked.conda if package.name not in names),
+        pypi=tuple(package for package in locked.pypi if package.name not in names),
+    )
+
+
+def _not_there(names: frozenset[str], lock: Lock) -> list[str]:
+    """A sentence for what was to be updated and is not in the lock."""
+    there = {package.name for each in lock.platforms for package in each.conda}
+    there |= {package.name for each in lock.platforms for package in each.pypi}
+    return [f"there is no package {printable(name)} in the lock" for name in sorted(names - there)]
+
+
+def _contents(lock: Lock, *, loosely: bool) -> object:
+    """What makes two locks different ones: not the time; ``loosely`` the packages alone, which every format keeps."""
+    packages = [(each.platform, each.digest) for each in lock.platforms]
+    requests = [each.request for each in lock.platforms]
+    return packages if loosely else (packages, requests, lock.channels, sorted(lock.custom))
+
+
+def _write(
+    lock: Lock, asked: dict[str, Requirements], target: Target, source: Source, world: World, reporter: Reporter
+) -> None:
+    """Put the lock where it belongs, whole or not at all."""
+    if target.format == EMBEDDED:
+        document = read_document(source.given)
+        if document.script is None or document.script.text != source.script.text:
+            raise ScriptChangedError(
+                "the script was changed by someone else while it was being locked, so nothing was written",
+                where=Location(source.script.name),
+                hint="Run the same command again.",
+            )
+        for note in write_document(document, embed(document, lock)):
+            reporter.warn(note)
+        return
+    if target.format == PIXI:
+        condarc = load_condarc(world.environ, mamba=True)
+        urls = [strip_credentials(url) for channel in lock.channels for url in resolve_channel(channel, condarc)]
+        settings = next(iter(asked.values())).pypi_settings
+        named = any(index.get("default") for index in settings.named.get("index", []))
+        indexes = [*([] if settings.index_url or named else [PYPI]), *settings.index_urls]
+        text = write_pixi_lock(lock, indexes=tuple(map(strip_credentials, indexes)), channel_urls=tuple(urls))
+    else:
+        text = write_conda_lock(lock, sources=_sources(source, target.path))
+    write_lock_file(target.path, text, target.content)
+
+
+def _sources(source: Source, path: Path) -> tuple[str, ...]:
+    """The script's path from the lock's directory; the name of one that is no file."""
+    if source.data is None:
+        with contextlib.suppress(ValueError):  # it may be on another drive
+            return (Path(os.path.relpath(source.script.path, path.parent)).as_posix(),)
+    return (source.script.path.name,)

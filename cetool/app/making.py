@@ -1,0 +1,134 @@
+"""Environments made: by the engine that is there, under the store's lock, while the user sees how far it is."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+from cetool import __version__
+from cetool.app.decision import Decision
+from cetool.app.reporting import Reporter
+from cetool.app.world import World, prepare
+from cetool.base.durations import format_size
+from cetool.base.errors import EngineError
+from cetool.base.process import Consent
+from cetool.declare.match_specs import spec_name
+from cetool.declare.requirements import Requirements
+from cetool.engines.build import build_environment
+from cetool.engines.choice import choose_anew
+from cetool.engines.protocol import Engine, EngineRequest, Hold, Progress, ProgressOver
+from cetool.store.disk import delete_tree
+from cetool.store.making import Settling, ensure
+from cetool.store.marker import Marker
+from cetool.store.store import Lease, note_made
+
+#: Names in the line that says what was made.
+_MOST_NAMES = 8
+
+
+def make(decision: Decision, world: World, reporter: Reporter, consent: Consent, *, refresh: bool) -> Lease:
+    """The environment, made where no other process has made it meanwhile."""
+    prepare(world.paths)
+    spec = decision.spec
+    with reporter.progress() as progress:
+
+        def build(prefix: Path, log: Path, descriptors: tuple[int, ...], settling: Settling) -> Marker:
+            hold = Hold(consent, descriptors)
+            return _build(world.request(spec, prefix, log), world, Making(progress, settling), hold)
+
+        lease = ensure(world.store, spec, build, refresh=refresh, on_wait=progress.wait, purpose=decision.purpose)
+    if lease.created:
+        reporter.say(_created(decision.requirements, lease.marker))
+        with contextlib.suppress(OSError):  # the log finds it on the disk as well, and counts it as used then
+            note_made(world.paths.spool, lease.prefix.name)
+    return lease
+
+
+class Making(ProgressOver):
+    """The progress of an environment that is made, which reaches the disk while others work."""
+
+    def __init__(self, progress: Progress, settling: Settling) -> None:
+        super().__init__(progress)
+        self._settling = settling
+        self._loads = False
+
+    def link(self, done: int, total: int) -> None:
+        """Load what the rest takes with the first package: that costs no time while an engine links."""
+        super().link(done, total)
+        if not self._loads:
+            self._loads = True
+            load = partial(import_module, "ctypes")  # it brings all that was written to the disk
+            threading.Thread(target=load, name="cetool-meanwhile", daemon=True).start()
+
+    def written(self) -> None:
+        """Have the disk begin."""
+        self._settling.start()
+
+
+def _build(request: EngineRequest, world: World, progress: Progress, hold: Hold) -> Marker:
+    engine, reason = world.engine
+    try:
+        return _build_by(engine, reason, request, world, progress, hold)
+    except EngineError:
+        places = {"lock_dir": world.paths.locks, "cache_dir": world.packages}
+        other = choose_anew(engine, world.settings.engine, world.engine_environ, **places)
+        if other is None:
+            raise
+    delete_tree(request.prefix)
+    return _build_by(*other, request, world, progress, hold)
+
+
+def _build_by(
+    engine: Engine, reason: str, request: EngineRequest, world: World, progress: Progress, hold: Hold
+) -> Marker:
+    if world.settings.verbosity == "verbose":  # else nobody is told, and asking may take long
+        progress.note(f"Engine: {engine.name} {engine.version}: {reason}")
+    started = time.monotonic()
+    pypi = None
+    if request.exact_pypi or request.asked_pypi:
+        from cetool.engines.pypi.install import Installing  # 60 ms that few environments need
+
+        pypi = Installing()
+    packages, size = build_environment(engine, request, progress, hold, pypi)
+    maker = (engine.name, engine.version)
+    return marker_of(request, maker, world, started, packages=packages, size=size)
+
+
+def marker_of(
+    request: EngineRequest, maker: tuple[str, str], world: World, started: float, *, packages: int, size: int
+) -> Marker:
+    """The marker of what has just been made, by a maker of this name and version.
+
+    ``started`` is of the monotonic clock, in seconds; ``size`` in bytes.
+    """
+    return Marker(
+        name=request.spec.name,
+        prefix=str(request.prefix),
+        subdir=world.platform,
+        spec=request.spec,
+        engine=maker[0],
+        engine_version=maker[1],
+        created=time.time(),
+        seconds=round(time.monotonic() - started, 3),
+        packages=packages,
+        size=size,
+        cetool=__version__,
+    )
+
+
+def _created(requirements: Requirements, marker: Marker) -> str:
+    names = list(dict.fromkeys((*map(spec_name, requirements.packages), *map(_requirement_name, requirements.pypi))))
+    told = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
+    count = f"{marker.packages} package{'' if marker.packages == 1 else 's'}"
+    what = f"{told}; {count}" if told else count
+    return f"Created {marker.name} ({what}, {format_size(marker.size)}) in {marker.seconds:.1f}s with {marker.engine}"
+
+
+def _requirement_name(requirement: str) -> str:
+    """The distribution's name at the front of a PEP 508 requirement."""
+    return re.split(r"[\s\[;@<>=!~(]", requirement, maxsplit=1)[0]

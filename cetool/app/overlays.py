@@ -1,0 +1,327 @@
+"""Overlays that have a name, and those of scripts: made, found, frozen, removed, activated."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cetool.app.consent import OWN, consent_to
+from cetool.app.deciding import decide, specify
+from cetool.app.decision import Decision, Wish
+from cetool.app.ensuring import activation_of, ensure, note_used, store_of
+from cetool.app.environments import remove_directory
+from cetool.app.exporting import ENVIRONMENT, Exact, find_origins, written
+from cetool.app.overlaying import base_of, overlays_of
+from cetool.app.reporting import Reporter, for_each
+from cetool.app.sources import open_source
+from cetool.app.world import World
+from cetool.base.durations import format_size
+from cetool.base.errors import StoreError, UsageError
+from cetool.base.process import Consent
+from cetool.declare.channels import canonical_channel
+from cetool.declare.environment import EnvironmentSpec, Solve
+from cetool.declare.match_specs import canonical_spec
+from cetool.declare.metadata import ScriptMetadata
+from cetool.declare.overlay import OverlayKeys, canonical_base, canonical_entry
+from cetool.declare.platforms import current_platform
+from cetool.declare.requirements import Requirements
+from cetool.launch.activation import activated_environ
+from cetool.launch.children import sourced_environ
+from cetool.launch.shells import ShellChange, shell_code
+from cetool.lock.model import Lock
+from cetool.overlays.about import About, Layer, read_about
+from cetool.overlays.freeze import freeze_lock, freeze_text
+from cetool.overlays.recipe import Recipe, merged_entries, read_recipe_file, recipe_text, without_entries
+from cetool.overlays.store import Overlays, RecipeChangedError, check_name, is_overlay_in_use
+from cetool.store.disk import Freed
+from cetool.store.store import Directory, Lease, Store
+from cetool.warm.environ import scripts_in
+
+# --- made -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """What is laid over a base, as the command line has it."""
+
+    #: As pip takes it.
+    requirements: tuple[str, ...] = ()
+    #: Directories of checkouts.
+    editable: tuple[str, ...] = ()
+    #: Match specs.
+    conda: tuple[str, ...] = ()
+
+    def added_to(self, recipe: Recipe) -> Recipe:
+        """The recipe with these; paths start from the working directory."""
+        directory = os.getcwd()
+        texts = [*self.requirements, *(f"-e {path}" for path in self.editable)]
+        entries = [canonical_entry(text, base_dir=directory) for text in texts]
+        specs = [canonical_spec(text, base_dir=directory) for text in self.conda]
+        return merged_entries(recipe, entries, specs)
+
+
+def create(
+    name: str,
+    base: str | None,
+    file: Path | None,
+    channels: Sequence[str],
+    additions: Additions,
+    world: World,
+    reporter: Reporter,
+) -> Path:
+    """Lay packages over a base, and give the overlay a name; its prefix. Raises CetoolError."""
+    overlays = overlays_of(world)
+    check_name(name)
+    if overlays.has(name):
+        raise UsageError(
+            f"there is an overlay called {name!r} already",
+            hint=f"`cetool overlay install {name} REQ` adds to it, `cetool overlay remove {name}` removes it.",
+        )
+    recipe = Recipe(name, "") if file is None else read_recipe_file(file, name)
+    if base is not None:
+        recipe = replace(recipe, base=canonical_base(base, os.getcwd()))
+    if not recipe.base:
+        raise UsageError("no base was named", hint="Name one with --base, by its path or its name.")
+    recipe = replace(recipe, base=str(base_of(recipe.base, world)[0]), created=time.time())
+    if channels:
+        named = tuple(canonical_channel(channel, base_dir=Path.cwd()) for channel in channels)
+        recipe = replace(recipe, channels=named)
+    return _make(overlays, additions.added_to(recipe), None, world, reporter)
+
+
+def install(name: str, additions: Additions, world: World, reporter: Reporter, *, refresh: bool) -> Path:
+    """Lay more over the base, or other versions; what runs in the overlay as it was goes on with that."""
+    overlays_of(world).recipe(name)
+    if additions == Additions() and not refresh:
+        raise UsageError("nothing was named that is to be laid over the base", hint="Give requirements, or --refresh.")
+    return _remake(name, additions.added_to, world, reporter, refresh=refresh)
+
+
+def uninstall(name: str, packages: Sequence[str], world: World, reporter: Reporter) -> Path:
+    """Take packages out of an overlay: the base's are seen again."""
+    return _remake(name, lambda recipe: without_entries(recipe, list(packages)), world, reporter, refresh=False)
+
+
+def _decision_of(recipe: Recipe, world: World) -> Decision:
+    keys = OverlayKeys(recipe.base, recipe.overlay, recipe.conda)
+    requirements = Requirements(channels=recipe.channels, overlay=keys)
+    metadata = ScriptMetadata("overlay", recipe.name, None, requirements, None)
+    return Decision(metadata, specify(requirements, world)[0], purpose=f"for the overlay {recipe.name}")
+
+
+def _remake(name: str, change: Callable[[Recipe], Recipe], world: World, reporter: Reporter, *, refresh: bool) -> Path:
+    """Make what a changed recipe says; again, where another process has changed the recipe meanwhile."""
+    overlays = overlays_of(world)
+    for _ in range(4):
+        before = overlays.recipe(name)
+        with contextlib.suppress(RecipeChangedError):
+            return _make(overlays, change(before), before, world, reporter, refresh=refresh)
+    before = overlays.recipe(name)
+    return _make(overlays, change(before), before, world, reporter, refresh=refresh)
+
+
+def _make(
+    overlays: Overlays,
+    recipe: Recipe,
+    before: Recipe | None,
+    world: World,
+    reporter: Reporter,
+    *,
+    refresh: bool = False,
+) -> Path:
+    """Make what a recipe says, and only then write it down in the place of what it was before."""
+    lease = ensure(_decision_of(recipe, world), world, reporter, consent=OWN, refresh=refresh)
+    try:
+        overlays.write(replace(recipe, directory=str(lease.prefix)), before)
+    except BaseException:
+        lease.release()
+        raise
+    note_used(lease, f"overlay {recipe.name}", world, reporter)
+    lease.release()
+    return lease.prefix
+
+
+# --- found ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FoundOverlay:
+    """An overlay on disk, or a recipe of which nothing is there."""
+
+    name: str
+    base: str
+    entries: tuple[str, ...]
+    conda: tuple[str, ...]
+    directory: Directory | None
+    store: Store | None
+
+    @property
+    def about(self) -> About | None:
+        """What it says of itself."""
+        return None if self.directory is None else read_about(self.directory.prefix)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The packages that are laid over the base."""
+        about = self.about
+        return () if about is None else about.layers
+
+    @property
+    def changes(self) -> list[str]:
+        """What has changed in the base since."""
+        about = self.about
+        return [] if about is None or not os.path.isdir(self.base) else about.changes
+
+    @property
+    def state(self) -> str:
+        """``ready``, ``not made``, ``base changed`` or ``base gone``."""
+        if not os.path.isdir(self.base):
+            return "base gone"
+        if self.directory is None:
+            return "not made"
+        return "base changed" if self.changes else "ready"
+
+    @property
+    def recipe(self) -> str:
+        """The recipe, as ``create`` and a script's block take it."""
+        return recipe_text(self.name, self.base, self.entries, self.conda, self.layers)
+
+
+def all_overlays(world: World) -> list[FoundOverlay]:
+    """The overlays that there are, those with a name first."""
+    overlays = overlays_of(world)
+    named = overlays.named()
+    found, seen = [], set()
+    for store in overlays.stores():
+        for directory in store.directories():
+            marker = directory.marker
+            if marker is None or marker.spec.overlay is None:
+                continue
+            spec = marker.spec.overlay
+            names = [recipe.name for recipe in named if recipe.directory == str(directory.prefix)]
+            seen.add(str(directory.prefix))
+            found += [
+                FoundOverlay(name, spec.base, spec.requirements, spec.conda, directory, store) for name in names or [""]
+            ]
+    for recipe in named:
+        if recipe.directory not in seen:
+            found.append(FoundOverlay(recipe.name, recipe.base, recipe.overlay, recipe.conda, None, None))
+    return sorted(found, key=lambda item: (not item.name, item.name, item.base))
+
+
+def find_overlay(which: str, world: World, reporter: Reporter) -> FoundOverlay:
+    """The overlay that a name or a script means. Raises StoreError where nothing of it is there."""
+    overlays = overlays_of(world)
+    if _is_script(which, overlays):
+        decision, world = _declared(which, world, reporter)
+        over = decision.spec.overlay
+        assert over is not None
+        store = store_of(decision.spec, world)
+        found = (item for item in store.directories(decision.spec.name) if item.marker is not None)
+        return FoundOverlay("", over.base, over.requirements, over.conda, next(found, None), store)
+    recipe = overlays.recipe(which)
+    made = Directory(Path(recipe.directory), Path(recipe.directory).name.partition("-")[0])
+    there = made if recipe.directory and made.marker is not None else None
+    return FoundOverlay(recipe.name, recipe.base, recipe.overlay, recipe.conda, there, overlays.store(recipe.base))
+
+
+def _is_script(which: str, overlays: Overlays) -> bool:
+    return not overlays.has(which) and (os.sep in which or os.path.isfile(which))
+
+
+def _declared(script: str, world: World, reporter: Reporter) -> tuple[Decision, World]:
+    """What a script declares to lie over a base. Raises StoreError where it names none."""
+    source, world = open_source(script, world, reporter)
+    decision = decide(source, Wish(), world, reporter)
+    if decision.spec.overlay is None:
+        raise StoreError(f"{script} names no base, so nothing lies over one", code="base-unusable")
+    return decision, world
+
+
+# --- used -------------------------------------------------------------------------------------------------------------
+
+
+def remove(names: Sequence[str], world: World, reporter: Reporter) -> None:
+    """Remove overlays, unless something runs in them. The base is not touched. Raises CetoolError."""
+    overlays = overlays_of(world)
+
+    def remove_overlay(name: str) -> None:
+        recipe = overlays.recipe(name)
+        shared = any(other.name != name and other.directory == recipe.directory for other in overlays.named())
+        directory = Directory(Path(recipe.directory), Path(recipe.directory).name.partition("-")[0])
+        size = 0
+        if recipe.directory and directory.prefix.is_dir() and not shared:
+            if is_overlay_in_use(directory.prefix):
+                raise StoreError(
+                    f"the overlay {name} is in use",
+                    code="environment-in-use",
+                    hint="End what runs in it, or leave the shells that it is active in.",
+                )
+            size = remove_directory(overlays.store(recipe.base), directory, world, reporter, Freed())
+        overlays.forget(recipe)
+        reporter.result(f"Removed {name}: freed {format_size(size)}")
+
+    for_each(names, remove_overlay, reporter)
+
+
+def freeze(which: str, format: str, world: World, reporter: Reporter) -> str:
+    """Base and overlay as one ordinary environment, every package exact, in one of the formats of an export."""
+    item = find_overlay(which, world, reporter)
+    if item.directory is None:
+        raise StoreError(
+            f"the overlay {which} is not made, so its versions are not known",
+            code="lock-impossible",
+            hint="Run it once.",
+        )
+    name, base, prefix = item.name or os.path.basename(item.base), Path(item.base), item.directory.prefix
+    if format == ENVIRONMENT:
+        return freeze_text(name, base, prefix)
+    marker = item.directory.marker
+    spec = marker.spec if marker is not None else EnvironmentSpec(Solve())
+    found = freeze_lock(base, prefix, current_platform())
+    installed = find_origins(found, base, spec, world, lambda: OWN)
+    if installed.unknown:
+        names = ", ".join(f"{each.name} {each.version}" for each in installed.unknown)
+        raise StoreError(
+            f"where {names} was installed from is not known, so it cannot be locked",
+            code="lock-impossible",
+            hint="A directory or a checkout can be made a wheel; --format environment-yml lists versions alone.",
+        )
+    channels = tuple(dict.fromkeys(package.url.rsplit("/", 2)[0] for package in installed.lock.conda if package.url))
+    return written(format, Exact(Lock((installed.lock,), channels), name, spec.variables), reporter)
+
+
+def activation_code(which: str, shell: str, world: World, reporter: Reporter, *, keep: bool) -> str:
+    """What activates an overlay in a shell that evaluates it."""
+    overlays = overlays_of(world)
+    lease, world, consent = _lease(which, world, reporter, keep=keep)
+    activation = activation_of(lease, world)
+    environ, steps = activated_environ(activation, world.environ)
+    if shell == "fish":
+        environ, steps = sourced_environ(steps, environ, consent), ()
+    label = which if overlays.has(which) else Path(which).name
+    ending = tuple(scripts_in(str(activation.prefix), "deactivate.d"))
+    note_used(lease, f"overlay {label}", world, reporter)
+    lease.release()
+    return shell_code(shell, ShellChange(world.environ, environ, steps, ending, label))
+
+
+def _lease(which: str, world: World, reporter: Reporter, *, keep: bool) -> tuple[Lease, World, Consent]:
+    overlays = overlays_of(world)
+    recipe: Recipe | None = None
+    if _is_script(which, overlays):
+        decision, world = _declared(which, world, reporter)
+        decision = decision._replace(purpose=f"for the overlay {which}")
+    else:
+        recipe = overlays.recipe(which)
+        decision = _decision_of(recipe, world)
+    consent = consent_to(decision, world, reporter)
+    lease = ensure(decision, world, reporter, consent=consent, keep=keep)
+    if recipe is not None and recipe.directory != str(lease.prefix):
+        with contextlib.suppress(RecipeChangedError):  # whoever changed it lays it anew
+            overlays.write(replace(recipe, directory=str(lease.prefix)), recipe)
+    return lease, world, consent
