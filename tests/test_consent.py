@@ -179,7 +179,7 @@ def test_what_was_agreed_to_gets_past(scene: Scene, name: str) -> None:
     assert scene.sprung.exists() or asked
 
 
-def test_a_consent_comes_from_the_session_alone() -> None:
+def test_a_consent_comes_from_the_question_alone() -> None:
     with pytest.raises(TypeError):
         Consent(object(), "asked")
     root = Path(cetool.__file__).parent
@@ -190,7 +190,7 @@ def test_a_consent_comes_from_the_session_alone() -> None:
         if isinstance(node, ast.ImportFrom) and node.module == "cetool.base.process"
         if any(alias.name == "issue" for alias in node.names)
     }
-    assert callers == {"app/session.py", "app/consent.py"}
+    assert callers == {"app/consent.py", "app/asking.py"}
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------

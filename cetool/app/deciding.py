@@ -86,6 +86,7 @@ def specify(
     evidence = seen_files(requirements.files)
     if world.channels_given:
         requirements = requirements.plus(Requirements(channels=world.default_channels))
+        evidence = evidence.plus(world.on_channels)
     if requirements.overlay is not None:
         from cetool.app.overlaying import overlay_spec  # few environments lie over another
 

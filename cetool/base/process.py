@@ -35,7 +35,7 @@ class Consent:
 
     def __init__(self, key: object, how: str) -> None:
         if key is not _KEY:
-            raise TypeError("a consent comes from the question: Session.consent()")
+            raise TypeError("a consent comes from the question: cetool.app.consent")
         object.__setattr__(self, "how", how)
 
     def __setattr__(self, name: str, value: object) -> None:
