@@ -28,14 +28,14 @@ _OPPOSITE = {
 
 
 class Source(Value):
-    """One source of a package: the URL of a direct reference, or the name of an index (``pin``).
-
-    It holds where the ``marker`` does.
-    """
+    """One source of a package, which has a URL or a pin."""
 
     node: Node
+    #: That of a direct reference.
     url: str | None = None
+    #: The name of an index.
     pin: str | None = None
+    #: Where the source holds.
     marker: str | None = None
 
 
@@ -77,9 +77,9 @@ class Sources:
         for source in direct:
             asked.url = source.url
             found.append(self._written(asked, own + ([source.marker] if source.marker else [])))
-        if all(source.marker for source in direct):
+        others = [_negation(source.marker, source.node) for source in direct if source.marker]
+        if len(others) == len(direct):
             asked.url = None
-            others = [negation(source.marker, source.node) for source in direct if source.marker]
             found.append(self._written(asked, own + others))
         return found
 
@@ -96,15 +96,12 @@ class Sources:
 
     def pins(self) -> dict[str, list[dict[str, str]]]:
         """The sources with an index, as ``[tool.uv.sources]`` has them."""
-        found = {}
+        found: dict[str, list[dict[str, str]]] = {}
         for name, sources in self._sources.items():
-            tables = [
-                {"index": source.pin, **({"marker": source.marker} if source.marker else {})}
-                for source in sources
-                if source.pin is not None
-            ]
-            if tables:
-                found[name] = tables
+            for source in sources:
+                if source.pin is not None:
+                    marker = {"marker": source.marker} if source.marker else {}
+                    found.setdefault(name, []).append({"index": source.pin, **marker})
         return found
 
     def refuse_unused(self) -> None:
@@ -126,13 +123,12 @@ def read_sources(node: Node | None, indexes: Iterable[str], base_dir: Directory)
         if not items:
             value.fail(f"tool.uv.sources.{name} is empty", "Take it out.")
         sources = tuple(_source(name, item, tuple(indexes), base_dir) for item in items)
-        if len(sources) > 1:
-            for source in sources:
-                if source.marker is None:
-                    source.node.fail(
-                        f"{name} has several sources, and one of them says not when it holds",
-                        "Give each of them a 'marker': { ..., marker = \"sys_platform == 'linux'\" }.",
-                    )
+        always = next((source for source in sources if source.marker is None), None)
+        if len(sources) > 1 and always is not None:
+            always.node.fail(
+                f"{name} has several sources, and one of them says not when it holds",
+                "Give each of them a 'marker': { ..., marker = \"sys_platform == 'linux'\" }.",
+            )
         found[known] = sources
     return Sources(found, base_dir)
 
@@ -154,9 +150,8 @@ def _source(name: str, node: Node, indexes: tuple[str, ...], base_dir: Directory
         fields["package"].fail(f"{name} is not to be installed as a package, and nothing else can be done with it")
     if "lfs" in fields and fields["lfs"].as_flag("lfs"):
         fields["lfs"].fail(f"the files of {name} in Git LFS cannot be fetched", "Name an archive or a wheel of it.")
-    for field in ("extra", "group"):
-        if field in fields:
-            fields[field].fail(f"a script has no {field}s, so this source of {name} has no effect", "Take it out.")
+    for field in [field for field in ("extra", "group") if field in fields]:
+        fields[field].fail(f"a script has no {field}s, so this source of {name} has no effect", "Take it out.")
     marker = _marker(name, fields["marker"]) if "marker" in fields else None
     if place == "index":
         index = fields[place].as_text(f"the index of {name}", "Write the name of an index in [[tool.uv.index]].")
@@ -167,11 +162,8 @@ def _source(name: str, node: Node, indexes: tuple[str, ...], base_dir: Directory
         if stray is not None:
             fields[stray].fail(f"{name} comes from an index, which has no {stray!r}", "Take it out.")
         return Source(node, pin=index, marker=marker)
-    texts = {
-        field: fields[field].as_text(f"{field} of {name}")
-        for field in (*_PLACES[:3], "subdirectory", "rev", "tag", "branch")
-        if field in fields
-    }
+    named = [field for field in ("path", "url", "git", "subdirectory", "rev", "tag", "branch") if field in fields]
+    texts = {field: fields[field].as_text(f"{field} of {name}") for field in named}
     return Source(node, url=direct_reference(name, node, texts, base_dir), marker=marker)
 
 
@@ -185,7 +177,7 @@ def _marker(name: str, node: Node) -> str:
         node.fail(f"{shorten(text)!r} is not a marker", "Write it as in \"sys_platform == 'linux'\".")
 
 
-def negation(marker: str, node: Node) -> str:
+def _negation(marker: str, node: Node) -> str:
     """The marker that holds where the given one does not. Raises MetadataError where none can say that."""
     from packaging.markers import Marker
 
