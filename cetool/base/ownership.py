@@ -99,17 +99,11 @@ def check_own_tree(path: Path, *, trust: bool) -> None:
     info = os.lstat(path)
     if not stat.S_ISDIR(info.st_mode):
         raise OwnershipError(f"{path} is not a directory", hint="Remove it.")
-    if info.st_uid not in (0, _me()) and not _is_unmapped(info.st_uid):
-        raise OwnershipError(
-            f"the environment {path} belongs to {_user_name(info.st_uid)}: its programs would run as you", hint=_TRUST
-        )
-    who = _writers(info, str(path))
-    if who is not None:
-        raise OwnershipError(
-            f"the environment {path} can be written to by {who} (mode {stat.S_IMODE(info.st_mode):04o}): "
-            "what they put there would run as you",
-            hint=f"`cetool run --refresh` makes it again after chmod go-w '{path}'. {_TRUST}",
-        )
+    if _is_foreign(info):
+        raise _belonging(f"the environment {path}", info, ": its programs would run as you", _TRUST)
+    if who := _writers(info, str(path)):
+        hint = f"`cetool run --refresh` makes it again after chmod go-w '{path}'. {_TRUST}"
+        raise _writable(f"the environment {path}", info, who, ": what they put there would run as you", hint)
 
 
 def make_private_dirs(path: Path, *, shared: bool = False) -> None:
@@ -181,42 +175,40 @@ def _walk(path: Path) -> list[tuple[str, os.stat_result]]:
 
 def _check_own(path: Path, info: os.stat_result) -> None:
     if info.st_uid != _me():
-        raise OwnershipError(
-            f"the directory {path} belongs to {_user_name(info.st_uid)}: what is there would run as you", hint=_TRUST
-        )
+        raise _belonging(f"the directory {path}", info, ": what is there would run as you", _TRUST)
     if info.st_mode & _OPEN_TO_OTHERS:
         who = "everybody" if info.st_mode & stat.S_IWOTH else "its group"
-        raise OwnershipError(
-            f"the directory {path} can be written to by {who} (mode {stat.S_IMODE(info.st_mode):04o}): "
-            "what they put there would run as you",
-            hint=f"chmod go-w '{path}' closes it; first make sure that nobody has put anything there. {_TRUST}",
-        )
+        hint = f"chmod go-w '{path}' closes it; first make sure that nobody has put anything there. {_TRUST}"
+        raise _writable(f"the directory {path}", info, who, ": what they put there would run as you", hint)
 
 
 def _check_passed(
     path: Path, place: str, info: os.stat_result, owners: Collection[int] = (), what: str = "", hint: str = ""
 ) -> None:
     """A directory or link on the way: whoever can write to the one or owns the other can exchange what follows."""
-    what = what or f"the directory {path}"
-    if info.st_uid not in (0, _me(), *owners) and not _is_unmapped(info.st_uid):
-        raise OwnershipError(
-            f"{what} is not safe: {_named(place, path)} belongs to {_user_name(info.st_uid)}, who "
-            "could put another one in its place",
-            hint=hint or _TRUST,
-        )
+    here = "it" if place == str(path) else f"{place}, on the way to it,"
+    subject = f"{what or f'the directory {path}'} is not safe: {here}"
+    if _is_foreign(info, owners):
+        raise _belonging(subject, info, ", who could put another one in its place", hint or _TRUST)
     if not stat.S_ISDIR(info.st_mode) or (info.st_mode & stat.S_ISVTX and place != str(path)):
         return
-    who = _writers(info, place)
-    if who is not None:
-        raise OwnershipError(
-            f"{what} is not safe: {_named(place, path)} can be written to by {who} "
-            f"(mode {stat.S_IMODE(info.st_mode):04o}), who could put another one in its place",
-            hint=hint or f"chmod go-w '{place}' closes it. {_TRUST}",
-        )
+    if who := _writers(info, place):
+        hint = hint or f"chmod go-w '{place}' closes it. {_TRUST}"
+        raise _writable(subject, info, who, ", who could put another one in its place", hint)
 
 
-def _named(place: str, path: Path) -> str:
-    return "it" if place == str(path) else f"{place}, on the way to it,"
+def _is_foreign(info: os.stat_result, owners: Collection[int] = ()) -> bool:
+    """Whether it belongs neither to this user, nor to root, nor to one of ``owners``."""
+    return info.st_uid not in (0, _me(), *owners) and not _is_unmapped(info.st_uid)
+
+
+def _belonging(subject: str, info: os.stat_result, threat: str, hint: str) -> OwnershipError:
+    return OwnershipError(f"{subject} belongs to {_user_name(info.st_uid)}{threat}", hint=hint)
+
+
+def _writable(subject: str, info: os.stat_result, who: str, threat: str, hint: str) -> OwnershipError:
+    mode = f"{stat.S_IMODE(info.st_mode):04o}"
+    return OwnershipError(f"{subject} can be written to by {who} (mode {mode}){threat}", hint=hint)
 
 
 def _way(path: Path) -> Iterator[tuple[str, os.stat_result]]:
@@ -281,17 +273,11 @@ def _check_file(path: Path, info: os.stat_result, descriptor: int, owners: Colle
     for place, passed in _walk(path):
         if not stat.S_ISREG(passed.st_mode):
             _check_passed(path, place, passed, owners, "the file", f"chmod go-w closes a directory. {named}")
-    if info.st_uid not in (0, _me(), *owners) and not _is_unmapped(info.st_uid):
-        raise OwnershipError(
-            f"the file belongs to {_user_name(info.st_uid)}, who could switch off what protects you", hint=named
-        )
-    who = _writers(info, descriptor)
-    if who is not None:
-        raise OwnershipError(
-            f"the file can be written to by {who} (mode {stat.S_IMODE(info.st_mode):04o}), "
-            "who could switch off what protects you",
-            hint=f"chmod go-w '{path}' closes it; first look at what is in it.",
-        )
+    threat = ", who could switch off what protects you"
+    if _is_foreign(info, owners):
+        raise _belonging("the file", info, threat, named)
+    if who := _writers(info, descriptor):
+        raise _writable("the file", info, who, threat, f"chmod go-w '{path}' closes it; first look at what is in it.")
 
 
 # --- users and groups -------------------------------------------------------------------------------------------------

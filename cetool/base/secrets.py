@@ -1,4 +1,4 @@
-"""The secrets that this process has seen, to be taken out of whatever other programs and libraries print.
+"""Secrets: parameters whose names tell of them, and those that this process has seen, to be hidden in what it prints.
 
 They are collected when URLs are split, and when a token is read from the environment or a file.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from urllib.parse import quote, unquote, unquote_to_bytes
+
+from cetool.base.text import pattern
 
 MASK = "***"
 #: A shorter secret is not looked for in texts, where it would mean something else.
@@ -18,6 +20,22 @@ _MOST_KNOWN = 2_000
 _LONG_USER = 20
 #: Passwords that mean that the user is a token.
 _NO_PASSWORDS = ("", "x-oauth-basic")
+
+#: Words in the name of a parameter that make its value a secret.
+_SECRET_WORDS = frozenset(
+    {"token", "password", "passwd", "passphrase", "passcode", "pwd", "secret", "apikey", "authkey", "accesskey"}
+    | {"key", "jwt", "sas", "sig", "signature", "credential", "credentials", "cred", "creds", "bearer", "authorization"}
+    | {"auth", "pass", "hmac", "csrf", "xsrf", "ticket", "skey"}
+)
+#: Names that are too common as parts of others.
+_SECRET_NAMES = frozenset({"auth", "code", "pass", "pw", "pat", "otp", "session", "sessionid", "sid", "jsessionid"})
+_SECRET_ENDS = (
+    *("token", "password", "passwd", "userpass", "passphrase", "secret"),
+    *("apikey", "accesskey", "secretkey", "signature", "sessionid"),
+)
+_SECRET_STARTS = ("xamz", "xgoog", "xms")
+_NAME_WORDS = pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+_NOT_ALPHANUMERIC = pattern(r"[^a-z0-9]+")
 
 _known: dict[str, None] = {}
 _matching: list[re.Pattern[str]] = []  # what finds them; empty when more have become known since
@@ -63,3 +81,13 @@ def hide_known(text: str) -> str:
 def _expression(secret: str) -> str:
     escaped = re.escape(secret)
     return escaped if len(secret) >= _LONG else rf"(?<![A-Za-z0-9]){escaped}(?![A-Za-z0-9])"
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a parameter of this name holds a secret."""
+    name = unquote(name)
+    joined = _NOT_ALPHANUMERIC.sub("", name.lower())
+    if joined in _SECRET_NAMES or joined.endswith(_SECRET_ENDS) or joined.startswith(_SECRET_STARTS):
+        return True
+    words = {word for part in re.split(r"[^A-Za-z0-9]+", name) for word in _NAME_WORDS.findall(part)}
+    return not _SECRET_WORDS.isdisjoint(map(str.lower, words))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes
 
-from cetool.base.secrets import MASK, hide_known, remember, remember_login
+from cetool.base.secrets import MASK, hide_known, is_secret_name, remember, remember_login
 from cetool.base.text import pattern, shorten
 from cetool.base.values import Value
 
@@ -36,31 +36,6 @@ _HOST = pattern(r"(?:\[[0-9A-Fa-f:.%]*\]|[^:@\[\]]*)(?::\d*)?")
 _CLOSING = {'"': '"', "'": "'", "<": ">", "`": "`", "(": ")", "[": "]"}
 _TOKEN_MARK = pattern(r"/(?:t|%[57]4)/", re.IGNORECASE)
 _NESTED = pattern(r"%3a(?:%2f){2}", re.IGNORECASE)
-
-#: Words in the name of a parameter that make its value a secret.
-_SECRET_WORDS = frozenset(
-    {"token", "password", "passwd", "passphrase", "passcode", "pwd", "secret", "apikey", "authkey", "accesskey"}
-    | {"key", "jwt", "sas", "sig", "signature", "credential", "credentials", "cred", "creds", "bearer", "authorization"}
-    | {"auth", "pass", "hmac", "csrf", "xsrf", "ticket", "skey"}
-)
-#: Names that are too common as parts of others.
-_SECRET_NAMES = frozenset({"auth", "code", "pass", "pw", "pat", "otp", "session", "sessionid", "sid", "jsessionid"})
-_SECRET_ENDS = (
-    "token",
-    "password",
-    "passwd",
-    "userpass",
-    "passphrase",
-    "secret",
-    "apikey",
-    "accesskey",
-    "secretkey",
-    "signature",
-    "sessionid",
-)
-_SECRET_STARTS = ("xamz", "xgoog", "xms")
-_NAME_WORDS = pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-_NOT_ALPHANUMERIC = pattern(r"[^a-z0-9]+")
 
 
 class Url(Value):
@@ -407,16 +382,6 @@ def _clean_nested(value: str, mask: str | None, learn: bool) -> str:
     plain = unquote(value)
     clean = _rewritten(plain, mask, learn)
     return value if clean == plain else quote(clean, safe=MASK)
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether a parameter of this name holds a secret."""
-    name = unquote(name)
-    joined = _NOT_ALPHANUMERIC.sub("", name.lower())
-    if joined in _SECRET_NAMES or joined.endswith(_SECRET_ENDS) or joined.startswith(_SECRET_STARTS):
-        return True
-    words = {word for part in re.split(r"[^A-Za-z0-9]+", name) for word in _NAME_WORDS.findall(part)}
-    return not _SECRET_WORDS.isdisjoint(map(str.lower, words))
 
 
 _HEADER = pattern(
