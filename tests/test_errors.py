@@ -17,17 +17,25 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cetool"
 
 
 def _codes() -> Iterator[tuple[str, str]]:
-    """Every literal code in the source, with its place: arguments called ``code``, and what is assigned to one."""
+    """Every literal code in the source, with its place: arguments called ``code``, their defaults, and assignments."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            value: ast.expr | None = None
-            if isinstance(node, ast.keyword) and node.arg == "code":
-                value = node.value
-            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).split(",")[0].strip("( ") == "code":
-                value = node.value.elts[0] if isinstance(node.value, ast.Tuple) else node.value
-            for part in ast.walk(value) if value is not None else ():
+            for part in (each for value in _values(node) for each in ast.walk(value)):
                 if isinstance(part, ast.Constant) and re.fullmatch("[a-z]+(-[a-z]+)*", str(part.value)):
                     yield str(part.value), f"{path.relative_to(PACKAGE)}:{part.lineno}"
+
+
+def _values(node: ast.AST) -> Iterator[ast.expr]:
+    """The values that a piece of code gives to what is called ``code``."""
+    if isinstance(node, ast.keyword) and node.arg == "code":
+        yield node.value
+    elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).split(",")[0].strip("( ") == "code":
+        yield node.value.elts[0] if isinstance(node.value, ast.Tuple) else node.value
+    elif isinstance(node, ast.arguments):
+        given = [*node.posonlyargs, *node.args]
+        named = list(zip(given[len(given) - len(node.defaults) :], node.defaults, strict=True))
+        pairs = [*named, *zip(node.kwonlyargs, node.kw_defaults, strict=True)]
+        yield from (value for argument, value in pairs if argument.arg == "code" and value is not None)
 
 
 def test_each_code_in_the_source_is_registered_and_each_registered_one_is_used() -> None:
