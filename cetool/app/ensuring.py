@@ -88,10 +88,13 @@ def _found(decision: Decision, world: World, reporter: Reporter) -> tuple[Lease 
 
 
 def note_used(lease: Lease, called: str, world: World, reporter: Reporter) -> None:
-    """Note that the environment is used, by what ``called`` says; and start a collection if it is time for one.
+    """Note that the environment is used, by what ``called`` says; and start a collection if it is time for one."""
+    note_use_of(lease, called, world, reporter)
+    collect_in_background(world)
 
-    Where the use cannot be written down the script runs all the same.
-    """
+
+def note_use_of(lease: Lease, called: str, world: World, reporter: Reporter) -> None:
+    """Note that the environment is used. Where that cannot be written down the script runs all the same."""
     for lock in lease.locks:
         touch_shared(lock.fd, os.fsencode(lock.path))
     if lease.base is None or lease.below is not None:  # else neither of them is in the log
@@ -99,7 +102,6 @@ def note_used(lease: Lease, called: str, world: World, reporter: Reporter) -> No
             note_use(world.paths.spool, (lease.base or lease.prefix).name, called)
         except OSError as error:
             reporter.detail(f"The use of {lease.prefix} could not be noted: {error.strerror or error}")
-    collect_in_background(world)
 
 
 def activation_of(lease: Lease, world: World, dialect: str | None = None) -> Activation:
