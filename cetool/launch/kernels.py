@@ -33,10 +33,12 @@ _USUAL = ("python3", "ir", "bash")
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel spec: its name, the directory of its files, its language in lower case, its command, its variables."""
+    """A kernel spec."""
 
     name: str
+    #: The directory of its files.
     directory: Path
+    #: In lower case.
     language: str
     argv: tuple[str, ...]
     env: Mapping[str, str]
@@ -141,12 +143,15 @@ class KernelSource:
 
 @dataclass(frozen=True)
 class InstalledKernel:
-    """A kernel spec of cetool's: its name, its directory, what the user is shown, what it starts, what it is for."""
+    """A kernel spec of cetool's."""
 
     name: str
     directory: Path
+    #: What the user is shown.
     display_name: str
+    #: What it starts.
     argv: tuple[str, ...]
+    #: What it is for.
     source: KernelSource
 
 

@@ -52,11 +52,14 @@ class Audience(Protocol):
 
 @dataclass(frozen=True)
 class CellFailure:
-    """The cell that failed: its number, its text, what went wrong, and the kernel's traceback, perhaps empty."""
+    """The cell that failed."""
 
+    #: From 1.
     number: int
+    #: Its text.
     source: str
     reason: str
+    #: The kernel's, perhaps empty.
     traceback: str = ""
 
 
@@ -70,15 +73,16 @@ class NotebookResult:
 
 @dataclass(frozen=True)
 class KernelSetup:
-    """Where the kernel runs: its command for a connection file, its directory, the descriptors that it holds open.
+    """Where a kernel runs."""
 
-    With ``sockets`` it talks by sockets in a private directory; else by TCP, as every kernel can.
-    """
-
+    #: Its command for a connection file.
     command: Callable[[str], Command]
+    #: Its working directory.
     directory: Path
     consent: Consent
+    #: Descriptors that it holds open.
     keep: Sequence[int] = ()
+    #: Whether it talks by sockets in a private directory; else by TCP, as every kernel can.
     sockets: bool = False
 
 

@@ -27,23 +27,26 @@ _BROKEN = (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionEr
 
 
 class Marker(Value):
-    """What is known of a complete environment.
+    """What is known of a complete environment."""
 
-    ``name`` is the spec's; ``prefix`` the directory it was made for (a prefix cannot be moved); ``subdir`` conda's name
-    of the platform; ``created`` in seconds since 1970; ``seconds`` how long it took; ``size`` bytes on disk, hard links
-    counted once; ``packages`` how many package records.
-    """
-
+    #: The spec's.
     name: str
+    #: The directory that it was made for: a prefix cannot be moved.
     prefix: str
+    #: conda's name of the platform.
     subdir: str
     spec: EnvironmentSpec
     engine: str
     engine_version: str
+    #: Seconds since 1970.
     created: float
+    #: How long it took.
     seconds: float
+    #: The number of its package records.
     packages: int
+    #: Bytes on disk, hard links counted once.
     size: int
+    #: The version of cetool that made it.
     cetool: str
 
     def as_dict(self) -> dict[str, Any]:

@@ -45,15 +45,19 @@ _T = TypeVar("_T")
 
 
 class Row(Value):
-    """What the log knows of a directory: ``last_used`` and ``created`` in seconds since 1970, ``size`` in bytes."""
+    """What the log knows of a directory."""
 
     directory: str
     name: str
     engine: str
+    #: Seconds since 1970.
     created: float
+    #: How long it took to make it.
     seconds: float
     packages: int
+    #: Bytes.
     size: int
+    #: Seconds since 1970.
     last_used: float
     runs: int
 
