@@ -88,6 +88,18 @@ def test_threads_of_one_process_share_what_one_of_them_makes(tmp_path: Path) -> 
     assert not any(map(store.in_use, store.directories()))
 
 
+def test_making_an_environment_changes_nothing_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("other threads would notice")
+
+    with monkeypatch.context() as patched:
+        for name in ("umask", "chdir", "putenv", "unsetenv"):
+            patched.setattr(os, name, refuse)
+        lease = made(tmp_path)
+    with lease:
+        assert is_whole(lease.prefix)
+
+
 def test_those_who_waited_share_the_failure(tmp_path: Path) -> None:
     body = """
     from cetool.base.errors import EngineError

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cetool.base.codec import decode, encode
 from cetool.base.limits import NOTE, parse_json, read_regular
 from cetool.base.values import Value
 from cetool.declare.environment import EnvironmentSpec
@@ -51,55 +52,35 @@ class Marker(Value):
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"schema": MARKER_SCHEMA, **self._asdict(), "spec": self.spec.as_dict()}
+        return encode(self, schema=MARKER_SCHEMA)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Marker:
-        """The marker that :meth:`as_dict` wrote.
-
-        Raises KeyError, TypeError, ValueError or AttributeError where it is not one.
-        """
-        if data["schema"] != MARKER_SCHEMA:
-            raise ValueError(f"schema {data['schema']!r}")
-        _check_spec(data["spec"])
-        values = {name: data[name] for name in cls._fields}
-        for name, value in values.items():
-            if name != "spec" and not _is_of_kind(value, _NUMBERS.get(name)):
-                raise TypeError(f"{name} is {value!r}")
-            if name not in ("spec", "prefix", *_NUMBERS):
-                value.encode()
-        return cls(**{**values, "spec": EnvironmentSpec.from_dict(data["spec"])})
+        """The marker that :meth:`as_dict` wrote. Raises KeyError, TypeError or ValueError where it is not one."""
+        _check_texts(data["spec"])
+        marker = decode(cls, data, schema=MARKER_SCHEMA)
+        for text in (marker.name, marker.subdir, marker.engine, marker.engine_version, marker.cetool):
+            text.encode()
+        os.fsencode(marker.prefix)
+        # an SQLite integer has 64 bits
+        if not all(0 <= number < 2**63 for number in (marker.created, marker.seconds, marker.packages, marker.size)):
+            raise ValueError("a number is out of range")
+        return marker
 
 
-#: The fields of a marker that are no text.
-_NUMBERS: dict[str, type] = {"created": float, "seconds": float, "packages": int, "size": int}
-
-
-def _is_of_kind(value: object, number: type | None) -> bool:
-    """Whether a JSON value is of that kind of number, or text without NUL for None."""
-    if number is None:
-        if not isinstance(value, str) or "\0" in value:
-            return False
-        os.fsencode(value)  # raises UnicodeEncodeError for a lone surrogate, unless it stands for a byte of a path
-        return True
-    # an SQLite integer has 64 bits, and a float that is no number compares with nothing
-    fits = isinstance(value, int if number is int else (int, float)) and not isinstance(value, bool)
-    return fits and isinstance(value, (int, float)) and 0 <= value < 2**63
-
-
-def _check_spec(value: object, depth: int = 0) -> None:
-    """Raise TypeError where a spec has other values than texts in lists and mappings."""
+def _check_texts(value: object, depth: int = 0) -> None:
+    """Raise ValueError where a spec has other values than texts in lists and mappings."""
     if depth > _DEEPEST:
-        raise TypeError("nested too deep")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _check_spec(key, depth + 1)
-            _check_spec(item, depth + 1)
-    elif isinstance(value, list):
-        for item in value:
-            _check_spec(item, depth + 1)
-    elif not _is_of_kind(value, None):
-        raise TypeError(f"{value!r} is in the spec")
+        raise ValueError("nested too deep")
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError("a NUL character is in the spec")
+        os.fsencode(value)  # fails for a lone surrogate, unless it stands for a byte of a path
+    elif isinstance(value, (dict, list)):
+        for item in value if isinstance(value, list) else (*value, *value.values()):
+            _check_texts(item, depth + 1)
+    else:
+        raise ValueError(f"{value!r} is in the spec")
 
 
 def read_marker(prefix: Path) -> Marker | None:
@@ -114,9 +95,7 @@ def is_marked(prefix: Path) -> bool:
     """Whether the environment has a marker of its own, whatever is in that: who looks at thousands looks no closer."""
     try:
         data = _read(prefix)
-        return (
-            data["schema"] == MARKER_SCHEMA and _is_of_kind(data["prefix"], None) and _is_same(data["prefix"], prefix)
-        )
+        return data["schema"] == MARKER_SCHEMA and _is_same(data["prefix"], prefix)
     except _BROKEN:
         return False
 
