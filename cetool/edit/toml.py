@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cetool.edit.document import BlockEditor
+from cetool.edit.document import BlockEditor, BlockText
 from cetool.edit.spots import Edit, Path, Spot, UneditableError, flow_append, flow_remove, line_end, line_start
 
 if TYPE_CHECKING:
@@ -161,9 +161,18 @@ class TomlText(BlockEditor):
     The changes raise UneditableError where what they are about cannot be changed in place.
     """
 
+    _scanned: tuple[BlockText, list[Section]] | None = None
+
+    @property
+    def _sections(self) -> list[Section]:
+        """The document's tables as they are now."""
+        if self._scanned is None or self._scanned[0] is not self.text:
+            self._scanned = self.text, scan_toml(self.content)
+        return self._scanned[1]
+
     def find(self, path: Path) -> Spot | None:
         """The value at a path; None for a table with a header, and where there is nothing."""
-        for section in scan_toml(self.content):
+        for section in self._sections:
             for entry in () if section.array else section.entries:
                 length = len(entry.path)
                 if entry.path == path[:length]:
@@ -181,7 +190,7 @@ class TomlText(BlockEditor):
         length = len(path)
         return self.find(path) is not None or any(
             section.path[:length] == path or any(entry.path[:length] == path for entry in section.entries)
-            for section in scan_toml(self.content)
+            for section in self._sections
         )
 
     def replace(self, path: Path, value: str) -> None:
@@ -215,7 +224,7 @@ class TomlText(BlockEditor):
         if inline is not None and inline.kind == "mapping":
             self._apply(*flow_append(content, inline, entry))
             return
-        sections = [section for section in scan_toml(content) if not section.array]
+        sections = [section for section in self._sections if not section.array]
         for section in reversed(sections):
             if section.path == table and (table or section.entries):
                 last = max([section.end, *(entry.value.end for entry in section.entries)])
@@ -253,7 +262,7 @@ class TomlText(BlockEditor):
             self._apply(*flow_remove(content, holder, index))
             return
         spans = []
-        for section in scan_toml(content):
+        for section in self._sections:
             spans += [(section.start, section.end)] * (section.path[:length] == path)
             spans += [(entry.start, entry.value.end) for entry in section.entries if entry.path[:length] == path]
         if not spans:
