@@ -176,7 +176,8 @@ class _Waiting:
         self._given = progress
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._given, name)
+        # a program need not listen to everything
+        return getattr(self._given, name, lambda *_: None)
 
     def wait(self, holder: str) -> None:
         """Another process makes the environment."""
