@@ -1,7 +1,4 @@
-"""The variables that an environment sets, read from its prefix, and what a process in it is given.
-
-The variables that an overlay sets over those of its base.
-"""
+"""The variables that an environment sets, with those of an overlay, and what a process in it gets."""
 
 from __future__ import annotations
 

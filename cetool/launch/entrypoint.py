@@ -257,42 +257,40 @@ def run_entrypoint(entry: Entrypoint, args: Sequence[str], context: EntrypointCo
     sourced once, for all commands. Raises MetadataError on an unknown name, EntrypointError on a failing ``$(...)``,
     and what :func:`~cetool.launch.programs.find_program` and :func:`~cetool.launch.process.exec_command` raise.
     """
-    runner = _runner(entry, context)
-    for command in entry.commands[:-1]:
-        status = spawn_and_wait(runner.command(command), context.consent, keep=context.keep)
-        if status != 0:
-            end_like(status)
+    runner = _Runner(entry, context)
+    status = runner.run_all_but_last()
+    if status != 0:
+        end_like(status)
     exec_command(runner.command(entry.commands[-1], args), context.consent, keep=context.keep)
 
 
 def wait_for_entrypoint(entry: Entrypoint, args: Sequence[str], context: EntrypointContext) -> int:
     """Run the commands as :func:`run_entrypoint` does, the last one as a child too: the status of the last that ran,
     or the negative number of the signal that it died of."""
-    runner = _runner(entry, context)
-    for command in entry.commands[:-1]:
-        status = spawn_and_wait(runner.command(command), context.consent, keep=context.keep)
-        if status != 0:
-            return status
-    return spawn_and_wait(runner.command(entry.commands[-1], args), context.consent, keep=context.keep)
-
-
-def _runner(entry: Entrypoint, context: EntrypointContext) -> _Runner:
-    """What turns the words into commands, the activation scripts having been sourced where several are to share it."""
-    words = simple_argv(entry, context.script, context.cache)
-    if words is None and context.scripts:
-        environ = sourced_environ(context.scripts, context.environ, context.consent, keep=context.keep)
-        context = replace(context, environ=environ, scripts=())
-    return _Runner(entry, context)
+    runner = _Runner(entry, context)
+    last = entry.commands[-1]
+    return runner.run_all_but_last() or spawn_and_wait(runner.command(last, args), context.consent, keep=context.keep)
 
 
 class _Runner:
     """Turns what was read into commands, at the moment they are to run: a command may change what the next one sees."""
 
     def __init__(self, entry: Entrypoint, context: EntrypointContext) -> None:
+        if context.scripts and simple_argv(entry, context.script, context.cache) is None:
+            # sourced once for the commands that are to share it
+            environ = sourced_environ(context.scripts, context.environ, context.consent, keep=context.keep)
+            context = replace(context, environ=environ, scripts=())
         self.entry = entry
-        self.around = context
-        own = {"SCRIPT": os.fspath(context.script), "CACHE": os.fspath(context.cache)}
-        self.values = {**context.environ, **own}
+        self.context = context
+        self.values = {**context.environ, "SCRIPT": os.fspath(context.script), "CACHE": os.fspath(context.cache)}
+
+    def run_all_but_last(self) -> int:
+        """Run the commands up to the first that fails: its status, or the negative number of its signal; 0 for none."""
+        for command in self.entry.commands[:-1]:
+            status = spawn_and_wait(self.command(command), self.context.consent, keep=self.context.keep)
+            if status != 0:
+                return status
+        return 0
 
     def command(self, command: SimpleCommand, args: Sequence[str] = ()) -> Command:
         words = [argument for word in command.words for argument in self.expand(word)]
@@ -302,9 +300,9 @@ class _Runner:
                 where=self.entry.where,
             )
         # a path is meant as it stands: here it is no shebang's
-        prefix = None if Path(words[0]).is_absolute() else self.around.prefix
-        program = find_program(words[0], self.around.environ, prefix)
-        return Command(program, (program, *words[1:], *args), self.around.environ, self.around.scripts)
+        prefix = None if Path(words[0]).is_absolute() else self.context.prefix
+        program = find_program(words[0], self.context.environ, prefix)
+        return Command(program, (program, *words[1:], *args), self.context.environ, self.context.scripts)
 
     def expand(self, word: Word) -> list[str]:
         done: list[str] = []
@@ -348,7 +346,7 @@ class _Runner:
         collected = b""
         for simple in substitution.commands:
             command = self.command(simple)
-            status, output = capture_output(command, self.around.consent, keep=self.around.keep)
+            status, output = capture_output(command, self.context.consent, keep=self.context.keep)
             if status == -signal.SIGINT:
                 raise Interrupted(signal.SIGINT)
             if status != 0:
