@@ -6,10 +6,10 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 from cetool.app.world import World
+from cetool.base.durations import is_due
 from cetool.base.process import own_program
 from cetool.warm import COLLECTION_INTERVAL
 from cetool.warm.environ import ON_WINDOWS
@@ -49,15 +49,14 @@ def _start(world: World, *words: str) -> None:
 def _due(stamp: Path) -> bool:
     """Whether an hour has passed; from then on it has not. In a new cache, or a read-only one, nothing is due."""
     try:
-        age = time.time() - stamp.stat().st_mtime
+        last = stamp.stat().st_mtime
     except FileNotFoundError:
         if stamp.parent.is_dir():
             touch(stamp)
         return False
     except OSError:
         return False
-    # a stamp in the future tells that the clock was set back
-    return not 0 <= age < COLLECTION_INTERVAL and touch(stamp)
+    return is_due(last, COLLECTION_INTERVAL) and touch(stamp)
 
 
 def touch(stamp: Path) -> bool:
