@@ -79,6 +79,12 @@ def test_conversion_tells_what_it_leaves_out(write: Write) -> None:
         convert_block(write("# conda execute\n# env: [six]\n"), DIALECTS["pep723"])
 
 
+def test_tables_in_an_order_that_cannot_be_followed_are_refused(write: Write) -> None:
+    tables = "# [[tool.x]]\n# [[tool.y]]\n# [tool.x.z]\n"
+    with pytest.raises(NotWrittenError, match="nothing was written"):
+        convert_block(write(f"# /// script\n# dependencies = []\n{tables}# ///\n"), DIALECTS["conda-script"])
+
+
 def test_a_comment_below_stays_out_of_the_block(write: Write) -> None:
     text = "# /// script\n# dependencies = ['six']\n# ///\n# more: words\nprint()\n"
     new = convert_block(write(text), DIALECTS["conda-execute"]).document.data.decode()

@@ -19,9 +19,9 @@ from cetool.declare.pypi import canonical_requirement
 from cetool.declare.requirements import DEFAULT_CHANNEL
 from cetool.edit.declared import DeclaredItem, channels_place, draft_of, pypi_name
 from cetool.edit.document import BlockText, Document, NotWrittenError, block_text, require_script
-from cetool.edit.editing import Edited, comparable, declaration, declared_again, require_block
+from cetool.edit.editing import Edited, comparable, declaration, declared_again, require_block, unsafe
 from cetool.edit.rendering import NewBlock, entrypoint_of, render, toml_value, words_of
-from cetool.edit.spots import Spot, line_start
+from cetool.edit.spots import Spot, UneditableError, line_start
 from cetool.edit.toml import TomlText, scan_toml
 from cetool.edit.yaml import scan_yaml
 
@@ -54,7 +54,10 @@ def convert_block(document: Document, dialect: str) -> Edited:
     work = _Conversion(document, block, dialect)
     if work.before.requirements.overlay is not None:  # its keys are written by hand into [tool.cetool]
         raise work.refusal(": it names a base, and what is laid over it")
-    wanted, shared = work.wanted()
+    try:
+        wanted, shared = work.wanted()
+    except UneditableError:
+        raise unsafe(script, block) from None
     for attempt in work.attempts(wanted):
         new = work.replaced(attempt, shared)
         _, found = declared_again(new, dialect, work.refusal)
@@ -242,10 +245,8 @@ class _Conversion:
         return [wanted] if explicit is not None else [wanted, replace(wanted, run_with=run_with)]
 
     def runs_alike(self, found: Declaration) -> bool:
-        """Whether the script runs as before."""
-        if self.lost_command:
-            return True
-        return _command(found) == _command(self.before)
+        """Whether the script runs as before, as far as the dialect has a command for that."""
+        return self.lost_command or _command(found) == _command(self.before)
 
     def replaced(self, wanted: NewBlock, shared: str) -> Document:
         """The file with the new block in the old one's place."""
@@ -256,9 +257,8 @@ class _Conversion:
         if following.startswith(comment) and self.dialect in (CONDA_EXECUTE, PEP723):
             lines.append("")
         ends = [document.ending] * (len(lines) - 1) + [document.line(block.last - 1)[1]]
-        new = document.encoded(
-            map("".join, zip(lines, ends, strict=True)), "the new block cannot be written in {codec}"
-        )
+        ended = map("".join, zip(lines, ends, strict=True))
+        new = document.encoded(ended, "the new block cannot be written in {codec}")
         return document.spliced(block.first - 1, block.last, new)
 
     def compare(self, found: Declaration) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,27 +70,26 @@ def declared_items(root: Node, dialect: str) -> list[DeclaredItem]:
         return list(_list(root, ("env",)))
     found: list[DeclaredItem] = []
     if dialect == PEP723:
-        python = root.below("requires-python")
+        key: Literal["requires-python"] = "requires-python"
+        python = root.below(key)
         if python is not None:
-            found.append(
-                DeclaredItem(
-                    "conda",
-                    "python",
-                    f"python {python.text}",
-                    ("requires-python",),
-                    python.where.line,
-                    "requires-python",
-                )
-            )
+            found.append(DeclaredItem("conda", "python", f"python {python.text}", (key,), python.where.line, key))
         found += _list(root, ("dependencies",), "pypi")
         found += _list(root, (*_CONDA, "dependencies"))
     else:
         found += _table(root, ("dependencies",), "conda")
-    found += _pixi(root, _PIXI, None)
+    for path, platform in _pixi_features(root):
+        found += _table(root, (*path, "dependencies"), "conda", platform)
+        found += _table(root, (*path, "pypi-dependencies"), "pypi", platform)
+    return [*found, *_list(root, (*_CETOOL, "env"))]
+
+
+def _pixi_features(root: Node) -> Iterator[tuple[tuple[str, ...], str | None]]:
+    """The tables of pixi that have dependencies, and the platform that each is for (None: all)."""
+    yield _PIXI, None
     targets = root.below(*_PIXI, "target")
     for platform in () if targets is None else targets.entries:
-        found += _pixi(root, (*_PIXI, "target", platform), platform)
-    return [*found, *_list(root, (*_CETOOL, "env"))]
+        yield (*_PIXI, "target", platform), platform
 
 
 def _list(root: Node, path: tuple[str, ...], kind: Literal["conda", "pypi"] = "conda") -> Iterator[DeclaredItem]:
@@ -107,28 +106,19 @@ def _list(root: Node, path: tuple[str, ...], kind: Literal["conda", "pypi"] = "c
                 yield DeclaredItem("pypi", pypi_name(text), text, (*path, index, "pip", place), entry.where.line)
 
 
-def _pixi(root: Node, path: tuple[str, ...], platform: str | None) -> Iterator[DeclaredItem]:
-    yield from _table(root, (*path, "dependencies"), "conda", platform)
-    yield from _table(root, (*path, "pypi-dependencies"), "pypi", platform)
-
-
 def _table(
     root: Node, path: tuple[str, ...], kind: Literal["conda", "pypi"], platform: str | None = None
 ) -> Iterator[DeclaredItem]:
     node = root.below(*path)
     for name, value in ({} if node is None else node.entries).items():
-        version = value.text if value.kind == "text" else ""
+        text = f"{name} {value.text if value.kind == 'text' else ''}"
         fields = value.entries
         if value.kind == "mapping" and set(fields) <= {"version", "build", "channel"}:
             channel = f"{fields['channel'].text}::" if "channel" in fields else ""
-            version = " ".join(fields[key].text for key in ("version", "build") if key in fields)
-            name_and_version = f"{channel}{name} {version}".strip()
-        else:
-            name_and_version = f"{name} {version}".strip()
+            text = " ".join([f"{channel}{name}", *(fields[key].text for key in ("version", "build") if key in fields)])
         known = name.lower() if kind == "conda" else pypi_name(name)
-        yield DeclaredItem(
-            kind, known, name_and_version.removesuffix(" *"), (*path, name), value.where.line, "entry", platform
-        )
+        text = text.strip().removesuffix(" *")
+        yield DeclaredItem(kind, known, text, (*path, name), value.where.line, "entry", platform)
 
 
 def channel_places(dialect: str) -> tuple[tuple[str, ...], ...]:
@@ -154,13 +144,9 @@ def untouched(root: Node, dialect: str) -> Any:
     """All but packages and channels, as plain values: what an edit must not change."""
     places: set[tuple[str, ...]] = {("env",)} if dialect == CONDA_EXECUTE else {("requires-python",), ("dependencies",)}
     places |= {(*_CONDA, "dependencies"), (*_CETOOL, "env"), *channel_places(dialect)}
-    for path in (_PIXI, *((*_PIXI, "target", key) for key in _keys(root.below(*_PIXI, "target")))):
+    for path, _ in _pixi_features(root):
         places |= {(*path, "dependencies"), (*path, "pypi-dependencies")}
     return _plain(root, (), places)
-
-
-def _keys(node: Node | None) -> Mapping[str, Node]:
-    return {} if node is None else node.entries
 
 
 def _plain(node: Node, path: tuple[str, ...], left_out: set[tuple[str, ...]]) -> Any:

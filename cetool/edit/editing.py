@@ -77,7 +77,7 @@ def edit_declaration(document: Document, change: BlockChange) -> Edited:
             work.drop(name)
         channels = work.add_channels(change.channels, before.requirements.channels)
     except UneditableError:
-        raise _unsafe(script, block) from None
+        raise unsafe(script, block) from None
     needs = work.packages or work.pypi or before.requirements.baselines
     if not needs and block.dialect == CONDA_EXECUTE:
         raise UsageError("nothing would be left of what the script needs", hint="Take the block out with an editor.")
@@ -89,10 +89,10 @@ def edit_declaration(document: Document, change: BlockChange) -> Edited:
     if old.channels is None and channels is not None:
         wanted = wanted._replace(configured=block.dialect == CONDA_EXECUTE)
     new = draft.document()
-    new_block, found = declared_again(new, block.dialect, lambda reason: _unsafe(script, block, reason))
+    new_block, found = declared_again(new, block.dialect, lambda reason: unsafe(script, block, reason))
     same = comparable(found) == comparable(before._replace(requirements=wanted)) and new_block.first == block.first
     if not same or untouched(draft.root, block.dialect) != untouched(old_root, block.dialect):
-        raise _unsafe(script, block)
+        raise unsafe(script, block)
     return Edited(new, tuple(work.notes))
 
 
@@ -140,7 +140,8 @@ def comparable(declared: Declaration) -> object:
     )
 
 
-def _unsafe(script: Script, block: Block, reason: str = "") -> NotWrittenError:
+def unsafe(script: Script, block: Block, reason: str = "") -> NotWrittenError:
+    """The error for a block that no program can safely change."""
     return NotWrittenError(
         f"the block is written in a way that does not let this change be made safely, so nothing was written{reason}",
         where=script.at(block.first),
