@@ -123,8 +123,8 @@ def _look_at(
 
 def _solve(source: Source | None, metadata: ScriptMetadata, world: World, reporter: Reporter) -> list[Finding]:
     """Whether the environment can be made; what keeps that from being known (no network) is raised."""
+    from cetool.engines.errors import UnsatisfiableError  # engines: only with --solve
     from cetool.engines.protocol import Hold
-    from cetool.engines.rattler.errors import UnsatisfiableError  # engines: only with --solve
     from cetool.engines.solve import count_packages
 
     spec, _ = specify(metadata.requirements, world)

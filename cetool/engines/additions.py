@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from cetool.base.urls import redact
 from cetool.declare.match_fields import PACKAGE_NAME
 from cetool.declare.package import Package
-from cetool.engines.rattler.errors import UnsatisfiableError
+from cetool.engines.errors import UnsatisfiableError
 from cetool.lock.records import fits
 
 

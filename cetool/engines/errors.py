@@ -12,6 +12,10 @@ from cetool.base.urls import redact, scrub
 _SUBDIR = re.compile(r"noarch|(?:linux|osx|win|emscripten|wasi|freebsd|zos)-\w+")
 
 
+class UnsatisfiableError(EngineError):
+    """The channels were read, and no environment can have all that was asked for."""
+
+
 def _listed(items: Sequence[str]) -> str:
     return ", ".join(map(redact, items))
 

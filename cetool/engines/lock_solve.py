@@ -11,7 +11,7 @@ from cetool.engines.protocol import EngineRequest, Hold, Progress
 from cetool.engines.pypi.lock import PypiSolver
 from cetool.engines.solve import scratch, solver_for
 from cetool.lock.model import PlatformLock
-from cetool.lock.records import in_order, locked_of
+from cetool.lock.records import in_order
 
 #: Virtual packages that only one system has; an override of them means nothing to the others.
 _OF_SYSTEM = {"__linux": "linux", "__glibc": "linux", "__osx": "osx", "__win": "win"}
@@ -48,8 +48,7 @@ def _conda(request: EngineRequest, progress: Progress, hold: Hold) -> tuple[Pack
 
 
 def _solved(request: EngineRequest, progress: Progress, hold: Hold) -> tuple[Package, ...]:
-    records = solver_for(request).solve(request, progress, hold)
-    return _with_digests(in_order(map(locked_of, records)))
+    return _with_digests(in_order(solver_for(request).solve(request, progress, hold)))
 
 
 def _added(request: EngineRequest, progress: Progress, hold: Hold) -> tuple[Package, ...]:
@@ -59,7 +58,7 @@ def _added(request: EngineRequest, progress: Progress, hold: Hold) -> tuple[Pack
         return _with_digests(request.pinned)
     given = {package.name: package for package in request.pinned}
     found = []
-    for package in map(locked_of, solver_for(request).solve(request.solving(added), progress, hold)):
+    for package in solver_for(request).solve(request.solving(added), progress, hold):
         mine = given.get(package.name)
         found.append(package if mine is None else mine._replace(depends=mine.depends or package.depends))
     return _with_digests(in_order(found))

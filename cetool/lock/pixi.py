@@ -26,7 +26,7 @@ from cetool.lock.checks import (
 )
 from cetool.lock.model import Lock, PlatformLock, malformed
 from cetool.lock.plain import to_yaml
-from cetool.lock.records import locked_of
+from cetool.lock.records import package_of
 
 if TYPE_CHECKING:
     from rattler.lock import CondaLockedBinaryPackage, PypiLockedPackage
@@ -104,7 +104,7 @@ def _platform(subdir: str, packages: Iterable[Any], places: _Places, directory: 
 
 def _conda(package: CondaLockedBinaryPackage, platform: str, where: Location) -> Package:
     record = package.repo_data_record()
-    found, told = conda_package(record.url, platform, where), locked_of(record)
+    found, told = conda_package(record.url, platform, where), package_of(record)
     if (told.name, told.version) != (found.name, found.version):
         raise malformed(
             f"{told.name} {told.version} is locked, but its URL leads to {found.name} {found.version}", where

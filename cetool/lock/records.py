@@ -47,8 +47,8 @@ def record_of(package: Package, where: Location | None = None) -> PackageRecord:
         raise malformed(f"{package.name} {package.version} is not a conda package: {reason}", where) from None
 
 
-def locked_of(record: RepoDataRecord) -> Package:
-    """A record out of a channel as a locked package."""
+def package_of(record: RepoDataRecord) -> Package:
+    """The package that a record of a channel means, with the digests that the channel claims of it."""
     kind = record.noarch
     return Package(
         name=record.name.normalized,

@@ -149,10 +149,10 @@ def _lay_conda(engine: RattlerEngine, request: EngineRequest, progress: Progress
         raise EngineError(
             error.message, code="environment-damaged", hint="Name another base, or repair this one."
         ) from None
-    named = {record.name.normalized: record for record in linked}
+    named = {package.name: package for package in linked}
     return [
-        Layer(name, str(record.version), "conda", shadows=below.get(name), source=record.url)
-        for name, record in sorted(named.items())
+        Layer(name, package.version, "conda", shadows=below.get(name), source=package.url)
+        for name, package in sorted(named.items())
     ]
 
 

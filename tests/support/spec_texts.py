@@ -143,7 +143,7 @@ def ours(canonical: str) -> list[int]:
     from rattler import MatchSpec
 
     from cetool.declare.match_fields import read_fields
-    from cetool.engines.rattler.selection import fits
+    from cetool.engines.rattler.sources import fits
 
     fields = read_fields(canonical)
     spec = MatchSpec(fields.text("license", "license_family"))

@@ -27,10 +27,19 @@ from cetool.engines.output import Log
 from cetool.engines.protocol import EngineRequest, Explain, Hold, Progress, as_found
 from cetool.engines.rattler.client import make_client
 from cetool.engines.rattler.prefix import finish_prefix, not_below, python_in, records_of, standing_in, with_those_below
-from cetool.engines.rattler.reporter import Pulse, Reporter
 from cetool.engines.rattler.request import Plan, make_plan, virtual_packages
-from cetool.engines.rattler.selection import Selection
-from cetool.engines.rattler.thread import Stalled, TooMuchMemory, attend, need_descriptors, panicked, wait_until_quiet
+from cetool.engines.rattler.sources import Selection
+from cetool.engines.rattler.thread import (
+    Pulse,
+    Reporter,
+    Stalled,
+    TooMuchMemory,
+    attend,
+    need_descriptors,
+    panicked,
+    wait_until_quiet,
+)
+from cetool.lock.records import package_of
 from cetool.packages.cache import (
     METADATA,
     PACKAGES,
@@ -49,8 +58,7 @@ if TYPE_CHECKING:
     from rattler.solver.solver import SolveStrategy
 
     from cetool.engines.rattler.packages import CheckedPackages
-    from cetool.engines.rattler.pinned import PinnedPackages
-    from cetool.engines.rattler.selection import Sources
+    from cetool.engines.rattler.sources import PinnedPackages, Sources
 
 _STEM = pattern(r"\.(?:conda|tar\.bz2)\Z")
 
@@ -85,14 +93,14 @@ class RattlerEngine:
         self._perform(request, progress, hold, link=True)
         return as_found
 
-    def link_over(self, request: EngineRequest, progress: Progress, hold: Hold) -> list[RepoDataRecord]:
+    def link_over(self, request: EngineRequest, progress: Progress, hold: Hold) -> list[Package]:
         """Link what the environment ``request.below`` lacks of the packages into the request's prefix; what that was.
 
         Raises EngineError where they do not go together with what is there.
         """
         return self._perform(request, progress, hold, link=True)
 
-    def solve(self, request: EngineRequest, progress: Progress, hold: Hold) -> list[RepoDataRecord]:
+    def solve(self, request: EngineRequest, progress: Progress, hold: Hold) -> list[Package]:
         """The packages that the environment would have. Metadata are fetched; nothing else is, and nothing is made.
 
         Raises EngineError where the request cannot be fulfilled.
@@ -101,11 +109,11 @@ class RattlerEngine:
 
     def solve_exactly(self, request: EngineRequest, progress: Progress, hold: Hold) -> tuple[Package, ...]:
         """The packages that the environment would have, in topological order."""
-        from cetool.engines.rattler.pinned import exactly
+        from cetool.engines.rattler.sources import exactly
 
         return exactly(self.solve(request, progress, hold), request.pinned)
 
-    def _perform(self, request: EngineRequest, progress: Progress, hold: Hold, *, link: bool) -> list[RepoDataRecord]:
+    def _perform(self, request: EngineRequest, progress: Progress, hold: Hold, *, link: bool) -> list[Package]:
         need_descriptors()
         version = self.version
         condarc = load_condarc(self._environ, mamba=True)
@@ -152,7 +160,7 @@ class RattlerEngine:
             if link and (records or request.below is None):
                 finish_prefix(request.prefix, records, plan, f"cetool (py-rattler {version})")
                 log.write(f"linked {len(records)} packages\n")
-        return records
+        return list(map(package_of, records))
 
 
 class _Creation:
@@ -209,7 +217,7 @@ class _Creation:
 
     async def _direct(self, checked: CheckedPackages) -> RepoDataSource:
         """The packages that specs name by their URLs; the plan's specs then mean just them."""
-        from cetool.engines.rattler.direct import DirectPackages
+        from cetool.engines.rattler.sources import DirectPackages
 
         packages = DirectPackages(self.plan.direct)
         with self.pulse.watched():
@@ -291,7 +299,7 @@ class _Creation:
 
     async def _pinned(self, gateway: Gateway, subdirs: list[Subdir]) -> PinnedPackages:
         """The packages that are taken as given."""
-        from cetool.engines.rattler.pinned import PinnedPackages
+        from cetool.engines.rattler.sources import PinnedPackages
 
         pinned = PinnedPackages(self.request.pinned)
         with self.pulse.watched():
@@ -347,13 +355,12 @@ class _Creation:
         from rattler import install
 
         from cetool.engines.archives import check_site_packages
-        from cetool.engines.rattler.packages import wanted_of
 
         sizes = {record.name.normalized: record.size or 0 for record in records}
         reporter = Reporter(self.progress, self.pulse, sizes)
         packages = checked.cache
         for record in records:
-            check_site_packages(record.python_site_packages_path, wanted_of(record))
+            check_site_packages(record.python_site_packages_path, package_of(record))
         try:
             with self.pulse.watched(), standing_in(self.request.prefix, self.below) as python:
                 await install(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cetool.base.errors import EngineError
 from cetool.base.urls import redact, scrub
+from cetool.engines.errors import UnsatisfiableError
 from cetool.engines.rattler.request import Plan
 
 if TYPE_CHECKING:
@@ -20,12 +21,6 @@ _DRAWING = re.compile(r"^[\s│├└─|`-]+")
 #: So many lines of a solver's reasons are for reading in one go; the log has the rest.
 _REASONS = 10
 _VERSIONS = 5
-
-
-class UnsatisfiableError(EngineError):
-    """The channels were read, and no environment can have all that was asked for."""
-
-    code = "spec-unsatisfiable"
 
 
 def explain(error: BaseException, plan: Plan) -> EngineError:

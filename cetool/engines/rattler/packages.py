@@ -36,6 +36,7 @@ from cetool.engines.archives import check_names, check_together, check_unpacked,
 from cetool.engines.errors import space_error
 from cetool.engines.explicit import mismatch
 from cetool.engines.protocol import Progress
+from cetool.lock.records import package_of
 from cetool.packages.hashing import digest_of
 from cetool.packages.integrity import damaged_files
 
@@ -118,7 +119,7 @@ class CheckedPackages:
 
     async def have_those_of(self, records: Sequence[RepoDataRecord]) -> None:
         """The same for the records of a solution, which then state what was computed instead of what was claimed."""
-        packages = [wanted_of(record) for record in records]
+        packages = [package_of(record) for record in records]
         sizes = {package.stem: record.size or 0 for package, record in zip(packages, records, strict=True)}
         archives = await self.have(packages, sizes)
         for package, record in zip(packages, records, strict=True):
@@ -303,19 +304,6 @@ def _mark(token: str, revision: bytes) -> bytes:
 def _fits(archive: Archive, package: Package) -> bool:
     wanted = [(name, value) for name in ("sha256", "md5") if (value := getattr(package, name))]
     return bool(wanted) and all(getattr(archive, name) == value for name, value in wanted)
-
-
-def wanted_of(record: RepoDataRecord) -> Package:
-    """The package that a record of a channel means, with the digests that the channel claims of it."""
-    return Package(
-        name=record.name.normalized,
-        version=str(record.version),
-        build=str(record.build),
-        subdir=record.subdir,
-        url=record.url,
-        sha256=record.sha256.hex() if record.sha256 else None,
-        md5=record.md5.hex() if record.md5 else None,
-    )
 
 
 def record_in(cache: Path, package: Package) -> RepoDataRecord:

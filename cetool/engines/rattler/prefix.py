@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from cetool.base.below import write_below
 from cetool.base.errors import EngineError
+from cetool.declare.package import Package
 from cetool.engines.private import clean_records
 from cetool.engines.rattler.request import Plan
 from cetool.packages.prefix import read_records
@@ -134,7 +135,7 @@ def _identity(record: RepoDataRecord) -> tuple[str, str, str]:
     return record.name.normalized, str(record.version), str(record.build)
 
 
-def finish_overlay(prefix: Path, base: Path, linked: Sequence[RepoDataRecord]) -> None:
+def finish_overlay(prefix: Path, base: Path, linked: Sequence[Package]) -> None:
     """Have the programs at ``prefix`` start the base's python, and its libraries find those of the base."""
     _redirect(prefix, base)
     needed = _needed(linked, records_of(base))
@@ -163,11 +164,11 @@ def _redirect(prefix: Path, base: Path) -> None:
             write_below(prefix, f"bin/{path.name}", head.replace(own, other) + found + rest, mode=mode)
 
 
-def _needed(linked: Sequence[RepoDataRecord], below: Sequence[PrefixRecord]) -> list[PrefixRecord]:
+def _needed(linked: Sequence[Package], below: Sequence[PrefixRecord]) -> list[PrefixRecord]:
     """The packages of the base that those linked depend on, directly or by way of each other."""
     there = {record.name.normalized: record for record in below}
-    new = {record.name.normalized for record in linked}
-    pending = [name for record in linked for name in map(_name, record.depends)]
+    new = {package.name for package in linked}
+    pending = [name for package in linked for name in map(_name, package.depends)]
     found: dict[str, PrefixRecord] = {}
     while pending:
         name = pending.pop()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from cetool.base.errors import EngineError
 from cetool.base.text import pattern
@@ -16,19 +17,66 @@ from cetool.base.values import Value
 from cetool.declare.channels import resolve_channel
 from cetool.declare.match_fields import Fields, read_fields
 from cetool.declare.match_specs import url_in
+from cetool.declare.package import Package
 from cetool.declare.platforms import current_platform, default_virtual_packages
 from cetool.engines.explicit import distinct
 from cetool.engines.protocol import EngineRequest
-from cetool.engines.rattler.client import Access, access_to, process_environment
-from cetool.engines.rattler.direct import Direct, package_at, without_url
+from cetool.engines.rattler.client import Access, access_to
 from cetool.settings.condarc import Condarc
 
 if TYPE_CHECKING:
     from rattler import GenericVirtualPackage, MatchSpec
 
 _CHANNEL = pattern(r'channel="([^"]*)"')
+#: Fields of match specs that rattler ignores or compares otherwise than CEP 29: only records that fit are shown to it.
+SELECTED = ("subdir", "fn", "extras", "license", "license_family")
 #: Fields that rattler compares letter by letter, which CEP 29 does not.
 _COMPARED = ("license", "license_family")
+
+
+_FIELD = pattern(r'\s*\b(?:url|md5|sha256)="[^"]*"\s*,?')
+_FILE = pattern(r"(.+)-([^-]+)-([^-]+)(?:\.conda|\.tar\.bz2)")
+
+
+#: What rattler is told of the variables ``CONDA_OVERRIDE_*``: its argument by the name.
+_OVERRIDDEN = {"osx": "OSX", "libc": "GLIBC", "cuda": "CUDA", "archspec": "ARCHSPEC"}
+
+
+class Direct(Value):
+    """A spec that names a file: its position among the specs, its text, and the package."""
+
+    position: int
+    text: str
+    package: Package
+
+
+def package_at(url: str, spec: MatchSpec) -> Package:
+    """The package that a spec names by this URL, with the digests that it asks for. Raises EngineError."""
+    file = unquote(urlsplit(url).path.rpartition("/")[2])
+    found = _FILE.fullmatch(file)
+    if found is None or "?" in url:
+        raise EngineError(
+            f"{redact(url)} is not the URL of a conda package",
+            code="match-spec-invalid",
+            hint="It ends in NAME-VERSION-BUILD.conda or .tar.bz2, and has no query.",
+        )
+    return Package(
+        name=found[1],
+        version=found[2],
+        build=found[3],
+        subdir=url.rsplit("/", 2)[1],
+        url=url,
+        sha256=spec.sha256.hex() if spec.sha256 else None,
+        md5=spec.md5.hex() if spec.md5 else None,
+    )
+
+
+def without_url(text: str, sha256: str | None = None) -> str:
+    """The canonical spec without its URL and digests, and with the SHA-256 that was computed instead."""
+    head, bracket, fields = text.partition("[")
+    rest = _FIELD.sub("", fields.rpartition("]")[0] if bracket else "").strip(" ,")
+    named = ([f'sha256="{sha256}"'] if sha256 else []) + ([rest] if rest else [])
+    return f"{head}[{','.join(named)}]" if named else head
 
 
 class Plan(Value):
@@ -36,7 +84,7 @@ class Plan(Value):
 
     ``channels`` pairs each URL with the name that messages call it by; ``specs`` pairs each match spec with the text
     that was asked for; ``selected`` has, by package name, the specs with fields that rattler's solver ignores
-    (:mod:`cetool.engines.rattler.selection`); ``direct`` are those that name a package by its URL.
+    (:mod:`cetool.engines.rattler.sources`); ``direct`` are those that name a package by its URL.
     """
 
     channels: tuple[tuple[str, str], ...]
@@ -116,8 +164,6 @@ def _selecting(text: str, selected: dict[str, tuple[Fields, ...]]) -> Fields | N
     """The fields of a spec, noted among the selected ones; None where rattler's solver honours all of them."""
     if "[" not in text and "/" not in text:
         return None
-    from cetool.engines.rattler.selection import SELECTED
-
     fields = _fields_of(text)
     if not any(fields.get(key) for key in SELECTED):
         return None
@@ -192,7 +238,11 @@ def virtual_packages(
     from rattler.exceptions import InvalidVersionError
     from rattler.package import BuildString
 
-    found = _default_packages(platform) or _detected_packages(environ)
+    found = _default_packages(platform)
+    if not found:
+        found = _detected_packages(environ)
+        of_system = {f"__{name}": environ.get(f"CONDA_OVERRIDE_{name.upper()}") for name in ("linux", "win")}
+        overrides = [*((name, value) for name, value in of_system.items() if value is not None), *overrides]
     for name, value in overrides:
         found.pop(name, None)
         if not value:
@@ -211,10 +261,12 @@ def virtual_packages(
 def _detected_packages(environ: Mapping[str, str]) -> dict[str, GenericVirtualPackage]:
     from rattler import VirtualPackage, VirtualPackageOverrides
     from rattler.exceptions import DetectVirtualPackageError
+    from rattler.virtual_package.virtual_package import Override
 
+    given = {part: environ.get(f"CONDA_OVERRIDE_{name}") for part, name in _OVERRIDDEN.items()}
+    overrides = {part: Override.string(value) for part, value in given.items() if value is not None}
     try:
-        with process_environment(environ, {}):
-            detected = VirtualPackage.detect(VirtualPackageOverrides.from_env())
+        detected = VirtualPackage.detect(VirtualPackageOverrides(**overrides))
     except DetectVirtualPackageError as error:
         raise EngineError(
             f"the machine's virtual packages cannot be found out: {error}", code="virtual-package-invalid"

@@ -1,4 +1,14 @@
-"""Packages that the embedded engine takes as given when it solves: a baseline's, named exactly.
+"""Honours the fields of match specs that rattler's solver ignores, or compares otherwise than CEP 29 has it.
+
+Those are ``subdir``, ``fn``, ``extras``, ``license`` and ``license_family``. A solution has one package of a name,
+which has to fit every spec for that name: so the solver is only shown the records that do.
+
+Match specs that name a package file by its URL, for the embedded engine.
+
+rattler would look such a package up in a cache of its own by its name, and forget its digest. Here the file is fetched
+and verified first; its record then comes from the package itself, and is the only one that fits the spec.
+
+Packages that the embedded engine takes as given when it solves: a baseline's, named exactly.
 
 They are in the environment whatever the solver would think of them, so it is not told what they depend on: it could
 only bring back what was taken out on purpose. What they say of packages that are not among them is told as a limit:
@@ -10,17 +20,143 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
+from fnmatch import translate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from re import IGNORECASE, fullmatch
+from typing import TYPE_CHECKING, Any
 
 from cetool.base.errors import EngineError
+from cetool.declare.match_fields import Fields
 from cetool.declare.package import Package
+from cetool.engines.errors import UnsatisfiableError
 from cetool.engines.protocol import Progress
-from cetool.engines.rattler.errors import UnsatisfiableError
-from cetool.engines.rattler.packages import kept_record, wanted_of
+from cetool.engines.rattler.packages import kept_record
+from cetool.engines.rattler.request import SELECTED, Direct, without_url
 
 if TYPE_CHECKING:
-    from rattler import Gateway, MatchSpec, PackageRecord, RepoDataRecord, Subdir
+    from rattler import Channel, Gateway, PackageName, PackageRecord, RepoDataRecord, Subdir
+    from rattler.repo_data.source import RepoDataSource
+
+    Sources = Sequence[Channel | RepoDataSource]
+    from rattler import MatchSpec
+
+    from cetool.engines.rattler.packages import CheckedPackages
+
+
+_RENAMED = {"fn": "file_name"}
+
+
+def fits(fields: Fields, record: PackageRecord) -> bool:
+    """Whether a record has what a spec says in :data:`SELECTED`; of the other fields rattler knows itself."""
+    for key in SELECTED:
+        wanted = fields.get(key)
+        if wanted is None:
+            continue
+        if key == "extras":
+            if not set(wanted.split(", ")) <= record.extra_depends.keys():
+                return False
+        elif not _same(wanted, getattr(record, _RENAMED.get(key, key), None)):
+            return False
+    return True
+
+
+def _same(wanted: str, found: str | None) -> bool:
+    """CEP 29, "String matching": whatever the case, with ``*`` for anything."""
+    pattern = translate(wanted.replace("[", "[[]").replace("?", "[?]"))
+    return found is not None and fullmatch(pattern, found, IGNORECASE) is not None
+
+
+class Selection:
+    """What the solver is shown: by package name the specs that all its records have to fit."""
+
+    def __init__(self, wanted: Mapping[str, tuple[Fields, ...]], *, strict: bool) -> None:
+        self._wanted = wanted
+        self._strict = strict
+
+    def fits(self, record: PackageRecord) -> bool:
+        """Whether a record fits all the specs for its name."""
+        return all(fits(fields, record) for fields in self._wanted.get(record.name.normalized, ()))
+
+    async def sources(self, gateway: Gateway, channels: Sources, subdirs: Sequence[Subdir]) -> list[Any]:
+        """The channels as the solver is to see them; they themselves where nothing is selected."""
+        if not self._wanted:
+            return list(channels)
+        shown: list[dict[str, list[RepoDataRecord]]] = [{} for _ in channels]
+        for name, specs in self._wanted.items():
+            hidden = False
+            for channel, selected in zip(channels, shown, strict=True):
+                found = await gateway.query(
+                    [channel], list(subdirs), [name], recursive=False, channel_relations="disabled"
+                )
+                records = [record for records in found for record in records]
+                selected[name] = [] if hidden else [record for record in records if self.fits(record)]
+                # with strict priority a channel hides the others' packages of a name, whatever they are
+                hidden = hidden or (self._strict and bool(records) and all(spec.channel is None for spec in specs))
+        return [_Source(gateway, channel, selected) for channel, selected in zip(channels, shown, strict=True)]
+
+
+class _Source:
+    """A channel of which only some records of some packages are shown (rattler's ``RepoDataSource``)."""
+
+    def __init__(
+        self, gateway: Gateway, channel: Channel | RepoDataSource, selected: Mapping[str, list[RepoDataRecord]]
+    ) -> None:
+        self._gateway = gateway
+        self._channel = channel
+        self._selected = selected
+
+    async def fetch_package_records(self, platform: Subdir, name: PackageName) -> list[RepoDataRecord]:
+        """The records of a package in one subdir."""
+        if name.normalized in self._selected:
+            return [record for record in self._selected[name.normalized] if record.subdir == str(platform)]
+        found = await self._gateway.query(
+            [self._channel], [platform], [name.normalized], recursive=False, channel_relations="disabled"
+        )
+        return [record for records in found for record in records]
+
+    def package_names(self, platform: Subdir) -> list[str]:
+        """Nothing: the solver asks for what it needs by name."""
+        return []
+
+
+class DirectPackages:
+    """The packages that the specs of one request name by their URLs: a source of records in front of the channels."""
+
+    def __init__(self, direct: Sequence[Direct]) -> None:
+        self._direct = direct
+        self._records: list[RepoDataRecord] = []
+
+    async def fetch(self, checked: CheckedPackages) -> dict[int, MatchSpec]:
+        """Fetch the packages; the specs that only they fit, by position. Raises EngineError for a wrong digest."""
+        from rattler import MatchSpec
+
+        from cetool.engines.rattler.packages import record_in
+
+        packages = {each.package.stem: each.package for each in self._direct}
+        for each in self._direct:
+            if packages[each.package.stem] != each.package:
+                raise EngineError(
+                    f"{each.package.stem} is asked for from two places",
+                    code="spec-unsatisfiable",
+                    hint="Name one of them.",
+                )
+        archives = await checked.have(list(packages.values()))
+        self._records = [record_in(checked.cache, package) for package in packages.values()]
+        return {
+            each.position: MatchSpec(without_url(each.text, archives[each.package.stem].sha256))
+            for each in self._direct
+        }
+
+    async def fetch_package_records(self, platform: Subdir, name: PackageName) -> list[RepoDataRecord]:
+        """The records of a name; rattler asks once for each platform."""
+        if str(platform) != "noarch":
+            return []
+        return [record for record in self._records if record.name.normalized == name.normalized]
+
+    def package_names(self, platform: Subdir) -> list[str]:
+        """The names that there are."""
+        return [record.name.normalized for record in self._records] if str(platform) == "noarch" else []
+
 
 _LOCKED = re.compile(r"(\S+) \S+ is locked, but another version is required")
 _LIMITS = re.compile(r"(\S+) \S+ would (?:constrain|require)")
@@ -139,14 +275,14 @@ class PinnedPackages:
         )
 
 
-def exactly(solution: Iterable[RepoDataRecord], pinned: Sequence[Package]) -> tuple[Package, ...]:
-    """The packages of a solution, in an order in which they can be linked; the pinned ones as they were."""
+def exactly(solution: Iterable[Package], pinned: Sequence[Package]) -> tuple[Package, ...]:
+    """The packages of a solution, in an order in which they can be linked; the pinned ones unchanged."""
     given = {package.name: package for package in pinned}
-    records = {record.name.normalized: record for record in solution}
-    return tuple(given.get(name) or wanted_of(records[name]) for name in linked_in_order(records, list(given)))
+    found = {package.name: package for package in solution}
+    return tuple(given.get(name) or found[name] for name in linked_in_order(found, list(given)))
 
 
-def linked_in_order(records: Mapping[str, RepoDataRecord], given: Sequence[str]) -> list[str]:
+def linked_in_order(records: Mapping[str, Package], given: Sequence[str]) -> list[str]:
     """The names of the records, by name, in an order in which they can be linked.
 
     What a package depends on comes before it, python as early as it can; beyond that the ``given`` names keep their
