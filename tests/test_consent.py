@@ -33,10 +33,9 @@ from cetool.cli.app import make_app
 from cetool.declare import environment, overlay
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.metadata import ScriptMetadata, read_metadata
-from cetool.declare.overlay import OverlayKeys
 from cetool.declare.platforms import current_platform
 from cetool.declare.pypi import PypiSettings
-from cetool.declare.requirements import Requirements
+from cetool.declare.requirements import OverlayKeys, Requirements
 from cetool.declare.source import script_from_text
 from cetool.warm import COMMANDS
 

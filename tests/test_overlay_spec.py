@@ -10,7 +10,8 @@ import pytest
 from cetool.base.errors import CetoolError, MetadataError, StoreError
 from cetool.declare.environment import EnvironmentSpec, Overlay
 from cetool.declare.metadata import read_metadata
-from cetool.declare.overlay import OverlayKeys, canonical_entry, is_direct, local_path
+from cetool.declare.overlay import canonical_entry, is_direct, local_path
+from cetool.declare.requirements import OverlayKeys
 from cetool.declare.source import script_from_text
 from cetool.overlays.about import About, Layer, write_about
 from cetool.overlays.base import Fingerprint, changes_between

@@ -8,9 +8,9 @@ from pathlib import Path
 from cetool.app.world import NOTHING, PASSING, Evidence, World, seen_configuration
 from cetool.base.errors import UsageError
 from cetool.declare.environment import EnvironmentSpec, Overlay
-from cetool.declare.overlay import OverlayKeys, canonical_base, canonical_entry, refuse_packages
+from cetool.declare.overlay import canonical_base, canonical_entry
 from cetool.declare.pypi import PypiSettings
-from cetool.declare.requirements import Requirements
+from cetool.declare.requirements import OverlayKeys, Requirements
 from cetool.overlays.base import find_base, watched_in
 from cetool.overlays.recipe import state_of, watched_by
 from cetool.overlays.store import Overlays
@@ -30,7 +30,7 @@ def with_overlay(requirements: Requirements, base: str | None, entries: tuple[st
                 "--overlay lays packages over a base, and none is named",
                 hint="Name one with --base, by path or by name.",
             )
-        refuse_packages(requirements.packages, None)
+        requirements.refuse_packages(None)
         keys = OverlayKeys(canonical_base(base, os.getcwd()))
     named = keys.base if base is None else canonical_base(base, os.getcwd())
     more = tuple(canonical_entry(entry, base_dir=os.getcwd()) for entry in entries)

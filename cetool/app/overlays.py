@@ -26,9 +26,9 @@ from cetool.declare.channels import canonical_channel
 from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.declare.match_specs import canonical_spec
 from cetool.declare.metadata import ScriptMetadata
-from cetool.declare.overlay import OverlayKeys, canonical_base, canonical_entry
+from cetool.declare.overlay import canonical_base, canonical_entry
 from cetool.declare.platforms import current_platform
-from cetool.declare.requirements import Requirements
+from cetool.declare.requirements import OverlayKeys, Requirements
 from cetool.launch.activation import activated_environ
 from cetool.launch.children import sourced_environ
 from cetool.launch.shells import ShellChange, shell_code

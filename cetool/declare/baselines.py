@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from cetool.base.text import has_control, pattern, shorten
 from cetool.base.urls import redact
 from cetool.declare.nodes import Directory, Node
 from cetool.declare.package import path_of
+from cetool.declare.requirements import Requirements
 from cetool.declare.source import with_home
 
 _SCHEME = pattern(r"([A-Za-z][A-Za-z0-9+.-]+):")
@@ -27,20 +28,26 @@ _GLOBS = "Write names, or globs in quotes: without: [oldlib, '*-gpu']"
 _EXAMPLE = "Write a path or a URL, or a list of them: baseline: https://example.org/envs/standard.txt"
 
 
-def read_baselines(node: Node | None, base_dir: Directory) -> tuple[str, ...]:
-    """The baselines that a key names: one text, or a list of them. Raises MetadataError."""
-    items = _texts(node, "baseline", _EXAMPLE)
-    return tuple(dict.fromkeys(canonical_baseline(text, base_dir, where) for text, where in items))
+def read_keys(needs: Requirements, keys: Mapping[str, Node], base_dir: Directory) -> Requirements:
+    """The requirements with what ``baseline`` and ``without`` say. Raises MetadataError."""
+    if needs.overlay is not None:
+        keys["baseline" if "baseline" in keys else "without"].fail(
+            "'base' and 'baseline' exclude each other",
+            "A base is an environment that is there, a baseline a list of packages to make one of.",
+        )
+    found = [canonical_baseline(text, base_dir, where) for text, where in _texts(keys, "baseline", _EXAMPLE)]
+    without = [canonical_pattern(text, where) for text, where in _texts(keys, "without", None)]
+    if without and not found:
+        keys["without"].fail(
+            "'without' takes packages out of a baseline, and none is named",
+            "Name one: baseline: https://example.org/envs/standard.txt",
+        )
+    return needs._replace(baselines=tuple(dict.fromkeys(found)), without=tuple(dict.fromkeys(without)))
 
 
-def read_without(node: Node | None) -> tuple[str, ...]:
-    """The names, or globs of names, that a key takes out of the baseline. Raises MetadataError."""
-    items = _texts(node, "without", None)
-    return tuple(dict.fromkeys(canonical_pattern(text, where) for text, where in items))
-
-
-def _texts(node: Node | None, what: str, hint: str | None) -> list[tuple[str, Location]]:
+def _texts(keys: Mapping[str, Node], what: str, hint: str | None) -> list[tuple[str, Location]]:
     """The texts of a key, one or a list of them, with their places."""
+    node = keys.get(what)
     if node is None or node.kind == "nothing":
         return []
     if node.kind not in ("list", "text"):

@@ -9,7 +9,6 @@ from cetool.base.urls import check_hosts
 from cetool.base.values import Value
 from cetool.declare.blocks import PEP723, find_block, near_miss, near_miss_advice, read_block
 from cetool.declare.languages import language_of
-from cetool.declare.overlay import refuse_packages
 from cetool.declare.requirements import Requirements
 from cetool.declare.run_with import Choice, choose_program
 from cetool.declare.source import Script, foreign_text, is_notebook, is_url
@@ -80,7 +79,7 @@ def _read_metadata(source: Script, platform: str | None) -> ScriptMetadata:
         raise nothing_found(source)
     requirements, run_with, entrypoint = read_block(block, source, platform)
     if requirements.overlay is not None:
-        refuse_packages(requirements.packages, source.at(block.first))
+        requirements.refuse_packages(source.at(block.first))
     lines = (block.first, block.last)
     metadata = ScriptMetadata(block.dialect, str(source.path), lines, requirements, run_with, entrypoint)
     if run_with is None and entrypoint is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import unquote, urlsplit
@@ -16,11 +16,11 @@ from urllib.parse import unquote, urlsplit
 from cetool.base.errors import Location, MetadataError
 from cetool.base.text import has_control, pattern
 from cetool.base.urls import quotable
-from cetool.base.values import Value
 from cetool.declare.channels import file_url
-from cetool.declare.match_specs import MAX_SPEC, canonical_spec, spec_name
+from cetool.declare.match_specs import MAX_SPEC, canonical_spec
 from cetool.declare.nodes import Directory, Node, listed
 from cetool.declare.pypi import canonical_requirement
+from cetool.declare.requirements import OverlayKeys, Requirements
 from cetool.declare.source import with_home
 
 _URL = pattern(r"(?:https?|file|(?:git|hg|svn|bzr)\+(?:https?|ssh|git|file|svn|lp))://\S+\Z")
@@ -33,12 +33,12 @@ _HINT = (
 )
 
 
-class OverlayKeys(Value):
-    """What the keys say: ``base`` a name or an absolute path, canonical entries, canonical match specs."""
-
-    base: str
-    entries: tuple[str, ...] = ()
-    conda: tuple[str, ...] = ()
+def read_keys(needs: Requirements, keys: Mapping[str, Node], base_dir: Directory) -> Requirements:
+    """The requirements with what ``base``, ``overlay`` and ``conda`` say. Raises MetadataError."""
+    overlay = read_overlay_keys(keys, base_dir)
+    if overlay is not None:
+        needs.refuse_packages(keys["base"].where)
+    return needs._replace(overlay=overlay)
 
 
 def read_overlay_keys(keys: Mapping[str, Node], base_dir: Directory) -> OverlayKeys | None:
@@ -135,15 +135,3 @@ def local_path(entry: str) -> Path | None:
 def is_direct(entry: str) -> bool:
     """Whether a canonical entry says itself where its package is, so that no index has a say in it."""
     return local_path(entry) is not None or bool(_URL.match(entry)) or " @ " in entry
-
-
-def refuse_packages(packages: Sequence[str], where: Location | None) -> None:
-    """Raise MetadataError where a script with a base asks for conda packages of its own; a python it may ask for."""
-    others = [spec for spec in packages if spec_name(spec) != "python"]
-    if others:
-        raise MetadataError(
-            f"'base' names an environment that brings its own packages, and others are asked for: {', '.join(others)}",
-            code="overlay-conflict",
-            where=where,
-            hint="List conda packages to lay over the base under 'conda:', Python packages under 'overlay:'.",
-        )

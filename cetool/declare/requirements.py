@@ -6,11 +6,11 @@ import os
 from typing import Any
 
 from cetool.base.codec import canonical_json, sha256_of
-from cetool.base.errors import Location
+from cetool.base.errors import Location, MetadataError
 from cetool.base.text import pattern
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value, strings_in
-from cetool.declare.overlay import OverlayKeys
+from cetool.declare.match_specs import spec_name
 from cetool.declare.pypi import PypiSettings
 
 #: The channel that is meant where nothing names one.
@@ -67,6 +67,17 @@ class Ignored(Value):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.text}"
+
+
+class OverlayKeys(Value):
+    """What is to be laid over an existing environment."""
+
+    #: Its name or absolute path.
+    base: str
+    #: Canonical entries (:func:`cetool.declare.overlay.canonical_entry`).
+    entries: tuple[str, ...] = ()
+    #: Canonical match specs.
+    conda: tuple[str, ...] = ()
 
 
 class Requirements(Value):
@@ -149,6 +160,18 @@ class Requirements(Value):
     def needs_configured(self) -> bool:
         """Whether the configured channels count."""
         return self.channels is None or self.configured
+
+    def refuse_packages(self, where: Location | None) -> None:
+        """Raise MetadataError for conda packages next to a base; a python may be asked for."""
+        others = [spec for spec in self.packages if spec_name(spec) != "python"]
+        if others:
+            message = "'base' names an environment that brings its own packages, and others are asked for"
+            raise MetadataError(
+                f"{message}: {', '.join(others)}",
+                code="overlay-conflict",
+                where=where,
+                hint="List conda packages to lay over the base under 'conda:', Python packages under 'overlay:'.",
+            )
 
     def plus(self, other: Requirements) -> Requirements:
         """These and the other's as well; the other's channels and PyPI settings win where it has some."""

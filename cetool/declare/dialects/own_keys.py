@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
 
 from cetool.base.text import pattern, shorten
-from cetool.declare.baselines import read_baselines, read_without
 from cetool.declare.blocks import Declaration
 from cetool.declare.channels import channels_of, ends_channels
-from cetool.declare.dialects.pip_lines import read_pip_lines
 from cetool.declare.match_specs import canonical_spec
 from cetool.declare.nodes import Directory, Node, listed
-from cetool.declare.overlay import read_overlay_keys, refuse_packages
 from cetool.declare.requirements import Ignored, Requirements
 
 _VARIABLE = pattern(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -42,6 +41,12 @@ _LONG = 8
 _ABOUT = frozenset(("name", "description", "comment", "note", "notes", "version", "url", "doc", "docs"))
 
 
+#: The keys that few scripts have, by the module that reads them: it is imported for those alone, and has ``read_keys``.
+_RARE = {"overlay": ("base", "overlay", "conda"), "baselines": ("baseline", "without")}
+#: The module that reads the lists below ``pip:``, of which the same holds.
+_PIP = "dialects.pip_lines"
+
+
 def read_own_keys(root: Node, what: str, base_dir: Directory, *, table: bool = False) -> Declaration:
     """What the keys of a specification say; relative paths start from ``base_dir``. Raises MetadataError.
 
@@ -50,21 +55,21 @@ def read_own_keys(root: Node, what: str, base_dir: Directory, *, table: bool = F
     """
     keys = root.as_mapping(what, KEYS if table else None)
     warnings = () if table else _unknown_keys(keys, what)
-    overlay = read_overlay_keys(keys, base_dir)
-    needs = read_packages(keys.get("env"), "env", base_dir)
-    if overlay is not None:
-        refuse_packages(needs.packages, keys["base"].where)
     channels = channels_of(keys.get("channels"), base_dir)
-    requirements = needs._replace(
+    needs = read_packages(keys.get("env"), "env", base_dir)._replace(
         channels=channels,
         configured=not table and channels is not None and not ends_channels(keys["channels"]),
         variables=read_variables(keys.get("variables")),
         warnings=warnings,
-        overlay=overlay,
     )
-    if "baseline" in keys or "without" in keys:
-        requirements = _with_baselines(requirements, keys, base_dir)
-    return Declaration(requirements, _run_with(keys.get("run_with")))
+    for module, names in _RARE.items():
+        if any(name in keys for name in names):
+            needs = _late(module).read_keys(needs, keys, base_dir)
+    return Declaration(needs, _run_with(keys.get("run_with")))
+
+
+def _late(module: str) -> Any:
+    return import_module(f"cetool.declare.{module}")
 
 
 def _unknown_keys(keys: Mapping[str, Node], what: str) -> tuple[Ignored, ...]:
@@ -80,21 +85,6 @@ def _unknown_keys(keys: Mapping[str, Node], what: str) -> tuple[Ignored, ...]:
     return tuple(found)
 
 
-def _with_baselines(requirements: Requirements, keys: Mapping[str, Node], base_dir: Directory) -> Requirements:
-    if requirements.overlay is not None:
-        keys["baseline" if "baseline" in keys else "without"].fail(
-            "'base' and 'baseline' exclude each other",
-            "A base is an environment that is there, a baseline a list of packages to make one of.",
-        )
-    baselines, without = read_baselines(keys.get("baseline"), base_dir), read_without(keys.get("without"))
-    if without and not baselines:
-        keys["without"].fail(
-            "'without' takes packages out of a baseline, and none is named",
-            "Name one: baseline: https://example.org/envs/standard.txt",
-        )
-    return requirements._replace(baselines=baselines, without=without)
-
-
 def read_packages(node: Node | None, what: str, base_dir: Directory) -> Requirements:
     """The match specs of a list, and what its ``pip:`` entries ask for, canonical. Raises MetadataError."""
     packages: list[str] = []
@@ -106,7 +96,7 @@ def read_packages(node: Node | None, what: str, base_dir: Directory) -> Requirem
         else:
             text = item.as_text(f"an entry of {what}", hint)
             packages.append(canonical_spec(text, where=item.where, base_dir=base_dir))
-    needs = read_pip_lines(tuple(pip), base_dir) if pip else Requirements()
+    needs: Requirements = _late(_PIP).read_pip_lines(tuple(pip), base_dir) if pip else Requirements()
     return needs._replace(packages=tuple(packages))
 
 
