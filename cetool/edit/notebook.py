@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 from cetool.base.errors import UsageError
@@ -110,40 +111,29 @@ def _span(text: str, path: tuple[str | int, ...]) -> tuple[int, int]:
     """Where a value starts and ends in a JSON text. Raises ValueError or IndexError where it is missing."""
     at = _skip(text, 0)
     for step in path:
-        at = _member(text, at, step) if isinstance(step, str) else _element(text, at, step)
+        at = [start for key, start in _children(text, at) if key == step][-1]  # of equal keys the last one counts
     return at, _DECODER.raw_decode(text, at)[1]
+
+
+def _children(text: str, at: int) -> Iterator[tuple[str | int, int]]:
+    """The members or elements of the value at ``at``: their keys or indexes, and where their values start."""
+    is_object = text[at] == "{"
+    if not is_object and text[at] != "[":
+        return
+    at = _skip(text, at + 1)
+    index = 0
+    while text[at] not in "}]":
+        key: str | int = index
+        if is_object:
+            key, at = _DECODER.raw_decode(text, at)
+            at = _skip(text, _skip(text, at) + 1)
+        yield key, at
+        at = _skip(text, _DECODER.raw_decode(text, at)[1])
+        at = _skip(text, at + 1) if text[at] == "," else at
+        index += 1
 
 
 def _skip(text: str, at: int) -> int:
     found = _BLANK.match(text, at)
     assert found is not None
     return found.end()
-
-
-def _member(text: str, at: int, name: str) -> int:
-    """The beginning of the value of a key in the object at ``at``; of several the last one, which counts."""
-    if text[at] != "{":
-        raise ValueError
-    found = None
-    at = _skip(text, at + 1)
-    while text[at] != "}":
-        key, at = _DECODER.raw_decode(text, at)
-        at = _skip(text, at)
-        value = _skip(text, at + 1)
-        found = value if key == name else found
-        at = _skip(text, _DECODER.raw_decode(text, value)[1])
-        at = _skip(text, at + 1) if text[at] == "," else at
-    if found is None:
-        raise ValueError
-    return found
-
-
-def _element(text: str, at: int, index: int) -> int:
-    """The beginning of an element of the list at ``at``."""
-    if text[at] != "[":
-        raise ValueError
-    at = _skip(text, at + 1)
-    for _ in range(index):
-        at = _skip(text, _DECODER.raw_decode(text, at)[1])
-        at = _skip(text, at + 1)
-    return at
