@@ -92,11 +92,8 @@ def read_base(prefix: Path, environ: Mapping[str, str], consent: Consent) -> Bas
     """
     python = python_of(prefix)
     if not os.access(python, os.X_OK):
-        raise EngineError(
-            f"the base {prefix} has no python ({python.relative_to(prefix)})",
-            code="base-unusable",
-            hint="Python packages can be laid over an environment with a python; list others under 'conda:'.",
-        )
+        hint = "Python packages can be laid over an environment with a python; list others under 'conda:'."
+        raise unusable(f"the base {prefix} has no python ({python.relative_to(prefix)})", hint)
     try:
         done = subprocess.run(
             python_command(python, "-c", _ASK),
@@ -114,11 +111,12 @@ def read_base(prefix: Path, environ: Mapping[str, str], consent: Consent) -> Bas
         reason = words[-1] if words else f"exit status {error.returncode}"
     except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError) as error:
         reason = str(error)
-    raise EngineError(
-        f"the python of the base {prefix} does not work: {reason}",
-        code="base-unusable",
-        hint=f"Try it yourself: {python} -I -c pass",
-    )
+    raise unusable(f"the python of the base {prefix} does not work: {reason}", f"Try it yourself: {python} -I -c pass")
+
+
+def unusable(problem: str, hint: str | None = None) -> EngineError:
+    """The error for a base that what was asked for cannot be laid over."""
+    return EngineError(problem, code="base-unusable", hint=hint)
 
 
 def compile_all(base: Base, prefix: Path, environ: Mapping[str, str]) -> None:
@@ -176,11 +174,8 @@ def find_base(name: str, environ: Mapping[str, str], condarc: Condarc, roots: It
         if _is_environment(prefix):
             return prefix
         there = "is no environment: it has neither conda-meta nor a python" if prefix.is_dir() else "is not there"
-        raise StoreError(
-            f"the base {name} {there}",
-            code="base-unusable",
-            hint="Name an environment by its path, or as `conda env list` shows it.",
-        )
+        hint = "Name an environment by its path, or as `conda env list` shows it."
+        raise StoreError(f"the base {name} {there}", code="base-unusable", hint=hint)
     installations = [root for root in dict.fromkeys(roots) if (root / "conda-meta").is_dir()]
     if name in ("base", "root") and installations:
         return installations[0]
@@ -193,9 +188,8 @@ def find_base(name: str, environ: Mapping[str, str], condarc: Condarc, roots: It
     listed = ", ".join(sorted(known)[:_MOST_TOLD]) + (", ..." if len(known) > _MOST_TOLD else "")
     meant = f"Was {near[0]!r} meant? " if near else ""
     hint = f"{meant}Known are: {listed}." if known else "No engine knows of any: name it by its path, from / on."
-    raise StoreError(
-        f"there is no environment called {name!r} that could be the base", code="environment-not-found", hint=hint
-    )
+    problem = f"there is no environment called {name!r} that could be the base"
+    raise StoreError(problem, code="environment-not-found", hint=hint)
 
 
 def _is_environment(prefix: Path) -> bool:

@@ -16,7 +16,7 @@ from cetool.engines.rattler.engine import RattlerEngine
 from cetool.engines.rattler.prefix import finish_overlay
 from cetool.engines.solve import solver_for
 from cetool.overlays.about import About, Layer, write_about
-from cetool.overlays.base import Base, compile_all, fingerprint_of, python_of, read_base
+from cetool.overlays.base import Base, compile_all, fingerprint_of, python_of, read_base, unusable
 from cetool.overlays.guard import write_guard
 from cetool.overlays.lay import Laid, installer_of, lay_over
 from cetool.packages.distributions import Distribution
@@ -78,9 +78,7 @@ def _base_of(overlay: Overlay, request: EngineRequest, hold: Hold) -> Base | Non
         _check_python(base, overlay.python)
         return base
     if overlay.python:
-        raise EngineError(
-            f"the base {prefix} has no python, and {overlay.python[0]} is asked for", code="base-unusable"
-        )
+        raise unusable(f"the base {prefix} has no python, and {overlay.python[0]} is asked for")
     return None
 
 
@@ -136,11 +134,8 @@ def _lay_conda(engine: RattlerEngine, request: EngineRequest, progress: Progress
     base = request.below
     assert base is not None
     if not (base / "conda-meta").is_dir():
-        raise EngineError(
-            f"conda packages cannot be laid over {base}, which is no conda environment",
-            code="base-unusable",
-            hint="List Python packages under 'overlay:'.",
-        )
+        problem = f"conda packages cannot be laid over {base}, which is no conda environment"
+        raise unusable(problem, "List Python packages under 'overlay:'.")
     linked = engine.link_over(request, progress, hold)
     finish_overlay(request.prefix, base, linked)
     try:

@@ -82,22 +82,22 @@ def read_recipe_file(path: Path, name: str) -> Recipe:
     try:
         text = read_text(path, ENVIRONMENT_FILE)
     except OSError as error:
-        raise StoreError(f"the recipe {path} cannot be read: {error.strerror}", code="overlay-malformed") from None
+        raise _malformed(f"the recipe {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise StoreError(
-            f"the recipe {path} cannot be read: {error}", code="overlay-malformed", hint="Save it as UTF-8."
-        ) from None
+        raise _malformed(f"the recipe {path} cannot be read: {error}", "Save it as UTF-8.") from None
     root = parse_yaml(text, name=str(path), lines=range(1, text.count("\n") + 2))
     if root is None:
-        raise StoreError(
-            f"the recipe {path} is empty", code="overlay-malformed", hint="It has the keys base, overlay and conda."
-        )
+        raise _malformed(f"the recipe {path} is empty", "It has the keys base, overlay and conda.")
     keys = root.as_mapping("the recipe", ("name", "base", "overlay", "conda", "channels"))
     directory = path.absolute().parent
     found = read_overlay_keys(keys, directory)
     if found is None:
         root.fail("the recipe names no base", "Add 'base:' with the path of an environment, or its name.")
     return Recipe(name, found.base, found.entries, found.conda, channels_of(keys.get("channels"), directory))
+
+
+def _malformed(problem: str, hint: str | None = None) -> StoreError:
+    return StoreError(problem, code="overlay-malformed", hint=hint)
 
 
 def recipe_text(name: str, base: str, entries: Sequence[str], conda: Sequence[str], layers: Sequence[Layer]) -> str:
@@ -144,16 +144,11 @@ def state_of(entry: str) -> str | None:
         if not path.is_dir():
             raise FileNotFoundError(2, "there is no such file or directory")
         if not any((path / name).is_file() for name in _PROJECT):
-            raise StoreError(
-                f"{path} is no Python project: it has no {' and no '.join(_PROJECT[:2])}",
-                code="overlay-malformed",
-                hint="Name the directory that has one of them.",
-            )
+            problem = f"{path} is no Python project: it has no {' and no '.join(_PROJECT[:2])}"
+            raise _malformed(problem, "Name the directory that has one of them.")
         return _digest(_project(path) if is_editable(entry) else _tree(path))
     except OSError as error:
-        raise StoreError(
-            f"{path}, which is to be laid over the base, cannot be read: {error.strerror}", code="overlay-malformed"
-        ) from error
+        raise _malformed(f"{path}, which is to be laid over the base, cannot be read: {error.strerror}") from error
 
 
 def watched_by(entry: str) -> list[str] | None:

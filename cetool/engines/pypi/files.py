@@ -95,6 +95,10 @@ def write_private(path: Path, text: str) -> None:
     write_new(path, text.encode(), mode=0o600)
 
 
+def _invalid(problem: str, hint: str | None = None) -> EngineError:
+    return EngineError(problem, code="requirement-invalid", hint=hint)
+
+
 def literal(line: str) -> str:
     """A line of a requirements file in which neither uv nor pip finds a variable to replace.
 
@@ -102,17 +106,13 @@ def literal(line: str) -> str:
     elsewhere, or the line could be taken for several or for an option.
     """
     if any(ord(char) < 32 for char in line) or line.lstrip().startswith("-"):
-        raise EngineError(f"{redact(line)!r} is not a requirement", code="requirement-invalid")
+        raise _invalid(f"{redact(line)!r} is not a requirement")
     before, found, _ = line.partition("${")
     if not found:
         return line
     url, marker, rest = line.partition(" ;")
     if "://" not in before or re.search(r"\s;", before) or "${" in rest:
-        raise EngineError(
-            f"{redact(line)!r} holds '${{', which uv and pip would replace",
-            code="requirement-invalid",
-            hint="Take it out.",
-        )
+        raise _invalid(f"{redact(line)!r} holds '${{', which uv and pip would replace", "Take it out.")
     return url.replace("${", "$%7B") + marker + rest
 
 
@@ -123,9 +123,7 @@ def _source_lines(settings: PypiSettings) -> list[str]:
     places += [("--find-links", place) for place in settings.find_links]
     for _, place in places:
         if re.search(r"\s", place) or place.startswith("-"):
-            raise EngineError(
-                f"{redact(place)!r} is not a place for packages", code="requirement-invalid", hint="A URL or a path."
-            )
+            raise _invalid(f"{redact(place)!r} is not a place for packages", "A URL or a path.")
     return [f"{option} {place.replace('${', '$%7B')}" for option, place in places]
 
 
@@ -134,12 +132,9 @@ def refuse_for_pip(settings: PypiSettings) -> None:
     for key, value in settings.named.items():
         able = key in OWN_OPTIONS or (key in KEYS and KEYS[key].pip and key not in ("index", "sources"))
         if not able or (key == "prerelease" and value not in _AS_PIP):
-            what = {"index": "such an entry of [[tool.uv.index]]", "sources": "a source with an index"}
-            raise EngineError(
-                f"only uv can do {what.get(key, f'what {key!r} asks for')}, and uv is not found",
-                code="installer-missing",
-                hint=GET_UV,
-            )
+            named = {"index": "such an entry of [[tool.uv.index]]", "sources": "a source with an index"}
+            what = named.get(key, f"what {key!r} asks for")
+            raise EngineError(f"only uv can do {what}, and uv is not found", code="installer-missing", hint=GET_UV)
 
 
 class _Writer:
@@ -192,11 +187,8 @@ def _without_login(match: re.Match[str], found: list[tuple[str, str]]) -> str:
     try:
         url = split_url(match["url"])
     except ValueError as error:
-        raise EngineError(
-            f"{redact(match[0])!r} is not the URL of a repository: {error}",
-            code="requirement-invalid",
-            hint="In a password, / is %2F.",
-        ) from None
+        problem = f"{redact(match[0])!r} is not the URL of a repository: {error}"
+        raise _invalid(problem, "In a password, / is %2F.") from None
     if url.userinfo is None:
         return match[0]
     user, given, _ = url.userinfo.partition(":")

@@ -115,11 +115,8 @@ def _installer(request: EngineRequest, hold: Hold, installed: Mapping[str, str],
     if installer is None or installer.name == "pip":
         refuse_for_pip(request.spec.pypi_settings)
     if installer is None:
-        raise EngineError(
-            "PyPI packages were asked for, but the environment has no pip and uv is not found",
-            code="installer-missing",
-            hint=f"Add pip to the conda packages. {GET_UV}",
-        )
+        problem = "PyPI packages were asked for, but the environment has no pip and uv is not found"
+        raise EngineError(problem, code="installer-missing", hint=f"Add pip to the conda packages. {GET_UV}")
     return installer
 
 
@@ -165,11 +162,8 @@ def python_of(prefix: Path) -> Path:
     """The environment's python. Raises EngineError where it has none."""
     python = prefix / "python.exe" if os.name == "nt" else prefix / "bin" / "python"
     if not os.access(python, os.X_OK):
-        raise EngineError(
-            "PyPI packages were asked for, but the environment has no python",
-            code="pypi-failed",
-            hint="Add python to the conda packages.",
-        )
+        problem = "PyPI packages were asked for, but the environment has no python"
+        raise EngineError(problem, code="pypi-failed", hint="Add python to the conda packages.")
     return python
 
 
@@ -191,11 +185,9 @@ def refuse_links(prefix: Path) -> None:
     for path in found:
         real = os.path.realpath(path)
         if path.is_symlink() and os.path.isdir(real) and not real.startswith(top + os.sep):
-            raise EngineError(
-                f"PyPI packages cannot be installed: {path} is a link to {real}, which a conda package brought",
-                code="pypi-failed",
-                hint="Report it to the channel's owner, or leave that package out.",
-            )
+            problem = f"PyPI packages cannot be installed: {path} is a link to {real}, which a conda package brought"
+            hint = "Report it to the channel's owner, or leave that package out."
+            raise EngineError(problem, code="pypi-failed", hint=hint)
 
 
 def refuse_conflicts(requirements: Sequence[str], installed: Mapping[str, str]) -> None:
@@ -208,10 +200,8 @@ def refuse_conflicts(requirements: Sequence[str], installed: Mapping[str, str]) 
         try:
             requirement = Requirement(text)
         except InvalidRequirement as error:
-            raise EngineError(
-                f"{redact(text)!r} is not a requirement: {scrub(str(error)).splitlines()[0]}",
-                code="requirement-invalid",
-            ) from None
+            reason = scrub(str(error)).splitlines()[0]
+            raise EngineError(f"{redact(text)!r} is not a requirement: {reason}", code="requirement-invalid") from None
         version = installed.get(normalized(requirement.name))
         if version is None or requirement.marker is not None or requirement.url is not None:
             continue

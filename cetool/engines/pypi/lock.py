@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import io
 import re
-import tarfile
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +44,6 @@ _PLATFORMS = {
 _GLIBCS = (17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40)
 #: The one used at most unless the user overrides __glibc: a lock is for other machines, too.
 _USUAL_GLIBC = 28
-
-
 _NO_PLACE = Location("the index")
 
 
@@ -79,11 +75,8 @@ class PypiSolver:
         """The platform's packages from conda and from PyPI. Raises EngineError where the latter are not available."""
         uv = wanted_uv(self.request.environ, self.request.installer, "find")
         if uv is None and self.platform != current_platform():
-            raise EngineError(
-                f"only uv finds the PyPI packages of another platform ({self.platform})",
-                code="installer-missing",
-                hint=GET_UV,
-            )
+            problem = f"only uv finds the PyPI packages of another platform ({self.platform})"
+            raise EngineError(problem, code="installer-missing", hint=GET_UV)
         if uv is None:
             refuse_for_pip(self.spec.pypi_settings)
         _refuse_unlockable(self.spec)
@@ -98,11 +91,8 @@ class PypiSolver:
     def _by_uv(self, program: Path, directory: Path, progress: Progress) -> list[PypiPackage]:
         python = next((package for package in self.conda if package.name == "python"), None)
         if python is None:
-            raise EngineError(
-                "PyPI packages were asked for, but no python is among the conda packages",
-                code="pypi-failed",
-                hint="Add python to the conda packages.",
-            )
+            problem = "PyPI packages were asked for, but no python is among the conda packages"
+            raise EngineError(problem, code="pypi-failed", hint="Add python to the conda packages.")
         installed = distributions_of(self.conda)
         refuse_conflicts(self.spec.pypi, installed)
         uv = Uv(self.request, self.hold, Path(own_python()), program)
@@ -208,18 +198,20 @@ def _refuse_unlockable(spec: EnvironmentSpec) -> None:
     for text in (*spec.pypi, *more):
         # one with a marker may not be for this platform: if it is, it is refused once it is found
         if is_directory(text) and " ; " not in text:
-            raise EngineError(
+            raise _impossible(
                 f"{redact(text)!r} is a directory, which cannot be locked: nothing tells whether it stays unchanged",
-                code="lock-impossible",
-                hint="Build a wheel of it and name that, or name a commit of its repository.",
+                "Build a wheel of it and name that, or name a commit of its repository.",
             )
     for key in ("no-build-isolation", "no-build-isolation-package"):
         if named.get(key):
-            raise EngineError(
+            raise _impossible(
                 f"{key!r} cannot be locked: packages are then built with those of an environment that is not there yet",
-                code="lock-impossible",
-                hint="Run the script without a lock, or name wheels.",
+                "Run the script without a lock, or name wheels.",
             )
+
+
+def _impossible(problem: str, hint: str | None = None) -> EngineError:
+    return EngineError(problem, code="lock-impossible", hint=hint)
 
 
 def _preferences(packages: tuple[PypiPackage, ...]) -> str:
@@ -264,11 +256,7 @@ def _locked(planned: Planned) -> PypiPackage:
 
 def _refuse_directory(name: str, is_directory: bool) -> None:
     if is_directory:
-        raise EngineError(
-            f"{name} is a directory, which cannot be locked",
-            code="lock-impossible",
-            hint="Build a wheel of it and name that.",
-        )
+        raise _impossible(f"{name} is a directory, which cannot be locked", "Build a wheel of it and name that.")
 
 
 def _checked(package: PypiPackage) -> PypiPackage:
@@ -279,14 +267,11 @@ def _checked(package: PypiPackage) -> PypiPackage:
         plain, repository = pypi_url(url, name, _NO_PLACE)
         pypi_version(version, _NO_PLACE)
     except MetadataError as error:
-        raise EngineError(
-            f"{name} {shorten(version)} cannot be locked: {error.message}", code="lock-impossible"
-        ) from None
+        raise _impossible(f"{name} {shorten(version)} cannot be locked: {error.message}") from None
     if not repository and package.sha256 is None:
-        raise EngineError(
+        raise _impossible(
             f"the index tells no SHA-256 digest of {name} {version}, so it cannot be locked",
-            code="lock-impossible",
-            hint="Take it from another index, or name its file: `NAME @ https://...`.",
+            "Take it from another index, or name its file: `NAME @ https://...`.",
         )
     return package._replace(url=plain, sha256=None if repository else package.sha256)
 
@@ -348,6 +333,8 @@ def write_stubs(directory: Path, installed: Mapping[str, str], settings: PypiSet
 
 
 def _stub_wheel(place: Path, stem: str, name: str, version: str) -> str:
+    import zipfile
+
     file = f"{stem}-py3-none-any.whl"
     with zipfile.ZipFile(place / file, "w") as wheel:
         wheel.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
@@ -357,6 +344,8 @@ def _stub_wheel(place: Path, stem: str, name: str, version: str) -> str:
 
 
 def _stub_sources(place: Path, stem: str, name: str, version: str) -> str:
+    import tarfile
+
     file = f"{stem}.tar.gz"
     texts = {
         "PKG-INFO": f"Metadata-Version: 2.2\nName: {name}\nVersion: {version}\n",
