@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cetool.app.decision import Subject
+from cetool.app.fetching import Remote
 from cetool.app.question import Question, question_of, shown_line, wrapped
 from cetool.app.reporting import Reporter
-from cetool.app.sources import Remote
 from cetool.app.world import World
 from cetool.base.durations import format_size
 from cetool.base.errors import CetoolError, StoreError, UsageError

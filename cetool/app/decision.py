@@ -13,7 +13,6 @@ from cetool.base.values import Value
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.metadata import ScriptMetadata
 from cetool.declare.requirements import Requirements
-from cetool.store.keyed import Copy
 
 
 class LockChoice(Value):
@@ -88,6 +87,18 @@ class Subject(Value):
     unasked: bool = False
 
 
+class BaselineUse(Value):
+    """Which content of a baseline a script's environment is made from."""
+
+    #: What the use is known by, and the baseline.
+    key: str
+    baseline: str
+    #: The script's path or URL, and what messages call the baseline.
+    about: str
+    shown: str
+    data: bytes
+
+
 class OnBaselines(Value):
     """An environment's baselines, and what becomes of them."""
 
@@ -99,8 +110,8 @@ class OnBaselines(Value):
     removed: tuple[str, ...]
     #: The match specs and requirements that are put in.
     added: tuple[str, ...]
-    #: The content that counts from now on, by the key of the script's use, to be remembered once it is made.
-    uses: tuple[tuple[str, Copy], ...] = ()
+    #: What is to be remembered once it is made.
+    uses: tuple[BaselineUse, ...] = ()
 
 
 class Decision(Value):

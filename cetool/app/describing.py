@@ -11,10 +11,10 @@ from pathlib import Path
 
 from cetool.app.deciding import decide
 from cetool.app.decision import Decision, Wish
+from cetool.app.entrypoints import read_entrypoint
 from cetool.app.environments import Place, place_of
 from cetool.app.reporting import Reporter
 from cetool.app.sources import Source, open_source
-from cetool.app.starting import read_entrypoint
 from cetool.app.world import World
 from cetool.base.errors import CetoolError
 from cetool.declare.metadata import ScriptMetadata

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 
-from cetool.app.background import collect_in_background
 from cetool.app.consent import consent_to
 from cetool.app.decision import Decision
 from cetool.app.reporting import Reporter
 from cetool.app.world import World
+from cetool.base.durations import is_due
 from cetool.base.errors import StoreError
 from cetool.base.process import Consent
 from cetool.declare.environment import EnvironmentSpec, Exact, Over
 from cetool.launch.activation import Activation, read_activation, read_overlay_activation, variables_of
 from cetool.store.marker import what_is_lost
 from cetool.store.store import Lease, Store, note_use
+from cetool.warm import COLLECTION_INTERVAL
 from cetool.warm.notes import touch_shared
 
 
@@ -90,7 +91,14 @@ def _found(decision: Decision, world: World, reporter: Reporter) -> tuple[Lease 
 def note_used(lease: Lease, called: str, world: World, reporter: Reporter) -> None:
     """Note that the environment is used, by what ``called`` says; and start a collection if it is time for one."""
     note_use_of(lease, called, world, reporter)
-    collect_in_background(world)
+    try:
+        last = world.paths.gc_stamp.stat().st_mtime
+    except OSError:
+        last = 0.0
+    if world.settings.auto_gc and is_due(last, COLLECTION_INTERVAL):
+        from cetool.app.background import collect_in_background  # once an hour
+
+        collect_in_background(world)
 
 
 def note_use_of(lease: Lease, called: str, world: World, reporter: Reporter) -> None:

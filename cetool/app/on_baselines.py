@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from cetool.app.baseline_news import see_to_news
 from cetool.app.baselines import Baseline, baseline_store, fetch_baseline, key_of, locate, parsed, read_local
 from cetool.app.consent import consent_to
-from cetool.app.decision import BaselineOptions, Decision, OnBaselines
+from cetool.app.decision import BaselineOptions, BaselineUse, Decision, OnBaselines
 from cetool.app.reporting import Reporter
 from cetool.app.world import ABSENT, Evidence, World, seen_files
 from cetool.base.durations import format_duration
@@ -135,8 +135,8 @@ class _Opener:
         self._store: BaselineStore = baseline_store(world)
         self.platform = terms.platform or world.platform
         self.evidence = Evidence()
-        #: What is to be remembered once the environment is made, by the key of the script's use.
-        self.uses: list[tuple[str, Copy]] = []
+        #: What is to be remembered once the environment is made.
+        self.uses: list[BaselineUse] = []
 
     def asks_servers(self, names: Sequence[str]) -> bool:
         """Whether one of these is fetched, unless there is a copy that will do."""
@@ -179,7 +179,7 @@ class _Opener:
                 see_to_news(baseline, named if local else None, store, use, world, self._reporter)
             )
         elif use is not None and terms.about is not None:
-            self.uses.append((use, Copy(shown, key, terms.about, data, time.time())))
+            self.uses.append(BaselineUse(use, key, terms.about, shown, data))
             # once it is remembered which content counts there is no news
             self.evidence = self.evidence.plus(Evidence(files={os.fsencode(store.news_path(use)): ABSENT}))
         return baseline
@@ -213,11 +213,11 @@ class _Opener:
 def remember(on: OnBaselines, world: World, reporter: Reporter) -> None:
     """Remember which content counts for a script whose environment is made."""
     store = baseline_store(world)
-    for use, copy in on.uses:
+    for use in on.uses:
         try:
-            store.use(use, copy)
+            store.use(use.key, Copy(use.shown, use.baseline, use.about, use.data, time.time()))
         except (StoreError, OSError) as error:
-            reporter.detail(f"That {copy.name} has this content of {copy.url} could not be noted: {error}")
+            reporter.detail(f"That {use.about} has this content of {use.shown} could not be noted: {error}")
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------

@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from cetool import __version__
+from cetool.app.decision import Decision
+from cetool.app.entrypoints import context_of, read_entrypoint
 from cetool.app.exporting import installed_packages
 from cetool.app.reporting import Reporter
-from cetool.app.starting import Ready, Start, command_of, start_of, surroundings_of
+from cetool.app.starting import Ready, Start, command_of, start_of
 from cetool.app.world import World
 from cetool.base.errors import CetoolError, EngineError, MetadataError
 from cetool.base.urls import redact, strip_credentials
@@ -46,6 +49,13 @@ class Recording:
     path: Path | None
     #: What is called with its end.
     then: Callable[[Ending], None] | None = None
+
+
+def prepare_recorded(decision: Decision, arguments: Sequence[str], path: Path) -> Callable[[Ready], NoReturn]:
+    """What runs the script once its environment is there, and records it. Raises MetadataError."""
+    assert decision.source is not None
+    entry = read_entrypoint(decision.metadata, decision.source.script)
+    return partial(run_as_child, entry, arguments, Recording(path))
 
 
 def run_as_child(entry: Entrypoint | None, arguments: Sequence[str], recording: Recording, ready: Ready) -> NoReturn:
@@ -89,8 +99,8 @@ def run_as_child(entry: Entrypoint | None, arguments: Sequence[str], recording: 
 def _starter(start: Start, entry: Entrypoint | None, arguments: Sequence[str]) -> Callable[[], int]:
     """What runs the script and returns its status; that its program is missing is said before."""
     if entry is not None:
-        surroundings, _ = surroundings_of(start)
-        return lambda: wait_for_entrypoint(entry, arguments, surroundings)
+        context, _ = context_of(start)
+        return lambda: wait_for_entrypoint(entry, arguments, context)
     command, _ = command_of(start, arguments)
     return lambda: spawn_and_wait(command, start.ready.consent, keep=start.descriptors)
 

@@ -16,10 +16,11 @@ from cetool.app.consent import OWN
 from cetool.app.deciding import specification
 from cetool.app.decision import Decision
 from cetool.app.ensuring import ensure, note_used
+from cetool.app.entrypoints import read_entrypoint
 from cetool.app.recording import Recording, run_as_child, virtual_packages
 from cetool.app.reporting import Reporter
 from cetool.app.sources import Source
-from cetool.app.starting import Ready, RunOptions, read_entrypoint
+from cetool.app.starting import Ready, RunOptions
 from cetool.app.world import World
 from cetool.base.codec import sha256_of
 from cetool.base.errors import CetoolError, EngineError, Location, UsageError

@@ -6,15 +6,14 @@ import contextlib
 import os
 import re
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cetool.app.reporting import Reporter
 from cetool.app.world import World
 from cetool.base.codec import sha256_of
-from cetool.base.durations import format_duration
-from cetool.base.errors import CetoolError, ScriptNotFoundError, StoreError, UsageError
+from cetool.base.errors import CetoolError, ScriptNotFoundError, UsageError
 from cetool.base.text import pattern
 from cetool.base.values import Value
 from cetool.declare.source import (
@@ -22,41 +21,15 @@ from cetool.declare.source import (
     Script,
     decode,
     is_url,
-    looks_like_python,
     read_bytes,
     read_script,
     script_from_text,
 )
-from cetool.fetch.addresses import GITHUB_TOKEN, Address
-from cetool.fetch.scripts import Known, UnreachableError, fetch_script, locate_script
-from cetool.store.keyed import Copy, CopyStore
-from cetool.store.scripts import Held, ScriptStore
+
+if TYPE_CHECKING:  # few scripts are from a URL
+    from cetool.app.fetching import Remote
 
 _PIN = pattern(r"(?:sha256[:=-])?([0-9a-fA-F]{64})\Z")
-
-
-class Remote(Value):
-    """The URL that a script came from."""
-
-    #: The address that was asked for.
-    asked: Address
-    #: What came.
-    copy: Copy
-    #: Whether the command line said which content it must have.
-    pinned: bool
-    #: Whether a server had it just now.
-    fresh: bool
-
-    def keep(self, world: World, reporter: Reporter) -> None:
-        """Keep the copy for a run without a network; where that cannot be the script runs all the same."""
-        store = CopyStore(world.paths.copies, trust=world.paths.trusted)
-        if not self.fresh:
-            store.touch(self.asked.key)
-            return
-        try:
-            store.keep(self.asked.key, self.copy)
-        except (StoreError, OSError) as error:
-            reporter.detail(f"No copy of the script could be kept: {error}")
 
 
 class Source(Value):
@@ -91,11 +64,6 @@ class Source(Value):
             return self.remote.asked.shown
         return os.path.abspath(self.script.path) if self.data is None else None
 
-    def keep(self, world: World) -> Held:
-        """The file in which what came from elsewhere is kept from now on, held in use."""
-        assert self.data is not None
-        return ScriptStore(world.paths.scripts, trust=world.paths.trusted).hold(self.data, self.name)
-
 
 def open_source(
     target: str, world: World, reporter: Reporter, *, insecure: bool = False, sha256: str | None = None
@@ -108,7 +76,10 @@ def open_source(
     """
     pinned = sha256 is not None and bool(read_pin(sha256))
     if target != "-" and is_url(target):
-        source, world = _open_remote(target, world, reporter, insecure=insecure, pinned=pinned)
+        from cetool.app.fetching import open_remote  # only scripts from URLs
+
+        script, remote, world = open_remote(target, world, reporter, insecure=insecure, pinned=pinned)
+        source = Source(script, target, remote.copy.data, remote.copy.name, remote=remote)
     else:
         source = source_of_stdin() if target == "-" else _open_file(target)
     check_pin(source, sha256)
@@ -172,52 +143,6 @@ def check_pin(source: Source, sha256: str | None) -> None:
         where=source.script.at(),
         hint="It was not run. Read it, and find out what has changed, before you pin this digest.",
     )
-
-
-# --- URLs -------------------------------------------------------------------------------------------------------------
-
-
-def _open_remote(
-    target: str, world: World, reporter: Reporter, *, insecure: bool, pinned: bool
-) -> tuple[Source, World]:
-    """The script at a URL. Raises CetoolError where it cannot be fetched."""
-    asked = locate_script(target, insecure=insecure)
-    last = CopyStore(world.paths.copies, trust=world.paths.trusted).find(asked.key)
-    copy = _kept(asked, last, reporter) if world.offline else _fetch(asked, last, world, insecure=insecure)
-    text = decode(copy.data, copy.url, python=looks_like_python(copy.data, Path(copy.name)))
-    # relative paths start from the working directory, as uv has it: the script's own is the cache's
-    script = script_from_text(text, Path.cwd() / copy.name, copy.url)
-    remote = Remote(asked, copy, pinned, fresh=not world.offline)
-    return Source(script, target, copy.data, copy.name, remote=remote), world.without(GITHUB_TOKEN)
-
-
-def _kept(asked: Address, last: Copy | None, reporter: Reporter) -> Copy:
-    if last is None:
-        raise UsageError(
-            "the script is at a URL, nothing may be downloaded (--offline), and there is no copy of it here",
-            code="offline-missing",
-            where=asked.where,
-            hint="A run without --offline keeps one. Or save the script, and give its path.",
-        )
-    reporter.result(f"{last.url} is the copy that came {_age(last)} ago (--offline)")
-    return last
-
-
-def _fetch(asked: Address, last: Copy | None, world: World, *, insecure: bool) -> Copy:
-    known = None if last is None else Known(last.address, last.data, last.etag, last.modified)
-    try:
-        fetched = fetch_script(asked, insecure=insecure, known=known, environ=world.environ)
-    except UnreachableError as error:
-        if last is not None:
-            hint = f"{error.hint or ''} `--offline` takes the copy that came {_age(last)} ago.".strip()
-            raise error.but(hint=hint) from None
-        raise
-    now = fetched.known
-    return Copy(fetched.url, now.address, fetched.name, fetched.data, time.time(), now.etag, now.modified)
-
-
-def _age(copy: Copy) -> str:
-    return format_duration(time.time() - copy.checked)
 
 
 def _with_guess(error: ScriptNotFoundError, target: str) -> ScriptNotFoundError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cetool import warm
 from cetool.app.decision import Decision, Wish
@@ -19,16 +20,18 @@ from cetool.base.values import Value
 from cetool.declare.blocks import CONDA_EXECUTE
 from cetool.declare.languages import POSIX_PROGRAMS, language_of_program
 from cetool.declare.metadata import ENVIRONMENT_FILE, ScriptMetadata
-from cetool.declare.run_with import is_own_program, not_chosen, shebang_program
+from cetool.declare.run_with import is_original, is_own_program, not_chosen, shebang_program
 from cetool.declare.source import Script
 from cetool.launch.activation import PREFIX, Activation, activated_environ, overlaid_environ, unactivated_environ
-from cetool.launch.entrypoint import Entrypoint, EntrypointContext, parse_entrypoint
 from cetool.launch.process import Command
 from cetool.launch.programs import not_in_environment, program_outside, resolve_command
-from cetool.store.scripts import Held, ScriptStore
+from cetool.launch.records import Basis, Learned, write_launch_record
 from cetool.store.store import Lease
 from cetool.warm.environ import DEPTH, MOST_DEPTH
 from cetool.warm.environ import count_run as counted
+
+if TYPE_CHECKING:  # few scripts are kept, or have a directory of their own
+    from cetool.store.scripts import Held
 
 
 class NotebookOptions(Value):
@@ -105,7 +108,9 @@ def start_of(ready: Ready) -> Start:
     held: tuple[FileLock | None, ...] = lease.locks
     path = source.given
     if source.data is not None:
-        kept = source.keep(world)
+        from cetool.store.scripts import ScriptStore  # only what is no file here is kept
+
+        kept = ScriptStore(world.paths.scripts, trust=world.paths.trusted).hold(source.data, source.name)
         path, held = str(kept.path), (*held, kept.lock)
     steps: tuple[str, ...] = ()
     if ready.how.activate:
@@ -129,14 +134,31 @@ def command_of(start: Start, arguments: Sequence[str]) -> tuple[Command, Evidenc
     return Command(argv[0], (*argv, name, *arguments), start.environ, start.steps), evidence
 
 
-def surroundings_of(start: Start) -> tuple[EntrypointContext, Held]:
-    """What an entrypoint runs in, and the script's own cache directory, held in use by the run."""
+def remember(start: Start, argv: tuple[str, ...], evidence: Evidence, cache: Held | None = None) -> None:
+    """Write the command down for the next run, if that would decide the same."""
     ready = start.ready
-    paths, script = ready.world.paths, Path(warm.absolute(start.path))
-    cache = ScriptStore(paths.scripts, trust=paths.trusted).hold_cache_dir(script)
-    keep = start._replace(held=(*start.held, cache.lock)).descriptors
-    prefix = ready.lease.prefix
-    return EntrypointContext(start.environ, script, cache.path, prefix, ready.consent, start.steps, keep), cache
+    how, source, world, metadata = ready.how, ready.source, ready.world, ready.decision.metadata
+    evidence = ready.decision.evidence.plus(evidence)
+    plain = how.wish.is_plain and how.activate and not how.keep
+    if source.seen is None or not plain or not evidence.lasts or not world.is_plain():
+        return
+    caller = b""
+    if metadata.chosen in ("packages", "shell") and not is_original(source.script):
+        caller = warm.CONDA_EXECUTE if how.wish.original else warm.CETOOL
+    around = Basis(
+        about=warm.absolute(source.given),
+        seen=source.seen,
+        since=world.since,
+        configuration=evidence.configuration,
+        locks=evidence.files,
+        environ=world.environ,
+        by_path=evidence.by_path,
+        collects=world.settings.auto_gc,
+        stamp=evidence.stamp,
+        caller=caller,
+    )
+    learned = Learned(argv, start.activation, metadata.path, metadata, cache)
+    write_launch_record(learned, around, ready.lease, world.paths)
 
 
 # --- which program ----------------------------------------------------------------------------------------------------
@@ -153,14 +175,7 @@ def count_run(environ: dict[str, str]) -> None:
         )
 
 
-def read_entrypoint(metadata: ScriptMetadata, script: Script) -> Entrypoint | None:
-    """The script's entrypoint, if it has one. Raises MetadataError for a wrong one."""
-    if metadata.entrypoint is None:
-        return None
-    return parse_entrypoint(metadata.entrypoint, _entrypoint_place(metadata, script))
-
-
-def _entrypoint_place(metadata: ScriptMetadata, script: Script) -> Location:
+def entrypoint_place(metadata: ScriptMetadata, script: Script) -> Location:
     """The line of the script that its entrypoint is at."""
     first, last = metadata.lines or (1, 1)
     rows = enumerate(script.text.split("\n")[first - 1 : last], start=first)
@@ -176,7 +191,7 @@ def refuse_unrunnable(metadata: ScriptMetadata, script: Script) -> None:
     words = metadata.run_with or tuple((metadata.entrypoint or "").split())
     if not words:
         raise not_chosen(script, first, metadata.choice)
-    where = script.at(first) if metadata.entrypoint is None else _entrypoint_place(metadata, script)
+    where = script.at(first) if metadata.entrypoint is None else entrypoint_place(metadata, script)
     by_itself = words[0].strip("'\"") == "${SCRIPT}" and is_own_program(shebang_program(script))
     if by_itself or (is_own_program(words[0]) and (len(words) == 1 or words[1] in ("run", "${SCRIPT}", "-q", "-v"))):
         raise MetadataError(

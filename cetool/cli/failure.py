@@ -12,8 +12,7 @@ import typer
 from cetool.base.errors import CetoolError, EngineError, Interrupted
 from cetool.base.process import is_panic, panic_text
 from cetool.base.urls import scrub
-from cetool.cli.output import print_json, write_error
-from cetool.cli.progress import printable_lines
+from cetool.cli.output import print_json, printable_lines, write_error
 
 #: Set to see where in cetool an error comes from.
 TRACEBACK = "CETOOL_TRACEBACK"

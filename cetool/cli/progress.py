@@ -8,31 +8,21 @@ suspended process leaves hidden, measures standard input, and answers a broken p
 
 from __future__ import annotations
 
-import os
-import select
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from time import monotonic
-from typing import TextIO
 
 from cetool.app.reporting import plain
-from cetool.base.text import neutral, without_controls
-from cetool.base.urls import redact
+from cetool.cli.output import Output
 
 _TICK = 0.1
 #: Seconds over which a rate is taken.
 _RATE_SPAN = 5.0
-_ERASE_LINE = "\r\x1b[K"
 #: The stages in which the number of packages means something.
 _COUNTED = ("Downloading", "Linking")
-
-
-def printable_lines(text: str) -> str:
-    """The text, its lines and blanks kept, without what a terminal would obey and without credentials."""
-    return "\n".join(redact(without_controls(line)) for line in text.split("\n"))
 
 
 class CreationProgress:
@@ -154,86 +144,6 @@ class _Stage:
         self.linked: tuple[int, int] = (0, 0)
 
 
-class Output:
-    """A stream: whole lines, and below them at most one that is drawn again and again."""
-
-    def __init__(self, stream: TextIO | None) -> None:
-        self.stream = stream
-        self.lock = threading.RLock()
-        self.terminal = False
-        self._descriptor: int | None = None
-        self._drawn = False
-        with suppress(OSError, ValueError, AttributeError):
-            if stream is not None:
-                self.terminal = stream.isatty()
-                number = stream.fileno() if os.name == "posix" else None
-                # should there be no copy, writing to it fails and leaves nothing in the stream's buffer
-                self._descriptor = number
-                # one of its own: while an engine works in this process, standard error leads to its log
-                self._descriptor = None if number is None else os.dup(number)
-
-    @property
-    def width(self) -> int:
-        """Columns of the terminal now."""
-        try:
-            return os.get_terminal_size(2 if self._descriptor is None else self._descriptor).columns or 80
-        except (OSError, ValueError):
-            return 80
-
-    @property
-    def foreground(self) -> bool:
-        """Whether the terminal is this job's to draw on; a shell in front of it draws its own lines."""
-        if self._descriptor is None:
-            return True
-        try:
-            return os.tcgetpgrp(self._descriptor) == os.getpgrp()
-        except OSError:  # not the terminal that governs us: no job control
-            return True
-
-    def line(self, text: str) -> None:
-        """Write a line, above the drawn one."""
-        with self.lock:
-            self._write(self._erasure() + neutral(text) + "\n")
-
-    def draw(self, text: str) -> None:
-        """Put ``text``, which fits into a line, in the place of what was drawn last."""
-        with self.lock:
-            if self.foreground:
-                self._drawn = True
-                self._write(_ERASE_LINE + text)
-
-    def erase(self) -> None:
-        """Leave nothing of what was drawn."""
-        with self.lock:
-            self._write(self._erasure())
-
-    def _erasure(self) -> str:
-        drawn, self._drawn = self._drawn, False
-        return _ERASE_LINE if drawn and self.foreground else ""
-
-    def _write(self, text: str) -> None:
-        """Write past the stream's buffer: what stays there after an error makes Python exit with 120."""
-        stream = self.stream
-        if stream is None or not text:
-            return
-        try:
-            encoding = stream.encoding or "utf-8"
-            data = text.encode(encoding, "backslashreplace")
-            stream.flush()
-            if self._descriptor is None:
-                stream.write(data.decode(encoding))
-                stream.flush()
-                return
-            while data:
-                try:
-                    data = data[os.write(self._descriptor, data) :]
-                except BlockingIOError:  # some program before us has left the terminal so; give it a moment, not more
-                    if not select.select([], [self._descriptor], [], 1.0)[1]:
-                        return
-        except (OSError, ValueError):
-            self.stream = None
-
-
 class _Painter:
     """Makes frames: a stage as one line with colours, as wide as the terminal is."""
 
@@ -310,13 +220,6 @@ class _Painter:
             samples.popleft()
         span = now - samples[0][0]
         return int((done - samples[0][1]) / span) if span >= 0.5 else 0
-
-
-def can_redraw(environ: Mapping[str, str]) -> bool:
-    """Whether a terminal takes back what it shows: one that is dumb does not, and the log of a CI run keeps it all."""
-    if environ.get("CI", "").lower() not in ("", "0", "false"):
-        return False
-    return environ.get("TERM", "" if os.name == "nt" else "dumb") not in ("dumb", "unknown")
 
 
 def _packages(count: int) -> str:

@@ -7,15 +7,17 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from cetool.app.reporting import plain
 from cetool.app.world import World, load_world
 from cetool.base.errors import CetoolError
 from cetool.base.text import neutral
 from cetool.base.urls import scrub
-from cetool.cli.output import write, write_error
-from cetool.cli.progress import CreationProgress, Output, can_redraw, printable_lines
+from cetool.cli.output import Output, can_redraw, printable_lines, write, write_error
+
+if TYPE_CHECKING:
+    from cetool.cli.progress import CreationProgress
 
 _COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 #: Bytes that are read of an answer.
@@ -85,6 +87,8 @@ class Voice:
     @contextmanager
     def progress(self) -> Iterator[CreationProgress]:
         """Show how an environment is made, for as long as the context lasts; no trace of a live display stays."""
+        from cetool.cli.progress import CreationProgress  # only for what is made
+
         creation = CreationProgress(self.detail, self._out, self._live, lines=self.verbosity == "verbose")
         try:
             creation.begin()
