@@ -221,9 +221,9 @@ def test_only_the_users_own_words_are_expanded() -> None:
     """A file that is new here: does what it expands come from the user's configuration, variables or command line?"""
     allowed = {
         "settings/paths.py",
-        "settings/condarc.py",
+        "declare/channels.py",
         "declare/source.py",
-        "launch/interactive.py",
+        "launch/shells.py",
         "launch/kernels.py",
     }
     root = Path(cetool.__file__).parent
