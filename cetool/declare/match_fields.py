@@ -50,14 +50,14 @@ _UNKNOWN = {
 
 
 class Fields(Value):
-    """The fields of a match spec. ``version`` is a version expression without blanks, of operators and literals that
-    every engine reads alike; ``others`` pairs of :data:`FIELDS`, in their order, lists joined by commas.
-    """
+    """The fields of a match spec."""
 
     name: str
+    #: A version expression without blanks, of operators and literals that every engine reads alike.
     version: str | None = None
     build: str | None = None
     channel: str | None = None
+    #: Pairs of :data:`FIELDS`, in their order, lists joined by commas.
     others: tuple[tuple[str, str], ...] = ()
 
     def get(self, key: str) -> str | None:

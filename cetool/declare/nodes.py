@@ -35,18 +35,18 @@ _IN_WORDS: dict[str, str] = {
 
 
 class Node(Value):
-    """One value: what kind it is, where it stands, and its text, its items or its entries.
-
-    ``text`` is a scalar as it was written (``3.10`` stays ``3.10``); ``items`` belong to a list, ``entries`` to a
-    mapping, in the order of the file. The place of a mapping's value is the line of its key. ``folded`` is a text
-    without quotes that YAML reads on from one line to the next.
-    """
+    """A value."""
 
     kind: Kind
+    #: Where it is; of a mapping's value, the line of its key.
     where: Location
+    #: A scalar as it was written (``3.10`` stays ``3.10``).
     text: str = ""
+    #: Those of a list.
     items: tuple[Node, ...] = ()
+    #: Those of a mapping, in the order of the file.
     entries: Mapping[str, Node] = MappingProxyType({})
+    #: Whether this is a text without quotes that YAML reads on from one line to the next.
     folded: bool = False
 
     def fail(

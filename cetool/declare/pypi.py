@@ -38,17 +38,14 @@ _URL_SCHEMES = pattern(r"(?:https?|file|(?:git|hg|svn|bzr)\+(?:https?|ssh|git|fi
 
 
 class PypiSettings(Value):
-    """How PyPI requirements are resolved and installed, where a script says so: all optional.
-
-    ``options`` are all other settings: pairs of uv's name for one (:data:`cetool.declare.dialects.uv.KEYS`) and its
-    value as canonical JSON, sorted. Some come from pip's options and have names of their own
-    (:data:`OWN_OPTIONS`).
-    """
+    """How PyPI requirements are resolved and installed, where a script says so: all optional."""
 
     index_url: str | None = None
     extra_index_urls: tuple[str, ...] = ()
     find_links: tuple[str, ...] = ()
     exclude_newer: str | None = None
+    #: All others, sorted: uv's name for one (:data:`cetool.declare.dialects.uv.KEYS`), or :data:`OWN_OPTIONS`, and its
+    #: value as canonical JSON.
     options: tuple[tuple[str, str], ...] = ()
 
     @property

@@ -23,14 +23,13 @@ _NEW_IN_2 = pattern(r"/(?:noarch|[a-z0-9]+-[a-z0-9]+)::|[\[,] ?(?:subdir|fn|extr
 
 
 class Solving(Value):
-    """How conda packages are solved, where a script says so (``[tool.pixi]``): all optional.
+    """How conda packages are solved, where a script says so (``[tool.pixi]``): all optional."""
 
-    ``constraints`` are canonical match specs that packages have to fit which come by way of others;
-    ``channel_priority`` is ``strict``, ``flexible`` or ``disabled``, ``strategy`` ``lowest`` or ``lowest-direct``.
-    """
-
+    #: Canonical match specs that packages have to fit which others require.
     constraints: tuple[str, ...] = ()
+    #: ``strict``, ``flexible`` or ``disabled``.
     channel_priority: str | None = None
+    #: ``lowest`` or ``lowest-direct``.
     strategy: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -81,32 +80,29 @@ class OverlayKeys(Value):
 
 
 class Requirements(Value):
-    """What was asked for, in the order it was asked.
+    """What was asked for, in the order it was asked."""
 
-    ``packages`` are canonical match specs (``str(MatchSpec)``), ``channels`` canonical channel names or URLs, None
-    where none were named, ``pypi`` canonical PEP 508 requirements, ``variables`` pairs of name and value. With
-    ``configured`` the configured channels come after those named, which is what ``# conda execute`` and
-    ``environment.yml`` mean (CEP 24); otherwise the named ones are all there are.
-
-    ``overlay`` names an existing environment and what to lay over it; the
-    PyPI requirements are then among the latter, and ``packages`` say no more than which python will do. ``baselines``
-    are URLs or absolute paths of lists of packages to start from, a later one winning, and ``without`` names, or globs
-    of names, that are taken out of them. ``exclude_newer`` is the moment (RFC 3339, UTC) as of which it is solved.
-    ``files`` are the absolute paths of requirements files that were read.
-    """
-
+    #: Canonical match specs; with an overlay they say no more than which python will do.
     packages: tuple[str, ...] = ()
+    #: Canonical names or URLs of channels, None where none were named.
     channels: tuple[str, ...] | None = None
+    #: Canonical PEP 508 requirements.
     pypi: tuple[str, ...] = ()
     pypi_settings: PypiSettings = PypiSettings()
+    #: Pairs of name and value.
     variables: tuple[tuple[str, str], ...] = ()
     warnings: tuple[Ignored, ...] = ()
+    #: URLs or absolute paths of lists of packages to start from, a later one winning.
     baselines: tuple[str, ...] = ()
+    #: Names, or globs of names, that are taken out of them.
     without: tuple[str, ...] = ()
     overlay: OverlayKeys | None = None
+    #: Whether the configured channels come after those named, as for ``# conda execute`` and CEP 24.
     configured: bool = False
     solving: Solving = NO_SOLVING
+    #: The moment (RFC 3339, UTC) as of which packages are chosen.
     exclude_newer: str | None = None
+    #: The absolute paths of requirements files that were read.
     files: tuple[str, ...] = ()
 
     @property

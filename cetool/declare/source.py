@@ -37,14 +37,13 @@ _FOREIGN: ContextVar[bool] = ContextVar("foreign", default=False)
 
 
 class Script(Value):
-    """A script's text and what it is called.
+    """A script's text and what it is called."""
 
-    ``path`` is absolute, as given (symbolic links are not resolved); ``name`` is what messages call it; ``text`` is
-    decoded, without a byte order mark, its lines ending in ``\\n``.
-    """
-
+    #: Absolute, as given: symbolic links are not resolved.
     path: Path
+    #: What messages call it.
     name: str
+    #: Decoded, without a byte order mark, lines ending in ``\\n``.
     text: str
 
     @property

@@ -27,18 +27,19 @@ _ALPHABET = "%/:=&?~+!$,;'@()*[]"  # of a URL: these and what quote() leaves alo
 
 @dataclass(frozen=True)
 class Address:
-    """An ASCII URL that may be asked for, without user, password and fragment; ``basic`` authenticates there.
+    """A URL that may be asked for."""
 
-    ``origin`` is scheme, host and port; ``fragment`` is what followed the ``#``, which servers are not told.
-    """
-
+    #: In ASCII, without user, password and fragment.
     url: str
     scheme: str
     host: str
+    #: Scheme, host and port.
     origin: str
+    #: What authenticates there.
     basic: str | None
+    #: What followed the ``#``, which servers are not told.
     fragment: str = ""
-    #: what is there, for messages
+    #: What is there, for messages.
     what: str = "script"
 
     @property

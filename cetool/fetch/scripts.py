@@ -28,28 +28,26 @@ _PAGE = (b"<!doctype html", b"<html")
 
 @dataclass(frozen=True)
 class Known:
-    """What was fetched before, to be asked for only if it has changed (RFC 9110, 13.1).
+    """What was fetched before, to be asked for only if it has changed (RFC 9110, 13.1)."""
 
-    ``address`` is the key of the address that had it in the end; ``etag`` and ``modified`` are what it said of it.
-    """
-
+    #: The key of the address that had it in the end.
     address: str
     data: bytes
+    #: What that said of it.
     etag: str | None = None
     modified: str | None = None
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A script that was fetched.
+    """A script that was fetched."""
 
-    ``url`` is where it lay in the end, without credentials; ``name`` is its file name, printable, without slashes;
-    ``known`` is what the next fetch may be told.
-    """
-
+    #: Where it was in the end, without credentials.
     url: str
     data: bytes
+    #: Its file name, printable, without slashes.
     name: str
+    #: What the next fetch may be told.
     known: Known
 
 

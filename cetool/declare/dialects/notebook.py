@@ -51,9 +51,10 @@ _MAX_DEPTH = 16
 
 @dataclass(frozen=True)
 class Cell:
-    """A code cell that is not empty: its number, its place among all cells (from 0), its text and its tags."""
+    """A code cell that is not empty."""
 
     number: int
+    #: Its place among all cells, from 0.
     index: int
     text: str
     tags: tuple[str, ...] = ()
@@ -61,11 +62,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Notebook:
-    """A notebook's code cells, its ``language`` in lower case, the ``kernel`` that it names, and its metadata."""
+    """What a notebook has."""
 
     script: Script
+    #: In lower case.
     language: str
+    #: The name of a kernel, if the notebook has one.
     kernel: str | None
+    #: The code cells.
     cells: tuple[Cell, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
