@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cetool.base.below import write_below
 from cetool.base.errors import EngineError
 from cetool.declare.package import local_path
 from cetool.engines.explicit import mismatch
@@ -167,7 +168,7 @@ def _read(archive: Path, names: Iterable[str]) -> dict[str, bytes | None]:
 def _state(record: PrefixRecord, sha256: str, md5: str | None) -> None:
     """Complete a record by the digests that were computed."""
     stated = {**record.data, "sha256": sha256, **({"md5": md5} if md5 else {})}
-    record.path.write_text(json.dumps(stated, indent=2), encoding="utf-8")
+    write_below(record.path.parent, record.path.name, json.dumps(stated, indent=2).encode())
 
 
 def _refused(package: _Linked, sha256: str, md5: str | None) -> EngineError:

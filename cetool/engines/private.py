@@ -158,7 +158,7 @@ def netrc_file(
     logins: dict[str, set[tuple[str, str]]] = {}
     origins: dict[str, set[tuple[str, str, int | None]]] = {}
     for text in (*channels, *others):
-        for url in map(_parts, re.findall(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'\]]+", text)):
+        for url in map(parts_of, re.findall(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'\]]+", text)):
             origins.setdefault(url.host, set()).add(url.origin)
             user, password = (each.decode("utf-8", "replace") for each in url.login or (b"", b""))
             if user and not re.search(r"[\s\"'\\#]", user + password):
@@ -188,7 +188,8 @@ def netrc_file(
     return files.write("netrc", text.rstrip("\n") + "\n" + "".join(entries))
 
 
-def _parts(url: str) -> Url:
+def parts_of(url: str) -> Url:
+    """A URL taken apart. Raises EngineError for one that cannot be used."""
     try:
         return split_url(url)
     except ValueError as error:

@@ -85,7 +85,7 @@ def read_embedded(script: Script) -> Lock | None:
     if place is None:
         return None
     with foreign_text(is_url(script.name)):
-        return _Reader(script, place).lock()
+        return _lock(script, place)
 
 
 def _find(script: Script) -> _Place | None:
@@ -124,60 +124,44 @@ def _find(script: Script) -> _Place | None:
     return found[0] if found else None
 
 
-class _Reader:
-    """Reads one block's lines, each with its place."""
-
-    def __init__(self, script: Script, place: _Place) -> None:
-        self._script = script
-        self._place = place
-        self._rows = list(enumerate(place.content, start=place.first + 1))
-
-    def lock(self) -> Lock:
-        """The lock. Raises MetadataError."""
-        rows = [(number, text) for number, text in self._rows if text and text != _NOTE]
-        version, digested, *rest = [*rows, (self._place.last, ""), (self._place.last, "")]
-        rest = rest[: max(0, len(rows) - 2)]
-        if self._value(version, "version") != VERSION:
+def _lock(script: Script, place: _Place) -> Lock:
+    """The lock in a block. Raises MetadataError."""
+    rows = [row for row in enumerate(place.content, start=place.first + 1) if row[1] not in ("", _NOTE)]
+    values = []
+    for key, (number, text) in zip(("version", "digest"), [*rows, *[(place.last, "")] * 2], strict=False):
+        found = _KEY.fullmatch(text)
+        if found is None or found[1] != key:
+            raise malformed(f"the lock in the script has no '{key}' here", script.at(number), _AGAIN)
+        if key == "version" and found[2] != VERSION:
             raise malformed(
-                f"the lock is of version {shorten(self._value(version, 'version'))}, and cetool reads {VERSION}",
-                self._script.at(version[0]),
+                f"the lock is of version {shorten(found[2])}, and cetool reads {VERSION}",
+                script.at(number),
                 "A newer cetool wrote it.",
             )
-        if self._value(digested, "digest") != _digest(text for _, text in rest):
-            raise malformed(
-                "the lock in the script is not as it was written: its digest does not fit",
-                self._script.at(self._place.first),
-                _AGAIN,
-            )
-        return self._body(rest)
-
-    def _value(self, row: tuple[int, str], key: str) -> str:
-        found = _KEY.fullmatch(row[1])
-        if found is None or found[1] != key:
-            raise malformed(f"the lock in the script has no '{key}' here", self._script.at(row[0]), _AGAIN)
-        return found[2]
-
-    def _body(self, rows: Sequence[tuple[int, str]]) -> Lock:
-        lock = Lock(())
-        found: dict[str, Contents] = {}
-        last: Contents | None = None
-        for number, text in rows:
-            where = self._script.at(number)
-            keyed = _KEY.fullmatch(text)
-            if keyed is not None and keyed[1] == "platform":
-                name, _, request = keyed[2].partition(" ")
-                if name in found:
-                    raise malformed(f"{shorten(name)} is locked twice", where, _AGAIN)
-                asked = digest(request, "sha256", where) if request else None
-                last = found[name] = Contents(platform_name(name, where), asked)
-            elif keyed is not None:
-                lock = _with_key(lock, keyed[1], keyed[2], where)
-            elif last is None:
-                raise malformed(f"{shorten(text)!r} stands before any platform", where, _AGAIN)
-            else:
-                pypi = _PYPI.fullmatch(text)
-                last.add(_pypi(pypi, where) if pypi is not None else _conda(text, last.platform, where), where)
-        return lock._replace(platforms=tuple(each.lock(is_sorted=True) for each in found.values()))
+        values.append(found[2])
+    if values[1] != _digest(text for _, text in rows[2:]):
+        raise malformed(
+            "the lock in the script is not as it was written: its digest does not fit", script.at(place.first), _AGAIN
+        )
+    lock, found_in = Lock(()), dict[str, Contents]()
+    last: Contents | None = None
+    for number, text in rows[2:]:
+        where = script.at(number)
+        keyed = _KEY.fullmatch(text)
+        if keyed is not None and keyed[1] == "platform":
+            name, _, request = keyed[2].partition(" ")
+            if name in found_in:
+                raise malformed(f"{shorten(name)} is locked twice", where, _AGAIN)
+            asked = digest(request, "sha256", where) if request else None
+            last = found_in[name] = Contents(platform_name(name, where), asked)
+        elif keyed is not None:
+            lock = _with_key(lock, keyed[1], keyed[2], where)
+        elif last is None:
+            raise malformed(f"{shorten(text)!r} stands before any platform", where, _AGAIN)
+        else:
+            pypi = _PYPI.fullmatch(text)
+            last.add(_pypi(pypi, where) if pypi is not None else _conda(text, last.platform, where), where)
+    return lock._replace(platforms=tuple(each.lock(is_sorted=True) for each in found_in.values()))
 
 
 def _with_key(lock: Lock, key: str, value: str, where: Location) -> Lock:

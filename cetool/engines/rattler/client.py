@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cetool.base.errors import EngineError
-from cetool.base.urls import Url, redact, split_url, strip_credentials
+from cetool.base.urls import Url, redact, strip_credentials
 from cetool.declare.channels import resolve_channel
+from cetool.engines.private import parts_of
 from cetool.settings.condarc import Condarc
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Access:
 
     def _target(self, url: str) -> str:
         """The URL with its token but without the login, which becomes a header for everything below it."""
-        parts = _parts(url.rstrip("/"))
+        parts = parts_of(url.rstrip("/"))
         target = parts.joined(login=False).rstrip("/") + "/"
         if parts.userinfo is not None:
             self._logins.setdefault(target, parts)
@@ -114,7 +115,7 @@ class Access:
             if (other.origin, other.login) != (parts.origin, parts.login):
                 raise _ambiguous(parts, other)
         for url in (*self.mirrors, *self._all_targets(), *self._others):
-            near = _parts(url)
+            near = parts_of(url)
             if near.host in found and near.origin != found[near.host].origin:
                 raise _ambiguous(found[near.host], near)
         return {
@@ -122,15 +123,6 @@ class Access:
             for host, parts in found.items()
             for user, password in [parts.login or (b"", b"")]
         }
-
-
-def _parts(url: str) -> Url:
-    try:
-        return split_url(url)
-    except ValueError as error:
-        raise EngineError(
-            f"{redact(url)} cannot be used: {error}", code="channel-unreachable", hint="Write it as https://HOST/PATH."
-        ) from None
 
 
 def _ambiguous(login: Url, other: Url) -> EngineError:
