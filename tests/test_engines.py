@@ -282,7 +282,7 @@ engine.create(request, SilentProgress(), HOLD)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+@pytest.mark.skipif(os.name == "nt", reason="there are no process groups")
 @pytest.mark.parametrize("name", ["conda", "micromamba"])
 def test_killing_cetool_kills_the_engine(world: World, name: str) -> None:
     """``kill -9`` gives cetool no chance to clean up; the engine dies all the same, and its lock is free again."""
@@ -293,9 +293,7 @@ def test_killing_cetool_kills_the_engine(world: World, name: str) -> None:
         leader = world.asked[0]["pid"]
         driver.kill()
     _eventually(lambda: leader not in world.alive())
-    for pid in world.alive():
-        os.kill(pid, signal.SIGKILL)  # the fake's child, which prctl does not reach
-    _eventually(lambda: not world.alive())
+    _eventually(lambda: not world.alive())  # what it has started dies with it
     world.engine(name).create(world.request("hello-bin"), Heard(), HOLD)
 
 

@@ -10,18 +10,15 @@ engine prints goes into the log, without credentials, and to a callback as it co
 
 from __future__ import annotations
 
-import ctypes
 import os
 import queue
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -148,14 +145,16 @@ def run_engine(invocation: Invocation, request: EngineRequest, on_line: OnLine) 
     """
     with Log(request.log) as log:
         log.write(f"$ {shlex.join(invocation.argv)}\n")
-        process = _start(invocation, request)
-        try:
-            stdout, stderr = _attend(process, invocation, request, on_line, log)
-        except BaseException:
-            _stop(process)
-            raise
-        finally:
-            _reap(process)
+        with _watchdog() as watch:
+            process = _start(invocation)
+            try:
+                watch(process.pid)
+                stdout, stderr = _attend(process, invocation, request, on_line, log)
+            except BaseException:
+                _stop(process)
+                raise
+            finally:
+                _reap(process)
         status = process.returncode
         log.write(f"[ended with {status}]\n")
     if status < 0:
@@ -163,48 +162,68 @@ def run_engine(invocation: Invocation, request: EngineRequest, on_line: OnLine) 
     return Ended(status, None, stdout, stderr)
 
 
-def _start(invocation: Invocation, request: EngineRequest) -> subprocess.Popen[bytes]:
-    fds = () if _WINDOWS else tuple(dict.fromkeys(invocation.pass_fds))
+def _start(invocation: Invocation) -> subprocess.Popen[bytes]:
     try:
-        with warnings.catch_warnings():
-            # Python warns of preexec_fn where threads run; what _die_with_parent calls takes no lock.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return subprocess.Popen(
-                invocation.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=dict(invocation.environ),
-                start_new_session=not _WINDOWS,
-                pass_fds=fds,
-                close_fds=True,
-                preexec_fn=_die_with_parent(),
-            )
+        return subprocess.Popen(
+            invocation.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(invocation.environ),
+            start_new_session=not _WINDOWS,
+            pass_fds=() if _WINDOWS else tuple(dict.fromkeys(invocation.pass_fds)),
+        )
     except OSError as error:
         raise EngineError(
             f"{invocation.argv[0]} cannot be started: {error.strerror}", code="engine-not-working"
         ) from error
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """What the child does before exec so that a ``kill -9`` of cetool takes it along; None where that cannot be had.
+#: Waits for the end of a pipe, which is that of the process at its other end, and kills the group that it was told.
+_WATCH = 'read -r group && { read -r _; kill -s KILL -- "-$group"; }'
 
-    The C library is loaded beforehand: after fork nothing may be imported.
+
+@contextmanager
+def _watchdog() -> Iterator[Callable[[int], None]]:
+    """Have a process group, which is told to what this yields, die with this process, even by ``kill -9``.
+
+    A shell does it, in a session of its own. (Linux's death signal would come with the end of the thread that started
+    the group.) Where there is no shell it is not done.
     """
-    if sys.platform != "linux":
-        return None
     try:
-        prctl = ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
-        return None
-    parent, set_death_signal, kill = os.getpid(), 1, int(signal.SIGKILL)
+        dog = None if _WINDOWS else _started_dog()
+    except OSError:
+        dog = None
+    if dog is None or dog.stdin is None:
+        yield lambda group: None
+        return
+    line = dog.stdin.fileno()
 
-    def arrange() -> None:
-        prctl(set_death_signal, kill, 0, 0, 0)
-        if os.getppid() != parent:  # it died before we could ask
-            os._exit(128 + kill)
+    def watch(group: int) -> None:
+        with suppress(OSError):
+            os.write(line, b"%d\n" % group)
 
-    return arrange
+    try:
+        yield watch
+    finally:
+        dog.kill()  # before the pipe ends
+        dog.wait()
+        with suppress(OSError):
+            dog.stdin.close()
+
+
+def _started_dog() -> subprocess.Popen[bytes]:
+    nothing = subprocess.DEVNULL
+    return subprocess.Popen(
+        ("/bin/sh", "-c", _WATCH),
+        bufsize=0,
+        cwd="/",
+        env={"PATH": os.defpath},
+        stdin=subprocess.PIPE,
+        stdout=nothing,
+        stderr=nothing,
+        start_new_session=True,
+    )
 
 
 def _attend(
