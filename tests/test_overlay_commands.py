@@ -96,7 +96,9 @@ def test_the_life_of_a_named_overlay(lab: Home, base: Path) -> None:
 
 def test_what_is_frozen_is_an_ordinary_environment(lab: Home, base: Path) -> None:
     """The lock of base and overlay makes an environment of its own that has what the two had together, unsolved."""
-    ok(lab, "overlay", "create", "fix", "--base", "beamline", "ovlib ==2.0")
+    over = Path(ok(lab, "overlay", "create", "fix", "--base", "beamline", "ovlib ==2.0").strip())
+    noted = json.loads((over / "conda-meta/cetool-pypi").read_text())["packages"]
+    assert [each["name"] for each in noted] == ["ovbound", "ovlib"], "what it came from need not be asked for again"
     ok(lab, "overlay", "freeze", "fix", "-o", "release.conda-lock.yml")
     assert "name: ovlib\n  version: '2.0'" in (lab.path / "release.conda-lock.yml").read_text()
     path = lab.write("see.py", "import json, ovbound, ovlib, sys\nprint(json.dumps([ovlib.version, sys.prefix]))")

@@ -126,7 +126,7 @@ class _Layer:
         wanted = to_install(plan, self.entries)
         wanted += [item.exact for item in self.also.values() if item.exact is not None]
         shutil.rmtree(self.prefix, ignore_errors=True)
-        self.prefix.mkdir(mode=0o777, parents=True)
+        (self.prefix / "conda-meta").mkdir(parents=True)  # where it is noted what they came from
         if wanted:
             self.progress.stage(f"Laying {len(wanted)} package{'' if len(wanted) == 1 else 's'} over the base")
             self._put(wanted)
