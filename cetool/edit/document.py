@@ -39,20 +39,20 @@ class ScriptChangedError(NotWrittenError):
 
 @dataclass(frozen=True)
 class Document:
-    """A script with the bytes that it was read from.
-
-    ``target`` is the file itself, symbolic links followed; ``lines`` are its lines with their ends, which joined are
-    ``data`` without ``mark``, the byte order mark; ``codec`` is what they are written in. ``script`` is None where the
-    file is empty.
-    """
+    """A script with the bytes that it was read from."""
 
     path: Path
+    #: What messages call it.
     name: str
+    #: The file itself, symbolic links followed.
     target: Path
     data: bytes
     codec: str
+    #: The byte order mark, empty where there is none.
     mark: bytes
+    #: The lines with their ends: joined, ``data`` without the mark.
     lines: tuple[bytes, ...]
+    #: None where the file is empty.
     script: Script | None
 
     def line(self, index: int) -> tuple[str, str]:
@@ -195,16 +195,15 @@ def require_script(document: Document) -> Script:
 
 @dataclass(frozen=True)
 class _Line:
-    """A line of the block: ``content`` between what is around it. ``raw`` are its bytes as long as it is untouched.
-
-    A hidden one is a comment on the specification, no part of its content.
-    """
+    """A line of the block: its content, and what is around it."""
 
     prefix: str
     content: str
     suffix: str
     ending: str
+    #: Its bytes as long as it is unchanged.
     raw: bytes | None = None
+    #: Whether it is a comment on the specification, and not a part of that.
     hidden: bool = False
 
 

@@ -26,19 +26,18 @@ class UneditableError(MetadataError):
 
 @dataclass(frozen=True)
 class Spot:
-    """A value in the content, from ``start`` up to and without ``end``.
-
-    ``flow`` says whether a list or mapping is in brackets; ``text`` is a scalar's value; ``keys`` has the positions of
-    the entries' keys.
-    """
+    """A value in the content, from ``start`` up to and without ``end``."""
 
     kind: Literal["scalar", "list", "mapping"]
     start: int
     end: int
+    #: Whether a list or mapping is in brackets.
     flow: bool = False
+    #: A scalar's value.
     text: str = ""
     items: tuple[Spot, ...] = ()
     entries: Mapping[str, Spot] = field(default_factory=dict)
+    #: Where the entries' keys start.
     keys: Mapping[str, int] = field(default_factory=dict)
 
     def at(self, path: Path) -> Spot | None:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cetool.base.errors import UsageError
@@ -102,16 +102,15 @@ def _table() -> dict[str, ImportedPackage]:
 
 @dataclass(frozen=True)
 class Imports:
-    """What a script imports from outside the standard library.
+    """What a script imports from outside the standard library."""
 
-    ``packages`` are those about which there is no doubt, in the order in which they are met; ``unknown`` modules may
-    come from any package; ``optional`` ones are imported where a failure is caught. ``problem`` says why nothing was
-    found out, where the script is not what this Python understands.
-    """
-
+    #: The certain ones, in their order in the script.
     packages: tuple[ImportedPackage, ...] = ()
+    #: Modules that may come from any package.
     unknown: tuple[str, ...] = ()
+    #: Modules whose failed import the script catches.
     optional: tuple[str, ...] = ()
+    #: Why this Python cannot read the script's imports.
     problem: str | None = None
 
 
@@ -193,13 +192,6 @@ def _catches_imports(handler: ast.ExceptHandler) -> bool:
 _CODING = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*[-_.a-zA-Z0-9]+")
 
 
-@dataclass(frozen=True)
-class _Needs:
-    packages: tuple[str, ...]
-    pypi: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
 def start_block(document: Document, dialect: str, extra: Sequence[str] = ()) -> Edited:
     """The script with a block after its shebang and coding line; ``extra`` are match specs to be in it.
 
@@ -217,15 +209,13 @@ def start_block(document: Document, dialect: str, extra: Sequence[str] = ()) -> 
     language = language_of(script)
     if dialect == PEP723 and not language.is_python:
         raise UsageError("a PEP 723 block is for Python, which this script is not", hint="Take --dialect conda-script.")
-    needs = _needs(script, language, dialect, extra)
-    wanted = NewBlock(packages=needs.packages, pypi=needs.pypi)
-    notes = list(needs.notes)
+    wanted, notes = _needs(script, language, dialect, extra)
     if dialect == CONDA_SCRIPT:
-        words = choose_program(script, Requirements(needs.packages, pypi=needs.pypi)).words
+        words = choose_program(script, Requirements(wanted.packages, pypi=wanted.pypi)).words
         # an entry point's program is looked for without env's help
         by_env = words is not None and words[0].endswith("/env") and len(words) == 2
         command = None if words is None else entrypoint_of(words[1:] if by_env else words)
-        wanted = NewBlock(needs.packages, needs.pypi, channels=(DEFAULT_CHANNEL,), entrypoint=command)
+        wanted = replace(wanted, channels=(DEFAULT_CHANNEL,), entrypoint=command)
         if command is None:
             notes.append('the block does not say how to run it: add entrypoint = "..."')
     new = _inserted(document, script, dialect, wanted, language)
@@ -233,7 +223,8 @@ def start_block(document: Document, dialect: str, extra: Sequence[str] = ()) -> 
     return Edited(new, tuple(notes))
 
 
-def _needs(script: Script, language: Language, dialect: str, extra: Sequence[str]) -> _Needs:
+def _needs(script: Script, language: Language, dialect: str, extra: Sequence[str]) -> tuple[NewBlock, list[str]]:
+    """The packages of a first block, and sentences on what it leaves out. Raises UsageError where it has none."""
     for text in extra:
         canonical_spec(text, base_dir=script.directory)
         refuse_secret(text, hint="A script is no place for a secret.")
@@ -254,10 +245,10 @@ def _needs(script: Script, language: Language, dialect: str, extra: Sequence[str
             f"nothing is known of what {script.name} needs, so no block was written",
             hint="Name it: cetool init --with SPEC ... (`--with bash` for a shell script).",
         )
-    return _Needs(tuple(conda.values()), tuple(pypi), tuple(_told(imports)))
+    return NewBlock(tuple(conda.values()), tuple(pypi)), _left_out(imports)
 
 
-def _told(imports: Imports) -> list[str]:
+def _left_out(imports: Imports) -> list[str]:
     notes = []
     if imports.problem:
         notes.append(f"{imports.problem}; so no packages were taken from them")
