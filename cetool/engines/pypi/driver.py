@@ -25,7 +25,15 @@ from cetool.base.process import ask_version, clean_environ, own_module, python_c
 from cetool.base.urls import scrub, strip_credentials
 from cetool.declare.package import PypiPackage
 from cetool.engines.protocol import EngineRequest, Hold
-from cetool.engines.pypi.answers import NOT_UNDERSTOOD, Planned, read_dry_run, read_pylock, read_report, sources_of
+from cetool.engines.pypi.answers import (
+    NOT_UNDERSTOOD,
+    Planned,
+    explain,
+    read_dry_run,
+    read_pylock,
+    read_report,
+    sources_of,
+)
 from cetool.engines.pypi.files import (
     EVERYTHING,
     GET_UV,
@@ -36,7 +44,6 @@ from cetool.engines.pypi.files import (
     tell_pip,
     tell_uv,
 )
-from cetool.engines.pypi.words import explain
 from cetool.engines.subprocesses import Ended, Invocation, run_engine
 from cetool.packages.distributions import Distribution
 
