@@ -132,7 +132,10 @@ def channels_of(node: Node | None, base_dir: Directory, what: str = "channels") 
         priority = 0
         if item.kind == "mapping":
             fields = item.as_mapping(f"an entry of {what}", ("channel", "priority"))
-            priority = _priority(fields["priority"]) if "priority" in fields else 0
+            if (given := fields.get("priority")) is not None:
+                if given.kind != "number" or not given.text.lstrip("+-").isdigit() or len(given.text) > 9:
+                    given.fail("the priority of a channel must be a whole number")
+                priority = int(given.text)
             item = fields.get("channel") or item
         ranked.append((-priority, canonical_channel(item.as_text("a channel"), base_dir=base_dir, where=item.where)))
     found = [channel for _, channel in sorted(ranked, key=lambda pair: pair[0])]
@@ -140,12 +143,6 @@ def channels_of(node: Node | None, base_dir: Directory, what: str = "channels") 
     if found and not kept:
         node.fail(f"{what} has only '{NO_DEFAULTS}', which leaves no channel", "Name the channels to use as well.")
     return kept or None
-
-
-def _priority(node: Node) -> int:
-    if node.kind != "number" or not node.text.lstrip("+-").isdigit() or len(node.text) > 9:
-        node.fail("the priority of a channel must be a whole number")
-    return int(node.text)
 
 
 def ends_channels(node: Node | None) -> bool:

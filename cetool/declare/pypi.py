@@ -75,7 +75,9 @@ class PypiSettings(Value):
 
     def with_options(self, **values: Any) -> PypiSettings:
         """The same with other settings set, ``_`` in their names standing for ``-``; an empty value removes one."""
-        named = {**self.named, **{key.replace("_", "-"): value for key, value in values.items()}}
+        return self._with({**self.named, **{key.replace("_", "-"): value for key, value in values.items()}})
+
+    def _with(self, named: dict[str, Any]) -> PypiSettings:
         pairs = ((key, canonical_json(value)) for key, value in named.items() if value not in (None, [], {}))
         return self._replace(options=tuple(sorted(pairs)))
 
@@ -86,10 +88,7 @@ class PypiSettings(Value):
             extra_index_urls=tuple(dict.fromkeys(self.extra_index_urls + other.extra_index_urls)),
             find_links=tuple(dict.fromkeys(self.find_links + other.find_links)),
             exclude_newer=self.exclude_newer if other.exclude_newer is None else other.exclude_newer,
-        )._with_named(_joined(self.named, other.named))
-
-    def _with_named(self, named: dict[str, Any]) -> PypiSettings:
-        return self._replace(options=tuple(sorted((key, canonical_json(value)) for key, value in named.items())))
+        )._with(_joined(self.named, other.named))
 
     def as_dict(self) -> dict[str, Any]:
         """The settings that are set, as JSON values, credentials taken out."""

@@ -43,7 +43,7 @@ class Script(Value):
     path: Path
     #: What messages call it.
     name: str
-    #: Decoded, without a byte order mark, lines ending in ``\\n``.
+    #: Decoded, without a byte order mark, lines ending in ``\n``.
     text: str
 
     @property
@@ -162,7 +162,7 @@ def read_bytes(path: str, name: str, what: str = "script", *, limit: int | None 
 
 
 def decode(data: bytes, name: str, *, python: bool = False) -> str:
-    """The text of these bytes, lines ending in ``\\n``.
+    """The text of these bytes, lines ending in ``\n``.
 
     UTF-8, a byte order mark allowed; with ``python`` the encoding that a PEP 263 line names. Raises MetadataError.
     """

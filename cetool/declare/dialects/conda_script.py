@@ -26,32 +26,28 @@ def find_blocks(lines: list[str], script: Script, _: Sequence[Block | Broken]) -
     blocks: list[Block | Broken] = []
     index = 0
     while index < len(lines):
-        comment = _comment_of(lines[index])
-        if comment is None:
-            index += 1
-            continue
         first = index
-        content: list[str] = []
         index += 1
+        comment = _comment_of(lines[first])
+        if comment is None:
+            continue
+        content: list[str] = []
+        ended = ""
         while index < len(lines) and (line := lines[index].lstrip()).startswith(comment):
             rest = line[len(comment) :]
             if rest.strip() in ("/// end-conda-script", "/// conda-script"):
+                ended = rest.strip()
                 break
             content.append(rest.removeprefix(" ").rstrip())
             index += 1
-        if index < len(lines) and _is_closing(lines[index], comment):
+        if ended == "/// end-conda-script":
             numbers = tuple(range(first + 2, index + 1))
             blocks.append(Block(CONDA_SCRIPT, first + 1, index + 1, tuple(content), numbers))
             index += 1
         else:
-            error = _unclosed(script, first, index if index < len(lines) else None, comment)
+            error = _unclosed(script, first + 1, index + 1 if index < len(lines) else None, comment)
             blocks.append(Broken(CONDA_SCRIPT, first + 1, error))
     return blocks
-
-
-def _is_closing(line: str, comment: str) -> bool:
-    stripped = line.lstrip()
-    return stripped.startswith(comment) and stripped[len(comment) :].strip() == "/// end-conda-script"
 
 
 def _comment_of(line: str) -> str | None:
@@ -59,30 +55,20 @@ def _comment_of(line: str) -> str | None:
     if "/// conda-script" not in line:
         return None
     opened = _OPEN.fullmatch(line)
-    if opened is None:
-        return None
-    comment = opened["prefix"].strip()
-    # letters and digits: the mark stands in code or in a sentence
-    if not comment or " " in comment or "\t" in comment or any(char.isalnum() for char in comment):
-        return None
-    return comment
+    comment = "" if opened is None else opened["prefix"].strip()
+    # letters and digits: the mark is in code or in a sentence
+    return comment if comment and not any(char.isalnum() or char in " \t" for char in comment) else None
 
 
 def _unclosed(script: Script, first: int, broken: int | None, comment: str) -> MetadataError:
-    """The error for a conda-script block that no closing line ends; ``first`` and ``broken`` are indexes of lines."""
-    closing = f"{comment} /// end-conda-script"
+    """The error for a conda-script block that no closing line ends."""
+    message = f"the '/// conda-script' block that opens at line {first} is "
     if broken is None:
-        message = f"the '/// conda-script' block that opens at line {first + 1} is never closed"
+        message += "never closed"
     else:
-        message = (
-            f"the '/// conda-script' block that opens at line {first + 1} is not closed before line {broken + 1}, "
-            f"which does not continue it"
-        )
-    return MetadataError(
-        message,
-        where=script.at(first + 1 if broken is None else broken + 1),
-        hint=f"Start each of its lines with '{comment}' and close it with a line '{closing}'.",
-    )
+        message += f"not closed before line {broken}, which does not continue it"
+    hint = f"Start each of its lines with '{comment}' and close it with a line '{comment} /// end-conda-script'."
+    return MetadataError(message, where=script.at(broken or first), hint=hint)
 
 
 def read_block(block: Block, script: Script, platform: str | None = None) -> Declaration:

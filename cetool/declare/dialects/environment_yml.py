@@ -180,13 +180,10 @@ def _ignored(keys: Mapping[str, Node]) -> Iterator[Ignored]:
         if key == "prefix":
             yield Ignored("'prefix' is ignored: cetool decides where environments are", node.where)
         elif key not in KEYS:
-            yield Ignored(f"cetool ignores the key {shorten(key)!r}{_meant(key)}", node.where)
-
-
-def _meant(key: str) -> str:
-    """The question whether another key was meant: CEP 24 has unknown ones ignored, misspelt ones too."""
-    meant = nearest(key, KEYS)
-    return f". {meant}" if meant.startswith("Did") else ""
+            # CEP 24 has unknown keys ignored, misspelt ones too: so ask whether another one was meant
+            meant = nearest(key, KEYS)
+            more = f". {meant}" if meant.startswith("Did") else ""
+            yield Ignored(f"cetool ignores the key {shorten(key)!r}{more}", node.where)
 
 
 def _read_lines(text: str, name: str, directory: Path) -> Requirements:

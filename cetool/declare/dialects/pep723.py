@@ -77,7 +77,10 @@ def read_keys(root: Node, script: Script, platform: str | None = None) -> Declar
         pixi = read_pixi(tools["pixi"], platform=platform or current_platform(), base_dir=script.directory)
         requirements = requirements.plus(pixi)
     if "conda" in tools:
-        requirements = requirements.plus(_read_conda(tools["conda"], script))
+        table = tools["conda"].as_mapping("[tool.conda]", ("channels", "dependencies"))
+        conda = read_packages(table.get("dependencies"), "tool.conda.dependencies", script.directory)
+        channels = channels_of(table.get("channels"), script.directory, "tool.conda.channels")
+        requirements = requirements.plus(conda._replace(channels=channels))
     if "cetool" in tools:
         own = read_own_keys(tools["cetool"], "[tool.cetool]", script.directory, table=True)
         requirements, run_with = requirements.plus(own.requirements), own.run_with
@@ -104,11 +107,3 @@ def _standard_keys(root: Node, script: Script) -> Requirements:
         for item in items
     )
     return Requirements(packages=packages, pypi=pypi)
-
-
-def _read_conda(root: Node, script: Script) -> Requirements:
-    """``[tool.conda]``: two lists of texts."""
-    keys = root.as_mapping("[tool.conda]", ("channels", "dependencies"))
-    return read_packages(keys.get("dependencies"), "tool.conda.dependencies", script.directory)._replace(
-        channels=channels_of(keys.get("channels"), script.directory, "tool.conda.channels")
-    )
