@@ -24,7 +24,7 @@ from cetool.base.errors import CetoolError, EngineError, MetadataError
 from cetool.base.urls import redact, strip_credentials
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.source import decode, is_url, looks_like_python, read_bytes
-from cetool.engines.virtual import detect_virtual_packages
+from cetool.engines.rattler.request import detect_virtual_packages
 from cetool.launch.children import spawn_and_wait
 from cetool.launch.entrypoint import Entrypoint, wait_for_entrypoint
 from cetool.launch.process import end_like

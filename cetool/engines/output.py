@@ -27,11 +27,6 @@ _LONGEST_LINE = 65_536
 OnLine = Callable[[str, bool], None]
 
 
-def plain(text: str) -> str:
-    """The text without terminal escapes and control characters (newline and tab stay)."""
-    return without_controls(text)
-
-
 class Log:
     """The file that keeps everything an engine printed: appended to, its owner's alone, without credentials."""
 
@@ -68,7 +63,7 @@ class Log:
 def logged(path: Path) -> str:
     """What the log holds, without terminal escapes; nothing where it cannot be read."""
     try:
-        return plain(path.read_text("utf-8", "replace"))
+        return without_controls(path.read_text("utf-8", "replace"))
     except OSError:
         return ""
 
@@ -110,11 +105,11 @@ class Feed:
             self._line(self._partial + "\n")
             self._partial = ""
         elif self._partial:
-            self.last_line = scrub(plain(self._partial)).strip()
-            self._on_line(scrub(plain(self._partial)), False)
+            self.last_line = scrub(without_controls(self._partial)).strip()
+            self._on_line(scrub(without_controls(self._partial)), False)
 
     def _line(self, line: str) -> None:
-        text = scrub(plain(line.replace("\r\n", "\n").replace("\r", "\n")))
+        text = scrub(without_controls(line.replace("\r\n", "\n").replace("\r", "\n")))
         self._log.write(text)
         if text.strip():
             self.last_line = text.strip()

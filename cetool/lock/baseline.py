@@ -8,6 +8,7 @@ from cetool.base.values import Value
 from cetool.declare.baselines import taken_out, unmatched
 from cetool.declare.package import Package, PypiPackage
 from cetool.lock.model import PlatformLock
+from cetool.lock.records import in_order
 
 
 class Clash(Value):
@@ -68,7 +69,5 @@ def _told(package: Package | PypiPackage) -> str:
 def _ordered(packages: list[Package]) -> tuple[Package, ...]:
     """In topological order where what they depend on is known; else as they stand, which is that of one file."""
     if any(package.depends for package in packages):
-        from cetool.lock.records import in_order
-
         return in_order(packages)
     return tuple(packages)

@@ -258,6 +258,18 @@ def virtual_packages(
     return list(found.values())
 
 
+def detect_virtual_packages(environ: Mapping[str, str], overrides: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The machine's virtual packages: name to ``VERSION=BUILD``, sorted, the overrides in place of what was found.
+
+    Raises EngineError where they cannot be found out.
+    """
+    found = virtual_packages(overrides, environ)
+    return {
+        each.name.normalized: f"{each.version}={each.build_string}"
+        for each in sorted(found, key=lambda each: each.name.normalized)
+    }
+
+
 def _detected_packages(environ: Mapping[str, str]) -> dict[str, GenericVirtualPackage]:
     from rattler import VirtualPackage, VirtualPackageOverrides
     from rattler.exceptions import DetectVirtualPackageError
