@@ -17,11 +17,11 @@ from cetool.declare.nodes import Node
 from cetool.declare.platforms import current_platform, selectors
 from cetool.declare.pypi import canonical_requirement
 from cetool.declare.requirements import DEFAULT_CHANNEL
+from cetool.edit.block_text import BlockText, Spot, UneditableError, block_text, line_start
 from cetool.edit.declared import DeclaredItem, channels_place, draft_of, pypi_name
-from cetool.edit.document import BlockText, Document, NotWrittenError, block_text, require_script
+from cetool.edit.document import Document, NotWrittenError, require_script
 from cetool.edit.editing import Edited, comparable, declaration, declared_again, require_block, unsafe
 from cetool.edit.rendering import NewBlock, entrypoint_of, render, toml_value, words_of
-from cetool.edit.spots import Spot, UneditableError, line_start
 from cetool.edit.toml import TomlText, scan_toml
 from cetool.edit.yaml import scan_yaml
 

@@ -18,9 +18,9 @@ from cetool.declare.nodes import Node
 from cetool.declare.source import Script
 from cetool.declare.toml import parse_toml
 from cetool.declare.yaml import parse_yaml
-from cetool.edit.document import Document, block_text, require_script
+from cetool.edit.block_text import Path, block_text
+from cetool.edit.document import Document, require_script
 from cetool.edit.rendering import CETOOL_ENV, add_to_table, conda_entry, pypi_entry, python_specifier
-from cetool.edit.spots import Path
 from cetool.edit.toml import TomlText, quoted
 from cetool.edit.yaml import YamlText
 

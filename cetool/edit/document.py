@@ -8,18 +8,15 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.base.errors import CetoolError, Location, MetadataError, UsageError
 from cetool.base.files import ChangedError, replace_file
 from cetool.base.text import printable
-from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, Block
 from cetool.declare.source import MAX_SIZE, Script, decode, is_url, looks_like_python, read_bytes
 from cetool.declare.source import source_encoding as encoding_of
-from cetool.edit.spots import Edit
 
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+\Z")
 _ENDING = re.compile(r"(?:\r\n|\n|\r)?\Z")
@@ -191,140 +188,3 @@ def require_script(document: Document) -> Script:
     if document.script is None:
         raise MetadataError("the script is empty", code="script-not-text", where=Location(document.name))
     return document.script
-
-
-@dataclass(frozen=True)
-class _Line:
-    """A line of the block: its content, and what is around it."""
-
-    prefix: str
-    content: str
-    suffix: str
-    ending: str
-    #: Its bytes as long as it is unchanged.
-    raw: bytes | None = None
-    #: Whether it is a comment on the specification, and not a part of that.
-    hidden: bool = False
-
-
-@dataclass(frozen=True)
-class BlockText:
-    """The lines between a block's opening and closing ones."""
-
-    lines: tuple[_Line, ...]
-    prefix: str = ""
-    ending: str = "\n"
-
-    @classmethod
-    def of(cls, content: str) -> BlockText:
-        """A text of its own, outside any script."""
-        return cls(tuple(_Line("", line, "", "\n") for line in content.split("\n")) if content else ())
-
-    @property
-    def content(self) -> str:
-        """The text of the lines that count, joined by line feeds."""
-        return "\n".join(line.content for line in self.lines if not line.hidden)
-
-    def edited(self, edits: Sequence[Edit]) -> BlockText:
-        """The text with these edits made, none of which overlaps another.
-
-        A line that a removal leaves blank goes as a whole; new lines look like the one that they follow.
-        """
-        text = self
-        for edit in sorted(edits, key=lambda edit: (-edit.start, -edit.end)):
-            text = text._edited(edit)
-        return text
-
-    def _edited(self, edit: Edit) -> BlockText:
-        shown = [index for index, line in enumerate(self.lines) if not line.hidden]
-        if not shown:
-            made = [self._new(part, self.prefix, self.ending) for part in edit.text.strip("\n").split("\n")]
-            return replace(self, lines=(*made, *self.lines))
-        starts = [0]
-        for index in shown[:-1]:
-            starts.append(starts[-1] + len(self.lines[index].content) + 1)
-        first, last = (bisect_right(starts, offset) - 1 for offset in (edit.start, edit.end))
-        one, other = self.lines[shown[first]], self.lines[shown[last]]
-        if edit.start == edit.end == starts[first] and edit.text.endswith("\n"):
-            made = [self._new(part, one.prefix, one.ending) for part in edit.text[:-1].split("\n")]
-            return replace(self, lines=(*self.lines[: shown[first]], *made, *self.lines[shown[first] :]))
-        old = one.content + other.content
-        new = one.content[: edit.start - starts[first]] + edit.text + other.content[edit.end - starts[last] :]
-        made = []
-        if new.strip() or not old.strip() or edit.text:
-            parts = new.split("\n")
-            if parts[0] == one.content:
-                made.append(one)
-            else:
-                made.append(replace(one, prefix=self._before(parts[0], one.prefix), content=parts[0], raw=None))
-            made += [self._new(part, one.prefix, one.ending) for part in parts[1:]]
-        between = [line for line in self.lines[shown[first] : shown[last] + 1] if line.hidden]
-        return replace(self, lines=(*self.lines[: shown[first]], *made, *between, *self.lines[shown[last] + 1 :]))
-
-    def _new(self, content: str, prefix: str, ending: str) -> _Line:
-        """A line that was not there before."""
-        return _Line(self._before(content, prefix), content, "", ending or self.ending)
-
-    def _before(self, content: str, prefix: str) -> str:
-        """The prefix of this content: without blanks at its end where there is none."""
-        if not content:
-            return prefix.rstrip()
-        return f"{prefix} " if self.prefix.endswith(" ") and not prefix.endswith((" ", "\t")) else prefix
-
-    def encoded(self, codec: str, *, ends_file: bool) -> list[bytes]:
-        """The lines as bytes; where they end the file, its last line has no end if it had none."""
-        done = []
-        for index, line in enumerate(self.lines):
-            ending = line.ending or self.ending
-            if ends_file and index == len(self.lines) - 1:
-                ending = ""
-            if line.raw is not None and ending == line.ending:
-                done.append(line.raw)
-            else:
-                done.append((line.prefix + line.content + line.suffix + ending).encode(codec))
-        return done
-
-
-def block_text(document: Document, block: Block) -> BlockText:
-    """The inside of a block of this document."""
-    inner_last = block.last if block.dialect == CONDA_EXECUTE else block.last - 1
-    shown = dict(zip(block.numbers, block.content, strict=True))
-    lines = []
-    for number in range(block.first + 1, inner_last + 1):
-        text, ending = document.line(number - 1)
-        raw = document.lines[number - 1]
-        content = shown.get(number)
-        if content is None:
-            lines.append(_Line("", text, "", ending, raw, hidden=True))
-            continue
-        cut = _prefix_length(text, content, block.dialect)
-        lines.append(_Line(text[:cut], content, text[cut + len(content) :], ending, raw))
-    opening = document.line(block.first - 1)[0]
-    indent = opening[: len(opening) - len(opening.lstrip())]
-    mark = "/// conda-script" if block.dialect == CONDA_SCRIPT else " "
-    comment = opening.strip().partition(mark)[0].strip()
-    blank = "" if block.dialect == CONDA_EXECUTE else " "
-    return BlockText(tuple(lines), indent + comment + blank, document.ending)
-
-
-def _prefix_length(text: str, content: str, dialect: str) -> int:
-    """The number of characters before a line's content."""
-    if dialect not in (CONDA_EXECUTE, CONDA_SCRIPT):
-        return min(2, len(text))
-    # what follows the content is blank, and was taken off
-    return len(text.rstrip()) - len(content) if content else len(text.rstrip())
-
-
-class BlockEditor:
-    """A block's text while it is being changed."""
-
-    def __init__(self, text: BlockText) -> None:
-        self.text = text
-
-    @property
-    def content(self) -> str:
-        """What the block says now."""
-        return self.text.content
-
-    def _apply(self, *edits: Edit) -> None:
-        self.text = self.text.edited(edits)

@@ -24,9 +24,9 @@ from cetool.declare.pypi import canonical_requirement
 from cetool.declare.requirements import DEFAULT_CHANNEL, Requirements
 from cetool.declare.run_with import choose_program
 from cetool.declare.source import Script
+from cetool.edit.block_text import UneditableError
 from cetool.edit.declared import DeclaredItem, Draft, block_tree, channels_place, draft_of, pypi_name, untouched
 from cetool.edit.document import Document, NotWrittenError, require_script
-from cetool.edit.spots import UneditableError
 
 _SECRET = "A script is no place for a secret: keep it in ~/.netrc, or in the channel's URL in .condarc."
 

@@ -21,7 +21,7 @@ from cetool.declare.nodes import Node
 from cetool.declare.platforms import current_platform
 from cetool.declare.pypi import canonical_requirement
 from cetool.declare.toml import parse_toml
-from cetool.edit.document import BlockText
+from cetool.edit.block_text import BlockText
 from cetool.edit.toml import TomlText, array_text, key_text, quoted
 from cetool.edit.yaml import quoted as yaml_text
 

@@ -12,8 +12,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cetool.edit.document import BlockEditor, BlockText
-from cetool.edit.spots import Edit, Path, Spot, UneditableError, flow_append, flow_remove, line_end, line_start
+from cetool.edit.block_text import (
+    BlockEditor,
+    BlockText,
+    Edit,
+    Path,
+    Spot,
+    UneditableError,
+    flow_append,
+    flow_remove,
+    line_end,
+    line_start,
+)
 
 if TYPE_CHECKING:
     from tomlkit.container import Container

@@ -12,8 +12,17 @@ from typing import Any
 
 from cetool.base.errors import MetadataError
 from cetool.declare.yaml import parse_yaml
-from cetool.edit.document import BlockEditor
-from cetool.edit.spots import Edit, Path, Spot, UneditableError, flow_append, flow_remove, line_end, line_start
+from cetool.edit.block_text import (
+    BlockEditor,
+    Edit,
+    Path,
+    Spot,
+    UneditableError,
+    flow_append,
+    flow_remove,
+    line_end,
+    line_start,
+)
 
 
 def scan_yaml(content: str) -> Spot:
