@@ -20,6 +20,7 @@ from support.cache import (
     made,
     make_files,
     run,
+    small_paths,
     small_spec,
     small_store,
     start,
@@ -29,6 +30,7 @@ from support.cache import (
 from cetool.base.errors import StoreError
 from cetool.store.disk import Freed, disk_size
 from cetool.store.gc import Collection, Policy
+from cetool.store.kinds import downloads, kept_sources, launch_records
 from cetool.store.marker import MARKER
 
 HOUR = 3600.0
@@ -265,3 +267,25 @@ def test_a_new_environment_is_not_taken_for_an_old_one(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "envs")
         (tmp_path / "envs").touch()
         collect(store, log, Policy())
+
+
+def test_a_use_in_the_future_was_just_now_whatever_was_used(tmp_path: Path) -> None:
+    """Copies of scripts, launch records, logs and downloads go by the clock that environments go by."""
+    paths, cache = small_paths(tmp_path), tmp_path / "pkgs"
+    places = [paths.copies, paths.launch, paths.logs, cache / "repodata", cache / "pkgs"]
+    ages = {"0": 60, "1": 100 * 24 * HOUR, "2": -100 * 24 * HOUR}
+    for place in places:
+        for name, age in ages.items():
+            path = place / (name * 64)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("x")
+            os.utime(path, (time.time() - age,) * 2)
+    kinds = [*kept_sources(paths), launch_records(paths), *downloads([cache], paths.logs)]
+    would = Collection(Policy(older_than=30 * HOUR), dry_run=True)
+    would.collect(*kinds)
+    done = Collection(Policy(older_than=30 * HOUR))
+    done.collect(*kinds)
+    assert [item.item for item in done.collected] == [item.item for item in would.collected]
+    assert done.freed == would.freed > 0
+    gone = {place.name: sorted(set(ages) - {path.name[0] for path in place.iterdir()}) for place in places}
+    assert gone == {"copies": ["1"], "launch": ["1"], "logs": ["1"], "repodata": ["1"], "pkgs": []}
