@@ -54,14 +54,15 @@ ELSEWHERE = (
 
 
 class _Candidate(Value):
-    """A file that could be the engine: ``argv`` starts it, ``problem`` says why it cannot.
+    """A file that could be the engine."""
 
-    ``genuine``: it looks like what makes environments, and not like another program of the name.
-    """
-
+    #: What starts it.
     argv: tuple[str, ...]
+    #: How it was found.
     how: str
+    #: Why it cannot be used.
     problem: str | None = None
+    #: Whether it looks like what makes environments, and not like another program of the name.
     genuine: bool = False
 
     @property

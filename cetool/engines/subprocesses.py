@@ -1,7 +1,4 @@
-"""Whether a process still gets anywhere: by its output, the processor time it takes, the bytes that it and its children
-write, and what changes in the directories that it fills.
-
-Runs an engine as a subprocess that cannot outlive its purpose.
+"""Runs an engine as a subprocess that cannot outlive its purpose: the only starter of such processes.
 
 The engine gets a process group of its own, no standard input, a time limit on standing still, and the signals that
 make it stop when cetool has to; when :func:`run_engine` returns or raises, no process of the group is alive. What the
@@ -34,7 +31,8 @@ _BUSY_BYTES = 512
 
 
 class Vitals:
-    """The signs of life of a process and its children.
+    """The signs of life of a process and its children: what it prints, the processor time it takes, the bytes that are
+    written, and what changes in the directories that it fills.
 
     Output counts at once. The other signs are looked at only when there is none, and not more often than the answer
     can change: at most every ``interval`` seconds.
@@ -116,22 +114,22 @@ _WINDOWS = os.name == "nt"
 
 
 class Ended(Value):
-    """How an engine's run ended: its exit status, or the signal that killed it, and the end of what it printed.
+    """How an engine's run ended."""
 
-    ``stdout`` and ``stderr`` are the last part of each, credentials taken out.
-    """
-
+    #: Its exit status, or the signal that killed it.
     status: int | None
     signum: int | None
+    #: The last part of what it printed, credentials taken out.
     stdout: str
     stderr: str
 
 
 class Invocation(Value):
-    """One command line to be run: ``watched`` are directories in which a change is a sign of life."""
+    """One command line to be run."""
 
     argv: tuple[str, ...]
     environ: Mapping[str, str]
+    #: Directories in which a change is a sign of life.
     watched: tuple[Path, ...] = ()
     pass_fds: tuple[int, ...] = ()
 

@@ -12,23 +12,26 @@ from cetool.lock.records import in_order
 
 
 class Clash(Value):
-    """A package that two baselines name differently: ``lost`` of the baseline ``earlier`` gives way to ``won``."""
+    """A package that two baselines name differently: the later one wins."""
 
     name: str
+    #: Version and build that give way, and the baseline that has them.
     lost: str
     earlier: str
+    #: Those that take their place.
     won: str
     later: str
 
 
 class Combined(Value):
-    """The packages that stay, the conda packages in the order of the files; ``removed`` are ``name version`` of those
-    that were taken out, ``unmatched`` the patterns that fit none.
-    """
+    """The packages that stay."""
 
+    #: In the order of the files.
     conda: tuple[Package, ...]
     pypi: tuple[PypiPackage, ...]
+    #: ``name version`` of those that were taken out.
     removed: tuple[str, ...]
+    #: The patterns that fit none.
     unmatched: tuple[str, ...]
     clashes: tuple[Clash, ...]
 

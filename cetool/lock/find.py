@@ -107,16 +107,16 @@ FORMATS = (
 
 
 class FoundLock(Value):
-    """A lock and where it was found.
-
-    ``where`` is what messages call it; ``format`` one of ``embedded``, ``conda-lock``, ``pixi`` and ``explicit``;
-    ``path`` the file that holds it, of an embedded one the script; ``notes`` sentences that the user is to see.
-    """
+    """A lock and where it was found."""
 
     lock: Lock
+    #: What messages call it.
     where: str
+    #: The name of a format, or ``embedded``.
     format: str
+    #: The file that holds it, of an embedded one the script.
     path: Path
+    #: Sentences that the user is to see.
     notes: tuple[str, ...] = ()
 
     def matches(self, requirements: Requirements, platform: str | None = None) -> bool | None:

@@ -14,15 +14,14 @@ from cetool.declare.package import Package, PypiPackage
 
 
 class PlatformLock(Value):
-    """Everything that goes into one platform's environment. ``platform`` is a subdir such as ``linux-64``.
+    """Everything that goes into one platform's environment."""
 
-    ``request`` is the digest of what it was solved for (:attr:`cetool.declare.requirements.Requirements.digest`),
-    which may be another for each platform; None where the format or its writer does not tell.
-    """
-
+    #: A subdir such as ``linux-64``.
     platform: str
     conda: tuple[Package, ...]
     pypi: tuple[PypiPackage, ...] = ()
+    #: The digest of what it was solved for (:attr:`cetool.declare.requirements.Requirements.digest`); None where the
+    #: format or its writer does not tell.
     request: str | None = None
 
     @property
@@ -49,15 +48,15 @@ class PlatformLock(Value):
 
 
 class Lock(Value):
-    """A whole lock: its platforms by name.
+    """A whole lock."""
 
-    ``channels`` are canonical, highest priority first; ``created`` is ISO 8601 in UTC; ``custom`` what else the writer
-    noted: plain pairs of strings.
-    """
-
+    #: By name.
     platforms: tuple[PlatformLock, ...]
+    #: Canonical, highest priority first.
     channels: tuple[str, ...] = ()
+    #: ISO 8601 in UTC.
     created: str | None = None
+    #: What else the writer noted.
     custom: tuple[tuple[str, str], ...] = ()
 
     def platform(self, name: str) -> PlatformLock | None:

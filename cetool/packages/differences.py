@@ -26,31 +26,33 @@ _OWN = frozenset(
     f"conda-meta/{name}"
     for name in ("history", "frozen", "state", "pinned", "created_at", "cetool", "cetool-pypi", "cetool.new")
 )
-#: Told in a package's stead where a distribution has no conda package.
+#: Shown instead of a conda package for a distribution from PyPI.
 _PYPI = "{0.name} {0.version} (PyPI)"
 
 
 @dataclass(frozen=True, order=True)
 class Difference:
-    """A file that is not as it was: ``path`` below the prefix, with slashes; ``state`` one of ``changed``, ``removed``
-    and ``added``; ``package`` whose it is, None where it is nobody's; ``cached`` the file in the package cache that is
-    damaged in the same way, so that making the environment anew would not mend it.
-    """
+    """A file that is not as it was."""
 
+    #: Where it is below the prefix, with slashes.
     path: str
+    #: ``changed``, ``removed`` or ``added``.
     state: str
+    #: The package that brought it, None where none did.
     package: str | None = None
+    #: The file in the package cache that is damaged in the same way: making the environment again would not mend it.
     cached: str | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a look at an environment found: how many ``files`` were compared, the ``differences`` by path, and what is
-    there besides and may be: ``made`` by link scripts when the environment was, and ``compiled`` by Python.
-    """
+    """What a look at an environment found."""
 
+    #: How many files were compared.
     files: int
+    #: By path.
     differences: tuple[Difference, ...]
+    #: What no package brought and may be there: made by link scripts, and compiled by Python.
     made: tuple[str, ...] = ()
     compiled: tuple[str, ...] = ()
 
