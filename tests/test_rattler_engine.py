@@ -157,6 +157,31 @@ def test_a_netrc_gives_credentials(create: Create, server: ChannelServer, tmp_pa
     assert "refuses access" in str(error) and "401" in str(error) and "netrc" in str(error.hint)
 
 
+def test_threads_see_their_own_variables_and_leave_those_of_the_process(
+    create: Create, server: ChannelServer, tmp_path: Path
+) -> None:
+    server.credentials = ("user", "SECRET")
+    before, url, told = dict(os.environ), f"{server.url}/conda-forge", {}
+
+    def work(password: str) -> None:
+        netrc = tmp_path / f"netrc-{password}"
+        netrc.write_text(f"machine 127.0.0.1 login user password {password}\n")
+        heard = Listening()
+        try:
+            create("hello-bin", channels=(url,), env={"NETRC": str(netrc)}, progress=heard)
+            told[password] = heard.stages
+        except EngineError as error:
+            told[password] = [error.code]
+
+    threads = [threading.Thread(target=work, args=(password,)) for password in ("SECRET", "WRONG")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert "Linking" in told["SECRET"] and told["WRONG"] == ["channel-unauthorized"]
+    assert dict(os.environ) == before
+
+
 def test_mirrors_custom_channels_and_package_directories_of_condarc(
     create: Create, server: ChannelServer, tmp_path: Path
 ) -> None:

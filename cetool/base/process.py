@@ -55,7 +55,7 @@ def issue(how: str) -> Consent:
 #: Variables that would lead a Python astray, or the engines that are written in it.
 _ASTRAY = ("PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONEXECUTABLE", "PYTHONSAFEPATH", "__PYVENV_LAUNCHER__")
 #: With -c the working directory is in front of the path where the interpreter is not isolated.
-_ENTRY = "import sys; sys.path = [entry for entry in sys.path if entry]; from cetool.__main__ import {0}; {0}()"
+_ENTRY = "import sys; sys.path = [entry for entry in sys.path if entry]; from {1} import {0}; {0}()"
 
 
 def own_python() -> str:
@@ -73,9 +73,9 @@ def own_module(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-I", "-m", module, *arguments]
 
 
-def own_program(*arguments: str, entry: str = "main") -> list[str]:
-    """The command that runs cetool itself, by one of the functions of :mod:`cetool.__main__`."""
-    return [sys.executable, *_isolation(), "-c", _ENTRY.format(entry), *arguments]
+def own_program(*arguments: str, entry: str = "main", module: str = "cetool.__main__") -> list[str]:
+    """The command that runs cetool itself, by a function of one of its modules."""
+    return [sys.executable, *_isolation(), "-c", _ENTRY.format(entry, module), *arguments]
 
 
 def python_command(python: str | os.PathLike[str], *arguments: str) -> list[str]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,13 @@ from cetool.settings.condarc import Condarc
 if TYPE_CHECKING:
     from rattler.networking import Client
 
-#: What rattler reads from the process's environment when a client is made, or virtual packages are looked for.
+#: What rattler reads of the process's variables when a client is made.
 _READ_BY_RATTLER = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "NETRC", "RATTLER_AUTH_FILE", "HOME"),
-    *("CONDA_OVERRIDE_CUDA", "CONDA_OVERRIDE_GLIBC", "CONDA_OVERRIDE_OSX", "CONDA_OVERRIDE_ARCHSPEC"),
-    *("CONDA_OVERRIDE_LINUX", "CONDA_OVERRIDE_WIN"),
 )
+#: What it looks for at home: without any of it the home does not matter.
+_IN_HOME = (".netrc", ".rattler")
 _RETRIES = 3
 
 
@@ -145,19 +145,18 @@ def access_to(condarc: Condarc) -> Access:
     return access
 
 
-@contextmanager
-def process_environment(environ: Mapping[str, str], extra: Mapping[str, str]) -> Iterator[None]:
-    """For a moment the process has what rattler reads of this environment, ``extra`` on top of it."""
-    before = {name: os.environ.get(name) for name in _READ_BY_RATTLER}
-    wanted = {name: environ.get(name) for name in _READ_BY_RATTLER} | dict(extra)
+def process_variables(condarc: Condarc, environ: Mapping[str, str]) -> dict[str, str | None]:
+    """The variables that this process would need others of for rattler to see this environment and configuration.
+
+    None for one that it must not have. Raises EngineError for certificates that do not exist.
+    """
+    wanted = {name: environ.get(name) for name in _READ_BY_RATTLER} | _network_variables(condarc, environ)
     if _netrc_blocks(environ):
         wanted["NETRC"] = os.devnull
-    changed = {name: value for name, value in wanted.items() if value != before.get(name)}
-    _assign(changed)
-    try:
-        yield
-    finally:
-        _assign({name: before.get(name) for name in changed})
+    homes = {environ.get("HOME"), os.environ.get("HOME")} - {None}
+    if not any(os.path.exists(os.path.join(str(home), name)) for home in homes for name in _IN_HOME):
+        del wanted["HOME"]
+    return {name: value for name, value in wanted.items() if value != os.environ.get(name)}
 
 
 def _netrc_blocks(environ: Mapping[str, str]) -> bool:
@@ -167,14 +166,6 @@ def _netrc_blocks(environ: Mapping[str, str]) -> bool:
         return path.exists() and not path.is_file()
     except OSError:
         return False
-
-
-def _assign(variables: Mapping[str, str | None]) -> None:
-    for name, value in variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 def make_client(
@@ -201,18 +192,17 @@ def make_client(
         return headers_of.get(host)
 
     retries = 0 if offline else (_RETRIES if condarc.remote_max_retries is None else condarc.remote_max_retries)
-    with process_environment(environ, _network_variables(condarc, environ)):
-        if condarc.ssl_verify is False and not offline:
-            return _unverifying_client(access, max(retries, 0), environ)
-        middlewares: list[Any] = [
-            *([RetryMiddleware(retries)] if retries > 0 else []),
-            *([MirrorMiddleware(first)] if first else []),
-            AddHeadersMiddleware(headers),
-            *([MirrorMiddleware(second)] if second else []),
-            AuthenticationMiddleware(),
-            *(OciMiddleware(), GCSMiddleware(), S3Middleware()),
-        ]
-        return Client(middlewares)
+    if condarc.ssl_verify is False and not offline:
+        return _unverifying_client(access, max(retries, 0), environ)
+    middlewares: list[Any] = [
+        *([RetryMiddleware(retries)] if retries > 0 else []),
+        *([MirrorMiddleware(first)] if first else []),
+        AddHeadersMiddleware(headers),
+        *([MirrorMiddleware(second)] if second else []),
+        AuthenticationMiddleware(),
+        *(OciMiddleware(), GCSMiddleware(), S3Middleware()),
+    ]
+    return Client(middlewares)
 
 
 def _unverifying_client(access: Access, retries: int, environ: Mapping[str, str]) -> Client:

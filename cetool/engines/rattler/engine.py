@@ -17,15 +17,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from cetool.base import limits
 from cetool.base.errors import CetoolError, EngineError
 from cetool.base.process import is_panic, stderr_to
 from cetool.base.text import pattern
-from cetool.base.urls import redact, scrub
+from cetool.base.urls import scrub
 from cetool.declare.package import Package
 from cetool.engines.output import Log
 from cetool.engines.protocol import EngineRequest, Explain, Hold, Progress, as_found
-from cetool.engines.rattler.client import make_client
+from cetool.engines.rattler.apart import perform_apart
+from cetool.engines.rattler.client import make_client, process_variables
 from cetool.engines.rattler.prefix import finish_prefix, not_below, python_in, records_of, standing_in, with_those_below
 from cetool.engines.rattler.request import Plan, make_plan, virtual_packages
 from cetool.engines.rattler.sources import Selection
@@ -35,6 +35,7 @@ from cetool.engines.rattler.thread import (
     Stalled,
     TooMuchMemory,
     attend,
+    memory_exceeded,
     need_descriptors,
     panicked,
     wait_until_quiet,
@@ -50,7 +51,7 @@ from cetool.packages.cache import (
     note_use,
 )
 from cetool.packages.integrity import is_damaged
-from cetool.settings.condarc import load_condarc
+from cetool.settings.condarc import Condarc, load_condarc
 
 if TYPE_CHECKING:
     from rattler import Channel, Client, Gateway, MatchSpec, RepoDataRecord, Subdir
@@ -69,8 +70,8 @@ class RattlerEngine:
     name = "rattler"
 
     def __init__(self, environ: Mapping[str, str], cache_dir: Path) -> None:
-        self._environ = environ
-        self._cache_dir = cache_dir
+        self.environ = environ
+        self.cache_dir = cache_dir
 
     @property
     def version(self) -> str:
@@ -114,18 +115,24 @@ class RattlerEngine:
         return exactly(self.solve(request, progress, hold), request.pinned)
 
     def _perform(self, request: EngineRequest, progress: Progress, hold: Hold, *, link: bool) -> list[Package]:
+        condarc = load_condarc(self.environ, mamba=True)
+        if variables := process_variables(condarc, self.environ):
+            return perform_apart(self, request, progress, hold, variables, link=link)
+        return self.perform(request, progress, condarc, link=link)
+
+    def perform(self, request: EngineRequest, progress: Progress, condarc: Condarc, *, link: bool) -> list[Package]:
+        """Solve, and link if wanted, in this process, whose variables are those that rattler is to see."""
         need_descriptors()
         version = self.version
-        condarc = load_condarc(self._environ, mamba=True)
-        plan = make_plan(request, condarc, self._environ)
+        plan = make_plan(request, condarc, self.environ)
         if condarc.client_ssl_cert:
             progress.note("The embedded engine does not know client_ssl_cert; it goes on without.")
-        caches = embedded_cache(condarc, self._environ, self._cache_dir)
+        caches = embedded_cache(condarc, self.environ, self.cache_dir)
         pulse = Pulse()
         with in_use(caches), Log(request.log) as log:
             specs = ", ".join([package.line for package in request.exact] or [shown for _, shown in plan.specs])
             log.write(f"rattler {version}: {specs} from {plan.channel_names} into {request.prefix}\n")
-            creation = _Creation(plan, request, progress, pulse, caches, self._environ)
+            creation = _Creation(plan, request, progress, pulse, caches, self.environ)
             watched = caches / METADATA
             try:
                 with stderr_to(log.fileno()):
@@ -139,13 +146,7 @@ class RattlerEngine:
             except Stalled:
                 raise _stalled(plan, request) from None
             except TooMuchMemory:
-                raise EngineError(
-                    f"the embedded engine was stopped: it took more than {limits.MEMORY >> 30} GiB of memory for the"
-                    f" package lists of {', '.join(map(redact, request.channels))}",
-                    code="memory-exceeded",
-                    hint="One of these channels is damaged or hostile: leave it out, or tell its owner.",
-                    log=str(request.log),
-                ) from None
+                raise memory_exceeded(request) from None
             except Exception as error:
                 log.write(f"{type(error).__name__}: {error}\n")
                 from cetool.engines.rattler.errors import explain

@@ -20,7 +20,8 @@ from cetool.base import limits
 from cetool.base.errors import EngineError
 from cetool.base.limits import NOTE, read_regular
 from cetool.base.process import panic_text
-from cetool.engines.protocol import Progress
+from cetool.base.urls import redact
+from cetool.engines.protocol import EngineRequest, Progress
 
 
 class Pulse:
@@ -255,6 +256,17 @@ def wait_until_quiet(prefix: Path) -> None:
             return
         before = now
         time.sleep(_TICK)
+
+
+def memory_exceeded(request: EngineRequest) -> EngineError:
+    """The error for work that takes too much memory."""
+    return EngineError(
+        f"the embedded engine was stopped: it took more than {limits.MEMORY >> 30} GiB of memory for the"
+        f" package lists of {', '.join(map(redact, request.channels))}",
+        code="memory-exceeded",
+        hint="One of these channels is damaged or hostile: leave it out, or tell its owner.",
+        log=str(request.log),
+    )
 
 
 def panicked(error: BaseException) -> EngineError:
