@@ -11,6 +11,7 @@ from pathlib import Path
 from cetool.app.world import World
 from cetool.base.durations import is_due
 from cetool.base.process import own_program
+from cetool.store.baselines import BaselineStore
 from cetool.warm import COLLECTION_INTERVAL
 from cetool.warm.environ import ON_WINDOWS
 
@@ -25,11 +26,9 @@ def collect_in_background(world: World) -> None:
     """Start a collection that this call does not wait for, if none was started for an hour."""
     if not world.settings.auto_gc or not _due(world.paths.gc_stamp):
         return
-    if world.paths.baselines.is_dir() and not world.offline:
-        from cetool.store.baselines import BaselineStore
-
-        if BaselineStore(world.paths.baselines).any_due():
-            check_baselines_in_background(world)
+    baselines = world.paths.baselines
+    if baselines.is_dir() and not world.offline and BaselineStore(baselines).any_due():
+        check_baselines_in_background(world)
     _start(world, "gc", "--background", "--quiet")
 
 

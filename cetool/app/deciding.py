@@ -10,11 +10,14 @@ from cetool.app.decision import Decision, Wish, refuse_overlay
 from cetool.app.reporting import Reporter, flow
 from cetool.app.sources import Source
 from cetool.app.world import NOTHING, Evidence, World, seen_files
+from cetool.base.durations import exclude_newer as moment_of
+from cetool.base.durations import rfc3339
 from cetool.base.errors import UsageError
 from cetool.base.text import pattern
 from cetool.base.urls import strip_credentials
 from cetool.declare.blocks import find_block
 from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.match_specs import canonical_spec
 from cetool.declare.metadata import ScriptMetadata, metadata_from_file, read_metadata
 from cetool.declare.requirements import Requirements
 from cetool.declare.run_with import NO_INTERPRETER, shell_choice
@@ -103,9 +106,6 @@ def specify(
     moment = requirements.exclude_newer
     settings = spec.pypi_settings
     if exclude_newer is not None:
-        from cetool.base.durations import exclude_newer as moment_of
-        from cetool.base.durations import rfc3339
-
         moment = rfc3339(moment_of(exclude_newer))
         settings = settings._replace(exclude_newer=moment) if spec.pypi else settings
     elif moment is not None and spec.pypi and settings.exclude_newer is None:  # [tool.uv] may have one of its own
@@ -155,8 +155,6 @@ def _with_wish(needs: Requirements, wish: Wish) -> Requirements:
 
 def canonical_requirements(texts: Sequence[str]) -> Requirements:
     """Match specs from the command line as requirements."""
-    from cetool.declare.match_specs import canonical_spec
-
     return Requirements(packages=tuple(canonical_spec(text, base_dir=os.getcwd()) for text in texts))
 
 

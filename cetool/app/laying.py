@@ -48,7 +48,7 @@ def ensure_overlay(
     below = _hold_base(base, world)
     try:
         lease = None if refresh else store.lease(decision.spec.name)
-        if lease is not None and not _is_usable(lease, base, reporter, keep=keep):
+        if lease is not None and not _is_usable(lease, reporter, keep=keep):
             lease.release()
             lease, refresh = None, True
         if lease is None:
@@ -75,7 +75,7 @@ def _hold_base(base: Path, world: World) -> FileLock | None:
     return lock
 
 
-def _is_usable(lease: Lease, base: Path, reporter: Reporter, *, keep: bool) -> bool:
+def _is_usable(lease: Lease, reporter: Reporter, *, keep: bool) -> bool:
     """Whether an overlay can be used as it is; why not is said. Raises StoreError where it cannot be kept."""
     about = read_about(lease.prefix)
     why = what_is_lost(lease.prefix, lease.marker) or what_is_lacking(lease.prefix, about)

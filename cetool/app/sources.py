@@ -25,6 +25,7 @@ from cetool.declare.source import (
     read_script,
     script_from_text,
 )
+from cetool.warm import COMMANDS
 
 if TYPE_CHECKING:  # few scripts are from a URL
     from cetool.app.fetching import Remote
@@ -114,12 +115,6 @@ def _source_of_bytes(data: bytes, name: str) -> Source:
     return Source(script, name, data, name)
 
 
-def source_of_text(text: str, name: str = "script") -> Source:
-    """The script that a text is. Relative paths in it start from the working directory."""
-    script = script_from_text(text, Path.cwd() / name, f"<{name}>")
-    return Source(script, name, text.encode("utf-8", "surrogateescape"), name)
-
-
 # --- pins -------------------------------------------------------------------------------------------------------------
 
 
@@ -148,8 +143,6 @@ def check_pin(source: Source, sha256: str | None) -> None:
 def _with_guess(error: ScriptNotFoundError, target: str) -> ScriptNotFoundError:
     """The error, with the command that was probably meant where what is missing looks like one."""
     import difflib
-
-    from cetool.warm import COMMANDS
 
     if re.match(r"https?:/*\w|(www\.)?(github|gitlab)\.com/|gist\.github\.com/|raw\.githubusercontent\.com/", target):
         hint = "If a URL was meant: it begins with https://, and is written whole."

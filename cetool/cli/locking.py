@@ -12,8 +12,7 @@ from typing import Annotated
 
 import typer
 
-from cetool.app.lock_places import LockWish
-from cetool.app.locking import Locked
+from cetool.app.locking import Locked, LockWish
 from cetool.app.locking import lock as lock_script
 from cetool.base.durations import exclude_newer as read_day
 from cetool.base.errors import UsageError
