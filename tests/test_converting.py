@@ -9,7 +9,7 @@ from support.editing import CONDA_SCRIPT, EXECUTE, FLOW, PEP723, PIXI, Write, na
 
 from cetool.base.errors import UsageError
 from cetool.declare.source import script_from_text
-from cetool.edit.converting import DIALECTS, convert_block
+from cetool.edit.converting import OPTIONS, convert_block
 from cetool.edit.document import NotWrittenError
 from cetool.edit.starting import find_imports, start_block
 
@@ -33,13 +33,13 @@ PYTHON_SCRIPTS = {
 }
 
 
-@pytest.mark.parametrize("to", DIALECTS)
+@pytest.mark.parametrize("to", OPTIONS)
 @pytest.mark.parametrize("text", PYTHON_SCRIPTS.values(), ids=PYTHON_SCRIPTS)
 def test_a_converted_script_has_the_same_environment_and_command(text: str, to: str, write: Write) -> None:
     old = write(text)
-    new = convert_block(old, DIALECTS[to]).document
+    new = convert_block(old, OPTIONS[to]).document
     before, after = reading(old), reading(new)
-    assert after.dialect == DIALECTS[to]
+    assert after.dialect == OPTIONS[to]
     assert name_of(new) == name_of(old)
     outside = [
         number
@@ -60,34 +60,34 @@ def test_a_converted_script_has_the_same_environment_and_command(text: str, to: 
 
 
 def test_conversion_tells_what_it_leaves_out(write: Write) -> None:
-    made = convert_block(write(PEP723), DIALECTS["conda-execute"])
+    made = convert_block(write(PEP723), OPTIONS["conda-execute"])
     assert [note for note in made.notes if "tool.ruff" in note]
     text = made.document.data.decode()
     assert "# # from PyPI\n# # fast\n" in text
-    kept = convert_block(write(PEP723), DIALECTS["conda-script"]).document.data.decode()
+    kept = convert_block(write(PEP723), OPTIONS["conda-script"]).document.data.decode()
     assert "# [tool.ruff]\n# line-length = 100\n" in kept
     compiled = CONDA_SCRIPT.replace("node ${SCRIPT}", "cc ${SCRIPT} && ./a.out")
     assert [
-        note for note in convert_block(write(compiled, "s.c"), DIALECTS["conda-execute"]).notes if "entrypoint" in note
+        note for note in convert_block(write(compiled, "s.c"), OPTIONS["conda-execute"]).notes if "entrypoint" in note
     ]
     with pytest.raises(UsageError, match="for Python"):
-        convert_block(write(CONDA_SCRIPT, "s.js"), DIALECTS["pep723"])
+        convert_block(write(CONDA_SCRIPT, "s.js"), OPTIONS["pep723"])
     settings = '# /// script\n# dependencies = ["six"]\n# [tool.uv]\n# exclude-newer = "2025-01-01"\n# ///\n'
     with pytest.raises(NotWrittenError, match="exclude-newer"):
-        convert_block(write(settings), DIALECTS["conda-execute"])
+        convert_block(write(settings), OPTIONS["conda-execute"])
     with pytest.raises(NotWrittenError, match="always has python"):
-        convert_block(write("# conda execute\n# env: [six]\n"), DIALECTS["pep723"])
+        convert_block(write("# conda execute\n# env: [six]\n"), OPTIONS["pep723"])
 
 
 def test_tables_in_an_order_that_cannot_be_followed_are_refused(write: Write) -> None:
     tables = "# [[tool.x]]\n# [[tool.y]]\n# [tool.x.z]\n"
     with pytest.raises(NotWrittenError, match="nothing was written"):
-        convert_block(write(f"# /// script\n# dependencies = []\n{tables}# ///\n"), DIALECTS["conda-script"])
+        convert_block(write(f"# /// script\n# dependencies = []\n{tables}# ///\n"), OPTIONS["conda-script"])
 
 
 def test_a_comment_below_stays_out_of_the_block(write: Write) -> None:
     text = "# /// script\n# dependencies = ['six']\n# ///\n# more: words\nprint()\n"
-    new = convert_block(write(text), DIALECTS["conda-execute"]).document.data.decode()
+    new = convert_block(write(text), OPTIONS["conda-execute"]).document.data.decode()
     assert new.endswith("\n\n# more: words\nprint()\n")
 
 
@@ -125,20 +125,20 @@ def test_a_comment_below_stays_out_of_the_block(write: Write) -> None:
     ],
 )
 def test_a_block_fits_the_language(name: str, text: str, dialect: str, new: str, write: Write) -> None:
-    made = start_block(write(text, name), DIALECTS[dialect]).document
+    made = start_block(write(text, name), OPTIONS[dialect]).document
     assert made.data.decode() == new
     assert reading(made).lines
 
 
 def test_a_block_is_not_started_twice_nor_out_of_nothing(write: Write) -> None:
     with pytest.raises(UsageError, match="has a block already, at line 2"):
-        start_block(write(EXECUTE), DIALECTS["pep723"])
+        start_block(write(EXECUTE), OPTIONS["pep723"])
     with pytest.raises(UsageError, match="nothing is known"):
-        start_block(write("x\n", "a.unknown"), DIALECTS["conda-execute"])
-    made = start_block(write("x\n", "a.unknown"), DIALECTS["conda-execute"], ["hello-bin =1"]).document
+        start_block(write("x\n", "a.unknown"), OPTIONS["conda-execute"])
+    made = start_block(write("x\n", "a.unknown"), OPTIONS["conda-execute"], ["hello-bin =1"]).document
     assert made.data == b"# conda execute\n# env:\n#  - hello-bin =1\n\nx\n"
     with pytest.raises(UsageError, match="for Python"):
-        start_block(write("x\n", "a.sh"), DIALECTS["pep723"])
+        start_block(write("x\n", "a.sh"), OPTIONS["pep723"])
 
 
 def test_imports_are_taken_where_they_are_certain(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from cetool.base.errors import Location, ScriptNotFoundError, UsageError
 from cetool.base.text import printable
 from cetool.base.urls import redact
 from cetool.declare.source import NOTEBOOK_SUFFIX, is_notebook, is_url
-from cetool.edit.converting import DIALECTS, convert_block
+from cetool.edit.converting import OPTIONS, convert_block
 from cetool.edit.document import Document, ScriptChangedError, read_document, write_document
 from cetool.edit.editing import BlockChange, Edited, Editing, edit_declaration
 from cetool.edit.notebook import edit_notebook, start_notebook
@@ -30,9 +30,9 @@ class Written:
 
 
 def init_script(target: str, dialect: str, specs: Iterable[str] = ()) -> Written:
-    """Write a block in a dialect (a key of DIALECTS) into a script that has none."""
+    """Write a block in a dialect (a key of OPTIONS) into a script that has none."""
     extra = tuple(specs)
-    return _change(target, lambda part: start_block(part, DIALECTS[dialect], extra), start_notebook)
+    return _change(target, lambda part: start_block(part, OPTIONS[dialect], extra), start_notebook)
 
 
 def change_script(target: str, change: BlockChange) -> Written:
@@ -41,8 +41,8 @@ def change_script(target: str, change: BlockChange) -> Written:
 
 
 def convert_script(target: str, dialect: str) -> Written:
-    """Write a script's block in another dialect (a key of DIALECTS)."""
-    return _change(target, lambda part: convert_block(part, DIALECTS[dialect]))
+    """Write a script's block in another dialect (a key of OPTIONS)."""
+    return _change(target, lambda part: convert_block(part, OPTIONS[dialect]))
 
 
 def _change(target: str, edit: Editing, in_notebook: Callable[[Document, Editing], Edited] = edit_notebook) -> Written:

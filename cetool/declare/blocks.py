@@ -95,6 +95,8 @@ class Dialect(Value):
     name: str
     #: What messages call a block.
     title: str
+    #: What options of the command line call it.
+    option: str
     #: A text that every script with such a block has in it.
     mark: str
     #: The module of :mod:`cetool.declare.dialects` that reads it: a :class:`Reader`.
@@ -115,11 +117,15 @@ DIALECTS = {
     dialect.name: dialect
     for dialect in (
         Dialect(
-            *(CONDA_EXECUTE, "'# conda execute'", "conda execute", "conda_execute", ("cetool", "conda-execute")),
+            *(CONDA_EXECUTE, "'# conda execute'", "conda-execute", "conda execute", "conda_execute"),
+            notebook_keys=("cetool", "conda-execute"),
             closed=False,
         ),
-        Dialect(PEP723, "'# /// script'", "# /// script", "pep723", ("script",)),
-        Dialect(CONDA_SCRIPT, "'/// conda-script'", "/// conda-script", "conda_script", ("conda-script",)),
+        Dialect(PEP723, "'# /// script'", "pep723", "# /// script", "pep723", ("script",)),
+        Dialect(
+            *(CONDA_SCRIPT, "'/// conda-script'", "conda-script", "/// conda-script", "conda_script"),
+            notebook_keys=("conda-script",),
+        ),
     )
 }
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from cetool.base.errors import UsageError
-from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block, Declaration
+from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, DIALECTS, PEP723, Block, Declaration
 from cetool.declare.channels import NO_DEFAULTS, file_url
 from cetool.declare.dialects.own_keys import read_own_keys
 from cetool.declare.dialects.pip_lines import bare_requirement, option_lines
@@ -26,7 +26,7 @@ from cetool.edit.toml import TomlText, scan_toml
 from cetool.edit.yaml import scan_yaml
 
 #: What ``--to`` and ``--dialect`` call the dialects.
-DIALECTS = {"conda-execute": CONDA_EXECUTE, "pep723": PEP723, "conda-script": CONDA_SCRIPT}
+OPTIONS = {dialect.option: dialect.name for dialect in DIALECTS.values()}
 
 _SHARED = (("tool", "pixi"), ("tool", "cetool"))
 _YAML_COMMENT = re.compile(r"(?<!\S)#[^\n]*")
@@ -277,9 +277,8 @@ class _Conversion:
 
     def refusal(self, reason: str = "") -> NotWrittenError:
         """The error for a block that the other dialect cannot say."""
-        names = {value: key for key, value in DIALECTS.items()}
         return NotWrittenError(
-            f"what this block says cannot be said in {names[self.dialect]}, so nothing was written{reason}",
+            f"what this block says cannot be said in {DIALECTS[self.dialect].option}, so nothing was written{reason}",
             code="block-not-convertible",
             where=self.script.at(self.block.first),
         )
