@@ -71,7 +71,7 @@ def lay_over(base: Base, entries: Sequence[str], installer: Installer, progress:
 
     Raises EngineError, which names the conflict, where there is no set of packages that goes with the base.
     """
-    return _Layer(base, entries, installer, progress).lay()
+    return _Laying(base, entries, installer, progress).lay()
 
 
 @dataclass
@@ -85,7 +85,7 @@ class _Also:
 
 
 @dataclass
-class _Layer:
+class _Laying:
     """An overlay in the making."""
 
     base: Base

@@ -137,7 +137,7 @@ def refuse_for_pip(settings: PypiSettings) -> None:
             raise EngineError(f"only uv can do {what}, and uv is not found", code="installer-missing", hint=GET_UV)
 
 
-class _Writer:
+class _CallFiles:
     """Writes the files of one call; collects the options that it needs, and the variables that go with them."""
 
     def __init__(self, directory: Path, environ: Mapping[str, str]) -> None:
@@ -211,26 +211,26 @@ def tell_uv(directory: Path, call: Call, environ: Mapping[str, str]) -> Told:
 
     Raises EngineError.
     """
-    named, writer = call.settings.named, _Writer(directory, environ)
+    named, files = call.settings.named, _CallFiles(directory, environ)
     sources, indexes = named.get("sources", {}), named.get("index", [])
     pinned = [line for line in call.lines if _name_of(line) in sources and " @ " not in line]
-    writer.shared(call, (line for line in call.lines if line not in pinned), _LISTS)
+    files.shared(call, (line for line in call.lines if line not in pinned), _LISTS)
     toml = {key: value for key, value in named.items() if key not in _NOT_IN_TOML}
     tables: dict[str, Any] = {"index": indexes} if indexes else {}
     if pinned:
         tables["sources"] = {key: sources[key] for key in map(_name_of, pinned)}
-        writer.arguments += ["--requirement", str(directory / "pyproject.toml")]
-    known = _without_passwords_of(indexes, writer.environ)
+        files.arguments += ["--requirement", str(directory / "pyproject.toml")]
+    known = _without_passwords_of(indexes, files.environ)
     if (toml or indexes) and (own := _own_config(environ)) is not None:
         known = {key: value for key, value in known.items() if key not in ("UV_CONFIG_FILE", "UV_NO_CONFIG")}
         # a script's settings win, and lists are joined, as uv does it
         merged = {**own, **toml, "index": [*indexes, *own.get("index", [])]}
-        writer.write("uv.toml", "--config-file", [_toml(merged)])
+        files.write("uv.toml", "--config-file", [_toml(merged)])
         toml = {}
     if toml or tables:
         project = {"name": "cetool-script", "version": "0", "dependencies": [_hashed(line, {}) for line in pinned]}
         write_private(directory / "pyproject.toml", _toml({"project": project, "tool": {"uv": {**toml, **tables}}}))
-    return Told(tuple(writer.arguments), known)
+    return Told(tuple(files.arguments), known)
 
 
 def _without_passwords_of(indexes: Sequence[Mapping[str, Any]], environ: Mapping[str, str]) -> Mapping[str, str]:
@@ -293,9 +293,9 @@ def _toml(document: Mapping[str, Any]) -> str:
 def tell_pip(directory: Path, call: Call, environ: Mapping[str, str]) -> Told:
     """Write the files for ``pip install``. Raises EngineError where pip cannot do what the settings ask for."""
     refuse_for_pip(call.settings)
-    named, writer = call.settings.named, _Writer(directory, environ)
-    writer.shared(call, call.lines, ("constraint-dependencies",))
-    arguments = writer.arguments
+    named, files = call.settings.named, _CallFiles(directory, environ)
+    files.shared(call, call.lines, ("constraint-dependencies",))
+    arguments = files.arguments
     flags = ("no-index", "no-build-isolation", *(() if call.exactly else ("prefer-binary", "require-hashes")))
     arguments += [f"--{key}" for key in flags if named.get(key)]
     if named.get("prerelease") == "allow":
@@ -307,7 +307,7 @@ def tell_pip(directory: Path, call: Call, environ: Mapping[str, str]) -> Told:
     for key, value in named.get("config-settings", {}).items():
         for item in value if isinstance(value, list) else [value]:
             arguments.append(f"--config-settings={key}={str(item).lower() if isinstance(item, bool) else item}")
-    return Told(tuple(arguments), writer.environ)
+    return Told(tuple(arguments), files.environ)
 
 
 def pip_environ(directory: Path, environ: Mapping[str, str]) -> dict[str, str]:
