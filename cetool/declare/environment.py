@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cetool.base.codec import canonical_json, sha256_of
+from cetool.base.codec import canonical_json, decode, sha256_of
 from cetool.base.text import pattern
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value
@@ -71,17 +71,6 @@ class Overlay(Value):
             "states": dict(self.states),
         }
         return {key: value for key, value in pairs.items() if value}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Overlay:
-        """The value that :meth:`as_dict` wrote. Raises KeyError, TypeError or ValueError where it is none."""
-        return cls(
-            base=str(data["base"]),
-            requirements=_texts(data, "requirements"),
-            conda=_texts(data, "conda"),
-            python=_texts(data, "python"),
-            states=_pairs(data, "states"),
-        )
 
 
 class EnvironmentSpec(Value):
@@ -225,36 +214,46 @@ class EnvironmentSpec(Value):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> EnvironmentSpec:
-        """The spec that :meth:`as_dict` wrote. Raises KeyError, TypeError or ValueError where it is not one."""
-        settings = data.get("pypi-settings")
-        return cls(
-            _what(data, Solve(_texts(data, "packages"), _texts(data, "pypi"))),
-            channels=_texts(data, "channels"),
-            pypi_settings=_NO_SETTINGS if settings is None else PypiSettings.from_dict(settings),
-            variables=_pairs(data, "variables"),
-            virtual_packages=_pairs(data, "virtual-packages"),
-            exclude_newer=None if data.get("exclude-newer") is None else str(data["exclude-newer"]),
-            solving=Solving.from_dict(data["solving"]) if "solving" in data else NO_SOLVING,
-        )
+        """The spec that :meth:`as_dict` wrote. Raises ValueError where it is not one."""
+        found = decode(_Document, data)
+        return cls(found.what(), **{name: getattr(found, name) for name in cls._fields if name in _Document._fields})
 
     def redacted(self) -> EnvironmentSpec:
         """The same spec without credentials: for messages."""
         return self.from_dict(self.as_dict())
 
 
-def _what(data: dict[str, Any], asked: Solve) -> Solve | Exact | Over | Overlay:
-    if "overlay" in data:
-        return Overlay.from_dict(data["overlay"])
-    if "explicit" in data or "explicit-pypi" in data:
-        return Exact(*_named(data, "explicit"), asked)
-    if "pinned" in data or "pinned-pypi" in data:
-        return Over(*_named(data, "pinned"), asked)
-    return asked
+class _Document(Value):
+    """What :meth:`EnvironmentSpec.as_dict` writes."""
 
+    packages: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    pypi: tuple[str, ...] = ()
+    pypi_settings: PypiSettings = _NO_SETTINGS
+    variables: tuple[tuple[str, str], ...] = ()
+    virtual_packages: tuple[tuple[str, str], ...] = ()
+    explicit: tuple[str, ...] = ()
+    explicit_pypi: tuple[str, ...] = ()
+    exclude_newer: str | None = None
+    pinned: tuple[str, ...] = ()
+    pinned_pypi: tuple[str, ...] = ()
+    overlay: Overlay | None = None
+    solving: Solving = NO_SOLVING
 
-def _named(data: dict[str, Any], key: str) -> tuple[tuple[Package, ...], tuple[PypiPackage, ...]]:
-    conda, pypi = _texts(data, key), _texts(data, f"{key}-pypi")
-    return tuple(map(Package.from_line, conda)), tuple(map(PypiPackage.from_line, pypi))
+    @staticmethod
+    def json_key(field: str) -> str:
+        """The key of a field in a document."""
+        return field.replace("_", "-")
+
+    def what(self) -> Solve | Exact | Over | Overlay:
+        """What is in the environment."""
+        asked = Solve(self.packages, self.pypi)
+        if self.overlay is not None:
+            return self.overlay
+        for kind, conda, pypi in ((Exact, self.explicit, self.explicit_pypi), (Over, self.pinned, self.pinned_pypi)):
+            if conda or pypi:
+                return kind(tuple(map(Package.from_line, conda)), tuple(map(PypiPackage.from_line, pypi)), asked)
+        return asked
 
 
 def _lines(packages: Sequence[Package | PypiPackage]) -> list[str]:
@@ -262,11 +261,3 @@ def _lines(packages: Sequence[Package | PypiPackage]) -> list[str]:
 
 
 # Ten thousand markers are read to list as many environments: what is not there takes no time.
-
-
-def _texts(data: dict[str, Any], key: str) -> tuple[str, ...]:
-    return tuple(map(str, data[key])) if key in data else ()
-
-
-def _pairs(data: dict[str, Any], key: str) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((str(name), str(value)) for name, value in data[key].items())) if key in data else ()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cetool.base.codec import canonical_json
+from cetool.base.codec import canonical_json, decode
 from cetool.base.errors import Location, MetadataError
 from cetool.base.text import has_control, normalized, pattern, shorten
 from cetool.base.urls import cleaned, quotable, redact, scrub, strip_credentials
@@ -102,22 +102,20 @@ class PypiSettings(Value):
         }
         return {key: value for key, value in pairs.items() if value}
 
+    @staticmethod
+    def json_key(field: str) -> str:
+        """The key of a field in a document."""
+        return field.replace("_", "-")
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> PypiSettings:
-        """The settings that :meth:`as_dict` wrote. Raises TypeError, ValueError or AttributeError otherwise."""
-        options = data.get("options", {})
-        for value in options.values():
-            try:
-                json.loads(value)
-            except RecursionError:
-                raise ValueError("nested too deep") from None
-        return cls(
-            index_url=data.get("index-url"),
-            extra_index_urls=tuple(data.get("extra-index-urls", ())),
-            find_links=tuple(data.get("find-links", ())),
-            exclude_newer=data.get("exclude-newer"),
-            options=tuple(sorted((str(key), str(value)) for key, value in options.items())),
-        )
+        """The settings that :meth:`as_dict` wrote. Raises ValueError otherwise."""
+        found = decode(cls, data)
+        try:
+            _ = found.named
+        except RecursionError:
+            raise ValueError("nested too deep") from None
+        return found
 
 
 def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

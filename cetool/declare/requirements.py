@@ -41,10 +41,10 @@ class Solving(Value):
         }
         return {key: value for key, value in pairs.items() if value}
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Solving:
-        """What :meth:`as_dict` wrote. Raises TypeError or AttributeError where it is none."""
-        return cls(tuple(data.get("constraints", ())), data.get("channel-priority"), data.get("strategy"))
+    @staticmethod
+    def json_key(field: str) -> str:
+        """The key of a field in a document."""
+        return field.replace("_", "-")
 
     def plus(self, other: Solving) -> Solving:
         """These and the other's as well; of single values the other's wins."""
