@@ -16,7 +16,7 @@ from cetool.base.errors import CetoolError, ConfigError, Location, UsageError
 from cetool.base.limits import SETTINGS
 from cetool.base.secrets import remember
 from cetool.base.text import printable
-from cetool.base.urls import Url, basic_authorization, split_url, strip_credentials
+from cetool.base.urls import basic_authorization, split_url, strip_credentials
 from cetool.settings.paths import home_directory
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -70,42 +70,28 @@ class Address:
 
 def parse_address(text: str, what: str = "script") -> Address:
     """The address that a script's URL (or of ``what``) names. Raises UsageError, which never shows a password."""
-    scheme = _SCHEME.match(text)
-    shown = Location(printable(strip_credentials(text)))
-    if scheme is None or scheme[1].lower() not in ("http", "https"):
-        is_file = scheme is not None and scheme[1].lower() == "file"
-        raise UsageError(
-            f"a {what}'s file is given by its path, not by a file:// URL" if is_file else "this is no https:// URL",
-            code="url-invalid",
-            where=shown,
-            hint="Write the path alone." if is_file else "Fetch it with what can, and give its path.",
-        )
-    bad = _NOT_IN_URLS.search(text)
-    if bad is not None:
-        raise UsageError(
-            f"there is a character in this URL that none can have: {bad[0]!r}",
-            code="url-invalid",
-            where=shown,
-            hint="Put quotes around a URL in a shell, and copy all of it; a blank in one is written %20.",
-        )
+    found = _SCHEME.match(text)
+    scheme = "" if found is None else found[1].lower()
+    where = Location(printable(strip_credentials(text)))
+    if scheme == "file":
+        message = f"a {what}'s file is given by its path, not by a file:// URL"
+        raise UsageError(message, code="url-invalid", where=where, hint="Write the path alone.")
+    if scheme not in ("http", "https"):
+        hint = "Fetch it with what can, and give its path."
+        raise UsageError("this is no https:// URL", code="url-invalid", where=where, hint=hint)
+    if bad := _NOT_IN_URLS.search(text):
+        message = f"there is a character in this URL that none can have: {bad[0]!r}"
+        hint = "Put quotes around a URL in a shell, and copy all of it; a blank in one is written %20."
+        raise UsageError(message, code="url-invalid", where=where, hint=hint)
     try:
         parts = split_url(text)
         host = _ascii_host(parts.host.removeprefix("[").removesuffix("]"))
     except ValueError:  # UnicodeError too
-        raise UsageError(
-            "there is no valid host in this URL",
-            code="url-invalid",
-            where=shown,
-            hint=f"https://HOST/PATH/{'script.py' if what == 'script' else 'standard.txt'}",
-        ) from None
-    return _address(parts, host, what)
-
-
-def _address(parts: Url, host: str, what: str) -> Address:
-    scheme = parts.scheme.lower()
-    shown_host = f"[{host}]" if ":" in host else host
-    default = 443 if scheme == "https" else 80
-    origin = f"{scheme}://{shown_host}" + ("" if parts.port in (None, default) else f":{parts.port}")
+        hint = f"https://HOST/PATH/{'script.py' if what == 'script' else 'standard.txt'}"
+        message = "there is no valid host in this URL"
+        raise UsageError(message, code="url-invalid", where=where, hint=hint) from None
+    port = "" if parts.port in (None, 443 if scheme == "https" else 80) else f":{parts.port}"
+    origin = f"{scheme}://{f'[{host}]' if ':' in host else host}{port}"
     target = quote(parts.path or "/", safe=_ALPHABET)
     query = f"?{quote(parts.query, safe=_ALPHABET)}" if parts.query else ""
     return Address(origin + target + query, scheme, host, origin, parts.basic, parts.fragment or "", what)
@@ -145,18 +131,11 @@ def authorization(address: Address, environ: Mapping[str, str], *, basic: str | 
         token = environ.get(GITHUB_TOKEN, "").strip()
         if token:
             remember(token)
-            return f"token {_checked(token)}"
+            if not re.fullmatch(r"[\x21-\x7e]+", token):
+                message, hint = "the token holds a character that none can have", "Copy it once more, alone and whole."
+                raise ConfigError(message, where=Location(GITHUB_TOKEN), hint=hint)
+            return f"token {token}"
     return _from_netrc(address.host, environ)
-
-
-def _checked(token: str) -> str:
-    if not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise ConfigError(
-            "the token holds a character that none can have",
-            where=Location(GITHUB_TOKEN),
-            hint="Copy it once more, alone and whole.",
-        )
-    return token
 
 
 def _from_netrc(host: str, environ: Mapping[str, str]) -> str | None:

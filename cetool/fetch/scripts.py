@@ -95,19 +95,11 @@ def fetch_script(
     """
     address = url if isinstance(url, Address) else locate_script(url, insecure=insecure)
     variables = os.environ if environ is None else environ
-
-    def work(stop: threading.Event) -> Fetched:
-        session = _Download(insecure, timeout, variables, stop)
-        return session.follow(address, known)
-
     limit = timeout * _TOTAL_FACTOR
-    fetched = _within(limit, work)
+    fetched = _within(limit, lambda stop: _Download(insecure, timeout, variables, stop).follow(address, known))
     if fetched is None:
-        raise UnreachableError(
-            f"the {address.what} was not here after {limit:g} seconds",
-            where=address.where,
-            hint="Try again, or save it in a file.",
-        )
+        message = f"the {address.what} was not here after {limit:g} seconds"
+        raise UnreachableError(message, where=address.where, hint="Try again, or save it in a file.")
     return fetched
 
 
@@ -180,8 +172,9 @@ class _Download:
                     if target is None:
                         _check_answer(response, address)
                         data = _read(response, address, self.stop)
-                        if script:
-                            _check_body(data, address)
+                        start = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+                        if script and start.startswith(_PAGE):
+                            raise _is_page(address)
                         told = Known(address.key, data, _told(response, "ETag"), _told(response, "Last-Modified"))
                         return Fetched(address.shown, data, _name(asked, address), told)
             except CetoolError:
@@ -270,12 +263,6 @@ def _check_answer(response: Any, address: Address) -> None:
         raise address.unusable(
             f"{host} sends the {address.what} compressed, which was not asked for", "Save it and give its path."
         )
-
-
-def _check_body(data: bytes, address: Address) -> None:
-    """Raise for a page that was sent as if it were plain text."""
-    if data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGE):
-        raise _is_page(address)
 
 
 def _is_page(address: Address) -> CetoolError:
