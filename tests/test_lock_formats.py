@@ -26,7 +26,7 @@ from cetool.edit.document import Document, read_document, require_script
 from cetool.lock.conda_lock import read_conda_lock, write_conda_lock
 from cetool.lock.embedded import embed, read_embedded
 from cetool.lock.explicit import read_explicit, write_explicit
-from cetool.lock.find import find_lock, lock_in, lock_paths, read_lock
+from cetool.lock.find import find_lock, lock_in, lock_paths, open_lock
 from cetool.lock.model import Lock, PlatformLock
 from cetool.lock.pixi import read_pixi_lock, write_pixi_lock
 from cetool.lock.plain import to_yaml
@@ -247,7 +247,7 @@ packages:
 """
     path = tmp_path / "pixi.lock"
     path.write_text(text, encoding="utf-8")
-    lock = read_lock(path)
+    lock = open_lock(path).lock
     assert lock.platforms[0].explicit == (SIX.line,) and lock.channels == ("conda-forge",)
 
 
@@ -272,7 +272,7 @@ def test_the_first_lock_counts_and_the_others_are_told_of(tmp_path: Path) -> Non
     )
     found = find_lock(inside, beside=False)
     assert found is not None and found.notes == () and find_lock(script, beside=False) is None
-    assert [read_lock(path).platforms[1].platform for path in (conda_lock, pixi)] == ["osx-arm64"] * 2
+    assert [open_lock(path).lock.platforms[1].platform for path in (conda_lock, pixi)] == ["osx-arm64"] * 2
     # a link's lock beside the script that it leads to, in the same directory: named by its path
     link = script.path.with_name("longer-than-a.py")
     link.symlink_to(script.path)
@@ -458,7 +458,7 @@ def test_whatever_is_in_a_lock_it_is_read_or_refused_in_a_sentence(data: st.Data
             read_embedded(script_from_text(text, "a.py", "a.py"))
         else:
             path.write_bytes(text.encode("utf-8", "surrogatepass"))
-            read_lock(path)
+            open_lock(path)
     except CetoolError as error:
         assert error.where is not None and error.message and "\n" not in error.message
 
@@ -577,5 +577,5 @@ packages:
 def test_pixi_locks_of_old_versions_are_read(text: str, tmp_path: Path) -> None:
     path = tmp_path / "pixi.lock"
     path.write_text(text, encoding="utf-8")
-    (package,) = read_lock(path).platforms[0].conda
+    (package,) = open_lock(path).lock.platforms[0].conda
     assert (package.name, package.version, package.url, package.sha256) == ("six", "1.16.0", _OLD_URL, "cd" * 32)

@@ -18,7 +18,7 @@ from support.scripts import bound_by_modes
 
 from cetool.declare.metadata import read_metadata
 from cetool.declare.source import read_script
-from cetool.lock.find import find_lock, read_lock
+from cetool.lock.find import find_lock, open_lock
 from cetool.lock.model import Lock
 
 SCRIPT = """#!/usr/bin/env python
@@ -51,7 +51,7 @@ def versions(lock: Lock, platform: str) -> dict[str, str]:
 
 
 def lock_of(home: Home, name: str = "a.py.conda-lock.yml") -> Lock:
-    return read_lock(home.path / name)
+    return open_lock(home.path / name).lock
 
 
 def test_it_writes_all_that_the_standard_asks_for(here: Home) -> None:

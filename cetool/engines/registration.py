@@ -14,15 +14,6 @@ from cetool.base.files import update_file
 from cetool.base.limits import SETTINGS, read_regular
 
 
-def registry_path(environ: Mapping[str, str]) -> Path | None:
-    """The user's ``environments.txt``; None where there is no home."""
-    home = environ.get("HOME") or environ.get("USERPROFILE")
-    try:
-        return Path(home or Path.home(), ".conda", "environments.txt")
-    except RuntimeError:
-        return None
-
-
 def forget_registration(prefix: Path, environ: Mapping[str, str]) -> bool:
     """Take the prefix's line out; say whether there was one.
 
@@ -30,9 +21,11 @@ def forget_registration(prefix: Path, environ: Mapping[str, str]) -> bool:
     else is in it. A registry that cannot be read or written is left alone: the entry then points at what is gone sooner
     or later, which conda clears by itself.
     """
-    registry = registry_path(environ)
-    if registry is None:
+    try:
+        home = environ.get("HOME") or environ.get("USERPROFILE") or Path.home()
+    except RuntimeError:
         return False
+    registry = Path(home, ".conda", "environments.txt")
     ours = {os.fsencode(prefix), os.fsencode(os.path.realpath(prefix))}
 
     def without(content: bytes | None) -> bytes | None:

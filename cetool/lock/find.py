@@ -66,12 +66,10 @@ def _is_installed(text: str, locked: PlatformLock) -> bool:
 
 
 class LockFormat(Value):
-    """A format of lock files."""
+    """A format of lock files; :data:`~cetool.lock.SUFFIXES` has those that a script can have beside it."""
 
     #: What the command line calls it.
     name: str
-    #: What is added to a script's path for the lock beside it; None where no script has such a lock.
-    suffix: str | None
     #: What its files have in them, and those of the formats after it in :data:`FORMATS` have not.
     mark: re.Pattern[str]
     #: Reads the text of a file with this name at this path, or as much as one platform needs. Raises MetadataError.
@@ -85,21 +83,18 @@ EMBEDDED, CONDA_LOCK, PIXI, EXPLICIT = "embedded", "conda-lock", "pixi", "explic
 FORMATS = (
     LockFormat(
         EXPLICIT,
-        None,
         pattern(r"^[ \t]*@EXPLICIT[ \t]*$", re.MULTILINE),
         lambda text, name, path, platform: read_explicit(text, name),
         is_yaml=False,
     ),
     LockFormat(
         PIXI,
-        SUFFIXES[PIXI],
         # version 3 has the keys of a conda-lock.yml, whose only version is 1
         pattern(r"^(?:(?:environments|platforms)[ \t]*:|version[ \t]*:[ \t]*['\"]?(?:[3-9]|[1-9]\d+)\b)", re.MULTILINE),
         lambda text, name, path, platform: read_pixi_lock(path, text, name),
     ),
     LockFormat(
         CONDA_LOCK,
-        SUFFIXES[CONDA_LOCK],
         pattern(r"^(?:metadata|package)[ \t]*:", re.MULTILINE),
         lambda text, name, path, platform: read_conda_lock(text, name, platform),
     ),
@@ -154,13 +149,8 @@ def find_lock(script: Script, *, beside: bool = True, platform: str | None = Non
     return FoundLock(lock, name, kind, there[0], _others(there[1:], there[0].name))
 
 
-def read_lock(path: str | os.PathLike[str]) -> Lock:
-    """The lock in a file of any format, recognised by what is in it. Raises CetoolError as :func:`open_lock` does."""
-    return open_lock(path).lock
-
-
 def open_lock(path: str | os.PathLike[str], *, platform: str | None = None) -> FoundLock:
-    """The same as :func:`read_lock` with where it was found: for ``--lock-file``.
+    """The lock in a file of any format, recognised by what is in it: for ``--lock-file``.
 
     ``platform`` is as with :func:`find_lock`. Raises MetadataError, with file and line, for a file that is not there,
     cannot be read, or is no lock.
