@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from cetool.base.codec import canonical_json, decode
@@ -153,24 +153,24 @@ def canonical_requirement(text: str, *, where: Location | None = None, base_dir:
         reason = str(error).partition("\n")[0]
         if re.match(r"(\.{0,2}|~)/|\w+(\+\w+)?://", requirement):
             reason = "a path or a URL needs the package's name in front"
-        raise MetadataError(
-            f"'{shorten(redact(requirement))}' is not a PyPI requirement: {shorten(scrub(reason), 200)}",
-            where=where,
-            hint=hint,
-        ) from None
+        shown = shorten(redact(requirement))
+        _refuse(shown, f"is not a PyPI requirement: {shorten(scrub(reason), 200)}", where, hint)
     return canonical
+
+
+def _refuse(shown: str, problem: str, where: Location | None, hint: str | None = None) -> NoReturn:
+    message = f"'{shown}' {problem}"
+    raise MetadataError(message, code="requirement-invalid", about=shown, where=where, hint=hint) from None
 
 
 def _refuse_options(text: str, requirement: str, where: Location | None) -> None:
     """Raise for what must not reach an installer's command line."""
     if not requirement:
-        raise MetadataError("a PyPI requirement is empty", where=where)
+        raise MetadataError("a PyPI requirement is empty", code="requirement-invalid", where=where)
     shown = quotable(requirement)
     if len(requirement) > 2 * MAX_SPEC or has_control(text):
-        raise MetadataError(
-            f"'{shown}' is not a PyPI requirement: it is too long, or holds a line break or a control character",
-            where=where,
-        )
+        why = "it is too long, or holds a line break or a control character"
+        _refuse(shown, f"is not a PyPI requirement: {why}", where)
     if not requirement.startswith("-"):
         return
     if re.match(r"-r|--requirement|-c|--constraint", requirement):
@@ -179,7 +179,7 @@ def _refuse_options(text: str, requirement: str, where: Location | None) -> None
         hint = "An environment never changes once it is made: write 'name @ ./directory' to install it as it is now."
     else:
         hint = "Indexes belong in [tool.uv] of a '# /// script' block, or in your own configuration."
-    raise MetadataError(f"'{shown}' is an option of pip, which is not supported here", where=where, hint=hint)
+    _refuse(shown, "is an option of pip, which is not supported here", where, hint)
 
 
 def _canonical_url(url: str, base_dir: Directory, where: Location | None) -> str:
