@@ -87,7 +87,7 @@ def test_only_one_module_puts_a_python_command_together() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             where = f"{path}:{getattr(node, 'lineno', 0)}: {ast.unparse(node)}"
             if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.executable":
-                assert path.name in ("process.py", "scripts.py"), where  # `cetool info` shows it
+                assert path.name in ("process.py", "describing.py"), where  # `cetool info` shows it
             if isinstance(node, ast.List | ast.Tuple) and len(node.elts) > 1 and path.name != "process.py":
                 words = {each.value for each in node.elts if isinstance(each, ast.Constant)}
                 first = "" if isinstance(node.elts[0], ast.Constant) else ast.unparse(node.elts[0])

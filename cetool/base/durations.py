@@ -1,7 +1,7 @@
 """Times, sizes and days as people write them (``1d12h``, ``20GB``, ``2026-01-31``); read strictly, since a wrong guess
 removes environments.
 
-A bare number is refused in both: conda-execute documented hours and took them for days.
+A time or size without a unit is refused: conda-execute documented hours and took them for days.
 """
 
 from __future__ import annotations

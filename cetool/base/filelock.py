@@ -1,12 +1,8 @@
-"""Advisory locks on open files: ``flock``, or what portalocker makes of it on Windows.
+"""Advisory locks on files: shared while a script runs, exclusive while an environment is made or removed.
 
-A lock belongs to an open file description, so that subprocesses that inherit the descriptor hold it as well.
-
-Locks on files: shared while a script runs, exclusive while an environment is made or removed.
-
-A lock belongs to an open file description (``flock``), so it passes through fork and exec and is dropped by the kernel
-when the last process that holds the descriptor ends. Nothing has to be cleaned up after a crash, and nobody has to
-guess whether an environment is in use.
+A lock (``flock``, portalocker on Windows) belongs to an open file description, so it passes through fork and exec, and
+the kernel drops it when the last process that holds the descriptor ends. Nothing has to be cleaned up after a crash,
+and nothing has to guess whether an environment is in use.
 """
 
 from __future__ import annotations
@@ -198,8 +194,6 @@ def _open(path: Path, *, create: bool) -> int:
         ) from error
     if fd < 3 and sys.platform != "win32":
         # the caller closed a standard stream, and the script is not to find a lock in its place
-        import fcntl
-
         low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
         os.close(low)
     status = os.fstat(fd)

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import final
 
-import cetool
 from cetool.base.errors import EngineError
 
 # --- consent ------------------------------------------------------------------------------------------------------
@@ -81,7 +80,9 @@ def own_program(*arguments: str, entry: str = "main", module: str = "cetool.__ma
 def python_command(python: str | os.PathLike[str], *arguments: str) -> list[str]:
     """The command that runs another installation's Python, or an environment's, for cetool's own purposes.
 
-    Its variables have to be those of :func:`clean_environ`, which what it starts in its turn gets as well.
+    It imports nothing that PYTHONPATH, the user's site-packages or the working directory offer, and writes no byte code
+    into an installation that is not cetool's. Its variables have to be those of :func:`clean_environ`, which what it
+    starts in its turn gets as well.
     """
     return [os.fspath(python), "-I", "-B", *arguments]
 
@@ -124,7 +125,7 @@ def ask_version(argv: Sequence[str], environ: Mapping[str, str], *, timeout: flo
 
 def _isolation() -> tuple[str, ...]:
     """``-I``, unless cetool is installed where an isolated Python does not look: see ``cetool.__main__.isolate``."""
-    home = os.path.dirname(os.path.dirname(os.path.abspath(cetool.__file__)))
+    home = str(Path(__file__).absolute().parents[2])
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if home in (entry and os.path.abspath(entry) for entry in named) and home not in site.getsitepackages():
         return ()
