@@ -30,7 +30,7 @@ from cetool.declare.baselines import canonical_baseline, canonical_pattern, is_r
 from cetool.declare.environment import EnvironmentSpec, Over, Solve
 from cetool.declare.match_specs import spec_name
 from cetool.declare.requirements import Requirements
-from cetool.engines.additions import additions
+from cetool.engines.explicit import additions
 from cetool.fetch.scripts import UnreachableError
 from cetool.lock.baseline import Combined, combine
 from cetool.packages.prefix import read_records

@@ -7,8 +7,10 @@ import json
 import os
 import random
 import shutil
+import stat
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,15 +19,49 @@ from cetool.base.errors import EngineError
 from cetool.base.limits import parse_json
 from cetool.declare.environment import Exact, Over
 from cetool.declare.match_specs import spec_name
-from cetool.engines.early import EarlyLook
-from cetool.engines.explicit_checks import check_exactly, check_intact
-from cetool.engines.protocol import Engine, EngineRequest, Explain, Hold, Progress
+from cetool.engines.explicit import check_exactly, check_intact
+from cetool.engines.protocol import Engine, EngineRequest, Explain, Hold, Progress, ProgressOver
 from cetool.engines.registration import forget_registration
 from cetool.engines.solve import solved_for_program, solved_over
 from cetool.packages.cache import DamagedPackages, ReplacedPackages, distrust
 from cetool.packages.hashing import KnownHashes
 from cetool.packages.integrity import check_complete
 from cetool.packages.prefix import PackageRecordError, read_records
+
+
+class EarlyLook(ProgressOver):
+    """What was found by a look at the prefix when all was written, for as long as nothing comes or goes there."""
+
+    def __init__(self, progress: Progress, prefix: Path, *, looks: bool) -> None:
+        super().__init__(progress)
+        self._prefix = prefix
+        self._looks = looks
+        self._found: tuple[int, int] | None = None
+        self._changed: dict[str, int] = {}
+
+    def written(self) -> None:
+        """Look; what is wrong is left for a later look to report."""
+        if not self._looks:
+            return
+        with suppress(OSError, EngineError):
+            super().written()
+            changed = os.lstat(self._prefix).st_mtime_ns
+            there = dict(walk(self._prefix))
+            self._found = check_complete(self._prefix, there=there)
+            self._changed = {name: each.st_mtime_ns for name, each in there.items() if stat.S_ISDIR(each.st_mode)}
+            self._changed[""] = changed
+
+    @property
+    def found(self) -> tuple[int, int] | None:
+        """The number of packages and the bytes that they take; None where nobody looked, or that holds no more."""
+        try:
+            for name, changed in self._changed.items():
+                if os.lstat(f"{self._prefix}/{name}").st_mtime_ns != changed:
+                    return None
+        except OSError:
+            return None
+        return self._found
+
 
 #: How often an environment is made before packages that other processes replace meanwhile are an error.
 _TRIES = 6

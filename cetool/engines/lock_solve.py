@@ -6,7 +6,7 @@ from cetool.base.errors import EngineError
 from cetool.declare.environment import Over
 from cetool.declare.match_specs import spec_name
 from cetool.declare.package import Package
-from cetool.engines.additions import additions
+from cetool.engines.explicit import additions
 from cetool.engines.protocol import EngineRequest, Hold, Progress
 from cetool.engines.pypi.lock import PypiSolver
 from cetool.engines.solve import scratch, solver_for

@@ -23,8 +23,7 @@ from cetool.base.urls import split_url, strip_credentials
 from cetool.declare.package import Package
 from cetool.engines.discovery import version_of
 from cetool.engines.explain import explain
-from cetool.engines.explicit import distinct, explicit_file, require_sha256
-from cetool.engines.explicit_checks import check_local_archives, refuse_damaged
+from cetool.engines.explicit import check_local_archives, distinct, explicit_file, refuse_damaged, require_sha256
 from cetool.engines.linked import remove_refused, verified
 from cetool.engines.output import CondaStages, MambaStages, logged
 from cetool.engines.private import (

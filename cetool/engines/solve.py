@@ -17,7 +17,7 @@ from cetool.declare.environment import Exact, Solve
 from cetool.declare.match_fields import is_read_alike
 from cetool.declare.package import Package
 from cetool.declare.requirements import NO_SOLVING
-from cetool.engines.additions import additions
+from cetool.engines.explicit import additions
 from cetool.engines.protocol import EngineRequest, Hold, Progress
 from cetool.engines.rattler.engine import RattlerEngine
 

@@ -11,10 +11,10 @@ import os
 import pickle
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any, Protocol
 
 from cetool.base.errors import CetoolError, EngineError
 from cetool.base.limits import PACKAGE, read_json
@@ -23,10 +23,6 @@ from cetool.declare.package import Package
 from cetool.engines.private import PrivateFiles
 from cetool.engines.protocol import EngineRequest, Hold, Progress
 from cetool.engines.subprocesses import Invocation, run_engine
-from cetool.settings.condarc import load_condarc
-
-if TYPE_CHECKING:
-    from cetool.engines.rattler.engine import RattlerEngine
 
 #: Seconds that the process has to say itself that nothing moves.
 _GRACE = 15.0
@@ -34,8 +30,15 @@ _GRACE = 15.0
 _EVENTS = ("stage", "packages", "download", "link", "written", "note")
 
 
+class Embedded(Protocol):
+    """What is needed of :class:`~cetool.engines.rattler.engine.RattlerEngine`."""
+
+    environ: Mapping[str, str]
+    cache_dir: Path
+
+
 def perform_apart(
-    engine: RattlerEngine,
+    engine: Embedded,
     request: EngineRequest,
     progress: Progress,
     hold: Hold,
@@ -63,7 +66,7 @@ def perform_apart(
     try:
         with PrivateFiles(request) as files:
             path = files.write("request.json", json.dumps(told))
-            argv = own_program(str(path), str(writing), entry="work", module="cetool.engines.rattler.apart")
+            argv = own_program(str(path), str(writing), entry="work", module="cetool.engines.rattler.engine")
             watched = (request.prefix, engine.cache_dir)
             invocation = Invocation(tuple(argv), environ, watched, (*hold.descriptors, writing))
             patient = request._replace(stall_timeout=request.stall_timeout + _GRACE)
@@ -104,18 +107,15 @@ class _Telling:
         return lambda *values: self.tell(name, values)
 
 
-def work() -> None:
+def answer(perform: Callable[[Mapping[str, str], Path, EngineRequest, Progress, bool], list[Package]]) -> None:
     """Do what a file says, whose path is the first argument; report to the descriptor that is the second."""
-    from cetool.engines.rattler.engine import RattlerEngine
-
     os.set_inheritable(int(sys.argv[2]), False)  # link scripts have nothing to say here
     told = read_json(sys.argv[1], PACKAGE, exact=True)
-    engine = RattlerEngine(told["environ"], Path(told["cache"]))
+    request = EngineRequest.from_dict(told["request"])
     with os.fdopen(int(sys.argv[2]), "wb", buffering=0) as pipe:
         telling = _Telling(pipe)
         try:
-            condarc = load_condarc(engine.environ, mamba=True)
-            packages = engine.perform(EngineRequest.from_dict(told["request"]), telling, condarc, link=told["link"])
+            packages = perform(told["environ"], Path(told["cache"]), request, telling, told["link"])
         except CetoolError as error:
             telling.tell("raised", (type(error), error.message, error.__dict__))
         else:

@@ -4,11 +4,9 @@ It honours ``.condarc``: channels' aliases and mirrors, priority, pins, proxies,
 ``create_default_packages``: an environment is what the script declares. Packages are kept under the cache directory
 that it is given, or in ``rattler`` below the first ``pkgs_dirs``; rattler locks what it shares with other processes.
 
-rattler's work is done by threads of its own. One of Python's runs the event loop that waits for them, so that the main
-thread is free to take signals; when it does, the work is cancelled, and what rattler has begun to link is waited for,
-two seconds at most.
-
-Unlike conda, rattler does not byte-compile noarch packages: Python does it at their first import.
+rattler's work is done by threads of its own. One of Python's runs the event loop that waits for them, so that the
+caller's takes signals; then the work is cancelled, and what rattler has begun to link is waited for, two seconds at
+most. Unlike conda, rattler does not byte-compile noarch packages: Python does it at their first import.
 """
 
 from __future__ import annotations
@@ -17,18 +15,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from cetool.base.durations import rfc3339
 from cetool.base.errors import CetoolError, EngineError
 from cetool.base.process import is_panic, stderr_to
 from cetool.base.text import pattern
 from cetool.base.urls import scrub
 from cetool.declare.package import Package
+from cetool.engines.archives import check_site_packages
+from cetool.engines.explicit import distinct
 from cetool.engines.output import Log
 from cetool.engines.protocol import EngineRequest, Explain, Hold, Progress, as_found
-from cetool.engines.rattler.apart import perform_apart
+from cetool.engines.rattler.apart import answer, perform_apart
 from cetool.engines.rattler.client import make_client, process_variables
+from cetool.engines.rattler.errors import explain, missing_package, missing_version, reasons_of
+from cetool.engines.rattler.packages import CheckedPackages, record_in
 from cetool.engines.rattler.prefix import finish_prefix, not_below, python_in, records_of, standing_in, with_those_below
 from cetool.engines.rattler.request import Plan, make_plan, virtual_packages
-from cetool.engines.rattler.sources import Selection
+from cetool.engines.rattler.sources import DirectPackages, PinnedPackages, Selection, exactly
 from cetool.engines.rattler.thread import (
     Pulse,
     Reporter,
@@ -58,8 +61,7 @@ if TYPE_CHECKING:
     from rattler.repo_data.source import RepoDataSource
     from rattler.solver.solver import SolveStrategy
 
-    from cetool.engines.rattler.packages import CheckedPackages
-    from cetool.engines.rattler.sources import PinnedPackages, Sources
+    from cetool.engines.rattler.sources import Sources
 
 _STEM = pattern(r"\.(?:conda|tar\.bz2)\Z")
 
@@ -110,8 +112,6 @@ class RattlerEngine:
 
     def solve_exactly(self, request: EngineRequest, progress: Progress, hold: Hold) -> tuple[Package, ...]:
         """The packages that the environment would have, in topological order."""
-        from cetool.engines.rattler.sources import exactly
-
         return exactly(self.solve(request, progress, hold), request.pinned)
 
     def _perform(self, request: EngineRequest, progress: Progress, hold: Hold, *, link: bool) -> list[Package]:
@@ -149,8 +149,6 @@ class RattlerEngine:
                 raise memory_exceeded(request) from None
             except Exception as error:
                 log.write(f"{type(error).__name__}: {error}\n")
-                from cetool.engines.rattler.errors import explain
-
                 raise _with_log(explain(error, plan), request) from error
             except BaseException as error:
                 wait_until_quiet(request.prefix)
@@ -218,8 +216,6 @@ class _Creation:
 
     async def _direct(self, checked: CheckedPackages) -> RepoDataSource:
         """The packages that specs name by their URLs; the plan's specs then mean just them."""
-        from cetool.engines.rattler.sources import DirectPackages
-
         packages = DirectPackages(self.plan.direct)
         with self.pulse.watched():
             found = await packages.fetch(checked)
@@ -229,8 +225,6 @@ class _Creation:
 
     async def _take(self, client: Client, subdir: Subdir) -> list[RepoDataRecord]:
         """Install the packages that are named exactly."""
-        from cetool.engines.explicit import distinct
-        from cetool.engines.rattler.packages import record_in
 
         packages = distinct(self.request.exact)
         self.progress.packages(len(packages))
@@ -243,8 +237,6 @@ class _Creation:
 
     def _checked(self, client: Client) -> CheckedPackages:
         """The package cache."""
-        from cetool.engines.rattler.packages import CheckedPackages
-
         return CheckedPackages(
             self.caches / PACKAGES, client, self.progress, self.pulse.beat, offline=self.plan.offline
         )
@@ -282,8 +274,6 @@ class _Creation:
             self.details = str(error)
             with self.pulse.watched():
                 better = await self._missing(gateway, sources, subdirs)
-            from cetool.engines.rattler.errors import explain, reasons_of
-
             if pinned and better is None:
                 reasons = reasons_of(scrub(self.details).strip(), plan)
                 better = pinned.explain(self.details, [shown for _, shown in plan.specs], reasons)
@@ -300,8 +290,6 @@ class _Creation:
 
     async def _pinned(self, gateway: Gateway, subdirs: list[Subdir]) -> PinnedPackages:
         """The packages that are taken as given."""
-        from cetool.engines.rattler.sources import PinnedPackages
-
         pinned = PinnedPackages(self.request.pinned)
         with self.pulse.watched():
             await pinned.learn(self.caches / PACKAGES, gateway, subdirs, self.progress)
@@ -327,16 +315,12 @@ class _Creation:
         """The error, told of the day that it is solved as of: a package may only be too new."""
         moment = self.request.moment
         if moment is not None:
-            from cetool.base.durations import rfc3339
-
             told = f"Only what was published up to {rfc3339(moment)} counts (exclude-newer)."
             return error.but(hint=f"{told} {error.hint or ''}".strip())
         return error
 
     async def _missing(self, gateway: Gateway, sources: Sources, subdirs: list[Subdir]) -> EngineError | None:
         """The first spec that nothing in the channels fits, whatever the others ask for."""
-        from cetool.engines.rattler.errors import missing_package, missing_version
-
         for spec, shown in self.plan.specs:
             name = getattr(spec.name, "normalized", None)
             if name is None or spec.condition is not None or _is_virtual(spec):
@@ -354,8 +338,6 @@ class _Creation:
         self, records: list[RepoDataRecord], checked: CheckedPackages, client: Client, subdir: Subdir
     ) -> None:
         from rattler import install
-
-        from cetool.engines.archives import check_site_packages
 
         sizes = {record.name.normalized: record.size or 0 for record in records}
         reporter = Reporter(self.progress, self.pulse, sizes)
@@ -406,3 +388,13 @@ def _stalled(plan: Plan, request: EngineRequest) -> EngineError:
         hint="A server that does not answer is the usual cause: try again, or raise the time limit.",
         log=str(request.log),
     )
+
+
+def work() -> None:
+    """Do what :func:`~cetool.engines.rattler.apart.perform_apart` asks for, in the process that it has started."""
+
+    def perform(environ: Mapping[str, str], cache: Path, request: EngineRequest, progress: Progress, link: bool) -> Any:
+        engine = RattlerEngine(environ, cache)
+        return engine.perform(request, progress, load_condarc(environ, mamba=True), link=link)
+
+    answer(perform)

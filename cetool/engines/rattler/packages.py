@@ -12,7 +12,6 @@ no archive can bring, and the revision in ``STEM.lock``, which rattler raises be
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import json
 import os
@@ -41,6 +40,8 @@ from cetool.packages.hashing import digest_of
 from cetool.packages.integrity import damaged_files
 
 if TYPE_CHECKING:
+    import asyncio
+
     from rattler import Client, RepoDataRecord
 
 #: Downloads at a time.
@@ -102,6 +103,8 @@ class CheckedPackages:
         linked; otherwise the caller compares what was linked, which are the same files. Raises EngineError where a
         package cannot be fetched, or has another digest than was asked for.
         """
+        import asyncio
+
         self.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         for package in packages:
             check_names(package)
@@ -133,6 +136,8 @@ class CheckedPackages:
         return [self.cache / stem for stem, (mark, _) in self._known.items() if _mark_of(self.cache / stem) != mark]
 
     async def _get_all(self, absent: Sequence[Package]) -> None:
+        import asyncio
+
         if absent:
             self._progress.stage("Downloading")
             with _directory_in(self.cache) as directory:
@@ -166,6 +171,8 @@ class CheckedPackages:
         return True
 
     async def _get(self, package: Package, directory: Path, turns: asyncio.Semaphore) -> None:
+        import asyncio
+
         async with turns:
             path = package.local or directory / package.file_name
             if package.local is None:
@@ -196,6 +203,8 @@ class CheckedPackages:
 
     async def _unpack(self, package: Package, path: Path, staging: Path) -> Archive:
         """Unpack the archive and hash it in one go; raise EngineError where it is not the one that was asked for."""
+        import asyncio
+
         # rattler's extract() holds Python's lock all the while, and this does not
         from rattler.package_streaming import download_and_extract
 

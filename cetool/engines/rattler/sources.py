@@ -1,18 +1,13 @@
-"""Honours the fields of match specs that rattler's solver ignores, or compares otherwise than CEP 29 has it.
+"""What the solver is shown besides channels, or instead of all that is in them.
 
-Those are ``subdir``, ``fn``, ``extras``, ``license`` and ``license_family``. A solution has one package of a name,
-which has to fit every spec for that name: so the solver is only shown the records that do.
-
-Match specs that name a package file by its URL, for the embedded engine.
-
-rattler would look such a package up in a cache of its own by its name, and forget its digest. Here the file is fetched
-and verified first; its record then comes from the package itself, and is the only one that fits the spec.
-
-Packages that the embedded engine takes as given when it solves: a baseline's, named exactly.
-
-They are in the environment whatever the solver would think of them, so it is not told what they depend on: it could
-only bring back what was taken out on purpose. What they say of packages that are not among them is told as a limit:
-such a package fits, or is not there.
+- Fields of match specs that rattler ignores, or compares otherwise than CEP 29 has it (``subdir``, ``fn``, ``extras``,
+  ``license``, ``license_family``): a solution has one package of a name, which has to fit every spec for that name, so
+  only the records that do are shown (:class:`Selection`).
+- Specs that name a file by its URL: the file is fetched and verified first, and its record, which comes from the
+  package itself, is the only one that fits (:class:`DirectPackages`). rattler would look it up by its name.
+- A baseline's packages (:class:`PinnedPackages`): they are in the environment whatever the solver would think of them,
+  so it is not told what they depend on, which could bring back what was taken out on purpose. What they say of other
+  packages is told as a limit: such a package fits, or is not there.
 """
 
 from __future__ import annotations
@@ -30,7 +25,7 @@ from cetool.declare.match_fields import Fields
 from cetool.declare.package import Package
 from cetool.engines.errors import UnsatisfiableError
 from cetool.engines.protocol import Progress
-from cetool.engines.rattler.packages import kept_record
+from cetool.engines.rattler.packages import CheckedPackages, kept_record, record_in
 from cetool.engines.rattler.request import SELECTED, Direct, without_url
 
 if TYPE_CHECKING:
@@ -39,8 +34,6 @@ if TYPE_CHECKING:
 
     Sources = Sequence[Channel | RepoDataSource]
     from rattler import MatchSpec
-
-    from cetool.engines.rattler.packages import CheckedPackages
 
 
 _RENAMED = {"fn": "file_name"}
@@ -129,8 +122,6 @@ class DirectPackages:
     async def fetch(self, checked: CheckedPackages) -> dict[int, MatchSpec]:
         """Fetch the packages; the specs that only they fit, by position. Raises EngineError for a wrong digest."""
         from rattler import MatchSpec
-
-        from cetool.engines.rattler.packages import record_in
 
         packages = {each.package.stem: each.package for each in self._direct}
         for each in self._direct:
