@@ -18,7 +18,7 @@ from cetool.settings.paths import Paths
 from cetool.store.marker import FROZEN, MARKER, Marker
 from cetool.store.store import Store, note_made
 from cetool.store.usage import open_usage_log
-from cetool.warm.notes import ACTIVE
+from cetool.warm.files import ACTIVE
 
 #: How much longer a warm run may take in the full cache than in the empty one.
 FACTOR = 1.05

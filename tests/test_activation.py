@@ -183,7 +183,7 @@ def test_the_modules_of_the_warm_path_import_next_to_nothing(tmp_path: Path) -> 
         text=True,
         check=True,
     )
-    ours = {"cetool", "cetool.warm", "cetool.warm.environ", "cetool.warm.handover", "cetool.warm.notes"}
+    ours = {"cetool", "cetool.warm", "cetool.warm.environ", "cetool.warm.handover", "cetool.warm.files"}
     assert set(done.stdout.split()) <= {*ours, "_signal"}
 
 

@@ -25,7 +25,7 @@ IMPORTED = {
     "cetool.warm",
     "cetool.warm.environ",
     "cetool.warm.handover",
-    "cetool.warm.notes",
+    "cetool.warm.files",
     "fcntl",
 }
 #: System calls from the first look at the script to the exec: a file of the configuration is one.

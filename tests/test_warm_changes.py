@@ -16,6 +16,7 @@ from support.warm import COLD, is_warm, learn, records, run_warm, settle
 
 from cetool import warm
 from cetool.app.world import load_world
+from cetool.warm import files
 
 pytestmark = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there is no warm path")
 
@@ -95,7 +96,7 @@ def test_written_again_within_a_tick(settled: Home, script: Path) -> None:
 
 def test_what_was_written_a_moment_ago_is_not_remembered() -> None:
     """It may be written again without its times telling: they are those of a tick, or of a whole second."""
-    for at, enough in ((1_700_000_000_123_000_000, warm.SETTLED_NS), (1_700_000_000 * 10**9, warm.SETTLED_COARSE_NS)):
+    for at, enough in ((1_700_000_000_123_000_000, files.SETTLED_NS), (1_700_000_000 * 10**9, files.SETTLED_COARSE_NS)):
         info = os.stat_result((0,) * 10, {"st_ctime_ns": at})
         assert not warm.settled_before(info, at + enough)
         assert warm.settled_before(info, at + enough + 1)

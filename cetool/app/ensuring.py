@@ -16,7 +16,7 @@ from cetool.launch.activation import Activation, read_activation, read_overlay_a
 from cetool.store.marker import what_is_lost
 from cetool.store.store import Lease, Store, note_use
 from cetool.warm import COLLECTION_INTERVAL
-from cetool.warm.notes import touch_shared
+from cetool.warm.files import touch_shared
 
 
 def store_of(spec: EnvironmentSpec, world: World) -> Store:

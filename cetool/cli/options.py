@@ -32,11 +32,7 @@ OUTPUT = "Output"
 
 
 #: The options of which a command line may have one.
-_EXCLUSIVE = (
-    ("--verbose", "--quiet"),
-    ("--locked", "--frozen", "--no-lock"),
-    ("--no-lock", "--lock-file"),
-)
+_EXCLUSIVE = (("--verbose", "--quiet"), ("--locked", "--frozen", "--no-lock"), ("--no-lock", "--lock-file"))
 
 #: The settings that options override, by the options' first flag: a key, and the value where it is not what was given.
 _SETTINGS: dict[str, tuple[str, object]] = {}
@@ -258,9 +254,6 @@ OverlaysDir = Annotated[
 ]
 
 
-# --- groups -------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Group:
     """Options of a command. Raises BadParameter for two that exclude each other."""
@@ -377,8 +370,6 @@ class Overlays(Group):
     overlays_dir: OverlaysDir = None
 
 
-# --- commands -----------------------------------------------------------------------------------------------------
-
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -401,15 +392,6 @@ def command(function: _Command) -> _Command:
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {each.name: each.annotation for each in parameters}
     return cast(_Command, called)
-
-
-def record_target(given: str | None) -> Path | None:
-    """The file that --record names, looked at before anything is done. Raises UsageError where it cannot be written."""
-    if given is None:
-        return None
-    from cetool.provenance.record import record_target as target
-
-    return target(given)
 
 
 def open_world(given: Group) -> tuple[World, Voice]:

@@ -61,8 +61,9 @@ def rerun(
 ) -> None:
     """Do a recorded run again: the same script and arguments on the very same packages."""
     from cetool.app.rerunning import rerun as do_again
+    from cetool.provenance.record import record_target  # few runs are recorded
 
-    to_record = options.record_target(given.record)
+    to_record = None if given.record is None else record_target(given.record)
     world, voice = options.open_world(given)
     do_again(record_file, arguments, world, voice, here=given.here, to_record=to_record)
 

@@ -67,7 +67,9 @@ def run(
     given: RunCommandOptions,
 ) -> None:
     """Run a script in the conda environment that it declares."""
-    to_record = options.record_target(given.record)
+    from cetool.provenance.record import record_target  # few runs are recorded
+
+    to_record = None if given.record is None else record_target(given.record)
     world, voice = options.open_world(given)
     words = [*([] if target is None else [target]), *(arguments or [])]
     if given.code:

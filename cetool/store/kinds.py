@@ -26,7 +26,7 @@ from cetool.store.making import put_away, tidy
 from cetool.store.scripts import ScriptStore
 from cetool.store.store import Directory, Store
 from cetool.store.usage import UsageLog
-from cetool.warm.notes import ACTIVE
+from cetool.warm.files import ACTIVE
 
 #: Seconds for which the logs of creations are kept.
 _LOGS_KEPT = 14 * 86400.0

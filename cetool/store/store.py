@@ -24,7 +24,7 @@ from cetool.base.values import Value
 from cetool.declare.environment import NAME_LENGTH
 from cetool.settings.paths import Paths
 from cetool.store.marker import Marker, is_marked, valid_marker
-from cetool.warm.notes import append_note, use_line
+from cetool.warm.files import append_note, use_line
 
 _DIRECTORY = pattern(rf"([0-9a-f]{{{NAME_LENGTH}}})(?:-(\d{{1,4}}))?\Z")
 #: Seconds that one who wants to use a complete environment lets another hold it alone.

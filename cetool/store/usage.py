@@ -35,7 +35,7 @@ from cetool.store.usage_files import (
     set_aside,
     taken_files,
 )
-from cetool.warm.notes import host_name
+from cetool.warm.files import host_name
 
 #: Seconds that another process may take to bring the spool into the log.
 _LONGEST_TURN = 30.0

@@ -21,7 +21,7 @@ from cetool.base.errors import StoreError
 from cetool.base.ownership import make_private_dirs
 from cetool.base.values import Value
 from cetool.store.store import MADE, is_directory_name
-from cetool.warm.notes import ACTIVE
+from cetool.warm.files import ACTIVE
 
 #: One entry a version: the statements that bring a database of the version before to it.
 _MIGRATIONS: tuple[str, ...] = (

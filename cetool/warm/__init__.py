@@ -16,8 +16,13 @@ import sys
 import time
 
 from cetool.warm.environ import activated, caller_environ, count_run
+from cetool.warm.files import append_note, touch_shared, use_line
+from cetool.warm.files import file_state as file_state
+from cetool.warm.files import open_own_directory as open_own_directory
+from cetool.warm.files import place_state as place_state
+from cetool.warm.files import script_state as script_state
+from cetool.warm.files import settled_before as settled_before
 from cetool.warm.handover import replace_process
-from cetool.warm.notes import append_note, touch_shared, use_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,10 +43,6 @@ CETOOL, CONDA_EXECUTE = b"cetool", b"conda-execute"
 SUPPORTED = sys.platform not in ("win32", "darwin")
 #: Seconds between two looks at whether something is to be collected.
 COLLECTION_INTERVAL = 3600.0
-#: A file younger than this may change once more without its times telling (they are those of the kernel's last tick).
-SETTLED_NS = 50_000_000
-#: The same where times are kept in whole seconds, or in every other one.
-SETTLED_COARSE_NS = 2_100_000_000
 #: A script, or a record, longer than this is not worth reading here.
 MOST_BYTES = 1 << 20
 
@@ -103,52 +104,6 @@ def launch_directory(environ: dict[bytes, bytes]) -> bytes | None:
         return base + b"/cetool/launch"
     home = environ.get(b"HOME")
     return home + b"/.cache/cetool/launch" if home and home.startswith(b"/") else None
-
-
-def script_state(info: os.stat_result) -> bytes:
-    """What changes when a script's file does."""
-    state = f"{info.st_dev}.{info.st_ino}.{info.st_size}.{info.st_mtime_ns}.{info.st_ctime_ns}.{info.st_mode}"
-    return state.encode()
-
-
-def file_state(path: bytes) -> bytes:
-    """What changes when a configuration file, or a directory of them, does: its own state, or that it is not there."""
-    try:
-        info = os.stat(path)
-    except OSError:
-        return b"-"
-    return f"{info.st_ino}.{info.st_size}.{info.st_mtime_ns}.{info.st_ctime_ns}".encode()
-
-
-def open_own_directory(path: bytes) -> int | None:
-    """A directory as an open descriptor, None where another user could have put a record there, to say what is run.
-
-    Raises OSError where it cannot be opened, or is a link.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    info = os.fstat(descriptor)
-    if info.st_uid == os.geteuid() and not info.st_mode & 0o022:
-        return descriptor
-    os.close(descriptor)
-    return None
-
-
-def place_state(path: bytes) -> bytes:
-    """What changes when another directory takes this one's place, or other users may write to it."""
-    info = os.stat(path)
-    state = f"{info.st_ino}.{info.st_uid}.{info.st_gid}.{info.st_mode & 0o171022}"
-    if info.st_mode & 0o1020 == 0o020:  # open to its owner's own group: an access control list could add users
-        try:  # noqa: SIM105 - contextlib is one import too many here
-            state += os.getxattr(path, "system.posix_acl_access").hex()
-        except OSError:  # no list
-            pass
-    return state.encode()
-
-
-def settled_before(info: os.stat_result, moment_ns: int) -> bool:
-    """Whether a file was left alone for so long before a moment that its next change will show in its times."""
-    whole = info.st_ctime_ns % 1_000_000_000 == 0
-    return moment_ns - info.st_ctime_ns > (SETTLED_COARSE_NS if whole else SETTLED_NS)
 
 
 def target_of(script: str) -> bytes:

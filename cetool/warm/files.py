@@ -1,19 +1,68 @@
-"""Notes of use: one line appended to the spool, by runs that have no time to open the usage log.
+"""What a warm run sees and leaves of files: the states by which a change shows, and one line in the spool for its use.
 
-The warm path takes this way, so nothing here imports more than ``os`` and ``time``.
-:mod:`cetool.store.usage_files` reads them.
+Nothing here imports more than ``os`` and ``time``. :mod:`cetool.store.usage_files` reads the spool.
 """
 
 # Annotations are evaluated, or quoted, where `from __future__ import annotations` would be an import more.
 import os
 import time
 
+#: A file younger than this may change once more without its times telling (they are those of the kernel's last tick).
+SETTLED_NS = 50_000_000
+#: The same where times are kept in whole seconds, or in every other one.
+SETTLED_COARSE_NS = 2_100_000_000
 #: The file of the spool that notes are appended to.
 ACTIVE = "uses"
 #: Bytes of a script's name that are kept; with the rest a line stays below the 4096 that an append is atomic for.
 _MOST_NAME = 3000
 #: What would end a field or a line becomes a space.
 _BLANKS = bytes(32 if byte in b"\t\n\r\0" else byte for byte in range(256))
+
+
+def script_state(info: os.stat_result) -> bytes:
+    """What changes when a script's file does."""
+    state = f"{info.st_dev}.{info.st_ino}.{info.st_size}.{info.st_mtime_ns}.{info.st_ctime_ns}.{info.st_mode}"
+    return state.encode()
+
+
+def file_state(path: bytes) -> bytes:
+    """What changes when a configuration file, or a directory of them, does: its own state, or that it is not there."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return b"-"
+    return f"{info.st_ino}.{info.st_size}.{info.st_mtime_ns}.{info.st_ctime_ns}".encode()
+
+
+def open_own_directory(path: bytes) -> int | None:
+    """A directory as an open descriptor, None where another user could have put a record there, to say what is run.
+
+    Raises OSError where it cannot be opened, or is a link.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    info = os.fstat(descriptor)
+    if info.st_uid == os.geteuid() and not info.st_mode & 0o022:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def place_state(path: bytes) -> bytes:
+    """What changes when another directory takes this one's place, or other users may write to it."""
+    info = os.stat(path)
+    state = f"{info.st_ino}.{info.st_uid}.{info.st_gid}.{info.st_mode & 0o171022}"
+    if info.st_mode & 0o1020 == 0o020:  # open to its owner's own group: an access control list could add users
+        try:  # noqa: SIM105 - contextlib is one import too many here
+            state += os.getxattr(path, "system.posix_acl_access").hex()
+        except OSError:  # no list
+            pass
+    return state.encode()
+
+
+def settled_before(info: os.stat_result, moment_ns: int) -> bool:
+    """Whether a file was left alone for so long before a moment that its next change will show in its times."""
+    whole = info.st_ctime_ns % 1_000_000_000 == 0
+    return moment_ns - info.st_ctime_ns > (SETTLED_COARSE_NS if whole else SETTLED_NS)
 
 
 def own_start_time() -> str:
