@@ -14,22 +14,22 @@ from typing import Any
 
 from cetool.base.errors import EngineError
 from cetool.base.limits import PACKAGE, read_json, read_regular
-from cetool.base.text import shorten
+from cetool.base.text import pattern, shorten
 from cetool.base.urls import redact
 from cetool.declare.package import Package
 
-_ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:")
-_NAME = re.compile(r"[A-Za-z0-9_][^/\\\x00-\x1f\x7f]*")
+_ABSOLUTE = pattern(r"[/\\]|[A-Za-z]:")
+_NAME = pattern(r"[A-Za-z0-9_][^/\\\x00-\x1f\x7f]*")
 _LONGEST = 240
 #: What says which files a package has, with their hashes, and how they are linked.
 _LISTING = ("index.json", "paths.json", "files", "link.json", "has_prefix")
 #: As many symbolic links as Linux follows on one path.
 _MOST_LINKS = 40
 #: Where files of noarch packages go (CEP 20).
-_SITE = re.compile(r"\Asite-packages(?=/|\Z)")
-_SCRIPTS = re.compile(r"\Apython-scripts(?=/|\Z)")
-_PYTHONS = re.compile(r"\Alib/python3(?:\.[0-9]+)?(?=/|\Z)")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SITE = pattern(r"\Asite-packages(?=/|\Z)")
+_SCRIPTS = pattern(r"\Apython-scripts(?=/|\Z)")
+_PYTHONS = pattern(r"\Alib/python3(?:\.[0-9]+)?(?=/|\Z)")
+_CONTROL = pattern(r"[\x00-\x1f\x7f]")
 
 
 def check_names(package: Package) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -47,6 +46,8 @@ def perform_apart(
     link: bool,
 ) -> list[Package]:
     """What the engine would do here, with these variables of the process set, or unset where they are None."""
+    import pickle  # takes 4 ms, and few need it
+
     environ = {name: value for name, value in {**os.environ, **variables}.items() if value is not None}
     told = {"environ": dict(engine.environ), "cache": str(engine.cache_dir), "link": link, "request": request.as_dict()}
     outcome: list[Any] = []
@@ -100,6 +101,8 @@ class _Telling:
 
     def tell(self, name: str, values: Any) -> None:
         """Send a message."""
+        import pickle
+
         with self._lock, suppress(OSError):
             pickle.dump((name, values), self._pipe)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cetool.base.errors import EngineError
+from cetool.base.text import pattern
 from cetool.base.urls import redact, scrub
 from cetool.engines.errors import UnsatisfiableError
 from cetool.engines.rattler.request import Plan
@@ -14,10 +15,10 @@ from cetool.engines.rattler.request import Plan
 if TYPE_CHECKING:
     from rattler import RepoDataRecord
 
-_URL = re.compile(r"(?:https?|file|s3|oci|gcs)://[^\s)'\"]+")
-_STATUS = re.compile(r"HTTP status \w+ error \((\d{3}) ?([^)]*)\)")
-_PACKAGE = re.compile(r"failed to fetch (\S+)")
-_DRAWING = re.compile(r"^[\s│├└─|`-]+")
+_URL = pattern(r"(?:https?|file|s3|oci|gcs)://[^\s)'\"]+")
+_STATUS = pattern(r"HTTP status \w+ error \((\d{3}) ?([^)]*)\)")
+_PACKAGE = pattern(r"failed to fetch (\S+)")
+_DRAWING = pattern(r"^[\s│├└─|`-]+")
 #: So many lines of a solver's reasons are for reading in one go; the log has the rest.
 _REASONS = 10
 _VERSIONS = 5

@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -28,6 +27,7 @@ from typing import IO, TYPE_CHECKING
 
 from cetool.base.errors import EngineError
 from cetool.base.limits import NOTE, read_json, read_regular
+from cetool.base.text import pattern
 from cetool.base.urls import redact, scrub
 from cetool.base.values import Value
 from cetool.declare.package import Package
@@ -48,15 +48,13 @@ if TYPE_CHECKING:
 _AT_ONCE = 16
 #: How often a download that broke off is started again.
 _TRIES = 3
-_BROKEN_OFF = re.compile(
-    r"decoding response body|reading a body|connection (?:reset|closed)|end of file|IncompleteBody"
-)
+_BROKEN_OFF = pattern(r"decoding response body|reading a body|connection (?:reset|closed)|end of file|IncompleteBody")
 #: ``STEM.lock`` begins with rattler's revision of the entry, a big-endian number of so many bytes; a SHA-256 follows.
 _REVISION = 8
 _TOKEN = Path("info", "cetool-token")
 _SCHEMA = 2
 #: What rattler says where the disk, or the user's share of it, is full.
-_FULL = re.compile(r"No space left on device|[Qq]uota exceeded")
+_FULL = pattern(r"No space left on device|[Qq]uota exceeded")
 _NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from fnmatch import translate
@@ -21,6 +20,7 @@ from re import IGNORECASE, fullmatch
 from typing import TYPE_CHECKING, Any
 
 from cetool.base.errors import EngineError
+from cetool.base.text import pattern
 from cetool.declare.match_fields import Fields
 from cetool.declare.package import Package
 from cetool.engines.errors import UnsatisfiableError
@@ -149,9 +149,9 @@ class DirectPackages:
         return [record.name.normalized for record in self._records] if str(platform) == "noarch" else []
 
 
-_LOCKED = re.compile(r"(\S+) \S+ is locked, but another version is required")
-_LIMITS = re.compile(r"(\S+) \S+ would (?:constrain|require)")
-_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_LOCKED = pattern(r"(\S+) \S+ is locked, but another version is required")
+_LIMITS = pattern(r"(\S+) \S+ would (?:constrain|require)")
+_NAME = pattern(r"[A-Za-z0-9_.-]+")
 _MOST_NAMES = 5
 
 
