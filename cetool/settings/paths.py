@@ -101,16 +101,9 @@ def trust_directory(environ: Mapping[str, str]) -> Path | None:
     Below ``CETOOL_DATA_DIR``, else in the user's data directory: answers are no cache, nothing can bring them back.
     Raises StoreError for a ``CETOOL_DATA_DIR`` that is no absolute path.
     """
-    named = environ.get("CETOOL_DATA_DIR")
-    if named:
-        expanded = expand_user(named, environ)
-        if not Path(expanded).is_absolute():
-            raise StoreError(
-                f"CETOOL_DATA_DIR is {named!r}, which is not an absolute path",
-                code="setting-invalid",
-                hint="Write the path from / on.",
-            )
-        return Path(os.path.normpath(expanded), "trust")
+    named = _named_dir(environ, "CETOOL_DATA_DIR", "Write the path from / on.")
+    if named is not None:
+        return named / "trust"
     base = _user_dir(environ, "XDG_DATA_HOME", ".local/share", kind="data")
     return None if base is None else base / "trust"
 
@@ -157,16 +150,10 @@ def conda_root(environ: Mapping[str, str]) -> str | None:
 
 
 def _cache_root(environ: Mapping[str, str]) -> Path:
-    named = environ.get("CETOOL_CACHE_DIR")
-    if named:
-        expanded = expand_user(named, environ)
-        if not Path(expanded).is_absolute():
-            raise StoreError(
-                f"CETOOL_CACHE_DIR is {named!r}, which is not an absolute path",
-                code="setting-invalid",
-                hint="Environments cannot move with the working directory: write the path from / on.",
-            )
-        return Path(os.path.normpath(expanded))
+    hint = "Environments cannot move with the working directory: write the path from / on."
+    named = _named_dir(environ, "CETOOL_CACHE_DIR", hint)
+    if named is not None:
+        return named
     base = _user_dir(environ, "XDG_CACHE_HOME", ".cache", kind="cache")
     if base is None:
         raise StoreError(
@@ -176,6 +163,19 @@ def _cache_root(environ: Mapping[str, str]) -> Path:
             hint="Set HOME, or CETOOL_CACHE_DIR to the absolute path of a directory that is yours.",
         )
     return base
+
+
+def _named_dir(environ: Mapping[str, str], variable: str, hint: str) -> Path | None:
+    """The directory that a variable names. Raises StoreError for one that is not an absolute path."""
+    named = environ.get(variable)
+    if not named:
+        return None
+    expanded = expand_user(named, environ)
+    if not Path(expanded).is_absolute():
+        raise StoreError(
+            f"{variable} is {named!r}, which is not an absolute path", code="setting-invalid", about=variable, hint=hint
+        )
+    return Path(os.path.normpath(expanded))
 
 
 def _user_dir(environ: Mapping[str, str], variable: str, below_home: str, *, kind: str) -> Path | None:
