@@ -50,7 +50,7 @@ def _agreed(subject: Subject, remote: Remote, world: World, reporter: Reporter) 
     if known is not None and known.covers(question.places, embedded_lock=question.lock is not None):
         return "before"
     how = _how(_Asked(subject, remote, digest, question, known), store, world, reporter)
-    if how in ("always", "unasked"):  # nobody has looked at this one
+    if how in ("always", "unasked"):  # no person has looked at this one
         return how
     before = () if known is None else known.places
     places = tuple(sorted({*before, *question.places}))

@@ -69,14 +69,14 @@ def touch(stamp: Path) -> bool:
 
 
 def be_nice() -> None:
-    """Leave the machine to others: for what nobody waits for. It changes the process."""
+    """Leave the machine to others, where no user waits. It changes the process."""
     if hasattr(os, "nice"):
         with contextlib.suppress(OSError):
             os.nice(10)
 
 
 def start_detached(argv: list[str], environ: dict[str, str], *, most_seconds: int = MOST_SECONDS) -> None:
-    """Start a process that is nobody's child and holds nothing of ours open: no script has to wait for it."""
+    """Start a process that is no child of this one and holds none of its files open, so no script waits for it."""
     if ON_WINDOWS:
         import subprocess
 

@@ -89,7 +89,7 @@ def _say_news(store: BaselineStore, use: str, world: World, reporter: Reporter) 
 
 
 def _look_after(store: BaselineStore, key: str | None, world: World) -> Evidence:
-    """Have it found out, once a day and by a process that nobody waits for, whether a baseline has changed."""
+    """Have a process in the background find out, once a day, whether a baseline has changed."""
     if key is None or world.offline:
         return NOTHING
     stamp = b""

@@ -61,7 +61,7 @@ class Wish(Value):
     overlay: tuple[str, ...] = ()
     #: Whether baselines count as they are now.
     refresh: bool = False
-    #: Whether a script from a URL runs where nobody can be asked, unless a setting says otherwise.
+    #: Whether a script from a URL runs where there is no person to ask, unless a setting says otherwise.
     unasked: bool = False
     #: Whether ``/bin/sh`` runs a script that does not name its program, as conda-execute did.
     original: bool = False
@@ -130,7 +130,7 @@ class Decision(Value):
     unasked: bool = False
     #: That the user agreed, where that was needed to decide: a baseline was fetched.
     agreed: Consent | None = None
-    #: What the environment is for, as other processes are told that wait for it.
+    #: What the environment is for, which is shown where other processes wait for it.
     purpose: str = ""
 
     @property

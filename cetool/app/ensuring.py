@@ -40,7 +40,7 @@ def ensure(
     """The environment that was decided on, held in use; made where it is absent, or with ``refresh``.
 
     Where no ``consent`` is given the user is asked before anything is made. What lies over a base that has changed is
-    laid anew, unless ``keep`` asks for it unchanged.
+    laid again, unless ``keep`` asks for it unchanged.
     """
     if decision.spec.overlay is not None:
         from cetool.app.laying import ensure_overlay  # few environments lie over another

@@ -76,7 +76,7 @@ class Exact:
 
 
 def export(wanted: Wanted, world: World, reporter: Reporter) -> str:
-    """The text that tells of the packages: those that are locked, else those that are installed.
+    """The text that lists the packages: those that are locked, else those that are installed.
 
     Makes the environment of a script where it is missing and nothing is locked. Raises CetoolError.
     """
@@ -237,7 +237,7 @@ def installed_packages(
 def find_origins(
     installed: Installed, prefix: Path, spec: EnvironmentSpec, world: World, consent: Callable[[], Consent]
 ) -> Installed:
-    """The same, the files of PyPI packages looked for that nobody noted; the prefix's python is asked."""
+    """The same, with the files of PyPI packages that were not noted; the prefix's python is asked for them."""
     if not installed.unknown:
         return installed
     request = world.request(spec, prefix, world.paths.logs / f"{prefix.name}.log")

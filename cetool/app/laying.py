@@ -67,7 +67,7 @@ def _hold_base(base: Path, world: World) -> FileLock | None:
         return None
     deadline = time.monotonic() + _PATIENCE
     while (lock := world.store.hold(base)) is None and time.monotonic() < deadline:
-        time.sleep(0.01)  # whoever only looks whether it is in use holds it for a moment
+        time.sleep(0.01)  # a process that only looks whether it is in use holds it for a moment
     if lock is None:
         raise StoreError(
             f"the base {base} is being removed, or made anew", code="environment-gone", hint="Try again in a moment."

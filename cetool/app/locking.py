@@ -138,7 +138,7 @@ def _named_target(path: Path, wish: LockWish) -> Target:
 
 
 def _readable(read: Callable[[], FoundLock | None], wish: LockWish, reporter: Reporter) -> FoundLock | None:
-    """The lock that is read; one that is broken is told of, and made anew."""
+    """The lock that is read; None, with a warning, for one that is broken, which is made again."""
     try:
         return read()
     except MetadataError as error:
@@ -264,7 +264,7 @@ def _solved(
 
 
 def _without(locked: PlatformLock | None, names: frozenset[str]) -> PlatformLock | None:
-    """What is kept of a platform's packages where some are to be looked for anew."""
+    """What is kept of a platform's packages where newer versions of some are looked for."""
     if locked is None or not names:
         return locked
     return locked._replace(

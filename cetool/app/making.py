@@ -86,7 +86,7 @@ def _build(request: EngineRequest, world: World, progress: Progress, hold: Hold)
 def _build_by(
     engine: Engine, reason: str, request: EngineRequest, world: World, progress: Progress, hold: Hold
 ) -> Marker:
-    if world.settings.verbosity == "verbose":  # else nobody is told, and asking may take long
+    if world.settings.verbosity == "verbose":  # else it is not shown, and asking may take long
         progress.note(f"Engine: {engine.name} {engine.version}: {reason}")
     started = time.monotonic()
     pypi = None

@@ -91,7 +91,7 @@ class _Audience:
     def output(self, output: Mapping[str, Any]) -> None:
         """Print an output's text where it belongs: results to standard output, unless the notebook itself goes there.
 
-        Raises OSError where nobody reads it any more.
+        Raises OSError where no program reads it any more.
         """
         kind, error = output["output_type"], False
         if kind == "stream":

@@ -322,6 +322,6 @@ def _lease(which: str, world: World, reporter: Reporter, *, keep: bool) -> tuple
     consent = consent_to(decision, world, reporter)
     lease = ensure(decision, world, reporter, consent=consent, keep=keep)
     if recipe is not None and recipe.directory != str(lease.prefix):
-        with contextlib.suppress(RecipeChangedError):  # whoever changed it lays it anew
+        with contextlib.suppress(RecipeChangedError):  # the process that changed it lays it again
             overlays.write(replace(recipe, directory=str(lease.prefix)), recipe)
     return lease, world, consent

@@ -217,7 +217,7 @@ def _host(url: str) -> str:
 
 
 def shown_line(text: str) -> str:
-    """What others wrote, as a line that a terminal shows and does not obey; blanks that could fake a line are told."""
+    """What others wrote, as a line that a terminal shows and does not obey; runs of blanks are escaped."""
     return re.sub(r" {3,}", lambda found: r"\x20" * len(found[0]), printable(redact(text)))
 
 

@@ -79,7 +79,7 @@ def run_as_child(entry: Entrypoint | None, arguments: Sequence[str], recording: 
         if record is not None and path is not None:
             try:
                 write_record(path, replace(record, **vars(ending)))
-            except RecordError as error:  # the script has ended as it has, which is what cetool's status tells
+            except RecordError as error:  # cetool ends with the script's status all the same
                 ready.reporter.fail(error)
         if recording.then is not None:
             recording.then(ending)

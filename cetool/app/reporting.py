@@ -14,7 +14,7 @@ from cetool.engines.protocol import Progress, SilentProgress
 #: What YAML reads as it is in a list of one line; everything else is quoted.
 _PLAIN_FIRST = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/."
 _NOT_PLAIN = ",[]{}#:\"'"
-#: Characters of a line; more is not read by anyone, whoever made it up.
+#: Characters of a line; more is not read.
 _MAX_LINE = 4000
 _BREAKS = pattern(r"[\t\n\v\f\r\x85\u2028\u2029]+")
 

@@ -34,7 +34,7 @@ from cetool.provenance.record import Ending, RecordError, RunRecord, read_record
 from cetool.store.marker import what_is_lost
 from cetool.store.store import Lease
 
-#: Virtual packages whose version packages seldom ask for, or whose build is a kind of processor: told with -v.
+#: Virtual packages whose version packages seldom ask for, or whose build is a kind of processor: shown with -v.
 _MINOR = ("__archspec", "__linux", "__unix", "__win")
 
 
@@ -47,8 +47,9 @@ def rerun(
     here: bool,
     to_record: Path | None,
 ) -> NoReturn:
-    """Do the run again that the record in a file tells of, and end as the script ends; ``arguments`` where they are to
-    be others. Raises CetoolError where that cannot be."""
+    """Do the recorded run in a file again, and end as the script ends; ``arguments`` replace those recorded.
+
+    Raises CetoolError where that cannot be."""
     recorded = read_record(record)
     where = Location(printable(record))
     _refuse(recorded, where, arguments)
@@ -193,7 +194,7 @@ def _enter(directory: str, reporter: Reporter) -> None:
 
 
 def _environment(recorded: RunRecord, decision: Decision, world: World, reporter: Reporter) -> tuple[Decision, Lease]:
-    """The environment with the recorded packages, held in use: the one of that time if it is still as it was."""
+    """The environment with the recorded packages, held in use: the one of that time if it is unchanged."""
     there = _same(recorded, world)
     decision = decision._replace(spec=recorded.asked if there is not None else recorded.spec)
     reporter.block(specification(decision, world.store.prefix(decision.spec.name)))

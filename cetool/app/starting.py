@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # few scripts are kept, or have a directory of their own
 class NotebookOptions(Value):
     """What can be asked for where a notebook is run."""
 
-    #: The file for the notebook as it was run, ``-`` for standard output.
+    #: The file for the notebook with its outputs, ``-`` for standard output.
     out: Path | None = None
     #: ``NAME=VALUE``, as they were written.
     parameters: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ class Verified:
 
     @property
     def intact(self) -> bool:
-        """Whether it is as it was made."""
+        """Whether it is unchanged."""
         return not self.verdict.differences
 
     @property
