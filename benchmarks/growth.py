@@ -15,8 +15,7 @@ from benchmarks.measure import Case
 from benchmarks.scene import Scene
 from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.settings.paths import Paths
-from cetool.store.marker import FROZEN, MARKER, Marker
-from cetool.store.store import Store, note_made
+from cetool.store.store import FROZEN, MARKER, Marker, Store, note_made
 from cetool.store.usage import open_usage_log
 from cetool.warm.files import ACTIVE
 

@@ -13,7 +13,7 @@ import pytest
 import cetool.base.errors
 from cetool.base.errors import NotExecutableError, ProgramNotFoundError, StoreError, UsageError
 from cetool.launch.activation import Activation, activated_environ, read_activation
-from cetool.launch.programs import find_program, resolve_command
+from cetool.launch.process import find_program, resolve_command
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX activation")
 SOURCE = str(Path(cetool.base.errors.__file__).parent.parent)

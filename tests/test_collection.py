@@ -31,7 +31,7 @@ from cetool.base.errors import StoreError
 from cetool.store.disk import Freed, disk_size
 from cetool.store.gc import Collection, Policy
 from cetool.store.kinds import downloads, kept_sources, launch_records
-from cetool.store.marker import MARKER
+from cetool.store.store import MARKER
 
 HOUR = 3600.0
 

@@ -28,7 +28,7 @@ from support.scripts import (
     told,
 )
 
-from cetool.store.marker import FROZEN, MARKER
+from cetool.store.store import FROZEN, MARKER
 
 WAITS = shell_script("echo $$; read line")
 

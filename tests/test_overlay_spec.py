@@ -15,8 +15,7 @@ from cetool.declare.requirements import OverlayKeys
 from cetool.declare.source import script_from_text
 from cetool.overlays.about import About, Layer, write_about
 from cetool.overlays.base import Fingerprint, changes_between
-from cetool.overlays.freeze import freeze_text
-from cetool.overlays.recipe import Recipe, merged_entries, recipe_text, state_of, without_entries
+from cetool.overlays.recipe import Recipe, freeze_text, merged_entries, recipe_text, state_of, without_entries
 
 PEP723 = (
     '# /// script\n# dependencies = ["idna"]\n# [tool.cetool]\n# base = "/opt/b"\n# overlay = ["six ==1.16"]\n# ///\n'

@@ -12,8 +12,7 @@ from support.home import Home
 
 from cetool.base.errors import MetadataError
 from cetool.base.plain_yaml import read_plainly, settings_of
-from cetool.declare.nodes import Node
-from cetool.declare.yaml import parse_yaml
+from cetool.declare.nodes import Node, parse_yaml
 from cetool.settings.file import plain_value
 
 BLOCK = """\
@@ -86,7 +85,7 @@ def test_what_people_write_is_read(home: Home) -> None:
     """With comments, quotes, lists in both forms and a mapping; nothing of ruamel is loaded."""
     assert read_plainly(BLOCK) is not None
     code = (
-        "import sys; from cetool.declare.yaml import parse_yaml\n"
+        "import sys; from cetool.declare.nodes import parse_yaml\n"
         f"node = parse_yaml({BLOCK!r}, name='f'); assert not any('ruamel' in name for name in sys.modules)\n"
         "print([(key, value.where.line, value.text, [(item.text, item.where.line) for item in value.items]) "
         "for key, value in node.entries.items()])"

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cetool.base.errors import CetoolError, MetadataError, ScriptNotFoundError, ScriptNotReadableError
+from cetool.declare.metadata import choose_program, shell_choice
 from cetool.declare.requirements import Requirements
-from cetool.declare.run_with import choose_program, shell_choice
 from cetool.declare.source import MAX_SIZE, decode, read_script, script_from_text
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX only")

@@ -34,8 +34,7 @@ from support.cache import (
 from cetool.base.errors import StoreError
 from cetool.base.filelock import is_locked
 from cetool.store.making import Settling
-from cetool.store.marker import Marker, read_marker
-from cetool.store.store import Directory, Lease
+from cetool.store.store import Directory, Lease, Marker, read_marker
 
 SPEC = small_spec()
 NAME = SPEC.name

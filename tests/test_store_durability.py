@@ -26,7 +26,7 @@ from engines import install_fakes
 from support.home import Home
 from support.scripts import assert_unknown_to_conda, shell_script, told
 
-from cetool.store.marker import MARKER
+from cetool.store.store import MARKER
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="name spaces are Linux's")
 

@@ -31,8 +31,7 @@ from cetool.base.errors import StoreError
 from cetool.declare.environment import Solve
 from cetool.settings.paths import Paths
 from cetool.store.making import Settling, put_away, write_marker
-from cetool.store.marker import MARKER, read_marker
-from cetool.store.store import Store
+from cetool.store.store import MARKER, Store, read_marker
 
 SPEC = small_spec()
 NAME = SPEC.name

@@ -21,7 +21,7 @@ from cetool.declare.source import is_url
 from cetool.fetch.scripts import locate_script
 from cetool.settings.paths import trust_directory
 from cetool.settings.settings import BUILT_IN
-from cetool.store.trust import Trusted, TrustStore
+from cetool.store.keyed import Trusted, TrustStore
 
 #: Characters of a question that a person may be expected to read.
 _MOST_SHOWN = 64 * 1024

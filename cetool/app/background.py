@@ -11,7 +11,7 @@ from pathlib import Path
 from cetool.app.world import World
 from cetool.base.durations import is_due
 from cetool.base.process import own_program
-from cetool.store.baselines import BaselineStore
+from cetool.store.keyed import BaselineStore
 from cetool.warm import COLLECTION_INTERVAL
 from cetool.warm.environ import ON_WINDOWS
 

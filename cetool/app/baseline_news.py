@@ -22,8 +22,7 @@ from cetool.declare.baselines import is_remote
 from cetool.declare.metadata import read_metadata
 from cetool.declare.source import read_bytes
 from cetool.lock.model import Lock, PackageChange, PlatformLock, changes_between
-from cetool.store.baselines import DAY, BaselineStore, News, use_key
-from cetool.store.keyed import Copy
+from cetool.store.keyed import DAY, BaselineStore, Copy, News, use_key
 
 
 def see_to_news(

@@ -17,8 +17,7 @@ from cetool.fetch.addresses import Address
 from cetool.fetch.scripts import Known, fetch_script, locate_script
 from cetool.lock.find import lock_in
 from cetool.lock.model import Lock, PlatformLock
-from cetool.store.baselines import BaselineStore, path_key
-from cetool.store.keyed import Copy
+from cetool.store.keyed import BaselineStore, Copy, path_key
 
 
 class Baseline(Value):

@@ -18,9 +18,8 @@ from cetool.base.urls import strip_credentials
 from cetool.declare.blocks import find_block
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.match_specs import canonical_spec
-from cetool.declare.metadata import ScriptMetadata, metadata_from_file, read_metadata
+from cetool.declare.metadata import NO_INTERPRETER, ScriptMetadata, metadata_from_file, read_metadata, shell_choice
 from cetool.declare.requirements import Requirements
-from cetool.declare.run_with import NO_INTERPRETER, shell_choice
 from cetool.lock import EMBEDDED_MARK, lock_paths
 
 _OVERRIDE = pattern(r"CONDA_OVERRIDE_([A-Z][A-Z0-9_]*)\Z")

@@ -23,7 +23,7 @@ from cetool.engines.discovery import find_engines
 from cetool.engines.protocol import Found
 from cetool.launch.activation import read_activation
 from cetool.launch.kernels import find_kernel, kernel_command
-from cetool.launch.programs import resolve_command
+from cetool.launch.process import resolve_command
 from cetool.settings.paths import trust_directory
 from cetool.settings.settings import variable_of
 from cetool.store.scripts import ScriptStore

@@ -13,8 +13,7 @@ from cetool.base.errors import StoreError
 from cetool.base.process import Consent
 from cetool.declare.environment import EnvironmentSpec, Exact, Over
 from cetool.launch.activation import Activation, read_activation, read_overlay_activation, variables_of
-from cetool.store.marker import what_is_lost
-from cetool.store.store import Lease, Store, note_use
+from cetool.store.store import Lease, Store, note_use, what_is_lost
 from cetool.warm import COLLECTION_INTERVAL
 from cetool.warm.files import touch_shared
 

@@ -14,7 +14,7 @@ from cetool.app.world import NOTHING
 from cetool.declare.metadata import ScriptMetadata
 from cetool.declare.source import Script
 from cetool.launch.entrypoint import Entrypoint, EntrypointContext, parse_entrypoint, run_entrypoint, simple_argv
-from cetool.launch.programs import find_program
+from cetool.launch.process import find_program
 from cetool.store.scripts import Held, ScriptStore
 
 

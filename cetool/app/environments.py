@@ -29,8 +29,7 @@ from cetool.engines.registration import forget_registration
 from cetool.lock.find import open_lock
 from cetool.store.disk import Freed
 from cetool.store.making import remove as discard_directory
-from cetool.store.marker import Marker
-from cetool.store.store import Directory, Store
+from cetool.store.store import Directory, Marker, Store
 from cetool.store.usage import Row, open_usage_log
 
 _NAME = re.compile(rf"[0-9a-f]{{{NAME_LENGTH}}}(?:-\d{{1,4}})?\Z")

@@ -20,8 +20,7 @@ from cetool.overlays.about import read_about, what_is_lacking, why_unusable
 from cetool.overlays.build import build_overlay
 from cetool.store.disk import disk_size
 from cetool.store.making import Settling, ensure
-from cetool.store.marker import Marker, what_is_lost
-from cetool.store.store import Lease, Store
+from cetool.store.store import Lease, Marker, Store, what_is_lost
 
 #: Seconds that a base of cetool's own may be held by another alone.
 _PATIENCE = 2.0

@@ -32,8 +32,7 @@ from cetool.declare.requirements import Requirements
 from cetool.declare.source import is_url, read_script
 from cetool.engines.protocol import Progress, SilentProgress
 from cetool.launch.activation import activated_environ
-from cetool.launch.process import Command, command_line
-from cetool.launch.programs import find_program
+from cetool.launch.process import Command, command_line, find_program
 from cetool.lock.model import Lock, PlatformLock
 from cetool.store.store import Lease
 

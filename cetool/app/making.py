@@ -24,8 +24,7 @@ from cetool.engines.choice import choose_anew
 from cetool.engines.protocol import Engine, EngineRequest, Hold, Progress, ProgressOver
 from cetool.store.disk import delete_tree
 from cetool.store.making import Settling, ensure
-from cetool.store.marker import Marker
-from cetool.store.store import Lease, note_made
+from cetool.store.store import Lease, Marker, note_made
 
 #: Names in the line that says what was made.
 _MOST_NAMES = 8

@@ -34,8 +34,7 @@ from cetool.engines.explicit import additions
 from cetool.fetch.scripts import UnreachableError
 from cetool.lock.baseline import Combined, combine
 from cetool.packages.prefix import read_records
-from cetool.store.baselines import BaselineStore, use_key
-from cetool.store.keyed import Copy
+from cetool.store.keyed import BaselineStore, Copy, use_key
 
 _MOST_NAMES = 5
 _NAME = re.compile(r"[a-z0-9_.-]+")

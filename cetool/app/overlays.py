@@ -34,8 +34,15 @@ from cetool.launch.children import sourced_environ
 from cetool.launch.shells import ShellChange, shell_code
 from cetool.lock.model import Lock
 from cetool.overlays.about import About, Layer, read_about
-from cetool.overlays.freeze import freeze_lock, freeze_text
-from cetool.overlays.recipe import Recipe, merged_entries, read_recipe_file, recipe_text, without_entries
+from cetool.overlays.recipe import (
+    Recipe,
+    freeze_lock,
+    freeze_text,
+    merged_entries,
+    read_recipe_file,
+    recipe_text,
+    without_entries,
+)
 from cetool.overlays.store import Overlays, RecipeChangedError, check_name, is_overlay_in_use
 from cetool.store.disk import Freed
 from cetool.store.store import Directory, Lease, Store

@@ -31,8 +31,7 @@ from cetool.declare.requirements import Requirements
 from cetool.declare.source import decode, looks_like_python, read_bytes, script_from_text
 from cetool.lock.records import read_installed
 from cetool.provenance.record import Ending, RecordError, RunRecord, read_record
-from cetool.store.marker import what_is_lost
-from cetool.store.store import Lease
+from cetool.store.store import Lease, what_is_lost
 
 #: Virtual packages whose version packages seldom ask for, or whose build is a kind of processor: shown with -v.
 _MINOR = ("__archspec", "__linux", "__unix", "__win")

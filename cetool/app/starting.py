@@ -19,12 +19,17 @@ from cetool.base.process import Consent
 from cetool.base.values import Value
 from cetool.declare.blocks import CONDA_EXECUTE
 from cetool.declare.languages import POSIX_PROGRAMS, language_of_program
-from cetool.declare.metadata import ENVIRONMENT_FILE, ScriptMetadata
-from cetool.declare.run_with import is_original, is_own_program, not_chosen, shebang_program
+from cetool.declare.metadata import (
+    ENVIRONMENT_FILE,
+    ScriptMetadata,
+    is_original,
+    is_own_program,
+    not_chosen,
+    shebang_program,
+)
 from cetool.declare.source import Script
 from cetool.launch.activation import PREFIX, Activation, activated_environ, overlaid_environ, unactivated_environ
-from cetool.launch.process import Command
-from cetool.launch.programs import not_in_environment, program_outside, resolve_command
+from cetool.launch.process import Command, not_in_environment, program_outside, resolve_command
 from cetool.launch.records import Basis, Learned, write_launch_record
 from cetool.store.store import Lease
 from cetool.warm.environ import DEPTH, MOST_DEPTH

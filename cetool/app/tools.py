@@ -23,8 +23,7 @@ from cetool.base.urls import strip_credentials
 from cetool.declare.match_specs import names_file, spec_name
 from cetool.declare.metadata import ScriptMetadata
 from cetool.launch.activation import Activation, activated_environ, read_activation
-from cetool.launch.process import Command, exec_command
-from cetool.launch.programs import look_in
+from cetool.launch.process import Command, exec_command, look_in
 from cetool.launch.records import Basis, Learned, write_launch_record
 from cetool.launch.shells import Opening, find_user_shell, open_reading_shell, open_shell
 from cetool.launch.tools import Tool, find_tool, read_tool

@@ -13,7 +13,7 @@ from cetool.app.world import World
 from cetool.base.errors import StoreError, UsageError
 from cetool.packages.differences import Verdict, verify_files
 from cetool.packages.integrity import CHANGED
-from cetool.store.marker import MARKER
+from cetool.store.store import MARKER
 
 
 @dataclass(frozen=True, slots=True)

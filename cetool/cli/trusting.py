@@ -19,7 +19,7 @@ from cetool.cli.output import print_json, print_table
 from cetool.cli.voice import Voice
 from cetool.settings.paths import trust_directory
 from cetool.settings.settings import load_settings
-from cetool.store.trust import Trusted, TrustStore
+from cetool.store.keyed import Trusted, TrustStore
 
 SCHEMA = "cetool.trust/1"
 _SHOWN_DIGITS = 16

@@ -1,17 +1,214 @@
-"""What a script says about itself: the environment that it needs and how it runs, whichever dialect says it."""
+"""What a script says about itself, whichever dialect says it: the environment that it needs, and how it runs.
+
+A script that names no program is run by its shebang's, its suffix's, or its packages'."""
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 from importlib import import_module
 
 from cetool.base.errors import MetadataError
+from cetool.base.text import pattern
 from cetool.base.urls import check_hosts
 from cetool.base.values import Value
 from cetool.declare.blocks import PEP723, find_block, near_miss, near_miss_advice, read_block
-from cetool.declare.languages import language_of
+from cetool.declare.languages import (
+    PYTHON,
+    Language,
+    language_in_text,
+    language_of,
+    language_of_suffix,
+    languages_of_packages,
+)
+from cetool.declare.match_specs import spec_name
 from cetool.declare.requirements import Requirements
-from cetool.declare.run_with import Choice, choose_program
 from cetool.declare.source import Script, foreign_text, is_notebook, is_url
+
+#: Programs that would read the script's metadata in their turn, or run it in an environment of their own.
+LAUNCHERS = frozenset(
+    (
+        *("cetool", "cetool-run", "cex", "ce", "conda", "conda-execute", "conda-exec", "conda-run", "conda-runx"),
+        *("mamba", "micromamba", "pixi", "uv", "uvx", "pipx", "pdm", "hatch", "rye", "poetry", "pipenv", "pip-run"),
+        *("fades", "viv", "juv", "marimo", "nox", "tox", "nix", "nix-shell", "guix", "devbox"),
+    )
+)
+#: Those among them that are cetool, by whichever name.
+_SELF = frozenset({"cetool", "cetool-run", "conda-execute"})
+_PYTHON = pattern(r"(?:python|pypy)[0-9.]*w?\Z")
+#: Which programs run a text that is clearly in a language, by the package that brings them.
+_JAVASCRIPT = ("nodejs", "deno", "bun")
+_RUN_BY = {"Python": (PYTHON, "xonsh"), "R": ("r-base",), "JavaScript": _JAVASCRIPT, "TypeScript": _JAVASCRIPT}
+
+#: The reason of a choice that failed since there was nothing to choose from.
+NO_INTERPRETER = "its packages name no interpreter"
+
+
+class Choice(Value):
+    """The program that runs a script."""
+
+    #: The words of the command before the script's path; None where nothing says which.
+    words: tuple[str, ...] | None
+    #: ``declared`` (run_with), ``shebang``, ``dialect``, ``suffix``, ``packages``, ``shell`` (conda-execute's default)
+    #: or ``nothing``.
+    by: str
+    #: Why it is nothing.
+    reason: str = ""
+
+
+def choose_program(script: Script, needs: Requirements, *, python: bool = False) -> Choice:
+    """Choose the program of a script that names none; ``python`` says that its dialect is Python's (PEP 723).
+
+    In this order: the shebang, unless it names a launcher such as cetool or uv; the suffix; the one interpreter that
+    is among the packages. A shebang of conda-execute's stands for ``/bin/sh``, as it did there.
+    """
+    if python:
+        return _of_python(script)
+    words = _shebang_words(script)
+    if words is not None:
+        return Choice(words, "shebang")
+    known = _language_of_paths(script)
+    if known is not None and known.command:
+        return Choice(known.command, "suffix")
+    if is_original(script):
+        return shell_choice(script)
+    return _of_packages(script, needs, known)
+
+
+def shell_choice(script: Script) -> Choice:
+    """``/bin/sh``, which conda-execute ran scripts with; nothing for a text that is clearly in another language."""
+    other = language_in_text(script.text)
+    if other is not None:
+        return Choice(None, "nothing", f"its text is {other}, which /bin/sh cannot run")
+    if os.name == "nt":
+        return Choice(None, "nothing", "Windows has no /bin/sh")
+    return Choice(("/bin/sh",), "shell")
+
+
+def not_chosen(script: Script, line: int | None, choice: Choice) -> MetadataError:
+    """The error for a script that no program was found for; ``line`` is that of its block."""
+    reason = f": {choice.reason}" if choice.reason else ""
+    return MetadataError(
+        f"nothing says which program runs this script{reason}",
+        code="program-unnamed",
+        where=script.at(line),
+        hint="Add `run_with: PROGRAM` to its block, as in `run_with: python`.",
+    )
+
+
+def is_own_program(name: str) -> bool:
+    """Whether a program's name or path is one of cetool's own."""
+    return _basename(name) in _SELF
+
+
+def shebang_program(script: Script) -> str:
+    """The name of the program that the script's shebang starts; empty where it has none."""
+    return _program(_shebang(script))[0]
+
+
+def _of_python(script: Script) -> Choice:
+    """The command of a script that is Python by its dialect: python, with the options of a shebang that names one."""
+    words = _shebang_words(script)
+    program, options = _program(_shebang(script))
+    if words is None or not _PYTHON.match(program):
+        return Choice((PYTHON,), "dialect")
+    # the environment's python, whichever version or kind the shebang names
+    return Choice(words if program in (PYTHON, "python3") else (PYTHON, *options), "dialect")
+
+
+def _of_packages(script: Script, needs: Requirements, known: Language | None) -> Choice:
+    """The one interpreter that the packages name. ``known`` is the language of the suffix, which no program runs."""
+    names = [spec_name(spec) for spec in needs.packages]
+    if needs.overlay is not None:
+        names += [spec_name(spec) for spec in needs.overlay.conda]
+    if needs.pypi or (needs.overlay is not None and needs.overlay.entries):
+        names.append(PYTHON)
+    found = languages_of_packages(names)
+    if not found:
+        return Choice(None, "nothing", NO_INTERPRETER)
+    if len(found) > 1:
+        listed = ", ".join(str(language.package) for language in found)
+        return Choice(None, "nothing", f"its packages name several interpreters ({listed})")
+    (language,) = found
+    if known is not None and known.package not in (language.package, "nodejs"):
+        other = language_in_text(script.text)
+        if other is not None and language.package not in _RUN_BY.get(other, ()):
+            return Choice(None, "nothing", f"its text is {other}, which {language.command[0]} cannot run")
+    return Choice(language.command, "packages")
+
+
+# env's options that take the next word as their value
+_ENV_VALUED = frozenset({"-u", "--unset", "-C", "--chdir", "-P", "-a", "--argv0"})
+_SPLITS = pattern(r"-[iv0]*S")
+
+
+def _shebang(script: Script) -> str:
+    """What follows the ``#!`` in the first line; empty where there is none."""
+    first = script.text.split("\n", 1)[0]
+    return first[2:].strip() if first.startswith("#!") else ""
+
+
+def _shebang_words(script: Script) -> tuple[str, ...] | None:
+    """The words of the shebang; None where there is none, or where it names a launcher."""
+    shebang = _shebang(script)
+    words = tuple(shebang.split())
+    if not words or _program(shebang)[0] in LAUNCHERS:
+        return None
+    if _basename(words[0]) != "env":
+        return words
+    rest = shebang[len(words[0]) :].strip()
+    if os.name == "nt":
+        return tuple(_split(rest.removeprefix("-S"))) or None
+    # -S splits one word by rules of its own: hand it over whole, as the kernel does
+    return (words[0], rest) if rest.startswith(("-S", "-vS", "--split-string")) else words
+
+
+def is_original(script: Script) -> bool:
+    """Whether the script's shebang names conda-execute, or ``conda execute``."""
+    program, rest = _program(_shebang(script))
+    return program == "conda-execute" or (program == "conda" and rest[:1] == ("execute",))
+
+
+def _language_of_paths(script: Script) -> Language | None:
+    """The language of the file's suffix; a link without one that means anything has that of the file it leads to."""
+    paths = (os.fspath(script.path), os.path.realpath(script.path))
+    found = (language_of_suffix(os.path.splitext(path)[1]) for path in paths)
+    return next((known for known in found if known is not None), None)
+
+
+def _program(shebang: str) -> tuple[str, tuple[str, ...]]:
+    """The name of the program that a shebang starts, seen through env, without directories and ``.exe``; its words."""
+    words = _split(shebang)
+    if not words:
+        return "", ()
+    if _basename(words[0]) != "env":
+        return _basename(words[0]), tuple(words[1:])
+    words = words[1:]
+    while words:
+        word = words.pop(0)
+        if word in _ENV_VALUED:
+            words = words[1:]
+        elif word.startswith("--split-string="):
+            words = _split(word.partition("=")[2]) + words
+        elif _SPLITS.match(word) or word == "--split-string":
+            text = word.partition("S")[2] if word.startswith("-") and not word.startswith("--") else ""
+            words = (_split(text) if text else _split(words.pop(0)) if words else []) + words
+        elif not word.startswith("-") and "=" not in word:
+            return _basename(word), tuple(words)
+    return "", ()
+
+
+def _split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()
+
+
+def _basename(path: str) -> str:
+    return re.sub(r"\.(?:exe|cmd|bat)\Z", "", path.replace("\\", "/").rpartition("/")[2].lower())
+
 
 #: The dialect of a script whose environment comes from a file of its own.
 ENVIRONMENT_FILE = "environment.yml"
@@ -39,7 +236,7 @@ class ScriptMetadata(Value):
     #: The notebook's language, a kernel for which is among the requirements, and perhaps the name of a kernel.
     language: str | None = None
     kernel: str | None = None
-    #: What ``run_with`` was chosen by, and why it was not: see :class:`~cetool.declare.run_with.Choice`.
+    #: What ``run_with`` was chosen by, and why it was not: see :class:`~cetool.declare.metadata.Choice`.
     chosen: str = "declared"
     undecided: str = ""
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from cetool.base.errors import UsageError
 from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, DIALECTS, PEP723, Block, Declaration
 from cetool.declare.channels import NO_DEFAULTS, file_url
-from cetool.declare.dialects.own_keys import read_own_keys
+from cetool.declare.dialects.conda_execute import read_own_keys
 from cetool.declare.dialects.pip_lines import bare_requirement, option_lines
 from cetool.declare.dialects.uv import read_uv
 from cetool.declare.languages import language_of

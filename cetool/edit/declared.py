@@ -14,10 +14,9 @@ from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, PEP723, Block
 from cetool.declare.channels import NO_DEFAULTS
 from cetool.declare.dialects.pip_lines import bare_requirement
 from cetool.declare.match_specs import canonical_spec, spec_name
-from cetool.declare.nodes import Node
+from cetool.declare.nodes import Node, parse_yaml
 from cetool.declare.source import Script
 from cetool.declare.toml import parse_toml
-from cetool.declare.yaml import parse_yaml
 from cetool.edit.block_text import Path, block_text
 from cetool.edit.document import Document, require_script
 from cetool.edit.rendering import CETOOL_ENV, add_to_table, conda_entry, pypi_entry, python_specifier

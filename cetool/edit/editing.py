@@ -14,15 +14,14 @@ from cetool.base.text import nearest
 from cetool.base.urls import redact, strip_credentials
 from cetool.declare.blocks import CONDA_EXECUTE, PEP723, Block, Declaration, find_block, read_block
 from cetool.declare.channels import canonical_channel
-from cetool.declare.dialects.own_keys import read_own_keys
+from cetool.declare.dialects.conda_execute import read_own_keys
 from cetool.declare.dialects.uv import read_uv
 from cetool.declare.match_fields import PACKAGE_NAME
 from cetool.declare.match_specs import canonical_spec, spec_name
-from cetool.declare.metadata import nothing_found
+from cetool.declare.metadata import choose_program, nothing_found
 from cetool.declare.platforms import current_platform, selectors
 from cetool.declare.pypi import canonical_requirement
 from cetool.declare.requirements import DEFAULT_CHANNEL, Requirements
-from cetool.declare.run_with import choose_program
 from cetool.declare.source import Script
 from cetool.edit.block_text import UneditableError
 from cetool.edit.declared import DeclaredItem, Draft, block_tree, channels_place, draft_of, pypi_name, untouched

@@ -17,9 +17,9 @@ from cetool.base.errors import UsageError
 from cetool.declare.blocks import CONDA_SCRIPT, PEP723, find_block
 from cetool.declare.languages import Language, language_of
 from cetool.declare.match_specs import canonical_spec
+from cetool.declare.metadata import choose_program
 from cetool.declare.pypi import canonical_requirement
 from cetool.declare.requirements import DEFAULT_CHANNEL, Requirements
-from cetool.declare.run_with import choose_program
 from cetool.declare.source import Script
 from cetool.edit.declared import package_name
 from cetool.edit.document import Document, NotWrittenError, require_script

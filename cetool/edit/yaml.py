@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from cetool.base.errors import MetadataError
-from cetool.declare.yaml import parse_yaml
+from cetool.declare.nodes import parse_yaml
 from cetool.edit.block_text import (
     BlockEditor,
     Edit,
@@ -26,7 +26,7 @@ from cetool.edit.block_text import (
 
 
 def scan_yaml(content: str) -> Spot:
-    """The tree of a document that :func:`~cetool.declare.yaml.parse_yaml` accepts; an empty mapping of nothing."""
+    """The tree of a document that :func:`~cetool.declare.nodes.parse_yaml` accepts; an empty mapping of nothing."""
     from ruamel.yaml import YAML
 
     events = iter(YAML(typ="safe", pure=True).parse(content + "\n"))

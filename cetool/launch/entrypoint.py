@@ -22,8 +22,7 @@ from typing import NoReturn
 from cetool.base.errors import CetoolError, Interrupted, Location, MetadataError
 from cetool.base.process import Consent
 from cetool.launch.children import capture_output, sourced_environ, spawn_and_wait
-from cetool.launch.process import Command, end_like, exec_command
-from cetool.launch.programs import Prefixes, find_program
+from cetool.launch.process import Command, Prefixes, end_like, exec_command, find_program
 
 #: How deep ``$(...)`` may stand in ``$(...)``.
 MAX_DEPTH = 8
@@ -255,7 +254,7 @@ def run_entrypoint(entry: Entrypoint, args: Sequence[str], context: EntrypointCo
 
     The first command that fails ends cetool with its status, or by the signal that it died of. Activation scripts are
     sourced once, for all commands. Raises MetadataError on an unknown name, EntrypointError on a failing ``$(...)``,
-    and what :func:`~cetool.launch.programs.find_program` and :func:`~cetool.launch.process.exec_command` raise.
+    and what :func:`~cetool.launch.process.find_program` and :func:`~cetool.launch.process.exec_command` raise.
     """
     runner = _Runner(entry, context)
     status = runner.run_all_but_last()

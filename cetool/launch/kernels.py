@@ -24,8 +24,7 @@ from cetool.base.files import read_if_there, replace_file
 from cetool.base.limits import KERNEL, read_json
 from cetool.base.process import own_program
 from cetool.launch.activation import Activation, activated_environ
-from cetool.launch.process import Command
-from cetool.launch.programs import find_program
+from cetool.launch.process import Command, find_program
 
 #: Of several kernels of a language, the one that is taken.
 _USUAL = ("python3", "ir", "bash")

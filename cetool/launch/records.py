@@ -19,8 +19,7 @@ from cetool.base.values import Value
 from cetool.declare.metadata import ScriptMetadata
 from cetool.launch.activation import Activation
 from cetool.settings.paths import Paths
-from cetool.store.marker import MARKER
-from cetool.store.store import Lease
+from cetool.store.store import MARKER, Lease
 from cetool.warm import file_state
 from cetool.warm.declared import block_in, head_of, write_record
 

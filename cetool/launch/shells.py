@@ -21,8 +21,7 @@ from cetool.base.codec import canonical_json, sha256_of
 from cetool.base.errors import StoreError
 from cetool.base.files import put_file
 from cetool.launch.activation import Activation, activated_environ
-from cetool.launch.process import Command
-from cetool.launch.programs import look_in
+from cetool.launch.process import Command, look_in
 from cetool.store.scripts import Held, ScriptStore
 from cetool.warm.environ import ON_WINDOWS
 

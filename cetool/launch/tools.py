@@ -12,7 +12,7 @@ from pathlib import Path
 from cetool.base.errors import CetoolError, NotExecutableError, ProgramNotFoundError, UsageError
 from cetool.declare.languages import package_of_program
 from cetool.declare.match_specs import canonical_spec, spec_name
-from cetool.launch.programs import find_program, look_in
+from cetool.launch.process import find_program, look_in
 from cetool.packages.prefix import sound_records
 from cetool.warm.environ import ON_WINDOWS, path_dirs
 

@@ -10,10 +10,9 @@ from cetool.base.errors import Location, MetadataError
 from cetool.base.text import has_control, normalized, shorten
 from cetool.base.urls import strip_credentials
 from cetool.declare.channels import canonical_channel
-from cetool.declare.nodes import Node
+from cetool.declare.nodes import Node, parse_yaml
 from cetool.declare.package import Package, PypiPackage
 from cetool.declare.platforms import PLATFORMS
-from cetool.declare.yaml import parse_yaml
 from cetool.lock.checks import (
     Contents,
     conda_package,

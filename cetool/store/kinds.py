@@ -17,11 +17,9 @@ from cetool.base.durations import age
 from cetool.base.process import prefixes_in_use
 from cetool.packages.cache import METADATA, PACKAGES, held_for_collection
 from cetool.settings.paths import Paths
-from cetool.store.baselines import KEPT, BaselineStore, is_script_gone
 from cetool.store.disk import Freed, delete_tree, discard
 from cetool.store.gc import Collection, Kind, Locked, Removable
-from cetool.store.keyed import KEPT as COPIES_KEPT
-from cetool.store.keyed import SHA256
+from cetool.store.keyed import BASELINES_KEPT, COPIES_KEPT, SHA256, BaselineStore, is_script_gone
 from cetool.store.making import put_away, tidy
 from cetool.store.scripts import ScriptStore
 from cetool.store.store import Directory, Store
@@ -177,7 +175,7 @@ class _Baselines(Files):
     """What is kept of baselines for scripts that are gone."""
 
     def __init__(self, store: BaselineStore) -> None:
-        super().__init__("scripts", store.directory, KEPT, always=True)
+        super().__init__("scripts", store.directory, BASELINES_KEPT, always=True)
         self._store = store
 
     def items(self, freed: Freed) -> Iterable[Removable]:
@@ -185,7 +183,7 @@ class _Baselines(Files):
         now = time.time()
         for key, copy in self._store.all_uses():
             item = _item(self._store.uses.path(key))
-            if item is not None and is_script_gone(copy) and age(item.used or 0.0, now) >= KEPT:
+            if item is not None and is_script_gone(copy) and age(item.used or 0.0, now) >= BASELINES_KEPT:
                 yield item
             else:
                 wanted.add(copy.address)

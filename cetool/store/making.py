@@ -25,8 +25,17 @@ from cetool.base.ownership import is_open_to_others, make_private_dirs
 from cetool.base.process import prefixes_in_use
 from cetool.declare.environment import EnvironmentSpec
 from cetool.store.disk import clear, clear_locks, delete_tree, discard, write_hint
-from cetool.store.marker import FROZEN, MARKER, Marker, read_marker, valid_marker
-from cetool.store.store import Directory, Lease, Store, is_directory_name
+from cetool.store.store import (
+    FROZEN,
+    MARKER,
+    Directory,
+    Lease,
+    Marker,
+    Store,
+    is_directory_name,
+    read_marker,
+    valid_marker,
+)
 
 _FAILED = ".failed"
 #: To read and enter a directory, for its group and for others; to write to what is in it.

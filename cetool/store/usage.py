@@ -21,8 +21,7 @@ from cetool.base.filelock import FileLock, wait_for_lock
 from cetool.base.process import running_processes
 from cetool.base.values import Value
 from cetool.settings.paths import Paths
-from cetool.store.marker import Marker, valid_marker
-from cetool.store.store import Store
+from cetool.store.store import Marker, Store, valid_marker
 from cetool.store.usage_files import (
     DATABASE_ERRORS,
     all_files,

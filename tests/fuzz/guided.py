@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _INSTRUMENTED = ["cetool.spec", "cetool.lock", "cetool.base.limits", "cetool.settings.file", "cetool.settings.condarc"]
-_INSTRUMENTED += ["cetool.provenance.record", "cetool.store.marker", "ruamel.yaml", "tomli", "packaging", "json"]
+_INSTRUMENTED += ["cetool.provenance.record", "cetool.store.store", "ruamel.yaml", "tomli", "packaging", "json"]
 
 
 def main() -> None:

@@ -249,7 +249,7 @@ def _spec() -> dict[str, Any]:
 
 
 def _marker(directory: Path) -> object:
-    from cetool.store.marker import is_marked, read_marker, valid_marker
+    from cetool.store.store import is_marked, read_marker, valid_marker
 
     is_marked(directory)
     valid_marker(directory)
@@ -304,7 +304,7 @@ def _failure(directory: Path) -> object:
 
 
 def _trusted(directory: Path) -> object:
-    from cetool.store.trust import TrustStore
+    from cetool.store.keyed import TrustStore
 
     directory.chmod(0o700)
     _private(directory / f"{_SHA}.json")

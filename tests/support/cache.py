@@ -27,8 +27,7 @@ from cetool.store.making import Builder, Settling, write_marker
 from cetool.store.making import ensure as ensure
 from cetool.store.making import remove as remove
 from cetool.store.making import tidy as tidy
-from cetool.store.marker import Marker, read_marker
-from cetool.store.store import Lease, Store
+from cetool.store.store import Lease, Marker, Store, read_marker
 from cetool.store.usage import UsageLog, open_usage_log
 
 _TESTS = Path(__file__).resolve().parents[1]

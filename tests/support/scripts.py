@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cetool.store.marker import MARKER
+from cetool.store.store import MARKER
 from support.home import Home
 
 #: The script of the original's README, and what its environment is called.

@@ -8,8 +8,8 @@ from cetool.base.errors import MetadataError
 from cetool.base.text import nearest, pattern, shorten
 from cetool.declare.blocks import CONDA_SCRIPT, Block, Broken, Declaration
 from cetool.declare.channels import channels_of
+from cetool.declare.dialects.conda_execute import read_own_keys
 from cetool.declare.dialects.dependencies import conda_dependencies
-from cetool.declare.dialects.own_keys import read_own_keys
 from cetool.declare.dialects.pixi import read_pixi, refuse_partial
 from cetool.declare.nodes import Node
 from cetool.declare.platforms import FAMILIES, PLATFORMS, current_platform, selectors

@@ -13,13 +13,12 @@ from cetool.base.errors import Location, MetadataError, ScriptNotFoundError, Scr
 from cetool.base.limits import ENVIRONMENT_FILE
 from cetool.base.text import nearest, pattern, printable, shorten
 from cetool.declare.channels import channels_of, ends_channels
-from cetool.declare.dialects.own_keys import read_packages, read_variables
+from cetool.declare.dialects.conda_execute import read_packages, read_variables
 from cetool.declare.match_specs import canonical_spec
-from cetool.declare.nodes import Node
+from cetool.declare.nodes import Node, parse_yaml
 from cetool.declare.platforms import current_platform, selectors
 from cetool.declare.requirements import Ignored, Requirements
 from cetool.declare.source import decode, read_bytes
-from cetool.declare.yaml import parse_yaml
 
 #: CEP 24's keys.
 KEYS = ("name", "prefix", "channels", "dependencies", "variables")

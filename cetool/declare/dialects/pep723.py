@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cetool.base.text import pattern
 from cetool.declare.blocks import PEP723, Block, Broken, Declaration
 from cetool.declare.channels import channels_of
-from cetool.declare.dialects.own_keys import read_own_keys, read_packages
+from cetool.declare.dialects.conda_execute import read_own_keys, read_packages
 from cetool.declare.dialects.pixi import read_pixi, refuse_partial
 from cetool.declare.dialects.uv import applied, read_uv
 from cetool.declare.match_specs import requires_python_spec, spec_name

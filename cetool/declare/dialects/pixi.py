@@ -13,8 +13,8 @@ from cetool.base.durations import exclude_newer, rfc3339
 from cetool.base.errors import Location, MetadataError, UsageError
 from cetool.base.text import nearest, normalized, pattern, shorten
 from cetool.declare.channels import channels_of
+from cetool.declare.dialects.conda_execute import read_variables
 from cetool.declare.dialects.dependencies import PIXI_FIELDS, conda_dependencies, pypi_dependency
-from cetool.declare.dialects.own_keys import read_variables
 from cetool.declare.nodes import Directory, Node
 from cetool.declare.platforms import FAMILIES, PLATFORMS, selectors
 from cetool.declare.pypi import INDEX_STRATEGY, PRERELEASE, PypiSettings, index_url, package_names
