@@ -143,7 +143,7 @@ def _solve(source: Source | None, metadata: ScriptMetadata, world: World, report
 
                 decision = on_baselines(decision, Terms(), world, reporter)
             if not decision.spec.is_locked:
-                count_packages(world.request(decision.spec), progress, Hold(consent))
+                count_packages(world.request(decision.spec), progress, Hold(consent, own_process=world.own_process))
         except UnsatisfiableError as error:
             line = metadata.lines[0] if metadata.lines else None
             return [Finding("unsatisfiable", scrub(error.message), line, error.hint)]

@@ -242,7 +242,7 @@ def find_origins(
         return installed
     request = world.request(spec, prefix, world.paths.logs / f"{prefix.name}.log")
     try:
-        return find_missing_origins(request, Hold(consent()), installed)
+        return find_missing_origins(request, Hold(consent(), own_process=world.own_process), installed)
     except EngineError:  # no python to ask for
         return installed
 

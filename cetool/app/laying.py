@@ -107,7 +107,12 @@ def _laid(
     with reporter.progress() as progress:
 
         def build(prefix: Path, log: Path, descriptors: tuple[int, ...], settling: Settling) -> Marker:
-            return _build(world.request(decision.spec, prefix, log), world, progress, Hold(consent, descriptors))
+            return _build(
+                world.request(decision.spec, prefix, log),
+                world,
+                progress,
+                Hold(consent, descriptors, world.own_process),
+            )
 
         lease = ensure(store, decision.spec, build, refresh=refresh, on_wait=progress.wait, purpose=decision.purpose)
     if lease.created:

@@ -237,7 +237,7 @@ def _solved(
 ) -> Lock:
     """The lock as it is to be: each platform solved towards what it was."""
     consent = consent_to(Subject(source, platforms=tuple(asked)), world, reporter)
-    hold = Hold(consent)
+    hold = Hold(consent, own_process=world.own_process)
     newest = None if wish.exclude_newer is None else rfc3339(wish.exclude_newer)
     found = []
     channels: dict[str, None] = {}

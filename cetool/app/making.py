@@ -37,7 +37,7 @@ def make(decision: Decision, world: World, reporter: Reporter, consent: Consent,
     with reporter.progress() as progress:
 
         def build(prefix: Path, log: Path, descriptors: tuple[int, ...], settling: Settling) -> Marker:
-            hold = Hold(consent, descriptors)
+            hold = Hold(consent, descriptors, world.own_process)
             return _build(world.request(spec, prefix, log), world, Making(progress, settling), hold)
 
         lease = ensure(world.store, spec, build, refresh=refresh, on_wait=progress.wait, purpose=decision.purpose)

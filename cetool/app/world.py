@@ -89,6 +89,8 @@ class World:
     evidence: Evidence
     #: The settings that the command line, or the program that uses the library, has set itself.
     options: Mapping[str, object]
+    #: Whether the process is cetool's own, and not that of a program that uses the library.
+    own_process: bool
 
     def __init__(self, **values: Any) -> None:
         """Use :func:`load_world`."""
@@ -100,7 +102,7 @@ class World:
     def without(self, variable: str) -> World:
         """The same without a variable: nothing that is executed from now on gets it."""
         environ = {name: value for name, value in self.environ.items() if name != variable}
-        kept = ("loaded", "paths", "store", "since", "evidence", "options")
+        kept = ("loaded", "paths", "store", "since", "evidence", "options", "own_process")
         return World(environ=environ, **{name: getattr(self, name) for name in kept})
 
     @property
@@ -219,7 +221,12 @@ class World:
         return here if self.settings.channels else self.on_condarc.plus(here)
 
 
-def load_world(options: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None) -> World:
+def load_world(
+    options: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    own_process: bool = False,
+) -> World:
     """The world with these options, by the settings' keys (None: not given); ``environ`` are the process's variables
     unless others are given. Raises CetoolError for settings that are wrong, and where there is no place for a cache.
     """
@@ -240,6 +247,7 @@ def load_world(options: Mapping[str, object] | None = None, environ: Mapping[str
         since=since,
         evidence=seen,
         options=MappingProxyType(given),
+        own_process=own_process,
     )
 
 

@@ -26,7 +26,7 @@ _MOST_TYPED = 4096
 
 def start(options: Mapping[str, object] | None = None) -> tuple[World, Voice]:
     """The world with these options, and what speaks in it."""
-    world = load_world(options)
+    world = load_world(options, own_process=True)
     voice = Voice(world.settings.verbosity, world.environ)
     for variable in world.loaded.unknown:
         voice.warn(f"{variable} is ignored: cetool has no such variable")

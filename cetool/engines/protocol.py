@@ -93,6 +93,8 @@ class Hold(Value):
     consent: Consent
     #: Descriptors that every subprocess must keep open until it has ended.
     descriptors: tuple[int, ...] = ()
+    #: Whether this process is cetool's own: what libraries print to standard error may then go to the log instead.
+    own_process: bool = False
 
 
 class EngineRequest(Value):

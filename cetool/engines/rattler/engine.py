@@ -12,6 +12,7 @@ most. Unlike conda, rattler does not byte-compile noarch packages: Python does i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -118,10 +119,12 @@ class RattlerEngine:
         condarc = load_condarc(self.environ, mamba=True)
         if variables := process_variables(condarc, self.environ):
             return perform_apart(self, request, progress, hold, variables, link=link)
-        return self.perform(request, progress, condarc, link=link)
+        return self.perform(request, progress, condarc, hold.own_process, link)
 
-    def perform(self, request: EngineRequest, progress: Progress, condarc: Condarc, *, link: bool) -> list[Package]:
-        """Solve, and link if wanted, in this process, whose variables are those that rattler is to see."""
+    def perform(
+        self, request: EngineRequest, progress: Progress, condarc: Condarc, own: bool, link: bool
+    ) -> list[Package]:
+        """Solve, and link if wanted, in this process, with its variables; its errors go to the log if it is our own."""
         need_descriptors()
         version = self.version
         plan = make_plan(request, condarc, self.environ)
@@ -135,7 +138,7 @@ class RattlerEngine:
             creation = _Creation(plan, request, progress, pulse, caches, self.environ)
             watched = caches / METADATA
             try:
-                with stderr_to(log.fileno()):
+                with stderr_to(log.fileno()) if own else nullcontext():
                     records = attend(
                         creation.run(link=link),
                         lambda: pulse.still_for(watched) > request.stall_timeout,
@@ -358,8 +361,7 @@ class _Creation:
                 )
         except Exception as error:
             unpacked = (packages / _STEM.sub("", record.file_name) for record in records)
-            damaged = [directory for directory in unpacked if is_damaged(directory)]
-            if damaged:
+            if damaged := [directory for directory in unpacked if is_damaged(directory)]:
                 self.details = str(error)
                 raise DamagedPackages(damaged) from None
             raise
@@ -375,9 +377,7 @@ def _is_virtual(spec: Any) -> bool:
 
 
 def _with_log(error: CetoolError, request: EngineRequest) -> CetoolError:
-    if isinstance(error, EngineError) and error.log is None:
-        return error.but(log=str(request.log))
-    return error
+    return error.but(log=str(request.log)) if isinstance(error, EngineError) and error.log is None else error
 
 
 def _stalled(plan: Plan, request: EngineRequest) -> EngineError:
@@ -395,6 +395,6 @@ def work() -> None:
 
     def perform(environ: Mapping[str, str], cache: Path, request: EngineRequest, progress: Progress, link: bool) -> Any:
         engine = RattlerEngine(environ, cache)
-        return engine.perform(request, progress, load_condarc(environ, mamba=True), link=link)
+        return engine.perform(request, progress, load_condarc(environ, mamba=True), True, link)
 
     answer(perform)
