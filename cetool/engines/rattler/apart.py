@@ -65,6 +65,7 @@ def perform_apart(
     listener = threading.Thread(target=listen, name="cetool-rattler-apart", daemon=True)
     listener.start()
     try:
+        request.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with PrivateFiles(request) as files:
             path = files.write("request.json", json.dumps(told))
             argv = own_program(str(path), str(writing), entry="work", module="cetool.engines.rattler.engine")
