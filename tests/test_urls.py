@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.secret_urls import FORMS, SECRET
 
-from cetool.base.secrets import hide_known
+from cetool.base.text import hide_known
 from cetool.base.urls import redact, scrub, split_url, strip_credentials
 
 

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes
 
-from cetool.base.secrets import MASK, hide_known, is_secret_name, remember, remember_login
-from cetool.base.text import pattern, shorten
+from cetool.base.text import MASK, hide_known, is_secret_name, pattern, remember, remember_login, shorten
 from cetool.base.values import Value
 
 _IN_SCHEME = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+")

@@ -1,7 +1,8 @@
-"""``cetool create``, ``name``, ``list`` and ``remove``: environments by themselves."""
+"""``cetool create``, ``name``, ``list``, ``remove`` and ``gc``: environments by themselves, and their collection."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,12 +10,19 @@ from typing import Annotated
 import typer
 
 from cetool.app import environments as app
+from cetool.app.background import be_nice
+from cetool.app.collecting import collect, collect_downloads
 from cetool.app.decision import BaselineOptions, Wish
 from cetool.app.environments import Listed, decide_specs
-from cetool.base.durations import format_duration, format_size
+from cetool.base.durations import format_duration, format_size, parse_duration, parse_size
+from cetool.base.errors import EXIT_FAILURE, CetoolError, UsageError
 from cetool.cli import options
+from cetool.cli.options import option
 from cetool.cli.output import print_data, print_json, print_table
+from cetool.cli.voice import Voice
 from cetool.declare.environment import EnvironmentSpec
+from cetool.store.gc import Collected, Collection, Policy, Removable
+from cetool.store.kinds import DOWNLOADS, PACKAGES_KIND
 
 LIST_SCHEMA = "cetool.list/1"
 NAME_SCHEMA = "cetool.name/1"
@@ -165,3 +173,134 @@ def remove(
     """Remove environments, unless something runs in them."""
     world, voice = options.open_world(given)
     app.remove(targets, world, voice, insecure=given.insecure)
+
+
+SCHEMA = "cetool.gc/1"
+#: The kinds whose items are reported one by one.
+_LISTED = ("environments", "overlays")
+
+
+@dataclass(frozen=True)
+class GcOptions(options.Output):
+    """The options of ``cetool gc``."""
+
+    older_than: Annotated[
+        str | None,
+        option("--older-than", metavar="TIME", help="Those unused for so long: 90m, 25h, 7d, 2w, 1d12h."),
+    ] = None
+    max_size: Annotated[
+        str | None,
+        option("--max-size", metavar="SIZE", help="The least recently used, until this is kept: 20GB."),
+    ] = None
+    everything: Annotated[bool, option("--all", help="All that are not in use.")] = False
+    packages: Annotated[
+        bool, option("--packages", help="Remove downloaded packages that no environment uses, nothing else.")
+    ] = False
+    dry_run: Annotated[bool, option("--dry-run", help="Only tell what would go.")] = False
+    as_json: options.AsJson = False
+    trust_cache_dir: options.TrustCacheDir = False
+    background: Annotated[bool, option("--background", hidden=True)] = False
+
+
+@options.command
+def gc(*, given: GcOptions) -> None:
+    """Remove environments that were not used for a while; by default as the settings say. Never one that is in use."""
+    if given.everything and (given.older_than or given.max_size):
+        raise UsageError("--all takes everything that is not in use: --older-than and --max-size mean nothing with it")
+    if given.packages and (given.everything or given.max_size):
+        raise UsageError(
+            f"--packages and {'--all' if given.everything else '--max-size'} exclude each other",
+            hint="--all includes downloaded packages; with --packages, --older-than keeps those used lately.",
+        )
+    world, voice = options.open_world(given)
+    settings = world.settings
+    policy = Policy(everything=True)
+    if not given.everything and given.older_than is None and given.max_size is None:
+        policy = Policy(settings.remove_if_unused_for * 3600, settings.max_size)
+    elif not given.everything:
+        policy = Policy(
+            None if given.older_than is None else float(parse_duration(given.older_than)),
+            None if given.max_size is None else parse_size(given.max_size),
+        )
+    if given.background:
+        be_nice()
+        with contextlib.suppress(CetoolError, OSError):  # nobody reads a message here
+            collect(policy, world, voice, dry_run=False)
+        return
+    if given.packages:
+        age = 0.0 if given.older_than is None else policy.older_than or 0.0
+        found = collect_downloads(age, world, dry_run=given.dry_run)
+    else:
+        found = collect(policy, world, voice, dry_run=given.dry_run)
+    if given.as_json:
+        print_json(_collected(found))
+    else:
+        _tell(found, voice)
+    if found.failed:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+def _tell(found: Collection, voice: Voice) -> None:
+    done, freed = ("Would remove", "would free") if found.dry_run else ("Removed", "freed")
+    environments = found.of(*_LISTED)
+    for item in environments:
+        voice.result(f"{done} {item.item.path.name}: {_reason(item)}, {freed} {format_size(item.freed)}")
+    for kept in found.in_use:
+        voice.result(f"Kept {kept.path.name}: it is in use")
+    for left, error in found.failed:
+        voice.warn(f"{left.path.name} could not be removed: {error}")
+    if scripts := _freed(found, "scripts"):
+        voice.result(f"{done} scripts that came from elsewhere: {freed} {format_size(scripts)}")
+    if downloaded := _freed(found, *DOWNLOADS):
+        count = len(found.of(PACKAGES_KIND))
+        what = f"{count} downloaded package{'' if count == 1 else 's'}, channel metadata and logs"
+        voice.result(f"{done} {what}: {freed} {format_size(downloaded)}")
+    count = len(environments)
+    size = _total(found)
+    total = f"{format_size(size)} in all"
+    if count:
+        voice.result(f"{done} {count} environment{'' if count == 1 else 's'}, {total}")
+    else:
+        voice.result(f"{freed.capitalize()} {total}" if size else "There is nothing to remove.")
+
+
+def _freed(found: Collection, *kinds: str) -> int:
+    return sum(item.freed for item in found.of(*kinds))
+
+
+def _total(found: Collection) -> int:
+    """Bytes freed in all; launch records do not count."""
+    return _freed(found, *_LISTED, "scripts", *DOWNLOADS)
+
+
+def _reason(item: Collected) -> str:
+    if item.unused is None or item.reason in ("incomplete", "its base is gone"):
+        return item.reason
+    unused = f"unused for {format_duration(item.unused)}"
+    return unused if item.reason == "unused" else f"{item.reason}, {unused}"
+
+
+def _collected(found: Collection) -> dict[str, object]:
+    return {
+        "schema": SCHEMA,
+        "dry_run": found.dry_run,
+        "removed": [
+            {
+                **_named(item.item),
+                "reason": item.reason,
+                "unused_seconds": None if item.unused is None else round(item.unused, 3),
+                "freed_bytes": item.freed,
+            }
+            for item in found.of(*_LISTED)
+        ],
+        "in_use": [_named(item) for item in found.in_use],
+        "failed": [{**_named(item), "error": str(error)} for item, error in found.failed],
+        "scripts_freed_bytes": _freed(found, "scripts"),
+        "packages_removed": len(found.of(PACKAGES_KIND)),
+        "downloads_freed_bytes": _freed(found, *DOWNLOADS),
+        "freed_bytes": _total(found),
+    }
+
+
+def _named(item: Removable) -> dict[str, object]:
+    return {"name": item.name, "prefix": str(item.path)}

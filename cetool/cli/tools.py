@@ -13,7 +13,7 @@ from cetool.app import tools
 from cetool.app.decision import Wish
 from cetool.app.world import World
 from cetool.cli import options
-from cetool.cli.completion import with_shell
+from cetool.cli.app import with_shell
 from cetool.cli.options import option
 from cetool.cli.output import print_data, print_json
 from cetool.cli.run import CONTEXT

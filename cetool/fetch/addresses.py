@@ -14,8 +14,7 @@ from urllib.parse import quote
 from cetool.base.codec import sha256_of
 from cetool.base.errors import CetoolError, ConfigError, Location, UsageError
 from cetool.base.limits import SETTINGS
-from cetool.base.secrets import remember
-from cetool.base.text import printable
+from cetool.base.text import printable, remember
 from cetool.base.urls import basic_authorization, split_url, strip_credentials
 from cetool.settings.paths import home_directory
 
