@@ -60,7 +60,7 @@ def test_only_the_outermost_layers_import_cetool_within_functions() -> None:
             for node in ast.walk(function):
                 ours = isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "cetool"
                 ours = ours or (isinstance(node, ast.Import) and node.names[0].name.split(".")[0] == "cetool")
-                # the warm path itself is made of late imports: tests/test_warm.py counts them
+                # the warm path itself is made of late imports: tests/warm/test_warm.py counts them
                 if ours and not name.startswith("warm/"):
                     late.append(f"{name}: {function.name}: {ast.unparse(node)}")
     assert not late

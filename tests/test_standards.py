@@ -39,8 +39,8 @@ _TEST = re.compile(r"`(?:(test_\w+)\.?(?:py)?)?::(test_\w+)`")
 @cache
 def _tests(file: str) -> dict[str, str]:
     """The source of each test in a file, its decorators and the comment above it included."""
-    path = TESTS / f"{file}.py"
-    if not path.exists():
+    path = next(TESTS.rglob(f"{file}.py"), None)
+    if path is None:
         return {}
     text = path.read_text(encoding="utf-8")
     lines, found = text.split("\n"), {}
