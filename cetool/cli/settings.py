@@ -16,7 +16,7 @@ from cetool.cli import options
 from cetool.cli.output import is_terminal, print_data, print_json, print_line, print_table
 from cetool.settings.file import read_config_file, remove_setting, write_setting
 from cetool.settings.paths import config_file_path
-from cetool.settings.settings import DEFAULTS, KEYS, LoadedSettings, check_value, load_settings, nearest_key
+from cetool.settings.settings import DEFAULTS, KEYS, LoadedSettings, check_value, load_settings, no_setting
 
 #: The form of ``config list --json``; a change that a reader could stumble over gets another number.
 SCHEMA = "cetool.config/1"
@@ -105,7 +105,7 @@ def _config_file() -> Path:
 
 def _require_key(key: str) -> None:
     if key not in DEFAULTS:
-        raise UsageError(f"there is no setting {key!r}", code="setting-unknown", hint=nearest_key(key))
+        raise no_setting(key)
 
 
 def _stored(key: str, values: list[str]) -> object:

@@ -15,6 +15,8 @@ _SUBDIR = re.compile(r"noarch|(?:linux|osx|win|emscripten|wasi|freebsd|zos)-\w+"
 class UnsatisfiableError(EngineError):
     """The channels were read, and no environment can have all that was asked for."""
 
+    code = "spec-unsatisfiable"
+
 
 def _listed(items: Sequence[str]) -> str:
     return ", ".join(map(redact, items))

@@ -109,8 +109,7 @@ def load_settings(environ: Mapping[str, str], *, options: Mapping[str, object] |
     """The settings that hold for these variables and options.
 
     ``options`` are by key (``max-size`` or ``max_size``), None for one not given, text or values of the setting's type.
-    Raises ConfigError with file and line, or the variable, for an unknown key, a wrong type, a broken file; UsageError
-    for a wrong option.
+    Raises ConfigError with its place for an unknown key, a wrong type, a broken file; UsageError for a wrong option.
     """
     condarc = load_condarc(environ, root_prefix=conda_root(environ))
     context = _Context(environ, condarc)
@@ -121,13 +120,7 @@ def load_settings(environ: Mapping[str, str], *, options: Mapping[str, object] |
     for layer in layers:
         for name, (value, where) in layer.items():
             if name not in DEFAULTS:
-                raise ConfigError(
-                    f"there is no setting {name!r}",
-                    about=name,
-                    code="setting-unknown",
-                    where=where,
-                    hint=nearest_key(name),
-                )
+                raise no_setting(name, ConfigError, where)
             if value is not None:  # a key with nothing behind it sets nothing
                 origins[name] = _origin(name, plain_value(value), where, in_file)
     unknown = unknown_variables(environ)
@@ -136,8 +129,10 @@ def load_settings(environ: Mapping[str, str], *, options: Mapping[str, object] |
         if environ.get(variable):
             origins[key] = _origin(key, environ[variable], Location(variable), context)
     for name, value in (options or {}).items():
+        key = name.replace("_", "-")
+        if key not in DEFAULTS:  # only a program that uses the library can give it
+            raise no_setting(key)
         if value is not None:
-            key = name.replace("_", "-")
             origins[key] = _origin(key, value, None, context)
     _refuse_envs_dir(origins["env-dir"], condarc, environ)
     values: dict[str, Any] = {key.replace("-", "_"): origin.value for key, origin in origins.items()}
@@ -147,7 +142,7 @@ def load_settings(environ: Mapping[str, str], *, options: Mapping[str, object] |
 def check_value(key: str, value: object, environ: Mapping[str, str]) -> object:
     """The setting's value that a value in ``config.yaml`` would give. Raises UsageError for a wrong key or value."""
     if key not in DEFAULTS:
-        raise UsageError(f"there is no setting {key!r}", about=key, code="setting-unknown", hint=nearest_key(key))
+        raise no_setting(key)
     condarc = load_condarc(environ, root_prefix=conda_root(environ))
     try:
         found = _READERS[key](value, _Context(environ, condarc, in_file=True))
@@ -156,6 +151,11 @@ def check_value(key: str, value: object, environ: Mapping[str, str]) -> object:
     if key == "env-dir":
         _refuse_envs_dir(Origin(found, key), condarc, environ)
     return found
+
+
+def no_setting(key: str, kind: type[CetoolError] = UsageError, where: Location | None = None) -> CetoolError:
+    """The error for a key that does not exist."""
+    return kind(f"there is no setting {key!r}", about=key, code="setting-unknown", where=where, hint=nearest_key(key))
 
 
 def nearest_key(name: str) -> str:

@@ -140,3 +140,17 @@ def test_every_public_name_is_there_and_on_the_page() -> None:
     code = "import cetool; print([name for name in cetool.__all__ if getattr(cetool, name) is None], len(dir(cetool)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.startswith("[] "), done.stderr
+
+
+def test_a_program_tells_impossible_requests_and_wrong_settings_by_their_codes(home: Home) -> None:
+    code = """
+import cetool
+
+impossible = (["conflict-a", "conflict-b"], None)
+for specs, settings in (impossible, (["hello-bin"], {"bogus": 1}), (["hello-bin"], {"engine": "x"})):
+    try:
+        cetool.ensure(cetool.specify(specs), settings=settings)
+    except cetool.CetoolError as error:
+        print(error.code)
+"""
+    assert run_program(home, code).split() == ["spec-unsatisfiable", "setting-unknown", "usage"]
