@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 CELL_FAILED = 1
 DEFAULTS, INJECTED = "parameters", "injected-parameters"
 _MOST_SHOWN = 60
+#: Where IPython shows the lines of a failing cell itself; between the words may be colours.
+_OWN_LINES = re.compile(r"Cell(?:\x1b\[[\d;]*m| )+In(?:\x1b\[[\d;]*m)*\[")
 #: Lines of a failing cell that are shown.
 _MOST_LINES = 20
 
@@ -108,7 +111,7 @@ class _Audience:
 def _report_failure(name: str, failure: CellFailure, reporter: Reporter) -> None:
     """Show the failing cell, what its kernel says of it, and a sentence on standard error."""
     text = failure.traceback.rstrip("\n") + "\n" if failure.traceback.strip() else ""
-    if "Cell In[" not in text:  # IPython shows the lines itself
+    if not _OWN_LINES.search(text):
         lines = neutral(failure.source).rstrip().splitlines()
         shown = [f"{number:4} | {line}\n" for number, line in enumerate(lines[:_MOST_LINES], start=1)]
         shown += ["     ...\n"] if len(lines) > _MOST_LINES else []

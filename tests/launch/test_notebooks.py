@@ -68,6 +68,7 @@ def test_a_failing_cell_ends_it_with_status_1_and_is_shown(settled: Home) -> Non
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert done.stderr.endswith("cetool: cell 2 of fail.ipynb failed: ValueError: no good\n")
     assert "----> 2 raise ValueError('no good')" in done.stderr and "\x1b" not in done.stderr
+    assert done.stderr.count("raise ValueError('no good')") == 1  # IPython shows the cell, so cetool does not
     # what ran can be looked at, and nothing of an earlier run is taken for it
     assert outputs(settled.path / "failed.ipynb") == ["", "ValueError: no good", ""]
 
