@@ -28,6 +28,7 @@ from cetool.base.process import issue
 from cetool.engines.build import build_environment
 from cetool.engines.choice import choose_engine
 from cetool.engines.protocol import Engine, EngineRequest, Hold, SilentProgress
+from cetool.packages.integrity import check_complete
 from engines import install_fakes
 
 ALL = ("conda", "mamba", "micromamba")
@@ -220,10 +221,17 @@ def test_a_run_that_went_wrong_is_an_error(world: World, name: str, fault: str, 
 @pytest.mark.parametrize("name", ALL)
 def test_it_is_looked_over_while_the_engine_ends(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once it has said that all is done; and not again if nothing has come or gone since."""
-    monkeypatch.setattr("cetool.engines.build.check_complete", None)
+    looks = []
+
+    def look(*values: Any, **named: Any) -> tuple[int, int]:
+        looks.append("there" in named)  # which the look before the end gives alone
+        return check_complete(*values, **named)
+
+    monkeypatch.setattr("cetool.engines.build.check_complete", look)
     request = world.request("hello-bin", environ=world.env)
     packages, size = build_environment(world.engine(name), request, Heard(), HOLD)
     assert packages == 1 and size > 0
+    assert looks == [True]
 
 
 @pytest.mark.parametrize("name", ALL)
