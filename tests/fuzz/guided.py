@@ -15,7 +15,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-_INSTRUMENTED = ["cetool.spec", "cetool.lock", "cetool.base.limits", "cetool.settings.file", "cetool.settings.condarc"]
+_INSTRUMENTED = [
+    "cetool.declare",
+    "cetool.lock",
+    "cetool.base.limits",
+    "cetool.settings.file",
+    "cetool.settings.condarc",
+]
 _INSTRUMENTED += ["cetool.provenance.record", "cetool.store.store", "ruamel.yaml", "tomli", "packaging", "json"]
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the
 
 HELLO = ("--spec", "hello-bin", "hello")
 IMPORTED = {
-    *("cetool", "cetool.__main__", "cetool.cache", "cetool.warm.files", "cetool.launch", "cetool.warm.environ"),
+    *("cetool", "cetool.__main__", "cetool.warm.files", "cetool.launch", "cetool.warm.environ"),
     *("cetool.warm.handover", "cetool.warm", "fcntl"),
 }
 
