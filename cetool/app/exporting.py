@@ -216,9 +216,8 @@ def _installed(
     finally:
         lease.release()
     if installed.unknown:
-        names = ", ".join(f"{each.name} {each.version}" for each in installed.unknown)
         raise StoreError(
-            f"where {names} was installed from is not known",
+            f"where {installed.unknown_names} was installed from is not known",
             code="lock-impossible",
             hint="`cetool run --refresh SCRIPT` makes the environment anew, and notes it.",
         )
@@ -261,8 +260,7 @@ def packages_of(target: str, world: World, reporter: Reporter) -> PlatformLock:
     lock = installed.lock
     subdirs = {package.subdir for package in lock.conda} - {"", "noarch"}
     if installed.unknown:
-        names = ", ".join(f"{each.name} {each.version}" for each in installed.unknown)
-        reporter.warn(f"where {names} was installed from is not known: the baseline lacks it")
+        reporter.warn(f"where {installed.unknown_names} was installed from is not known: the baseline lacks it")
     without = [package.name for package in lock.conda if not package.url]
     if without:
         reporter.warn(f"the environment does not tell where {', '.join(without)} came from: the baseline lacks it")

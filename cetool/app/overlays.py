@@ -292,9 +292,8 @@ def freeze(which: str, format: str, world: World, reporter: Reporter) -> str:
     found = freeze_lock(base, prefix, current_platform())
     installed = find_origins(found, base, spec, world, lambda: OWN)
     if installed.unknown:
-        names = ", ".join(f"{each.name} {each.version}" for each in installed.unknown)
         raise StoreError(
-            f"where {names} was installed from is not known, so it cannot be locked",
+            f"where {installed.unknown_names} was installed from is not known, so it cannot be locked",
             code="lock-impossible",
             hint="A directory or a checkout can be made a wheel; --format environment-yml lists versions alone.",
         )

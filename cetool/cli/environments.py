@@ -26,6 +26,9 @@ from cetool.store.kinds import DOWNLOADS, PACKAGES_KIND
 
 LIST_SCHEMA = "cetool.list/1"
 NAME_SCHEMA = "cetool.name/1"
+GC_SCHEMA = "cetool.gc/1"
+#: The kinds of which a collection's items are reported one by one.
+_LISTED = ("environments", "overlays")
 
 
 @dataclass(frozen=True)
@@ -175,11 +178,6 @@ def remove(
     app.remove(targets, world, voice, insecure=given.insecure)
 
 
-SCHEMA = "cetool.gc/1"
-#: The kinds whose items are reported one by one.
-_LISTED = ("environments", "overlays")
-
-
 @dataclass(frozen=True)
 class GcOptions(options.Output):
     """The options of ``cetool gc``."""
@@ -282,7 +280,7 @@ def _reason(item: Collected) -> str:
 
 def _collected(found: Collection) -> dict[str, object]:
     return {
-        "schema": SCHEMA,
+        "schema": GC_SCHEMA,
         "dry_run": found.dry_run,
         "removed": [
             {

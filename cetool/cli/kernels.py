@@ -21,13 +21,6 @@ from cetool.launch.kernels import KernelSource
 LIST_SCHEMA = "cetool.kernel.list/1"
 app = typer.Typer(name="kernel", help="Install kernels for Jupyter that run in an environment.", no_args_is_help=True)
 
-_Specs = Annotated[
-    list[str] | None, option("--spec", metavar="SPEC", help="A package of the environment; repeat for more.")
-]
-_With = Annotated[
-    list[str] | None,
-    option("--with", metavar="SPEC", help="A package besides those declared; repeat for more."),
-]
 _Language = Annotated[str | None, option("--language", metavar="LANGUAGE", help="The kernel's: python, r or bash.")]
 _Prefix = Annotated[
     str | None, option("--prefix", metavar="DIR", help="For the Jupyter that is installed there, not for you.")
@@ -41,10 +34,10 @@ class InstallOptions(options.Output):
     name: Annotated[
         str | None, option("--name", metavar="NAME", help="What Jupyter knows it by; the script's, if left out.")
     ] = None
-    spec: _Specs = None
+    spec: options.Specs = None
     display_name: Annotated[str | None, option("--display-name", metavar="TEXT", help="What Jupyter shows.")] = None
     language: _Language = None
-    extra: _With = None
+    extra: options.With = None
     channel: options.Channels = None
     env_file: options.EnvFile = None
     prefix: _Prefix = None
@@ -152,8 +145,8 @@ class StartOptions(options.Group):
     connection_file: Annotated[str, option("--connection-file", metavar="FILE", help="Jupyter's.")]
     script: Annotated[Path | None, option("--script", metavar="SCRIPT", help="Whose environment it is.")] = None
     language: _Language = None
-    spec: _Specs = None
-    extra: _With = None
+    spec: options.Specs = None
+    extra: options.With = None
     channel: options.Channels = None
     env_file: options.EnvFile = None
 

@@ -71,7 +71,7 @@ class LockOptions(options.Output):
     env_file: options.EnvFile = None
     as_json: options.AsJson = False
     offline: options.Offline = False
-    insecure: Annotated[bool, option("--insecure", help="Let a script come over plain http.")] = False
+    insecure: options.Insecure = False
     sha256: options.Sha256 = None
     yes: options.Yes = False
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast, get_type_hints
@@ -266,18 +266,18 @@ class Group:
                 raise typer.BadParameter(f"{' and '.join(given)} exclude each other.")
 
     @classmethod
-    def declared(cls) -> Iterator[tuple[str, OptionInfo, inspect.Parameter]]:
+    @functools.cache
+    def declared(cls) -> tuple[tuple[str, OptionInfo, inspect.Parameter], ...]:
         """Name, declaration and parameter of each option, the class's own before those of its bases."""
         hints = get_type_hints(cls, include_extras=True)
         known = {each.name: each for each in fields(cls)}
+        found = []
         for name in dict.fromkeys(_names(cls)):
             default = inspect.Parameter.empty if known[name].default is MISSING else known[name].default
             annotation = hints[name]
-            yield (
-                name,
-                annotation.__metadata__[0],
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation),
-            )
+            parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            found.append((name, annotation.__metadata__[0], parameter))
+        return tuple(found)
 
     @property
     def settings(self) -> dict[str, object]:

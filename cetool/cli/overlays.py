@@ -275,9 +275,7 @@ class FreezeOptions(options.Overlays):
     """The options of ``cetool overlay freeze``."""
 
     format: Annotated[Format, option("--format", help="How the packages are written down.")] = Format.CONDA_LOCK
-    output: Annotated[
-        Path | None, option("-o", "--output", metavar="FILE", help="Write to a file, not to standard output.")
-    ] = None
+    output: options.ToFile = None
 
 
 @app.command()

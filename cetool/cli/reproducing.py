@@ -182,20 +182,12 @@ class ExportOptions(options.Output):
     """The options of ``cetool export``."""
 
     format: Annotated[Format, option("--format", help="How the packages are written down.")] = Format.CONDA_LOCK
-    output: Annotated[
-        Path | None, option("-o", "--output", metavar="FILE", help="Write to a file, not to standard output.")
-    ] = None
-    platform: Annotated[
-        list[str] | None,
-        option("--platform", metavar="PLATFORM", help="A platform that the script's lock has; repeat for more."),
-    ] = None
+    output: options.ToFile = None
+    platform: options.Platforms = None
     lock_file: Annotated[
         Path | None, option("--lock-file", metavar="FILE", help="The lock, instead of the script's own.")
     ] = None
-    extra: Annotated[
-        list[str] | None,
-        option("--with", metavar="SPEC", help="A package besides those declared; repeat for more."),
-    ] = None
+    extra: options.With = None
     env_file: options.EnvFile = None
     engine: options.EngineName = None
     channel: options.Channels = None

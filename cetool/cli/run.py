@@ -29,10 +29,7 @@ class RunCommandOptions(options.Output, options.Making, options.Remote, options.
     code: Annotated[
         bool, option("-c", "--code", help="The arguments are the script's lines; none: standard input.")
     ] = False
-    extra: Annotated[
-        list[str] | None,
-        option("--with", metavar="SPEC", help="A package besides those declared; repeat for more."),
-    ] = None
+    extra: options.With = None
     exclude_newer: options.ExcludeNewer = None
     env_file: options.EnvFile = None
     no_activate: Annotated[

@@ -14,7 +14,6 @@ from cetool.app.world import World
 from cetool.base.urls import redact
 from cetool.cli import options
 from cetool.cli.environments import spec_document
-from cetool.cli.options import option
 from cetool.cli.output import print_json, print_line, print_table
 from cetool.declare.environment import EnvironmentSpec, Exact
 from cetool.declare.metadata import ScriptMetadata
@@ -29,9 +28,7 @@ class ShowOptions(options.Remote, options.Lock, options.Baseline):
 
     engine: options.EngineName = None
     channel: options.Channels = None
-    extra: Annotated[list[str] | None, option("--with", metavar="SPEC", help="A package besides those declared.")] = (
-        None
-    )
+    extra: options.With = None
     env_file: options.EnvFile = None
     exclude_newer: options.ExcludeNewer = None
     as_json: options.AsJson = False

@@ -21,17 +21,9 @@ from cetool.cli.voice import Voice
 
 PATH_SCHEMA = "cetool.path/1"
 
-_Specs = Annotated[
-    list[str] | None,
-    option("--spec", metavar="SPEC", help="A package of the environment; repeat for more."),
-]
 _Target = Annotated[
     str | None,
     typer.Argument(metavar="SCRIPT", help="A path, or a URL: the environment that it declares.", show_default=False),
-]
-_With = Annotated[
-    list[str] | None,
-    option("--with", metavar="SPEC", help="A package besides those declared; repeat for more."),
 ]
 
 
@@ -77,7 +69,7 @@ def cex(words: Sequence[str]) -> int:
 class ShellOptions(options.Output, options.Making, options.Remote, options.Lock):
     """The options of ``cetool shell``."""
 
-    spec: _Specs = None
+    spec: options.Specs = None
     repl: Annotated[
         bool | None,
         option(
@@ -85,7 +77,7 @@ class ShellOptions(options.Output, options.Making, options.Remote, options.Lock)
             help="Open Python instead of a shell, as is usual for notebooks: ipython where the environment has it.",
         ),
     ] = None
-    extra: _With = None
+    extra: options.With = None
     env_file: options.EnvFile = None
     exclude_newer: options.ExcludeNewer = None
 
@@ -104,10 +96,10 @@ def shell(target: _Target = None, *, given: ShellOptions) -> None:
 class PathOptions(options.Output, options.Making, options.Remote, options.Lock):
     """The options of ``cetool path``."""
 
-    spec: _Specs = None
+    spec: options.Specs = None
     python: Annotated[bool, option("--python", help="Print the path of its python instead.")] = False
     as_json: options.AsJson = False
-    extra: _With = None
+    extra: options.With = None
     env_file: options.EnvFile = None
     exclude_newer: options.ExcludeNewer = None
 

@@ -108,6 +108,11 @@ class Installed:
     #: PyPI packages whose file is not noted anywhere.
     unknown: tuple[Distribution, ...] = ()
 
+    @property
+    def unknown_names(self) -> str:
+        """What messages call the unknown packages: name and version of each."""
+        return ", ".join(f"{each.name} {each.version}" for each in self.unknown)
+
     def completed(self, found: Mapping[str, PypiPackage]) -> Installed:
         """The same where the files of unknown packages, by name, were found since."""
         known = [
