@@ -96,6 +96,11 @@ def shorten(text: str, limit: int = 120) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: ``1 package``, ``2 packages``, ``3 indices`` where ``plural`` is irregular."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
 def has_control(text: str) -> bool:
     """Whether the text holds a character that moves the cursor, breaks the line or ends a C string."""
     return any(ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u2028\u2029" for char in text)
