@@ -1,6 +1,6 @@
-"""A script's URL as an address that may be asked for: checked, in ASCII, its credentials held apart.
+"""Parse a script's URL into an address: checked, in ASCII, credentials separate.
 
-What authenticates a request for a script: the URL's user, GitHub's token, ``~/.netrc``; each to its host only.
+Credentials for a request come from the URL, a GitHub token, or ``~/.netrc``; each is sent only to its own host.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from cetool.settings.paths import home_directory
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
 _NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f-\xa0\s<>\"\\\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
-_ALPHABET = "%/:=&?~+!$,;'@()*[]"  # of a URL: these and what quote() leaves alone stay as they are
+_ALPHABET = "%/:=&?~+!$,;'@()*[]"  # not escaped in URLs, in addition to what quote() leaves alone
 
 
 @dataclass(frozen=True)
 class Address:
-    """A URL that may be asked for."""
+    """A URL that can be requested."""
 
     #: In ASCII, without user, password and fragment.
     url: str
@@ -34,60 +34,60 @@ class Address:
     host: str
     #: Scheme, host and port.
     origin: str
-    #: What authenticates there.
+    #: The value of the ``Authorization`` header from the URL's user and password; None if it has none.
     basic: str | None
-    #: What followed the ``#``, which servers are not told.
+    #: The part after ``#``, which is not sent to servers.
     fragment: str = ""
-    #: What is there, for messages.
+    #: What the URL leads to, for messages.
     what: str = "script"
 
     @property
     def shown(self) -> str:
-        """The URL as it may be shown and stored."""
+        """The URL without credentials, to be shown and stored."""
         return strip_credentials(self.url)
 
     @property
     def where(self) -> Location:
-        """The place that messages name."""
+        """The location for error messages."""
         return Location(self.shown)
 
     def unusable(self, message: str, hint: str, code: str = "url-unusable") -> CetoolError:
-        """The error for what the server answers."""
+        """Return the error for an unusable answer of the server."""
         return CetoolError(message, code=code, where=self.where, hint=hint)
 
     @property
     def key(self) -> str:
-        """What stands for the whole URL, tokens in its query included, and tells nothing of it (SHA-256, 64 digits)."""
+        """A digest of the whole URL, including tokens in its query, that reveals nothing of it (SHA-256, 64 digits)."""
         return sha256_of(f"{self.url}#{self.fragment}".encode("utf-8", "surrogatepass"))
 
     @property
     def file_name(self) -> str:
-        """The last part of the path, decoded, without what cannot be in a file's name; may be empty."""
+        """The last part of the path, decoded, without characters that file names cannot have; may be empty."""
         last = split_url(self.url).decoded_path.rpartition("/")[2]
         return "".join(char for char in last if char.isprintable() and char not in "/\\").strip(" .")
 
 
 def parse_address(text: str, what: str = "script") -> Address:
-    """The address that a script's URL (or of ``what``) names. Raises UsageError, which never shows a password."""
+    """Parse the URL of a script (or of ``what``). Raises UsageError, which never shows a password."""
     found = _SCHEME.match(text)
     scheme = "" if found is None else found[1].lower()
     where = Location(printable(strip_credentials(text)))
     if scheme == "file":
-        message = f"a {what}'s file is given by its path, not by a file:// URL"
-        raise UsageError(message, code="url-invalid", where=where, hint="Write the path alone.")
+        message = "file:// URLs are not supported"
+        raise UsageError(message, code="url-invalid", where=where, hint="Give the path of the file instead.")
     if scheme not in ("http", "https"):
-        hint = "Fetch it with what can, and give its path."
-        raise UsageError("this is no https:// URL", code="url-invalid", where=where, hint=hint)
+        hint = f"Download the {what} with another program and give its path."
+        raise UsageError("not an https:// URL", code="url-invalid", where=where, hint=hint)
     if bad := _NOT_IN_URLS.search(text):
-        message = f"there is a character in this URL that none can have: {bad[0]!r}"
-        hint = "Put quotes around a URL in a shell, and copy all of it; a blank in one is written %20."
+        message = f"the URL contains an invalid character: {bad[0]!r}"
+        hint = "Copy the whole URL, quote it in a shell, and write %20 for a space."
         raise UsageError(message, code="url-invalid", where=where, hint=hint)
     try:
         parts = split_url(text)
         host = _ascii_host(parts.host.removeprefix("[").removesuffix("]"))
     except ValueError:  # UnicodeError too
         hint = f"https://HOST/PATH/{'script.py' if what == 'script' else 'standard.txt'}"
-        message = "there is no valid host in this URL"
+        message = "the URL has no valid host name"
         raise UsageError(message, code="url-invalid", where=where, hint=hint) from None
     port = "" if parts.port in (None, 443 if scheme == "https" else 80) else f":{parts.port}"
     origin = f"{scheme}://{f'[{host}]' if ':' in host else host}{port}"
@@ -97,7 +97,7 @@ def parse_address(text: str, what: str = "script") -> Address:
 
 
 def _ascii_host(host: str) -> str:
-    """The host in ASCII (IDNA), lower case. Raises ValueError for what can be none."""
+    """Return the host name in ASCII (IDNA), lower case. Raises ValueError if it is invalid."""
     if ":" in host:
         import ipaddress
 
@@ -111,7 +111,7 @@ def _ascii_host(host: str) -> str:
 
 #: The variable with a token for scripts in private repositories on GitHub.
 GITHUB_TOKEN = "CETOOL_GITHUB_TOKEN"
-#: GitHub's own hosts that serve or tell of files; ``github.io`` and what else its users fill are not among them.
+#: Hosts of GitHub that serve or list files. ``github.io`` and other hosts whose content users control are excluded.
 GITHUB_HOSTS = frozenset(
     {"github.com", "www.github.com", "api.github.com", "raw.githubusercontent.com"}
     | {"gist.github.com", "gist.githubusercontent.com"}
@@ -119,10 +119,10 @@ GITHUB_HOSTS = frozenset(
 
 
 def authorization(address: Address, environ: Mapping[str, str], *, basic: str | None = None) -> str | None:
-    """The header ``Authorization`` for one request, None for none.
+    """Return the ``Authorization`` header for one request; None for no header.
 
-    ``basic`` is what the URL itself brought for this scheme, host and port, and comes first. A token and a password
-    from ``~/.netrc`` go over HTTPS only. Raises ConfigError for a token that cannot be one.
+    ``basic`` comes from the URL itself for this scheme, host and port, and takes precedence. A token, or a password
+    from ``~/.netrc``, is sent over HTTPS only. Raises ConfigError if the token is malformed.
     """
     if basic is not None or address.scheme != "https":
         return basic
@@ -131,14 +131,17 @@ def authorization(address: Address, environ: Mapping[str, str], *, basic: str | 
         if token:
             remember(token)
             if not re.fullmatch(r"[\x21-\x7e]+", token):
-                message, hint = "the token holds a character that none can have", "Copy it once more, alone and whole."
+                message, hint = "the token contains an invalid character", "Copy the token again, without line breaks."
                 raise ConfigError(message, where=Location(GITHUB_TOKEN), hint=hint)
             return f"token {token}"
     return _from_netrc(address.host, environ)
 
 
 def _from_netrc(host: str, environ: Mapping[str, str]) -> str | None:
-    """What ``NETRC`` or ``~/.netrc`` has for this host by name; its ``default`` would go to everybody."""
+    """Return the header from the entry for this host in ``NETRC`` or ``~/.netrc``.
+
+    The ``default`` entry is ignored, since it would be sent to every host.
+    """
     home = home_directory(environ)
     path = environ.get("NETRC") or (None if home is None else os.path.join(home, ".netrc"))
     if path is None or not os.path.isfile(path):
@@ -150,7 +153,7 @@ def _from_netrc(host: str, environ: Mapping[str, str]) -> str | None:
             return None
         entry = netrc.netrc(path).hosts.get(host)
     except (OSError, netrc.NetrcParseError, ValueError):
-        return None  # open to others, or malformed: as if there were none, as curl and requests have it
+        return None  # readable by others, or malformed: ignored, as curl and requests do
     if entry is None:
         return None
     user, _, password = entry

@@ -1,6 +1,6 @@
-"""From the address of a page that shows a file to that of the file itself, by the forms that code hosts have.
+"""Turn the address of a page that shows a file into the address of the file, for the common code hosts.
 
-Which file a gist's page means: GitHub's API tells what files there are.
+For the page of a gist, GitHub's API lists the files.
 
 Reference: https://docs.github.com/en/rest/gists/gists#get-a-gist
 """
@@ -21,20 +21,20 @@ from cetool.fetch.addresses import Address, parse_address
 
 _GITHUB = frozenset({"github.com", "www.github.com"})
 _GIST = re.compile(r"(?P<gist>(?:/[^/]+)?/(?P<id>[0-9a-f]{20,40}))(?P<revision>/[0-9a-f]{40})?/?\Z")
-#: GitHub: a file looked at, raw, edited, or with who wrote each line. A ref's own slashes are sorted out over there.
+#: GitHub: pages that view, download, edit or annotate a file. GitHub itself resolves slashes in the name of a ref.
 _GITHUB_FILE = re.compile(r"/([^/]+)/([^/]+)/(?:blob|raw|edit|blame)/([^/]+/.+)\Z")
-#: The path of a page, and that of the file, by programs that run on hosts of any name: GitLab, Gitea and Forgejo.
+#: The path of a page and the path of the file, for programs that run on any host: GitLab, Gitea and Forgejo.
 _ANYWHERE = (
     (r"(/.*|)(/-/snippets/[0-9]+)/?\Z", r"\1\2/raw"),
-    # groups in groups are in front of the /-/, which nothing else has
+    # nested groups are in front of the /-/, which occurs nowhere else
     (r"(/[^/]+/.+?)/-/(?:blob|edit|blame)/(.+)\Z", r"\1/-/raw/\2"),
     (r"(/[^/]+/[^/]+)/src/((?:branch|tag|commit)/[^/]+/.+)\Z", r"\1/raw/\2"),
 )
 _HUGGINGFACE = ((r"(/.+?)/blob/([^/]+/.+)\Z", r"\1/resolve/\2"),)
-#: The same by hosts; those without any serve files only, under paths that may look like any of the forms.
+#: The same for known hosts; those with no forms serve only files, whose paths may look like any of the forms.
 _HOSTS: dict[str, tuple[tuple[str, str], ...]] = {
     **dict.fromkeys(("raw.githubusercontent.com", "gist.githubusercontent.com", "gist.github.com"), ()),
-    # first as links were written before 2019
+    # the first one is how links were written before 2019
     "gitlab.com": ((r"(?!.*/-/)(/[^/]+/.+?)/(?:blob|edit|blame)/(.+)\Z", r"\1/-/raw/\2"), *_ANYWHERE),
     "bitbucket.org": ((r"(/[^/]+/[^/]+)/src/([^/]+/.+)\Z", r"\1/raw/\2"),),
     "git.sr.ht": ((r"(/~[^/]+/[^/]+)/tree/(.+?)/item/(.+)\Z", r"\1/blob/\2/\3"),),
@@ -43,10 +43,11 @@ _HOSTS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 def raw_file(address: Address) -> Address:
-    """The address of the file itself where this is that of the page which shows it; else the same.
+    """Return the address of the file if this is the address of a page that shows it; otherwise the same address.
 
-    A user and password go along only where the host stays. A gist's page is left, with the fragment that may name a
-    file, to :func:`cetool.fetch.pages.file_of_gist`, which has to ask which files there are; all others lose theirs.
+    User and password are kept only if the host stays the same. The address of a gist's page is returned unchanged,
+    including the fragment, which may name a file: :func:`file_of_gist` has to request the list of files. All other
+    fragments are removed.
     """
     if gist_of(address) is not None:
         return address
@@ -64,13 +65,13 @@ def raw_file(address: Address) -> Address:
 
 
 def gist_of(address: Address) -> tuple[str, str, str] | None:
-    """A gist's path, its id and its revision (which may be empty) where this is the page of one."""
+    """Return a gist's path, id and revision (may be empty) if this is the page of a gist, otherwise None."""
     found = _GIST.match(split_url(address.url).path) if address.host == "gist.github.com" else None
     return None if found is None else (found["gist"], found["id"], (found["revision"] or "").lstrip("/"))
 
 
 def likely_raw(address: Address) -> str | None:
-    """What the file's address may be where a page of an unknown host came instead: GitHub Enterprise has this form."""
+    """Return a guess at the file's address for a page of an unknown host, in the form of GitHub Enterprise."""
     path = split_url(address.url).path
     found = _GITHUB_FILE.match(path)
     if found is None or address.host in _HOSTS or "/raw/" in path:
@@ -86,7 +87,7 @@ _MOST_NAMED = 20
 
 @dataclass(frozen=True)
 class _File:
-    """A file of a gist: its name, the address of its bytes, and its text as far as the API has it."""
+    """A file of a gist: name, address of the raw file, and as much of its text as the API returned."""
 
     name: str
     address: Address
@@ -94,14 +95,13 @@ class _File:
 
 
 def file_of_gist(address: Address, ask: Callable[[Address], bytes]) -> Address:
-    """The address of the file that a gist's page means; the same address where this is no such page.
+    """Return the address of the file that a gist's page refers to; any other address is returned unchanged.
 
-    That is the one whose anchor the link has (``#file-name-py``), the only one, or the only one with a block that says
-    what it needs. ``ask`` fetches an address. Where the API does not answer (it serves sixty requests in an hour to
-    those without a token) the gist's first file is taken, if the link has no anchor.
+    This is the file whose anchor the link has (``#file-name-py``), the only file, or the only file with a block.
+    ``ask`` fetches an address. If the API does not answer (without a token it allows sixty requests an hour) and the
+    link has no anchor, the gist's first file is taken.
 
-    Raises UsageError where it could be several or is none of them, and what ``ask`` raises where an anchor has to be
-    looked up.
+    Raises UsageError if no file matches or several do, and the errors of ``ask`` if the link has an anchor.
     """
     gist = gist_of(address)
     if gist is None:
@@ -125,7 +125,7 @@ def _chosen(address: Address, files: list[_File], anchor: str | None) -> _File:
         if len(named) == 1:
             return named[0]
         raise UsageError(
-            f"this gist has no file for #file-{printable(anchor)}",
+            f"the gist has no file with the anchor #file-{printable(anchor)}",
             code="url-invalid",
             where=address.where,
             hint=_which(files),
@@ -135,23 +135,22 @@ def _chosen(address: Address, files: list[_File], anchor: str | None) -> _File:
     speaking = [file for file in files if any(dialect.mark in file.text for dialect in DIALECTS.values())]
     if len(speaking) == 1:
         return speaking[0]
-    raise UsageError("this gist has several files", code="url-invalid", where=address.where, hint=_which(files))
+    raise UsageError("the gist has several files", code="url-invalid", where=address.where, hint=_which(files))
 
 
 def _which(files: list[_File]) -> str:
     told = ", ".join(f"#file-{_anchor_of(file.name)} ({printable(file.name)})" for file in files[:_MOST_NAMED])
-    return (
-        f"Say which one by what follows the link, between quotes: {told}{', ...' if len(files) > _MOST_NAMED else ''}"
-    )
+    more = ", ..." if len(files) > _MOST_NAMED else ""
+    return f"Append the anchor of one of them to the link, and quote the link in a shell: {told}{more}"
 
 
 def _anchor_of(name: str) -> str:
-    """What GitHub makes of a file's name, as far as two names can be told apart by it."""
+    """Return GitHub's anchor for a file name, approximately: enough to distinguish names."""
     return re.sub(r"[^\w]+", "-", name.lower())
 
 
 def _files(answer: bytes) -> list[_File]:
-    """The files that the API tells of, in its order; none where this is not its form."""
+    """Return the files that the API lists, in its order; none if the answer is malformed."""
     try:
         listed: Any = parse_json(answer)["files"]
         found = [
@@ -160,5 +159,5 @@ def _files(answer: bytes) -> list[_File]:
         ]
     except (ValueError, KeyError, TypeError, AttributeError, UsageError):
         return []
-    # what the answer names is asked for as if the user had: so it has to be where GitHub keeps gists
+    # the URLs in the answer are requested as if the user had given them: accept only the host that serves gists
     return [file for file in found if file.address.host == _RAW_HOST and file.address.scheme == "https"]

@@ -1,4 +1,4 @@
-"""A script's bytes from a URL, over HTTPS, within limits of time and size, its credentials kept out of sight."""
+"""Fetch a script from a URL over HTTPS, within limits of time and size, without revealing credentials."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from cetool.fetch.pages import file_of_gist, likely_raw, raw_file
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
-#: The whole download may take this many times the seconds of silence that are allowed.
+#: The whole download may take this many times the timeout for a single response.
 _TOTAL_FACTOR = 4
 _CHUNK = 64 * 1024
 _LONGEST_HEADER = 512
-#: How a page begins that was sent as plain text.
+#: How a web page begins that was sent as plain text.
 _PAGE = (b"<!doctype html", b"<html")
 
 
 @dataclass(frozen=True)
 class Known:
-    """What was fetched before, to be asked for only if it has changed (RFC 9110, 13.1)."""
+    """A script that was fetched before; it is downloaded again only if it has changed (RFC 9110, 13.1)."""
 
-    #: The key of the address that had it in the end.
+    #: The key of its final address, after redirects.
     address: str
     data: bytes
-    #: What that said of it.
+    #: The headers ``ETag`` and ``Last-Modified`` of that response.
     etag: str | None = None
     modified: str | None = None
 
@@ -42,33 +42,33 @@ class Known:
 class Fetched:
     """A script that was fetched."""
 
-    #: Where it was in the end, without credentials.
+    #: The final URL after redirects, without credentials.
     url: str
     data: bytes
     #: Its file name, printable, without slashes.
     name: str
-    #: What the next fetch may be told.
+    #: To be passed to the next fetch.
     known: Known
 
 
 class UnreachableError(CetoolError):
-    """Nothing came from the server: there may be no network."""
+    """The server did not answer; there may be no network."""
 
     code = "url-unreachable"
 
 
 def locate_script(url: str, *, insecure: bool = False, what: str = "script") -> Address:
-    """The address that a URL means: of the file, where it is that of a page known to show one; a gist's page stays.
+    """Return the address for a URL; for a page that shows a file, the address of the file (except for gists).
 
-    Raises UsageError for a URL that cannot be used, and for plain HTTP unless ``insecure``.
+    Raises UsageError if the URL cannot be used, and for plain HTTP unless ``insecure``.
     """
     address = raw_file(parse_address(url, what))
     if address.scheme != "https" and not insecure:
         raise UsageError(
-            f"a {what} is not fetched over plain http://, where anybody on the way can change it",
+            f"a {what} must be fetched over https://: over http:// it can be modified on the way",
             code="url-invalid",
             where=address.where,
-            hint="Write https:// if the server has it; --insecure fetches it as it is.",
+            hint="Use https:// if the server supports it, or pass --insecure.",
         )
     return address
 
@@ -83,31 +83,32 @@ def fetch_script(
 ) -> Fetched:
     """Fetch a script.
 
-    Links to the pages that code hosts show a file on become those of the files. ``insecure`` lets plain HTTP pass;
-    certificates are checked all the same. ``timeout`` is for how many seconds a server may be silent; all of it may
-    take four times that. A user and password in the URL are sent to that scheme, host and port only; what ``environ``
-    (the process's, if None) has for a host by :mod:`cetool.fetch.addresses` to that host only. Where the server says
-    that ``known`` has not changed, its data are what was fetched.
+    Links to pages of code hosts that show a file are replaced by links to the file. ``insecure`` allows plain HTTP;
+    certificates are checked regardless. ``timeout`` is the number of seconds that a server may be silent; the whole
+    download may take four times as long. User and password in the URL are sent only to that scheme, host and port;
+    the credentials that :mod:`cetool.fetch.addresses` finds in ``environ`` (the process's if None) only to their
+    host. If the server says that ``known`` has not changed, its data are returned.
 
-    Raises UsageError for a URL that cannot be used, ScriptNotFoundError where there is no such file, UnreachableError
-    where no server answers, CetoolError where it cannot be had, is a page instead of a script, or is larger than
-    ``MAX_SIZE``.
+    Raises UsageError if the URL cannot be used, ScriptNotFoundError if there is no such file, UnreachableError if no
+    server answers, and CetoolError if access is refused, if it is a web page instead of a script, or if it is larger
+    than ``MAX_SIZE``.
     """
     address = url if isinstance(url, Address) else locate_script(url, insecure=insecure)
     variables = os.environ if environ is None else environ
     limit = timeout * _TOTAL_FACTOR
     fetched = _within(limit, lambda stop: _Download(insecure, timeout, variables, stop).follow(address, known))
     if fetched is None:
-        message = f"the {address.what} was not here after {limit:g} seconds"
-        raise UnreachableError(message, where=address.where, hint="Try again, or save it in a file.")
+        message = f"the download of the {address.what} took longer than {limit:g} seconds"
+        hint = f"Try again, or download the {address.what} with another program and give its path."
+        raise UnreachableError(message, where=address.where, hint=hint)
     return fetched
 
 
 def _within(limit: float, work: Callable[[threading.Event], Fetched]) -> Fetched | None:
-    """What ``work`` returns or raises, or None where that takes longer than ``limit`` seconds.
+    """Return or raise what ``work`` does, or return None if it takes longer than ``limit`` seconds.
 
-    It runs in a thread: a name server that does not answer and a header that comes byte by byte are bound by no timeout
-    of a socket's, and hold off Ctrl-C. One that is given up on ends with the process, if not by ``stop`` before.
+    ``work`` runs in a thread: no socket timeout applies to a name server that does not answer or a header that arrives
+    byte by byte, and both delay Ctrl-C. An abandoned thread ends when it checks ``stop``, or with the process.
     """
     outcome: list[Fetched | BaseException] = []
     stop, finished = threading.Event(), threading.Event()
@@ -115,7 +116,7 @@ def _within(limit: float, work: Callable[[threading.Event], Fetched]) -> Fetched
     def run() -> None:
         try:
             outcome.append(work(stop))
-        except BaseException as error:  # all of it goes to the caller's thread
+        except BaseException as error:  # raised again in the caller's thread
             outcome.append(error)
         finally:
             finished.set()
@@ -134,7 +135,7 @@ def _within(limit: float, work: Callable[[threading.Event], Fetched]) -> Fetched
 
 
 def _name(asked: Address, final: Address) -> str:
-    """A file name out of the URLs: the one asked for unless only the one it led to has a suffix."""
+    """Return a file name from the URLs: that of the requested URL, unless only that of the final one has a suffix."""
     names = [asked.file_name, final.file_name]
     return next((name for name in names if "." in name), names[0] or names[1]) or "script"
 
@@ -144,7 +145,7 @@ def _name(asked: Address, final: Address) -> str:
 
 @dataclass(frozen=True)
 class _Download:
-    """How to ask, and what authenticates by the origins of the URLs that brought it."""
+    """The options of a download, and the credentials found in URLs, by origin."""
 
     insecure: bool
     timeout: float
@@ -153,7 +154,7 @@ class _Download:
     basic: dict[str, str] = field(default_factory=dict)
 
     def follow(self, address: Address, known: Known | None, *, script: bool = True) -> Fetched:
-        """Ask, follow redirects, read; what is no ``script`` may be any text."""
+        """Send the request, follow redirects, and read the body; unless ``script``, it may be any text."""
         import http.client
 
         asked = address
@@ -163,7 +164,7 @@ class _Download:
             if address.basic is not None:
                 self.basic[address.origin] = address.basic
             same = known if known is not None and known.address == address.key else None
-            # every error is told of the address that it happened at, which may be another server's than was asked
+            # errors name the address at which they happened, which may be on another server than the original one
             try:
                 with self._open(address, same) as response:
                     if response.status == 304 and same is not None:
@@ -183,18 +184,18 @@ class _Download:
                 raise _failure(error, address, self.timeout) from None
             address = _redirected(address, target, self.insecure)
         raise asked.unusable(
-            f"the server sends the request on more than {_MOST_REDIRECTS} times",
-            "Open the link in a browser, and give the address that it ends at.",
+            f"too many redirects (more than {_MOST_REDIRECTS})",
+            "Open the link in a browser and use the address of the page that it leads to.",
         )
 
     def _open(self, address: Address, known: Known | None) -> Any:
-        """The response, whatever its status; redirects are not followed here."""
+        """Return the response, whatever its status; redirects are not followed here."""
         import ssl
         import urllib.request as web
 
-        opener = web.OpenerDirector()  # not build_opener's: a server must not lead to a file: or data: URL
+        opener = web.OpenerDirector()  # not build_opener(): a server must not redirect to a file: or data: URL
         https = web.HTTPSHandler(context=ssl.create_default_context())
-        # the last one refuses proxies of kinds that urllib does not know
+        # the last one refuses proxies of kinds that urllib does not support
         for handler in (web.ProxyHandler(), web.HTTPHandler(), https, web.UnknownHandler()):
             opener.add_handler(handler)
         request = web.Request(address.url, headers={"User-Agent": "cetool", "Accept": "text/plain, */*;q=0.8"})
@@ -209,45 +210,46 @@ class _Download:
 
 
 def _told(response: Any, header: str) -> str | None:
-    """A header to be sent back later, if it is one that can be."""
+    """Return a header that can be sent back later; None if it is missing or unsuitable."""
     value = str(response.headers.get(header) or "")
     return value if value.isascii() and value.isprintable() and 0 < len(value) <= _LONGEST_HEADER else None
 
 
 def _redirected(address: Address, target: str, insecure: bool) -> Address:
     try:
-        # http.client reads headers as Latin-1; servers that write more than ASCII there write UTF-8
+        # http.client decodes headers as Latin-1; servers that send non-ASCII characters use UTF-8
         target = target.encode("latin-1").decode("utf-8", "replace").strip().replace(" ", "%20")
         following = raw_file(parse_address(urljoin(address.url, target), address.what))
     except (UsageError, ValueError):
         following = None
     if following is None or (following.scheme != "https" and not insecure):
-        to = "an address that cannot be used" if following is None else f"{following.shown}, which is not HTTPS"
+        to = "an invalid address" if following is None else f"{following.shown}, which is not an https:// URL"
         raise address.unusable(
-            f"the server sends the request on to {to}",
-            f"Open the link in a browser, and give the https:// address that it ends at, or save the {address.what}.",
+            f"the server redirects to {to}",
+            f"Open the link in a browser and use the https:// address that it leads to, or save the {address.what} "
+            "and give its path.",
         )
     return following
 
 
 def _check_answer(response: Any, address: Address) -> None:
-    """Raise for any answer but a script that can be read."""
+    """Raise an error unless the response contains a script."""
     status, host, where = response.status, address.host, address.where
-    private = f" {GITHUB_TOKEN} is read for private ones." if host in GITHUB_HOSTS else ""
+    private = f" Set {GITHUB_TOKEN} to a token that may read private repositories." if host in GITHUB_HOSTS else ""
     if status in (404, 410):
         raise ScriptNotFoundError(
-            f"{host} has no such {address.what} (status {status})",
+            f"the {address.what} was not found on {host} (status {status})",
             about=address.shown,
             where=where,
-            hint=f"Check the link; for a private file many servers answer so as well.{private}",
+            hint=f"Check the link. Many servers also give this answer for private files.{private}",
         )
     if status in (401, 403, 407):
         raise CetoolError(
-            f"{host} does not let you read it (status {status})",
+            f"{host} refuses access (status {status})",
             about=address.shown,
             code="url-unauthorized",
             where=where,
-            hint="It needs other rights: https://USER:PASSWORD@HOST/..., an entry in ~/.netrc, "
+            hint="Log in with https://USER:PASSWORD@HOST/... or an entry in ~/.netrc, "
             f"or save the {address.what} and give its path.{private}",
         )
     if status not in (200, 203):
@@ -255,51 +257,52 @@ def _check_answer(response: Any, address: Address) -> None:
         raise (UnreachableError if later else CetoolError)(
             f"{host} answers with status {status} instead of the {address.what}",
             where=where,
-            hint="Try again later." if later else "Look at the link in a browser.",
+            hint="Try again later." if later else "Open the link in a browser.",
         )
     if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
         raise _is_page(address)
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
         raise address.unusable(
-            f"{host} sends the {address.what} compressed, which was not asked for", "Save it and give its path."
+            f"{host} sends the {address.what} compressed, which cetool does not support",
+            f"Save the {address.what} and give its path.",
         )
 
 
 def _is_page(address: Address) -> CetoolError:
     raw = likely_raw(address)
-    link = f" Perhaps it is {strip_credentials(raw)}." if raw else ""
+    link = f" This may be {strip_credentials(raw)}." if raw else ""
     return address.unusable(
-        f"this is a web page, not a {address.what}",
-        f"Give the link to the file itself: where a site shows a file, the one called 'Raw'.{link} "
-        "It may also be the page to log in on, for a file that is private.",
+        f"the URL leads to a web page, not to a {address.what}",
+        f"Use the link to the file itself, often called 'Raw'.{link} "
+        "If the file is private, the page may be a login page.",
     )
 
 
 def _read(response: Any, address: Address, stop: threading.Event) -> bytes:
-    """The body, all of it: half a script must never run."""
+    """Read the whole body: an incomplete script must never run."""
     expected: int | None = response.length
     data = bytearray()
     while expected is None or len(data) < expected:
         if max(len(data), expected or 0) > MAX_SIZE:
             raise address.unusable(
-                f"the {address.what} is larger than {MAX_SIZE // 1024 // 1024} MiB", "Keep data in a file of its own."
+                f"the {address.what} is larger than {MAX_SIZE // 1024 // 1024} MiB", "Move data to a separate file."
             )
-        if stop.is_set():  # nobody waits any more
+        if stop.is_set():  # the caller has stopped waiting
             break
-        # not read(): that one waits until it has as much as was asked for
+        # not read(): it would wait for the whole chunk
         chunk = response.read1(_CHUNK if expected is None else min(_CHUNK, expected - len(data)))
         if not chunk:
             break
         data += chunk
     if expected is not None and len(data) < expected:
         raise address.unusable(
-            f"the connection broke off after {len(data)} of {expected} bytes", "Try again.", code="url-unreachable"
+            f"the connection was lost after {len(data)} of {expected} bytes", "Try again.", code="url-unreachable"
         )
     return bytes(data)
 
 
 def _failure(error: Exception, address: Address, timeout: float) -> UnreachableError:
-    """What went wrong between here and the server, in a sentence."""
+    """Return the error for a failed connection."""
     import http.client
     import socket
     import ssl
@@ -311,25 +314,25 @@ def _failure(error: Exception, address: Address, timeout: float) -> UnreachableE
     host = address.host
     hint = "Check the network and the link."
     if address.scheme in web.getproxies() and not web.proxy_bypass(host):
-        hint = f"It was asked for through a proxy: check {address.scheme}_proxy and no_proxy too."
+        hint = f"The request went through a proxy: also check {address.scheme}_proxy and no_proxy."
     if isinstance(error, TimeoutError):
-        said = f"{host} was silent for {timeout:g} seconds"
+        said = f"{host} did not answer within {timeout:g} seconds"
     elif isinstance(error, socket.gaierror):
-        said = f"{host} was not found by its name ({error.strerror})"
+        said = f"cannot find the address of {host} ({error.strerror})"
     elif isinstance(error, ConnectionRefusedError):
-        said = f"{host} refuses the connection"
+        said = f"{host} refused the connection"
     elif isinstance(error, (ConnectionResetError, http.client.IncompleteRead)):
-        said = "the connection broke off"
+        said = f"the connection to {host} was lost"
         hint = "Try again."
     elif isinstance(error, ssl.SSLCertVerificationError):
         said = f"the certificate of {host} is not valid: {error.verify_message}"
-        hint = "Check the clock; where a network has an authority of its own, SSL_CERT_FILE names its certificate."
+        hint = "Check the system clock. If your network has its own certificate authority, set SSL_CERT_FILE."
     elif isinstance(error, ssl.SSLError):
-        said = f"no secure connection to {host}: {(error.reason or 'it broke off').replace('_', ' ').lower()}"
+        said = f"no secure connection to {host}: {(error.reason or 'it was lost').replace('_', ' ').lower()}"
     elif isinstance(error, http.client.HTTPException):
-        said = f"{host} does not answer as a web server should"
+        said = f"{host} did not send a valid HTTP response"
     elif isinstance(error, OSError):
-        said = f"{host} cannot be reached: {printable(error.strerror or str(error) or type(error).__name__)}"
+        said = f"cannot connect to {host}: {printable(error.strerror or str(error) or type(error).__name__)}"
     else:
-        said = f"{host} cannot be asked ({type(error).__name__})"
+        said = f"cannot send a request to {host} ({type(error).__name__})"
     return UnreachableError(said, where=address.where, hint=hint)

@@ -1,4 +1,4 @@
-"""The package caches of engines: where they are, who may use them at a time, and what is wrong with what is in them."""
+"""Package caches of engines: where they are, who holds their file locks, and which of their packages are damaged."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from cetool.base.filelock import try_lock, wait_for_lock
 from cetool.base.ownership import OwnershipError, check_source_dir, ensure_private_dir, is_trusting
 from cetool.settings.condarc import Condarc, load_condarc
 
-#: Where the embedded engine keeps what it downloads, below its directory.
+#: Subdirectories in which the embedded engine keeps packages and channel metadata.
 PACKAGES = "pkgs"
 METADATA = "repodata"
 _LOCK = ".in-use.lock"
-#: Seconds between two tries: for locks that are held for moments, and for as long as an engine works.
 
 
 class DamagedPackages(EngineError):
-    """What was to be linked is not what the packages had; ``directories`` are where they are kept unpacked, ``how``
-    what is wrong with their files.
+    """Unpacked packages in a package cache are damaged.
+
+    ``directories`` are the unpacked packages, ``how`` says what is wrong with their files.
     """
 
     code = "package-damaged"
 
-    advice = "Remove these directories there (or all of it), and run the same command again."
+    advice = "Remove these directories (or the whole package cache) and run the command again."
 
     def __init__(self, directories: Iterable[Path], how: str = "missing or cut off", log: str | None = None) -> None:
         self.directories = tuple(directories)
@@ -41,18 +41,18 @@ class DamagedPackages(EngineError):
 
 
 class ReplacedPackages(DamagedPackages):
-    """Another process put other packages of the same names into the package cache while these were linked."""
+    """Another process replaced packages in the package cache while they were being linked."""
 
-    advice = "Run the same command again."
+    advice = "Run the command again."
 
     def __init__(self, directories: Iterable[Path]) -> None:
-        super().__init__(directories, how="not the same as a moment ago: another process replaced them")
+        super().__init__(directories, how="changed: another process replaced them meanwhile")
 
 
 def checked_caches(directories: Iterable[str], root: str, environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """The configured package caches of an engine: no stranger may be able to put packages there.
+    """Return the configured package caches of an engine, having checked that no other user can write to them.
 
-    They may belong to whom the engine's own installation, ``root``, belongs to. Raises OwnershipError.
+    They may belong to the owner of the engine's installation, ``root``. Raises OwnershipError.
     """
     found = tuple(map(Path, directories))
     owners = {os.stat(root).st_uid} if os.path.isdir(root) else set()
@@ -65,9 +65,10 @@ def checked_caches(directories: Iterable[str], root: str, environ: Mapping[str, 
 
 
 def embedded_cache(condarc: Condarc, environ: Mapping[str, str], cache_dir: Path) -> Path:
-    """The embedded engine's directory for packages and metadata: below the first writable ``pkgs_dirs``, else its own.
+    """Return the embedded engine's directory for packages and metadata.
 
-    Raises OwnershipError where strangers could write there, and EngineError where there is none.
+    It is below the first writable directory of ``pkgs_dirs``, or else ``cache_dir``.
+    Raises OwnershipError if another user could write there, and EngineError if no directory is writable.
     """
     trust = is_trusting(environ)
     for candidate in _candidates(condarc, cache_dir):
@@ -81,24 +82,24 @@ def embedded_cache(condarc: Condarc, environ: Mapping[str, str], cache_dir: Path
             raise error.but(message=f"the package cache cannot be used: {error.message}") from None
         except StoreError as error:
             problem = error.message
-    raise EngineError(f"packages cannot be kept in {cache_dir}: {problem}", code="cache-not-writable")
+    raise EngineError(f"cannot store packages in {cache_dir}: {problem}", code="cache-not-writable")
 
 
 def embedded_caches(environ: Mapping[str, str], cache_dir: Path) -> list[Path]:
-    """The directories in which the embedded engine keeps packages and metadata, whether they exist or not.
+    """Return the directories where the embedded engine may keep packages and metadata, whether or not they exist.
 
-    Raises ConfigError for a configuration that cannot be read.
+    Raises ConfigError if conda's configuration cannot be read.
     """
     return _candidates(load_condarc(environ, mamba=True), cache_dir)
 
 
 def _candidates(condarc: Condarc, cache_dir: Path) -> list[Path]:
-    """Where the embedded engine may keep packages and metadata, in order of preference."""
+    """Return where the embedded engine may keep packages and metadata, in order of preference."""
     return [*(Path(directory, "rattler") for directory in condarc.pkgs_dirs), cache_dir]
 
 
 def distrust(directories: Iterable[Path]) -> None:
-    """Have the embedded engine fetch these packages again: it takes one without this file for not yet unpacked."""
+    """Make the embedded engine fetch these packages again: without this file it considers a package not unpacked."""
     for directory in directories:
         with contextlib.suppress(FileNotFoundError):
             (directory / "info" / "index.json").unlink()
@@ -106,10 +107,10 @@ def distrust(directories: Iterable[Path]) -> None:
 
 @contextlib.contextmanager
 def in_use(cache: Path) -> Iterator[None]:
-    """Keep collections out of a cache while an engine takes packages from it.
+    """Prevent garbage collection in a cache while an engine takes packages from it.
 
-    A collection holds the file lock for as long as it takes to rename some directories. Where there are no file locks,
-    or the cache cannot be written to, there is no collection either.
+    A collection holds the file lock only while it renames directories. Without file locks, or without write access to
+    the cache, there is no collection.
     """
     lock = None
     with contextlib.suppress(StoreError):
@@ -120,7 +121,7 @@ def in_use(cache: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_for_collection(cache: Path) -> Iterator[bool]:
-    """Hold a cache against engines; yields False where one is at work there, or where there are no file locks."""
+    """Keep engines out of a cache; yields False if an engine is using it, or if there are no file locks."""
     lock = None
     with contextlib.suppress(StoreError):
         lock = try_lock(cache / _LOCK, shared=False)
@@ -129,7 +130,7 @@ def held_for_collection(cache: Path) -> Iterator[bool]:
 
 
 def note_use(packages: Path, names: Iterable[str]) -> None:
-    """Note in the times of unpacked packages that they were used just now."""
+    """Set the times of unpacked packages to now, to record that they were used."""
     for name in names:
         with contextlib.suppress(OSError):
             os.utime(packages / name)
@@ -137,11 +138,11 @@ def note_use(packages: Path, names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def turn(lock_dir: Path, cache: Path, waiting: Callable[[], None]) -> Iterator[int]:
-    """Hold the exclusive lock for a package cache of conda's, which takes none; yields the descriptor that
-    subprocesses are to inherit. ``waiting`` is called once, where another process holds it.
+    """Hold an exclusive file lock for conda's package cache, which conda does not lock itself.
 
-    An engine that outlives a killed cetool holds the lock for as long as it runs, since it inherited the descriptor.
-    Waiting is done by asking again and again, so that Ctrl-C works.
+    Yields the descriptor that subprocesses inherit: an engine that outlives a killed cetool then keeps the file lock
+    for as long as it runs. ``waiting`` is called once if another process holds the file lock. Waiting polls, so that
+    Ctrl-C works.
     """
     resolved = os.path.normcase(os.path.realpath(cache))
     path = lock_dir / f"packages-{sha256_of(resolved.encode(errors='surrogateescape'))[:16]}.lock"
@@ -149,5 +150,5 @@ def turn(lock_dir: Path, cache: Path, waiting: Callable[[], None]) -> Iterator[i
         lock = wait_for_lock(path, on_wait=lambda _: waiting())
     except StoreError as error:
         raise error.turned_into(EngineError) from error
-    with lock:  # a child that still lives keeps the lock: it belongs to the open file, which the child shares
+    with lock:  # a child that is still running keeps the lock: it belongs to the open file, which the child shares
         yield lock.fd

@@ -1,9 +1,8 @@
-"""What of an environment is not as it was made: files of conda packages and of PyPI packages that are changed or gone,
-files and packages that came later.
+"""Find how an environment has changed since it was made: files changed, removed or added, and packages likewise.
 
-conda's files are compared with ``paths_data`` (:mod:`cetool.packages.integrity`), those of PyPI packages with the
-RECORD of their distribution (PEP 376, PEP 627). What no package brought was made by a link script, or it came later:
-the times of the files tell, which the kernel sets.
+Files of conda packages are compared with ``paths_data`` (:mod:`cetool.packages.integrity`), files of PyPI packages
+with the RECORD of their distribution (PEP 376, PEP 627). A file that belongs to no package was either made by a link
+script or added later; the kernel's change time (``ctime``) distinguishes the two.
 """
 
 from __future__ import annotations
@@ -21,50 +20,50 @@ from cetool.packages.prefix import PrefixRecord, package_paths, read_history, so
 
 REMOVED, ADDED = "removed", "added"
 
-#: Files of conda's and of cetool's own beside the package records.
+#: Files in ``conda-meta`` other than package records, written by conda and by cetool.
 _OWN = frozenset(
     f"conda-meta/{name}"
     for name in ("history", "frozen", "state", "pinned", "created_at", "cetool", "cetool-pypi", "cetool.new")
 )
-#: Shown instead of a conda package for a distribution from PyPI.
+#: How a distribution from PyPI is shown where a conda package would be named.
 _PYPI = "{0.name} {0.version} (PyPI)"
 
 
 @dataclass(frozen=True, order=True)
 class Difference:
-    """A file that is not as it was."""
+    """A file that differs from the file in its package."""
 
-    #: Where it is below the prefix, with slashes.
+    #: Path below the prefix, with slashes.
     path: str
     #: ``changed``, ``removed`` or ``added``.
     state: str
-    #: The package that brought it, None where none did.
+    #: The package that contains it; None if no package does.
     package: str | None = None
-    #: The file in the package cache that is damaged in the same way: making the environment again would not mend it.
+    #: The file in the package cache that has the same damage: re-creating the environment would not repair it.
     cached: str | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a look at an environment found."""
+    """The result of comparing an environment with its packages."""
 
-    #: How many files were compared.
+    #: The number of files compared.
     files: int
-    #: By path.
+    #: Sorted by path.
     differences: tuple[Difference, ...]
-    #: What no package brought and may be there: made by link scripts, and compiled by Python.
+    #: Files of no package that are legitimate: those that link scripts made, and those that Python compiled.
     made: tuple[str, ...] = ()
     compiled: tuple[str, ...] = ()
 
 
 def verify_files(prefix: Path, complete: Path, packages: int) -> Verdict:
-    """Compare the environment at ``prefix``, which was made with so many conda packages; ``complete`` is the file that
-    was written last when it was.
+    """Compare the environment at ``prefix`` with its packages.
 
-    Raises OSError where that file, or a directory, cannot be looked at.
+    ``complete`` is the file that was written last when the environment was made, ``packages`` the number of conda
+    packages that it was made with. Raises OSError if that file or a directory cannot be read.
     """
     sound_list, broken = sound_records(prefix)
-    if broken:  # nothing more is known of the files of this package
+    if broken:  # the files of this package are unknown
         return Verdict(len(broken), tuple(Difference(f"conda-meta/{path.name}", CHANGED) for path in broken))
     records = {record.stem: record for record in sound_list}
     since = os.stat(complete).st_ctime_ns
@@ -72,13 +71,13 @@ def verify_files(prefix: Path, complete: Path, packages: int) -> Verdict:
     listed = {each: list(each.files(prefix)) for each in pypi}
     whole, found = _compare_distributions(prefix, listed)
     for altered in changed_files(prefix, records.values()):
-        if altered.path not in whole:  # else a PyPI package has put its own there
+        if altered.path not in whole:  # otherwise a PyPI package has overwritten it
             state = REMOVED if altered.state == MISSING else altered.state
             cached = _damaged_source(altered.path, records[altered.package]) if state == CHANGED else None
             found.append(Difference(altered.path, state, altered.package, cached))
     found += _packages(prefix, records, pypi, since)
     if len(records) < packages and not any(each.state == REMOVED and each.path.endswith(".json") for each in found):
-        found.append(Difference("conda-meta", REMOVED))  # a record, and nothing tells which
+        found.append(Difference("conda-meta", REMOVED))  # a package record is gone, but which one is unknown
     compared = {entry.path for entry in package_paths(records.values())}
     compared |= {path for rows in listed.values() for path, _ in rows}
     known = compared | _OWN | {name for record in records.values() for name in record.files}
@@ -102,7 +101,7 @@ def verify_files(prefix: Path, complete: Path, packages: int) -> Verdict:
 def _packages(
     prefix: Path, records: Mapping[str, PrefixRecord], pypi: Sequence[Distribution], since: int
 ) -> Iterator[Difference]:
-    """Package records that are gone, were changed or came later, and the like of PyPI packages."""
+    """Yield package records that were removed, changed or added, and the same for PyPI packages."""
     linked = linked_packages(prefix)
     for stem in sorted(linked - records.keys()):
         yield Difference(f"conda-meta/{stem}.json", REMOVED, stem)
@@ -129,8 +128,11 @@ def _packages(
 
 
 def _written(path: Path, since: int) -> bool:
-    """Whether something was written there later. Not the time of its last change: a file that has another name in the
-    installer's cache gets that whenever it is linked once more."""
+    """Return whether something was written there later.
+
+    This compares the modification time, not the change time: a file hard-linked from the installer's cache gets a new
+    change time whenever it is linked again.
+    """
     try:
         return os.stat(path).st_mtime_ns > since
     except OSError:
@@ -138,16 +140,16 @@ def _written(path: Path, since: int) -> bool:
 
 
 def linked_packages(prefix: Path) -> set[str]:
-    """The stems of the packages that the history has as linked when the environment was made; none where it is silent.
+    """Return the stems of the packages that were linked when the environment was made, according to its history.
 
-    Its lines are conda's: ``+channel/subdir::name-version-build``.
+    conda writes these lines as ``+channel/subdir::name-version-build``. The set is empty if there are no such lines.
     """
     first = read_history(prefix).split("\n==> ")[0]
     return {line.rpartition("::")[2].strip() for line in first.splitlines() if line.startswith("+") and "::" in line}
 
 
 def _damaged_source(path: str, record: PrefixRecord) -> str | None:
-    """The file in the package cache that was linked to ``path``, if that is not as its package has it either."""
+    """Return the file in the package cache that was linked to ``path``, if it is damaged too."""
     if record.source is None:
         return None
     try:
@@ -168,7 +170,10 @@ def _damaged_source(path: str, record: PrefixRecord) -> str | None:
 def _compare_distributions(
     prefix: Path, listed: Mapping[Distribution, list[tuple[str, str]]]
 ) -> tuple[set[str], list[Difference]]:
-    """The paths that are as listed, and the differences. What lists no hash has to be there, compiled files do not."""
+    """Return the paths that match their RECORD, and the differences.
+
+    A file listed without a hash only has to exist; a compiled file may be missing.
+    """
     rows = [(each, path, digest) for each, entries in listed.items() for path, digest in entries]
     states = in_parallel(lambda row: _state(f"{prefix}/{row[1]}", row[2]), rows, lambda row: f"{prefix}/{row[1]}")
     whole = {path for (_, path, _), state in zip(rows, states, strict=True) if state is None}
@@ -189,7 +194,7 @@ def _state(path: str, listed: str) -> str | None:
             return None
         digest = base64.urlsafe_b64encode(bytes.fromhex(digest_of(path, algorithm))).rstrip(b"=").decode()
         return None if digest == expected.rstrip("=") else CHANGED
-    except (OSError, ValueError):  # no file any more, or one that may not be read
+    except (OSError, ValueError):  # not a file any more, or not readable
         return CHANGED
 
 
@@ -197,7 +202,7 @@ def _state(path: str, listed: str) -> str | None:
 
 
 def _files(prefix: Path) -> Iterator[tuple[str, int]]:
-    """Every file and link below the prefix with the time of its last change, in nanoseconds. Raises OSError."""
+    """Yield every file and link below the prefix with its change time in nanoseconds. Raises OSError."""
     pending: list[str] = [""]
     while pending:
         folder = pending.pop()

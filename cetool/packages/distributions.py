@@ -1,8 +1,8 @@
-"""The Python distributions in an environment, as their metadata have them: the only reader of those.
+"""Read the metadata of Python distributions in an environment: the only module that does.
 
-A distribution does not tell which file it was installed from, unless that was named by its URL (PEP 610). So whoever
-installs PyPI packages notes that in :data:`ORIGINS`, next to the package records but without their suffix: conda takes
-every ``conda-meta/*.json`` for one of those.
+A distribution does not record which file it was installed from, unless it was installed from a URL (PEP 610).
+Therefore :mod:`cetool.engines.pypi` records this in :data:`ORIGINS`, next to the package records but without their
+suffix: conda reads every ``conda-meta/*.json`` as a package record.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from cetool.packages.prefix import PrefixRecord
 if TYPE_CHECKING:
     from importlib.metadata import Distribution as Metadata
 
-#: Where the files that PyPI packages were installed from are noted: ``{"schema": 1, "packages": [...]}``.
+#: Records which files PyPI packages were installed from: ``{"schema": 1, "packages": [...]}``.
 ORIGINS = "conda-meta/cetool-pypi"
 _SCHEMA = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-#: What metadata directories end in, those of eggs too.
+#: Suffixes of metadata directories, including those of eggs.
 _INFO = (".dist-info", ".egg-info")
-#: The files of a distribution that are read whole.
+#: Metadata files that are read completely.
 _READ = ("METADATA", "PKG-INFO", "WHEEL", "direct_url.json", "INSTALLER", "requires.txt")
 
 
@@ -65,28 +65,28 @@ class Distribution:
 
     @property
     def requires_python(self) -> str | None:
-        """The Pythons that it works with (PEP 440)."""
+        """The Python versions that it supports (PEP 440)."""
         return self._metadata.metadata["Requires-Python"]
 
     @property
     def tags(self) -> frozenset[str]:
-        """The tags of the wheel that it was, such as ``py3-none-any``."""
+        """The tags of its wheel, such as ``py3-none-any``."""
         lines = (self._metadata.read_text("WHEEL") or "").splitlines()
         return frozenset(line.partition(":")[2].strip() for line in lines if line.startswith("Tag:"))
 
     @property
     def listed(self) -> Sequence[PurePosixPath]:
-        """The files that it lists, from the directory that it is imported from."""
+        """The files that it lists, relative to the directory that it is imported from."""
         return self._metadata.files or ()
 
     @property
     def installer(self) -> str:
-        """The program that installed it, nothing where it does not tell."""
+        """The program that installed it; empty if not recorded."""
         return (self._metadata.read_text("INSTALLER") or "").strip()
 
     @property
     def direct_url(self) -> dict[str, Any]:
-        """What ``direct_url.json`` (PEP 610) says, nothing where it is missing or broken."""
+        """The content of ``direct_url.json`` (PEP 610); empty if it is missing or malformed."""
         try:
             data = parse_json(self._metadata.read_text("direct_url.json") or "")
         except ValueError:
@@ -95,13 +95,14 @@ class Distribution:
 
     @property
     def origin(self) -> PypiPackage:
-        """What it tells itself of the file that it was installed from; the URL is empty where it tells nothing."""
+        """The file that it was installed from, according to its own metadata; the URL is empty if they do not say."""
         url, sha256 = _origin(self.direct_url)
         return PypiPackage(self.name, self.version, url, sha256, self.requires, self.requires_python)
 
     def files(self, prefix: Path) -> Iterator[tuple[str, str]]:
-        """The files in its RECORD (PEP 376): the path below the prefix, and ``ALGORITHM=DIGEST``, empty where there is
-        none. Files outside of the prefix are passed over.
+        """Yield the files in its RECORD (PEP 376): path below the prefix, and ``ALGORITHM=DIGEST`` (may be empty).
+
+        Files outside the prefix are skipped.
         """
         record = self.directory / "RECORD"
         try:
@@ -124,13 +125,13 @@ def _metadata_in(directory: Path) -> Metadata:
 
 
 def site_packages(prefix: Path) -> list[Path]:
-    """The environment's ``site-packages``, each once: conda-forge has ``lib/python3.1`` lead to ``lib/python3.11``."""
+    """Return the environment's ``site-packages``, each once: conda-forge links ``lib/python3.1`` to ``python3.11``."""
     places = [*sorted(prefix.glob("lib/python3*/site-packages")), prefix / "Lib" / "site-packages"]
     return list({place.resolve(): place for place in reversed(places) if place.is_dir()}.values())
 
 
 def distributions_in(places: Iterable[str | Path]) -> Iterator[Distribution]:
-    """The distributions in these directories, by the names of their metadata directories."""
+    """Yield the distributions in these directories, sorted by the names of their metadata directories."""
     for place in places:
         try:
             names = sorted(os.listdir(place))
@@ -145,7 +146,7 @@ def distributions_in(places: Iterable[str | Path]) -> Iterator[Distribution]:
 
 
 def distributions_by_name(places: Iterable[str | Path]) -> dict[str, Distribution]:
-    """The distributions in these directories by name; of several of one name the first, as imports go."""
+    """Return the distributions in these directories by name; for duplicates the first, which is the one imported."""
     found: dict[str, Distribution] = {}
     for each in distributions_in(places):
         found.setdefault(each.name, each)
@@ -153,7 +154,7 @@ def distributions_by_name(places: Iterable[str | Path]) -> dict[str, Distributio
 
 
 def _read(directory: Path) -> Distribution | None:
-    """The distribution whose metadata are there; None where they are not all regular files that can be read whole."""
+    """Return the distribution with these metadata; None unless all are regular files of acceptable size."""
     files = [directory / name for name in _READ] if directory.is_dir() else [directory]
     if not all(map(_is_readable, files)):
         return None
@@ -163,7 +164,7 @@ def _read(directory: Path) -> Distribution | None:
 
 
 def _is_readable(path: Path) -> bool:
-    """Whether a file can be read whole, or is not there."""
+    """Return whether a file can be read completely, or is missing."""
     try:
         info = path.stat()
     except OSError:
@@ -172,13 +173,13 @@ def _is_readable(path: Path) -> bool:
 
 
 def distributions_of(record: PrefixRecord) -> set[str]:
-    """The names of the Python distributions that a conda package brings."""
+    """Return the names of the Python distributions in a conda package."""
     folders = {name.rpartition("/")[0].rpartition("/")[2] for name in record.files}
     return {normalized(each.rpartition(".")[0].partition("-")[0]) for each in folders if each.endswith(_INFO)}
 
 
 def pypi_distributions(prefix: Path, records: Iterable[PrefixRecord]) -> Iterator[Distribution]:
-    """The distributions in an environment that no package of these records brought."""
+    """Yield the distributions in an environment that belong to none of these packages."""
     owned = {name for record in records for name in record.files if ".dist-info/" in name}
     for place in site_packages(prefix):
         below = place.relative_to(prefix).as_posix()
@@ -191,7 +192,7 @@ def pypi_distributions(prefix: Path, records: Iterable[PrefixRecord]) -> Iterato
 
 
 def _origin(told: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The URL and SHA-256 that a ``direct_url.json`` tells, the URL empty where it tells none."""
+    """Return the URL and SHA-256 in a ``direct_url.json``; the URL is empty if it has none."""
     try:
         url = strip_credentials(str(told["url"]))
         below = f"#subdirectory={told['subdirectory']}" if told.get("subdirectory") else ""
@@ -207,7 +208,7 @@ def _origin(told: Mapping[str, Any]) -> tuple[str, str | None]:
 
 
 def read_origins(prefix: Path) -> dict[str, PypiPackage]:
-    """What :func:`write_origins` noted, by name; nothing where that is missing or damaged."""
+    """Read what :func:`write_origins` wrote, by name; empty if it is missing or damaged."""
     try:
         data = parse_json(read_below(prefix, ORIGINS, limit=PACKAGE))
         if data["schema"] != _SCHEMA:
@@ -225,7 +226,7 @@ def read_origins(prefix: Path) -> dict[str, PypiPackage]:
 
 
 def write_origins(prefix: Path, packages: Iterable[PypiPackage]) -> None:
-    """Note which files PyPI packages were installed from, credentials left out. Raises OSError."""
+    """Record which files PyPI packages were installed from, without credentials. Raises OSError."""
     listed = [
         {"name": each.name, "version": each.version, "url": strip_credentials(each.url), "sha256": each.sha256}
         for each in sorted(packages, key=lambda package: package.name)

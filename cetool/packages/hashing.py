@@ -1,4 +1,4 @@
-"""Hashes of files, and what the files of unpacked packages hashed to when they were linked before."""
+"""Hash files, and remember the hashes of files in unpacked packages from one linking to the next."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from cetool.base.limits import PACKAGE, read_json
 from cetool.packages.prefix import PackagePath, PrefixRecord
 
 _BLOCK = 1 << 20
-#: Bytes from which on a file is hashed in a thread.
+#: Files larger than this (bytes) are hashed in a thread.
 _LARGE = 1 << 18
-#: Nanoseconds that a file must have been left alone for: the clock of a file system has ticks, within which it could
-#: be changed once more and keep its time. Some have whole seconds.
+#: A hash is remembered only if the file has been unchanged for so many nanoseconds: within one tick of the file
+#: system's clock, a file could change again and keep its time. Some file systems store whole seconds.
 _TICK = 100_000_000
 _COARSE_TICK = 2_000_000_000
 _KEPT = Path("info", "cetool-hashes.json")
-#: By inode: time of change in nanoseconds since 1970, size in bytes, SHA-256 in lowercase hex digits.
+#: By inode: modification time in nanoseconds since 1970, size in bytes, SHA-256 in lowercase hex digits.
 _Notes = dict[int, tuple[int, int, str]]
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
 def digest_of(path: str | Path, algorithm: str = "sha256") -> str:
-    """The digest of a file's content by an algorithm of hashlib, lowercase hex digits. Raises OSError."""
+    """Return a file's digest by an algorithm of hashlib, lowercase hex digits. Raises OSError."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
-    # environments have thousands of small files, of which a file object would cost more than the digest
+    # environments have thousands of small files: creating a file object would cost more than the digest
     flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe in a file's place would hold us
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe in place of the file would block
     try:
         size = min(os.fstat(descriptor).st_size + 1, _BLOCK)
         while block := os.read(descriptor, size):
@@ -46,10 +46,10 @@ def digest_of(path: str | Path, algorithm: str = "sha256") -> str:
 
 
 def in_parallel(work: Callable[[_T], _R], items: Sequence[_T], path_of: Callable[[_T], str]) -> list[_R]:
-    """The results in the order of the items, each of which has a file at ``path_of`` it.
+    """Apply ``work`` to the items, each of which has a file at ``path_of(item)``; return the results in order.
 
-    Hashing a large file leaves Python's lock: threads do that. Of small ones, which are most, threads would only
-    quarrel about it. Where it is interrupted, what has not begun is not begun any more.
+    Large files are hashed in threads, since hashing releases the GIL. Small files, which are the majority, would only
+    contend for it. After an interruption no further items are started.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -74,17 +74,17 @@ def _size(path: str) -> int:
 
 
 class KnownHashes:
-    """What the files of an environment hashed to when the packages that it was linked from were linked before.
+    """Hashes of an environment's files, remembered from the previous linking of the same packages.
 
-    As in git's index, a file whose inode, time of change and size are what they were when it was hashed counts as
-    having the content that it had then. The notes are in the unpacked package itself, and go when that is replaced.
+    As in git's index, a file with the same inode, modification time and size as when it was hashed counts as
+    unchanged. The hashes are stored in the unpacked package itself, so that they disappear when it is replaced.
 
-    They stay for speed: the embedded engine looks at what an unpacked package lists, and not at its files. Of 37
-    packages (145 MB, 4,556 files in the page cache) the look at an environment takes 35 ms with them and 170 ms
-    without; of an environment of some gigabytes it would take seconds.
+    They save time: the embedded engine checks what an unpacked package lists, but not its files. Checking an
+    environment of 37 packages (145 MB, 4,556 files in the page cache) takes 35 ms with them and 170 ms without; for
+    an environment of several gigabytes it would take seconds.
 
-    ``there`` has the status of each file by its path below the prefix, taken just before; ``learns`` whether more may
-    be noted: only in a package cache that is the tool's own.
+    ``there`` has the status of each file by its path below the prefix, taken just before. ``learns`` says whether new
+    hashes may be stored, which is allowed only in a package cache that belongs to the tool.
     """
 
     def __init__(
@@ -98,18 +98,18 @@ class KnownHashes:
         self._began = time.time_ns()
 
     def has(self, entry: PackagePath) -> bool:
-        """Whether a file is known to have the content that its package had packed."""
+        """Return whether a file is known to have the content that was packed."""
         notes, status = self._known.get(entry.package), self._there.get(entry.path)
         if not notes or status is None or entry.sha256 != entry.expected or not stat.S_ISREG(status.st_mode):
             return False
         return notes.get(status.st_ino) == (status.st_mtime_ns, status.st_size, entry.sha256)
 
     def learn(self, entry: PackagePath) -> None:
-        """The file was hashed just now, and has the content that its package had packed."""
+        """Remember that the file was just hashed and has the content that was packed."""
         status = self._there.get(entry.path)
         if not self._learns or entry.kind != "hardlink" or not entry.sha256 or entry.sha256 != entry.expected:
             return
-        # one that has no other name was not linked from the package, but copied
+        # a file with a single link was copied from the package, not linked
         if status is None or status.st_nlink < 2 or not stat.S_ISREG(status.st_mode):
             return
         tick = _TICK if status.st_mtime_ns % 1_000_000_000 else _COARSE_TICK
@@ -118,9 +118,9 @@ class KnownHashes:
             news[status.st_ino] = (status.st_mtime_ns, status.st_size, entry.sha256)
 
     def keep(self) -> None:
-        """Write down what was learnt; where that cannot be done it is learnt again."""
+        """Store new hashes; if this fails they are computed again next time."""
         with suppress(OSError):
-            # after a power cut a file can have its time and size, and nothing of its content
+            # after a power failure a file can have its time and size without its content
             for cache in {self._sources[package].parent for package in self._news}:
                 sync_file_system(cache)
             for package, found in self._news.items():
@@ -136,5 +136,5 @@ def _recall(package: Path) -> _Notes:
         if kept["version"] != 1:
             return {}
         return {inode: (changed, size, sha256) for inode, changed, size, sha256 in kept["files"]}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # TypeError: no list, or one that has no hash
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # TypeError: not a list, or without a hash
         return {}

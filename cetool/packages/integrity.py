@@ -1,7 +1,7 @@
-"""Whether what is on disk is what packages say: of an environment, by its records, and of a package kept unpacked.
+"""Compare files on disk with their packages: those of an environment, and those of an unpacked package.
 
-The hashes are those of ``info/paths.json`` (SHA-256), which engines repeat in ``conda-meta/*.json`` as ``paths_data``,
-with ``sha256_in_prefix`` for files into which they wrote the prefix.
+The SHA-256 hashes are those of ``info/paths.json``. Engines copy them to ``paths_data`` in ``conda-meta/*.json``, with
+``sha256_in_prefix`` for files into which they wrote the prefix.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ _EMPTY = hashlib.sha256().hexdigest()
 
 
 class Altered(Value):
-    """A file that is not as its package has it."""
+    """A file that differs from the file in its package."""
 
-    #: Where it is below the prefix, with slashes.
+    #: Path below the prefix, with slashes.
     path: str
-    #: Name, version and build of the package, as its record's file is called.
+    #: Name, version and build of the package: the stem of its record's file name.
     package: str
     #: ``changed`` or ``missing``.
     state: str
 
 
 def changed_files(prefix: Path, records: Iterable[PrefixRecord], known: KnownHashes | None = None) -> list[Altered]:
-    """What is not as the packages' records have it, by path.
+    """Return the files that differ from the package records, sorted by path.
 
-    Files that Python or linking make and take away again are left out. One that several packages brought is whole if
-    it is as one of them has it. A file without a recorded hash only has to be there. What ``known`` has is not read,
-    and it learns what was.
+    Volatile files are left out (see :func:`is_volatile`). A file of several packages is intact if it matches one of
+    them. A file without a recorded hash only has to exist. Files that ``known`` knows are not read; it learns the
+    others.
     """
     owners: dict[str, list[PackagePath]] = {}
     for entry in package_paths(records):
@@ -71,7 +71,7 @@ def changed_files(prefix: Path, records: Iterable[PrefixRecord], known: KnownHas
 
 
 def _state(root: Path, entries: Sequence[PackagePath], owners: Mapping[str, list[PackagePath]]) -> str | None:
-    """What is wrong with a path that these packages brought; None where it is as one of them has it."""
+    """Return what is wrong with a path of these packages; None if it matches one of them."""
     states = [_state_of(root, entry, owners) for entry in entries]
     return None if None in states else states[-1]
 
@@ -86,22 +86,25 @@ def _state_of(root: Path, entry: PackagePath, owners: Mapping[str, list[PackageP
         if entry.kind == "softlink":
             return None if _is_sound_link(root, path, entry, owners) else CHANGED
         return None if entry.expected is None or digest_of(path) == entry.expected else CHANGED
-    except (OSError, ValueError):  # a directory in its place, a link to nowhere, a file that may not be read
+    except (OSError, ValueError):  # a directory in its place, a broken link, a file without read permission
         return CHANGED
 
 
 def _is_sound_link(root: Path, path: str, entry: PackagePath, owners: Mapping[str, list[PackagePath]]) -> bool:
-    """A symbolic link's recorded hash is that of the file it led to when the package was built."""
+    """Return whether a symbolic link leads to its recorded target.
+
+    Its recorded hash is that of the file it led to when the package was built.
+    """
     if not os.path.islink(path):
         return False
-    if entry.sha256 in (None, _EMPTY):  # it led to a directory, or nowhere
+    if entry.sha256 in (None, _EMPTY):  # it led to a directory or to nothing
         return True
     target = os.path.relpath(os.path.realpath(path), os.path.realpath(root)).replace(os.sep, "/")
     if target in owners:
-        # what that file has in it is told for the file itself; one of another package may be of another version
+        # the target's content is checked as a file of its own; a target in another package may have another version
         own = [each.sha256 for each in owners[target] if each.package == entry.package and each.sha256 is not None]
         return not own or entry.sha256 in own
-    if target.startswith("../"):  # the machine's own
+    if target.startswith("../"):  # a file of the system
         return True
     return os.path.isfile(path) and digest_of(path) == entry.sha256
 
@@ -110,13 +113,13 @@ def _is_sound_link(root: Path, path: str, entry: PackagePath, owners: Mapping[st
 
 
 def listed_files(directory: Path) -> list[PackagePath]:
-    """The paths of an unpacked package by its ``info/paths.json``, of an older package by its ``info/files``.
+    """Return the paths of an unpacked package from ``info/paths.json``, or from ``info/files`` of an older package.
 
-    Raises OSError for a list that cannot be read, ValueError for one that is malformed.
+    Raises OSError if the list cannot be read, ValueError if it is malformed.
     """
     try:
         listing = read_regular(directory / "info" / "paths.json", PACKAGE)
-    except FileNotFoundError:  # packages of old have none
+    except FileNotFoundError:  # an older package
         text = read_regular(directory / "info" / "files", PACKAGE).decode("utf-8", "surrogateescape")
         return [PackagePath(name, directory.name, "hardlink") for name in text.splitlines() if name]
     try:
@@ -132,7 +135,7 @@ def listed_files(directory: Path) -> list[PackagePath]:
 
 
 def damaged_files(directory: Path) -> list[str]:
-    """The paths of an unpacked package that are missing or not as its own list has them; without hashes, missing."""
+    """Return the paths of an unpacked package that are missing, or whose hashes (if it lists any) do not match."""
     try:
         entries = listed_files(directory)
     except (OSError, ValueError):
@@ -145,7 +148,7 @@ def damaged_files(directory: Path) -> list[str]:
 
 
 def is_damaged(directory: Path) -> bool:
-    """Whether files of an unpacked package are missing or cut off. A package that is not there is not damaged."""
+    """Return whether files of an unpacked package are missing or truncated. A missing package is not damaged."""
     if not directory.is_dir():
         return False
     try:
@@ -164,14 +167,14 @@ def is_damaged(directory: Path) -> bool:
 
 
 def _is_cut_off(status: os.stat_result, size: object) -> bool:
-    """Whether a file is what a power cut leaves of one of this size: it ends early, with a block of the disk.
+    """Return whether a power failure has truncated a file of this size: it is too short, and ends with a disk block.
 
-    One that ends early somewhere else was changed by a program, through another of its names.
+    A file that is shortened to any other size was changed by a program, through another hard link.
     """
     return isinstance(size, int) and status.st_size < size and not status.st_size % 512 and stat.S_ISREG(status.st_mode)
 
 
-# --- whether an environment is complete, which no engine's exit status tells ------------------------------------------
+# --- whether an environment is complete: an engine's exit status does not say so --------------------------------------
 
 
 def check_complete(
@@ -182,15 +185,15 @@ def check_complete(
     whole: Mapping[str, os.stat_result] | None = None,
     there: Mapping[str, os.stat_result] | None = None,
 ) -> tuple[int, int]:
-    """The number of packages of the complete environment at ``prefix``, and the bytes that it takes on disk.
+    """Check that the environment at ``prefix`` is complete; return its number of packages and its size in bytes.
 
-    conda and mamba write ``conda-meta/history`` last, with the package records beside it (mamba makes the file empty at
-    the start, conda at the end); a prefix that was left half made lacks the one or the others.
+    conda and mamba write ``conda-meta/history`` last, next to the package records (mamba creates it empty at the
+    start, conda at the end); an incomplete prefix lacks the history or the records.
 
-    ``expect_packages`` is false for a request without packages: an environment with nothing in it is complete then.
-    ``there`` is all that is below the prefix, as :func:`walk` tells it; ``whole`` the same, where its packages' files
-    were found to be there and whole just now. Raises EngineError where it is not complete, and DamagedPackages where
-    it was linked from packages that had lost something.
+    ``expect_packages`` is false for a request without packages: then an empty environment is complete. ``there`` is
+    everything below the prefix, as :func:`walk` returns it; ``whole`` is the same if the caller has just verified the
+    packages' files. Raises EngineError if the environment is incomplete, and DamagedPackages if it was linked from
+    damaged packages.
     """
     try:
         paths = record_files(prefix)
@@ -211,13 +214,13 @@ def check_complete(
         try:
             record = read_record(path)
         except PackageRecordError as error:
-            reason = f"the package record {path.name} cannot be read: {error.problem}"
+            reason = f"cannot read the package record {path.name}: {error.problem}"
             raise _incomplete(prefix, reason, log) from None
         missing, wanted = _missing(record, prefix, there)
-        # Scripts that run at linking may take single files away again; a package that was not linked lacks nearly all.
+        # Link scripts may remove single files; a package that was not linked lacks nearly all of them.
         if missing * 2 > wanted:
             raise _incomplete(prefix, f"{missing} of the {wanted} files of {record.name} are missing", log)
-        # A short file is no fault by itself: another package, pip or a script may have written one over it.
+        # A short file is not a fault by itself: another package, pip or a script may have overwritten it.
         if (missing or _has_short_files(record, there)) and record.source is not None and is_damaged(record.source):
             damaged.append(record.source)
     if damaged:
@@ -227,23 +230,23 @@ def check_complete(
 
 def _incomplete(prefix: Path, reason: str, log: Path | None) -> EngineError:
     return EngineError(
-        f"the environment at {prefix} is not complete: {reason}",
+        f"the environment at {prefix} is incomplete: {reason}",
         code="environment-damaged",
-        hint="Run the same command again; it is made anew.",
+        hint="Run the command again to re-create it.",
         log=None if log is None else str(log),
     )
 
 
 def _missing(record: PrefixRecord, prefix: Path, there: Mapping[str, os.stat_result]) -> tuple[int, int]:
-    """How many of the package's files are missing, and of how many; the latter 0 where none is."""
-    # thousands of names: the quick look first
+    """Return how many of the package's files are missing, and out of how many (0 if none is missing)."""
+    # thousands of names: the fast check first
     unseen = [name for name in record.files if name not in there and not is_volatile(name)]
     missing = sum(not os.path.lexists(f"{prefix}/{name}") for name in unseen)  # through a link to a directory?
     return missing, sum(not is_volatile(name) for name in record.files) if missing else 0
 
 
 def _has_short_files(record: PrefixRecord, there: Mapping[str, os.stat_result]) -> bool:
-    """Whether a file of the package is shorter than it was packed; those in which the prefix was written may be."""
+    """Return whether a file of the package is truncated; files into which the prefix was written may be shorter."""
     for entry in record.entries:
         name = str(entry.get("_path"))
         status = there.get(name)

@@ -1,4 +1,4 @@
-"""The conda packages of a prefix, as ``conda-meta`` has them: the only reader of package records and of the history."""
+"""Read the conda packages of a prefix from ``conda-meta``: the only reader of package records and of the history."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from cetool.base.urls import strip_credentials
 from cetool.base.values import Value
 from cetool.declare.package import Package
 
-# Files that linking makes or removes on its own account, whatever the record says.
+# Files that linking creates or removes, whatever the package record says.
 _VOLATILE = pattern(r"\.pyc$|(?:^|/)\.[^/]*-(?:pre|post)-(?:link|unlink)\.(?:sh|bat)$|\.messages\.txt$")
-#: What a record has to have, and which of its lists are read.
+#: Fields that a package record must have, and the lists that are read from it.
 _TEXTS = ("name", "version", "build")
 _LISTS = ("files", "depends", "constrains")
 
@@ -28,24 +28,24 @@ class PackageRecordError(StoreError):
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(
-            f"the package record {path} cannot be read: {problem}", hint="Make the environment anew with --refresh."
+            f"cannot read the package record {path}: {problem}", hint="Re-create the environment with --refresh."
         )
         self.path = path
         self.problem = problem
 
 
 class PackagePath(Value):
-    """One path that a package brings."""
+    """One path of a package."""
 
-    #: Where it is below the prefix, with slashes.
+    #: Path below the prefix, with slashes.
     path: str
-    #: Name, version and build of the package, as its record's file is called.
+    #: Name, version and build of the package: the stem of its record's file name.
     package: str
     #: The record's ``path_type``: ``hardlink``, ``softlink``, ``directory``.
     kind: str
-    #: SHA-256 of the file in the package, lowercase hex digits; None where it is not recorded.
+    #: SHA-256 of the file in the package, lowercase hex digits; None if not recorded.
     sha256: str | None = None
-    #: SHA-256 of the file in the prefix, which differs where the prefix was written into it.
+    #: SHA-256 of the file in the prefix; differs from ``sha256`` if the prefix was written into the file.
     expected: str | None = None
 
 
@@ -58,7 +58,7 @@ class PrefixRecord(Value):
 
     @property
     def stem(self) -> str:
-        """Name, version and build, as the record's file is called."""
+        """Name, version and build: the stem of the record's file name."""
         return self.path.stem
 
     @property
@@ -83,7 +83,7 @@ class PrefixRecord(Value):
 
     @property
     def depends(self) -> Sequence[str]:
-        """Match specs of what it needs."""
+        """Match specs of its dependencies."""
         return self.data.get("depends") or ()
 
     @property
@@ -95,26 +95,26 @@ class PrefixRecord(Value):
 
     @property
     def source(self) -> Path | None:
-        """The unpacked package that it was linked from; None where the record does not tell."""
+        """The unpacked package that it was linked from; None if the record does not say."""
         link = self.data.get("link")
         named = (link.get("source") if isinstance(link, dict) else None) or self.data.get("extracted_package_dir")
         return Path(named) if isinstance(named, str) and os.path.isabs(named) else None
 
     def text(self, key: str) -> str | None:
-        """A field that is a text; None where it is empty, or something else."""
+        """Return a string field; None if it is empty or not a string."""
         value = self.data.get(key)
         return value if isinstance(value, str) and value else None
 
     def digest(self, algorithm: str) -> str | None:
-        """The archive's digest that the record claims, lowercase hex digits."""
+        """Return the archive's digest as recorded, lowercase hex digits."""
         value = self.text(algorithm)
         return value.lower() if value else None
 
     @property
     def package(self) -> Package:
-        """The package as a lock names it."""
+        """The package as a lock lists it."""
         size = self.data.get("size")
-        noarch = "generic" if self.data.get("noarch") is True else self.text("noarch")  # as older packages have it
+        noarch = "generic" if self.data.get("noarch") is True else self.text("noarch")  # true in older packages
         return Package(
             name=self.name,
             version=self.version,
@@ -131,32 +131,32 @@ class PrefixRecord(Value):
 
 
 def record_files(prefix: Path) -> list[Path]:
-    """The files of the package records in a prefix, by name. Raises OSError where ``conda-meta`` cannot be read."""
+    """Return the files of the package records in a prefix, sorted. Raises OSError if ``conda-meta`` cannot be read."""
     meta = prefix / "conda-meta"
     names = sorted(name for name in os.listdir(meta) if name.endswith(".json") and name != "cetool.json")
     return [meta / name for name in names]
 
 
 def read_record(path: Path) -> PrefixRecord:
-    """The record in a file. Raises PackageRecordError, which names the field, for what is none."""
+    """Read a package record. Raises PackageRecordError, which names the field, if it is malformed."""
     try:
         data = read_json(path, PACKAGE)
     except (OSError, ValueError) as error:
         raise PackageRecordError(path, str(error)) from None
     if not isinstance(data, dict):
-        raise PackageRecordError(path, "it is not a package record")
+        raise PackageRecordError(path, "not a package record")
     for key in _TEXTS:
         if not isinstance(data.get(key), str):
-            raise PackageRecordError(path, f"it is not a package record: '{key}' is not a text")
+            raise PackageRecordError(path, f"not a package record: '{key}' is not a string")
     for key in _LISTS:
         value = data.get(key)
         if value is not None and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
-            raise PackageRecordError(path, f"it is not a package record: '{key}' is not a list of texts")
+            raise PackageRecordError(path, f"not a package record: '{key}' is not a list of strings")
     return PrefixRecord(path, data)
 
 
 def read_records(prefix: Path) -> list[PrefixRecord]:
-    """The records of a prefix, by file name, none where there is no ``conda-meta``. Raises PackageRecordError."""
+    """Return the records of a prefix by file name; none if ``conda-meta`` is missing. Raises PackageRecordError."""
     try:
         paths = record_files(prefix)
     except (FileNotFoundError, NotADirectoryError):
@@ -167,7 +167,7 @@ def read_records(prefix: Path) -> list[PrefixRecord]:
 
 
 def sound_records(prefix: Path) -> tuple[list[PrefixRecord], list[Path]]:
-    """The records of a prefix that can be read, and the files of those that cannot."""
+    """Return the readable records of a prefix, and the files of the unreadable ones."""
     sound, broken = [], []
     try:
         paths = record_files(prefix)
@@ -182,7 +182,7 @@ def sound_records(prefix: Path) -> tuple[list[PrefixRecord], list[Path]]:
 
 
 def read_history(prefix: Path) -> str:
-    """What ``conda-meta/history`` says, nothing where it cannot be read."""
+    """Return the text of ``conda-meta/history``; empty if it cannot be read."""
     try:
         return read_regular(prefix / "conda-meta" / "history", PACKAGE).decode("utf-8", "replace")
     except OSError:
@@ -193,12 +193,12 @@ def read_history(prefix: Path) -> str:
 
 
 def is_volatile(path: str) -> bool:
-    """Whether a path is of the kind that Python or linking makes and takes away again."""
+    """Return whether Python or linking creates and removes files with such a path."""
     return _VOLATILE.search(path) is not None
 
 
 def package_paths(records: Iterable[PrefixRecord]) -> Iterator[PackagePath]:
-    """The paths that these packages brought, those left out that Python or linking make and take away again."""
+    """Yield the paths of these packages, without the volatile ones (see :func:`is_volatile`)."""
     records = list(records)
     places = _python_places(records)
     for record in records:
@@ -214,7 +214,7 @@ def _paths_of(record: PrefixRecord, places: tuple[tuple[str, str], ...]) -> Iter
         name = entry.get("_path")
         if not isinstance(name, str) or not name:
             continue
-        for packed, placed in places:  # conda records these paths as they are in the package
+        for packed, placed in places:  # conda records the paths inside the package
             if name.startswith(packed):
                 name = placed + name.removeprefix(packed)
                 break
@@ -230,7 +230,7 @@ def _paths_of(record: PrefixRecord, places: tuple[tuple[str, str], ...]) -> Iter
 
 
 def _python_places(records: Iterable[PrefixRecord]) -> tuple[tuple[str, str], ...]:
-    """Where files of noarch Python packages go: pairs of the directory in the package and that in the prefix."""
+    """Return where files of noarch Python packages go: pairs of a directory in the package and one in the prefix."""
     python = next((record.data for record in records if record.name == "python"), {})
     version = ".".join(str(python.get("version", "")).split(".")[:2])
     windows = str(python.get("subdir", "")).startswith("win")

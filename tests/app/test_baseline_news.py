@@ -201,7 +201,7 @@ def test_without_the_network_what_came_last_counts(trusting: Home, shelf: Shelf,
     assert run(home, "run", "--offline", script(home, shelf, url, name="b.sh"))[0] == "1.0"
     web.answers["/s.txt"] = sends(b"<!DOCTYPE html>", Content_Type="text/html")
     _, said = run(home, script(home, shelf, url, name="c.sh"), status=125)
-    assert "this is a web page, not a baseline" in said
+    assert "a web page, not to a baseline" in said
     assert run(home, "run", "--refresh", path, status=125)[1] and run(home, path) == ("1.0", "")
     (row,) = json.loads(run(home, "baseline", "status", "--json", path)[0])["baselines"]
     assert row["state"] == "unknown" and "web page" in row["problem"]
@@ -226,7 +226,7 @@ def test_plain_http_only_on_request(home: Home, shelf: Shelf) -> None:
         web.answers["/s.txt"] = sends(standard(shelf, "alpha-1").encode())
         path = script(home, shelf, f"{web.url}/s.txt")
         _, said = run(home, path, status=125)
-        assert "a baseline is not fetched over plain http" in said and web.requests == []
+        assert "a baseline must be fetched over https" in said and web.requests == []
         assert run(home, "run", "--insecure", path)[0] == "1.0"
 
 

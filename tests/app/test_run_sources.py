@@ -119,12 +119,12 @@ def test_urls_that_lead_to_no_script(settled: Home, site: ChannelServer) -> None
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     expected = [
-        (f"{site.url}/missing.sh", 127, "no such script"),
-        (f"{site.url}/broken.sh", 125, "broke off"),
+        (f"{site.url}/missing.sh", 127, "the script was not found on"),
+        (f"{site.url}/broken.sh", 125, "was lost"),
         (f"{site.url}/busy.sh", 125, "503"),
-        (f"http://127.0.0.1:{port}/x.sh", 125, "refuses the connection"),
-        ("ftp://example.org/x.sh", 2, "no https:// URL"),
-        ("file:///tmp/x.sh", 2, "by its path"),
+        (f"http://127.0.0.1:{port}/x.sh", 125, "refused the connection"),
+        ("ftp://example.org/x.sh", 2, "not an https:// URL"),
+        ("file:///tmp/x.sh", 2, "file:// URLs are not supported"),
     ]
     for url, status, words in expected:
         done = settled.cetool("run", "--insecure", url)

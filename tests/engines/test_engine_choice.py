@@ -239,9 +239,9 @@ def test_what_is_complete(tmp_path: Path) -> None:
     assert "no package" in reason()
     record = meta / "a-1-0.json"
     record.write_text("{")
-    assert "a-1-0.json cannot be read" in reason()
+    assert "cannot read the package record a-1-0.json" in reason()
     record.write_text(json.dumps({"name": "a", "version": "1", "build": "0", "files": "bin/a"}))
-    assert "a-1-0.json cannot be read: it is not a package record: 'files' is not a list of texts" in reason()
+    assert "a-1-0.json: not a package record: 'files' is not a list of strings" in reason()
     record.write_text(json.dumps({"name": "a", "version": "1", "build": "0", "files": ["bin/a", "bin/b", "lib/x.pyc"]}))
     assert "2 of the 2 files of a" in reason()
     (tmp_path / "bin").mkdir()

@@ -199,7 +199,7 @@ def test_registration_is_taken_back(world: World, name: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("no-env", "reported success, but .*not complete"),
+        ("no-env", "reported success, but .*incomplete"),
         ("late", "reported success, but .*files of hello-bin are missing"),
         ("half", "reported success, but .*files of hello-bin are missing"),
         ("transcript:h04-badjson", "(crashed|SIGSEGV) while it read the package lists? of file:"),

@@ -290,7 +290,7 @@ def test_offline_takes_the_last_copy(trusting: Home, certificate: Path) -> None:
         assert done.returncode == 125 and digest(EMPTY) in done.stderr
     done = trusting.cetool("run", url)
     assert done.returncode == 125
-    assert "refuses the connection" in told(done.stderr)[0]
+    assert "refused the connection" in told(done.stderr)[0]
     assert re.search(r"`--offline` takes the copy that came \d+s ago", told(done.stderr)[1])
     # a copy that was forgotten about is asked about again, and a damaged one is none
     trusting.cetool("trust", "forget", "--all")
@@ -433,7 +433,7 @@ def test_a_gist_means_the_file_that_is_named_or_that_says_what_it_needs(trusting
         assert run(f"{page}#file-my_s-sh-L1-L3") == "hello"
         several = run(page)
         assert several.startswith("2 ") and "#file-b-sh (b.sh), #file-my_s-sh (my_s.sh)" in several
-        assert "no file for #file-c-sh" in run(f"{page}#file-c-sh")
+        assert "no file with the anchor #file-c-sh" in run(f"{page}#file-c-sh")
         # without the API it is the first file, unless another may be meant
         web.answers[api] = sends(b"{}", status=403)
         assert run(page) == "ran"
@@ -459,16 +459,16 @@ def test_careless_urls_end_in_a_sentence(trusting: Home, web: Server) -> None:
         "/huge": sends(length=1 << 30),
     }
     expected = [
-        ("/page", 125, "this is a web page"),
-        ("/o/r/blob/main/x.sh", 125, "this is a web page"),
-        ("/login", 125, "/page: this is a web page"),
+        ("/page", 125, "leads to a web page"),
+        ("/o/r/blob/main/x.sh", 125, "leads to a web page"),
+        ("/login", 125, "/page: the URL leads to a web page"),
         ("/binary", 125, "NUL byte"),
         ("/empty", 125, "is empty"),
         ("/text", 125, "does not say what it needs"),
-        ("/private", 125, "does not let you read it"),
+        ("/private", 125, "refuses access"),
         ("/huge", 125, "larger than 10 MiB"),
-        ("/none", 127, "no such script"),
-        ("/a b.sh", 2, "there is a character"),
+        ("/none", 127, "was not found on"),
+        ("/a b.sh", 2, "an invalid character"),
     ]
     for path, status, words in expected:
         done = trusting.cetool("run", "--yes", f"{web.url}{path}")
