@@ -147,7 +147,7 @@ def _with_guess(error: ScriptNotFoundError, target: str) -> ScriptNotFoundError:
     if re.match(r"https?:/*\w|(www\.)?(github|gitlab)\.com/|gist\.github\.com/|raw\.githubusercontent\.com/", target):
         hint = "If a URL was meant: it begins with https://, and is written whole."
         return error.but(hint=hint)
-    near = ["--help"] if target == "help" else difflib.get_close_matches(target, COMMANDS, n=1)
+    near = difflib.get_close_matches(target, COMMANDS, n=1)
     if not near or os.sep in target:
         return error
     return error.but(hint=f"If a command was meant: `cetool {near[0]}`. {error.hint or ''}".strip())

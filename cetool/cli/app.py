@@ -16,7 +16,9 @@ import typer
 
 from cetool import __version__
 from cetool.base.errors import UsageError
+from cetool.base.text import nearest, printable
 from cetool.cli.output import print_line
+from cetool.cli.parameters import Commands
 from cetool.warm import COMMANDS
 
 OPTIONS = ("--install-completion", "--show-completion")
@@ -70,64 +72,70 @@ def _parent() -> str:
 
 
 #: Options that are cetool's own rather than those of ``run``.
-_OWN_OPTIONS = ("--help", "--version", *OPTIONS)
+_OWN_OPTIONS = ("--help", "--version", "-V", *OPTIONS)
 
 #: Commands that hand words on to what they start.
 _TAKES_WORDS = ("exec", "rerun")
-#: Where each command is: its module in this package, and its function there, or the group that ``app`` is there.
-#: Modules are imported when their command is called: all together take longer than most commands.
+#: The commands by topic, and where each is: its module in this package, and its function there, or the group that
+#: ``app`` is there. Modules are imported when their command is called: all together take longer than most commands.
 _PLACES = {
-    "run": ("run", "run"),
-    "exec": ("tools", "execute"),
-    "rerun": ("reproducing", "rerun"),
-    "shell": ("tools", "shell"),
-    "create": ("environments", "create"),
-    "name": ("environments", "name"),
-    "path": ("tools", "path"),
-    "list": ("environments", "list_environments"),
-    "show": ("scripts", "show"),
-    "init": ("editing", "init"),
-    "add": ("editing", "add"),
-    "drop": ("editing", "drop"),
-    "remove-dep": ("editing", "drop"),
-    "convert": ("editing", "convert"),
-    "check": ("editing", "check"),
-    "lock": ("locking", "lock"),
-    "export": ("reproducing", "export"),
-    "gc": ("environments", "gc"),
-    "verify": ("reproducing", "verify"),
-    "remove": ("environments", "remove"),
-    "info": ("scripts", "info"),
-    "trust": ("trusting", "app"),
-    "kernel": ("kernels", "app"),
-    "config": ("settings", "app"),
-    "overlay": ("overlays", "app"),
-    "baseline": ("baseline_commands", "app"),
+    "Run": {
+        "run": ("run", "run"),
+        "exec": ("tools", "execute"),
+        "shell": ("tools", "shell"),
+        "rerun": ("reproducing", "rerun"),
+    },
+    "Declare": {
+        "init": ("editing", "init"),
+        "add": ("editing", "add"),
+        "drop": ("editing", "drop"),
+        "remove-dep": ("editing", "drop"),
+        "convert": ("editing", "convert"),
+        "check": ("editing", "check"),
+        "show": ("scripts", "show"),
+    },
+    "Reproduce": {
+        "lock": ("locking", "lock"),
+        "export": ("reproducing", "export"),
+        "verify": ("reproducing", "verify"),
+        "baseline": ("baseline_commands", "app"),
+    },
+    "Environments": {
+        "list": ("environments", "list_environments"),
+        "create": ("environments", "create"),
+        "path": ("tools", "path"),
+        "name": ("environments", "name"),
+        "remove": ("environments", "remove"),
+        "gc": ("environments", "gc"),
+        "overlay": ("overlays", "app"),
+        "kernel": ("kernels", "app"),
+    },
+    "Settings": {
+        "config": ("settings", "app"),
+        "trust": ("trusting", "app"),
+        "info": ("scripts", "info"),
+    },
 }
 
 
 def make_app(*names: str) -> typer.Typer:
     """The command line with these of cetool's commands."""
-    app = typer.Typer(
-        name="cetool",
-        help=_cetool.__doc__,
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
+    app = Commands("cetool", help=_cetool.__doc__, context_settings={"help_option_names": ["-h", "--help"]})
     app.callback()(_cetool)
-    for name in names:
-        module, function = _PLACES[name]
-        place = import_module(f"cetool.cli.{module}")
-        if function == "app":
-            app.add_typer(place.app)
-        elif name == "run":
-            app.command(name, cls=place.RunCommand, context_settings=place.CONTEXT)(place.run)
-        elif name in _TAKES_WORDS:
-            app.command(name, context_settings=import_module("cetool.cli.run").CONTEXT)(getattr(place, function))
-        else:
-            app.command(name, hidden=name == "remove-dep")(getattr(place, function))
+    for topic, places in _PLACES.items():
+        for name, (module, function) in places.items():
+            if name not in names:
+                continue
+            place = import_module(f"cetool.cli.{module}")
+            if function == "app":
+                app.add_typer(place.app, rich_help_panel=topic)
+                continue
+            more = {"rich_help_panel": topic, "hidden": name == "remove-dep"}
+            if name == "run":
+                more |= {"cls": place.RunCommand, "context_settings": place.CONTEXT}
+            elif name in _TAKES_WORDS:
+                more |= {"context_settings": import_module("cetool.cli.run").CONTEXT}
+            app.command(name, **more)(getattr(place, function))
     return app
 
 
@@ -139,10 +147,14 @@ def _print_version(wanted: bool) -> None:
 
 def _cetool(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print cetool's version.")
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version of cetool."),
     ] = False,
 ) -> None:
-    """Run a script in the conda environment that it declares. `cetool SCRIPT` is short for `cetool run SCRIPT`."""
+    """Run scripts in the conda environments that they declare.
+
+    `cetool SCRIPT` is short for `cetool run SCRIPT`. `cetool help COMMAND` shows the help of a command.
+    """
 
 
 def with_command(arguments: list[str]) -> list[str]:
@@ -150,11 +162,23 @@ def with_command(arguments: list[str]) -> list[str]:
 
     That is how the kernel calls a script whose shebang is ``#!/usr/bin/env cetool``, or ``-S cetool -v``.
     """
+    if arguments[:1] == ["help"]:
+        return [*_known_command(arguments[1:]), "--help"]
     if not arguments or arguments[0] in COMMANDS or arguments[0] == "-h":
         return arguments
     if arguments[0].partition("=")[0] in _OWN_OPTIONS:
         return arguments
     return ["run", *arguments]
+
+
+def _known_command(words: list[str]) -> list[str]:
+    """The words behind ``help`` if they start with a command. Raises UsageError."""
+    if words and words[0] not in COMMANDS:
+        raise UsageError(
+            f"there is no command {printable(words[0])!r}",
+            hint=nearest(words[0], COMMANDS) or "`cetool --help` lists the commands.",
+        )
+    return words
 
 
 def _takes_json(error: Exception, words: list[str]) -> bool:

@@ -21,13 +21,7 @@ from cetool.cli.voice import start
 
 STATUS_SCHEMA = "cetool.baseline-status/1"
 
-app = typer.Typer(
-    name="baseline",
-    help="Lists of packages that environments start from.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = options.Commands("baseline", help="Lists of packages that environments start from.")
 
 
 class Format(str, Enum):

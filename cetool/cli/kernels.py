@@ -19,7 +19,7 @@ from cetool.declare.source import is_url
 from cetool.launch.kernels import KernelSource
 
 LIST_SCHEMA = "cetool.kernel.list/1"
-app = typer.Typer(name="kernel", help="Install kernels for Jupyter that run in an environment.", no_args_is_help=True)
+app = options.Commands("kernel", help="Install kernels for Jupyter that run in an environment.")
 
 _Language = Annotated[str | None, option("--language", metavar="LANGUAGE", help="The kernel's: python, r or bash.")]
 _Prefix = Annotated[

@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 from cetool.app.decision import LockChoice
+from cetool.cli.parameters import Commands as Commands
 from cetool.cli.parameters import Group as Group
 from cetool.cli.parameters import command as command
 from cetool.cli.parameters import open_world as open_world
 from cetool.cli.parameters import option as option
+from cetool.cli.parameters import with_help as with_help
 from cetool.declare.platforms import PLATFORMS
 from cetool.settings.settings import ENGINES
 
@@ -22,6 +24,8 @@ REMOTE = "Remote scripts"
 OVERLAY = "Overlays"
 NOTEBOOK = "Notebooks"
 OUTPUT = "Output"
+#: The panels of options in the order in which help shows them; the first has what belongs to one command.
+PANELS = ("Options", ENVIRONMENT, REPRODUCIBILITY, REMOTE, OVERLAY, NOTEBOOK, OUTPUT)
 
 
 def _note_json(context: typer.Context, as_json: bool) -> bool:
@@ -33,8 +37,13 @@ def _note_json(context: typer.Context, as_json: bool) -> bool:
 
 # --- each option --------------------------------------------------------------------------------------------------
 
-Verbose = Annotated[bool, option("--verbose", "-v", help="Say what is done, and with what.", panel=OUTPUT)]
-Quiet = Annotated[bool, option("--quiet", "-q", help="Say nothing but errors.", panel=OUTPUT)]
+Verbose = Annotated[
+    bool,
+    option("--verbose", "-v", help="Report each step.", panel=OUTPUT, setting="verbosity", value="verbose"),
+]
+Quiet = Annotated[
+    bool, option("--quiet", "-q", help="Print errors only.", panel=OUTPUT, setting="verbosity", value="quiet")
+]
 AsJson = Annotated[
     bool,
     option("--json", help="Print JSON (docs/json.md has its form).", panel=OUTPUT, callback=_note_json, is_eager=True),

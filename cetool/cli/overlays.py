@@ -29,13 +29,7 @@ LIST_SCHEMA = "cetool.overlay-list/1"
 SHOW_SCHEMA = "cetool.overlay-show/1"
 DIFF_SCHEMA = "cetool.overlay-diff/1"
 
-app = typer.Typer(
-    name="overlay",
-    help="Packages laid over an environment that stays as it is, under a name.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = options.Commands("overlay", help="Packages laid over an environment that stays as it is, under a name.")
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="The overlay's name.")]
 Which = Annotated[str, typer.Argument(metavar="NAME|SCRIPT", help="An overlay's name, or a script that declares one.")]

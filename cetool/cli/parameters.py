@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, TypeVar, cast, get_type_hints
+from copy import copy
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 from typer.models import OptionInfo
 
 from cetool.app.world import World
@@ -23,8 +26,33 @@ from cetool.cli.voice import Voice, start
 #: The options of which a command line may have one.
 _EXCLUSIVE = (("--verbose", "--quiet"), ("--locked", "--frozen", "--no-lock"), ("--no-lock", "--lock-file"))
 
-#: The settings that options override, by the options' first flag: a key, and the value where it is not what was given.
-_SETTINGS: dict[str, tuple[str, object]] = {}
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Option(OptionInfo):
+    """A declared option, with what Typer does not know about it.
+
+    ``setting`` is the key of the setting that it overrides, ``value`` what the setting becomes unless that is the value
+    given; ``known`` are the values that a shell completes. ``rank`` counts declarations: help lists options in this
+    order.
+    """
+
+    _declared = itertools.count()
+
+    def __init__(
+        self, flags: Sequence[str], *, setting: str | None, value: object, known: Sequence[str], **more: Any
+    ) -> None:
+        # what Option() returns but for a default, which it would take the first flag for
+        super().__init__(default=..., param_decls=flags, **more)
+        self.setting = setting
+        self.value = value
+        self.known = tuple(known)
+        self.rank = next(self._declared)
+
+    @property
+    def flag(self) -> str:
+        """The flag that the option is known by: the long one."""
+        return next(flag for flag in self.param_decls or () if flag.startswith("--"))
 
 
 def option(
@@ -35,17 +63,16 @@ def option(
     value: object = None,
     known: Sequence[str] = (),
     **more: Any,
-) -> OptionInfo:
-    """Declare an option. ``known`` are the values that a shell completes.
-
-    ``setting`` is the key of the setting that it overrides (and so the variable ``CETOOL_...``), ``value`` what that
-    becomes where it is not what was given.
-    """
-    if setting is not None:
-        _SETTINGS[next(flag for flag in flags if flag.startswith("--"))] = (setting, value)
+) -> Option:
+    """Declare an option; :class:`Option` explains the parameters."""
     complete = (lambda incomplete: [each for each in known if each.startswith(incomplete)]) if known else None
-    # what Option() returns but for a default, which it would take the first flag for
-    return OptionInfo(default=..., param_decls=flags, help=help, rich_help_panel=panel, autocompletion=complete, **more)
+    described = {"help": help, "rich_help_panel": panel, "autocompletion": complete}
+    return Option(flags, setting=setting, value=value, known=known, **described, **more)
+
+
+def with_help(text: str, default: Any = None) -> Any:
+    """Give a field of a :class:`Group` a help text of its own: what a shared option means for this command."""
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -53,7 +80,7 @@ class Group:
     """Options of a command. Raises BadParameter for two that exclude each other."""
 
     def __post_init__(self) -> None:
-        flags = {_flag(info): bool(getattr(self, name)) for name, info, _ in self.declared()}
+        flags = {info.flag: bool(getattr(self, name)) for name, info, _ in self.declared()}
         for excluding in _EXCLUSIVE:
             given = [flag for flag in excluding if flags.get(flag)]
             if len(given) > 1:
@@ -61,16 +88,18 @@ class Group:
 
     @classmethod
     @functools.cache
-    def declared(cls) -> tuple[tuple[str, OptionInfo, inspect.Parameter], ...]:
+    def declared(cls) -> tuple[tuple[str, Option, inspect.Parameter], ...]:
         """Name, declaration and parameter of each option, the class's own before those of its bases."""
         hints = get_type_hints(cls, include_extras=True)
         known = {each.name: each for each in fields(cls)}
         found = []
         for name in dict.fromkeys(_names(cls)):
             default = inspect.Parameter.empty if known[name].default is MISSING else known[name].default
-            annotation = hints[name]
+            info = copy(hints[name].__metadata__[0])
+            info.help = known[name].metadata.get("help", info.help)
+            annotation: Any = Annotated.__class_getitem__((hints[name].__origin__, info))  # type: ignore[attr-defined]
             parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-            found.append((name, annotation.__metadata__[0], parameter))
+            found.append((name, info, parameter))
         return tuple(found)
 
     @property
@@ -78,18 +107,11 @@ class Group:
         """The settings that the given options override, by their keys."""
         found: dict[str, object] = {}
         for name, info, _ in self.declared():
-            given, flag = getattr(self, name), _flag(info)
-            if given and flag in ("--verbose", "--quiet"):
-                found["verbosity"] = flag.removeprefix("--")
-            elif given and flag in _SETTINGS:
-                key, value = _SETTINGS[flag]
-                found[key] = value if value is not None else tuple(given) if isinstance(given, list) else given
+            given = getattr(self, name)
+            if given and info.setting is not None:
+                value = tuple(given) if isinstance(given, list) else given
+                found[info.setting] = value if info.value is None else info.value
         return found
-
-
-def _flag(info: OptionInfo) -> str:
-    """The flag that an option is known by: the long one."""
-    return next(flag for flag in info.param_decls or () if flag.startswith("--"))
 
 
 def _names(group: type) -> list[str]:
@@ -99,10 +121,36 @@ def _names(group: type) -> list[str]:
     return [*vars(group).get("__annotations__", ()), *(name for base in group.__bases__ for name in _names(base))]
 
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+class Command(TyperCommand):
+    """A command whose help :mod:`cetool.cli.help` renders."""
+
+    def get_help(self, ctx: Any) -> str:
+        from cetool.cli.help import help_of  # few command lines ask for help
+
+        return help_of(self, ctx)
 
 
-def command(function: _Command) -> _Command:
+class CommandGroup(TyperGroup):
+    """A group of commands whose help :mod:`cetool.cli.help` renders."""
+
+    def get_help(self, ctx: Any) -> str:
+        from cetool.cli.help import help_of  # few command lines ask for help
+
+        return help_of(self, ctx)
+
+
+class Commands(typer.Typer):
+    """Commands that share a first word; each is a :class:`Command` unless it asks for another class."""
+
+    def __init__(self, name: str, *, help: str | None, **more: Any) -> None:
+        plain: dict[str, Any] = {"pretty_exceptions_enable": False, "rich_markup_mode": None, "no_args_is_help": True}
+        super().__init__(name=name, help=help, cls=CommandGroup, **plain, **more)
+
+    def command(self, name: str | None = None, **more: Any) -> Callable[[_Function], _Function]:
+        return super().command(name, **{"cls": Command, **more})
+
+
+def command(function: _Function) -> _Function:
     """The function as Typer takes it: in the place of its parameter ``given`` are the options of that group."""
     hints = get_type_hints(function, include_extras=True)
     group = hints.get("given")
@@ -120,7 +168,8 @@ def command(function: _Command) -> _Command:
     parameters += declared.values()
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {each.name: each.annotation for each in parameters}
-    return cast(_Command, called)
+    called.options = {name: info for name, info, _ in group.declared()}  # type: ignore[attr-defined]
+    return cast(_Function, called)
 
 
 def open_world(given: Group) -> tuple[World, Voice]:

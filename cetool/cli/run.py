@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from cetool.app.decision import BaselineOptions, Wish
 from cetool.app.running import run as become_script
@@ -16,6 +15,7 @@ from cetool.app.starting import NotebookOptions, RunOptions
 from cetool.base.errors import UsageError
 from cetool.cli import options
 from cetool.cli.options import option
+from cetool.cli.parameters import Command
 from cetool.declare.source import NOTEBOOK_SUFFIX, is_url
 
 #: What a command needs so that all that follows SCRIPT belongs to the script.
@@ -92,7 +92,7 @@ def run(
     become_script(source, words, how, world, voice)
 
 
-class RunCommand(TyperCommand):
+class RunCommand(Command):
     """Reads the command line of ``run``: what stands after a script is the script's, after a notebook cetool's."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -21,7 +21,7 @@ from cetool.settings.settings import DEFAULTS, KEYS, LoadedSettings, check_value
 #: The form of ``config list --json``; a change that a reader could stumble over gets another number.
 SCHEMA = "cetool.config/1"
 
-app = typer.Typer(name="config", help="Show and change settings.", no_args_is_help=True)
+app = options.Commands("config", help="Show and change settings.")
 
 _Key = Annotated[str, typer.Argument(metavar="KEY", help="A setting, such as max-size.", show_default=False)]
 

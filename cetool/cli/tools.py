@@ -56,7 +56,7 @@ def execute(
 
 def cex(words: Sequence[str]) -> int:
     """``cex`` with these arguments: the exit status, where it does not become the tool. Raises CetoolError."""
-    app = typer.Typer(name="cex", pretty_exceptions_enable=False, rich_markup_mode=None)
+    app = options.Commands("cex", help=None)
     app.command(context_settings={**CONTEXT, "help_option_names": ["-h", "--help"]}, no_args_is_help=True)(execute)
     result = app(with_shell(words, os.environ), prog_name="cex", standalone_mode=False)
     return result if isinstance(result, int) else 0

@@ -24,7 +24,7 @@ from cetool.store.keyed import Trusted, TrustStore
 SCHEMA = "cetool.trust/1"
 _SHOWN_DIGITS = 16
 
-app = typer.Typer(name="trust", help="Show and forget which scripts from URLs may run.", no_args_is_help=True)
+app = options.Commands("trust", help="Show and forget which scripts from URLs may run.")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     *("run", "exec", "rerun", "shell", "create", "name", "path", "list", "show", "init", "add", "drop", "remove-dep"),
     *("convert", "check", "lock", "export", "gc", "verify", "remove", "trust", "kernel", "config", "overlay"),
-    *("baseline", "info"),
+    *("baseline", "info", "help"),
 )
 #: The first field of every record; another number for each change of what follows.
 MAGIC = b"cetool launch 4"
