@@ -61,7 +61,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting with ruff, and the layers of docs/architecture.md with import-linter."""
+    """Check style and formatting with ruff, and the layers of docs/explanation/architecture.md with import-linter."""
     session.install(*group("lint"))
     session.run("ruff", "check", *SOURCES)
     session.run("ruff", "format", "--check", *SOURCES)
@@ -73,6 +73,16 @@ def types(session: nox.Session) -> None:
     """Check types with mypy --strict."""
     session.install(*PYPROJECT["project"]["dependencies"], *group("test"), *group("types"), "nox")
     session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation site in site/ and check every link; with `-- --serve`, serve it while you write."""
+    session.install(*group("docs"))
+    if "--serve" in session.posargs:
+        session.run("zensical", "serve")
+    else:
+        session.run("python", "tools/build_site.py")
 
 
 @nox.session

@@ -53,11 +53,11 @@ def main(words: Sequence[str] | None = None) -> int:
     print_report(report, console)
     if outputs["json"]:
         outputs["json"].write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
-    svg = outputs["svg"] or (ROOT / "docs" / "performance.svg" if options.docs else None)
+    svg = outputs["svg"] or (ROOT / "docs" / "explanation" / "performance.svg" if options.docs else None)
     if svg:
         svg.write_text(draw_chart(report), encoding="utf-8")
     if options.docs:
-        write_docs(report, ROOT / "docs" / "performance.md")
+        write_docs(report, ROOT / "docs" / "explanation" / "performance.md")
     missed = [each.name for result in report.results for each in result.comparisons if each.met is False]
     for name in missed:
         print(f"over its target: {name}", file=sys.stderr)
@@ -102,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", choices=GROUPS, help="this group; repeat for more")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw a chart")
-    parser.add_argument("--docs", action="store_true", help="rewrite the tables of docs/performance.md, and its chart")
+    parser.add_argument(
+        "--docs", action="store_true", help="rewrite the tables and the chart of docs/explanation/performance.md"
+    )
     parser.add_argument("--machine", metavar="NAME", help="what to call this machine")
     parser.add_argument("--environments", type=int, metavar="N", help="of the grown cache (10000)")
     parser.add_argument("--runs", type=int, metavar="N", help="logged in the grown cache (100 for each environment)")

@@ -1,7 +1,7 @@
 """cetool runs a script in the conda environment that the script itself declares.
 
-The names in ``__all__`` are the library (docs/library.md); each loads what it needs when it is first used, so that
-importing this package costs nothing.
+The names in ``__all__`` are the library (docs/reference/library.md). Each loads what it needs when it is first used, so
+that importing this package costs nothing.
 """
 
 # neither `from __future__` nor typing: each would be an import

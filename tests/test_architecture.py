@@ -1,4 +1,4 @@
-"""The rules of docs/architecture.md that hold for every module: sizes, parameters, imports within functions."""
+"""The rules of docs/explanation/architecture.md for every module: sizes, parameters, imports within functions."""
 
 from __future__ import annotations
 

@@ -115,8 +115,8 @@ def _check_chart(report: dict[str, Any], chart: Path) -> None:
 
 
 def test_docs_have_room_for_every_group() -> None:
-    """docs/performance.md has the markers that the program writes between."""
-    text = (_ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    """docs/explanation/performance.md has the markers that the program writes between."""
+    text = (_ROOT / "docs" / "explanation" / "performance.md").read_text(encoding="utf-8")
     for group in _GROUPS:
         assert text.count(f"<!-- benchmark:{group} -->") == text.count(f"<!-- benchmark:{group}:end -->") == 1
     assert "performance.svg" in text

@@ -1,4 +1,4 @@
-"""docs/json.md is true: what each command prints with ``--json`` has the fields described there, and no others."""
+"""Each command with ``--json`` prints the fields that docs/reference/json.md describes, and no others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.home import Home
 from cetool.cli.app import make_app
 from cetool.warm import COMMANDS
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "json.md"
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "reference" / "json.md"
 
 _SECTION = re.compile(r"^## `cetool ([a-z ]+) --json`\n\nSchema `([^`]+)`\..*?\n(?=## |\Z)", re.MULTILINE | re.DOTALL)
 _ROW = re.compile(r"^\| `([^`]+)` \| ([a-z ]+) \|", re.MULTILINE)
@@ -83,7 +83,7 @@ def _described(command: str, document: dict[str, object]) -> set[str]:
     assert next(iter(document.items())) == ("schema", schema)
     seen = set()
     for name, value in _fields(document, fields):
-        assert name in fields, f"docs/json.md does not tell of {name} in {schema}"
+        assert name in fields, f"docs/reference/json.md does not tell of {name} in {schema}"
         assert any(TYPES[kind](value) for kind in fields[name].split(" or ")), (
             f"{name} is {value!r}, not {fields[name]}"
         )

@@ -99,7 +99,7 @@ def test_no_command_is_left_over() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for path in (README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), ROOT / "examples/README.md"):
+    for path in (README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"), ROOT / "examples/README.md"):
         for target in re.findall(r"\]\((?!https?:)([^)#]*)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
 

@@ -1,4 +1,4 @@
-"""Rules of standards that no other test shows, and docs/standards.md: every test that it names says which section."""
+"""Rules of standards that no other test shows; the tests that docs/explanation/standards.md names say which section."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TESTS = Path(__file__).parent
 DOCS = TESTS.parent / "docs"
 
 
-# --- docs/standards.md ------------------------------------------------------------------------------------------------
+# --- docs/explanation/standards.md ------------------------------------------------------------------------------------
 
 _ROW = re.compile(r"^\| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 _NAMED = re.compile(r"((?:CEP|PEP) \d+|conda-(?:script|execute))[:,] ([^.]+)")
@@ -77,7 +77,7 @@ def _sections(source: str) -> set[tuple[str, str]]:
 
 def test_every_row_of_the_page_has_tests_that_name_its_section() -> None:
     rows, wrong = 0, []
-    for part in (DOCS / "standards.md").read_text(encoding="utf-8").split("\n## ")[1:]:
+    for part in (DOCS / "explanation" / "standards.md").read_text(encoding="utf-8").split("\n## ")[1:]:
         title = re.match(r"(?:CEP|PEP) \d+|conda-\w+", part)
         for section, asks, answer, tests in _ROW.findall(part) if title is not None else ():
             if section == "section" or not section.strip("- "):
@@ -95,7 +95,7 @@ def test_every_row_of_the_page_has_tests_that_name_its_section() -> None:
 
 
 def test_the_tests_that_the_documents_name_exist() -> None:
-    named = [(page.name, *each) for page in DOCS.glob("*.md") for each in _named(page.read_text(encoding="utf-8"))]
+    named = [(page.name, *each) for page in DOCS.rglob("*.md") for each in _named(page.read_text(encoding="utf-8"))]
     missing = [f"{page}: {file}::{test}" for page, file, test in named if test not in _tests(file)]
     assert not missing and len(named) > 100, "\n".join(missing)
 

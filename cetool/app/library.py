@@ -62,7 +62,7 @@ def specify(
 
     A script that has a lock gets the environment that the lock names, as with ``cetool run``; its file is read again.
     ``channels`` count instead of those declared; ``exclude_newer`` is a day or a moment (RFC 3339) as of which it is
-    solved; ``settings`` are keys and values as in docs/settings.md. Raises CetoolError.
+    solved; ``settings`` are keys and values as in docs/reference/configuration.md. Raises CetoolError.
     """
     given = {**(settings or {}), **({} if channels is None else {"channels": tuple(channels)})}
     world = load_world(given)

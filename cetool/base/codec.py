@@ -232,7 +232,7 @@ _SCALARS: dict[str, _Reader] = {
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: the same on every Python and machine, in ASCII (docs/specification.md).
+    """The one JSON text of a value: the same on every Python and machine, in ASCII (docs/reference/specification.md).
 
     Keys are sorted by code point, nothing separates tokens but ``,`` and ``:``, and every character that is not
     printable ASCII is an escape in lower case, so that no version of Unicode has a say. Raises ValueError for a float

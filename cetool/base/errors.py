@@ -188,7 +188,7 @@ class CetoolError(Exception):
         return other
 
     def as_json(self) -> dict[str, object]:
-        """The error as docs/json.md describes it."""
+        """The error as docs/reference/json.md describes it."""
         place = None if self.where is None else {"path": self.where.path, "line": self.where.line}
         return {
             "code": self.code,

@@ -4,7 +4,7 @@ A file that another program or another user wrote can be of any size, depth and 
 pipe, a device or a socket, which would hold a reader forever. Every reader takes its bytes from :func:`read_regular`
 (or from the functions of :mod:`cetool.base.ownership` and :mod:`cetool.base.below`, which check more), its JSON from
 :func:`parse_json`, and looks at YAML with :func:`check_yaml` before a parser that has no limits of its own gets it.
-``docs/limits.md`` lists the limits.
+``docs/explanation/limits.md`` lists the limits.
 """
 
 from __future__ import annotations

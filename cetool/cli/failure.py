@@ -41,7 +41,7 @@ def tell(error: BaseException) -> int:
 
 
 def tell_as_json(error: BaseException) -> None:
-    """Print on standard output what went wrong, as docs/json.md describes it; nothing of a signal or a refusal."""
+    """Print an error as JSON (docs/reference/json.md) on standard output, except for a signal or a refusal."""
     if isinstance(error, (Interrupted, typer.Abort, typer.Exit)) or not isinstance(error, Exception):
         return
     found = as_cetool_error(error).as_json()

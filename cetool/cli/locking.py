@@ -176,7 +176,7 @@ def _report(locked: Locked, voice: Voice, *, check: bool) -> None:
 
 
 def _document(found: Sequence[Locked]) -> dict[str, object]:
-    """The facts of all scripts, as docs/json.md describes them."""
+    """The facts of all scripts, as docs/reference/json.md describes them."""
     return {
         "schema": LOCK_SCHEMA,
         "locks": [

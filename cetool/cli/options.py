@@ -46,7 +46,13 @@ Quiet = Annotated[
 ]
 AsJson = Annotated[
     bool,
-    option("--json", help="Print JSON (docs/json.md has its form).", panel=OUTPUT, callback=_note_json, is_eager=True),
+    option(
+        "--json",
+        help="Print JSON.",
+        panel=OUTPUT,
+        callback=_note_json,
+        is_eager=True,
+    ),
 ]
 ToFile = Annotated[
     Path | None,

@@ -24,7 +24,7 @@ _ERASE_LINE = "\r\x1b[K"
 
 
 def print_json(document: dict[str, object]) -> None:
-    """Print a document on standard output; its first key is ``schema``, as docs/json.md describes it."""
+    """Print a document on standard output; its first key is ``schema``, as docs/reference/json.md describes it."""
     text = json.dumps(cleaned(document, redact), indent=2, ensure_ascii=False)
     write(json_escaped(text) + "\n")
 

@@ -153,7 +153,7 @@ class EnvironmentSpec(Value):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the encoding that docs/specification.md defines, 64 hex digits.
+        """SHA-256 of the encoding that docs/reference/specification.md defines, 64 hex digits.
 
         Of a plain request for the default channel it is taken over the sorted specs joined by newlines, as
         conda-execute did; whatever else is asked for follows as canonical JSON. Credentials take no part in it. Of a

@@ -2,7 +2,7 @@
 
 py-rattler reads several specs differently than conda (``pkg=1.8.``, ``pkg ==1.8.* *``, ``pkg >1.8.*``) and accepts
 names, versions and builds that no package can have. What is read here is given to it in the one form that both agree
-on. docs/specification.md lists the deviations from CEP 29.
+on. docs/reference/specification.md lists the deviations from CEP 29.
 """
 
 from __future__ import annotations

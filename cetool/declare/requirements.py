@@ -15,7 +15,7 @@ from cetool.declare.pypi import PypiSettings
 
 #: The channel that is meant where nothing names one.
 DEFAULT_CHANNEL = "conda-forge"
-#: How a request is encoded to be hashed, as docs/specification.md has it. Raised when what a request means changes.
+#: The version of the encoding in docs/reference/specification.md. Raised when the meaning of a request changes.
 DIGEST_SCHEMA = 2
 
 # what schema 1 had as well, and the embedded engine ignored or compared otherwise

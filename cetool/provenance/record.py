@@ -1,8 +1,8 @@
 """The record of a run: what ran, on which packages, and how it ended; enough to do it again (``cetool rerun``).
 
-One JSON document, schema ``cetool.record/1``, as docs/json.md describes it. It is written when the script starts, and
-once more when it has ended: one without an end is of a run that is going on, or was killed together with cetool. A
-record may come from anywhere: every value is looked at before anything trusts it.
+One JSON document, schema ``cetool.record/1``, as docs/reference/json.md describes it. It is written when the script
+starts, and again when it has ended: a record without an end is of a run that goes on, or was killed together with
+cetool. A record may come from anywhere: every value is checked before anything trusts it.
 """
 
 from __future__ import annotations

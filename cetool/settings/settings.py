@@ -1,7 +1,7 @@
 """The settings: built-in < ``.condarc``'s ``conda-execute`` section < ``config.yaml`` < ``CETOOL_*`` < options.
 
-Every value remembers where it came from. A value is read by the same function wherever it stands; ``docs/settings.md``
-describes the keys for users.
+Every value remembers where it came from, and is read by the same function in each place.
+``docs/reference/configuration.md`` describes the keys for users.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The library, as docs/library.md promises it: typed, silent, from several threads, with errors told apart by codes."""
+"""The library of docs/reference/library.md: typed, silent, usable from several threads, with codes for errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def run_program(home: Home, code: str) -> str:
 
 def test_the_examples_of_the_page_run(home: Home) -> None:
     home.write("my_script.py", SCRIPT)
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs/library.md").read_text(encoding="utf-8"), re.DOTALL)
+    page = (ROOT / "docs/reference/library.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(examples) == 3
     first, second, third = (run_program(home, each.replace("linux-64", current_platform())) for each in examples)
     name = home.cetool("name", "my_script.py").stdout.strip().rpartition("/")[2]

@@ -17,7 +17,7 @@ from cetool import warm
 from cetool.base.errors import UsageError
 from cetool.launch.tools import Tool, programs_of, read_tool
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "tools.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "tools-and-shells.md"
 HELLO = ("--spec", "hello-bin", "hello")
 
 

@@ -163,7 +163,7 @@ def test_an_engine_that_takes_too_much_memory_is_stopped(monkeypatch: pytest.Mon
 
 
 def test_the_documentation_names_every_limit() -> None:
-    text = (_TESTS.parent / "docs" / "limits.md").read_text(encoding="utf-8")
+    text = (_TESTS.parent / "docs" / "explanation" / "limits.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     told = {name.strip("`"): size for _, size, name in rows if name.startswith("`") and name != "`cetool.base.limits`"}
     sizes = ("SCRIPT", "NOTEBOOK", "LOCK", "ENVIRONMENT_FILE", "SETTINGS", "RECORD", "NOTE", "KERNEL", "PACKAGE")

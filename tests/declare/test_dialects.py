@@ -428,7 +428,7 @@ def pixi(*lines: str, platform: str = "linux-64") -> Requirements:
 
 
 def test_the_docs_list_every_key_of_tool_pixi_and_what_becomes_of_it() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "pixi.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "pixi.md").read_text()
     rows = re.findall(r"^\| `([^`]+)` \| (\w+) \|", text, re.MULTILINE)
     assert dict(rows) == KEYS and len(rows) == len(KEYS)
 

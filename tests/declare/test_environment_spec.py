@@ -167,9 +167,9 @@ def test_a_missing_environment_file_is_not_a_missing_script(tmp_path: Path) -> N
         assert caught.value.where is None
 
 
-# --- the encoding (docs/specification.md) -----------------------------------------------------------------------------
+# --- the encoding (docs/reference/specification.md) -------------------------------------------------------------------
 
-#: The requests of the examples in docs/specification.md, in their order.
+#: The requests of the examples in docs/reference/specification.md, in their order.
 DOCUMENTED = (
     SEED,
     EnvironmentSpec(
@@ -217,7 +217,7 @@ fcb85c0c9cfd06f1993b2b84426aaf004e4f73fb6e51ba695851740595374d21
 
 
 def test_the_documented_encodings_are_those_that_are_hashed() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "specification.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "specification.md").read_text(encoding="utf-8")
     examples = re.findall(r"```text\n(.*?)\n```\n\nSHA-256: `([0-9a-f]{64})`", text, re.DOTALL)
     assert [(spec.encoding, spec.digest) for spec in DOCUMENTED] == examples
     assert all(sha256_of(encoding.encode()) == digest for encoding, digest in examples)

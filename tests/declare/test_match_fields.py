@@ -32,12 +32,12 @@ CONDA_NEEDS = (
     *("archspec", "boltons", "conda-package-handling", "distro", "frozendict", "msgpack", "packaging", "platformdirs"),
     *("pluggy", "requests", "ruamel.yaml", "tqdm", "truststore"),
 )
-#: Why a spec is refused that conda or py-rattler accepts: docs/specification.md lists them.
+#: Why a spec is refused that conda or py-rattler accepts: docs/reference/specification.md lists them.
 ON_PURPOSE = (
     r"\(CEP 26\)|a comma is missing|more than a name, a version and a build"
     r"|is not a version: write|'~='|behind its dots"
 )
-#: Specs that conda reads otherwise than CEP 29, or with no sense; docs/specification.md has them, too.
+#: Specs that conda reads otherwise than CEP 29, or with no sense; docs/reference/specification.md has them, too.
 CONDA_DEVIATES = re.compile(
     r"(?<![=<>!~])= ?[\w.!]+\*? +[\w*]"  # =1.8 py_0: CEP 29 has any 1.8, conda only 1.8
     r'|version="=1\.8".*build=|build=.*version="=1\.8"'

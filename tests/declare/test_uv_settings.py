@@ -18,7 +18,7 @@ from cetool.declare.pypi import PypiSettings
 from cetool.declare.requirements import Requirements
 from cetool.declare.source import script_from_text
 
-DOCS = Path(__file__).parents[2] / "docs" / "pypi.md"
+DOCS = Path(__file__).parents[2] / "docs" / "reference" / "pypi.md"
 HERE = Path("/where")
 
 

@@ -192,7 +192,7 @@ def test_its_shell_is_python_and_editors_get_its_path(settled: Home) -> None:
 
 
 def test_the_documents_commands_do_what_is_shown(home: Home) -> None:
-    for command in commands(Path(__file__).resolve().parents[2] / "docs/notebooks.md"):
+    for command in commands(Path(__file__).resolve().parents[2] / "docs/how-to/notebooks.md"):
         if command.file is not None:
             home.write(command.file, command.shown)
             continue

@@ -23,7 +23,7 @@ from cetool.base.errors import UsageError
 from cetool.declare.platforms import current_platform
 from cetool.provenance.record import record_target
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "json.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reference" / "json.md"
 PYTHON = "# conda execute\n# env: [python]\n# run_with: python\n"
 ENTRYPOINT = """\
 # /// conda-script

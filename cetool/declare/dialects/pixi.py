@@ -1,6 +1,6 @@
 """``[tool.pixi]`` in a script's TOML block, read as pixi reads it as far as one environment goes.
 
-docs/pixi.md shows :data:`KEYS` to users, and a test compares the two.
+docs/reference/pixi.md shows :data:`KEYS` to users, and a test compares the two.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ _REFUSED = {
     ),
     **dict.fromkeys(("preview", "preview-features"), "Set UV_PREVIEW_FEATURES where the script runs."),
 }
-#: Every key of ``[tool.uv]``: docs/pypi.md lists the same.
+#: Every key of ``[tool.uv]``: docs/reference/pypi.md lists the same.
 KEYS: Mapping[str, Key] = {
     **{key: Key("honoured", why, form, pip) for key, (form, pip, why) in _HONOURED.items()},
     **{key: Key("irrelevant", why) for key, why in _IRRELEVANT.items()},
