@@ -32,6 +32,14 @@ if __name__ == "__main__":
 """
 
 
+#: What conda-forge calls packages that it does not name as PyPI does.
+_CONDA_NAMES = {
+    "jupyter-client": "jupyter_client",
+    "jupyter-core": "jupyter_core",
+    "prompt-toolkit": "prompt_toolkit",
+    "ruamel-yaml": "ruamel.yaml",
+}
+
 #: Half the files of what a notebook needs: only what completes names at a prompt, or tells time zones, looks into them.
 _LEFT_OUT = ("jedi/third_party/", "tzdata/zoneinfo/")
 
@@ -154,7 +162,8 @@ def _launcher(name: str, target: str) -> Entry:
 
 
 def _conda_name(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+    plain = re.sub(r"[-_.]+", "-", name).lower()
+    return _CONDA_NAMES.get(plain, plain)
 
 
 def _needed(metadata: Message, siblings: frozenset[str]) -> tuple[str, ...]:
