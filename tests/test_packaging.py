@@ -40,7 +40,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     directory = tmp_path_factory.mktemp("dist")
     environ = {**os.environ, "UV_SYSTEM_CERTS": "true"}
     for command in (("--out-dir", directory), ("--wheel", "--out-dir", directory / "tree")):
-        words = ["uv", "build", "--quiet", "--python", sys.executable, *map(str, command), str(ROOT)]
+        words = [
+            sys.executable,
+            "-m",
+            "uv",
+            "build",
+            "--quiet",
+            "--python",
+            sys.executable,
+            *map(str, command),
+            str(ROOT),
+        ]
         done = subprocess.run(words, env=environ, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     yield directory
