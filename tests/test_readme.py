@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import uv
+from support.documents import check, commands
 from support.home import EXECUTABLES, Home
-from support.readme import Command, commands, run_on_terminal
 
 from cetool.warm import COMMANDS
 
@@ -27,30 +27,10 @@ INSTALLATIONS = {
 IN_CI = ("python3 noxfile.py demo", "python3 noxfile.py tests")
 
 
-def _comparable(text: str, home: Home) -> str:
-    """The text with what differs from machine to machine and run to run made the same; names stay."""
-    text = text.replace(str(home.path), "/home/user")
-    text = re.sub(r"; \d+ packages, [\d.]+ [kMG]B\) in [\d.]+s with \w+$", "; ...)", text, flags=re.MULTILINE)
-    text = re.sub(r"\(\d+ packages\)", "(... packages)", text)
-    text = re.sub(r"^(engine: +).*", r"\1...", text, flags=re.MULTILINE)
-    text = re.sub(r"intact \(\d+ files\)", "intact (...)", text)
-    return re.sub(r"\[[-0-9. ]+\]", "[numbers]", text)
-
-
-def _check(command: Command, home: Home) -> None:
-    if command.file is not None:
-        home.write(command.file, command.shown)
-        return
-    status, shown = run_on_terminal(command.line, home)
-    assert status == 0, f"$ {command.line}\n{shown}"
-    if command.shown:
-        assert _comparable(shown, home) == _comparable(command.shown, home), f"$ {command.line}"
-
-
 def test_the_commands_do_what_is_shown(home: Home) -> None:
     for command in commands(README):
         if command.line not in IN_CI and command.line not in INSTALLATIONS:
-            _check(command, home)
+            check(command, home)
 
 
 @pytest.mark.parametrize("line", INSTALLATIONS)

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from support.channel import Channel
+from support.documents import run_on_terminal
 from support.home import Home
-from support.readme import run_on_terminal
 from support.scripts import (
     SEEDS,
     SEEDS_NAME,

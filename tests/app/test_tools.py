@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 from support.channel import Channel
 from support.home import Home
-from support.readme import commands, run_on_terminal
 from support.scripts import environments, told
 
 from cetool import warm
 from cetool.base.errors import UsageError
 from cetool.launch.tools import Tool, programs_of, read_tool
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "tools-and-shells.md"
+JSON_PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "json.md"
 HELLO = ("--spec", "hello-bin", "hello")
 
 
@@ -217,20 +216,5 @@ def test_what_an_editor_needs(home: Home) -> None:
 
 
 def _section(title: str) -> str:
-    text = (DOCUMENT.parent / "json.md").read_text("utf-8")
+    text = JSON_PAGE.read_text("utf-8")
     return text.partition(f"## `{title}`")[2].partition("\n## ")[0]
-
-
-# --- the document -----------------------------------------------------------------------------------------------------
-
-
-def test_the_document_shows_what_happens(home: Home) -> None:
-    for command in commands(DOCUMENT):
-        if command.file is not None:
-            home.write(command.file, command.shown)
-            continue
-        status, shown = run_on_terminal(command.line, home)
-        shown = "".join(line for line in shown.splitlines(keepends=True) if not line.startswith("Created "))
-        assert status == 0 or "no program" in shown, f"$ {command.line}\n{shown}"
-        if command.shown:
-            assert shown.replace(str(home.path), "/home/user") == command.shown, f"$ {command.line}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import psutil
 import pytest
 from support.home import Home
 from support.notebooks import NEEDS, notebook, outputs, sources
-from support.readme import commands, run_on_terminal
 from support.scripts import eventually, held_locks, started
 from support.web import sends, serving
 
@@ -189,17 +187,6 @@ def test_its_shell_is_python_and_editors_get_its_path(settled: Home) -> None:
     assert (shown["prefix"], shown["cell"], shown["lines"], shown["kernel"]) == (prefix, 1, [1, 2], "python")
     assert shown["command"] == [f"{prefix}/bin/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     assert Path(prefix).is_dir()
-
-
-def test_the_documents_commands_do_what_is_shown(home: Home) -> None:
-    for command in commands(Path(__file__).resolve().parents[2] / "docs/how-to/notebooks.md"):
-        if command.file is not None:
-            home.write(command.file, command.shown)
-            continue
-        status, shown = run_on_terminal(command.line, home)
-        shown = re.sub(r"^Created .*\n", "", shown.replace(str(home.path), "/home/user"), flags=re.MULTILINE)
-        assert status == 0, shown
-        assert not command.shown or shown == command.shown
 
 
 def test_a_notebook_from_a_url_runs_only_where_the_user_agreed(settled: Home) -> None:

@@ -14,13 +14,11 @@ from pathlib import Path
 
 import pytest
 from support.home import Home
-from support.readme import commands, run_on_terminal
 from support.records import SCRIPT, read_document
 from support.scripts import eventually, shell_script, started, told
 
 from cetool import __version__
 from cetool.base.errors import UsageError
-from cetool.declare.platforms import current_platform
 from cetool.provenance.record import record_target
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reference" / "json.md"
@@ -311,21 +309,6 @@ def _own_the_terminal() -> None:
     import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
-# --- the document -----------------------------------------------------------------------------------------------------
-
-
-def test_the_document_shows_what_happens(home: Home) -> None:
-    for command in commands(DOCUMENT.with_name("records.md")):
-        if command.file is not None:
-            home.write(command.file, command.shown)
-            continue
-        status, shown = run_on_terminal(command.line, home)
-        shown = "".join(line for line in shown.splitlines(keepends=True) if not line.startswith("Created "))
-        assert status == 0, f"$ {command.line}\n{shown}"
-        expected = command.shown.replace("linux-64", current_platform())
-        assert re.sub(r"\d+ files", "... files", shown) == re.sub(r"\d+ files", "... files", expected), command.line
 
 
 def test_the_warm_run_afterwards_is_the_usual_one(settled: Home) -> None:
