@@ -77,7 +77,7 @@ def _reason_against(
     if not world.settings.frozen and found.matches(declared, platform) is False:
         return _Reason(
             f"{found.where} does not fit what the script declares",
-            f"`{command}` writes it anew; --frozen uses it as it is.",
+            f"Run `{command}` to update it, or use it unchanged with --frozen.",
         )
     return None
 

@@ -1,18 +1,18 @@
-"""Which packages exactly: lock files of every format, from one model and back."""
+"""Locks, the exact packages of a specification: one model, and a reader and a writer for each format."""
 
 import os
 from pathlib import Path
 
-#: What is added to a script's path for the lock beside it, by format, the one that counts first.
+#: Suffix of the lock file next to a script, by format; the first one that exists is used.
 SUFFIXES = {"conda-lock": ".conda-lock.yml", "pixi": ".pixi.lock"}
-#: What every script with an embedded lock has in it.
+#: Every script with an embedded lock contains this.
 EMBEDDED_MARK = "/// cetool-lock"
 
 
 def lock_paths(script: Path) -> tuple[Path, ...]:
-    """The files that would be a script's lock, the one that counts first, whether they are there or not.
+    """Return the possible lock files of a script in order of precedence, whether or not they exist.
 
-    They are beside the script; where that is a symbolic link, beside the file that it leads to after that.
+    They are next to the script and, if that is a symbolic link, next to its target.
     """
     target = Path(os.path.realpath(script))
     same = script.name == target.name and os.path.realpath(script.parent) == str(target.parent)

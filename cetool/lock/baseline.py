@@ -1,4 +1,4 @@
-"""What several baselines come to together, with some packages taken out: exactly named packages, no solver."""
+"""Combine baselines and remove packages from the result: a list of exact packages, without a solver."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from cetool.lock.records import in_order
 
 
 class Clash(Value):
-    """A package that two baselines name differently: the later one wins."""
+    """A package that differs between two baselines: the later one takes precedence."""
 
     name: str
-    #: Version and build that give way, and the baseline that has them.
+    #: Version and build that are replaced, and the baseline that they are from.
     lost: str
     earlier: str
-    #: Those that take their place.
+    #: Version and build that replace them, and the baseline that they are from.
     won: str
     later: str
 
 
 class Combined(Value):
-    """The packages that stay."""
+    """The packages of all baselines, without those that are removed."""
 
     #: In the order of the files.
     conda: tuple[Package, ...]
     pypi: tuple[PypiPackage, ...]
-    #: ``name version`` of those that were taken out.
+    #: ``name version`` of the removed packages.
     removed: tuple[str, ...]
-    #: The patterns that fit none.
+    #: The patterns that match no package.
     unmatched: tuple[str, ...]
     clashes: tuple[Clash, ...]
 
 
 def combine(baselines: Iterable[tuple[str, PlatformLock]], without: Sequence[str]) -> Combined:
-    """One platform's packages of the baselines, each with what messages call it; a later one wins."""
+    """Combine one platform's packages of baselines, given by name (for messages); a later one takes precedence."""
     found: dict[str, tuple[str, Package | PypiPackage]] = {}
     clashes = []
     for called, locked in baselines:
@@ -59,7 +59,7 @@ def combine(baselines: Iterable[tuple[str, PlatformLock]], without: Sequence[str
 
 
 def _key(package: Package | PypiPackage) -> str:
-    """What only one of can be installed: a distribution from PyPI and the conda package of that name are one."""
+    """Return the key under which only one package can be installed, from PyPI or from a conda channel."""
     return package.name.replace("_", "-").replace(".", "-") if package.name[:1] != "_" else package.name
 
 
@@ -70,7 +70,7 @@ def _told(package: Package | PypiPackage) -> str:
 
 
 def _ordered(packages: list[Package]) -> tuple[Package, ...]:
-    """In topological order where what they depend on is known; else as they stand, which is that of one file."""
+    """Sort packages topologically if their dependencies are known; otherwise keep the order of the file."""
     if any(package.depends for package in packages):
         return in_order(packages)
     return tuple(packages)

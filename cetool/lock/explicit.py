@@ -1,4 +1,4 @@
-"""``@EXPLICIT`` files (CEP 23): the URLs of exactly the packages of one platform, read in every form and written."""
+"""Read and write ``@EXPLICIT`` files (CEP 23): the URLs of the exact packages of one platform."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _DIGEST = re.compile(r"(?:(?P<md5>[0-9a-fA-F]{32})|(?:sha256:)?(?P<sha256>[0-9a-
 
 
 def read_explicit(text: str, name: str) -> Lock:
-    """The lock in an ``@EXPLICIT`` file, which is of one platform: what it says, what its URLs say, or this one.
+    """Read an ``@EXPLICIT`` file; ``name`` is its name in messages.
 
-    ``name`` is what messages call it. Relative paths start from the working directory, ``~`` is the home directory in a
-    file of this machine. Variables stay as they are written, unlike in CEP 23: the file may come from anywhere, and a
-    URL with a secret in it would be sent to a host. The order of the file stays. Raises MetadataError.
+    Its platform is that of its ``# platform:`` comment, or else that of its URLs, or else the current one. Relative
+    paths start at the working directory; ``~`` is the home directory in local files. Unlike in CEP 23, variables are
+    not expanded: the file may be from any source, and a URL with a secret in it would be sent to its host. The order
+    of the file is kept. Raises MetadataError.
     """
     said: str | None = None
     found: list[tuple[Package, str, Location]] = []
@@ -42,7 +43,7 @@ def read_explicit(text: str, name: str) -> Lock:
     for archive, fragment, where in found:
         package = for_platform(archive, platform, where)
         if package.name in seen:
-            raise malformed(f"{package.name} is there twice, first at line {seen[package.name]}", where)
+            raise malformed(f"duplicate package '{package.name}', first on line {seen[package.name]}", where)
         seen[package.name] = where.line
         sha256, md5 = _digests(fragment, where)
         packages.append(package._replace(sha256=sha256, md5=md5))
@@ -50,34 +51,34 @@ def read_explicit(text: str, name: str) -> Lock:
 
 
 def _url(location: str, where: Location) -> str:
-    """The URL of a line, a path made one."""
+    """Return the URL of a line; a path is converted to a URL."""
     if "://" in location:
         return location
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", location):  # a scheme; one letter is a drive
-        raise malformed(f"{shorten(location)!r} is neither a URL nor a path", where)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", location):  # a scheme; a single letter is a drive
+        raise malformed(f"{shorten(location)!r} is not a URL or path", where)
     if location.startswith(("$", "%")):
         raise malformed(
-            f"{shorten(location)!r} starts with a variable, and none is expanded in a list of packages",
+            f"{shorten(location)!r} starts with a variable, which cetool does not expand in a list of packages",
             where,
-            "Write the URL or the absolute path itself.",
+            "Write the URL or the absolute path.",
         )
     try:
         return Path(os.path.abspath(with_home(location, where))).as_uri()
     except (ValueError, OSError):
-        raise malformed(f"{shorten(location)!r} cannot be the path of a file", where) from None
+        raise malformed(f"{shorten(location)!r} is not a valid path", where) from None
 
 
 def _digests(fragment: str, where: Location) -> tuple[str | None, str | None]:
-    """The SHA-256 and the MD5 that a line tells: one of them or neither."""
+    """Return the SHA-256 and the MD5 of a line: at most one of them."""
     if not fragment:
         return None, None
     found = _DIGEST.fullmatch(fragment)
     if found is None:
         raise MetadataError(
-            f"{shorten(fragment)!r} is no digest",
+            f"{shorten(fragment)!r} is not a digest",
             code="lock-malformed",
             where=where,
-            hint="MD5 has 32 hexadecimal digits, SHA-256 64.",
+            hint="An MD5 digest has 32 hexadecimal digits, a SHA-256 digest 64.",
         )
     if found["sha256"]:
         return digest(found["sha256"], "sha256", where), None
@@ -85,9 +86,9 @@ def _digests(fragment: str, where: Location) -> tuple[str | None, str | None]:
 
 
 def write_explicit(lock: PlatformLock, *, comments: tuple[str, ...] = ()) -> str:
-    """One platform's conda packages as an ``@EXPLICIT`` file, in topological order.
+    """Return one platform's conda packages as an ``@EXPLICIT`` file, in topological order.
 
-    PyPI packages have no place in it: the caller tells of them.
+    It cannot contain PyPI packages: the caller reports them.
     """
     head = [*(f"# {line}" for line in comments), f"# platform: {lock.platform}", "@EXPLICIT"]
     return "\n".join([*head, *lock.explicit, ""])

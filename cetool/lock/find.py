@@ -1,7 +1,7 @@
-"""The lock of a script, and the locks in files of all formats: which file it is, what is in it, and writing it.
+"""Find and read the lock of a script, read lock files of all formats, and write lock files.
 
-A script's lock is the block embedded in it, else ``SCRIPT.conda-lock.yml`` beside it, else ``SCRIPT.pixi.lock``: the
-first that is there counts, and the others are told of.
+A script's lock is the block embedded in it, or else ``SCRIPT.conda-lock.yml``, or else ``SCRIPT.pixi.lock`` next to
+it. The first one that exists is used; a note reports the others.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from cetool.lock.records import fits, record_of
 
 
 def what_is_missing(locked: PlatformLock, requirements: Requirements) -> str | None:
-    """The first match spec or PyPI requirement that no locked package fits, None where all have one.
+    """Return the first match spec or PyPI requirement that no locked package satisfies, None if all are satisfied.
 
-    Specs that hold only under a condition, and requirements whose markers say they do not apply, are left aside.
+    Conditional match specs and requirements with markers are ignored.
     """
     from rattler import MatchSpec
 
@@ -66,19 +66,19 @@ def _is_installed(text: str, locked: PlatformLock) -> bool:
 
 
 class LockFormat(Value):
-    """A format of lock files; :data:`~cetool.lock.SUFFIXES` has those that a script can have beside it."""
+    """A format of lock files; :data:`~cetool.lock.SUFFIXES` has the formats that are found next to a script."""
 
-    #: What the command line calls it.
+    #: Its name on the command line.
     name: str
-    #: What its files have in them, and those of the formats after it in :data:`FORMATS` have not.
+    #: Matches files of this format, and no files of the formats that follow it in :data:`FORMATS`.
     mark: re.Pattern[str]
-    #: Reads the text of a file with this name at this path, or as much as one platform needs. Raises MetadataError.
+    #: Reads a lock from text, name and path of a file, perhaps for one platform only. Raises MetadataError.
     read: Callable[[str, str, Path, str | None], Lock]
-    #: Whether it is YAML, whose lines are counted before a parser gets them.
+    #: Whether it is YAML: its lines are counted before it is parsed.
     is_yaml: bool = True
 
 
-#: The format of the lock in a script, and those of files.
+#: The format of a lock embedded in a script, and the formats of files.
 EMBEDDED, CONDA_LOCK, PIXI, EXPLICIT = "embedded", "conda-lock", "pixi", "explicit"
 FORMATS = (
     LockFormat(
@@ -89,7 +89,7 @@ FORMATS = (
     ),
     LockFormat(
         PIXI,
-        # version 3 has the keys of a conda-lock.yml, whose only version is 1
+        # version 3 has the keys of conda-lock.yml, whose only version is 1
         pattern(r"^(?:(?:environments|platforms)[ \t]*:|version[ \t]*:[ \t]*['\"]?(?:[3-9]|[1-9]\d+)\b)", re.MULTILINE),
         lambda text, name, path, platform: read_pixi_lock(path, text, name),
     ),
@@ -105,20 +105,20 @@ class FoundLock(Value):
     """A lock and where it was found."""
 
     lock: Lock
-    #: What messages call it.
+    #: Its name in messages.
     where: str
     #: The name of a format, or ``embedded``.
     format: str
-    #: The file that holds it, of an embedded one the script.
+    #: The file that contains it; for an embedded lock this is the script.
     path: Path
-    #: Sentences that the user is to see.
+    #: Notes for the user.
     notes: tuple[str, ...] = ()
 
     def matches(self, requirements: Requirements, platform: str | None = None) -> bool | None:
-        """Whether the lock was made for what is asked for on a platform (this one where None).
+        """Return whether the lock was made for these requirements on a platform (the current one if None).
 
-        True or False where the lock keeps the digest of its request. One that keeps none, as every other tool writes
-        it, gives False where something that is asked for is not in it or nothing is locked for the platform, else None.
+        The result is True or False if the lock contains the digest of its request. Locks of other tools do not: then
+        it is False if a requirement is not satisfied or the platform is not locked, and None otherwise.
         """
         locked = self.lock.platform(platform or current_platform())
         if locked is None:
@@ -130,19 +130,20 @@ class FoundLock(Value):
 
 
 def find_lock(script: Script, *, beside: bool = True, platform: str | None = None) -> FoundLock | None:
-    """The lock of a script, None where it has none. With ``beside`` false (a script that is no file here) only an
-    embedded one counts. Where only one ``platform`` matters, the others' packages may be missing in what is found.
+    """Return the lock of a script, None if it has none.
 
-    Raises MetadataError, with file and line, for one that cannot be read.
+    Unless ``beside``, only an embedded lock is considered: the script is not a local file. If one ``platform`` is
+    given, packages of other platforms may be missing from the result. Raises MetadataError, with file and line, if the
+    lock cannot be read.
     """
     lock = read_embedded(script) if has_mark(script.text) else None
-    # lstat: a link that leads nowhere is a lock that is missing, which is to be said
+    # lexists: a broken symbolic link is reported as a missing lock
     there = [path for path in lock_paths(script.path) if os.path.lexists(path)] if beside else []
     if lock is not None:
         return FoundLock(lock, f"the lock in {script.name}", EMBEDDED, script.path, _others(there, "the script itself"))
     if not there:
         return None
-    # a link may be beside the script that it leads to, whose lock is not named after the link
+    # a symbolic link to a script may be in the same directory; the script's lock is not named after the link
     beside_link = there[0].parent == script.path.parent and there[0].name.startswith(script.path.name)
     name = f"{script.name}{there[0].name[len(script.path.name) :]}" if beside_link else printable(str(there[0]))
     lock, kind = _read(there[0], name, platform)
@@ -150,10 +151,10 @@ def find_lock(script: Script, *, beside: bool = True, platform: str | None = Non
 
 
 def open_lock(path: str | os.PathLike[str], *, platform: str | None = None) -> FoundLock:
-    """The lock in a file of any format, recognised by what is in it: for ``--lock-file``.
+    """Read a lock file whose format is detected by its content, for ``--lock-file``.
 
-    ``platform`` is as with :func:`find_lock`. Raises MetadataError, with file and line, for a file that is not there,
-    cannot be read, or is no lock.
+    ``platform`` is as in :func:`find_lock`. Raises MetadataError, with file and line, if the file is missing, cannot
+    be read, or is not a lock.
     """
     given = os.fspath(path)
     name = printable(given)
@@ -163,33 +164,33 @@ def open_lock(path: str | os.PathLike[str], *, platform: str | None = None) -> F
 
 def _others(paths: list[Path], used: str) -> tuple[str, ...]:
     names = " and ".join(printable(path.name) for path in paths)
-    return (f"{names} {'is' if len(paths) == 1 else 'are'} left aside: the lock is in {used}",) if paths else ()
+    return (f"{names} {'is' if len(paths) == 1 else 'are'} ignored: the lock is in {used}",) if paths else ()
 
 
 def _read(path: Path, name: str, platform: str | None) -> tuple[Lock, str]:
-    """The lock in a file and its format."""
+    """Return the lock in a file and its format."""
     try:
         data = read_bytes(os.fspath(path), name, "lock file", limit=LOCK)
     except (ScriptNotFoundError, ScriptNotReadableError) as error:
-        # 126 and 127 are about the script itself
+        # exit statuses 126 and 127 are reserved for the script itself
         raise error.turned_into(MetadataError, code="lock-missing") from None
     return lock_in(data, path, name, platform)
 
 
 def lock_in(data: bytes, path: Path, name: str, platform: str | None = None) -> tuple[Lock, str]:
-    """The lock in the bytes of a file, and its format. ``path`` is where the file lies, ``name`` what it is called;
-    ``platform`` is as with :func:`find_lock`.
+    """Return the lock in the bytes of a file, and its format.
 
-    Raises MetadataError, with file and line, for what is no lock.
+    ``path`` is the path of the file, ``name`` its name in messages; ``platform`` is as in :func:`find_lock`. Raises
+    MetadataError, with file and line, if it is not a lock.
     """
     with foreign_text(is_url(name)):
         try:
             return _lock_in(data, path, name, platform)
         except LimitError as error:
             raise malformed(
-                f"the lock file cannot be read: {error}",
+                f"cannot read the lock file: {error}",
                 Location(name, error.line),
-                "`cetool lock` writes a lock again.",
+                "Run `cetool lock SCRIPT` to write it again.",
             ) from None
 
 
@@ -200,17 +201,17 @@ def _lock_in(data: bytes, path: Path, name: str, platform: str | None) -> tuple[
         line = data.count(b"\n", 0, error.start) + 1
         raise malformed("the lock file is not UTF-8 text", Location(name, line)) from None
     if "\0" in text:
-        raise malformed("the lock file holds a NUL character: it is no text", Location(name))
+        raise malformed("the lock file is not text: it contains a NUL character", Location(name))
     for format in FORMATS:
         if format.is_yaml:
             check_lines(text)
         if format.mark.search(text):
             return format.read(text, name, path, platform), format.name
     raise MetadataError(
-        "this is no lock file",
+        "not a lock file",
         code="lock-unrecognized",
         where=Location(name),
-        hint="It can be a conda-lock.yml, a pixi.lock, or an @EXPLICIT file; `cetool lock SCRIPT` writes one.",
+        hint="cetool reads conda-lock.yml, pixi.lock and @EXPLICIT files. Run `cetool lock SCRIPT` to write one.",
     )
 
 
@@ -218,31 +219,31 @@ def _lock_in(data: bytes, path: Path, name: str, platform: str | None) -> tuple[
 
 
 class LockNotWrittenError(CetoolError):
-    """A lock was to be written and was not: what was there is as it was."""
+    """A lock could not be written; the existing file is unchanged."""
 
     code = "write-failed"
 
 
 def write_lock_file(path: Path, text: str, old: bytes | None) -> None:
-    """Write a lock file in one step, in the place of ``old``, what was in it when it was read; None for no file.
+    """Write a lock file atomically. ``old`` is its content when it was read; None if there was no file.
 
-    A symbolic link is followed; the mode of a file that is there stays. Raises LockNotWrittenError, where it is not
-    the old one any more too.
+    A symbolic link is followed; the mode of an existing file is kept. Raises LockNotWrittenError, also if the file has
+    changed since it was read.
     """
     target = Path(os.path.realpath(path))
     try:
         if target.exists() and not os.access(target, os.W_OK):
-            raise PermissionError(13, "it is read-only")
+            raise PermissionError(13, "the file is read-only")
         replace_file(target, old, text.encode())
     except ChangedError:
         raise LockNotWrittenError(
-            "the lock was changed by another process meanwhile, so nothing was written",
+            "another process has changed the lock meanwhile; nothing was written",
             where=Location(printable(str(path))),
-            hint="Run the same command again.",
+            hint="Run the command again.",
         ) from None
     except OSError as error:
         raise LockNotWrittenError(
-            f"the lock cannot be written: {error.strerror or error}",
+            f"cannot write the lock: {error.strerror or error}",
             where=Location(printable(str(path))),
-            hint=f"A new file has to be made in {printable(str(target.parent))}; --lock-file names another place.",
+            hint=f"cetool must be able to write to {printable(str(target.parent))}. --lock-file names another file.",
         ) from None

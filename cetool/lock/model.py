@@ -1,7 +1,7 @@
-"""What a lock says, whatever format it is written in: for each platform, exactly these packages.
+"""The content of a lock, independent of its format: the exact packages of each platform.
 
-The conda packages of a platform stand in topological order (CEP 23 asks for it: conda and mamba link in the order
-given), its PyPI packages by name.
+Conda packages are in topological order, as CEP 23 requires (conda and mamba link in the given order); PyPI packages
+are sorted by name.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from cetool.declare.package import Package, PypiPackage
 
 
 class PlatformLock(Value):
-    """Everything that goes into one platform's environment."""
+    """All packages of the environment for one platform."""
 
     #: A subdir such as ``linux-64``.
     platform: str
     conda: tuple[Package, ...]
     pypi: tuple[PypiPackage, ...] = ()
-    #: The digest of what it was solved for (:attr:`cetool.declare.requirements.Requirements.digest`); None where the
-    #: format or its writer does not tell.
+    #: The digest of the requirements that were solved (:attr:`cetool.declare.requirements.Requirements.digest`); None
+    #: if the file does not contain it.
     request: str | None = None
 
     @property
@@ -36,13 +36,13 @@ class PlatformLock(Value):
 
     @property
     def without_digest(self) -> list[str]:
-        """The names of the packages that cannot be verified. A commit of a repository needs no digest."""
+        """The names of the packages that cannot be verified. A repository at a commit needs no digest."""
         conda = [package.name for package in self.conda if not package.sha256 and not package.md5]
         return [*conda, *(each.name for each in self.pypi if not each.sha256 and not each.url.startswith("git+"))]
 
     @property
     def digest(self) -> str:
-        """SHA-256 (64 hex digits) of what is locked, in whatever order a file lists it."""
+        """SHA-256 (64 hex digits) of the locked packages, independent of their order."""
         lines = sorted(strip_credentials(line) for line in (*self.explicit, *self.explicit_pypi))
         return sha256_of("\n".join(lines).encode())
 
@@ -50,38 +50,38 @@ class PlatformLock(Value):
 class Lock(Value):
     """A whole lock."""
 
-    #: By name.
+    #: Sorted by name.
     platforms: tuple[PlatformLock, ...]
     #: Canonical, highest priority first.
     channels: tuple[str, ...] = ()
     #: ISO 8601 in UTC.
     created: str | None = None
-    #: What else the writer noted.
+    #: Other keys and values that the writer added.
     custom: tuple[tuple[str, str], ...] = ()
 
     def platform(self, name: str) -> PlatformLock | None:
-        """What is locked for that platform, None where nothing is."""
+        """Return the packages for a platform, None if the lock has none."""
         return next((each for each in self.platforms if each.platform == name), None)
 
 
 def malformed(message: str, where: Location | None, hint: str | None = None) -> MetadataError:
-    """The error for a lock that cannot be read."""
+    """Return the error for a lock that cannot be read."""
     return MetadataError(message, code="lock-malformed", where=where, hint=hint)
 
 
 class PackageChange(Value):
-    """A package that is new in a lock, gone from it, or another version or build."""
+    """A package that was added to a lock, removed from it, or changed in version or build."""
 
     platform: str
     #: The package's name, with ``pypi:`` in front for one from PyPI.
     name: str
-    #: Version and build, None where it is not there.
+    #: Version and build, None if the package is absent.
     before: str | None
     after: str | None
 
 
 def changes_between(before: Lock | None, new: Lock) -> list[PackageChange]:
-    """What differs between two locks, by platform and name."""
+    """Return the differences between two locks, sorted by platform and name."""
     found: list[PackageChange] = []
     for platform in sorted({each.platform for each in (*(before.platforms if before else ()), *new.platforms)}):
         old, now = _versions(before.platform(platform) if before else None), _versions(new.platform(platform))

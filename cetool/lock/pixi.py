@@ -1,4 +1,4 @@
-"""``pixi.lock`` files, read and written by py-rattler's own ``LockFile``."""
+"""Read and write ``pixi.lock`` files with py-rattler's ``LockFile``."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from cetool.lock.records import package_of
 if TYPE_CHECKING:
     from rattler.lock import CondaLockedBinaryPackage, PypiLockedPackage
 
-#: The environment of a script; a project's others have names of their own.
+#: The environment of a script; other environments of a project have other names.
 _DEFAULT = "default"
-#: The oldest version that can be written; py-rattler makes the newest of it.
+#: The oldest version that can be written; py-rattler converts it to the newest.
 OLDEST = 6
-#: What the files of PyPI packages end in.
+#: Suffixes of files of PyPI packages.
 _FILES = (".whl", ".tar.gz", ".zip")
 
 
 def read_pixi_lock(path: Path, text: str, name: str) -> Lock:
-    """The lock in a ``pixi.lock``: its default environment. ``text`` is what is in the file, ``name`` its name.
+    """Read the default environment of a ``pixi.lock``. ``text`` is the content of the file, ``name`` its name.
 
-    Raises MetadataError for what py-rattler does not read, and for whatever in it a lock may not say.
+    Raises MetadataError if py-rattler cannot read it, or if it contains something that cetool does not accept.
     """
     from rattler.exceptions import ParseCondaLockError
     from rattler.lock import LockFile
@@ -53,16 +53,16 @@ def read_pixi_lock(path: Path, text: str, name: str) -> Lock:
         environments = dict(file.environments())
     except ParseCondaLockError as error:
         reason = shorten(scrub(str(error)).partition("\n")[0], 200)
-        raise malformed(f"this is no pixi.lock that can be read: {reason}", where) from None
+        raise malformed(f"not a valid pixi.lock: {reason}", where) from None
     environment = environments.get(_DEFAULT)
     if environment is None:
-        raise malformed(f"the lock has no environment '{_DEFAULT}'", where)
+        raise malformed(f"the pixi.lock has no environment '{_DEFAULT}'", where)
     found: list[PlatformLock] = []
     places = _Places(name, text)
     for platform, packages in environment.packages_by_platform().items():
         subdir = platform_name(str(platform.subdir), where)
         if any(each.platform == subdir for each in found):
-            raise malformed(f"{subdir} is locked twice, for machines that differ otherwise", where)
+            raise malformed(f"'{subdir}' is locked more than once, for different virtual packages", where)
         found.append(_platform(subdir, packages, places, path.absolute().parent))
     return Lock(
         platforms=tuple(sorted(found, key=lambda each: each.platform)),
@@ -74,16 +74,16 @@ def read_pixi_lock(path: Path, text: str, name: str) -> Lock:
 
 
 class _Places:
-    """Where in the file a package stands: py-rattler does not tell."""
+    """The lines of packages in the file, which py-rattler does not provide."""
 
     def __init__(self, name: str, text: str) -> None:
         self._name = name
-        # the last line that ends in a package's URL is the one that has its digests below it
+        # the last line that ends with a package's URL is the one that its digests follow
         rows = enumerate(text.split("\n"), start=1)
         self._lines = {row.rpartition(": ")[2].strip(): number for number, row in rows if row.startswith("-")}
 
     def of(self, location: str) -> Location:
-        """The line of a package's own entry; the file where it is not to be found."""
+        """Return the line of a package's entry, or only the file if it is not found."""
         return Location(self._name, self._lines.get(location))
 
 
@@ -98,7 +98,7 @@ def _platform(subdir: str, packages: Iterable[Any], places: _Places, directory: 
         elif isinstance(package, PypiLockedPackage):
             contents.add(_pypi(package, directory, where), where)
         else:
-            raise malformed(f"{package.name} is locked as source, which cetool does not build", where)
+            raise malformed(f"'{package.name}' is locked as source, which cetool cannot build", where)
     return contents.lock()
 
 
@@ -107,23 +107,23 @@ def _conda(package: CondaLockedBinaryPackage, platform: str, where: Location) ->
     found, told = conda_package(record.url, platform, where), package_of(record)
     if (told.name, told.version) != (found.name, found.version):
         raise malformed(
-            f"{told.name} {told.version} is locked, but its URL leads to {found.name} {found.version}", where
+            f"the package is {told.name} {told.version}, but {found.name} {found.version} in its URL", where
         )
     return told._replace(build=found.build, subdir=found.subdir, url=found.url)
 
 
 def _pypi(package: PypiLockedPackage, directory: Path, where: Location) -> PypiPackage:
-    """A PyPI package; paths of its files start from the directory of the lock, as pixi writes them."""
+    """Return a PyPI package; pixi writes paths relative to the directory of the lock."""
     name = pypi_name(package.name, where)
     location, _, fragment = package.location.partition("#sha256=")
     if "://" not in location and location.endswith(_FILES):
         location = file_url(location, directory, where=where)
     if "://" not in location:
-        raise malformed(f"{name} is locked as the path {shorten(location)!r}, which means nothing elsewhere", where)
+        raise malformed(f"'{name}' is locked as a local path, which cetool cannot use: {shorten(location)!r}", where)
     location = location.removeprefix("direct+")
     url, repository = pypi_url(location, name, where)
     sha256 = None
-    with contextlib.suppress(AttributeError):  # py-rattler's answer where there are none
+    with contextlib.suppress(AttributeError):  # raised by py-rattler if there are no digests
         sha256 = package.hashes.sha256.hex()  # type: ignore[union-attr]
     if sha256 is None and fragment:
         sha256 = digest(fragment, "sha256", where)
@@ -138,20 +138,20 @@ def _pypi(package: PypiLockedPackage, directory: Path, where: Location) -> PypiP
 
 
 def _version_in(url: str, where: Location) -> str:
-    """The version in a file's name, where the lock leaves it out (directories and repositories have a moving one)."""
+    """Return the version in a file's name: a lock omits it for sources with a dynamic version."""
     words = unquote(urlsplit(url).path).rpartition("/")[2].split("-")
     if len(words) < 2:
-        raise malformed("a PyPI package is locked without a version", where)
+        raise malformed("a PyPI package has no version", where)
     return pypi_version(words[1].removesuffix(".tar.gz").removesuffix(".zip"), where)
 
 
 def write_pixi_lock(
     lock: Lock, *, indexes: tuple[str, ...] = (), channel_urls: tuple[str, ...] = (), version: int | None = None
 ) -> str:
-    """The text of a ``pixi.lock``, in the newest version that py-rattler writes or, if asked for, in version 6.
+    """Return the text of a ``pixi.lock``, in the newest version that py-rattler writes or, on request, in version 6.
 
-    ``channel_urls`` are the URLs of the lock's channels, as this machine's configuration has them; ``indexes`` those
-    that PyPI packages came from. The digest of the request has no place in the format. Equal locks are equal bytes.
+    ``channel_urls`` are the URLs of the lock's channels according to conda's configuration; ``indexes`` are those of
+    the PyPI packages. The format cannot contain the digest of the request. Equal locks result in equal bytes.
     """
     from rattler.exceptions import ParseCondaLockError
     from rattler.lock import LockFile
@@ -179,7 +179,7 @@ def write_pixi_lock(
         except ParseCondaLockError as error:
             reason = shorten(scrub(str(error)).replace(directory + os.sep, "").partition("\n")[0], 200)
             raise MetadataError(
-                f"py-rattler does not take this lock for a pixi.lock: {reason}", code="lock-malformed"
+                f"py-rattler cannot write this lock as pixi.lock: {reason}", code="lock-malformed"
             ) from None
         return path.read_text(encoding="utf-8")
 

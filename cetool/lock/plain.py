@@ -1,9 +1,9 @@
-"""YAML as every reader understands it, and formats that lock less: an ``environment.yml`` and a ``requirements.txt``.
+"""Write YAML that all parsers read alike, and two formats with less detail: ``environment.yml``, ``requirements.txt``.
 
-Lock files are read by programs of many languages. A text is left plain only where YAML 1.1 and 1.2 both take it for a
-text (``1_0``, ``yes``, ``12e3`` and ``1:30`` are something else in one of them), which dumpers decide by one of the two
-alone. Writing does not sort and does not wrap, so equal values are equal bytes. ruamel.yaml, told which texts to quote,
-writes the same bytes in twenty times as long: 2 s instead of 0.1 s for a lock of 600 packages.
+Programs in many languages read lock files. A string is left unquoted only if it is a string in both YAML 1.1 and 1.2
+(``1_0``, ``yes``, ``12e3`` and ``1:30`` are not in one of them); usual dumpers consider only one of the two. Writing
+neither sorts nor wraps, so equal values result in equal bytes. ruamel.yaml with explicit quoting writes the same bytes
+but takes twenty times as long: 2 s instead of 0.1 s for a lock of 600 packages.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from cetool.base.text import counted
 from cetool.declare.package import PypiPackage
 from cetool.lock.model import PlatformLock
 
-#: Texts, booleans, integers, and lists and mappings of them.
+#: Strings, booleans, integers, and lists and mappings of them.
 Value = object
 
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./+@%&=~()#:-]*", re.ASCII)
@@ -23,7 +24,7 @@ _WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null")
 
 
 def to_yaml(document: Mapping[str, Value]) -> str:
-    """The document in block style."""
+    """Return the document in block style."""
     return "".join(f"{line}\n" for line in _mapping(document, ""))
 
 
@@ -66,30 +67,30 @@ def _scalar(value: Value) -> str:
 
 
 def _escaped(char: str) -> str:
-    """A character within double quotes."""
+    """Return a character as it is written within double quotes."""
     if char in '\\"':
         return f"\\{char}"
     plain = 32 <= ord(char) < 127 or (ord(char) >= 160 and char not in _SPECIAL)
     return char if plain else f"\\u{ord(char):04x}"
 
 
-#: Where files of pypi.org come from: their names and versions are enough to find them again.
+#: Files below this URL are on pypi.org: their names and versions are enough to find them again.
 _PYPI_FILES = "https://files.pythonhosted.org/"
 
 
 def write_environment_yml(
     locked: PlatformLock, name: str, channels: Sequence[str], variables: Mapping[str, str]
 ) -> str:
-    """One platform's packages as an ``environment.yml`` (CEP 24), each with version and build.
+    """Return one platform's packages as an ``environment.yml`` (CEP 24), each with version and build.
 
-    ``nodefaults`` keeps the configured channels of the machine that reads it out. Files of PyPI that no index has are
-    named by their URL. The digests have no place in the format.
+    ``nodefaults`` excludes the configured channels of the machine that reads the file. Files that are not on pypi.org
+    are given by their URLs. The format cannot contain digests.
     """
 
     dependencies: list[object] = [f"{each.name}={each.version}={each.build}" for each in locked.conda]
     if locked.pypi:
         if not any(each.name == "pip" for each in locked.conda):
-            dependencies.append("pip")  # conda warns of a section pip: without it, and adds it
+            dependencies.append("pip")  # without it, conda warns about the section pip: and adds it
         dependencies.append({"pip": [_pinned(each) for each in locked.pypi]})
     document: dict[str, object] = {
         "name": _environment_name(name),
@@ -102,22 +103,22 @@ def write_environment_yml(
 
 
 def _environment_name(name: str) -> str:
-    """A name that an environment can have by CEP 24: without slashes, blanks, colons and number signs."""
+    """Return a valid environment name (CEP 24): without slashes, spaces, colons and number signs."""
     allowed = re.sub(r"[/\\\s:#]+", "-", name).strip("-") or "environment"
     return f"{allowed}-environment" if allowed in ("base", "root") else allowed
 
 
 def write_requirements(locked: PlatformLock) -> str:
-    """One platform's PyPI packages as a ``requirements.txt``, each with its digest where all have one.
+    """Return one platform's PyPI packages as a ``requirements.txt``, with digests if all packages have one.
 
-    pip wants digests of all packages as soon as one has any: commits of repositories have none.
+    pip requires a digest for every package if one package has a digest; commits of repositories have none.
     """
     hashed = all(each.sha256 for each in locked.pypi)
     python = next((each.version for each in locked.conda if each.name == "python"), None)
     head = [f"# platform: {locked.platform}" + (f", python {python}" if python else "")]
     others = len(locked.conda) - (python is not None)
     if others:
-        head.append(f"# Not in here: {others} package{'' if others == 1 else 's'} from conda channels.")
+        head.append(f"# Not included: {counted(others, 'package')} from conda channels.")
     lines = [
         f"{_pinned(each)} \\\n    --hash=sha256:{each.sha256}" if hashed else _pinned(each) for each in locked.pypi
     ]

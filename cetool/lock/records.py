@@ -1,4 +1,4 @@
-"""Locked packages from records, py-rattler's and those of a prefix, and the order in which they are linked."""
+"""Convert package records, of py-rattler and of a prefix, to locked packages, and sort packages for linking."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def record_of(package: Package, where: Location | None = None) -> PackageRecord:
-    """The package's record, as far as the lock tells. Raises MetadataError where rattler does not take it."""
+    """Return the package's record, as complete as the lock allows. Raises MetadataError if rattler rejects it."""
     from rattler import PackageRecord
     from rattler.package import BuildString
 
@@ -42,13 +42,13 @@ def record_of(package: Package, where: Location | None = None) -> PackageRecord:
             md5=bytes.fromhex(package.md5) if package.md5 else None,
             size=package.size,
         )
-    except Exception as error:  # each field has an exception of its own
+    except Exception as error:  # each field raises its own type of exception
         reason = shorten(str(error).partition("\n")[0])
-        raise malformed(f"{package.name} {package.version} is not a conda package: {reason}", where) from None
+        raise malformed(f"{package.name} {package.version} is not a valid conda package: {reason}", where) from None
 
 
 def package_of(record: RepoDataRecord) -> Package:
-    """The package that a record of a channel means, with the digests that the channel claims of it."""
+    """Return the package of a channel's record, with the digests that the channel states."""
     kind = record.noarch
     return Package(
         name=record.name.normalized,
@@ -66,10 +66,10 @@ def package_of(record: RepoDataRecord) -> Package:
 
 
 def fits(spec: MatchSpec, text: str, package: Package, *, strictly: bool = False) -> bool:
-    """Whether a package fits a match spec, which ``text`` is, by all that a lock tells of it.
+    """Return whether a locked package matches a match spec, whose text is ``text``.
 
-    A lock tells by its URLs, not by names, which channel a package is from. Fields that it does not tell fit; with
-    ``strictly`` they do not.
+    A lock identifies channels by the URLs of packages, not by name. Fields that the lock does not have match, unless
+    ``strictly``.
     """
     from rattler import Version, VersionSpec
 
@@ -85,9 +85,9 @@ def fits(spec: MatchSpec, text: str, package: Package, *, strictly: bool = False
 
 
 def in_order(packages: Iterable[Package], where: Location | None = None) -> tuple[Package, ...]:
-    """The packages, whose names differ, in topological order: what a package depends on comes before it.
+    """Sort packages with different names topologically, dependencies first.
 
-    Where some depend on each other python comes first. The order of the packages that are given does not matter.
+    In dependency cycles python comes first. The result does not depend on the order of the input.
     """
     from rattler import PackageRecord
 
@@ -97,7 +97,7 @@ def in_order(packages: Iterable[Package], where: Location | None = None) -> tupl
     return tuple(by_name[record.name.normalized] for record in ordered)
 
 
-# --- what is in an environment ----------------------------------------------------------------------------------------
+# --- the packages of an environment -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +105,16 @@ class Installed:
     """The packages of an environment."""
 
     lock: PlatformLock
-    #: PyPI packages whose file is not noted anywhere.
+    #: PyPI packages whose origin is not recorded anywhere.
     unknown: tuple[Distribution, ...] = ()
 
     @property
     def unknown_names(self) -> str:
-        """What messages call the unknown packages: name and version of each."""
+        """Names and versions of the unknown packages, for messages."""
         return ", ".join(f"{each.name} {each.version}" for each in self.unknown)
 
     def completed(self, found: Mapping[str, PypiPackage]) -> Installed:
-        """The same where the files of unknown packages, by name, were found since."""
+        """Return a copy in which the unknown packages of these names have known files."""
         known = [
             found[each.name]._replace(requires=each.requires, requires_python=each.requires_python)
             for each in self.unknown
@@ -126,7 +126,7 @@ class Installed:
 
 
 def read_installed(prefix: Path, platform: str) -> Installed:
-    """What is in the environment at ``prefix``, made for ``platform``. Raises StoreError where a record is broken."""
+    """Read the packages of the environment at ``prefix`` for ``platform``. Raises StoreError if a record is damaged."""
     records = read_records(prefix)
     noted = read_origins(prefix)
     known, unknown = [], []

@@ -127,7 +127,7 @@ def test_an_embedded_lock_is_no_part_of_a_pep_723_block(tmp_path: Path) -> None:
 def test_what_is_data_or_printed_stays_so(tmp_path: Path) -> None:
     perl = "# conda execute\n# env: [perl]\nprint <DATA>;\n__DATA__\none\ntwo\n"
     assert embed(document_of(tmp_path / "a.pl", perl), LOCK).data.endswith(b"# ///\n__DATA__\none\ntwo\n")
-    with pytest.raises(MetadataError, match="everything is printed"):
+    with pytest.raises(MetadataError, match="PHP would print it"):
         embed(document_of(tmp_path / "a.php", "<?php\n// conda execute\n// env: [php]\n?>\n"), LOCK)
     cpp = '/*\n * # nothing\n# /// conda-script\n# channels = ["c"]\n# /// end-conda-script\n*/\nint main() {}\n'
     assert b"\n// /// cetool-lock\n" in embed(document_of(tmp_path / "a.cpp", cpp), LOCK).data
@@ -264,7 +264,7 @@ def test_the_first_lock_counts_and_the_others_are_told_of(tmp_path: Path) -> Non
     conda_lock.write_text(CONDA_LOCK, encoding="utf-8")
     found = find_lock(script)
     assert found is not None and found.format == "conda-lock" and found.where.endswith("a.py.conda-lock.yml")
-    assert found.notes == ("a.py.pixi.lock is left aside: the lock is in a.py.conda-lock.yml",)
+    assert found.notes == ("a.py.pixi.lock is ignored: the lock is in a.py.conda-lock.yml",)
     inside = require_script(embed(read_document(script.path), LOCK))
     found = find_lock(inside)
     assert (
@@ -288,7 +288,7 @@ def test_the_first_lock_counts_and_the_others_are_told_of(tmp_path: Path) -> Non
 def test_a_directory_is_not_written_into_a_conda_lock_file() -> None:
     """CEP 37: hash."""
     directory = LOCK.platforms[0].pypi[0]._replace(url="file:///work/foo", sha256=None)
-    with pytest.raises(MetadataError, match="foo has no digest"):
+    with pytest.raises(MetadataError, match="foo in a conda-lock.yml: it has no digest"):
         write_conda_lock(LOCK._replace(platforms=(LOCK.platforms[0]._replace(pypi=(directory,)),)))
 
 
@@ -362,21 +362,21 @@ def test_a_lock_leads_nowhere_else(url: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        (WHEEL.url, "https://x.org/other-0.9.0-py3-none-any.whl", "not one of tabulate"),
+        (WHEEL.url, "https://x.org/other-0.9.0-py3-none-any.whl", "does not belong to 'tabulate'"),
         (WHEEL.url, "data:text/plain,x", "only https"),
-        (WHEEL.url, "https://x.org/tabulate-0.9.0.exe", "neither a wheel"),
-        (f"@{COMMIT}", "@main", "by a commit"),
+        (WHEEL.url, "https://x.org/tabulate-0.9.0.exe", "not a wheel"),
+        (f"@{COMMIT}", "@main", "needs a commit"),
         ("name: tabulate", "name: '-e .'", "not the name"),
-        ("version: '0.9.0'", "version: '0.9.0 --x'", "not a version"),
-        ("sha256: '" + "56" * 32 + "'", "sha256: '12'", "no sha256 digest"),
-        ("sha256: '" + "56" * 32 + "'", "md5: '" + "56" * 16 + "'", "without a SHA-256"),
-        ("manager: conda", "manager: npm", "conda or pip"),
+        ("version: '0.9.0'", "version: '0.9.0 --x'", "not a valid version"),
+        ("sha256: '" + "56" * 32 + "'", "sha256: '12'", "not a SHA-256 digest"),
+        ("sha256: '" + "56" * 32 + "'", "md5: '" + "56" * 16 + "'", "has no SHA-256"),
+        ("manager: conda", "manager: npm", "'conda' or 'pip'"),
         ("platform: linux-64", "platform: noarch", "not a platform"),
-        ("name: six", "name: python", "URL says"),
-        ("manager: conda", "manager: conda\n  build: other_0", "URL says"),
-        ("version: 1\n", "version: 2\n", "version 2"),
-        ("package:\n", "packages:\n", "no 'package'"),
-        ("platform: osx-arm64", "platform: linux-64", "locked twice"),
+        ("name: six", "name: python", "in its URL"),
+        ("manager: conda", "manager: conda\n  build: other_0", "in its URL"),
+        ("version: 1\n", "version: 2\n", "unsupported version .2"),
+        ("package:\n", "packages:\n", "key 'package' is missing"),
+        ("platform: osx-arm64", "platform: linux-64", "duplicate package"),
         ("  url: https://conda", "  url: &a https://conda", "anchors"),
         ("url: conda-forge", "url: ''", "is empty"),
         ("dependencies:\n    six: ''", "dependencies: [six]", "table of keys"),

@@ -202,7 +202,7 @@ def test_a_lock_in_the_script_itself(here: Home) -> None:
     # another lock beside it is told of
     left = locked(here, "a.py", "--format", "conda-lock")
     assert "still counts before the new one" in left.stderr and (here.path / "a.py.conda-lock.yml").exists()
-    assert "a.py.conda-lock.yml is left aside" in locked(here, "a.py").stderr
+    assert "a.py.conda-lock.yml is ignored" in locked(here, "a.py").stderr
 
 
 def test_a_pixi_lock_is_one_that_rattler_reads(here: Home) -> None:
@@ -298,7 +298,7 @@ def test_what_goes_wrong_leaves_the_lock_as_it_was(here: Home) -> None:
     assert "made anew" in healed.stderr and locked(here, "a.py", "--check").returncode == 0
     assert sorted(each.name for each in here.path.glob("*.cetool")) == []
     here.write("notes.txt", "not a lock\n")
-    assert "is no lock file" in locked(here, "a.py", "--lock-file", "notes.txt", status=125).stderr
+    assert "not a lock file" in locked(here, "a.py", "--lock-file", "notes.txt", status=125).stderr
     assert (here.path / "notes.txt").read_text(encoding="utf-8") == "not a lock\n"
 
 
