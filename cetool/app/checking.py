@@ -146,7 +146,8 @@ def _solve(source: Source | None, metadata: ScriptMetadata, world: World, report
                 count_packages(world.request(decision.spec), progress, Hold(consent, own_process=world.own_process))
         except UnsatisfiableError as error:
             line = metadata.lines[0] if metadata.lines else None
-            return [Finding("unsatisfiable", scrub(error.message), line, error.hint)]
+            hint = "\n".join(filter(None, (*error.details, error.hint)))
+            return [Finding("unsatisfiable", scrub(error.message), line, scrub(hint) or None)]
     return []
 
 

@@ -145,7 +145,8 @@ class CetoolError(Exception):
     """Something that the user can understand and mend.
 
     ``message`` says what is wrong in a sentence, ``about`` is the object (a package, a channel, a path, a setting),
-    ``where`` the place, ``hint`` says what to do, ``log`` is the file with everything that a program printed. Other
+    ``where`` the place, ``details`` are lines that explain it (a solver's tree), ``hint`` says what to do, ``log`` is
+    the file with everything that a program printed. Other
     code compares the class or ``code``, never the message; :meth:`but` and :meth:`turned_into` copy an error.
     """
 
@@ -160,6 +161,7 @@ class CetoolError(Exception):
         code: str | None = None,
         about: str | None = None,
         where: Location | None = None,
+        details: tuple[str, ...] = (),
         hint: str | None = None,
         log: str | None = None,
     ) -> None:
@@ -169,6 +171,7 @@ class CetoolError(Exception):
             self.code = code
         self.about = about
         self.where = where
+        self.details = details
         self.hint = hint
         self.log = log
 
@@ -195,6 +198,7 @@ class CetoolError(Exception):
             "message": self.message,
             "about": self.about,
             "where": place,
+            "details": list(self.details),
             "hint": self.hint,
             "status": self.exit_status,
         }

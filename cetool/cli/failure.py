@@ -12,7 +12,7 @@ import typer
 from cetool.base.errors import CetoolError, EngineError, Interrupted
 from cetool.base.process import is_panic, panic_text
 from cetool.base.urls import scrub
-from cetool.cli.output import print_json, printable_lines, write_error
+from cetool.cli.output import print_json, print_tree, printable_lines, write_error
 
 #: Set to see where in cetool an error comes from.
 TRACEBACK = "CETOOL_TRACEBACK"
@@ -33,10 +33,15 @@ def tell(error: BaseException) -> int:
         error.show()  # type: ignore[attr-defined]
         return int(error.exit_code)  # type: ignore[attr-defined]
     known = as_cetool_error(error)
-    lines = [f"cetool: {known}", *filter(None, [known.hint])]
+    foreign = _is_foreign(error)
+    _print(f"cetool: {known}", foreign=foreign)
+    if known.details:
+        print_tree([scrub(line) if foreign else line for line in known.details])
+    lines = [*filter(None, [known.hint])]
     if known.log and os.path.exists(known.log):
-        lines.append(f"All that was printed is in {known.log}")
-    _print("\n".join(lines), foreign=_is_foreign(error))
+        lines.append(f"The engine's log is {known.log}")
+    if lines:
+        _print("\n".join(lines), foreign=foreign)
     return known.exit_status
 
 
@@ -46,9 +51,15 @@ def tell_as_json(error: BaseException) -> None:
         return
     found = as_cetool_error(error).as_json()
     if _is_foreign(error):
-        found = {name: scrub(value) if isinstance(value, str) else value for name, value in found.items()}
+        found = {name: _scrubbed(value) for name, value in found.items()}
     with suppress(OSError):  # the error is what is to be reported
         print_json({"schema": SCHEMA, "error": found})
+
+
+def _scrubbed(value: object) -> object:
+    if isinstance(value, list):
+        return [_scrubbed(item) for item in value]
+    return scrub(value) if isinstance(value, str) else value
 
 
 def as_cetool_error(error: BaseException) -> CetoolError:

@@ -21,6 +21,19 @@ from cetool.base.text import json_escaped, neutral, neutral_line, without_contro
 from cetool.base.urls import cleaned, redact
 
 _ERASE_LINE = "\r\x1b[K"
+#: How a tree is drawn where the stream has no characters for it.
+_ASCII = str.maketrans("├└│─", "|`|-")
+#: What stands out in a solver's tree, as rich's styles. Later ones win.
+_TREE_STYLES = (
+    (r"(?<=─ )[\w.\-]+", "bold"),
+    (r"(?<=[\s(])(?:[=<>!~]+ ?[\w.*+!\-]+|v?\d[\w.*+!\-]*)", "cyan"),
+    (r"(?:cannot|could not) be installed|not installable|conflicts? with|in versions that conflict", "red"),
+    (
+        r"no candidates were found|does not exist|nothing provides|incompatible|unsatisfiable|none of the providers",
+        "red",
+    ),
+    (r"^[ │├└─]+", "dim"),
+)
 
 
 def print_json(document: dict[str, object]) -> None:
@@ -61,6 +74,28 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, bold: 
         print_line("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def print_tree(lines: Sequence[str]) -> None:
+    """Print the lines of a solver's tree on standard error, with colours where a terminal shows them."""
+    text = "".join(f"  {printable_lines(line)}\n" for line in lines)
+    if not (getattr(sys.stderr, "encoding", None) or "utf").lower().startswith("utf"):
+        text = text.translate(_ASCII)
+    elif is_terminal(sys.stderr):
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console(file=sys.stderr)
+        tree = Text()
+        for line in text.splitlines(keepends=True):
+            row = Text(line)
+            for expression, style in _TREE_STYLES:
+                row.highlight_regex(expression, style)
+            tree.append_text(row)
+        with console.capture() as captured:
+            console.print(tree, end="", soft_wrap=True)
+        text = captured.get()
+    write_error(text)
+
+
 def write(text: str, *, error: bool = False) -> None:
     """Write to standard output, or standard error, what has been made fit for it. Raises OSError.
 
@@ -90,10 +125,11 @@ def write_error(text: str) -> None:
         write(text, error=True)
 
 
-def is_terminal() -> bool:
-    """Whether standard output is a terminal."""
+def is_terminal(stream: TextIO | None = None) -> bool:
+    """Whether a stream is a terminal: standard output if none is given."""
+    stream = sys.stdout if stream is None else stream
     try:
-        return sys.stdout is not None and sys.stdout.isatty()
+        return stream is not None and stream.isatty()
     except (OSError, ValueError):
         return False
 

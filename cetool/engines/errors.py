@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 
 from cetool.base.errors import EngineError
-from cetool.base.urls import redact, scrub
+from cetool.base.urls import redact
 
 _SUBDIR = re.compile(r"noarch|(?:linux|osx|win|emscripten|wasi|freebsd|zos)-\w+")
 
@@ -26,32 +26,18 @@ def not_found_error(
     packages: Sequence[str], channels: Sequence[str], log: str | None = None, *, offline: bool = False
 ) -> EngineError:
     """Specs (or bare names) that no package of the channels matches."""
-    things = "the package" if len(packages) == 1 else "the packages"
-    where = "what is kept of" if offline else ""
-    plural = "channel" if len(channels) == 1 else "channels"
-    words = " ".join(filter(None, (where, f"the {plural}", _listed(channels) or "(none)")))
+    named = ", ".join(repr(redact(package)) for package in packages)
+    things, verb = ("package", "was") if len(packages) == 1 else ("packages", "were")
+    where = ", ".join(map(redact, channels)) or "any channel"
+    kept = "the cached package lists of " if offline else ""
     hint = "Check the spelling and the version, or add the channel that has it."
     if offline:
         hint = "It may be found without --offline; otherwise check the spelling and the version."
     return EngineError(
-        f"{things} {_listed(packages)} cannot be found in {words}",
+        f"{things} {named} {verb} not found in {kept}{where}",
         about=_listed(packages),
         code="package-not-found",
         hint=hint,
-        log=log,
-    )
-
-
-def unsatisfiable_error(
-    reason: str, packages: Sequence[str], channels: Sequence[str], log: str | None = None
-) -> EngineError:
-    """Specs that no set of packages satisfies together; ``reason`` is a clause that says why."""
-    specs = f"{_listed(packages)}" if packages else "the request"
-    return EngineError(
-        f"no environment can satisfy [{specs}]: {scrub(reason).rstrip('.')}",
-        about=specs,
-        code="spec-unsatisfiable",
-        hint=f"Loosen one of the specs, or add a channel that has what is missing (searched: {_listed(channels)}).",
         log=log,
     )
 

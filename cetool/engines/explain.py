@@ -16,6 +16,7 @@ from typing import Any
 from cetool.base.errors import EngineError
 from cetool.base.limits import parse_json
 from cetool.base.urls import redact
+from cetool.engines.conflicts import conflict_error
 from cetool.engines.errors import (
     channel_error,
     channel_of,
@@ -23,7 +24,6 @@ from cetool.engines.errors import (
     not_found_error,
     package_download_error,
     space_error,
-    unsatisfiable_error,
 )
 from cetool.engines.linked import refused_packages
 from cetool.engines.protocol import EngineRequest
@@ -43,16 +43,6 @@ _ROOT = re.compile(
     r"No candidates were found for (?P<other>[^\n]+?)\.?$",
     re.MULTILINE,
 )
-_TREE = re.compile(
-    r"(?:Cannot solve the request because of: |Encountered problems while solving:|"
-    r"The following specifications were found[^\n]*|Could not solve for environment specs\n)"
-    r"(?P<tree>.*?)(?=^critical libmamba|^error    libmamba|\Z|\n\n\n)",
-    re.DOTALL | re.MULTILINE,
-)
-_HEADING = re.compile(
-    r"The following packages? (?:are incompatible|could not be installed)$|Could not solve|unsupported request"
-)
-_LONGEST = 900
 
 
 def missing_packages(words: str, packages: Sequence[str]) -> list[str]:
@@ -74,28 +64,6 @@ def _as_asked(spec: str, packages: Sequence[str]) -> str:
 def _name(spec: str) -> str:
     match = re.match(r"(?:[^\s\[]*::)?([A-Za-z0-9_.-]+)", spec.strip())
     return match[1].lower() if match else spec.strip().lower()
-
-
-def unsatisfiable_reason(words: str) -> str | None:
-    """Why the specs cannot be had together, the solver's tree as one sentence; None where no solver speaks."""
-    match = _TREE.search(words)
-    if match is None:
-        return None
-    clauses: list[str] = []
-    for line in match["tree"].splitlines():
-        text = re.sub(r"^[\s│├└─]+", "", line).strip().rstrip(";,")
-        text = re.sub(r" =\* \*(?=\s|$)", "", text)  # micromamba's way to write "any"
-        text = re.sub(r"(?<=[=<>\d]) \*(?=[\s,;]|$)|(?<=[=<>][^\s]) \*(?=[\s,;]|$)", "", text)
-        if text and not _HEADING.match(text):
-            clauses.append(text.removeprefix("- "))
-    sentence = ""
-    for clause in clauses:
-        opens = sentence.endswith((":", "require", "requires"))
-        sentence += ("" if not sentence else " " if opens else "; ") + clause
-    sentence = sentence.strip()
-    if len(sentence) > _LONGEST:
-        sentence = sentence[:_LONGEST].rsplit("; ", 1)[0] + "; and more, which the log has"
-    return sentence or None
 
 
 _ADVICE = re.compile(
@@ -199,8 +167,7 @@ def _unsolved(case: _Case, _: re.Match[str]) -> EngineError | None:
     missing = missing_packages(case.words, request.packages)
     if missing:
         return not_found_error(missing, request.channels, case.log, offline=request.offline)
-    reason = unsatisfiable_reason(case.words)
-    return None if reason is None else unsatisfiable_error(reason, request.packages, request.channels, case.log)
+    return conflict_error(case.words, request.packages, request.channels, case.log)
 
 
 def _spec(case: _Case, match: re.Match[str]) -> EngineError:

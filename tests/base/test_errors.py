@@ -84,7 +84,7 @@ def test_a_command_with_json_that_fails_prints_its_code(words: list[str], code: 
     error = document["error"]
     assert (error["code"], error["status"], done.returncode) == (code, status, status)
     assert error["message"] in done.stderr
-    assert set(error) == {"code", "message", "about", "where", "hint", "status"}
+    assert set(error) == {"code", "message", "about", "where", "details", "hint", "status"}
 
 
 def test_an_error_in_a_script_has_its_line(home: Home) -> None:

@@ -36,7 +36,7 @@ def fails(home: Home, *words: str | Path, env: dict[str, str | None] | None = No
     done = home.cetool(*words, env=env)
     assert (done.returncode, done.stdout) == (125, ""), done.stderr
     lines = told(done.stderr)
-    assert len(lines) <= 4
+    assert len([line for line in lines if not line.startswith("  ")]) <= 4
     assert environments(home) == {}
     assert_nothing_half_made(home)
     return "\n".join(lines)
@@ -54,7 +54,7 @@ def test_unsatisfiable_specs_are_named(home: Home, engine: str) -> None:
     assert "does-not-exist" in fails(home, "create", "missingdep")
     assert "3.1415" in fails(home, "create", "python 3.1415.*")
     # what the engine printed is kept
-    log = re.search(r"All that was printed is in (\S+)", text)
+    log = re.search(r"The engine's log is (\S+)", text)
     assert log is not None and Path(log[1]).stat().st_size
 
 

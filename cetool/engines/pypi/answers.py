@@ -15,6 +15,7 @@ from cetool.base.text import normalized
 from cetool.base.urls import strip_credentials
 from cetool.base.values import Value
 from cetool.declare.package import PypiPackage
+from cetool.engines.conflicts import Node, draw, either
 from cetool.engines.subprocesses import Ended
 from cetool.packages.distributions import Distribution
 from cetool.packages.hashing import digest_of
@@ -32,6 +33,15 @@ _TRACEBACK = re.compile(
 )
 #: pip's newer errors: what happened follows a cross, the reason an arrow.
 _PIP_CROSS = re.compile(rf"^{_UV_CROSS} (?P<what>.+)\n(?:.*\n)*?╰─> (?P<why>.+)$", re.MULTILINE)
+_PIP_CONFLICT = re.compile(r"The conflict is caused by:\n((?:    .*\n)+)")
+#: What no index has, in uv's words and in pip's.
+_ABSENT = re.compile(
+    r"no versions? of ([^\s,]+)|Because (\S+) was not found|No matching distribution found for ([^\s,;]+)"
+)
+#: uv's derivation of a conflict, up to its hints.
+_UV_CONFLICT = re.compile(
+    r"No solution found[^\n]*\n\W*(?:cause: +)?(?P<why>Because .*?)(?=\n\s*\n|\n\s*hint: |\Z)", re.DOTALL
+)
 
 
 class Planned(Value):
@@ -174,11 +184,39 @@ def explain(
         hint = "Check the network and the index; --offline works with what uv has cached."
     elif re.search(r"not found in the package registry|No matching distribution|is available|no versions? of", reason):
         code = "pypi-not-found"
-        hint = "Check the name and the versions; is it on another index?"
+        hint = "Check its name and version, or name the index that has it."
     if what == "found" and re.search(r"unexpected argument|invalid value", reason):
         code = "installer-too-old"
         hint = "This uv is too old to lock with: update it."
-    return EngineError(f"the PyPI packages cannot be {what}: {reason}", code=code, hint=hint, log=str(log))
+    message, steps = f"the PyPI packages cannot be {what}: {reason}", _conflict(ended, installer)
+    if len(steps) > 1 or (steps and code in ("pypi-conflict", "pypi-failed")):
+        message = "these PyPI packages conflict"
+        hint = _relaxing(steps) if code == "pypi-failed" else hint
+        return EngineError(message, code=code, details=draw([Node(step) for step in steps]), hint=hint, log=str(log))
+    if code == "pypi-not-found" and (absent := _ABSENT.search(reason)):
+        named = next(filter(None, absent.groups()))
+        message = f"PyPI package {named!r} was not found"
+    return EngineError(message, code=code, hint=hint, log=str(log))
+
+
+def _conflict(ended: Ended, installer: str) -> list[str]:
+    """The steps by which an installer explains a conflict; none where it failed at something else."""
+    if installer == "uv":
+        found = _UV_CONFLICT.search(ended.stderr)
+        words = " ".join(_UV_DRAWING.sub("", found["why"]).split()) if found else ""
+        return [step.rstrip(".") for step in re.split(r"(?<=\.) (?=And )", words) if step]
+    listed = _PIP_CONFLICT.search(f"{ended.stdout}\n{ended.stderr}")
+    return [line.strip() for line in listed[1].splitlines()] if listed else []
+
+
+def _relaxing(steps: Sequence[str]) -> str:
+    """The suggestion that names what was asked for: ``Relax 'a==1' or 'b<2'.``"""
+    asked: dict[str, None] = {}
+    for step in steps:
+        given = step.partition(", we can conclude")[0]
+        for found in re.finditer(r"(?:you require|The user requested) (\S+(?: and (?!you )\S+)*)", given):
+            asked.update(dict.fromkeys(found[1].split(" and ")))
+    return f"Relax {either(list(asked))}." if asked else "Relax one of the requirements."
 
 
 def uv_reason(text: str) -> str:
@@ -193,8 +231,7 @@ def uv_reason(text: str) -> str:
 
 def pip_reason(text: str) -> str:
     """pip's errors as one sentence; where it has several lines for one, the first says most."""
-    conflict = re.search(r"The conflict is caused by:\n((?:    .*\n)+)", text)
-    if conflict:
+    if conflict := _PIP_CONFLICT.search(text):
         return _short("; ".join(line.strip() for line in conflict[1].splitlines()))
     errors = [line.removeprefix("ERROR: ").strip() for line in text.splitlines() if line.startswith("ERROR: ")]
     if not errors and (told := _PIP_CROSS.search(text)):

@@ -28,7 +28,7 @@ from cetool.engines.output import Log
 from cetool.engines.protocol import EngineRequest, Explain, Hold, Progress, as_found
 from cetool.engines.rattler.apart import answer, perform_apart
 from cetool.engines.rattler.client import make_client, process_variables
-from cetool.engines.rattler.errors import explain, missing_package, missing_version, reasons_of
+from cetool.engines.rattler.errors import explain, missing_package, missing_version
 from cetool.engines.rattler.packages import CheckedPackages, record_in
 from cetool.engines.rattler.prefix import finish_prefix, not_below, python_in, records_of, standing_in, with_those_below
 from cetool.engines.rattler.request import Plan, make_plan, virtual_packages
@@ -278,8 +278,7 @@ class _Creation:
             with self.pulse.watched():
                 better = await self._missing(gateway, sources, subdirs)
             if pinned and better is None:
-                reasons = reasons_of(scrub(self.details).strip(), plan)
-                better = pinned.explain(self.details, [shown for _, shown in plan.specs], reasons)
+                better = pinned.explain(scrub(self.details), [shown for _, shown in plan.specs])
             raise self._dated(better or explain(error, plan)) from None
         for spec, shown in plan.specs:
             # a conditional spec (`when=`) asks for nothing where its condition does not hold

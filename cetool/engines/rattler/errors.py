@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cetool.base.errors import EngineError
-from cetool.base.text import pattern
+from cetool.base.text import counted, pattern
 from cetool.base.urls import redact, scrub
+from cetool.engines.conflicts import conflict_error
 from cetool.engines.errors import UnsatisfiableError
 from cetool.engines.rattler.request import Plan
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 _URL = pattern(r"(?:https?|file|s3|oci|gcs)://[^\s)'\"]+")
 _STATUS = pattern(r"HTTP status \w+ error \((\d{3}) ?([^)]*)\)")
 _PACKAGE = pattern(r"failed to fetch (\S+)")
-_DRAWING = pattern(r"^[\s│├└─|`-]+")
-#: So many lines of a solver's reasons are for reading in one go; the log has the rest.
-_REASONS = 10
 _VERSIONS = 5
 
 
@@ -29,7 +27,9 @@ def explain(error: BaseException, plan: Plan) -> EngineError:
     text = scrub(str(error)).strip()
     kind = type(error).__name__
     if kind == "SolverError":
-        return UnsatisfiableError(f"the packages cannot be had together: {reasons_of(text, plan)}", hint=_SOLVER_HINT)
+        asked = [shown for _, shown in plan.specs]
+        conflict = conflict_error(text, asked, [name for _, name in plan.channels])
+        return conflict or UnsatisfiableError(f"these packages conflict: {text}", hint=_SOLVER_HINT)
     for explanation in (_offline, _channel_missing, _status, _disk, _unreachable, _corrupt):
         found = explanation(text, plan)
         if found is not None:
@@ -45,28 +45,6 @@ _FREE_SPACE = "Free some space; `cetool gc` removes unused environments."
 _NETWORK_HINT = "Check the channel's name and the network; --offline works with what earlier runs have fetched."
 
 
-def reasons_of(text: str, plan: Plan) -> str:
-    """The solver's tree as text to read: sentences in a row where they are few, a tree where they are not."""
-    text = re.sub(r"^Cannot solve the request because of:\s*", "", text)
-    lines = [line for line in text.splitlines() if line.strip()]
-    asked = [shown for _, shown in plan.specs]
-    request = f" (asked for: {', '.join(asked)})" if len(asked) > 1 else ""
-    if len(lines) > _REASONS:
-        return (
-            "\n".join([*lines[:_REASONS], f"... {len(lines) - _REASONS} more lines of reasons are in the log"])
-            + request
-        )
-    sentence = ""
-    for line in lines:
-        bare = _DRAWING.sub("", line).strip()
-        bare = bare.replace(" *,", ",").replace(" * cannot", " cannot")
-        glue = "" if not sentence or sentence.endswith((":", ";")) else ("; " if bare[0].isalnum() else " ")
-        if sentence.endswith(("require", "requires", "incompatible")):
-            glue = " " if not sentence.endswith("incompatible") else ": "
-        sentence += (glue or (" " if sentence else "")) + bare
-    return sentence.rstrip(" .;") + request
-
-
 def missing_package(name: str, plan: Plan, known: Iterable[str]) -> EngineError:
     """No channel has a package of this name; ``known`` are the names that they have."""
     import difflib
@@ -74,7 +52,7 @@ def missing_package(name: str, plan: Plan, known: Iterable[str]) -> EngineError:
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     hint = f"Did you mean {' or '.join(close)}?" if close else "Check its name, or name the channel that has it."
     return UnsatisfiableError(
-        f"there is no package {name} in {plan.channel_names}", about=name, code="package-not-found", hint=hint
+        f"package {name!r} was not found in {plan.channel_names}", about=name, code="package-not-found", hint=hint
     )
 
 
@@ -82,16 +60,16 @@ def missing_version(asked_for: str, records: Sequence[RepoDataRecord], plan: Pla
     """The channels have the package, but nothing that fits what was asked for."""
     newest = sorted({record.version for record in records}, reverse=True)
     shown = ", ".join(str(version) for version in newest[:_VERSIONS])
-    more = f" and {len(newest) - _VERSIONS} older ones" if len(newest) > _VERSIONS else ""
+    more = f" and {counted(len(newest) - _VERSIONS, 'older version')}" if len(newest) > _VERSIONS else ""
     name = records[0].name.normalized
     # which are of interest where one is asked for
     places = " and ".join(sorted({record.subdir for record in records}))
-    subdirs = f", in {places}" if name in plan.selected else ""
+    subdirs = f" in {places}" if name in plan.selected else ""
     return UnsatisfiableError(
-        f"no {name} in {plan.channel_names} fits {asked_for!r}",
+        f"package {asked_for!r} was not found in {plan.channel_names}",
         about=asked_for,
         code="package-not-found",
-        hint=f"For this platform there is {name} {shown}{more}{subdirs}.",
+        hint=f"Available for this platform{subdirs}: {name} {shown}{more}.",
     )
 
 

@@ -23,6 +23,7 @@ from cetool.base.errors import EngineError
 from cetool.base.text import pattern
 from cetool.declare.match_fields import Fields
 from cetool.declare.package import Package
+from cetool.engines.conflicts import draw, read_tree
 from cetool.engines.errors import UnsatisfiableError
 from cetool.engines.protocol import Progress
 from cetool.engines.rattler.packages import CheckedPackages, kept_record, record_in
@@ -250,17 +251,18 @@ class PinnedPackages:
         name = _NAME.match(text.rpartition("::")[2].strip())
         return name is not None and not name[0].startswith("__") and name[0].lower() not in self.packages
 
-    def explain(self, text: str, asked: Sequence[str], reasons: str) -> EngineError | None:
+    def explain(self, text: str, asked: Sequence[str]) -> EngineError | None:
         """The error for a solver's words where a package of the baseline is in the way."""
         named = [name for name in (*_LOCKED.findall(text), *_LIMITS.findall(text)) if name in self.packages]
         names = list(dict.fromkeys(named))
         if not names:
             return None
         told = " and ".join(f"{name} {self.packages[name].version}" for name in names)
-        reasons = reasons.replace("is locked, but", "is in the baseline, but")
+        lines = draw(read_tree(text)) or tuple(text.strip().splitlines())
         return UnsatisfiableError(
-            f"{' and '.join(asked)} cannot be added to the baseline, which has {told}: {reasons}",
+            f"{' and '.join(map(repr, asked))} cannot be added to the baseline, which has {told}",
             code="baseline-conflict",
+            details=tuple(line.replace("is locked, but", "is in the baseline, but") for line in lines),
             hint=f"Take out what is in the way, and another version may come instead: without: [{', '.join(names)}]. "
             "Or ask for another version of what is added.",
         )
