@@ -174,9 +174,10 @@ def with_command(arguments: list[str]) -> list[str]:
 def _known_command(words: list[str]) -> list[str]:
     """The words behind ``help`` if they start with a command. Raises UsageError."""
     if words and words[0] not in COMMANDS:
+        near = nearest(words[0], COMMANDS)
         raise UsageError(
-            f"there is no command {printable(words[0])!r}",
-            hint=nearest(words[0], COMMANDS) or "`cetool --help` lists the commands.",
+            f"unknown command {printable(words[0])!r}",
+            hint=near if near.startswith("Did you mean") else "`cetool --help` lists the commands.",
         )
     return words
 

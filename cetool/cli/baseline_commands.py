@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,7 +20,7 @@ from cetool.cli.voice import start
 
 STATUS_SCHEMA = "cetool.baseline-status/1"
 
-app = options.Commands("baseline", help="Lists of packages that environments start from.")
+app = options.Commands("baseline", help="Create baselines and compare them with environments.")
 
 
 class Format(str, Enum):
@@ -36,12 +35,10 @@ class Format(str, Enum):
 class CreateOptions(options.Group):
     """The options of ``cetool baseline create``."""
 
-    output: Annotated[
-        Path | None, option("--output", "-o", metavar="FILE", help="Write to this file instead of the screen.")
-    ] = None
+    output: options.ToFile = None
     form: Annotated[
         Format | None,
-        option("--format", help="How it is written; by default as the file's name and the packages ask for."),
+        option("--format", help="Write this format.", show_default="as FILE and the packages require"),
     ] = None
     offline: options.Offline = False
     quiet: options.Quiet = False
@@ -50,11 +47,11 @@ class CreateOptions(options.Group):
 @app.command("create")
 @options.command
 def create(
-    target: Annotated[str, typer.Argument(metavar="PREFIX|NAME", help="An environment: its prefix, or its name.")],
+    target: Annotated[str, typer.Argument(metavar="PREFIX|NAME", help="The prefix or name of an environment.")],
     *,
     given: CreateOptions,
 ) -> None:
-    """Write down exactly which packages an environment has, for others to start from."""
+    """Write the packages of an environment as a baseline."""
     world, voice = options.open_world(given)
     locked = packages_of(target, world, voice)
     chosen = given.form.value if given.form is not None else fitting_format(given.output, locked)
@@ -76,18 +73,21 @@ class StatusOptions(options.Group):
 
     as_json: options.AsJson = False
     offline: options.Offline = False
-    insecure: options.Insecure = False
+    insecure: options.Insecure = options.with_help("Allow scripts and baselines over plain http.", False)
     yes: options.Yes = False
 
 
 @app.command("status")
 @options.command
 def status(
-    targets: Annotated[list[str], typer.Argument(metavar="SCRIPT", help="Scripts that name a baseline.")],
+    targets: Annotated[list[str], typer.Argument(metavar="SCRIPT", help="Scripts that declare a baseline.")],
     *,
     given: StatusOptions,
 ) -> None:
-    """Show how baselines differ by now from what scripts' environments were made from, package by package."""
+    """Show how baselines have changed.
+
+    Compares each baseline with the packages that the scripts' environments were created from.
+    """
     world, voice = options.open_world(given)
     found = [each for target in targets for each in baseline_status(target, world, voice, insecure=given.insecure)]
     if not given.as_json:
@@ -137,7 +137,7 @@ def _print_status(status: BaselineStatus) -> None:
 
 @app.command("check", hidden=True)
 def check() -> None:
-    """Find out which baselines have changed that have not been looked at for a day; the next run tells."""
+    """Look for baselines that have changed; the next run reports them."""
     world, _ = start({"verbosity": "quiet"})
     be_nice()
     check_baselines(world)

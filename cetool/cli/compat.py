@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,22 +29,22 @@ from cetool.store.kinds import collect_environments
 from cetool.store.usage import open_usage_log
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose help :mod:`cetool.cli.help` renders, and whose errors are cetool's."""
+
+    def format_help(self) -> str:
+        from cetool.cli.help import render  # few command lines ask for help
+        from cetool.cli.pages import page_of_parser
+
+        return render(page_of_parser(self), sys.stdout) + "\n"
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"`{self.prog} --help` shows all options.")
+
+
 def execute(arguments: Sequence[str]) -> NoReturn:
     """``conda-execute`` with these arguments. Raises CetoolError; does not return."""
-    parser = argparse.ArgumentParser(
-        prog="conda execute", description="Execute a script in a temporary conda environment."
-    )
-    parser.add_argument("path", nargs="?", help="The script to execute: a path, or a URL.")
-    parser.add_argument("--force-env", "-f", action="store_true", help="Make the environment anew.")
-    parser.add_argument("--yes", "-y", action="store_true", help="Run a script from a URL without being asked.")
-    loudness = parser.add_mutually_exclusive_group()
-    loudness.add_argument("--verbose", "-v", action="store_true", help="Say what is done, and with what.")
-    loudness.add_argument("--quiet", "-q", action="store_true", help="Say nothing but errors.")
-    parser.add_argument(
-        "--code", "-c", nargs="*", metavar="LINE", help="The script's lines; standard input where there are none."
-    )
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="The script's own arguments.")
-    asked = parser.parse_args(arguments)
+    asked = execute_parser().parse_args(arguments)
     verbosity = "verbose" if asked.verbose else "quiet" if asked.quiet else None
     world, voice = start({"verbosity": verbosity, "trust": "always" if asked.yes else None})
     if asked.code is not None:
@@ -59,9 +60,25 @@ def execute(arguments: Sequence[str]) -> NoReturn:
     run(source, words, RunOptions(Wish(refresh=asked.force_env, unasked=True, original=True)), world, voice)
 
 
+def execute_parser() -> Parser:
+    """The command line of ``conda execute``."""
+    parser = Parser(prog="conda execute", description="Execute a script in a temporary conda environment.")
+    parser.add_argument("path", nargs="?", metavar="SCRIPT", help="The path or URL of a script.")
+    parser.add_argument("--force-env", "-f", action="store_true", help="Re-create the environment even if it exists.")
+    parser.add_argument("--yes", "-y", action="store_true", help="Accept a script from a URL without asking.")
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument("--verbose", "-v", action="store_true", help="Report each step.")
+    loudness.add_argument("--quiet", "-q", action="store_true", help="Print errors only.")
+    parser.add_argument(
+        "--code", "-c", nargs="*", metavar="LINE", help="Run these lines as a script (none: standard input)."
+    )
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS...", help="Arguments for the script.")
+    return parser
+
+
 def tmpenv(arguments: Sequence[str]) -> int:
     """``conda-tmpenv`` with these arguments: the exit status. Raises CetoolError."""
-    asked = _tmpenv_parser().parse_args(arguments)
+    asked = tmpenv_parser().parse_args(arguments)
     world, voice = start({"verbosity": "verbose" if asked.verbose else None})
     if asked.command == "list":
         return _list(world, voice)
@@ -78,24 +95,27 @@ def tmpenv(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _tmpenv_parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--verbose", "-v", action="store_true", default=argparse.SUPPRESS, help="Say more.")
-    parser = argparse.ArgumentParser(
-        prog="conda tmpenv", description="Manage temporary conda environments.", parents=[common]
-    )
+def tmpenv_parser() -> Parser:
+    """The command line of ``conda tmpenv``."""
+    common = Parser(add_help=False)
+    common.add_argument("--verbose", "-v", action="store_true", default=argparse.SUPPRESS, help="Report each step.")
+    parser = Parser(prog="conda tmpenv", description="Manage temporary conda environments.", parents=[common])
     parser.set_defaults(verbose=False)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    commands.add_parser("list", parents=[common], help="List the environments.")
-    wanted = argparse.ArgumentParser(add_help=False)
+    wanted = Parser(add_help=False)
     wanted.add_argument("specs", nargs="*", metavar="SPEC", help="Packages of the environment.")
-    wanted.add_argument("--file", type=Path, default=[], action="append", help="A file of specs; repeat for more.")
-    create = commands.add_parser("create", parents=[common, wanted], help="Make an environment, print its prefix.")
-    create.add_argument("--force", action="store_true", help="Make it anew, even if there is one.")
-    commands.add_parser("name", parents=[common, wanted], help="Print the prefix that an environment would have.")
-    clear = commands.add_parser("clear", parents=[common], help="Remove unused environments.")
+    wanted.add_argument("--file", type=Path, default=[], action="append", metavar="FILE", help="Read match specs.")
+
+    def add(name: str, help: str, *parents: Parser) -> Parser:
+        return commands.add_parser(name, parents=[common, *parents], help=help, description=help)
+
+    add("list", "List environments.")
+    create = add("create", "Create an environment and print its prefix.", wanted)
+    create.add_argument("--force", action="store_true", help="Re-create the environment even if it exists.")
+    add("name", "Print the prefix of an environment without creating it.", wanted)
+    clear = add("clear", "Remove unused environments.")
     clear.add_argument(
-        "--min-age", type=_hours, metavar="HOURS", help="How long they must have been unused (default: the setting)."
+        "--min-age", type=_hours, metavar="HOURS", help="Remove those unused for this long (default: the setting)."
     )
     return parser
 
@@ -106,7 +126,7 @@ def _hours(text: str) -> float:
     except ValueError:
         hours = -1.0
     if not 0 <= hours < 1_000_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours")
     return hours
 
 

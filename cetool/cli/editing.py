@@ -25,26 +25,27 @@ CHECK_SCHEMA = "cetool.check/1"
 class CheckOptions(options.Output):
     """The options of ``cetool check``."""
 
-    solve: Annotated[bool, option("--solve", help="Ask whether their environments can be made.")] = False
-    ignore: Annotated[
-        list[str] | None, option("--ignore", metavar="RULE", help="A rule to leave aside; repeat for more.")
-    ] = None
-    declared_only: Annotated[
-        bool, option("--declared-only", help="Pass over files that have no block: for pre-commit.")
-    ] = False
+    solve: Annotated[bool, option("--solve", help="Check that the environments can be solved, too.")] = False
+    ignore: Annotated[list[str] | None, option("--ignore", metavar="RULE", help="Do not report this rule.")] = None
+    declared_only: Annotated[bool, option("--declared-only", help="Skip files without a block, for pre-commit.")] = (
+        False
+    )
     as_json: options.AsJson = False
     offline: options.Offline = False
-    insecure: options.Insecure = False
+    insecure: options.Insecure = options.with_help("Allow scripts over plain http.", False)
     yes: options.Yes = False
 
 
 @options.command
 def check(
-    targets: Annotated[list[str], typer.Argument(metavar="SCRIPT", help="The scripts to look at.")],
+    targets: Annotated[list[str], typer.Argument(metavar="SCRIPT", help="The scripts to check.")],
     *,
     given: CheckOptions,
 ) -> int:
-    """Look for mistakes in what scripts declare; the exit status is 1 where there is something to say."""
+    """Check the blocks of scripts for mistakes.
+
+    The exit status is 1 if there are findings.
+    """
     world, voice = options.open_world(given)
     checks = Checks(given.solve, tuple(given.ignore or ()), given.declared_only, given.insecure)
     found = check_scripts(targets, checks, world, voice)
@@ -92,22 +93,25 @@ class DialectName(str, Enum):
     conda_script = "conda-script"
 
 
-Target = Annotated[str, typer.Argument(metavar="SCRIPT", help="The file to change; a symbolic link is followed.")]
+Target = Annotated[str, typer.Argument(metavar="SCRIPT", help="The script to change.")]
 
 
 @dataclass(frozen=True)
 class InitOptions(options.Output):
     """The options of ``cetool init``."""
 
-    dialect: Annotated[DialectName, option("--dialect", help="How the block is written.")] = DialectName.conda_execute
-    extra: Annotated[
-        list[str] | None, option("--with", metavar="SPEC", help="A match spec to begin with; repeat for more.")
-    ] = None
+    dialect: Annotated[DialectName, option("--dialect", help="Write the block in this dialect.")] = (
+        DialectName.conda_execute
+    )
+    extra: Annotated[list[str] | None, option("--with", metavar="SPEC", help="Declare this package.")] = None
 
 
 @options.command
 def init(target: Target, *, given: InitOptions) -> None:
-    """Write a block into a script that has none, with the packages that a Python script imports."""
+    """Write a block into a script that has none.
+
+    The block of a Python script declares the packages that the script imports.
+    """
     _, voice = options.open_world(given)
     written = init_script(target, given.dialect.value, given.extra or ())
     _tell(voice, written, f"Wrote a {given.dialect.value} block into {{}}; `cetool show` tells of it")
@@ -117,9 +121,9 @@ def init(target: Target, *, given: InitOptions) -> None:
 class AddOptions(options.Output):
     """The options of ``cetool add``."""
 
-    pypi: Annotated[bool, option("--pypi", help="Take the packages from PyPI.")] = False
+    pypi: Annotated[bool, option("--pypi", help="Declare the packages as PyPI requirements.")] = False
     channel: Annotated[
-        list[str] | None, option("--channel", metavar="CHANNEL", help="A channel to add after the others.")
+        list[str] | None, option("--channel", metavar="CHANNEL", help="Add a channel after those declared.")
     ] = None
 
 
@@ -127,12 +131,16 @@ class AddOptions(options.Output):
 def add(
     target: Target,
     specs: Annotated[
-        list[str] | None, typer.Argument(metavar="SPEC", help="Match specs, or with --pypi requirements.")
+        list[str] | None,
+        typer.Argument(metavar="SPEC", help="Match specs, or PyPI requirements with --pypi.", show_default=False),
     ] = None,
     *,
     given: AddOptions,
 ) -> None:
-    """Add packages or channels to what a script declares; a package that is there gets the new version."""
+    """Add packages or channels to a script's block.
+
+    The version of a package that the block already has is replaced.
+    """
     _, voice = options.open_world(given)
     change = requirements_change(specs or (), given.channel or (), pypi=given.pypi)
     _tell(voice, change_script(target, change), "Changed {}")
@@ -146,11 +154,11 @@ class DropOptions(options.Output):
 @options.command
 def drop(
     target: Target,
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Packages, by name alone.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names of packages, without versions.")],
     *,
     given: DropOptions,
 ) -> None:
-    """Take packages out of what a script declares, from conda and from PyPI alike."""
+    """Remove conda and PyPI packages from a script's block."""
     _, voice = options.open_world(given)
     change = BlockChange(drop=tuple(dict.fromkeys(names)))
     _tell(voice, change_script(target, change), "Changed {}")
@@ -160,12 +168,15 @@ def drop(
 class ConvertOptions(options.Output):
     """The options of ``cetool convert``."""
 
-    to: Annotated[DialectName, option("--to", help="The dialect that the block is to be in.")] = field(kw_only=True)
+    to: Annotated[DialectName, option("--to", metavar="DIALECT", help="Convert to this dialect.")] = field(kw_only=True)
 
 
 @options.command
 def convert(target: Target, *, given: ConvertOptions) -> None:
-    """Write a script's block in another dialect; its environment stays the same."""
+    """Rewrite a script's block in another dialect.
+
+    The script's environment stays the same.
+    """
     _, voice = options.open_world(given)
     _tell(voice, convert_script(target, given.to.value), f"Converted {{}} to {given.to.value}")
 

@@ -36,17 +36,20 @@ class CreateOptions(options.Output, options.Making, options.Baseline):
     """The options of ``cetool create``."""
 
     file: options.Files = None
-    insecure: options.Insecure = False
+    channel: options.Channels = options.with_help("Take packages from this channel.")
+    insecure: options.Insecure = options.with_help("Allow baselines over plain http.", False)
     exclude_newer: options.ExcludeNewer = None
 
 
 @options.command
 def create(
-    specs: Annotated[list[str] | None, typer.Argument(metavar="SPEC", help="Match specs.")] = None,
+    specs: Annotated[
+        list[str] | None, typer.Argument(metavar="SPEC", help="Match specs, such as 'numpy >=2'.", show_default=False)
+    ] = None,
     *,
     given: CreateOptions,
 ) -> None:
-    """Make an environment from match specs or files, and print its prefix."""
+    """Create an environment and print its prefix."""
     world, voice = options.open_world(given)
     on = BaselineOptions.of(given.baseline, given.without, insecure=given.insecure)
     # a baseline's server is asked whatever is known of it
@@ -60,7 +63,7 @@ class NameOptions(options.Lock, options.Baseline):
     """The options of ``cetool name``."""
 
     file: options.Files = None
-    channel: options.Channels = None
+    channel: options.Channels = options.with_help("Take packages from this channel.")
     insecure: options.Insecure = False
     exclude_newer: options.ExcludeNewer = None
     as_json: options.AsJson = False
@@ -71,12 +74,12 @@ class NameOptions(options.Lock, options.Baseline):
 def name(
     targets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SPEC|SCRIPT", help="Match specs, or one script.", show_default=False),
+        typer.Argument(metavar="SPEC|SCRIPT", help="Match specs, or a script.", show_default=False),
     ] = None,
     *,
     given: NameOptions,
 ) -> None:
-    """Print the prefix that an environment has or would have, without making it."""
+    """Print the prefix of an environment without creating it."""
     world, voice = options.open_world(given)
     on = BaselineOptions.of(given.baseline, given.without, insecure=given.insecure)
     wish = Wish(lock=given.choice, exclude_newer=given.exclude_newer, baselines=on)
@@ -97,7 +100,7 @@ class ListOptions(options.Group):
 
 @options.command
 def list_environments(*, given: ListOptions) -> None:
-    """Show the environments that there are."""
+    """List environments."""
     world, voice = options.open_world(given)
     found = app.list_environments(world, voice)
     if given.as_json:
@@ -163,7 +166,7 @@ def _cells(each: Listed, now: float) -> tuple[str, ...]:
 class RemoveOptions(options.Output):
     """The options of ``cetool remove``."""
 
-    insecure: options.Insecure = False
+    insecure: options.Insecure = options.with_help("Allow scripts over plain http.", False)
     trust_cache_dir: options.TrustCacheDir = False
 
 
@@ -173,7 +176,7 @@ def remove(
     *,
     given: RemoveOptions,
 ) -> None:
-    """Remove environments, unless something runs in them."""
+    """Remove environments that are not in use."""
     world, voice = options.open_world(given)
     app.remove(targets, world, voice, insecure=given.insecure)
 
@@ -184,17 +187,17 @@ class GcOptions(options.Output):
 
     older_than: Annotated[
         str | None,
-        option("--older-than", metavar="TIME", help="Those unused for so long: 90m, 25h, 7d, 2w, 1d12h."),
+        option("--older-than", metavar="TIME", help="Remove what was unused for this long: 90m, 25h, 7d."),
     ] = None
     max_size: Annotated[
         str | None,
-        option("--max-size", metavar="SIZE", help="The least recently used, until this is kept: 20GB."),
+        option("--max-size", metavar="SIZE", help="Remove the least recently used down to this size: 20GB."),
     ] = None
-    everything: Annotated[bool, option("--all", help="All that are not in use.")] = False
+    everything: Annotated[bool, option("--all", help="Remove everything that is not in use.")] = False
     packages: Annotated[
-        bool, option("--packages", help="Remove downloaded packages that no environment uses, nothing else.")
+        bool, option("--packages", help="Remove only downloaded packages that no environment uses.")
     ] = False
-    dry_run: Annotated[bool, option("--dry-run", help="Only tell what would go.")] = False
+    dry_run: Annotated[bool, option("--dry-run", help="Print what would be removed; remove nothing.")] = False
     as_json: options.AsJson = False
     trust_cache_dir: options.TrustCacheDir = False
     background: Annotated[bool, option("--background", hidden=True)] = False
@@ -202,7 +205,10 @@ class GcOptions(options.Output):
 
 @options.command
 def gc(*, given: GcOptions) -> None:
-    """Remove environments that were not used for a while; by default as the settings say. Never one that is in use."""
+    """Remove environments that have not been used lately.
+
+    Without options, the settings `remove-if-unused-for` and `max-size` decide. An environment in use is never removed.
+    """
     if given.everything and (given.older_than or given.max_size):
         raise UsageError("--all takes everything that is not in use: --older-than and --max-size mean nothing with it")
     if given.packages and (given.everything or given.max_size):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import traceback
 from contextlib import suppress
 
 import typer
 
-from cetool.base.errors import CetoolError, EngineError, Interrupted
+from cetool.base.errors import EXIT_USAGE, CetoolError, EngineError, Interrupted
 from cetool.base.process import is_panic, panic_text
 from cetool.base.urls import scrub
 from cetool.cli.output import print_json, print_tree, printable_lines, write_error
+from cetool.cli.usage import is_clicks, shown_page, usage_error
 
 #: Set to see where in cetool an error comes from.
 TRACEBACK = "CETOOL_TRACEBACK"
@@ -27,11 +29,12 @@ def tell(error: BaseException) -> int:
         return error.exit_status
     if isinstance(error, typer.Abort):
         return 128 + signal.SIGINT
-    if _is_clicks(error):
-        told = error.format_message  # type: ignore[attr-defined]
-        error.format_message = lambda: printable_lines(told())  # type: ignore[attr-defined]
-        error.show()  # type: ignore[attr-defined]
-        return int(error.exit_code)  # type: ignore[attr-defined]
+    if (context := shown_page(error)) is not None:
+        from cetool.cli.help import render  # few command lines ask for help
+        from cetool.cli.pages import page_of
+
+        write_error(render(page_of(context.command, context), sys.stderr) + "\n")
+        return EXIT_USAGE
     known = as_cetool_error(error)
     foreign = _is_foreign(error)
     _print(f"cetool: {known}", foreign=foreign)
@@ -66,10 +69,8 @@ def as_cetool_error(error: BaseException) -> CetoolError:
     """Any exception as the error that is printed: one that nothing expected is a defect."""
     if isinstance(error, CetoolError):
         return error
-    if _is_clicks(error):
-        shown = CetoolError(error.format_message(), code="usage")  # type: ignore[attr-defined]
-        shown.exit_status = int(error.exit_code)  # type: ignore[attr-defined]
-        return shown
+    if is_clicks(error):
+        return usage_error(error)
     reason = f"{type(error).__name__}: {error}"
     if is_panic(error):
         return CetoolError(
@@ -86,11 +87,6 @@ def as_cetool_error(error: BaseException) -> CetoolError:
         code="defect",
         hint=f"Please report it, with what {TRACEBACK}=1 prints and with the output of `cetool info`.",
     )
-
-
-def _is_clicks(error: BaseException) -> bool:
-    """Whether click says that the command line is wrong."""
-    return hasattr(error, "show") and isinstance(getattr(error, "exit_code", None), int)
 
 
 def _is_foreign(error: BaseException) -> bool:

@@ -19,12 +19,10 @@ from cetool.declare.source import is_url
 from cetool.launch.kernels import KernelSource
 
 LIST_SCHEMA = "cetool.kernel.list/1"
-app = options.Commands("kernel", help="Install kernels for Jupyter that run in an environment.")
+app = options.Commands("kernel", help="Install Jupyter kernels that run in environments.")
 
-_Language = Annotated[str | None, option("--language", metavar="LANGUAGE", help="The kernel's: python, r or bash.")]
-_Prefix = Annotated[
-    str | None, option("--prefix", metavar="DIR", help="For the Jupyter that is installed there, not for you.")
-]
+_Language = Annotated[str | None, option("--language", metavar="LANGUAGE", help="Run a kernel for python, r or bash.")]
+_Prefix = Annotated[str | None, option("--prefix", metavar="DIR", help="Install for the Jupyter in this prefix.")]
 
 
 @dataclass(frozen=True)
@@ -32,17 +30,19 @@ class InstallOptions(options.Output):
     """The options of ``cetool kernel install``."""
 
     name: Annotated[
-        str | None, option("--name", metavar="NAME", help="What Jupyter knows it by; the script's, if left out.")
+        str | None, option("--name", metavar="NAME", help="Name the kernel.", show_default="the script's name")
     ] = None
     spec: options.Specs = None
-    display_name: Annotated[str | None, option("--display-name", metavar="TEXT", help="What Jupyter shows.")] = None
+    display_name: Annotated[str | None, option("--display-name", metavar="TEXT", help="Show this name in Jupyter.")] = (
+        None
+    )
     language: _Language = None
-    extra: options.With = None
+    extra: options.With = options.with_help("Add a package to the kernel's environment.")
     channel: options.Channels = None
     env_file: options.EnvFile = None
     prefix: _Prefix = None
     force: Annotated[bool, option("--force", help="Replace a kernel that cetool did not write.")] = False
-    create: Annotated[bool, option("--create", help="Make its environment now, not when it starts.")] = False
+    create: Annotated[bool, option("--create", help="Create the environment now.")] = False
 
 
 @app.command("install")
@@ -50,12 +50,18 @@ class InstallOptions(options.Output):
 def install(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="SCRIPT", help="A script or notebook whose environment it is.", show_default=False),
+        typer.Argument(
+            metavar="SCRIPT", help="The script or notebook whose environment the kernel uses.", show_default=False
+        ),
     ] = None,
     *,
     given: InstallOptions,
 ) -> None:
-    """Write a kernel spec that starts through cetool; its environment is made when it first starts."""
+    """Install a kernel that runs in an environment.
+
+    The environment is that of a script or notebook, or has the packages that `--spec` names. It is created when the
+    kernel first starts.
+    """
     world, voice = options.open_world(given)
     if target is not None and (target == "-" or is_url(target)):
         raise UsageError(
@@ -83,7 +89,7 @@ class ListKernelsOptions(options.Group):
 @app.command("list")
 @options.command
 def list_kernels(*, given: ListKernelsOptions) -> None:
-    """Show the kernels that start through cetool."""
+    """List the kernels that cetool installed."""
     world, voice = options.open_world(given)
     found = kernels.list_kernels(world)
     if given.as_json:
@@ -131,9 +137,12 @@ class RemoveOptions(options.Group):
 @app.command("remove")
 @options.command
 def remove(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Kernels, by name.")], *, given: RemoveOptions
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="The names of kernels.")], *, given: RemoveOptions
 ) -> None:
-    """Remove kernels that start through cetool; their environments go when they are unused."""
+    """Remove kernels that cetool installed.
+
+    Their environments stay until they have been unused for a while.
+    """
     _, voice = options.open_world(given)
     kernels.remove(names, voice)
 
@@ -142,8 +151,12 @@ def remove(
 class StartOptions(options.Group):
     """The options of ``cetool kernel start``."""
 
-    connection_file: Annotated[str, option("--connection-file", metavar="FILE", help="Jupyter's.")]
-    script: Annotated[Path | None, option("--script", metavar="SCRIPT", help="Whose environment it is.")] = None
+    connection_file: Annotated[
+        str, option("--connection-file", metavar="FILE", help="Connect as this file of Jupyter's says.")
+    ]
+    script: Annotated[Path | None, option("--script", metavar="SCRIPT", help="Use the environment of this script.")] = (
+        None
+    )
     language: _Language = None
     spec: options.Specs = None
     extra: options.With = None
@@ -154,7 +167,10 @@ class StartOptions(options.Group):
 @app.command("start", hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @options.command
 def start(context: typer.Context, *, given: StartOptions) -> None:
-    """Become a kernel, as Jupyter asks for it: what kernel specs call. All other words are the kernel's own."""
+    """Start a kernel for Jupyter.
+
+    Kernel specs call this. Further arguments are passed to the kernel.
+    """
     world, voice = options.open_world(given)
     source = KernelSource(
         given.language or "",

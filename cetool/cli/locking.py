@@ -42,30 +42,21 @@ class LockOptions(options.Output):
 
     platform: Annotated[
         list[str] | None,
-        option("--platform", metavar="PLATFORM", help="A platform to lock for: linux-64; repeat for more."),
+        option("--platform", metavar="PLATFORM", help="Lock for this platform, such as linux-64.", known=PLATFORMS),
     ] = None
-    update: Annotated[bool, option("--update", help="Look for newer versions: of the packages named, else of all.")] = (
-        False
-    )
+    update: Annotated[bool, option("--update", help="Update the packages named after SCRIPT, or all.")] = False
     update_package: Annotated[
         list[str] | None,
-        option("-P", "--update-package", metavar="PKG", help="Look for a newer version of this; repeat."),
+        option("-P", "--update-package", metavar="PKG", help="Update this package."),
     ] = None
-    exclude_newer: Annotated[
-        str | None,
-        option("--exclude-newer", metavar="DATE", help="Leave aside what was published after this day."),
-    ] = None
-    embed: Annotated[bool, option("--embed", help="Put the lock at the end of the script itself.")] = False
-    check: Annotated[
-        bool, option("--check", help="Write nothing; the exit status is 1 where the lock is not up to date.")
-    ] = False
-    form: Annotated[
-        Format | None, option("--format", help="How the lock file is written.", show_default="conda-lock")
-    ] = None
+    exclude_newer: options.ExcludeNewer = None
+    embed: Annotated[bool, option("--embed", help="Write the lock into the script.")] = False
+    check: Annotated[bool, option("--check", help="Write nothing; exit with 1 if a lock is outdated.")] = False
+    form: Annotated[Format | None, option("--format", help="Write this format.", show_default="conda-lock")] = None
     lock_file: Annotated[Path | None, option("--lock-file", metavar="FILE", help="Write the lock to this file.")] = None
     virtual_package: Annotated[
         list[str] | None,
-        option("--virtual-package", metavar="NAME=VERSION", help="What machines have: __cuda=12.4; repeat."),
+        option("--virtual-package", metavar="NAME=VERSION", help="Assume a virtual package, such as __cuda=12.4."),
     ] = None
     channel: options.Channels = None
     env_file: options.EnvFile = None
@@ -79,12 +70,15 @@ class LockOptions(options.Output):
 @options.command
 def lock(
     targets: Annotated[
-        list[str], typer.Argument(metavar="SCRIPT", help="Scripts; behind --update also packages' names.")
+        list[str], typer.Argument(metavar="SCRIPT", help="Scripts; with --update also names of packages.")
     ],
     *,
     given: LockOptions,
 ) -> int:
-    """Solve for each platform and write down exactly which packages a script runs with."""
+    """Write the exact packages of scripts to lock files.
+
+    Solves for each platform. A script that has a lock runs with exactly the packages in it.
+    """
     world, voice = options.open_world(given)
     platforms, words = _more_platforms(given.platform or (), targets)
     scripts, packages = _told_apart(words, update=given.update)

@@ -29,75 +29,49 @@ PANELS = ("Options", ENVIRONMENT, REPRODUCIBILITY, REMOTE, OVERLAY, NOTEBOOK, OU
 
 
 def _note_json(context: typer.Context, as_json: bool) -> bool:
-    """Tell :func:`cetool.cli.app.run_app` that an error is to be printed as JSON, too."""
+    """Note for :func:`cetool.cli.app.run_app` that errors are printed as JSON, too."""
     if as_json and isinstance(context.obj, dict):
         context.obj["json"] = True
     return as_json
 
 
-# --- each option --------------------------------------------------------------------------------------------------
+# --- environments: the common options first, which is the order of help ---------------------------------------------
 
-Verbose = Annotated[
-    bool,
-    option("--verbose", "-v", help="Report each step.", panel=OUTPUT, setting="verbosity", value="verbose"),
+With = Annotated[
+    list[str] | None,
+    option("--with", metavar="SPEC", help="Add a package to the script's environment.", panel=ENVIRONMENT),
 ]
-Quiet = Annotated[
-    bool, option("--quiet", "-q", help="Print errors only.", panel=OUTPUT, setting="verbosity", value="quiet")
-]
-AsJson = Annotated[
-    bool,
-    option(
-        "--json",
-        help="Print JSON.",
-        panel=OUTPUT,
-        callback=_note_json,
-        is_eager=True,
-    ),
-]
-ToFile = Annotated[
-    Path | None,
-    option("--output", "-o", metavar="FILE", help="Write to a file, not to standard output.", panel=OUTPUT),
-]
-Record = Annotated[
-    str | None,
-    option("--record", metavar="FILE", help="Write down what ran, to do it again: `cetool rerun`.", panel=OUTPUT),
-]
-
-EngineName = Annotated[
-    str | None,
-    option(
-        "--engine",
-        metavar="ENGINE",
-        help="Who makes environments: mamba, micromamba, conda or rattler.",
-        panel=ENVIRONMENT,
-        setting="engine",
-        known=ENGINES,
-    ),
+Specs = Annotated[
+    list[str] | None,
+    option("--spec", metavar="SPEC", help="Use an environment with this package, not a script's.", panel=ENVIRONMENT),
 ]
 Channels = Annotated[
     list[str] | None,
     option(
         "--channel",
         metavar="CHANNEL",
-        help="A channel, instead of those declared; repeat for more.",
+        help="Use this channel instead of those declared.",
         panel=ENVIRONMENT,
         setting="channels",
     ),
 ]
-With = Annotated[
-    list[str] | None,
-    option("--with", metavar="SPEC", help="A package besides those declared; repeat for more.", panel=ENVIRONMENT),
-]
-Specs = Annotated[
-    list[str] | None,
-    option("--spec", metavar="SPEC", help="A package of the environment; repeat for more.", panel=ENVIRONMENT),
+EngineName = Annotated[
+    str | None,
+    option(
+        "--engine",
+        metavar="ENGINE",
+        help="Create the environment with this engine.",
+        panel=ENVIRONMENT,
+        setting="engine",
+        known=ENGINES,
+    ),
 ]
 EnvFile = Annotated[
     Path | None,
     option(
         "--env-file",
         metavar="FILE",
-        help="The environment.yml of a script that declares nothing itself.",
+        help="Use this environment.yml for a script without a block.",
         panel=ENVIRONMENT,
     ),
 ]
@@ -106,67 +80,52 @@ Files = Annotated[
     option(
         "--file",
         metavar="FILE",
-        help="A file of match specs, an @EXPLICIT file or environment.yml.",
+        help="Read match specs, an @EXPLICIT list or an environment.yml.",
         panel=ENVIRONMENT,
     ),
 ]
-Refresh = Annotated[
-    bool, option("--refresh", help="Make the environment anew, even if there is one.", panel=ENVIRONMENT)
-]
+Refresh = Annotated[bool, option("--refresh", help="Re-create the environment even if it exists.", panel=ENVIRONMENT)]
 Offline = Annotated[
     bool,
-    option("--offline", help="Download nothing; make do with what is here.", panel=ENVIRONMENT, setting="offline"),
+    option("--offline", help="Download nothing; use what the cache has.", panel=ENVIRONMENT, setting="offline"),
 ]
 TrustCacheDir = Annotated[
     bool,
     option(
         "--trust-cache-dir",
-        help="Use the cache directory though others can write to it.",
+        help="Use the cache even if other users can change it.",
         panel=ENVIRONMENT,
         setting="trust-cache-dir",
     ),
 ]
 
-Insecure = Annotated[bool, option("--insecure", help="Let a script come over plain http.", panel=REMOTE)]
-Sha256 = Annotated[
-    str | None,
-    option("--sha256", metavar="DIGEST", help="Take the script only if its content has this SHA-256.", panel=REMOTE),
-]
-Yes = Annotated[
-    bool,
-    option(
-        "--yes",
-        "-y",
-        help="Agree to a script from a URL without being asked.",
-        panel=REMOTE,
-        setting="trust",
-        value="always",
-    ),
-]
+# --- reproducibility ------------------------------------------------------------------------------------------------
 
 Locked = Annotated[
     bool,
     option(
         "--locked",
-        help="Insist on the script's lock: fail where it has none, or one that does not fit.",
+        help="Require a lock that matches the script.",
         panel=REPRODUCIBILITY,
+        setting="locked",
     ),
 ]
 Frozen = Annotated[
     bool,
     option(
         "--frozen",
-        help="Use the script's lock as it is, whatever the script declares by now.",
+        help="Use the lock even if the script has changed since.",
         panel=REPRODUCIBILITY,
+        setting="frozen",
     ),
 ]
-NoLock = Annotated[bool, option("--no-lock", help="Solve, even if the script has a lock.", panel=REPRODUCIBILITY)]
+NoLock = Annotated[bool, option("--no-lock", help="Ignore the script's lock and solve.", panel=REPRODUCIBILITY)]
 LockFile = Annotated[
     Path | None,
     option(
         "--lock-file",
         metavar="FILE",
-        help="The lock: a conda-lock.yml, a pixi.lock, an @EXPLICIT file.",
+        help="Use this conda-lock.yml, pixi.lock or @EXPLICIT list.",
         panel=REPRODUCIBILITY,
     ),
 ]
@@ -175,25 +134,7 @@ ExcludeNewer = Annotated[
     option(
         "--exclude-newer",
         metavar="DATE",
-        help="Solve as of that day: what was published later is not there.",
-        panel=REPRODUCIBILITY,
-    ),
-]
-Baselines = Annotated[
-    list[str] | None,
-    option(
-        "--baseline",
-        metavar="FILE",
-        help="Packages to start from: an @EXPLICIT file, a conda-lock.yml or pixi.lock, or its URL; repeat for more.",
-        panel=REPRODUCIBILITY,
-    ),
-]
-Without = Annotated[
-    list[str] | None,
-    option(
-        "--without",
-        metavar="NAME",
-        help="Take a package, or what a glob fits, out of the baseline; repeat.",
+        help="Ignore packages published after this date.",
         panel=REPRODUCIBILITY,
     ),
 ]
@@ -202,35 +143,88 @@ Platforms = Annotated[
     option(
         "--platform",
         metavar="PLATFORM",
-        help="A platform that the script's lock has; repeat for more.",
+        help="Export the packages for this platform.",
         panel=REPRODUCIBILITY,
         known=PLATFORMS,
     ),
 ]
+Baselines = Annotated[
+    list[str] | None,
+    option(
+        "--baseline",
+        metavar="FILE|URL",
+        help="Start from the packages of this lock file or @EXPLICIT list.",
+        panel=REPRODUCIBILITY,
+    ),
+]
+Without = Annotated[
+    list[str] | None,
+    option(
+        "--without",
+        metavar="NAME",
+        help="Leave this package (globs allowed) out of the baseline.",
+        panel=REPRODUCIBILITY,
+    ),
+]
+Record = Annotated[
+    str | None,
+    option("--record", metavar="FILE", help="Write a run record for `cetool rerun`.", panel=REPRODUCIBILITY),
+]
+
+# --- scripts from URLs ----------------------------------------------------------------------------------------------
+
+Yes = Annotated[
+    bool,
+    option(
+        "--yes",
+        "-y",
+        help="Accept a script from a URL without asking.",
+        panel=REMOTE,
+        setting="trust",
+        value="always",
+    ),
+]
+Sha256 = Annotated[
+    str | None,
+    option("--sha256", metavar="DIGEST", help="Require the script to have this SHA-256 digest.", panel=REMOTE),
+]
+Insecure = Annotated[bool, option("--insecure", help="Allow scripts and baselines over plain http.", panel=REMOTE)]
+
+# --- overlays -------------------------------------------------------------------------------------------------------
 
 Base = Annotated[
     str | None,
-    option("--base", metavar="PREFIX|NAME", help="Run in this environment, with what is laid over it.", panel=OVERLAY),
+    option("--base", metavar="PREFIX|NAME", help="Run in this environment without changing it.", panel=OVERLAY),
 ]
 Overlay = Annotated[
     list[str] | None,
-    option(
-        "--overlay",
-        metavar="REQ",
-        help="A package to lay over the base, as pip takes it; repeat for more.",
-        panel=OVERLAY,
-    ),
+    option("--overlay", metavar="REQ", help="Lay this PyPI package over the base.", panel=OVERLAY),
 ]
-Keep = Annotated[bool, option("--keep", help="Use an overlay as it was, though its base has changed.", panel=OVERLAY)]
+Keep = Annotated[bool, option("--keep", help="Use the overlay even if its base has changed.", panel=OVERLAY)]
 OverlaysDir = Annotated[
     str | None,
     option(
         "--overlays-dir",
         metavar="DIR",
-        help="Where overlays lie; {env_name} stands for the base's name.",
+        help="Keep overlays in this directory; {env_name} is the base's name.",
         panel=OVERLAY,
         setting="overlays-dir",
     ),
+]
+
+# --- output ---------------------------------------------------------------------------------------------------------
+
+AsJson = Annotated[bool, option("--json", help="Print JSON.", panel=OUTPUT, callback=_note_json, is_eager=True)]
+ToFile = Annotated[
+    Path | None,
+    option("--output", "-o", metavar="FILE", help="Write to this file instead of standard output.", panel=OUTPUT),
+]
+Quiet = Annotated[
+    bool, option("--quiet", "-q", help="Print errors only.", panel=OUTPUT, setting="verbosity", value="quiet")
+]
+Verbose = Annotated[
+    bool,
+    option("--verbose", "-v", help="Report each step.", panel=OUTPUT, setting="verbosity", value="verbose"),
 ]
 
 

@@ -29,37 +29,43 @@ LIST_SCHEMA = "cetool.overlay-list/1"
 SHOW_SCHEMA = "cetool.overlay-show/1"
 DIFF_SCHEMA = "cetool.overlay-diff/1"
 
-app = options.Commands("overlay", help="Packages laid over an environment that stays as it is, under a name.")
+app = options.Commands("overlay", help="Manage packages laid over read-only environments.")
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="The overlay's name.")]
-Which = Annotated[str, typer.Argument(metavar="NAME|SCRIPT", help="An overlay's name, or a script that declares one.")]
+Which = Annotated[
+    str, typer.Argument(metavar="NAME|SCRIPT", help="The name of an overlay, or a script that declares one.")
+]
 _Requirements = Annotated[
     list[str] | None,
-    typer.Argument(metavar="REQ", help="What to lay over it, as pip takes it; -e DIR after --.", show_default=False),
+    typer.Argument(
+        metavar="REQ", help="PyPI requirements to lay over the base (after --, also -e DIR).", show_default=False
+    ),
 ]
-_Editable = Annotated[list[str] | None, option("-e", "--editable", metavar="DIR", help="A checkout; repeat for more.")]
-_Conda = Annotated[list[str] | None, option("--conda", metavar="SPEC", help="A conda package; repeat for more.")]
+_Editable = Annotated[
+    list[str] | None, option("-e", "--editable", metavar="DIR", help="Lay this project over the base, editable.")
+]
+_Conda = Annotated[list[str] | None, option("--conda", metavar="SPEC", help="Lay this conda package over the base.")]
 
 
 @dataclass(frozen=True)
 class CreateOptions(options.Output, options.Overlays):
     """The options of ``cetool overlay create``."""
 
-    base: options.Base = None
+    base: options.Base = options.with_help("Lay the packages over this environment.")
     overlay: options.Overlay = None
     editable: _Editable = None
     conda: _Conda = None
     file: Annotated[
-        Path | None, option("--file", metavar="FILE", help="A recipe, as `cetool overlay export` prints it.")
+        Path | None, option("--file", metavar="FILE", help="Read a recipe that `cetool overlay export` printed.")
     ] = None
-    channel: options.Channels = None
+    channel: options.Channels = options.with_help("Take conda packages from this channel.")
     offline: options.Offline = False
 
 
 @app.command()
 @options.command
 def create(name: _Name, requirements: _Requirements = None, *, given: CreateOptions) -> None:
-    """Lay packages over a base, and give what lies there a name."""
+    """Create a named overlay and print its prefix."""
     world, voice = options.open_world(given)
     additions = _additions([*(requirements or []), *(given.overlay or [])], given)
     prefix = overlays.create(name, given.base, given.file, given.channel or [], additions, world, voice)
@@ -73,14 +79,17 @@ class InstallOptions(options.Output, options.Overlays):
     overlay: options.Overlay = None
     editable: _Editable = None
     conda: _Conda = None
-    refresh: options.Refresh = False
+    refresh: options.Refresh = options.with_help("Install all packages of the overlay again.", False)
     offline: options.Offline = False
 
 
 @app.command()
 @options.command
 def install(name: _Name, requirements: _Requirements = None, *, given: InstallOptions) -> None:
-    """Lay more over the base, or other versions; what runs in the overlay as it was goes on with that."""
+    """Add packages to an overlay, or change their versions.
+
+    Processes that run in the overlay keep the packages that they started with.
+    """
     world, voice = options.open_world(given)
     additions = _additions([*(requirements or []), *(given.overlay or [])], given)
     print_data(f"{overlays.install(name, additions, world, voice, refresh=given.refresh)}\n")
@@ -101,11 +110,14 @@ class UninstallOptions(options.Output, options.Overlays):
 @options.command
 def uninstall(
     name: _Name,
-    packages: Annotated[list[str], typer.Argument(metavar="PACKAGE", help="Names, or entries as `show` lists them.")],
+    packages: Annotated[list[str], typer.Argument(metavar="PACKAGE", help="Packages, or entries that `show` lists.")],
     *,
     given: UninstallOptions,
 ) -> None:
-    """Take packages out of an overlay: the base's are seen again."""
+    """Remove packages from an overlay.
+
+    The packages of the base are visible again.
+    """
     world, voice = options.open_world(given)
     print_data(f"{overlays.uninstall(name, packages, world, voice)}\n")
 
@@ -123,7 +135,7 @@ class ListOverlaysOptions(options.Overlays):
 @app.command("list")
 @options.command
 def list_overlays(*, given: ListOverlaysOptions) -> None:
-    """Show the overlays that there are: those with a name, and those of scripts."""
+    """List the named overlays and those of scripts."""
     world, voice = options.open_world(given)
     found = overlays.all_overlays(world)
     if given.as_json:
@@ -179,7 +191,7 @@ class ShowOptions(options.Overlays):
 @app.command()
 @options.command
 def show(which: Which, *, given: ShowOptions) -> None:
-    """Show what an overlay is made of, and what came of it."""
+    """Show what an overlay declares and contains."""
     world, voice = options.open_world(given)
     item = overlays.find_overlay(which, world, voice)
     if given.as_json:
@@ -207,7 +219,7 @@ class DiffOptions(options.Overlays):
 @app.command()
 @options.command
 def diff(which: Which, *, given: DiffOptions) -> None:
-    """Show what lies over what: the base's version of each package, and the overlay's."""
+    """Compare an overlay's packages with those of its base."""
     world, voice = options.open_world(given)
     item = overlays.find_overlay(which, world, voice)
     layers = item.layers
@@ -246,7 +258,10 @@ class RemoveOptions(options.Output, options.Overlays):
 def remove(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="The overlays to remove.")], *, given: RemoveOptions
 ) -> None:
-    """Remove overlays, unless something runs in them. The base is not touched."""
+    """Remove overlays that are not in use.
+
+    The base stays unchanged.
+    """
     world, voice = options.open_world(given)
     overlays.remove(names, world, voice)
 
@@ -259,7 +274,10 @@ class ExportOptions(options.Overlays):
 @app.command()
 @options.command
 def export(which: Which, *, given: ExportOptions) -> None:
-    """Print the recipe, as `cetool overlay create --file` and a script's block take it."""
+    """Print the recipe of an overlay.
+
+    `cetool overlay create --file` and the block of a script take it.
+    """
     world, voice = options.open_world(given)
     print_data(overlays.find_overlay(which, world, voice).recipe.rstrip("\n") + "\n")
 
@@ -268,14 +286,17 @@ def export(which: Which, *, given: ExportOptions) -> None:
 class FreezeOptions(options.Overlays):
     """The options of ``cetool overlay freeze``."""
 
-    format: Annotated[Format, option("--format", help="How the packages are written down.")] = Format.CONDA_LOCK
+    format: Annotated[Format, option("--format", help="Write this format.")] = Format.CONDA_LOCK
     output: options.ToFile = None
 
 
 @app.command()
 @options.command
 def freeze(which: Which, *, given: FreezeOptions) -> None:
-    """Write down base and overlay as one ordinary environment, every package exact: the base's next release."""
+    """Export base and overlay as one environment.
+
+    Every package is exact: for the next release of the base, for example.
+    """
     world, voice = options.open_world(given)
     text = overlays.freeze(which, given.format.value, world, voice)
     if given.output is None:
@@ -289,7 +310,14 @@ class ActivateOptions(options.Overlays):
     """The options of ``cetool overlay activate``."""
 
     shell: Annotated[
-        str | None, option("--shell", metavar="SHELL", help="bash, zsh or fish; else the one that calls.")
+        str | None,
+        option(
+            "--shell",
+            metavar="SHELL",
+            help="Print code for this shell.",
+            show_default="the calling shell",
+            known=SHELLS,
+        ),
     ] = None
     keep: options.Keep = False
     quiet: options.Quiet = False
@@ -299,7 +327,10 @@ class ActivateOptions(options.Overlays):
 @app.command()
 @options.command
 def activate(which: Which, *, given: ActivateOptions) -> None:
-    """Print what activates an overlay in this shell: eval "$(cetool overlay activate NAME)"."""
+    """Print shell code that activates an overlay.
+
+    eval "$(cetool overlay activate NAME)"
+    """
     kind = _shell(given.shell)
     world, voice = options.open_world(given)
     print_data(overlays.activation_code(which, kind, world, voice, keep=given.keep))
@@ -307,7 +338,10 @@ def activate(which: Which, *, given: ActivateOptions) -> None:
 
 @app.command()
 def deactivate() -> None:
-    """Print what undoes it: eval "$(cetool overlay deactivate)"."""
+    """Print shell code that deactivates an overlay.
+
+    eval "$(cetool overlay deactivate)"
+    """
     print_data(f"{UNDO}\n")
 
 

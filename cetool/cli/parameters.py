@@ -14,13 +14,15 @@ import itertools
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Annotated, Any, TypeVar, cast, get_type_hints
+from enum import Enum
+from typing import Annotated, Any, TypeVar, cast, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import OptionInfo
 
 from cetool.app.world import World
+from cetool.base.errors import UsageError
 from cetool.cli.voice import Voice, start
 
 #: The options of which a command line may have one.
@@ -77,14 +79,14 @@ def with_help(text: str, default: Any = None) -> Any:
 
 @dataclass(frozen=True)
 class Group:
-    """Options of a command. Raises BadParameter for two that exclude each other."""
+    """Options of a command. Raises UsageError for two that exclude each other."""
 
     def __post_init__(self) -> None:
         flags = {info.flag: bool(getattr(self, name)) for name, info, _ in self.declared()}
         for excluding in _EXCLUSIVE:
             given = [flag for flag in excluding if flags.get(flag)]
             if len(given) > 1:
-                raise typer.BadParameter(f"{' and '.join(given)} exclude each other.")
+                raise UsageError(f"{' and '.join(given)} exclude each other")
 
     @classmethod
     @functools.cache
@@ -97,6 +99,7 @@ class Group:
             default = inspect.Parameter.empty if known[name].default is MISSING else known[name].default
             info = copy(hints[name].__metadata__[0])
             info.help = known[name].metadata.get("help", info.help)
+            info.known = info.known or _choices(hints[name].__origin__)
             annotation: Any = Annotated.__class_getitem__((hints[name].__origin__, info))  # type: ignore[attr-defined]
             parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
             found.append((name, info, parameter))
@@ -112,6 +115,12 @@ class Group:
                 value = tuple(given) if isinstance(given, list) else given
                 found[info.setting] = value if info.value is None else info.value
         return found
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """The values of an enumeration, which may be optional; none of another type."""
+    kinds = [each for each in (kind, *get_args(kind)) if isinstance(each, type) and issubclass(each, Enum)]
+    return tuple(str(each.value) for each in kinds[0]) if kinds else ()
 
 
 def _names(group: type) -> list[str]:

@@ -40,10 +40,8 @@ class Format(str, Enum):
 class RerunOptions(options.Output):
     """The options of ``cetool rerun``."""
 
-    here: Annotated[
-        bool, option("--here", help="Run in this directory, not in the one where the recorded run did.")
-    ] = False
-    record: options.Record = None
+    here: Annotated[bool, option("--here", help="Run in the current directory, not the recorded one.")] = False
+    record: options.Record = options.with_help("Write a run record of this run, too.")
     engine: options.EngineName = None
     offline: options.Offline = False
     trust_cache_dir: options.TrustCacheDir = False
@@ -51,15 +49,17 @@ class RerunOptions(options.Output):
 
 @options.command
 def rerun(
-    record_file: Annotated[str, typer.Argument(metavar="RECORD", help="What `cetool run --record` wrote.")],
+    record_file: Annotated[
+        str, typer.Argument(metavar="RECORD", help="A run record that `cetool run --record` wrote.")
+    ],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ARGS", help="The script's, instead of those recorded.", show_default=False),
+        typer.Argument(metavar="ARGS", help="Arguments for the script instead of those recorded.", show_default=False),
     ] = None,
     *,
     given: RerunOptions,
 ) -> None:
-    """Do a recorded run again: the same script and arguments on the very same packages."""
+    """Repeat a recorded run with exactly the same packages."""
     from cetool.app.rerunning import rerun as do_again
     from cetool.provenance.record import record_target  # few runs are recorded
 
@@ -80,12 +80,17 @@ class VerifyOptions(options.Output):
 def verify(
     targets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME|PREFIX|SCRIPT", help="The environments; none: all that there are."),
+        typer.Argument(
+            metavar="NAME|PREFIX|SCRIPT", help="The environments to check; all if none is given.", show_default=False
+        ),
     ] = None,
     *,
     given: VerifyOptions,
 ) -> int:
-    """Compare the files of environments with the hashes that their packages recorded."""
+    """Check environments for changed or missing files.
+
+    Compares each file with the hash that its package has for it. The exit status is 1 if there are differences.
+    """
     from cetool.app.verifying import verify as verified
 
     world, voice = options.open_world(given)
@@ -181,11 +186,11 @@ def _document(found: list[Verified]) -> dict[str, object]:
 class ExportOptions(options.Output):
     """The options of ``cetool export``."""
 
-    format: Annotated[Format, option("--format", help="How the packages are written down.")] = Format.CONDA_LOCK
+    format: Annotated[Format, option("--format", help="Write this format.")] = Format.CONDA_LOCK
     output: options.ToFile = None
     platform: options.Platforms = None
     lock_file: Annotated[
-        Path | None, option("--lock-file", metavar="FILE", help="The lock, instead of the script's own.")
+        Path | None, option("--lock-file", metavar="FILE", help="Export this lock instead of the script's.")
     ] = None
     extra: options.With = None
     env_file: options.EnvFile = None
@@ -199,11 +204,16 @@ class ExportOptions(options.Output):
 
 @options.command
 def export(
-    target: Annotated[str, typer.Argument(metavar="SCRIPT|NAME|PREFIX", help="A script, or an environment.")],
+    target: Annotated[
+        str, typer.Argument(metavar="SCRIPT|NAME|PREFIX", help="A script, or the name or prefix of an environment.")
+    ],
     *,
     given: ExportOptions,
 ) -> None:
-    """Write down the exact packages of a script or an environment, for other tools: as locked, else as installed."""
+    """Export exact packages for other tools.
+
+    Exports the packages of the script's lock, or those that are installed if it has none.
+    """
     from cetool.app.exporting import Wanted, write_output
     from cetool.app.exporting import export as exported
 

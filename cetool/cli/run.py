@@ -26,27 +26,28 @@ CONTEXT = {"allow_interspersed_args": False}
 class RunCommandOptions(options.Output, options.Making, options.Remote, options.Lock, options.Baseline):
     """The options of ``cetool run``."""
 
-    code: Annotated[
-        bool, option("-c", "--code", help="The arguments are the script's lines; none: standard input.")
-    ] = False
-    extra: options.With = None
+    code: Annotated[bool, option("-c", "--code", help="Run the arguments as the lines of a script.")] = False
+    extra: options.With = options.with_help("Add a package for this run.")
     exclude_newer: options.ExcludeNewer = None
     env_file: options.EnvFile = None
     no_activate: Annotated[
-        bool, option("--no-activate", help="Run the program without activating the environment.")
+        bool, option("--no-activate", help="Do not activate the environment.", panel=options.ENVIRONMENT)
     ] = False
     base: options.Base = None
     overlay: options.Overlay = None
     keep: options.Keep = False
     overlays_dir: options.OverlaysDir = None
     out: Annotated[
-        Path | None, option("--out", metavar="FILE", help="A notebook: where it goes as it was run; - prints it.")
+        Path | None,
+        option("--out", metavar="FILE", help="Write the executed notebook (- prints it).", panel=options.NOTEBOOK),
     ] = None
     parameter: Annotated[
-        list[str] | None, option("-p", "--parameter", metavar="NAME=VALUE", help="A notebook's parameter.")
+        list[str] | None,
+        option("-p", "--parameter", metavar="NAME=VALUE", help="Set a parameter.", panel=options.NOTEBOOK),
     ] = None
     raw_parameter: Annotated[
-        list[str] | None, option("-r", "--raw-parameter", metavar="NAME=TEXT", help="The same, always a text.")
+        list[str] | None,
+        option("-r", "--raw-parameter", metavar="NAME=TEXT", help="Set a parameter to text.", panel=options.NOTEBOOK),
     ] = None
     record: options.Record = None
 
@@ -55,15 +56,25 @@ class RunCommandOptions(options.Output, options.Making, options.Remote, options.
 def run(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="SCRIPT", help="A path, a URL, or - for standard input.", show_default=False),
+        typer.Argument(
+            metavar="SCRIPT",
+            help="The path or URL of a script or notebook, or - for standard input.",
+            show_default=False,
+        ),
     ] = None,
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="ARGS", help="The script's own.", show_default=False)
+        list[str] | None, typer.Argument(metavar="ARGS", help="Arguments for the script.", show_default=False)
     ] = None,
     *,
     given: RunCommandOptions,
 ) -> None:
-    """Run a script in the conda environment that it declares."""
+    """Run a script in the environment that it declares.
+
+    Creates the environment if it is missing. Everything after SCRIPT is passed to the script; the options for notebooks
+    may also follow the notebook. With `-c` and no arguments the script is read from standard input.
+
+    `cetool SCRIPT` is short for `cetool run SCRIPT`.
+    """
     from cetool.provenance.record import record_target  # few runs are recorded
 
     to_record = None if given.record is None else record_target(given.record)

@@ -26,9 +26,9 @@ INFO_SCHEMA = "cetool.info/1"
 class ShowOptions(options.Remote, options.Lock, options.Baseline):
     """The options of ``cetool show``."""
 
-    engine: options.EngineName = None
+    engine: options.EngineName = options.with_help("Show how this engine would create the environment.")
     channel: options.Channels = None
-    extra: options.With = None
+    extra: options.With = options.with_help("Show the environment with this package added.")
     env_file: options.EnvFile = None
     exclude_newer: options.ExcludeNewer = None
     as_json: options.AsJson = False
@@ -37,11 +37,13 @@ class ShowOptions(options.Remote, options.Lock, options.Baseline):
 
 @options.command
 def show(
-    target: Annotated[str, typer.Argument(metavar="SCRIPT", help="A path, a URL, or - for standard input.")],
+    target: Annotated[
+        str, typer.Argument(metavar="SCRIPT", help="The path or URL of a script, or - for standard input.")
+    ],
     *,
     given: ShowOptions,
 ) -> None:
-    """Show what was read from a script: its environment, and how it would be made and run."""
+    """Show what a script declares and how it would run."""
     world, voice = options.open_world(given)
     on = BaselineOptions.of(given.baseline, given.without, insecure=given.insecure)
     wish = Wish(tuple(given.extra or ()), given.env_file, given.choice, given.exclude_newer, on)
@@ -146,12 +148,12 @@ class InfoOptions(options.Group):
     """The options of ``cetool info``."""
 
     as_json: options.AsJson = False
-    engine: options.EngineName = None
+    engine: options.EngineName = options.with_help("Check that this engine works.")
 
 
 @options.command
 def info(*, given: InfoOptions) -> None:
-    """Show versions, paths, engines and channels: what to attach to a bug report."""
+    """Show versions, paths and engines for bug reports."""
     world, _ = options.open_world(given)
     found = inspect(world)
     if given.as_json:

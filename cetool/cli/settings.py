@@ -36,7 +36,7 @@ class ListSettingsOptions(options.Group):
 @app.command("list")
 @options.command
 def list_settings(*, given: ListSettingsOptions) -> None:
-    """Show every setting, its value, and where that comes from."""
+    """List all settings with their values and origins."""
     loaded = load_settings(os.environ)
     if given.as_json:
         print_json(_document(loaded))
@@ -48,7 +48,10 @@ def list_settings(*, given: ListSettingsOptions) -> None:
 
 @app.command("get")
 def get_setting(key: _Key) -> None:
-    """Print one setting's value; nothing where it has none. Of several channels, each on a line."""
+    """Print the value of a setting.
+
+    Prints nothing if the setting has no value, and each of several channels on a line of its own.
+    """
     _require_key(key)
     value = load_settings(os.environ).origins[key].value
     for item in value if isinstance(value, tuple) else (value,):
@@ -59,9 +62,12 @@ def get_setting(key: _Key) -> None:
 @app.command("set")
 def set_setting(
     key: _Key,
-    values: Annotated[list[str], typer.Argument(metavar="VALUE", help="Its value; channels take several.")],
+    values: Annotated[list[str], typer.Argument(metavar="VALUE", help="The value; `channels` takes several.")],
 ) -> None:
-    """Set KEY in the configuration file, comments kept."""
+    """Set a value in the configuration file.
+
+    Comments in the file are kept.
+    """
     _require_key(key)
     if len(values) > 1 and key != "channels":
         raise UsageError(f"{key} takes one value, not {len(values)}", hint="Quote a value that holds blanks.")
@@ -74,7 +80,7 @@ def set_setting(
 
 @app.command("unset")
 def unset_setting(key: _Key) -> None:
-    """Take KEY out of the configuration file."""
+    """Remove a value from the configuration file."""
     path = _config_file()
     if key not in read_config_file(path):  # an unknown key that is there may well be taken out
         _require_key(key)
@@ -88,7 +94,7 @@ def unset_setting(key: _Key) -> None:
 
 @app.command("path")
 def print_path() -> None:
-    """Print the path of the configuration file, which need not exist."""
+    """Print the path of the configuration file."""
     print_data(f"{_config_file()}\n")
 
 

@@ -23,7 +23,7 @@ PATH_SCHEMA = "cetool.path/1"
 
 _Target = Annotated[
     str | None,
-    typer.Argument(metavar="SCRIPT", help="A path, or a URL: the environment that it declares.", show_default=False),
+    typer.Argument(metavar="SCRIPT", help="The path or URL of a script, for its environment.", show_default=False),
 ]
 
 
@@ -34,22 +34,26 @@ _Target = Annotated[
 class ExecOptions(options.Output, options.Making):
     """The options of ``cetool exec``."""
 
-    spec: Annotated[
-        list[str] | None,
-        option("--spec", metavar="SPEC", help="A package, instead of TOOL's own; repeat for more."),
-    ] = None
+    spec: options.Specs = options.with_help("Install this package instead of the one named like TOOL.")
+    channel: options.Channels = options.with_help("Take packages from this channel.")
 
 
 @options.command
 def execute(
-    tool: Annotated[str, typer.Argument(metavar="TOOL", help="A program; a version may follow: 'ruff>=0.4'.")],
+    tool: Annotated[
+        str, typer.Argument(metavar="TOOL", help="The program to run, with an optional version: 'ruff>=0.4'.")
+    ],
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="ARGS", help="The program's own.", show_default=False)
+        list[str] | None, typer.Argument(metavar="ARGS", help="Arguments for the program.", show_default=False)
     ] = None,
     *,
     given: ExecOptions,
 ) -> None:
-    """Run a program out of a conda package, in an environment of its own."""
+    """Run a program from a conda package.
+
+    The program runs in an environment of its own, with the package that is named like the program unless `--spec` names
+    others. `cex` is short for `cetool exec`.
+    """
     world, voice = options.open_world(given)
     tools.execute(tool, arguments or [], given.spec or [], world, voice, refresh=given.refresh)
 
@@ -72,10 +76,7 @@ class ShellOptions(options.Output, options.Making, options.Remote, options.Lock)
     spec: options.Specs = None
     repl: Annotated[
         bool | None,
-        option(
-            "--repl/--no-repl",
-            help="Open Python instead of a shell, as is usual for notebooks: ipython where the environment has it.",
-        ),
+        option("--repl/--no-repl", help="Open Python instead of a shell (default for notebooks)."),
     ] = None
     extra: options.With = None
     env_file: options.EnvFile = None
@@ -84,7 +85,10 @@ class ShellOptions(options.Output, options.Making, options.Remote, options.Lock)
 
 @options.command
 def shell(target: _Target = None, *, given: ShellOptions) -> None:
-    """Open a shell in the environment of a script, or of match specs."""
+    """Open a shell in a script's environment.
+
+    Creates the environment if it is missing. `--spec` opens one with these packages instead, without a script.
+    """
     world, voice = options.open_world(given)
     tools.open_in(_wanted("shell", target, given, world, voice), voice, repl=given.repl, refresh=given.refresh)
 
@@ -97,7 +101,7 @@ class PathOptions(options.Output, options.Making, options.Remote, options.Lock):
     """The options of ``cetool path``."""
 
     spec: options.Specs = None
-    python: Annotated[bool, option("--python", help="Print the path of its python instead.")] = False
+    python: Annotated[bool, option("--python", help="Print the path of the environment's Python.")] = False
     as_json: options.AsJson = False
     extra: options.With = None
     env_file: options.EnvFile = None
@@ -106,7 +110,10 @@ class PathOptions(options.Output, options.Making, options.Remote, options.Lock):
 
 @options.command
 def path(target: _Target = None, *, given: PathOptions) -> None:
-    """Print the prefix of the environment of a script, or of match specs, made if it is missing: for editors."""
+    """Print the prefix of an environment, created if missing.
+
+    For editors and other programs: `--json` also prints the variables that activation sets.
+    """
     world, voice = options.open_world(given)
     found = tools.locate(
         _wanted("path", target, given, world, voice), voice, refresh=given.refresh, python=given.python

@@ -24,7 +24,7 @@ from cetool.store.keyed import Trusted, TrustStore
 SCHEMA = "cetool.trust/1"
 _SHOWN_DIGITS = 16
 
-app = options.Commands("trust", help="Show and forget which scripts from URLs may run.")
+app = options.Commands("trust", help="List and revoke trust in scripts from URLs.")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ListTrustedOptions(options.Group):
 @app.command("list")
 @options.command
 def list_trusted(*, given: ListTrustedOptions) -> None:
-    """Show the scripts from URLs that you agreed to run, the newest first."""
+    """List the scripts from URLs that you agreed to run."""
     store = _store()
     trusted = [] if store is None else store.all()
     if given.as_json:
@@ -60,7 +60,7 @@ def list_trusted(*, given: ListTrustedOptions) -> None:
 class ForgetOptions(options.Group):
     """The options of ``cetool trust forget``."""
 
-    everything: Annotated[bool, option("--all", help="Forget all.")] = False
+    everything: Annotated[bool, option("--all", help="Forget all scripts.")] = False
 
 
 @app.command("forget")
@@ -68,12 +68,17 @@ class ForgetOptions(options.Group):
 def forget(
     which: Annotated[
         list[str] | None,
-        typer.Argument(metavar="DIGEST|URL", help="SHA-256, six digits of it or more, or where it came from."),
+        typer.Argument(
+            metavar="DIGEST|URL", help="The SHA-256 digest (six digits are enough) or URL.", show_default=False
+        ),
     ] = None,
     *,
     given: ForgetOptions,
 ) -> None:
-    """Take back that scripts may run: they are asked about again."""
+    """Forget that you agreed to run scripts.
+
+    cetool asks again before it runs them.
+    """
     if bool(which) == given.everything:
         raise UsageError("say which scripts to forget, or --all", hint="`cetool trust list` shows them.")
     store, voice = _store(), _voice()
