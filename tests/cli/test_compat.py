@@ -145,7 +145,7 @@ def test_tmpenv_refuses_what_means_nothing(settled: Home) -> None:
     assert done.stderr == "Error: no packages to install, must supply command line package specs or --file.\n"
     for words in ([], ["nope"], ["clear", "--min-age", "x"], ["clear", "--min-age", "-1"], ["create", "--nope", "x"]):
         done = settled.run("conda-tmpenv", *words)
-        assert done.returncode == 2 and done.stderr.startswith("usage: conda tmpenv"), words
+        assert done.returncode == 2 and "`conda tmpenv" in told(done.stderr)[-1], words
         assert "_hours" not in done.stderr
     done = settled.run("conda-tmpenv", "create", "hello >>1")
     assert done.returncode == 125
