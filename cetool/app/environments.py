@@ -14,14 +14,15 @@ from cetool.app.ensuring import ensure, note_used, store_of
 from cetool.app.locked import warn_of_missing_digests
 from cetool.app.reporting import Reporter, for_each
 from cetool.app.sources import open_source
+from cetool.app.targets import find_directories, shortest_names
 from cetool.app.world import World, prepare
 from cetool.base.durations import format_size
-from cetool.base.errors import CetoolError, LockError, ScriptNotFoundError, StoreError, UsageError
+from cetool.base.errors import CetoolError, LockError, StoreError, UsageError
 from cetool.base.limits import LOCK, read_regular
-from cetool.base.process import prefixes_in_use
+from cetool.base.process import processes_in
 from cetool.base.text import printable
 from cetool.declare.dialects.environment_yml import read_environment_file
-from cetool.declare.environment import NAME_LENGTH, EnvironmentSpec, Exact
+from cetool.declare.environment import EnvironmentSpec, Exact
 from cetool.declare.metadata import ScriptMetadata
 from cetool.declare.requirements import Requirements
 from cetool.declare.source import is_url
@@ -32,7 +33,6 @@ from cetool.store.making import remove as discard_directory
 from cetool.store.store import Directory, Marker, Store
 from cetool.store.usage import Row, open_usage_log
 
-_NAME = re.compile(rf"[0-9a-f]{{{NAME_LENGTH}}}(?:-\d{{1,4}})?\Z")
 _EXPLICIT = re.compile(rb"^[ \t]*@EXPLICIT[ \t]*\r?$", re.MULTILINE)
 #: A lone word that ends so was most likely meant as a script.
 _LIKE_SCRIPTS = (".py", ".sh", ".R", ".jl", ".js", ".rb", ".pl")
@@ -164,40 +164,70 @@ def _is_script(word: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An environment that is there, with what the usage log has of it."""
+    """An environment, and what the usage log knows of it."""
 
     prefix: Path
     marker: Marker
+    #: The beginning of its name that is enough to mean it; behind it the number of a directory that has one.
+    short: str
     #: In seconds since 1970.
     last_used: float
     runs: int
-    #: The processes that run in it.
+    #: The processes of its runs that have not ended.
     running: tuple[int, ...]
+    #: Other processes whose program is in it, such as daemons.
+    daemons: tuple[int, ...]
+    #: Whether a process holds its file lock or runs a program of it.
+    in_use: bool
+    #: The scripts that used it, the last one first, as the runs noted them: a path, or a text such as ``exec ruff``.
+    scripts: tuple[str, ...]
 
 
 def list_environments(world: World, reporter: Reporter) -> list[Listed]:
-    """The environments, the most recently used first."""
+    """Return the complete environments, the most recently used first."""
     if not world.paths.envs.exists():
         return []
     world.store.check()
     known: dict[str, Row] = {}
     running: dict[str, list[int]] = {}
+    scripts: dict[str, list[str]] = {}
     try:
         with open_usage_log(world.paths, world.store, warn=reporter.warn) as usage:
-            known, running = usage.rows(), usage.running()
+            known, running, scripts = usage.rows(), usage.running(), usage.scripts()
     except StoreError as error:
         if os.access(world.paths.root, os.W_OK):
             raise
-        # in a cache that may only be read the environments are there all the same
-        reporter.warn(f"{error}; so nothing is known of when they were used")
-    found = []
-    for directory in world.store.directories():
-        marker, row = directory.marker, known.get(directory.prefix.name)
-        if marker is not None:
-            last_used = marker.created if row is None else row.last_used
-            processes = tuple(sorted(running.get(directory.prefix.name, [])))
-            found.append(Listed(directory.prefix, marker, last_used, 0 if row is None else row.runs, processes))
-    return sorted(found, key=lambda each: -each.last_used)
+        # the environments of a read-only cache can be listed all the same
+        reporter.warn(f"{error}; so it is not known when environments were used")
+    found = [(each, marker) for each in world.store.directories() if (marker := each.marker) is not None]
+    short = shortest_names(each.name for each, _ in found)
+    programs = processes_in(each.prefix for each, _ in found)
+    listed = []
+    for each, marker in found:
+        directory = each.prefix.name
+        row, pids = known.get(directory), sorted(running.get(directory, []))
+        daemons = sorted(set(programs.get(each.prefix, [])) - set(pids))
+        listed.append(
+            Listed(
+                each.prefix,
+                marker,
+                short[each.name] + directory.removeprefix(each.name),
+                marker.created if row is None else row.last_used,
+                0 if row is None else row.runs,
+                tuple(pids),
+                tuple(daemons),
+                bool(pids or daemons) or _is_held(each, world.store),
+                tuple(scripts.get(directory, [])),
+            )
+        )
+    return sorted(listed, key=lambda each: -each.last_used)
+
+
+def _is_held(directory: Directory, store: Store) -> bool:
+    try:
+        return store.in_use(directory)
+    except StoreError:  # the lock's file may be unreadable in another user's cache
+        return False
 
 
 # --- removed ----------------------------------------------------------------------------------------------------------
@@ -208,54 +238,17 @@ def remove(targets: Sequence[str], world: World, reporter: Reporter, *, insecure
     freed = Freed()
 
     def remove_target(target: str) -> None:
-        for store, directory in targeted(target, world, reporter, insecure=insecure):
+        for store, directory in find_directories(target, world, reporter, insecure=insecure):
             size = remove_directory(store, directory, world, reporter, freed)
             reporter.result(f"Removed {directory.prefix.name}: freed {format_size(size)}")
 
     for_each(targets, remove_target, reporter)
 
 
-def is_environment(target: str, world: World) -> bool:
-    """Whether a word is the name or the prefix of an environment rather than a script."""
-    above = os.path.realpath(Path(target).absolute().parent)
-    return _NAME.fullmatch(target) is not None or above == os.path.realpath(world.paths.envs)
-
-
-def targeted(target: str, world: World, reporter: Reporter, *, insecure: bool = False) -> list[tuple[Store, Directory]]:
-    """The directories that a name, a prefix or a script means, and the store of each."""
-    store = world.store
-    path = Path(target).absolute()
-    if _NAME.fullmatch(target):
-        found = [item for item in store.directories() if target in (item.name, item.prefix.name)]
-    elif is_environment(target, world):
-        found = [item for item in store.directories() if item.prefix.name == path.name]
-    else:
-        try:
-            source, world = open_source(target, world, reporter, insecure=insecure)
-        except ScriptNotFoundError:
-            raise StoreError(
-                f"there is no environment, and no script, called {target!r}",
-                about=target,
-                code="environment-not-found",
-                hint="`cetool list` shows the environments that there are.",
-            ) from None
-        spec = decide(source, Wish(), world, reporter).spec
-        store = store_of(spec, world)
-        found = list(store.directories(spec.name))
-    if not found:
-        raise StoreError(
-            f"there is no environment of {target!r}",
-            about=target,
-            code="environment-not-found",
-            hint="`cetool list` shows those that there are.",
-        )
-    return [(store, directory) for directory in found]
-
-
 def remove_directory(store: Store, directory: Directory, world: World, reporter: Reporter, freed: Freed) -> int:
     """Remove an environment that nothing runs in, and return the bytes freed. Raises StoreError."""
     prepare(world.paths, store.paths)
-    alive = prefixes_in_use([directory.prefix])
+    alive = processes_in([directory.prefix])
     lock = None if alive else store.hold_for_removal(directory)
     if lock is None:
         raise StoreError(

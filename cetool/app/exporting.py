@@ -13,10 +13,10 @@ from cetool.app.consent import OWN, consent_to
 from cetool.app.deciding import decide
 from cetool.app.decision import LockChoice, Wish, refuse_overlay
 from cetool.app.ensuring import ensure, note_used
-from cetool.app.environments import is_environment, targeted
 from cetool.app.overlaying import base_of
 from cetool.app.reporting import Reporter
 from cetool.app.sources import Source, open_source
+from cetool.app.targets import find_directories, named_directories
 from cetool.app.world import World
 from cetool.base.errors import EngineError, LockError, StoreError, UsageError
 from cetool.base.files import put_file
@@ -85,7 +85,7 @@ def export(wanted: Wanted, world: World, reporter: Reporter) -> str:
             raise UsageError(f"{printable(platform)!r} is no platform", hint=f"Platforms: {', '.join(PLATFORMS)}.")
     if len(wanted.platforms) > 1 and wanted.format not in _FOR_SEVERAL:
         raise UsageError(f"the format {wanted.format} takes one platform at a time")
-    if is_environment(wanted.target, world):
+    if named_directories(wanted.target, world) is not None:
         exact = _of_environment(wanted.target, world, reporter)
     else:
         exact = _of_script(wanted, world, reporter)
@@ -144,7 +144,7 @@ def _channel_urls(lock: Lock) -> tuple[str, ...]:
 
 def _of_environment(target: str, world: World, reporter: Reporter) -> Exact:
     """What is installed in an environment that is named by its name or its prefix."""
-    _, directory = targeted(target, world, reporter)[0]
+    _, directory = find_directories(target, world, reporter)[0]
     lease = world.store.lease(directory.name)
     if lease is None:
         raise StoreError(

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cetool.app.environments import targeted
 from cetool.app.reporting import Reporter
+from cetool.app.targets import find_directories
 from cetool.app.world import World
 from cetool.base.errors import StoreError, UsageError
 from cetool.packages.differences import Verdict, verify_files
@@ -84,7 +84,7 @@ def _names(targets: Sequence[str], world: World, reporter: Reporter) -> list[str
         return list(dict.fromkeys(item.name for item in world.store.directories() if item.marker is not None))
     names = []
     for target in targets:
-        for store, item in targeted(target, world, reporter):
+        for store, item in find_directories(target, world, reporter):
             if store is not world.store:
                 raise UsageError(
                     f"the environment of {target} lies over another, and only whole environments are verified",

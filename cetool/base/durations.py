@@ -11,7 +11,7 @@ import time
 from datetime import datetime, timedelta, timezone
 
 from cetool.base.errors import UsageError
-from cetool.base.text import pattern, shorten
+from cetool.base.text import counted, pattern, shorten
 
 _SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _PREFIXES = "KMGTP"
@@ -89,6 +89,22 @@ def format_duration(seconds: float) -> str:
     count, rest = divmod(whole // _SECONDS[small], per)
     # after a fortnight nobody counts the hours
     return f"{count}{large} {rest}{small}" if rest and whole < 14 * 86400 else f"{count}{large}"
+
+
+def format_age(seconds: float, *, short: bool = False) -> str:
+    """Return how long ago something was, in its largest unit: ``just now``, ``3 min ago``, ``1 day ago``.
+
+    The short form is ``now``, ``3m``, ``1d``.
+    """
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return "now" if short else "just now"
+    units = ((365 * 86400, "year"), (30 * 86400, "month"), (86400, "day"), (3600, "hour"), (60, "min"))
+    size, unit = next(each for each in units if whole >= each[0])
+    count = whole // size
+    if short:
+        return f"{count}{'mo' if unit == 'month' else unit[0]}"
+    return f"{count} min ago" if unit == "min" else f"{counted(count, unit)} ago"
 
 
 def parse_size(text: str) -> int:

@@ -175,12 +175,13 @@ def running_processes() -> Iterator[tuple[int, str]]:
             yield pid, start
 
 
-def prefixes_in_use(prefixes: Iterable[Path]) -> set[Path]:
-    """Those of the prefixes out of which some process that may be looked at has its program.
+def processes_in(prefixes: Iterable[Path]) -> dict[Path, list[int]]:
+    """Return the PIDs of the processes whose program is below one of these prefixes, as far as they may be looked at.
 
-    The lock tells most of it; this finds a daemon that closed every descriptor it had inherited, the lock's among them.
+    A file lock shows most uses of a prefix. This also finds daemons that have closed all inherited descriptors, the
+    lock's among them.
     """
-    parents: dict[str, str] = {}  # thousands of prefixes lie in one directory
+    parents: dict[str, str] = {}  # thousands of prefixes share one directory
     wanted: dict[str, Path] = {}
     for prefix in prefixes:
         parent, name = os.path.split(prefix)
@@ -188,14 +189,19 @@ def prefixes_in_use(prefixes: Iterable[Path]) -> set[Path]:
             parents[parent] = os.path.realpath(parent)
         path = os.path.join(parents[parent], name)
         wanted[os.path.realpath(path) if os.path.islink(path) else path] = prefix
-    found: set[Path] = set()
+    found: dict[Path, list[int]] = {}
     for pid in _pids() if wanted else ():
         place = _program(pid)
         while len(place) > 1 and place != (above := os.path.dirname(place)):
             place = above
             if place in wanted:
-                found.add(wanted[place])
+                found.setdefault(wanted[place], []).append(pid)
     return found
+
+
+def program_name(pid: int) -> str:
+    """Return the name of the program that a process runs, empty where that may not be known."""
+    return os.path.basename(_program(pid).removesuffix(" (deleted)"))
 
 
 def is_in_environment_of_any(text: str) -> bool:

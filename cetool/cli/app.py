@@ -101,7 +101,7 @@ _PLACES = {
         "baseline": ("baseline_commands", "app"),
     },
     "Environments": {
-        "list": ("environments", "list_environments"),
+        "list": ("listing", "list_environments"),
         "create": ("environments", "create"),
         "path": ("tools", "path"),
         "name": ("environments", "name"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -13,18 +12,16 @@ from cetool.app import environments as app
 from cetool.app.background import be_nice
 from cetool.app.collecting import collect, collect_downloads
 from cetool.app.decision import BaselineOptions, Wish
-from cetool.app.environments import Listed, decide_specs
+from cetool.app.environments import decide_specs
 from cetool.base.durations import format_duration, format_size, parse_duration, parse_size
 from cetool.base.errors import EXIT_FAILURE, CetoolError, UsageError
 from cetool.cli import options
 from cetool.cli.options import option
-from cetool.cli.output import print_data, print_json, print_table
+from cetool.cli.output import print_data, print_json
 from cetool.cli.voice import Voice
-from cetool.declare.environment import EnvironmentSpec
 from cetool.store.gc import Collected, Collection, Policy, Removable
 from cetool.store.kinds import DOWNLOADS, PACKAGES_KIND
 
-LIST_SCHEMA = "cetool.list/1"
 NAME_SCHEMA = "cetool.name/1"
 GC_SCHEMA = "cetool.gc/1"
 #: The kinds of which a collection's items are reported one by one.
@@ -88,78 +85,6 @@ def name(
         print_json({"schema": NAME_SCHEMA, "name": place.name, "prefix": str(place.prefix), "exists": place.exists})
     else:
         print_data(f"{place.prefix}\n")
-
-
-@dataclass(frozen=True)
-class ListOptions(options.Group):
-    """The options of ``cetool list``."""
-
-    as_json: options.AsJson = False
-    trust_cache_dir: options.TrustCacheDir = False
-
-
-@options.command
-def list_environments(*, given: ListOptions) -> None:
-    """List environments."""
-    world, voice = options.open_world(given)
-    found = app.list_environments(world, voice)
-    if given.as_json:
-        print_json({"schema": LIST_SCHEMA, "environments": list(map(_document, found))})
-    elif not found:
-        voice.result(f"There are no environments in {world.paths.envs}.")
-    else:
-        now = time.time()
-        headers = ("NAME", "SPECS", "SIZE", "PACKAGES", "ENGINE", "LAST USED", "RUNNING")
-        print_table(headers, [_cells(each, now) for each in found])
-
-
-def _document(each: Listed) -> dict[str, object]:
-    marker = each.marker
-    return {
-        "name": marker.name,
-        "prefix": str(each.prefix),
-        **spec_document(marker.spec),
-        "size_bytes": marker.size,
-        "packages": marker.packages,
-        "engine": marker.engine,
-        "engine_version": marker.engine_version,
-        "created": marker.created,
-        "last_used": each.last_used,
-        "runs": each.runs,
-        "running": list(each.running),
-    }
-
-
-def spec_document(spec: EnvironmentSpec) -> dict[str, object]:
-    """A spec as the JSON outputs have it, credentials taken out."""
-    shown = spec.redacted()
-    return {
-        "channels": list(shown.channels),
-        "specs": list(shown.packages),
-        "pypi": list(shown.pypi),
-        "pypi_settings": shown.pypi_settings.as_dict(),
-        "solver_settings": shown.solving.as_dict(),
-        "variables": dict(shown.variables),
-        "virtual_packages": dict(shown.virtual_packages),
-        "locked": shown.is_locked,
-        "exclude_newer": shown.exclude_newer,
-    }
-
-
-def _cells(each: Listed, now: float) -> tuple[str, ...]:
-    marker, spec = each.marker, each.marker.spec.redacted()
-    asked = ", ".join([*spec.packages, *(f"{requirement} (PyPI)" for requirement in spec.pypi)])
-    return (
-        each.prefix.name,
-        (asked or ("(a baseline)" if spec.is_locked else "(nothing)"))
-        + (" (locked)" if spec.is_locked else "")
-        + (f" (as of {spec.exclude_newer})" if spec.exclude_newer else ""),
-        format_size(marker.size),
-        str(marker.packages),
-        marker.engine,
-        f"{format_duration(now - each.last_used)} ago",
-        " ".join(map(str, each.running)) or "-",
-    )
 
 
 @dataclass(frozen=True)

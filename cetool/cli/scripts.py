@@ -13,7 +13,7 @@ from cetool.app.reporting import flow
 from cetool.app.world import World
 from cetool.base.urls import redact
 from cetool.cli import options
-from cetool.cli.environments import spec_document
+from cetool.cli.listing import spec_document
 from cetool.cli.output import print_json, print_line, print_table
 from cetool.declare.environment import EnvironmentSpec, Exact
 from cetool.declare.metadata import ScriptMetadata

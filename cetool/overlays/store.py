@@ -20,7 +20,7 @@ from cetool.base.errors import StoreError, UsageError
 from cetool.base.files import ChangedError, read_if_there, replace_file
 from cetool.base.limits import NOTE, read_json
 from cetool.base.ownership import ensure_private_dir, make_private_dirs
-from cetool.base.process import is_in_environment_of_any, prefixes_in_use
+from cetool.base.process import is_in_environment_of_any, processes_in
 from cetool.overlays.recipe import SCHEMA, Recipe
 from cetool.settings.paths import Paths
 from cetool.store.disk import Freed
@@ -104,7 +104,7 @@ class Overlays:
 
     def has(self, name: str) -> bool:
         """Whether there is an overlay of this name."""
-        return (self.root / _NAMED / f"{name}.json").exists()
+        return _NAME.fullmatch(name) is not None and (self.root / _NAMED / f"{name}.json").exists()
 
     def write(self, recipe: Recipe, before: Recipe | None) -> None:
         """Write a recipe in the place of ``before``, what it was when it was read; None for none.
@@ -161,7 +161,7 @@ def check_name(name: str) -> None:
 
 def is_overlay_in_use(prefix: Path) -> bool:
     """Whether a process runs a program of an overlay, or was started in a shell that it is active in."""
-    return bool(prefixes_in_use([prefix])) or is_in_environment_of_any(f"{prefix}{os.sep}")
+    return bool(processes_in([prefix])) or is_in_environment_of_any(f"{prefix}{os.sep}")
 
 
 class OverlaysOf(Directories):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cetool.base.below import room, walk
 from cetool.base.durations import age
-from cetool.base.process import prefixes_in_use
+from cetool.base.process import processes_in
 from cetool.packages.cache import METADATA, PACKAGES, held_for_collection
 from cetool.settings.paths import Paths
 from cetool.store.disk import Freed, delete_tree, discard
@@ -66,7 +66,7 @@ class Environments(Directories):
         self._usage = usage
         self._on_removed = on_removed
         self._items: list[Removable] | None = None
-        self._alive: set[Path] | None = None
+        self._alive: dict[Path, list[int]] | None = None
 
     def items(self, freed: Freed) -> Iterable[Removable]:
         if self._items is None:
@@ -85,7 +85,7 @@ class Environments(Directories):
 
     def in_use(self, item: Removable) -> bool:
         if self._alive is None:
-            self._alive = prefixes_in_use(each.path for each in self._items or ())
+            self._alive = processes_in(each.path for each in self._items or ())
         return item.path in self._alive or super().in_use(item)
 
     def held(self, item: Removable) -> contextlib.AbstractContextManager[bool]:

@@ -22,7 +22,7 @@ from cetool.base.filelock import FileLock, try_lock, wait_for_lock
 from cetool.base.files import put_file, sync_file_system
 from cetool.base.limits import NOTE, read_json
 from cetool.base.ownership import is_open_to_others, make_private_dirs
-from cetool.base.process import prefixes_in_use
+from cetool.base.process import processes_in
 from cetool.declare.environment import EnvironmentSpec
 from cetool.store.disk import clear, clear_locks, delete_tree, discard, write_hint
 from cetool.store.store import (
@@ -150,7 +150,7 @@ def _claim(store: Store, name: str) -> tuple[Path, FileLock]:
             lock = try_lock(store.use_lock(prefix), shared=False)
             if lock is None:
                 time.sleep(0.005)
-            elif os.path.lexists(prefix) and prefixes_in_use([prefix]):
+            elif os.path.lexists(prefix) and processes_in([prefix]):
                 lock.release()  # by a process that closed the lock it had inherited
                 break
             else:
@@ -207,7 +207,7 @@ def _supersede(store: Store, directory: Directory, trash: list[Path]) -> None:
         lock = store.hold_for_removal(directory)
         if lock is not None:
             with lock:
-                if not prefixes_in_use([directory.prefix]):
+                if not processes_in([directory.prefix]):
                     gone = discard(directory.prefix, store.paths.trash)
                     lock.delete()
                     trash += [] if gone is None else [gone]

@@ -186,6 +186,18 @@ class UsageLog:
 
         return self._do(ask)
 
+    def scripts(self) -> dict[str, list[str]]:
+        """Return what used each directory, the last use first: scripts as the runs noted them."""
+        query = "SELECT directory, script FROM runs WHERE script != '' GROUP BY 1, 2 ORDER BY max(started_ns) DESC"
+
+        def ask(db: sqlite3.Connection) -> dict[str, list[str]]:
+            found: dict[str, list[str]] = {}
+            for directory, script in db.execute(query):
+                found.setdefault(directory, []).append(str(script))
+            return found
+
+        return self._do(ask)
+
     def saw_in_use(self, directory: str, when: float) -> None:
         """An environment seen in use counts as used until it is seen free."""
         query = "UPDATE uses SET last_used = max(last_used, ?) WHERE directory = ?"

@@ -28,7 +28,7 @@ from support.cache import (
 )
 
 from cetool.base.errors import StoreError
-from cetool.base.process import is_running, prefixes_in_use, start_time
+from cetool.base.process import is_running, processes_in, start_time
 from cetool.store import usage_files
 from cetool.store.store import note_made, note_use
 from cetool.store.usage_files import read_uses, taken_files
@@ -180,7 +180,7 @@ def test_running_processes_are_known_by_pid_and_start(tmp_path: Path) -> None:
     kill(process)
 
 
-def test_prefixes_in_use_by_programs(tmp_path: Path) -> None:
+def test_processes_are_found_by_their_programs(tmp_path: Path) -> None:
     real = tmp_path / "real"
     prefixes = [real / name for name in ("a", "b", "ab")]
     for prefix in prefixes:
@@ -190,10 +190,10 @@ def test_prefixes_in_use_by_programs(tmp_path: Path) -> None:
     os.symlink(prefixes[0], real / "c")
     pid = os.posix_spawn(prefixes[0] / "bin" / "sleep", ["sleep", "600"], {})
     try:
-        assert prefixes_in_use(prefixes) == {prefixes[0]}
-        assert prefixes_in_use([tmp_path / "link" / "a"]) == {tmp_path / "link" / "a"}
-        assert prefixes_in_use([real / "c"]) == {real / "c"}
-        assert prefixes_in_use([]) == set()
+        assert processes_in(prefixes) == {prefixes[0]: [pid]}
+        assert processes_in([tmp_path / "link" / "a"]) == {tmp_path / "link" / "a": [pid]}
+        assert processes_in([real / "c"]) == {real / "c": [pid]}
+        assert processes_in([]) == {}
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)

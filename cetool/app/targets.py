@@ -1,0 +1,187 @@
+"""Which environment a word means: a name, an abbreviated name, a prefix or a script. All commands ask here."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from cetool.app.deciding import decide
+from cetool.app.decision import Decision, Wish
+from cetool.app.ensuring import store_of
+from cetool.app.reporting import Reporter
+from cetool.app.sources import open_source
+from cetool.app.world import World
+from cetool.base.errors import ScriptNotFoundError, StoreError
+from cetool.base.text import counted, shorten
+from cetool.declare.environment import NAME_LENGTH, EnvironmentSpec
+from cetool.store.store import Directory, Marker, Store
+
+#: Fewer hex digits than this do not abbreviate a name.
+LEAST_TYPED = 4
+#: Digits of an abbreviated name where fewer would be unique: it stays unique when more environments are made.
+LEAST_SHOWN = 8
+#: Candidates that an error lists.
+_MOST_LISTED = 10
+
+_NAME = re.compile(rf"[0-9a-f]{{{NAME_LENGTH}}}(?:-\d{{1,4}})?")
+_SHORT = re.compile(rf"([0-9a-f]{{{LEAST_TYPED},{NAME_LENGTH - 1}}})(-\d{{1,4}})?")
+
+
+def named_directories(word: str, world: World) -> list[Directory] | None:
+    """Return the directories of the environment that a name, an abbreviated name or a prefix means.
+
+    None means that the word is none of these, so it may be a script. The list is empty where the word has the form of
+    a name or a prefix, and the environment does not exist. A file wins over an abbreviation, and a whole name over a
+    file. Raises StoreError where an abbreviation fits several environments.
+    """
+    if _NAME.fullmatch(word):
+        return [each for each in world.store.directories() if word in (each.name, each.prefix.name)]
+    path = Path(word).absolute()
+    if os.path.realpath(path.parent) == os.path.realpath(world.paths.envs):
+        return [each for each in world.store.directories() if each.prefix.name == path.name]
+    short = _SHORT.fullmatch(word)
+    if short is None or os.path.lexists(word):
+        return None
+    digits, number = short[1], short[2] or ""
+    fitting = [each for each in world.store.directories() if each.name.startswith(digits)]
+    found = [each for each in fitting if not number or each.prefix.name == each.name + number]
+    if len({each.name for each in found}) > 1:
+        raise _ambiguous(word, found)
+    return found or None
+
+
+def _ambiguous(word: str, found: Sequence[Directory]) -> StoreError:
+    names = {each.name: each.marker for each in found}
+    short = shortest_names(names)
+    shown = [f"{short[name]} ({_summary(marker)})" for name, marker in names.items()]
+    more = f" and {len(shown) - _MOST_LISTED} more" if len(shown) > _MOST_LISTED else ""
+    return StoreError(
+        f"'{word}' could be any of {counted(len(names), 'environment')}",
+        about=word,
+        code="environment-ambiguous",
+        hint=f"Type more of the name: {', '.join(shown[:_MOST_LISTED])}{more}.",
+    )
+
+
+def _summary(marker: Marker | None) -> str:
+    if marker is None:
+        return "incomplete"
+    spec = marker.spec.redacted()
+    return shorten(", ".join((*spec.packages, *spec.pypi)) or "locked packages", 40)
+
+
+def shortest_names(names: Iterable[str], least: int = LEAST_SHOWN) -> dict[str, str]:
+    """Return for each name its shortest beginning that no other name has, of at least ``least`` characters."""
+    ordered = sorted(set(names))
+    lengths = dict.fromkeys(ordered, least)
+    for one, other in pairwise(ordered):
+        length = least
+        while one[:length] == other[:length]:
+            length += 1
+        lengths[one] = max(lengths[one], length)
+        lengths[other] = length
+    return {name: name[:length] for name, length in lengths.items()}
+
+
+def find_directories(
+    target: str, world: World, reporter: Reporter, *, insecure: bool = False
+) -> list[tuple[Store, Directory]]:
+    """Return the directories that a name, a prefix or a script means, each with its store.
+
+    Raises StoreError where there are none, or where an abbreviation fits several environments.
+    """
+    store, found = world.store, named_directories(target, world)
+    if found is None:
+        decision, world = _decided(target, world, reporter, insecure=insecure)
+        store = store_of(decision.spec, world)
+        found = list(store.directories(decision.spec.name))
+    if not found:
+        raise _missing(f"there is no environment of {target!r}", target)
+    return [(store, directory) for directory in found]
+
+
+def _decided(target: str, world: World, reporter: Reporter, *, insecure: bool) -> tuple[Decision, World]:
+    """Decide which environment a script has. Raises StoreError where there is no such script."""
+    try:
+        source, world = open_source(target, world, reporter, insecure=insecure)
+    except ScriptNotFoundError:
+        raise _missing(f"there is no environment or script called {target!r}", target) from None
+    return decide(source, Wish(), world, reporter), world
+
+
+def _missing(problem: str, target: str) -> StoreError:
+    return StoreError(problem, about=target, code="environment-not-found", hint="`cetool list` shows all environments.")
+
+
+# --- one that is looked into ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A complete environment, or an overlay, that a command looks into."""
+
+    name: str
+    prefix: Path
+    marker: Marker
+    #: What was asked for: by the script if one was named, else by the one that the environment was made for.
+    spec: EnvironmentSpec
+
+    @property
+    def base(self) -> Path | None:
+        """The environment that it lies over, None where it stands by itself."""
+        return None if self.spec.overlay is None else Path(self.spec.overlay.base)
+
+
+def find_target(word: str, world: World, reporter: Reporter, *, insecure: bool = False) -> Target:
+    """Return the environment that a name, a prefix, a script or the name of an overlay means.
+
+    Raises StoreError where there is none, or where it is not made yet.
+    """
+    found = named_directories(word, world)
+    if found:
+        return _complete(found, word)
+    if found is None and not os.path.lexists(word):
+        from cetool.app.overlaying import overlays_of  # few environments lie over another
+
+        if overlays_of(world).has(word):
+            return _of_overlay(word, world, reporter)
+    if found is not None:
+        raise _missing(f"there is no environment called {word!r}", word)
+    decision, world = _decided(word, world, reporter, insecure=insecure)
+    made = list(store_of(decision.spec, world).directories(decision.spec.name))
+    if not any(each.marker for each in made):
+        raise StoreError(
+            f"the environment of {word} does not exist yet",
+            about=word,
+            code="environment-not-found",
+            hint=f"`cetool run {word}` creates it and runs the script; `cetool path {word}` only creates it.",
+        )
+    target = _complete(made, word)
+    return Target(target.name, target.prefix, target.marker, decision.spec)
+
+
+def _complete(found: Iterable[Directory], word: str) -> Target:
+    """Return the newest complete one of an environment's directories. Raises StoreError where there is none."""
+    complete = [(marker, each) for each in found if (marker := each.marker) is not None]
+    if not complete:
+        raise StoreError(f"the environment {word} is not complete", about=word, code="environment-gone")
+    marker, directory = max(complete, key=lambda pair: pair[0].created)
+    return Target(directory.name, directory.prefix, marker, marker.spec)
+
+
+def _of_overlay(word: str, world: World, reporter: Reporter) -> Target:
+    from cetool.app.overlays import find_overlay  # it removes environments, and so needs what removes them
+
+    directory = find_overlay(word, world, reporter).directory
+    if directory is None:
+        raise StoreError(
+            f"the overlay {word} does not exist on disk yet",
+            about=word,
+            code="environment-not-found",
+            hint=f"`cetool overlay install --refresh {word}` creates it.",
+        )
+    return _complete([directory], word)

@@ -1,0 +1,179 @@
+"""Tables that fit any terminal: one line a row, no boxes, columns that shrink or are left out where there is no room.
+
+Into a pipe a table is as wide as :data:`PIPE_WIDTH` (or ``COLUMNS``), and no text of it is cut.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cetool.base.text import neutral_line
+from cetool.base.urls import redact
+from cetool.cli.output import is_terminal, print_line
+
+#: Columns of a table that no terminal shows.
+PIPE_WIDTH = 120
+_GAP = "  "
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A cell of several items: as many as fit are shown, and ``+13`` for the others."""
+
+    texts: tuple[str, ...]
+    #: A shorter form of each item, for narrow columns.
+    short: tuple[str, ...] = ()
+    #: What follows the items where there is room.
+    note: str = ""
+    #: What separates the items.
+    between: str = ", "
+
+
+Cell = str | Items
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table."""
+
+    header: str
+    #: Whether the cells are numbers, which are aligned at the right.
+    right: bool = False
+    #: Columns that it needs at least where its cells are :class:`Items`.
+    least: int = 12
+    #: Columns with a high rank are left out first; those of rank 0 stay.
+    rank: int = 0
+    #: The style of its cells on a terminal.
+    style: str = ""
+
+
+def table_width() -> int:
+    """Return the columns of the terminal; of a pipe those that a table is made for."""
+    return shutil.get_terminal_size((80 if is_terminal() else PIPE_WIDTH, 24)).columns
+
+
+def show_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, footer: str = "") -> None:
+    """Print a table on standard output, one line a row, and a line below it."""
+    width, terminal = table_width(), is_terminal()
+    safe = [[_neutral(cell) for cell in row] for row in rows]
+    shown = _fitting(columns, safe, width)
+    widths = _widths(columns, safe, shown, width)
+    lines = [[columns[at].header for at in shown]]
+    lines += [[_text(row[at], widths[at], cut=terminal) for at in shown] for row in safe]
+    # an item that is not cut in a pipe may be wider than its column
+    final = {at: max(_length(line[number]) for line in lines) for number, at in enumerate(shown)}
+    aligned = [[_aligned(text, final[at], columns[at]) for text, at in zip(line, shown, strict=True)] for line in lines]
+    if not terminal:
+        for line in aligned:
+            print_line(_GAP.join(line).rstrip())
+        if footer:
+            print_line(footer)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=sys.stdout, highlight=False)
+    styles = [columns[at].style for at in shown]
+    for number, line in enumerate(aligned):
+        text = Text(_GAP).join(
+            Text(part, "bold" if number == 0 else style) for part, style in zip(line, styles, strict=True)
+        )
+        text.rstrip()
+        console.print(text, soft_wrap=True)
+    if footer:
+        console.print(Text(neutral_line(redact(footer)), "dim"), soft_wrap=True)
+
+
+def _neutral(cell: Cell) -> Cell:
+    if isinstance(cell, str):
+        return neutral_line(redact(cell))
+    texts = tuple(neutral_line(redact(text)) for text in cell.texts)
+    return Items(texts, tuple(neutral_line(redact(text)) for text in cell.short) or texts, cell.note, cell.between)
+
+
+def _length(text: str) -> int:
+    """Return the columns that a text takes: wide characters take two."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _aligned(text: str, width: int, column: Column) -> str:
+    blanks = " " * (width - _length(text))
+    return blanks + text if column.right else text + blanks
+
+
+def _natural(column: Column, cells: Sequence[Cell]) -> int:
+    """Return the columns that a column takes where nothing of it is left out."""
+    return max(_length(text) for text in (column.header, *(_text(cell, sys.maxsize) for cell in cells)))
+
+
+def _is_flexible(cells: Sequence[Cell]) -> bool:
+    return any(isinstance(cell, Items) for cell in cells)
+
+
+def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int) -> list[int]:
+    """Return the numbers of the columns for which there is room."""
+    needs = {}
+    for at, column in enumerate(columns):
+        cells = [row[at] for row in rows]
+        natural = _natural(column, cells)
+        needs[at] = min(natural, max(column.least, len(column.header))) if _is_flexible(cells) else natural
+    shown = list(needs)
+    while sum(needs[at] + len(_GAP) for at in shown) - len(_GAP) > width:
+        last = max(shown, key=lambda at: columns[at].rank)
+        if not columns[last].rank:
+            break
+        shown.remove(last)
+    return shown
+
+
+def _widths(
+    columns: Sequence[Column], rows: Sequence[Sequence[Cell]], shown: Sequence[int], width: int
+) -> dict[int, int]:
+    """Return the width of each column: those with items share what the others leave, each as much as it needs."""
+    cells = {at: [row[at] for row in rows] for at in shown}
+    widths = {at: _natural(columns[at], cells[at]) for at in shown}
+    flexible = sorted((at for at in shown if _is_flexible(cells[at])), key=lambda at: widths[at])
+    left = width - len(_GAP) * (len(shown) - 1) - sum(widths[at] for at in shown if at not in flexible)
+    for number, at in enumerate(flexible):
+        share = left // (len(flexible) - number)
+        widths[at] = max(1, len(columns[at].header), min(widths[at], share))
+        left -= widths[at]
+    return widths
+
+
+def _text(cell: Cell, width: int, *, cut: bool = True) -> str:
+    """Return a cell's text, its items so that they fit into this width; with ``cut``, even if one has to be cut."""
+    if isinstance(cell, str):
+        return cell
+    found = next((text for form, count in _forms(cell) if _length(text := _joined(cell, form, count)) <= width), None)
+    if found is None:
+        form = cell.short or cell.texts
+        rest = f" +{len(form) - 1}" if len(form) > 1 else ""
+        found = (_cut(form[0], width - len(rest)) if cut else form[0]) + rest if form else ""
+    return f"{found} {cell.note}" if cell.note and _length(f"{found} {cell.note}") <= width else found
+
+
+def _forms(cell: Items) -> list[tuple[tuple[str, ...], int]]:
+    """Return how the items can be shown, the most of them first: which form of them, and how many."""
+    counts = range(len(cell.texts), 0, -1)
+    return [(form, count) for count in counts for form in dict.fromkeys((cell.texts, cell.short or cell.texts))]
+
+
+def _joined(cell: Items, form: tuple[str, ...], count: int) -> str:
+    rest = len(form) - count
+    return cell.between.join(form[:count]) + (f" +{rest}" if rest else "")
+
+
+def _cut(text: str, width: int) -> str:
+    """Return the text cut to this width, the mark of what is missing included."""
+    from rich.cells import set_cell_size
+
+    mark = "…" if (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf") else "~"
+    return set_cell_size(text, max(0, width - 1)).rstrip() + mark
