@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from support.channel import Channel
-from support.documents import run_on_terminal
 from support.home import Home
 from support.scripts import (
     SEEDS,

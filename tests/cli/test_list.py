@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 from support.cache import builder, ensure, small_store
+from support.documents import run_on_terminal
 from support.home import Home
-from support.readme import run_on_terminal
 from support.scripts import environments, shell_script, told
 
 from cetool.declare.environment import EnvironmentSpec, Solve
