@@ -69,6 +69,13 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def reference(session: nox.Session) -> None:
+    """Write the man pages and the generated pages of the reference; with `-- --check`, report those out of date."""
+    install_wheel(session)
+    session.run("python", "tools/reference.py", *session.posargs)
+
+
+@nox.session
 def types(session: nox.Session) -> None:
     """Check types with mypy --strict."""
     session.install(*PYPROJECT["project"]["dependencies"], *group("test"), *group("types"), "nox")

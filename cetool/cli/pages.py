@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any
 
 from cetool.cli.options import PANELS
+from cetool.settings.meanings import SETTINGS
 from cetool.settings.settings import variable_of
 
 #: Known values that are listed at most.
@@ -82,6 +83,9 @@ class Page:
     hidden: bool = False
 
 
+#: Shown by the commands that take a setting.
+_SETTINGS = Section("Settings", tuple(Entry((key,), "", each.text) for key, each in SETTINGS.items()))
+
 # --- reading commands -----------------------------------------------------------------------------------------------
 
 
@@ -98,6 +102,7 @@ def page_of(command: Any, context: Any) -> Page:
         Section("Arguments", tuple(Entry((_name(each),), "", each.help or "") for each in arguments)),
         *(Section(topic, _commands(shown, topic)) for topic in topics),
         *panels,
+        *([_SETTINGS] if any(each.metavar == "KEY" for each in arguments) else []),
     ]
     usage = [*(["[OPTIONS]"] if len(panels) > 1 or any(len(each.entries) > 1 for each in panels) else [])]
     usage += [_name(each) if each.required else f"[{_name(each)}]".replace("...]", "]...") for each in arguments]

@@ -58,11 +58,16 @@ def execute(
     tools.execute(tool, arguments or [], given.spec or [], world, voice, refresh=given.refresh)
 
 
-def cex(words: Sequence[str]) -> int:
-    """``cex`` with these arguments: the exit status, where it does not become the tool. Raises CetoolError."""
+def cex_app() -> typer.Typer:
+    """The command line of ``cex``."""
     app = options.Commands("cex", help=None)
     app.command(context_settings={**CONTEXT, "help_option_names": ["-h", "--help"]}, no_args_is_help=True)(execute)
-    result = app(with_shell(words, os.environ), prog_name="cex", standalone_mode=False)
+    return app
+
+
+def cex(words: Sequence[str]) -> int:
+    """``cex`` with these arguments: the exit status, where it does not become the tool. Raises CetoolError."""
+    result = cex_app()(with_shell(words, os.environ), prog_name="cex", standalone_mode=False)
     return result if isinstance(result, int) else 0
 
 
