@@ -1,8 +1,4 @@
-"""cetool's command line: the commands, their completion in shells, and what becomes of their errors.
-
-Typer looks for a shell among the parent processes, and finds none under cron, ``nohup`` or an IDE: there the login
-shell counts.
-"""
+"""cetool's command line: the commands by topic, their completion in shells, and errors as JSON."""
 
 from __future__ import annotations
 
@@ -23,15 +19,16 @@ from cetool.warm import COMMANDS
 
 OPTIONS = ("--install-completion", "--show-completion")
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
-#: Has Typer take the shell's name as the option's value.
+#: If set, Typer takes the name of the shell from the option's value and does not detect it.
 _BY_NAME = "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"
 
 
 def with_shell(words: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    """The words with the shell's name behind the option, if they start with one of these options.
+    """Add the name of the shell to the words if they start with an option for completion.
 
-    The shell is the one that is named (``--install-completion zsh``), else the parent process, else ``SHELL``, else
-    the user's login shell. Raises UsageError where none of these is a shell that can complete.
+    The shell is the one named (``--install-completion zsh``), else the parent process, else ``SHELL``, else the login
+    shell: under cron, ``nohup`` or in an IDE no parent process is a shell, which is all that Typer looks for. Raises
+    UsageError if none of these is a shell that can complete.
     """
     if not words or words[0].partition("=")[0] not in OPTIONS:
         return list(words)
@@ -43,14 +40,14 @@ def with_shell(words: Sequence[str], environ: Mapping[str, str]) -> list[str]:
         found = (_parent(), environ.get("SHELL", ""), _login_shell())
         shell = next((name for each in found if (name := os.path.basename(each)) in SHELLS), "")
     if shell not in SHELLS:
-        problem = f"{shell!r} is not a shell that completion works in" if shell else "the shell is not known"
-        raise UsageError(problem, hint=f"Name it: cetool {option} bash (or {', '.join(SHELLS[1:])}).")
+        problem = f"{shell!r} is not a shell that completion works in" if shell else "your shell was not detected"
+        raise UsageError(problem, hint=f"Name it: `cetool {option} bash` (or {', '.join(SHELLS[1:])}).")
     os.environ[_BY_NAME] = "1"
     return [option, shell, *rest]
 
 
 def _login_shell() -> str:
-    """The path of the shell in the user's entry of the password database, empty where there is none."""
+    """Return the login shell in the password database; empty if there is none."""
     if sys.platform == "win32":
         return ""
     import pwd
@@ -62,7 +59,7 @@ def _login_shell() -> str:
 
 
 def _parent() -> str:
-    """The shell among the parent processes, empty where there is none."""
+    """Return the shell among the parent processes; empty if there is none."""
     import shellingham  # type: ignore[import-untyped]
 
     try:
@@ -71,13 +68,13 @@ def _parent() -> str:
         return ""
 
 
-#: Options that are cetool's own rather than those of ``run``.
+#: Options of cetool itself; others in front of a script are those of ``run``.
 _OWN_OPTIONS = ("--help", "--version", "-V", *OPTIONS)
 
-#: Commands that hand words on to what they start.
+#: Commands that pass further words on to a program.
 _TAKES_WORDS = ("exec", "rerun")
-#: The commands by topic, and where each is: its module in this package, and its function there, or the group that
-#: ``app`` is there. Modules are imported when their command is called: all together take longer than most commands.
+#: The commands by topic: the module of each in this package, and its function, or ``app`` for a group of commands.
+#: Modules are imported when their command is called; importing all takes longer than most commands.
 _PLACES = {
     "Run": {
         "run": ("run", "run"),
@@ -119,7 +116,7 @@ _PLACES = {
 
 
 def make_app(*names: str) -> typer.Typer:
-    """The command line with these of cetool's commands."""
+    """Make the command line with these commands."""
     app = Commands("cetool", help=_cetool.__doc__, context_settings={"help_option_names": ["-h", "--help"]})
     app.callback()(_cetool)
     for topic, places in _PLACES.items():
@@ -158,12 +155,13 @@ def _cetool(
 
 
 def with_command(arguments: list[str]) -> list[str]:
-    """The arguments, ``run`` put in front where they begin with a script or with an option of ``run``.
+    """Put ``run`` in front of arguments that begin with a script or an option of ``run``.
 
-    That is how the kernel calls a script whose shebang is ``#!/usr/bin/env cetool``, or ``-S cetool -v``.
+    The kernel calls a script with the shebang ``#!/usr/bin/env cetool``, or ``-S cetool -v``, like this. ``help`` in
+    front becomes ``--help`` at the end.
     """
     if arguments[:1] == ["help"]:
-        return [*_known_command(arguments[1:]), "--help"]
+        return [*_known_command([word for word in arguments if word not in ("help", "-h", "--help")]), "--help"]
     if not arguments or arguments[0] in COMMANDS or arguments[0] == "-h":
         return arguments
     if arguments[0].partition("=")[0] in _OWN_OPTIONS:
@@ -172,7 +170,7 @@ def with_command(arguments: list[str]) -> list[str]:
 
 
 def _known_command(words: list[str]) -> list[str]:
-    """The words behind ``help`` if they start with a command. Raises UsageError."""
+    """Return the words after ``help``. Raises UsageError unless they start with a command."""
     if words and words[0] not in COMMANDS:
         near = nearest(words[0], COMMANDS)
         raise UsageError(
@@ -183,22 +181,22 @@ def _known_command(words: list[str]) -> list[str]:
 
 
 def _takes_json(error: Exception, words: list[str]) -> bool:
-    """Whether a command line that click does not understand asks its command for JSON."""
+    """Return whether a command line that click rejects asks for JSON."""
     command = getattr(getattr(error, "ctx", None), "command", None)
     return "--json" in words and any("--json" in each.opts for each in getattr(command, "params", ()))
 
 
 def run_app(arguments: list[str]) -> int:
-    """Obey a command line; its exit status. Raises CetoolError."""
+    """Run a command line and return its exit status. Raises CetoolError."""
     words = with_shell(with_command(arguments), os.environ)
-    # completion begins with no words, and asks for all
+    # completion has no words yet and needs all commands
     named = words[:1] if words and words[0] in COMMANDS and "_CETOOL_COMPLETE" not in os.environ else COMMANDS
     asked: dict[str, bool] = {}  # filled by options.AsJson
     try:
         result = make_app(*named)(words, prog_name="cetool", standalone_mode=False, obj=asked)
     except Exception as error:
         if asked.get("json") or _takes_json(error, words):
-            from cetool.cli.failure import tell_as_json
+            from cetool.cli.failure import tell_as_json  # few command lines fail
 
             tell_as_json(error)
         raise

@@ -230,7 +230,7 @@ Verbose = Annotated[
 
 @dataclass(frozen=True)
 class Output(Group):
-    """How much is said."""
+    """How much cetool reports."""
 
     verbose: Verbose = False
     quiet: Quiet = False
@@ -238,7 +238,7 @@ class Output(Group):
 
 @dataclass(frozen=True)
 class Making(Group):
-    """How an environment is made."""
+    """How environments are created."""
 
     engine: EngineName = None
     channel: Channels = None
@@ -249,7 +249,7 @@ class Making(Group):
 
 @dataclass(frozen=True)
 class Remote(Group):
-    """How a script may come from a URL."""
+    """Which scripts from URLs are accepted."""
 
     insecure: Insecure = False
     sha256: Sha256 = None
@@ -258,7 +258,7 @@ class Remote(Group):
 
 @dataclass(frozen=True)
 class Lock(Group):
-    """What becomes of a script's lock."""
+    """Which lock a script runs with."""
 
     locked: Locked = False
     frozen: Frozen = False
@@ -267,19 +267,19 @@ class Lock(Group):
 
     @property
     def settings(self) -> dict[str, object]:
-        """The settings, with how much a lock counts."""
+        """The settings that the given options override; each option for locks overrides both of their settings."""
         chosen = self.locked or self.frozen or self.no_lock
         return {**super().settings, **({"locked": self.locked, "frozen": self.frozen} if chosen else {})}
 
     @property
     def choice(self) -> LockChoice:
-        """Which lock is looked for."""
+        """Where to look for a lock."""
         return LockChoice(self.lock_file, self.no_lock)
 
 
 @dataclass(frozen=True)
 class Baseline(Group):
-    """What an environment starts from."""
+    """Which packages an environment starts from."""
 
     baseline: Baselines = None
     without: Without = None
@@ -287,7 +287,7 @@ class Baseline(Group):
 
 @dataclass(frozen=True)
 class Overlays(Group):
-    """Where overlays are, and whether that is trusted."""
+    """Where overlays are, and whether that directory is trusted."""
 
     trust_cache_dir: TrustCacheDir = False
     overlays_dir: OverlaysDir = None

@@ -25,7 +25,7 @@ from cetool.app.world import World
 from cetool.base.errors import UsageError
 from cetool.cli.voice import Voice, start
 
-#: The options of which a command line may have one.
+#: Options that exclude each other.
 _EXCLUSIVE = (("--verbose", "--quiet"), ("--locked", "--frozen", "--no-lock"), ("--no-lock", "--lock-file"))
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -91,7 +91,7 @@ class Group:
     @classmethod
     @functools.cache
     def declared(cls) -> tuple[tuple[str, Option, inspect.Parameter], ...]:
-        """Name, declaration and parameter of each option, the class's own before those of its bases."""
+        """Return name, declaration and parameter of each option: the class's own, then those of its bases."""
         hints = get_type_hints(cls, include_extras=True)
         known = {each.name: each for each in fields(cls)}
         found = []
@@ -107,7 +107,7 @@ class Group:
 
     @property
     def settings(self) -> dict[str, object]:
-        """The settings that the given options override, by their keys."""
+        """The settings that the given options override, by key."""
         found: dict[str, object] = {}
         for name, info, _ in self.declared():
             given = getattr(self, name)
@@ -124,7 +124,7 @@ def _choices(kind: Any) -> tuple[str, ...]:
 
 
 def _names(group: type) -> list[str]:
-    """The options of a group in their order."""
+    """Return the names of a group's options in order."""
     if not issubclass(group, Group):
         return []
     return [*vars(group).get("__annotations__", ()), *(name for base in group.__bases__ for name in _names(base))]
@@ -160,7 +160,7 @@ class Commands(typer.Typer):
 
 
 def command(function: _Function) -> _Function:
-    """The function as Typer takes it: in the place of its parameter ``given`` are the options of that group."""
+    """Make a function a command of Typer's: its parameter ``given`` becomes the options of that group."""
     hints = get_type_hints(function, include_extras=True)
     group = hints.get("given")
     if group is None:
@@ -172,7 +172,7 @@ def command(function: _Function) -> _Function:
         return function(given=group(**{name: named.pop(name) for name in declared}), **named)
 
     own = [each for each in inspect.signature(function).parameters.values() if each.name != "given"]
-    # by name alone: arguments that may be left out come before
+    # keyword-only, since optional arguments come before required options
     parameters = [each.replace(annotation=hints[each.name], kind=each.KEYWORD_ONLY) for each in own]
     parameters += declared.values()
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -182,5 +182,5 @@ def command(function: _Function) -> _Function:
 
 
 def open_world(given: Group) -> tuple[World, Voice]:
-    """The world that the options of a command ask for, and what speaks in it."""
+    """Load the world with the settings that a command's options override, and the voice that reports in it."""
     return start(given.settings)

@@ -18,7 +18,7 @@ from cetool.cli.options import option
 from cetool.cli.parameters import Command
 from cetool.declare.source import NOTEBOOK_SUFFIX, is_url
 
-#: What a command needs so that all that follows SCRIPT belongs to the script.
+#: Makes Typer pass everything after SCRIPT on to the script.
 CONTEXT = {"allow_interspersed_args": False}
 
 
@@ -84,7 +84,9 @@ def run(
         source, words = source_of_lines(words), []
         check_pin(source, given.sha256)
     elif not words:
-        raise UsageError("no script was given", hint="cetool run SCRIPT, or cetool run -c LINE..., or cetool run -")
+        raise UsageError(
+            "no script was given", hint="Use `cetool run SCRIPT`, `cetool run -c LINE...`, or `cetool run -`."
+        )
     else:
         source, world = open_source(words[0], world, voice, insecure=given.insecure, sha256=given.sha256)
         words = words[1:]
@@ -104,7 +106,7 @@ def run(
 
 
 class RunCommand(Command):
-    """Reads the command line of ``run``: what stands after a script is the script's, after a notebook cetool's."""
+    """Reads the command line of ``run``: words after a script are the script's, options after a notebook cetool's."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = list(args)
@@ -118,6 +120,6 @@ class RunCommand(Command):
 
 
 def names_notebook(target: str) -> bool:
-    """Whether a path or URL is that of a notebook, by its suffix."""
+    """Return whether a path or URL has the suffix of a notebook."""
     path = target.partition("?")[0].partition("#")[0] if is_url(target) else target
     return path.lower().endswith(NOTEBOOK_SUFFIX)

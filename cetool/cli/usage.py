@@ -1,6 +1,6 @@
-"""Errors of the libraries that read command lines, said as cetool says its own: a sentence, a hint, exit status 2.
+"""Turns errors of the library that reads command lines into cetool's: a sentence, a hint, exit status 2.
 
-Typer brings its own copy of click from 0.26 on, so the errors are told apart by the names of their classes.
+Typer has a copy of click inside since 0.26, so the names of classes decide which error it is.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ _UNKNOWN = re.compile(r"No such command (?P<name>'.*?')\.?(?: (?P<hint>Did you m
 
 
 def is_clicks(error: BaseException) -> bool:
-    """Whether click says that the command line is wrong."""
+    """Return whether an error is one that click raises for a wrong command line."""
     return hasattr(error, "show") and isinstance(getattr(error, "exit_code", None), int)
 
 
 def shown_page(error: BaseException) -> Any:
-    """The context of the command whose help is shown because no arguments were given; None for other errors."""
+    """Return the context of a command that shows its help since it got no arguments; None for other errors."""
     return error.ctx if type(error).__name__ == "NoArgsIsHelpError" else None  # type: ignore[attr-defined]
 
 
 def usage_error(error: Any) -> UsageError:
-    """An error of click's as one of cetool's."""
+    """Turn an error from click into a UsageError."""
     context, param = getattr(error, "ctx", None), getattr(error, "param", None)
     hint = None if context is None else f"`{context.command_path} --help` shows all options."
     kind = type(error).__name__
