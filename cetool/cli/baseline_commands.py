@@ -38,7 +38,7 @@ class CreateOptions(options.Group):
     output: options.ToFile = None
     form: Annotated[
         Format | None,
-        option("--format", help="Write this format.", show_default="as FILE and the packages require"),
+        option("--format", help="Write the baseline in this format.", show_default="as fits FILE"),
     ] = None
     offline: options.Offline = False
     quiet: options.Quiet = False

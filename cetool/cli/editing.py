@@ -25,7 +25,7 @@ CHECK_SCHEMA = "cetool.check/1"
 class CheckOptions(options.Output):
     """The options of ``cetool check``."""
 
-    solve: Annotated[bool, option("--solve", help="Check that the environments can be solved, too.")] = False
+    solve: Annotated[bool, option("--solve", help="Also check that the environments can be solved.")] = False
     ignore: Annotated[list[str] | None, option("--ignore", metavar="RULE", help="Do not report this rule.")] = None
     declared_only: Annotated[bool, option("--declared-only", help="Skip files without a block, for pre-commit.")] = (
         False

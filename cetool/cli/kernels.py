@@ -40,9 +40,9 @@ class InstallOptions(options.Output):
     extra: options.With = options.with_help("Add a package to the kernel's environment.")
     channel: options.Channels = None
     env_file: options.EnvFile = None
-    prefix: _Prefix = None
-    force: Annotated[bool, option("--force", help="Replace a kernel that cetool did not write.")] = False
     create: Annotated[bool, option("--create", help="Create the environment now.")] = False
+    force: Annotated[bool, option("--force", help="Replace a kernel that cetool did not write.")] = False
+    prefix: _Prefix = None
 
 
 @app.command("install")
@@ -152,7 +152,7 @@ class StartOptions(options.Group):
     """The options of ``cetool kernel start``."""
 
     connection_file: Annotated[
-        str, option("--connection-file", metavar="FILE", help="Connect as this file of Jupyter's says.")
+        str, option("--connection-file", metavar="FILE", help="Read this connection file of Jupyter.")
     ]
     script: Annotated[Path | None, option("--script", metavar="SCRIPT", help="Use the environment of this script.")] = (
         None

@@ -31,7 +31,7 @@ DIFF_SCHEMA = "cetool.overlay-diff/1"
 
 app = options.Commands("overlay", help="Manage packages laid over read-only environments.")
 
-_Name = Annotated[str, typer.Argument(metavar="NAME", help="The overlay's name.")]
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of the overlay.")]
 Which = Annotated[
     str, typer.Argument(metavar="NAME|SCRIPT", help="The name of an overlay, or a script that declares one.")
 ]
@@ -286,7 +286,7 @@ def export(which: Which, *, given: ExportOptions) -> None:
 class FreezeOptions(options.Overlays):
     """The options of ``cetool overlay freeze``."""
 
-    format: Annotated[Format, option("--format", help="Write this format.")] = Format.CONDA_LOCK
+    format: Annotated[Format, option("--format", help="Write the packages in this format.")] = Format.CONDA_LOCK
     output: options.ToFile = None
 
 

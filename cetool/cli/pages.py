@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -105,6 +106,7 @@ def page_of(command: Any, context: Any) -> Page:
         *([_SETTINGS] if any(each.metavar == "KEY" for each in arguments) else []),
     ]
     usage = [*(["[OPTIONS]"] if len(panels) > 1 or any(len(each.entries) > 1 for each in panels) else [])]
+    usage += [f"{each.opts[-1]} {_value(each)}" for each in params if each.required and each not in arguments]
     usage += [_name(each) if each.required else f"[{_name(each)}]".replace("...]", "]...") for each in arguments]
     usage += [f"{'SCRIPT|' if len(topics) > 1 else ''}COMMAND [ARGS]..."] if commands else []
     return Page(
@@ -185,17 +187,20 @@ def _commands(shown: Sequence[tuple[str, Any]], topic: str) -> tuple[Entry, ...]
 
 
 def _panels(command: Any, params: Sequence[Any]) -> list[Section]:
-    """The options in their panels, in the order in which options are declared."""
+    """Return the options in their panels: shared ones as they are declared, a command's own as the command lists them.
+
+    The options that Typer declares are in the last panel, after all others.
+    """
     declared = getattr(command.callback, "options", {})
-    last = max((each.rank for each in declared.values()), default=0) + 1
-    ranked = sorted(params, key=lambda each: declared[each.name].rank if each.name in declared else last)
-    found: dict[str, list[Entry]] = {title: [] for title in PANELS}
-    for each in ranked:
-        given = declared.get(each.name)
-        # the options that Typer declares are in the last panel, or alone
-        title = given.rich_help_panel if given is not None else PANELS[-1] if declared else PANELS[0]
-        found.setdefault(title, []).append(_option(each, given))
-    return [Section(title, tuple(entries)) for title, entries in found.items() if entries]
+    last = PANELS[-1] if declared else PANELS[0]
+    own = [(last if each.name not in declared else declared[each.name].rich_help_panel, each) for each in params]
+    found = {}
+    for title in dict.fromkeys((*PANELS, *(title for title, _ in own))):
+        here = [each for panel, each in own if panel == title]
+        if title != PANELS[0]:
+            here.sort(key=lambda each: declared[each.name].rank if each.name in declared else sys.maxsize)
+        found[title] = tuple(_option(each, declared.get(each.name)) for each in here)
+    return [Section(title, entries) for title, entries in found.items() if entries]
 
 
 def _option(param: Any, given: Any) -> Entry:
@@ -204,7 +209,7 @@ def _option(param: Any, given: Any) -> Entry:
     fixed = "" if given is None or given.value is None else f"={given.value}"
     return Entry(
         tuple(names),
-        "" if param.is_flag else param.metavar or names[-1].lstrip("-").upper(),
+        _value(param),
         next((_OF_TYPER[name] for name in names if name in _OF_TYPER), param.help or ""),
         _known(given),
         _default(param),
@@ -212,6 +217,11 @@ def _option(param: Any, given: Any) -> Entry:
         setting,
         f"{variable_of(setting)}{fixed}" if setting else "",
     )
+
+
+def _value(param: Any) -> str:
+    """The placeholder of an option's value; empty for a flag."""
+    return "" if param.is_flag else param.metavar or str(param.opts[-1]).lstrip("-").upper()
 
 
 def _known(given: Any) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ class RerunOptions(options.Output):
     """The options of ``cetool rerun``."""
 
     here: Annotated[bool, option("--here", help="Run in the current directory, not the recorded one.")] = False
-    record: options.Record = options.with_help("Write a run record of this run, too.")
+    record: options.Record = options.with_help("Also write a run record of this run.")
     engine: options.EngineName = None
     offline: options.Offline = False
     trust_cache_dir: options.TrustCacheDir = False
@@ -186,7 +186,7 @@ def _document(found: list[Verified]) -> dict[str, object]:
 class ExportOptions(options.Output):
     """The options of ``cetool export``."""
 
-    format: Annotated[Format, option("--format", help="Write this format.")] = Format.CONDA_LOCK
+    format: Annotated[Format, option("--format", help="Write the packages in this format.")] = Format.CONDA_LOCK
     output: options.ToFile = None
     platform: options.Platforms = None
     lock_file: Annotated[

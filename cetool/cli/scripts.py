@@ -148,7 +148,7 @@ class InfoOptions(options.Group):
     """The options of ``cetool info``."""
 
     as_json: options.AsJson = False
-    engine: options.EngineName = options.with_help("Check that this engine works.")
+    engine: options.EngineName = options.with_help("Show whether this engine can be used.")
 
 
 @options.command
