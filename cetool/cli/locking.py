@@ -52,9 +52,7 @@ class LockOptions(options.Output):
     exclude_newer: options.ExcludeNewer = None
     embed: Annotated[bool, option("--embed", help="Write the lock into the script.")] = False
     check: Annotated[bool, option("--check", help="Write nothing; exit with 1 if a lock is outdated.")] = False
-    form: Annotated[
-        Format | None, option("--format", help="Write the lock in this format.", show_default="conda-lock")
-    ] = None
+    form: Annotated[Format | None, option("--format", help="Write this format.", show_default="conda-lock")] = None
     lock_file: Annotated[Path | None, option("--lock-file", metavar="FILE", help="Write the lock to this file.")] = None
     virtual_package: Annotated[
         list[str] | None,
