@@ -32,7 +32,7 @@ from cetool.launch.entrypoint import parse_entrypoint
 #: Each rule, and what it means. Those of :data:`ERRORS` keep a script from running.
 RULES = {
     "metadata": "the block is malformed: syntax, an unknown key, something that is no match spec",
-    "undeclared": "the script does not say what it needs",
+    "undeclared": "the script declares no environment",
     "unsatisfiable": "no environment can have all that is asked for (with --solve)",
     "unpinned": "a package without a version",
     "duplicate": "a package that is named twice",

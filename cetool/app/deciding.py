@@ -12,7 +12,7 @@ from cetool.app.sources import Source
 from cetool.app.world import NOTHING, Evidence, World, seen_files
 from cetool.base.durations import exclude_newer as moment_of
 from cetool.base.durations import rfc3339
-from cetool.base.errors import UsageError
+from cetool.base.errors import MetadataError, UsageError
 from cetool.base.text import pattern
 from cetool.base.urls import strip_credentials
 from cetool.declare.blocks import find_block
@@ -115,11 +115,20 @@ def specify(
 
 
 def _declared(source: Source, wish: Wish, world: World) -> ScriptMetadata:
-    """What the script declares by itself, or the environment file that it gets."""
+    """Read what the script declares, else its environment file; one without a block is described by the wish."""
     if wish.env_file is None:
         if wish.base is not None and find_block(source.script) is None:
             return metadata_from_file(source.script, Requirements())
-        return read_metadata(source.script)
+        try:
+            return read_metadata(source.script)
+        except MetadataError as error:
+            # a line means that there is something that was meant for a block
+            no_block = error.code == "block-missing" and (error.where is None or error.where.line is None)
+            if not no_block or not wish.describes_environment:
+                raise
+        from cetool.app.undeclared import undeclared_metadata  # few scripts have no block
+
+        return undeclared_metadata(source.script, wish)
     block = find_block(source.script)
     if block is not None:
         raise UsageError(

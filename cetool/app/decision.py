@@ -67,6 +67,11 @@ class Wish(Value):
     original: bool = False
 
     @property
+    def describes_environment(self) -> bool:
+        """Whether it can stand for a script's block: packages, a baseline or a lock file are named."""
+        return bool(self.extra or self.baselines.named or self.lock.file is not None)
+
+    @property
     def is_plain(self) -> bool:
         """Whether it changes nothing in what the script declares."""
         return self._replace(refresh=False, unasked=False, original=False) == _PLAIN

@@ -8,6 +8,7 @@ from cetool.app.sources import Source
 from cetool.app.world import NOTHING, PASSING, Evidence, World
 from cetool.base.errors import LockError
 from cetool.base.values import Value
+from cetool.declare.metadata import UNDECLARED
 from cetool.declare.requirements import Requirements
 from cetool.lock import SUFFIXES
 from cetool.lock.find import FoundLock, find_lock, open_lock
@@ -41,7 +42,8 @@ def locked(
         return decision
     for note in found.notes:
         reporter.warn(note)
-    reason = _reason_against(found, declared, added, world, _relocking(found, source, wish))
+    asked = None if decision.metadata.dialect == UNDECLARED else declared
+    reason = _reason_against(found, asked, added, world, _relocking(found, source, wish))
     if reason is None:
         here = found.lock.platform(platform)
         assert here is not None
@@ -61,9 +63,12 @@ class _Reason(Value):
 
 
 def _reason_against(
-    found: FoundLock, declared: Requirements, added: tuple[str, ...], world: World, command: str
+    found: FoundLock, declared: Requirements | None, added: tuple[str, ...], world: World, command: str
 ) -> _Reason | None:
-    """Why the lock is not to be used here; None where it is. ``command`` writes it again."""
+    """Return why the lock cannot be used here, None where it can; ``command`` is the one that updates it.
+
+    ``declared`` is None for a script that declares nothing, which any lock fits.
+    """
     if added:
         options = " and ".join(added)
         return _Reason(f"{found.where} does not have what {options} asks for", f"Leave {options} out to use the lock.")
@@ -74,7 +79,8 @@ def _reason_against(
             f"{found.where} locks nothing for {platform} (but for {there})",
             f"`{command} --platform {platform}` adds it.",
         )
-    if not world.settings.frozen and found.matches(declared, platform) is False:
+    stale = declared is not None and found.matches(declared, platform) is False
+    if stale and not world.settings.frozen:
         return _Reason(
             f"{found.where} does not fit what the script declares",
             f"Run `{command}` to update it, or use it unchanged with --frozen.",

@@ -89,11 +89,14 @@ def shell_choice(script: Script) -> Choice:
 def not_chosen(script: Script, line: int | None, choice: Choice) -> MetadataError:
     """The error for a script that no program was found for; ``line`` is that of its block."""
     reason = f": {choice.reason}" if choice.reason else ""
+    hint = "Add `run_with: PROGRAM` to its block, as in `run_with: python`."
+    if line is None:
+        hint = "Name an interpreter, as in `--with python`, or give the script a shebang."
     return MetadataError(
         f"nothing says which program runs this script{reason}",
         code="program-unnamed",
         where=script.at(line),
-        hint="Add `run_with: PROGRAM` to its block, as in `run_with: python`.",
+        hint=hint,
     )
 
 
@@ -212,6 +215,8 @@ def _basename(path: str) -> str:
 
 #: The dialect of a script whose environment comes from a file of its own.
 ENVIRONMENT_FILE = "environment.yml"
+#: The dialect of a script that declares nothing, whose environment the command line describes.
+UNDECLARED = "none"
 #: Reads notebooks: imported for one only.
 _NOTEBOOK = "cetool.declare.dialects.notebook"
 _HOSTS = "In a password write %2F, %5C, %3F and %23 for them; take out a colon that no port follows."
@@ -220,7 +225,7 @@ _HOSTS = "In a password write %2F, %5C, %3F and %23 for them; take out a colon t
 class ScriptMetadata(Value):
     """What was read from a script, or a notebook."""
 
-    #: ``conda execute``, ``script`` (PEP 723), ``conda-script`` or ``environment.yml``.
+    #: ``conda execute``, ``script`` (PEP 723), ``conda-script``, ``environment.yml`` or ``none``.
     dialect: str
     #: The absolute path of the script.
     path: str
@@ -297,16 +302,23 @@ def metadata_from_file(source: Script, requirements: Requirements) -> ScriptMeta
 
 
 def nothing_found(source: Script) -> MetadataError:
-    """The error for a script without a block, with the lines that would do."""
-    comment = language_of(source).comment
-    hint = (
-        "Add these lines, with what it needs (`cetool init` does), "
-        "or name a file that does with --env-file environment.yml:\n"
-        f"{comment} conda execute\n{comment} env:\n{comment}  - python >=3"
-    )
+    """Return the error for a script without a block, with a hint that shows a block and what works without one.
+
+    Its place has a line only where something looks like a misspelt opening line.
+    """
     close = near_miss(source)
-    if close is not None:
-        hint = f"{near_miss_advice(source, close)} {hint}"
+    advice = "" if close is None else f"{near_miss_advice(source, close)} "
+    language = language_of(source)
+    spec = "numpy" if language.is_python or language.package is None else "SPEC"
+    ways = f"`--with {spec}` and `--env-file environment.yml` run it without one."
+    if not (is_url(source.name) or source.name.startswith("<")):
+        ways = f"`cetool add {source.name} {spec}` writes a block; {ways}"
+    comment = language.comment
+    block = f"{comment} conda execute\n{comment} env:\n{comment}  - {language.package or 'python'}"
     return MetadataError(
-        "the script does not say what it needs", code="block-missing", where=source.at(close), hint=hint
+        f"{source.name} declares no environment",
+        code="block-missing",
+        about=source.name,
+        where=None if close is None else source.at(close),
+        hint=f"{advice}{ways} A block looks like this:\n{block}",
     )

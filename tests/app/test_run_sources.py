@@ -59,13 +59,13 @@ def test_standard_input(settled: Home) -> None:
 def test_no_script_at_all(settled: Home, words: tuple[str, ...]) -> None:
     done = settled.cetool(*words)
     assert done.returncode == 125
-    assert re.search("is empty|does not say what it needs", told(done.stderr)[0])
+    assert re.search("is empty|declares no environment", told(done.stderr)[0])
 
 
 def test_lines_that_say_nothing(settled: Home) -> None:
     done = settled.cetool("run", "-c", "print('hello')")
     assert done.returncode == 125
-    assert "does not say what it needs" in told(done.stderr)[0] and "# conda execute" in done.stderr
+    assert "declares no environment" in told(done.stderr)[0] and "# conda execute" in done.stderr
 
 
 def test_relative_channels_of_typed_code_start_from_here(settled: Home, channel: Path) -> None:
@@ -210,7 +210,7 @@ def test_what_is_no_script(settled: Home) -> None:
         ("binary", 125, "NUL byte"),
         ("latin.sh", 125, "latin.sh:3: byte 0xe9"),
         ("utf16.py", 125, "UTF-16"),
-        ("nothing.py", 125, "does not say what it needs"),
+        ("nothing.py", 125, "declares no environment"),
         ("missing.py", 127, "there is no script 'missing.py'"),
         ("empty.py/x", 127, "there is no script"),
         ("loop", 126, "symbolic links"),

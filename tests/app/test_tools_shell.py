@@ -164,7 +164,7 @@ def test_what_no_shell_can_be_opened_in(settled: Home) -> None:
             ([], 2, "no script was given"),
             ([script, "--spec", "six"], 2, "either a script or --spec"),
             (["--env-file", file, "--spec", "six"], 2, "exclude each other"),
-            ([script], 125, "does not say what it needs"),
+            ([script], 125, "declares no environment"),
             (["missing.py"], 127, "missing.py"),
             ([settled.path], 126, str(settled.path)),
             (["--spec", "a b c d"], 125, "is not a match spec"),

@@ -267,7 +267,7 @@ def test_virtual_packages_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_is_no_block_is_none(text: str) -> None:
     """PEP 723: Specification."""
-    with pytest.raises(MetadataError, match="does not say what it needs") as refused:
+    with pytest.raises(MetadataError, match="declares no environment") as refused:
         read(text)
     assert "--env-file" in (refused.value.hint or "") and "# conda execute\n# env:\n" in (refused.value.hint or "")
 
@@ -276,7 +276,7 @@ def test_rulers_of_comment_characters_are_looked_past(home: Home) -> None:
     """A line of them is in every other Lisp file: it took for ever once, found by atheris."""
     lines = "".join(f"{mark * 20_000} x\n" for mark in ("#", "/", "-", ";", "%", "!", "'", ";;", "; "))
     done = home.cetool(home.write("init.el", lines))
-    assert done.returncode == 125 and "does not say what it needs" in done.stderr
+    assert done.returncode == 125 and "declares no environment" in done.stderr
 
 
 def test_a_block_that_was_nearly_one_is_pointed_at() -> None:

@@ -464,7 +464,7 @@ def test_careless_urls_end_in_a_sentence(trusting: Home, web: Server) -> None:
         ("/login", 125, "/page: the URL leads to a web page"),
         ("/binary", 125, "NUL byte"),
         ("/empty", 125, "is empty"),
-        ("/text", 125, "does not say what it needs"),
+        ("/text", 125, "declares no environment"),
         ("/private", 125, "refuses access"),
         ("/huge", 125, "larger than 10 MiB"),
         ("/none", 127, "was not found on"),

@@ -288,9 +288,11 @@ def _nothing_found(notebook: Notebook) -> MetadataError:
     close = near_miss(source)
     advice = "" if close is None else f"{near_miss_advice(source, close)} "
     return MetadataError(
-        "the notebook does not say what it needs",
+        f"{notebook.script.name} declares no environment",
         code="block-missing",
-        where=notebook.script.at() if close is None else source.at(close),
-        hint=f"{advice}Write lines such as these into its first code cell (`cetool init` does), or name a file that "
-        "does with --env-file environment.yml:\n# conda execute\n# env:\n#  - python >=3\n#  - numpy",
+        about=notebook.script.name,
+        where=None if close is None else source.at(close),
+        hint=f"{advice}`cetool add {notebook.script.name} numpy` writes a block into its first code cell; "
+        "`--with numpy` and `--env-file environment.yml` run it without one. A block looks like this:\n"
+        "# conda execute\n# env:\n#  - python\n#  - numpy",
     )
