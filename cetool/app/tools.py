@@ -34,24 +34,38 @@ from cetool.warm.environ import path_dirs
 # --- exec -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What the environment of a tool is made of, and how."""
+
+    #: Match specs instead of the tool's own package.
+    specs: tuple[str, ...] = ()
+    #: Match specs next to those.
+    extra: tuple[str, ...] = ()
+    #: Whether it is re-created.
+    refresh: bool = False
+
+
 def execute(
-    tool: str, arguments: Sequence[str], specs: Sequence[str], world: World, reporter: Reporter, *, refresh: bool
+    tool: str, arguments: Sequence[str], environment: Environment, world: World, reporter: Reporter
 ) -> NoReturn:
-    """Become a program out of a conda package, in an environment of its own: of ``specs``, else of the tool's package.
+    """Become a program of a conda package, in an environment of its own.
 
     Raises CetoolError where there is no such program.
     """
+    specs = environment.specs
     wanted = Tool(tool, "") if specs else read_tool(tool)
-    texts = specs or [wanted.spec]
+    texts = [*(specs or (wanted.spec,)), *environment.extra]
     metadata = ScriptMetadata("exec", tool, None, canonical_requirements(texts), (wanted.program,))
     called = strip_credentials(f"exec {tool}")
     decision = decide_requirements(metadata, Wish(), world, reporter, purpose=f"for {called}")
     reporter.block(specification(decision, world.store.prefix(decision.spec.name)))
     try:
-        lease = ensure(decision, world, reporter, consent=OWN, refresh=refresh)
+        lease = ensure(decision, world, reporter, consent=OWN, refresh=environment.refresh)
     except EngineError as error:
-        if not specs and error.code == "package-not-found":
-            way_out = f"If another package brings it: `cetool exec --spec PACKAGE {wanted.program}`."
+        added = {spec_name(each) for each in metadata.requirements.packages[len(texts) - len(environment.extra) :]}
+        if not specs and error.code == "package-not-found" and error.about not in added:
+            way_out = f"If another package has it: `cetool exec --spec PACKAGE {wanted.program}`."
             raise error.but(hint=" ".join(filter(None, (error.hint, way_out)))) from None
         raise
     names = [spec_name(package) for package in metadata.requirements.packages]
@@ -60,7 +74,7 @@ def execute(
     activation = read_activation(lease.prefix, {}, user_site=world.settings.user_site)
     if not _depends_on_directory(wanted.program, texts):
         given = world.options.get("channels") or ()
-        key = warm.tool_key(tool, tuple(specs), given if isinstance(given, tuple) else ())
+        key = warm.tool_key(tool, specs, given if isinstance(given, tuple) else (), environment.extra)
         _write_launch_record(key, Learned((program,), activation, called), decision, lease, world)
     environ, steps = activated_environ(activation, world.environ)
     count_run(environ)

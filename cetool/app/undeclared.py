@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from cetool.app.decision import Wish
+from cetool.base.text import pattern
 from cetool.declare.languages import POSIX_PROGRAMS, Language, language_in_text, language_of, languages_of_packages
 from cetool.declare.match_specs import canonical_spec, spec_name
 from cetool.declare.metadata import UNDECLARED, Choice, ScriptMetadata, choose_program, metadata_from_file
@@ -13,6 +14,8 @@ from cetool.declare.source import Script, is_notebook
 
 #: The package that runs a text without suffix and shebang, by the language that it is clearly in.
 _BY_TEXT = {"Python": "python", "R": "r-base"}
+#: Several statements of Python in one line, which no shell would take.
+_ONE_LINE = pattern(r"(?:import [\w.]+(?: as \w+)?|from [\w.]+ import [\w., ]+)\s*;")
 
 
 def undeclared_metadata(script: Script, wish: Wish) -> ScriptMetadata:
@@ -34,7 +37,8 @@ def undeclared_metadata(script: Script, wish: Wish) -> ScriptMetadata:
 
 def _interpreter(script: Script, language: Language, wish: Wish) -> tuple[str, ...]:
     """Return the package that runs the script's language, unless the wish has one."""
-    package = language.package or _BY_TEXT.get(language_in_text(script.text) or "")
+    written = "Python" if _ONE_LINE.match(script.text) else language_in_text(script.text)
+    package = language.package or _BY_TEXT.get(written or "")
     named = list(map(spec_name, _named(wish)))
     if package is None or package in named or package in {each.package for each in languages_of_packages(named)}:
         return ()
@@ -48,7 +52,7 @@ def _named(wish: Wish) -> tuple[str, ...]:
 
 def _in_environment(choice: Choice) -> Choice:
     """Replace the path of an interpreter that a shebang names by its name: the machine's own sees no packages."""
-    if choice.by != "shebang" or not choice.words:
+    if choice.by not in ("shebang", "dialect") or not choice.words:
         return choice
     path, *options = choice.words
     program = os.path.basename(path)

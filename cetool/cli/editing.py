@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from cetool.app.checking import Checked, Checks, check_scripts
-from cetool.app.editing import Written, change_script, convert_script, init_script
+from cetool.app.editing import Written, add_to_script, convert_script, drop_from_script, init_script
 from cetool.base.errors import Location
 from cetool.base.urls import redact
 from cetool.cli import options
 from cetool.cli.options import option
 from cetool.cli.output import print_json, print_line
 from cetool.cli.voice import Voice
-from cetool.edit.editing import BlockChange, requirements_change
+from cetool.edit.editing import requirements_change
 
 CHECK_SCHEMA = "cetool.check/1"
 
@@ -114,7 +114,7 @@ def init(target: Target, *, given: InitOptions) -> None:
     """
     _, voice = options.open_world(given)
     written = init_script(target, given.dialect.value, given.extra or ())
-    _tell(voice, written, f"Wrote a {given.dialect.value} block into {{}}; `cetool show` tells of it")
+    _tell(voice, written, f"Added a {given.dialect.value} block to {{}}")
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,14 @@ def add(
 ) -> None:
     """Add packages or channels to a script's block.
 
-    The version of a package that the block already has is replaced.
+    A script without a block gets one. The version of a package that the block already has is replaced.
     """
     _, voice = options.open_world(given)
     change = requirements_change(specs or (), given.channel or (), pypi=given.pypi)
-    _tell(voice, change_script(target, change), "Changed {}")
+    written = add_to_script(target, change)
+    _tell(
+        voice, written, f"Added a {DialectName.conda_execute.value} block to {{}}" if written.started else "Updated {}"
+    )
 
 
 @dataclass(frozen=True)
@@ -160,8 +163,7 @@ def drop(
 ) -> None:
     """Remove conda and PyPI packages from a script's block."""
     _, voice = options.open_world(given)
-    change = BlockChange(drop=tuple(dict.fromkeys(names)))
-    _tell(voice, change_script(target, change), "Changed {}")
+    _tell(voice, drop_from_script(target, names), "Updated {}")
 
 
 @dataclass(frozen=True)

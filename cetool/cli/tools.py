@@ -35,7 +35,11 @@ class ExecOptions(options.Output, options.Making):
     """The options of ``cetool exec``."""
 
     spec: options.Specs = options.with_help("Install this package instead of the one named like TOOL.")
-    channel: options.Channels = options.with_help("Take packages from this channel.")
+    extra: options.With = options.with_help("Install this package as well.")
+    channel: Annotated[
+        list[str] | None,
+        option("-c", "--channel", metavar="CHANNEL", help="Take packages from this channel.", setting="channels"),
+    ] = None
 
 
 @options.command
@@ -52,21 +56,22 @@ def execute(
     """Run a program from a conda package.
 
     The program runs in an environment of its own, with the package that is named like the program unless `--spec` names
-    others. `cex` is short for `cetool exec`.
+    others, and those of `--with`. `cex` is short for `cetool exec`.
     """
     world, voice = options.open_world(given)
-    tools.execute(tool, arguments or [], given.spec or [], world, voice, refresh=given.refresh)
+    environment = tools.Environment(tuple(given.spec or ()), tuple(given.extra or ()), given.refresh)
+    tools.execute(tool, arguments or [], environment, world, voice)
 
 
 def cex_app() -> typer.Typer:
-    """The command line of ``cex``."""
+    """Return the command line of ``cex``."""
     app = options.Commands("cex", help=None)
     app.command(context_settings={**CONTEXT, "help_option_names": ["-h", "--help"]}, no_args_is_help=True)(execute)
     return app
 
 
 def cex(words: Sequence[str]) -> int:
-    """``cex`` with these arguments: the exit status, where it does not become the tool. Raises CetoolError."""
+    """Run ``cex`` with these arguments and return the exit status, unless it becomes the tool. Raises CetoolError."""
     result = cex_app()(with_shell(words, os.environ), prog_name="cex", standalone_mode=False)
     return result if isinstance(result, int) else 0
 

@@ -307,12 +307,12 @@ def nothing_found(source: Script) -> MetadataError:
     Its place has a line only where something looks like a misspelt opening line.
     """
     close = near_miss(source)
-    advice = "" if close is None else f"{near_miss_advice(source, close)} "
     language = language_of(source)
     spec = "numpy" if language.is_python or language.package is None else "SPEC"
     ways = f"`--with {spec}` and `--env-file environment.yml` run it without one."
     if not (is_url(source.name) or source.name.startswith("<")):
         ways = f"`cetool add {source.name} {spec}` writes a block; {ways}"
+    advice = ways if close is None else near_miss_advice(source, close)
     comment = language.comment
     block = f"{comment} conda execute\n{comment} env:\n{comment}  - {language.package or 'python'}"
     return MetadataError(
@@ -320,5 +320,5 @@ def nothing_found(source: Script) -> MetadataError:
         code="block-missing",
         about=source.name,
         where=None if close is None else source.at(close),
-        hint=f"{advice}{ways} A block looks like this:\n{block}",
+        hint=f"{advice}\nA block looks like this:\n{block}",
     )

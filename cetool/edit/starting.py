@@ -192,11 +192,12 @@ def _catches_imports(handler: ast.ExceptHandler) -> bool:
 _CODING = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*[-_.a-zA-Z0-9]+")
 
 
-def start_block(document: Document, dialect: str, extra: Sequence[str] = ()) -> Edited:
+def start_block(document: Document, dialect: str, extra: Sequence[str] = (), *, imports: bool = True) -> Edited:
     """The script with a block after its shebang and coding line; ``extra`` are match specs to be in it.
 
-    A Python script's block has the packages of its imports as far as they are certain. Raises UsageError where there is
-    a block already, where nothing is known of what the script needs, and where the dialect does not fit the language.
+    With ``imports`` a Python script's block has the packages of its imports as far as they are certain. Raises
+    UsageError if there is a block already, if nothing is known of what the script needs, and if the dialect does not
+    fit the language.
     """
     script = document.script or Script(document.path, document.name, "")
     present = find_block(script)
@@ -209,7 +210,8 @@ def start_block(document: Document, dialect: str, extra: Sequence[str] = ()) -> 
     language = language_of(script)
     if dialect == PEP723 and not language.is_python:
         raise UsageError("a PEP 723 block is for Python, which this script is not", hint="Take --dialect conda-script.")
-    wanted, notes = _needs(script, language, dialect, extra)
+    found = find_imports(script) if language.is_python and imports else Imports()
+    wanted, notes = _needs(script, found, dialect, extra)
     if dialect == CONDA_SCRIPT:
         words = choose_program(script, Requirements(wanted.packages, pypi=wanted.pypi)).words
         # an entry point's program is looked for without env's help
@@ -223,14 +225,13 @@ def start_block(document: Document, dialect: str, extra: Sequence[str] = ()) -> 
     return Edited(new, tuple(notes))
 
 
-def _needs(script: Script, language: Language, dialect: str, extra: Sequence[str]) -> tuple[NewBlock, list[str]]:
+def _needs(script: Script, imports: Imports, dialect: str, extra: Sequence[str]) -> tuple[NewBlock, list[str]]:
     """The packages of a first block, and sentences on what it leaves out. Raises UsageError where it has none."""
     for text in extra:
         canonical_spec(text, base_dir=script.directory)
         refuse_secret(text, hint="A script is no place for a secret.")
     packages = {package_name(text): text.strip() for text in extra}
-    imports = find_imports(script) if language.is_python else Imports()
-    own = language.package
+    own = language_of(script).package
     conda: dict[str, str] = {own: own} if own is not None else {}
     pypi: list[str] = []
     for package in imports.packages:

@@ -69,9 +69,9 @@ def context_of(about: str) -> bytes:
     return b"\1".join([os.fsencode(about), *deciding_variables()])
 
 
-def tool_key(tool: str, specs: "Sequence[str]", channels: "Sequence[str]") -> str:
+def tool_key(tool: str, specs: "Sequence[str]", channels: "Sequence[str]", extra: "Sequence[str]" = ()) -> str:
     """What a tool is called by here: all the words of its command line that decide which program that is."""
-    return f"exec {[tool, list(specs), list(channels)]!a}"
+    return f"exec {[tool, list(specs), list(channels), list(extra)]!a}"
 
 
 def deciding_variables() -> list[bytes]:
@@ -141,21 +141,21 @@ def launch_tool(words: list[str]) -> None:
     """
     if not SUPPORTED:
         return
-    specs: list[str] = []
-    channels: list[str] = []
+    given: dict[str, list[str]] = {"--spec": [], "--channel": [], "--with": []}
     at = 0
     try:
         while words[at].startswith("-"):
-            name, given, value = words[at].partition("=")
+            name, sign, value = ("--channel", "", "") if words[at] == "-c" else words[at].partition("=")
             if words[at] not in ("-q", "--quiet"):
-                if name not in ("--spec", "--channel"):
+                if name not in given:
                     return
-                if not given:
+                if not sign:
                     at += 1
                     value = words[at]
-                (specs if name == "--spec" else channels).append(value)
+                given[name].append(value)
             at += 1
-        _launch(tool_key(words[at], specs, channels), "", words[at + 1 :], False)
+        key = tool_key(words[at], given["--spec"], given["--channel"], given["--with"])
+        _launch(key, "", words[at + 1 :], False)
     except (OSError, ValueError, IndexError):
         return
 

@@ -56,6 +56,7 @@ def test_every_word_counts_for_the_warm_path() -> None:
             ("a", ("b c",), ()),
             ("a\1b", (), ()),
             ("a\udcff", (), ()),
+            ("a", (), (), ("a",)),
         )
     ]
     assert len(set(keys)) == len(keys)
@@ -151,6 +152,25 @@ def test_what_is_no_tool_is_told_in_a_sentence(settled: Home) -> None:
             assert text in done.stderr and "Traceback" not in done.stderr
     assert "TOOL is missing" in settled.run("cetool", "exec").stderr
     assert settled.run("cex").returncode == 2
+
+
+def test_with_adds_packages_to_the_tool_and_c_names_channels(settled: Home, channel_url: str) -> None:
+    code = "import six; print(six.__version__)"
+    done = settled.run("cex", "--with", "six ==1.16.0", "-c", "conda-forge", "python", "-c", code)
+    assert (done.returncode, done.stdout) == (0, "1.16.0\n"), done.stderr
+    done = settled.run(
+        "cex", "-v", "-c", f"{channel_url}/conda-forge", "-c", "conda-forge", "--with", "activated", *HELLO
+    )
+    assert done.returncode == 0 and "env: [hello-bin, activated]" in done.stderr
+    assert f"channels: [{channel_url}/conda-forge, conda-forge]" in done.stderr
+    # the program comes from the tool's own package, or from those added
+    done = settled.cetool("exec", "--with", "hello-bin", "--with", "activated", "--spec", "six", "hello")
+    assert done.stdout.startswith("hello from "), done.stderr
+    done = settled.run("cex", "--with", "no-such-package", "python")
+    assert done.returncode == 125 and "there is no package no-such-package" in done.stderr
+    assert "--spec PACKAGE" not in done.stderr
+    done = settled.run("cex", "-c", "no-such-channel", "hello-bin")
+    assert done.returncode == 125 and "no-such-channel" in told(done.stderr)[0]
 
 
 def test_how_much_is_said_and_what_is_done_anew(home: Home) -> None:

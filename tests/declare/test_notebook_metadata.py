@@ -106,8 +106,8 @@ def test_errors_name_the_notebook_the_cell_and_the_line(
 ) -> None:
     with pytest.raises(CetoolError) as raised:
         _read(tmp_path, text)
-    assert raised.value.message.startswith(message)
-    where = str(raised.value.where)
+    assert raised.value.message.removeprefix(f"{tmp_path}/nb.ipynb ").startswith(message)
+    where = str(raised.value.where or raised.value.about)
     assert where == f"{tmp_path}/nb.ipynb:{place}" if place else where.startswith(f"{tmp_path}/nb.ipynb")
 
 

@@ -77,6 +77,11 @@ def test_which_command_lines_are_warm(warmed: Home) -> None:
     )
     for words in cold_ones:
         assert not _warm(warmed, "cex", *words), words
+    added = ("-c", "conda-forge", "--with", "activated", "--with=six", *HELLO)
+    learn(warmed, "exec", *added)
+    assert _warm(warmed, "cex", *added)
+    assert not _warm(warmed, "cex", *added[2:])
+    assert not _warm(warmed, "cex", *added[:2], *added[4:])
     channel = ("--channel", "conda-forge", *HELLO)
     learn(warmed, "exec", *channel)
     assert _warm(warmed, "cex", *channel) and _warm(warmed, "cex", *HELLO)

@@ -286,13 +286,15 @@ def _node(value: Any, where: Location, depth: int) -> Node:
 def _nothing_found(notebook: Notebook) -> MetadataError:
     source = notebook.cell_script(notebook.cells[0]) if notebook.cells else notebook.script
     close = near_miss(source)
-    advice = "" if close is None else f"{near_miss_advice(source, close)} "
+    name = notebook.script.name
+    advice = f"`cetool add {name} numpy` writes a block into its first code cell; `--with numpy` and "
+    advice += "`--env-file environment.yml` run it without one."
+    if close is not None:
+        advice = near_miss_advice(source, close)
     return MetadataError(
-        f"{notebook.script.name} declares no environment",
+        f"{name} declares no environment",
         code="block-missing",
-        about=notebook.script.name,
+        about=name,
         where=None if close is None else source.at(close),
-        hint=f"{advice}`cetool add {notebook.script.name} numpy` writes a block into its first code cell; "
-        "`--with numpy` and `--env-file environment.yml` run it without one. A block looks like this:\n"
-        "# conda execute\n# env:\n#  - python\n#  - numpy",
+        hint=f"{advice}\nA block looks like this:\n# conda execute\n# env:\n#  - python\n#  - numpy",
     )
