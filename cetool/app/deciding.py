@@ -10,8 +10,7 @@ from cetool.app.decision import Decision, Wish, refuse_overlay
 from cetool.app.reporting import Reporter, flow
 from cetool.app.sources import Source
 from cetool.app.world import NOTHING, Evidence, World, seen_files
-from cetool.base.durations import exclude_newer as moment_of
-from cetool.base.durations import rfc3339
+from cetool.base.durations import cutoff
 from cetool.base.errors import MetadataError, UsageError
 from cetool.base.text import pattern
 from cetool.base.urls import strip_credentials
@@ -83,7 +82,8 @@ def specify(
 ) -> tuple[EnvironmentSpec, Evidence]:
     """The complete request: what was declared, with the channels and overrides in force here; and what it rests on.
 
-    ``exclude_newer`` is a day or a moment as of which it is solved. Raises UsageError for what is neither.
+    ``exclude_newer`` is a day, a moment or a span before now, as of which it is solved. Raises UsageError for any other
+    text.
     """
     evidence = seen_files(requirements.files)
     if world.channels_given:
@@ -105,7 +105,7 @@ def specify(
     moment = requirements.exclude_newer
     settings = spec.pypi_settings
     if exclude_newer is not None:
-        moment = rfc3339(moment_of(exclude_newer))
+        moment = cutoff(exclude_newer)
         settings = settings._replace(exclude_newer=moment) if spec.pypi else settings
     elif moment is not None and spec.pypi and settings.exclude_newer is None:  # [tool.uv] may have one of its own
         settings = settings._replace(exclude_newer=moment)

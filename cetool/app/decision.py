@@ -53,7 +53,7 @@ class Wish(Value):
     #: The environment file of a script without a block.
     env_file: Path | None = None
     lock: LockChoice = LockChoice()
-    #: A day, or a moment, as of which it is solved.
+    #: A day, a moment or a span before now, as of which it is solved.
     exclude_newer: str | None = None
     baselines: BaselineOptions = NO_BASELINES
     #: The environment that it runs in, and what is laid over that.

@@ -16,7 +16,7 @@ from cetool.app.on_baselines import Terms, to_be_locked
 from cetool.app.reporting import Reporter
 from cetool.app.sources import Source, open_source
 from cetool.app.world import World
-from cetool.base.durations import rfc3339
+from cetool.base.durations import is_span, moment_text, rfc3339
 from cetool.base.errors import EngineError, Location, MetadataError, UsageError
 from cetool.base.files import read_if_there
 from cetool.base.text import printable
@@ -47,7 +47,7 @@ from cetool.lock.model import Lock, PackageChange, PlatformLock, changes_between
 from cetool.lock.pixi import write_pixi_lock
 from cetool.settings.condarc import load_condarc
 
-#: The note in a lock of the day that it was solved as of.
+#: The note in a lock of the moment as of which it was solved.
 AS_OF = "cetool_exclude_newer"
 #: Where PyPI packages come from unless someone says otherwise.
 PYPI = "https://pypi.org/simple"
@@ -63,7 +63,8 @@ class LockWish:
     platforms: tuple[str, ...]
     update_all: bool
     update: frozenset[str]
-    exclude_newer: datetime | None
+    #: A moment or a span, in canonical form.
+    exclude_newer: str | None
     embed: bool
     format: str | None
     lock_file: Path | None
@@ -184,6 +185,10 @@ def lock(
             new = _solved(source, asked, place.before, wish, world, reporter, progress)
         # a pixi.lock keeps packages alone, and what another tool wrote need not keep more to be up to date
         loosely = place.format == PIXI or (wish.check and old is not None and not _keeps_requests(old))
+        if old is not None and _moves_on(asked, wish):
+            new = new._replace(
+                custom=old.custom if _contents(new, loosely=True) == _contents(old, loosely=True) else new.custom
+            )
         changed = old is None or _contents(new, loosely=loosely) != _contents(old, loosely=loosely)
     if changed and not wish.check:
         new = new._replace(created=rfc3339(datetime.now(timezone.utc)))
@@ -238,11 +243,17 @@ def _solved(
     """The lock as it is to be: each platform solved towards what it was."""
     consent = consent_to(Subject(source, platforms=tuple(asked)), world, reporter)
     hold = Hold(consent, own_process=world.own_process)
-    newest = None if wish.exclude_newer is None else rfc3339(wish.exclude_newer)
+    newest = None if wish.exclude_newer is None else moment_text(wish.exclude_newer)
+    spans = [needs.exclude_newer for needs in asked.values() if needs.exclude_newer and is_span(needs.exclude_newer)]
+    resolved = {span: moment_text(span) for span in spans}  # one moment for all platforms
     found = []
     channels: dict[str, None] = {}
     for platform, needs in asked.items():
-        spec, _ = specify(needs, world, exclude_newer=newest)
+        spec, _ = specify(
+            needs._replace(exclude_newer=resolved.get(needs.exclude_newer or "", needs.exclude_newer)),
+            world,
+            exclude_newer=newest,
+        )
         spec = spec._replace(
             virtual_packages=tuple(sorted({**dict(spec.virtual_packages), **dict(wish.virtual_packages)}.items()))
         )
@@ -259,8 +270,15 @@ def _solved(
                 raise error.but(message=f"for {platform}: {error.message}") from None
             raise
         found.append(locked._replace(request=needs.digest))
-    custom = ((AS_OF, rfc3339(wish.exclude_newer)),) if wish.exclude_newer is not None else ()
+    moment = newest or next(iter(resolved.values()), None)
+    custom = () if moment is None else ((AS_OF, moment),)
     return Lock(tuple(sorted(found, key=lambda each: each.platform)), tuple(channels), None, custom)
+
+
+def _moves_on(asked: dict[str, Requirements], wish: LockWish) -> bool:
+    """Whether the moment as of which the lock is solved is another one at each call."""
+    named = [wish.exclude_newer] if wish.exclude_newer else [needs.exclude_newer for needs in asked.values()]
+    return any(text is not None and is_span(text) for text in named)
 
 
 def _without(locked: PlatformLock | None, names: frozenset[str]) -> PlatformLock | None:

@@ -34,7 +34,13 @@ _DAY = re.compile(r"(\d{4})-(\d\d)-(\d\d)", re.ASCII)
 _MOMENT = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(?:([Zz])|([+-])(\d\d):?(\d\d))", re.ASCII
 )
-_DAY_HINT = "Write a day, 2026-01-31, or a moment with its time zone (RFC 3339): 2026-01-31T12:00:00Z."
+_DAY_HINT = (
+    "Write a day (2026-01-31), a moment with its time zone (2026-01-31T12:00:00Z), or a span of time before now (7d)."
+)
+#: A span in ISO 8601, without months and years, whose lengths differ.
+_ISO_SPAN = r"P(?=[0-9T])(?:([0-9]+)W)?(?:([0-9]+)D)?(?:T(?=[0-9])(?:([0-9]+)H)?(?:([0-9]+)M)?(?:([0-9]+)S)?)?"
+#: Units as words, by what :func:`parse_duration` calls them.
+_WORD = r"(?i)(w)eeks?\b|(d)ays?\b|(h)(?:ou)?rs?\b|(m)in(?:ute)?s?\b|(s)ec(?:ond)?s?\b"
 
 
 def age(when: float, now: float) -> float:
@@ -152,12 +158,16 @@ def _refuse_bare(text: str, shown: str, what: str, hint: str) -> None:
 
 
 def exclude_newer(text: str) -> datetime:
-    """The moment in UTC, to the second, after which nothing counts that was published later.
+    """Return the moment in UTC, to the second, after which published packages are left out.
 
-    A day (``2026-01-31``) counts to its end, in UTC so that it means the same on every machine; a moment is RFC 3339
-    (``2026-01-31T12:00:00+01:00``). Raises UsageError for everything else.
+    A day (``2026-01-31``) counts to its end, in UTC so that it means the same on every machine. A moment is RFC 3339
+    (``2026-01-31T12:00:00+01:00``). A span (``7d``, ``1 week``, ``P7D``) counts back from now. Raises UsageError for
+    everything else.
     """
     stripped = text.strip()
+    seconds = _span(stripped)
+    if seconds is not None:
+        return datetime.now(timezone.utc).replace(microsecond=0) - timedelta(seconds=seconds)
     try:
         if day := _DAY.fullmatch(stripped):
             year, month, number = map(int, day.groups())
@@ -174,6 +184,54 @@ def exclude_newer(text: str) -> datetime:
     except (ValueError, OverflowError):
         pass  # the 31st of April, 25 o'clock
     raise UsageError(f"{shorten(text)!r} is not a date", code="value-invalid", hint=_DAY_HINT)
+
+
+def _span(text: str) -> int | None:
+    """Return the whole seconds of a span of time, None for any other text. Raises UsageError for an overlong one."""
+    if iso := re.fullmatch(_ISO_SPAN, text):
+        units = ("w", "d", "h", "m", "s")
+        text = "".join(f"{number}{unit}" for number, unit in zip(iso.groups(), units, strict=True) if number)
+    elif not re.match(r"[0-9]+(?:\.[0-9]+)?\s*[a-zA-Z]", text):
+        return None
+    text = re.sub(_WORD, lambda match: str(match[match.lastindex or 0]).lower(), text)
+    try:
+        return int(parse_duration(text.removesuffix(" ago")))
+    except UsageError as error:
+        if "hundred years" in error.message:
+            raise
+        return None
+
+
+def cutoff(text: str) -> str:
+    """Return the canonical text of what ``exclude-newer`` says, by which environments are named.
+
+    That is a moment in RFC 3339 (UTC), or a span in days and a rest (``P7D``, ``P1DT12H``), which stays one: the
+    environment of `7d` is the same tomorrow, and is solved as of seven days before it is created. Raises UsageError.
+    """
+    seconds = _span(text.strip())
+    if seconds is None:
+        return rfc3339(exclude_newer(text))
+    days, rest = divmod(seconds, 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, rest = divmod(rest, 60)
+    time_part = "".join(f"{count}{unit}" for count, unit in ((hours, "H"), (minutes, "M"), (rest, "S")) if count)
+    return f"P{days}D" + (f"T{time_part}" if time_part else "")
+
+
+def is_span(text: str) -> bool:
+    """Return whether what ``exclude-newer`` says counts back from now."""
+    return _span(text.strip()) is not None
+
+
+def as_of(text: str) -> str:
+    """Return what ``exclude-newer`` says in the words of messages: ``2026-01-31T23:59:59Z``, ``7d before creation``."""
+    seconds = _span(text)
+    return text if seconds is None else f"{format_duration(seconds)} before creation"
+
+
+def moment_text(text: str) -> str:
+    """Return the moment that a span means now, as RFC 3339; any other text unchanged."""
+    return rfc3339(exclude_newer(text)) if is_span(text) else text
 
 
 def rfc3339(moment: datetime) -> str:

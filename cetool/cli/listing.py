@@ -11,7 +11,7 @@ from typing import Annotated
 from cetool.app.environments import Listed
 from cetool.app.environments import list_environments as list_all
 from cetool.app.world import World
-from cetool.base.durations import format_age, format_size
+from cetool.base.durations import as_of, format_age, format_size
 from cetool.base.process import program_name
 from cetool.base.text import counted
 from cetool.cli import options
@@ -111,7 +111,7 @@ def _specs(each: Listed) -> Items:
     if not texts:
         texts = names = ["(nothing)" if isinstance(spec.what, Solve) else "(a baseline)"]
     notes = ["(locked)"] if spec.is_locked else []
-    notes += [f"(as of {spec.exclude_newer})"] if spec.exclude_newer else []
+    notes += [f"(as of {as_of(spec.exclude_newer)})"] if spec.exclude_newer else []
     return Items(tuple(texts), tuple(names), " ".join(notes))
 
 

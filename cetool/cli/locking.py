@@ -14,7 +14,7 @@ import typer
 
 from cetool.app.locking import Locked, LockWish
 from cetool.app.locking import lock as lock_script
-from cetool.base.durations import exclude_newer as read_day
+from cetool.base.durations import cutoff
 from cetool.base.errors import UsageError
 from cetool.base.text import nearest, printable
 from cetool.cli import options
@@ -86,7 +86,7 @@ def lock(
         platforms=_checked_platforms(platforms),
         update_all=given.update and not packages and not given.update_package,
         update=frozenset(name.lower() for name in (*packages, *(given.update_package or ()))),
-        exclude_newer=None if given.exclude_newer is None else read_day(given.exclude_newer),
+        exclude_newer=None if given.exclude_newer is None else cutoff(given.exclude_newer),
         embed=given.embed,
         format=None if given.form is None else given.form.value,
         lock_file=given.lock_file,

@@ -134,7 +134,7 @@ ExcludeNewer = Annotated[
     option(
         "--exclude-newer",
         metavar="DATE",
-        help="Ignore packages published after this date.",
+        help="Ignore packages published after this date, or in this time (7d).",
         panel=REPRODUCIBILITY,
     ),
 ]

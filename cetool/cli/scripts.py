@@ -11,6 +11,7 @@ from cetool.app.decision import BaselineOptions, OnBaselines, Wish
 from cetool.app.describing import Described, Inspected, describe, inspect
 from cetool.app.reporting import flow
 from cetool.app.world import World
+from cetool.base.durations import as_of
 from cetool.base.urls import redact
 from cetool.cli import options
 from cetool.cli.listing import spec_document
@@ -76,7 +77,7 @@ def _rows(shown: Described) -> list[tuple[str, str]]:
         ("conda", flow(spec.overlay.conda) if spec.overlay and spec.overlay.conda else ""),
         ("lock", f"{locked_by} ({count} packages)" if locked_by else ""),
         *_baseline_rows(shown.decision.on_baselines),
-        ("as of", spec.exclude_newer or ""),
+        ("as of", as_of(spec.exclude_newer) if spec.exclude_newer else ""),
         *((key, value if isinstance(value, str) else flow(value)) for key, value in spec.solving.as_dict().items()),
         ("variables", flow([f"{key}={value}" for key, value in needs.variables]) if needs.variables else ""),
         ("prefix", f"{shown.place.prefix} ({'made' if shown.place.exists else 'not made yet'})"),

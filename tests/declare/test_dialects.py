@@ -506,7 +506,7 @@ def test_constraints_variables_and_solver_settings_of_tool_pixi_are_honoured() -
         (["workspace.platforms = [{ platform = 'linux-64', cuda = '12' }]"], "'cuda'"),
         (["workspace.platforms = ['noarch']"], "not a platform"),
         (["target.linux-ci.dependencies.a = '*'"], "no platform"),
-        (["workspace.exclude-newer = '7d'"], "not a date"),
+        (["workspace.exclude-newer = '1 month'"], "not a date"),
         (["workspace.channel-priority = 'none'"], "cannot be 'none'"),
         (["activation.env.A = '$HOME/x'"], "refers to another one"),
         (["activation.env.A = '%HOME%'"], "refers to another one"),

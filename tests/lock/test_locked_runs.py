@@ -357,3 +357,31 @@ def test_as_of_a_day(home: Home, script: Path, server: ChannelServer) -> None:
     assert home.cetool("name", "--exclude-newer", "2024-01-31", script).stdout.strip() in {
         row["prefix"] for row in rows
     }
+
+
+def test_as_of_a_span_of_time(home: Home, script: Path, server: ChannelServer) -> None:
+    """The span names the environment, so that the next run finds it without a solve, tomorrow as well."""
+    home.condarc.write_text(f"channel_alias: {server.url}\nchannels: [conda-forge]\n")
+    for span in ("7d", "1 week"):
+        done = home.cetool("run", "--engine", "rattler", "--exclude-newer", span, script)
+        assert (done.returncode, done.stdout) == (0, FRESH), done.stderr
+        asked, server.requests[:] = list(server.requests), []
+    assert asked == []
+    (row,) = json.loads(home.cetool("list", "--json").stdout)["environments"]
+    assert row["exclude_newer"] == "P7D"
+    shown = home.cetool("show", "--exclude-newer", "P1W", script).stdout
+    assert "as of:      7d before creation\n" in shown and f"{row['prefix']} (made)" in shown
+    assert home.cetool("name", "--exclude-newer", "8d", script).stdout.strip() != row["prefix"]
+    # ten years ago there was nothing
+    done = home.cetool("run", "--engine", "rattler", "--exclude-newer", "3650d", script)
+    assert done.returncode == 125 and "counts (exclude-newer)" in done.stderr
+
+
+@warm_path
+def test_a_span_in_a_block_runs_warm(settled: Home) -> None:
+    block = "# /// script\n# dependencies = []\n# [tool.conda]\n# dependencies = ['six']\n"
+    block += "# [tool.pixi.workspace]\n# channels = ['conda-forge']\n# exclude-newer = '2 days'\n# ///\n"
+    script = settled.write("recent.py", block + "import six\nprint(six.__name__)\n")
+    settle(script)
+    learn(settled, script)
+    assert run_warm(settled, script).stdout == "six\n"

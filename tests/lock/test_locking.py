@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,18 @@ def test_only_what_was_published_by_a_day_counts(here: Home) -> None:
     assert "exclude-newer" in too_early.stderr
     locked(here, "a.py", "--exclude-newer", "2020-09-13T14:26:40+02:00")
     assert locked(here, "a.py", "--exclude-newer", "2020-13-01", status=2).stderr.startswith("cetool: '2020-13-01'")
+
+
+def test_a_span_is_locked_as_the_moment_that_it_meant(here: Home) -> None:
+    locked(here, "a.py", "--exclude-newer", "7d")
+    ((key, moment),) = lock_of(here).custom
+    assert key == "cetool_exclude_newer" and moment.endswith("Z") and moment < datetime.now(timezone.utc).isoformat()
+    path = here.path / "a.py.conda-lock.yml"
+    path.write_text(path.read_text(encoding="utf-8").replace(moment, "2026-01-01T00:00:00Z"), encoding="utf-8")
+    # nothing but the moment would change
+    assert "up to date" in locked(here, "a.py", "--exclude-newer", "7d").stderr
+    assert dict(lock_of(here).custom) == {"cetool_exclude_newer": "2026-01-01T00:00:00Z"}
+    assert locked(here, "a.py", "--check", "--exclude-newer", "1 week").returncode == 0
 
 
 def test_the_time_and_the_platform_of_a_lock_of_another_tool_are_read(here: Home) -> None:

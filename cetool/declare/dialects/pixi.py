@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cetool.base.codec import sha256_of
-from cetool.base.durations import exclude_newer, rfc3339
+from cetool.base.durations import cutoff
 from cetool.base.errors import Location, MetadataError, UsageError
 from cetool.base.text import nearest, normalized, pattern, shorten
 from cetool.declare.channels import channels_of
@@ -218,7 +218,7 @@ def _workspace(
     moment = None
     if (newer := table.get("exclude-newer")) is not None:
         try:
-            moment = rfc3339(exclude_newer(newer.text if newer.kind == "date" else newer.as_text("exclude-newer")))
+            moment = cutoff(newer.text if newer.kind == "date" else newer.as_text("exclude-newer"))
         except UsageError as error:
             newer.fail(f"{title}.exclude-newer: {error.message}", error.hint)
     named = table.get("platforms")

@@ -19,6 +19,7 @@ from functools import cached_property
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
+from cetool.base.durations import moment_text
 from cetool.base.errors import EngineError
 from cetool.base.limits import PACKAGE, read_regular
 from cetool.base.process import ask_version, clean_environ, own_module, python_command
@@ -175,7 +176,7 @@ class Uv(Installer):
         argv += ["--python", str(self.python), "--directory", str(directory), *told.arguments]
         argv += ["--offline"] if self.request.offline else []
         if call.settings.exclude_newer and not call.exactly:
-            argv.append(f"--exclude-newer={call.settings.exclude_newer}")
+            argv.append(f"--exclude-newer={moment_text(call.settings.exclude_newer)}")
         return argv, told.environ
 
     def _rebuilt(self, call: Call) -> list[str]:
@@ -265,7 +266,7 @@ class Pip(Installer):
                     code="installer-missing",
                     hint=f"{GET_UV} Or ask for a newer pip among the conda packages.",
                 )
-            argv.append(f"--uploaded-prior-to={call.settings.exclude_newer}")
+            argv.append(f"--uploaded-prior-to={moment_text(call.settings.exclude_newer)}")
         return argv, pip_environ(directory, told.environ)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cetool.base.durations import moment_text
 from cetool.base.errors import EngineError, Location, MetadataError
 from cetool.base.process import own_python
 from cetool.base.text import normalized, shorten
@@ -102,7 +103,7 @@ class PypiSolver:
         options += ["--python-version", python.version, *self._target()]
         options += ["--offline"] if self.request.offline else []
         if newest := self.spec.pypi_settings.exclude_newer:
-            options.append(f"--exclude-newer={newest}")
+            options.append(f"--exclude-newer={moment_text(newest)}")
             # what stands for conda's packages has no date
             options += [f"--exclude-newer-package={name}=false" for name in installed]
         progress.note(f"PyPI packages are found by {uv.command}.")
