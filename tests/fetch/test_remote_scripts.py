@@ -266,7 +266,7 @@ def test_what_only_reads_does_not_ask_and_what_makes_an_environment_does(
     assert home.cetool("remove", url).returncode == 0 and not environments(home)
     for words in (["add", url, "six"], ["init", url], ["drop", url, "six"], ["convert", url, "--to", "pep723"]):
         done = home.cetool(*words)
-        assert done.returncode == 2 and "only a file can be changed" in done.stderr, done.stderr
+        assert done.returncode == 2 and "cannot be changed" in done.stderr, done.stderr
 
 
 # --- without a network, and with one --------------------------------------------------------------------------------
