@@ -188,6 +188,15 @@ def test_what_is_locked(home: Home) -> None:
     assert _described("lock", locked) == set(DESCRIBED["lock"][1])
 
 
+def test_what_is_upgraded(home: Home) -> None:
+    script = home.write("script.py", SCRIPT.replace("six]", "six ==1.16.0]"))
+    assert home.cetool("lock", script).returncode == 0
+    script.write_text(SCRIPT)
+    upgraded = _prints(home, "upgrade", "script.py", "--json")
+    assert upgraded["changed"] is True
+    assert _described("upgrade", upgraded) == set(DESCRIBED["upgrade"][1])
+
+
 def test_what_differs_in_environments(home: Home) -> None:
     assert home.cetool("create", "hello-bin").returncode == 0
     _described("verify", _prints(home, "verify", "--json"))

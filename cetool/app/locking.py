@@ -71,6 +71,8 @@ class LockWish:
     virtual_packages: tuple[tuple[str, str], ...]
     env_file: Path | None
     check: bool
+    #: Whether the lock is solved and not written.
+    dry_run: bool = False
 
     @property
     def solves_anew(self) -> bool:
@@ -168,8 +170,13 @@ class Locked:
 def lock(
     target: str, wish: LockWish, world: World, reporter: Reporter, *, insecure: bool, sha256: str | None
 ) -> Locked:
-    """Lock one script: solve where that is called for, and write where something changed. Raises CetoolError."""
+    """Lock one script: solve if needed, and write what changed. Raises CetoolError."""
     source, world = open_source(target, world, reporter, insecure=insecure, sha256=sha256)
+    return lock_source(source, wish, world, reporter)
+
+
+def lock_source(source: Source, wish: LockWish, world: World, reporter: Reporter) -> Locked:
+    """Lock a script that was opened already."""
     place = target_of(source, wish, reporter)
     platforms = wish.platforms or _kept_platforms(place.before, world)
     asked = {platform: _requirements(source, wish, platform) for platform in platforms}
@@ -190,7 +197,7 @@ def lock(
                 custom=old.custom if _contents(new, loosely=True) == _contents(old, loosely=True) else new.custom
             )
         changed = old is None or _contents(new, loosely=loosely) != _contents(old, loosely=loosely)
-    if changed and not wish.check:
+    if changed and not wish.check and not wish.dry_run:
         new = new._replace(created=rfc3339(datetime.now(timezone.utc)))
         _write(new, asked, place, source, world, reporter)
     for note in (*place.notes, *_not_there(wish.update, new)):

@@ -17,6 +17,7 @@ from cetool.app.world import World, prepare
 from cetool.base.durations import format_size
 from cetool.base.errors import EngineError
 from cetool.base.process import Consent
+from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.match_specs import spec_name
 from cetool.declare.requirements import Requirements
 from cetool.engines.build import build_environment
@@ -30,15 +31,27 @@ from cetool.store.store import Lease, Marker, note_made
 _MOST_NAMES = 8
 
 
-def make(decision: Decision, world: World, reporter: Reporter, consent: Consent, *, refresh: bool) -> Lease:
-    """The environment, made where no other process has made it meanwhile."""
+def make(
+    decision: Decision,
+    world: World,
+    reporter: Reporter,
+    consent: Consent,
+    *,
+    refresh: bool,
+    exactly: EnvironmentSpec | None = None,
+) -> Lease:
+    """Create the environment, unless another process has created it meanwhile.
+
+    ``exactly`` has the packages that were chosen for the decision's specification; without it the engine solves.
+    """
     prepare(world.paths)
     spec = decision.spec
     with reporter.progress() as progress:
 
         def build(prefix: Path, log: Path, descriptors: tuple[int, ...], settling: Settling) -> Marker:
             hold = Hold(consent, descriptors, world.own_process)
-            return _build(world.request(spec, prefix, log), world, Making(progress, settling), hold)
+            request = world.request(exactly or spec, prefix, log)
+            return _build(request, world, Making(progress, settling), hold)._replace(name=spec.name, spec=spec)
 
         lease = ensure(world.store, spec, build, refresh=refresh, on_wait=progress.wait, purpose=decision.purpose)
     if lease.created:

@@ -93,6 +93,7 @@ _PLACES = {
     },
     "Reproduce": {
         "lock": ("locking", "lock"),
+        "upgrade": ("upgrading", "upgrade"),
         "export": ("reproducing", "export"),
         "verify": ("reproducing", "verify"),
         "baseline": ("baseline_commands", "app"),

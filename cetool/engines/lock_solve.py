@@ -17,11 +17,14 @@ from cetool.lock.records import in_order
 _OF_SYSTEM = {"__linux": "linux", "__glibc": "linux", "__osx": "osx", "__win": "win"}
 
 
-def solve_lock(request: EngineRequest, before: PlatformLock | None, progress: Progress, hold: Hold) -> PlatformLock:
+def solve_lock(
+    request: EngineRequest, before: PlatformLock | None, progress: Progress, hold: Hold, *, with_pip: bool = True
+) -> PlatformLock:
     """What is to be locked for the request's platform, the packages of ``before`` kept where they fit.
 
     The conda packages of a baseline are in it as they are, and only what else is asked for is solved. Raises
-    EngineError where there is no such environment, or that cannot be found out.
+    EngineError where there is no such environment, or that cannot be found out. ``with_pip`` adds pip next to PyPI
+    packages, for programs that install by it.
     """
     platform = request.platform
     assert platform is not None
@@ -30,16 +33,20 @@ def solve_lock(request: EngineRequest, before: PlatformLock | None, progress: Pr
     fitting = _fitting(spec.virtual_packages, platform)
     request = request._replace(spec=spec._replace(virtual_packages=fitting), preferred=kept)
     with scratch(request) as aside:
-        conda = _added(aside, progress, hold) if isinstance(spec.what, Over) else _conda(aside, progress, hold)
+        conda = (
+            _added(aside, progress, hold)
+            if isinstance(spec.what, Over)
+            else _conda(aside, progress, hold, with_pip=with_pip)
+        )
         if not spec.pypi:
             return PlatformLock(platform, conda)
         create = solver_for(aside).create
         return PypiSolver(aside._replace(preferred=conda), conda, before, hold, create).solve(progress)
 
 
-def _conda(request: EngineRequest, progress: Progress, hold: Hold) -> tuple[Package, ...]:
+def _conda(request: EngineRequest, progress: Progress, hold: Hold, *, with_pip: bool) -> tuple[Package, ...]:
     """The conda packages; pip among them where there are PyPI packages, for those who install by it."""
-    if request.spec.pypi and not any(spec_name(package) == "pip" for package in request.packages):
+    if with_pip and request.spec.pypi and not any(spec_name(package) == "pip" for package in request.packages):
         try:
             return _solved(request.solving((*request.packages, "pip")), progress, hold)
         except EngineError:
