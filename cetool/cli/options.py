@@ -133,8 +133,8 @@ ExcludeNewer = Annotated[
     str | None,
     option(
         "--exclude-newer",
-        metavar="DATE",
-        help="Ignore packages published after this date, or in this time (7d).",
+        metavar="DATE|TIME",
+        help="Ignore packages published after a date, or within a time (7d).",
         panel=REPRODUCIBILITY,
     ),
 ]
