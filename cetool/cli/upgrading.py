@@ -24,7 +24,7 @@ UPGRADE_SCHEMA = "cetool.upgrade/1"
 class UpgradeOptions(options.Output, options.Remote, options.Baseline):
     """The options of ``cetool upgrade``."""
 
-    dry_run: Annotated[bool, option("--dry-run", help="Report what would change, and change nothing.")] = False
+    dry_run: Annotated[bool, option("--dry-run", help="Report what would change without changing it.")] = False
     as_json: options.AsJson = False
     engine: options.EngineName = None
     channel: options.Channels = None
@@ -38,14 +38,18 @@ class UpgradeOptions(options.Output, options.Remote, options.Baseline):
 
 @options.command
 def upgrade(
-    target: Annotated[str, typer.Argument(metavar="SCRIPT", help="A path, or a URL.")],
+    target: Annotated[str, typer.Argument(metavar="SCRIPT", help="A path or a URL.")],
     packages: Annotated[
         list[str] | None, typer.Argument(metavar="PKG", help="Upgrade these packages only.", show_default=False)
     ] = None,
     *,
     given: UpgradeOptions,
 ) -> None:
-    """Upgrade packages in a script's lock, or in its environment if it has no lock."""
+    """Upgrade the packages of a script's lock or environment.
+
+    The lock is updated if the script has one, else the environment is re-created with newer packages. If packages are
+    named, only these and what they need are upgraded.
+    """
     world, voice = options.open_world(given)
     wish = Wish(
         extra=tuple(given.extra or ()),
