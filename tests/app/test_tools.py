@@ -164,7 +164,7 @@ def test_with_adds_packages_to_the_tool_and_c_names_channels(settled: Home, chan
     done = settled.cetool("exec", "--with", "hello-bin", "--with", "activated", "--spec", "six", "hello")
     assert done.stdout.startswith("hello from "), done.stderr
     done = settled.run("cex", "--with", "no-such-package", "python")
-    assert done.returncode == 125 and "there is no package no-such-package" in done.stderr
+    assert done.returncode == 125 and "package 'no-such-package' was not found" in done.stderr
     assert "--spec PACKAGE" not in done.stderr
     done = settled.run("cex", "-c", "no-such-channel", "hello-bin")
     assert done.returncode == 125 and "no-such-channel" in told(done.stderr)[0]

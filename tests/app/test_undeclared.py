@@ -107,7 +107,7 @@ def test_a_misspelt_block_is_not_passed_over(settled: Home) -> None:
 def test_mistakes_in_with_are_named(settled: Home) -> None:
     settled.write("plain.py", PLAIN)
     for spec, words in (
-        ("nosuch", "there is no package nosuch"),
+        ("nosuch", "package 'nosuch' was not found"),
         ("six >>1", "'six >>1' is not a match spec"),
         ("six ==99", "six"),
     ):
