@@ -18,7 +18,7 @@ from cetool import __version__
 from cetool.base import errors
 from cetool.cli.app import make_app
 from cetool.cli.compat import execute_parser, tmpenv_parser
-from cetool.cli.pages import FIRM, Entry, Page, pages_of, pages_of_parser
+from cetool.cli.pages import FIRM, Entry, Page, Section, pages_of, pages_of_parser
 from cetool.cli.tools import cex_app
 from cetool.settings.meanings import SETTINGS, VARIABLES
 from cetool.settings.settings import variable_of
@@ -42,6 +42,12 @@ FILES = {
     "~/.condarc": "conda's configuration; its section `conda-execute` can have settings, too.",
     "~/.cache/cetool": "Environments, downloads, the usage log and run-time files.",
     "~/.local/share/cetool": "Which scripts from URLs you agreed to run.",
+}
+EXAMPLES = {
+    "cetool analysis.py": "Run a script in the environment that it declares.",
+    "cetool run --with numpy analysis.py": "Add a package for this run.",
+    "cetool lock analysis.py": "Write the exact packages to a lock file; the next run uses them.",
+    "cex ruff check": "Run a program from a conda package.",
 }
 
 
@@ -83,13 +89,20 @@ def commands_page(pages: list[Page]) -> str:
             text.append(f"\n```sh\n{detail.strip()}\n```\n" if detail.startswith("  ") else f"\n{detail}\n")
         for section in page.sections:
             entries = [entry for entry in section.entries if "--help" not in entry.names]
-            if not entries or section.title == "Settings":  # which have a page of their own
+            kind = kind_of(section)
+            if not entries or kind == "setting":  # settings have a page of their own
                 continue
-            first = entries[0].names[0]
-            kind = "option" if first.startswith("-") else "argument" if section.title == "Arguments" else "command"
             rows = [(linked(page, *row(entry)) if kind == "command" else row(entry)) for entry in entries]
             text.append(f"\n**{section.title}**\n\n" + table((kind, "what it does"), rows))
     return "".join(text)
+
+
+def kind_of(section: Section) -> str:
+    """What the entries of a section are: options, arguments, settings or commands."""
+    first = section.entries[0].names[0]
+    if first.startswith("-"):
+        return "option"
+    return "argument" if section.title == "Arguments" else "setting" if first in SETTINGS else "command"
 
 
 def linked(page: Page, name: str, text: str) -> tuple[str, str]:
@@ -196,13 +209,16 @@ def manual(pages: list[Page], everything: list[Page]) -> str:
     lines = [
         '.\\" Written by tools/reference.py; nox -s reference updates it.',
         f'.TH "{roff(name.upper())}" "1" "" "cetool {__version__}" "cetool"',
+        # no hyphens in names, no gaps between words
+        ".nh",
+        ".ad l",
         ".SH NAME",
         f"{roff(name)} \\- {roff(summary[:1].lower() + summary[1:])}",
         ".SH SYNOPSIS",
         *synopsis(page),
         ".SH DESCRIPTION",
         *paragraphs(page),
-        *sections(page, ".SH"),
+        *sections(page),
     ]
     for each in below:
         lines += [
@@ -210,9 +226,11 @@ def manual(pages: list[Page], everything: list[Page]) -> str:
             *synopsis(each),
             ".PP",
             *paragraphs(each),
-            *sections(each, ".SS"),
+            *sections(each, below=True),
         ]
     if name == "cetool":
+        lines += [".SH EXAMPLES"]
+        lines += [line for call, text in EXAMPLES.items() for line in item(f"\\fB{roff(call)}\\fR", text)]
         variables = {variable_of(key): each for key, each in SETTINGS.items()} | VARIABLES
         lines += [".SH ENVIRONMENT", "Each setting has a variable; the last few variables are not settings."]
         lines += [line for key, each in variables.items() for line in item(f"\\fB{key}\\fR", each.text)]
@@ -244,12 +262,19 @@ def paragraphs(page: Page) -> Iterator[str]:
         yield from (".PP", ".nf", roff(detail), ".fi") if detail.startswith("  ") else (".PP", roff(detail))
 
 
-def sections(page: Page, macro: str) -> Iterator[str]:
-    """Arguments, commands and options."""
+def sections(page: Page, *, below: bool = False) -> Iterator[str]:
+    """Arguments, commands and options; those of a command ``below`` the page's own are below its heading."""
+    heading = ""
     for section in page.sections:
-        if macro == ".SS" and all("--help" in entry.names for entry in section.entries):
+        if below and all("--help" in entry.names for entry in section.entries):
             continue
-        yield f"{macro} {roff(section.title.upper() if macro == '.SH' else section.title)}"
+        kind = kind_of(section).upper() + "S"
+        if below or section.title.upper() != kind:
+            yield from [] if below or heading == kind else [f".SH {kind}"]
+            yield f".SS {roff(section.title)}"
+        else:
+            yield f".SH {kind}"
+        heading = kind
         for entry in section.entries:
             value = f" \\fI{roff(entry.value)}\\fR" if entry.value else ""
             term = ", ".join(f"\\fB{roff(name)}\\fR" for name in entry.names) + value
