@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
-from typing import Annotated, Any, TypeVar, cast, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -35,11 +34,11 @@ class Option(OptionInfo):
     """A declared option, with what Typer does not know about it.
 
     ``setting`` is the key of the setting that it overrides, ``value`` what the setting becomes unless that is the value
-    given; ``known`` are the values that a shell completes. ``rank`` counts declarations: help lists options in this
-    order.
+    given; ``known`` are the values that a shell completes. ``rank`` is the place of the flag among all: help
+    lists options in this order.
     """
 
-    _declared = itertools.count()
+    _ranks: ClassVar[dict[str, int]] = {}
 
     def __init__(
         self, flags: Sequence[str], *, setting: str | None, value: object, known: Sequence[str], **more: Any
@@ -49,7 +48,7 @@ class Option(OptionInfo):
         self.setting = setting
         self.value = value
         self.known = tuple(known)
-        self.rank = next(self._declared)
+        self.rank = self._ranks.setdefault(self.flag, len(self._ranks))
 
     @property
     def flag(self) -> str:

@@ -38,7 +38,14 @@ class ExecOptions(options.Output, options.Making):
     extra: options.With = options.with_help("Install this package as well.")
     channel: Annotated[
         list[str] | None,
-        option("-c", "--channel", metavar="CHANNEL", help="Take packages from this channel.", setting="channels"),
+        option(
+            "-c",
+            "--channel",
+            metavar="CHANNEL",
+            help="Take packages from this channel.",
+            panel=options.ENVIRONMENT,
+            setting="channels",
+        ),
     ] = None
 
 

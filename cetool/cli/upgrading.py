@@ -24,21 +24,21 @@ UPGRADE_SCHEMA = "cetool.upgrade/1"
 class UpgradeOptions(options.Output, options.Remote, options.Baseline):
     """The options of ``cetool upgrade``."""
 
-    dry_run: Annotated[bool, option("--dry-run", help="Report what would change without changing it.")] = False
+    dry_run: Annotated[bool, option("--dry-run", help="Report what would change; change nothing.")] = False
     as_json: options.AsJson = False
     engine: options.EngineName = None
     channel: options.Channels = None
     extra: options.With = None
     env_file: options.EnvFile = None
-    lock_file: options.LockFile = None
-    no_lock: options.NoLock = False
+    lock_file: options.LockFile = options.with_help("Upgrade this lock instead of the script's.")
+    no_lock: options.NoLock = options.with_help("Upgrade the environment even if there is a lock.", False)
     exclude_newer: options.ExcludeNewer = None
     trust_cache_dir: options.TrustCacheDir = False
 
 
 @options.command
 def upgrade(
-    target: Annotated[str, typer.Argument(metavar="SCRIPT", help="A path or a URL.")],
+    target: Annotated[str, typer.Argument(metavar="SCRIPT", help="The path or URL of a script.")],
     packages: Annotated[
         list[str] | None, typer.Argument(metavar="PKG", help="Upgrade these packages only.", show_default=False)
     ] = None,
