@@ -79,8 +79,8 @@ def check(command: Command, home: Home) -> None:
 def comparable(text: str, home: Home) -> str:
     """Replace what differs from machine to machine and from run to run; names of environments stay."""
     text = text.replace(str(home.path), "/home/user").replace("linux-64", current_platform())
-    text = re.sub(r"; \d+ packages, [\d.]+ [kMG]B\) in [\d.]+s with \w+$", "; ...)", text, flags=re.MULTILINE)
-    text = re.sub(r"\d+ (packages|files)\b", r"... \1", text)
+    text = re.sub(r"; \d+ packages?, [\d.]+ [kMG]B\) in [\d.]+s with \w+$", "; ...)", text, flags=re.MULTILINE)
+    text = re.sub(r"\d+ (packages?|files?)\b", r"... \1", text)
     text = re.sub(r"[\d.]+ ([kMG]B)\b", r"... \1", text)
     text = re.sub(r"^(engine: +).*", r"\1...", text, flags=re.MULTILINE)
     return re.sub(r"\[[-0-9. ]+\]", "[numbers]", text)
