@@ -1,4 +1,4 @@
-"""``cetool baseline``: writes baselines, and tells how those of scripts differ from what their environments have."""
+"""``cetool baseline``: create baselines and show how they have changed."""
 
 from __future__ import annotations
 

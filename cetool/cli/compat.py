@@ -1,7 +1,7 @@
-"""``conda-execute`` and ``conda-tmpenv``: the command lines of the original, by cetool's means.
+"""``conda-execute`` and ``conda-tmpenv``: the commands of cetool's predecessor, with its output.
 
-conda runs an executable ``conda-NAME`` on the PATH as ``conda NAME``, so ``conda execute`` and ``conda tmpenv`` work as
-they did. What the two print on standard output is the original's, too.
+conda before 26.3 runs an executable ``conda-NAME`` on the PATH as ``conda NAME``; :mod:`cetool.cli.conda_plugin` is for
+later versions.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ class Parser(argparse.ArgumentParser):
 
 
 def execute(arguments: Sequence[str]) -> NoReturn:
-    """``conda-execute`` with these arguments. Raises CetoolError; does not return."""
+    """Run ``conda-execute`` with these arguments. Raises CetoolError; does not return."""
     asked = execute_parser().parse_args(arguments)
     verbosity = "verbose" if asked.verbose else "quiet" if asked.quiet else None
     world, voice = start({"verbosity": verbosity, "trust": "always" if asked.yes else None})
     if asked.code is not None:
         source, words = source_of_lines(asked.code), [word for word in [asked.path] if word] + asked.arguments
     elif asked.path is not None:
-        # the original asked plain http servers, too
+        # conda-execute allowed plain http
         insecure = asked.path.lower().startswith("http://")
         source, world = open_source(asked.path, world, voice, insecure=insecure)
-        words = list(arguments[list(arguments).index(asked.path) + 1 :])  # a -- too, that argparse takes out
+        words = list(arguments[list(arguments).index(asked.path) + 1 :])  # with a --, which argparse removes
     else:
         raise UsageError("no script was given", hint="Pass the file to execute, or its lines with -c.")
-    # where it ran unattended it goes on to; at a terminal one is asked, as with `cetool run`
+    # runs unattended without consent, as conda-execute did; at a terminal it asks, as `cetool run` does
     run(source, words, RunOptions(Wish(refresh=asked.force_env, unasked=True, original=True)), world, voice)
 
 
@@ -77,7 +77,7 @@ def execute_parser() -> Parser:
 
 
 def tmpenv(arguments: Sequence[str]) -> int:
-    """``conda-tmpenv`` with these arguments: the exit status. Raises CetoolError."""
+    """Run ``conda-tmpenv`` with these arguments and return the exit status. Raises CetoolError."""
     asked = tmpenv_parser().parse_args(arguments)
     world, voice = start({"verbosity": "verbose" if asked.verbose else None})
     if asked.command == "list":

@@ -1,4 +1,4 @@
-"""``cetool check``, ``init``, ``add``, ``drop`` and ``convert``: look over what scripts declare, and change it."""
+"""``cetool check``, ``init``, ``add``, ``drop`` and ``convert``: check and change the blocks of scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cetool create``, ``name``, ``list``, ``remove`` and ``gc``: environments by themselves, and their collection."""
+"""``cetool create``, ``name``, ``remove`` and ``gc``: create, name and remove environments."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def gc(*, given: GcOptions) -> None:
     Without options, the settings `remove-if-unused-for` and `max-size` decide. An environment in use is never removed.
     """
     if given.everything and (given.older_than or given.max_size):
-        raise UsageError("--all takes everything that is not in use: --older-than and --max-size mean nothing with it")
+        raise UsageError("--all excludes --older-than and --max-size")
     if given.packages and (given.everything or given.max_size):
         raise UsageError(
             f"--packages and {'--all' if given.everything else '--max-size'} exclude each other",

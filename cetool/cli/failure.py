@@ -1,4 +1,4 @@
-"""What becomes of an error: one paragraph on standard error, with ``--json`` a document too, and an exit status."""
+"""Prints errors: a paragraph on standard error, JSON with ``--json``, and an exit status."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCHEMA = "cetool.error/1"
 
 
 def tell(error: BaseException) -> int:
-    """Print what went wrong, and return the exit status that says so."""
+    """Print an error and return its exit status."""
     if os.environ.get(TRACEBACK):
         _print("".join(traceback.format_exception(error)).rstrip("\n"))
     if isinstance(error, Interrupted):
@@ -66,7 +66,7 @@ def _scrubbed(value: object) -> object:
 
 
 def as_cetool_error(error: BaseException) -> CetoolError:
-    """Any exception as the error that is printed: one that nothing expected is a defect."""
+    """Turn any exception into the error to print; an unexpected one is a defect."""
     if isinstance(error, CetoolError):
         return error
     if is_clicks(error):
@@ -90,7 +90,7 @@ def as_cetool_error(error: BaseException) -> CetoolError:
 
 
 def _is_foreign(error: BaseException) -> bool:
-    """Whether programs and libraries have words in an error."""
+    """Return whether an error has text from programs or libraries."""
     return isinstance(error, EngineError) or not isinstance(error, CetoolError)
 
 
@@ -103,5 +103,5 @@ def _has_directory() -> bool:
 
 
 def _print(text: str, *, foreign: bool = True) -> None:
-    """Print a paragraph; if it is ``foreign``, programs and libraries have words in it."""
+    """Print a paragraph; ``foreign`` text comes from programs or libraries and may have secrets."""
     write_error(printable_lines(scrub(text) if foreign else text) + "\n")

@@ -1,4 +1,4 @@
-"""``cetool kernel``: kernels for Jupyter whose environments are made when they are first started."""
+"""``cetool kernel``: install Jupyter kernels whose environments are created when they first start."""
 
 from __future__ import annotations
 

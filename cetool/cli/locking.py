@@ -1,4 +1,4 @@
-"""``cetool lock``: writes down exactly which packages a script runs with, for this platform and others."""
+"""``cetool lock``: write the exact packages of scripts to lock files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _VIRTUAL = re.compile(r"(?P<name>__[a-z0-9_]+)(?:==?(?P<version>[A-Za-z0-9_.!+-]
 
 
 class Format(str, Enum):
-    """The formats of lock files by the names that the command line has for them."""
+    """The formats of lock files that ``--format`` takes."""
 
     conda_lock = CONDA_LOCK
     pixi = PIXI
@@ -95,10 +95,10 @@ def lock(
         check=given.check,
     )
     if not scripts:
-        raise UsageError("no script was given", hint="cetool lock SCRIPT")
+        raise UsageError("no script was given", hint="Use `cetool lock SCRIPT`.")
     _refuse_clashes(wish, scripts)
     if given.sha256 is not None and len(scripts) > 1:
-        raise UsageError("--sha256 pins the content of one script")
+        raise UsageError("--sha256 takes one script")
     found = []
     for script in scripts:
         found.append(lock_script(script, wish, world, voice, insecure=given.insecure, sha256=given.sha256))
@@ -109,13 +109,13 @@ def lock(
 
 
 def _more_platforms(named: Sequence[str], words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The platforms and the other words: behind ``--platform`` several may stand, ``--platform linux-64 osx-arm64``."""
+    """Return all platforms and the other words: several may follow ``--platform``, as in ``linux-64 osx-arm64``."""
     more = [word for word in words if named and word in PLATFORMS and not os.path.isfile(word)]
     return [*named, *more], [word for word in words if word not in more]
 
 
 def _told_apart(words: Sequence[str], *, update: bool) -> tuple[list[str], list[str]]:
-    """The scripts and, behind ``--update``, the packages: what is no file, apart from the first that could be one."""
+    """Return the scripts and the packages: after ``--update``, words that are not files, except for the first."""
     if not update:
         return list(words), []
     scripts = [word for word in words if os.path.isfile(word) or "://" in word]
@@ -126,7 +126,7 @@ def _told_apart(words: Sequence[str], *, update: bool) -> tuple[list[str], list[
 def _checked_platforms(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in PLATFORMS:
-            raise UsageError(f"{printable(name)!r} is no platform", hint=nearest(name, PLATFORMS))
+            raise UsageError(f"{printable(name)!r} is not a platform", hint=nearest(name, PLATFORMS))
     return tuple(sorted(set(names)))
 
 
@@ -134,17 +134,17 @@ def _virtual_package(text: str) -> tuple[str, str]:
     found = _VIRTUAL.fullmatch(text.strip().lower())
     if found is None:
         raise UsageError(
-            f"{printable(text)!r} is no virtual package",
-            hint="Write it as __cuda=12.4, __glibc=2.17 or __archspec=x86_64_v3; `__cuda=` says that there is none.",
+            f"{printable(text)!r} is not a virtual package",
+            hint="Write it as __cuda=12.4, __glibc=2.17 or __archspec=x86_64_v3; `__cuda=` means that a machine has none.",
         )
     return found["name"], found["version"] if found["version"] is not None else "0"
 
 
 def _refuse_clashes(wish: LockWish, scripts: Sequence[str]) -> None:
     if wish.embed and (wish.lock_file or wish.format):
-        raise UsageError("--embed puts the lock into the script, so it goes with neither --lock-file nor --format")
+        raise UsageError("--embed excludes --lock-file and --format: it writes the lock into the script")
     if wish.lock_file and len(scripts) > 1:
-        raise UsageError("--lock-file is one file, which holds the lock of one script")
+        raise UsageError("--lock-file takes one script")
 
 
 def _report(locked: Locked, voice: Voice, *, check: bool) -> None:

@@ -1,4 +1,4 @@
-"""``cetool overlay``: overlays that have a name, for interactive use and for several users."""
+"""``cetool overlay``: create and manage overlays that have a name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cetool rerun``, ``verify`` and ``export``: the commands and their options; each imports what it needs."""
+"""``cetool rerun``, ``verify`` and ``export``; each command imports what it needs."""
 
 from __future__ import annotations
 

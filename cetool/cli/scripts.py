@@ -1,4 +1,4 @@
-"""``cetool show`` and ``cetool info``: what cetool understands, and what it would do."""
+"""``cetool show`` and ``cetool info``: show what cetool reads and what it would do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cetool exec``, ``shell`` and ``path``: any program of any package, a shell, and what an editor needs to know."""
+"""``cetool exec``, ``shell`` and ``path``: run programs, open shells and locate environments."""
 
 from __future__ import annotations
 

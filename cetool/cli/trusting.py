@@ -1,4 +1,4 @@
-"""``cetool trust``: which scripts from URLs the user agreed to run, and how such an answer is taken back."""
+"""``cetool trust``: list and forget the scripts from URLs that the user agreed to run."""
 
 from __future__ import annotations
 
