@@ -135,7 +135,7 @@ def _virtual_package(text: str) -> tuple[str, str]:
     if found is None:
         raise UsageError(
             f"{printable(text)!r} is not a virtual package",
-            hint="Write it as __cuda=12.4, __glibc=2.17 or __archspec=x86_64_v3; `__cuda=` means that a machine has none.",
+            hint="Write it as __cuda=12.4, __glibc=2.17 or __archspec=x86_64_v3; `__cuda=` means that there is none.",
         )
     return found["name"], found["version"] if found["version"] is not None else "0"
 
