@@ -68,6 +68,7 @@ CODES = {
     # packages and channels
     "spec-unsatisfiable": "No environment can have all that is asked for.",
     "package-not-found": "No channel has a package that fits.",
+    "package-not-installed": "The environment does not have the package.",
     "package-damaged": "A package, or its unpacked files, are damaged.",
     "channel-not-found": "There is no channel at this place.",
     "channel-unreachable": "The server of a channel does not answer, or answers with an error.",

@@ -100,6 +100,7 @@ _PLACES = {
     },
     "Environments": {
         "list": ("listing", "list_environments"),
+        "tree": ("listing", "tree"),
         "create": ("environments", "create"),
         "path": ("tools", "path"),
         "name": ("environments", "name"),

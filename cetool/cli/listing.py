@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from cetool.app.environments import Listed
 from cetool.app.environments import list_environments as list_all
+from cetool.app.inventory import OVERLAY, Inventory, Item, Need, reached_from, take_inventory
+from cetool.app.targets import Target, find_target
 from cetool.app.world import World
 from cetool.base.durations import as_of, format_age, format_size
 from cetool.base.process import program_name
-from cetool.base.text import counted
+from cetool.base.text import counted, neutral_line
 from cetool.cli import options
 from cetool.cli.options import option
 from cetool.cli.output import print_json
-from cetool.cli.tables import Cell, Column, Items, show_table, table_width
+from cetool.cli.tables import Cell, Column, Items, print_styled, show_table, table_width
 from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.declare.match_specs import spec_name
 from cetool.declare.pypi import PYPI_NAME
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+    from rich.tree import Tree
+
 LIST_SCHEMA = "cetool.list/1"
+PACKAGES_SCHEMA = "cetool.packages/1"
+TREE_SCHEMA = "cetool.tree/1"
 #: Columns below which names, ages and headers are short: of a usual table, and of one with ``-v``.
 NARROW, NARROW_VERBOSE = 80, 120
 
@@ -38,10 +49,25 @@ class ListOptions(options.Group):
     trust_cache_dir: options.TrustCacheDir = False
 
 
+_Target = Annotated[
+    str, typer.Argument(metavar="SCRIPT|NAME", help="A script, or an environment by its name, prefix or overlay.")
+]
+
+
 @options.command
-def list_environments(*, given: ListOptions) -> None:
-    """List all environments, the most recently used first."""
+def list_environments(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="SCRIPT|NAME", help="List the packages in this environment.", show_default=False),
+    ] = None,
+    *,
+    given: ListOptions,
+) -> None:
+    """List environments, or the packages in one."""
     world, voice = options.open_world(given)
+    if target is not None:
+        _list_packages(take_inventory(find_target(target, world, voice), world, voice), as_json=given.as_json)
+        return
     found = list_all(world, voice)
     if given.as_json:
         print_json({"schema": LIST_SCHEMA, "environments": list(map(_document, found))})
@@ -160,3 +186,156 @@ def spec_document(spec: EnvironmentSpec) -> dict[str, object]:
         "locked": shown.is_locked,
         "exclude_newer": shown.exclude_newer,
     }
+
+
+# --- the packages in one ----------------------------------------------------------------------------------------------
+
+
+def _list_packages(found: Inventory, *, as_json: bool) -> None:
+    if as_json:
+        packages = [
+            {
+                "name": item.name,
+                "version": item.version,
+                "build": item.build,
+                "channel": item.channel,
+                "kind": "pypi" if item.is_pypi else "conda",
+                "layer": item.layer,
+                "hidden": item.hidden,
+            }
+            for item in found.items
+        ]
+        print_json({"schema": PACKAGES_SCHEMA, **_target_document(found.target), "packages": packages})
+        return
+    columns = [Column("NAME", style="cyan"), Column("VERSION"), Column("BUILD", rank=2), Column("CHANNEL", rank=1)]
+    rows: list[list[Cell]] = [[item.name, item.version, item.build or "-", _origin(item)] for item in found.items]
+    if found.target.base is not None:
+        columns.append(Column("LAYER"))
+        for row, item in zip(rows, found.items, strict=True):
+            row.append(f"{item.layer}{' (hidden)' if item.hidden else ''}")
+    count, pypi = len(found.items), sum(item.is_pypi for item in found.items)
+    footer = f"{counted(count, 'package')}{f', {pypi} of them from PyPI' if pypi else ''}"
+    show_table(columns, rows, footer=f"{footer}, in {found.target.prefix.name}")
+
+
+def _origin(item: Item) -> Cell:
+    if item.is_pypi:
+        return "PyPI"
+    return "-" if item.channel is None else Items((item.channel,), (item.channel.rpartition("/")[2],))
+
+
+def _target_document(target: Target) -> dict[str, object]:
+    return {
+        "name": target.name,
+        "prefix": str(target.prefix),
+        "base": None if target.base is None else str(target.base),
+    }
+
+
+# --- what requires what -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TreeOptions(options.Group):
+    """The options of ``cetool tree``."""
+
+    invert: Annotated[
+        str | None, option("--invert", metavar="PACKAGE", help="Show the packages that require this one.")
+    ] = None
+    depth: Annotated[int | None, option("--depth", metavar="N", min=0, help="Show this many levels below the top.")] = (
+        None
+    )
+    as_json: options.AsJson = False
+    trust_cache_dir: options.TrustCacheDir = False
+
+
+@options.command
+def tree(target: _Target, *, given: TreeOptions) -> None:
+    """Show which packages in an environment require which."""
+    world, voice = options.open_world(given)
+    found = take_inventory(find_target(target, world, voice), world, voice)
+    roots, needs = found.roots, found.needs
+    if given.invert is not None:
+        roots, needs = tuple(found.find(given.invert)), found.requirers()
+    if given.as_json:
+        print_json(_tree_document(found, roots, inverted=given.invert is not None))
+    elif not roots:
+        voice.result(f"The environment {found.target.name} has no packages.")
+    else:
+        asked = len(roots) if given.invert is not None else found.asked
+        print_styled(*Branches(found, needs, given.depth).grown(roots, asked))
+
+
+def _tree_document(found: Inventory, roots: Sequence[str], *, inverted: bool) -> dict[str, object]:
+    shown = reached_from(roots, found.requirers() if inverted else found.needs)
+    return {
+        "schema": TREE_SCHEMA,
+        **_target_document(found.target),
+        "roots": list(roots),
+        "packages": [
+            {
+                "id": item.key,
+                "name": item.name,
+                "version": item.version,
+                "kind": "pypi" if item.is_pypi else "conda",
+                "layer": item.layer,
+                "requested": item.key in found.roots[: found.asked],
+            }
+            for item in found.items
+            if item.key in shown and not item.hidden
+        ],
+        "requirements": [
+            {"package": key, "requires": need.key, "name": need.name, "spec": need.spec}
+            for key, needs in sorted(found.needs.items())
+            if key in shown
+            for need in needs
+            if not inverted or need.key in shown
+        ],
+    }
+
+
+class Branches:
+    """The trees of an inventory, as rich shows them: a subtree that was shown before is marked ``(*)``."""
+
+    def __init__(self, found: Inventory, needs: Mapping[str, Sequence[Need]], depth: int | None) -> None:
+        self._items = {item.key: item for item in found.items if not item.hidden}
+        self._needs = needs
+        self._depth = depth
+        self._shown: set[str] = set()
+        self._repeated = False
+
+    def grown(self, roots: Sequence[str], asked: int) -> list[RenderableType]:
+        """Return a tree for each root, the first ones emphasized; then what the marks mean."""
+        from rich.text import Text
+        from rich.tree import Tree
+
+        trees: list[RenderableType] = []
+        for number, root in enumerate(roots):
+            branch = Tree("", guide_style="dim")
+            branch.label = self._grow(branch, Need(root, "", ""), 0, style="bold" if number < asked else "")
+            trees.append(branch)
+        return [*trees, Text("(*) shown above", "dim")] if self._repeated else trees
+
+    def _grow(self, branch: Tree, need: Need, level: int, style: str = "") -> Text:
+        """Add what a package requires below its branch, and return the label for the branch."""
+        from rich.text import Text
+
+        if need.key is None:
+            return Text.assemble((neutral_line(need.name), "red"), (_notes("not installed", need.spec), "dim"))
+        item, below = self._items[need.key], self._needs.get(need.key, ())
+        notes = _notes("PyPI" if item.is_pypi else "", "overlay" if item.layer == OVERLAY else "", need.spec)
+        text = Text.assemble((neutral_line(f"{item.name} {item.version}"), style), (neutral_line(notes), "dim"))
+        if below and need.key in self._shown:
+            self._repeated = True
+            return text.append(" (*)", "dim")
+        if below and (self._depth is None or level < self._depth):
+            self._shown.add(need.key)
+            for each in below:
+                child = branch.add("")
+                child.label = self._grow(child, each, level + 1)
+        return text
+
+
+def _notes(*notes: str) -> str:
+    listed = ", ".join(filter(None, notes))
+    return f" ({listed})" if listed else ""

@@ -9,14 +9,20 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cetool.base.text import neutral_line
 from cetool.base.urls import redact
-from cetool.cli.output import is_terminal, print_line
+from cetool.cli.output import is_terminal, print_line, write
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 #: Columns of a table that no terminal shows.
 PIPE_WIDTH = 120
 _GAP = "  "
+#: The widest line that is printed; terminals wrap what is too wide for them.
+_MOST_COLUMNS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +78,26 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, foo
         if footer:
             print_line(footer)
         return
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(file=sys.stdout, highlight=False)
-    styles = [columns[at].style for at in shown]
+    styled = []
     for number, line in enumerate(aligned):
-        text = Text(_GAP).join(
-            Text(part, "bold" if number == 0 else style) for part, style in zip(line, styles, strict=True)
-        )
+        styles = ["bold" if number == 0 else columns[at].style for at in shown]
+        text = Text(_GAP).join(Text(part, style) for part, style in zip(line, styles, strict=True))
         text.rstrip()
-        console.print(text, soft_wrap=True)
-    if footer:
-        console.print(Text(neutral_line(redact(footer)), "dim"), soft_wrap=True)
+        styled.append(text)
+    print_styled(*styled, *([Text(neutral_line(redact(footer)), "dim")] if footer else []))
+
+
+def print_styled(*parts: RenderableType) -> None:
+    """Print what rich renders on standard output, in colours where a terminal shows them; lines are not wrapped."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, highlight=False, width=_MOST_COLUMNS)
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part, soft_wrap=True)
+    write(captured.get())
 
 
 def _neutral(cell: Cell) -> Cell:
@@ -152,12 +165,14 @@ def _text(cell: Cell, width: int, *, cut: bool = True) -> str:
     """Return a cell's text, its items so that they fit into this width; with ``cut``, even if one has to be cut."""
     if isinstance(cell, str):
         return cell
-    found = next((text for form, count in _forms(cell) if _length(text := _joined(cell, form, count)) <= width), None)
-    if found is None:
-        form = cell.short or cell.texts
-        rest = f" +{len(form) - 1}" if len(form) > 1 else ""
-        found = (_cut(form[0], width - len(rest)) if cut else form[0]) + rest if form else ""
-    return f"{found} {cell.note}" if cell.note and _length(f"{found} {cell.note}") <= width else found
+    rooms = [width - len(cell.note) - 1, width] if cell.note else [width]
+    for room in rooms:
+        for form, count in _forms(cell):
+            if _length(text := _joined(cell, form, count)) <= room:
+                return f"{text} {cell.note}" if room < width else text
+    form = cell.short or cell.texts
+    rest = f" +{len(form) - 1}" if len(form) > 1 else ""
+    return ((_cut(form[0], width - len(rest)) if cut else form[0]) + rest) if form else ""
 
 
 def _forms(cell: Items) -> list[tuple[tuple[str, ...], int]]:

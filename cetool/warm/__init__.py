@@ -31,21 +31,8 @@ if TYPE_CHECKING:
 #: cetool's commands: a first word that is none of them is a script.
 COMMANDS = (
     *("run", "exec", "rerun", "shell", "create", "name", "path", "list", "show", "init", "add", "drop", "remove-dep"),
-    *(
-        "convert",
-        "check",
-        "lock",
-        "upgrade",
-        "export",
-        "gc",
-        "verify",
-        "remove",
-        "trust",
-        "kernel",
-        "config",
-        "overlay",
-    ),
-    *("baseline", "info", "help"),
+    *("convert", "check", "lock", "export", "gc", "verify", "remove", "trust", "kernel", "config", "overlay"),
+    *("baseline", "info", "help", "tree", "upgrade"),
 )
 #: The first field of every record; another number for each change of what follows.
 MAGIC = b"cetool launch 4"
