@@ -104,7 +104,7 @@ def test_every_command_shows_its_page(settled: Home) -> None:
         ("overlay crate x", "unknown command 'crate'", "Did you mean 'create' or 'activate'?"),
         ("show", "SCRIPT is missing", "Usage: cetool show [OPTIONS] SCRIPT"),
         ("convert a.py", "--to is missing", "Usage: cetool convert [OPTIONS] --to DIALECT SCRIPT"),
-        ("list x", "unexpected argument: x", "`cetool list --help` shows all options."),
+        ("gc x", "unexpected argument: x", "`cetool gc --help` shows all options."),
         ("gc --older-than", "--older-than needs a value", ""),
         ("lock --format x a.py", "--format: 'x' is not one of 'conda-lock', 'pixi'", "`cetool lock --help`"),
         ("run -v -q a.py", "--verbose and --quiet exclude each other", ""),
