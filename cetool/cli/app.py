@@ -1,10 +1,9 @@
-"""cetool's command line: the commands by topic, their completion in shells, and errors as JSON."""
+"""cetool's command line: the commands by topic, and errors as JSON."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Annotated
 
@@ -13,60 +12,10 @@ import typer
 from cetool import __version__
 from cetool.base.errors import UsageError
 from cetool.base.text import nearest, printable
+from cetool.cli.completing import OPTIONS, handle_option, read_command, variable
 from cetool.cli.output import print_line
 from cetool.cli.parameters import Commands
 from cetool.warm import COMMANDS
-
-OPTIONS = ("--install-completion", "--show-completion")
-SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
-#: If set, Typer takes the name of the shell from the option's value and does not detect it.
-_BY_NAME = "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"
-
-
-def with_shell(words: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    """Add the name of the shell to the words if they start with an option for completion.
-
-    The shell is the one named (``--install-completion zsh``), else the parent process, else ``SHELL``, else the login
-    shell: under cron, ``nohup`` or in an IDE no parent process is a shell, which is all that Typer looks for. Raises
-    UsageError if none of these is a shell that can complete.
-    """
-    if not words or words[0].partition("=")[0] not in OPTIONS:
-        return list(words)
-    option, _, shell = words[0].partition("=")
-    rest = list(words[1:])
-    if not shell and rest and not rest[0].startswith("-"):
-        shell = rest.pop(0)
-    if not shell:
-        found = (_parent(), environ.get("SHELL", ""), _login_shell())
-        shell = next((name for each in found if (name := os.path.basename(each)) in SHELLS), "")
-    if shell not in SHELLS:
-        problem = f"{shell!r} is not a shell that completion works in" if shell else "your shell was not detected"
-        raise UsageError(problem, hint=f"Name it: `cetool {option} bash` (or {', '.join(SHELLS[1:])}).")
-    os.environ[_BY_NAME] = "1"
-    return [option, shell, *rest]
-
-
-def _login_shell() -> str:
-    """Return the login shell in the password database; empty if there is none."""
-    if sys.platform == "win32":
-        return ""
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_shell
-    except KeyError:
-        return ""
-
-
-def _parent() -> str:
-    """Return the shell among the parent processes; empty if there is none."""
-    import shellingham  # type: ignore[import-untyped]
-
-    try:
-        return str(shellingham.detect_shell()[0])
-    except (shellingham.ShellDetectionFailure, OSError):
-        return ""
-
 
 #: Options of cetool itself; others in front of a script are those of ``run``.
 _OWN_OPTIONS = ("--help", "--version", "-V", *OPTIONS)
@@ -190,9 +139,13 @@ def _takes_json(error: Exception, words: list[str]) -> bool:
 
 def run_app(arguments: list[str]) -> int:
     """Run a command line and return its exit status. Raises CetoolError."""
-    words = with_shell(with_command(arguments), os.environ)
-    # completion has no words yet and needs all commands
-    named = words[:1] if words and words[0] in COMMANDS and "_CETOOL_COMPLETE" not in os.environ else COMMANDS
+    if handle_option(arguments, "cetool", os.environ):
+        return 0
+    words = with_command(arguments)
+    if variable("cetool") in os.environ:
+        named = read_command()
+    else:
+        named = (words[0],) if words and words[0] in COMMANDS else COMMANDS
     asked: dict[str, bool] = {}  # filled by options.AsJson
     try:
         result = make_app(*named)(words, prog_name="cetool", standalone_mode=False, obj=asked)

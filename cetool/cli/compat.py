@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -44,6 +45,10 @@ class Parser(argparse.ArgumentParser):
 
 def execute(arguments: Sequence[str]) -> NoReturn:
     """Run ``conda-execute`` with these arguments. Raises CetoolError; does not return."""
+    if "_CONDA_EXECUTE_COMPLETE" in os.environ:
+        from cetool.cli.completing import complete_parser  # imports Typer
+
+        complete_parser(execute_parser(), "conda-execute")
     asked = execute_parser().parse_args(arguments)
     verbosity = "verbose" if asked.verbose else "quiet" if asked.quiet else None
     world, voice = start({"verbosity": verbosity, "trust": "always" if asked.yes else None})

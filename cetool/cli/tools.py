@@ -13,7 +13,7 @@ from cetool.app import tools
 from cetool.app.decision import Wish
 from cetool.app.world import World
 from cetool.cli import options
-from cetool.cli.app import with_shell
+from cetool.cli.completing import handle_option
 from cetool.cli.options import option
 from cetool.cli.output import print_data, print_json
 from cetool.cli.run import CONTEXT
@@ -79,7 +79,9 @@ def cex_app() -> typer.Typer:
 
 def cex(words: Sequence[str]) -> int:
     """Run ``cex`` with these arguments and return the exit status, unless it becomes the tool. Raises CetoolError."""
-    result = cex_app()(with_shell(words, os.environ), prog_name="cex", standalone_mode=False)
+    if handle_option(words, "cex", os.environ):
+        return 0
+    result = cex_app()(words, prog_name="cex", standalone_mode=False)
     return result if isinstance(result, int) else 0
 
 

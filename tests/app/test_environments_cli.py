@@ -238,22 +238,6 @@ def test_version_and_help(settled: Home) -> None:
     for words in (("--help",), ("-h",), ("run", "--help"), ("gc", "-h"), ("config", "--help")):
         done = settled.cetool(*words)
         assert (done.returncode, done.stderr) == (0, "") and "Usage: cetool" in done.stdout
-    for shell in ("bash", "zsh", "fish"):
-        done = settled.cetool("--show-completion", shell)
-        assert (done.returncode, done.stderr) == (0, "") and "_CETOOL_COMPLETE" in done.stdout
-    done = settled.cetool("--install-completion", "csh")
-    assert (done.returncode, "'csh' is not a shell that completion works in" in done.stderr) == (2, True)
-
-
-def test_the_shell_of_completion_is_known_without_a_parent_that_is_one(settled: Home) -> None:
-    """Under ``nohup`` or cron no parent process is a shell."""
-    orphan = (
-        "import os, sys, time\nparent = os.getpid()\nif os.fork(): os._exit(0)\n"
-        "while os.getppid() == parent: time.sleep(0.01)\n"
-        "os.execv(sys.executable, [sys.executable, '-m', 'cetool', '--show-completion'])"
-    )
-    done = settled.run(sys.executable, "-c", orphan, env={"SHELL": "/usr/bin/zsh"})
-    assert "#compdef cetool" in done.stdout, done.stderr
 
 
 def test_remove_by_name_prefix_and_script(home: Home) -> None:
