@@ -13,7 +13,7 @@ from cetool.app.background import be_nice
 from cetool.app.baseline_news import BaselineStatus, baseline_status, check_baselines
 from cetool.app.exporting import EXPLICIT, fitting_format, packages_of, write_output, written_baseline
 from cetool.base.urls import redact
-from cetool.cli import options
+from cetool.cli import completing, options
 from cetool.cli.options import option
 from cetool.cli.output import print_data, print_json, print_line
 from cetool.cli.voice import start
@@ -47,7 +47,12 @@ class CreateOptions(options.Group):
 @app.command("create")
 @options.command
 def create(
-    target: Annotated[str, typer.Argument(metavar="PREFIX|NAME", help="The prefix or name of an environment.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="PREFIX|NAME", autocompletion=completing.environments, help="The prefix or name of an environment."
+        ),
+    ],
     *,
     given: CreateOptions,
 ) -> None:

@@ -32,6 +32,12 @@ OPTIONS = ("--install-completion", "--show-completion")
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 #: The programs that are completed.
 PROGRAMS = ("cetool", "cex", "conda-execute")
+#: zsh loads the file of a function at the first Tab, and calls it: without this, only the second one completes.
+_FIRST_TAB = """
+if [ "$funcstack[1]" = "_{1}" ]; then
+  _{0}_completion "$@"
+fi
+"""
 #: The most values that are offered: a shell shows them all at once.
 _MOST = 200
 
@@ -50,7 +56,7 @@ def handle_option(words: Sequence[str], program: str, environ: Mapping[str, str]
         return False
     from typer.completion import get_completion_script, install  # type: ignore[attr-defined]  # few ask for it
 
-    option, _, shell = words[0].partition("=")
+    asked, _, shell = words[0].partition("=")
     if not shell and words[1:] and not words[1].startswith("-"):
         shell = words[1]
     if not shell:
@@ -58,12 +64,16 @@ def handle_option(words: Sequence[str], program: str, environ: Mapping[str, str]
         shell = next((name for each in found if (name := os.path.basename(each)) in SHELLS), "")
     if shell not in SHELLS:
         problem = f"completion does not support the shell {shell!r}" if shell else "the shell is unknown"
-        raise UsageError(problem, hint=f"Name a shell: `{program} {option} bash` (or {', '.join(SHELLS[1:])}).")
-    if option == "--show-completion":
-        print_line(get_completion_script(prog_name=program, complete_var=variable(program), shell=shell))
+        raise UsageError(problem, hint=f"Name a shell: `{program} {asked} bash` (or {', '.join(SHELLS[1:])}).")
+    if asked == "--show-completion":
+        script = get_completion_script(prog_name=program, complete_var=variable(program), shell=shell)
+        print_line(script + (_FIRST_TAB.format(program.replace("-", "_"), program) if shell == "zsh" else ""))
         return True
     for name in PROGRAMS:
         _, path = install(shell=shell, prog_name=name, complete_var=variable(name))
+        if shell == "zsh":
+            with path.open("a", encoding="utf-8") as file:
+                file.write(_FIRST_TAB.format(name.replace("-", "_"), name))
     print_line(f"Installed {shell} completion in {path.parent}; new shells complete {', '.join(PROGRAMS)}", error=True)
     return True
 
@@ -207,6 +217,15 @@ def overlays() -> Iterable[tuple[str, str]]:
     world = load_world()
     for recipe in Overlays(world.paths, world.settings.overlays_dir).named():
         yield recipe.name, f"over {printable(str(recipe.base))}"
+
+
+@_completes
+def bases() -> Iterable[tuple[str, str]]:
+    """Complete the names of the conda environments that overlays can lie over."""
+    from cetool.overlays.base import environments_by_name
+
+    for name, prefix in environments_by_name(os.environ, load_settings(os.environ).condarc).items():
+        yield name, printable(str(prefix))
 
 
 @_completes

@@ -15,7 +15,7 @@ from cetool.app.decision import BaselineOptions, Wish
 from cetool.app.environments import decide_specs
 from cetool.base.durations import format_duration, format_size, parse_duration, parse_size
 from cetool.base.errors import EXIT_FAILURE, CetoolError, UsageError
-from cetool.cli import options
+from cetool.cli import completing, options
 from cetool.cli.options import option
 from cetool.cli.output import print_data, print_json
 from cetool.cli.voice import Voice
@@ -97,7 +97,12 @@ class RemoveOptions(options.Output):
 
 @options.command
 def remove(
-    targets: Annotated[list[str], typer.Argument(metavar="NAME|PREFIX|SCRIPT", help="The environments to remove.")],
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME|PREFIX|SCRIPT", autocompletion=completing.environments, help="The environments to remove."
+        ),
+    ],
     *,
     given: RemoveOptions,
 ) -> None:

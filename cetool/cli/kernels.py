@@ -12,7 +12,7 @@ import typer
 from cetool.app import kernels
 from cetool.app.kernels import ListedKernel
 from cetool.base.errors import UsageError
-from cetool.cli import options
+from cetool.cli import completing, options
 from cetool.cli.options import option
 from cetool.cli.output import print_json, print_table
 from cetool.declare.source import is_url
@@ -137,7 +137,11 @@ class RemoveOptions(options.Group):
 @app.command("remove")
 @options.command
 def remove(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="The names of kernels.")], *, given: RemoveOptions
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME", autocompletion=completing.kernels, help="The names of kernels.")
+    ],
+    *,
+    given: RemoveOptions,
 ) -> None:
     """Remove kernels that cetool installed.
 

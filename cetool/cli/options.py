@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cetool.app.decision import LockChoice
+from cetool.cli import completing
 from cetool.cli.parameters import Commands as Commands
 from cetool.cli.parameters import Group as Group
 from cetool.cli.parameters import command as command
@@ -194,7 +195,13 @@ Insecure = Annotated[bool, option("--insecure", help="Allow scripts and baseline
 
 Base = Annotated[
     str | None,
-    option("--base", metavar="PREFIX|NAME", help="Run in this environment without changing it.", panel=OVERLAY),
+    option(
+        "--base",
+        metavar="PREFIX|NAME",
+        help="Run in this environment without changing it.",
+        panel=OVERLAY,
+        complete=completing.bases,
+    ),
 ]
 Overlay = Annotated[
     list[str] | None,

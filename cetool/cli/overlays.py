@@ -17,7 +17,7 @@ from cetool.app.overlays import Additions, FoundOverlay
 from cetool.base.durations import format_duration, format_size
 from cetool.base.errors import UsageError
 from cetool.base.urls import redact
-from cetool.cli import options
+from cetool.cli import completing, options
 from cetool.cli.options import option
 from cetool.cli.output import print_data, print_json, print_line, print_table
 from cetool.cli.reproducing import Format
@@ -31,9 +31,16 @@ DIFF_SCHEMA = "cetool.overlay-diff/1"
 
 app = options.Commands("overlay", help="Manage packages laid over read-only environments.")
 
-_Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of the overlay.")]
+_Name = Annotated[
+    str, typer.Argument(metavar="NAME", autocompletion=completing.overlays, help="The name of the overlay.")
+]
 Which = Annotated[
-    str, typer.Argument(metavar="NAME|SCRIPT", help="The name of an overlay, or a script that declares one.")
+    str,
+    typer.Argument(
+        metavar="NAME|SCRIPT",
+        autocompletion=completing.overlays,
+        help="The name of an overlay, or a script that declares one.",
+    ),
 ]
 _Requirements = Annotated[
     list[str] | None,
@@ -256,7 +263,11 @@ class RemoveOptions(options.Output, options.Overlays):
 @app.command()
 @options.command
 def remove(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="The overlays to remove.")], *, given: RemoveOptions
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME", autocompletion=completing.overlays, help="The overlays to remove.")
+    ],
+    *,
+    given: RemoveOptions,
 ) -> None:
     """Remove overlays that are not in use.
 

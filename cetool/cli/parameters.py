@@ -63,10 +63,15 @@ def option(
     setting: str | None = None,
     value: object = None,
     known: Sequence[str] = (),
+    complete: Callable[..., Any] | None = None,
     **more: Any,
 ) -> Option:
-    """Declare an option; :class:`Option` explains the parameters."""
-    complete = (lambda incomplete: [each for each in known if each.startswith(incomplete)]) if known else None
+    """Declare an option; :class:`Option` explains the parameters.
+
+    ``complete`` finds the values that a shell completes where they are not known beforehand.
+    """
+    if known:
+        complete = lambda incomplete: [each for each in known if each.startswith(incomplete)]  # noqa: E731
     described = {"help": help, "rich_help_panel": panel, "autocompletion": complete}
     return Option(flags, setting=setting, value=value, known=known, **described, **more)
 

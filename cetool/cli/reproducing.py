@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cetool.base.text import printable
-from cetool.cli import options
+from cetool.cli import completing, options
 from cetool.cli.options import option
 from cetool.cli.output import print_data, print_json, print_line
 from cetool.cli.voice import Voice
@@ -81,7 +81,10 @@ def verify(
     targets: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="NAME|PREFIX|SCRIPT", help="The environments to check; all if none is given.", show_default=False
+            metavar="NAME|PREFIX|SCRIPT",
+            autocompletion=completing.environments,
+            help="The environments to check; all if none is given.",
+            show_default=False,
         ),
     ] = None,
     *,
@@ -205,7 +208,12 @@ class ExportOptions(options.Output):
 @options.command
 def export(
     target: Annotated[
-        str, typer.Argument(metavar="SCRIPT|NAME|PREFIX", help="A script, or the name or prefix of an environment.")
+        str,
+        typer.Argument(
+            metavar="SCRIPT|NAME|PREFIX",
+            autocompletion=completing.environments,
+            help="A script, or the name or prefix of an environment.",
+        ),
     ],
     *,
     given: ExportOptions,

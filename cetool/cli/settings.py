@@ -12,7 +12,7 @@ import typer
 
 from cetool.base.errors import ConfigError, UsageError
 from cetool.base.urls import redact
-from cetool.cli import options
+from cetool.cli import completing, options
 from cetool.cli.output import is_terminal, print_data, print_json, print_line, print_table
 from cetool.settings.file import read_config_file, remove_setting, write_setting
 from cetool.settings.paths import config_file_path
@@ -23,7 +23,12 @@ SCHEMA = "cetool.config/1"
 
 app = options.Commands("config", help="Show and change settings.")
 
-_Key = Annotated[str, typer.Argument(metavar="KEY", help="A setting, such as max-size.", show_default=False)]
+_Key = Annotated[
+    str,
+    typer.Argument(
+        metavar="KEY", autocompletion=completing.settings, help="A setting, such as max-size.", show_default=False
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,12 @@ def get_setting(key: _Key) -> None:
 @app.command("set")
 def set_setting(
     key: _Key,
-    values: Annotated[list[str], typer.Argument(metavar="VALUE", help="The value; `channels` takes several.")],
+    values: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="VALUE", autocompletion=completing.setting_values, help="The value; `channels` takes several."
+        ),
+    ],
 ) -> None:
     """Set a value in the configuration file.
 

@@ -13,7 +13,7 @@ from cetool.app.asking import trusted_by
 from cetool.base.durations import format_duration
 from cetool.base.errors import UsageError
 from cetool.base.text import printable
-from cetool.cli import options
+from cetool.cli import completing, options
 from cetool.cli.options import option
 from cetool.cli.output import print_json, print_table
 from cetool.cli.voice import Voice
@@ -69,7 +69,10 @@ def forget(
     which: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="DIGEST|URL", help="The SHA-256 digest (six digits are enough) or URL.", show_default=False
+            metavar="DIGEST|URL",
+            autocompletion=completing.trusted,
+            help="The SHA-256 digest (six digits are enough) or URL.",
+            show_default=False,
         ),
     ] = None,
     *,

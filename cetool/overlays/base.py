@@ -179,7 +179,7 @@ def find_base(name: str, environ: Mapping[str, str], condarc: Condarc, roots: It
     installations = [root for root in dict.fromkeys(roots) if (root / "conda-meta").is_dir()]
     if name in ("base", "root") and installations:
         return installations[0]
-    known = _known(environ, condarc, installations)
+    known = environments_by_name(environ, condarc, installations)
     if name in known:
         return known[name]
     import difflib
@@ -197,8 +197,10 @@ def _is_environment(prefix: Path) -> bool:
     return (prefix / "conda-meta").is_dir() or python_of(prefix).exists()
 
 
-def _known(environ: Mapping[str, str], condarc: Condarc, installations: Iterable[Path]) -> dict[str, Path]:
-    """The environments that conda knows by name."""
+def environments_by_name(
+    environ: Mapping[str, str], condarc: Condarc, installations: Iterable[Path] = ()
+) -> dict[str, Path]:
+    """Return the environments that conda knows by name."""
     home = environ.get("HOME") or environ.get("USERPROFILE") or ""
     folders = (environ.get("CONDA_ENVS_DIRS") or environ.get("CONDA_ENVS_PATH") or "").split(os.pathsep)
     folders += [*condarc.envs_dirs, *(str(root / "envs") for root in installations)]

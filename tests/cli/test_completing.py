@@ -16,6 +16,7 @@ from support.terminal import converse
 
 from cetool.store.keyed import Trusted, TrustStore
 
+CONFIG = ["list", "get", "set", "unset", "path"]
 SHELLS = ("bash", "zsh", "fish")
 DIGEST = "0123456789abcdef" * 4
 SCRIPT = "# conda execute\n# env: [activated]\n# run_with: sh\necho\n"
@@ -32,6 +33,8 @@ def known(local_channel: Channel, tmp_path_factory: pytest.TempPathFactory) -> I
     assert home.cetool("kernel", "install", script, "--name", "arrays", "--language", "bash").returncode == 0
     answers = TrustStore(Path(home.env["XDG_DATA_HOME"]) / "cetool" / "trust")
     answers.add(Trusted(DIGEST, "https://example.org/script.sh", 0.0, "--yes"))
+    (home.path / ".conda" / "envs" / "laboratory" / "conda-meta").mkdir(parents=True)
+    home.write(".zshrc", "PROMPT='ready> '\n")
     for shell in SHELLS:
         assert home.cetool("--install-completion", shell).returncode == 0
     yield home
@@ -71,7 +74,7 @@ def environment(home: Home) -> str:
     [
         ("cetool ru", ["run"]),
         ("cetool help ru", ["run"]),
-        ("cetool config ", ["list", "get", "set", "unset"]),
+        ("cetool config ", CONFIG),
         ("cetool run --engine m", ["mamba", "micromamba"]),
         ("cetool script.sh --off", ["--offline"]),
         ("cetool -v script.sh --off", ["--offline"]),
@@ -86,6 +89,7 @@ def environment(home: Home) -> str:
         ("cetool overlay show n", ["newer"]),
         ("cetool overlay remove n", ["newer"]),
         ("cetool kernel remove a", ["arrays"]),
+        ("cetool run --base la", ["laboratory"]),
         ("cex --offl", ["--offline"]),
         ("cex --engine ra", ["rattler"]),
         ("conda-execute --ver", ["--verbose"]),
@@ -96,7 +100,7 @@ def test_shells_complete_commands_options_and_values(known: Home, shell: str, li
 
 
 @pytest.mark.parametrize("shell", ["bash", "fish"])
-@pytest.mark.parametrize("command", ["remove", "verify", "export", "baseline create", "run --base"])
+@pytest.mark.parametrize("command", ["remove", "verify", "export", "baseline create"])
 def test_shells_complete_names_of_environments(known: Home, shell: str, command: str) -> None:
     name = environment(known)
     assert complete(known, f"cetool {command} {name[:3]}", shell) == [name]
@@ -117,9 +121,8 @@ def test_shells_complete_files_where_no_value_is_known(known: Home, shell: str) 
 def test_zsh_completes_on_tab(known: Home) -> None:
     if shutil.which("zsh") is None:
         pytest.skip("there is no zsh")
-    typed = "cetool config set engine microm\t\tconda-execute --vers\b\t-h\nexit\n"
     typed = "cetool help conver\t\ncetool config get pip-\t\ncex --engine microm\t --help\nexit\n"
-    _, shown = converse(known, ["zsh", "-i"], typed.split("\n")[:-1], prompt="%", env={"TERM": "vt100", "PS1": "% "})
+    _, shown = converse(known, ["zsh", "-i"], typed.split("\n")[:-1], prompt="ready> ", env={"TERM": "vt100", "NO_COLOR": "1"})
     assert "Usage: cetool convert" in shown
     assert "\nauto\n" in shown.replace("\r", "")  # the value of pip-installer
     assert "Usage: cex" in shown
