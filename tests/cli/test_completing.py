@@ -122,7 +122,9 @@ def test_zsh_completes_on_tab(known: Home) -> None:
     if shutil.which("zsh") is None:
         pytest.skip("there is no zsh")
     typed = "cetool help conver\t\ncetool config get pip-\t\ncex --engine microm\t --help\nexit\n"
-    _, shown = converse(known, ["zsh", "-i"], typed.split("\n")[:-1], prompt="ready> ", env={"TERM": "vt100", "NO_COLOR": "1"})
+    _, shown = converse(
+        known, ["zsh", "-i"], typed.split("\n")[:-1], prompt="ready> ", env={"TERM": "vt100", "NO_COLOR": "1"}
+    )
     assert "Usage: cetool convert" in shown
     assert "\nauto\n" in shown.replace("\r", "")  # the value of pip-installer
     assert "Usage: cex" in shown
