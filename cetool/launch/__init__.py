@@ -1,1 +1,1 @@
-"""How a script becomes a process."""
+"""Start a script's process in its environment."""

@@ -1,4 +1,4 @@
-"""The variables that an environment sets, with those of an overlay, and what a process in it gets."""
+"""Read the variables that an environment and its overlay set, and apply them to a process's environment."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from cetool.base.values import Value
 from cetool.declare.blocks import CONDA_EXECUTE
 from cetool.warm.environ import OVERLAY_GUARD, activated, path_dirs, read_variables, scripts_in, variable_files
 
-#: The variable that holds the environment's prefix for a script with a ``# conda execute`` block.
+#: Holds the environment's prefix for a script with a ``# conda execute`` block.
 PREFIX = "PREFIX"
-#: Keeps a python from adding the user's own site-packages (``~/.local/lib/python3.X/site-packages``).
+#: Keeps Python from adding the user's own site-packages (``~/.local/lib/python3.X/site-packages``).
 NO_USER_SITE = "PYTHONNOUSERSITE"
 
 
 class Activation(Value):
-    """What ``conda activate`` would do for an environment, apart from the shell it is called in.
+    """What ``conda activate`` would do for an environment, whatever the shell.
 
-    It holds until the environment changes, which it never does: it can be written down for the next run.
+    It stays valid until the environment changes, which it never does, so it can be stored for the next run.
     """
 
     prefix: Path
@@ -28,18 +28,17 @@ class Activation(Value):
     set: tuple[tuple[str, str], ...] = ()
     #: Absolute paths of the files in ``etc/conda/activate.d`` to source, in order.
     scripts: tuple[str, ...] = ()
-    #: The directories that come first on the PATH.
+    #: Directories to put first on the PATH.
     path: tuple[str, ...] = ()
 
 
 def variables_of(
     declared: tuple[tuple[str, str], ...], dialect: str | None, prefix: str | os.PathLike[str]
 ) -> dict[str, str]:
-    """The variables of a script's spec, with those that its dialect sets.
+    """Return the variables of a script's specification, with those that its dialect sets.
 
-    conda-execute set PREFIX to the environment's prefix, and its scripts rely on that: without it, a shell makes
-    ``/lib`` of ``$PREFIX/lib``. A script that declares PREFIX itself gets what it declares; in the other dialects the
-    caller's PREFIX stays.
+    conda-execute set PREFIX to the environment's prefix, and its scripts rely on that: without it, a shell turns
+    ``$PREFIX/lib`` into ``/lib``. A declared PREFIX takes precedence; in the other dialects the caller's PREFIX stays.
     """
     variables = dict(declared)
     if dialect == CONDA_EXECUTE:
@@ -48,20 +47,20 @@ def variables_of(
 
 
 def read_activation(prefix: Path, variables: Mapping[str, str], *, user_site: bool = False) -> Activation:
-    """The activation of the environment at ``prefix`` (an absolute path), ``variables`` being those of its spec.
+    """Return the activation of the environment at ``prefix`` (an absolute path); ``variables`` come from its
+    specification.
 
-    Unless ``user_site``, a python in it is not to import what ``pip install --user`` put into the home directory in
-    place of the environment's packages. Later ones win: that, the packages' (``etc/conda/env_vars.d``), conda's own
-    (``conda-meta/state``), the spec's. Raises StoreError where one of the files is damaged, or where the prefix's path
-    cannot be an entry of PATH.
+    Unless ``user_site`` is true, Python does not import packages that ``pip install --user`` installed. Sources of
+    variables, in increasing precedence: that one, packages (``etc/conda/env_vars.d``), conda (``conda-meta/state``),
+    the specification. Raises StoreError if one of the files is damaged, or if the prefix cannot be an entry of PATH.
     """
     text = os.fspath(prefix)
     if os.pathsep in text:
         raise StoreError(
-            f"the environment's path has a {os.pathsep!r} in it, which separates the entries of PATH",
+            f"the environment's path contains {os.pathsep!r}, which separates entries of PATH",
             code="environment-damaged",
             where=Location(text),
-            hint="Choose another cache directory (CETOOL_CACHE_DIR, or the setting env-dir).",
+            hint="Choose another directory with CETOOL_CACHE_DIR or the setting env-dir.",
         )
     merged: dict[str, str | None] = {} if user_site else {NO_USER_SITE: "1"}
     for file in variable_files(text):
@@ -69,10 +68,10 @@ def read_activation(prefix: Path, variables: Mapping[str, str], *, user_site: bo
             merged.update(read_variables(file))
         except (OSError, ValueError) as error:
             raise StoreError(
-                f"the variables of this environment cannot be read: {error}",
+                f"cannot read the variables of this environment: {error}",
                 code="environment-damaged",
                 where=Location(file),
-                hint="Make the environment anew with --refresh.",
+                hint="Re-create the environment with --refresh.",
             ) from error
     merged.update(variables)
     merged.pop("PATH", None)
@@ -85,15 +84,15 @@ def read_activation(prefix: Path, variables: Mapping[str, str], *, user_site: bo
 
 
 def unactivated_environ(activation: Activation, base: Mapping[str, str]) -> dict[str, str]:
-    """The caller's environment for a program that runs without activation: isolated from the user's packages alone."""
+    """Return the caller's environment for a program without activation: only isolated from the user's site-packages."""
     return {**base, **{name: value for name, value in activation.set if name == NO_USER_SITE}}
 
 
 def activated_environ(activation: Activation, base: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The environment for a program in this environment, and the steps a shell takes before it starts the program.
+    """Return the environment for a program in this environment, and the steps that a shell takes before it.
 
-    ``base`` is the caller's environment (:func:`cetool.warm.environ.caller_environ`); nothing of an outer conda or
-    virtual environment stays in it. See :func:`cetool.warm.environ.activated` for what a step is.
+    ``base`` is the caller's environment (:func:`cetool.warm.environ.caller_environ`); variables of an outer conda or
+    virtual environment are removed. See :func:`cetool.warm.environ.activated` for the steps.
     """
     return activated(os.fspath(activation.prefix), activation.path, activation.set, activation.scripts, base)
 
@@ -102,11 +101,11 @@ _NEEDED = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 
 
 def read_overlay_activation(base: Path, overlay: Path, variables: Mapping[str, str], *, user_site: bool) -> Activation:
-    """The activation of the environment at ``base`` with what lies over it, ``variables`` being those of its spec.
+    """Return the activation of the environment at ``base`` with its overlay; ``variables`` come from its specification.
 
-    The prefix that is active is the base's; the overlay's programs come before the base's, and PYTHONPATH leads the
-    base's python, and no other, to the overlay's packages. Scripts of the overlay's own conda packages are sourced
-    after the base's, with their own prefix for CONDA_PREFIX. Raises StoreError as :func:`read_activation`.
+    The active prefix is the base's. The overlay's programs come before the base's, and PYTHONPATH leads the base's
+    Python, and no other, to the overlay's packages. Activation scripts of conda packages in the overlay are sourced
+    after the base's, with CONDA_PREFIX set to the overlay. Raises StoreError like :func:`read_activation`.
     """
     below = read_activation(base, {}, user_site=user_site)
     above = read_activation(overlay, variables, user_site=True)
@@ -124,7 +123,7 @@ def read_overlay_activation(base: Path, overlay: Path, variables: Mapping[str, s
 
 
 def overlaid_environ(activation: Activation, base: Mapping[str, str]) -> dict[str, str]:
-    """The caller's environment with no more than what the overlay needs to be seen: for a run without activation."""
+    """Return the caller's environment for a run without activation, with only what the overlay needs to be found."""
     own = dict(activation.set)
     needed: dict[str, str] = {name: own[name] for name in (*_NEEDED, NO_USER_SITE) if name in own}
     if "PYTHONPATH" in needed and base.get("PYTHONPATH"):
@@ -133,6 +132,6 @@ def overlaid_environ(activation: Activation, base: Mapping[str, str]) -> dict[st
 
 
 def _writes_byte_code(base: Path) -> bool:
-    """Whether a python of this user's would write its byte code into the base: root's would, and its owner's."""
+    """Return whether Python, run by this user, would write byte code into the base: true for root and its owner."""
     places = [*base.glob("lib/python*"), base / "Lib"]
     return any(place.is_dir() and os.access(place, os.W_OK) for place in places)

@@ -1,5 +1,6 @@
-"""Commands as children of cetool: run, waited for and captured, in such a way that signals reach them as if cetool
-were not there.
+"""Run commands as children of cetool, wait for them and capture their output.
+
+Signals reach them as if cetool were not there.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from cetool.launch.process import Command, launch_error, run_on_windows, shell_i
 from cetool.warm.environ import ON_WINDOWS
 from cetool.warm.handover import IGNORED_BY_PYTHON, find_shell, flush_streams, sourcing_argv
 
-#: Signals that somebody sends to cetool and means for the program that it waits for.
+#: Signals that other processes send to cetool and mean for the program that it waits for.
 _FORWARDED = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM")
-#: Signals that a terminal sends to every process in the foreground: the program has them already.
+#: Signals that a terminal sends to all processes in the foreground: the program gets them without cetool.
 _SHARED = ("SIGINT", "SIGQUIT")
 
 
 def spawn_and_wait(command: Command, consent: Consent, *, keep: Sequence[int] = ()) -> int:
-    """Run the command as a child and wait: its exit status, or the negative number of the signal it died of.
+    """Run the command as a child and wait: return its exit status, or the negative number of the signal that ended it.
 
-    The child is in cetool's own process group, so the terminal treats both as one job. What the terminal sends to the
-    group cetool leaves to the child; what is sent to cetool alone it passes on. Raises as :func:`exec_command` does.
+    The child is in cetool's process group, so the terminal treats both as one job. The child handles signals that the
+    terminal sends to the group; cetool passes on those that only it gets. Raises like :func:`exec_command`.
     """
     if ON_WINDOWS:
         return run_on_windows(command)[0]
@@ -40,7 +41,7 @@ def spawn_and_wait(command: Command, consent: Consent, *, keep: Sequence[int] = 
 
 
 def capture_output(command: Command, consent: Consent, *, keep: Sequence[int] = ()) -> tuple[int, bytes]:
-    """Run the command as :func:`spawn_and_wait` does, its standard input empty: its status, and its standard output."""
+    """Run the command like :func:`spawn_and_wait`, without standard input; return its status and standard output."""
     if ON_WINDOWS:
         return run_on_windows(command, capture=True)
     program, argv = shell_if_needed(command)
@@ -50,36 +51,36 @@ def capture_output(command: Command, consent: Consent, *, keep: Sequence[int] = 
 def sourced_environ(
     scripts: Sequence[str], environ: Mapping[str, str], consent: Consent, *, keep: Sequence[int] = ()
 ) -> dict[str, str]:
-    """The environment after one shell has taken these steps: for several commands that are to share it.
+    """Return the environment after one shell has taken these steps, for several commands to share.
 
-    What the scripts print goes to cetool's own standard streams. Raises CetoolError where one of them ended the shell.
+    What the scripts print goes to cetool's standard streams. Raises CetoolError if one of them ends the shell.
     """
     if not scripts:
         return dict(environ)
     if ON_WINDOWS:
         return sourced_on_windows(scripts, environ)
     shell = find_shell(environ)
-    # The interpreter writes down what it was given, in a descriptor that the scripts do not print to. It works
-    # everywhere, which `env -0` does not; -I and -S keep it from looking around.
+    # Python writes its environment to a descriptor that the scripts do not print to. Unlike `env -0`, this works
+    # everywhere; -I and -S keep Python from loading anything else.
     dump = own_code(_DUMP, str(_DUMP_FD))
     argv = sourcing_argv(shell, scripts, dump)
     status, output = _capture(shell, argv, environ, keep, _DUMP_FD)
     if status != 0 or not output.endswith(b"\0"):
-        how = f"by signal {-status}" if status < 0 else f"with status {status}"
+        how = f"signal {-status}" if status < 0 else f"status {status}"
         raise CetoolError(
-            f"the environment's activation scripts ended the shell that sourced them, {how}",
+            f"the environment's activation scripts ended their shell ({how})",
             code="activation-failed",
-            hint="Run with --no-activate, or report it to whoever made the package with the script.",
+            hint="Run with --no-activate, or report it to the maintainers of the package that has the script.",
         )
     after = dict(os.fsdecode(pair).partition("=")[::2] for pair in output[:-1].split(b"\0"))
-    after.pop("_", None)  # the shell's own note of what it ran last
+    after.pop("_", None)  # set by the shell itself
     if "_" in environ:
         after["_"] = environ["_"]
     return after
 
 
 _DUMP_FD = 9
-# os.environb would show an LC_CTYPE that the interpreter added itself (PEP 538); the kernel knows better.
+# os.environb would include an LC_CTYPE that Python added (PEP 538); the kernel's copy does not.
 _DUMP = """\
 import os, sys
 try:
@@ -100,8 +101,8 @@ def _posix_spawn(
     keep: Sequence[int],
     descriptors: Mapping[int, int] | None = None,
 ) -> int:
-    """Start a child, descriptors put in their places, signals that the interpreter ignores at their defaults."""
-    flush_streams()  # what cetool has said comes before what the child says
+    """Start a child with these descriptors, and with default handling of the signals that Python ignores."""
+    flush_streams()  # so that cetool's output comes before the child's
     for descriptor in keep:
         os.set_inheritable(descriptor, True)
     actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in (descriptors or {}).items()]
@@ -112,14 +113,14 @@ def _posix_spawn(
     except (OSError, ValueError) as error:
         raise launch_error(error, name) from error
     finally:
-        for descriptor in keep:  # a child that another thread starts has no part in them
+        for descriptor in keep:  # children that other threads start must not inherit them
             os.set_inheritable(descriptor, False)
 
 
 def _capture(
     name: str, argv: Sequence[str], environ: Mapping[str, str], keep: Sequence[int], target: int
 ) -> tuple[int, bytes]:
-    """Run a child and read to the end what it writes to its descriptor ``target``; with target 1 its input is empty."""
+    """Run a child and read all that it writes to descriptor ``target``; with target 1 its standard input is empty."""
     reader, writer = os.pipe()
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, reader)
@@ -136,7 +137,7 @@ def _capture(
 
 
 def _out_of_the_way(descriptor: int, stack: contextlib.ExitStack) -> int:
-    """A copy with a number that no child's descriptor is to have: a pipe gets 0 or 1 where the caller closed it."""
+    """Duplicate a descriptor to a number that the child does not use: a pipe gets 0 or 1 if the caller closed them."""
     import fcntl
 
     copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _DUMP_FD + 1)
@@ -148,7 +149,7 @@ def _out_of_the_way(descriptor: int, stack: contextlib.ExitStack) -> int:
 
 
 class Child:
-    """The child that signals go to while there is one; those that come before or after it are kept."""
+    """The child that receives signals; those that come before or after it are kept."""
 
     def __init__(self) -> None:
         self.pid: int | None = None
@@ -156,17 +157,18 @@ class Child:
         self.wakeup: int | None = None
 
     def adopt(self, pid: int) -> None:
-        """From now on signals are this child's, those that were kept first."""
+        """Send signals to this child from now on, first those that were kept."""
         self.pid = pid
         kept, self.kept = self.kept, []
         for number in kept:
             self.forward(number, None)
 
     def wait(self, stream: int | None = None) -> tuple[int, bytes]:
-        """Wait for the child's end and that of ``stream``: the status (negative: a signal's number), what was read.
+        """Wait for the end of the child and of ``stream``: return the status (negative: a signal's number) and the data
+        read.
 
-        Waiting is for a descriptor that every signal writes to. Were it in waitpid, a signal that came a moment before
-        would be dealt with only once the child had ended (handlers run between two steps of the interpreter).
+        Waits for a descriptor that every signal writes to. In waitpid, a signal that came a moment before would be
+        handled only after the child's end, because handlers run between two steps of the interpreter.
         """
         assert self.pid is not None
         output = bytearray()
@@ -183,9 +185,9 @@ class Child:
                 if self.pid is not None:
                     pid, ended = os.waitpid(self.pid, os.WNOHANG)
                     if pid:
-                        self.pid = None  # the number may soon be somebody else's
+                        self.pid = None  # another process may soon get this number
                         status = os.waitstatus_to_exitcode(ended)
-                # a daemon may hold the stream open for ever: then a signal is cetool's own again
+                # a daemon may hold the stream open forever: then signals are for cetool again
                 if status is not None and (stream is None or self.kept):
                     return status, bytes(output)
                 for key, _ in selector.select():
@@ -197,17 +199,17 @@ class Child:
                             stream = None
 
     def forward(self, number: int, frame: FrameType | None) -> None:
-        """Handler of a signal that was sent to cetool alone."""
+        """Pass on a signal that was sent to cetool alone."""
         try:
             if self.pid is not None:
                 os.kill(self.pid, number)
                 return
-        except OSError:  # it has just ended, or is somebody else's (setuid)
+        except OSError:  # it has just ended, or belongs to another user (setuid)
             pass
         self.kept.append(number)
 
     def leave(self, number: int, frame: FrameType | None) -> None:
-        """Handler of a signal that the terminal has sent to the child as well; what others send is passed on."""
+        """Handle a signal that the terminal has also sent to the child; pass it on if another process sent it."""
         if self.pid is None:
             self.kept.append(number)
         elif not _in_foreground():
@@ -215,7 +217,7 @@ class Child:
 
 
 def _in_foreground() -> bool:
-    """Whether a terminal sends its signals to this process group."""
+    """Return whether a terminal sends its signals to this process group."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
@@ -230,10 +232,10 @@ def _in_foreground() -> bool:
 
 @contextlib.contextmanager
 def signals_for_child() -> Iterator[Child]:
-    """Have signals reach the child that is started within, adopted, and waited for.
+    """Have signals reach the child that is started, adopted and waited for within this context.
 
-    Handlers, not SIG_IGN, so that exec puts them back to their defaults in the child; a signal that the caller had
-    ignored stays ignored in both. Off the main thread, where handlers cannot be set, signals do what they did before.
+    Handlers are used instead of SIG_IGN, so that exec resets them in the child; a signal that the caller ignored stays
+    ignored in both. Outside the main thread, where handlers cannot be set, signals are unchanged.
     """
     child = Child()
     if threading.current_thread() is not threading.main_thread():
@@ -244,7 +246,7 @@ def signals_for_child() -> Iterator[Child]:
     before: dict[int, Any] = {}
     old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
-        # needed even where the caller ignores it: the kernel would throw the child's status away
+        # needed even if the caller ignores it: the kernel would discard the child's status
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
         for names, handler in ((_FORWARDED, child.forward), (_SHARED, child.leave)):
             for number in (getattr(signal, name) for name in names):
@@ -257,5 +259,5 @@ def signals_for_child() -> Iterator[Child]:
         signal.set_wakeup_fd(old_writer)
         os.close(writer)
         os.close(child.wakeup)
-        for number in child.kept:  # there was no child to take it: it was meant for cetool
+        for number in child.kept:  # no child took it: it was meant for cetool
             os.kill(os.getpid(), number)

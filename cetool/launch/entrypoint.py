@@ -1,11 +1,11 @@
-"""The small language of conda-script's ``entrypoint``: read, then run without any system shell.
+"""The small language of conda-script's ``entrypoint``: parsed, then run without a system shell.
 
-Blanks split words; single and double quotes protect; ``${NAME}`` and ``$(command)`` are replaced, bare and in double
-quotes; ``&&`` goes on where the command before succeeded. There is nothing else: no escapes (so that Windows paths
-are plain words), no globs, no pipes, no redirections. What the draft leaves open is as pixi does it: ``${NAME}`` is
-never split, the output of a bare ``$(command)`` is split on blanks, a bare word that becomes empty is dropped,
-``*``, ``?``, ``~`` and ``#`` are themselves. In addition, ``${NAME}`` takes the environment's variables too, after
-``SCRIPT`` and ``CACHE``.
+Blanks split words; single and double quotes protect; ``${NAME}`` and ``$(command)`` are replaced, also in double
+quotes; ``&&`` continues if the previous command succeeded. There is nothing else: no escapes (so that Windows paths are
+plain words), no globs, no pipes, no redirections. Where the draft leaves a choice, cetool does what pixi does:
+``${NAME}`` is never split, the output of an unquoted ``$(command)`` is split on blanks, an unquoted word that becomes
+empty is dropped, and ``*``, ``?``, ``~`` and ``#`` stand for themselves. In addition, ``${NAME}`` can be a variable of
+the environment; ``SCRIPT`` and ``CACHE`` take precedence.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from cetool.base.process import Consent
 from cetool.launch.children import capture_output, sourced_environ, spawn_and_wait
 from cetool.launch.process import Command, Prefixes, end_like, exec_command, find_program
 
-#: How deep ``$(...)`` may stand in ``$(...)``.
+#: Maximum depth of nested ``$(...)``.
 MAX_DEPTH = 8
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _FOREIGN = {
-    "|": ("there are no pipes and no '||'", "Put the command into the script, or into a program of its own."),
-    ";": ("there is no ';'", "Write '&&' between commands."),
-    ">": ("there are no redirections", "Let the program write the file itself."),
-    "<": ("there are no redirections", "Let the program read the file itself."),
-    "`": ("there are no backticks", "Write $(command)."),
-    "(": ("there are no subshells", "Quote the parenthesis if it is meant as it stands."),
-    ")": ("this ')' closes nothing", "Quote the parenthesis if it is meant as it stands."),
+    "|": ("pipes and '||' are not supported", "Run the pipe in the script, or in another script."),
+    ";": ("';' is not supported", "Write '&&' between commands."),
+    ">": ("redirections are not supported", "Have the program write the file."),
+    "<": ("redirections are not supported", "Have the program read the file."),
+    "`": ("backticks are not supported", "Write $(command)."),
+    "(": ("subshells are not supported", "Quote the parenthesis to use it as a character."),
+    ")": ("unmatched ')'", "Quote the parenthesis to use it as a character."),
 }
 
 
 @dataclass(frozen=True)
 class Text:
-    """Characters that stand for themselves; quoted ones make a word even where there are none."""
+    """Literal characters; quoted ones make a word even if empty."""
 
     text: str
     quoted: bool = False
@@ -67,7 +67,7 @@ class Substitution:
 
 @dataclass(frozen=True)
 class Word:
-    """What becomes an argument: one, none, or several where the output of a command is split."""
+    """Becomes an argument, none, or several if the output of a command is split."""
 
     parts: tuple[Text | Variable | Substitution, ...]
 
@@ -81,7 +81,7 @@ class SimpleCommand:
 
 @dataclass(frozen=True)
 class Entrypoint:
-    """An entrypoint that was read: commands that were joined by ``&&``, at least one."""
+    """A parsed entrypoint: at least one command, joined by ``&&``."""
 
     text: str
     where: Location | None
@@ -92,22 +92,22 @@ class Entrypoint:
 class EntrypointContext:
     """What an entrypoint runs in."""
 
-    #: The variables, and the steps that a shell takes before, as in :class:`~cetool.launch.process.Command`.
+    #: The variables, and the steps that a shell takes first, as in :class:`~cetool.launch.process.Command`.
     environ: dict[str, str]
     #: The script's absolute path.
     script: Path
-    #: An existing directory that is the script's own.
+    #: The script's cache directory, which exists.
     cache: Path
     #: The environment whose programs come first.
     prefix: Prefixes
     consent: Consent
     scripts: tuple[str, ...] = ()
-    #: Descriptors that stay open in every command.
+    #: Descriptors to keep open in every command.
     keep: tuple[int, ...] = ()
 
 
 class EntrypointError(CetoolError):
-    """A command in ``$(...)`` failed; cetool ends with its status."""
+    """A command in ``$(...)`` failed; cetool exits with its status."""
 
     code = "entrypoint-failed"
 
@@ -117,14 +117,14 @@ class EntrypointError(CetoolError):
 
 
 def parse_entrypoint(text: str, where: Location | None = None) -> Entrypoint:
-    """Read an entrypoint. Raises MetadataError, which names the column (from 1) in ``text``, where it is malformed."""
+    """Parse an entrypoint. Raises MetadataError, with the column (from 1) in ``text``, if it is malformed."""
     if "\0" in text:
-        raise MetadataError("the entrypoint has a NUL character in it", where=where)
+        raise MetadataError("the entrypoint contains a NUL character", where=where)
     return Entrypoint(text, where, _Parser(text, where).commands(None, 0))
 
 
 class _Parser:
-    """Reads left to right; ``at`` is the next character."""
+    """Parses from left to right; ``at`` is the next character."""
 
     def __init__(self, text: str, where: Location | None) -> None:
         self.text = text
@@ -132,20 +132,20 @@ class _Parser:
         self.at = 0
 
     def error(self, at: int, message: str, hint: str | None = None) -> MetadataError:
-        return MetadataError(f"in the entrypoint, column {at + 1}: {message}", where=self.where, hint=hint)
+        return MetadataError(f"entrypoint, column {at + 1}: {message}", where=self.where, hint=hint)
 
     def peek(self) -> str:
         return self.text[self.at : self.at + 1]
 
     def commands(self, opened: int | None, depth: int) -> tuple[SimpleCommand, ...]:
-        """Commands up to the end, or up to the ``)`` of the ``$(`` that ``opened``."""
+        """Return the commands up to the end, or up to the ``)`` of the ``$(`` at ``opened``."""
         commands: list[SimpleCommand] = []
         words: list[Word] = []
         while True:
             c = self.peek()
             start = self.at
             if not c and opened is not None:
-                raise self.error(opened, "this '$(' is never closed", "Add the ')'.")
+                raise self.error(opened, "unclosed '$('", "Add the ')'.")
             if not c or (c == ")" and opened is not None) or self.text.startswith("&&", start):
                 if not words:
                     raise self.error(start, self._nothing_here(commands), "Write a program and its arguments.")
@@ -157,7 +157,7 @@ class _Parser:
             elif c.isspace():
                 self.at += 1
             elif c == "&":
-                raise self.error(start, "there are no background commands", "Write '&&' between commands.")
+                raise self.error(start, "background commands are not supported", "Write '&&' between commands.")
             elif c in _FOREIGN:
                 raise self.error(start, *_FOREIGN[c])
             else:
@@ -179,7 +179,7 @@ class _Parser:
             if c == "'":
                 end = self.text.find("'", start + 1)
                 if end < 0:
-                    raise self.error(start, "this single quote is never closed")
+                    raise self.error(start, "unclosed single quote")
                 parts.append(Text(self.text[start + 1 : end], quoted=True))
                 self.at = end + 1
             elif c == '"':
@@ -198,7 +198,7 @@ class _Parser:
         while (c := self.peek()) != '"':
             start = self.at
             if not c:
-                raise self.error(opened, "this double quote is never closed")
+                raise self.error(opened, "unclosed double quote")
             if c == "$":
                 parts.append(self.dollar(True, depth))
                 continue
@@ -213,27 +213,27 @@ class _Parser:
         following = self.text[start + 1 : start + 2]
         if following == "(":
             if depth >= MAX_DEPTH:
-                raise self.error(start, f"'$(' stands deeper than {MAX_DEPTH} levels")
+                raise self.error(start, f"'$(' is nested more than {MAX_DEPTH} levels deep")
             self.at += 2
             return Substitution(self.commands(start, depth + 1), quoted)
         if following != "{":
             hint = "Write ${NAME} or $(command), or put the '$' in single quotes."
-            raise self.error(start, "a '$' is followed by '{NAME}' or '(command)', nothing else", hint)
+            raise self.error(start, "'$' must be followed by '{NAME}' or '(command)'", hint)
         name = _NAME.match(self.text, start + 2)
         end = self.text.find("}", start)
         if end < 0:
-            raise self.error(start, "this '${' is never closed", "Add the '}'.")
+            raise self.error(start, "unclosed '${'", "Add the '}'.")
         if name is None or name.end() != end:
-            raise self.error(start, "between '${' and '}' stands a name of letters, digits and '_', not a digit first")
+            raise self.error(start, "'${...}' must contain a name: letters, digits and '_', not starting with a digit")
         self.at = end + 1
         return Variable(name.group(), quoted, start + 1)
 
 
 def simple_argv(entry: Entrypoint, script: Path, cache: Path) -> tuple[str, ...] | None:
-    """The words of an entrypoint that needs nothing run or looked up to know them; else None.
+    """Return the words of an entrypoint that can be known without running or looking up anything; else None.
 
-    That is one command in which only ``${SCRIPT}`` and ``${CACHE}`` are replaced: it can be written down for the next
-    run. The script's arguments come after these words; the first one is still to be found (:func:`find_program`).
+    That is one command in which only ``${SCRIPT}`` and ``${CACHE}`` are replaced, so it can be stored for the next run.
+    The script's arguments follow these words; the first word is not yet a path (:func:`find_program`).
     """
     if len(entry.commands) > 1:
         return None
@@ -250,11 +250,11 @@ def simple_argv(entry: Entrypoint, script: Path, cache: Path) -> tuple[str, ...]
 
 
 def run_entrypoint(entry: Entrypoint, args: Sequence[str], context: EntrypointContext) -> NoReturn:
-    """Run the commands one after the other, the last by exec, ``args`` appended to it. Does not return.
+    """Run the commands one after another, the last by exec with ``args`` appended. Does not return.
 
-    The first command that fails ends cetool with its status, or by the signal that it died of. Activation scripts are
-    sourced once, for all commands. Raises MetadataError on an unknown name, EntrypointError on a failing ``$(...)``,
-    and what :func:`~cetool.launch.process.find_program` and :func:`~cetool.launch.process.exec_command` raise.
+    The first command that fails ends cetool with its status or signal. Activation scripts are sourced once, for all
+    commands. Raises MetadataError for an unknown name, EntrypointError for a failing ``$(...)``, and the errors of
+    :func:`~cetool.launch.process.find_program` and :func:`~cetool.launch.process.exec_command`.
     """
     runner = _Runner(entry, context)
     status = runner.run_all_but_last()
@@ -264,19 +264,21 @@ def run_entrypoint(entry: Entrypoint, args: Sequence[str], context: EntrypointCo
 
 
 def wait_for_entrypoint(entry: Entrypoint, args: Sequence[str], context: EntrypointContext) -> int:
-    """Run the commands as :func:`run_entrypoint` does, the last one as a child too: the status of the last that ran,
-    or the negative number of the signal that it died of."""
+    """Run the commands like :func:`run_entrypoint`, but the last one as a child too.
+
+    Returns the status of the last command that ran, or the negative number of the signal that ended it.
+    """
     runner = _Runner(entry, context)
     last = entry.commands[-1]
     return runner.run_all_but_last() or spawn_and_wait(runner.command(last, args), context.consent, keep=context.keep)
 
 
 class _Runner:
-    """Turns what was read into commands, at the moment they are to run: a command may change what the next one sees."""
+    """Expands commands just before they run, because a command may change what the next one sees."""
 
     def __init__(self, entry: Entrypoint, context: EntrypointContext) -> None:
         if context.scripts and simple_argv(entry, context.script, context.cache) is None:
-            # sourced once for the commands that are to share it
+            # source once, for all commands
             environ = sourced_environ(context.scripts, context.environ, context.consent, keep=context.keep)
             context = replace(context, environ=environ, scripts=())
         self.entry = entry
@@ -284,7 +286,7 @@ class _Runner:
         self.values = {**context.environ, "SCRIPT": os.fspath(context.script), "CACHE": os.fspath(context.cache)}
 
     def run_all_but_last(self) -> int:
-        """Run the commands up to the first that fails: its status, or the negative number of its signal; 0 for none."""
+        """Run commands until one fails; return its status, or the negative number of its signal; 0 if none fails."""
         for command in self.entry.commands[:-1]:
             status = spawn_and_wait(self.command(command), self.context.consent, keep=self.context.keep)
             if status != 0:
@@ -295,10 +297,10 @@ class _Runner:
         words = [argument for word in command.words for argument in self.expand(word)]
         if not words or not words[0]:
             raise MetadataError(
-                "a command of the entrypoint comes to nothing once '${NAME}' and '$(command)' are replaced",
+                "a command of the entrypoint is empty after replacing '${NAME}' and '$(command)'",
                 where=self.entry.where,
             )
-        # a path is meant as it stands: here it is no shebang's
+        # unlike in a shebang, an absolute path means exactly that file
         prefix = None if Path(words[0]).is_absolute() else self.context.prefix
         program = find_program(words[0], self.context.environ, prefix)
         return Command(program, (program, *words[1:], *args), self.context.environ, self.context.scripts)
@@ -334,14 +336,14 @@ class _Runner:
             near = get_close_matches(variable.name, self.values, n=1)
             also = f" (did you mean ${{{near[0]}}}?)" if near else ""
             raise MetadataError(
-                f"in the entrypoint, column {variable.column}: nothing is called {variable.name!r}{also}",
+                f"entrypoint, column {variable.column}: unknown variable {variable.name!r}{also}",
                 where=self.entry.where,
-                hint="The names are SCRIPT, CACHE and those of the activated environment's variables.",
+                hint="Use SCRIPT, CACHE, or a variable of the activated environment.",
             )
         return value
 
     def output(self, substitution: Substitution) -> str:
-        """What the commands print, without the line ends at its end."""
+        """Return what the commands print, without trailing line ends."""
         collected = b""
         for simple in substitution.commands:
             command = self.command(simple)
@@ -350,11 +352,11 @@ class _Runner:
                 raise Interrupted(signal.SIGINT)
             if status != 0:
                 name = os.path.basename(command.program)
-                how = f"ended with status {status}" if status > 0 else f"was ended by signal {-status}"
+                how = f"exited with status {status}" if status > 0 else f"was killed by signal {-status}"
                 raise EntrypointError(f"{name!r} in '$(...)' of the entrypoint {how}", status, where=self.entry.where)
             collected += output
         if b"\0" in collected:
             raise EntrypointError(
-                "the output of '$(...)' in the entrypoint has a NUL in it", 125, where=self.entry.where
+                "the output of '$(...)' in the entrypoint contains a NUL character", 125, where=self.entry.where
             )
         return os.fsdecode(collected).rstrip("\r\n")

@@ -1,8 +1,6 @@
-"""Kernels of an environment: which one runs a language, and the command that starts it there.
+"""Jupyter kernels: find and start those of an environment; install, list and remove cetool's own kernel specs.
 
-Kernel specs that start through cetool: written where Jupyter looks for kernels, listed and removed there.
-
-Each holds in its ``metadata`` what it was written for; by that cetool knows its own among the others.
+A kernel spec of cetool says in its ``metadata`` what it was written for; this also tells it from others.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from cetool.base.process import own_program
 from cetool.launch.activation import Activation, activated_environ
 from cetool.launch.process import Command, find_program
 
-#: Of several kernels of a language, the one that is taken.
+#: The preferred kernels if an environment has several for a language.
 _USUAL = ("python3", "ir", "bash")
 
 
@@ -44,7 +42,7 @@ class Kernel:
 
 
 def kernels_of(prefix: Path) -> list[Kernel]:
-    """The kernels with specs in the environment, by name; a damaged spec is passed over."""
+    """Return the kernels with specs in the environment, sorted by name; damaged specs are skipped."""
     found = []
     for file in sorted((prefix / "share" / "jupyter" / "kernels").glob("*/kernel.json")):
         try:
@@ -60,9 +58,9 @@ def kernels_of(prefix: Path) -> list[Kernel]:
 
 
 def find_kernel(prefix: Path, language: str, name: str | None = None) -> Kernel:
-    """The environment's kernel for a language: the one that is named if it is there, else the usual one.
+    """Return the environment's kernel for a language: the named one if it exists, else the preferred one.
 
-    Raises ProgramNotFoundError where the environment has none.
+    Raises ProgramNotFoundError if the environment has none.
     """
     kernels = kernels_of(prefix)
     fitting = [kernel for kernel in kernels if kernel.language == language]
@@ -74,15 +72,18 @@ def find_kernel(prefix: Path, language: str, name: str | None = None) -> Kernel:
         return fitting[0]
     others = ", ".join(sorted({kernel.language for kernel in kernels}))
     raise ProgramNotFoundError(
-        f"there is no kernel for {language} in the environment {prefix}" + (f", only for {others}" if others else ""),
-        hint="Declare the package that brings one, as ipykernel does for Python and r-irkernel for R.",
+        f"environment {prefix} has no kernel for {language}" + (f", only for {others}" if others else ""),
+        hint="Declare a package with a kernel: ipykernel for Python, r-irkernel for R, ...",
     )
 
 
 def kernel_command(
     kernel: Kernel, activation: Activation, environ: Mapping[str, str], connection_file: str, more: Sequence[str] = ()
 ) -> Command:
-    """What starts the kernel in its environment, activated; ``environ`` is the caller's, ``more`` further arguments."""
+    """Return the command that starts the kernel in its activated environment.
+
+    ``environ`` is the caller's environment, ``more`` are further arguments.
+    """
     values = {
         "connection_file": connection_file,
         "prefix": str(activation.prefix),
@@ -97,19 +98,19 @@ def kernel_command(
     try:
         program = find_program(words[0], variables, activation.prefix)
     except CetoolError as error:
-        raise error.but(hint=f"The kernel {kernel.name} in {kernel.directory} names it.") from None
+        raise error.but(hint=f"Kernel {kernel.name!r} in {kernel.directory} starts this program.") from None
     return Command(program, (program, *words[1:], *more), variables, steps)
 
 
 def is_ipykernel(kernel: Kernel) -> bool:
-    """Whether the kernel is IPython's, and takes its options."""
+    """Return whether the kernel is IPython's, and takes its options."""
     return any(word in ("ipykernel", "ipykernel_launcher") for word in kernel.argv)
 
 
-#: The key in a kernel spec's metadata, and the form of what stands below it.
+#: The key in a kernel spec's metadata, and the format of its value.
 KEY = "cetool"
 SCHEMA = "cetool.kernel/1"
-#: What Jupyter takes for a kernel's name, as a directory and in URLs.
+#: Valid kernel names in Jupyter, as a directory and in URLs.
 _NAME = re.compile(r"[a-z0-9._-]+")
 #: How Jupyter writes languages that are not in lower case.
 _WRITTEN = {"r": "R"}
@@ -117,7 +118,7 @@ _WRITTEN = {"r": "R"}
 
 @dataclass(frozen=True)
 class KernelSource:
-    """What a kernel's environment is: a script's, or that of match specs; with what the command line added."""
+    """What a kernel's environment is made from: a script or match specs, with additions from the command line."""
 
     language: str
     script: Path | None = None
@@ -127,7 +128,7 @@ class KernelSource:
     env_file: Path | None = None
 
     def words(self) -> list[str]:
-        """These on the command line of ``cetool kernel start``."""
+        """Return the arguments of ``cetool kernel start``."""
         words = ["--language", self.language]
         for option, values in (("--spec", self.specs), ("--with", self.extra), ("--channel", self.channels)):
             words += [word for value in values for word in (option, value)]
@@ -136,45 +137,45 @@ class KernelSource:
 
     @staticmethod
     def json_key(name: str) -> str:
-        """The key of a field in the kernel spec."""
+        """Return the key of a field in the kernel spec."""
         return "with" if name == "extra" else name
 
 
 @dataclass(frozen=True)
 class InstalledKernel:
-    """A kernel spec of cetool's."""
+    """A kernel spec written by cetool."""
 
     name: str
     directory: Path
-    #: What the user is shown.
+    #: The name that the user sees.
     display_name: str
-    #: What it starts.
+    #: The command line that it starts.
     argv: tuple[str, ...]
-    #: What it is for.
+    #: What its environment is made from.
     source: KernelSource
 
 
 def user_directory() -> Path:
-    """Where Jupyter looks for this user's kernels."""
+    """Return where Jupyter looks for this user's kernels."""
     from jupyter_core.paths import jupyter_data_dir
 
     return Path(jupyter_data_dir()) / "kernels"
 
 
 def prefix_directory(prefix: str) -> Path:
-    """Where the Jupyter that is installed at a prefix looks for kernels."""
+    """Return where a Jupyter installed at a prefix looks for kernels."""
     return Path(os.path.abspath(os.path.expanduser(prefix))) / "share" / "jupyter" / "kernels"
 
 
 def searched_directories() -> list[Path]:
-    """Where Jupyter looks for kernels, the first one first."""
+    """Return where Jupyter looks for kernels, in order."""
     from jupyter_core.paths import jupyter_path
 
     return list(dict.fromkeys([*map(Path, jupyter_path("kernels")), user_directory()]))
 
 
 def installed_kernels(directories: Sequence[Path]) -> list[InstalledKernel]:
-    """The kernels of cetool's in these directories, by name."""
+    """Return cetool's kernels in these directories, sorted by name."""
     found = [
         kernel
         for directory in directories
@@ -185,7 +186,7 @@ def installed_kernels(directories: Sequence[Path]) -> list[InstalledKernel]:
 
 
 def _read(file: Path) -> InstalledKernel | None:
-    """The kernel spec in a file; None for one that cetool did not write."""
+    """Return the kernel spec in a file; None if cetool did not write it."""
     try:
         data = read_json(file, KERNEL)
         source = decode(KernelSource, data["metadata"][KEY])
@@ -196,11 +197,11 @@ def _read(file: Path) -> InstalledKernel | None:
 
 
 def check_name(name: str) -> str:
-    """A kernel's name as Jupyter has it, in lower case. Raises UsageError for what it does not take."""
+    """Return a valid kernel name in lower case. Raises UsageError for an invalid one."""
     if not _NAME.fullmatch(name.lower()) or name in (".", ".."):
         raise UsageError(
-            f"{name!r} cannot be the name of a kernel",
-            hint="It has letters, digits, dots, underscores and dashes: --display-name is for people.",
+            f"invalid kernel name {name!r}",
+            hint="Use letters, digits, '.', '_' and '-'; the name that users see is --display-name.",
         )
     return name.lower()
 
@@ -208,17 +209,17 @@ def check_name(name: str) -> str:
 def install_kernel(
     directory: Path, name: str, display_name: str, source: KernelSource, *, force: bool
 ) -> InstalledKernel:
-    """Write a kernel spec, in place of one of cetool's of that name; with ``force`` in place of any.
+    """Write a kernel spec, replacing one of cetool's with that name, or any with ``force``.
 
-    Raises UsageError for a kernel that somebody else wrote, CetoolError where the file cannot be written.
+    Raises UsageError if another program wrote the existing one, CetoolError if the file cannot be written.
     """
     place = directory / name
     file = place / "kernel.json"
     old = read_if_there(file) if file.is_file() else None
     if os.path.lexists(file) and _read(file) is None and not force:
         raise UsageError(
-            f"there is a kernel {name!r} already that cetool did not write",
-            hint=f"Take another --name, or replace it by --force: {file}",
+            f"kernel {name!r} already exists, and cetool did not write it",
+            hint=f"Choose another --name, or pass --force to replace {file}.",
         )
     argv = [*_own_command(), "kernel", "start", "--connection-file", "{connection_file}", *source.words()]
     document = {
@@ -234,16 +235,16 @@ def install_kernel(
         replace_file(file, old, text.encode(), mode=0o644)
     except OSError as error:
         raise CetoolError(
-            f"the kernel cannot be written: {error.strerror or error}",
+            f"cannot write the kernel: {error.strerror or error}",
             code="write-failed",
             where=Location(str(file)),
-            hint="--prefix names another place, or JUPYTER_DATA_DIR.",
+            hint="Choose another directory with --prefix or JUPYTER_DATA_DIR.",
         ) from None
     return InstalledKernel(name, place, display_name, tuple(argv), source)
 
 
 def remove_kernel(kernel: InstalledKernel) -> None:
-    """Take a kernel's directory away. Raises CetoolError."""
+    """Remove a kernel's directory. Raises CetoolError."""
     try:
         if kernel.directory.is_symlink():
             kernel.directory.unlink()
@@ -251,14 +252,16 @@ def remove_kernel(kernel: InstalledKernel) -> None:
             shutil.rmtree(kernel.directory)
     except OSError as error:
         raise CetoolError(
-            f"the kernel cannot be removed: {error.strerror or error}",
+            f"cannot remove the kernel: {error.strerror or error}",
             code="write-failed",
             where=Location(str(kernel.directory)),
         ) from None
 
 
 def _own_command() -> list[str]:
-    """What starts this cetool, wherever it is started from: the executable that was called, else the one beside us."""
+    """Return the command that starts this cetool from anywhere: the called executable, else the one in its
+    installation.
+    """
     called = os.path.abspath(sys.argv[0])
     beside = os.path.join(sysconfig.get_path("scripts"), "cetool.exe" if os.name == "nt" else "cetool")
     for path in (called, beside):

@@ -1,6 +1,6 @@
-"""Runs a notebook's cells in a kernel that is started for them, and ends with them; by nbclient.
+"""Run a notebook's cells, by nbclient, in a kernel that is started for them and ends with them.
 
-Importing this takes a while: it is for those who run a notebook.
+Importing this module is slow: only import it to run a notebook.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from cetool.base.process import Consent
 from cetool.launch.process import Command, command_line
 from cetool.warm.environ import ON_WINDOWS
 
-#: Bytes of the path of a directory with sockets in it, which the system has 104 or 108 bytes for each.
+#: Maximum bytes in the path of a directory with sockets: the system allows 104 or 108 for a socket.
 _LONGEST_SOCKET = 85
-#: Bytes that are shown of what a kernel printed before it died.
+#: Maximum bytes shown of what a kernel printed before it died.
 _MOST_LOG = 4000
-#: Seconds that a kernel may take to answer for the first time.
+#: Seconds that a kernel may take for its first answer.
 _STARTUP_TIMEOUT = 300
-#: Seconds that a cell has to end after it was interrupted, and a kernel after it was asked to end.
+#: Seconds that a cell has to end after an interrupt, and a kernel after a shutdown request.
 _GRACE = 10.0
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class Audience(Protocol):
-    """Hears what happens while it happens."""
+    """Receives events while they happen."""
 
     def cell(self, number: int, total: int, source: str) -> None:
-        """A cell begins: its number, from 1, how many there are, its text."""
+        """A cell begins: its number (from 1), the number of cells, its source."""
 
     def output(self, output: Mapping[str, Any]) -> None:
-        """A cell has put something out, in nbformat's form. Raises OSError where no process reads it any more."""
+        """A cell has produced output, in nbformat's form. Raises OSError if the reader is gone."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,16 @@ class CellFailure:
 
     #: From 1.
     number: int
-    #: Its text.
+    #: Its source.
     source: str
     reason: str
-    #: The kernel's, perhaps empty.
+    #: From the kernel; may be empty.
     traceback: str = ""
 
 
 @dataclass(frozen=True)
 class NotebookResult:
-    """How a run ended: well if both are None, else at a cell, or by the number of a signal."""
+    """How a run ended: successfully if both are None, else at a cell or by a signal."""
 
     failure: CellFailure | None = None
     stopped: int | None = None
@@ -75,24 +75,24 @@ class NotebookResult:
 class KernelSetup:
     """Where a kernel runs."""
 
-    #: Its command for a connection file.
+    #: Returns the command for a connection file.
     command: Callable[[str], Command]
-    #: Its working directory.
+    #: Working directory.
     directory: Path
     consent: Consent
-    #: Descriptors that it holds open.
+    #: Descriptors that it keeps open.
     keep: Sequence[int] = ()
-    #: Whether it talks by sockets in a private directory; else by TCP, as every kernel can.
+    #: Whether it uses sockets in a private directory; otherwise TCP, which every kernel supports.
     sockets: bool = False
 
 
 def execute_notebook(notebook: NotebookNode, around: KernelSetup, audience: Audience) -> NotebookResult:
-    """Run the code cells in order, up to the first that fails; their outputs are put into the notebook.
+    """Run the code cells in order until one fails, and put their outputs into the notebook.
 
-    SIGINT, SIGTERM and SIGHUP interrupt the cell that runs, and a second one kills it. The kernel has ended when this
-    returns, whichever way. Raises CetoolError where it does not start.
+    SIGINT, SIGTERM and SIGHUP interrupt the running cell, and a second one kills it. When this returns, the kernel has
+    ended. Raises CetoolError if it does not start.
     """
-    # what nbclient and its like log is reported in other ways
+    # what nbclient and its libraries log is reported in other ways
     for name in ("traitlets", "asyncio", "nbclient"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     place = Path(tempfile.mkdtemp(prefix="cetool-kernel-"))
@@ -103,7 +103,7 @@ def execute_notebook(notebook: NotebookNode, around: KernelSetup, audience: Audi
 
 
 def executed_cells(notebook: NotebookNode) -> list[int]:
-    """The indexes of the cells that a run executes: code that is neither empty nor tagged ``skip-execution``."""
+    """Return the indexes of the cells to run: code that is not empty and not tagged ``skip-execution``."""
     return [
         index
         for index, cell in enumerate(notebook.cells)
@@ -112,7 +112,7 @@ def executed_cells(notebook: NotebookNode) -> list[int]:
 
 
 class _OneKernel(KernelSpecManager):
-    """Knows the kernel of one environment, whatever kernels are installed for this user."""
+    """Knows the kernel of one environment, whatever kernels this user has installed."""
 
     spec = KernelSpec(argv=[])
 
@@ -121,7 +121,7 @@ class _OneKernel(KernelSpecManager):
 
 
 class _Client(NotebookClient):
-    """nbclient's, which reports each output as it comes."""
+    """nbclient's client, which reports each output when it arrives."""
 
     told: Callable[[Mapping[str, Any]], None] = staticmethod(lambda output: None)
 
@@ -146,7 +146,7 @@ class _Run:
         specs = _OneKernel()
         command = around.command(os.path.realpath(connection))
         self._environ = dict(command.environ)
-        # as arguments of the real command line: no word of it is to be taken for one of Jupyter's placeholders
+        # as arguments of the real command line, so that Jupyter does not replace placeholders in its words
         specs.spec = KernelSpec(argv=command_line(command), display_name="", language="")
         self._manager = AsyncKernelManager(
             kernel_spec_manager=specs, connection_file=str(connection), shutdown_wait_time=_GRACE
@@ -205,7 +205,7 @@ class _Run:
                 code="kernel-failed",
                 hint=f"It printed:\n{printed}"
                 if printed
-                else "It printed nothing. --refresh makes its environment anew.",
+                else "It printed nothing. Re-create its environment with --refresh.",
             ) from None
         if answer is not None and "language_info" in answer["content"]:
             self._notebook.metadata["language_info"] = answer["content"]["language_info"]
@@ -237,12 +237,12 @@ class _Run:
         provisioner = self._manager.provisioner
         status = None if provisioner is None else await provisioner.poll()
         if status is None:
-            return "the kernel does not answer any more"
+            return "the kernel stopped responding"
         if status < 0:
             with contextlib.suppress(ValueError):
                 return f"the kernel was killed by {signal.Signals(-status).name}"
             return f"the kernel was killed by signal {-status}"
-        return f"the kernel ended with status {status}"
+        return f"the kernel exited with status {status}"
 
     async def _end_kernel(self) -> None:
         manager, client = self._manager, self._client
@@ -259,12 +259,12 @@ class _Run:
     def _tell(self, output: Mapping[str, Any]) -> None:
         try:
             self._audience.output(output)
-        except OSError:  # its reader has left
+        except OSError:  # its reader has gone
             self._stop(getattr(signal, "SIGPIPE", signal.SIGTERM))
 
     @contextlib.contextmanager
     def _signals(self) -> Any:
-        """Have signals end the run. One that the caller ignores (nohup) stays ignored."""
+        """Have signals end the run. A signal that the caller ignores (nohup) stays ignored."""
         loop = asyncio.get_running_loop()
         taken = []
         for number in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
@@ -281,7 +281,7 @@ class _Run:
                 signal.signal(number, before)
 
     def _stop(self, number: int) -> None:
-        """Interrupt the cell, and give up on it after a while or when asked once more."""
+        """Interrupt the cell; give up on it after a while, or if called again."""
         again, self._stopped = self._stopped is not None, self._stopped or number
         if again or not self._executing:
             self._give_up()
@@ -300,7 +300,7 @@ class _Run:
             self._task.cancel()
 
     def _printed(self) -> str:
-        """The end of what the kernel itself printed: what cells print comes another way, and some of it here too."""
+        """Return the end of what the kernel printed; cell output arrives in another way, and partly also here."""
         try:
             text = self._log.read_bytes()[-_MOST_LOG:].decode("utf-8", "replace")
         except OSError:

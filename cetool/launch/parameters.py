@@ -1,7 +1,7 @@
 """A notebook's parameters: read from the command line, written as assignments in the notebook's language.
 
-They take effect as papermill's do: in a cell of their own, tagged ``injected-parameters``, behind the cell that is
-tagged ``parameters`` and holds the defaults.
+They work as in papermill: in a new cell tagged ``injected-parameters``, after the cell tagged ``parameters``, which has
+the defaults.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from cetool.base.errors import UsageError
 from cetool.base.text import printable
 
-#: What a parameter can be: JSON's values.
+#: Values of parameters: JSON's.
 Value = Any
 
 _WORDS: Mapping[str, Value] = {
@@ -33,12 +33,13 @@ _R_NAME = re.compile(r"(?:[A-Za-z]|\.(?![0-9]))[A-Za-z0-9._]*")
 _R_RESERVED = re.compile(
     "if|else|repeat|while|function|for|next|break|in|TRUE|FALSE|NULL|Inf|NaN|NA(_(integer|real|complex|character)_)?"
 )
-#: Integers that R can hold as such.
+#: Integers that R can represent as such.
 _R_INTEGERS = range(-(2**31) + 1, 2**31)
 
 
 def read_parameter(text: str, *, raw: bool = False) -> tuple[str, Value]:
-    """The name and the value in ``name=value``: JSON, or a literal of Python's, else text; with ``raw`` always text.
+    """Return the name and value of ``name=value``: JSON, or a Python literal, else a string; with ``raw`` always a
+    string.
 
     Raises UsageError.
     """
@@ -46,13 +47,13 @@ def read_parameter(text: str, *, raw: bool = False) -> tuple[str, Value]:
     name = name.strip()
     if not sign or not name:
         raise UsageError(
-            f"{printable(text)!r} is no parameter", hint='Write name=value: -p alpha=0.1 -p \'names=["a", "b"]\'.'
+            f"{printable(text)!r} is not a parameter", hint='Write name=value: -p alpha=0.1 -p \'names=["a", "b"]\'.'
         )
     return name, value if raw else read_value(value)
 
 
 def read_value(text: str) -> Value:
-    """The value that a text stands for."""
+    """Return the value that a text stands for."""
     word = text.strip()
     if word in _WORDS:
         return _WORDS[word]
@@ -70,7 +71,7 @@ def read_value(text: str) -> Value:
 
 
 def _plain(value: object) -> Value:
-    """The literal with tuples made lists. Raises ValueError for what JSON has no form for."""
+    """Return the literal with tuples as lists. Raises ValueError for values that JSON cannot represent."""
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
@@ -81,24 +82,24 @@ def _plain(value: object) -> Value:
 
 
 def parameters_source(language: str, values: Mapping[str, Value]) -> str:
-    """A cell that sets the parameters. Raises UsageError for a language that cetool cannot write, and for bad names."""
+    """Return a cell that sets the parameters. Raises UsageError for unsupported languages and invalid names."""
     if language not in _LANGUAGES:
         known = ", ".join(_LANGUAGES)
         raise UsageError(
-            f"parameters cannot be set in a notebook in {language}, only in one of these: {known}",
-            hint="Have it read an environment variable.",
+            f"notebooks in {language} cannot take parameters; supported languages: {known}",
+            hint="Read an environment variable in the notebook instead.",
         )
     fits, write = _LANGUAGES[language]
     lines = ["# Parameters"]
     for name, value in values.items():
         if not fits(name):
-            raise UsageError(f"{printable(name)!r} cannot be the name of a variable in {language}")
+            raise UsageError(f"parameter {printable(name)!r} is not a valid variable name in {language}")
         lines.append(write(name, value))
     return "\n".join(lines)
 
 
 def assigned_names(source: str) -> set[str] | None:
-    """The names that a cell in Python gives values to; None where that cannot be known."""
+    """Return the names that a Python cell assigns; None if they cannot be determined."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -145,12 +146,12 @@ def _bash(value: Value) -> str:
     if isinstance(value, list):
         return f"({' '.join(map(_bash, value))})"
     if isinstance(value, dict):
-        raise UsageError("a table of keys cannot be a parameter of a notebook in bash", hint="Pass several parameters.")
+        raise UsageError("a parameter of a bash notebook cannot be a mapping", hint="Pass several parameters instead.")
     text = "" if value is None else json.dumps(value) if isinstance(value, bool | int | float) else str(value)
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-#: By language which names fit, and how a value is given to one.
+#: For each language: which names are valid, and how to write an assignment.
 _LANGUAGES: Mapping[str, tuple[Callable[[str], bool], Callable[[str, Value], str]]] = {
     "python": (_python_name, lambda name, value: f"{name} = {_python(value)}"),
     "r": (

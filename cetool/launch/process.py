@@ -1,7 +1,8 @@
-"""A command: its program, found in the environment first and then on the PATH, and how cetool becomes it.
+"""Find a command's program, in the environment first and then on the PATH, and have cetool become it.
 
-That is by exec on POSIX, by a child that is waited for elsewhere. Exit status, signals, terminal, standard streams and
-working directory are the program's own."""
+On POSIX by exec, elsewhere by waiting for a child. Exit status, signals, terminal, standard streams and working
+directory are the program's.
+"""
 
 from __future__ import annotations
 
@@ -22,42 +23,42 @@ from cetool.declare.languages import package_of_program
 from cetool.warm.environ import ON_WINDOWS, path_dirs
 from cetool.warm.handover import find_shell, flush_streams, replace_process, sourcing_argv
 
-#: An environment's prefix; of one that lies over another, its own and that one's.
+#: An environment's prefix; for an overlay its own prefix and its base's.
 Prefixes = Path | tuple[Path, ...]
 
 
 def resolve_command(run_with: Sequence[str], environ: Mapping[str, str], prefix: Prefixes) -> tuple[str, ...]:
-    """The command line that ``run_with`` stands for here; its first word is an absolute path.
+    """Return the command line that ``run_with`` means here; its first word is an absolute path.
 
-    ``environ`` is the environment that the program will run in, activated or not. Programs are looked up in the
-    environment at ``prefix`` (or in the first of several that has it) first, then on PATH. ``env`` without options is
-    looked through (``env -S`` too); with options or variables it stays, the program behind it resolved. An absolute
-    path whose last part is also a program of the environment, as in a shebang, stands for the environment's own.
+    ``environ`` is the environment of the program, activated or not. Programs are searched for in the environment at
+    ``prefix`` (in the first of several that has it), then on PATH. ``env`` without options (and ``env -S``) is skipped;
+    with options or variables it stays, and the program after it is resolved. An absolute path whose file name is also a
+    program of the environment, as in a shebang, means the environment's program.
 
-    Raises ProgramNotFoundError (127), naming packages that may bring the program, NotExecutableError (126), or
-    UsageError where there is no program in ``run_with`` at all.
+    Raises ProgramNotFoundError (127), naming packages that may have the program, NotExecutableError (126), or
+    UsageError if ``run_with`` names no program.
     """
     words = list(run_with)
     if not words or not words[0]:
-        raise UsageError("there is no program to run the script with", hint="Name one in run_with.")
+        raise UsageError("no program to run the script with", hint="Name one in 'run_with'.")
     if os.path.basename(words[0]) == "env" and len(words) > 1:
         return _resolve_env(words, environ, prefix)
     return (find_program(words[0], environ, prefix), *words[1:])
 
 
 def _resolve_env(words: list[str], environ: Mapping[str, str], prefix: Prefixes) -> tuple[str, ...]:
-    """The command line behind ``env [-S] [options] [NAME=value]... program [arguments]``."""
+    """Return the command line for ``env [-S] [options] [NAME=value]... program [arguments]``."""
     env, *rest = words
     rest = _split_string(rest)
     at = _program_index(rest)
-    if at is None:  # options that only env itself understands, or no program: its business
+    if at is None:  # options that only env understands, or no program: leave it to env
         return (find_program(env, environ, prefix), *words[1:])
     rest[at] = find_program(rest[at], environ, prefix)
     return tuple(rest) if at == 0 else (find_program(env, environ, prefix), *rest)
 
 
 def _split_string(rest: list[str]) -> list[str]:
-    """The arguments of ``env`` with a leading ``-S`` done away with, as far as it can be without being ``env``."""
+    """Return the arguments of ``env`` with a leading ``-S`` resolved, if that is possible outside ``env``."""
     first = rest[0]
     if first in ("-S", "--split-string"):
         rest = rest[1:]
@@ -67,7 +68,7 @@ def _split_string(rest: list[str]) -> list[str]:
         rest = [first[2:], *rest[1:]]
     else:
         return rest
-    if not rest or any(c in rest[0] for c in "\\$"):  # escapes and ${VARIABLES} of its own
+    if not rest or any(c in rest[0] for c in "\\$"):  # env's own escapes and ${VARIABLES}
         return ["-S", *rest]
     try:
         return [*shlex.split(rest[0]), *rest[1:]] or ["-S"]
@@ -76,7 +77,7 @@ def _split_string(rest: list[str]) -> list[str]:
 
 
 def _program_index(rest: Sequence[str]) -> int | None:
-    """Where the program is among the arguments of ``env``; None where that cannot be known."""
+    """Return the index of the program among the arguments of ``env``; None if it cannot be determined."""
     at = 0
     while at < len(rest):
         word = rest[at]
@@ -94,10 +95,10 @@ def _program_index(rest: Sequence[str]) -> int | None:
 
 
 def find_program(name: str, environ: Mapping[str, str], prefix: Prefixes | None = None) -> str:
-    """The absolute path of a program: of the environment at ``prefix`` if it has one of that name, else from PATH.
+    """Return the absolute path of a program: from the environment at ``prefix`` if it has it, else from PATH.
 
-    A name with a slash in it is a path, taken from the working directory; an absolute one whose last part is also a
-    program of the environment is served by that one. Raises as :func:`resolve_command` does.
+    A name with a slash is a path, relative to the working directory; an absolute one whose file name is also a program
+    of the environment means that program. Raises like :func:`resolve_command`.
     """
     prefixes = prefix if isinstance(prefix, tuple) else () if prefix is None else (prefix,)
     own = tuple(folder for each in prefixes for folder in path_dirs(os.fspath(each)))
@@ -107,19 +108,19 @@ def find_program(name: str, environ: Mapping[str, str], prefix: Prefixes | None 
         found = look_in(own, base, []) if os.path.isabs(name) else None
         found = found or look_in((folder,), base, blocked)
         if found is None and os.path.isdir(name):
-            raise NotExecutableError(f"{name} is a directory, not a program", hint="Correct run_with or the shebang.")
+            raise NotExecutableError(f"{name} is a directory, not a program", hint="Correct 'run_with' or the shebang.")
     else:
         entries = environ.get("PATH", os.defpath).split(os.pathsep)
         found = look_in((*own, *entries), name, blocked)
     if found is not None:
         return os.path.abspath(found)
     if blocked:
-        raise NotExecutableError(f"{blocked[0]} may not be executed", hint=f"chmod +x {blocked[0]}")
+        raise NotExecutableError(f"{blocked[0]} is not executable", hint=f"Run `chmod +x {blocked[0]}`.")
     raise not_found(name, prefix)
 
 
 def program_outside(argv: Sequence[str], prefixes: Prefixes) -> str | None:
-    """The program that a command starts, by way of ``env`` too, where it is in none of the prefixes; else None."""
+    """Return the program that a command starts, also through ``env``, if it is outside all prefixes; else None."""
     roots = prefixes if isinstance(prefixes, tuple) else (prefixes,)
     started = (
         word for word in argv if os.path.isabs(word) and os.path.basename(word) != "env" and os.path.isfile(word)
@@ -131,32 +132,32 @@ def program_outside(argv: Sequence[str], prefixes: Prefixes) -> str | None:
 
 
 def not_in_environment(path: str, name: str) -> ProgramNotFoundError:
-    """The error for a program that is on this machine, at ``path``, but not in the environment."""
+    """Return the error for a program that exists at ``path`` but not in the environment."""
     package = package_of_program(name) or name.lower()
     return ProgramNotFoundError(
-        f"{name!r} is to run the script, and its environment has none: {path} would see nothing of its packages",
-        hint=f"Add {package!r} to the packages that the script declares, or name another program with run_with.",
+        f"the script runs with {name!r}, which its environment lacks; {path} would not find its packages",
+        hint=f"Add {package!r} to the packages that the script declares, or name another program in 'run_with'.",
     )
 
 
 def not_found(name: str, prefix: Prefixes | None) -> ProgramNotFoundError:
-    """The error that says a program is nowhere, and which package may bring it."""
+    """Return the error for a program that was not found, with the package that may have it."""
     if _is_path(name) and not os.path.isabs(name):
         return ProgramNotFoundError(
-            f"there is no program {name!r}", about=name, hint="Its path counts from the working directory."
+            f"there is no program {name!r}", about=name, hint="Relative paths start at the working directory."
         )
     program = os.path.basename(name)
     if _is_path(name):
         message = f"there is no program {name!r}"
     elif prefix is None:
-        message = f"the program {name!r} is not on the PATH"
+        message = f"program {name!r} was not found on the PATH"
     else:
-        message = f"the program {name!r} is neither in the environment nor on the PATH"
+        message = f"program {name!r} was not found in the environment or on the PATH"
     known = package_of_program(program)
     if known is not None:
-        hint = f"Add {known!r} to the packages that the script declares: it brings {program!r}."
+        hint = f"Add {known!r}, which has this program, to the packages that the script declares."
     else:
-        hint = f"Add the package that brings it to those the script declares (often it is called {program.lower()!r})."
+        hint = f"Add the package that has it to those that the script declares (often it is named {program.lower()!r})."
     return ProgramNotFoundError(message, hint=hint)
 
 
@@ -165,13 +166,13 @@ def _is_path(name: str) -> bool:
 
 
 def look_in(folders: Sequence[str], name: str, blocked: list[str]) -> str | None:
-    """The first executable file of that name; files that may not be executed are added to ``blocked``."""
+    """Return the first executable file of that name; add files that are not executable to ``blocked``."""
     for folder in folders:
         path = os.path.join(folder, name)  # an empty entry of PATH is the working directory
         if ON_WINDOWS:
             import shutil
 
-            found = shutil.which(path)  # honours PATHEXT
+            found = shutil.which(path)  # respects PATHEXT
             if found is not None:
                 return found
         elif os.path.isfile(path):
@@ -182,31 +183,31 @@ def look_in(folders: Sequence[str], name: str, blocked: list[str]) -> str | None
 
 
 class Command(Value):
-    """What is to be run: plain data, all of it.
+    """A command to run, as plain data.
 
-    What its steps print goes where it goes under conda: to the standard output and error of the program.
+    What its steps print goes to the standard output and error of the program, as with conda.
     """
 
     #: An absolute path.
     program: str
-    #: The whole command line; with steps the program sees its path as the first word.
+    #: The whole command line; if there are steps, the program sees its path as the first word.
     argv: tuple[str, ...]
     #: All its variables.
     environ: dict[str, str]
-    #: The steps that a shell takes before, as :func:`cetool.warm.environ.activated` gives them.
+    #: The steps that a shell takes first, from :func:`cetool.warm.environ.activated`.
     scripts: tuple[str, ...] = ()
 
 
 def exec_command(command: Command, consent: Consent, *, keep: Sequence[int] = ()) -> NoReturn:
     """Become the command; descriptors in ``keep`` (locks) stay open in it. Does not return.
 
-    On Windows, which has no exec, cetool waits for the program and ends as it does. Raises ProgramNotFoundError (127)
-    or NotExecutableError (126) where the system will not run it.
+    On Windows, which has no exec, cetool waits for the program and exits with its status. Raises ProgramNotFoundError
+    (127) or NotExecutableError (126) if the system cannot run it.
     """
     if ON_WINDOWS:
         end_like(run_on_windows(command)[0])
     if command.scripts:
-        check_executable(command.program)  # the shell's own words on it would be less clear
+        check_executable(command.program)  # the shell's own message would be less clear
     try:
         replace_process(command.program, command.argv, command.environ, command.scripts, keep)
     except (OSError, ValueError) as error:
@@ -214,32 +215,32 @@ def exec_command(command: Command, consent: Consent, *, keep: Sequence[int] = ()
 
 
 def end_like(returncode: int) -> NoReturn:
-    """End this process as a child ended: with its exit status, or by the signal (a negative number) that it died of."""
+    """End this process as a child ended: with its exit status, or by the signal (a negative number) that ended it."""
     flush_streams()
     if returncode < 0 and not ON_WINDOWS:
         number = -returncode
         import resource
 
-        with contextlib.suppress(OSError, ValueError):  # the child has left its core; ours would overwrite it
+        with contextlib.suppress(OSError, ValueError):  # the child has written its core file; ours would overwrite it
             resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-        with contextlib.suppress(OSError, ValueError):  # SIGKILL takes no handler
+        with contextlib.suppress(OSError, ValueError):  # SIGKILL cannot have a handler
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
         os.kill(os.getpid(), number)
-        os._exit(128 + number)  # a signal that does not end a process
+        os._exit(128 + number)  # the signal does not end a process
     if ON_WINDOWS and returncode >= 1 << 31:  # NTSTATUS values, which sys.exit takes as signed
         returncode -= 1 << 32
     sys.exit(returncode)
 
 
 def command_line(command: Command) -> list[str]:
-    """The words that start the command on POSIX, its steps and all, for those who start programs by themselves."""
+    """Return the words that start the command on POSIX, including its steps, for code that starts programs itself."""
     program, argv = shell_if_needed(command)
     return [program, *argv[1:]]
 
 
 def check_executable(program: str) -> None:
-    """Raise what :func:`exec_command` would raise for the most frequent reasons, before anything is started."""
+    """Raise the most frequent errors of :func:`exec_command` before anything is started."""
     if os.path.isdir(program):
         raise launch_error(OSError(errno.EISDIR, "is a directory"), program)
     if not os.path.exists(program):
@@ -251,37 +252,37 @@ def check_executable(program: str) -> None:
         raise launch_error(OSError(errno.ENOENT, "no interpreter"), program)
 
 
-#: What the system may say of a program that is there, and what to do about it.
+#: Errors of the system for an existing program, and what to do about them.
 _REASONS = {
     errno.E2BIG: (
-        "cannot be started: arguments and environment together are longer than this system allows",
+        "cannot be started: the arguments and the environment are too long for this system",
         "Pass fewer or shorter arguments, or a file that lists them.",
     ),
-    errno.EACCES: ("may not be executed", "chmod +x {}, unless its file system is mounted noexec"),
+    errno.EACCES: ("is not executable", "Run `chmod +x {}`, unless its file system is mounted noexec."),
     errno.ENOEXEC: (
-        "is nothing that this machine can run",
-        "A script needs a first line like #!/bin/sh; a program may be made for another architecture.",
+        "cannot run on this machine",
+        "A script needs a first line such as #!/bin/sh; a program may be built for another architecture.",
     ),
-    errno.ETXTBSY: ("is being written by another process", "Try again when that is done."),
+    errno.ETXTBSY: ("is being written by another process", "Try again when it is complete."),
 }
 
 
 def launch_error(error: OSError | ValueError, program: str) -> CetoolError:
-    """The sentence for what the system said when it was asked to run ``program``."""
+    """Return the error for an exception raised by running ``program``."""
     if not isinstance(error, OSError):
         return NotExecutableError(f"{program} cannot be started: {error} in its arguments or environment")
     number = errno.EACCES if error.errno == errno.EPERM else error.errno
     if number in (errno.ENOENT, errno.ENOTDIR):
         if not os.path.lexists(program):
-            return ProgramNotFoundError(f"there is no program {program}", about=program)
+            return ProgramNotFoundError(f"program {program} does not exist", about=program)
         interpreter = _interpreter(program)
         if interpreter:
             return NotExecutableError(
-                f"{program} is to be run by {interpreter}, which does not exist",
-                hint="Correct the first line of that file, or add what it names to the script's packages.",
+                f"the interpreter of {program}, {interpreter}, does not exist",
+                hint="Correct the file's first line, or add the interpreter to the packages that the script declares.",
             )
         return NotExecutableError(
-            f"{program} cannot be started: it is a broken link, or made for another system (its loader is missing)"
+            f"{program} cannot be started: broken link, or built for another system (its loader is missing)"
         )
     if number == errno.EISDIR or (error.errno == errno.EACCES and os.path.isdir(program)):
         return NotExecutableError(f"{program} is a directory, not a program")
@@ -292,7 +293,7 @@ def launch_error(error: OSError | ValueError, program: str) -> CetoolError:
 
 
 def _interpreter(program: str) -> str | None:
-    """The interpreter that the first line of a file names, if it names one by an absolute path."""
+    """Return the interpreter in a file's first line, if it is an absolute path."""
     try:
         with open(program, "rb") as file:
             first = file.readline(512)
@@ -303,7 +304,7 @@ def _interpreter(program: str) -> str | None:
 
 
 def shell_if_needed(command: Command) -> tuple[str, Sequence[str]]:
-    """The program and the words that start the command: a shell's, where there are steps to take before."""
+    """Return the program and the words that start the command: a shell's if there are steps to take first."""
     if not command.scripts:
         return command.program, command.argv
     check_executable(command.program)
@@ -311,12 +312,12 @@ def shell_if_needed(command: Command) -> tuple[str, Sequence[str]]:
     return shell, sourcing_argv(shell, command.scripts, (command.program, *command.argv[1:]))
 
 
-# Windows. Written from its documentation and not tested: no such machine was at hand. There is no exec there; a child
-# in the same console gets CTRL-C itself, and activation scripts are batch files that only cmd.exe can run.
+# Windows: written from its documentation and untested, for lack of a machine. It has no exec; a child in the same
+# console gets CTRL-C itself, and activation scripts are batch files that only cmd.exe can run.
 
 
 def run_on_windows(command: Command, *, capture: bool = False) -> tuple[int, bytes]:
-    """Run the command as a child: its exit status, and with ``capture`` its standard output, its input being empty."""
+    """Run the command as a child; return its exit status and, with ``capture``, its standard output (without input)."""
     import subprocess
 
     environ = sourced_on_windows(command.scripts, command.environ)
@@ -328,20 +329,20 @@ def run_on_windows(command: Command, *, capture: bool = False) -> tuple[int, byt
     while True:
         try:
             output = process.communicate()[0]
-        except KeyboardInterrupt:  # the program has it too, and decides
+        except KeyboardInterrupt:  # the program gets it too, and decides
             continue
         return process.returncode, output or b""
 
 
 def sourced_on_windows(scripts: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment after one cmd.exe has taken these steps. Raises CetoolError where one of them ended it."""
+    """Return the environment after one cmd.exe has taken these steps. Raises CetoolError if one of them ended it."""
     import subprocess
 
     after = {**environ, **dict(step.split("=", 1) for step in scripts if not os.path.isabs(step))}
     files = [step for step in scripts if os.path.isabs(step)]
     if any(c in file for file in files for c in '"%\r\n'):
         raise CetoolError(
-            "an activation script's path has a character in it that cmd.exe does not take", code="activation-failed"
+            "an activation script's path contains a character that cmd.exe cannot handle", code="activation-failed"
         )
     mark = "cetool-variables"
     line = " & ".join([*(f'call "{file}"' for file in files), f"echo {mark}", "set"])

@@ -1,6 +1,6 @@
-"""Write launch records: what a cold run found out about a script or a tool, for :mod:`cetool.warm` to go by.
+"""Write launch records: what a cold run learned about a script or tool, for :mod:`cetool.warm` to use.
 
-A record holds as long as the files are unchanged that it depends on: their states are taken before they are read.
+A record is valid while the files that it depends on are unchanged: their states are taken before they are read.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from cetool.store.store import MARKER, Lease
 from cetool.warm import file_state
 from cetool.warm.declared import block_in, head_of, write_record
 
-if TYPE_CHECKING:  # few scripts have a directory of their own
+if TYPE_CHECKING:  # few scripts have a cache directory
     from cetool.store.scripts import Held
 
 
 def states(paths: Iterable[str]) -> dict[bytes, bytes]:
-    """The :func:`~cetool.warm.file_state` of files and directories, and of the YAML files in the latter.
+    """Return the :func:`~cetool.warm.file_state` of files and directories, and of YAML files in the directories.
 
-    Of what is missing, the highest missing directory stands for all that could be in it.
+    For a missing path, the highest missing directory stands for everything below it.
     """
     found: dict[bytes, bytes] = {}
     for path in paths:
@@ -38,7 +38,7 @@ def states(paths: Iterable[str]) -> dict[bytes, bytes]:
         if at in found:
             continue
         found[at] = file_state(at)
-        if os.path.isdir(at):  # a file in it that is written to does not change it
+        if os.path.isdir(at):  # writing to a file does not change its directory
             for entry in os.scandir(at):
                 if entry.name.endswith((b".yml", b".yaml")):
                     found[entry.path] = file_state(entry.path)
@@ -54,52 +54,53 @@ def _highest_missing(path: bytes) -> bytes:
     return path
 
 
-#: As conda's configuration refers to variables, and cetool's.
+#: References to variables in conda's configuration and cetool's settings.
 _VARIABLE = pattern(rb"\$(?:\{([^}\n]*)\}|(\w+))")
-#: Values of PATH that are remembered: a shell's, an editor's, cron's.
+#: Values of PATH that are kept: a shell's, an editor's, cron's, ...
 _MOST_PATHS = 4
 
 
 class Learned(Value):
-    """What a cold run found out."""
+    """What a cold run learned."""
 
-    #: The command line: its first word is a path, arguments are left out, with ``run_with`` the script's path too.
+    #: The command line: the first word is a path, arguments are left out; with ``run_with`` it includes the script's
+    #: path.
     argv: tuple[str, ...]
     activation: Activation
-    #: What the usage log calls it.
+    #: The name in the usage log.
     noted: str
     #: What a script declares; None for a tool.
     metadata: ScriptMetadata | None = None
-    #: The script's own directory and its lock, where it was handed one: the words of an entrypoint are then complete.
+    #: The script's cache directory and its lock, if it was given one: the words of an entrypoint are then complete.
     cache: Held | None = None
 
 
 class Basis(Value):
-    """What that depended on."""
+    """What the result depended on."""
 
-    #: The script's absolute path, or for a tool its :func:`~cetool.warm.tool_key`.
+    #: The script's absolute path, or a tool's :func:`~cetool.warm.tool_key`.
     about: str
     #: The script's state before it was read.
     seen: os.stat_result | None
-    #: Seconds since 1970, before any of it was read.
+    #: Seconds since 1970, before anything was read.
     since: float
-    #: The :func:`states` of all files that were read or would have been, before they were.
+    #: The :func:`states` of all files that were read, or would have been, taken before.
     configuration: Mapping[bytes, bytes]
     environ: Mapping[str, str]
-    #: Whether PATH had a say in it.
+    #: Whether the result depended on PATH.
     by_path: bool
-    #: Whether a collection is to be started every hour.
+    #: Whether a collection is started every hour.
     collects: bool
-    #: The states of the files that are the script's lock, or would be.
+    #: The states of the script's lock files, existing or not.
     locks: Mapping[bytes, bytes] = MappingProxyType({})
-    #: Without collections, the file by whose age it is time for a cold run.
+    #: Without collections, the file whose age decides when a cold run is due.
     stamp: bytes = b""
-    #: Which executable runs the script, where that decides with which program.
+    #: The executable that runs the script, if that determines the program.
     caller: bytes = b""
 
 
 def write_launch_record(learned: Learned, basis: Basis, lease: Lease, paths: Paths) -> None:
-    """Write the record, unless something changed while it was found out, or there is no warm path on this system."""
+    """Write the record, unless something changed meanwhile or this system has no warm path."""
     if not warm.SUPPORTED or lease.lock is None or lease.below is not None:
         return
     try:
@@ -123,7 +124,7 @@ def write_launch_record(learned: Learned, basis: Basis, lease: Lease, paths: Pat
 
 
 def _record(learned: Learned, basis: Basis, lease: Lease, paths: Paths) -> warm.Record | None:
-    """The record; None where something has changed since it was read, or could have changed unseen."""
+    """Return the record; None if something has changed since it was read, or could have changed unnoticed."""
     programs = _programs(learned, basis, lease.prefixes) if _is_unchanged(basis) else None
     if programs is None:
         return None
@@ -136,7 +137,7 @@ def _record(learned: Learned, basis: Basis, lease: Lease, paths: Paths) -> warm.
     _add_script(record, learned, basis)
     if record.marker_state == b"-":
         return None
-    # a python that is gone is noticed by its place: its times change whenever a link to it elsewhere comes or goes
+    # watch only that Python exists: its times change whenever another hard link to it comes or goes
     python = record.prefix + b"/bin/python"
     prefixes = [os.fsencode(prefix) for prefix in lease.prefixes]
     places = [*_way(prefixes, paths), *([python] if os.path.exists(python) else [])]
@@ -144,7 +145,7 @@ def _record(learned: Learned, basis: Basis, lease: Lease, paths: Paths) -> warm.
     package_records = os.path.dirname(record.marker)
     watched = {package_records: warm.file_state(package_records), **programs, **basis.configuration, **basis.locks}
     if any(os.stat(place).st_mode & 0o1020 == 0o020 for place in places):
-        # open to its owner's own group: a new member of that would have a hand in it
+        # open to its owner's own group: a new member of the group could change it
         watched.update({path: warm.file_state(path) for path in (b"/etc/passwd", b"/etc/group")})
     record.watched = [text for pair in watched.items() for text in pair]
     record.expected = _expected(basis)
@@ -154,7 +155,7 @@ def _record(learned: Learned, basis: Basis, lease: Lease, paths: Paths) -> warm.
 
 
 def _is_unchanged(basis: Basis) -> bool:
-    """Whether all that was read is unchanged, and was settled before: a change would be seen."""
+    """Return whether everything that was read is unchanged, and was old enough for a change to show."""
     since = int(basis.since * 1e9)
     if basis.seen is not None and not warm.settled_before(basis.seen, since):
         return False
@@ -165,14 +166,14 @@ def _is_unchanged(basis: Basis) -> bool:
 
 
 def _add_environment(record: warm.Record, learned: Learned, lease: Lease) -> None:
-    """Add what is run, and the environment that it is run in."""
+    """Add what is run, and its environment."""
     assert lease.lock is not None
     record.noted = os.fsencode(learned.noted)
     record.lock = os.fsencode(lease.lock.path)
     record.marker = os.fsencode(lease.prefix / MARKER)
     record.marker_state = warm.file_state(record.marker)
     activation = learned.activation
-    record.prefix = os.fsencode(activation.prefix)  # the base's, where the environment lies over one
+    record.prefix = os.fsencode(activation.prefix)  # the base's, if the environment is an overlay
     record.cache = record.cache_lock = b""
     if learned.cache is not None and learned.cache.lock is not None:
         record.cache, record.cache_lock = os.fsencode(learned.cache.path), os.fsencode(learned.cache.lock.path)
@@ -195,7 +196,7 @@ def _add_script(record: warm.Record, learned: Learned, basis: Basis) -> None:
 
 
 def _way(prefixes: list[bytes], paths: Paths) -> list[bytes]:
-    """The environments, and all directories above them and cetool's own: who can write to one can exchange the rest."""
+    """Return the environments, cetool's directory, and all parents: who can write to one can replace the others."""
     found: dict[bytes, None] = {}
     for directory in (*prefixes, os.fsencode(paths.root)):
         while directory not in found and directory != b"/":
@@ -205,14 +206,14 @@ def _way(prefixes: list[bytes], paths: Paths) -> list[bytes]:
 
 
 def _programs(learned: Learned, basis: Basis, prefixes: tuple[Path, ...]) -> dict[bytes, bytes] | None:
-    """What else could be found as the programs that are not the environment's own, and its states.
+    """Return the files, with their states, that could replace programs from outside the environment.
 
-    Empty where only the environment's own count, and those named by absolute paths. None where it depends on the
-    working directory what they are.
+    Empty if the command uses only the environment's programs and absolute paths. None if it depends on the working
+    directory.
     """
     watched: dict[bytes, bytes] = {}
     if learned.metadata is None:
-        return watched  # a tool is its environment's own
+        return watched  # a tool is always the environment's own
     declared = learned.metadata.run_with or (learned.metadata.entrypoint or "").split()
     words = learned.argv if learned.metadata.run_with else learned.argv[:1]
     own = tuple(f"{prefix}{os.sep}" for prefix in prefixes)
@@ -235,7 +236,7 @@ def _programs(learned: Learned, basis: Basis, prefixes: tuple[Path, ...]) -> dic
 
 
 def _expected(basis: Basis) -> list[bytes]:
-    """Names and values of the variables that the configuration refers to, and those that decide."""
+    """Return names and values of the variables that the configuration refers to, and of those that decide."""
     texts = warm.deciding_variables()
     for path, state in basis.configuration.items():
         if state != b"-" and os.path.isfile(path):
@@ -245,7 +246,7 @@ def _expected(basis: Basis) -> list[bytes]:
 
 
 def _has_a_secret(record: warm.Record, basis: Basis) -> bool:
-    """Whether a password or token would be written down: in a URL, or as a variable that is part of one."""
+    """Return whether the record would contain a password or token: in a URL, or as a variable that is part of one."""
     texts = [record.context, record.noted, record.block, *record.argv, *record.variables, *record.expected]
     if any(strip_credentials(text) != text for text in map(os.fsdecode, texts)):
         return True
@@ -259,7 +260,7 @@ def _has_a_secret(record: warm.Record, basis: Basis) -> bool:
 
 
 def _join_paths(record: warm.Record, path: bytes) -> None:
-    """Keep the values of PATH under which an earlier run found the same as this one."""
+    """Add the values of PATH with which an earlier run had the same result."""
     try:
         earlier = warm.read_record(path)
     except (ValueError, IndexError, OSError):
@@ -272,7 +273,7 @@ def _join_paths(record: warm.Record, path: bytes) -> None:
 
 
 def _declaration(script: str, seen: os.stat_result, lines: tuple[int, int] | None) -> tuple[bytes, bytes]:
-    """The script's first line, as far as it counts, and the lines of its block; nothing where they cannot be known."""
+    """Return the relevant part of the script's first line, and the lines of its block; empty if unknown."""
     if lines is None or seen.st_size > warm.MOST_BYTES:
         return b"", b""
     data = read_regular(script, warm.MOST_BYTES)

@@ -1,12 +1,11 @@
-"""Shells in an environment: interactive ones, and the code by which a shell changes its own environment.
+"""Shells in an environment: interactive ones, and code that changes the environment of a running shell.
 
-The user's start-up files may put directories on the PATH and activate environments of their own, so a new shell
-activates this one last: bash by ``--rcfile``, zsh by ``ZDOTDIR``, fish by ``--init-command``, every other by ``ENV``.
-The files that this takes are made from what is known before and called by their content, so that one works for every
-such shell.
+The user's start-up files may change the PATH and activate other environments, so a new shell activates this one last:
+bash by ``--rcfile``, zsh by ``ZDOTDIR``, fish by ``--init-command``, every other by ``ENV``. The files for this are
+named by their content, so that one works for every such shell.
 
-A running shell evaluates :func:`shell_code`. All that depends on its environment is found out before, so that the code
-is plain assignments; what was there before is kept in a function, which ``cetool overlay deactivate`` calls.
+A running shell evaluates :func:`shell_code`. Everything that depends on its environment is computed before, so that the
+code is plain assignments; a function keeps the previous values, and ``cetool overlay deactivate`` calls it.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ from cetool.launch.process import Command, look_in
 from cetool.store.scripts import Held, ScriptStore
 from cetool.warm.environ import ON_WINDOWS
 
-#: The shells that take such code.
+#: Shells for which cetool can write such code.
 SHELLS = ("bash", "zsh", "fish")
-#: The function that undoes what :func:`shell_code` does.
+#: The function that undoes :func:`shell_code`.
 UNDO = "cetool_overlay_deactivate"
-#: What an environment that the user's files activated leaves behind.
+#: Variables that an environment activated by the user's files leaves behind.
 _FOREIGN = ("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "PYTHONHOME", "CONDA_PROMPT_MODIFIER")
-#: Safe in any prompt: nothing that a shell expands there.
+#: Safe in any prompt: characters that no shell expands.
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+,=-]+")
 _LONGEST_LABEL = 40
 
-# For bash, zsh and every POSIX shell alike. @DROP@ are words for each directory of ours, @DIRS@ all of them for PATH,
-# @EXPORTS@ and @SOURCES@ whole lines.
+# For bash, zsh and other POSIX shells. @DROP@: a call for each of our directories; @DIRS@: all of them for PATH;
+# @EXPORTS@ and @SOURCES@: whole lines.
 _ACTIVATE = """\
 __cetool_drop() {
   __cetool_path=:${PATH:-}:
@@ -112,7 +111,7 @@ end
 
 @dataclass(frozen=True)
 class UserShell:
-    """The user's shell: ``bash``, ``zsh``, ``fish``, or ``sh`` for every other, and its path."""
+    """The user's shell: ``bash``, ``zsh``, ``fish``, or ``sh`` for any other, and its path."""
 
     kind: str
     program: str
@@ -120,14 +119,14 @@ class UserShell:
 
 @dataclass(frozen=True)
 class Opening:
-    """What becomes a shell, and what is to be held in use while it lives (None where it reads no file of ours)."""
+    """The command that becomes a shell, and what it holds in use (None if it reads no file of ours)."""
 
     command: Command
     held: Held | None = None
 
 
 def find_user_shell(environ: Mapping[str, str]) -> UserShell:
-    """The shell that ``SHELL`` names where it is one of :data:`SHELLS`, else ``sh``."""
+    """Return the shell in ``SHELL`` if it is one of :data:`SHELLS`, else ``sh``."""
     if ON_WINDOWS:
         return UserShell("cmd", environ.get("COMSPEC") or "cmd.exe")
     named = environ.get("SHELL", "")
@@ -140,17 +139,17 @@ def find_user_shell(environ: Mapping[str, str]) -> UserShell:
 def open_shell(
     shell: UserShell, activation: Activation, environ: Mapping[str, str], label: str, store: ScriptStore
 ) -> Opening:
-    """What becomes an interactive shell in the environment.
+    """Return the command that becomes an interactive shell in the environment.
 
-    ``environ`` is the caller's environment, ``label`` what the prompt shows; ``store`` keeps the start-up files. Raises
-    StoreError where they cannot be written.
+    ``environ`` is the caller's environment, ``label`` is shown in the prompt; ``store`` keeps the start-up files.
+    Raises StoreError if they cannot be written.
     """
     hint = f"(cetool:{(_UNSAFE.sub('_', label) or 'shell')[:_LONGEST_LABEL]})"
-    if ON_WINDOWS:  # written from its documentation, and not tested
+    if ON_WINDOWS:  # written from documentation, untested
         variables, steps = activated_environ(activation, environ)
         variables["PROMPT"] = f"{hint} {environ.get('PROMPT', '$P$G')}"
         return Opening(Command(shell.program, (shell.program,), variables, steps))
-    if shell.kind == "fish":  # its scripts are not those of the other shells: those run before, what they set stays
+    if shell.kind == "fish":  # fish cannot source other shells' scripts: they run before, and their variables stay
         variables, steps = activated_environ(activation, environ)
         started = (shell.program, "--init-command", _fish_text(activation, variables, hint))
         return Opening(Command(shell.program, started, variables, steps))
@@ -173,7 +172,7 @@ def open_shell(
 def open_reading_shell(
     shell: UserShell, activation: Activation, environ: Mapping[str, str], store: ScriptStore
 ) -> Opening:
-    """What becomes a shell in the environment that reads its commands from standard input, which is no terminal."""
+    """Return the command that becomes a shell reading commands from standard input, which is not a terminal."""
     variables, steps = activated_environ(activation, environ)
     argv: tuple[str, ...] = (shell.program,)
     held = None
@@ -191,13 +190,13 @@ def open_reading_shell(
 
 
 def _set_by(activation: Activation, environ: Mapping[str, str]) -> list[tuple[str, str]]:
-    """The variables to set once more: those that the environment set, and conda's own."""
+    """Return the variables to set once more: the environment's, and conda's own."""
     names = dict.fromkeys([*(name for name, _ in activation.set), "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL"])
     return [(name, environ[name]) for name in names if name.isascii() and name.isidentifier() and name in environ]
 
 
 def _posix_text(activation: Activation, environ: Mapping[str, str]) -> str:
-    """What activates the environment in a POSIX shell, whatever was done before; ``environ`` is the activated one."""
+    """Return code that activates the environment in a POSIX shell in any state; ``environ`` is activated already."""
     quote = shlex.quote
     lines = {
         "@FOREIGN@": " ".join(_FOREIGN),
@@ -223,26 +222,26 @@ def _fish_text(activation: Activation, environ: Mapping[str, str], hint: str) ->
 
 
 def _filled(template: str, values: Mapping[str, str]) -> str:
-    """The template with its marks replaced, all at once: what looks like a mark in a value is none."""
+    """Replace the marks in a template, all at once, so that marks in values stay."""
     return re.sub(r"@[A-Z]+@", lambda found: values[found[0]], template)
 
 
 def _before(name: str, environ: Mapping[str, str]) -> str:
-    """Give the variable by which the shell was led here its own value back, and read the file that it names."""
+    """Return code that restores the variable by which the shell was started, and reads the file that it names."""
     value = environ.get(name)
     if not value:
         return f"unset {name}\n"
-    # the shell would expand parameters in it; what else it might expand is left alone
+    # the shell would expand variables in it; other expansions are left out
     file = shlex.quote(os.path.expanduser(os.path.expandvars(value)))
     return f"export {name}={shlex.quote(value)}\nif [ -r {file} ]; then . {file}; fi\n"
 
 
 def _zsh_files(body: str, environ: Mapping[str, str], hint: str) -> dict[str, str]:
-    """``.zshenv`` and ``.zshrc``, each of which reads the user's own from where that lies."""
+    """Return ``.zshenv`` and ``.zshrc``, each of which reads the user's own."""
     own = environ.get("ZDOTDIR")
     own_first = "unset ZDOTDIR" if own is None else f"export ZDOTDIR={shlex.quote(own)}"
     read = 'if [[ -r ${ZDOTDIR:-$HOME}/%s ]]; then . "${ZDOTDIR:-$HOME}/%s"; fi'
-    # a .zshenv may name another ZDOTDIR: that of the user's other files
+    # a .zshenv may set another ZDOTDIR for the user's other files
     env = f"""\
 __cetool_dir=$ZDOTDIR
 {own_first}
@@ -255,7 +254,7 @@ else
 unset __cetool_dir
 fi
 """
-    # /etc/zshrc of some systems has put the history beside .zshrc
+    # /etc/zshrc of some systems puts the history next to .zshrc
     rc = f"""\
 if [[ ${{HISTFILE-}} == $__cetool_dir/* ]]; then HISTFILE=${{__cetool_own:-$HOME}}/${{HISTFILE:t}}; fi
 if (( __cetool_has )); then export ZDOTDIR=$__cetool_own; else unset ZDOTDIR; fi
@@ -267,7 +266,7 @@ unset __cetool_dir __cetool_own __cetool_has
 
 
 def _keep(store: ScriptStore, files: Mapping[str, str]) -> Held:
-    """A directory with these files in it, held in use: one for each content, so that no process changes one in use."""
+    """Keep these files in a directory named by their content, so that no process changes one in use; hold it in use."""
     digest = sha256_of(canonical_json(dict(files)).encode())
     held = store.hold_cache_dir(store.directory / "shell" / digest)
     try:
@@ -276,9 +275,9 @@ def _keep(store: ScriptStore, files: Mapping[str, str]) -> Held:
     except OSError as error:
         held.release()
         raise StoreError(
-            f"the shell's start-up file in {held.path} could not be written: {error.strerror or error}",
+            f"cannot write the shell's start-up file in {held.path}: {error.strerror or error}",
             code="cache-not-writable",
-            hint="Look at that directory, or set CETOOL_CACHE_DIR.",
+            hint="Check that directory, or set CETOOL_CACHE_DIR to another one.",
         ) from error
     return held
 
@@ -286,22 +285,22 @@ def _keep(store: ScriptStore, files: Mapping[str, str]) -> Held:
 # --- for eval ---------------------------------------------------------------------------------------------------------
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-#: Set by shells themselves, each for itself.
+#: Set by shells themselves.
 _OWN = frozenset(("_", "SHLVL", "PWD", "OLDPWD", "PS1"))
 
 
 @dataclass(frozen=True)
 class ShellChange:
-    """The environment that a shell is to have."""
+    """A change of a shell's environment."""
 
-    #: Its variables now, and those that it gets.
+    #: Its variables now, and afterwards.
     before: Mapping[str, str]
     after: Mapping[str, str]
-    #: Scripts to source and settings to make then.
+    #: Scripts to source and variables to set afterwards.
     steps: Sequence[str] = ()
     #: Scripts to source before it is undone.
     ending: Sequence[str] = ()
-    #: What the prompt shows.
+    #: Shown in the prompt.
     label: str = ""
 
     @property
@@ -313,7 +312,7 @@ class ShellChange:
 
 
 def shell_code(shell: str, change: ShellChange) -> str:
-    """The code for ``shell``, one of :data:`SHELLS`."""
+    """Return the code for ``shell``, one of :data:`SHELLS`."""
     return _fish(change) if shell == "fish" else _posix(change)
 
 
@@ -347,7 +346,7 @@ def _step(step: str) -> str:
 
 
 def _fish(change: ShellChange) -> str:
-    """fish sources no scripts of other shells: their effects are to be in ``after`` already."""
+    """Return code for fish, which cannot source other shells' scripts: ``after`` includes their effects."""
     lines = [_fish_assigned(name, change.after) for name in change.names]
     label = _fish_quote(f"({_UNSAFE.sub('_', change.label)}) ")
     lines += [
@@ -366,7 +365,7 @@ def _fish(change: ShellChange) -> str:
         f"  functions -e {UNDO}",
         "end",
     ]
-    # eval joins lines by blanks in older fish: each statement ends by itself
+    # older versions of fish join the lines with blanks in eval, so end each statement
     return ";\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Tools: which package a program's name stands for, and which programs the packages of an environment bring."""
+"""Tools: the package that a program's name stands for, and the programs in the packages of an environment."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from cetool.launch.process import find_program, look_in
 from cetool.packages.prefix import sound_records
 from cetool.warm.environ import ON_WINDOWS, path_dirs
 
-#: A match spec's channel, its name, and all the rest of it. Programs' names have a + where packages' have none.
+#: A match spec's channel, its name, and the rest. Unlike package names, names of programs may contain +.
 _WORD = re.compile(r"\s*((?:[^\s\[]*::)?)([A-Za-z0-9_][A-Za-z0-9_.+-]*)(.*)", re.DOTALL)
-#: Programs named in a message.
+#: Maximum number of programs in a message.
 _MOST_TOLD = 20
-#: What Windows runs without its being said.
+#: Suffixes of programs on Windows.
 _EXECUTABLE = (".exe", ".bat", ".cmd", ".com") if ON_WINDOWS else ()
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A program, and the match spec of the package that brings it."""
+    """A program, and the match spec of the package that has it."""
 
     program: str
     spec: str
 
 
 def read_tool(word: str) -> Tool:
-    """The tool that a word such as ``ruff``, ``ruff>=0.4``, ``bioconda::samtools`` or ``Rscript`` means.
+    """Return the tool for a word such as ``ruff``, ``ruff>=0.4``, ``bioconda::samtools`` or ``Rscript``.
 
-    The spec is not looked at any closer than to tell its name. Raises UsageError where the word is a file's path.
+    Only the name is extracted from the spec; the rest is not checked. Raises UsageError if the word is a path.
     """
     if word.partition("#")[0].partition("[")[0].rstrip().endswith((".conda", ".tar.bz2")):
         canonical = canonical_spec(word)
@@ -45,8 +45,8 @@ def read_tool(word: str) -> Tool:
     separators = ("/", "\\") if ON_WINDOWS else ("/",)
     if any(separator in word.rpartition("::")[2].partition("[")[0] for separator in separators) and "://" not in word:
         raise UsageError(
-            f"{word!r} is a path, and TOOL the name of a program",
-            hint=f"`cetool run {word}` runs a script; with --spec, programs by their path are run as well.",
+            f"{word!r} is a path, not the name of a program",
+            hint=f"Run a script with `cetool run {word}`; to run a program by its path, name its packages with --spec.",
         )
     if found is None:
         return Tool(word, word)
@@ -55,10 +55,10 @@ def read_tool(word: str) -> Tool:
 
 
 def find_tool(program: str, prefix: Path, packages: Sequence[str], *, command: str) -> str:
-    """The absolute path of a program of the environment at ``prefix``; one that is named by a path is that file.
+    """Return the absolute path of a program in the environment at ``prefix``; a path stands for that file.
 
-    ``packages`` are the names of those that were asked for, ``command`` what the user may type to ask for others.
-    Raises ProgramNotFoundError (127), which lists what the packages bring, or NotExecutableError (126).
+    ``packages`` are the names of the requested packages, ``command`` is what the user can type to request others.
+    Raises ProgramNotFoundError (127), which lists the programs of the packages, or NotExecutableError (126).
     """
     if "/" in program or (ON_WINDOWS and "\\" in program):
         return find_program(program, {})
@@ -67,34 +67,36 @@ def find_tool(program: str, prefix: Path, packages: Sequence[str], *, command: s
     if found is not None:
         return os.path.abspath(found)
     if blocked:
-        raise NotExecutableError(f"{blocked[0]} may not be executed", hint="Make the environment anew with --refresh.")
+        raise NotExecutableError(f"{blocked[0]} is not executable", hint="Re-create the environment with --refresh.")
     raise _no_program(program, prefix, packages, command)
 
 
 def _no_program(program: str, prefix: Path, packages: Sequence[str], command: str) -> CetoolError:
-    brought = programs_of(prefix, packages)
+    available = programs_of(prefix, packages)
     plural = len(packages) != 1
-    whose = f"the package{'s' if plural else ''} {_listed(packages)}"
-    way_out = f"If another package brings it: `{command} --spec PACKAGE {program}`."
-    near = difflib.get_close_matches(program, brought, n=1)
-    told = ", ".join(brought[:_MOST_TOLD])
-    if len(brought) > _MOST_TOLD:
-        told += f", and {len(brought) - _MOST_TOLD} more"
-    what = f"{'They bring' if plural else 'It brings'} {told or 'no programs'}."
-    meant = f" Was {near[0]!r} meant?" if near else ""
+    shown = ", ".join(available[:_MOST_TOLD])
+    if len(available) > _MOST_TOLD:
+        shown += f", and {len(available) - _MOST_TOLD} more"
+    near = difflib.get_close_matches(program, available, n=1)
+    hints = [
+        f"Did you mean {near[0]!r}?" if near else "",
+        f"{'Their' if plural else 'Its'} programs: {shown}." if shown else "",
+        f"To use another package, run `{command} --spec PACKAGE {program}`.",
+    ]
+    subject = f"package{'s' if plural else ''} {_listed(packages)} {'have' if plural else 'has'}"
     return ProgramNotFoundError(
-        f"{whose} {'bring' if plural else 'brings'} no program {program!r}",
+        f"{subject} no program {program!r}",
         about=program,
-        hint=f"{what}{meant} {way_out}",
+        hint=" ".join(filter(None, hints)),
     )
 
 
 def programs_of(prefix: Path, packages: Iterable[str]) -> list[str]:
-    """The programs that these packages put into the environment at ``prefix``, by their conda-meta records, sorted."""
+    """Return the programs of these packages in the environment at ``prefix``, by their conda-meta records, sorted."""
     wanted = set(packages)
     folders = {os.path.normcase(folder) for folder in path_dirs(os.fspath(prefix))}
     found: set[str] = set()
-    sound, _ = sound_records(prefix)  # a message must not fail for want of facts
+    sound, _ = sound_records(prefix)  # the message must not fail because of a damaged record
     for file in (file for record in sound if record.name in wanted for file in record.files):
         folder, name = os.path.split(os.path.join(prefix, file))
         if os.path.normcase(os.path.normpath(folder)) in folders and _is_program(os.path.join(folder, name)):
@@ -103,7 +105,7 @@ def programs_of(prefix: Path, packages: Iterable[str]) -> list[str]:
 
 
 def _is_program(path: str) -> bool:
-    if os.path.basename(path).startswith("."):  # a package's own scripts of installation
+    if os.path.basename(path).startswith("."):  # a package's installation scripts
         return False
     if ON_WINDOWS:
         return path.lower().endswith(_EXECUTABLE)
@@ -111,4 +113,4 @@ def _is_program(path: str) -> bool:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else "asked for"
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else "requested"

@@ -1,1 +1,1 @@
-"""Where environments live, and for how long."""
+"""Where environments are kept, and for how long."""

@@ -1,6 +1,7 @@
-"""What environments take up on disk, and what their removal would free: a file with many names counts once.
+"""Measure the disk space of environments, and move prefixes to the trash.
 
-The trash: a prefix goes there in one step, so that no process sees it half deleted, and is deleted later.
+A file with several hard links counts once. A prefix moves to the trash in one step, so that no process sees it half
+deleted, and is deleted later.
 """
 
 from __future__ import annotations
@@ -20,38 +21,38 @@ from cetool.base.ownership import make_private_dirs
 from cetool.base.process import is_running, start_time
 
 _HINTS = {
-    errno.ENOSPC: "Free some room there (cetool gc --older-than 0s removes all that is not in use), "
-    "or set CETOOL_CACHE_DIR.",
-    errno.EDQUOT: "Your quota is used up: cetool gc --older-than 0s removes all that is not in use.",
-    errno.EROFS: "Set CETOOL_CACHE_DIR to a directory that can be written to.",
-    errno.EACCES: "Look at the permissions of that directory, or set CETOOL_CACHE_DIR.",
+    errno.ENOSPC: "Free some space (`cetool gc --older-than 0s` removes every environment that is not in use), "
+    "or set CETOOL_CACHE_DIR to a directory on another disk.",
+    errno.EDQUOT: "Your quota is used up. `cetool gc --older-than 0s` removes every environment that is not in use.",
+    errno.EROFS: "The file system is read-only. Set CETOOL_CACHE_DIR to a writable directory.",
+    errno.EACCES: "Check the permissions of that directory, or set CETOOL_CACHE_DIR to another one.",
 }
-_OTHER_HINT = "Look at the file system of that directory, or set CETOOL_CACHE_DIR."
+_OTHER_HINT = "Check the file system of that directory, or set CETOOL_CACHE_DIR to another one."
 
 
 def write_hint(error: OSError) -> str:
-    """What to do where something could not be written to the cache."""
+    """Return a hint for an error while writing to the cache."""
     return _HINTS.get(error.errno or 0, _OTHER_HINT)
 
 
 def disk_size(prefix: Path) -> int:
-    """Bytes that the files below a prefix take on disk, each counted once however many names it has there."""
+    """Return the bytes that the files below a prefix take on disk, each hard-linked file counted once."""
     return total_room(status for _, status in walk(prefix))
 
 
 class Freed:
-    """Counts the bytes that removing prefixes one after another frees.
+    """Count the bytes that are freed by removing prefixes one after another.
 
-    A file is freed when its last name goes: one that still lives in a package cache, or in an environment that stays,
-    is not. Each prefix is to be added before it is deleted; those added before it may be deleted by then or not.
+    A file is freed with its last name: one that is still in a package cache, or in an environment that stays, is not.
+    Add each prefix before it is deleted; earlier ones may already be deleted.
     """
 
     def __init__(self) -> None:
-        # by device and inode: how many names it had when last seen, and how many of those are to go
+        # by device and inode: how many names the file had when last seen, and how many of them will be removed
         self._names: dict[tuple[int, int], tuple[int, int]] = {}
 
     def add(self, prefix: Path) -> int:
-        """Bytes freed by removing this prefix too."""
+        """Return the bytes that are also freed when this prefix is removed."""
         total = 0
         for _, status in walk(prefix):
             if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
@@ -65,21 +66,21 @@ class Freed:
         return total
 
     def is_last_name(self, status: os.stat_result) -> bool:
-        """Whether a file has no other name than this one, those aside that are removed in the same collection."""
+        """Return whether a file has no other name, apart from those that the same collection removes."""
         if status.st_nlink <= 1:
             return True
         seen, going = self._names.get((status.st_dev, status.st_ino), (status.st_nlink, 0))
         return status.st_nlink - max(0, going - (seen - status.st_nlink)) <= 1
 
 
-#: What the trash's entries begin with where they could only be put beside the prefix.
+#: Prefix of trash entries that had to stay next to the environment.
 _BESIDE = ".trash-"
 
 
 def discard(prefix: Path, trash: Path) -> Path | None:
-    """Move what is at a prefix into the trash, and tell where to; None where nothing is there.
+    """Move a prefix into the trash and return its new path, or None if there is nothing there.
 
-    The name there says which process moved it, which may yet want it back. Raises OSError where it cannot be moved.
+    The new name identifies the process that moved it and that may still restore it. Raises OSError if the move fails.
     """
     if not os.path.lexists(prefix):
         return None
@@ -90,7 +91,7 @@ def discard(prefix: Path, trash: Path) -> Path | None:
     try:
         os.rename(prefix, target)
     except PermissionError:
-        # a directory changes its "..", so it must be writable itself
+        # moving a directory changes its "..", so it must be writable
         if prefix.is_symlink() or not prefix.is_dir():
             raise
         os.chmod(prefix, stat.S_IRWXU)
@@ -104,7 +105,7 @@ def discard(prefix: Path, trash: Path) -> Path | None:
 
 
 def clear(trash: Path, envs: Path) -> None:
-    """Finish the deletions that were interrupted; what a process that still runs has put there is left to it."""
+    """Finish interrupted deletions, except those of processes that still run."""
     for directory, beginning in ((trash, ""), (envs, _BESIDE)):
         with contextlib.suppress(OSError):
             for entry in os.listdir(directory):
@@ -113,7 +114,7 @@ def clear(trash: Path, envs: Path) -> None:
 
 
 def clear_locks(directory: Path, is_wanted: Callable[[str], bool]) -> None:
-    """Delete the file locks that no process holds and that guard nothing, as ``is_wanted`` says of a file's name."""
+    """Delete file locks that no process holds and for which ``is_wanted`` (called with the file's name) is false."""
     with contextlib.suppress(OSError):
         for name in os.listdir(directory):
             if name.endswith(".lock") and not is_wanted(name):
@@ -131,7 +132,7 @@ def _is_wanted(entry: str) -> bool:
 
 
 def delete_tree(path: Path) -> None:
-    """Delete a tree of the trash, read-only directories included; what cannot be deleted now is left for later."""
+    """Delete a tree from the trash, with its read-only directories; leave what cannot be deleted for later."""
     import shutil
 
     if path.is_symlink() or not path.is_dir():
@@ -141,7 +142,7 @@ def delete_tree(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
     if not os.path.lexists(path):
         return
-    # Only directories are opened up: a file's mode is that of its other names as well, in a package cache for one.
+    # Change the mode of directories only: a file may be hard-linked to a package cache, which would see the new mode.
     _open_up(os.fspath(path))
     for directory, names, files in os.walk(path):
         for name in names if os.name != "nt" else names + files:

@@ -1,7 +1,7 @@
-"""Collection: what is removed, by age and by size; never what is in use.
+"""Collection: remove things by age and by size, but nothing that is in use.
 
-Each kind of thing that can be removed (environments, kept scripts, downloads, ...) says what there is of it, how it is
-held against use, and how it is put away. One :class:`Collection` decides, removes and reports for all of them.
+Each :class:`Kind` (environments, kept scripts, downloads, ...) lists its items, holds one so that no process starts to
+use it, and removes one. A :class:`Collection` decides, removes and reports for all kinds.
 """
 
 from __future__ import annotations
@@ -22,88 +22,88 @@ from cetool.store.disk import Freed, delete_tree
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What is removed."""
+    """What a collection removes."""
 
-    #: What was unused for so many seconds; None: no age is too old.
+    #: Remove what was unused for this many seconds; None for no limit.
     older_than: float | None = None
-    #: The least recently used beyond so many bytes; None: no limit.
+    #: Remove the least recently used items until the rest takes at most this many bytes; None for no limit.
     max_size: int | None = None
-    #: All that is not in use.
+    #: Remove everything that is not in use.
     everything: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Removable:
-    """Something that can be removed."""
+    """An item that can be removed."""
 
     path: Path
-    #: When it was last used, in seconds since 1970; None for what was never completed.
+    #: Last use, in seconds since 1970; None if it was never completed.
     used: float | None
-    #: Bytes that count towards a size limit.
+    #: Bytes that count towards the size limit.
     size: int = 0
-    #: Why it is removed whatever its age; None where its age decides.
+    #: Reason to remove it whatever its age; None if its age decides.
     reason: str | None = None
-    #: Whether its age is no reason.
+    #: Whether to keep it whatever its age.
     kept: bool = False
-    #: The environment's name, where it is one.
+    #: The environment's name; empty for other kinds.
     name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What was, or with a dry run would be, removed."""
+    """An item that was removed, or would be (dry run)."""
 
     kind: str
     item: Removable
     reason: str
-    #: Seconds since its last use; None for what was never completed.
+    #: Seconds since its last use; None if it was never completed.
     unused: float | None
     #: Bytes.
     freed: int
 
 
 class Kind:
-    """A kind of things that can be removed."""
+    """A kind of item that can be removed."""
 
-    #: What a report calls it.
+    #: Its name in reports.
     name = ""
-    #: Whether a report lists its items and what became of each; of other kinds only the bytes count.
+    #: Whether a report lists its items; of other kinds only the bytes are reported.
     listed = False
-    #: Seconds for which an item is kept after its last use; None where the policy says it.
+    #: Seconds for which an item is kept after its last use; None if the policy decides.
     after: float | None = None
-    #: Whether it is kept so long even where everything is to be removed.
+    #: Whether ``after`` also applies when the policy removes everything.
     always = False
 
     def items(self, freed: Freed) -> Iterable[Removable]:
-        """What there is; ``freed`` knows what the same collection has removed before."""
+        """Return the items; ``freed`` knows what this collection has already removed."""
         raise NotImplementedError
 
     def in_use(self, item: Removable) -> bool:
-        """Whether a process uses it now."""
+        """Return whether a process uses the item now."""
         return False
 
     def held(self, item: Removable) -> AbstractContextManager[bool]:
-        """Hold an item against use; the context's value is whether that could be done."""
+        """Hold an item so that no process starts to use it; the context's value is whether that worked."""
         return contextlib.nullcontext(True)
 
     def used(self, item: Removable) -> float | None:
-        """When it was last used, looked up again while it is held."""
+        """Return the item's last use, read again while it is held."""
         return item.used
 
     def put_away(self, item: Removable) -> Path | None:
-        """Remove it in one step; where to, if something is left there to be deleted. Raises OSError or StoreError."""
+        """Remove an item in one step; return what is left to delete, if anything. Raises OSError or StoreError."""
         item.path.unlink()
         return None
 
     def freed_by(self, item: Removable, path: Path, freed: Freed) -> int:
-        """Bytes that are freed with what is at ``path``: the item, or what is left of it."""
+        """Return the bytes that are freed with ``path``: the item, or what is left of it."""
         return item.size
 
     def saw_in_use(self, item: Removable) -> None:
-        """Called for an item that was left because it is in use."""
+        """Note that an item was left because it is in use."""
 
     def forget(self, item: Removable) -> None:
-        """Called once an item is gone."""
+        """Note that an item is gone."""
 
     def tidy(self) -> None:
         """Finish what an interrupted collection left."""
@@ -111,7 +111,7 @@ class Kind:
 
 @contextlib.contextmanager
 def held_by_lock(path: Path, guarded: Path) -> Iterator[bool]:
-    """Hold a file lock exclusively; yields whether it was free. Its file goes with what it guards."""
+    """Hold a file lock exclusively; yield whether it was free. Its file is deleted together with what it guards."""
     lock = try_lock(path, shared=False)
     if lock is None:
         yield False
@@ -123,10 +123,10 @@ def held_by_lock(path: Path, guarded: Path) -> Iterator[bool]:
 
 
 class Locked(Kind):
-    """Directories that are held in use by a file lock each, and are measured when they are out of the way."""
+    """Directories that are in use while a file lock is held, and that are measured after they were moved away."""
 
     def lock_path(self, item: Removable) -> Path:
-        """The file lock that is shared by all who use the item."""
+        """Return the file lock that every user of the item shares."""
         raise NotImplementedError
 
     def in_use(self, item: Removable) -> bool:
@@ -140,7 +140,7 @@ class Locked(Kind):
 
 
 class Collection:
-    """One collection at work: it removes items of one kind after another, and keeps what became of them."""
+    """A collection at work: removes the items of one kind after another, and lists what it did."""
 
     def __init__(self, policy: Policy, *, dry_run: bool = False) -> None:
         self.policy = policy
@@ -155,18 +155,17 @@ class Collection:
 
     @property
     def freed(self) -> int:
-        """Bytes freed in all."""
+        """Bytes freed in total."""
         return sum(item.freed for item in self.collected)
 
     def of(self, *kinds: str) -> list[Collected]:
-        """What was removed of these kinds, in the order in which it went."""
+        """Return what was removed of these kinds, in order of removal."""
         return [item for item in self.collected if item.kind in kinds]
 
     def collect(self, *kinds: Kind) -> None:
-        """Remove what is to go whatever the size of all, the least recently used first.
+        """Remove the items that go whatever the total size, the least recently used first.
 
-        One item that cannot be removed is no reason to keep the others. Raises StoreError where what
-        there is cannot be listed.
+        If one item cannot be removed, the others still are. Raises StoreError if the items cannot be listed.
         """
         for kind in kinds:
             for item in self._items(kind):
@@ -177,7 +176,7 @@ class Collection:
                 kind.tidy()
 
     def shrink(self, *groups: Sequence[Kind]) -> None:
-        """Remove the least recently used until all together are within the policy's size, the first groups first."""
+        """Remove the least recently used items until the total is within the policy's size, the first groups first."""
         limit = self.policy.max_size
         if limit is None:
             return
@@ -190,7 +189,7 @@ class Collection:
                 size -= item.size
 
     def _items(self, kind: Kind) -> list[Removable]:
-        """The items of a kind that are still there, the least recently used first."""
+        """Return the items of a kind that still exist, the least recently used first."""
         found = ((kind, item) for item in kind.items(self._freed) if item.path not in self._gone)
         return [item for _, item in self._by_age(found)]
 
@@ -202,18 +201,18 @@ class Collection:
         return sorted(found, key=key)
 
     def _reason(self, kind: Kind, item: Removable) -> str | None:
-        """Why an item goes, whatever the size of all; None where it stays."""
+        """Return why an item is removed whatever the total size; None if it stays."""
         if item.reason is not None or item.kept:
             return item.reason
         if item.used is None:
-            return "incomplete"  # its lock tells it from one that is being made at this moment
+            return "incomplete"  # or being made: then its lock is held
         if self.policy.everything and not kind.always:
             return "not in use"
         limit = self.policy.older_than if kind.after is None else kind.after
         return "unused" if limit is not None and age(item.used, self.now) >= limit else None
 
     def _take(self, kind: Kind, item: Removable, reason: str) -> bool:
-        """Remove an item, or note that it would be; whether it went."""
+        """Remove an item, or note that it would be removed; return whether it was."""
         self._tried.add(item.path)
         try:
             if kind.in_use(item):
@@ -231,7 +230,7 @@ class Collection:
         return True
 
     def _remove(self, kind: Kind, item: Removable) -> int | None:
-        """Remove an item; the bytes freed, None where it is in use or was used since the collection began."""
+        """Remove an item; return the bytes freed, or None if it is in use or was used since the collection began."""
         with kind.held(item) as held:
             if not held:
                 self._leave(kind, item)
@@ -239,7 +238,7 @@ class Collection:
             if self._was_used(kind, item):
                 return None
             left = kind.put_away(item)
-        # measured and deleted once no process can wait for it
+        # measure and delete after the lock is released, so that no process waits
         freed = kind.freed_by(item, left or item.path, self._freed)
         if left is not None:
             delete_tree(left)
@@ -247,7 +246,7 @@ class Collection:
         return freed
 
     def _was_used(self, kind: Kind, item: Removable) -> bool:
-        """Whether an item was made or used, and left again, while the ones before it were removed."""
+        """Return whether an item was made or used while the items before it were removed."""
         if item.used is not None and self.policy.everything:
             return False
         used = kind.used(item)

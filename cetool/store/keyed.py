@@ -1,11 +1,12 @@
-"""Small files by key: the last copy of each script from a URL, answers about scripts, and what is kept of baselines.
+"""Small files by key: copies of scripts from URLs, answers about scripts, and what is kept of baselines.
 
-Copies are for runs without a network, and so that a server is asked only for what has changed. A copy is one file, so
-that it is whole or absent: a line of JSON, then the script's bytes. It is not executed where it is, so nothing has to
-hold it. Answers are no cache: no collection takes them, and they are apart from what can be fetched again.
+Copies allow runs without a network, and revalidation instead of a download. A copy is one file, so that it is complete
+or absent: a line of JSON, then the script's bytes. Scripts do not run from there, so a copy needs no lock. Answers are
+not a cache: no collection removes them, and they are stored apart from what can be fetched again.
 
-An environment never changes, so the content of the baselines that it was made from is kept as long as its script is
-there. News of a script's baseline is a file of its own: it is there, or not, and a launch record watches that."""
+An environment never changes, so the content of the baselines that it was made from is kept as long as its script
+exists. News about a script's baseline is a separate file whose existence a launch record checks.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +30,13 @@ from cetool.base.values import Value
 _COPY_SCHEMA = "cetool.copy/1"
 #: Seconds for which a copy is kept after its last use.
 COPIES_KEPT = 30 * 86400.0
-#: The keys of copies and answers: SHA-256 digests.
+#: Keys of copies and answers: SHA-256 digests.
 SHA256 = pattern(r"[0-9a-f]{64}\Z")
 _LARGEST_HEAD = 64 * 1024
 
 
 class KeyedFiles:
-    """Files in one directory of this user's own, 0700; each is written in one step."""
+    """Files in a private directory (0700), each written in one step."""
 
     def __init__(self, directory: Path, *, trust: bool = False, suffix: str = "", sync: bool = False) -> None:
         self.directory = directory
@@ -44,36 +45,36 @@ class KeyedFiles:
         self._sync = sync
 
     def path(self, key: str) -> Path:
-        """The file of a key."""
+        """Return the file of a key."""
         return self.directory / f"{key}{self._suffix}"
 
     def check(self) -> None:
-        """Raise StoreError where others could have written the files."""
+        """Raise StoreError if another user could have written the files."""
         ensure_private_dir(self.directory, trust=self._trust, writable=False)
 
     def __iter__(self) -> Iterator[str]:
-        """The keys of all files, sorted."""
+        """Yield the keys of all files, sorted."""
         with contextlib.suppress(OSError):
             for name in sorted(os.listdir(self.directory)):
                 if name.endswith(self._suffix):
                     yield name.removesuffix(self._suffix)
 
     def read(self, key: str, limit: int) -> bytes:
-        """The bytes of a regular file. Raises OSError."""
+        """Return the bytes of a regular file. Raises OSError."""
         return read_regular(self.path(key), limit, follow=False)
 
     def write(self, key: str, data: bytes) -> None:
-        """Write a file, 0600, in place of the one before. Raises StoreError or OSError."""
+        """Write or replace a file (0600). Raises StoreError or OSError."""
         ensure_private_dir(self.directory, trust=self._trust)
         put_file(self.path(key), data, mode=0o600, sync=self._sync)
 
     def remove(self, key: str) -> None:
-        """Remove a file where there is one."""
+        """Remove a file, if it exists."""
         with contextlib.suppress(OSError):
             self.path(key).unlink()
 
     def touch(self, key: str, *, create: bool = False) -> None:
-        """Let a file's time be now; that it cannot be set is no error."""
+        """Set a file's time to now, if possible."""
         with contextlib.suppress(OSError, StoreError):
             if create:
                 ensure_private_dir(self.directory, trust=self._trust)
@@ -81,7 +82,7 @@ class KeyedFiles:
             os.utime(self.path(key))
 
     def is_due(self, key: str, seconds: float) -> bool:
-        """Whether so much time has passed since a file was written; true where there is none."""
+        """Return whether a file is at least this old or does not exist."""
         try:
             return is_due(self.path(key).stat().st_mtime, seconds)
         except OSError:
@@ -89,26 +90,26 @@ class KeyedFiles:
 
 
 class Copy(Value):
-    """A script as it last came."""
+    """A script as it was last downloaded."""
 
-    #: Where it was in the end, without credentials, and the key of that address.
+    #: Final URL, without credentials, and its key.
     url: str
     address: str
-    #: Its file name.
+    #: File name.
     name: str
     data: bytes
-    #: When the server last had it so, in seconds since 1970.
+    #: When the server last confirmed this content, in seconds since 1970.
     checked: float
-    #: What the server said.
+    #: The server's validators.
     etag: str | None = None
     modified: str | None = None
 
 
 class CopyStore(KeyedFiles):
-    """Copies by the keys of the addresses that were asked for."""
+    """Copies by the key of the requested address."""
 
     def find(self, key: str) -> Copy | None:
-        """The copy of what was asked for by this address; None where it is damaged, or others could have written it."""
+        """Return the copy for an address; None if it is missing, damaged, or another user could have written it."""
         try:
             self.check()
             text, _, data = self.read(key, _LARGEST_HEAD + SCRIPT).partition(b"\n")
@@ -122,64 +123,64 @@ class CopyStore(KeyedFiles):
             return None
 
     def keep(self, key: str, copy: Copy) -> None:
-        """Keep a copy in place of the one before. Raises StoreError or OSError where it cannot be written."""
+        """Write or replace a copy. Raises StoreError or OSError."""
         head = {"schema": _COPY_SCHEMA, "sha256": sha256_of(copy.data), **copy._asdict()}
         del head["data"]
         self.write(key, json.dumps(head).encode() + b"\n" + copy.data)
 
 
 _TRUSTED_SCHEMA = "cetool.trusted/2"
-#: What the version before wrote: its question showed no embedded locks, and not all places.
+#: The previous format: its question did not show embedded locks, nor all places.
 _FORMER = "cetool.trusted/1"
 _LARGEST = 1 << 20
-_ELSEWHERE = "Set CETOOL_DATA_DIR to a directory that is yours alone."
+_ELSEWHERE = "Set CETOOL_DATA_DIR to a directory that only you can write to."
 
 
 @dataclass(frozen=True)
 class Trusted:
-    """That the user agreed to run what has this digest."""
+    """The user's agreement to run the content with this digest."""
 
     sha256: str
-    #: Where it came from then, without credentials.
+    #: Where it came from at the time, without credentials.
     url: str
     #: Seconds since 1970.
     date: float
     #: ``asked``, ``--yes`` or ``--sha256``.
     how: str
-    #: The directories and files of this machine that it depends on: what packages are taken from, bases, baselines, and
-    #: the working directory where that decides.
+    #: Local directories and files that it depends on: package sources, bases, baselines, and the working directory if
+    #: it matters.
     places: tuple[str, ...] = ()
     #: False for an answer to a question that did not show a lock in the script.
     complete: bool = True
 
     def covers(self, places: Collection[str], *, embedded_lock: bool) -> bool:
-        """Whether the answer holds for a use of these places, and of a lock in the script."""
+        """Return whether the answer covers a use of these places and of a lock in the script."""
         return set(places) <= set(self.places) and (self.complete or not embedded_lock)
 
 
 class TrustStore(KeyedFiles):
-    """All answers; each is a file that is written in one step."""
+    """All answers, each in a file that is written in one step."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, suffix=".json", sync=True)
 
     def find(self, sha256: str) -> Trusted | None:
-        """The answer for this content. Raises StoreError where others could have written it."""
+        """Return the answer for this content. Raises StoreError if another user could have written it."""
         self.check()
         return self._find(sha256)
 
     def all(self) -> list[Trusted]:
-        """All answers, the newest first. Raises StoreError where others could have written them."""
+        """Return all answers, the newest first. Raises StoreError if another user could have written them."""
         self.check()
         found = [self._find(key) for key in self if SHA256.match(key)]
         return sorted((item for item in found if item is not None), key=lambda item: (-item.date, item.sha256))
 
     def last_from(self, url: str) -> Trusted | None:
-        """The newest answer for anything that came from this URL. Raises StoreError as :meth:`all`."""
+        """Return the newest answer for anything from this URL. Raises StoreError like :meth:`all`."""
         return next((item for item in self.all() if item.url == url), None)
 
     def add(self, trusted: Trusted) -> None:
-        """Remember an answer, in place of an earlier one for the same content. Raises StoreError with the reason."""
+        """Store an answer, replacing an earlier one for the same content. Raises StoreError."""
         kept = encode(trusted, schema=_TRUSTED_SCHEMA)
         del kept["complete"]
         try:
@@ -188,30 +189,30 @@ class TrustStore(KeyedFiles):
             raise error.but(hint=_ELSEWHERE) from None
         except OSError as error:
             raise StoreError(
-                f"{self.directory} cannot be written to: {error.strerror}", code="cache-not-writable", hint=_ELSEWHERE
+                f"cannot write to {self.directory}: {error.strerror}", code="cache-not-writable", hint=_ELSEWHERE
             ) from None
 
     def forget(self, sha256: str) -> bool:
-        """Take an answer back; whether there was one. Raises StoreError where it cannot be."""
+        """Withdraw an answer; return whether there was one. Raises StoreError."""
         path = self.path(sha256)
         try:
             path.unlink()
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise StoreError(f"{path} cannot be removed: {error.strerror}", code="cache-not-writable") from None
+            raise StoreError(f"cannot remove {path}: {error.strerror}", code="cache-not-writable") from None
         sync_directory(self.directory)
         return True
 
     def check(self) -> None:
-        """Raise StoreError where others could have written the answers."""
+        """Raise StoreError if another user could have written the answers."""
         try:
             super().check()
         except StoreError as error:
             raise error.but(hint=_ELSEWHERE) from None
 
     def _find(self, sha256: str) -> Trusted | None:
-        """One answer; what is no file of this form is none."""
+        """Return one answer; None if the file is missing or not in this format."""
         try:
             status = self.path(sha256).lstat()
             data = parse_json(self.read(sha256, _LARGEST), exact=True)
@@ -223,25 +224,25 @@ class TrustStore(KeyedFiles):
 
 
 def _own(status: os.stat_result) -> bool:
-    """Whether no other user could have written the file."""
+    """Return whether no other user could have written the file."""
     if os.name == "nt":
         return True
     return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and status.st_nlink == 1
 
 
-#: Seconds between two looks at whether a baseline has changed, and between two reports of the same news.
+#: Seconds between two checks whether a baseline has changed, and between two reports of the same news.
 DAY = 86400.0
-#: Seconds between two looks at whether there is one to be looked at.
+#: Seconds between two searches for baselines that are due for a check.
 HOUR = 3600.0
-#: Seconds for which is kept what no script that is still there has asked for.
+#: Seconds for which files are kept that no existing script uses.
 BASELINES_KEPT = 30 * DAY
 _LOOKED = "looked"
 
 
 class News(Value):
-    """That a baseline has changed."""
+    """News that a baseline has changed."""
 
-    #: The SHA-256 of the new content.
+    #: SHA-256 of the new content.
     content: str
     text: str
     #: When a run last reported it, in seconds since 1970.
@@ -249,17 +250,17 @@ class News(Value):
 
 
 class BaselineStore:
-    """The files below one directory of this user's own.
+    """The files of baselines, below one private directory.
 
-    A baseline is known by the key of its address (:attr:`cetool.fetch.addresses.Address.key`, or of a path), a script's
-    use of one by :func:`use_key`.
+    A baseline's key is that of its address (:attr:`cetool.fetch.addresses.Address.key`) or path; the key of a script's
+    use of one comes from :func:`use_key`.
     """
 
     def __init__(self, directory: Path, *, trust: bool = False) -> None:
         self.directory = directory
-        #: The baselines by URL, as each last came.
+        #: The last downloaded copies of baselines, by URL.
         self.copies = CopyStore(directory / "copies", trust=trust)
-        #: What scripts' environments are made from; of a :class:`Copy` here ``name`` is what the script is called by.
+        #: What scripts' environments are made from; in these copies ``name`` is the script.
         self.uses = CopyStore(directory / "uses", trust=trust)
         #: When the server of an address was last asked.
         self.checked = KeyedFiles(directory / "checked", trust=trust)
@@ -267,77 +268,79 @@ class BaselineStore:
         self._own = KeyedFiles(directory, trust=trust)
 
     def keep(self, key: str, copy: Copy) -> None:
-        """Keep what came from an address. Raises StoreError or OSError where that cannot be."""
+        """Keep the content of an address. Raises StoreError or OSError."""
         self.copies.keep(key, copy)
 
     def use(self, key: str, copy: Copy) -> None:
-        """Note what a script's environment is made from, which is no news then. Raises StoreError or OSError."""
+        """Note the content that a script's environment is made from, and remove news about it. Raises StoreError or
+        OSError.
+        """
         self.uses.keep(key, copy)
         self.clear_news(key)
 
     def all_uses(self) -> Iterator[tuple[str, Copy]]:
-        """Every script's use of a baseline, by its key."""
+        """Yield every script's use of a baseline, with its key."""
         for key in self.uses:
             copy = self.uses.find(key)
             if copy is not None:
                 yield key, copy
 
-    # --- news -------------------------------------------------------------------------------------------------------
+    # --- news ---------------------------------------------------------------------------------------------------------
 
     def news_path(self, key: str) -> Path:
-        """The file that is there while there is news for a use."""
+        """Return the file that exists while there is news for a use."""
         return self._news.path(key)
 
     def news(self, key: str) -> News | None:
-        """The news for a use."""
+        """Return the news for a use."""
         try:
             return decode(News, parse_json(self._news.read(key, NOTE), exact=True))
         except (OSError, ValueError):
             return None
 
     def tell(self, key: str, news: News) -> None:
-        """Put news where the next run finds it. Raises StoreError or OSError."""
+        """Write news for the next run. Raises StoreError or OSError."""
         self._news.write(key, json.dumps(encode(news)).encode())
 
     def clear_news(self, key: str) -> None:
-        """Remove what is no news any more."""
+        """Remove news that no longer applies."""
         self._news.remove(key)
 
-    # --- when it was looked at ----------------------------------------------------------------------------------------
+    # --- times of checks ----------------------------------------------------------------------------------------------
 
     def is_due(self, key: str) -> bool:
-        """Whether a day has passed since the server of an address was asked."""
+        """Return whether the server of an address was last asked a day ago or earlier."""
         return self.checked.is_due(key, DAY)
 
     def asked(self, key: str) -> None:
-        """Note that it is asked now."""
+        """Note that the server is asked now."""
         self.checked.touch(key, create=True)
 
     def any_due(self) -> bool:
-        """Whether there is any address of which it has been a day."""
+        """Return whether any address is due."""
         return any(map(self.is_due, self.checked))
 
     @property
     def looked(self) -> Path:
-        """The file whose time says when a run last saw to it that news comes in."""
+        """The file whose time is when a run last started a check."""
         return self._own.path(_LOOKED)
 
     def look(self) -> None:
-        """Note that a run sees to it now, if none did for an hour."""
+        """Note that a run starts a check now, unless one did within the last hour."""
         if self._own.is_due(_LOOKED, HOUR):
             self._own.touch(_LOOKED, create=True)
 
 
 def use_key(about: str, address: str) -> str:
-    """What a script's use of a baseline is known by; ``about`` is the script's absolute path, or its URL."""
+    """Return the key of a script's use of a baseline; ``about`` is the script's absolute path, or its URL."""
     return sha256_of(f"{about}\0{address}".encode("utf-8", "surrogatepass"))
 
 
 def path_key(path: str) -> str:
-    """What a baseline at a path is known by."""
+    """Return the key of a baseline at a path."""
     return sha256_of(f"file:{path}".encode("utf-8", "surrogatepass"))
 
 
 def is_script_gone(copy: Copy) -> bool:
-    """Whether the script of a use is a file that is no longer there; of one from a URL that cannot be known."""
+    """Return whether the script of a use was a file that no longer exists; always false for a URL."""
     return os.path.isabs(copy.name) and not os.path.lexists(copy.name)

@@ -1,4 +1,4 @@
-"""The kinds of things in the cache that a collection removes: each says what there is of it and how it goes."""
+"""The kinds of items in the cache that a collection removes."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from cetool.store.store import Directory, Store
 from cetool.store.usage import UsageLog
 from cetool.warm.files import ACTIVE
 
-#: Seconds for which the logs of creations are kept.
+#: Seconds for which logs of environments are kept.
 _LOGS_KEPT = 14 * 86400.0
-#: Seconds for which launch records are kept that nothing changes.
+#: Seconds for which a launch record is kept after it was written.
 _RECORDS_KEPT = 30 * 86400.0
-#: Seconds after which what a killed download left behind is removed, and what a killed process began to write.
+#: Seconds after which the remains of a killed download, and files that a killed process began to write, are removed.
 _UNPACKING_ABANDONED, _ABANDONED = 86400.0, 3600.0
-#: What :func:`~cetool.base.files.put_file` calls a file that it has not finished.
+#: The names that :func:`~cetool.base.files.put_file` gives to unfinished files.
 _BEGUN = re.compile(r"\..*\.cetool\Z")
-#: What the directories begin with that things in a package cache are moved to.
+#: Prefix of the directories to which items in a package cache are moved.
 _ASIDE = ".removed-"
 
 
@@ -57,7 +57,7 @@ class Directories(Locked):
 
 
 class Environments(Directories):
-    """The environments that the usage log knows; ``on_removed`` is called with each prefix that is gone."""
+    """The environments in the usage log; ``on_removed`` is called with each prefix that is gone."""
 
     name = "environments"
 
@@ -75,7 +75,7 @@ class Environments(Directories):
             for directory in self.store.directories():
                 row = rows.get(directory.prefix.name)
                 used, size = None, 0
-                if row is None:  # made since the log was opened, or incomplete
+                if row is None:  # made after the log was opened, or incomplete
                     if (marker := directory.marker) is not None:
                         used, size = time.time(), marker.size
                 elif directory.is_marked:
@@ -90,7 +90,7 @@ class Environments(Directories):
 
     def held(self, item: Removable) -> contextlib.AbstractContextManager[bool]:
         if (self.store.paths.spool / ACTIVE).exists():
-            self._usage.take_in()  # removing those before it may have taken minutes
+            self._usage.take_in()  # removing the earlier ones may have taken minutes
         return super().held(item)
 
     def used(self, item: Removable) -> float | None:
@@ -116,7 +116,7 @@ def collect_environments(
     downloads: Sequence[Kind] = (),
     on_removed: Callable[[Path], None] | None = None,
 ) -> None:
-    """Remove the environments that the policy names; ``downloads`` count towards its size, and go first."""
+    """Remove the environments that the policy selects; ``downloads`` count towards its size, and go first."""
     if not collection.dry_run:
         usage.tidy(collection.now)
     environments = Environments(store, usage, on_removed)
@@ -125,7 +125,7 @@ def collect_environments(
 
 
 class KeptScripts(Locked):
-    """Scripts that were kept as files, and scripts' own cache directories."""
+    """Scripts that are kept as files, and scripts' cache directories."""
 
     name = "scripts"
 
@@ -151,7 +151,7 @@ class KeptScripts(Locked):
 
 
 class Files(Kind):
-    """The files in a directory, those of a pattern where one is given; what one takes is what its removal frees."""
+    """The files in a directory, all or those that match a pattern; removing one frees its size."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class Files(Kind):
 
 
 class _Baselines(Files):
-    """What is kept of baselines for scripts that are gone."""
+    """Files kept for baselines whose scripts are gone."""
 
     def __init__(self, store: BaselineStore) -> None:
         super().__init__("scripts", store.directory, BASELINES_KEPT, always=True)
@@ -199,7 +199,7 @@ class _Baselines(Files):
 
 
 def kept_sources(paths: Paths) -> list[Kind]:
-    """All that is kept of scripts that came from elsewhere, and of baselines."""
+    """Return the kinds of everything kept about baselines, and about scripts that do not come from files."""
     trust = paths.trusted
     return [
         KeptScripts(ScriptStore(paths.scripts, trust=trust)),
@@ -210,7 +210,7 @@ def kept_sources(paths: Paths) -> list[Kind]:
 
 
 def launch_records(paths: Paths) -> Kind:
-    """The records of the warm path; one that is still of use is written again by the next run."""
+    """Return the kind of the warm path's launch records; the next run rewrites one that is still useful."""
     return Files("records", paths.launch, _RECORDS_KEPT, always=True)
 
 
@@ -226,7 +226,7 @@ def _item(path: Path) -> Removable | None:
 
 
 class _InCache(Files):
-    """Something in a package cache that can be downloaded again: removed only while no engine is at work there."""
+    """Items in a package cache that can be downloaded again: removed only while no engine works there."""
 
     def __init__(self, name: str, cache: Path, below: str) -> None:
         super().__init__(name, cache / below)
@@ -249,10 +249,10 @@ class _InCache(Files):
 
 
 class _Packages(_InCache):
-    """Unpacked packages that share no file with an environment that stays: removing another would free nothing.
+    """Unpacked packages that share no file with a remaining environment: removing others would free nothing.
 
-    The newest change of its files and directories is a package's last use: hard links that come or go set a file's
-    change time, and the engine sets the directory's time when it links without them.
+    A package's last use is the latest change of its files and directories: adding or removing a hard link sets a file's
+    change time, and the engine sets the directory's time when it links without hard links.
     """
 
     def items(self, freed: Freed) -> Iterable[Removable]:
@@ -282,13 +282,13 @@ class _Packages(_InCache):
         super().tidy()
 
 
-#: The kinds of what can be downloaded again.
+#: The kinds of downloads.
 PACKAGES_KIND = "packages"
 DOWNLOADS = (PACKAGES_KIND, "metadata", "logs")
 
 
 def downloads(caches: Iterable[Path], logs: Path) -> list[Kind]:
-    """What the embedded engine downloaded to its directories (packages and channel metadata), and logs of creations."""
+    """Return the kinds of the embedded engine's downloads (packages and channel metadata) and of the logs."""
     found: list[Kind] = [Files("logs", logs, _LOGS_KEPT)]
     for cache in caches:
         if _is_own(cache):
@@ -297,7 +297,7 @@ def downloads(caches: Iterable[Path], logs: Path) -> list[Kind]:
 
 
 def _is_own(cache: Path) -> bool:
-    """Whether a directory is this user's: others remove what is theirs."""
+    """Return whether this user owns a directory: other users remove what is theirs."""
     try:
         status = cache.lstat()
     except OSError:

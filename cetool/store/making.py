@@ -1,6 +1,6 @@
-"""Environments made once, complete or absent; made again, and removed.
+"""Make environments once, complete or absent; refresh and remove them.
 
-What is removed or replaced goes into the trash in one step, and is deleted once no file lock is held for it.
+A removed or replaced environment moves to the trash in one step, and is deleted after its file locks are released.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from cetool.store.store import (
 )
 
 _FAILED = ".failed"
-#: To read and enter a directory, for its group and for others; to write to what is in it.
+#: Permissions to read and enter a directory, and to write, for the group and others.
 _LOOK, _CHANGE = 0o055, 0o022
 _FROZEN_MESSAGE = (
-    "This environment was made by cetool for the scripts that declare it; its name is the digest of what they ask for, "
-    "so it must never change. Declare other packages in the script, and the next run makes another environment."
+    "cetool made this environment for the scripts that declare it. Its name is the digest of its specification, "
+    "so it must not change. To use other packages, declare them in the script: the next run makes another environment."
 )
 
 
 class Builder(Protocol):
-    """What makes an environment in an absent directory and returns what it became; raises if it could not.
+    """Makes an environment in an absent directory and returns its marker; raises if it fails.
 
-    Its subprocesses keep the descriptors of the file locks open. ``settling`` can be started when all is written.
+    Its subprocesses keep the descriptors of the file locks open. It may start ``settling`` once everything is written.
     """
 
     def __call__(self, prefix: Path, log: Path, descriptors: tuple[int, ...], settling: Settling, /) -> Marker: ...
@@ -64,10 +64,10 @@ def ensure(
     on_wait: Callable[[str], None] | None = None,
     purpose: str = "",
 ) -> Lease:
-    """The environment of this spec, held in use; made by ``build`` if it is absent, or again with ``refresh``.
+    """Return a lease of the spec's environment; call ``build`` if the environment is absent, or with ``refresh``.
 
-    Of all processes and threads that want it at once one makes it and the others wait (``on_wait`` gets the maker's
-    ``purpose``). If ``build`` raises, what it left is removed before the exception goes on; those who waited for it
+    If several processes or threads want it at once, one makes it and the others wait (``on_wait`` gets its
+    ``purpose``). If ``build`` raises, its remains are removed before the exception propagates, and those who waited
     raise the same.
     """
     store.check()
@@ -81,7 +81,7 @@ def ensure(
         try:
             guard.write_holder(f"process {os.getpid()}{f' ({purpose})' if purpose else ''}")
             lease = store.lease(spec.name)
-            # of the future: the clock was set back since, and that one is no newer than this wish
+            # created in the future: the clock was set back since, so it is not newer than this request
             if lease is not None and refresh and not asked <= lease.marker.created <= time.time():
                 lease.release()
                 lease = None
@@ -102,10 +102,10 @@ def ensure(
 def _make(
     store: Store, spec: EnvironmentSpec, build: Builder, guard: FileLock, trash: list[Path], *, refresh: bool
 ) -> Lease | None:
-    """Make the environment; None where it is to be looked for again. What is to be deleted goes to ``trash``."""
+    """Make the environment; return None if the caller should look again. Add what is to be deleted to ``trash``."""
     prefix, lock = _claim(store, spec.name)
     if not refresh and valid_marker(prefix) is not None:
-        lock.release()  # complete after all: it was held for removal, and then was not removed
+        lock.release()  # it is complete: a collection held it, but did not remove it
         return None
     old: Path | None = None
     try:
@@ -118,13 +118,13 @@ def _make(
         write_marker(prefix, marker)
         if valid_marker(prefix) is None:
             raise StoreError(
-                f"the environment {prefix} was made as another one, {marker.prefix}", code="environment-damaged"
+                f"environment {prefix} was made for another prefix, {marker.prefix}", code="environment-damaged"
             )
     except BaseException as error:
         _undo(store, prefix, old, lock, trash)
         if isinstance(error, OSError):
             raise StoreError(
-                f"the environment {prefix} could not be written: {error.strerror or error}",
+                f"cannot write environment {prefix}: {error.strerror or error}",
                 code="cache-not-writable",
                 hint=write_hint(error),
             ) from error
@@ -135,35 +135,35 @@ def _make(
         if directory.prefix != prefix:
             _supersede(store, directory, trash)
     if not lock.downgrade() or valid_marker(prefix) is None:
-        lock.release()  # a removal slipped in between
+        lock.release()  # another process removed it in between
         return None
     return Lease(prefix, marker, lock, created=True)
 
 
 def _claim(store: Store, name: str) -> tuple[Path, FileLock]:
-    """A directory of that name that no process uses, and its file lock, held exclusively."""
+    """Return a directory of that name that no process uses, and its file lock, held exclusively."""
     make_private_dirs(store.paths.envs, shared=True)
     _share_locks(store)
     for number in range(1, 10_000):
         prefix = store.paths.envs / (name if number == 1 else f"{name}-{number}")
-        for _ in range(20):  # a process that only looks holds the lock for a moment, a script for longer
+        for _ in range(20):  # a process that only checks holds the lock briefly, a script for longer
             lock = try_lock(store.use_lock(prefix), shared=False)
             if lock is None:
                 time.sleep(0.005)
             elif os.path.lexists(prefix) and processes_in([prefix]):
-                lock.release()  # by a process that closed the lock it had inherited
+                lock.release()  # used by a process that closed its inherited lock
                 break
             else:
                 return prefix, lock
     raise StoreError(
-        f"every directory for the environment {name} is in use",
+        f"every directory of environment {name} is in use",
         code="environment-in-use",
-        hint="Wait for its scripts to end.",
+        hint="Wait until its scripts have ended.",
     )
 
 
 def _share_locks(store: Store) -> None:
-    """Make file locks as open as their directory of environments: a user who may look into it may hold them."""
+    """Give file locks the permissions of the environments' directory: a user who can read that may hold them."""
     locks, envs = store.paths.locks, store.paths.envs
     if os.name == "nt" or locks.parent != envs:
         return
@@ -176,7 +176,7 @@ def _share_locks(store: Store) -> None:
 
 
 def _new_log(store: Store, prefix: Path) -> Path:
-    """The path of the log of a creation; what an earlier one left there is gone."""
+    """Return the path for the log of a new environment, after removing an earlier log."""
     make_private_dirs(store.paths.logs)
     log = store.paths.logs / f"{prefix.name}.log"
     with contextlib.suppress(OSError):
@@ -185,7 +185,7 @@ def _new_log(store: Store, prefix: Path) -> Path:
 
 
 def _undo(store: Store, prefix: Path, old: Path | None, lock: FileLock, trash: list[Path]) -> None:
-    """After a failed creation: nothing of it stays, and the environment that it should replace comes back."""
+    """After a failure, remove what was made and restore the environment that it should have replaced."""
     try:
         leftover = discard(prefix, store.paths.trash)
         if leftover is not None:
@@ -195,14 +195,14 @@ def _undo(store: Store, prefix: Path, old: Path | None, lock: FileLock, trash: l
             lock.release()
             return
     except (OSError, StoreError):
-        pass  # what could not be moved has no marker: the next one that wants the environment tries again
+        pass  # the remains have no marker: the next process that wants the environment tries again
     if old is not None:
         trash.append(old)
     lock.retire()
 
 
 def _supersede(store: Store, directory: Directory, trash: list[Path]) -> None:
-    """Remove an older directory of the same name, or at least let no new run start in it."""
+    """Remove an older directory of the same name, or at least prevent new runs in it."""
     try:
         lock = store.hold_for_removal(directory)
         if lock is not None:
@@ -213,7 +213,7 @@ def _supersede(store: Store, directory: Directory, trash: list[Path]) -> None:
                     trash += [] if gone is None else [gone]
                     return
     except (OSError, StoreError):
-        pass  # the new one is made; the old one must not be in its way
+        pass  # failing to remove the old one must not fail the new one
     withdraw_marker(directory.prefix)
 
 
@@ -221,13 +221,15 @@ def _supersede(store: Store, directory: Directory, trash: list[Path]) -> None:
 
 
 def _is_shared(store: Store) -> bool:
-    """Whether the directory of environments is open to others who are trusted."""
+    """Return whether other, trusted users can write to the directory of environments."""
     return os.name == "nt" or (store.paths.trusted and is_open_to_others(store.paths.envs.stat()))
 
 
 def _lets_others_write() -> bool:
-    """Whether others could write to what this process makes; true where its umask cannot be read without changing it
-    for all its threads."""
+    """Return whether others could write to files that this process makes.
+
+    True if the umask cannot be read without changing it for all threads.
+    """
     try:
         found = re.search(r"^Umask:\s*([0-7]+)", Path("/proc/self/status").read_text(), re.MULTILINE)
     except OSError:
@@ -236,23 +238,23 @@ def _lets_others_write() -> bool:
 
 
 def _close(prefix: Path) -> bool:
-    """Let others not write to what is in an environment; whether they could."""
+    """Remove write permission for others from an environment's files; return whether any changed."""
     changed = False
     for name, status in (("", prefix.lstat()), *walk(prefix)):
         if status.st_mode & _CHANGE and not stat.S_ISLNK(status.st_mode):
-            with contextlib.suppress(PermissionError):  # another user's file in a package cache that is linked here
+            with contextlib.suppress(PermissionError):  # hard link to another user's file in a package cache
                 os.chmod(prefix / name, stat.S_IMODE(status.st_mode) & ~_CHANGE)
                 changed = True
     return changed
 
 
-# --- to the disk ------------------------------------------------------------------------------------------------------
+# --- syncing to disk --------------------------------------------------------------------------------------------------
 
 
 class Settling:
-    """Freezes an environment (CEP 22) and brings all of it to the disk: before the marker, so that none is forged.
+    """Freezes an environment (CEP 22) and writes all of it to disk before its marker is written.
 
-    The disk works by itself: who begins when all is written can go on meanwhile.
+    The disk works in a thread: a caller can start it once everything is written, and continue meanwhile.
     """
 
     def __init__(self, prefix: Path) -> None:
@@ -261,7 +263,7 @@ class Settling:
         self._error: OSError | None = None
 
     def start(self) -> None:
-        """Begin, or begin again where something was written since. Raises OSError."""
+        """Start, or start again if something was written since. Raises OSError."""
         if self._thread is not None:
             self._thread.join()
         frozen = json.dumps({"message": _FROZEN_MESSAGE}) + "\n"
@@ -270,7 +272,7 @@ class Settling:
         self._thread.start()
 
     def finish(self) -> None:
-        """Return when it is on the disk. Raises OSError where it could not be brought there."""
+        """Wait until everything is on disk. Raises OSError if writing failed."""
         if self._thread is None:
             self.start()
         assert self._thread is not None
@@ -287,17 +289,17 @@ class Settling:
 
 
 def write_marker(prefix: Path, marker: Marker) -> None:
-    """Mark the environment complete, everything else of it being on the disk (:class:`Settling`).
+    """Mark the environment complete; everything else must be on disk already (:class:`Settling`).
 
-    Raises OSError where it cannot be written; the environment is then incomplete.
+    Raises OSError if it cannot be written; the environment then stays incomplete.
     """
-    # readable to all who can read the environment: who shares a cache has to see that it is complete
+    # readable for every user who can read the environment: with a shared cache they must see that it is complete
     mode = 0o666 & prefix.stat().st_mode
     write_below(prefix, MARKER, json.dumps(marker.as_dict(), indent=1).encode(), mode=mode, sync=True)
 
 
 def withdraw_marker(prefix: Path) -> None:
-    """Make the environment count as incomplete without touching what runs in it."""
+    """Mark the environment incomplete without affecting scripts that run in it."""
     with contextlib.suppress(OSError):
         remove_below(prefix, MARKER)
 
@@ -306,8 +308,10 @@ def withdraw_marker(prefix: Path) -> None:
 
 
 def _keep_failure(logs: Path, name: str, error: BaseException) -> None:
-    """Keep what went wrong for those who wait, so that they do not fail one after the other, each after a time limit;
-    nothing of what says only that the maker was stopped."""
+    """Keep an error for the processes that wait, so that they do not fail one after another, each after a time limit.
+
+    An interruption of this process is not kept.
+    """
     if not isinstance(error, CetoolError) or isinstance(error, Interrupted):
         return
     failure = {
@@ -322,7 +326,7 @@ def _keep_failure(logs: Path, name: str, error: BaseException) -> None:
 
 
 def raise_failure_since(logs: Path, name: str, since: float) -> None:
-    """Raise, as EngineError, what went wrong with the last creation if that was after ``since`` (a time of time())."""
+    """Raise, as EngineError, the last failure to make this environment if it happened after ``since`` (time.time())."""
     try:
         kept = read_json(logs / f"{name}{_FAILED}", NOTE, exact=True)
         when, message = float(kept["time"]), str(kept["message"])
@@ -332,7 +336,7 @@ def raise_failure_since(logs: Path, name: str, since: float) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         return
     raise EngineError(
-        f"{message} (so it went for the process that this one waited for)",
+        f"{message} (reported by the process that was making this environment)",
         code=code if code in CODES else None,
         hint=hint,
         log=log,
@@ -343,7 +347,7 @@ def raise_failure_since(logs: Path, name: str, since: float) -> None:
 
 
 def remove(store: Store, directory: Directory, lock: FileLock) -> None:
-    """Remove a directory whose exclusive file lock is held: out of sight under the lock, deleted outside it."""
+    """Remove a directory whose exclusive file lock is held: move it, release the lock, then delete it."""
     gone = put_away(store, directory)
     lock.delete()
     if gone is not None:
@@ -351,22 +355,22 @@ def remove(store: Store, directory: Directory, lock: FileLock) -> None:
 
 
 def put_away(store: Store, directory: Directory) -> Path | None:
-    """Move a directory whose exclusive file lock is held into the trash; the caller deletes what it gets.
+    """Move a directory whose exclusive file lock is held into the trash; the caller deletes the returned path.
 
-    Raises StoreError where that cannot be done.
+    Raises StoreError if that fails.
     """
     try:
         return discard(directory.prefix, store.paths.trash)
     except OSError as error:
         raise StoreError(
-            f"the environment {directory.prefix} could not be removed: {error.strerror or error}",
+            f"cannot remove environment {directory.prefix}: {error.strerror or error}",
             code="cache-not-writable",
             hint=write_hint(error),
         ) from error
 
 
 def tidy(store: Store) -> None:
-    """Finish the deletions that were interrupted, and delete the file locks that guard nothing."""
+    """Finish interrupted deletions, and delete file locks that guard nothing."""
     clear(store.paths.trash, store.paths.envs)
     try:
         there = {directory.prefix.name for directory in store.directories()}
@@ -375,7 +379,7 @@ def tidy(store: Store) -> None:
 
     def is_wanted(name: str) -> bool:
         stem = name.removesuffix(".lock")
-        # of a build's lock it does not matter whether there is a directory: no process holds it
+        # a build lock that no process holds can go whether or not the directory exists
         return not is_directory_name(stem.removesuffix(".build")) or stem in there
 
     clear_locks(store.paths.locks, is_wanted)

@@ -1,7 +1,8 @@
-"""Scripts that came from a URL, standard input or the command line, kept as files; and scripts' own cache directories.
+"""Scripts from URLs, standard input or the command line, kept as files; and scripts' cache directories.
 
-An interpreter needs a path, and the same code needs the same one: a script is kept by its digest. Whoever runs one
-holds a shared lock on it that passes through exec, so that collection takes only what is neither recent nor running.
+An interpreter needs a path, and the same code should have the same one, so a script is stored under its digest. A
+running script holds a shared lock that passes through exec, so that a collection removes only what is neither recent
+nor running.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _PRIVATE = stat.S_IRWXU
 
 
 class Held(Value):
-    """A kept script or a cache directory that is not collected while ``lock`` or an inherited copy of it is open."""
+    """A kept script or cache directory that no collection removes while ``lock`` or an inherited copy of it is open."""
 
     path: Path
     lock: FileLock | None
@@ -43,10 +44,10 @@ class Held(Value):
 
 
 class ScriptStore:
-    """All kept scripts and cache directories below one directory of this user's own.
+    """All kept scripts and cache directories, below one private directory.
 
-    ``DIGEST/NAME`` is a script, ``cache/DIGEST`` a script's cache directory, next to ``.locks`` and ``.trash``. The
-    modification time of a directory that is called by a digest says when it was last used.
+    ``DIGEST/NAME`` is a script, ``cache/DIGEST`` a script's cache directory; ``.locks`` and ``.trash`` are next to
+    them. The modification time of a directory named by a digest is its last use.
     """
 
     def __init__(self, directory: Path, *, trust: bool = False) -> None:
@@ -54,21 +55,21 @@ class ScriptStore:
         self._trust = trust
 
     def path_of(self, data: bytes, name: str) -> Path:
-        """The path that a script of this content has here, whether it is kept yet or not."""
+        """Return the path of a script with this content, whether or not it is kept yet."""
         return self.directory / _digest(data) / safe_name(name)
 
     def hold(self, data: bytes, name: str) -> Held:
-        """Keep an executable file (0700) of this content, called ``name`` as far as that is safe in a path.
+        """Keep an executable file (0700) with this content, named ``name`` made safe for a path.
 
-        It is held in use: ``lock.fd`` is to be kept open in the process that the script becomes. Raises StoreError
-        where it cannot be written.
+        The result is held in use: keep ``lock.fd`` open in the script's process. Raises StoreError if it cannot be
+        written.
         """
         path = self.path_of(data, name)
 
         def put() -> None:
             path.parent.mkdir(mode=_PRIVATE, exist_ok=True)
             if not _is_kept(path, data):
-                # not synced: after a crash its content is compared, and written again if need be
+                # not synced: after a crash the content is compared, and written again if necessary
                 put_file(path, data, mode=_PRIVATE, sync=False)
             _touch(path)
             _touch(path.parent)
@@ -76,7 +77,7 @@ class ScriptStore:
         return self._held(path, path.parent, put)
 
     def hold_cache_dir(self, script: Path) -> Held:
-        """Make the directory that is the script's ``${CACHE}``, 0700, held in use. Raises StoreError."""
+        """Make the script's ``${CACHE}`` directory (0700) and hold it in use. Raises StoreError."""
         path = self.directory / _CACHE / _digest(os.fsencode(os.path.abspath(script)))
 
         def put() -> None:
@@ -90,29 +91,29 @@ class ScriptStore:
 
     @property
     def trash(self) -> Path:
-        """Where a collection puts what it removes."""
+        """Where a collection moves what it removes."""
         return self.directory / _TRASH
 
     def entries(self) -> Iterator[Path]:
-        """The directories that are called by a digest."""
+        """Yield the directories named by digests."""
         for directory in (self.directory, self.directory / _CACHE):
             for name in _names(directory):
                 if _ENTRY.match(name):
                     yield directory / name
 
     def lock_path(self, path: Path) -> Path:
-        """The file lock of a directory that is called by a digest."""
+        """Return the file lock of a directory named by a digest."""
         kind = f"{_CACHE}-" if path.parent.name == _CACHE else ""
         return self.directory / _LOCKS / f"{kind}{path.name}.lock"
 
     def tidy(self) -> None:
-        """Delete what an interrupted collection left, and the file locks that guard nothing any more."""
+        """Delete the remains of an interrupted collection, and file locks that guard nothing."""
         clear(self.trash, self.directory)
         there = {self.lock_path(path).name for path in self.entries()}
         clear_locks(self.directory / _LOCKS, there.__contains__)
 
     def _held(self, path: Path, guarded: Path, put: Callable[[], None]) -> Held:
-        """The path under the shared lock of the directory ``guarded``, after ``put`` made or refreshed it."""
+        """Return the path, holding the shared lock of the directory ``guarded``, after ``put`` made or refreshed it."""
         ensure_private_dir(self.directory, trust=self._trust, writable=False)
         try:
             with contextlib.suppress(FileExistsError):
@@ -124,7 +125,7 @@ class ScriptStore:
                     if os.path.lexists(path):
                         return Held(path, lock)
                 except FileNotFoundError:
-                    pass  # a removal without locks: by hand
+                    pass  # removed without locks: by hand
                 except BaseException:
                     if lock is not None:
                         lock.release()
@@ -135,9 +136,9 @@ class ScriptStore:
         except OSError as error:
             raise _write_failure(error, path) from error
         raise StoreError(
-            f"{path} is removed as often as it is written",
+            f"cannot keep {path}: another process removes it repeatedly",
             code="cache-not-writable",
-            hint="Wait for what removes it to end.",
+            hint="Wait until that process has ended, then run again.",
         )
 
     def _lock(self, guarded: Path) -> FileLock | None:
@@ -148,11 +149,11 @@ class ScriptStore:
         except (OSError, StoreError):
             if os.access(self.directory, os.W_OK):
                 raise
-            return None  # a cache that cannot be written to: nothing can be removed from it either
+            return None  # a read-only cache: nothing can be removed from it either
 
 
 def safe_name(name: str) -> str:
-    """A file name of ASCII letters, digits and ``._+-``, not hidden, of 100 characters at most, its suffix kept."""
+    """Return a file name of ASCII letters, digits and ``._+-``: not hidden, 100 characters at most, suffix kept."""
     stem, _, suffix = _UNSAFE.sub("_", name if "." in name else name + ".").rpartition(".")
     suffix = suffix.strip("_-")[: _LONGEST_NAME // 2]
     end = f".{suffix}" if suffix else ""
@@ -171,15 +172,15 @@ def _names(directory: Path) -> list[str]:
 
 
 def _is_kept(path: Path, data: bytes) -> bool:
-    """Whether the file is there as it should be; its mode is put right."""
+    """Return whether the file has the right content; correct its mode."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         fd = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
     except OSError:
-        return False  # absent, or not a file of ours: writing fails for the reason if there is one
+        return False  # absent, or not a regular file: writing it fails with the reason
     with open(fd, "rb") as file:
         status = os.fstat(fd)
-        # a file with a second name can be changed through that one
+        # a file with a second hard link can be changed through that one
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or file.read(len(data) + 1) != data:
             return False
         if os.name != "nt" and stat.S_IMODE(status.st_mode) != _PRIVATE:
@@ -188,7 +189,7 @@ def _is_kept(path: Path, data: bytes) -> bool:
 
 
 def _touch(path: Path) -> None:
-    """Note a use. Where that may not be noted nothing may be removed either."""
+    """Note a use. If that is not permitted, nothing can be removed either."""
     try:
         os.utime(path)
     except FileNotFoundError:
@@ -200,9 +201,9 @@ def _touch(path: Path) -> None:
 def _write_failure(error: OSError, path: Path) -> StoreError:
     in_the_way = isinstance(error, (FileExistsError, NotADirectoryError, IsADirectoryError))
     return StoreError(
-        f"the script's place {path} could not be written: {error.strerror or error}",
+        f"cannot write the script's copy {path}: {error.strerror or error}",
         code="cache-not-writable",
-        hint=f"Move away what is in its place: {error.filename2 or error.filename}"
+        hint=f"Move or remove {error.filename2 or error.filename}, which is in the way."
         if in_the_way
         else write_hint(error),
     )

@@ -1,11 +1,12 @@
-"""The store: from an environment's name to its prefix, complete or absent, held in use; and a complete one's marker.
+"""The store: find an environment's prefix by name, hold it in use, and read its marker.
 
-A prefix cannot be moved once made, so it is built where it will stay, and its marker, written last, is what makes it
-exist: ``conda-meta/cetool``, JSON without a suffix, since conda takes every ``*.json`` there for a package record. Two
-file locks guard each name: ``NAME.build.lock`` is held by the process that makes it, ``DIRECTORY.lock`` is shared by
-all that run in it and held exclusively by the process that makes or removes that directory. A directory is usually
-called as the environment; where one must be made again while a script still runs in it, the new one is ``NAME-2``, and
-so on. :mod:`cetool.store.making` makes and removes them."""
+A prefix cannot be moved, so it is made where it will stay. Its marker, written last, is what makes it complete:
+``conda-meta/cetool``, JSON without a suffix, because conda reads every ``*.json`` there as a package record. Two file
+locks guard each name: the process that makes an environment holds ``NAME.build.lock``; all processes that run in it
+share ``DIRECTORY.lock``, and the process that makes or removes the directory holds that one exclusively. A directory
+usually has the environment's name; an environment that is made again while a script runs in it becomes ``NAME-2``, and
+so on. :mod:`cetool.store.making` makes and removes environments.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +29,10 @@ from cetool.declare.environment import NAME_LENGTH, EnvironmentSpec
 from cetool.settings.paths import Paths
 from cetool.warm.files import append_note, use_line
 
-#: Raised when the file's meaning changes; a marker of another schema makes its environment count as absent.
+#: Incremented when the format changes; an environment with another schema counts as absent.
 MARKER_SCHEMA = 1
 MARKER = "conda-meta/cetool"
-#: CEP 22: environments with this file are not to be changed by conda clients.
+#: CEP 22: conda clients must not change environments that have this file.
 FROZEN = "conda-meta/frozen"
 
 
@@ -40,9 +41,9 @@ _BROKEN = (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionEr
 
 
 class Marker(Value):
-    """What is known of a complete environment."""
+    """What is known about a complete environment."""
 
-    #: The spec's.
+    #: The specification's name.
     name: str
     #: The directory that it was made for: a prefix cannot be moved.
     prefix: str
@@ -53,34 +54,34 @@ class Marker(Value):
     engine_version: str
     #: Seconds since 1970.
     created: float
-    #: How long it took.
+    #: Seconds that it took to make.
     seconds: float
-    #: The number of its package records.
+    #: Number of package records.
     packages: int
-    #: Bytes on disk, hard links counted once.
+    #: Bytes on disk, hard-linked files counted once.
     size: int
-    #: The version of cetool that made it.
+    #: Version of cetool that made it.
     cetool: str
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return JSON values."""
         return encode(self, schema=MARKER_SCHEMA)
 
     @classmethod
     def from_dict(cls, data: object) -> Marker:
-        """The marker that :meth:`as_dict` wrote. Raises ValueError where it is not one."""
+        """Return the marker that :meth:`as_dict` wrote. Raises ValueError if it is not one."""
         marker = decode(cls, data, schema=MARKER_SCHEMA)
         # an SQLite integer has 64 bits
         for number in (marker.created, marker.seconds, marker.packages, marker.size):
             if not 0 <= number < 2**63:
                 raise ValueError(f"{number} is out of range")
         for text in (marker.name, marker.subdir, marker.engine, marker.engine_version, marker.cetool):
-            text.encode()  # raises UnicodeEncodeError for a byte of a path
+            text.encode()  # raises UnicodeEncodeError for undecodable bytes of a path
         return marker
 
 
 def read_marker(prefix: Path) -> Marker | None:
-    """The environment's marker, or None where there is none that this cetool understands."""
+    """Return the environment's marker, or None if there is none that this cetool understands."""
     try:
         return Marker.from_dict(_read(prefix))
     except _BROKEN:
@@ -88,7 +89,7 @@ def read_marker(prefix: Path) -> Marker | None:
 
 
 def is_marked(prefix: Path) -> bool:
-    """Whether the environment has a marker of its own, whatever is in that: who looks at thousands looks no closer."""
+    """Return whether the environment has its own marker, without validating the rest: fast enough for thousands."""
     try:
         data = _read(prefix)
         return data["schema"] == MARKER_SCHEMA and _is_same(data["prefix"], prefix)
@@ -97,18 +98,18 @@ def is_marked(prefix: Path) -> bool:
 
 
 def valid_marker(prefix: Path) -> Marker | None:
-    """The marker of a complete environment that was made for this very directory, else None."""
+    """Return the marker of a complete environment made for this directory, else None."""
     marker = read_marker(prefix)
     return marker if marker is not None and _is_same(marker.prefix, prefix) else None
 
 
 def _is_same(marked: str, prefix: Path) -> bool:
-    """Whether a marker is the directory's own: the paths inside one copied or moved from elsewhere are another's."""
+    """Return whether the marker belongs to this directory: a copied or moved environment contains wrong paths."""
     return marked == str(prefix) or os.path.realpath(marked) == os.path.realpath(prefix)
 
 
 def _read(prefix: Path) -> Any:
-    """The document in the marker's file. Raises one of _BROKEN."""
+    """Return the document in the marker's file. Raises one of _BROKEN."""
     return parse_json(read_regular(f"{prefix}/{MARKER}", NOTE, follow=False), exact=True)
 
 
@@ -116,54 +117,54 @@ _PYTHON = "python.exe" if os.name == "nt" else "bin/python"
 
 
 def what_is_lost(prefix: Path, marker: Marker) -> str | None:
-    """What the environment lacks, by a look at its package records and its python; None for nothing."""
+    """Return what the environment lacks, judged by its package records and python; None if nothing is missing."""
     try:
         records = [name for name in os.listdir(prefix / "conda-meta") if name.endswith(".json")]
     except OSError as error:
-        return f"its package records cannot be read: {error.strerror}"
+        return f"cannot read its package records: {error.strerror}"
     missing = marker.packages - len(records)
     if missing > 0:
-        return f"{missing} of its {marker.packages} package records are gone"
+        return f"{missing} of its {marker.packages} package records {'is' if missing == 1 else 'are'} missing"
     has_python = any(name.startswith("python-") and name[7:8].isdigit() for name in records)
     if has_python and not (prefix / _PYTHON).exists():
-        return f"its {_PYTHON} is gone"
+        return f"its {_PYTHON} is missing"
     return None
 
 
 _DIRECTORY = pattern(rf"([0-9a-f]{{{NAME_LENGTH}}})(?:-(\d{{1,4}}))?\Z")
-#: Seconds that one who wants to use a complete environment lets another hold it alone.
+#: Seconds that a process waits for a complete environment that another holds exclusively.
 _PATIENCE = 2.0
 
 
 class Lease(Value):
-    """An environment that is held in use: it is not removed while ``lock`` or an inherited copy of it is open.
+    """An environment held in use: it is not removed while ``lock`` or an inherited copy of it is open.
 
-    It is released at the end of a ``with`` block.
+    The end of a ``with`` block releases it.
     """
 
     prefix: Path
     marker: Marker
-    #: None in a cache that cannot be written to, where nothing can be removed either.
+    #: None in a read-only cache, where nothing can be removed either.
     lock: FileLock | None
     #: Whether it was made for this lease.
     created: bool = False
-    #: The lock of the environment of cetool's that it lies over.
+    #: The lock of its base, if cetool made that.
     below: FileLock | None = None
 
     @property
     def locks(self) -> tuple[FileLock, ...]:
-        """All that is held."""
+        """All locks that are held."""
         return tuple(lock for lock in (self.lock, self.below) if lock is not None)
 
     @property
     def base(self) -> Path | None:
-        """The prefix that it lies over, None where it stands by itself."""
+        """The prefix of its base, or None if it has none."""
         overlay = self.marker.spec.overlay
         return None if overlay is None else Path(overlay.base)
 
     @property
     def prefixes(self) -> tuple[Path, ...]:
-        """Its own prefix, then its base's where it has one: where its programs are."""
+        """Its own prefix, then its base's if it has one: where its programs are."""
         return (self.prefix,) if self.base is None else (self.prefix, self.base)
 
     def release(self) -> None:
@@ -188,17 +189,17 @@ class Directory(Value):
 
     @property
     def marker(self) -> Marker | None:
-        """Its marker, None where the environment is incomplete."""
+        """Its marker, or None if the environment is incomplete."""
         return valid_marker(self.prefix)
 
     @property
     def is_marked(self) -> bool:
-        """Whether it has a marker of its own, whatever is in that."""
+        """Whether it has its own marker; the marker is not validated further."""
         return is_marked(self.prefix)
 
 
 def is_directory_name(text: str) -> bool:
-    """Whether a directory of the store can be called so."""
+    """Return whether the text is a valid name for a directory of the store."""
     return _DIRECTORY.match(text) is not None
 
 
@@ -210,9 +211,9 @@ class Store:
         self._checked = False
 
     def check(self) -> None:
-        """Check, once, that no other user has a hand in the environments. Raises OwnershipError.
+        """Check, once, that no other user could have changed the environments. Raises OwnershipError.
 
-        All that takes or lists environments calls this first.
+        Every method that leases or lists environments calls this first.
         """
         if not self._checked:
             for directory in dict.fromkeys((self.paths.root, self.paths.envs)):
@@ -220,12 +221,12 @@ class Store:
             self._checked = True
 
     def prefix(self, name: str) -> Path:
-        """Where the environment of this name is, or would be made."""
+        """Return where the environment of this name is, or would be made."""
         found = self._complete(name)
         return self.paths.envs / name if found is None else found
 
     def lease(self, name: str) -> Lease | None:
-        """The environment held in use, or None where there is no complete one."""
+        """Return a lease of the environment, or None if there is no complete one."""
         self.check()
         deadline = time.monotonic() + _PATIENCE
         while True:
@@ -238,18 +239,18 @@ class Store:
             except StoreError:
                 if os.access(self.paths.locks, os.W_OK):
                     raise
-                lock, taken = None, True  # a cache that we cannot write to, without a lock to hold
+                lock, taken = None, True  # a read-only cache without a lock to hold
             if taken:
                 marker = valid_marker(prefix)
                 if marker is not None:
                     self._check_environment(prefix, lock)
                     return Lease(prefix, marker, lock)
                 if lock is not None:
-                    lock.release()  # removed between the look and the lock
+                    lock.release()  # removed between the check and the lock
             elif time.monotonic() >= deadline:
                 return None
             else:
-                time.sleep(0.005)  # somebody looks whether it is in use, removes it, or has just made it: look again
+                time.sleep(0.005)  # another process checks, removes, or has just made it: look again
 
     def _check_environment(self, prefix: Path, lock: FileLock | None) -> None:
         try:
@@ -259,21 +260,21 @@ class Store:
                 lock.release()
             if isinstance(error, OSError):
                 raise StoreError(
-                    f"the environment {prefix} cannot be read: {error.strerror or error}", code="environment-gone"
+                    f"cannot read environment {prefix}: {error.strerror or error}", code="environment-gone"
                 ) from error
             raise
 
     def hold(self, prefix: Path) -> FileLock | None:
-        """The shared lock of a directory of the store, whatever is in it; None where another holds it alone."""
+        """Return the shared lock of a directory, whatever it contains; None if another process holds it exclusively."""
         self.check()
         return try_lock(self.use_lock(prefix), shared=True)
 
     def hold_for_removal(self, directory: Directory) -> FileLock | None:
-        """The directory's exclusive lock, or None where something runs or is being made in it."""
+        """Return the directory's exclusive lock, or None if a process uses or makes it."""
         return try_lock(self.use_lock(directory.prefix), shared=False)
 
     def last_shared_use(self, directory: Directory) -> float:
-        """When a directory that several users share was last used, by its lock's time; 0 for one's own."""
+        """Return the last use of a shared cache's directory, by its lock's time; 0 in a cache of one user."""
         if self.paths.locks.parent != self.paths.envs:
             return 0.0
         try:
@@ -282,20 +283,18 @@ class Store:
             return 0.0
 
     def in_use(self, directory: Directory) -> bool:
-        """Whether any process holds the directory now."""
+        """Return whether any process holds the directory now."""
         return is_locked(self.use_lock(directory.prefix))
 
     def directories(self, name: str | None = None) -> Iterator[Directory]:
-        """The directories of the store (of that name), complete or not, by name."""
+        """Yield the directories of the store (or of one name), complete or not, sorted by name."""
         self.check()
         try:
             entries = sorted(os.listdir(self.paths.envs))
         except FileNotFoundError:
             return
         except OSError as error:
-            raise StoreError(
-                f"{self.paths.envs} cannot be read: {error.strerror}", code="cache-not-writable"
-            ) from error
+            raise StoreError(f"cannot read {self.paths.envs}: {error.strerror}", code="cache-not-writable") from error
         for entry in entries:
             match = _DIRECTORY.match(entry)
             if match and (name is None or match[1] == name):
@@ -313,29 +312,29 @@ class Store:
         return max(found)[1] if found else None
 
     def use_lock(self, prefix: Path) -> Path:
-        """The file lock that all who use a directory share."""
+        """Return the file lock that all users of a directory share."""
         return self.paths.locks / f"{prefix.name}.lock"
 
     def build_lock(self, name: str) -> Path:
-        """The file lock of the process that makes an environment of this name."""
+        """Return the file lock of the process that makes this environment."""
         return self.paths.locks / f"{name}.build.lock"
 
 
 # --- uses -------------------------------------------------------------------------------------------------------------
 
-#: The seventh field of a note that says that an environment was made; of a use there are six.
+#: The seventh field of a note that an environment was made; a use has six fields.
 MADE = "made"
 
 
 def note_use(spool: Path, directory: str, script: str) -> None:
     """Note that this process (and what it becomes by exec) uses an environment.
 
-    Raises OSError where it cannot be noted.
+    Raises OSError if it cannot be noted.
     """
     append_note(os.fspath(spool), use_line(directory, script, start_time(os.getpid())))
 
 
 def note_made(spool: Path, directory: str) -> None:
-    """Note that an environment was made, so that the log looks at its marker. Raises OSError."""
+    """Note that an environment was made, so that the usage log reads its marker. Raises OSError."""
     line = use_line(directory, "", start_time(os.getpid()))
     append_note(os.fspath(spool), line[:-1] + f"\t{MADE}\n".encode())

@@ -1,8 +1,8 @@
-"""The usage log: an SQLite database of environments and the runs in them, which decides who is collected.
+"""The usage log: an SQLite database of environments and their runs, by which a collection decides.
 
-It is a memory, not an authority: the directories say what exists, their file locks what is in use. So it may be lost
-without harm. A damaged one is set aside and made again from what is on disk; where the disk is full a copy in memory is
-used, since a collection, which makes room, needs to know what was used when.
+It is not the source of truth: the directories say what exists, and their file locks what is in use, so the log may be
+lost without harm. A damaged log is set aside and rebuilt from the disk. If the disk is full, a copy in memory is used,
+because a collection, which frees space, needs the times of last use.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from cetool.store.usage_files import (
 )
 from cetool.warm.files import host_name
 
-#: Seconds that another process may take to bring the spool into the log.
+#: Seconds that another process may take to move the spool into the log.
 _LONGEST_TURN = 30.0
-#: Seconds that single runs are remembered; how many there were is not forgotten.
+#: Seconds for which runs are kept; their number is kept for longer.
 _RUNS_KEPT = 90 * 86400.0
 _T = TypeVar("_T")
 
 
 class Row(Value):
-    """What the log knows of a directory."""
+    """What the log knows about a directory."""
 
     directory: str
     name: str
     engine: str
     #: Seconds since 1970.
     created: float
-    #: How long it took to make it.
+    #: Seconds that it took to make.
     seconds: float
     packages: int
     #: Bytes.
@@ -62,9 +62,9 @@ class Row(Value):
 
 
 class UsageLog:
-    """The log, open. Use :func:`open_usage_log`.
+    """The open log. Use :func:`open_usage_log`.
 
-    All methods raise StoreError where the database cannot be used; one that is found damaged is built again.
+    All methods raise StoreError if the database cannot be used; a damaged one is rebuilt.
     """
 
     def __init__(self, paths: Paths, store: Store, warn: Callable[[str], None]) -> None:
@@ -84,14 +84,14 @@ class UsageLog:
         self._db.close()
 
     def take_in(self) -> None:
-        """Move what runs have noted into the log: each use once, none lost, whatever is killed in between."""
+        """Move the uses noted by runs into the log, each exactly once, even if a process is killed in between."""
         if self._in_memory:
             self._take_in_memory()
             return
         try:
             with self._turn():
                 if not _is_same(self._seen, self._status()):
-                    self._reopen()  # somebody set aside the one that we had opened
+                    self._reopen()  # another process set aside the one that we had opened
                 for path in taken_files(self._paths.spool):
                     self._add_uses(path)
                     self._db.commit()
@@ -99,7 +99,7 @@ class UsageLog:
         except DATABASE_ERRORS as error:
             self._roll_back()
             self._db = self._mend(error, self._db)
-            self.agree_with_disk()  # what is still in the spool is taken in the next time
+            self.agree_with_disk()  # the rest of the spool is read next time
         except OSError as error:
             self._roll_back()
             raise refused(self._paths.database, error) from error
@@ -114,7 +114,7 @@ class UsageLog:
                 else:
                     yield use.host, use.pid, use.process_start, use.time_ns, use.directory, use.script
 
-        # a trigger counts those that are new
+        # a trigger counts the new ones
         self._db.executemany(
             "INSERT OR IGNORE INTO runs (host, pid, process_start, started_ns, directory, script)"
             " VALUES (?, ?, ?, ?, ?, ?)",
@@ -126,9 +126,9 @@ class UsageLog:
                 _insert(self._db, directory, marker, marker.created)
 
     def _take_in_memory(self) -> None:
-        """Read what runs have noted, and leave it where it is for a log that will last."""
+        """Read the uses noted by runs, but leave them for a log that lasts."""
         for path in all_files(self._paths.spool):
-            with contextlib.suppress(FileNotFoundError):  # taken in by another meanwhile
+            with contextlib.suppress(FileNotFoundError):  # moved by another process meanwhile
                 self._add_uses(path)
         self._db.commit()
 
@@ -137,12 +137,12 @@ class UsageLog:
             self._db.rollback()
 
     def agree_with_disk(self) -> None:
-        """Forget the directories that are gone, remember those that appeared since."""
+        """Forget directories that are gone, and add those that have appeared."""
         self._do(lambda _: self._agree())
 
     def _agree(self) -> None:
         listed = {row[0] for row in self._db.execute("SELECT directory FROM environments")}
-        # of one that damage took out of either table nothing would be known, and it would stay for ever
+        # an environment that damage removed from one of the tables would otherwise stay forever
         known = {row[0] for row in self._db.execute("SELECT directory FROM environments JOIN uses USING (directory)")}
         there = {directory.prefix.name: directory for directory in self._store.directories()}
         now = time.time()
@@ -151,11 +151,11 @@ class UsageLog:
         for name in there.keys() - known:
             marker = there[name].marker
             if marker is not None:
-                # its uses may have been lost together with a log: it counts as used now rather than as never
+                # its uses may be lost with an earlier log: count it as used now rather than never
                 _insert(self._db, name, marker, now)
 
     def rows(self) -> dict[str, Row]:
-        """What is known, by directory."""
+        """Return what is known, by directory."""
         query = (
             "SELECT directory, name, engine, created, seconds, packages, bytes, last_used, runs"
             " FROM environments JOIN uses USING (directory)"
@@ -163,7 +163,7 @@ class UsageLog:
         return self._do(lambda db: {row[0]: _row(row) for row in db.execute(query)})
 
     def last_used(self, directory: str) -> float | None:
-        """When the directory was last used, in seconds since 1970; None where the log does not know it."""
+        """Return the directory's last use in seconds since 1970, or None if the log does not know it."""
         query = "SELECT last_used FROM uses WHERE directory = ?"
 
         def ask(db: sqlite3.Connection) -> float | None:
@@ -173,7 +173,7 @@ class UsageLog:
         return self._do(ask)
 
     def running(self) -> dict[str, list[int]]:
-        """PIDs, by directory, of this host's logged processes that are really running (PID and start time match)."""
+        """Return, by directory, the PIDs of this host's logged processes that still run (PID and start time match)."""
         query = "SELECT DISTINCT directory FROM runs WHERE host = ? AND pid = ? AND process_start = ?"
         host = host_name()
 
@@ -199,16 +199,16 @@ class UsageLog:
         return self._do(ask)
 
     def saw_in_use(self, directory: str, when: float) -> None:
-        """An environment seen in use counts as used until it is seen free."""
+        """Note that an environment was in use at this time."""
         query = "UPDATE uses SET last_used = max(last_used, ?) WHERE directory = ?"
         self._do(lambda db: db.execute(query, (when, directory)))
 
     def forget(self, directory: str) -> None:
-        """An environment was removed; its runs stay as history."""
+        """Note that an environment was removed; its runs stay as history."""
         self._do(lambda db: _forget(db, directory))
 
     def tidy(self, now: float) -> None:
-        """Forget the runs of long ago; bring back to ``now`` what a clock that was wrong has put into the future."""
+        """Delete old runs, and correct times in the future (from a wrong clock) to ``now``."""
 
         def act(db: sqlite3.Connection) -> None:
             db.execute("UPDATE uses SET last_used = ? WHERE last_used > ?", (now, now))
@@ -217,7 +217,7 @@ class UsageLog:
         self._do(act)
 
     def _do(self, action: Callable[[sqlite3.Connection], _T]) -> _T:
-        """The action's result, in a transaction; done again in a new database where this one turns out damaged."""
+        """Run the action in a transaction; if the database is damaged, run it again in a new one."""
         try:
             with self._db:
                 return action(self._db)
@@ -231,9 +231,9 @@ class UsageLog:
             raise refused(self._paths.database, error) from error
 
     def _mend(self, error: Exception, broken: sqlite3.Connection | None) -> sqlite3.Connection:
-        """A new database in place of a damaged one, one in memory where the disk is full.
+        """Replace a damaged database; use one in memory if the disk is full.
 
-        Raises StoreError where neither is the matter, and where the database cannot be replaced.
+        Raises StoreError if the error has another cause, and if the database cannot be replaced.
         """
         database = self._paths.database
         if lacks_room(error, database) and not self._in_memory:
@@ -245,17 +245,17 @@ class UsageLog:
         try:
             with self._turn():
                 if not _is_same(self._seen, self._status()):
-                    with contextlib.suppress(*DATABASE_ERRORS):  # somebody has replaced it already
+                    with contextlib.suppress(*DATABASE_ERRORS):  # another process has already replaced it
                         return self._opened()
                 aside = set_aside(database)
                 connection = self._opened()
         except (OSError, *DATABASE_ERRORS) as again:
             raise StoreError(
-                f"the usage log {database} is damaged ({error}) and cannot be replaced: {again}",
+                f"usage log {database} is damaged ({error}) and cannot be replaced: {again}",
                 code="usage-log-unusable",
-                hint="Remove it: it is built anew from the environments on disk.",
+                hint="Remove the file: cetool rebuilds it from the environments on disk.",
             ) from again
-        self._warn(f"The usage log was damaged ({error}); it is kept as {aside} and built anew from what is on disk.")
+        self._warn(f"The usage log was damaged ({error}). cetool moved it to {aside} and rebuilt it from the disk.")
         return connection
 
     def _memory(self, error: Exception, broken: sqlite3.Connection | None) -> sqlite3.Connection:
@@ -267,7 +267,7 @@ class UsageLog:
             self._take_in_memory()
         except (OSError, *DATABASE_ERRORS) as again:
             raise refused(self._paths.database, error) from again
-        self._warn(f"The usage log cannot be written to ({error}): what is done now is not remembered there.")
+        self._warn(f"The usage log cannot be written ({error}): changes made now are not recorded in it.")
         return self._db
 
     def _reopen(self) -> None:
@@ -286,7 +286,7 @@ class UsageLog:
             return None
 
     def _turn(self) -> FileLock:
-        """The lock of those who replace the database or take in the spool."""
+        """Take the lock of processes that replace the database or read the spool."""
         lock = wait_for_lock(self._paths.root / "usage.lock", at_most=_LONGEST_TURN)
         lock.write_holder(f"process {os.getpid()}")
         return lock
@@ -294,10 +294,10 @@ class UsageLog:
 
 @contextlib.contextmanager
 def open_usage_log(paths: Paths, store: Store, *, warn: Callable[[str], None]) -> Iterator[UsageLog]:
-    """The log, in agreement with the spool and the disk.
+    """Open the log and bring it into agreement with the spool and the disk.
 
-    A damaged database is set aside and built again; ``warn`` gets a sentence. Raises StoreError where it cannot be
-    written to, or was written by a newer cetool.
+    A damaged database is set aside and rebuilt; ``warn`` gets a sentence. Raises StoreError if it cannot be written or
+    was written by a newer cetool.
     """
     log = UsageLog(paths, store, warn)
     try:
@@ -309,10 +309,10 @@ def open_usage_log(paths: Paths, store: Store, *, warn: Callable[[str], None]) -
 
 
 def _row(values: tuple[Any, ...]) -> Row:
-    """A row whose values are of their kind. Raises ValueError: SQLite stores what it is given, damage too."""
+    """Return a row after checking its types. Raises ValueError: SQLite stores any value, also a damaged one."""
     for value, kind in zip(values, (str, str, str, float, float, int, int, float, int), strict=True):
         if not isinstance(value, kind) or (isinstance(value, (int, float)) and not 0 <= value < 2**63):
-            raise ValueError(f"{value!r} in the place of a {'text' if kind is str else 'number'}")
+            raise ValueError(f"{value!r} is not a {'string' if kind is str else 'number'}")
     return Row(*values)
 
 
@@ -344,5 +344,5 @@ def _forget(db: sqlite3.Connection, directory: str) -> None:
 
 
 def _text(text: str) -> str:
-    """The text without what SQLite does not store."""
+    """Replace what SQLite cannot store."""
     return text.encode("utf-8", "replace").decode()

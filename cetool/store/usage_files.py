@@ -1,9 +1,8 @@
-"""The usage log's files: its database, and the spool that runs append their uses to.
+"""The usage log's files: its database, and the spool to which runs append their uses.
 
-A run must start whatever the database is doing, so it never opens it. A line of the spool is a use, or says that an
-environment was made; it names itself by PID, start time and clock, so that taking one in twice does no harm. The spool
-is renamed before it is read, so that none is lost: a run that finds, after writing, that the file has another name by
-then writes the line again.
+A run must start whatever the state of the database, so it never opens it. A line of the spool is a use, or says that an
+environment was made; PID, start time and clock identify it, so that reading it twice does no harm. The spool is renamed
+before it is read, so that no line is lost: a run that finds the file renamed after writing writes its line again.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from cetool.base.values import Value
 from cetool.store.store import MADE, is_directory_name
 from cetool.warm.files import ACTIVE
 
-#: One entry a version: the statements that bring a database of the version before to it.
+#: One entry for each version: the statements that migrate a database from the previous version.
 _MIGRATIONS: tuple[str, ...] = (
-    # "uses" is what the runs in a directory come to: it answers without a look at a million of them, and it may know
-    # of a directory before "environments" does.
+    # "uses" summarizes the runs in a directory, so that a query need not read a million of them. It may know a
+    # directory before "environments" does.
     """
     CREATE TABLE environments (
         directory TEXT PRIMARY KEY, name TEXT NOT NULL, spec TEXT NOT NULL, engine TEXT NOT NULL,
@@ -48,15 +47,15 @@ _MIGRATIONS: tuple[str, ...] = (
     END;
     """,
 )
-#: Seconds that another process may hold the database before we give up.
+#: Seconds that another process may hold the database before cetool gives up.
 BUSY_SECONDS = 5.0
-#: KiB of the database kept in memory: with less, a million runs take three times as long to take in.
+#: KiB of the database kept in memory: with less, reading a million runs takes three times as long.
 _MOST_KIB = 32 * 1024
-#: Bytes below which a disk counts as full: the database's shared memory alone takes half of it.
+#: Free bytes below which a disk counts as full: the database's shared memory alone takes half of this.
 _LEAST_ROOM = 64 * 1024
-#: More versions than there will ever be: such a number is damage, not a newer cetool's.
+#: Higher than any real version: such a number is damage, not a newer cetool.
 _MOST_VERSIONS = 1000
-#: What a damaged database can raise: bytes that are not text, values that are not numbers, and SQLite's own errors.
+#: What a damaged database can raise: undecodable text, values of wrong types, and SQLite's own errors.
 DATABASE_ERRORS = (sqlite3.Error, UnicodeError, OverflowError, ValueError, TypeError, IndexError)
 _SIGNS_OF_DAMAGE = (
     *("malformed", "not a database", "no such table", "no such column", "disk image", "already exists"),
@@ -65,13 +64,12 @@ _SIGNS_OF_DAMAGE = (
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """The database, of the schema that this cetool knows; made where it is missing.
+    """Open the database with the schema that this cetool knows; create it if it is missing.
 
-    Raises one of DATABASE_ERRORS, and StoreError where it was written by a newer cetool or its directory cannot be
-    made.
+    Raises one of DATABASE_ERRORS, and StoreError if a newer cetool wrote it or its directory cannot be created.
     """
     make_private_dirs(path.parent)
-    if os.path.lexists(path) and not path.is_file():  # SQLite would wait for ever to open a pipe
+    if os.path.lexists(path) and not path.is_file():  # SQLite would wait forever for a pipe
         raise sqlite3.DatabaseError("it is not a file")
     try:
         return _connect(path, wal=True)
@@ -90,17 +88,18 @@ def _connect(path: Path, *, wal: bool) -> sqlite3.Connection:
             raise sqlite3.DatabaseError(f"its version is {version}")
         if version > len(_MIGRATIONS):
             raise StoreError(
-                f"the usage log {path} was written by a newer cetool (schema {version}, this one knows"
+                f"usage log {path} was written by a newer cetool (schema {version}, this version reads"
                 f" {len(_MIGRATIONS)})",
                 code="usage-log-unusable",
-                hint="Use that cetool, or set CETOOL_CACHE_DIR to another directory for this one.",
+                hint="Use the newer cetool, or set CETOOL_CACHE_DIR to another directory for this one.",
             )
         with contextlib.suppress(OSError):
             os.chmod(path, 0o600)
         if wal and connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             with contextlib.suppress(sqlite3.OperationalError):
-                connection.execute("PRAGMA journal_mode = WAL")  # some file systems cannot: they keep the default
-        # a database without WAL could be damaged by a power cut under less
+                # some file systems do not support it: they keep the default
+                connection.execute("PRAGMA journal_mode = WAL")
+        # without WAL, a power cut could damage the database under NORMAL
         connection.execute(f"PRAGMA synchronous = {'NORMAL' if wal else 'FULL'}")
         connection.execute(f"PRAGMA cache_size = -{_MOST_KIB}")
         for number in range(version, len(_MIGRATIONS)):
@@ -127,14 +126,14 @@ def _expected_schema() -> list[tuple[str, str]]:
 
 
 def _leave_wal(path: Path) -> None:
-    """Take WAL back from a database on a file system whose files cannot be shared memory (9p, some network mounts)."""
+    """Switch WAL off in a database on a file system without shared memory (9p, some network mounts)."""
     with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # what needs no shared memory
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # needs no shared memory
         connection.execute("PRAGMA journal_mode = DELETE")
 
 
 def _migrate(connection: sqlite3.Connection, number: int) -> None:
-    """Bring the schema from ``number`` to the next; another process may be doing the same at this moment."""
+    """Migrate the schema from version ``number`` to the next; another process may be doing the same."""
     script = f"BEGIN IMMEDIATE; {_MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;"
     try:
         connection.executescript(script)
@@ -146,10 +145,10 @@ def _migrate(connection: sqlite3.Connection, number: int) -> None:
 
 
 def is_damage(error: Exception, path: Path) -> bool:
-    """Whether the error says that the file is no longer a usage log, rather than that it cannot be used now."""
+    """Return whether the error means that the file is not a usage log any more, not that it cannot be used now."""
     if isinstance(error, sqlite3.OperationalError):
         if "readonly" in str(error) and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
-            return True  # its header says so, not the file system
+            return True  # set in its header, not by the file system
         return path.is_dir() or any(sign in str(error) for sign in _SIGNS_OF_DAMAGE)
     if not isinstance(error, sqlite3.Error):
         return True
@@ -157,7 +156,7 @@ def is_damage(error: Exception, path: Path) -> bool:
 
 
 def lacks_room(error: Exception, path: Path) -> bool:
-    """Whether the error says that there is no room left to write in, not that another process holds the database."""
+    """Return whether the error means that the disk is full, not that another process holds the database."""
     text = str(error)
     if not isinstance(error, sqlite3.OperationalError):
         return False
@@ -171,10 +170,10 @@ def lacks_room(error: Exception, path: Path) -> bool:
 
 
 def copy_in_memory(path: Path) -> sqlite3.Connection:
-    """What the database says, in one that needs no disk.
+    """Return a copy of the database that needs no disk.
 
-    Without a journal to write nothing in a journal can be read: where there is one, every environment counts as used
-    when it was written last. Raises sqlite3.Error.
+    A journal cannot be read without writing one: if there is a journal, every environment counts as used at its last
+    change. Raises sqlite3.Error.
     """
     memory = sqlite3.connect(":memory:")
     try:
@@ -197,7 +196,7 @@ def copy_in_memory(path: Path) -> sqlite3.Connection:
 
 
 def set_aside(path: Path) -> Path:
-    """Give a damaged database another name, and tell it. The caller is alone in doing so. Raises OSError."""
+    """Rename a damaged database and return its new path. Only one process may do this at a time. Raises OSError."""
     aside = path.with_name(f"{path.name}.damaged-{time.time_ns() // 1_000_000}")
     for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
@@ -206,11 +205,11 @@ def set_aside(path: Path) -> Path:
 
 
 def refused(path: Path, error: Exception) -> StoreError:
-    """What to tell where the database is not damaged, but cannot be used."""
+    """Return the error for a database that is not damaged but cannot be used."""
     return StoreError(
-        f"the usage log {path} cannot be used: {error}",
+        f"usage log {path} cannot be used: {error}",
         code="usage-log-unusable",
-        hint="Another process may be holding it: try again; or look at its permissions and the room on its disk.",
+        hint="Another process may be using it: try again. Otherwise check its permissions and the free disk space.",
     )
 
 
@@ -223,19 +222,19 @@ class Use(Value):
 
     #: Nanoseconds since 1970.
     time_ns: int
-    #: The process, when it started, and its host.
+    #: The process, its start time and host.
     pid: int
     process_start: str
     host: str
     #: The environment's directory.
     directory: str
     script: str
-    #: That it is no run: the environment was made.
+    #: True if this is not a run: the environment was made.
     made: bool = False
 
     @classmethod
     def parse(cls, line: bytes) -> Use | None:
-        """The use in a line, None where it is damaged."""
+        """Return the use in a line, or None if it is damaged."""
         fields = line.decode("utf-8", "backslashreplace").split("\t")
         made = fields[6:] == [MADE]
         if len(fields) != 6 + made or not is_directory_name(fields[4]):
@@ -251,7 +250,7 @@ class Use(Value):
 
 
 def taken_files(spool: Path) -> list[Path]:
-    """Set the spool aside for reading; all files set aside so far, oldest first. The caller is alone in doing so."""
+    """Set the spool aside; return all files set aside so far, oldest first. Only one process may do this at a time."""
     with contextlib.suppress(FileNotFoundError):
         os.rename(spool / ACTIVE, spool / f"{ACTIVE}.{time.time_ns():020d}{_TAKEN}")
     try:
@@ -261,7 +260,7 @@ def taken_files(spool: Path) -> list[Path]:
 
 
 def all_files(spool: Path) -> list[Path]:
-    """The files with uses, those that were set aside first, all left where they are."""
+    """Return the files with uses, those set aside first, without moving them."""
     try:
         names = os.listdir(spool)
     except OSError:
@@ -273,8 +272,8 @@ def all_files(spool: Path) -> list[Path]:
 
 
 def read_uses(path: Path) -> Iterator[Use]:
-    """The uses in a file that was set aside, damaged lines left out; none where it is not a regular file."""
-    if not path.is_file():  # a socket cannot be opened, a link can lead in a circle
+    """Yield the uses in a file that was set aside, without damaged lines; none if it is not a regular file."""
+    if not path.is_file():  # a socket cannot be opened, a link can be circular
         return
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

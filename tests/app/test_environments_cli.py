@@ -103,7 +103,7 @@ def test_create_from_files(settled: Home, channel: Path) -> None:
 def test_an_environment_is_frozen_private_and_tells_what_it_is(settled: Home) -> None:
     """CEP 22: Specification."""
     prefix = Path(settled.cetool("create", "hello-bin", env={"CONDA_OVERRIDE_CUDA": "12.4"}).stdout.strip())
-    assert json.loads((prefix / FROZEN).read_text())["message"].startswith("This environment was made by cetool")
+    assert json.loads((prefix / FROZEN).read_text())["message"].startswith("cetool made this environment")
     marker = json.loads((prefix / MARKER).read_text())
     assert marker["spec"] == {
         "packages": ["hello-bin"],

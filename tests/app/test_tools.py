@@ -106,13 +106,13 @@ def test_programs_that_another_package_brings(settled: Home, local_channel: Chan
 
 def test_a_program_that_the_packages_do_not_bring(settled: Home) -> None:
     message, hint = told(settled.run("cex", "hello-bin").stderr)
-    assert message == "cetool: the package hello-bin brings no program 'hello-bin'"
-    assert hint.startswith("It brings hello. Was 'hello' meant?") and "--spec PACKAGE hello-bin`" in hint
+    assert message == "cetool: package hello-bin has no program 'hello-bin'"
+    assert hint.startswith("Did you mean 'hello'? Its programs: hello.") and "--spec PACKAGE hello-bin`" in hint
     done = settled.cetool("exec", "--spec", "six", "--spec", "activated", "hello")
     message, hint = told(done.stderr)
     assert done.returncode == 127
-    assert message == "cetool: the packages six and activated bring no program 'hello'"
-    assert hint.startswith("They bring no programs. If another")
+    assert message == "cetool: packages six and activated have no program 'hello'"
+    assert hint.startswith("To use another package")
     # neither what is on the PATH, nor what another package needs
     assert settled.run("cex", "six", "x").returncode == settled.run("cex", *HELLO[:2], "sh").returncode == 127
     done = settled.run("cex", *HELLO[:2], "./missing")

@@ -142,8 +142,8 @@ def test_kernels_of_others_are_left_alone(home: Home) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["script.py", "--name", "a b"], "'a b' cannot be the name of a kernel"),
-        (["script.py", "--name", "../x"], "'../x' cannot be the name of a kernel"),
+        (["script.py", "--name", "a b"], "invalid kernel name 'a b'"),
+        (["script.py", "--name", "../x"], "invalid kernel name '../x'"),
         (["--spec", "python"], "the kernel has no name"),
         (["--name", "x"], "nothing says what is in the kernel's environment"),
         (["script.py", "--spec", "six"], "either a script or --spec"),

@@ -107,8 +107,8 @@ def test_parameters_stand_behind_their_defaults(settled: Home) -> None:
     ("words", "told"),
     [
         (["nb.ipynb", "argument"], "a notebook takes no arguments, and 'argument' was given"),
-        (["nb.ipynb", "-p", "alpha"], "'alpha' is no parameter"),
-        (["nb.ipynb", "-p", "1a=2"], "'1a' cannot be the name of a variable in python"),
+        (["nb.ipynb", "-p", "alpha"], "'alpha' is not a parameter"),
+        (["nb.ipynb", "-p", "1a=2"], "'1a' is not a valid variable name in python"),
         (["nb.ipynb", "--out", "missing/out.ipynb"], "--out missing/out.ipynb: there is no directory"),
         (["-p", "a=1", "script.py"], "--out and parameters are for notebooks, and script.py is none"),
     ],

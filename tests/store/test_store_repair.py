@@ -47,8 +47,8 @@ def test_a_damaged_environment_is_made_again(home: Home, python_script: Path) ->
     prefix = home.cache / "envs" / name
     record = next((prefix / "conda-meta").glob("six-*.json")).name
     for lost, words in (
-        (f"conda-meta/{record}", r"1 of its \d+ package records are gone"),
-        ("bin/python", "its bin/python is gone"),
+        (f"conda-meta/{record}", r"1 of its \d+ package records is missing"),
+        ("bin/python", "its bin/python is missing"),
         ("conda-meta/cetool", None),
         ("conda-meta", None),
         ("", None),
