@@ -1,10 +1,10 @@
-"""cetool runs a script in the conda environment that the script itself declares.
+"""Run a script in the conda environment that it declares.
 
-The names in ``__all__`` are the library (docs/reference/library.md). Each loads what it needs when it is first used, so
-that importing this package costs nothing.
+The names in ``__all__`` are the library (docs/reference/library.md); each loads its module when it is first
+used, so that importing this package is fast.
 """
 
-# neither `from __future__` nor typing: each would be an import
+# without `from __future__` and typing: each would be an import
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cetool.app.library import Environment, ensure, read, resolve, specify
@@ -60,7 +60,7 @@ __all__ = [
     "specify",
 ]
 
-#: The modules of the names that are not errors.
+#: Modules of the names that are not errors.
 _PLACES = {
     "Environment": "app.library",
     "EnvironmentSpec": "declare.environment",

@@ -1,9 +1,9 @@
-"""The door: what the executables ``cetool``, ``cex``, ``conda-execute`` and ``conda-tmpenv`` go through.
+"""Entry points of the executables ``cetool``, ``cex``, ``conda-execute`` and ``conda-tmpenv``.
 
-The warm path is tried before anything is imported; only what it leaves goes on to the command line proper.
+The warm path is tried before anything else is imported; the command line handles the rest.
 """
 
-# Annotations are evaluated, or quoted, where `from __future__ import annotations` would be an import more.
+# Annotations are evaluated or quoted, because `from __future__ import annotations` would be another import.
 import os
 import sys
 
@@ -18,12 +18,13 @@ VERBOSE = ("-v", "--verbose")
 
 
 def isolate() -> None:
-    """Import from cetool's own installation only: take the working directory, PYTHONPATH and the user's site out.
+    """Remove the working directory, PYTHONPATH and the user's site-packages, so that imports come from cetool's
+    installation.
 
-    The executables that installers write start Python without ``-I``, so this comes first in each of them. It cannot
-    undo what Python itself imports before (``sitecustomize``, ``.pth`` files), nor another ``cetool`` on PYTHONPATH.
-    Where cetool itself was installed there (``pip install --user`` or ``--target``), so were its dependencies: those
-    entries stay, but behind the standard library.
+    The executables that installers write start Python without ``-I``, so each calls this first. It cannot undo what
+    Python itself imports before (``sitecustomize``, ``.pth`` files), nor another ``cetool`` on PYTHONPATH. If cetool
+    itself was installed there (``pip install --user`` or ``--target``), so were its dependencies: those entries stay,
+    but after the standard library.
     """
     library = getattr(os, "__file__", None)
     if sys.flags.isolated or not library:
@@ -43,11 +44,11 @@ def isolate() -> None:
         end = next((n for n in range(at, len(after)) if after[n] in others), len(after))
         if home not in after[at:end]:
             del after[at:end]
-    if site is not None and (len(before) > 1 or home not in after):  # the script's directory is the first
+    if site is not None and (len(before) > 1 or home not in after):  # the script's directory is the first entry
         own = site.getsitepackages()
         named = [os.path.normpath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
         by_path = home in named and home not in own and home not in after
-        # an entry that is on the path twice is so only once, at its first place
+        # an entry that is on the path twice only stays at its first place
         kept = named if by_path else (*own, library, os.path.join(library, "lib-dynload"))
         at = next((n for n, entry in enumerate(after) if entry.endswith("-packages")), len(after))
         after[at:at] = [entry for entry in before if entry in kept and os.path.isabs(entry)]
@@ -57,7 +58,7 @@ def isolate() -> None:
 
 
 def main() -> "NoReturn":
-    """``cetool``: become the script that is named, or obey the command line and end with its status."""
+    """Run ``cetool``: become the named script, or run the command line and exit with its status."""
     isolate()
     _keep_clear_of_standard_streams()
     words = sys.argv[1:]
@@ -74,9 +75,9 @@ def main() -> "NoReturn":
     def obey() -> int:
         import gc
 
-        # imports make thousands of objects that stay: looking through them again and again takes long
+        # imports create thousands of lasting objects, and scanning them again and again is slow
         gc.set_threshold(50_000)
-        # leaves out what reads other command lines; a notebook's options may stand after it
+        # skips reading other command lines; the options of a notebook may follow its name
         if plain and not words[at].endswith(".ipynb"):
             gc.disable()
             from cetool.app.running import run
@@ -95,7 +96,7 @@ def main() -> "NoReturn":
 
 
 def exec_main() -> "NoReturn":
-    """``cex``, which is short for ``cetool exec``."""
+    """Run ``cex``, short for ``cetool exec``."""
     isolate()
     _keep_clear_of_standard_streams()
     words = sys.argv[1:]
@@ -110,7 +111,7 @@ def exec_main() -> "NoReturn":
 
 
 def execute_main() -> "NoReturn":
-    """``conda-execute``, as conda-execute was called."""
+    """Run ``conda-execute``, the command of conda-execute."""
     isolate()
     _keep_clear_of_standard_streams()
     words = sys.argv[1:]
@@ -127,7 +128,7 @@ def execute_main() -> "NoReturn":
 
 
 def tmpenv_main() -> "NoReturn":
-    """``conda-tmpenv``, as conda-execute's other program was called."""
+    """Run ``conda-tmpenv``, the other command of conda-execute."""
     isolate()
     _keep_clear_of_standard_streams()
 
@@ -140,7 +141,7 @@ def tmpenv_main() -> "NoReturn":
 
 
 def _script_in(words: list[str], start: int) -> int:
-    """Where the script stands if no options but one on how much is said stand before it; else the end."""
+    """Return the index of the script if at most an option for verbosity precedes it; else the end."""
     at = start + 1 if words[start : start + 1] and words[start] in (*QUIET, *VERBOSE) else start
     return len(words) if at < len(words) and words[at].startswith("-") else at
 
@@ -151,7 +152,7 @@ def _verbosity(words: list[str], at: int) -> str | None:
 
 
 def _try_warm(words: list[str], at: int, original: bool = False) -> None:
-    """Become the script at once if that can be; else return. Who asks what is done is told it by the cold path."""
+    """Become the script at once if possible; else return. With --verbose the cold path reports what is done."""
     if at and words[at - 1] in VERBOSE:
         return
     try:
@@ -163,7 +164,7 @@ def _try_warm(words: list[str], at: int, original: bool = False) -> None:
 
 
 def _try_warm_tool(words: list[str]) -> None:
-    """Become the tool at once if that can be; else return."""
+    """Become the tool at once if possible; else return."""
     try:
         from cetool.warm import launch_tool
 
@@ -173,21 +174,21 @@ def _try_warm_tool(words: list[str]) -> None:
 
 
 def enter(obey: "Callable[[], int]") -> "NoReturn":
-    """Run a command line to its end: errors become a paragraph on standard error, everything an exit status."""
+    """Run a command line to its end: print errors on standard error, and exit with a status."""
     if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it lasts as long as the process
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - stays open until the process ends
     status = _status_of(obey)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        status = 128 + 13  # whoever read it has left: as if by the signal that the interpreter ignores
+        status = 128 + 13  # the reader has gone: as if by the signal that Python ignores
     except OSError as error:
         from cetool.base.errors import CetoolError
         from cetool.cli.failure import tell
 
-        status = status or tell(CetoolError(f"what was to be printed could not be: {error.strerror}"))
-    # Not by way of the interpreter's own end: py-rattler's threads outlive it, and can crash it; and what could not be
-    # written would be tried, and told, once more.
+        status = status or tell(CetoolError(f"cannot write to standard output: {error.strerror}"))
+    # Skip Python's own shutdown: py-rattler's threads outlive it and can crash it, and Python would try again to write
+    # what could not be written, and report that again.
     os._exit(status)
 
 
@@ -197,7 +198,7 @@ def _status_of(obey: "Callable[[], int]") -> int:
     try:
         for name in ("SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
-            # what the caller ignores (nohup) stays ignored
+            # a signal that the caller ignores (nohup) stays ignored
             if number is not None and signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, _interrupt)
         return obey()
@@ -216,9 +217,9 @@ def _status_of(obey: "Callable[[], int]") -> int:
 
 
 def _keep_clear_of_standard_streams() -> None:
-    """Where the caller closed a standard stream, see that no file of ours gets its number, and with it its readers.
+    """Reopen standard streams that the caller closed, so that no file of cetool gets their numbers and readers.
 
-    What takes its place is closed again by exec: the script finds the stream as the caller left it.
+    exec closes the replacement again: the script finds the stream as the caller left it.
     """
     if sys.stdin is None or sys.stdout is None or sys.stderr is None:
         while os.open(os.devnull, os.O_RDWR) <= 2:

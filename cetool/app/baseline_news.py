@@ -1,4 +1,4 @@
-"""What is new of baselines: found out in the background, kept in a file, and said in one line by the next run."""
+"""Changes of baselines: detected in the background, kept in a file, and reported by the next run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cetool.app.sources import open_source
 from cetool.app.world import NOTHING, Evidence, World
 from cetool.base.errors import CetoolError, StoreError
 from cetool.base.process import Consent
-from cetool.base.text import printable
+from cetool.base.text import counted, printable
 from cetool.base.urls import scrub
 from cetool.declare.baselines import is_remote
 from cetool.declare.metadata import read_metadata
@@ -28,12 +28,12 @@ from cetool.store.keyed import DAY, BaselineStore, Copy, News, use_key
 def see_to_news(
     baseline: Baseline, path: str | None, store: BaselineStore, use: str, world: World, reporter: Reporter
 ) -> Evidence:
-    """Say what is new of a baseline by whose content of before a script goes on, and have it looked after.
+    """Report changes of the baseline of an existing environment, and start checks for more.
 
-    ``path`` is where it is on this machine, None for one at a URL.
+    ``path`` is its local path, None for a baseline at a URL.
     """
-    if path is not None:  # a file that is here is looked at by every run that is not a warm one
-        with contextlib.suppress(CetoolError):  # the environment does not need it any more
+    if path is not None:  # every run that is not warm checks a local file
+        with contextlib.suppress(CetoolError):  # the environment no longer needs it
             data = read_bytes(path, printable(path), "baseline")
             _note_news(store, use, _news_of(baseline, data, path, world.platform))
     _say_news(store, use, world, reporter)
@@ -41,13 +41,14 @@ def see_to_news(
 
 
 def _differences(before: PlatformLock | None, now: PlatformLock | None) -> list[PackageChange]:
-    """The packages that are new, gone, or another version or build, by name."""
+    """Return the packages that were added, removed, or have another version or build, sorted by name."""
     return changes_between(*(Lock(() if locked is None else (locked,)) for locked in (before, now)))
 
 
 def _news_of(baseline: Baseline, data: bytes, named: str, platform: str) -> News | None:
-    """The news that a baseline's content now is for an environment made from what counts; None where its packages for
-    the platform are the same, and where it is no baseline any more.
+    """Return the news that a baseline's current content means for an environment.
+
+    None if its packages for the platform are unchanged, or if it is no longer a valid baseline.
     """
     if data == baseline.data:
         return None
@@ -59,13 +60,13 @@ def _news_of(baseline: Baseline, data: bytes, named: str, platform: str) -> News
     if now is None or before is None or now.digest == before.digest:
         return None
     count = len(_differences(before, now))
-    packages = f"{count} packages differ" if count > 1 else "one package differs"
-    text = f"the baseline {baseline.shown} has changed since this environment was made ({packages})"
+    packages = f"{counted(count, 'package')} {'differs' if count == 1 else 'differ'}"
+    text = f"baseline {baseline.shown} has changed since this environment was made ({packages})"
     return News(now.digest, text)
 
 
 def _note_news(store: BaselineStore, use: str, news: News | None) -> None:
-    """Put news where the next run finds it, or take it back. The same is said once more after a day."""
+    """Store news for the next run, or remove it. The same news is reported again after a day."""
     if news is None:
         store.clear_news(use)
         return
@@ -82,17 +83,17 @@ def _say_news(store: BaselineStore, use: str, world: World, reporter: Reporter) 
         return
     if news.told is not None and 0 <= time.time() - news.told < DAY:
         return
-    reporter.warn(f"{news.text}: --refresh follows, `cetool baseline status` shows how")
+    reporter.warn(f"{news.text}; `cetool baseline status` shows the changes, --refresh applies them")
     with contextlib.suppress(StoreError, OSError):
         store.tell(use, news._replace(told=time.time()))
 
 
 def _look_after(store: BaselineStore, key: str | None, world: World) -> Evidence:
-    """Have a process in the background find out, once a day, whether a baseline has changed."""
+    """Have a background process check, once a day, whether a baseline has changed."""
     if key is None or world.offline:
         return NOTHING
     stamp = b""
-    if not world.settings.auto_gc:  # nothing else leads a warm run here from time to time
+    if not world.settings.auto_gc:  # without collections, nothing else makes a warm run cold from time to time
         store.look()
         stamp = os.fsencode(store.looked)
     if store.is_due(key):
@@ -100,15 +101,15 @@ def _look_after(store: BaselineStore, key: str | None, world: World) -> Evidence
     return Evidence(stamp=stamp)
 
 
-# --- how a baseline differs -------------------------------------------------------------------------------------------
+# --- status -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class BaselineStatus:
-    """How a script's baseline is now, next to what the script's environment was made from."""
+    """How a script's baseline differs from what its environment was made from."""
 
     script: str
-    #: What messages call the baseline.
+    #: The baseline's name in messages.
     shown: str
     #: ``current``, ``changed``, ``unused`` (no environment is made from it yet) or ``unknown``.
     state: str
@@ -120,12 +121,12 @@ class BaselineStatus:
 
 
 def baseline_status(target: str, world: World, reporter: Reporter, *, insecure: bool) -> list[BaselineStatus]:
-    """How each baseline that a script names differs from what its environment was made from. Raises CetoolError."""
+    """Return how each baseline of a script differs from what its environment was made from. Raises CetoolError."""
     source, world = open_source(target, world, reporter, insecure=insecure)
     named = read_metadata(source.script).requirements.baselines
     name = source.script.name
     if not named:
-        reporter.warn(f"{name} names no baseline")
+        reporter.warn(f"{name} declares no baseline")
     consent = OWN
     if not world.offline and any(map(is_remote, named)):
         consent = consent_to(Subject(source), world, reporter)
@@ -159,15 +160,15 @@ def _now(named: str, world: World, consent: Consent, *, insecure: bool) -> bytes
         return fetch_baseline(address, store, world, consent, insecure=insecure).data
     last = store.copies.find(address.key)
     if last is None:
-        raise StoreError("there is no copy of it here", hint="Ask without --offline.")
+        raise StoreError("not downloaded yet", hint="Run again without --offline.")
     return last.data
 
 
-# --- in the background ------------------------------------------------------------------------------------------------
+# --- background checks ------------------------------------------------------------------------------------------------
 
 
 def check_baselines(world: World) -> None:
-    """Find out which baselines have changed that have not been looked at for a day; the next run says so."""
+    """Check the baselines that were not checked for a day; the next run reports changes."""
     if world.offline:
         return
     store = baseline_store(world)
@@ -178,13 +179,13 @@ def check_baselines(world: World) -> None:
 
 
 def _look_at(key: str, copy: Copy, asked: set[str], store: BaselineStore, world: World) -> None:
-    """See whether what a script's environment was made from is still what is there. Raises CetoolError or OSError."""
+    """Check whether the baseline of a script's environment has changed. Raises CetoolError or OSError."""
     if not is_remote(copy.url) or not (copy.address in asked or store.is_due(copy.address)):
         return
     if copy.address not in asked:
         asked.add(copy.address)
         store.asked(copy.address)
-        # who let plain http pass once did so for this baseline
+        # plain http was accepted for this baseline before
         insecure = copy.url.startswith("http:")
         address = locate(copy.url, insecure=insecure)
         fetch_baseline(address, store, world, OWN, insecure=insecure, key=copy.address)

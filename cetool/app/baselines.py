@@ -1,4 +1,4 @@
-"""The content of baselines: read or fetched, kept, and what is in it."""
+"""Read or download baselines, keep them, and parse their content."""
 
 from __future__ import annotations
 
@@ -21,33 +21,34 @@ from cetool.store.keyed import BaselineStore, Copy, path_key
 
 
 class Baseline(Value):
-    """A baseline with the content that counts."""
+    """A baseline with the content to use."""
 
-    #: What messages call it.
+    #: Its name in messages.
     shown: str
-    #: What it is kept by.
+    #: The key under which it is kept.
     key: str
     data: bytes
     lock: Lock
 
     def platform(self, platform: str) -> PlatformLock:
-        """Its packages for a platform. Raises MetadataError where it has none."""
+        """Return its packages for a platform. Raises MetadataError if it has none."""
         locked = self.lock.platform(platform)
         if locked is None:
-            there = ", ".join(each.platform for each in self.lock.platforms) or "no platform"
+            there = ", ".join(each.platform for each in self.lock.platforms)
             raise MetadataError(
-                f"the baseline {self.shown} has nothing for {platform}, only for {there}", code="lock-platform-missing"
+                f"baseline {self.shown} has no packages for {platform}" + (f", only for {there}" if there else ""),
+                code="lock-platform-missing",
             )
         return locked
 
 
 def baseline_store(world: World) -> BaselineStore:
-    """What is kept of baselines."""
+    """Return the store of baselines."""
     return BaselineStore(world.paths.baselines, trust=world.settings.trust_cache_dir)
 
 
 def key_of(named: str, *, insecure: bool) -> tuple[str, str]:
-    """What a baseline is kept by, and how messages call it. Raises MetadataError for a URL that cannot be used."""
+    """Return a baseline's key, and its name in messages. Raises MetadataError for an unusable URL."""
     if not is_remote(named):
         return path_key(named), printable(named)
     address = locate(named, insecure=insecure)
@@ -55,7 +56,7 @@ def key_of(named: str, *, insecure: bool) -> tuple[str, str]:
 
 
 def locate(named: str, *, insecure: bool) -> Address:
-    """The address of a baseline. Raises MetadataError for a URL that cannot be used."""
+    """Return the address of a baseline. Raises MetadataError for an unusable URL."""
     try:
         return locate_script(named, insecure=insecure, what="baseline")
     except UsageError as error:
@@ -63,7 +64,7 @@ def locate(named: str, *, insecure: bool) -> Address:
 
 
 def read_local(path: str) -> bytes:
-    """The content of a baseline at a path. Raises MetadataError where it cannot be read."""
+    """Return the content of a baseline at a path. Raises MetadataError if it cannot be read."""
     try:
         return read_bytes(path, printable(path), "baseline")
     except CetoolError as error:
@@ -79,9 +80,9 @@ def fetch_baseline(
     insecure: bool,
     key: str | None = None,
 ) -> Copy:
-    """The content of a baseline at a URL as it is now; it is kept by ``key``, the address's own where None.
+    """Download the current content of a baseline at a URL, and keep it under ``key`` (None: the address's key).
 
-    Raises CetoolError where it cannot be fetched.
+    Raises CetoolError if the download fails.
     """
     key = key or address.key
     last = store.copies.find(key)
@@ -93,20 +94,20 @@ def fetch_baseline(
         raise _about_baseline(error) from None
     now = fetched.known
     copy = Copy(fetched.url, now.address, fetched.name, fetched.data, time.time(), now.etag, now.modified)
-    with contextlib.suppress(StoreError, OSError):  # it can be used all the same
+    with contextlib.suppress(StoreError, OSError):  # it can be used without being kept
         store.keep(key, copy)
     return copy
 
 
 def _about_baseline(error: CetoolError) -> CetoolError:
-    """An error of fetching as one of a baseline: 126 and 127 are about the script itself."""
+    """Turn a download error into one about a baseline: statuses 126 and 127 are for the script itself."""
     if isinstance(error, (ScriptNotFoundError, UsageError)):
         return error.turned_into(MetadataError, code="baseline-invalid")
     return error
 
 
 def parsed(data: bytes, named: str, shown: str, platform: str) -> Lock:
-    """The packages in the content of a baseline. Raises MetadataError, with file and line, where it is none."""
+    """Return the packages in a baseline's content. Raises MetadataError, with file and line, if it is malformed."""
     path = Path(named) if not is_remote(named) else Path(shown.rpartition("/")[2] or "baseline")
     try:
         return lock_in(data, path, shown, platform)[0]
@@ -114,7 +115,7 @@ def parsed(data: bytes, named: str, shown: str, platform: str) -> Lock:
         if error.code != "lock-unrecognized":
             raise
         raise error.but(
-            message="this is no baseline",
+            message="not a baseline",
             code="baseline-invalid",
-            hint="It can be an @EXPLICIT file, a conda-lock.yml or a pixi.lock: `cetool baseline create` writes one.",
+            hint="Supported formats: @EXPLICIT, conda-lock.yml, pixi.lock. `cetool baseline create` writes a baseline.",
         ) from None

@@ -1,4 +1,4 @@
-"""Checks what scripts declare: what is wrong with it, and what their users will regret later."""
+"""Check scripts' declarations: for errors, and for what their users may regret later."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from cetool.declare.source import Script, is_notebook, is_url, read_script
 from cetool.edit.declared import DeclaredItem, block_tree, channels_place, declared_items
 from cetool.launch.entrypoint import parse_entrypoint
 
-#: Each rule, and what it means. Those of :data:`ERRORS` keep a script from running.
+#: The rules, and what they mean. Those in :data:`ERRORS` keep a script from running.
 RULES = {
-    "metadata": "the block is malformed: syntax, an unknown key, something that is no match spec",
-    "undeclared": "the script declares no environment",
-    "unsatisfiable": "no environment can have all that is asked for (with --solve)",
-    "unpinned": "a package without a version",
-    "duplicate": "a package that is named twice",
-    "no-python": "a Python script whose environment has no python",
-    "run-with": "the program that the script is handed to is of no package that is asked for",
-    "ignored": "a key that cetool passes over",
-    "secret": "a password or token in a URL",
+    "metadata": "malformed block: syntax error, unknown key, invalid match spec",
+    "undeclared": "script without a block",
+    "unsatisfiable": "packages that conflict or do not exist (with --solve)",
+    "unpinned": "package without a version",
+    "duplicate": "package that is declared twice",
+    "no-python": "Python script whose environment has no Python",
+    "run-with": "script that runs with a program of no declared package",
+    "ignored": "key that cetool ignores",
+    "secret": "password or token in a URL",
 }
 ERRORS = ("metadata", "undeclared", "unsatisfiable", "secret")
 
@@ -49,9 +49,9 @@ _SHELL = re.compile(r"[|&;<>`$]|\*")
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was found: by which rule, how bad it is, at what line (None: the whole file), what to do.
+    """A finding: its rule, message, line (None: the whole file), and a hint.
 
-    ``part`` is how messages call the cell of a notebook in which the line is counted.
+    ``part`` is the name, for messages, of the notebook cell in which the line is.
     """
 
     rule: str
@@ -62,13 +62,13 @@ class Finding:
 
     @property
     def severity(self) -> Literal["error", "warning"]:
-        """``error`` for what keeps the script from running, or should."""
+        """Return ``error`` for what prevents the script from running, or should."""
         return "error" if self.rule in ERRORS else "warning"
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A script that was looked at: its name for messages, what it declares (None: unreadable), and the findings."""
+    """A checked script: its name in messages, its declaration (None: unreadable), and the findings."""
 
     name: str
     metadata: ScriptMetadata | None
@@ -77,7 +77,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class Checks:
-    """How to check: whether to solve, the rules to leave aside, and whether scripts without a block are passed over."""
+    """How to check: whether to solve, which rules to ignore, and whether to skip scripts without a block."""
 
     solve: bool = False
     ignore: tuple[str, ...] = ()
@@ -86,10 +86,10 @@ class Checks:
 
 
 def check_scripts(targets: Sequence[str], checks: Checks, world: World, reporter: Reporter) -> list[Checked]:
-    """Look scripts over. Raises UsageError for an unknown rule, CetoolError where there is no file to be read."""
+    """Check scripts. Raises UsageError for an unknown rule, CetoolError if a file cannot be read."""
     for rule in checks.ignore:
         if rule not in RULES:
-            raise UsageError(f"there is no rule {rule!r}", hint=nearest(rule, RULES))
+            raise UsageError(f"unknown rule {rule!r}", hint=nearest(rule, RULES))
     found = []
     for target in targets:
         source, metadata, findings = _look_at(target, checks, world, reporter)
@@ -103,13 +103,13 @@ def check_scripts(targets: Sequence[str], checks: Checks, world: World, reporter
 def _look_at(
     target: str, checks: Checks, world: World, reporter: Reporter
 ) -> tuple[Source | None, ScriptMetadata | None, list[Finding]]:
-    """One script, its declaration, and the findings. Raises CetoolError where there is no file to be read."""
+    """Return a script, its declaration, and the findings. Raises CetoolError if the file cannot be read."""
     try:
         if is_url(target):
             source, _ = open_source(target, world, reporter, insecure=checks.insecure)
         else:
             source = Source(read_script(target), target)
-    except MetadataError as error:  # no text, or nothing in it
+    except MetadataError as error:  # not text, or empty
         return None, None, [] if checks.declared_only and not _has_mark(target) else [finding_of(error)]
     script = source.script
     metadata, findings = lint_script(script, declared_only=checks.declared_only)
@@ -122,17 +122,17 @@ def _look_at(
 
 
 def _solve(source: Source | None, metadata: ScriptMetadata, world: World, reporter: Reporter) -> list[Finding]:
-    """Whether the environment can be made; what keeps that from being known (no network) is raised."""
+    """Check whether the environment can be made; raise what prevents that from being known (no network)."""
     from cetool.engines.errors import UnsatisfiableError  # engines: only with --solve
     from cetool.engines.protocol import Hold
     from cetool.engines.solve import count_packages
 
     spec, _ = specify(metadata.requirements, world)
     if spec.overlay is not None:
-        reporter.warn(f"{metadata.path}: what is laid over a base is resolved when it is run, and not before")
+        reporter.warn(f"{metadata.path}: not solved: an overlay is resolved when the script runs")
         return []
     if spec.pypi:
-        reporter.detail(f"{metadata.path}: packages from PyPI are not looked at")
+        reporter.detail(f"{metadata.path}: packages from PyPI are not checked")
     decision = Decision(metadata, spec, source)
     consent = consent_to(decision, world, reporter)
     decision = decision._replace(agreed=consent)
@@ -152,7 +152,7 @@ def _solve(source: Source | None, metadata: ScriptMetadata, world: World, report
 
 
 def _has_mark(path: str) -> bool:
-    """Whether something in a file that is no text looks like the opening of a block."""
+    """Return whether a file that is not text contains something like the opening of a block."""
     try:
         data = read_regular(path, SCRIPT)
     except (OSError, ValueError):
@@ -161,9 +161,9 @@ def _has_mark(path: str) -> bool:
 
 
 def lint_script(script: Script, *, declared_only: bool = False) -> tuple[ScriptMetadata | None, list[Finding]]:
-    """What the script declares, None where that cannot be read, and the findings about it in the order of its lines.
+    """Return the script's declaration (None if it cannot be read), and the findings, sorted by line.
 
-    With ``declared_only`` there is nothing to say of a script without a block, unless it looks as if it has one.
+    With ``declared_only`` there are no findings for a script without a block, unless it seems to have one.
     """
     if is_notebook(script):
         return _lint_notebook(script, declared_only=declared_only)
@@ -183,7 +183,7 @@ def lint_script(script: Script, *, declared_only: bool = False) -> tuple[ScriptM
 
 
 def _lint_notebook(script: Script, *, declared_only: bool) -> tuple[ScriptMetadata | None, list[Finding]]:
-    """The same of a notebook, its lines counted in the cell with the block."""
+    """Do the same for a notebook, with lines counted in the cell with the block."""
     declares = True
     try:
         notebook = read_notebook(script)
@@ -206,7 +206,7 @@ def _lint_notebook(script: Script, *, declared_only: bool) -> tuple[ScriptMetada
 
 
 def finding_of(error: MetadataError) -> Finding:
-    """A malformed block as a finding."""
+    """Return a malformed block as a finding."""
     part = error.where.path if error.where is not None and ".ipynb:" in error.where.path else None
     return Finding("metadata", error.message, _line(error), error.hint, part)
 
@@ -216,7 +216,7 @@ def _line(error: MetadataError) -> int | None:
 
 
 def _items(script: Script, block: Block) -> Iterator[Finding]:
-    """What is to be said of each package and each channel."""
+    """Yield findings about packages and channels."""
     root = block_tree(block, script)
     items = declared_items(root, block.dialect)
     for item in items:
@@ -228,28 +228,31 @@ def _items(script: Script, block: Block) -> Iterator[Finding]:
         seen[key] += 1
         if item.platform is None and counts[key] > 1 and seen[key] > 1:
             yield Finding(
-                "duplicate", f"{item.name} is named more than once", item.line, "Name it once, with all clauses."
+                "duplicate",
+                f"{item.name} is declared more than once",
+                item.line,
+                "Declare it once, with all constraints.",
             )
     own = root if block.dialect == CONDA_EXECUTE else root.below("tool", "cetool")
     baseline = None if own is None else own.below("baseline")
     for node in () if baseline is None else baseline.items or (baseline,):
         if strip_credentials(node.text) != node.text:
-            hint = "Keep it in ~/.netrc."
-            yield Finding("secret", f"the baseline {redact(node.text)} has a password or token", node.where.line, hint)
+            hint = "Move it to ~/.netrc."
+            yield Finding("secret", f"password or token in baseline '{redact(node.text)}'", node.where.line, hint)
     if block.dialect == PEP723 and ("conda", PYTHON) not in counts and baseline is None:
         hint = 'Add requires-python = ">=3.11".'
-        yield Finding("unpinned", "nothing says which version of python is needed", block.first, hint)
+        yield Finding("unpinned", "the Python version is not declared", block.first, hint)
     place = channels_place(root, block.dialect)
     listed = None if place is None else root.below(*place)
     for node in () if listed is None else listed.items:
         if strip_credentials(node.text) != node.text:
-            hint = "Keep it in ~/.netrc, or in the channel's URL in .condarc."
-            yield Finding("secret", f"the channel {redact(node.text)} has a password or token", node.where.line, hint)
+            hint = "Move it to ~/.netrc, or to the channel's URL in .condarc."
+            yield Finding("secret", f"password or token in channel '{redact(node.text)}'", node.where.line, hint)
 
 
 def _package(item: DeclaredItem, root: Node, script: Script) -> Iterator[Finding]:
     if strip_credentials(item.text) != item.text:
-        yield Finding("secret", f"'{redact(item.text)}' holds a password or token", item.line, "Keep it in ~/.netrc.")
+        yield Finding("secret", f"password or token in '{redact(item.text)}'", item.line, "Move it to ~/.netrc.")
     node = root.below(*map(str, item.path)) if item.form == "entry" else None
     if node is not None and node.kind == "mapping":
         fields = node.entries
@@ -266,19 +269,17 @@ def _package(item: DeclaredItem, root: Node, script: Script) -> Iterator[Finding
         pinned = re.search(r"[<>=~!@]", requirement.partition(";")[0]) is not None
     if not pinned:
         source = " (from PyPI)" if item.kind == "pypi" else ""
-        hint = f"Say which versions will do: '{item.name} >=1.2,<2'."
+        hint = f"Add the versions that work: '{item.name} >=1.2,<2'."
         yield Finding("unpinned", f"{item.name}{source} has no version", item.line, hint)
 
 
 def _command(metadata: ScriptMetadata, script: Script, block: Block) -> Iterator[Finding]:
-    """What is to be said of how the script runs."""
+    """Yield findings about how the script runs."""
     names = {spec_name(spec) for spec in metadata.requirements.packages}
     names |= {PYTHON} if metadata.requirements.pypi or metadata.requirements.overlay is not None else set()
     if metadata.undecided and not metadata.requirements.baselines:
-        hint = "Add `run_with: PROGRAM` to its block, as in `run_with: python`."
-        yield Finding(
-            "run-with", f"nothing says which program runs the script: {metadata.undecided}", block.first, hint
-        )
+        hint = "Add 'run_with' to its block, for example `run_with: python`."
+        yield Finding("run-with", f"no program to run the script: {metadata.undecided}", block.first, hint)
         return
     words = metadata.run_with or ()
     program = words[0] if words else ""
@@ -288,29 +289,29 @@ def _command(metadata: ScriptMetadata, script: Script, block: Block) -> Iterator
     python = language.is_python if language is not None else not program and language_of(script).is_python
     if python and PYTHON not in names:
         if not _on_this_machine(program) and not metadata.requirements.baselines:
-            hint = "Add it: '- python >=3.11'."
-            yield Finding("no-python", "the script is Python, and its environment has no python", block.first, hint)
+            hint = "Add '- python >=3.11' to the packages."
+            yield Finding("no-python", "a Python script declares no Python", block.first, hint)
         return
     if any(_SHELL.search(word) for word in words):
         text = " ".join(words)
-        hint = "run_with is a program and its arguments, which no shell sees; the script's path comes last."
-        yield Finding("run-with", f"run_with looks like a shell's command line: {redact(text)}", block.first, hint)
+        hint = "No shell reads run_with: it is a program and its arguments, followed by the script's path."
+        yield Finding("run-with", f"run_with looks like a shell command line: '{redact(text)}'", block.first, hint)
         return
     if metadata.requirements.baselines:
-        return  # who knows what is in it
+        return  # the baseline's packages are unknown
     package = None if _on_this_machine(program) else package_of_program(program)
     if package is not None and not any(_brings(name, package) for name in names):
-        hint = f"Add '{package}', or the package that brings it, unless the machine's own is meant."
-        yield Finding("run-with", f"the script is handed to {program}, and nothing asks for it", block.first, hint)
+        hint = f"Add '{package}', or a package that requires it, unless you mean the one outside the environment."
+        yield Finding("run-with", f"the script runs with {program}, which no declared package has", block.first, hint)
 
 
 def _on_this_machine(program: str) -> bool:
-    """Whether a program is named by its path, as ``/bin/sh`` is, and not looked for."""
+    """Return whether a program is an absolute path, such as ``/bin/sh``, and not searched for."""
     return program.startswith("/")
 
 
 def _brings(name: str, package: str) -> bool:
-    """Whether a package may bring the programs of another: itself, or one that cannot do without it."""
+    """Return whether a package may have the programs of another: itself, or one that requires it."""
     if package == "r-base":
         return name == "r" or name.startswith(("r-", "bioconductor-"))
     if package in ("bash", "sed", "gawk", "make"):

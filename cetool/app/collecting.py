@@ -1,4 +1,4 @@
-"""Collect what is no longer needed: environments, overlays, scripts from elsewhere, downloads, launch records."""
+"""Remove everything that is no longer needed: environments, overlays, kept scripts, downloads, launch records."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from cetool.store.usage import open_usage_log
 
 
 def collect_downloads(older_than: float, world: World, *, dry_run: bool) -> Collection:
-    """Remove what was downloaded, is in no environment and was unused for so many seconds; nothing else."""
+    """Remove downloads that are in no environment and were unused for this many seconds, and nothing else."""
     collection = Collection(Policy(older_than=older_than), dry_run=dry_run)
     collection.collect(*_downloads(world))
     return collection
 
 
 def collect(policy: Policy, world: World, reporter: Reporter, *, dry_run: bool) -> Collection:
-    """Remove what the policy names."""
+    """Remove what the policy selects."""
     collection = Collection(policy, dry_run=dry_run)
     paths = world.paths
     if not paths.root.exists() and not paths.envs.exists():
@@ -47,12 +47,12 @@ def collect(policy: Policy, world: World, reporter: Reporter, *, dry_run: bool) 
     if overlays.root.is_dir():
         try:
             collection.collect(*all_overlays(overlays))
-        except OwnershipError as error:  # the environments are collected all the same
-            reporter.warn(f"Overlays are not collected: {error}")
+        except OwnershipError as error:  # the environments are collected nevertheless
+            reporter.warn(f"overlays were not collected: {error}")
     collection.collect(*kept_sources(paths), launch_records(paths))
     if not dry_run:
         touch(paths.gc_stamp)
-    if policy.everything:  # last: by now no environment shares files with these packages
+    if policy.everything:  # last, when no environment shares files with these packages any more
         collection.collect(*replaceable)
     return collection
 

@@ -1,4 +1,4 @@
-"""What is decided before anything is executed, and what a command line adds to what a script declares."""
+"""What is decided before anything is executed, and what a command line adds to a script's declaration."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from cetool.declare.requirements import Requirements
 
 
 class LockChoice(Value):
-    """What a command line says of locks; ``--locked`` and ``--frozen`` are settings."""
+    """The command line's choice of a lock; ``--locked`` and ``--frozen`` are settings."""
 
-    #: The lock of ``--lock-file``.
+    #: The file given with ``--lock-file``.
     file: Path | None = None
     #: Whether ``--no-lock`` was given.
     ignored: bool = False
 
 
 class BaselineOptions(Value):
-    """The options on baselines, as they were given."""
+    """The options for baselines, as given."""
 
     #: Paths or URLs.
     named: tuple[str, ...] = ()
-    #: Names, or globs of names, of packages that are taken out of them.
+    #: Names, or globs, of packages to remove from them.
     without: tuple[str, ...] = ()
-    #: Whether one may come over plain http.
+    #: Whether plain http is allowed.
     insecure: bool = False
 
     @classmethod
     def of(
         cls, named: Iterable[str] | None, without: Iterable[str] | None = None, *, insecure: bool = False
     ) -> BaselineOptions:
-        """The options by what the command line has for them."""
+        """Return the options for the command line's values."""
         return cls(tuple(named or ()), tuple(without or ()), insecure)
 
 
@@ -46,24 +46,24 @@ NO_BASELINES = BaselineOptions()
 
 
 class Wish(Value):
-    """What a command line adds to what a script declares."""
+    """What a command line adds to a script's declaration."""
 
     #: Match specs (``--with``).
     extra: tuple[str, ...] = ()
-    #: The environment file of a script without a block.
+    #: The environment file for a script without a block.
     env_file: Path | None = None
     lock: LockChoice = LockChoice()
-    #: A day, a moment or a span before now, as of which it is solved.
+    #: A date, a time or a span before now; the solve ignores newer packages.
     exclude_newer: str | None = None
     baselines: BaselineOptions = NO_BASELINES
-    #: The environment that it runs in, and what is laid over that.
+    #: The base to run in, and the entries of its overlay.
     base: str | None = None
     overlay: tuple[str, ...] = ()
-    #: Whether baselines count as they are now.
+    #: Whether to use the current content of baselines.
     refresh: bool = False
-    #: Whether a script from a URL runs where there is no person to ask, unless a setting says otherwise.
+    #: Whether a script from a URL may run where no user can be asked, unless a setting forbids it.
     unasked: bool = False
-    #: Whether ``/bin/sh`` runs a script that does not name its program, as conda-execute did.
+    #: Whether ``/bin/sh`` runs a script that names no program, as in conda-execute.
     original: bool = False
 
     @property
@@ -73,7 +73,7 @@ class Wish(Value):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it changes nothing in what the script declares."""
+        """Whether it changes nothing in the script's declaration."""
         return self._replace(refresh=False, unasked=False, original=False) == _PLAIN
 
 
@@ -81,77 +81,77 @@ _PLAIN = Wish()
 
 
 class Subject(Value):
-    """What a user is asked about: a script, and what is known of what it would have done."""
+    """What a user is asked about: a script, and what is known about what would run."""
 
     source: Source
-    #: What it declares with what the command line adds; None where the command adds nothing.
+    #: Its declaration with the command line's additions; None if the command has none.
     metadata: ScriptMetadata | None = None
-    #: The platforms that the command is about; None is this machine's.
+    #: The platforms of the command; None is this machine's.
     platforms: tuple[str | None, ...] = (None,)
     #: See :class:`Wish`.
     unasked: bool = False
 
 
 class BaselineUse(Value):
-    """Which content of a baseline a script's environment is made from."""
+    """The content of a baseline from which a script's environment is made."""
 
-    #: What the use is known by, and the baseline.
+    #: The keys of the use, and of the baseline.
     key: str
     baseline: str
-    #: The script's path or URL, and what messages call the baseline.
+    #: The script's path or URL, and the baseline's name in messages.
     about: str
     shown: str
     data: bytes
 
 
 class OnBaselines(Value):
-    """An environment's baselines, and what becomes of them."""
+    """An environment's baselines, and the changes to them."""
 
-    #: What messages call them.
+    #: Their names in messages.
     named: tuple[str, ...]
-    #: How many of their packages stay.
+    #: The number of their packages that stay.
     packages: int
-    #: The names of those that are taken out.
+    #: The names of those that are removed.
     removed: tuple[str, ...]
-    #: The match specs and requirements that are put in.
+    #: The match specs and requirements that are added.
     added: tuple[str, ...]
-    #: What is to be remembered once it is made.
+    #: What to note after the environment is made.
     uses: tuple[BaselineUse, ...] = ()
 
 
 class Decision(Value):
-    """Which environment it is to be, and why."""
+    """Which environment to use, and why."""
 
-    #: What is declared, with what the command line adds.
+    #: The declaration, with the command line's additions.
     metadata: ScriptMetadata
     spec: EnvironmentSpec
-    #: The script, None for an environment of no script.
+    #: The script; None for an environment without one.
     source: Source | None = None
-    #: Where the lock is that decides; None for what is solved.
+    #: The lock that decides; None for a solve.
     locked_by: str | None = None
     on_baselines: OnBaselines | None = None
     evidence: Evidence = NOTHING
     #: See :class:`Wish`.
     unasked: bool = False
-    #: That the user agreed, where that was needed to decide: a baseline was fetched.
+    #: The user's consent, if it was needed for the decision: a baseline was downloaded.
     agreed: Consent | None = None
-    #: What the environment is for, which is shown where other processes wait for it.
+    #: What the environment is for; shown to processes that wait for it.
     purpose: str = ""
 
     @property
     def requirements(self) -> Requirements:
-        """What is asked for."""
+        """What was requested."""
         return self.metadata.requirements
 
     def on(self, *evidence: Evidence) -> Decision:
-        """The same, which rests on this as well."""
+        """Return the decision with more evidence."""
         return self._replace(evidence=self.evidence.plus(*evidence))
 
 
 def refuse_overlay(needs: Requirements, name: str, what: str) -> None:
-    """Raise UsageError where the environment lies over another: it is not made of packages that can be listed."""
+    """Raise UsageError for an overlay, whose packages cannot be listed."""
     if needs.overlay is not None:
         raise UsageError(
-            f"{name} runs in what lies over {needs.overlay.base}, and {what}",
-            hint="`cetool overlay freeze SCRIPT` writes down the two as one ordinary environment.",
+            f"{name} runs in an overlay on {needs.overlay.base}; {what}",
+            hint="`cetool overlay freeze SCRIPT` writes base and overlay as one ordinary environment.",
         )

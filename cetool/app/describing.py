@@ -28,7 +28,7 @@ from cetool.settings.paths import trust_directory
 from cetool.settings.settings import variable_of
 from cetool.store.scripts import ScriptStore
 
-#: The distributions whose versions a bug report needs.
+#: Distributions whose versions a bug report needs.
 _DISTRIBUTIONS = (
     "cetool",
     "py-rattler",
@@ -46,14 +46,14 @@ _DISTRIBUTIONS = (
 class ChosenEngine:
     """The engine that makes environments."""
 
-    #: Its name and version, None where there is none that works.
+    #: Name and version; None if no engine works.
     name: str | None
     #: Why it was chosen, or what is wrong.
     reason: str
 
 
 def chosen_engine(world: World) -> ChosenEngine:
-    """The engine that makes environments, or why there is none."""
+    """Return the engine that makes environments, or why there is none."""
     try:
         engine, reason = world.engine
     except CetoolError as error:
@@ -63,7 +63,7 @@ def chosen_engine(world: World) -> ChosenEngine:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A script, and what would be done for it."""
+    """A script, and what a run would do."""
 
     source: Source
     decision: Decision
@@ -76,20 +76,20 @@ class Described:
 def describe(
     target: str, wish: Wish, world: World, reporter: Reporter, *, insecure: bool, sha256: str | None
 ) -> Described:
-    """What was read from a script: its environment, and how it would be made and run. Raises CetoolError."""
+    """Return a script's environment, and how it would be made and run. Raises CetoolError."""
     source, world = open_source(target, world, reporter, insecure=insecure, sha256=sha256)
     decision = decide(source, wish, world, reporter)
-    read_entrypoint(decision.metadata, source.script)  # what is wrong with it is said here, too
+    read_entrypoint(decision.metadata, source.script)  # reports errors in it
     place = place_of(decision.spec, world)
     command = tuple(_command(decision, source, place, world))
     return Described(source, decision, place, chosen_engine(world), command)
 
 
 def _command(decision: Decision, source: Source, place: Place, world: World) -> list[str]:
-    """The command line, its program as it will be found; as declared where the environment is not made yet.
+    """Return the command line, with its program's path; the declared one if the environment does not exist yet.
 
-    A script that is not a file here gets the path that a run keeps it at. Of a notebook it is the command of its
-    kernel, which only the environment can tell.
+    A script that is not a local file gets the path at which a run keeps it. For a notebook it is the command of its
+    kernel, which only an existing environment has.
     """
     metadata, overlay = decision.metadata, decision.spec.overlay
     if metadata.language is not None:
@@ -125,12 +125,12 @@ class Inspected:
     paths: dict[str, str]
     engines: tuple[Found, ...]
     engine: ChosenEngine
-    #: The names of the variables that decide.
+    #: Names of the variables that affect cetool.
     variables: tuple[str, ...]
 
 
 def inspect(world: World) -> Inspected:
-    """Versions, paths, engines and variables."""
+    """Return versions, paths, engines and variables."""
     paths, settings = world.paths, {variable_of(key) for key in world.loaded.origins}
     return Inspected(
         versions={

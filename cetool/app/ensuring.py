@@ -1,4 +1,4 @@
-"""From a decision to its environment, held in use: found, or made while the user sees how far it is."""
+"""Find or make the environment of a decision, hold it in use, and note the use."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from cetool.warm.files import touch_shared
 
 
 def store_of(spec: EnvironmentSpec, world: World) -> Store:
-    """The store that the environment of the spec is in, or would be."""
+    """Return the store for the environment of a specification."""
     if spec.overlay is None:
         return world.store
-    from cetool.app.overlaying import overlay_store  # few environments lie over another
+    from cetool.app.overlaying import overlay_store  # few environments are overlays
 
     return overlay_store(spec, world)
 
@@ -36,18 +36,18 @@ def ensure(
     refresh: bool = False,
     keep: bool = False,
 ) -> Lease:
-    """The environment that was decided on, held in use; made where it is absent, or with ``refresh``.
+    """Return a lease of the environment, which is made if it is absent, or with ``refresh``.
 
-    Where no ``consent`` is given the user is asked before anything is made. What lies over a base that has changed is
-    laid again, unless ``keep`` asks for it unchanged.
+    Without ``consent`` the user is asked before anything is made. An overlay whose base has changed is made again,
+    unless ``keep`` is true.
     """
     if decision.spec.overlay is not None:
-        from cetool.app.laying import ensure_overlay  # few environments lie over another
+        from cetool.app.laying import ensure_overlay  # few environments are overlays
 
         return ensure_overlay(decision, world, reporter, consent=consent, refresh=refresh, keep=keep)
     lease, damaged = (None, False) if refresh else _found(decision, world, reporter)
     if lease is None:
-        from cetool.app.making import make  # engines: only for what is made
+        from cetool.app.making import make  # engines: only to make environments
 
         agreed = consent or consent_to(decision, world, reporter)
         lease = make(decision, world, reporter, agreed, refresh=refresh or damaged)
@@ -62,9 +62,9 @@ def ensure(
 
 
 def _found(decision: Decision, world: World, reporter: Reporter) -> tuple[Lease | None, bool]:
-    """The environment that is there, if there is a whole one, and whether there is a damaged one.
+    """Return a lease of a complete environment, if it exists, and whether there is a damaged one.
 
-    Raises StoreError for an environment of another platform: a home directory may be shared by several.
+    Raises StoreError for an environment of another platform: several may share a home directory.
     """
     lease = world.store.lease(decision.spec.name)
     if lease is None:
@@ -72,14 +72,14 @@ def _found(decision: Decision, world: World, reporter: Reporter) -> tuple[Lease 
     lost = what_is_lost(lease.prefix, lease.marker)
     if lost is not None:
         lease.release()
-        reporter.warn(f"the environment {lease.prefix.name} is damaged, {lost}: it is made anew")
+        reporter.warn(f"environment {lease.prefix.name} is damaged ({lost}); re-creating it")
         return None, True
     if lease.marker.subdir != world.platform:
         lease.release()
         raise StoreError(
-            f"the environment {lease.prefix} was made for {lease.marker.subdir}, and this is {world.platform}",
+            f"environment {lease.prefix} was made for {lease.marker.subdir}, but this machine is {world.platform}",
             code="platform-mismatch",
-            hint="Machines of several platforms need a cache each (CETOOL_CACHE_DIR); --refresh makes it for this.",
+            hint="Set CETOOL_CACHE_DIR to a directory for this platform, or re-create the environment with --refresh.",
         )
     return lease, False
 
@@ -88,7 +88,7 @@ def _found(decision: Decision, world: World, reporter: Reporter) -> tuple[Lease 
 
 
 def note_used(lease: Lease, called: str, world: World, reporter: Reporter) -> None:
-    """Note that the environment is used, by what ``called`` says; and start a collection if it is time for one."""
+    """Note that ``called`` uses the environment, and start a collection if one is due."""
     note_use_of(lease, called, world, reporter)
     try:
         last = world.paths.gc_stamp.stat().st_mtime
@@ -101,18 +101,18 @@ def note_used(lease: Lease, called: str, world: World, reporter: Reporter) -> No
 
 
 def note_use_of(lease: Lease, called: str, world: World, reporter: Reporter) -> None:
-    """Note that the environment is used. Where that cannot be written down the script runs all the same."""
+    """Note that the environment is used. If that fails, the script still runs."""
     for lock in lease.locks:
         touch_shared(lock.fd, os.fsencode(lock.path))
-    if lease.base is None or lease.below is not None:  # else neither of them is in the log
+    if lease.base is None or lease.below is not None:  # otherwise the log knows neither of them
         try:
             note_use(world.paths.spool, (lease.base or lease.prefix).name, called)
         except OSError as error:
-            reporter.detail(f"The use of {lease.prefix} could not be noted: {error.strerror or error}")
+            reporter.detail(f"Cannot note the use of {lease.prefix}: {error.strerror or error}")
 
 
 def activation_of(lease: Lease, world: World, dialect: str | None = None) -> Activation:
-    """What activating the environment does, for a script of this dialect; with an overlay, what that takes as well."""
+    """Return what activating the environment, with its overlay, does for a script of this dialect."""
     variables = variables_of(lease.marker.spec.variables, dialect, lease.base or lease.prefix)
     if lease.base is None:
         return read_activation(lease.prefix, variables, user_site=world.settings.user_site)

@@ -1,4 +1,4 @@
-"""Overlays made: laid over their base where they are absent, and again where that has changed."""
+"""Make overlays that are absent, or whose base has changed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cetool.base.durations import format_size
 from cetool.base.errors import StoreError
 from cetool.base.filelock import FileLock
 from cetool.base.process import Consent
+from cetool.base.text import counted
 from cetool.engines.protocol import EngineRequest, Hold, Progress
 from cetool.overlays.about import read_about, what_is_lacking, why_unusable
 from cetool.overlays.build import build_overlay
@@ -22,9 +23,9 @@ from cetool.store.disk import disk_size
 from cetool.store.making import Settling, ensure
 from cetool.store.store import Lease, Marker, Store, what_is_lost
 
-#: Seconds that a base of cetool's own may be held by another alone.
+#: Seconds to wait for a base that another process holds exclusively.
 _PATIENCE = 2.0
-#: Packages named in a line.
+#: Maximum number of packages in a line.
 _MOST_NAMES = 6
 
 
@@ -37,9 +38,9 @@ def ensure_overlay(
     refresh: bool = False,
     keep: bool = False,
 ) -> Lease:
-    """The overlay that was decided on, held in use; laid where it is absent, and again where its base has changed.
+    """Return a lease of the overlay, which is made if it is absent, and again if its base has changed.
 
-    With ``keep`` one that was laid over an earlier state of its base is used unchanged, if it still can be.
+    With ``keep``, an overlay made for an earlier state of its base is used unchanged, if that is possible.
     """
     overlay = decision.spec.overlay
     assert overlay is not None
@@ -61,42 +62,42 @@ def ensure_overlay(
 
 
 def _hold_base(base: Path, world: World) -> FileLock | None:
-    """The lock of a base that is an environment of cetool's own: it stays while what lies over it is used."""
+    """Return the lock of a base that cetool made, which must stay while the overlay is used."""
     if base.parent != world.paths.envs:
         return None
     deadline = time.monotonic() + _PATIENCE
     while (lock := world.store.hold(base)) is None and time.monotonic() < deadline:
-        time.sleep(0.01)  # a process that only looks whether it is in use holds it for a moment
+        time.sleep(0.01)  # a process that checks whether it is in use holds it briefly
     if lock is None:
         raise StoreError(
-            f"the base {base} is being removed, or made anew", code="environment-gone", hint="Try again in a moment."
+            f"base {base} is being removed or re-created", code="environment-gone", hint="Try again in a moment."
         )
     return lock
 
 
 def _is_usable(lease: Lease, reporter: Reporter, *, keep: bool) -> bool:
-    """Whether an overlay can be used as it is; why not is said. Raises StoreError where it cannot be kept."""
+    """Return whether an overlay can be used unchanged; warn if not. Raises StoreError if it cannot be kept."""
     about = read_about(lease.prefix)
     why = what_is_lost(lease.prefix, lease.marker) or what_is_lacking(lease.prefix, about)
     if why is not None or about is None:
-        reporter.warn(f"the overlay {lease.prefix.name} is damaged, {why}: it is laid anew")
+        reporter.warn(f"overlay {lease.prefix.name} is damaged ({why}); re-creating it")
         return False
     changes = about.changes
     if not changes:
         return True
     told = shorten(changes, _MOST_NAMES)
     if not keep:
-        reporter.warn(f"the base {lease.base} has changed, so the overlay is laid anew: {told}")
+        reporter.warn(f"base {lease.base} has changed ({told}); re-creating the overlay")
         return False
     problem = why_unusable(about)
     if problem is not None:
         lease.release()
         raise StoreError(
-            f"the overlay cannot be kept as it was: {problem}",
+            f"cannot keep the overlay: {problem}",
             code="base-unusable",
-            hint="Leave --keep out: it is laid anew.",
+            hint="Run without --keep to re-create the overlay.",
         )
-    reporter.warn(f"keeping the overlay as it was, though its base has changed: {told}")
+    reporter.warn(f"keeping the overlay, although its base has changed ({told})")
     return True
 
 
@@ -131,8 +132,8 @@ def _created(lease: Lease) -> str:
     about, marker = read_about(lease.prefix), lease.marker
     layers = () if about is None else about.layers
     shadowing = sum(layer.shadows is not None for layer in layers)
-    told = shorten([f"{layer.name} {layer.version}" for layer in layers], _MOST_NAMES) or "nothing that is not there"
-    hides = f"; {shadowing} in place of the base's" if shadowing else ""
+    told = shorten([f"{layer.name} {layer.version}" for layer in layers], _MOST_NAMES) or "no packages"
+    hides = f"; {counted(shadowing, 'replaces', 'replace')} the base's" if shadowing else ""
     return (
         f"Laid {told} over {lease.base} ({marker.name}{hides}, {format_size(marker.size)}) "
         f"in {marker.seconds:.1f}s with {marker.engine}"

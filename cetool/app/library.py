@@ -1,8 +1,8 @@
-"""What a program gets from ``import cetool``: read a script, specify its environment, have it made, resolve a lock.
+"""The library, ``import cetool``: read a script, specify and make its environment, resolve a lock.
 
-Nothing here prints, asks, forks without exec, or changes the process: settings are read for each call, and locks are
-held by the values that are returned. All functions may be called from several threads at once. A program that calls
-them agrees to what they execute: link scripts of packages, builds of PyPI packages.
+Nothing here prints, asks, forks without exec, or changes the process: settings are read for each call, and the returned
+values hold the locks. All functions can be called from several threads at once. A program that calls them consents to
+what they execute: link scripts of packages, builds of PyPI packages.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ Settings = Mapping[str, object]
 def read(path: str | os.PathLike[str]) -> ScriptMetadata:
     """Read what a script or a notebook declares.
 
-    Raises ScriptNotFoundError or ScriptNotReadableError where there is no such file, MetadataError, with file and
-    line, where it declares nothing or what it declares is wrong, and UsageError for a URL.
+    Raises ScriptNotFoundError or ScriptNotReadableError if there is no such file, MetadataError, with file and line, if
+    it declares nothing or its declaration is wrong, and UsageError for a URL.
     """
     name = os.fspath(path)
     if is_url(name):
-        raise UsageError(f"{name} is a URL", hint="Download the script, and give read() the path of the file.")
+        raise UsageError(f"{name} is a URL", hint="Download the script, and pass the file's path to read().")
     return read_metadata(read_script(name))
 
 
@@ -58,11 +58,12 @@ def specify(
     exclude_newer: str | None = None,
     settings: Settings | None = None,
 ) -> EnvironmentSpec:
-    """Say which environment a script, requirements, or match specs ask for on this machine.
+    """Return the specification of a script's environment, of requirements, or of match specs on this machine.
 
-    A script that has a lock gets the environment that the lock names, as with ``cetool run``; its file is read again.
-    ``channels`` count instead of those declared; ``exclude_newer`` is a day or a moment (RFC 3339) as of which it is
-    solved; ``settings`` are keys and values as in docs/reference/configuration.md. Raises CetoolError.
+    If a script has a lock, the environment is the lock's, as with ``cetool run``; the script's file is read again.
+    ``channels`` replace the declared ones; ``exclude_newer`` is a date or time (RFC 3339), and the solve ignores newer
+    packages; ``settings`` are keys and values as in docs/reference/configuration.md.
+    Raises CetoolError.
     """
     given = {**(settings or {}), **({} if channels is None else {"channels": tuple(channels)})}
     world = load_world(given)
@@ -74,8 +75,9 @@ def specify(
 
 
 class Environment:
-    """An environment that is there, and held in use: it is not removed before :meth:`release`, or the ``with`` block's
-    end. Programs that :meth:`run` has started hold it, too, until they end.
+    """An existing environment, held in use until :meth:`release` or the end of the ``with`` block.
+
+    Programs that :meth:`run` has started also hold it, until they end.
     """
 
     def __init__(self, lease: Lease, world: World) -> None:
@@ -87,7 +89,7 @@ class Environment:
 
     @property
     def spec(self) -> EnvironmentSpec:
-        """What it was made from."""
+        """The specification from which it was made."""
         return self._lease.marker.spec
 
     @property
@@ -102,29 +104,29 @@ class Environment:
 
     @property
     def created(self) -> bool:
-        """Whether it was made by this call."""
+        """Whether this call made it."""
         return self._lease.created
 
     @property
     def packages(self) -> tuple[Package | PypiPackage, ...]:
-        """The packages in it: conda's in topological order, then those from PyPI by name. Raises StoreError."""
-        from cetool.lock.records import read_installed  # for programs that ask
+        """Its packages: conda's in topological order, then PyPI's sorted by name. Raises StoreError."""
+        from cetool.lock.records import read_installed  # few programs need it
 
         lock = read_installed(self.prefix, self._lease.marker.subdir).lock
         return (*lock.conda, *lock.pypi)
 
     @property
     def environ(self) -> dict[str, str]:
-        """The variables of a process in the activated environment, but for those that activation scripts set."""
+        """The variables of a process in the activated environment, without those that activation scripts set."""
         return dict(self._environ)
 
     def command(self, argv: Sequence[str]) -> list[str]:
-        """The words that start a program of the environment, with its activation scripts where it has some.
+        """Return the words that start a program of the environment, after its activation scripts if it has any.
 
-        Start them with the variables of :attr:`environ`. Raises ProgramNotFoundError.
+        Start them with the variables in :attr:`environ`. Raises ProgramNotFoundError.
         """
         if not argv:
-            raise UsageError("no program was given")
+            raise UsageError("argv is empty: no program to run")
         within = None if os.path.isabs(argv[0]) else self._lease.prefixes
         program = find_program(argv[0], self._environ, within)
         return command_line(Command(program, (program, *argv[1:]), self._environ, self._steps))
@@ -132,10 +134,10 @@ class Environment:
     def run(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, **options: Any
     ) -> subprocess.CompletedProcess[Any]:
-        """Run a program of the activated environment and wait for it.
+        """Run a program in the activated environment and wait for it.
 
-        ``env`` are variables that are set in addition; ``options`` are those of :func:`subprocess.run`. Raises
-        ProgramNotFoundError, and what :func:`subprocess.run` raises.
+        ``env`` are additional variables; ``options`` are those of :func:`subprocess.run`. Raises ProgramNotFoundError,
+        and what :func:`subprocess.run` raises.
         """
         environ = {**self._environ, **(env or {})}
         if os.name != "nt":
@@ -143,7 +145,7 @@ class Environment:
         return subprocess.run(self.command(argv), env=environ, **options)
 
     def release(self) -> None:
-        """Stop using it; done twice it does nothing."""
+        """Stop using it; calling this again does nothing."""
         self._lease.release()
 
     def __enter__(self) -> Environment:
@@ -159,7 +161,7 @@ class Environment:
 
 
 class _Reporter(SilentReporter):
-    """A reporter that hands on the progress to the program that asked for it."""
+    """A reporter that passes the progress on to the calling program."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = _Waiting(progress or SilentProgress())
@@ -169,13 +171,13 @@ class _Reporter(SilentReporter):
 
 
 class _Waiting:
-    """A program's progress, which is told of a wait for another process as of a stage."""
+    """A program's progress, for which waiting for another process is a stage."""
 
     def __init__(self, progress: Progress) -> None:
         self._given = progress
 
     def __getattr__(self, name: str) -> Any:
-        # a program need not listen to everything
+        # a program may handle only some of the events
         return getattr(self._given, name, lambda *_: None)
 
     def wait(self, holder: str) -> None:
@@ -190,10 +192,10 @@ def ensure(
     refresh: bool = False,
     settings: Settings | None = None,
 ) -> Environment:
-    """Have an environment, made if it is missing, and hold it in use.
+    """Return an environment, held in use; make it if it is missing.
 
-    It is created once: other threads and processes that ask for the same wait, and share it. ``progress`` is told how
-    far it is, from any thread; ``refresh`` makes it again. Raises EngineError or StoreError where it cannot be made.
+    It is made once: other threads and processes that request it wait, and share it. ``progress`` is called from any
+    thread; ``refresh`` makes the environment again. Raises EngineError or StoreError if it cannot be made.
     """
     world = load_world(settings)
     reporter = _Reporter(progress)
@@ -216,13 +218,13 @@ def resolve(
     progress: Progress | None = None,
     settings: Settings | None = None,
 ) -> Lock:
-    """Find out which packages an environment has, exactly, on each of the platforms (None: this one's).
+    """Return the exact packages of an environment on each of the platforms (None: this one's).
 
-    What a script declares is read for each platform; a specification is the same for all. ``exclude_newer`` is a day
-    or a moment as of which a script is solved; a specification has its own. Raises EngineError where a
-    platform has no such environment, LockError where the packages are those of a lock for another platform.
+    A script's declaration is read for each platform; a specification is the same for all. ``exclude_newer`` is a date
+    or time, and the solve of a script ignores newer packages; a specification has its own. Raises EngineError if the
+    environment is not possible on a platform, LockError if the packages come from a lock for another platform.
     """
-    from cetool.engines.lock_solve import solve_lock  # the embedded engine: only for what is resolved
+    from cetool.engines.lock_solve import solve_lock  # the embedded engine: only to resolve
     from cetool.engines.protocol import Hold
 
     world = load_world(settings)
@@ -243,23 +245,23 @@ def resolve(
 def _request(
     what: EnvironmentSpec | ScriptMetadata, platform: str, world: World, exclude_newer: str | None
 ) -> tuple[EnvironmentSpec, str | None]:
-    """The specification for a platform, and the digest of what it was asked for by."""
+    """Return the specification for a platform, and the digest of the requirements that it came from."""
     if isinstance(what, ScriptMetadata):
         needs = read_metadata(read_script(what.path), platform).requirements
         spec, request = specify_requirements(needs, world, exclude_newer=exclude_newer)[0], needs.digest
     else:
         spec, request = what, None
     if isinstance(spec.what, Overlay):
-        raise UsageError("what lies over another environment cannot be locked", code="lock-impossible")
+        raise UsageError("an overlay cannot be locked", code="lock-impossible")
     return spec, request
 
 
 def _exactly(what: Exact, platform: str, world: World) -> PlatformLock:
-    """The lock that a specification was made from."""
+    """Return the lock from which a specification was made."""
     if platform != world.platform:
         raise LockError(
-            f"the specification names packages for {world.platform}, not for {platform}",
+            f"the specification has exact packages for {world.platform}, not for {platform}",
             code="lock-platform-missing",
-            hint="Resolve the script itself.",
+            hint="Pass the script's metadata to resolve() instead.",
         )
     return PlatformLock(platform, what.conda, what.pypi)

@@ -1,4 +1,4 @@
-"""Environments made: by the engine that is there, under the store's lock, while the user sees how far it is."""
+"""Make environments with the chosen engine, under the store's lock, while showing progress."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cetool.app.world import World, prepare
 from cetool.base.durations import format_size
 from cetool.base.errors import EngineError
 from cetool.base.process import Consent
+from cetool.base.text import counted
 from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.match_specs import spec_name
 from cetool.declare.requirements import Requirements
@@ -27,7 +28,7 @@ from cetool.store.disk import delete_tree
 from cetool.store.making import Settling, ensure
 from cetool.store.store import Lease, Marker, note_made
 
-#: Names in the line that says what was made.
+#: Maximum number of names in the line about a created environment.
 _MOST_NAMES = 8
 
 
@@ -40,7 +41,7 @@ def make(
     refresh: bool,
     exactly: EnvironmentSpec | None = None,
 ) -> Lease:
-    """Create the environment, unless another process has created it meanwhile.
+    """Return a lease of the environment; create it unless another process has created it meanwhile.
 
     ``exactly`` has the packages that were chosen for the decision's specification; without it the engine solves.
     """
@@ -56,13 +57,13 @@ def make(
         lease = ensure(world.store, spec, build, refresh=refresh, on_wait=progress.wait, purpose=decision.purpose)
     if lease.created:
         reporter.say(_created(decision.requirements, lease.marker))
-        with contextlib.suppress(OSError):  # the log finds it on the disk as well, and counts it as used then
+        with contextlib.suppress(OSError):  # the log also finds it on disk, and then counts it as just used
             note_made(world.paths.spool, lease.prefix.name)
     return lease
 
 
 class Making(ProgressOver):
-    """The progress of an environment that is made, which reaches the disk while others work."""
+    """The progress of an environment that is made, which is written to disk while other work continues."""
 
     def __init__(self, progress: Progress, settling: Settling) -> None:
         super().__init__(progress)
@@ -70,15 +71,15 @@ class Making(ProgressOver):
         self._loads = False
 
     def link(self, done: int, total: int) -> None:
-        """Load what the rest takes with the first package: that costs no time while an engine links."""
+        """Load what the rest needs with the first package: while an engine links, that takes no extra time."""
         super().link(done, total)
         if not self._loads:
             self._loads = True
-            load = partial(import_module, "ctypes")  # it brings all that was written to the disk
+            load = partial(import_module, "ctypes")  # needed to sync the disk
             threading.Thread(target=load, name="cetool-meanwhile", daemon=True).start()
 
     def written(self) -> None:
-        """Have the disk begin."""
+        """Start writing to disk."""
         self._settling.start()
 
 
@@ -98,7 +99,7 @@ def _build(request: EngineRequest, world: World, progress: Progress, hold: Hold)
 def _build_by(
     engine: Engine, reason: str, request: EngineRequest, world: World, progress: Progress, hold: Hold
 ) -> Marker:
-    if world.settings.verbosity == "verbose":  # else it is not shown, and asking may take long
+    if world.settings.verbosity == "verbose":  # otherwise it is not shown, and asking may be slow
         progress.note(f"Engine: {engine.name} {engine.version}: {reason}")
     started = time.monotonic()
     pypi = None
@@ -114,9 +115,9 @@ def _build_by(
 def marker_of(
     request: EngineRequest, maker: tuple[str, str], world: World, started: float, *, packages: int, size: int
 ) -> Marker:
-    """The marker of what has just been made, by a maker of this name and version.
+    """Return the marker of a new environment, made by an engine of this name and version.
 
-    ``started`` is of the monotonic clock, in seconds; ``size`` in bytes.
+    ``started`` is in seconds of the monotonic clock, ``size`` in bytes.
     """
     return Marker(
         name=request.spec.name,
@@ -136,11 +137,11 @@ def marker_of(
 def _created(requirements: Requirements, marker: Marker) -> str:
     names = list(dict.fromkeys((*map(spec_name, requirements.packages), *map(_requirement_name, requirements.pypi))))
     told = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
-    count = f"{marker.packages} package{'' if marker.packages == 1 else 's'}"
+    count = counted(marker.packages, "package")
     what = f"{told}; {count}" if told else count
     return f"Created {marker.name} ({what}, {format_size(marker.size)}) in {marker.seconds:.1f}s with {marker.engine}"
 
 
 def _requirement_name(requirement: str) -> str:
-    """The distribution's name at the front of a PEP 508 requirement."""
+    """Return the distribution's name at the start of a PEP 508 requirement."""
     return re.split(r"[\s\[;@<>=!~(]", requirement, maxsplit=1)[0]

@@ -1,4 +1,4 @@
-"""What is declared to lie over a base: as the complete request, with what it rests on."""
+"""From the declaration of an overlay to its specification and the evidence for it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from cetool.store.store import Store
 
 
 def with_overlay(requirements: Requirements, base: str | None, entries: tuple[str, ...]) -> Requirements:
-    """The requirements with a base and entries from the command line, canonical; a base of theirs is replaced.
+    """Return the requirements with a base and entries from the command line, which replace and extend the declared
+    ones.
 
-    Raises UsageError where there is no base, or the requirements are for an environment of their own.
+    Raises UsageError if there is no base, or if the requirements are for an environment without a base.
     """
     keys = requirements.overlay
     if keys is None:
         if base is None:
             raise UsageError(
-                "--overlay lays packages over a base, and none is named",
-                hint="Name one with --base, by path or by name.",
+                "--overlay needs a base, and none is declared",
+                hint="Name one with --base, by path or name.",
             )
         requirements.refuse_packages(None)
         keys = OverlayKeys(canonical_base(base, os.getcwd()))
@@ -38,14 +39,14 @@ def with_overlay(requirements: Requirements, base: str | None, entries: tuple[st
 
 
 def add_conda(requirements: Requirements, specs: tuple[str, ...]) -> Requirements:
-    """The requirements with more conda packages to lay over their base."""
+    """Return the requirements with more conda packages in the overlay."""
     keys = requirements.overlay
     assert keys is not None
     return requirements._replace(overlay=keys._replace(conda=(*keys.conda, *specs)))
 
 
 def overlay_spec(requirements: Requirements, world: World) -> tuple[EnvironmentSpec, Evidence]:
-    """The complete request for what lies over the base that the requirements name. Raises StoreError."""
+    """Return the specification of the overlay that the requirements declare. Raises StoreError."""
     keys = requirements.overlay
     assert keys is not None
     base, evidence = base_of(keys.base, world)
@@ -74,7 +75,7 @@ def overlay_spec(requirements: Requirements, world: World) -> tuple[EnvironmentS
 
 
 def base_of(named: str, world: World) -> tuple[Path, Evidence]:
-    """The prefix that a base's path or name means, and what that rests on. Raises StoreError where there is none."""
+    """Return the prefix for a base's path or name, and the evidence for it. Raises StoreError if it is not found."""
     environ, own = world.environ, world.paths.envs / named
     if os.sep not in named and (own / "conda-meta" / "cetool").exists():
         return own, NOTHING
@@ -86,11 +87,11 @@ def base_of(named: str, world: World) -> tuple[Path, Evidence]:
 
 
 def overlays_of(world: World) -> Overlays:
-    """The place of this user's overlays."""
+    """Return this user's overlays."""
     return Overlays(world.paths, world.settings.overlays_dir)
 
 
 def overlay_store(spec: EnvironmentSpec, world: World) -> Store:
-    """The store that an overlay is in, or would be."""
+    """Return the store for an overlay."""
     assert spec.overlay is not None
     return overlays_of(world).store(spec.overlay.base)

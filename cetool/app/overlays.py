@@ -1,4 +1,4 @@
-"""Overlays that have a name, and those of scripts: made, found, frozen, removed, activated."""
+"""Named overlays and those of scripts: make, find, freeze, remove and activate them."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ from cetool.store.disk import Freed
 from cetool.store.store import Directory, Lease, Store
 from cetool.warm.environ import scripts_in
 
-# --- made -------------------------------------------------------------------------------------------------------------
+# --- making -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Additions:
-    """What is laid over a base, as the command line has it."""
+    """Additions to an overlay from the command line."""
 
-    #: As pip takes it.
+    #: As for pip.
     requirements: tuple[str, ...] = ()
     #: Directories of checkouts.
     editable: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class Additions:
     conda: tuple[str, ...] = ()
 
     def added_to(self, recipe: Recipe) -> Recipe:
-        """The recipe with these; paths start from the working directory."""
+        """Return the recipe with these; relative paths start at the working directory."""
         directory = os.getcwd()
         texts = [*self.requirements, *(f"-e {path}" for path in self.editable)]
         entries = [canonical_entry(text, base_dir=directory) for text in texts]
@@ -80,19 +80,19 @@ def create(
     world: World,
     reporter: Reporter,
 ) -> Path:
-    """Lay packages over a base, and give the overlay a name; its prefix. Raises CetoolError."""
+    """Make an overlay with a name; return its prefix. Raises CetoolError."""
     overlays = overlays_of(world)
     check_name(name)
     if overlays.has(name):
         raise UsageError(
-            f"there is an overlay called {name!r} already",
-            hint=f"`cetool overlay install {name} REQ` adds to it, `cetool overlay remove {name}` removes it.",
+            f"overlay {name!r} already exists",
+            hint=f"`cetool overlay install {name} REQ` adds packages, `cetool overlay remove {name}` removes it.",
         )
     recipe = Recipe(name, "") if file is None else read_recipe_file(file, name)
     if base is not None:
         recipe = replace(recipe, base=canonical_base(base, os.getcwd()))
     if not recipe.base:
-        raise UsageError("no base was named", hint="Name one with --base, by its path or its name.")
+        raise UsageError("no base for the overlay", hint="Name one with --base, by path or name.")
     recipe = replace(recipe, base=str(base_of(recipe.base, world)[0]), created=time.time())
     if channels:
         named = tuple(canonical_channel(channel, base_dir=Path.cwd()) for channel in channels)
@@ -101,15 +101,15 @@ def create(
 
 
 def install(name: str, additions: Additions, world: World, reporter: Reporter, *, refresh: bool) -> Path:
-    """Lay more over the base, or other versions; what runs in the overlay as it was goes on with that."""
+    """Add packages or other versions; programs that run in the overlay continue with the old ones."""
     overlays_of(world).recipe(name)
     if additions == Additions() and not refresh:
-        raise UsageError("nothing was named that is to be laid over the base", hint="Give requirements, or --refresh.")
+        raise UsageError("nothing to install", hint="Name requirements, or pass --refresh.")
     return _remake(name, additions.added_to, world, reporter, refresh=refresh)
 
 
 def uninstall(name: str, packages: Sequence[str], world: World, reporter: Reporter) -> Path:
-    """Take packages out of an overlay: the base's are seen again."""
+    """Remove packages from an overlay, so that the base's become visible."""
     return _remake(name, lambda recipe: without_entries(recipe, list(packages)), world, reporter, refresh=False)
 
 
@@ -117,11 +117,11 @@ def _decision_of(recipe: Recipe, world: World) -> Decision:
     keys = OverlayKeys(recipe.base, recipe.overlay, recipe.conda)
     requirements = Requirements(channels=recipe.channels, overlay=keys)
     metadata = ScriptMetadata("overlay", recipe.name, None, requirements, None)
-    return Decision(metadata, specify(requirements, world)[0], purpose=f"for the overlay {recipe.name}")
+    return Decision(metadata, specify(requirements, world)[0], purpose=f"for overlay {recipe.name}")
 
 
 def _remake(name: str, change: Callable[[Recipe], Recipe], world: World, reporter: Reporter, *, refresh: bool) -> Path:
-    """Make what a changed recipe says; again, where another process has changed the recipe meanwhile."""
+    """Make what a changed recipe says; retry if another process has changed the recipe meanwhile."""
     overlays = overlays_of(world)
     for _ in range(4):
         before = overlays.recipe(name)
@@ -140,7 +140,7 @@ def _make(
     *,
     refresh: bool = False,
 ) -> Path:
-    """Make what a recipe says, and only then write it down in the place of what it was before."""
+    """Make what a recipe says, and then replace the previous recipe."""
     lease = ensure(_decision_of(recipe, world), world, reporter, consent=OWN, refresh=refresh)
     try:
         overlays.write(replace(recipe, directory=str(lease.prefix)), before)
@@ -152,12 +152,12 @@ def _make(
     return lease.prefix
 
 
-# --- found ------------------------------------------------------------------------------------------------------------
+# --- finding ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class FoundOverlay:
-    """An overlay on disk, or a recipe of which nothing is there."""
+    """An overlay on disk, or a recipe without one."""
 
     name: str
     base: str
@@ -168,12 +168,12 @@ class FoundOverlay:
 
     @property
     def about(self) -> About | None:
-        """What it says of itself."""
+        """Its own record."""
         return None if self.directory is None else read_about(self.directory.prefix)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The packages that are laid over the base."""
+        """Its packages."""
         about = self.about
         return () if about is None else about.layers
 
@@ -194,12 +194,12 @@ class FoundOverlay:
 
     @property
     def recipe(self) -> str:
-        """The recipe, as ``create`` and a script's block take it."""
+        """The recipe, in the form for ``create`` and a script's block."""
         return recipe_text(self.name, self.base, self.entries, self.conda, self.layers)
 
 
 def all_overlays(world: World) -> list[FoundOverlay]:
-    """The overlays that there are, those with a name first."""
+    """Return all overlays, the named ones first."""
     overlays = overlays_of(world)
     named = overlays.named()
     found, seen = [], set()
@@ -221,7 +221,7 @@ def all_overlays(world: World) -> list[FoundOverlay]:
 
 
 def find_overlay(which: str, world: World, reporter: Reporter) -> FoundOverlay:
-    """The overlay that a name or a script means. Raises StoreError where nothing of it is there."""
+    """Return the overlay for a name or a script. Raises StoreError if there is none."""
     overlays = overlays_of(world)
     if _is_script(which, overlays):
         decision, world = _declared(which, world, reporter)
@@ -241,19 +241,19 @@ def _is_script(which: str, overlays: Overlays) -> bool:
 
 
 def _declared(script: str, world: World, reporter: Reporter) -> tuple[Decision, World]:
-    """What a script declares to lie over a base. Raises StoreError where it names none."""
+    """Return the decision for a script's overlay. Raises StoreError if the script declares none."""
     source, world = open_source(script, world, reporter)
     decision = decide(source, Wish(), world, reporter)
     if decision.spec.overlay is None:
-        raise StoreError(f"{script} names no base, so nothing lies over one", code="base-unusable")
+        raise StoreError(f"{script} declares no base and no overlay", code="base-unusable")
     return decision, world
 
 
-# --- used -------------------------------------------------------------------------------------------------------------
+# --- using ------------------------------------------------------------------------------------------------------------
 
 
 def remove(names: Sequence[str], world: World, reporter: Reporter) -> None:
-    """Remove overlays, unless something runs in them. The base is not touched. Raises CetoolError."""
+    """Remove overlays that are not in use, and leave their bases alone. Raises CetoolError."""
     overlays = overlays_of(world)
 
     def remove_overlay(name: str) -> None:
@@ -264,25 +264,25 @@ def remove(names: Sequence[str], world: World, reporter: Reporter) -> None:
         if recipe.directory and directory.prefix.is_dir() and not shared:
             if is_overlay_in_use(directory.prefix):
                 raise StoreError(
-                    f"the overlay {name} is in use",
+                    f"overlay {name!r} is in use",
                     code="environment-in-use",
-                    hint="End what runs in it, or leave the shells that it is active in.",
+                    hint="End the programs that run in it, and leave the shells where it is active.",
                 )
             size = remove_directory(overlays.store(recipe.base), directory, world, reporter, Freed())
         overlays.forget(recipe)
-        reporter.result(f"Removed {name}: freed {format_size(size)}")
+        reporter.result(f"Removed overlay {name} ({format_size(size)})")
 
     for_each(names, remove_overlay, reporter)
 
 
 def freeze(which: str, format: str, world: World, reporter: Reporter) -> str:
-    """Base and overlay as one ordinary environment, every package exact, in one of the formats of an export."""
+    """Return base and overlay as one ordinary environment with exact packages, in a format of ``cetool export``."""
     item = find_overlay(which, world, reporter)
     if item.directory is None:
         raise StoreError(
-            f"the overlay {which} is not made, so its versions are not known",
+            f"overlay {which!r} does not exist yet, so its versions are unknown",
             code="lock-impossible",
-            hint="Run it once.",
+            hint="Run or activate it once.",
         )
     name, base, prefix = item.name or os.path.basename(item.base), Path(item.base), item.directory.prefix
     if format == ENVIRONMENT:
@@ -293,16 +293,16 @@ def freeze(which: str, format: str, world: World, reporter: Reporter) -> str:
     installed = find_origins(found, base, spec, world, lambda: OWN)
     if installed.unknown:
         raise StoreError(
-            f"where {installed.unknown_names} was installed from is not known, so it cannot be locked",
+            f"cannot lock {installed.unknown_names}: unknown source",
             code="lock-impossible",
-            hint="A directory or a checkout can be made a wheel; --format environment-yml lists versions alone.",
+            hint="Build a wheel of a directory or checkout, or use --format environment-yml (versions only).",
         )
     channels = tuple(dict.fromkeys(package.url.rsplit("/", 2)[0] for package in installed.lock.conda if package.url))
     return written(format, Exact(Lock((installed.lock,), channels), name, spec.variables), reporter)
 
 
 def activation_code(which: str, shell: str, world: World, reporter: Reporter, *, keep: bool) -> str:
-    """What activates an overlay in a shell that evaluates it."""
+    """Return code that activates an overlay in the shell that evaluates it."""
     overlays = overlays_of(world)
     lease, world, consent = _lease(which, world, reporter, keep=keep)
     activation = activation_of(lease, world)
@@ -321,13 +321,13 @@ def _lease(which: str, world: World, reporter: Reporter, *, keep: bool) -> tuple
     recipe: Recipe | None = None
     if _is_script(which, overlays):
         decision, world = _declared(which, world, reporter)
-        decision = decision._replace(purpose=f"for the overlay {which}")
+        decision = decision._replace(purpose=f"for overlay {which}")
     else:
         recipe = overlays.recipe(which)
         decision = _decision_of(recipe, world)
     consent = consent_to(decision, world, reporter)
     lease = ensure(decision, world, reporter, consent=consent, keep=keep)
     if recipe is not None and recipe.directory != str(lease.prefix):
-        with contextlib.suppress(RecipeChangedError):  # the process that changed it lays it again
+        with contextlib.suppress(RecipeChangedError):  # the process that changed it makes it again
             overlays.write(replace(recipe, directory=str(lease.prefix)), recipe)
     return lease, world, consent

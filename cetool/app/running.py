@@ -1,4 +1,4 @@
-"""From a script to the process that it becomes: source, declare, decide, consent, ensure, note, become."""
+"""From a script to its process: source, declaration, decision, consent, environment, note, exec."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from cetool.base.errors import UsageError
 from cetool.declare.source import is_notebook
 from cetool.launch.process import exec_command
 
-#: The last step: what becomes of cetool once the environment is there.
+#: The last step, in which cetool becomes another program.
 Become = Callable[[Ready], NoReturn]
 
 
 def run(source: Source, arguments: Sequence[str], how: RunOptions, world: World, reporter: Reporter) -> NoReturn:
-    """Run a script in its environment, made where it is missing. Does not return: cetool becomes the script."""
+    """Run a script in its environment, which is made if it is missing. Does not return: cetool becomes the script."""
     _refuse(source, how)
     decision = decide(source, how.wish, world, reporter)
     become = _last_step(decision, arguments, how, reporter)
@@ -39,26 +39,26 @@ def _refuse(source: Source, how: RunOptions) -> None:
     name = source.script.name
     if not is_notebook(source.script):
         if how.notebook != NotebookOptions():
-            raise UsageError(f"--out and parameters are for notebooks, and {name} is none")
+            raise UsageError(f"--out and -p are for notebooks, and {name} is not a notebook")
     elif how.record is not None:
         raise UsageError(
-            f"--record is for scripts, and {name} is a notebook",
-            hint="--out keeps a notebook with all that it printed.",
+            f"--record cannot be used with a notebook ({name})",
+            hint="Use --out, which writes the notebook with its outputs.",
         )
 
 
 def _last_step(decision: Decision, arguments: Sequence[str], how: RunOptions, reporter: Reporter) -> Become:
-    """What is done at last. Raises CetoolError, before anything is made, for what can be seen to fail there."""
+    """Return the last step. Raises CetoolError for errors that can be detected before anything is made."""
     assert decision.source is not None
     metadata, script = decision.metadata, decision.source.script
     if is_notebook(script):
-        from cetool.app.notebooks import prepare_notebook  # notebooks bring nbformat
+        from cetool.app.notebooks import prepare_notebook  # notebooks import nbformat
 
         return prepare_notebook(decision, arguments, how.notebook, reporter)
     if how.record is not None:
         from cetool.app.recording import prepare_recorded  # few runs are recorded
 
-        refuse_overlay(decision.requirements, script.name, "that cannot be recorded")
+        refuse_overlay(decision.requirements, script.name, "such a run cannot be recorded")
         become: Become = prepare_recorded(decision, arguments, how.record)
     elif metadata.entrypoint is not None:
         from cetool.app.entrypoints import prepare_entrypoint  # few scripts have one

@@ -1,4 +1,4 @@
-"""Which files of environments are not as their packages have them."""
+"""Find files in environments that differ from their packages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cetool.store.store import MARKER
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """An environment that was looked at, and what was found."""
+    """A verified environment, and the result."""
 
     name: str
     prefix: Path
@@ -31,7 +31,7 @@ class Verified:
 
     @property
     def linked_to_installer(self) -> set[str]:
-        """The PyPI packages whose changed files have several names: uv makes hard links to what is in its cache."""
+        """The PyPI packages whose changed files have other hard links: uv links to its cache."""
         names = set()
         for each in self.verdict.differences:
             if each.state == CHANGED and each.package is not None and each.package.endswith("(PyPI)"):
@@ -43,7 +43,7 @@ class Verified:
 
     @property
     def damaged_cache(self) -> set[str]:
-        """The unpacked packages in the package cache that have damaged files as well."""
+        """The unpacked packages in the package cache that have the same damage."""
         found = set()
         for each in self.verdict.differences:
             if each.cached:
@@ -55,14 +55,12 @@ class Verified:
 
 
 def verify(targets: Sequence[str], world: World, reporter: Reporter) -> Iterator[Verified]:
-    """Look at these environments, at all of them where none are named. Raises StoreError where a named one is gone."""
+    """Verify these environments, or all if none are named. Raises StoreError if a named one is missing."""
     for name in _names(targets, world, reporter):
         lease = world.store.lease(name)
         if lease is None:
             if targets:
-                raise StoreError(
-                    f"the environment {name} is not complete, or was just removed", code="environment-gone"
-                )
+                raise StoreError(f"environment {name} is incomplete, or was just removed", code="environment-gone")
             continue
         try:
             with reporter.progress() as progress:
@@ -71,7 +69,7 @@ def verify(targets: Sequence[str], world: World, reporter: Reporter) -> Iterator
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             raise StoreError(
-                f"the environment {lease.prefix} cannot be looked at: {reason}", code="environment-damaged"
+                f"cannot verify environment {lease.prefix}: {reason}", code="environment-damaged"
             ) from error
         finally:
             lease.release()
@@ -79,7 +77,7 @@ def verify(targets: Sequence[str], world: World, reporter: Reporter) -> Iterator
 
 
 def _names(targets: Sequence[str], world: World, reporter: Reporter) -> list[str]:
-    """The names of the environments to look at, each once."""
+    """Return the names of the environments to verify, each once."""
     if not targets:
         return list(dict.fromkeys(item.name for item in world.store.directories() if item.marker is not None))
     names = []
@@ -87,8 +85,8 @@ def _names(targets: Sequence[str], world: World, reporter: Reporter) -> list[str
         for store, item in find_directories(target, world, reporter):
             if store is not world.store:
                 raise UsageError(
-                    f"the environment of {target} lies over another, and only whole environments are verified",
-                    hint="`cetool overlay diff` shows what lies over what.",
+                    f"the environment of {target} is an overlay, which cannot be verified",
+                    hint="`cetool overlay diff` shows its packages and the base's.",
                 )
             names.append(item.name)
     return list(dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""The world that a use case works in: variables, settings with their origins, paths, conda's configuration, engines."""
+"""The world of a use case: variables, settings with their origins, paths, conda's configuration, engines."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from cetool.warm import file_state
 from cetool.warm.environ import caller_environ
 
 _NOTHING: Mapping[bytes, bytes] = MappingProxyType({})
-#: The state of a file that is not there.
+#: The state of a missing file.
 ABSENT = b"-"
 
 
 class Evidence(Value):
-    """What a decision rests on: as long as all of it holds, the next run decides the same."""
+    """What a decision depends on: if all of it is unchanged, the next run decides the same."""
 
     #: The states of configuration files before they were read (:func:`cetool.launch.records.states`).
     configuration: Mapping[bytes, bytes] = _NOTHING
-    #: The states of other files that decide, or would if they were there: locks, requirements files, baselines, news.
+    #: The states of other files that decide, existing or not: locks, requirements files, baselines, news.
     files: Mapping[bytes, bytes] = _NOTHING
-    #: Whether it matters which engine is found, and so what PATH is.
+    #: Whether it depends on the engine that is found, and so on PATH.
     by_path: bool = False
-    #: Whether the next run, in whatever directory, decides the same and does not have to say the same again.
+    #: Whether the next run, in any directory, decides the same and need not report the same again.
     lasts: bool = True
-    #: The file whose age says that it is time for a cold run.
+    #: The file whose age decides when a cold run is due.
     stamp: bytes = b""
 
     def plus(self, *others: Evidence) -> Evidence:
-        """This and the others; of a file that several looked at, the state that was seen first."""
+        """Return this and the others; for a file with several states, the one that was seen first."""
         found = self
         for other in others:
             found = Evidence(
@@ -59,37 +59,37 @@ class Evidence(Value):
 
 
 NOTHING = Evidence()
-#: That a run has to say the same again.
+#: The next run has to report the same again.
 PASSING = Evidence(lasts=False)
 
 
 def seen_configuration(paths: Sequence[str], *, moves: bool = False) -> Evidence:
-    """The states of configuration files about to be read; ``moves``: which they are depends on the directory."""
+    """Return the states of configuration files to be read; ``moves``: which files depends on the directory."""
     return Evidence(states(paths), lasts=not moves and all(map(os.path.isabs, paths)))
 
 
 def seen_files(paths: Sequence[str]) -> Evidence:
-    """The states of other files that are about to be read."""
+    """Return the states of other files to be read."""
     return Evidence(files={os.fsencode(path): file_state(os.fsencode(path)) for path in paths})
 
 
 @final
 class World:
-    """What does not change while cetool works. Lookups are made when they are first asked for, and kept."""
+    """What does not change while cetool works. Values are looked up when first needed, and kept."""
 
     #: The caller's variables.
     environ: Mapping[str, str]
-    #: The settings in force, each with its origin.
+    #: The effective settings, each with its origin.
     loaded: LoadedSettings
     paths: Paths
     store: Store
-    #: Seconds since 1970 before anything was read.
+    #: Seconds since 1970, before anything was read.
     since: float
-    #: What the settings and the channels rest on.
+    #: What the settings and the channels depend on.
     evidence: Evidence
-    #: The settings that the command line, or the program that uses the library, has set itself.
+    #: The settings from the command line, or from the program that uses the library.
     options: Mapping[str, object]
-    #: Whether the process is cetool's own, and not that of a program that uses the library.
+    #: Whether the process is cetool's own, rather than a program that uses the library.
     own_process: bool
 
     def __init__(self, **values: Any) -> None:
@@ -100,19 +100,19 @@ class World:
         raise AttributeError(f"a world is frozen: {name}")
 
     def without(self, variable: str) -> World:
-        """The same without a variable: nothing that is executed from now on gets it."""
+        """Return the world without a variable, which nothing executed from now on receives."""
         environ = {name: value for name, value in self.environ.items() if name != variable}
         kept = ("loaded", "paths", "store", "since", "evidence", "options", "own_process")
         return World(environ=environ, **{name: getattr(self, name) for name in kept})
 
     @property
     def settings(self) -> Settings:
-        """The settings in force."""
+        """The effective settings."""
         return self.loaded.settings
 
     @property
     def platform(self) -> str:
-        """The subdir that environments are made for: this machine's, unless ``CONDA_SUBDIR`` names another."""
+        """The subdir of new environments: this machine's, unless ``CONDA_SUBDIR`` names another."""
         return self.environ.get("CONDA_SUBDIR") or current_platform()
 
     @property
@@ -122,23 +122,23 @@ class World:
 
     @property
     def offline(self) -> bool:
-        """Whether nothing may be downloaded."""
+        """Whether downloads are forbidden."""
         return self.settings.offline or self.loaded.condarc.offline
 
     @property
     def channels_given(self) -> bool:
-        """Whether the command line names channels, instead of those declared."""
+        """Whether the command line names channels, which replace the declared ones."""
         return "channels" in self.options
 
     def is_plain(self, *repeated: str) -> bool:
-        """Whether a next call decides the same and says no more, whose options are ``repeated`` alone of this one's."""
+        """Return whether another call, with only these options repeated, decides and reports the same."""
         if self.options.keys() - {"verbosity", "offline", *repeated}:
             return False
         loaded = load_settings(self.environ) if self.options else self.loaded
         return loaded.settings.verbosity != "verbose"
 
     def request(self, spec: EnvironmentSpec, prefix: Path = Path(), log: Path = Path()) -> EngineRequest:
-        """The request to make, or to solve, the environment of a spec under the settings in force."""
+        """Return the request to make, or solve, the environment of a specification with the effective settings."""
         settings = self.settings
         return EngineRequest(
             spec,
@@ -151,18 +151,18 @@ class World:
             installer=settings.pip_installer,
         )
 
-    # --- engines ----------------------------------------------------------------------------------------------------
+    # --- engines ------------------------------------------------------------------------------------------------------
 
     @functools.cached_property
     def engine_environ(self) -> dict[str, str]:
-        """The variables that engines get: the caller's, and the settings that concern package caches."""
+        """The variables for engines: the caller's, and settings for package caches."""
         environ = trusting(self.environ) if self.settings.trust_cache_dir else dict(self.environ)
         return {**environ, "CONDA_PKGS_DIRS": str(self.settings.pkg_dir)} if self.settings.pkg_dir else environ
 
     @functools.cached_property
     def engine(self) -> tuple[Engine, str]:
         """The engine that makes environments, and why it was chosen."""
-        from cetool.engines.choice import choose_engine  # engines: only for what is made
+        from cetool.engines.choice import choose_engine  # engines: only to make environments
 
         return choose_engine(
             self.settings.engine, self.engine_environ, lock_dir=self.paths.locks, cache_dir=self.packages
@@ -170,8 +170,8 @@ class World:
 
     @functools.cached_property
     def _likely_engine(self) -> Found:
-        """The engine that would be chosen, as far as that can be said without starting a program."""
-        from cetool.engines.discovery import find_engines  # only for scripts whose channels are the configured ones
+        """The engine that would be chosen, as far as known without starting a program."""
+        from cetool.engines.discovery import find_engines  # only for scripts without channels of their own
 
         found = find_engines(self.environ)
         wanted = self.settings.engine
@@ -179,7 +179,7 @@ class World:
 
     @functools.cached_property
     def root_prefix(self) -> str | None:
-        """The installation of the engine that would be chosen, None where it has none."""
+        """The installation of the engine that would be chosen; None if it has none."""
         engine, environ = self._likely_engine, self.environ
         of_conda = engine.name in ("conda", "rattler")
         named = conda_root(environ) if of_conda else environ.get("MAMBA_ROOT_PREFIX")
@@ -197,12 +197,12 @@ class World:
 
     @property
     def condarc(self) -> Condarc:
-        """conda's configuration as the engine that would be chosen reads it."""
+        """conda's configuration as read by the engine that would be chosen."""
         return self._engine_condarc[0]
 
     @property
     def on_condarc(self) -> Evidence:
-        """What a decision rests on for which :attr:`condarc` was read."""
+        """The evidence for a decision that depends on :attr:`condarc`."""
         return self._engine_condarc[1]
 
     @functools.cached_property
@@ -211,12 +211,12 @@ class World:
 
     @functools.cached_property
     def default_channels(self) -> tuple[str, ...]:
-        """The configured channels, in canonical form: of a script that names none, and after those that some name."""
+        """The configured channels, canonical: for scripts without channels, and after those of some scripts."""
         return tuple(canonical_channel(channel, base_dir=Path.cwd()) for channel in self._channels)
 
     @property
     def on_channels(self) -> Evidence:
-        """What a decision rests on for which :attr:`default_channels` count."""
+        """The evidence for a decision that depends on :attr:`default_channels`."""
         here = Evidence(lasts=not any(channel.startswith(".") for channel in self._channels))
         return here if self.settings.channels else self.on_condarc.plus(here)
 
@@ -227,8 +227,10 @@ def load_world(
     *,
     own_process: bool = False,
 ) -> World:
-    """The world with these options, by the settings' keys (None: not given); ``environ`` are the process's variables
-    unless others are given. Raises CetoolError for settings that are wrong, and where there is no place for a cache.
+    """Return the world for these options, by keys of settings (None: not given).
+
+    ``environ`` defaults to the process's variables. Raises CetoolError for invalid settings, and if there is no place
+    for a cache.
     """
     since = time.time()
     given = {key: value for key, value in (options or {}).items() if value is not None}
@@ -252,7 +254,7 @@ def load_world(
 
 
 def prepare(*places: Paths) -> None:
-    """Make the directories of stores, or see that they are this user's. Raises StoreError with the reason."""
+    """Make the directories of stores, or check that they belong to this user. Raises StoreError."""
     for paths in places:
         for directory in dict.fromkeys((paths.root, paths.envs, paths.locks, paths.trash)):
             ensure_private_dir(directory, trust=paths.trusted)

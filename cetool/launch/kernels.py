@@ -209,7 +209,7 @@ def check_name(name: str) -> str:
 def install_kernel(
     directory: Path, name: str, display_name: str, source: KernelSource, *, force: bool
 ) -> InstalledKernel:
-    """Write a kernel spec, replacing one of cetool's with that name, or any with ``force``.
+    """Write a kernel spec, replacing one that cetool wrote under that name, or any with ``force``.
 
     Raises UsageError if another program wrote the existing one, CetoolError if the file cannot be written.
     """

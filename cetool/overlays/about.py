@@ -1,4 +1,4 @@
-"""What an overlay says of itself: its base and the state that was in, and which packages lie over which.
+"""What an overlay records about itself: its base, the base's state, and its packages.
 
 It is ``conda-meta/overlay`` in the overlay, JSON, written before the marker that makes the overlay complete.
 """
@@ -22,38 +22,38 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A package that lies over the base."""
+    """A package in an overlay."""
 
     name: str
     version: str
     #: ``pypi`` or ``conda``.
     kind: str
-    #: The version that the base has of it, None where it has none.
+    #: The base's version of it; None if the base does not have it.
     shadows: str | None = None
-    #: Why it is there although it was not asked for.
+    #: Why it is there although it was not requested.
     why: str | None = None
-    #: What it was installed from where that was no index.
+    #: What it was installed from, if not an index.
     source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What was laid over what."""
+    """What an overlay contains, and its base."""
 
     base: str
-    #: The version of the base's python, for which it was made; None for a base without one.
+    #: Version of the base's Python, for which it was made; None for a base without Python.
     python: str | None
     fingerprint: Fingerprint
     layers: tuple[Layer, ...]
 
     @property
     def changes(self) -> list[str]:
-        """What has changed in the base since, a text for each package."""
+        """What has changed in the base since, one text for each package."""
         return changes_between(self.fingerprint, fingerprint_of(Path(self.base)))
 
 
 def read_about(prefix: Path) -> About | None:
-    """What the overlay at ``prefix`` says of itself, None where nothing of it can be read."""
+    """Return the record of the overlay at ``prefix``; None if it cannot be read."""
     try:
         return decode(About, parse_json(read_below(prefix, ABOUT, limit=NOTE), exact=True), schema=SCHEMA)
     except (OSError, ValueError):
@@ -61,30 +61,30 @@ def read_about(prefix: Path) -> About | None:
 
 
 def write_about(prefix: Path, about: About) -> None:
-    """Write it. Raises OSError."""
+    """Write the record. Raises OSError."""
     write_below(prefix, ABOUT, json.dumps(encode(about, schema=SCHEMA), indent=1).encode(), parents=True)
 
 
 def what_is_lacking(prefix: Path, about: About | None) -> str | None:
-    """What an overlay cannot do without and has lost; None where it has all."""
+    """Return what an overlay lacks and cannot work without; None if it is complete."""
     if about is None:
-        return "what it says of itself cannot be read"
+        return "its record conda-meta/overlay cannot be read"
     if about.python is not None and not (guard_of(prefix) / "sitecustomize.py").is_file():
-        return "what puts it into the base's python is gone"
+        return "its sitecustomize.py is missing"
     return None
 
 
 def why_unusable(about: About) -> str | None:
-    """Why an overlay that was made for another state of its base cannot be used with this one; None where it can.
+    """Return why an overlay made for an earlier state of its base cannot be used with this one; None if it can.
 
-    The base's python has to be of the minor version that the overlay was made for: no other looks at its packages.
+    The base's Python must have the minor version that the overlay was made for: no other finds its packages.
     """
     if about.python is None:
         return None
     base = Path(about.base)
     if not os.access(python_of(base), os.X_OK):
-        return f"the base {base} has no python any more"
+        return f"base {base} no longer has Python"
     minor = ".".join(about.python.split(".")[:2])
     if any(place.parent.name == f"python{minor}" for place in site_directories(base)):
         return None
-    return f"the python of the base {base} is no python {minor} any more, which the overlay was made for"
+    return f"the overlay was made for Python {minor}, and base {base} no longer has that version"

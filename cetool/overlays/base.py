@@ -1,4 +1,4 @@
-"""The environment below an overlay: what its python is, which packages it has, and how one sees that it has changed."""
+"""The base of an overlay: its Python, its packages, and how to detect that it has changed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cetool.base.text import normalized
 from cetool.packages.distributions import Distribution, distributions_by_name
 from cetool.settings.condarc import Condarc
 
-#: Names told in a message.
+#: Maximum number of names in a message.
 _MOST_TOLD = 12
 _PYTHON = "python.exe" if os.name == "nt" else "bin/python"
 _META = (".dist-info", ".egg-info", ".egg-link")
-#: Seconds that the base's python may take to say what it is: it may lie on a slow network.
+#: Seconds that the base's Python may take to answer: it may be on a slow network.
 _PATIENCE = 120.0
-#: Modules from which on starting several processes to compile them pays.
+#: Number of modules from which compiling in several processes is faster.
 _MANY_MODULES = 200
-#: Runs in the base's own python, of any version that there still is; isolated, and without writing byte code.
+#: Runs in the base's Python, of any version in use; isolated, and without writing byte code.
 _ASK = """\
 import json, os, platform, sys
 try:
@@ -58,7 +58,7 @@ json.dump({
 
 @dataclass(frozen=True)
 class Base:
-    """A base with a python: ``path`` is where that looks for modules, ``markers`` the environment of PEP 508."""
+    """A base with Python: ``path`` is where that looks for modules, ``markers`` its environment for PEP 508."""
 
     prefix: Path
     python: Path
@@ -68,32 +68,32 @@ class Base:
 
     @functools.cached_property
     def distributions(self) -> dict[str, Distribution]:
-        """The Python distributions that it has, by normalised name."""
+        """Its Python distributions, by normalized name."""
         return distributions_by_name(self.path)
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What tells one state of a base from another: the names of its package records and of its distributions."""
+    """Identifies a state of a base: the names of its package records and distributions."""
 
     conda: tuple[str, ...]
     python: tuple[str, ...]
 
 
 def python_of(prefix: Path) -> Path:
-    """Where the base's python is, or would be."""
+    """Return the path of the base's Python, whether or not it exists."""
     return prefix / _PYTHON
 
 
 def read_base(prefix: Path, environ: Mapping[str, str], consent: Consent) -> Base:
-    """What the base's python, which is started, says of itself.
+    """Start the base's Python and return what it reports.
 
-    Raises EngineError where there is none, or it does not answer.
+    Raises EngineError if there is none, or if it does not answer.
     """
     python = python_of(prefix)
     if not os.access(python, os.X_OK):
-        hint = "Python packages can be laid over an environment with a python; list others under 'conda:'."
-        raise unusable(f"the base {prefix} has no python ({python.relative_to(prefix)})", hint)
+        hint = "An overlay of Python packages needs a base with Python. List other packages under 'conda:'."
+        raise unusable(f"base {prefix} has no Python ({python.relative_to(prefix)})", hint)
     try:
         done = subprocess.run(
             python_command(python, "-c", _ASK),
@@ -111,18 +111,18 @@ def read_base(prefix: Path, environ: Mapping[str, str], consent: Consent) -> Bas
         reason = words[-1] if words else f"exit status {error.returncode}"
     except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError) as error:
         reason = str(error)
-    raise unusable(f"the python of the base {prefix} does not work: {reason}", f"Try it yourself: {python} -I -c pass")
+    raise unusable(f"the Python of base {prefix} does not work: {reason}", f"Try it: `{python} -I -c pass`.")
 
 
 def unusable(problem: str, hint: str | None = None) -> EngineError:
-    """The error for a base that what was asked for cannot be laid over."""
+    """Return the error for a base that cannot have the requested overlay."""
     return EngineError(problem, code="base-unusable", hint=hint)
 
 
 def compile_all(base: Base, prefix: Path, environ: Mapping[str, str]) -> None:
-    """Write the byte code of the modules below ``prefix``, as the base's python has it; what does not compile is left.
+    """Compile the modules below ``prefix`` with the base's Python; skip those that do not compile.
 
-    Nobody may be able to write it later: the one who runs it need not be the one who made it.
+    Later it may be impossible: the user who runs an overlay may not have permission to write to it.
     """
     places = [str(place) for place in site_directories(prefix)]
     if places:
@@ -133,23 +133,23 @@ def compile_all(base: Base, prefix: Path, environ: Mapping[str, str]) -> None:
 
 
 def site_directories(prefix: Path) -> list[Path]:
-    """The directories of a prefix that Python packages are installed into, as far as they exist."""
+    """Return the existing directories of a prefix into which Python packages are installed."""
     patterns = ("lib*/python*/site-packages", "lib*/python*/dist-packages", "local/lib/python*/dist-packages")
     candidates = [path for pattern in patterns for path in sorted(prefix.glob(pattern))]
     candidates += [prefix / "Lib" / "site-packages"] if os.name == "nt" else []
-    found = {os.path.realpath(path): path for path in reversed(candidates)}  # lib64 may be another name of lib
+    found = {os.path.realpath(path): path for path in reversed(candidates)}  # lib64 may be a link to lib
     return [path for path in candidates if path in found.values()]
 
 
 def fingerprint_of(prefix: Path) -> Fingerprint:
-    """The base's state. Names alone are read: it is looked at before every run that is not warm."""
+    """Return the base's state. Only reads names, because every run that is not warm calls it."""
     conda = sorted(name.removesuffix(".json") for name in _names(prefix / "conda-meta") if name.endswith(".json"))
     python = [name for place in site_directories(prefix) for name in _names(place) if name.endswith(_META)]
     return Fingerprint(tuple(conda), tuple(sorted(python)))
 
 
 def watched_in(prefix: Path) -> list[str]:
-    """The paths whose states change whenever :func:`fingerprint_of` may."""
+    """Return paths whose states change whenever :func:`fingerprint_of` may."""
     return [str(prefix / "conda-meta"), *map(str, site_directories(prefix))]
 
 
@@ -160,22 +160,22 @@ def _names(directory: Path) -> Iterable[str]:
         return ()
 
 
-# --- finding one ------------------------------------------------------------------------------------------------------
+# --- finding a base ---------------------------------------------------------------------------------------------------
 
 
 def find_base(name: str, environ: Mapping[str, str], condarc: Condarc, roots: Iterable[Path]) -> Path:
-    """The prefix that a base's name, or its absolute path, means. Raises StoreError, which names the candidates.
+    """Return the prefix for a base's name or absolute path. Raises StoreError with the candidates.
 
-    Names are looked up in conda's ``envs_dirs``, in the ``envs`` of the installations at ``roots``, in
-    ``~/.conda/envs`` and among the prefixes that ``~/.conda/environments.txt`` lists; ``base`` is an installation.
+    Names are searched for in conda's ``envs_dirs``, in the ``envs`` of the installations at ``roots``, in
+    ``~/.conda/envs``, and among the prefixes in ``~/.conda/environments.txt``; ``base`` is an installation.
     """
     if os.path.isabs(name):
         prefix = Path(name)
         if _is_environment(prefix):
             return prefix
-        there = "is no environment: it has neither conda-meta nor a python" if prefix.is_dir() else "is not there"
-        hint = "Name an environment by its path, or as `conda env list` shows it."
-        raise StoreError(f"the base {name} {there}", code="base-unusable", hint=hint)
+        there = "is not an environment: it has neither conda-meta nor Python" if prefix.is_dir() else "does not exist"
+        hint = "Name an environment by its absolute path, or as `conda env list` shows it."
+        raise StoreError(f"base {name} {there}", code="base-unusable", hint=hint)
     installations = [root for root in dict.fromkeys(roots) if (root / "conda-meta").is_dir()]
     if name in ("base", "root") and installations:
         return installations[0]
@@ -186,14 +186,18 @@ def find_base(name: str, environ: Mapping[str, str], condarc: Condarc, roots: It
 
     near = difflib.get_close_matches(name, known, n=1)
     listed = ", ".join(sorted(known)[:_MOST_TOLD]) + (", ..." if len(known) > _MOST_TOLD else "")
-    meant = f"Was {near[0]!r} meant? " if near else ""
-    hint = f"{meant}Known are: {listed}." if known else "No engine knows of any: name it by its path, from / on."
-    problem = f"there is no environment called {name!r} that could be the base"
+    meant = f"Did you mean {near[0]!r}? " if near else ""
+    hint = (
+        f"{meant}Known environments: {listed}."
+        if known
+        else "Name the base by its absolute path: conda lists no environments."
+    )
+    problem = f"base {name!r} was not found"
     raise StoreError(problem, code="environment-not-found", hint=hint)
 
 
 def _is_environment(prefix: Path) -> bool:
-    """Whether there is something at a prefix that can be a base: conda's, or a virtual environment."""
+    """Return whether a prefix can be a base: a conda environment or a virtual environment."""
     return (prefix / "conda-meta").is_dir() or python_of(prefix).exists()
 
 
@@ -212,17 +216,17 @@ def environments_by_name(
     return {prefix.name: prefix for prefix in reversed(found) if _is_environment(prefix)}
 
 
-# --- what changed -----------------------------------------------------------------------------------------------------
+# --- changes ----------------------------------------------------------------------------------------------------------
 
 
 def changes_between(before: Fingerprint, after: Fingerprint) -> list[str]:
-    """What changed in a base, a text for each package: ``numpy 1.26.4 -> 2.0.1``, ``six 1.17 is gone``."""
+    """Return the changes in a base, one text for each package: ``numpy 1.26.4 -> 2.0.1``, ``six 1.17 removed``."""
     old, new = _versions(before), _versions(after)
     told = []
     for name in sorted(old.keys() | new.keys()):
         was, now = old.get(name), new.get(name)
         if was is None or now is None:
-            told.append(f"{name} {was[0]} is gone" if was else f"{name} {new[name][0]} came")
+            told.append(f"{name} {was[0]} removed" if was else f"{name} {new[name][0]} added")
         elif was != now:
             texts = (" ".join(filter(None, each)) if was[0] == now[0] else each[0] for each in (was, now))
             told.append(f"{name} {' -> '.join(texts)}")
@@ -230,7 +234,7 @@ def changes_between(before: Fingerprint, after: Fingerprint) -> list[str]:
 
 
 def _versions(state: Fingerprint) -> dict[str, tuple[str, str]]:
-    """Version and build of each package; what conda and Python both tell of counts once, as conda tells it."""
+    """Return version and build of each package; one that both conda and Python list counts once, as conda's."""
     found: dict[str, tuple[str, str]] = {}
     for stem in state.python:
         name, _, version = stem.rpartition(".")[0].partition("-")
@@ -238,6 +242,6 @@ def _versions(state: Fingerprint) -> dict[str, tuple[str, str]]:
     for stem in state.conda:
         name, version, build = [*stem.rsplit("-", 2), "", ""][:3]
         python = found.get(normalized(name))
-        # pip may have exchanged what conda installed: its version is the one that is imported
+        # pip may have replaced what conda installed: its version is the one that is imported
         found[normalized(name)] = (version, build) if python is None or python[0] == version else python
     return found

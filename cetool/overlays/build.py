@@ -1,4 +1,4 @@
-"""Makes a whole overlay of a spec: the Python packages by uv or pip, the conda packages by the embedded engine."""
+"""Make an overlay: its Python packages by uv or pip, its conda packages by the embedded engine."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _GROUP = stat.S_ISGID | stat.S_IWGRP
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What made an overlay: the installer (the engine where only conda packages were asked for), and its version."""
+    """What made an overlay: the installer (the engine if only conda packages were requested), and its version."""
 
     installer: str
     version: str
-    #: How many conda packages it has.
+    #: Number of conda packages in it.
     records: int
 
 
 def build_overlay(request: EngineRequest, progress: Progress, hold: Hold) -> Built:
-    """Make the overlay. The base is never written to.
+    """Make the overlay, without writing to the base.
 
-    Raises EngineError where it cannot be made; what is left at the prefix then is the caller's to clear.
+    Raises EngineError if it cannot be made; the caller then removes what is left at the prefix.
     """
     overlay = request.spec.overlay
     assert overlay is not None
@@ -51,7 +51,7 @@ def build_overlay(request: EngineRequest, progress: Progress, hold: Hold) -> Bui
     if base is not None and overlay.requirements:
         found = installer_of(base, request, hold)
         installer, version = found.name, found.version
-        progress.note(f"What is laid over {prefix} is resolved and installed by {installer} {version}.")
+        progress.note(f"{installer} {version} resolves and installs the packages laid over {prefix}.")
         laid = lay_over(base, overlay.requirements, found, progress)
         layers = [_python_layer(item, base, laid) for _, item in sorted(laid.distributions.items())]
         progress.stage("Compiling")
@@ -71,14 +71,14 @@ def build_overlay(request: EngineRequest, progress: Progress, hold: Hold) -> Bui
 
 
 def _base_of(overlay: Overlay, request: EngineRequest, hold: Hold) -> Base | None:
-    """The base, None for one without a python where none is needed. Raises EngineError where it does not fit."""
+    """Return the base; None if it has no Python and needs none. Raises EngineError if it does not fit."""
     prefix = Path(overlay.base)
     if overlay.requirements or python_of(prefix).exists():
         base = read_base(prefix, request.environ, hold.consent)
         _check_python(base, overlay.python)
         return base
     if overlay.python:
-        raise unusable(f"the base {prefix} has no python, and {overlay.python[0]} is asked for")
+        raise unusable(f"base {prefix} has no Python; the script needs {overlay.python[0]}")
     return None
 
 
@@ -90,9 +90,9 @@ def _check_python(base: Base, specs: Sequence[str]) -> None:
         wanted = MatchSpec(text).version
         if wanted is not None and not VersionSpec(wanted).matches(version):
             raise EngineError(
-                f"the script needs {text}, and the base {base.prefix} has python {version}",
+                f"the script needs {text}; base {base.prefix} has python {version}",
                 code="overlay-conflict",
-                hint="Name a base with such a python.",
+                hint=f"Name a base with {text}.",
             )
 
 
@@ -112,7 +112,7 @@ def _python_layer(item: Distribution, base: Base, laid: Laid) -> Layer:
 
 
 def _source(item: Distribution) -> str | None:
-    """Where a distribution came from if that was no index (PEP 610), credentials left out."""
+    """Return where a distribution came from, if not from an index (PEP 610), without credentials."""
     told = item.direct_url
     try:
         commit = told.get("vcs_info", {}).get("commit_id")
@@ -127,14 +127,14 @@ def _source(item: Distribution) -> str | None:
 
 
 def _lay_conda(engine: RattlerEngine, request: EngineRequest, progress: Progress, hold: Hold) -> list[Layer]:
-    """Link what the base lacks of the spec's conda packages, whichever engine made the base.
+    """Link the requested conda packages that the base lacks, whichever engine made the base.
 
-    Raises EngineError where the base cannot have them, or is no conda environment.
+    Raises EngineError if the base cannot have them, or is not a conda environment.
     """
     base = request.below
     assert base is not None
     if not (base / "conda-meta").is_dir():
-        problem = f"conda packages cannot be laid over {base}, which is no conda environment"
+        problem = f"conda packages cannot be laid over {base}, which is not a conda environment"
         raise unusable(problem, "List Python packages under 'overlay:'.")
     linked = engine.link_over(request, progress, hold)
     finish_overlay(request.prefix, base, linked)
@@ -142,7 +142,7 @@ def _lay_conda(engine: RattlerEngine, request: EngineRequest, progress: Progress
         below = {record.name: record.version for record in read_records(base)}
     except PackageRecordError as error:
         raise EngineError(
-            error.message, code="environment-damaged", hint="Name another base, or repair this one."
+            error.message, code="environment-damaged", hint="Repair the base, or name another one."
         ) from None
     named = {package.name: package for package in linked}
     return [
@@ -152,27 +152,27 @@ def _lay_conda(engine: RattlerEngine, request: EngineRequest, progress: Progress
 
 
 def _refuse_both(layers: Sequence[Layer], added: Sequence[Layer]) -> None:
-    """Raise EngineError where a Python package came by both ways: one would lie over the other's files."""
+    """Raise EngineError if a Python package comes from both: one would hide the other's files."""
     both = {layer.name for layer in layers} & {layer.name for layer in added}
     if both:
         raise EngineError(
-            f"{', '.join(sorted(both))} would be laid over the base both from PyPI and as a conda package",
+            f"the overlay would have {', '.join(sorted(both))} both from PyPI and from conda",
             code="overlay-conflict",
-            hint="Ask for it under 'overlay:' or under 'conda:', not under both.",
+            hint="Request it under 'overlay:' or under 'conda:', not under both.",
         )
 
 
-# --- for a group ------------------------------------------------------------------------------------------------------
+# --- groups -----------------------------------------------------------------------------------------------------------
 
 
 def _share(prefix: Path) -> None:
-    """Let the group do what the owner may, where the directory above is a group's (setgid, and writable to it)."""
+    """Give the group the owner's permissions, if the directory above belongs to a group (setgid and group-writable)."""
     if os.name == "nt" or prefix.parent.stat().st_mode & _GROUP != _GROUP:
         return
     for directory, _, files in os.walk(prefix):
         for path in (directory, *(os.path.join(directory, name) for name in files)):
             info = os.lstat(path)
-            # a file with several names is shared with a package cache, which is not the group's
+            # a hard-linked file is shared with a package cache, which does not belong to the group
             if stat.S_ISLNK(info.st_mode) or (stat.S_ISREG(info.st_mode) and info.st_nlink > 1):
                 continue
             mode = stat.S_IMODE(info.st_mode)

@@ -1,8 +1,8 @@
-"""What puts an overlay into the base's python, and into no other: a ``sitecustomize`` in a directory of its own.
+"""Put an overlay into the base's Python, and into no other: a ``sitecustomize`` in a separate directory.
 
-That directory alone is on the PYTHONPATH. Every Python that is started looks there; one whose prefix is not the base
-passes on to its own ``sitecustomize`` and is as it would be without. The base's python puts the overlay's directories
-before its own, with their ``.pth`` files.
+Only that directory is on the PYTHONPATH. Every Python that starts looks there; one whose prefix is not the base imports
+its own ``sitecustomize`` and works as without the guard. The base's Python puts the overlay's directories, with their
+``.pth`` files, before its own.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from cetool.base.below import write_below
 from cetool.overlays.base import Base, site_directories
 
-#: Where in an overlay the guard lies: as :mod:`cetool.warm.environ`, which imports nothing, has it too.
+#: Path of the guard in an overlay; :mod:`cetool.warm.environ`, which imports nothing, repeats it.
 GUARD = "lib/cetool-overlay"
-#: Python 2 has to be able to pass it by, too.
+#: Python 2 must be able to skip it.
 _TEXT = '''\
-"""Puts an overlay of cetool's before the packages of its base, in the base's python alone."""
+"""Puts a cetool overlay before the packages of its base, in the base's Python only."""
 import os
 import sys
 
@@ -54,7 +54,7 @@ def _lay(places):
     sys.path[at:at] = places
     for place in places:
         site.addsitedir(place)
-    # what .pth files add comes at the end, where the base's packages would hide it
+    # .pth files append their entries, and the base's packages would hide those
     added = [entry for entry in sys.path if entry not in path and entry not in places]
     rest = [entry for entry in sys.path if entry not in places and entry not in added]
     at = min(at, len(rest))
@@ -65,7 +65,7 @@ def _lay(places):
         late = [finder for finder in new if sys.meta_path.index(finder) > default[0]]
         kept = [finder for finder in sys.meta_path if finder not in late]
         sys.meta_path[:] = kept[: default[0]] + late + kept[default[0]:]
-    # namespaces that a .pth file of the base has made already know of the base's part alone
+    # namespace packages that a .pth file of the base has created only have the base's part
     for name, module in list(sys.modules.items()):
         parts = getattr(module, "__path__", None)
         if isinstance(parts, list) and getattr(module, "__file__", None) is None and "." not in name:
@@ -82,7 +82,7 @@ def _is_default(finder):
 
 
 def _pass_on(here):
-    """Import the sitecustomize that this one stands before, as if this one were not there."""
+    """Import the sitecustomize that this one hides."""
     ours = sys.modules.pop(__name__, None)
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or os.curdir) != here]
     try:
@@ -104,17 +104,17 @@ if __name__ == "sitecustomize":
 
 
 def guard_of(prefix: Path) -> Path:
-    """The directory that is put on the PYTHONPATH for the overlay at ``prefix``."""
+    """Return the directory to put on the PYTHONPATH for the overlay at ``prefix``."""
     return prefix / GUARD
 
 
 def write_guard(prefix: Path, base: Base) -> None:
-    """Write the guard of the overlay at ``prefix``, for the directories that it has by now."""
+    """Write the guard of the overlay at ``prefix``, for the directories that it has at this point."""
     guard = guard_of(prefix)
     places = [os.path.relpath(place, guard).replace(os.sep, "/") for place in site_directories(prefix)]
     values = {"@BASE@": str(base.prefix), "@VERSION@": base.version[:2], "@PLACES@": places}
     text = _TEXT
     for mark, value in values.items():
-        # JSON's text is Python's as well, of either Python; a tuple stays one
+        # JSON is also valid in both versions of Python; a tuple stays a tuple
         text = text.replace(mark, json.dumps(value) if not isinstance(value, tuple) else repr(value))
     write_below(prefix, f"{GUARD}/sitecustomize.py", text.encode(), parents=True)

@@ -1,8 +1,8 @@
-"""Whether compiled packages of a base still work with what lies over it.
+"""Check whether compiled packages of a base still work with the overlay.
 
-A package that was compiled against another's C interface (numpy's, above all) may break with a newer one although its
-metadata say nothing of the kind. So those of the base that have compiled modules, and require something that is
-shadowed, are imported once in the merged view; what fails there and does not in the base by itself is broken.
+A package compiled against another's C interface (above all numpy's) may break with a newer version although its
+metadata allow it. So packages of the base that have compiled modules and require a shadowed package are imported once
+with the overlay; a package that fails there, but works in the base alone, is broken.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from cetool.overlays.guard import guard_of
 from cetool.packages.distributions import Distribution
 
 _COMPILED = (".so", ".pyd", ".dylib")
-#: Modules of one package that are imported: each loads those that it needs itself.
+#: Maximum number of modules to import for a package: each loads others that it needs.
 _MOST_MODULES = 6
-#: Seconds for one package. What takes longer is left alone: it has not failed.
+#: Seconds for one package. A slower import counts as working: it has not failed.
 _PATIENCE = 60.0
 _IMPORT = """\
 import importlib, json, sys
@@ -39,13 +39,13 @@ print("\\n" + json.dumps(failed))
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A package of the base that does not work any more."""
+    """A package of the base that no longer works."""
 
     name: str
     version: str
-    #: What it said.
+    #: Its error message.
     reason: str
-    #: Conda installed it: what an index has of the same version was built by others.
+    #: Whether conda installed it: an index has another build of the same version.
     rebuilt: bool
 
 
@@ -58,7 +58,7 @@ def failures(
     *,
     also: set[str],
 ) -> list[Failure]:
-    """The compiled packages of the base that work there and fail in the merged view; those ``also`` of the overlay."""
+    """Return the base's compiled packages that fail only with the overlay; also check those in ``also``."""
     shadowed = {name for name in over if name in below and _modules(below[name])}
     found = []
     for name, distribution in sorted(below.items()):
@@ -90,7 +90,7 @@ def _needed(distribution: Distribution) -> set[str]:
 
 
 def _modules(distribution: Distribution) -> list[str]:
-    """The compiled modules of a distribution, those nearest to the top first, as far as they are imported here."""
+    """Return the compiled modules of a distribution to import, the outermost packages first."""
     names = set()
     for file in distribution.listed:
         if file.suffix in _COMPILED and ".." not in file.parts and file.name.partition(".")[2]:
@@ -101,7 +101,7 @@ def _modules(distribution: Distribution) -> list[str]:
 
 
 def _import(base: Base, modules: list[str], environ: Mapping[str, str], guard: Path | None) -> dict[str, str]:
-    """What importing these modules failed at, by module; a crash fails them all."""
+    """Return the error of each module that cannot be imported; a crash fails all of them."""
     variables = clean_environ(environ)
     if guard is not None:
         variables["PYTHONPATH"] = str(guard)
@@ -118,7 +118,7 @@ def _import(base: Base, modules: list[str], environ: Mapping[str, str], guard: P
     except (OSError, subprocess.TimeoutExpired):
         return {}
     if done.returncode < 0:
-        return dict.fromkeys(modules, f"it crashes, by signal {-done.returncode}")
+        return dict.fromkeys(modules, f"crash with signal {-done.returncode}")
     try:
         failed = json.loads(done.stdout.decode(errors="replace").strip().splitlines()[-1])
         return {str(name): str(text) for name, text in failed.items()}

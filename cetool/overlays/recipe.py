@@ -1,4 +1,4 @@
-"""What an overlay is made of: its entries, what they lead to, the recipe of a named one, and it all frozen."""
+"""Overlay recipes: entries and what they refer to, the recipe of a named overlay, and freezing an overlay."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from cetool.packages.hashing import digest_of
 from cetool.packages.prefix import PrefixRecord, read_records
 
 SCHEMA = 1
-#: With these a YAML text begins that needs no quotes.
+#: First characters of YAML texts that need no quotes.
 _PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/."
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A named overlay: what it is made of, as it was given, and the directory that was made of it last."""
+    """A named overlay: what it is made from, as given, and the directory last made from it."""
 
     name: str
     #: A path or a name.
@@ -43,12 +43,12 @@ class Recipe:
     channels: tuple[str, ...] | None = None
     #: Seconds since 1970.
     created: float = 0.0
-    #: The overlay's absolute path, empty before it was made.
+    #: The overlay's absolute path; empty before it is made.
     directory: str = ""
 
 
 def name_of(entry: str) -> str:
-    """What two entries have in common of which the later one replaces the other: a name, else a place."""
+    """Return the name or place of an entry; of two entries with the same one, the later replaces the earlier."""
     if not is_direct(entry) or " @ " in entry:
         from packaging.requirements import Requirement
 
@@ -58,40 +58,41 @@ def name_of(entry: str) -> str:
 
 
 def merged_entries(recipe: Recipe, entries: Iterable[str], conda: Iterable[str]) -> Recipe:
-    """The recipe with these besides its own; one of the same name takes the other's place."""
+    """Return the recipe with these added; they replace entries of the same name."""
     own = {name_of(entry): entry for entry in recipe.overlay} | {name_of(entry): entry for entry in entries}
     specs = {spec_name(spec): spec for spec in recipe.conda} | {spec_name(spec): spec for spec in conda}
     return replace(recipe, overlay=tuple(own.values()), conda=tuple(specs.values()))
 
 
 def without_entries(recipe: Recipe, packages: Sequence[str]) -> Recipe:
-    """The recipe without these, which are names or entries. Raises UsageError where it has one of them not."""
+    """Return the recipe without these names or entries. Raises UsageError if it lacks one of them."""
     entries, specs = list(recipe.overlay), list(recipe.conda)
     for package in packages:
         gone = [entry for entry in entries if package == entry or normalized(package) == name_of(entry)]
         gone_specs = [spec for spec in specs if package in (spec, spec_name(spec))]
         if not gone and not gone_specs:
-            listed = ", ".join([*entries, *specs]) or "nothing"
-            raise UsageError(f"{package!r} is not asked for by {recipe.name}", hint=f"It asks for: {listed}.")
+            listed = ", ".join([*entries, *specs])
+            contains = f"It contains: {listed}." if listed else "It is empty."
+            raise UsageError(f"overlay {recipe.name!r} does not contain {package!r}", hint=contains)
         entries = [entry for entry in entries if entry not in gone]
         specs = [spec for spec in specs if spec not in gone_specs]
     return replace(recipe, overlay=tuple(entries), conda=tuple(specs))
 
 
 def read_recipe_file(path: Path, name: str) -> Recipe:
-    """The recipe in a YAML file with the keys ``base``, ``overlay``, ``conda`` and ``channels``.
+    """Read a recipe from a YAML file with the keys ``base``, ``overlay``, ``conda`` and ``channels``.
 
-    Relative paths in it start from its directory. Raises MetadataError or StoreError.
+    Relative paths start at its directory. Raises MetadataError or StoreError.
     """
     try:
         text = read_text(path, ENVIRONMENT_FILE)
     except OSError as error:
-        raise _malformed(f"the recipe {path} cannot be read: {error.strerror}") from None
+        raise _malformed(f"cannot read recipe {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise _malformed(f"the recipe {path} cannot be read: {error}", "Save it as UTF-8.") from None
+        raise _malformed(f"cannot read recipe {path}: {error}", "Save it as UTF-8.") from None
     root = parse_yaml(text, name=str(path), lines=range(1, text.count("\n") + 2))
     if root is None:
-        raise _malformed(f"the recipe {path} is empty", "It has the keys base, overlay and conda.")
+        raise _malformed(f"recipe {path} is empty", "Add the keys 'base', 'overlay' and 'conda'.")
     keys = root.as_mapping("the recipe", ("name", "base", "overlay", "conda", "channels"))
     directory = path.absolute().parent
     found = read_overlay_keys(keys, directory)
@@ -105,14 +106,14 @@ def _malformed(problem: str, hint: str | None = None) -> StoreError:
 
 
 def recipe_text(name: str, base: str, entries: Sequence[str], conda: Sequence[str], layers: Sequence[Layer]) -> str:
-    """The recipe as YAML, the versions that came of it as comments."""
+    """Return the recipe as YAML, with the installed versions as comments."""
     lines = [f"name: {yaml_scalar(name)}"] if name else []
     lines.append(f"base: {yaml_scalar(base)}")
     for key, items in (("overlay", entries), ("conda", conda)):
         if items:
             lines += [f"{key}:", *(f"  - {yaml_scalar(strip_credentials(item))}" for item in items)]
     if layers:
-        lines.append("# what came of it:")
+        lines.append("# installed:")
         lines += [f"#   {layer.name} {layer.version} ({layer.kind})" for layer in layers]
     return "\n".join(lines) + "\n"
 
@@ -122,9 +123,9 @@ def yaml_scalar(text: str) -> str:
     return text if plain and text.strip() == text else json.dumps(text)
 
 
-# --- what entries lead to ---------------------------------------------------------------------------------------------
+# --- what entries refer to --------------------------------------------------------------------------------------------
 
-#: What of a project decides on its metadata; of a checkout that is worked on nothing else matters here.
+#: Project files that determine the metadata; nothing else in an editable checkout matters here.
 _PROJECT = ("pyproject.toml", "setup.py", "setup.cfg")
 #: What no build depends on, or what builds leave behind.
 _LEFT_OUT = frozenset(
@@ -134,10 +135,10 @@ _MOST_FILES = 20_000
 
 
 def state_of(entry: str) -> str | None:
-    """What changes when what a canonical entry leads to does, None for an entry that is nothing here.
+    """Return a text that changes when the target of a canonical entry does; None if it has no local target.
 
-    Of a file it is its content, of a checkout its project files' content, of another directory the names, sizes and
-    times of all files in it. Raises StoreError where there is nothing.
+    For a file it is its content, for a checkout the content of its project files, for another directory the names,
+    sizes and times of all files in it. Raises StoreError if the target does not exist.
     """
     path = local_path(entry)
     if path is None:
@@ -146,17 +147,17 @@ def state_of(entry: str) -> str | None:
         if path.is_file():
             return digest_of(path)
         if not path.is_dir():
-            raise FileNotFoundError(2, "there is no such file or directory")
+            raise FileNotFoundError(2, "no such file or directory")
         if not any((path / name).is_file() for name in _PROJECT):
-            problem = f"{path} is no Python project: it has no {' and no '.join(_PROJECT[:2])}"
-            raise _malformed(problem, "Name the directory that has one of them.")
+            problem = f"{path} is not a Python project: it has no {' and no '.join(_PROJECT[:2])}"
+            raise _malformed(problem, "Name the project's directory.")
         return _digest(_project(path) if is_editable(entry) else _tree(path))
     except OSError as error:
-        raise _malformed(f"{path}, which is to be laid over the base, cannot be read: {error.strerror}") from error
+        raise _malformed(f"cannot read overlay entry {path}: {error.strerror}") from error
 
 
 def watched_by(entry: str) -> list[str] | None:
-    """The files whose states tell of all that :func:`state_of` looks at; None where they would be too many."""
+    """Return the files whose states cover all that :func:`state_of` reads; None if there are too many."""
     path = local_path(entry)
     if path is None:
         return []
@@ -188,17 +189,17 @@ def _tree(directory: Path) -> Iterator[str]:
             info = os.lstat(path)
             yield f"{os.path.relpath(path, directory)} {info.st_size} {info.st_mtime_ns}"
             count += 1
-            if count >= _MOST_FILES:  # no source tree: its project files have to do
+            if count >= _MOST_FILES:  # not a source tree: use its project files
                 yield from _project(directory)
                 return
 
 
 def freeze_text(name: str, base: Path, overlay: Path) -> str:
-    """Base and overlay as an environment.yml of exact versions: conda's by build, Python's others below ``pip:``.
+    """Return base and overlay as an environment.yml of exact versions: conda's with builds, Python's under ``pip:``.
 
-    A conda package whose place a Python package takes is left out. Where other conda packages need it, it is asked for
-    in the version that takes its place instead, and those in their versions, whatever build. Raises StoreError where
-    the records cannot be read.
+    A conda package replaced by a Python package is left out. If other conda packages need it, it is requested in the
+    version that replaces it, and those in their versions with any build. Raises StoreError if the records cannot be
+    read.
     """
     records = {record.name: record for record in (*read_records(base), *read_records(overlay))}
     pypi = _python_layers(overlay)
@@ -227,7 +228,7 @@ def _python_layers(overlay: Path) -> dict[str, Layer]:
 
 
 def _pypi_pin(layer: Layer) -> str:
-    """A Python package as it was laid; a checkout that was worked on as a directory, of which nothing is exact."""
+    """Return the requirement for a Python package; a checkout becomes its directory, which is not exact."""
     if layer.source is None:
         return f"{layer.name}=={layer.version}"
     return f"{layer.name} @ {layer.source.removeprefix('-e ')}"
@@ -238,10 +239,10 @@ def _depends(record: PrefixRecord) -> set[str]:
 
 
 def freeze_lock(base: Path, overlay: Path, platform: str) -> Installed:
-    """What is in the base and not shadowed, and what lies over it, as one environment's packages.
+    """Return the packages of the base that are not shadowed, and those of the overlay, as one environment.
 
-    A conda package goes whose Python distribution a PyPI package takes the place of; what depends on it finds that one.
-    Nothing is solved. Raises StoreError where a record cannot be read.
+    A conda package is left out if a PyPI package replaces its Python distribution; its dependents use that one. Nothing
+    is solved. Raises StoreError if a record cannot be read.
     """
     below, above = read_installed(base, platform), read_installed(overlay, platform)
     laid = {*_python_layers(overlay), *(package.name for package in above.lock.pypi)}

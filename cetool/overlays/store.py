@@ -1,9 +1,9 @@
-"""Where overlays live: a store for each base's name, the overlays that people gave names to, and who goes when.
+"""The stores of overlays, named overlays, and what a collection removes of them.
 
-An overlay's directory is ``ROOT/NAME/DIGEST``: NAME tells its base, DIGEST what lies over it, and it is one of a
-:class:`~cetool.store.store.Store` of its own, with ``.locks`` and ``.trash`` beside it, so that users who share the
-directory share these. When one was last used is told by the time of its lock. ``ROOT/.named`` has a recipe for each
-overlay that was given a name; the directory that it leads to is kept, whatever its age.
+An overlay's directory is ``ROOT/NAME/DIGEST``: NAME is its base's name, DIGEST what is laid over it. It belongs to a
+:class:`~cetool.store.store.Store` for that base's name, with ``.locks`` and ``.trash`` next to it, so that users who
+share the directory share these. An overlay's last use is the time of its lock. ``ROOT/.named`` has a recipe for each
+named overlay, whose directory is kept whatever its age.
 """
 
 from __future__ import annotations
@@ -36,34 +36,34 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 
 
 class RecipeChangedError(StoreError):
-    """A recipe is not what was read any more."""
+    """A recipe has changed since it was read."""
 
     code = "overlay-changed"
 
 
 class Overlays:
-    """All overlays of one place. ``template`` is the setting ``overlays-dir``, None for the default."""
+    """All overlays below one directory. ``template`` is the setting ``overlays-dir``, None for the default."""
 
     def __init__(self, paths: Paths, template: str | None = None) -> None:
         self._paths = paths
         text = (template or f"{_ROOT}/{_PLACE}").replace(_ROOT, str(paths.root / "overlays"))
         self._template = text if _PLACE in text else f"{text}/{_PLACE}"
-        #: The directory that has all of them.
+        #: The directory that contains all of them.
         self.root = Path(self._template.partition(_PLACE)[0].rpartition("/")[0] or "/")
 
     def store(self, base: Path | str) -> Store:
-        """The store of the overlays on bases of this one's name."""
+        """Return the store of overlays on bases with this base's name."""
         name = _SAFE.sub("_", os.path.basename(os.path.normpath(base))).strip(".") or "base"
         return self._store(Path(self._template.replace(_PLACE, name)))
 
     def stores(self) -> Iterator[Store]:
-        """Every store that there is."""
+        """Yield every existing store."""
         self.check()
         try:
             pattern = str(Path(self._template.replace(_PLACE, "[!.]*")).relative_to(self.root))
             found = sorted(path for path in self.root.glob(pattern) if path.is_dir())
         except OSError as error:
-            raise StoreError(f"{self.root} cannot be read: {error.strerror}", code="cache-not-writable") from error
+            raise StoreError(f"cannot read {self.root}: {error.strerror}", code="cache-not-writable") from error
         yield from map(self._store, found)
 
     def _store(self, directory: Path) -> Store:
@@ -72,14 +72,14 @@ class Overlays:
         return Store(Paths(root, directory, directory / ".locks", directory / ".trash", config_file, trusted))
 
     def check(self) -> None:
-        """Check that no other user has a hand in overlays and their recipes. Raises OwnershipError."""
+        """Check that no other user could have changed overlays or recipes. Raises OwnershipError."""
         for directory in (self.root, self.root / _NAMED):
             ensure_private_dir(directory, trust=self._paths.trusted, writable=False)
 
-    # --- those with a name ----------------------------------------------------------------------------------------
+    # --- named overlays -----------------------------------------------------------------------------------------------
 
     def named(self) -> list[Recipe]:
-        """The named overlays, by name; a file that is no recipe is passed over."""
+        """Return the named overlays, sorted by name; files that are not recipes are skipped."""
         self.check()
         with contextlib.suppress(OSError):
             names = sorted(os.listdir(self.root / _NAMED))
@@ -88,35 +88,37 @@ class Overlays:
         return []
 
     def recipe(self, name: str) -> Recipe:
-        """The named overlay. Raises StoreError where there is none."""
+        """Return a named overlay. Raises StoreError if it does not exist."""
         check_name(name)
         self.check()
         recipe = self._read(name)
         if recipe is None:
             known = ", ".join(item.name for item in self.named())
             raise StoreError(
-                f"there is no overlay called {name!r} in {self.root}",
+                f"overlay {name!r} was not found in {self.root}",
                 about=name,
                 code="overlay-not-found",
-                hint=f"There are: {known}." if known else "`cetool overlay create NAME --base PREFIX` makes one.",
+                hint=f"Existing overlays: {known}."
+                if known
+                else "Create one with `cetool overlay create NAME --base PREFIX`.",
             )
         return recipe
 
     def has(self, name: str) -> bool:
-        """Whether there is an overlay of this name."""
+        """Return whether there is an overlay of this name."""
         return _NAME.fullmatch(name) is not None and (self.root / _NAMED / f"{name}.json").exists()
 
     def write(self, recipe: Recipe, before: Recipe | None) -> None:
-        """Write a recipe in the place of ``before``, what it was when it was read; None for none.
+        """Write a recipe, replacing ``before``, the recipe that was read; None for a new one.
 
-        Raises RecipeChangedError where it is not that any more, StoreError where it cannot be written.
+        Raises RecipeChangedError if it has changed since, StoreError if it cannot be written.
         """
         self._exchange(recipe.name, before, recipe)
 
     def forget(self, recipe: Recipe) -> None:
-        """Remove a recipe; the directory that it led to is then one like any other.
+        """Remove a recipe; its directory then becomes one like any other.
 
-        Raises RecipeChangedError where another process has changed it meanwhile, StoreError where it cannot be removed.
+        Raises RecipeChangedError if another process has changed it, StoreError if it cannot be removed.
         """
         self._exchange(recipe.name, recipe, None)
 
@@ -133,15 +135,15 @@ class Overlays:
             mode = 0o600 if after is None else 0o600 | directory.stat().st_mode & 0o066
             replace_file(path, old, data, mode=mode)
         except ChangedError:
-            stays = ", so its recipe stays" if after is None else ""
+            stays = " and was not removed" if after is None else ""
             raise RecipeChangedError(
-                f"the overlay {name} was changed by another process meanwhile{stays}",
+                f"overlay {name!r} was changed by another process{stays}",
                 hint="Run the same command again.",
             ) from None
         except OSError as error:
-            done = "removed" if after is None else f"written to {directory}"
+            done = "remove" if after is None else "write"
             raise StoreError(
-                f"the recipe of {name} cannot be {done}: {error.strerror}", code="cache-not-writable"
+                f"cannot {done} the recipe of {name!r}, {path}: {error.strerror}", code="cache-not-writable"
             ) from error
 
     def _read(self, name: str) -> Recipe | None:
@@ -152,20 +154,20 @@ class Overlays:
 
 
 def check_name(name: str) -> None:
-    """Raise UsageError for what cannot be an overlay's name."""
+    """Raise UsageError for an invalid name of an overlay."""
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} cannot be the name of an overlay", hint="It has letters, digits and any of '_.+-', 100 at most."
+            f"invalid overlay name {name!r}", hint="Use letters, digits and any of '_.+-', 100 characters at most."
         )
 
 
 def is_overlay_in_use(prefix: Path) -> bool:
-    """Whether a process runs a program of an overlay, or was started in a shell that it is active in."""
+    """Return whether a process runs a program of an overlay, or was started in a shell where it is active."""
     return bool(processes_in([prefix])) or is_in_environment_of_any(f"{prefix}{os.sep}")
 
 
 class OverlaysOf(Directories):
-    """The overlays of one store. One with a name goes with its base alone: the recipe stays."""
+    """The overlays of one store. A named one is only removed with its base, and its recipe stays."""
 
     name = "overlays"
 
@@ -191,12 +193,12 @@ class OverlaysOf(Directories):
 
 
 def all_overlays(overlays: Overlays) -> list[OverlaysOf]:
-    """All overlays, as what a collection removes. Raises StoreError where the place cannot be read."""
+    """Return the overlays as kinds for a collection. Raises StoreError if the directory cannot be read."""
     named = {recipe.directory for recipe in overlays.named()}
     return [OverlaysOf(store, named) for store in overlays.stores()]
 
 
 def last_used(store: Store, directory: Directory) -> float | None:
-    """When an overlay was last used, in seconds since 1970; None for an incomplete one."""
+    """Return an overlay's last use in seconds since 1970; None if it is incomplete."""
     marker = directory.marker
     return None if marker is None else max(marker.created, store.last_shared_use(directory))

@@ -1,1 +1,1 @@
-"""What ran, written down so that it can run again."""
+"""Record runs, so that they can be repeated."""

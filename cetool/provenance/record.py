@@ -1,8 +1,8 @@
-"""The record of a run: what ran, on which packages, and how it ended; enough to do it again (``cetool rerun``).
+"""Run records: what ran, on which packages, and how it ended; enough to run it again (``cetool rerun``).
 
-One JSON document, schema ``cetool.record/1``, as docs/reference/json.md describes it. It is written when the script
-starts, and again when it has ended: a record without an end is of a run that goes on, or was killed together with
-cetool. A record may come from anywhere: every value is checked before anything trusts it.
+A record is one JSON document, schema ``cetool.record/1``, described in docs/reference/json.md. It is written when
+the script starts, and again when it has ended: a record without an end belongs to a run that continues, or was killed
+together with cetool. A record may come from anywhere, so every value is checked before it is used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/[^\s\x00-\x20]+\Z")
 
 
 class RecordError(CetoolError):
-    """A record is malformed, was tampered with, or is of a run that cannot be done again here."""
+    """A record is malformed, was changed, or belongs to a run that cannot be repeated here."""
 
     code = "record-malformed"
 
@@ -44,21 +44,21 @@ class RecordedScript:
     """The script that ran."""
 
     name: str
-    #: As it was named.
+    #: As the user named it.
     given: str
-    #: Where it was, None for one that was no file.
+    #: Where it was; None if it was not a file.
     path: str | None
-    #: Where it was fetched from.
+    #: Where it was downloaded from.
     url: str | None
     sha256: str
     size: int
-    #: Its content, in base64 where it is not UTF-8; neither where it was not put into the record.
+    #: Its content, in base64 if it is not UTF-8; both None if the record does not contain it.
     text: str | None
     base64: str | None
 
     @classmethod
     def of(cls, name: str, given: str, path: str | None, url: str | None, data: bytes, *, keep: bool) -> RecordedScript:
-        """The script with these bytes, which are put into the record where they are to be kept."""
+        """Return the script with these bytes; ``keep`` puts them into the record."""
         text = encoded = None
         if keep:
             try:
@@ -69,7 +69,7 @@ class RecordedScript:
 
     @property
     def data(self) -> bytes | None:
-        """Its bytes, None where they are not in the record. Raises ValueError where these are damaged."""
+        """Its bytes; None if they are not in the record. Raises ValueError if they are damaged."""
         if self.text is not None:
             return self.text.encode()
         return None if self.base64 is None else base64.b64decode(self.base64, validate=True)
@@ -86,7 +86,7 @@ class RecordedEnvironment:
 
 @dataclass(frozen=True)
 class RecordedPackage:
-    """A conda package that was in it."""
+    """A conda package in the environment."""
 
     name: str
     version: str
@@ -101,7 +101,7 @@ class RecordedPackage:
 
 @dataclass(frozen=True)
 class RecordedWheel:
-    """A PyPI package that was in it; without a URL where it is not known which file it came from."""
+    """A PyPI package in the environment; without a URL if its file is unknown."""
 
     name: str
     version: str
@@ -122,11 +122,11 @@ class Ending:
     """How and when a run ended."""
 
     end: str
-    #: After its start.
+    #: Since its start.
     seconds: float
-    #: As a shell sees it.
+    #: As a shell reports it.
     exit_status: int
-    #: The signal that it died of.
+    #: The signal that ended it.
     signal: str | None = None
 
 
@@ -153,9 +153,9 @@ class RunRecord:
     #: Name and ``VERSION=BUILD``.
     virtual_packages: tuple[tuple[str, str], ...]
     host: tuple[tuple[str, str], ...]
-    #: What the environment set.
+    #: Set by the environment.
     variables: tuple[tuple[str, str], ...]
-    #: ISO 8601 in UTC, as ``end``.
+    #: ISO 8601 in UTC, like ``end``.
     start: str
     end: str | None = None
     seconds: float | None = None
@@ -169,26 +169,26 @@ class RunRecord:
 
     @functools.cached_property
     def lock(self) -> PlatformLock:
-        """The packages that were in the environment, as a lock."""
+        """The packages in the environment, as a lock."""
         conda = (Package(**{**vars(each), "url": each.url or ""}) for each in self.packages)
         pypi = (PypiPackage(each.name, each.version, each.url, each.sha256) for each in self.pypi_packages if each.url)
         return PlatformLock(self.platform, tuple(conda), tuple(pypi))
 
     @property
     def unknown(self) -> list[RecordedWheel]:
-        """The PyPI packages whose file is not known."""
+        """The PyPI packages whose files are unknown."""
         return [each for each in self.pypi_packages if each.url is None]
 
     @property
     def ending(self) -> Ending | None:
-        """How it ended, as far as that was seen."""
+        """How it ended, if that is known."""
         if self.end is None or self.seconds is None or self.exit_status is None:
             return None
         return Ending(self.end, self.seconds, self.exit_status, self.signal)
 
     @property
     def spec(self) -> EnvironmentSpec:
-        """The environment that has exactly the recorded packages."""
+        """The environment with exactly the recorded packages."""
         asked = self.asked
         return EnvironmentSpec(
             asked.asked, asked.channels, pypi_settings=asked.pypi_settings, variables=asked.variables
@@ -196,7 +196,7 @@ class RunRecord:
 
 
 def recorded_packages(conda: Sequence[Package]) -> tuple[RecordedPackage, ...]:
-    """Conda packages as a record has them."""
+    """Return conda packages in the form of a record."""
     return tuple(
         RecordedPackage(*each[:4], each.url or None, each.sha256, each.md5, each.size, each.depends) for each in conda
     )
@@ -206,32 +206,41 @@ def recorded_packages(conda: Sequence[Package]) -> tuple[RecordedPackage, ...]:
 
 
 def read_record(given: str) -> RunRecord:
-    """The record in a file. Raises RecordError, naming the field, for what is none or contradicts itself, and the
-    errors of :func:`~cetool.declare.source.read_bytes` where the file cannot be read."""
+    """Read a record from a file.
+
+    Raises RecordError, with the field, if it is malformed or inconsistent, and the errors of
+    :func:`~cetool.declare.source.read_bytes` if the file cannot be read.
+    """
     name = printable(given)
     where = Location(name)
     data = read_bytes(given, name, "record", limit=RECORD)
     try:
         document = parse_json(data, exact=True)
     except ValueError as error:
-        raise RecordError(f"this is no record of a run, which are JSON: {error}", where=where) from None
+        raise RecordError(
+            f"not a run record: expected JSON: {error}",
+            where=where,
+            hint="`cetool run --record FILE SCRIPT` writes a run record.",
+        ) from None
     schema = document.get("schema") if isinstance(document, dict) else None
     if not isinstance(schema, str) or not schema.startswith("cetool.record/"):
         raise RecordError(
-            "this is no record of a run", where=where, hint="`cetool run --record FILE SCRIPT` writes them."
+            f"not a run record: expected schema {RECORD_SCHEMA!r}",
+            where=where,
+            hint="`cetool run --record FILE SCRIPT` writes a run record.",
         )
     if schema != RECORD_SCHEMA:
         raise RecordError(
-            f"this record is of the form {schema}, and this cetool reads {RECORD_SCHEMA}",
+            f"run record has schema {printable(schema)!r}; this version of cetool reads {RECORD_SCHEMA!r}",
             where=where,
-            hint="Another version of cetool wrote it: use that one, or a newer one.",
+            hint="Use the version of cetool that wrote it, or a newer one.",
         )
     try:
         record = decode(RunRecord, document)
     except FieldError as error:
         raise RecordError(f"the record's {error}", where=where) from None
     except RecursionError:
-        raise RecordError("this record is nested too deep", where=where) from None
+        raise RecordError("the run record is nested too deeply", where=where) from None
     problem = _problem(record)
     if problem is not None:
         raise RecordError(problem, where=where)
@@ -241,19 +250,19 @@ def read_record(given: str) -> RunRecord:
         raise RecordError("the script in the record is damaged", where=where) from None
     if content is not None and sha256_of(content) != record.script.sha256:
         raise RecordError(
-            "the script in the record is not the one that ran: its SHA-256 is another one than the record's",
+            "the script in the record is not the one that ran: its SHA-256 differs from the recorded one",
             where=where,
-            hint="The record was changed after it was written. Get it again from where it came from.",
+            hint="The record was changed after it was written. Get an unchanged copy.",
         )
     return record
 
 
 def _problem(record: RunRecord) -> str | None:
-    """What is wrong with values that are of the right types."""
+    """Return what is wrong with values of the right types."""
     if record.run_with is None and record.entrypoint is None:
-        return "the record does not say what the script was run with"
+        return "the record has neither 'run_with' nor 'entrypoint'"
     if not _DIGESTS["sha256"].match(record.script.sha256):
-        return "the SHA-256 of the script in the record is none"
+        return "the record's SHA-256 of the script is not valid"
     if record.end is not None and record.ending is None:
         return f"the record's {'seconds' if record.seconds is None else 'exit_status'!r} is missing"
     known = [each for each in record.pypi_packages if each.url is not None]
@@ -261,16 +270,16 @@ def _problem(record: RunRecord) -> str | None:
     for each in packages:
         shown = printable(each.name)
         if not _NAME.match(each.name):
-            return f"{shown!r} in the record is no package's name"
+            return f"{shown!r} in the record is not a valid package name"
         if each.url is None:
-            return f"the record does not tell where {shown} came from"
-        # behind the '#' an explicit spec has the digest
+            return f"the record has no URL for {shown}"
+        # an explicit spec has the digest after the '#'
         if not _URL.match(each.url) or (isinstance(each, RecordedPackage) and "#" in each.url):
-            return f"the record's URL of {shown} is none"
+            return f"the record's URL of {shown} is not valid"
         for kind, pattern in _DIGESTS.items():
             digest = getattr(each, kind, None)
             if digest is not None and not pattern.match(digest):
-                return f"the {kind.upper().replace('SHA', 'SHA-')} of {shown} in the record is none"
+                return f"the record's {kind.upper().replace('SHA', 'SHA-')} of {shown} is not valid"
     return None
 
 
@@ -278,32 +287,34 @@ def _problem(record: RunRecord) -> str | None:
 
 
 def record_target(given: str) -> Path:
-    """The file that a record is to be written to, symbolic links followed, looked at before anything is run.
+    """Return the file to which a record will be written, with symbolic links resolved, before anything runs.
 
-    Raises UsageError where it cannot be written, and where something else than a record is there already.
+    Raises UsageError if it cannot be written, or if it exists and is not a record.
     """
     if given in ("", "-"):
-        raise UsageError("a record needs a file", hint="Standard output belongs to the script: --record run.json")
+        raise UsageError(
+            "--record needs a file name", hint="Standard output is the script's. Use, for example, --record run.json."
+        )
     shown = printable(given)
     try:
         path = Path(os.path.realpath(given))
         if os.path.lexists(path):
             if not path.is_file():
-                raise UsageError(f"the record cannot be written to {shown}: that is no regular file")
+                raise UsageError(f"cannot write the record to {shown}: not a regular file")
             if path.stat().st_size and not _is_record(path):
                 raise UsageError(
-                    f"the record is not written to {shown}: what is in there now is no record",
-                    hint="Name another file, or remove that one.",
+                    f"cannot write the record to {shown}: the file exists and is not a run record",
+                    hint="Choose another file, or remove this one.",
                 )
         elif not path.parent.is_dir():
-            raise UsageError(f"the record cannot be written to {shown}: there is no directory {path.parent}")
+            raise UsageError(f"cannot write the record to {shown}: directory {path.parent} does not exist")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"the record cannot be written to {shown}: {reason}") from None
+        raise UsageError(f"cannot write the record to {shown}: {reason}") from None
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise UsageError(
-            f"the record cannot be written to {shown}: no file can be made in {path.parent}",
-            hint="Name a file in a directory that can be written to.",
+            f"cannot write the record to {shown}: no permission to create files in {path.parent}",
+            hint="Choose a file in a directory that you may write to.",
         )
     return path
 
@@ -314,15 +325,15 @@ def _is_record(path: Path) -> bool:
 
 
 def write_record(path: Path, record: RunRecord) -> None:
-    """Put the record in its place in one step, on the disk when this returns. Raises RecordError where it cannot be."""
+    """Replace the record in one step, and sync it to disk. Raises RecordError if that fails."""
     document = encode(record, schema=RECORD_SCHEMA)
     try:
         data = json.dumps(document, indent=2, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # bytes in an argument or a path that are no text
+    except UnicodeEncodeError:  # bytes in an argument or path that are not text
         data = json.dumps(document, indent=2).encode()
     try:
         put_file(path, data + b"\n")
     except OSError as error:
         raise RecordError(
-            f"the record {printable(str(path))} cannot be written: {error.strerror or error}", code="write-failed"
+            f"cannot write the record {printable(str(path))}: {error.strerror or error}", code="write-failed"
         ) from None

@@ -90,7 +90,7 @@ class KeyedFiles:
 
 
 class Copy(Value):
-    """A script as it was last downloaded."""
+    """A script as last downloaded."""
 
     #: Final URL, without credentials, and its key.
     url: str

@@ -1,16 +1,16 @@
-"""The warm run: from a script's path, or a tool's name, straight to exec, by what the cold run wrote down about it.
+"""The warm path: from a script's path, or a tool's name, straight to exec, using what a cold run wrote down.
 
-A launch record says what the cold run found out (the environment, the command, the variables to set) and all that
-this depended on: the script's own state, that of the configuration files, the values of the variables that matter.
-Where each still holds, the environment's lock is taken, its marker looked at, the use noted, and this process replaced.
-Any doubt leads to the cold path, which finds out anew and writes the record anew; nothing here reports an error.
+A launch record contains what the cold run found (the environment, the command, the variables to set) and everything
+that this depended on: the states of the script and the configuration files, and the values of relevant variables. If
+all of it is unchanged, a warm run takes the environment's lock, checks its marker, notes the use, and replaces this
+process. Any doubt leads to the cold path, which decides again and rewrites the record; nothing here reports an error.
 
-Nothing here may import more than the interpreter has loaded at its start, or keeps in itself: every import is counted,
-and each costs a tenth of a millisecond, packages on the way to a module included. So all that a warm run takes is in
-this room, which imports nothing else of cetool's; the other rooms take from it what they do in the same way.
+Nothing here may import more than Python has loaded at its start or has built in: every import is counted, and each
+costs a tenth of a millisecond, including the packages of a module. So this package contains everything that a warm run
+needs and imports nothing else of cetool; other packages use its functions to do the same in the same way.
 """
 
-# Annotations are evaluated, or quoted, where `from __future__ import annotations` would be an import more.
+# Annotations are evaluated or quoted, because `from __future__ import annotations` would be another import.
 import os
 import sys
 import time
@@ -28,25 +28,25 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: cetool's commands: a first word that is none of them is a script.
+#: cetool's commands: any other first word is a script.
 COMMANDS = (
     *("run", "exec", "rerun", "shell", "create", "name", "path", "list", "show", "init", "add", "drop", "remove-dep"),
     *("convert", "check", "lock", "export", "gc", "verify", "remove", "trust", "kernel", "config", "overlay"),
     *("baseline", "info", "help", "tree", "upgrade"),
 )
-#: The first field of every record; another number for each change of what follows.
+#: First field of every record; the number changes with the format of the rest.
 MAGIC = b"cetool launch 4"
 END = b"end"
-#: Who runs a script, where another one of them would take another program.
+#: The executables that run scripts, recorded if they would use different programs.
 CETOOL, CONDA_EXECUTE = b"cetool", b"conda-execute"
-#: Where there is a warm path: not where there is no exec, nor where only platformdirs knows the cache's place.
+#: Whether there is a warm path: not without exec, nor where only platformdirs knows the cache's place.
 SUPPORTED = sys.platform not in ("win32", "darwin")
-#: Seconds between two looks at whether something is to be collected.
+#: Seconds between two checks whether anything can be collected.
 COLLECTION_INTERVAL = 3600.0
-#: A script, or a record, longer than this is not worth reading here.
+#: Longer scripts and records are not read here.
 MOST_BYTES = 1 << 20
 
-# Variables that decide which environment a script gets, by their beginnings; and those that begin so and do not.
+# Prefixes of the variables that decide which environment a script gets, and exceptions from them.
 _DECIDING = (b"CETOOL_", b"CONDA", b"MAMBA", b"HOME", b"XDG_CACHE_HOME", b"XDG_CONFIG_HOME")
 _IDLE = (
     b"CONDA_DEFAULT_ENV",
@@ -62,20 +62,20 @@ _IDLE = (
 
 
 def context_of(about: str) -> bytes:
-    """What a record is about, and the variables that decide which environment that gets.
+    """Return what a record is about, with the variables that decide the environment.
 
-    ``about`` is a script's absolute path, or a :func:`tool_key`, which is none.
+    ``about`` is a script's absolute path, or a :func:`tool_key`, which is not a path.
     """
     return b"\1".join([os.fsencode(about), *deciding_variables()])
 
 
 def tool_key(tool: str, specs: "Sequence[str]", channels: "Sequence[str]", extra: "Sequence[str]" = ()) -> str:
-    """What a tool is called by here: all the words of its command line that decide which program that is."""
+    """Return a tool's key: all words of its command line that decide which program it is."""
     return f"exec {[tool, list(specs), list(channels), list(extra)]!a}"
 
 
 def deciding_variables() -> list[bytes]:
-    """Names and values (``NAME=value``, sorted) of the variables that decide which environment a script gets."""
+    """Return the variables (``NAME=value``, sorted) that decide which environment a script gets."""
     import posix
 
     deciding = [
@@ -88,14 +88,16 @@ def deciding_variables() -> list[bytes]:
 
 
 def record_name(context: bytes) -> str:
-    """The file name of a context's record; two contexts of one name would take turns at being written."""
-    # a good hash, if a slow one for long texts, without the import of one
+    """Return the file name of a context's record; contexts with the same name would overwrite each other's."""
+    # a good hash, slow for long texts, but without an import
     return "%032x" % (int.from_bytes(context + b"\1", "little") % 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF61)
 
 
 def launch_directory(environ: dict[bytes, bytes]) -> bytes | None:
-    """Where the records are, found as :func:`cetool.settings.paths.resolve_paths` finds it; None where only that can
-    tell."""
+    """Return the directory of the records, as :func:`cetool.settings.paths.resolve_paths` would.
+
+    None if only that function can find it.
+    """
     named = environ.get(b"CETOOL_CACHE_DIR")
     if named:
         return named + b"/launch" if named.startswith(b"/") else None
@@ -107,12 +109,12 @@ def launch_directory(environ: dict[bytes, bytes]) -> bytes | None:
 
 
 def target_of(script: str) -> bytes:
-    """The file that a script's path leads to: its suffix may decide what runs it, and its lock may be next to it."""
+    """Return the file that a script's path leads to: its suffix may decide the program, its lock may be next to it."""
     return os.fsencode(os.path.realpath(script))
 
 
 def variable(name: bytes) -> bytes:
-    """A variable's value behind ``=``; nothing where it is not set, which is not the same as empty."""
+    """Return a variable's value after ``=``; empty if it is not set, which differs from an empty value."""
     import posix
 
     value = posix.environ.get(name)
@@ -120,12 +122,12 @@ def variable(name: bytes) -> bytes:
 
 
 def absolute(target: str) -> str:
-    """The absolute path of a script, nothing else changed in it. Raises OSError where there is no working directory."""
+    """Return a script's absolute path, otherwise unchanged. Raises OSError if there is no working directory."""
     return target if os.path.isabs(target) else os.path.join(os.getcwd(), target)
 
 
 def launch(target: str, arguments: list[str], original: bool = False) -> None:
-    """Become the script if everything is as its record says; return, with nothing changed, if anything is not."""
+    """Become the script if everything is as recorded; otherwise return without having changed anything."""
     if not SUPPORTED:
         return
     try:
@@ -135,9 +137,9 @@ def launch(target: str, arguments: list[str], original: bool = False) -> None:
 
 
 def launch_tool(words: list[str]) -> None:
-    """As :func:`launch`, for the tool of a command line of ``cetool exec`` or ``cex``.
+    """Like :func:`launch`, for the tool of a command line of ``cetool exec`` or ``cex``.
 
-    Before the tool only options are known here that stand for something in its key, and the one that says less.
+    The only options allowed before the tool are those in its key, and ``--quiet``.
     """
     if not SUPPORTED:
         return
@@ -161,7 +163,7 @@ def launch_tool(words: list[str]) -> None:
 
 
 def _launch(about: str, target: str, arguments: list[str], original: bool) -> None:
-    """``about`` is what the record is called by; ``target`` the script as it was given, empty for a tool."""
+    """Launch by the record of ``about``; ``target`` is the script as given, empty for a tool."""
     import posix
 
     directory = launch_directory(posix.environ)
@@ -195,19 +197,19 @@ def _launch(about: str, target: str, arguments: list[str], original: bool) -> No
         touch_shared(descriptors[0], record.lock)
         _note(record)
         _become(record, target, arguments, descriptors)
-    finally:  # only where something was in the way
+    finally:  # reached only if it did not become the program
         for descriptor in descriptors:
             os.close(descriptor)
 
 
 class Record:
-    """A launch record: its fields in their order in the file, each of them bytes or a list of bytes.
+    """A launch record: its fields in the order of the file, each of them bytes or a list of bytes.
 
-    ``noted`` is what the usage log calls the script or the tool, which has no ``script_state``; ``caller`` is empty
-    where :data:`CETOOL` and :data:`CONDA_EXECUTE` run the script alike; ``places`` are pairs of a directory on the way
-    to the environment or to cetool's own things and its :func:`place_state`; ``paths`` are values of PATH under which
-    all the rest was found, none where PATH does not matter; ``watched`` are pairs of a path and its
-    :func:`file_state`, ``expected`` pairs of a name and its :func:`variable`.
+    ``noted`` is the name in the usage log. A tool has no ``script_state``. ``caller`` is empty if :data:`CETOOL` and
+    :data:`CONDA_EXECUTE` run the script in the same way. ``places`` are pairs of a directory on the way to the
+    environment or to cetool's files and its :func:`place_state`. ``paths`` are values of PATH with the same result,
+    empty if PATH does not matter. ``watched`` are pairs of a path and its :func:`file_state`, ``expected`` pairs of a
+    name and its :func:`variable`.
     """
 
     __slots__ = (
@@ -246,7 +248,7 @@ _LISTS = Record.__slots__[16:]
 
 
 def pack_record(record: Record) -> bytes:
-    """The record as it is in a file: fields that end in NUL, lists led by their length, then the number of fields."""
+    """Return a record's file: NUL-terminated fields, lists preceded by their length, the number of fields."""
     fields = [MAGIC, *(getattr(record, name) for name in _SINGLE)]
     for name in _LISTS:
         items = getattr(record, name)
@@ -255,14 +257,14 @@ def pack_record(record: Record) -> bytes:
 
 
 def read_record(path: bytes, folder: int | None = None) -> Record | None:
-    """The record in a file of an open folder; None where there is none that this user wrote, whole, in this form."""
+    """Return the record in a file of an open directory; None unless this user wrote it, complete, in this format."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except OSError:
         return None
     try:
         info = os.fstat(descriptor)
-        # what others could have written, or linked here, is not obeyed
+        # do not trust a file that another user could have written or linked here
         private = info.st_uid == os.geteuid() and info.st_mode & 0o170022 == 0o100000 and info.st_nlink == 1
         if not private or info.st_size > MOST_BYTES:
             return None
@@ -284,7 +286,7 @@ def read_record(path: bytes, folder: int | None = None) -> Record | None:
 
 
 def _holds(record: Record) -> bool:
-    """Whether the configuration is as it was, and nothing is to be collected first."""
+    """Return whether everything is unchanged, and no collection is due."""
     watched, expected = record.watched, record.expected
     if record.paths and variable(b"PATH") not in record.paths:
         return False
@@ -298,17 +300,17 @@ def _holds(record: Record) -> bool:
     for at in range(0, len(places), 2):
         if place_state(places[at]) != places[at + 1]:
             return False
-    # a stamp of the future is a sign that the clock was set back: the cold path sees to it
+    # a stamp in the future means that the clock was set back: the cold path handles that
     return not record.stamp or 0 <= time.time() - os.stat(record.stamp).st_mtime < COLLECTION_INTERVAL
 
 
 def _lock(path: bytes) -> int:
-    """A lock, shared, as an open descriptor. Raises OSError where it cannot be had at once."""
+    """Return a shared lock as an open descriptor. Raises OSError if it is not free."""
     import fcntl
 
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        if descriptor < 3:  # the caller closed a standard stream: the script is not to find a lock in its place
+        if descriptor < 3:  # the caller closed a standard stream: the script must not find a lock instead
             low, descriptor = descriptor, fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
             os.close(low)
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -319,19 +321,19 @@ def _lock(path: bytes) -> int:
         os.close(descriptor)
         raise
     os.close(descriptor)
-    raise OSError("another file has its name by now")
+    raise OSError("the file was replaced")
 
 
 def _touch(directory: bytes) -> None:
-    """Note in a directory's time that it is used. Raises OSError where it is gone."""
+    """Set a directory's time to now, as its last use. Raises OSError if it is gone."""
     try:
         os.utime(directory)
-    except PermissionError:  # nor may it be removed then
+    except PermissionError:  # then it cannot be removed either
         return
 
 
 def _note(record: Record) -> None:
-    """Note the use; a cache that cannot be written to is no reason not to run."""
+    """Note the use; a read-only cache does not prevent a run."""
     name = os.path.basename(record.prefix)
     try:
         append_note(os.fsdecode(record.spool), use_line(os.fsdecode(name), os.fsdecode(record.noted)))
@@ -345,7 +347,7 @@ def _become(record: Record, target: str, arguments: list[str], descriptors: list
     environ, steps = activated(
         decode(record.prefix),
         tuple(decode(item) for item in record.path),
-        tuple(zip(pairs[::2], pairs[1::2])),  # noqa: B905 - 3.9's zip serves
+        tuple(zip(pairs[::2], pairs[1::2])),  # noqa: B905 - 3.9's zip has no strict
         tuple(decode(item) for item in record.scripts),
         caller_environ(),
     )
@@ -359,10 +361,10 @@ def _become(record: Record, target: str, arguments: list[str], descriptors: list
 
 
 def _same_declaration(script: str, path: bytes, record: Record) -> bool:
-    """Whether a script that was changed still declares the same; the record then tells its new state."""
+    """Return whether a changed script still declares the same; then update its state in the record."""
     if not record.block or target_of(script) != record.leads_to:
         return False
-    from cetool.warm.declared import block_in, write_record  # for scripts that were changed alone
+    from cetool.warm.declared import block_in, write_record  # only for changed scripts
 
     descriptor = os.open(script, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:

@@ -1,21 +1,21 @@
-"""Tells whether a script that was changed still declares the same, without a parser, and writes that down.
+"""Check, without a parser, whether a changed script still declares the same, and write that down.
 
-The warm path takes this way for such a script, so nothing here imports more than ``os``.
+The warm path uses this module, so it must not import more than ``os``.
 """
 
-# Annotations are evaluated, or quoted, where `from __future__ import annotations` would be an import more.
+# Annotations are evaluated or quoted, because `from __future__ import annotations` would be another import.
 import os
 
-#: What every line that opens a block has in it, of whichever dialect; and the lock that a script may have in it.
+#: Parts of every line that opens a block, in any dialect, or an embedded lock.
 _SIGNS = (b"conda execute", b"/// conda-script", b"# /// ", b"/// cetool-lock")
 _MARK = b"\xef\xbb\xbf"
 
 
 def block_in(data: bytes, head: bytes, block: bytes) -> bool:
-    """Whether a script with these bytes declares by this block, and by nothing else, and begins with these lines.
+    """Return whether this block is all that a script with these bytes declares, and ``head`` is its beginning.
 
-    ``block`` is the whole lines of it. Says no where only a parser could tell: a line behind it that may belong to it,
-    another line that has in it what opens a block.
+    ``block`` consists of whole lines. False if only a parser could tell: if the next line may belong to the block, or
+    another line contains what opens a block.
     """
     if not block or not data.startswith(head) or b"\0" in data or b"\r" in data.replace(b"\r\n", b""):
         return False
@@ -27,7 +27,7 @@ def block_in(data: bytes, head: bytes, block: bytes) -> bool:
     try:
         data.decode()
         comment = block.removeprefix(_MARK).decode().lstrip()[:1]
-        # as text: what counts as a blank before the comment's characters is for Unicode to say
+        # as text: Unicode defines which blanks may precede the comment's characters
         behind = data[at + len(block) :].partition(b"\n")[0].decode().lstrip()
     except UnicodeDecodeError:
         return False
@@ -35,15 +35,15 @@ def block_in(data: bytes, head: bytes, block: bytes) -> bool:
 
 
 def head_of(data: bytes) -> bytes:
-    """What the first two lines say beyond the block: the shebang, and nothing where one may name an encoding."""
+    """Return what the first two lines declare outside the block: the shebang, unless they may name an encoding."""
     first, _, rest = data[:8192].partition(b"\n")
     if b"coding" in first or b"coding" in rest.partition(b"\n")[0]:
-        return b"\0"  # in no script
+        return b"\0"  # not in any script
     return first + b"\n" if first.startswith((b"#!", _MARK)) else b""
 
 
 def write_record(path: bytes, data: bytes) -> None:
-    """Put a record in its place, whole or not at all; that it cannot be is no error."""
+    """Replace a record in one step, if possible."""
     temporary = path + b".%d" % os.getpid()
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -59,7 +59,7 @@ def write_record(path: bytes, data: bytes) -> None:
             return
     except OSError:
         pass
-    try:  # noqa: SIM105 - contextlib is one import too many here
+    try:  # noqa: SIM105 - contextlib would be another import
         os.unlink(temporary)
     except OSError:
         pass

@@ -1,10 +1,10 @@
-"""What activation does to the variables of a process, as plain data and with next to no imports.
+"""What activation does to the variables of a process, as plain data and with almost no imports.
 
-The warm path takes this same way, so nothing here may import more than ``os`` (JSON is read by a module that is
-imported only where there is a JSON file to read). Prefixes are strings, environments are dictionaries of strings.
+The warm path uses this module, so it must not import more than ``os`` (the module that reads JSON is imported only if
+there is a JSON file). Prefixes are strings, environments are dictionaries of strings.
 """
 
-# Annotations are evaluated, or quoted, where `from __future__ import annotations` would be an import more.
+# Annotations are evaluated or quoted, because `from __future__ import annotations` would be another import.
 import os
 
 TYPE_CHECKING = False
@@ -12,28 +12,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 ON_WINDOWS = os.name == "nt"
-#: What conda writes instead of a value for a variable that ``conda env config vars unset`` took away.
+#: conda's value for a variable that was removed by ``conda env config vars unset``.
 UNSET_MARKER = "***unset***"
-#: Shells that know nothing of each other's scripts: which files of ``activate.d`` are ours to source.
+#: Suffix of the files in ``activate.d`` for this system's shell.
 SCRIPT_SUFFIX = ".bat" if ON_WINDOWS else ".sh"
-#: Directories that stay on the PATH even when an outer environment was made on top of them (CONDA_PREFIX=/usr/local).
+#: Directories that stay on the PATH even if an outer environment contains them (CONDA_PREFIX=/usr/local).
 _SYSTEM_DIRS = frozenset({"/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"})
-#: Belong to an outer interpreter or virtual environment; PYTHONPATH stays, as it does in ``conda run``.
+#: Belong to an outer Python or virtual environment; PYTHONPATH stays, as in ``conda run``.
 _FOREIGN = ("PYTHONHOME", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "__PYVENV_LAUNCHER__")
 _OUTER = ("CONDA_PROMPT_MODIFIER", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL")
-#: Where in an overlay what puts it into its base's python lies: the only entry of PYTHONPATH that is cetool's.
+#: Path of the guard in an overlay: the only entry of PYTHONPATH that belongs to cetool.
 OVERLAY_GUARD = "/lib/cetool-overlay"
-#: How many runs of cetool this process is within, and how many it may be (as in uv, 100 without a word).
+#: How many runs of cetool contain this process, and how many may (by default 100, as in uv).
 DEPTH = "CETOOL_RUN_RECURSION_DEPTH"
 MOST_DEPTH = "CETOOL_RUN_MAX_RECURSION_DEPTH"
 _OUTER_NUMBERED = ("CONDA_PREFIX", "CONDA_STACKED")
 
 
 def caller_environ() -> dict[str, str]:
-    """The environment as cetool's caller gave it.
+    """Return the environment as cetool's caller set it.
 
-    In the C locale the interpreter sets an LC_CTYPE of its own (PEP 538) that a script must not inherit. Only Linux
-    lets one see what the caller's was; elsewhere it stays.
+    In the C locale Python sets LC_CTYPE (PEP 538), which a script must not inherit. Only Linux shows the caller's
+    value; elsewhere it stays.
     """
     environ = dict(os.environ)
     if environ.get("LC_CTYPE") in ("C.UTF-8", "C.utf8", "UTF-8"):
@@ -51,7 +51,7 @@ def caller_environ() -> dict[str, str]:
 
 
 def count_run(environ: "dict[str, str]") -> bool:
-    """Count a run in the variables that its program gets; False where too many runs are within one another."""
+    """Count a run in the variables for its program; return False if too many runs are nested."""
     depth = environ.get(DEPTH, "0")
     most = environ.get(MOST_DEPTH, "")
     depth = depth if _is_number(depth) else "0"
@@ -60,7 +60,7 @@ def count_run(environ: "dict[str, str]") -> bool:
 
 
 def path_dirs(prefix: str) -> tuple[str, ...]:
-    """The directories of an environment that belong on the PATH, first one first."""
+    """Return the directories of an environment that belong on the PATH, in order."""
     if not ON_WINDOWS:
         return (prefix + "/bin",)
     library = os.path.join(prefix, "Library")
@@ -79,7 +79,7 @@ def path_dirs(prefix: str) -> tuple[str, ...]:
 
 
 def scripts_in(prefix: str, folder: str) -> list[str]:
-    """The scripts of ``etc/conda/<folder>`` (``activate.d``, ``deactivate.d``) for this system's shell, sorted."""
+    """Return the scripts in ``etc/conda/<folder>`` (``activate.d``, ``deactivate.d``) for this system's shell."""
     directory = os.path.join(prefix, "etc", "conda", folder)
     try:
         names = os.listdir(directory)
@@ -89,7 +89,7 @@ def scripts_in(prefix: str, folder: str) -> list[str]:
 
 
 def variable_files(prefix: str) -> list[str]:
-    """The JSON files that set an environment's variables, later ones winning: the packages', then conda's own."""
+    """Return the JSON files with an environment's variables, in increasing precedence: packages', then conda's."""
     directory = os.path.join(prefix, "etc", "conda", "env_vars.d")
     try:
         files = [os.path.join(directory, name) for name in sorted(os.listdir(directory))]
@@ -100,9 +100,9 @@ def variable_files(prefix: str) -> list[str]:
 
 
 def read_variables(file: str) -> dict[str, str | None]:
-    """The variables of one of :func:`variable_files`; None stands for one that is not to be set.
+    """Return the variables in one of :func:`variable_files`; None stands for a variable that must not be set.
 
-    Raises OSError, or ValueError where the file is not what it should be.
+    Raises OSError, or ValueError if the file is malformed.
     """
     import json
 
@@ -115,7 +115,7 @@ def read_variables(file: str) -> dict[str, str | None]:
         raise ValueError("not a JSON object of names and values")
     variables: dict[str, str | None] = {}
     for name, value in data.items():
-        # PATH is reserved (conda ignores it too); the others cannot be in any process's environment
+        # PATH is reserved (conda ignores it too); the other names are not valid for variables
         if name and name != "PATH" and not any(c in name for c in "=\0"):
             text = value if isinstance(value, str) else None if value is None else json.dumps(value)
             variables[name] = None if text is None or text == UNSET_MARKER or "\0" in text else text
@@ -123,13 +123,13 @@ def read_variables(file: str) -> dict[str, str | None]:
 
 
 def outer_levels(environ: "Mapping[str, str]") -> list[tuple[int, str, bool]]:
-    """The environments that are active in ``environ``, innermost first: level, prefix, whether stacked on the next."""
+    """Return the environments that are active in ``environ``, innermost first: level, prefix, stacked on the next."""
     names = {name: name.removeprefix("CONDA_PREFIX_") for name in environ if name.startswith("CONDA_PREFIX_")}
     below = sorted(((int(number), name) for name, number in names.items() if _is_number(number)), reverse=True)
     shlvl = environ.get("CONDA_SHLVL", "").strip()
     level = int(shlvl) if _is_number(shlvl) else below[0][0] + 1 if below else 1
     levels = []
-    if environ.get("CONDA_PREFIX"):  # pixi sets no CONDA_SHLVL
+    if environ.get("CONDA_PREFIX"):  # pixi does not set CONDA_SHLVL
         level = max(level, 1)
         levels.append((level, environ["CONDA_PREFIX"], f"CONDA_STACKED_{level}" in environ))
     levels += [(at, environ[name], f"CONDA_STACKED_{at}" in environ) for at, name in below if environ[name]]
@@ -141,10 +141,10 @@ def _is_number(text: str) -> bool:
 
 
 def deactivated(base: "Mapping[str, str]") -> tuple[dict[str, str], tuple[str, ...]]:
-    """``base`` without its outer conda environments and virtual environment, and the scripts that end the former.
+    """Return ``base`` without its outer conda and virtual environments, and the deactivation scripts of the former.
 
-    As ``conda deactivate`` does it: variables that an environment set get back the value that conda kept for them, or
-    go. Only the scripts of the environments that are in force run: the innermost, and those that it is stacked on.
+    Like ``conda deactivate``: variables that an environment set get the value that conda kept for them, or are removed.
+    Only scripts of environments that are in effect run: the innermost, and those that it is stacked on.
     """
     environ = dict(base)
     dirs: set[str] = set()
@@ -177,7 +177,7 @@ def deactivated(base: "Mapping[str, str]") -> tuple[dict[str, str], tuple[str, .
             del environ["PYTHONPATH"]
     if "PATH" in base:
         parts = base["PATH"].split(os.pathsep)
-        # an empty part stands for the working directory: whoever wrote it has meant it
+        # an empty part means the working directory, and is deliberate
         environ["PATH"] = os.pathsep.join(part for part in parts if not part or _normal(part) not in dirs)
     return environ, tuple(scripts)
 
@@ -190,7 +190,7 @@ def _outer_names(prefix: str) -> "Iterator[str]":
     for file in variable_files(prefix):
         try:
             yield from read_variables(file)
-        except (OSError, ValueError):  # somebody else's environment: what it set cannot be known
+        except (OSError, ValueError):  # another tool's environment: what it set is unknown
             continue
 
 
@@ -205,17 +205,18 @@ def activated(
     scripts: tuple[str, ...],
     base: "Mapping[str, str]",
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The environment of a process in ``prefix`` for a caller whose environment is ``base``, and the shell's steps.
+    """Return the environment of a process in ``prefix``, for a caller with the environment ``base``, and the shell's
+    steps.
 
-    A step is either the absolute path of a script to source, or a setting ``NAME=value`` to export before the next
-    step. Settings occur only around an outer environment's scripts, which are to see their own CONDA_PREFIX and must
-    not undo what this environment sets; without such scripts the dictionary alone says everything.
+    A step is the absolute path of a script to source, or a setting ``NAME=value`` to export before the next step.
+    Settings occur only around an outer environment's scripts, which must see their own CONDA_PREFIX and must not undo
+    what this environment sets; without such scripts the dictionary is complete.
     """
     environ, endings = deactivated(base)
     kept = environ.get("PYTHONPATH")
     ours = (*variables, ("CONDA_PREFIX", prefix), ("CONDA_DEFAULT_ENV", prefix), ("CONDA_SHLVL", "1"))
     environ.update(ours)
-    if kept and _is_guard(environ["PYTHONPATH"]):  # an overlay's comes first, and takes nothing away
+    if kept and _is_guard(environ["PYTHONPATH"]):  # an overlay's entry comes first, and the others stay
         environ["PYTHONPATH"] += os.pathsep + kept
     environ["PATH"] = os.pathsep.join((*path, environ.get("PATH") or os.defpath))
     if not endings:

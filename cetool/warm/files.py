@@ -1,32 +1,32 @@
-"""What a warm run sees and leaves of files: the states by which a change shows, and one line in the spool for its use.
+"""Files in a warm run: the states by which changes are detected, and the line in the spool for a use.
 
-Nothing here imports more than ``os`` and ``time``. :mod:`cetool.store.usage_files` reads the spool.
+This module imports only ``os`` and ``time``. :mod:`cetool.store.usage_files` reads the spool.
 """
 
-# Annotations are evaluated, or quoted, where `from __future__ import annotations` would be an import more.
+# Annotations are evaluated or quoted, because `from __future__ import annotations` would be another import.
 import os
 import time
 
-#: A file younger than this may change once more without its times telling (they are those of the kernel's last tick).
+#: A file younger than this may change again without new times (they come from the kernel's last tick).
 SETTLED_NS = 50_000_000
-#: The same where times are kept in whole seconds, or in every other one.
+#: The same for file systems that store whole or even seconds.
 SETTLED_COARSE_NS = 2_100_000_000
-#: The file of the spool that notes are appended to.
+#: The file in the spool to which notes are appended.
 ACTIVE = "uses"
-#: Bytes of a script's name that are kept; with the rest a line stays below the 4096 that an append is atomic for.
+#: Maximum bytes of a script's name: the whole line must be shorter than 4096, for an atomic append.
 _MOST_NAME = 3000
-#: What would end a field or a line becomes a space.
+#: Characters that would end a field or a line become spaces.
 _BLANKS = bytes(32 if byte in b"\t\n\r\0" else byte for byte in range(256))
 
 
 def script_state(info: os.stat_result) -> bytes:
-    """What changes when a script's file does."""
+    """Return a value that changes when a script's file does."""
     state = f"{info.st_dev}.{info.st_ino}.{info.st_size}.{info.st_mtime_ns}.{info.st_ctime_ns}.{info.st_mode}"
     return state.encode()
 
 
 def file_state(path: bytes) -> bytes:
-    """What changes when a configuration file, or a directory of them, does: its own state, or that it is not there."""
+    """Return a value that changes when a file or directory does, or appears or disappears."""
     try:
         info = os.stat(path)
     except OSError:
@@ -35,9 +35,9 @@ def file_state(path: bytes) -> bytes:
 
 
 def open_own_directory(path: bytes) -> int | None:
-    """A directory as an open descriptor, None where another user could have put a record there, to say what is run.
+    """Open a directory; return None if another user could have put a record there, and so decide what is run.
 
-    Raises OSError where it cannot be opened, or is a link.
+    Raises OSError if it cannot be opened, or is a link.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     info = os.fstat(descriptor)
@@ -48,11 +48,11 @@ def open_own_directory(path: bytes) -> int | None:
 
 
 def place_state(path: bytes) -> bytes:
-    """What changes when another directory takes this one's place, or other users may write to it."""
+    """Return a value that changes when another directory replaces this one, or other users may write to it."""
     info = os.stat(path)
     state = f"{info.st_ino}.{info.st_uid}.{info.st_gid}.{info.st_mode & 0o171022}"
     if info.st_mode & 0o1020 == 0o020:  # open to its owner's own group: an access control list could add users
-        try:  # noqa: SIM105 - contextlib is one import too many here
+        try:  # noqa: SIM105 - contextlib would be another import
             state += os.getxattr(path, "system.posix_acl_access").hex()
         except OSError:  # no list
             pass
@@ -60,13 +60,13 @@ def place_state(path: bytes) -> bytes:
 
 
 def settled_before(info: os.stat_result, moment_ns: int) -> bool:
-    """Whether a file was left alone for so long before a moment that its next change will show in its times."""
+    """Return whether a file was unchanged long enough before a moment that its next change will change its times."""
     whole = info.st_ctime_ns % 1_000_000_000 == 0
     return moment_ns - info.st_ctime_ns > (SETTLED_COARSE_NS if whole else SETTLED_NS)
 
 
 def own_start_time() -> str:
-    """When this process started, as :func:`cetool.base.process.start_time` tells it; empty where only psutil can."""
+    """Return this process's start like :func:`cetool.base.process.start_time`; empty if only psutil knows it."""
     try:
         descriptor = os.open("/proc/self/stat", os.O_RDONLY)
     except OSError:
@@ -79,19 +79,19 @@ def own_start_time() -> str:
 
 
 def host_name() -> str:
-    """This machine's name, as notes carry it."""
+    """Return this machine's name as used in notes."""
     return os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
 
 
 def use_line(directory: str, script: str, start: str | None = None) -> bytes:
-    """The line that tells that this process, and what it becomes by exec, uses an environment from now on.
+    """Return the line which notes that this process, and what it becomes by exec, uses an environment.
 
-    Its fields, between tabs: nanoseconds since 1970, PID, the process's start, host, directory, script. It begins with
-    a line's end too: what a full disk left of the line before it then stands by itself.
+    Its tab-separated fields: nanoseconds since 1970, PID, the process's start, host, directory, script. It also begins
+    with a line end, which separates it from a line that a full disk cut off.
     """
     try:
         name = script.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # from elsewhere than a file name
+    except UnicodeEncodeError:  # not from a file name
         name = script.encode("utf-8", "replace")
     name = name.translate(_BLANKS)[:_MOST_NAME]
     since = own_start_time() if start is None else start
@@ -100,10 +100,10 @@ def use_line(directory: str, script: str, start: str | None = None) -> bytes:
 
 
 def touch_shared(lock: int, path: bytes) -> None:
-    """Let the time of an environment's lock (its descriptor and path) tell others that it was used.
+    """Set the time of an environment's lock (descriptor and path), so that other users see that it was used.
 
-    Only where several users share a directory of environments, each with a log of their own: the setting ``env-dir``,
-    whose locks are in ``.locks``. One who may not do that leaves no trace but in their own log.
+    Only if several users, each with their own usage log, share a directory of environments (setting ``env-dir``, locks
+    in ``.locks``). Without permission for that, the use is only in the user's own log.
     """
     if b"/.locks/" in path:
         try:
@@ -113,10 +113,10 @@ def touch_shared(lock: int, path: bytes) -> None:
 
 
 def append_note(spool: str, line: bytes) -> None:
-    """Append a line to the spool, and once more where its file was set aside meanwhile. Raises OSError."""
+    """Append a line to the spool, and again if its file was set aside meanwhile. Raises OSError."""
     path = f"{spool}/{ACTIVE}"
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-    flags |= getattr(os, "O_NONBLOCK", 0)  # a pipe in its place would hold whoever opens it
+    flags |= getattr(os, "O_NONBLOCK", 0)  # opening a pipe would block
     for _ in range(100):
         try:
             descriptor = os.open(path, flags, 0o600)
@@ -129,7 +129,7 @@ def append_note(spool: str, line: bytes) -> None:
             try:
                 if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                     return
-            except OSError:  # renamed, and nobody has made a new one yet
+            except OSError:  # renamed, and there is no new one yet
                 pass
         finally:
             os.close(descriptor)

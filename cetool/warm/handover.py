@@ -1,16 +1,16 @@
-"""Replaces this process by a program: the last thing that cetool does on POSIX systems.
+"""Replace this process by a program: the last thing that cetool does on POSIX systems.
 
-The warm path takes this same way, so nothing here imports more than ``os``, ``sys`` and the C module behind ``signal``.
-Errors are plain OSErrors; :mod:`cetool.launch.process` turns them into sentences.
+The warm path uses this module, so it only imports ``os``, ``sys`` and the C module of ``signal``. It raises plain
+OSErrors; :mod:`cetool.launch.process` turns them into messages.
 """
 
-# Annotations are evaluated, or quoted, where `from __future__ import annotations` would be an import more.
+# Annotations are evaluated or quoted, because `from __future__ import annotations` would be another import.
 import os
 import sys
 
-try:  # the C module alone: ``signal`` itself imports enum
+try:  # the C module: ``signal`` itself imports enum
     import _signal as signals  # type: ignore[import-not-found]
-except ImportError:  # pragma: no cover - an interpreter that has none
+except ImportError:  # pragma: no cover - Python without it
     import signal as signals
 
 TYPE_CHECKING = False
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import NoReturn
 
-#: What the interpreter ignores at its start and a program expects to find at its default.
+#: Signals that Python ignores from its start, while programs expect the default.
 IGNORED_BY_PYTHON = tuple(getattr(signals, name) for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ") if hasattr(signals, name))
 
-# Both take steps, then "--", then the program and its arguments; see cetool.warm.environ.activated for what a step
-# is. A script that fails does not stop the run, as it would not stop `conda activate`; one that says `exit` does,
-# with a word. The scripts see no arguments, and no option of one reaches the next.
+# Both take steps, then "--", then the program and its arguments; see cetool.warm.environ.activated for steps. A failing
+# script does not stop the run, like in `conda activate`; one that calls `exit` does, with a message. The scripts get no
+# arguments, and shell options set by one do not reach the next.
 _BASH = """\
 set +peu
 __cetool_args=("$@") __cetool_at=0
@@ -40,7 +40,7 @@ done
 trap - EXIT
 exec "${__cetool_args[@]:__cetool_at + 1}"
 """
-# No arrays here: a function hides the arguments (in bash it would make what a script declares local to it).
+# No arrays here: a function hides the arguments (in bash, variables that a script declares would be local to it).
 _SH = """\
 set +eu
 __cetool_source() { command . "$__cetool_step" || :; }
@@ -62,7 +62,7 @@ exec "$@"
 
 
 def find_shell(environ: "Mapping[str, str]") -> str:
-    """The shell that sources activation scripts: bash, which many of them are written for, else ``/bin/sh``."""
+    """Return the shell that sources activation scripts: bash, for which many are written, else ``/bin/sh``."""
     for folder in (environ.get("PATH") or os.defpath).split(os.pathsep):
         if folder.startswith("/"):
             shell = folder + "/bash"
@@ -72,11 +72,10 @@ def find_shell(environ: "Mapping[str, str]") -> str:
 
 
 def sourcing_argv(shell: str, steps: "Sequence[str]", argv: "Sequence[str]") -> list[str]:
-    """The command line of a shell that takes the steps and then becomes ``argv``, whose first word is a path.
+    """Return the command line of a shell that takes the steps and becomes ``argv``, whose first word is a path.
 
-    Everything is handed over as arguments: no text of the caller's is ever read as shell language. Privileged mode
-    keeps bash from reading BASH_ENV and from taking over exported functions and options; they pass through to the
-    program.
+    Everything is passed as arguments: no text of the caller is read as shell code. Privileged mode keeps bash from
+    reading BASH_ENV and from importing functions and options; they pass through to the program.
     """
     if shell.endswith("/bash"):
         return [shell, "-p", "-c", _BASH, "cetool", *steps, "--", *argv]
@@ -86,10 +85,10 @@ def sourcing_argv(shell: str, steps: "Sequence[str]", argv: "Sequence[str]") -> 
 def replace_process(
     program: str, argv: "Sequence[str]", environ: "Mapping[str, str]", steps: "Sequence[str]", keep: "Sequence[int]"
 ) -> "NoReturn":
-    """Become ``program``: by way of a shell where there are steps to take first. Raises OSError or ValueError.
+    """Become ``program``, through a shell if there are steps to take first. Raises OSError or ValueError.
 
-    Descriptors in ``keep`` stay open in the program. Signal dispositions that the interpreter changed are its defaults
-    again; handlers end with exec by themselves, and what the caller ignored (nohup) stays ignored.
+    Descriptors in ``keep`` stay open in the program. Signals that Python ignores are reset to their defaults; exec
+    removes handlers, and what the caller ignored (nohup) stays ignored.
     """
     for descriptor in keep:
         os.set_inheritable(descriptor, True)
@@ -100,15 +99,15 @@ def replace_process(
     before = [(number, signals.signal(number, signals.SIG_DFL)) for number in IGNORED_BY_PYTHON]
     try:
         os.execve(program, list(argv), environ)
-    finally:  # only where exec failed
+    finally:  # only if exec failed
         for number, handler in before:
             signals.signal(number, handler)
 
 
 def flush_streams() -> None:
-    """Write out what is still in the buffers of the standard streams: the next program knows nothing of them."""
+    """Write out the buffers of the standard streams, which the next program does not have."""
     for stream in (sys.stdout, sys.stderr):
-        try:  # noqa: SIM105 - contextlib is one import too many here
+        try:  # noqa: SIM105 - contextlib would be another import
             stream.flush()
-        except (OSError, ValueError, AttributeError):  # closed, or nobody reads it: the program will find out
+        except (OSError, ValueError, AttributeError):  # closed or without a reader: the program will find out
             pass

@@ -90,7 +90,7 @@ def test_a_file_that_changes_is_told_once_and_followed_on_request(home: Home, sh
     assert not is_warm(home, path) and run(home, path) == ("1.01.0", "")
     baseline.write_text(standard(shelf, "alpha-2", "beta"))
     before, said = run(home, path)
-    assert before == "1.01.0" and CHANGED in said and "(one package differs)" in said and said.count("\n") == 1
+    assert before == "1.01.0" and CHANGED in said and "(1 package differs)" in said and said.count("\n") == 1
     settle(baseline, *news(home))
     assert run(home, path) == ("1.01.0", "")  # said once
     assert is_warm(home, path)
@@ -163,7 +163,7 @@ def test_a_url_is_asked_in_the_background_once_a_day(trusting: Home, shelf: Shel
     settle(*news(home))
     assert len(web.requests) == 2 and not is_warm(home, path)
     output, said = run(home, path)
-    assert output == "1.01.0" and f"the baseline {url} {CHANGED} (2 packages differ)" in said
+    assert output == "1.01.0" and f"baseline {url} {CHANGED} (2 packages differ)" in said
     settle(*news(home))
     assert run(home, path)[1] == "" and is_warm(home, path) and len(web.requests) == 2
     assert "--refresh follows" in said and run(home, "run", "--refresh", path)[1] == ""

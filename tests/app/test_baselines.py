@@ -262,8 +262,8 @@ def test_every_dialect_and_the_command_line_say_the_same(home: Home, server: Cha
         ("baseline: standard.txt\nwithout: ['p01 >=1']", "a.sh:4: 'p01 >=1' is not the name of a package"),
         ("baseline: http://example.org/a.txt", "http"),
         ("baseline: missing.txt", "missing.txt"),
-        ("baseline: a.sh", "this is no baseline"),
-        ("baseline: osx.txt", "has nothing for linux-64, only for osx-arm64"),
+        ("baseline: a.sh", "not a baseline"),
+        ("baseline: osx.txt", "has no packages for linux-64, only for osx-arm64"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line(
@@ -275,7 +275,7 @@ def test_what_is_wrong_is_told_with_its_line(
 
 
 def test_its_own_lock_wins(home: Home, server: ChannelServer, standard: Path) -> None:
-    """It is made of the baseline, and stands until it is made anew."""
+    """It is made from the baseline, and is valid until it is re-created."""
     path = script(home, server, "baseline: standard.txt\nwithout: [p59]\nenv: [extra]")
     assert home.cetool("lock", path).returncode == 0
     standard.write_text("gone\n")

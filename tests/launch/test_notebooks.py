@@ -108,9 +108,9 @@ def test_parameters_stand_behind_their_defaults(settled: Home) -> None:
     [
         (["nb.ipynb", "argument"], "a notebook takes no arguments, and 'argument' was given"),
         (["nb.ipynb", "-p", "alpha"], "'alpha' is not a parameter"),
-        (["nb.ipynb", "-p", "1a=2"], "'1a' is not a valid variable name in python"),
+        (["nb.ipynb", "-p", "1a=2"], "parameter '1a' is not a valid variable name in python"),
         (["nb.ipynb", "--out", "missing/out.ipynb"], "--out missing/out.ipynb: there is no directory"),
-        (["-p", "a=1", "script.py"], "--out and parameters are for notebooks, and script.py is none"),
+        (["-p", "a=1", "script.py"], "--out and -p are for notebooks, and script.py is not a notebook"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_made(words: list[str], told: str, home: Home) -> None:

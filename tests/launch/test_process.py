@@ -263,7 +263,7 @@ def test_capturing_survives_closed_streams_too(tmp_path: Path) -> None:
 def test_what_cannot_be_run_is_a_sentence_and_a_status(how: str, with_script: bool, tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("echo hello\n")
     cases = {
-        str(tmp_path / "none"): (127, "no program"),
+        str(tmp_path / "none"): (127, "does not exist"),
         str(tmp_path / "plain"): (126, "chmod +x"),
         str(tmp_path): (126, "directory"),
         script(tmp_path / "bad", "#!/no/such/interpreter -x\n"): (126, "/no/such/interpreter"),
@@ -278,7 +278,7 @@ def test_what_cannot_be_run_is_a_sentence_and_a_status(how: str, with_script: bo
 
 
 def test_arguments_that_are_too_long_or_have_a_nul_are_told() -> None:
-    with pytest.raises(NotExecutableError, match="longer than this system allows"):
+    with pytest.raises(NotExecutableError, match="too long for this system"):
         spawn_and_wait(Command("/bin/sh", ("sh", "-c", ":", "x" * 50_000_000), {}), issue("a test"))
     with pytest.raises(NotExecutableError, match="null"):
         spawn_and_wait(Command("/bin/sh", ("sh", "\0"), {}), issue("a test"))

@@ -112,14 +112,14 @@ def test_what_is_frozen_is_an_ordinary_environment(lab: Home, base: Path) -> Non
 
 def test_what_is_wrong_is_told(lab: Home) -> None:
     done = lab.cetool("overlay", "create", "fix", "--base", "beamlin")
-    assert done.returncode == 125 and "Was 'beamline' meant?" in done.stderr
+    assert done.returncode == 125 and "Did you mean 'beamline'?" in done.stderr
     done = lab.cetool("overlay", "create", "a/b", "--base", "beamline")
-    assert done.returncode == 2 and "cannot be the name" in done.stderr
+    assert done.returncode == 2 and "invalid overlay name" in done.stderr
     done = lab.cetool("overlay", "create", "fix", "--base", "beamline", "ovlib ==9")
     assert done.returncode == 125 and "ovlib" in done.stderr
     assert json.loads(ok(lab, "overlay", "list", "--json"))["overlays"] == []
     done = lab.cetool("run", "--overlay", "ovlib", lab.write("a.py", "# conda execute\n# env: [python]\n"))
-    assert done.returncode == 2 and "none is named" in done.stderr
+    assert done.returncode == 2 and "none is declared" in done.stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -228,7 +228,7 @@ def test_collection_knows_scripts_names_and_bases(lab: Home, local_channel: Chan
     done = lab.cetool("overlay", "activate", "orphan")
     assert done.returncode == 125 and "is not there" in done.stderr
     (lab.path / "moved").rename(own)
-    assert "PYTHONPATH" in ok(lab, "overlay", "activate", "orphan"), "the recipe stays, and is laid anew"
+    assert "PYTHONPATH" in ok(lab, "overlay", "activate", "orphan"), "the recipe stays, and the overlay is re-created"
 
 
 def test_over_an_environment_of_cetools_own(lab: Home) -> None:

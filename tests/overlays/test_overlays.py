@@ -155,7 +155,7 @@ def test_a_conflict_is_named(lab: Home, local_channel: Channel, wheels: Path) ->
     done = lab.cetool("run", script(lab, base, "ovlib ==2.0"))
     assert done.returncode == 125
     told = " ".join(done.stderr.split())
-    assert "ovstuck 1.0 of the base requires ovlib<2" in told and "the overlay asks for ovlib==2.0" in told, done.stderr
+    assert "the base's ovstuck 1.0 requires ovlib<2" in told and "the overlay requests ovlib==2.0" in told, done.stderr
     assert not overlays_in(lab), "nothing half done is left"
 
 
@@ -185,7 +185,9 @@ def test_what_was_compiled_for_the_shadowed_one_is_built_for_the_new_one(
     (index / "ovuser-2.0-py3-none-any.whl").unlink()
     done = home.cetool("run", script(home, base, "ovcore ==2.0"), env=env)
     assert done.returncode == 125
-    assert "ovuser 1.0 of the base fails beside it (ImportError: compiled for interface 1 of ovcore)" in done.stderr
+    assert (
+        "the base's ovuser 1.0 fails with the overlay (ImportError: compiled for interface 1 of ovcore)" in done.stderr
+    )
 
 
 def test_entries_of_every_kind(lab: Home, base: Path, wheels: Path) -> None:
@@ -332,7 +334,7 @@ def test_the_next_run_is_warm_until_something_changes(lab: Home, local_channel: 
     assert "cetool.cli" not in done.stderr and json.loads(done.stdout)["ovlib"][2] == laid, "that was the warm path"
     add_to_base(base, wheels / "ovlib-2.0-py3-none-any.whl", upgrade=True)
     done = lab.cetool("run", path, "ovlib")
-    assert "has changed, so the overlay is laid anew: ovlib 1.0 -> 2.0" in done.stderr
+    assert "has changed (ovlib 1.0 -> 2.0); re-creating the overlay" in done.stderr
     assert Path(json.loads(done.stdout)["ovlib"][2]).is_relative_to(base), "ovpure goes with the base's by now"
 
 
@@ -342,12 +344,12 @@ def test_keep_runs_as_it_was(lab: Home, local_channel: Channel, wheels: Path) ->
     laid = sees(lab, path, "ovlib")["ovlib"]
     add_to_base(base, wheels / "ovlib-1.5-py3-none-any.whl", wheels / "ovother-1.0-py3-none-any.whl", upgrade=True)
     done = lab.cetool("run", "--keep", path, "ovlib")
-    assert "ovlib 1.0 -> 1.5, ovother 1.0 came" in done.stderr
+    assert "ovlib 1.0 -> 1.5, ovother 1.0 added" in done.stderr
     assert json.loads(done.stdout)["ovlib"] == laid
     (python,) = base.glob("lib/python3*/site-packages")
     python.parent.rename(base / "lib/python3.1")
     done = lab.cetool("run", "--keep", path, "ovlib")
-    assert done.returncode == 125 and "cannot be kept as it was" in done.stderr
+    assert done.returncode == 125 and "cannot keep the overlay" in done.stderr
 
 
 def test_conda_packages_lie_over_the_base_too(lab: Home, base: Path) -> None:

@@ -189,14 +189,14 @@ def test_a_record_that_cannot_be_written_is_told_before_anything_runs(settled: H
     settled.write("touch.sh", shell_script("touch started; rm -rf gone", env="hello-bin, six"))
     settled.write("notes.txt", "mine\n")
     for target, reason in (
-        ("touch.sh", "what is in there now is no record"),
-        ("-", "a record needs a file"),
+        ("touch.sh", "exists and is not a run record"),
+        ("-", "--record needs a file name"),
     ):
         done = settled.cetool("run", "--record", target, "touch.sh")
         assert done.returncode == 2 and reason in told(done.stderr)[0], (target, done.stderr)
     for target, reason in (
-        ("", "a record needs a file"),
-        ("notes.txt", "what is in there now is no record"),
+        ("", "--record needs a file name"),
+        ("notes.txt", "exists and is not a run record"),
         ("missing/run.json", "there is no directory"),
         (".", "that is no regular file"),
         ("/dev/null", "that is no regular file"),

@@ -101,10 +101,10 @@ def test_a_record_that_was_tampered_with_or_does_not_fit_is_refused(settled: Hom
         ({"script": {**good["script"], "sha256": "0" * 64}}, "is not the one that ran"),
         ({"script": {**good["script"], "sha256": "x"}}, "SHA-256"),
         ({"schema": "cetool.record/2"}, "of the form cetool.record/2"),
-        ({"schema": "cetool.list/1"}, "no record of a run"),
-        ({"packages": package(url=None)}, "does not tell where hello-bin came from"),
-        ({"packages": package(url="file:///x\n--x")}, "URL of hello-bin is none"),
-        ({"packages": package(name="x\n- y")}, "is no package's name"),
+        ({"schema": "cetool.list/1"}, "not a run record"),
+        ({"packages": package(url=None)}, "has no URL for hello-bin"),
+        ({"packages": package(url="file:///x\n--x")}, "URL of hello-bin is not valid"),
+        ({"packages": package(name="x\n- y")}, "is not a valid package name"),
         ({"packages": package(sha256="../../x")}, "SHA-256 of hello-bin"),
         ({"packages": [1]}, r"'packages\[0\]' is not an object"),
         ({"arguments": "rm"}, "'arguments'"),
@@ -116,13 +116,13 @@ def test_a_record_that_was_tampered_with_or_does_not_fit_is_refused(settled: Hom
         with pytest.raises(RecordError, match=reason):
             read_record(str(bad))
     for text in ("{", "[]", "null", "[" * 100_000, "\xff"):
-        with pytest.raises(RecordError, match="no record of a run|nested too deep"):
+        with pytest.raises(RecordError, match="not a run record|nested too deeply"):
             read_record(str(settled.write("bad.json", text)))
     settled.write("other.json", json.dumps({**good, "platform": other}))
     lost = [{"name": "six", "version": "1", "url": None, "sha256": None}]
     settled.write("lost.json", json.dumps({**good, "pypi_packages": lost}))
     for name, reason in (
-        ("bad.json", "no record of a run"),
+        ("bad.json", "not a run record"),
         ("other.json", f"the run was on {other}"),
         ("lost.json", "where it had six 1 from"),
     ):

@@ -60,7 +60,7 @@ def test_a_damaged_environment_is_made_again(home: Home, python_script: Path) ->
         lines = done.stderr.splitlines()
         if words:
             assert len(lines) == 1 and re.search(
-                rf"the environment {name} is damaged, {words}: it is made anew", lines[0]
+                rf"environment {name} is damaged \({words}\); re-creating it", lines[0]
             )
         else:
             assert lines == []
