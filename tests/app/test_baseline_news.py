@@ -1,4 +1,4 @@
-"""Baselines that change: environments stay as they were made, and yet it is told, once, and by no warm run's time."""
+"""Changing baselines: environments stay unchanged, and the change is reported once, at no cost to warm runs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def run(home: Home, *args: str | Path, status: int = 0, **more: Any) -> tuple[st
 
 
 def a_day_passes(home: Home) -> None:
-    """As far as can be told by the times of what is kept of baselines."""
+    """Return the state of the baseline store, by its files' times."""
     for path in (home.cache / "baselines").rglob("*"):
         if path.is_file() and path.parent.name != "news":
             os.utime(path, (time.time() - 90000,) * 2)
@@ -77,11 +77,11 @@ def news(home: Home) -> list[Path]:
     return list((home.cache / "baselines" / "news").glob("*"))
 
 
-# --- a file of this machine -------------------------------------------------------------------------------------------
+# --- local files ------------------------------------------------------------------------------------------------------
 
 
 @warm_path
-def test_a_file_that_changes_is_told_once_and_followed_on_request(home: Home, shelf: Shelf) -> None:
+def test_a_changed_file_is_reported_once_and_used_on_request(home: Home, shelf: Shelf) -> None:
     baseline = home.write("standard.txt", standard(shelf, "alpha-1", "beta"))
     path = script(home, shelf, "standard.txt")
     settle(baseline)
@@ -92,7 +92,7 @@ def test_a_file_that_changes_is_told_once_and_followed_on_request(home: Home, sh
     before, said = run(home, path)
     assert before == "1.01.0" and CHANGED in said and "(1 package differs)" in said and said.count("\n") == 1
     settle(baseline, *news(home))
-    assert run(home, path) == ("1.01.0", "")  # said once
+    assert run(home, path) == ("1.01.0", "")  # reported once
     assert is_warm(home, path)
     assert run(home, "baseline", "status", path)[0].splitlines()[1:] == ["  alpha: 1.0 0 -> 2.0 0"]
     a_day_passes(home)
@@ -105,8 +105,8 @@ def test_a_file_that_changes_is_told_once_and_followed_on_request(home: Home, sh
     assert document["baselines"][0]["state"] == "current" and document["changes"] == []
 
 
-def test_the_environment_does_not_need_the_file_any_more(home: Home, shelf: Shelf) -> None:
-    """Not even to be made again; and another script, which takes it as it is, is nobody's business."""
+def test_an_existing_environment_does_not_need_the_file(home: Home, shelf: Shelf) -> None:
+    """Not even to re-create it; another script, which uses the baseline for the first time, does not matter."""
     baseline = home.write("standard.txt", standard(shelf, "alpha-1"))
     path, other = script(home, shelf, "standard.txt"), script(home, shelf, "standard.txt", name="b.sh")
     assert run(home, path)[0] == "1.0"
@@ -119,7 +119,7 @@ def test_the_environment_does_not_need_the_file_any_more(home: Home, shelf: Shel
     assert "standard.txt" in said
 
 
-def test_a_refresh_that_fails_changes_nothing(home: Home, shelf: Shelf) -> None:
+def test_a_failed_refresh_changes_nothing(home: Home, shelf: Shelf) -> None:
     baseline = home.write("standard.txt", standard(shelf, "alpha-1"))
     path = script(home, shelf, "standard.txt", "# env: ['alpha <2']\n")
     assert run(home, path)[0] == "1.0"
@@ -129,7 +129,7 @@ def test_a_refresh_that_fails_changes_nothing(home: Home, shelf: Shelf) -> None:
     assert run(home, path)[0] == "1.0"
 
 
-def test_collection_keeps_what_scripts_ask_for(home: Home, shelf: Shelf) -> None:
+def test_gc_keeps_baselines_of_existing_scripts(home: Home, shelf: Shelf) -> None:
     home.write("standard.txt", standard(shelf, "alpha-1"))
     path, other = script(home, shelf, "standard.txt"), script(home, shelf, "standard.txt", name="b.sh")
     run(home, path)
@@ -144,11 +144,11 @@ def test_collection_keeps_what_scripts_ask_for(home: Home, shelf: Shelf) -> None
     assert run(home, path)[0] == "1.0"
 
 
-# --- a URL ------------------------------------------------------------------------------------------------------------
+# --- URLs -------------------------------------------------------------------------------------------------------------
 
 
 @warm_path
-def test_a_url_is_asked_in_the_background_once_a_day(trusting: Home, shelf: Shelf, web: Server) -> None:
+def test_a_url_is_checked_in_the_background_once_a_day(trusting: Home, shelf: Shelf, web: Server) -> None:
     home, url = trusting, f"{web.url}/standard.txt"
     web.answers["/standard.txt"] = sends_if_changed(standard(shelf, "alpha-1", "beta").encode(), '"one"')
     path = script(home, shelf, url)
@@ -156,9 +156,9 @@ def test_a_url_is_asked_in_the_background_once_a_day(trusting: Home, shelf: Shel
     assert is_warm(home, path) and len(web.requests) == 1
     web.answers["/standard.txt"] = sends_if_changed(standard(shelf, "beta", "gamma").encode(), '"two"')
     run(home, path, env={"CETOOL_VERBOSITY": "normal"})
-    assert len(web.requests) == 1  # within the day nobody asks
+    assert len(web.requests) == 1  # not asked again within the day
     a_day_passes(home)
-    assert run(home, "-v", path)[0] == "1.01.0"  # the process that asks is waited for by nobody
+    assert run(home, "-v", path)[0] == "1.01.0"  # no process waits for the one that asks
     eventually(lambda: news(home))
     settle(*news(home))
     assert len(web.requests) == 2 and not is_warm(home, path)
@@ -166,12 +166,12 @@ def test_a_url_is_asked_in_the_background_once_a_day(trusting: Home, shelf: Shel
     assert output == "1.01.0" and f"baseline {url} {CHANGED} (2 packages differ)" in said
     settle(*news(home))
     assert run(home, path)[1] == "" and is_warm(home, path) and len(web.requests) == 2
-    assert "--refresh follows" in said and run(home, "run", "--refresh", path)[1] == ""
+    assert "--refresh applies them" in said and run(home, "run", "--refresh", path)[1] == ""
     assert len(web.requests) == 3 and news(home) == []
 
 
 @warm_path
-def test_the_hourly_cold_run_of_anything_has_it_looked_after(trusting: Home, shelf: Shelf, web: Server) -> None:
+def test_any_hourly_cold_run_starts_the_check(trusting: Home, shelf: Shelf, web: Server) -> None:
     home = trusting
     web.answers["/s.txt"] = sends(standard(shelf, "alpha-1").encode())
     path = script(home, shelf, f"{web.url}/s.txt")
@@ -183,7 +183,7 @@ def test_the_hourly_cold_run_of_anything_has_it_looked_after(trusting: Home, she
     run(home, other)
     eventually(lambda: news(home))
     assert CHANGED in run(home, path)[1]
-    # where there is no collection, a warm run of the script itself gives way to a cold one from time to time
+    # without collections, a warm run of the script becomes a cold one from time to time
     env = {"CETOOL_AUTO_GC": "false"}
     settle(*news(home))
     learn(home, path, env=env)
@@ -192,7 +192,7 @@ def test_the_hourly_cold_run_of_anything_has_it_looked_after(trusting: Home, she
     assert run_warm(home, path, env=env).returncode != 0
 
 
-def test_without_the_network_what_came_last_counts(trusting: Home, shelf: Shelf, web: Server) -> None:
+def test_without_network_the_last_copy_is_used(trusting: Home, shelf: Shelf, web: Server) -> None:
     home, url = trusting, f"{web.url}/s.txt"
     web.answers["/s.txt"] = sends(standard(shelf, "alpha-1").encode())
     path = script(home, shelf, url)
@@ -207,9 +207,7 @@ def test_without_the_network_what_came_last_counts(trusting: Home, shelf: Shelf,
     assert row["state"] == "unknown" and "web page" in row["problem"]
 
 
-def test_nothing_is_asked_for_on_behalf_of_a_script_that_nobody_agreed_to(
-    trusting: Home, shelf: Shelf, web: Server
-) -> None:
+def test_no_request_is_made_for_a_script_without_consent(trusting: Home, shelf: Shelf, web: Server) -> None:
     home = trusting
     web.answers["/s.txt"] = sends(standard(shelf, "alpha-1").encode())
     path = script(home, shelf, f"{web.url}/s.txt")
@@ -221,7 +219,7 @@ def test_nothing_is_asked_for_on_behalf_of_a_script_that_nobody_agreed_to(
     assert run(home, f"{web.url}/a.sh")[0] == "1.0"
 
 
-def test_plain_http_only_on_request(home: Home, shelf: Shelf) -> None:
+def test_plain_http_needs_an_option(home: Home, shelf: Shelf) -> None:
     with serving() as web:
         web.answers["/s.txt"] = sends(standard(shelf, "alpha-1").encode())
         path = script(home, shelf, f"{web.url}/s.txt")
@@ -230,10 +228,10 @@ def test_plain_http_only_on_request(home: Home, shelf: Shelf) -> None:
         assert run(home, "run", "--insecure", path)[0] == "1.0"
 
 
-# --- written down, and with packages from PyPI ------------------------------------------------------------------------
+# --- writing baselines, and packages from PyPI ------------------------------------------------------------------------
 
 
-def test_create_and_start_from_it(home: Home, shelf: Shelf) -> None:
+def test_a_created_baseline_can_be_used(home: Home, shelf: Shelf) -> None:
     home.write("standard.txt", standard(shelf, "alpha-1", "beta"))
     env = {"CETOOL_CHANNELS": f"{shelf.root.as_uri()}/shelf"}
     words = ("create", "--baseline", "standard.txt", "--without", "beta", "gamma")

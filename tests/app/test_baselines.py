@@ -1,4 +1,4 @@
-"""Environments on a baseline, through the command line: what is in them, who solves what, what is said when."""
+"""Environments on a baseline, through the command line: their packages, when a solve happens, and messages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NUMBER = 60
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    """Sixty packages that need each other in a chain, and some to be added to them."""
+    """Sixty packages that need each other in a chain, and some to add to them."""
     made = Shelf(tmp_path_factory.mktemp("shelf"), {})
     made.put(
         *(small(f"p{n:02}", "1.0", *([f"p{n - 1:02} >=1"] if n else [])) for n in range(NUMBER)),
@@ -71,7 +71,7 @@ def script(home: Home, server: ChannelServer, keys: str, name: str = "a.sh") -> 
 
 
 def run(home: Home, *args: str | Path, status: int = 0, **more: Any) -> tuple[list[str], str]:
-    """The packages that a script printed, and what cetool said."""
+    """Return the packages that a script printed, and cetool's messages."""
     done = home.cetool(*args, **more)
     assert done.returncode == status, done.stderr
     return done.stdout.split(), done.stderr
@@ -85,14 +85,14 @@ def metadata_asked(server: ChannelServer) -> list[str]:
     return [path for path in server.requests if not path.endswith((".conda", ".tar.bz2"))]
 
 
-# --- sixty packages, two taken out, one put in ------------------------------------------------------------------------
+# --- sixty packages, two removed, one added ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("engine", ["rattler", *FAKES])
-def test_two_taken_out_and_one_put_in(
+def test_packages_can_be_removed_and_added(
     home: Home, shelf: Shelf, server: ChannelServer, standard: Path, engine: str
 ) -> None:
-    """Taking out takes no solver; what is put in is solved once, and each engine is told exactly what to make."""
+    """Removing needs no solver; additions are solved once, and each engine gets an exact list."""
     install_fakes(home.bin, *FAKES)
     log = home.path / "calls"
     env = {"CETOOL_ENGINE": engine, "FAKE_ENGINE_LOG": str(log), "CONDA_PKGS_DIRS": str(home.path / "pkgs")}
@@ -115,7 +115,7 @@ def test_two_taken_out_and_one_put_in(
 
 
 @pytest.mark.real_conda
-def test_a_real_conda_makes_it(home: Home, shelf: Shelf, server: ChannelServer, standard: Path) -> None:
+def test_a_real_conda_makes_the_environment(home: Home, shelf: Shelf, server: ChannelServer, standard: Path) -> None:
     conda = real_engine("real_conda")
     assert conda is not None
     (home.bin / "conda").symlink_to(conda)
@@ -125,8 +125,8 @@ def test_a_real_conda_makes_it(home: Home, shelf: Shelf, server: ChannelServer, 
     assert len(found) == NUMBER and said.count("Solving") == 1 and "with conda" in said
 
 
-def test_without_a_network(home: Home, server: ChannelServer, standard: Path) -> None:
-    """What was fetched once is enough, for other choices out of the baseline as well."""
+def test_a_baseline_works_offline(home: Home, server: ChannelServer, standard: Path) -> None:
+    """One download is enough, for other selections from the baseline as well."""
     run(home, script(home, server, "baseline: standard.txt\nenv: [extra]"))
     server.requests.clear()
     path = script(home, server, "baseline: standard.txt\nwithout: [p59]\nenv: [extra]", "b.sh")
@@ -134,20 +134,18 @@ def test_without_a_network(home: Home, server: ChannelServer, standard: Path) ->
     assert len(found) == NUMBER + 1 and server.requests == []
 
 
-# --- what fits and what does not --------------------------------------------------------------------------------------
+# --- constraints ------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_there_already_is_not_added(home: Home, server: ChannelServer, standard: Path) -> None:
+def test_an_existing_package_is_not_added(home: Home, server: ChannelServer, standard: Path) -> None:
     path = script(home, server, "baseline: standard.txt\nenv: ['p07 <2', p08]")
     _, said = run(home, "-v", path)
     assert "Solving" not in said and metadata_asked(server) == []
 
 
 @pytest.mark.parametrize("wanted", ["p07 >=2", "wants-new"])
-def test_a_conflict_names_the_package_and_the_way_out(
-    home: Home, server: ChannelServer, standard: Path, wanted: str
-) -> None:
-    """Taking it out lets another version in, which the rest does not lose its own for."""
+def test_a_conflict_names_the_package_and_a_fix(home: Home, server: ChannelServer, standard: Path, wanted: str) -> None:
+    """Removing it allows another version, without changing the other packages."""
     _, said = run(home, script(home, server, f"baseline: standard.txt\nenv: ['{wanted}']"), status=125)
     assert "p07 1.0" in said and "without: [p07]" in said and wanted.split()[0] in said
     assert not list((home.cache / "envs").glob("[0-9a-f]*"))
@@ -159,8 +157,8 @@ def test_a_conflict_names_the_package_and_the_way_out(
         assert "put in again: p07 2.0 (needed by p08, wants-new)" in said
 
 
-def test_what_stays_limits_what_is_added(home: Home, shelf: Shelf, server: ChannelServer) -> None:
-    """A package's run_constrained counts, whether it is read from the channel or, later, from the package itself."""
+def test_remaining_packages_constrain_additions(home: Home, shelf: Shelf, server: ChannelServer) -> None:
+    """A package's run_constrained counts, read from the channel or, later, from the package itself."""
     home.write("small.txt", explicit(shelf.lines(server.url, ("picky-", "p00-1.0"))))
     path = script(home, server, "baseline: small.txt\nenv: [helper]")
     for _ in range(2):
@@ -169,16 +167,16 @@ def test_what_stays_limits_what_is_added(home: Home, shelf: Shelf, server: Chann
         run(home, script(home, server, "baseline: small.txt", "fetch.sh"))
 
 
-def test_what_is_taken_out_and_missed_is_told_and_stays_out(home: Home, server: ChannelServer, standard: Path) -> None:
+def test_a_removed_dependency_is_reported_and_stays_out(home: Home, server: ChannelServer, standard: Path) -> None:
     path = script(home, server, "baseline: standard.txt\nwithout: [p10, 'nothing-*']\nenv: [helper]")
     found, said = run(home, path)
     assert "p10-1.0" not in found and "p11-1.0" in found and "helper-3.0" in found
     assert "p10 (needed by p11)" in said and "nothing-*" in said
     _, again = run(home, "run", "--with", "helper", path)
-    assert "needed by" not in again  # said when it is made
+    assert "needed by" not in again  # reported when the environment is made
 
 
-def test_globs_and_nothing_left(home: Home, server: ChannelServer, standard: Path) -> None:
+def test_globs_can_remove_everything(home: Home, server: ChannelServer, standard: Path) -> None:
     assert run(home, script(home, server, "baseline: standard.txt\nwithout: ['p[1-5]*', P0?]\nenv: [helper]"))[0] == [
         "helper-3.0"
     ]
@@ -189,7 +187,7 @@ def test_globs_and_nothing_left(home: Home, server: ChannelServer, standard: Pat
 # --- several baselines, several formats -------------------------------------------------------------------------------
 
 
-def test_of_several_the_later_wins_and_that_is_told(home: Home, shelf: Shelf, server: ChannelServer) -> None:
+def test_the_last_baseline_wins_with_a_warning(home: Home, shelf: Shelf, server: ChannelServer) -> None:
     home.write("first.txt", explicit(shelf.lines(server.url, ("p07-1.0", "p00-1.0"))))
     home.write("second.txt", explicit(shelf.lines(server.url, ("p07-2.0", "helper-"))))
     found, said = run(home, script(home, server, "baseline: [first.txt, second.txt]"))
@@ -200,7 +198,7 @@ def test_of_several_the_later_wins_and_that_is_told(home: Home, shelf: Shelf, se
 
 
 @pytest.mark.parametrize("form", ["conda-lock.yml", "pixi.lock", "md5.txt"])
-def test_every_format(home: Home, shelf: Shelf, server: ChannelServer, form: str) -> None:
+def test_every_format_can_be_a_baseline(home: Home, shelf: Shelf, server: ChannelServer, form: str) -> None:
     lines = shelf.lines(server.url, ("p00-1.0", "p01-1.0", "extra", "helper"), "md5" if "md5" in form else "sha256")
     lock = read_explicit(explicit(lines), "x")
     lock = Lock(lock.platforms, (f"{server.url}/shelf",))
@@ -216,9 +214,7 @@ def test_every_format(home: Home, shelf: Shelf, server: ChannelServer, form: str
     assert found == ["p00-1.0", "p01-1.0", "picky-1.0"] and said == ""
 
 
-def test_packages_without_digests_are_told_and_not_taken_for_verified(
-    home: Home, shelf: Shelf, server: ChannelServer
-) -> None:
+def test_packages_without_digests_are_reported_as_unverified(home: Home, shelf: Shelf, server: ChannelServer) -> None:
     home.write("bare.txt", explicit(shelf.lines(server.url, ("p00-1.0",), "")))
     found, said = run(home, script(home, server, "baseline: bare.txt"))
     assert found == ["p00-1.0"] and "no digests of p00" in said
@@ -227,10 +223,10 @@ def test_packages_without_digests_are_told_and_not_taken_for_verified(
     assert "is not the one that was asked for" in said
 
 
-# --- where it is said -------------------------------------------------------------------------------------------------
+# --- dialects ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_dialect_and_the_command_line_say_the_same(home: Home, server: ChannelServer, standard: Path) -> None:
+def test_every_dialect_and_the_command_line_are_equivalent(home: Home, server: ChannelServer, standard: Path) -> None:
     channel = f"{server.url}/shelf"
     keys = '# [tool.cetool]\n# baseline = "standard.txt"\n# without = ["p59", "p1*"]\n# env = ["helper"]\n'
     plain = script(home, server, "baseline: standard.txt\nwithout: [p59, p1*]\nenv: [helper]")
@@ -266,15 +262,13 @@ def test_every_dialect_and_the_command_line_say_the_same(home: Home, server: Cha
         ("baseline: osx.txt", "has no packages for linux-64, only for osx-arm64"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(
-    home: Home, server: ChannelServer, standard: Path, keys: str, message: str
-) -> None:
+def test_errors_have_the_line(home: Home, server: ChannelServer, standard: Path, keys: str, message: str) -> None:
     home.write("osx.txt", "# platform: osx-arm64\n@EXPLICIT\nhttps://example.org/c/osx-arm64/a-1-0.conda\n")
     _, said = run(home, script(home, server, keys), status=125)
     assert message in said and "Traceback" not in said
 
 
-def test_its_own_lock_wins(home: Home, server: ChannelServer, standard: Path) -> None:
+def test_a_scripts_lock_takes_precedence(home: Home, server: ChannelServer, standard: Path) -> None:
     """It is made from the baseline, and is valid until it is re-created."""
     path = script(home, server, "baseline: standard.txt\nwithout: [p59]\nenv: [extra]")
     assert home.cetool("lock", path).returncode == 0
@@ -284,13 +278,13 @@ def test_its_own_lock_wins(home: Home, server: ChannelServer, standard: Path) ->
     assert len(found) == NUMBER + 1 and "extra-1.0" in found and said == "" and metadata_asked(server) == []
     moved = home.write("elsewhere/a.sh", path.read_text())
     home.write("elsewhere/a.sh.conda-lock.yml", (home.path / "a.sh.conda-lock.yml").read_text())
-    assert run(home, moved) == (found, "")  # it goes with its script
+    assert run(home, moved) == (found, "")  # its directory moves with the script
     path.write_text(path.read_text().replace("[p59]", "[p58]"))
     _, said = run(home, path, status=125)
     assert "does not fit what the script declares" in said
 
 
-def test_edits_and_conversions_keep_it(home: Home, server: ChannelServer, standard: Path) -> None:
+def test_edits_and_conversions_keep_the_baseline(home: Home, server: ChannelServer, standard: Path) -> None:
     path = script(home, server, "baseline: standard.txt\nwithout: [p59, p1*]\nenv: [helper]")
     before = prefix_of(home, path)
     for dialect in ("conda-script", "conda-execute"):
@@ -302,15 +296,15 @@ def test_edits_and_conversions_keep_it(home: Home, server: ChannelServer, standa
     assert home.cetool("add", path, "helper").returncode == 0 and prefix_of(home, path) == before
 
 
-def test_what_was_hashed_is_not_read_again_until_it_changes(
+def test_hashed_files_are_not_read_again_until_they_change(
     home: Home, server: ChannelServer, standard: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Notes of hashes are taken when files are first linked, relied upon, and no more than that."""
+    """Hashes are stored when files are first linked, reused, and no more than that."""
     path = script(home, server, "baseline: standard.txt")
     run(home, path)
-    for kept in home.path.rglob("share/p*/version"):  # as packages are that were not unpacked a moment ago
+    for kept in home.path.rglob("share/p*/version"):  # like packages that were not unpacked a moment ago
         os.utime(kept, (1e9, 1e9))
-    for _ in range(2):  # the first takes the notes
+    for _ in range(2):  # the first one stores the hashes
         run(home, "run", "--refresh", path)
     prefix = prefix_of(home, path)
     notes = sorted(home.path.rglob("p*/info/cetool-hashes.json"))

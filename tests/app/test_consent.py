@@ -1,4 +1,4 @@
-"""Consent is a gate: no command gets past it with a script from a URL, and its question shows all that is decided."""
+"""Consent is a gate: no command passes it with a script from a URL, and its question shows every decision."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PROMPT = "[y/N]"
 
 @dataclasses.dataclass
 class Scene:
-    """A home, a server over HTTPS that scripts come from, and one whose channels may not be asked."""
+    """A home, a server over HTTPS with scripts, and one whose channels must not be accessed."""
 
     home: Home
     web: Server
@@ -52,16 +52,16 @@ class Scene:
     sprung: Path
 
     def offer(self, name: str, text: str) -> str:
-        """The URL of a script with this text."""
+        """Return the URL of a script with this text."""
         self.web.answers[f"/{name}"] = sends(text.encode())
         return f"{self.web.url}/{name}"
 
     def forget(self) -> None:
-        """Take all answers back."""
+        """Withdraw all answers."""
         shutil.rmtree(self.home.path / ".local/share/cetool/trust", ignore_errors=True)
 
     def refuses(self, *words: str, cwd: Path | None = None) -> str:
-        """What is said where the script may not run: the exit status is 125, and nothing is on standard output."""
+        """Return what is printed if the script may not run: the exit status is 125, and standard output is empty."""
         done = self.home.cetool(*words, cwd=cwd)
         assert (done.returncode, done.stdout) == (125, ""), done.stderr
         assert "nobody can be asked" in done.stderr
@@ -80,7 +80,7 @@ def scene(local_channel: Channel, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def sdist(scene: Scene) -> Path:
-    """A source distribution whose build, and the telling of its metadata too, leaves a file."""
+    """A source distribution that writes a file when it is built, and when its metadata is read."""
     setup = f"import pathlib, setuptools\npathlib.Path({str(scene.sprung)!r}).touch()\nsetuptools.setup(name='evil')\n"
     path = scene.sprung.with_name("evil-1.0.tar.gz")
     with tarfile.open(path, "w:gz") as archive:
@@ -92,7 +92,7 @@ def sdist(scene: Scene) -> Path:
 
 
 def base(scene: Scene) -> Path:
-    """An environment whose python leaves a file."""
+    """An environment whose python writes a file."""
     prefix = scene.sprung.with_name("base")
     (prefix / "bin").mkdir(parents=True)
     (prefix / "conda-meta").mkdir()
@@ -103,7 +103,7 @@ def base(scene: Scene) -> Path:
 
 
 def locked(text: str, *lines: str) -> str:
-    """A conda execute script with a lock of these lines in it, which fits what it declares."""
+    """A conda-execute script with an embedded lock of these lines, which fits its declaration."""
     request = read_metadata(script_from_text(text, "/x", "x")).requirements.digest
     content = [f"platform: {current_platform()} {request}", *lines]
     digest = hashlib.sha256("\n".join(content).encode()).hexdigest()
@@ -112,7 +112,7 @@ def locked(text: str, *lines: str) -> str:
 
 
 def hostile(scene: Scene) -> dict[str, str]:
-    """Scripts that have something executed or fetched, by the names that they have on the server."""
+    """Scripts that cause execution or downloads, by their names on the server."""
     channel, evil = f"{scene.trap.url}/channel", sdist(scene).as_uri()
     baseline = f"{scene.web.url}/baseline.txt"
     scene.web.answers["/baseline.txt"] = sends(b"@EXPLICIT\n")
@@ -134,7 +134,7 @@ def hostile(scene: Scene) -> dict[str, str]:
 
 
 def commands() -> list[list[str]]:
-    """The words of every command that takes a script, with the options by which it does most."""
+    """Return the words of every command that takes a script, with the options by which it does most."""
     more = {"check": ["--solve"], "export": ["--format", "requirements"]}
     found = []
 
@@ -148,7 +148,7 @@ def commands() -> list[list[str]]:
     return found
 
 
-#: Scripts that all commands are tried with, and those for the commands that make, solve or run alone.
+#: Scripts for all commands, and scripts for commands that only make, solve or run.
 WITH_ALL = ("overlay.sh", "sdist.sh")
 WITH_SOME = ("baseline.sh", "locked.sh", "pep723.py", "conda-script.sh", "book.ipynb")
 
@@ -170,15 +170,15 @@ def test_no_command_executes_or_fetches_anything_for_a_script_without_consent(sc
 
 
 @pytest.mark.parametrize("name", ["overlay.sh", "sdist.sh", "baseline.sh", "locked.sh", "conda-script.sh"])
-def test_what_was_agreed_to_gets_past(scene: Scene, name: str) -> None:
-    """What the test above forbids does happen: it can fail."""
+def test_scripts_run_after_consent(scene: Scene, name: str) -> None:
+    """Check that the test above can fail: with consent, the forbidden things do happen."""
     url = scene.offer(name, hostile(scene)[name])
     scene.home.cetool("run", "--yes", url)
     asked = [path for path, _ in (*scene.trap.requests, *scene.web.requests) if not path.endswith(name)]
     assert scene.sprung.exists() or asked
 
 
-def test_a_consent_comes_from_the_question_alone() -> None:
+def test_consent_only_comes_from_the_question() -> None:
     with pytest.raises(TypeError):
         Consent(object(), "asked")
     root = Path(cetool.__file__).parent
@@ -192,18 +192,18 @@ def test_a_consent_comes_from_the_question_alone() -> None:
     assert callers == {"app/consent.py", "app/asking.py"}
 
 
-# --- what is shown ----------------------------------------------------------------------------------------------------
+# --- the question -----------------------------------------------------------------------------------------------------
 
 
 def sample(kind: str) -> Any:
-    """A value for a field of this type in which SENTINEL is to be found."""
+    """Return a value for a field of this type that contains SENTINEL."""
     if "tuple[tuple[" in kind:
         return (("SENTINEL", "1"),)
     return ("SENTINEL",) if "tuple[" in kind or "Sequence[" in kind else "SENTINEL"
 
 
 def decided() -> dict[str, Any]:
-    """The classes of what a script declares, those in the fields of others too, by their names."""
+    """Return the classes of declarations by name, including those in fields of others."""
     there = {**vars(environment), **vars(overlay)}
     found: dict[str, Any] = {}
     ahead: list[Any] = [ScriptMetadata]
@@ -216,13 +216,13 @@ def decided() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", decided().values(), ids=decided())
-def test_every_field_is_shown_or_has_a_reason(kind: Any) -> None:
+def test_the_question_shows_every_field_or_has_a_reason(kind: Any) -> None:
     known = decided()
     assert {"Requirements", "PypiSettings", "OverlayKeys"} <= set(known)
     for name, annotation in kind.__annotations__.items():
         key, inner = f"{kind.__name__}.{name}", set(re.findall(r"\w+", str(annotation))) & set(known)
         if key in UNSHOWN or inner:
-            continue  # what is in it has a test of its own
+            continue  # its content has a separate test
         values = dict.fromkeys(kind.__annotations__, "") | {name: sample(str(annotation))}
         assert any("SENTINEL" in text for _, text in rows_of(kind(**values))), key
     for key in (*LABELS, *UNSHOWN):
@@ -230,12 +230,12 @@ def test_every_field_is_shown_or_has_a_reason(kind: Any) -> None:
         assert field in known[place].__annotations__, f"{key} is gone"
 
 
-def test_values_in_values_are_shown() -> None:
+def test_the_question_shows_nested_values() -> None:
     needs = Requirements(pypi_settings=PypiSettings("SENTINEL"), overlay=OverlayKeys("BASE"))
     assert {("index", "SENTINEL"), ("base", "BASE")} <= set(rows_of(ScriptMetadata("", "", None, needs, None)))
 
 
-def test_every_field_of_an_environment_comes_from_what_is_shown() -> None:
+def test_every_field_of_a_specification_comes_from_the_question() -> None:
     sources = {
         "what": "Requirements and its baselines; the lock in the script, or a file of the user's",
         "channels": "Requirements, else the user's configuration",
@@ -269,8 +269,8 @@ def test_every_field_of_an_environment_comes_from_what_is_shown() -> None:
         "# /// script\n# [[tool.uv.index]]\n# url = {}\n# ///",
     ],
 )
-def test_no_url_hides_its_host_as_a_password(url: str, line: str) -> None:
-    """uv and pip would go to evil.example, and the question would show https://***@good.example."""
+def test_a_url_cannot_hide_its_host_as_a_password(url: str, line: str) -> None:
+    """uv and pip would access evil.example, while the question would show https://***@good.example."""
     text = line.format(json.dumps(f"e @ {url}" if "pip" in line or "dependencies" in line else url))
     try:
         rows = rows_of(read_metadata(script_from_text(text + "\n\n", "/x/a.py", "a.py")))
@@ -315,7 +315,7 @@ def test_the_question_shows_the_whole_decision(scene: Scene) -> None:
     ):
         assert fact in shown
     assert "a.example, b.example, c.example" in shown
-    # an answer to a question of the version before did not see the lock
+    # an answer to a question of the previous version did not cover the lock
     digest = hashlib.sha256(carried.encode()).hexdigest()
     answer = scene.home.path / f".local/share/cetool/trust/{digest}.json"
     answer.parent.mkdir(parents=True, mode=0o700)
@@ -324,7 +324,7 @@ def test_the_question_shows_the_whole_decision(scene: Scene) -> None:
     scene.refuses("run", scene.offer("b.sh", carried))
 
 
-def test_what_is_declared_for_another_platform_is_shown_where_that_is_locked(scene: Scene) -> None:
+def test_locking_another_platform_shows_its_declaration(scene: Scene) -> None:
     text = "# /// script\n# dependencies = []\n# [tool.pixi.workspace]\n# channels = ['conda-forge']\n"
     url = scene.offer("a.py", f"{text}# [tool.pixi.target.win-64.pypi-dependencies]\n# evil = '==1'\n# ///\n")
     assert "evil" not in scene.refuses("run", url)
@@ -332,7 +332,7 @@ def test_what_is_declared_for_another_platform_is_shown_where_that_is_locked(sce
     assert "[evil==1] (win-64)" in told
 
 
-def test_nothing_is_cut_off_and_absurd_sizes_are_refused(scene: Scene) -> None:
+def test_nothing_is_truncated_and_absurd_sizes_are_refused(scene: Scene) -> None:
     last = "file:///tmp/hidden-channel"
     channels = ", ".join(f"'https://host.example/{number}/{'x' * 40}'" for number in range(40))
     text = f"# conda execute\n# channels: [{channels}, '{last}']\n# env: [x]\n# run_with: sh\n"
@@ -379,7 +379,7 @@ PEP723 = """\
         "# variables: {LD_PRELOAD: ./x.so}\n" + PLAIN,
     ],
 )
-def test_an_answer_holds_for_the_directory_that_the_declaration_depends_on(scene: Scene, declares: str) -> None:
+def test_an_answer_covers_the_directory_that_the_declaration_depends_on(scene: Scene, declares: str) -> None:
     here, there = scene.sprung.with_name("here"), scene.sprung.with_name("there")
     for directory in (here, there):
         (directory / "pkg").mkdir(parents=True)
@@ -390,7 +390,7 @@ def test_an_answer_holds_for_the_directory_that_the_declaration_depends_on(scene
     declares = declares.replace("BASE", str(here / "base"))
     head = "" if "///" in declares else "# conda execute\n"
     url = scene.offer("a.py", f"{head}{declares}\n")
-    assert scene.home.cetool("run", "--yes", url, cwd=here).returncode != 0  # there is nothing to be made
+    assert scene.home.cetool("run", "--yes", url, cwd=here).returncode != 0  # there is nothing to make
     assert "nobody can be asked" not in scene.home.cetool("run", url, cwd=here).stderr
     told = scene.refuses("run", url, cwd=there)
     assert (
@@ -401,7 +401,7 @@ def test_an_answer_holds_for_the_directory_that_the_declaration_depends_on(scene
     )
 
 
-def test_an_answer_that_depends_on_no_directory_holds_everywhere(scene: Scene) -> None:
+def test_an_answer_without_directories_is_valid_everywhere(scene: Scene) -> None:
     variables = "{PYTHONUNBUFFERED: '1', A: x/y}"
     text = f"# conda execute\n# env: [no-such-package]\n# variables: {variables}\n# run_with: [env, sh]\n"
     url = scene.offer("a.sh", text)
@@ -409,21 +409,21 @@ def test_an_answer_that_depends_on_no_directory_holds_everywhere(scene: Scene) -
     answer = scene.home.path / f".local/share/cetool/trust/{digest}.json"
     answer.parent.mkdir(parents=True, mode=0o700)
     former = {"schema": "cetool.trusted/1", "sha256": digest, "url": "x", "date": 1.0, "how": "asked", "places": []}
-    answer.write_text(json.dumps(former))  # as the version before wrote it
+    answer.write_text(json.dumps(former))  # as the previous version wrote it
     for directory in (scene.home.path, Path(os.sep)):
         assert "nobody can be asked" not in scene.home.cetool("run", url, cwd=directory).stderr
 
 
-def test_a_home_directory_is_not_a_strangers_to_name(scene: Scene) -> None:
+def test_a_strangers_script_cannot_use_the_home_directory(scene: Scene) -> None:
     for line in ("# env: ['~/c::x']", "# base: ~/env", "# baseline: ~/list", "# env: [pip: ['a @ ~/pkg']]"):
         done = scene.home.cetool("run", "--yes", scene.offer("a.sh", f"# conda execute\n{line}\n"))
         assert done.returncode == 125 and ":2: " in done.stderr and "'~'" in done.stderr, done.stderr
-    # in a script of one's own it is
+    # in the user's own script it is
     own = scene.home.write("own.sh", "# conda execute\n# channels: [~/mine]\n# env: [x]\n")
     assert (scene.home.path / "mine").as_uri() in scene.home.cetool("show", "--json", own).stdout
 
 
-def test_show_prints_the_path_that_a_run_keeps_the_script_at(settled: Home, tmp_path: Path) -> None:
+def test_show_prints_the_path_where_a_run_keeps_the_script(settled: Home, tmp_path: Path) -> None:
     text = "# conda execute\n# env: [hello-bin]\n# run_with: /bin/sh\necho $0\n"
     shown = json.loads(settled.cetool("show", "--json", "-", input=text).stdout)["command"]
     assert settled.cetool("run", "-", input=text).stdout.strip() == shown[-1]

@@ -1,4 +1,4 @@
-"""``create``, ``name``, ``list``, ``show``, ``info`` and ``remove``: what they print, and the form of their JSON."""
+"""``create``, ``name``, ``list``, ``show``, ``info`` and ``remove``: their output, and the form of their JSON."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WAITS = shell_script("echo $$; read line")
 
 
 def document(home: Home, *args: str | Path, **options: Any) -> dict[str, Any]:
-    """What a command prints with ``--json``."""
+    """Return what a command prints with ``--json``."""
     done = home.cetool(*args, "--json", **options)
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
@@ -41,7 +41,7 @@ def document(home: Home, *args: str | Path, **options: Any) -> dict[str, Any]:
 
 
 def shape(value: Any) -> Any:
-    """The form of a JSON value: its keys, in order, and types."""
+    """Return the form of a JSON value: its keys, in order, and types."""
     if isinstance(value, dict):
         return {key: shape(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -62,7 +62,7 @@ SPEC_SHAPE = {
 }
 
 
-def test_create_prints_the_prefix_that_name_tells(home: Home) -> None:
+def test_create_prints_the_same_prefix_as_name(home: Home) -> None:
     specs = ("python>=3", "numpy")
     before = home.cetool("name", *specs)
     assert before.stdout == f"{home.cache}/envs/{SEEDS_NAME}\n"
@@ -86,7 +86,7 @@ def test_create_prints_the_prefix_that_name_tells(home: Home) -> None:
     assert done.stdout == b"numpy\n"
 
 
-def test_create_from_files(settled: Home, channel: Path) -> None:
+def test_create_takes_scripts_and_environment_files(settled: Home, channel: Path) -> None:
     text = settled.write("specs.txt", "hello-bin\n# a comment\nactivated >=1\n")
     yaml = settled.write("environment.yml", "name: x\ndependencies: [six]\nvariables: {A: b}\n")
     done = settled.cetool("create", "many-files", "--file", text, "--file", yaml)
@@ -100,7 +100,7 @@ def test_create_from_files(settled: Home, channel: Path) -> None:
     assert other.stdout != done.stdout
 
 
-def test_an_environment_is_frozen_private_and_tells_what_it_is(settled: Home) -> None:
+def test_an_environment_is_frozen_private_and_described(settled: Home) -> None:
     """CEP 22: Specification."""
     prefix = Path(settled.cetool("create", "hello-bin", env={"CONDA_OVERRIDE_CUDA": "12.4"}).stdout.strip())
     assert json.loads((prefix / FROZEN).read_text())["message"].startswith("cetool made this environment")
@@ -113,12 +113,12 @@ def test_an_environment_is_frozen_private_and_tells_what_it_is(settled: Home) ->
     assert (marker["name"], marker["prefix"], marker["engine"]) == (prefix.name, str(prefix), "rattler")
     for directory in (settled.cache, settled.cache / "envs", settled.cache / "locks", settled.cache / "logs"):
         assert directory.stat().st_mode & 0o777 == 0o700, directory
-    settled.cetool("list")  # takes what was noted into the log
+    settled.cetool("list")  # reads the spool into the log
     for path in (settled.cache / "usage.sqlite3", *(settled.cache / "logs").iterdir()):
         assert path.stat().st_mode & 0o077 == 0, path
 
 
-def test_list(home: Home) -> None:
+def test_list_shows_environments(home: Home) -> None:
     empty = home.cetool("list")
     assert (empty.returncode, empty.stdout) == (0, "")
     assert empty.stderr == f"There are no environments in {home.cache}/envs yet. `cetool run SCRIPT` creates one.\n"
@@ -153,7 +153,7 @@ def test_list(home: Home) -> None:
     assert lines[3] == f"2 environments, {lines[3].split(', ')[1]}, in ~/cetool/envs" and len(lines) == 4
 
 
-def test_show(settled: Home) -> None:
+def test_show_describes_a_script(settled: Home) -> None:
     script = settled.write("show/my_script.py", SEEDS)
     found = document(settled, "show", script)
     assert shape(found) == {
@@ -189,7 +189,7 @@ def test_show(settled: Home) -> None:
     assert found["command"][-1] == str(script)
     text = settled.cetool("show", script).stdout
     assert "dialect:    conda execute, lines 7 to 10\n" in text and "run_with:   [/usr/bin/env, python]\n" in text
-    # nothing is made by looking, and standard input is a script as well
+    # looking makes nothing, and standard input can be a script
     new = settled.cetool("show", "-", input="#!/bin/sh\n# conda execute\n# env: [never-made]\n")
     assert "(not made yet)" in new.stdout
     given = document(
@@ -207,7 +207,7 @@ def test_show(settled: Home) -> None:
     assert (given["channels"], given["engine_reason"]) == (["https://example.org/c"], "rattler was asked for")
 
 
-def test_info(settled: Home) -> None:
+def test_info_describes_the_installation(settled: Home) -> None:
     found = document(settled, "info", env={"CETOOL_OFFLINE": "1", "CONDA_OVERRIDE_CUDA": "12"})
     assert list(found) == [
         "schema",
@@ -232,14 +232,14 @@ def test_info(settled: Home) -> None:
     assert not settled.cetool("info", "--engine", "conda").returncode
 
 
-def test_version_and_help(settled: Home) -> None:
+def test_version_and_help_are_printed(settled: Home) -> None:
     assert re.fullmatch(r"cetool \d+\.\d+\.\d+\S*\n", settled.cetool("--version").stdout)
     for words in (("--help",), ("-h",), ("run", "--help"), ("gc", "-h"), ("config", "--help")):
         done = settled.cetool(*words)
         assert (done.returncode, done.stderr) == (0, "") and "Usage: cetool" in done.stdout
 
 
-def test_remove_by_name_prefix_and_script(home: Home) -> None:
+def test_remove_takes_names_prefixes_and_scripts(home: Home) -> None:
     script = home.write("a.sh", shell_script("true", env="activated"))
     one, two, three = (
         Path(home.cetool("create", spec).stdout.strip()) for spec in ("hello-bin", "activated", "many-files")
@@ -252,7 +252,7 @@ def test_remove_by_name_prefix_and_script(home: Home) -> None:
     home.cetool("create", "activated")
     assert home.cetool("remove", "-q", script).stderr == ""
     assert sorted(environments(home)) == sorted([three.name, Path(kept).name])
-    # all that can be done is done
+    # everything possible is done
     done = home.cetool("remove", script, "nonesuch", three.name, three.name)
     assert done.returncode == 125
     assert environments(home).keys() == {Path(kept).name}
@@ -275,7 +275,7 @@ def test_remove_leaves_what_is_in_use(home: Home) -> None:
     assert environments(home) == {}
 
 
-def test_remove_never_goes_astray(home: Home) -> None:
+def test_remove_refuses_anything_else(home: Home) -> None:
     home.cetool("create", "hello-bin")
     other = home.path / "other"
     (other / "conda-meta").mkdir(parents=True)
@@ -286,7 +286,7 @@ def test_remove_never_goes_astray(home: Home) -> None:
     assert other.is_dir() and len(environments(home)) == 1
 
 
-# --- the usage log and the cache directory --------------------------------------------------------------------------
+# --- the usage log and the cache directory ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", ["garbage", "truncated", "emptied", "no tables"])
@@ -329,7 +329,7 @@ def test_a_usage_log_of_a_newer_cetool_is_left_alone(home: Home) -> None:
     assert "was written by a newer cetool" in told(done.stderr)[0]
 
 
-def test_a_cache_that_may_only_be_read_serves(home: Home) -> None:
+def test_commands_work_with_a_read_only_cache(home: Home) -> None:
     script = home.write("hello.sh", shell_script('hello; test -w "$CONDA_PREFIX" || echo read-only'))
     home.cetool("run", script)
     for directory in [home.cache, *filter(Path.is_dir, home.cache.rglob("*"))]:
@@ -359,7 +359,7 @@ def test_a_cache_that_others_can_write_to_is_refused(home: Home) -> None:
     assert home.cetool("run", script, env={"CETOOL_TRUST_CACHE_DIR": "true"}).stdout.startswith("hello from ")
 
 
-def test_a_directory_of_ones_own_for_environments(home: Home) -> None:
+def test_environments_can_be_in_another_directory(home: Home) -> None:
     home.write(
         ".condarc", home.condarc.read_text() + "conda-execute:\n  env-dir: '{config.envs_dirs[0]}/../tmp_envs'\n"
     )
@@ -375,14 +375,14 @@ def test_a_directory_of_ones_own_for_environments(home: Home) -> None:
     told(refused.stderr)
 
 
-def test_an_environment_that_was_moved_here_is_made_anew(home: Home, local_channel: Channel) -> None:
+def test_a_moved_environment_is_made_again(home: Home, local_channel: Channel) -> None:
     script = home.write("hello.sh", shell_script("hello"))
     prefix = Path(home.cetool("run", script).stdout.split()[-1])
     home.cache.rename(home.path / "moved")
     env = {"CETOOL_CACHE_DIR": str(home.path / "moved")}
     done = home.cetool("run", script, env=env)
     assert done.stdout == f"hello from {home.path}/moved/envs/{prefix.name}\n", done.stderr
-    # one whose marker is gone is incomplete
+    # an environment without a marker is incomplete
     made = home.path / "moved" / "envs" / prefix.name
     (made / MARKER).unlink()
     (made / "rubbish").touch()

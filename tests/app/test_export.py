@@ -1,4 +1,4 @@
-"""``cetool export``: the packages of a script or an environment, in formats that cetool and others read."""
+"""``cetool export``: the packages of a script or an environment, in formats that cetool and other tools read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FILES = {
 
 @pytest.fixture
 def exported(settled: Home) -> Home:
-    """A home with a script, and what is installed for it exported in every format."""
+    """A home with a script whose environment is exported in every format."""
     if (settled.path / "export").exists():
         return settled
     settled.write("export/table.py", SCRIPT)
@@ -49,11 +49,11 @@ def exported(settled: Home) -> Home:
 
 
 def prefix_of(home: Home, script: str) -> Path:
-    """The environment of a script."""
+    """Return the environment of a script."""
     return Path(home.cetool("name", script).stdout.strip())
 
 
-def test_every_format_tells_the_same(exported: Home) -> None:
+def test_every_format_has_the_same_packages(exported: Home) -> None:
     folder = exported.path / "export"
     prefix = prefix_of(exported, "export/table.py")
     records = {path.stem for path in prefix.glob("conda-meta/*.json")}
@@ -78,7 +78,7 @@ def test_every_format_tells_the_same(exported: Home) -> None:
     assert "\n  - tabulate==0.9.0\n" in environment
 
 
-def test_what_was_exported_makes_the_same_environment(exported: Home) -> None:
+def test_an_export_makes_the_same_environment(exported: Home) -> None:
     folder = exported.path / "export"
     shown = exported.cetool("run", "table.py", cwd=folder).stdout
     assert shown.startswith("0.9.0 ")
@@ -88,7 +88,7 @@ def test_what_was_exported_makes_the_same_environment(exported: Home) -> None:
         assert (done.returncode, done.stdout) == (0, shown), done.stderr
     exported.write("export/plain.py", "import tabulate\nprint(tabulate.__version__)\n")
     assert exported.cetool("run", "--env-file", "out.yml", "plain.py", cwd=folder).stdout == "0.9.0\n"
-    # beside the script it is the script's lock, and the next export tells of that one
+    # next to the script it is the script's lock, and the next export says so
     shutil.copy(folder / "out.conda-lock.yml", folder / "table.py.conda-lock.yml")
     try:
         done = exported.cetool("run", "--locked", "table.py", cwd=folder)
@@ -102,7 +102,7 @@ def test_what_was_exported_makes_the_same_environment(exported: Home) -> None:
 
 
 @pytest.mark.real_conda
-def test_what_conda_says_of_the_same_environment(exported: Home, real_conda: str) -> None:
+def test_an_export_agrees_with_conda(exported: Home, real_conda: str) -> None:
     prefix = prefix_of(exported, "export/table.py")
     done = exported.run(real_conda, "list", "--explicit", "--sha256", "-p", prefix)
     assert done.returncode == 0, done.stderr
@@ -111,7 +111,7 @@ def test_what_conda_says_of_the_same_environment(exported: Home, real_conda: str
     assert {line.replace("#sha256:", "#") for line in ours if "://" in line} == lines
 
 
-def test_environments_by_name_and_scripts_that_were_never_run(home: Home) -> None:
+def test_environments_and_new_scripts_can_be_exported(home: Home) -> None:
     home.write("six.sh", "#!/bin/sh\n# conda execute\n# env: [six]\n# channels: [conda-forge]\n# variables: {A: b}\n")
     done = home.cetool("export", "six.sh", "--format", "environment-yml")
     assert done.returncode == 0 and "\n- six=" in done.stdout and "\nvariables:\n  A: b\n" in done.stdout
@@ -124,7 +124,7 @@ def test_environments_by_name_and_scripts_that_were_never_run(home: Home) -> Non
     assert [line for line in done.stdout.splitlines() if not line.startswith("#")] == []
 
 
-def test_what_cannot_be_exported_is_told(settled: Home) -> None:
+def test_impossible_exports_are_errors(settled: Home) -> None:
     settled.write("one.sh", "#!/bin/sh\n# conda execute\n# env: [hello-bin]\n")
     there = settled.write("keep.txt", "mine\n")
     for words, status, reason in (
@@ -150,7 +150,7 @@ def test_what_cannot_be_exported_is_told(settled: Home) -> None:
     assert (settled.path / "link.txt").is_symlink()
 
 
-def test_other_platforms_that_a_lock_has(settled: Home) -> None:
+def test_platforms_of_a_lock_can_be_exported(settled: Home) -> None:
     settled.write("many.py", "# conda execute\n# env: [python, six]\nprint(1)\n")
     assert settled.cetool("export", "many.py", "-o", "one.yml").returncode == 0
     lock = open_lock(settled.path / "one.yml").lock

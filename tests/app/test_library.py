@@ -17,7 +17,7 @@ SCRIPT = "# conda execute\n# env:\n#  - python >=3\n#  - hello-bin\nprint('never
 
 
 def run_program(home: Home, code: str) -> str:
-    """Run a program that uses the library, in a home of its own; what it prints."""
+    """Run a program that uses the library in a separate home; return what it prints."""
     done = subprocess.run([sys.executable, "-c", code], cwd=home.path, env=home.env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
@@ -31,7 +31,7 @@ def test_the_examples_of_the_page_run(home: Home) -> None:
     assert len(examples) == 3
     first, second, third = (run_program(home, each.replace("linux-64", current_platform())) for each in examples)
     name = home.cetool("name", "my_script.py").stdout.strip().rpartition("/")[2]
-    lines = first.splitlines()  # what the environment's program prints comes before what is buffered here
+    lines = first.splitlines()  # the environment's program prints before the output buffered here
     assert lines[1:3] == ["conda execute (1, 4) ('python >=3', 'hello-bin')", name]
     assert lines[0].endswith(f"/{name}") and lines[3].endswith(f"/{name} 2")
     assert any(line.startswith("hello-bin 1.0 file://") for line in lines)
@@ -47,7 +47,7 @@ def test_a_locked_script_gets_the_locked_environment(home: Home) -> None:
     assert run_program(home, code) == f"{name}\n"
 
 
-def test_threads_share_what_one_of_them_makes(home: Home) -> None:
+def test_threads_share_one_creation(home: Home) -> None:
     code = """
 import cetool, os, threading
 from concurrent.futures import ThreadPoolExecutor
@@ -81,7 +81,7 @@ print("done")
     assert run_program(home, code) == "done\n"
 
 
-def test_an_environment_that_a_program_uses_is_not_removed(home: Home) -> None:
+def test_an_environment_used_by_a_program_is_not_removed(home: Home) -> None:
     code = """
 import cetool, subprocess, sys
 gc = [sys.executable, "-m", "cetool", "gc", "--all"]
@@ -96,7 +96,7 @@ assert not environment.prefix.is_dir()
     run_program(home, code)
 
 
-def test_progress_is_told_and_nothing_printed(home: Home) -> None:
+def test_progress_is_reported_and_nothing_printed(home: Home) -> None:
     code = """
 import cetool
 
@@ -137,13 +137,13 @@ def test_errors_have_codes(settled: Home, code: str, expected: str) -> None:
     assert run_program(settled, program) == f"{expected}\n"
 
 
-def test_every_public_name_is_there_and_on_the_page() -> None:
+def test_every_public_name_exists_and_is_documented() -> None:
     code = "import cetool; print([name for name in cetool.__all__ if getattr(cetool, name) is None], len(dir(cetool)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.startswith("[] "), done.stderr
 
 
-def test_a_program_tells_impossible_requests_and_wrong_settings_by_their_codes(home: Home) -> None:
+def test_impossible_requests_and_wrong_settings_have_codes(home: Home) -> None:
     code = """
 import cetool
 

@@ -1,4 +1,4 @@
-"""``cetool run``: what a script prints, is given and leaves behind, through the real command line."""
+"""``cetool run``: what a script prints, gets and leaves behind, through the real command line."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from support.scripts import (
     told,
 )
 
-#: Prints its arguments, a NUL behind each.
+#: Prints its arguments, with a NUL after each.
 ECHO = shell_script("printf '%s\\0' \"$@\"")
-#: Prints its variables, a NUL behind each.
+#: Prints its variables, with a NUL after each.
 VARIABLES = shell_script("exec env -0", env="activated")
 
-# what the seeds' script says, in other dialects, another order and other words
+# the seed's script in other dialects, another order and other words
 SAME_NEEDS = {
     "order.py": '# conda execute\n# env: [numpy, "Python>=3", numpy]\nimport numpy; print(numpy.zeros(5, dtype=int))\n',
     "pep723.py": (
@@ -49,7 +49,7 @@ SAME_NEEDS = {
 
 
 def variables(text: str) -> dict[str, str]:
-    """What ``env -0`` printed."""
+    """Return what ``env -0`` printed."""
     return dict(entry.partition("=")[::2] for entry in text.split("\0") if entry)
 
 
@@ -61,7 +61,7 @@ def test_the_seeds_script_prints_five_numbers(settled: Home) -> None:
     assert SEEDS_NAME in environments(settled)
 
 
-def test_the_same_needs_make_nothing_new(settled: Home) -> None:
+def test_the_same_requirements_share_an_environment(settled: Home) -> None:
     settled.cetool("run", settled.write("my_script.py", SEEDS))
     before = environments(settled)
     for name, text in SAME_NEEDS.items():
@@ -72,7 +72,7 @@ def test_the_same_needs_make_nothing_new(settled: Home) -> None:
     assert environments(settled) == before
 
 
-def test_verbose_has_the_seeds_own_form_on_standard_error(home: Home) -> None:
+def test_verbose_output_has_the_seeds_form_on_standard_error(home: Home) -> None:
     script = home.write("my_script.py", SEEDS)
     form = (
         "Using specification: \nenv: [python >=3, numpy]\nrun_with: [/usr/bin/env, python]\n\n"
@@ -91,12 +91,12 @@ def test_verbose_has_the_seeds_own_form_on_standard_error(home: Home) -> None:
 
 
 @pytest.mark.parametrize("flags", [(), ("-q",), ("--quiet",)])
-def test_a_success_is_silent_where_nobody_looks(home: Home, flags: tuple[str, ...]) -> None:
+def test_a_success_is_silent_without_a_terminal(home: Home, flags: tuple[str, ...]) -> None:
     done = home.cetool("run", *flags, home.write("echo.sh", ECHO), "argument")
     assert (done.returncode, done.stdout, done.stderr) == (0, "argument\0", "")
 
 
-def test_everything_declared_is_told(settled: Home) -> None:
+def test_verbose_output_shows_the_whole_declaration(settled: Home) -> None:
     more = "# channels: [conda-forge]\n# variables: {GREETING: hello, EMPTY: ''}"
     script = settled.write("declares.sh", shell_script('echo "$GREETING<$EMPTY>"', more=more))
     done = settled.cetool("run", "-v", "--with", "six >=1,<2", script)
@@ -108,7 +108,7 @@ def test_everything_declared_is_told(settled: Home) -> None:
 
 
 def named(home: Home, *args: str, env: dict[str, str | None] | None = None) -> str:
-    """The name that ``cetool name`` tells."""
+    """Return the name that ``cetool name`` prints."""
     done = home.cetool("name", "--json", *args, env=env)
     assert done.returncode == 0, done.stderr
     name = json.loads(done.stdout)["name"]
@@ -116,7 +116,7 @@ def named(home: Home, *args: str, env: dict[str, str | None] | None = None) -> s
     return name
 
 
-def test_what_names_an_environment(settled: Home, channel: Path) -> None:
+def test_an_environment_is_named_after_its_specification(settled: Home, channel: Path) -> None:
     """conda-execute: names."""
 
     def script(name: str, specification: str) -> str:
@@ -152,13 +152,13 @@ def test_the_exit_status_is_the_scripts(settled: Home, status: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["TERM", "KILL", "INT"])
-def test_a_death_by_signal_is_the_scripts(settled: Home, name: str) -> None:
+def test_a_signal_that_ends_the_script_ends_cetool(settled: Home, name: str) -> None:
     done = settled.cetool("run", settled.write(f"die{name}.sh", shell_script(f"kill -{name} $$; sleep 10")))
     assert done.returncode == -getattr(signal, f"SIG{name}")
 
 
 @pytest.mark.parametrize("how", [("run",), ()])
-def test_all_that_follows_the_script_is_the_scripts(settled: Home, how: tuple[str, ...]) -> None:
+def test_arguments_after_the_script_are_the_scripts(settled: Home, how: tuple[str, ...]) -> None:
     script = os.fsencode(settled.write("echo.sh", ECHO))
     words = [
         "--help",
@@ -177,13 +177,13 @@ def test_all_that_follows_the_script_is_the_scripts(settled: Home, how: tuple[st
     command: list[str | bytes] = [sys.executable, "-m", "cetool", *how, script, *given]
     done = subprocess.run(command, env=settled.env, stdin=subprocess.DEVNULL, capture_output=True)
     assert done.stdout.split(b"\0")[:-1] == given, done.stderr
-    # cetool's own options end with --
+    # -- ends cetool's own options
     command = [sys.executable, "-m", "cetool", *how, "-q", "--", script, b"--", b"-x"]
     done = subprocess.run(command, env=settled.env, stdin=subprocess.DEVNULL, capture_output=True)
     assert done.stdout == b"--\0-x\0", done.stderr
 
 
-def test_a_python_script_sees_itself_under_the_path_that_was_given(settled: Home) -> None:
+def test_a_python_script_sees_the_given_path(settled: Home) -> None:
     text = "# conda execute\n# env: [python >=3, numpy]\nimport sys; print(sys.argv, __file__, sys.path[0])\n"
     directory = settled.write("a dir/with ünï.py", text).parent
     done = settled.cetool("run", "with ünï.py", "x y", cwd=directory)
@@ -203,7 +203,7 @@ def test_working_directory_and_standard_input_are_the_scripts(settled: Home) -> 
     assert done.stdout == f"{work}\nline 1\nline 2, no end0031\n", done.stderr
 
 
-def test_the_process_that_was_started_becomes_the_script(settled: Home) -> None:
+def test_the_process_becomes_the_script(settled: Home) -> None:
     settled.cetool("run", settled.write("echo.sh", ECHO))
     script = settled.write("waits.sh", shell_script("echo $$ $PPID; read line; echo $line"))
     with started(settled, "run", script, stdin=subprocess.PIPE) as process:
@@ -215,7 +215,7 @@ def test_the_process_that_was_started_becomes_the_script(settled: Home) -> None:
         assert process.communicate("done\n") == ("done\n", "")
 
 
-def test_activation(settled: Home) -> None:
+def test_a_script_runs_activated(settled: Home) -> None:
     outer = settled.path / "outer"
     settled.write("outer/etc/conda/deactivate.d/end.sh", 'export OUTER_ENDED="$CONDA_PREFIX"; unset OUTER_SET\n')
     leaking: dict[str, str | None] = {
@@ -229,7 +229,7 @@ def test_activation(settled: Home) -> None:
         "MINE": "stays",
         "PATH": f"{outer}/bin:/venv/bin:{settled.env['PATH']}",
     }
-    # cetool itself is started by a python that PYTHONHOME would break
+    # PYTHONHOME would break the python that runs cetool
     script = settled.write("variables.sh", VARIABLES)
     done = settled.run(sys.executable, "-E", "-m", "cetool", "run", script, env=leaking)
     seen = variables(done.stdout)
@@ -248,13 +248,13 @@ def test_no_activate_leaves_the_variables_alone(settled: Home) -> None:
     assert seen["CONDA_PREFIX"] == "/outer"
     assert seen["PATH"] == settled.env["PATH"]
     assert not seen.keys() & {"ACTIVATED", "FROM_JSON", "CONDA_SHLVL"}
-    # the program is the environment's all the same
+    # the program is still the environment's
     text = "# conda execute\n# env: [python >=3, numpy]\nimport sys; print(sys.prefix)\n"
     done = settled.cetool("run", "--no-activate", settled.write("prefix.py", text))
     assert done.stdout == f"{settled.cache}/envs/{SEEDS_NAME}\n"
 
 
-def test_a_program_that_is_not_there(settled: Home) -> None:
+def test_a_missing_program_is_an_error(settled: Home) -> None:
     for program, package in (("Rscript", "r-base"), ("nonesuch", "nonesuch")):
         script = settled.write("program.sh", shell_script("", more=f"# run_with: {program}"))
         done = settled.cetool("run", script, env={"PATH": "/nowhere"})
@@ -262,7 +262,7 @@ def test_a_program_that_is_not_there(settled: Home) -> None:
         assert repr(program) in told(done.stderr)[0] and package in done.stderr
 
 
-def test_an_entrypoint_of_several_commands(settled: Home) -> None:
+def test_an_entrypoint_can_have_several_commands(settled: Home) -> None:
     """conda-script: command language."""
     script = settled.write(
         "several.txt",
@@ -294,14 +294,14 @@ def test_nothing_is_downloaded_offline(home: Home, local_channel: Channel) -> No
     assert done.returncode == 125
     told(done.stderr)
     assert environments(home) == {}
-    # what was downloaded before is enough
+    # earlier downloads are enough
     home.condarc.write_text(local_channel.condarc)
     assert home.cetool("run", script, "a").stdout == "a\0"
     assert home.cetool("run", "--offline", script, "b").stdout == "b\0"
     assert home.cetool("run", script, "c", env={"CETOOL_OFFLINE": "true"}).stdout == "c\0"
 
 
-def test_refresh_does_not_disturb_a_run_in_the_old_one(home: Home) -> None:
+def test_refresh_leaves_a_running_script_alone(home: Home) -> None:
     waits = shell_script('echo "$CONDA_PREFIX"; read line; hello "$line"')
     script = home.write("waits.sh", waits)
     with started(home, "run", script, stdin=subprocess.PIPE) as old:
@@ -311,10 +311,10 @@ def test_refresh_does_not_disturb_a_run_in_the_old_one(home: Home) -> None:
         second = done.stdout.splitlines()[0]
         assert done.stdout == f"{second}\nhello from {second}\n<new>\n", done.stderr
         assert second == f"{first}-2"
-        # from now on the new one serves
+        # from now on the new one is used
         assert home.cetool("run", script, input="again\n").stdout == done.stdout.replace("<new>", "<again>")
         assert old.communicate("old\n") == (f"hello from {first}\n<old>\n", "")
-    # the old one goes when it is free, and the name it had is free for the next
+    # the old one is removed when it is free, and its name is free for the next
     assert home.cetool("gc", "--older-than", "1h").returncode == 0
     assert list(environments(home)) == [Path(second).name]
     assert held_locks(home) == []

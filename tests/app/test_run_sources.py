@@ -1,4 +1,4 @@
-"""Where a script and what it needs come from: lines, standard input, a URL, a file beside it; and careless input."""
+"""Sources of scripts and declarations: lines, standard input, a URL, a file next to the script; and careless input."""
 
 from __future__ import annotations
 
@@ -22,63 +22,63 @@ ENVIRONMENT = "name: any\nchannels: [conda-forge]\ndependencies: [python >=3, si
 
 @pytest.fixture
 def site(settled: Home) -> Iterator[ChannelServer]:
-    """A web server of the directory ``site`` in the home."""
+    """A web server for the directory ``site`` in the home."""
     (settled.path / "site").mkdir(exist_ok=True)
     with serving(settled.path / "site") as server:
         yield server
 
 
-# --- the command line and standard input ----------------------------------------------------------------------------
+# --- command line and standard input ----------------------------------------------------------------------------------
 
 
-def test_lines_on_the_command_line(settled: Home) -> None:
+def test_lines_on_the_command_line_run(settled: Home) -> None:
     done = settled.cetool("run", "-v", "-c", *LINES)
     assert done.returncode == 0, done.stderr
     hello, file = done.stdout.splitlines()
     assert hello.startswith("hello from ")
     assert Path(file).read_text() == STDIN and Path(file).is_relative_to(settled.cache)
     assert "run_with: [/bin/sh]" in done.stderr
-    # the same code is kept once, and runs by its own first line too
+    # the same code is stored once, and its first line can run it
     assert settled.cetool("-c", *LINES).stdout == done.stdout
     assert settled.cetool("run", "-c", "\n".join(LINES)).stdout == done.stdout
 
 
-def test_standard_input(settled: Home) -> None:
+def test_standard_input_can_be_a_script(settled: Home) -> None:
     for words in (["run", "-"], ["-"], ["run", "-c"], ["-c"]):
         done = settled.cetool(*words, input=STDIN)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("hello from ")
     done = settled.cetool("run", "-", "--help", "a b", input=STDIN)
     assert "<--help>\n<a b>\n" in done.stdout
-    # a script that reads on finds the end
+    # a script that reads its standard input finds the end
     done = settled.cetool("run", "-", input=STDIN + "cat; echo end\n")
     assert done.stdout.endswith("end\n")
 
 
 @pytest.mark.parametrize("words", [("run", "-"), ("run", "-c"), ("run", "-c", "")])
-def test_no_script_at_all(settled: Home, words: tuple[str, ...]) -> None:
+def test_a_missing_script_is_an_error(settled: Home, words: tuple[str, ...]) -> None:
     done = settled.cetool(*words)
     assert done.returncode == 125
     assert re.search("is empty|declares no environment", told(done.stderr)[0])
 
 
-def test_lines_that_say_nothing(settled: Home) -> None:
+def test_lines_without_a_block_are_an_error(settled: Home) -> None:
     done = settled.cetool("run", "-c", "print('hello')")
     assert done.returncode == 125
     assert "declares no environment" in told(done.stderr)[0] and "# conda execute" in done.stderr
 
 
-def test_relative_channels_of_typed_code_start_from_here(settled: Home, channel: Path) -> None:
+def test_relative_channels_of_typed_code_start_at_the_working_directory(settled: Home, channel: Path) -> None:
     lines = (LINES[0], "# channels: [./conda-forge]", *LINES[1:])
     done = settled.cetool("run", "-c", *lines, cwd=channel)
     assert done.stdout.startswith("hello from "), done.stderr
     assert settled.cetool("run", "-", cwd=channel, input="\n".join(lines)).stdout.startswith("hello from ")
 
 
-# --- URLs -----------------------------------------------------------------------------------------------------------
+# --- URLs -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_script_at_a_url(settled: Home, site: ChannelServer) -> None:
+def test_a_script_at_a_url_runs(settled: Home, site: ChannelServer) -> None:
     settled.write("site/some/hello.sh", STDIN)
     url = f"{site.url}/some/hello.sh"
     refused = settled.cetool("run", url)
@@ -111,7 +111,7 @@ def _texts(home: Home) -> Iterator[str]:
                 yield Path(directory, name).read_bytes().decode("latin-1")
 
 
-def test_urls_that_lead_to_no_script(settled: Home, site: ChannelServer) -> None:
+def test_urls_without_a_script_are_errors(settled: Home, site: ChannelServer) -> None:
     settled.write("site/page.html", "<html></html>")
     settled.write("site/broken.sh", STDIN)
     site.faults += [Fault("/broken.sh", "truncate"), Fault("/busy.sh", "status", 503)]
@@ -135,10 +135,10 @@ def test_urls_that_lead_to_no_script(settled: Home, site: ChannelServer) -> None
     assert "--offline" in told(done.stderr)[0]
 
 
-# --- environment files and --with -----------------------------------------------------------------------------------
+# --- environment files and --with -------------------------------------------------------------------------------------
 
 
-def test_an_environment_file_for_a_script_that_says_nothing(settled: Home) -> None:
+def test_an_environment_file_can_replace_a_block(settled: Home) -> None:
     script = settled.write("file/plain.py", PLAIN)
     file = settled.write("file/environment.yml", ENVIRONMENT)
     done = settled.cetool("run", "--env-file", file, script)
@@ -153,7 +153,7 @@ def test_an_environment_file_for_a_script_that_says_nothing(settled: Home) -> No
     assert done.stdout.startswith("hello from "), done.stderr
 
 
-def test_environment_files_that_do_not_serve(settled: Home) -> None:
+def test_invalid_environment_files_are_errors(settled: Home) -> None:
     plain = settled.write("file/plain.py", PLAIN)
     seeds = settled.write("file/seeds.py", SEEDS)
     good = settled.write("file/good.yml", ENVIRONMENT)
@@ -179,7 +179,7 @@ def _block(text: str) -> str:
     return f"{first} to {first + 3}"
 
 
-def test_with_adds_to_what_is_declared(settled: Home) -> None:
+def test_with_adds_to_the_declaration(settled: Home) -> None:
     script = settled.write("with.sh", shell_script('hello; echo "$ACTIVATED"'))
     before = environments(settled)
     assert settled.cetool("run", "--with", "activated", "--with=many-files", script).stdout.endswith("yes\n")
@@ -191,10 +191,10 @@ def test_with_adds_to_what_is_declared(settled: Home) -> None:
         assert re.search("is not a match spec|a match spec is empty", told(done.stderr)[0])
 
 
-# --- careless input -------------------------------------------------------------------------------------------------
+# --- careless input ---------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_script(settled: Home) -> None:
+def test_files_that_are_not_scripts_are_errors(settled: Home) -> None:
     os.mkfifo(settled.path / "pipe")
     settled.write("empty.py", "")
     settled.write("nothing.py", "print(1)\n")
@@ -223,7 +223,7 @@ def test_what_is_no_script(settled: Home) -> None:
         assert words in told(done.stderr)[0]
 
 
-def test_a_script_that_may_not_be_read(settled: Home) -> None:
+def test_an_unreadable_script_is_an_error(settled: Home) -> None:
     script = settled.write("unreadable.sh", shell_script("true"))
     script.chmod(0o000)
     done = settled.run(*bound_by_modes(), "cetool", "run", script)
@@ -251,7 +251,7 @@ def test_a_broken_specification_names_file_and_line(settled: Home) -> None:
         assert environments(settled) == before
 
 
-def test_command_lines_that_mean_nothing(settled: Home) -> None:
+def test_meaningless_command_lines_are_errors(settled: Home) -> None:
     settled.write("echo.sh", shell_script("true"))
     for words, status, said in [
         ((), 2, "Usage: cetool"),
@@ -281,11 +281,11 @@ _STANDARD = "(for n in 0 1 2; do readlink /proc/$$/fd/$n; done >closed.txt) 2>/d
 
 
 @pytest.mark.parametrize("streams", [">&-", "2>&-", "<&-", "<&- >&- 2>&-", "| head -n 0"])
-def test_streams_that_the_caller_closed(settled: Home, streams: str) -> None:
+def test_closed_streams_do_no_harm(settled: Home, streams: str) -> None:
     script = settled.write("closed.sh", shell_script(_STANDARD))
     done = settled.run("sh", "-c", f"cetool run {script} {streams}")
     assert done.stdout in ("", "lost\n") and "cetool: " not in done.stderr
-    if Path("/proc/self/fd").exists():  # nothing of cetool's took the place of what is closed
+    if Path("/proc/self/fd").exists():  # no file of cetool's replaced the closed streams
         assert "/cetool/" not in (settled.path / "closed.txt").read_text()
     for command in ("list", "list --json", "info", f"name {script}"):
         done = settled.run("sh", "-c", f"cetool {command} {streams}")
@@ -293,7 +293,7 @@ def test_streams_that_the_caller_closed(settled: Home, streams: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
-def test_a_disk_that_is_full(settled: Home) -> None:
+def test_a_full_disk_is_an_error(settled: Home) -> None:
     for command in ("list", "list --json", "name hello-bin"):
         done = settled.run("sh", "-c", f"cetool {command} >/dev/full")
         assert (done.returncode, told(done.stderr)) == (125, ["cetool: No space left on device"])

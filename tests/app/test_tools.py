@@ -1,4 +1,4 @@
-"""``cetool exec`` (``cex``) and ``path``: programs out of packages, and facts for editors."""
+"""``cetool exec`` (``cex``) and ``path``: programs from packages, and facts for editors."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ JSON_PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "json.m
 HELLO = ("--spec", "hello-bin", "hello")
 
 
-# --- which program, out of which package ------------------------------------------------------------------------------
+# --- programs and packages --------------------------------------------------------------------------------------------
 
 
-def test_words_for_tools() -> None:
+def test_a_word_becomes_a_program_and_a_spec() -> None:
     for word, program, spec in (
         ("ruff", "ruff", "ruff"),
         ("ruff>=0.4,<1", "ruff", "ruff>=0.4,<1"),
@@ -44,7 +44,7 @@ def test_words_for_tools() -> None:
             read_tool(word)
 
 
-def test_every_word_counts_for_the_warm_path() -> None:
+def test_every_word_is_part_of_the_warm_key() -> None:
     keys = [
         warm.tool_key(*words)
         for words in (
@@ -60,7 +60,7 @@ def test_every_word_counts_for_the_warm_path() -> None:
         )
     ]
     assert len(set(keys)) == len(keys)
-    # no script is called so, and every one can be a part of a record
+    # not a valid script name, and each part can be in a record
     assert not any(key.startswith("/") or not key.isascii() or "\1" in key for key in keys)
 
 
@@ -70,7 +70,7 @@ def test_every_word_counts_for_the_warm_path() -> None:
 def test_arguments_and_status_are_the_programs(settled: Home) -> None:
     words = ["-v", "--help", "--spec", "x", "--", "", "a b", "ünï"]
     for command in ([sys.executable, "-m", "cetool", "exec"], ["cex"]):
-        for env in ({}, {"CONDA_UNRELATED": "1"}):  # warm, where the one before was not; cold
+        for env in ({}, {"CONDA_UNRELATED": "1"}):  # warm, after a cold one; cold
             done = settled.run(*command, *HELLO, *words, env=env)
             prefix = settled.cetool("name", "hello-bin").stdout
             assert (done.returncode, done.stderr) == (0, "")
@@ -82,18 +82,18 @@ def test_arguments_and_status_are_the_programs(settled: Home) -> None:
         assert done.stdout == "42\n"
 
 
-def test_the_environment_is_exactly_the_specs(settled: Home) -> None:
+def test_the_environment_contains_exactly_the_specs(settled: Home) -> None:
     code = "import numpy, os; print(numpy.arange(3), os.environ['ACTIVATED'], os.environ['CONDA_PREFIX'])"
     specs = ("--spec", "python >=3", "--spec=numpy", "--spec", "activated")
     done = settled.run("cex", *specs, "python", "-c", code)
     prefix = settled.cetool("name", "activated", "numpy", "python>=3").stdout
     assert done.stdout == f"[0 1 2] yes {prefix}"
-    # a program by its path runs in it as well
+    # a program named by its path also runs in it
     settled.write("by path/run.sh", '#!/bin/sh\necho "$ACTIVATED $1"\n', executable=True)
     assert settled.run("cex", *specs, "./by path/run.sh", "x").stdout == "yes x\n"
 
 
-def test_programs_that_another_package_brings(settled: Home, local_channel: Channel) -> None:
+def test_known_programs_name_their_package(settled: Home, local_channel: Channel) -> None:
     tried = {"bash": ("bash", "bash"), "nodejs": ("node", "nodejs"), "r-base": ("Rscript", "r-base")}
     for package, (program, spec) in tried.items():
         if local_channel.has(package):
@@ -104,7 +104,7 @@ def test_programs_that_another_package_brings(settled: Home, local_channel: Chan
     assert done.stdout == "1\n"
 
 
-def test_a_program_that_the_packages_do_not_bring(settled: Home) -> None:
+def test_a_program_missing_from_the_packages_is_an_error(settled: Home) -> None:
     message, hint = told(settled.run("cex", "hello-bin").stderr)
     assert message == "cetool: package hello-bin has no program 'hello-bin'"
     assert hint.startswith("Did you mean 'hello'? Its programs: hello.") and "--spec PACKAGE hello-bin`" in hint
@@ -113,20 +113,20 @@ def test_a_program_that_the_packages_do_not_bring(settled: Home) -> None:
     assert done.returncode == 127
     assert message == "cetool: packages six and activated have no program 'hello'"
     assert hint.startswith("To use another package")
-    # neither what is on the PATH, nor what another package needs
+    # neither a program on the PATH, nor one of a dependency
     assert settled.run("cex", "six", "x").returncode == settled.run("cex", *HELLO[:2], "sh").returncode == 127
     done = settled.run("cex", *HELLO[:2], "./missing")
     assert done.returncode == 127
 
 
-def test_programs_are_told_by_the_records(settled: Home) -> None:
+def test_programs_are_found_by_package_records(settled: Home) -> None:
     prefix = Path(settled.cetool("create", "hello-bin", "activated", "python").stdout.strip())
     assert programs_of(prefix, ["hello-bin"]) == ["hello"]
     assert "python" in programs_of(prefix, ["python", "hello-bin"])
     assert programs_of(prefix, ["activated"]) == programs_of(prefix, []) == []
 
 
-def test_a_package_that_is_not_there(settled: Home) -> None:
+def test_a_missing_package_is_an_error(settled: Home) -> None:
     done = settled.run("cex", "hello")
     assert done.returncode == 125
     assert "`cetool exec --spec PACKAGE hello`" in "".join(told(done.stderr))
@@ -134,7 +134,7 @@ def test_a_package_that_is_not_there(settled: Home) -> None:
     assert done.returncode == 125 and "PACKAGE" not in done.stderr
 
 
-def test_what_is_no_tool_is_told_in_a_sentence(settled: Home) -> None:
+def test_invalid_words_are_errors(settled: Home) -> None:
     for words, status, text in (
         (["./script.py"], 2, "cetool run ./script.py"),
         (["--spec", "-x", "hello"], 125, "is not a match spec"),
@@ -170,7 +170,7 @@ def test_with_adds_packages_to_the_tool_and_c_names_channels(settled: Home, chan
     assert done.returncode == 125 and "no-such-channel" in told(done.stderr)[0]
 
 
-def test_how_much_is_said_and_what_is_done_anew(home: Home) -> None:
+def test_verbosity_and_refresh_work(home: Home) -> None:
     done = home.run("cex", "-v", *HELLO)
     prefix = home.cetool("name", "hello-bin").stdout.strip()
     assert done.stderr.startswith("Using specification: \nenv: [hello-bin]\nrun_with: [hello]\n\nPrefix: " + prefix)
@@ -184,7 +184,7 @@ def test_how_much_is_said_and_what_is_done_anew(home: Home) -> None:
     assert [item["runs"] for item in listed] == [6]
 
 
-def test_help_and_completion(settled: Home) -> None:
+def test_help_and_completion_work(settled: Home) -> None:
     for command, usage in (
         (["cex"], "Usage: cex [OPTIONS]"),
         *((["cetool", name], f"Usage: cetool {name} [OPTIONS]") for name in ("exec", "shell", "path")),
@@ -204,7 +204,7 @@ def test_help_and_completion(settled: Home) -> None:
 # --- path -------------------------------------------------------------------------------------------------------------
 
 
-def test_what_an_editor_needs(home: Home) -> None:
+def test_path_prints_what_editors_need(home: Home) -> None:
     script = home.write("script.py", "# conda execute\n# env: [python, six, activated]\n# variables: {A: b}\n")
     prefix = home.cetool("name", script).stdout
     assert environments(home) == {}

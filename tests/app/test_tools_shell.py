@@ -1,4 +1,4 @@
-"""``cetool shell``: each shell on a terminal and on a pipe, and what a user's own files cannot do to it."""
+"""``cetool shell``: each shell on a terminal and on a pipe, robust against users' own files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.scripts import environments, eventually, shell_script, started, tol
 from support.terminal import converse
 
 SCRIPT = shell_script("", env="activated, hello-bin, python", more='# variables: {GREETING: "it\'s $HOME"}')
-#: What a user's start-up file does that is in an environment's way.
+#: Lines in a user's start-up file that conflict with an environment.
 RC = """\
 export PATH="$HOME/mine:$PATH"
 export GREETING=mine
@@ -47,7 +47,7 @@ def _shell(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", SHELLS)
-def test_a_shell_on_a_terminal(home: Home, name: str) -> None:
+def test_shells_work_on_a_terminal(home: Home, name: str) -> None:
     home.write(SHELLS[name], FISH_RC if name == "fish" else RC)
     home.write(".zshenv", "export FROM_ZSHENV=1\n")
     script = home.write("my scrîpt $(touch bad)`.sh", SCRIPT)
@@ -70,7 +70,7 @@ def test_a_shell_on_a_terminal(home: Home, name: str) -> None:
     assert ("FROM_ZSHENV" in told) is (name == "zsh")
 
 
-def test_a_prompt_that_is_made_anew_each_time(home: Home) -> None:
+def test_a_dynamic_prompt_keeps_the_hint(home: Home) -> None:
     home.write(".bashrc", "PROMPT_COMMAND='PS1=\"made anew> \"'\nset -u\n")
     words = ["cetool", "shell", "--spec", "hello-bin", "--spec", "six"]
     lines = ["true", "bash -c 'exit 3'", "echo $? > told", "exit"]
@@ -80,7 +80,7 @@ def test_a_prompt_that_is_made_anew_each_time(home: Home) -> None:
     assert (home.path / "told").read_text() == "3\n" and "unbound" not in shown
 
 
-def test_a_zsh_whose_files_lie_elsewhere(home: Home) -> None:
+def test_zsh_reads_files_from_another_directory(home: Home) -> None:
     home.write(".zshenv", "export ZDOTDIR=$HOME/zsh\n")
     home.write("zsh/.zshrc", f"{RC}HISTFILE=${{ZDOTDIR:-$HOME}}/history\n")
     words = ["cetool", "shell", "--spec", "hello-bin"]
@@ -93,7 +93,7 @@ def test_a_zsh_whose_files_lie_elsewhere(home: Home) -> None:
 
 
 @pytest.mark.parametrize("name", SHELLS)
-def test_a_shell_that_reads_a_pipe(settled: Home, name: str) -> None:
+def test_shells_work_on_a_pipe(settled: Home, name: str) -> None:
     script = settled.write(f"pipes/{name}.sh", SCRIPT)
     path = {"fish": "(string join : $PATH)"}.get(name, "$PATH")
     lines = f'echo {path} "$GREETING" $ACTIVATED\nhello\n'
@@ -108,7 +108,7 @@ def test_a_shell_that_reads_a_pipe(settled: Home, name: str) -> None:
     assert (done.returncode, done.stdout) == (5, "")
 
 
-def test_which_shell(settled: Home) -> None:
+def test_the_shell_is_the_users(settled: Home) -> None:
     for named in (None, "", "/bin/nonesuch", "bash", "/usr/bin/env", str(settled.path)):
         done = settled.cetool("shell", "--spec", "hello-bin", input="echo $0; hello\n", env={"SHELL": named})
         assert re.fullmatch(r"\S*/sh\nhello from .*\n", done.stdout), (named, done)
@@ -130,12 +130,12 @@ def test_the_environment_is_in_use_while_the_shell_lives(home: Home) -> None:
         assert list((home.cache / "scripts" / "cache").glob("*/*"))
         process.communicate("exit 3\n")
         assert process.returncode == 3
-    # its start-up file goes as scripts' things do
+    # its start-up file is collected like kept scripts
     assert eventually(lambda: home.cetool("gc", "--all").returncode == 0 and not environments(home))
     assert list((home.cache / "scripts" / "cache").glob("*/*")) == []
 
 
-def test_a_repl(home: Home) -> None:
+def test_a_python_script_gets_a_repl(home: Home) -> None:
     script = home.write(
         "script.py", "# conda execute\n# env: [python, six, activated]\nraise SystemExit('never run')\n"
     )
@@ -156,7 +156,7 @@ def test_a_repl(home: Home) -> None:
     assert done.returncode == 127 and "there is no python" in told(done.stderr)[0]
 
 
-def test_what_no_shell_can_be_opened_in(settled: Home) -> None:
+def test_errors_open_no_shell(settled: Home) -> None:
     script = settled.write("wrong/none.sh", "echo\n")
     file = settled.write("wrong/environment.yml", "dependencies: [hello-bin]\n")
     for command in ("shell", "path"):

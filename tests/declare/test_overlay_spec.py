@@ -120,7 +120,7 @@ def test_states_follow_what_is_on_disk(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no such file"):
         state_of(str(tmp_path / "gone.whl"))
     (tmp_path / "pyproject.toml").unlink()
-    with pytest.raises(StoreError, match="no Python project"):
+    with pytest.raises(StoreError, match="is not a Python project"):
         state_of(str(tmp_path))
 
 

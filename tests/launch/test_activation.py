@@ -1,4 +1,4 @@
-"""What a process in an environment finds among its variables, and nothing of whatever was active outside."""
+"""The variables of a process in an environment, and nothing from an environment that was active outside."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make_prefix(
     deactivate: dict[str, str] | None = None,
     programs: tuple[str, ...] = (),
 ) -> Path:
-    """An environment of files alone."""
+    """An environment that consists only of files."""
     for folder in ("bin", "conda-meta", "etc/conda/env_vars.d", "etc/conda/activate.d", "etc/conda/deactivate.d"):
         (prefix / folder).mkdir(parents=True)
     for name, value in (packages or {}).items():
@@ -58,10 +58,10 @@ def test_variables_come_from_packages_then_state_then_spec(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"env_vars": []}', "[" * 100_000, "\udcff"])
-def test_a_damaged_state_file_is_one_sentence_that_names_it(tmp_path: Path, text: str) -> None:
+def test_a_damaged_state_file_is_an_error_with_its_name(tmp_path: Path, text: str) -> None:
     prefix = make_prefix(tmp_path / "p")
     (prefix / "conda-meta/state").write_text(text, errors="surrogateescape")
-    if text == '{"env_vars": []}':  # an empty list has no variables in it
+    if text == '{"env_vars": []}':  # an empty list contains no variables
         assert read_activation(prefix, {}, user_site=True).set == ()
         assert read_activation(prefix, {}).set == (("PYTHONNOUSERSITE", "1"),)
         return
@@ -70,7 +70,7 @@ def test_a_damaged_state_file_is_one_sentence_that_names_it(tmp_path: Path, text
     assert caught.value.where is not None and caught.value.where.path.endswith("conda-meta/state")
 
 
-def test_a_prefix_that_path_cannot_name_is_refused(tmp_path: Path) -> None:
+def test_a_prefix_that_path_cannot_contain_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="separates"):
         read_activation(make_prefix(tmp_path / "a:b"), {}, user_site=True)
 
@@ -134,7 +134,7 @@ def test_nothing_of_an_outer_environment_leaks(tmp_path: Path) -> None:
         "KEPT": "mine",
         "CONDA_PREFIX_OF_MINE": "stays",
     }
-    # the outer environment's scripts run last to first, as it; base's ran when outer was activated on its top
+    # the outer environment's scripts run in reverse order; base's ran when outer was activated on top of it
     sources = [step.removeprefix(str(tmp_path)) for step in steps if step.startswith("/")]
     assert sources == [
         "/outer/etc/conda/deactivate.d/b.sh",
@@ -148,7 +148,7 @@ def test_nothing_of_an_outer_environment_leaks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shlvl", ["", "junk", "-1", "99999999999", "²"])
-def test_any_conda_shlvl_is_survived_and_system_directories_stay(tmp_path: Path, shlvl: str) -> None:
+def test_any_conda_shlvl_is_accepted_and_system_directories_stay(tmp_path: Path, shlvl: str) -> None:
     prefix = make_prefix(tmp_path / "p")
     base = {"PATH": "/usr/bin:/bin", "CONDA_PREFIX": "/usr", "CONDA_SHLVL": shlvl, "CONDA_PREFIX_07": "/usr/local"}
     environ, _ = activated_environ(read_activation(prefix, {}, user_site=True), base)
@@ -162,7 +162,7 @@ def test_an_environment_within_itself_is_activated_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="only /proc tells whose LC_CTYPE it is")
-def test_the_interpreters_own_locale_is_not_the_callers() -> None:
+def test_a_locale_set_by_python_does_not_reach_the_script() -> None:
     code = "from cetool.warm.environ import caller_environ; print(caller_environ().get('LC_CTYPE'))"
     for given, seen in (({}, "None"), ({"LC_CTYPE": "C.UTF-8"}, "C.UTF-8"), ({"LC_CTYPE": "C"}, "C")):
         environ = {"PATH": os.defpath, "PYTHONPATH": SOURCE, **given}
@@ -170,7 +170,7 @@ def test_the_interpreters_own_locale_is_not_the_callers() -> None:
         assert done.stdout == f"{seen}\n", given
 
 
-def test_the_modules_of_the_warm_path_import_next_to_nothing(tmp_path: Path) -> None:
+def test_the_modules_of_the_warm_path_import_almost_nothing(tmp_path: Path) -> None:
     code = (
         "import os, sys; before = set(sys.modules); import cetool.warm.environ as e, cetool.warm.handover;"
         "e.activated('/p', ('/p/bin',), (), (), {'PATH': '/bin', 'CONDA_PREFIX': '/nowhere'});"
@@ -194,7 +194,7 @@ def environ_of(activation: Activation, path: str = "/usr/bin:/bin") -> dict[str,
     return activated_environ(activation, {"PATH": path})[0]
 
 
-def test_programs_are_the_environments_own_first(tmp_path: Path) -> None:
+def test_the_environments_programs_come_first(tmp_path: Path) -> None:
     prefix = make_prefix(tmp_path / "p", programs=("python", "bash"))
     environ = environ_of(read_activation(prefix, {}, user_site=True))
     python, env = f"{prefix}/bin/python", find_program("env", environ)
@@ -214,11 +214,11 @@ def test_programs_are_the_environments_own_first(tmp_path: Path) -> None:
     }
     for run_with, expected in cases.items():
         assert resolve_command(run_with, environ, prefix) == expected, run_with
-    # without activation the environment's programs are found all the same
+    # the environment's programs are also found without activation
     assert resolve_command(["python"], {"PATH": "/usr/bin:/bin"}, prefix) == (python,)
 
 
-def test_a_program_that_is_missing_is_told_with_the_package_that_brings_it(tmp_path: Path) -> None:
+def test_a_missing_program_is_reported_with_its_package(tmp_path: Path) -> None:
     prefix = make_prefix(tmp_path / "p")
     environ = environ_of(read_activation(prefix, {}, user_site=True), path="/nowhere")
     for run_with, package in (
@@ -234,7 +234,7 @@ def test_a_program_that_is_missing_is_told_with_the_package_that_brings_it(tmp_p
         resolve_command([], environ, prefix)
 
 
-def test_what_cannot_be_executed_is_told_apart_from_what_is_not_there(
+def test_a_program_without_permission_differs_from_a_missing_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefix = make_prefix(tmp_path / "p")

@@ -26,14 +26,14 @@ class _Jupyter:
         specs = KernelSpecManager(kernel_dirs=[str(home.path / ".local/share/jupyter/kernels")])
         self.manager = KernelManager(kernel_name=name, kernel_spec_manager=specs)
         self.manager.connection_file = str(home.path / "tmp" / f"{name}-connection.json")
-        # clients may have arguments of their own for a kernel
+        # clients may have further arguments for a kernel
         more = ["--HistoryManager.hist_file=:memory:"]
         self.manager.start_kernel(env=dict(home.env), cwd=str(home.path), extra_arguments=more)
         self.client: BlockingKernelClient = self.manager.blocking_client()
         self.client.start_channels()
 
     def run(self, code: str) -> tuple[str, dict[str, Any]]:
-        """Run code: what it printed, and the kernel's reply."""
+        """Run code; return what it printed, and the kernel's reply."""
         printed: list[str] = []
 
         def hook(message: dict[str, Any]) -> None:
@@ -61,7 +61,7 @@ def _spec(home: Home, name: str) -> dict[str, Any]:
     return data
 
 
-def test_a_kernel_makes_its_environment_uses_it_and_lets_it_go(home: Home) -> None:
+def test_a_kernel_makes_uses_and_releases_its_environment(home: Home) -> None:
     home.write("analysis.py", f"{NEEDS}\nprint(six)\n")
     done = home.cetool("kernel", "install", "analysis.py", "--name", "Analysis", "--display-name", "The analysis")
     assert done.returncode == 0, done.stderr
@@ -77,14 +77,15 @@ def test_a_kernel_makes_its_environment_uses_it_and_lets_it_go(home: Home) -> No
         pid = int(jupyter.run("import os; print(os.getpid())")[0])
         assert jupyter.manager.provisioner is not None
         assert pid == getattr(jupyter.manager.provisioner, "pid", None)  # cetool has become the kernel
-        # what Jupyter does to a kernel reaches it
+        # Jupyter's requests reach the kernel
         jupyter.client.execute("import time; print('now', flush=True); time.sleep(300)")
-        while jupyter.client.get_iopub_msg(timeout=60)["msg_type"] != "stream":  # before, the cell may not be begun yet
+        # before that, the cell may not have begun
+        while jupyter.client.get_iopub_msg(timeout=60)["msg_type"] != "stream":
             pass
         jupyter.manager.interrupt_kernel()
         reply = jupyter.client.get_shell_msg(timeout=60)["content"]
         assert reply["ename"] == "KeyboardInterrupt"
-        # in use as long as it lives
+        # in use while it runs
         gone = json.loads(home.cetool("gc", "--all", "--json").stdout)
         assert (gone["removed"], [item["name"] for item in gone["in_use"]]) == ([], [name])
         used = json.loads(home.cetool("list", "--json").stdout)["environments"]
@@ -108,7 +109,7 @@ def test_a_kernel_of_specs_and_one_of_a_notebook_are_the_same(settled: Home) -> 
     assert made.returncode == 0, made.stderr
     assert settled.cetool("kernel", "install", "nb.ipynb").returncode == 0
     rows = json.loads(settled.cetool("kernel", "list", "--json").stdout)["kernels"]
-    # both ask for the same, so it is the same environment
+    # both request the same, so it is the same environment
     assert {row["name"]: row["exists"] for row in rows} == {"nb": True, "sixes": True}
     assert len({row["prefix"] for row in rows}) == 1
     with _jupyter(settled, "sixes") as jupyter:
@@ -121,7 +122,7 @@ def test_a_kernel_of_specs_and_one_of_a_notebook_are_the_same(settled: Home) -> 
     assert settled.cetool("kernel", "list").stderr == "There are no kernels that start through cetool.\n"
 
 
-def test_kernels_of_others_are_left_alone(home: Home) -> None:
+def test_foreign_kernels_are_left_alone(home: Home) -> None:
     home.write("script.py", f"{NEEDS}\n")
     own = '{"argv": ["python"], "display_name": "Mine", "language": "python"}'
     file = home.write(".local/share/jupyter/kernels/mine/kernel.json", own)
@@ -131,7 +132,7 @@ def test_kernels_of_others_are_left_alone(home: Home) -> None:
     assert file.read_text() == own
     assert json.loads(home.cetool("kernel", "list", "--json").stdout)["kernels"] == []
     assert home.cetool("kernel", "install", "script.py", "--name", "mine", "--force").returncode == 0
-    # its own it does replace
+    # it replaces its own
     again = home.cetool("kernel", "install", "script.py", "--name", "mine", "--display-name", "Again")
     assert again.returncode == 0 and _spec(home, "mine")["display_name"] == "Again"
     (home.path / "script.py").unlink()
@@ -151,13 +152,13 @@ def test_kernels_of_others_are_left_alone(home: Home) -> None:
         (["script.py", "--language", "cobol"], "cetool knows of no kernel for 'cobol'"),
     ],
 )
-def test_what_makes_no_kernel_is_refused(words: list[str], told: str, settled: Home) -> None:
+def test_invalid_requests_are_refused(words: list[str], told: str, settled: Home) -> None:
     settled.write("script.py", f"{NEEDS}\n")
     done = settled.cetool("kernel", "install", *words)
     assert done.returncode == 2 and done.stderr.startswith(f"cetool: {told}"), done.stderr
 
 
-def test_another_prefix_gets_it(home: Home) -> None:
+def test_a_kernel_can_be_installed_at_a_prefix(home: Home) -> None:
     home.write("script.py", f"{NEEDS}\n")
     done = home.cetool("kernel", "install", "script.py", "--prefix", "lab")
     assert done.returncode == 0, done.stderr

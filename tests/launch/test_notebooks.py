@@ -1,4 +1,4 @@
-"""``cetool run NOTEBOOK``: its cells run in their environment's kernel, and what they do is seen, kept and ended."""
+"""``cetool run NOTEBOOK``: cells run in a kernel of their environment; their output is shown, kept and ended."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def test_cells_run_in_the_environment_and_the_result_is_kept(settled: Home) -> N
     prefix = settled.cetool("path", path).stdout.strip()
     shown = done.stdout.splitlines()
     assert shown[:2] == [f"six {path.parent}", repr(prefix)]
-    assert sorted(shown[2:]) == ["end", "from a program"]  # a kernel passes on what programs print by another thread
+    assert sorted(shown[2:]) == ["end", "from a program"]  # a kernel passes on what programs print in another thread
     assert "Cell 1 of 5: import six\nCell 2 of 5: import os, sys\n" in done.stderr
     assert "to stderr\n" in done.stderr and "WARNING" not in done.stderr
-    assert path.read_text() == text  # the notebook itself stays as it was
+    assert path.read_text() == text  # the notebook itself is unchanged
     nbformat.validate(nbformat.read(out, as_version=4))  # type: ignore[no-untyped-call]
     assert outputs(out) == [
         "",
@@ -60,18 +60,18 @@ def _umask() -> int:
     return mask
 
 
-def test_a_failing_cell_ends_it_with_status_1_and_is_shown(settled: Home) -> None:
+def test_a_failing_cell_ends_the_run_with_status_1(settled: Home) -> None:
     settled.write("fail.ipynb", notebook(NEEDS, "x = 1\nraise ValueError('no good')", "print('never')"))
     done = settled.cetool("fail.ipynb", "--out", "failed.ipynb")
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert done.stderr.endswith("cetool: cell 2 of fail.ipynb failed: ValueError: no good\n")
     assert "----> 2 raise ValueError('no good')" in done.stderr and "\x1b" not in done.stderr
     assert done.stderr.count("raise ValueError('no good')") == 1  # IPython shows the cell, so cetool does not
-    # what ran can be looked at, and nothing of an earlier run is taken for it
+    # the result shows what ran, without outputs of an earlier run
     assert outputs(settled.path / "failed.ipynb") == ["", "ValueError: no good", ""]
 
 
-def test_a_kernel_that_dies_is_told_of(settled: Home) -> None:
+def test_a_kernel_that_dies_is_reported(settled: Home) -> None:
     settled.write("die.ipynb", notebook(NEEDS, "import os\nos.kill(os.getpid(), 9)", "print('never')"))
     done = settled.cetool("run", "-q", "die.ipynb")
     assert (done.returncode, done.stdout) == (1, "")
@@ -80,7 +80,7 @@ def test_a_kernel_that_dies_is_told_of(settled: Home) -> None:
     assert held_locks(settled) == []
 
 
-def test_parameters_stand_behind_their_defaults(settled: Home) -> None:
+def test_parameters_follow_their_defaults(settled: Home) -> None:
     path = settled.write("p.ipynb", notebook(NEEDS, PARAMETERS, "print(repr([alpha, beta]), xs)"))
     out = settled.path / "p-out.ipynb"
     given = ["-p", "alpha=0.5", "-p", "xs=[1, true, null]", "-r", "beta=1.0"]
@@ -90,15 +90,16 @@ def test_parameters_stand_behind_their_defaults(settled: Home) -> None:
     assert sources(out) == [NEEDS, PARAMETERS[0], injected, "print(repr([alpha, beta]), xs)"]
     tags = [cell["metadata"].get("tags") for cell in json.loads(out.read_text())["cells"]]
     assert tags == [None, ["parameters"], ["injected-parameters"], None]
-    # the result can be run with others, which take their place; without --out it is told that xs is no parameter
+    # the result can be run with other parameters, which replace these; without --out a warning says that xs is not a
+    # parameter
     again = settled.cetool("run", out, "-p", "alpha=2", "-p", "xs=text")
     assert (again.returncode, again.stdout) == (0, "[2, 'b'] text\n")
     assert "warning: the notebook's cell of parameters does not have 'xs'" in again.stderr
-    # without defaults they stand behind what the notebook needs
+    # without defaults they follow the cell with the block
     settled.write("bare.ipynb", notebook("#md Title", NEEDS, "print(alpha)"))
     done = settled.cetool("run", "bare.ipynb", "-q", "--out", "-", "-p", "alpha=1")
     assert done.returncode == 0, done.stderr
-    (settled.path / "bare-out.ipynb").write_text(done.stdout)  # standard output is the notebook, and nothing else
+    (settled.path / "bare-out.ipynb").write_text(done.stdout)  # standard output only contains the notebook
     assert sources(settled.path / "bare-out.ipynb")[1] == "# Parameters\nalpha = 1"
     assert outputs(settled.path / "bare-out.ipynb") == ["", "", "1\n"]
 
@@ -113,7 +114,7 @@ def test_parameters_stand_behind_their_defaults(settled: Home) -> None:
         (["-p", "a=1", "script.py"], "--out and -p are for notebooks, and script.py is not a notebook"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_made(words: list[str], told: str, home: Home) -> None:
+def test_wrong_options_are_refused_before_anything_is_made(words: list[str], told: str, home: Home) -> None:
     home.write("nb.ipynb", notebook(NEEDS))
     home.write("script.py", f"{NEEDS}\n")
     done = home.cetool("run", *words)
@@ -147,7 +148,7 @@ def test_the_kernel_holds_the_environment_and_does_not_outlive_a_killed_cetool(s
         assert process.stdout is not None
         assert process.stdout.readline() == "runs\n"
         kernel = _kernel_of(process.pid)
-        kernel.suspend()  # it looks every second whether its parent lives
+        kernel.suspend()  # it checks every second whether its parent is alive
         process.kill()
         process.wait()
         document = json.loads(settled.cetool("gc", "--all", "--dry-run", "--json").stdout)
@@ -171,12 +172,12 @@ def test_activation_scripts_and_variables_reach_the_cells(settled: Home) -> None
     assert (done.returncode, done.stdout) == (0, "yes {prefix}\n"), done.stderr
 
 
-def test_a_notebook_on_standard_input(settled: Home) -> None:
+def test_a_notebook_can_be_read_from_standard_input(settled: Home) -> None:
     done = settled.cetool("run", "-q", "-p", "alpha=3", "-", input=notebook(NEEDS, PARAMETERS, "alpha"))
     assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
 
 
-def test_its_shell_is_python_and_editors_get_its_path(settled: Home) -> None:
+def test_a_notebooks_shell_is_python_and_editors_get_its_path(settled: Home) -> None:
     settled.write("nb.ipynb", notebook(NEEDS))
     done = settled.cetool("shell", "nb.ipynb", input="import ipykernel, six; print(six.__name__)\n")
     assert (done.returncode, done.stdout) == (0, "six\n"), done.stderr
@@ -190,7 +191,7 @@ def test_its_shell_is_python_and_editors_get_its_path(settled: Home) -> None:
 
 
 def test_a_notebook_from_a_url_runs_only_where_the_user_agreed(settled: Home) -> None:
-    """An environment that is there already makes no difference: its cells are a stranger's program."""
+    """An existing environment makes no difference: the cells are a stranger's program."""
     settled.write("own.ipynb", notebook(NEEDS, "print('mine')"))
     assert settled.cetool("run", "own.ipynb").stdout == "mine\n"
     theirs = notebook(NEEDS, "open('written', 'w').close(); print('theirs')").encode()

@@ -1,4 +1,4 @@
-"""What becomes of a command: exit statuses, signals, terminals, descriptors, variables, all with real processes."""
+"""Running commands: exit statuses, signals, terminals, descriptors, variables, all with real processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cetool.warm import handover
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
 SOURCE = str(Path(cetool.base.errors.__file__).parents[2])
-#: Runs what it is told in the way it is told, and ends as cetool's door would.
+#: Runs the given command in the given way, and ends like cetool's entry point.
 DRIVER = """
 import json, sys
 from cetool.base.process import issue
@@ -83,7 +83,7 @@ def test_exit_statuses_are_the_programs_own(how: str) -> None:
 
 @BOTH
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL", "SIGINT", "SIGSEGV", "SIGPIPE", "SIGQUIT"])
-def test_a_program_that_dies_of_a_signal_takes_cetool_with_it(how: str, name: str, tmp_path: Path) -> None:
+def test_cetool_ends_by_the_signal_that_ended_the_program(how: str, name: str, tmp_path: Path) -> None:
     done = subprocess.run(
         driver(how, ["/bin/sh", "-c", f"kill -{name[3:]} $$; sleep 5"]), cwd=tmp_path, stdout=subprocess.DEVNULL
     )
@@ -91,25 +91,25 @@ def test_a_program_that_dies_of_a_signal_takes_cetool_with_it(how: str, name: st
 
 
 @BOTH
-def test_signals_that_the_interpreter_ignores_are_at_their_defaults(how: str) -> None:
+def test_signals_ignored_by_python_are_reset(how: str) -> None:
     if Path("/proc/self/status").exists():
         done = run(how, ["/bin/sh", "-c", "grep SigIgn /proc/self/status"])
         ignored = int(done.stdout.split()[-1], 16)
         assert not ignored & (1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1))
-    # a pipeline that ends early ends its first program, without a word
+    # a pipeline that ends early ends its first program, silently
     done = run(how, ["/bin/sh", "-c", "(yes; echo status $? >&2) | head -n 1"])
     assert done.stderr in ("", f"status {128 + signal.SIGPIPE}\n")
 
 
 @BOTH
-def test_what_the_caller_ignores_stays_ignored(how: str) -> None:
+def test_signals_ignored_by_the_caller_stay_ignored(how: str) -> None:
     line = 'trap "" INT HUP; exec "$@"'
     argv = ["/bin/sh", "-c", line, "sh", *driver(how, ["/bin/sh", "-c", "kill -INT $$; kill -HUP $$; echo alive"])]
     assert subprocess.run(argv, capture_output=True, text=True).stdout.endswith("alive\n")
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
-def test_a_waiting_cetool_passes_on_what_it_is_sent(name: str) -> None:
+def test_a_waiting_cetool_passes_signals_on(name: str) -> None:
     text = f"trap 'echo got {name}; exit 7' {name[3:]}; echo ready; while :; do sleep 0.05; done"
     with subprocess.Popen(driver("spawn", ["/bin/sh", "-c", text]), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -118,8 +118,8 @@ def test_a_waiting_cetool_passes_on_what_it_is_sent(name: str) -> None:
         assert (first, process.stdout.read(), process.wait()) == ("unflushed ready\n", f"got {name}\n", 7)
 
 
-def test_a_signal_reaches_the_child_at_whatever_moment_it_is_sent() -> None:
-    # cetool writes out what it has said just before it starts the child; a signal that is lost leaves both for ever
+def test_a_signal_reaches_the_child_at_any_moment() -> None:
+    # cetool flushes its output just before it starts the child; a lost signal would block both forever
     for n in range(30):
         argv = driver("spawn", [shutil.which("sleep") or "", "600"])
         with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
@@ -133,7 +133,7 @@ def test_a_signal_reaches_the_child_at_whatever_moment_it_is_sent() -> None:
 # terminals
 
 
-#: Takes standard input for its controlling terminal, then becomes what it is told (forkpty has no place among threads).
+#: Makes standard input its controlling terminal, then runs the command (forkpty is not safe among threads).
 TAKE_TERMINAL = """
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -142,7 +142,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 
 class Terminal:
-    """A driver as the foreground job of a terminal of its own."""
+    """A driver as the foreground job of a new terminal."""
 
     def __init__(self, argv: list[str]) -> None:
         self.fd, inner = pty.openpty()
@@ -174,7 +174,7 @@ def terminals() -> Iterator[list[Terminal]]:
 
 
 @BOTH
-def test_control_c_at_a_terminal_ends_both_as_one(how: str, terminals: list[Terminal]) -> None:
+def test_control_c_at_a_terminal_ends_both(how: str, terminals: list[Terminal]) -> None:
     terminals.append(terminal := Terminal(driver(how, ["/bin/sh", "-c", "echo ready; while :; do sleep 0.05; done"])))
     terminal.read_until(b"ready")
     os.write(terminal.fd, b"\x03")
@@ -182,7 +182,7 @@ def test_control_c_at_a_terminal_ends_both_as_one(how: str, terminals: list[Term
     assert b"Traceback" not in terminal.text
 
 
-def test_a_program_that_outlives_control_c_decides_the_status(terminals: list[Terminal]) -> None:
+def test_a_program_that_survives_control_c_decides_the_status(terminals: list[Terminal]) -> None:
     text = "trap 'echo going on; exit 5' INT; echo ready; while :; do sleep 0.05; done"
     terminals.append(terminal := Terminal(driver("spawn", ["/bin/sh", "-c", text])))
     terminal.read_until(b"ready")
@@ -196,7 +196,7 @@ def test_job_control_stops_and_continues_the_program(how: str, terminals: list[T
     text = "test -t 0 && test -t 1 && echo tty; read line; echo got $line; exit 4"
     terminals.append(terminal := Terminal(driver(how, ["/bin/sh", "-c", text])))
     terminal.read_until(b"tty")
-    # the session's leader is not stopped by the terminal, having nobody to continue it: stop the job as a shell would
+    # a terminal does not stop the session's leader, which no process could continue: stop the job as a shell would
     os.killpg(terminal.pid, signal.SIGSTOP)
     assert os.WIFSTOPPED(os.waitpid(terminal.pid, os.WUNTRACED)[1])
     os.killpg(terminal.pid, signal.SIGCONT)
@@ -205,7 +205,7 @@ def test_job_control_stops_and_continues_the_program(how: str, terminals: list[T
     assert terminal.process.wait(60) == 4
 
 
-def test_the_terminals_modes_and_group_are_left_alone(terminals: list[Terminal]) -> None:
+def test_the_terminals_modes_and_group_stay_unchanged(terminals: list[Terminal]) -> None:
     code = "import os, termios; print('group', os.tcgetpgrp(0) == os.getpgrp()); termios.tcgetattr(0); print('end')"
     terminals.append(terminal := Terminal(driver("spawn", [sys.executable, "-I", "-c", code])))
     terminal.read_until(b"end")
@@ -220,7 +220,7 @@ def test_the_terminals_modes_and_group_are_left_alone(terminals: list[Terminal])
 @BOTH
 @pytest.mark.parametrize("with_script", [False, True])
 def test_only_the_descriptors_to_keep_are_kept(how: str, with_script: bool, tmp_path: Path) -> None:
-    # the driver itself opens no lock: it is handed one, which it would lose at exec if it were not told to keep it
+    # the driver opens no lock: it is given one, which exec would close unless it is kept
     held = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
     kept = os.dup(held)
     os.set_inheritable(kept, True)
@@ -240,7 +240,7 @@ def test_closed_standard_streams_do_no_harm(how: str) -> None:
     assert subprocess.run(["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *argv]).returncode == 3
 
 
-def test_capturing_survives_closed_streams_too(tmp_path: Path) -> None:
+def test_capturing_works_with_closed_streams(tmp_path: Path) -> None:
     code = (
         "import os, sys\nfrom cetool.base.process import issue\n"
         "from cetool.launch.children import *\nos.close(0); os.close(1)\n"
@@ -255,12 +255,12 @@ def test_capturing_survives_closed_streams_too(tmp_path: Path) -> None:
     assert done.returncode == 11, done.stderr
 
 
-# what cannot be run
+# errors
 
 
 @BOTH
 @pytest.mark.parametrize("with_script", [False, True])
-def test_what_cannot_be_run_is_a_sentence_and_a_status(how: str, with_script: bool, tmp_path: Path) -> None:
+def test_a_program_that_cannot_run_is_an_error_with_a_status(how: str, with_script: bool, tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("echo hello\n")
     cases = {
         str(tmp_path / "none"): (127, "does not exist"),
@@ -277,7 +277,7 @@ def test_what_cannot_be_run_is_a_sentence_and_a_status(how: str, with_script: bo
         assert (done.returncode, word in done.stderr, "Traceback" in done.stderr) == (status, True, False), done.stderr
 
 
-def test_arguments_that_are_too_long_or_have_a_nul_are_told() -> None:
+def test_arguments_that_are_too_long_or_have_a_nul_are_errors() -> None:
     with pytest.raises(NotExecutableError, match="too long for this system"):
         spawn_and_wait(Command("/bin/sh", ("sh", "-c", ":", "x" * 50_000_000), {}), issue("a test"))
     with pytest.raises(NotExecutableError, match="null"):
@@ -291,7 +291,7 @@ def test_arguments_that_are_too_long_or_have_a_nul_are_told() -> None:
 
 @pytest.fixture(params=SHELLS)
 def shell_path(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A PATH on which the sourcing shell is this one, if handover looks for bash there; else /bin/sh."""
+    """A PATH on which the sourcing shell is bash, if requested and present; else /bin/sh."""
     if request.param == "bash":
         return os.defpath
     tools = tmp_path / "tools"
@@ -331,7 +331,7 @@ def test_activation_scripts_are_sourced_in_order_whatever_they_do(how: str, shel
     assert not (tmp_path / "evil").exists()
 
 
-def test_with_bash_what_scripts_declare_and_export_stays(tmp_path: Path) -> None:
+def test_with_bash_variables_from_activation_scripts_stay(tmp_path: Path) -> None:
     if "bash" not in SHELLS:
         pytest.skip("no bash here")
     one = script(tmp_path / "1.sh", "declare -x DECLARED=1; my_function() { echo called; }; export -f my_function\n")
@@ -341,10 +341,10 @@ def test_with_bash_what_scripts_declare_and_export_stays(tmp_path: Path) -> None
     bash = shutil.which("bash") or ""
     done = run("exec", [bash, "-c", line], environ={**environ, "SHLVL": "4"}, scripts=[one])
     assert done.stdout == "unflushed 1\ncalled\nouter\nname\n5\n"
-    assert done.stderr == "noise\n"  # of the script's own bash, and of no other
+    assert done.stderr == "noise\n"  # from the script's bash only
 
 
-def test_a_script_that_ends_its_shell_is_told(shell_path: str, tmp_path: Path) -> None:
+def test_an_activation_script_that_ends_its_shell_is_reported(shell_path: str, tmp_path: Path) -> None:
     bad = script(tmp_path / "bad.sh", "exit 0\n")
     done = run("exec", ["/bin/sh", "-c", "echo ran"], environ={"PATH": shell_path}, scripts=[bad])
     assert done.returncode == 125 and "ran" not in done.stdout
@@ -353,7 +353,7 @@ def test_a_script_that_ends_its_shell_is_told(shell_path: str, tmp_path: Path) -
         sourced_environ([bad], {"PATH": shell_path}, issue("a test"))
 
 
-def test_the_sourced_environment_is_exactly_what_the_scripts_made(shell_path: str, tmp_path: Path) -> None:
+def test_the_sourced_environment_is_exactly_that_of_the_scripts(shell_path: str, tmp_path: Path) -> None:
     steps = [
         script(tmp_path / "a.sh", "export A='1\n2=3'; unset GONE; echo noise; PATH=/mine:$PATH\n"),
         "SET=x",
@@ -367,7 +367,7 @@ def test_the_sourced_environment_is_exactly_what_the_scripts_made(shell_path: st
     assert sourced_environ([], base, issue("a test")) == base
 
 
-def test_the_shell_is_bash_where_there_is_one(tmp_path: Path) -> None:
+def test_the_shell_is_bash_if_there_is_one(tmp_path: Path) -> None:
     assert handover.find_shell({"PATH": str(tmp_path)}) == "/bin/sh"
     own = script(tmp_path / "bash", "#!/bin/sh\n")
     assert handover.find_shell({"PATH": f".:{tmp_path}"}) == own

@@ -1,4 +1,4 @@
-"""Which program runs a script: never one that would read another language's text as its own."""
+"""Which program runs a script: never one that would read another language's text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def script(env: str, text: str = PYTHON, shebang: str = "#!/usr/bin/env cetool\n
 
 
 @pytest.mark.parametrize("name", ["clean-up", "x.c", "x.cpp", "x.rs", "x.f90", "x.ts", "x.Rmd", "x.txt", "x.v1.2"])
-def test_the_shell_never_gets_a_text_that_nothing_says_is_its_own(settled: Home, name: str) -> None:
+def test_sh_never_gets_a_text_not_declared_as_shell(settled: Home, name: str) -> None:
     path = settled.write(f"program/{name}", script("hello-bin"), executable=True)
     for done in (settled.cetool("run", path, cwd=path.parent), settled.run(path, cwd=path.parent)):
         assert done.returncode == 125
@@ -39,7 +39,7 @@ def test_two_interpreters_among_the_packages_are_an_error(settled: Home) -> None
     assert done.returncode == 125 and "several interpreters (python, nodejs)" in done.stderr
 
 
-def test_conda_execute_keeps_the_shell_but_for_texts_that_are_clearly_none(settled: Home) -> None:
+def test_conda_execute_uses_the_shell_unless_the_text_is_clearly_not_shell(settled: Home) -> None:
     """conda-execute: run_with."""
     shell = settled.write("program/by-sh", script("python, numpy", 'echo "$0 $#"\n'), executable=True)
     for line in ("conda-execute", "cetool"):
@@ -47,7 +47,7 @@ def test_conda_execute_keeps_the_shell_but_for_texts_that_are_clearly_none(settl
         shell.write_text(text)
         done = settled.run("conda-execute", shell, "x")
         assert (done.returncode, done.stdout) == (0, "sh 1\n"), done.stderr
-    # what one of the two found out is not what the other does
+    # what one of the two executables records does not affect the other
     again = settled.write("program/again", script("python, numpy", "nonesuch = 1\n", "#!/usr/bin/env cetool\n"))
     learn(settled, again)
     done = settled.run("conda-execute", again)
@@ -60,7 +60,7 @@ def test_conda_execute_keeps_the_shell_but_for_texts_that_are_clearly_none(settl
     assert not (clear.parent / "executed").exists()
 
 
-def test_lines_and_standard_input_keep_the_shell_unless_they_declare_an_interpreter(settled: Home) -> None:
+def test_lines_and_standard_input_use_the_shell_unless_they_declare_an_interpreter(settled: Home) -> None:
     done = settled.cetool("run", "-", input=script("hello-bin", "hello | cut -c 1-5\n"))
     assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
     done = settled.cetool("run", "-c", *script("python, numpy").splitlines())
@@ -77,7 +77,7 @@ def test_commands_that_do_not_run_the_script_need_no_program(settled: Home) -> N
     assert "run_with:   none: its packages name no interpreter" in settled.cetool("show", path).stdout
 
 
-# --- a program that the environment lacks ---------------------------------------------------------------------------
+# --- missing programs -------------------------------------------------------------------------------------------------
 
 
 def test_a_guessed_interpreter_that_the_environment_lacks_is_an_error(settled: Home) -> None:
@@ -89,7 +89,7 @@ def test_a_guessed_interpreter_that_the_environment_lacks_is_an_error(settled: H
         assert f"Add '{package}'" in done.stderr
 
 
-def test_an_interpreter_that_a_shebang_names_and_the_environment_lacks_is_warned_of(settled: Home) -> None:
+def test_a_shebangs_interpreter_missing_from_the_environment_is_a_warning(settled: Home) -> None:
     settled.write("bin/julia", "#!/bin/sh\necho the machine\n", executable=True)
     path = settled.write("program/named", script("hello-bin", "x\n", "#!/usr/bin/env julia\n"))
     for _ in range(2):
@@ -98,13 +98,13 @@ def test_an_interpreter_that_a_shebang_names_and_the_environment_lacks_is_warned
         assert "its environment lacks" in done.stderr and "'julia'" in done.stderr
 
 
-# --- launchers, recursion -------------------------------------------------------------------------------------------
+# --- launchers, recursion ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "line", ["/usr/bin/env ce", "/usr/bin/env -S uv run --script", "/opt/x/pipx.exe run", "/usr/bin/env -S A=1 rye run"]
 )
-def test_no_launcher_takes_a_pep723_script_out_of_its_environment(settled: Home, line: str) -> None:
+def test_launchers_do_not_run_a_pep723_script_outside_its_environment(settled: Home, line: str) -> None:
     for name in ("ce", "uv", "rye"):
         settled.write(f"launchers/{name}", "#!/bin/sh\necho left\n", executable=True)
     text = f"#!{line}\n# /// script\n# ///\nimport sys; print(sys.prefix)\n"
@@ -114,7 +114,7 @@ def test_no_launcher_takes_a_pep723_script_out_of_its_environment(settled: Home,
     assert done.returncode == 0 and done.stdout.startswith(f"{settled.cache}/envs/"), done.stderr
 
 
-def test_a_script_that_cetool_would_run_by_cetool_is_an_error(settled: Home) -> None:
+def test_a_script_whose_program_is_cetool_is_an_error(settled: Home) -> None:
     own = "#!/usr/bin/env cetool\n"
     block = (
         "# /// conda-script\n# channels = ['conda-forge']\n# entrypoint = '{}'\n# [dependencies]\n# hello-bin = '*'\n"
@@ -132,7 +132,7 @@ def test_a_script_that_cetool_would_run_by_cetool_is_an_error(settled: Home) -> 
         assert "cetool" in told(done.stderr)[0] and "for ever" in told(done.stderr)[0]
 
 
-def test_scripts_may_run_one_another_up_to_a_limit(settled: Home) -> None:
+def test_scripts_can_run_each_other_up_to_a_limit(settled: Home) -> None:
     text = shell_script('test "$1" = 0 || exec cetool run "$0" $(($1 - 1))\necho end', env="hello-bin")
     path = settled.write("program/nested.sh", text)
     done = settled.cetool("run", path, "12")
@@ -141,10 +141,10 @@ def test_scripts_may_run_one_another_up_to_a_limit(settled: Home) -> None:
     assert done.returncode == 125 and "5 times over" in told(done.stderr)[0]
 
 
-# --- what reaches a script from outside -----------------------------------------------------------------------------
+# --- influences from outside ------------------------------------------------------------------------------------------
 
 
-def test_a_script_imports_nothing_from_the_users_own_site(settled: Home) -> None:
+def test_a_script_imports_nothing_from_the_users_site(settled: Home) -> None:
     base = settled.path / f".local/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
     settled.write(str(base.relative_to(settled.path) / "in_user_site.py"), "")
     text = (

@@ -1,4 +1,4 @@
-"""conda-script's entrypoint language: what is read, what is refused and where, what then runs."""
+"""conda-script's entrypoint language: what is parsed, what is refused and where, what runs."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 @POSIX
-def test_words_are_what_the_draft_says(bench: Bench) -> None:
+def test_words_follow_the_draft(bench: Bench) -> None:
     """conda-script: command language."""
     script, cache = str(bench.script), str(bench.cache)
     cases: dict[str, list[str]] = {
@@ -123,7 +123,7 @@ def test_words_are_what_the_draft_says(bench: Bench) -> None:
 
 
 @POSIX
-def test_commands_go_on_only_while_they_succeed(bench: Bench) -> None:
+def test_commands_stop_at_the_first_failure(bench: Bench) -> None:
     """conda-script: command language."""
     done = bench.run("sh -c 'echo one' && sh -c 'echo two; exit 3' && sh -c 'echo three'")
     assert (done.returncode, done.stdout) == (3, "one\ntwo\n")
@@ -141,7 +141,7 @@ def test_a_file_is_compiled_and_run_as_in_the_draft(bench: Bench) -> None:
 
 
 @POSIX
-def test_failures_while_running_are_sentences(bench: Bench) -> None:
+def test_failures_while_running_are_errors_with_a_message(bench: Bench) -> None:
     cases = {
         "show $(sh -c 'echo part; exit 4')": (4, "'sh' in '$(...)' of the entrypoint exited with status 4"),
         "show $(sh -c 'kill -TERM $$')": (143, "signal 15"),
@@ -168,12 +168,12 @@ def test_activation_scripts_are_sourced_once_for_all_commands(bench: Bench) -> N
     (bench.folder / "more/extra").chmod(0o755)
     done = bench.run("true && extra ${ADDED} && extra $(extra ${ADDED})", scripts=(once,))
     assert done.stdout == "extra a b a b\nextra a b extra\n"
-    assert bench.run("show ${SCRIPT}", scripts=(once,)).returncode == 0  # by way of exec
+    assert bench.run("show ${SCRIPT}", scripts=(once,)).returncode == 0  # through exec
     assert count.read_text() == ".\n.\n"
 
 
 @POSIX
-def test_a_command_substituted_does_not_take_the_scripts_input(bench: Bench) -> None:
+def test_command_substitution_leaves_the_scripts_input_alone(bench: Bench) -> None:
     told = ["show $(cat) && cat", [], {"PATH": os.defpath}, *map(str, (bench.script, bench.cache, bench.prefix)), []]
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, json.dumps(told)],
@@ -226,7 +226,7 @@ def test_a_command_substituted_does_not_take_the_scripts_input(bench: Bench) -> 
         ("a $(" * (MAX_DEPTH + 1), 4 * MAX_DEPTH + 3, "levels deep"),
     ],
 )
-def test_what_the_language_lacks_is_refused_with_its_column(text: str, column: int, word: str) -> None:
+def test_unsupported_syntax_is_refused_with_its_column(text: str, column: int, word: str) -> None:
     """conda-script: command language."""
     with pytest.raises(MetadataError) as caught:
         parse_entrypoint(text, WHERE)
@@ -277,7 +277,7 @@ _PIECES = [
 @example('"$(' * 5000)
 @example("'" * 100_001)
 @example("a " * 100_000)
-def test_any_text_is_an_entrypoint_or_an_error(text: str) -> None:
+def test_any_text_parses_or_raises_a_metadata_error(text: str) -> None:
     try:
         entry = parse_entrypoint(text, WHERE)
     except CetoolError as error:

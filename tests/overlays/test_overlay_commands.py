@@ -1,4 +1,4 @@
-"""``cetool overlay``: named overlays, the shells that they are activated in, who shares them, and who is collected."""
+"""``cetool overlay``: named overlays, shells with active overlays, sharing and collection."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def base(local_channel: Channel, wheels: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def lab(home: Home, wheels: Path, base: Path) -> Home:
-    """A home where the only index is the directory of wheels, and conda knows the base by its name."""
+    """A home whose only index is the directory of wheels, and where conda knows the base by name."""
     home.env.update(UV_FIND_LINKS=str(wheels), PIP_FIND_LINKS=str(wheels), CETOOL_OFFLINE="true")
     home.condarc.write_text(f"{home.condarc.read_text()}envs_dirs: [{base.parent}]\n")
     return home
@@ -66,7 +66,7 @@ def ok(home: Home, *words: str | os.PathLike[str], env: dict[str, str | None] | 
     return done.stdout
 
 
-def test_the_life_of_a_named_overlay(lab: Home, base: Path) -> None:
+def test_a_named_overlay_can_be_made_changed_and_removed(lab: Home, base: Path) -> None:
     before = snapshot(base)
     prefix = Path(ok(lab, "overlay", "create", "fix", "--base", "beamline", "ovlib ==2.0").strip())
     assert prefix.parent == lab.cache / "overlays/beamline"
@@ -91,11 +91,11 @@ def test_the_life_of_a_named_overlay(lab: Home, base: Path) -> None:
     ok(lab, "overlay", "remove", "fix")
     assert not last.exists() and snapshot(base) == before
     done = lab.cetool("overlay", "show", "fix")
-    assert done.returncode == 125 and "no overlay called 'fix'" in done.stderr
+    assert done.returncode == 125 and "overlay 'fix' was not found" in done.stderr
 
 
-def test_what_is_frozen_is_an_ordinary_environment(lab: Home, base: Path) -> None:
-    """The lock of base and overlay makes an environment of its own that has what the two had together, unsolved."""
+def test_a_frozen_overlay_is_an_ordinary_environment(lab: Home, base: Path) -> None:
+    """The lock of base and overlay makes a separate environment with the packages of both, without a solve."""
     over = Path(ok(lab, "overlay", "create", "fix", "--base", "beamline", "ovlib ==2.0").strip())
     noted = json.loads((over / "conda-meta/cetool-pypi").read_text())["packages"]
     assert [each["name"] for each in noted] == ["ovbound", "ovlib"], "what it came from need not be asked for again"
@@ -110,7 +110,7 @@ def test_what_is_frozen_is_an_ordinary_environment(lab: Home, base: Path) -> Non
     assert done.returncode == 0 and "@EXPLICIT" in done.stdout and "ovlib" in done.stderr
 
 
-def test_what_is_wrong_is_told(lab: Home) -> None:
+def test_wrong_requests_are_errors_with_hints(lab: Home) -> None:
     done = lab.cetool("overlay", "create", "fix", "--base", "beamlin")
     assert done.returncode == 125 and "Did you mean 'beamline'?" in done.stderr
     done = lab.cetool("overlay", "create", "a/b", "--base", "beamline")
@@ -123,7 +123,7 @@ def test_what_is_wrong_is_told(lab: Home) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_shell_is_activated_and_back(shell: str, lab: Home, base: Path) -> None:
+def test_a_shell_can_activate_and_deactivate_an_overlay(shell: str, lab: Home, base: Path) -> None:
     program = shutil.which(shell)
     if program is None:
         pytest.skip(f"no {shell} here")
@@ -143,7 +143,7 @@ def test_a_shell_is_activated_and_back(shell: str, lab: Home, base: Path) -> Non
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="processes' variables are told by Linux alone")
-def test_what_was_started_in_an_active_shell_keeps_the_overlay(lab: Home, base: Path) -> None:
+def test_a_program_started_in_an_active_shell_keeps_the_overlay(lab: Home, base: Path) -> None:
     prefix = Path(ok(lab, "overlay", "create", "fix", "--base", str(base), "ovlib ==2.0").strip())
     code = ok(lab, "overlay", "activate", "fix", "--shell", "bash")
     command = ["bash", "-c", f"{code}\npython -c 'print(1, flush=True); input()'\ntrue"]
@@ -158,7 +158,7 @@ def test_what_was_started_in_an_active_shell_keeps_the_overlay(lab: Home, base: 
     assert not prefix.exists()
 
 
-def test_base_and_overlay_from_the_command_line(lab: Home, base: Path) -> None:
+def test_base_and_overlay_can_come_from_the_command_line(lab: Home, base: Path) -> None:
     plain = lab.write("plain.py", "import ovlib, sys\nprint(ovlib.version, sys.argv[1:])\n")
     assert ok(lab, "run", "--base", "beamline", "--overlay", "ovlib ==2.0", plain, "x") == "2.0 ['x']\n"
     seen = ok(lab, "run", "--no-activate", "--base", "beamline", "--overlay", "ovlib ==2.0", plain)
@@ -175,7 +175,7 @@ def test_base_and_overlay_from_the_command_line(lab: Home, base: Path) -> None:
     )
 
 
-def test_a_place_of_the_sites_own_that_a_group_shares(lab: Home, base: Path, tmp_path: Path) -> None:
+def test_a_group_can_share_a_directory_of_overlays(lab: Home, base: Path, tmp_path: Path) -> None:
     place = tmp_path / "site"
     place.mkdir()
     place.chmod(0o2775)
@@ -191,7 +191,7 @@ def test_a_place_of_the_sites_own_that_a_group_shares(lab: Home, base: Path, tmp
     assert done.returncode == 125 and "written to by its group" in done.stderr
 
 
-def test_collection_knows_scripts_names_and_bases(lab: Home, local_channel: Channel, wheels: Path, base: Path) -> None:
+def test_gc_respects_scripts_names_and_bases(lab: Home, local_channel: Channel, wheels: Path, base: Path) -> None:
     ok(lab, "overlay", "create", "kept", "--base", str(base), "ovlib ==2.0")
     script = lab.write("s.py", f"# conda execute\n# base: {base}\n# overlay: [ovlib ==3.0]\nimport ovlib\n")
     ok(lab, "run", script)
@@ -226,13 +226,13 @@ def test_collection_knows_scripts_names_and_bases(lab: Home, local_channel: Chan
     report = json.loads(ok(lab, "gc", "--json"))
     assert [item["reason"] for item in report["removed"]] == ["its base is gone"]
     done = lab.cetool("overlay", "activate", "orphan")
-    assert done.returncode == 125 and "is not there" in done.stderr
+    assert done.returncode == 125 and "does not exist" in done.stderr
     (lab.path / "moved").rename(own)
     assert "PYTHONPATH" in ok(lab, "overlay", "activate", "orphan"), "the recipe stays, and the overlay is re-created"
 
 
-def test_over_an_environment_of_cetools_own(lab: Home) -> None:
-    """It is frozen, and stays as it is. CEP 22: Specification."""
+def test_cetools_own_environment_can_be_a_base(lab: Home) -> None:
+    """It is frozen and unchanged. CEP 22: Specification."""
     env: dict[str, str | None] = {"CETOOL_OFFLINE": "false"}
     below = Path(ok(lab, "create", "python", "six", env=env).strip())
     before = snapshot(below)

@@ -1,4 +1,4 @@
-"""The promise of overlays: root's environment, another user's newer numpy, everything right, nothing touched."""
+"""The promise of overlays: root's environment, another user's newer numpy, everything right, nothing changed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NUMPY = {
 
 @pytest.fixture
 def shift_worker(local_channel: Channel) -> Iterator[Home]:
-    """The home of a user who is nobody, and the command line run as that one: by an interpreter that they can read."""
+    """The home of an unprivileged user, and the command line run as that user, by a Python that the user can read."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("only root can become another user, by setpriv")
     root = Path(tempfile.mkdtemp(prefix="cetool-shift-"))
@@ -61,7 +61,7 @@ def shift_worker(local_channel: Channel) -> Iterator[Home]:
 _AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 
-def test_a_shift_worker_at_three_in_the_morning(shift_worker: Home, local_channel: Channel, tmp_path: Path) -> None:
+def test_a_user_overlays_roots_environment(shift_worker: Home, local_channel: Channel, tmp_path: Path) -> None:
     """CEP 22: Specification."""
     old, new, bottleneck = _NUMPY.get(sys.version_info[:2], ("1.26.4", "2.4.6", "1.3.8"))
     root = shift_worker.path.parent

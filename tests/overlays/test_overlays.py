@@ -1,4 +1,4 @@
-"""Scripts that run in an existing environment with packages laid over it: what is laid, what is seen, what is not."""
+"""Scripts that run in an existing environment with an overlay: what is installed, and what is visible."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from support.overlays import (
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX paths")
 
-#: What a script prints to tell what it sees.
+#: A script that prints what it sees.
 SEES = """\
 import json, sys
 from importlib import import_module, metadata
@@ -44,7 +44,7 @@ both = pytest.mark.parametrize("installer", ["uv", "pip"])
 
 @pytest.fixture(scope="module")
 def wheels() -> Iterator[Path]:
-    """Wheels of packages that require each other, and of nothing else."""
+    """Wheels of packages that require each other and nothing else."""
     directory = Path(tempfile.mkdtemp(prefix="cetool-wheels-"))
     for version in ("1.0", "1.5", "2.0"):
         make_wheel(directory, "ovlib", version, scripts={"ovlib-tool": "ovlib:main"}, files=_lib(version))
@@ -64,7 +64,7 @@ def wheels() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-#: What setuptools long wrote for a namespace: the module is made when Python starts.
+#: How setuptools used to declare a namespace: the module is created when Python starts.
 _NSPKG = (
     "import sys, types, os;p = os.path.join(sys._getframe(1).f_locals['sitedir'], *('oldspace',));"
     "m = sys.modules.setdefault('oldspace', types.ModuleType('oldspace'));"
@@ -84,7 +84,7 @@ def _lib(version: str) -> dict[str, str | bytes]:
 
 @pytest.fixture(scope="module")
 def base(local_channel: Channel, wheels: Path) -> Iterator[Path]:
-    """A base that nobody changes: ovlib 1.0, ovbound 1.0 which requires an old one, and part of a namespace."""
+    """An unchanging base: ovlib 1.0, ovbound 1.0, which requires an old one, and part of a namespace."""
     root = Path(tempfile.mkdtemp(prefix="cetool-base-"))
     names = ("ovlib-1.0", "ovbound-1.0", "space_a-1.0", "oldspace_a-1.0")
     made = make_base(root / "beamline", local_channel, wheels=[wheels / f"{name}-py3-none-any.whl" for name in names])
@@ -96,7 +96,7 @@ def base(local_channel: Channel, wheels: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def lab(home: Home, wheels: Path) -> Home:
-    """A home where the only index is the directory of wheels."""
+    """A home whose only index is the directory of wheels."""
     home.env.update(UV_FIND_LINKS=str(wheels), PIP_FIND_LINKS=str(wheels), CETOOL_OFFLINE="true")
     return home
 
@@ -118,11 +118,11 @@ def overlays_in(home: Home) -> list[Path]:
     return sorted(home.cache.glob("overlays/*/[0-9a-f]*"))
 
 
-# --- what is laid -----------------------------------------------------------------------------------------------------
+# --- contents ---------------------------------------------------------------------------------------------------------
 
 
 @both
-def test_all_that_must_be_shadowed_is_and_nothing_else(lab: Home, base: Path, installer: str) -> None:
+def test_exactly_the_necessary_packages_are_shadowed(lab: Home, base: Path, installer: str) -> None:
     before = snapshot(base)
     path = script(lab, base, "ovpure ==2.0")
     seen = sees(lab, path, "ovpure", "ovlib", "ovbound", "ovother", env={"CETOOL_PIP_INSTALLER": installer})
@@ -131,7 +131,7 @@ def test_all_that_must_be_shadowed_is_and_nothing_else(lab: Home, base: Path, in
     assert versions == {
         "ovpure": ["2.0", "2.0"],
         "ovlib": ["2.0", "2.0"],  # which ovpure needs
-        "ovbound": ["2.0", "2.0"],  # nobody asked for it, but the base's would have broken
+        "ovbound": ["2.0", "2.0"],  # not requested, but the base's would have broken
         "ovother": ["1.0", "1.0"],
     }
     assert all(Path(found[2]).is_relative_to(overlay) for found in seen.values())
@@ -139,14 +139,14 @@ def test_all_that_must_be_shadowed_is_and_nothing_else(lab: Home, base: Path, in
     assert snapshot(base) == before
 
 
-def test_what_the_base_has_is_not_laid_again(lab: Home, base: Path) -> None:
+def test_packages_of_the_base_are_not_installed_again(lab: Home, base: Path) -> None:
     seen = sees(lab, script(lab, base, "ovpure ==1.0", "ovbound"), "ovpure", "ovlib", "ovbound")
     assert [seen[name][0] for name in ("ovpure", "ovlib", "ovbound")] == ["1.0", "1.5", "1.0"]
     assert Path(seen["ovbound"][2]).is_relative_to(base), "ovbound goes with ovlib 1.5"
     assert Path(sees(lab, script(lab, base, "ovlib", name="same.py"), "ovlib")["ovlib"][2]).is_relative_to(base)
 
 
-def test_a_conflict_is_named(lab: Home, local_channel: Channel, wheels: Path) -> None:
+def test_a_conflict_names_both_packages(lab: Home, local_channel: Channel, wheels: Path) -> None:
     base = make_base(
         lab.path / "ovstuck",
         local_channel,
@@ -160,9 +160,7 @@ def test_a_conflict_is_named(lab: Home, local_channel: Channel, wheels: Path) ->
 
 
 @pytest.mark.skipif(not can_compile(), reason="no C compiler, or no headers of this Python")
-def test_what_was_compiled_for_the_shadowed_one_is_built_for_the_new_one(
-    home: Home, local_channel: Channel, tmp_path: Path
-) -> None:
+def test_packages_compiled_for_a_shadowed_one_are_rebuilt(home: Home, local_channel: Channel, tmp_path: Path) -> None:
     index = tmp_path / "wheels"
     for number in (1, 2):
         code = f"version = '{number}.0'\ninterface = {number}\n"
@@ -190,7 +188,7 @@ def test_what_was_compiled_for_the_shadowed_one_is_built_for_the_new_one(
     )
 
 
-def test_entries_of_every_kind(lab: Home, base: Path, wheels: Path) -> None:
+def test_every_kind_of_entry_works(lab: Home, base: Path, wheels: Path) -> None:
     for name in ("project", "checkout"):
         project = f'[project]\nname = "{name}"\nversion = "1"\n'
         lab.write(f"{name}/pyproject.toml", f"{project}[build-system]\n{_BUILD_SYSTEM}")
@@ -205,7 +203,7 @@ def test_entries_of_every_kind(lab: Home, base: Path, wheels: Path) -> None:
     seen = sees(lab, path, "project", "checkout", "ovother", "ovlib")
     assert [seen[name][0] for name in ("project", "checkout", "ovother", "ovlib")] == ["1", "1", "1.0", "1.5"]
     assert seen["checkout"][2] == str(lab.path / "checkout/checkout.py")
-    # what is worked on is as it is now; what was installed from a directory follows it as well
+    # editable checkouts are up to date, and a change in an installed directory makes a new overlay
     lab.write("checkout/checkout.py", "version = '2'\n")
     lab.write("project/project.py", "version = '2 of them'\n")
     seen = sees(lab, path, "project", "checkout")
@@ -235,10 +233,10 @@ def build_editable(directory, *_, **__):
 """
 
 
-# --- what is seen -----------------------------------------------------------------------------------------------------
+# --- visibility -------------------------------------------------------------------------------------------------------
 
 
-def test_the_merged_view_is_right(lab: Home, base: Path) -> None:
+def test_the_merged_view_is_correct(lab: Home, base: Path) -> None:
     code = """\
 import os, subprocess, sys
 from importlib import metadata
@@ -328,7 +326,8 @@ sys.meta_path.append(Finder)
 def test_the_next_run_is_warm_until_something_changes(lab: Home, local_channel: Channel, wheels: Path) -> None:
     base = make_base(lab.path / "base", local_channel, wheels=[wheels / "ovlib-1.0-py3-none-any.whl"])
     path = script(lab, base, "ovpure ==1.0")
-    (laid,) = {sees(lab, path, "ovlib")["ovlib"][2] for _ in range(2)}  # records want files that lay still for a moment
+    # launch records need files that have not changed for a moment
+    (laid,) = {sees(lab, path, "ovlib")["ovlib"][2] for _ in range(2)}
     assert not Path(laid).is_relative_to(base)
     done = lab.run(sys.executable, "-X", "importtime", "-m", "cetool", path, "ovlib")
     assert "cetool.cli" not in done.stderr and json.loads(done.stdout)["ovlib"][2] == laid, "that was the warm path"
@@ -338,7 +337,7 @@ def test_the_next_run_is_warm_until_something_changes(lab: Home, local_channel: 
     assert Path(json.loads(done.stdout)["ovlib"][2]).is_relative_to(base), "ovpure goes with the base's by now"
 
 
-def test_keep_runs_as_it_was(lab: Home, local_channel: Channel, wheels: Path) -> None:
+def test_keep_uses_the_overlay_unchanged(lab: Home, local_channel: Channel, wheels: Path) -> None:
     base = make_base(lab.path / "base", local_channel, wheels=[wheels / "ovlib-1.0-py3-none-any.whl"])
     path = script(lab, base, "ovpure ==1.0")
     laid = sees(lab, path, "ovlib")["ovlib"]
@@ -352,7 +351,7 @@ def test_keep_runs_as_it_was(lab: Home, local_channel: Channel, wheels: Path) ->
     assert done.returncode == 125 and "cannot keep the overlay" in done.stderr
 
 
-def test_conda_packages_lie_over_the_base_too(lab: Home, base: Path) -> None:
+def test_conda_packages_can_be_overlaid(lab: Home, base: Path) -> None:
     code = """\
 import markdown, subprocess, sys
 print(markdown.__file__, flush=True)

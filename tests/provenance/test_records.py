@@ -1,4 +1,4 @@
-"""``cetool run --record``: what ran, written down; scripts of every kind; signals and terminals."""
+"""``cetool run --record``: a record of what ran, for every kind of script; signals and terminals."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ sys.exit(4)
 
 
 def sha256(data: bytes) -> str:
-    """The digest of some bytes."""
+    """Return the digest of some bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
-# --- what is recorded -------------------------------------------------------------------------------------------------
+# --- contents ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_ran_is_recorded(settled: Home) -> None:
+def test_a_record_describes_the_run(settled: Home) -> None:
     settled.write("analysis.py", SCRIPT)
     words = ["3", "a b", "ünï", "--record", "\udcff"]
     done = subprocess.run(
@@ -91,12 +91,12 @@ def test_what_ran_is_recorded(settled: Home) -> None:
     moment = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
     assert moment.fullmatch(record["start"]) and moment.fullmatch(record["end"]) and record["start"] < record["end"]
     assert record["seconds"] > 0
-    # neither the caller's variables nor the machine's name
+    # without the caller's variables and the machine's name
     assert "hush" not in text and "MY_TOKEN" not in text and os.uname().nodename not in record["host"].values()
     assert list(settled.path.glob(".run.json*")) == []
 
 
-def test_the_record_is_described(settled: Home) -> None:
+def test_the_docs_describe_every_field(settled: Home) -> None:
     settled.write("hello.sh", shell_script("echo hi"))
     assert settled.cetool("run", "--record", "hello.json", "hello.sh").returncode == 0
     section = re.search(r"^## The record of a run\n.*?(?=^## |\Z)", DOCUMENT.read_text("utf-8"), re.M | re.S)
@@ -143,7 +143,7 @@ def test_scripts_of_every_kind_are_recorded_and_run_again(how: str, settled: Hom
     assert first["script"]["sha256"] == second["script"]["sha256"]
 
 
-def test_a_script_that_is_no_utf_8(settled: Home) -> None:
+def test_a_script_that_is_not_utf_8_is_recorded_in_base64(settled: Home) -> None:
     data = "# -*- coding: latin-1 -*-\r\n# conda execute\r\n# env: [python]\r\nprint(ascii('ü'))\r\n".encode("latin-1")
     path = settled.path / "latin.py"
     path.write_bytes(data)
@@ -154,7 +154,7 @@ def test_a_script_that_is_no_utf_8(settled: Home) -> None:
     assert settled.cetool("rerun", "-q", "latin.json").stdout == "'\\xfc'\n"
 
 
-def test_credentials_stay_out(settled: Home) -> None:
+def test_a_record_contains_no_credentials(settled: Home) -> None:
     secret = "https://user:hush@example.org/data"
     settled.write("secret.sh", shell_script(f"echo $1 $URL # {secret}", more=f"# variables: {{URL: '{secret}'}}"))
     done = settled.cetool("run", "--record", "secret.json", "secret.sh", secret)
@@ -163,17 +163,17 @@ def test_credentials_stay_out(settled: Home) -> None:
     assert "hush" not in (settled.path / "secret.json").read_text()
     done = settled.cetool("rerun", "secret.json")
     assert done.returncode == 2 and "the arguments of the recorded run had credentials" in done.stderr
-    # the script itself is still there: it says what the record does not
+    # the script still exists: it provides what the record lacks
     assert settled.cetool("rerun", "secret.json", "given").stdout == f"given {secret}\n"
     (settled.path / "secret.sh").unlink()
     done = settled.cetool("rerun", "secret.json", "given")
     assert done.returncode == 125 and "does not have the script's text in it" in told(done.stderr)[0]
 
 
-# --- when, and where --------------------------------------------------------------------------------------------------
+# --- times and places -------------------------------------------------------------------------------------------------
 
 
-def test_the_record_is_there_while_the_script_runs_and_the_environment_stays(settled: Home) -> None:
+def test_a_record_exists_and_the_environment_stays_while_the_script_runs(settled: Home) -> None:
     body = f"cat live.json; {sys.executable} -m cetool remove live.sh"
     settled.write("live.sh", shell_script(body))
     done = settled.cetool("run", "--record", "live.json", "live.sh")
@@ -185,7 +185,7 @@ def test_the_record_is_there_while_the_script_runs_and_the_environment_stays(set
     assert {**final, "end": None, "seconds": None, "exit_status": None} == document
 
 
-def test_a_record_that_cannot_be_written_is_told_before_anything_runs(settled: Home) -> None:
+def test_a_record_that_cannot_be_written_is_refused_before_anything_runs(settled: Home) -> None:
     settled.write("touch.sh", shell_script("touch started; rm -rf gone", env="hello-bin, six"))
     settled.write("notes.txt", "mine\n")
     for target, reason in (
@@ -197,22 +197,22 @@ def test_a_record_that_cannot_be_written_is_told_before_anything_runs(settled: H
     for target, reason in (
         ("", "--record needs a file name"),
         ("notes.txt", "exists and is not a run record"),
-        ("missing/run.json", "there is no directory"),
-        (".", "that is no regular file"),
-        ("/dev/null", "that is no regular file"),
-        ("notes.txt/run.json", "there is no directory"),
+        ("missing/run.json", "does not exist"),
+        (".", "not a regular file"),
+        ("/dev/null", "not a regular file"),
+        ("notes.txt/run.json", "does not exist"),
     ):
         with pytest.raises(UsageError, match=reason):
             record_target(os.path.join(settled.path, target) if target else "")
     assert not (settled.path / "started").exists()
     assert (settled.path / "notes.txt").read_text() == "mine\n"
-    # one that cannot be finished leaves the script's status as it is
+    # a record that cannot be completed does not change the script's status
     (settled.path / "gone").mkdir()
     done = settled.cetool("run", "--record", "gone/run.json", "touch.sh")
     assert done.returncode == 0 and "the record" in told(done.stderr)[0]
 
 
-def test_a_record_is_written_over_a_record_and_through_a_link(settled: Home) -> None:
+def test_a_record_replaces_a_record_and_follows_links(settled: Home) -> None:
     settled.write("hello.sh", shell_script("exit $1"))
     (settled.path / "real").mkdir()
     (settled.path / "link.json").symlink_to("real/run.json")
@@ -237,11 +237,11 @@ def test_a_signal_ends_the_script_and_is_recorded(name: str, settled: Home) -> N
     record = read_document(settled.path / f"{name}.json")
     assert (record["exit_status"], record["signal"]) == (128 + number, name)
     done = settled.cetool("rerun", f"{name}.json", env={"PATH": "/nonexistent"})
-    assert done.returncode == 127  # no sleep: ended otherwise, which is told
+    assert done.returncode == 127  # no sleep: another exit status, which is reported
     assert f"ended with status 127, and the recorded run by {name}" in done.stderr
 
 
-def test_a_script_that_takes_its_time_to_end(settled: Home) -> None:
+def test_a_slow_script_can_end_after_a_signal(settled: Home) -> None:
     settled.write("tidy.sh", shell_script("trap 'echo tidy; exit 9' TERM; echo here; while :; do sleep 0.05; done"))
     with started(settled, "run", "--record", "tidy.json", "tidy.sh") as process:
         assert process.stdout is not None
@@ -252,8 +252,8 @@ def test_a_script_that_takes_its_time_to_end(settled: Home) -> None:
     assert (record["exit_status"], record["signal"]) == (9, None)
 
 
-def test_job_control_of_a_shell(settled: Home) -> None:
-    """Ctrl-Z stops it, ``fg`` goes on, what is typed reaches it, Ctrl-C ends it, and the shell sees by what."""
+def test_job_control_works_for_a_recorded_run(settled: Home) -> None:
+    """Ctrl-Z stops it, ``fg`` continues it, it gets typed input, Ctrl-C ends it, and the shell sees the signal."""
     import pty
     import select
 
@@ -287,7 +287,7 @@ def test_job_control_of_a_shell(settled: Home) -> None:
         until(b"is a tty")
         os.write(ours, b"\x1a")
         until(b"Stopped")
-        until(b"prompt> ")  # what is typed before it is thrown away
+        until(b"prompt> ")  # input typed earlier is discarded
         os.write(ours, b"fg\n")
         until(b"cetool run")
         os.write(ours, b"words\n")
@@ -311,7 +311,7 @@ def _own_the_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def test_the_warm_run_afterwards_is_the_usual_one(settled: Home) -> None:
+def test_a_warm_run_after_a_recorded_one_is_unchanged(settled: Home) -> None:
     settled.write("usual.sh", shell_script("echo $PPID; ps -o comm= -p $PPID || true"))
     assert settled.cetool("run", "--record", "usual.json", "usual.sh").returncode == 0
     with started(settled, "run", "usual.sh") as process:

@@ -1,4 +1,4 @@
-"""``cetool rerun``: a recorded run done again, on the very same packages."""
+"""``cetool rerun``: repeat a recorded run with exactly the same packages."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from cetool.provenance.record import RecordError, read_record
 
 @pytest.fixture
 def elsewhere(local_channel: Channel, tmp_path: Path) -> Iterator[Home]:
-    """The home of somebody else, who has nothing of the first one's."""
+    """The home of another user, without anything of the first one's."""
     made = make_home(Path(os.path.realpath(tmp_path)) / "there", local_channel)
     yield made
     remove_home(made)
 
 
-def test_a_record_alone_is_enough_elsewhere(settled: Home, elsewhere: Home) -> None:
+def test_a_record_is_enough_to_rerun_elsewhere(settled: Home, elsewhere: Home) -> None:
     folder = settled.path / "project"
     folder.mkdir()
     settled.write("project/job.py", SCRIPT)
@@ -41,13 +41,13 @@ def test_a_record_alone_is_enough_elsewhere(settled: Home, elsewhere: Home) -> N
     assert first["packages"] == second["packages"]
     assert first["variables"].pop("PREFIX") != second["variables"].pop("PREFIX") and "PREFIX" not in first["variables"]
     assert first["variables"] == second["variables"]
-    # a record of the second is as good, and other arguments are the script's
+    # a record of the second run is equivalent, and other arguments are passed to the script
     done = elsewhere.cetool("rerun", "-q", "again.json", "5", "--here")
     assert (done.returncode, done.stdout) == (5, f"['5', '--here'] {elsewhere.path} forty-two job.py\n")
 
 
 @pytest.mark.real_conda
-def test_another_engine_makes_the_same(settled: Home, elsewhere: Home, real_conda: str) -> None:
+def test_another_engine_makes_the_same_environment(settled: Home, elsewhere: Home, real_conda: str) -> None:
     settled.write("job.py", SCRIPT.replace("six", "six, postlink, numpy"))
     assert settled.cetool("run", "--record", "conda.json", "job.py", "0").returncode == 0
     env = {"CONDA_EXE": real_conda, "CETOOL_ENGINE": "conda"}
@@ -60,7 +60,7 @@ def test_another_engine_makes_the_same(settled: Home, elsewhere: Home, real_cond
     assert both[0] == both[1]
 
 
-def test_on_the_same_machine_it_runs_where_it_ran(settled: Home, tmp_path: Path) -> None:
+def test_a_rerun_uses_the_original_directory_on_the_same_machine(settled: Home, tmp_path: Path) -> None:
     settled.write("here.py", SCRIPT)
     assert settled.cetool("run", "--record", "here.json", "here.py", "0").returncode == 0
     before = set((settled.cache / "envs").iterdir())
@@ -75,7 +75,7 @@ def test_on_the_same_machine_it_runs_where_it_ran(settled: Home, tmp_path: Path)
     assert "changed" not in done.stdout and "here.py was changed since: a copy" in done.stderr
 
 
-def test_the_status_is_compared(settled: Home) -> None:
+def test_the_exit_status_is_compared(settled: Home) -> None:
     settled.write("flip.sh", shell_script("test -e flag || { touch flag; exit 3; }"))
     assert settled.cetool("run", "--record", "flip.json", "flip.sh").returncode == 3
     done = settled.cetool("rerun", "flip.json")
@@ -86,7 +86,7 @@ def test_the_status_is_compared(settled: Home) -> None:
     assert done.returncode == 3 and "Ended with status 3, as recorded" in done.stderr
 
 
-def test_a_record_that_was_tampered_with_or_does_not_fit_is_refused(settled: Home) -> None:
+def test_a_changed_or_invalid_record_is_refused(settled: Home) -> None:
     settled.write("hello.sh", shell_script("touch ran"))
     assert settled.cetool("run", "--record", "good.json", "hello.sh").returncode == 0
     (settled.path / "ran").unlink()
@@ -100,7 +100,7 @@ def test_a_record_that_was_tampered_with_or_does_not_fit_is_refused(settled: Hom
         ({"script": {**good["script"], "text": shell_script("touch ran #")}}, "is not the one that ran"),
         ({"script": {**good["script"], "sha256": "0" * 64}}, "is not the one that ran"),
         ({"script": {**good["script"], "sha256": "x"}}, "SHA-256"),
-        ({"schema": "cetool.record/2"}, "of the form cetool.record/2"),
+        ({"schema": "cetool.record/2"}, "has schema 'cetool.record/2'"),
         ({"schema": "cetool.list/1"}, "not a run record"),
         ({"packages": package(url=None)}, "has no URL for hello-bin"),
         ({"packages": package(url="file:///x\n--x")}, "URL of hello-bin is not valid"),
@@ -109,7 +109,7 @@ def test_a_record_that_was_tampered_with_or_does_not_fit_is_refused(settled: Hom
         ({"packages": [1]}, r"'packages\[0\]' is not an object"),
         ({"arguments": "rm"}, "'arguments'"),
         ({"arguments": ["a\0b"]}, r"'arguments\[0\]' has a NUL character"),
-        ({"run_with": None}, "what the script was run with"),
+        ({"run_with": None}, "neither 'run_with' nor 'entrypoint'"),
         ({"exit_status": "x"}, "'exit_status'"),
     ):
         bad = settled.write("bad.json", json.dumps({**good, **change}))
@@ -137,7 +137,7 @@ def test_a_record_that_was_tampered_with_or_does_not_fit_is_refused(settled: Hom
     assert "a machine with __cuda 12.4, and this one has none" in done.stderr
 
 
-def test_packages_that_are_gone_or_others_by_now(home: Home, tmp_path: Path, local_channel: Channel) -> None:
+def test_missing_and_changed_packages_are_reported(home: Home, tmp_path: Path, local_channel: Channel) -> None:
     ours = shutil.copytree(local_channel.root, tmp_path / "root", copy_function=os.link)
     home.condarc.write_text(local_channel.condarc.replace(local_channel.root.as_uri(), ours.as_uri()))
     home.write("hello.sh", shell_script("touch ran"))
@@ -179,7 +179,7 @@ def test_pypi_packages_have_url_and_digest(installer: str, home: Home, elsewhere
     assert package["sha256"] == "024ca478df22e9340661486f85298cff5f6dcdba14f3813e8830015b9ed1948f"
     if installer == "pip":
         return
-    # of an environment that was made before that was noted, it is asked for
+    # the origin is looked up for an environment that was made before it was noted
     (Path(home.cetool("name", "table.py").stdout.strip()) / "conda-meta/cetool-pypi").unlink()
     assert home.cetool("run", "--record", "table.json", "table.py").stderr == ""
     assert read_document(home.path / "table.json")["pypi_packages"] == [package]

@@ -1,4 +1,4 @@
-"""Collection: who goes and who stays, what it frees, and that nothing in use ever goes."""
+"""Collection: what is removed, what stays, what it frees, and that nothing in use is removed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _collect(root: Path, policy: Policy, *, dry_run: bool = False) -> Collection
 
 
 def _used(root: Path, ages: dict[str, float]) -> None:
-    """Set when the environments of these packages were last used, in hours ago."""
+    """Set the last use of the environments of these packages, in hours ago."""
     with usage_log(root) as log:
         assert {small_spec(package).name for package in ages} <= log.rows().keys()
     for package, hours in ages.items():
@@ -69,7 +69,7 @@ def _four(root: Path) -> None:
     _used(root, {"a": 10, "b": 40, "c": 30, "d": 0})
 
 
-def test_the_unused_go_the_longest_unused_first(tmp_path: Path) -> None:
+def test_gc_removes_the_longest_unused_first(tmp_path: Path) -> None:
     _four(tmp_path)
     before = leftovers(tmp_path)
     told = _collect(tmp_path, Policy(older_than=25 * HOUR), dry_run=True)
@@ -85,8 +85,8 @@ def test_the_unused_go_the_longest_unused_first(tmp_path: Path) -> None:
     assert _collect(tmp_path, Policy()).collected == []
 
 
-def test_the_least_recently_used_go_beyond_a_size(tmp_path: Path) -> None:
-    """One in use counts as used now, and its size as taken: the next ones go in its place."""
+def test_gc_removes_the_least_recently_used_beyond_the_size_limit(tmp_path: Path) -> None:
+    """An environment in use counts as used now, and its size counts: others are removed instead."""
     _four(tmp_path)
     size = disk_size(small_store(tmp_path).prefix(small_spec("a").name))
     with usage_log(tmp_path) as log:
@@ -100,11 +100,11 @@ def test_the_least_recently_used_go_beyond_a_size(tmp_path: Path) -> None:
     assert _gone(report) == ["c", "a"]
     assert {item.reason for item in report.collected} == {"over the size limit"}
     held.release()
-    assert _gone(_collect(tmp_path, Policy(max_size=max(sizes)))) == ["d"]  # b was seen in use
+    assert _gone(_collect(tmp_path, Policy(max_size=max(sizes)))) == ["d"]  # b was in use
     assert _gone(_collect(tmp_path, Policy(max_size=0))) == ["b"]
 
 
-def test_what_is_in_use_stays_and_counts_as_used(tmp_path: Path) -> None:
+def test_an_environment_in_use_stays_and_counts_as_used(tmp_path: Path) -> None:
     _four(tmp_path)
     holder = start(tmp_path, 'lease = made(ROOT, "b")\nsay("held")\nsys.stdin.read()')
     hear(holder)
@@ -130,7 +130,7 @@ def test_a_program_that_closed_the_lock_keeps_its_environment(tmp_path: Path) ->
     assert _there(tmp_path) == ["a", "b", "d"]
 
 
-def test_the_incomplete_go_unless_they_are_being_made(tmp_path: Path) -> None:
+def test_gc_removes_incomplete_environments_that_are_not_being_made(tmp_path: Path) -> None:
     _four(tmp_path)
     store = small_store(tmp_path)
     make_files(tmp_path / "envs" / ("0" * 20))  # left by a crash
@@ -147,8 +147,8 @@ def test_the_incomplete_go_unless_they_are_being_made(tmp_path: Path) -> None:
     assert _there(tmp_path) == sorted(["a", "b", "c", small_spec().name])
 
 
-def test_a_wrong_clock(tmp_path: Path) -> None:
-    """A use in the future was just now; it ages from then on, and no age is negative."""
+def test_gc_tolerates_a_wrong_clock(tmp_path: Path) -> None:
+    """A use in the future counts as now and ages from then on, and no age is negative."""
     _four(tmp_path)
     _used(tmp_path, {"a": -365 * 24, "b": -1})
     report = _collect(tmp_path, Policy(older_than=25 * HOUR))
@@ -160,8 +160,8 @@ def test_a_wrong_clock(tmp_path: Path) -> None:
     assert all(item.unused is not None and item.unused >= 0 for item in report.collected)
 
 
-def test_used_while_others_were_removed(tmp_path: Path) -> None:
-    """One that was used, and left again, since the collection began is not taken for unused."""
+def test_an_environment_used_during_the_collection_stays(tmp_path: Path) -> None:
+    """An environment that was used for a moment since the collection began is not unused."""
     _four(tmp_path)
     store = small_store(tmp_path)
 
@@ -175,7 +175,7 @@ def test_used_while_others_were_removed(tmp_path: Path) -> None:
     assert _there(tmp_path) == ["a", "c", "d"]
 
 
-def test_one_that_cannot_be_removed_does_not_keep_the_others(tmp_path: Path) -> None:
+def test_a_failed_removal_does_not_stop_the_others(tmp_path: Path) -> None:
     _four(tmp_path)
     (tmp_path / "locks" / f"{small_spec('b').name}.lock").unlink()
     (tmp_path / "locks" / f"{small_spec('b').name}.lock").mkdir()
@@ -209,8 +209,10 @@ def test_interrupted_deletions_are_finished_and_locks_cleared(tmp_path: Path) ->
     assert leftovers(tmp_path) == [f"envs/{name}", f"locks/{name}.lock"]
 
 
-def test_freed_bytes_are_those_that_no_other_name_keeps(tmp_path: Path) -> None:
-    """Linked into a package cache: not freed. Linked into both that go: freed once. Into one that stays: not freed."""
+def test_freed_bytes_exclude_files_with_other_hard_links(tmp_path: Path) -> None:
+    """Linked into a package cache: not freed. Linked into both removed ones: freed once. Into one that stays: not
+    freed.
+    """
     _four(tmp_path)
     store = small_store(tmp_path)
     prefixes = {package: store.prefix(small_spec(package).name) for package in "abcd"}
@@ -218,7 +220,7 @@ def test_freed_bytes_are_those_that_no_other_name_keeps(tmp_path: Path) -> None:
     block = 1 << 20
     for name in ("cached", "both", "stays", "all"):
         (tmp_path / name).write_bytes(b"x" * block)
-    os.sync()  # its blocks are counted when it has some
+    os.sync()  # only takes blocks once it has content
     for name, packages in (("cached", "bc"), ("both", "bc"), ("stays", "ba"), ("all", "abcd")):
         for package in packages:
             os.link(tmp_path / name, prefixes[package] / "lib" / name)
@@ -233,8 +235,8 @@ def test_freed_bytes_are_those_that_no_other_name_keeps(tmp_path: Path) -> None:
     assert last.freed == plain["a"] + plain["d"] + 2 * block
 
 
-def test_runs_and_collections_in_tight_loops(tmp_path: Path) -> None:
-    """Two run and two collect all that is not in use: no run ever loses a file, and each finds its environment."""
+def test_concurrent_runs_and_collections_do_not_interfere(tmp_path: Path) -> None:
+    """Two processes run and two collect everything unused: no run loses a file, and each finds its environment."""
     body = """
     from cetool.store.gc import Policy
     def act(number):
@@ -256,8 +258,8 @@ def test_runs_and_collections_in_tight_loops(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
-def test_a_new_environment_is_not_taken_for_an_old_one(tmp_path: Path) -> None:
-    """Made since the log was opened: the log does not know it, but its marker tells."""
+def test_gc_keeps_an_environment_that_the_log_does_not_know_yet(tmp_path: Path) -> None:
+    """The log was opened before it was made and does not know it, but its marker does."""
     store = small_store(tmp_path)
     with usage_log(tmp_path) as log:
         ensure(store, small_spec(), builder(small_spec())).release()
@@ -269,8 +271,8 @@ def test_a_new_environment_is_not_taken_for_an_old_one(tmp_path: Path) -> None:
         collect(store, log, Policy())
 
 
-def test_a_use_in_the_future_was_just_now_whatever_was_used(tmp_path: Path) -> None:
-    """Copies of scripts, launch records, logs and downloads go by the clock that environments go by."""
+def test_a_use_in_the_future_counts_as_now_for_every_kind(tmp_path: Path) -> None:
+    """Copies of scripts, launch records, logs and downloads follow the same clock as environments."""
     paths, cache = small_paths(tmp_path), tmp_path / "pkgs"
     places = [paths.copies, paths.launch, paths.logs, cache / "repodata", cache / "pkgs"]
     ages = {"0": 60, "1": 100 * 24 * HOUR, "2": -100 * 24 * HOUR}

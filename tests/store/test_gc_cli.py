@@ -1,4 +1,4 @@
-"""``cetool gc`` and the collection in the background: who goes, who stays, and what is told of it."""
+"""``cetool gc`` and background collection: what is removed, what stays, and what is reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make(home: Home, *specs: str) -> str:
 
 
 def age(home: Home, name: str, hours: float) -> None:
-    """Let an environment have been used last so many hours ago: as the usage log tells once it has taken all in."""
+    """Set an environment's last use in hours ago, in the usage log, after that has read the spool."""
     home.cetool("list")
     with sqlite3.connect(home.cache / "usage.sqlite3") as connection:
         then = time.time() - hours * 3600
@@ -45,7 +45,7 @@ def age(home: Home, name: str, hours: float) -> None:
 
 
 def gc(home: Home, *args: str) -> dict[str, list[str]]:
-    """Names of what ``gc --json`` removed and of what it left in use."""
+    """Return the names that ``gc --json`` removed and that it left in use."""
     done = home.cetool("gc", "--json", *args)
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)
@@ -63,7 +63,7 @@ def gc(home: Home, *args: str) -> dict[str, list[str]]:
     return {key: [Path(item["prefix"]).name for item in report[key]] for key in ("removed", "in_use")}
 
 
-def test_by_age(home: Home) -> None:
+def test_gc_removes_by_age(home: Home) -> None:
     new, old, older = make(home, "hello-bin"), make(home, "activated"), make(home, "many-files")
     age(home, old, 26)
     age(home, older, 24 * 9)
@@ -74,7 +74,7 @@ def test_by_age(home: Home) -> None:
     assert gc(home, "--older-than", "27h") == {"removed": [], "in_use": []}
     home.write(".config/cetool/config.yaml", "remove-if-unused-for: 27\n")
     assert gc(home) == {"removed": [], "in_use": []}
-    # a run is a use
+    # a run counts as a use
     home.cetool("run", home.write("a.sh", shell_script("true", env="activated")))
     assert gc(home, "--older-than", "1h") == {"removed": [], "in_use": []}
     assert gc(home, "--older-than", "0s") == {"removed": [new, old], "in_use": []}
@@ -89,10 +89,10 @@ def test_a_time_without_a_unit_is_refused(settled: Home, wrong: str) -> None:
     assert "25h" in told(done.stderr)[1]
 
 
-def test_what_another_user_of_a_shared_directory_used_stays(home: Home) -> None:
+def test_an_environment_used_by_another_user_stays(home: Home) -> None:
     shared = home.path / "shared"
     home.env.update({"CETOOL_ENV_DIR": str(shared), "CETOOL_TRUST_CACHE_DIR": "true", "CETOOL_AUTO_GC": "false"})
-    theirs = {"CETOOL_CACHE_DIR": str(home.path / "theirs")}  # with a usage log of their own
+    theirs = {"CETOOL_CACHE_DIR": str(home.path / "theirs")}  # with a separate usage log
     script = home.write("report.sh", shell_script("hello"))
     assert home.cetool("run", script, env=theirs).returncode == 0
     [name] = [path.name for path in shared.iterdir() if path.name[0] != "."]
@@ -110,20 +110,20 @@ def test_what_another_user_of_a_shared_directory_used_stays(home: Home) -> None:
     assert gc(home, "--older-than", "24h")["removed"] == [name]
 
 
-def test_options_that_contradict_each_other(settled: Home) -> None:
+def test_contradictory_options_are_refused(settled: Home) -> None:
     for words in (["--all", "--older-than", "1h"], ["--all", "--max-size", "1GB"], ["--max-size", "20"]):
         done = settled.cetool("gc", *words)
         assert done.returncode == 2
         told(done.stderr)
 
 
-def test_by_size(home: Home) -> None:
+def test_gc_removes_by_size(home: Home) -> None:
     names = [make(home, spec) for spec in ("hello-bin", "activated", "many-files", "bigpkg")]
     sizes = {row["name"]: row["size_bytes"] for row in json.loads(home.cetool("list", "--json").stdout)["environments"]}
     for hours, name in enumerate(names):
         age(home, name, len(names) - hours)
     kept = sizes[names[2]] + sizes[names[3]]
-    # the least recently used go first, whatever their size
+    # the least recently used first, whatever their size
     assert gc(home, "--max-size", f"{kept}B", "--dry-run")["removed"] == names[:2]
     assert gc(home, "--max-size", "1GB")["removed"] == []
     assert gc(home, "--max-size", f"{kept}B")["removed"] == names[:2]
@@ -132,7 +132,7 @@ def test_by_size(home: Home) -> None:
     assert gc(home, "--max-size", "0B")["removed"] == [names[3]]
 
 
-def test_what_is_told(home: Home) -> None:
+def test_gc_reports_what_it_did(home: Home) -> None:
     assert home.cetool("gc").stderr == "There is nothing to remove.\n"
     assert not home.cache.exists()
     name = make(home, "bigpkg")
@@ -152,12 +152,12 @@ def test_what_is_told(home: Home) -> None:
     assert home.cetool("gc", "-q", "--all").stderr == ""
 
 
-def test_the_bytes_are_those_truly_freed(home: Home) -> None:
+def test_gc_reports_the_bytes_actually_freed(home: Home) -> None:
     make(home, "bigpkg")
     row = json.loads(home.cetool("list", "--json").stdout)["environments"][0]
     assert row["size_bytes"] > 6_000_000
     freed = json.loads(home.cetool("gc", "--older-than", "0s", "--json").stdout)["freed_bytes"]
-    assert freed < 1_000_000  # the package cache has the 6 MB still, under another name of the same file
+    assert freed < 1_000_000  # the package cache still has the 6 MB, under another name of the same file
     make(home, "bigpkg")
     [cached] = (home.cache / "pkgs").rglob("noise.bin")
     if cached.stat().st_nlink < 2:
@@ -178,7 +178,7 @@ def test_a_running_script_keeps_its_environment(home: Home) -> None:
         text = home.cetool("gc", "--all").stderr
         assert text.startswith(f"Kept {name}: it is in use\nRemoved 1 downloaded package, ")
         assert gc(home, "--max-size", "0B") == {"removed": [], "in_use": [name]}
-        # it was used until now, though it started long ago
+        # it was in use until now, although it started long ago
         age(home, name, 100)
         assert gc(home) == {"removed": [], "in_use": [name]}
         output = process.communicate("end\n")
@@ -188,12 +188,13 @@ def test_a_running_script_keeps_its_environment(home: Home) -> None:
 
 
 def ended(pid: int) -> bool:
-    """Whether a process is gone, or nothing but a zombie."""
+    """Return whether a process is gone or a zombie."""
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_daemon_that_the_script_left_keeps_it_too(home: Home) -> None:
-    # one holds the descriptors that it inherited, the other has closed all of them but runs the environment's python
+def test_a_daemon_of_a_script_keeps_its_environment(home: Home) -> None:
+    # one process holds the descriptors that it inherited, the other has closed all of them but runs the environment's
+    # python
     body = (
         "setsid sh -c 'echo $$ >\"$HOME/pid\"; exec sleep 600' >/dev/null 2>&1 </dev/null &\n"
         'while [ ! -s "$HOME/pid" ]; do sleep 0.02; done'
@@ -218,7 +219,7 @@ def test_a_daemon_that_the_script_left_keeps_it_too(home: Home) -> None:
         assert gc(home, "--older-than", "0s") == {"removed": [name], "in_use": []}
 
 
-def test_what_was_left_unfinished_is_finished(home: Home) -> None:
+def test_gc_finishes_interrupted_deletions(home: Home) -> None:
     name = make(home, "hello-bin")
     half = home.cache / "envs" / ("0" * 20)
     (half / "conda-meta").mkdir(parents=True)
@@ -235,7 +236,7 @@ def test_what_was_left_unfinished_is_finished(home: Home) -> None:
     assert_nothing_half_made(home)
 
 
-def test_a_run_that_starts_while_all_is_removed_finds_its_environment(home: Home) -> None:
+def test_a_run_during_a_collection_finds_its_environment(home: Home) -> None:
     script = home.write("hello.sh", shell_script("hello"))
     make(home, "hello-bin")
     runs = []
@@ -249,19 +250,19 @@ def test_a_run_that_starts_while_all_is_removed_finds_its_environment(home: Home
 
 
 def outdated(home: Home) -> Path:
-    """Let the last look have been two hours ago."""
+    """Set the last collection to two hours ago."""
     stamp = home.cache / "gc.stamp"
     os.utime(stamp, (time.time() - 7200,) * 2)
     return stamp
 
 
 @pytest.mark.parametrize("command", ["run", "create"])
-def test_collection_in_the_background(home: Home, command: str) -> None:
+def test_a_run_starts_a_collection_in_the_background(home: Home, command: str) -> None:
     script = home.write("hello.sh", shell_script("hello"))
     assert home.cetool("run", script).returncode == 0
     old, new = make(home, "activated"), make(home, "many-files")
     age(home, old, 30)
-    # not within the hour, not where it is turned off
+    # not within the hour, and not if disabled
     home.cetool(command, script if command == "run" else "hello-bin")
     outdated(home)
     home.cetool(command, script if command == "run" else "hello-bin", env={"CETOOL_AUTO_GC": "false"})
@@ -276,8 +277,8 @@ def test_collection_in_the_background(home: Home, command: str) -> None:
     eventually(lambda: not _collecting(home))
 
 
-def test_the_caller_does_not_wait_for_the_background(home: Home) -> None:
-    """Nothing that the collection holds open keeps a pipeline waiting, nor does it die with its caller's terminal."""
+def test_the_caller_does_not_wait_for_a_background_collection(home: Home) -> None:
+    """The collection keeps no pipeline open, and does not die with its caller's terminal."""
     script = home.write("hello.sh", shell_script("hello"))
     home.cetool("run", script)
     old = make(home, "activated")
@@ -296,7 +297,7 @@ def test_the_caller_does_not_wait_for_the_background(home: Home) -> None:
 
 
 def _collecting(home: Home) -> list[int]:
-    """The processes that collect in the background for this home."""
+    """Return the processes that collect in the background for this home."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -309,17 +310,17 @@ def _collecting(home: Home) -> list[int]:
 
 
 def kept_packages(home: Home) -> set[str]:
-    """The names of the packages that the embedded engine keeps unpacked."""
+    """Return the names of the packages that the embedded engine keeps unpacked."""
     return {path.name.rsplit("-", 2)[0] for path in (home.cache / "pkgs" / "pkgs").iterdir() if path.is_dir()}
 
 
 def freed(home: Home, *args: str) -> tuple[int, int]:
-    """The number of packages that ``gc --json`` removed, and the bytes that all downloads freed."""
+    """Return the number of packages that ``gc --json`` removed, and the bytes that all downloads freed."""
     report = json.loads(home.cetool("gc", "--json", *args).stdout)
     return report["packages_removed"], report["downloads_freed_bytes"]
 
 
-def test_all_includes_what_was_downloaded(home: Home) -> None:
+def test_gc_all_removes_downloads(home: Home) -> None:
     make(home, "hello-bin", "many-files")
     would = freed(home, "--all", "--dry-run")
     assert kept_packages(home) == {"hello-bin", "many-files"}
@@ -330,10 +331,10 @@ def test_all_includes_what_was_downloaded(home: Home) -> None:
     assert make(home, "hello-bin")
 
 
-def test_packages_of_no_environment_go_by_age_and_on_request(home: Home) -> None:
+def test_gc_removes_packages_without_environment_by_age_and_on_request(home: Home) -> None:
     make(home, "many-files")
     home.cetool("remove", make(home, "bigpkg"))
-    assert freed(home) == (0, 0)  # not unused for 25 hours
+    assert freed(home) == (0, 0)  # used within 25 hours
     assert freed(home, "--packages", "--older-than", "1h") == (0, 0)
     assert freed(home, "--packages", "--dry-run")[0] == 1
     done = home.cetool("gc", "--packages")
@@ -342,7 +343,7 @@ def test_packages_of_no_environment_go_by_age_and_on_request(home: Home) -> None
     assert len(environments(home)) == 1
 
 
-def test_what_was_downloaded_counts_in_the_size_and_goes_before_environments(home: Home) -> None:
+def test_downloads_count_towards_the_size_and_go_first(home: Home) -> None:
     kept, gone = make(home, "many-files"), make(home, "bigpkg")
     home.cetool("remove", gone)
     assert freed(home, "--max-size", "1GB") == (0, 0)
@@ -351,7 +352,7 @@ def test_what_was_downloaded_counts_in_the_size_and_goes_before_environments(hom
     assert (kept_packages(home), set(environments(home))) == ({"many-files"}, {kept})
 
 
-def test_packages_stay_while_an_engine_is_at_work(home: Home) -> None:
+def test_packages_stay_while_an_engine_works(home: Home) -> None:
     home.cetool("remove", make(home, "hello-bin"))
     with in_use(home.cache / "pkgs"):
         assert freed(home, "--packages")[0] == 0
@@ -360,6 +361,6 @@ def test_packages_stay_while_an_engine_is_at_work(home: Home) -> None:
 
 
 @pytest.mark.parametrize("other", [["--all"], ["--max-size", "1GB"]])
-def test_packages_excludes_what_it_cannot_mean(home: Home, other: list[str]) -> None:
+def test_gc_packages_refuses_other_options(home: Home, other: list[str]) -> None:
     done = home.cetool("gc", "--packages", *other)
     assert (done.returncode, f"--packages and {other[0]} exclude each other" in done.stderr) == (2, True)

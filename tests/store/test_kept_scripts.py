@@ -1,4 +1,4 @@
-"""Promises about kept scripts: one file for one content, private, whole, there when asked for, gone when unused."""
+"""Kept scripts: one file for the same content, private, complete, available on request, removed when unused."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ def store(tmp_path: Path) -> ScriptStore:
 
 
 def age(path: Path, seconds: float) -> None:
-    """Have the kept script or cache directory be last used so long ago."""
+    """Set the last use of the kept script or cache directory."""
     then = time.time() - seconds
     os.utime(path, (then, then))
 
 
 def kept(store: ScriptStore, name: str, data: bytes = DATA) -> Path:
-    """A script that is kept and that nothing holds."""
+    """Keep a script without holding it."""
     held = store.hold(data, name)
     held.release()
     return held.path
 
 
 def cache_dir(store: ScriptStore, script: Path) -> Path:
-    """The script's cache directory, which nothing holds."""
+    """Return the script's cache directory, without holding it."""
     held = store.hold_cache_dir(script)
     held.release()
     return held.path
 
 
 def collected(store: ScriptStore, older_than: float, *, dry_run: bool = False) -> int:
-    """The bytes that a collection of what was unused for so many seconds frees."""
+    """Return the bytes freed by collecting what was unused for this many seconds."""
     collection = Collection(Policy(older_than=older_than), dry_run=dry_run)
     collection.collect(KeptScripts(store))
     return collection.freed
@@ -95,7 +95,7 @@ def test_the_same_content_is_the_same_file(store: ScriptStore) -> None:
 
 @pytest.mark.parametrize("how", ["longer", "shorter", "link", "second name", "open", "unreadable"])
 @posix
-def test_a_file_that_was_tampered_with_is_put_right(store: ScriptStore, tmp_path: Path, how: str) -> None:
+def test_a_changed_file_is_corrected(store: ScriptStore, tmp_path: Path, how: str) -> None:
     path = kept(store, "a.sh")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_bytes(DATA)
@@ -111,7 +111,7 @@ def test_a_file_that_was_tampered_with_is_put_right(store: ScriptStore, tmp_path
     assert not path.is_symlink() and path.stat().st_nlink == 1 and elsewhere.read_bytes() == DATA
 
 
-def test_eight_processes_keep_the_same_at_once(store: ScriptStore) -> None:
+def test_eight_processes_can_keep_the_same_script(store: ScriptStore) -> None:
     environ = {**os.environ, "PYTHONPATH": str(Path(cetool.base.errors.__file__).parents[2])}
     command = [sys.executable, "-c", KEEP, str(store.directory)]
     pipe = subprocess.PIPE
@@ -128,7 +128,7 @@ def test_eight_processes_keep_the_same_at_once(store: ScriptStore) -> None:
 
 
 @posix
-def test_a_cache_directory_is_a_scripts_own(
+def test_each_script_has_its_own_cache_directory(
     store: ScriptStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = cache_dir(store, tmp_path / "s.cpp")
@@ -166,7 +166,7 @@ def test_collection_is_by_age(store: ScriptStore, tmp_path: Path) -> None:
     assert left(store) == ["notes.txt"]
 
 
-def test_collecting_nothing(store: ScriptStore) -> None:
+def test_collecting_an_absent_directory_does_nothing(store: ScriptStore) -> None:
     assert collected(store, 0) == 0 and not store.directory.exists()
 
 
@@ -179,7 +179,7 @@ def test_an_interrupted_collection_is_finished(store: ScriptStore) -> None:
 
 
 @posix
-def test_what_is_held_stays_even_through_exec(store: ScriptStore, tmp_path: Path) -> None:
+def test_a_held_script_stays_even_through_exec(store: ScriptStore, tmp_path: Path) -> None:
     held, cache = store.hold(DATA, "s.sh"), store.hold_cache_dir(tmp_path / "s.sh")
     assert held.lock is not None and cache.lock is not None
     fds = (held.lock.fd, cache.lock.fd)
@@ -193,7 +193,7 @@ def test_what_is_held_stays_even_through_exec(store: ScriptStore, tmp_path: Path
     assert not held.path.exists() and not cache.path.exists()
 
 
-def test_keeping_while_everything_is_collected(store: ScriptStore, tmp_path: Path) -> None:
+def test_a_script_kept_during_a_collection_stays(store: ScriptStore, tmp_path: Path) -> None:
     over = threading.Event()
     failures: list[BaseException] = []
 
@@ -221,7 +221,9 @@ def test_keeping_while_everything_is_collected(store: ScriptStore, tmp_path: Pat
     assert failures == []
 
 
-def test_keeping_while_somebody_removes_the_directory(store: ScriptStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_can_be_kept_while_its_directory_is_removed(
+    store: ScriptStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     removed: list[Path] = []
 
     def removing(path: Path, data: bytes, *, mode: int, sync: bool) -> None:
@@ -235,7 +237,9 @@ def test_keeping_while_somebody_removes_the_directory(store: ScriptStore, monkey
     assert removed == [path, path] and path.read_bytes() == DATA
 
 
-def test_what_cannot_be_written_says_why(store: ScriptStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_that_cannot_be_kept_is_an_error_with_the_reason(
+    store: ScriptStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(path: Path, data: bytes, **how: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
@@ -270,5 +274,5 @@ def test_what_cannot_be_written_says_why(store: ScriptStore, tmp_path: Path, mon
         ("." * 2 + "y" * 300, "script." + "y" * 50),
     ],
 )
-def test_names(name: str, safe: str) -> None:
+def test_names_are_made_safe(name: str, safe: str) -> None:
     assert safe_name(name) == safe

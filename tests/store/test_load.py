@@ -1,4 +1,4 @@
-"""Many at once, kills, wrong clocks, a log in trouble: through the command line; ten times the size with --long."""
+"""Concurrency, kills, wrong clocks and a failing usage log on the command line; ten times the size with --long."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from support.server import ChannelServer, Fault
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
 
 DAY = 86400.0
-#: Succeeds in a whole environment only.
+#: Only succeeds in a complete environment.
 WHOLE = 'test "$(ls "$CONDA_PREFIX/share/many-files" | wc -l)" = 400 && hello'
 
 
 def script_of(home: Home, number: int, body: str = WHOLE, env: str = "hello-bin, many-files") -> Path:
-    """A script whose environment is one of its own, made of the same packages as the others'."""
+    """A script with a separate environment, made from the same packages as the others'."""
     return home.write(f"script-{number}.sh", shell_script(body, env, f"# variables: {{NUMBER: '{number}'}}"))
 
 
 def popen(home: Home, *command: str | os.PathLike[str], **changes: str) -> subprocess.Popen[str]:
-    """A command that runs beside the test."""
+    """A command that runs alongside the test."""
     return subprocess.Popen(
         [os.fspath(word) for word in command],
         env=home.environment(changes),
@@ -55,7 +55,7 @@ def popen(home: Home, *command: str | os.PathLike[str], **changes: str) -> subpr
 
 
 def listed(home: Home, **changes: str) -> list[dict[str, object]]:
-    """What ``cetool list`` tells of the environments."""
+    """Return the environments in ``cetool list``."""
     done = home.cetool("list", "--json", env=changes)
     assert (done.returncode, done.stderr) == (0, "")
     found: list[dict[str, object]] = json.loads(done.stdout)["environments"]
@@ -63,7 +63,7 @@ def listed(home: Home, **changes: str) -> list[dict[str, object]]:
 
 
 def assert_empties(home: Home) -> None:
-    """A collection of everything leaves nothing but cetool's own files."""
+    """Check that collecting everything leaves only cetool's own files."""
     done = home.cetool("gc", "--all")
     assert done.returncode == 0, done.stderr
     for name in ("envs", "locks", "trash"):
@@ -71,11 +71,11 @@ def assert_empties(home: Home) -> None:
     assert_unknown_to_conda(home)
 
 
-# --- many at once ---------------------------------------------------------------------------------------------------
+# --- concurrency ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("engine", ["rattler", "conda", "mamba", "micromamba"])
-def test_different_missing_environments_at_once(home: Home, engine: str, scale: int) -> None:
+def test_many_missing_environments_are_made_at_once(home: Home, engine: str, scale: int) -> None:
     if engine != "rattler":
         install_fakes(home.bin, engine)
     count = 3 * scale
@@ -89,8 +89,8 @@ def test_different_missing_environments_at_once(home: Home, engine: str, scale: 
     assert_empties(home)
 
 
-def test_hosts_that_share_a_cache(home: Home, scale: int) -> None:
-    """As far as name spaces go: hosts of their own names, which do not see each other's processes."""
+def test_hosts_can_share_a_cache(home: Home, scale: int) -> None:
+    """Simulate hosts by name spaces: each with its own name, and without the others' processes."""
     host = ["unshare", "--pid", "--fork", "--mount-proc", "--uts"]
     if not shutil.which("unshare") or home.run(*host, "hostname", "host-0").returncode:
         pytest.skip("name spaces are not allowed here")
@@ -116,11 +116,11 @@ def test_hosts_that_share_a_cache(home: Home, scale: int) -> None:
     assert_empties(home)
 
 
-# --- kills ----------------------------------------------------------------------------------------------------------
+# --- kills ------------------------------------------------------------------------------------------------------------
 
 
 def engines_of(pid: int) -> list[psutil.Process]:
-    """The processes of a fake engine that this one has started."""
+    """Return the processes of a fake engine that this process has started."""
     with contextlib.suppress(psutil.Error):
         return [
             child for child in psutil.Process(pid).children(recursive=True) if "fake_engine" in str(child.cmdline())
@@ -129,7 +129,7 @@ def engines_of(pid: int) -> list[psutil.Process]:
 
 
 def kill_somebody(victim: str, process: subprocess.Popen[str]) -> None:
-    """SIGKILL cetool, the engine that it has started, if there is one by now, or all of them."""
+    """SIGKILL cetool, the engine that it has started (if any), or both."""
     with contextlib.suppress(psutil.Error):
         if victim == "engine":
             for engine in engines_of(process.pid):
@@ -139,8 +139,8 @@ def kill_somebody(victim: str, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize(("engine", "times"), [("rattler", 6), ("conda", 2), ("micromamba", 2)])
-def test_killed_at_random_moments(home: Home, engine: str, times: int, scale: int) -> None:
-    """Nobody ever runs in half an environment; the next run makes a whole one; a collection clears up."""
+def test_kills_at_random_moments_do_no_harm(home: Home, engine: str, times: int, scale: int) -> None:
+    """No process runs in half an environment; the next run makes a complete one; a collection cleans up."""
     victims: tuple[str, ...] = ("cetool", "group")
     if engine != "rattler":
         install_fakes(home.bin, engine)
@@ -159,7 +159,7 @@ def test_killed_at_random_moments(home: Home, engine: str, times: int, scale: in
             kill_somebody(victim, process)
             out, err = process.communicate(timeout=120)
             assert process.returncode in ((0, 125) if victim == "engine" else (0, -signal.SIGKILL)), err
-            # what was cetool may have become the script, and be killed when that has said all that it had to say
+            # cetool may have become the script, and be killed after the script has printed everything
             assert out.startswith("hello from ") or (process.returncode != 0 and not out), (out, err)
             if process.returncode == 125:
                 assert "SIGKILL" in "".join(told(err)) and not out
@@ -172,11 +172,11 @@ def test_killed_at_random_moments(home: Home, engine: str, times: int, scale: in
     assert_empties(home)
 
 
-# --- what arrives damaged -------------------------------------------------------------------------------------------
+# --- damaged downloads ------------------------------------------------------------------------------------------------
 
 
-def test_what_arrives_damaged_or_not_at_all(home: Home, server: ChannelServer) -> None:
-    """The largest of three packages, when the others are there already; afterwards all is as if it had never been."""
+def test_damaged_and_missing_downloads_leave_nothing(home: Home, server: ChannelServer) -> None:
+    """The largest of three packages arrives damaged, after the others; afterwards everything is as if it had not."""
     home.condarc.write_text(f"channel_alias: {server.url}\nchannels: [conda-forge]\n")
     script = script_of(home, 0, env="hello-bin, many-files, bigpkg")
     for fault in (Fault("*bigpkg*", "corrupt"), Fault("*bigpkg*", "truncate"), Fault("*bigpkg*", "status", 404)):
@@ -192,17 +192,17 @@ def test_what_arrives_damaged_or_not_at_all(home: Home, server: ChannelServer) -
     assert_nothing_half_made(home)
 
 
-def test_an_engine_that_dies_when_all_is_done(home: Home) -> None:
+def test_an_engine_that_dies_at_the_end_leaves_nothing(home: Home) -> None:
     install_fakes(home.bin, "micromamba")
     done = home.cetool("run", script_of(home, 0), env={"FAKE_ENGINE_FAULT": "signal-after"})
     assert done.returncode == 0 and done.stdout.startswith("hello from "), done.stderr
     assert_nothing_half_made(home)
 
 
-# --- time -----------------------------------------------------------------------------------------------------------
+# --- time -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_script_that_is_stopped_for_longer_than_the_limit(home: Home) -> None:
+def test_a_stopped_script_keeps_its_environment(home: Home) -> None:
     script = home.write("stops.sh", shell_script("kill -STOP $$; hello"))
     with started(home, "run", script) as process:
         eventually(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
@@ -278,7 +278,7 @@ void *mmap64(void *at, size_t length, int protection, int flags, int fd, off_t f
 
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A library that gives the programs that load it another time of day, or files that cannot be shared memory."""
+    """A library that gives programs that load it another time of day, or files without shared memory."""
     compiler = shutil.which("cc")
     if compiler is None or sys.platform != "linux":
         pytest.skip("no C compiler, or not Linux")
@@ -289,8 +289,8 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(library)
 
 
-def test_a_clock_that_goes_back_or_forward(home: Home, shim: str) -> None:
-    """Time as programs are told it; the kernel's own, which files get, goes on as it was."""
+def test_clock_changes_do_no_harm(home: Home, shim: str) -> None:
+    """Programs see another time; the kernel's clock, by which files get theirs, is unchanged."""
 
     def at(days: float) -> dict[str, str]:
         return {"LD_PRELOAD": shim, "SHIM_CLOCK": str(int(days * DAY))}
@@ -303,12 +303,12 @@ def test_a_clock_that_goes_back_or_forward(home: Home, shim: str) -> None:
     assert home.cetool("run", now).returncode == 0
     with started(home, "run", waits, stdin=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        # a year forward: what is unused goes, what is in use stays
+        # a year forward: what is unused is removed, what is in use stays
         assert home.cetool("run", later, env={**at(365), "CETOOL_AUTO_GC": "false"}).returncode == 0
         done = home.cetool("gc", env=at(365))
         assert re.findall(r"(\w+) \w+: (?:it is in use|unused for 365d)", done.stderr) == ["Removed", "Kept"]
         eventually(lambda: len(environments(home)) == 2)
-        # a use that now lies in the future was just now
+        # a use that is now in the future counts as just now
         for days in (0, -1):
             done = home.cetool("gc", env=at(days))
             assert (done.returncode, len(environments(home))) == (0, 2), done.stderr
@@ -316,7 +316,7 @@ def test_a_clock_that_goes_back_or_forward(home: Home, shim: str) -> None:
             assert all(float(str(row["last_used"])) <= time.time() + days * DAY + 60 for row in rows), rows
             assert not re.search(r"\s-\d", home.cetool("list", env=at(days)).stdout)
             assert home.cetool("run", later, env=at(days)).returncode == 0
-        # made anew although the one that is there was made tomorrow
+        # made again although the existing one was made tomorrow
         before = environments(home)
         done = home.cetool("run", "--refresh", later, env=at(-2))
         assert done.returncode == 0, done.stderr
@@ -326,11 +326,11 @@ def test_a_clock_that_goes_back_or_forward(home: Home, shim: str) -> None:
     assert environments(home) == {}
 
 
-# --- the usage log --------------------------------------------------------------------------------------------------
+# --- the usage log ----------------------------------------------------------------------------------------------------
 
 
-def test_a_log_without_shared_memory(home: Home, shim: str) -> None:
-    """As on file systems without mmap (9p, some network mounts): no WAL, and the log serves all the same."""
+def test_the_usage_log_works_without_shared_memory(home: Home, shim: str) -> None:
+    """As on file systems without mmap (9p, some network mounts): no WAL, but the log works."""
     env = {"LD_PRELOAD": shim, "SHIM_NO_WAL": "1"}
     script = script_of(home, 0)
     for times in (1, 2):
@@ -341,7 +341,7 @@ def test_a_log_without_shared_memory(home: Home, shim: str) -> None:
     with sqlite3.connect(home.cache / "usage.sqlite3") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() != ("wal",)
     connection.close()
-    # one that was WAL until it was moved there
+    # one that used WAL until it was moved there
     home.cetool("list")
     done = home.cetool("list", "--json", env=env)
     assert done.returncode == 0 and "Traceback" not in done.stderr
@@ -349,8 +349,8 @@ def test_a_log_without_shared_memory(home: Home, shim: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_log_that_another_holds(home: Home) -> None:
-    """For longer than anyone waits: scripts run, new environments are made, and the uses are not lost."""
+def test_a_locked_usage_log_does_not_stop_scripts(home: Home) -> None:
+    """Longer than anything waits: scripts run, new environments are made, and no use is lost."""
     first, second = script_of(home, 1), script_of(home, 2)
     home.cetool("run", first)
     home.cetool("list")

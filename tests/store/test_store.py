@@ -1,4 +1,4 @@
-"""The store: an environment is made once and complete, or absent, whoever is killed, refuses or comes in between."""
+"""The store: an environment is made once and complete, or absent, whatever is killed or fails."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from cetool.store.store import Directory, Lease, Marker, read_marker
 
 SPEC = small_spec()
 NAME = SPEC.name
-# --- made once, complete or absent ----------------------------------------------------------------------------------
+# --- made once, complete or absent ------------------------------------------------------------------------------------
 
 
-def test_twenty_want_a_missing_environment(tmp_path: Path) -> None:
+def test_of_twenty_processes_one_makes_the_environment(tmp_path: Path) -> None:
     body = """
     def act(number):
         lease = ensure(STORE, SPEC, builder(SPEC, built=ROOT / "built", then=lambda site: time.sleep(0.2)))
@@ -56,8 +56,8 @@ def test_twenty_want_a_missing_environment(tmp_path: Path) -> None:
     assert not is_locked(tmp_path / "locks" / f"{NAME}.lock")
 
 
-def test_threads_of_one_process_share_what_one_of_them_makes(tmp_path: Path) -> None:
-    """Each holds the environment by a lock of its own: it is in use until the last has released it."""
+def test_threads_of_one_process_share_one_creation(tmp_path: Path) -> None:
+    """Each thread holds the environment by a separate lock: it is in use until the last has released it."""
     start_together = threading.Barrier(4)
     leases: list[Lease] = []
     failures: list[BaseException] = []
@@ -87,7 +87,7 @@ def test_threads_of_one_process_share_what_one_of_them_makes(tmp_path: Path) -> 
     assert not any(map(store.in_use, store.directories()))
 
 
-def test_making_an_environment_changes_nothing_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_making_an_environment_leaves_the_process_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise AssertionError("other threads would notice")
 
@@ -99,7 +99,7 @@ def test_making_an_environment_changes_nothing_of_the_process(tmp_path: Path, mo
         assert is_whole(lease.prefix)
 
 
-def test_those_who_waited_share_the_failure(tmp_path: Path) -> None:
+def test_waiting_processes_share_a_failure(tmp_path: Path) -> None:
     body = """
     from cetool.base.errors import EngineError
 
@@ -117,14 +117,14 @@ def test_those_who_waited_share_the_failure(tmp_path: Path) -> None:
     said = run(tmp_path, body).splitlines()
     assert said == ['["the channel is out of reach", "/the/log"]'] * 8
     assert (tmp_path / "built").read_text() == f"{NAME}\n"
-    # who comes later tries again
+    # a later request tries again
     assert ensure(small_store(tmp_path), SPEC, builder(SPEC)).created
 
 
 @pytest.mark.parametrize(
     "problem", [RuntimeError("no"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full"), OSError(errno.EIO, "broken")]
 )
-def test_a_creation_that_fails_leaves_nothing(tmp_path: Path, problem: BaseException) -> None:
+def test_a_failed_creation_leaves_nothing(tmp_path: Path, problem: BaseException) -> None:
     def fail(site: Site) -> None:
         raise problem
 
@@ -137,7 +137,7 @@ def test_a_creation_that_fails_leaves_nothing(tmp_path: Path, problem: BaseExcep
         assert str(problem.args[1]) in str(caught.value)
 
 
-def test_a_marker_that_cannot_be_written_or_is_anothers_leaves_nothing(tmp_path: Path) -> None:
+def test_a_missing_or_foreign_marker_leaves_nothing(tmp_path: Path) -> None:
     store = small_store(tmp_path)
     with pytest.raises(StoreError, match="cannot write environment"):
         ensure(store, SPEC, builder(SPEC, then=lambda site: shutil.rmtree(site.prefix / "conda-meta")))
@@ -192,14 +192,16 @@ say(step)
 
 
 @pytest.mark.parametrize("refresh", [False, True])
-def test_killed_at_any_step_of_a_creation(tmp_path: Path, refresh: bool) -> None:
-    """SIGKILL before each file operation in turn: no half environment is used, and the next one makes a whole one."""
+def test_a_kill_at_any_step_leaves_no_half_environment(tmp_path: Path, refresh: bool) -> None:
+    """SIGKILL before each file operation in turn: no half environment is used, and the next process makes a complete
+    one.
+    """
     steps = json.loads(run(tmp_path, f"REFRESH = {refresh}\n{_KILLED}"))[0]
     assert steps > 20
 
 
-def test_a_dead_makers_engine_keeps_others_from_building_there(tmp_path: Path) -> None:
-    """It inherited the locks: the next one waits for it to end, then clears what it left."""
+def test_others_wait_for_the_engine_of_a_killed_process(tmp_path: Path) -> None:
+    """The engine inherited the locks: the next process waits for its end, then removes what it left."""
     body = """
     def then(site):
         code = "import sys, time; sys.stdin.read(); open(sys.argv[1] + '/late', 'w'); time.sleep(0.2)"
@@ -230,7 +232,7 @@ def test_a_dead_makers_engine_keeps_others_from_building_there(tmp_path: Path) -
     assert lease.prefix.name == NAME
 
 
-# --- in use is a lock -----------------------------------------------------------------------------------------------
+# --- in use while locked ----------------------------------------------------------------------------------------------
 
 
 def test_a_lease_lasts_as_long_as_its_last_process(tmp_path: Path) -> None:
@@ -251,7 +253,7 @@ def test_a_lease_lasts_as_long_as_its_last_process(tmp_path: Path) -> None:
     os.kill(daemon, signal.SIGSTOP)
     assert store.hold_for_removal(directory) is None
     os.kill(daemon, signal.SIGCONT)
-    script.communicate()  # its standard input ends, and so does it
+    script.communicate()  # its standard input ends, and so it ends
     wait_until(lambda: not store.in_use(directory))
     lock = store.hold_for_removal(directory)
     assert lock is not None
@@ -259,8 +261,8 @@ def test_a_lease_lasts_as_long_as_its_last_process(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
-def test_who_only_looks_disturbs_nobody(tmp_path: Path) -> None:
-    """While some ask again and again whether it is in use, nobody fails to get it, or makes it a second time."""
+def test_checking_for_use_disturbs_no_process(tmp_path: Path) -> None:
+    """While some check repeatedly whether it is in use, no process fails to get it or makes it a second time."""
     body = """
     def act(number):
         for directory in list(STORE.directories()) * 300:
@@ -275,8 +277,10 @@ def test_who_only_looks_disturbs_nobody(tmp_path: Path) -> None:
     assert not (tmp_path / "built").exists()
 
 
-def test_whoever_has_a_lease_has_the_files(tmp_path: Path) -> None:
-    """Two want it in a loop, two remove it until it was made 30 times: whole for each lease until its release."""
+def test_a_lease_keeps_every_file(tmp_path: Path) -> None:
+    """Two processes use it in a loop, two remove it until it was made 30 times: complete for each lease until its
+    release.
+    """
     body = """
     def act(number):
         while (ROOT / "built").read_text().count("\\n") < 30:
@@ -301,10 +305,10 @@ def test_whoever_has_a_lease_has_the_files(tmp_path: Path) -> None:
     assert {entry.split("/")[0] for entry in leftovers(tmp_path)} <= {"envs", "locks"}
 
 
-# --- made anew ------------------------------------------------------------------------------------------------------
+# --- refresh ----------------------------------------------------------------------------------------------------------
 
 
-def test_refresh_while_a_script_runs_in_the_old_one(tmp_path: Path) -> None:
+def test_refresh_leaves_a_running_script_alone(tmp_path: Path) -> None:
     store = small_store(tmp_path)
     old = made(tmp_path)
     new = ensure(store, SPEC, builder(SPEC), refresh=True)
@@ -319,20 +323,20 @@ def test_refresh_while_a_script_runs_in_the_old_one(tmp_path: Path) -> None:
         lease.release()
     fourth = ensure(store, SPEC, builder(SPEC), refresh=True)
     assert fourth.prefix.name == NAME  # free again
-    # the second could go when the fourth was made; the third is still in use, but nobody is sent there any more
+    # the second could be removed when the fourth was made; the third is still in use, but no new run gets it
     assert leftovers(tmp_path)[:2] == [f"envs/{NAME}", f"envs/{NAME}-3"]
     assert (third.prefix / "bin/tool").is_file()
     assert read_marker(third.prefix) is None
     assert not os.listdir(tmp_path / "trash")
 
 
-def test_a_refresh_that_fails_keeps_the_old_one(tmp_path: Path) -> None:
+def test_a_failed_refresh_keeps_the_old_environment(tmp_path: Path) -> None:
     made(tmp_path).release()
     store = small_store(tmp_path)
     old = store.prefix(NAME).stat().st_ino
 
     def fail(site: Site) -> None:
-        run(tmp_path, "tidy(STORE)")  # a collection of another process, which must leave the old one
+        run(tmp_path, "tidy(STORE)")  # another process's collection, which must leave the old one
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -344,8 +348,8 @@ def test_a_refresh_that_fails_keeps_the_old_one(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == [f"envs/{NAME}", f"locks/{NAME}.lock"]
 
 
-def test_several_refresh_at_once(tmp_path: Path) -> None:
-    """Each gets one that was made after it asked; one creation serves all that had asked before it ended."""
+def test_concurrent_refreshes_share_a_creation(tmp_path: Path) -> None:
+    """Each gets an environment made after its request; one build serves all requests made before it ended."""
     body = """
     made(ROOT).release()
     def act(number):
@@ -361,8 +365,8 @@ def test_several_refresh_at_once(tmp_path: Path) -> None:
     assert sum(item.marker is not None for item in small_store(tmp_path).directories()) == 1
 
 
-def test_a_daemon_that_closed_its_descriptors_keeps_its_files(tmp_path: Path) -> None:
-    """Its program tells that it is there: a new environment is made beside it."""
+def test_a_daemon_without_inherited_locks_keeps_its_files(tmp_path: Path) -> None:
+    """Its program shows that it is in use: a new environment is made next to it."""
     lease = made(tmp_path)
     program = lease.prefix / "bin" / "sleep"
     shutil.copy2(shutil.which("sleep") or "", program)

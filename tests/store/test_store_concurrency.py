@@ -1,4 +1,4 @@
-"""Of many processes that want an environment one makes it; different environments are made side by side."""
+"""Of many processes that want an environment one makes it; different environments are made in parallel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
 
 
 @pytest.mark.parametrize("engine", ["rattler", "conda"])
-def test_twenty_at_once_start_one_engine(home: Home, engine: str, scale: int) -> None:
+def test_twenty_processes_start_one_engine(home: Home, engine: str, scale: int) -> None:
     count = 20 * scale
     if engine == "conda":
         install_fakes(home.bin, engine)
@@ -45,7 +45,7 @@ def test_twenty_at_once_start_one_engine(home: Home, engine: str, scale: int) ->
     assert_nothing_half_made(home)
 
 
-def test_different_environments_are_made_side_by_side(home: Home) -> None:
+def test_different_environments_are_made_in_parallel(home: Home) -> None:
     specs = ["hello-bin", "many-files", "six", "hello-bin six"]
     for engine in ("rattler", "conda"):
         install_fakes(home.bin, "conda")

@@ -1,6 +1,6 @@
-"""The store survives disks that are full, may only be read, or lose power: on file systems that the tests mount.
+"""The store survives full disks, read-only disks and power cuts, on file systems that the tests mount.
 
-The mounts live in a name space of their own, which ends with the process that holds it: nothing is left behind.
+The mounts are in a name space that ends with the process that holds it, so nothing is left behind.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SCRIPT = shell_script("hello", "hello-bin, many-files")
 
 @dataclass(frozen=True)
 class Disk:
-    """A file system that is the cache directory of a home, seen by the commands that are run through it alone."""
+    """A file system that is the cache directory of a home, only visible to commands run through it."""
 
     home: Home
     holder: int
@@ -60,30 +60,30 @@ class Disk:
         return Path(f"/proc/{self.holder}/root{self.home.cache}")
 
     def fill(self) -> None:
-        """Leave no room at all on it."""
+        """Fill it completely."""
         with contextlib.suppress(OSError), (self.root / "fill").open("ab", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
 
     def entries(self, name: str) -> list[str]:
-        """What is in one of the cache's directories."""
+        """Return the entries of one of the cache's directories."""
         directory = self.root / name
         return sorted(os.listdir(directory)) if directory.is_dir() else []
 
     def used(self) -> tuple[int, int]:
-        """KiB and inodes that are taken."""
+        """Return the KiB and inodes in use."""
         status = os.statvfs(self.root)
         return (status.f_blocks - status.f_bfree) * status.f_frsize // 1024, status.f_files - status.f_ffree
 
     def assert_nothing_half_made(self) -> None:
-        """No environment, lock or leftover of one, and conda knows of none."""
+        """Check that there is no environment, lock or remains of one, and that conda knows none."""
         assert [self.entries(name) for name in ("envs", "locks", "trash")] == [[], [], []]
         assert_unknown_to_conda(self.home)
 
 
 @contextlib.contextmanager
 def mounted(home: Home, *mount: str) -> Iterator[Disk]:
-    """A new file system in the place of the cache directory."""
+    """Mount a new file system as the cache directory."""
     root = os.geteuid() == 0
     space = ["unshare", "--mount", *([] if root else ["--user", "--map-root-user"])]
     if not all(map(shutil.which, ("unshare", "nsenter", "mount"))):
@@ -102,15 +102,15 @@ def mounted(home: Home, *mount: str) -> Iterator[Disk]:
 
 
 def tmpfs(options: str) -> tuple[str, ...]:
-    """The words with which mount mounts memory."""
+    """Return mount's arguments for a file system in memory."""
     return ("-t", "tmpfs", "-o", f"mode=700,{options}", "cetool-test")
 
 
-# --- full -----------------------------------------------------------------------------------------------------------
+# --- full disks -------------------------------------------------------------------------------------------------------
 
 
 def assert_full(disk: Disk, done: subprocess.CompletedProcess[str]) -> None:
-    """It could not be made, which is told in a paragraph, and nothing of it is there."""
+    """Check that it could not be made, that a message says so, and that nothing of it exists."""
     assert (done.returncode, done.stdout) == (125, ""), done.stderr
     text = "\n".join(told(done.stderr))
     assert re.search("disk is full|No space left|no space left on the device|ran out of disk space", text), text
@@ -120,8 +120,8 @@ def assert_full(disk: Disk, done: subprocess.CompletedProcess[str]) -> None:
 
 @pytest.mark.parametrize("kind", ["bytes", "inodes"])
 @pytest.mark.parametrize("engine", ["rattler", "micromamba"])
-def test_a_disk_full_at_any_step_leaves_nothing_half_made(home: Home, engine: str, kind: str, scale: int) -> None:
-    """It gets a little larger each time, until there is room."""
+def test_a_full_disk_at_any_step_leaves_no_half_environment(home: Home, engine: str, kind: str, scale: int) -> None:
+    """The disk is a little larger each time, until there is enough space."""
     if engine != "rattler":
         install_fakes(home.bin, engine)
     script = home.write("script.sh", SCRIPT)
@@ -132,7 +132,7 @@ def test_a_disk_full_at_any_step_leaves_nothing_half_made(home: Home, engine: st
     steps = (6 if engine == "rattler" else 3) * scale
     least = 8 if kind == "bytes" else 3
     limits = [least + (whole - least) * step // steps for step in range(steps)]
-    # what is made first is small: the first steps of all lie close together
+    # start in small steps: the first file operations need little space
     limits = sorted({*limits, *(least + 8 * step for step in range(3 * scale) if engine == "rattler")})
     option = "size={}k" if kind == "bytes" else "size=1g,nr_inodes={}"
     with mounted(home, *tmpfs(option.format(limits[0]))) as disk:
@@ -152,7 +152,7 @@ def test_a_disk_full_at_any_step_leaves_nothing_half_made(home: Home, engine: st
         disk.assert_nothing_half_made()
 
 
-def test_a_full_disk_runs_what_is_there_and_can_be_collected(home: Home) -> None:
+def test_a_full_disk_allows_runs_and_collections(home: Home) -> None:
     script, other = home.write("script.sh", SCRIPT), home.write("other.sh", shell_script("hello", "hello-bin, six"))
     with mounted(home, *tmpfs("size=200m")) as disk:
         for path in (script, other):
@@ -170,7 +170,7 @@ def test_a_full_disk_runs_what_is_there_and_can_be_collected(home: Home) -> None
         assert "cetool gc" in "\n".join(told(done.stderr))
         done = disk.cetool("list")
         assert done.returncode == 0 and done.stdout.count("rattler") == 2, done.stderr
-        # what that hint says is to be done can be done
+        # the hint works
         done = disk.cetool("gc", "--dry-run")
         assert done.returncode == 0 and "nothing to remove" in done.stderr, done.stderr
         done = disk.cetool("gc", "--older-than", "0s")
@@ -182,7 +182,7 @@ def test_a_full_disk_runs_what_is_there_and_can_be_collected(home: Home) -> None
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_read_only_cache_runs_what_is_there(home: Home) -> None:
+def test_a_read_only_cache_allows_runs(home: Home) -> None:
     script = home.write("script.sh", SCRIPT)
     with mounted(home, *tmpfs("size=100m")) as disk:
         for _ in range(2):
@@ -204,16 +204,16 @@ def test_a_read_only_cache_runs_what_is_there(home: Home) -> None:
         assert (done.returncode, done.stdout) == (0, output)
 
 
-# --- the power fails ------------------------------------------------------------------------------------------------
+# --- power cuts -------------------------------------------------------------------------------------------------------
 
-#: EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH: from now on nothing reaches the disk, its journal included.
+#: EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH: from now on nothing reaches the disk, including its journal.
 _SHUTDOWN, _NO_LOG_FLUSH = 0x8004587D, 2
-#: Succeeds in a whole environment only.
+#: Only succeeds in a complete environment.
 WHOLE = 'test "$(cat "$CONDA_PREFIX"/share/many-files/*.txt | wc -l)" = 400 && hello'
 
 
 def lose_power(disk: Disk) -> None:
-    """Let all be lost that is not on the disk by now."""
+    """Lose everything that is not on disk yet."""
     descriptor = os.open(disk.root, os.O_RDONLY)
     try:
         fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
@@ -224,12 +224,12 @@ def lose_power(disk: Disk) -> None:
 
 
 def sync(disk: Disk) -> None:
-    """Let all reach the disk that was written until now: it would in some seconds anyway."""
+    """Sync everything that was written so far, as would happen within seconds."""
     disk.run("sync", "--file-system", disk.home.cache)
 
 
 def assert_marked_are_whole(disk: Disk) -> None:
-    """Every environment with a marker has all its files, of the sizes that they should have."""
+    """Check that every environment with a marker has all its files, with the right sizes."""
     for name in disk.entries("envs"):
         prefix = disk.root / "envs" / name
         if not (prefix / MARKER).exists():
@@ -240,8 +240,8 @@ def assert_marked_are_whole(disk: Disk) -> None:
                 assert size == entry["size_in_bytes"] or (size and entry.get("prefix_placeholder")), entry
 
 
-def test_power_cuts_at_random_moments_leave_nothing_half_made(home: Home, scale: int) -> None:
-    """An ext4 is cut off from its disk, while an environment is made or after, and mounted again."""
+def test_power_cuts_at_random_moments_leave_no_half_environment(home: Home, scale: int) -> None:
+    """An ext4 loses its disk while an environment is made or afterwards, and is mounted again."""
     image = home.path / "disk"
     with image.open("wb") as file:
         file.truncate(64 << 20)
@@ -276,7 +276,7 @@ def test_power_cuts_at_random_moments_leave_nothing_half_made(home: Home, scale:
 
 
 class Call(NamedTuple):
-    """A system call: the lines of strace's output (from 0) in which it begins and ends, and the call in one line."""
+    """A system call: the first and last line (from 0) of strace's output, and the call in one line."""
 
     begin: int
     end: int
@@ -284,10 +284,10 @@ class Call(NamedTuple):
 
 
 def _calls(log: str) -> list[Call]:
-    """The calls in the output of ``strace -f``, in the order in which they began.
+    """Return the calls in the output of ``strace -f``, in the order of their beginning.
 
-    A call that another thread's interrupts is written in two parts: ``PID CALL <unfinished ...>`` and, after other
-    lines, ``PID <... NAME resumed>REST``.
+    strace writes an interrupted call in two parts: ``PID CALL <unfinished ...>`` and, after other lines, ``PID <...
+    NAME resumed>REST``.
     """
     calls: list[Call] = []
     open_calls: dict[str, tuple[int, str]] = {}
@@ -305,8 +305,8 @@ def _calls(log: str) -> list[Call]:
     return sorted(calls)
 
 
-def test_files_are_on_the_disk_before_the_marker(home: Home) -> None:
-    """The order of the calls: nothing is written to the environment between the sync of all and its marker."""
+def test_files_are_on_disk_before_the_marker(home: Home) -> None:
+    """The order of calls: nothing is written to the environment between the sync and its marker."""
     strace = shutil.which("strace") or pytest.skip("there is no strace")
     log = home.path / "calls"
     script = home.write("script.sh", SCRIPT)

@@ -1,4 +1,4 @@
-"""An environment is whole or absent, whatever kills or interrupts its creation, and the next run makes it."""
+"""An environment is complete or absent, whatever interrupts its creation, and the next run makes it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
 
 
 def assert_recovers(home: Home, script: Path) -> None:
-    """The command that was broken off works, and what it left is gone but for what gc clears."""
+    """Check that the interrupted command works again, and that only gc has anything left to remove."""
     done = home.cetool("run", script)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"hello from {home.cache}/envs/{next(iter(environments(home)))}\n"
@@ -41,7 +41,9 @@ def assert_recovers(home: Home, script: Path) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("group", [False, True], ids=["alone", "group"])
-def test_a_kill_at_any_stage_leaves_nothing_half_made(home: Home, slow: ChannelServer, stage: str, group: bool) -> None:
+def test_a_kill_at_any_stage_leaves_no_half_environment(
+    home: Home, slow: ChannelServer, stage: str, group: bool
+) -> None:
     script = home.write("heavy.sh", HEAVY)
     with started(home, "run", "-v", script) as process:
         wait_for_stage(process, stage)
@@ -51,7 +53,7 @@ def test_a_kill_at_any_stage_leaves_nothing_half_made(home: Home, slow: ChannelS
     assert_recovers(home, script)
 
 
-def test_kills_at_random_moments_leave_nothing_half_made(home: Home, slow: ChannelServer) -> None:
+def test_kills_at_random_moments_leave_no_half_environment(home: Home, slow: ChannelServer) -> None:
     script = home.write("heavy.sh", HEAVY)
     moments = random.Random(1)
     for _ in range(6):
@@ -64,7 +66,7 @@ def test_kills_at_random_moments_leave_nothing_half_made(home: Home, slow: Chann
 
 
 @pytest.mark.parametrize("engine", ["conda", "micromamba"])
-def test_after_a_kill_the_engines_program_ends_as_well(home: Home, engine: str) -> None:
+def test_a_kill_also_ends_the_engines_program(home: Home, engine: str) -> None:
     install_fakes(home.bin, engine)
     script = home.write("heavy.sh", HEAVY)
     asked = home.path / "asked.jsonl"
@@ -77,7 +79,7 @@ def test_after_a_kill_the_engines_program_ends_as_well(home: Home, engine: str) 
         eventually(lambda: not any(map(alive, creations(asked))))
         for entry in read(asked):
             if "child" in entry and alive(entry["child"]):
-                os.kill(entry["child"], signal.SIGKILL)  # the fake's own, which nothing reaches
+                os.kill(entry["child"], signal.SIGKILL)  # the fake engine's, out of reach
     assert_recovers(home, script)
 
 
@@ -113,7 +115,7 @@ def test_an_interrupt_ends_the_engines_program(home: Home, engine: str, signum: 
     assert_nothing_half_made(home)
 
 
-def test_an_interrupted_wait_leaves_the_creation_to_another(home: Home) -> None:
+def test_an_interrupted_wait_does_not_interrupt_the_creation(home: Home) -> None:
     install_fakes(home.bin, "micromamba")
     asked = home.path / "asked.jsonl"
     env = {"FAKE_ENGINE_LOG": str(asked), "FAKE_ENGINE_FAULT": "hang"}
@@ -125,12 +127,12 @@ def test_an_interrupted_wait_leaves_the_creation_to_another(home: Home) -> None:
             os.kill(waiting.pid, signal.SIGINT)
             assert waiting.wait(60) == 130
         with started(home, "run", script) as heir:
-            # what the first did not finish another does
+            # another process finishes what the first did not
             os.kill(maker.pid, signal.SIGTERM)
             assert maker.wait(60) == 143
             assert heir.communicate(timeout=120)[0].startswith("hello from ")
             assert heir.returncode == 0
-    assert len(creations(asked)) == 1  # the heir keeps no log
+    assert len(creations(asked)) == 1  # the other process keeps no log
     assert_nothing_half_made(home)
 
 

@@ -1,4 +1,4 @@
-"""What counts as an environment, and where the store may lie: damaged markers, read-only, shared and split caches."""
+"""What counts as an environment, and where the store can be: damaged markers, read-only, shared and split caches."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _needs_root = pytest.mark.skipif(
 
 @pytest.fixture
 def open_path() -> Iterator[Path]:
-    """A directory that every user may enter."""
+    """A directory that every user can enter."""
     with open_directory() as directory:
         yield directory
 
@@ -84,7 +84,7 @@ def test_an_environment_with_a_damaged_marker_is_absent(tmp_path: Path, damage: 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes and links of POSIX")
 @pytest.mark.parametrize("name", ["pipe", "link"])
-def test_a_marker_that_is_not_a_file_is_none(tmp_path: Path, name: str) -> None:
+def test_a_marker_that_is_not_a_file_is_ignored(tmp_path: Path, name: str) -> None:
     lease = made(tmp_path)
     lease.release()
     marker = lease.prefix / MARKER
@@ -104,13 +104,13 @@ def test_a_moved_or_copied_environment_is_absent(tmp_path: Path) -> None:
     shutil.copytree(lease.prefix, tmp_path / "copy" / "envs" / NAME)
     assert small_store(tmp_path / "copy").lease(NAME) is None
     os.symlink(tmp_path, tmp_path / "link")
-    reached = small_store(tmp_path / "link", trusted=True).lease(NAME)  # the same directory by another way
+    reached = small_store(tmp_path / "link", trusted=True).lease(NAME)  # another path to the same directory
     assert reached is not None
     os.rename(tmp_path / "envs" / NAME, tmp_path / "envs" / f"{NAME}-2")
     assert small_store(tmp_path).lease(NAME) is None
 
 
-def test_a_marker_keeps_all_that_a_spec_has(tmp_path: Path) -> None:
+def test_a_marker_keeps_every_field_of_a_spec(tmp_path: Path) -> None:
     prefix = tmp_path / "prefix"
     make_files(prefix)
     spec = small_spec()._replace(
@@ -125,8 +125,8 @@ def test_a_marker_keeps_all_that_a_spec_has(tmp_path: Path) -> None:
 
 
 @_needs_root
-def test_a_cache_that_may_only_be_read(open_path: Path) -> None:
-    """Its environments serve, and are held in use by a lock that needs no writing; nothing else can be done."""
+def test_a_read_only_cache_works(open_path: Path) -> None:
+    """Its environments work, and are held in use by a lock that needs no write permission; nothing else is possible."""
     root = open_path / "cache"
     for place in (root, root / "envs", root / "locks", root / "trash"):
         place.mkdir()
@@ -163,8 +163,8 @@ def test_a_cache_that_may_only_be_read(open_path: Path) -> None:
 
 
 @_needs_root
-def test_the_locks_of_shared_environments_are_as_open_as_they_are(open_path: Path) -> None:
-    """Who may use a colleague's ``env-dir`` can hold its environments in use."""
+def test_locks_of_shared_environments_have_their_permissions(open_path: Path) -> None:
+    """A user who can use a colleague's ``env-dir`` can hold its environments in use."""
     envs = open_path / "shared"
     envs.mkdir()
     envs.chmod(0o755)
@@ -182,7 +182,7 @@ def test_the_locks_of_shared_environments_are_as_open_as_they_are(open_path: Pat
     run(open_path, body)
 
 
-def test_a_trash_on_another_file_system(tmp_path: Path) -> None:
+def test_the_trash_can_be_on_another_file_system(tmp_path: Path) -> None:
     other = Path("/dev/shm")
     if not os.access(other, os.W_OK) or other.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("no other file system at hand")
@@ -206,8 +206,8 @@ def test_a_trash_on_another_file_system(tmp_path: Path) -> None:
 
 
 @_needs_root
-def test_a_tree_is_deleted_whatever_its_modes_and_nothing_beyond_it(open_path: Path) -> None:
-    """By one who is not root; the mode of a file that has another name elsewhere is left alone."""
+def test_a_tree_is_deleted_whatever_its_modes_and_nothing_else(open_path: Path) -> None:
+    """As a user other than root; the mode of a file with another hard link elsewhere is unchanged."""
     work = open_path / "work"
     make_files(work / "tree" / "inner")
     make_files(work / "kept")
@@ -225,7 +225,7 @@ def test_a_tree_is_deleted_whatever_its_modes_and_nothing_beyond_it(open_path: P
     assert (work / "kept/bin/tool").is_file()
 
 
-def test_what_lies_among_the_environments_is_left_alone(tmp_path: Path) -> None:
+def test_foreign_files_among_the_environments_are_left_alone(tmp_path: Path) -> None:
     made(tmp_path).release()
     for name in ("notes.txt", NAME.upper(), f"{NAME}-x", f"x{NAME}"):
         make_files(tmp_path / "envs" / name)

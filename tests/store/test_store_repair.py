@@ -1,4 +1,4 @@
-"""What users, cleaners of files or power cuts take from environments and package caches is noticed and made again."""
+"""What users, cleaners or power cuts remove from environments and package caches is detected and made again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cetool.engines.linked import remove_refused
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="environments as POSIX has them")
 
-#: What conda 26.7 says of a package that is not whole.
+#: conda 26.7's message about an incomplete package.
 REFUSED = """\
 SafetyError: The package for bigpkg located at {0}
 appears to be corrupted. The path 'share/bigpkg/noise.bin'
@@ -42,7 +42,7 @@ def python_script(home: Home) -> Iterator[Path]:
 
 
 def test_a_damaged_environment_is_made_again(home: Home, python_script: Path) -> None:
-    """After warm runs, which look at next to nothing: the run that follows notices, says so in a line, and works."""
+    """After warm runs, which check almost nothing: the next run detects it, says so in a line, and works."""
     [name] = environments(home)
     prefix = home.cache / "envs" / name
     record = next((prefix / "conda-meta").glob("six-*.json")).name
@@ -69,7 +69,7 @@ def test_a_damaged_environment_is_made_again(home: Home, python_script: Path) ->
 
 
 def test_a_removed_package_cache_is_filled_again(home: Home, python_script: Path) -> None:
-    """The files that environments share with it are theirs as well; what is missing is fetched again."""
+    """Environments share files with it, which stay; missing ones are downloaded again."""
     [name] = environments(home)
     packages = home.cache / "pkgs"
     assert any(path.stat().st_nlink > 1 for path in (home.cache / "envs" / name).rglob("six*") if path.is_file())
@@ -79,21 +79,21 @@ def test_a_removed_package_cache_is_filled_again(home: Home, python_script: Path
     assert home.cetool("create", "six", "idna").returncode == 0
     done = home.cetool("run", "--refresh", python_script)
     assert done.returncode == 0 and done.stdout.startswith("hello from "), done.stderr
-    # files of it that are gone, as a cleaner of old files leaves it, and cut off, as a power cut does
+    # missing files, as after a cleaner of old files, and truncated ones, as after a power cut
     for number, path in enumerate(sorted(path for path in packages.rglob("*") if path.is_file())):
         if number % 3 == 1:
             path.unlink()
         elif number % 3 == 2:
             data = path.read_bytes()
-            path.unlink()  # the environments' own stay
+            path.unlink()  # the environments' own files stay
             path.write_bytes(data[: len(data) // 2 // 4096 * 4096])
     done = home.cetool("run", "--refresh", python_script)
     assert done.returncode == 0 and done.stdout.startswith("hello from "), done.stderr
     assert_nothing_half_made(home)
 
 
-def test_truncated_packages_are_noticed(home: Home, python_script: Path) -> None:
-    """The embedded engine fetches them again; of another's package cache it is told what is wrong with it."""
+def test_truncated_packages_are_detected(home: Home, python_script: Path) -> None:
+    """The embedded engine downloads them again; for another package cache the message says what is wrong."""
     (cached,) = (home.cache / "pkgs").rglob("six.py")
     for engine in ("rattler", "micromamba"):
         if engine != "rattler":
@@ -115,7 +115,7 @@ def test_truncated_packages_are_noticed(home: Home, python_script: Path) -> None
     assert_nothing_half_made(home)
 
 
-def test_a_package_that_conda_refuses_leaves_its_cache(tmp_path: Path) -> None:
+def test_a_package_that_conda_refuses_is_removed_from_its_cache(tmp_path: Path) -> None:
     package = tmp_path / "pkgs" / "bigpkg-1.0-0"
     words = REFUSED.format(package)
     (package / "info").mkdir(parents=True)
@@ -134,7 +134,7 @@ def test_a_package_that_conda_refuses_leaves_its_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_conda
-def test_a_real_conda_recovers_from_what_was_half_unpacked(home: Home, real_conda: str) -> None:
+def test_a_real_conda_recovers_from_a_half_unpacked_package(home: Home, real_conda: str) -> None:
     env = {"CETOOL_ENGINE": "conda", "CONDA_EXE": real_conda, "CONDA_PKGS_DIRS": str(home.path / "pkgs")}
     assert home.cetool("create", "many-files", env=env).returncode == 0
     assert home.cetool("gc", "--all").returncode == 0

@@ -1,4 +1,4 @@
-"""The usage log and its spool: no use lost or counted twice, whatever is killed; a database that is no longer one."""
+"""The usage log and its spool: no use is lost or counted twice, whatever is killed; damaged databases."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def _scripts(root: Path) -> list[str]:
         connection.close()
 
 
-# --- the spool ------------------------------------------------------------------------------------------------------
+# --- the spool --------------------------------------------------------------------------------------------------------
 
 
-def test_each_use_is_counted_once_while_others_note_and_drain(tmp_path: Path) -> None:
-    """Eight note 200 uses each, another drains in a loop and is killed at random moments."""
+def test_each_use_is_counted_once_under_concurrency(tmp_path: Path) -> None:
+    """Eight processes note 200 uses each, another drains in a loop and is killed at random moments."""
     made(tmp_path).release()
     writers = start(tmp_path, _NOTE)
     chance = random.Random(0)
@@ -78,8 +78,8 @@ def test_each_use_is_counted_once_while_others_note_and_drain(tmp_path: Path) ->
     assert os.listdir(tmp_path / "spool") == []
 
 
-def test_a_drainer_killed_at_any_step(tmp_path: Path) -> None:
-    """SIGKILL before each file operation in turn, the one that deletes what was taken in among them."""
+def test_a_kill_while_reading_the_spool_loses_no_use(tmp_path: Path) -> None:
+    """SIGKILL before each file operation in turn, including the one that deletes a file that was read."""
     body = """
     made(ROOT).release()
     def killed_at(step):
@@ -108,7 +108,7 @@ def test_a_drainer_killed_at_any_step(tmp_path: Path) -> None:
     assert _runs(tmp_path) == steps + 1
 
 
-def test_names_of_scripts_and_damaged_lines(tmp_path: Path) -> None:
+def test_damaged_lines_are_skipped_and_names_made_safe(tmp_path: Path) -> None:
     made(tmp_path).release()
     spool = tmp_path / "spool"
     names = ["a\tb\nc\rd\0e", "x" * 100_000, "\udcff", "\ud800", "ü 🐍", ""]
@@ -127,11 +127,11 @@ def test_names_of_scripts_and_damaged_lines(tmp_path: Path) -> None:
     assert len(found) == len(names)
     assert "a b c d e" in found
     assert "x" * 3000 in found
-    assert "\\xff" in found  # what is no UTF-8 is told as it can be
+    assert "\\xff" in found  # text that is not UTF-8 is replaced
     assert "ü 🐍" in found
 
 
-def test_a_spool_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_spool_that_cannot_be_written_raises_an_error(tmp_path: Path) -> None:
     (tmp_path / "spool").touch()
     with pytest.raises(OSError):
         note_use(tmp_path / "spool", NAME, "script")
@@ -145,8 +145,8 @@ def test_a_spool_that_cannot_be_written(tmp_path: Path) -> None:
     assert taken_files(tmp_path / "nowhere") == []
 
 
-def test_uses_before_the_environment_is_known(tmp_path: Path) -> None:
-    """A run may be noted before the log hears of the environment; what it replaces does not count for it."""
+def test_uses_count_before_the_log_knows_the_environment(tmp_path: Path) -> None:
+    """A run may be noted before the log knows the environment, and does not count for one that replaces it."""
     made(tmp_path).release()
     note_use(tmp_path / "spool", NAME, "first")
     with usage_log(tmp_path) as log:
@@ -158,10 +158,10 @@ def test_uses_before_the_environment_is_known(tmp_path: Path) -> None:
     assert _scripts(tmp_path) == ["first"]
 
 
-# --- processes ------------------------------------------------------------------------------------------------------
+# --- processes --------------------------------------------------------------------------------------------------------
 
 
-def test_running_processes_are_known_by_pid_and_start(tmp_path: Path) -> None:
+def test_running_processes_are_identified_by_pid_and_start(tmp_path: Path) -> None:
     made(tmp_path).release()
     process = start(tmp_path, 'note_use(ROOT / "spool", SPEC.name, "s")\nsay("noted")\nsys.stdin.read()')
     hear(process)
@@ -199,7 +199,7 @@ def test_processes_are_found_by_their_programs(tmp_path: Path) -> None:
         os.waitpid(pid, 0)
 
 
-# --- the database ---------------------------------------------------------------------------------------------------
+# --- the database -----------------------------------------------------------------------------------------------------
 
 
 def _overwrite(path: Path, at: int) -> None:
@@ -255,7 +255,7 @@ _DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", _DAMAGE)
-def test_a_damaged_database_is_built_anew(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_database_is_rebuilt(tmp_path: Path, damage: str) -> None:
     made(tmp_path, created=1.0).release()
     assert _runs(tmp_path) == 0
     _DAMAGE[damage](tmp_path / "usage.sqlite3")
@@ -264,21 +264,21 @@ def test_a_damaged_database_is_built_anew(tmp_path: Path, damage: str) -> None:
     with usage_log(tmp_path, told) as log:
         row = log.rows()[NAME]
         assert row.created == 1.0
-        assert row.last_used > 1e9  # nobody knows when: it must not be collected for that
+        assert row.last_used > 1e9  # unknown, which must not get it collected
     assert len(told) <= 1
     if damage != "empty":  # an empty file is a database
         assert "usage.sqlite3.damaged-" in told[0]
-    late = damage in ("a name that is not text", "a text for a number")  # found after the use was taken in
+    late = damage in ("a name that is not text", "a text for a number")  # found after the use was read
     assert _runs(tmp_path) == (0 if late else 1)
 
 
-def test_no_random_damage_fails_for_good(tmp_path: Path, scale: int) -> None:
+def test_random_damage_is_always_repaired(tmp_path: Path, scale: int) -> None:
     made(tmp_path).release()
     note_use(tmp_path / "spool", NAME, "script")
     assert _runs(tmp_path) == 1
     database = tmp_path / "usage.sqlite3"
     good = database.read_bytes()
-    written = [at for at, byte in enumerate(good) if byte and not 60 <= at < 64]  # a version may be a newer one's
+    written = [at for at, byte in enumerate(good) if byte and not 60 <= at < 64]  # the version may be a newer cetool's
     dice = random.Random(12)
     for _ in range(40 * scale):
         data = bytearray(good)
@@ -295,7 +295,7 @@ def test_no_random_damage_fails_for_good(tmp_path: Path, scale: int) -> None:
             log.tidy(1e9)
 
 
-def test_damage_that_shows_only_in_the_middle_of_the_work(tmp_path: Path) -> None:
+def test_damage_found_during_an_action_is_repaired(tmp_path: Path) -> None:
     made(tmp_path).release()
     told: list[str] = []
     with usage_log(tmp_path, told) as log:
@@ -304,11 +304,11 @@ def test_damage_that_shows_only_in_the_middle_of_the_work(tmp_path: Path) -> Non
         log.saw_in_use(NAME, 1e10)
         assert log.last_used(NAME) == 1e10
         log.tidy(1e9)
-        assert log.last_used(NAME) == 1e9  # a clock that had been wrong is put right
+        assert log.last_used(NAME) == 1e9  # an earlier wrong clock is corrected
     assert len(told) == 1
 
 
-def test_a_damaged_database_is_replaced_by_one_of_those_that_find_it(tmp_path: Path) -> None:
+def test_only_one_process_replaces_a_damaged_database(tmp_path: Path) -> None:
     made(tmp_path).release()
     (tmp_path / "usage.sqlite3").write_text("this is no database" * 100)
     body = """
@@ -325,7 +325,7 @@ def test_a_damaged_database_is_replaced_by_one_of_those_that_find_it(tmp_path: P
     assert len(list(tmp_path.glob("usage.sqlite3.damaged-*"))) == 1
 
 
-def test_ten_open_a_log_that_does_not_exist(tmp_path: Path) -> None:
+def test_ten_processes_create_one_log(tmp_path: Path) -> None:
     made(tmp_path).release()
     body = """
     def act(number):
@@ -338,7 +338,7 @@ def test_ten_open_a_log_that_does_not_exist(tmp_path: Path) -> None:
     assert _runs(tmp_path) == 10
 
 
-def test_a_newer_schema_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_newer_schema_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     made(tmp_path).release()
     _runs(tmp_path)
     _execute(tmp_path / "usage.sqlite3", "PRAGMA user_version = 99")
@@ -348,7 +348,7 @@ def test_a_newer_schema_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.damaged-*"))
 
 
-def test_a_database_that_another_process_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_held_by_another_process_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(tmp_path).release()
     _runs(tmp_path)
     note_use(tmp_path / "spool", NAME, "later")
@@ -370,7 +370,7 @@ def test_a_database_that_another_process_holds(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can become another user")
-def test_a_database_that_may_only_be_read(tmp_path: Path) -> None:
+def test_a_read_only_database_is_an_error(tmp_path: Path) -> None:
     body = """
     import fcntl
     with open_directory() as root:
@@ -391,7 +391,7 @@ def test_a_database_that_may_only_be_read(tmp_path: Path) -> None:
     assert run(tmp_path, body) == "[true, true]\n"
 
 
-def test_directories_that_come_and_go_without_the_log(tmp_path: Path) -> None:
+def test_the_log_follows_directories_on_disk(tmp_path: Path) -> None:
     lease = made(tmp_path, "one")
     lease.release()
     with usage_log(tmp_path) as log:

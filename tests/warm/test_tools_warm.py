@@ -1,4 +1,4 @@
-"""The warm run of a tool: which command lines of ``cex`` and ``cetool exec`` are, and that nobody can tell."""
+"""Warm runs of tools: which command lines of ``cex`` and ``cetool exec`` are warm, and that tools cannot tell."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def warmed(home: Home) -> Home:
     return home
 
 
-def test_next_to_nothing_is_imported(warmed: Home) -> None:
+def test_a_warm_tool_imports_almost_nothing(warmed: Home) -> None:
     def modules(*words: str | Path) -> set[str]:
         done = warmed.run(sys.executable, "-X", "importtime", *words)
         assert done.returncode == 0, done.stderr
@@ -52,7 +52,7 @@ def test_next_to_nothing_is_imported(warmed: Home) -> None:
     assert modules("-m", "cetool", "exec", *HELLO, "x") - nothing - modules("-m", "this") <= IMPORTED
 
 
-def test_which_command_lines_are_warm(warmed: Home) -> None:
+def test_these_tool_command_lines_are_warm(warmed: Home) -> None:
     warm_ones: tuple[tuple[str, ...], ...] = (
         ("cex", *HELLO, "an argument", "--spec"),
         ("cex", "-q", *HELLO),
@@ -85,7 +85,7 @@ def test_which_command_lines_are_warm(warmed: Home) -> None:
     channel = ("--channel", "conda-forge", *HELLO)
     learn(warmed, "exec", *channel)
     assert _warm(warmed, "cex", *channel) and _warm(warmed, "cex", *HELLO)
-    # what depends on the working directory, or was asked for this once
+    # what depends on the working directory, or was requested for one run
     count = len(records(warmed))
     shutil.copytree(warmed.condarc.read_text().split("file://")[1].split()[0], warmed.path / "here")
     unkept: tuple[tuple[str, ...], ...] = (
@@ -101,7 +101,7 @@ def test_which_command_lines_are_warm(warmed: Home) -> None:
     assert len(records(warmed)) == count
 
 
-def test_doubts_lead_to_the_cold_path(warmed: Home) -> None:
+def test_any_doubt_leads_a_tool_to_the_cold_path(warmed: Home) -> None:
     assert not _warm(warmed, "cex", *HELLO, env={"CONDA_CHANNELS": "other"})
     assert not _warm(warmed, "cex", *HELLO, env={"CETOOL_VERBOSITY": "verbose"})
     warmed.condarc.write_text(warmed.condarc.read_text() + "# changed\n")
@@ -120,8 +120,8 @@ def test_doubts_lead_to_the_cold_path(warmed: Home) -> None:
     assert _warm(warmed, "cex", *HELLO)
 
 
-def test_a_tool_cannot_tell(settled: Home) -> None:
-    # which numbers descriptors have says nothing: how many there are would
+def test_a_tool_cannot_distinguish_a_warm_run(settled: Home) -> None:
+    # the numbers of descriptors may differ, their count may not
     facts = "sys.argv, dict(os.environ), len(os.listdir('/proc/self/fd')), os.getcwd()"
     code = f"import os, sys, json; print(json.dumps([{facts}]))"
     words = ("--spec", "python", "--spec", "activated", "python", "-c", code, "a", "")
@@ -154,7 +154,7 @@ def test_a_tool_is_in_use_while_it_runs(home: Home) -> None:
     assert listed["runs"] == 4
 
 
-def test_no_password_is_written_down(home: Home, server: ChannelServer) -> None:
+def test_records_contain_no_password(home: Home, server: ChannelServer) -> None:
     server.token = "sEcReT"
     channel = f"{server.secret_url}/conda-forge"
     for words in (("--channel", channel, *HELLO), ("--spec", f"{channel}::hello-bin", "hello")):

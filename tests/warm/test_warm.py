@@ -1,4 +1,4 @@
-"""Warm runs: which command lines are, what they cost, and that a script cannot tell one from a cold run."""
+"""Warm runs: which command lines are warm, what they cost, and that a script cannot tell one from a cold run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.warm import COLD, command, learn, run_warm, settle, trap
 
 pytestmark = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there is no warm path")
 
-#: All that a warm run may import beyond what the interpreter has at its start.
+#: Everything that a warm run may import beyond Python's own imports.
 IMPORTED = {
     "cetool",
     "cetool.__main__",
@@ -28,11 +28,11 @@ IMPORTED = {
     "cetool.warm.files",
     "fcntl",
 }
-#: System calls from the first look at the script to the exec: a file of the configuration is one.
+#: System calls from the first access to the script to the exec, with one configuration file.
 MOST_CALLS = 70
 
 _ENV = "# conda execute\n# env: [python >=3, numpy]\n"
-#: Tells all that a process can tell of how it was started.
+#: Prints everything that a process can know about how it was started.
 DUMP = f"""\
 #!/usr/bin/env cetool
 {_ENV}
@@ -66,13 +66,13 @@ print(json.dumps(told))
 
 @pytest.fixture
 def hello(settled: Home) -> Path:
-    """A script that tells its name and arguments, run once."""
+    """A script that prints its name and arguments, run once."""
     script = settled.write("warm scripts/hellö.sh", shell_script('printf \'%s\\0\' "$0" "$@"'), executable=True)
     learn(settled, script)
     return script
 
 
-# --- what it costs --------------------------------------------------------------------------------------------------
+# --- cost -------------------------------------------------------------------------------------------------------------
 
 
 def _modules(home: Home, *words: str | os.PathLike[str]) -> set[str]:
@@ -81,20 +81,20 @@ def _modules(home: Home, *words: str | os.PathLike[str]) -> set[str]:
     return set(re.findall(r"^import time: .*\|\s*(\S+)$", done.stderr, re.MULTILINE)) - {"package"}
 
 
-def test_next_to_nothing_is_imported(settled: Home, hello: Path) -> None:
+def test_a_warm_run_imports_almost_nothing(settled: Home, hello: Path) -> None:
     nothing = settled.write("nothing.py", "import cetool\n")
     for program in ("cetool", "conda-execute"):
         executable = Path(settled.bin, program)
         own = set(re.findall(r"^import (\w+)$", executable.read_text(), re.MULTILINE))
         imported = _modules(settled, executable, "-q", hello) - _modules(settled, nothing)
-        # what an installer's own stub imports is not ours
+        # imports of an installer's stub are not ours
         stub = set().union(*(_modules(settled, "-c", f"import {name}") for name in own))
         assert imported - stub <= IMPORTED
     assert "cetool.warm" in imported
 
 
 def _system_calls(home: Home, script: Path, *, env: dict[str, str] | None = None) -> list[str]:
-    """The system calls of a warm run from the first look at the script to its last exec, and the execs before."""
+    """Return a warm run's system calls from the first access to the script to the last exec, and earlier execs."""
     strace = shutil.which("strace") or pytest.skip("there is no strace")
     log = home.path / "calls"
     words = [strace, "-f", "-o", str(log), "-s", "4096", *command(script)]
@@ -105,13 +105,13 @@ def _system_calls(home: Home, script: Path, *, env: dict[str, str] | None = None
     calls = [line.split(None, 1)[1] for line in log.read_text(errors="replace").splitlines()]
     execs = [number for number, call in enumerate(calls) if call.startswith("execve(") and call.endswith("= 0")]
     assert execs[0] == 0
-    # strace tells bytes beyond ASCII by their numbers
+    # strace prints bytes beyond ASCII as numbers
     first = next(number for number, call in enumerate(calls) if "stat" in call.split("(")[0] and script.name in call)
     last = execs[1]
     return [*calls[first : last + 1], *(calls[number] for number in execs[2:])]
 
 
-def test_few_system_calls_are_made_and_no_shell_is_started(settled: Home) -> None:
+def test_a_warm_run_makes_few_system_calls_and_starts_no_shell(settled: Home) -> None:
     script = settled.write("plain.py", f"{_ENV}print(1)\n")
     learn(settled, script)
     calls = _system_calls(settled, script)
@@ -120,7 +120,7 @@ def test_few_system_calls_are_made_and_no_shell_is_started(settled: Home) -> Non
     assert not any(call.startswith(("fork", "vfork", "clone")) for call in calls)
 
 
-def test_one_shell_where_there_are_activation_scripts(settled: Home) -> None:
+def test_activation_scripts_take_one_shell(settled: Home) -> None:
     script = settled.write("activated.sh", shell_script("echo $ACTIVATED $FROM_JSON", env="activated"))
     assert learn(settled, script) == "yes a value\n"
     execs = [call for call in _system_calls(settled, script) if call.startswith("execve(")]
@@ -128,7 +128,7 @@ def test_one_shell_where_there_are_activation_scripts(settled: Home) -> None:
     assert run_warm(settled, script).stdout == "yes a value\n"
 
 
-def test_the_cost_does_not_grow_with_the_cache(home: Home) -> None:
+def test_the_cost_is_independent_of_the_cache_size(home: Home) -> None:
     script = home.write("plain.sh", shell_script("exit 0"))
     learn(home, script)
     before = _system_calls(home, script)
@@ -142,10 +142,10 @@ def test_the_cost_does_not_grow_with_the_cache(home: Home) -> None:
     assert len(_system_calls(home, script)) == len(before)
 
 
-# --- which command lines are warm -----------------------------------------------------------------------------------
+# --- warm command lines -----------------------------------------------------------------------------------------------
 
 
-def test_forms(settled: Home, hello: Path) -> None:
+def test_these_command_lines_are_warm(settled: Home, hello: Path) -> None:
     for words in ((), ("run",), ("-q",), ("--quiet",), ("run", "-q"), ("run", "--quiet")):
         done = run_warm(settled, *words, hello, "--help", "a b", "", "-q", "--", "ünï")
         assert done.returncode == 0, words
@@ -154,13 +154,13 @@ def test_forms(settled: Home, hello: Path) -> None:
         for env in (trap(settled), {"CONDA_UNRELATED": str(len(more))}):  # the latter is cold
             done = settled.run(settled.bin / program, *more, hello, "--", "-x", "--code", env=env)
             assert (done.returncode, done.stdout) == (0, f"{hello}\0--\0-x\0--code\0")
-    # cold: who asks what is done is told it
+    # cold: verbose output comes from the cold path
     for words in (("-v",), ("run", "-v"), ("run", "--offline"), ("run", "--")):
         assert run_warm(settled, *words, hello).returncode == COLD
 
 
-def test_one_name_each(settled: Home, hello: Path) -> None:
-    """A relative path, a symbolic link and a name on the PATH are learned each by itself."""
+def test_each_path_of_a_script_has_its_own_record(settled: Home, hello: Path) -> None:
+    """A relative path, a symbolic link and a name on the PATH have separate records."""
     text = (
         '#!/usr/bin/env cetool\n# conda execute\n# env: [hello-bin]\n# run_with: /bin/sh\nprintf \'%s\\0\' "$0" "$@"\n'
     )
@@ -181,7 +181,7 @@ def test_one_name_each(settled: Home, hello: Path) -> None:
             assert (done.returncode, done.stdout) == (0, f"{name}\0an argument\0"), done.stderr
 
 
-def test_a_name_that_is_not_utf_8(settled: Home) -> None:
+def test_a_name_that_is_not_utf_8_can_be_warm(settled: Home) -> None:
     script = os.fsencode(settled.path) + b"/not \xff utf-8.sh"
     Path(os.fsdecode(script)).write_text(shell_script("printf '%s' \"$0\""))
     settle(Path(os.fsdecode(script)))
@@ -190,13 +190,13 @@ def test_a_name_that_is_not_utf_8(settled: Home) -> None:
         assert (done.returncode, done.stdout) == (0, script), done.stderr
 
 
-# --- that it cannot be told from a cold one -------------------------------------------------------------------------
+# --- no difference from cold runs -------------------------------------------------------------------------------------
 
 
 def _told(home: Home, script: Path, env: dict[str, str | None], prefix: list[str]) -> dict[str, object]:
     settle(script)
     words = [*prefix, *command(script.name, "one", "two  words", "")]
-    # the trap lies there all the time, for the variables to be the same, and is armed for the second run
+    # the trap exists all the time, so that the variables are the same, and is armed for the second run
     with_trap = {**env, **trap(home)}
     armed = home.path / "trap" / "sitecustomize.py"
     armed.rename(armed.with_suffix(".aside"))
@@ -213,7 +213,7 @@ def _told(home: Home, script: Path, env: dict[str, str | None], prefix: list[str
     return told
 
 
-def test_a_script_cannot_tell(settled: Home) -> None:
+def test_a_script_cannot_distinguish_a_warm_run(settled: Home) -> None:
     outer = settled.path / "outer env"
     settled.write("outer env/etc/conda/deactivate.d/end.sh", 'export OUTER_ENDED="$CONDA_PREFIX"; unset OUTER_SET\n')
     activated: dict[str, str | None] = {
@@ -242,7 +242,7 @@ def test_a_script_cannot_tell(settled: Home) -> None:
         assert told["input"] == "line\n"
 
 
-def test_a_script_cannot_tell_after_activation_scripts(settled: Home) -> None:
+def test_a_script_cannot_distinguish_a_warm_run_after_activation_scripts(settled: Home) -> None:
     more = "# variables: {GREETING: 'hello $HOME', ACTIVATED_PREFIX: mine}"
     body = 'python3 -c \'import os, json; print(json.dumps(dict(os.environ, argv=" ".join(os.sys.argv))))\' "$0" "$@"'
     script = settled.write("dumps/activated.sh", shell_script(body, env="activated", more=more))
@@ -250,7 +250,7 @@ def test_a_script_cannot_tell_after_activation_scripts(settled: Home) -> None:
     assert (told["ACTIVATED"], told["GREETING"], told["FROM_JSON"]) == ("yes", "hello $HOME", "a value")
 
 
-def test_a_script_cannot_tell_with_next_to_no_variables(settled: Home) -> None:
+def test_a_script_cannot_distinguish_a_warm_run_with_few_variables(settled: Home) -> None:
     bare: dict[str, str | None] = dict.fromkeys(settled.env)
     keep = {"HOME": str(settled.path), "CETOOL_CACHE_DIR": str(settled.cache)}
     told = _told(settled, settled.write("dumps/bare.py", DUMP), {**bare, **keep}, [])
@@ -258,7 +258,7 @@ def test_a_script_cannot_tell_with_next_to_no_variables(settled: Home) -> None:
 
 
 @pytest.mark.parametrize("words", ["python ${SCRIPT} --cache=${CACHE}", "python ${SCRIPT} a 'b c'"])
-def test_entrypoints(settled: Home, words: str) -> None:
+def test_entrypoints_can_be_warm(settled: Home, words: str) -> None:
     block = (
         f'# /// conda-script\n# channels = ["conda-forge"]\n# entrypoint = "{words}"\n# [dependencies]\n'
         "# python = '>=3'\n# numpy = '*'\n# /// end-conda-script\n"
@@ -276,7 +276,7 @@ def test_entrypoints(settled: Home, words: str) -> None:
 
 
 def test_closed_standard_streams_stay_closed(settled: Home) -> None:
-    # or the script would find a lock's file in the place of its standard input
+    # otherwise the script would find a lock file as its standard input
     body = 'ls -l /proc/self/fd > "$1"'
     script = settled.write("closed.sh", shell_script(body))
     settle(script)
@@ -289,7 +289,7 @@ def test_closed_standard_streams_stay_closed(settled: Home) -> None:
         assert not re.search(r" [012] -> \S+\.lock$", log.read_text(), re.MULTILINE)
 
 
-def test_the_end_is_the_scripts(settled: Home) -> None:
+def test_the_exit_status_is_the_scripts(settled: Home) -> None:
     for body, status in (("exit 7", 7), ("kill -TERM $$", -signal.SIGTERM), ("kill -INT $$", -signal.SIGINT)):
         script = settled.write("ends.sh", shell_script(body))
         settle(script)

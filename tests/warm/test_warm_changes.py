@@ -1,4 +1,4 @@
-"""Every reason for doubt leads away from the warm path; a changed script whose block is as it was stays on it."""
+"""Every reason for doubt leads to the cold path; a changed script with the same block stays on the warm path."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def script(settled: Home) -> Path:
     return path
 
 
-# --- the script -----------------------------------------------------------------------------------------------------
+# --- the script -------------------------------------------------------------------------------------------------------
 
 CHANGES: dict[str, Callable[[bytes], bytes]] = {
     "another package": lambda data: data.replace(b"hello-bin", b"activated"),
@@ -57,12 +57,12 @@ CHANGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_that_matters(settled: Home, script: Path, change: str) -> None:
+def test_a_relevant_change_leads_to_the_cold_path(settled: Home, script: Path, change: str) -> None:
     script.write_bytes(CHANGES[change](script.read_bytes()))
     assert run_warm(settled, script).returncode == COLD
 
 
-def test_a_change_that_does_not_matter(settled: Home, script: Path) -> None:
+def test_an_irrelevant_change_stays_on_the_warm_path(settled: Home, script: Path) -> None:
     (record,) = [path for path in records(settled) if os.fsencode(script) in path.read_bytes()]
     for number, old in enumerate((b"printf", b"/sh\n", b"hello-bin]\n")):
         script.write_bytes(script.read_bytes().replace(old, old + b" " * (old == b"printf") + b"\n" * number))
@@ -72,21 +72,21 @@ def test_a_change_that_does_not_matter(settled: Home, script: Path) -> None:
         assert (done.returncode, done.stdout) == (0, f"{script}\n"), done.stderr
         settle(script)
         assert is_warm(settled, script)
-        # told anew, once the file has settled
+        # written again, once the file has settled
         assert record.read_bytes() != before
         before = record.read_bytes()
         assert is_warm(settled, script)
         assert record.read_bytes() == before
     os.utime(script, (1, 1))
     assert is_warm(settled, script)
-    # replaced, by a longer one of the same times
+    # replaced by a longer one with the same times
     settled.write("changing/new", TEXT.replace("printf", "echo other; printf"))
     os.utime(script.with_name("new"), (1, 1))
     script.with_name("new").rename(script)
     assert run_warm(settled, script).stdout == f"other\n{script}\n"
 
 
-def test_written_again_within_a_tick(settled: Home, script: Path) -> None:
+def test_a_second_change_within_a_tick_is_detected(settled: Home, script: Path) -> None:
     before = script.stat()
     script.write_text(TEXT.replace("hello-bin", "activated"))
     os.utime(script, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -94,8 +94,8 @@ def test_written_again_within_a_tick(settled: Home, script: Path) -> None:
     assert not is_warm(settled, script)
 
 
-def test_what_was_written_a_moment_ago_is_not_remembered() -> None:
-    """It may be written again without its times telling: they are those of a tick, or of a whole second."""
+def test_a_script_written_a_moment_ago_is_not_recorded() -> None:
+    """It may be written again with the same times: they have the resolution of a tick, or of a second."""
     for at, enough in ((1_700_000_000_123_000_000, files.SETTLED_NS), (1_700_000_000 * 10**9, files.SETTLED_COARSE_NS)):
         info = os.stat_result((0,) * 10, {"st_ctime_ns": at})
         assert not warm.settled_before(info, at + enough)
@@ -103,7 +103,7 @@ def test_what_was_written_a_moment_ago_is_not_remembered() -> None:
         assert not warm.settled_before(info, at - 1)
 
 
-def test_in_the_place_of_the_script(settled: Home, script: Path) -> None:
+def test_a_replaced_script_is_detected(settled: Home, script: Path) -> None:
     link = script.with_name("link")
     link.unlink(missing_ok=True)
     for suffix in (".py", ".sh"):
@@ -126,11 +126,11 @@ def test_in_the_place_of_the_script(settled: Home, script: Path) -> None:
         script.rmdir() if script.is_dir() else script.unlink()
 
 
-# --- configuration and variables ------------------------------------------------------------------------------------
+# --- configuration and variables --------------------------------------------------------------------------------------
 
 
 class Elsewhere:
-    """Another home directory that uses the shared cache, and a script learned there."""
+    """Another home directory that uses the shared cache, with a script recorded there."""
 
     def __init__(self, home: Home, name: str, env: dict[str, str] | None = None, text: str = TEXT) -> None:
         self.home = home
@@ -166,7 +166,7 @@ class Elsewhere:
         *(".config/cetool/config.yaml", ".config/mamba/mambarc.d/x.yml"),
     ],
 )
-def test_configuration(settled: Home, name: str) -> None:
+def test_a_changed_configuration_is_detected(settled: Home, name: str) -> None:
     here = settled.path / "homes" / "configured"
     env = {"CONDA_PREFIX": str(here / "prefix"), "CONDARC": str(here / "named.yml"), "CONDA_ROOT": str(here / "root")}
     other = Elsewhere(settled, "configured", env)
@@ -187,13 +187,13 @@ def test_configuration(settled: Home, name: str) -> None:
         assert not other.is_warm()
 
 
-def test_configuration_that_changes_while_the_environment_is_made(home: Home) -> None:
+def test_a_configuration_changed_during_a_creation_is_detected(home: Home) -> None:
     script = home.write("script.sh", shell_script("exit 0", env="bigpkg, many-files"))
     old = home.write("aside/condarc", "offline: false\n")
     settle(old, script)
     with started(home, script) as process:
         eventually(lambda: list((home.cache / "locks").glob("*.build.lock")))
-        # its own times tell nothing of that it was not there when the settings were read
+        # its times do not show that it was missing when the settings were read
         old.parent.rename(home.path / ".conda")
         assert process.wait(60) == 0
     assert not is_warm(home, script)
@@ -202,7 +202,7 @@ def test_configuration_that_changes_while_the_environment_is_made(home: Home) ->
 
 
 @pytest.mark.parametrize("directory", [".condarc", ".config/conda/condarc.d/a.yml"])
-def test_a_variable_that_the_configuration_refers_to(settled: Home, directory: str) -> None:
+def test_variables_in_the_configuration_are_checked(settled: Home, directory: str) -> None:
     other = Elsewhere(settled, "referring", {"WHERE": "conda-forge"})
     text = settled.condarc.read_text() if directory == ".condarc" else "channels: [conda-forge]\n"
     other.write(directory, text.replace("conda-forge", "'$" + "{WHERE}'"))
@@ -210,13 +210,13 @@ def test_a_variable_that_the_configuration_refers_to(settled: Home, directory: s
     assert other.is_warm(UNRELATED="1")
     for value in ("bioconda", "", None):
         assert not other.is_warm(WHERE=value)
-    # and one that a variable does
+    # and one set by a variable
     other = Elsewhere(settled, "referring", {"WHERE": "conda-forge", "CONDA_CHANNELS": "$WHERE"})
     other.learn()
     assert not other.is_warm(WHERE="bioconda")
 
 
-def test_variables(settled: Home) -> None:
+def test_variables_that_decide_are_checked(settled: Home) -> None:
     other = Elsewhere(settled, "variables")
     other.learn()
     for name, value in {
@@ -237,25 +237,25 @@ def test_variables(settled: Home) -> None:
         assert not other.is_warm(**{name: value}), name
     for name in ("PATH_ELSE", "CONDA_PROMPT_MODIFIER", "CONDA_SHLVL", "_", "PWD", "LANG"):
         assert other.is_warm(**{name: "0"}), name
-    # values of PATH that came to the same are remembered side by side
+    # values of PATH with the same result are remembered together
     paths = (other.home.env["PATH"], "/usr/bin:/bin", "/bin:/usr/bin")
     for path in paths:
         learn(settled, other.script, env={**other.env, "PATH": path})
     assert all(other.is_warm(PATH=path) for path in paths)
-    # and do not matter where channels and program are the script's own
+    # and do not matter if the script declares channels and program
     other = Elsewhere(settled, "channels", text=TEXT.replace("# env", "# channels: [conda-forge, nodefaults]\n# env"))
     other.learn()
     assert other.is_warm(PATH="/bin")
 
 
-def test_what_depends_on_the_working_directory_is_not_learned(settled: Home) -> None:
+def test_runs_that_depend_on_the_working_directory_are_not_recorded(settled: Home) -> None:
     relative = {"CETOOL_CONFIG_FILE": "cetool.yaml", "CONDARC": "my.yml", "CONDA_CHANNELS": "./channel,conda-forge"}
     for name, value in list(relative.items())[:2]:
         other = Elsewhere(settled, "relative", {name: value})
         learn(settled, other.script, env=other.env)
         assert not other.is_warm(), name
     session = Elsewhere(settled, "relative", {"CONDA_CHANNELS": relative["CONDA_CHANNELS"]})
-    # making that one takes the directory; whether it would be learned does not
+    # making that one needs the directory; recording it does not
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update({**settled.env, **session.env})
@@ -274,7 +274,7 @@ def test_what_depends_on_the_working_directory_is_not_learned(settled: Home) -> 
     assert settled.cetool(script, cwd=script.parent).stdout == "another\n"
 
 
-def test_a_program_from_the_path(settled: Home) -> None:
+def test_a_program_on_the_path_is_checked(settled: Home) -> None:
     text = TEXT.replace("# env", "# run_with: sh -e\n# channels: [conda-forge, nodefaults]\n# env")
     other = Elsewhere(settled, "path", {"PATH": f"{settled.path}/homes/path/bin:/usr/bin:/bin"}, text=text)
     other.learn()
@@ -285,10 +285,10 @@ def test_a_program_from_the_path(settled: Home) -> None:
     assert learn(settled, other.script, env=other.env) == "mine\n"
 
 
-# --- the environment ------------------------------------------------------------------------------------------------
+# --- the environment --------------------------------------------------------------------------------------------------
 
 
-def test_the_environment(home: Home) -> None:
+def test_changes_of_the_environment_are_detected(home: Home) -> None:
     script = home.write("script.sh", shell_script("hello", env="hello-bin, activated"))
 
     def learned() -> Path:
@@ -322,7 +322,7 @@ def test_the_environment(home: Home) -> None:
     assert is_warm(home, script)
     for directory in (home.cache / "envs", home.cache, home.path):
         mode = directory.stat().st_mode
-        directory.chmod(0o777)  # what others put there would run as this user
+        directory.chmod(0o777)  # another user's file there would run as this user
         assert not is_warm(home, script)
         directory.chmod(mode)
     assert is_warm(home, script)
@@ -332,7 +332,7 @@ def test_the_environment(home: Home) -> None:
     assert not is_warm(home, script)
 
 
-def test_a_program_of_the_environment_that_is_gone(home: Home) -> None:
+def test_a_missing_program_of_the_environment_is_detected(home: Home) -> None:
     text = "# conda execute\n# env: [hello-bin, activated]\n# run_with: hello\n"
     script = home.write("script.sh", text)
     prefix = Path(learn(home, script).splitlines()[0].split()[-1])
@@ -342,7 +342,7 @@ def test_a_program_of_the_environment_that_is_gone(home: Home) -> None:
     assert not is_warm(home, script)
 
 
-def test_an_environment_made_anew_beside_the_one_in_use(home: Home) -> None:
+def test_a_refreshed_environment_is_used_by_the_next_run(home: Home) -> None:
     script = home.write("script.sh", shell_script("hello; read line; hello"))
     learn(home, script)
     learn(home, script)

@@ -1,4 +1,4 @@
-"""Launch records that are damaged, or that others had a hand in, and blocks that are taken for the same."""
+"""Launch records that are damaged or could be another user's, and blocks that count as unchanged."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ pytestmark = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the
 TEXT = shell_script("printf '%s\\n' \"$0\"")
 
 
-# --- the record -----------------------------------------------------------------------------------------------------
+# --- the record -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def record(home: Home) -> Path:
-    """The one record of a home, of ``script.sh``."""
+    """Return the only record of a home, for ``script.sh``."""
     script = home.write("script.sh", TEXT)
     learn(home, script)
     (path,) = records(home)
@@ -42,7 +42,7 @@ def record(home: Home) -> Path:
     return path
 
 
-def test_a_damaged_record(home: Home, record: Path) -> None:
+def test_a_damaged_record_leads_to_the_cold_path(home: Home, record: Path) -> None:
     data = record.read_bytes()
     assert warm.read_record(os.fsencode(record)) is not None
     spoilt = [data[:length] for length in range(len(data))]
@@ -61,8 +61,8 @@ def test_a_damaged_record(home: Home, record: Path) -> None:
         learn(home, home.path / "script.sh")
 
 
-def test_what_the_previous_version_wrote_is_replaced_silently(home: Home, record: Path) -> None:
-    """A launch record of form 2, and an environment with the name that commit cc5c68b gave a lock with variables."""
+def test_a_record_of_the_previous_version_is_replaced_silently(home: Home, record: Path) -> None:
+    """A launch record of version 2, and an environment with the name that commit cc5c68b gave a lock with variables."""
     data = record.read_bytes()
     record.write_bytes(data.replace(warm.MAGIC, b"cetool launch 2"))
     envs = home.cache / "envs"
@@ -83,7 +83,7 @@ def test_what_the_previous_version_wrote_is_replaced_silently(home: Home, record
     assert home.cetool("gc", "--all").stderr.count("defect") == 0 and not old.exists()
 
 
-def test_a_record_that_others_had_a_hand_in(home: Home, record: Path) -> None:
+def test_a_record_that_others_could_have_written_is_ignored(home: Home, record: Path) -> None:
     data = record.read_bytes()
     script = home.path / "script.sh"
 
@@ -115,7 +115,7 @@ def test_a_record_that_others_had_a_hand_in(home: Home, record: Path) -> None:
         assert not is_warm(home, script)
 
 
-def test_where_records_are_not_to_be_had(home: Home, record: Path) -> None:
+def test_runs_work_without_records(home: Home, record: Path) -> None:
     script = home.path / "script.sh"
     launch = record.parent
     shutil.rmtree(launch)
@@ -132,17 +132,17 @@ def test_where_records_are_not_to_be_had(home: Home, record: Path) -> None:
     launch.unlink()
     learn(home, script)
     assert is_warm(home, script)
-    # a name for the temporary file that is taken is no obstacle
+    # an existing file with the name of the temporary one does no harm
     assert [path.name for path in launch.iterdir()] == [record.name]
 
 
-def test_another_users_records_are_not_obeyed(home: Home, record: Path) -> None:
+def test_another_users_records_are_ignored(home: Home, record: Path) -> None:
     done = home.run(*as_nobody_known(), *command(home.path / "script.sh"), env=trap(home))
     assert done.returncode == COLD
     assert home.run(*as_nobody_known(), *command(home.path / "script.sh")).returncode == 125
 
 
-def test_the_hourly_look(home: Home, record: Path) -> None:
+def test_a_warm_run_becomes_cold_every_hour(home: Home, record: Path) -> None:
     script = home.path / "script.sh"
     stamp = home.cache / "gc.stamp"
     for age in (3601, -500):
@@ -155,12 +155,12 @@ def test_the_hourly_look(home: Home, record: Path) -> None:
         stamp.unlink(missing_ok=True)
         if not is_warm(home, script):
             break
-        time.sleep(0.1)  # a collection in the background that was still at it has put the stamp back
+        time.sleep(0.1)  # a background collection that was still running has changed the stamp
     else:
         pytest.fail("without the stamp it is warm all the same")
     learn(home, script)
     assert stamp.exists()
-    # where no collection is ever started nothing waits for one
+    # if no collection is ever started, nothing waits for one
     env = {"CETOOL_AUTO_GC": "false"}
     learn(home, script, env=env)
     os.utime(stamp, (1, 1))
@@ -175,7 +175,7 @@ def test_old_records_are_collected(home: Home, record: Path) -> None:
     assert records(home) == [record]
 
 
-# --- blocks ---------------------------------------------------------------------------------------------------------
+# --- blocks -----------------------------------------------------------------------------------------------------------
 
 _BLOCKS = (
     "# conda execute\n# env:\n#  - python >=3\n#  - numpy\n",
@@ -262,7 +262,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 @example(("", [], _BLOCKS[0], []), ("", [], "", ["\u00a0# - six"]), True, "\n", ".py")
 @example(("", [], _BLOCKS[0], []), ("", [":/// conda-script", ":/// end-conda-script"], "", []), True, "\n", ".py")
-def test_a_block_that_is_taken_for_the_same_is_read_as_the_same(
+def test_a_block_that_counts_as_unchanged_parses_the_same(
     place: Path,
     original: tuple[str, list[str], str, list[str]],
     edited: tuple[str, list[str], str, list[str]],
@@ -301,7 +301,7 @@ def _metadata(path: Path, data: bytes) -> ScriptMetadata | None:
         return None
 
 
-def test_edits_that_everybody_makes_are_seen_to_be_harmless() -> None:
+def test_common_edits_stay_on_the_warm_path() -> None:
     for block in _BLOCKS:
         data = f'#!/bin/sh\n"""Says something."""\n{block}\nbody\n'.encode()
         head, lines = head_of(data), block.encode()

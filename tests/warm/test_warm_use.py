@@ -1,4 +1,4 @@
-"""The use that a warm run makes of an environment: noted once, listed, and safe from whoever removes environments."""
+"""A warm run's use of an environment: noted once, listed, and safe from removal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.warm import command, is_warm, learn, records, settle, trap
 pytestmark = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there is no warm path")
 
 
-# --- the use is noted -----------------------------------------------------------------------------------------------
+# --- noting uses ------------------------------------------------------------------------------------------------------
 
 
 def _listed(home: Home) -> dict[str, object]:
@@ -48,7 +48,7 @@ def _seconds(value: object) -> float:
     return value if isinstance(value, float) else datetime.datetime.fromisoformat(str(value)).timestamp()
 
 
-def test_who_runs_is_listed_and_keeps_the_environment(home: Home) -> None:
+def test_a_running_script_is_listed_and_keeps_its_environment(home: Home) -> None:
     script = home.write("waits.sh", shell_script("echo ready; read line; hello"))
     home.cetool(script, input="x\n")
     settle(script)
@@ -66,7 +66,7 @@ def test_who_runs_is_listed_and_keeps_the_environment(home: Home) -> None:
     assert list((home.cache / "envs").iterdir()) == []
 
 
-def test_a_spool_that_cannot_be_written_to_is_no_obstacle(home: Home) -> None:
+def test_a_run_works_with_a_spool_that_cannot_be_written(home: Home) -> None:
     script = home.write("hello.sh", shell_script("exit 0"))
     learn(home, script)
     spool = home.cache / "spool"
@@ -80,7 +80,7 @@ def test_a_spool_that_cannot_be_written_to_is_no_obstacle(home: Home) -> None:
     assert is_warm(home, script)
 
 
-def test_a_cache_that_may_only_be_read(home: Home) -> None:
+def test_a_run_works_with_a_read_only_cache(home: Home) -> None:
     script = home.write("hello.sh", shell_script("hello"))
     learn(home, script)
     for directory in (*home.cache.glob("*/"), home.cache):
@@ -91,10 +91,10 @@ def test_a_cache_that_may_only_be_read(home: Home) -> None:
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("hello from ")
 
 
-# --- against those who remove ---------------------------------------------------------------------------------------
+# --- concurrent removals ----------------------------------------------------------------------------------------------
 
 
-def test_runs_and_removals_in_loops(home: Home, scale: int) -> None:
+def test_concurrent_runs_and_removals_do_not_interfere(home: Home, scale: int) -> None:
     script = home.write("hello.sh", shell_script("hello"))
     other = home.write("other.sh", shell_script("hello", env="hello-bin, six"))
     for name in (script, other):
