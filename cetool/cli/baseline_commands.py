@@ -12,6 +12,7 @@ import typer
 from cetool.app.background import be_nice
 from cetool.app.baseline_news import BaselineStatus, baseline_status, check_baselines
 from cetool.app.exporting import EXPLICIT, fitting_format, packages_of, write_output, written_baseline
+from cetool.base.text import counted
 from cetool.base.urls import redact
 from cetool.cli import completing, options
 from cetool.cli.options import option
@@ -24,7 +25,7 @@ app = options.Commands("baseline", help="Create baselines and compare them with 
 
 
 class Format(str, Enum):
-    """How a baseline is written."""
+    """The format of a baseline."""
 
     explicit = "explicit"
     conda_lock = "conda-lock"
@@ -66,10 +67,10 @@ def create(
         return
     write_output(given.output, text)
     count = len(locked.conda) + (len(locked.pypi) if chosen != EXPLICIT else 0)
-    voice.result(f"Wrote {count} packages of {redact(target)} to {given.output}")
+    voice.result(f"Wrote {given.output} ({counted(count, 'package')} of {redact(target)})")
 
 
-# --- how it differs ---------------------------------------------------------------------------------------------------
+# --- status -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,9 @@ def _print_status(status: BaselineStatus) -> None:
     count, used = len(status.changes), status.used_since
     since = "" if used is None else time.strftime(" (in use since %Y-%m-%d)", time.localtime(used))
     told = {
-        "current": f"as it was{since}",
-        "changed": f"{count} packages differ{since}" if count != 1 else f"one package differs{since}",
-        "unused": "no environment is made of it yet",
+        "current": f"unchanged{since}",
+        "changed": f"{counted(count, 'package')} {'differs' if count == 1 else 'differ'}{since}",
+        "unused": "no environment uses it yet",
         "unknown": status.problem,
     }[status.state]
     print_line(f"{status.script}: {status.shown}: {told}")
@@ -137,7 +138,7 @@ def _print_status(status: BaselineStatus) -> None:
         print_line(f"  {change.name}: {change.before or 'none'} -> {change.after or 'none'}")
 
 
-# --- looked after in the background -----------------------------------------------------------------------------------
+# --- background checks ------------------------------------------------------------------------------------------------
 
 
 @app.command("check", hidden=True)

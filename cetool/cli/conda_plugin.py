@@ -1,7 +1,7 @@
-"""Makes ``conda execute`` and ``conda tmpenv`` commands of the conda whose Python cetool is installed in.
+"""Make ``conda execute`` and ``conda tmpenv`` commands of the conda in whose Python cetool is installed.
 
-Until 26.1 conda ran any executable ``conda-NAME`` on the PATH as ``conda NAME``; from 26.3 on it asks its plugins only.
-conda imports this module each time it starts, so it imports nothing of cetool's before one of the commands is called.
+Until 26.1 conda ran any executable ``conda-NAME`` on the PATH as ``conda NAME``; since 26.3 it only asks its plugins.
+conda imports this module at each start, so it imports nothing else of cetool before one of the commands is called.
 Reference: https://docs.conda.io/projects/conda/en/stable/dev-guide/plugins/subcommands.html
 """
 
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-# Only conda imports this module; what it has not fails here, where conda takes it for a plugin that does not load.
+# Only conda imports this module; with an older conda these imports fail, and conda skips the plugin.
 from conda.plugins import hookimpl  # type: ignore[import-not-found]
 from conda.plugins.types import CondaSubcommand  # type: ignore[import-not-found]
 
@@ -27,7 +27,7 @@ def _tmpenv(arguments: tuple[str, ...]) -> int:
 
 
 def _become(entry: str, arguments: tuple[str, ...]) -> int:
-    """Run one of cetool's entry points in a process of its own, of which conda is no part: as conda ran executables."""
+    """Run one of cetool's entry points in a separate process, without conda, as conda ran executables."""
     from cetool.base.process import own_program
 
     argv = own_program(*arguments, entry=entry)
@@ -39,7 +39,7 @@ def _become(entry: str, arguments: tuple[str, ...]) -> int:
 
 @hookimpl  # type: ignore[untyped-decorator]
 def conda_subcommands() -> Iterator[Any]:
-    """conda's hook: the commands of the original, all that follows them being their own."""
+    """Register the commands of conda-execute, which parse their own arguments."""
     for name, summary, action in (
         ("execute", "Execute a script in a temporary conda environment.", _execute),
         ("tmpenv", "Manage temporary conda environments.", _tmpenv),

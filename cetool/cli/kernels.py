@@ -65,7 +65,7 @@ def install(
     world, voice = options.open_world(given)
     if target is not None and (target == "-" or is_url(target)):
         raise UsageError(
-            "a kernel is started again and again, so its script has to be a file", hint="Save it, and give its path."
+            "a kernel needs a script in a file, not a URL or standard input", hint="Save the script, and pass its path."
         )
     source = KernelSource(
         given.language or "",
@@ -95,7 +95,7 @@ def list_kernels(*, given: ListKernelsOptions) -> None:
     if given.as_json:
         print_json({"schema": LIST_SCHEMA, "kernels": list(map(_document, found))})
     elif not found:
-        voice.result("There are no kernels that start through cetool.")
+        voice.result("No kernels installed by cetool")
     else:
         print_table(("NAME", "LANGUAGE", "FOR", "ENVIRONMENT", "DIRECTORY"), list(map(_cells, found)))
 

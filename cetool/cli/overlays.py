@@ -129,7 +129,7 @@ def uninstall(
     print_data(f"{overlays.uninstall(name, packages, world, voice)}\n")
 
 
-# --- what there is ----------------------------------------------------------------------------------------------------
+# --- listing ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def list_overlays(*, given: ListOverlaysOptions) -> None:
         print_json({"schema": LIST_SCHEMA, "overlays": [_row(item) for item in found]})
         return
     if not found:
-        voice.result(f"There are no overlays in {overlays_of(world).root}.")
+        voice.result(f"No overlays in {overlays_of(world).root}")
         return
     now = time.time()
     rows = [_cells(item, now) for item in found]
@@ -235,7 +235,7 @@ def diff(which: Which, *, given: DiffOptions) -> None:
         print_json({**document, "packages": [_layer(layer) for layer in layers], "changes": item.changes})
         return
     if not layers:
-        voice.result(f"Nothing lies over {item.base}: it has all that was asked for.")
+        voice.result(f"The overlay is empty: {item.base} has all requested packages")
         return
     rows = [(layer.name, layer.shadows or "-", layer.version, layer.kind, layer.why or "") for layer in layers]
     print_table(("PACKAGE", "BASE", "OVERLAY", "FROM", "WHY"), rows)
@@ -252,7 +252,7 @@ def _layer(layer: Layer) -> dict[str, object]:
     }
 
 
-# --- what is done with one --------------------------------------------------------------------------------------------
+# --- using ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -357,7 +357,7 @@ def deactivate() -> None:
 
 
 def _shell(named: str | None) -> str:
-    """The shell to write for: the one named, else the one that calls, else the user's, else bash."""
+    """Return the shell to write for: the named one, the calling one, the user's, or bash."""
     if named is not None:
         if named not in SHELLS:
             raise UsageError(f"--shell must be one of {', '.join(SHELLS)}, not {named!r}")

@@ -1,4 +1,4 @@
-"""``cetool config``: shows the settings with where each comes from, and changes the configuration file."""
+"""``cetool config``: show the settings and their origins, and change the configuration file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from cetool.cli import completing, options
 from cetool.cli.output import is_terminal, print_data, print_json, print_line, print_table
 from cetool.settings.file import read_config_file, remove_setting, write_setting
 from cetool.settings.paths import config_file_path
-from cetool.settings.settings import DEFAULTS, KEYS, LoadedSettings, check_value, load_settings, no_setting
+from cetool.settings.settings import BUILT_IN, DEFAULTS, KEYS, LoadedSettings, check_value, load_settings, no_setting
 
-#: The form of ``config list --json``; a change that a reader could stumble over gets another number.
+#: Schema of ``config list --json``; incompatible changes increment it.
 SCHEMA = "cetool.config/1"
 
 app = options.Commands("config", help="Show and change settings.")
@@ -80,11 +80,11 @@ def set_setting(
     """
     _require_key(key)
     if len(values) > 1 and key != "channels":
-        raise UsageError(f"{key} takes one value, not {len(values)}", hint="Quote a value that holds blanks.")
+        raise UsageError(f"{key} takes one value, not {len(values)}", hint="Quote a value that contains blanks.")
     stored = _stored(key, values)
     path = _config_file()
     write_setting(path, key, stored)
-    print_line(f"Set {key} to {_text(key, stored)} in {path}", error=True)
+    print_line(f"Set {key} = {_text(key, stored)} in {path}", error=True)
     _tell_what_wins(key, path)
 
 
@@ -92,7 +92,7 @@ def set_setting(
 def unset_setting(key: _Key) -> None:
     """Remove a value from the configuration file."""
     path = _config_file()
-    if key not in read_config_file(path):  # an unknown key that is there may well be taken out
+    if key not in read_config_file(path):  # an unknown key in the file can be removed
         _require_key(key)
     if not remove_setting(path, key):
         print_line(f"{key} is not set in {path}", error=True)
@@ -112,9 +112,9 @@ def _config_file() -> Path:
     path = config_file_path(os.environ)
     if path is None:
         raise ConfigError(
-            "there is no place for the configuration file: HOME is not set, and this user has no home directory",
+            "no directory for the configuration file: HOME is not set, and this user has no home directory",
             code="home-missing",
-            hint="Set HOME, or CETOOL_CONFIG_FILE to the file's path.",
+            hint="Set HOME, or set CETOOL_CONFIG_FILE to the path of the file.",
         )
     return path
 
@@ -125,35 +125,38 @@ def _require_key(key: str) -> None:
 
 
 def _stored(key: str, values: list[str]) -> object:
-    """What goes into the file, checked by the code that will read it from there."""
+    """Return the value to store in the file, checked by the code that will read it."""
     text = values[0].strip()
     found = check_value(key, values if len(values) > 1 else text, os.environ)
     if isinstance(found, bool):
         return found
     if key in ("remove-if-unused-for", "stall-timeout") and re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
-        return float(text) if "." in text else int(text)  # without the quotes that make it text
+        return float(text) if "." in text else int(text)  # without the quotes that would make it a string
     if key != "channels":
         return text
     if not isinstance(found, tuple):
-        raise UsageError("no channel was given", hint="`cetool config unset channels` takes the setting back.")
+        raise UsageError("no channel given", hint="`cetool config unset channels` removes the setting.")
     if any(redact(channel) != channel for channel in found):
         raise UsageError(
-            "a channel's password or token is not written into the configuration file",
+            "refusing to write a channel's password or token to the configuration file",
             code="secret-refused",
-            hint="Keep it where the engines look: ~/.netrc, `conda auth login`, or `rattler auth login`.",
+            hint="Store it where engines look for it: ~/.netrc, `conda auth login`, or `rattler auth login`.",
         )
     return list(found)
 
 
 def _tell_what_wins(key: str, path: Path) -> None:
-    """Say so where the file does not decide: a variable stands above it, conda's file or the default below."""
+    """Report if the file does not decide: a variable overrides it, or conda's file or the default applies."""
     try:
         origin = load_settings(os.environ).origins[key]
     except ConfigError as error:
         print_line(f"Note: {error}", error=True)
         return
-    if not origin.source.startswith(f"{path}:"):
-        print_line(f"In force is {_text(key, origin.value) or 'nothing'}, from {origin.source}", error=True)
+    shown = _text(key, origin.value) or ("auto" if key == "engine" else "none")
+    if origin.source == BUILT_IN:
+        print_line(f"{key} is back to its default ({shown})", error=True)
+    elif not origin.source.startswith(f"{path}:"):
+        print_line(f"{key} is {shown}, set by {origin.source}", error=True)
 
 
 def _document(loaded: LoadedSettings) -> dict[str, object]:
@@ -176,7 +179,7 @@ def _json_value(value: object) -> object:
 
 
 def _text(key: str, value: object) -> str:
-    """A value as it could be set again, credentials taken out; empty for none."""
+    """Return a value in the form for `config set`, without credentials; empty for none."""
     if value is None:
         return ""
     if isinstance(value, bool):

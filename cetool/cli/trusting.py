@@ -44,7 +44,7 @@ def list_trusted(*, given: ListTrustedOptions) -> None:
         print_json({"schema": SCHEMA, "directory": _place(store), "scripts": [_document(item) for item in trusted]})
         return
     if not trusted:
-        _voice().result("You have not agreed to run any script from a URL.")
+        _voice().result("No trusted scripts")
         return
     now = time.time()
     print_table(
@@ -83,7 +83,7 @@ def forget(
     cetool asks again before it runs them.
     """
     if bool(which) == given.everything:
-        raise UsageError("say which scripts to forget, or --all", hint="`cetool trust list` shows them.")
+        raise UsageError("name the scripts to forget, or pass --all", hint="`cetool trust list` shows them.")
     store, voice = _store(), _voice()
     trusted = [] if store is None else store.all()
     chosen = trusted if given.everything else trusted_by(which or [], trusted)
@@ -91,7 +91,7 @@ def forget(
         if store is not None and store.forget(item.sha256):
             voice.result(f"Forgot {item.sha256[:_SHOWN_DIGITS]} from {printable(item.url)}")
     if not chosen:
-        voice.result("There is nothing to forget.")
+        voice.result("Nothing to forget")
 
 
 def _document(item: Trusted) -> dict[str, object]:

@@ -119,7 +119,7 @@ def test_a_kernel_of_specs_and_one_of_a_notebook_are_the_same(settled: Home) -> 
     removed = settled.cetool("kernel", "remove", "nb", "SIXES")
     assert removed.returncode == 0, removed.stderr
     assert list((settled.path / ".local/share/jupyter/kernels").iterdir()) == []
-    assert settled.cetool("kernel", "list").stderr == "There are no kernels that start through cetool.\n"
+    assert settled.cetool("kernel", "list").stderr == "No kernels installed by cetool\n"
 
 
 def test_foreign_kernels_are_left_alone(home: Home) -> None:

@@ -227,7 +227,7 @@ def test_set_makes_a_private_file_and_get_reads_it(environ: dict[str, str], monk
     monkeypatch.setenv("CETOOL_CONFIG_FILE", str(path))
     assert config("path").stdout == f"{path}\n"
     done = config("set", "channels", "conda-forge", "bioconda")
-    assert (done.stdout, done.stderr) == ("", f"Set channels to conda-forge, bioconda in {path}\n")
+    assert (done.stdout, done.stderr) == ("", f"Set channels = conda-forge, bioconda in {path}\n")
     config("set", "remove-if-unused-for", "36")
     config("set", "auto-gc", "no")
     assert path.read_text() == "channels:\n  - conda-forge\n  - bioconda\nremove-if-unused-for: 36\nauto-gc: false\n"
@@ -331,9 +331,9 @@ def test_set_follows_a_link_and_refuses_what_is_no_file(
 
 def test_a_variable_above_the_file_is_told(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CETOOL_ENGINE", "mamba")
-    assert "In force is mamba, from CETOOL_ENGINE" in config("set", "engine", "conda").stderr
+    assert "engine is mamba, set by CETOOL_ENGINE" in config("set", "engine", "conda").stderr
     monkeypatch.setenv("CETOOL_ENGINE", "")
-    assert "In force is nothing, from built-in" in config("unset", "engine").stderr
+    assert "engine is back to its default (auto)" in config("unset", "engine").stderr
 
 
 def test_an_unknown_key_can_be_taken_out(environ: dict[str, str], tmp_path: Path) -> None:
