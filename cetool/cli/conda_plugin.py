@@ -27,7 +27,7 @@ def _tmpenv(arguments: tuple[str, ...]) -> int:
 
 
 def _become(entry: str, arguments: tuple[str, ...]) -> int:
-    """Run one of cetool's entry points in a separate process, without conda, as conda ran executables."""
+    """Run an entry point of cetool in a separate process, without conda, as conda ran executables."""
     from cetool.base.process import own_program
 
     argv = own_program(*arguments, entry=entry)

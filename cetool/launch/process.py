@@ -144,11 +144,11 @@ def not_found(name: str, prefix: Prefixes | None) -> ProgramNotFoundError:
     """Return the error for a program that was not found, with the package that may have it."""
     if _is_path(name) and not os.path.isabs(name):
         return ProgramNotFoundError(
-            f"there is no program {name!r}", about=name, hint="Relative paths start at the working directory."
+            f"program {name!r} was not found", about=name, hint="Relative paths start at the working directory."
         )
     program = os.path.basename(name)
     if _is_path(name):
-        message = f"there is no program {name!r}"
+        message = f"program {name!r} was not found"
     elif prefix is None:
         message = f"program {name!r} was not found on the PATH"
     else:

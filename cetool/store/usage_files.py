@@ -70,7 +70,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """
     make_private_dirs(path.parent)
     if os.path.lexists(path) and not path.is_file():  # SQLite would wait forever for a pipe
-        raise sqlite3.DatabaseError("it is not a file")
+        raise sqlite3.DatabaseError("not a file")
     try:
         return _connect(path, wal=True)
     except sqlite3.OperationalError as error:

@@ -285,7 +285,7 @@ def test_closed_streams_do_no_harm(settled: Home, streams: str) -> None:
     script = settled.write("closed.sh", shell_script(_STANDARD))
     done = settled.run("sh", "-c", f"cetool run {script} {streams}")
     assert done.stdout in ("", "lost\n") and "cetool: " not in done.stderr
-    if Path("/proc/self/fd").exists():  # no file of cetool's replaced the closed streams
+    if Path("/proc/self/fd").exists():  # no file of cetool replaced the closed streams
         assert "/cetool/" not in (settled.path / "closed.txt").read_text()
     for command in ("list", "list --json", "info", f"name {script}"):
         done = settled.run("sh", "-c", f"cetool {command} {streams}")

@@ -71,12 +71,12 @@ def test_shells_work_on_a_terminal(home: Home, name: str) -> None:
 
 
 def test_a_dynamic_prompt_keeps_the_hint(home: Home) -> None:
-    home.write(".bashrc", "PROMPT_COMMAND='PS1=\"made anew> \"'\nset -u\n")
+    home.write(".bashrc", "PROMPT_COMMAND='PS1=\"dynamic> \"'\nset -u\n")
     words = ["cetool", "shell", "--spec", "hello-bin", "--spec", "six"]
     lines = ["true", "bash -c 'exit 3'", "echo $? > told", "exit"]
     env = {"SHELL": _shell("bash")}
-    status, shown = converse(home, words, lines, prompt="(cetool:hello-bin,six) made anew> ", env=env)
-    assert status == 0 and shown.count("(cetool:hello-bin,six) made anew> ") >= 4, shown
+    status, shown = converse(home, words, lines, prompt="(cetool:hello-bin,six) dynamic> ", env=env)
+    assert status == 0 and shown.count("(cetool:hello-bin,six) dynamic> ") >= 4, shown
     assert (home.path / "told").read_text() == "3\n" and "unbound" not in shown
 
 

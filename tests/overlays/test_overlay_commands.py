@@ -139,10 +139,10 @@ def test_a_shell_can_activate_and_deactivate_an_overlay(shell: str, lab: Home, b
     done = lab.run(program, input="\n".join([*commands, ""]))
     lines = done.stdout.splitlines()
     assert lines[:3] == ["tool 2.0", f"2.0 {base}", str(base)], done.stderr
-    assert lines[3].replace(" ", ":") == lab.env["PATH"], "PATH is as it was, PYTHONPATH not set"
+    assert lines[3].replace(" ", ":") == lab.env["PATH"], "PATH is unchanged, PYTHONPATH not set"
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="processes' variables are told by Linux alone")
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="only Linux shows the variables of processes")
 def test_a_program_started_in_an_active_shell_keeps_the_overlay(lab: Home, base: Path) -> None:
     prefix = Path(ok(lab, "overlay", "create", "fix", "--base", str(base), "ovlib ==2.0").strip())
     code = ok(lab, "overlay", "activate", "fix", "--shell", "bash")

@@ -334,7 +334,7 @@ def test_the_next_run_is_warm_until_something_changes(lab: Home, local_channel: 
     add_to_base(base, wheels / "ovlib-2.0-py3-none-any.whl", upgrade=True)
     done = lab.cetool("run", path, "ovlib")
     assert "has changed (ovlib 1.0 -> 2.0); re-creating the overlay" in done.stderr
-    assert Path(json.loads(done.stdout)["ovlib"][2]).is_relative_to(base), "ovpure goes with the base's by now"
+    assert Path(json.loads(done.stdout)["ovlib"][2]).is_relative_to(base), "ovpure works with the base's again"
 
 
 def test_keep_uses_the_overlay_unchanged(lab: Home, local_channel: Channel, wheels: Path) -> None:

@@ -122,12 +122,12 @@ def test_a_package_that_conda_refuses_is_removed_from_its_cache(tmp_path: Path) 
     (package / "info" / "index.json").write_text("{}")
     paths = [{"_path": "share/noise.bin", "size_in_bytes": 3}]
     (package / "info" / "paths.json").write_text(json.dumps({"paths": paths}))
-    assert remove_refused(words) == [], "it lies in no package cache"
+    assert remove_refused(words) == [], "it is in no package cache"
     (package.parent / "urls.txt").touch()
     assert remove_refused(words.replace("bigpkg-1.0", "other-1.0")) == []
     (package / "share").mkdir()
     (package / "share" / "noise.bin").write_text("abc")
-    assert remove_refused(words) == [], "it is whole by now"
+    assert remove_refused(words) == [], "it is complete again"
     (package / "share" / "noise.bin").unlink()
     assert remove_refused(words) == [package.name]
     assert sorted(path.name for path in package.parent.iterdir()) == ["urls.txt"]
