@@ -1,4 +1,4 @@
-"""A channel of many small packages, and baselines of them: for tests of environments that start from one."""
+"""A channel of many small packages and baselines of them, for tests of environments on baselines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.archive import Entry, Package, write_package, write_repodata
 
 @dataclass(frozen=True)
 class Shelf:
-    """A channel in a directory: ``root`` is what is served, the channel its ``shelf``; ``records`` by file name."""
+    """A channel in a directory: ``root`` is served, the channel is its ``shelf``; ``records`` are by file name."""
 
     root: Path
     records: dict[str, dict[str, Any]]
@@ -27,7 +27,7 @@ class Shelf:
             write_repodata(self.records, subdir, self.root / "shelf")
 
     def lines(self, url: str, stems: Iterable[str] | None = None, digest: str = "sha256") -> list[str]:
-        """Lines of an explicit spec: of all packages, or of those with these beginnings of their files' names."""
+        """Return lines of an explicit spec: for all packages, or those whose file names have these prefixes."""
         wanted = None if stems is None else tuple(stems)
         return [
             f"{url}/shelf/{record['subdir']}/{name}"
@@ -38,12 +38,12 @@ class Shelf:
 
 
 def small(name: str, version: str = "1.0", *depends: str, constrains: Iterable[str] = ()) -> Package:
-    """A package with one file, which holds its version."""
+    """Return a package with one file, which contains its version."""
     extra = {"constrains": list(constrains)} if constrains else {}
     entry = Entry(f"share/{name}/version", version.encode())
     return Package(name, version, entries=(entry,), depends=depends, extra=extra)
 
 
 def explicit(lines: Iterable[str]) -> str:
-    """The text of an ``@EXPLICIT`` file."""
+    """Return the text of an ``@EXPLICIT`` file."""
     return "\n".join(["# a standard", "@EXPLICIT", *lines, ""])

@@ -1,4 +1,4 @@
-"""A cache without an engine: small environments, and real processes that want, use and remove them."""
+"""A cache without an engine: small environments, and real processes that request, use and remove them."""
 
 from __future__ import annotations
 
@@ -42,34 +42,34 @@ ROOT = Path(sys.argv[1])
 SPEC = small_spec()
 STORE = small_store(ROOT)
 """
-#: Seconds after which a test gives up on something that was to happen.
+#: Seconds after which a test stops waiting.
 PATIENCE = 60.0
 
 
 def small_paths(root: Path, *, trusted: bool = False) -> Paths:
-    """The paths of a cache below a directory."""
+    """Return the paths of a cache below a directory."""
     return Paths(root, root / "envs", root / "locks", root / "trash", None, trusted)
 
 
 def small_store(root: Path, *, trusted: bool = False) -> Store:
-    """The store of that cache."""
+    """Return the store of that cache."""
     return Store(small_paths(root, trusted=trusted))
 
 
 def small_spec(package: str = "demo") -> EnvironmentSpec:
-    """The request for one package."""
+    """Return the specification for one package."""
     return EnvironmentSpec(Solve((package,)))
 
 
 def make_files(prefix: Path) -> None:
-    """What an engine would leave, in small."""
+    """Return a small version of what an engine would leave."""
     for name in ("conda-meta/history", "bin/tool", "lib/data"):
         (prefix / name).parent.mkdir(parents=True, exist_ok=True)
         (prefix / name).write_text(name * 100)
 
 
 def marker_for(prefix: Path, spec: EnvironmentSpec) -> Marker:
-    """The marker of a small environment, created now."""
+    """Return the marker of a small environment, created now."""
     return Marker(
         name=spec.name,
         prefix=str(prefix),
@@ -95,7 +95,7 @@ class Site(Value):
 
 
 def builder(spec: EnvironmentSpec, *, built: Path | None = None, then: Callable[[Site], None] | None = None) -> Builder:
-    """What makes a small environment, writes a line to ``built``, and does something more before it is done."""
+    """Return a builder of a small environment that also writes a line to ``built`` and takes a further step."""
 
     def build(prefix: Path, log: Path, descriptors: tuple[int, ...], settling: Settling) -> Marker:
         site = Site(prefix, log, descriptors, settling)
@@ -112,7 +112,7 @@ def builder(spec: EnvironmentSpec, *, built: Path | None = None, then: Callable[
 
 
 def made(root: Path, package: str = "demo", *, created: float | None = None) -> Lease:
-    """A small environment that exists, held in use; created at another time if need be."""
+    """Return a lease of an existing small environment, created at another time if requested."""
     spec = small_spec(package)
     lease = ensure(small_store(root), spec, builder(spec))
     if created is not None:
@@ -121,13 +121,13 @@ def made(root: Path, package: str = "demo", *, created: float | None = None) -> 
 
 
 def is_whole(prefix: Path) -> bool:
-    """Whether all of a small environment is there, its marker too."""
+    """Return whether a small environment is complete, including its marker."""
     names = ("conda-meta/history", "bin/tool", "lib/data")
     return all((prefix / name).is_file() for name in names) and read_marker(prefix) is not None
 
 
 def leftovers(root: Path) -> list[str]:
-    """What is in a cache beyond its directories, relative to it, files inside environments not told."""
+    """Return the contents of a cache, apart from its directories and files inside environments, as relative paths."""
     found = []
     for name in ("envs", "locks", "trash"):
         if (root / name).is_dir():
@@ -136,12 +136,12 @@ def leftovers(root: Path) -> list[str]:
 
 
 def usage_log(root: Path, told: list[str] | None = None) -> contextlib.AbstractContextManager[UsageLog]:
-    """The usage log of a cache, open; its warnings go to ``told``."""
+    """Open the usage log of a cache; its warnings go to ``told``."""
     return open_usage_log(small_paths(root), small_store(root), warn=(told if told is not None else []).append)
 
 
 def change_database(root: Path, *statements: str) -> None:
-    """Do to the usage log's database what another program could do to it."""
+    """Change the usage log's database as another program could."""
     with contextlib.closing(sqlite3.connect(small_paths(root).database)) as database:
         for statement in statements:
             database.execute(statement)
@@ -156,7 +156,7 @@ def collect(
     dry_run: bool = False,
     on_removed: Callable[[Path], None] | None = None,
 ) -> Collection:
-    """A collection of environments alone."""
+    """Collect only environments."""
     collection = Collection(policy, dry_run=dry_run)
     collect_environments(collection, store, log, on_removed=on_removed)
     return collection
@@ -164,7 +164,7 @@ def collect(
 
 @contextlib.contextmanager
 def open_directory() -> Iterator[Path]:
-    """A directory that every user may enter, which pytest's own are not."""
+    """A directory that every user can enter, unlike pytest's."""
     directory = Path(tempfile.mkdtemp(prefix="cetool-"))
     try:
         directory.chmod(0o755)
@@ -173,11 +173,11 @@ def open_directory() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
-# --- processes ------------------------------------------------------------------------------------------------------
+# --- processes --------------------------------------------------------------------------------------------------------
 
 
 def start(root: Path, body: str) -> subprocess.Popen[str]:
-    """A Python process that does what ``body`` says, with ROOT, SPEC and STORE, and all of this module."""
+    """Start a Python process that runs ``body`` with ROOT, SPEC and STORE, and all of this module."""
     environ = {**os.environ, "PYTHONPATH": str(_TESTS)}
     return subprocess.Popen(
         [sys.executable, "-c", _PROLOGUE + dedent(body), str(root)],
@@ -190,7 +190,7 @@ def start(root: Path, body: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    """Wait for a process that succeeds; what it printed."""
+    """Wait for a process that succeeds; return its output."""
     try:
         printed, _ = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
@@ -202,23 +202,23 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def run(root: Path, body: str) -> str:
-    """What a process of its own prints, that does what ``body`` says."""
+    """Run ``body`` in a new process; return its output."""
     return finish(start(root, body))
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """SIGKILL a process, and see it off."""
+    """SIGKILL a process, and wait for it."""
     process.kill()
     process.communicate()
 
 
 def say(*words: object) -> None:
-    """Print a line, as JSON, in one piece: for whoever reads this process's output."""
+    """Print a line as JSON in one write, for the reader of this process's output."""
     os.write(1, json.dumps(words).encode() + b"\n")
 
 
 def hear(process: subprocess.Popen[str]) -> list[object]:
-    """The next line that a process said."""
+    """Return the next line of a process's output."""
     assert process.stdout is not None
     words = json.loads(process.stdout.readline())
     assert isinstance(words, list)
@@ -226,7 +226,7 @@ def hear(process: subprocess.Popen[str]) -> list[object]:
 
 
 def fork_many(count: int, act: Callable[[int], None]) -> None:
-    """Fork that many processes, let all begin at once, wait for them. For a process without threads."""
+    """Fork this many processes, let them begin at once, and wait for them. For a process without threads."""
     gate, opener = os.pipe()
     pids = []
     for number in range(count):
@@ -251,7 +251,7 @@ def fork_many(count: int, act: Callable[[int], None]) -> None:
 
 
 def wait_until(happens: Callable[[], bool]) -> None:
-    """Return when something has happened; fail where it takes too long."""
+    """Return when the condition holds; fail if that takes too long."""
     deadline = time.monotonic() + PATIENCE
     while not happens():
         assert time.monotonic() < deadline, "it did not happen"

@@ -1,7 +1,7 @@
-"""Asks conda's own ``MatchSpec`` which records a spec means: a script, since conda is none of our dependencies.
+"""Ask conda's own ``MatchSpec`` which records a spec matches: a script, since cetool does not depend on conda.
 
-Reads ``{"specs": [...], "records": [...]}`` on standard input and prints, for each spec, the indices of the records
-that match, or null where conda refuses the spec.
+Reads ``{"specs": [...], "records": [...]}`` from standard input and prints, for each spec, the indices of the matching
+records, or null if conda refuses the spec.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A creation that takes its time, and the processes that make it."""
+"""A slow creation, and the processes that make it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import psutil
 
 from support.scripts import shell_script
 
-#: Takes its time in every stage: 6 MB to download, 400 files to link.
+#: Slow in every stage: 6 MB to download, 400 files to link.
 HEAVY = shell_script("hello", env="hello-bin, bigpkg, many-files")
 STAGES = ("Engine:", "Fetching", "Downloading", "Linking")
 
 
 def wait_for_stage(process: subprocess.Popen[str], stage: str) -> None:
-    """Read what a verbose cetool says until this stage begins."""
+    """Read the output of a verbose cetool until this stage begins."""
     assert process.stderr is not None
     heard = []
     for line in process.stderr:
@@ -27,17 +27,17 @@ def wait_for_stage(process: subprocess.Popen[str], stage: str) -> None:
 
 
 def read(asked: Path) -> list[dict[str, int]]:
-    """What the fake engines wrote down."""
+    """Return what the fake engines wrote."""
     return [json.loads(line) for line in asked.read_text().splitlines()] if asked.exists() else []
 
 
 def creations(asked: Path) -> list[int]:
-    """The processes of the fake engines that were asked for an environment."""
+    """Return the processes of the fake engines that were asked for an environment."""
     return [entry["pid"] for entry in read(asked) if "pid" in entry]
 
 
 def alive(pid: int) -> bool:
-    """Whether there is such a process, and no mere zombie."""
+    """Return whether the process exists and is not a zombie."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Scripts in every dialect, and a place to write and edit them in."""
+"""Scripts in every dialect, and a directory to write and edit them in."""
 
 from __future__ import annotations
 
@@ -65,28 +65,28 @@ ALL = {"execute": EXECUTE, "flow": FLOW, "pep723": PEP723, "pixi": PIXI, "conda-
 
 
 class Write:
-    """Writes scripts and edits them."""
+    """Writes and edits scripts."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def __call__(self, text: str | bytes, name: str = "s.py") -> Document:
-        """The script, written and read."""
+        """Write the script and read it."""
         path = self.directory / name
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return read_document(path)
 
     def edited(self, text: str | bytes, /, **change: Sequence[str]) -> str:
-        """The text of a script after a change to it."""
+        """Return the text of a script after a change."""
         made = edit_declaration(self(text), BlockChange(**{key: tuple(value) for key, value in change.items()}))
         return made.document.data.decode()
 
 
 def reading(document: Document) -> ScriptMetadata:
-    """What the document's block says."""
+    """Return what the document's block says."""
     return read_metadata(require_script(document))
 
 
 def name_of(document: Document) -> str:
-    """What its environment is called."""
+    """Return the name of its environment."""
     return EnvironmentSpec.of(reading(document).requirements).name

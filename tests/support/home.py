@@ -1,4 +1,4 @@
-"""A user of the tests' own: a home directory, an environment, and cetool's command line run in them for real."""
+"""A user for the tests: a home directory, an environment, and cetool's real command line run in them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from support.channel import Channel
 
-#: Variables of the world outside that the way to PyPI, the locale and coverage's measuring depend on.
+#: Outside variables that access to PyPI, the locale and coverage depend on.
 _PASSED_ON = ("PIP_", "UV_", "SSL_", "REQUESTS_CA", "COVERAGE_", "COV_CORE", "LANG", "LC_", "TZ")
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
-#: cetool's executables, which ``home/bin`` has links to.
+#: cetool's executables, to which ``home/bin`` has links.
 EXECUTABLES = ("cetool", "cex", "conda-execute", "conda-tmpenv")
 
 
@@ -30,7 +30,7 @@ class Home:
 
     @property
     def cache(self) -> Path:
-        """CETOOL_CACHE_DIR: the root of cetool's state."""
+        """CETOOL_CACHE_DIR, where cetool keeps everything."""
         return Path(self.env["CETOOL_CACHE_DIR"])
 
     @property
@@ -52,7 +52,7 @@ class Home:
         return path
 
     def environment(self, changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
-        """Its variables with some changed, those given as None left out."""
+        """Return its variables with some changed, and without those given as None."""
         merged: dict[str, str | None] = {**self.env, **(changes or {})}
         return {name: value for name, value in merged.items() if value is not None}
 
@@ -64,7 +64,7 @@ class Home:
         cwd: Path | None = None,
         timeout: float = 300,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command here to its end, standard input empty unless given, its output kept as text."""
+        """Run a command here to its end, without standard input unless given, and keep its output as text."""
         return subprocess.run(
             [os.fspath(word) for word in command],
             env=self.environment(env),
@@ -88,7 +88,7 @@ class Home:
 
 
 def make_home(path: Path, channel: Channel) -> Home:
-    """Make a home at ``path``, with nothing in it but what a user of the channel has."""
+    """Make a home at ``path`` that only contains what a user of the channel has."""
     for name in ("bin", "tmp"):
         (path / name).mkdir(parents=True)
     (path / ".condarc").write_text(channel.condarc, encoding="utf-8")
@@ -106,7 +106,7 @@ def make_home(path: Path, channel: Channel) -> Home:
         "CETOOL_CACHE_DIR": str(path / "cetool"),
         "TERM": "dumb",
     }
-    # what was downloaded from PyPI once serves all homes
+    # all homes share what was downloaded from PyPI
     env.setdefault("PIP_CACHE_DIR", str(channel.root.parent / "pip"))
     env.setdefault("UV_CACHE_DIR", str(channel.root.parent / "uv"))
     for name in EXECUTABLES:
@@ -117,7 +117,7 @@ def make_home(path: Path, channel: Channel) -> Home:
 
 
 def remove_home(home: Home) -> None:
-    """Remove the home and all in it, read-only directories and what a background process still writes included."""
+    """Remove the home with read-only directories, and with files that a background process is still writing."""
     for _ in range(3):
         for directory, names, _ in os.walk(home.path):
             for path in (Path(directory, name) for name in names):

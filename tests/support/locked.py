@@ -1,4 +1,4 @@
-"""Locks for tests: what the local channel offers as lines of an explicit spec, and damage done to packages."""
+"""Locks for tests: packages of the local channel as lines of an explicit spec, and damaged packages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.channel import Channel
 
 
 def locked(channel: Channel, *names: str, url: str | None = None) -> tuple[Package, ...]:
-    """The packages of the local channel with these names (``six=1.16.0``: that version, else the newest)."""
+    """Return the packages of the local channel with these names (``six=1.16.0``: that version, else the newest)."""
     records = _records(channel)
     found = []
     for name, _, version in (each.partition("=") for each in names):
@@ -27,12 +27,12 @@ def locked(channel: Channel, *names: str, url: str | None = None) -> tuple[Packa
 
 
 def lines(channel: Channel, *names: str, url: str | None = None) -> tuple[str, ...]:
-    """The same as lines of an explicit spec."""
+    """Return the same as lines of an explicit spec."""
     return tuple(package.line for package in locked(channel, *names, url=url))
 
 
 def lock_script(script: Path, packages: Sequence[Package], channel: Channel, pypi: Sequence[PypiPackage] = ()) -> Path:
-    """Write the lock beside a script that fits what it declares."""
+    """Write a fitting lock next to a script."""
     request = read_metadata(read_script(script)).requirements.digest
     platform = PlatformLock(channel.subdir, tuple(packages), tuple(pypi), request)
     path = script.with_name(script.name + ".conda-lock.yml")
@@ -41,7 +41,7 @@ def lock_script(script: Path, packages: Sequence[Package], channel: Channel, pyp
 
 
 def flip(path: Path, at: int | bytes) -> None:
-    """Flip a bit of a file: at an offset, or in the first byte of a text that is in it."""
+    """Flip a bit of a file: at an offset, or in the first byte of a text in it."""
     data = bytearray(path.read_bytes())
     data[data.index(at) if isinstance(at, bytes) else at] ^= 1
     path.chmod(0o644)
@@ -49,7 +49,7 @@ def flip(path: Path, at: int | bytes) -> None:
 
 
 def explicit_list(prefix: Path) -> list[str]:
-    """What ``conda list --explicit --sha256`` prints of an environment, in the order of the alphabet."""
+    """Return what ``conda list --explicit --sha256`` prints for an environment, sorted."""
     records = [json.loads(path.read_bytes()) for path in (prefix / "conda-meta").glob("*.json")]
     return sorted(f"{record['url']}#{record['sha256']}" for record in records)
 

@@ -1,4 +1,4 @@
-"""What tests of locks have in common: a channel for several platforms, and locks made by hand."""
+"""Shared by tests of locks: a channel for several platforms, and hand-made locks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIX = Package(
 PYTHON = Package(
     "python", "3.10", "1_0", "linux-64", f"{FORGE}/linux-64/python-3.10-1_0.conda", "12" * 32, None, 7, ("six",)
 )
-#: Every word in it is something else than a text in some version of YAML.
+#: Every word in it is something other than a string in some version of YAML.
 YES = Package("yes", "1e3", "0", "linux-64", f"{FORGE}/linux-64/yes-1e3-0.tar.bz2", None, "34" * 16)
 WHEEL = PypiPackage(
     "tabulate",
@@ -51,10 +51,10 @@ LOCK = Lock(
 
 
 def make_channel(path: Path) -> Path:
-    """A channel whose packages differ by platform, with nothing in them.
+    """A channel of empty packages that differ by platform.
 
-    ``tool`` 1 and 2 (newer) are there for linux-64, osx-arm64 and win-64, and need ``lib`` (any) and a virtual package
-    that only the platform has; ``needs-cuda`` needs CUDA 12; ``python`` is there for all, ``six`` goes with it.
+    ``tool`` 1 and 2 (newer) exist for linux-64, osx-arm64 and win-64, and need ``lib`` (any) and a virtual package that
+    only that platform has; ``needs-cuda`` needs CUDA 12; ``python`` exists for all, with ``six``.
     """
     virtual = {"linux-64": "__glibc >=2.17", "osx-arm64": "__osx >=11", "win-64": "__win"}
     packages = []
@@ -71,7 +71,7 @@ def make_channel(path: Path) -> Path:
     packages += [Made("lib", version, extra=old) for version in ("1", "2")]
     packages.append(Made("six", "1.16.0", depends=("python",), noarch="python", build="pyh_0"))
     packages.append(Made("only-unix", "1", depends=("__unix",)))
-    # the same file name in several directories: one of them at a time
+    # the same file name in several directories: one at a time
     for subdir in (*virtual, "noarch"):
         mine = {f"{each.stem}{each.suffix}": write_package(each, path) for each in packages if each.subdir == subdir}
         write_repodata(mine, subdir, path)

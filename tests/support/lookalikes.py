@@ -1,4 +1,4 @@
-"""Channels that have different packages under the same file name, and channels whose repodata lies."""
+"""Channels with different packages under the same file name, and channels with wrong repodata."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from support.archive import Entry, Package, write_package, write_repodata
 
 STEM = "pkg-1.9-0"
-#: What the package says of itself, below the prefix.
+#: The file below the prefix with the package's text.
 SAYS = "share/pkg/says"
 
 
@@ -28,17 +28,18 @@ class Lookalike:
         return self.root.as_uri()
 
     def file(self, suffix: str = ".conda") -> Path:
-        """A package file."""
+        """Return a package file."""
         return self.root / "noarch" / (STEM + suffix)
 
     def digest(self, algorithm: str = "sha256", suffix: str = ".conda") -> str:
-        """What a package file hashes to."""
+        """Return the hashes of a package file."""
         return hashlib.new(algorithm, self.file(suffix).read_bytes()).hexdigest()
 
 
 def make_lookalike(root: Path, says: str, *, claims: dict[str, Any] | None = None) -> Lookalike:
-    """A channel whose package says what it is told to; ``claims`` replace fields of its record in the repodata, None
-    takes one out.
+    """A channel whose package contains the given text; ``claims`` replace fields of its record in the repodata.
+
+    None removes a field.
     """
     for subdir in ("linux-64", "linux-aarch64", "osx-arm64", "osx-64", "win-64"):
         write_repodata({}, subdir, root)
@@ -54,11 +55,11 @@ def make_lookalike(root: Path, says: str, *, claims: dict[str, Any] | None = Non
 
 
 def said(prefix: Path) -> str:
-    """What the package in an environment says."""
+    """Return the text of the package in an environment."""
     return (prefix / SAYS).read_text(encoding="utf-8")
 
 
 def recorded(prefix: Path) -> dict[str, Any]:
-    """Its package record."""
+    """Return its package record."""
     record: dict[str, Any] = json.loads((prefix / "conda-meta" / f"{STEM}.json").read_bytes())
     return record

@@ -1,4 +1,4 @@
-"""Notebooks for the tests to run, and what a Jupyter client does with kernels."""
+"""Notebooks for tests, and what a Jupyter client does with kernels."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-#: What every notebook of these tests needs, so that they share an environment.
+#: The requirements of every notebook in these tests, so that they share an environment.
 NEEDS = "# conda execute\n# env: [python >=3, six]\nimport six"
 
 Cell = str | tuple[str, Sequence[str]]
 
 
 def notebook(*cells: Cell, metadata: Mapping[str, Any] | None = None, minor: int = 5) -> str:
-    """A notebook's text. A cell is its source, perhaps with tags; one that starts with ``#md`` is Markdown."""
+    """Return a notebook's text. A cell is its source, with optional tags; one that starts with ``#md`` is Markdown."""
     made = []
     for index, cell in enumerate(cells):
         source, tags = (cell, ()) if isinstance(cell, str) else cell
@@ -30,17 +30,17 @@ def notebook(*cells: Cell, metadata: Mapping[str, Any] | None = None, minor: int
     return json.dumps(document, indent=1)
 
 
-#: What an earlier run left behind.
+#: Left by an earlier run.
 _OLD = {"output_type": "stream", "name": "stdout", "text": ["left over\n"]}
 
 
 def sources(path: Path) -> list[str]:
-    """The sources of a notebook's code cells."""
+    """Return the sources of a notebook's code cells."""
     return ["".join(cell["source"]) for cell in _code(path)]
 
 
 def outputs(path: Path) -> list[str]:
-    """What each code cell of a notebook has put out, as text."""
+    """Return the output of each code cell as text."""
     return ["".join(map(_text, cell["outputs"])) for cell in _code(path)]
 
 

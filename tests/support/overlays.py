@@ -1,4 +1,4 @@
-"""Bases, wheels made by hand, and the state of a directory byte for byte: what the tests of overlays work with."""
+"""For tests of overlays: bases, hand-made wheels, and the exact state of a directory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make_wheel(
     files: Mapping[str, str | bytes] | None = None,
     scripts: Mapping[str, str] | None = None,
 ) -> Path:
-    """A wheel of a module that knows its ``version``, or of these files; ``scripts`` are its console entry points."""
+    """Return a wheel of a module that knows its ``version``, or of these files; ``scripts`` are its entry points."""
     directory.mkdir(parents=True, exist_ok=True)
     info = f"{name}-{version}.dist-info"
     content: dict[str, str | bytes] = dict(files or {f"{name}.py": f"version = {version!r}\n"})
@@ -49,7 +49,7 @@ def make_wheel(
 
 
 def compiled_module(directory: Path, name: str, interface: int) -> bytes:
-    """A C module that loads only where the module ``ovcore`` has this ``interface``."""
+    """Return a C module that only loads if the module ``ovcore`` has this ``interface``."""
     source = f"""
     #include <Python.h>
     static struct PyModuleDef definition = {{PyModuleDef_HEAD_INIT, "{name}", NULL, -1, NULL}};
@@ -74,32 +74,32 @@ def compiled_module(directory: Path, name: str, interface: int) -> bytes:
 
 
 def can_compile() -> bool:
-    """Whether C modules for this interpreter can be compiled here."""
+    """Return whether C modules for this Python can be compiled here."""
     return shutil.which("cc") is not None and Path(sysconfig.get_path("include"), "Python.h").exists()
 
 
-#: The suffix of C modules of this interpreter.
+#: Suffix of C modules for this Python.
 EXT_SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
 
 
-#: What the base's python imports whenever it is asked about itself, or compiles an overlay.
+#: What the base's Python imports when cetool starts it, or compiles an overlay.
 _STARTED = "compileall, concurrent.futures.process, importlib.metadata, importlib.resources, json, platform, subprocess"
 
 
 def make_base(prefix: Path, channel: Channel, *packages: str, wheels: Iterable[Path | str] = ()) -> Path:
-    """A conda environment with python, pip and these packages, and wheels installed into it."""
+    """Make a conda environment with python, pip and these packages, and install wheels into it."""
     environ = {"HOME": str(prefix.parent), "PATH": os.defpath, "CONDA_CHANNEL_ALIAS": channel.root.as_uri()}
     log = prefix.parent / f"{prefix.name}.log"
     request = request_for(prefix, ("python", "pip", *packages), ("conda-forge",), log)
     RattlerEngine(environ, prefix.parent / "pkgs").create(request, SilentProgress(), HOLD)
-    # as of any real python's, what is imported at each start is compiled: nobody will be able to write it later
+    # as in a real base, modules imported at each start are compiled: later nothing can be written there
     subprocess.run([prefix / "bin/python", "-I", "-c", f"import {_STARTED}"], check=True)
     add_to_base(prefix, *wheels)
     return prefix
 
 
 def add_to_base(prefix: Path, *wheels: Path | str, upgrade: bool = False) -> None:
-    """What an administrator does: install wheels, or requirements, into the base."""
+    """Install wheels or requirements into the base, as an administrator would."""
     if wheels:
         command = [
             uv.find_uv_bin(),
@@ -115,7 +115,7 @@ def add_to_base(prefix: Path, *wheels: Path | str, upgrade: bool = False) -> Non
 
 
 def snapshot(root: Path) -> dict[str, tuple[object, ...]]:
-    """Every file and directory below a directory, itself included: what it is, whose, since when, and its content."""
+    """Return every file and directory below a directory, including itself: type, owner, times and content."""
     found: dict[str, tuple[object, ...]] = {}
     pending = [root]
     while pending:
@@ -134,7 +134,7 @@ def snapshot(root: Path) -> dict[str, tuple[object, ...]]:
 
 
 def protect(root: Path) -> None:
-    """Let nobody write to a tree any more, as far as modes can."""
+    """Make a tree unwritable, as far as modes can."""
     for directory, _, files in os.walk(root):
         for path in (directory, *(os.path.join(directory, name) for name in files)):
             if not os.path.islink(path):
@@ -142,5 +142,5 @@ def protect(root: Path) -> None:
 
 
 def site_packages_of(overlay: Path) -> Path:
-    """Where an overlay's packages are."""
+    """Return the directory of an overlay's packages."""
     return overlay / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"

@@ -1,4 +1,4 @@
-"""Wheels of the tests' own: no index is needed for them."""
+"""Wheels made by tests: they need no index."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def wheel(directory: Path, name: str, version: str, *requires: str) -> Path:
-    """A wheel with one module that knows its version."""
+    """Return a wheel with one module that knows its version."""
     directory.mkdir(parents=True, exist_ok=True)
     info = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"

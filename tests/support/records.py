@@ -1,4 +1,4 @@
-"""A script whose runs are recorded, and what is in a record."""
+"""A script whose runs are recorded, and the contents of a record."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-#: Prints how it was called and where it is.
+#: Prints its arguments and path.
 SCRIPT = """\
 # conda execute
 # env: [python, six]
@@ -18,7 +18,7 @@ sys.exit(int(sys.argv[1]) if sys.argv[1:] else 0)
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """The record in a file."""
+    """Return the record in a file."""
     document = json.loads(path.read_text(encoding="utf-8"))
     assert isinstance(document, dict)
     return document

@@ -22,7 +22,7 @@ def request_for(
     exact: tuple[Package, ...] = (),
     **changes: Any,
 ) -> EngineRequest:
-    """A request for these match specs, or for exactly these packages, with some fields of it or its spec changed."""
+    """Return a request for these match specs or exact packages, with some fields of it or its specification changed."""
     spec = EnvironmentSpec(Exact(exact) if exact else Solve(packages), channels)
     of_spec = {name: value for name, value in changes.items() if name in EnvironmentSpec._fields}
     others = {name: value for name, value in changes.items() if name not in of_spec}

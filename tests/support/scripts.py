@@ -1,4 +1,4 @@
-"""Scripts for the tests to run, and processes of cetool's to watch, wait for, and end."""
+"""Scripts for tests, and cetool processes to watch, wait for, and end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 from cetool.store.store import MARKER
 from support.home import Home
 
-#: The script of the original's README, and what its environment is called.
+#: The script in the original's README, and its environment's name.
 SEEDS = """\
 #!/usr/bin/env python
 \"\"\"
@@ -41,12 +41,12 @@ FIVE_NUMBERS = r"\[( ?\d+){5}\]\n"
 
 
 def shell_script(body: str, env: str = "hello-bin", more: str = "") -> str:
-    """A script for ``/bin/sh`` in an environment of these packages; ``more`` are lines of its specification."""
+    """Return a script for ``/bin/sh`` in an environment of these packages; ``more`` are lines of its specification."""
     return f"#!/bin/sh\n# conda execute\n# env: [{env}]\n{more}\n{body}\n"
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """Wait until the condition is true, and return what it is."""
+    """Wait until the condition is true, and return its value."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen"
@@ -58,7 +58,7 @@ def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
 def started(
     home: Home, *args: str | os.PathLike[str], env: Mapping[str, str | None] | None = None, stdin: int | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """A cetool that runs beside the test, in a process group of its own which does not outlive the block."""
+    """Run cetool alongside the test, in a process group that ends with the block."""
     with subprocess.Popen(
         [sys.executable, "-m", "cetool", *args],
         env=home.environment(env),
@@ -77,16 +77,16 @@ def started(
 
 
 def bound_by_modes() -> list[str]:
-    """The beginning of a command line whose process is kept out of files by their modes, even where root tests."""
+    """Return the beginning of a command line whose process is bound by file modes, even if root runs the tests."""
     if os.geteuid() != 0:
         return []
     return [_setpriv(), "--bounding-set=-dac_override,-dac_read_search"]
 
 
 def as_nobody_known() -> list[str]:
-    """The beginning of a command line whose process is a user without an entry in the password database.
+    """Return the beginning of a command line whose process is a user without an entry in the password database.
 
-    It may read everything: the tests' interpreter may lie where only root can.
+    It may read everything: the tests' Python may be in a directory that only root can read.
     """
     if os.geteuid() != 0:
         pytest.skip("only root becomes another user")
@@ -99,7 +99,7 @@ def _setpriv() -> str:
 
 
 def environments(home: Home) -> dict[str, float | None]:
-    """The directories among the environments, and when each was made: None where that is not complete."""
+    """Return the environments' directories with their times of creation; None for incomplete ones."""
     made: dict[str, float | None] = {}
     for directory in (home.cache / "envs").glob("*"):
         marker = directory / MARKER
@@ -108,7 +108,7 @@ def environments(home: Home) -> dict[str, float | None]:
 
 
 def held_locks(home: Home) -> list[str]:
-    """The lock files that some process holds."""
+    """Return the lock files that a process holds."""
     held = []
     for path in (home.cache / "locks").glob("*.lock"):
         with path.open("rb") as file:
@@ -120,7 +120,7 @@ def held_locks(home: Home) -> list[str]:
 
 
 def assert_nothing_half_made(home: Home) -> None:
-    """No incomplete environment, no held lock, nothing in the trash, and conda knows of no environment of ours."""
+    """Check that no incomplete environment, held lock or trash is left, and that conda knows no environment of ours."""
     assert None not in environments(home).values()
     assert held_locks(home) == []
     assert list((home.cache / "trash").glob("*")) == []
@@ -128,13 +128,13 @@ def assert_nothing_half_made(home: Home) -> None:
 
 
 def assert_unknown_to_conda(home: Home) -> None:
-    """``conda env list`` would show nothing of ours."""
+    """Check that ``conda env list`` shows none of our environments."""
     registry = home.path / ".conda" / "environments.txt"
     assert str(home.cache) not in (registry.read_text() if registry.exists() else "")
 
 
 def told(text: str) -> list[str]:
-    """The lines of the paragraph that cetool ended with, after a look at whether it is one."""
+    """Check that cetool's last output is an error message, and return its lines."""
     assert "Traceback" not in text and "defect of cetool" not in text, text
     lines = text.removesuffix("\n").split("\n")
     assert lines[0].startswith("cetool: ") and all(lines), text

@@ -1,8 +1,8 @@
-"""URLs with a secret in every place and every spelling that one is found in."""
+"""URLs with a secret in every place and spelling."""
 
 from __future__ import annotations
 
-#: What must not be shown or stored.
+#: Must not be shown or stored.
 SECRET = "sEcReT2468"
 
 _USERINFO = """

@@ -1,4 +1,4 @@
-"""An HTTP server of a directory that can be made to fail in the ways servers of channels do."""
+"""An HTTP server for a directory that can fail like servers of channels do."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Fault:
     """What goes wrong with requests whose path matches the shell pattern (``*.conda``, ``*/repodata.json``).
 
     ``status`` answers with that status; ``hang`` never answers; ``slow`` takes ``seconds`` for the body; ``corrupt``
-    changes bytes in its middle, keeping its length; ``truncate`` breaks the connection half-way. The first ``after``
-    matching requests are served as they should be.
+    changes bytes in the middle, but not the length; ``truncate`` breaks the connection half-way. The first ``after``
+    matching requests are answered correctly.
     """
 
     pattern: str
@@ -38,8 +38,8 @@ class ChannelServer:
     """A running server; set ``token``, ``credentials`` and ``faults`` at any time.
 
     With a ``token`` only paths below ``/t/TOKEN/`` are answered, with ``credentials`` (user, password) only requests
-    with basic authentication. ``requests`` lists the paths asked for, ``/t/TOKEN`` taken off, and
-    ``authorizations`` the header that came with each. With a ``redirect`` all requests are sent on to that root.
+    with basic authentication. ``requests`` lists the requested paths without ``/t/TOKEN``, and ``authorizations`` the
+    header of each. With a ``redirect`` all requests are redirected to that root.
     """
 
     directory: Path
@@ -59,17 +59,17 @@ class ChannelServer:
 
     @property
     def secret_url(self) -> str:
-        """The server's root with what it asks for: ``http://user:password@127.0.0.1:PORT/t/TOKEN``."""
+        """The server's root with the credentials that it requires: ``http://user:password@127.0.0.1:PORT/t/TOKEN``."""
         user = "" if self.credentials is None else "{}:{}@".format(*self.credentials)
         token = "" if self.token is None else f"/t/{self.token}"
         return f"http://{user}127.0.0.1:{self.port}{token}"
 
     def count(self, pattern: str) -> int:
-        """How many requests for a path that matches the pattern came in."""
+        """Return the number of requests for paths that match the pattern."""
         return sum(fnmatch.fnmatch(path, pattern) for path in self.requests)
 
     def fault(self, path: str) -> Fault | None:
-        """The fault that befalls a request just counted."""
+        """Return the fault for a request that was just counted."""
         for fault in self.faults:
             if fnmatch.fnmatch(path, fault.pattern) and self.count(fault.pattern) > fault.after:
                 return fault
@@ -89,7 +89,7 @@ def serving(directory: Path) -> Iterator[ChannelServer]:
         block_on_close = False
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """A client that goes away in the middle is nothing to report."""
+            """Ignore clients that disconnect early."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         state.port = server.server_address[1]
@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
-        """Requests are counted, not printed."""
+        """Do not print requests, which are counted."""
 
     def _authorized(self) -> bool:
         if self.server_state.credentials is None:
@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.headers.get("Authorization") == f"Basic {wanted}"
 
     def _refuse(self, status: int) -> None:
-        body = f"status {status}\n".encode()  # conda 26.7 crashes over an error whose body is JSON but no object
+        body = f"status {status}\n".encode()  # conda 26.7 crashes on an error whose body is JSON but not an object
         self.send_response(status)
         if status == 401:
             self.send_header("WWW-Authenticate", 'Basic realm="channel"')

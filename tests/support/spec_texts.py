@@ -1,4 +1,4 @@
-"""Match specs to compare parsers with: a few thousand from a seed, and the records that they are matched with."""
+"""Match specs for comparing parsers: a few thousand from a seed, and records to match."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _record(number: int, version: str, build: str, subdir: str) -> dict[str, Any
     }
 
 
-#: What there is to match, as conda takes it.
+#: The records, in conda's form.
 RECORDS = [
     _record(number, version, build, _SUBDIRS[number % 2])
     for number, (version, build) in enumerate((version, build) for version in _VERSIONS for build in _BUILDS)
@@ -53,7 +53,7 @@ RECORDS = [
 
 
 def generated(count: int, seed: int = 29) -> list[str]:
-    """So many different specs: what people write, and what is only just wrong."""
+    """Return this many different specs: common ones, and slightly wrong ones."""
     chance = random.Random(seed)
     found: dict[str, None] = {}
     while len(found) < count:
@@ -139,7 +139,7 @@ def _rattler_records() -> list[Any]:
 
 
 def ours(canonical: str) -> list[int]:
-    """The records that cetool takes a canonical spec to mean."""
+    """Return the records that a canonical spec matches in cetool."""
     from rattler import MatchSpec
 
     from cetool.declare.match_fields import read_fields
@@ -155,11 +155,11 @@ def ours(canonical: str) -> list[int]:
 
 
 def pyrattler(text: str) -> list[int] | None:
-    """The records that py-rattler takes a spec to mean, None where it refuses it."""
+    """Return the records that a spec matches in py-rattler; None if it refuses the spec."""
     from rattler import MatchSpec
 
     try:
         spec = MatchSpec(text)
-    except Exception:  # each reason has an exception of its own
+    except Exception:  # each reason has its own exception
         return None
     return [number for number, record in enumerate(_rattler_records()) if spec.matches(record)]

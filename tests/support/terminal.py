@@ -1,4 +1,4 @@
-"""Talks to a program on a terminal of its own, as somebody at a keyboard does."""
+"""Control a program on a terminal, as a user at a keyboard does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def converse(
     prompt: str,
     env: Mapping[str, str | None] | None = None,
 ) -> tuple[int, str]:
-    """Run a command on a terminal, and type the lines once its prompt is there: its exit status, and what was shown."""
+    """Run a command on a terminal, and type the lines at its prompt: return its status and the terminal's output."""
     ours, theirs = pty.openpty()
     shown = bytearray()
     try:
@@ -62,5 +62,5 @@ def _read(terminal: int, seconds: float = 120.0) -> bytes:
         assert time.monotonic() < deadline, "nothing more is shown"
     try:
         return os.read(terminal, 65536)
-    except OSError:  # what Linux says when nobody has the other side open any more
+    except OSError:  # Linux's error when no process has the other side open
         return b""

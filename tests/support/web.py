@@ -1,4 +1,4 @@
-"""Web servers that answer as they are told, over HTTPS by a certificate made here, under the names of real hosts."""
+"""Web servers with given answers, over HTTPS with a certificate made here, under the names of real hosts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 SCRIPT = b"#!/usr/bin/env bash\r\necho \xc3\xa4\n"
 Answer = Callable[[BaseHTTPRequestHandler], None]
-#: The names that the certificate is for, besides 127.0.0.1.
+#: Names in the certificate, in addition to 127.0.0.1.
 HOSTS = (
     "localhost",
     "github.com",
@@ -60,12 +60,12 @@ class Server:
 
     @property
     def port(self) -> int:
-        """Where it listens on 127.0.0.1."""
+        """Its address on 127.0.0.1."""
         return int(self.url.rpartition(":")[2])
 
 
 def sends(data: bytes = SCRIPT, *, status: int = 200, length: int | None = None, **headers: str) -> Answer:
-    """An answer with this body."""
+    """Return an answer with this body."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(status)
@@ -78,7 +78,7 @@ def sends(data: bytes = SCRIPT, *, status: int = 200, length: int | None = None,
 
 
 def sends_if_changed(data: bytes, etag: str) -> Answer:
-    """An answer that has an entity tag, and no body for whoever knows it."""
+    """Return an answer with an entity tag, and without a body for clients that know the tag."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         same = request.headers.get("If-None-Match") == etag
@@ -89,12 +89,12 @@ def sends_if_changed(data: bytes, etag: str) -> Answer:
 
 
 def leads_to(target: str, status: int = 302) -> Answer:
-    """A redirect."""
+    """Return a redirect."""
     return sends(b"moved", status=status, Location=target)
 
 
 def mute(server: Server, asked: threading.Event | None = None) -> Answer:
-    """No answer at all."""
+    """Return no answer at all."""
 
     def answer(_: BaseHTTPRequestHandler) -> None:
         if asked is not None:
@@ -105,7 +105,7 @@ def mute(server: Server, asked: threading.Event | None = None) -> Answer:
 
 
 def says(text: bytes) -> Answer:
-    """Exactly these bytes."""
+    """Return exactly these bytes."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.wfile.write(text)
@@ -115,7 +115,7 @@ def says(text: bytes) -> Answer:
 
 @contextlib.contextmanager
 def serving(certificate: Path | None = None) -> Iterator[Server]:
-    """Serve on a free port of 127.0.0.1 until the block ends; with a certificate over HTTPS."""
+    """Serve on a free port of 127.0.0.1 until the block ends; over HTTPS with a certificate."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -135,7 +135,7 @@ def serving(certificate: Path | None = None) -> Iterator[Server]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        httpd.daemon_threads = False  # waited for by server_close: nothing of a test outlives it
+        httpd.daemon_threads = False  # server_close waits for it: nothing outlives the test
         scheme = "http"
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -155,7 +155,7 @@ def serving(certificate: Path | None = None) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def tunnelling(server: Server) -> Iterator[str]:
-    """The URL of a proxy (CONNECT) through which every host's port 443 is this server's."""
+    """Return the URL of a proxy (CONNECT) through which every host's port 443 is this server's."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threads: list[threading.Thread] = []
 
@@ -207,7 +207,7 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
 
 
 def make_certificate(directory: Path) -> Path:
-    """A file with a key and the certificate that it signed for itself, which ``cert.pem`` beside it has alone."""
+    """Make a file with a key and its self-signed certificate; ``cert.pem`` next to it only has the certificate."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("no openssl on the PATH to make a certificate with")
