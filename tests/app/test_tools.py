@@ -141,7 +141,7 @@ def test_invalid_words_are_errors(settled: Home) -> None:
         (["node@20"], 125, "is not a match spec"),
         ([""], 125, "a match spec is empty"),
         (["--nope", "hello"], 2, "unknown option --nope"),
-        (["--spec"], 2, "requires an argument"),
+        (["--spec"], 2, "needs a value"),
         (["-v", "-q", "hello"], 2, "exclude each other"),
         (["--channel", "a b", "hello"], 2, "no channel"),
         (["--engine", "pip", "hello"], 2, "must be one of"),
