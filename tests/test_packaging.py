@@ -74,6 +74,8 @@ def test_wheel_has_all_of_the_source_and_the_licence(built: Path) -> None:
     source = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cetool").rglob("*.*") if path.is_file()}
     assert {name for name in source if "__pycache__" not in name} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    manuals = {name.rpartition("/")[2] for name in names if "/share/man/man1/" in name}
+    assert manuals == {path.name for path in (ROOT / "man").iterdir()}
     assert not [name for name in names if not name.startswith(("cetool/", "cetool-"))]
 
 

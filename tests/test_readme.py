@@ -58,6 +58,9 @@ def test_it_installs_from_a_clone(line: str, home: Home) -> None:
     for program in EXECUTABLES:
         done = home.run(home.path / INSTALLATIONS[line] / program, "--help")
         assert done.returncode == 0, done.stderr
+    if line.startswith("python3") and shutil.which("man"):
+        done = home.run("man", "-w", "cetool-run", env={"MANPATH": str(tools / "share/man")})
+        assert done.stdout.strip() == str(tools / "share/man/man1/cetool-run.1"), done.stderr
 
 
 def test_the_least_that_each_dialect_takes_is_enough(home: Home) -> None:
