@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from cetool.app.background import touch
 from cetool.app.overlaying import overlays_of
-from cetool.app.reporting import Reporter
+from cetool.app.reporting import CreationProgress, Reporter
 from cetool.app.world import World, prepare
 from cetool.base.ownership import OwnershipError
 from cetool.engines.registration import forget_registration
@@ -17,19 +18,36 @@ from cetool.store.kinds import collect_environments, downloads, kept_sources, la
 from cetool.store.usage import open_usage_log
 
 
-def collect_downloads(older_than: float, world: World, *, dry_run: bool) -> Collection:
+def collect_downloads(older_than: float, world: World, reporter: Reporter, *, dry_run: bool) -> Collection:
     """Remove downloads that are in no environment and were unused for this many seconds, and nothing else."""
-    collection = Collection(Policy(older_than=older_than), dry_run=dry_run)
-    collection.collect(*_downloads(world))
+    with reporter.progress() as progress:
+        collection = Collection(Policy(older_than=older_than), dry_run=dry_run, watch=_watched(progress))
+        collection.collect(*_downloads(world))
     return collection
 
 
 def collect(policy: Policy, world: World, reporter: Reporter, *, dry_run: bool) -> Collection:
     """Remove what the policy selects."""
-    collection = Collection(policy, dry_run=dry_run)
-    paths = world.paths
+    with reporter.progress() as progress:
+        collection = Collection(policy, dry_run=dry_run, watch=_watched(progress))
+        _collect(collection, world, reporter)
+    return collection
+
+
+def _watched(progress: CreationProgress) -> Callable[[str, int, int], None]:
+    """Show how many items of each kind have been looked at."""
+
+    def watch(kind: str, done: int, total: int) -> None:
+        progress.stage(f"Collecting {kind}")
+        progress.count(done, total, "item")
+
+    return watch
+
+
+def _collect(collection: Collection, world: World, reporter: Reporter) -> None:
+    paths, policy, dry_run = world.paths, collection.policy, collection.dry_run
     if not paths.root.exists() and not paths.envs.exists():
-        return collection
+        return
     if dry_run:
         world.store.check()
     else:
@@ -54,7 +72,6 @@ def collect(policy: Policy, world: World, reporter: Reporter, *, dry_run: bool) 
         touch(paths.gc_stamp)
     if policy.everything:  # last, when no environment shares files with these packages any more
         collection.collect(*replaceable)
-    return collection
 
 
 def _downloads(world: World) -> list[Kind]:

@@ -12,7 +12,7 @@ from cetool.app.deciding import canonical_requirements, decide, decide_requireme
 from cetool.app.decision import NO_BASELINES, BaselineOptions, Decision, Wish
 from cetool.app.ensuring import ensure, note_used, store_of
 from cetool.app.locked import warn_of_missing_digests
-from cetool.app.reporting import Reporter, for_each
+from cetool.app.reporting import Reporter, counting, for_each, named_or_counted
 from cetool.app.sources import open_source
 from cetool.app.targets import find_directories, shortest_names
 from cetool.app.world import World, prepare
@@ -20,7 +20,7 @@ from cetool.base.durations import format_size
 from cetool.base.errors import CetoolError, LockError, StoreError, UsageError
 from cetool.base.limits import LOCK, read_regular
 from cetool.base.process import processes_in
-from cetool.base.text import printable
+from cetool.base.text import counted, printable
 from cetool.declare.dialects.environment_yml import read_environment_file
 from cetool.declare.environment import EnvironmentSpec, Exact
 from cetool.declare.metadata import ScriptMetadata
@@ -236,13 +236,21 @@ def _is_held(directory: Directory, store: Store) -> bool:
 def remove(targets: Sequence[str], world: World, reporter: Reporter, *, insecure: bool) -> None:
     """Remove the environments of names, prefixes and scripts, unless something runs in them. Raises CetoolError."""
     freed = Freed()
+    removed: dict[str, int] = {}
 
     def remove_target(target: str) -> None:
         for store, directory in find_directories(target, world, reporter, insecure=insecure):
-            size = remove_directory(store, directory, world, reporter, freed)
-            reporter.result(f"Removed {directory.prefix.name}: freed {format_size(size)}")
+            removed[directory.prefix.name] = remove_directory(store, directory, world, reporter, freed)
 
-    for_each(targets, remove_target, reporter)
+    try:
+        with reporter.progress() as progress:
+            progress.stage(f"Removing {counted(len(targets), 'environment')}")
+            for_each(counting(targets, "environment", progress), remove_target, reporter)
+    finally:
+        if removed:
+            reporter.say(
+                f"Removed {named_or_counted(list(removed), 'environment')} ({format_size(sum(removed.values()))})"
+            )
 
 
 def remove_directory(store: Store, directory: Directory, world: World, reporter: Reporter, freed: Freed) -> int:

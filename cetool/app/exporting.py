@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -150,7 +151,16 @@ def _of_environment(target: str, world: World, reporter: Reporter) -> Exact:
         raise StoreError(
             f"the environment {directory.name} is not complete, or was just removed", code="environment-gone"
         )
-    return _installed(lease, lease.marker.spec, None, lease.marker.name, world, lambda: OWN)
+    with _reading(lease.marker.name, reporter):
+        return _installed(lease, lease.marker.spec, None, lease.marker.name, world, lambda: OWN)
+
+
+@contextmanager
+def _reading(name: str, reporter: Reporter) -> Iterator[None]:
+    """Show that packages are looked for, which takes long where an index has to be asked."""
+    with reporter.progress() as progress:
+        progress.stage(f"Reading the packages of {name}")
+        yield
 
 
 def _of_script(wanted: Wanted, world: World, reporter: Reporter) -> Exact:
@@ -176,7 +186,9 @@ def _of_script(wanted: Wanted, world: World, reporter: Reporter) -> Exact:
     lease = ensure(decision, world, reporter)
     note_used(lease, source.noted, world, reporter)
     consent = partial(consent_to, decision, world, reporter)
-    return replace(_installed(lease, decision.spec, decision.requirements, name, world, consent), source=path)
+    # a question that may come has the terminal to itself
+    with _reading(name, reporter) if source.remote is None else nullcontext():
+        return replace(_installed(lease, decision.spec, decision.requirements, name, world, consent), source=path)
 
 
 def _lock(source: Source, wanted: Wanted) -> Lock | None:

@@ -65,7 +65,7 @@ def _kept(asked: Address, last: Copy | None, reporter: Reporter) -> Copy:
             where=asked.where,
             hint="A run without --offline keeps one. Or save the script, and give its path.",
         )
-    reporter.result(f"{last.url} is the copy that came {_age(last)} ago (--offline)")
+    reporter.say(f"Using the copy of {last.url} from {_age(last)} ago (--offline)")
     return last
 
 

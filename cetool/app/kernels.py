@@ -13,7 +13,7 @@ from cetool.app.deciding import decide, specify
 from cetool.app.decision import Decision, Wish
 from cetool.app.ensuring import activation_of, ensure, note_used
 from cetool.app.environments import place_of, requirements_of
-from cetool.app.reporting import Reporter, SilentReporter
+from cetool.app.reporting import Reporter, SilentReporter, named_or_counted
 from cetool.app.sources import open_source
 from cetool.app.world import World
 from cetool.base.errors import CetoolError, ScriptNotFoundError, UsageError
@@ -67,7 +67,7 @@ def install(source: KernelSource, wish: KernelWish, world: World, reporter: Repo
     directory = user_directory() if wish.prefix is None else prefix_directory(wish.prefix)
     shown = wish.display_name or f"{wish.name or chosen} (cetool)"
     installed = install_kernel(directory, chosen, shown, source, force=wish.force)
-    reporter.result(f"Wrote {installed.directory / 'kernel.json'}")
+    reporter.say(f"Wrote {installed.directory / 'kernel.json'}")
     if wish.create:
         lease = ensure(decision._replace(purpose=f"for the kernel {chosen}"), world, reporter)
         note_used(lease, f"kernel {chosen}", world, reporter)
@@ -189,4 +189,4 @@ def remove(names: Sequence[str], reporter: Reporter) -> None:
         wanted += found
     for kernel in wanted:
         remove_kernel(kernel)
-        reporter.result(f"Removed {kernel.directory}")
+    reporter.say(f"Removed {named_or_counted([str(kernel.directory) for kernel in wanted], 'kernel')}")

@@ -13,7 +13,7 @@ from cetool.app.consent import consent_to
 from cetool.app.deciding import specify
 from cetool.app.decision import Subject, refuse_overlay
 from cetool.app.on_baselines import Terms, to_be_locked
-from cetool.app.reporting import Reporter
+from cetool.app.reporting import CreationProgress, Reporter
 from cetool.app.sources import Source, open_source
 from cetool.app.world import World
 from cetool.base.durations import is_span, moment_text, rfc3339
@@ -29,7 +29,7 @@ from cetool.declare.platforms import current_platform
 from cetool.declare.requirements import Requirements
 from cetool.edit.document import ScriptChangedError, read_document, write_document
 from cetool.engines.lock_solve import solve_lock
-from cetool.engines.protocol import Hold, Progress
+from cetool.engines.protocol import Hold
 from cetool.lock.conda_lock import write_conda_lock
 from cetool.lock.embedded import embed
 from cetool.lock.find import (
@@ -245,7 +245,7 @@ def _solved(
     wish: LockWish,
     world: World,
     reporter: Reporter,
-    progress: Progress,
+    progress: CreationProgress,
 ) -> Lock:
     """The lock as it is to be: each platform solved towards what it was."""
     consent = consent_to(Subject(source, platforms=tuple(asked)), world, reporter)
@@ -255,7 +255,9 @@ def _solved(
     resolved = {span: moment_text(span) for span in spans}  # one moment for all platforms
     found = []
     channels: dict[str, None] = {}
-    for platform, needs in asked.items():
+    for number, (platform, needs) in enumerate(asked.items()):
+        if len(asked) > 1:
+            progress.count(number, len(asked), "platform")
         spec, _ = specify(
             needs._replace(exclude_newer=resolved.get(needs.exclude_newer or "", needs.exclude_newer)),
             world,

@@ -89,7 +89,7 @@ class _Audience:
         lines = [line.strip() for line in source.splitlines() if line.strip()]
         told = next((line for line in lines if not line.startswith("#")), lines[0])
         shown = told if len(told) <= _MOST_SHOWN else told[: _MOST_SHOWN - 1] + "…"
-        self._reporter.result(f"Cell {number} of {total}: {shown}")
+        self._reporter.say(f"Cell {number} of {total}: {shown}")
 
     def output(self, output: Mapping[str, Any]) -> None:
         """Print an output's text where it belongs: results to standard output, unless the notebook itself goes there.

@@ -16,7 +16,7 @@ from cetool.app.ensuring import activation_of, ensure, note_used, store_of
 from cetool.app.environments import remove_directory
 from cetool.app.exporting import ENVIRONMENT, Exact, find_origins, written
 from cetool.app.overlaying import base_of, overlays_of
-from cetool.app.reporting import Reporter, for_each
+from cetool.app.reporting import Reporter, for_each, named_or_counted
 from cetool.app.sources import open_source
 from cetool.app.world import World
 from cetool.base.durations import format_size
@@ -149,6 +149,8 @@ def _make(
         raise
     note_used(lease, f"overlay {recipe.name}", world, reporter)
     lease.release()
+    if not lease.created:  # else the packages have just been reported
+        reporter.say(f"{'Created' if before is None else 'Updated'} overlay {recipe.name} over {recipe.base}")
     return lease.prefix
 
 
@@ -255,6 +257,7 @@ def _declared(script: str, world: World, reporter: Reporter) -> tuple[Decision, 
 def remove(names: Sequence[str], world: World, reporter: Reporter) -> None:
     """Remove overlays that are not in use, and leave their bases alone. Raises CetoolError."""
     overlays = overlays_of(world)
+    removed: dict[str, int] = {}
 
     def remove_overlay(name: str) -> None:
         recipe = overlays.recipe(name)
@@ -270,9 +273,15 @@ def remove(names: Sequence[str], world: World, reporter: Reporter) -> None:
                 )
             size = remove_directory(overlays.store(recipe.base), directory, world, reporter, Freed())
         overlays.forget(recipe)
-        reporter.result(f"Removed overlay {name} ({format_size(size)})")
+        removed[name] = size
 
-    for_each(names, remove_overlay, reporter)
+    try:
+        for_each(names, remove_overlay, reporter)
+    finally:
+        if removed:
+            size = format_size(sum(removed.values()))
+            names = [f"overlay {name}" for name in removed]
+            reporter.say(f"Removed {named_or_counted(names, 'overlay')} ({size})")
 
 
 def freeze(which: str, format: str, world: World, reporter: Reporter) -> str:

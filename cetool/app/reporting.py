@@ -1,13 +1,13 @@
-"""What a use case says while it works, and to whom: nothing in ``app`` prints."""
+"""How use cases report what they do: through a reporter, since nothing in ``app`` prints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from cetool.base.errors import CetoolError
-from cetool.base.text import neutral_line, pattern, without_controls
+from cetool.base.text import counted, neutral_line, pattern, without_controls
 from cetool.base.urls import redact
 from cetool.engines.protocol import Progress, SilentProgress
 
@@ -25,22 +25,22 @@ class CreationProgress(Progress, Protocol):
     def wait(self, holder: str) -> None:
         """Another process makes the environment; ``holder`` says which, and may be empty."""
 
+    def count(self, done: int, total: int, unit: str) -> None:
+        """So many of ``total`` things are done; ``unit`` is the noun for one of them."""
+
 
 class Reporter(Protocol):
-    """Where a use case says what it does. No method raises because it cannot be said."""
+    """What a use case reports to. A closed or broken stream is no error: no method but ``output`` raises."""
 
     @property
     def verbosity(self) -> str:
         """``quiet``, ``normal`` or ``verbose``."""
 
     def say(self, text: str) -> None:
-        """Say what was done: to a person who watches."""
+        """Confirm what was done, in one line, unless ``quiet``: on a terminal, in a pipe, under cron."""
 
     def detail(self, text: str) -> None:
         """Say what only ``verbose`` asks for."""
-
-    def result(self, text: str) -> None:
-        """Say what a command was called for, unless ``quiet``."""
 
     def block(self, text: str) -> None:
         """Say lines that only ``verbose`` asks for, their form kept."""
@@ -52,35 +52,38 @@ class Reporter(Protocol):
         """Report an error that does not end what is going on."""
 
     def output(self, text: str, *, error: bool = False, colours: bool = True) -> None:
-        """Hand on what a script printed. Raises OSError where no program reads it any more.
+        """Print what a script printed. Raises OSError when the reader has closed the stream.
 
-        Without ``colours``, escape sequences go where no terminal shows them.
+        Without ``colours``, escape sequences are removed unless a terminal shows them.
         """
 
     def progress(self) -> AbstractContextManager[CreationProgress]:
-        """The progress of an environment, shown for as long as the context lasts."""
+        """Show how far long work is, for as long as the context lasts; short work shows nothing."""
 
     def can_ask(self) -> bool:
-        """Whether there is a person who can be asked."""
+        """Return whether a user can see a question and answer it."""
 
     def ask(self, lines: Sequence[str]) -> bool:
-        """Ask whether a script may run of which ``lines`` tell all; only a yes is one."""
+        """Show ``lines`` about a script and ask whether it may run; everything but a clear yes means no."""
 
 
 class _SilentCreation(SilentProgress):
     def wait(self, holder: str) -> None:
         """Say nothing."""
 
+    def count(self, done: int, total: int, unit: str) -> None:
+        """Say nothing."""
+
 
 class SilentReporter:
-    """A reporter that says nothing, and that nobody can be asked through."""
+    """A reporter that prints nothing and refuses every question."""
 
     verbosity = "quiet"
 
     def say(self, text: str) -> None:
         """Say nothing."""
 
-    detail = result = block = warn = say
+    detail = block = warn = say
 
     def fail(self, error: CetoolError) -> None:
         """Say nothing."""
@@ -93,11 +96,11 @@ class SilentReporter:
         return nullcontext(_SilentCreation())
 
     def can_ask(self) -> bool:
-        """There is no person to ask."""
+        """Return False: there is no terminal."""
         return False
 
     def ask(self, lines: Sequence[str]) -> bool:
-        """There is no yes."""
+        """Return False."""
         return False
 
 
@@ -128,8 +131,21 @@ def shorten(names: Sequence[str], most: int) -> str:
     return told + (f", and {len(names) - most} more" if len(names) > most else "")
 
 
+def named_or_counted(names: Sequence[str], noun: str) -> str:
+    """Return what a confirmation calls things: the name of a single one, else ``3 environments``."""
+    return names[0] if len(names) == 1 else counted(len(names), noun)
+
+
+def counting(items: Sequence[str], unit: str, progress: CreationProgress) -> Iterator[str]:
+    """Yield the items, and report how many of them are done."""
+    for number, item in enumerate(items):
+        if len(items) > 1:
+            progress.count(number, len(items), unit)
+        yield item
+
+
 def for_each(items: Iterable[str], act: Callable[[str], None], reporter: Reporter) -> None:
-    """Do something with each, whatever comes of others. Raises the last error, and warns of those before."""
+    """Do something with each item, even after one has failed. Raises the last error, and warns of those before."""
     failed: list[CetoolError] = []
     for item in items:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cetool.app.reporting import Reporter
@@ -65,7 +66,8 @@ def verify(targets: Sequence[str], world: World, reporter: Reporter) -> Iterator
         try:
             with reporter.progress() as progress:
                 progress.stage(f"Verifying {lease.prefix.name}")
-                verdict = verify_files(lease.prefix, lease.prefix / MARKER, lease.marker.packages)
+                watch = partial(progress.count, unit="file")
+                verdict = verify_files(lease.prefix, lease.prefix / MARKER, lease.marker.packages, watch)
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             raise StoreError(

@@ -67,7 +67,7 @@ def create(
         return
     write_output(given.output, text)
     count = len(locked.conda) + (len(locked.pypi) if chosen != EXPLICIT else 0)
-    voice.result(f"Wrote {given.output} ({counted(count, 'package')} of {redact(target)})")
+    voice.say(f"Wrote {given.output} ({counted(count, 'package')} of {redact(target)})")
 
 
 # --- status -----------------------------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def _clear(world: World, voice: Voice, hours: float | None) -> int:
 
     def forget(prefix: Path) -> None:
         forget_registration(prefix, world.environ)
-        voice.result(f"Removing unused temporary environment {prefix}.")
+        voice.say(f"Removing unused temporary environment {prefix}.")
 
     with open_usage_log(world.paths, world.store, warn=voice.warn) as usage:
         collection = Collection(Policy(older_than=age * 3600))

@@ -11,6 +11,7 @@ import typer
 from cetool.app.checking import Checked, Checks, check_scripts
 from cetool.app.editing import Written, add_to_script, convert_script, drop_from_script, init_script
 from cetool.base.errors import Location
+from cetool.base.text import counted
 from cetool.base.urls import redact
 from cetool.cli import options
 from cetool.cli.options import option
@@ -59,8 +60,7 @@ def check(
                 if finding.severity == "error" and finding.hint and not given.quiet:
                     print_line("".join(f"    {line}\n" for line in finding.hint.splitlines()).rstrip("\n"))
         count = sum(len(checked.findings) for checked in found)
-        scripts = f"{len(found)} script{'' if len(found) == 1 else 's'}"
-        voice.say(f"{scripts} looked at: {f'{count} to mend' if count else 'nothing to mend'}")
+        voice.say(f"Checked {counted(len(found), 'script')}: {counted(count, 'problem') if count else 'no problems'}")
     return 1 if any(checked.findings for checked in found) else 0
 
 
@@ -190,4 +190,4 @@ def _tell(voice: Voice, written: Written, done: str) -> None:
     if written.changed:
         voice.say(done.replace("{}", written.name))
     else:
-        voice.result(f"Nothing to change in {written.name}")
+        voice.say(f"Nothing to change in {written.name}")

@@ -15,9 +15,10 @@ from cetool.app.decision import BaselineOptions, Wish
 from cetool.app.environments import decide_specs
 from cetool.base.durations import format_duration, format_size, parse_duration, parse_size
 from cetool.base.errors import EXIT_FAILURE, CetoolError, UsageError
+from cetool.base.text import counted
 from cetool.cli import completing, options
 from cetool.cli.options import option
-from cetool.cli.output import print_data, print_json
+from cetool.cli.output import print_data, print_json, print_line
 from cetool.cli.voice import Voice
 from cetool.store.gc import Collected, Collection, Policy, Removable
 from cetool.store.kinds import DOWNLOADS, PACKAGES_KIND
@@ -163,7 +164,7 @@ def gc(*, given: GcOptions) -> None:
         return
     if given.packages:
         age = 0.0 if given.older_than is None else policy.older_than or 0.0
-        found = collect_downloads(age, world, dry_run=given.dry_run)
+        found = collect_downloads(age, world, voice, dry_run=given.dry_run)
     else:
         found = collect(policy, world, voice, dry_run=given.dry_run)
     if given.as_json:
@@ -175,27 +176,35 @@ def gc(*, given: GcOptions) -> None:
 
 
 def _tell(found: Collection, voice: Voice) -> None:
-    done, freed = ("Would remove", "would free") if found.dry_run else ("Removed", "freed")
-    environments = found.of(*_LISTED)
-    for item in environments:
-        voice.result(f"{done} {item.item.path.name}: {_reason(item)}, {freed} {format_size(item.freed)}")
+    """Say in one line what was removed, with ``-v`` each environment; of a dry run the list is the answer."""
+    for item in found.of(*_LISTED):
+        line = f"{item.item.path.name}: {_reason(item)}, {format_size(item.freed)}"
+        if found.dry_run:
+            print_line(line)
+        else:
+            voice.detail(f"Removed {line}")
     for kept in found.in_use:
-        voice.result(f"Kept {kept.path.name}: it is in use")
+        voice.detail(f"Kept {kept.path.name}: it is in use")
     for left, error in found.failed:
         voice.warn(f"{left.path.name} could not be removed: {error}")
-    if scripts := _freed(found, "scripts"):
-        voice.result(f"{done} scripts that came from elsewhere: {freed} {format_size(scripts)}")
-    if downloaded := _freed(found, *DOWNLOADS):
-        count = len(found.of(PACKAGES_KIND))
-        what = f"{count} downloaded package{'' if count == 1 else 's'}, channel metadata and logs"
-        voice.result(f"{done} {what}: {freed} {format_size(downloaded)}")
-    count = len(environments)
-    size = _total(found)
-    total = f"{format_size(size)} in all"
-    if count:
-        voice.result(f"{done} {count} environment{'' if count == 1 else 's'}, {total}")
-    else:
-        voice.result(f"{freed.capitalize()} {total}" if size else "There is nothing to remove.")
+    voice.say(_summary(found))
+
+
+def _summary(found: Collection) -> str:
+    """``Removed 2 environments and 3 downloaded packages (420 MB); 1 environment is in use``."""
+    packages = len(found.of(PACKAGES_KIND))
+    counts = (
+        (len(found.of(*_LISTED)), "environment"),
+        (len(found.of("scripts")), "cached script"),
+        (packages, "downloaded package"),
+        (len(found.of(*DOWNLOADS)) - packages, "other cached file"),
+    )
+    told = [counted(count, noun) for count, noun in counts if count]
+    done = "Would remove" if found.dry_run else "Removed"
+    what = " and ".join(filter(None, (", ".join(told[:-1]), *told[-1:])))
+    text = f"{done} {what} ({format_size(_total(found))})" if told else "Nothing to remove"
+    kept = len(found.in_use)
+    return f"{text}; {counted(kept, 'environment')} {'is' if kept == 1 else 'are'} in use" if kept else text
 
 
 def _freed(found: Collection, *kinds: str) -> int:

@@ -95,7 +95,7 @@ def list_kernels(*, given: ListKernelsOptions) -> None:
     if given.as_json:
         print_json({"schema": LIST_SCHEMA, "kernels": list(map(_document, found))})
     elif not found:
-        voice.result("No kernels installed by cetool")
+        voice.say("No kernels installed by cetool")
     else:
         print_table(("NAME", "LANGUAGE", "FOR", "ENVIRONMENT", "DIRECTORY"), list(map(_cells, found)))
 

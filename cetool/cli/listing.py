@@ -72,7 +72,7 @@ def list_environments(
     if given.as_json:
         print_json({"schema": LIST_SCHEMA, "environments": list(map(_document, found))})
     elif not found:
-        voice.result(f"There are no environments in {world.paths.envs} yet. `cetool run SCRIPT` creates one.")
+        voice.say(f"There are no environments in {world.paths.envs} yet. `cetool run SCRIPT` creates one.")
     else:
         _show_environments(found, world, verbose=given.verbose)
 
@@ -260,7 +260,7 @@ def tree(target: _Target, *, given: TreeOptions) -> None:
     if given.as_json:
         print_json(_tree_document(found, roots, inverted=given.invert is not None))
     elif not roots:
-        voice.result(f"The environment {found.target.name} has no packages.")
+        voice.say(f"The environment {found.target.name} has no packages.")
     else:
         asked = len(roots) if given.invert is not None else found.asked
         print_styled(*Branches(found, needs, given.depth).grown(roots, asked))

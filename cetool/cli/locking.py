@@ -16,7 +16,7 @@ from cetool.app.locking import Locked, LockWish
 from cetool.app.locking import lock as lock_script
 from cetool.base.durations import cutoff
 from cetool.base.errors import UsageError
-from cetool.base.text import nearest, printable
+from cetool.base.text import counted, nearest, printable
 from cetool.cli import options
 from cetool.cli.options import option
 from cetool.cli.output import print_json
@@ -151,21 +151,23 @@ def _report(locked: Locked, voice: Voice, *, check: bool) -> None:
     """Say what became of one script's lock: with ``-v`` each package that changed."""
     target, new = locked.target, locked.lock
     if not locked.changed:
-        voice.result(f"{target.name} is up to date")
+        voice.say(f"{target.name} is up to date")
         return
     if target.before is not None:
         for change in locked.changes:
             voice.detail(f"{change.platform}: {change.name} {change.before or 'none'} -> {change.after or 'none'}")
     if check:
         why = "there is no lock" if target.old is None else "the lock is not up to date"
-        voice.result(f"{target.name}: {why}; `cetool lock` writes it")
+        voice.say(f"{target.name}: {why}; `cetool lock` writes it")
         return
     gone = {each.platform for each in (target.before.platforms if target.before else ())} - {
         each.platform for each in new.platforms
     }
     if gone:
         voice.warn(f"{', '.join(sorted(gone))} {'is' if len(gone) == 1 else 'are'} no longer in {target.name}")
-    counts = ", ".join(f"{each.platform} ({len(each.conda) + len(each.pypi)} packages)" for each in new.platforms)
+    counts = ", ".join(
+        f"{each.platform} ({counted(len(each.conda) + len(each.pypi), 'package')})" for each in new.platforms
+    )
     voice.say(f"Locked {counts} in {target.name}")
 
 

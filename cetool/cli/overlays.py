@@ -149,7 +149,7 @@ def list_overlays(*, given: ListOverlaysOptions) -> None:
         print_json({"schema": LIST_SCHEMA, "overlays": [_row(item) for item in found]})
         return
     if not found:
-        voice.result(f"No overlays in {overlays_of(world).root}")
+        voice.say(f"No overlays in {overlays_of(world).root}")
         return
     now = time.time()
     rows = [_cells(item, now) for item in found]
@@ -235,7 +235,7 @@ def diff(which: Which, *, given: DiffOptions) -> None:
         print_json({**document, "packages": [_layer(layer) for layer in layers], "changes": item.changes})
         return
     if not layers:
-        voice.result(f"The overlay is empty: {item.base} has all requested packages")
+        voice.say(f"The overlay is empty: {item.base} has all requested packages")
         return
     rows = [(layer.name, layer.shadows or "-", layer.version, layer.kind, layer.why or "") for layer in layers]
     print_table(("PACKAGE", "BASE", "OVERLAY", "FROM", "WHY"), rows)
@@ -294,7 +294,7 @@ def export(which: Which, *, given: ExportOptions) -> None:
 
 
 @dataclass(frozen=True)
-class FreezeOptions(options.Overlays):
+class FreezeOptions(options.Output, options.Overlays):
     """The options of ``cetool overlay freeze``."""
 
     format: Annotated[Format, option("--format", help="Write the packages in this format.")] = Format.CONDA_LOCK
@@ -314,6 +314,7 @@ def freeze(which: Which, *, given: FreezeOptions) -> None:
         print_data(text)
     else:
         write_output(given.output, text)
+        voice.say(f"Wrote {given.output}")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""How the command line tells what it is doing: on standard error only, as much as was asked for and fits there.
+"""Shows on standard error how far long work is, as much as the verbosity and the terminal allow.
 
-Whole lines go out as they are. While an environment is made, a terminal shows below them one line that is drawn anew
-ten times a second: a spinner, the stage, a bar, what is done of how much, and the stage's clock. rich lays it out and
-colours it, but does not write it (``Console.capture``): its own live display hides the cursor, which a killed or
-suspended process leaves hidden, measures standard input, and answers a broken pipe by redirecting standard output.
+Whole lines are printed unchanged. While work takes longer than a moment, a terminal shows below them one line that is
+redrawn ten times a second: a spinner, the stage, a bar, how much is done, and the time that the stage has taken. rich
+lays it out and colours it, but does not write it (``Console.capture``): its own live display hides the cursor, which a
+killed or suspended process leaves hidden, measures standard input, and answers a broken pipe by redirecting standard
+output.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from contextlib import suppress
 from time import monotonic
 
 from cetool.app.reporting import plain
+from cetool.base.text import counted
 from cetool.cli.output import Output
 
 _TICK = 0.1
+#: Seconds before anything is shown.
+_DELAY = 0.4
 #: Seconds over which a rate is taken.
 _RATE_SPAN = 5.0
 #: The stages in which the number of packages means something.
@@ -42,6 +46,7 @@ class CreationProgress:
         # what is told is one attribute set to one new object, which needs no lock; lines do, to come once and in order
         self._stage = _Stage("")
         self._count = 0
+        self._whole = (0, 0, "")  # of all the work, whatever its stages: done, total, the noun
         self._lock = threading.RLock()
         self._told: set[str] = set()
         self._ended = threading.Event()
@@ -61,7 +66,7 @@ class CreationProgress:
                 self._stage = _Stage(text)
                 line = self._stage.text
                 if line == "Linking" and self._count:
-                    line = f"Linking {_packages(self._count)}"
+                    line = f"Linking {counted(self._count, 'package')}"
                 if line and line not in self._told:
                     self._told.add(line)
                     self._detail(line)
@@ -78,8 +83,12 @@ class CreationProgress:
         """So many packages of all are linked."""
         self._stage.linked = (done, total)
 
+    def count(self, done: int, total: int, unit: str) -> None:
+        """So many of ``total`` things are done; ``unit`` is the noun for one of them."""
+        self._whole = (done, total, unit)
+
     def written(self) -> None:
-        """Nothing is to be seen of it."""
+        """Show nothing."""
 
     def note(self, text: str) -> None:
         """A sentence for ``-v``."""
@@ -119,11 +128,13 @@ class CreationProgress:
     def _draw(self, environ: Mapping[str, str]) -> None:
         if hasattr(signal, "pthread_sigmask"):  # signals are for the main thread, which Python handles them in
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        if self._ended.wait(_DELAY):  # short work shows nothing, and does not load rich
+            return
         painter = _Painter(self._out, environ)
         while not painter.useless:
             stage = self._stage
             if stage.text:
-                frame = painter.frame(stage, self._count)
+                frame = painter.frame(stage, self._count, self._whole)
                 with self._out.lock:
                     if not self._ended.is_set():
                         self._out.draw(frame)
@@ -132,7 +143,7 @@ class CreationProgress:
 
 
 class _Stage:
-    """A stage and how far it is; ``downloaded`` in bytes, ``linked`` in packages, each with its total."""
+    """A stage and how far it is: ``downloaded`` in bytes, ``linked`` in packages, each with its total."""
 
     __slots__ = ("began", "downloaded", "linked", "name", "text")
 
@@ -166,10 +177,13 @@ class _Painter:
         """There is nothing to draw on, or it does not know how a line is erased."""
         return self._out.stream is None or self._console.legacy_windows
 
-    def frame(self, stage: _Stage, count: int) -> str:
-        """The line for a stage of an environment of ``count`` packages (0: not known)."""
+    def frame(self, stage: _Stage, count: int, whole: tuple[int, int, str]) -> str:
+        """The line for a stage of an environment of ``count`` packages (0: not known), and of the ``whole`` work."""
         now = monotonic()
         facts, share = self._facts(stage, count, now)
+        if whole[1] > 0:
+            facts.append(f"{whole[0]} of {counted(whole[1], whole[2])}")
+            share = whole[0] / whole[1] if share is None else share
         facts.append(_clock(now - stage.began))
         # the last column stays free: some terminals go to the next line as soon as it is written to
         width = max(1, self._out.width - 1)
@@ -203,9 +217,9 @@ class _Painter:
             if rate := self._rate(stage, done, now):
                 facts.append(f"{_amount(rate)}/s")
         if packages > 0:
-            facts.append(f"{linked} of {_packages(packages)}")
+            facts.append(f"{linked} of {counted(packages, 'package')}")
         elif count > 0 and stage.text.startswith(_COUNTED):
-            facts.append(_packages(count))
+            facts.append(counted(count, "package"))
         part, whole = (done, total) if done > 0 or total else (linked, packages)
         return facts, min(1.0, max(0.0, part / whole)) if whole else None
 
@@ -220,10 +234,6 @@ class _Painter:
             samples.popleft()
         span = now - samples[0][0]
         return int((done - samples[0][1]) / span) if span >= 0.5 else 0
-
-
-def _packages(count: int) -> str:
-    return f"{count} package{'' if count == 1 else 's'}"
 
 
 def _amount(done: int, total: int | None = None) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cetool.base.text import printable
+from cetool.base.text import counted, printable
 from cetool.cli import completing, options
 from cetool.cli.options import option
 from cetool.cli.output import print_data, print_json, print_line
@@ -134,11 +134,10 @@ def _conclude(found: list[Verified], directory: str, voice: Voice, *, alone: boo
     sys.stdout.flush()  # where both go to one file, what is said of it comes last
     broken = sum(not each.intact for each in found)
     if not found:
-        voice.result(f"There are no environments in {directory}.")
+        voice.say(f"There are no environments in {directory}.")
     elif not alone and voice.verbosity != "quiet":
         files = sum(each.verdict.files for each in found)
-        plural = "" if len(found) == 1 else "s"
-        print_line(f"{len(found)} environment{plural}, {_count(files)}: {len(found) - broken} intact, {broken} not")
+        print_line(f"{counted(len(found), 'environment')}, {_count(files)}: {len(found) - broken} intact, {broken} not")
         sys.stdout.flush()
     if packages := sorted({path for each in found for path in each.damaged_cache}):
         voice.warn(
@@ -150,11 +149,11 @@ def _conclude(found: list[Verified], directory: str, voice: Voice, *, alone: boo
             f"`uv cache clean {' '.join(linked)}`"
         )
     if broken:
-        voice.result("`cetool run --refresh SCRIPT` makes an environment anew; `cetool remove NAME` removes it.")
+        voice.say("To re-create an environment, run `cetool run --refresh SCRIPT`; to remove it, `cetool remove NAME`.")
 
 
 def _count(files: int) -> str:
-    return f"{files} file{'' if files == 1 else 's'}"
+    return counted(files, "file")
 
 
 def _document(found: list[Verified]) -> dict[str, object]:
@@ -233,3 +232,4 @@ def export(
         print_data(text)
     else:
         write_output(given.output, text)
+        voice.say(f"Wrote {given.output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import typer
 from cetool.base.errors import ConfigError, UsageError
 from cetool.base.urls import redact
 from cetool.cli import completing, options
-from cetool.cli.output import is_terminal, print_data, print_json, print_line, print_table
+from cetool.cli.output import is_terminal, print_data, print_json, print_table
+from cetool.cli.voice import Voice
 from cetool.settings.file import read_config_file, remove_setting, write_setting
 from cetool.settings.paths import config_file_path
 from cetool.settings.settings import BUILT_IN, DEFAULTS, KEYS, LoadedSettings, check_value, load_settings, no_setting
@@ -64,7 +66,15 @@ def get_setting(key: _Key) -> None:
             print_data(f"{_text(key, item)}\n")
 
 
+@dataclass(frozen=True)
+class ChangeOptions(options.Group):
+    """The options of ``cetool config set`` and ``unset``."""
+
+    quiet: options.Quiet = False
+
+
 @app.command("set")
+@options.command
 def set_setting(
     key: _Key,
     values: Annotated[
@@ -73,6 +83,8 @@ def set_setting(
             metavar="VALUE", autocompletion=completing.setting_values, help="The value; `channels` takes several."
         ),
     ],
+    *,
+    given: ChangeOptions,
 ) -> None:
     """Set a value in the configuration file.
 
@@ -84,22 +96,26 @@ def set_setting(
     stored = _stored(key, values)
     path = _config_file()
     write_setting(path, key, stored)
-    print_line(f"Set {key} = {_text(key, stored)} in {path}", error=True)
-    _tell_what_wins(key, path)
+    voice = _voice(given)
+    voice.say(f"Set {key} = {_text(key, stored)} in {path}")
+    try:
+        origin = load_settings(os.environ).origins[key]
+    except ConfigError as error:
+        voice.warn(str(error))
+        return
+    if not origin.source.startswith(f"{path}:"):
+        voice.warn(f"{key} is {_text(key, origin.value)}, set by {origin.source}")
 
 
 @app.command("unset")
-def unset_setting(key: _Key) -> None:
+@options.command
+def unset_setting(key: _Key, *, given: ChangeOptions) -> None:
     """Remove a value from the configuration file."""
     path = _config_file()
     if key not in read_config_file(path):  # an unknown key in the file can be removed
         _require_key(key)
-    if not remove_setting(path, key):
-        print_line(f"{key} is not set in {path}", error=True)
-        return
-    print_line(f"Removed {key} from {path}", error=True)
-    if key in DEFAULTS:
-        _tell_what_wins(key, path)
+    changed = remove_setting(path, key)
+    _voice(given).say(_now(key, path) if changed else f"{key} is not set in {path}")
 
 
 @app.command("path")
@@ -145,18 +161,27 @@ def _stored(key: str, values: list[str]) -> object:
     return list(found)
 
 
-def _tell_what_wins(key: str, path: Path) -> None:
-    """Report if the file does not decide: a variable overrides it, or conda's file or the default applies."""
+def _voice(given: ChangeOptions) -> Voice:
+    """What confirms a change, even of a file that is not valid."""
+    verbosity = "quiet" if given.quiet else "normal"
+    if not given.quiet:
+        with contextlib.suppress(ConfigError):
+            verbosity = load_settings(os.environ).settings.verbosity
+    return Voice(verbosity, os.environ)
+
+
+def _now(key: str, path: Path) -> str:
+    """What a setting is after it was removed from the file: its default, or what a variable or conda's file says."""
     try:
-        origin = load_settings(os.environ).origins[key]
-    except ConfigError as error:
-        print_line(f"Note: {error}", error=True)
-        return
-    shown = _text(key, origin.value) or ("auto" if key == "engine" else "none")
+        origin = load_settings(os.environ).origins.get(key)
+    except ConfigError:
+        origin = None
+    if origin is None:
+        return f"Removed {key} from {path}"
+    value = _text(key, origin.value) or ("auto" if key == "engine" else "not set")
     if origin.source == BUILT_IN:
-        print_line(f"{key} is back to its default ({shown})", error=True)
-    elif not origin.source.startswith(f"{path}:"):
-        print_line(f"{key} is {shown}, set by {origin.source}", error=True)
+        return f"{key} is back to its default ({value})"
+    return f"Removed {key} from {path}; it is {value} ({origin.source})"
 
 
 def _document(loaded: LoadedSettings) -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cetool.app.asking import trusted_by
+from cetool.app.reporting import named_or_counted
 from cetool.base.durations import format_duration
 from cetool.base.errors import UsageError
 from cetool.base.text import printable
@@ -44,7 +45,7 @@ def list_trusted(*, given: ListTrustedOptions) -> None:
         print_json({"schema": SCHEMA, "directory": _place(store), "scripts": [_document(item) for item in trusted]})
         return
     if not trusted:
-        _voice().result("No trusted scripts")
+        _voice().say("No trusted scripts")
         return
     now = time.time()
     print_table(
@@ -61,6 +62,7 @@ class ForgetOptions(options.Group):
     """The options of ``cetool trust forget``."""
 
     everything: Annotated[bool, option("--all", help="Forget all scripts.")] = False
+    quiet: options.Quiet = False
 
 
 @app.command("forget")
@@ -84,14 +86,12 @@ def forget(
     """
     if bool(which) == given.everything:
         raise UsageError("name the scripts to forget, or pass --all", hint="`cetool trust list` shows them.")
-    store, voice = _store(), _voice()
+    store, voice = _store(), _voice(quiet=given.quiet)
     trusted = [] if store is None else store.all()
     chosen = trusted if given.everything else trusted_by(which or [], trusted)
-    for item in chosen:
-        if store is not None and store.forget(item.sha256):
-            voice.result(f"Forgot {item.sha256[:_SHOWN_DIGITS]} from {printable(item.url)}")
-    if not chosen:
-        voice.result("Nothing to forget")
+    forgotten = [item for item in chosen if store is not None and store.forget(item.sha256)]
+    names = [f"{item.sha256[:_SHOWN_DIGITS]} from {printable(item.url)}" for item in forgotten]
+    voice.say(f"Forgot {named_or_counted(names, 'script')}" if names else "Nothing to forget")
 
 
 def _document(item: Trusted) -> dict[str, object]:
@@ -113,5 +113,5 @@ def _place(store: TrustStore | None) -> str | None:
     return None if store is None else str(store.directory)
 
 
-def _voice() -> Voice:
-    return Voice(load_settings(os.environ).settings.verbosity, os.environ)
+def _voice(*, quiet: bool = False) -> Voice:
+    return Voice("quiet" if quiet else load_settings(os.environ).settings.verbosity, os.environ)

@@ -73,12 +73,12 @@ def _report(done: Upgraded, voice: Voice, *, dry_run: bool) -> None:
         lines.setdefault(_line(change, dry_run=dry_run), []).append(change.platform)
     for line, platforms in lines.items():
         everywhere = len(platforms) == len(done.platforms)
-        voice.result(line if everywhere else f"{line} ({', '.join(platforms)})")
+        voice.say(line if everywhere else f"{line} ({', '.join(platforms)})")
     if not done.changes:
         is_first = done.prefix is not None and done.changed
-        voice.result(f"{done.script} has no environment yet" if is_first and dry_run else "Already up to date")
+        voice.say(f"{done.script} has no environment yet" if is_first and dry_run else "Already up to date")
     elif done.lock is not None and not dry_run:
-        voice.result(f"Updated {printable(done.lock.name)}")
+        voice.say(f"Updated {printable(done.lock.name)}")
 
 
 def _line(change: PackageChange, *, dry_run: bool) -> str:

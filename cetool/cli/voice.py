@@ -46,18 +46,13 @@ class Voice:
         self._live = environ if live else None
 
     def say(self, text: str) -> None:
-        """Say a result: to a terminal, and with ``-v`` to anything; a cron job's success is silent."""
-        if self.verbosity == "verbose" or (self.verbosity != "quiet" and self._out.terminal):
+        """Confirm what was done, unless quiet, whether or not a terminal shows it."""
+        if self.verbosity != "quiet":
             self._out.line(plain(text))
 
     def detail(self, text: str) -> None:
         """Say what only ``-v`` asks for."""
         if self.verbosity == "verbose":
-            self._out.line(plain(text))
-
-    def result(self, text: str) -> None:
-        """Say what a command was called for, unless quiet."""
-        if self.verbosity != "quiet":
             self._out.line(plain(text))
 
     def block(self, text: str) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cetool.packages.distributions import Distribution, pypi_distributions, read_origins
-from cetool.packages.hashing import digest_of, in_parallel
+from cetool.packages.hashing import Watch, digest_of, in_parallel
 from cetool.packages.integrity import CHANGED, MISSING, changed_files, listed_files
 from cetool.packages.prefix import PrefixRecord, package_paths, read_history, sound_records
 
@@ -56,7 +56,7 @@ class Verdict:
     compiled: tuple[str, ...] = ()
 
 
-def verify_files(prefix: Path, complete: Path, packages: int) -> Verdict:
+def verify_files(prefix: Path, complete: Path, packages: int, watch: Watch | None = None) -> Verdict:
     """Compare the environment at ``prefix`` with its packages.
 
     ``complete`` is the file that was written last when the environment was made, ``packages`` the number of conda
@@ -70,7 +70,7 @@ def verify_files(prefix: Path, complete: Path, packages: int) -> Verdict:
     pypi = list(pypi_distributions(prefix, records.values()))
     listed = {each: list(each.files(prefix)) for each in pypi}
     whole, found = _compare_distributions(prefix, listed)
-    for altered in changed_files(prefix, records.values()):
+    for altered in changed_files(prefix, records.values(), watch=watch):
         if altered.path not in whole:  # otherwise a PyPI package has overwritten it
             state = REMOVED if altered.state == MISSING else altered.state
             cached = _damaged_source(altered.path, records[altered.package]) if state == CHANGED else None

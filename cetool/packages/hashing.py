@@ -26,6 +26,8 @@ _COARSE_TICK = 2_000_000_000
 _KEPT = Path("info", "cetool-hashes.json")
 #: By inode: modification time in nanoseconds since 1970, size in bytes, SHA-256 in lowercase hex digits.
 _Notes = dict[int, tuple[int, int, str]]
+#: Is called with the number of files that are done, and of all.
+Watch = Callable[[int, int], object]
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -45,7 +47,9 @@ def digest_of(path: str | Path, algorithm: str = "sha256") -> str:
     return digest.hexdigest()
 
 
-def in_parallel(work: Callable[[_T], _R], items: Sequence[_T], path_of: Callable[[_T], str]) -> list[_R]:
+def in_parallel(
+    work: Callable[[_T], _R], items: Sequence[_T], path_of: Callable[[_T], str], watch: Watch | None = None
+) -> list[_R]:
     """Apply ``work`` to the items, each of which has a file at ``path_of(item)``; return the results in order.
 
     Large files are hashed in threads, since hashing releases the GIL. Small files, which are the majority, would only
@@ -57,9 +61,12 @@ def in_parallel(work: Callable[[_T], _R], items: Sequence[_T], path_of: Callable
     pool = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2)) if len(large) > 1 else None
     try:
         begun = {} if pool is None else {number: pool.submit(work, items[number]) for number in large}
-        results = [None if number in begun else work(item) for number, item in enumerate(items)]
-        for number, future in begun.items():
-            results[number] = future.result()
+        results: list[_R | None] = [None] * len(items)
+        small = (number for number in range(len(items)) if number not in begun)
+        for done, number in enumerate((*small, *begun), 1):
+            results[number] = begun[number].result() if number in begun else work(items[number])
+            if watch is not None:
+                watch(done, len(items))
         return cast("list[_R]", results)
     finally:
         if pool is not None:

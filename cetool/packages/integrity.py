@@ -17,7 +17,7 @@ from cetool.base.errors import EngineError
 from cetool.base.limits import PACKAGE, parse_json, read_regular
 from cetool.base.values import Value
 from cetool.packages.cache import DamagedPackages
-from cetool.packages.hashing import KnownHashes, digest_of, in_parallel
+from cetool.packages.hashing import KnownHashes, Watch, digest_of, in_parallel
 from cetool.packages.prefix import (
     PackagePath,
     PackageRecordError,
@@ -45,7 +45,9 @@ class Altered(Value):
     state: str
 
 
-def changed_files(prefix: Path, records: Iterable[PrefixRecord], known: KnownHashes | None = None) -> list[Altered]:
+def changed_files(
+    prefix: Path, records: Iterable[PrefixRecord], known: KnownHashes | None = None, watch: Watch | None = None
+) -> list[Altered]:
     """Return the files that differ from the package records, sorted by path.
 
     Volatile files are left out (see :func:`is_volatile`). A file of several packages is intact if it matches one of
@@ -59,7 +61,7 @@ def changed_files(prefix: Path, records: Iterable[PrefixRecord], known: KnownHas
     if known is not None:
         asked = [entries for entries in asked if not any(map(known.has, entries))]
     states = in_parallel(
-        lambda entries: _state(prefix, entries, owners), asked, lambda entries: f"{prefix}/{entries[0].path}"
+        lambda entries: _state(prefix, entries, owners), asked, lambda entries: f"{prefix}/{entries[0].path}", watch
     )
     altered = []
     for entries, state in zip(asked, states, strict=True):

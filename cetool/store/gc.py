@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,8 +142,12 @@ class Locked(Kind):
 class Collection:
     """A collection at work: removes the items of one kind after another, and lists what it did."""
 
-    def __init__(self, policy: Policy, *, dry_run: bool = False) -> None:
+    def __init__(
+        self, policy: Policy, *, dry_run: bool = False, watch: Callable[[str, int, int], None] | None = None
+    ) -> None:
+        """``watch`` is called with a kind's name, the number of its items that are done, and of all of them."""
         self.policy = policy
+        self.watch = watch
         self.dry_run = dry_run
         self.now = time.time()
         self.collected: list[Collected] = []
@@ -168,7 +172,10 @@ class Collection:
         If one item cannot be removed, the others still are. Raises StoreError if the items cannot be listed.
         """
         for kind in kinds:
-            for item in self._items(kind):
+            items = self._items(kind)
+            for number, item in enumerate(items):
+                if self.watch is not None:
+                    self.watch(kind.name, number, len(items))
                 reason = self._reason(kind, item)
                 if reason is not None:
                     self._take(kind, item, reason)

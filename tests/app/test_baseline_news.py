@@ -17,7 +17,7 @@ from support.baselines import Shelf, explicit, small
 from support.home import Home
 from support.locked import explicit_list
 from support.pypi import wheel
-from support.scripts import eventually
+from support.scripts import eventually, unconfirmed
 from support.warm import is_warm, learn, run_warm, settle
 from support.web import Server, make_certificate, sends, sends_if_changed, serving
 
@@ -60,7 +60,7 @@ def script(home: Home, shelf: Shelf, baseline: str, more: str = "", name: str = 
 def run(home: Home, *args: str | Path, status: int = 0, **more: Any) -> tuple[str, str]:
     done = home.cetool(*args, **more)
     assert done.returncode == status, done.stderr
-    return done.stdout, done.stderr
+    return done.stdout, unconfirmed(done.stderr)
 
 
 def a_day_passes(home: Home) -> None:

@@ -14,6 +14,7 @@ from engines import install_fakes
 from support.baselines import Shelf, explicit, small
 from support.home import Home
 from support.locked import explicit_list
+from support.scripts import unconfirmed
 from support.server import ChannelServer, serving
 
 from cetool.base.below import walk
@@ -74,7 +75,7 @@ def run(home: Home, *args: str | Path, status: int = 0, **more: Any) -> tuple[li
     """Return the packages that a script printed, and cetool's messages."""
     done = home.cetool(*args, **more)
     assert done.returncode == status, done.stderr
-    return done.stdout.split(), done.stderr
+    return done.stdout.split(), unconfirmed(done.stderr)
 
 
 def prefix_of(home: Home, path: Path) -> Path:

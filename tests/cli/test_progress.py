@@ -249,8 +249,8 @@ def test_quiet_is_quiet() -> None:
     assert piped(CREATION, "quiet") == "" == creation("quiet", ()).text
 
 
-def test_a_pipe_gets_lines_when_asked_for_and_else_only_warnings() -> None:
-    assert piped(CREATION, "normal", FORCE_COLOR="1") == WARNING
+def test_a_pipe_gets_stages_when_asked_for_and_else_warnings_and_confirmations() -> None:
+    assert piped(CREATION, "normal", FORCE_COLOR="1") == WARNING + RESULT
     verbose = piped(CREATION, "verbose", FORCE_COLOR="1", TTY_COMPATIBLE="1")
     assert verbose.startswith(PLAIN + WARNING + NOTE) and verbose.endswith(RESULT)
 
@@ -390,10 +390,10 @@ def test_a_line_is_a_line_and_hides_credentials() -> None:
 
 
 def test_any_text_stream_will_do_and_gets_what_the_verbosity_asks_for() -> None:
-    for verbosity, shown in (("quiet", ""), ("normal", "result\ncetool: warning: warn\n")):
+    for verbosity, shown in (("quiet", ""), ("normal", "say\ncetool: warning: warn\n")):
         text = io.StringIO()
         voice = Voice(verbosity, {}, text)
-        for tell in (voice.say, voice.detail, voice.block, voice.result, voice.warn):
+        for tell in (voice.say, voice.detail, voice.block, voice.warn):
             tell(tell.__name__)
         assert text.getvalue() == shown
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", newline="\n")
@@ -430,3 +430,76 @@ def test_a_terminal_is_shown_progress_and_given_back(home: Home, slow: ChannelSe
     assert "Downloading" in text
     assert re.search(r"Created [0-9a-f]{20} \(hello-bin, bigpkg, many-files; 3 packages, [\d.]+ MB\) in ", text)
     assert "\x1b[?25l" not in text  # the cursor was never hidden
+
+
+def test_long_work_of_any_kind_shows_how_much_is_done() -> None:
+    script = """
+with voice.progress() as progress:
+    progress.stage("Verifying abc")
+    progress.count(3, 10, "file")
+    sys.stdin.readline()
+    progress.stage("Solving")
+    sys.stdin.readline()
+    progress.link(1, 2)
+    sys.stdin.readline()
+"""
+    for extra in ({}, {"NO_COLOR": "1"}):
+        with Terminal(START + script, extra=extra) as terminal:
+            terminal.answer(r"Verifying abc  ━+ *  3 of 10 files  0:")
+            terminal.answer(r"Solving  ━+ *  3 of 10 files  0:")
+            terminal.answer(r"Solving  ━+ *  1 of 2 packages  3 of 10 files  0:")
+            assert terminal.finish() == 0
+            assert terminal.screen() == ""
+            assert bool(terminal.colours()) is not bool(extra)
+
+
+def test_short_work_shows_nothing_and_does_not_load_rich() -> None:
+    script = START + "with voice.progress() as p:\n p.stage('Verifying'); p.count(1, 2, 'file')\n"
+    script += "assert not [each for each in sys.modules if each.partition('.')[0] == 'rich']"
+    with Terminal(script) as terminal:
+        assert terminal.finish() == 0
+        assert terminal.text == ""
+
+
+COUNTS = """
+import os, sys
+from contextlib import nullcontext, suppress
+from cetool.base.errors import CetoolError
+from cetool.app.collecting import collect
+from cetool.app.environments import remove
+from cetool.app.exporting import Wanted, export
+from cetool.app.locking import LockWish, lock
+from cetool.app.reporting import SilentReporter
+from cetool.app.verifying import verify
+from cetool.app.world import load_world
+from cetool.engines.protocol import SilentProgress
+from cetool.store.gc import Policy
+
+seen = {}
+class Counting(SilentProgress):
+    def wait(self, holder): pass
+    def stage(self, text): seen.setdefault(text.split()[0], set())
+    def count(self, done, total, unit): seen.setdefault(unit, set()).add(total)
+class Reporter(SilentReporter):
+    def progress(self): return nullcontext(Counting())
+
+wish = LockWish(("linux-64", "osx-arm64"), False, frozenset(), None, False, None, None, (), None, False)
+world, reporter = load_world({}, own_process=True), Reporter()
+first, second = sys.argv[1:]
+list(verify([first], world, reporter))
+export(Wanted(first, "explicit", (), None, (), None, None), world, reporter)
+with suppress(CetoolError):  # the channel has no Python for the other one
+    lock("s.sh", wish, world, reporter, insecure=False, sha256=None)
+remove([first, second], world, reporter, insecure=False)
+collect(Policy(everything=True), world, reporter, dry_run=False)
+print(sorted(seen))
+"""
+
+
+def test_verification_export_locks_removal_and_collection_report_progress(home: Home) -> None:
+    home.write("s.sh", "#!/bin/sh\n# conda execute\n# env: [six]\ntrue\n")
+    made = [home.cetool("create", name).stdout.strip().rpartition("/")[2] for name in ("hello-bin", "activated")]
+    done = home.run(sys.executable, "-c", COUNTS, *made)
+    assert done.returncode == 0, done.stderr
+    for sign in ("Verifying", "file", "Reading", "platform", "Removing", "environment", "Collecting", "item"):
+        assert repr(sign) in done.stdout

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support.home import Home
 from support.records import SCRIPT, read_document
-from support.scripts import eventually, shell_script, started, told
+from support.scripts import eventually, shell_script, started, told, unconfirmed
 
 from cetool import __version__
 from cetool.base.errors import UsageError
@@ -53,7 +53,7 @@ def test_a_record_describes_the_run(settled: Home) -> None:
         cwd=settled.path,
         capture_output=True,
     )
-    assert (done.returncode, done.stderr) == (3, b"")
+    assert (done.returncode, unconfirmed(done.stderr.decode())) == (3, "")
     text = (settled.path / "run.json").read_text(encoding="utf-8")
     record = json.loads(text)
     prefix = Path(settled.cetool("name", "analysis.py").stdout.strip())
@@ -134,9 +134,9 @@ def test_scripts_of_every_kind_are_recorded_and_run_again(how: str, settled: Hom
     words, text = calls[how]
     done = settled.cetool("run", "--record", f"{how}.json", *words, input=text)
     shown = {"entrypoint": "1\n['x', '-y']\n", "stdin": "['x']\n", "line": "42\n", "plain": "None False\n"}[how]
-    assert (done.returncode, done.stdout, done.stderr) == (4 if how == "entrypoint" else 0, shown, "")
+    assert (done.returncode, done.stdout, unconfirmed(done.stderr)) == (4 if how == "entrypoint" else 0, shown, "")
     again = settled.cetool("rerun", "--record", f"{how}2.json", f"{how}.json")
-    assert (again.returncode, again.stdout, again.stderr) == (done.returncode, shown, "")
+    assert (again.returncode, again.stdout, unconfirmed(again.stderr)) == (done.returncode, shown, "")
     first, second = (read_document(settled.path / f"{how}{n}.json") for n in ("", "2"))
     for key in ("packages", "arguments", "exit_status", "run_with", "entrypoint", "activate", "variables"):
         assert first[key] == second[key], key

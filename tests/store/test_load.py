@@ -28,6 +28,7 @@ from support.scripts import (
     shell_script,
     started,
     told,
+    unconfirmed,
 )
 from support.server import ChannelServer, Fault
 
@@ -109,10 +110,10 @@ def test_hosts_can_share_a_cache(home: Home, scale: int) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         done = home.run(*host, "sh", "-c", "hostname other && exec cetool gc --all")
-        assert "it is in use" in done.stderr, done.stderr
+        assert "in use" in done.stderr, done.stderr
         assert len(environments(home)) == 1
         out, err = process.communicate("go on\n")
-        assert (process.returncode, err) == (0, "") and out.startswith("hello from ")
+        assert (process.returncode, unconfirmed(err)) == (0, "") and out.startswith("hello from ")
     assert_empties(home)
 
 
@@ -212,10 +213,10 @@ def test_a_stopped_script_keeps_its_environment(home: Home) -> None:
             connection.execute("UPDATE uses SET last_used = ?", (time.time() - 100 * DAY,))
         connection.close()
         for words in (("gc",), ("gc", "--older-than", "0s"), ("gc", "--all")):
-            assert f"Kept {name}: it is in use" in home.cetool(*words).stderr
+            assert "1 environment is in use" in home.cetool(*words).stderr
         os.kill(process.pid, signal.SIGCONT)
         out, err = process.communicate(timeout=60)
-        assert (process.returncode, out, err) == (0, f"hello from {home.cache}/envs/{name}\n", "")
+        assert (process.returncode, out, unconfirmed(err)) == (0, f"hello from {home.cache}/envs/{name}\n", "")
 
 
 _SHIM = r"""
@@ -305,8 +306,9 @@ def test_clock_changes_do_no_harm(home: Home, shim: str) -> None:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         # a year forward: what is unused is removed, what is in use stays
         assert home.cetool("run", later, env={**at(365), "CETOOL_AUTO_GC": "false"}).returncode == 0
-        done = home.cetool("gc", env=at(365))
-        assert re.findall(r"(\w+) \w+: (?:it is in use|unused for 365d)", done.stderr) == ["Removed", "Kept"]
+        done = home.cetool("gc", "-v", env=at(365))
+        found = re.findall(r"(Removed|Kept) \w+: (?:it is in use|unused for 365d)", done.stderr)
+        assert found == ["Removed", "Kept"]
         eventually(lambda: len(environments(home)) == 2)
         # a use that is now in the future counts as just now
         for days in (0, -1):
@@ -322,7 +324,7 @@ def test_clock_changes_do_no_harm(home: Home, shim: str) -> None:
         assert done.returncode == 0, done.stderr
         assert environments(home).keys() == before.keys() and environments(home) != before
         assert process.communicate("go on\n")[0].startswith("hello from ")
-    assert re.findall(r"Removed \w+: unused for (\d+)", home.cetool("gc", "--older-than", "0s").stderr)
+    assert re.findall(r"Removed \w+: unused for (\d+)", home.cetool("gc", "-v", "--older-than", "0s").stderr)
     assert environments(home) == {}
 
 
@@ -370,5 +372,5 @@ def test_an_environment_without_packages_is_made_once(home: Home) -> None:
     for _ in range(2):
         made = environments(home)
         done = home.cetool("run", script)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "hi\n", "")
+        assert (done.returncode, done.stdout, unconfirmed(done.stderr)) == (0, "hi\n", "")
         assert not made or made == environments(home)

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -133,8 +134,16 @@ def assert_unknown_to_conda(home: Home) -> None:
     assert str(home.cache) not in (registry.read_text() if registry.exists() else "")
 
 
+def unconfirmed(text: str) -> str:
+    """Return what cetool printed on standard error without its confirmations."""
+    return re.sub(
+        r"^(?:Created|Laid|Added|Wrote|Updated|Removed|Checked|Locked|Ended) [^\n]*\n", "", text, flags=re.MULTILINE
+    )
+
+
 def told(text: str) -> list[str]:
     """Check that cetool's last output is an error message, and return its lines."""
+    text = unconfirmed(text)
     assert "Traceback" not in text and "defect of cetool" not in text, text
     lines = text.removesuffix("\n").split("\n")
     assert lines[0].startswith("cetool: ") and all(lines), text

@@ -1,0 +1,115 @@
+"""Every command that changes something confirms it in one line on standard error, unless -q, wherever that leads to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import click
+import pytest
+import typer
+from support.home import Home
+from support.scripts import shell_script
+
+from cetool.cli.app import make_app
+from cetool.settings.paths import trust_directory
+from cetool.store.keyed import Trusted, TrustStore
+from cetool.warm import COMMANDS
+
+SCRIPT = shell_script("true", env="hello-bin")
+PYTHON = "# conda execute\n# env:\n#  - python\n#  - six\nprint()\n"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A call of a command that changes something: what is done before it, its words, and what it reports."""
+
+    words: tuple[str, ...]
+    says: str
+    before: tuple[tuple[str, ...], ...] = ()
+    prepare: Callable[[Home], object] = lambda home: None
+    input: str = ""
+
+
+def agree(home: Home) -> None:
+    directory = trust_directory(home.env)
+    assert directory is not None
+    TrustStore(directory).add(Trusted("a" * 64, "https://example.org/a.sh", time.time(), "asked", ()))
+
+
+BASE = ("create", "python")
+SET = ("config", "set", "engine", "conda")
+OVERLAY = ("overlay", "create", "mine", "--base", "BASE", "--conda", "six ==1.16.0")
+CHANGES = {
+    "run": Change(("s.sh",), "Created "),
+    "exec": Change(("--spec", "hello-bin", "hello"), "Created "),
+    "shell": Change(("--spec", "hello-bin"), "Created ", input="true\n"),
+    "path": Change(("s.sh",), "Created "),
+    "create": Change(("hello-bin",), "Created "),
+    "rerun": Change(("run.json",), "Ended with status 0, as recorded", (("run", "--record", "run.json", "s.sh"),)),
+    "init": Change(("plain.py",), "Added a conda-execute block to plain.py"),
+    "add": Change(("s.py", "numpy"), "Updated s.py"),
+    "upgrade": Change(("s.sh",), "Already up to date", (("lock", "s.sh"),)),
+    "drop": Change(("s.py", "six"), "Updated s.py"),
+    "remove-dep": Change(("s.py", "six"), "Updated s.py"),
+    "convert": Change(("s.py", "--to", "pep723"), "Converted s.py to pep723"),
+    "lock": Change(("s.sh",), "Locked "),
+    "export": Change(("s.sh", "-o", "out.yml"), "Wrote out.yml", (("create", "hello-bin"),)),
+    "baseline create": Change(("NAME", "-o", "out.txt"), "Wrote out.txt (1 package of ", (("create", "hello-bin"),)),
+    "remove": Change(("s.sh",), "Removed ", (("create", "hello-bin"),)),
+    "gc": Change(("--all",), "Removed 1 environment", (("create", "hello-bin"),)),
+    "kernel install": Change(("s.py", "--name", "mine"), "Wrote "),
+    "kernel remove": Change(("mine",), "Removed ", (("kernel", "install", "s.py", "--name", "mine"),)),
+    "config set": Change(("engine", "conda"), "Set engine = conda in "),
+    "config unset": Change(("engine",), "engine is back to its default (auto)", (SET,)),
+    "trust forget": Change(("--all",), "Forgot aaaaaaaaaaaaaaaa from ", prepare=agree),
+    "overlay create": Change(OVERLAY[2:], "Laid ", (BASE,)),
+    "overlay install": Change(("mine", "--conda", "six ==1.17.0"), "Laid ", (BASE, OVERLAY)),
+    "overlay uninstall": Change(("mine", "six"), "Laid ", (BASE, OVERLAY)),
+    "overlay remove": Change(("mine",), "Removed overlay mine (", (BASE, OVERLAY)),
+    "overlay freeze": Change(("mine", "-o", "out.yml"), "Wrote out.yml", (BASE, OVERLAY)),
+}
+#: The commands that answer a question on standard output, and change nothing.
+QUERIES = {
+    *("check", "show", "info", "list", "tree", "name", "verify", "baseline status", "baseline check"),
+    *("kernel list", "kernel start", "config list", "config get", "config path", "trust list"),
+    *("overlay list", "overlay show", "overlay diff", "overlay export", "overlay activate", "overlay deactivate"),
+}
+
+
+def commands(group: click.Group, *above: str) -> Iterator[str]:
+    """The names of all commands below a group."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *above, name)  # type: ignore[arg-type]
+        else:
+            yield " ".join((*above, name))
+
+
+def test_every_command_is_known_to_change_something_or_not() -> None:
+    """A new command belongs in one of the tables."""
+    found = set(commands(typer.main.get_command(make_app(*COMMANDS))))  # type: ignore[arg-type]
+    assert CHANGES.keys() <= found <= QUERIES | CHANGES.keys()
+
+
+@pytest.mark.parametrize("quiet", [False, True], ids=["normal", "quiet"])
+@pytest.mark.parametrize("command", CHANGES)
+def test_a_change_is_confirmed_in_one_line_unless_quiet(home: Home, command: str, quiet: bool) -> None:
+    home.write("s.sh", SCRIPT)
+    home.write("s.py", PYTHON)
+    home.write("plain.py", "print()\n")
+    change = CHANGES[command]
+    change.prepare(home)
+    made = ""
+    for words in change.before:
+        done = home.cetool(*(made if word == "BASE" else word for word in words))
+        assert done.returncode == 0, done.stderr
+        made = made or done.stdout.strip()
+    asked = [made if word == "BASE" else made.rpartition("/")[2] if word == "NAME" else word for word in change.words]
+    done = home.cetool(*command.split(), *(["-q"] if quiet else []), *asked, env={"CI": "true"}, input=change.input)
+    assert done.returncode == 0, done.stderr
+    if quiet:
+        assert done.stderr == ""
+    else:
+        assert done.stderr.count("\n") == 1 and done.stderr.startswith(change.says), done.stderr
