@@ -159,7 +159,7 @@ def gc(*, given: GcOptions) -> None:
         )
     if given.background:
         be_nice()
-        with contextlib.suppress(CetoolError, OSError):  # nobody reads a message here
+        with contextlib.suppress(CetoolError, OSError):  # no user reads messages here
             collect(policy, world, voice, dry_run=False)
         return
     if given.packages:

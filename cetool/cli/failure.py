@@ -83,7 +83,7 @@ def as_cetool_error(error: BaseException) -> CetoolError:
     if isinstance(error, OSError):
         return CetoolError(f"{error.strerror or reason}" + (f": {error.filename}" if error.filename else ""))
     return CetoolError(
-        f"this is a defect of cetool's: {reason}",
+        f"this is a defect in cetool: {reason}",
         code="defect",
         hint=f"Please report it, with what {TRACEBACK}=1 prints and with the output of `cetool info`.",
     )

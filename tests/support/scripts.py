@@ -144,7 +144,7 @@ def unconfirmed(text: str) -> str:
 def told(text: str) -> list[str]:
     """Check that cetool's last output is an error message, and return its lines."""
     text = unconfirmed(text)
-    assert "Traceback" not in text and "defect of cetool" not in text, text
+    assert "Traceback" not in text and "defect in cetool" not in text, text
     lines = text.removesuffix("\n").split("\n")
     assert lines[0].startswith("cetool: ") and all(lines), text
     assert len([line for line in lines if line.startswith("cetool: ")]) == 1, text
