@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from cetool.app.world import NOTHING, PASSING, Evidence, World, seen_configuration
-from cetool.base.errors import UsageError
+from cetool.base.errors import StoreError, UsageError
 from cetool.declare.environment import EnvironmentSpec, Overlay
 from cetool.declare.overlay import canonical_base, canonical_entry
 from cetool.declare.pypi import PypiSettings
@@ -75,7 +75,10 @@ def overlay_spec(requirements: Requirements, world: World) -> tuple[EnvironmentS
 
 
 def base_of(named: str, world: World) -> tuple[Path, Evidence]:
-    """Return the prefix for a base's path or name, and the evidence for it. Raises StoreError if it is not found."""
+    """Return the prefix for a base's path or name, and the evidence for it. Raises StoreError if it is not found.
+
+    The name of one of cetool's environments can be abbreviated; conda's names come first.
+    """
     environ, own = world.environ, world.paths.envs / named
     if os.sep not in named and (own / "conda-meta" / "cetool").exists():
         return own, NOTHING
@@ -83,7 +86,17 @@ def base_of(named: str, world: World) -> tuple[Path, Evidence]:
         return find_base(named, environ, world.loaded.condarc, ()), NOTHING
     known = (environ.get("MAMBA_ROOT_PREFIX"), conda_root(environ), world.root_prefix)
     roots = [Path(root) for root in known if root]
-    return find_base(named, environ, world.condarc, roots), world.on_condarc
+    try:
+        return find_base(named, environ, world.condarc, roots), world.on_condarc
+    except StoreError as error:
+        if error.code != "environment-not-found":
+            raise
+        from cetool.app.targets import named_target  # it decides about scripts, which may have a base
+
+        found = named_target(named, world)
+        if found is None:
+            raise
+        return found.prefix, PASSING  # another environment may have such a name tomorrow
 
 
 def overlays_of(world: World) -> Overlays:

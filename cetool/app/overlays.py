@@ -18,6 +18,7 @@ from cetool.app.exporting import ENVIRONMENT, Exact, find_origins, written
 from cetool.app.overlaying import base_of, overlays_of
 from cetool.app.reporting import Reporter, for_each, named_or_counted
 from cetool.app.sources import open_source
+from cetool.app.targets import full_name
 from cetool.app.world import World
 from cetool.base.durations import format_size
 from cetool.base.errors import StoreError, UsageError
@@ -102,6 +103,7 @@ def create(
 
 def install(name: str, additions: Additions, world: World, reporter: Reporter, *, refresh: bool) -> Path:
     """Add packages or other versions; programs that run in the overlay continue with the old ones."""
+    name = _full_name(name, overlays_of(world))
     overlays_of(world).recipe(name)
     if additions == Additions() and not refresh:
         raise UsageError("nothing to install", hint="Name requirements, or pass --refresh.")
@@ -123,6 +125,7 @@ def _decision_of(recipe: Recipe, world: World) -> Decision:
 def _remake(name: str, change: Callable[[Recipe], Recipe], world: World, reporter: Reporter, *, refresh: bool) -> Path:
     """Make what a changed recipe says; retry if another process has changed the recipe meanwhile."""
     overlays = overlays_of(world)
+    name = _full_name(name, overlays)
     for _ in range(4):
         before = overlays.recipe(name)
         with contextlib.suppress(RecipeChangedError):
@@ -232,10 +235,15 @@ def find_overlay(which: str, world: World, reporter: Reporter) -> FoundOverlay:
         store = store_of(decision.spec, world)
         found = (item for item in store.directories(decision.spec.name) if item.marker is not None)
         return FoundOverlay("", over.base, over.requirements, over.conda, next(found, None), store)
-    recipe = overlays.recipe(which)
+    recipe = overlays.recipe(_full_name(which, overlays))
     made = Directory(Path(recipe.directory), Path(recipe.directory).name.partition("-")[0])
     there = made if recipe.directory and made.marker is not None else None
     return FoundOverlay(recipe.name, recipe.base, recipe.overlay, recipe.conda, there, overlays.store(recipe.base))
+
+
+def _full_name(which: str, overlays: Overlays) -> str:
+    """Return the name of the overlay that a name or an abbreviated name means. Raises StoreError if several fit."""
+    return full_name(which, (recipe.name for recipe in overlays.named()), "overlay")
 
 
 def _is_script(which: str, overlays: Overlays) -> bool:
@@ -332,7 +340,7 @@ def _lease(which: str, world: World, reporter: Reporter, *, keep: bool) -> tuple
         decision, world = _declared(which, world, reporter)
         decision = decision._replace(purpose=f"for overlay {which}")
     else:
-        recipe = overlays.recipe(which)
+        recipe = overlays.recipe(_full_name(which, overlays))
         decision = _decision_of(recipe, world)
     consent = consent_to(decision, world, reporter)
     lease = ensure(decision, world, reporter, consent=consent, keep=keep)

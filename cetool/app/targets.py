@@ -62,7 +62,7 @@ def _ambiguous(word: str, found: Sequence[Directory]) -> StoreError:
     return StoreError(
         f"'{word}' could be any of {counted(len(names), 'environment')}",
         about=word,
-        code="environment-ambiguous",
+        code="name-ambiguous",
         hint=f"Type more of the name: {', '.join(shown[:_MOST_LISTED])}{more}.",
     )
 
@@ -72,6 +72,23 @@ def _summary(marker: Marker | None) -> str:
         return "incomplete"
     spec = marker.spec.redacted()
     return shorten(", ".join((*spec.packages, *spec.pypi)) or "locked packages", 40)
+
+
+def full_name(word: str, names: Iterable[str], what: str) -> str:
+    """Return the one of these names that begins with the word, which may be all of it; the word itself for none.
+
+    ``what`` is what the names are of. Raises StoreError where several names begin with the word.
+    """
+    known = list(names)
+    fitting = [word] if word in known else [name for name in known if word and name.startswith(word)]
+    if len(fitting) > 1:
+        raise StoreError(
+            f"'{word}' could be any of {counted(len(fitting), what)}",
+            about=word,
+            code="name-ambiguous",
+            hint=f"Type more of the name: {', '.join(sorted(fitting)[:_MOST_LISTED])}.",
+        )
+    return fitting[0] if fitting else word
 
 
 def shortest_names(names: Iterable[str], least: int = LEAST_SHOWN) -> dict[str, str]:
@@ -147,8 +164,10 @@ def find_target(word: str, world: World, reporter: Reporter, *, insecure: bool =
     if found is None and not os.path.lexists(word):
         from cetool.app.overlaying import overlays_of  # few environments lie over another
 
-        if overlays_of(world).has(word):
-            return _of_overlay(word, world, reporter)
+        overlays = overlays_of(world)
+        name = full_name(word, (recipe.name for recipe in overlays.named()), "overlay")
+        if overlays.has(name):
+            return _of_overlay(name, world, reporter)
     if found is not None:
         raise _missing(f"there is no environment called {word!r}", word)
     decision, world = _decided(word, world, reporter, insecure=insecure)
@@ -162,6 +181,19 @@ def find_target(word: str, world: World, reporter: Reporter, *, insecure: bool =
         )
     target = _complete(made, word)
     return Target(target.name, target.prefix, target.marker, decision.spec)
+
+
+def named_target(word: str, world: World) -> Target | None:
+    """Return the environment that a name, an abbreviated name or a prefix means; None where the word means a script.
+
+    A file wins over a name. Raises StoreError where the environment does not exist, or several fit.
+    """
+    found = None if os.path.isfile(word) else named_directories(word, world)
+    if found is None:
+        return None
+    if not found:
+        raise _missing(f"there is no environment called {word!r}", word)
+    return _complete(found, word)
 
 
 def _complete(found: Iterable[Directory], word: str) -> Target:

@@ -17,11 +17,13 @@ from cetool.app.environments import requirements_of
 from cetool.app.reporting import Reporter
 from cetool.app.sources import open_source
 from cetool.app.starting import count_run
+from cetool.app.targets import LEAST_SHOWN, Target, named_target
 from cetool.app.world import World
 from cetool.base.errors import EngineError, ProgramNotFoundError, UsageError
 from cetool.base.urls import strip_credentials
 from cetool.declare.match_specs import names_file, spec_name
 from cetool.declare.metadata import ScriptMetadata
+from cetool.declare.requirements import Requirements
 from cetool.launch.activation import Activation, activated_environ, read_activation
 from cetool.launch.process import Command, exec_command, look_in
 from cetool.launch.records import Basis, Learned, write_launch_record
@@ -144,6 +146,9 @@ def wanted(asked: Asked, world: World, reporter: Reporter) -> Wanted:
                 "either a script or --spec says what is in the environment",
                 hint="--with adds packages to those that a script declares.",
             )
+        named = named_target(asked.target, world)
+        if named is not None:
+            return _of_environment(named, asked, world)
         source, world = open_source(asked.target, world, reporter, insecure=asked.insecure, sha256=asked.sha256)
         decision = decide(source, wish, world, reporter)
         return Wanted(decision, world, source.name or source.script.path.name, source.noted)
@@ -166,6 +171,18 @@ def wanted(asked: Asked, world: World, reporter: Reporter) -> Wanted:
     metadata = ScriptMetadata(command, label, None, requirements, None)
     decision = decide_requirements(metadata, wish, world, reporter, purpose="")
     return Wanted(decision, world, label, f"{command} {label}")
+
+
+def _of_environment(named: Target, asked: Asked, world: World) -> Wanted:
+    """Return an environment that was named itself. Raises UsageError for options that change a script's environment."""
+    if asked.wish != Wish() or asked.sha256 is not None:
+        raise UsageError(
+            f"{asked.target} is an environment, and the options given are for scripts",
+            hint=f"`cetool {asked.command} {asked.target}` takes the environment unchanged.",
+        )
+    label = named.name[:LEAST_SHOWN]
+    metadata = ScriptMetadata(asked.command, label, None, Requirements(), None)
+    return Wanted(Decision(metadata, named.spec), world, label, f"{asked.command} {label}")
 
 
 def open_in(found: Wanted, reporter: Reporter, *, repl: bool | None, refresh: bool) -> NoReturn:

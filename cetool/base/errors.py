@@ -102,7 +102,7 @@ CODES = {
     "usage-log-unusable": "The usage log cannot be read or written.",
     "environment-not-found": "There is no such environment.",
     "environment-gone": "The environment was removed meanwhile, or is not complete.",
-    "environment-ambiguous": "An abbreviated name fits several environments.",
+    "name-ambiguous": "An abbreviated name fits several environments or overlays.",
     "environment-in-use": "The environment is in use.",
     "environment-damaged": "The environment is damaged or not complete.",
     "base-unusable": "The base of an overlay cannot be used.",

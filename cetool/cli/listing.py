@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,7 @@ import typer
 from cetool.app.environments import Listed
 from cetool.app.environments import list_environments as list_all
 from cetool.app.inventory import OVERLAY, Inventory, Item, Need, reached_from, take_inventory
+from cetool.app.reporting import flow
 from cetool.app.targets import Target, find_target
 from cetool.app.world import World
 from cetool.base.durations import as_of, format_age, format_size
@@ -20,8 +22,9 @@ from cetool.base.process import program_name
 from cetool.base.text import counted, neutral_line
 from cetool.cli import options
 from cetool.cli.options import option
-from cetool.cli.output import print_json
+from cetool.cli.output import print_json, print_line
 from cetool.cli.tables import Cell, Column, Items, print_styled, show_table, table_width
+from cetool.cli.voice import Voice
 from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.declare.match_specs import spec_name
 from cetool.declare.pypi import PYPI_NAME
@@ -170,6 +173,36 @@ def _document(each: Listed) -> dict[str, object]:
         "daemons": list(each.daemons),
         "in_use": each.in_use,
     }
+
+
+def show_environment(prefix: Path, world: World, voice: Voice, *, as_json: bool) -> None:
+    """Print all that is known of an environment."""
+    [each] = [each for each in list_all(world, voice) if each.prefix == prefix]
+    if as_json:
+        print_json({"schema": LIST_SCHEMA, "environments": [_document(each)]})
+        return
+    marker, spec, now = each.marker, each.marker.spec.redacted(), time.time()
+    rows = [
+        ("name", marker.name),
+        ("prefix", str(prefix)),
+        ("channels", flow(spec.channels) if spec.channels else ""),
+        ("env", flow(spec.packages) if spec.packages else ""),
+        ("pip", flow(spec.pypi) if spec.pypi else ""),
+        ("locked", "yes" if spec.is_locked else ""),
+        ("as of", spec.exclude_newer or ""),
+        ("variables", flow([f"{key}={value}" for key, value in spec.variables]) if spec.variables else ""),
+        ("packages", str(marker.packages)),
+        ("size", format_size(marker.size)),
+        ("engine", f"{marker.engine} {marker.engine_version}"),
+        ("created", format_age(now - marker.created)),
+        ("last used", format_age(now - each.last_used)),
+        ("runs", str(each.runs)),
+        *(("script", script) for script in each.scripts),
+        *(("process", f"{program_name(pid)} {pid}".strip()) for pid in (*each.running, *each.daemons)),
+    ]
+    for key, value in rows:
+        if value:
+            print_line(f"{key + ':':12}{value}")
 
 
 def spec_document(spec: EnvironmentSpec) -> dict[str, object]:

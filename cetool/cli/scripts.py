@@ -10,11 +10,12 @@ import typer
 from cetool.app.decision import BaselineOptions, OnBaselines, Wish
 from cetool.app.describing import Described, Inspected, describe, inspect
 from cetool.app.reporting import flow
+from cetool.app.targets import named_target
 from cetool.app.world import World
 from cetool.base.durations import as_of
 from cetool.base.urls import redact
 from cetool.cli import options
-from cetool.cli.listing import spec_document
+from cetool.cli.listing import show_environment, spec_document
 from cetool.cli.output import print_json, print_line, print_table
 from cetool.declare.environment import EnvironmentSpec, Exact
 from cetool.declare.metadata import ScriptMetadata
@@ -39,13 +40,18 @@ class ShowOptions(options.Remote, options.Lock, options.Baseline):
 @options.command
 def show(
     target: Annotated[
-        str, typer.Argument(metavar="SCRIPT", help="The path or URL of a script, or - for standard input.")
+        str,
+        typer.Argument(metavar="SCRIPT|NAME", help="A script's path or URL, - for standard input, or an environment."),
     ],
     *,
     given: ShowOptions,
 ) -> None:
     """Show what a script declares and how it would run."""
     world, voice = options.open_world(given)
+    named = named_target(target, world)
+    if named is not None:
+        show_environment(named.prefix, world, voice, as_json=given.as_json)
+        return
     on = BaselineOptions.of(given.baseline, given.without, insecure=given.insecure)
     wish = Wish(tuple(given.extra or ()), given.env_file, given.choice, given.exclude_newer, on)
     shown = describe(target, wish, world, voice, insecure=given.insecure, sha256=given.sha256)

@@ -23,7 +23,9 @@ PATH_SCHEMA = "cetool.path/1"
 
 _Target = Annotated[
     str | None,
-    typer.Argument(metavar="SCRIPT", help="The path or URL of a script, for its environment.", show_default=False),
+    typer.Argument(
+        metavar="SCRIPT|NAME", help="The path or URL of a script, or the name of an environment.", show_default=False
+    ),
 ]
 
 

@@ -102,7 +102,7 @@ def test_every_command_shows_its_page(settled: Home) -> None:
         ("run -x a.py", "unknown option -x", "`cetool run --help` shows all options."),
         ("config gte", "unknown command 'gte'", "Did you mean 'get'?"),
         ("overlay crate x", "unknown command 'crate'", "Did you mean 'create' or 'activate'?"),
-        ("show", "SCRIPT is missing", "Usage: cetool show [OPTIONS] SCRIPT"),
+        ("show", "SCRIPT|NAME is missing", "Usage: cetool show [OPTIONS] SCRIPT|NAME"),
         ("convert a.py", "--to is missing", "Usage: cetool convert [OPTIONS] --to DIALECT SCRIPT"),
         ("gc x", "unexpected argument: x", "`cetool gc --help` shows all options."),
         ("gc --older-than", "--older-than needs a value", ""),

@@ -144,7 +144,7 @@ def make_similar(home: Home) -> tuple[Path, Path]:
 
 def test_an_ambiguous_name_removes_nothing_and_lists_the_candidates(home: Home) -> None:
     one, other = make_similar(home)
-    for command in ("remove", "verify", "export"):
+    for command in ("remove", "verify", "export", "list", "tree", "path", "shell", "show"):
         done = home.cetool(command, one.name[:4])
         assert done.returncode == 125, command
         problem = told(done.stderr)
@@ -153,6 +153,41 @@ def test_an_ambiguous_name_removes_nothing_and_lists_the_candidates(home: Home) 
     assert environments(home).keys() == {one.name, other.name}
     done = home.cetool("remove", one.name[:8])
     assert done.returncode == 0 and environments(home).keys() == {other.name}, done.stderr
+
+
+def test_path_shell_and_show_take_the_name_of_an_environment(settled: Home) -> None:
+    prefix = Path(settled.cetool("create", "hello-bin").stdout.strip())
+    for word in (prefix.name[:8], prefix.name, str(prefix)):
+        assert settled.cetool("path", word).stdout == f"{prefix}\n"
+    assert settled.cetool("shell", prefix.name[:8], input="hello\n").stdout == f"hello from {prefix}\n"
+    shown = settled.cetool("show", prefix.name[:8]).stdout
+    assert f"prefix:     {prefix}\n" in shown and "env:        [hello-bin]\n" in shown
+    assert f"script:     path {prefix.name[:8]}\n" in shown
+    document = json.loads(settled.cetool("show", prefix.name[:8], "--json").stdout)
+    assert [row["prefix"] for row in document["environments"]] == [str(prefix)]
+    assert document["schema"] == "cetool.list/1"
+    done = settled.cetool("path", prefix.name[:8], "--with", "six")
+    assert done.returncode == 2 and "the options given are for scripts" in told(done.stderr)[0]
+    assert settled.cetool("path", "0" * 20).returncode == 125
+
+
+def test_a_base_and_an_overlay_can_be_abbreviated(home: Home) -> None:
+    base = Path(home.cetool("create", "python", "six ==1.16.0").stdout.strip())
+    script = home.write("over.py", "import six\nprint(six.__version__)\n")
+    done = home.cetool("run", "-q", "--base", base.name[:8], "--overlay", "six ==1.17.0", script)
+    assert (done.stdout, done.returncode) == ("1.17.0\n", 0), done.stderr
+    for name in ("tools", "tools-newer", "other"):
+        assert home.cetool("overlay", "create", name, "--base", base.name[:6], "six ==1.17.0").returncode == 0
+    assert "name:       other\n" in home.cetool("overlay", "show", "oth").stdout
+    assert "name:       tools\n" in home.cetool("overlay", "show", "tools").stdout
+    assert home.cetool("list", "oth").stdout == home.cetool("list", "other").stdout
+    for command in (("overlay", "show"), ("overlay", "export"), ("list",), ("tree",)):
+        done = home.cetool(*command, "tool")
+        assert done.returncode == 125 and "'tool' could be any of 2 overlays" in told(done.stderr)[0]
+        assert "tools, tools-newer" in done.stderr
+    # what is removed is named in full: `tools` may be gone, and `tools-newer` was not meant
+    assert home.cetool("overlay", "remove", "oth").returncode == 125
+    assert home.cetool("overlay", "show", "other").returncode == 0
 
 
 def test_an_abbreviation_has_four_digits_at_least(home: Home) -> None:
