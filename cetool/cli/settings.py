@@ -48,7 +48,7 @@ def list_settings(*, given: ListSettingsOptions) -> None:
     if given.as_json:
         print_json(_document(loaded))
         return
-    rows = [(key, _text(key, origin.value) or "(not set)", origin.source) for key, origin in loaded.origins.items()]
+    rows = [(key, _text(key, origin.value) or _unset(key), origin.source) for key, origin in loaded.origins.items()]
     headers = ("Setting", "Value", "From") if is_terminal() else ()
     print_table(headers, rows, bold=[source != "built-in" for _, _, source in rows])
 
@@ -178,7 +178,7 @@ def _now(key: str, path: Path) -> str:
         origin = None
     if origin is None:
         return f"Removed {key} from {path}"
-    value = _text(key, origin.value) or ("auto" if key == "engine" else "not set")
+    value = _text(key, origin.value) or _unset(key).strip("()")
     if origin.source == BUILT_IN:
         return f"{key} is back to its default ({value})"
     return f"Removed {key} from {path}; it is {value} ({origin.source})"
@@ -201,6 +201,11 @@ def _json_value(value: object) -> object:
     if isinstance(value, tuple):
         return [redact(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _unset(key: str) -> str:
+    """Return what a setting is called that has no value."""
+    return "auto" if key == "engine" else "(not set)"
 
 
 def _text(key: str, value: object) -> str:
