@@ -18,9 +18,9 @@ from cetool.cli.options import PANELS
 from cetool.settings.meanings import SETTINGS
 from cetool.settings.settings import variable_of
 
-#: Known values that are listed at most.
+#: Values of an option are listed if there are at most this many.
 _MOST_VALUES = 8
-#: A space at which no line ends; none of our texts has this character.
+#: Replaces a space at which a line must not break.
 FIRM = "\ue000"
 
 #: Help of the options that Typer declares.
@@ -50,7 +50,7 @@ class Entry:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What help says in brackets behind the text."""
+        """What help says in brackets after the text."""
         return (
             *([f"[values: {', '.join(self.values)}]"] if self.values else []),
             *([f"[default: {self.default}]"] if self.default else []),
@@ -91,7 +91,7 @@ _SETTINGS = Section("Settings", tuple(Entry((key,), "", each.text) for key, each
 
 
 def page_of(command: Any, context: Any) -> Page:
-    """Read the page of a command of Typer's, or of a group of commands."""
+    """Read the page of a Typer command or group."""
     summary, *details = _paragraphs(command.help or "")
     params = [each for each in command.get_params(context) if not getattr(each, "hidden", False)]
     arguments = [each for each in params if each.param_type_name == "argument"]
@@ -168,7 +168,7 @@ def _flag_of(action: argparse.Action) -> Entry:
 
 
 def _paragraphs(text: str) -> list[str]:
-    """The paragraphs of a docstring; lines of one are joined unless it is an example, which is indented."""
+    """Split a docstring into paragraphs and join the lines of each, except for examples, which are indented."""
     paragraphs = re.split(r"\n\s*\n", text.strip("\n"))
     return [each if each.startswith("  ") else " ".join(each.split()) for each in paragraphs]
 
