@@ -93,6 +93,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def record(session: nox.Session) -> None:
+    """Record a cold and a warm run as docs/assets/cold-run.svg, the picture of README.md."""
+    install_wheel(session, *group("docs"))
+    session.run("python", "tools/record.py", env=UV)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Fuzz every reader, guided by atheris where that can be installed; arguments: SECONDS [TARGET ...]."""
     install_wheel(session, *group("test"))
