@@ -1,4 +1,4 @@
-"""What cetool understands of a script, and what it finds on this machine."""
+"""Describe what cetool reads from a script, and what it finds on this machine."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _DISTRIBUTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class ChosenEngine:
-    """The engine that makes environments."""
+    """The engine that creates environments."""
 
     #: Name and version; None if no engine works.
     name: str | None

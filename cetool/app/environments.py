@@ -1,4 +1,4 @@
-"""Environments by themselves: made from match specs and files, named, listed and removed."""
+"""Create environments from match specs and files; name, list and remove environments."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from cetool.store.store import Directory, Marker, Store
 from cetool.store.usage import Row, open_usage_log
 
 _EXPLICIT = re.compile(rb"^[ \t]*@EXPLICIT[ \t]*\r?$", re.MULTILINE)
-#: A lone word that ends so was most likely meant as a script.
+#: A single word with one of these suffixes was probably meant as a script.
 _LIKE_SCRIPTS = (".py", ".sh", ".R", ".jl", ".js", ".rb", ".pl")
 
 
-# --- made -------------------------------------------------------------------------------------------------------------
+# --- create -----------------------------------------------------------------------------------------------------------
 
 
 def create(decision: Decision, world: World, reporter: Reporter, *, refresh: bool) -> Path:
-    """Make the environment where it is missing, and return its prefix; that counts as a use."""
+    """Create the environment if it is missing, note the use, and return its prefix."""
     for warning in decision.requirements.warnings:
         reporter.warn(str(warning))
     lease = ensure(decision, world, reporter, refresh=refresh)
@@ -52,7 +52,7 @@ def create(decision: Decision, world: World, reporter: Reporter, *, refresh: boo
 
 
 def decide_specs(specs: Sequence[str], files: Sequence[Path], wish: Wish, world: World, reporter: Reporter) -> Decision:
-    """Which environment match specs and files ask for, with the baselines and the date of the wish."""
+    """Decide which environment match specs and files ask for, with the baselines and the date of the wish."""
     purpose, on = "to create it", wish.baselines
     exact = _explicit_spec(files, bool(specs or on.named or on.without), wish, world, reporter)
     if exact is not None:
@@ -62,7 +62,7 @@ def decide_specs(specs: Sequence[str], files: Sequence[Path], wish: Wish, world:
 
 
 def requirements_of(specs: Sequence[str], files: Iterable[Path], on: BaselineOptions = NO_BASELINES) -> Requirements:
-    """What match specs, files and baselines ask for together. Raises UsageError where they ask for nothing."""
+    """Return what match specs, files and baselines ask for together. Raises UsageError if they ask for nothing."""
     requirements = canonical_requirements(specs)
     for path in files:
         more = read_environment_file(path)
@@ -81,7 +81,7 @@ def requirements_of(specs: Sequence[str], files: Iterable[Path], on: BaselineOpt
 
 
 def is_explicit(path: Path) -> bool:
-    """Whether a file has a line that says ``@EXPLICIT`` and nothing else; one that cannot be read has none."""
+    """Return whether a file has a line with nothing but ``@EXPLICIT``; False for a file that cannot be read."""
     try:
         return _EXPLICIT.search(read_regular(path, LOCK)) is not None
     except (OSError, ValueError):
@@ -91,7 +91,7 @@ def is_explicit(path: Path) -> bool:
 def _explicit_spec(
     files: Sequence[Path], others: bool, wish: Wish, world: World, reporter: Reporter
 ) -> EnvironmentSpec | None:
-    """The request for exactly the packages of an ``@EXPLICIT`` file (CEP 23); None where none of the files is one.
+    """Return the request for exactly the packages of an ``@EXPLICIT`` file (CEP 23); None if there is no such file.
 
     ``others`` says whether something else is asked for as well. Raises UsageError where the file does not stand alone,
     and CetoolError for what it may not say.
@@ -118,12 +118,12 @@ def _explicit_spec(
     return EnvironmentSpec(Exact(locked.conda))
 
 
-# --- named ------------------------------------------------------------------------------------------------------------
+# --- name -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an environment is, or would be."""
+    """Where an environment is, or would be created."""
 
     name: str
     prefix: Path
@@ -131,14 +131,14 @@ class Place:
 
 
 def place_of(spec: EnvironmentSpec, world: World) -> Place:
-    """Where the environment of a spec is, or would be."""
+    """Return where the environment of a spec is, or would be created."""
     store = store_of(spec, world)
     exists = any(directory.marker is not None for directory in store.directories(spec.name))
     return Place(spec.name, store.prefix(spec.name), exists)
 
 
 def find_place(words: Sequence[str], files: Sequence[Path], wish: Wish, world: World, reporter: Reporter) -> Place:
-    """Where the environment of a script, or of match specs and files, is or would be."""
+    """Return where the environment of a script, or of match specs and files, is or would be created."""
     if len(words) == 1 and not files and _is_script(words[0]):
         source, world = open_source(words[0], world, reporter, insecure=wish.baselines.insecure)
         return place_of(decide(source, wish, world, reporter).spec, world)
@@ -151,7 +151,7 @@ def find_place(words: Sequence[str], files: Sequence[Path], wish: Wish, world: W
 
 
 def _is_script(word: str) -> bool:
-    """Whether a lone word means a script rather than a match spec."""
+    """Return whether a single word means a script rather than a match spec."""
     if word.partition("#")[0].endswith((".conda", ".tar.bz2")):
         return False
     if word == "-" or is_url(word) or Path(word).is_file():
@@ -159,7 +159,7 @@ def _is_script(word: str) -> bool:
     return os.sep in word and "::" not in word and "[" not in word
 
 
-# --- listed -----------------------------------------------------------------------------------------------------------
+# --- list -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,11 +230,11 @@ def _is_held(directory: Directory, store: Store) -> bool:
         return False
 
 
-# --- removed ----------------------------------------------------------------------------------------------------------
+# --- remove -----------------------------------------------------------------------------------------------------------
 
 
 def remove(targets: Sequence[str], world: World, reporter: Reporter, *, insecure: bool) -> None:
-    """Remove the environments of names, prefixes and scripts, unless something runs in them. Raises CetoolError."""
+    """Remove the environments of names, prefixes and scripts, except those in use. Raises CetoolError."""
     freed = Freed()
     removed: dict[str, int] = {}
 
@@ -263,7 +263,7 @@ def remove_directory(store: Store, directory: Directory, world: World, reporter:
             f"the environment {directory.prefix.name} is in use{_by_whom(directory, world, reporter)}",
             about=directory.prefix.name,
             code="environment-in-use",
-            hint="Wait for it to end, or end it, and try again.",
+            hint="Wait until it ends, or end it, and run the command again.",
         )
     with lock:
         size = freed.add(directory.prefix)

@@ -34,7 +34,7 @@ _SHORT = re.compile(rf"([0-9a-f]{{{LEAST_TYPED},{NAME_LENGTH - 1}}})(-\d{{1,4}})
 def named_directories(word: str, world: World) -> list[Directory] | None:
     """Return the directories of the environment that a name, an abbreviated name or a prefix means.
 
-    None means that the word is none of these, so it may be a script. The list is empty where the word has the form of
+    None means that the word may be a script instead. The list is empty where the word has the form of
     a name or a prefix, and the environment does not exist. A file wins over an abbreviation, and a whole name over a
     file. Raises StoreError where an abbreviation fits several environments.
     """
@@ -156,7 +156,7 @@ class Target:
 def find_target(word: str, world: World, reporter: Reporter, *, insecure: bool = False) -> Target:
     """Return the environment that a name, a prefix, a script or the name of an overlay means.
 
-    Raises StoreError where there is none, or where it is not made yet.
+    Raises StoreError where there is none, or if it does not exist yet.
     """
     found = named_directories(word, world)
     if found:

@@ -191,7 +191,7 @@ def show_environment(prefix: Path, world: World, voice: Voice, *, as_json: bool)
         ("locked", "yes" if spec.is_locked else ""),
         ("as of", spec.exclude_newer or ""),
         ("variables", flow([f"{key}={value}" for key, value in spec.variables]) if spec.variables else ""),
-        ("packages", str(marker.packages)),
+        ("packages", f"{marker.packages} from conda"),
         ("size", format_size(marker.size)),
         ("engine", f"{marker.engine} {marker.engine_version}"),
         ("created", format_age(now - marker.created)),

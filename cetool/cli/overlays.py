@@ -14,13 +14,14 @@ from cetool.app import overlays
 from cetool.app.exporting import write_output
 from cetool.app.overlaying import overlays_of
 from cetool.app.overlays import Additions, FoundOverlay
-from cetool.base.durations import format_duration, format_size
+from cetool.base.durations import format_age, format_size
 from cetool.base.errors import UsageError
 from cetool.base.urls import redact
 from cetool.cli import completing, options
 from cetool.cli.options import option
 from cetool.cli.output import print_data, print_json, print_line, print_table
 from cetool.cli.reproducing import Format
+from cetool.cli.tables import Cell, Column, Items, show_table
 from cetool.launch.shells import SHELLS, UNDO
 from cetool.overlays.about import Layer
 from cetool.overlays.store import last_used
@@ -153,7 +154,16 @@ def list_overlays(*, given: ListOverlaysOptions) -> None:
         return
     now = time.time()
     rows = [_cells(item, now) for item in found]
-    print_table(("NAME", "DIRECTORY", "BASE", "OVER IT", "SIZE", "LAST USED", "STATE"), rows)
+    columns = [
+        Column("NAME", style="cyan"),
+        Column("DIRECTORY", rank=3),
+        Column("BASE", rank=1),
+        Column("OVERLAY"),
+        Column("SIZE", right=True, rank=2),
+        Column("LAST USED"),
+        Column("STATE"),
+    ]
+    show_table(columns, rows)
 
 
 def _row(item: FoundOverlay) -> dict[str, object]:
@@ -173,19 +183,19 @@ def _row(item: FoundOverlay) -> dict[str, object]:
     }
 
 
-def _cells(item: FoundOverlay, now: float) -> tuple[str, ...]:
+def _cells(item: FoundOverlay, now: float) -> list[Cell]:
     row = _row(item)
     used, size = row["last_used"], row["size_bytes"]
     assert isinstance(size, int)
-    return (
+    return [
         item.name or "-",
         "-" if item.directory is None else item.directory.prefix.name,
-        item.base,
-        ", ".join([*item.entries, *(f"{spec} (conda)" for spec in item.conda)]) or "(nothing)",
+        Items((item.base,), (os.path.basename(item.base),)),
+        Items((*item.entries, *(f"{spec} (conda)" for spec in item.conda)) or ("(nothing)",)),
         format_size(size),
-        f"{format_duration(now - used)} ago" if isinstance(used, float) else "-",
+        format_age(now - used) if isinstance(used, float) else "-",
         item.state,
-    )
+    ]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from cetool.app.reporting import flow
 from cetool.app.targets import named_target
 from cetool.app.world import World
 from cetool.base.durations import as_of
+from cetool.base.text import counted
 from cetool.base.urls import redact
 from cetool.cli import options
 from cetool.cli.listing import show_environment, spec_document
@@ -81,12 +82,12 @@ def _rows(shown: Described) -> list[tuple[str, str]]:
         ("base", spec.overlay.base if spec.overlay else ""),
         ("overlay", flow(spec.overlay.requirements) if spec.overlay else ""),
         ("conda", flow(spec.overlay.conda) if spec.overlay and spec.overlay.conda else ""),
-        ("lock", f"{locked_by} ({count} packages)" if locked_by else ""),
+        ("lock", f"{locked_by} ({counted(count, 'package')})" if locked_by else ""),
         *_baseline_rows(shown.decision.on_baselines),
         ("as of", as_of(spec.exclude_newer) if spec.exclude_newer else ""),
         *((key, value if isinstance(value, str) else flow(value)) for key, value in spec.solving.as_dict().items()),
         ("variables", flow([f"{key}={value}" for key, value in needs.variables]) if needs.variables else ""),
-        ("prefix", f"{shown.place.prefix} ({'made' if shown.place.exists else 'not made yet'})"),
+        ("prefix", f"{shown.place.prefix} ({'exists' if shown.place.exists else 'does not exist yet'})"),
         ("engine", f"{shown.engine.name}: {shown.engine.reason}"),
         ("kernel", metadata.language or ""),
         ("run_with", _run_with(metadata)),
@@ -96,7 +97,7 @@ def _rows(shown: Described) -> list[tuple[str, str]]:
 
 
 def _pypi_settings(spec: EnvironmentSpec) -> str:
-    """The settings of ``[tool.uv]`` and the like, by the names that uv has for them."""
+    """Return the settings of ``[tool.uv]`` and similar tables, under uv's names."""
     settings = dict(spec.pypi_settings.as_dict())
     settings |= settings.pop("options", {})
     return ", ".join(f"{key} = {value if isinstance(value, str) else flow(value)}" for key, value in settings.items())
@@ -144,7 +145,7 @@ def _baseline_rows(on: OnBaselines | None) -> list[tuple[str, str]]:
     if on is None:
         return []
     return [
-        ("baseline", f"{flow(on.named)} ({on.packages} packages)"),
+        ("baseline", f"{flow(on.named)} ({counted(on.packages, 'package')})"),
         ("without", flow(on.removed) if on.removed else ""),
         ("added", flow(list(map(redact, on.added))) if on.added else ""),
     ]
@@ -181,7 +182,7 @@ def info(*, given: InfoOptions) -> None:
         print_line(f"{'condarc:':18}{file}")
     for key, origin in world.loaded.origins.items():
         if origin.source != "built-in" and key != "channels":
-            print_line(f"{'setting:':18}{key} is {origin.value} ({origin.source})")
+            print_line(f"{'setting:':18}{key} = {origin.value} ({origin.source})")
 
 
 def _info_document(found: Inspected, world: World) -> dict[str, object]:

@@ -192,7 +192,7 @@ def test_show_describes_a_script(settled: Home) -> None:
     assert "dialect:    conda execute, lines 7 to 10\n" in text and "run_with:   [/usr/bin/env, python]\n" in text
     # looking makes nothing, and standard input can be a script
     new = settled.cetool("show", "-", input="#!/bin/sh\n# conda execute\n# env: [never-made]\n")
-    assert "(not made yet)" in new.stdout
+    assert "(does not exist yet)" in new.stdout
     given = document(
         settled,
         "show",

@@ -371,7 +371,7 @@ def test_as_of_a_span_of_time(home: Home, script: Path, server: ChannelServer) -
     (row,) = json.loads(home.cetool("list", "--json").stdout)["environments"]
     assert row["exclude_newer"] == "P7D"
     shown = home.cetool("show", "--exclude-newer", "P1W", script).stdout
-    assert "as of:      7d before creation\n" in shown and f"{row['prefix']} (made)" in shown
+    assert "as of:      7d before creation\n" in shown and f"{row['prefix']} (exists)" in shown
     assert home.cetool("name", "--exclude-newer", "8d", script).stdout.strip() != row["prefix"]
     # ten years ago there was nothing
     done = home.cetool("run", "--engine", "rattler", "--exclude-newer", "3650d", script)
