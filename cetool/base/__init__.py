@@ -1,1 +1,1 @@
-"""What knows nothing of environments: errors, values, files, file locks."""
+"""Code that knows nothing about environments: errors, values, files, file locks."""

@@ -1,6 +1,6 @@
-"""Values from JSON documents, checked field by field, and back: the one codec of what cetool keeps.
+"""Convert JSON documents to values, checking each field, and back: the one codec for the files that cetool keeps.
 
-A class says by its annotations what its document has::
+The annotations of a class say what its document contains::
 
     class Layer(Value):
         name: str
@@ -9,15 +9,15 @@ A class says by its annotations what its document has::
         depends: tuple[str, ...] = ()
         variables: tuple[tuple[str, str], ...] = ()    # a JSON object
 
-    layer = decode(Layer, read_json(path, NOTE, exact=True), schema=1)    # ValueError: 'depends[2]' is not a text
+    layer = decode(Layer, read_json(path, NOTE, exact=True), schema=1)    # ValueError: 'depends[2]' is not a string
     text = json.dumps(encode(layer, schema=1))
 
-It works for :class:`~cetool.base.values.Value` and dataclasses of modules that import annotations from the future. The
+It works for :class:`~cetool.base.values.Value` and dataclasses in modules that import annotations from the future. The
 fields' types are ``str``, ``int``, ``float``, ``bool``, ``Path``, ``Any``, ``tuple[X, ...]``, ``Mapping[str, X]``, such
-classes, and each of them ``| None``. A key may be missing where its field has a default; keys that are not fields are
-passed over, so that a later version can add some. A static method ``json_key`` turns a field's name into its key where
-they differ. A field of a class with ``from_dict`` and ``as_dict`` goes through these, which may call :func:`decode` and
-:func:`encode` themselves, to check more.
+classes, and each of them ``| None``. A key may be missing if its field has a default; unknown keys are ignored, so that
+a later version can add some. If a key differs from its field's name, a static method ``json_key`` turns the name into
+the key. A class with ``from_dict`` and ``as_dict`` is read and written by these, which may call :func:`decode` and
+:func:`encode` and check more.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ _MAPPING = re.compile(r"(?:Mapping|dict)\[str, (.+)\]")
 
 
 class FieldError(ValueError):
-    """A document is not what it should be; ``field`` says where in it, as in ``packages[3].url``."""
+    """Report a field that is missing or wrong; ``field`` is its path in the document, as in ``packages[3].url``."""
 
     def __init__(self, problem: str, field: str = "") -> None:
         super().__init__(f"{field!r} {problem}" if field else f"it {problem}")
         self.problem, self.field = problem, field
 
     def below(self, part: str) -> FieldError:
-        """The same, seen from what holds ``part``."""
+        """Return the same error as seen from the value that contains ``part``."""
         glue = "" if not self.field or self.field.startswith("[") else "."
         return FieldError(self.problem, f"{part}{glue}{self.field}")
 
 
 class _Plan(Value):
-    """Reads documents of a class: for each field its name, its key, its reader, and whether it may be missing."""
+    """Says how to read documents of a class: for each field its name, key, reader, and whether it may be missing."""
 
     fields: tuple[tuple[str, str, _Reader, bool], ...]
 
@@ -63,9 +63,9 @@ _plans: dict[type, _Plan] = {}
 
 
 def decode(kind: type[T], data: object, *, schema: int | str | None = None) -> T:
-    """The value in a JSON document, whose ``schema`` has to be this one if one is named.
+    """Return the value in a JSON document; a given ``schema`` must be the document's.
 
-    Raises FieldError, a ValueError, which names the field that is wrong.
+    Raises FieldError, a ValueError, which names the wrong field.
     """
     if schema is not None and (not isinstance(data, dict) or data.get("schema") != schema):
         raise FieldError(f"is not {schema!r}", "schema")
@@ -73,7 +73,7 @@ def decode(kind: type[T], data: object, *, schema: int | str | None = None) -> T
 
 
 def encode(value: object, *, schema: int | str | None = None) -> dict[str, Any]:
-    """A value as a JSON object: tuples as lists, pairs of texts as objects, paths as texts."""
+    """Return a value as a JSON object: tuples as lists, pairs of strings as objects, paths as strings."""
     kind = type(value)
     found: dict[str, Any] = {} if schema is None else {"schema": schema}
     for name, text, _ in _fields_of(kind):
@@ -113,7 +113,7 @@ def _from(kind: type, data: Any) -> Any:
 
 
 def _fields_of(kind: type) -> list[tuple[str, str, bool]]:
-    """The fields of a class: name, annotation, whether there is a default."""
+    """Return the fields of a class: name, annotation, and whether it has a default."""
     defaults = getattr(kind, "_field_defaults", None)
     if defaults is not None:
         return [(name, annotation, name in defaults) for name, annotation in kind.__annotations__.items()]
@@ -134,7 +134,7 @@ def _plan_of(kind: type) -> _Plan:
 
 
 def _reader(text: str, owner: type) -> _Reader:
-    """What reads a field whose annotation is this text in a class's module."""
+    """Return a function that reads a field; ``text`` is the field's annotation in the module of ``owner``."""
     if text.endswith(" | None"):
         inner = _reader(text.removesuffix(" | None"), owner)
         return lambda value: None if value is None else inner(value)
@@ -154,7 +154,7 @@ def _reader(text: str, owner: type) -> _Reader:
         except FieldError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise FieldError("is not what it should be") from None
+            raise FieldError("is malformed") from None
 
     return read
 
@@ -193,13 +193,13 @@ def _mapping_of(reader: _Reader) -> _Reader:
 
 def _text(value: Any) -> str:
     if type(value) is not str or "\0" in value:
-        raise FieldError("has a NUL character in it" if type(value) is str else "is not a text")
+        raise FieldError("contains a NUL character" if type(value) is str else "is not a string")
     return value
 
 
 def _integer(value: Any) -> int:
     if type(value) is not int:
-        raise FieldError("is not a whole number")
+        raise FieldError("is not an integer")
     return value
 
 
@@ -232,15 +232,15 @@ _SCALARS: dict[str, _Reader] = {
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: the same on every Python and machine, in ASCII (docs/reference/specification.md).
+    """Return the canonical JSON text of a value, equal on every machine, in ASCII (docs/reference/specification.md).
 
-    Keys are sorted by code point, nothing separates tokens but ``,`` and ``:``, and every character that is not
-    printable ASCII is an escape in lower case, so that no version of Unicode has a say. Raises ValueError for a float
-    that is not a number, TypeError for what JSON does not have.
+    Keys are sorted by code point, tokens are separated by ``,`` and ``:`` alone, and every character that is not
+    printable ASCII becomes a lower-case escape, so that the result does not depend on a Unicode version. Raises
+    ValueError for NaN and infinities, TypeError for types that JSON does not have.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def sha256_of(data: bytes) -> str:
-    """The digest, 64 lowercase hex digits."""
+    """Return the SHA-256 digest as 64 lower-case hex digits."""
     return hashlib.sha256(data).hexdigest()

@@ -1,7 +1,7 @@
-"""Times, sizes and days as people write them (``1d12h``, ``20GB``, ``2026-01-31``); read strictly, since a wrong guess
-removes environments.
+"""Parse and format durations, sizes and dates as users write them (``1d12h``, ``20GB``, ``2026-01-31``).
 
-A time or size without a unit is refused: conda-execute documented hours and took them for days.
+Parsing is strict: a wrong guess would remove environments. A number without a unit is refused, since conda-execute
+documented hours and read them as days.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _BYTES = {
     **{f"{prefix}B": 1000**power for power, prefix in enumerate(_PREFIXES, 1)},
     **{f"{prefix}IB": 1024**power for power, prefix in enumerate(_PREFIXES, 1)},
 }
-#: More than this is a slip of the finger, and would overflow dates further on.
+#: A longer duration is a typing mistake, and would overflow dates later.
 _LONGEST = 100 * 365 * 86400
 _LARGEST = 2**63 - 1
 
 _NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,9})?"
 _PART = pattern(rf"\s*({_NUMBER})\s*([a-z]+)")
 _SIZE = pattern(rf"({_NUMBER})\s*([A-Za-z]+)\Z")
-_TIME_HINT = "Write a number and its unit: 45s, 90m, 25h, 7d, 2w, or several of them: 1d12h."
+_TIME_HINT = "Write a number and its unit: 45s, 90m, 25h, 7d, 2w, or several: 1d12h."
 _SIZE_HINT = "Write a number and its unit: 500MB, 20GB, 1.5TB (powers of 1000), or 500MiB, 20GiB (powers of 1024)."
 
 _DAY = re.compile(r"(\d{4})-(\d\d)-(\d\d)", re.ASCII)
@@ -44,27 +44,26 @@ _WORD = r"(?i)(w)eeks?\b|(d)ays?\b|(h)(?:ou)?rs?\b|(m)in(?:ute)?s?\b|(s)ec(?:ond
 
 
 def age(when: float, now: float) -> float:
-    """Seconds since a moment; one in the future was just now: the clock was set back since."""
+    """Return the seconds since a moment; 0 for one in the future, which means that the clock was set back."""
     return max(0.0, now - when)
 
 
 def is_due(when: float, seconds: float) -> bool:
-    """Whether it is time to do again what was last done at a moment: after so many seconds, or when the clock was set
-    back since."""
+    """Return whether an action last done at a moment is due: after so many seconds, or if the clock was set back."""
     return not 0 <= time.time() - when < seconds
 
 
 def parse_duration(text: str) -> float:
-    """Seconds in a time like ``25h``, ``90m``, ``7d``, ``2w``, ``1d12h``, ``1.5h`` or ``0s``.
+    """Return the seconds in a duration such as ``25h``, ``90m``, ``7d``, ``2w``, ``1d12h``, ``1.5h`` or ``0s``.
 
     Each unit may occur once, in any order. Raises UsageError for everything else: a number without a unit, a negative
-    time, more than a hundred years.
+    duration, more than a hundred years.
     """
     from decimal import Decimal
 
     stripped = text.strip()
     shown = repr(stripped if len(stripped) <= 40 else stripped[:40] + "...")
-    _refuse_bare(stripped, shown, "time", _TIME_HINT)
+    _refuse_bare(stripped, shown, "duration", _TIME_HINT)
     total = Decimal(0)
     seen: set[int] = set()
     position = 0
@@ -72,7 +71,7 @@ def parse_duration(text: str) -> float:
         match = _PART.match(stripped, position)
         unit = _SECONDS.get(match[2]) if match is not None else None
         if match is None or unit is None or unit in seen:
-            raise UsageError(f"{shown} is not a time", code="value-invalid", hint=_TIME_HINT)
+            raise UsageError(f"{shown} is not a duration", code="value-invalid", hint=_TIME_HINT)
         seen.add(unit)
         total += Decimal(match[1]) * unit
         position = match.end()
@@ -82,9 +81,9 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """A time in its two largest units, rounded down: ``45s``, ``3 min``, ``5h 12min``, ``2d 3h``, ``40d``.
+    """Format a duration in its two largest units, rounded down: ``45s``, ``3 min``, ``5h 12min``, ``2d 3h``, ``40d``.
 
-    What is less than nothing (a clock that was set back) counts as nothing.
+    A negative duration (the clock was set back) counts as zero.
     """
     whole = max(0, int(seconds))
     if whole < 60:
@@ -93,7 +92,7 @@ def format_duration(seconds: float) -> str:
         return f"{whole // 60} min"
     large, small, per = ("h", "min", 60) if whole < 86400 else ("d", "h", 24)
     count, rest = divmod(whole // _SECONDS[small], per)
-    # after a fortnight nobody counts the hours
+    # after two weeks, hours are noise
     return f"{count}{large} {rest}{small}" if rest and whole < 14 * 86400 else f"{count}{large}"
 
 
@@ -114,7 +113,7 @@ def format_age(seconds: float, *, short: bool = False) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Bytes in a size like ``20GB``, ``1.5TB`` (powers of 1000), ``500MiB`` (powers of 1024) or ``0B``.
+    """Return the bytes in a size such as ``20GB``, ``1.5TB`` (powers of 1000), ``500MiB`` (powers of 1024) or ``0B``.
 
     Raises UsageError for everything else: a number without a unit, a negative size, more than 2**63 - 1 bytes.
     """
@@ -129,18 +128,18 @@ def parse_size(text: str) -> int:
         raise UsageError(f"{shown} is not a size", code="value-invalid", hint=_SIZE_HINT)
     size = int(Decimal(match[1]) * unit)
     if size > _LARGEST:
-        raise UsageError(f"{shown} is more than any disk holds", code="value-invalid", hint=_SIZE_HINT)
+        raise UsageError(f"{shown} is larger than any disk", code="value-invalid", hint=_SIZE_HINT)
     return size
 
 
 def format_size(size: int) -> str:
-    """A number of bytes with a decimal unit: ``0 B``, ``1.5 kB``, ``212 MB``, ``20 GB``."""
+    """Format a number of bytes with a decimal unit: ``0 B``, ``1.5 kB``, ``212 MB``, ``20 GB``."""
     if size < 1000:
         return f"{max(0, size)} B"
     value = float(size)
     for prefix in ("k", *_PREFIXES[1:]):
         value /= 1000
-        # 999.6 would be printed as 1000
+        # 999.6 would print as 1000
         if value < 999.5 or prefix == _PREFIXES[-1]:
             break
     number = f"{value:.0f}" if value >= 9.95 else f"{value:.1f}".removesuffix(".0")
@@ -148,9 +147,9 @@ def format_size(size: int) -> str:
 
 
 def _refuse_bare(text: str, shown: str, what: str, hint: str) -> None:
-    """Refuse what is empty, negative, or a number without a unit."""
+    """Refuse an empty text, a negative number, and a number without a unit."""
     if not text:
-        raise UsageError(f"a {what} is empty", code="value-invalid", hint=hint)
+        raise UsageError(f"the {what} is empty", code="value-invalid", hint=hint)
     if text.startswith(("-", "\N{MINUS SIGN}")):
         raise UsageError(f"the {what} {shown} is negative", code="value-invalid", hint=hint)
     if re.fullmatch(r"\+?[0-9.,_]+", text):
@@ -177,7 +176,7 @@ def exclude_newer(text: str) -> datetime:
             offset = timedelta(0)
             if moment[9]:
                 offset = timedelta(hours=int(moment[10]), minutes=int(moment[11])) * (-1 if moment[9] == "-" else 1)
-            # a leap second is the last one of its minute
+            # a leap second counts as the second before it
             second = min(int(moment[6] or 0), 59)
             there = datetime(year, month, number, hour, minute, second, tzinfo=timezone(offset))
             return there.astimezone(timezone.utc)
@@ -235,5 +234,5 @@ def moment_text(text: str) -> str:
 
 
 def rfc3339(moment: datetime) -> str:
-    """A moment as ``2026-01-31T23:59:59Z``: for engines, lock files and digests."""
+    """Format a moment as ``2026-01-31T23:59:59Z``, for engines, lock files and digests."""
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ").zfill(20)

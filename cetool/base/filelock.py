@@ -1,8 +1,8 @@
-"""Advisory locks on files: shared while a script runs, exclusive while an environment is made or removed.
+"""Lock files: shared while a script runs, exclusive while an environment is created or removed.
 
-A lock (``flock``, portalocker on Windows) belongs to an open file description, so it passes through fork and exec, and
-the kernel drops it when the last process that holds the descriptor ends. Nothing has to be cleaned up after a crash,
-and nothing has to guess whether an environment is in use.
+A file lock (``flock``, portalocker on Windows) belongs to an open file description: it passes through fork and exec,
+and the kernel releases it when the last process that holds the descriptor ends. So a crash leaves nothing to clean up,
+and cetool need not guess whether an environment is in use.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from types import TracebackType
 from cetool.base.errors import StoreError
 from cetool.base.ownership import make_private_dirs
 
-if sys.platform != "win32":  # portalocker takes longer to import than all that is done here
+if sys.platform != "win32":  # portalocker takes longer to import than all of this module's work
     import fcntl
 
 
 def take(fd: int, *, shared: bool) -> bool:
-    """Take the lock of an open file if it is free; whether it was. Raises OSError where there are no locks."""
+    """Try to lock an open file, and return whether that succeeded. Raises OSError on a file system without locks."""
     if sys.platform == "win32":
         import portalocker
 
@@ -45,8 +45,8 @@ def take(fd: int, *, shared: bool) -> bool:
 
 
 def share(fd: int) -> None:
-    """Turn an exclusive lock into a shared one. The kernel does it in two steps: another may come between them."""
-    if sys.platform == "win32":  # a region must be unlocked before it is locked in another manner
+    """Turn an exclusive lock into a shared one, in two steps between which another process may lock the file."""
+    if sys.platform == "win32":  # a region must be unlocked before it can be locked in another mode
         import portalocker
 
         portalocker.unlock(fd)
@@ -55,43 +55,43 @@ def share(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_SH)
 
 
-#: Seconds between two tries while waiting: short at first, for locks held for moments, then gentle on the machine.
+#: Seconds between two attempts: short at first, for locks that are held briefly, then longer to save CPU time.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
 _READ, _WRITE = 0o444, 0o222
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 class FileLock:
-    """A lock that is held: on ``path``, by the open descriptor ``fd``."""
+    """A lock that is held on ``path``, by the open descriptor ``fd``."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self.fd = fd
 
     def downgrade(self) -> bool:
-        """Turn the exclusive lock into a shared one; whether it still is the lock that others find at ``path``.
+        """Turn the exclusive lock into a shared one; return whether it is still the lock that others find at ``path``.
 
-        The kernel does this in two steps, between which another process may take the lock, and delete its file: what
-        the lock guards is to be looked at again afterwards, and with False nothing is guarded any more.
+        The kernel does this in two steps, between which another process may take the lock and delete its file. Check
+        afterwards what the lock guards; if this returns False, it guards nothing.
         """
         share(self.fd)
         return _still_there(self.fd, self.path)
 
     def write_holder(self, text: str) -> None:
-        """Leave a line in the file that tells a waiting process who holds the lock; failing to is no error."""
+        """Write a line into the file that tells waiting processes who holds the lock; failures are ignored."""
         with contextlib.suppress(OSError):
             os.ftruncate(self.fd, 0)
             os.lseek(self.fd, 0, os.SEEK_SET)
             os.write(self.fd, text.encode("utf-8", "replace")[:400])
 
     def release(self) -> None:
-        """Let go. Children that inherited the descriptor go on holding the lock."""
+        """Release the lock. Children that inherited the descriptor still hold it."""
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
             os.close(fd)
 
     def retire(self) -> None:
-        """Let go, and remove the file unless somebody holds the lock by then, be it a child that inherited it."""
+        """Release the lock, and remove its file unless another process holds it, such as a child that inherited it."""
         self.release()
         with contextlib.suppress(StoreError):
             lock = _try(self.path, shared=False, create=False)
@@ -99,7 +99,7 @@ class FileLock:
                 lock.delete()
 
     def delete(self) -> None:
-        """Remove the file, then let go. Only while held exclusively, by no other process: it would lose its lock."""
+        """Remove the file, then release the lock. Only for an exclusive lock, which no other process shares."""
         with contextlib.suppress(OSError):
             self.path.unlink()
         self.release()
@@ -114,7 +114,7 @@ class FileLock:
 
 
 def try_lock(path: Path, *, shared: bool) -> FileLock | None:
-    """The lock if it can be had at once, else None. Raises StoreError where the file cannot be a lock of ours."""
+    """Take the lock if it is free, else return None. Raises StoreError if the file cannot be one of cetool's locks."""
     return _try(path, shared=shared, create=True)
 
 
@@ -125,10 +125,10 @@ def wait_for_lock(
     on_wait: Callable[[str], None] | None = None,
     at_most: float | None = None,
 ) -> FileLock:
-    """The lock, however long that takes or for ``at_most`` seconds; signals are served meanwhile.
+    """Wait for the lock, forever or for ``at_most`` seconds; signals are handled meanwhile.
 
-    ``on_wait`` is called once, with the line that the holder left (perhaps empty), when it is not had in a moment.
-    Raises StoreError when the time is over, and as :func:`try_lock`.
+    If the lock is not free at once, ``on_wait`` is called with the line that its holder wrote (perhaps empty). Raises
+    StoreError when the time is over, and as :func:`try_lock`.
     """
     pause = _FIRST_PAUSE
     told = False
@@ -143,14 +143,16 @@ def wait_for_lock(
         if at_most is not None and time.monotonic() - started >= at_most:
             by = f" by {holder}" if (holder := _holder(path)) else ""
             raise StoreError(
-                f"the lock {path} is held{by}", code="file-lock-failed", hint="Wait for its holder to end, or end it."
+                f"the file lock {path} is held{by}",
+                code="file-lock-failed",
+                hint="Wait until that process ends, or stop it.",
             )
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def is_locked(path: Path) -> bool:
-    """Whether anyone holds the lock now, in any manner. Never creates it. Raises StoreError as :func:`try_lock`."""
+    """Return whether any process holds the lock. Never creates the file. Raises StoreError as :func:`try_lock`."""
     try:
         lock = _try(path, shared=False, create=False)
     except StoreError:
@@ -171,7 +173,7 @@ def _try(path: Path, *, shared: bool, create: bool) -> FileLock | None:
         except OSError as error:
             os.close(fd)
             raise StoreError(
-                f"the file system does not lock {path}: {error}",
+                f"the file system cannot lock {path}: {error}",
                 code="file-lock-failed",
                 hint="Set CETOOL_CACHE_DIR to a directory on a local disk.",
             ) from error
@@ -180,7 +182,7 @@ def _try(path: Path, *, shared: bool, create: bool) -> FileLock | None:
         os.close(fd)
         if not taken:
             return None
-        # else its last holder deleted it between our open and our lock
+        # else its last holder deleted it after this process opened it
 
 
 def _open(path: Path, *, create: bool) -> int:
@@ -188,19 +190,21 @@ def _open(path: Path, *, create: bool) -> int:
         fd = _open_or_create(path, create=create)
     except OSError as error:
         raise StoreError(
-            f"the lock {path} cannot be opened: {error.strerror}",
+            f"cannot open the file lock {path}: {error.strerror}",
             code="cache-not-writable",
-            hint="Look at who owns it and at its directory's permissions, or set CETOOL_CACHE_DIR.",
+            hint="Check who owns it and the permissions of its directory, or set CETOOL_CACHE_DIR.",
         ) from error
     if fd < 3 and sys.platform != "win32":
-        # the caller closed a standard stream, and the script is not to find a lock in its place
+        # the caller closed a standard stream; the script must not find a lock in its place
         low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
         os.close(low)
     status = os.fstat(fd)
-    # A second name for the file could be a lock somewhere else: holding ours would then hold that one too.
+    # A file with a second name could also be a lock elsewhere, which would then be held as well.
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(fd)
-        raise StoreError(f"{path} is not a lock of cetool's: it is no regular file of one name", hint="Remove it.")
+        raise StoreError(
+            f"{path} is not one of cetool's file locks: it is not a regular file with one name", hint="Remove it."
+        )
     return fd
 
 
@@ -213,7 +217,7 @@ def _open_or_create(path: Path, *, create: bool) -> int:
             if not create:
                 raise
         except OSError as error:
-            # A cache that may only be read still lets its environments be used: a lock needs no write.
+            # Environments in a read-only cache can be used: locking a file does not write to it.
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
             with contextlib.suppress(FileNotFoundError):
@@ -227,12 +231,12 @@ def _open_or_create(path: Path, *, create: bool) -> int:
 
 
 def _create(path: Path, flags: int) -> int:
-    """Create the file, for those to read and write who may read and write the directory: they share its locks."""
+    """Create the file, with access for everyone who has access to its directory: they share the lock."""
     mode = 0o600
     if sys.platform != "win32":
         mode |= stat.S_IMODE(path.parent.stat().st_mode) & _OTHERS & (_READ | _WRITE)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | flags, mode)
-    if sys.platform != "win32" and stat.S_IMODE(os.fstat(fd).st_mode) != mode:  # the umask took some away
+    if sys.platform != "win32" and stat.S_IMODE(os.fstat(fd).st_mode) != mode:  # the umask removed bits
         with contextlib.suppress(OSError):
             os.fchmod(fd, mode)
     return fd

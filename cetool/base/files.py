@@ -1,7 +1,7 @@
-"""Files written in one step, so that every reader finds the old one or the new one, whole; and brought to the disk.
+"""Write files in one step, so that a reader sees the old file or the new one, complete; and sync them to disk.
 
 Code that reads a file, changes it and writes it back uses :func:`update_file` or :func:`replace_file`: a file lock
-makes processes of cetool take turns, and what an editor saved meanwhile is never overwritten.
+makes processes of cetool take turns, and cetool never overwrites what an editor saved in the meantime.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from cetool.base.limits import NOTEBOOK, read_regular
 #: Seconds to wait for another process that is changing the same file.
 _PATIENCE = 30.0
 _PAUSE = 0.005
-#: How often a change is made again to what someone else has just written.
+#: How often to repeat a change because another process has just written the file.
 _TRIES = 50
 #: Linux's flag to exchange two names in one step.
 _RENAME_EXCHANGE = 2
 
 
 class ChangedError(OSError):
-    """A file is not what was read any more: nothing was written."""
+    """A file is not the one that was read: nothing was written."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(errno.ESTALE, "another process has changed it meanwhile", str(path))
+        super().__init__(errno.ESTALE, "another process changed it in the meantime", str(path))
 
 
 def put_file(path: Path, data: bytes, *, mode: int | None = None, sync: bool = True) -> None:
-    """Put the bytes in the file's place; they are on the disk when this returns, unless not ``sync``. Raises OSError.
+    """Replace the file by one with these bytes, which are on disk when this returns if ``sync``. Raises OSError.
 
-    The new file has the mode bits ``mode``. Where that is None it takes after the file that is there: mode, and as far
-    as this user may set them owner, group and extended attributes. A symbolic link is replaced: resolve it before.
+    The new file has the mode bits ``mode``. If that is None it has the mode of the existing file and, as far as this
+    user may set them, its owner, group and extended attributes. A symbolic link is replaced: resolve it first.
     """
     temporary = _write_beside(path, data, mode, sync=sync)
     try:
@@ -51,9 +51,9 @@ def put_file(path: Path, data: bytes, *, mode: int | None = None, sync: bool = T
 
 
 def replace_file(path: Path, old: bytes | None, new: bytes | None, *, mode: int | None = None) -> None:
-    """Put the new bytes in the place of the old ones, as :func:`put_file` does; None stands for no file.
+    """Replace the old bytes by the new ones as :func:`put_file` does; None stands for no file.
 
-    Raises ChangedError where the file is not the old one any more, other OSErrors where it cannot be written.
+    Raises ChangedError if the file no longer has the old bytes, another OSError if it cannot be written.
     """
     with _turn(path):
         if read_if_there(path) != old:
@@ -71,10 +71,10 @@ def replace_file(path: Path, old: bytes | None, new: bytes | None, *, mode: int 
 
 
 def update_file(path: Path, change: Callable[[bytes | None], bytes | None], *, mode: int | None = None) -> bool:
-    """Replace what is in a file by what ``change`` makes of it; whether that is another thing. None is no file.
+    """Replace a file's content with what ``change`` makes of it; return whether it differs. None stands for no file.
 
-    Where someone else writes the file meanwhile ``change`` is called again, with what they wrote. A symbolic link is
-    followed. Raises OSError, and what ``change`` raises.
+    If another process writes the file meanwhile, ``change`` is called again with the new content. A symbolic link is
+    followed. Raises OSError, and whatever ``change`` raises.
     """
     for _ in range(_TRIES):
         target = Path(os.path.realpath(path))
@@ -89,7 +89,7 @@ def update_file(path: Path, change: Callable[[bytes | None], bytes | None], *, m
 
 
 def read_if_there(path: Path) -> bytes | None:
-    """The bytes of a regular file, None where there is none. Raises OSError."""
+    """Read a regular file, or return None if there is none. Raises OSError."""
     try:
         return read_regular(path, NOTEBOOK)
     except FileNotFoundError:
@@ -99,7 +99,7 @@ def read_if_there(path: Path) -> bytes | None:
 def write_new(
     path: str | Path, data: bytes, *, mode: int | None = None, sync: bool = False, dir_fd: int | None = None
 ) -> None:
-    """Write a file that is not there yet (else FileExistsError), with a new file's mode unless that is given."""
+    """Write a file that does not exist yet (else FileExistsError), with ``mode`` or the default mode of new files."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, 0o666 if mode is None else mode & 0o600, dir_fd=dir_fd)
@@ -118,7 +118,7 @@ def write_new(
 
 
 def _write_beside(path: Path, data: bytes, mode: int | None, *, sync: bool) -> str:
-    """A new file in the same directory with these bytes, ready to take the other's place."""
+    """Write a new file with these bytes in the same directory, ready to replace the other one; return its path."""
     temporary = f"{path.parent}{os.sep}.{path.name[:100]}.{os.urandom(6).hex()}.cetool"
     takes_after = mode is None and os.path.lexists(path)
     write_new(temporary, data, mode=0o600 if takes_after else mode, sync=sync)
@@ -133,12 +133,15 @@ def _write_beside(path: Path, data: bytes, mode: int | None, *, sync: bool) -> s
 
 
 def _take_after(target: Path, temporary: str) -> None:
-    """Give the new file what the old one has besides its bytes; the owner first, which takes bits off the mode."""
+    """Copy the mode, owner, group and extended attributes of the old file to the new one.
+
+    The owner comes first, since setting it clears bits of the mode.
+    """
     status = os.stat(target)
     if hasattr(os, "chown"):
         mine = os.stat(temporary)
         if (mine.st_uid, mine.st_gid) != (status.st_uid, status.st_gid):
-            with contextlib.suppress(OSError):  # the group may be settable where the owner is not
+            with contextlib.suppress(OSError):  # this user may be allowed to set the group but not the owner
                 os.chown(temporary, -1, status.st_gid)
             with contextlib.suppress(OSError):
                 os.chown(temporary, status.st_uid, -1)
@@ -148,36 +151,36 @@ def _take_after(target: Path, temporary: str) -> None:
                 with contextlib.suppress(OSError):
                     os.setxattr(temporary, key, os.getxattr(target, key))
     made = os.stat(temporary)
-    # a program that runs as its owner must not become one that runs as somebody else
+    # a set-user-ID program must not become one that runs as another user
     kept = 0o7777 if (made.st_uid, made.st_gid) == (status.st_uid, status.st_gid) else 0o777
     os.chmod(temporary, status.st_mode & kept)
 
 
 def _exchange(temporary: str, path: Path, old: bytes | None) -> None:
-    """Put a new file in the place of the old one, unless an editor was faster. Raises ChangedError, OSError."""
+    """Replace the old file by the new one unless an editor was faster. Raises ChangedError, OSError."""
     if old is None:
         try:
             os.link(temporary, path)
             return
         except FileExistsError:
             raise ChangedError(path) from None
-        except OSError:  # a file system without links
+        except OSError:  # a file system without hard links
             pass
     if old is None or not _exchange_names(temporary, path):
         os.replace(temporary, path)
         return
-    # what was there is in the temporary file now: only here is it certain what was replaced
+    # the temporary file now has what was replaced: only now is that certain
     if read_if_there(Path(temporary)) == old:
         return
     ours = os.stat(path)
     _exchange_names(temporary, path)
     if not os.path.samestat(os.stat(temporary), ours):
-        _exchange_names(temporary, path)  # a second writer has replaced ours already: theirs stays
+        _exchange_names(temporary, path)  # a second writer has already replaced ours: keep theirs
     raise ChangedError(path)
 
 
 def _exchange_names(one: str, other: Path) -> bool:
-    """Exchange two files in one step; whether this system and file system can do that."""
+    """Exchange two files in one step; return whether the system and file system support that."""
     if sys.platform != "linux":
         return False
     import ctypes
@@ -192,10 +195,10 @@ def _exchange_names(one: str, other: Path) -> bool:
 
 @contextlib.contextmanager
 def _turn(path: Path) -> Iterator[None]:
-    """Hold the file lock of those who change this file with cetool: on its directory, where nothing has to be made.
+    """Hold the file lock for changes to this file: on its directory, where no lock file is needed.
 
-    Where a directory cannot be locked (NFS, Windows) it is a file beside it, which goes away afterwards. Raises OSError
-    where another process holds the lock for longer than anyone takes to write a file.
+    If the directory cannot be locked (NFS, Windows), the lock is a file next to this one, which is removed afterwards.
+    Raises OSError if another process holds the lock for longer than writing a file can take.
     """
     deadline = time.monotonic() + _PATIENCE
     while (held := _try_lock(path)) is None:
@@ -214,7 +217,11 @@ def _turn(path: Path) -> Iterator[None]:
 
 
 def _try_lock(path: Path) -> tuple[int | None, Path | None] | None:
-    """The lock of a file's directory, or of a file beside it; nothing where neither can be locked, None while held."""
+    """Try to lock a file's directory or a file next to it.
+
+    Returns the descriptor and the lock file, if any; two Nones if neither can be locked; None if another process holds
+    the lock.
+    """
     beside = path.with_name(f".{path.name[:100]}.lock")
     places = [(beside, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))]
     if os.name != "nt":
@@ -241,7 +248,7 @@ def _try_lock(path: Path) -> tuple[int | None, Path | None] | None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Bring a directory's entries to the disk, where the system lets a directory be opened for that."""
+    """Sync a directory's entries to disk, if the system can open directories."""
     with contextlib.suppress(OSError):
         fd = os.open(directory, os.O_RDONLY)
         try:
@@ -251,8 +258,9 @@ def sync_directory(directory: Path) -> None:
 
 
 def sync_file_system(prefix: Path) -> None:
-    """Bring to the disk what was written below a directory: thousands of files, so the whole file system at once where
-    that exists. Raises OSError.
+    """Sync to disk what was written below a directory. Raises OSError.
+
+    There are thousands of files, so the whole file system is synced at once if possible.
     """
     import ctypes
 
@@ -266,7 +274,7 @@ def sync_file_system(prefix: Path) -> None:
                 number = ctypes.get_errno()
             finally:
                 os.close(fd)
-            if number in (errno.EIO, errno.ENOSPC, errno.EDQUOT):  # what was written did not get there
+            if number in (errno.EIO, errno.ENOSPC, errno.EDQUOT):  # the data did not reach the disk
                 raise OSError(number, os.strerror(number), str(prefix))
     if hasattr(os, "sync"):
         os.sync()

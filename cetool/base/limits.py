@@ -1,10 +1,9 @@
-"""Limits of everything that cetool reads, and the reading of files and JSON within them.
+"""Define the limits of everything that cetool reads, and read files and JSON within them.
 
-A file that another program or another user wrote can be of any size, depth and alphabet, and its name can lead to a
-pipe, a device or a socket, which would hold a reader forever. Every reader takes its bytes from :func:`read_regular`
-(or from the functions of :mod:`cetool.base.ownership` and :mod:`cetool.base.below`, which check more), its JSON from
-:func:`parse_json`, and looks at YAML with :func:`check_yaml` before a parser that has no limits of its own gets it.
-``docs/explanation/limits.md`` lists the limits.
+A file that another program or user wrote can have any size, depth and characters, and its name can lead to a pipe, a
+device or a socket, which would block a reader forever. Every reader takes its bytes from :func:`read_regular` (or from
+:mod:`cetool.base.ownership` and :mod:`cetool.base.below`, which check more) and its JSON from :func:`parse_json`, and
+calls :func:`check_yaml` before it hands YAML to a parser without limits. docs/explanation/limits.md lists them.
 """
 
 from __future__ import annotations
@@ -19,37 +18,37 @@ from cetool.base.text import pattern
 
 KIB, MIB = 1 << 10, 1 << 20
 
-# --- bytes that a file may have -----------------------------------------------------------------------------------
+# --- the size of a file, in bytes ---------------------------------------------------------------------------------
 
-#: A script, and what a URL answers.
+#: A script, and the content of a URL.
 SCRIPT = 10 * MIB
-#: A notebook, which holds the pictures that it drew.
+#: A notebook, which includes its plots.
 NOTEBOOK = 32 * MIB
-#: A lock or a baseline of any format.
+#: A lock file or a baseline of any format.
 LOCK = 10 * MIB
 #: An environment.yml, a file of match specs, an overlay's recipe.
 ENVIRONMENT_FILE = 1 * MIB
 #: config.yaml, a file of conda's configuration, a ``.netrc``, a list of environments.
 SETTINGS = 1 * MIB
-#: A run record: the script is in it.
+#: A run record, which includes the script.
 RECORD = 48 * MIB
-#: What cetool notes for itself: a marker, an answer to a question, a failure, a named overlay.
+#: A file of cetool's own: a marker, an answer to a question, a failure, a named overlay.
 NOTE = 4 * MIB
 #: A kernel spec.
 KERNEL = 1 * MIB
 #: A package record, or a list of a package's files.
 PACKAGE = 64 * MIB
 
-# --- what may be in it --------------------------------------------------------------------------------------------
+# --- the content of a file ----------------------------------------------------------------------------------------
 
-#: Levels of lists and mappings.
+#: Nested levels of lists and mappings.
 DEPTH = 64
-#: Lists, mappings and commas of a JSON document, or lines and items of a lock: bounds what its values take in memory.
+#: Lists, mappings and commas of a JSON document, or lines and items of a lock file: bounds the memory that they take.
 VALUES = 2_000_000
-#: Items, keys and texts of a YAML document, each alias counted as all that it stands for.
+#: Items, keys and scalars of a YAML document; an alias counts as everything that it refers to.
 NODES = 500_000
 
-#: Bytes of memory that the embedded engine may take on top of what cetool has, to load package lists and to solve.
+#: Bytes of memory that the embedded engine may take in addition to cetool's own, to load package lists and to solve.
 MEMORY = 2 << 30
 
 _STRING = pattern(rb'"(?:[^"\\]|\\.)*"?')
@@ -58,7 +57,7 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class LimitError(ValueError):
-    """A text is larger, deeper or stranger than any that is read; ``line`` (from 1) is where, None for the whole."""
+    """A text exceeds a limit; ``line`` (from 1) is where, None for the whole text."""
 
     def __init__(self, problem: str, line: int | None = None) -> None:
         super().__init__(problem)
@@ -66,21 +65,21 @@ class LimitError(ValueError):
 
 
 def in_words(size: int) -> str:
-    """A limit in bytes for a message: ``10 MiB``."""
+    """Format a limit in bytes for a message: ``10 MiB``."""
     return f"{size // MIB} MiB" if size >= MIB else f"{size // KIB} KiB"
 
 
 def read_regular(path: str | os.PathLike[str], limit: int, *, follow: bool = True) -> bytes:
-    """The bytes of a regular file; nothing here waits for a pipe or has a device do something.
+    """Read a regular file without waiting for a pipe or triggering a device.
 
-    Raises OSError as ``open`` does, with EINVAL for what is not a regular file (for a link too, unless ``follow``) and
-    with EFBIG for one of more than ``limit`` bytes.
+    Raises OSError as ``open`` does, with EINVAL if it is not a regular file (or is a link, unless ``follow``), and with
+    EFBIG if it has more than ``limit`` bytes.
     """
     _require_regular(os.stat(path, follow_symlinks=follow), path)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     flags |= 0 if follow else getattr(os, "O_NOFOLLOW", 0)
     with open(os.open(path, flags), "rb") as file:
-        # looked at again: another process may have put something else there between the two calls
+        # checked again: another process may have replaced the file between the two calls
         _require_regular(os.fstat(file.fileno()), path)
         data = file.read(limit + 1)
     if len(data) > limit:
@@ -89,27 +88,26 @@ def read_regular(path: str | os.PathLike[str], limit: int, *, follow: bool = Tru
 
 
 def read_text(path: str | os.PathLike[str], limit: int) -> str:
-    """The text of a regular file in UTF-8. Raises OSError as :func:`read_regular` does, and UnicodeDecodeError."""
+    """Read a regular file in UTF-8. Raises OSError as :func:`read_regular` does, and UnicodeDecodeError."""
     return read_regular(path, limit).decode("utf-8")
 
 
 def read_json(path: str | os.PathLike[str], limit: int, *, exact: bool = False) -> Any:
-    """The JSON document in a regular file. Raises OSError as :func:`read_regular` does, and what :func:`parse_json`
-    raises."""
+    """Read a JSON document in a regular file. Raises what :func:`read_regular` and :func:`parse_json` raise."""
     return parse_json(read_regular(path, limit), exact=exact)
 
 
 def parse_json(text: str | bytes, *, exact: bool = False) -> Any:
-    """The document in a JSON text in UTF-8, read within the limits.
+    """Parse a JSON text in UTF-8 within the limits.
 
-    Raises ValueError: JSONDecodeError for what is not JSON, LimitError for a document that is nested too deep or has
-    too many values, and for a text with half of a surrogate pair, which cannot be written anywhere (a byte of a path
-    that is not UTF-8, as Python escapes it, can). With ``exact`` numbers have to fit into 64 bits.
+    Raises ValueError: JSONDecodeError for what is not JSON, LimitError for a document that is nested too deeply or has
+    too many values, and for an unpaired surrogate, which cannot be encoded (except one that Python uses for a byte of a
+    path that is not UTF-8). With ``exact``, numbers must fit into 64 bits.
     """
     import json
 
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    # not by the codec utf-8-sig, which is a module of its own
+    # not with the codec utf-8-sig, which is another module to import
     text = text if isinstance(text, str) else text.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
     if len(data) > VALUES and data.count(b",") + data.count(b"[") + data.count(b"{") > VALUES:
         raise LimitError(f"it has more than {VALUES} values")
@@ -122,7 +120,7 @@ def parse_json(text: str | bytes, *, exact: bool = False) -> Any:
         try:
             json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:
-            raise LimitError("a text in it has half of a surrogate pair") from None
+            raise LimitError("it contains an unpaired surrogate") from None
     return document
 
 
@@ -134,14 +132,14 @@ def _exact_decoder() -> Any:
 
 
 def check_brackets(data: bytes, *, strings: bool = True) -> None:
-    """Raise LimitError where brackets in a text are nested too deep; in time proportional to its length.
+    """Raise LimitError if brackets in a text are nested too deeply; takes time proportional to its length.
 
-    With ``strings`` what is in double quotes does not count, as in JSON.
+    With ``strings``, brackets in double quotes do not count, as in JSON.
     """
     rest = _without_pairs(data)
     if rest and strings:
         rest = _without_pairs(_STRING.sub(b"", data))
-    depth = DEPTH if b"[]" in rest or b"{}" in rest else 0  # a pair is left that has more levels within it
+    depth = DEPTH if b"[]" in rest or b"{}" in rest else 0  # a remaining pair has had more levels inside it
     for byte in rest:
         depth = depth + 1 if byte in b"[{" else max(0, depth - 1)
         if depth > DEPTH:
@@ -149,7 +147,7 @@ def check_brackets(data: bytes, *, strings: bool = True) -> None:
 
 
 def _without_pairs(data: bytes) -> bytes:
-    """The brackets of a text, up to DEPTH levels of pairs removed: nothing is left of nearly every text."""
+    """Return a text's brackets without up to DEPTH levels of pairs; for nearly every text, nothing is left."""
     rest = data.translate(None, _NOT_BRACKETS)
     for _ in range(DEPTH):
         shorter = rest.replace(b"[]", b"").replace(b"{}", b"")
@@ -160,14 +158,14 @@ def _without_pairs(data: bytes) -> bytes:
 
 
 def check_yaml(text: str, *, nodes: int = NODES) -> None:
-    """Raise LimitError for YAML that is nested too deep, has too many nodes, a collection as a key, a number of
-    more than 100 digits, or an alias of what it is in.
+    """Raise LimitError for YAML that is nested too deeply, has too many nodes, a collection as a key, a number of more
+    than 100 digits, or an alias inside what it refers to.
 
-    What is not YAML is left to the parser that complains about it. An alias counts as all that it stands for.
+    Malformed YAML is left for the parser to report. An alias counts as everything that it refers to.
     """
     from ruamel.yaml import YAML
 
-    # of each collection that is open: nodes so far, name of the anchor, whether a key comes next (None in a list);
+    # for each open collection: nodes so far, name of the anchor, whether a key comes next (None in a list);
     # the first is the stream
     counts: list[list[Any]] = [[0, None, None]]
     sizes: dict[str, int] = {}
@@ -182,12 +180,12 @@ def check_yaml(text: str, *, nodes: int = NODES) -> None:
         raise
     except RecursionError:
         raise LimitError(f"it is nested deeper than {DEPTH} levels") from None
-    except Exception:  # besides its own exceptions, the parser meets malformed input with others
+    except Exception:  # the parser also raises other exceptions than its own
         return
 
 
 def _count(event: Any, counts: list[list[Any]], sizes: dict[str, int]) -> None:
-    """Take one event of a YAML parser into account."""
+    """Count one event of a YAML parser."""
     kind = type(event).__name__
     line = event.start_mark.line + 1
     is_key = counts[-1][2]
@@ -195,11 +193,11 @@ def _count(event: Any, counts: list[list[Any]], sizes: dict[str, int]) -> None:
         counts[-1][2] = not is_key
     if kind == "AliasEvent":
         if any(each[1] == event.anchor for each in counts):
-            raise LimitError(f"the alias *{event.anchor[:40]} is within what it stands for", line)
+            raise LimitError(f"the alias *{event.anchor[:40]} refers to a value that contains it", line)
         counts[-1][0] += sizes.get(event.anchor, 0) + 1
     elif kind == "ScalarEvent":
         if event.implicit[0] and _LONG_NUMBER.fullmatch(event.value):
-            raise LimitError(f"a number of {len(event.value)} digits is too long", line)
+            raise LimitError(f"a number with {len(event.value)} digits is too long", line)
         counts[-1][0] += 1
         if event.anchor is not None:
             sizes[event.anchor] = 1
@@ -215,7 +213,7 @@ def _count(event: Any, counts: list[list[Any]], sizes: dict[str, int]) -> None:
 
 
 def check_lines(text: str) -> None:
-    """Raise LimitError for a text of a lock whose YAML would take a parser without limits long, or much memory."""
+    """Raise LimitError for a lock file whose YAML would take a parser without limits too much time or memory."""
     data = text.encode("utf-8", "surrogatepass")
     check_brackets(data, strings=False)
     if sum(data.count(mark) for mark in (b"\n", b",", b"[", b"{", b"- ", b"? ", b"-\t", b"?\t")) > LOCK // 16:

@@ -1,12 +1,12 @@
-"""Checks who else could have written what cetool is about to run or obey.
+"""Check who else could have written what cetool is about to run or obey.
 
-What cetool takes from a directory runs as the user, and a settings file can switch checks off. So both are used only if
-no other user could have put something there. The rules are those of ssh for its keys, extended to every directory and
+What cetool takes from a directory runs as the user, and a settings file can turn checks off. So cetool uses both only
+if no other user could have written them. The rules are those of ssh for its keys, extended to every directory and
 symbolic link on the way, to the members of groups, and to POSIX access control lists.
 
 A check by path is safe here because it walks from the root down: once a directory is known to be closed to others, only
-this user and root can exchange what is in it, now and until it is used. On Windows, where profiles are private and the
-mode means nothing, nothing is checked.
+this user and root can replace what is in it, now and until it is used. On Windows, where profiles are private and modes
+mean nothing, nothing is checked.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from pathlib import Path
 from cetool.base.errors import StoreError
 
 _OPEN_TO_OTHERS = stat.S_IWGRP | stat.S_IWOTH
-#: As many symbolic links as Linux follows on one path.
+#: The number of symbolic links that Linux follows on one path.
 _MOST_LINKS = 40
-#: Entries of a POSIX access control list, and its permission to write.
+#: Entries of a POSIX access control list, and its write permission.
 _ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP, _ACL_MASK, _ACL_WRITE = 0x02, 0x04, 0x08, 0x10, 2
-#: Accounts of the system in root's group, on Red Hat and its relatives; none of them can log in.
+#: System accounts in root's group on Red Hat and related distributions; none of them can log in.
 _IN_ROOTS_GROUP = frozenset({"sync", "shutdown", "halt", "operator"})
-_CHOOSE = "Set CETOOL_CACHE_DIR to a directory that you may write to."
+_CHOOSE = "Set CETOOL_CACHE_DIR to a directory that you can write to."
 _TRUST = (
-    "If it is shared by people you trust, pass --trust-cache-dir or set trust-cache-dir; "
+    "If you trust everyone who shares it, pass --trust-cache-dir or set trust-cache-dir; "
     "otherwise set CETOOL_CACHE_DIR to a directory of your own."
 )
 _TRUST_VARIABLE = "CETOOL_TRUST_CACHE_DIR"
 
 
 class OwnershipError(StoreError):
-    """Another user could have written what was about to be used."""
+    """Another user could have written what cetool would use."""
 
     code = "owner-unsafe"
 
 
 def is_trusting(environ: Mapping[str, str]) -> bool:
-    """Whether the caller's variables say that everyone who can write to these places is trusted."""
+    """Return whether the variables say that everyone who can write to these directories is trusted."""
     return environ.get(_TRUST_VARIABLE, "").strip().lower() in ("1", "true", "yes", "on")
 
 
 def trusting(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables, saying that everyone who can write to these places is trusted."""
+    """Return the variables, changed to say that everyone who can write to these directories is trusted."""
     return {**environ, _TRUST_VARIABLE: "true"}
 
 
@@ -57,14 +57,14 @@ def trusting(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def ensure_private_dir(path: Path, *, trust: bool, writable: bool = True) -> None:
-    """Make the directory (0700, missing parents too), or check that the one that is there is this user's alone.
+    """Create the directory (0700, and missing parents), or check that an existing one is private to this user.
 
-    One that is only read (``writable`` is false) is not made, and need not be writable.
+    With ``writable`` false, the directory is only read: it is not created, and need not be writable.
 
-    Raises OwnershipError, with the reason, where the directory belongs to another user, where its group or others can
-    write to it, where it is a symbolic link, and where another user could exchange it or a directory or link on the way
-    to it; StoreError where it cannot be made or written to. ``trust`` skips all checks, and makes a new directory as
-    open as the shared one that it is made in.
+    Raises OwnershipError, with the reason, if the directory belongs to another user, if its group or others can write
+    to it, if it is a symbolic link, or if another user could replace it or a directory or link on the way to it;
+    StoreError if it cannot be created or written to. ``trust`` skips all checks, and gives a new directory the access
+    of the shared one around it.
     """
     checked = not trust and sys.platform != "win32"
     if checked:
@@ -73,13 +73,13 @@ def ensure_private_dir(path: Path, *, trust: bool, writable: bool = True) -> Non
         return
     make_private_dirs(path, shared=trust)
     if checked:
-        _check(path)  # again: another user could have been faster in making it
+        _check(path)  # again: another user could have created it first
         if not os.access(path, os.W_OK | os.X_OK):
-            raise StoreError(f"the directory {path} cannot be written to", code="cache-not-writable", hint=_CHOOSE)
+            raise StoreError(f"the directory {path} is not writable", code="cache-not-writable", hint=_CHOOSE)
 
 
 def check_source_dir(path: Path, *, trust: bool, owners: Collection[int] = ()) -> None:
-    """Check a directory that programs take code from and that cetool itself does not write to; a missing one is fine.
+    """Check a directory from which programs take code and to which cetool does not write; a missing one is fine.
 
     It may belong to this user, to root, or to one of ``owners``. Raises OwnershipError.
     """
@@ -90,7 +90,7 @@ def check_source_dir(path: Path, *, trust: bool, owners: Collection[int] = ()) -
 
 
 def check_own_tree(path: Path, *, trust: bool) -> None:
-    """Check an environment inside a directory that was checked: that no other user owns it or can write to it.
+    """Check that no other user owns an environment or can write to it; its parent was checked before.
 
     Raises OwnershipError.
     """
@@ -102,15 +102,15 @@ def check_own_tree(path: Path, *, trust: bool) -> None:
     if _is_foreign(info):
         raise _belonging(f"the environment {path}", info, ": its programs would run as you", _TRUST)
     if who := _writers(info, str(path)):
-        hint = f"`cetool run --refresh` makes it again after chmod go-w '{path}'. {_TRUST}"
-        raise _writable(f"the environment {path}", info, who, ": what they put there would run as you", hint)
+        hint = f"Run `chmod go-w '{path}'`, then re-create it with `cetool run --refresh`. {_TRUST}"
+        raise _writable(f"the environment {path}", info, who, ": their files would run as you", hint)
 
 
 def make_private_dirs(path: Path, *, shared: bool = False) -> None:
-    """Make a directory and its missing parents, each 0700; raises StoreError with the system's reason.
+    """Create a directory and its missing parents, each 0700. Raises StoreError with the system's reason.
 
-    With ``shared``, one made in a directory that its group or others can write to (``/tmp`` and other sticky ones do
-    not count) gets that directory's mode.
+    With ``shared``, a directory created in one that its group or others can write to (except ``/tmp`` and other sticky
+    ones) gets that directory's mode.
     """
     missing = []
     directory = path
@@ -125,16 +125,14 @@ def make_private_dirs(path: Path, *, shared: bool = False) -> None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "Free some space, or set CETOOL_CACHE_DIR to a directory on another disk." if full else _CHOOSE
         raise StoreError(
-            f"the directory {path} cannot be made: {directory}: {reason}", code="cache-not-writable", hint=hint
+            f"cannot create the directory {path}: {directory}: {reason}", code="cache-not-writable", hint=hint
         ) from None
     if not path.is_dir():
-        raise StoreError(
-            f"{path} is in the way: it is not a directory", code="cache-not-writable", hint=f"Move it away. {_CHOOSE}"
-        )
+        raise StoreError(f"{path} is not a directory", code="cache-not-writable", hint=f"Move it away. {_CHOOSE}")
 
 
 def is_open_to_others(info: os.stat_result) -> bool:
-    """Whether the mode lets the group or others write: nothing that is made in such a directory is private."""
+    """Return whether the mode lets the group or others write, so that a new file in it is not private."""
     return bool(info.st_mode & _OPEN_TO_OTHERS)
 
 
@@ -149,12 +147,12 @@ def _make(directory: Path, *, shared: bool) -> None:
 
 
 def _check(path: Path) -> None:
-    """Raise where another user can change the directory or the way to it; a missing one is fine."""
+    """Raise if another user can change the directory or the way to it; a missing one is fine."""
     way = list(_walk(path))
     if path.is_symlink():
         raise OwnershipError(
-            f"{path} is a symbolic link, where a directory is expected",
-            hint=f"Name the directory itself: CETOOL_CACHE_DIR={os.path.realpath(path)} (or env-dir).",
+            f"{path} is a symbolic link instead of a directory",
+            hint=f"Set CETOOL_CACHE_DIR (or env-dir) to the directory itself, {os.path.realpath(path)}.",
         )
     end = os.path.realpath(path)
     for place, info in way:
@@ -175,30 +173,30 @@ def _walk(path: Path) -> list[tuple[str, os.stat_result]]:
 
 def _check_own(path: Path, info: os.stat_result) -> None:
     if info.st_uid != _me():
-        raise _belonging(f"the directory {path}", info, ": what is there would run as you", _TRUST)
+        raise _belonging(f"the directory {path}", info, ": files in it would run as you", _TRUST)
     if info.st_mode & _OPEN_TO_OTHERS:
-        who = "everybody" if info.st_mode & stat.S_IWOTH else "its group"
-        hint = f"chmod go-w '{path}' closes it; first make sure that nobody has put anything there. {_TRUST}"
-        raise _writable(f"the directory {path}", info, who, ": what they put there would run as you", hint)
+        who = "everyone" if info.st_mode & stat.S_IWOTH else "its group"
+        hint = f"Check that no one has put files there, then run `chmod go-w '{path}'`. {_TRUST}"
+        raise _writable(f"the directory {path}", info, who, ": their files would run as you", hint)
 
 
 def _check_passed(
     path: Path, place: str, info: os.stat_result, owners: Collection[int] = (), what: str = "", hint: str = ""
 ) -> None:
-    """A directory or link on the way: whoever can write to the one or owns the other can exchange what follows."""
+    """Check a directory or link on the way: who can write to the one or owns the other can replace what follows."""
     here = "it" if place == str(path) else f"{place}, on the way to it,"
     subject = f"{what or f'the directory {path}'} is not safe: {here}"
     if _is_foreign(info, owners):
-        raise _belonging(subject, info, ", who could put another one in its place", hint or _TRUST)
+        raise _belonging(subject, info, ", who could replace it", hint or _TRUST)
     if not stat.S_ISDIR(info.st_mode) or (info.st_mode & stat.S_ISVTX and place != str(path)):
         return
     if who := _writers(info, place):
-        hint = hint or f"chmod go-w '{place}' closes it. {_TRUST}"
-        raise _writable(subject, info, who, ", who could put another one in its place", hint)
+        hint = hint or f"Run `chmod go-w '{place}'`. {_TRUST}"
+        raise _writable(subject, info, who, ", who could replace it", hint)
 
 
 def _is_foreign(info: os.stat_result, owners: Collection[int] = ()) -> bool:
-    """Whether it belongs neither to this user, nor to root, nor to one of ``owners``."""
+    """Return whether it belongs neither to this user, nor to root, nor to one of ``owners``."""
     return info.st_uid not in (0, _me(), *owners) and not _is_unmapped(info.st_uid)
 
 
@@ -208,11 +206,11 @@ def _belonging(subject: str, info: os.stat_result, threat: str, hint: str) -> Ow
 
 def _writable(subject: str, info: os.stat_result, who: str, threat: str, hint: str) -> OwnershipError:
     mode = f"{stat.S_IMODE(info.st_mode):04o}"
-    return OwnershipError(f"{subject} can be written to by {who} (mode {mode}){threat}", hint=hint)
+    return OwnershipError(f"{subject} is writable by {who} (mode {mode}){threat}", hint=hint)
 
 
 def _way(path: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every directory and symbolic link passed on the way to a path, what it ends at last; stops at what is missing.
+    """Yield every directory and link on the way to a path, the path's own target last; stop at a missing one.
 
     ``os.path.realpath`` would not name the links, each of which could be another user's.
     """
@@ -248,11 +246,11 @@ def _way(path: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def read_own_file(path: Path, *, limit: int, trust: bool = False, owners: Collection[int] = ()) -> bytes:
-    """The bytes of a regular file that only this user, root or one of ``owners`` could have written.
+    """Read a regular file that only this user, root or one of ``owners`` could have written.
 
-    The file that was checked is the one that is read, by one descriptor. Raises OSError as ``open`` does, with EINVAL
-    for what is not a regular file and EFBIG for one of more than ``limit`` bytes; OwnershipError where another user
-    could have written it, or could have put it in the place of another one.
+    The file that is checked is the one that is read, by one descriptor. Raises OSError as ``open`` does, with EINVAL if
+    it is not a regular file and EFBIG if it has more than ``limit`` bytes; OwnershipError if another user could have
+    written or replaced it.
     """
     checked = not trust and sys.platform != "win32"
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -269,27 +267,27 @@ def read_own_file(path: Path, *, limit: int, trust: bool = False, owners: Collec
 
 
 def _check_file(path: Path, info: os.stat_result, descriptor: int, owners: Collection[int]) -> None:
-    named = "Run with a home directory of your own (sudo -H), or name another file."
+    named = "Use a home directory of your own (with sudo: `sudo -H`), or another file."
     for place, passed in _walk(path):
         if not stat.S_ISREG(passed.st_mode):
-            _check_passed(path, place, passed, owners, "the file", f"chmod go-w closes a directory. {named}")
-    threat = ", who could switch off what protects you"
+            _check_passed(path, place, passed, owners, "the file", f"Close directories with `chmod go-w`. {named}")
+    threat = ", who could turn off checks that protect you"
     if _is_foreign(info, owners):
         raise _belonging("the file", info, threat, named)
     if who := _writers(info, descriptor):
-        raise _writable("the file", info, who, threat, f"chmod go-w '{path}' closes it; first look at what is in it.")
+        raise _writable("the file", info, who, threat, f"Check its content, then run `chmod go-w '{path}'`.")
 
 
 # --- users and groups -------------------------------------------------------------------------------------------------
 
 
 def _writers(info: os.stat_result, place: str | int) -> str | None:
-    """Who besides the owner and root can write to a file or directory; None for nobody.
+    """Return which users besides the owner and root can write to a file or directory; None if none can.
 
-    Where there is an access control list, the group bits of the mode are its mask: without the bit it grants nothing.
+    With an access control list, the group bits of the mode are its mask: without the bit, it grants nothing.
     """
     if info.st_mode & stat.S_IWOTH:
-        return "everybody"
+        return "everyone"
     if not info.st_mode & stat.S_IWGRP:
         return None
     entries = _acl(place)
@@ -309,21 +307,22 @@ def _writers(info: os.stat_result, place: str | int) -> str | None:
 
 
 def _acl(place: str | int) -> list[tuple[int, int, int]] | None:
-    """The POSIX access control list: tag, permissions and number of each entry; None where there is none."""
+    """Return the POSIX access control list (tag, permissions and number of each entry), or None."""
     if not hasattr(os, "getxattr"):
         return None
     try:
         data = os.getxattr(place, "system.posix_acl_access")
     except OSError:
-        return None  # no list, or a file system that has none
+        return None  # no list, or a file system without them
     return [struct.unpack_from("<HHI", data, at) for at in range(4, len(data) - 7, 8)]
 
 
 @functools.lru_cache(maxsize=64)
 def _is_private_group(gid: int, owner: int) -> bool:
-    """Whether only this owner and root are in a group, by the group database and as anyone's primary group.
+    """Return whether only this owner and root are in a group, also as anyone's primary group.
 
-    Distributions that give every user a group of their own (Debian, Fedora) make directories 0775 by their umask 002.
+    Distributions that give every user their own group (Debian, Fedora) create directories with mode 0775 because of the
+    umask 002.
     """
     if sys.platform == "win32":
         return True
@@ -382,7 +381,7 @@ def _user_name(uid: int) -> str:
 
 
 def _is_unmapped(uid: int) -> bool:
-    """Whether this is how a container without root shows everything that belongs to the world outside, root's too."""
+    """Return whether a rootless container uses this number for all users of the host, including root."""
     try:
         overflow = int(Path("/proc/sys/kernel/overflowuid").read_text())
         mapped = sum(int(line.split()[2]) for line in Path("/proc/self/uid_map").read_text().splitlines())

@@ -1,9 +1,9 @@
-"""Reads the YAML that nearly all blocks and configuration files are: keys, lists of words, nothing clever.
+"""Read the simple YAML of most blocks and configuration files: keys and lists of words.
 
-ruamel.yaml takes 10 ms to import and some more to read ten lines, a sixth of what cetool may take to have a missing
-environment made. What is read here is what ruamel.yaml reads; of whatever is not as simple as can be (flow mappings,
-anchors, tags, texts of several lines, escapes, letters beyond ASCII, ...), and of all that is wrong, nothing is said
-here: that is ruamel.yaml's to read, and to complain of.
+Importing ruamel.yaml takes 10 ms, and reading ten lines some more: a sixth of what cetool may add to creating an
+environment. This module reads what it reads exactly as ruamel.yaml does. It reads nothing beyond simple forms (no flow
+mappings, anchors, tags, multi-line texts, escapes, non-ASCII letters) and reports no errors: for all these it returns
+None, and ruamel.yaml reads the text or reports what is wrong.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from cetool.base.text import pattern
 from cetool.base.values import Value
 
-# A scalar that no reading of YAML takes for anything but its characters, or for a number or a truth; ``:`` only within.
+# A scalar that every version of YAML reads as its characters, a number or a boolean; ``:`` only inside.
 _START = r"[A-Za-z0-9_./~]"
 _MIDDLE = r"[A-Za-z0-9_./~ +=<>!*^$|()@%;-]"
 _PLAIN = rf"{_START}(?:(?:{_MIDDLE}|,|:(?=[A-Za-z0-9_./~+=<>*$|()@%;-]))*(?:{_MIDDLE}|,)(?<! ))?"
@@ -28,19 +28,19 @@ _FLOW = pattern(rf"\[([^\[\]#]*)\]{_COMMENT} *")
 _FLOW_ITEM = pattern(rf"({_IN_FLOW})|({_SINGLE}|{_DOUBLE})")
 _KEY = pattern(r"([A-Za-z_][A-Za-z0-9_-]*) *:(?: +|$)")
 _ITEM = pattern(r"- +(?=[^ -])")
-#: Words that are no texts without quotes, as keys for one.
+#: Words that are not strings without quotes, for example as keys.
 _WORDS = frozenset(("null", "Null", "NULL", "true", "True", "TRUE", "false", "False", "FALSE"))
-#: Characters of a text, and of a row, that is read here; more of them take the time that they spare. Blanks in front.
+#: Limits: characters of a text and of a row, leading blanks. Longer texts take as long here as with ruamel.yaml.
 _MOST, _LONGEST, _DEEPEST = 20_000, 500, 30
 _INTEGER = pattern(r"0|[1-9][0-9]{0,8}")
 _TEXT = pattern(r"[A-Za-z_/~][^\n]+|[A-Za-z_/]")
 
 
 class Plain(Value):
-    """A value and the line of the text that it begins at, counted from 0.
+    """A value and the line of the text where it begins, counted from 0.
 
-    It is one of these: the ``text`` of a scalar, and whether that was in quotes; the ``items`` of a list; the
-    ``entries`` of a mapping, each with the line of its key.
+    It is one of these: the ``text`` of a scalar, and whether it was quoted; the ``items`` of a list; the ``entries`` of
+    a mapping, each with the line of its key.
     """
 
     line: int
@@ -51,7 +51,7 @@ class Plain(Value):
 
 
 def read_plainly(text: str) -> Plain | None:
-    """The document in a text; None where that takes a real parser."""
+    """Return the document in a text, or None if it takes a real parser."""
     rows = []
     if len(text) > _MOST:
         return None
@@ -74,8 +74,8 @@ def read_plainly(text: str) -> Plain | None:
 
 
 class Setting(Value):
-    """A value in a configuration file (text, an integer, a truth, a list or a mapping of such) and its line, counted
-    from 1; ``lines`` are those of a mapping's keys.
+    """A value in a configuration file (string, integer, boolean, list or mapping of these) and its line, from 1;
+    ``lines`` are those of a mapping's keys.
     """
 
     value: Any
@@ -84,7 +84,7 @@ class Setting(Value):
 
 
 def settings_of(text: str) -> dict[str, Setting] | None:
-    """The settings in a configuration file, by key. None where that takes a real parser."""
+    """Return the settings in a configuration file by key, or None if it takes a real parser."""
     document = read_plainly(text)
     if document is None or document.entries is None:
         return None
@@ -103,7 +103,7 @@ _Entries = tuple[tuple[int, str, Plain], ...]
 
 
 def _collection(rows: _Rows, at: int) -> tuple[Plain, int]:
-    """The list or mapping that begins at a row, and the row after it."""
+    """Return the list or mapping that begins at a row, and the row after it."""
     line, indent, content = rows[at]
     if content.startswith("- "):
         items = []
@@ -128,7 +128,7 @@ def _collection(rows: _Rows, at: int) -> tuple[Plain, int]:
 
 
 def _ended(rows: _Rows, at: int, indent: int) -> int:
-    """The row, if a collection of that indentation can end before it."""
+    """Return the row if a collection with this indentation can end before it."""
     if at < len(rows) and rows[at][1] > indent:
         raise _NotPlain
     return at
@@ -143,7 +143,7 @@ def _scalar(text: str, line: int) -> Plain:
 
 
 def _flow(text: str, line: int) -> Plain:
-    """A list between brackets, in one line."""
+    """Return a list in brackets on one line."""
     found = _FLOW.fullmatch(text)
     if found is None:
         raise _NotPlain
@@ -161,7 +161,7 @@ def _lines(plain: Plain) -> dict[str, int]:
 
 
 def _value(plain: Plain) -> Any:
-    """The value of a setting."""
+    """Return the value of a setting."""
     if plain.items is not None:
         return [_value(item) for item in plain.items]
     if plain.entries is not None:

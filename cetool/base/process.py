@@ -1,4 +1,4 @@
-"""Processes: consent to start them, command lines of Pythons, which processes run, and panics of Rust in this one."""
+"""Handle processes: consent to start them, command lines of Pythons, running processes, panics of Rust libraries."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _KEY = object()
 class Consent:
     """The user agrees to what is about to be executed or fetched.
 
-    Whatever starts an engine, an installer, a base's interpreter or the script itself wants one. The question about
-    scripts from URLs is the only way to it (:mod:`cetool.app.consent`).
+    Everything that starts an engine, an installer, a base's interpreter or the script requires one. Only the question
+    about scripts from URLs creates it (:mod:`cetool.app.consent`).
 
-    ``how`` tells by what: ``own`` where all of it is the user's own, else ``asked``, ``--yes``, ``--sha256``,
-    ``always`` (the setting), ``before`` (an answer that was kept) or ``unasked`` (conda-execute without a terminal).
+    ``how`` is the reason: ``own`` if everything is the user's own, else ``asked``, ``--yes``, ``--sha256``, ``always``
+    (the setting), ``before`` (a remembered answer) or ``unasked`` (conda-execute without a terminal).
     """
 
     __slots__ = ("how",)
@@ -34,76 +34,79 @@ class Consent:
 
     def __init__(self, key: object, how: str) -> None:
         if key is not _KEY:
-            raise TypeError("a consent comes from the question: cetool.app.consent")
+            raise TypeError("only cetool.app.consent creates a Consent")
         object.__setattr__(self, "how", how)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"a consent cannot be changed: {name}")
+        raise AttributeError(f"a Consent cannot be changed: {name}")
 
     def __repr__(self) -> str:
         return f"Consent({self.how!r})"
 
 
 def issue(how: str) -> Consent:
-    """A consent, for :mod:`cetool.app.consent` alone (and for tests of what wants one): it knows the answer."""
+    """Return a consent; only for :mod:`cetool.app.consent`, which knows the answer, and for tests."""
     return Consent(_KEY, how)
 
 
 # --- Pythons ------------------------------------------------------------------------------------------------------
 
-#: Variables that would lead a Python astray, or the engines that are written in it.
+#: Variables that would make a Python, or an engine written in Python, import the wrong code.
 _ASTRAY = ("PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONEXECUTABLE", "PYTHONSAFEPATH", "__PYVENV_LAUNCHER__")
-#: With -c the working directory is in front of the path where the interpreter is not isolated.
+#: With -c, an interpreter that is not isolated has the working directory first on its path.
 _ENTRY = "import sys; sys.path = [entry for entry in sys.path if entry]; from {1} import {0}; {0}()"
 
 
 def own_python() -> str:
-    """The path of the Python that cetool runs on, for programs that are told which one to use."""
+    """Return the path of cetool's own Python, for programs that must be told which one to use."""
     return sys.executable
 
 
 def own_code(code: str, *arguments: str) -> list[str]:
-    """The command that runs code in cetool's own Python, with nothing but the standard library."""
+    """Return the command that runs code in cetool's own Python with only the standard library."""
     return [sys.executable, "-I", "-S", "-c", code, *arguments]
 
 
 def own_module(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module of cetool's own installation."""
+    """Return the command that runs a module of cetool's own installation."""
     return [sys.executable, "-I", "-m", module, *arguments]
 
 
 def own_program(*arguments: str, entry: str = "main", module: str = "cetool.__main__") -> list[str]:
-    """The command that runs cetool itself, by a function of one of its modules."""
+    """Return the command that runs cetool itself, by a function of one of its modules."""
     return [sys.executable, *_isolation(), "-c", _ENTRY.format(entry, module), *arguments]
 
 
 def python_command(python: str | os.PathLike[str], *arguments: str) -> list[str]:
-    """The command that runs another installation's Python, or an environment's, for cetool's own purposes.
+    """Return the command that runs the Python of an environment or another installation for cetool's purposes.
 
-    It imports nothing that PYTHONPATH, the user's site-packages or the working directory offer, and writes no byte code
-    into an installation that is not cetool's. Its variables have to be those of :func:`clean_environ`, which what it
-    starts in its turn gets as well.
+    It imports nothing from PYTHONPATH, the user's site-packages or the working directory, and writes no byte code into
+    an installation that is not cetool's. It needs the variables of :func:`clean_environ`, which its child processes
+    inherit.
     """
     return [os.fspath(python), "-I", "-B", *arguments]
 
 
 def guarded_command(python: str | os.PathLike[str], *arguments: str) -> list[str]:
-    """As :func:`python_command`, for a base's Python that is to see the overlay that PYTHONPATH leads it to.
+    """Return a command as :func:`python_command` does, for a base's Python that must see the overlay on PYTHONPATH.
 
-    It has to be started in a directory that nobody else can write to: with -c, modules are looked for there first.
+    Start it in a directory that no other user can write to: with -c, Python looks for modules there first.
     """
     return [os.fspath(python), "-s", "-B", *arguments]
 
 
 def clean_environ(environ: Mapping[str, str], *, drop: tuple[str, ...] | list[str] = ()) -> dict[str, str]:
-    """The variables for an engine, an installer or a Python: nothing leads their own Python astray, and no byte code
-    is written into an installation that is not cetool's. The names in ``drop`` are taken out as well."""
+    """Return the variables for an engine, an installer or a Python, without those in ``drop``.
+
+    Nothing makes their Python import the wrong code, and it writes no byte code into an installation that is not
+    cetool's.
+    """
     clean = {name: value for name, value in environ.items() if name not in _ASTRAY and name not in drop}
     return {**clean, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1"}
 
 
 def ask_version(argv: Sequence[str], environ: Mapping[str, str], *, timeout: float = 20.0) -> str:
-    """What a program prints for ``--version``. Raises EngineError where it cannot be run, fails or does not answer."""
+    """Return what a program prints for ``--version``. Raises EngineError if it cannot run, fails or does not answer."""
     import subprocess
 
     command = [*argv, "--version"]
@@ -112,19 +115,18 @@ def ask_version(argv: Sequence[str], environ: Mapping[str, str], *, timeout: flo
             command, env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        reason = "it gives no answer" if isinstance(error, subprocess.TimeoutExpired) else error.strerror
+        late = f"no answer within {timeout:g} seconds"
+        reason = late if isinstance(error, subprocess.TimeoutExpired) else error.strerror
         raise EngineError(f"{argv[0]} cannot be used: {reason}", code="engine-not-working") from error
     text = done.stdout.decode(errors="replace").strip()
     if done.returncode != 0 or not text:
         words = (done.stderr.decode(errors="replace").strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise EngineError(
-            f"{argv[0]} cannot be used: asked for its version, it answered: {words}", code="engine-not-working"
-        )
+        raise EngineError(f"{argv[0]} cannot be used: `{argv[0]} --version` failed: {words}", code="engine-not-working")
     return text
 
 
 def _isolation() -> tuple[str, ...]:
-    """``-I``, unless cetool is installed where an isolated Python does not look: see ``cetool.__main__.isolate``."""
+    """Return ``-I``, unless an isolated Python would miss cetool's installation: see ``cetool.__main__.isolate``."""
     home = str(Path(__file__).absolute().parents[2])
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if home in (entry and os.path.abspath(entry) for entry in named) and home not in site.getsitepackages():
@@ -134,16 +136,15 @@ def _isolation() -> tuple[str, ...]:
     return ("-I",)
 
 
-# --- processes by PID and start time, since PIDs are used again ---------------------------------------------------
+# --- processes by PID and start time, since PIDs are reused -------------------------------------------------------
 
 _LINUX = os.path.isdir("/proc/self")
 
 
 def start_time(pid: int) -> str:
-    """When a process started, as text to compare for equality: clock ticks since boot on Linux, else seconds since
-    1970.
+    """Return when a process started, as a string to compare for equality; empty if the process does not exist.
 
-    An empty text stands for a process that is not there. A process keeps it through exec.
+    It is in clock ticks since boot on Linux, else in seconds since 1970. It stays the same through exec.
     """
     if _LINUX:
         try:
@@ -152,7 +153,7 @@ def start_time(pid: int) -> str:
         except OSError:
             return ""
         fields = data[data.rindex(b")") + 2 :].split()
-        # a zombie has ended; only its parent has not looked yet
+        # a zombie has ended; its parent has not collected its status yet
         return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
     import psutil
 
@@ -163,12 +164,12 @@ def start_time(pid: int) -> str:
 
 
 def is_running(pid: int, start: str) -> bool:
-    """Whether the process with this PID is the one that started then."""
+    """Return whether the process with this PID is the one that started at this time."""
     return bool(start) and start_time(pid) == start
 
 
 def running_processes() -> Iterator[tuple[int, str]]:
-    """All processes that can be seen, by PID and start time."""
+    """Yield the PID and start time of all visible processes."""
     for pid in _pids():
         start = start_time(pid)
         if start:
@@ -205,10 +206,9 @@ def program_name(pid: int) -> str:
 
 
 def is_in_environment_of_any(text: str) -> bool:
-    """Whether a process that may be looked at was started with this text in one of its variables.
+    """Return whether a visible process was started with this text in one of its variables.
 
-    That is how what was started from a shell is known, which took up an environment without a lock. Linux alone tells;
-    elsewhere it is False.
+    This finds processes started from a shell that entered an environment without a lock. Linux only; elsewhere False.
     """
     wanted = os.fsencode(text)
     own = os.getpid()
@@ -231,7 +231,7 @@ def _pids() -> Iterable[int]:
 
 
 def _program(pid: int) -> str:
-    """The file that a process was started from; empty where that may not be known."""
+    """Return the file that a process was started from; empty if that is not visible."""
     if _LINUX:
         try:
             return os.readlink(f"/proc/{pid}/exe")
@@ -245,29 +245,29 @@ def _program(pid: int) -> str:
         return ""
 
 
-# --- panics, which Rust prints and raises as exceptions that are no Exception -------------------------------------
+# --- panics, which Rust prints and raises as exceptions that do not derive from Exception -------------------------
 
 _lock = threading.Lock()
-#: How many blocks have standard error set aside, and the descriptor that leads to where it was.
+#: How many blocks have redirected standard error, and the descriptor of the original one.
 _aside: list[int] = [0, -1]
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether an exception is a panic of a Rust library."""
+    """Return whether an exception is a panic of a Rust library."""
     return type(error).__name__ == "PanicException" and not isinstance(error, Exception)
 
 
 def panic_text(error: BaseException) -> str:
-    """What a panic says, in one line."""
-    return " ".join(str(error).split())[:300] or "it does not say why"
+    """Return a panic's message on one line."""
+    return " ".join(str(error).split())[:300] or "without a reason"
 
 
 @contextmanager
 def stderr_to(descriptor: int | None) -> Iterator[None]:
-    """Have what libraries print to standard error go to another descriptor for a while; nowhere where that is None.
+    """Redirect what libraries print to standard error to another descriptor; discard it if that is None.
 
-    Blocks of several threads may overlap; the first decides where it goes. What has a descriptor of its own for
-    standard error writes there as before.
+    Blocks of several threads may overlap; the first decides where the output goes. Code that has its own descriptor for
+    standard error is not affected.
     """
     with _lock:
         if not _aside[0]:
@@ -285,7 +285,7 @@ def stderr_to(descriptor: int | None) -> Iterator[None]:
 
 
 def _redirect(descriptor: int | None) -> int:
-    """A descriptor that leads to where standard error was; -1 where it could not be changed."""
+    """Redirect standard error and return a descriptor of the original one; -1 if that failed."""
     with suppress(OSError, ValueError, AttributeError):
         sys.stderr.flush()
     saved = opened = -1
@@ -293,7 +293,7 @@ def _redirect(descriptor: int | None) -> int:
         saved = os.dup(2)
         opened = os.open(os.devnull, os.O_WRONLY) if descriptor is None else descriptor
         os.dup2(opened, 2, inheritable=True)
-    except OSError:  # there is none, or no descriptor is left: then what is printed is seen
+    except OSError:  # it is closed, or no descriptor is left: then the output stays visible
         if saved >= 0:
             os.close(saved)
         saved = -1

@@ -1,7 +1,7 @@
-"""Texts: patterns that find something in them, names, how texts from elsewhere are shown, and the secrets that are not.
+"""Handle texts: regular expressions, names, how to show texts from elsewhere, and how to hide secrets.
 
-Secrets are parameters whose names say so, and those that this process has seen: they are collected when URLs are split,
-and when a token is read from the environment or a file.
+Secrets are the values of parameters with telling names, and all secrets that this process has seen: they are collected
+when URLs are split, and when a token is read from the environment or a file.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from urllib.parse import quote, unquote, unquote_to_bytes
 
 
 class _Late:
-    """Stands for a compiled regular expression until one of its methods is asked for, and then takes them over."""
+    """Stand for a compiled regular expression until one of its methods is used; then compile it and take them over."""
 
     def __init__(self, source: str | bytes, flags: int) -> None:
         self._source = source
         self._flags = flags
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # copy and pickle look for methods of their own
+        if name.startswith("__"):  # copy and pickle look for special methods
             raise AttributeError(name)
         compiled = re.compile(self._source, self._flags)
         for method in ("match", "search", "fullmatch", "findall", "sub"):
@@ -29,9 +29,10 @@ class _Late:
 
 
 def pattern(source: AnyStr, flags: int = 0) -> re.Pattern[AnyStr]:
-    """Compile a regular expression when it is first used: a cold run imports 115 and needs few, which spares it 11 ms.
+    """Return a regular expression that is compiled when it is first used.
 
-    It is not a ``re.Pattern`` to ``isinstance`` and to the functions of ``re``: call its methods.
+    A cold run imports 115 and uses few of them: this saves 11 ms. The result is not a ``re.Pattern`` to ``isinstance``
+    and to the functions of ``re``: call its methods.
     """
     return cast("re.Pattern[AnyStr]", _Late(source, flags))
 
@@ -40,15 +41,15 @@ _RUNS = pattern(r"[-_.]+")
 
 
 def normalized(name: str) -> str:
-    """The name of a PyPI package as PEP 503 writes it.
+    """Normalize the name of a PyPI package (PEP 503).
 
-    It is ``packaging.utils.canonicalize_name``, whose module takes 7 ms to import.
+    This is ``packaging.utils.canonicalize_name``, whose module takes 7 ms to import.
     """
     return _RUNS.sub("-", name).lower()
 
 
-#: Characters that a terminal obeys or does not show, for a class of a regular expression: C0 but for tab and newline,
-#: DEL, C1, separators of lines, what changes the direction of writing or has no width, tags, halves of surrogate pairs.
+#: Characters that control a terminal or are invisible, for a character class: C0 except tab and newline, DEL, C1, line
+#: separators, characters that change the writing direction or have no width, tags, surrogates.
 UNSAFE = (
     r"\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f"
@@ -64,24 +65,25 @@ _SEQUENCES = pattern(
 
 
 def neutral(text: str) -> str:
-    r"""The text with control characters as visible escapes (``\x1b``); its lines and tabs stay."""
+    r"""Return the text with control characters as visible escapes (``\x1b``); newlines and tabs stay."""
     return text if text.isascii() and text.isprintable() else _UNSAFE.sub(_escape, text)
 
 
 def neutral_line(text: str) -> str:
-    """The same for what has to stay in its line, such as a cell of a table: tabs and newlines are escaped as well."""
+    """Return the same for a text that must stay on one line, such as a table cell: escape tabs and newlines as well."""
     return text if text.isascii() and text.isprintable() else _UNSAFE_IN_LINE.sub(_escape, text)
 
 
 def without_controls(text: str) -> str:
-    """The text without control characters and the sequences that they begin; its lines and tabs stay, and halves of
-    surrogate pairs, which are bytes of a file's name.
+    """Return the text without control characters and escape sequences.
+
+    Newlines and tabs stay, and so do surrogates, which stand for bytes of a file name.
     """
     return text if text.isascii() and text.isprintable() else _REMOVED.sub("", _SEQUENCES.sub("", text))
 
 
 def json_escaped(text: str) -> str:
-    """A JSON document in which such characters are escaped as JSON has it, so that it stays the same document."""
+    """Escape such characters in a JSON document as JSON does, so that its value stays the same."""
     import json
 
     return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
@@ -92,7 +94,7 @@ def _escape(found: object) -> str:
 
 
 def shorten(text: str, limit: int = 120) -> str:
-    """The text, cut where it is too long for a message."""
+    """Cut a text that is too long for a message."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -102,18 +104,18 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 
 
 def has_control(text: str) -> bool:
-    """Whether the text holds a character that moves the cursor, breaks the line or ends a C string."""
+    """Return whether the text has a character that moves the cursor, breaks the line or ends a C string."""
     return any(ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u2028\u2029" for char in text)
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal cannot or should not show written as escapes."""
+    """Return the text with characters that a terminal cannot or should not show as escapes."""
     shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The hint for a word that is not known: the one that was probably meant, or all of them."""
+    """Return the hint for an unknown word: the one probably meant, or all known ones."""
     import difflib
 
     names = list(known)
@@ -123,27 +125,27 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = close or [name for name in folded if len(name) > 2 and meant.startswith(name)]  # enviroment: env
     if close:
         return f"Did you mean {folded[close[0]]!r}?"
-    return f"It can be one of: {', '.join(names)}."
+    return f"Use one of: {', '.join(names)}."
 
 
 MASK = "***"
-#: A shorter secret is not looked for in texts, where it would mean something else.
+#: Shorter secrets are not searched for in texts: they would match other things.
 _SHORTEST = 4
-#: A secret of this length is also found inside a word.
+#: From this length on, a secret is also found inside a word.
 _LONG = 8
 _MOST_KNOWN = 2_000
-#: A user of this length is a token.
+#: A user name of this length is a token.
 _LONG_USER = 20
-#: Passwords that mean that the user is a token.
+#: Passwords that mean that the user name is a token.
 _NO_PASSWORDS = ("", "x-oauth-basic")
 
-#: Words in the name of a parameter that make its value a secret.
+#: Words in the name of a parameter whose value is a secret.
 _SECRET_WORDS = frozenset(
     {"token", "password", "passwd", "passphrase", "passcode", "pwd", "secret", "apikey", "authkey", "accesskey"}
     | {"key", "jwt", "sas", "sig", "signature", "credential", "credentials", "cred", "creds", "bearer", "authorization"}
     | {"auth", "pass", "hmac", "csrf", "xsrf", "ticket", "skey"}
 )
-#: Names that are too common as parts of others.
+#: Whole names of such parameters; as parts of other names they are too common.
 _SECRET_NAMES = frozenset({"auth", "code", "pass", "pw", "pat", "otp", "session", "sessionid", "sid", "jsessionid"})
 _SECRET_ENDS = (
     *("token", "password", "passwd", "userpass", "passphrase", "secret"),
@@ -154,24 +156,24 @@ _NAME_WORDS = pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _NOT_ALPHANUMERIC = pattern(r"[^a-z0-9]+")
 
 _known: dict[str, None] = {}
-_matching: list[re.Pattern[str]] = []  # what finds them; empty when more have become known since
+_matching: list[re.Pattern[str]] = []  # the expression that finds them; empty after a new one is known
 
 
 def remember(secret: str) -> None:
-    """Know a secret, and the forms that programs print it in."""
+    """Remember a secret, and the forms in which programs print it."""
     if len(secret) < _SHORTEST or len(_known) >= _MOST_KNOWN or secret in _known or MASK in secret:
         return
     decoded = unquote(secret)
     forms = {secret, decoded, quote(secret, safe=""), quote(decoded, safe=""), secret.replace("$", "%24")}
     forms |= {repr(each)[1:-1] for each in (secret, decoded)}
-    # a program that splits the URL in another way prints a part of the secret
+    # a program that splits the URL differently prints a part of the secret
     forms |= {piece for each in (secret, decoded) for piece in re.split(r"\W+", each) if len(piece) >= _LONG}
     _known.update(dict.fromkeys(each for each in forms if len(each) >= _SHORTEST))
     _matching.clear()
 
 
 def remember_login(userinfo: str) -> None:
-    """Know what is secret in ``user:password`` as it is in a URL; a user without a password is a token."""
+    """Remember the secrets in ``user:password`` as a URL has it; a user name without a password is a token."""
     if userinfo == MASK:
         return
     user, _, password = userinfo.partition(":")
@@ -185,7 +187,7 @@ def remember_login(userinfo: str) -> None:
 
 
 def hide_known(text: str) -> str:
-    """The text with all secrets that are known replaced by ``***``."""
+    """Return the text with all known secrets replaced by ``***``."""
     if not _known:
         return text
     if not _matching:
@@ -200,7 +202,7 @@ def _expression(secret: str) -> str:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a parameter of this name holds a secret."""
+    """Return whether a parameter with this name holds a secret."""
     name = unquote(name)
     joined = _NOT_ALPHANUMERIC.sub("", name.lower())
     if joined in _SECRET_NAMES or joined.endswith(_SECRET_ENDS) or joined.startswith(_SECRET_STARTS):

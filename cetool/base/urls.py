@@ -1,8 +1,8 @@
-"""URLs: split once, by the rule that authentication uses; what is shown, stored and sent is built from the parts.
+"""Split URLs once, by the rule that authentication uses; what is shown, stored and sent is built from the parts.
 
-User and password end at the last ``@`` in front of the host (RFC 3986, and how curl, requests and rattler read it). A
-password with a raw ``/``, ``?`` or ``#`` belongs to no valid URL, but is still a password to whoever wrote it: so it is
-hidden, and :func:`split_url` refuses the URL.
+User and password end at the last ``@`` before the host (RFC 3986, and as curl, requests and rattler read them). A URL
+with a raw ``/``, ``?`` or ``#`` in the password is invalid, but whoever wrote it meant a password: so that is hidden,
+and :func:`split_url` refuses the URL.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from cetool.base.text import MASK, hide_known, is_secret_name, pattern, remember
 from cetool.base.values import Value
 
 _IN_SCHEME = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+")
-#: Where the authority of a URL begins: WHATWG's parser, which rattler uses, takes any number of slashes after http.
+#: Where the authority of a URL begins: WHATWG's parser, which rattler uses, accepts any number of slashes after http.
 _START = pattern(r"(?:https?|ftp|wss?):(?:[/\\]+|(?=[^\s/\\:@]+:[^\s/\\@]*@))|://", re.IGNORECASE)
 _UNUSUAL = pattern(r"(?:\A\s*|[@\"]\s*|\+)(?:https?|ftp|wss?):(?!//[^/\\])", re.IGNORECASE)
 _WHOLE = pattern(r"\s*(?:(?:[A-Za-z][A-Za-z0-9+.-]*\+)?(?:https?|ftp|wss?):[/\\]*|[A-Za-z][A-Za-z0-9+.-]*://)", re.I)
 _SCHEMELESS = pattern(r"\s*(?:[/\\]{2})?[^\s/\\@:\"'(){}\[\]<>]+:[^\s/\\]*@[^\s/\\@]+(?:[/\\?#]|\Z)")
 _AUTHORITY_END = pattern(r"[/?#\r\n]")
 _LINE_END = pattern(r"[\r\n]")
-#: What ends a URL in a text, though a password could hold it.
+#: Characters that end a URL in a text, though a password could contain them.
 _STOP = pattern(r"[\s\"'<>`|]")
 _REST_END = pattern(r"[\s<>`\]]|[\"'](?=[\s,;:)\]}>.]|\Z)")
 _QUOTED_ENDS = {quote: pattern(rf"[\s<>\]{quote}]") for quote in ("'", '"')}
 _WHOLE_END = pattern(r"\s[;#]|[\r\n]")
 _PARAMETER = pattern(r"([?&])([A-Za-z0-9_.%-]{1,60}=[^&\s\"'\]]+)")
-#: How far a password with a slash is looked for.
+#: How far to look for the end of a password with a slash.
 _LONGEST_USERINFO = 2_000
 _HOST = pattern(r"(?:\[[0-9A-Fa-f:.%]*\]|[^:@\[\]]*)(?::\d*)?")
 _CLOSING = {'"': '"', "'": "'", "<": ">", "`": "`", "(": ")", "[": "]"}
@@ -38,7 +38,7 @@ _NESTED = pattern(r"%3a(?:%2f){2}", re.IGNORECASE)
 
 
 class Url(Value):
-    """A URL in its parts, each as written. ``userinfo``, ``query`` and ``fragment`` are None where there is none."""
+    """A URL in its parts, each as written. ``userinfo``, ``query`` and ``fragment`` are None if absent."""
 
     scheme: str
     userinfo: str | None
@@ -50,19 +50,19 @@ class Url(Value):
 
     @property
     def place(self) -> str:
-        """Host and port, as a URL has them."""
+        """Host and port as in the URL."""
         return self.host if self.port is None else f"{self.host}:{self.port}"
 
     @property
     def origin(self) -> tuple[str, str, int | None]:
-        """Scheme, host and port in the one form in which they are compared; what credentials belong to."""
+        """Scheme, host and port, normalized for comparison; credentials belong to an origin."""
         scheme = self.scheme.lower()
         port = self.port if self.port is not None else {"http": 80, "https": 443, "ftp": 21}.get(scheme)
         return scheme, self.host.lower().removesuffix("."), port
 
     @property
     def login(self) -> tuple[bytes, bytes] | None:
-        """User and password, decoded; None where there are none."""
+        """User and password, decoded; None if there are none."""
         if self.userinfo is None:
             return None
         user, _, password = self.userinfo.partition(":")
@@ -70,7 +70,7 @@ class Url(Value):
 
     @property
     def basic(self) -> str | None:
-        """The value of the header ``Authorization`` that the user and the password make (RFC 7617)."""
+        """The value of the header ``Authorization`` for the user and password (RFC 7617)."""
         return None if self.login is None else basic_authorization(*self.login)
 
     @property
@@ -79,21 +79,21 @@ class Url(Value):
         return unquote(self.path)
 
     def joined(self, *, login: bool = True) -> str:
-        """The URL again, with or without user and password."""
+        """Return the URL as a string, with or without user and password."""
         user = f"{self.userinfo}@" if login and self.userinfo is not None else ""
         query = "" if self.query is None else f"?{self.query}"
         fragment = "" if self.fragment is None else f"#{self.fragment}"
         return f"{self.scheme}://{user}{self.place}{self.path}{query}{fragment}"
 
     def is_below(self, other: Url) -> bool:
-        """Whether this lies below the other's path on the other's scheme, host and port: its credentials fit."""
+        """Return whether this is below the other's path on the same origin, so that its credentials apply."""
         path, base = self.path, other.path.rstrip("/") + "/"
         segments = unquote(path).replace("\\", "/").split("/")
         return self.origin == other.origin and f"{path}/".startswith(base) and not {".", ".."} & set(segments)
 
 
 def basic_authorization(user: bytes, password: bytes) -> str:
-    """The value of the header ``Authorization`` for a user and a password (RFC 7617)."""
+    """Return the value of the header ``Authorization`` for a user and a password (RFC 7617)."""
     import base64
 
     header = base64.b64encode(user + b":" + password).decode("ascii")
@@ -102,22 +102,22 @@ def basic_authorization(user: bytes, password: bytes) -> str:
 
 
 def split_url(text: str) -> Url:
-    """The parts of a URL; its secrets are remembered. Raises ValueError for what is not a URL with a valid host."""
+    """Split a URL; its secrets are remembered. Raises ValueError if it is not a URL with a valid host."""
     start = text.find("://")
     if start < 1 or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", text[:start]):
-        raise ValueError("this is not a URL")
+        raise ValueError("it is not a URL")
     scheme, position = text[:start], start + 3
     cut = _cut(text, position, whole=True)
     authority = text[cut.host : cut.end]
     rest = text[cut.end :]
     if cut.userinfo is not None and re.search(r"[/?#\\]", cut.userinfo):
-        raise ValueError("its password holds a /, \\, ? or #, which has to be written as %2F, %5C, %3F or %23")
+        raise ValueError("the password contains a /, \\, ? or #, which must be written as %2F, %5C, %3F or %23")
     found = _HOST.fullmatch(authority)
     host, _, port = authority.rpartition(":") if re.search(r":\d*\Z", authority) else (authority, "", "")
     if found is None or re.search(r"[\s\"'<>\\^`{|}]", host) or (not host and scheme.lower() != "file"):
-        raise ValueError("there is no valid host in this URL")
+        raise ValueError("the URL has no valid host")
     if port and int(port[:6]) > 65535:
-        raise ValueError("there is no valid port in this URL")
+        raise ValueError("the URL has no valid port")
     if cut.userinfo is not None:
         remember_login(cut.userinfo)
     rest, hash_mark, fragment = rest.partition("#")
@@ -134,7 +134,7 @@ def split_url(text: str) -> Url:
 
 
 def is_url(text: str) -> bool:
-    """Whether :func:`split_url` can split it."""
+    """Return whether :func:`split_url` can split the text."""
     try:
         split_url(text)
     except ValueError:
@@ -143,40 +143,40 @@ def is_url(text: str) -> bool:
 
 
 def check_hosts(text: str) -> None:
-    """Raise ValueError where a URL in the text may have another host for other programs than the one that is shown.
+    """Raise ValueError if other programs may see another host in a URL of the text than the one that cetool shows.
 
-    What is hidden as a password ends at the last ``@``, but uv and pip go to the host in front of a slash or backslash.
-    They also take ``https:/host`` and ``https:host`` for URLs.
+    cetool hides a password up to the last ``@``, but uv and pip connect to the host before a slash or backslash. They
+    also accept ``https:/host`` and ``https:host`` as URLs.
     """
     if _UNUSUAL.search(text):
-        raise ValueError(f"{redact(text)!r} has no host right behind '://'")
+        raise ValueError(f"{redact(text)!r} has no host directly after '://'")
     whole = _WHOLE.match(text)
     for start, position in _starts(text, whole):
         scheme = _scheme_start(text, start)
         cut = _cut(text, position, whole=whole is not None, opener=text[scheme - 1] if scheme > 0 else "")
         if cut.userinfo is not None and re.search(r"[/?#\\]", cut.userinfo):
             raise ValueError(
-                f"{redact(text)!r} leaves open which host is meant: its user or password holds a /, \\, ? or #"
+                f"the host of {redact(text)!r} is ambiguous: the user or password contains a /, \\, ? or #"
             )
 
 
 def strip_credentials(text: str) -> str:
-    """The text with the credentials of every URL in it removed: what is stored and hashed. They are remembered."""
+    """Remove the credentials of every URL in the text, for storing and hashing. They are remembered."""
     return _rewritten(text, None)
 
 
 def redact(text: str) -> str:
-    """The text with the credentials of every URL in it replaced by ``***``: for messages. They are remembered."""
+    """Replace the credentials of every URL in the text by ``***``, for messages. They are remembered."""
     return _rewritten(text, MASK)
 
 
 def quotable(text: str) -> str:
-    """The text as a message may quote it: short, without credentials, control characters as escapes."""
+    """Return the text as a message may quote it: short, without credentials, control characters escaped."""
     return shorten(redact(text)).encode("unicode_escape", "surrogatepass").decode()
 
 
 def cleaned(document: Any, clean: Callable[[str], str] = strip_credentials) -> Any:
-    """A JSON document, each text in it without credentials."""
+    """Return a JSON document with all credentials removed from its strings."""
     if isinstance(document, str):
         return clean(document)
     if isinstance(document, (list, tuple)):
@@ -187,7 +187,7 @@ def cleaned(document: Any, clean: Callable[[str], str] = strip_credentials) -> A
 
 
 class _Cut(Value):
-    """Where the authority of a URL is cut: its userinfo, where its host begins, where it ends."""
+    """How to cut the authority of a URL: its userinfo, where its host begins, where it ends."""
 
     userinfo: str | None
     host: int
@@ -195,8 +195,10 @@ class _Cut(Value):
 
 
 def _cut(text: str, position: int, *, whole: bool, opener: str = "") -> _Cut:
-    """Cut the authority that begins at a position. ``whole``: the text is one URL, which a blank does not end;
-    ``opener`` is the character in front of a URL in a text, which may be a quote.
+    """Cut the authority that begins at a position.
+
+    ``whole`` says that the text is one URL, which a blank does not end; ``opener`` is the character before a URL in a
+    text, which may be a quote.
     """
     found = _AUTHORITY_END.search(text, position)
     segment = text[position : len(text) if found is None else found.start()]
@@ -213,16 +215,16 @@ def _cut(text: str, position: int, *, whole: bool, opener: str = "") -> _Cut:
 
 
 def _userinfo_end(text: str, position: int, segment: str, head: str, whole: bool, opener: str) -> int:
-    """Where the ``@`` is that ends the userinfo, counted from the position; -1 where there is none.
+    """Find the ``@`` that ends the userinfo, counted from the position; return -1 if there is none.
 
     ``segment`` goes to the first slash, ``head`` to the first character that can end a URL in a text. A password may
-    hold both, so what looks like no host and port is taken for a user and the beginning of a password.
+    contain both, so a head that is not a host and port is a user and the beginning of a password.
     """
     at = segment.rfind("@")
     is_host = bool(_HOST.fullmatch(head))
     following = text[position + len(segment) : position + len(segment) + 1] if len(head) == len(segment) else ""
     if is_host and head.endswith(":") and len(head) > 1 and following and following in "/?#":
-        is_host = False  # no port: rather a password that begins with a slash
+        is_host = False  # not a port but a password that begins with a slash
     if len(head) == len(segment):
         return at if at >= 0 or is_host else _late_end(text, position)
     stop = segment[len(head)]
@@ -236,7 +238,7 @@ def _userinfo_end(text: str, position: int, segment: str, head: str, whole: bool
         return at if ":" in head or not stop.isspace() else -1
     if closing and is_host:
         return -1
-    if is_host:  # a port, or the beginning of a password of which one more word follows?
+    if is_host:  # a port, or the beginning of a password that continues with one more word?
         return at if ":" in head and re.fullmatch(r"\s?[^\s;,]*", gap) else -1
     if closing and re.search(r"\s", gap):
         return -1
@@ -244,14 +246,14 @@ def _userinfo_end(text: str, position: int, segment: str, head: str, whole: bool
 
 
 def _late_end(text: str, position: int) -> int:
-    """Where the userinfo ends in a line whose host has an impossible port: it was meant as user and password."""
+    """Find the end of the userinfo in a line whose host has an impossible port, as it must be user and password."""
     line = _LINE_END.search(text, position, position + _LONGEST_USERINFO)
     late = text.rfind("@", position, position + _LONGEST_USERINFO if line is None else line.start())
     return late - position if late >= 0 else -1
 
 
 def _rewritten(text: str, mask: str | None, learn: bool = True) -> str:
-    """The text, each of its URLs without credentials (``mask`` None) or with the mask in their place."""
+    """Return the text with its URLs without credentials (``mask`` None) or with the mask in their place."""
     whole = _WHOLE.match(text)
     if whole is None and mask is not None and _SCHEMELESS.match(text):
         return f"{mask}@{text.rpartition('@')[2]}"
@@ -280,14 +282,14 @@ def _rewritten(text: str, mask: str | None, learn: bool = True) -> str:
 
 
 def _clean_gap(text: str, mask: str | None, learn: bool) -> str:
-    """What is between URLs, in which a relative one may have parameters that are secrets."""
+    """Clean the text between URLs, in which a relative URL may have parameters that are secrets."""
     if "=" not in text or ("?" not in text and "&" not in text):
         return text
     return _PARAMETER.sub(lambda found: found[1] + _clean_parameter(found[2], mask, learn), text)
 
 
 def _rest_end(text: str, position: int, whole: bool, opener: str) -> tuple[int, bool]:
-    """Where a URL ends whose authority ends at the position, and whether another URL begins there, as in a query."""
+    """Return where a URL with this end of its authority ends, and whether another URL begins there, as in a query."""
     following = _START.search(text, position)
     limit = len(text) if following is None else max(position, _scheme_start(text, following.start()))
     if whole:
@@ -298,7 +300,7 @@ def _rest_end(text: str, position: int, whole: bool, opener: str) -> tuple[int, 
 
 
 def _starts(text: str, whole: re.Match[str] | None) -> Iterator[tuple[int, int]]:
-    """Where URLs are in a text: where the scheme ends, and where the authority begins."""
+    """Yield where URLs are in a text: where the scheme ends, and where the authority begins."""
     if whole is not None and _START.search(text, 0, whole.end()) is None:
         yield whole.end(), whole.end()
     for found in _START.finditer(text):
@@ -306,7 +308,7 @@ def _starts(text: str, whole: re.Match[str] | None) -> Iterator[tuple[int, int]]
 
 
 def _scheme_start(text: str, position: int) -> int:
-    """Where the scheme begins whose end, or a part of whose end, is at the position."""
+    """Return where a scheme begins that ends at the position, or around it."""
     while position > 0 and (
         text[position - 1].isascii() and (text[position - 1].isalnum() or text[position - 1] in "+")
     ):
@@ -315,7 +317,7 @@ def _scheme_start(text: str, position: int) -> int:
 
 
 def _clean_rest(text: str, mask: str | None, learn: bool, in_query: bool, *, with_token: bool) -> tuple[str, bool]:
-    """What follows the authority without its secrets, and whether it has a query or fragment, or is in one."""
+    """Remove the secrets from what follows the authority; also return whether it is in a query or fragment."""
     if not any(mark in text for mark in "=/"):
         return text, in_query or "?" in text or "#" in text
     cut = len(text)
@@ -336,13 +338,13 @@ def _clean_rest(text: str, mask: str | None, learn: bool, in_query: bool, *, wit
 
 
 def _without_tokens(path: str, mask: str | None, learn: bool) -> str:
-    """A path without ``/t/TOKEN``, the tokens of anaconda.org and of servers like it."""
+    """Remove ``/t/TOKEN`` from a path: the tokens of anaconda.org and similar servers."""
     kept: list[str] = []
     segments = path.split("/")
     at = 0
     while at < len(segments):
         named = at + 1
-        while named < len(segments) - 1 and not segments[named]:  # slashes more than one
+        while named < len(segments) - 1 and not segments[named]:  # repeated slashes
             named += 1
         is_token = at > 0 and unquote(segments[at]).lower() == "t" and named < len(segments)
         if is_token and segments[named] not in ("", MASK):
@@ -358,7 +360,7 @@ def _without_tokens(path: str, mask: str | None, learn: bool) -> str:
 
 
 def _clean_parameter(text: str, mask: str | None, learn: bool, ending: str = "") -> str:
-    """One parameter with the separator behind it, its value hidden if its name says that it is a secret."""
+    """Clean one parameter and the separator after it: hide the value if its name says that it is a secret."""
     name, equals, value = text.partition("=")
     if not equals:
         return text
@@ -375,7 +377,7 @@ def _clean_parameter(text: str, mask: str | None, learn: bool, ending: str = "")
 
 
 def _clean_nested(value: str, mask: str | None, learn: bool) -> str:
-    """A value that is itself an encoded URL without that one's credentials."""
+    """Clean a value that is itself an encoded URL."""
     if not _NESTED.search(value):
         return value
     plain = unquote(value)
@@ -389,9 +391,9 @@ _HEADER = pattern(
 
 
 def scrub(text: str) -> str:
-    """A text that another program or a library wrote, without credentials in URLs and headers, and known secrets.
+    """Remove credentials in URLs and headers, and known secrets, from a text that a program or library wrote.
 
-    Not for what a user decides by: a script chooses what its URLs hold, and so what would be hidden there.
+    Not for texts that a user decides by: a script chooses what is in its URLs, and so what would be hidden.
     """
     text = _rewritten(text, MASK, learn=False)
     return hide_known(_HEADER.sub(rf"\1{MASK}", text) if "uthorization" in text.lower() else text)

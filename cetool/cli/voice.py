@@ -15,6 +15,7 @@ from cetool.base.errors import CetoolError
 from cetool.base.text import neutral
 from cetool.base.urls import scrub
 from cetool.cli.output import Output, can_redraw, printable_lines, write, write_error
+from cetool.settings.settings import ignored_variable
 
 if TYPE_CHECKING:
     from cetool.cli.progress import CreationProgress
@@ -29,7 +30,7 @@ def start(options: Mapping[str, object] | None = None) -> tuple[World, Voice]:
     world = load_world(options, own_process=True)
     voice = Voice(world.settings.verbosity, world.environ)
     for variable in world.loaded.unknown:
-        voice.warn(f"{variable} is ignored: cetool has no such variable")
+        voice.warn(ignored_variable(variable))
     return world, voice
 
 

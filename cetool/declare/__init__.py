@@ -1,1 +1,1 @@
-"""What a script says about itself, and the environment that this describes."""
+"""Read what a script declares, and describe the environment that it needs."""

@@ -1,7 +1,7 @@
-"""The keys ``baseline`` and ``without``: a list of exactly named packages to start from, and what is taken out of it.
+"""Read the keys ``baseline`` and ``without``: a list of exact packages to start from, and those to leave out.
 
-A baseline is a file (``@EXPLICIT``, conda-lock.yml or pixi.lock) at a path or a URL. What is in it is for
-:mod:`cetool.lock` to read; here it is only named.
+A baseline is a file (``@EXPLICIT``, conda-lock.yml or pixi.lock) at a path or a URL. This module only names it;
+:mod:`cetool.lock` reads it.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ _EXAMPLE = "Write a path or a URL, or a list of them: baseline: https://example.
 
 
 def read_keys(needs: Requirements, keys: Mapping[str, Node], base_dir: Directory) -> Requirements:
-    """The requirements with what ``baseline`` and ``without`` say. Raises MetadataError."""
+    """Return the requirements with the values of ``baseline`` and ``without``. Raises MetadataError."""
     if needs.overlay is not None:
         keys["baseline" if "baseline" in keys else "without"].fail(
-            "'base' and 'baseline' exclude each other",
-            "A base is an environment that is there, a baseline a list of packages to make one of.",
+            "'base' and 'baseline' cannot be used together",
+            "A base is an existing environment; a baseline is a list of packages to create one from.",
         )
     found = [canonical_baseline(text, base_dir, where) for text, where in _texts(keys, "baseline", _EXAMPLE)]
     without = [canonical_pattern(text, where) for text, where in _texts(keys, "without", None)]
     if without and not found:
         keys["without"].fail(
-            "'without' takes packages out of a baseline, and none is named",
-            "Name one: baseline: https://example.org/envs/standard.txt",
+            "'without' removes packages from a baseline, but there is no 'baseline'",
+            "Add one: baseline: https://example.org/envs/standard.txt",
         )
     return needs._replace(baselines=tuple(dict.fromkeys(found)), without=tuple(dict.fromkeys(without)))
 
 
 def _texts(keys: Mapping[str, Node], what: str, hint: str | None) -> list[tuple[str, Location]]:
-    """The texts of a key, one or a list of them, with their places."""
+    """Return the strings of a key (one, or a list) with their places."""
     node = keys.get(what)
     if node is None or node.kind == "nothing":
         return []
     if node.kind not in ("list", "text"):
-        node.fail(f"{what} must be a text or a list of texts, not {node.in_words}", hint)
+        node.fail(f"{what} must be a string or a list of strings, not {node.in_words}", hint)
     item = ("a baseline", hint) if hint else ("an entry of without", _GLOBS)
     return [(each.as_text(*item), each.where) for each in (node.items if node.kind == "list" else (node,))]
 
 
 def canonical_baseline(text: str, base_dir: Directory, where: Location | None = None) -> str:
-    """A URL as it is written, or an absolute path; a relative one starts from ``base_dir``. Raises MetadataError."""
+    """Return a URL unchanged, or an absolute path; relative paths start from ``base_dir``. Raises MetadataError."""
     text = text.strip()
     if not text or has_control(text):
-        _refuse("a baseline is named by a path or a URL", where, _EXAMPLE)
+        _refuse("a baseline must be a path or a URL", where, _EXAMPLE)
     if is_remote(text):
         return text
     shown = repr(shorten(redact(text)))
@@ -68,20 +68,20 @@ def canonical_baseline(text: str, base_dir: Directory, where: Location | None = 
     if scheme is not None and scheme[1].lower() == "file" and text[5:7] == "//":
         parts = urlsplit(text)
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-            _refuse(f"{shown} names no file of this machine", where)
+            _refuse(f"{shown} is not a file on this machine", where)
         return os.path.normpath(path_of(parts.path))
     if scheme is not None and "://" in text:
-        hint = "It is a path, or an https:// or file:// URL."
-        _refuse(f"a baseline cannot be fetched by {scheme[1]}: {shown}", where, hint)
+        hint = "Use a path, or an https:// or file:// URL."
+        _refuse(f"{shown} cannot be a baseline: {scheme[1]} URLs are not supported", where, hint)
     return os.path.normpath(os.path.join(os.path.abspath(base_dir), with_home(text, where)))
 
 
 def canonical_pattern(text: str, where: Location | None = None) -> str:
-    """A package's name, or a glob of names, in lower case. Raises MetadataError."""
+    """Return a package's name, or a glob of names, in lower case. Raises MetadataError."""
     glob = text.strip().lower()
     if not _PATTERN.fullmatch(glob):
-        hint = "Give names alone, or globs such as '*-gpu'; versions have no place here."
-        _refuse(f"{shorten(redact(text))!r} is not the name of a package", where, hint)
+        hint = "Write names, or globs such as '*-gpu', without versions."
+        _refuse(f"{shorten(redact(text))!r} is not a package name", where, hint)
     return glob
 
 
@@ -90,12 +90,12 @@ def _refuse(message: str, where: Location | None, hint: str | None = None) -> No
 
 
 def is_remote(baseline: str) -> bool:
-    """Whether a baseline is fetched."""
+    """Return whether a baseline is a URL to download."""
     return _URL.match(baseline) is not None
 
 
 def taken_out(name: str, patterns: Iterable[str]) -> bool:
-    """Whether the patterns mean a package's name, of conda's or PyPI's: ``-``, ``_`` and ``.`` are the same there."""
+    """Return whether one of the patterns matches a conda or PyPI package's name; ``-``, ``_`` and ``.`` are equal."""
     return any(fnmatchcase(name, pattern) or fnmatchcase(_plain(name), _plain(pattern)) for pattern in patterns)
 
 
@@ -104,6 +104,6 @@ def _plain(text: str) -> str:
 
 
 def unmatched(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
-    """The patterns that none of the names fits."""
+    """Return the patterns that match none of the names."""
     listed = list(names)
     return [pattern for pattern in patterns if not any(taken_out(name, (pattern,)) for name in listed)]

@@ -1,6 +1,6 @@
-"""Finds the one comment block in which a file of any language says what it needs, whatever its dialect.
+"""Find the comment block in which a file of any language declares its environment, in any dialect.
 
-:data:`DIALECTS` lists the dialects. Everything here takes time in proportion to the file's size, whatever is in it.
+:data:`DIALECTS` lists the dialects. All functions take time proportional to the size of the file, whatever is in it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ CONDA_EXECUTE = "conda execute"
 PEP723 = "script"
 CONDA_SCRIPT = "conda-script"
 
-#: What comments of one line can begin with; the longer of two comes first: ';; conda execute' continues with ';;'.
+#: Markers of line comments; the longer of two comes first: ';; conda execute' continues with ';;'.
 LINE_COMMENTS = ("#", "//", "--", ";;", ";", "%", "!", "'")
-#: Characters that a block may have, and one line of it: far above any real one, low enough to bound the readers' time.
+#: The most characters of a block, and of one of its lines: far above real ones, but enough to bound the time to read.
 MAX_BLOCK = 256 * 1024
 MAX_LINE = 8 * 1024
 
-#: Characters at the top of a file in which a misspelt opening line is looked for.
+#: Characters at the top of a file in which to look for a misspelled opening line.
 _TOP = 64 * 1024
 _UNCLOSED = pattern(r"# /// [a-zA-Z0-9-]+")
 _NEAR_MISS = pattern(
@@ -44,19 +44,19 @@ class Block(Value):
     dialect: str
     first: int
     last: int
-    #: Its lines with the comment characters off.
+    #: Its lines without the comment characters.
     content: tuple[str, ...]
-    #: For each of them the line of the file that it came from.
+    #: For each of these, its line in the file.
     numbers: tuple[int, ...]
 
     @property
     def text(self) -> str:
-        """The content as one text."""
+        """The content as one string."""
         return "\n".join(self.content) + "\n"
 
 
 class Broken(Value):
-    """A mark that opens a block which is broken; the error where it is the script's one."""
+    """A mark that opens a malformed block; ``error`` is raised if it is the script's only one."""
 
     dialect: str
     first: int
@@ -64,7 +64,7 @@ class Broken(Value):
 
 
 class Declaration(Value):
-    """What a block declares: what the script needs, and the command or the entry point that runs it, if it says so."""
+    """What a block declares: the requirements, and the command or entry point that runs the script, if any."""
 
     requirements: Requirements = Requirements()
     run_with: tuple[str, ...] | None = None
@@ -72,43 +72,43 @@ class Declaration(Value):
 
 
 class Reader(Protocol):
-    """The functions that the module of a dialect has. Those that read raise MetadataError."""
+    """The functions in the module of a dialect. Those that read raise MetadataError."""
 
     def find_blocks(
         self, lines: list[str], script: Script, found: Sequence[Block | Broken]
     ) -> Sequence[Block | Broken]:
-        """All blocks of the dialect in the script; ``found`` are those of the dialects after it in the table."""
+        """Return all blocks of the dialect in the script; ``found`` are those of the dialects after it in the table."""
 
     def read_block(self, block: Block, script: Script, platform: str | None = None) -> Declaration:
-        """What a block declares on a platform (None: this one)."""
+        """Return what a block declares on a platform (None: this one)."""
 
     def read_keys(self, root: Node, script: Script, platform: str | None = None) -> Declaration:
-        """The same of its keys, which a notebook's metadata may have."""
+        """Return the same for the dialect's keys in a notebook's metadata."""
 
     def whole_block(self, block: Block, name: str) -> Block:
-        """Only where no line closes a block: what of it belongs to it."""
+        """Return the whole block; only in dialects without a closing line."""
 
 
 class Dialect(Value):
     """A format of blocks."""
 
     name: str
-    #: What messages call a block.
+    #: The name of a block in messages.
     title: str
-    #: What options of the command line call it.
+    #: The name of the dialect in command-line options.
     option: str
-    #: A text that every script with such a block has in it.
+    #: A string that every script with such a block contains.
     mark: str
     #: The module of :mod:`cetool.declare.dialects` that reads it: a :class:`Reader`.
     module: str
-    #: The names that its keys have in a notebook's metadata.
+    #: The names under which a notebook's metadata has its keys.
     notebook_keys: tuple[str, ...]
-    #: Whether a line closes a block. Of several blocks that no line closes, the first counts.
+    #: Whether a line closes a block. If not, the first of several blocks counts.
     closed: bool = True
 
     @property
     def reader(self) -> Reader:
-        """The module, imported when it is first needed: a run needs one of them, and each brings a parser."""
+        """The module, imported when first needed: a run needs one of them, and each imports a parser."""
         return cast(Reader, import_module(f"cetool.declare.dialects.{self.module}"))
 
 
@@ -131,16 +131,16 @@ DIALECTS = {
 
 
 def read_block(block: Block, script: Script, platform: str | None = None) -> Declaration:
-    """What a block declares on a platform (None: this one). Raises MetadataError."""
+    """Return what a block declares on a platform (None: this one). Raises MetadataError."""
     return DIALECTS[block.dialect].reader.read_block(block, script, platform)
 
 
 def find_block(script: Script) -> Block | None:
-    """The script's one block, None where it has none.
+    """Return the script's block, None if it has none.
 
-    Of several marks those count that stand in comments, and not in a docstring or a here-document; of several
-    ``# conda execute`` the first, as conda-execute had it. Raises MetadataError for two blocks otherwise (naming both
-    lines), for a conda-script block that is broken or never ends, and for one that is too large.
+    Marks count only in comments, not in docstrings or here-documents; of several ``# conda execute`` blocks the first
+    counts, as in conda-execute. Raises MetadataError for two blocks otherwise (with both lines), for a conda-script
+    block that is malformed or never ends, and for one that is too large.
     """
     found = _all_blocks(script)
     if len(found) > 1:
@@ -153,11 +153,11 @@ def find_block(script: Script) -> Block | None:
     other = next((each for each in found[1:] if dialect.closed or each.dialect != one.dialect), None)
     if other is not None:
         raise MetadataError(
-            f"there are two blocks: {dialect.title} at line {one.first} and {DIALECTS[other.dialect].title} "
+            f"the file has two blocks: {dialect.title} at line {one.first} and {DIALECTS[other.dialect].title} "
             f"at line {other.first}",
             code="block-ambiguous",
             where=script.at(other.first),
-            hint="A file says in one block what it needs: keep one of them.",
+            hint="Keep one of them: a file can have only one block.",
         )
     if isinstance(one, Broken):
         raise one.error
@@ -166,14 +166,14 @@ def find_block(script: Script) -> Block | None:
         total += len(line) + 1
         if len(line) > MAX_LINE or total > MAX_BLOCK:
             raise MetadataError(
-                f"the {dialect.title} block is too large: at most {MAX_LINE} characters in a line, {MAX_BLOCK} in all",
+                f"the {dialect.title} block is larger than {MAX_LINE} characters in a line or {MAX_BLOCK} in all",
                 where=script.at(number),
             )
     return one if dialect.closed else dialect.reader.whole_block(one, script.name)
 
 
 def _all_blocks(script: Script) -> list[Block | Broken]:
-    """What every mark in the script opens, wherever it stands, in the order of lines."""
+    """Return the blocks that all marks in the script open, in comments or not, in the order of lines."""
     found: list[Block | Broken] = []
     dialects = [each for each in DIALECTS.values() if each.mark in script.text]
     lines = script.text.split("\n") if dialects else []
@@ -183,28 +183,28 @@ def _all_blocks(script: Script) -> list[Block | Broken]:
 
 
 def near_miss(script: Script) -> int | None:
-    """The line of something that looks as if it was meant to open a block, None where there is none near the top."""
+    """Return the line near the top of the script that looks like the start of a block but is not; None if none does."""
     found = _NEAR_MISS.search(script.text[:_TOP])
     return None if found is None else script.text.count("\n", 0, found.start()) + 1
 
 
 def near_miss_advice(script: Script, line: int) -> str:
-    """How that line would have to be written, or what has to follow it, for it to open a block."""
+    """Return what to write in that line, or after it, to make it open a block."""
     text = script.text.split("\n", line)[line - 1].strip()
     if _UNCLOSED.fullmatch(text):
         return (
-            f"Line {line} opens a block that is never closed: "
-            "every line below it starts with '# ' (an empty one is '#' alone), and a line '# ///' ends it."
+            f"Line {line} opens a block that is never closed: start each of its lines with '# ' "
+            "(an empty one with '#' alone), and end it with a line '# ///'."
         )
     meant = "conda-script" if "conda" in text.lower() else "script"
     opening = "conda execute" if "exec" in text.lower() else f"/// {meant}"
     comment = next((comment for comment in LINE_COMMENTS if text.startswith(comment)), "#")
-    return f"Line {line} looks as if it was meant to say so, but has to be '{comment} {opening}'."
+    return f"Line {line} looks like the start of a block: write it as '{comment} {opening}'."
 
 
-# --- comments, and what only looks like one -------------------------------------------------------------------------
+# --- comments, and text that only looks like one --------------------------------------------------------------------
 
-# a string in three quotes, or in one (which ends with its line at the latest), or a comment: whichever begins first
+# a string in three quotes, or in one (which ends with its line at the latest), or a comment: the first to begin
 _PYTHON = pattern(
     r"(?P<long>\"\"\"|''')(?:[^\\]|\\.)*?(?:(?P=long)|\Z)"
     r"|\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?|(?P<comment>#[^\n]*)",
@@ -214,24 +214,24 @@ _HERE = pattern(r"<<(?P<tabs>-?)[~]?\s*(?P<quote>[\"']?)\\?(?P<word>[A-Za-z_][A-
 
 
 def comment_lines(script: Script, marks: Sequence[int]) -> set[int]:
-    """Which of these lines, each of which looks like a comment, are comments of the script itself.
+    """Return which of these lines, which all look like comments, are comments of the script itself.
 
-    A Python script's are known for certain. Of one in another language they are those at its top, before any code;
-    where none is there, all but those in here-documents.
+    For Python this is exact. In other languages these are the comments at the top, before any code; if there are none,
+    all except those in here-documents.
     """
     language = language_of(script)
     if language.is_python:
         return _python_comments(script.text) & set(marks)
     lines = script.text.split("\n")
     outside = set(marks) - set(_here_lines(lines))
-    if language.package is None and language.comment == "#":  # Python or not, which nothing tells
+    if language.package is None and language.comment == "#":  # may be Python
         return (_python_comments(script.text) & outside) or outside
     head = _head(lines)
     return {line for line in marks if line <= head} or outside
 
 
 def _python_comments(text: str) -> set[int]:
-    """The lines that have nothing but a comment."""
+    """Return the lines that contain only a comment."""
     found = set()
     line, at = 1, 0
     for match in _PYTHON.finditer(text):
@@ -245,7 +245,7 @@ def _python_comments(text: str) -> set[int]:
 
 
 def _here_lines(lines: list[str]) -> Iterator[int]:
-    """The lines of here-documents, counted from 1."""
+    """Yield the lines of here-documents, counted from 1."""
     index = 0
     while index < len(lines):
         opened = None if lines[index].lstrip().startswith("#") else _HERE.search(lines[index])
@@ -261,7 +261,7 @@ def _here_lines(lines: list[str]) -> Iterator[int]:
 
 
 def _head(lines: list[str]) -> int:
-    """The last line of those at the top that are blank or comments."""
+    """Return the last of the lines at the top that are blank or comments."""
     within = False
     for number, line in enumerate(lines, start=1):
         stripped = line.strip()

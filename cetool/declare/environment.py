@@ -1,4 +1,4 @@
-"""What an environment is: a frozen value that names itself by the digest of its canonical form."""
+"""Define the specification of an environment: a frozen value, named by the digest of its canonical form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cetool.declare.package import Package, PypiPackage
 from cetool.declare.pypi import PypiSettings
 from cetool.declare.requirements import DEFAULT_CHANNEL, DIGEST_SCHEMA, NO_SOLVING, Requirements, Solving, schema_of
 
-#: Hex digits of the SHA-256 that name an environment (the original's length).
+#: Hex digits of the SHA-256 in an environment's name (as many as conda-execute used).
 NAME_LENGTH = 20
 
 _PYTHON = pattern(r"(?:.*::)?python(?![A-Za-z0-9_.-])")
@@ -21,7 +21,7 @@ _NO_SETTINGS = PypiSettings()
 
 
 class Solve(Value):
-    """Packages to be solved for, sorted and without repeats."""
+    """Packages to solve for, sorted, without duplicates."""
 
     #: Canonical match specs.
     packages: tuple[str, ...] = ()
@@ -30,17 +30,17 @@ class Solve(Value):
 
 
 class Exact(Value):
-    """Exactly these packages, which a lock or a record names: nothing is solved."""
+    """Exact packages from a lock or a run record: nothing is solved."""
 
     #: In topological order.
     conda: tuple[Package, ...] = ()
     pypi: tuple[PypiPackage, ...] = ()
-    #: What the lock was made for.
+    #: The requirements that the lock was made for.
     asked: Solve = Solve()
 
 
 class Over(Value):
-    """The packages of a baseline as they are, and what is solved with them."""
+    """The exact packages of a baseline, and what is solved in addition."""
 
     conda: tuple[Package, ...] = ()
     pypi: tuple[PypiPackage, ...] = ()
@@ -48,21 +48,21 @@ class Over(Value):
 
 
 class Overlay(Value):
-    """What lies over an existing environment; equal values are one directory."""
+    """What is laid over an existing environment; equal values share one directory."""
 
     #: The absolute path of the prefix below.
     base: str
-    #: Canonical entries (:func:`cetool.declare.overlay.canonical_entry`), sorted and without repeats.
+    #: Canonical entries (:func:`cetool.declare.overlay.canonical_entry`), sorted, without duplicates.
     requirements: tuple[str, ...] = ()
-    #: Canonical match specs, sorted and without repeats.
+    #: Canonical match specs, sorted, without duplicates.
     conda: tuple[str, ...] = ()
-    #: A match spec that the base's python has to fit (of ``requires-python``).
+    #: A match spec that the base's python must match (from ``requires-python``).
     python: tuple[str, ...] = ()
-    #: Pairs of an entry that is a file or directory here, and what changes when that does.
+    #: Pairs: an entry that is a local file or directory, and a value that changes when it does.
     states: tuple[tuple[str, str], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values, empty parts left out, credentials taken out."""
+        """Return JSON values, without empty parts and credentials."""
         pairs = {
             "base": self.base,
             "requirements": list(map(strip_credentials, self.requirements)),
@@ -74,17 +74,17 @@ class Overlay(Value):
 
 
 class EnvironmentSpec(Value):
-    """The complete request for an environment, in canonical form; equal values are one environment."""
+    """The complete specification of an environment, in canonical form; equal values are the same environment."""
 
     what: Solve | Exact | Over | Overlay
-    #: In their order, which is their priority.
+    #: In order of priority.
     channels: tuple[str, ...] = (DEFAULT_CHANNEL,)
     pypi_settings: PypiSettings = PypiSettings()
     #: Pairs of name and value.
     variables: tuple[tuple[str, str], ...] = ()
-    #: Pairs like ``("__cuda", "12.4")`` that replace what the machine would report (conda's ``CONDA_OVERRIDE_*``).
+    #: Pairs such as ``("__cuda", "12.4")`` that override what the machine reports (conda's ``CONDA_OVERRIDE_*``).
     virtual_packages: tuple[tuple[str, str], ...] = ()
-    #: The moment (RFC 3339, UTC) as of which packages are chosen, of channels and of indexes; None for now.
+    #: The moment (RFC 3339, UTC) as of which packages are chosen from channels and indexes; None for now.
     exclude_newer: str | None = None
     solving: Solving = NO_SOLVING
 
@@ -96,7 +96,7 @@ class EnvironmentSpec(Value):
         default_channels: tuple[str, ...] = (DEFAULT_CHANNEL,),
         virtual_packages: tuple[tuple[str, str], ...] = (),
     ) -> EnvironmentSpec:
-        """The spec of these requirements with all their channels, python added where PyPI packages need one."""
+        """Return the specification of these requirements, with all channels, and python if PyPI packages need it."""
         packages = set(requirements.packages)
         if requirements.pypi and not any(_PYTHON.match(spec) for spec in packages):
             packages.add("python")
@@ -110,19 +110,19 @@ class EnvironmentSpec(Value):
         )
 
     def exactly(self, conda: tuple[Package, ...], pypi: tuple[PypiPackage, ...]) -> EnvironmentSpec:
-        """The same with exactly these packages; unchanged where there are none."""
+        """Return the same with exactly these packages; unchanged if there are none."""
         return self._replace(what=Exact(conda, pypi, self.asked)) if conda or pypi else self
 
     def over(
         self, conda: tuple[Package, ...], pypi: tuple[PypiPackage, ...], added_pypi: tuple[str, ...]
     ) -> EnvironmentSpec:
-        """The same over these packages of a baseline, which have all of its PyPI requirements but ``added_pypi``."""
+        """Return the same on top of a baseline's packages, which meet all PyPI requirements but ``added_pypi``."""
         asked = Solve(self.packages, added_pypi)
         return self._replace(what=Over(conda, pypi, asked) if conda or pypi else asked)
 
     @property
     def asked(self) -> Solve:
-        """What is asked for by specs and requirements, whether it is still to be solved or not."""
+        """The requested specs and requirements, already solved or not."""
         match self.what:
             case Solve():
                 return self.what
@@ -133,46 +133,46 @@ class EnvironmentSpec(Value):
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """The match specs that are asked for."""
+        """The requested match specs."""
         return self.asked.packages
 
     @property
     def pypi(self) -> tuple[str, ...]:
-        """The PyPI requirements that are asked for."""
+        """The requested PyPI requirements."""
         return self.asked.pypi
 
     @property
     def is_locked(self) -> bool:
-        """Whether a lock says which packages exactly."""
+        """Whether a lock gives the exact packages."""
         return isinstance(self.what, Exact)
 
     @property
     def overlay(self) -> Overlay | None:
-        """What lies over a base, None where the environment stands by itself."""
+        """What is laid over a base; None for an environment without one."""
         return self.what if isinstance(self.what, Overlay) else None
 
     @property
     def digest(self) -> str:
         """SHA-256 of the encoding that docs/reference/specification.md defines, 64 hex digits.
 
-        Of a plain request for the default channel it is taken over the sorted specs joined by newlines, as
-        conda-execute did; whatever else is asked for follows as canonical JSON. Credentials take no part in it. Of a
-        locked one it is taken over the locked packages and the variables alone: equal locks are one environment; only
-        settings of builds follow where a package is built from source.
+        For plain specs from the default channel, the encoding is the sorted specs joined by newlines, as in
+        conda-execute; everything else follows as canonical JSON. Credentials are left out. The encoding of a locked
+        environment has only the locked packages and the variables, so that equal locks share one environment; build
+        settings follow only if a package is built from source.
         """
         return sha256_of(self.encoding.encode("utf-8", "surrogatepass"))
 
     @property
     def encoding(self) -> str:
-        """What the digest is taken over: ASCII text, but for the URLs of a lock."""
+        """The text that the digest is computed from: ASCII, except for the URLs of a lock."""
         if isinstance(self.what, Exact):
             variables = {"schema": DIGEST_SCHEMA, "variables": dict(self.variables)}
-            # without variables schema 1 wrote (), and schema 2 still does
+            # without variables, schema 1 wrote (), and schema 2 still does
             lines = sorted([*_lines(self.what.conda), *_lines(self.what.pypi)])
             head = ["@EXPLICIT", *lines, canonical_json(variables) if self.variables else "()"]
             builds = self.pypi_settings.of_builds if any(package.is_built for package in self.what.pypi) else {}
             return "\n".join([*head, *([canonical_json({"builds": builds})] if builds else [])])
-        # sorted without their credentials, which might order them otherwise
+        # sorted without their credentials, which could change the order
         text = "\n".join(sorted({strip_credentials(spec) for spec in self.packages}))
         extra = {key: value for key, value in self.as_dict().items() if key != "packages"}
         if extra.get("channels") == [DEFAULT_CHANNEL]:
@@ -182,11 +182,11 @@ class EnvironmentSpec(Value):
 
     @property
     def name(self) -> str:
-        """The first :data:`NAME_LENGTH` hex digits of the digest: what the environment's directory is called."""
+        """The first :data:`NAME_LENGTH` hex digits of the digest: the name of the environment's directory."""
         return self.digest[:NAME_LENGTH]
 
     def as_dict(self) -> dict[str, Any]:
-        """The spec as JSON values, empty parts left out, credentials taken out: what may be stored and shown."""
+        """Return the specification as JSON values, without empty parts and credentials, for storing and showing."""
         exact: dict[str, Any] = {}
         match self.what:
             case Exact(conda, pypi):
@@ -214,17 +214,17 @@ class EnvironmentSpec(Value):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> EnvironmentSpec:
-        """The spec that :meth:`as_dict` wrote. Raises ValueError where it is not one."""
+        """Return the specification that :meth:`as_dict` wrote. Raises ValueError if it is not one."""
         found = decode(_Document, data)
         return cls(found.what(), **{name: getattr(found, name) for name in cls._fields if name in _Document._fields})
 
     def redacted(self) -> EnvironmentSpec:
-        """The same spec without credentials: for messages."""
+        """Return the same without credentials, for messages."""
         return self.from_dict(self.as_dict())
 
 
 class _Document(Value):
-    """What :meth:`EnvironmentSpec.as_dict` writes."""
+    """The document that :meth:`EnvironmentSpec.as_dict` writes."""
 
     packages: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
@@ -242,11 +242,11 @@ class _Document(Value):
 
     @staticmethod
     def json_key(field: str) -> str:
-        """The key of a field in a document."""
+        """Return the key of a field in a document."""
         return field.replace("_", "-")
 
     def what(self) -> Solve | Exact | Over | Overlay:
-        """What is in the environment."""
+        """Return the content of the environment."""
         asked = Solve(self.packages, self.pypi)
         if self.overlay is not None:
             return self.overlay
@@ -260,4 +260,4 @@ def _lines(packages: Sequence[Package | PypiPackage]) -> list[str]:
     return [strip_credentials(package.line) for package in packages]
 
 
-# Ten thousand markers are read to list as many environments: what is not there takes no time.
+# To list 10,000 environments as many markers are read: absent parts take no time.

@@ -1,4 +1,4 @@
-"""Languages of scripts: suffixes, comments, the programs that run them, and the packages that bring those programs."""
+"""Know the languages of scripts: suffixes, comments, the programs that run them, and the packages of these programs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ PYTHON = "python"
 
 
 class Language(Value):
-    """A language that scripts are written in."""
+    """A language of scripts."""
 
-    #: What a comment of one line begins with.
+    #: The marker of a line comment.
     comment: str
-    #: The conda package that runs or compiles a script; None where it is not known.
+    #: The conda package that runs or compiles scripts; None if unknown.
     package: str | None
-    #: The words before the script's path; empty where no program runs such a file as it is.
+    #: The words before the script's path; empty if no program runs such files directly.
     command: tuple[str, ...] = ()
 
     @property
@@ -83,7 +83,7 @@ _TABLE: tuple[tuple[str, str | None, str, str, str], ...] = (
 
 _SUFFIXES: dict[str, Language] = {}
 _PROGRAMS: dict[str, Language] = {}
-#: By package, the languages whose scripts a program runs as they are.
+#: By package, the languages whose scripts a program runs directly.
 _RUNNABLE: dict[str, Language] = {}
 for _comment, _package, _command, _suffixes, _programs in _TABLE:
     _language = Language(_comment, _package, tuple(_command.split()))
@@ -92,19 +92,19 @@ for _comment, _package, _command, _suffixes, _programs in _TABLE:
     if _package is not None and _command:
         _RUNNABLE[_package] = _language
 
-#: Packages whose environment can run scripts of one language, next to those that the table names.
+#: More packages that bring the interpreter of a language, in addition to those of the table.
 _ALSO = {
     **dict.fromkeys(("r", "r-essentials"), "r-base"),
     **dict.fromkeys(("pypy", "cpython", "anaconda", "miniconda"), "python"),
     **{"snakemake": "snakemake-minimal", "tcl": "tk"},
 }
 _PYPY = pattern(r"pypy[0-9.]*\Z")
-#: Programs for a special purpose, which an environment often has next to the interpreter; alone they count.
+#: Special-purpose programs that an environment often has next to the interpreter; they count only alone.
 _TOOLS = frozenset({"gawk", "sed", "make", "gnuplot", "snakemake-minimal", "cmake", "nextflow", "tk"})
-#: What takes files of its own suffix only.
+#: Packages whose programs accept only files with the right suffix.
 _BY_SUFFIX_ONLY = frozenset({"go", "openjdk", "cmake"})
 
-#: The package that brings a program, where that is not the one of its language or is not called like the program.
+#: The package of a program, if it is not the language's package or has another name than the program.
 _PACKAGES = {
     **dict.fromkeys(("c++", "g++"), "cxx-compiler"),
     **dict.fromkeys(("cc", "gcc"), "c-compiler"),
@@ -117,12 +117,12 @@ _PACKAGES = {
     **{name: name for name in ("ipython", "snakemake", "pypy", "zig", "littler", "tcsh", "dash")},
 }
 
-#: Programs of every machine, as POSIX has them: an environment need not have its own.
+#: POSIX programs that every machine has, so that an environment does not need its own.
 POSIX_PROGRAMS = frozenset({"sh", "bash", "dash", "awk", "sed", "make", "env"})
 
 
 def language_of(script: Script) -> Language:
-    """The script's language: by its suffix, else by the program in its shebang; comments start with ``#`` in others."""
+    """Return the script's language by its suffix, else by its shebang; unknown ones have comments with ``#``."""
     known = _SUFFIXES.get(script.path.suffix.lower())
     if known is not None:
         return known
@@ -132,18 +132,18 @@ def language_of(script: Script) -> Language:
 
 
 def language_of_suffix(suffix: str) -> Language | None:
-    """The language of files with this suffix (``.py``); None if unknown."""
+    """Return the language of files with this suffix (``.py``); None if unknown."""
     return _SUFFIXES.get(suffix.lower())
 
 
 def language_of_program(program: str) -> Language | None:
-    """The language of the scripts that a program runs, whatever directory and version its name has; None if unknown."""
+    """Return the language whose scripts a program runs, with any directory and version; None if unknown."""
     name = program.replace("\\", "/").rpartition("/")[2].removesuffix(".exe").lower()
     return _PROGRAMS.get(name) or _PROGRAMS.get(re.sub(r"[0-9.]+w?\Z", "", name))
 
 
 def package_of_program(program: str) -> str | None:
-    """The conda package that brings a program; None where that is not known."""
+    """Return the conda package that brings a program; None if unknown."""
     name = program.replace("\\", "/").rpartition("/")[2].removesuffix(".exe")
     known = _PACKAGES.get(name) or _PACKAGES.get(re.sub(r"[0-9.]+\Z", "", name.lower()))
     if known is not None:
@@ -153,9 +153,9 @@ def package_of_program(program: str) -> str | None:
 
 
 def languages_of_packages(names: Iterable[str]) -> tuple[Language, ...]:
-    """The languages whose interpreters are among these packages, each once, in the table's order.
+    """Return the languages whose interpreters are among these packages, each once, in the table's order.
 
-    A package of R alone (``r-ggplot2``) stands for R, and a tool such as make for itself, where nothing else does.
+    R packages (``r-ggplot2``) imply R, and a tool such as make counts for itself, if there is no interpreter.
     """
     listed = [_ALSO.get(name, "python" if _PYPY.match(name) else name) for name in names]
     found = {name for name in listed if name in _RUNNABLE and name not in _BY_SUFFIX_ONLY}
@@ -165,7 +165,7 @@ def languages_of_packages(names: Iterable[str]) -> tuple[Language, ...]:
     return tuple(language for name, language in _RUNNABLE.items() if name in found)
 
 
-# What a line of one language is like that is no line of a shell's. Each is matched against one line, at its beginning.
+# Patterns of lines that are in one language and not in a shell's. Each is matched at the beginning of a line.
 _NAME = r"[A-Za-z_]\w*"
 _SIGNS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("Python", pattern(r"[rRuUbB]?(?:\"\"\"|''')")),
@@ -206,10 +206,10 @@ _MOST_LINES = 400
 
 
 def language_in_text(text: str) -> str | None:
-    """The language, as messages name it, of a text that is clearly no shell script; None where it may be one.
+    """Return the language, as messages name it, of a text that is clearly not a shell script; None if it may be one.
 
-    The first lines at the top level decide. What follows a here-document or an open quote is not looked at: it may be
-    a program of another language that a shell script hands over.
+    The first lines at the top level decide. Text after a here-document or an open quote is ignored: it may be a program
+    in another language that a shell script contains.
     """
     for row in text.split("\n", _MOST_LINES)[:_MOST_LINES]:
         line = row.rstrip()

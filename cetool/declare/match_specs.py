@@ -1,9 +1,9 @@
-"""Match specs in their one canonical form, also those that name a package file by its URL or path.
+"""Bring match specs into their canonical form, including those that name a package file by its URL or path.
 
-A match spec is read as conda reads it (:mod:`cetool.declare.match_fields`) and written as py-rattler writes it. What
-could be something else on an engine's command line is refused first. conda writes the digest of a package file behind
-the URL (``URL#MD5``, ``URL#sha256:SHA256``), pixi in brackets; py-rattler drops everything behind a URL, so all forms
-are rewritten to ``NAME[url="...", sha256="..."]``.
+A match spec is read as conda reads it (:mod:`cetool.declare.match_fields`) and written as py-rattler writes it. Text
+that an engine's command line could read as something else is refused first. conda writes the digest of a package file
+after the URL (``URL#MD5``, ``URL#sha256:SHA256``), pixi in brackets; py-rattler drops everything after a URL, so all
+forms are rewritten to ``NAME[url="...", sha256="..."]``.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from cetool.declare.nodes import Directory
 if TYPE_CHECKING:
     from rattler import MatchSpec
 
-#: Characters of a match spec, and half of those of a PyPI requirement.
+#: The most characters of a match spec, and half of those of a PyPI requirement.
 MAX_SPEC = 1000
 
-_HINT = "Write a name and, if need be, a version: numpy, 'numpy >=1.26,<2', 'numpy 1.26.*', conda-forge::numpy."
+_HINT = "Write a name and optionally a version: numpy, 'numpy >=1.26,<2', 'numpy 1.26.*', conda-forge::numpy."
 _CANONICAL_NAME = pattern(r"(?:[^\s\[]*::?)?([a-z0-9_][a-z0-9_.-]*)")
 _CHANNEL_PATH = pattern(r"((?:\.{0,2}|~)/[^\[\]\"'=]*?|\.{1,2}|~)::")
 _BRACKET_PATH = pattern(r"channel\s*=\s*[\"']?\s*(?:\.{0,2}/|~|\.{1,2}[\"'\],])")
 _LISTS = pattern(r"\b(extras|flags)=\[([^\[\]\"']*)\]")
-# the order of the clauses of one version, what people write first first; the longer of two operators comes first here
+# the order of clauses in a version, as people usually write them; the longer of two operators comes first here
 _RANKS = {"===": 0, "==": 0, "~=": 1, "!=": 4, ">=": 2, "<=": 3, ">": 2, "<": 3, "=": 0, "": 0}
-# A spec as nearly all are: a name, and nothing or clauses of numbers. A clause of one alone may stand without operator.
+# Nearly all specs: a name, and perhaps clauses of numbers. A single clause needs no operator.
 _NUMBERS = r"(?:0|[1-9][0-9]{0,9})(?:\.(?:0|[1-9][0-9]{0,9})){0,6}"
 _CLAUSE = rf"(?:(?:[<>]=?|[!=]=) *{_NUMBERS}|{_NUMBERS}\.\*)"
 _PLAIN = pattern(
@@ -44,11 +44,11 @@ _PLAIN = pattern(
 
 
 def canonical_spec(text: str, *, where: Location | None = None, base_dir: Directory | None = None) -> str:
-    """The canonical form of a match spec: ``python>=3`` and ``Python >=3`` are both ``python >=3``.
+    """Return the canonical form of a match spec: ``python>=3`` and ``Python >=3`` both become ``python >=3``.
 
-    The clauses of a version stand in one order (``>=1,<2``). A channel that is a directory is taken relative to
-    ``base_dir`` (the working directory where None). Raises MetadataError, quoting the spec, for what py-rattler does
-    not parse and for what could be taken for something else: a leading ``-``, control characters, comments.
+    The clauses of a version get a fixed order (``>=1,<2``). A channel that is a directory is relative to ``base_dir``
+    (None: the working directory). Raises MetadataError, quoting the spec, for text that py-rattler does not parse or
+    that could be read as something else: a leading ``-``, control characters, comments.
     """
     spec = text.strip()
     if len(spec) <= MAX_SPEC and (found := _CHANNEL_PATH.match(spec)):
@@ -80,30 +80,30 @@ def _refuse(spec: str, where: Location | None, reason: str, hint: str | None = N
 
 
 def _refuse_outright(text: str, spec: str, where: Location | None) -> None:
-    """Raise for what must not reach the parser, which would take it for something harmless."""
+    """Refuse text that must not reach the parser, which would ignore what is wrong."""
     if not spec:
-        raise MetadataError("a match spec is empty", code="match-spec-invalid", where=where, hint=_HINT)
+        raise MetadataError("the match spec is empty", code="match-spec-invalid", where=where, hint=_HINT)
     if len(spec) > MAX_SPEC:
         _refuse(spec, where, f"it is longer than {MAX_SPEC} characters")
     if has_control(text):
-        _refuse(text, where, "it holds a line break or a control character")
+        _refuse(text, where, "it contains a line break or a control character")
     if spec.startswith("-"):
-        _refuse(spec, where, "it starts with a '-', as an option would", "Options cannot be given among match specs.")
+        _refuse(spec, where, "it starts with '-', like an option", "Options cannot be given among match specs.")
     strange = next((char for char in spec if not char.isascii()), None)
     if strange is not None:
-        _refuse(spec, where, f"it holds the character {strange!r}, which is not ASCII")
+        _refuse(spec, where, f"it contains the character {strange!r}, which is not ASCII")
     if "\\" in spec:
-        _refuse(spec, where, "it holds a backslash")
+        _refuse(spec, where, "it contains a backslash")
     if "#" in spec and ("://" not in spec or re.search(r"\s#", spec)):
-        _refuse(spec, where, "it holds a '#'", "A comment goes on a line of its own.")
+        _refuse(spec, where, "it contains a '#'", "Put comments on lines of their own.")
     if _BRACKET_PATH.search(spec):
-        _refuse(spec, where, "the channel is a directory", "Write it in front: ./channel::name")
+        _refuse(spec, where, "its channel is a directory", "Write the channel first: ./channel::name")
 
 
 def _plainly(spec: str) -> str | None:
-    """What :func:`_canonical` gives for a spec of a name and plain clauses; None for all others.
+    """Return the result of :func:`_canonical` for a spec of a name and plain clauses; None for all others.
 
-    py-rattler takes 40 ms to import, which whoever has another engine make the environment need not wait for.
+    Importing py-rattler takes 40 ms, which a run with another engine can save.
     """
     found = _PLAIN.fullmatch(spec)
     if found is None or len(spec) > MAX_VERSION:
@@ -121,7 +121,7 @@ def _plainly(spec: str) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _canonical(spec: str) -> str:
-    """The canonical form. Raises ValueError with the reason where there is none."""
+    """Return the canonical form. Raises ValueError with the reason if there is none."""
     from rattler import MatchSpec
 
     is_url = "://" in spec and "::" not in spec and "[" not in spec
@@ -137,12 +137,12 @@ def _canonical(spec: str) -> str:
         plain = _with_version(canonical, name, match.version, _ordered(match.version))
         canonical = plain if _means(plain, plain) else canonical
     if not _means(canonical, canonical):
-        raise ValueError("it cannot be written down again as it was read")
+        raise ValueError("it has no canonical form")
     return canonical
 
 
 def _means(spec: str, canonical: str) -> bool:
-    """Whether the parser gives this canonical form for the spec, lists in brackets aside."""
+    """Return whether the parser turns the spec into this canonical form, except for lists in brackets."""
     from rattler import MatchSpec
 
     try:
@@ -152,7 +152,7 @@ def _means(spec: str, canonical: str) -> bool:
 
 
 def _ordered(version: str) -> str:
-    """The clauses of a version without repeats and in one order; one with alternatives stays as it is."""
+    """Return the clauses of a version in order without duplicates; a version with alternatives is unchanged."""
     if any(char in version for char in "|()^$"):
         return version
     clauses = set(_items(version)) - {"*"}
@@ -163,12 +163,12 @@ def _ordered(version: str) -> str:
 
 
 def _items(text: str) -> list[str]:
-    """What is between commas, sorted and without repeats."""
+    """Return the parts between commas, sorted, without duplicates."""
     return sorted({item.strip() for item in text.split(",")} - {""})
 
 
 def _with_version(canonical: str, name: str, version: str, ordered: str) -> str:
-    """The canonical spec with its version replaced; no version at all where any will do and no build follows."""
+    """Replace the version of a canonical spec; leave it out if it is ``*`` and no build follows."""
     head, found, tail = canonical.partition(f"{name} {version}")
     if not found or (head and not head.endswith(":")):
         return canonical
@@ -178,15 +178,15 @@ def _with_version(canonical: str, name: str, version: str, ordered: str) -> str:
 
 
 def spec_name(spec: str) -> str:
-    """The package name of a canonical spec."""
+    """Return the package name of a canonical spec."""
     found = _CANONICAL_NAME.match(spec)
     return found[1] if found is not None else ""
 
 
 def requires_python_spec(text: str, *, where: Location | None = None) -> str:
-    """The conda spec for python that a PEP 440 specifier set means: ``>=3.11,<4`` gives ``python >=3.11,<4``.
+    """Return the match spec for python of a PEP 440 specifier set: ``>=3.11,<4`` gives ``python >=3.11,<4``.
 
-    ``~=3.11`` becomes what PEP 440 defines it as, ``>=3.11`` and ``3.*``. Raises MetadataError.
+    ``~=3.11`` becomes ``>=3.11`` and ``3.*``, as PEP 440 defines it. Raises MetadataError.
     """
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
     from packaging.version import Version
@@ -204,7 +204,7 @@ def requires_python_spec(text: str, *, where: Location | None = None) -> str:
                 clauses.append(specifier.version)
             elif specifier.version.endswith(".*"):
                 clauses.append(f"{specifier.operator}{specifier.version}")
-            else:  # in its normal form: PEP 440 has 3.13RC1 as well, conda has not
+            else:  # normalized: PEP 440 also allows 3.13RC1, conda does not
                 clauses.append(f"{specifier.operator.replace('===', '==')}{Version(specifier.version)}")
         return _canonical(f"python {','.join(clauses)}".strip())
     except (InvalidSpecifier, ValueError):
@@ -213,23 +213,23 @@ def requires_python_spec(text: str, *, where: Location | None = None) -> str:
             f"requires-python = '{shown}' is not a PEP 440 version specifier",
             code="requirement-invalid",
             where=where,
-            hint="Write it as in '>=3.11' or '>=3.11,<4'.",
+            hint="Write it like '>=3.11' or '>=3.11,<4'.",
         ) from None
 
 
 # --- package files --------------------------------------------------------------------------------------------------
 
 _SUFFIX = r"\.(?:conda|tar\.bz2)"
-#: The fields of a spec that say which file a package is.
+#: The fields of a spec that identify a package file.
 IDENTITY = ("md5", "sha256", "url")
-#: A URL or a path of a package file, what follows its ``#``, and brackets.
+#: A URL or path of a package file, the text after its ``#``, and brackets.
 _DIRECT = pattern(
     r"(?:(?P<name>[A-Za-z0-9_.-]+)\s*@\s*)?"
     rf"(?P<place>[A-Za-z][A-Za-z0-9+.-]*://[^\s#\[\"']+{_SUFFIX}|(?:~?/|\.{{1,2}}/)[^#\[\"']*{_SUFFIX}"
     rf"|[^\s:\\#\[\"'=<>!]+-[^\s:/\\#\[\"'=<>!-]+-[^\s:/\\#\[\"'=<>!-]+{_SUFFIX})"
     r"(?P<query>\?[^\s#\[\"']*)?(?:#(?P<fragment>[^\s\[\]]*))?\s*(?:\[(?P<fields>.*)\])?"
 )
-#: A ``url`` in brackets, in quotes or without.
+#: A ``url`` in brackets, with or without quotes.
 _FIELD = pattern(r"(?P<before>[\[,]\s*url\s*=\s*)(?P<quote>[\"']?)(?P<url>[^\"',\[\]\s]+)(?P=quote)")
 _DIGEST = pattern(r"(?:md5[:=])?(?P<md5>[0-9a-fA-F]{32})|(?:sha256[:=])?(?P<sha256>[0-9a-fA-F]{64})", re.IGNORECASE)
 _GIVEN = pattern(r"(?:^|[\[,])\s*(md5|sha256)\s*=\s*[\"']?([^\"',\[\]\s]*)")
@@ -239,13 +239,13 @@ _HINT_DIGEST = "MD5 has 32 hexadecimal digits (URL#MD5), SHA-256 has 64 (URL#sha
 
 
 def names_file(spec: str) -> bool:
-    """Whether a spec as it is written names a package file by a path."""
+    """Return whether a spec, as written, names a package file by a path."""
     found = _DIRECT.fullmatch(spec.strip())
     return found is not None and "://" not in found["place"]
 
 
 class PackageUrlError(ValueError):
-    """A spec names a package file in a way that no file can fit; ``hint`` says what to write."""
+    """A spec names a package file that cannot exist; ``hint`` says what to write."""
 
     def __init__(self, reason: str, hint: str | None = None) -> None:
         super().__init__(reason)
@@ -253,10 +253,10 @@ class PackageUrlError(ValueError):
 
 
 def with_brackets(spec: str, base_dir: Directory, where: Location | None = None) -> str:
-    """The spec in the one form that py-rattler reads completely; unchanged where it names no package file.
+    """Return the spec in the one form that py-rattler reads completely; unchanged if it names no package file.
 
-    Paths start from ``base_dir``. Raises PackageUrlError for a digest that is not one or that contradicts another, and
-    for a name that is not the file's.
+    Paths start from ``base_dir``. Raises PackageUrlError for an invalid or contradictory digest, and for a name that is
+    not the file's.
     """
     if ".conda" not in spec and ".tar.bz2" not in spec:
         return spec
@@ -264,11 +264,11 @@ def with_brackets(spec: str, base_dir: Directory, where: Location | None = None)
         place = direct["place"]
         url = place if "://" in place else file_url(place, base_dir, where=where)
         if direct["query"]:
-            raise PackageUrlError("it has a query", "Name the file by a URL without one.")
+            raise PackageUrlError("its URL has a query", "Use a URL without a query.")
         name = _name_in(url, direct["name"])
         fields = [direct["fields"].strip()] if (direct["fields"] or "").strip() else []
         if any(_GIVEN.search(each) is None and re.search(r"(?:^|,)\s*url\s*=", each) for each in fields):
-            raise PackageUrlError("it names two URLs")
+            raise PackageUrlError("it has two URLs")
         digest = _digest(direct["fragment"] or "", fields)
         quoted = f'"{url}"'
         return f"{name}[{', '.join([f'url={quoted}', *digest, *fields])}]"
@@ -282,15 +282,15 @@ def with_brackets(spec: str, base_dir: Directory, where: Location | None = None)
 
 
 def url_in(text: str) -> str | None:
-    """The URL that a canonical spec names its package by; None where it names none."""
+    """Return the URL of a package file in a canonical spec; None if there is none."""
     found = _IN_CANONICAL.search(text)
     return found[1] if found else None
 
 
 def is_same_file(spec: MatchSpec, text: str, url: str, sha256: str | None, md5: str | None) -> bool:
-    """Whether a package file with these digests is the one that a spec names, if it names one.
+    """Return whether a package file with these digests is the one that a spec names, if any.
 
-    ``text`` is the spec in its canonical form. Digests that can be compared decide; if there are none, the URL does.
+    ``text`` is the canonical form of the spec. Comparable digests decide; without any, the URL does.
     """
     wanted = ((spec.sha256, sha256), (spec.md5, md5))
     compared = [digest.hex() == known for digest, known in wanted if digest and known]
@@ -303,24 +303,27 @@ def is_same_file(spec: MatchSpec, text: str, url: str, sha256: str | None, md5: 
 
 
 def _name_in(url: str, name: str | None) -> str:
-    """The package's name in the name of its file, which must be ``name`` where that is given."""
+    """Return the package name in a file's name; it must be ``name`` if that is given."""
     file = unquote(url.partition("?")[0].rpartition("/")[2])
     found = _STEM.fullmatch(file)
     if found is None:
         raise PackageUrlError(
-            f"the file is called {file!r}", "A package file is called NAME-VERSION-BUILD.conda or .tar.bz2."
+            f"{file!r} is not the name of a package file",
+            "Package files are named NAME-VERSION-BUILD.conda or .tar.bz2.",
         )
     try:
         check_file(found["version"], found["build"])
     except ValueError as error:
-        raise PackageUrlError(f"its file is called {file[:80]!r}, and {error}", "Name a conda package file.") from None
+        raise PackageUrlError(
+            f"its file is {file[:80]!r}, and {error}", "Use the URL of a conda package file."
+        ) from None
     if name and name.lower() != found["name"].lower():
-        raise PackageUrlError(f"it names {name}, but its URL leads to {found['name']}", f"Write {found['name']}.")
+        raise PackageUrlError(f"it names {name}, but its URL is that of {found['name']}", f"Write {found['name']}.")
     return found["name"]
 
 
 def _digest(fragment: str, fields: list[str]) -> list[str]:
-    """The digest of a fragment as a field; nothing where there is none, or where the fields have the same."""
+    """Return the digest of a fragment as a field; nothing if there is none, or if the fields already have it."""
     if not fragment:
         return []
     found = _DIGEST.fullmatch(fragment)

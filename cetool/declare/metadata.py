@@ -1,6 +1,7 @@
-"""What a script says about itself, whichever dialect says it: the environment that it needs, and how it runs.
+"""Read what a script declares, in any dialect: the environment that it needs, and how it runs.
 
-A script that names no program is run by its shebang's, its suffix's, or its packages'."""
+A script that names no program is run by that of its shebang, its suffix or its packages.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from cetool.declare.match_specs import spec_name
 from cetool.declare.requirements import Requirements
 from cetool.declare.source import Script, foreign_text, is_notebook, is_url
 
-#: Programs that would read the script's metadata in their turn, or run it in an environment of their own.
+#: Programs that would read the script's metadata themselves, or run it in an environment of their own.
 LAUNCHERS = frozenset(
     (
         *("cetool", "cetool-run", "cex", "ce", "conda", "conda-execute", "conda-exec", "conda-run", "conda-runx"),
@@ -34,34 +35,34 @@ LAUNCHERS = frozenset(
         *("fades", "viv", "juv", "marimo", "nox", "tox", "nix", "nix-shell", "guix", "devbox"),
     )
 )
-#: Those among them that are cetool, by whichever name.
+#: Those that are cetool, by any of its names.
 _SELF = frozenset({"cetool", "cetool-run", "conda-execute"})
 _PYTHON = pattern(r"(?:python|pypy)[0-9.]*w?\Z")
-#: Which programs run a text that is clearly in a language, by the package that brings them.
+#: The packages of programs that run scripts clearly written in a language.
 _JAVASCRIPT = ("nodejs", "deno", "bun")
 _RUN_BY = {"Python": (PYTHON, "xonsh"), "R": ("r-base",), "JavaScript": _JAVASCRIPT, "TypeScript": _JAVASCRIPT}
 
-#: The reason of a choice that failed since there was nothing to choose from.
-NO_INTERPRETER = "its packages name no interpreter"
+#: The reason for a failed choice if there was nothing to choose from.
+NO_INTERPRETER = "its packages include no interpreter"
 
 
 class Choice(Value):
     """The program that runs a script."""
 
-    #: The words of the command before the script's path; None where nothing says which.
+    #: The words of the command before the script's path; None if unknown.
     words: tuple[str, ...] | None
     #: ``declared`` (run_with), ``shebang``, ``dialect``, ``suffix``, ``packages``, ``shell`` (conda-execute's default)
     #: or ``nothing``.
     by: str
-    #: Why it is nothing.
+    #: Why nothing was chosen.
     reason: str = ""
 
 
 def choose_program(script: Script, needs: Requirements, *, python: bool = False) -> Choice:
-    """Choose the program of a script that names none; ``python`` says that its dialect is Python's (PEP 723).
+    """Choose the program of a script that names none; ``python`` says that its dialect implies Python (PEP 723).
 
-    In this order: the shebang, unless it names a launcher such as cetool or uv; the suffix; the one interpreter that
-    is among the packages. A shebang of conda-execute's stands for ``/bin/sh``, as it did there.
+    The order is: the shebang, unless it names a launcher such as cetool or uv; the suffix; the one interpreter among
+    the packages. A shebang of conda-execute means ``/bin/sh``, as it did there.
     """
     if python:
         return _of_python(script)
@@ -77,23 +78,23 @@ def choose_program(script: Script, needs: Requirements, *, python: bool = False)
 
 
 def shell_choice(script: Script) -> Choice:
-    """``/bin/sh``, which conda-execute ran scripts with; nothing for a text that is clearly in another language."""
+    """Choose ``/bin/sh``, which conda-execute ran scripts with; nothing for a text clearly in another language."""
     other = language_in_text(script.text)
     if other is not None:
-        return Choice(None, "nothing", f"its text is {other}, which /bin/sh cannot run")
+        return Choice(None, "nothing", f"it looks like {other}, which /bin/sh cannot run")
     if os.name == "nt":
         return Choice(None, "nothing", "Windows has no /bin/sh")
     return Choice(("/bin/sh",), "shell")
 
 
 def not_chosen(script: Script, line: int | None, choice: Choice) -> MetadataError:
-    """The error for a script that no program was found for; ``line`` is that of its block."""
+    """Return the error for a script without a program; ``line`` is that of its block."""
     reason = f": {choice.reason}" if choice.reason else ""
     hint = "Add `run_with: PROGRAM` to its block, as in `run_with: python`."
     if line is None:
         hint = "Name an interpreter, as in `--with python`, or give the script a shebang."
     return MetadataError(
-        f"nothing says which program runs this script{reason}",
+        f"cannot tell which program runs this script{reason}",
         code="program-unnamed",
         where=script.at(line),
         hint=hint,
@@ -101,27 +102,27 @@ def not_chosen(script: Script, line: int | None, choice: Choice) -> MetadataErro
 
 
 def is_own_program(name: str) -> bool:
-    """Whether a program's name or path is one of cetool's own."""
+    """Return whether a program's name or path is one of cetool's."""
     return _basename(name) in _SELF
 
 
 def shebang_program(script: Script) -> str:
-    """The name of the program that the script's shebang starts; empty where it has none."""
+    """Return the name of the program in the script's shebang; empty if it has none."""
     return _program(_shebang(script))[0]
 
 
 def _of_python(script: Script) -> Choice:
-    """The command of a script that is Python by its dialect: python, with the options of a shebang that names one."""
+    """Choose python for a script whose dialect implies it, with the options of a shebang that names python."""
     words = _shebang_words(script)
     program, options = _program(_shebang(script))
     if words is None or not _PYTHON.match(program):
         return Choice((PYTHON,), "dialect")
-    # the environment's python, whichever version or kind the shebang names
+    # the environment's python, even if the shebang names another version or implementation
     return Choice(words if program in (PYTHON, "python3") else (PYTHON, *options), "dialect")
 
 
 def _of_packages(script: Script, needs: Requirements, known: Language | None) -> Choice:
-    """The one interpreter that the packages name. ``known`` is the language of the suffix, which no program runs."""
+    """Choose the one interpreter among the packages. ``known`` is the suffix's language, if no program runs it."""
     names = [spec_name(spec) for spec in needs.packages]
     if needs.overlay is not None:
         names += [spec_name(spec) for spec in needs.overlay.conda]
@@ -132,28 +133,28 @@ def _of_packages(script: Script, needs: Requirements, known: Language | None) ->
         return Choice(None, "nothing", NO_INTERPRETER)
     if len(found) > 1:
         listed = ", ".join(str(language.package) for language in found)
-        return Choice(None, "nothing", f"its packages name several interpreters ({listed})")
+        return Choice(None, "nothing", f"its packages include several interpreters ({listed})")
     (language,) = found
     if known is not None and known.package not in (language.package, "nodejs"):
         other = language_in_text(script.text)
         if other is not None and language.package not in _RUN_BY.get(other, ()):
-            return Choice(None, "nothing", f"its text is {other}, which {language.command[0]} cannot run")
+            return Choice(None, "nothing", f"it looks like {other}, which {language.command[0]} cannot run")
     return Choice(language.command, "packages")
 
 
-# env's options that take the next word as their value
+# options of env whose value is the next word
 _ENV_VALUED = frozenset({"-u", "--unset", "-C", "--chdir", "-P", "-a", "--argv0"})
 _SPLITS = pattern(r"-[iv0]*S")
 
 
 def _shebang(script: Script) -> str:
-    """What follows the ``#!`` in the first line; empty where there is none."""
+    """Return the text after ``#!`` in the first line; empty if there is none."""
     first = script.text.split("\n", 1)[0]
     return first[2:].strip() if first.startswith("#!") else ""
 
 
 def _shebang_words(script: Script) -> tuple[str, ...] | None:
-    """The words of the shebang; None where there is none, or where it names a launcher."""
+    """Return the words of the shebang; None if there is none, or if it names a launcher."""
     shebang = _shebang(script)
     words = tuple(shebang.split())
     if not words or _program(shebang)[0] in LAUNCHERS:
@@ -163,25 +164,25 @@ def _shebang_words(script: Script) -> tuple[str, ...] | None:
     rest = shebang[len(words[0]) :].strip()
     if os.name == "nt":
         return tuple(_split(rest.removeprefix("-S"))) or None
-    # -S splits one word by rules of its own: hand it over whole, as the kernel does
+    # -S splits one word by its own rules: pass it whole, as the kernel does
     return (words[0], rest) if rest.startswith(("-S", "-vS", "--split-string")) else words
 
 
 def is_original(script: Script) -> bool:
-    """Whether the script's shebang names conda-execute, or ``conda execute``."""
+    """Return whether the script's shebang names conda-execute, or ``conda execute``."""
     program, rest = _program(_shebang(script))
     return program == "conda-execute" or (program == "conda" and rest[:1] == ("execute",))
 
 
 def _language_of_paths(script: Script) -> Language | None:
-    """The language of the file's suffix; a link without one that means anything has that of the file it leads to."""
+    """Return the language of the file's suffix or, for a link with an unknown suffix, of its target's."""
     paths = (os.fspath(script.path), os.path.realpath(script.path))
     found = (language_of_suffix(os.path.splitext(path)[1]) for path in paths)
     return next((known for known in found if known is not None), None)
 
 
 def _program(shebang: str) -> tuple[str, tuple[str, ...]]:
-    """The name of the program that a shebang starts, seen through env, without directories and ``.exe``; its words."""
+    """Return the program that a shebang starts (through env, without directories and ``.exe``), and its other words."""
     words = _split(shebang)
     if not words:
         return "", ()
@@ -213,35 +214,35 @@ def _basename(path: str) -> str:
     return re.sub(r"\.(?:exe|cmd|bat)\Z", "", path.replace("\\", "/").rpartition("/")[2].lower())
 
 
-#: The dialect of a script whose environment comes from a file of its own.
+#: The dialect of a script whose environment comes from an environment file.
 ENVIRONMENT_FILE = "environment.yml"
 #: The dialect of a script that declares nothing, whose environment the command line describes.
 UNDECLARED = "none"
-#: Reads notebooks: imported for one only.
+#: The reader of notebooks, imported only for them.
 _NOTEBOOK = "cetool.declare.dialects.notebook"
-_HOSTS = "In a password write %2F, %5C, %3F and %23 for them; take out a colon that no port follows."
+_HOSTS = "In a password write %2F, %5C, %3F and %23 instead; remove a colon without a port."
 
 
 class ScriptMetadata(Value):
-    """What was read from a script, or a notebook."""
+    """What a script or notebook declares."""
 
     #: ``conda execute``, ``script`` (PEP 723), ``conda-script``, ``environment.yml`` or ``none``.
     dialect: str
     #: The absolute path of the script.
     path: str
-    #: The first and the last line of the block; None where it is in a file of its own.
+    #: The first and last line of the block; None for an environment file.
     lines: tuple[int, int] | None
     requirements: Requirements
-    #: The words of the command before the script's path. None with an entry point, and where nothing says which.
+    #: The words of the command before the script's path. None with an entry point, and if unknown.
     run_with: tuple[str, ...] | None
-    #: conda-script's command, not yet interpreted.
+    #: The command of conda-script, as written.
     entrypoint: str | None = None
-    #: The number of the notebook's code cell in which the lines are counted.
+    #: The number of the notebook's code cell that the lines refer to.
     cell: int | None = None
-    #: The notebook's language, a kernel for which is among the requirements, and perhaps the name of a kernel.
+    #: The notebook's language, with a kernel among the requirements, and perhaps the kernel's name.
     language: str | None = None
     kernel: str | None = None
-    #: What ``run_with`` was chosen by, and why it was not: see :class:`~cetool.declare.metadata.Choice`.
+    #: How ``run_with`` was chosen, and why it was not: see :class:`~cetool.declare.metadata.Choice`.
     chosen: str = "declared"
     undecided: str = ""
 
@@ -251,14 +252,14 @@ class ScriptMetadata(Value):
         return Choice(self.run_with, self.chosen, self.undecided)
 
     def run_by(self, choice: Choice) -> ScriptMetadata:
-        """The same, run by another program."""
+        """Return the same with another program."""
         return self._replace(run_with=choice.words, chosen=choice.by, undecided=choice.reason)
 
 
 def read_metadata(source: Script, platform: str | None = None) -> ScriptMetadata:
-    """The metadata in a script's one comment block, or a notebook's, as they are on a platform (None: this one).
+    """Read the metadata in a script's block, or in a notebook, for a platform (None: this one).
 
-    Raises MetadataError, naming file and line, where they are wrong.
+    Raises MetadataError, with file and line, if they are wrong.
     """
     with foreign_text(is_url(source.name)):
         metadata = _read_metadata(source, platform)
@@ -290,9 +291,9 @@ def _read_metadata(source: Script, platform: str | None) -> ScriptMetadata:
 
 
 def metadata_from_file(source: Script, requirements: Requirements) -> ScriptMetadata:
-    """The metadata of a script that has none of its own and runs in what an environment file asks for.
+    """Return the metadata of a script that declares no environment, with those of an environment file.
 
-    Raises UsageError for a notebook that has some.
+    Raises UsageError for a notebook that declares one.
     """
     if is_notebook(source):
         found: ScriptMetadata = import_module(_NOTEBOOK).notebook_in_file_environment(source, requirements)

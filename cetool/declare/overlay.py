@@ -1,7 +1,7 @@
-"""What is laid over an existing environment: the keys ``base``, ``overlay`` and ``conda``, and the value they make.
+"""Read what is laid over an existing environment: the keys ``base``, ``overlay`` and ``conda``, and their value.
 
-An entry of ``overlay`` is what pip understands in a requirements file: a PyPI requirement, the path of a wheel or a
-directory, a URL, and ``-e`` before a directory for a checkout that is worked on.
+An entry of ``overlay`` is what pip accepts in a requirements file: a PyPI requirement, the path of a wheel or a
+directory, a URL, and ``-e`` with a directory for an editable checkout.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ _EDITABLE = pattern(r"(?:-e|--editable)(?:\s*=\s*|\s+|(?=[./~]))")
 _EXTRAS = pattern(r"\[[A-Za-z0-9._, -]*\]\Z")
 _ARCHIVE = (".whl", ".tar.gz", ".zip", ".tar.bz2", ".tgz")
 _HINT = (
-    "Write what pip takes: 'numpy ==2.4.1', ./some.whl, ./directory, git+https://host/repository@tag, or -e ./checkout."
+    "Write a requirement as for pip: 'numpy ==2.4.1', ./some.whl, ./directory, git+https://host/repository@tag, "
+    "or -e ./checkout."
 )
 
 
 def read_keys(needs: Requirements, keys: Mapping[str, Node], base_dir: Directory) -> Requirements:
-    """The requirements with what ``base``, ``overlay`` and ``conda`` say. Raises MetadataError."""
+    """Return the requirements with the values of ``base``, ``overlay`` and ``conda``. Raises MetadataError."""
     overlay = read_overlay_keys(keys, base_dir)
     if overlay is not None:
         needs.refuse_packages(keys["base"].where)
@@ -42,30 +43,30 @@ def read_keys(needs: Requirements, keys: Mapping[str, Node], base_dir: Directory
 
 
 def read_overlay_keys(keys: Mapping[str, Node], base_dir: Directory) -> OverlayKeys | None:
-    """What ``base``, ``overlay`` and ``conda`` say; None where there is none of them. Raises MetadataError."""
+    """Return the values of ``base``, ``overlay`` and ``conda``; None if all are missing. Raises MetadataError."""
     given = [name for name in ("base", "overlay", "conda") if name in keys]
     if not given:
         return None
     if (name := given[0]) != "base":
         keys[name].fail(
-            f"'{name}' is laid over a base, and no 'base' is named",
-            "Add 'base:' with the path of an environment, or its name; or list the packages in 'env'.",
+            f"'{name}' needs a base, but there is no 'base'",
+            "Add 'base:' with the path or the name of an environment, or list the packages in 'env'.",
         )
-    named = keys["base"].as_text("base", "Name an environment by its path, or as conda calls it.")
+    named = keys["base"].as_text("base", "Write the path of an environment, or its name in conda.")
     base = canonical_base(named, base_dir, keys["base"].where)
     entries = [
         canonical_entry(item.as_text("an entry of overlay", _HINT), where=item.where, base_dir=base_dir)
-        for item in listed(keys.get("overlay"), "overlay", f"Write one package an entry. {_HINT}")
+        for item in listed(keys.get("overlay"), "overlay", f"Write one package per entry. {_HINT}")
     ]
     conda = [
         canonical_spec(item.as_text("an entry of conda"), where=item.where, base_dir=base_dir)
-        for item in listed(keys.get("conda"), "conda", "Write one match spec an entry: [libtiff >=4.6, ripgrep]")
+        for item in listed(keys.get("conda"), "conda", "Write one match spec per entry: [libtiff >=4.6, ripgrep]")
     ]
     return OverlayKeys(base, tuple(entries), tuple(conda))
 
 
 def canonical_base(text: str, base_dir: Directory, where: Location | None = None) -> str:
-    """A base as it was named: an absolute path where it is a path, else the name as it is."""
+    """Return a base as an absolute path if it is a path, else its name unchanged."""
     text = text.strip()
     if not _PATH.match(text) and os.sep not in text:
         return text
@@ -73,27 +74,27 @@ def canonical_base(text: str, base_dir: Directory, where: Location | None = None
 
 
 def canonical_entry(text: str, *, where: Location | None = None, base_dir: Directory | None = None) -> str:
-    """The canonical form of an overlay's entry: a requirement, a URL, an absolute path, or ``-e`` and such a path.
+    """Return the canonical form of an overlay's entry: a requirement, a URL, an absolute path, or ``-e`` and a path.
 
-    Paths may be followed by extras in brackets; relative ones start from ``base_dir`` (the working directory where
-    None). Raises MetadataError, quoting the entry, for what is none.
+    Paths may be followed by extras in brackets; relative ones start from ``base_dir`` (None: the working directory).
+    Raises MetadataError, quoting the entry, if it is none of these.
     """
     entry = text.strip()
     directory = base_dir or Path.cwd()
     if len(entry) > 2 * MAX_SPEC or has_control(text):
-        _refuse(entry, where, "it is too long, or holds a line break or a control character")
+        _refuse(entry, where, "it is too long, or contains a line break or a control character")
     editable = _EDITABLE.match(entry)
     if editable:
         path = entry[editable.end() :].strip()
         if _URL.match(path) and not path.startswith("file://"):
-            hint = "Without -e, a git URL is installed as it is."
-            _refuse(entry, where, "-e is for a checkout on this machine", hint)
+            hint = "To install from a git URL, leave out -e."
+            _refuse(entry, where, "-e needs a directory on this machine", hint)
         return f"-e {_canonical_path(path, directory, where)}"
     if entry.startswith("-"):
-        _refuse(entry, where, "it is an option of pip", "Of pip's options only -e is understood, before a directory.")
+        _refuse(entry, where, "it is an option of pip", "The only supported option is -e, with a directory.")
     if _URL.match(entry):
         if re.search(r"\s", entry):
-            _refuse(entry, where, "a URL has no blanks")
+            _refuse(entry, where, "a URL cannot contain blanks")
         return _canonical_path(entry, directory, where) if entry.startswith("file://") else entry
     looks_like_file = entry.endswith(_ARCHIVE) and "@" not in entry
     if _PATH.match(entry) or looks_like_file or (os.sep in entry and "@" not in entry and " " not in entry):
@@ -107,9 +108,9 @@ def _canonical_path(text: str, directory: Directory, where: Location | None) -> 
     if path.startswith("file://"):
         path = unquote(urlsplit(path).path)
     if not path:
-        _refuse(text, where, "it names no path")
+        _refuse(text, where, "it has no path")
     absolute = os.path.normpath(Path(directory, with_home(path, where)).absolute())
-    file_url(absolute, "/", where=where)  # refuses what no URL can hold
+    file_url(absolute, "/", where=where)  # refuses paths that a URL cannot contain
     return absolute + (extras[0].replace(" ", "") if extras else "")
 
 
@@ -119,12 +120,12 @@ def _refuse(entry: str, where: Location | None, reason: str, hint: str | None = 
 
 
 def is_editable(entry: str) -> bool:
-    """Whether a canonical entry is a checkout that is worked on."""
+    """Return whether a canonical entry is an editable checkout."""
     return entry.startswith("-e ")
 
 
 def local_path(entry: str) -> Path | None:
-    """The file or directory that a canonical entry is, None for a requirement or a URL elsewhere."""
+    """Return the file or directory of a canonical entry, None for a requirement or a URL elsewhere."""
     path = entry.removeprefix("-e ")
     if path.startswith("/") or re.match(r"[A-Za-z]:[\\/]", path):
         return Path(_EXTRAS.sub("", path))
@@ -133,5 +134,5 @@ def local_path(entry: str) -> Path | None:
 
 
 def is_direct(entry: str) -> bool:
-    """Whether a canonical entry says itself where its package is, so that no index has a say in it."""
+    """Return whether a canonical entry says where its package is, so that no index is asked."""
     return local_path(entry) is not None or bool(_URL.match(entry)) or " @ " in entry

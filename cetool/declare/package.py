@@ -1,6 +1,6 @@
-"""One exact package, of a channel or from PyPI: what locks, baselines, specifications and engines hand on.
+"""Define one exact package, from a channel or PyPI: the value that locks, baselines, specifications and engines share.
 
-Text stands for a package only in files: a line of an explicit spec (CEP 23) or a direct reference (PEP 508).
+A package is text only in files: a line of an explicit spec (CEP 23) or a direct reference (PEP 508).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Package(Value):
     name: str
     version: str
     build: str
-    #: The package's own: ``noarch`` or a platform.
+    #: The package's own subdir: ``noarch`` or a platform.
     subdir: str
-    #: Where it is downloaded, without credentials.
+    #: Its URL, without credentials.
     url: str
-    #: Lowercase hex digests of the archive, None where a format does not tell.
+    #: Lower-case hex digests of the archive, None if unknown.
     sha256: str | None = None
     md5: str | None = None
     #: Bytes of the archive.
@@ -39,12 +39,12 @@ class Package(Value):
     #: Match specs.
     depends: tuple[str, ...] = ()
     constrains: tuple[str, ...] = ()
-    #: ``python`` or ``generic``; None for a package of a platform, and where a format does not tell.
+    #: ``python`` or ``generic``; None for a package of a platform, and if unknown.
     noarch: str | None = None
 
     @classmethod
     def from_line(cls, line: str) -> Package:
-        """The package of a line of an explicit spec. Raises ValueError where it is none."""
+        """Return the package in a line of an explicit spec. Raises ValueError if there is none."""
         match = _LINE.match(line.strip())
         if match is None or not is_url(match["url"]):
             raise ValueError(f"{redact(line)!r} is not a conda package")
@@ -58,7 +58,7 @@ class Package(Value):
 
     @property
     def line(self) -> str:
-        """The package as a line of an explicit spec (CEP 23): its URL, and the best digest that is known."""
+        """The package as a line of an explicit spec (CEP 23): its URL and the best known digest."""
         if self.sha256:
             return f"{self.url}#sha256:{self.sha256}"
         return f"{self.url}#{self.md5}" if self.md5 else self.url
@@ -75,20 +75,20 @@ class Package(Value):
 
     @property
     def channel(self) -> str:
-        """The URL of the channel that it is in; of a file that is in no directory of a channel, of its directory."""
+        """The URL of its channel; for a file outside a channel, of its directory."""
         channel = self.url.rsplit("/", 2)[0]
         return self.url.rsplit("/", 1)[0] if channel.endswith("/") else channel
 
     @property
     def digest(self) -> tuple[str, str] | None:
-        """The algorithm and the digest that its archive has to have; None where none is known."""
+        """The algorithm and the digest of its archive; None if unknown."""
         if self.sha256:
             return "sha256", self.sha256
         return ("md5", self.md5) if self.md5 else None
 
     @property
     def local(self) -> Path | None:
-        """The archive, where it is a file of this machine."""
+        """The archive, if it is a file on this machine."""
         return local_path(self.url)
 
 
@@ -97,10 +97,10 @@ class PypiPackage(Value):
 
     #: Normalized (PEP 503).
     name: str
-    #: Empty where only the reference is known.
+    #: Empty if only the reference is known.
     version: str
     url: str
-    #: The lowercase hex digest of the file, None for a repository.
+    #: The lower-case hex digest of the file, None for a repository.
     sha256: str | None = None
     #: PEP 508 requirements.
     requires: tuple[str, ...] = ()
@@ -108,7 +108,7 @@ class PypiPackage(Value):
 
     @classmethod
     def from_line(cls, line: str) -> PypiPackage:
-        """The package of a direct reference that :attr:`line` wrote. Raises ValueError where it is none."""
+        """Return the package of a direct reference that :attr:`line` wrote. Raises ValueError if it is none."""
         match = _REFERENCE.match(line)
         if match is None:
             raise ValueError(f"{redact(line)!r} is not a PyPI package")
@@ -118,7 +118,7 @@ class PypiPackage(Value):
 
     @property
     def line(self) -> str:
-        """The package as a direct reference (PEP 508), its digest in the fragment as pip and uv check it."""
+        """The package as a direct reference (PEP 508), with its digest in the fragment, where pip and uv check it."""
         mark = "&" if "#" in self.url else "#"  # an archive's #subdirectory= comes first
         return f"{self.name} @ {self.url}" + (f"{mark}sha256={self.sha256}" if self.sha256 else "")
 
@@ -129,15 +129,15 @@ class PypiPackage(Value):
 
 
 def local_path(url: str) -> Path | None:
-    """The file of this machine that a URL names; None for every other URL."""
+    """Return the file on this machine that a URL names; None for every other URL."""
     parts = split_url(url)
     return Path(path_of(parts.path)) if parts.scheme == "file" else None
 
 
 def path_of(path: str) -> str:
-    """The path of a file of this machine as the path of a ``file://`` URL has it."""
+    """Return the local path for the path of a ``file://`` URL."""
     if os.name != "nt":
         return unquote(path)
-    from urllib.request import url2pathname  # takes longer to import than all of this
+    from urllib.request import url2pathname  # takes longer to import than this module
 
     return url2pathname(path)

@@ -1,4 +1,4 @@
-"""Which platform this is, the families that it belongs to, and the virtual packages that it offers."""
+"""Know the current platform, the families of platforms, and the virtual packages that they offer."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PLATFORMS = (
 #: Names for several platforms at once, in pixi's and in conda-script's tables.
 FAMILIES = ("unix", "linux", "osx", "win")
 
-# Of a 64-bit Python by its system and its machine, as uname tells it: for those who need py-rattler for nothing else.
+# The platform of a 64-bit Python by system and uname's machine: saves the import of py-rattler.
 _USUAL = {
     ("linux", "x86_64"): "linux-64",
     ("linux", "aarch64"): "linux-aarch64",
     ("darwin", "x86_64"): "osx-64",
     ("darwin", "arm64"): "osx-arm64",
 }
-# what nearly every machine of a platform has that is in use: of glibc and macOS the oldest that conda-forge builds for
+# what nearly all machines of a platform have: the oldest glibc and macOS that conda-forge builds for
 _LINUX = {"__linux": ("4.18", "0"), "__glibc": ("2.28", "0")}
 _SYSTEMS = {
     "linux": {"__unix": ("0", "0"), **_LINUX},
@@ -40,7 +40,7 @@ _LONE_VIRTUAL = pattern(r"\s*(__[A-Za-z0-9_]+)(?![A-Za-z0-9_.-])(?!.*(?:\band\b|
 
 @lru_cache(maxsize=1)
 def current_platform() -> str:
-    """The platform that this process runs on: ``linux-64``."""
+    """Return the platform of this process: ``linux-64``."""
     if hasattr(os, "uname") and sys.maxsize > 2**32 and (known := _USUAL.get((sys.platform, os.uname().machine))):
         return known
     from rattler import Subdir
@@ -49,7 +49,7 @@ def current_platform() -> str:
 
 
 def selectors(platform: str) -> tuple[str, ...]:
-    """The names that mean this platform, the most specific first: ``linux-64``, ``linux``, ``unix``."""
+    """Return the names that include this platform, the most specific first: ``linux-64``, ``linux``, ``unix``."""
     system = platform.partition("-")[0]
     if system == "win":
         return (platform, "win")
@@ -59,9 +59,9 @@ def selectors(platform: str) -> tuple[str, ...]:
 
 
 def default_virtual_packages(platform: str) -> dict[str, tuple[str, str]]:
-    """What machines of a platform that cannot be asked are taken to have: versions and build strings by name.
+    """Return what machines of another platform are assumed to have: versions and build strings by name.
 
-    ``__cuda`` is not among them. As in CEP 30 the build of ``__archspec`` tells the processor.
+    ``__cuda`` is not included. As in CEP 30, the build of ``__archspec`` is the processor.
     """
     system, _, processor = platform.partition("-")
     found = dict(_SYSTEMS.get(system, {"__unix": ("0", "0")}))
@@ -72,11 +72,11 @@ def default_virtual_packages(platform: str) -> dict[str, tuple[str, str]]:
 
 
 def virtual_package_holds(condition: str, platform: str, *, where: Location | None = None) -> bool | None:
-    """Whether a machine of this platform fulfils a condition that is one virtual package; None for any other condition.
+    """Return whether a condition that is one virtual package is true on a platform; None for others.
 
-    ``__unix``, ``__linux``, ``__osx`` and ``__win`` go by the platform, others and those with a version by what
-    py-rattler finds here (``CONDA_OVERRIDE_*`` respected), of another platform by what most of its machines have.
-    Raises MetadataError for what is no match spec.
+    ``__unix``, ``__linux``, ``__osx`` and ``__win`` depend on the platform; others, and those with a version, on what
+    py-rattler detects here (``CONDA_OVERRIDE_*`` respected) or, for another platform, on what most of its machines
+    have. Raises MetadataError if it is not a match spec.
     """
     found = _LONE_VIRTUAL.match(condition)
     if found is None:
@@ -107,7 +107,7 @@ def virtual_package_holds(condition: str, platform: str, *, where: Location | No
 
 
 def _virtual_packages() -> dict[str, tuple[str, str]]:
-    """What this machine offers: versions and build strings by name."""
+    """Return what this machine has: versions and build strings by name."""
     from rattler import VirtualPackage, VirtualPackageOverrides
 
     found = (package.into_generic() for package in VirtualPackage.detect(overrides=VirtualPackageOverrides.from_env()))

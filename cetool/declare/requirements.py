@@ -1,4 +1,4 @@
-"""What a script, a file or a command line asks for, channels possibly left open."""
+"""Define what a script, a file or a command line requests; channels may be left open."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from cetool.base.values import Value, strings_in
 from cetool.declare.match_specs import spec_name
 from cetool.declare.pypi import PypiSettings
 
-#: The channel that is meant where nothing names one.
+#: The channel to use if none is named.
 DEFAULT_CHANNEL = "conda-forge"
-#: The version of the encoding in docs/reference/specification.md. Raised when the meaning of a request changes.
+#: The version of the encoding (docs/reference/specification.md); raised when the meaning of a request changes.
 DIGEST_SCHEMA = 2
 
-# what schema 1 had as well, and the embedded engine ignored or compared otherwise
+# parts that schema 1 also had, but that the embedded engine ignored or compared differently
 _NEW_IN_2 = pattern(r"/(?:noarch|[a-z0-9]+-[a-z0-9]+)::|[\[,] ?(?:subdir|fn|extras|license|license_family)=")
 
 
 class Solving(Value):
-    """How conda packages are solved, where a script says so (``[tool.pixi]``): all optional."""
+    """How conda packages are solved, if a script says so (``[tool.pixi]``): all optional."""
 
-    #: Canonical match specs that packages have to fit which others require.
+    #: Canonical match specs that indirect dependencies must match.
     constraints: tuple[str, ...] = ()
     #: ``strict``, ``flexible`` or ``disabled``.
     channel_priority: str | None = None
@@ -33,7 +33,7 @@ class Solving(Value):
     strategy: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """What is set, as JSON values, credentials taken out."""
+        """Return the settings as JSON values, without unset ones and credentials."""
         pairs = {
             "channel-priority": self.channel_priority,
             "constraints": [strip_credentials(spec) for spec in self.constraints],
@@ -43,11 +43,11 @@ class Solving(Value):
 
     @staticmethod
     def json_key(field: str) -> str:
-        """The key of a field in a document."""
+        """Return the key of a field in a document."""
         return field.replace("_", "-")
 
     def plus(self, other: Solving) -> Solving:
-        """These and the other's as well; of single values the other's wins."""
+        """Combine two values; the other's single values win."""
         return Solving(
             tuple(sorted({*self.constraints, *other.constraints})),
             self.channel_priority if other.channel_priority is None else other.channel_priority,
@@ -59,7 +59,7 @@ NO_SOLVING = Solving()
 
 
 class Ignored(Value):
-    """Something in a declaration that cetool passes over, which the user sees once: the sentence, and its place."""
+    """Something in a declaration that cetool ignores, which is shown once: the sentence, and its place."""
 
     text: str
     where: Location
@@ -69,7 +69,7 @@ class Ignored(Value):
 
 
 class OverlayKeys(Value):
-    """What is to be laid over an existing environment."""
+    """What to lay over an existing environment."""
 
     #: Its name or absolute path.
     base: str
@@ -80,11 +80,11 @@ class OverlayKeys(Value):
 
 
 class Requirements(Value):
-    """What was asked for, in the order it was asked."""
+    """What was requested, in the order of the request."""
 
-    #: Canonical match specs; with an overlay they say no more than which python will do.
+    #: Canonical match specs; with an overlay, only a python that the base must have.
     packages: tuple[str, ...] = ()
-    #: Canonical names or URLs of channels, None where none were named.
+    #: Canonical names or URLs of channels, None if none were named.
     channels: tuple[str, ...] | None = None
     #: Canonical PEP 508 requirements.
     pypi: tuple[str, ...] = ()
@@ -92,12 +92,12 @@ class Requirements(Value):
     #: Pairs of name and value.
     variables: tuple[tuple[str, str], ...] = ()
     warnings: tuple[Ignored, ...] = ()
-    #: URLs or absolute paths of lists of packages to start from, a later one winning.
+    #: URLs or absolute paths of lists of packages to start from; later ones win.
     baselines: tuple[str, ...] = ()
-    #: Names, or globs of names, that are taken out of them.
+    #: Names, or globs of names, to leave out of them.
     without: tuple[str, ...] = ()
     overlay: OverlayKeys | None = None
-    #: Whether the configured channels come after those named, as for ``# conda execute`` and CEP 24.
+    #: Whether the configured channels follow the named ones, as for ``# conda execute`` and CEP 24.
     configured: bool = False
     solving: Solving = NO_SOLVING
     #: The moment (RFC 3339, UTC) as of which packages are chosen.
@@ -107,15 +107,15 @@ class Requirements(Value):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """All texts in what was asked for, however deep, without variables: where packages come from."""
+        """All strings in the request at any depth, except variables: the sources of packages."""
         return tuple(strings_in(self._replace(variables=(), warnings=())))
 
     @property
     def digest(self) -> str:
-        """SHA-256 (64 hex digits) of what was asked for, by which a lock knows whether it was made for this.
+        """SHA-256 (64 hex digits) of the request, which shows whether a lock was made for it.
 
-        Channels that were left open stay so: what another machine's configuration puts there is no other request.
-        Variables take no part, for they choose no packages; nor do credentials.
+        Open channels stay open: what another machine's configuration says does not change the request. Variables and
+        credentials are left out, since they select no packages.
         """
         asked: dict[str, Any] = {
             "packages": sorted({strip_credentials(spec) for spec in self.packages}),
@@ -127,7 +127,7 @@ class Requirements(Value):
             if self.configured:
                 asked["configured"] = True
         if self.baselines:
-            # of a file only what it is called: a lock goes with its script from machine to machine
+            # of a file only its name: a lock moves between machines with its script
             asked["baselines"] = [
                 strip_credentials(each) if "://" in each else os.path.basename(each) for each in self.baselines
             ]
@@ -139,38 +139,38 @@ class Requirements(Value):
         return sha256_of(canonical_json({**asked, **schema_of(self.packages)}).encode())
 
     def is_request(self, digest: str) -> bool:
-        """Whether a lock with this digest of its request was made for these.
+        """Return whether a lock with this digest of its request was made for this one.
 
-        One that was made for the named channels alone fits as well: cetool wrote such locks before the configured
-        channels came after them.
+        A lock made for the named channels alone also matches: earlier versions of cetool wrote such locks before they
+        added the configured channels.
         """
         return digest == self.digest or (self.configured and digest == self._replace(configured=False).digest)
 
     def channels_after(self, configured: tuple[str, ...]) -> tuple[str, ...]:
-        """All channels in their order, where ``configured`` are those of the configuration."""
+        """Return all channels in order, given those of the configuration."""
         if self.channels is None:
             return tuple(dict.fromkeys(configured))
         return tuple(dict.fromkeys((*self.channels, *configured) if self.configured else self.channels))
 
     @property
     def needs_configured(self) -> bool:
-        """Whether the configured channels count."""
+        """Whether the configured channels are used."""
         return self.channels is None or self.configured
 
     def refuse_packages(self, where: Location | None) -> None:
-        """Raise MetadataError for conda packages next to a base; a python may be asked for."""
+        """Raise MetadataError for conda packages other than python next to a base."""
         others = [spec for spec in self.packages if spec_name(spec) != "python"]
         if others:
-            message = "'base' names an environment that brings its own packages, and others are asked for"
+            message = "the base already has its packages; these cannot be added to it"
             raise MetadataError(
                 f"{message}: {', '.join(others)}",
                 code="overlay-conflict",
                 where=where,
-                hint="List conda packages to lay over the base under 'conda:', Python packages under 'overlay:'.",
+                hint="Lay packages over it: conda packages under 'conda:', Python packages under 'overlay:'.",
             )
 
     def plus(self, other: Requirements) -> Requirements:
-        """These and the other's as well; the other's channels and PyPI settings win where it has some."""
+        """Combine two requests; the other's channels and single PyPI settings win."""
         return Requirements(
             packages=self.packages + other.packages,
             channels=self.channels if other.channels is None else other.channels,
@@ -189,5 +189,5 @@ class Requirements(Value):
 
 
 def schema_of(specs: tuple[str, ...]) -> dict[str, int]:
-    """The schema's number where a request means something else than under the schemas before; else they all agree."""
+    """Return the schema's number if a request has another meaning than under earlier schemas; else nothing."""
     return {"schema": DIGEST_SCHEMA} if any(map(_NEW_IN_2.search, specs)) else {}

@@ -1,7 +1,7 @@
-"""Reads TOML 1.1 into :class:`~cetool.declare.nodes.Node`: the values with the lines that they were written in.
+"""Read TOML 1.1 into :class:`~cetool.declare.nodes.Node`: the values with their lines.
 
-The parser keeps no lines, so they are looked up in the text afterwards: by header and key, and within a value by what
-it says. They serve messages only.
+The parser keeps no lines, so they are searched for in the text afterwards: by header and key, and inside a value by its
+text. They are used only in messages.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ _KEY = rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*"
 _HEADER = re.compile(rf"[ \t]*\[{{1,2}}[ \t]*({_KEY})[ \t]*\]")
 _ASSIGNMENT = re.compile(rf"[ \t]*({_KEY})[ \t]*=")
 _PARTS = re.compile(_PART)
-#: How many lines below a key a value is looked for.
+#: The number of lines below a key in which to look for a value.
 _WINDOW = 200
 
 
 class _Float(str):
-    """A TOML float as it was written, so that 3.10 stays 3.10."""
+    """A TOML float as written, so that 3.10 stays 3.10."""
 
 
 def parse_toml(content: Sequence[str], numbers: Sequence[int], *, name: str, first: int) -> Node:
-    """The document in these lines: always a mapping.
+    """Parse the document in these lines, which is always a mapping.
 
-    ``numbers`` gives for each line the line of the file that it came from, ``first`` the line that stands for the
-    whole; ``name`` is what messages call the file. Raises MetadataError for what is not TOML 1.1, or nested too deep.
+    ``numbers`` gives the file's line for each line, ``first`` the line for the whole document; ``name`` is the file's
+    name in messages. Raises MetadataError for text that is not TOML 1.1, or nested too deeply.
     """
     import tomli
 
@@ -40,11 +40,11 @@ def parse_toml(content: Sequence[str], numbers: Sequence[int], *, name: str, fir
     except tomli.TOMLDecodeError as error:
         index = max(0, min(error.lineno - 1, len(numbers) - 1))
         where = Location(name, numbers[index] if numbers else first)
-        hint = 'A text needs quotes: name = "value"; a list is ["one", "two"].'
-        message = f"this is not TOML: {shorten(error.msg, 200)} (column {error.colno})"
+        hint = 'A string needs quotes: name = "value"; a list is ["one", "two"].'
+        message = f"invalid TOML: {shorten(error.msg, 200)} (column {error.colno})"
         raise MetadataError(message, code="toml-invalid", where=where, hint=hint) from None
     except (ValueError, RecursionError) as error:
-        message = f"this TOML cannot be read: {shorten(str(error), 200)}"
+        message = f"invalid TOML: {shorten(str(error), 200)}"
         raise MetadataError(message, code="toml-invalid", where=Location(name, first)) from None
     return _Tree(content, numbers, name, first).node(data, (), -1)
 
@@ -71,7 +71,7 @@ class _Tree:
             self._known.setdefault(path[:length], index)
 
     def _find(self, text: str, start: int) -> int:
-        """The first line from ``start`` that holds the text, ``start`` itself where none near it does."""
+        """Return the first line from ``start`` that contains the text, or ``start`` if none near it does."""
         begin = max(start, 0)
         for index in range(begin, min(begin + _WINDOW, len(self._content))):
             if text and text in self._content[index]:
@@ -79,10 +79,10 @@ class _Tree:
         return start
 
     def node(self, value: Any, path: tuple[str, ...], index: int) -> Node:
-        """The tree of a value that stands at line ``index`` of the content (-1: the whole)."""
+        """Return the tree of a value at line ``index`` of the content (-1: the whole document)."""
         where = Location(self._name, self._numbers[index] if 0 <= index < len(self._numbers) else self._first)
         if len(path) > MAX_DEPTH:
-            raise MetadataError("the TOML is nested too deep", code="toml-invalid", where=where)
+            raise MetadataError("the TOML is nested too deeply", code="toml-invalid", where=where)
         if isinstance(value, dict):
             entries = {}
             for key, item in value.items():

@@ -45,7 +45,7 @@ class Spot:
     keys: Mapping[str, int] = field(default_factory=dict)
 
     def at(self, path: Path) -> Spot | None:
-        """The value below this one; None where there is none."""
+        """Return the value below this one; None where there is none."""
         spot: Spot | None = self
         for step in path:
             if spot is None:
@@ -57,7 +57,7 @@ class Spot:
         return spot
 
     def spans(self) -> list[tuple[int, int]]:
-        """Where each item or entry, its key included, starts and ends."""
+        """Return where each item or entry, its key included, starts and ends."""
         if self.kind == "list":
             return [(item.start, item.end) for item in self.items]
         return [(self.keys[key], value.end) for key, value in self.entries.items()]
@@ -96,7 +96,7 @@ class BlockText:
 
     @classmethod
     def of(cls, content: str) -> BlockText:
-        """A text of its own, outside any script."""
+        """Return a text of its own, outside any script."""
         return cls(tuple(_Line("", line, "", "\n") for line in content.split("\n")) if content else ())
 
     @property
@@ -105,7 +105,7 @@ class BlockText:
         return "\n".join(line.content for line in self.lines if not line.hidden)
 
     def edited(self, edits: Sequence[Edit]) -> BlockText:
-        """The text with these edits made, none of which overlaps another.
+        """Return the text with these edits made, none of which overlaps another.
 
         A line that a removal leaves blank goes as a whole; new lines look like the one that they follow.
         """
@@ -141,17 +141,17 @@ class BlockText:
         return replace(self, lines=(*self.lines[: shown[first]], *made, *between, *self.lines[shown[last] + 1 :]))
 
     def _new(self, content: str, prefix: str, ending: str) -> _Line:
-        """A line that was not there before."""
+        """Return a line that was not there before."""
         return _Line(self._before(content, prefix), content, "", ending or self.ending)
 
     def _before(self, content: str, prefix: str) -> str:
-        """The prefix of this content: without blanks at its end where there is none."""
+        """Return the prefix of this content: without blanks at its end where there is none."""
         if not content:
             return prefix.rstrip()
         return f"{prefix} " if self.prefix.endswith(" ") and not prefix.endswith((" ", "\t")) else prefix
 
     def encoded(self, codec: str, *, ends_file: bool) -> list[bytes]:
-        """The lines as bytes; where they end the file, its last line has no end if it had none."""
+        """Return the lines as bytes; where they end the file, its last line has no end if it had none."""
         done = []
         for index, line in enumerate(self.lines):
             ending = line.ending or self.ending
@@ -165,7 +165,7 @@ class BlockText:
 
 
 def block_text(document: Document, block: Block) -> BlockText:
-    """The inside of a block of this document."""
+    """Return the inside of a block of this document."""
     inner_last = block.last if block.dialect == CONDA_EXECUTE else block.last - 1
     shown = dict(zip(block.numbers, block.content, strict=True))
     lines = []
@@ -187,7 +187,7 @@ def block_text(document: Document, block: Block) -> BlockText:
 
 
 def _prefix_length(text: str, content: str, dialect: str) -> int:
-    """The number of characters before a line's content."""
+    """Return the number of characters before a line's content."""
     if dialect not in (CONDA_EXECUTE, CONDA_SCRIPT):
         return min(2, len(text))
     # what follows the content is blank, and was taken off
@@ -210,13 +210,13 @@ class BlockEditor:
 
 
 def line_end(text: str, offset: int) -> int:
-    """The offset at which the line of ``offset`` ends."""
+    """Return the offset at which the line of ``offset`` ends."""
     found = text.find("\n", offset)
     return len(text) if found < 0 else found
 
 
 def line_start(text: str, offset: int) -> int:
-    """The offset at which the line of ``offset`` starts."""
+    """Return the offset at which the line of ``offset`` starts."""
     return text.rfind("\n", 0, offset) + 1
 
 
@@ -262,7 +262,7 @@ def flow_remove(text: str, whole: Spot, index: int) -> list[Edit]:
 
 
 def _rest(text: str, end: int, alone: bool) -> int:
-    """Where what goes with an item ends: blanks, and the line's comment where the line was the item's own."""
+    """Return where what goes with an item ends: blanks, and the line's comment where the line was the item's own."""
     after = end
     while text[after : after + 1] in (" ", "\t"):
         after += 1
@@ -271,7 +271,7 @@ def _rest(text: str, end: int, alone: bool) -> int:
 
 
 def _comma_after(text: str, offset: int, end: int) -> int | None:
-    """The next comma, if there are only blanks and comments before it."""
+    """Return the next comma, if there are only blanks and comments before it."""
     while offset < end:
         char = text[offset]
         if char == ",":

@@ -37,7 +37,7 @@ _MEANT = {PEP723: ("conda", "pixi", "uv", "cetool"), CONDA_SCRIPT: ("pixi", "cet
 
 
 def convert_block(document: Document, dialect: str) -> Edited:
-    """The script with its block in another dialect, and sentences on what could not be taken along.
+    """Return the script with its block in another dialect, and sentences on what could not be taken along.
 
     Raises MetadataError where the block is malformed, UsageError where the dialect cannot be had for this language,
     NotWrittenError where the other dialect would ask for another environment.
@@ -80,7 +80,7 @@ class _Conversion:
         self.lost_command = False
 
     def wanted(self) -> tuple[NewBlock, str]:
-        """What the new block is to say, and the TOML to copy into it."""
+        """Return what the new block is to say, and the TOML to copy into it."""
         draft = draft_of(self.document, self.block)
         root, content = draft.root, draft.content
         keeps_tables = self._keeps_tables
@@ -113,7 +113,7 @@ class _Conversion:
         return CONDA_EXECUTE not in (self.block.dialect, self.dialect)
 
     def _items(self, root: Node, items: list[DeclaredItem]) -> list[DeclaredItem]:
-        """The items to write, as they hold here; note those that hold on other platforms alone."""
+        """Return the items to write, as they hold here; note those that hold on other platforms alone."""
         platforms = selectors(current_platform())
         found: dict[object, DeclaredItem] = {}
         elsewhere: dict[str, None] = {}
@@ -135,7 +135,7 @@ class _Conversion:
         return list(found.values())
 
     def _text(self, item: DeclaredItem, node: Node | None) -> str | None:
-        """The item as a match spec or requirement; None for one that does not hold here."""
+        """Return the item as a match spec or requirement; None for one that does not hold here."""
         if node is None:
             return item.text
         if item.form == "requires-python":
@@ -171,7 +171,7 @@ class _Conversion:
         return named
 
     def _shared(self, content: str) -> str:
-        """The tables below ``tool`` that both dialects have, as they are written."""
+        """Return the tables below ``tool`` that both dialects have, as they are written."""
         sections = scan_toml(content)
         own = {("tool", "conda"), ("tool", "uv")}
         kept, left = [], []
@@ -202,7 +202,7 @@ class _Conversion:
         self.notes += [f"left out: {each.text}" for each in self.before.requirements.warnings]
 
     def _pypi(self, texts: list[str], root: Node) -> tuple[str, ...]:
-        """The PyPI requirements as the other dialect can say them, and pip's options for their settings.
+        """Return the PyPI requirements as the other dialect can say them, and pip's options for their settings.
 
         Raises NotWrittenError where there are no such options.
         """
@@ -228,7 +228,7 @@ class _Conversion:
         return (*lines, *texts, *(text for text in needs.pypi if bare_requirement(text) is None))
 
     def attempts(self, wanted: NewBlock) -> list[NewBlock]:
-        """The ways to say how the script runs, the plainest first."""
+        """Return the ways to say how the script runs, the plainest first."""
         entrypoint, run_with = self.before.entrypoint, self.before.run_with
         if entrypoint is not None:
             words = words_of(entrypoint)
@@ -245,11 +245,11 @@ class _Conversion:
         return [wanted] if explicit is not None else [wanted, replace(wanted, run_with=run_with)]
 
     def runs_alike(self, found: Declaration) -> bool:
-        """Whether the script runs as before, as far as the dialect has a command for that."""
+        """Return whether the script runs as before, as far as the dialect has a command for that."""
         return self.lost_command or _command(found) == _command(self.before)
 
     def replaced(self, wanted: NewBlock, shared: str) -> Document:
-        """The file with the new block in the old one's place."""
+        """Return the file with the new block in the old one's place."""
         document, block = self.document, self.block
         comment = "#" if self.dialect == PEP723 else block_text(document, block).prefix.strip()
         lines = render(self.dialect, wanted, comment=comment, base_dir=self.script.directory, shared=shared)
@@ -276,7 +276,7 @@ class _Conversion:
             raise self.refusal()
 
     def refusal(self, reason: str = "") -> NotWrittenError:
-        """The error for a block that the other dialect cannot say."""
+        """Return the error for a block that the other dialect cannot say."""
         return NotWrittenError(
             f"what this block says cannot be said in {DIALECTS[self.dialect].option}, so nothing was written{reason}",
             code="block-not-convertible",
@@ -285,7 +285,7 @@ class _Conversion:
 
 
 def _texts(root: Node | None, key: str) -> tuple[str, ...]:
-    """The texts of a key that is one or a list of them, as they are written."""
+    """Return the texts of a key that is one or a list of them, as they are written."""
     node = None if root is None else root.below(key)
     if node is None or node.kind == "nothing":
         return ()
@@ -293,14 +293,14 @@ def _texts(root: Node | None, key: str) -> tuple[str, ...]:
 
 
 def _command(declared: Declaration) -> tuple[str, ...] | str | None:
-    """How a script runs: words where an entry point is no more than that."""
+    """Return how a script runs: words where an entry point is no more than that."""
     if declared.entrypoint is None:
         return declared.run_with
     return words_of(declared.entrypoint) or declared.entrypoint
 
 
 def _with_conditions(root: Node, shared: str) -> str:
-    """The tables with conda-script's conditional dependencies in pixi's, which knows conditions as well."""
+    """Return the tables with conda-script's conditional dependencies in pixi's, which knows conditions as well."""
     table = root.below("dependencies")
     toml = TomlText(BlockText.of(shared))
     for name, node in ({} if table is None else table.entries).items():
@@ -310,7 +310,7 @@ def _with_conditions(root: Node, shared: str) -> str:
 
 
 def _comments(document: Document, block: Block, content: str, *, everything: bool) -> tuple[str, ...]:
-    """The comments in the block, but for those in tables that are kept as they are."""
+    """Return the comments in the block, but for those in tables that are kept as they are."""
     if block.dialect == CONDA_EXECUTE:
         hidden = [line.content.strip() for line in block_text(document, block).lines if line.hidden]
         comment = block_text(document, block).prefix.strip()
@@ -329,7 +329,7 @@ def _comments(document: Document, block: Block, content: str, *, everything: boo
 def _after_values(
     content: str, values: list[Spot], spans: list[tuple[int, int]], comment: re.Pattern[str]
 ) -> list[str]:
-    """The texts of the comments that are in one of the spans and in no value."""
+    """Return the texts of the comments that are in one of the spans and in no value."""
     scalars = []
     while values:
         spot = values.pop()

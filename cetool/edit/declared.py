@@ -45,18 +45,18 @@ class DeclaredItem:
 
 
 def package_name(spec: str) -> str:
-    """The name in a match spec as written, in lower case. Raises MetadataError for a malformed one."""
+    """Return the name in a match spec as written, in lower case. Raises MetadataError for a malformed one."""
     return spec_name(canonical_spec(spec))
 
 
 def pypi_name(requirement: str) -> str:
-    """The name in a PyPI requirement as written, normalized; empty for a URL alone."""
+    """Return the name in a PyPI requirement as written, normalized; empty for a URL alone."""
     found = re.match(r"\s*([A-Za-z0-9._-]+)(?![A-Za-z0-9._+-]*://)", requirement)
     return normalized(found[1]) if found else ""
 
 
 def block_tree(block: Block, script: Script) -> Node:
-    """What a block says, as a tree: a mapping without entries where that is nothing. Raises MetadataError."""
+    """Return what a block says, as a tree: a mapping without entries where that is nothing. Raises MetadataError."""
     if block.dialect != CONDA_EXECUTE:
         return parse_toml(block.content, block.numbers, name=script.name, first=block.first)
     root = parse_yaml(block.text, name=script.name, lines=block.numbers)
@@ -84,7 +84,7 @@ def declared_items(root: Node, dialect: str) -> list[DeclaredItem]:
 
 
 def _pixi_features(root: Node) -> Iterator[tuple[tuple[str, ...], str | None]]:
-    """The tables of pixi that have dependencies, and the platform that each is for (None: all)."""
+    """Yield the tables of pixi that have dependencies, and the platform that each is for (None: all)."""
     yield _PIXI, None
     targets = root.below(*_PIXI, "target")
     for platform in () if targets is None else targets.entries:
@@ -121,7 +121,7 @@ def _table(
 
 
 def channel_places(dialect: str) -> tuple[tuple[str, ...], ...]:
-    """The places for channels, the one that wins first."""
+    """Return the places for channels, the one that wins first."""
     if dialect == CONDA_EXECUTE:
         return (("channels",),)
     pixi = ((*_PIXI, "workspace", "channels"), (*_PIXI, "project", "channels"))
@@ -131,7 +131,7 @@ def channel_places(dialect: str) -> tuple[tuple[str, ...], ...]:
 
 
 def channels_place(root: Node, dialect: str) -> tuple[str, ...] | None:
-    """The place of the channels that are in force; None where none are named."""
+    """Return the place of the channels that are in force; None where none are named."""
     for path in channel_places(dialect):
         node = root.below(*path)
         if node is not None and any(item.text != NO_DEFAULTS for item in node.items):
@@ -140,7 +140,7 @@ def channels_place(root: Node, dialect: str) -> tuple[str, ...] | None:
 
 
 def untouched(root: Node, dialect: str) -> Any:
-    """All but packages and channels, as plain values: what an edit must not change."""
+    """Return all but packages and channels, as plain values: what an edit must not change."""
     places: set[tuple[str, ...]] = {("env",)} if dialect == CONDA_EXECUTE else {("requires-python",), ("dependencies",)}
     places |= {(*_CONDA, "dependencies"), (*_CETOOL, "env"), *channel_places(dialect)}
     for path, _ in _pixi_features(root):
@@ -149,7 +149,7 @@ def untouched(root: Node, dialect: str) -> Any:
 
 
 def _plain(node: Node, path: tuple[str, ...], left_out: set[tuple[str, ...]]) -> Any:
-    """The value without what is left out, and without the tables that are empty then."""
+    """Return the value without what is left out, and without the tables that are empty then."""
     if node.kind == "mapping":
         inner = {
             key: _plain(value, (*path, key), left_out)
@@ -194,7 +194,7 @@ class Draft(ABC):
         return declared_items(self.root, self.dialect)
 
     def document(self) -> Document:
-        """The file with the changed block. Raises MetadataError where its encoding cannot hold the text."""
+        """Return the file with the changed block. Raises MetadataError where its encoding cannot hold the text."""
         document, block, text = self._document, self._block, self._editor.text
         closing = 0 if block.dialect == CONDA_EXECUTE else 1
         ends_file = block.last == len(document.lines) and not document.line(block.last - 1)[1]
@@ -256,7 +256,7 @@ class _YamlDraft(Draft):
 
     @staticmethod
     def _first_pip(env: Node) -> int | None:
-        """The index of the first of the lists ``pip:`` at the end, in front of which match specs are."""
+        """Return the index of the first of the lists ``pip:`` at the end, in front of which match specs are."""
         index = len(env.items)
         while index and env.items[index - 1].kind == "mapping":
             index -= 1
@@ -326,5 +326,5 @@ class _TomlDraft(Draft):
 
 
 def draft_of(document: Document, block: Block) -> Draft:
-    """A draft to change this block with."""
+    """Return a draft to change this block with."""
     return _YamlDraft(document, block) if block.dialect == CONDA_EXECUTE else _TomlDraft(document, block)

@@ -53,7 +53,7 @@ class Document:
     script: Script | None
 
     def line(self, index: int) -> tuple[str, str]:
-        """The text of a line (from 0) and its end: ``\\n``, ``\\r\\n``, ``\\r``, or nothing at the end of the file."""
+        """Return a line (from 0) and its end: LF, CR LF, CR, or nothing at the end of the file."""
         text = self.lines[index].decode(self.codec)
         end = _ENDING.search(text)
         assert end is not None
@@ -66,7 +66,7 @@ class Document:
         return max(("\n", "\r\n", "\r"), key=found.count)
 
     def with_text(self, text: str) -> Document:
-        """The same file with another text, its byte order mark kept."""
+        """Return the same file with another text, its byte order mark kept."""
         return _document(self.path, self.name, self.target, self.mark + text.encode(self.codec))
 
     def encoded(self, lines: Iterable[str], problem: str, line: int | None = None) -> list[bytes]:
@@ -82,7 +82,7 @@ class Document:
             ) from None
 
     def spliced(self, first: int, last: int, new: Sequence[bytes]) -> Document:
-        """The same with the lines from index ``first`` up to and without ``last`` replaced by others.
+        """Return the same with the lines from index ``first`` up to and without ``last`` replaced by others.
 
         Raises MetadataError where what comes of it is no script any more.
         """
@@ -93,7 +93,7 @@ class Document:
 
 
 def text_document(path: Path, name: str, text: str) -> Document:
-    """A text that is part of a file, as a document of its own: it can be changed, and not written."""
+    """Return a text that is part of a file, as a document of its own: it can be changed, and not written."""
     return _document(path, name, path, text.encode())
 
 
@@ -184,7 +184,7 @@ def write_document(old: Document, new: Document) -> tuple[str, ...]:
 
 
 def require_script(document: Document) -> Script:
-    """The script of a document that may not be empty. Raises MetadataError."""
+    """Return the script of a document that may not be empty. Raises MetadataError."""
     if document.script is None:
         raise MetadataError("the script is empty", code="script-not-text", where=Location(document.name))
     return document.script

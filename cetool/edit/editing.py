@@ -56,7 +56,7 @@ Editing = Callable[[Document], Edited]
 
 
 def edit_declaration(document: Document, change: BlockChange) -> Edited:
-    """The script with the change made.
+    """Return the script with the change made.
 
     Raises MetadataError where the block, or what is to be added, is malformed; UsageError for a name that is not there
     to be dropped; NotWrittenError where the block is written in a way that does not let the change be made safely.
@@ -96,7 +96,7 @@ def edit_declaration(document: Document, change: BlockChange) -> Edited:
 
 
 def require_block(script: Script) -> Block:
-    """The script's block. Raises MetadataError where it has none, or a broken one."""
+    """Return the script's block. Raises MetadataError where it has none, or a broken one."""
     block = find_block(script)
     if block is None:
         raise nothing_found(script)
@@ -104,7 +104,9 @@ def require_block(script: Script) -> Block:
 
 
 def declaration(block: Block, script: Script) -> Declaration:
-    """What the block says; a ``# conda execute`` block that asks for no packages yet will do. Raises MetadataError."""
+    """Return what the block says; a ``# conda execute`` block that asks for no packages yet will do. Raises
+    MetadataError.
+    """
     if block.dialect == CONDA_EXECUTE:
         found = read_own_keys(block_tree(block, script), "the '# conda execute' specification", script.directory)
     else:
@@ -118,7 +120,9 @@ def declaration(block: Block, script: Script) -> Declaration:
 def declared_again(
     document: Document, dialect: str, refusal: Callable[[str], NotWrittenError]
 ) -> tuple[Block, Declaration]:
-    """The block of a changed file, and what it says. Raises ``refusal(reason)`` for none, and for a malformed one."""
+    """Return the block of a changed file, and what it says. Raises ``refusal(reason)`` for none, and for a malformed
+    one.
+    """
     script = require_script(document)
     try:
         block = find_block(script)
@@ -130,7 +134,7 @@ def declared_again(
 
 
 def comparable(declared: Declaration) -> object:
-    """The declaration with unordered parts sorted, and without warnings, whose lines an edit moves."""
+    """Return the declaration with unordered parts sorted, and without warnings, whose lines an edit moves."""
     needs = declared.requirements
     return declared._replace(
         requirements=needs._replace(
@@ -140,7 +144,7 @@ def comparable(declared: Declaration) -> object:
 
 
 def unsafe(script: Script, block: Block, reason: str = "") -> NotWrittenError:
-    """The error for a block that no program can safely change."""
+    """Return the error for a block that no program can safely change."""
     return NotWrittenError(
         f"the block is written in a way that does not let this change be made safely, so nothing was written{reason}",
         where=script.at(block.first),
@@ -230,7 +234,7 @@ class _Work:
         self.draft.replace(items[0], text)
 
     def _with_sources(self, requirement: str) -> tuple[str, ...]:
-        """What a requirement means in this block: ``[tool.uv.sources]`` may say where it comes from."""
+        """Return what a requirement means in this block: ``[tool.uv.sources]`` may say where it comes from."""
         uv = self.draft.root.below("tool", "uv") if self.draft.dialect == PEP723 else None
         if uv is None:
             return (requirement,)
@@ -268,7 +272,7 @@ def _name(canonical: str, kind: str) -> str:
 
 
 def requirements_change(specs: Iterable[str], channels: Iterable[str], *, pypi: bool) -> BlockChange:
-    """The change that ``cetool add`` makes. Raises UsageError where nothing is to be added."""
+    """Return the change that ``cetool add`` makes. Raises UsageError where nothing is to be added."""
     texts = tuple(specs)
     change = BlockChange((), texts, tuple(channels)) if pypi else BlockChange(texts, (), tuple(channels))
     if not texts and not change.channels:

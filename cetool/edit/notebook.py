@@ -20,7 +20,7 @@ _NOT_PYTHON = re.compile(r"^\s*[%!?].*$", re.MULTILINE)
 
 
 def edit_notebook(document: Document, edit: Editing) -> Edited:
-    """The notebook with its block changed by what changes a script's.
+    """Return the notebook with its block changed by what changes a script's.
 
     Raises MetadataError where it has none, UsageError where its metadata has it, and what ``edit`` raises.
     """
@@ -39,7 +39,7 @@ def edit_notebook(document: Document, edit: Editing) -> Edited:
 
 
 def start_notebook(document: Document, start: Editing) -> Edited:
-    """The notebook with a block at the top of its first cell of code; ``start`` gives a script one.
+    """Return the notebook with a block at the top of its first cell of code; ``start`` gives a script one.
 
     Imports of all cells count. Raises UsageError where there is a block already, or no cell that can take one.
     """
@@ -77,7 +77,7 @@ def _text(document: Document) -> str:
 
 
 def _with_source(document: Document, cell: Cell, source: str) -> Document:
-    """The notebook with another source in a cell, written as the old one is: a list of lines, or one text."""
+    """Return the notebook with another source in a cell, written as the old one is: a list of lines, or one text."""
     text = document.data[len(document.mark) :].decode(document.codec)
     where = require_script(document).at()
     try:
@@ -108,7 +108,7 @@ def _with_source(document: Document, cell: Cell, source: str) -> Document:
 
 
 def _span(text: str, path: tuple[str | int, ...]) -> tuple[int, int]:
-    """Where a value starts and ends in a JSON text. Raises ValueError or IndexError where it is missing."""
+    """Return where a value starts and ends in a JSON text. Raises ValueError or IndexError where it is missing."""
     at = _skip(text, 0)
     for step in path:
         at = [start for key, start in _children(text, at) if key == step][-1]  # of equal keys the last one counts
@@ -116,7 +116,7 @@ def _span(text: str, path: tuple[str | int, ...]) -> tuple[int, int]:
 
 
 def _children(text: str, at: int) -> Iterator[tuple[str | int, int]]:
-    """The members or elements of the value at ``at``: their keys or indexes, and where their values start."""
+    """Yield the members or elements of the value at ``at``: their keys or indexes, and where their values start."""
     is_object = text[at] == "{"
     if not is_object and text[at] != "[":
         return

@@ -33,7 +33,7 @@ Pair = tuple[str, str]
 
 
 def conda_entry(text: str, base_dir: str | os.PathLike[str]) -> Pair | None:
-    """The entry of a ``[dependencies]`` table that means this match spec; None where no entry can.
+    """Return the entry of a ``[dependencies]`` table that means this match spec; None where no entry can.
 
     Raises MetadataError where the text is no match spec.
     """
@@ -58,7 +58,7 @@ def conda_entry(text: str, base_dir: str | os.PathLike[str]) -> Pair | None:
 
 
 def _fields(canonical: str) -> dict[str, str]:
-    """The fields of a canonical match spec that a table has, too."""
+    """Return the fields of a canonical match spec that a table has, too."""
     fields = read_fields(canonical)
     found = {"version": fields.version, "build": fields.build, "build-number": fields.get("build_number")}
     found["channel"] = fields.channel
@@ -75,7 +75,7 @@ def _conda_meaning(name: str, value: str, base_dir: str | os.PathLike[str]) -> s
 
 
 def pypi_entry(text: str, base_dir: str | os.PathLike[str]) -> Pair | None:
-    """The entry of a ``pypi-dependencies`` table that means this requirement; None where no entry can.
+    """Return the entry of a ``pypi-dependencies`` table that means this requirement; None where no entry can.
 
     Raises MetadataError where the text is no requirement.
     """
@@ -102,7 +102,7 @@ def pypi_entry(text: str, base_dir: str | os.PathLike[str]) -> Pair | None:
 
 
 def _origin(url: str) -> dict[str, str]:
-    """The fields for a direct reference: a repository, a path, or a file's URL."""
+    """Return the fields for a direct reference: a repository, a path, or a file's URL."""
     if url.startswith("git+"):
         repository, _, fragment = url.removeprefix("git+").partition("#")
         head, found, revision = repository.rpartition("@")
@@ -117,7 +117,7 @@ def _origin(url: str) -> dict[str, str]:
 
 
 def python_specifier(text: str, base_dir: str | os.PathLike[str]) -> str | None:
-    """The PEP 440 specifier that means the same python as this match spec, if there is one."""
+    """Return the PEP 440 specifier that means the same python as this match spec, if there is one."""
     wanted = canonical_spec(text, base_dir=base_dir)
     found = _SPEC.fullmatch(text.strip())
     rest = (found["rest"] or "").strip() if found and not found["channel"] else ""
@@ -132,7 +132,7 @@ def python_specifier(text: str, base_dir: str | os.PathLike[str]) -> str | None:
 
 
 def _clause(text: str) -> str:
-    """A clause of a conda version as PEP 440 writes it."""
+    """Return a clause of a conda version as PEP 440 writes it."""
     clause = text.strip()
     if clause[:1].isdigit():
         return f"=={clause}"
@@ -167,7 +167,7 @@ class NewBlock:
 def render(
     dialect: str, wanted: NewBlock, *, comment: str, base_dir: str | os.PathLike[str], shared: str = ""
 ) -> list[str]:
-    """The lines of a block, without line ends. ``shared`` is TOML to copy into it: tables below ``tool``."""
+    """Return the lines of a block, without line ends. ``shared`` is TOML to copy into it: tables below ``tool``."""
     if dialect == CONDA_EXECUTE:
         return [f"{comment} conda execute", *(f"{comment} {line}" for line in _yaml(wanted, comment))]
     lines = _toml(dialect, wanted, base_dir, shared).rstrip("\n").split("\n")
@@ -259,7 +259,7 @@ def _toml(dialect: str, wanted: NewBlock, base_dir: str | os.PathLike[str], shar
 
 
 def toml_value(node: Node) -> str:
-    """A value that was read, as TOML in one line."""
+    """Return a value that was read, as TOML in one line."""
     if node.kind == "list":
         return f"[{', '.join(map(toml_value, node.items))}]"
     if node.kind == "mapping":
@@ -269,11 +269,13 @@ def toml_value(node: Node) -> str:
 
 
 def entrypoint_of(words: Sequence[str]) -> str | None:
-    """The conda-script entry point that runs a script with these words; None where it takes more than plain words."""
+    """Return the conda-script entry point that runs a script with these words; None where it takes more than plain
+    words.
+    """
     return " ".join((*words, "${SCRIPT}")) if all(map(_WORD.fullmatch, words)) else None
 
 
 def words_of(entrypoint: str) -> tuple[str, ...] | None:
-    """The words before the script's path in an entry point; None where it is more than such a command."""
+    """Return the words before the script's path in an entry point; None where it is more than such a command."""
     *words, last = entrypoint.split() or [""]
     return tuple(words) if words and last == "${SCRIPT}" and all(map(_WORD.fullmatch, words)) else None

@@ -115,7 +115,7 @@ class Imports:
 
 
 def find_imports(script: Script) -> Imports:
-    """The imports of a Python script. Modules next to it, and those only needed for type checking, are left out."""
+    """Return the imports of a Python script, without modules next to it and those only for type checking."""
     try:
         tree = ast.parse(script.text)
         modules = dict(_modules(tree))
@@ -141,7 +141,7 @@ def find_imports(script: Script) -> Imports:
 
 
 def _is_local(name: str, directory: Path) -> bool:
-    """Whether a module is next to the script: a file, or a directory with Python files in it."""
+    """Return whether a module is next to the script: a file, or a directory with Python files in it."""
     try:
         if (directory / f"{name}.py").is_file() or any(directory.glob(f"{name}.*.so")):
             return True
@@ -151,7 +151,7 @@ def _is_local(name: str, directory: Path) -> bool:
 
 
 def _modules(tree: ast.Module) -> Iterator[tuple[str, bool]]:
-    """The top modules that are imported, each once, and whether the script needs them."""
+    """Yield the top modules that are imported, each once, and whether the script needs them."""
     needed: dict[str, bool] = {}
     waiting: list[tuple[ast.AST, bool]] = [(tree, True)]
     found: list[tuple[int, int, str, bool]] = []
@@ -193,7 +193,7 @@ _CODING = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*[-_.a-zA-Z0-9]+")
 
 
 def start_block(document: Document, dialect: str, extra: Sequence[str] = (), *, imports: bool = True) -> Edited:
-    """The script with a block after its shebang and coding line; ``extra`` are match specs to be in it.
+    """Return the script with a block after its shebang and coding line; ``extra`` are match specs to include.
 
     With ``imports`` a Python script's block has the packages of its imports as far as they are certain. Raises
     UsageError if there is a block already, if nothing is known of what the script needs, and if the dialect does not
@@ -226,7 +226,7 @@ def start_block(document: Document, dialect: str, extra: Sequence[str] = (), *, 
 
 
 def _needs(script: Script, imports: Imports, dialect: str, extra: Sequence[str]) -> tuple[NewBlock, list[str]]:
-    """The packages of a first block, and sentences on what it leaves out. Raises UsageError where it has none."""
+    """Return the packages for a first block, and sentences about what it omits. Raises UsageError if there are none."""
     for text in extra:
         canonical_spec(text, base_dir=script.directory)
         refuse_secret(text, hint="A script is no place for a secret.")
@@ -279,7 +279,7 @@ def _inserted(document: Document, script: Script, dialect: str, wanted: NewBlock
 
 
 def _place(script: Script, language: Language) -> int:
-    """The index of the line before which the block goes: after the shebang, a coding line, PHP's opening tag."""
+    """Return the index of the line before which the block goes: after the shebang, a coding line, PHP's opening tag."""
     lines = script.text.split("\n")
     at = 1 if lines[0].startswith("#!") else 0
     if language.comment == "#":

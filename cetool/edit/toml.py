@@ -55,7 +55,7 @@ class Section:
 
 
 def scan_toml(content: str) -> list[Section]:
-    """The document's tables, in order. Raises UneditableError where tomlkit cannot follow it."""
+    """Return the document's tables, in order. Raises UneditableError where tomlkit cannot follow it."""
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
@@ -131,7 +131,7 @@ class _Reader:
         return spot
 
     def _inline(self, container: Container, name: str, dotted: str) -> Iterator[tuple[str, int, Spot]]:
-        """Each entry in braces: its key, where that starts, and its value.
+        """Yield each entry in braces: its key, where that starts, and its value.
 
         A dotted key is one word: what is below its parts is not changed.
         """
@@ -146,7 +146,7 @@ class _Reader:
 
 
 def quoted(text: str, like: str = "") -> str:
-    """The text as a TOML string, in the quotes that ``like`` has, or in those that need no escapes."""
+    """Return the text as a TOML string, in the quotes that ``like`` has, or in those that need no escapes."""
     literal = "'" not in text and text.isprintable()
     if literal and (like[:1] == "'" or '"' in text or "\\" in text):
         return f"'{text}'"
@@ -154,7 +154,7 @@ def quoted(text: str, like: str = "") -> str:
 
 
 def key_text(*parts: str) -> str:
-    """A key, its parts in quotes where they need them."""
+    """Return a key, its parts in quotes where they need them."""
     return ".".join(part if _BARE.fullmatch(part) else json.dumps(part, ensure_ascii=False) for part in parts)
 
 
@@ -181,7 +181,7 @@ class TomlText(BlockEditor):
         return self._scanned[1]
 
     def find(self, path: Path) -> Spot | None:
-        """The value at a path; None for a table with a header, and where there is nothing."""
+        """Return the value at a path; None for a table with a header, and where there is nothing."""
         for section in self._sections:
             for entry in () if section.array else section.entries:
                 length = len(entry.path)
@@ -196,7 +196,7 @@ class TomlText(BlockEditor):
         return spot
 
     def has(self, *path: str) -> bool:
-        """Whether there is a value or a table at a path, or anything below it."""
+        """Return whether there is a value or a table at a path, or anything below it."""
         length = len(path)
         return self.find(path) is not None or any(
             section.path[:length] == path or any(entry.path[:length] == path for entry in section.entries)

@@ -26,7 +26,7 @@ from cetool.edit.block_text import (
 
 
 def scan_yaml(content: str) -> Spot:
-    """The tree of a document that :func:`~cetool.declare.nodes.parse_yaml` accepts; an empty mapping of nothing."""
+    """Return the tree of a document that :func:`~cetool.declare.nodes.parse_yaml` accepts."""
     from ruamel.yaml import YAML
 
     events = iter(YAML(typ="safe", pure=True).parse(content + "\n"))
@@ -69,7 +69,7 @@ def _spot(event: Any, events: Iterator[Any], content: str) -> Spot:
 
 
 def quoted(text: str, *, flow: bool, like: str = "") -> str:
-    """The text as a YAML scalar: plain where that means the same, else in the quotes of ``like``."""
+    """Return the text as a YAML scalar: plain where that means the same, else in the quotes of ``like``."""
     if like[:1] not in ('"', "'") and _means(f"[{text}]" if flow else f"- {text}", text):
         return text
     if like[:1] == '"' or not text.isprintable():
@@ -166,7 +166,7 @@ class YamlText(BlockEditor):
 
 
 def _dash(content: str, whole: Spot, index: int) -> int:
-    """The offset of the dash before an item of a list without brackets."""
+    """Return the offset of the dash before an item of a list without brackets."""
     offset = whole.items[index - 1].end if index else line_start(content, whole.items[0].start)
     stop = whole.items[index].start
     if not index:  # back over lines with only a dash or a comment

@@ -1,1 +1,1 @@
-"""cetool's settings and conda's configuration."""
+"""Settings of cetool and conda's configuration."""

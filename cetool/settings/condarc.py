@@ -1,8 +1,8 @@
-"""Reads conda's configuration as conda (and mamba) would: search path, merging, environment variables.
+"""Read conda's configuration as conda (and mamba) would: search path, merging, environment variables.
 
-Only what cetool uses is read: channels, caches, the network and cetool's own section. Every other key is left to
-conda, whatever its value. Nothing in a file is executed, and no value that may hold a secret is quoted in a message.
-Reference: https://docs.conda.io/projects/conda/en/stable/user-guide/configuration/use-condarc.html
+Only what cetool uses is read: channels, caches, the network and cetool's own section. All other keys are ignored,
+whatever their values. Nothing in a file is executed, and no message quotes a value that may hold a secret. Reference:
+https://docs.conda.io/projects/conda/en/stable/user-guide/configuration/use-condarc.html
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from cetool.base.plain_yaml import settings_of
 from cetool.base.text import pattern
 from cetool.base.values import Value
 from cetool.settings.file import line_of, load_mapping
+from cetool.settings.paths import conda_root, home_directory
 
-#: Where channel names live unless ``channel_alias`` says otherwise.
+#: The default of ``channel_alias``.
 DEFAULT_ALIAS = "https://conda.anaconda.org"
-#: The key of cetool's own section (the name is that of the program it follows).
+#: The key of cetool's own section, named after its predecessor.
 SECTION = "conda-execute"
 
 _FILE_NAMES = {".condarc", "condarc", ".mambarc", "mambarc"}
@@ -34,7 +35,7 @@ _YAML_SUFFIXES = {".yml", ".yaml"}
 _BOM = b"\xef\xbb\xbf"
 _VARIABLE = pattern(r"\$(?:\{(?P<braced>[^}]*)\}|(?P<named>\w+))")
 
-# The keys by shape, each with the other names conda knows it by; a sequence's delimiter splits its CONDA_ variable.
+# The keys by type, each with conda's aliases; a sequence's delimiter splits its CONDA_ variable.
 _SEQUENCES = {
     "channels": (("channels", "channel"), ","),
     "default_channels": (("default_channels",), ","),
@@ -56,9 +57,9 @@ _SCALARS = {
 
 
 class Condarc(Value):
-    """conda's configuration, merged. Sequences are in order of priority; what nothing sets has conda's own default.
+    """conda's configuration, merged. Sequences are in order of priority; unset keys have conda's defaults.
 
-    ``channels`` and the other names are as written (``${VAR}`` replaced), credentials included: they are not for
+    ``channels`` and the other names are as written (``${VAR}`` replaced), credentials included: never put them into
     messages. ``channel_priority`` is ``strict``, ``flexible`` or ``disabled``; ``ssl_verify`` a bool, or the path of
     certificates; ``pkgs_dirs`` and ``envs_dirs`` absolute paths; None means conda's default. ``section`` holds the keys
     of ``conda-execute:``, each with its place; ``sources`` are the files read, lowest priority first.
@@ -90,7 +91,7 @@ class _Entry(Value):
 
     value: Any
     where: Location
-    #: the ``#!`` flags on it and, if any, on its items
+    #: the ``#!`` flags of the key and of its items
     flag: str | None = None
     item_flags: tuple[str | None, ...] = ()
     #: the lines of a mapping's keys
@@ -101,11 +102,11 @@ _Layer = Mapping[str, _Entry]
 
 
 def load_condarc(environ: Mapping[str, str], *, root_prefix: str | None = None, mamba: bool = False) -> Condarc:
-    """The configuration that conda, or with ``mamba`` mamba, would have in this environment.
+    """Load the configuration that conda, or with ``mamba`` mamba, would have in this environment.
 
     ``root_prefix`` is the installation whose own files count (``CONDA_ROOT``, or mamba's root prefix). Raises
-    ConfigError, naming file and line, for a file that cannot be read or is no YAML mapping, and for a value of the
-    wrong type: going on with other channels than the user wrote down would make another environment.
+    ConfigError, with file and line, for a file that cannot be read or is not a YAML mapping, and for a value of the
+    wrong type: to ignore it could create an environment from the wrong channels.
     """
     files = list(dict.fromkeys(_files(_search_path(environ, root_prefix, mamba), environ)))
     installed = list(filter(None, [_root(environ, root_prefix, mamba), environ.get("CONDA_PREFIX")]))
@@ -127,12 +128,23 @@ def load_condarc(environ: Mapping[str, str], *, root_prefix: str | None = None, 
 
 
 def search_path(environ: Mapping[str, str], *, root_prefix: str | None = None, mamba: bool = False) -> list[str]:
-    """The paths of all files and directories that :func:`load_condarc` looks for, whether they are there or not."""
+    """Return the paths of all files and directories that :func:`load_condarc` looks for, existing or not."""
     return [_expand_user(path, environ) for path in _search_path(environ, root_prefix, mamba) if path]
 
 
+def conda_dirs(name: str, condarc: Condarc, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return conda's ``envs_dirs`` (the configured ones, then its defaults) or ``pkgs_dirs`` (else its defaults)."""
+    if name not in ("envs_dirs", "pkgs_dirs"):
+        return ()
+    kind = name.removesuffix("_dirs")
+    root, home = conda_root(environ), home_directory(environ)
+    candidates = (root and os.path.join(root, kind), home and str(home / ".conda" / kind))
+    defaults = tuple(str(candidate) for candidate in candidates if candidate)
+    return (*condarc.envs_dirs, *defaults) if kind == "envs" else condarc.pkgs_dirs or defaults
+
+
 def _search_path(environ: Mapping[str, str], root_prefix: str | None, mamba: bool) -> Iterator[str]:
-    """The candidates, lowest priority first; an unset variable takes its entries out."""
+    """Yield the candidates, lowest priority first, without those that depend on an unset variable."""
     home = _home(environ)
     root = _root(environ, root_prefix, mamba)
     configs = [environ.get("XDG_CONFIG_HOME"), home and f"{home}/.config"]
@@ -171,7 +183,7 @@ def _in_directory(directory: str | None, mamba: bool) -> Iterator[str]:
 
 
 def _files(candidates: Iterable[str], environ: Mapping[str, str]) -> Iterator[Path]:
-    """The files among the candidates, and those in the directories among them, by name."""
+    """Yield the files among the candidates, and those in the directories among them, sorted by name."""
     for candidate in filter(None, candidates):
         path = Path(_expand_user(candidate, environ))
         try:
@@ -183,7 +195,7 @@ def _files(candidates: Iterable[str], environ: Mapping[str, str]) -> Iterator[Pa
             elif stat.S_ISREG(mode) and (path.name in _FILE_NAMES or path.suffix in _YAML_SUFFIXES):
                 yield path
         except OSError:
-            continue  # what cannot be seen is not there, as for conda
+            continue  # as conda does
 
 
 def _home(environ: Mapping[str, str]) -> str | None:
@@ -200,7 +212,11 @@ def _absolute(path: str, environ: Mapping[str, str]) -> str:
 
 
 def _read(path: Path, environ: Mapping[str, str], installed: Iterable[str]) -> _Layer:
-    """A file's entries. One in an installation may belong to whom that belongs to, but not decide what is trusted."""
+    """Return a file's entries.
+
+    A file in an installation may belong to the installation's owner, but then it must not have cetool's section, which
+    decides what is trusted.
+    """
     trust = is_trusting(environ)
     try:
         owners = {os.stat(root).st_uid for root in installed if path.is_relative_to(root) and os.path.isdir(root)}
@@ -211,12 +227,12 @@ def _read(path: Path, environ: Mapping[str, str], installed: Iterable[str]) -> _
     except OwnershipError as error:
         raise error.turned_into(ConfigError, where=Location(str(path))) from None
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=Location(str(path))) from None
+        raise ConfigError(f"cannot read the file: {error.strerror}", where=Location(str(path))) from None
 
 
 @functools.lru_cache(maxsize=64)
 def _parse(place: str, content: bytes) -> _Layer:
-    """A file's entries; one run asks for the same files several times, each time for another reader's view of them."""
+    """Return a file's entries; cached, since a run reads the same files several times, for conda and for mamba."""
     settings = None if b"#!" in content else settings_of(content.removeprefix(_BOM).decode(errors="replace"))
     if settings is not None:
         return {key: _Entry(each.value, Location(place, each.line), lines=each.lines) for key, each in settings.items()}
@@ -224,13 +240,13 @@ def _parse(place: str, content: bytes) -> _Layer:
         content,
         place,
         form="conda's configuration is a mapping of settings",
-        hint="Mend the file; `conda config --validate` checks it.",
+        hint="Fix the file; `conda config --validate` checks it.",
     )
     return {str(key): _entry(data, key, place) for key in data}
 
 
 def _entry(data: Any, key: Any, place: str) -> _Entry:
-    """One key of a round-trip mapping with the flags that conda reads from its comments."""
+    """Return one key of a round-trip mapping, with the flags that conda reads from its comments."""
     value = data[key]
     flags: tuple[str | None, ...] = ()
     if isinstance(value, list):
@@ -240,7 +256,7 @@ def _entry(data: Any, key: Any, place: str) -> _Entry:
 
 
 def _flag(collection: Any, key: Any, position: int) -> str | None:
-    """``top``, ``bottom`` or ``final`` where the comment behind an item says ``#!top`` and so on."""
+    """Return ``top``, ``bottom`` or ``final`` if the comment after an item is ``#!top`` and so on."""
     try:
         flag = collection.ca.items[key][position].value.strip().split("\n")[0].strip(" #!")
     except (AttributeError, KeyError, IndexError, TypeError):
@@ -249,7 +265,7 @@ def _flag(collection: Any, key: Any, position: int) -> str | None:
 
 
 def _variables(environ: Mapping[str, str]) -> dict[str, _Entry]:
-    """The ``CONDA_`` variables that set one of our keys, as the layer above all files; empty ones set nothing."""
+    """Return the ``CONDA_`` variables that set one of the keys, as the layer above all files; skip empty ones."""
     layer: dict[str, _Entry] = {}
     for aliases, delimiter in (*_SEQUENCES.values(), *((names, "") for names in _SCALARS.values())):
         for alias in aliases:
@@ -261,7 +277,7 @@ def _variables(environ: Mapping[str, str]) -> dict[str, _Entry]:
 
 
 def _entries(layers: Iterable[_Layer], aliases: tuple[str, ...]) -> list[_Entry]:
-    """What the layers say of a key, lowest priority first, nothing above a ``#!final`` one."""
+    """Return the entries of a key, lowest priority first, without those that a ``#!final`` one overrides."""
     found: list[_Entry] = []
     for layer in layers:
         entry = next((layer[alias] for alias in aliases if alias in layer), None)
@@ -273,7 +289,7 @@ def _entries(layers: Iterable[_Layer], aliases: tuple[str, ...]) -> list[_Entry]
 
 
 def _merged_sequence(entries: list[_Entry], environ: Mapping[str, str]) -> tuple[str, ...]:
-    """All items, those of higher priority first; ``#!top`` and ``#!bottom`` items before and after all others."""
+    """Return all items, highest priority first; ``#!top`` and ``#!bottom`` items come before and after all others."""
     top: list[str] = []
     bottom: list[str] = []
     middle: list[str] = []
@@ -283,7 +299,7 @@ def _merged_sequence(entries: list[_Entry], environ: Mapping[str, str]) -> tuple
         top += [item for item, flag in zip(items, flags, strict=True) if flag == "top"]
         bottom = [item for item, flag in zip(items, flags, strict=True) if flag == "bottom"] + bottom
         middle = [*items, *middle]
-    # an item flagged at the bottom stays there even if another file has it further up
+    # an item flagged as bottom stays there even if another file has it higher up
     ordered = [*(item for item in (*top, *middle) if item not in bottom), *bottom]
     return tuple(dict.fromkeys(ordered))
 
@@ -294,7 +310,7 @@ def _merged_map(entries: list[_Entry], environ: Mapping[str, str], *, of_sequenc
         if entry.value is None:
             continue
         if not isinstance(entry.value, Mapping):
-            raise ConfigError("a mapping (`name: value` lines) is needed here", where=entry.where)
+            raise ConfigError("expected a mapping (`name: value` lines)", where=entry.where)
         for key, value in entry.value.items():
             if of_sequences:
                 items = _strings(entry, value, environ)
@@ -302,7 +318,7 @@ def _merged_map(entries: list[_Entry], environ: Mapping[str, str], *, of_sequenc
             elif isinstance(value, str):
                 merged[str(key)] = _expand(value, environ)
             elif value is not None:
-                raise ConfigError(f"the value of {str(key)!r} must be text", where=entry.where)
+                raise ConfigError(f"the value of {str(key)!r} must be a string", where=entry.where)
     return merged
 
 
@@ -311,7 +327,7 @@ def _strings(entry: _Entry, value: Any, environ: Mapping[str, str]) -> list[str]
         return []
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ConfigError(
-            "a list of names is needed here", where=entry.where, hint="Write each on its own line after a '- '."
+            "expected a list of names", where=entry.where, hint="Write each name on its own line after '- '."
         )
     return [_expand(str(item), environ) for item in value]
 
@@ -329,14 +345,14 @@ def _scalar(name: str, entry: _Entry, environ: Mapping[str, str]) -> Any:
     if name == "offline" and truth is not None:
         return truth
     if name == "ssl_verify" and (truth is not None or isinstance(value, str)):
-        # `truststore` is the system's certificates, which the embedded engine looks at anyway
+        # `truststore` means the system's certificates, which the embedded engine uses anyway
         return truth if truth is not None else value == "truststore" or _absolute(value, environ)
     if name == "channel_priority":
         choice = str(value).lower() if truth is None else ("flexible" if truth else "disabled")
         if choice in ("strict", "flexible", "disabled"):
             return choice
-        raise ConfigError("channel_priority is one of strict, flexible, disabled", where=entry.where)
-    raise ConfigError(f"a value of another type is needed for {name}", where=entry.where)
+        raise ConfigError("channel_priority must be one of strict, flexible, disabled", where=entry.where)
+    raise ConfigError(f"the value of {name} has the wrong type", where=entry.where)
 
 
 _TRUTHS = {
@@ -346,14 +362,14 @@ _TRUTHS = {
 
 
 def _truth(value: Any) -> bool | None:
-    """conda's idea of a truth value; None for what is none."""
+    """Return the boolean that conda reads; None if the value is not one."""
     if isinstance(value, (bool, int, float)):
         return bool(value)
     return _TRUTHS.get(value.strip().lower()) if isinstance(value, str) else None
 
 
 def _expand(text: str, environ: Mapping[str, str]) -> str:
-    """``$VAR`` and ``${VAR}`` replaced; those that are not set stay as they are."""
+    """Replace ``$VAR`` and ``${VAR}``; unset ones stay unchanged."""
     if "$" not in text:
         return text
     return _VARIABLE.sub(lambda match: environ.get(match["braced"] or match["named"] or "", match[0]), text)
@@ -366,7 +382,7 @@ def _section(layers: Iterable[_Layer]) -> dict[str, tuple[Any, Location]]:
         if entry is None or entry.value is None:
             continue
         if not isinstance(entry.value, Mapping):
-            raise ConfigError(f"{SECTION} is a section: a mapping of settings", where=entry.where)
+            raise ConfigError(f"{SECTION} must be a mapping of settings", where=entry.where)
         for key, value in entry.value.items():
             merged[str(key)] = (value, Location(entry.where.path, entry.lines[str(key)]))
     return merged

@@ -1,6 +1,6 @@
-"""Reads and changes ``config.yaml``: each value with its line; a change touches that value and nothing else.
+"""Read and change ``config.yaml``: each value has its line, and a change touches nothing else.
 
-ruamel.yaml is imported only for a file that is not as simple as can be, and to change one.
+ruamel.yaml is imported only for changes and for files that :mod:`cetool.base.plain_yaml` does not read.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from cetool.base.limits import SETTINGS, LimitError, check_yaml, in_words
 from cetool.base.ownership import OwnershipError, make_private_dirs, read_own_file
 from cetool.base.plain_yaml import settings_of
 
-#: No settings are that long; something else was named by mistake.
+#: A larger file is not a settings file; it was named by mistake.
 _LARGEST = SETTINGS
 _MOST_NODES = 20_000
 _BOM = b"\xef\xbb\xbf"
-_MEND = "Mend the file, or remove it: every setting has a default (`cetool config list`)."
+_FIX = "Fix the file or remove it: every setting has a default (`cetool config list`)."
 
 
 def read_config_file(path: Path, *, trust: bool = False) -> dict[str, tuple[object, Location]]:
-    """The file's values as plain Python ones, each with its place; empty where there is no such file.
+    """Return the file's values as plain Python values, each with its place; empty if the file does not exist.
 
-    Raises ConfigError, with the line, for what cannot be read, is no YAML, or is not one mapping without repeats; and,
-    unless ``trust``, for a file that another user could have written: it can switch off what protects this one.
+    Raises ConfigError, with the line, for a file that cannot be read, is not YAML, or is not one mapping without
+    duplicates; and, unless ``trust``, for a file that another user could have written: it can turn protections off.
     """
     raw = _read(path, trust=trust)
     return {} if raw is None else _parse(raw, path)
 
 
 def write_setting(path: Path, key: str, value: object) -> None:
-    """Set one key to a plain value (text, a number, a truth value, a list of texts); the file is made where missing.
+    """Set one key to a plain value (string, number, boolean, list of strings); create a missing file.
 
-    Comments, order and the manner of everything else stay. The file is exchanged in one step, keeping its mode, and
-    behind a symbolic link that stays. Raises ConfigError where the file is broken or cannot be written.
+    Comments, order and style of everything else stay. The file is replaced in one step with the same mode, also behind
+    a symbolic link. Raises ConfigError if the file is malformed or cannot be written.
     """
     _change(path, key, value)
 
 
 def remove_setting(path: Path, key: str) -> bool:
-    """Take one key out; whether it was there. Raises ConfigError as :func:`write_setting` does."""
+    """Remove one key; return whether it was set. Raises ConfigError as :func:`write_setting` does."""
     if key not in read_config_file(path):
         return False
     _change(path, key, None)
@@ -72,15 +72,15 @@ def _read(path: Path, *, trust: bool = False) -> bytes | None:
             raise ConfigError("the configuration file is not a regular file", where=place) from None
         if error.errno == errno.EFBIG:
             raise ConfigError(
-                f"the configuration file is larger than {in_words(_LARGEST)}", where=place, hint=_MEND
+                f"the configuration file is larger than {in_words(_LARGEST)}", where=place, hint=_FIX
             ) from None
-        raise ConfigError(f"the configuration file cannot be read: {error.strerror}", where=place) from None
+        raise ConfigError(f"cannot read the configuration file: {error.strerror}", where=place) from None
 
 
 def load_mapping(raw: bytes, place: str, *, form: str, hint: str) -> Any:
-    """The mapping in a YAML file as ruamel.yaml's round trip reads it, with the lines and comments of its keys.
+    """Return the mapping in a YAML file, as ruamel.yaml's round trip reads it with lines and comments of keys.
 
-    Raises ConfigError with the line for what is not YAML, or not a mapping, which is of this ``form``.
+    Raises ConfigError with the line for text that is not YAML, or not a mapping; ``form`` is the message for that.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -93,16 +93,16 @@ def load_mapping(raw: bytes, place: str, *, form: str, hint: str) -> Any:
     except UnicodeDecodeError as error:
         problem, line = "not UTF-8 text", raw.count(b"\n", 0, error.start) + 1
     except LimitError as error:
-        problem, line = f"cannot be read: {error}", error.line
+        problem, line = f"cannot read the file: {error}", error.line
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = None if mark is None else mark.line + 1
-        # the later lines advise programmers on the use of ruamel.yaml; a repeated key's value may hold a secret
+        # later lines advise programmers who use ruamel.yaml; the value of a duplicate key may hold a secret
         problem = f"not valid YAML: {str(error.problem).strip().splitlines()[0].split(' with value ')[0]}"
-    except YAMLError as error:  # the parser's reader: it tells the character's place
+    except YAMLError as error:  # from the parser's reader, with the position of the character
         line = text.count("\n", 0, getattr(error, "position", 0) or 0) + 1
-        problem = "not valid YAML: a character that YAML does not allow"
-    except Exception as error:  # besides its own exceptions, the parser meets malformed input with others
+        problem = "not valid YAML: invalid character"
+    except Exception as error:  # the parser also raises other exceptions than its own
         problem = f"not valid YAML: {str(error).partition(chr(10))[0][:200] or type(error).__name__}"
     else:
         if data is None or isinstance(data, Mapping):
@@ -112,7 +112,7 @@ def load_mapping(raw: bytes, place: str, *, form: str, hint: str) -> Any:
 
 
 def line_of(mapping: Any, key: object) -> int | None:
-    """The line of a key of such a mapping; None where it was merged in from elsewhere by ``<<``."""
+    """Return the line of a key of such a mapping; None if it was merged in by ``<<``."""
     try:
         return int(mapping.lc.key(key)[0]) + 1
     except (AttributeError, KeyError, TypeError):
@@ -120,7 +120,7 @@ def line_of(mapping: Any, key: object) -> int | None:
 
 
 def _load(raw: bytes, path: Path) -> Any:
-    return load_mapping(raw, str(path), form="settings are lines of the form `key: value`", hint=_MEND)
+    return load_mapping(raw, str(path), form="settings must be lines of the form `key: value`", hint=_FIX)
 
 
 def _parse(raw: bytes, path: Path) -> dict[str, tuple[object, Location]]:
@@ -132,7 +132,9 @@ def _parse(raw: bytes, path: Path) -> dict[str, tuple[object, Location]]:
 
 
 def plain_value(value: Any) -> object:
-    """A value from a YAML file without ruamel's own types, which carry comments and make anchored truths numbers."""
+    """Return a value from a YAML file without ruamel's own types, which carry comments and turn anchored booleans into
+    numbers.
+    """
     if isinstance(value, Mapping):
         return {str(key): plain_value(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -149,7 +151,7 @@ def plain_value(value: Any) -> object:
 
 
 def _change(path: Path, key: str, value: object) -> None:
-    """Set the key, or with None take it out; again, where another process writes the file meanwhile."""
+    """Set the key, or with None remove it; repeat that if another process writes the file meanwhile."""
     if path.exists() and not path.is_file():
         raise ConfigError("the configuration file is not a regular file", where=Location(str(path)))
     _read(path)
@@ -159,7 +161,7 @@ def _change(path: Path, key: str, value: object) -> None:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ConfigError(
-            f"the configuration file cannot be written: {reason}", code="write-failed", where=Location(str(path))
+            f"cannot write the configuration file: {reason}", code="write-failed", where=Location(str(path))
         ) from None
 
 
@@ -175,15 +177,15 @@ def _changed(raw: bytes, path: Path, key: str, value: object) -> bytes:
             changed = changed.replace("\r\n", "\n").replace("\n", newline)
             return (_BOM if raw.startswith(_BOM) else b"") + changed.encode()
     raise ConfigError(
-        f"{key} cannot be changed in this file",
+        f"cannot change {key} in this file",
         code="write-failed",
         where=Location(str(path)),
-        hint="Change it by hand.",
+        hint="Edit it by hand.",
     )
 
 
 def _says(text: str, wanted: Mapping[str, object], path: Path) -> bool:
-    """Whether the text reads as exactly these settings."""
+    """Return whether the text reads as exactly these settings."""
     try:
         return {name: entry[0] for name, entry in _parse(text.encode(), path).items()} == wanted
     except ConfigError:
@@ -191,7 +193,7 @@ def _says(text: str, wanted: Mapping[str, object], path: Path) -> bool:
 
 
 def _edited(text: str, key: str, value: object) -> str | None:
-    """The text with one entry exchanged, added or taken out; None where its form does not allow that."""
+    """Return the text with one entry replaced, added or removed; None if the form of the text does not allow that."""
     from ruamel.yaml import YAML
 
     root: Any = YAML(typ="rt").compose(text)
@@ -204,7 +206,7 @@ def _edited(text: str, key: str, value: object) -> str | None:
     if entry is None:
         return _with_newline(text) + ("" if value is None else _render(key, value, column, flow=False))
     start = entry[0].start_mark.index
-    # nothing behind the colon has no place of its own
+    # an empty value has no position of its own
     end = max(_end(entry[1]), text.index(":", entry[0].end_mark.index) + 1)
     if value is None:
         line_end = text.find("\n", max(start, end - 1))
@@ -216,7 +218,9 @@ def _edited(text: str, key: str, value: object) -> str | None:
 
 
 def _end(node: Any) -> int:
-    """The index behind a node's last character; a block collection's own mark is behind the comments that follow it."""
+    """Return the index after a node's last character; a block collection's own mark is after the comments that follow
+    it.
+    """
     if not isinstance(node.value, list) or node.flow_style or not node.value:
         return int(node.end_mark.index)
     last = node.value[-1]
@@ -228,7 +232,7 @@ def _with_newline(text: str) -> str:
 
 
 def _render(key: str, value: object, column: int, *, flow: bool) -> str:
-    """``key: value`` in YAML, each line indented by so many columns."""
+    """Return ``key: value`` in YAML, each line indented by ``column`` columns."""
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="rt")
@@ -244,7 +248,7 @@ def _render(key: str, value: object, column: int, *, flow: bool) -> str:
 
 
 def _rewritten(text: str, key: str, value: object) -> str:
-    """The text as ruamel.yaml's round trip writes it: for the rare forms (``{a: b}``, anchors) that are not lines."""
+    """Return the text as ruamel.yaml's round trip writes it, for rare forms (``{a: b}``, anchors)."""
     from ruamel.yaml import YAML
 
     data = YAML(typ="rt").load(text) or {}

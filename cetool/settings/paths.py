@@ -1,4 +1,4 @@
-"""Where cetool keeps its files on this machine. :mod:`cetool.base.ownership` checks who else can write there."""
+"""Decide where cetool keeps its files. :mod:`cetool.base.ownership` checks who else can write there."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cetool.base.values import Value
 
 
 class Paths(Value):
-    """The absolute paths of all that cetool keeps; none of them needs to exist.
+    """The absolute paths of everything that cetool keeps; they need not exist.
 
     ``envs``, ``locks`` and ``trash`` are on one file system and move together with the setting ``env-dir``, so that all
-    who share the environments share their locks; everything else is this user's own, below ``root``. ``config_file`` is
-    None where there is no home directory to look for it in. ``trusted`` says that the user trusts everyone who can
-    write to these directories (``trust-cache-dir``): otherwise whoever opens one checks it first.
+    users who share the environments share their locks; everything else belongs to this user, below ``root``.
+    ``config_file`` is None without a home directory. ``trusted`` says that the user trusts everyone who can write to
+    these directories (``trust-cache-dir``): otherwise, check a directory before opening it.
     """
 
     root: Path
@@ -34,12 +34,12 @@ class Paths(Value):
 
     @property
     def spool(self) -> Path:
-        """Where warm runs leave their notes for the usage log."""
+        """Where runs append lines for the usage log."""
         return self.root / "spool"
 
     @property
     def logs(self) -> Path:
-        """What engines printed, a file for each creation."""
+        """What engines printed: one file for each creation of an environment."""
         return self.root / "logs"
 
     @property
@@ -49,7 +49,7 @@ class Paths(Value):
 
     @property
     def scripts(self) -> Path:
-        """Scripts that came from a URL, standard input or the command line, and the scripts' own cache directories."""
+        """Scripts from a URL, standard input or the command line, and the scripts' own cache directories."""
         return self.root / "scripts"
 
     @property
@@ -59,7 +59,7 @@ class Paths(Value):
 
     @property
     def baselines(self) -> Path:
-        """What is kept of baselines."""
+        """Copies of baselines."""
         return self.root / "baselines"
 
     @property
@@ -69,15 +69,15 @@ class Paths(Value):
 
     @property
     def gc_stamp(self) -> Path:
-        """The file whose time says when collection last looked."""
+        """The file whose time says when garbage collection last ran."""
         return self.root / "gc.stamp"
 
 
 def resolve_paths(environ: Mapping[str, str], env_dir: Path | None = None, *, trusted: bool = False) -> Paths:
-    """The paths that hold in this environment; ``env_dir`` and ``trusted`` (``trust-cache-dir``) are settings.
+    """Return the paths for these variables; ``env_dir`` and ``trusted`` (``trust-cache-dir``) are settings.
 
-    Raises StoreError where the machine says nowhere where a cache could be (no ``CETOOL_CACHE_DIR``, no
-    ``XDG_CACHE_HOME``, no home directory: cron, containers), or says it by a relative path.
+    Raises StoreError if there is no place for a cache (no ``CETOOL_CACHE_DIR``, ``XDG_CACHE_HOME`` or home directory:
+    cron, containers), or if a variable has a relative path.
     """
     root = _cache_root(environ)
     config_file = config_file_path(environ)
@@ -87,7 +87,7 @@ def resolve_paths(environ: Mapping[str, str], env_dir: Path | None = None, *, tr
 
 
 def config_file_path(environ: Mapping[str, str]) -> Path | None:
-    """``CETOOL_CONFIG_FILE``, or ``config.yaml`` in the user's configuration directory; None without a home."""
+    """Return ``CETOOL_CONFIG_FILE``, or ``config.yaml`` in the user's configuration directory; None without a home."""
     named = environ.get("CETOOL_CONFIG_FILE")
     if named:
         return Path(os.path.abspath(expand_user(named, environ)))
@@ -96,12 +96,12 @@ def config_file_path(environ: Mapping[str, str]) -> Path | None:
 
 
 def trust_directory(environ: Mapping[str, str]) -> Path | None:
-    """Where it is kept which scripts from elsewhere the user agreed to run; None without a home.
+    """Return the directory that records which scripts from elsewhere the user agreed to run; None without a home.
 
-    Below ``CETOOL_DATA_DIR``, else in the user's data directory: answers are no cache, nothing can bring them back.
-    Raises StoreError for a ``CETOOL_DATA_DIR`` that is no absolute path.
+    It is below ``CETOOL_DATA_DIR``, else in the user's data directory: unlike a cache, answers cannot be re-created.
+    Raises StoreError for a ``CETOOL_DATA_DIR`` that is not an absolute path.
     """
-    named = _named_dir(environ, "CETOOL_DATA_DIR", "Write the path from / on.")
+    named = _named_dir(environ, "CETOOL_DATA_DIR", "Write the full path, from / on.")
     if named is not None:
         return named / "trust"
     base = _user_dir(environ, "XDG_DATA_HOME", ".local/share", kind="data")
@@ -109,15 +109,15 @@ def trust_directory(environ: Mapping[str, str]) -> Path | None:
 
 
 def home_directory(environ: Mapping[str, str]) -> Path | None:
-    """The home directory: ``HOME``, else the password database's; None where neither has one.
+    """Return the home directory: ``HOME``, else the password database's; None if neither has one.
 
-    Raises StoreError for a ``HOME`` that is no absolute path.
+    Raises StoreError for a ``HOME`` that is not an absolute path.
     """
     home = environ.get("USERPROFILE" if sys.platform == "win32" else "HOME")
     if home:
         if not Path(home).is_absolute():
             raise StoreError(
-                f"the home directory is given as {home!r}, which is not an absolute path",
+                f"HOME is {home!r}, which is not an absolute path",
                 code="setting-invalid",
                 hint="Set HOME to your home directory, or CETOOL_CACHE_DIR to an absolute path.",
             )
@@ -134,7 +134,7 @@ def home_directory(environ: Mapping[str, str]) -> Path | None:
 
 
 def expand_user(text: str, environ: Mapping[str, str]) -> str:
-    """The text with a ``~`` or ``~/`` in front replaced by the home directory, ``~name`` by that user's."""
+    """Replace a leading ``~`` or ``~/`` by the home directory, ``~name`` by that user's."""
     if text == "~" or text.startswith(("~/", "~" + os.sep)):
         home = home_directory(environ)
         return text if home is None else f"{home}{text[1:]}"
@@ -142,7 +142,7 @@ def expand_user(text: str, environ: Mapping[str, str]) -> str:
 
 
 def conda_root(environ: Mapping[str, str]) -> str | None:
-    """The prefix of the conda installation that the variables tell of (``CONDA_ROOT``, ``CONDA_EXE``)."""
+    """Return the prefix of the conda installation that the variables name (``CONDA_ROOT``, ``CONDA_EXE``)."""
     executable = environ.get("CONDA_EXE", "")
     return environ.get("CONDA_ROOT") or (
         str(Path(executable).parent.parent) if Path(executable).is_absolute() else None
@@ -150,23 +150,23 @@ def conda_root(environ: Mapping[str, str]) -> str | None:
 
 
 def _cache_root(environ: Mapping[str, str]) -> Path:
-    hint = "Environments cannot move with the working directory: write the path from / on."
+    hint = "Write the full path, from / on."
     named = _named_dir(environ, "CETOOL_CACHE_DIR", hint)
     if named is not None:
         return named
     base = _user_dir(environ, "XDG_CACHE_HOME", ".cache", kind="cache")
     if base is None:
         raise StoreError(
-            "there is no place for the cache: HOME is not set (as under cron), and this user has no entry with a home "
-            "directory in the password database",
+            "there is no cache directory: HOME is not set (as in a cron job), and the password database has no home "
+            "directory for this user",
             code="home-missing",
-            hint="Set HOME, or CETOOL_CACHE_DIR to the absolute path of a directory that is yours.",
+            hint="Set HOME, or set CETOOL_CACHE_DIR to the absolute path of a directory of your own.",
         )
     return base
 
 
 def _named_dir(environ: Mapping[str, str], variable: str, hint: str) -> Path | None:
-    """The directory that a variable names. Raises StoreError for one that is not an absolute path."""
+    """Return the directory that a variable names. Raises StoreError if it is not an absolute path."""
     named = environ.get(variable)
     if not named:
         return None
@@ -179,9 +179,9 @@ def _named_dir(environ: Mapping[str, str], variable: str, hint: str) -> Path | N
 
 
 def _user_dir(environ: Mapping[str, str], variable: str, below_home: str, *, kind: str) -> Path | None:
-    """``cetool`` in the user's cache, configuration or data directory, as platformdirs has it.
+    """Return ``cetool`` in the user's cache, configuration or data directory, as platformdirs does.
 
-    On Linux it is computed here, from the variables given: platformdirs looks at the process's own.
+    On Linux it is computed here from the given variables: platformdirs reads the process's own.
     """
     if sys.platform in ("win32", "darwin"):
         import platformdirs
@@ -193,7 +193,7 @@ def _user_dir(environ: Mapping[str, str], variable: str, below_home: str, *, kin
         }
         return Path(directories[kind]("cetool", appauthor=False))
     xdg = environ.get(variable, "")
-    if Path(xdg).is_absolute():  # the XDG specification has relative ones ignored
+    if Path(xdg).is_absolute():  # the XDG specification says to ignore relative ones
         return Path(os.path.normpath(xdg), "cetool")
     home = home_directory(environ)
     return None if home is None else home / below_home / "cetool"

@@ -1,6 +1,6 @@
-"""The settings: built-in < ``.condarc``'s ``conda-execute`` section < ``config.yaml`` < ``CETOOL_*`` < options.
+"""Load the settings: built-in < ``conda-execute`` in ``.condarc`` < ``config.yaml`` < ``CETOOL_*`` < options.
 
-Every value remembers where it came from, and is read by the same function in each place.
+Every value remembers where it came from, and is read by the same function in every place.
 ``docs/reference/configuration.md`` describes the keys for users.
 """
 
@@ -15,26 +15,26 @@ from typing import Any, Literal
 from cetool.base.durations import parse_duration, parse_size
 from cetool.base.errors import CetoolError, ConfigError, Location, UsageError
 from cetool.base.ownership import is_trusting
-from cetool.base.text import pattern
+from cetool.base.text import nearest, pattern
 from cetool.base.values import Value
-from cetool.settings.condarc import Condarc, load_condarc
+from cetool.settings.condarc import Condarc, conda_dirs, load_condarc
 from cetool.settings.file import plain_value, read_config_file
-from cetool.settings.paths import conda_root, config_file_path, expand_user, home_directory
+from cetool.settings.paths import conda_root, config_file_path, expand_user
 
-#: What ``engine`` can be; ``auto`` in a file or variable takes back what a lower layer chose.
+#: The values of ``engine``; ``auto`` in a file or variable undoes the choice of a lower layer.
 ENGINES = ("mamba", "micromamba", "conda", "rattler")
 BUILT_IN = "built-in"
-#: The options that are not called as their setting is.
+#: The options whose names differ from their settings'.
 _OPTIONS = {"channels": "--channel", "trust": "--yes"}
 
 
 class Settings(Value):
-    """The settings in force.
+    """The effective settings.
 
-    ``remove_if_unused_for`` counts hours, ``stall_timeout`` seconds, ``max_size`` bytes (None: no limit). ``engine`` is
-    None where the first one found serves, ``channels`` None where the engine's configuration decides (they are as
-    written, credentials included: not for messages); ``env_dir`` and ``pkg_dir`` are absolute, None for the default;
-    ``overlays_dir`` is a path in which ``{overlays}`` and ``{env_name}`` are still to be replaced.
+    ``remove_if_unused_for`` is in hours, ``stall_timeout`` in seconds, ``max_size`` in bytes (None: no limit).
+    ``engine`` is None for the first one found, ``channels`` None for those of the engine's configuration (they are as
+    written, credentials included: never put them into messages); ``env_dir`` and ``pkg_dir`` are absolute, None for the
+    default; ``overlays_dir`` is a path in which ``{overlays}`` and ``{env_name}`` are still to be replaced.
     """
 
     env_dir: Path | None = None
@@ -57,28 +57,26 @@ class Settings(Value):
 
 
 class Origin(Value):
-    """A setting's value and where it came from: ``built-in``, ``FILE:LINE``, a variable's or an option's name.
-
-    ``raw`` is the value as it was written there; neither it nor the value is free of credentials.
-    """
+    """A setting's value and where it came from: ``built-in``, ``FILE:LINE``, the name of a variable or option."""
 
     value: object
     source: str
+    #: as written there; both may contain credentials
     raw: object = None
 
 
 class LoadedSettings(Value):
-    """The settings, the origin of each by key, and conda's configuration, which was read on the way."""
+    """The settings, the origin of each by key, and conda's configuration, which is read with them."""
 
     settings: Settings
     origins: Mapping[str, Origin]
     condarc: Condarc
     config_file: Path | None
-    #: the variables that start with ``CETOOL_`` and mean nothing to this version
+    #: the unknown variables that start with ``CETOOL_``
     unknown: tuple[str, ...] = ()
 
 
-#: The built-in settings, by key (``env-dir``: as files and options spell it).
+#: The built-in settings by key, spelled as in files and options (``env-dir``).
 DEFAULTS: dict[str, object] = {name.replace("_", "-"): value for name, value in Settings()._asdict().items()}
 KEYS = tuple(DEFAULTS)
 #: The variables that are not settings; ``CETOOL_TEST_...`` is for cetool's own tests.
@@ -89,16 +87,29 @@ _OTHER_VARIABLES = (
 _OF_TESTS = "CETOOL_TEST_"
 
 
-class _Wrong(ValueError):
-    """A value cannot be one of its key; the message goes on from «KEY »."""
+def variable_of(key: str) -> str:
+    """Return the environment variable of a setting: ``CETOOL_MAX_SIZE`` for ``max-size``."""
+    return "CETOOL_" + key.upper().replace("-", "_")
 
-    def __init__(self, problem: str, hint: str | None = None) -> None:
+
+_VARIABLES = (*map(variable_of, KEYS), *_OTHER_VARIABLES)
+
+
+class _Wrong(ValueError):
+    """A value is invalid; the message continues «KEY », or «KEY: » if ``apart``."""
+
+    def __init__(self, problem: str, hint: str | None = None, *, apart: bool = False) -> None:
         super().__init__(problem)
         self.hint = hint
+        self.apart = apart
+
+    def message(self, key: str) -> str:
+        """Return the message for a key or an option."""
+        return f"{key}{':' * self.apart} {self}"
 
 
 class _Context(Value):
-    """What values are read with: the variables, conda's configuration, and whether they stand in a file."""
+    """What values are read with: the variables, conda's configuration, and whether the value is in a file."""
 
     environ: Mapping[str, str]
     condarc: Condarc
@@ -106,10 +117,10 @@ class _Context(Value):
 
 
 def load_settings(environ: Mapping[str, str], *, options: Mapping[str, object] | None = None) -> LoadedSettings:
-    """The settings that hold for these variables and options.
+    """Load the settings for these variables and options.
 
-    ``options`` are by key (``max-size`` or ``max_size``), None for one not given, text or values of the setting's type.
-    Raises ConfigError with its place for an unknown key, a wrong type, a broken file; UsageError for a wrong option.
+    ``options`` are by key (``max-size`` or ``max_size``): None, a string, or a value of the setting's type. Raises
+    ConfigError with its place for an unknown key, an invalid value or a malformed file; UsageError for a wrong option.
     """
     condarc = load_condarc(environ, root_prefix=conda_root(environ))
     context = _Context(environ, condarc)
@@ -121,16 +132,15 @@ def load_settings(environ: Mapping[str, str], *, options: Mapping[str, object] |
         for name, (value, where) in layer.items():
             if name not in DEFAULTS:
                 raise no_setting(name, ConfigError, where)
-            if value is not None:  # a key with nothing behind it sets nothing
+            if value is not None:  # a key without a value sets nothing
                 origins[name] = _origin(name, plain_value(value), where, in_file)
     unknown = unknown_variables(environ)
     for key in KEYS:
-        variable = variable_of(key)
-        if environ.get(variable):
-            origins[key] = _origin(key, environ[variable], Location(variable), context)
+        if text := environ.get(variable_of(key)):
+            origins[key] = _origin(key, text, Location(variable_of(key)), context)
     for name, value in (options or {}).items():
         key = name.replace("_", "-")
-        if key not in DEFAULTS:  # only a program that uses the library can give it
+        if key not in DEFAULTS:  # possible only for users of the library
             raise no_setting(key)
         if value is not None:
             origins[key] = _origin(key, value, None, context)
@@ -140,78 +150,74 @@ def load_settings(environ: Mapping[str, str], *, options: Mapping[str, object] |
 
 
 def check_value(key: str, value: object, environ: Mapping[str, str]) -> object:
-    """The setting's value that a value in ``config.yaml`` would give. Raises UsageError for a wrong key or value."""
+    """Return what a value in ``config.yaml`` would set. Raises UsageError for an unknown key or an invalid value."""
     if key not in DEFAULTS:
         raise no_setting(key)
     condarc = load_condarc(environ, root_prefix=conda_root(environ))
     try:
         found = _READERS[key](value, _Context(environ, condarc, in_file=True))
     except _Wrong as wrong:
-        raise UsageError(f"{key} {wrong}", hint=wrong.hint) from None
+        raise UsageError(wrong.message(key), hint=wrong.hint) from None
     if key == "env-dir":
         _refuse_envs_dir(Origin(found, key), condarc, environ)
     return found
 
 
 def no_setting(key: str, kind: type[CetoolError] = UsageError, where: Location | None = None) -> CetoolError:
-    """The error for a key that does not exist."""
-    return kind(f"there is no setting {key!r}", about=key, code="setting-unknown", where=where, hint=nearest_key(key))
-
-
-def nearest_key(name: str) -> str:
-    """The hint for a key that does not exist: the one probably meant, else all."""
-    import difflib
-
-    matches = difflib.get_close_matches(name.strip().lower().replace("_", "-"), KEYS, n=1)
-    return f"Did you mean {matches[0]!r}?" if matches else f"The settings are {', '.join(KEYS)}."
+    """Return the error for an unknown key."""
+    return kind(f"unknown setting {key!r}", about=key, code="setting-unknown", where=where, hint=nearest(key, KEYS))
 
 
 def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The variables that start with ``CETOOL_`` and mean nothing here; another version may know them.
+    """Return the variables that start with ``CETOOL_`` and are unknown; another version may know them.
 
-    Raises ConfigError for one that is a known variable misspelt: ignoring it would run something else than was meant.
+    Raises ConfigError for a misspelled known variable: to ignore it would run something else than intended.
     """
-    import difflib
-
-    known = [*map(variable_of, KEYS), *_OTHER_VARIABLES]
-    unknown = [name for name in environ if name.startswith("CETOOL") and environ[name] and name not in known]
+    unknown = [name for name in environ if name.startswith("CETOOL") and environ[name] and name not in _VARIABLES]
     unknown = [name for name in unknown if not name.startswith(_OF_TESTS)]
     for name in unknown:
-        if matches := difflib.get_close_matches(name, known, n=1, cutoff=0.85):
+        if meant := _similar(name, 0.85):
             raise ConfigError(
-                f"there is no variable {name}",
+                f"{name} is not a variable of cetool",
                 code="setting-unknown",
                 about=name,
                 where=Location(name),
-                hint=f"Did you mean {matches[0]}? Or unset it.",
+                hint=f"Did you mean {meant}? If not, unset {name}.",
             )
     return tuple(sorted(name for name in unknown if name.startswith("CETOOL_")))
 
 
-def variable_of(key: str) -> str:
-    """The environment variable of a setting: ``CETOOL_MAX_SIZE`` of ``max-size``."""
-    return "CETOOL_" + key.upper().replace("-", "_")
+def ignored_variable(name: str) -> str:
+    """Return the warning about an unknown variable, with the one that was probably meant."""
+    meant = _similar(name, 0.75)
+    return f"{name} is not a variable of cetool" + (f"; did you mean {meant}?" if meant else "")
+
+
+def _similar(name: str, cutoff: float) -> str:
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name, _VARIABLES, n=1, cutoff=cutoff)), "")
 
 
 def _origin(key: str, value: object, where: Location | None, context: _Context) -> Origin:
-    """The value read; ``where`` is the file's line or the variable, None for an option."""
+    """Read a value; ``where`` is the file's line or the variable, None for an option."""
     option = _OPTIONS.get(key, f"--{value if key == 'verbosity' else key}")
     try:
         return Origin(_READERS[key](value, context), option if where is None else str(where), value)
     except _Wrong as wrong:
         if where is None:
-            raise UsageError(f"{option} {wrong}", hint=wrong.hint) from None
-        raise ConfigError(f"{key} {wrong}", where=where, hint=wrong.hint) from None
+            raise UsageError(wrong.message(option), hint=wrong.hint) from None
+        raise ConfigError(wrong.message(key), where=where, hint=wrong.hint) from None
 
 
 def _refuse_envs_dir(origin: Origin, condarc: Condarc, environ: Mapping[str, str]) -> None:
-    """Refuse one of conda's own directories of environments, where ``conda env list`` would show every one of ours."""
+    """Refuse conda's own directories of environments, where ``conda env list`` would show all of cetool's."""
     if not isinstance(origin.value, Path):
         return
-    if os.path.realpath(origin.value) in map(os.path.realpath, _conda_dirs("envs_dirs", condarc, environ)):
+    if os.path.realpath(origin.value) in map(os.path.realpath, conda_dirs("envs_dirs", condarc, environ)):
         raise ConfigError(
             f"env-dir ({origin.source}) is {origin.value}, one of the directories where conda keeps its environments",
-            hint="Choose another, such as a directory beside it: {config.envs_dirs[0]}/../tmp_envs",
+            hint="Choose another directory, such as one next to it: {config.envs_dirs[0]}/../tmp_envs",
         )
 
 
@@ -230,22 +236,22 @@ def _as_truth(value: object, context: _Context) -> bool:
 
 
 def _as_hours(value: object, context: _Context) -> float:
-    return _seconds(value, "h") / 3600  # a bare number are hours, as conda-execute had it
+    return _seconds(value, "h") / 3600  # without a unit, hours: as in conda-execute
 
 
 def _as_seconds(value: object, context: _Context) -> float:
     seconds = _seconds(value, "s")
     if seconds <= 0:
-        raise _Wrong("must be more than nothing: every engine needs some time to answer")
+        raise _Wrong("must be more than 0 seconds")
     return seconds
 
 
 def _seconds(value: object, unit: str) -> float:
-    """A time with its unit, or a number, also as a text of a variable or an option, of this one."""
+    """Return the seconds in a duration with its unit, or in a number (also as a string) of ``unit``."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = f"{float(value):f}"
     if not isinstance(value, str):
-        raise _Wrong(f"must be a time, not {_shown(value)}", "Write a number and its unit: 90m, 25h, 7d, 1d12h.")
+        raise _Wrong(f"must be a duration, not {_shown(value)}", "Write a number and its unit: 90m, 25h, 7d, 1d12h.")
     is_number = re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,9})?", value.strip())
     return float(_asked(parse_duration, f"{value.strip()}{unit}" if is_number else value))
 
@@ -262,7 +268,7 @@ def _asked(parse: Callable[[str], float], text: str) -> float:
     try:
         return parse(text)
     except CetoolError as error:
-        raise _Wrong(f"is wrong: {error.message}", error.hint) from None
+        raise _Wrong(error.message, error.hint, apart=True) from None
 
 
 def _one_of(*words: str) -> Callable[[object, _Context], str]:
@@ -281,27 +287,30 @@ def _as_engine(value: object, context: _Context) -> str | None:
 
 
 def _as_channels(value: object, context: _Context) -> tuple[str, ...] | None:
-    """A list of channels, or one text with commas between them. No message quotes one: it may hold a password."""
+    """Return the channels of a list, or of a string with commas. No message quotes one: it may hold a password."""
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
-        raise _Wrong("must be a list of channels", "Write each on a line after a '- ', or [conda-forge, bioconda].")
+        raise _Wrong("must be a list of channels", "Write each on a line after '- ', or [conda-forge, bioconda].")
     channels = tuple(dict.fromkeys(item.strip() for item in items))
     channels = tuple(filter(None, channels)) if isinstance(value, str) else channels
     for number, channel in enumerate(channels, 1):
         if not channel or channel.startswith("-") or re.search(r"[\s\x00-\x1f\x7f\"'`<>\\]", channel):
             raise _Wrong(
-                f"holds what is no channel (number {number})",
-                "A channel is a name (conda-forge), a URL, or a directory, without blanks or quotes.",
+                f"channel {number} is not a valid channel name",
+                "A channel is a name (conda-forge), a URL or a directory, without blanks or quotes.",
+                apart=True,
             )
         if context.in_file and (channel in (".", "..") or channel.startswith(("./", "../"))):
             raise _Wrong(
-                f"holds a relative path (number {number})", "A setting holds everywhere: write the path from / on."
+                f"channel {number} is a relative path",
+                "A setting applies in every directory: write the full path, from / on.",
+                apart=True,
             )
     return channels or None
 
 
 def _as_directory(value: object, context: _Context) -> Path:
-    """An absolute path, after ``~``, ``${VAR}`` and the templates of conda-execute's documentation."""
+    """Return an absolute path; ``~``, ``${VAR}`` and the templates of conda-execute's documentation are replaced."""
     if not isinstance(value, (str, Path)) or not str(value).strip():
         raise _Wrong(f"must be the path of a directory, not {_shown(value)}")
     text = str(value).strip()
@@ -309,21 +318,21 @@ def _as_directory(value: object, context: _Context) -> Path:
         text = _REFERENCE.sub(lambda match: _referred(match, context), text)
     text = expand_user(text, context.environ)
     if any(ord(char) < 32 or ord(char) == 127 for char in text):
-        raise _Wrong("holds a control character")
+        raise _Wrong("contains a control character")
     if not Path(text).is_absolute():
         raise _Wrong(
             f"must be an absolute path, not {_shown(text)}",
-            "The working directory changes: write the path from / on, or from ~ or ${HOME}.",
+            "Write the full path, starting with /, ~ or ${HOME}.",
         )
     return Path(os.path.normpath(text))
 
 
 def _as_overlays_dir(value: object, context: _Context) -> str | None:
-    """A path as :func:`_as_directory` reads it, in which ``{overlays}`` (in front) and ``{env_name}`` are kept."""
+    """Return a path as :func:`_as_directory` does, but keep ``{overlays}`` (at the start) and ``{env_name}``."""
     kept = {"{overlays}": "/\ufdd0", "{env_name}": "\ufdd1"}
     text = str(value)
     if "{overlays}" in text[1:]:
-        raise _Wrong("has {overlays} elsewhere than in front", "Write it as in {overlays}/{env_name}.")
+        raise _Wrong("can have {overlays} only at the start", "Write it as in {overlays}/{env_name}.")
     for mark, instead in kept.items():
         text = text.replace(mark, instead)
     path = str(_as_directory(text if isinstance(value, (str, Path)) else value, context))
@@ -337,45 +346,36 @@ _CONFIG = pattern(r"config\.(?P<name>\w+)(?:\[(?P<index>[0-9]{1,3})\])?")
 
 
 def _referred(match: re.Match[str], context: _Context) -> str:
-    """What a variable or a template in a path stands for."""
+    """Return the value of a variable or template in a path."""
     variable = match["braced"] or match["named"]
     if variable is None:
         return _conda_value(match, context)
     value = context.environ.get(variable)
     if not value:
-        raise _Wrong(f"needs the environment variable {variable}, which is not set")
+        raise _Wrong(f"uses the environment variable {variable}, which is not set")
     return value
 
 
 def _conda_value(match: re.Match[str], context: _Context) -> str:
-    """``{config.envs_dirs[0]}`` and its like, conda's own values; ``%s`` is the first directory of environments."""
+    """Return a value of conda's such as ``{config.envs_dirs[0]}``; ``%s`` is its first directory of environments."""
     found = _CONFIG.fullmatch("config.envs_dirs[0]" if match["percent"] else match["template"].strip())
     root = conda_root(context.environ)
     if found is not None and found["index"] is None and found["name"] in ("root_prefix", "root_dir") and root:
         return root
     if found is not None and found["index"] is not None:
-        values = _conda_dirs(found["name"], context.condarc, context.environ)
+        values = conda_dirs(found["name"], context.condarc, context.environ)
         if int(found["index"]) < len(values):
             return values[int(found["index"])]
     raise _Wrong(
-        f"holds {match[0]!r}, which stands for nothing here",
-        "Understood are {config.envs_dirs[0]}, {config.pkgs_dirs[0]}, {config.root_prefix} with CONDA_EXE set, ${VAR}.",
+        f"contains {match[0]!r}, which has no value here",
+        "Use ${VAR}, {config.envs_dirs[0]}, {config.pkgs_dirs[0]} or, if CONDA_EXE is set, {config.root_prefix}.",
     )
 
 
-def _conda_dirs(name: str, condarc: Condarc, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """conda's ``envs_dirs`` (the configured ones, then its defaults) or ``pkgs_dirs`` (the former, else the latter)."""
-    if name not in ("envs_dirs", "pkgs_dirs"):
-        return ()
-    kind = name.removesuffix("_dirs")
-    root, home = conda_root(environ), home_directory(environ)
-    candidates = (root and os.path.join(root, kind), home and str(home / ".conda" / kind))
-    defaults = tuple(str(candidate) for candidate in candidates if candidate)
-    return (*condarc.envs_dirs, *defaults) if kind == "envs" else condarc.pkgs_dirs or defaults
-
-
 def _shown(value: object) -> str:
-    text = "nothing" if value is None or value == "" else repr(value)
+    if isinstance(value, bool):  # as YAML spells it
+        return str(value).lower()
+    text = "empty" if value is None or value == "" else repr(value)
     return text if len(text) <= 60 else text[:60] + "..."
 
 

@@ -253,10 +253,10 @@ def test_every_dialect_and_the_command_line_are_equivalent(home: Home, server: C
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ("without: [p01]", "a.sh:3: 'without' takes packages out of a baseline, and none is named"),
-        ("baseline: {a: b}", "a.sh:3: baseline must be a text or a list of texts"),
-        ("baseline: ftp://example.org/a.txt", "a.sh:3: a baseline cannot be fetched by ftp"),
-        ("baseline: standard.txt\nwithout: ['p01 >=1']", "a.sh:4: 'p01 >=1' is not the name of a package"),
+        ("without: [p01]", "a.sh:3: 'without' removes packages from a baseline, but there is no 'baseline'"),
+        ("baseline: {a: b}", "a.sh:3: baseline must be a string or a list of strings"),
+        ("baseline: ftp://example.org/a.txt", "cannot be a baseline: ftp URLs are not supported"),
+        ("baseline: standard.txt\nwithout: ['p01 >=1']", "a.sh:4: 'p01 >=1' is not a package name"),
         ("baseline: http://example.org/a.txt", "http"),
         ("baseline: missing.txt", "missing.txt"),
         ("baseline: a.sh", "not a baseline"),

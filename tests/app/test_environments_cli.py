@@ -354,7 +354,7 @@ def test_a_cache_that_others_can_write_to_is_refused(home: Home) -> None:
     for words in (("run", script), ("create", "activated"), ("gc",), ("list",), ("remove", script)):
         done = home.cetool(*words)
         assert done.returncode == 125, words
-        assert "can be written to by everybody" in told(done.stderr)[0]
+        assert "is writable by everyone" in told(done.stderr)[0]
         assert "--trust-cache-dir" in done.stderr
     assert home.cetool("run", "--trust-cache-dir", script).stdout.startswith("hello from ")
     assert home.cetool("run", script, env={"CETOOL_TRUST_CACHE_DIR": "true"}).stdout.startswith("hello from ")

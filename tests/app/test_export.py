@@ -138,7 +138,7 @@ def test_impossible_exports_are_errors(settled: Home) -> None:
         (["one.sh", "-o", "missing/out"], 2, "missing/out cannot be written: No such file or directory"),
         (["one.sh", "-o", "."], 2, ". is no regular file"),
         (["0123456789abcdef0123"], 125, "there is no environment"),
-        (["nothing.sh"], 127, "there is no script"),
+        (["nothing.sh"], 127, "the script does not exist"),
     ):
         done = settled.cetool("export", *words)
         assert done.returncode == status and reason in told(done.stderr)[0], (words, done.stderr)

@@ -188,7 +188,7 @@ def test_with_adds_to_the_declaration(settled: Home) -> None:
     for spec in ("numpy >>2", "--yes", "a\nb", ""):
         done = settled.cetool("run", f"--with={spec}", script)
         assert done.returncode == 125
-        assert re.search("is not a match spec|a match spec is empty", told(done.stderr)[0])
+        assert re.search("is not a match spec|the match spec is empty", told(done.stderr)[0])
 
 
 # --- careless input ---------------------------------------------------------------------------------------------------
@@ -211,11 +211,11 @@ def test_files_that_are_not_scripts_are_errors(settled: Home) -> None:
         ("latin.sh", 125, "latin.sh:3: byte 0xe9"),
         ("utf16.py", 125, "UTF-16"),
         ("nothing.py", 125, "declares no environment"),
-        ("missing.py", 127, "there is no script 'missing.py'"),
-        ("empty.py/x", 127, "there is no script"),
+        ("missing.py", 127, "missing.py: the script does not exist"),
+        ("empty.py/x", 127, "the script does not exist"),
         ("loop", 126, "symbolic links"),
         ("x" * 300, 126, "too long"),
-        ("", 127, "there is no script ''"),
+        ("", 127, "the script's path is empty"),
     ]
     for name, status, words in expected:
         done = settled.cetool("run", name)
@@ -228,7 +228,7 @@ def test_an_unreadable_script_is_an_error(settled: Home) -> None:
     script.chmod(0o000)
     done = settled.run(*bound_by_modes(), "cetool", "run", script)
     assert done.returncode == 126
-    assert "may not be read" in told(done.stderr)[0]
+    assert "cannot read the script: permission denied" in told(done.stderr)[0]
 
 
 def test_a_broken_specification_names_file_and_line(settled: Home) -> None:
@@ -238,10 +238,10 @@ def test_a_broken_specification_names_file_and_line(settled: Home) -> None:
         ("\n# conda execute\n# enf: [python]\n", r"broken.py:3: .*enf"),
         ("# conda execute\n# env: [numpy >>2]\n", r"broken.py:2: 'numpy >>2' is not a match spec"),
         ("# conda execute\n# env: [--yes]\n", r"broken.py:2: .*--yes"),
-        ("# conda execute\n# run_with: python\n", "no environment was found in the '# conda execute' specification"),
+        ("# conda execute\n# run_with: python\n", "the '# conda execute' block declares no environment"),
         ("# /// script\n# dependencies = [\n# ///\n", r"broken.py:[23]: "),
         ("# /// script\n# dependencies = []\n# ///\n\n# conda execute\n# env: [python]\n", r"broken.py:5: .*line 1"),
-        ("# /// conda-script\n# entrypoint = 'a'\n# /// end-conda-script\n", "names no channels"),
+        ("# /// conda-script\n# entrypoint = 'a'\n# /// end-conda-script\n", "has no channels"),
         ("# /// conda-script\n# channels = ['a']\n# entrypoint = 'echo $X'\n# /// end-conda-script\n", "column 6"),
     ]:
         before = environments(settled)

@@ -139,7 +139,7 @@ def test_invalid_words_are_errors(settled: Home) -> None:
         (["./script.py"], 2, "cetool run ./script.py"),
         (["--spec", "-x", "hello"], 125, "is not a match spec"),
         (["node@20"], 125, "is not a match spec"),
-        ([""], 125, "a match spec is empty"),
+        ([""], 125, "the match spec is empty"),
         (["--nope", "hello"], 2, "unknown option --nope"),
         (["--spec"], 2, "needs a value"),
         (["-v", "-q", "hello"], 2, "exclude each other"),

@@ -48,7 +48,7 @@ def test_a_link_in_the_place_of_a_directory_is_refused(tmp_path: Path) -> None:
         lambda: remove_below(prefix, "conda-meta/cetool"),
         lambda: read_below(prefix, "conda-meta/cetool"),
     ):
-        with pytest.raises(OSError, match="a package has put a link or a file in the place of the directory"):
+        with pytest.raises(OSError, match="a package has put a link or a file where the directory"):
             act()
     with pytest.raises(ValueError, match="not a path below"):
         write_below(prefix, "../elsewhere/cetool", b"ours")

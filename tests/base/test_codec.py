@@ -85,19 +85,19 @@ def test_fields_can_have_keys_with_dashes() -> None:
 @pytest.mark.parametrize(
     ("change", "field", "problem"),
     [
-        ({"name": 3}, "name", "is not a text"),
-        ({"name": "a\0b"}, "name", "has a NUL character in it"),
-        ({"size": 1.5}, "size", "is not a whole number"),
-        ({"size": True}, "size", "is not a whole number"),
+        ({"name": 3}, "name", "is not a string"),
+        ({"name": "a\0b"}, "name", "contains a NUL character"),
+        ({"size": 1.5}, "size", "is not an integer"),
+        ({"size": True}, "size", "is not an integer"),
         ({"ratio": "1"}, "ratio", "is not a number"),
         ({"kept": 1}, "kept", "is neither true nor false"),
         ({"sources": {}}, "sources", "is not a list"),
         ({"sources": [{"url": "u"}, 3]}, "sources[1]", "is not an object"),
         ({"sources": [{"url": "u"}, {}]}, "sources[1].url", "is missing"),
-        ({"sources": [{"url": None}]}, "sources[0].url", "is not a text"),
-        ({"variables": {"a": 1}}, "variables.a", "is not a text"),
-        ({"groups": {"g": ["x", None]}}, "groups.g[1]", "is not a text"),
-        ({"made-by": None}, "made-by", "is not a text"),
+        ({"sources": [{"url": None}]}, "sources[0].url", "is not a string"),
+        ({"variables": {"a": 1}}, "variables.a", "is not a string"),
+        ({"groups": {"g": ["x", None]}}, "groups.g[1]", "is not a string"),
+        ({"made-by": None}, "made-by", "is not a string"),
     ],
 )
 def test_what_is_wrong_is_named(change: dict[str, Any], field: str, problem: str) -> None:

@@ -58,7 +58,7 @@ def _conda_script(*lines: str) -> str:
 def _hostile() -> Iterator[tuple[str, str]]:
     """Texts of scripts, each with words of what is said of it."""
     for spec in ("--prefix=/tmp/x", "-c evil"):
-        yield _execute(f"env: ['{spec}']"), "starts with a '-'"
+        yield _execute(f"env: ['{spec}']"), "starts with '-'"
     for spec in (f"hello-bin; {_TOUCH}", f"$({_TOUCH})", f"hello-bin | {_TOUCH}"):
         yield _execute(f'env: ["{spec}"]'), "is not a match spec"
     for spec in ("../../etc/passwd", "..", "hello-bin/../../x", "file:///etc/passwd"):
@@ -69,7 +69,7 @@ def _hostile() -> Iterator[tuple[str, str]]:
         yield _execute(f'env: [hello-bin]\nchannels: ["{channel}", nodefaults]'), ""
     yield _execute("env: [hello-bin]\nvariables: {LD_PRELOAD=x: y}"), "LD_PRELOAD=x"
     yield _execute('env: [hello-bin]\nvariables: {"A\\nB": y}'), "variable"
-    yield _execute(f"env:\n  - pip: ['--target=/tmp/x six']\n# {_TOUCH}"), "as a line for pip"
+    yield _execute(f"env:\n  - pip: ['--target=/tmp/x six']\n# {_TOUCH}"), "is not a line for pip"
     yield _execute("env:\n  - pip: ['six @ ssh://-oProxyCommand=touch/x']"), "is not a PyPI requirement"
     yield _execute(_LAUGHS), "anchors"
     yield _execute("env: " + "[" * 4000), "nested too deep"

@@ -138,7 +138,7 @@ def test_yaml_is_counted_with_its_aliases() -> None:
     with pytest.raises(LimitError, match="more than") as caught:
         check_yaml(laughs)
     assert caught.value.line is not None
-    with pytest.raises(LimitError, match=r"alias \*a is within"):
+    with pytest.raises(LimitError, match=r"alias \*a refers to a value that contains it"):
         check_yaml("a: &a\n  b: *a\n")
     with pytest.raises(LimitError, match="deeper than"):
         check_yaml("a: " + "[" * 3000)
@@ -183,11 +183,11 @@ def test_the_documentation_names_every_limit() -> None:
     ("name", "text", "words"),
     [
         ("a.sh.pixi.lock", "version: 6\nenvironments: " + "[" * 400_000, "nested deeper than"),
-        ("a.sh.conda-lock.yml", "version: 1\nmetadata: {}\npackage:\n" + "- [a]: b\n", "a key must be a word"),
+        ("a.sh.conda-lock.yml", "version: 1\nmetadata: {}\npackage:\n" + "- [a]: b\n", "a key must be a string"),
         ("a.sh.conda-lock.yml", "version: 1\nmetadata: {}\npackage:\n" + "- a\n" * 3_000_000, "larger than 10 MiB"),
         (".config/cetool/config.yaml", "channels: " + "[" * 3000, "nested deeper than"),
         (".config/cetool/config.yaml", "max-size: 1" + "0" * 400, "401 digits"),
-        (".condarc", "a: &a [*a]\n", "within what it stands for"),
+        (".condarc", "a: &a [*a]\n", "refers to a value that contains it"),
     ],
 )
 def test_a_run_says_which_file_is_beyond_its_limit(home: Home, name: str, text: str, words: str) -> None:

@@ -79,7 +79,7 @@ def test_members_of_a_group_are_those_of_both_databases(open_path: Path, line: s
     done = subprocess.run([*inside, str(open_path / "database"), *check], capture_output=True, text=True)
     if "unshare" in done.stderr or "mount" in done.stderr:
         pytest.skip(done.stderr)
-    assert "can be written to by its group" in done.stderr, done.stderr
+    assert "is writable by its group" in done.stderr, done.stderr
 
 
 def test_a_file_that_can_switch_checks_off_is_the_users_own(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_file_that_can_switch_checks_off_is_the_users_own(tmp_path: Path) -> N
     file.write_bytes(b"data")
     assert read_own_file(file, limit=4) == b"data"
     file.chmod(0o666)
-    with pytest.raises(OwnershipError, match="the file can be written to by everybody"):
+    with pytest.raises(OwnershipError, match="the file is writable by everyone"):
         read_own_file(file, limit=4)
     assert read_own_file(file, limit=4, trust=True) == b"data"
     file.chmod(0o600)
@@ -96,7 +96,7 @@ def test_a_file_that_can_switch_checks_off_is_the_users_own(tmp_path: Path) -> N
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     (tmp_path / "open" / "link").symlink_to(file)
-    with pytest.raises(OwnershipError, match=f"{tmp_path}/open, on the way to it, can be written to by everybody"):
+    with pytest.raises(OwnershipError, match=f"{tmp_path}/open, on the way to it, is writable by everyone"):
         read_own_file(tmp_path / "open" / "link", limit=4)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="not a regular file"):
@@ -114,7 +114,7 @@ def test_settings_of_others_are_refused_with_a_sentence(home: Home, name: str, w
     file = home.write(name, text)
     if whose == "everybody's":
         file.chmod(0o666)
-        expected = "can be written to by everybody"
+        expected = "is writable by everyone"
     else:
         os.chown(file, OTHER, OTHER)
         expected = f"belongs to another user ({OTHER})"
@@ -141,7 +141,7 @@ def test_a_package_cache_that_others_can_write_to_is_refused_unless_trusted(home
         env["CETOOL_PKG_DIR"] = str(cache)
     done = home.cetool("create", "hello-bin", env=env)
     assert done.returncode == 125
-    assert f"{cache}, on the way to it, can be written to by everybody" in done.stderr
+    assert f"{cache}, on the way to it, is writable by everyone" in done.stderr
     assert not any(cache.iterdir()) and not any((home.cache / "envs").iterdir())
     assert home.cetool("create", "--trust-cache-dir", "hello-bin", env=env).returncode == 0
 
@@ -160,7 +160,7 @@ def test_an_environment_is_closed_to_others_whatever_the_umask(home: Home) -> No
         before = changed.stat().st_mode
         changed.chmod(0o777)
         done = home.cetool("run", "s.py")
-        assert done.returncode == 125 and "can be written to by everybody" in done.stderr, done.stderr
+        assert done.returncode == 125 and "is writable by everyone" in done.stderr, done.stderr
         changed.chmod(before)
         assert home.cetool("run", "s.py").stdout == "ran\n"
 
@@ -206,5 +206,5 @@ def test_a_store_is_checked_by_whoever_opens_it(tmp_path: Path) -> None:
     (tmp_path / "envs").chmod(0o777)
     store = small_store(tmp_path)
     for act in (lambda: store.lease(small_spec().name), lambda: list(store.directories())):
-        with pytest.raises(StoreError, match="can be written to by everybody"):
+        with pytest.raises(StoreError, match="is writable by everyone"):
             act()

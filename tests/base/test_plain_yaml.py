@@ -107,6 +107,6 @@ def test_what_is_wrong_is_left_to_the_parser() -> None:
     try:
         parse_yaml("env:\n - a\nenv: b\n", name="f")
     except MetadataError as error:
-        assert "twice" in error.message and error.where is not None and error.where.line == 3
+        assert "duplicate" in error.message and error.where is not None and error.where.line == 3
     else:
         raise AssertionError

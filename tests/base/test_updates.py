@@ -113,7 +113,7 @@ def test_what_an_editor_saves_while_cetool_writes_stays(
 def test_a_file_that_another_made_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     file = tmp_path / "file"
     replace_file(file, None, b"first")
-    with pytest.raises(ChangedError, match="another process has changed it meanwhile"):
+    with pytest.raises(ChangedError, match="another process changed it in the meantime"):
         replace_file(file, None, b"second")
     with pytest.raises(ChangedError):
         replace_file(file, b"second", None)

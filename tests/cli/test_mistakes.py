@@ -35,7 +35,7 @@ def test_a_mistake_has_its_line_and_a_fix(settled: Home, text: str, line: int, a
 
 def test_words_meant_otherwise_have_a_hint(settled: Home) -> None:
     for words, status, advice in (
-        (("",), 127, "its path is empty"),
+        (("",), 127, "path is empty"),
         (("help", "rnu"), 2, "Did you mean 'run'?"),
         (("create", "--file", str(settled.path)), 125, "this is a directory, not an environment file"),
     ):

@@ -125,7 +125,7 @@ def test_no_home_and_nobody_whom_the_password_database_knows(settled: Home) -> N
     script = settled.write("nobody.sh", f"#!/usr/bin/env cetool{BODY}", executable=True)
     done = settled.run(*as_nobody_known(), script, env=bare(settled), cwd=Path("/"))
     assert done.returncode == 125
-    assert "there is no place for the cache: HOME is not set" in told(done.stderr)[0]
+    assert "there is no cache directory: HOME is not set" in told(done.stderr)[0]
     assert "CETOOL_CACHE_DIR" in told(done.stderr)[1]
 
 

@@ -290,7 +290,7 @@ def test_a_mark_in_the_scripts_own_text_is_no_declaration(name: str, text: str, 
 )
 def test_two_declarations_in_comments_are_an_error(text: str) -> None:
     """PEP 723: Specification."""
-    with pytest.raises(MetadataError, match="there are two blocks"):
+    with pytest.raises(MetadataError, match="the file has two blocks"):
         read(text)
 
 
@@ -363,10 +363,10 @@ def test_selectors_choose_lines_by_platform(tmp_path: Path, line: str, here: str
         ("dependencies: a\n", 1, "must be a list"),
         ("channels: [a]\n", None, "no dependencies"),
         ("channels: [a]\ndependecies: [a]\n", 2, "no dependencies"),
-        ("dependencies: [a]\ndependencies: [b]\n", 2, "twice"),
+        ("dependencies: [a]\ndependencies: [b]\n", 2, "duplicate key"),
         ("dependencies: [a]\n---\ndependencies: [b]\n", 2, "second YAML document"),
-        ("dependencies: [a]\nvariables: {A: }\n", 2, "must be a text"),
-        ("dependencies: [3.8]\n", 1, "must be a text"),
+        ("dependencies: [a]\nvariables: {A: }\n", 2, "must be a string"),
+        ("dependencies: [3.8]\n", 1, "must be a string"),
         ("", None, "empty"),
         ("# nothing\n", None, "says nothing"),
     ],
@@ -508,8 +508,8 @@ def test_constraints_variables_and_solver_settings_of_tool_pixi_are_honoured() -
         (["target.linux-ci.dependencies.a = '*'"], "no platform"),
         (["workspace.exclude-newer = '1 month'"], "not a date"),
         (["workspace.channel-priority = 'none'"], "cannot be 'none'"),
-        (["activation.env.A = '$HOME/x'"], "refers to another one"),
-        (["activation.env.A = '%HOME%'"], "refers to another one"),
+        (["activation.env.A = '$HOME/x'"], "refers to another variable"),
+        (["activation.env.A = '%HOME%'"], "refers to another variable"),
         (["workspace.solve-strategy = 'lowest'", "pypi-dependencies.six = '*'"], "PyPI requirements"),
         (["constraints.a = { version = '1', channel = 'b' }"], "unknown key 'channel'"),
         (["workspace.channels = [{ channel = 'a', exclude-newer = '7d' }]"], "unknown key 'exclude-newer'"),

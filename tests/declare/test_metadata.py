@@ -205,7 +205,7 @@ def test_conda_script_on_two_platforms(platform: str, entrypoint: str, packages:
     assert block is not None and (block.first, block.last) == (1, 11)
     wanted, run_with, found = read_block(block, text, platform)
     assert (wanted.packages, run_with, found) == (packages, None, entrypoint)
-    with pytest.raises(MetadataError, match=r"s\.c:3: there is no entrypoint for win-64, only for unix, linux-64"):
+    with pytest.raises(MetadataError, match=r"s\.c:3: no entrypoint for win-64, only for unix, linux-64"):
         read_block(block, text, "win-64")
 
 
@@ -292,20 +292,20 @@ def test_a_pep723_block_ends_where_the_standard_says() -> None:
 
 
 PROBLEMS = [
-    (execute(), 1, "no environment was found in the '# conda execute' specification"),
-    (execute("env: []"), 1, "no environment was found"),
-    (execute("run_with: python"), 1, "no environment was found"),
+    (execute(), 1, "the '# conda execute' block declares no environment"),
+    (execute("env: []"), 1, "block declares no environment"),
+    (execute("run_with: python"), 1, "block declares no environment"),
     (execute("env:", "  - a", "  - b >>1"), 4, "'b >>1'"),
     (execute("env:", "## note", "  - a", "  - 3.1"), 5, "not a number (3.1)"),
     (execute("env:", "  - python: 3"), 3, "'python'"),
     (execute("env: a"), 2, "must be a list"),
     (execute("env: [a]", "chanels: [b]"), 3, "unknown key 'chanels'"),
-    (execute("env: [a]", "env: [b]"), 3, "twice, first at line 2"),
-    (execute("env: [a", "b: }"), 3, "not YAML"),
+    (execute("env: [a]", "env: [b]"), 3, "duplicate key 'env', first at line 2"),
+    (execute("env: [a", "b: }"), 3, "invalid YAML"),
     (execute("env: &x [a]"), 2, "anchors"),
     (execute("env: !!python/object:os.system [a]"), 2, "tags"),
     (execute("env: [a]").replace("# env", "#env") + "#---\n#env: [b]\n", 3, "second YAML document"),
-    (execute("- a"), 2, "must be a table of keys"),
+    (execute("- a"), 2, "must be a mapping of keys to values"),
     (execute("env: [a]", "base: x"), 3, "'base'"),
     (execute("env: [a]", "overlay: x"), 3, "'overlay'"),
     (execute("env: [a]", "variables: {1A: x}"), 3, "'1A'"),
@@ -322,13 +322,13 @@ PROBLEMS = [
     (toml("dependancies = []"), 2, "unknown key 'dependancies'"),
     (toml("requires-python = '3'"), 2, "PEP 440"),
     (toml("requires-python = 3.11"), 2, "a number (3.11)"),
-    (toml("a = 1", "b ="), 3, "not TOML"),
+    (toml("a = 1", "b ="), 3, "invalid TOML"),
     (toml("[tool.pixi.target.linux64.dependencies]", "a = '*'"), 2, "linux64"),
     (toml("[tool.pixi.dependencies]", "a = { git = 'https://h/a' }"), 3, "built from source"),
     (toml("[tool.pixi.pypi-dependencies]", "a = { path = '.', editable = true }"), 3, "editable"),
     (toml("[tool.uv]", "index-url = '-x'"), 3, "URL of an index"),
     (toml("[tool.cetool]", "envs = ['a']"), 3, "unknown key 'envs'"),
-    ("# /// conda-script\n# /// end-conda-script\n", 1, "names no channels"),
+    ("# /// conda-script\n# /// end-conda-script\n", 1, "has no channels"),
     ("# /// conda-script\n# channels = ['a']\n", 3, "not closed before line 3"),
     ("# /// conda-script\n# channels = ['a']", 1, "never closed"),
     ("# /// conda-script\n# channels = ['a']\ncode\n# /// end-conda-script\n", 3, "not closed before line 3"),

@@ -90,15 +90,19 @@ def test_format_3_and_what_is_ignored(tmp_path: Path) -> None:
     ("text", "place", "message"),
     [
         (notebook("x = 1", "\n# conda execute\n# env: [python]\n# evn: 1"), "cell 2:4", "unknown key 'evn'"),
-        (notebook(NEEDS, "#md x", "y", NEEDS), "cell 3:1", "there are two blocks: one in cell 1, and one in cell 3"),
-        (notebook(NEEDS, metadata={"cetool": OWN}), None, "the notebook says twice what it needs: in cell 1"),
+        (
+            notebook(NEEDS, "#md x", "y", NEEDS),
+            "cell 3:1",
+            "the notebook has two blocks: one in cell 1, and one in cell 3",
+        ),
+        (notebook(NEEDS, metadata={"cetool": OWN}), None, "the notebook declares its environment twice: in cell 1"),
         (notebook(metadata={"cetool": {"env": 3}}), "metadata.cetool.env", "env must be a list, not a number"),
         (notebook(metadata={"script": {"dependencies": ["a b"]}}), "metadata.script.dependencies", ""),
         (notebook("print(1)"), None, "declares no environment"),
         (notebook("# conda-execute\n# env: [python]"), "cell 1:1", "declares no environment"),
-        ('{"nbformat": 4,\n "cells": [}', None, "this notebook is not JSON"),
-        ('{"nbformat": 9, "cells": []}', None, "this notebook is of format 9"),
-        ("[]", None, "this is not a notebook"),
+        ('{"nbformat": 4,\n "cells": [}', None, "the notebook is not valid JSON"),
+        ('{"nbformat": 9, "cells": []}', None, "the notebook has format 9"),
+        ("[]", None, "not a notebook"),
     ],
 )
 def test_errors_name_the_notebook_the_cell_and_the_line(

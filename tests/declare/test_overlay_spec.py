@@ -72,10 +72,10 @@ def test_the_dialects_say_it_alike() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("# conda execute\n# overlay: [six]\n", 2, "'overlay' is laid over a base, and no 'base' is named"),
-        ("# conda execute\n# base: /b\n# env: [numpy]\n", 2, "others are asked for: numpy"),
+        ("# conda execute\n# overlay: [six]\n", 2, "'overlay' needs a base, but there is no 'base'"),
+        ("# conda execute\n# base: /b\n# env: [numpy]\n", 2, "these cannot be added to it: numpy"),
         ("# conda execute\n# base: /b\n# overlay: six\n", 3, "overlay must be a list"),
-        ("# conda execute\n# base: [/b]\n", 2, "base must be a text"),
+        ("# conda execute\n# base: [/b]\n", 2, "base must be a string"),
         ("# conda execute\n# base: /b\n# overlay:\n#   - -r x\n", 4, "an option of pip"),
         ("# conda execute\n# base: /b\n# conda: [-n x]\n", 3, "match spec"),
     ],

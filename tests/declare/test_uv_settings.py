@@ -66,7 +66,7 @@ def test_the_docs_list_every_key_as_the_code_treats_it() -> None:
         ],
         ("prerelease = 'sometimes'", "unknown"),
         ("no-index = 1", "true or false"),
-        ("no-build-package = ['a b']", "not the name"),
+        ("no-build-package = ['a b']", "not a PyPI package name"),
         ("constraint-dependencies = ['a b']", "not a PyPI requirement"),
         ("exclude-newer-package = { six = 'tomorrow' }", "not a date"),
         ("extra-build-variables = { six = { 'A=B' = '1' } }", "environment variable"),
@@ -76,22 +76,22 @@ def test_the_docs_list_every_key_as_the_code_treats_it() -> None:
         ("index = [{ name = 'a', url = 'https://x' }, { name = 'a', url = 'https://y' }]", "two indexes"),
         ("index = [{ url = 'https://x', default = true }, { url = 'https://y', default = true }]", "two indexes"),
         ("index = [{ url = 'https://x', formats = 'flat' }]", "formats"),
-        ("index = [{ url = 'https://x', format = 'round' }]", "unknown"),
+        ("index = [{ url = 'https://x', format = 'round' }]", "cannot be 'round'"),
         ("sources = { six = { path = 'six', editable = true } }", "editable"),
         ("sources = { six = { workspace = true } }", "workspace"),
-        ("sources = { six = { path = 'a', url = 'https://x/six.whl' } }", "says twice"),
-        ("sources = { six = {} }", "names no place"),
+        ("sources = { six = { path = 'a', url = 'https://x/six.whl' } }", "has several sources"),
+        ("sources = { six = {} }", "has no source"),
         ("sources = { six = [{ path = 'a' }, { path = 'b', marker = \"os_name == 'nt'\" }] }", "several sources"),
         ("sources = { six = { path = 'a', extra = 'cpu' } }", "no extras"),
         ("sources = { six = { path = 'a', group = 'dev' } }", "no groups"),
-        ("sources = { six = { path = 'a', package = false } }", "not to be installed"),
+        ("sources = { six = { path = 'a', package = false } }", "'package = false' is not supported"),
         ("sources = { six = { git = 'https://x/y', lfs = true } }", "LFS"),
-        ("sources = { six = { git = 'https://x/y', rev = 'a', tag = 'b' } }", "says twice"),
+        ("sources = { six = { git = 'https://x/y', rev = 'a', tag = 'b' } }", "several revisions"),
         ("sources = { six = { git = 'git@x:y' } }", "not the URL of a repository"),
         ("sources = { six = { path = 'a', rev = 'b' } }", "'rev'"),
         ("sources = { six = { index = 'nowhere' } }", "no index"),
         ("sources = { six = { path = 'a', marker = 'whenever' } }", "not a marker"),
-        ("sources = { idna = { path = 'idna' } }", "does not ask for"),
+        ("sources = { idna = { path = 'idna' } }", "does not require idna"),
     ],
 )
 def test_what_is_refused_is_named_with_its_line(text: str, says: str) -> None:
@@ -197,7 +197,7 @@ def test_sources_hold_for_constraints_overrides_overlays_and_cetools_own_entries
 
 
 def test_a_requirement_with_a_url_takes_no_source() -> None:
-    with pytest.raises(MetadataError, match="says twice"):
+    with pytest.raises(MetadataError, match="has two sources"):
         uv("sources = { six = { path = 'six' } }", '"six @ https://x/six.whl"')
 
 

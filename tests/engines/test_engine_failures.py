@@ -99,7 +99,7 @@ def test_an_engine_that_lies_is_not_believed(home: Home) -> None:
 
 def test_a_wrong_setting_names_its_place(home: Home) -> None:
     file = home.write(".config/cetool/config.yaml", "# mine\nremove-if-unused: 5\n")
-    assert f"{file}:2: there is no setting 'remove-if-unused'" in fails(home, "create", "hello-bin")
+    assert f"{file}:2: unknown setting 'remove-if-unused'" in fails(home, "create", "hello-bin")
     file.write_text("max-size: 20\n")
     assert f"{file}:1: max-size " in fails(home, "run", "missing.py")
     file.unlink()

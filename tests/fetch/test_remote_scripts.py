@@ -223,7 +223,7 @@ def test_answers_that_others_could_have_written_do_not_count(trusting: Home, web
     assert trusting.cetool("run", "-y", url).returncode == 0
     answers(trusting).chmod(0o777)
     done = trusting.cetool("run", url)
-    assert done.returncode == 125 and "can be written to by everybody" in done.stderr
+    assert done.returncode == 125 and "is writable by everyone" in done.stderr
     done = trusting.cetool("run", "--yes", url)
     assert (done.returncode, done.stdout.split()[0]) == (0, "ran") and "cannot be remembered" in done.stderr
     answers(trusting).chmod(0o700)

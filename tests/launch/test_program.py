@@ -27,7 +27,7 @@ def test_sh_never_gets_a_text_not_declared_as_shell(settled: Home, name: str) ->
     path = settled.write(f"program/{name}", script("hello-bin"), executable=True)
     for done in (settled.cetool("run", path, cwd=path.parent), settled.run(path, cwd=path.parent)):
         assert done.returncode == 125
-        assert "run_with" in done.stderr and "name no interpreter" in told(done.stderr)[0]
+        assert "run_with" in done.stderr and "include no interpreter" in told(done.stderr)[0]
     path.write_text(script("python, numpy"))
     done = settled.run(path, cwd=path.parent)
     assert (done.returncode, done.stdout) == (0, "run\n"), done.stderr
@@ -56,7 +56,7 @@ def test_conda_execute_uses_the_shell_unless_the_text_is_clearly_not_shell(settl
     assert is_warm(settled, again)
     clear = settled.write("program/clear", script("python, numpy"), executable=True)
     done = settled.run("conda-execute", clear, cwd=clear.parent)
-    assert done.returncode == 125 and "its text is Python, which /bin/sh cannot run" in done.stderr
+    assert done.returncode == 125 and "it looks like Python, which /bin/sh cannot run" in done.stderr
     assert not (clear.parent / "executed").exists()
 
 
@@ -66,7 +66,7 @@ def test_lines_and_standard_input_use_the_shell_unless_they_declare_an_interpret
     done = settled.cetool("run", "-c", *script("python, numpy").splitlines())
     assert (done.returncode, done.stdout) == (0, "run\n"), done.stderr
     done = settled.cetool("run", "-", input=script("hello-bin"))
-    assert done.returncode == 125 and "its text is Python" in done.stderr
+    assert done.returncode == 125 and "it looks like Python" in done.stderr
 
 
 def test_commands_that_do_not_run_the_script_need_no_program(settled: Home) -> None:
@@ -74,7 +74,7 @@ def test_commands_that_do_not_run_the_script_need_no_program(settled: Home) -> N
     for words in (("show", path), ("name", "hello-bin"), ("path", path), ("show", "--json", path)):
         done = settled.cetool(*words)
         assert done.returncode == 0, done.stderr
-    assert "run_with:   none: its packages name no interpreter" in settled.cetool("show", path).stdout
+    assert "run_with:   none: its packages include no interpreter" in settled.cetool("show", path).stdout
 
 
 # --- missing programs -------------------------------------------------------------------------------------------------

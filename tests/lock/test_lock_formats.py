@@ -379,7 +379,7 @@ def test_a_lock_leads_nowhere_else(url: str, tmp_path: Path) -> None:
         ("platform: osx-arm64", "platform: linux-64", "duplicate package"),
         ("  url: https://conda", "  url: &a https://conda", "anchors"),
         ("url: conda-forge", "url: ''", "is empty"),
-        ("dependencies:\n    six: ''", "dependencies: [six]", "table of keys"),
+        ("dependencies:\n    six: ''", "dependencies: [six]", "mapping of keys"),
     ],
 )
 def test_what_does_not_fit_is_told_with_its_line(old: str, new: str, why: str) -> None:

@@ -306,7 +306,7 @@ def test_what_goes_wrong_leaves_the_lock_as_it_was(here: Home) -> None:
     assert done.returncode == 125 and "read-only" in done.stderr and path.read_bytes() == before
     path.chmod(0o644)
     path.write_bytes(b"<<<<<<< HEAD\n" + before)
-    assert "this is not YAML" in locked(here, "a.py", "--check", status=125).stderr
+    assert "invalid YAML" in locked(here, "a.py", "--check", status=125).stderr
     healed = locked(here, "a.py")
     assert "made anew" in healed.stderr and locked(here, "a.py", "--check").returncode == 0
     assert sorted(each.name for each in here.path.glob("*.cetool")) == []

@@ -108,7 +108,7 @@ def test_a_changed_or_invalid_record_is_refused(settled: Home) -> None:
         ({"packages": package(sha256="../../x")}, "SHA-256 of hello-bin"),
         ({"packages": [1]}, r"'packages\[0\]' is not an object"),
         ({"arguments": "rm"}, "'arguments'"),
-        ({"arguments": ["a\0b"]}, r"'arguments\[0\]' has a NUL character"),
+        ({"arguments": ["a\0b"]}, r"'arguments\[0\]' contains a NUL character"),
         ({"run_with": None}, "neither 'run_with' nor 'entrypoint'"),
         ({"exit_status": "x"}, "'exit_status'"),
     ):

@@ -66,7 +66,7 @@ def test_without_home_the_password_database_is_asked() -> None:
     import pwd
 
     assert resolve_paths({}).root == Path(pwd.getpwuid(os.getuid()).pw_dir, ".cache/cetool")
-    with pytest.raises(StoreError, match="the home directory is given as 'somewhere', which is not an absolute path"):
+    with pytest.raises(StoreError, match="HOME is 'somewhere', which is not an absolute path"):
         resolve_paths({"HOME": "somewhere"})
 
 
@@ -82,7 +82,7 @@ def test_nowhere_to_keep_the_cache_is_a_sentence() -> None:
         "except StoreError as error: print(error, error.hint)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "HOME is not set (as under cron)" in done.stdout
+    assert "HOME is not set (as in a cron job)" in done.stdout
     assert "CETOOL_CACHE_DIR" in done.stdout
 
 
@@ -101,12 +101,12 @@ def test_what_is_made_is_private(tmp_path: Path) -> None:
 
 
 @posix
-@pytest.mark.parametrize(("bits", "who"), [(0o777, "everybody"), (0o770, "its group"), (0o702, "everybody")])
+@pytest.mark.parametrize(("bits", "who"), [(0o777, "everyone"), (0o770, "its group"), (0o702, "everybody")])
 def test_a_directory_that_others_can_write_to_is_refused_unless_trusted(tmp_path: Path, bits: int, who: str) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
     cache.chmod(bits)
-    with pytest.raises(StoreError, match=rf"can be written to by {who} \(mode 0{bits:o}\)") as caught:
+    with pytest.raises(StoreError, match=rf"is writable by {who} \(mode 0{bits:o}\)") as caught:
         ensure_private_dir(cache, trust=False)
     assert caught.value.hint is not None
     assert f"chmod go-w '{cache}'" in caught.value.hint
@@ -120,7 +120,7 @@ def test_a_way_that_others_can_change_is_refused_but_for_sticky_directories(tmp_
     parent = tmp_path / "open"
     parent.mkdir()
     parent.chmod(0o777)
-    with pytest.raises(StoreError, match=f"{parent}, on the way to it, can be written to by everybody"):
+    with pytest.raises(StoreError, match=f"{parent}, on the way to it, is writable by everyone"):
         ensure_private_dir(parent / "cache", trust=False)
     assert not (parent / "cache").exists()
     # by way of a link as well
@@ -152,9 +152,9 @@ def test_what_belongs_to_someone_else_is_refused(tmp_path: Path) -> None:
     cache = tmp_path / "theirs"
     cache.mkdir(0o700)
     os.chown(cache, 54321, 54321)
-    with pytest.raises(StoreError, match=r"belongs to another user \(54321\): what is there would run as you"):
+    with pytest.raises(StoreError, match=r"belongs to another user \(54321\): files in it would run as you"):
         ensure_private_dir(cache, trust=False)
-    with pytest.raises(StoreError, match="could put another one in its place"):
+    with pytest.raises(StoreError, match="could replace it"):
         ensure_private_dir(cache / "mine", trust=False)
     # a link in a sticky directory is its owner's to exchange
     (tmp_path / "sticky").mkdir()
@@ -182,7 +182,7 @@ def test_what_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300)):
         for trust in (False, True):
-            with pytest.raises(StoreError, match=r"cannot be made|cannot be used|is in the way"):
+            with pytest.raises(StoreError, match=r"cannot create|cannot be used|is not a directory"):
                 ensure_private_dir(path, trust=trust)
 
 
@@ -198,7 +198,7 @@ def test_an_unwritable_home_is_a_sentence(tmp_path: Path) -> None:
         "except StoreError as error: print(error, error.hint)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "the directory /.cache/cetool cannot be made: /.cache: Permission denied" in done.stdout
+    assert "cannot create the directory /.cache/cetool: /.cache: Permission denied" in done.stdout
     assert "CETOOL_CACHE_DIR" in done.stdout
 
 
@@ -229,10 +229,10 @@ def test_times(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("25", "has no unit"), ("1.5", "has no unit"), ("", "is empty"), ("-1h", "is negative"), ("h", "is not a time"),
-        ("1h1h", "is not a time"), ("1h30", "is not a time"), ("1y", "is not a time"), ("1e3s", "is not a time"),
-        ("9" * 5000 + "h", "is not a time"), ("999999w", "longer than a hundred years"), ("٣h", "is not a time"),
-        ("nan", "is not a time"),
+        ("25", "has no unit"), ("1.5", "has no unit"), ("", "is empty"), ("-1h", "is negative"), ("h", "a duration"),
+        ("1h1h", "a duration"), ("1h30", "a duration"), ("1y", "a duration"), ("1e3s", "a duration"),
+        ("9" * 5000 + "h", "a duration"), ("999999w", "longer than a hundred years"), ("٣h", "a duration"),
+        ("nan", "a duration"),
     ],
 )  # fmt: skip
 def test_what_is_no_time_is_refused_naming_the_units(text: str, problem: str) -> None:

@@ -1,12 +1,12 @@
-"""Dialect 1: the ``# conda execute`` block, and its keys, which ``[tool.cetool]`` in the two TOML dialects has as well.
+"""Read dialect 1, the ``# conda execute`` block, and its keys, which the TOML dialects have in ``[tool.cetool]``.
 
 These are ``env``, ``channels``, ``run_with`` and ``variables``. Instead of ``env`` there may be ``base``, ``overlay``
 and ``conda``: an existing environment, and what is laid over it. ``baseline`` and ``without`` name packages to start
-from, and which of those are left out.
+from, and those to leave out.
 
-No line closes such a block. conda-execute took the blanks off every line before it read them, so lines of one list may
-be indented unevenly. What the comment lines below say without being YAML is no part of the block, as long as it cannot
-have been meant to be."""
+No line closes such a block. conda-execute stripped every line before it read them, so lines of one list may be indented
+unevenly. Comment lines below the block that are not YAML are not part of it, unless they look like a mistake in it.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from cetool.declare.requirements import Ignored, Requirements
 from cetool.declare.source import Script
 
 _VARIABLE = pattern(r"[A-Za-z_][A-Za-z0-9_]*")
-#: What to do about a comment that was read as a part of a ``# conda execute`` block.
-BLOCK_END = "An empty line ends the block: put one in front of a comment that follows it."
+#: The hint about a comment that was read as a part of a ``# conda execute`` block.
+BLOCK_END = "An empty line ends the block: put one before a comment that follows it."
 
 KEYS = ("env", "channels", "run_with", "variables", "base", "overlay", "conda", "baseline", "without")
 
-#: What other tools, and people, call what these keys say.
+#: Other names of these keys, in other tools and by mistake.
 _OTHER_NAMES = {
     "env": "dependencies deps packages package requirements requires specs environment environments pip pypi conda_env "
     "python requires_python",
@@ -40,23 +40,24 @@ _OTHER_NAMES = {
     "without": "exclude excluding",
 }
 _MEANT = {name: key for key, names in _OTHER_NAMES.items() for name in names.split()}
-#: Letters of another name that is looked for misspelt as well.
+#: The fewest letters of another name whose misspellings are recognized.
 _LONG = 8
-#: Last words of keys that only tell about something: ``env_name`` changes nothing.
+#: Last words of keys that only describe something: ``env_name`` changes nothing.
 _ABOUT = frozenset(("name", "description", "comment", "note", "notes", "version", "url", "doc", "docs"))
 
 
-#: The keys that few scripts have, by the module that reads them: it is imported for those alone, and has ``read_keys``.
+#: The keys that few scripts have, by the module whose ``read_keys`` reads them: it is imported only for those.
 _RARE = {"overlay": ("base", "overlay", "conda"), "baselines": ("baseline", "without")}
-#: The module that reads the lists below ``pip:``, of which the same holds.
+#: The module that reads the lists below ``pip:``, also imported only when needed.
 _PIP = "dialects.pip_lines"
 
 
 def read_own_keys(root: Node, what: str, base_dir: Directory, *, table: bool = False) -> Declaration:
-    """What the keys of a specification say; relative paths start from ``base_dir``. Raises MetadataError.
+    """Return what the keys of a specification declare; relative paths start from ``base_dir``. Raises MetadataError.
 
-    In a ``table`` (``[tool.cetool]``) every other key is an error, and the named channels are all there are. In a
-    ``# conda execute`` block cetool passes over other keys, as conda-execute did, and the configured channels follow.
+    In a ``table`` (``[tool.cetool]``) unknown keys are errors, and the configured channels are not used. In a ``# conda
+    execute`` block cetool ignores unknown keys, as conda-execute did, and the configured channels follow the named
+    ones.
     """
     keys = root.as_mapping(what, KEYS if table else None)
     warnings = () if table else _unknown_keys(keys, what)
@@ -78,7 +79,7 @@ def _late(module: str) -> Any:
 
 
 def _unknown_keys(keys: Mapping[str, Node], what: str) -> tuple[Ignored, ...]:
-    """What to say of the keys that nothing reads. Raises MetadataError for one that was meant to be a known one."""
+    """Return warnings about unknown keys. Raises MetadataError for one that was probably meant as a known key."""
     found = []
     for key, node in keys.items():
         if key in KEYS:
@@ -86,16 +87,16 @@ def _unknown_keys(keys: Mapping[str, Node], what: str) -> tuple[Ignored, ...]:
         problem = f"unknown key {shorten(key)!r} in {what}"
         if (meant := meant_key(key)) is not None:
             node.fail(problem, f"Did you mean {meant!r}? {BLOCK_END}", code="key-unknown", about=key)
-        found.append(Ignored(f"{problem}: cetool passes over it", node.where))
+        found.append(Ignored(f"{problem}: ignored", node.where))
     return tuple(found)
 
 
 def read_packages(node: Node | None, what: str, base_dir: Directory) -> Requirements:
-    """The match specs of a list, and what its ``pip:`` entries ask for, canonical. Raises MetadataError."""
+    """Return a list's canonical match specs, and the requirements of its ``pip:`` entries. Raises MetadataError."""
     packages: list[str] = []
     pip: list[Node] = []
-    hint = "A match spec starts with a name; put quotes around what YAML takes for something else."
-    for item in listed(node, what, "Write one match spec an entry: [python >=3, numpy]"):
+    hint = "A match spec starts with a name; put quotes around it if YAML reads it as something else."
+    for item in listed(node, what, "Write one match spec per entry: [python >=3, numpy]"):
         if item.kind == "mapping":
             pip += _pip_entry(item, what)
         else:
@@ -109,15 +110,15 @@ def _pip_entry(item: Node, what: str) -> tuple[Node, ...]:
     for key, value in item.entries.items():
         if key != "pip":
             value.fail(
-                f"an entry of {what} is a match spec, not a mapping: {shorten(key)!r}",
+                f"an entry of {what} must be a match spec, not a mapping: {shorten(key)!r}",
                 f"Write '{shorten(key)} VERSION' without a colon; only 'pip:' is followed by a list.",
                 code="match-spec-invalid",
             )
-    return listed(item.entries.get("pip"), "pip", "Below 'pip:' write one PyPI requirement an entry.")
+    return listed(item.entries.get("pip"), "pip", "Below 'pip:' write one PyPI requirement per entry.")
 
 
 def read_variables(node: Node | None) -> tuple[tuple[str, str], ...]:
-    """Names and values of environment variables; numbers and booleans count as written. Raises MetadataError."""
+    """Return names and values of environment variables; numbers and booleans as written. Raises MetadataError."""
     if node is None or node.kind == "nothing":
         return ()
     pairs = []
@@ -125,36 +126,35 @@ def read_variables(node: Node | None) -> tuple[tuple[str, str], ...]:
         if not _VARIABLE.fullmatch(name) or len(name) > 1000:
             value.fail(
                 f"{shorten(name)!r} cannot be the name of an environment variable",
-                "It has letters, digits and underscores, and does not start with a digit.",
+                "Use letters, digits and underscores, and do not start with a digit.",
             )
         if value.kind in ("list", "mapping", "nothing"):
-            value.fail(f"the variable {name} must be a text, not {value.in_words}", 'Write "" for an empty one.')
+            value.fail(f"the variable {name} must be a string, not {value.in_words}", 'Write "" for an empty one.')
         if "\0" in value.text:
-            value.fail(f"the variable {name} holds a NUL, which no environment can hold")
+            value.fail(f"the variable {name} contains a NUL, which is not possible in an environment variable")
         if any("\ud800" <= char <= "\udfff" for char in value.text):
-            value.fail(f"the variable {name} holds half of a character (a lone surrogate)", "Write the whole one.")
+            value.fail(f"the variable {name} contains an unpaired surrogate", "Write the whole character.")
         pairs.append((name, value.text))
     return tuple(pairs)
 
 
 def _run_with(node: Node | None) -> tuple[str, ...] | None:
-    """The words of the command: a text is split on blanks, a list is taken as it is."""
+    """Return the words of the command: a string is split at blanks, a list is unchanged."""
     if node is None or node.kind == "nothing":
         return None
     if node.kind != "list":
-        return tuple(node.as_text("run_with", "Write a command, as in python -u, or a list of its words.").split())
+        return tuple(node.as_text("run_with", "Write a command such as python -u, or a list of its words.").split())
     words = tuple(item.text if item.kind == "number" else item.as_text("a word of run_with") for item in node.items)
     if not words:
-        node.fail("run_with is empty", "Name the program that runs the script, or leave run_with out.")
+        node.fail("run_with is empty", "Name the program that runs the script, or remove run_with.")
     return words
 
 
 def meant_key(word: str) -> str | None:
-    """The key that an unknown one was probably meant to be; None for one that changes nothing.
+    """Return the key that an unknown one was probably meant to be; None for one that changes nothing.
 
-    It is one under another name (``dependencies``, which other tools have for ``env``), one with a word more
-    (``env_linux``), or a misspelt one: other dashes or capitals, a plural, one letter of a short word or two of a long
-    one.
+    It may have another name (``dependencies``, as other tools call ``env``), one more word (``env_linux``), or be
+    misspelled: other dashes or capitals, a plural, one wrong letter in a short word or two in a long one.
     """
     word = re.sub(r"[^a-z0-9]+", "_", word.lower()).strip("_")
     if word in _MEANT:
@@ -173,9 +173,9 @@ def meant_key(word: str) -> str | None:
 
 
 def _distance(one: str, other: str) -> int | None:
-    """How many letters have to be added, taken out, changed or swapped to make the other word of one.
+    """Return how many letters must be added, removed, changed or swapped to turn one word into the other.
 
-    None where that are more than a slip of the finger: one in a short word, two in a long one.
+    None if these are too many for a typing mistake: more than one in a short word, two in a long one.
     """
     most = 2 if len(other) > 5 else 1
     if abs(len(one) - len(other)) > most:
@@ -194,21 +194,21 @@ def _distance(one: str, other: str) -> int | None:
 
 _OPEN = pattern(rf"(?P<comment>{'|'.join(LINE_COMMENTS)}) conda execute:?")
 _NOWHERE = Location("")
-_NO_ENVIRONMENT = "no environment was found in the '# conda execute' specification"
-_ADD_ENV = "Say what the script needs: a line '# env:' and below it one match spec a line, '#  - python >=3'."
-#: How often a shorter part of the block is tried; each try ends before the line that broke the one before.
+_NO_ENVIRONMENT = "the '# conda execute' block declares no environment"
+_ADD_ENV = "Add a line '# env:', and below it one match spec per line, such as '#  - python >=3'."
+#: How many shorter parts of the block to try; each ends before the line that broke the previous one.
 _MOST_TRIES = 40
 
-#: Comments of one word that are no packages.
+#: Comments of one word that are not packages.
 _PRAGMAS = frozenset(("end", "eof", "noqa", "nosec"))
 _ITEM = pattern(r"\s*[-*+](?:\s|$)")
 _WORD = pattern(r"\s*[\"']?([A-Za-z_][\w-]*)[\"']?\s*(.?)")
-# one word, or a word and a version: an entry that lost its dash
+# one word, or a word and a version: an entry without its dash
 _SPEC = pattern(r"\s*[A-Za-z0-9_][\w.:-]*(?:\[.*\]|\s*[<>=!~].*)?(?<![.!?:;,)])\s*")
 
 
 def find_blocks(lines: list[str], _: Script, __: Sequence[Block | Broken]) -> list[Block]:
-    """Blocks that start at a line ``# conda execute`` and go on while lines start with the same comment characters."""
+    """Return the blocks, which start with ``# conda execute`` and continue while lines start with a comment."""
     blocks: list[Block] = []
     index = 0
     while index < len(lines):
@@ -220,12 +220,12 @@ def find_blocks(lines: list[str], _: Script, __: Sequence[Block | Broken]) -> li
             continue
         comment = opened["comment"]
         content: list[tuple[str, int]] = []
-        # one that has more lines than a block may have characters is refused, however it goes on
+        # a block with more lines than a block may have characters will be refused
         while index < len(lines) and len(content) <= MAX_BLOCK and lines[index].lstrip().startswith(comment):
             line = lines[index].strip()
             if _OPEN.fullmatch(line):
                 break  # another block
-            # the comment characters twice: a comment on the specification, no part of it
+            # the comment characters twice: a comment inside the block
             if not line[len(comment) :].lstrip().startswith(comment):
                 content.append((line[len(comment) :], index + 1))
             index += 1
@@ -235,12 +235,12 @@ def find_blocks(lines: list[str], _: Script, __: Sequence[Block | Broken]) -> li
 
 
 def read_block(block: Block, script: Script, _: str | None = None) -> Declaration:
-    """What a block declares: the same on every platform. Raises MetadataError."""
+    """Return what a block declares: the same on every platform. Raises MetadataError."""
     root = read_tree(block, script)
     if root is None or root.kind == "nothing":
         raise MetadataError(_NO_ENVIRONMENT, code="block-missing", where=script.at(block.first), hint=_ADD_ENV)
     try:
-        declared = read_own_keys(root, "the '# conda execute' specification", script.directory)
+        declared = read_own_keys(root, "the '# conda execute' block", script.directory)
     except MetadataError as error:
         last = block.numbers[-1] if block.numbers else None
         if error.where is None or error.where.line != last or BLOCK_END in (error.hint or ""):
@@ -254,17 +254,17 @@ def read_block(block: Block, script: Script, _: str | None = None) -> Declaratio
 
 
 def read_keys(root: Node, script: Script, _: str | None = None) -> Declaration:
-    """What the keys in a notebook's metadata declare. Raises MetadataError."""
+    """Return what the keys in a notebook's metadata declare. Raises MetadataError."""
     declared = read_own_keys(root, f"the notebook's metadata at {script.name.rpartition(':')[2]}", script.directory)
     if not declared.requirements.packages and not declared.requirements.pypi:
-        root.fail("no packages are named in 'env'", 'Write "env": ["python >=3", "numpy"].')
+        root.fail("'env' has no packages", 'Write "env": ["python >=3", "numpy"].')
     return declared
 
 
 def read_tree(block: Block, script: Script) -> Node | None:
-    """The YAML of a ``# conda execute`` block; None where there is none.
+    """Return the YAML of a ``# conda execute`` block; None if it is empty.
 
-    Raises MetadataError, also where a text goes on in the next line: that may be a comment.
+    Raises MetadataError, also if a string continues on the next line, which may be a comment.
     """
     try:
         root = parse_yaml(block.text, name=script.name, lines=block.numbers)
@@ -272,12 +272,12 @@ def read_tree(block: Block, script: Script) -> Node | None:
         raise error.but(hint=f"{error.hint} {BLOCK_END}" if error.hint else BLOCK_END) from None
     folded = _folded(root)
     if folded is not None:
-        folded.fail(f"{shorten(folded.text)!r} goes over several lines", f"Write it in one line. {BLOCK_END}")
+        folded.fail(f"{shorten(folded.text)!r} spans several lines", f"Write it on one line. {BLOCK_END}")
     return root
 
 
 def whole_block(block: Block, name: str) -> Block:
-    """The block as far as its YAML goes, indented as conda-execute read it; as it is where neither can be told."""
+    """Return the part of the block that is YAML, indented as conda-execute read it; unchanged if that is unclear."""
     found, broken = _read(block, name)
     if found is not None:
         return found
@@ -293,10 +293,7 @@ def whole_block(block: Block, name: str) -> Block:
 
 
 def _read(block: Block, name: str) -> tuple[Block | None, int]:
-    """The block, its lines without indentation where they need that to be read; else None and the line that is wrong.
-
-    The line is an index into the block's content.
-    """
+    """Return the block, with lines stripped if it can be read only so; else None and the index of the wrong line."""
     root, broken = _tree(block, name)
     if root is not None and _folded(root) is None:
         return block, 0
@@ -305,12 +302,12 @@ def _read(block: Block, name: str) -> tuple[Block | None, int]:
     if flat_root is not None and _folded(flat_root) is None and _is_flat(flat_root):
         return flat, 0
     if root is not None:
-        return block, 0  # its reader refuses what goes over several lines
+        return block, 0  # its reader refuses strings on several lines
     return None, min(max(broken, flat_broken), len(block.content) - 1)
 
 
 def _tree(block: Block, name: str) -> tuple[Node | None, int]:
-    """The YAML of the block, an empty mapping where it has none; else None and the index of the line that is wrong."""
+    """Return the YAML of the block, or an empty mapping; else None and the index of the wrong line."""
     try:
         root = parse_yaml(block.text, name=name, lines=block.numbers)
     except MetadataError as error:
@@ -320,17 +317,17 @@ def _tree(block: Block, name: str) -> tuple[Node | None, int]:
 
 
 def _known(root: Node | None) -> list[Node]:
-    """The values of the keys that are read."""
+    """Return the values of the known keys."""
     return [] if root is None else [root.entries[key] for key in KEYS if key in root.entries]
 
 
 def _folded(root: Node | None) -> Node | None:
-    """The first text in them that goes over several lines."""
+    """Return the first string in them that spans several lines."""
     return next((part for node in _known(root) if (part := node.folded_part()) is not None), None)
 
 
 def _is_flat(root: Node) -> bool:
-    """Whether nothing in it needs indentation to mean what it means: lists of texts, and mappings in braces."""
+    """Return whether its meaning needs no indentation: only lists of strings, and mappings in braces."""
     if any(item.kind in ("mapping", "list") for node in _known(root) for item in node.items):
         return False
     variables = root.entries.get("variables")
@@ -338,7 +335,7 @@ def _is_flat(root: Node) -> bool:
 
 
 def _until(block: Block, end: int) -> Block:
-    """The block without its lines from an index on, and without the blank ones before."""
+    """Return the block up to an index, without blank lines at its end."""
     while end and not block.content[end - 1].strip():
         end -= 1
     numbers = block.numbers[:end]
@@ -346,14 +343,14 @@ def _until(block: Block, end: int) -> Block:
 
 
 def _stands_out(block: Block, start: int) -> bool:
-    """Whether the line at an index is indented no more than the keys before it, and so goes on with none of them."""
+    """Return whether the line at an index is indented no more than the keys before it, and so continues none."""
     keys = [line for line in block.content[:start] if line.strip() and not _ITEM.match(line)]
     first = block.content[start]
     return bool(keys) and len(first) - len(first.lstrip()) <= min(len(line) - len(line.lstrip()) for line in keys)
 
 
 def _declares(line: str) -> bool:
-    """Whether a line may be an entry or a key that is misspelt."""
+    """Return whether a line may be a misspelled entry or key."""
     if _ITEM.match(line) or (_SPEC.fullmatch(line) and line.strip().lower() not in _PRAGMAS):
         return True
     word = _WORD.match(line)
@@ -363,6 +360,6 @@ def _declares(line: str) -> bool:
 
 
 def _is_whole(block: Block, name: str) -> bool:
-    """Whether each known key of the block has a value, and there is one."""
+    """Return whether the block has known keys, and each has a value."""
     known = _known(_tree(block, name)[0])
     return bool(known) and all(node.kind != "nothing" for node in known)

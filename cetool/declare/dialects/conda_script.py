@@ -1,4 +1,6 @@
-"""Dialect 3: ``/// conda-script``, the draft of a standard for scripts in any language (prefix-dev/pixi issue 3751)."""
+"""Read dialect 3, ``/// conda-script``: the draft of a standard for scripts in any language (prefix-dev/pixi issue
+3751).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ _OPEN = pattern(r"(?P<prefix>[^\n]*?)/// conda-script[ \t]*")
 
 
 def find_blocks(lines: list[str], script: Script, _: Sequence[Block | Broken]) -> list[Block | Broken]:
-    """Blocks from ``<comment> /// conda-script`` to ``<comment> /// end-conda-script``."""
+    """Return the blocks from ``<comment> /// conda-script`` to ``<comment> /// end-conda-script``."""
     blocks: list[Block | Broken] = []
     index = 0
     while index < len(lines):
@@ -51,40 +53,40 @@ def find_blocks(lines: list[str], script: Script, _: Sequence[Block | Broken]) -
 
 
 def _comment_of(line: str) -> str | None:
-    """The comment characters of a line that opens a conda-script block, None for any other line."""
+    """Return the comment characters of a line that opens a conda-script block, None for any other line."""
     if "/// conda-script" not in line:
         return None
     opened = _OPEN.fullmatch(line)
     comment = "" if opened is None else opened["prefix"].strip()
-    # letters and digits: the mark is in code or in a sentence
+    # letters or digits before the mark: it is in code or in a sentence
     return comment if comment and not any(char.isalnum() or char in " \t" for char in comment) else None
 
 
 def _unclosed(script: Script, first: int, broken: int | None, comment: str) -> MetadataError:
-    """The error for a conda-script block that no closing line ends."""
+    """Return the error for a conda-script block without a closing line."""
     message = f"the '/// conda-script' block that opens at line {first} is "
     if broken is None:
         message += "never closed"
     else:
-        message += f"not closed before line {broken}, which does not continue it"
+        message += f"not closed before line {broken}, which is not part of it"
     hint = f"Start each of its lines with '{comment}' and close it with a line '{comment} /// end-conda-script'."
     return MetadataError(message, where=script.at(broken or first), hint=hint)
 
 
 def read_block(block: Block, script: Script, platform: str | None = None) -> Declaration:
-    """What a block declares on a platform (None: this one). Raises MetadataError."""
+    """Return what a block declares on a platform (None: this one). Raises MetadataError."""
     root = parse_toml(block.content, block.numbers, name=script.name, first=block.first)
     return read_keys(root, script, platform)
 
 
 def read_keys(root: Node, script: Script, platform: str | None = None) -> Declaration:
-    """The same of its keys. ``[tool.cetool] run_with`` takes the place of the entry point. Raises MetadataError."""
+    """Return what its keys declare. ``[tool.cetool] run_with`` replaces the entry point. Raises MetadataError."""
     platform = platform or current_platform()
     keys = root.as_mapping("the '/// conda-script' block", KEYS)
     channels = channels_of(keys.get("channels"), script.directory)
     if channels is None:
         raise MetadataError(
-            "the '/// conda-script' block names no channels, which it must",
+            "the '/// conda-script' block has no channels, which are required",
             where=keys["channels"].where if "channels" in keys else root.where,
             hint='Add a line channels = ["conda-forge"].',
         )
@@ -101,8 +103,8 @@ def read_keys(root: Node, script: Script, platform: str | None = None) -> Declar
             places = (tools["pixi"].below(title, "channels") for title in ("workspace", "project"))
             node = next(node for node in places if node is not None)
             node.fail(
-                "the block and its [tool.pixi] name different channels",
-                "Name them once: in the block's own key 'channels', which every tool reads.",
+                "the block and its [tool.pixi] have different channels",
+                "Keep only the block's own key 'channels', which every tool reads.",
             )
         requirements = requirements.plus(pixi)
     if "cetool" in tools:
@@ -114,20 +116,24 @@ def read_keys(root: Node, script: Script, platform: str | None = None) -> Declar
 
 
 def _entrypoint(node: Node | None, platform: str) -> str | None:
-    """The command for this platform: of a table's keys, the most specific. None where there is no entry point."""
+    """Return the command for this platform, the most specific one of a table; None if there is no entry point."""
     if node is None:
         return None
     if node.kind != "mapping":
-        return node.as_text("entrypoint", 'Write it as in entrypoint = "python ${SCRIPT}".')
+        return node.as_text("entrypoint", 'Write it like entrypoint = "python ${SCRIPT}".')
     known = (*FAMILIES, *PLATFORMS)
     for key, value in node.entries.items():
         if key not in known:
-            value.fail(f"entrypoint.{shorten(key)} is no platform", nearest(key, known), code="platform-invalid")
+            value.fail(
+                f"entrypoint.{shorten(key)}: unknown platform {shorten(key)!r}",
+                nearest(key, known),
+                code="platform-invalid",
+            )
         value.as_text(f"entrypoint.{key}")
     for key in selectors(platform):
         if key in node.entries:
             return node.entries[key].text
     node.fail(
-        f"there is no entrypoint for {platform}, only for {', '.join(node.entries) or 'nothing'}",
+        f"no entrypoint for {platform}" + (f", only for {', '.join(node.entries)}" if node.entries else ""),
         f"Add one for {' or '.join(selectors(platform))}.",
     )

@@ -38,7 +38,8 @@ _SEL_NAMES = frozenset(("unix", "linux", "osx", "win"))
 
 
 def read_environment_file(path: str | os.PathLike[str], platform: str | None = None) -> Requirements:
-    """What the file asks for on a platform (None: this one); relative channels and paths start from its directory.
+    """Return what the file asks for on a platform (None: this one); relative channels and paths start from its
+    directory.
 
     A name that ends in ``.yml`` or ``.yaml`` means YAML, any other one match spec a line. Raises MetadataError.
     """
@@ -63,7 +64,7 @@ def _malformed(message: str, where: Location | None, hint: str) -> MetadataError
 
 
 def _as_utf8(data: bytes) -> bytes:
-    """The file in UTF-8: conda takes UTF-16 as well, which PowerShell writes."""
+    """Return the file in UTF-8: conda takes UTF-16 as well, which PowerShell writes."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and not data.startswith(codecs.BOM_UTF32_LE):
         with contextlib.suppress(UnicodeDecodeError):
             return data.decode("utf-16").encode()
@@ -93,7 +94,8 @@ def _read_yaml(text: str, name: str, directory: Path, platform: str) -> Requirem
 
 
 def _selected(text: str, name: str, platform: str) -> str:
-    """The text without the lines whose selector (``# [win]``, as conda-lock has them) does not hold on a platform.
+    """Return the text without the lines whose selector (``# [win]``, as conda-lock has them) does not hold on a
+    platform.
 
     Lines are emptied, not taken out, so that they keep their numbers. Raises MetadataError for a selector that has
     something else in it than names of systems and processors, as conda-build's may.
@@ -120,7 +122,7 @@ def _selected(text: str, name: str, platform: str) -> str:
 
 
 def _selector_names(platform: str) -> set[str]:
-    """The names of selectors that hold on a platform (conda-build's, and osx64)."""
+    """Return the names of selectors that hold on a platform (conda-build's, and osx64)."""
     system, _, processor = platform.partition("-")
     names = {system, *selectors(platform)[1:], {"64": "x86_64"}.get(processor, processor)}
     if processor in ("64", "32"):
@@ -129,7 +131,7 @@ def _selector_names(platform: str) -> set[str]:
 
 
 def _evaluated(text: str, names: frozenset[str], holds: set[str]) -> bool | None:
-    """Whether an expression of names, ``and``, ``or``, ``not`` and parentheses holds; None where it is none."""
+    """Return whether an expression of names, ``and``, ``or``, ``not`` and parentheses holds; None where it is none."""
     import ast
 
     def value(node: ast.expr) -> bool:
@@ -151,7 +153,7 @@ def _evaluated(text: str, names: frozenset[str], holds: set[str]) -> bool | None
 
 
 def _without_sel(node: Node, platform: str) -> Node:
-    """The dependencies with each ``sel(EXPRESSION): spec`` (CEP 24) replaced by its spec, or left out."""
+    """Return the dependencies with each ``sel(EXPRESSION): spec`` (CEP 24) replaced by its spec, or left out."""
     if node.kind == "nothing":
         return node
     items: list[Node] = []
@@ -174,7 +176,7 @@ def _without_sel(node: Node, platform: str) -> Node:
 
 
 def _ignored(keys: Mapping[str, Node]) -> Iterator[Ignored]:
-    """What the file says and cetool has no use for."""
+    """Yield what the file says and cetool has no use for."""
     for key, node in keys.items():
         if key == "prefix":
             yield Ignored("'prefix' is ignored: cetool decides where environments are", node.where)

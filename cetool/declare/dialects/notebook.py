@@ -1,7 +1,7 @@
-"""Jupyter notebooks: their cells, their language, and the place in which one says what it needs.
+"""Read Jupyter notebooks: their cells, their language, and the environment that they declare.
 
-What a notebook needs stands in a code cell, as it stands in a script of that language, or in the notebook's metadata.
-Code cells are counted as Jupyter counts them when all are run: from 1, empty ones left out.
+A notebook declares its environment in a code cell, as a script of its language would, or in its metadata. Code cells
+are counted as Jupyter counts them when all are run: from 1, without empty ones.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from cetool.declare.nodes import Node
 from cetool.declare.requirements import Ignored, Requirements
 from cetool.declare.source import Script
 
-#: The package whose kernel runs a language where none is declared, and others that bring one.
+#: The package whose kernel runs a language by default, and others that bring one.
 KERNEL_PACKAGES: Mapping[str, tuple[str, ...]] = {
     "python": ("ipykernel", "xeus-python", "xeus-python-raw"),
     "r": ("r-irkernel", "xeus-r"),
     "bash": ("bash_kernel",),
 }
-#: The notebook's own metadata: the key, and which dialect's keys stand below it.
+#: The keys of the notebook's own metadata, with the dialect of their values.
 METADATA_KEYS = {key: dialect.name for dialect in DIALECTS.values() for key in dialect.notebook_keys}
-#: Kernels by the names that they usually have, for notebooks that do not name their language.
+#: Languages by the usual names of their kernels, for notebooks that do not name their language.
 _LANGUAGES = {"ir": "r", "irkernel": "r", "xpython": "python", "xr": "r", "bash": "bash"}
 _SUFFIXES = {"python": ".py", "r": ".r", "bash": ".sh", "julia": ".jl", "javascript": ".js", "c++": ".cpp"}
-#: Cell magics below which a cell is still code of the notebook: a block below another is some other file's.
+#: Cell magics whose cells are still code of the notebook: a block below another magic belongs to another file.
 _TRANSPARENT = ("time", "timeit", "capture", "prun")
 _MAGIC = pattern(r"\s*%%(\w+)")
-#: Nesting of a specification in the metadata.
+#: The deepest nesting of a specification in the metadata.
 _MAX_DEPTH = 16
 
 
@@ -54,7 +54,7 @@ class Cell:
     """A code cell that is not empty."""
 
     number: int
-    #: Its place among all cells, from 0.
+    #: Its index among all cells, from 0.
     index: int
     text: str
     tags: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Notebook:
-    """What a notebook has."""
+    """A notebook's code cells, language and metadata."""
 
     script: Script
     #: In lower case.
@@ -74,32 +74,32 @@ class Notebook:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def cell_script(self, cell: Cell) -> Script:
-        """The cell as a script of the notebook's language, in the notebook's directory."""
+        """Return the cell as a script of the notebook's language, in the notebook's directory."""
         return self.part(f"cell {cell.number}", cell.text.replace("\r\n", "\n").replace("\r", "\n"))
 
     def part(self, name: str, text: str) -> Script:
-        """A part of it as such a script."""
+        """Return a part of the notebook as such a script."""
         path = self.script.path
         suffix = _SUFFIXES.get(self.language, "")
         return Script(path.with_name(path.name + suffix), f"{self.script.name}:{name}", text)
 
 
 def read_notebook(script: Script) -> Notebook:
-    """The notebook in a file's text (nbformat 3 and 4). Raises MetadataError, with the line for what is not JSON."""
+    """Read the notebook in a file's text (nbformat 3 and 4). Raises MetadataError, with the line if it is not JSON."""
     try:
         data = parse_json(script.text)
     except json.JSONDecodeError as error:
-        message = f"this notebook is not JSON: {error.msg} (column {error.colno})"
-        hint = "Open it in Jupyter, or take it from where it came once more."
+        message = f"the notebook is not valid JSON: {error.msg} (column {error.colno})"
+        hint = "Open it in Jupyter, or copy or download it again."
         raise _malformed(message, script.at(error.lineno), hint) from None
     except ValueError as error:
         hint = "Clear its outputs (jupyter nbconvert --clear-output --inplace), or open it in Jupyter."
-        raise _malformed(f"this notebook cannot be read: {shorten(str(error))}", script.at(), hint) from None
+        raise _malformed(f"cannot read the notebook: {shorten(str(error))}", script.at(), hint) from None
     major = _table(data).get("nbformat")
     if not isinstance(major, int) or major not in (3, 4):
-        message = f"this notebook is of format {shorten(str(major))}, and cetool reads 3 and 4"
+        message = f"the notebook has format {shorten(str(major))}; cetool reads 3 and 4"
         if major is None:
-            message = "this is not a notebook: nbformat is missing"
+            message = "not a notebook: nbformat is missing"
         hint = "A notebook is a JSON object with 'nbformat', 'metadata' and 'cells', as Jupyter writes it."
         raise _malformed(message, script.at(), hint)
     metadata = _table(data.get("metadata"))
@@ -112,13 +112,13 @@ def _malformed(message: str, where: Location, hint: str | None = None) -> Metada
 
 
 def _code_cells(data: Mapping[str, Any], script: Script) -> tuple[Cell, ...]:
-    """The code cells; those of format 3 are in worksheets."""
+    """Return the code cells, which are in worksheets in format 3."""
     listed, key = data.get("cells"), "source"
     if data["nbformat"] == 3:
         listed = [cell for sheet in _list(data.get("worksheets")) for cell in _list(_table(sheet).get("cells"))]
         key = "input"
     if not isinstance(listed, list):
-        raise _malformed("this notebook has no list of cells", script.at())
+        raise _malformed("the notebook has no list of cells", script.at())
     found: list[Cell] = []
     for index, cell in enumerate(map(_table, listed)):
         source = cell.get(key, "")
@@ -138,23 +138,23 @@ def _table(value: object) -> dict[str, Any]:
 
 
 def _language(metadata: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The language of a notebook and the kernel that it names."""
+    """Return the language of a notebook and the name of its kernel."""
     spec, info = _table(metadata.get("kernelspec")), _table(metadata.get("language_info"))
     kernel = spec.get("name")
     kernel = kernel if isinstance(kernel, str) and kernel else None
     for named in (spec.get("language"), info.get("name")):
         if isinstance(named, str) and named.strip():
-            # ipython and IRkernel have called theirs so
+            # names that ipython and IRkernel have used
             name = named.strip().lower()
             return {"ipython": "python", "python3": "python"}.get(name, name), kernel
     return _LANGUAGES.get((kernel or "").lower(), "python"), kernel
 
 
-# --- what it needs ----------------------------------------------------------------------------------------------------
+# --- the environment that it declares ---------------------------------------------------------------------------------
 
 
 def find_cell(notebook: Notebook) -> tuple[Cell, Block] | None:
-    """The one code cell with a block, and the block; None where there is none. Raises MetadataError for two."""
+    """Return the code cell with a block, and the block; None if there is none. Raises MetadataError for two."""
     found: list[tuple[Cell, Block]] = []
     for cell in notebook.cells:
         magic = _MAGIC.match(cell.text)
@@ -169,16 +169,16 @@ def find_cell(notebook: Notebook) -> tuple[Cell, Block] | None:
     if len(found) > 1:
         one, other = found[0], found[1]
         raise MetadataError(
-            f"there are two blocks: one in cell {one[0].number}, and one in cell {other[0].number}",
+            f"the notebook has two blocks: one in cell {one[0].number}, and one in cell {other[0].number}",
             code="block-ambiguous",
             where=notebook.cell_script(other[0]).at(other[1].first),
-            hint="A notebook says in one block what it needs: keep one of them.",
+            hint="Keep one of them: a notebook can have only one block.",
         )
     return found[0] if found else None
 
 
 def read_notebook_metadata(script: Script, platform: str | None = None) -> ScriptMetadata:
-    """What a notebook declares on a platform (None: this one), its kernel's package added where that is missing.
+    """Return what a notebook declares for a platform (None: this one), with a kernel's package if that is missing.
 
     Raises MetadataError.
     """
@@ -188,7 +188,7 @@ def read_notebook_metadata(script: Script, platform: str | None = None) -> Scrip
     if len(keys) + (found is not None) > 1:
         places = [*([] if found is None else [f"in cell {found[0].number}"]), *(f"below {key!r}" for key in keys)]
         raise MetadataError(
-            f"the notebook says twice what it needs: {places[0]}, and {places[1]} of its metadata",
+            f"the notebook declares its environment twice: {places[0]}, and {places[1]} of its metadata",
             code="block-ambiguous",
             where=script.at(),
             hint="Keep one of them.",
@@ -206,21 +206,21 @@ def read_notebook_metadata(script: Script, platform: str | None = None) -> Scrip
 
 
 def notebook_in_file_environment(script: Script, requirements: Requirements) -> ScriptMetadata:
-    """The metadata of a notebook that declares nothing and runs in what an environment file asks for."""
+    """Return the metadata of a notebook that declares nothing, with the environment of an environment file."""
     notebook = read_notebook(script)
     found = find_cell(notebook)
     key = next((key for key in METADATA_KEYS if key in notebook.metadata), None)
     if found is not None or key is not None:
         place = f"cell {found[0].number}" if found is not None else f"{key!r} in its metadata"
         raise UsageError(
-            f"--env-file is for notebooks without metadata of their own, and {script.name} has some ({place})",
-            hint="Leave --env-file out; --with adds single packages.",
+            f"--env-file cannot be used: {script.name} declares its own environment ({place})",
+            hint="Leave out --env-file, or add single packages with --with.",
         )
     return _as_notebook(ScriptMetadata(ENVIRONMENT_FILE, str(script.path), None, requirements, None), notebook)
 
 
 def with_kernel(requirements: Requirements, language: str) -> tuple[Requirements, str | None]:
-    """The requirements with a kernel for the language among them, and the package that was added for it."""
+    """Return the requirements with a kernel for the language, and the package that was added for it, if any."""
     known = KERNEL_PACKAGES.get(language, ())
     names = {spec_name(spec) for spec in requirements.packages}
     names |= {re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0].lower() for text in requirements.pypi}
@@ -242,17 +242,17 @@ def _as_notebook(metadata: ScriptMetadata, notebook: Notebook) -> ScriptMetadata
 
 
 def _without_command(dialect: str, source: Script, declared: Declaration) -> ScriptMetadata:
-    """The declaration without the command, which a notebook has no use for: one that was written is warned of."""
+    """Return the declaration without its command, which notebooks do not use, and warn if it has one."""
     requirements, run_with, entrypoint = declared
     ignored = "entrypoint" if entrypoint is not None else "run_with" if run_with is not None else None
     if ignored is not None:
-        text = f"{ignored} says nothing in a notebook, whose cells its kernel runs: it is ignored"
+        text = f"{ignored} is ignored: a notebook's cells are run by its kernel"
         requirements = requirements._replace(warnings=(*requirements.warnings, Ignored(text, source.at())))
     return ScriptMetadata(dialect, str(source.path), None, requirements, None)
 
 
 def _from_metadata(notebook: Notebook, key: str, platform: str | None) -> ScriptMetadata:
-    """What the notebook's own metadata declares: a dialect's keys as JSON, or the text of its block."""
+    """Return what the notebook's own metadata declares: a dialect's keys as JSON, or the text of a block."""
     dialect, value = METADATA_KEYS[key], notebook.metadata[key]
     source = notebook.part(f"metadata.{key}", "\n")
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
@@ -266,9 +266,9 @@ def _from_metadata(notebook: Notebook, key: str, platform: str | None) -> Script
 
 
 def _node(value: Any, where: Location, depth: int) -> Node:
-    """A JSON value as the tree that the dialects' readers take."""
+    """Return a JSON value as the tree that the dialects read."""
     if depth > _MAX_DEPTH:
-        raise MetadataError("the metadata is nested too deep", code="notebook-malformed", where=where)
+        raise MetadataError("the metadata is nested too deeply", code="notebook-malformed", where=where)
     if isinstance(value, dict):
         entries = {
             key: _node(item, Location(f"{where.path}.{shorten(key, 40)}"), depth + 1) for key, item in value.items()

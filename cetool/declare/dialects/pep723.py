@@ -1,4 +1,4 @@
-"""Dialect 2: ``# /// script``, the inline script metadata of PEP 723, with conda's part in its ``tool`` tables."""
+"""Read dialect 2, ``# /// script``: the inline script metadata of PEP 723, with conda packages in ``tool`` tables."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _OPEN = pattern(r"# /// [a-zA-Z0-9-]+")
 
 
 def find_blocks(lines: list[str], _: Script, found: Sequence[Block | Broken]) -> list[Block]:
-    """``# /// script`` blocks as the regular expression of the inline script metadata standard finds them.
+    """Return the ``# /// script`` blocks that the regular expression of the inline script metadata standard finds.
 
-    The expression is greedy: within an unbroken run of comment lines, the first line ``# /// TYPE`` opens a block and
-    the last line ``# ///`` closes it. The expression wants a line between them; uv, pipx and conda-exec do not, and
-    neither does this: an empty block asks for python alone. Going over each run once finds the same
-    blocks in linear time, where backtracking takes quadratic time on many unclosed ones.
+    The expression is greedy: in an unbroken run of comment lines, the first line ``# /// TYPE`` opens a block and the
+    last line ``# ///`` closes it. The expression requires a line between them; uv, pipx, conda-exec and this function
+    do not: an empty block means python alone. Reading each run once finds the same blocks in linear time, where
+    backtracking takes quadratic time on many unclosed ones.
     """
     lines = list(lines)
-    for other in found:  # '# /// conda-script' would open a block of that type for the standard
+    for other in found:  # for the standard, '# /// conda-script' opens a block of that type
         last = other.last if isinstance(other, Block) else other.first
         lines[other.first - 1 : last] = [""] * (last - other.first + 1)
     blocks: list[Block] = []
@@ -58,15 +58,15 @@ def _is_content(line: str) -> bool:
 
 
 def read_block(block: Block, script: Script, platform: str | None = None) -> Declaration:
-    """What a block declares on a platform (None: this one). Raises MetadataError."""
+    """Return what a block declares on a platform (None: this one). Raises MetadataError."""
     root = parse_toml(block.content, block.numbers, name=script.name, first=block.first)
     return read_keys(root, script, platform)
 
 
 def read_keys(root: Node, script: Script, platform: str | None = None) -> Declaration:
-    """The same of its keys. Raises MetadataError.
+    """Return what its keys declare. Raises MetadataError.
 
-    The script is Python, so python is always among the packages. Where several tool tables name channels,
+    The script is Python, so python is always among the packages. If several tool tables have channels,
     ``[tool.cetool]`` wins over ``[tool.conda]``, and that over ``[tool.pixi]``.
     """
     keys = root.as_mapping("the '# /// script' block; the standard reserves others", KEYS)
@@ -93,14 +93,14 @@ def read_keys(root: Node, script: Script, platform: str | None = None) -> Declar
 
 
 def _standard_keys(root: Node, script: Script) -> Requirements:
-    """What the keys of the standard itself ask for."""
+    """Return the requirements in the keys of the standard."""
     packages: tuple[str, ...] = ()
     python = root.below("requires-python")
     if python is not None:
-        hint = 'Write it as in requires-python = ">=3.11".'
+        hint = 'Write it like requires-python = ">=3.11".'
         packages = (requires_python_spec(python.as_text("requires-python", hint), where=python.where),)
     listed = root.below("dependencies")
-    hint = 'Write it as in dependencies = ["requests>=2.31"].'
+    hint = 'Write it like dependencies = ["requests>=2.31"].'
     items = () if listed is None else listed.as_list("dependencies", hint)
     pypi = tuple(
         canonical_requirement(item.as_text("an entry of dependencies"), where=item.where, base_dir=script.directory)

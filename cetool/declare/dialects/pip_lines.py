@@ -1,7 +1,7 @@
-"""Lines below ``pip:``, as pip reads them in a requirements file: requirements, options, and files with more of them.
+"""Read lines below ``pip:`` as pip reads them in a requirements file: requirements, options, and further files.
 
-What a line says of indexes and versions becomes the same settings that ``[tool.uv]`` has, so that uv and pip both get
-them, and the environment is named after them. Variables (``${NAME}``) are refused: the lines come with the script.
+Indexes and versions in these lines become the same settings as in ``[tool.uv]``, so that uv and pip both get them, and
+the environment's name depends on them. Variables (``${NAME}``) are refused, since the lines come with the script.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cetool.declare.source import decode, read_bytes, with_home
 if TYPE_CHECKING:
     import argparse
 
-#: Bytes that a requirements file may have, and how many files there may be.
+#: The most bytes of a requirements file, and the most files.
 MAX_SIZE = 1024 * 1024
 MAX_FILES = 50
 MAX_LINE = 10_000
@@ -41,10 +41,10 @@ _EXTRAS = pattern(r"(?P<path>.*?)(?P<extras>\[[A-Za-z0-9._, -]*\])?")
 _HASH = pattern(r"sha(?:256:[0-9a-f]{64}|384:[0-9a-f]{96}|512:[0-9a-f]{128})")
 _NAMES = pattern(r":all:|:none:|[A-Za-z0-9][A-Za-z0-9._-]*")
 _EGG = pattern(r"(?:^|&)egg=(?P<name>[A-Za-z0-9._-]+)(?P<extras>\[[A-Za-z0-9._, -]*\])?(?:-\d[^&]*)?")
-_WHAT = "Below 'pip:' write requirements, as in 'requests >=2.31', and options of requirements files."
+_WHAT = "Below 'pip:' write requirements such as 'requests >=2.31', and options of requirements files."
 
 
-#: pip's options for requirements files: those with a value, which may be given several times, and the flags.
+#: pip's options for requirements files: those with a value, which can be repeated, and flags.
 _VALUED = {
     "files": ("-r", "--requirement", "--requirements"),
     "constraints": ("-c", "--constraint", "--constraints"),
@@ -62,8 +62,8 @@ _FLAGS = ("--no-index", "--pre", "--prefer-binary", "--require-hashes")
 
 @functools.cache
 def _parser() -> argparse.ArgumentParser:
-    """A parser of the options; it raises ValueError for what is none."""
-    import argparse  # 5 ms, which those without such lines need not wait for
+    """Return a parser of the options, which raises ValueError for unknown ones."""
+    import argparse  # takes 5 ms, saved without such lines
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Spot(Value):
-    """Where a line is: its place, the directory where relative paths start, and whether it is a constraint."""
+    """Where a line is: its place, the directory for relative paths, and whether it is a constraint."""
 
     where: Location
     directory: Path
@@ -90,7 +90,7 @@ class _Spot(Value):
 
 
 def read_pip_lines(nodes: tuple[Node, ...], base_dir: Directory) -> Requirements:
-    """What the entries of a list ``pip:`` ask for; relative paths start from ``base_dir``. Raises MetadataError."""
+    """Return what the entries of a list ``pip:`` request; paths start from ``base_dir``. Raises MetadataError."""
     reader = _Reader()
     for node in nodes:
         reader.line(node.as_text("an entry of pip", _WHAT), _Spot(node.where, Path(base_dir)))
@@ -98,14 +98,14 @@ def read_pip_lines(nodes: tuple[Node, ...], base_dir: Directory) -> Requirements
 
 
 def bare_requirement(line: str) -> str | None:
-    """The requirement in a line, without comment and options; None where the line is no requirement with a name."""
+    """Return the requirement in a line, without comment and options; None if it has no requirement with a name."""
     text = _split(_COMMENT.sub("", line).strip())[0]
     found = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*(?=$|[\s\[;@<>=!~(])", text)
     return text if found else None
 
 
 def option_lines(settings: PypiSettings) -> tuple[str, ...] | None:
-    """The lines that mean these settings; None where pip has no option for one of them."""
+    """Return the lines for these settings; None if pip has no option for one of them."""
     named = settings.named
     flags = {"no-index": "--no-index", "prefer-binary": "--prefer-binary", "require-hashes": "--require-hashes"}
     lists = {
@@ -127,14 +127,14 @@ def option_lines(settings: PypiSettings) -> tuple[str, ...] | None:
 
 
 def _split(line: str) -> tuple[str, str]:
-    """The requirement at the front of a line, and the options that follow it."""
+    """Split a line into the requirement and the options after it."""
     words = line.split(" ")
     at = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
     return " ".join(words[:at]).strip(), " ".join(words[at:]).strip()
 
 
 class _Reader:
-    """Collects what lines say, through the files that they name."""
+    """Collects what lines declare, also in files that they name."""
 
     def __init__(self) -> None:
         self._pypi: list[str] = []
@@ -145,24 +145,24 @@ class _Reader:
         self._open: list[str] = []
 
     def found(self) -> Requirements:
-        """All that was said."""
+        """Return everything that was declared."""
         constraints, hashes = sorted(self._constraints), {key: sorted(each) for key, each in self._hashes.items()}
         settings = self._settings.plus(PypiSettings().with_options(constraint_dependencies=constraints, hashes=hashes))
         return Requirements(pypi=tuple(self._pypi), pypi_settings=settings, files=tuple(dict.fromkeys(self._files)))
 
     def line(self, line: str, spot: _Spot) -> None:
-        """Take a line in. Raises MetadataError."""
+        """Read a line. Raises MetadataError."""
         text = _COMMENT.sub("", line).strip()
         if not text:
             return
         shown = quotable(text)
         if len(text) > MAX_LINE or has_control(text.replace("\t", " ")):
             spot.refuse(
-                f"'{shown}' is not a line for pip: it is too long, or holds a line break or a control character"
+                f"'{shown}' is not a line for pip: it is too long, or contains a line break or a control character"
             )
         if variable := _VARIABLE.search(text):
             spot.refuse(
-                f"'{shown}' refers to the variable {variable[0]}, and a script's requirements have no variables",
+                f"'{shown}' uses the variable {variable[0]}, which is not supported in a script's requirements",
                 "Keep passwords in ~/.netrc, and your own indexes in the configuration of uv or pip.",
             )
         wanted, options = _split(text.replace("\t", " "))
@@ -171,24 +171,24 @@ class _Reader:
             if unknown := [word for word in words if word.startswith("-")]:
                 raise ValueError(f"unrecognized arguments: {' '.join(unknown)}")
         except ValueError as error:
-            spot.refuse(f"'{shown}' cannot be read as a line for pip: {shorten(redact(str(error)))}", _WHAT)
+            spot.refuse(f"'{shown}' is not a line for pip: {shorten(redact(str(error)))}", _WHAT)
         wanted = " ".join([wanted, *words]).strip()
         self._options(given, spot)
         if not wanted:
             if given.hashes:
-                spot.refuse("--hash belongs behind a requirement")
+                spot.refuse("--hash needs a requirement before it")
             return
         known = _requirement(wanted, spot)
         if not spot.constraint:
             self._pypi.append(known)
         elif known != wanted and _URL.match(known):
-            spot.refuse(f"the constraint '{shown}' needs a name", "NAME @ URL")
+            spot.refuse(f"the constraint '{shown}' needs a name", "Write NAME @ URL.")
         else:
             self._constraints.add(known)
         if given.hashes and not re.search(r"://|===?[^*]*$", known.partition(";")[0]):
             spot.refuse(
-                f"'{shown}' has a digest, and several versions fit",
-                "Name one: NAME==VERSION --hash=..., as `pip freeze` or `uv pip compile` write it.",
+                f"'{shown}' has a digest, but allows several versions",
+                "Pin one: NAME==VERSION --hash=..., as `pip freeze` or `uv pip compile` write it.",
             )
         for digest in given.hashes:
             if not _HASH.fullmatch(digest.lower()):
@@ -198,9 +198,8 @@ class _Reader:
     def _options(self, given: Any, spot: _Spot) -> None:
         if given.editable:
             spot.refuse(
-                f"-e {shorten(redact(given.editable[0]))!r} is to be installed editable, and an environment never "
-                "changes once it is made",
-                "Write the directory or URL without -e to install it as it is now.",
+                f"-e {shorten(redact(given.editable[0]))!r} cannot be editable: environments never change",
+                "Write the directory or URL without -e to install its current state.",
             )
 
         def places(texts: list[str]) -> tuple[str, ...]:
@@ -229,9 +228,9 @@ class _Reader:
             self._file(name, spot, constraint=spot.constraint)
 
     def _format(self, key: str, name: str, spot: _Spot) -> None:
-        """``--no-binary`` and ``--only-binary``: a name, ``:all:`` or ``:none:``, which undoes what was said before."""
+        """Read ``--no-binary`` and ``--only-binary``: a name, ``:all:``, or ``:none:``, which resets earlier ones."""
         if not _NAMES.fullmatch(name):
-            spot.refuse(f"{shorten(name)!r} is not the name of a PyPI package", "Names, :all: or :none:.")
+            spot.refuse(f"{shorten(name)!r} is not a PyPI package name", "Write names, :all: or :none:.")
         some = f"{key}-package"
         changed: dict[str, Any]
         if name in (":all:", ":none:"):
@@ -241,24 +240,24 @@ class _Reader:
         self._settings = self._settings.with_options(**changed)
 
     def _file(self, name: str, spot: _Spot, *, constraint: bool) -> None:
-        """Take in all lines of a file. Raises MetadataError where it cannot be read, or leads back to itself."""
+        """Read all lines of a file. Raises MetadataError if it cannot be read, or includes itself."""
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name) and not name.startswith("file://"):
             spot.refuse(
-                f"{shorten(redact(name))!r} is not a file on this machine, and cetool reads no others",
-                "Put the file beside the script, or write its lines here.",
+                f"{shorten(redact(name))!r} is not a file on this machine",
+                "Save the file next to the script, or write its lines here.",
             )
         local = unquote(urlsplit(name).path) if name.startswith("file://") else name
         path = os.path.abspath(spot.directory / with_home(local, spot.where))
         shown = printable(os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path)
         if path in self._open:
-            spot.refuse(f"{shown} leads back to itself", "Take one of the lines -r out.")
+            spot.refuse(f"{shown} includes itself", "Remove one of the -r lines.")
         if len(self._files) >= MAX_FILES:
-            spot.refuse(f"more than {MAX_FILES} requirements files are named")
+            spot.refuse(f"there are more than {MAX_FILES} requirements files")
         self._files.append(path)
         try:
             data = b"" if _is_empty(path) else read_bytes(path, shown, "requirements file", limit=MAX_SIZE)
         except (ScriptNotFoundError, ScriptNotReadableError) as error:
-            spot.refuse(f"{error.message} (named here)", error.hint)
+            spot.refuse(f"{shown}: {error.message}", error.hint)
         self._open.append(path)
         for number, line in _lines(decode(data, shown) if data else ""):
             self.line(line, _Spot(Location(shown, number), Path(path).parent, constraint))
@@ -266,7 +265,7 @@ class _Reader:
 
 
 def _is_empty(path: str) -> bool:
-    """Whether a file has nothing in it, which asks for nothing."""
+    """Return whether a file is empty, which is allowed."""
     try:
         return os.path.isfile(path) and os.path.getsize(path) == 0
     except (OSError, ValueError):
@@ -274,7 +273,7 @@ def _is_empty(path: str) -> bool:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines of a requirements file with their numbers, continued ones joined."""
+    """Yield the lines of a requirements file with their numbers; continued lines are joined."""
     parts: list[str] = []
     first = 1
     for number, line in enumerate(text.split("\n"), start=1):
@@ -284,7 +283,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
         if line.endswith("\\") and not comment:
             parts.append(line[:-1])
             continue
-        # a comment ends what it stands in, as in pip
+        # a comment ends a continued line, as in pip
         yield first, "".join([*parts, f" {line}" if comment else line])
         parts = []
     if parts:
@@ -292,7 +291,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _requirement(text: str, spot: _Spot) -> str:
-    """A requirement in its canonical form: PEP 508, or a URL alone where nothing tells the package's name."""
+    """Return a requirement in canonical form: PEP 508, or only a URL if the package's name is unknown."""
     where, directory = spot.where, spot.directory
     parts = re.split(r"\s+;|;\s", text, maxsplit=1)
     body, marker = parts[0].strip(), parts[1] if len(parts) > 1 else ""
@@ -312,18 +311,18 @@ def _requirement(text: str, spot: _Spot) -> str:
         url = f"{before}#{fragment}" if fragment else before
     if name is None and extras:
         spot.refuse(
-            f"{shorten(redact(text))!r} asks for extras of a package whose name nothing tells",
-            f"Put the name in front: 'NAME{extras} @ {redact(path)}'.",
+            f"{shorten(redact(text))!r} has extras, but no package name",
+            f"Write the name before it: 'NAME{extras} @ {redact(path)}'.",
         )
     held = f" ; {marker.strip()}" if marker.strip() else ""
     if name is not None:
         return canonical_requirement(f"{name}{extras} @ {url}{held}", where=where, base_dir=directory)
-    # with some name in front the rest is checked like any other requirement
+    # with any name before it, the rest is checked like other requirements
     return canonical_requirement(f"x @ {url}{held}", where=where, base_dir=directory).partition(" @ ")[2]
 
 
 def _is_path(text: str) -> bool:
-    """Whether pip takes a requirement for the path of a directory or an archive."""
+    """Return whether pip reads a requirement as the path of a directory or an archive."""
     if " @ " in text or re.match(r"[A-Za-z0-9._-]+\s*(?:\[[^\]]*\])?\s*@", text):
         return False
     plain = _with_extras(text)[0]
@@ -342,7 +341,7 @@ def _file_url(url: str, directory: Path, where: Location) -> str:
 
 
 def _name(url: str) -> tuple[str | None, str]:
-    """The name of the package at a URL, and its extras, as far as the URL or the directory tells."""
+    """Return the name of the package at a URL, and its extras, if the URL or the directory tells them."""
     from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
 
     parts = urlsplit(url)
@@ -360,7 +359,7 @@ def _name(url: str) -> tuple[str | None, str]:
 
 
 def _declared_name(directory: Path) -> str | None:
-    """The name that a directory's pyproject.toml or setup.cfg gives its package."""
+    """Return the package name in a directory's pyproject.toml or setup.cfg."""
     import configparser
 
     import tomli

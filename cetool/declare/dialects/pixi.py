@@ -1,4 +1,4 @@
-"""``[tool.pixi]`` in a script's TOML block, read as pixi reads it as far as one environment goes.
+"""Read ``[tool.pixi]`` in a script's TOML block as pixi does, as far as one environment is concerned.
 
 docs/reference/pixi.md shows :data:`KEYS` to users, and a test compares the two.
 """
@@ -21,25 +21,25 @@ from cetool.declare.pypi import INDEX_STRATEGY, PRERELEASE, PypiSettings, index_
 from cetool.declare.requirements import NO_SOLVING, Ignored, Requirements, Solving
 
 HONOURED, REFUSED, IRRELEVANT = "honoured", "refused", "irrelevant"
-#: The keys of ``pypi-options``, and what becomes of each.
+#: The keys of ``pypi-options``, and how each is treated.
 PIXI_OPTIONS = {
     **dict.fromkeys(("index-url", "extra-index-urls", "find-links", "no-build", "no-binary"), HONOURED),
     **dict.fromkeys(("no-build-isolation", "index-strategy", "prerelease-mode", "dependency-overrides"), HONOURED),
     "skip-wheel-filename-check": REFUSED,
 }
-_BUILDS = "cetool builds no packages; name what the script needs in [tool.pixi.dependencies]"
-_ONE = "a script has one environment; name what it needs in [tool.pixi.dependencies]"
-_MOMENT = "cetool takes one moment for all packages: [tool.pixi.workspace] exclude-newer"
-#: The last part of each refused key, and why it is.
+_BUILDS = "cetool does not build packages; list what the script needs in [tool.pixi.dependencies]"
+_ONE = "a script has one environment; list what it needs in [tool.pixi.dependencies]"
+_MOMENT = "use one date for all packages: [tool.pixi.workspace] exclude-newer"
+#: The last part of each refused key, and the hint.
 _WHY = {
-    "scripts": "a script that sets variables can be part of the script itself",
+    "scripts": "set the variables in the script itself",
     **dict.fromkeys(("build-dependencies", "host-dependencies", "run-dependencies"), _BUILDS),
-    **dict.fromkeys(("dev", "package"), "cetool builds no packages"),
+    **dict.fromkeys(("dev", "package"), "cetool does not build packages"),
     **dict.fromkeys(("environments", "feature"), _ONE),
     **dict.fromkeys(("exclude-newer", "pypi-exclude-newer"), _MOMENT),
     "system-requirements": "set CONDA_OVERRIDE_CUDA, CONDA_OVERRIDE_GLIBC and so on where it runs",
-    "conda-pypi-map": "cetool goes by the names of installed packages",
-    "s3-options": "cetool takes packages from http, https and file URLs",
+    "conda-pypi-map": "cetool uses the names of installed packages",
+    "s3-options": "cetool downloads packages from http, https and file URLs",
 }
 _TABLE = {
     **dict.fromkeys(("activation.env", "constraints", "dependencies", "pypi-dependencies"), HONOURED),
@@ -55,7 +55,7 @@ _WORKSPACE = {
     **dict.fromkeys(("name", "readme", "repository", "version", "preview", "requires-pixi"), IRRELEVANT),
     **dict.fromkeys(("build-variants", "build-variants-files", "dependencies", "target"), IRRELEVANT),
 }
-#: What cetool does with each key of ``[tool.pixi]``: it honours it, refuses the script, or passes it over.
+#: What cetool does with each key of ``[tool.pixi]``: it honours it, refuses the script, or ignores the key.
 KEYS = {
     **_TABLE,
     **{f"target.PLATFORM.{key}": what for key, what in _TABLE.items()},
@@ -74,12 +74,14 @@ _PRIORITIES = ("strict", "flexible", "disabled")
 
 
 def read_pixi(root: Node, *, platform: str, base_dir: Directory) -> Requirements:
-    """What ``[tool.pixi]`` asks for on a platform. Raises MetadataError, also for what :data:`KEYS` says is refused."""
+    """Return what ``[tool.pixi]`` requests on a platform. Raises MetadataError, also for keys that :data:`KEYS`
+    refuses.
+    """
     keys = root.as_mapping("[tool.pixi]")
     warnings = _check_keys(keys, _TOP_KEYS, "tool.pixi")
     if "project" in keys and "workspace" in keys:
         keys["project"].fail(
-            "[tool.pixi] has both 'project' and 'workspace', of which pixi reads one",
+            "[tool.pixi] has both 'project' and 'workspace', but pixi reads only one",
             "Keep [tool.pixi.workspace]: 'project' is its former name.",
         )
     found = Requirements()
@@ -117,26 +119,26 @@ def read_pixi(root: Node, *, platform: str, base_dir: Directory) -> Requirements
 
 
 def refuse_partial(requirements: Requirements, where: Location) -> None:
-    """Raise MetadataError where what is said of the solver would hold for a part of the packages only."""
+    """Raise MetadataError for settings of the solver that would apply only to some of the packages."""
     solving = requirements.solving
     if requirements.overlay is not None and (solving != NO_SOLVING or requirements.exclude_newer is not None):
         raise MetadataError(
-            "constraints and other settings of the solver do not go with a base",
+            "constraints and other settings of the solver cannot be used with a base",
             where=where,
-            hint="Take them out of [tool.pixi], or the base out of [tool.cetool].",
+            hint="Remove them from [tool.pixi], or the base from [tool.cetool].",
         )
     if solving.strategy is not None and requirements.pypi:
         raise MetadataError(
-            "solve-strategy is for conda packages, and the script has PyPI requirements as well",
+            "solve-strategy applies to conda packages only, and the script also has PyPI requirements",
             where=where,
-            hint="Take it out of [tool.pixi.workspace], and give each package the version that it needs.",
+            hint="Remove it from [tool.pixi.workspace], and give each package the version that it needs.",
         )
 
 
 def _check_keys(keys: Mapping[str, Node], known: Iterable[str], title: str, prefix: str = "") -> list[Ignored]:
-    """See that cetool honours each key of a table, or may pass over it; what to say of those that it passes over.
+    """Check that cetool honours or may ignore each key of a table; return warnings about ignored ones.
 
-    ``known`` are keys of :data:`KEYS` without the ``prefix``. Raises MetadataError, naming the key's line.
+    ``known`` are keys of :data:`KEYS` without the ``prefix``. Raises MetadataError with the key's line.
     """
     warnings = []
     for key, node in keys.items():
@@ -145,7 +147,7 @@ def _check_keys(keys: Mapping[str, Node], known: Iterable[str], title: str, pref
         if KEYS.get(f"{prefix}{key}") == REFUSED and not _is_empty(node):
             _refuse(node, f"{title}.{key}")
         if key == "tasks":
-            warnings.append(Ignored(f"cetool runs no tasks: it passes over {title}.{key}", node.where))
+            warnings.append(Ignored(f"{title}.{key} is ignored: cetool does not run tasks", node.where))
     return warnings
 
 
@@ -161,9 +163,9 @@ def _is_empty(node: Node) -> bool:
 def _layers(
     keys: Mapping[str, Node], platform: str, own: Sequence[str], known: Sequence[str], warnings: list[Ignored]
 ) -> list[tuple[str, Mapping[str, Node]]]:
-    """The tables that count here, the most general first, so that the later replace the earlier, with their titles.
+    """Return the tables that apply here with their titles, the most general first: later ones override earlier ones.
 
-    ``own`` are the names that the script gives this platform, ``known`` all that it gives to platforms.
+    ``own`` are the script's names for this platform, ``known`` all its names for platforms.
     """
     layers = [("tool.pixi", keys)]
     targets = keys["target"].as_mapping("[tool.pixi.target]") if "target" in keys else {}
@@ -171,11 +173,11 @@ def _layers(
     for name, target in targets.items():
         title = f"tool.pixi.target.{name}"
         if name not in names:
-            message = f"tool.pixi.target.{shorten(name)} is no platform"
+            message = f"tool.pixi.target.{shorten(name)}: unknown platform {shorten(name)!r}"
             target.fail(message, nearest(name, names), code="platform-invalid")
         table = target.as_mapping(f"[{title}]")
         warnings += _check_keys(table, _TABLE_KEYS, title)
-        _activation(table.get("activation"), title)  # what is wrong on one platform is an error on all
+        _activation(table.get("activation"), title)  # a mistake for one platform is an error on all
     for name in (*reversed(selectors(platform)), *own):
         if name in targets:
             layers.append((f"tool.pixi.target.{name}", targets[name].entries))
@@ -183,7 +185,7 @@ def _layers(
 
 
 def _activation(node: Node | None, title: str) -> tuple[tuple[str, str], ...]:
-    """The variables of one table. Raises MetadataError, also for scripts."""
+    """Return the variables of one table. Raises MetadataError, also for scripts."""
     if node is None:
         return ()
     keys = node.as_mapping(f"[{title}.activation]", ("env", "scripts"))
@@ -193,8 +195,8 @@ def _activation(node: Node | None, title: str) -> tuple[tuple[str, str], ...]:
     for name, value in () if named is None else named.entries.items():
         if _EXPANDED.search(value.text):
             value.fail(
-                f"the variable {shorten(name)} refers to another one, which cetool does not replace",
-                "Write its value out, or set it in the script.",
+                f"the variable {shorten(name)} refers to another variable, which cetool does not expand",
+                "Write the value itself, or set the variable in the script.",
             )
     return read_variables(named)
 
@@ -202,9 +204,9 @@ def _activation(node: Node | None, title: str) -> tuple[tuple[str, str], ...]:
 def _workspace(
     node: Node, title: str, platform: str, base_dir: Directory
 ) -> tuple[Requirements, tuple[str, ...], tuple[str, ...]]:
-    """What the workspace's table asks for, its names for this platform, and all that it has for platforms.
+    """Return what the workspace's table requests, its names for this platform, and all its names for platforms.
 
-    Raises MetadataError, also where it is for other platforms only.
+    Raises MetadataError, also if it is only for other platforms.
     """
     table = node.as_mapping(f"[{title}]")
     _check_keys(table, tuple(_WORKSPACE), title, "workspace.")
@@ -240,7 +242,7 @@ def _one_of(node: Node, what: str, values: Sequence[str]) -> str:
 
 
 def _names(node: Node | None, title: str, platform: str) -> tuple[str, ...]:
-    """The name that ``platforms`` has for a platform, if it has one; the first entry that fits counts, as in pixi."""
+    """Return the name that ``platforms`` gives a platform, if any; the first matching entry counts, as in pixi."""
     if node is None or _is_empty(node):
         return ()
     fitting: list[tuple[str, ...]] = []
@@ -263,7 +265,7 @@ def _names(node: Node | None, title: str, platform: str) -> tuple[str, ...]:
             fitting.append(() if name in (None, subdir) else (str(name),))
     if not fitting:
         node.fail(
-            f"the script is not for {platform}: [{title}] platforms does not name it",
+            f"the script is not for {platform}: it is not in [{title}] platforms",
             f'Add "{platform}" there.',
             code="platform-mismatch",
         )
@@ -285,13 +287,13 @@ def _pypi_dependency(name: str, node: Node, base_dir: Directory) -> Requirements
 
 
 def _pypi_options(node: Node, what: str, base_dir: Directory) -> PypiSettings:
-    """What a table ``pypi-options`` says. Raises MetadataError."""
+    """Return the settings in a table ``pypi-options``. Raises MetadataError."""
     keys = node.as_mapping(f"[{what}]", PIXI_OPTIONS)
     options: dict[str, Any] = {}
     for key, value in keys.items():
         name = f"{what}.{key}"
         if PIXI_OPTIONS[key] == REFUSED:
-            value.fail(f"{name} is not supported", "Take it out, or give the wheel the name that its contents have.")
+            value.fail(f"{name} is not supported", "Remove it, or rename the wheel to match its content.")
         if key in ("no-build", "no-binary", "no-build-isolation"):
             if value.kind == "list":
                 options[f"{key}-package"] = package_names(value, name)
@@ -317,10 +319,10 @@ def _pypi_options(node: Node, what: str, base_dir: Directory) -> PypiSettings:
 
 
 def _link(item: Node) -> Node:
-    """What an entry of ``find-links`` leads to: pixi has tables with a path or a URL there."""
+    """Return the path or URL in an entry of ``find-links``, which pixi writes as a table."""
     if item.kind != "mapping":
         return item
     fields = item.as_mapping("an entry of find-links", ("path", "url"))
     if len(fields) != 1:
-        item.fail("an entry of find-links has one of 'path' and 'url'")
+        item.fail("an entry of find-links needs either 'path' or 'url'")
     return next(iter(fields.values()))

@@ -1,7 +1,7 @@
-"""``[tool.uv]`` in a PEP 723 block: what each of its keys means to cetool, and their values.
+"""Read ``[tool.uv]`` in a PEP 723 block: how cetool treats each of its keys, and their values.
 
-uv installs a script's PyPI packages, so most settings are handed to it. One that changes which code is installed is
-honoured or refused, with its line, before anything is installed.
+uv installs a script's PyPI packages, so most settings are passed to it. A setting that changes which code is installed
+is honoured or refused, with its line, before anything is installed.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from cetool.declare.requirements import Requirements
 
 
 class Key(Value):
-    """What becomes of a key."""
+    """How a key is treated."""
 
     treatment: Literal["honoured", "refused", "irrelevant"]
-    #: The reason; for a refused key what to do instead.
+    #: The reason; for a refused key, what to do instead.
     why: str
-    #: How a value is read that is handed to uv as it is: a key of :data:`_FORMS`.
+    #: How to read a value that is passed to uv: a key of :data:`_FORMS`.
     form: str = ""
-    #: Whether pip can do it as well.
+    #: Whether pip supports it too.
     pip: bool = False
 
 
-#: The keys that are honoured: how the value is read, whether pip can do it as well, what it does.
+#: The keys that are honoured: how to read the value, whether pip supports it, what it does.
 _HONOURED = {
     "sources": ("", True, "path, url, git, and with uv index; editable, workspace, lfs, extra and group are refused"),
     "index": ("", True, "url and default; explicit, format, authenticate, cache-control and others with uv"),
@@ -117,21 +117,21 @@ _INDEX_FIELDS = (
     *("cache-control", "exclude-newer"),
 )
 _METADATA_FIELDS = ("name", "version", "requires-dist", "requires-python", "provides-extra", "provides-extras")
-# a day, a moment (RFC 3339), or a span of time as uv takes it
+# a day, a moment (RFC 3339), or a duration as uv reads it
 _DATE = pattern(r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:[Zz]|[+-]\d\d:?\d\d)?)?")
 _SPAN = pattern(r"P[0-9DWTHMS]+|\d+ ?[a-z]+")
 _VARIABLE = pattern(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class UvTable(Value):
-    """What ``[tool.uv]`` says: settings, and the sources that have to be applied to the block's requirements."""
+    """The content of ``[tool.uv]``: settings, and the sources to apply to the block's requirements."""
 
     settings: PypiSettings
     sources: Sources
 
 
 def read_uv(root: Node, *, base_dir: Directory) -> UvTable:
-    """What the table says. Raises MetadataError, naming the line, for what is refused or unknown."""
+    """Read the table. Raises MetadataError, with the line, for refused and unknown keys."""
     keys = root.as_mapping("[tool.uv]")
     for key, node in keys.items():
         if key not in KEYS:
@@ -161,7 +161,7 @@ def read_uv(root: Node, *, base_dir: Directory) -> UvTable:
 
 
 def applied(needs: Requirements, table: UvTable) -> Requirements:
-    """The requirements of the whole block with the sources applied, and the settings. Raises MetadataError."""
+    """Apply the sources and settings to the requirements of the whole block. Raises MetadataError."""
     needs = needs._replace(pypi=table.sources.applied(needs.pypi))
     if needs.overlay is not None:
         entries = table.sources.applied(needs.overlay.entries)
@@ -171,7 +171,7 @@ def applied(needs: Requirements, table: UvTable) -> Requirements:
 
 
 def _sources(keys: Mapping[str, Node], indexes: list[str], base_dir: Directory) -> Sources:
-    """The sources that count: none with ``no-sources``, and none of the packages of ``no-sources-package``."""
+    """Return the sources that apply: none with ``no-sources``, and none of the packages in ``no-sources-package``."""
     without, node = keys.get("no-sources-package"), keys.get("sources")
     names = [] if without is None else package_names(without, "tool.uv.no-sources-package")
     if "no-sources" in keys and keys["no-sources"].as_flag("tool.uv.no-sources"):
@@ -188,20 +188,20 @@ def _items(keys: Mapping[str, Node], key: str) -> tuple[Node, ...]:
 
 
 def _indexes(nodes: Sequence[Node], base_dir: Directory) -> list[dict[str, Any]]:
-    """The entries of ``[[tool.uv.index]]``. Two with one name, or two defaults, are an error: only one would count."""
+    """Return the entries of ``[[tool.uv.index]]``. Duplicate names or defaults are errors, as only one would count."""
     tables: list[dict[str, Any]] = []
     for node in nodes:
         table = _index(node, base_dir)
         if any("name" in table and table["name"] == other.get("name") for other in tables):
-            node.fail(f"two indexes are called {shorten(table['name'])!r}, and one would count", "Rename one of them.")
+            node.fail(f"two indexes have the name {shorten(table['name'])!r}", "Rename one of them.")
         if table.get("default") and any(other.get("default") for other in tables):
-            node.fail("two indexes are the default one, and one would count", "Take 'default = true' out of one.")
+            node.fail("two indexes are the default one", "Remove 'default = true' from one of them.")
         tables.append(table)
     return tables
 
 
 def _index(node: Node, base_dir: Directory) -> dict[str, Any]:
-    """An entry of ``[[tool.uv.index]]`` without what says nothing. Raises MetadataError."""
+    """Return an entry of ``[[tool.uv.index]]`` without values that are the default. Raises MetadataError."""
     fields = node.as_mapping("[[tool.uv.index]]", _INDEX_FIELDS)
     if "url" not in fields:
         node.fail("an index in [[tool.uv.index]] has no url")
@@ -221,14 +221,17 @@ def _index(node: Node, base_dir: Directory) -> dict[str, Any]:
         elif key in ("ignore-error-codes", "cache-control"):
             table[key] = _plain(value)
     if table.get("default") and table.get("explicit"):
-        node.fail("an index cannot be both 'default' and 'explicit'", "An explicit one is for named sources alone.")
+        node.fail(
+            "an index cannot be both 'default' and 'explicit'",
+            "An explicit index is used only by sources that name it.",
+        )
     return table
 
 
 def _with_indexes(settings: PypiSettings, tables: list[dict[str, Any]], pinned: set[str]) -> PypiSettings:
-    """The settings with the indexes: as plain URLs where that says it all, which pip understands as well.
+    """Return the settings with the indexes: as plain URLs if possible, which pip understands too.
 
-    The order of indexes is their priority, so they are all plain or none is, explicit ones aside.
+    The order of indexes is their priority, so all are plain or none is, except explicit ones.
     """
     tables = [table for table in tables if not table.get("explicit") or table.get("name") in pinned]
     general = [table for table in tables if not table.get("explicit")]
@@ -244,11 +247,11 @@ def _with_indexes(settings: PypiSettings, tables: list[dict[str, Any]], pinned: 
 def _date(node: Node) -> str:
     text = node.text if node.kind == "date" else node.as_text("exclude-newer").strip()
     if not _DATE.fullmatch(text) and not _SPAN.fullmatch(text):
-        node.fail(f"exclude-newer = {shorten(text)!r} is not a date", 'Write it as in "2025-01-31".')
+        node.fail(f"exclude-newer = {shorten(text)!r} is not a date", 'Write it like "2025-01-31".')
     return text
 
 
-# --- values that uv gets as they are --------------------------------------------------------------------------------
+# --- values that are passed to uv -----------------------------------------------------------------------------------
 
 
 def _requirements(node: Node, what: str, base_dir: Directory) -> list[str]:
@@ -260,7 +263,7 @@ def _requirements(node: Node, what: str, base_dir: Directory) -> list[str]:
 
 
 def _by_package(read: Callable[[Node, str, Directory], Any]) -> Callable[[Node, str, Directory], dict[str, Any]]:
-    """A reader of a table that has values for single packages."""
+    """Return a reader of a table with values for single packages."""
 
     def found(node: Node, what: str, base_dir: Directory) -> dict[str, Any]:
         values = {}
@@ -293,7 +296,7 @@ def _metadata(node: Node, what: str, base_dir: Directory) -> list[dict[str, Any]
 
 
 def _settings(node: Node, what: str, _: Directory) -> dict[str, Any]:
-    """Settings of a build backend: a text, true or false, or a list of texts by name."""
+    """Return the settings of a build backend by name: a string, a boolean, or a list of strings."""
     found: dict[str, Any] = {}
     for name, value in node.as_mapping(f"[{what}]").items():
         if value.kind == "boolean":
@@ -316,7 +319,7 @@ def _build_dependencies(node: Node, what: str, base_dir: Directory) -> list[Any]
 
 
 def _with_sources(items: list[Any], sources: Sources) -> list[Any]:
-    """Requirements of builds with the sources applied, those that match what is installed left alone."""
+    """Apply the sources to requirements of builds, except those that match what is installed."""
     return [new for item in items for new in (sources.applied([item]) if isinstance(item, str) else [item])]
 
 
@@ -329,7 +332,7 @@ def _variables(node: Node, what: str, _: Directory) -> dict[str, str]:
 
 
 def _plain(node: Node) -> Any:
-    """A value as JSON."""
+    """Return a value as JSON."""
     if node.kind == "list":
         return [_plain(item) for item in node.items]
     if node.kind == "mapping":

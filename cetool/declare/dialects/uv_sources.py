@@ -1,7 +1,7 @@
-"""``[tool.uv.sources]``: where single packages come from instead of the indexes.
+"""Read ``[tool.uv.sources]``: where single packages come from instead of the indexes.
 
-Sources with a path, a URL or a repository turn the requirements that they are for into direct references (PEP 508), so
-that they are locked, exported, compared and shown like any other. Sources with an index stay settings, for uv.
+Sources with a path, a URL or a repository turn their requirements into direct references (PEP 508), so that these are
+locked, exported, compared and shown like any other. Sources with an index remain settings for uv.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _OPPOSITE = {
 
 
 class Source(Value):
-    """One source of a package, which has a URL or a pin."""
+    """One source of a package, with a URL or an index."""
 
     node: Node
-    #: That of a direct reference.
+    #: The URL of a direct reference.
     url: str | None = None
     #: The name of an index.
     pin: str | None = None
-    #: Where the source holds.
+    #: The condition for the source.
     marker: str | None = None
 
 
 class Sources:
-    """The sources of a block, by package, and which of them some requirement is for."""
+    """The sources of a block, by package, and which of them are used by a requirement."""
 
     def __init__(self, sources: Mapping[str, tuple[Source, ...]], base_dir: Directory) -> None:
         self._sources = sources
@@ -48,7 +48,7 @@ class Sources:
         self._used: set[str] = set()
 
     def applied(self, requirements: Iterable[str]) -> tuple[str, ...]:
-        """The canonical requirements with the sources applied. Raises MetadataError where one has a URL already."""
+        """Return the canonical requirements with the sources applied. Raises MetadataError if one already has a URL."""
         return tuple(text for requirement in requirements for text in self._applied(requirement))
 
     def _applied(self, requirement: str) -> list[str]:
@@ -56,7 +56,7 @@ class Sources:
 
         try:
             asked = Requirement(requirement)
-        except InvalidRequirement:  # a URL without a name, to which no source can belong
+        except InvalidRequirement:  # a URL without a name, for which there is no source
             return [requirement]
         name = normalized(asked.name)
         sources = self._sources.get(name)
@@ -65,9 +65,9 @@ class Sources:
         self._used.add(name)
         if asked.url is not None:
             sources[0].node.fail(
-                f"{name} says twice where it comes from: in the requirement {requirement.partition(' @ ')[0]!r} itself "
-                "and in [tool.uv.sources]",
-                "Take one of them out.",
+                f"{name} has two sources: the URL in the requirement {requirement.partition(' @ ')[0]!r} "
+                "and [tool.uv.sources]",
+                "Remove one of them.",
             )
         direct = [source for source in sources if source.url is not None]
         if not direct:
@@ -84,7 +84,7 @@ class Sources:
         return found
 
     def _written(self, requirement: Any, markers: list[str]) -> str:
-        """The requirement where all of the markers hold."""
+        """Return the requirement under the condition that all of the markers hold."""
         from packaging.requirements import Requirement
 
         specifier = "" if requirement.url is not None else str(requirement.specifier)
@@ -95,7 +95,7 @@ class Sources:
         return canonical_requirement(str(Requirement(text)), base_dir=self._base_dir)
 
     def pins(self) -> dict[str, list[dict[str, str]]]:
-        """The sources with an index, as ``[tool.uv.sources]`` has them."""
+        """Return the sources with an index, as in ``[tool.uv.sources]``."""
         found: dict[str, list[dict[str, str]]] = {}
         for name, sources in self._sources.items():
             for source in sources:
@@ -105,28 +105,28 @@ class Sources:
         return found
 
     def refuse_unused(self) -> None:
-        """Raise MetadataError for sources that no requirement is for: uv passes them over, whatever was meant."""
+        """Raise MetadataError for sources without a requirement, which uv would silently ignore."""
         for name, sources in self._sources.items():
             if name not in self._used:
                 sources[0].node.fail(
-                    f"tool.uv.sources.{name} is for a package that the script does not ask for, so it has no effect",
-                    f"Add {name!r} to 'dependencies', even if only another package needs it, or take the source out.",
+                    f"tool.uv.sources.{name} has no effect: the script does not require {name}",
+                    f"Add {name!r} to 'dependencies', even if only another package needs it, or remove the source.",
                 )
 
 
 def read_sources(node: Node | None, indexes: Iterable[str], base_dir: Directory) -> Sources:
-    """The table ``[tool.uv.sources]``; ``indexes`` are the names of indexes. Raises MetadataError."""
+    """Read the table ``[tool.uv.sources]``; ``indexes`` are the names of indexes. Raises MetadataError."""
     found: dict[str, tuple[Source, ...]] = {}
     for name, value in {} if node is None else node.as_mapping("[tool.uv.sources]").items():
         known = checked_name(name, value)
         items = value.items if value.kind == "list" else (value,)
         if not items:
-            value.fail(f"tool.uv.sources.{name} is empty", "Take it out.")
+            value.fail(f"tool.uv.sources.{name} is empty", "Remove it.")
         sources = tuple(_source(name, item, tuple(indexes), base_dir) for item in items)
         always = next((source for source in sources if source.marker is None), None)
         if len(sources) > 1 and always is not None:
             always.node.fail(
-                f"{name} has several sources, and one of them says not when it holds",
+                f"{name} has several sources, but one of them has no marker",
                 "Give each of them a 'marker': { ..., marker = \"sys_platform == 'linux'\" }.",
             )
         found[known] = sources
@@ -137,30 +137,30 @@ def _source(name: str, node: Node, indexes: tuple[str, ...], base_dir: Directory
     fields = node.as_mapping(f"tool.uv.sources.{name}", _FIELDS)
     places = [field for field in _PLACES if field in fields]
     if len(places) != 1:
-        told = f"says twice where it comes from: {' and '.join(places)}" if places else "names no place to come from"
-        node.fail(f"tool.uv.sources.{name} {told}", "It has one of path, url, git and index.")
+        found = f"has several sources: {' and '.join(places)}" if places else "has no source"
+        node.fail(f"tool.uv.sources.{name} {found}", "Give it one of path, url, git and index.")
     place = places[0]
     if place == "workspace":
         fields[place].fail(
-            f"{name} is to come from a workspace, and a script is not part of one",
-            'Name its directory: { path = "../directory" }.',
+            f"{name} cannot come from a workspace: a script is not part of one",
+            'Use its directory: { path = "../directory" }.',
         )
     refuse_editable(name, fields.get("editable"))
     if "package" in fields and not fields["package"].as_flag("package"):
-        fields["package"].fail(f"{name} is not to be installed as a package, and nothing else can be done with it")
+        fields["package"].fail(f"'package = false' is not supported: {name} can only be installed as a package")
     if "lfs" in fields and fields["lfs"].as_flag("lfs"):
-        fields["lfs"].fail(f"the files of {name} in Git LFS cannot be fetched", "Name an archive or a wheel of it.")
+        fields["lfs"].fail(f"cetool cannot fetch the files of {name} from Git LFS", "Use an archive or a wheel of it.")
     for field in [field for field in ("extra", "group") if field in fields]:
-        fields[field].fail(f"a script has no {field}s, so this source of {name} has no effect", "Take it out.")
+        fields[field].fail(f"a script has no {field}s, so this source of {name} has no effect", "Remove it.")
     marker = _marker(name, fields["marker"]) if "marker" in fields else None
     if place == "index":
         index = fields[place].as_text(f"the index of {name}", "Write the name of an index in [[tool.uv.index]].")
         if index not in indexes:
-            listed = f"There are: {', '.join(sorted(indexes))}." if indexes else "Add it, with 'name' and 'url'."
-            fields[place].fail(f"there is no index {shorten(index)!r} in [[tool.uv.index]]", listed)
+            listed = f"Use one of: {', '.join(sorted(indexes))}." if indexes else "Add it, with 'name' and 'url'."
+            fields[place].fail(f"no index {shorten(index)!r} in [[tool.uv.index]]", listed)
         stray = next((field for field in ("subdirectory", "rev", "tag", "branch") if field in fields), None)
         if stray is not None:
-            fields[stray].fail(f"{name} comes from an index, which has no {stray!r}", "Take it out.")
+            fields[stray].fail(f"{name} comes from an index, which has no {stray!r}", "Remove it.")
         return Source(node, pin=index, marker=marker)
     named = [field for field in ("path", "url", "git", "subdirectory", "rev", "tag", "branch") if field in fields]
     texts = {field: fields[field].as_text(f"{field} of {name}") for field in named}
@@ -174,29 +174,29 @@ def _marker(name: str, node: Node) -> str:
     try:
         return str(Marker(text))
     except (InvalidMarker, RecursionError):
-        node.fail(f"{shorten(text)!r} is not a marker", "Write it as in \"sys_platform == 'linux'\".")
+        node.fail(f"{shorten(text)!r} is not a marker", "Write it like \"sys_platform == 'linux'\".")
 
 
 def _negation(marker: str, node: Node) -> str:
-    """The marker that holds where the given one does not. Raises MetadataError where none can say that."""
+    """Return the marker for the opposite condition. Raises MetadataError if there is none."""
     from packaging.markers import Marker
 
     return _negated(Marker(marker)._markers, node)
 
 
 def _negated(part: Any, node: Node) -> str:
-    """The same of what the parser made of a marker: an operand, its operators between lists."""
+    """Negate what the parser made of a marker: an operand, or a list of them with operators in between."""
     if isinstance(part, tuple):
         left, operator, right = (item.serialize() for item in part)
         if operator not in _OPPOSITE:
             raise MetadataError(
                 f"the marker {shorten(f'{left} {operator} {right}')!r} is for some machines only, and cetool cannot "
-                "say which the others are",
+                "negate it for the others",
                 where=node.where,
                 hint="Write it with >= and <, or give all machines a source.",
             )
         return f"{left} {_OPPOSITE[operator]} {right}"
-    # «or» binds less than «and»: what is between two of them is one operand
+    # «or» binds less than «and»: everything between two of them is one operand
     groups: list[list[str]] = [[]]
     for item in part:
         if item == "or":
