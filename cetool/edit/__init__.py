@@ -1,1 +1,1 @@
-"""Changes to what a script declares."""
+"""Change what a script declares."""

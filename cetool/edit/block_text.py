@@ -1,4 +1,4 @@
-"""A block's text without its comment characters: where its values are, edits, and the way back to the script's bytes.
+"""Represent a block's text without its comment characters: the places of its values, edits, and the script's bytes.
 
 The two languages of the blocks (:mod:`cetool.edit.yaml`, :mod:`cetool.edit.toml`) build a tree of :class:`Spot`.
 Positions are offsets into :attr:`BlockText.content`.
@@ -15,22 +15,22 @@ from cetool.base.errors import MetadataError
 from cetool.declare.blocks import CONDA_EXECUTE, CONDA_SCRIPT, Block
 from cetool.edit.document import Document
 
-#: The way to a value: keys of mappings, indexes of lists.
+#: The path to a value: keys of mappings, indexes of lists.
 Path = tuple["str | int", ...]
 
 
 class UneditableError(MetadataError):
-    """Something is written in a way that a program cannot safely change."""
+    """A program cannot safely change a text that is written in this way."""
 
     code = "block-not-editable"
 
     def __init__(self) -> None:
-        super().__init__("this is written in a way that cannot be changed by a program")
+        super().__init__("cetool cannot change text that is written in this way")
 
 
 @dataclass(frozen=True)
 class Spot:
-    """A value in the content, from ``start`` up to and without ``end``."""
+    """A value in the content, from ``start`` to before ``end``."""
 
     kind: Literal["scalar", "list", "mapping"]
     start: int
@@ -45,7 +45,7 @@ class Spot:
     keys: Mapping[str, int] = field(default_factory=dict)
 
     def at(self, path: Path) -> Spot | None:
-        """Return the value below this one; None where there is none."""
+        """Return the value at a path below this one; None if there is none."""
         spot: Spot | None = self
         for step in path:
             if spot is None:
@@ -57,7 +57,7 @@ class Spot:
         return spot
 
     def spans(self) -> list[tuple[int, int]]:
-        """Return where each item or entry, its key included, starts and ends."""
+        """Return where each item or entry (with its key) starts and ends."""
         if self.kind == "list":
             return [(item.start, item.end) for item in self.items]
         return [(self.keys[key], value.end) for key, value in self.entries.items()]
@@ -65,7 +65,7 @@ class Spot:
 
 @dataclass(frozen=True)
 class Edit:
-    """Replace the text from ``start`` up to and without ``end``."""
+    """Replace the text from ``start`` to before ``end``."""
 
     start: int
     end: int
@@ -74,21 +74,21 @@ class Edit:
 
 @dataclass(frozen=True)
 class _Line:
-    """A line of the block: its content, and what is around it."""
+    """A line of the block: its content, and the text around it."""
 
     prefix: str
     content: str
     suffix: str
     ending: str
-    #: Its bytes as long as it is unchanged.
+    #: Its bytes, while it is unchanged.
     raw: bytes | None = None
-    #: Whether it is a comment on the specification, and not a part of that.
+    #: Whether it is a comment inside the block, not a part of its content.
     hidden: bool = False
 
 
 @dataclass(frozen=True)
 class BlockText:
-    """The lines between a block's opening and closing ones."""
+    """The lines between the opening and closing lines of a block."""
 
     lines: tuple[_Line, ...]
     prefix: str = ""
@@ -96,18 +96,18 @@ class BlockText:
 
     @classmethod
     def of(cls, content: str) -> BlockText:
-        """Return a text of its own, outside any script."""
+        """Return a separate text, outside any script."""
         return cls(tuple(_Line("", line, "", "\n") for line in content.split("\n")) if content else ())
 
     @property
     def content(self) -> str:
-        """The text of the lines that count, joined by line feeds."""
+        """The text of the lines with content, joined by line feeds."""
         return "\n".join(line.content for line in self.lines if not line.hidden)
 
     def edited(self, edits: Sequence[Edit]) -> BlockText:
-        """Return the text with these edits made, none of which overlaps another.
+        """Return the text after these edits, which must not overlap.
 
-        A line that a removal leaves blank goes as a whole; new lines look like the one that they follow.
+        A line that a removal leaves blank is removed; new lines look like the one before them.
         """
         text = self
         for edit in sorted(edits, key=lambda edit: (-edit.start, -edit.end)):
@@ -141,17 +141,17 @@ class BlockText:
         return replace(self, lines=(*self.lines[: shown[first]], *made, *between, *self.lines[shown[last] + 1 :]))
 
     def _new(self, content: str, prefix: str, ending: str) -> _Line:
-        """Return a line that was not there before."""
+        """Return a new line."""
         return _Line(self._before(content, prefix), content, "", ending or self.ending)
 
     def _before(self, content: str, prefix: str) -> str:
-        """Return the prefix of this content: without blanks at its end where there is none."""
+        """Return the prefix of this content, without blanks at its end for an empty one."""
         if not content:
             return prefix.rstrip()
         return f"{prefix} " if self.prefix.endswith(" ") and not prefix.endswith((" ", "\t")) else prefix
 
     def encoded(self, codec: str, *, ends_file: bool) -> list[bytes]:
-        """Return the lines as bytes; where they end the file, its last line has no end if it had none."""
+        """Return the lines as bytes; at the end of the file, the last line has no line end if it had none."""
         done = []
         for index, line in enumerate(self.lines):
             ending = line.ending or self.ending
@@ -165,7 +165,7 @@ class BlockText:
 
 
 def block_text(document: Document, block: Block) -> BlockText:
-    """Return the inside of a block of this document."""
+    """Return the text inside a block of this document."""
     inner_last = block.last if block.dialect == CONDA_EXECUTE else block.last - 1
     shown = dict(zip(block.numbers, block.content, strict=True))
     lines = []
@@ -190,7 +190,7 @@ def _prefix_length(text: str, content: str, dialect: str) -> int:
     """Return the number of characters before a line's content."""
     if dialect not in (CONDA_EXECUTE, CONDA_SCRIPT):
         return min(2, len(text))
-    # what follows the content is blank, and was taken off
+    # blanks after the content were stripped
     return len(text.rstrip()) - len(content) if content else len(text.rstrip())
 
 
@@ -202,7 +202,7 @@ class BlockEditor:
 
     @property
     def content(self) -> str:
-        """What the block says now."""
+        """The block's current text."""
         return self.text.content
 
     def _apply(self, *edits: Edit) -> None:
@@ -221,7 +221,7 @@ def line_start(text: str, offset: int) -> int:
 
 
 def flow_append(text: str, whole: Spot, value: str) -> list[Edit]:
-    """Add a value, or an entry, at the end of a list or mapping in brackets, laid out as those before it."""
+    """Add a value or entry at the end of a list or mapping in brackets, in the layout of those before it."""
     spans = whole.spans()
     if not spans:
         inner = text[whole.start + 1 : whole.end - 1]
@@ -243,7 +243,7 @@ def flow_append(text: str, whole: Spot, value: str) -> list[Edit]:
 
 
 def flow_remove(text: str, whole: Spot, index: int) -> list[Edit]:
-    """Take an item or entry, its comma, and a comment on its line out of a list or mapping in brackets."""
+    """Remove an item or entry, its comma and a comment on its line from a list or mapping in brackets."""
     spans = whole.spans()
     start, end = spans[index]
     alone = not text[line_start(text, start) : start].strip()
@@ -262,7 +262,9 @@ def flow_remove(text: str, whole: Spot, index: int) -> list[Edit]:
 
 
 def _rest(text: str, end: int, alone: bool) -> int:
-    """Return where what goes with an item ends: blanks, and the line's comment where the line was the item's own."""
+    """Return where the text after an item ends that belongs to it: blanks, and a comment if the item is alone on its
+    line.
+    """
     after = end
     while text[after : after + 1] in (" ", "\t"):
         after += 1
@@ -271,7 +273,7 @@ def _rest(text: str, end: int, alone: bool) -> int:
 
 
 def _comma_after(text: str, offset: int, end: int) -> int | None:
-    """Return the next comma, if there are only blanks and comments before it."""
+    """Return the next comma, if only blanks and comments come before it."""
     while offset < end:
         char = text[offset]
         if char == ",":

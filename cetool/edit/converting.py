@@ -1,4 +1,4 @@
-"""Turns a block of one dialect into one of another that asks for the same environment and runs the script alike."""
+"""Convert a block to another dialect: it declares the same environment, and the script runs in the same way."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ from cetool.edit.rendering import NewBlock, entrypoint_of, render, toml_value, w
 from cetool.edit.toml import TomlText, scan_toml
 from cetool.edit.yaml import scan_yaml
 
-#: What ``--to`` and ``--dialect`` call the dialects.
+#: The dialects by their names in ``--to`` and ``--dialect``.
 OPTIONS = {dialect.option: dialect.name for dialect in DIALECTS.values()}
 
 _SHARED = (("tool", "pixi"), ("tool", "cetool"))
 _YAML_COMMENT = re.compile(r"(?<!\S)#[^\n]*")
 _TOML_COMMENT = re.compile(r"#[^\n]*")
 
-#: Tables below ``tool`` that mean something in each dialect.
+#: Tables below ``tool`` that each dialect reads.
 _MEANT = {PEP723: ("conda", "pixi", "uv", "cetool"), CONDA_SCRIPT: ("pixi", "cetool"), CONDA_EXECUTE: ()}
 
 
 def convert_block(document: Document, dialect: str) -> Edited:
-    """Return the script with its block in another dialect, and sentences on what could not be taken along.
+    """Return the script with its block in another dialect, and sentences about what could not be converted.
 
-    Raises MetadataError where the block is malformed, UsageError where the dialect cannot be had for this language,
-    NotWrittenError where the other dialect would ask for another environment.
+    Raises MetadataError for a malformed block, UsageError if the dialect does not support the script's language,
+    NotWrittenError if the other dialect would declare another environment.
     """
     script = require_script(document)
     block = require_block(script)
     if block.dialect == dialect:
-        return Edited(document, ("the script's block is in this dialect already",))
+        return Edited(document, ("the script's block is already in this dialect",))
     if dialect == PEP723 and not language_of(script).is_python:
         raise UsageError(
-            "a PEP 723 block is for Python, which this script is not",
+            "PEP 723 blocks are only for Python scripts",
             hint="Convert it to conda-script or conda-execute.",
         )
     work = _Conversion(document, block, dialect)
-    if work.before.requirements.overlay is not None:  # its keys are written by hand into [tool.cetool]
-        raise work.refusal(": it names a base, and what is laid over it")
+    if work.before.requirements.overlay is not None:  # its keys must be written into [tool.cetool] by hand
+        raise work.refusal(": it has a base and an overlay")
     try:
         wanted, shared = work.wanted()
     except UneditableError:
@@ -68,7 +68,7 @@ def convert_block(document: Document, dialect: str) -> Edited:
 
 
 class _Conversion:
-    """A block, what it says, and the dialect that it is to be in."""
+    """A block, what it declares, and the new dialect."""
 
     def __init__(self, document: Document, block: Block, dialect: str) -> None:
         self.document = document
@@ -80,7 +80,7 @@ class _Conversion:
         self.lost_command = False
 
     def wanted(self) -> tuple[NewBlock, str]:
-        """Return what the new block is to say, and the TOML to copy into it."""
+        """Return the content of the new block, and the TOML to copy into it."""
         draft = draft_of(self.document, self.block)
         root, content = draft.root, draft.content
         keeps_tables = self._keeps_tables
@@ -109,11 +109,11 @@ class _Conversion:
 
     @property
     def _keeps_tables(self) -> bool:
-        """Whether tables that both dialects have go from one block to the other as they are written."""
+        """Whether tables that both dialects have are copied unchanged."""
         return CONDA_EXECUTE not in (self.block.dialect, self.dialect)
 
     def _items(self, root: Node, items: list[DeclaredItem]) -> list[DeclaredItem]:
-        """Return the items to write, as they hold here; note those that hold on other platforms alone."""
+        """Return the items to write, as they apply here; note those that apply only to other platforms."""
         platforms = selectors(current_platform())
         found: dict[object, DeclaredItem] = {}
         elsewhere: dict[str, None] = {}
@@ -127,15 +127,15 @@ class _Conversion:
                 elsewhere[item.name] = None
                 continue
             if conditional and "when" not in text:
-                self.notes.append(f"{item.name} is asked for on every platform now: its condition is left out")
+                self.notes.append(f"{item.name} is now required on every platform: its condition was left out")
             layered = item.form == "entry" and item.path[:2] == ("tool", "pixi")
             found[(item.kind, item.name) if layered else item.path] = replace(item, text=text)
         if elsewhere:
-            self.notes.append(f"left out, since they are for other platforms: {', '.join(elsewhere)}")
+            self.notes.append(f"left out packages for other platforms: {', '.join(elsewhere)}")
         return list(found.values())
 
     def _text(self, item: DeclaredItem, node: Node | None) -> str | None:
-        """Return the item as a match spec or requirement; None for one that does not hold here."""
+        """Return the item as a match spec or requirement; None for one that does not apply here."""
         if node is None:
             return item.text
         if item.form == "requires-python":
@@ -155,7 +155,7 @@ class _Conversion:
         if node is None:
             if self.dialect != CONDA_SCRIPT:
                 return None
-            self.notes.append(f"the script named no channels, which conda-script must: {DEFAULT_CHANNEL} is written")
+            self.notes.append(f"added the channel {DEFAULT_CHANNEL}: a conda-script block must have channels")
             return (DEFAULT_CHANNEL,)
         texts = [item.entries["channel"].text if "channel" in item.entries else item.text for item in node.items]
         named = tuple(text for text in texts if text != NO_DEFAULTS)
@@ -164,14 +164,13 @@ class _Conversion:
             return (*named, NO_DEFAULTS)
         if needs.configured and DEFAULT_CHANNEL not in (needs.channels or ()):
             self.notes.append(
-                "the configured channels came after those that the script names, which only '# conda execute' can say: "
-                f"{DEFAULT_CHANNEL} is written"
+                f"added the channel {DEFAULT_CHANNEL}: only '# conda execute' blocks also use the configured ones"
             )
             return (*named, DEFAULT_CHANNEL)
         return named
 
     def _shared(self, content: str) -> str:
-        """Return the tables below ``tool`` that both dialects have, as they are written."""
+        """Return the tables below ``tool`` that both dialects have, unchanged."""
         sections = scan_toml(content)
         own = {("tool", "conda"), ("tool", "uv")}
         kept, left = [], []
@@ -187,24 +186,24 @@ class _Conversion:
                 end = line_start(content, after) if index + 1 < len(sections) else after
                 kept.append(content[line_start(content, section.start) : end].strip("\n"))
         if self.block.dialect == CONDA_SCRIPT and left:
-            self.notes.append(f"left out, since it would mean something else there: {', '.join(left)}")
+            self.notes.append(f"left out, since conda-script reads it differently: {', '.join(left)}")
         return "\n".join(kept)
 
     def _tell_of_tables(self, root: Node) -> None:
-        """Say which tables a dialect without tables cannot hold."""
+        """Note the tables that a dialect without tables cannot contain."""
         tools = root.below("tool")
         meant = _MEANT[self.block.dialect]
         foreign = [f"tool.{key}" for key in (() if tools is None else tools.entries) if key not in meant]
         if foreign:
             self.notes.append(
-                f"left out, since '# conda execute' has no place for other programs' tables: {', '.join(foreign)}"
+                f"left out tables of other programs, which '# conda execute' cannot contain: {', '.join(foreign)}"
             )
         self.notes += [f"left out: {each.text}" for each in self.before.requirements.warnings]
 
     def _pypi(self, texts: list[str], root: Node) -> tuple[str, ...]:
-        """Return the PyPI requirements as the other dialect can say them, and pip's options for their settings.
+        """Return the PyPI requirements in the other dialect's form, and pip's options for their settings.
 
-        Raises NotWrittenError where there are no such options.
+        Raises NotWrittenError if there are no such options.
         """
         needs, directory = self.before.requirements, self.script.directory
         uv = root.below("tool", "uv") if self.block.dialect == PEP723 else None
@@ -224,18 +223,18 @@ class _Conversion:
         if lines is None:
             settings = needs.pypi_settings
             keys = [key for key, _ in settings.options] + (["exclude-newer"] if settings.exclude_newer else [])
-            raise self.refusal(f": only [tool.uv] of a PEP 723 block can say all of {', '.join(keys)}")
+            raise self.refusal(f": only [tool.uv] of a PEP 723 block can express all of {', '.join(keys)}")
         return (*lines, *texts, *(text for text in needs.pypi if bare_requirement(text) is None))
 
     def attempts(self, wanted: NewBlock) -> list[NewBlock]:
-        """Return the ways to say how the script runs, the plainest first."""
+        """Return the ways to declare how the script runs, the simplest first."""
         entrypoint, run_with = self.before.entrypoint, self.before.run_with
         if entrypoint is not None:
             words = words_of(entrypoint)
             if words is not None:
                 return [replace(wanted, run_with=words)]
             self.lost_command = True
-            self.notes.append(f"left out, since only conda-script has it: entrypoint = {entrypoint!r}")
+            self.notes.append(f"left out, since only conda-script supports it: entrypoint = {entrypoint!r}")
             return [wanted]
         explicit = wanted.run_with
         if self.dialect == CONDA_SCRIPT and explicit is not None:
@@ -249,7 +248,7 @@ class _Conversion:
         return self.lost_command or _command(found) == _command(self.before)
 
     def replaced(self, wanted: NewBlock, shared: str) -> Document:
-        """Return the file with the new block in the old one's place."""
+        """Return the file with the new block instead of the old one."""
         document, block = self.document, self.block
         comment = "#" if self.dialect == PEP723 else block_text(document, block).prefix.strip()
         lines = render(self.dialect, wanted, comment=comment, base_dir=self.script.directory, shared=shared)
@@ -258,11 +257,11 @@ class _Conversion:
             lines.append("")
         ends = [document.ending] * (len(lines) - 1) + [document.line(block.last - 1)[1]]
         ended = map("".join, zip(lines, ends, strict=True))
-        new = document.encoded(ended, "the new block cannot be written in {codec}")
+        new = document.encoded(ended, "the new block cannot be encoded in {codec}")
         return document.spliced(block.first - 1, block.last, new)
 
     def compare(self, found: Declaration) -> None:
-        """See that the environment is the same. Raises NotWrittenError where it is another one."""
+        """Check that the environment is the same. Raises NotWrittenError if it is not."""
         old, new = self.before.requirements, found.requirements
         if old.configured or (old.channels is None and self.dialect == CONDA_SCRIPT):
             old = old._replace(channels=old.channels_after((DEFAULT_CHANNEL,)), configured=False)
@@ -271,21 +270,21 @@ class _Conversion:
             for needs in (old, new)
         ]
         if self.dialect == PEP723 and not any(spec_name(spec) == "python" for spec in old.packages):
-            raise self.refusal(": a PEP 723 script always has python in its environment, and this one has not")
+            raise self.refusal(": a PEP 723 script always has python in its environment, unlike this one")
         if pairs[0] != pairs[1] or not self.runs_alike(found):
             raise self.refusal()
 
     def refusal(self, reason: str = "") -> NotWrittenError:
-        """Return the error for a block that the other dialect cannot say."""
+        """Return the error for a block that the other dialect cannot express."""
         return NotWrittenError(
-            f"what this block says cannot be said in {DIALECTS[self.dialect].option}, so nothing was written{reason}",
+            f"this block cannot be converted to {DIALECTS[self.dialect].option}, so nothing was written{reason}",
             code="block-not-convertible",
             where=self.script.at(self.block.first),
         )
 
 
 def _texts(root: Node | None, key: str) -> tuple[str, ...]:
-    """Return the texts of a key that is one or a list of them, as they are written."""
+    """Return the strings of a key (one, or a list), as written."""
     node = None if root is None else root.below(key)
     if node is None or node.kind == "nothing":
         return ()
@@ -293,14 +292,14 @@ def _texts(root: Node | None, key: str) -> tuple[str, ...]:
 
 
 def _command(declared: Declaration) -> tuple[str, ...] | str | None:
-    """Return how a script runs: words where an entry point is no more than that."""
+    """Return how a script runs: words, if an entry point is a plain command."""
     if declared.entrypoint is None:
         return declared.run_with
     return words_of(declared.entrypoint) or declared.entrypoint
 
 
 def _with_conditions(root: Node, shared: str) -> str:
-    """Return the tables with conda-script's conditional dependencies in pixi's, which knows conditions as well."""
+    """Return the tables with conda-script's conditional dependencies in pixi's, which supports conditions too."""
     table = root.below("dependencies")
     toml = TomlText(BlockText.of(shared))
     for name, node in ({} if table is None else table.entries).items():
@@ -310,7 +309,7 @@ def _with_conditions(root: Node, shared: str) -> str:
 
 
 def _comments(document: Document, block: Block, content: str, *, everything: bool) -> tuple[str, ...]:
-    """Return the comments in the block, but for those in tables that are kept as they are."""
+    """Return the comments in the block, except those in tables that are copied unchanged."""
     if block.dialect == CONDA_EXECUTE:
         hidden = [line.content.strip() for line in block_text(document, block).lines if line.hidden]
         comment = block_text(document, block).prefix.strip()
@@ -329,7 +328,7 @@ def _comments(document: Document, block: Block, content: str, *, everything: boo
 def _after_values(
     content: str, values: list[Spot], spans: list[tuple[int, int]], comment: re.Pattern[str]
 ) -> list[str]:
-    """Return the texts of the comments that are in one of the spans and in no value."""
+    """Return the texts of the comments that are in one of the spans, but not in a value."""
     scalars = []
     while values:
         spot = values.pop()

@@ -1,4 +1,4 @@
-"""What a block declares and where (:class:`DeclaredItem`), and the block while that is changed (:class:`Draft`)."""
+"""Find what a block declares and where (:class:`DeclaredItem`), and change a block (:class:`Draft`)."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _PIXI = ("tool", "pixi")
 
 @dataclass(frozen=True)
 class DeclaredItem:
-    """One thing that is declared."""
+    """One declared package."""
 
     kind: Literal["conda", "pypi"]
-    #: The package's, as conda or PyPI compares names.
+    #: The package's name, normalized as conda or PyPI does.
     name: str
-    #: The match spec or requirement as written; of a table's entry as much as fits in one.
+    #: The match spec or requirement as written; for a table's entry, as much as fits into one.
     text: str
     path: Path
     line: int | None
     form: Literal["text", "entry", "requires-python"] = "text"
-    #: None for what holds everywhere.
+    #: None for all platforms.
     platform: str | None = None
 
 
@@ -50,13 +50,13 @@ def package_name(spec: str) -> str:
 
 
 def pypi_name(requirement: str) -> str:
-    """Return the name in a PyPI requirement as written, normalized; empty for a URL alone."""
+    """Return the normalized name in a PyPI requirement as written; empty for a URL alone."""
     found = re.match(r"\s*([A-Za-z0-9._-]+)(?![A-Za-z0-9._+-]*://)", requirement)
     return normalized(found[1]) if found else ""
 
 
 def block_tree(block: Block, script: Script) -> Node:
-    """Return what a block says, as a tree: a mapping without entries where that is nothing. Raises MetadataError."""
+    """Return a block's content as a tree; an empty mapping for an empty block. Raises MetadataError."""
     if block.dialect != CONDA_EXECUTE:
         return parse_toml(block.content, block.numbers, name=script.name, first=block.first)
     root = parse_yaml(block.text, name=script.name, lines=block.numbers)
@@ -64,7 +64,7 @@ def block_tree(block: Block, script: Script) -> Node:
 
 
 def declared_items(root: Node, dialect: str) -> list[DeclaredItem]:
-    """Everything that the block asks for on any platform, in its order of meaning."""
+    """Return everything that the block requests on any platform, in order of precedence."""
     if dialect == CONDA_EXECUTE:
         return list(_list(root, ("env",)))
     found: list[DeclaredItem] = []
@@ -101,7 +101,7 @@ def _list(root: Node, path: tuple[str, ...], kind: Literal["conda", "pypi"] = "c
         listed = item.entries.get("pip")
         for place, entry in enumerate(() if listed is None else listed.items):
             text = bare_requirement(entry.text)
-            if text is not None:  # options, files and URLs have no name to be found by
+            if text is not None:  # options, files and URLs have no name
                 yield DeclaredItem("pypi", pypi_name(text), text, (*path, index, "pip", place), entry.where.line)
 
 
@@ -121,7 +121,7 @@ def _table(
 
 
 def channel_places(dialect: str) -> tuple[tuple[str, ...], ...]:
-    """Return the places for channels, the one that wins first."""
+    """Return the places for channels; the first one wins."""
     if dialect == CONDA_EXECUTE:
         return (("channels",),)
     pixi = ((*_PIXI, "workspace", "channels"), (*_PIXI, "project", "channels"))
@@ -131,7 +131,7 @@ def channel_places(dialect: str) -> tuple[tuple[str, ...], ...]:
 
 
 def channels_place(root: Node, dialect: str) -> tuple[str, ...] | None:
-    """Return the place of the channels that are in force; None where none are named."""
+    """Return the place of the effective channels; None if there are none."""
     for path in channel_places(dialect):
         node = root.below(*path)
         if node is not None and any(item.text != NO_DEFAULTS for item in node.items):
@@ -140,7 +140,7 @@ def channels_place(root: Node, dialect: str) -> tuple[str, ...] | None:
 
 
 def untouched(root: Node, dialect: str) -> Any:
-    """Return all but packages and channels, as plain values: what an edit must not change."""
+    """Return everything but packages and channels as plain values: what an edit must not change."""
     places: set[tuple[str, ...]] = {("env",)} if dialect == CONDA_EXECUTE else {("requires-python",), ("dependencies",)}
     places |= {(*_CONDA, "dependencies"), (*_CETOOL, "env"), *channel_places(dialect)}
     for path, _ in _pixi_features(root):
@@ -149,7 +149,7 @@ def untouched(root: Node, dialect: str) -> Any:
 
 
 def _plain(node: Node, path: tuple[str, ...], left_out: set[tuple[str, ...]]) -> Any:
-    """Return the value without what is left out, and without the tables that are empty then."""
+    """Return the value without what is left out, and without tables that are then empty."""
     if node.kind == "mapping":
         inner = {
             key: _plain(value, (*path, key), left_out)
@@ -163,7 +163,7 @@ def _plain(node: Node, path: tuple[str, ...], left_out: set[tuple[str, ...]]) ->
 
 
 class Draft(ABC):
-    """A block while it is changed. It checks only that a change is possible, not what the change means."""
+    """A block that is being changed. It checks only that a change is possible, not what it means."""
 
     def __init__(self, document: Document, block: Block, editor: TomlText | YamlText) -> None:
         self._document = document
@@ -173,7 +173,7 @@ class Draft(ABC):
 
     @property
     def content(self) -> str:
-        """What the block says now, without its comment characters."""
+        """The block's current text, without comment characters."""
         return self._editor.content
 
     @property
@@ -183,18 +183,18 @@ class Draft(ABC):
 
     @property
     def root(self) -> Node:
-        """The same as a tree. Raises MetadataError where it cannot be read any more."""
+        """The content as a tree. Raises MetadataError if it is malformed."""
         lines = self.content.split("\n")
         numbers = range(self._block.first + 1, self._block.first + 1 + len(lines))
         return block_tree(self._block._replace(content=tuple(lines), numbers=tuple(numbers)), self._script)
 
     @property
     def items(self) -> list[DeclaredItem]:
-        """What the block asks for now."""
+        """What the block currently requests."""
         return declared_items(self.root, self.dialect)
 
     def document(self) -> Document:
-        """Return the file with the changed block. Raises MetadataError where its encoding cannot hold the text."""
+        """Return the file with the changed block. Raises MetadataError if its encoding does not support the text."""
         document, block, text = self._document, self._block, self._editor.text
         closing = 0 if block.dialect == CONDA_EXECUTE else 1
         ends_file = block.last == len(document.lines) and not document.line(block.last - 1)[1]
@@ -202,7 +202,7 @@ class Draft(ABC):
             new = text.encoded(document.codec, ends_file=ends_file and not closing)
         except UnicodeError:
             raise MetadataError(
-                f"the file is in {document.codec}, which does not have every character of what is to be added",
+                f"the file is in {document.codec}, which lacks a character of the text to add",
                 code="block-not-editable",
                 where=self._script.at(block.first),
                 hint="Save it as UTF-8.",
@@ -213,11 +213,11 @@ class Draft(ABC):
         return document.spliced(block.first - 1, block.last - closing, [opening, *new])
 
     def replace(self, item: DeclaredItem, text: str) -> None:
-        """Have an item say something else."""
+        """Replace the text of an item."""
         self._editor.replace_text(item.path, text)
 
     def remove(self, item: DeclaredItem) -> None:
-        """Take an item out, and a list ``pip:`` with its last one."""
+        """Remove an item, and a list ``pip:`` with its last one."""
         path = item.path
         if len(path) > 1 and path[-2] == "pip":
             siblings = [other for other in self.items if other.path[:-1] == path[:-1]]
@@ -226,11 +226,11 @@ class Draft(ABC):
 
     @abstractmethod
     def add(self, text: str, *, pypi: bool = False) -> None:
-        """Add a match spec or a PyPI requirement that the block does not have, in the place that suits it."""
+        """Add a match spec or a PyPI requirement that the block does not have, in a suitable place."""
 
     @abstractmethod
     def add_channels(self, channels: Sequence[str], *, before: Sequence[str]) -> None:
-        """Add channels after those that are named; where none are, ``before`` are written in front of them."""
+        """Add channels after the named ones; if there are none, write ``before`` before them."""
 
 
 class _YamlDraft(Draft):
@@ -256,7 +256,7 @@ class _YamlDraft(Draft):
 
     @staticmethod
     def _first_pip(env: Node) -> int | None:
-        """Return the index of the first of the lists ``pip:`` at the end, in front of which match specs are."""
+        """Return the index of the first of the lists ``pip:`` at the end; match specs come before it."""
         index = len(env.items)
         while index and env.items[index - 1].kind == "mapping":
             index -= 1
@@ -326,5 +326,5 @@ class _TomlDraft(Draft):
 
 
 def draft_of(document: Document, block: Block) -> Draft:
-    """Return a draft to change this block with."""
+    """Return a draft for changing this block."""
     return _YamlDraft(document, block) if block.dialect == CONDA_EXECUTE else _TomlDraft(document, block)

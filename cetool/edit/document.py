@@ -1,6 +1,6 @@
-"""A script's file as bytes that can be changed in one place: the lines around it stay as they are, byte for byte.
+"""Change a script's file in one place; the lines around it stay unchanged, byte for byte.
 
-The file is replaced atomically: any reader finds the old one or the new one, whole.
+The file is replaced in one step: any reader finds the old one or the new one, complete.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _ENDING = re.compile(r"(?:\r\n|\n|\r)?\Z")
 
 
 class NotWrittenError(CetoolError):
-    """A script was to be changed and was not: its file is unchanged."""
+    """A script could not be changed; its file is unchanged."""
 
     code = "write-failed"
 
 
 class ScriptChangedError(NotWrittenError):
-    """A script is not what was read any more, so it was not changed: reading it again may help."""
+    """A script is no longer the one that was read, so it was not changed; a second attempt may succeed."""
 
     code = "script-changed"
 
@@ -39,17 +39,17 @@ class Document:
     """A script with the bytes that it was read from."""
 
     path: Path
-    #: What messages call it.
+    #: Its name in messages.
     name: str
-    #: The file itself, symbolic links followed.
+    #: The file, with symbolic links resolved.
     target: Path
     data: bytes
     codec: str
-    #: The byte order mark, empty where there is none.
+    #: The byte order mark, empty if there is none.
     mark: bytes
-    #: The lines with their ends: joined, ``data`` without the mark.
+    #: The lines with their ends; joined, they are ``data`` without the mark.
     lines: tuple[bytes, ...]
-    #: None where the file is empty.
+    #: None if the file is empty.
     script: Script | None
 
     def line(self, index: int) -> tuple[str, str]:
@@ -61,18 +61,18 @@ class Document:
 
     @property
     def ending(self) -> str:
-        """How most lines end; a line feed where none does."""
+        """The end of most lines; a line feed if no line has one."""
         found = [end for end in (self.line(index)[1] for index in range(len(self.lines))) if end]
         return max(("\n", "\r\n", "\r"), key=found.count)
 
     def with_text(self, text: str) -> Document:
-        """Return the same file with another text, its byte order mark kept."""
+        """Return the same file with another text and the same byte order mark."""
         return _document(self.path, self.name, self.target, self.mark + text.encode(self.codec))
 
     def encoded(self, lines: Iterable[str], problem: str, line: int | None = None) -> list[bytes]:
-        """Lines, with their ends, in the file's encoding.
+        """Encode lines with their ends in the file's encoding.
 
-        Raises MetadataError with the problem ({codec} becomes the encoding) where that cannot hold them.
+        Raises MetadataError with the problem ({codec} becomes the encoding) if it does not support a character.
         """
         try:
             return [each.encode(self.codec) for each in lines]
@@ -82,9 +82,9 @@ class Document:
             ) from None
 
     def spliced(self, first: int, last: int, new: Sequence[bytes]) -> Document:
-        """Return the same with the lines from index ``first`` up to and without ``last`` replaced by others.
+        """Return the same with the lines from index ``first`` to before ``last`` replaced by others.
 
-        Raises MetadataError where what comes of it is no script any more.
+        Raises MetadataError if the result is not a script.
         """
         data = self.mark + b"".join((*self.lines[:first], *new, *self.lines[last:]))
         if len(data) > MAX_SIZE:
@@ -93,21 +93,19 @@ class Document:
 
 
 def text_document(path: Path, name: str, text: str) -> Document:
-    """Return a text that is part of a file, as a document of its own: it can be changed, and not written."""
+    """Return a text that is part of a file as a separate document: it can be changed, but not written."""
     return _document(path, name, path, text.encode())
 
 
 def read_document(path: str | os.PathLike[str]) -> Document:
-    """Read a script that is to be changed; it may be empty.
+    """Read a script to change; it may be empty.
 
-    Raises the errors of :func:`~cetool.declare.source.read_script`, and MetadataError for an encoding in which
-    lines cannot be told apart.
+    Raises the errors of :func:`~cetool.declare.source.read_script`, and MetadataError for an encoding in which lines
+    cannot be separated.
     """
     given = os.fspath(path)
     if given == "-" or is_url(given):
-        raise UsageError(
-            f"{printable(given)!r} is no file, so it cannot be changed", hint="Save it, and give its path."
-        )
+        raise UsageError(f"cannot change {printable(given)!r}: it is not a file", hint="Save it, and give its path.")
     name = printable(given)
     try:
         empty = os.path.isfile(given) and os.stat(given).st_size == 0
@@ -135,7 +133,7 @@ def _document(path: Path, name: str, target: Path, data: bytes) -> Document:
         same = False
     if not same:
         raise MetadataError(
-            f"the lines of a file in {codec} cannot be changed one by one",
+            f"cannot change single lines of a file in {codec}",
             code="block-not-editable",
             where=Location(name),
             hint="Save it as UTF-8.",
@@ -144,33 +142,31 @@ def _document(path: Path, name: str, target: Path, data: bytes) -> Document:
 
 
 def write_document(old: Document, new: Document) -> tuple[str, ...]:
-    """Put the new bytes in the old one's place, and return sentences that the user is to read.
+    """Replace the old file by the new one, and return sentences for the user.
 
-    Mode bits, and as far as this user may set them owner, group and extended attributes, are those of the old file; a
-    symbolic link goes on pointing at it. Raises NotWrittenError where the file may not be written, ScriptChangedError
-    where it is not what was read any more.
+    Mode bits and, as far as this user may set them, owner, group and extended attributes are those of the old file; a
+    symbolic link still points at it. Raises NotWrittenError if the file is not writable, ScriptChangedError if it is no
+    longer the one that was read.
     """
     target, where = old.target, Location(old.name)
     try:
         status = os.stat(target)
         if not status.st_mode & 0o222 or not os.access(target, os.W_OK):
-            raise NotWrittenError(
-                "the script is read-only", where=where, hint="Give yourself the right to write it: chmod u+w."
-            )
+            raise NotWrittenError("the script is read-only", where=where, hint="Make it writable: `chmod u+w`.")
         if os.path.realpath(old.path) != str(target):
             raise ChangedError(target)
         replace_file(target, old.data, new.data)
     except ChangedError:
         raise ScriptChangedError(
-            "the script was changed by someone else meanwhile, so nothing was written",
+            "another process changed the script in the meantime, so nothing was written",
             where=where,
             hint="Run the same command again.",
         ) from None
     except OSError as error:
         raise NotWrittenError(
-            f"the script cannot be written: {error.strerror or error}",
+            f"cannot write the script: {error.strerror or error}",
             where=where,
-            hint=f"A new file has to be made in its directory, {printable(str(target.parent))}.",
+            hint=f"cetool must be able to create a file in its directory, {printable(str(target.parent))}.",
         ) from None
     if status.st_nlink > 1:
         others = status.st_nlink - 1
@@ -184,7 +180,7 @@ def write_document(old: Document, new: Document) -> tuple[str, ...]:
 
 
 def require_script(document: Document) -> Script:
-    """Return the script of a document that may not be empty. Raises MetadataError."""
+    """Return the script of a document, which must not be empty. Raises MetadataError."""
     if document.script is None:
         raise MetadataError("the script is empty", code="script-not-text", where=Location(document.name))
     return document.script

@@ -1,7 +1,7 @@
-"""Changes what a script declares, and nothing else: the new text is read again before it is taken.
+"""Change what a script declares, and nothing else: the new text is read again before it is written.
 
-An edit is refused, with nothing written, unless the block declares afterwards exactly what was intended, and says
-everything else as before; bytes outside the block are never touched.
+An edit is refused, and nothing is written, unless the block then declares exactly what was intended, and all else as
+before; bytes outside the block are never touched.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from cetool.edit.block_text import UneditableError
 from cetool.edit.declared import DeclaredItem, Draft, block_tree, channels_place, draft_of, pypi_name, untouched
 from cetool.edit.document import Document, NotWrittenError, require_script
 
-_SECRET = "A script is no place for a secret: keep it in ~/.netrc, or in the channel's URL in .condarc."
+_SECRET = "Do not write secrets into scripts: keep them in ~/.netrc, or in the channel's URL in .condarc."
 
 
 @dataclass(frozen=True)
 class BlockChange:
-    """What is to be changed: match specs and PyPI requirements to add, channels to add, names to drop.
+    """A change: match specs, PyPI requirements and channels to add, names to drop.
 
-    All are texts as the user wrote them; relative paths in them start from the script's directory.
+    All are as the user wrote them; relative paths start from the script's directory.
     """
 
     packages: tuple[str, ...] = ()
@@ -45,21 +45,21 @@ class BlockChange:
 
 @dataclass(frozen=True)
 class Edited:
-    """The file as it would be, and sentences on what that means."""
+    """The file after an edit, and sentences about what that means."""
 
     document: Document
     notes: tuple[str, ...] = ()
 
 
-#: What changes a script.
+#: A function that changes a script.
 Editing = Callable[[Document], Edited]
 
 
 def edit_declaration(document: Document, change: BlockChange) -> Edited:
     """Return the script with the change made.
 
-    Raises MetadataError where the block, or what is to be added, is malformed; UsageError for a name that is not there
-    to be dropped; NotWrittenError where the block is written in a way that does not let the change be made safely.
+    Raises MetadataError if the block or something to add is malformed; UsageError if a name to drop is not declared;
+    NotWrittenError if the block is written in a way that cetool cannot safely change.
     """
     script = require_script(document)
     block = require_block(script)
@@ -79,7 +79,7 @@ def edit_declaration(document: Document, change: BlockChange) -> Edited:
         raise unsafe(script, block) from None
     needs = work.packages or work.pypi or before.requirements.baselines
     if not needs and block.dialect == CONDA_EXECUTE:
-        raise UsageError("nothing would be left of what the script needs", hint="Take the block out with an editor.")
+        raise UsageError("the script would declare no packages", hint="To remove the whole block, use an editor.")
     packages = set(work.packages)
     if block.dialect == PEP723 and not any(spec_name(spec) == "python" for spec in packages):
         packages.add("python")
@@ -96,7 +96,7 @@ def edit_declaration(document: Document, change: BlockChange) -> Edited:
 
 
 def require_block(script: Script) -> Block:
-    """Return the script's block. Raises MetadataError where it has none, or a broken one."""
+    """Return the script's block. Raises MetadataError if it has none, or a malformed one."""
     block = find_block(script)
     if block is None:
         raise nothing_found(script)
@@ -104,11 +104,9 @@ def require_block(script: Script) -> Block:
 
 
 def declaration(block: Block, script: Script) -> Declaration:
-    """Return what the block says; a ``# conda execute`` block that asks for no packages yet will do. Raises
-    MetadataError.
-    """
+    """Return what the block declares; a ``# conda execute`` block may have no packages yet. Raises MetadataError."""
     if block.dialect == CONDA_EXECUTE:
-        found = read_own_keys(block_tree(block, script), "the '# conda execute' specification", script.directory)
+        found = read_own_keys(block_tree(block, script), "the '# conda execute' block", script.directory)
     else:
         found = read_block(block, script)
     if found.run_with is None and found.entrypoint is None:
@@ -120,9 +118,7 @@ def declaration(block: Block, script: Script) -> Declaration:
 def declared_again(
     document: Document, dialect: str, refusal: Callable[[str], NotWrittenError]
 ) -> tuple[Block, Declaration]:
-    """Return the block of a changed file, and what it says. Raises ``refusal(reason)`` for none, and for a malformed
-    one.
-    """
+    """Return the block of a changed file, and what it declares. Raises ``refusal(reason)`` if missing or malformed."""
     script = require_script(document)
     try:
         block = find_block(script)
@@ -144,22 +140,22 @@ def comparable(declared: Declaration) -> object:
 
 
 def unsafe(script: Script, block: Block, reason: str = "") -> NotWrittenError:
-    """Return the error for a block that no program can safely change."""
+    """Return the error for a block that a program cannot safely change."""
     return NotWrittenError(
-        f"the block is written in a way that does not let this change be made safely, so nothing was written{reason}",
+        f"cetool cannot safely change a block that is written in this way, so nothing was written{reason}",
         where=script.at(block.first),
-        hint="Change it with an editor; `cetool check` tells whether it is right.",
+        hint="Change it with an editor, then run `cetool check`.",
     )
 
 
 def refuse_secret(text: str, what: str = "", hint: str = _SECRET) -> None:
-    """Raise UsageError for a text with a password or a token in it; ``what`` comes before it in the message."""
+    """Raise UsageError for a text with a password or a token; ``what`` comes before it in the message."""
     if strip_credentials(text) != text:
-        raise UsageError(f"{what}'{redact(text)}' holds a password or a token", code="secret-refused", hint=hint)
+        raise UsageError(f"{what}'{redact(text)}' contains a password or a token", code="secret-refused", hint=hint)
 
 
 class _Work:
-    """The draft, what its requirements are to be, and what there is to say about it."""
+    """The draft, its requirements after the change, and notes about it."""
 
     def __init__(self, draft: Draft, script: Script, before: Requirements) -> None:
         self.draft = draft
@@ -176,10 +172,10 @@ class _Work:
         self.pypi = [text for text in self.pypi if kind != "pypi" or pypi_name(text) != name]
 
     def drop(self, text: str) -> None:
-        """Take out every package of a name, from conda and from PyPI, on every platform."""
+        """Remove every package with a name, from conda and from PyPI, on every platform."""
         name = text.strip()
         if not PACKAGE_NAME.fullmatch(name.lower()):
-            raise UsageError(f"{redact(text)!r} is not the name of a package", hint="Give the name alone: numpy.")
+            raise UsageError(f"{redact(text)!r} is not a package name", hint="Give only the name, such as numpy.")
         found = 0
         for kind, wanted in (("conda", name.lower()), ("pypi", pypi_name(name))):
             while items := self._named(kind, wanted):
@@ -194,7 +190,7 @@ class _Work:
             )
 
     def add(self, text: str, kind: str) -> None:
-        """Add a match spec or a requirement; one of the same name gives way to it."""
+        """Add a match spec or a requirement; it replaces one with the same name."""
         text = text.strip()
         base = self.script.directory
         if kind == "conda":
@@ -209,7 +205,7 @@ class _Work:
         own = next((item for item in items if item.platform in families), None)
         if own is not None:
             raise UsageError(
-                f"{name} is declared for {own.platform} by itself, at line {own.line} of {self.script.name}",
+                f"{name} is declared separately for {own.platform}, at line {own.line} of {self.script.name}",
                 hint="Change it there with an editor, or drop it first.",
             )
         items = [item for item in items if item.platform is None]
@@ -217,8 +213,8 @@ class _Work:
         known = [each for each in (self.packages if kind == "conda" else self.pypi) if _name(each, kind) == name]
         bare = text.lower() == name or (kind == "pypi" and canonical == name)
         if items and bare and known:
-            told = known[0] if known[0] != name else "any version"
-            self.notes.append(f"{name} is there already ({redact(told)}): it stays as it is")
+            shown = known[0] if known[0] != name else "any version"
+            self.notes.append(f"{name} is already declared ({redact(shown)}): unchanged")
             return
         if items and known == list(meant) and len(items) == 1 and (meant == (canonical,) or items[0].text == text):
             return
@@ -228,13 +224,13 @@ class _Work:
             self._tell_of_namesake(name, kind)
             self.draft.add(text, pypi=kind == "pypi")
             return
-        # the paths of those before the one that goes stay as they are
+        # removing one does not change the paths of those before it
         for item in reversed(items[1:]):
             self.draft.remove(item)
         self.draft.replace(items[0], text)
 
     def _with_sources(self, requirement: str) -> tuple[str, ...]:
-        """Return what a requirement means in this block: ``[tool.uv.sources]`` may say where it comes from."""
+        """Return what a requirement means in this block, where ``[tool.uv.sources]`` may apply."""
         uv = self.draft.root.below("tool", "uv") if self.draft.dialect == PEP723 else None
         if uv is None:
             return (requirement,)
@@ -244,10 +240,12 @@ class _Work:
         other = "pypi" if kind == "conda" else "conda"
         if self._named(other, pypi_name(name)):
             places = ("PyPI", "conda") if other == "pypi" else ("conda", "PyPI")
-            self.notes.append(f"{name} is declared from {places[0]} as well; the package from PyPI takes its place")
+            self.notes.append(
+                f"{name} is also declared from {places[0]}; the package from PyPI replaces the conda package"
+            )
 
     def add_channels(self, texts: Sequence[str], before: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        """Add the channels that are not named yet, after the others; the channels that there are then."""
+        """Add channels after the named ones, without duplicates; return all channels."""
         named = before or ()
         new: dict[str, str] = {}
         for text in texts:
@@ -260,9 +258,7 @@ class _Work:
         first: tuple[str, ...] = ()
         if channels_place(self.draft.root, self.draft.dialect) is None and DEFAULT_CHANNEL not in new:
             first = (DEFAULT_CHANNEL,)
-            self.notes.append(
-                f"the script named no channels: {DEFAULT_CHANNEL} is written as well, and stays the first one"
-            )
+            self.notes.append(f"added {DEFAULT_CHANNEL} as the first channel, since the script named none")
         self.draft.add_channels(list(new.values()), before=first)
         return (*named, *first, *new)
 
@@ -272,9 +268,9 @@ def _name(canonical: str, kind: str) -> str:
 
 
 def requirements_change(specs: Iterable[str], channels: Iterable[str], *, pypi: bool) -> BlockChange:
-    """Return the change that ``cetool add`` makes. Raises UsageError where nothing is to be added."""
+    """Return the change that ``cetool add`` makes. Raises UsageError if there is nothing to add."""
     texts = tuple(specs)
     change = BlockChange((), texts, tuple(channels)) if pypi else BlockChange(texts, (), tuple(channels))
     if not texts and not change.channels:
-        raise UsageError("nothing was named to be added", hint="Give match specs, or --channel.")
+        raise UsageError("nothing to add", hint="Give match specs, or --channel.")
     return change

@@ -1,4 +1,4 @@
-"""Changes the block in a notebook's cell: of the file's bytes only those of that cell's source are others then."""
+"""Change the block in a notebook's cell: only the bytes of that cell's source change."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from cetool.edit.editing import Edited, Editing
 
 _DECODER = json.JSONDecoder()
 _BLANK = re.compile(r"[ \t\r\n]*")
-#: Lines that are IPython's and not Python's.
+#: Lines that are IPython's, not Python's.
 _NOT_PYTHON = re.compile(r"^\s*[%!?].*$", re.MULTILINE)
 
 
 def edit_notebook(document: Document, edit: Editing) -> Edited:
-    """Return the notebook with its block changed by what changes a script's.
+    """Return the notebook after a function for scripts has changed its block.
 
-    Raises MetadataError where it has none, UsageError where its metadata has it, and what ``edit`` raises.
+    Raises MetadataError if it has none, UsageError if it is in the notebook's metadata, and whatever ``edit`` raises.
     """
     notebook = read_notebook(require_script(document))
     found = find_cell(notebook)
     if found is None:
         read_metadata(notebook.script)
         raise UsageError(
-            f"{notebook.script.name} says in its metadata what it needs, which cetool does not change",
+            f"{notebook.script.name} declares its environment in its metadata, which cetool cannot change",
             hint="Change it in Jupyter, or move it into a cell.",
         )
     cell = found[0]
@@ -39,29 +39,27 @@ def edit_notebook(document: Document, edit: Editing) -> Edited:
 
 
 def start_notebook(document: Document, start: Editing) -> Edited:
-    """Return the notebook with a block at the top of its first cell of code; ``start`` gives a script one.
+    """Return the notebook with a block at the top of its first code cell; ``start`` adds one to a script.
 
-    Imports of all cells count. Raises UsageError where there is a block already, or no cell that can take one.
+    Imports of all cells count. Raises UsageError if there is a block already, or no suitable cell.
     """
     notebook = read_notebook(require_script(document))
     if find_cell(notebook) is not None or any(key in notebook.metadata for key in METADATA_KEYS):
         raise UsageError(
-            f"{notebook.script.name} says already what it needs",
+            f"{notebook.script.name} already declares an environment",
             code="block-present",
-            hint="`cetool add` and `cetool drop` change it, `cetool convert` turns it into another dialect.",
+            hint="Change it with `cetool add`, `cetool drop` or `cetool convert`.",
         )
     cell = next((cell for cell in notebook.cells if not cell.text.lstrip().startswith("%%")), None)
     if cell is None:
-        raise UsageError(
-            f"{notebook.script.name} has no cell of code that could have a block", hint="Write its first cell first."
-        )
+        raise UsageError(f"{notebook.script.name} has no code cell for a block", hint="Write a code cell first.")
     code = [_NOT_PYTHON.sub("", each.text) for each in notebook.cells if not each.text.lstrip().startswith("%%")]
     joined = "\n".join(code) + "\n"
     edited = start(_cell_document(notebook, cell, joined))
     text = _text(edited.document)
     if not text.endswith(joined):
         raise NotWrittenError(
-            "no block can be put into this notebook, so nothing was written", where=notebook.script.at()
+            "cetool cannot add a block to this notebook, so nothing was written", where=notebook.script.at()
         )
     new = _with_source(document, cell, text.removesuffix(joined) + cell.text)
     return Edited(new, edited.notes)
@@ -77,16 +75,16 @@ def _text(document: Document) -> str:
 
 
 def _with_source(document: Document, cell: Cell, source: str) -> Document:
-    """Return the notebook with another source in a cell, written as the old one is: a list of lines, or one text."""
+    """Return the notebook with another source in a cell, in the form of the old one: a list of lines, or one string."""
     text = document.data[len(document.mark) :].decode(document.codec)
     where = require_script(document).at()
     try:
         start, end = _span(text, ("cells", cell.index, "source"))
     except (ValueError, IndexError):
         raise NotWrittenError(
-            "this notebook is written in a way that cetool does not change, so nothing was written",
+            "cetool cannot change a notebook that is written in this way, so nothing was written",
             where=where,
-            hint="Open it in Jupyter and save it once, or change the cell there.",
+            hint="Open and save it in Jupyter, or change the cell there.",
         ) from None
     old = text[start:end]
     ascii_only = text.isascii() and "\\u" in text
@@ -103,15 +101,15 @@ def _with_source(document: Document, cell: Cell, source: str) -> Document:
     before = read_notebook(require_script(document)).cells
     changed = [replace(each, text=source) if each.index == cell.index else each for each in before]
     if list(after.cells) != changed:
-        raise NotWrittenError("this change cannot be made safely, so nothing was written", where=where)
+        raise NotWrittenError("cetool cannot make this change safely, so nothing was written", where=where)
     return new
 
 
 def _span(text: str, path: tuple[str | int, ...]) -> tuple[int, int]:
-    """Return where a value starts and ends in a JSON text. Raises ValueError or IndexError where it is missing."""
+    """Return where a value starts and ends in a JSON text. Raises ValueError or IndexError if it is missing."""
     at = _skip(text, 0)
     for step in path:
-        at = [start for key, start in _children(text, at) if key == step][-1]  # of equal keys the last one counts
+        at = [start for key, start in _children(text, at) if key == step][-1]  # the last one of equal keys counts
     return at, _DECODER.raw_decode(text, at)[1]
 
 

@@ -1,6 +1,6 @@
-"""Writes what a block says: entries of tables (``numpy >=1.26`` is ``numpy = ">=1.26"``), and whole blocks.
+"""Render entries of tables (``numpy >=1.26`` becomes ``numpy = ">=1.26"``) and whole blocks.
 
-Every entry is read again: it means what the text meant, or there is no entry.
+Every entry is read again: if it does not mean what the text meant, there is no entry.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from cetool.edit.yaml import quoted as yaml_text
 _SPEC = re.compile(r"(?:(?P<channel>[^\s\[]+)::)?(?P<name>[A-Za-z0-9_.-]+)(?P<rest>(?:\s|(?=[<>=!~\[])).*)?")
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*\(?(?P<version>[^;@)]*)\)?")
 
-#: A key and a value, the latter as TOML.
+#: A key, and a value as TOML.
 Pair = tuple[str, str]
 
 
 def conda_entry(text: str, base_dir: str | os.PathLike[str]) -> Pair | None:
-    """Return the entry of a ``[dependencies]`` table that means this match spec; None where no entry can.
+    """Return the entry of a ``[dependencies]`` table for this match spec; None if there is none.
 
-    Raises MetadataError where the text is no match spec.
+    Raises MetadataError if the text is not a match spec.
     """
     wanted = canonical_spec(text, base_dir=base_dir)
     found = _SPEC.fullmatch(text.strip())
@@ -58,7 +58,7 @@ def conda_entry(text: str, base_dir: str | os.PathLike[str]) -> Pair | None:
 
 
 def _fields(canonical: str) -> dict[str, str]:
-    """Return the fields of a canonical match spec that a table has, too."""
+    """Return the fields of a canonical match spec that a table also has."""
     fields = read_fields(canonical)
     found = {"version": fields.version, "build": fields.build, "build-number": fields.get("build_number")}
     found["channel"] = fields.channel
@@ -75,9 +75,9 @@ def _conda_meaning(name: str, value: str, base_dir: str | os.PathLike[str]) -> s
 
 
 def pypi_entry(text: str, base_dir: str | os.PathLike[str]) -> Pair | None:
-    """Return the entry of a ``pypi-dependencies`` table that means this requirement; None where no entry can.
+    """Return the entry of a ``pypi-dependencies`` table for this requirement; None if there is none.
 
-    Raises MetadataError where the text is no requirement.
+    Raises MetadataError if the text is not a requirement.
     """
     from packaging.requirements import Requirement
 
@@ -117,7 +117,7 @@ def _origin(url: str) -> dict[str, str]:
 
 
 def python_specifier(text: str, base_dir: str | os.PathLike[str]) -> str | None:
-    """Return the PEP 440 specifier that means the same python as this match spec, if there is one."""
+    """Return the PEP 440 specifier for the same python as this match spec, if there is one."""
     wanted = canonical_spec(text, base_dir=base_dir)
     found = _SPEC.fullmatch(text.strip())
     rest = (found["rest"] or "").strip() if found and not found["channel"] else ""
@@ -132,7 +132,7 @@ def python_specifier(text: str, base_dir: str | os.PathLike[str]) -> str | None:
 
 
 def _clause(text: str) -> str:
-    """Return a clause of a conda version as PEP 440 writes it."""
+    """Return a clause of a conda version in PEP 440 form."""
     clause = text.strip()
     if clause[:1].isdigit():
         return f"=={clause}"
@@ -142,7 +142,7 @@ def _clause(text: str) -> str:
 
 
 _CETOOL = ("tool", "cetool")
-#: Where a block in TOML lists what it has no other place for.
+#: Where a block in TOML lists packages for which it has no other place.
 CETOOL_ENV = (*_CETOOL, "env")
 _CONDA = ("tool", "conda")
 _PIXI_PYPI = ("tool", "pixi", "pypi-dependencies")
@@ -151,7 +151,7 @@ _WORD = re.compile(r"[A-Za-z0-9_./=+:@%,-]+")
 
 @dataclass(frozen=True)
 class NewBlock:
-    """What a block is to say: texts as a user writes them, not canonical ones. None: nothing is said of it."""
+    """The content of a new block, as a user would write it, not canonical. None leaves a key out."""
 
     packages: tuple[str, ...] = ()
     pypi: tuple[str, ...] = ()
@@ -206,7 +206,8 @@ def add_to_table(
 ) -> None:
     """Add a match spec or a PyPI requirement as an entry of a table.
 
-    What no entry can say (pip's options, URLs without a name), or a name that is there, goes to ``[tool.cetool] env``.
+    If an entry cannot express it (pip's options, URLs without a name), or its name is taken, it goes to ``[tool.cetool]
+    env``.
     """
     if pypi:
         pair = None if bare_requirement(text) is None else pypi_entry(text, base_dir)
@@ -239,7 +240,7 @@ def _toml(dialect: str, wanted: NewBlock, base_dir: str | os.PathLike[str], shar
             packages.remove(python[0])
             toml.set((), "requires-python", quoted(specifier))
         elif [text.strip().lower() for text in python] == ["python"]:
-            packages.remove(python[0])  # it is there in any case
+            packages.remove(python[0])  # it is always included
         plain = [text for text in wanted.pypi if bare_requirement(text) is not None]
         toml.set((), "dependencies", array_text(plain))
         for text in wanted.pypi:
@@ -259,7 +260,7 @@ def _toml(dialect: str, wanted: NewBlock, base_dir: str | os.PathLike[str], shar
 
 
 def toml_value(node: Node) -> str:
-    """Return a value that was read, as TOML in one line."""
+    """Return a value as TOML on one line."""
     if node.kind == "list":
         return f"[{', '.join(map(toml_value, node.items))}]"
     if node.kind == "mapping":
@@ -269,13 +270,11 @@ def toml_value(node: Node) -> str:
 
 
 def entrypoint_of(words: Sequence[str]) -> str | None:
-    """Return the conda-script entry point that runs a script with these words; None where it takes more than plain
-    words.
-    """
+    """Return the conda-script entry point that runs a script with these words; None unless they are plain words."""
     return " ".join((*words, "${SCRIPT}")) if all(map(_WORD.fullmatch, words)) else None
 
 
 def words_of(entrypoint: str) -> tuple[str, ...] | None:
-    """Return the words before the script's path in an entry point; None where it is more than such a command."""
+    """Return the words before the script's path in an entry point; None unless it is such a plain command."""
     *words, last = entrypoint.split() or [""]
     return tuple(words) if words and last == "${SCRIPT}" and all(map(_WORD.fullmatch, words)) else None

@@ -1,6 +1,6 @@
-"""From what a Python script imports to the packages that it comes from, where there is no doubt about it.
+"""Write a script's first block, and find the packages that a Python script imports.
 
-Gives a script its first block: in the comments of its language, with what is known of what it needs.
+Only packages that are certain are written; the block has the comments of the script's language.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ tornado tqdm transformers typer typing_extensions unidecode urllib3 uvicorn webs
 zarr zstandard
 """
 
-# Imported by another name: import, conda-forge's name, PyPI's.
+# Packages imported by another name: import, name on conda-forge, name on PyPI.
 _OTHER = """
 Bio biopython biopython
 Crypto pycryptodome pycryptodome
@@ -75,7 +75,7 @@ yaml pyyaml pyyaml
 zmq pyzmq pyzmq
 """
 
-#: Names of the standard library that some Python has and the one that runs this may not.
+#: Standard library modules of other Python versions than the one that runs this.
 _PAST_AND_FUTURE = """
 aifc annotationlib asynchat asyncore audioop binhex cgi cgitb chunk compression crypt distutils formatter imghdr imp
 lib2to3 mailcap msilib nis nntplib ossaudiodev parser pipes smtpd sndhdr spwd sunau symbol telnetlib tomllib uu xdrlib
@@ -86,7 +86,7 @@ _OPTIONAL = ("ImportError", "ModuleNotFoundError", "Exception", "BaseException")
 
 @dataclass(frozen=True)
 class ImportedPackage:
-    """A package by the names that conda-forge and PyPI know it by."""
+    """A package with its names on conda-forge and PyPI."""
 
     conda: str
     pypi: str
@@ -102,15 +102,15 @@ def _table() -> dict[str, ImportedPackage]:
 
 @dataclass(frozen=True)
 class Imports:
-    """What a script imports from outside the standard library."""
+    """The modules that a script imports from outside the standard library."""
 
-    #: The certain ones, in their order in the script.
+    #: The packages that are certain, in the order of the script.
     packages: tuple[ImportedPackage, ...] = ()
     #: Modules that may come from any package.
     unknown: tuple[str, ...] = ()
-    #: Modules whose failed import the script catches.
+    #: Modules whose import may fail: the script catches the error.
     optional: tuple[str, ...] = ()
-    #: Why this Python cannot read the script's imports.
+    #: Why this Python cannot parse the script.
     problem: str | None = None
 
 
@@ -122,7 +122,7 @@ def find_imports(script: Script) -> Imports:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
         line = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
-        return Imports(problem=f"its imports cannot be read: {reason}{line}")
+        return Imports(problem=f"cannot parse the script: {reason}{line}")
     known, standard = _table(), sys.stdlib_module_names | {*_PAST_AND_FUTURE.split(), "__main__"}
     directories = {script.directory, Path(os.path.realpath(script.path)).parent}
     packages: dict[ImportedPackage, None] = {}
@@ -141,7 +141,7 @@ def find_imports(script: Script) -> Imports:
 
 
 def _is_local(name: str, directory: Path) -> bool:
-    """Return whether a module is next to the script: a file, or a directory with Python files in it."""
+    """Return whether a module is next to the script: a file, or a directory with Python files."""
     try:
         if (directory / f"{name}.py").is_file() or any(directory.glob(f"{name}.*.so")):
             return True
@@ -151,7 +151,7 @@ def _is_local(name: str, directory: Path) -> bool:
 
 
 def _modules(tree: ast.Module) -> Iterator[tuple[str, bool]]:
-    """Yield the top modules that are imported, each once, and whether the script needs them."""
+    """Yield the top-level modules that are imported, each once, and whether the script needs them."""
     needed: dict[str, bool] = {}
     waiting: list[tuple[ast.AST, bool]] = [(tree, True)]
     found: list[tuple[int, int, str, bool]] = []
@@ -195,31 +195,30 @@ _CODING = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*[-_.a-zA-Z0-9]+")
 def start_block(document: Document, dialect: str, extra: Sequence[str] = (), *, imports: bool = True) -> Edited:
     """Return the script with a block after its shebang and coding line; ``extra`` are match specs to include.
 
-    With ``imports`` a Python script's block has the packages of its imports as far as they are certain. Raises
-    UsageError if there is a block already, if nothing is known of what the script needs, and if the dialect does not
-    fit the language.
+    With ``imports`` a Python script's block has the packages of its imports that are certain. Raises UsageError if
+    there is a block already, if no package is known, and if the dialect does not support the language.
     """
     script = document.script or Script(document.path, document.name, "")
     present = find_block(script)
     if present is not None:
         raise UsageError(
-            f"{script.name} has a block already, at line {present.first}",
+            f"{script.name} already has a block, at line {present.first}",
             code="block-present",
-            hint="`cetool add` and `cetool drop` change it, `cetool convert` turns it into another dialect.",
+            hint="Change it with `cetool add`, `cetool drop` or `cetool convert`.",
         )
     language = language_of(script)
     if dialect == PEP723 and not language.is_python:
-        raise UsageError("a PEP 723 block is for Python, which this script is not", hint="Take --dialect conda-script.")
+        raise UsageError("PEP 723 blocks are only for Python scripts", hint="Use --dialect conda-script.")
     found = find_imports(script) if language.is_python and imports else Imports()
     wanted, notes = _needs(script, found, dialect, extra)
     if dialect == CONDA_SCRIPT:
         words = choose_program(script, Requirements(wanted.packages, pypi=wanted.pypi)).words
-        # an entry point's program is looked for without env's help
+        # an entry point finds its program without env
         by_env = words is not None and words[0].endswith("/env") and len(words) == 2
         command = None if words is None else entrypoint_of(words[1:] if by_env else words)
         wanted = replace(wanted, channels=(DEFAULT_CHANNEL,), entrypoint=command)
         if command is None:
-            notes.append('the block does not say how to run it: add entrypoint = "..."')
+            notes.append('the block has no command to run the script: add entrypoint = "..."')
     new = _inserted(document, script, dialect, wanted, language)
     _verify(new, dialect, wanted)
     return Edited(new, tuple(notes))
@@ -229,7 +228,7 @@ def _needs(script: Script, imports: Imports, dialect: str, extra: Sequence[str])
     """Return the packages for a first block, and sentences about what it omits. Raises UsageError if there are none."""
     for text in extra:
         canonical_spec(text, base_dir=script.directory)
-        refuse_secret(text, hint="A script is no place for a secret.")
+        refuse_secret(text, hint="Do not write secrets into scripts.")
     packages = {package_name(text): text.strip() for text in extra}
     own = language_of(script).package
     conda: dict[str, str] = {own: own} if own is not None else {}
@@ -243,8 +242,8 @@ def _needs(script: Script, imports: Imports, dialect: str, extra: Sequence[str])
     conda.update(packages)
     if not conda:
         raise UsageError(
-            f"nothing is known of what {script.name} needs, so no block was written",
-            hint="Name it: cetool init --with SPEC ... (`--with bash` for a shell script).",
+            f"cannot tell which packages {script.name} needs, so no block was written",
+            hint="Name them with --with SPEC (`--with bash` for a shell script).",
         )
     return NewBlock(tuple(conda.values()), tuple(pypi)), _left_out(imports)
 
@@ -252,12 +251,12 @@ def _needs(script: Script, imports: Imports, dialect: str, extra: Sequence[str])
 def _left_out(imports: Imports) -> list[str]:
     notes = []
     if imports.problem:
-        notes.append(f"{imports.problem}; so no packages were taken from them")
+        notes.append(f"{imports.problem}; no packages were added for its imports")
     if imports.unknown:
         names = ", ".join(imports.unknown)
-        notes.append(f"it is not certain which packages these imports come from, so they were left out: {names}")
+        notes.append(f"left out imports whose packages are unknown: {names}")
     if imports.optional:
-        notes.append(f"left out, since the script goes on without them: {', '.join(imports.optional)}")
+        notes.append(f"left out optional imports, whose failure the script catches: {', '.join(imports.optional)}")
     return notes
 
 
@@ -266,20 +265,20 @@ def _inserted(document: Document, script: Script, dialect: str, wanted: NewBlock
     lines = render(dialect, wanted, comment=comment, base_dir=script.directory)
     at = _place(script, language)
     following = document.line(at)[0] if at < len(document.lines) else ""
-    if following.strip():  # a comment that follows must not become a part of the block
+    if following.strip():  # a comment that follows must not become part of the block
         lines.append("")
     end = document.ending
     opening = b""
-    if at and not document.line(at - 1)[1]:  # nothing but a shebang, and no line end
+    if at and not document.line(at - 1)[1]:  # only a shebang, without a line end
         opening = end.encode(document.codec)
-    new = document.encoded([line + end for line in lines], "the block cannot be written in {codec}")
+    new = document.encoded([line + end for line in lines], "the block cannot be encoded in {codec}")
     if opening:
-        new = [opening, *new[:-1], new[-1].removesuffix(opening)]  # the file goes on having none at its end
+        new = [opening, *new[:-1], new[-1].removesuffix(opening)]  # the file still has none at its end
     return document.spliced(at, at, new)
 
 
 def _place(script: Script, language: Language) -> int:
-    """Return the index of the line before which the block goes: after the shebang, a coding line, PHP's opening tag."""
+    """Return the index of the line before which to put the block: after a shebang, coding line or PHP's opening tag."""
     lines = script.text.split("\n")
     at = 1 if lines[0].startswith("#!") else 0
     if language.comment == "#":
@@ -292,11 +291,11 @@ def _place(script: Script, language: Language) -> int:
 
 
 def _verify(document: Document, dialect: str, wanted: NewBlock) -> None:
-    """See that the new block is found and asks for what it was written for. Raises NotWrittenError."""
+    """Check that the new block is found and requests what it was written for. Raises NotWrittenError."""
     script = require_script(document)
 
     def refusal(reason: str) -> NotWrittenError:
-        problem = "the block would be wrong" if reason else "no block can be put into this file"
+        problem = "the new block would be invalid" if reason else "cetool cannot add a block to this file"
         return NotWrittenError(f"{problem}, so nothing was written{reason}", where=script.at())
 
     _, found = declared_again(document, dialect, refusal)

@@ -1,7 +1,7 @@
-"""Where things are in a block's TOML, and the edits that change them in place.
+"""Find the places of values in a block's TOML, and change them in place.
 
-tomlkit parses the text, and its items, which keep their source, are followed through it: whatever is not where they say
-raises UneditableError.
+tomlkit parses the text, and its items, which keep their source, are followed through it: if they are not where they
+should be, UneditableError is raised.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tomlkit.items import Table
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
-#: What may be between two items.
+#: Text between two items.
 _GAP = re.compile(r"(?:[ \t\n,]+|#[^\n]*)*")
 
 
@@ -45,7 +45,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Section:
-    """A table with a header, from ``start`` to ``end`` on its line; the first one is what precedes any header."""
+    """A table with a header, from ``start`` to ``end`` on its line; the first one precedes any header."""
 
     path: tuple[str, ...]
     start: int
@@ -55,7 +55,7 @@ class Section:
 
 
 def scan_toml(content: str) -> list[Section]:
-    """Return the document's tables, in order. Raises UneditableError where tomlkit cannot follow it."""
+    """Return the document's tables, in order. Raises UneditableError if tomlkit's items do not match the text."""
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
@@ -79,7 +79,7 @@ class _Reader:
         return self._sections
 
     def _pass(self, text: str) -> int:
-        """Go over this text, which comes next; where it starts."""
+        """Pass this text, which comes next, and return where it starts."""
         gap = _GAP.match(self._text, self._at)
         start = gap.end() if gap else self._at
         if not self._text.startswith(text, start):
@@ -114,7 +114,7 @@ class _Reader:
     def _value(self, item: Any) -> Spot:
         from tomlkit.items import Array, InlineTable
 
-        text = item.as_string() if hasattr(item, "as_string") else str(item).lower()  # arrays give a bool as Python's
+        text = item.as_string() if hasattr(item, "as_string") else str(item).lower()  # arrays return Python's bool
         start = self._pass(text)
         end = self._at
         if isinstance(item, Array):
@@ -133,7 +133,7 @@ class _Reader:
     def _inline(self, container: Container, name: str, dotted: str) -> Iterator[tuple[str, int, Spot]]:
         """Yield each entry in braces: its key, where that starts, and its value.
 
-        A dotted key is one word: what is below its parts is not changed.
+        A dotted key is one word: values below its parts are not changed.
         """
         for key, item in container.body:
             if key is None:
@@ -146,7 +146,7 @@ class _Reader:
 
 
 def quoted(text: str, like: str = "") -> str:
-    """Return the text as a TOML string, in the quotes that ``like`` has, or in those that need no escapes."""
+    """Return the text as a TOML string, in the quotes of ``like``, or in quotes that need no escapes."""
     literal = "'" not in text and text.isprintable()
     if literal and (like[:1] == "'" or '"' in text or "\\" in text):
         return f"'{text}'"
@@ -154,34 +154,34 @@ def quoted(text: str, like: str = "") -> str:
 
 
 def key_text(*parts: str) -> str:
-    """Return a key, its parts in quotes where they need them."""
+    """Return a key, with quotes around the parts that need them."""
     return ".".join(part if _BARE.fullmatch(part) else json.dumps(part, ensure_ascii=False) for part in parts)
 
 
 def array_text(texts: tuple[str, ...] | list[str], width: int = 100) -> str:
-    """Texts as an array: in one line where that is short."""
+    """Return strings as an array, on one line if that is short."""
     items = [quoted(text) for text in texts]
     line = f"[{', '.join(items)}]"
     return line if len(line) <= width else "[\n" + "".join(f"  {item},\n" for item in items) + "]"
 
 
 class TomlText(BlockEditor):
-    """A block's TOML while it is being changed.
+    """A block's TOML that is being changed.
 
-    The changes raise UneditableError where what they are about cannot be changed in place.
+    Changes raise UneditableError if the value cannot be changed in place.
     """
 
     _scanned: tuple[BlockText, list[Section]] | None = None
 
     @property
     def _sections(self) -> list[Section]:
-        """The document's tables as they are now."""
+        """The document's current tables."""
         if self._scanned is None or self._scanned[0] is not self.text:
             self._scanned = self.text, scan_toml(self.content)
         return self._scanned[1]
 
     def find(self, path: Path) -> Spot | None:
-        """Return the value at a path; None for a table with a header, and where there is nothing."""
+        """Return the value at a path; None for a table with a header, and if there is none."""
         for section in self._sections:
             for entry in () if section.array else section.entries:
                 length = len(entry.path)
@@ -204,17 +204,17 @@ class TomlText(BlockEditor):
         )
 
     def replace(self, path: Path, value: str) -> None:
-        """Put another value, as TOML, in a value's place."""
+        """Replace a value by another one, written as TOML."""
         spot = self._must(path)
         self._apply(Edit(spot.start, spot.end, value))
 
     def replace_text(self, path: Path, text: str) -> None:
-        """Put another text in a value's place, in the same quotes."""
+        """Replace a value by a string, in the same quotes."""
         spot = self._must(path)
         self._apply(Edit(spot.start, spot.end, quoted(text, self.content[spot.start : spot.end])))
 
     def append(self, path: tuple[str, ...], value: str) -> None:
-        """Add a value, as TOML, at the end of an array, which is made where it is missing."""
+        """Add a value, written as TOML, at the end of an array; create a missing array."""
         spot = self.find(path)
         if spot is None:
             self.set(path[:-1], path[-1], f"[{value}]")
@@ -222,13 +222,13 @@ class TomlText(BlockEditor):
             self._apply(*flow_append(self.content, spot, value))
 
     def append_text(self, path: tuple[str, ...], text: str) -> None:
-        """Add a text at the end of an array, likewise, in the quotes of its last item."""
+        """Add a string at the end of an array, likewise, in the quotes of its last item."""
         spot = self.find(path)
         like = self.content[spot.items[-1].start : spot.items[-1].end] if spot is not None and spot.items else ""
         self.append(path, quoted(text, like))
 
     def set(self, table: tuple[str, ...], key: str, value: str) -> None:
-        """Add ``key = value`` to a table without that key; the table is made at the end where it is missing."""
+        """Add ``key = value`` to a table without that key; create a missing table at the end."""
         content, entry = self.content, f"{key_text(key)} = {value}"
         inline = self.find(table)
         if inline is not None and inline.kind == "mapping":
@@ -255,13 +255,13 @@ class TomlText(BlockEditor):
         self._apply(Edit(end, end, f"{gap}[{key_text(*table)}]\n{entry}"))
 
     def _below(self, last: int, like: int, line: str) -> None:
-        """Add a line after the one in which ``last`` is, indented as the one in which ``like`` is."""
+        """Add a line after the one of ``last``, with the indentation of the one of ``like``."""
         before = self.content[line_start(self.content, like) : like]
         end = line_end(self.content, last)
         self._apply(Edit(end, end, f"\n{'' if before.strip() else before}{line}"))
 
     def remove(self, path: Path) -> None:
-        """Take out an item of an array, an entry, or a table with its header and all that is below."""
+        """Remove an item of an array, an entry, or a table with its header and content."""
         content, length = self.content, len(path)
         holder = self.find(path[:-1]) if path[:-1] else None
         if holder is not None:
@@ -277,5 +277,5 @@ class TomlText(BlockEditor):
             spans += [(entry.start, entry.value.end) for entry in section.entries if entry.path[:length] == path]
         if not spans:
             raise UneditableError  # in an array of tables
-        # a comment on the line belongs to what is there
+        # a comment on the line belongs to the value
         self._apply(*(Edit(line_start(content, start), line_end(content, end), "") for start, end in spans))

@@ -1,6 +1,6 @@
-"""Where things are in the YAML of a ``# conda execute`` block, and the edits that change them in place.
+"""Find the places of values in the YAML of a ``# conda execute`` block, and change them in place.
 
-ruamel.yaml's events give the positions; its round-trip dump would reflow what does not change.
+ruamel.yaml's events have the positions; its round-trip dump would reformat unchanged parts.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _kind(event: Any) -> str:
 def _spot(event: Any, events: Iterator[Any], content: str) -> Spot:
     kind, start, end = _kind(event), event.start_mark.index, event.end_mark.index
     if kind == "Scalar":
-        # a text in several lines (| or >) ends where the next thing begins
+        # a string on several lines (| or >) ends where the next value begins
         end = start + len(content[start:end].rstrip())
         return Spot("scalar", start, end, text=str(event.value))
     flow = bool(event.flow_style)
@@ -59,7 +59,7 @@ def _spot(event: Any, events: Iterator[Any], content: str) -> Spot:
         key = _spot(event, events, content)
         value = _spot(next(events), events, content)
         if value.kind == "scalar" and value.start == value.end:
-            colon = content.index(":", key.end) + 1  # the parser puts an empty value before what comes next
+            colon = content.index(":", key.end) + 1  # the parser puts an empty value just before the next token
             value = Spot("scalar", colon, colon)
         entries[key.text], keys[key.text] = value, key.start
         end = value.end
@@ -69,7 +69,7 @@ def _spot(event: Any, events: Iterator[Any], content: str) -> Spot:
 
 
 def quoted(text: str, *, flow: bool, like: str = "") -> str:
-    """Return the text as a YAML scalar: plain where that means the same, else in the quotes of ``like``."""
+    """Return the text as a YAML scalar: plain if that means the same, else in the quotes of ``like``."""
     if like[:1] not in ('"', "'") and _means(f"[{text}]" if flow else f"- {text}", text):
         return text
     if like[:1] == '"' or not text.isprintable():
@@ -87,7 +87,7 @@ def _means(yaml: str, text: str) -> bool:
 
 
 class YamlText(BlockEditor):
-    """A block's YAML while it is being changed."""
+    """A block's YAML that is being changed."""
 
     def _at(self, path: Path) -> Spot:
         spot = scan_yaml(self.content).at(path)
@@ -95,13 +95,13 @@ class YamlText(BlockEditor):
         return spot
 
     def replace_text(self, path: Path, text: str) -> None:
-        """Put another text in a scalar's place."""
+        """Replace a scalar by another string."""
         spot = self._at(path)
         flow = any(self._at(path[:length]).flow for length in range(len(path)))
         self._apply(Edit(spot.start, spot.end, quoted(text, flow=flow, like=self.content[spot.start : spot.end])))
 
     def append_text(self, path: Path, text: str, *, first: int | None = None) -> None:
-        """Add a text at the end of a list, or in front of the item ``first`` where others come before that."""
+        """Add a string at the end of a list, or before the item ``first`` if that is not the first one."""
         self._append(path, quoted(text, flow=True), quoted(text, flow=False), first)
 
     def append_list(self, path: Path, key: str, text: str) -> None:
@@ -109,9 +109,9 @@ class YamlText(BlockEditor):
         self._append(path, f"{{{key}: [{quoted(text, flow=True)}]}}", f"{key}:\n  - {quoted(text, flow=False)}")
 
     def set_list(self, key: str, texts: Iterable[str], *, below: str | None = None) -> None:
-        """Have the document's mapping say ``key: [texts]``, where it does not have the key or nothing behind it.
+        """Set ``key: [texts]`` in the document's mapping, where the key is missing or has no value.
 
-        With ``below`` the texts are a list of their own in that one: ``key: [{below: [texts]}]``.
+        With ``below``, the strings are a list inside that one: ``key: [{below: [texts]}]``.
         """
         root = scan_yaml(self.content)
         value = f"[{', '.join(quoted(text, flow=True) for text in texts)}]"
@@ -135,7 +135,7 @@ class YamlText(BlockEditor):
             if spot.flow:
                 self._apply(Edit(items[-1].end, items[-1].end, f", {flow}"))
                 return
-        if spot.kind == "scalar":  # 'pip:' with nothing behind it
+        if spot.kind == "scalar":  # 'pip:' without a value
             self._apply(Edit(spot.start, spot.end, f" [{flow}]"))
             return
         if spot.flow:
@@ -146,13 +146,13 @@ class YamlText(BlockEditor):
         between = content[dash + 1 : spot.items[last].start]
         between = between if between.strip(" ") == "" else " "
         indent = " " * (dash - line_start(content, dash))
-        # what belongs to the item is below its first character
+        # the item's further lines start below its first character
         lines = block.replace("\n", f"\n{indent} {' ' * len(between)}")
         end = line_end(content, spot.end)
         self._apply(Edit(end, end, f"\n{indent}-{between}{lines}"))
 
     def remove(self, path: Path) -> None:
-        """Take an item out of a list."""
+        """Remove an item from a list."""
         content, holder, index = self.content, self._at(path[:-1]), path[-1]
         assert isinstance(index, int)
         if holder.flow:

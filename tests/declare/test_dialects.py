@@ -368,7 +368,7 @@ def test_selectors_choose_lines_by_platform(tmp_path: Path, line: str, here: str
         ("dependencies: [a]\nvariables: {A: }\n", 2, "must be a string"),
         ("dependencies: [3.8]\n", 1, "must be a string"),
         ("", None, "empty"),
-        ("# nothing\n", None, "says nothing"),
+        ("# nothing\n", None, "is empty"),
     ],
 )
 def test_what_no_tool_reads_in_an_environment_file_is_refused(
@@ -379,6 +379,35 @@ def test_what_no_tool_reads_in_an_environment_file_is_refused(
         environment(tmp_path / "e.yml", text)
     assert says in caught.value.message
     assert caught.value.where is not None and caught.value.where.line == line
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ("# platform: linux-64\n@EXPLICIT\nhttps://h/linux-64/a-1-0.conda\n", 2, "a list of exact packages"),
+        ("version: 1\nmetadata:\n  platforms: [linux-64]\npackage:\n- name: a\n", 2, "a conda-lock.yml"),
+        ("version: 6\nenvironments:\n  default: {}\npackages:\n- conda: x\n", 2, "a pixi.lock"),
+        ('[project]\nname = "a"\n', 1, "a pyproject.toml"),
+        ('[workspace]\nchannels = ["a"]\n[dependencies]\nsix = "*"\n', 1, "a pixi.toml"),
+        ("six\n-r more.txt\n", 2, "a requirements file of pip"),
+        ("six\nrequests[socks]==2.31 ; python_version < '3.9'\n", 2, "a requirements file of pip"),
+        ("six @ https://h/six.whl\n", 1, "a requirements file of pip"),
+    ],
+)
+@pytest.mark.parametrize("name", ["e.yml", "e.txt"])
+def test_files_of_other_tools_are_recognized_by_their_content(
+    tmp_path: Path, name: str, text: str, line: int, what: str
+) -> None:
+    with pytest.raises(MetadataError) as caught:
+        environment(tmp_path / name, text)
+    assert f"this is {what}" in caught.value.message and caught.value.hint
+    assert caught.value.where is not None and caught.value.where.line == line
+
+
+def test_an_environment_yml_may_have_any_name(tmp_path: Path) -> None:
+    found = environment(tmp_path / "e.txt", "channels: [a]\ndependencies:\n- six >=1\n- pip: [idna]\n")
+    assert (found.packages, found.pypi, found.channels) == (("six >=1",), ("idna",), ("a",))
+    assert environment(tmp_path / "e.lst", "six >=1\n# about six\na[subdir=noarch]\n").packages[0] == "six >=1"
 
 
 def test_other_keys_of_an_environment_file_are_passed_over_with_a_warning_each(tmp_path: Path) -> None:
@@ -505,7 +534,7 @@ def test_constraints_variables_and_solver_settings_of_tool_pixi_are_honoured() -
         (["workspace.platforms = ['osx-arm64']"], "not for linux-64"),
         (["workspace.platforms = [{ platform = 'linux-64', cuda = '12' }]"], "'cuda'"),
         (["workspace.platforms = ['noarch']"], "not a platform"),
-        (["target.linux-ci.dependencies.a = '*'"], "no platform"),
+        (["target.linux-ci.dependencies.a = '*'"], "unknown platform"),
         (["workspace.exclude-newer = '1 month'"], "not a date"),
         (["workspace.channel-priority = 'none'"], "cannot be 'none'"),
         (["activation.env.A = '$HOME/x'"], "refers to another variable"),

@@ -137,8 +137,8 @@ LAUGHS = (
     ("name", "text", "line", "says"),
     [
         ("e.yml", "dependencies:\n  - a\n  - b >>1\n", 3, "b >>1"),
-        ("e.yml", "dependencies:\n  - pip:\n    - -r more.txt\n", 3, "no requirements file"),
-        ("e.yml", "- a\n", 1, "must be a table"),
+        ("e.yml", "dependencies:\n  - pip:\n    - -r more.txt\n", 3, "requirements file does not exist"),
+        ("e.yml", "- a\n", 1, "must be a mapping"),
         ("e.yaml", "dependencies: [*a]\n", 1, "*a has no anchor above it"),
         ("e.yaml", "dependencies: &a\n  - *a\n", 2, "*a refers to a value that contains it"),
         ("e.yaml", LAUGHS, 5, "more than 10000 values"),
@@ -162,7 +162,7 @@ def test_a_missing_environment_file_is_not_a_missing_script(tmp_path: Path) -> N
             read_environment_file(path)
     # a URL, of which a path keeps one slash, and no word of its password
     for url in ("https://user:secret@host/environment.yml", Path("https://user:secret@host/environment.yml")):
-        with pytest.raises(MetadataError, match="^an environment file is not read from a URL$") as caught:
+        with pytest.raises(MetadataError, match="^an environment file cannot be a URL$") as caught:
             read_environment_file(url)
         assert caught.value.where is None
 

@@ -122,7 +122,7 @@ def test_an_environment_file_serves_notebooks_that_declare_nothing(home: Home) -
     assert (shown["dialect"], shown["specs"]) == ("environment.yml", ["ipykernel", "python", "six"])
     home.write("own.ipynb", notebook(NEEDS))
     done = home.cetool("show", "--env-file", "environment.yml", "own.ipynb")
-    assert done.returncode == 2 and "own.ipynb has some (cell 1)" in done.stderr
+    assert done.returncode == 2 and "own.ipynb declares its own environment (cell 1)" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,6 @@ def test_a_first_block_has_what_all_cells_import(home: Home) -> None:
     home.write("declared.ipynb", notebook("x", metadata={"cetool": OWN}))
     assert home.cetool("check", "declared.ipynb").returncode == 0
     refused = home.cetool("add", "declared.ipynb", "six")
-    assert refused.returncode == 2 and "says in its metadata what it needs" in refused.stderr
+    assert refused.returncode == 2 and "declares its environment in its metadata" in refused.stderr
     empty = home.write("empty.ipynb", "")
     assert home.cetool("init", "empty.ipynb", "--with", "six").returncode == 2 and empty.read_text() == ""

@@ -64,7 +64,7 @@ def test_the_docs_list_every_key_as_the_code_treats_it() -> None:
                 **dict.fromkeys((key for key, each in KEYS.items() if each.treatment == "refused"), "true"),
             }.items()
         ],
-        ("prerelease = 'sometimes'", "unknown"),
+        ("prerelease = 'sometimes'", "cannot be 'sometimes'"),
         ("no-index = 1", "true or false"),
         ("no-build-package = ['a b']", "not a PyPI package name"),
         ("constraint-dependencies = ['a b']", "not a PyPI requirement"),

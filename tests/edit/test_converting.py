@@ -131,9 +131,9 @@ def test_a_block_fits_the_language(name: str, text: str, dialect: str, new: str,
 
 
 def test_a_block_is_not_started_twice_nor_out_of_nothing(write: Write) -> None:
-    with pytest.raises(UsageError, match="has a block already, at line 2"):
+    with pytest.raises(UsageError, match="already has a block, at line 2"):
         start_block(write(EXECUTE), OPTIONS["pep723"])
-    with pytest.raises(UsageError, match="nothing is known"):
+    with pytest.raises(UsageError, match="cannot tell which packages"):
         start_block(write("x\n", "a.unknown"), OPTIONS["conda-execute"])
     made = start_block(write("x\n", "a.unknown"), OPTIONS["conda-execute"], ["hello-bin =1"]).document
     assert made.data == b"# conda execute\n# env:\n#  - hello-bin =1\n\nx\n"

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.home import Home
 from typer.testing import CliRunner, Result
 
 from cetool.base.errors import CetoolError, ConfigError, UsageError
@@ -162,7 +163,7 @@ def test_what_is_wrong_elsewhere_names_the_section_the_variable_or_the_option(
 ) -> None:
     with pytest.raises(ConfigError, match=r"^CETOOL_ENGINE: engine must be one of"):
         load_settings(environ | {"CETOOL_ENGINE": "x"})
-    with pytest.raises(ConfigError, match=r"^CETOOL_ENGIN: CETOOL_ENGIN is not a variable of cetool") as caught:
+    with pytest.raises(ConfigError, match=r"^CETOOL_ENGIN is not a variable of cetool") as caught:
         load_settings(environ | {"CETOOL_ENGIN": "conda"})
     assert caught.value.hint == "Did you mean CETOOL_ENGINE? If not, unset CETOOL_ENGIN."
     assert load_settings(environ | {"CETOOL_FUTURE_THING": "1"}).unknown == ("CETOOL_FUTURE_THING",)
@@ -171,6 +172,15 @@ def test_what_is_wrong_elsewhere_names_the_section_the_variable_or_the_option(
     (tmp_path / ".condarc").write_text("conda-execute:\n  env_dir: /x\n")
     with pytest.raises(ConfigError, match=r"\.condarc:2: unknown setting 'env_dir'"):
         load_settings(environ)
+
+
+def test_an_unknown_variable_is_ignored_with_a_warning_once(settled: Home) -> None:
+    done = settled.cetool("list", env={"CETOOL_FUTURE_THING": "1", "CETOOL_CHANNEL_LIST": "a", "CETOOL_TEST_X": "1"})
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "cetool: warning: CETOOL_CHANNEL_LIST is not a variable of cetool; did you mean CETOOL_CHANNELS?",
+        "cetool: warning: CETOOL_FUTURE_THING is not a variable of cetool",
+    ]
 
 
 def test_files_that_are_no_files_are_sentences(environ: dict[str, str], tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_what_is_made_is_private(tmp_path: Path) -> None:
 
 
 @posix
-@pytest.mark.parametrize(("bits", "who"), [(0o777, "everyone"), (0o770, "its group"), (0o702, "everybody")])
+@pytest.mark.parametrize(("bits", "who"), [(0o777, "everyone"), (0o770, "its group"), (0o702, "everyone")])
 def test_a_directory_that_others_can_write_to_is_refused_unless_trusted(tmp_path: Path, bits: int, who: str) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()

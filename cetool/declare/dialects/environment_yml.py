@@ -1,4 +1,4 @@
-"""Files that list what an environment needs: ``environment.yml`` (CEP 24), and texts of one match spec a line."""
+"""Read files that list the packages of an environment: ``environment.yml`` (CEP 24), and one match spec per line."""
 
 from __future__ import annotations
 
@@ -24,24 +24,58 @@ from cetool.declare.source import decode, read_bytes
 KEYS = ("name", "prefix", "channels", "dependencies", "variables")
 _SELECTOR = pattern(r"(?<!\S)# ?\[([^\[\]]*)\]\s*$")
 _SELECTOR_WORD = pattern(r"[A-Za-z_][A-Za-z0-9_.]*|[()]|[^\s()A-Za-z_]+")
-#: The names of selectors that CEP 24 takes from conda-build, and osx64.
+#: The names of selectors that CEP 24 adopts from conda-build, and osx64.
 _SELECTOR_NAMES = frozenset(
     (
         *("linux", "osx", "win", "unix", "linux32", "linux64", "osx64", "win32", "win64", "x86", "x86_64"),
         *("aarch64", "arm64", "armv6l", "armv7l", "ppc64le", "s390x"),
     )
 )
-#: Also with one slash, which is what a path makes of it.
+#: Also with one slash, which remains after conversion to a path.
 _WAS_URL = pattern(r"(?:https?|ftp|s3|file):/")
 _SEL = pattern(r"sel\((.*)\)")
 _SEL_NAMES = frozenset(("unix", "linux", "osx", "win"))
 
 
-def read_environment_file(path: str | os.PathLike[str], platform: str | None = None) -> Requirements:
-    """Return what the file asks for on a platform (None: this one); relative channels and paths start from its
-    directory.
+#: Keys of an environment.yml under any name; no match spec is followed by a colon.
+_YAML_KEYS = pattern(r"^(?:dependencies|channels)[ \t]*:", re.MULTILINE)
+_LOCK_FILE = "Pass it with --lock-file."
+#: Files that are passed by mistake: what they are, a regular expression that recognizes them, a hint.
+_OTHER_FORMATS = (
+    (
+        "a list of exact packages (@EXPLICIT)",
+        pattern(r"^[ \t]*@EXPLICIT", re.MULTILINE),
+        "Create its environment with `cetool create --file FILE`, or run a script in it with --lock-file FILE.",
+    ),
+    ("a conda-lock.yml", pattern(r"^metadata:(?=(?:.*\n)*?package:)", re.MULTILINE), _LOCK_FILE),
+    ("a pixi.lock", pattern(r"^environments:(?=(?:.*\n)*?packages:)", re.MULTILINE), _LOCK_FILE),
+    (
+        "a pyproject.toml",
+        pattern(r"^\[(?:project|build-system|dependency-groups|tool\.[^\[\]\n]+)\][ \t]*$", re.MULTILINE),
+        "To install the project, write an environment.yml with `dependencies: [python, {pip: [.]}]`.",
+    ),
+    (
+        "a pixi.toml",
+        pattern(r"^\[(?:workspace|dependencies|pypi-dependencies|tasks|feature\.[^\[\]\n]+)\][ \t]*$", re.MULTILINE),
+        "Write an environment.yml with `pixi workspace export conda-environment`, or use [tool.pixi] in the script.",
+    ),
+    (
+        "a requirements file of pip",
+        pattern(
+            r"^(?:-[rceif]\b|--[a-z]|"
+            r"[A-Za-z0-9][^\s#]*(?: @ |[^#\n]*(?:;[ \t]*(?:python|sys|os|platform|implementation)_| --hash)))",
+            re.MULTILINE,
+        ),
+        "Write an environment.yml that includes it: `dependencies: [python, {pip: [-r requirements.txt]}]`.",
+    ),
+)
 
-    A name that ends in ``.yml`` or ``.yaml`` means YAML, any other one match spec a line. Raises MetadataError.
+
+def read_environment_file(path: str | os.PathLike[str], platform: str | None = None) -> Requirements:
+    """Return what the file requests on a platform (None: this one); paths start from its directory.
+
+    A name that ends in ``.yml`` or ``.yaml``, or the keys of an environment.yml, mean YAML; other files have one match
+    spec per line. Raises MetadataError.
     """
     given = os.fspath(path)
     name = printable(given)
@@ -49,14 +83,24 @@ def read_environment_file(path: str | os.PathLike[str], platform: str | None = N
         data = read_bytes(given, name, "environment file", limit=ENVIRONMENT_FILE)
     except (ScriptNotFoundError, ScriptNotReadableError) as error:
         if _WAS_URL.match(given):
-            message = "an environment file is not read from a URL"
-            raise _malformed(message, None, "Fetch it, read it, and name the file.") from None
-        # 126 and 127 are about the script itself
+            message = "an environment file cannot be a URL"
+            raise _malformed(message, None, "Download it, check it, and pass the file.") from None
+        # the exit statuses 126 and 127 are for the script itself
         raise error.turned_into(MetadataError, code="environment-file-malformed") from None
     directory = Path(given).absolute().parent
-    if given.lower().endswith((".yml", ".yaml")):
-        return _read_yaml(decode(_as_utf8(data), name), name, directory, platform or current_platform())
-    return _read_lines(decode(data, name), name, directory)
+    text = decode(_as_utf8(data), name)
+    _refuse_other_formats(text, name)
+    if given.lower().endswith((".yml", ".yaml")) or _YAML_KEYS.search(text):
+        return _read_yaml(text, name, directory, platform or current_platform())
+    return _read_lines(text, name, directory)
+
+
+def _refuse_other_formats(text: str, name: str) -> None:
+    """Raise MetadataError for a file of another tool, whatever its name: say what it is, and what to do with it."""
+    for what, sign, hint in _OTHER_FORMATS:
+        if found := sign.search(text):
+            line = text.count("\n", 0, found.start()) + 1
+            raise _malformed(f"this is {what}, not an environment file", Location(name, line), hint)
 
 
 def _malformed(message: str, where: Location | None, hint: str) -> MetadataError:
@@ -64,7 +108,7 @@ def _malformed(message: str, where: Location | None, hint: str) -> MetadataError
 
 
 def _as_utf8(data: bytes) -> bytes:
-    """Return the file in UTF-8: conda takes UTF-16 as well, which PowerShell writes."""
+    """Return the file in UTF-8; like conda, accept UTF-16, which PowerShell writes."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and not data.startswith(codecs.BOM_UTF32_LE):
         with contextlib.suppress(UnicodeDecodeError):
             return data.decode("utf-16").encode()
@@ -74,7 +118,7 @@ def _as_utf8(data: bytes) -> bytes:
 def _read_yaml(text: str, name: str, directory: Path, platform: str) -> Requirements:
     root = parse_yaml(_selected(text, name, platform), name=name, aliases=True)
     if root is None or root.kind == "nothing":
-        raise _malformed("the environment file says nothing", Location(name), "Add `dependencies:`.")
+        raise _malformed("the environment file is empty", Location(name), "Add `dependencies:`.")
     keys = root.as_mapping("the environment file")
     if "dependencies" not in keys:
         message, wanted = "the environment file has no dependencies", ("dependencies",)
@@ -94,11 +138,10 @@ def _read_yaml(text: str, name: str, directory: Path, platform: str) -> Requirem
 
 
 def _selected(text: str, name: str, platform: str) -> str:
-    """Return the text without the lines whose selector (``# [win]``, as conda-lock has them) does not hold on a
-    platform.
+    """Return the text without the lines whose selector (``# [win]``, as in conda-lock) is false on a platform.
 
-    Lines are emptied, not taken out, so that they keep their numbers. Raises MetadataError for a selector that has
-    something else in it than names of systems and processors, as conda-build's may.
+    Lines are emptied, not removed, so that line numbers stay. Raises MetadataError for a selector that contains more
+    than names of systems and processors, as conda-build's may.
     """
     if "[" not in text or "#" not in text:
         return text
@@ -109,20 +152,20 @@ def _selected(text: str, name: str, platform: str) -> str:
         if found is None or not line[: found.start()].strip():
             continue
         if not _SELECTOR_NAMES.intersection(_SELECTOR_WORD.findall(found[1])):
-            continue  # a comment that has brackets
+            continue  # a comment with brackets
         value = _evaluated(found[1], _SELECTOR_NAMES, holds)
         if value is None:
             raise _malformed(
-                f"the selector [{shorten(found[1])}] is not one that cetool reads",
+                f"the selector [{shorten(found[1])}] is not supported",
                 Location(name, number),
-                f"It can have and, or, not, parentheses and these names: {', '.join(sorted(_SELECTOR_NAMES))}.",
+                f"Use and, or, not, parentheses and these names: {', '.join(sorted(_SELECTOR_NAMES))}.",
             )
         lines[number - 1] = line if value else ""
     return "\n".join(lines)
 
 
 def _selector_names(platform: str) -> set[str]:
-    """Return the names of selectors that hold on a platform (conda-build's, and osx64)."""
+    """Return the names of selectors that are true on a platform (conda-build's, and osx64)."""
     system, _, processor = platform.partition("-")
     names = {system, *selectors(platform)[1:], {"64": "x86_64"}.get(processor, processor)}
     if processor in ("64", "32"):
@@ -131,7 +174,7 @@ def _selector_names(platform: str) -> set[str]:
 
 
 def _evaluated(text: str, names: frozenset[str], holds: set[str]) -> bool | None:
-    """Return whether an expression of names, ``and``, ``or``, ``not`` and parentheses holds; None where it is none."""
+    """Evaluate an expression of names, ``and``, ``or``, ``not`` and parentheses; return None if it is not one."""
     import ast
 
     def value(node: ast.expr) -> bool:
@@ -153,11 +196,11 @@ def _evaluated(text: str, names: frozenset[str], holds: set[str]) -> bool | None
 
 
 def _without_sel(node: Node, platform: str) -> Node:
-    """Return the dependencies with each ``sel(EXPRESSION): spec`` (CEP 24) replaced by its spec, or left out."""
+    """Return the dependencies with each ``sel(EXPRESSION): spec`` (CEP 24) replaced by its spec, or removed."""
     if node.kind == "nothing":
         return node
     items: list[Node] = []
-    for item in node.as_list("dependencies", "Write one match spec an entry: [python >=3, numpy]"):
+    for item in node.as_list("dependencies", "Write one match spec per entry: [python >=3, numpy]"):
         conditions = {key: found[1] for key in item.entries if (found := _SEL.fullmatch(key))}
         rest = {key: value for key, value in item.entries.items() if key not in conditions}
         for key, condition in conditions.items():
@@ -168,7 +211,7 @@ def _without_sel(node: Node, platform: str) -> Node:
                     f"{shorten(key)!r} is not a selector", "Write sel(unix), sel(linux), sel(osx) or sel(win) (CEP 24)."
                 )
             if value.kind != "text":
-                value.fail(f"{key} is followed by one match spec, not by {value.in_words}", code="match-spec-invalid")
+                value.fail(f"{key} must be followed by one match spec, not {value.in_words}", code="match-spec-invalid")
             items += [value] if held else []
         if rest or not conditions:
             items.append(item._replace(entries=rest) if conditions else item)
@@ -176,15 +219,15 @@ def _without_sel(node: Node, platform: str) -> Node:
 
 
 def _ignored(keys: Mapping[str, Node]) -> Iterator[Ignored]:
-    """Yield what the file says and cetool has no use for."""
+    """Yield warnings about ignored keys."""
     for key, node in keys.items():
         if key == "prefix":
-            yield Ignored("'prefix' is ignored: cetool decides where environments are", node.where)
+            yield Ignored("'prefix' is ignored: cetool chooses where environments are", node.where)
         elif key not in KEYS:
-            # CEP 24 has unknown keys ignored, misspelt ones too: so ask whether another one was meant
+            # CEP 24 says to ignore unknown keys, even misspelled ones: so suggest a known key
             meant = nearest(key, KEYS)
             more = f". {meant}" if meant.startswith("Did") else ""
-            yield Ignored(f"cetool ignores the key {shorten(key)!r}{more}", node.where)
+            yield Ignored(f"unknown key {shorten(key)!r}: ignored{more}", node.where)
 
 
 def _read_lines(text: str, name: str, directory: Path) -> Requirements:
@@ -194,13 +237,7 @@ def _read_lines(text: str, name: str, directory: Path) -> Requirements:
         if not spec:
             continue
         where = Location(name, number)
-        if spec.startswith("@EXPLICIT"):
-            raise _malformed(
-                "this file names all packages of an environment (@EXPLICIT), so it cannot be one of several parts",
-                where,
-                "`cetool create --file FILE` makes that environment; --lock-file FILE runs a script in it.",
-            )
         packages.append(canonical_spec(spec, where=where, base_dir=directory))
     if not packages:
-        raise _malformed("the file names no packages", Location(name), "Write one match spec a line.")
+        raise _malformed("the file has no packages", Location(name), "Write one match spec per line.")
     return Requirements(packages=tuple(packages))
