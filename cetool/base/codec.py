@@ -54,7 +54,7 @@ class FieldError(ValueError):
 
 
 class _Plan(Value):
-    """Says how to read documents of a class: for each field its name, key, reader, and whether it may be missing."""
+    """How to read documents of a class: for each field its name, key, reader, and whether it may be missing."""
 
     fields: tuple[tuple[str, str, _Reader, bool], ...]
 

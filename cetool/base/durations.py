@@ -35,11 +35,11 @@ _MOMENT = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(?:([Zz])|([+-])(\d\d):?(\d\d))", re.ASCII
 )
 _DAY_HINT = (
-    "Write a day (2026-01-31), a moment with its time zone (2026-01-31T12:00:00Z), or a span of time before now (7d)."
+    "Write a day (2026-01-31), a moment with its time zone (2026-01-31T12:00:00Z), or a duration before now (7d)."
 )
 #: A span in ISO 8601, without months and years, whose lengths differ.
 _ISO_SPAN = r"P(?=[0-9T])(?:([0-9]+)W)?(?:([0-9]+)D)?(?:T(?=[0-9])(?:([0-9]+)H)?(?:([0-9]+)M)?(?:([0-9]+)S)?)?"
-#: Units as words, by what :func:`parse_duration` calls them.
+#: Units as words, by their names in :func:`parse_duration`.
 _WORD = r"(?i)(w)eeks?\b|(d)ays?\b|(h)(?:ou)?rs?\b|(m)in(?:ute)?s?\b|(s)ec(?:ond)?s?\b"
 
 
@@ -202,10 +202,11 @@ def _span(text: str) -> int | None:
 
 
 def cutoff(text: str) -> str:
-    """Return the canonical text of what ``exclude-newer`` says, by which environments are named.
+    """Return the canonical text of a value of ``exclude-newer``, which is part of an environment's name.
 
-    That is a moment in RFC 3339 (UTC), or a span in days and a rest (``P7D``, ``P1DT12H``), which stays one: the
-    environment of `7d` is the same tomorrow, and is solved as of seven days before it is created. Raises UsageError.
+    That is a moment in RFC 3339 (UTC), or a duration in days and a rest (``P7D``, ``P1DT12H``), which stays relative:
+    the environment of `7d` is the same tomorrow, and is solved as of seven days before it is created. Raises
+    UsageError.
     """
     seconds = _span(text.strip())
     if seconds is None:
@@ -218,12 +219,12 @@ def cutoff(text: str) -> str:
 
 
 def is_span(text: str) -> bool:
-    """Return whether what ``exclude-newer`` says counts back from now."""
+    """Return whether a value of ``exclude-newer`` counts back from now."""
     return _span(text.strip()) is not None
 
 
 def as_of(text: str) -> str:
-    """Return what ``exclude-newer`` says in the words of messages: ``2026-01-31T23:59:59Z``, ``7d before creation``."""
+    """Format a value of ``exclude-newer`` for messages: ``2026-01-31T23:59:59Z``, ``7d before creation``."""
     seconds = _span(text)
     return text if seconds is None else f"{format_duration(seconds)} before creation"
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from cetool.base.values import Value
 
-#: The exit status of cetool's own failures, distinct from a script's, as with env(1) and timeout(1).
+#: The exit status if cetool itself fails, distinct from a script's, as with env(1) and timeout(1).
 EXIT_FAILURE = 125
 #: The program or script was found, but cannot be executed.
 EXIT_NOT_EXECUTABLE = 126

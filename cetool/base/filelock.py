@@ -114,7 +114,7 @@ class FileLock:
 
 
 def try_lock(path: Path, *, shared: bool) -> FileLock | None:
-    """Take the lock if it is free, else return None. Raises StoreError if the file cannot be one of cetool's locks."""
+    """Take the lock if it is free, else return None. Raises StoreError if the file cannot be a lock file."""
     return _try(path, shared=shared, create=True)
 
 
@@ -202,9 +202,7 @@ def _open(path: Path, *, create: bool) -> int:
     # A file with a second name could also be a lock elsewhere, which would then be held as well.
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(fd)
-        raise StoreError(
-            f"{path} is not one of cetool's file locks: it is not a regular file with one name", hint="Remove it."
-        )
+        raise StoreError(f"{path} is not a lock file: it is not a regular file with one name", hint="Remove it.")
     return fd
 
 

@@ -32,7 +32,7 @@ ENVIRONMENT_FILE = 1 * MIB
 SETTINGS = 1 * MIB
 #: A run record, which includes the script.
 RECORD = 48 * MIB
-#: A file of cetool's own: a marker, an answer to a question, a failure, a named overlay.
+#: A file that cetool writes: a marker, an answer to a question, a failure, a named overlay.
 NOTE = 4 * MIB
 #: A kernel spec.
 KERNEL = 1 * MIB

@@ -282,7 +282,7 @@ def _check_file(path: Path, info: os.stat_result, descriptor: int, owners: Colle
 
 
 def _writers(info: os.stat_result, place: str | int) -> str | None:
-    """Return which users besides the owner and root can write to a file or directory; None if none can.
+    """Return which users, other than the owner and root, can write to a file or directory; None if none can.
 
     With an access control list, the group bits of the mode are its mask: without the bit, it grants nothing.
     """

@@ -58,7 +58,7 @@ _ENTRY = "import sys; sys.path = [entry for entry in sys.path if entry]; from {1
 
 
 def own_python() -> str:
-    """Return the path of cetool's own Python, for programs that must be told which one to use."""
+    """Return the path of the Python that runs cetool, for programs that need one."""
     return sys.executable
 
 
@@ -68,7 +68,7 @@ def own_code(code: str, *arguments: str) -> list[str]:
 
 
 def own_module(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs a module of cetool's own installation."""
+    """Return the command that runs a module of this installation of cetool."""
     return [sys.executable, "-I", "-m", module, *arguments]
 
 
@@ -177,7 +177,7 @@ def running_processes() -> Iterator[tuple[int, str]]:
 
 
 def processes_in(prefixes: Iterable[Path]) -> dict[Path, list[int]]:
-    """Return the PIDs of the processes whose program is below one of these prefixes, as far as they may be looked at.
+    """Return the PIDs of processes that run a program below one of these prefixes, as far as they are visible.
 
     A file lock shows most uses of a prefix. This also finds daemons that have closed all inherited descriptors, the
     lock's among them.
@@ -201,7 +201,7 @@ def processes_in(prefixes: Iterable[Path]) -> dict[Path, list[int]]:
 
 
 def program_name(pid: int) -> str:
-    """Return the name of the program that a process runs, empty where that may not be known."""
+    """Return the name of the program that a process runs, empty if that is not visible."""
     return os.path.basename(_program(pid).removesuffix(" (deleted)"))
 
 

@@ -1,8 +1,8 @@
 """Split URLs once, by the rule that authentication uses; what is shown, stored and sent is built from the parts.
 
 User and password end at the last ``@`` before the host (RFC 3986, and as curl, requests and rattler read them). A URL
-with a raw ``/``, ``?`` or ``#`` in the password is invalid, but whoever wrote it meant a password: so that is hidden,
-and :func:`split_url` refuses the URL.
+with a raw ``/``, ``?`` or ``#`` in the password is invalid, but its author meant a password: so that is hidden, and
+:func:`split_url` refuses the URL.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ else:
             return type.__new__(mcs, name, bases, namespace)
 
     class Value(tuple, metaclass=_Fields):
-        """A tuple whose fields have the names, types and defaults that its class is annotated with."""
+        """A tuple with named fields; the annotations of its class give their names, types and defaults."""
 
         __slots__ = ()
         _fields = ()

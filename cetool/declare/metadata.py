@@ -102,7 +102,7 @@ def not_chosen(script: Script, line: int | None, choice: Choice) -> MetadataErro
 
 
 def is_own_program(name: str) -> bool:
-    """Return whether a program's name or path is one of cetool's."""
+    """Return whether a program's name or path is cetool or one of its other names."""
     return _basename(name) in _SELF
 
 
@@ -317,7 +317,7 @@ def nothing_found(source: Script) -> MetadataError:
     comment = language.comment
     block = f"{comment} conda execute\n{comment} env:\n{comment}  - {language.package or 'python'}"
     return MetadataError(
-        f"{source.name} declares no environment",
+        f"{source.name} declares no environment" if close is None else "the script declares no environment",
         code="block-missing",
         about=source.name,
         where=None if close is None else source.at(close),

@@ -77,7 +77,7 @@ def canonical_entry(text: str, *, where: Location | None = None, base_dir: Direc
     """Return the canonical form of an overlay's entry: a requirement, a URL, an absolute path, or ``-e`` and a path.
 
     Paths may be followed by extras in brackets; relative ones start from ``base_dir`` (None: the working directory).
-    Raises MetadataError, quoting the entry, if it is none of these.
+    Raises MetadataError, quoting the entry, for anything else.
     """
     entry = text.strip()
     directory = base_dir or Path.cwd()

@@ -108,7 +108,7 @@ class PypiPackage(Value):
 
     @classmethod
     def from_line(cls, line: str) -> PypiPackage:
-        """Return the package of a direct reference that :attr:`line` wrote. Raises ValueError if it is none."""
+        """Return the package of a direct reference that :attr:`line` wrote. Raises ValueError otherwise."""
         match = _REFERENCE.match(line)
         if match is None:
             raise ValueError(f"{redact(line)!r} is not a PyPI package")

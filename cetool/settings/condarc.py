@@ -27,7 +27,7 @@ from cetool.settings.paths import conda_root, home_directory
 
 #: The default of ``channel_alias``.
 DEFAULT_ALIAS = "https://conda.anaconda.org"
-#: The key of cetool's own section, named after its predecessor.
+#: The key of the section for cetool, named after its predecessor.
 SECTION = "conda-execute"
 
 _FILE_NAMES = {".condarc", "condarc", ".mambarc", "mambarc"}

@@ -101,7 +101,7 @@ def trust_directory(environ: Mapping[str, str]) -> Path | None:
     It is below ``CETOOL_DATA_DIR``, else in the user's data directory: unlike a cache, answers cannot be re-created.
     Raises StoreError for a ``CETOOL_DATA_DIR`` that is not an absolute path.
     """
-    named = _named_dir(environ, "CETOOL_DATA_DIR", "Write the full path, from / on.")
+    named = _named_dir(environ, "CETOOL_DATA_DIR", "Write the full path, starting with /.")
     if named is not None:
         return named / "trust"
     base = _user_dir(environ, "XDG_DATA_HOME", ".local/share", kind="data")
@@ -150,7 +150,7 @@ def conda_root(environ: Mapping[str, str]) -> str | None:
 
 
 def _cache_root(environ: Mapping[str, str]) -> Path:
-    hint = "Write the full path, from / on."
+    hint = "Write the full path, starting with /."
     named = _named_dir(environ, "CETOOL_CACHE_DIR", hint)
     if named is not None:
         return named

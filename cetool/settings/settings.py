@@ -189,7 +189,7 @@ def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 def ignored_variable(name: str) -> str:
     """Return the warning about an unknown variable, with the one that was probably meant."""
-    meant = _similar(name, 0.75)
+    meant = _similar(name, 0.78)
     return f"{name} is not a variable of cetool" + (f"; did you mean {meant}?" if meant else "")
 
 
@@ -303,7 +303,7 @@ def _as_channels(value: object, context: _Context) -> tuple[str, ...] | None:
         if context.in_file and (channel in (".", "..") or channel.startswith(("./", "../"))):
             raise _Wrong(
                 f"channel {number} is a relative path",
-                "A setting applies in every directory: write the full path, from / on.",
+                "A setting applies in every directory: write the full path, starting with /.",
                 apart=True,
             )
     return channels or None

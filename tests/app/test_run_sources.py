@@ -162,7 +162,7 @@ def test_invalid_environment_files_are_errors(settled: Home) -> None:
     spec = settled.write("file/spec.txt", "python\nnumpy >>2\n")
     for file, script, status, words in [
         (good, seeds, 2, f"seeds.py has some \\(lines {_block(SEEDS)}\\)"),
-        (settled.path / "missing.yml", plain, 125, "missing.yml: there is no environment file"),
+        (settled.path / "missing.yml", plain, 125, "missing.yml: the environment file does not exist"),
         (settled.path, plain, 125, "this is a directory"),
         (broken, plain, 125, r"broken.yml:3: "),
         (typo, plain, 125, "typo.yml:2: .*dependencys"),

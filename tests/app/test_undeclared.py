@@ -99,7 +99,7 @@ def test_without_any_of_them_the_error_names_three_ways(settled: Home, name: str
 def test_a_misspelt_block_is_not_passed_over(settled: Home) -> None:
     settled.write("misspelt.py", "# conda-execute\n# env: [python, numpy]\n")
     done = settled.cetool("run", "--with", "six", "misspelt.py")
-    assert done.returncode == 125 and "Line 1 looks as if" in done.stderr
+    assert done.returncode == 125 and "Line 1 looks like the start" in done.stderr
     settled.write("empty.py", "# conda execute\n# channels: [conda-forge]\n")
     assert settled.cetool("run", "--with", "six", "empty.py").returncode == 125
 
@@ -116,4 +116,4 @@ def test_mistakes_in_with_are_named(settled: Home) -> None:
     settled.write("unknown", "x\n")
     done = settled.cetool("run", "--with", "six", "unknown")
     assert done.returncode == 125
-    assert "nothing says which program runs this script" in done.stderr and "--with python" in done.stderr
+    assert "cannot tell which program runs this script" in done.stderr and "--with python" in done.stderr

@@ -13,9 +13,9 @@ from support.scripts import (
     ("text", "line", "advice"),
     [
         ("# conda execute\n# enviroment: [python]\n", 2, "Did you mean 'env'?"),
-        ("#conda execute\n# env: [python]\n", 1, "has to be '# conda execute'"),
-        ("\n// conda-execute\n", 2, "has to be '// conda execute'"),
-        ("# /// conda_script\n", 1, "has to be '# /// conda-script'"),
+        ("#conda execute\n# env: [python]\n", 1, "write it as '# conda execute'"),
+        ("\n// conda-execute\n", 2, "write it as '// conda execute'"),
+        ("# /// conda_script\n", 1, "write it as '# /// conda-script'"),
         ("# /// script\n# dependencies = []\nprint()\n", 1, "opens a block that is never closed"),
         (
             "# /// conda-script\n# channels = ['c']\n# entrypoint = 'python | cat'\n# /// end-conda-script\n",

@@ -143,7 +143,7 @@ LAUGHS = (
         ("e.yaml", "dependencies: &a\n  - *a\n", 2, "*a refers to a value that contains it"),
         ("e.yaml", LAUGHS, 5, "more than 10000 values"),
         ("e.txt", "numpy\n@EXPLICIT\nhttps://h/x.conda\n", 2, "@EXPLICIT"),
-        ("e.txt", "numpy\n-r more.txt\n", 2, "-r more.txt"),
+        ("e.txt", "numpy\n-r more.txt\n", 2, "a requirements file of pip"),
         ("e.txt", "# nothing\n", None, "no packages"),
     ],
 )

@@ -355,7 +355,7 @@ def test_the_commands_from_end_to_end(home: Home) -> None:
         assert done.stdout == ""
         return done
 
-    assert "left out: nowhere" in cetool("init", "s.py").stderr
+    assert "packages are unknown: nowhere" in cetool("init", "s.py").stderr
     script.write_text(script.read_text().replace(", nowhere", ""))
     assert home.cetool("run", "s.py").stdout == "six\n"
     cetool("add", "s.py", "python >=3", "numpy", "--channel", "conda-forge")
@@ -381,7 +381,7 @@ def test_a_directory_that_may_not_be_written_is_told(home: Home) -> None:
     finally:
         script.parent.chmod(0o755)
     assert done.returncode == 125
-    assert "cannot be written: Permission denied" in told(done.stderr)[0]
+    assert "cannot write the script: Permission denied" in told(done.stderr)[0]
     assert script.read_text() == EXECUTE
 
 

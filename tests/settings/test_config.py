@@ -133,7 +133,7 @@ def test_without_files_no_yaml_reader_is_imported(environ: dict[str, str]) -> No
         ("offline: maybe\n", ":1", "offline must be true or false, not 'maybe'", ""),
         ("channels: 3\n", ":1", "channels must be a list", "conda-forge"),
         ("channels: [a, -b]\n", ":1", "channels: channel 2 is not a valid channel name", ""),
-        ("channels: ['./here']\n", ":1", "channel 1 is a relative path", "from / on"),
+        ("channels: ['./here']\n", ":1", "channel 1 is a relative path", "starting with /"),
         ("stall-timeout: 0s\n", ":1", "stall-timeout must be more than 0 seconds", ""),
         ("env-dir: envs\n", ":1", "env-dir must be an absolute path, not 'envs'", "starting with /"),
         ("env-dir: ${NOT_SET_HERE}/x\n", ":1", "uses the environment variable NOT_SET_HERE, which is not set", ""),
@@ -175,10 +175,10 @@ def test_what_is_wrong_elsewhere_names_the_section_the_variable_or_the_option(
 
 
 def test_an_unknown_variable_is_ignored_with_a_warning_once(settled: Home) -> None:
-    done = settled.cetool("list", env={"CETOOL_FUTURE_THING": "1", "CETOOL_CHANNEL_LIST": "a", "CETOOL_TEST_X": "1"})
+    done = settled.cetool("list", env={"CETOOL_FUTURE_THING": "1", "CETOOL_CONFIG": "a", "CETOOL_TEST_X": "1"})
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
-        "cetool: warning: CETOOL_CHANNEL_LIST is not a variable of cetool; did you mean CETOOL_CHANNELS?",
+        "cetool: warning: CETOOL_CONFIG is not a variable of cetool; did you mean CETOOL_CONFIG_FILE?",
         "cetool: warning: CETOOL_FUTURE_THING is not a variable of cetool",
     ]
 
