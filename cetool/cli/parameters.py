@@ -137,6 +137,14 @@ def _names(group: type) -> list[str]:
 class Command(TyperCommand):
     """A command whose help :mod:`cetool.cli.help` renders."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if getattr(error, "ctx", ctx) is None:  # click leaves it out of some errors
+                error.ctx = ctx  # type: ignore[attr-defined]
+            raise
+
     def get_help(self, ctx: Any) -> str:
         from cetool.cli.help import help_of  # few command lines ask for help
 

@@ -5,11 +5,14 @@ Typer has a copy of click inside since 0.26, so the names of classes decide whic
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any
 
 from cetool.base.errors import UsageError
 
+#: Options of cetool itself, which words that look like options of ``run`` may have meant.
+_OWN_OPTIONS = ("--version", "--help")
 _EXTRA = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((?P<words>.*)\)", re.DOTALL)
 _UNKNOWN = re.compile(r"No such command (?P<name>'.*?')\.?(?: (?P<hint>Did you mean .*))?", re.DOTALL)
 
@@ -31,23 +34,32 @@ def usage_error(error: Any) -> UsageError:
     kind = type(error).__name__
     message = str(error.message).strip().removeprefix("Value error, ").rstrip(".")
     if kind == "NoSuchOption":
-        near = " or ".join(f"`{each}`" for each in sorted(error.possibilities or ()))
-        return UsageError(f"unknown option {error.option_name}", hint=f"Did you mean {near}?" if near else hint)
+        known = [*(name for each in _params(context) for name in each.opts), *_OWN_OPTIONS]
+        near = difflib.get_close_matches(error.option_name, known, n=1, cutoff=0.7)
+        return UsageError(f"unknown option {error.option_name}", hint=f"Did you mean `{near[0]}`?" if near else hint)
     if kind == "MissingParameter" and param is not None and context is not None:
         from cetool.cli.pages import page_of  # few command lines need it
 
         page = page_of(context.command, context)
         return UsageError(f"{_name(param)} is missing", hint=f"Usage: {page.command} {page.usage}")
     if kind == "BadOptionUsage":
-        return UsageError(f"{error.option_name} needs a value", hint=hint)
+        if "requires" not in message:
+            return UsageError(f"{error.option_name} takes no value", hint=hint)
+        found = [each for each in _params(context) if error.option_name in each.opts]
+        value = found[0].metavar if found and found[0].metavar else "VALUE"
+        return UsageError(f"{error.option_name} needs a value", hint=f"Write it as `{error.option_name} {value}`.")
     if param is not None:
         return UsageError(f"{_name(param)}: {message}", hint=hint)
-    if found := _EXTRA.fullmatch(message):
-        return UsageError(f"unexpected argument: {found['words']}", hint=hint)
-    if found := _UNKNOWN.fullmatch(message):
-        near = (found["hint"] or "").replace("', '", "' or '")
-        return UsageError(f"unknown command {found['name']}", hint=near or hint)
+    if extra := _EXTRA.fullmatch(message):
+        return UsageError(f"unexpected argument: {extra['words']}", hint=hint)
+    if unknown := _UNKNOWN.fullmatch(message):
+        meant = (unknown["hint"] or "").replace("', '", "' or '")
+        return UsageError(f"unknown command {unknown['name']}", hint=meant or hint)
     return UsageError(message[:1].lower() + message[1:], hint=hint)
+
+
+def _params(context: Any) -> list[Any]:
+    return [] if context is None else list(context.command.params)
 
 
 def _name(param: Any) -> str:
