@@ -20,7 +20,7 @@ from support.scripts import (
         (
             "# /// conda-script\n# channels = ['c']\n# entrypoint = 'python | cat'\n# /// end-conda-script\n",
             3,
-            "Put the command into the script",
+            "Run the pipe in the script",
         ),
     ],
 )
