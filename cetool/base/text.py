@@ -23,7 +23,7 @@ class _Late:
         if name.startswith("__"):  # copy and pickle look for special methods
             raise AttributeError(name)
         compiled = re.compile(self._source, self._flags)
-        for method in ("match", "search", "fullmatch", "findall", "sub"):
+        for method in ("match", "search", "fullmatch", "findall", "finditer", "sub"):
             setattr(self, method, getattr(compiled, method))
         return getattr(compiled, name)
 

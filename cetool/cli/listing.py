@@ -134,7 +134,7 @@ def short_path(path: str, *tops: tuple[str, str]) -> str:
 
 
 def _specs(each: Listed) -> Items:
-    spec = each.marker.spec.redacted()
+    spec = each.marker.spec  # markers have no credentials
     texts = [*spec.packages, *(f"{requirement} (PyPI)" for requirement in spec.pypi)]
     names = [*map(spec_name, spec.packages), *(found[0] for text in spec.pypi if (found := PYPI_NAME.match(text)))]
     if not texts:

@@ -103,8 +103,11 @@ def print_styled(*parts: RenderableType) -> None:
 def _neutral(cell: Cell) -> Cell:
     if isinstance(cell, str):
         return neutral_line(redact(cell))
+    together = "\0".join((*cell.texts, *cell.short))  # looked through once: there may be thousands of rows
+    if redact(together) == together and together.replace("\0", "").isprintable() and together.isascii():
+        return cell
     texts = tuple(neutral_line(redact(text)) for text in cell.texts)
-    return Items(texts, tuple(neutral_line(redact(text)) for text in cell.short) or texts, cell.note, cell.between)
+    return Items(texts, tuple(neutral_line(redact(text)) for text in cell.short), cell.note, cell.between)
 
 
 def _length(text: str) -> int:
