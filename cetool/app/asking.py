@@ -1,4 +1,4 @@
-"""The question about a script from a URL: asked once for each content, and the answer is remembered by its SHA-256."""
+"""Ask whether a script from a URL may run: once for each content, remembered by its SHA-256."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from cetool.settings.paths import trust_directory
 from cetool.settings.settings import BUILT_IN
 from cetool.store.keyed import Trusted, TrustStore
 
-#: Characters of a question that a person may be expected to read.
+#: Characters of a question that a user can be expected to read.
 _MOST_SHOWN = 64 * 1024
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-fA-F]{6,64})\Z")
 
 
 def ask_about(subject: Subject, remote: Remote, world: World, reporter: Reporter) -> Consent:
-    """See that the user agrees to what a script does here, before anything of it is executed or fetched.
+    """Get the user's consent to a script before anything of it is executed or fetched.
 
-    The question is about what a declaration has executed as well: packages' link
-    scripts, builds of PyPI packages, the interpreter of a base. An answer is remembered for the content and the places
-    of this machine that the declaration leads to; a copy of what may run is kept for ``--offline``.
+    The question also covers what the declaration makes cetool execute: packages' link scripts, builds of PyPI packages,
+    the interpreter of a base. An answer is remembered for the content and for the directories of this machine that the
+    declaration refers to. A copy of the script is kept for ``--offline``.
 
-    Raises CetoolError where the answer is no, or there is no terminal to ask on.
+    Raises CetoolError if the answer is no, or if there is no terminal to ask on.
     """
     how = _agreed(subject, remote, world, reporter)
     remote.keep(world, reporter)
@@ -43,14 +43,14 @@ def ask_about(subject: Subject, remote: Remote, world: World, reporter: Reporter
 
 
 def _agreed(subject: Subject, remote: Remote, world: World, reporter: Reporter) -> str:
-    """How the user agreed. Raises CetoolError where it is no."""
+    """Return how the user agreed. Raises CetoolError if they did not."""
     question = question_of(subject, world)
     digest, store = subject.source.sha256, _store(world, reporter)
     known = _find(store, digest, reporter)
     if known is not None and known.covers(question.places, embedded_lock=question.lock is not None):
         return "before"
     how = _how(_Asked(subject, remote, digest, question, known), store, world, reporter)
-    if how in ("always", "unasked"):  # no person has looked at this one
+    if how in ("always", "unasked"):  # no user has seen this one
         return how
     before = () if known is None else known.places
     places = tuple(sorted({*before, *question.places}))
@@ -58,42 +58,42 @@ def _agreed(subject: Subject, remote: Remote, world: World, reporter: Reporter) 
     try:
         (store or trust_store(world)).add(agreed)
     except StoreError as error:
-        reporter.warn(f"that you agreed to this script cannot be remembered: {error}")
+        reporter.warn(f"your consent to this script could not be saved: {error}")
     return how
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """All that is shown of a script before it may run."""
+    """A script that the user is asked about."""
 
     subject: Subject
     remote: Remote
     digest: str
     question: Question
-    #: The answer of before, which did not cover all of it.
+    #: The earlier answer, which did not cover everything.
     known: Trusted | None
 
     def lines(self, last: Trusted | None) -> list[str]:
-        """The facts, as lines that a terminal can show; ``last`` is the newest answer for this URL."""
+        """Return the facts as lines for a terminal; ``last`` is the newest answer for this URL."""
         url, data = self.remote.copy.url, self.subject.source.data or b""
         rows = [("from", url)]
         if self.remote.asked.shown != url:
-            rows.append(("by way of", self.remote.asked.shown))
+            rows.append(("via", self.remote.asked.shown))
         size = f"{format_size(len(data))}, {len(data.splitlines())} lines"
         rows += [("sha256", self.digest), ("size", size), *self.question.rows]
         lines = [line for name, value in rows for line in wrapped(name, value)]
         if self.known is not None:
             new = [place for place in self.question.places if place not in self.known.places]
-            lines.append("You agreed to it before, but not to its use of these directories of this machine:")
+            lines.append("You agreed to it before, but not to its use of these directories on this machine:")
             lines += [f"  {shown_line(place)}" for place in new]
         elif last is not None:
             day = _day(last.date)
-            lines.append(f"It has changed since you agreed to what was there on {day} (sha256 {last.sha256}).")
+            lines.append(f"It has changed since you agreed to it on {day} (sha256 {last.sha256}).")
         return lines
 
 
 def _how(asked: _Asked, store: TrustStore | None, world: World, reporter: Reporter) -> str:
-    """How the user agreed. Raises CetoolError where it is no."""
+    """Ask, unless an option or a setting answers; return how the user agreed. Raises CetoolError if they did not."""
     if asked.remote.pinned:
         return "--sha256"
     setting = world.loaded.origins["trust"]
@@ -104,30 +104,33 @@ def _how(asked: _Asked, store: TrustStore | None, world: World, reporter: Report
     can_ask = setting.value != "never" and reporter.can_ask()
     if not can_ask and asked.subject.unasked and setting.source == BUILT_IN:
         reporter.warn(
-            f"{asked.remote.copy.url} (sha256 {asked.digest}) runs without a question, as conda-execute had it: "
-            "nobody can be asked (CETOOL_TRUST=ask refuses that)"
+            f"{asked.remote.copy.url} (sha256 {asked.digest}) runs without a question, as in conda-execute, because "
+            "there is no terminal to ask on (CETOOL_TRUST=ask refuses such scripts)"
         )
         return "unasked"
-    pin = f"Read it; then put --sha256 {asked.digest}"
+    pin = f"Read the script, then put --sha256 {asked.digest}"
     if sum(map(len, lines)) > _MOST_SHOWN:
         raise CetoolError(
-            f"the script declares more than a question can show ({sum(map(len, lines))} characters)",
+            f"the script declares more than a question can show: {sum(map(len, lines))} characters",
             code="consent-refused",
             where=where,
-            hint=f"{pin} before its URL, or save it and give its path.",
+            hint=f"{pin} before its URL, or save it and pass its path.",
         )
     if not can_ask:
         if setting.value == "never":
-            why, way_out = f"trust is never ({setting.source})", f"{pin} before its URL, or save it and give its path."
+            why, way = f"trust is never ({setting.source})", f"{pin} before its URL, or save it and pass its path."
         else:
-            why, way_out = "it is new here, and nobody can be asked about it", f"{pin} before its URL, or --yes."
+            why, way = (
+                "you have not agreed to it, and there is no terminal to ask on",
+                f"{pin} or --yes before its URL.",
+            )
         raise CetoolError(
-            f"this script from elsewhere was not run: {why}",
+            f"the script was not run: {why}",
             code="consent-refused",
             where=where,
-            hint="\n".join([*lines, way_out]),
+            hint="\n".join([*lines, way]),
         )
-    if not reporter.ask(["cetool: this script comes from elsewhere, and would run with your rights:", *lines]):
+    if not reporter.ask(["cetool: this script comes from a URL and would run with your permissions:", *lines]):
         raise CetoolError("the script was not run: you did not agree", code="consent-refused", where=where)
     return "asked"
 
@@ -143,19 +146,19 @@ def _day(date: float) -> str:
 
 
 def trust_store(world: World) -> TrustStore:
-    """Where answers are kept. Raises StoreError where the machine says nowhere where that could be."""
+    """Return where answers are kept. Raises StoreError if there is no home directory."""
     directory = trust_directory(world.environ)
     if directory is None:
         raise StoreError(
-            "there is no place to keep which scripts you agreed to run: HOME is not set",
+            "your consent to scripts cannot be saved: HOME is not set",
             code="home-missing",
-            hint="Set HOME, or CETOOL_DATA_DIR to the absolute path of a directory that is yours.",
+            hint="Set HOME, or set CETOOL_DATA_DIR to the absolute path of a directory that you own.",
         )
     return TrustStore(directory)
 
 
 def trusted_by(words: list[str], trusted: list[Trusted]) -> list[Trusted]:
-    """The answers that digests and URLs mean. Raises UsageError for an ambiguous one, CetoolError for one of none."""
+    """Return the answers for digests and URLs. Raises UsageError for ambiguous ones, CetoolError for unknown ones."""
     return list(dict.fromkeys(item for word in words for item in _matching(word, trusted)))
 
 
@@ -167,18 +170,18 @@ def _matching(word: str, trusted: list[Trusted]) -> list[Trusted]:
         digits = _DIGEST.match(word)
         if digits is None:
             raise UsageError(
-                f"{printable(word)!r} is neither a URL nor six hexadecimal digits or more",
-                hint="`cetool trust list` shows both.",
+                f"{printable(word)!r} is neither a URL nor at least six hexadecimal digits",
+                hint="`cetool trust list` shows digests and URLs.",
             )
         found = [item for item in trusted if item.sha256.startswith(digits[1].lower())]
         if len(found) > 1:
-            raise UsageError(f"{word!r} is the beginning of {len(found)} digests", hint="Give more of its digits.")
+            raise UsageError(f"{word!r} is ambiguous: {len(found)} digests start with it", hint="Give more digits.")
     if not found:
         shown = printable(strip_credentials(word))
         raise CetoolError(
             f"you have not agreed to run {shown!r}",
             code="consent-not-found",
-            hint="`cetool trust list` shows what you agreed to.",
+            hint="`cetool trust list` shows the scripts that you agreed to run.",
         )
     return found
 
@@ -197,7 +200,7 @@ def _find(store: TrustStore | None, digest: str, reporter: Reporter) -> Trusted 
     try:
         return store.find(digest)
     except StoreError as error:
-        reporter.warn(f"{error}; so no answer that is kept there counts")
+        reporter.warn(f"{error}; saved answers are ignored")
         return None
 
 

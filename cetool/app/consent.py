@@ -1,4 +1,4 @@
-"""The one way to a consent, without which nothing is executed for a script, and nothing but the script is fetched."""
+"""Get the user's consent, without which cetool executes nothing for a script and fetches only the script itself."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from cetool.base.process import Consent, issue
 
 
 def consent_to(what: Decision | Subject, world: World, reporter: Reporter) -> Consent:
-    """That the user agrees to what is decided: what is the user's own passes, about a script from a URL they are asked.
+    """Return the user's consent. Local scripts have it; for a script from a URL cetool asks.
 
-    Raises CetoolError where the answer is no, or there is no terminal to ask on.
+    Raises CetoolError if the answer is no, or if there is no terminal to ask on.
     """
     if isinstance(what, Decision):
         if what.agreed is not None:
@@ -26,5 +26,5 @@ def consent_to(what: Decision | Subject, world: World, reporter: Reporter) -> Co
     return ask_about(what, what.source.remote, world, reporter)
 
 
-#: The consent to what is no script's: it is the user's own.
+#: The consent to what the user asks for directly, without a script from a URL.
 OWN = issue("own")

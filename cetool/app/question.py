@@ -1,7 +1,7 @@
-"""What a script from a URL would have done here: all that the question shows, and what the answer depends on.
+"""Describe what a script from a URL would do here: what the question shows, and what the answer depends on.
 
-The rows are made of all fields of what was read, whatever these are: a field that is new is shown under its own name
-until it is given a label, or a reason in :data:`UNSHOWN`.
+The rows have all fields of what was read. A new field is shown under its own name until it gets a label, or a reason in
+:data:`UNSHOWN`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cetool.app.overlaying import base_of
 from cetool.app.reporting import flow
 from cetool.app.world import World
 from cetool.base.errors import CetoolError
-from cetool.base.text import printable
+from cetool.base.text import counted, printable
 from cetool.base.urls import redact, split_url
 from cetool.declare.channels import resolve_channel
 from cetool.declare.metadata import ScriptMetadata, read_metadata
@@ -42,28 +42,28 @@ LABELS = {
 }
 #: The fields that are not shown, each with the reason.
 UNSHOWN = {
-    "ScriptMetadata.dialect": "how the same is written",
-    "ScriptMetadata.path": "a path of this machine, made of the URL's",
+    "ScriptMetadata.dialect": "how the declaration is written",
+    "ScriptMetadata.path": "a path on this machine, made from the URL's",
     "ScriptMetadata.lines": "where it is written",
     "ScriptMetadata.cell": "where it is written",
     "ScriptMetadata.chosen": "how run_with was found, which is shown",
     "ScriptMetadata.undecided": "how run_with was found, which is shown",
-    "Requirements.warnings": "sentences of cetool's own, printed before",
-    "Requirements.configured": "told with the channels",
+    "Requirements.warnings": "cetool's own sentences, printed before",
+    "Requirements.configured": "shown with the channels",
 }
-#: Variables by which code is loaded into programs that the user did not choose.
+#: Variables that make programs load code that the user did not choose.
 _LOADERS = re.compile(
     r"LD_.*|DYLD_.*|GCONV_PATH|PATH|.*_PATH|PYTHON.*|BASH_ENV|ENV|ZDOTDIR|SHELLOPTS|PROMPT_COMMAND|NODE_.*|R_.*|PERL.*"
     r"|RUBY.*|GEM_.*|CLASSPATH|_?(?:JAVA|JDK_JAVA).*OPTIONS|JULIA_.*|LUA_.*|GIT_.*|CARGO_.*|RUSTC.*|MAKEFLAGS|IFS"
 )
-#: Those of them whose values are paths, or have some.
+#: Those whose values are or contain paths.
 _PATHS = re.compile(
     r"LD_(?:PRELOAD|AUDIT|LIBRARY_PATH)|DYLD_.*|GCONV_PATH|.*PATH|PYTHON(?:STARTUP|HOME)|BASH_ENV|ENV|ZDOTDIR"
     r"|NODE_OPTIONS|R_(?:PROFILE|ENVIRON|LIBS).*|PERL5?(?:LIB|OPT)|RUBY(?:LIB|OPT)|CLASSPATH|_?(?:JAVA|JDK_JAVA).*OPTIONS"
 )
 _HOST = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'\[\]]*(?:\[[0-9A-Fa-f:.]*\][^\s\"'\[\]]*)?")
 _RELATIVE = re.compile(r"(?:^|[\s=:,;\"'])\.{1,2}(?:/|$|[\s:,;\"'])")
-#: Where a script is read as if it were there, to see what depends on where it is: deeper than ``../..`` leads.
+#: A script is read as if it were here, to see what depends on its directory: deeper than ``../..`` leads.
 _ELSEWHERE = Path("/", *["-"] * 64)
 #: Columns of a row's name, and of a whole line that has blanks to be broken at; characters of one that has none.
 _NAMES, _WIDTH, _LONGEST = 12, 100, 1000
@@ -72,27 +72,27 @@ _PYPI_FILES = "https://files.pythonhosted.org/packages/"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a script would have done, as it is shown."""
+    """What a script would do, as the question shows it."""
 
     #: Names and values, in the order in which they are shown.
     rows: tuple[tuple[str, str], ...]
-    #: What of this machine the declaration leads to: with other places the answer does not count.
+    #: Directories and files on this machine that the declaration refers to; the answer counts for these only.
     places: tuple[str, ...]
     #: The lock that the script carries.
     lock: Lock | None
 
 
 def question_of(subject: Subject, world: World) -> Question:
-    """The question about a script, with what the command line adds to it. Raises CetoolError for a broken lock."""
+    """Return the question about a script and what the command line adds. Raises CetoolError for a broken lock."""
     script = subject.source.script
     lock = read_embedded(script) if EMBEDDED_MARK in script.text else None
     declared = {platform: read for platform in subject.platforms if (read := _read(script, platform)) is not None}
     shown = list(declared.items()) if subject.metadata is None else [(None, subject.metadata)]
-    told = [(platform, [*rows_of(metadata), *_cautions(metadata)]) for platform, metadata in shown]
+    rows_for = [(platform, [*rows_of(metadata), *_cautions(metadata)]) for platform, metadata in shown]
     rows: list[tuple[str, str]] = []
-    for platform, of_platform in told:
+    for platform, of_platform in rows_for:
         for name, value in of_platform:
-            everywhere = all((name, value) in others for _, others in told)
+            everywhere = all((name, value) in others for _, others in rows_for)
             row = (name, value if everywhere else f"{value} ({platform})")
             rows += [row] if row not in rows else []
     rows += [] if lock is None else list(_locked_rows(lock, world.platform))
@@ -100,12 +100,12 @@ def question_of(subject: Subject, world: World) -> Question:
     places = {place for platform, read in declared.items() for place in _places(script, platform, read, world)}
     places |= {text for text in _lines(lock) if "file://" in text}
     if not any(name == "channels" for name, _ in rows):
-        rows.insert(0, ("channels", "(those of your configuration)"))
+        rows.insert(0, ("channels", "(from your configuration)"))
     return Question((("hosts", ", ".join(hosts) or "none"), *rows), tuple(sorted(map(redact, places))), lock)
 
 
 def _read(script: Script, platform: str | None) -> ScriptMetadata | None:
-    """What the script declares; None where it declares nothing and the command line says what it gets."""
+    """Return what the script declares; None if it declares nothing and the command line names its packages."""
     try:
         return read_metadata(script, platform)
     except CetoolError:
@@ -116,7 +116,7 @@ def _read(script: Script, platform: str | None) -> ScriptMetadata | None:
 
 
 def rows_of(value: object) -> list[tuple[str, str]]:
-    """The name and the text of everything in a value's fields that is set; values in it bring their own."""
+    """Return name and text of each field that is set, including the fields of values inside."""
     rows = []
     for name, content in _fields(value).items():
         key = f"{type(value).__name__}.{name}"
@@ -127,7 +127,7 @@ def rows_of(value: object) -> list[tuple[str, str]]:
         else:
             text = _text(content)
             if key == "Requirements.channels" and isinstance(value, Requirements) and value.configured:
-                text += ", then those of your configuration"
+                text += ", then those in your configuration"
             rows.append((LABELS.get(key, name if name == "run_with" else name.replace("_", "-")), text))
     return rows
 
@@ -159,7 +159,7 @@ def _item(item: object) -> str:
 def _cautions(metadata: ScriptMetadata) -> Iterator[tuple[str, str]]:
     loaders = [name for name, _ in metadata.requirements.variables if _LOADERS.fullmatch(name.upper())]
     if loaders:
-        yield "caution", f"{', '.join(loaders)} can have programs load other code"
+        yield "caution", f"{', '.join(loaders)} can make programs load other code"
 
 
 def _lines(lock: Lock | None) -> list[str]:
@@ -170,12 +170,12 @@ def _lines(lock: Lock | None) -> list[str]:
 
 
 def _locked_rows(lock: Lock, platform: str) -> Iterator[tuple[str, str]]:
-    """What the lock that comes with the script has installed: each package, grouped by where it comes from."""
+    """Yield the packages of the lock in the script, grouped by where they come from."""
     here = lock.platform(platform)
     if here is None:
         yield "lock", f"in the script, for {', '.join(each.platform for each in lock.platforms)}"
         return
-    yield "lock", f"in the script, {len(here.conda) + len(here.pypi)} packages"
+    yield "lock", f"in the script, {counted(len(here.conda) + len(here.pypi), 'package')}"
     groups: dict[str, list[str]] = {}
     for package in here.conda:
         channel, file = package.url.rsplit("/", 2)[0], package.url.rsplit("/", 1)[1]
@@ -188,7 +188,7 @@ def _locked_rows(lock: Lock, platform: str) -> Iterator[tuple[str, str]]:
 
 
 def _hosts(shown: Sequence[ScriptMetadata], lock: Lock | None, world: World) -> list[str]:
-    """The hosts that are asked for what is declared, directories of this machine as ``this machine``."""
+    """Return the hosts that packages come from; directories on this machine are shown as ``this machine``."""
     texts: list[str] = _lines(lock)
     for metadata in shown:
         needs = metadata.requirements
@@ -198,7 +198,7 @@ def _hosts(shown: Sequence[ScriptMetadata], lock: Lock | None, world: World) -> 
             texts += [url for channel in channels for url in resolve_channel(channel, world.condarc)]
         entries = () if needs.overlay is None else needs.overlay.entries
         if (needs.pypi or entries) and needs.pypi_settings.index_url is None:
-            texts.append("https://pypi.org (or the index of your configuration)")
+            texts.append("https://pypi.org (or the index in your configuration)")
     found = {_host(url) for text in texts for url in _HOST.findall(text)}
     return sorted(found)
 
@@ -217,12 +217,12 @@ def _host(url: str) -> str:
 
 
 def shown_line(text: str) -> str:
-    """What others wrote, as a line that a terminal shows and does not obey; runs of blanks are escaped."""
+    """Return foreign text as a line without control characters; runs of spaces are escaped."""
     return re.sub(r" {3,}", lambda found: r"\x20" * len(found[0]), printable(redact(text)))
 
 
 def wrapped(name: str, value: str) -> list[str]:
-    """A row as lines, all of it: nothing is cut off, and no line begins as a row does but the first."""
+    """Return a row as lines. Nothing is cut off, and only the first line begins as a row does."""
     lines, line = [], ""
     for word in shown_line(value).split(" "):
         while len(word) > _LONGEST:
@@ -241,8 +241,9 @@ def wrapped(name: str, value: str) -> list[str]:
 
 
 def _places(script: Script, platform: str | None, read: ScriptMetadata, world: World) -> Iterator[str]:
-    """The directories and files of this machine that the declaration leads to: with another of them it means another
-    thing, so it takes another answer.
+    """Yield the directories and files on this machine that the declaration refers to.
+
+    With others the declaration means something else, which takes another answer.
     """
     needs = read.requirements
     texts = set(needs.texts)
@@ -264,7 +265,7 @@ def _is_local(text: str) -> bool:
 
 
 def _starts_from_here(read: ScriptMetadata) -> bool:
-    """Whether the command, or a variable by which code is loaded, has a path that starts from the directory."""
+    """Return whether the command, or a variable that makes programs load code, has a relative path."""
     words = read.run_with or (read.entrypoint or "").split()
     if any(_is_relative(word.strip("\"'")) for word in words):
         return True

@@ -11,7 +11,7 @@ from cetool.base.text import counted, neutral_line, pattern, without_controls
 from cetool.base.urls import redact
 from cetool.engines.protocol import Progress, SilentProgress
 
-#: What YAML reads as it is in a list of one line; everything else is quoted.
+#: First characters of texts that YAML reads unquoted in a flow sequence.
 _PLAIN_FIRST = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/."
 _NOT_PLAIN = ",[]{}#:\"'"
 #: Characters of a line; more is not read.
@@ -20,10 +20,10 @@ _BREAKS = pattern(r"[\t\n\v\f\r\x85\u2028\u2029]+")
 
 
 class CreationProgress(Progress, Protocol):
-    """The progress of one environment, which another process may be making."""
+    """The progress of long work: an environment, which another process may be creating, or anything that is counted."""
 
     def wait(self, holder: str) -> None:
-        """Another process makes the environment; ``holder`` says which, and may be empty."""
+        """Another process creates the environment; ``holder`` says which, and may be empty."""
 
     def count(self, done: int, total: int, unit: str) -> None:
         """So many of ``total`` things are done; ``unit`` is the noun for one of them."""
@@ -105,7 +105,7 @@ class SilentReporter:
 
 
 def plain(text: str) -> str:
-    """The text as one line that a terminal shows and does not obey, without the credentials of URLs."""
+    """Return the text as one line without control characters and without the credentials in URLs."""
     line = text[: 2 * _MAX_LINE]
     if not (line.isascii() and line.isprintable()):
         line = without_controls(_BREAKS.sub(" ", line))
@@ -116,7 +116,7 @@ def plain(text: str) -> str:
 
 
 def flow(items: Sequence[str]) -> str:
-    """A list as YAML writes it in one line: ``[python >=3, numpy]``."""
+    """Return a list as a YAML flow sequence: ``[python >=3, numpy]``."""
     return f"[{', '.join(redact(_scalar(neutral_line(item))) for item in items)}]"
 
 
@@ -126,9 +126,8 @@ def _scalar(text: str) -> str:
 
 
 def shorten(names: Sequence[str], most: int) -> str:
-    """The first names, and how many more there are."""
-    told = ", ".join(names[:most])
-    return told + (f", and {len(names) - most} more" if len(names) > most else "")
+    """Return the first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
 
 
 def named_or_counted(names: Sequence[str], noun: str) -> str:

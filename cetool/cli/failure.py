@@ -76,7 +76,7 @@ def as_cetool_error(error: BaseException) -> CetoolError:
         return CetoolError(
             f"py-rattler stopped because of a defect: {panic_text(error)}",
             code="defect",
-            hint="Please report it to cetool, with the output of `cetool info`.",
+            hint="Please report it to cetool with the output of `cetool info`.",
         )
     if isinstance(error, FileNotFoundError) and error.filename is None and not _has_directory():
         return CetoolError("the working directory was deleted", hint="Change to a directory that exists.")
@@ -85,7 +85,7 @@ def as_cetool_error(error: BaseException) -> CetoolError:
     return CetoolError(
         f"this is a defect in cetool: {reason}",
         code="defect",
-        hint=f"Please report it, with what {TRACEBACK}=1 prints and with the output of `cetool info`.",
+        hint=f"Please report it with the output of `cetool info` and of the same command with {TRACEBACK}=1.",
     )
 
 

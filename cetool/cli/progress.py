@@ -30,9 +30,9 @@ _COUNTED = ("Downloading", "Linking")
 
 
 class CreationProgress:
-    """The :class:`~cetool.app.reporting.CreationProgress` that a terminal shows, or lines of ``-v``.
+    """Progress as a line on a terminal, or with ``-v`` as lines elsewhere.
 
-    Its methods may be called from any thread, thousands of times a second, and when the display has long ended.
+    Any thread may call its methods, thousands of times a second, even after the display has ended.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class CreationProgress:
         self._out = out
         self._live = live
         self._lines = live is None and lines
-        # what is told is one attribute set to one new object, which needs no lock; lines do, to come once and in order
+        # setting one attribute to a new object needs no lock; lines need one, to be printed once and in order
         self._stage = _Stage("")
         self._count = 0
         self._whole = (0, 0, "")  # of all the work, whatever its stages: done, total, the noun
@@ -103,7 +103,7 @@ class CreationProgress:
         """Start to draw, where there is something to draw on."""
         if self._live is not None:
             self._thread = threading.Thread(target=self._draw, args=(self._live,), daemon=True)
-            with suppress(RuntimeError):  # no more threads to be had: then nothing is shown
+            with suppress(RuntimeError):  # out of threads: nothing is shown
                 self._thread.start()
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""The command line as a reporter: sentences on standard error, as many as were asked for, and the question."""
+"""Report to the user on standard error, as much as the verbosity allows, and ask questions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_TYPED = 4096
 
 
 def start(options: Mapping[str, object] | None = None) -> tuple[World, Voice]:
-    """The world with these options, and what speaks in it."""
+    """Return the world with these options, and the voice that reports in it."""
     world = load_world(options, own_process=True)
     voice = Voice(world.settings.verbosity, world.environ)
     for variable in world.loaded.unknown:
@@ -35,9 +35,9 @@ def start(options: Mapping[str, object] | None = None) -> tuple[World, Voice]:
 
 
 class Voice:
-    """What is said on standard error, by verbosity: ``quiet``, ``normal`` or ``verbose``.
+    """Prints on standard error by verbosity: ``quiet``, ``normal`` or ``verbose``.
 
-    Nothing is ever raised because it cannot be said: to a stream that is closed, broken or None nothing is.
+    Only ``output`` raises. To a stream that is closed, broken or None nothing is printed.
     """
 
     def __init__(self, verbosity: str, environ: Mapping[str, str], stream: TextIO | None = None) -> None:
@@ -52,12 +52,12 @@ class Voice:
             self._out.line(plain(text))
 
     def detail(self, text: str) -> None:
-        """Say what only ``-v`` asks for."""
+        """Print a line with ``-v``."""
         if self.verbosity == "verbose":
             self._out.line(plain(text))
 
     def block(self, text: str) -> None:
-        """Say lines that only ``-v`` asks for, their form kept."""
+        """Print lines unchanged with ``-v``."""
         if self.verbosity == "verbose":
             self._out.line(printable_lines(text))
 
@@ -67,13 +67,13 @@ class Voice:
             self._out.line(f"cetool: warning: {scrub(plain(text))}")
 
     def fail(self, error: CetoolError) -> None:
-        """Report an error, as that which ends cetool is reported."""
+        """Print an error as the one that ends cetool is printed."""
         from cetool.cli.failure import tell  # it brings Typer, which few errors need
 
         tell(error)
 
     def output(self, text: str, *, error: bool = False, colours: bool = True) -> None:
-        """Write what a script printed to the standard stream that it is for. Raises OSError."""
+        """Write what a script printed to the standard stream that it belongs to. Raises OSError."""
         stream = sys.stderr if error else sys.stdout
         if stream is None:
             return
@@ -82,8 +82,8 @@ class Voice:
 
     @contextmanager
     def progress(self) -> Iterator[CreationProgress]:
-        """Show how an environment is made, for as long as the context lasts; no trace of a live display stays."""
-        from cetool.cli.progress import CreationProgress  # only for what is made
+        """Show how far long work is for as long as the context lasts, and leave no trace on the terminal."""
+        from cetool.cli.progress import CreationProgress  # only long work needs it
 
         creation = CreationProgress(self.detail, self._out, self._live, lines=self.verbosity == "verbose")
         try:
@@ -95,16 +95,16 @@ class Voice:
     # --- the question -----------------------------------------------------------------------------------------------
 
     def can_ask(self) -> bool:
-        """Whether a person sees a question and can answer it."""
+        """Return whether a user can see a question and answer it."""
         keyboard = _keyboard()
         if keyboard:  # 0 is standard input
             os.close(keyboard)
         return keyboard is not None
 
     def ask(self, lines: Sequence[str]) -> bool:
-        """Ask, on standard error however quiet the rest is to be. What follows the line that is typed is left unread.
+        """Ask on standard error, even with ``-q``. Input after the answer's line is left unread.
 
-        Nothing but a yes is one: not Ctrl-C, not the end of the input.
+        Ctrl-C and the end of the input mean no.
         """
         typed = b""
         try:
@@ -125,10 +125,10 @@ class Voice:
 
 
 def _keyboard() -> int | None:
-    """A descriptor to read an answer from, None where nobody can be asked.
+    """Return a descriptor to read an answer from; None if there is no terminal to ask on.
 
-    The question has to be seen, so standard error is a terminal. Standard input may be piped and is then the script's:
-    the terminal itself is read.
+    The user has to see the question, so standard error must be a terminal. If standard input is a pipe, it belongs to
+    the script, and the answer is read from the terminal itself.
     """
     try:
         if sys.stderr is None or not sys.stderr.isatty():

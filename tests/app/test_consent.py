@@ -64,7 +64,7 @@ class Scene:
         """Return what is printed if the script may not run: the exit status is 125, and standard output is empty."""
         done = self.home.cetool(*words, cwd=cwd)
         assert (done.returncode, done.stdout) == (125, ""), done.stderr
-        assert "nobody can be asked" in done.stderr
+        assert "no terminal to ask on" in done.stderr
         return done.stderr
 
 
@@ -391,7 +391,7 @@ def test_an_answer_covers_the_directory_that_the_declaration_depends_on(scene: S
     head = "" if "///" in declares else "# conda execute\n"
     url = scene.offer("a.py", f"{head}{declares}\n")
     assert scene.home.cetool("run", "--yes", url, cwd=here).returncode != 0  # there is nothing to make
-    assert "nobody can be asked" not in scene.home.cetool("run", url, cwd=here).stderr
+    assert "no terminal to ask on" not in scene.home.cetool("run", url, cwd=here).stderr
     told = scene.refuses("run", url, cwd=there)
     assert (
         "not to its use of these directories" in told
@@ -411,7 +411,7 @@ def test_an_answer_without_directories_is_valid_everywhere(scene: Scene) -> None
     former = {"schema": "cetool.trusted/1", "sha256": digest, "url": "x", "date": 1.0, "how": "asked", "places": []}
     answer.write_text(json.dumps(former))  # as the previous version wrote it
     for directory in (scene.home.path, Path(os.sep)):
-        assert "nobody can be asked" not in scene.home.cetool("run", url, cwd=directory).stderr
+        assert "no terminal to ask on" not in scene.home.cetool("run", url, cwd=directory).stderr
 
 
 def test_a_strangers_script_cannot_use_the_home_directory(scene: Scene) -> None:

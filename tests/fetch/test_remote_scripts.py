@@ -113,11 +113,11 @@ def test_where_nobody_can_be_asked(trusting: Home, web: Server) -> None:
         done = trusting.cetool(*words, input="y\n")
         assert (done.returncode, done.stdout) == (125, ""), done.stderr
         error, *facts, hint = told(done.stderr)
-        assert error.startswith(f"cetool: {url}: ") and "nobody can be asked" in error
+        assert error.startswith(f"cetool: {url}: ") and "no terminal to ask on" in error
         assert "--yes" in hint and f"--sha256 {digest(HELLO)}" in hint
         assert f"  from:       {url}" in facts and "  env:        [hello-bin]" in facts
     done = trusting.run("conda-execute", url, env={"CETOOL_TRUST": "ask"})
-    assert done.returncode == 125 and "nobody can be asked" in done.stderr
+    assert done.returncode == 125 and "no terminal to ask on" in done.stderr
     assert (environments(trusting), names(answers(trusting)), names(copies(trusting))) == (before, [], [])
     # what ran unattended goes on to
     done = trusting.run("conda-execute", url)
@@ -136,7 +136,7 @@ def test_what_was_agreed_to_has_changed(trusting: Home, web: Server) -> None:
     web.answers["/a.sh"] = sends(OTHER)
     status, shown = asks(trusting, ["run", f"{web.url}/a.sh"], ["n"])
     assert status == 125
-    assert re.search(rf"It has changed since you agreed .* \(sha256 {digest(HELLO)}\)", shown)
+    assert re.search(rf"It has changed since you agreed to it on .* \(sha256 {digest(HELLO)}\)", shown)
     assert digest(OTHER) in shown
     # and the one before is still known
     web.answers["/a.sh"] = sends(HELLO)
@@ -149,7 +149,7 @@ def test_what_a_stranger_wrote_does_not_reach_the_terminal_raw(trusting: Home, w
         HELLO.replace(b"# run_with", f"# variables: {{A: {nasty}}}\n# run_with".encode())
     )
     done = trusting.cetool("run", f"{web.url}/%1b%5b2Ja.sh")
-    assert done.returncode == 125 and "nobody can be asked" in done.stderr
+    assert done.returncode == 125 and "no terminal to ask on" in done.stderr
     assert all(char.isprintable() or char == "\n" for char in done.stderr)
     assert r"A=\x1b[2J" in done.stderr and max(map(len, done.stderr.splitlines())) < 1200
 
@@ -210,7 +210,7 @@ def test_answers_are_listed_and_forgotten_and_no_collection_takes_them(trusting:
     assert trusting.cetool("run", f"{web.url}/a.sh").returncode == 0
     done = trusting.cetool("trust", "forget", digest(EMPTY)[:16])
     assert done.returncode == 0 and "Forgot" in done.stderr
-    assert "nobody can be asked" in trusting.cetool("run", f"{web.url}/a.sh").stderr
+    assert "no terminal to ask on" in trusting.cetool("run", f"{web.url}/a.sh").stderr
     assert trusting.cetool("trust", "forget", f"{web.url}/b.sh").returncode == 0
     assert names(answers(trusting)) == []
     for words, status in ((["abcdef12"], 125), (["what?"], 2), ([], 2), (["--all"], 0)):
@@ -225,7 +225,7 @@ def test_answers_that_others_could_have_written_do_not_count(trusting: Home, web
     done = trusting.cetool("run", url)
     assert done.returncode == 125 and "is writable by everyone" in done.stderr
     done = trusting.cetool("run", "--yes", url)
-    assert (done.returncode, done.stdout.split()[0]) == (0, "ran") and "cannot be remembered" in done.stderr
+    assert (done.returncode, done.stdout.split()[0]) == (0, "ran") and "could not be saved" in done.stderr
     answers(trusting).chmod(0o700)
     (file,) = answers(trusting).iterdir()
     file.chmod(0o666)
@@ -253,16 +253,16 @@ def test_what_only_reads_does_not_ask_and_what_makes_an_environment_does(
     assert (names(answers(home)), names(copies(home))) == ([], [])
     for command in ("path", "shell"):
         done = home.cetool(command, url)
-        assert done.returncode == 125 and "nobody can be asked" in done.stderr
+        assert done.returncode == 125 and "no terminal to ask on" in done.stderr
     assert not environments(home)
     assert home.cetool("path", "--yes", url).stdout == named.stdout
     home.cetool("trust", "forget", "--all")
     # the environment exists, so that `path` executes nothing; a shell gets the variables that the script declares
     assert home.cetool("path", url).stdout == named.stdout
-    assert "nobody can be asked" in home.cetool("shell", url, input="echo in here\n").stderr
+    assert "no terminal to ask on" in home.cetool("shell", url, input="echo in here\n").stderr
     assert home.cetool("shell", "--yes", url, input="echo in here\n").stdout == "in here\n"
     home.cetool("trust", "forget", "--all")
-    assert "nobody can be asked" in home.cetool("run", url).stderr
+    assert "no terminal to ask on" in home.cetool("run", url).stderr
     assert home.cetool("remove", url).returncode == 0 and not environments(home)
     for words in (["add", url, "six"], ["init", url], ["drop", url, "six"], ["convert", url, "--to", "pep723"]):
         done = home.cetool(*words)
@@ -294,7 +294,7 @@ def test_offline_takes_the_last_copy(trusting: Home, certificate: Path) -> None:
     assert re.search(r"`--offline` takes the copy that came \d+s ago", told(done.stderr)[1])
     # a copy that was forgotten about is asked about again, and a damaged one is none
     trusting.cetool("trust", "forget", "--all")
-    assert "nobody can be asked" in trusting.cetool("run", "--offline", url).stderr
+    assert "no terminal to ask on" in trusting.cetool("run", "--offline", url).stderr
     (copy,) = copies(trusting).iterdir()
     copy.write_bytes(copy.read_bytes() + b"rm -r x\n")
     assert "there is no copy" in trusting.cetool("run", "--offline", "-y", url).stderr
