@@ -15,7 +15,7 @@ from cetool.app.world import World
 from cetool.base.durations import format_size
 from cetool.base.errors import CetoolError, StoreError, UsageError
 from cetool.base.process import Consent, issue
-from cetool.base.text import printable
+from cetool.base.text import counted, printable
 from cetool.base.urls import strip_credentials
 from cetool.declare.source import is_url
 from cetool.fetch.scripts import locate_script
@@ -79,7 +79,7 @@ class _Asked:
         rows = [("from", url)]
         if self.remote.asked.shown != url:
             rows.append(("via", self.remote.asked.shown))
-        size = f"{format_size(len(data))}, {len(data.splitlines())} lines"
+        size = f"{format_size(len(data))}, {counted(len(data.splitlines()), 'line')}"
         rows += [("sha256", self.digest), ("size", size), *self.question.rows]
         lines = [line for name, value in rows for line in wrapped(name, value)]
         if self.known is not None:

@@ -71,7 +71,10 @@ def _reason_against(
     """
     if added:
         options = " and ".join(added)
-        return _Reason(f"{found.where} does not have what {options} asks for", f"Leave {options} out to use the lock.")
+        return _Reason(
+            f"{found.where} does not have what {options} {'asks' if len(added) == 1 else 'ask'} for",
+            f"Leave {options} out to use the lock.",
+        )
     platform = world.platform
     if found.lock.platform(platform) is None:
         there = ", ".join(each.platform for each in found.lock.platforms) or "none"

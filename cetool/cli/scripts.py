@@ -163,6 +163,8 @@ class InfoOptions(options.Group):
 def info(*, given: InfoOptions) -> None:
     """Show versions, paths and engines for bug reports."""
     world, _ = options.open_world(given)
+    from cetool.cli.settings import setting_text  # `cetool show` needs none of it
+
     found = inspect(world)
     if given.as_json:
         print_json(_info_document(found, world))
@@ -182,7 +184,7 @@ def info(*, given: InfoOptions) -> None:
         print_line(f"{'condarc:':18}{file}")
     for key, origin in world.loaded.origins.items():
         if origin.source != "built-in" and key != "channels":
-            print_line(f"{'setting:':18}{key} = {origin.value} ({origin.source})")
+            print_line(f"{'setting:':18}{key} = {setting_text(key, origin.value)} ({origin.source})")
 
 
 def _info_document(found: Inspected, world: World) -> dict[str, object]:

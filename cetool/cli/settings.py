@@ -48,7 +48,8 @@ def list_settings(*, given: ListSettingsOptions) -> None:
     if given.as_json:
         print_json(_document(loaded))
         return
-    rows = [(key, _text(key, origin.value) or _unset(key), origin.source) for key, origin in loaded.origins.items()]
+    origins = loaded.origins.items()
+    rows = [(key, setting_text(key, origin.value) or _unset(key), origin.source) for key, origin in origins]
     headers = ("Setting", "Value", "From") if is_terminal() else ()
     print_table(headers, rows, bold=[source != "built-in" for _, _, source in rows])
 
@@ -63,7 +64,7 @@ def get_setting(key: _Key) -> None:
     value = load_settings(os.environ).origins[key].value
     for item in value if isinstance(value, tuple) else (value,):
         if item is not None:
-            print_data(f"{_text(key, item)}\n")
+            print_data(f"{setting_text(key, item)}\n")
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,14 @@ def set_setting(
     path = _config_file()
     write_setting(path, key, stored)
     voice = _voice(given)
-    voice.say(f"Set {key} = {_text(key, stored)} in {path}")
+    voice.say(f"Set {key} = {setting_text(key, stored)} in {path}")
     try:
         origin = load_settings(os.environ).origins[key]
     except ConfigError as error:
         voice.warn(str(error))
         return
     if not origin.source.startswith(f"{path}:"):
-        voice.warn(f"{key} is {_text(key, origin.value)}, set by {origin.source}")
+        voice.warn(f"{key} is {setting_text(key, origin.value)}, set by {origin.source}")
 
 
 @app.command("unset")
@@ -178,7 +179,7 @@ def _now(key: str, path: Path) -> str:
         origin = None
     if origin is None:
         return f"Removed {key} from {path}"
-    value = _text(key, origin.value) or _unset(key).strip("()")
+    value = setting_text(key, origin.value) or _unset(key).strip("()")
     if origin.source == BUILT_IN:
         return f"{key} is back to its default ({value})"
     return f"Removed {key} from {path}; it is {value} ({origin.source})"
@@ -208,7 +209,7 @@ def _unset(key: str) -> str:
     return "auto" if key == "engine" else "(not set)"
 
 
-def _text(key: str, value: object) -> str:
+def setting_text(key: str, value: object) -> str:
     """Return a value in the form for `config set`, without credentials; empty for none."""
     if value is None:
         return ""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cetool.base.errors import EngineError
+from cetool.base.text import counted
 from cetool.base.urls import redact
 from cetool.declare.environment import Exact, Solve
 from cetool.declare.match_fields import is_read_alike
@@ -39,7 +40,7 @@ def solved_over(request: EngineRequest, progress: Progress, hold: Hold) -> Engin
         progress.note("Nothing is added to the baseline, so nothing is solved.")
         return request.of(Exact(request.pinned, asked=asked))
     count, shown = len(request.pinned), ", ".join(map(redact, added))
-    progress.note(f"Solved with {count} packages of the baseline as they are: {shown}")
+    progress.note(f"Solved with {counted(count, 'package')} of the baseline unchanged: {shown}")
     return request.of(Exact(_exactly(request.solving(added), progress, hold), asked=asked))
 
 

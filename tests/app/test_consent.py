@@ -299,7 +299,7 @@ def test_the_question_shows_the_whole_decision(scene: Scene) -> None:
         "LD_PRELOAD=/tmp/x.so",
         "BASH_ENV=/tmp/y",
         "PLAIN=1",
-        "caution: LD_PRELOAD, BASH_ENV can have programs load other code",
+        "caution: LD_PRELOAD, BASH_ENV can make programs load other code",
         "run_with: [python, '-u']",
     ):
         assert fact.replace("conda.anaconda.org, ", "") in shown.replace("this machine, ", ""), (fact, shown)

@@ -282,7 +282,7 @@ def test_offline_takes_the_last_copy(trusting: Home, certificate: Path) -> None:
         asked = len(web.requests)
         done = trusting.cetool("run", "--offline", url)
         assert done.stdout.startswith("ran ") and len(web.requests) == asked
-        assert re.fullmatch(rf"{url} is the copy that came \d+s ago \(--offline\)\n", done.stderr)
+        assert re.fullmatch(rf"Using the copy of {url} from \d+s ago \(--offline\)\n", done.stderr)
         assert json.loads(trusting.cetool("show", "--offline", "--json", url).stdout)["sha256"] == digest(EMPTY)
         done = trusting.cetool("run", "--offline", f"{web.url}/b.sh")
         assert done.returncode == 2 and "there is no copy of it here" in done.stderr
