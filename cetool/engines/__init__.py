@@ -1,1 +1,1 @@
-"""Who makes environments: one protocol, one module a program."""
+"""Engines, the programs that make environments: one protocol, and its implementations."""

@@ -1,6 +1,6 @@
-"""Looks over an unpacked package before an engine links it: what it says it is, and where its files want to go.
+"""Check an unpacked package before it is linked: its identity, and where its files would be written.
 
-What gets past here could make rattler abort, or write outside of the prefix.
+A malicious package could otherwise make rattler abort, or write files outside the prefix.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from cetool.declare.package import Package
 _ABSOLUTE = pattern(r"[/\\]|[A-Za-z]:")
 _NAME = pattern(r"[A-Za-z0-9_][^/\\\x00-\x1f\x7f]*")
 _LONGEST = 240
-#: What says which files a package has, with their hashes, and how they are linked.
+#: Metadata files that list a package's files with their hashes, and how they are linked.
 _LISTING = ("index.json", "paths.json", "files", "link.json", "has_prefix")
-#: As many symbolic links as Linux follows on one path.
+#: The number of symbolic links that Linux follows in one path.
 _MOST_LINKS = 40
-#: Where files of noarch packages go (CEP 20).
+#: Directories of noarch packages (CEP 20).
 _SITE = pattern(r"\Asite-packages(?=/|\Z)")
 _SCRIPTS = pattern(r"\Apython-scripts(?=/|\Z)")
 _PYTHONS = pattern(r"\Alib/python3(?:\.[0-9]+)?(?=/|\Z)")
@@ -33,30 +33,30 @@ _CONTROL = pattern(r"[\x00-\x1f\x7f]")
 
 
 def check_names(package: Package) -> None:
-    """Raise EngineError where a package's names, which a channel chooses, cannot be those of a file."""
+    """Raise EngineError if a package's names, which the channel chooses, are not valid file names."""
     for name in (package.stem, package.file_name):
         if not _NAME.fullmatch(name) or len(name) > _LONGEST:
             raise EngineError(
-                f"{shorten(name)!r} of {redact(package.channel)} cannot be the name of a package file",
+                f"{shorten(name)!r} from {redact(package.channel)} is not a valid name for a package file",
                 code="package-damaged",
-                hint="Report it to the channel's owner.",
+                hint="Report it to the owner of the channel.",
             )
 
 
 def check_site_packages(path: str | None, package: Package) -> None:
-    """Raise EngineError where a python says that Python packages go outside of the prefix."""
+    """Raise EngineError if a python package sets ``site-packages`` to a directory outside the prefix."""
     if path is not None:
         _check_paths((path,), package)
 
 
 def check_unpacked(directory: Path, package: Package) -> None:
-    """Raise EngineError unless the package is the one that its file is named after and stays within its prefix."""
+    """Raise EngineError unless the package is what its file name says, and all its files are inside the prefix."""
     index = _json(directory, "info/index.json", package)
     if index is None:
         raise _bad(package, "it has no info/index.json")
     own = "-".join(str(index.get(key, "")) for key in ("name", "version", "build"))
     if own.lower() != package.stem.lower():
-        raise _bad(package, f"it is {shorten(own, 200)} inside")
+        raise _bad(package, f"it contains {shorten(own, 200)}")
     paths = _json(directory, "info/paths.json", package)
     if paths is not None:
         entries = paths.get("paths")
@@ -74,13 +74,13 @@ def check_unpacked(directory: Path, package: Package) -> None:
     for point in _entry_points(directory, package):
         command = str(point).partition("=")[0].strip()
         if not command or re.search(r"[/\\\x00-\x1f]", command) or command in (".", ".."):
-            raise _bad(package, f"its entry point {shorten(str(point))!r} is not the name of a program")
+            raise _bad(package, f"its entry point {shorten(str(point))!r} is not a valid program name")
         if any((directory / folder / command).is_symlink() for folder in ("bin", "python-scripts", "Scripts")):
-            raise _bad(package, f"its entry point {shorten(str(point))!r} has the place of a link that it brings")
+            raise _bad(package, f"its entry point {shorten(str(point))!r} has the same path as a link in the package")
 
 
 def links_in(directory: Path) -> dict[str, str]:
-    """The symbolic links of an unpacked package that do not lead to a file of its own, with what they lead to."""
+    """Return the symbolic links of an unpacked package that do not lead to one of its files, with their targets."""
     found: dict[str, str] = {}
     ahead = [str(directory)]
     while ahead:
@@ -96,9 +96,9 @@ def links_in(directory: Path) -> dict[str, str]:
 
 
 def check_together(cache: Path, packages: Sequence[Package], links: Mapping[str, Mapping[str, str]]) -> None:
-    """Raise EngineError where a package has files below a link of another one's that leads out of the environment.
+    """Raise EngineError if a package has files below another package's link that leads outside the environment.
 
-    ``links`` are what :func:`links_in` found in each, by stem; only where one leads outside are the files looked at.
+    ``links`` are the results of :func:`links_in` by stem; files are examined only if a link leads outside.
     """
     targets = {_linked_as(path): target for each in links.values() for path, target in each.items()}
     outside = {path for path in targets if _place_of(path, targets) is None}
@@ -106,18 +106,16 @@ def check_together(cache: Path, packages: Sequence[Package], links: Mapping[str,
         return
     for package in packages:
         directory = cache / package.stem
-        # a link is replaced by a file, but what starts an entry point is written through it
+        # a file replaces a link, but the program of an entry point is written through it
         written = [f"bin/{str(point).partition('=')[0].strip()}" for point in _entry_points(directory, package)]
         for path in (*_files_of(directory), *written):
             place = _linked_as(path) if path in written else _linked_as(path).rpartition("/")[0]
             if place and _place_of(place, targets) is None:
-                raise _bad(
-                    package, f"a link that another package brings leads {shorten(path)!r} outside of the environment"
-                )
+                raise _bad(package, f"a link of another package would place {shorten(path)!r} outside the environment")
 
 
 def _place_of(path: str, targets: Mapping[str, str]) -> str | None:
-    """Where a path below the prefix is with these links in it; None where that is outside, or nowhere."""
+    """Return where a path below the prefix leads with these links; None if outside the prefix, or nowhere."""
     ahead = path.split("/")[::-1]
     place: list[str] = []
     passed = 0
@@ -142,7 +140,7 @@ def _place_of(path: str, targets: Mapping[str, str]) -> str | None:
 
 
 def _linked_as(path: str) -> str:
-    """What a path of a package is below a prefix, the same for each python."""
+    """Return the path below a prefix for a path in a package, the same for each version of python."""
     return _PYTHONS.sub("lib/python3", _SITE.sub("lib/python3/site-packages", _SCRIPTS.sub("bin", path)))
 
 
@@ -154,7 +152,7 @@ def _entry_points(directory: Path, package: Package) -> list[object]:
 
 
 def _files_of(directory: Path) -> list[str]:
-    """The files that an unpacked package brings, in the words of its metadata, which were looked over before."""
+    """Return the files of an unpacked package according to its metadata, which were checked before."""
     try:
         return [str(entry["_path"]) for entry in read_json(directory / "info" / "paths.json", PACKAGE)["paths"]]
     except FileNotFoundError:
@@ -166,7 +164,7 @@ def _files_of(directory: Path) -> list[str]:
 
 
 def listing_of(directory: Path) -> str:
-    """The SHA-256 of a package's metadata, by which its files are compared with what was in the archive."""
+    """Return the SHA-256 of a package's metadata, to detect whether its files are those of the archive."""
     digest = hashlib.sha256()
     for name in _LISTING:
         try:
@@ -178,7 +176,7 @@ def listing_of(directory: Path) -> str:
 
 
 def has_link_script(directory: Path) -> bool:
-    """Whether an unpacked package brings a program that runs when it is linked."""
+    """Return whether an unpacked package has a script that runs when it is linked."""
     for folder in ("bin", "python-scripts", "Scripts"):
         try:
             if any(name.startswith(".") and "-link." in name for name in os.listdir(directory / folder)):
@@ -191,13 +189,13 @@ def has_link_script(directory: Path) -> bool:
 def _check_paths(paths: Iterable[object], package: Package) -> None:
     for path in paths:
         if not isinstance(path, str) or not path or _CONTROL.search(path):
-            raise _bad(package, f"{shorten(str(path))!r} cannot be the path of a file")
+            raise _bad(package, f"{shorten(str(path))!r} is not a valid path")
         if _ABSOLUTE.match(path) or ".." in re.split(r"[/\\]", path):
-            raise _bad(package, f"its path {shorten(path)!r} leads outside of the environment")
+            raise _bad(package, f"its path {shorten(path)!r} leads outside the environment")
 
 
 def _json(directory: Path, name: str, package: Package) -> dict[str, Any] | None:
-    """The object in a file of the package; None where there is no such file."""
+    """Read a JSON object from a file of the package; None if there is no such file."""
     path = directory / name
     try:
         if path.is_symlink():
@@ -214,7 +212,7 @@ def _json(directory: Path, name: str, package: Package) -> dict[str, Any] | None
 
 def _bad(package: Package, reason: str) -> EngineError:
     return EngineError(
-        f"the package {package.file_name} of {redact(package.channel)} cannot be installed: {reason}",
+        f"cannot install the package {package.file_name} from {redact(package.channel)}: {reason}",
         code="package-damaged",
-        hint="Report it to the channel's owner, or ask for another version.",
+        hint="Report it to the owner of the channel, or request another version.",
     )

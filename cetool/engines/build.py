@@ -1,4 +1,4 @@
-"""Makes a whole environment: solved if need be, made by an engine, looked over, its PyPI packages installed."""
+"""Make a complete environment: solve if necessary, run an engine, check the result, install PyPI packages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from cetool.packages.prefix import PackageRecordError, read_records
 
 
 class EarlyLook(ProgressOver):
-    """What was found by a look at the prefix when all was written, for as long as nothing comes or goes there."""
+    """Checks the prefix when all files are written; the result is valid while no directory changes."""
 
     def __init__(self, progress: Progress, prefix: Path, *, looks: bool) -> None:
         super().__init__(progress)
@@ -40,7 +40,7 @@ class EarlyLook(ProgressOver):
         self._changed: dict[str, int] = {}
 
     def written(self) -> None:
-        """Look; what is wrong is left for a later look to report."""
+        """Check the prefix; problems are left for a later check to report."""
         if not self._looks:
             return
         with suppress(OSError, EngineError):
@@ -53,7 +53,7 @@ class EarlyLook(ProgressOver):
 
     @property
     def found(self) -> tuple[int, int] | None:
-        """The number of packages and the bytes that they take; None where nobody looked, or that holds no more."""
+        """The number of packages and their size in bytes; None if not checked, or if a directory has changed."""
         try:
             for name, changed in self._changed.items():
                 if os.lstat(f"{self._prefix}/{name}").st_mtime_ns != changed:
@@ -63,31 +63,31 @@ class EarlyLook(ProgressOver):
         return self._found
 
 
-#: How often an environment is made before packages that other processes replace meanwhile are an error.
+#: The number of attempts if other processes replace packages meanwhile.
 _TRIES = 6
 _STATE = "conda-meta/state"
 
 
 class PypiStep(Protocol):
-    """What installs PyPI packages (:class:`cetool.engines.pypi.install.Installing`): few environments have any."""
+    """Installs PyPI packages (:class:`cetool.engines.pypi.install.Installing`); few environments have any."""
 
     def check(self, request: EngineRequest) -> None:
-        """Raise EngineError, before anything is installed, for settings that the installer cannot follow."""
+        """Raise EngineError, before anything is installed, for settings that the installer does not support."""
 
     def needs_pip(self, request: EngineRequest) -> bool:
-        """Whether pip has to be among the conda packages."""
+        """Return whether pip must be one of the conda packages."""
 
     def install(self, request: EngineRequest, progress: Progress, hold: Hold) -> None:
-        """Install the request's PyPI packages, those named exactly first. Raises EngineError."""
+        """Install the request's PyPI packages, exact ones first. Raises EngineError."""
 
 
 def build_environment(
     engine: Engine, request: EngineRequest, progress: Progress, hold: Hold, pypi: PypiStep | None = None
 ) -> tuple[int, int]:
-    """Make the environment; return the number of its conda packages, and the bytes that it takes on disk.
+    """Make the environment; return its number of conda packages and its size on disk in bytes.
 
-    ``pypi`` installs its PyPI packages, if it has any. Raises EngineError where it cannot be made. What is left at the
-    prefix after an error is the caller's to clear.
+    ``pypi`` installs PyPI packages, if there are any. Raises EngineError if it fails; the caller then removes what is
+    left at the prefix.
     """
     conda = request
     if pypi is not None:
@@ -103,12 +103,12 @@ def build_environment(
         try:
             return _make(engine, request, conda, progress, hold, pypi)
         except DamagedPackages as error:
-            # the package cache of another engine is the user's, not cetool's
+            # the package caches of other engines belong to the user, not to cetool
             if engine.name != "rattler" or not left or not (isinstance(error, ReplacedPackages) or left == _TRIES - 1):
                 raise error.but(log=str(request.log)) from None
-            progress.note(f"{error.message}: they are fetched again")
+            progress.note(f"{error.message}; fetching them again")
             if isinstance(error, ReplacedPackages):
-                time.sleep(random.uniform(0.0, 0.5))  # two that replace each other's packages should not stay in step
+                time.sleep(random.uniform(0.0, 0.5))  # two processes that replace each other's packages get out of step
             else:
                 distrust(error.directories)
             shutil.rmtree(request.prefix, ignore_errors=True)
@@ -123,22 +123,22 @@ def _make(
     hold: Hold,
     pypi: PypiStep | None,
 ) -> tuple[int, int]:
-    """Make what is asked for, its conda packages as ``conda`` asks for them; see :func:`build_environment`."""
+    """Make the environment, with the conda packages of the request ``conda``; see :func:`build_environment`."""
     early = EarlyLook(progress, request.prefix, looks=pypi is None and bool(conda.packages) and not conda.exact)
     try:
         explain = engine.create(conda, early, hold)
-    finally:  # a run that was killed may have left its line, too
+    finally:  # a killed run may have left its line too
         forget_registration(request.prefix, request.environ)
     if not (request.prefix / "conda-meta").is_dir():
         raise EngineError(
-            f"{engine.name} ended without an error, and made no environment",
+            f"{engine.name} reported success but made no environment",
             code="environment-damaged",
             hint="Choose another engine (--engine).",
             log=str(request.log),
         )
     if pypi is None:
         _settle(request, progress)
-    elif engine.name != "rattler":  # who installs into what is not there tells something else
+    elif engine.name != "rattler":  # installing into an incomplete environment would give another error
         _look_over(conda, explain)
     whole = _intact(engine, request, conda, progress) if conda.exact else None
     if pypi is not None:
@@ -151,7 +151,7 @@ def _make(
 def _look_over(
     request: EngineRequest, explain: Explain, whole: Mapping[str, os.stat_result] | None = None
 ) -> tuple[int, int]:
-    """See that the environment is complete; the number of its packages, and the bytes that it takes."""
+    """Check that the environment is complete; return its number of packages and its size in bytes."""
     try:
         return check_complete(request.prefix, expect_packages=request.expects_packages, log=request.log, whole=whole)
     except EngineError as error:
@@ -164,21 +164,20 @@ def _look_over(
 def _intact(
     engine: Engine, request: EngineRequest, conda: EngineRequest, progress: Progress
 ) -> Mapping[str, os.stat_result] | None:
-    """See that the exactly named packages are there, and no other, and that those of a lock or a baseline were linked
-    as they were packed; all that is there, if it has just that.
+    """Check that exactly the requested packages are installed, and that files of a lock or baseline are intact.
 
-    Files that the embedded engine keeps unpacked are hashed when they are first linked, and again only if they look
-    changed since.
+    Returns the status of all files if they are intact. Files that the embedded engine keeps unpacked are hashed when
+    they are first linked, and again only if they seem to have changed.
     """
     prefix, log = request.prefix, request.log
     try:
         records = read_records(prefix)
     except PackageRecordError as error:
         raise EngineError(
-            f"the environment at {prefix} is not complete: "
-            f"the package record {error.path.name} cannot be read: {error.problem}",
+            f"the environment at {prefix} is incomplete: "
+            f"cannot read the package record {error.path.name}: {error.problem}",
             code="environment-damaged",
-            hint="Run the same command again; it is made anew.",
+            hint="Run the command again to re-create it.",
             log=str(log),
         ) from None
     check_exactly(records, conda.exact, log)
@@ -190,7 +189,7 @@ def _intact(
 
 
 def _settle(request: EngineRequest, progress: Progress) -> None:
-    """All is installed: add what the spec says of variables, and let it get to the disk."""
+    """Finish an environment in which all packages are installed: add its variables, and report it as written."""
     _keep_variables(request.prefix, dict(request.spec.variables))
     progress.written()
 
@@ -208,7 +207,7 @@ def _keep_variables(prefix: Path, variables: dict[str, str]) -> None:
     except (OSError, ValueError, TypeError, AttributeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise EngineError(
-            f"the environment's variables cannot be written to {prefix}/{_STATE}: {reason}",
+            f"cannot write the environment's variables to {prefix}/{_STATE}: {reason}",
             code="cache-not-writable",
-            hint="One of its packages has put something else there: tell the channel's owner.",
+            hint="A package may contain a file with this name: report it to the owner of the channel.",
         ) from None

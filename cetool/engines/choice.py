@@ -1,4 +1,4 @@
-"""Which engine makes environments on this machine, and why it is taken.
+"""Choose the engine that makes environments, and explain the choice.
 
 The order is mamba, micromamba, conda, then rattler, which is built in.
 """
@@ -11,10 +11,10 @@ from importlib import import_module
 from pathlib import Path
 
 from cetool.base.errors import EngineError, UsageError
-from cetool.engines.discovery import NAMES, command_of, find_engine
+from cetool.engines.discovery import NAMES, VARIABLES, command_of, find_engine
 from cetool.engines.protocol import Engine, Found
 
-#: The module of each engine, imported for the one that is chosen: that of programs takes 5 ms.
+#: The module of each engine; only that of the chosen engine is imported (the module for programs takes 5 ms).
 _MODULES = {
     "rattler": "cetool.engines.rattler.engine",
     **dict.fromkeys(("mamba", "micromamba", "conda"), "cetool.engines.program"),
@@ -24,25 +24,27 @@ _MODULES = {
 def choose_engine(
     wanted: str | None, environ: Mapping[str, str], *, lock_dir: Path, cache_dir: Path, trusting: bool = True
 ) -> tuple[Engine, str]:
-    """The engine that serves, ready to use, and a sentence on why it was taken.
+    """Return an engine that is ready to use, and the reason for the choice.
 
-    ``wanted`` is its name, or None for the first that is found and answers. ``lock_dir`` is where creations by conda
-    take turns, ``cache_dir`` where the embedded engine keeps its packages. One that looks genuine need not answer,
-    unless ``trusting`` is false: asking takes time, and that it works is seen soon enough. Raises UsageError for a name
-    that there is not, and EngineError where the wanted engine is not found or does not answer.
+    ``wanted`` is its name, or None for the first engine that is found and works. ``lock_dir`` has the file locks for
+    conda's package cache, ``cache_dir`` is where the embedded engine keeps packages. If ``trusting``, a program that
+    looks genuine is not asked for its version, which takes time: if it does not work, creation fails soon enough.
+    Raises UsageError if there is no engine of this name, and EngineError if the wanted engine cannot be used.
     """
     if wanted is not None:
         name = _known(wanted)
         found = find_engine(name, environ, with_version=True, trusting=trusting)
         if found.problem is not None:
+            variable = VARIABLES.get(name)
+            set_variable = f", set {variable} to its path" if variable else ""
             raise EngineError(
-                f"the engine {name} does not serve: {found.problem}",
+                str(found.problem) if found.path is None else _unusable(found),
                 about=name,
                 code="engine-missing",
-                hint="Install it, set its variable (MAMBA_EXE, CONDA_EXE), or leave --engine and CETOOL_ENGINE out.",
+                hint=f"Install {name}{set_variable}, or choose another engine (--engine, CETOOL_ENGINE).",
             )
         engine = _engine(found, environ, lock_dir, cache_dir)
-        return engine, f"{name} was asked for" + (f", and found at {found.path} ({found.how})" if found.path else "")
+        return engine, f"{name} was requested" + (f" and found at {found.path} ({found.how})" if found.path else "")
     passed_over: list[str] = []
     for name in NAMES:
         found = find_engine(name, environ, with_version=True, trusting=trusting)
@@ -51,18 +53,18 @@ def choose_engine(
         if found.path is not None:
             passed_over.append(f"{found.path}: {found.problem}")
     raise EngineError(
-        "no engine serves: there is no mamba, micromamba or conda, and py-rattler is not installed",
+        "no engine was found: mamba, micromamba, conda and py-rattler are not installed",
         code="engine-missing",
-        hint="Install micromamba or Miniforge, or cetool with its dependencies (pip install --force-reinstall cetool).",
+        hint="Install micromamba or Miniforge, or reinstall cetool with its dependencies, which include py-rattler.",
     )
 
 
 def choose_anew(
     engine: Engine, wanted: str | None, environ: Mapping[str, str], *, lock_dir: Path, cache_dir: Path
 ) -> tuple[Engine, str] | None:
-    """As :func:`choose_engine`, after one that was taken on trust has failed; None where it is what it was taken for.
+    """Choose another engine after a trusted one has failed; return None if the failed engine is genuine.
 
-    Raises EngineError where there is no other.
+    Raises EngineError if there is no other engine.
     """
     if not getattr(engine, "on_trust", False):
         return None
@@ -73,14 +75,18 @@ def choose_anew(
     return None
 
 
+def _unusable(found: Found) -> str:
+    return f"cannot use {found.name} at {found.path} ({found.how}): {found.problem}"
+
+
 def _reason(found: Found, passed_over: list[str]) -> str:
     if found.path is None:
-        reason = "it is built in, and no mamba, micromamba or conda was found"
+        reason = "built in; mamba, micromamba and conda were not found"
         if passed_over:
-            reason = "it is built in, and no other engine serves"
+            reason = "built in; no other engine can be used"
     else:
-        reason = f"it was found at {found.path} ({found.how})"
-    return reason + (f"; passed over: {'; '.join(passed_over)}" if passed_over else "")
+        reason = f"found at {found.path} ({found.how})"
+    return reason + (f"; skipped {'; '.join(passed_over)}" if passed_over else "")
 
 
 def _known(wanted: str) -> str:
@@ -89,8 +95,8 @@ def _known(wanted: str) -> str:
         return name
     near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.5)
     raise UsageError(
-        f"there is no engine {wanted!r}",
-        hint=(f"Did you mean {near[0]}? " if near else "") + f"Engines: {', '.join(NAMES)}.",
+        f"unknown engine {wanted!r}",
+        hint=(f"Did you mean '{near[0]}'? " if near else "") + f"The engines are {', '.join(NAMES)}.",
     )
 
 

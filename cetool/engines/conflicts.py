@@ -1,4 +1,4 @@
-"""Reads what solvers print about a conflict, and presents it in one form, whichever engine it comes from.
+"""Parse what solvers print about a conflict, and present it in one form for every engine.
 
 rattler and libmamba draw a tree, classic conda prints lists, uv and pip write sentences. All become lines of one tree,
 the conflicting specs first, and a suggestion that names the specs to change.
@@ -65,9 +65,9 @@ class Node:
 def conflict_error(
     words: str, asked: Sequence[str], channels: Sequence[str], log: str | None = None
 ) -> UnsatisfiableError | None:
-    """Return the error for a conflict that a solver explains in ``words``; None where it explains none.
+    """Return the error for a conflict that a solver explains in ``words``; None if it explains none.
 
-    ``asked`` are the specs that were requested: the suggestion names those of them that take part.
+    ``asked`` are the requested specs: the suggestion names those that are involved.
     """
     roots = read_tree(scrub(without_controls(words)))
     if not roots:
@@ -91,18 +91,18 @@ def conflict_error(
 
 
 def read_tree(words: str) -> list[Node]:
-    """Return the tree in what a solver printed: its roots, the conflicting ones first; empty where there is none."""
+    """Return the roots of the tree that a solver printed, conflicting ones first; empty if there is no tree."""
     lines = words.splitlines()
     roots = _drawn(lines) or _chains(lines) or list(_items(words))
     if not all(root.fails for root in roots):
         ordered = sorted(roots, key=lambda root: not root.fails)
-        # what is referred to no longer comes before
+        # what the lines refer to may come after them now
         roots = ordered if ordered == roots else [_referring(root) for root in ordered]
     return roots
 
 
 def _drawn(lines: Sequence[str]) -> list[Node]:
-    """The first tree that is drawn with ``├─`` and ``└─``."""
+    """Return the first tree that is drawn with ``├─`` and ``└─``."""
     first = next((number for number, line in enumerate(lines) if _DRAWN.match(line)), None)
     if first is None:
         return []
@@ -125,7 +125,7 @@ def _drawn(lines: Sequence[str]) -> list[Node]:
 
 
 def _chains(lines: Sequence[str]) -> list[Node]:
-    """Classic conda's list of packages, each with the chains of requirements that disagree about it."""
+    """Return classic conda's list of packages, each with the chains of requirements that disagree about it."""
     roots: list[Node] = []
     inside = False
     for line in lines:
@@ -140,7 +140,7 @@ def _chains(lines: Sequence[str]) -> list[Node]:
 
 
 def _items(words: str) -> Iterator[Node]:
-    """A plain list of problems, as libmamba's JSON and older condas have it."""
+    """Yield the items of a plain list of problems, as in libmamba's JSON and in older versions of conda."""
     if _LISTS.search(words) is None:
         return
     seen = set()
@@ -152,7 +152,7 @@ def _items(words: str) -> Iterator[Node]:
 
 
 def _cleaned(text: str) -> str:
-    """A line without noise: wildcards for any version, punctuation at the end, long lists of versions."""
+    """Return a line without noise: wildcards for any version, punctuation at the end, long lists of versions."""
     text = _BRACKET.sub(r" \1", _ANY.sub("", _ANY.sub("", text.strip().rstrip(".;,"))))
     return _VERSIONS.sub(_few, re.sub(r" +(?=,)|(?<= ) +", "", text))
 
@@ -176,7 +176,7 @@ def _referring(node: Node) -> Node:
 
 
 def draw(roots: Sequence[Node]) -> tuple[str, ...]:
-    """Return the lines of a tree as they are shown, and of a long one how many more there are."""
+    """Return the lines of a tree for display; a long tree ends with the number of omitted lines."""
     lines = list(_draw(roots, ""))
     if len(lines) > _MOST_LINES:
         rest = len(lines) - _MOST_LINES
@@ -195,7 +195,7 @@ def _draw(nodes: Sequence[Node], before: str) -> Iterator[str]:
 
 
 def _involved(roots: Sequence[Node], asked: Sequence[str]) -> list[str]:
-    """The requested specs that take part in the conflict: the roots of a tree, or what a list mentions."""
+    """Return the requested specs that are involved in the conflict: the roots of a tree, or those in a list."""
     found = _of_names([_name(root.text) for root in roots], asked)
     if found and any(root.below for root in roots) and not roots[0].text.endswith(_DISAGREE):
         return found
@@ -209,7 +209,7 @@ def _of_names(names: Iterable[str], asked: Sequence[str]) -> list[str]:
 
 
 def _name(spec: str) -> str:
-    """The name of the package at the front of a spec or a line."""
+    """Return the name of the package at the start of a spec or a line."""
     found = re.match(r"(?:package )?(?:[^\s\[]*::)?([A-Za-z0-9_.-]+)", spec.strip())
     return found[1].lower() if found else ""
 
@@ -221,13 +221,13 @@ def _texts(nodes: Iterable[Node]) -> Iterator[str]:
 
 
 def _absent(roots: Sequence[Node]) -> list[str]:
-    """The specs that nothing in the channels fits."""
+    """Return the specs that no package in the channels matches."""
     found = (pattern.search(text) for text in _texts(roots) for pattern in _ABSENT)
     return list(dict.fromkeys(match["spec"].strip() for match in found if match is not None))
 
 
 def _suggestion(roots: Sequence[Node], involved: Sequence[str], asked: Sequence[str], channels: Sequence[str]) -> str:
-    """What to change: the specs with a version to relax, those without to leave out, a channel to add."""
+    """Return what to change: specs with a version to relax, specs without one to remove, a channel to add."""
     absent = _absent(roots)
     for spec in absent:
         if spec.startswith("__"):
@@ -235,7 +235,7 @@ def _suggestion(roots: Sequence[Node], involved: Sequence[str], asked: Sequence[
                 f"This machine lacks {spec!r}, a property that packages require. To install for another machine, "
                 f"set {_override(spec)}."
             )
-    limiting = _of_names(map(_name, absent), asked)  # a request can hide all that would fit
+    limiting = _of_names(map(_name, absent), asked)  # a requested version may exclude all candidates
     versioned = [spec for spec in dict.fromkeys([*limiting, *involved]) if _is_limited(spec)]
     bare = [spec for spec in involved if not _is_limited(spec)]
     ways = []

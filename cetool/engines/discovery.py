@@ -1,7 +1,7 @@
-"""Which engines are on this machine, where, and why one cannot be used.
+"""Find the engines on this machine, and the reasons why some cannot be used.
 
-The order is mamba, micromamba, conda, then rattler, which is built in. Each of the others is looked for where its own
-variable points (``MAMBA_EXE``, ``CONDA_EXE``), on the PATH, and in the usual places of installation.
+The order is mamba, micromamba, conda, then rattler, which is built in. The others are searched for where their
+variables point (``MAMBA_EXE``, ``CONDA_EXE``), on the PATH, and in the usual installation directories.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from cetool.engines.protocol import Found, root_of
 #: The engines' names in the order in which they are tried.
 NAMES = ("mamba", "micromamba", "conda", "rattler")
 
-#: What conda's own script has in it, or one that calls it; and how the binaries begin that micromamba and mamba 2 are.
+#: Text in conda's script, or in one that calls it; and the first bytes of binaries, which micromamba and mamba 2 are.
 _OWN_WORDS = (b"from conda.cli", b"-m conda ")
 _BINARIES = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"MZ")
-#: What each program prints for ``--version``, the version in a group. PyPI has a test runner of the name mamba, at 0.11
-#: since 2020; mamba 1 tells conda's version as well.
+#: What each program prints for ``--version``, with the version in a group. PyPI has a test runner named mamba, at 0.11
+#: since 2020. mamba 1 prints conda's version too.
 _VERSIONS = {
     "conda": pattern(r"^conda (\d\S*)", re.MULTILINE),
     "mamba": pattern(r"^mamba (1\.\S*)|\A([2-9]\d*\.\d\S*)\s*\Z", re.MULTILINE),
     "micromamba": pattern(r"\A([1-9]\d*\.\d\S*)\s*\Z"),
 }
-#: Variables of the user's that would have the version told in another form.
+#: Variables that would change the form in which programs print their versions.
 _OTHER_FORMS = ("CONDA_JSON", "CONDA_QUIET", "MAMBA_JSON", "MAMBA_QUIET")
-_VARIABLES = {"mamba": "MAMBA_EXE", "micromamba": "MAMBA_EXE", "conda": "CONDA_EXE"}
+#: The variable that names the executable of each program.
+VARIABLES = {"mamba": "MAMBA_EXE", "micromamba": "MAMBA_EXE", "conda": "CONDA_EXE"}
 _WINDOWS = os.name == "nt"
 _IN_HOME = ("miniforge3", "mambaforge", "miniconda3", "anaconda3", "micromamba", "mamba", ".local", "bin", "conda")
 ELSEWHERE = (
@@ -54,15 +55,15 @@ ELSEWHERE = (
 
 
 class _Candidate(Value):
-    """A file that could be the engine."""
+    """A file that may be the engine."""
 
-    #: What starts it.
+    #: The start of its command line.
     argv: tuple[str, ...]
     #: How it was found.
     how: str
     #: Why it cannot be used.
     problem: str | None = None
-    #: Whether it looks like what makes environments, and not like another program of the name.
+    #: Whether it looks like the engine and not like another program of the same name.
     genuine: bool = False
 
     @property
@@ -71,23 +72,23 @@ class _Candidate(Value):
 
 
 def find_engines(environ: Mapping[str, str], *, with_versions: bool = False) -> list[Found]:
-    """Every engine, in order: where it was found and how, or why it does not serve.
+    """Return all engines in order: where and how each was found, or why it cannot be used.
 
-    Looks at files only, unless ``with_versions`` asks each program for its version, which also unmasks those that
-    merely bear the name.
+    Only files are examined. With ``with_versions`` each program is asked for its version, which also detects other
+    programs of the same name.
     """
     return [find_engine(name, environ, with_version=with_versions) for name in NAMES]
 
 
 def command_of(found: Found) -> tuple[str, ...]:
-    """The beginning of its command line."""
+    """Return the start of the engine's command line."""
     assert found.path is not None
     module = found.details.get("module")
     return tuple(python_command(found.path, "-m", module)) if module else (found.path,)
 
 
 def find_engine(name: str, environ: Mapping[str, str], *, with_version: bool = False, trusting: bool = False) -> Found:
-    """One engine. With ``trusting`` it is not asked for its version where it looks genuine, or a record tells it."""
+    """Find one engine. If ``trusting``, it is not asked for its version if it looks genuine or a record has it."""
     if name == "rattler":
         return _embedded(with_version)
     faulty: Found | None = None
@@ -109,17 +110,16 @@ def find_engine(name: str, environ: Mapping[str, str], *, with_version: bool = F
         faulty = faulty or found
     if faulty is not None:
         return faulty
-    variable = _VARIABLES[name]
-    return Found(
-        name,
-        None,
-        "not found",
-        problem=f"it is not what {variable} names, not on the PATH, and in none of the usual places",
-    )
+    variable = VARIABLES[name]
+    named = f"{variable} is {'' if environ.get(variable) else 'not '}set"
+    if environ.get(variable):
+        named = f"{variable} is set to {environ[variable]}"
+    problem = f"{name} was not found ({named}, and {name} is not on the PATH or in a usual directory)"
+    return Found(name, None, "not found", problem=problem)
 
 
 def _recorded_version(found: Found) -> str | None:
-    """The version that the installation's own package record tells, where the engine is a package in one."""
+    """Return the version in the installation's package record of the engine, None if there is no such record."""
     assert found.path is not None
     try:
         names = os.listdir(root_of(found.path) / "conda-meta")
@@ -131,12 +131,13 @@ def _recorded_version(found: Found) -> str | None:
 
 
 def version_of(name: str, executable: tuple[str, ...], environ: Mapping[str, str]) -> str:
-    """The version of a program of this name. Raises EngineError where it does not answer, or is another."""
+    """Return the version of a program of this name. Raises EngineError if it does not answer, or is another program."""
     text = ask_version(executable, clean_environ(environ, drop=_OTHER_FORMS))
     found = _VERSIONS[name].search(text)
     if found is None:
         raise EngineError(
-            f"another program of the name: its version is {text.splitlines()[0]!r}", code="engine-not-working"
+            f"it is another program of the same name (its version is {text.splitlines()[0]!r})",
+            code="engine-not-working",
         )
     return str(next(filter(None, found.groups())))
 
@@ -154,33 +155,33 @@ def _embedded(with_version: bool) -> Found:
     if not with_version:
         return Found("rattler", None, "built in")
     try:
-        import rattler  # it would be loaded next; the metadata of distributions take long to read
+        import rattler  # will be imported anyway; reading the distribution's metadata would take longer
     except ImportError as error:
-        return Found("rattler", None, "built in", problem=f"py-rattler does not load: {error}")
+        return Found("rattler", None, "built in", problem=f"py-rattler cannot be imported: {error}")
     return Found("rattler", None, "built in", version=str(rattler.__version__))
 
 
 def _candidates(name: str, environ: Mapping[str, str]) -> Iterator[_Candidate]:
-    """The files that could be the engine, best first."""
-    variable = _VARIABLES[name]
+    """Yield the files that may be the engine, best first."""
+    variable = VARIABLES[name]
     named = environ.get(variable)
     if named and Path(named).stem.lower() == name:
         if _is_program(Path(named)):
             yield _examined(name, Path(named), variable)
         else:
-            yield _Candidate((named,), variable, f"{variable} names it, but it is no program")
+            yield _Candidate((named,), variable, "it is not an executable file")
     for entry in environ.get("PATH", os.defpath).split(os.pathsep):
-        if os.path.isabs(entry):  # "" and "." would be the directory one happens to be in
+        if os.path.isabs(entry):  # "" and "." would be the current directory
             yield from _in(name, entry.rstrip(os.sep), "on the PATH")
     for root in _usual_roots(environ):
         for below in ("/condabin", "/bin", "/Scripts", "/Library/bin", ""):
-            yield from _in(name, os.path.normpath(root + below), "in a usual place")
+            yield from _in(name, os.path.normpath(root + below), "in a usual directory")
 
 
 def _in(name: str, directory: str, how: str) -> Iterator[_Candidate]:
     for suffix in (".exe", ".bat") if _WINDOWS else ("",):
         path = f"{directory}{os.sep}{name}{suffix}"
-        if os.access(path, os.X_OK) and _is_program(Path(path)):  # most are not there: the quick look first
+        if os.access(path, os.X_OK) and _is_program(Path(path)):  # most do not exist: the fast check first
             yield _examined(name, Path(path), how)
 
 
@@ -203,7 +204,7 @@ def _is_program(path: Path) -> bool:
 
 
 def _examined(name: str, path: Path, how: str) -> _Candidate:
-    """The candidate at a path, after a look at its first lines: what kind of script it is decides how to call it."""
+    """Return the candidate at a path; the kind of script, seen in its first lines, decides how to call it."""
     try:
         with path.open("rb") as file:
             start = file.read(2048)
@@ -211,12 +212,12 @@ def _examined(name: str, path: Path, how: str) -> _Candidate:
         start = b""
     if start.startswith(b"#!"):
         if b"pyenv" in start and b"exec" in start:
-            return _Candidate((str(path),), how, "it is a pyenv shim, which works in some directories only")
+            return _Candidate((str(path),), how, "it is a pyenv shim, which works only in some directories")
         if name == "conda" and b"main_pip" in start:
-            # Its own script would refuse: «Conda has not been initialized»
+            # the script itself would fail: «Conda has not been initialized»
             python = path.with_name("python")
             if _is_program(python):
                 return _Candidate(tuple(python_command(python, "-m", "conda")), how, genuine=True)
-            return _Candidate((str(path),), how, "it was installed by pip and refuses to work from there")
+            return _Candidate((str(path),), how, "it was installed by pip, which conda does not support")
     genuine = any(map(start.__contains__, _OWN_WORDS)) if name == "conda" else start.startswith(_BINARIES)
     return _Candidate((str(path),), how, genuine=genuine)

@@ -1,8 +1,8 @@
-"""Turns what a program printed, and how it ended, into one clear error.
+"""Turn the output of a program, and how it ended, into one clear error.
 
-:data:`_RULES` lists what conda and micromamba print (as text, or in their JSON) and the error that it means; the first
-that fits counts. Advice of the programs that would make things worse (clearing all caches) or lead to the wrong place
-(their issue trackers) is left out.
+:data:`_RULES` has patterns for the output of conda and micromamba (as text, or in their JSON) and the errors that they
+mean; the first match is used. Advice of these programs that would make things worse (clearing all caches) or is not
+applicable (their issue trackers) is removed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cetool.engines.protocol import EngineRequest
 from cetool.engines.subprocesses import Ended
 from cetool.packages.cache import DamagedPackages
 
-# conda: a list under one of its sentences
+# conda: a list below one of these sentences
 _LISTED = re.compile(
     r"(?:not available from current channels:|PackagesNotFoundError:[^\n]*|ResolvePackageNotFound:)\s*\n"
     r"(?P<list>(?:\s+- [^\n]*\n?)+)"
@@ -46,7 +46,7 @@ _ROOT = re.compile(
 
 
 def missing_packages(words: str, packages: Sequence[str]) -> list[str]:
-    """The specs that the engine found no package for, in the form in which they were asked for where that is clear."""
+    """Return the match specs for which the engine found no package, in the form of the request if possible."""
     specs: list[str] = []
     for match in _LISTED.finditer(words):
         specs += [line.strip()[2:] for line in match["list"].splitlines() if line.strip().startswith("- ")]
@@ -81,7 +81,7 @@ class _Case:
     engine: str
     ended: Ended
     request: EngineRequest
-    #: All the text, JSON documents opened up.
+    #: The whole output, with the messages of JSON documents.
     words: str
 
     @property
@@ -97,14 +97,14 @@ class _Case:
 
 
 def explain(ended: Ended, *, engine: str, request: EngineRequest, finding: EngineError | None = None) -> EngineError:
-    """The error for a run that failed, or that claims success although ``finding`` says that it did not succeed."""
+    """Return the error for a run that failed, or that reported success despite the problem ``finding``."""
     case = _Case(engine, ended, request, _words(ended))
     for patterns, told in _RULES:
         found = next(filter(None, (re.search(pattern, case.words) for pattern in patterns)), None)
         error = told(case, found) if found is not None else None
         if error is not None:
             return error
-    if ended.signum is not None:  # last: conda can say why it failed and crash on its way out
+    if ended.signum is not None:  # last: conda may print why it failed and then crash when it exits
         return _killed(case, ended.signum)
     if "Traceback (most recent call last)" in case.words or '"traceback"' in ended.stdout:
         return _crashed(case)
@@ -114,7 +114,7 @@ def explain(ended: Ended, *, engine: str, request: EngineRequest, finding: Engin
 
 
 def _words(ended: Ended) -> str:
-    """Standard error, then standard output; where the latter is a JSON document, the messages in it."""
+    """Return standard error, then standard output, or the messages in it if it is a JSON document."""
     try:
         document = parse_json(ended.stdout)
     except ValueError:
@@ -134,11 +134,11 @@ def _messages(document: Any) -> Iterator[str]:
         yield f"critical libmamba {problem}"
 
 
-# --- what they print, and what it means -------------------------------------------------------------------------------
+# --- output of programs, and its meaning ------------------------------------------------------------------------------
 
 
 def _http(case: _Case, match: re.Match[str]) -> EngineError:
-    """A URL that was not served: the package list of a channel, or a package."""
+    """Return the error for a URL that failed: the package list of a channel, or a package."""
     found = match.groupdict()
     url = redact(str(found.get("url") or ", ".join(case.request.channels))).strip()
     status = int(found.get("status") or 0)
@@ -150,14 +150,14 @@ def _http(case: _Case, match: re.Match[str]) -> EngineError:
 
 
 def _offline(case: _Case, _: re.Match[str]) -> EngineError | None:
-    """conda without a channel's package list in its cache, and not allowed to fetch one."""
+    """Return the error for a channel whose package list is not in conda's cache, and must not be fetched."""
     if not case.request.offline:
         return None
-    return channel_error(case.channels, 0, "it may not be asked while offline", case.log, offline=True)
+    return channel_error(case.channels, 0, "the network must not be used with --offline", case.log, offline=True)
 
 
 def _half_unpacked(case: _Case, _: re.Match[str]) -> EngineError | None:
-    """A package in conda's cache that is not whole, and that could not be taken out of there."""
+    """Return the error for incomplete packages in conda's cache that could not be removed."""
     directories = refused_packages(case.words)
     return DamagedPackages(directories, log=case.log) if directories else None
 
@@ -173,9 +173,9 @@ def _unsolved(case: _Case, _: re.Match[str]) -> EngineError | None:
 def _spec(case: _Case, match: re.Match[str]) -> EngineError:
     why = match["why"].rsplit("': ", 1)[-1].strip().rstrip('".')
     return case.error(
-        f"{case.engine} does not understand the spec {match['spec']!r}: {why}",
+        f"{case.engine} rejects the match spec {match['spec']!r}: {why}",
         "match-spec-invalid",
-        f"The specs asked for: {', '.join(map(redact, case.request.packages))}.",
+        f"The requested match specs are {', '.join(map(redact, case.request.packages))}.",
     )
 
 
@@ -183,27 +183,27 @@ def _not_writable(case: _Case, match: re.Match[str]) -> EngineError:
     place = re.search(r"['\"](/[^'\"]+)['\"]", case.words[match.start() : match.start() + 400])
     where = place[1] if place else "its package cache or the environment's directory"
     return case.error(
-        f"{case.engine} may not write to {where}",
+        f"{case.engine} cannot write to {where}",
         "cache-not-writable",
-        "Make it writable, or name another package cache (pkgs_dirs in .condarc).",
+        "Make it writable, or set another package cache (pkgs_dirs in .condarc).",
     )
 
 
 def _command_line(case: _Case, match: re.Match[str]) -> EngineError:
     return case.error(
-        f"{case.engine} does not know {redact(match[1])}: it is too old for cetool, or another program of the name",
+        f"{case.engine} does not support {redact(match[1])}: it is too old, or another program of the same name",
         "engine-too-old",
-        "Update it, or choose another with --engine; `cetool info` lists what was found.",
+        f"Update {case.engine}, or choose another engine with --engine; `cetool info` lists them.",
     )
 
 
 _NETWORK = (
     (r"Connection refused|Couldn't connect|Failed to connect", "the connection was refused"),
     (r"Name or service not known|NameResolutionError|Could not resolve|resolve host", "its name cannot be resolved"),
-    (r"[Tt]imed out|Timeout", "it does not answer in time"),
+    (r"[Tt]imed out|Timeout", "it did not answer in time"),
     (r"CERTIFICATE_VERIFY_FAILED|SSL certificate problem|SSLError", "its certificate is not trusted"),
-    (r"ProxyError|Proxy CONNECT aborted", "the proxy does not let it through"),
-    (r"CONNECTION FAILED", "there is no connection, or no answer in time"),
+    (r"ProxyError|Proxy CONNECT aborted", "the proxy refused the connection"),
+    (r"CONNECTION FAILED", "the connection failed or timed out"),
 )
 _RULES: tuple[tuple[tuple[str, ...], Callable[[_Case, re.Match[str]], EngineError | None]], ...] = (
     (
@@ -250,24 +250,26 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[_Case, re.Match[str]], EngineErro
 )
 
 
-# --- where nothing of that fits ---------------------------------------------------------------------------------------
+# --- output that matches no rule --------------------------------------------------------------------------------------
 
 
 def _killed(case: _Case, signum: int) -> EngineError:
     names = {int(known): known.name for known in signal.Signals}
-    message = f"{case.engine} was ended by {names.get(signum, f'signal {signum}')}"
+    message = f"{case.engine} was killed by {names.get(signum, f'signal {signum}')}"
     if channel := _being_read(case):
         message += f" while it read the package list of {channel}"
-    hint = "Run the same command again."
+    hint = "Run the command again."
     if signum == getattr(signal, "SIGKILL", 9):
-        hint = "Something killed it: often the system, for want of memory. Run the same command again."
+        hint = "The system may have run out of memory. Run the command again."
     elif signum in (4, 6, 7, 8, 11):
-        hint = "It crashed; a damaged package list can be the reason. Try again later, or with another --engine."
+        hint = (
+            f"{case.engine} crashed, perhaps because of a damaged package list. Try again later, or another --engine."
+        )
     return case.error(message, None, hint)
 
 
 def _being_read(case: _Case) -> str | None:
-    """The channel whose package list was begun and not finished."""
+    """Return the channel whose package list was being read, None if there is none."""
     begun = re.findall(r"^Using Flat Repodata for (\S+)\s.*(Starting|Done)", case.words, re.MULTILINE)
     if begun and begun[-1][1] == "Starting":
         return channel_of(begun[-1][0])
@@ -276,7 +278,7 @@ def _being_read(case: _Case) -> str | None:
 
 
 def _crashed(case: _Case) -> EngineError:
-    """A traceback: conda met what it was not prepared for."""
+    """Return the error for a traceback of conda."""
     lines = re.findall(
         r"^\s*((?:[A-Za-z_]+\.)*[A-Z]\w*(?:Error|Exception|Spec|Warning|Exit)\b(?::| ?\().*)$", case.words, re.MULTILINE
     )
@@ -285,19 +287,19 @@ def _crashed(case: _Case) -> EngineError:
         message += f" while it read the package lists of {channel}"
     if lines:
         message += f": {_short(lines[-1].strip())}"
-    return case.error(message, None, "A damaged package list or package can be the reason. Try another --engine.")
+    return case.error(message, None, "A package list or package may be damaged. Try another --engine.")
 
 
 def _last_words(case: _Case) -> EngineError:
-    """Nobody recognised it: the engine's own words, without its advice."""
+    """Return the error for unrecognized output: the engine's message without its advice."""
     fatal = _FATAL.search(case.words)
     text = case.words[fatal.end() :] if fatal else case.ended.stderr or case.words
     lines = [_FATAL.sub("", line).strip() for line in text.splitlines() if line.strip() and not _ADVICE.search(line)]
-    lines = list(dict.fromkeys(lines))  # mamba says it as an error, and again as a critical one
+    lines = list(dict.fromkeys(lines))  # mamba prints a message as an error, and again as critical
     said = _short(" ".join(lines[:4] if fatal else lines[-4:]))
     status = f"exit status {case.ended.status}"
-    message = f"{case.engine} failed ({status}): {said}" if said else f"{case.engine} failed without a word ({status})"
-    return case.error(message, None, "The log has everything it printed.")
+    message = f"{case.engine} failed ({status}): {said}" if said else f"{case.engine} failed without output ({status})"
+    return case.error(message, None, f"See the log for the complete output of {case.engine}.")
 
 
 def _short(text: str, limit: int = 600) -> str:

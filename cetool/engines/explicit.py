@@ -1,7 +1,7 @@
-"""Packages that are named exactly: how an engine gets them, and whether it linked just these, as they were packed.
+"""Exact packages: pass them to an engine, and check that it linked exactly these and that their files are intact.
 
-Engines check what they download. What none checks (what is kept unpacked), and what conda does not (archives of
-``file://`` channels), is checked here before one starts, and what was linked when it has ended.
+Engines verify downloads. This module checks before the start what no engine verifies (unpacked packages) and what conda
+does not verify (archives of ``file://`` channels), and afterwards what was linked.
 """
 
 from __future__ import annotations
@@ -27,29 +27,30 @@ MARKER = "@EXPLICIT"
 
 
 def require_sha256(packages: Iterable[Package], engine: str, version: str, since: tuple[int, int]) -> None:
-    """Raise EngineError where an engine is too old to know SHA-256 in an explicit file.
+    """Raise EngineError if an engine is too old to support SHA-256 in an explicit file.
 
-    Such a conda refuses the lines; such a mamba installs what it gets without a look at it.
+    Such a conda rejects the lines; such a mamba installs the packages without verifying them.
     """
     known = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if known < since and any(package.sha256 for package in packages):
         raise EngineError(
-            f"{engine} {version} cannot verify the packages of a lock: it does not know SHA-256 in an explicit file",
+            f"{engine} {version} cannot verify locked packages: it does not support SHA-256 in explicit files",
             code="engine-too-old",
-            hint="Update it, or use --engine rattler, which is built in.",
+            hint=f"Update {engine} to {since[0]}.{since[1]} or later, or use --engine rattler, which is built in.",
         )
 
 
 def explicit_file(files: PrivateFiles, request: EngineRequest, channels: Sequence[str]) -> Path:
-    """The ``@EXPLICIT`` file of a request, for the user's eyes only: credentials of ``channels`` (URLs) are put back
-    into the URLs of their packages.
+    """Write the ``@EXPLICIT`` file of a request, readable only for the user.
+
+    The URLs of packages get the credentials of their channels in ``channels`` (URLs).
     """
     lines = [with_credentials(package.line, channels) for package in request.exact]
     return files.write("explicit.txt", "\n".join([MARKER, *lines, ""]))
 
 
 def with_credentials(url: str, channels: Sequence[str]) -> str:
-    """The URL with the credentials of the channel that it is in: on the same scheme, host and port, below its path."""
+    """Return the URL with the credentials of its channel: same scheme, host and port, and below its path."""
     try:
         package = split_url(url)
         for channel in channels:
@@ -63,53 +64,57 @@ def with_credentials(url: str, channels: Sequence[str]) -> str:
 
 
 def mismatch(package: Package, algorithm: str, found: str) -> EngineError:
-    """The error for an archive that is not the one that was asked for."""
+    """Return the error for an archive with a wrong digest."""
     wanted = package.sha256 if algorithm == "sha256" else package.md5
     return EngineError(
-        f"the package {package.file_name} of {redact(package.channel)} is not the one that was asked for: "
-        f"its {algorithm.upper().replace('SHA', 'SHA-')} is {found}, and not {wanted}",
+        f"the package {package.file_name} from {redact(package.channel)} has a wrong digest: "
+        f"its {algorithm.upper().replace('SHA', 'SHA-')} is {found}, expected {wanted}",
         code="digest-mismatch",
-        hint="The download was damaged, or the file was replaced in the channel. If the new file is wanted, "
-        "write its digest; `cetool lock` updates a lock.",
+        hint="The download was damaged, or the file in the channel was replaced. To accept the new file, update the "
+        "digest; `cetool lock SCRIPT` updates a lock.",
     )
 
 
 def distinct(packages: Sequence[Package]) -> Sequence[Package]:
-    """The packages. Raises EngineError for one named twice."""
+    """Return the packages. Raises EngineError for a duplicate."""
     names = [package.name for package in packages]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise EngineError(f"the lock names {', '.join(twice)} more than once", code="lock-malformed", hint="Lock anew.")
+        raise EngineError(
+            f"the lock contains {', '.join(twice)} more than once",
+            code="lock-malformed",
+            hint="Run `cetool lock SCRIPT` to write the lock again.",
+        )
     return packages
 
 
 def check_local_archives(packages: Iterable[Package]) -> None:
-    """Raise EngineError where the archive of a ``file://`` URL is not there, or not the one that was asked for."""
+    """Raise EngineError if the archive of a ``file://`` URL is missing or has a wrong digest."""
     for package in packages:
         if package.local is not None:
             check_archive(package, package.local)
 
 
 def check_archive(package: Package, path: Path) -> None:
-    """Raise EngineError where the file is not the package's archive."""
+    """Raise EngineError if the file is not the package's archive."""
     algorithm, wanted = package.digest or ("sha256", None)
     try:
         found = digest_of(path, algorithm)
     except OSError as error:
         raise EngineError(
-            f"the package {package.file_name} cannot be fetched: {path}: {error.strerror}",
+            f"cannot read the package {package.file_name}: {path}: {error.strerror}",
             code="cache-not-writable",
-            hint="The channel may have removed it; if a lock names it, `cetool lock` solves again.",
+            hint="The channel may have removed it. If it is in a lock, run `cetool lock SCRIPT` to solve again.",
         ) from None
     if wanted is not None and found != wanted:
         raise mismatch(package, algorithm, found)
 
 
 def refuse_damaged(packages: Iterable[Package], places: Callable[[Package], Iterable[Path]]) -> None:
-    """Raise DamagedPackages where what an engine has kept unpacked of a package is not what was packed.
+    """Raise DamagedPackages if an engine's unpacked packages are damaged.
 
-    Engines link it without a look at it, and run its link scripts. ``places`` tells the directories in which the
-    package can be kept; the first that has it is the one that is used.
+    Engines link them unchecked, and run their link scripts. ``places`` returns the directories that may contain a
+    package; the first one that does is used.
     """
     kept = [
         next((path for place in places(each) if ((path := place / each.stem) / "info").is_dir()), None)
@@ -121,7 +126,7 @@ def refuse_damaged(packages: Iterable[Package], places: Callable[[Package], Iter
 
 
 def check_exactly(records: Iterable[PrefixRecord], packages: Sequence[Package], log: Path) -> None:
-    """Raise EngineError unless the records of an environment are of these packages, by their digests, and no other."""
+    """Raise EngineError unless the records of an environment are exactly those of these packages, by their digests."""
     wanted = {package.stem: package for package in packages}
     found = {f"{record.name}-{record.version}-{record.build}": record.digest("sha256") for record in records}
     odd = sorted(wanted.keys() ^ found.keys())
@@ -130,9 +135,9 @@ def check_exactly(records: Iterable[PrefixRecord], packages: Sequence[Package], 
             odd.append(stem)
     if odd:
         raise EngineError(
-            f"the environment is not as it was locked: {', '.join(odd)}",
+            f"the environment differs from the locked packages: {', '.join(odd)}",
             code="environment-damaged",
-            hint="Another version of the engine may do better: see cetool info, and --engine.",
+            hint="Try another engine with --engine; `cetool info` lists them.",
             log=str(log),
         )
 
@@ -144,15 +149,15 @@ def check_intact(
     known: KnownHashes,
     progress: Progress,
 ) -> bool:
-    """See that what was linked is what the packages had, and tell where nothing says what that is. ``records`` are the
-    environment's. False where a link script has changed files.
+    """Check that linked files match their packages; return False if a link script has changed some.
 
-    Raises DamagedPackages where it was linked from packages that are damaged, and EngineError where files were changed
-    since. A package's own link script may change files: where one has run, changed files are told and left alone.
+    ``records`` are those of the environment. Raises DamagedPackages if the unpacked packages are damaged, and
+    EngineError if files were changed while linking. If a link script ran, which may change files, changed files are
+    only reported. Packages without digests are reported too.
     """
     unknown = [package.file_name for package in packages if package.digest is None]
     if unknown:
-        progress.note(f"The lock has no digests of {', '.join(unknown)}: nothing was there to check them by.")
+        progress.note(f"Not verified, since the lock has no digests: {', '.join(unknown)}")
     altered = changed_files(prefix, records, known)
     if not altered:
         known.keep()
@@ -165,23 +170,23 @@ def check_intact(
     told = ", ".join(each.path for each in altered[:5]) + (", ..." if len(altered) > 5 else "")
     if not any(prefix.glob("bin/.*-post-link.sh")) and not any(prefix.glob("Scripts/.*-post-link.bat")):
         raise EngineError(
-            f"the environment is not as it was packed: {told} changed while it was made",
+            f"files differ from their packages, since they were changed while the environment was made: {told}",
             code="environment-damaged",
-            hint="Run the same command again; it is made anew.",
+            hint="Run the command again to re-create the environment.",
         )
-    progress.note(f"Changed since it was linked, as a package's link script may do: {told}")
+    progress.note(f"Changed after linking, probably by a package's link script: {told}")
     return False
 
 
 def additions(specs: Iterable[str], pinned: Sequence[Package]) -> tuple[str, ...]:
-    """The match specs that ask for a package which is not among the pinned ones.
+    """Return the match specs of packages that are not among the pinned ones.
 
-    Raises EngineError, with the way out, where one asks for another version than is pinned.
+    Raises EngineError, with a hint, if a match spec requires another version than the pinned one.
     """
     there = {package.name: package for package in pinned}
     found = []
     for text in specs:
-        if PACKAGE_NAME.fullmatch(text):  # a name alone: told without the import of a parser
+        if PACKAGE_NAME.fullmatch(text):  # only a name: no need to import the parser
             if text not in there:
                 found.append(text)
             continue
@@ -193,9 +198,8 @@ def additions(specs: Iterable[str], pinned: Sequence[Package]) -> tuple[str, ...
             found.append(text)
         elif not fits(spec, text, kept := there[name], strictly=True):
             raise UnsatisfiableError(
-                f"{redact(text)!r} does not fit the baseline, which has {name} {kept.version} ({kept.build})",
+                f"{redact(text)!r} conflicts with the baseline, which has {name} {kept.version} ({kept.build})",
                 code="baseline-conflict",
-                hint=f"Take the baseline's out, and what is asked for is put in: without: [{name}]. "
-                "Or ask for a version that fits.",
+                hint=f"Remove the baseline's version with `without: [{name}]`, or request a version that matches.",
             )
     return tuple(found)

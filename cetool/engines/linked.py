@@ -1,10 +1,10 @@
-"""Whether conda and mamba linked the packages that were asked for: what they keep, compared with its archive.
+"""Check that conda and mamba linked the requested packages, by comparing their package caches with the archives.
 
-Their package caches are the user's, and filled by other programs, too. conda takes what is unpacked there if the MD5
-in its record agrees, or if that has none; mamba believes the record's digests; conda computes no digest of ``file://``
-archives. So once they have linked, each package's archive is hashed and compared with the digests that the channel or
-the lock gave, and what is unpacked with the archive. What does not agree is removed from the package cache, so that the
-engine fetches it.
+Their package caches belong to the user, and other programs fill them too. conda uses an unpacked package if the MD5 in
+its record matches, or if the record has none; mamba trusts the record's digests; conda computes no digests of
+``file://`` archives. Therefore, after linking, each package's archive is compared with the digests of the channel or
+lock, and the unpacked package with the archive. What does not match is removed from the package cache, so that the
+engine fetches it again.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from cetool.packages.prefix import PackageRecordError, PrefixRecord, read_record
 
 _SUFFIXES = (".conda", ".tar.bz2")
 _REFUSED = re.compile(r"The package for \S+ located at (?P<path>/.+?|[A-Za-z]:\\.+?)\s*\n\s*appears to be corrupted")
-#: Seconds for which a directory must not change: another conda may be unpacking it this moment.
+#: Seconds for which a directory must not change: another conda may be unpacking it.
 _STILL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Linked:
-    """A package of an environment, and its archive: the channel's own file, or what is kept of it."""
+    """A package of an environment and its archive: the file in the channel, or the copy in the package cache."""
 
     record: PrefixRecord
     archive: Path | None
@@ -47,21 +47,21 @@ class _Linked:
 
     @property
     def channel_file(self) -> bool:
-        """Whether the archive is the file that a ``file://`` channel has."""
+        """Whether the archive is the file in a ``file://`` channel."""
         return self.archive is not None and self.archive == _channel_file(self.record)
 
 
 def verified(make: Callable[[EngineRequest], Explain], request: EngineRequest, progress: Progress) -> Explain:
-    """Have the environment made, and made once more without what was not verified in the package cache.
+    """Make the environment; if packages do not match, remove them from the package cache and make it again.
 
-    Raises EngineError where that does not help.
+    Raises EngineError if they still do not match.
     """
     explain = make(request)
     odd = _not_verified(request.prefix, ())
     if not odd:
         return explain
     names = ", ".join(package.stem for package in odd)
-    progress.note(f"Not what was asked for in the package cache, so fetched again: {names}")
+    progress.note(f"Fetching packages again that do not match their digests in the package cache: {names}")
     for package in odd:
         _remove(package)
     shutil.rmtree(request.prefix, ignore_errors=True)
@@ -70,23 +70,23 @@ def verified(make: Callable[[EngineRequest], Explain], request: EngineRequest, p
     if odd:
         names = ", ".join(package.stem for package in odd)
         raise EngineError(
-            f"the package cache has other packages than those that were asked for: {names}",
+            f"packages in the package cache do not match their digests: {names}",
             code="digest-mismatch",
-            hint="Remove them there, or use --engine rattler, which has a package cache of its own.",
+            hint="Remove them from the package cache, or use --engine rattler, which has its own package cache.",
             log=str(request.log),
         )
     return explain
 
 
 def _not_verified(prefix: Path, fresh: Collection[str]) -> list[_Linked]:
-    """The packages of which it is not known that they are those that were asked for.
+    """Return the packages that may not be the requested ones.
 
-    ``fresh`` are those that the engine has fetched just now: the digests of a channel that is not ``file://`` it has
-    compared itself. Raises EngineError where a channel's own file is not what its metadata say.
+    ``fresh`` are those that the engine has just fetched: unless the channel is ``file://``, it has compared their
+    digests. Raises EngineError if a file in a channel does not match the channel's metadata.
     """
     try:
         packages = list(map(_linked, read_records(prefix)))
-    except PackageRecordError:  # the look at the whole environment says it better
+    except PackageRecordError:  # the check of the whole environment gives a better message
         return []
     sums = in_parallel(_digests, packages, lambda package: str(package.archive or prefix))
     odd = []
@@ -117,7 +117,7 @@ def _linked(record: PrefixRecord) -> _Linked:
 
 
 def _channel_file(record: PrefixRecord) -> Path | None:
-    """The file that a ``file://`` channel has of the package."""
+    """Return the package's file in a ``file://`` channel, None if there is none."""
     url = record.text("url")
     path = local_path(url) if url else None
     return path if path is not None and path.is_file() else None
@@ -135,7 +135,7 @@ def _digests(package: _Linked) -> tuple[str | None, str | None]:
 
 
 def _is_unpacked_from(package: _Linked) -> bool:
-    """Whether what was linked was unpacked from the archive, by the hashes of its files that both have."""
+    """Return whether the linked package was unpacked from its archive, judging by the file hashes in both."""
     source = package.record.source
     if source is None or package.archive is None:
         return False
@@ -147,10 +147,10 @@ def _is_unpacked_from(package: _Linked) -> bool:
             if packed.get(name) != (path.read_bytes() if path.is_file() else None):
                 return False
         others = [source.with_name(source.name + suffix) for suffix in _SUFFIXES]
-        # of two archives either can be unpacked there; a package of old has no hashes, so its files have to be there
+        # of two archives, either may have been unpacked; an older package has no hashes, but its files must exist
         doubtful = all(path.exists() for path in others) or packed.get("info/paths.json") is None
         return not doubtful or not damaged_files(source)
-    except Exception:  # whatever is wrong with an archive: the engine can fetch it again
+    except Exception:  # whatever is wrong with the archive: the engine can fetch it again
         return False
 
 
@@ -166,7 +166,7 @@ def _read(archive: Path, names: Iterable[str]) -> dict[str, bytes | None]:
 
 
 def _state(record: PrefixRecord, sha256: str, md5: str | None) -> None:
-    """Complete a record by the digests that were computed."""
+    """Add the computed digests to a record."""
     stated = {**record.data, "sha256": sha256, **({"md5": md5} if md5 else {})}
     write_below(record.path.parent, record.path.name, json.dumps(stated, indent=2).encode())
 
@@ -179,7 +179,7 @@ def _refused(package: _Linked, sha256: str, md5: str | None) -> EngineError:
 
 
 def _remove(package: _Linked) -> None:
-    """Take a package out of the package cache. Raises EngineError where that cannot be done."""
+    """Remove a package from the package cache. Raises EngineError if this fails."""
     source = package.record.source
     if source is None:
         return
@@ -187,15 +187,18 @@ def _remove(package: _Linked) -> None:
         _take_out(source, *(source.with_name(source.name + suffix) for suffix in _SUFFIXES))
     except OSError as error:
         raise EngineError(
-            f"the package cache has another {package.stem} than the one that was asked for, "
-            f"and it cannot be removed: {source}: {error.strerror}",
+            f"the package {package.stem} in the package cache does not match its digest, and cannot be removed: "
+            f"{source}: {error.strerror}",
             code="digest-mismatch",
-            hint="Ask its owner to remove it, or use --engine rattler, which has a package cache of its own.",
+            hint="Ask its owner to remove it, or use --engine rattler, which has its own package cache.",
         ) from None
 
 
 def _take_out(*paths: Path) -> None:
-    """Remove what is there of these. Renamed first: no program should find it half removed. Raises OSError."""
+    """Remove these paths if they exist. They are renamed first, so that no program finds them half removed.
+
+    Raises OSError.
+    """
     there = [path for path in paths if path.exists()]
     if there:
         aside = tempfile.mkdtemp(prefix=".removed-", dir=there[0].parent)
@@ -204,20 +207,21 @@ def _take_out(*paths: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-# --- packages that a conda which was killed left half unpacked --------------------------------------------------------
-# conda takes a directory for a whole package as soon as its metadata are in it, and refuses to link what it then
-# misses: every later creation fails, until the directory is removed. It unpacks it again from the archive next to it.
+# --- packages that a killed conda left partly unpacked ----------------------------------------------------------------
+# conda considers a directory a complete package once its metadata exist, and then refuses to link it because files are
+# missing: every later creation fails until the directory is removed. conda then unpacks the archive next to it again.
 
 
 def refused_packages(words: str) -> list[Path]:
-    """The directories that are not whole packages, by what conda said when it verified them."""
+    """Return the directories that conda reported as incomplete packages."""
     return [Path(path) for path in dict.fromkeys(found["path"] for found in _REFUSED.finditer(words))]
 
 
 def remove_refused(words: str) -> list[str]:
-    """Take those directories out of the package cache that they lie in; the names of what is gone from there.
+    """Remove those directories from their package caches; return the names of the removed packages.
 
-    What is no unpacked package in a package cache, is whole by now, may not be changed, or still changes stays.
+    A directory is kept if it is not an unpacked package in a package cache, is complete now, is not writable, or is
+    still changing.
     """
     found = [path for path in refused_packages(words) if _is_kept_unpacked(path) and is_damaged(path)]
     before = [_times(path) for path in found]
@@ -237,5 +241,5 @@ def _is_kept_unpacked(path: Path) -> bool:
 
 
 def _times(path: Path) -> dict[Path, int]:
-    """The files below a directory, with their times: those that come or grow change it."""
+    """Return the files below a directory with their times, to detect changes."""
     return {each: each.lstat().st_mtime_ns for each in path.rglob("*") if each.is_symlink() or each.exists()}

@@ -1,4 +1,4 @@
-"""Solves for a lock: exactly which packages an environment has on a platform, this machine's or another."""
+"""Solve for a lock: find the exact packages of an environment on this or another platform."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cetool.engines.solve import scratch, solver_for
 from cetool.lock.model import PlatformLock
 from cetool.lock.records import in_order
 
-#: Virtual packages that only one system has; an override of them means nothing to the others.
+#: Virtual packages that exist on one system only; overrides of them do not apply to others.
 _OF_SYSTEM = {"__linux": "linux", "__glibc": "linux", "__osx": "osx", "__win": "win"}
 
 
 def solve_lock(
     request: EngineRequest, before: PlatformLock | None, progress: Progress, hold: Hold, *, with_pip: bool = True
 ) -> PlatformLock:
-    """What is to be locked for the request's platform, the packages of ``before`` kept where they fit.
+    """Return the packages to lock for the request's platform; those of ``before`` are kept if possible.
 
-    The conda packages of a baseline are in it as they are, and only what else is asked for is solved. Raises
-    EngineError where there is no such environment, or that cannot be found out. ``with_pip`` adds pip next to PyPI
-    packages, for programs that install by it.
+    The conda packages of a baseline stay unchanged; only additional packages are solved. ``with_pip`` adds pip if there
+    are PyPI packages, for programs that install with pip. Raises EngineError if there is no solution, or if solving
+    fails otherwise.
     """
     platform = request.platform
     assert platform is not None
@@ -45,12 +45,12 @@ def solve_lock(
 
 
 def _conda(request: EngineRequest, progress: Progress, hold: Hold, *, with_pip: bool) -> tuple[Package, ...]:
-    """The conda packages; pip among them where there are PyPI packages, for those who install by it."""
+    """Return the conda packages, including pip if there are PyPI packages, for users who install with pip."""
     if with_pip and request.spec.pypi and not any(spec_name(package) == "pip" for package in request.packages):
         try:
             return _solved(request.solving((*request.packages, "pip")), progress, hold)
         except EngineError:
-            pass  # for want of pip, or of something else, which the next words tell
+            pass  # pip is missing, or something else, which the next attempt reports
     return _solved(request, progress, hold)
 
 
@@ -59,7 +59,7 @@ def _solved(request: EngineRequest, progress: Progress, hold: Hold) -> tuple[Pac
 
 
 def _added(request: EngineRequest, progress: Progress, hold: Hold) -> tuple[Package, ...]:
-    """The conda packages of the baseline, and what is added to them."""
+    """Return the conda packages of the baseline, and those added to it."""
     added = additions(request.packages, request.pinned)
     if not added:
         return _with_digests(request.pinned)
@@ -72,18 +72,18 @@ def _added(request: EngineRequest, progress: Progress, hold: Hold) -> tuple[Pack
 
 
 def _with_digests(packages: tuple[Package, ...]) -> tuple[Package, ...]:
-    """The packages, all of which can be verified. Raises EngineError otherwise."""
+    """Return the packages. Raises EngineError if one has no digest."""
     for package in packages:
         if not package.sha256 and not package.md5:
             raise EngineError(
-                f"the channel tells no digest of {package.name} {package.version}, so it cannot be locked",
+                f"cannot lock {package.name} {package.version}: the channel has no digest of it",
                 code="lock-impossible",
-                hint="Have the channel indexed anew (conda-index, or rattler-index).",
+                hint="Ask the owner of the channel to index it again (conda-index, or rattler-index).",
             )
     return packages
 
 
 def _fitting(overrides: tuple[tuple[str, str], ...], platform: str) -> tuple[tuple[str, str], ...]:
-    """The overridden virtual packages that mean something to a platform."""
+    """Return the overrides of virtual packages that apply to a platform."""
     system = platform.partition("-")[0]
     return tuple((name, value) for name, value in overrides if _OF_SYSTEM.get(name, system) == system)

@@ -1,6 +1,6 @@
-"""What an engine prints, on its way: into the log, to whoever watches, and into the memory of its last words.
+"""Process the output of engines: write it to the log, pass it to a callback, and keep its end for error messages.
 
-Reads progress out of what the engines print while they work. A line may come several times, each time longer.
+This module also recognizes progress in the output. A callback may get a line several times as it grows.
 """
 
 from __future__ import annotations
@@ -16,39 +16,40 @@ from types import TracebackType
 from cetool.base.errors import EngineError
 from cetool.base.text import without_controls
 from cetool.base.urls import scrub
+from cetool.engines.errors import FREE_SPACE
 from cetool.engines.protocol import Progress
 
-#: How many characters at the end of a stream are kept for explaining an error.
+#: The number of characters at the end of a stream that are kept to explain an error.
 KEPT = 200_000
-#: A line longer than this is treated as if it had ended here.
+#: Longer lines are split here.
 _LONGEST_LINE = 65_536
 
-#: What is called with a line of output, and whether it is whole: one that still grows comes again, longer.
+#: Called with a line of output, and whether it is complete: an incomplete line is passed again when it has grown.
 OnLine = Callable[[str, bool], None]
 
 
 class Log:
-    """The file that keeps everything an engine printed: appended to, its owner's alone, without credentials."""
+    """The file to which all output of an engine is appended, without credentials; only its owner can read it."""
 
     def __init__(self, path: Path) -> None:
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o600)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            hint = "Free some: `cetool gc --older-than 0s` removes environments that are not in use." if full else None
+            hint = FREE_SPACE if full else None
             raise EngineError(
-                f"the engine's log {path} cannot be written: {error.strerror}", code="cache-not-writable", hint=hint
+                f"cannot write the engine's log {path}: {error.strerror}", code="cache-not-writable", hint=hint
             ) from error
 
     def write(self, text: str) -> None:
-        """Append whole lines. A full disk costs the log, not the run."""
+        """Append complete lines. If the disk is full, the log is incomplete but the run goes on."""
         try:
             os.write(self._fd, scrub(text).encode(errors="replace"))
         except OSError:
             return
 
     def fileno(self) -> int:
-        """The descriptor, which what a library prints by itself can be sent to."""
+        """Return the descriptor, to which output of libraries can be redirected."""
         return self._fd
 
     def __enter__(self) -> Log:
@@ -61,7 +62,7 @@ class Log:
 
 
 def logged(path: Path) -> str:
-    """What the log holds, without terminal escapes; nothing where it cannot be read."""
+    """Return the content of the log without terminal escapes; empty if it cannot be read."""
     try:
         return without_controls(path.read_text("utf-8", "replace"))
     except OSError:
@@ -69,10 +70,10 @@ def logged(path: Path) -> str:
 
 
 class Feed:
-    """One stream of an engine: bytes in, lines out.
+    """Splits the bytes of one output stream into lines.
 
-    Only whole lines are logged and kept, since a URL's credentials could lie across two pieces. The callback also sees
-    a line that still grows: conda prints ``Solving environment: ...working...`` long before its ``done``.
+    Only complete lines are logged and kept, since credentials in a URL may be split between two chunks. The callback
+    also gets incomplete lines: conda prints ``Solving environment: ...working...`` long before its ``done``.
     """
 
     def __init__(self, log: Log, on_line: OnLine) -> None:
@@ -85,11 +86,11 @@ class Feed:
         self._kept_length = 0
 
     def add(self, chunk: bytes) -> None:
-        """Take the next bytes of the stream."""
+        """Process the next bytes of the stream."""
         self._take(self._decoder.decode(chunk))
 
     def close(self) -> str:
-        """The stream has ended: what remains of it is a line too. Returns the last :data:`KEPT` characters."""
+        """Process the end of the stream, including an incomplete last line; return the last :data:`KEPT` characters."""
         self._take(self._decoder.decode(b"", final=True))
         if self._partial:
             self._line(self._partial + "\n")
@@ -128,7 +129,7 @@ LINKING = "Linking"
 
 
 class _Stages:
-    """Reports a stage once, the number of packages once, and when all is written."""
+    """Reports each stage once, the number of packages, and when all files are written."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -142,7 +143,7 @@ class _Stages:
 
 
 class CondaStages(_Stages):
-    """Follows conda (and mamba 1, which is one): ``Solving environment: ...working... done``."""
+    """Recognizes the progress of conda, and of mamba 1: ``Solving environment: ...working... done``."""
 
     _HEADS = (
         ("Retrieving notices", FETCHING),
@@ -159,7 +160,7 @@ class CondaStages(_Stages):
         self._counting: set[str] | None = None
 
     def __call__(self, line: str, whole: bool) -> None:
-        """Take a line; the beginning of one is enough to know the stage."""
+        """Process a line; its start is enough to recognize the stage."""
         if line.startswith("The following NEW packages will be INSTALLED"):
             self._counting = set()
         elif self._counting is not None and whole and line.startswith("  "):
@@ -181,7 +182,7 @@ class CondaStages(_Stages):
 
 
 class MambaStages(_Stages):
-    """Follows micromamba and mamba 2 as they print to something that is no terminal."""
+    """Recognizes the progress of micromamba and mamba 2 when they do not print to a terminal."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__(progress)
@@ -189,7 +190,7 @@ class MambaStages(_Stages):
         self._linked: set[str] = set()
 
     def __call__(self, line: str, whole: bool) -> None:
-        """Take a line, once it is whole."""
+        """Process a line once it is complete."""
         if not whole:
             return
         if re.match(r"(?:\S+ Shard Index|Using Flat Repodata|Fetching|Parsing Packages)", line):

@@ -1,10 +1,10 @@
-"""How channels with credentials reach an engine: by files that only the user can read, never on a command line.
+"""Pass channels with credentials to an engine in files that only the user can read, never on a command line.
 
-Anybody on the machine can read a command line (``ps``). conda finds the credentials in ``custom_channels`` of a condarc
-of ours, which the variable ``CONDARC`` names (what it named before is taken in), and completes with them the bare URLs
-that it gets as options. Its rattler solver forgets them again before it downloads packages, so a ``.netrc`` of ours
-has them too (the user's own is taken in). mamba reads channels and specs from an environment file. The files lie in a
-directory of their own (0700) beside the log for as long as the engine runs.
+Every user of the machine can read command lines (``ps``). For conda, a temporary condarc named by the variable
+``CONDARC`` has the credentials in ``custom_channels`` (and the content of the previous file); conda adds them to the
+URLs without credentials that it gets as options. Since conda's rattler solver loses them before it downloads packages,
+a temporary ``.netrc`` has them too (and the content of the user's). mamba reads channels and specs from an environment
+file. The files exist in their own directory (0700) next to the log for as long as the engine runs.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _LONE_PERCENT = pattern(r"%(?![0-9A-Fa-f]{2})")
 
 
 def has_credentials(text: str) -> bool:
-    """Whether a channel or spec carries credentials."""
+    """Return whether a channel or match spec contains credentials."""
     return strip_credentials(text) != text
 
 
 def literal(request: EngineRequest) -> EngineRequest:
-    """The request with everything encoded that conda or mamba would expand: ``$NAME``, ``${NAME}`` and ``%NAME%``.
+    """Return the request with ``$NAME``, ``${NAME}`` and ``%NAME%`` encoded, which conda or mamba would expand.
 
-    conda expands variables in channels, wherever they are named, mamba in those of an environment file. The user's own
-    configuration may say ``$TOKEN``; what comes from a script, a lock or a baseline is data, and goes to a host.
+    conda expands variables in all channels, mamba in those of an environment file. The user's configuration may contain
+    ``$TOKEN``, but a channel from a script, lock or baseline is data: the value would be sent to its host.
     """
     asked = Solve(tuple(map(_literal, request.packages)), request.spec.pypi)
     exact = tuple(package._replace(url=_literal(package.url)) for package in request.exact)
@@ -57,9 +57,10 @@ def _literal(text: str) -> str:
 
 
 class PrivateFiles:
-    """The files for one run of an engine: in a directory beside its log that is made for the first, gone afterwards.
+    """The private files for one run of an engine, in a directory next to its log.
 
-    What a killed run left behind goes too: the name says whose it was.
+    The directory is created with the first file and removed at the end. Directories of killed processes, recognized by
+    the process ID in their names, are removed too.
     """
 
     def __init__(self, request: EngineRequest) -> None:
@@ -80,7 +81,7 @@ class PrivateFiles:
             _remove(self._directory)
 
     def write(self, name: str, text: str) -> Path:
-        """Write a file that only its owner can read; there must be none of this name yet. Raises EngineError."""
+        """Write a new file that only its owner can read. Raises EngineError."""
         try:
             if self._directory is None:
                 import tempfile
@@ -89,9 +90,7 @@ class PrivateFiles:
             path = self._directory / name
             write_new(path, text.encode(), mode=0o600)
         except OSError as error:
-            raise EngineError(
-                f"{self._parent} cannot be written to: {error.strerror}", code="cache-not-writable"
-            ) from error
+            raise EngineError(f"cannot write to {self._parent}: {error.strerror}", code="cache-not-writable") from error
         return path
 
 
@@ -102,13 +101,13 @@ def _remove(directory: Path) -> None:
 
 
 def _is_alive(pid: str) -> bool:
-    import psutil  # takes 10 ms, and there is rarely one to ask of
+    import psutil  # takes 10 ms, and is rarely needed
 
     return pid.isdecimal() and psutil.pid_exists(int(pid))
 
 
 def environment_file(files: PrivateFiles, request: EngineRequest) -> Path:
-    """An environment.yml (as JSON, which is YAML) with the request's channels and specs, for mamba."""
+    """Write an environment.yml (as JSON, which is YAML) with the request's channels and match specs, for mamba."""
     document = {
         "channels": list(request.channels),
         "dependencies": list(request.packages),
@@ -117,12 +116,12 @@ def environment_file(files: PrivateFiles, request: EngineRequest) -> Path:
 
 
 def spec_file(files: PrivateFiles, request: EngineRequest) -> Path:
-    """A file of match specs, one a line."""
+    """Write a file of match specs, one per line."""
     return files.write("specs.txt", "".join(f"{spec}\n" for spec in request.packages))
 
 
 def condarc_file(files: PrivateFiles, channels: Sequence[str], environ: Mapping[str, str]) -> Path:
-    """A condarc that knows the credentials of these channels, and all that the file named by ``CONDARC`` says."""
+    """Write a condarc with the credentials of these channels and the content of the file named by ``CONDARC``."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -134,7 +133,7 @@ def condarc_file(files: PrivateFiles, channels: Sequence[str], environ: Mapping[
             check_yaml(text)
             content = yaml.load(text)
         except (OSError, ValueError, RecursionError, YAMLError):
-            content = None  # conda would say so itself; here it only means that there is nothing to take in
+            content = None  # conda would report it; here it only means that there is nothing to copy
     settings = content if isinstance(content, dict) else {}
     custom = settings.get("custom_channels")
     settings["custom_channels"] = custom = custom if isinstance(custom, dict) else {}
@@ -149,11 +148,11 @@ def condarc_file(files: PrivateFiles, channels: Sequence[str], environ: Mapping[
 def netrc_file(
     files: PrivateFiles, channels: Sequence[str], environ: Mapping[str, str], others: Sequence[str] = ()
 ) -> Path | None:
-    """A ``.netrc`` with the users and passwords of these channels after all that the user's own says.
+    """Write a ``.netrc`` with the content of the user's, then the users and passwords of these channels.
 
-    None where no channel has any that the format can hold, one for each host. ``others`` are lines and specs with URLs
-    that are requested as well: the format knows no ports, so EngineError is raised where a password would be sent to
-    another port or scheme of its host.
+    Returns None if no channel has credentials that the format can contain, one pair for each host. ``others`` are other
+    URLs, explicit lines and specs that will be requested: since the format has no ports, EngineError is raised if a
+    password would be sent to another port or scheme of its host.
     """
     logins: dict[str, set[tuple[str, str]]] = {}
     origins: dict[str, set[tuple[str, str, int | None]]] = {}
@@ -169,7 +168,7 @@ def netrc_file(
                 f"conda would send the password for {host} to each of "
                 + ", ".join(sorted(f"{scheme}://{host}:{port}" for scheme, _, port in origins[host])),
                 code="secret-refused",
-                hint="Use --engine rattler, which keeps them apart, or name the channel without its password.",
+                hint="Use --engine rattler, which distinguishes them, or give the channel without its password.",
             )
     entries = [
         f"machine {host} login {user} password {password}\n"
@@ -189,19 +188,19 @@ def netrc_file(
 
 
 def parts_of(url: str) -> Url:
-    """A URL taken apart. Raises EngineError for one that cannot be used."""
+    """Split a URL. Raises EngineError if it is malformed."""
     try:
         return split_url(url)
     except ValueError as error:
         raise EngineError(
-            f"{redact(url)} cannot be used: {error}", code="channel-unreachable", hint="Write it as https://HOST/PATH."
+            f"invalid URL '{redact(url)}': {error}", code="channel-unreachable", hint="Write it as https://HOST/PATH."
         ) from None
 
 
 def _named(channel: str, taken: Mapping[str, str]) -> tuple[str, str]:
-    """A channel's URL parted into a name that is not taken yet, as long as can be, and the rest, credentials included.
+    """Split a channel's URL into an unused name, as long as possible, and the rest with the credentials.
 
-    conda recognises the channel by both together, wherever the cut is.
+    conda recognizes the channel by the combination of both, wherever it is split.
     """
     head = re.match(r"[^:/]+://[^/]*(?:/t/[^/]*)?", channel)
     cuts = [match.start() for match in re.finditer("/", channel) if head is not None and match.start() >= head.end()]
@@ -209,20 +208,20 @@ def _named(channel: str, taken: Mapping[str, str]) -> tuple[str, str]:
         if cut + 1 < len(channel) and channel[cut + 1 :] not in taken:
             return channel[cut + 1 :], channel[:cut]
     raise EngineError(
-        f"conda cannot be given the channel {redact(channel)} without its credentials being seen by others here",
+        f"cannot pass the channel {redact(channel)} to conda without revealing its credentials to other users",
         code="secret-refused",
-        hint="Put the credentials into .netrc and name the channel without them, or use another --engine.",
+        hint="Put the credentials into ~/.netrc and give the channel without them, or use another --engine.",
     )
 
 
 def scrub(prefix: Path, texts: Sequence[str]) -> None:
-    """Take credentials out of what the engine wrote into ``conda-meta``, if one of these channels and specs has any."""
+    """Remove credentials from the engine's files in ``conda-meta``, if one of these channels and specs has any."""
     if any(map(has_credentials, texts)):
         clean_records(prefix / "conda-meta")
 
 
 def clean_records(meta: Path) -> None:
-    """Take the credentials out of all URLs in the package records and the history of a ``conda-meta``."""
+    """Remove credentials from all URLs in the package records and the history of a ``conda-meta``."""
     for path in (*meta.glob("*.json"), meta / "history"):
         try:
             old = read_below(meta, path.name).decode()
@@ -233,7 +232,7 @@ def clean_records(meta: Path) -> None:
                     new = json.dumps(clean, indent=2)
             else:
                 new = strip_credentials(old)
-        except (OSError, ValueError):  # not readable, or no record
+        except (OSError, ValueError):  # not readable, or not a record
             continue
         if new != old:
             write_below(meta, path.name, new.encode())

@@ -1,9 +1,9 @@
-"""Engines that are programs of the user's: conda, mamba and micromamba, as subprocesses with the user's own
-configuration, mirrors, credentials and package caches.
+"""Engines that are installed programs: conda, mamba and micromamba.
 
-How such a program is called and understood is a :class:`Kind`; there are two, since mamba 1 is conda with another
-solver, and mamba 2 is micromamba. conda adds pip to every python unless its configuration says otherwise, which is left
-to the configuration; mamba adds it wherever python is asked for.
+They run as subprocesses with the user's configuration, mirrors, credentials and package caches. A :class:`Kind` says
+how such a program is called and how its output is read; there are two, since mamba 1 is conda with another solver, and
+mamba 2 is micromamba. conda adds pip to every python unless its configuration disables this; mamba adds it if python is
+requested.
 """
 
 from __future__ import annotations
@@ -52,29 +52,29 @@ _CRASHES = {signal.SIGSEGV, signal.SIGABRT, getattr(signal, "SIGBUS", signal.SIG
 class Kind:
     """How programs of one kind are called, and how their output is read."""
 
-    #: The first version that knows SHA-256 in an explicit file.
+    #: The first version that supports SHA-256 in an explicit file.
     sha256_since: tuple[int, int]
-    #: Variables of the user's that would change what a creation prints or does.
+    #: The user's variables that would change its output or behavior.
     dropped: tuple[str, ...]
-    #: Variables that a creation gets.
+    #: Variables that it runs with.
     variables: Mapping[str, str]
-    #: The variable that names the installation, and whether mamba's configuration files count.
+    #: The variable that names the installation, and whether mamba's configuration files are read.
     root: str
     is_mamba: bool
-    #: Follows what it prints.
+    #: Recognizes progress in its output.
     stages: type[CondaStages] | type[MambaStages]
-    #: A pattern for what it prints when all is done.
+    #: A pattern for its output at the end.
     done: str
-    #: The arguments of a creation, and the variables that they need.
+    #: Returns the arguments to create an environment, and the variables that they need.
     arguments: Callable[[EngineRequest, PrivateFiles, Mapping[str, str]], tuple[list[str], dict[str, str]]]
-    #: Whether it locks its package cache itself; of the others one at a time works.
+    #: Whether it locks its package cache itself; otherwise only one runs at a time.
     locks_cache: bool
 
 
 class ProgramEngine:
-    """One of these programs: ``executable`` is the beginning of its command line: ``("/opt/conda/bin/conda",)``.
+    """An installed program. ``executable`` is the start of its command line: ``("/opt/conda/bin/conda",)``.
 
-    ``lock_dir`` holds the file locks by which creations take turns; ``version`` is None where it is not known yet.
+    ``lock_dir`` contains the file locks for package caches; ``version`` is None if it is not known yet.
     """
 
     def __init__(
@@ -92,12 +92,12 @@ class ProgramEngine:
         self._environ = environ
         self._lock_dir = lock_dir
         self._version = version
-        #: Whether it was set to work without having said what it is.
+        #: Whether it is used without having been asked for its version.
         self.on_trust = version is None
 
     @property
     def version(self) -> str:
-        """What it says of itself, asked once: ``26.7.1``. Raises EngineError where it is not what it is taken for."""
+        """Its version, such as ``26.7.1``; it is asked once. Raises EngineError if it is another program."""
         if self._version is None:
             self._version = version_of(self.name, self.executable, self._environ)
         return self._version
@@ -109,18 +109,18 @@ class ProgramEngine:
         if packages:
             require_sha256(packages, self.name, self.version, self.kind.sha256_since)
             check_local_archives(packages)
-        # conda tells its version in the environment's history, without being asked
+        # conda writes its version to the environment's history, so it need not be asked
         asking = nullcontext() if self.name == "conda" else self._asked_for_its_version()
         try:
             with asking:
                 return verified(lambda each: self._make(each, packages, progress, hold), request, progress)
         finally:
-            if self.kind is MAMBA:  # which registers every environment, and nothing prevents that
+            if self.kind is MAMBA:  # it registers every environment, which cannot be disabled
                 forget_registration(request.prefix, self._environ)
 
     @contextmanager
     def _asked_for_its_version(self) -> Iterator[None]:
-        """Ask the program for its version while it works; an error of that counts more than one of the work."""
+        """Ask the program for its version while it works; an error in this takes precedence over one of the work."""
         if self._version is not None:
             yield
             return
@@ -146,7 +146,7 @@ class ProgramEngine:
 
     def _make(self, request: EngineRequest, packages: Sequence[Package], progress: Progress, hold: Hold) -> Explain:
         caches = self._package_caches()
-        waiting = f"Waiting for another {self.name} that uses the package cache {caches[0]}"
+        waiting = f"Waiting for another {self.name} to release the package cache {caches[0]}"
         turns: AbstractContextManager[int | None] = nullcontext()
         if not self.kind.locks_cache:
             turns = turn(self._lock_dir, caches[0], lambda: progress.stage(waiting))
@@ -159,7 +159,7 @@ class ProgramEngine:
             descriptors = hold.descriptors if lock is None else (*hold.descriptors, lock)
             invocation = Invocation(argv, environ, (request.prefix, *caches), descriptors)
             ended = run_engine(invocation, request, self.kind.stages(progress))
-            if ended.status and self._is_mended(request, caches[0], progress):
+            if ended.status and self._is_repaired(request, caches[0], progress):
                 ended = run_engine(invocation, request, self.kind.stages(progress))
         explained = self._conclude(ended, request, progress)
         if self._version is None and self.name == "conda":
@@ -167,22 +167,22 @@ class ProgramEngine:
             self._version = str(told[-1]) if told else None
         return explained
 
-    def _is_mended(self, request: EngineRequest, cache: Path, progress: Progress) -> bool:
-        """Whether what conda failed of is out of its way: packages that one which was killed left half unpacked.
+    def _is_repaired(self, request: EngineRequest, cache: Path, progress: Progress) -> bool:
+        """Remove packages that a killed conda left partly unpacked; return whether there were any.
 
-        Ctrl-C here, or anything else, is no reason to fail for good.
+        An interrupted conda must not make every later creation fail.
         """
         removed = remove_refused(logged(request.log)) if self.kind is CONDA else []
         if removed:
-            progress.note(f"Half unpacked in {cache}, so unpacked anew: {', '.join(removed)}")
+            progress.note(f"Unpacking packages again that were incomplete in {cache}: {', '.join(removed)}")
             shutil.rmtree(request.prefix, ignore_errors=True)
         return bool(removed)
 
     def _conclude(self, ended: Ended, request: EngineRequest, progress: Progress) -> Explain:
-        """Take credentials out of the environment's records if it was made; raise EngineError otherwise.
+        """Remove credentials from the environment's records if it was made; raise EngineError otherwise.
 
-        Returns what explains a fault of it by what the program said. One that crashes when all is done has done its
-        work: conda's interpreter with the rattler solver in it sometimes does so while it ends.
+        Returns a function that explains problems of the environment by the program's output. A program that crashes
+        after the end has done its work: conda with the rattler solver sometimes does so when its interpreter exits.
         """
         crashed = ended.signum in _CRASHES and re.search(self.kind.done, ended.stdout) is not None
         if ended.status != 0 and not crashed:
@@ -197,19 +197,19 @@ class ProgramEngine:
             except EngineError as error:
                 raise explained(error) from error
             name = signal.Signals(ended.signum or 0).name
-            progress.note(f"{self.name} crashed ({name}) after its work was done; the environment is complete")
+            progress.note(f"{self.name} crashed ({name}) after it had finished; the environment is complete")
         scrub(request.prefix, (*request.channels, *request.packages, *(package.url for package in request.exact)))
         return explained
 
     def _package_caches(self) -> list[Path]:
-        """The directories in which it keeps packages: those configured, else the one next to it, and conda's user's.
+        """Return its package caches: the configured ones, or else that of its installation, and conda's in the home.
 
-        The first is the one that it will most likely fill.
+        The first is the one that it will most likely write to.
         """
         root = self._environ.get(self.kind.root) or str(root_of(self.executable[0]))
         try:
             configured = load_condarc(self._environ, root_prefix=root, mamba=self.kind.is_mamba).pkgs_dirs
-        except CetoolError:  # whatever is wrong with the configuration, the program will say it better
+        except CetoolError:  # the program itself gives a better message about its configuration
             configured = ()
         own = [Path(root, "pkgs")]
         if self.kind is CONDA and (home := self._environ.get("HOME")):
@@ -217,7 +217,7 @@ class ProgramEngine:
         return [*checked_caches(configured, root, self._environ)] or own
 
     def _places(self, package: Package, caches: Sequence[Path]) -> Sequence[Path]:
-        """Where a package can be kept: in a cache itself or, by mamba, below a directory for its channel."""
+        """Return where a package may be kept: in a package cache, for mamba also below a directory for its channel."""
         if self.kind is CONDA:
             return caches
         parts = split_url(package.channel)
@@ -226,7 +226,7 @@ class ProgramEngine:
 
 
 def override_variables(request: EngineRequest) -> dict[str, str]:
-    """``CONDA_OVERRIDE_CUDA=12.4`` for the virtual package ``__cuda``: understood by conda and mamba."""
+    """Return ``CONDA_OVERRIDE_CUDA=12.4`` for the virtual package ``__cuda``, as conda and mamba read it."""
     return {
         "CONDA_OVERRIDE_" + name.removeprefix("__").replace("-", "_").upper(): version
         for name, version in request.spec.virtual_packages
@@ -246,9 +246,9 @@ def _conda_arguments(
         if netrc := netrc_file(files, request.channels, environ, others):
             variables["NETRC"] = str(netrc)
     timeout = "CONDA_REMOTE_READ_TIMEOUT_SECS"
-    if request.stall_timeout < 60 and timeout not in environ:  # conda's own limit for a server that says nothing
+    if request.stall_timeout < 60 and timeout not in environ:  # conda's own limit for a server that does not answer
         variables[timeout] = f"{max(request.stall_timeout / 2, 1):g}"
-    # without --json: there the stages come as they begin, and a malformed spec does not crash it
+    # without --json, conda prints stages as they begin, and a malformed spec does not crash it
     argv = ["--yes", "--prefix", str(request.prefix), "--no-default-packages"]
     argv += ["--offline"] if request.offline else []
     if request.exact:
@@ -257,7 +257,7 @@ def _conda_arguments(
     for channel in request.channels:
         argv += ["--channel", strip_credentials(channel)]
     if any("://" in spec for spec in request.packages):
-        # Among arguments a spec with a URL means an explicit installation, which allows no other spec beside it.
+        # As an argument, a spec with a URL would mean an explicit installation, which allows no other specs.
         return [*argv, "--file", str(spec_file(files, request))], variables
     return [*argv, *request.packages], variables
 
@@ -289,7 +289,7 @@ CONDA = Kind(
     arguments=_conda_arguments,
     locks_cache=False,
 )
-#: micromamba 1.5 and later, and mamba 2. They check every hash; before 2.1, SHA-256 in an explicit file is passed over.
+#: micromamba 1.5 and later, and mamba 2. They check every hash, but before 2.1 they ignore SHA-256 in explicit files.
 MAMBA = Kind(
     sha256_since=(2, 1),
     dropped=tuple(

@@ -1,8 +1,8 @@
-"""What an engine is: something that turns a complete request into an environment on disk.
+"""The protocol of engines, which make an environment on disk from a complete request.
 
-An engine prints nothing: it reports what it does to the :class:`Progress` that it is handed, and what went wrong by
-raising :class:`~cetool.base.errors.EngineError`. It knows nothing of caches, locks and scripts; what must outlive it
-or die with it (the descriptors of locks) is handed to it as numbers.
+An engine prints nothing: it reports progress to the given :class:`Progress`, and failures by raising
+:class:`~cetool.base.errors.EngineError`. It knows nothing about cetool's cache, file locks and scripts; the
+descriptors of file locks that its subprocesses must hold are passed as numbers.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from cetool.declare.requirements import Solving
 
 
 class Progress(Protocol):
-    """Where an engine reports how far it is. Every method returns at once and never raises."""
+    """Receives an engine's progress. Every method returns at once and never raises."""
 
     def stage(self, text: str) -> None:
-        """A new stage begins: ``Solving``, ``Downloading``, ``Linking``, ``Waiting for ...``."""
+        """Report the start of a stage: ``Solving``, ``Downloading``, ``Linking``, ``Waiting for ...``."""
 
     def packages(self, count: int) -> None:
-        """The solution is known: so many packages will be linked."""
+        """Report the number of packages in the solution, which will be linked."""
 
     def download(self, done: int, total: int | None) -> None:
-        """Bytes downloaded so far over all packages, and how many there will be (None where that is not known)."""
+        """Report the bytes downloaded so far, over all packages, and their total (None if unknown)."""
 
     def link(self, done: int, total: int) -> None:
-        """So many of ``total`` packages are linked."""
+        """Report the number of linked packages, out of ``total``."""
 
     def written(self) -> None:
-        """All files are written; what follows only reads them, unless this is reported once more."""
+        """Report that all files are written and will only be read from here on, unless this is reported again."""
 
     def note(self, text: str) -> None:
-        """A sentence for a user who asked for detail (``-v``)."""
+        """Pass a sentence for users who asked for details (``-v``)."""
 
 
 class SilentProgress:
-    """Progress that nobody looks at."""
+    """Progress that is ignored."""
 
     def stage(self, text: str) -> None:
         """Say nothing."""
@@ -68,7 +68,7 @@ class SilentProgress:
 
 
 class ProgressOver:
-    """Passes everything on to another progress: the base of those that listen as well."""
+    """Forwards everything to another progress; a base class for those that also act on it."""
 
     def __init__(self, progress: Progress) -> None:
         self.stage = progress.stage
@@ -87,108 +87,108 @@ class ProgressOver:
 
 
 class Hold(Value):
-    """What goes with a request and is no data: it is good in this process, and for as long as it holds it."""
+    """What accompanies a request but is not data: valid only in this process, while it lasts."""
 
-    #: That the user agrees to what engines execute: link scripts, and builds of PyPI packages.
+    #: The user's consent to what engines execute: link scripts, and builds of PyPI packages.
     consent: Consent
-    #: Descriptors that every subprocess must keep open until it has ended.
+    #: Descriptors that every subprocess must keep open until it ends.
     descriptors: tuple[int, ...] = ()
-    #: Whether this process is cetool's own: what libraries print to standard error may then go to the log instead.
+    #: Whether the process belongs to cetool: standard error of libraries may then be redirected to the log.
     own_process: bool = False
 
 
 class EngineRequest(Value):
-    """One environment to be made, or only to be solved: all that engines and installers need to know, as data."""
+    """A request to make, or only solve, one environment: everything engines and installers need, as data."""
 
-    #: What it is made from. Of :class:`~cetool.declare.environment.Over` the added packages are solved with the others
-    #: as they are; of an overlay the conda packages are laid over the base, which the embedded engine alone can do.
+    #: The specification. For :class:`~cetool.declare.environment.Over` the added packages are solved while the others
+    #: stay unchanged; for an overlay the packages are laid over the base, which only the embedded engine can do.
     spec: EnvironmentSpec
-    #: An absolute path that does not exist yet, or an empty directory. (For a solution alone it does not count.)
+    #: An absolute path that does not exist yet, or an empty directory. Ignored when only solving.
     prefix: Path = Path()
-    #: The file that everything an engine prints is appended to, credentials taken out.
+    #: The file to which output of engines is appended, without credentials.
     log: Path = Path()
-    #: The user's variables.
+    #: The user's environment variables.
     environ: Mapping[str, str] = MappingProxyType({})
     #: Where the embedded engine keeps packages and metadata; it solves what other engines cannot.
     cache: Path | None = None
     offline: bool = False
-    #: Seconds without any sign of progress after which an engine is ended.
+    #: Seconds without progress after which an engine is stopped.
     stall_timeout: float = 300.0
-    #: What installs PyPI packages: ``auto``, ``uv`` or ``pip``.
+    #: The installer of PyPI packages: ``auto``, ``uv`` or ``pip``.
     installer: str = "auto"
-    #: The subdir it is solved for; None for this machine's.
+    #: The subdir to solve for; None for the current platform.
     platform: str | None = None
-    #: Packages that a solution keeps where they fit.
+    #: Packages that the solution keeps if possible.
     preferred: tuple[Package, ...] = ()
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """The match specs that are solved, or were."""
+        """The match specs to solve, or that were solved."""
         return self.spec.what.conda if isinstance(self.spec.what, Overlay) else self.spec.packages
 
     @property
     def exact(self) -> tuple[Package, ...]:
-        """Just these packages are to be installed, if there are any: nothing is solved then."""
+        """If not empty, the exact packages to install: nothing is solved then."""
         return self.spec.what.conda if isinstance(self.spec.what, Exact) else ()
 
     @property
     def pinned(self) -> tuple[Package, ...]:
-        """The packages that a solution takes as given."""
+        """The packages that the solution must contain unchanged."""
         return self.spec.what.conda if isinstance(self.spec.what, Over) else ()
 
     @property
     def exact_pypi(self) -> tuple[PypiPackage, ...]:
-        """Just these files are installed of PyPI packages, before those that are asked for."""
+        """The exact files of PyPI packages to install, before the requirements."""
         return self.spec.what.pypi if isinstance(self.spec.what, (Exact, Over)) else ()
 
     @property
     def asked_pypi(self) -> tuple[str, ...]:
-        """The PyPI requirements that are resolved and installed."""
+        """The PyPI requirements to resolve and install."""
         return () if isinstance(self.spec.what, Exact) else self.spec.pypi
 
     @property
     def below(self) -> Path | None:
-        """The environment that the packages are laid over."""
+        """The base that the packages are laid over."""
         return Path(self.spec.what.base) if isinstance(self.spec.what, Overlay) else None
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Canonical channels, credentials included, the one of the highest priority first."""
+        """Canonical channels with credentials, highest priority first."""
         return self.spec.channels
 
     @property
     def moment(self) -> datetime | None:
-        """The moment after which nothing counts that was published later."""
+        """The time after which published packages are ignored."""
         return None if self.spec.exclude_newer is None else exclude_newer(self.spec.exclude_newer)
 
     @property
     def expects_packages(self) -> bool:
-        """Whether the environment will surely have any: not for a condition (``when``) or a virtual package alone."""
+        """Whether the environment will have packages: not certain with only conditions (``when``), virtual packages."""
         certain = any(not spec.startswith("__") and "when=" not in spec for spec in self.packages)
         return bool(certain or self.exact)
 
     def solving(self, packages: tuple[str, ...]) -> EngineRequest:
-        """The same with these match specs instead of those to be solved."""
+        """Return the request with other match specs to solve."""
         what, asked = self.spec.what, Solve(packages, self.spec.pypi)
         return self.of(what._replace(added=asked) if isinstance(what, Over) else asked)
 
     def of(self, what: Solve | Exact | Over | Overlay) -> EngineRequest:
-        """The same for other packages."""
+        """Return the request for other packages."""
         return self._replace(spec=self.spec._replace(what=what))
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values, credentials included."""
+        """Return the request as JSON values, including credentials."""
         return {name: _packed(value) for name, value in self._asdict().items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EngineRequest:
-        """The request that :meth:`as_dict` wrote. Raises KeyError, TypeError or ValueError where it is none."""
+        """Return the request of :meth:`as_dict`. Raises KeyError, TypeError or ValueError if the data are malformed."""
         values = {name: _unpacked(data[name]) for name in cls._fields}
         paths = {name: Path(values[name]) for name in ("prefix", "log", "cache") if values[name] is not None}
         return cls(**{**values, **paths})
 
 
-#: The values in a request, by the name that their JSON object has as ``type``.
+#: The types of values in a request, by the ``type`` of their JSON object.
 _TYPES: dict[str, Any] = {
     each.__name__: each
     for each in (EnvironmentSpec, Exact, Over, Overlay, Package, PypiPackage, PypiSettings, Solve, Solving)
@@ -213,37 +213,37 @@ def _unpacked(value: Any) -> Any:
     return tuple(map(_unpacked, value)) if isinstance(value, list) else value
 
 
-#: Makes of what was found to be wrong with an environment the error for the user, who is told what its engine said.
+#: Turns a problem found in an environment into the error for the user, with the output of the engine.
 Explain = Callable[[EngineError], EngineError]
 
 
 def as_found(finding: EngineError) -> EngineError:
-    """The finding as it is: the engine said nothing."""
+    """Return the problem unchanged: the engine printed nothing."""
     return finding
 
 
 class Engine(Protocol):
-    """One program that makes conda environments."""
+    """A program that makes conda environments."""
 
     #: ``mamba``, ``micromamba``, ``conda`` or ``rattler``: what ``--engine`` takes.
     name: str
 
     @property
     def version(self) -> str:
-        """The engine's own version, asked of it once. Raises EngineError where it does not answer."""
+        """The engine's version; the engine is asked once. Raises EngineError if it does not answer."""
 
     def create(self, request: EngineRequest, progress: Progress, hold: Hold) -> Explain:
-        """Make the environment. Returns when the engine says that it is made; raises EngineError otherwise.
+        """Make the environment; raises EngineError if the engine reports a failure.
 
-        Whether it is complete is for the caller to see, who has what it finds told by what this returns.
+        The caller checks whether the environment is complete, and passes any problem to the returned function.
 
-        After an error or an exception (KeyboardInterrupt and :class:`~cetool.base.errors.Interrupted` included) no
-        process of the engine is alive any more; what lies at the prefix then is the caller's to clear.
+        After an exception (including KeyboardInterrupt and :class:`~cetool.base.errors.Interrupted`) no process of the
+        engine is alive, and the caller removes what is left at the prefix.
         """
 
 
 class Found(Value):
-    """An engine that was looked for: where it is, or why it does not serve."""
+    """The result of searching for an engine: where it is, or why it cannot be used."""
 
     name: str
     path: str | None
@@ -254,6 +254,6 @@ class Found(Value):
 
 
 def root_of(executable: str) -> Path:
-    """The installation that an executable belongs to: the parent of its ``bin``, symbolic links followed."""
+    """Return the installation of an executable: the parent of its ``bin``, after following symbolic links."""
     path = Path(executable).resolve()
     return path.parent.parent if path.parent.name in ("bin", "condabin", "Scripts") else path.parent

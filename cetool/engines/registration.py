@@ -1,6 +1,7 @@
-"""Takes an environment out of ``~/.conda/environments.txt``, conda's list of all environments of a user.
+"""Remove an environment from ``~/.conda/environments.txt``, conda's list of a user's environments.
 
-Ours are not to be in it, and micromamba puts every one in. Others append to that file without any lock.
+cetool's environments must not be in it, but micromamba adds every environment. Other programs append to the file
+without a lock.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ from cetool.base.limits import SETTINGS, read_regular
 
 
 def forget_registration(prefix: Path, environ: Mapping[str, str]) -> bool:
-    """Take the prefix's line out; say whether there was one.
+    """Remove the prefix's line; return whether there was one.
 
-    Every other line stays as it is, byte for byte. A file that would be empty is removed, and its directory if nothing
-    else is in it. A registry that cannot be read or written is left alone: the entry then points at what is gone sooner
-    or later, which conda clears by itself.
+    All other lines are unchanged. If the file becomes empty it is removed, and its directory if that is empty. A file
+    that cannot be read or written is ignored: conda itself removes entries whose environments no longer exist.
     """
     try:
         home = environ.get("HOME") or environ.get("USERPROFILE") or Path.home()

@@ -1,7 +1,7 @@
-"""Solves without making anything: for a check, and for engines that cannot do it themselves.
+"""Solve without making an environment: for checks, and for engines that cannot solve a request themselves.
 
-Always by the embedded engine, whichever makes environments here: it alone solves for other platforms, for a day of the
-past, with packages that stay as they are, and towards the packages that a lock has already.
+The embedded engine always does this, whichever engine makes environments: only it can solve for other platforms, for a
+date in the past, with packages that must not change, and with preference for the packages of an existing lock.
 """
 
 from __future__ import annotations
@@ -24,37 +24,39 @@ from cetool.engines.rattler.engine import RattlerEngine
 
 
 def solver_for(request: EngineRequest) -> RattlerEngine:
-    """The embedded engine with the request's variables and cache."""
+    """Return an embedded engine with the request's variables and package cache."""
     assert request.cache is not None
     return RattlerEngine(request.environ, request.cache)
 
 
 def solved_over(request: EngineRequest, progress: Progress, hold: Hold) -> EngineRequest:
-    """The request for exactly the packages of a baseline and what is added to them.
+    """Return a request for the exact packages of a baseline and those added to it.
 
-    Nothing is solved where they meet the request's specs already. Raises EngineError where they conflict.
+    Nothing is solved if the baseline already satisfies the request's specs. Raises EngineError if they conflict.
     """
     asked = Solve(request.packages, request.spec.pypi)
     added = additions(request.packages, request.pinned)
     if not added:
-        progress.note("Nothing is added to the baseline, so nothing is solved.")
+        progress.note("The baseline has all requested packages; nothing to solve")
         return request.of(Exact(request.pinned, asked=asked))
-    count, shown = len(request.pinned), ", ".join(map(redact, added))
-    progress.note(f"Solved with {counted(count, 'package')} of the baseline unchanged: {shown}")
+    count, shown = counted(len(request.pinned), "package"), ", ".join(map(redact, added))
+    progress.note(f"Solving for {shown}, in addition to {count} of the baseline")
     return request.of(Exact(_exactly(request.solving(added), progress, hold), asked=asked))
 
 
 def solved_for_program(request: EngineRequest, progress: Progress, hold: Hold) -> EngineRequest:
-    """The request for an engine of the user's, solved where that would not do what is asked.
+    """Return the request for a program, solved by the embedded engine if the program could not solve it correctly.
 
-    Only the embedded engine solves for a moment of the past and by a script's own rules, and programs ignore some
-    fields of match specs.
+    Only the embedded engine solves for a date in the past and with a script's own solver options, and programs ignore
+    some fields of match specs.
     """
     partly = [package for package in request.packages if not is_read_alike(package)]
     if request.spec.exclude_newer is None and not partly and request.spec.solving == NO_SOLVING:
         return request
     if partly:
-        progress.note(f"Solved by the embedded engine, for its fields: {', '.join(map(redact, partly))}")
+        progress.note(
+            f"The embedded engine solves, since other engines ignore fields of {', '.join(map(redact, partly))}"
+        )
     return request.of(Exact(_exactly(request, progress, hold), asked=Solve(request.packages, request.spec.pypi)))
 
 
@@ -63,9 +65,9 @@ def _exactly(request: EngineRequest, progress: Progress, hold: Hold) -> tuple[Pa
 
 
 def count_packages(request: EngineRequest, progress: Progress, hold: Hold) -> int:
-    """The number of conda packages that the environment would have; PyPI requirements are not looked at.
+    """Return the number of conda packages that the environment would have; PyPI requirements are ignored.
 
-    Raises UnsatisfiableError where there is no such environment, EngineError where that cannot be found out.
+    Raises UnsatisfiableError if there is no solution, EngineError if solving fails otherwise.
     """
     if request.pinned:
         request = request.solving(additions(request.packages, request.pinned))
@@ -75,7 +77,7 @@ def count_packages(request: EngineRequest, progress: Progress, hold: Hold) -> in
 
 @contextmanager
 def scratch(request: EngineRequest) -> Iterator[EngineRequest]:
-    """The request with a prefix and a log that are gone afterwards."""
+    """Provide the request with a temporary prefix and log."""
     with tempfile.TemporaryDirectory(prefix="cetool-solve-") as directory:
         try:
             yield request._replace(prefix=Path(directory, "prefix"), log=Path(directory, "log"))

@@ -1,8 +1,8 @@
-"""Runs an engine as a subprocess that cannot outlive its purpose: the only starter of such processes.
+"""Run an engine as a subprocess that ends with cetool: the only module that starts such processes.
 
-The engine gets a process group of its own, no standard input, a time limit on standing still, and the signals that
-make it stop when cetool has to; when :func:`run_engine` returns or raises, no process of the group is alive. What the
-engine prints goes into the log, without credentials, and to a callback as it comes.
+The engine gets its own process group, no standard input, and a time limit without progress; it is stopped by signals
+when cetool stops. When :func:`run_engine` returns or raises, no process of the group is alive. Output of the engine is
+written to the log without credentials, and passed to a callback as it arrives.
 """
 
 from __future__ import annotations
@@ -25,17 +25,15 @@ from cetool.base.values import Value
 from cetool.engines.output import Feed, Log, OnLine
 from cetool.engines.protocol import EngineRequest
 
-#: Less than this in an interval is a process that idles: a spinner, a poll of its sockets.
+#: A process below these limits in an interval is idle: it may show a spinner, or poll its sockets.
 _BUSY_SHARE = 0.1
 _BUSY_BYTES = 512
 
 
 class Vitals:
-    """The signs of life of a process and its children: what it prints, the processor time it takes, the bytes that are
-    written, and what changes in the directories that it fills.
+    """Detects progress of a process and its children: output, CPU time, bytes written, changes in its directories.
 
-    Output counts at once. The other signs are looked at only when there is none, and not more often than the answer
-    can change: at most every ``interval`` seconds.
+    Output counts immediately. The others are measured only if there is no output, at most every ``interval`` seconds.
     """
 
     interval = 1.0
@@ -50,11 +48,11 @@ class Vitals:
         self._disk: tuple[int, ...] = ()
 
     def spoke(self) -> None:
-        """It has just printed something."""
+        """Note that the process has just printed something."""
         self._alive_at = self._clock()
 
     def still_for(self) -> float:
-        """For how many seconds no sign of life has been seen."""
+        """Return the seconds since the last sign of progress."""
         now = self._clock()
         if now - max(self._looked_at, self._alive_at) >= self.interval:
             if self._moves(now - self._looked_at):
@@ -71,8 +69,8 @@ class Vitals:
 
 
 def _consumption(pid: int) -> tuple[float, int]:
-    """Seconds of processor time and bytes written by a process and its living descendants."""
-    import psutil  # takes 10 ms, and nobody asks before a second has passed
+    """Return the CPU time in seconds, and the bytes written, of a process and its living descendants."""
+    import psutil  # takes 10 ms, and is not needed in the first second
 
     cpu, written = 0.0, 0
     try:
@@ -93,7 +91,7 @@ def _consumption(pid: int) -> tuple[float, int]:
 
 
 def _fingerprint(directory: Path, depth: int = 1) -> int:
-    """A number that changes when something in the directory, or one level below, is made, removed or grows."""
+    """Return a number that changes when an entry of the directory, or one level below, is added, removed or changed."""
     total = 0
     try:
         with os.scandir(directory) as entries:
@@ -107,7 +105,7 @@ def _fingerprint(directory: Path, depth: int = 1) -> int:
     return total
 
 
-#: Signals and how many seconds each is given to work, from an invitation to a certainty.
+#: Signals and the seconds to wait after each; SIGKILL follows.
 _FAREWELL = ((signal.SIGINT, 3.0), (signal.SIGTERM, 2.0))
 _TICK = 0.25
 _WINDOWS = os.name == "nt"
@@ -119,27 +117,27 @@ class Ended(Value):
     #: Its exit status, or the signal that killed it.
     status: int | None
     signum: int | None
-    #: The last part of what it printed, credentials taken out.
+    #: The last part of its output, without credentials.
     stdout: str
     stderr: str
 
 
 class Invocation(Value):
-    """One command line to be run."""
+    """A command line to run."""
 
     argv: tuple[str, ...]
     environ: Mapping[str, str]
-    #: Directories in which a change is a sign of life.
+    #: Directories in which a change is a sign of progress.
     watched: tuple[Path, ...] = ()
     pass_fds: tuple[int, ...] = ()
 
 
 def run_engine(invocation: Invocation, request: EngineRequest, on_line: OnLine) -> Ended:
-    """Run the engine to its end; say how it ended.
+    """Run the engine to its end; return how it ended.
 
-    Raises EngineError when it cannot be started or stood still for ``request.stall_timeout`` seconds. Whatever is
-    raised while it runs (KeyboardInterrupt, :class:`~cetool.base.errors.Interrupted`) ends it first: SIGINT, after 3
-    seconds SIGTERM, after 2 more SIGKILL; another interruption meanwhile kills it at once.
+    Raises EngineError if it cannot be started, or made no progress for ``request.stall_timeout`` seconds. Any exception
+    while it runs (KeyboardInterrupt, :class:`~cetool.base.errors.Interrupted`) stops it first: by SIGINT, after 3
+    seconds by SIGTERM, after 2 more by SIGKILL; a second interruption kills it at once.
     """
     with Log(request.log) as log:
         log.write(f"$ {shlex.join(invocation.argv)}\n")
@@ -172,21 +170,19 @@ def _start(invocation: Invocation) -> subprocess.Popen[bytes]:
             pass_fds=() if _WINDOWS else tuple(dict.fromkeys(invocation.pass_fds)),
         )
     except OSError as error:
-        raise EngineError(
-            f"{invocation.argv[0]} cannot be started: {error.strerror}", code="engine-not-working"
-        ) from error
+        raise EngineError(f"cannot start {invocation.argv[0]}: {error.strerror}", code="engine-not-working") from error
 
 
-#: Waits for the end of a pipe, which is that of the process at its other end, and kills the group that it was told.
+#: Waits until the pipe is closed, because the process at its other end has ended, and kills the given group.
 _WATCH = 'read -r group && { read -r _; kill -s KILL -- "-$group"; }'
 
 
 @contextmanager
 def _watchdog() -> Iterator[Callable[[int], None]]:
-    """Have a process group, which is told to what this yields, die with this process, even by ``kill -9``.
+    """Kill a process group when this process ends, even by ``kill -9``; the yielded function takes the group.
 
-    A shell does it, in a session of its own. (Linux's death signal would come with the end of the thread that started
-    the group.) Where there is no shell it is not done.
+    A shell in its own session does this. (Linux's parent death signal would be sent when the thread that started the
+    group ends.) Without a shell, nothing happens.
     """
     try:
         dog = None if _WINDOWS else _started_dog()
@@ -227,7 +223,7 @@ def _started_dog() -> subprocess.Popen[bytes]:
 def _attend(
     process: subprocess.Popen[bytes], invocation: Invocation, request: EngineRequest, on_line: OnLine, log: Log
 ) -> tuple[str, str]:
-    """Feed the output to log and callback until the leader has ended; raise EngineError when nothing moves any more."""
+    """Pass the output to log and callback until the process has ended; raise EngineError if it makes no progress."""
     chunks: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
     assert process.stdout is not None and process.stderr is not None
     feeds = [Feed(log, on_line), Feed(log, on_line)]
@@ -253,7 +249,7 @@ def _attend(
             vitals.spoke()
         else:
             open_pipes -= 1
-    _reap(process)  # a process left behind in the group could hold the pipes open
+    _reap(process)  # a process remaining in the group could keep the pipes open
     for reader in readers:
         reader.join(timeout=2.0)
     with suppress(queue.Empty):
@@ -264,7 +260,7 @@ def _attend(
 
 
 def _read(pipe: IO[bytes], number: int, chunks: queue.SimpleQueue[tuple[int, bytes]]) -> None:
-    """Move what comes out of a pipe into the queue; empty bytes stand for its end."""
+    """Move the output of a pipe into the queue; empty bytes mark its end."""
     with suppress(OSError, ValueError):
         while chunk := os.read(pipe.fileno(), 65536):
             chunks.put((number, chunk))
@@ -276,16 +272,16 @@ def _stalled(invocation: Invocation, request: EngineRequest, feeds: Sequence[Fee
     channels = ", ".join(map(redact, request.channels))
     name = Path(invocation.argv[0]).name
     return EngineError(
-        f"{name} showed no sign of progress for {request.stall_timeout:g} seconds and was ended"
-        + (f"; the last that it said: {last}" if last else ""),
+        f"{name} made no progress for {request.stall_timeout:g} seconds and was stopped"
+        + (f"; its last output was: {last}" if last else ""),
         code="engine-stalled",
-        hint=f"Mostly a server does not answer (channels: {channels}): try again later, or raise the time limit.",
+        hint=f"Usually a server does not answer (channels: {channels}). Try again later, or increase `stall-timeout`.",
         log=str(request.log),
     )
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the leader has ended. It is not reaped yet, so that its number still names its group and no other."""
+    """Return whether the process has ended; it is not reaped yet, so that its ID still identifies its group."""
     if process.returncode is not None:
         return True
     if not hasattr(os, "waitid"):
@@ -305,7 +301,7 @@ def _signal_group(process: subprocess.Popen[bytes], signum: int) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the leader, politely first. A further interruption while waiting ends the politeness."""
+    """Stop the process by increasingly strong signals. Another interruption while waiting skips to the end."""
     with suppress(BaseException):
         for signum, patience in _FAREWELL:
             _signal_group(process, signum)
@@ -317,7 +313,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:
-    """Kill whatever of the group still lives and take the leader's exit status; interruptions wait for that."""
+    """Kill the remaining processes of the group and reap the first process; interruptions are raised afterwards."""
     interruption: BaseException | None = None
     while process.returncode is None:
         try:
@@ -334,9 +330,9 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
 
 
 def _await_group(group: int, patience: float = 2.0) -> None:
-    """Wait until the killed members of a group are gone: a signal is sent at once, but dying takes a moment.
+    """Wait until the killed processes of a group are gone, which takes a moment, but at most ``patience`` seconds.
 
-    No longer than ``patience`` seconds: where nobody reaps orphans, the dead stay in the group.
+    If no process reaps orphans, zombies remain in the group.
     """
     deadline = time.monotonic() + patience
     while not _WINDOWS and time.monotonic() < deadline:
@@ -350,8 +346,8 @@ def _await_group(group: int, patience: float = 2.0) -> None:
 
 
 def _has_living(group: int) -> bool:
-    """Whether a process of the group is more than a zombie that whoever adopted it has not looked at yet."""
-    import psutil  # takes 10 ms, and an engine rarely leaves a process behind
+    """Return whether a process of the group is not a zombie."""
+    import psutil  # takes 10 ms, and an engine rarely leaves processes
 
     for process in psutil.process_iter():
         try:

@@ -124,7 +124,7 @@ def test_a_failed_refresh_changes_nothing(home: Home, shelf: Shelf) -> None:
     path = script(home, shelf, "standard.txt", "# env: ['alpha <2']\n")
     assert run(home, path)[0] == "1.0"
     baseline.write_text(standard(shelf, "alpha-2"))
-    assert "does not fit the baseline" in run(home, "run", "--refresh", path, status=125)[1]
+    assert "conflicts with the baseline" in run(home, "run", "--refresh", path, status=125)[1]
     baseline.write_text(standard(shelf, "alpha-2").replace("alpha-2.0", "alpha-9.0"))
     assert run(home, path)[0] == "1.0"
 

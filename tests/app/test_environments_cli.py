@@ -205,7 +205,7 @@ def test_show_describes_a_script(settled: Home) -> None:
         script,
     )
     assert given["specs"] == ["numpy", "python >=3", "six"] and "sEcReT" not in str(given)
-    assert (given["channels"], given["engine_reason"]) == (["https://example.org/c"], "rattler was asked for")
+    assert (given["channels"], given["engine_reason"]) == (["https://example.org/c"], "rattler was requested")
 
 
 def test_info_describes_the_installation(settled: Home) -> None:
@@ -339,7 +339,7 @@ def test_commands_work_with_a_read_only_cache(home: Home) -> None:
     assert done.stdout.endswith("read-only\n"), done.stderr
     done = home.run(*bound_by_modes(), "cetool", "create", "activated")
     assert done.returncode == 125
-    assert "cannot be written to" in told(done.stderr)[0]
+    assert "cannot write" in told(done.stderr)[0]
     for command in ("list", "gc", "remove"):
         done = home.run(*bound_by_modes(), "cetool", command, *([script] if command == "remove" else []))
         assert done.returncode in (0, 125)

@@ -122,7 +122,7 @@ def test_no_package_writes_through_a_link_that_leads_outside(
         write_repodata(records, subdir, channel)
     specs = [package.name for package in there]
     done = settled.cetool("create", "--refresh", *specs, "--channel", channel.as_uri(), "--channel", "conda-forge")
-    assert done.returncode == 125 and "cannot be installed" in done.stderr, done
+    assert done.returncode == 125 and "cannot install" in done.stderr, done
     assert "a link" in done.stderr
     assert [(path.name, path.read_text()) for path in victim.iterdir()] == [("file", "mine")]
 

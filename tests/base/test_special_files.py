@@ -75,7 +75,7 @@ def test_an_engine_that_ends_well_and_makes_nothing(home: Home) -> None:
     home.write("bin/conda", fake, executable=True)
     done = home.cetool("run", "--engine", "conda", home.write("s.sh", HELLO))
     assert done.returncode == 125
-    assert "conda ended without an error, and made no environment" in told(done.stderr)[0]
+    assert "conda reported success but made no environment" in told(done.stderr)[0]
     assert not list((home.cache / "envs").iterdir())
 
 

@@ -110,7 +110,7 @@ def test_satisfiable_or_not_is_found_out_without_making_anything(home: Home) -> 
     # what cannot be found out is no finding
     shutil.rmtree(home.cache)
     done = home.cetool("check", "--solve", "good.sh", env={"CONDA_CHANNEL_ALIAS": "http://127.0.0.1:9"})
-    assert done.returncode == 125 and "cannot be reached" in told(done.stderr)[0]
+    assert done.returncode == 125 and "cannot reach" in told(done.stderr)[0]
 
 
 def test_the_hook_for_pre_commit_is_one(home: Home) -> None:

@@ -87,7 +87,7 @@ def test_a_package_that_never_arrives_is_given_up(home: Home, server: ChannelSer
 def test_an_engine_without_progress_is_given_up(home: Home) -> None:
     install_fakes(home.bin, "conda")
     text = fails(home, "create", "hello-bin", env={"FAKE_ENGINE_FAULT": "hang", "CETOOL_STALL_TIMEOUT": "1.5s"})
-    assert "conda showed no sign of progress for 1.5 seconds" in text
+    assert "conda made no progress for 1.5 seconds" in text
 
 
 def test_an_engine_that_lies_is_not_believed(home: Home) -> None:

@@ -160,8 +160,9 @@ def test_every_form_of_spec_reaches_the_solver(world: World, name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_virtual_packages_are_overridden(world: World, name: str) -> None:
     """``__cuda`` as the spec says, not as the machine has it."""
-    with pytest.raises(EngineError, match="__cuda >=12"):
+    with pytest.raises(EngineError) as missing:
         world.engine(name).create(world.request("needs-cuda", virtual_packages=(("__cuda", "11.0"),)), Heard(), HOLD)
+    assert "__cuda >=12" in f"{missing.value} {missing.value.hint}"
     world.engine(name).create(world.request("needs-cuda", virtual_packages=(("__cuda", "12.4"),)), Heard(), HOLD)
 
 
@@ -189,7 +190,7 @@ def test_registration_is_taken_back(world: World, name: str) -> None:
     with pytest.raises(EngineError):
         world.engine(name).create(world.request("hello-bin"), Heard(), HOLD)
     world.env["FAKE_ENGINE_FAULT"] = "hang-after-registering"
-    with pytest.raises(EngineError, match="no sign of progress"):
+    with pytest.raises(EngineError, match="no progress"):
         world.engine(name).create(world.request("hello-bin", stall_timeout=1.5), Heard(), HOLD)
     assert registry.read_bytes() == others + b"\n"
     assert stat.S_IMODE(registry.stat().st_mode) == 0o640
@@ -203,8 +204,8 @@ def test_registration_is_taken_back(world: World, name: str) -> None:
         ("late", "reported success, but .*files of hello-bin are missing"),
         ("half", "reported success, but .*files of hello-bin are missing"),
         ("transcript:h04-badjson", "(crashed|SIGSEGV) while it read the package lists? of file:"),
-        ("transcript:h04-badpkg", "hello-bin-2.0-0.conda arrived damaged"),
-        ("transcript:24-bad-option", "does not know --nosuchoption"),
+        ("transcript:h04-badpkg", "hello-bin-2.0-0.conda is damaged"),
+        ("transcript:24-bad-option", "does not support --nosuchoption"),
     ],
 )
 def test_a_run_that_went_wrong_is_an_error(world: World, name: str, fault: str, words: str) -> None:
@@ -263,7 +264,7 @@ def test_an_interruption_leaves_no_process(world: World, name: str, fault: str, 
 def test_standing_still_is_ended(world: World, name: str) -> None:
     """A dead server can hold an engine for minutes; the time limit is on standing still, not on working."""
     world.env["FAKE_ENGINE_FAULT"] = "hang"
-    with pytest.raises(EngineError, match="no sign of progress for 1.5 seconds"):
+    with pytest.raises(EngineError, match="no progress for 1.5 seconds"):
         world.engine(name).create(world.request("hello-bin", stall_timeout=1.5), Heard(), HOLD)
     assert not world.alive()
 
@@ -411,7 +412,7 @@ def _real(world: World, server: ChannelServer, name: str) -> None:
     assert "shared-lib" in str(conflict.value.details) and "'conflict-a' or 'conflict-b'" in str(conflict.value.hint)
     server.credentials = ("user", "secret")
     channel = f"{server.url}/conda-forge"
-    with pytest.raises(EngineError, match=f"{channel} wants credentials"):
+    with pytest.raises(EngineError, match=f"{channel} refuses access"):
         engine.create(world.request("activated", channels=(channel,)), Heard(), HOLD)
     engine.create(world.request("activated", channels=(f"{server.secret_url}/conda-forge",)), Heard(), HOLD)
     assert "secret" not in world.log

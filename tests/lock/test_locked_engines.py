@@ -158,7 +158,7 @@ def test_credentials_of_the_channel_are_used_and_not_told(
 
 def test_a_ruled_out_channel_is_ruled_out_for_locks(home: Home, make: Make, local_channel: Channel) -> None:
     home.condarc.write_text(f"{home.condarc.read_text()}denylist_channels: [{local_channel.url}]\n")
-    with pytest.raises(EngineError, match="ruled out"):
+    with pytest.raises(EngineError, match="does not allow the channel"):
         make("rattler", lines(local_channel, "hello-bin"), channels=())
 
 
@@ -184,7 +184,7 @@ def test_a_bit_flipped_in_the_channel(
         base = server.url if scheme == "http" else tmp_path.as_uri()
         package = package._replace(url=f"{base}/conda-forge/noarch/{copy.name}")
         package = package._replace(sha256=None) if digest == "md5" else package
-        with pytest.raises(EngineError, match=r"is not the one that was asked for|arrived damaged"):
+        with pytest.raises(EngineError, match=r"has a wrong digest|is damaged"):
             make(name, (package.line,))
     assert not list(home.path.glob(f"e*/{RAN}"))
 
@@ -247,7 +247,7 @@ def test_many_fill_one_cache(home: Home, make: Make, local_channel: Channel, ser
 def test_a_package_that_is_gone_is_an_error(make: Make, local_channel: Channel, server: ChannelServer) -> None:
     (line,) = lines(local_channel, "hello-bin")
     for name in ALL:
-        with pytest.raises(EngineError, match=r"hello-bin-9.0-0.tar.bz2 cannot be fetched"):
+        with pytest.raises(EngineError, match=r"hello-bin-9.0-0.tar.bz2:"):
             make(name, (line.replace("1.0-0", "9.0-0"),))
     gone = f"{server.url}/conda-forge/noarch/hello-bin-9.0-0.tar.bz2"
     with pytest.raises(EngineError, match="404"):
@@ -259,7 +259,7 @@ def test_an_engine_that_would_not_look_at_sha256(
     make: Make, environ: dict[str, str], local_channel: Channel, name: str, version: str
 ) -> None:
     environ["FAKE_ENGINE_VERSION"] = version
-    with pytest.raises(EngineError, match="cannot verify the packages of a lock"):
+    with pytest.raises(EngineError, match="cannot verify locked packages"):
         make(name, lines(local_channel, "hello-bin"))
 
 
@@ -300,7 +300,7 @@ def test_what_was_linked_is_looked_at_before_it_counts(
 ) -> None:
     explicit = lines(local_channel, "activated")
     where = "etc/conda/activate.d/activated.sh"
-    with pytest.raises(EngineError, match=f"not as it was packed: {where} changed"):
+    with pytest.raises(EngineError, match=f"files differ from their packages, .*: {where}"):
         build(home, environ, explicit, lambda prefix: replaced(prefix / where))
     shutil.rmtree(home.path / "built")
     # a link script may change what it likes
@@ -312,7 +312,7 @@ def test_what_was_linked_is_looked_at_before_it_counts(
 
 def test_an_archive_without_a_digest_is_told_of(home: Home, environ: dict[str, str], local_channel: Channel) -> None:
     heard = build(home, environ, (lines(local_channel, "activated")[0].partition("#")[0],), lambda prefix: None)
-    assert any("no digests of activated-1.0-0.conda" in note for note in heard.notes)
+    assert any("no digests: activated-1.0-0.conda" in note for note in heard.notes)
 
 
 # --- lines ----------------------------------------------------------------------------------------------------------

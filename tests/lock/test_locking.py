@@ -280,7 +280,7 @@ def test_wheels_of_other_platforms_and_what_cannot_be_locked(here: Home) -> None
     (here.path / "project").mkdir()
     here.write("project/pyproject.toml", "[project]\nname = 'project'\nversion = '1'\n")
     here.write("d.py", block.format(channel).replace("cffi==1.17.1", "project @ ./project"))
-    assert "is a directory, which cannot be locked" in locked(here, "d.py", status=125).stderr
+    assert "it is a directory, whose content may change" in locked(here, "d.py", status=125).stderr
 
 
 def test_nothing_secret_is_written_down(here: Home) -> None:

@@ -1,4 +1,4 @@
-"""Reads what uv and pip say: uv's dry run, ``pylock.toml`` (PEP 751), pip's installation report, and their errors."""
+"""Parse the output of uv and pip: uv's dry run, ``pylock.toml`` (PEP 751), pip's report, and their errors."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from cetool.engines.subprocesses import Ended
 from cetool.packages.distributions import Distribution
 from cetool.packages.hashing import digest_of
 
-#: What reading something else than was expected raises.
+#: The exceptions that parsing unexpected output raises.
 NOT_UNDERSTOOD = (OSError, ValueError, KeyError, TypeError, AttributeError, EngineError)
-#: Of uv's dry run: `` + six==1.17.0 (from file:///...)``.
+#: A line of uv's dry run: `` + six==1.17.0 (from file:///...)``.
 _PLANNED = re.compile(r"^ [+~] (\S+?)==(\S+?)(?: \(from (.+)\))?$", re.MULTILINE)
 _UV_CROSS = "\N{MULTIPLICATION SIGN}"
 _UV_DRAWING = re.compile(rf"^[\s{_UV_CROSS}╰├│─▶╭·]+", re.MULTILINE)
-#: The traceback of a package's own build, but for its last line, which says what went wrong in it.
+#: The traceback of a package's build, without its last line, which is the error.
 _TRACEBACK = re.compile(
     r"(?:^[ \t]*\[std\w+\]\n)?^(?P<indent>[ \t]*)Traceback \(most recent call last\):\n(?:(?P=indent)[ \t]+.*\n)+",
     re.MULTILINE,
 )
-#: pip's newer errors: what happened follows a cross, the reason an arrow.
+#: Errors of newer versions of pip: what happened follows a cross, the reason follows an arrow.
 _PIP_CROSS = re.compile(rf"^{_UV_CROSS} (?P<what>.+)\n(?:.*\n)*?╰─> (?P<why>.+)$", re.MULTILINE)
 _PIP_CONFLICT = re.compile(r"The conflict is caused by:\n((?:    .*\n)+)")
-#: What no index has, in uv's words and in pip's.
+#: Messages of uv and pip about packages that no index has.
 _ABSENT = re.compile(
     r"no versions? of ([^\s,]+)|Because (\S+) was not found|No matching distribution found for ([^\s,;]+)"
 )
@@ -47,15 +47,15 @@ _UV_CONFLICT = re.compile(
 class Planned(Value):
     """A package that an installer would install, or has installed."""
 
-    #: Its URL may have credentials. uv's dry run tells none of a package from an index.
+    #: Its URL may have credentials. It is empty in uv's dry run for a package from an index.
     package: PypiPackage
-    #: It was named by its URL, so that no index has a say in it.
+    #: Whether it was required by its URL, so that indexes are not used for it.
     is_direct: bool = False
     is_directory: bool = False
 
 
 def read_dry_run(text: str) -> list[Planned]:
-    """The packages that uv says it would install."""
+    """Return the packages that uv would install."""
     return [
         Planned(PypiPackage(normalized(name), version, url), is_direct=bool(url))
         for name, version, url in _PLANNED.findall(text)
@@ -63,7 +63,7 @@ def read_dry_run(text: str) -> list[Planned]:
 
 
 def read_report(text: bytes) -> list[Planned]:
-    """The packages in pip's installation report (version 1). Raises ValueError, KeyError, TypeError, AttributeError."""
+    """Read pip's installation report (version 1). Raises ValueError, KeyError, TypeError, AttributeError."""
     found = []
     for item in parse_json(text)["install"]:
         metadata, source = item["metadata"], item["download_info"]
@@ -86,18 +86,19 @@ def read_report(text: bytes) -> list[Planned]:
 
 
 def _sha256_of(url: str) -> str | None:
-    """The digest of an archive on this machine, of which pip tells none."""
+    """Return the digest of a local archive, for which pip reports none."""
     path = unquote(urlsplit(url).path) if url.startswith("file://") else ""
     return digest_of(path) if os.path.isfile(path) else None
 
 
 class Pinned(Value):
-    """A package of a ``pylock.toml``: the URLs and SHA-256 digests of its files, wheels first; of a repository or a
-    directory its one URL.
+    """A package of a ``pylock.toml``.
+
+    ``files`` are the URLs and SHA-256 digests of its files, wheels first; or the URL of a repository or directory.
     """
 
     name: str
-    #: None for one that its own metadata tell: a repository, a directory, an archive.
+    #: None if it is in the package's own metadata: for a repository, a directory, an archive.
     version: str | None
     files: tuple[tuple[str, str | None], ...]
     is_directory: bool = False
@@ -107,7 +108,7 @@ class Pinned(Value):
 
 
 def read_pylock(text: str, directory: Path) -> list[Pinned]:
-    """The packages of a ``pylock.toml``, relative paths starting from ``directory``. Raises ValueError and KeyError."""
+    """Read a ``pylock.toml`` with paths relative to ``directory``. Raises ValueError and KeyError."""
     import tomli
 
     return [_pinned(package, directory) for package in tomli.loads(text).get("packages", ())]
@@ -138,7 +139,7 @@ def _below(file: Mapping[str, Any]) -> str:
 
 
 def sources_of(wanted: Sequence[Distribution], pinned: Sequence[Pinned]) -> dict[str, PypiPackage]:
-    """The files that these installed distributions are of, by name, as far as they are among the pinned."""
+    """Return the files of these installed distributions, by name, as far as the pinned packages have them."""
     installed = {each.name: each for each in wanted}
     found = {}
     for package in pinned:
@@ -151,7 +152,7 @@ def sources_of(wanted: Sequence[Distribution], pinned: Sequence[Pinned]) -> dict
 
 
 def _fits(url: str, installed: Distribution) -> bool:
-    """Whether a file can be what was installed: sources, or a wheel for the same platforms."""
+    """Return whether a file may be the one that was installed: sources, or a wheel for the same platforms."""
     from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
     name = url.partition("#")[0].rpartition("/")[2].replace("%2B", "+")
@@ -167,28 +168,32 @@ def _fits(url: str, installed: Distribution) -> bool:
 def explain(
     ended: Ended, installer: str, pins: Mapping[str, str], *, log: Path, offline: bool, what: str
 ) -> EngineError:
-    """What the installer (``uv`` or ``pip``) failed at; ``pins`` are what was to stay, ``what`` says what cannot be."""
+    """Return the error for a failure of the installer (``uv`` or ``pip``).
+
+    ``pins`` are the packages that had to stay unchanged, ``what`` is ``installed`` or ``resolved``.
+    """
     if ended.status is None:
-        return EngineError(f"{installer} was ended by signal {ended.signum}", log=str(log))
+        return EngineError(f"{installer} was killed by signal {ended.signum}", log=str(log))
     reason = uv_reason(ended.stderr.strip()) if installer == "uv" else pip_reason(f"{ended.stdout}\n{ended.stderr}")
-    code, hint = "pypi-failed", "Look at the log; it has everything that was printed."
+    code, hint = "pypi-failed", f"See the log for the complete output of {installer}."
     pinned = [name for name, version in pins.items() if f"{name}=={version}" in reason.lower()]
     if offline and re.search(r"network was disabled|offline|in the cache|No matching", reason, re.IGNORECASE):
         code = "offline-missing"
-        hint = "Run it once without --offline" + ("." if installer == "uv" else "; only uv can install from its cache.")
+        hint = "Run once without --offline" + ("." if installer == "uv" else "; only uv can install from its cache.")
     elif pinned:
         code = "pypi-conflict"
-        hint = f"{', '.join(pinned)} came with conda and must stay: let the versions agree, or leave it to one of them."
+        names, verb = ", ".join(pinned), "is" if len(pinned) == 1 else "are"
+        hint = f"{names} {verb} installed by conda and cannot change: make the versions agree, or require only one."
     elif re.search(r"dns error|connect|failed to fetch|cannot be reached", reason, re.IGNORECASE):
         code = "index-unreachable"
-        hint = "Check the network and the index; --offline works with what uv has cached."
+        hint = "Check the network and the index, or use --offline to install from uv's cache."
     elif re.search(r"not found in the package registry|No matching distribution|is available|no versions? of", reason):
         code = "pypi-not-found"
-        hint = "Check its name and version, or name the index that has it."
-    if what == "found" and re.search(r"unexpected argument|invalid value", reason):
+        hint = "Check its name and version, or add the index that has it."
+    if what == "resolved" and re.search(r"unexpected argument|invalid value", reason):
         code = "installer-too-old"
-        hint = "This uv is too old to lock with: update it."
-    message, steps = f"the PyPI packages cannot be {what}: {reason}", _conflict(ended, installer)
+        hint = "This version of uv cannot resolve for locks: update uv."
+    message, steps = f"PyPI packages could not be {what}: {reason}", _conflict(ended, installer)
     if len(steps) > 1 or (steps and code in ("pypi-conflict", "pypi-failed")):
         message = "these PyPI packages conflict"
         hint = _relaxing(steps) if code == "pypi-failed" else hint
@@ -200,7 +205,7 @@ def explain(
 
 
 def _conflict(ended: Ended, installer: str) -> list[str]:
-    """The steps by which an installer explains a conflict; none where it failed at something else."""
+    """Return the steps by which an installer explains a conflict; empty if it failed for another reason."""
     if installer == "uv":
         found = _UV_CONFLICT.search(ended.stderr)
         words = " ".join(_UV_DRAWING.sub("", found["why"]).split()) if found else ""
@@ -210,7 +215,7 @@ def _conflict(ended: Ended, installer: str) -> list[str]:
 
 
 def _relaxing(steps: Sequence[str]) -> str:
-    """The suggestion that names what was asked for: ``Relax 'a==1' or 'b<2'.``"""
+    """Return the suggestion with the requirements: ``Relax 'a==1' or 'b<2'.``"""
     asked: dict[str, None] = {}
     for step in steps:
         given = step.partition(", we can conclude")[0]
@@ -220,7 +225,7 @@ def _relaxing(steps: Sequence[str]) -> str:
 
 
 def uv_reason(text: str) -> str:
-    """uv's error as one sentence: what follows its cross, without the drawing."""
+    """Return uv's error as one sentence: the text after its cross, without the drawing."""
     text = _TRACEBACK.sub("", text)
     start = max(text.find(_UV_CROSS), 0) or max(text.find("error: "), 0)
     sentence = " ".join(_UV_DRAWING.sub("", text[start:]).split())
@@ -230,7 +235,7 @@ def uv_reason(text: str) -> str:
 
 
 def pip_reason(text: str) -> str:
-    """pip's errors as one sentence; where it has several lines for one, the first says most."""
+    """Return pip's errors as one sentence."""
     if conflict := _PIP_CONFLICT.search(text):
         return _short("; ".join(line.strip() for line in conflict[1].splitlines()))
     errors = [line.removeprefix("ERROR: ").strip() for line in text.splitlines() if line.startswith("ERROR: ")]

@@ -1,7 +1,7 @@
-"""Runs uv and pip, for environments, locks and overlays: nothing else puts their command lines together.
+"""Run uv and pip for environments, locks and overlays: the only module that builds their command lines.
 
-Both are held to the python that they work for: no user site, no other environment, none of the options that would lead
-elsewhere. Where packages come from (indexes, mirrors, certificates) stays as the user configured it.
+Both are restricted to one python: no user site, no other environment, and no options that would install elsewhere.
+Indexes, mirrors and certificates are as the user configured them.
 """
 
 from __future__ import annotations
@@ -48,29 +48,29 @@ from cetool.engines.pypi.files import (
 from cetool.engines.subprocesses import Ended, Invocation, run_engine
 from cetool.packages.distributions import Distribution
 
-#: Variables by which uv would install elsewhere, something else, or into another environment.
+#: Variables that would make uv install elsewhere, or install something else.
 _UV_ASTRAY = (
     *("UV_PROJECT_ENVIRONMENT", "UV_PROJECT", "UV_WORKING_DIR", "UV_WORKING_DIRECTORY", "UV_PYTHON"),
     *("UV_SYSTEM_PYTHON", "UV_TARGET", "UV_PREFIX", "UV_CONSTRAINT", "UV_OVERRIDE", "UV_EXCLUDE", "UV_EXCLUDE_NEWER"),
     *("UV_UPGRADE", "UV_REINSTALL", "UV_NO_DEPS", "UV_DRY_RUN", "UV_OFFLINE", "UV_LOG_CONTEXT", "RUST_LOG"),
 )
 _ELSEWHERE = ("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONUSERBASE")
-#: The first pip that knows --uploaded-prior-to.
+#: The first version of pip with --uploaded-prior-to.
 _PIP_WITH_DATES = 26
-#: The first pip that has --dry-run and --report.
+#: The first version of pip with --dry-run and --report.
 _PIP_WITH_REPORTS = (22, 2)
-#: Seconds that an installer may take to say where packages come from.
+#: Seconds that an installer may take to find where packages come from.
 _PATIENCE = 120.0
 
 
 class Installer(ABC):
     """uv or pip, for the environment of one python."""
 
-    #: ``uv`` or ``pip``: what markers keep, with the version.
+    #: ``uv`` or ``pip``; recorded in the marker together with the version.
     name: str
-    #: How it is called, in words.
+    #: Its command, for messages.
     command: str
-    #: Its version, of uv asked when it is first wanted. Raises EngineError where it does not say.
+    #: Its version; uv is asked on first use. Raises EngineError if it does not answer.
     version: str
 
     def __init__(self, request: EngineRequest, hold: Hold, python: Path) -> None:
@@ -80,38 +80,38 @@ class Installer(ABC):
 
     @abstractmethod
     def install(self, call: Call) -> list[Planned]:
-        """Install it; return what it tells of that, which uv does not. Raises EngineError where it cannot be."""
+        """Install packages; return what was installed if the installer reports it (uv does not). Raises EngineError."""
 
     @abstractmethod
     def resolve(self, call: Call, failed: str = "installed") -> list[Planned]:
-        """The packages that would be installed. Raises EngineError where there is no such set."""
+        """Return the packages that would be installed. Raises EngineError if there is no solution."""
 
     @abstractmethod
     def locate(self, wanted: Sequence[Distribution], *, offline: bool) -> dict[str, PypiPackage]:
-        """Where these were installed from, by name, as far as it can tell. Raises one of NOT_UNDERSTOOD."""
+        """Return where these were installed from, by name, as far as known. Raises one of NOT_UNDERSTOOD."""
 
     def environ(self, *drop: str) -> dict[str, str]:
-        """The user's variables without those that lead elsewhere."""
+        """Return the user's variables without those that select another environment."""
         return {**clean_environ(self.request.environ, drop=(*_ELSEWHERE, *drop)), "NO_COLOR": "1"}
 
     def scratch(self) -> tempfile.TemporaryDirectory[str]:
-        """A directory for the files of one call."""
+        """Return a temporary directory for the files of one call."""
         return tempfile.TemporaryDirectory(prefix="pypi-", dir=self.request.log.parent)
 
     def run(self, argv: Sequence[str], environ: Mapping[str, str]) -> Ended:
-        """Run it to its end; what it prints is in the log."""
+        """Run a command line to its end; its output goes to the log."""
         watched, descriptors = (self.request.prefix,), self.hold.descriptors
         return run_engine(Invocation(tuple(argv), environ, watched, descriptors), self.request, _unheard)
 
     def check(self, ended: Ended, pins: Mapping[str, str], what: str = "installed") -> Ended:
-        """Raise EngineError, in a sentence, for a run that failed; ``pins`` is what was to stay as it is."""
+        """Raise EngineError for a run that failed; ``pins`` are the packages that had to stay unchanged."""
         if ended.status != 0:
             raise explain(ended, self.name, pins, log=self.request.log, offline=self.request.offline, what=what)
         return ended
 
 
 class Uv(Installer):
-    """uv, which works for the environment of any python."""
+    """uv, which can install into the environment of any python."""
 
     name = "uv"
 
@@ -131,7 +131,7 @@ class Uv(Installer):
             argv += ["--require-hashes"] if named.get("require-hashes") else []
             argv += self._rebuilt(call)
             ended = None
-            if named.get("prefer-binary"):  # which uv has no option for: from wheels alone first
+            if named.get("prefer-binary"):  # uv has no such option: try with wheels only first
                 ended = self.run([*argv, "--only-binary=:all:"], environ)
             if ended is None or ended.status not in (0, None):
                 ended = self.run(argv, environ)
@@ -154,14 +154,14 @@ class Uv(Installer):
             return {} if text is None else sources_of(wanted, read_pylock(text.decode(), Path(scratch)))
 
     def tell(self, directory: Path, call: Call, **more: str) -> Told:
-        """Write the files for a call, with more variables. Raises EngineError for a uv that is too old for them."""
+        """Write the files for a call, with more variables. Raises EngineError if uv is too old for them."""
         told = tell_uv(directory, call, {**self._environ, **more})
         if has_files_of_uv(call.settings):
             self._refuse_old(directory, told.environ)
         return told
 
     def compile(self, directory: Path, told: Told, *options: str) -> list[str]:
-        """The command line of ``uv pip compile``, in a directory where no project has a say."""
+        """Return the command line of ``uv pip compile``, run in a directory without a project."""
         argv = [self.command, "pip", "compile", "--no-progress", "--quiet", "--no-header"]
         return [*argv, "--directory", str(directory), *options, *told.arguments_of_compile]
 
@@ -172,7 +172,7 @@ class Uv(Installer):
     def _install(self, directory: Path, call: Call) -> tuple[list[str], Mapping[str, str]]:
         told = self.tell(directory, call)
         argv = [self.command, "pip", "install", "--no-progress", "--break-system-packages"]
-        # from another directory, so that no pyproject.toml or uv.toml of the project at hand has a say
+        # in another directory, so that uv reads no pyproject.toml or uv.toml of the current project
         argv += ["--python", str(self.python), "--directory", str(directory), *told.arguments]
         argv += ["--offline"] if self.request.offline else []
         if call.settings.exclude_newer and not call.exactly:
@@ -181,32 +181,32 @@ class Uv(Installer):
 
     def _rebuilt(self, call: Call) -> list[str]:
         names = [name for name in call.rebuilt if name != EVERYTHING]
-        if self.request.offline:  # uv does not take both
+        if self.request.offline:  # uv does not accept both options
             if names:
                 self.run([self.command, "cache", "clean", *names], self._environ)
             return []
         return ["--refresh"] if EVERYTHING in call.rebuilt else [f"--refresh-package={name}" for name in names]
 
     def _refuse_old(self, directory: Path, environ: Mapping[str, str]) -> None:
-        """Raise EngineError for a uv that does not know a setting: it would install without it, and only warn."""
+        """Raise EngineError if uv does not know a setting: it would only warn, and install without it."""
         argv = [self.command, "cache", "dir", "--directory", str(directory)]
         try:
             done = subprocess.run(argv, env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise EngineError(f"{self.command} cannot be used: {scrub(str(error))}", code="installer-failed") from None
+            raise EngineError(f"cannot run {self.command}: {scrub(str(error))}", code="installer-failed") from None
         told = done.stderr.decode(errors="replace")
         if "Failed to parse" in told:
             unknown = re.search(r"unknown field `([^`]+)`", told)
             what = f"the setting {unknown[1]!r}" if unknown else "the script's settings"
             raise EngineError(
-                f"{self.command} does not understand {what}",
+                f"{self.command} does not support {what}",
                 code="installer-too-old",
-                hint=f"It may be too old. {GET_UV}",
+                hint=f"uv may be too old. {GET_UV}",
             )
 
 
 class Pip(Installer):
-    """A pip that works for the environment of a python, in which it need not be."""
+    """A pip that installs into the environment of a python, which need not contain it."""
 
     name = "pip"
 
@@ -218,7 +218,7 @@ class Pip(Installer):
 
     @property
     def reports(self) -> bool:
-        """Whether it can tell what it would install."""
+        """Whether it can report what it would install."""
         return tuple(int(part) for part in re.findall(r"\d+", self.version)[:2]) >= _PIP_WITH_REPORTS
 
     def install(self, call: Call) -> list[Planned]:
@@ -247,10 +247,10 @@ class Pip(Installer):
             try:
                 return read_report(read_regular(report, PACKAGE)) if reported else []
             except NOT_UNDERSTOOD as error:
-                if "--dry-run" not in options:  # what is installed is there without
+                if "--dry-run" not in options:  # the packages are installed, with or without a report
                     return []
                 raise EngineError(
-                    f"pip's report cannot be read: {error}", code="installer-failed", log=str(self.request.log)
+                    f"cannot read pip's report: {error}", code="installer-failed", log=str(self.request.log)
                 ) from None
 
     def _install(self, directory: Path, call: Call) -> tuple[list[str], Mapping[str, str]]:
@@ -262,20 +262,20 @@ class Pip(Installer):
         if call.settings.exclude_newer and not call.exactly:
             if int(re.split(r"\D", self.version)[0]) < _PIP_WITH_DATES:
                 raise EngineError(
-                    f"exclude-newer needs uv, or pip {_PIP_WITH_DATES}; the environment has pip {self.version}",
+                    f"exclude-newer requires uv or pip {_PIP_WITH_DATES}; the environment has pip {self.version}",
                     code="installer-missing",
-                    hint=f"{GET_UV} Or ask for a newer pip among the conda packages.",
+                    hint=f"{GET_UV} Or require a newer pip in the conda packages.",
                 )
             argv.append(f"--uploaded-prior-to={moment_text(call.settings.exclude_newer)}")
         return argv, pip_environ(directory, told.environ)
 
 
 def _unheard(*_: object) -> None:
-    """Leave what is printed to the log."""
+    """Ignore a line of output, which is in the log."""
 
 
 def _ask(argv: Sequence[str], environ: Mapping[str, str]) -> bytes | None:
-    """What a short call prints, None where it fails."""
+    """Return the output of a short command, None if it fails."""
     try:
         done = subprocess.run(argv, env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE)
     except (OSError, ValueError, subprocess.TimeoutExpired):
@@ -284,14 +284,14 @@ def _ask(argv: Sequence[str], environ: Mapping[str, str]) -> bytes | None:
 
 
 def _pinned(wanted: Sequence[Distribution]) -> list[str]:
-    """The requirements that exactly these distributions meet."""
+    """Return requirements for exactly these distributions."""
     return [
         f"{each.name} @ {each.origin.url}" if each.origin.url else f"{each.name}=={each.version}" for each in wanted
     ]
 
 
 def find_uv(environ: Mapping[str, str]) -> Path | None:
-    """The uv that is used: what ``UV`` names, the first on the PATH, the one installed next to cetool."""
+    """Return the uv to use: the one named by ``UV``, or the first on the PATH, or the one installed next to cetool."""
     named = environ.get("UV")
     if named and Path(named).is_absolute() and os.access(named, os.X_OK):
         return Path(named)
@@ -304,11 +304,11 @@ def find_uv(environ: Mapping[str, str]) -> Path | None:
 
 
 def wanted_uv(environ: Mapping[str, str], installer: str, purpose: str = "install") -> Path | None:
-    """The uv to use, None where that is pip's task. Raises EngineError where it must be uv and is not found."""
+    """Return the uv to use, None if pip is to be used. Raises EngineError if uv is required but not found."""
     uv = None if installer == "pip" else find_uv(environ)
     if installer == "uv" and uv is None:
         raise EngineError(
-            f"uv was asked for to {purpose} PyPI packages, but it is not found",
+            f"cannot {purpose} PyPI packages: uv was not found, and pip-installer is set to uv",
             code="installer-missing",
             hint=f"{GET_UV} Or set pip-installer to auto or pip.",
         )
@@ -316,17 +316,17 @@ def wanted_uv(environ: Mapping[str, str], installer: str, purpose: str = "instal
 
 
 def needs_pip(environ: Mapping[str, str], installer: str) -> bool:
-    """Whether ``pip`` has to be among the conda packages of an environment that gets PyPI packages."""
+    """Return whether an environment with PyPI packages needs ``pip`` as a conda package."""
     return installer == "pip" or (installer == "auto" and find_uv(environ) is None)
 
 
 def find_installer(
     request: EngineRequest, hold: Hold, python: Path, pip: str | None, *, elsewhere: bool = True
 ) -> Installer | None:
-    """uv where it is found (or asked for), else the python's own pip, of version ``pip``; None where there is neither.
+    """Return uv if it is found, or else the python's pip, whose version is ``pip``; None if there is neither.
 
-    ``elsewhere``: without a pip of its own, another's may do: cetool's, or the wheel that a Python keeps for new
-    environments (ensurepip), run as it is. Raises EngineError where it must be uv and is not found.
+    If ``elsewhere``, and the python has no pip, another pip is acceptable: that of cetool, or the wheel that Python
+    keeps for new environments (ensurepip). Raises EngineError if uv is required but not found.
     """
     uv = wanted_uv(request.environ, request.installer)
     if uv is not None:

@@ -1,8 +1,8 @@
-"""The files and options that tell uv and pip what to install, and from where: written here and nowhere else.
+"""Write the files and options that tell uv and pip what to install, and from where: the only module that does.
 
-What a script, a lock or an index says is data. Both installers replace ``${NAME}`` in requirements by a variable's
-value, so such a text is written in a form that they leave alone (:func:`literal`). Passwords go into private files and
-into git's environment, never into arguments, which every user of the machine can read.
+Text from a script, lock or index is data, but both installers replace ``${NAME}`` in requirements by the variable's
+value. Such text is therefore written in a form that they do not change (:func:`literal`). Passwords are written to
+private files or passed to git in variables, never in arguments, which every user of the machine can read.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from cetool.base.values import Value
 from cetool.declare.dialects.uv import KEYS
 from cetool.declare.pypi import OWN_OPTIONS, PypiSettings
 
-#: What is said where pip cannot do what a script asks for.
-GET_UV = "Install uv: pipx install 'cetool[uv]', or https://docs.astral.sh/uv/."
+#: The hint if pip does not support what a script requires.
+GET_UV = "Install uv (`pipx install 'cetool[uv]'`, or see https://docs.astral.sh/uv/)."
 
-#: Options of pip that would install elsewhere, install something else, or write where nothing was asked for.
+#: Options of pip that would install elsewhere, install something else, or write other files.
 _PIP_ASTRAY = frozenset(
     (
         *("target", "prefix", "root", "user", "python", "require-virtualenv", "src", "log", "report", "dry-run"),
@@ -38,18 +38,18 @@ _PIP_ASTRAY = frozenset(
         *("force-reinstall", "upgrade", "upgrade-strategy", "root-user-action"),
     )
 )
-#: The settings that uv takes from files of requirements, with the options that name them.
+#: The settings that uv reads from requirements files, with the options that name these files.
 _LISTS = {
     "constraint-dependencies": "--constraint",
     "override-dependencies": "--override",
     "exclude-dependencies": "--excludes",
     "build-constraint-dependencies": "--build-constraint",
 }
-#: Those that say nothing where all files are named already.
+#: Settings that have no effect if all files are given.
 _OF_SOLUTIONS = ("constraint-dependencies", "override-dependencies", "exclude-dependencies")
 _NOT_IN_TOML = (*_LISTS, *OWN_OPTIONS, "index", "sources")
 _AS_PIP = ("allow", "if-necessary", "if-necessary-or-explicit")
-#: In :attr:`Call.rebuilt`: whatever there is.
+#: In :attr:`Call.rebuilt`: all packages.
 EVERYTHING = ":all:"
 _REPOSITORY = pattern(r"git\+(?P<url>(?:https?|ssh)://[^\s;]*)")
 _NAME = pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -57,41 +57,41 @@ _NAME = pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What an installer is called for."""
+    """One call of an installer."""
 
     #: Lines of a requirements file: requirements, URLs, ``-e`` before a directory.
     lines: Sequence[str]
     settings: PypiSettings = field(default_factory=PypiSettings)
-    #: What has to stay: normalized name to version.
+    #: Packages that must not change: normalized name to version.
     pins: Mapping[str, str] = field(default_factory=dict)
-    #: The lines name all files: nothing that concerns resolving counts.
+    #: The lines are exact files: settings for resolving are ignored.
     exactly: bool = False
-    #: What the lines depend on is left out.
+    #: Dependencies are not installed.
     alone: bool = False
-    #: Each line has its digest, and nothing else is taken.
+    #: Each line has a digest, which is required.
     hashed: bool = False
-    #: No index is asked for anything.
+    #: No index is used.
     no_index: bool = False
-    #: Install here, and not in the python's own environment.
+    #: Install to this directory instead of the python's environment.
     target: Path | None = None
-    #: Packages that uv builds again, though it has built them before.
+    #: Packages that uv builds again even if it has them in its cache.
     rebuilt: Sequence[str] = ()
 
 
 class Told(Value):
-    """What an installer is started with: ``arguments`` that name the files, and its variables."""
+    """How an installer is started: the ``arguments`` that name the files, and its variables."""
 
     arguments: tuple[str, ...]
     environ: Mapping[str, str]
 
     @property
     def arguments_of_compile(self) -> list[str]:
-        """The same for ``uv pip compile``, which takes files of requirements without an option."""
+        """The arguments for ``uv pip compile``, which takes requirements files without an option."""
         return [argument for argument in self.arguments if argument != "--requirement"]
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a new file that no other user may read. Raises OSError where there is one."""
+    """Write a new file that no other user can read. Raises OSError if it exists."""
     write_new(path, text.encode(), mode=0o600)
 
 
@@ -100,10 +100,10 @@ def _invalid(problem: str, hint: str | None = None) -> EngineError:
 
 
 def literal(line: str) -> str:
-    """A line of a requirements file in which neither uv nor pip finds a variable to replace.
+    """Return a line of a requirements file in which uv and pip replace no variables.
 
-    In a URL ``{`` may be written ``%7B``: servers and files see no difference. Raises EngineError where ``${`` is
-    elsewhere, or the line could be taken for several or for an option.
+    In a URL, ``{`` is written as ``%7B``, which has the same meaning. Raises EngineError if ``${`` is elsewhere, or if
+    the line could be read as several lines or as an option.
     """
     if any(ord(char) < 32 for char in line) or line.lstrip().startswith("-"):
         raise _invalid(f"{redact(line)!r} is not a requirement")
@@ -112,33 +112,33 @@ def literal(line: str) -> str:
         return line
     url, marker, rest = line.partition(" ;")
     if "://" not in before or re.search(r"\s;", before) or "${" in rest:
-        raise _invalid(f"{redact(line)!r} holds '${{', which uv and pip would replace", "Take it out.")
+        raise _invalid(f"{redact(line)!r} contains '${{', which uv and pip would replace", "Remove it.")
     return url.replace("${", "$%7B") + marker + rest
 
 
 def _source_lines(settings: PypiSettings) -> list[str]:
-    """The lines of a requirements file that say where packages come from. Raises EngineError for what is no URL."""
+    """Return the lines of a requirements file for indexes and files. Raises EngineError for an invalid URL."""
     places = [("--index-url", settings.index_url)] if settings.index_url else []
     places += [("--extra-index-url", url) for url in settings.extra_index_urls]
     places += [("--find-links", place) for place in settings.find_links]
     for _, place in places:
         if re.search(r"\s", place) or place.startswith("-"):
-            raise _invalid(f"{redact(place)!r} is not a place for packages", "A URL or a path.")
+            raise _invalid(f"{redact(place)!r} is not a valid location of packages", "Use a URL or a path.")
     return [f"{option} {place.replace('${', '$%7B')}" for option, place in places]
 
 
 def refuse_for_pip(settings: PypiSettings) -> None:
-    """Raise EngineError where the settings ask for something that only uv can do."""
+    """Raise EngineError for settings that only uv supports."""
     for key, value in settings.named.items():
         able = key in OWN_OPTIONS or (key in KEYS and KEYS[key].pip and key not in ("index", "sources"))
         if not able or (key == "prerelease" and value not in _AS_PIP):
-            named = {"index": "such an entry of [[tool.uv.index]]", "sources": "a source with an index"}
-            what = named.get(key, f"what {key!r} asks for")
-            raise EngineError(f"only uv can do {what}, and uv is not found", code="installer-missing", hint=GET_UV)
+            named = {"index": "this entry of [[tool.uv.index]]", "sources": "a source with an index"}
+            what = named.get(key, f"the setting {key!r}")
+            raise EngineError(f"{what} requires uv, which was not found", code="installer-missing", hint=GET_UV)
 
 
 class _CallFiles:
-    """Writes the files of one call; collects the options that it needs, and the variables that go with them."""
+    """Writes the files of one call, and collects the options and variables for them."""
 
     def __init__(self, directory: Path, environ: Mapping[str, str]) -> None:
         self.directory = directory
@@ -146,19 +146,19 @@ class _CallFiles:
         self.arguments: list[str] = []
 
     def write(self, name: str, option: str, lines: Iterable[str]) -> None:
-        """Write a file, and name it with this option."""
+        """Write a file and pass it with this option."""
         write_private(self.directory / name, "\n".join([*lines, ""]))
         self.arguments += [option, str(self.directory / name)]
 
     def shared(self, call: Call, lines: Iterable[str], lists: Iterable[str]) -> None:
-        """What uv and pip have in common: where packages come from, these lines, and the settings that are lists."""
+        """Write what uv and pip have in common: indexes, these lines, and the settings that are lists."""
         hashes = {} if call.exactly else call.settings.named.get("hashes", {})
         plain = [_hashed(line, hashes) for line in self.without_logins(lines)]
         self.write("requirements.txt", "--requirement", [*_source_lines(call.settings), *plain])
         for key in lists:
             if key in call.settings.named and not (call.exactly and key in _OF_SOLUTIONS):
                 self.write(f"{key}.txt", _LISTS[key], map(literal, self.without_logins(call.settings.named[key])))
-        if call.pins and not call.exactly:  # a lock's files are what they are, and want hashes of all there is
+        if call.pins and not call.exactly:  # the files of a lock are exact, and constraints would need hashes
             pins = (f"{name}=={version}" for name, version in sorted(call.pins.items()))
             self.write("constraints.txt", "--constraint", pins)
         self.arguments += ["--prefix", str(call.target)] if call.target is not None else []
@@ -166,9 +166,9 @@ class _CallFiles:
         self.arguments += [flag for flag, given in flags.items() if given]
 
     def without_logins(self, lines: Iterable[str]) -> list[str]:
-        """The lines without passwords in the URLs of git repositories, which git gets to know by its variables.
+        """Return the lines without passwords in URLs of git repositories; git gets those in its variables.
 
-        The installers hand a repository's URL to git as an argument. A password is sent for its own repository alone.
+        Installers would pass a repository's URL to git as an argument. Each password is sent to its repository only.
         """
         found: list[tuple[str, str]] = []
         texts = [_REPOSITORY.sub(lambda match: _without_login(match, found), line) for line in lines]
@@ -183,16 +183,16 @@ class _CallFiles:
 
 
 def _without_login(match: re.Match[str], found: list[tuple[str, str]]) -> str:
-    """A repository's URL without its password; what git needs for it is added to ``found``."""
+    """Return a repository's URL without its password; git's settings for it are appended to ``found``."""
     try:
         url = split_url(match["url"])
     except ValueError as error:
         problem = f"{redact(match[0])!r} is not the URL of a repository: {error}"
-        raise _invalid(problem, "In a password, / is %2F.") from None
+        raise _invalid(problem, "Write / in a password as %2F.") from None
     if url.userinfo is None:
         return match[0]
     user, given, _ = url.userinfo.partition(":")
-    if url.scheme == "ssh":  # which takes no password from a URL
+    if url.scheme == "ssh":  # ssh ignores a password in a URL
         return f"git+{url._replace(userinfo=user).joined()}"
     head, at, _ = url.path.rpartition("@")
     place = f"{url.scheme}://{url.place}{head if at else url.path}".rstrip("/")
@@ -207,10 +207,7 @@ def _without_login(match: re.Match[str], found: list[tuple[str, str]]) -> str:
 
 
 def tell_uv(directory: Path, call: Call, environ: Mapping[str, str]) -> Told:
-    """Write the files for ``uv pip install`` and ``uv pip compile`` into the directory that uv is to work in.
-
-    Raises EngineError.
-    """
+    """Write the files for ``uv pip install`` and ``uv pip compile`` to uv's working directory. Raises EngineError."""
     named, files = call.settings.named, _CallFiles(directory, environ)
     sources, indexes = named.get("sources", {}), named.get("index", [])
     pinned = [line for line in call.lines if _name_of(line) in sources and " @ " not in line]
@@ -223,7 +220,7 @@ def tell_uv(directory: Path, call: Call, environ: Mapping[str, str]) -> Told:
     known = _without_passwords_of(indexes, files.environ)
     if (toml or indexes) and (own := _own_config(environ)) is not None:
         known = {key: value for key, value in known.items() if key not in ("UV_CONFIG_FILE", "UV_NO_CONFIG")}
-        # a script's settings win, and lists are joined, as uv does it
+        # the script's settings take precedence and lists are joined, as in uv
         merged = {**own, **toml, "index": [*indexes, *own.get("index", [])]}
         files.write("uv.toml", "--config-file", [_toml(merged)])
         toml = {}
@@ -234,9 +231,9 @@ def tell_uv(directory: Path, call: Call, environ: Mapping[str, str]) -> Told:
 
 
 def _without_passwords_of(indexes: Sequence[Mapping[str, Any]], environ: Mapping[str, str]) -> Mapping[str, str]:
-    """The variables without ``UV_INDEX_NAME_PASSWORD`` and the like for the names that a script gives to indexes.
+    """Return the variables without ``UV_INDEX_NAME_PASSWORD`` and the like for indexes that a script names.
 
-    uv would send a password to whatever URL a script puts behind the name.
+    uv would send the password to any URL that the script gives to an index of this name.
     """
     names = {re.sub(r"[^A-Z0-9]", "_", str(index["name"]).upper()) for index in indexes if "name" in index}
     gone = {f"UV_INDEX_{name}_{what}" for name in names for what in ("USERNAME", "PASSWORD")}
@@ -244,7 +241,7 @@ def _without_passwords_of(indexes: Sequence[Mapping[str, Any]], environ: Mapping
 
 
 def has_files_of_uv(settings: PypiSettings) -> bool:
-    """Whether a ``pyproject.toml`` is written, which an old uv may not understand."""
+    """Return whether a ``pyproject.toml`` is written, which an old uv may not support."""
     return any(key not in (*_LISTS, *OWN_OPTIONS) for key in settings.named)
 
 
@@ -254,8 +251,8 @@ def _name_of(line: str) -> str:
 
 
 def _hashed(line: str, hashes: Mapping[str, Sequence[str]]) -> str:
-    """A requirement as a line, with the digests that it has to have: its own, or those of its package."""
-    text, _, locked = line.partition(" --hash=")  # of a lock's file
+    """Return a requirement as a line with its required digests: its own, or those of its package."""
+    text, _, locked = line.partition(" --hash=")  # the digest of a locked file
     editable = "-e " if text.startswith("-e ") else ""  # a checkout laid over a base
     digests = [locked] if locked else hashes.get(line) or []
     if not digests and hashes and "://" not in text:
@@ -264,7 +261,7 @@ def _hashed(line: str, hashes: Mapping[str, Sequence[str]]) -> str:
 
 
 def _own_config(environ: Mapping[str, str]) -> dict[str, Any] | None:
-    """The user's own configuration where uv was told to read a file, or none at all, instead of the usual ones."""
+    """Return the user's configuration if variables select another file, or none, instead of the usual files."""
     import tomli
 
     if environ.get("UV_NO_CONFIG", "").lower() in ("1", "true", "yes", "on", "t", "y"):
@@ -277,7 +274,7 @@ def _own_config(environ: Mapping[str, str]) -> dict[str, Any] | None:
         return tomli.loads(read_text(config, SETTINGS))
     except (OSError, ValueError, RecursionError) as error:
         raise EngineError(
-            f"uv's configuration {config} cannot be read: {scrub(str(error))}", code="setting-invalid"
+            f"cannot read uv's configuration {config}: {scrub(str(error))}", code="setting-invalid"
         ) from None
 
 
@@ -291,7 +288,7 @@ def _toml(document: Mapping[str, Any]) -> str:
 
 
 def tell_pip(directory: Path, call: Call, environ: Mapping[str, str]) -> Told:
-    """Write the files for ``pip install``. Raises EngineError where pip cannot do what the settings ask for."""
+    """Write the files for ``pip install``. Raises EngineError for settings that pip does not support."""
     refuse_for_pip(call.settings)
     named, files = call.settings.named, _CallFiles(directory, environ)
     files.shared(call, call.lines, ("constraint-dependencies",))
@@ -311,10 +308,10 @@ def tell_pip(directory: Path, call: Call, environ: Mapping[str, str]) -> Told:
 
 
 def pip_environ(directory: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a pip that reads the user's configuration without the options that lead elsewhere."""
+    """Return the variables for pip, which reads the user's configuration without options that install elsewhere."""
     known = {name: value for name, value in environ.items() if not (name.startswith("PIP_") and _is_astray(name[4:]))}
     known["PIP_CONFIG_FILE"] = str(_write_pip_config(directory, environ))
-    # the prefix is ours, whatever an EXTERNALLY-MANAGED file in it says; older pips know no such option
+    # ignore an EXTERNALLY-MANAGED file in the prefix, which belongs to cetool; older pips do not have the option
     return {**known, "PIP_BREAK_SYSTEM_PACKAGES": "1", "PIP_ROOT_USER_ACTION": "ignore", "PIP_REQUIRE_VIRTUALENV": "0"}
 
 
@@ -323,7 +320,7 @@ def _is_astray(key: str) -> bool:
 
 
 def _write_pip_config(directory: Path, environ: Mapping[str, str]) -> Path:
-    """Write the user's pip configuration without the options that lead elsewhere; pip reads it instead."""
+    """Write the user's pip configuration without options that install elsewhere; pip reads it instead."""
     home = environ.get("HOME") or environ.get("USERPROFILE") or ""
     config = environ.get("XDG_CONFIG_HOME") or f"{home}/.config"
     files = [f"{home}/.pip/pip.conf", f"{config}/pip/pip.conf"]
@@ -338,7 +335,7 @@ def _write_pip_config(directory: Path, environ: Mapping[str, str]) -> Path:
             parser.read(name, encoding="utf-8")
         except (configparser.Error, UnicodeDecodeError, OSError) as error:
             reason = scrub(str(error)).splitlines()[0]
-            raise EngineError(f"pip's configuration {name} cannot be read: {reason}", code="setting-invalid") from None
+            raise EngineError(f"cannot read pip's configuration {name}: {reason}", code="setting-invalid") from None
     for section in parser.sections():
         for key in list(parser[section]):
             if _is_astray(key):

@@ -1,6 +1,6 @@
-"""Installs PyPI packages into a finished conda prefix, and notes there which files they came from.
+"""Install PyPI packages into a complete conda prefix, and record there which files they were installed from.
 
-What conda put there stays: it is pinned, so that the installer fails rather than replacing it.
+Packages from conda are pinned, so that the installer fails instead of replacing them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from cetool.base.errors import EngineError, StoreError
-from cetool.base.text import normalized
+from cetool.base.text import counted, normalized
 from cetool.base.urls import redact, scrub, split_url
 from cetool.declare.package import PypiPackage
 from cetool.declare.pypi import PypiSettings
@@ -36,16 +36,16 @@ class Installing:
     """Installs the PyPI packages of an environment that is being made (:class:`cetool.engines.build.PypiStep`)."""
 
     def check(self, request: EngineRequest) -> None:
-        """Raise EngineError, before anything is installed, for settings that the installer cannot follow."""
+        """Raise EngineError, before anything is installed, for settings that the installer does not support."""
         if self.needs_pip(request):
             refuse_for_pip(request.spec.pypi_settings)
 
     def needs_pip(self, request: EngineRequest) -> bool:
-        """Whether pip has to be among the conda packages."""
+        """Return whether pip must be one of the conda packages."""
         return needs_pip(request.environ, request.installer)
 
     def install(self, request: EngineRequest, progress: Progress, hold: Hold) -> None:
-        """Install them, those named exactly first. Raises EngineError."""
+        """Install the request's PyPI packages, exact ones first. Raises EngineError."""
         if request.exact_pypi:
             install_exactly(request, request.exact_pypi, progress, hold)
         if request.asked_pypi:
@@ -53,11 +53,12 @@ class Installing:
 
 
 def install_pypi(request: EngineRequest, requirements: Sequence[str], progress: Progress, hold: Hold) -> None:
-    """Install the requirements (PEP 508). Raises EngineError where they are not available, or conflict with conda's
-    packages.
+    """Install the requirements (PEP 508).
+
+    Raises EngineError if they are not available, or conflict with conda packages.
     """
     for requirement in requirements:
-        literal(requirement)  # raises for what is not a requirement
+        literal(requirement)  # raises if it is not a requirement
     installed = _look_at(request.prefix)
     installer = _installer(request, hold, installed, elsewhere=False)
     refuse_conflicts(requirements, installed)
@@ -68,28 +69,28 @@ def install_pypi(request: EngineRequest, requirements: Sequence[str], progress: 
 
 
 def install_exactly(request: EngineRequest, packages: Sequence[PypiPackage], progress: Progress, hold: Hold) -> None:
-    """Install exactly these files, those with a digest first, and nothing that they depend on. Raises EngineError.
+    """Install exactly these files, those with a digest first, without dependencies. Raises EngineError.
 
-    Commits of repositories have no digest, and an installer that wants digests wants them of everything: so they go
-    apart.
+    Commits of repositories have no digest. They are installed separately, since installers require digests for all
+    packages or for none.
     """
     installed = _look_at(request.prefix)
-    installer = _installer(request, hold, installed, elsewhere=True)  # a pip is not added to what a lock names
+    installer = _installer(request, hold, installed, elsewhere=True)  # pip is not added to locked packages
     for name in (package.name for package in packages if package.name in installed):
         raise EngineError(
-            f"the lock has {name} among its PyPI packages, and conda installed {installed[name]} of it",
+            f"the lock has {name} as a PyPI package, but conda installed {name} {installed[name]}",
             about=name,
             code="pypi-conflict",
-            hint="Lock anew; where that does not help, ask for it on one side only.",
+            hint=f"Run `cetool lock SCRIPT`. If this fails again, require {name} either from conda or from PyPI.",
         )
     _tell(installer, len(packages), progress)
     unknown = [package.name for package in packages if package.sha256 is None and not package.url.startswith("git+")]
     if unknown:
-        progress.note(f"The lock has no digests of {', '.join(unknown)}: nothing was there to check them by.")
+        progress.note(f"Not verified, since the lock has no digests: {', '.join(unknown)}")
     for hashed in (True, False):
         files = [package for package in packages if (package.sha256 is not None) is hashed]
         if files:
-            wheels = not any(package.is_built for package in files)  # nothing is looked for, then
+            wheels = not any(package.is_built for package in files)  # then no index is needed
             settings = PypiSettings() if wheels else request.spec.pypi_settings
             lines = [_line(package, request.spec.pypi_settings.index_urls) for package in files]
             installer.install(Call(lines, settings, installed, exactly=True, hashed=hashed, no_index=wheels))
@@ -97,14 +98,14 @@ def install_exactly(request: EngineRequest, packages: Sequence[PypiPackage], pro
 
     def found() -> Iterable[PypiPackage]:
         for each in pypi_distributions(request.prefix, read_records(request.prefix)):
-            if each.name in named:  # what is named says it: uv forgets digests
+            if each.name in named:  # use the requested file: uv does not record digests
                 yield named[each.name]._replace(version=each.version)
 
     _note(request.prefix, found)
 
 
 def _look_at(prefix: Path) -> dict[str, str]:
-    """The distributions that conda installed. Raises EngineError for a prefix that nothing can be installed into."""
+    """Return the distributions that conda installed. Raises EngineError if nothing can be installed into the prefix."""
     python_of(prefix)
     refuse_links(prefix)
     return installed_versions(prefix)
@@ -115,18 +116,18 @@ def _installer(request: EngineRequest, hold: Hold, installed: Mapping[str, str],
     if installer is None or installer.name == "pip":
         refuse_for_pip(request.spec.pypi_settings)
     if installer is None:
-        problem = "PyPI packages were asked for, but the environment has no pip and uv is not found"
+        problem = "cannot install PyPI packages: uv was not found, and the environment has no pip"
         raise EngineError(problem, code="installer-missing", hint=f"Add pip to the conda packages. {GET_UV}")
     return installer
 
 
 def _tell(installer: Installer, count: int, progress: Progress) -> None:
-    progress.stage(f"Installing {count} PyPI package{'' if count == 1 else 's'}")
-    progress.note(f"PyPI packages are installed by {installer.command}.")
+    progress.stage(f"Installing {counted(count, 'PyPI package')}")
+    progress.note(f"Installing PyPI packages with {installer.command}")
 
 
 def _rebuilt(requirements: Sequence[str], settings: PypiSettings) -> list[str]:
-    """The packages that are directories on this machine: uv builds them as they are now, not as it did before."""
+    """Return the packages that are local directories: uv must build them again instead of using its cache."""
     named = settings.named
     texts = [*requirements, *named.get("override-dependencies", ()), *named.get("constraint-dependencies", ())]
     found = [text.partition(" @ ") for text in texts if is_directory(text)]
@@ -134,16 +135,16 @@ def _rebuilt(requirements: Sequence[str], settings: PypiSettings) -> list[str]:
 
 
 def _line(package: PypiPackage, logins: Sequence[str]) -> str:
-    """The package as a line of a requirements file.
+    """Return the package as a line of a requirements file.
 
-    ``logins`` are URLs with credentials: a package on the same host gets theirs back.
+    ``logins`` are URLs with credentials, which are used for packages on the same host.
     """
     line = f"{package.name} @ {_with_login(package.url, logins)}"
     return line if package.sha256 is None else f"{line} --hash=sha256:{package.sha256}"
 
 
 def _with_login(text: str, logins: Sequence[str]) -> str:
-    """The URL with the credentials that belong to its scheme, host and port, if it has none itself."""
+    """Return the URL with the credentials for its scheme, host and port, unless it has its own."""
     vcs, plus, place = text.rpartition("+") if text.startswith("git+") else ("", "", text)
     for login in logins:
         try:
@@ -155,27 +156,25 @@ def _with_login(text: str, logins: Sequence[str]) -> str:
     return text
 
 
-# --- what does not go -----------------------------------------------------------------------------------------------
+# --- checks before installing ---------------------------------------------------------------------------------------
 
 
 def python_of(prefix: Path) -> Path:
-    """The environment's python. Raises EngineError where it has none."""
+    """Return the environment's python. Raises EngineError if it has none."""
     python = prefix / "python.exe" if os.name == "nt" else prefix / "bin" / "python"
     if not os.access(python, os.X_OK):
-        problem = "PyPI packages were asked for, but the environment has no python"
+        problem = "cannot install PyPI packages: the environment has no python"
         raise EngineError(problem, code="pypi-failed", hint="Add python to the conda packages.")
     return python
 
 
 def installed_versions(prefix: Path) -> dict[str, str]:
-    """The Python distributions in a prefix: normalized name to version."""
+    """Return the Python distributions in a prefix: normalized name to version."""
     return {name: each.version for name, each in distributions_by_name(site_packages(prefix)).items()}
 
 
 def refuse_links(prefix: Path) -> None:
-    """Raise EngineError where a conda package has put a link to another place where the installers write: they follow
-    it.
-    """
+    """Raise EngineError if a conda package has made a directory where installers write a link out of the prefix."""
     top = os.path.realpath(prefix)
     above = [prefix / name for name in ("bin", "etc", "include", "lib", "share", "Lib", "Scripts")]
     found = [*above, *prefix.glob("lib/python3*"), *prefix.glob("lib/python3*/site-packages")]
@@ -185,13 +184,13 @@ def refuse_links(prefix: Path) -> None:
     for path in found:
         real = os.path.realpath(path)
         if path.is_symlink() and os.path.isdir(real) and not real.startswith(top + os.sep):
-            problem = f"PyPI packages cannot be installed: {path} is a link to {real}, which a conda package brought"
-            hint = "Report it to the channel's owner, or leave that package out."
+            problem = f"cannot install PyPI packages: a conda package has made {path} a link to {real}"
+            hint = "Report it to the owner of the channel, or remove the package."
             raise EngineError(problem, code="pypi-failed", hint=hint)
 
 
 def refuse_conflicts(requirements: Sequence[str], installed: Mapping[str, str]) -> None:
-    """Raise EngineError, sooner than the installer would, where conda's package is another version."""
+    """Raise EngineError, earlier than the installer would, if conda installed another version."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     for text in requirements:
@@ -207,41 +206,41 @@ def refuse_conflicts(requirements: Sequence[str], installed: Mapping[str, str]) 
             continue
         if not requirement.specifier.contains(version, prereleases=True):
             raise EngineError(
-                f"the PyPI requirement {text!r} does not fit {requirement.name} {version}, which conda installed",
+                f"the PyPI requirement {text!r} conflicts with {requirement.name} {version}, which conda installed",
                 about=requirement.name,
                 code="pypi-conflict",
-                hint=f"Ask for {requirement.name} among the conda packages only, or let the two agree.",
+                hint=f"Require {requirement.name} only as a conda package, or make the two versions agree.",
             )
 
 
 def is_nameless(requirement: str) -> bool:
-    """Whether a requirement is a URL alone: the package's name is not known before it is there."""
+    """Return whether a requirement is only a URL: the package's name is unknown until it is downloaded."""
     return "://" in requirement.partition(" ")[0]
 
 
 def is_directory(requirement: str) -> bool:
-    """Whether a requirement is for a directory on this machine."""
+    """Return whether a requirement is a local directory."""
     found = re.search(r"(?:^| @ )file://(?P<path>[^\s#]*)", requirement)
     return found is not None and os.path.isdir(unquote(found["path"]))
 
 
-# --- where it came from ---------------------------------------------------------------------------------------------
+# --- origins of packages --------------------------------------------------------------------------------------------
 
 
 def keep_origins(prefix: Path, installer: Installer, installed: Sequence[Planned]) -> None:
-    """Note in a prefix where what was just installed came from, as far as the installer can tell."""
+    """Record in a prefix where the packages were installed from, as far as the installer knows."""
 
     def found() -> Iterable[PypiPackage]:
         told = {each.package.name: each.package for each in installed}
-        # uv has just asked the indexes: its cache knows
+        # uv has just requested the indexes, so its cache has the answer
         told = told or installer.locate(list(pypi_distributions(prefix, read_records(prefix))), offline=True)
-        return {**read_origins(prefix), **told}.values() if told else ()  # next to what an earlier step noted
+        return {**read_origins(prefix), **told}.values() if told else ()  # in addition to those of an earlier step
 
     _note(prefix, found)
 
 
 def _note(prefix: Path, found: Callable[[], Iterable[PypiPackage]]) -> None:
-    """Note what is found; where that fails the environment is complete without, and can be asked later."""
+    """Record origins; if this fails, the environment is complete without them, and they can be found later."""
     try:
         if packages := list(found()):
             write_origins(prefix, packages)
@@ -250,7 +249,7 @@ def _note(prefix: Path, found: Callable[[], Iterable[PypiPackage]]) -> None:
 
 
 def find_missing_origins(request: EngineRequest, hold: Hold, installed: Installed) -> Installed:
-    """What is installed in a prefix, with the files of PyPI packages that were not noted, as far as they are found."""
+    """Return the packages of a prefix, with the origins of PyPI packages that were not recorded, if they are found."""
     if not installed.unknown:
         return installed
     python = python_of(request.prefix)

@@ -1,8 +1,8 @@
-"""Finds the PyPI packages of a lock: by uv for every platform, or by pip for this one.
+"""Resolve the PyPI packages of a lock: with uv for every platform, or with pip for the current one.
 
-uv is not asked about an environment, for there is none: what conda brings of Python distributions is shown to it as an
-index of its own, the first one, on which each has the one version that conda has and needs nothing more. pip is that of
-the environment, which is made for the purpose and thrown away.
+There is no environment that uv could examine. Instead, the Python distributions of conda packages are presented to it
+as the first index, where each has only the version that conda installs, and no dependencies. pip runs in a temporary
+environment that is made for this purpose.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cetool.engines.rattler.request import virtual_packages
 from cetool.lock.checks import pypi_url, pypi_version
 from cetool.lock.model import PlatformLock
 
-#: uv's names of platforms.
+#: uv's names for platforms.
 _PLATFORMS = {
     "linux-64": "x86_64-manylinux",
     "linux-aarch64": "aarch64-manylinux",
@@ -41,21 +41,21 @@ _PLATFORMS = {
     "win-64": "x86_64-pc-windows-msvc",
     "win-arm64": "aarch64-pc-windows-msvc",
 }
-#: The versions of glibc (2.N) that uv has platforms for; a wheel for an old one works on all newer ones.
+#: The versions of glibc (2.N) for which uv has platforms; a wheel for one version works on all newer ones.
 _GLIBCS = (17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40)
-#: The one used at most unless the user overrides __glibc: a lock is for other machines, too.
+#: The newest version to use unless the user overrides __glibc: a lock is for other machines too.
 _USUAL_GLIBC = 28
 _NO_PLACE = Location("the index")
 
 
 @dataclass(frozen=True)
 class PypiSolver:
-    """One platform's question."""
+    """Resolves the PyPI packages of one platform."""
 
-    #: What the conda packages were solved by; its log is where there is room for files.
+    #: The request for which the conda packages were solved; temporary files are put next to its log.
     request: EngineRequest
     conda: tuple[Package, ...]
-    #: What was locked before, which is kept where it fits.
+    #: The previous lock, whose packages are kept if possible.
     before: PlatformLock | None
     hold: Hold
     #: Makes the environment of a request.
@@ -63,25 +63,25 @@ class PypiSolver:
 
     @property
     def spec(self) -> EnvironmentSpec:
-        """What is asked for."""
+        """The specification."""
         return self.request.spec
 
     @property
     def platform(self) -> str:
-        """The platform that is solved for."""
+        """The platform to solve for."""
         assert self.request.platform is not None
         return self.request.platform
 
     def solve(self, progress: Progress) -> PlatformLock:
-        """The platform's packages from conda and from PyPI. Raises EngineError where the latter are not available."""
-        uv = wanted_uv(self.request.environ, self.request.installer, "find")
+        """Return the platform's conda and PyPI packages. Raises EngineError if the PyPI packages cannot be resolved."""
+        uv = wanted_uv(self.request.environ, self.request.installer, "resolve")
         if uv is None and self.platform != current_platform():
-            problem = f"only uv finds the PyPI packages of another platform ({self.platform})"
+            problem = f"resolving PyPI packages for {self.platform} requires uv, which was not found"
             raise EngineError(problem, code="installer-missing", hint=GET_UV)
         if uv is None:
             refuse_for_pip(self.spec.pypi_settings)
         _refuse_unlockable(self.spec)
-        progress.stage("Finding PyPI packages")
+        progress.stage("Resolving PyPI packages")
         directory = self.request.log.parent / "pypi"
         directory.mkdir(mode=0o700)
         found = self._by_uv(uv, directory, progress) if uv is not None else self._by_pip(progress)
@@ -92,7 +92,7 @@ class PypiSolver:
     def _by_uv(self, program: Path, directory: Path, progress: Progress) -> list[PypiPackage]:
         python = next((package for package in self.conda if package.name == "python"), None)
         if python is None:
-            problem = "PyPI packages were asked for, but no python is among the conda packages"
+            problem = "cannot install PyPI packages: python is not one of the conda packages"
             raise EngineError(problem, code="pypi-failed", hint="Add python to the conda packages.")
         installed = distributions_of(self.conda)
         refuse_conflicts(self.spec.pypi, installed)
@@ -104,13 +104,13 @@ class PypiSolver:
         options += ["--offline"] if self.request.offline else []
         if newest := self.spec.pypi_settings.exclude_newer:
             options.append(f"--exclude-newer={moment_text(newest)}")
-            # what stands for conda's packages has no date
+            # the stubs for conda's packages have no date
             options += [f"--exclude-newer-package={name}=false" for name in installed]
-        progress.note(f"PyPI packages are found by {uv.command}.")
+        progress.note(f"Resolving PyPI packages with {uv.command}")
 
         def compile_to(name: str, *more: str) -> str:
             argv = uv.compile(directory, told, *more, f"--output-file={directory / name}", *options)
-            uv.check(uv.run(argv, told.environ), installed, "found")
+            uv.check(uv.run(argv, told.environ), installed, "resolved")
             return (directory / name).read_text(encoding="utf-8")
 
         if self.before is not None and self.before.pypi:
@@ -121,7 +121,7 @@ class PypiSolver:
         found = [_locked_of(package, hashes.get(package.name, frozenset())) for package in pinned]
         if len(found) < 2 and not installed:
             return found
-        # a pylock.toml does not tell what needs what: the same solution, pinned, is asked for in words
+        # a pylock.toml has no dependencies: request the same solution, pinned, as a requirements.txt
         same = "".join(f"{each.name}=={each.version}\n" for each in pinned if not each.is_direct)
         write_private(directory / "same.txt", same)
         words = compile_to(
@@ -131,7 +131,7 @@ class PypiSolver:
         return [package._replace(requires=tuple(sorted(needs.get(package.name, ())))) for package in found]
 
     def _hashes(self) -> dict[str, frozenset[str]]:
-        """The SHA-256 digests that packages have to have, by name."""
+        """Return the SHA-256 digests that packages must have, by name."""
         from packaging.requirements import Requirement
 
         found: dict[str, frozenset[str]] = {}
@@ -146,11 +146,11 @@ class PypiSolver:
         return next((str(each.version) for each in found if each.name.normalized == name), None)
 
     def _target(self) -> list[str]:
-        """The options that name the platform; none for one that uv has no name for, which can only be this."""
+        """Return the options that select the platform; none if uv has no name for it and it is the current one."""
         name = _PLATFORMS.get(self.platform)
         if name is None:
             if self.platform != current_platform():
-                raise EngineError(f"uv does not find PyPI packages for {self.platform}", code="pypi-not-found")
+                raise EngineError(f"uv does not support the platform {self.platform}", code="pypi-not-found")
             return []
         if name.endswith("manylinux"):
             version = self._virtual("__glibc") or "2.28"
@@ -169,18 +169,18 @@ class PypiSolver:
     def _by_pip(self, progress: Progress) -> list[PypiPackage]:
         request = self.request.solving(tuple(dict.fromkeys((*self.request.packages, "pip"))))
         self.create(request, progress, self.hold)
-        progress.stage("Finding PyPI packages")
+        progress.stage("Resolving PyPI packages")
         installed = installed_versions(request.prefix)
         refuse_conflicts(self.spec.pypi, installed)
         pip = find_installer(self.request, self.hold, python_of(request.prefix), installed.get("pip"))
         assert pip is not None
-        progress.note("PyPI packages are found by the environment's pip.")
+        progress.note("Resolving PyPI packages with the environment's pip")
         settings = self.spec.pypi_settings
-        # pip knows no preferences: all that was locked is asked for first, which may not go with what is asked for now
+        # pip has no preferences: first request everything that was locked, which may conflict with the requirements
         kept = {package.name: package.version for package in self.before.pypi} if self.before is not None else {}
         for pins in ({**kept, **installed}, installed) if kept else (installed,):
             try:
-                plan = pip.resolve(Call(self.spec.pypi, settings, pins), "found")
+                plan = pip.resolve(Call(self.spec.pypi, settings, pins), "resolved")
             except EngineError:
                 if pins is installed:
                     raise
@@ -190,24 +190,25 @@ class PypiSolver:
 
 
 def _refuse_unlockable(spec: EnvironmentSpec) -> None:
-    """Say what cannot be locked: a directory has no digest, and is another one on another machine.
+    """Raise EngineError for requirements that cannot be locked.
 
-    Nor can packages that are built with those of an environment which is not there yet.
+    A directory has no digest, and differs between machines. Without build isolation, packages would be built with
+    those of an environment that does not exist yet.
     """
     named = spec.pypi_settings.named
     more = [*named.get("override-dependencies", ()), *named.get("constraint-dependencies", ())]
     for text in (*spec.pypi, *more):
-        # one with a marker may not be for this platform: if it is, it is refused once it is found
+        # a requirement with a marker may not apply to this platform: if it does, it is refused after resolving
         if is_directory(text) and " ; " not in text:
             raise _impossible(
-                f"{redact(text)!r} is a directory, which cannot be locked: nothing tells whether it stays unchanged",
-                "Build a wheel of it and name that, or name a commit of its repository.",
+                f"cannot lock {redact(text)!r}: it is a directory, whose content may change",
+                "Build a wheel and require that, or require a commit of its repository.",
             )
     for key in ("no-build-isolation", "no-build-isolation-package"):
         if named.get(key):
             raise _impossible(
-                f"{key!r} cannot be locked: packages are then built with those of an environment that is not there yet",
-                "Run the script without a lock, or name wheels.",
+                f"cannot lock with {key!r}: packages would be built in an environment that does not exist yet",
+                "Run the script without a lock, or require wheels.",
             )
 
 
@@ -216,13 +217,13 @@ def _impossible(problem: str, hint: str | None = None) -> EngineError:
 
 
 def _preferences(packages: tuple[PypiPackage, ...]) -> str:
-    """The packages of before as a pylock.toml (PEP 751), whose versions uv keeps where they fit."""
+    """Return the previous packages as a pylock.toml (PEP 751), whose versions uv prefers."""
     tables = (f'[[packages]]\nname = "{package.name}"\nversion = "{package.version}"\n' for package in packages)
     return "\n".join(['lock-version = "1.0"\ncreated-by = "cetool"\n', *tables])
 
 
 def _needs(words: str) -> dict[str, set[str]]:
-    """What each package needs, by name, from uv's lines: ``six==1.17.0  # via python-dateutil``."""
+    """Return the dependencies of each package, by name, from uv's lines: ``six==1.17.0  # via python-dateutil``."""
     found: dict[str, set[str]] = {}
     for line in words.splitlines():
         annotated = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?(?:==| @ ).*?\s+# via (.+)", line)
@@ -233,53 +234,53 @@ def _needs(words: str) -> dict[str, set[str]]:
 
 
 def _locked_of(package: Pinned, digests: frozenset[str]) -> PypiPackage:
-    """A package of uv's; of its files the wheel, which uv chose for the platform, else the source.
+    """Return a package resolved by uv, with the wheel that uv chose for the platform, or else the source distribution.
 
-    Where ``digests`` are named, it is a file with one of them. Raises EngineError where there is none.
+    If there are ``digests``, it is a file with one of them. Raises EngineError if there is none.
     """
     _refuse_directory(package.name, package.is_directory)
     files = [pair for pair in package.files if not digests or pair[1] in digests or package.is_repository]
     if not files:
         raise EngineError(
-            f"no file of {package.name} {package.version or ''} has the digest that is asked for",
+            f"no file of {package.name} {package.version or ''} has one of the digests in --hash",
             code="digest-mismatch",
-            hint="Ask for the version that the digest is of, or take --hash out.",
+            hint="Require the version that the digests belong to, or remove --hash.",
         )
     url, sha256 = files[0]
     return _checked(PypiPackage(package.name, package.version or "0", url, sha256))
 
 
 def _locked(planned: Planned) -> PypiPackage:
-    """A package of pip's. Raises EngineError for one that cannot be locked."""
+    """Return a package resolved by pip. Raises EngineError if it cannot be locked."""
     _refuse_directory(planned.package.name, planned.is_directory)
     return _checked(planned.package)
 
 
 def _refuse_directory(name: str, is_directory: bool) -> None:
     if is_directory:
-        raise _impossible(f"{name} is a directory, which cannot be locked", "Build a wheel of it and name that.")
+        raise _impossible(f"cannot lock '{name}': it is a directory", "Build a wheel and require that.")
 
 
 def _checked(package: PypiPackage) -> PypiPackage:
-    """The package as a lock can have it. Raises EngineError for one that no reader of locks would take."""
+    """Return the package in the form for a lock. Raises EngineError if readers of locks would reject it."""
     name, version = package.name, package.version
     try:
         url = strip_credentials(package.url.partition("#sha256=")[0])
         plain, repository = pypi_url(url, name, _NO_PLACE)
         pypi_version(version, _NO_PLACE)
     except MetadataError as error:
-        raise _impossible(f"{name} {shorten(version)} cannot be locked: {error.message}") from None
+        raise _impossible(f"cannot lock {name} {shorten(version)}: {error.message}") from None
     if not repository and package.sha256 is None:
         raise _impossible(
-            f"the index tells no SHA-256 digest of {name} {version}, so it cannot be locked",
-            "Take it from another index, or name its file: `NAME @ https://...`.",
+            f"cannot lock {name} {version}: the index has no SHA-256 digest of it",
+            "Use another index, or require its file: `NAME @ https://...`.",
         )
     return package._replace(url=plain, sha256=None if repository else package.sha256)
 
 
-# --- what conda brings, as an index -----------------------------------------------------------------------------------
+# --- the distributions of conda packages, as an index -----------------------------------------------------------------
 
-#: Conda packages whose Python distributions have another name than they.
+#: Conda packages whose Python distributions have different names.
 DISTRIBUTIONS = {
     "matplotlib-base": "matplotlib",
     "pytorch": "torch",
@@ -298,7 +299,7 @@ DISTRIBUTIONS = {
 
 
 def distributions_of(conda: tuple[Package, ...]) -> dict[str, str]:
-    """The Python distributions that conda packages bring, as far as their records tell: normalised name to version."""
+    """Return the Python distributions in conda packages, judging by their records: normalized name to version."""
     from packaging.version import InvalidVersion, Version
 
     found: dict[str, str] = {}
@@ -308,16 +309,16 @@ def distributions_of(conda: tuple[Package, ...]) -> dict[str, str]:
         try:
             Version(package.version)
         except InvalidVersion:
-            continue  # no distribution can have it
+            continue  # not a valid version of a distribution
         found[DISTRIBUTIONS.get(package.name, normalized(package.name))] = package.version
     return dict(sorted(found.items()))
 
 
 def write_stubs(directory: Path, installed: Mapping[str, str], settings: PypiSettings) -> tuple[str, ...]:
-    """An index (PEP 503) that has each distribution of conda's in its one version, which needs nothing.
+    """Write an index (PEP 503) with the distributions of conda packages, each without dependencies.
 
-    Returns the options that name it. Without an index (``no-index``) it is a directory of files instead; where nothing
-    but sources counts (``no-binary``) the files are such, of which nothing has to be built.
+    Returns the options that select it. With ``no-index`` it is a directory of files instead. With ``no-binary`` the
+    files are source distributions, which do not have to be built.
     """
     directory.mkdir()
     named = settings.named

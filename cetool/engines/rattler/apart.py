@@ -1,7 +1,7 @@
-"""The embedded engine in a process of its own, where rattler is to see other variables than this process has.
+"""Run the embedded engine in a separate process if rattler needs other environment variables.
 
-rattler reads proxies, certificates and stores of credentials from the variables of its process. Those are not the
-library's to change, and other threads may want others: so the work is done by a process that has them from its start.
+rattler reads proxies, certificates and credential stores from the variables of its process. A library must not change
+those, and other threads may need other values: so the work is done by a process that starts with them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from cetool.engines.private import PrivateFiles
 from cetool.engines.protocol import EngineRequest, Hold, Progress
 from cetool.engines.subprocesses import Invocation, run_engine
 
-#: Seconds that the process has to say itself that nothing moves.
+#: Additional seconds in which the process itself can report that there is no progress.
 _GRACE = 15.0
-#: What is passed on of a :class:`~cetool.engines.protocol.Progress`.
+#: The methods of :class:`~cetool.engines.protocol.Progress` that are forwarded.
 _EVENTS = ("stage", "packages", "download", "link", "written", "note")
 
 
 class Embedded(Protocol):
-    """What is needed of :class:`~cetool.engines.rattler.engine.RattlerEngine`."""
+    """The part of :class:`~cetool.engines.rattler.engine.RattlerEngine` that this module uses."""
 
     environ: Mapping[str, str]
     cache_dir: Path
@@ -45,8 +45,8 @@ def perform_apart(
     *,
     link: bool,
 ) -> list[Package]:
-    """What the engine would do here, with these variables of the process set, or unset where they are None."""
-    import pickle  # takes 4 ms, and few need it
+    """Do the engine's work in a process with these variables set, or unset if they are None."""
+    import pickle  # takes 4 ms, and is rarely needed
 
     environ = {name: value for name, value in {**os.environ, **variables}.items() if value is not None}
     told = {"environ": dict(engine.environ), "cache": str(engine.cache_dir), "link": link, "request": request.as_dict()}
@@ -79,9 +79,9 @@ def perform_apart(
     if not outcome:
         how = f"status {ended.status}" if ended.signum is None else f"signal {ended.signum}"
         raise EngineError(
-            f"the embedded engine ended with {how}",
+            f"the embedded engine failed ({how})",
             code="engine-failed",
-            hint="Another engine may succeed: --engine conda.",
+            hint="Try another engine, such as --engine conda.",
             log=str(request.log),
         )
     name, value = outcome
@@ -94,7 +94,7 @@ def perform_apart(
 
 
 class _Telling:
-    """The progress of the process, and its outcome, as messages to the one that started it."""
+    """Sends the progress and result of this process as messages to the process that started it."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self._pipe = pipe
@@ -112,8 +112,8 @@ class _Telling:
 
 
 def answer(perform: Callable[[Mapping[str, str], Path, EngineRequest, Progress, bool], list[Package]]) -> None:
-    """Do what a file says, whose path is the first argument; report to the descriptor that is the second."""
-    os.set_inheritable(int(sys.argv[2]), False)  # link scripts have nothing to say here
+    """Do the work described in the file of the first argument; report to the descriptor of the second argument."""
+    os.set_inheritable(int(sys.argv[2]), False)  # not for link scripts
     told = read_json(sys.argv[1], PACKAGE, exact=True)
     request = EngineRequest.from_dict(told["request"])
     with os.fdopen(int(sys.argv[2]), "wb", buffering=0) as pipe:

@@ -1,8 +1,8 @@
-"""How the embedded engine reaches channels: credentials, mirrors, proxies, certificates.
+"""Give the embedded engine access to channels: credentials, mirrors, proxies, certificates.
 
-rattler is only ever told the URLs of channels without their credentials, so that none can get into its caches or into
-the records it writes. They are put back on the wire: a ``/t/TOKEN/`` by a mirror of the channel, a ``user:secret@`` by
-a header. What ``netrc`` and rattler's own credential stores hold is added by rattler itself.
+rattler gets only URLs without credentials, so that none can be written to its caches or to package records. They are
+added when a request is sent: a ``/t/TOKEN/`` by a mirror of the channel, a ``user:secret@`` by a header. rattler itself
+adds credentials from ``netrc`` and its own stores.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from cetool.settings.condarc import Condarc
 if TYPE_CHECKING:
     from rattler.networking import Client
 
-#: What rattler reads of the process's variables when a client is made.
+#: The variables of the process that rattler reads when a client is created.
 _READ_BY_RATTLER = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "NETRC", "RATTLER_AUTH_FILE", "HOME"),
 )
-#: What it looks for at home: without any of it the home does not matter.
+#: What it looks for in the home directory: if nothing of this exists, the home directory is irrelevant.
 _IN_HOME = (".netrc", ".rattler")
 _RETRIES = 3
 
 
 class OfflineError(Exception):
-    """A request was about to be made although the network is not to be used."""
+    """A request was attempted although the network must not be used."""
 
 
 class Access:
-    """The way to a set of channels: what has to be put back into requests for the URLs that rattler gets.
+    """Access to a set of channels: the credentials that must be added to requests for the URLs that rattler gets.
 
-    py-rattler asks for headers by host and path alone, which could send a password to another port, or without TLS. So
-    a channel with a login is mirrored twice: its URL, which is scheme, host, port and path, to a host that does not
-    exist and that nothing else can name, for which the headers are asked for; and that one to the channel.
+    py-rattler's callback for headers gets only host and path, so a password could be sent to another port, or without
+    TLS. Therefore a channel with a login is mirrored twice: its URL (scheme, host, port and path) to a random host name
+    that does not exist, for which the callback returns the headers; and this host name to the channel.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Access:
         self._others: list[str] = []
 
     def plain(self, url: str) -> str:
-        """The URL without credentials, which are remembered for requests below it."""
+        """Return the URL without credentials, and remember these for requests below it."""
         bare = strip_credentials(url).rstrip("/")
         target = self._target(url)
         self._others.append(target)
@@ -61,11 +61,11 @@ class Access:
         return bare
 
     def mirror(self, url: str, mirrors: tuple[str, ...]) -> None:
-        """Requests below ``url`` go to the mirrors instead, to the first that works."""
+        """Send requests below ``url`` to the first of the mirrors that works."""
         self.mirrors[strip_credentials(url).rstrip("/") + "/"] = [self._target(mirror) for mirror in mirrors]
 
     def _target(self, url: str) -> str:
-        """The URL with its token but without the login, which becomes a header for everything below it."""
+        """Return the URL with its token but without the login, which becomes a header for everything below it."""
         parts = parts_of(url.rstrip("/"))
         target = parts.joined(login=False).rstrip("/") + "/"
         if parts.userinfo is not None:
@@ -74,14 +74,14 @@ class Access:
 
     @property
     def secret(self) -> bool:
-        """Whether any credentials had to be taken out."""
+        """Whether any credentials were removed from URLs."""
         return bool(self._logins) or any(strip_credentials(each) != each for each in self._all_targets())
 
     def _all_targets(self) -> list[str]:
         return [target for targets in self.mirrors.values() for target in targets]
 
     def origins_of(self, url: str) -> list[str]:
-        """The URLs, each with a slash at its end, of the channels that a URL is requested for."""
+        """Return the channels for which a URL is requested, as URLs that end with a slash."""
         url = strip_credentials(url)
         return [
             origin
@@ -90,7 +90,7 @@ class Access:
         ]
 
     def stages(self) -> tuple[dict[str, list[str]], dict[str, dict[str, str]], dict[str, list[str]]]:
-        """The mirrors in front of the headers, the headers by host, and the mirrors behind them."""
+        """Return the mirrors applied before the headers, the headers by host, and the mirrors applied after them."""
         first = dict(self.mirrors)
         headers: dict[str, dict[str, str]] = {}
         second: dict[str, list[str]] = {}
@@ -105,9 +105,9 @@ class Access:
         return first, headers, second
 
     def by_host(self) -> dict[str, tuple[str, str]]:
-        """User and password by host, for a client that knows no more of a request.
+        """Return user and password by host, for a client that can only distinguish hosts.
 
-        Raises EngineError where that would send them anywhere but to where they belong.
+        Raises EngineError if this would send them to another port, scheme or channel.
         """
         found: dict[str, Url] = {}
         for parts in self._logins.values():
@@ -128,14 +128,14 @@ class Access:
 def _ambiguous(login: Url, other: Url) -> EngineError:
     return EngineError(
         f"the password for {redact(login.joined(login=False))} could be sent to {redact(other.joined(login=False))}: "
-        "without ssl_verify the embedded engine knows passwords by their host only",
+        "without ssl_verify the embedded engine can only distinguish hosts",
         code="secret-refused",
-        hint="Set ssl_verify in .condarc to the file of your organisation's certificates, or use another --engine.",
+        hint="Set ssl_verify in .condarc to the file of your organization's certificates, or use another --engine.",
     )
 
 
 def access_to(condarc: Condarc) -> Access:
-    """The access that the configuration gives: its mirrors."""
+    """Return the access with the mirrors of conda's configuration."""
     access = Access()
     for name, mirrors in condarc.mirrored_channels.items():
         urls = tuple(url for mirror in mirrors for url in resolve_channel(mirror, condarc))
@@ -146,9 +146,9 @@ def access_to(condarc: Condarc) -> Access:
 
 
 def process_variables(condarc: Condarc, environ: Mapping[str, str]) -> dict[str, str | None]:
-    """The variables that this process would need others of for rattler to see this environment and configuration.
+    """Return the variables that the process must change for rattler to use these variables and this configuration.
 
-    None for one that it must not have. Raises EngineError for certificates that do not exist.
+    The value is None for a variable that must be unset. Raises EngineError for certificates that do not exist.
     """
     wanted = {name: environ.get(name) for name in _READ_BY_RATTLER} | _network_variables(condarc, environ)
     if _netrc_blocks(environ):
@@ -160,7 +160,7 @@ def process_variables(condarc: Condarc, environ: Mapping[str, str]) -> dict[str,
 
 
 def _netrc_blocks(environ: Mapping[str, str]) -> bool:
-    """Whether netrc is a pipe or the like, which rattler would wait for for ever; it counts as none."""
+    """Return whether netrc is a pipe or the like, on which rattler would wait forever; it is ignored."""
     path = Path(environ.get("NETRC") or os.path.join(environ.get("HOME") or "/", ".netrc"))
     try:
         return path.exists() and not path.is_file()
@@ -171,7 +171,7 @@ def _netrc_blocks(environ: Mapping[str, str]) -> bool:
 def make_client(
     access: Access, condarc: Condarc, environ: Mapping[str, str], *, offline: bool, alive: Callable[[], None]
 ) -> Client:
-    """A client for metadata and packages; ``alive`` is called with every request. Raises EngineError."""
+    """Return a client for metadata and packages; ``alive`` is called for every request. Raises EngineError."""
     from rattler.networking import Client
     from rattler.networking.middleware import (
         AddHeadersMiddleware,
@@ -187,7 +187,7 @@ def make_client(
 
     def headers(host: str, path: str) -> dict[str, str] | None:
         if offline:
-            raise OfflineError("the network is not to be used")
+            raise OfflineError("the network must not be used")
         alive()
         return headers_of.get(host)
 
@@ -206,8 +206,10 @@ def make_client(
 
 
 def _unverifying_client(access: Access, retries: int, environ: Mapping[str, str]) -> Client:
-    """A client that takes any certificate. Only rattler's configuration can ask for that, and it knows no headers:
-    logins go by a file that only we can read, for as long as it takes to read it.
+    """Return a client that accepts any certificate.
+
+    This requires a rattler configuration, which does not support headers: logins are passed in a private file, which is
+    removed after it is read.
     """
     import tempfile
 
@@ -235,7 +237,7 @@ def _unverifying_client(access: Access, retries: int, environ: Mapping[str, str]
 
 
 def _network_variables(condarc: Condarc, environ: Mapping[str, str]) -> dict[str, str]:
-    """Proxies and certificates of the configuration, as the variables that rattler's HTTP client looks at."""
+    """Return proxies and certificates of the configuration as the variables that rattler's HTTP client reads."""
     variables: dict[str, str] = {}
     for key, proxy in condarc.proxy_servers.items():
         name = f"{key}_proxy"
@@ -247,9 +249,10 @@ def _network_variables(condarc: Condarc, environ: Mapping[str, str]) -> dict[str
         path = Path(certificates)
         if not path.exists():
             raise EngineError(
-                f"the certificates {certificates} do not exist",
+                f"the certificate file '{certificates}' does not exist",
                 code="setting-invalid",
-                hint="Correct ssl_verify in .condarc, or the variable CONDA_SSL_VERIFY or REQUESTS_CA_BUNDLE.",
+                hint="Correct ssl_verify in .condarc, or the variable CONDA_SSL_VERIFY, REQUESTS_CA_BUNDLE or "
+                "CURL_CA_BUNDLE.",
             )
         variables["SSL_CERT_DIR" if path.is_dir() else "SSL_CERT_FILE"] = certificates
     return variables

@@ -1,12 +1,12 @@
-"""The embedded engine: py-rattler, in this process. It serves on machines without conda.
+"""The embedded engine: py-rattler, in this process. It needs no installed conda or mamba.
 
-It honours ``.condarc``: channels' aliases and mirrors, priority, pins, proxies, certificates, offline. It does not add
-``create_default_packages``: an environment is what the script declares. Packages are kept under the cache directory
-that it is given, or in ``rattler`` below the first ``pkgs_dirs``; rattler locks what it shares with other processes.
+It reads ``.condarc``: aliases and mirrors of channels, priority, pins, proxies, certificates, offline. It does not add
+``create_default_packages``: an environment contains what the script declares. Packages are kept in the given cache
+directory, or in ``rattler`` below the first writable ``pkgs_dirs``; rattler locks what it shares with other processes.
 
-rattler's work is done by threads of its own. One of Python's runs the event loop that waits for them, so that the
-caller's takes signals; then the work is cancelled, and what rattler has begun to link is waited for, two seconds at
-most. Unlike conda, rattler does not byte-compile noarch packages: Python does it at their first import.
+rattler works in its own threads. A Python thread runs the event loop that waits for them, so that the caller's thread
+can handle signals: then the work is cancelled, and cetool waits up to two seconds for links in progress. Unlike conda,
+rattler does not byte-compile noarch packages: Python does this at the first import.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from cetool.base.durations import rfc3339
 from cetool.base.errors import CetoolError, EngineError
 from cetool.base.process import is_panic, stderr_to
-from cetool.base.text import pattern
+from cetool.base.text import counted, pattern
 from cetool.base.urls import scrub
 from cetool.declare.package import Package
 from cetool.engines.archives import check_site_packages
@@ -68,7 +68,7 @@ _STEM = pattern(r"\.(?:conda|tar\.bz2)\Z")
 
 
 class RattlerEngine:
-    """The engine that needs nothing installed. ``cache_dir`` is where it may keep packages and metadata."""
+    """The embedded engine. ``cache_dir`` is where it may keep packages and metadata."""
 
     name = "rattler"
 
@@ -78,41 +78,41 @@ class RattlerEngine:
 
     @property
     def version(self) -> str:
-        """py-rattler's version. Raises EngineError where it is not installed or does not load."""
+        """py-rattler's version. Raises EngineError if it cannot be imported."""
         try:
             import rattler
         except ImportError as error:
             raise EngineError(
-                f"the embedded engine does not load: {error}",
+                f"cannot import py-rattler, the embedded engine: {error}",
                 code="engine-missing",
                 hint="Reinstall cetool, or install conda or mamba.",
             ) from None
         return str(rattler.__version__)
 
     def create(self, request: EngineRequest, progress: Progress, hold: Hold) -> Explain:
-        """Make the environment. See :class:`cetool.engines.protocol.Engine`; no subprocess takes the descriptors.
+        """Make the environment; see :class:`cetool.engines.protocol.Engine`. No subprocess inherits descriptors.
 
-        Calls of ``progress`` come from other threads than the caller's, one at a time.
+        ``progress`` is called from other threads than the caller's, one call at a time.
         """
         self._perform(request, progress, hold, link=True)
         return as_found
 
     def link_over(self, request: EngineRequest, progress: Progress, hold: Hold) -> list[Package]:
-        """Link what the environment ``request.below`` lacks of the packages into the request's prefix; what that was.
+        """Link the packages that ``request.below`` lacks into the request's prefix, and return them.
 
-        Raises EngineError where they do not go together with what is there.
+        Raises EngineError if they conflict with the base.
         """
         return self._perform(request, progress, hold, link=True)
 
     def solve(self, request: EngineRequest, progress: Progress, hold: Hold) -> list[Package]:
-        """The packages that the environment would have. Metadata are fetched; nothing else is, and nothing is made.
+        """Return the packages that the environment would have. Only metadata are fetched, and nothing is made.
 
-        Raises EngineError where the request cannot be fulfilled.
+        Raises EngineError if there is no solution.
         """
         return self._perform(request, progress, hold, link=False)
 
     def solve_exactly(self, request: EngineRequest, progress: Progress, hold: Hold) -> tuple[Package, ...]:
-        """The packages that the environment would have, in topological order."""
+        """Return the packages that the environment would have, in topological order."""
         return exactly(self.solve(request, progress, hold), request.pinned)
 
     def _perform(self, request: EngineRequest, progress: Progress, hold: Hold, *, link: bool) -> list[Package]:
@@ -124,12 +124,12 @@ class RattlerEngine:
     def perform(
         self, request: EngineRequest, progress: Progress, condarc: Condarc, own: bool, link: bool
     ) -> list[Package]:
-        """Solve, and link if wanted, in this process, with its variables; its errors go to the log if it is our own."""
+        """Solve, and ``link``, in this process with its variables; if it is our ``own``, stderr goes to the log."""
         need_descriptors()
         version = self.version
         plan = make_plan(request, condarc, self.environ)
         if condarc.client_ssl_cert:
-            progress.note("The embedded engine does not know client_ssl_cert; it goes on without.")
+            progress.note("Ignoring client_ssl_cert, which the embedded engine does not support")
         caches = embedded_cache(condarc, self.environ, self.cache_dir)
         pulse = Pulse()
         with in_use(caches), Log(request.log) as log:
@@ -161,12 +161,12 @@ class RattlerEngine:
                 raise _with_log(panicked(error), request) from None
             if link and (records or request.below is None):
                 finish_prefix(request.prefix, records, plan, f"cetool (py-rattler {version})")
-                log.write(f"linked {len(records)} packages\n")
+                log.write(f"linked {counted(len(records), 'package')}\n")
         return list(map(package_of, records))
 
 
 class _Creation:
-    """One creation on its way; ``details`` is what rattler said where the message to the user says it otherwise."""
+    """One creation; ``details`` is rattler's message if the message for the user is a different one."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class _Creation:
         self.selection = Selection(plan.selected, strict=plan.condarc.channel_priority == "strict")
 
     async def run(self, *, link: bool = True) -> list[RepoDataRecord]:
-        """Fetch, solve and, unless only the solution is asked for, link; return the packages."""
+        """Fetch metadata, solve and, if ``link``, link; return the packages."""
         from rattler import Channel, Gateway, SourceConfig, Subdir
 
         plan = self.plan
@@ -218,7 +218,7 @@ class _Creation:
         return records
 
     async def _direct(self, checked: CheckedPackages) -> RepoDataSource:
-        """The packages that specs name by their URLs; the plan's specs then mean just them."""
+        """Fetch packages whose URLs are in match specs, and change the plan's specs to mean exactly these."""
         packages = DirectPackages(self.plan.direct)
         with self.pulse.watched():
             found = await packages.fetch(checked)
@@ -227,7 +227,7 @@ class _Creation:
         return packages
 
     async def _take(self, client: Client, subdir: Subdir) -> list[RepoDataRecord]:
-        """Install the packages that are named exactly."""
+        """Install exact packages."""
 
         packages = distinct(self.request.exact)
         self.progress.packages(len(packages))
@@ -239,7 +239,7 @@ class _Creation:
         return records
 
     def _checked(self, client: Client) -> CheckedPackages:
-        """The package cache."""
+        """Return the package cache."""
         return CheckedPackages(
             self.caches / PACKAGES, client, self.progress, self.pulse.beat, offline=self.plan.offline
         )
@@ -281,24 +281,24 @@ class _Creation:
                 better = pinned.explain(scrub(self.details), [shown for _, shown in plan.specs])
             raise self._dated(better or explain(error, plan)) from None
         for spec, shown in plan.specs:
-            # a conditional spec (`when=`) asks for nothing where its condition does not hold
+            # a conditional spec (`when=`) has no effect if its condition is false
             if spec.condition is None and not _is_virtual(spec) and not any(map(self._fit(spec), records)):
-                raise EngineError(f"the solution of the embedded engine has nothing that fits {shown!r}")
+                raise EngineError(f"the solution of the embedded engine has no package for {shown!r}")
         return pinned.restored(records) if pinned else records
 
     def _fit(self, spec: MatchSpec) -> Callable[[RepoDataRecord], bool]:
-        """Whether a record fits a spec, its fields included that rattler does not look at."""
+        """Return a function that checks whether a record matches a spec, including fields that rattler ignores."""
         return lambda record: spec.matches(record) and self.selection.fits(record)
 
     async def _pinned(self, gateway: Gateway, subdirs: list[Subdir]) -> PinnedPackages:
-        """The packages that are taken as given."""
+        """Return the packages that must not change."""
         pinned = PinnedPackages(self.request.pinned)
         with self.pulse.watched():
             await pinned.learn(self.caches / PACKAGES, gateway, subdirs, self.progress)
         return pinned
 
     async def _preferred(self, gateway: Gateway, sources: Sources, subdirs: list[Subdir]) -> list[RepoDataRecord]:
-        """The records of the packages that are kept where they fit, as far as the channels still have them."""
+        """Return the records of preferred packages, as far as the channels still have them."""
         wanted = self.request.preferred
         if not wanted:
             return []
@@ -314,15 +314,15 @@ class _Creation:
         return list(kept.values())
 
     def _dated(self, error: EngineError) -> EngineError:
-        """The error, told of the day that it is solved as of: a package may only be too new."""
+        """Return the error with a note about ``exclude-newer``: a package may only be too new."""
         moment = self.request.moment
         if moment is not None:
-            told = f"Only what was published up to {rfc3339(moment)} counts (exclude-newer)."
+            told = f"Packages published after {rfc3339(moment)} are ignored (exclude-newer)."
             return error.but(hint=f"{told} {error.hint or ''}".strip())
         return error
 
     async def _missing(self, gateway: Gateway, sources: Sources, subdirs: list[Subdir]) -> EngineError | None:
-        """The first spec that nothing in the channels fits, whatever the others ask for."""
+        """Return the error for the first spec that no package in the channels matches, None if there is none."""
         for spec, shown in self.plan.specs:
             name = getattr(spec.name, "normalized", None)
             if name is None or spec.condition is not None or _is_virtual(spec):
@@ -382,15 +382,15 @@ def _with_log(error: CetoolError, request: EngineRequest) -> CetoolError:
 def _stalled(plan: Plan, request: EngineRequest) -> EngineError:
     wait_until_quiet(request.prefix)
     return EngineError(
-        f"nothing has come from {plan.channel_names} for {request.stall_timeout:g} seconds, so it was given up",
+        f"no data arrived from {plan.channel_names} for {request.stall_timeout:g} seconds",
         code="engine-stalled",
-        hint="A server that does not answer is the usual cause: try again, or raise the time limit.",
+        hint="Usually a server does not answer. Try again later, or increase `stall-timeout`.",
         log=str(request.log),
     )
 
 
 def work() -> None:
-    """Do what :func:`~cetool.engines.rattler.apart.perform_apart` asks for, in the process that it has started."""
+    """Do the work of :func:`~cetool.engines.rattler.apart.perform_apart` in the process that it has started."""
 
     def perform(environ: Mapping[str, str], cache: Path, request: EngineRequest, progress: Progress, link: bool) -> Any:
         engine = RattlerEngine(environ, cache)

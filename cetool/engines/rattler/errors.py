@@ -1,4 +1,4 @@
-"""Turns what rattler says went wrong into one paragraph that a user can act on."""
+"""Turn rattler's errors into messages with a hint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cetool.base.errors import EngineError
 from cetool.base.text import counted, pattern
 from cetool.base.urls import redact, scrub
 from cetool.engines.conflicts import conflict_error
-from cetool.engines.errors import UnsatisfiableError
+from cetool.engines.errors import FREE_SPACE, UnsatisfiableError
 from cetool.engines.rattler.request import Plan
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _VERSIONS = 5
 
 
 def explain(error: BaseException, plan: Plan) -> EngineError:
-    """The EngineError for an exception of rattler's; ``plan`` tells how channels are called."""
+    """Return the EngineError for an exception of rattler; ``plan`` has the names of channels."""
     text = scrub(str(error)).strip()
     kind = type(error).__name__
     if kind == "SolverError":
@@ -36,33 +36,33 @@ def explain(error: BaseException, plan: Plan) -> EngineError:
             return found
     last = text.splitlines()[-1].removeprefix("Caused by: ") if text else kind
     package = _PACKAGE.search(text)
-    what = f"{package[1]} could not be fetched" if package else "the embedded engine failed"
+    what = f"cannot fetch the package {package[1]}" if package else "the embedded engine failed"
     return EngineError(f"{what}: {last}", code="download-failed" if package else None)
 
 
-_SOLVER_HINT = "Loosen the versions that are asked for, or name a channel that has what is missing."
-_FREE_SPACE = "Free some space; `cetool gc` removes unused environments."
-_NETWORK_HINT = "Check the channel's name and the network; --offline works with what earlier runs have fetched."
+_SOLVER_HINT = "Relax the requested versions, or add a channel that has what is missing."
+_NETWORK_HINT = "Check the channel's name and the network, or use --offline to work with cached metadata."
 
 
 def missing_package(name: str, plan: Plan, known: Iterable[str]) -> EngineError:
-    """No channel has a package of this name; ``known`` are the names that they have."""
+    """Return the error for a package that no channel has; ``known`` are the names of existing packages."""
     import difflib
 
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    hint = f"Did you mean {' or '.join(close)}?" if close else "Check its name, or name the channel that has it."
+    quoted = " or ".join(f"'{each}'" for each in close)
+    hint = f"Did you mean {quoted}?" if close else "Check its name, or add the channel that has it."
     return UnsatisfiableError(
         f"package {name!r} was not found in {plan.channel_names}", about=name, code="package-not-found", hint=hint
     )
 
 
 def missing_version(asked_for: str, records: Sequence[RepoDataRecord], plan: Plan) -> EngineError:
-    """The channels have the package, but nothing that fits what was asked for."""
+    """Return the error for a package that exists, but not in the requested version or build."""
     newest = sorted({record.version for record in records}, reverse=True)
     shown = ", ".join(str(version) for version in newest[:_VERSIONS])
     more = f" and {counted(len(newest) - _VERSIONS, 'older version')}" if len(newest) > _VERSIONS else ""
     name = records[0].name.normalized
-    # which are of interest where one is asked for
+    # subdirs are relevant if a spec selects one
     places = " and ".join(sorted({record.subdir for record in records}))
     subdirs = f" in {places}" if name in plan.selected else ""
     return UnsatisfiableError(
@@ -81,9 +81,9 @@ def _offline(text: str, plan: Plan) -> EngineError | None:
         what = f"the package {package[1]} is not in the package cache"
     else:
         url = _URL.search(text)
-        what = f"nothing of {plan.channel_of(url[0]) if url else plan.channel_names} is in the cache yet"
+        what = f"the metadata of {plan.channel_of(url[0]) if url else plan.channel_names} are not cached"
     return EngineError(
-        f"{what}, and the network is not to be used", code="offline-missing", hint="Run it once without --offline."
+        f"{what}, and the network must not be used", code="offline-missing", hint="Run once without --offline."
     )
 
 
@@ -92,12 +92,12 @@ def _channel_missing(text: str, plan: Plan) -> EngineError | None:
         return None
     url = _URL.search(text)
     name = plan.channel_of(url[0]) if url else plan.channel_names
-    where = f" (looked at {redact(url[0])})" if url and name not in url[0] else ""
+    where = f" at {redact(url[0])}" if url and name not in url[0] else ""
     return EngineError(
-        f"there is no channel {name}{where}: it has no metadata",
+        f"the channel {name} was not found{where}",
         about=name,
         code="channel-not-found",
-        hint="Check its name; channel_alias and custom_channels in .condarc decide what it stands for.",
+        hint="Check its name, and channel_alias and custom_channels in .condarc.",
     )
 
 
@@ -115,17 +115,17 @@ def _status(text: str, plan: Plan) -> EngineError | None:
             f"the channel {name} refuses access{what} ({answer})",
             about=name,
             code="channel-unauthorized",
-            hint="Give credentials in ~/.netrc or in the channel's URL (https://user:secret@..., .../t/TOKEN/...).",
+            hint="Put credentials into ~/.netrc or the channel's URL (https://user:secret@..., .../t/TOKEN/...).",
         )
     if status[1] == "404" and package:
         return EngineError(
             f"the channel {name} lists {package[1]} but does not have it ({answer})",
             about=package[1],
             code="download-failed",
-            hint="The channel, or a mirror of it, is being changed or is incomplete: try again later.",
+            hint="The channel or a mirror may be incomplete or updating. Try again later.",
         )
     return EngineError(
-        f"the server of {name} answers{what} with {answer}",
+        f"the server of {name} answered{what} with {answer}",
         about=name,
         code="channel-unreachable",
         hint="Try again later.",
@@ -134,15 +134,15 @@ def _status(text: str, plan: Plan) -> EngineError | None:
 
 def _disk(text: str, plan: Plan) -> EngineError | None:
     for sign, message, hint in (
-        ("No space left on device", "the disk is full", _FREE_SPACE),
-        ("Disk quota exceeded", "the disk quota is used up", _FREE_SPACE),
-        ("Read-only file system", "the file system is read-only", "Set env-dir or CETOOL_CACHE_DIR to another place."),
-        ("Permission denied", "files may not be written", "Look at the permissions, or set CETOOL_CACHE_DIR."),
-        ("Not a directory", "a directory is in the way of a file or a file of a directory", "Look at the log."),
+        ("No space left on device", "the disk is full", FREE_SPACE),
+        ("Disk quota exceeded", "the disk quota is exceeded", FREE_SPACE),
+        ("Read-only file system", "the file system is read-only", "Set CETOOL_CACHE_DIR to another directory."),
+        ("Permission denied", "permission denied", "Check the permissions, or set CETOOL_CACHE_DIR."),
+        ("Not a directory", "a file and a directory have the same path", "See the log for details."),
     ):
         if sign in text:
             path = re.search(r"[`'](/[^`']+)[`']", text)
-            code = "disk-full" if hint is _FREE_SPACE else "cache-not-writable"
+            code = "disk-full" if hint is FREE_SPACE else "cache-not-writable"
             return EngineError(message + (f": {path[1]}" if path else ""), code=code, hint=hint)
     return None
 
@@ -155,13 +155,13 @@ def _unreachable(text: str, plan: Plan) -> EngineError | None:
     reason = text.splitlines()[-1].removeprefix("Caused by: ")
     if "certificate" in text:
         return EngineError(
-            f"the server of {name} cannot be trusted: {reason}",
+            f"the certificate of the server of {name} is not trusted: {reason}",
             about=name,
             code="channel-unreachable",
-            hint="Set ssl_verify in .condarc to the file of your organisation's certificates.",
+            hint="Set ssl_verify in .condarc to the file of your organization's certificates.",
         )
     return EngineError(
-        f"the channel {name} cannot be reached: {reason}", about=name, code="channel-unreachable", hint=_NETWORK_HINT
+        f"cannot reach the channel {name}: {reason}", about=name, code="channel-unreachable", hint=_NETWORK_HINT
     )
 
 
@@ -170,16 +170,16 @@ def _corrupt(text: str, plan: Plan) -> EngineError | None:
     reason = text.splitlines()[-1].removeprefix("Caused by: ")
     if package:
         return EngineError(
-            f"the package {package[1]} did not arrive as the channel describes it: {reason}",
+            f"the package {package[1]} is damaged: {reason}",
             about=package[1],
             code="digest-mismatch",
-            hint="The download broke off, or the file is damaged: try again, then tell the channel's owner.",
+            hint="Try again. If this happens again, report it to the owner of the channel.",
         )
     if "parse" in text and ("repodata" in text or "shard" in text):
         return EngineError(
-            f"the metadata of {plan.channel_names} cannot be read: {reason}",
+            f"cannot read the metadata of {plan.channel_names}: {reason}",
             about=plan.channel_names,
             code="channel-malformed",
-            hint="What answers there may be no conda channel, or a login page in between.",
+            hint="The URL may not be that of a conda channel, or it may lead to a login page.",
         )
     return None

@@ -1,13 +1,12 @@
-"""The embedded engine's package cache: what goes in is hashed, and what comes out has the digest that was asked for.
+"""The embedded engine's package cache, whose packages are hashed when they are added and verified when they are used.
 
-rattler's own cache takes an entry by its name, and believes the digests that channels and cache records claim; of
-archives from ``file://`` URLs it computes none. So every package is fetched here, hashed while it arrives, compared
-with what was asked for, looked over and unpacked to where rattler finds it, under the file lock that rattler takes
-for that itself.
+rattler's own cache finds an entry by its name, trusts the digests in channels and cache records, and computes none for
+archives from ``file://`` URLs. Therefore every package is fetched here, hashed while it arrives, compared with the
+requested digest, checked, and unpacked to where rattler finds it, under the file lock that rattler itself uses.
 
-Beside each unpacked package, in ``STEM.cetool``, are the digests that were computed from its archive. They count as
-long as two things are unchanged that whoever replaces the package changes: the random token in the directory, which
-no archive can bring, and the revision in ``STEM.lock``, which rattler raises before it fetches.
+Next to each unpacked package, ``STEM.cetool`` has the digests that were computed from its archive. They are valid while
+two things are unchanged that change when the package is replaced: a random token in the directory, which no archive
+can contain, and the revision in ``STEM.lock``, which rattler increments before it fetches.
 """
 
 from __future__ import annotations
@@ -44,24 +43,24 @@ if TYPE_CHECKING:
 
     from rattler import Client, RepoDataRecord
 
-#: Downloads at a time.
+#: The number of simultaneous downloads.
 _AT_ONCE = 16
-#: How often a download that broke off is started again.
+#: The number of attempts if the connection is lost.
 _TRIES = 3
 _BROKEN_OFF = pattern(r"decoding response body|reading a body|connection (?:reset|closed)|end of file|IncompleteBody")
-#: ``STEM.lock`` begins with rattler's revision of the entry, a big-endian number of so many bytes; a SHA-256 follows.
+#: ``STEM.lock`` starts with rattler's revision, a big-endian number of this many bytes; a SHA-256 follows.
 _REVISION = 8
 _TOKEN = Path("info", "cetool-token")
 _SCHEMA = 2
-#: What rattler says where the disk, or the user's share of it, is full.
+#: rattler's messages for a full disk or quota.
 _FULL = pattern(r"No space left on device|[Qq]uota exceeded")
 _NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 
 class Archive(Value):
-    """What was computed of a package's archive when it was fetched: lowercase hex digests, and its size in bytes.
+    """What was computed from a package's archive when it was fetched: lowercase hex digests, and its size in bytes.
 
-    ``links`` are the symbolic links in it that do not lead to one of its files.
+    ``links`` are its symbolic links that do not lead to one of its files.
     """
 
     sha256: str
@@ -72,10 +71,10 @@ class Archive(Value):
 
 
 class CheckedPackages:
-    """The packages of one environment on their way into the cache at ``cache``, a directory of rattler's.
+    """Adds the packages of one environment to the package cache at ``cache``, a directory of rattler.
 
-    ``alive`` is called whenever something moves. With ``offline`` a package that was asked for without a digest may
-    come from the cache, if it was fetched from the same URL; otherwise only a digest tells that it is the same.
+    ``alive`` is called at any progress. If ``offline``, a package requested without a digest may be taken from the
+    cache if it was fetched from the same URL; otherwise only a package with the requested digest may.
     """
 
     def __init__(
@@ -93,13 +92,13 @@ class CheckedPackages:
     async def have(
         self, packages: Sequence[Package], sizes: Mapping[str, int] = _NO_SIZES, *, whole: bool = False
     ) -> dict[str, Archive]:
-        """What was computed of each package's archive, by stem; each package is then in the cache.
+        """Fetch the packages that are not in the cache; return what was computed from each archive, by stem.
 
-        ``sizes`` are the archives' sizes in bytes, by stem, as far as they are known: they only show how far it is.
+        ``sizes`` are the known sizes of archives in bytes, by stem, for progress only.
 
-        With ``whole``, what was unpacked before is compared with its hashes where something runs while packages are
-        linked; otherwise the caller compares what was linked, which are the same files. Raises EngineError where a
-        package cannot be fetched, or has another digest than was asked for.
+        If ``whole``, packages that were unpacked before are compared with their hashes if a link script will run;
+        otherwise the caller compares the linked files, which are the same. Raises EngineError if a package cannot be
+        fetched or has a wrong digest.
         """
         import asyncio
 
@@ -112,14 +111,14 @@ class CheckedPackages:
         await self._get_all(absent)
         if whole and any(
             has_link_script(self.cache / package.stem) for package in packages
-        ):  # it may use any of the others
+        ):  # a link script may use files of any package
             kept = [package for package in packages if package not in absent]
             await self._get_all([each for each in kept if not await asyncio.to_thread(self._has_whole, each)])
         check_together(self.cache, packages, {each.stem: self._known[each.stem][1].links for each in packages})
         return {package.stem: self._known[package.stem][1] for package in packages}
 
     async def have_those_of(self, records: Sequence[RepoDataRecord]) -> None:
-        """The same for the records of a solution, which then state what was computed instead of what was claimed."""
+        """Do the same for the records of a solution, and replace their digests and sizes by the computed ones."""
         packages = [package_of(record) for record in records]
         sizes = {package.stem: record.size or 0 for package, record in zip(packages, records, strict=True)}
         archives = await self.have(packages, sizes)
@@ -130,7 +129,7 @@ class CheckedPackages:
             record.size = archive.size
 
     def replaced(self) -> list[Path]:
-        """The directories of packages that are not in the cache any more as :meth:`have` left them."""
+        """Return the directories of packages that were replaced in the cache since :meth:`have`."""
         return [self.cache / stem for stem, (mark, _) in self._known.items() if _mark_of(self.cache / stem) != mark]
 
     async def _get_all(self, absent: Sequence[Package]) -> None:
@@ -150,12 +149,12 @@ class CheckedPackages:
                     raise
 
     def _has_whole(self, package: Package) -> bool:
-        """Whether the cache has this very package, each file as it was packed."""
+        """Return whether the cache has this package with all files intact."""
         self._alive()
         return self._has(package) and not damaged_files(self.cache / package.stem)
 
     def _has(self, package: Package) -> bool:
-        """Whether the cache has this very package, by a digest that was computed."""
+        """Return whether the cache has this package, by its computed digest."""
         found = attested(self.cache / package.stem)
         if found is None:
             return False
@@ -193,23 +192,23 @@ class CheckedPackages:
                     await download_to_writer(self._client, package.url, _Writer(file, self._arrived))
                     return
                 except Exception as error:
-                    if isinstance(error, OSError) and error.errno is not None:  # of this machine's, not of a server
+                    if isinstance(error, OSError) and error.errno is not None:  # of this machine, not of a server
                         raise _unobtainable(package, error) from None
                     if not tries or not _BROKEN_OFF.search(str(error)):
-                        # in the words that rattler has for a package that it could not fetch itself
+                        # rattler's message for a package that it cannot fetch
                         raise RuntimeError(f"failed to fetch {package.file_name}\n{error}") from error
 
     async def _unpack(self, package: Package, path: Path, staging: Path) -> Archive:
-        """Unpack the archive and hash it in one go; raise EngineError where it is not the one that was asked for."""
+        """Unpack and hash the archive; raise EngineError if its digest is wrong."""
         import asyncio
 
-        # rattler's extract() holds Python's lock all the while, and this does not
+        # unlike rattler's extract(), this releases the GIL
         from rattler.package_streaming import download_and_extract
 
         try:
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):
-                raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
             size = status.st_size
             sha256, md5 = await download_and_extract(self._client, path.absolute().as_uri(), staging)
             archive, fault = Archive(sha256.hex(), md5.hex(), size, package.url), None
@@ -225,9 +224,9 @@ class CheckedPackages:
             if _FULL.search(str(fault)):
                 raise space_error("the embedded engine")
             raise EngineError(
-                f"the package {package.file_name} of {redact(package.channel)} cannot be unpacked: {fault}",
+                f"cannot unpack the package {package.file_name} from {redact(package.channel)}: {fault}",
                 code="package-damaged",
-                hint="The file is damaged, or not a conda package: report it to the channel's owner.",
+                hint="The file is damaged, or not a conda package: report it to the owner of the channel.",
             )
         if package.local is not None:
             self._arrived(size)
@@ -239,20 +238,20 @@ class CheckedPackages:
         self._progress.download(self._done, self._total)
 
     def _keep(self, package: Package, archive: Archive, staging: Path) -> None:
-        """Look over what was unpacked, and put it where rattler will look for it."""
+        """Check the unpacked package, and move it to where rattler looks for it."""
         check_unpacked(staging, package)
         archive = archive._replace(links=links_in(staging))
         self._alive()
         with _locked(self.cache):
             if package.digest is not None and self._has_whole(package):
-                return  # another process was faster, and may be linking from it
+                return  # another process was faster and may be linking from it
             self._put(staging, self.cache / package.stem, archive)
 
     def _put(self, staging: Path, place: Path, archive: Archive) -> None:
-        """Have the directory take its place, and write down what it was unpacked from."""
+        """Move the directory to its place, and record what it was unpacked from."""
         token = secrets.token_hex(16)
         token_file = staging / _TOKEN
-        token_file.unlink(missing_ok=True)  # whatever the package brought of this name
+        token_file.unlink(missing_ok=True)  # the package may contain a file with this name
         token_file.write_text(token, encoding="ascii")
         listing = listing_of(staging)
         beside = place.with_name(place.name + ".lock")
@@ -271,8 +270,9 @@ class CheckedPackages:
 
 
 def attested(directory: Path) -> tuple[bytes, Archive] | None:
-    """What was computed of the archive that is unpacked in a directory of the cache, with a mark of this very entry;
-    None where nothing was computed, or the directory was replaced since.
+    """Return what was computed from the archive of an unpacked package in the cache, with a mark of this entry.
+
+    Returns None if nothing was computed, or if the directory was replaced since.
     """
     mark = _mark_of(directory)
     if mark is None:
@@ -290,13 +290,13 @@ def attested(directory: Path) -> tuple[bytes, Archive] | None:
 
 
 def _mark_of(directory: Path) -> bytes | None:
-    """What changes when another package takes a directory's place; None where no whole package is there."""
+    """Return a value that changes when a directory is replaced; None if it is not a complete package."""
     base = os.fspath(directory)
     try:
         token = read_regular(f"{base}/{_TOKEN.as_posix()}", 64).decode("ascii")
         revision = read_regular(f"{base}.lock", NOTE)[:_REVISION]
         os.stat(f"{base}/info/index.json")
-        with os.scandir(f"{base}/info") as entries:  # rattler would wait for a pipe
+        with os.scandir(f"{base}/info") as entries:  # rattler would block on a pipe
             if not all(each.is_file() or each.is_dir() or each.is_symlink() for each in entries):
                 return None
     except (OSError, ValueError):
@@ -314,38 +314,38 @@ def _fits(archive: Archive, package: Package) -> bool:
 
 
 def record_in(cache: Path, package: Package) -> RepoDataRecord:
-    """The record of a package that is in the cache, out of the package itself. Raises EngineError."""
+    """Read the record of a package in the cache from the package itself. Raises EngineError."""
     from rattler import PackageRecord, RepoDataRecord
 
     directory = cache / package.stem
     found = attested(directory)
     try:
         if found is None:
-            raise ValueError("it was removed from the package cache")
+            raise ValueError("the package was removed from the package cache")
         archive = found[1]
         record = PackageRecord.from_index_json(
             directory / "info" / "index.json", archive.size, archive.sha256, archive.md5
         )
     except Exception as error:
         raise EngineError(
-            f"the metadata in {package.file_name} cannot be read: {scrub(str(error))}", code="package-damaged"
+            f"cannot read the metadata of {package.file_name}: {scrub(str(error))}", code="package-damaged"
         ) from None
     return RepoDataRecord(record, package.file_name, package.url, package.channel)
 
 
 def kept_record(cache: Path, package: Package) -> RepoDataRecord | None:
-    """The same where the package is in the cache, by its digest; None where it is not."""
+    """Read the record of a package if the cache has it, by its digest; None otherwise."""
     found = attested(cache / package.stem)
     if found is None or not _fits(found[1], package):
         return None
     try:
         return record_in(cache, package)
-    except EngineError:  # as good as not there
+    except EngineError:  # the package is unusable
         return None
 
 
 class _Writer:
-    """A file that is written to, and a call for what was written."""
+    """Writes to a file, and calls ``arrived`` with the number of bytes."""
 
     def __init__(self, file: IO[bytes], arrived: Callable[[int], None]) -> None:
         self._file = file
@@ -359,7 +359,7 @@ class _Writer:
 
 
 def _hashed(path: Path, package: Package) -> Archive:
-    """What a file hashes to that could not be unpacked. Raises EngineError where it cannot be read."""
+    """Return the digests of a file that could not be unpacked. Raises EngineError if it cannot be read."""
     try:
         return Archive(digest_of(path, "sha256"), digest_of(path, "md5"), path.stat().st_size, package.url)
     except OSError as error:
@@ -370,15 +370,15 @@ def _unobtainable(package: Package, error: OSError) -> EngineError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return space_error("the embedded engine")
     return EngineError(
-        f"the package {package.file_name} cannot be fetched: {error.filename or package.local}: {error.strerror}",
+        f"cannot fetch the package {package.file_name}: {error.filename or package.local}: {error.strerror}",
         code="cache-not-writable",
-        hint="The channel may have removed it; if a lock names it, `cetool lock` solves again.",
+        hint="The channel may have removed it. If it is in a lock, run `cetool lock SCRIPT` to solve again.",
     )
 
 
 @contextmanager
 def _directory_in(cache: Path) -> Iterator[Path]:
-    """A directory on the cache's own disk, gone afterwards."""
+    """Create a temporary directory on the disk of the cache."""
     directory = Path(tempfile.mkdtemp(prefix=".cetool-", dir=cache))
     try:
         yield directory
@@ -388,7 +388,7 @@ def _directory_in(cache: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(cache: Path) -> Iterator[None]:
-    """Hold the file lock under which rattler changes its cache."""
+    """Hold the file lock with which rattler changes its cache."""
     import portalocker
 
     descriptor = os.open(cache / ".cache.lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)

@@ -1,11 +1,9 @@
-"""Completes what rattler linked: a history as conda writes it, and records without credentials.
+"""Complete a prefix that rattler has linked: write a history like conda's, and remove credentials from records.
 
-What the embedded engine does otherwise where its packages are to lie over an existing environment.
-
-It solves for that environment and the packages asked for together, what is there being preferred and python held as it
-is; only what is not there is linked, into another prefix. Entry points there start the environment's own python, and
-the shared libraries that the packages depend on are linked to, so that run paths relative to a file (``$ORIGIN``) find
-them without any variable.
+This module also has what differs for overlays. The embedded engine solves for the base and the requested packages
+together, preferring installed packages and keeping python; it links only packages that the base does not have, into
+another prefix. Entry points in this prefix start the base's python. Shared libraries of the base that the packages
+depend on are linked to, so that run paths relative to a file (``$ORIGIN``) find them without variables.
 """
 
 from __future__ import annotations
@@ -31,10 +29,10 @@ if TYPE_CHECKING:
 
 
 def finish_prefix(prefix: Path, records: Sequence[RepoDataRecord], plan: Plan, tool: str) -> None:
-    """See that every package has its record, take credentials out of them, write ``conda-meta/history``.
+    """Check that every package has a record, remove credentials from records, and write ``conda-meta/history``.
 
-    rattler leaves the history empty; to conda (and to us) a non-empty one says that the environment is complete.
-    Raises EngineError where a record is missing or cannot be written.
+    rattler leaves the history empty; for conda and cetool, a non-empty history means that the environment is complete.
+    Raises EngineError if a record is missing or cannot be written.
     """
     meta = prefix / "conda-meta"
     try:
@@ -43,16 +41,16 @@ def finish_prefix(prefix: Path, records: Sequence[RepoDataRecord], plan: Plan, t
             if not path.stat().st_size:
                 raise FileNotFoundError(path)
         if plan.access.secret:
-            clean_records(meta)  # rattler never saw them, but a channel's metadata can repeat the URL it was asked by
+            clean_records(meta)  # rattler does not know them, but a channel's metadata may repeat the requested URL
     except OSError as error:
         raise EngineError(
-            f"the environment is not complete: {error.filename or error.args[0]} is missing", code="environment-damaged"
+            f"the environment is incomplete: {error.filename or error.args[0]} is missing", code="environment-damaged"
         ) from None
     try:
         write_below(prefix, "conda-meta/history", _history(records, plan, tool).encode())
     except OSError as error:
         raise EngineError(
-            f"the environment's history cannot be written: {error.strerror or error}", code="cache-not-writable"
+            f"cannot write the environment's history: {error.strerror or error}", code="cache-not-writable"
         ) from None
 
 
@@ -63,7 +61,7 @@ def _stem(file_name: str) -> str:
 
 
 def _history(records: Sequence[RepoDataRecord], plan: Plan, tool: str) -> str:
-    """conda's format: a dated heading, comments, then one line for each package that came."""
+    """Return the history in conda's format: a dated heading, comments, and one line for each linked package."""
     lines = [f"==> {time.strftime('%Y-%m-%d %H:%M:%S')} <==", f"# cmd: {tool}"]
     for record in sorted(records, key=lambda each: each.file_name):
         channel = plan.channel_of(record.url.rsplit("/", 2)[0])
@@ -76,12 +74,12 @@ _LIBRARY = (".so", ".dylib")
 
 
 def records_of(prefix: Path) -> list[PrefixRecord]:
-    """The packages of an environment. Raises EngineError where a record cannot be read."""
+    """Return the packages of an environment. Raises EngineError if a record cannot be read."""
     from rattler import PrefixRecord
 
     found = []
     try:
-        for record in read_records(prefix):  # py-rattler knows no limits, and waits for a pipe
+        for record in read_records(prefix):  # py-rattler has no limits, and would block on a pipe
             found.append(PrefixRecord.from_path(record.path))
     except Exception as error:
         raise EngineError(getattr(error, "message", None) or str(error), code="environment-damaged") from None
@@ -89,7 +87,7 @@ def records_of(prefix: Path) -> list[PrefixRecord]:
 
 
 def with_those_below(specs: Sequence[MatchSpec], below: Sequence[PrefixRecord]) -> list[MatchSpec]:
-    """The specs, and one for each other package that is there: it must fit, or one that does takes its place."""
+    """Return the specs, and one for each other installed package, which must fit or be replaced by one that does."""
     from rattler import MatchSpec
 
     asked = {getattr(spec.name, "normalized", None) for spec in specs}
@@ -97,13 +95,13 @@ def with_those_below(specs: Sequence[MatchSpec], below: Sequence[PrefixRecord]) 
 
 
 def python_in(below: Sequence[PrefixRecord]) -> list[PrefixRecord]:
-    """The python that is there, which must stay; nothing where there is none."""
+    """Return the base's python, which must not change; empty if there is none."""
     return [record for record in below if record.name.normalized == "python"]
 
 
 @contextlib.contextmanager
 def standing_in(prefix: Path, below: Sequence[PrefixRecord]) -> Iterator[list[PrefixRecord]]:
-    """The python below as if it were at ``prefix``, without a file: who links Python packages looks for it there."""
+    """Write the record of the base's python, without files, to ``prefix``: it is needed to link Python packages."""
     paths = []
     for record in python_in(below):
         data = {**json.loads(record.to_json()), "files": [], "paths_data": {"paths_version": 1, "paths": []}}
@@ -119,13 +117,13 @@ def standing_in(prefix: Path, below: Sequence[PrefixRecord]) -> Iterator[list[Pr
 
 
 def not_below(records: Iterable[RepoDataRecord], below: Sequence[PrefixRecord]) -> list[RepoDataRecord]:
-    """The packages of a solution that are not there."""
+    """Return the packages of a solution that the base does not have."""
     there = {_identity(record): record.sha256 for record in below}
     missing = object()
     found = []
     for record in records:
         sha256 = there.get(_identity(record), missing)
-        # a package of the same name, version and build with another digest is another package
+        # the same name, version and build with another digest is another package
         if sha256 is missing or (sha256 and record.sha256 and sha256 != record.sha256):
             found.append(record)
     return found
@@ -136,7 +134,7 @@ def _identity(record: RepoDataRecord) -> tuple[str, str, str]:
 
 
 def finish_overlay(prefix: Path, base: Path, linked: Sequence[Package]) -> None:
-    """Have the programs at ``prefix`` start the base's python, and its libraries find those of the base."""
+    """Make programs at ``prefix`` start the base's python, and make its libraries find those of the base."""
     _redirect(prefix, base)
     needed = _needed(linked, records_of(base))
     for record in needed:
@@ -151,7 +149,7 @@ def finish_overlay(prefix: Path, base: Path, linked: Sequence[Package]) -> None:
 
 
 def _redirect(prefix: Path, base: Path) -> None:
-    """Entry points are written for a python beside them, of which there is none in an overlay."""
+    """Make entry points, which expect a python next to them, start the base's python."""
     own, other = os.fsencode(prefix / "bin" / "python"), os.fsencode(base / "bin" / "python")
     for path in () if (prefix / "bin").is_symlink() else (prefix / "bin").glob("*"):
         if path.is_symlink() or not path.is_file():
@@ -159,13 +157,13 @@ def _redirect(prefix: Path, base: Path) -> None:
         data = path.read_bytes()
         head, found, rest = data.partition(b"\n")
         if found and head.startswith(b"#!") and own in head:
-            # in its place: it may be a name of a file in the package cache
+            # replace the file: it may be a hard link of a file in the package cache
             mode = stat.S_IMODE(path.stat().st_mode)
             write_below(prefix, f"bin/{path.name}", head.replace(own, other) + found + rest, mode=mode)
 
 
 def _needed(linked: Sequence[Package], below: Sequence[PrefixRecord]) -> list[PrefixRecord]:
-    """The packages of the base that those linked depend on, directly or by way of each other."""
+    """Return the packages of the base that the linked packages depend on, directly or indirectly."""
     there = {record.name.normalized: record for record in below}
     new = {package.name for package in linked}
     pending = [name for package in linked for name in map(_name, package.depends)]

@@ -1,6 +1,6 @@
-"""What the embedded engine asks rattler for: channels by URL, specs that mean those URLs, what is switched on.
+"""Translate a request for rattler: channels as URLs, match specs with these URLs, and options.
 
-Everything here is free of credentials but for :attr:`Plan.access`.
+Nothing here contains credentials except :attr:`Plan.access`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from rattler import GenericVirtualPackage, MatchSpec
 
 _CHANNEL = pattern(r'channel="([^"]*)"')
-#: Fields of match specs that rattler ignores or compares otherwise than CEP 29: only records that fit are shown to it.
+#: Fields of match specs that rattler ignores or compares differently from CEP 29: it only gets records that match.
 SELECTED = ("subdir", "fn", "extras", "license", "license_family")
-#: Fields that rattler compares letter by letter, which CEP 29 does not.
+#: Fields that rattler compares case-sensitively, unlike CEP 29.
 _COMPARED = ("license", "license_family")
 
 
@@ -38,12 +38,12 @@ _FIELD = pattern(r'\s*\b(?:url|md5|sha256)="[^"]*"\s*,?')
 _FILE = pattern(r"(.+)-([^-]+)-([^-]+)(?:\.conda|\.tar\.bz2)")
 
 
-#: What rattler is told of the variables ``CONDA_OVERRIDE_*``: its argument by the name.
+#: The variables ``CONDA_OVERRIDE_*`` that are passed to rattler: its argument, and the end of the name.
 _OVERRIDDEN = {"osx": "OSX", "libc": "GLIBC", "cuda": "CUDA", "archspec": "ARCHSPEC"}
 
 
 class Direct(Value):
-    """A spec that names a file: its position among the specs, its text, and the package."""
+    """A match spec with the URL of a file: its position among the specs, its text, and the package."""
 
     position: int
     text: str
@@ -51,14 +51,14 @@ class Direct(Value):
 
 
 def package_at(url: str, spec: MatchSpec) -> Package:
-    """The package that a spec names by this URL, with the digests that it asks for. Raises EngineError."""
+    """Return the package for a match spec with this URL, with the digests that it requires. Raises EngineError."""
     file = unquote(urlsplit(url).path.rpartition("/")[2])
     found = _FILE.fullmatch(file)
     if found is None or "?" in url:
         raise EngineError(
             f"{redact(url)} is not the URL of a conda package",
             code="match-spec-invalid",
-            hint="It ends in NAME-VERSION-BUILD.conda or .tar.bz2, and has no query.",
+            hint="The URL must end with NAME-VERSION-BUILD.conda or NAME-VERSION-BUILD.tar.bz2, without a query.",
         )
     return Package(
         name=found[1],
@@ -72,7 +72,7 @@ def package_at(url: str, spec: MatchSpec) -> Package:
 
 
 def without_url(text: str, sha256: str | None = None) -> str:
-    """The canonical spec without its URL and digests, and with the SHA-256 that was computed instead."""
+    """Return the canonical match spec without its URL and digests, and with the computed SHA-256 instead."""
     head, bracket, fields = text.partition("[")
     rest = _FIELD.sub("", fields.rpartition("]")[0] if bracket else "").strip(" ,")
     named = ([f'sha256="{sha256}"'] if sha256 else []) + ([rest] if rest else [])
@@ -80,11 +80,11 @@ def without_url(text: str, sha256: str | None = None) -> str:
 
 
 class Plan(Value):
-    """A request in rattler's terms.
+    """A request in the form for rattler.
 
-    ``channels`` pairs each URL with the name that messages call it by; ``specs`` pairs each match spec with the text
-    that was asked for; ``selected`` has, by package name, the specs with fields that rattler's solver ignores
-    (:mod:`cetool.engines.rattler.sources`); ``direct`` are those that name a package by its URL.
+    ``channels`` are pairs of URL and name for messages; ``specs`` are pairs of match spec and original text;
+    ``selected`` has, by package name, the specs with fields that rattler's solver ignores
+    (:mod:`cetool.engines.rattler.sources`); ``direct`` are the specs with URLs of packages.
     """
 
     channels: tuple[tuple[str, str], ...]
@@ -98,7 +98,7 @@ class Plan(Value):
     direct: tuple[Direct, ...] = ()
 
     def channel_of(self, url: str) -> str:
-        """How a message calls the channel that a URL lies in; the URL itself, redacted, where it is in none."""
+        """Return the name of a URL's channel for messages; the redacted URL if it is in no channel."""
         url = strip_credentials(url)
         fitting = [(len(base), name) for base, name in self.channels if f"{url}/".startswith(base + "/")]
         for origin in self.access.origins_of(url):
@@ -112,7 +112,10 @@ class Plan(Value):
 
 
 def make_plan(request: EngineRequest, condarc: Condarc, environ: Mapping[str, str]) -> Plan:
-    """The plan of a request under this configuration. Raises EngineError for what it forbids or rattler cannot do."""
+    """Return the plan for a request and configuration.
+
+    Raises EngineError for what the configuration forbids or rattler does not support.
+    """
     from rattler import MatchSpec
 
     access = access_to(condarc)
@@ -161,7 +164,7 @@ def make_plan(request: EngineRequest, condarc: Condarc, environ: Mapping[str, st
 
 
 def _selecting(text: str, selected: dict[str, tuple[Fields, ...]]) -> Fields | None:
-    """The fields of a spec, noted among the selected ones; None where rattler's solver honours all of them."""
+    """Return the fields of a match spec and add them to ``selected``; None if rattler's solver supports all of them."""
     if "[" not in text and "/" not in text:
         return None
     fields = _fields_of(text)
@@ -170,8 +173,8 @@ def _selecting(text: str, selected: dict[str, tuple[Fields, ...]]) -> Fields | N
     if fields.get("when"):
         used = ", ".join(key for key in SELECTED if fields.get(key))
         raise EngineError(
-            f"{redact(text)!r} has a condition and {used}, which the embedded engine cannot honour together",
-            hint="Leave out one of them.",
+            f"{redact(text)!r} has both a condition and {used}, which the embedded engine does not support",
+            hint="Remove one of them.",
         )
     selected[fields.name] = (*selected.get(fields.name, ()), fields)
     return fields
@@ -198,20 +201,20 @@ def _parsed(text: str) -> MatchSpec:
 
 
 def _own_channel(asked_for: str, canonical: str, condarc: Condarc) -> str:
-    """The URL of the channel that a spec names itself, credentials included."""
+    """Return the URL of the channel in a match spec, with credentials."""
     quoted = _CHANNEL.search(asked_for) or _CHANNEL.search(canonical)
     name = quoted[1] if quoted else ""
     urls = resolve_channel(name, condarc)
     if len(urls) != 1:
         raise EngineError(
-            f"{name}:: stands for several channels, which the embedded engine cannot ask of one package",
-            hint="Name one of them in the spec, or list the channel in the channels.",
+            f"'{name}::' means several channels, which the embedded engine does not support in a match spec",
+            hint=f"Use one of these channels in the match spec, or add '{name}' to the channels.",
         )
     return urls[0]
 
 
 def _refuse_forbidden(channels: Mapping[str, str], condarc: Condarc) -> None:
-    """Channels that the configuration's ``denylist_channels`` or ``allowlist_channels`` rule out, as conda does."""
+    """Raise EngineError for channels that ``denylist_channels`` or ``allowlist_channels`` exclude, as conda does."""
 
     def listed(names: tuple[str, ...]) -> set[str]:
         return {strip_credentials(url).rstrip("/") for name in names for url in resolve_channel(name, condarc)}
@@ -221,7 +224,7 @@ def _refuse_forbidden(channels: Mapping[str, str], condarc: Condarc) -> None:
     for url, name in channels.items():
         if url in denied or (allowed and url not in allowed):
             raise EngineError(
-                f"the channel {name} is ruled out by this machine's conda configuration",
+                f"conda's configuration does not allow the channel '{name}'",
                 code="channel-refused",
                 hint="See allowlist_channels and denylist_channels in .condarc.",
             )
@@ -230,9 +233,9 @@ def _refuse_forbidden(channels: Mapping[str, str], condarc: Condarc) -> None:
 def virtual_packages(
     overrides: Iterable[tuple[str, str]], environ: Mapping[str, str], platform: str | None = None
 ) -> list[GenericVirtualPackage]:
-    """What the machine has (``__glibc``, ``__cuda``, ...), the overrides in place of what was found.
+    """Return the virtual packages (``__glibc``, ``__cuda``, ...), with overrides.
 
-    This machine is asked; of another ``platform`` what most of its machines have counts.
+    For this machine they are detected; for another ``platform`` they are those of most machines.
     """
     from rattler import GenericVirtualPackage, PackageName, Version
     from rattler.exceptions import InvalidVersionError
@@ -246,22 +249,23 @@ def virtual_packages(
     for name, value in overrides:
         found.pop(name, None)
         if not value:
-            continue  # an empty value says that the machine has none, as with CONDA_OVERRIDE_CUDA=""
-        # of __archspec the build tells the machine, as in CONDA_OVERRIDE_ARCHSPEC
+            continue  # an empty value removes the virtual package, as with CONDA_OVERRIDE_CUDA=""
+        # for __archspec the build string is the microarchitecture, as in CONDA_OVERRIDE_ARCHSPEC
         version, build = ("1", value) if name == "__archspec" else (value, "0")
         try:
             found[name] = GenericVirtualPackage(PackageName(name), Version(version), BuildString(build))
         except (InvalidVersionError, ValueError) as error:
             raise EngineError(
-                f"{value!r} is no version for the virtual package {name}: {error}", code="virtual-package-invalid"
+                f"{value!r} is not a valid version of the virtual package '{name}': {error}",
+                code="virtual-package-invalid",
             ) from None
     return list(found.values())
 
 
 def detect_virtual_packages(environ: Mapping[str, str], overrides: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The machine's virtual packages: name to ``VERSION=BUILD``, sorted, the overrides in place of what was found.
+    """Return the machine's virtual packages with overrides: name to ``VERSION=BUILD``, sorted.
 
-    Raises EngineError where they cannot be found out.
+    Raises EngineError if they cannot be detected.
     """
     found = virtual_packages(overrides, environ)
     return {
@@ -281,13 +285,13 @@ def _detected_packages(environ: Mapping[str, str]) -> dict[str, GenericVirtualPa
         detected = VirtualPackage.detect(VirtualPackageOverrides(**overrides))
     except DetectVirtualPackageError as error:
         raise EngineError(
-            f"the machine's virtual packages cannot be found out: {error}", code="virtual-package-invalid"
+            f"cannot detect the machine's virtual packages: {error}", code="virtual-package-invalid"
         ) from None
     return {generic.name.normalized: generic for generic in (package.into_generic() for package in detected)}
 
 
 def _default_packages(platform: str | None) -> dict[str, GenericVirtualPackage]:
-    """What another platform is taken to have; nothing for this one."""
+    """Return the default virtual packages of another platform; empty for the current one."""
     if platform is None or platform == current_platform():
         return {}
     from rattler import GenericVirtualPackage, PackageName, Version

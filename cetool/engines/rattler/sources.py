@@ -1,13 +1,13 @@
-"""What the solver is shown besides channels, or instead of all that is in them.
+"""Sources of package records for the solver, in addition to channels or with only some of their records.
 
-- Fields of match specs that rattler ignores, or compares otherwise than CEP 29 has it (``subdir``, ``fn``, ``extras``,
-  ``license``, ``license_family``): a solution has one package of a name, which has to fit every spec for that name, so
-  only the records that do are shown (:class:`Selection`).
-- Specs that name a file by its URL: the file is fetched and verified first, and its record, which comes from the
-  package itself, is the only one that fits (:class:`DirectPackages`). rattler would look it up by its name.
-- A baseline's packages (:class:`PinnedPackages`): they are in the environment whatever the solver would think of them,
-  so it is not told what they depend on, which could bring back what was taken out on purpose. What they say of other
-  packages is told as a limit: such a package fits, or is not there.
+- Fields of match specs that rattler ignores, or compares differently from CEP 29 (``subdir``, ``fn``, ``extras``,
+  ``license``, ``license_family``): since a solution has one package of a name, which must match all specs with this
+  name, the solver gets only the records that do (:class:`Selection`).
+- Match specs with the URL of a file: the file is fetched and verified first. Its record, which comes from the package
+  itself, is the only one that matches (:class:`DirectPackages`). rattler would look it up by its name.
+- The packages of a baseline (:class:`PinnedPackages`): they are part of the environment in any case. The solver does
+  not get their dependencies, which could add packages that the user has removed. Instead, these become constraints: a
+  package must satisfy them or be absent.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _RENAMED = {"fn": "file_name"}
 
 
 def fits(fields: Fields, record: PackageRecord) -> bool:
-    """Whether a record has what a spec says in :data:`SELECTED`; of the other fields rattler knows itself."""
+    """Return whether a record matches the fields of :data:`SELECTED` in a spec; rattler compares the other fields."""
     for key in SELECTED:
         wanted = fields.get(key)
         if wanted is None:
@@ -55,24 +55,24 @@ def fits(fields: Fields, record: PackageRecord) -> bool:
 
 
 def _same(wanted: str, found: str | None) -> bool:
-    """CEP 29, "String matching": whatever the case, with ``*`` for anything."""
+    """Compare as in CEP 29, "String matching": case-insensitively, with ``*`` for any text."""
     pattern = translate(wanted.replace("[", "[[]").replace("?", "[?]"))
     return found is not None and fullmatch(pattern, found, IGNORECASE) is not None
 
 
 class Selection:
-    """What the solver is shown: by package name the specs that all its records have to fit."""
+    """Selects the records for the solver; ``wanted`` has the specs that records must match, by package name."""
 
     def __init__(self, wanted: Mapping[str, tuple[Fields, ...]], *, strict: bool) -> None:
         self._wanted = wanted
         self._strict = strict
 
     def fits(self, record: PackageRecord) -> bool:
-        """Whether a record fits all the specs for its name."""
+        """Return whether a record matches all the specs for its name."""
         return all(fits(fields, record) for fields in self._wanted.get(record.name.normalized, ()))
 
     async def sources(self, gateway: Gateway, channels: Sources, subdirs: Sequence[Subdir]) -> list[Any]:
-        """The channels as the solver is to see them; they themselves where nothing is selected."""
+        """Return the channels with only the selected records; the channels themselves if nothing is selected."""
         if not self._wanted:
             return list(channels)
         shown: list[dict[str, list[RepoDataRecord]]] = [{} for _ in channels]
@@ -84,13 +84,13 @@ class Selection:
                 )
                 records = [record for records in found for record in records]
                 selected[name] = [] if hidden else [record for record in records if self.fits(record)]
-                # with strict priority a channel hides the others' packages of a name, whatever they are
+                # with strict priority, the first channel with a name hides all packages of this name in others
                 hidden = hidden or (self._strict and bool(records) and all(spec.channel is None for spec in specs))
         return [_Source(gateway, channel, selected) for channel, selected in zip(channels, shown, strict=True)]
 
 
 class _Source:
-    """A channel of which only some records of some packages are shown (rattler's ``RepoDataSource``)."""
+    """A channel with only some of the records of some packages (rattler's ``RepoDataSource``)."""
 
     def __init__(
         self, gateway: Gateway, channel: Channel | RepoDataSource, selected: Mapping[str, list[RepoDataRecord]]
@@ -100,7 +100,7 @@ class _Source:
         self._selected = selected
 
     async def fetch_package_records(self, platform: Subdir, name: PackageName) -> list[RepoDataRecord]:
-        """The records of a package in one subdir."""
+        """Return the records of a package in one subdir."""
         if name.normalized in self._selected:
             return [record for record in self._selected[name.normalized] if record.subdir == str(platform)]
         found = await self._gateway.query(
@@ -109,28 +109,28 @@ class _Source:
         return [record for records in found for record in records]
 
     def package_names(self, platform: Subdir) -> list[str]:
-        """Nothing: the solver asks for what it needs by name."""
+        """Return nothing: the solver requests packages by name."""
         return []
 
 
 class DirectPackages:
-    """The packages that the specs of one request name by their URLs: a source of records in front of the channels."""
+    """Packages whose URLs are in the match specs of a request: a source of records that precedes the channels."""
 
     def __init__(self, direct: Sequence[Direct]) -> None:
         self._direct = direct
         self._records: list[RepoDataRecord] = []
 
     async def fetch(self, checked: CheckedPackages) -> dict[int, MatchSpec]:
-        """Fetch the packages; the specs that only they fit, by position. Raises EngineError for a wrong digest."""
+        """Fetch the packages; return specs that match only these, by position. Raises EngineError."""
         from rattler import MatchSpec
 
         packages = {each.package.stem: each.package for each in self._direct}
         for each in self._direct:
             if packages[each.package.stem] != each.package:
                 raise EngineError(
-                    f"{each.package.stem} is asked for from two places",
+                    f"{each.package.stem} is requested with two different URLs or digests",
                     code="spec-unsatisfiable",
-                    hint="Name one of them.",
+                    hint="Remove one of them.",
                 )
         archives = await checked.have(list(packages.values()))
         self._records = [record_in(checked.cache, package) for package in packages.values()]
@@ -140,13 +140,13 @@ class DirectPackages:
         }
 
     async def fetch_package_records(self, platform: Subdir, name: PackageName) -> list[RepoDataRecord]:
-        """The records of a name; rattler asks once for each platform."""
+        """Return the records of a name, once: rattler requests them for each platform."""
         if str(platform) != "noarch":
             return []
         return [record for record in self._records if record.name.normalized == name.normalized]
 
     def package_names(self, platform: Subdir) -> list[str]:
-        """The names that there are."""
+        """Return the names of the packages."""
         return [record.name.normalized for record in self._records] if str(platform) == "noarch" else []
 
 
@@ -157,7 +157,7 @@ _MOST_NAMES = 5
 
 
 class PinnedPackages:
-    """The packages, with what is known of them; ``packages`` keep the order of the baseline."""
+    """The packages of a baseline, in its order, and their known records."""
 
     def __init__(self, packages: Sequence[Package]) -> None:
         self.packages = {package.name: package for package in packages}
@@ -165,15 +165,15 @@ class PinnedPackages:
 
     @property
     def specs(self) -> list[MatchSpec]:
-        """A spec for each, so that it is in the solution."""
+        """A match spec for each package, which adds it to the solution."""
         from rattler import MatchSpec
 
         return [MatchSpec(name) for name in self.packages]
 
     async def learn(self, cache: Path, gateway: Gateway, subdirs: list[Subdir], progress: Progress) -> None:
-        """Find out what the packages say of others: from those that are unpacked here, else from their channels.
+        """Get the dependencies of the packages: from the package cache, or else from their channels.
 
-        A channel that cannot be asked, or has a package no longer, is no hindrance: then nothing is known of it.
+        They stay unknown if the channel does not answer or does not have the package any more.
         """
         for name, package in self.packages.items():
             record = kept_record(cache, package)
@@ -188,7 +188,7 @@ class PinnedPackages:
         unknown = [name for name in self.packages if name not in self._known]
         if unknown:
             told = ", ".join(unknown[:_MOST_NAMES]) + (", ..." if len(unknown) > _MOST_NAMES else "")
-            progress.note(f"What {told} of the baseline needs is not known: its channel does not tell.")
+            progress.note(f"Dependencies are unknown for these packages of the baseline: {told}")
 
     async def _ask(self, channel: str, packages: list[Package], gateway: Gateway, subdirs: list[Subdir]) -> None:
         from rattler import Channel
@@ -198,7 +198,7 @@ class PinnedPackages:
             found = await gateway.query(
                 [Channel(channel)], subdirs, names, recursive=False, channel_relations="disabled"
             )
-        except Exception:  # whatever keeps a channel from answering: it was not needed for more
+        except Exception:  # the channel is not needed for anything else
             return
         wanted = {package.name: package for package in packages}
         for record in (record for records in found for record in records):
@@ -209,11 +209,11 @@ class PinnedPackages:
                 self._known.setdefault(record.name.normalized, record)
 
     def given(self) -> list[RepoDataRecord]:
-        """The records that the solver is to take as they are."""
+        """Return the records that the solver must not change."""
         return [self._record(package, for_solver=True) for package in self.packages.values()]
 
     def restored(self, records: Iterable[RepoDataRecord]) -> list[RepoDataRecord]:
-        """The solution with what the packages depend on, as far as that is known: linking in order takes that."""
+        """Return the solution with the known dependencies of the packages, which determine the order of linking."""
         found = []
         for record in records:
             package = self.packages.get(record.name.normalized)
@@ -242,17 +242,17 @@ class PinnedPackages:
             sha256=bytes.fromhex(package.sha256) if package.sha256 else None,
             md5=bytes.fromhex(package.md5) if package.md5 else None,
         )
-        if for_solver:  # it is there, whatever day is solved for
+        if for_solver:  # not excluded by any exclude-newer
             record.timestamp = datetime.fromtimestamp(0, timezone.utc)
         return RepoDataRecord(record, package.file_name, package.url, package.channel)
 
     def _is_limit(self, text: str) -> bool:
-        """Whether a spec is about a package that may be added."""
+        """Return whether a spec is about a package that may be added."""
         name = _NAME.match(text.rpartition("::")[2].strip())
         return name is not None and not name[0].startswith("__") and name[0].lower() not in self.packages
 
     def explain(self, text: str, asked: Sequence[str]) -> EngineError | None:
-        """The error for a solver's words where a package of the baseline is in the way."""
+        """Return the error for a solver's message if a package of the baseline causes a conflict."""
         named = [name for name in (*_LOCKED.findall(text), *_LIMITS.findall(text)) if name in self.packages]
         names = list(dict.fromkeys(named))
         if not names:
@@ -263,23 +263,22 @@ class PinnedPackages:
             f"{' and '.join(map(repr, asked))} cannot be added to the baseline, which has {told}",
             code="baseline-conflict",
             details=tuple(line.replace("is locked, but", "is in the baseline, but") for line in lines),
-            hint=f"Take out what is in the way, and another version may come instead: without: [{', '.join(names)}]. "
-            "Or ask for another version of what is added.",
+            hint=f"Allow another version with `without: [{', '.join(names)}]`, or request another one of the addition.",
         )
 
 
 def exactly(solution: Iterable[Package], pinned: Sequence[Package]) -> tuple[Package, ...]:
-    """The packages of a solution, in an order in which they can be linked; the pinned ones unchanged."""
+    """Return the packages of a solution in linking order, the pinned ones unchanged."""
     given = {package.name: package for package in pinned}
     found = {package.name: package for package in solution}
     return tuple(given.get(name) or found[name] for name in linked_in_order(found, list(given)))
 
 
 def linked_in_order(records: Mapping[str, Package], given: Sequence[str]) -> list[str]:
-    """The names of the records, by name, in an order in which they can be linked.
+    """Return the names of the records in linking order.
 
-    What a package depends on comes before it, python as early as it can; beyond that the ``given`` names keep their
-    order, for of those it may not be known what they depend on.
+    Dependencies come first, and python as early as possible. Otherwise the ``given`` names keep their order, since
+    their dependencies may be unknown.
     """
     order: dict[str, None] = {}
     begun: set[str] = set()
@@ -292,6 +291,6 @@ def linked_in_order(records: Mapping[str, Package], given: Sequence[str]) -> lis
             begun.add(name)
             stack.append((name, True))
             needs = [match[0].lower() for text in records[name].depends if (match := _NAME.match(text))]
-            # a python may ask for pip, which is installed by python
+            # python may depend on pip, which requires python
             stack += [(need, False) for need in reversed(needs) if (name, need) != ("python", "pip")]
     return list(order)

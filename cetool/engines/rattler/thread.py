@@ -1,6 +1,6 @@
-"""Runs rattler's work in a thread of its own, and waits for it: for its end, for signals, for a stillness too long.
+"""Run rattler in a separate thread, and wait for its end, for signals, and for too long a time without progress.
 
-What rattler reports while it works is passed on to the progress that is shown, and counts as a sign of life.
+What rattler reports is passed on to the displayed progress, and counts as progress.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cetool.engines.protocol import EngineRequest, Progress
 
 
 class Pulse:
-    """When rattler last got anywhere, while it depends on a network; at other times it counts as alive."""
+    """The time of rattler's last progress, while it depends on the network; otherwise it counts as alive."""
 
     def __init__(self) -> None:
         self._depth = 0
@@ -34,12 +34,12 @@ class Pulse:
         self._looked = 0.0
 
     def beat(self) -> None:
-        """Something has moved."""
+        """Note that there was progress."""
         self._at = time.monotonic()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """The time in which standing still means that a server does not answer."""
+        """Mark a time in which no progress means that a server does not answer."""
         self.beat()
         self._depth += 1
         try:
@@ -48,7 +48,7 @@ class Pulse:
             self._depth -= 1
 
     def still_for(self, directory: Path) -> float:
-        """Seconds without a sign; files that grow in ``directory``, where metadata arrives, are one too."""
+        """Return the seconds without progress; growing files in ``directory``, for metadata, count as progress too."""
         now = time.monotonic()
         if not self._depth:
             return 0.0
@@ -72,7 +72,7 @@ def _sizes(directory: Path) -> tuple[tuple[str, int, int], ...]:
 
 
 class Reporter:
-    """rattler's ``InstallerReporter``: callbacks come from its threads, so what they change is changed under a lock."""
+    """rattler's ``InstallerReporter``; its threads call the methods, so they hold a lock."""
 
     def __init__(self, progress: Progress, pulse: Pulse, sizes: dict[str, int]) -> None:
         self.failed_scripts: list[str] = []
@@ -89,21 +89,21 @@ class Reporter:
         self._downloading = False
 
     def on_transaction_start(self, total_operations: int) -> None:
-        """The first packages may be linked while others are still downloaded."""
+        """Note the start of linking, perhaps while other packages are still being downloaded."""
         with self._lock:
             self._pulse.beat()
             self._progress.stage("Linking")
             self._progress.link(0, len(self._sizes))
 
     def on_populate_cache_start(self, operation: int, package_name: str) -> int:
-        """A package is looked for in the cache; the answer names it from now on."""
+        """Note that a package is looked up in the cache; return a number for it."""
         with self._lock:
             self._pulse.beat()
             self._names.append(package_name)
             return len(self._names) - 1
 
     def on_download_start(self, cache_entry: int) -> int:
-        """It is not in the cache."""
+        """Note that a package is not in the cache and is being downloaded."""
         with self._lock:
             self._pulse.beat()
             if not self._downloading:
@@ -114,7 +114,7 @@ class Reporter:
             return cache_entry
 
     def on_download_progress(self, download_idx: int, progress: int, total: int | None) -> None:
-        """Bytes have come in."""
+        """Note the bytes downloaded so far."""
         with self._lock:
             self._pulse.beat()
             self._downloaded[download_idx] = progress
@@ -123,7 +123,7 @@ class Reporter:
             self._progress.download(sum(self._downloaded.values()), sum(self._expected.values()) or None)
 
     def on_populate_cache_complete(self, cache_entry: int) -> None:
-        """A package is in the cache; after the last one only linking is left."""
+        """Note that a package is in the cache; after the last one only linking remains."""
         with self._lock:
             self._pulse.beat()
             self._populated += 1
@@ -133,40 +133,40 @@ class Reporter:
                 self._progress.link(self._linked, len(self._sizes))
 
     def on_link_complete(self, index: int) -> None:
-        """A package is in the prefix."""
+        """Note that a package is linked."""
         with self._lock:
             self._pulse.beat()
             self._linked += 1
             self._progress.link(self._linked, len(self._sizes))
 
     def on_post_link_start(self, package_name: str, script_path: str) -> int:
-        """A package's own script is run; the answer names it."""
+        """Note that a package's link script is running; return a number for it."""
         with self._lock:
             self._pulse.beat()
             self._scripts.append(package_name)
             return len(self._scripts) - 1
 
     def on_post_link_complete(self, index: int, success: bool) -> None:
-        """It has ended. rattler goes on after a failure; conda does not, and neither do we."""
+        """Note that a link script has ended. rattler ignores a failure; cetool, like conda, does not."""
         with self._lock:
             self._pulse.beat()
             if not success:
                 self.failed_scripts.append(self._scripts[index])
 
     def failed_script(self, prefix: Path) -> EngineError | None:
-        """The error for a post-link script that failed, in the words that it left for the user; None if none did."""
+        """Return the error for a failed post-link script, with its message for the user; None if none failed."""
         if not self.failed_scripts:
             return None
         said = _messages(prefix)
         return EngineError(
             f"the post-link script of {self.failed_scripts[0]} failed" + (f": {said}" if said else ""),
             code="link-script-failed",
-            hint="The package cannot be set up on this machine; ask its maintainers, or leave it out.",
+            hint="The package cannot be installed on this machine: report it to its maintainers, or remove it.",
         )
 
 
 def _messages(prefix: Path) -> str:
-    """What post-link scripts left for the user, by conda's convention."""
+    """Return the messages of link scripts for the user, which by conda's convention are in a file."""
     try:
         return " ".join(read_regular(prefix / ".messages.txt", NOTE).decode("utf-8", "replace").split())[:500]
     except OSError:
@@ -175,28 +175,27 @@ def _messages(prefix: Path) -> str:
 
 _T = TypeVar("_T")
 _TICK = 0.1
-#: Files that rattler has open at once, at least.
+#: The least number of files that rattler opens at once.
 _DESCRIPTORS = 40
-#: Seconds that what was begun has to come to its end after an interruption.
+#: Seconds that running work has to finish after an interruption.
 _LAST_WORDS = 2.0
 
 
 class Stalled(Exception):
-    """Nothing has moved for too long."""
+    """There was no progress for too long."""
 
 
 class TooMuchMemory(Exception):
-    """rattler's work takes more memory than any sound package list needs."""
+    """rattler uses more memory than any valid package list needs."""
 
 
 def attend(
     work: Coroutine[Any, Any, _T],
     stalled: Callable[[], bool],
 ) -> _T:
-    """The result of the work, which is done in a thread of its own, so that a signal is taken while it goes on.
+    """Do the work in a separate thread, so that signals are handled meanwhile, and return its result.
 
-    Whatever is raised here in the meantime cancels the work first. Raises Stalled when ``stalled`` says so, and
-    TooMuchMemory.
+    An exception raised here meanwhile cancels the work. Raises Stalled if ``stalled`` returns true, and TooMuchMemory.
     """
     import asyncio
 
@@ -230,7 +229,7 @@ def attend(
 
 
 def _private_memory() -> int:
-    """Bytes of memory of this process that no file has; 0 where the system does not tell."""
+    """Return the anonymous memory of this process in bytes; 0 if unknown."""
     with suppress(OSError, ValueError, IndexError), open("/proc/self/status", "rb") as file:
         return int(file.read().split(b"RssAnon:")[1].split(maxsplit=1)[0]) << 10
     return 0
@@ -238,16 +237,16 @@ def _private_memory() -> int:
 
 @functools.cache
 def _settle_at_exit() -> None:
-    """Have an interpreter that ends wait a moment first.
+    """Make the interpreter wait a moment before it exits.
 
-    A thread of rattler's that still holds Python objects when the interpreter is taken down crashes the process: seen
-    in 2 of 100 runs under load, with the work done. Replacing the process (exec) and os._exit() are not affected.
+    The process crashes if a rattler thread still holds Python objects when the interpreter exits: this happened in 2 of
+    100 runs under load, after the work was done. Replacing the process (exec) and os._exit() are not affected.
     """
     atexit.register(time.sleep, 0.05)
 
 
 def wait_until_quiet(prefix: Path) -> None:
-    """Wait until nothing is added to the prefix any more: links that were begun are finished by rattler's threads."""
+    """Wait until nothing is added to the prefix any more: rattler's threads finish linking what they have begun."""
     deadline = time.monotonic() + _LAST_WORDS
     before = -1
     while time.monotonic() < deadline:
@@ -259,26 +258,26 @@ def wait_until_quiet(prefix: Path) -> None:
 
 
 def memory_exceeded(request: EngineRequest) -> EngineError:
-    """The error for work that takes too much memory."""
+    """Return the error for too much memory."""
     return EngineError(
-        f"the embedded engine was stopped: it took more than {limits.MEMORY >> 30} GiB of memory for the"
+        f"the embedded engine was stopped: it used more than {limits.MEMORY >> 30} GiB of memory for the"
         f" package lists of {', '.join(map(redact, request.channels))}",
         code="memory-exceeded",
-        hint="One of these channels is damaged or hostile: leave it out, or tell its owner.",
+        hint="One of these channels is damaged or malicious: remove it, or report it to its owner.",
         log=str(request.log),
     )
 
 
 def panicked(error: BaseException) -> EngineError:
-    """The error for a panic of rattler's."""
+    """Return the error for a panic in rattler."""
     return EngineError(
-        f"the embedded engine stopped because of a defect in py-rattler: {panic_text(error)}",
-        hint="Another engine may succeed: --engine conda. Please report it to cetool, with the log.",
+        f"the embedded engine failed because of a bug in py-rattler: {panic_text(error)}",
+        hint="Try another engine, such as --engine conda. Please report the bug to cetool and include the log.",
     )
 
 
 def need_descriptors() -> None:
-    """Raise EngineError where the process may not open the files that rattler needs at once: it aborts without them."""
+    """Raise EngineError if the process cannot open as many files as rattler needs, which would make it abort."""
     opened = []
     try:
         for _ in range(_DESCRIPTORS):
@@ -287,8 +286,8 @@ def need_descriptors() -> None:
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             return
         raise EngineError(
-            f"too few files may be open at the same time for the embedded engine: {error.strerror}",
-            hint="Raise the limit, `ulimit -n 1024`, and run the same command again.",
+            f"the limit on open files is too low for the embedded engine: {error.strerror}",
+            hint="Raise the limit with `ulimit -n 1024` and run the command again.",
         ) from None
     finally:
         for descriptor in opened:
