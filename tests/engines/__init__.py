@@ -1,4 +1,4 @@
-"""Executables named conda, mamba and micromamba for machines that have none: see :mod:`engines.fake_engine`."""
+"""Executables named conda, mamba and micromamba for machines without them: see :mod:`engines.fake_engine`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FAKE = Path(__file__).with_name("fake_engine.py")
 
 
 def install_fakes(directory: Path, *names: str) -> None:
-    """Put executables of these names into a directory (to be put on a PATH)."""
+    """Write executables of these names to a directory, for a PATH."""
     directory.mkdir(parents=True, exist_ok=True)
     for name in names:
         path = directory / name

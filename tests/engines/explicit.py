@@ -1,4 +1,4 @@
-"""The fakes' way with an ``@EXPLICIT`` file: exactly these packages, checked as the real ones check them.
+"""How fake engines read an ``@EXPLICIT`` file: exactly these packages, verified as by real engines.
 
 conda looks at the digest of what it downloads and not at that of ``file://`` archives, mamba at both; both take what is
 unpacked in their package cache as it is.
@@ -27,7 +27,7 @@ class Wanted:
 
     @property
     def bare(self) -> str:
-        """The URL without a login, as it is recorded."""
+        """The URL without a login, for records."""
         parts = urlsplit(self.url)
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
@@ -48,7 +48,7 @@ def wanted_packages(lines: list[str]) -> list[Wanted]:
 
 
 def records_of(name: str, lines: list[str], cache: Path) -> list[rattler.RepoDataRecord]:
-    """The records of the packages, which are in the cache then."""
+    """Put the packages into the cache and return their records."""
     return [_record(name, wanted, cache) for wanted in wanted_packages(lines)]
 
 
@@ -70,7 +70,7 @@ def _record(name: str, wanted: Wanted, cache: Path) -> rattler.RepoDataRecord:
 
 
 def fetch(url: str, path: Path) -> None:
-    """Write what a URL leads to into a file, as it comes."""
+    """Download a URL to a file."""
     parts = urlsplit(url)
     login, at, place = parts.netloc.rpartition("@")
     request = urllib.request.Request(urlunsplit(parts._replace(netloc=place)))
@@ -90,7 +90,7 @@ def _check(name: str, wanted: Wanted, archive: Path) -> None:
 
 
 def _refuse(name: str, wanted: Wanted, algorithm: str, actual: str) -> NoReturn:
-    """End as it was recorded of conda 26.7 and micromamba 2.8 (h03-explicit-http-sha256bad)."""
+    """Fail as recorded from conda 26.7 and micromamba 2.8 (h03-explicit-http-sha256bad)."""
     if name == "conda":
         words = (
             "\nChecksumMismatchError: Conda detected a mismatch between the expected content and downloaded content\n"

@@ -1,4 +1,4 @@
-"""What stands in for conda, mamba and micromamba where they are not: called as ``fake_engine.py NAME ARGS...``.
+"""A fake of conda, mamba and micromamba for machines without them, called as ``fake_engine.py NAME ARGS...``.
 
 It takes no option that the real one does not take or that cetool is not to use, prints what the real one prints (see
 ``tests/transcripts``), and builds the prefix for real, with py-rattler. It also has the real ones' bad habits: conda
@@ -56,7 +56,7 @@ _FLAGS = {
 
 @dataclass
 class Arguments:
-    """A command line, taken apart."""
+    """A parsed command line."""
 
     prefix: Path | None = None
     channels: list[str] = field(default_factory=list)
@@ -67,23 +67,23 @@ class Arguments:
 
 
 def say(text: str, *, end: str = "\n") -> None:
-    """Print and flush, as the real ones do stage by stage."""
+    """Print and flush, as real engines do for each stage."""
     print(text, end=end, flush=True)
 
 
 def fail(text: str, status: int = 1) -> NoReturn:
-    """End with a message on standard error."""
+    """Exit with a message on standard error."""
     print(text, file=sys.stderr, flush=True)
     sys.exit(status)
 
 
 def family(name: str) -> str:
-    """``conda`` or ``mamba``: mamba and micromamba are one program."""
+    """Return ``conda`` or ``mamba``: mamba and micromamba are one program."""
     return "conda" if name == "conda" else "mamba"
 
 
 def parse(name: str, words: list[str]) -> Arguments:
-    """Take a command line apart, with the real ones' words for what they do not know."""
+    """Parse a command line, with the error messages of real engines."""
     found = Arguments()
     rest = iter(words)
     for word in rest:
@@ -114,7 +114,7 @@ def parse(name: str, words: list[str]) -> Arguments:
 
 
 def read_files(name: str, arguments: Arguments) -> None:
-    """Take in what spec files and environment files say; they have to be the user's alone."""
+    """Read spec files and environment files, which only the user may be able to read."""
     for path in arguments.files:
         if path.stat().st_mode & 0o077:
             fail(f"{path} can be read by others", 96)
@@ -132,7 +132,7 @@ def read_files(name: str, arguments: Arguments) -> None:
 
 
 def with_credentials(channel: str) -> str:
-    """conda completes a channel's URL by the credentials of ``custom_channels`` in the file that CONDARC names."""
+    """Add credentials to a channel's URL from ``custom_channels`` in the file that CONDARC names, as conda does."""
     condarc = os.environ.get("CONDARC")
     if not condarc:
         return channel
@@ -150,7 +150,7 @@ def with_credentials(channel: str) -> str:
 
 
 def aliased(channel: str) -> str:
-    """The URL of a channel that is named without one: below the ``channel_alias`` of the user's ``.condarc``."""
+    """Return the URL of a channel's name, below the ``channel_alias`` of the user's ``.condarc``."""
     condarc = Path(os.environ["HOME"], ".condarc")
     if "://" in channel or not condarc.exists():
         return channel
@@ -161,7 +161,7 @@ def aliased(channel: str) -> str:
 
 
 def replay(name: str, which: str, arguments: Arguments) -> NoReturn:
-    """Print what was recorded, with this run's places, and end in the recorded way."""
+    """Print recorded output with the paths of this run, and end as recorded."""
     stem = TRANSCRIPTS / family(name).replace("mamba", "micromamba") / which
     command = stem.with_name(f"{which}.cmd").read_text().split()
     recorded = command[command.index("-c") + 1] if "-c" in command else None
@@ -179,7 +179,7 @@ def replay(name: str, which: str, arguments: Arguments) -> NoReturn:
 
 
 def die(signum: int) -> NoReturn:
-    """Die of a signal, without leaving a core."""
+    """Die from a signal without a core dump."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -189,7 +189,7 @@ def die(signum: int) -> NoReturn:
 
 
 def stand_still(*, deaf: bool) -> NoReturn:
-    """Wait for ever, with a child that does the same."""
+    """Wait forever, with a child process that does the same."""
     if deaf:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -208,7 +208,7 @@ def append(path: Path, line: str) -> None:
 
 
 def keep_files() -> None:
-    """Copy the files that variables name for the test to read: they are gone when the run is over."""
+    """Copy the files that variables name, so that tests can read them after the run."""
     if directory := os.environ.get("FAKE_ENGINE_KEEP"):
         Path(directory).mkdir()
         for variable in ("CONDARC", "NETRC"):
@@ -217,7 +217,7 @@ def keep_files() -> None:
 
 
 def package_cache() -> Path:
-    """Where packages are kept."""
+    """Return the package cache."""
     given = os.environ.get("CONDA_PKGS_DIRS")
     cache = Path(given) if given else Path(os.environ["HOME"], ".fake-engine", "pkgs")
     cache.mkdir(parents=True, exist_ok=True)
@@ -225,7 +225,7 @@ def package_cache() -> Path:
 
 
 def solve(name: str, arguments: Arguments, channels: list[str]) -> list[rattler.RepoDataRecord]:
-    """Solve for real; tell a failure in the real one's words. What is named exactly is not solved."""
+    """Solve, or fail with the message of a real engine. Exact packages are not solved."""
     if arguments.explicit is not None:
         from engines.explicit import records_of
 
@@ -252,14 +252,14 @@ def solve(name: str, arguments: Arguments, channels: list[str]) -> list[rattler.
 
 
 def current_subdir() -> str:
-    """The platform's directory in a channel."""
+    """Return the platform's subdir."""
     from support.interpreter import current_subdir as subdir
 
     return subdir()
 
 
 def unsolved(name: str, reason: str, arguments: Arguments) -> NoReturn:
-    """End as the real one ends where there is no solution."""
+    """Fail as a real engine does without a solution."""
     if "Cannot solve" not in reason and "No candidates" not in reason:
         replay(name, "h04-auth" if "401" in reason else "06-channel-file-nope", arguments)
     missing = re.findall(r"No candidates were found for (\S+)", reason)
@@ -285,7 +285,7 @@ def unsolved(name: str, reason: str, arguments: Arguments) -> NoReturn:
 
 
 def link(arguments: Arguments, records: list[rattler.RepoDataRecord]) -> None:
-    """Download and link for real."""
+    """Download and link packages."""
     assert arguments.prefix is not None
     prefix = arguments.prefix
 
@@ -304,7 +304,7 @@ def link(arguments: Arguments, records: list[rattler.RepoDataRecord]) -> None:
 
 
 def keep_archive(record: rattler.RepoDataRecord) -> None:
-    """Keep what was downloaded beside what was unpacked, as the real ones do."""
+    """Keep archives next to unpacked packages, as real engines do."""
     import hashlib
 
     from engines.explicit import fetch
@@ -316,27 +316,27 @@ def keep_archive(record: rattler.RepoDataRecord) -> None:
 
 
 class FillingCache:
-    """conda takes no lock: where another fills the same package cache, archives break."""
+    """Fail if another process fills the same package cache: conda takes no lock, so archives would break."""
 
     def __init__(self) -> None:
         self._file = (package_cache() / "being-filled").open("a")
 
     def __enter__(self) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a killed one fills no more
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a killed process does not hold it
         except BlockingIOError:
             fail(
                 "\nInvalidArchiveError('Error with archive "
                 f"{package_cache()}/hello-bin-1.0-0.conda.  You probably need to delete and re-download')\n"
             )
-        time.sleep(0.3)  # long enough to be met by another
+        time.sleep(0.3)  # long enough to overlap with another
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
 def conda_create(arguments: Arguments, fault: str) -> None:
-    """``conda create``, in its words."""
+    """Imitate ``conda create``."""
     if "--override-channels" in arguments.flags and not arguments.channels:
         fail("\nArgumentError: At least one -c / --channel flag must be supplied when using --override-channels.\n", 2)
     channels = list(map(with_credentials, arguments.channels))
@@ -369,7 +369,7 @@ def conda_create(arguments: Arguments, fault: str) -> None:
 
 
 def mamba_create(name: str, arguments: Arguments, fault: str) -> None:
-    """``micromamba create``, in its words."""
+    """Imitate ``micromamba create``."""
     assert arguments.prefix is not None
     if arguments.prefix.exists() and any(arguments.prefix.iterdir()):
         replay(name, "13c-create-nonenv-dir", arguments)
@@ -397,7 +397,7 @@ def mamba_create(name: str, arguments: Arguments, fault: str) -> None:
 
 
 def finish(arguments: Arguments, records: list[rattler.RepoDataRecord], fault: str) -> None:
-    """Link, and write the history last; or what a fault makes of that."""
+    """Link packages and write the history last, or do what a fault says."""
     assert arguments.prefix is not None
     meta = arguments.prefix / "conda-meta"
     meta.mkdir(parents=True, exist_ok=True)
@@ -412,14 +412,14 @@ def finish(arguments: Arguments, records: list[rattler.RepoDataRecord], fault: s
 
 
 def halve(prefix: Path) -> None:
-    """Take away what was linked, and leave the records."""
+    """Remove linked files but keep the records."""
     for path in prefix.iterdir():
         if path.is_dir() and path.name != "conda-meta":
             shutil.rmtree(path)
 
 
 def register(arguments: Arguments) -> None:
-    """Write the prefix into ``~/.conda/environments.txt`` unless it is there."""
+    """Add the prefix to ``~/.conda/environments.txt`` unless it is in it."""
     registry = Path(os.environ["HOME"], ".conda", "environments.txt")
     registry.parent.mkdir(exist_ok=True)
     if not registry.exists() or str(arguments.prefix) not in registry.read_text(errors="replace").splitlines():
@@ -427,7 +427,7 @@ def register(arguments: Arguments) -> None:
 
 
 def main(name: str, words: list[str]) -> None:
-    """Be the engine of that name."""
+    """Act as the engine of that name."""
     if words == ["--version"]:
         say(os.environ.get("FAKE_ENGINE_VERSION", VERSIONS[name]))
         return
@@ -456,7 +456,7 @@ def main(name: str, words: list[str]) -> None:
 
 
 def run() -> NoReturn:
-    """Run and leave at once: py-rattler's threads may crash an interpreter that takes its time to end."""
+    """Run and exit at once: py-rattler's threads may crash an interpreter that exits slowly."""
     status = 0
     try:
         main(sys.argv[1], sys.argv[2:])

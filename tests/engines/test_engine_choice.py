@@ -1,4 +1,4 @@
-"""Which engine is taken on a machine, and why; what counts as one; what counts as a complete environment."""
+"""Which engine is chosen and why, which programs are engines, and when an environment is complete."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ PATH = "{0.bin}:/usr/bin:/bin"
 
 @pytest.fixture
 def env(home: Home, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A machine without any engine but the built-in one, whatever this machine has."""
+    """A machine with only the built-in engine, independent of this machine."""
     monkeypatch.setattr("cetool.engines.discovery.ELSEWHERE", ())
     return home.environment({"PATH": f"{home.bin}:/usr/bin:/bin"})
 
 
 def choose(wanted: str | None, env: dict[str, str]) -> tuple[Engine, str]:
-    """Choose on that machine."""
+    """Choose an engine on that machine."""
     home = Path(env["HOME"])
     return choose_engine(wanted, env, lock_dir=home / "locks", cache_dir=home / "cache")
 
 
 def found(name: str, env: dict[str, str], *, with_versions: bool = False) -> Found:
-    """What is known of one engine."""
+    """Find one engine."""
     return next(each for each in find_engines(env, with_versions=with_versions) if each.name == name)
 
 
 def maker(printed: str) -> tuple[str, str]:
-    """The engine that made the environment whose prefix was printed, and its version."""
+    """Return name and version of the engine that made the environment with the printed prefix."""
     marker = json.loads(Path(printed.strip(), "conda-meta", "cetool").read_text(encoding="utf-8"))
     return marker["engine"], marker["engine_version"]
 
 
-def test_the_order(home: Home, env: dict[str, str]) -> None:
-    """mamba, micromamba, conda, else the built-in one; the reason says where it was."""
+def test_engines_are_tried_in_order(home: Home, env: dict[str, str]) -> None:
+    """mamba, micromamba, conda, then the built-in engine; the reason says where it was found."""
     assert [each.name for each in find_engines(env)] == list(NAMES)
     engine, reason = choose(None, env)
     assert engine.name == "rattler" and "built in" in reason
@@ -62,8 +62,8 @@ def test_the_order(home: Home, env: dict[str, str]) -> None:
         assert str(home.bin / name) in reason and "PATH" in reason
 
 
-def test_variables_come_first_and_tell_mamba_from_micromamba(home: Home, env: dict[str, str]) -> None:
-    """MAMBA_EXE is set by both."""
+def test_variables_come_first_and_distinguish_mamba_from_micromamba(home: Home, env: dict[str, str]) -> None:
+    """Both set MAMBA_EXE."""
     install_fakes(home.path / "away", "micromamba", "conda")
     install_fakes(home.bin, "conda")
     env |= {"MAMBA_EXE": str(home.path / "away" / "micromamba"), "CONDA_EXE": str(home.path / "away" / "conda")}
@@ -72,15 +72,15 @@ def test_variables_come_first_and_tell_mamba_from_micromamba(home: Home, env: di
     assert found("conda", env).path == env["CONDA_EXE"] and found("conda", env).how == "CONDA_EXE"
 
 
-def test_usual_places(home: Home, env: dict[str, str]) -> None:
-    """An installation that is on no PATH."""
+def test_engines_are_found_in_usual_directories(home: Home, env: dict[str, str]) -> None:
+    """Also if they are not on the PATH."""
     install_fakes(home.path / "miniforge3" / "bin", "conda")
     assert found("conda", env).path == str(home.path / "miniforge3" / "bin" / "conda")
     assert choose("conda", env)[0].version == "26.7.1"
 
 
-def test_an_installation_that_records_the_version_is_not_asked(home: Home, env: dict[str, str]) -> None:
-    """conda takes long to tell it; `info` asks all the same."""
+def test_an_engine_with_a_recorded_version_is_not_asked(home: Home, env: dict[str, str]) -> None:
+    """conda is slow to print its version; only `info` asks."""
     root = home.path / "miniforge3"
     home.write("miniforge3/bin/conda", "#!/bin/sh\nexit 3\n", executable=True)
     for record in ("conda-26.5.0-py312_0", "conda-libmamba-solver-26.4.1-pyhd8ed1ab_0", "python-3.12.1-h_0"):
@@ -88,13 +88,13 @@ def test_an_installation_that_records_the_version_is_not_asked(home: Home, env: 
     engine, reason = choose("conda", env)
     assert (engine.name, engine.version) == ("conda", "26.5.0") and str(root) in reason
     assert found("conda", env, with_versions=True).problem is not None
-    home.write("miniforge3/conda-meta/conda-26.6.0-py312_0.json", "{}")  # two: something is wrong there
+    home.write("miniforge3/conda-meta/conda-26.6.0-py312_0.json", "{}")  # two records: the version is unclear
     with pytest.raises(EngineError):
         choose("conda", env)
 
 
 def test_a_genuine_conda_is_not_asked(home: Home) -> None:
-    """It takes long to tell its version, which the environment's history has as well."""
+    """conda is slow to print its version, which is also in the environment's history."""
     home.write(
         "bin/conda",
         "#!/bin/sh\n# from conda.cli import main\n"
@@ -107,7 +107,7 @@ def test_a_genuine_conda_is_not_asked(home: Home) -> None:
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is here, and micromamba is a binary")
 def test_a_genuine_micromamba_is_asked_while_it_works(home: Home) -> None:
-    """The version is answered only when the creation has begun."""
+    """It prints its version only after the creation has begun."""
     home.write(
         "real",
         f'#!/bin/sh\ntest "$1" = create && touch {home.path}/begun\n'
@@ -122,8 +122,8 @@ def test_a_genuine_micromamba_is_asked_while_it_works(home: Home) -> None:
     assert done.returncode == 0 and maker(done.stdout) == ("micromamba", "2.8.1"), done.stderr
 
 
-def test_what_only_looked_genuine_is_passed_over_when_it_fails(home: Home) -> None:
-    """The next engine makes the environment; where this one was asked for, it is told what is wrong with it."""
+def test_a_fake_engine_is_skipped_when_it_fails(home: Home) -> None:
+    """The next engine makes the environment; if this engine was requested, the error says what is wrong."""
     home.write(
         "bin/conda", "#!/bin/sh\n# from conda.cli import main\necho its python is gone >&2; exit 3\n", executable=True
     )
@@ -135,8 +135,8 @@ def test_what_only_looked_genuine_is_passed_over_when_it_fails(home: Home) -> No
     assert done.returncode == 0 and maker(done.stdout) == ("rattler", rattler.__version__), done.stderr
 
 
-def test_what_merely_bears_the_name_is_passed_over(home: Home, env: dict[str, str]) -> None:
-    """PyPI's mamba is a test runner; a program that does not start is none."""
+def test_other_programs_of_the_same_name_are_skipped(home: Home, env: dict[str, str]) -> None:
+    """PyPI's mamba is a test runner; a program that does not start is skipped too."""
     home.write("bin/mamba", "#!/bin/sh\necho 0.11.3\n", executable=True)
     home.write("bin/micromamba", "#!/bin/sh\necho broken >&2; exit 3\n", executable=True)
     engine, reason = choose(None, env)
@@ -148,16 +148,16 @@ def test_what_merely_bears_the_name_is_passed_over(home: Home, env: dict[str, st
     assert found("conda", env).path is None
 
 
-def test_mamba_1_is_a_conda(home: Home, env: dict[str, str]) -> None:
-    """It takes conda's command line, and conda's turns."""
+def test_mamba_1_is_treated_as_conda(home: Home, env: dict[str, str]) -> None:
+    """It has conda's command line, and only one runs at a time."""
     home.write("bin/mamba", "#!/bin/sh\nprintf 'mamba 1.5.8\\nconda 24.1.0\\n'\n", executable=True)
     engine, _ = choose("mamba", env)
     assert getattr(engine, "kind", None) is CONDA and engine.name == "mamba" and engine.version == "1.5.8"
     assert found("mamba", env, with_versions=True).version == "1.5.8"
 
 
-def test_scripts_that_refuse_to_work_are_gone_round(home: Home, env: dict[str, str]) -> None:
-    """A conda from pip is called by its python; a pyenv shim not at all."""
+def test_unusable_scripts_are_avoided(home: Home, env: dict[str, str]) -> None:
+    """A conda installed by pip runs with its python; a pyenv shim is not used."""
     home.write("bin/conda", "#!/usr/bin/python3\nfrom conda.cli.main_pip import main\n", executable=True)
     assert "installed by pip" in str(found("conda", env).problem)
     fake = '#!/bin/sh\ntest "$*" = "-I -B -m conda --version" && echo conda 26.7.1\n'
@@ -171,8 +171,8 @@ def test_scripts_that_refuse_to_work_are_gone_round(home: Home, env: dict[str, s
         choose("conda", env)
 
 
-def test_names_that_are_none(env: dict[str, str]) -> None:
-    """A typo is told with what was meant; an engine that is not here with where it was looked for."""
+def test_unknown_engines_get_a_hint(env: dict[str, str]) -> None:
+    """A typo gets a suggestion; a missing engine gets the places that were searched."""
     with pytest.raises(UsageError) as caught:
         choose("micromanba", env)
     assert "micromamba'?" in str(caught.value.hint)
@@ -181,7 +181,7 @@ def test_names_that_are_none(env: dict[str, str]) -> None:
 
 
 def test_forgetting_a_registration_keeps_the_rest(tmp_path: Path) -> None:
-    """Byte for byte, through a symbolic link, and without litter."""
+    """Byte for byte, through a symbolic link, and without temporary files."""
     real = tmp_path / "dotfiles" / "environments.txt"
     real.parent.mkdir()
     (tmp_path / ".conda").mkdir()
@@ -195,8 +195,8 @@ def test_forgetting_a_registration_keeps_the_rest(tmp_path: Path) -> None:
     assert not forget_registration(ours, {"HOME": str(tmp_path)})
 
 
-def test_a_registry_that_was_only_ours_goes(tmp_path: Path) -> None:
-    """With its directory, unless something else is there."""
+def test_an_empty_registry_is_removed(tmp_path: Path) -> None:
+    """Its directory is removed too if it is empty."""
     registry = tmp_path / ".conda" / "environments.txt"
     registry.parent.mkdir()
     registry.write_bytes(bytes(tmp_path / "env") + b"\n")
@@ -204,8 +204,8 @@ def test_a_registry_that_was_only_ours_goes(tmp_path: Path) -> None:
     assert not registry.parent.exists()
 
 
-def test_many_forget_at_once(tmp_path: Path) -> None:
-    """Nobody's rewriting loses another's line or brings one back."""
+def test_concurrent_changes_of_the_registry_are_kept(tmp_path: Path) -> None:
+    """No process loses another's line or adds one back."""
     registry = tmp_path / ".conda" / "environments.txt"
     registry.parent.mkdir()
     lines = [f"{tmp_path}/{kind}{number}" for number in range(12) for kind in ("ours", "theirs")]
@@ -221,8 +221,8 @@ def test_many_forget_at_once(tmp_path: Path) -> None:
     assert registry.read_text().splitlines() == [line for line in lines if "/theirs" in line]
 
 
-def test_what_is_complete(tmp_path: Path) -> None:
-    """A history, records that can be read, and the files that they speak of."""
+def test_incomplete_environments_are_detected(tmp_path: Path) -> None:
+    """A complete environment has a history, readable records, and their files."""
     meta = tmp_path / "conda-meta"
 
     def reason() -> str:

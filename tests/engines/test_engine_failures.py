@@ -1,4 +1,4 @@
-"""A creation that cannot succeed ends, with one paragraph that names the cause, and leaves nothing."""
+"""A failed creation ends with one paragraph that names the cause, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX processes")
 
 @pytest.fixture
 def refused() -> Iterator[str]:
-    """The URL of a port at which nobody listens."""
+    """The URL of a port where no server listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 def fails(home: Home, *words: str | Path, env: dict[str, str | None] | None = None) -> str:
-    """The one paragraph of a creation that cannot succeed, after a look at what it left."""
+    """Return the paragraph of a failed creation, after checking that it left nothing."""
     done = home.cetool(*words, env=env)
     assert (done.returncode, done.stdout) == (125, ""), done.stderr
     lines = told(done.stderr)
@@ -53,7 +53,7 @@ def test_unsatisfiable_specs_are_named(home: Home, engine: str) -> None:
     assert "conflict-a" in text and "conflict-b" in text and "shared-lib" in text
     assert "does-not-exist" in fails(home, "create", "missingdep")
     assert "3.1415" in fails(home, "create", "python 3.1415.*")
-    # what the engine printed is kept
+    # the engine's output is kept
     log = re.search(r"The engine's log is (\S+)", text)
     assert log is not None and Path(log[1]).stat().st_size
 
@@ -66,14 +66,14 @@ def test_a_channel_that_refuses_connections_is_named(home: Home, refused: str, e
     assert f"{refused}/conda-forge" in text
 
 
-def test_a_channel_that_never_answers_is_given_up(home: Home, server: ChannelServer) -> None:
+def test_a_channel_that_never_answers_times_out(home: Home, server: ChannelServer) -> None:
     server.faults.append(Fault("*", "hang"))
     url = f"{server.url}/conda-forge"
     text = fails(home, "create", "hello-bin", "--channel", url, env={"CETOOL_STALL_TIMEOUT": "1.5"})
     assert "1.5 seconds" in text and url in text
 
 
-def test_a_package_that_never_arrives_is_given_up(home: Home, server: ChannelServer) -> None:
+def test_a_package_that_never_arrives_times_out(home: Home, server: ChannelServer) -> None:
     url = f"{server.url}/conda-forge"
     server.faults.append(Fault("*bigpkg*", "hang"))
     text = fails(home, "create", "bigpkg", "--channel", url, env={"CETOOL_STALL_TIMEOUT": "1.5"})
@@ -84,20 +84,20 @@ def test_a_package_that_never_arrives_is_given_up(home: Home, server: ChannelSer
     assert home.cetool("create", "bigpkg", "--channel", url).returncode == 0
 
 
-def test_an_engine_without_progress_is_given_up(home: Home) -> None:
+def test_an_engine_without_progress_is_stopped(home: Home) -> None:
     install_fakes(home.bin, "conda")
     text = fails(home, "create", "hello-bin", env={"FAKE_ENGINE_FAULT": "hang", "CETOOL_STALL_TIMEOUT": "1.5s"})
     assert "conda made no progress for 1.5 seconds" in text
 
 
-def test_an_engine_that_lies_is_not_believed(home: Home) -> None:
+def test_a_false_success_of_an_engine_is_detected(home: Home) -> None:
     install_fakes(home.bin, "micromamba")
     for fault in ("no-env", "half"):
         text = fails(home, "create", "hello-bin", env={"FAKE_ENGINE_FAULT": fault})
         assert "reported success, but" in text
 
 
-def test_a_wrong_setting_names_its_place(home: Home) -> None:
+def test_a_wrong_setting_is_reported_with_its_place(home: Home) -> None:
     file = home.write(".config/cetool/config.yaml", "# mine\nremove-if-unused: 5\n")
     assert f"{file}:2: unknown setting 'remove-if-unused'" in fails(home, "create", "hello-bin")
     file.write_text("max-size: 20\n")

@@ -1,4 +1,4 @@
-"""What conda and micromamba were recorded to print becomes one clear paragraph."""
+"""Recorded output of conda and micromamba becomes one clear paragraph."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CASES = [(engine, name, words) for engine in ("conda", "micromamba") for name, w
 
 
 def recorded(engine: str, name: str) -> tuple[Ended, EngineRequest]:
-    """A recorded run: how it ended, and the request that cetool would have made it for."""
+    """Return a recorded run: how it ended, and a request for it."""
 
     def read(suffix: str) -> str:
         path = TRANSCRIPTS / engine / f"{name}.{suffix}"
@@ -57,14 +57,14 @@ def recorded(engine: str, name: str) -> tuple[Ended, EngineRequest]:
 
 
 def told(engine: str, stderr: str, *, status: int = 1, offline: bool = False, channel: str = "lab") -> EngineError:
-    """The error for something that was printed on standard error."""
+    """Return the error for text on standard error."""
     request = request_for(Path("/p"), ("numpy >=2",), (channel,), Path("/logs/engine.log"), offline=offline)
     return explain(Ended(status, None, "", stderr), engine=engine, request=request)
 
 
 @pytest.mark.parametrize(("engine", "name", "words"), CASES)
 def test_a_recorded_failure_is_one_clear_paragraph(engine: str, name: str, words: tuple[str, ...]) -> None:
-    """It names what is wrong and where; the engines' own advice is left out."""
+    """It says what is wrong and where, without the engine's advice."""
     ended, request = recorded(engine, name)
     error = explain(ended, engine=engine, request=request)
     text = f"{error.message} {error.hint}"
@@ -92,22 +92,22 @@ def test_a_recorded_failure_is_one_clear_paragraph(engine: str, name: str, words
         ("", "without output"),
     ],
 )
-def test_other_failures_are_told_too(text: str, words: str) -> None:
-    """Older conda's words, full disks, and what nobody has seen yet."""
+def test_other_failures_are_explained(text: str, words: str) -> None:
+    """Messages of older versions of conda, full disks, and unknown messages."""
     error = told("conda", text)
     assert words in f"{error.message} {error.details}"
 
 
 def test_a_crash_does_not_hide_the_reason() -> None:
-    """conda with the rattler solver may say why it failed and crash on its way out."""
+    """conda with the rattler solver may print why it failed and then crash when it exits."""
     ended, request = recorded("conda", "05-unknown-package")
     error = explain(Ended(None, 6, ended.stdout, ended.stderr), engine="conda", request=request)
     assert "'nosuchpackagexyz' was not found" in error.message
     assert "SIGKILL" in explain(Ended(None, 9, "", ""), engine="conda", request=request).message
 
 
-def test_offline_is_said_to_be_the_reason() -> None:
-    """What cannot be found offline may well exist."""
+def test_errors_mention_offline() -> None:
+    """A package that is not found offline may exist."""
     head = "\nPackagesNotFoundInChannelsError: The following packages are not available from current channels:"
     text = f"{head}\n\n  - numpy\n"
     error = told("conda", text, offline=True)
@@ -118,32 +118,32 @@ def test_offline_is_said_to_be_the_reason() -> None:
 
 
 def test_credentials_are_not_repeated() -> None:
-    """Neither the engine's words nor the request's channels show them."""
+    """Neither the engine's output nor the request's channels show them."""
     url = "https://me:geheim@host/t/TOKEN-1/lab"
     error = told("conda", f"CondaHTTPError: HTTP 401 UNAUTHORIZED for url <{url}/noarch/repodata.json>", channel=url)
     assert "geheim" not in f"{error} {error.hint}" and "TOKEN-1" not in f"{error} {error.hint}"
 
 
 class _Seen(SilentProgress):
-    """Progress as a list of what was told."""
+    """Progress that is collected in a list."""
 
     def __init__(self) -> None:
         self.told: list[object] = []
 
     def stage(self, text: str) -> None:
-        """A stage."""
+        """Append a stage."""
         self.told.append(text)
 
     def packages(self, count: int) -> None:
-        """The number of packages."""
+        """Append the number of packages."""
         self.told.append(count)
 
     def link(self, done: int, total: int) -> None:
-        """A package linked."""
+        """Append a linked package."""
         self.told.append((done, total))
 
     def note(self, text: str) -> None:
-        """A note."""
+        """Append a note."""
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ class _Seen(SilentProgress):
     ],
 )
 def test_stages_are_read_from_a_recorded_run(engine: str, told: list[object]) -> None:
-    """Each once, in order, although lines that still grow are seen several times."""
+    """Each once, in order, although incomplete lines are passed several times."""
     seen = _Seen()
     stages = (CondaStages if engine == "conda" else MambaStages)(seen)
     for line in recorded(engine, "02-create-cold")[0].stdout.splitlines():

@@ -1,4 +1,4 @@
-"""The engines that are programs: what they are asked, what becomes of it, and how their failures are told."""
+"""Engines that are programs: what they get, what they make, and how failures are reported."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ALL = ("conda", "mamba", "micromamba")
 
 
 class Heard(SilentProgress):
-    """Progress that is remembered; ``on_stage`` is called with the text of each stage."""
+    """Progress that is recorded; ``on_stage`` is called with the text of each stage."""
 
     def __init__(self) -> None:
         self.stages: list[str] = []
@@ -45,38 +45,38 @@ class Heard(SilentProgress):
         self.interruption: BaseException | None = None
 
     def stage(self, text: str) -> None:
-        """Remember it; be interrupted where that was arranged."""
+        """Record it; raise an interruption if requested."""
         self.stages.append(text)
         if self.interruption is not None and not text.startswith("Waiting"):
             raise self.interruption
 
     def packages(self, count: int) -> None:
-        """Remember it."""
+        """Record it."""
         self.count = count
 
     def note(self, text: str) -> None:
-        """Remember it."""
+        """Record it."""
         self.notes.append(text)
 
     def link(self, done: int, total: int) -> None:
-        """Remember it."""
+        """Record it."""
         self.linked = (done, total)
 
 
 @dataclass
 class World:
-    """A home with fake engines on its PATH, and what they were asked."""
+    """A home with fake engines on its PATH, and what they got."""
 
     home: Home
     channel: Channel
     env: dict[str, str] = field(default_factory=dict)
 
     def engine(self, name: str) -> Engine:
-        """The engine of that name, chosen as cetool chooses it."""
+        """Choose the engine of that name as cetool does."""
         return choose_engine(name, self.env, lock_dir=self.home.path / "locks", cache_dir=self.home.path / "cache")[0]
 
     def request(self, *packages: str, **changes: Any) -> EngineRequest:
-        """A request for these packages of the local channel."""
+        """Return a request for these packages of the local channel."""
         directory = self.home.path / "environments"
         directory.mkdir(exist_ok=True)
         number = len(list(directory.iterdir()))
@@ -88,17 +88,17 @@ class World:
 
     @property
     def log(self) -> str:
-        """All that the engines printed."""
+        """The output of the engines."""
         return (self.home.path / "engine.log").read_text()
 
     @property
     def asked(self) -> list[dict[str, Any]]:
-        """What the fakes noted down of each creation."""
+        """What the fake engines recorded about each creation."""
         path = Path(self.env["FAKE_ENGINE_LOG"])
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def alive(self) -> list[int]:
-        """The processes of the fakes, children included, that still run."""
+        """Return the running processes of the fake engines, including children."""
         pids = [entry.get("pid") or entry["child"] for entry in self.asked]
         return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
 
@@ -112,8 +112,8 @@ def world(home: Home, local_channel: Channel) -> World:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_makes_a_complete_environment(world: World, name: str) -> None:
-    """The environment works, is registered nowhere, and its making could be followed."""
+def test_engines_make_a_complete_environment(world: World, name: str) -> None:
+    """The environment works, is not in conda's list, and progress was reported."""
     heard = Heard()
     request = world.request("python", "hello-bin")
     world.engine(name).create(request, heard, HOLD)
@@ -131,7 +131,7 @@ def test_makes_a_complete_environment(world: World, name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_an_environment_without_packages_is_complete(world: World, name: str) -> None:
-    """Nothing asked for, nothing in it: no failure."""
+    """A request without packages gives an empty environment."""
     request = world.request()
     world.engine(name).create(request, Heard(), HOLD)
     assert (request.prefix / "conda-meta" / "history").exists()
@@ -139,7 +139,7 @@ def test_an_environment_without_packages_is_complete(world: World, name: str) ->
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_form_of_spec_reaches_the_solver(world: World, name: str) -> None:
-    """Ranges, builds, channels and bracketed keys, none of them torn apart on the way."""
+    """Ranges, builds, channels and bracketed keys are passed as they are."""
     python = world.channel.python
     [archive] = world.channel.path.glob("noarch/six-1.16.0-*")
     specs = (
@@ -159,7 +159,7 @@ def test_every_form_of_spec_reaches_the_solver(world: World, name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_virtual_packages_are_overridden(world: World, name: str) -> None:
-    """``__cuda`` as the spec says, not as the machine has it."""
+    """``__cuda`` is that of the specification, not that of the machine."""
     with pytest.raises(EngineError) as missing:
         world.engine(name).create(world.request("needs-cuda", virtual_packages=(("__cuda", "11.0"),)), Heard(), HOLD)
     assert "__cuda >=12" in f"{missing.value} {missing.value.hint}"
@@ -167,8 +167,8 @@ def test_virtual_packages_are_overridden(world: World, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_variables_that_would_bend_the_run_are_taken_out(world: World, name: str) -> None:
-    """The user's own settings stay, those for JSON, quiet and dry runs and for another Python do not."""
+def test_variables_that_would_change_the_run_are_removed(world: World, name: str) -> None:
+    """The user's settings stay, except those for JSON, quiet and dry runs, and another Python."""
     bent = {"CONDA_JSON": "1", "CONDA_DRY_RUN": "1", "PYTHONHOME": "/nowhere", "PYTHONPATH": "/nowhere"}
     world.env |= {**bent, "CONDA_SSL_VERIFY": "false"}
     world.engine(name).create(world.request("hello-bin"), Heard(), HOLD)
@@ -178,8 +178,8 @@ def test_variables_that_would_bend_the_run_are_taken_out(world: World, name: str
 
 
 @pytest.mark.parametrize("name", ["mamba", "micromamba"])
-def test_registration_is_taken_back(world: World, name: str) -> None:
-    """Whether the creation succeeded, failed or was interrupted; the others' lines stay byte for byte."""
+def test_environments_are_removed_from_condas_list(world: World, name: str) -> None:
+    """After success, failure or interruption; all other lines are unchanged."""
     registry = world.home.path / ".conda" / "environments.txt"
     registry.parent.mkdir()
     others = b"/somewhere/\xffelse \r\n\n/and here"
@@ -208,8 +208,8 @@ def test_registration_is_taken_back(world: World, name: str) -> None:
         ("transcript:24-bad-option", "does not support --nosuchoption"),
     ],
 )
-def test_a_run_that_went_wrong_is_an_error(world: World, name: str, fault: str, words: str) -> None:
-    """Whatever the exit status says: one paragraph, and the log."""
+def test_a_failed_run_is_an_error(world: World, name: str, fault: str, words: str) -> None:
+    """Independent of the exit status, there is one paragraph and the log."""
     world.env["FAKE_ENGINE_FAULT"] = fault
     request = world.request("hello-bin", environ=world.env)
     with pytest.raises(EngineError, match=words) as caught:
@@ -220,12 +220,14 @@ def test_a_run_that_went_wrong_is_an_error(world: World, name: str, fault: str, 
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_it_is_looked_over_while_the_engine_ends(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once it has said that all is done; and not again if nothing has come or gone since."""
+def test_the_environment_is_checked_while_the_engine_exits(
+    world: World, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the engine has reported the end; and not again if nothing was added or removed since."""
     looks = []
 
     def look(*values: Any, **named: Any) -> tuple[int, int]:
-        looks.append("there" in named)  # which the look before the end gives alone
+        looks.append("there" in named)  # which only the early check passes
         return check_complete(*values, **named)
 
     monkeypatch.setattr("cetool.engines.build.check_complete", look)
@@ -236,8 +238,8 @@ def test_it_is_looked_over_while_the_engine_ends(world: World, name: str, monkey
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_crash_after_all_was_done_is_no_failure(world: World, name: str) -> None:
-    """conda with the rattler solver does that now and then; it is told to whoever asks for detail."""
+def test_a_crash_after_the_end_is_not_a_failure(world: World, name: str) -> None:
+    """conda with the rattler solver sometimes does this; only `-v` reports it."""
     world.env["FAKE_ENGINE_FAULT"] = "signal-after"
     heard = Heard()
     world.engine(name).create(world.request("hello-bin"), heard, HOLD)
@@ -248,7 +250,7 @@ def test_a_crash_after_all_was_done_is_no_failure(world: World, name: str) -> No
 @pytest.mark.parametrize("fault", ["hang", "stubborn"])
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), Interrupted(signal.SIGTERM)])
 def test_an_interruption_leaves_no_process(world: World, name: str, fault: str, interruption: BaseException) -> None:
-    """Not even one that is deaf to SIGINT and SIGTERM, nor its children; the interruption goes on."""
+    """Not even one that ignores SIGINT and SIGTERM, nor its children; the interruption is raised again."""
     if fault == "stubborn" and name == "mamba":
         pytest.skip("the same program as micromamba")
     world.env["FAKE_ENGINE_FAULT"] = fault
@@ -261,16 +263,16 @@ def test_an_interruption_leaves_no_process(world: World, name: str, fault: str, 
 
 
 @pytest.mark.parametrize("name", ["conda", "micromamba"])
-def test_standing_still_is_ended(world: World, name: str) -> None:
-    """A dead server can hold an engine for minutes; the time limit is on standing still, not on working."""
+def test_an_engine_without_progress_is_killed(world: World, name: str) -> None:
+    """A server that does not answer can block an engine for minutes; the time limit is for no progress."""
     world.env["FAKE_ENGINE_FAULT"] = "hang"
     with pytest.raises(EngineError, match="no progress for 1.5 seconds"):
         world.engine(name).create(world.request("hello-bin", stall_timeout=1.5), Heard(), HOLD)
     assert not world.alive()
 
 
-def test_a_slow_download_is_no_standing_still(world: World, server: ChannelServer) -> None:
-    """Bytes that trickle in are progress, though nothing is printed."""
+def test_a_slow_download_counts_as_progress(world: World, server: ChannelServer) -> None:
+    """Slowly arriving bytes are progress, even if nothing is printed."""
     server.faults.append(Fault("*bigpkg*.conda", "slow", seconds=7))
     request = world.request("bigpkg", channels=(f"{server.url}/conda-forge",), stall_timeout=4)
     world.engine("micromamba").create(request, Heard(), HOLD)
@@ -294,7 +296,7 @@ engine.create(request, SilentProgress(), HOLD)
 @pytest.mark.skipif(os.name == "nt", reason="there are no process groups")
 @pytest.mark.parametrize("name", ["conda", "micromamba"])
 def test_killing_cetool_kills_the_engine(world: World, name: str) -> None:
-    """``kill -9`` gives cetool no chance to clean up; the engine dies all the same, and its lock is free again."""
+    """``kill -9`` leaves cetool no chance to clean up, but the engine dies and its file lock is released."""
     env = {**world.env, "FAKE_ENGINE_FAULT": "hang", "PYTHONPATH": os.pathsep.join(sys.path)}
     arguments = [sys.executable, "-c", _DRIVER, name, str(world.home.path), world.channel.url]
     with subprocess.Popen(arguments, env=env) as driver:
@@ -302,13 +304,13 @@ def test_killing_cetool_kills_the_engine(world: World, name: str) -> None:
         leader = world.asked[0]["pid"]
         driver.kill()
     _eventually(lambda: leader not in world.alive())
-    _eventually(lambda: not world.alive())  # what it has started dies with it
+    _eventually(lambda: not world.alive())  # its children die with it
     world.engine(name).create(world.request("hello-bin"), Heard(), HOLD)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_descriptors_of_locks_are_inherited(world: World, tmp_path: Path) -> None:
-    """A lock of the caller's lives as long as the engine does, as does conda's turn."""
+def test_engines_inherit_descriptors_of_file_locks(world: World, tmp_path: Path) -> None:
+    """File locks of the caller, and that of conda's package cache, are held as long as the engine runs."""
     lock = (tmp_path / "lock").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
     world.env["FAKE_ENGINE_FAULT"] = "hang"
@@ -326,8 +328,8 @@ def test_descriptors_of_locks_are_inherited(world: World, tmp_path: Path) -> Non
     assert any("/locks/packages-" in name for name in open_files)
 
 
-def test_condas_take_turns_at_one_package_cache(world: World) -> None:
-    """conda breaks where two fill a cache at once; so one waits, says so, and both succeed."""
+def test_only_one_conda_uses_a_package_cache_at_a_time(world: World) -> None:
+    """conda fails if two processes fill a cache at once: one waits and reports it, and both succeed."""
     heard = [Heard() for _ in range(4)]
     failures: list[BaseException] = []
     requests = [world.request("hello-bin", prefix=world.home.path / f"turn{number}") for number in range(4)]
@@ -349,8 +351,8 @@ def test_condas_take_turns_at_one_package_cache(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_credentials_stay_out_of_sight(world: World, server: ChannelServer, name: str) -> None:
-    """They reach the engine (whose fake refuses them on a command line), and are in no log and no record afterwards."""
+def test_credentials_are_hidden_from_other_users(world: World, server: ChannelServer, name: str) -> None:
+    """Engines get them (the fake refuses them on a command line), but no log or record contains them."""
     server.credentials = ("user", "pass$HOME")
     request = world.request("hello-bin", channels=(f"{server.secret_url}/conda-forge", world.channel.url))
     world.engine(name).create(request, Heard(), HOLD)
@@ -361,8 +363,8 @@ def test_credentials_stay_out_of_sight(world: World, server: ChannelServer, name
 
 
 @pytest.mark.parametrize("name", ["conda", "micromamba"])
-def test_what_conda_config_says_already_stays_in_force(world: World, server: ChannelServer, name: str) -> None:
-    """The files that carry credentials do not take the place of the user's own CONDARC and .netrc."""
+def test_an_existing_condarc_stays_effective(world: World, server: ChannelServer, name: str) -> None:
+    """Temporary files with credentials do not hide the user's CONDARC and .netrc."""
     own = world.home.write("own-condarc.yml", "custom_channels:\n  lab: https://lab.example\nssl_verify: true\n")
     world.home.write(".netrc", "machine example.org login me password mine\n")
     server.credentials = ("user", "secret")
@@ -380,7 +382,7 @@ def test_what_conda_config_says_already_stays_in_force(world: World, server: Cha
 
 @pytest.mark.real_conda
 def test_a_real_conda(world: World, server: ChannelServer, real_conda: str) -> None:
-    """Success, failure and credentials with the real one."""
+    """Success, failure and credentials with a real conda."""
     world.env |= {"CONDA_EXE": real_conda, "PATH": f"{Path(real_conda).parent}:/usr/bin:/bin"}
     _real(world, server, "conda")
     assert str(world.home.path / "environments") not in _registry(world)
@@ -388,7 +390,7 @@ def test_a_real_conda(world: World, server: ChannelServer, real_conda: str) -> N
 
 @pytest.mark.real_mamba
 def test_a_real_mamba(world: World, server: ChannelServer, real_mamba: str) -> None:
-    """Success, failure, credentials and registration with the real one."""
+    """Success, failure, credentials and registration with a real mamba."""
     world.env |= {"MAMBA_EXE": real_mamba, "MAMBA_ROOT_PREFIX": str(world.home.path / "mamba")}
     _real(world, server, Path(real_mamba).name)
     assert str(world.home.path / "environments") not in _registry(world)
@@ -432,7 +434,7 @@ def _eventually(condition: Any, seconds: float = 30.0) -> None:
 
 @pytest.fixture(autouse=True)
 def no_process_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever a failing test leaves running is ended."""
+    """Kill what a failing test leaves running."""
     yield
     world = request.node.funcargs.get("world") if isinstance(request.node, pytest.Function) else None
     if isinstance(world, World):

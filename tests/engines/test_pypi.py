@@ -1,4 +1,4 @@
-"""PyPI requirements beside conda packages: by uv and by pip, from the real PyPI and from a directory of wheels."""
+"""PyPI requirements in addition to conda packages: with uv and pip, from PyPI and from a directory of wheels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Install = Callable[..., Path]
 
 @pytest.fixture
 def wheels(tmp_path: Path) -> Path:
-    """A directory with wheels of our own: no index is needed for them."""
+    """A directory with wheels for tests, which need no index."""
     directory = tmp_path / "wheels"
     wheel(directory, "ours", "1.0")
     wheel(directory, "needs_old_six", "1.0", "six <1.17")
@@ -73,7 +73,7 @@ both = pytest.mark.parametrize("installer", ["uv", "pip"])
 
 
 @both
-def test_packages_come_into_the_prefix_and_nowhere_else(
+def test_packages_are_installed_only_into_the_prefix(
     install: Install, wheels: Path, tmp_path: Path, installer: str
 ) -> None:
     elsewhere = {
@@ -98,13 +98,13 @@ def test_packages_come_into_the_prefix_and_nowhere_else(
 
 
 @both
-def test_a_package_of_pypi_itself(install: Install, installer: str) -> None:
+def test_a_package_from_pypi_org(install: Install, installer: str) -> None:
     prefix = install("sortedcontainers==2.4.0", "six", installer=installer)
     assert ask(prefix, "import sortedcontainers; print(sortedcontainers.__version__)") == "2.4.0"
 
 
 @both
-def test_what_conda_installed_is_never_replaced(install: Install, wheels: Path, installer: str) -> None:
+def test_packages_of_conda_are_never_replaced(install: Install, wheels: Path, installer: str) -> None:
     """CEP 24: dependencies."""
     with pytest.raises(EngineError, match=r"'six<1.17' conflicts with six 1\.17.*, which conda installed"):
         install("six<1.17", installer=installer)
@@ -114,7 +114,7 @@ def test_what_conda_installed_is_never_replaced(install: Install, wheels: Path, 
 
 
 @both
-def test_what_does_not_exist_is_named_and_secrets_are_not(install: Install, tmp_path: Path, installer: str) -> None:
+def test_a_missing_package_is_named_and_secrets_are_hidden(install: Install, tmp_path: Path, installer: str) -> None:
     """PEP 723: script type."""
     with pytest.raises(EngineError, match="cetool-no-such-package") as caught:
         install("cetool-no-such-package", installer=installer)
@@ -127,21 +127,21 @@ def test_what_does_not_exist_is_named_and_secrets_are_not(install: Install, tmp_
 
 
 @both
-def test_offline_says_so(install: Install, tmp_path: Path, installer: str) -> None:
+def test_an_offline_failure_suggests_a_run_with_network(install: Install, tmp_path: Path, installer: str) -> None:
     with pytest.raises(EngineError) as caught:
         install("idna", installer=installer, offline=True, env={"UV_CACHE_DIR": str(tmp_path / "uv-cache")})
     assert "--offline" in str(caught.value.hint)
 
 
 @both
-def test_what_is_no_requirement_never_reaches_an_installer(install: Install, installer: str) -> None:
+def test_invalid_requirements_are_not_passed_to_installers(install: Install, installer: str) -> None:
     for evil in ("--index-url=http://evil", "-r/etc/passwd", "six\n-e .", "not a requirement"):
         with pytest.raises(EngineError, match="is not a requirement"):
             install(evil, installer=installer)
 
 
 @both
-def test_a_build_that_fails_says_why_without_a_traceback(install: Install, tmp_path: Path, installer: str) -> None:
+def test_a_failed_build_is_explained_without_a_traceback(install: Install, tmp_path: Path, installer: str) -> None:
     source = tmp_path / "source"
     source.mkdir()
     (source / "pyproject.toml").write_text(
@@ -154,12 +154,12 @@ def test_a_build_that_fails_says_why_without_a_traceback(install: Install, tmp_p
     assert "Traceback" not in str(caught.value) and "File" not in str(caught.value)
 
 
-def test_exclude_newer_is_obeyed_by_uv(install: Install) -> None:
+def test_uv_follows_exclude_newer(install: Install) -> None:
     prefix = install("idna", installer="uv", settings=PypiSettings(exclude_newer="2021-01-01T00:00:00Z"))
     assert ask(prefix, "import idna; print(idna.__version__)") == "2.10"
 
 
-def test_who_needs_pip(tmp_path: Path) -> None:
+def test_when_pip_is_needed(tmp_path: Path) -> None:
     (tmp_path / "uv").write_text("#!/bin/sh\n")
     (tmp_path / "uv").chmod(0o755)
     assert find_uv({"UV": str(tmp_path / "uv"), "PATH": ""}) == tmp_path / "uv"
@@ -205,7 +205,7 @@ PLACES: dict[str, Callable[[str], tuple[str, PypiSettings]]] = {
 
 
 @both
-def test_no_variable_is_replaced_in_what_a_script_says(
+def test_variables_in_a_scripts_requirements_are_not_replaced(
     install: Install, server: ChannelServer, tmp_path: Path, installer: str
 ) -> None:
     environ = {"SECRET": "EXPANDED", "UV_HTTP_RETRIES": "0", "PIP_RETRIES": "0"}
@@ -219,7 +219,7 @@ def test_no_variable_is_replaced_in_what_a_script_says(
         asked = [path for path in server.requests if path.startswith(f"/{name}/")]
         assert asked and all(path.startswith(f"/{name}/{NOT_EXPANDED}") for path in asked), (name, server.requests)
         assert "EXPANDED" not in f"{caught.value}{server.requests}"
-        if name == "requirement":  # not a URL, which each installer mends in its own way
+        if name == "requirement":  # not a URL, which each installer corrects differently
             with pytest.raises(EngineError) as caught:
                 install(requirement.replace("$SECRET", "%SECRET%"), installer=installer, env=environ)
             assert len(server.requests) > len(asked) and "EXPANDED" not in f"{caught.value}{server.requests}"
@@ -229,7 +229,7 @@ def test_no_variable_is_replaced_in_what_a_script_says(
 
 
 @both
-def test_a_directory_may_be_called_like_a_variable(install: Install, tmp_path: Path, installer: str) -> None:
+def test_a_directory_may_be_named_like_a_variable(install: Install, tmp_path: Path, installer: str) -> None:
     wheel(tmp_path / "${HOME}", "ours", "1.0")
     settings = PypiSettings(find_links=((tmp_path / "${HOME}").as_uri(),))
     prefix = install("ours", installer=installer, settings=settings.with_options(no_index=True))
@@ -258,7 +258,7 @@ def test_git_gets_a_password_but_not_as_an_argument(
     assert "pa%40ss" not in f"{caught.value} {(tmp_path / 'pypi.log').read_text()}"
 
 
-def test_a_password_for_an_index_does_not_go_to_one_that_a_script_calls_the_same(
+def test_a_password_for_an_index_is_not_sent_to_a_scripts_index_of_the_same_name(
     install: Install, server: ChannelServer
 ) -> None:
     index = {"name": "our-index", "url": f"{server.url}/simple", "explicit": True}
@@ -281,7 +281,7 @@ def test_digests_are_verified(install: Install, wheels: Path, installer: str) ->
 
 
 @both
-def test_wheels_are_preferred_where_that_is_asked_for(install: Install, wheels: Path, installer: str) -> None:
+def test_prefer_binary_prefers_wheels(install: Install, wheels: Path, installer: str) -> None:
     with tarfile.open(wheels / "ours-2.0.tar.gz", "w:gz") as archive:
         text = b"Metadata-Version: 2.2\nName: ours\nVersion: 2.0\n"
         info = tarfile.TarInfo("ours-2.0/PKG-INFO")

@@ -1,4 +1,4 @@
-"""The embedded engine on a real channel, from disk and over HTTP, with everything that can go wrong on the way."""
+"""The embedded engine with a real channel, from disk and over HTTP, and its failures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Create = Callable[..., Path]
 
 
 class Listening(SilentProgress):
-    """Progress that remembers what it was told."""
+    """Progress that is recorded."""
 
     def __init__(self) -> None:
         self.stages: list[str] = []
@@ -88,7 +88,7 @@ def fails(create: Create, *specs: str, **options: Any) -> EngineError:
 
 
 def traces(root: Path, *secrets: str) -> list[str]:
-    """The files below root, or their names, in which one of the secrets stands."""
+    """Yield the files below root that contain one of the secrets, also in their names."""
     found = []
     for path in root.rglob("*"):
         text = path.name.encode() + (path.read_bytes() if path.is_file() and not path.is_symlink() else b"")
@@ -96,7 +96,7 @@ def traces(root: Path, *secrets: str) -> list[str]:
     return found
 
 
-def test_an_environment_works_and_is_complete_to_conda(create: Create) -> None:
+def test_an_environment_works_and_is_complete_for_conda(create: Create) -> None:
     progress = Listening()
     prefix = create("python >=3", "numpy", "six", progress=progress)
     code = "import numpy, six; print(numpy.arange(3).sum())"
@@ -113,9 +113,7 @@ def test_post_link_scripts_run_as_under_conda(create: Create) -> None:
     assert any(create("postlink").rglob("postlink.txt"))
 
 
-def test_over_http_downloads_are_counted_and_what_is_cached_serves_offline(
-    create: Create, server: ChannelServer
-) -> None:
+def test_downloads_are_counted_and_cached_packages_work_offline(create: Create, server: ChannelServer) -> None:
     url = f"{server.url}/conda-forge"
     progress = Listening()
     create("bigpkg", channels=(url,), progress=progress)
@@ -131,7 +129,7 @@ def test_over_http_downloads_are_counted_and_what_is_cached_serves_offline(
 
 
 @pytest.mark.parametrize("verify", ["true", "false"])
-def test_credentials_go_over_the_wire_and_nowhere_else(
+def test_credentials_are_sent_to_the_server_only(
     create: Create, server: ChannelServer, tmp_path: Path, verify: str
 ) -> None:
     server.token, server.credentials = "tok-SECRET", ("user", "pass-SECRET")
@@ -146,7 +144,7 @@ def test_credentials_go_over_the_wire_and_nowhere_else(
     assert "SECRET" not in f"{error} {error.hint}" and traces(tmp_path, "SECRET") == []
 
 
-def test_a_netrc_gives_credentials(create: Create, server: ChannelServer, tmp_path: Path) -> None:
+def test_credentials_in_netrc_are_used(create: Create, server: ChannelServer, tmp_path: Path) -> None:
     server.credentials = ("user", "SECRET")
     netrc = tmp_path / "netrc-file"
     netrc.write_text("machine 127.0.0.1 login user password SECRET\n")
@@ -157,7 +155,7 @@ def test_a_netrc_gives_credentials(create: Create, server: ChannelServer, tmp_pa
     assert "refuses access" in str(error) and "401" in str(error) and "netrc" in str(error.hint)
 
 
-def test_threads_see_their_own_variables_and_leave_those_of_the_process(
+def test_threads_use_their_own_variables_and_keep_those_of_the_process(
     create: Create, server: ChannelServer, tmp_path: Path
 ) -> None:
     server.credentials = ("user", "SECRET")
@@ -197,12 +195,12 @@ def test_mirrors_custom_channels_and_package_directories_of_condarc(
     assert list((tmp_path / "mine/rattler/pkgs").glob("hello-bin-*"))
 
 
-def test_a_channel_that_is_ruled_out_is_refused(create: Create) -> None:
+def test_a_denied_channel_is_refused(create: Create) -> None:
     error = fails(create, "hello-bin", env={"CONDA_DENYLIST_CHANNELS": "conda-forge"})
     assert "does not allow the channel 'conda-forge'" in str(error)
 
 
-def test_virtual_packages_can_be_replaced(create: Create) -> None:
+def test_virtual_packages_can_be_overridden(create: Create) -> None:
     create("needs-cuda", virtual_packages=(("__cuda", "12.4"),))
     create("hello-bin", 'six[when="__cuda >=99"]', virtual_packages=(("__cuda", "12.4"),))
     assert "__cuda" in str(fails(create, "needs-cuda", virtual_packages=(("__cuda", ""),)).hint)
@@ -217,7 +215,7 @@ def test_virtual_packages_can_be_replaced(create: Create) -> None:
         (("conflict-a", "conflict-b"), "these packages conflict: conflict-a, conflict-b", "Leave out 'conflict-a'"),
     ],
 )
-def test_what_cannot_be_satisfied_is_named(create: Create, specs: tuple[str, ...], message: str, hint: str) -> None:
+def test_unsatisfiable_specs_are_explained(create: Create, specs: tuple[str, ...], message: str, hint: str) -> None:
     error = fails(create, *specs)
     assert message in str(error) and hint in str(error.hint)
     assert error.log is not None and stat.S_IMODE(Path(error.log).stat().st_mode) == 0o600
@@ -235,19 +233,19 @@ def test_what_cannot_be_satisfied_is_named(create: Create, specs: tuple[str, ...
         (Fault("*repodata*", "status", status=404), "was not found"),
     ],
 )
-def test_what_a_server_does_wrong_is_named(create: Create, server: ChannelServer, fault: Fault, message: str) -> None:
+def test_failures_of_a_server_are_explained(create: Create, server: ChannelServer, fault: Fault, message: str) -> None:
     server.faults.append(fault)
     error = fails(create, "hello-bin", channels=(f"{server.url}/conda-forge",))
     assert message in str(error) and "\n" not in str(error)
 
 
-def test_a_server_that_is_not_there(create: Create) -> None:
+def test_a_missing_server_is_reported(create: Create) -> None:
     error = fails(create, "hello-bin", channels=("http://127.0.0.1:1/conda-forge",))
     assert "cannot reach the channel http://127.0.0.1:1/conda-forge" in str(error)
 
 
 @pytest.mark.parametrize("pattern", ["*repodata*", "*.tar.bz2"])
-def test_a_server_that_hangs_is_given_up(create: Create, server: ChannelServer, pattern: str) -> None:
+def test_a_server_that_hangs_times_out(create: Create, server: ChannelServer, pattern: str) -> None:
     server.faults.append(Fault(pattern, "hang"))
     error = fails(create, "hello-bin", channels=(f"{server.url}/conda-forge",), stall_timeout=0.5)
     assert "no data arrived from" in str(error) and error.log is not None
@@ -297,7 +295,7 @@ def test_many_processes_share_one_cold_cache(tmp_path: Path, server: ChannelServ
         assert (tmp_path / f"e{each}/bin/hello").exists() and (tmp_path / f"e{each}/conda-meta/history").stat().st_size
 
 
-def test_a_full_or_forbidden_place_is_named(create: Create, tmp_path: Path) -> None:
+def test_a_directory_that_is_not_writable_is_named(create: Create, tmp_path: Path) -> None:
     (tmp_path / "env-0").write_text("in the way")
     error = fails(create, "hello-bin")
     assert str(tmp_path / "env-0") in str(error)

@@ -1,4 +1,4 @@
-"""Requests to engines: they are data, which another process can take on."""
+"""Requests to engines are data, which can be passed to another process."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ ASKED = Solve(("numpy", 'x[channel="https://user:secret@host/c/"]'), ("six",))
     ],
     ids=["solve", "exact", "over", "overlay"],
 )
-def test_a_request_comes_back_from_json(what: Solve | Exact | Over | Overlay) -> None:
-    """Credentials included: who makes the environment needs them."""
+def test_a_request_is_unchanged_after_json(what: Solve | Exact | Over | Overlay) -> None:
+    """Including credentials, which the engine needs."""
     spec = EnvironmentSpec(
         what,
         ("https://user:secret@host/channel",),
@@ -45,7 +45,7 @@ def test_a_request_comes_back_from_json(what: Solve | Exact | Over | Overlay) ->
 
 
 @pytest.mark.parametrize("package", [SIX, YES, SIX._replace(sha256=None), SIX._replace(sha256=None, md5=None)])
-def test_a_conda_package_comes_back_from_its_line(package: Package) -> None:
+def test_a_conda_package_is_unchanged_after_its_line(package: Package) -> None:
     again = Package.from_line(package.line)
     assert again.line == package.line
     assert again[:5] == package[:5] and (again.stem, again.channel) == (package.stem, package.channel)
@@ -59,6 +59,6 @@ def test_a_conda_package_comes_back_from_its_line(package: Package) -> None:
         PypiPackage("a-b", "1", "https://h/a_b-1.tar.gz#subdirectory=x", "56" * 32),
     ],
 )
-def test_a_pypi_package_comes_back_from_its_line(package: PypiPackage) -> None:
+def test_a_pypi_package_is_unchanged_after_its_line(package: PypiPackage) -> None:
     again = PypiPackage.from_line(package.line)
     assert (again.line, again.name, again.is_built) == (package.line, package.name, package.is_built)

@@ -1,4 +1,4 @@
-"""Links to the pages that show a file become links to the file, and no other link changes."""
+"""Links to pages that show a file become links to the file; other links are unchanged."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def test_links_to_pages_become_links_to_files(link: str, raw: str) -> None:
         "http://localhost:8000/s.py?x=/o/r/src/branch/main/s.py",
     ],
 )
-def test_other_links_stay(link: str) -> None:
+def test_other_links_are_unchanged(link: str) -> None:
     address = parse_address(link)
     assert raw_file(address) == address
 
 
-def test_what_may_be_the_file_of_a_page_that_came() -> None:
+def test_the_likely_file_of_an_unknown_page_is_suggested() -> None:
     address = parse_address("https://ghe.example/o/r/blob/main/s.py")
     assert likely_raw(address) == "https://ghe.example/o/r/raw/main/s.py"
     assert likely_raw(parse_address("https://ghe.example/login")) is None
@@ -78,6 +78,6 @@ def test_what_may_be_the_file_of_a_page_that_came() -> None:
         ("https://me.github.io/s.py", False),
     ],
 )
-def test_where_the_token_goes(url: str, sent: bool) -> None:
+def test_the_token_is_for_github_only(url: str, sent: bool) -> None:
     environ = {"CETOOL_GITHUB_TOKEN": " secret\n", "HOME": "/nonexistent"}
     assert authorization(parse_address(url), environ) == ("token secret" if sent else None)

@@ -1,4 +1,4 @@
-"""Promises about scripts from URLs: only whole scripts, only over safe ways, within limits, and no secret shown."""
+"""Scripts from URLs: only complete scripts, over secure connections, within limits, without showing secrets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def http() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a key and the certificate that it signed for itself."""
+    """A file with a key and a self-signed certificate."""
     return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
@@ -57,13 +57,13 @@ def refused(url: str, status: int = EXIT_FAILURE, *, insecure: bool = True, time
     return caught.value
 
 
-def test_a_script_comes_over_https_as_it_is(https: Server) -> None:
+def test_a_script_is_fetched_unchanged_over_https(https: Server) -> None:
     fetched = fetch_script(f"{https.url}/s.sh#L3")
     assert (fetched.url, fetched.data, fetched.name) == (f"{https.url}/s.sh", SCRIPT, "s.sh")
     assert https.requests == [("/s.sh", None)]
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untrusted_certificate_is_refused(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
     monkeypatch.setenv("SSL_CERT_DIR", str(certificate.parent / "none"))
     with serving(certificate) as server:
@@ -97,7 +97,7 @@ def test_redirects_are_followed(http: Server, status: int) -> None:
     assert (fetched.url, fetched.name) == (f"{http.url}/a/b%20c.py?x=1", "b c.py")
 
 
-def test_redirects_end(http: Server) -> None:
+def test_the_number_of_redirects_is_limited(http: Server) -> None:
     for number in range(6):
         http.answers[f"/{number}"] = leads_to(f"/{number + 1}")
     http.answers["/6"] = sends()
@@ -123,12 +123,12 @@ def test_redirects_end(http: Server) -> None:
         (says(b""), EXIT_FAILURE, "was lost"),
     ],
 )
-def test_what_is_no_script_is_refused(http: Server, answer: Answer, status: int, message: str) -> None:
+def test_answers_without_a_script_are_refused(http: Server, answer: Answer, status: int, message: str) -> None:
     http.answers["/x"] = answer
     assert message in refused(f"{http.url}/x", status).message
 
 
-def test_size_is_limited_whatever_the_server_says(http: Server) -> None:
+def test_the_size_is_limited_even_if_the_header_is_wrong(http: Server) -> None:
     def endless(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         request.end_headers()
@@ -140,7 +140,7 @@ def test_size_is_limited_whatever_the_server_says(http: Server) -> None:
     assert len(fetch_script(f"{http.url}/most", insecure=True).data) == MAX_SIZE
 
 
-def test_chunks_are_put_together_and_a_missing_last_one_is_seen(http: Server) -> None:
+def test_chunks_are_joined_and_a_missing_last_chunk_is_detected(http: Server) -> None:
     def chunked(*pieces: bytes) -> Answer:
         def answer(request: BaseHTTPRequestHandler) -> None:
             request.send_response(200)
@@ -157,7 +157,7 @@ def test_chunks_are_put_together_and_a_missing_last_one_is_seen(http: Server) ->
 
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["header", "body"])
-def test_a_server_that_dribbles_is_given_up_on(http: Server, head: bytes) -> None:
+def test_a_server_that_sends_byte_by_byte_times_out(http: Server, head: bytes) -> None:
     def dribble(request: BaseHTTPRequestHandler) -> None:
         request.wfile.write(head or b"HTTP/1.1 200 OK\r\n")
         while not http.closing.wait(0.02):
@@ -167,13 +167,13 @@ def test_a_server_that_dribbles_is_given_up_on(http: Server, head: bytes) -> Non
     assert "took longer than 1 second" in refused(f"{http.url}/slow", timeout=0.25).message
 
 
-def test_a_silent_server_is_given_up_on(http: Server) -> None:
+def test_a_silent_server_times_out(http: Server) -> None:
     http.answers["/mute"] = mute(http)
     assert "did not answer within 0.2 seconds" in refused(f"{http.url}/mute", timeout=0.2).message
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_is_obeyed_at_once(http: Server) -> None:
+def test_ctrl_c_stops_a_download_at_once(http: Server) -> None:
     asked = threading.Event()
     http.answers["/mute"] = mute(http, asked)
     code = f"from cetool.fetch.scripts import fetch_script; fetch_script('{http.url}/mute', insecure=True, timeout=600)"
@@ -189,7 +189,7 @@ def test_ctrl_c_is_obeyed_at_once(http: Server) -> None:
         process.communicate()
 
 
-def test_a_password_goes_to_its_own_host_and_is_never_shown(http: Server) -> None:
+def test_a_password_is_sent_only_to_its_host_and_never_shown(http: Server) -> None:
     with serving() as other:
         secret = http.url.replace("//", "//us%40er:p%2Fw@")
         expected = "Basic " + base64.b64encode(b"us@er:p/w").decode()
@@ -213,20 +213,20 @@ def test_a_password_goes_to_its_own_host_and_is_never_shown(http: Server) -> Non
             assert not re.search(r"p%2Fw|p/w|user", f"{error} {error.hint}".replace("USER:PASSWORD", ""))
 
 
-def test_no_server_no_such_host_and_no_secure_connection(http: Server) -> None:
+def test_connection_errors_are_distinguished(http: Server) -> None:
     assert "no secure connection" in refused(http.url.replace("http:", "https:") + "/s.sh").message
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        free.bind(("127.0.0.1", 0))  # bound, but not listening
         assert "refused the connection" in refused(f"http://127.0.0.1:{free.getsockname()[1]}/s").message
-    # without any network a name server may rather be silent
+    # without a network, a name server may not answer
     assert re.search("cannot find the address|took longer", refused("https://cetool.invalid/s.py", timeout=3.0).message)
 
 
-def test_proxies_of_the_environment_are_used(http: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_in_variables_are_used(http: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", http.url)
     http.answers["http://cetool.invalid/p.py"] = sends()
     assert fetch_script("http://cetool.invalid/p.py", insecure=True).data == SCRIPT
-    monkeypatch.setenv("https_proxy", http.url)  # which does not do CONNECT
+    monkeypatch.setenv("https_proxy", http.url)  # which does not support CONNECT
     error = refused("https://cetool.invalid/p.py")
     assert "501" in error.message and "https_proxy" in str(error.hint)
     for proxy in ("socks5://user:p%2Fw@127.0.0.1:1", "http://user:p%2Fw@127.0.0.1:port", "://", "http://["):
@@ -251,13 +251,13 @@ def test_proxies_of_the_environment_are_used(http: Server, monkeypatch: pytest.M
         ("https://host/\udcff", r"'\udcff'"),
     ],
 )
-def test_a_url_that_cannot_be_one_is_refused(url: str, says: str) -> None:
+def test_an_invalid_url_is_refused(url: str, says: str) -> None:
     assert is_url(url)
     error = refused(url, EXIT_USAGE)
     assert says in error.message and str(error).isprintable()
 
 
-def test_what_is_a_url() -> None:
+def test_which_words_are_urls() -> None:
     assert is_url("HTTPS://x/y") and is_url("http://x")
     assert not any(map(is_url, ["s.py", "./https://x", "C:\\s.py", "c://s.py", "https:/x", "-", ""]))
 

@@ -1,4 +1,4 @@
-"""Scripts from URLs by the command line: who is asked what, what is remembered, and what stays where it belongs."""
+"""Scripts from URLs on the command line: consent, what is remembered, and where secrets go."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ PROMPT = "[y/N]"
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a key and the certificate that it signed for itself."""
+    """A file with a key and a self-signed certificate."""
     return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
 def web(certificate: Path) -> Iterator[Server]:
-    """A server over HTTPS, through whose proxy it has the names of all hosts."""
+    """A server over HTTPS with a proxy through which it has the names of all hosts."""
     with serving(certificate) as server:
         yield server
 
 
 @pytest.fixture
 def trusting(settled: Home, certificate: Path) -> Iterator[Home]:
-    """A home that trusts the server's certificate, in which nobody has agreed to anything yet."""
+    """A home that trusts the server's certificate, without any consent yet."""
     made = Home(settled.path, {**settled.env, "SSL_CERT_FILE": str(certificate.parent / "cert.pem")})
     for directory in (answers(made), copies(made)):  # the home is shared
         shutil.rmtree(directory, ignore_errors=True)
@@ -71,14 +71,14 @@ def asks(home: Home, words: Sequence[str], lines: Sequence[str]) -> tuple[int, s
 # --- the question ---------------------------------------------------------------------------------------------------
 
 
-def test_the_first_run_asks_and_the_answer_holds_for_the_content(trusting: Home, web: Server) -> None:
+def test_a_script_is_asked_about_once_for_each_content(trusting: Home, web: Server) -> None:
     web.answers |= {"/a.sh": sends(HELLO), "/b/c.sh": sends(HELLO)}
     status, shown = asks(trusting, ["run", f"{web.url}/a.sh", "x y"], ["y", "for the script", "\x04"])
     assert status == 0, shown
     for fact in (f"from:       {web.url}/a.sh", f"sha256:     {digest(HELLO)}", "env:        [hello-bin]"):
         assert f"  {fact}\n" in shown
     assert shown.index("hello from ") > shown.index(PROMPT)
-    # the line after the answer was the script's
+    # the line after the answer was input of the script
     assert shown.count("for the script") == 2 and "<x y>" in shown
     for path in ("a.sh", "b/c.sh"):
         done = trusting.cetool("run", f"{web.url}/{path}", input="piped\n")
@@ -87,7 +87,7 @@ def test_the_first_run_asks_and_the_answer_holds_for_the_content(trusting: Home,
 
 
 @pytest.mark.parametrize("typed", ["n", "", "yeah", "\x04", "\x03", "y\x04\x04"])
-def test_nothing_but_yes_is_yes_and_no_leaves_nothing(trusting: Home, web: Server, typed: str) -> None:
+def test_only_yes_is_consent_and_a_refusal_leaves_nothing(trusting: Home, web: Server, typed: str) -> None:
     web.answers["/a.sh"] = sends(EMPTY)
     before = sorted(trusting.path.rglob("*"))
     status, shown = asks(trusting, ["run", "--refresh", f"{web.url}/a.sh"], [typed])
@@ -96,7 +96,7 @@ def test_nothing_but_yes_is_yes_and_no_leaves_nothing(trusting: Home, web: Serve
     assert sorted(trusting.path.rglob("*")) == before
 
 
-def test_who_pipes_into_the_script_is_asked_on_the_terminal(trusting: Home, web: Server) -> None:
+def test_the_question_is_on_the_terminal_when_input_is_piped(trusting: Home, web: Server) -> None:
     web.answers["/a.sh"] = sends(HELLO)
     line = f"echo y | cetool run {web.url}/a.sh"
     status, shown = converse(trusting, ["sh", "-c", line], ["n"], prompt=PROMPT)
@@ -105,7 +105,7 @@ def test_who_pipes_into_the_script_is_asked_on_the_terminal(trusting: Home, web:
     assert status == 0 and re.search(r"hello from .*\ny\n", shown), shown
 
 
-def test_where_nobody_can_be_asked(trusting: Home, web: Server) -> None:
+def test_without_a_terminal_a_script_needs_yes(trusting: Home, web: Server) -> None:
     web.answers["/a.sh"] = sends(HELLO)
     url = f"{web.url}/a.sh"
     before = environments(trusting)
@@ -119,7 +119,7 @@ def test_where_nobody_can_be_asked(trusting: Home, web: Server) -> None:
     done = trusting.run("conda-execute", url, env={"CETOOL_TRUST": "ask"})
     assert done.returncode == 125 and "no terminal to ask on" in done.stderr
     assert (environments(trusting), names(answers(trusting)), names(copies(trusting))) == (before, [], [])
-    # what ran unattended goes on to
+    # an unattended run still works
     done = trusting.run("conda-execute", url)
     assert done.stdout.startswith("hello from ") and "runs without a question" in done.stderr
     assert names(answers(trusting)) == []
@@ -130,7 +130,7 @@ def test_where_nobody_can_be_asked(trusting: Home, web: Server) -> None:
     assert (done.returncode, unconfirmed(done.stderr)) == (0, "")
 
 
-def test_what_was_agreed_to_has_changed(trusting: Home, web: Server) -> None:
+def test_a_changed_script_is_asked_about_again(trusting: Home, web: Server) -> None:
     web.answers["/a.sh"] = sends(HELLO)
     assert trusting.cetool("run", "-y", f"{web.url}/a.sh").returncode == 0
     web.answers["/a.sh"] = sends(OTHER)
@@ -138,12 +138,12 @@ def test_what_was_agreed_to_has_changed(trusting: Home, web: Server) -> None:
     assert status == 125
     assert re.search(rf"It has changed since you agreed to it on .* \(sha256 {digest(HELLO)}\)", shown)
     assert digest(OTHER) in shown
-    # and the one before is still known
+    # and the previous content is still known
     web.answers["/a.sh"] = sends(HELLO)
     assert trusting.cetool("run", f"{web.url}/a.sh").returncode == 0
 
 
-def test_what_a_stranger_wrote_does_not_reach_the_terminal_raw(trusting: Home, web: Server) -> None:
+def test_untrusted_text_is_escaped_on_the_terminal(trusting: Home, web: Server) -> None:
     nasty = json.dumps("\x1b[2J\x1b]0;title\x07\x9b31m\u202e\u200b" + "x" * 5000)
     web.answers["/%1b%5b2Ja.sh"] = sends(
         HELLO.replace(b"# run_with", f"# variables: {{A: {nasty}}}\n# run_with".encode())
@@ -157,11 +157,11 @@ def test_what_a_stranger_wrote_does_not_reach_the_terminal_raw(trusting: Home, w
 # --- settings, pins, and taking back --------------------------------------------------------------------------------
 
 
-def test_a_setting_answers_for_all(trusting: Home, web: Server) -> None:
+def test_a_setting_gives_consent_to_all_scripts(trusting: Home, web: Server) -> None:
     web.answers["/a.sh"] = sends(HELLO)
     url = f"{web.url}/a.sh"
     assert trusting.cetool("run", url, env={"CETOOL_TRUST": "always"}).returncode == 0
-    assert names(answers(trusting)) == []  # nobody has looked at this one
+    assert names(answers(trusting)) == []  # there was no consent for this one
     never = {"CETOOL_TRUST": "never"}
     status, shown = converse(trusting, ["cetool", "run", url], [], prompt=PROMPT, env=never)
     assert status == 125 and "trust is never (CETOOL_TRUST)" in shown and PROMPT not in shown
@@ -171,7 +171,7 @@ def test_a_setting_answers_for_all(trusting: Home, web: Server) -> None:
     assert wrong.returncode == 125 and "must be one of ask, always, never" in wrong.stderr
 
 
-def test_a_pin_is_an_answer_and_what_differs_is_not_run(trusting: Home, web: Server) -> None:
+def test_a_pinned_digest_is_consent_and_other_content_is_not_run(trusting: Home, web: Server) -> None:
     web.answers["/a.sh"] = sends(HELLO)
     url = f"{web.url}/a.sh"
     for pin in ("12", "g" * 64, digest(HELLO)[1:], ""):
@@ -184,14 +184,14 @@ def test_a_pin_is_an_answer_and_what_differs_is_not_run(trusting: Home, web: Ser
     assert (names(answers(trusting)), names(copies(trusting))) == ([], [])
     done = trusting.cetool("run", "--sha256", f"sha256:{digest(HELLO).upper()}", url)
     assert done.stdout.startswith("hello from "), done.stderr
-    # a pin holds for a file, standard input and lines as well
+    # a pin also works for a file, standard input and lines
     script = trusting.write("pinned.sh", EMPTY.decode())
     assert trusting.cetool("run", "--sha256", digest(EMPTY), script).returncode == 0
     for words, text in (([script], ""), (["-"], EMPTY.decode()), (["-c", *EMPTY.decode().splitlines()], "")):
         assert trusting.cetool("run", "--sha256", digest(OTHER), *words, input=text).returncode == 125
 
 
-def test_answers_are_listed_and_forgotten_and_no_collection_takes_them(trusting: Home, web: Server) -> None:
+def test_answers_are_listed_and_removed_but_not_collected(trusting: Home, web: Server) -> None:
     assert trusting.cetool("trust", "list").stdout == ""
     web.answers |= {"/a.sh": sends(EMPTY), "/b.sh": sends(EMPTY + b"\n# b\n")}
     secret = web.url.replace("//", "//user:sEcReT@")
@@ -217,7 +217,7 @@ def test_answers_are_listed_and_forgotten_and_no_collection_takes_them(trusting:
         assert trusting.cetool("trust", "forget", *words).returncode == status
 
 
-def test_answers_that_others_could_have_written_do_not_count(trusting: Home, web: Server) -> None:
+def test_answers_that_others_could_have_written_are_ignored(trusting: Home, web: Server) -> None:
     web.answers["/a.sh"] = sends(EMPTY)
     url = f"{web.url}/a.sh"
     assert trusting.cetool("run", "-y", url).returncode == 0
@@ -238,9 +238,7 @@ def test_answers_that_others_could_have_written_do_not_count(trusting: Home, web
 # --- what else takes a script ---------------------------------------------------------------------------------------
 
 
-def test_what_only_reads_does_not_ask_and_what_makes_an_environment_does(
-    home: Home, web: Server, certificate: Path
-) -> None:
+def test_only_commands_that_make_environments_ask(home: Home, web: Server, certificate: Path) -> None:
     home.env["SSL_CERT_FILE"] = str(certificate.parent / "cert.pem")
     web.answers["/a.sh"] = sends(HELLO)
     url = f"{web.url}/a.sh"
@@ -272,7 +270,7 @@ def test_what_only_reads_does_not_ask_and_what_makes_an_environment_does(
 # --- without a network, and with one --------------------------------------------------------------------------------
 
 
-def test_offline_takes_the_last_copy(trusting: Home, certificate: Path) -> None:
+def test_offline_uses_the_last_copy(trusting: Home, certificate: Path) -> None:
     with serving(certificate) as web:
         url = f"{web.url}/a.sh"
         web.answers |= {"/a.sh": sends(HELLO), "/b.sh": sends(OTHER)}
@@ -292,7 +290,7 @@ def test_offline_takes_the_last_copy(trusting: Home, certificate: Path) -> None:
     assert done.returncode == 125
     assert "refused the connection" in told(done.stderr)[0]
     assert re.search(r"`--offline` takes the copy that came \d+s ago", told(done.stderr)[1])
-    # a copy that was forgotten about is asked about again, and a damaged one is none
+    # a forgotten copy is asked about again, and a damaged copy is ignored
     trusting.cetool("trust", "forget", "--all")
     assert "no terminal to ask on" in trusting.cetool("run", "--offline", url).stderr
     (copy,) = copies(trusting).iterdir()
@@ -300,7 +298,7 @@ def test_offline_takes_the_last_copy(trusting: Home, certificate: Path) -> None:
     assert "there is no copy" in trusting.cetool("run", "--offline", "-y", url).stderr
 
 
-def test_copies_outlive_environments_but_not_for_ever(trusting: Home, web: Server) -> None:
+def test_copies_are_kept_longer_than_environments_but_not_forever(trusting: Home, web: Server) -> None:
     web.answers["/a.sh"] = sends(EMPTY)
     assert trusting.cetool("run", "-y", f"{web.url}/a.sh").returncode == 0
     (copy,) = copies(trusting).iterdir()
@@ -311,14 +309,14 @@ def test_copies_outlive_environments_but_not_for_ever(trusting: Home, web: Serve
         assert copy.exists() is kept
 
 
-def test_what_has_not_changed_is_not_sent_again(trusting: Home, web: Server) -> None:
+def test_an_unchanged_script_is_not_downloaded_again(trusting: Home, web: Server) -> None:
     web.answers |= {"/to": leads_to("/a.sh"), "/a.sh": sends_if_changed(EMPTY, '"one"')}
     for _ in range(2):
         assert trusting.cetool("run", "-y", f"{web.url}/to").stdout.startswith("ran ")
     assert web.headers["If-None-Match"] == '"one"'
     web.answers["/a.sh"] = sends_if_changed(HELLO, '"two"')
     assert trusting.cetool("run", "-y", f"{web.url}/to").stdout.startswith("hello from ")
-    # what is asked for elsewhere is not told of it
+    # other requests do not contain it
     web.answers["/to"] = leads_to("/b.sh")
     web.answers["/b.sh"] = sends(EMPTY)
     assert trusting.cetool("run", "-y", f"{web.url}/to").stdout.startswith("ran ")
@@ -328,7 +326,7 @@ def test_what_has_not_changed_is_not_sent_again(trusting: Home, web: Server) -> 
 # --- relative paths, and secrets ------------------------------------------------------------------------------------
 
 
-def test_relative_channels_start_from_here_and_are_part_of_the_answer(
+def test_relative_channels_start_at_the_working_directory_and_need_consent(
     trusting: Home, web: Server, channel: Path, tmp_path: Path
 ) -> None:
     script = HELLO.replace(b"# run_with", b"# channels: [./conda-forge]\n# run_with")
@@ -339,13 +337,13 @@ def test_relative_channels_start_from_here_and_are_part_of_the_answer(
     kept = Path(done.stdout.splitlines()[-1])  # $0: a file of its own in the cache
     assert kept.is_absolute() and kept.is_relative_to(trusting.cache) and kept.name == "a.sh"
     assert trusting.cetool("run", url, cwd=channel).returncode == 0
-    # the same words mean other packages here
+    # the same block means other packages here
     done = trusting.cetool("run", url, cwd=tmp_path)
     assert done.returncode == 125 and "not to its use of these directories" in done.stderr
     assert f"{tmp_path.as_uri()}/conda-forge" in done.stderr
 
 
-def test_the_script_is_its_kept_file_and_runs_where_the_caller_is(trusting: Home, web: Server, tmp_path: Path) -> None:
+def test_the_kept_copy_runs_in_the_callers_directory(trusting: Home, web: Server, tmp_path: Path) -> None:
     block = '# /// conda-script\n# channels = ["conda-forge"]\n# entrypoint = "hello ${SCRIPT}"\n'
     web.answers["/e.txt"] = sends(f'{block}# [dependencies]\n# hello-bin = "*"\n# /// end-conda-script\n'.encode())
     done = trusting.cetool("run", "-y", f"{web.url}/e.txt", "more", cwd=tmp_path)
@@ -357,7 +355,7 @@ def test_the_script_is_its_kept_file_and_runs_where_the_caller_is(trusting: Home
     assert done.stdout.splitlines()[0] == str(tmp_path)
 
 
-def test_a_token_goes_to_github_alone_and_not_to_the_script(trusting: Home, web: Server) -> None:
+def test_the_token_is_sent_to_github_only_and_hidden_from_the_script(trusting: Home, web: Server) -> None:
     script = HELLO + b'echo "token: $CETOOL_GITHUB_TOKEN"\n'
     web.answers |= {
         "raw.githubusercontent.com/o/r/main/d/s.sh": sends(script),
@@ -399,7 +397,7 @@ def test_a_token_goes_to_github_alone_and_not_to_the_script(trusting: Home, web:
 
 
 def gist(**files: bytes) -> bytes:
-    """What the API tells of a gist with these files, a dot written as two underscores."""
+    """Return the API's answer for a gist with these files; two underscores stand for a dot."""
     listed = {}
     for key, data in files.items():
         name = key.replace("__", ".")
@@ -408,7 +406,7 @@ def gist(**files: bytes) -> bytes:
     return json.dumps({"files": listed}).encode()
 
 
-def test_a_gist_means_the_file_that_is_named_or_that_says_what_it_needs(trusting: Home, web: Server) -> None:
+def test_a_gist_leads_to_the_named_file_or_the_one_with_a_block(trusting: Home, web: Server) -> None:
     page, number = f"https://gist.github.com/me/{'0a' * 16}", "0a" * 16
     raw = f"gist.githubusercontent.com/me/{number}/raw/{'b1' * 20}"
     api = f"api.github.com/gists/{number}"
@@ -434,7 +432,7 @@ def test_a_gist_means_the_file_that_is_named_or_that_says_what_it_needs(trusting
         several = run(page)
         assert several.startswith("2 ") and "#file-b-sh (b.sh), #file-my_s-sh (my_s.sh)" in several
         assert "no file with the anchor #file-c-sh" in run(f"{page}#file-c-sh")
-        # without the API it is the first file, unless another may be meant
+        # without the API the first file is used, unless the link names another
         web.answers[api] = sends(b"{}", status=403)
         assert run(page) == "ran"
         assert run(f"{page}#file-b-sh").startswith("125 ")
@@ -447,7 +445,7 @@ def test_a_gist_means_the_file_that_is_named_or_that_says_what_it_needs(trusting
 # --- careless input -------------------------------------------------------------------------------------------------
 
 
-def test_careless_urls_end_in_a_sentence(trusting: Home, web: Server) -> None:
+def test_careless_urls_give_one_clear_error(trusting: Home, web: Server) -> None:
     web.answers |= {
         "/page": sends(b"<html>", Content_Type="text/html"),
         "/o/r/blob/main/x.sh": sends(b"<html>", Content_Type="text/html"),

@@ -1,4 +1,4 @@
-"""Promises about the formats of locks: what is written is read again, what others write is read, all else refused."""
+"""Formats of locks: cetool reads what it and other tools write, and refuses anything else."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ LINES = [package.line for package in LOCK.platforms[0].conda]
 
 
 def exact(lock: Lock) -> list[tuple[object, ...]]:
-    """What every format keeps."""
+    """Return what every format keeps."""
     return [(each.platform, sorted(each.explicit), sorted(each.explicit_pypi)) for each in lock.platforms]
 
 
 # --- what is written is read again ----------------------------------------------------------------------------------
 
 
-def test_a_conda_lock_file_keeps_what_the_model_has() -> None:
+def test_a_conda_lock_file_keeps_the_whole_model() -> None:
     """CEP 37: dependencies; hash."""
     again = read_conda_lock(CONDA_LOCK, "x")
     assert exact(again) == exact(LOCK) and [each.digest for each in again.platforms] == [
@@ -53,7 +53,7 @@ def test_a_conda_lock_file_keeps_what_the_model_has() -> None:
     ]
     assert [each.request for each in again.platforms] == ["aa" * 32, "bb" * 32]
     assert (again.channels, again.created, again.custom) == (LOCK.channels, LOCK.created, LOCK.custom)
-    # conda-lockfiles, the plugin with which conda reads the file, demands it
+    # conda-lockfiles, the plugin with which conda reads the file, requires it
     assert "\n  custom_metadata:\n" in CONDA_LOCK and "\n    created_by: cetool\n" in CONDA_LOCK
     six = next(package for package in again.platforms[0].conda if package.name == "six")
     assert six.depends == ("abi 1.* *_cp", "python >=3,<4")
@@ -62,7 +62,7 @@ def test_a_conda_lock_file_keeps_what_the_model_has() -> None:
     )
 
 
-def test_a_pixi_lock_keeps_what_the_model_has(tmp_path: Path) -> None:
+def test_a_pixi_lock_keeps_the_whole_model(tmp_path: Path) -> None:
     path = tmp_path / "p.pixi.lock"
     path.write_text(PIXI, encoding="utf-8")
     again = read_pixi_lock(path, PIXI, "x")
@@ -84,7 +84,7 @@ def test_an_explicit_file_keeps_the_conda_packages_in_their_order() -> None:
 @pytest.mark.parametrize("name", ["a.py", "a.R", "a.js", "a.lua", "a.lisp", "a.m", "a.f90", "a.sql", "noname"])
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "bom"])
-def test_an_embedded_lock_leaves_every_other_byte(name: str, ending: str, mark: bytes, tmp_path: Path) -> None:
+def test_an_embedded_lock_changes_no_other_byte(name: str, ending: str, mark: bytes, tmp_path: Path) -> None:
     comment = {"R": "#", "js": "//", "lua": "--", "lisp": ";;", "m": "%", "f90": "!", "sql": "--"}.get(name[2:], "#")
     text = f"{comment} conda execute\n{comment} env: [six]  \n\n  code('é')\n\t"
     for body in (text, text.rstrip(), text + "\n\n"):
@@ -99,7 +99,7 @@ def test_an_embedded_lock_leaves_every_other_byte(name: str, ending: str, mark: 
         assert find_block(with_lock.script) == find_block(require_script(document))
         added = with_lock.data[len(document.data) :].decode().replace(ending, "\n").strip().split("\n")
         assert all(line.startswith(f"{comment} ") for line in added if line)
-        # in its place, wherever that is: what was added behind it stays as it is, and so does its last line's end
+        # replaced where it is: lines after it are unchanged, and so is the end of its last line
         smaller = LOCK._replace(platforms=LOCK.platforms[1:])
         for tail in (b"", f"more(){ending}".encode()):
             path.write_bytes(with_lock.data + tail)
@@ -112,8 +112,8 @@ def document_of(path: Path, text: str) -> Document:
     return read_document(path)
 
 
-def test_an_embedded_lock_is_no_part_of_a_pep_723_block(tmp_path: Path) -> None:
-    """By the regular expression of the standard, which takes all it can get of an unbroken run of comments.
+def test_an_embedded_lock_is_not_part_of_a_pep_723_block(tmp_path: Path) -> None:
+    """According to the regular expression of the standard, which matches as many comment lines as it can.
 
     PEP 723: Specification.
     """
@@ -124,7 +124,7 @@ def test_an_embedded_lock_is_no_part_of_a_pep_723_block(tmp_path: Path) -> None:
     assert found["script"] == '# dependencies = ["six"]\n' and set(found) == {"script", "cetool-lock"}
 
 
-def test_what_is_data_or_printed_stays_so(tmp_path: Path) -> None:
+def test_a_lock_is_not_embedded_in_data_or_output(tmp_path: Path) -> None:
     perl = "# conda execute\n# env: [perl]\nprint <DATA>;\n__DATA__\none\ntwo\n"
     assert embed(document_of(tmp_path / "a.pl", perl), LOCK).data.endswith(b"# ///\n__DATA__\none\ntwo\n")
     with pytest.raises(MetadataError, match="PHP would print it"):
@@ -135,8 +135,8 @@ def test_what_is_data_or_printed_stays_so(tmp_path: Path) -> None:
         embed(document_of(tmp_path / "a.ipynb", "{}\n"), LOCK)
 
 
-def test_programs_run_as_before_with_a_lock_in_them(tmp_path: Path) -> None:
-    """Comments only: a shell, Python, and a line that goes on at the end of the file."""
+def test_programs_with_an_embedded_lock_run_as_before(tmp_path: Path) -> None:
+    """It consists of comments: for a shell, Python, and a line that is continued at the end of the file."""
     for name, program, body in (
         ("a.sh", "/bin/sh", "# conda execute\n# env: [x]\necho one \\\n two \\\n"),
         ("a.py", sys.executable, "# conda execute\n# env: [x]\nif True:\n    print('one',\n 'two')"),
@@ -151,7 +151,7 @@ def test_programs_run_as_before_with_a_lock_in_them(tmp_path: Path) -> None:
 # --- what others write is read --------------------------------------------------------------------------------------
 
 
-def test_what_other_tools_write(tmp_path: Path) -> None:
+def test_locks_of_other_tools_are_read(tmp_path: Path) -> None:
     """conda-lock: categories, optional packages, only one of the digests, versions that look like numbers.
 
     CEP 37: category.
@@ -169,14 +169,14 @@ def test_what_other_tools_write(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("indent", ["", "  "])
-def test_one_platform_alone_is_read_as_with_the_others(indent: str) -> None:
+def test_reading_one_platform_gives_the_same_packages(indent: str) -> None:
     head, mark, rest = CONDA_LOCK.partition("package:\n")
     text = head + mark + "".join(f"{indent}{line}\n" for line in rest.splitlines())
     for platform in ("linux-64", "osx-arm64", "win-64"):
         alone = read_conda_lock(text, "x", platform)
         assert alone.platform(platform) == read_conda_lock(text, "x").platform(platform)
         assert [each.platform for each in alone.platforms] == ["linux-64", "osx-arm64"]
-    # an error has the line that it has in the file; what belongs to others is not looked at
+    # errors have the line in the file; packages of other platforms are not read
     spoilt = text.replace("name: tabulate", "name: -x").replace("osx-arm64\n", "osx-arm64\n", 1)
     line = spoilt.split("\n").index(f"{indent}- name: -x") + 1
     with pytest.raises(MetadataError, match=f"x:{line}: "):
@@ -184,7 +184,7 @@ def test_one_platform_alone_is_read_as_with_the_others(indent: str) -> None:
     assert read_conda_lock(spoilt, "x", "osx-arm64").platform("osx-arm64")
 
 
-def test_packages_come_in_topological_order_whatever_the_file_has() -> None:
+def test_packages_are_sorted_topologically() -> None:
     package = Package("a", "1", "0", "linux-64", f"{FORGE}/linux-64/a-1-0.conda", "ab" * 32)
     b, c = (package._replace(name=name, url=package.url.replace("a-1", f"{name}-1")) for name in "bc")
     chain = [package._replace(depends=("b >=1",)), b._replace(depends=("c", "python_abi")), c]
@@ -206,7 +206,7 @@ EXPLICIT = f"""# This file may be used to create an environment using:
 """
 
 
-def test_every_form_of_an_explicit_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_form_of_explicit_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CEP 23: Specification; Explicit input files."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MIRROR", "https://mirror.example")
@@ -223,12 +223,12 @@ def test_every_form_of_an_explicit_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert by_name["home"].url == (tmp_path / "pkgs/home-1-0.conda").as_uri()
     assert by_name["rel"].url == (tmp_path / "rel-1-0.conda").as_uri()
     assert by_name["m"].url == "https://h/$MIRROR/noarch/m-1-0.conda"
-    with pytest.raises(MetadataError, match=r"b.txt:2: .*'~'"):  # one that came from there
+    with pytest.raises(MetadataError, match=r"b.txt:2: .*'~'"):  # a baseline from a URL
         lock_in(b"@EXPLICIT\n~/pkgs/home-1-0.conda\n", Path("b.txt"), "https://host/b.txt")
 
 
 @pytest.mark.parametrize("version", [5, 6])
-def test_older_pixi_locks(version: int, tmp_path: Path) -> None:
+def test_older_pixi_locks_are_read(version: int, tmp_path: Path) -> None:
     kind, url = ("kind: conda\n  ", "url: ") if version == 5 else ("", "conda: ")
     more = "  name: six\n  version: 1.16.0\n  build: pyh_0\n  subdir: noarch\n" if version == 5 else ""
     text = f"""version: {version}
@@ -254,7 +254,7 @@ packages:
 # --- which lock it is -----------------------------------------------------------------------------------------------
 
 
-def test_the_first_lock_counts_and_the_others_are_told_of(tmp_path: Path) -> None:
+def test_the_first_lock_is_used_and_the_others_are_reported(tmp_path: Path) -> None:
     script = require_script(document_of(tmp_path / "a.py", "# conda execute\n# env: [six]\n"))
     assert find_lock(script) is None
     conda_lock, pixi = lock_paths(script.path)
@@ -273,12 +273,12 @@ def test_the_first_lock_counts_and_the_others_are_told_of(tmp_path: Path) -> Non
     found = find_lock(inside, beside=False)
     assert found is not None and found.notes == () and find_lock(script, beside=False) is None
     assert [open_lock(path).lock.platforms[1].platform for path in (conda_lock, pixi)] == ["osx-arm64"] * 2
-    # a link's lock beside the script that it leads to, in the same directory: named by its path
+    # the lock next to the target of a link in the same directory is shown by its path
     link = script.path.with_name("longer-than-a.py")
     link.symlink_to(script.path)
     found = find_lock(require_script(read_document(link)))
     assert found is not None and found.where.endswith("/a.py.conda-lock.yml")
-    # a link that leads nowhere is a lock that is missing, not none
+    # a broken link is a missing lock, not the absence of a lock
     conda_lock.unlink()
     conda_lock.symlink_to("nowhere")
     with pytest.raises(MetadataError, match="there is no lock file"):
@@ -292,7 +292,7 @@ def test_a_directory_is_not_written_into_a_conda_lock_file() -> None:
         write_conda_lock(LOCK._replace(platforms=(LOCK.platforms[0]._replace(pypi=(directory,)),)))
 
 
-def test_whether_a_lock_without_a_digest_can_be_meant(tmp_path: Path) -> None:
+def test_a_lock_without_a_digest_is_compared_by_its_packages(tmp_path: Path) -> None:
     """PEP 508: Environment markers."""
     script = require_script(document_of(tmp_path / "a.py", "# conda execute\n# env: [six]\n"))
     lock_paths(script.path)[1].write_text(PIXI, encoding="utf-8")
@@ -339,7 +339,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("url", HOSTILE)
-def test_a_lock_leads_nowhere_else(url: str, tmp_path: Path) -> None:
+def test_a_lock_with_a_dangerous_url_is_refused(url: str, tmp_path: Path) -> None:
     """CEP 23: Explicit input files."""
     quoted = url.replace("'", "''")
     with pytest.raises(MetadataError) as refused:
@@ -348,7 +348,7 @@ def test_a_lock_leads_nowhere_else(url: str, tmp_path: Path) -> None:
     text = PIXI.replace(URL, url)
     path = tmp_path / "p.lock"
     path.write_text(text, encoding="utf-8")
-    seven = "seven" in url or "1.17" in url  # there the URL alone tells what it is
+    seven = "seven" in url or "1.17" in url  # there only the URL identifies the package
     if seven:
         assert exact(read_pixi_lock(path, text, "p")) != exact(LOCK)
     else:
@@ -382,7 +382,7 @@ def test_a_lock_leads_nowhere_else(url: str, tmp_path: Path) -> None:
         ("dependencies:\n    six: ''", "dependencies: [six]", "mapping of keys"),
     ],
 )
-def test_what_does_not_fit_is_told_with_its_line(old: str, new: str, why: str) -> None:
+def test_invalid_locks_are_reported_with_their_line(old: str, new: str, why: str) -> None:
     """CEP 37: Top-level version; platforms; package; manager; build."""
     text = CONDA_LOCK.replace(old, new, 1) if old != "platform: osx-arm64" else CONDA_LOCK.replace(old, new)
     assert text != CONDA_LOCK
@@ -391,7 +391,7 @@ def test_what_does_not_fit_is_told_with_its_line(old: str, new: str, why: str) -
     assert refused.value.where is not None and refused.value.where.path == "x.yml"
 
 
-def test_a_lock_that_was_edited_is_not_what_its_request_led_to() -> None:
+def test_an_edited_lock_does_not_match_its_request() -> None:
     """CEP 37: content_hash."""
     bumped = CONDA_LOCK.replace("ab" * 32, "ac" * 32, 1)
     assert read_conda_lock(bumped, "x").platforms[0].request == ""
@@ -409,7 +409,7 @@ def test_a_lock_that_was_edited_is_not_what_its_request_led_to() -> None:
         lambda text: text.replace("# digest", "# other"),
     ],
 )
-def test_a_lock_in_a_script_is_as_it_was_written_or_refused(spoil: Callable[[str], str], tmp_path: Path) -> None:
+def test_an_edited_embedded_lock_is_refused(spoil: Callable[[str], str], tmp_path: Path) -> None:
     whole = require_script(embed(document_of(tmp_path / "a.py", "print()\n"), LOCK)).text
     spoilt = spoil(whole)
     assert spoilt != whole
@@ -419,7 +419,7 @@ def test_a_lock_in_a_script_is_as_it_was_written_or_refused(spoil: Callable[[str
 
 
 def mutated(text: str) -> st.SearchStrategy[str]:
-    """The text with a piece exchanged for one that means something somewhere, or for anything."""
+    """Return the text with a piece exchanged for a meaningful or random one."""
     pieces = [
         "\n",
         " ",
@@ -448,7 +448,7 @@ def mutated(text: str) -> st.SearchStrategy[str]:
 
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_whatever_is_in_a_lock_it_is_read_or_refused_in_a_sentence(data: st.DataObject, tmp_path: Path) -> None:
+def test_any_lock_is_read_or_refused_with_a_clear_error(data: st.DataObject, tmp_path: Path) -> None:
     block = require_script(embed(document_of(tmp_path / "a.py", "print()\n"), LOCK)).text
     kind = data.draw(st.sampled_from(["conda-lock", "pixi", "explicit", "embedded"]))
     text = data.draw(mutated({"conda-lock": CONDA_LOCK, "pixi": PIXI, "explicit": EXPLICIT, "embedded": block}[kind]))
@@ -468,7 +468,7 @@ def test_whatever_is_in_a_lock_it_is_read_or_refused_in_a_sentence(data: st.Data
 
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.text(max_size=8), st.text(max_size=12) | st.lists(st.text(max_size=5), max_size=2)))
-def test_yaml_means_the_same_to_readers_of_both_versions(values: dict[str, object]) -> None:
+def test_yaml_is_the_same_in_both_versions(values: dict[str, object]) -> None:
     allowed = {
         key: value
         for key, value in values.items()
@@ -500,7 +500,7 @@ def test_yaml_means_the_same_to_readers_of_both_versions(values: dict[str, objec
         assert {key: value for key, value in read.items() if isinstance(key, str)} == document
 
 
-def test_a_day_counts_to_its_end_and_a_moment_to_the_second() -> None:
+def test_exclude_newer_includes_the_whole_day() -> None:
     assert rfc3339(exclude_newer("2026-01-31")) == "2026-01-31T23:59:59Z"
     assert rfc3339(exclude_newer(" 2026-01-31t12:00:00.5+01:30 ")) == "2026-01-31T10:30:00Z"
     assert rfc3339(exclude_newer("2016-12-31 23:59:60Z")) == "2016-12-31T23:59:59Z"
@@ -509,7 +509,7 @@ def test_a_day_counts_to_its_end_and_a_moment_to_the_second() -> None:
             exclude_newer(wrong)
 
 
-def test_a_platform_without_packages(tmp_path: Path) -> None:
+def test_a_platform_may_have_no_packages(tmp_path: Path) -> None:
     empty = Lock((PlatformLock("linux-64", ()),), ("conda-forge",))
     assert exact(read_conda_lock(write_conda_lock(empty, sources=("a",)), "x")) == exact(empty)
     assert os.fspath(tmp_path)
@@ -574,7 +574,7 @@ packages:
 
 
 @pytest.mark.parametrize("text", [_V3, _V4.format(version=4), _V4.format(version=5)], ids=["3", "4", "5"])
-def test_pixi_locks_of_old_versions_are_read(text: str, tmp_path: Path) -> None:
+def test_pixi_locks_of_all_versions_are_read(text: str, tmp_path: Path) -> None:
     path = tmp_path / "pixi.lock"
     path.write_text(text, encoding="utf-8")
     (package,) = open_lock(path).lock.platforms[0].conda

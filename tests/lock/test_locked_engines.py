@@ -1,4 +1,4 @@
-"""Exactly the packages of a lock, on every engine: no solver, every digest checked, damage caught before it runs."""
+"""Exactly the packages of a lock with every engine: no solver, every digest verified, damage detected early."""
 
 from __future__ import annotations
 
@@ -42,31 +42,31 @@ def changed_files(prefix: Path) -> list[Altered]:
 
 
 class Notes(SilentProgress):
-    """What was told to whoever asks for detail, and the stages."""
+    """Progress that records notes and stages."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.stages: list[str] = []
 
     def note(self, text: str) -> None:
-        """Remember it."""
+        """Record it."""
         self.notes.append(text)
 
     def stage(self, text: str) -> None:
-        """Remember it."""
+        """Record it."""
         self.stages.append(text)
 
 
 @pytest.fixture
 def environ(home: Home) -> dict[str, str]:
-    """A user with conda, mamba and micromamba on the PATH, whose packages are kept in one place."""
+    """A user with conda, mamba and micromamba on the PATH, which share a package cache."""
     install_fakes(home.bin, *FAKES)
     return home.environment({"PATH": f"{home.bin}:/usr/bin:/bin", "CONDA_PKGS_DIRS": str(home.path / "pkgs")})
 
 
 @pytest.fixture
 def make(home: Home, environ: dict[str, str], channel_url: str) -> Make:
-    """``make(engine, lines)`` makes an environment of just these packages, and returns its prefix."""
+    """``make(engine, lines)`` makes an environment of exactly these packages, and returns its prefix."""
 
     def run(name: str, explicit: tuple[str, ...], progress: Progress | None = None, **changes: Any) -> Path:
         number = sum(1 for _ in home.path.glob("e[0-9]*"))
@@ -84,20 +84,22 @@ def _packages(lines: tuple[str, ...]) -> tuple[Package, ...]:
 
 
 def engine(home: Home, environ: dict[str, str], name: str) -> Engine:
-    """The engine of that name, chosen as cetool chooses it."""
+    """Choose the engine of that name as cetool does."""
     return choose_engine(name, environ, lock_dir=home.path / "locks", cache_dir=home.path / "cache")[0]
 
 
 def unpacked(home: Home, stem: str) -> list[Path]:
-    """Where a package is kept unpacked."""
+    """Return where a package is kept unpacked."""
     return [path for path in home.path.rglob(stem) if (path / "info").is_dir()]
 
 
 # --- what is made ---------------------------------------------------------------------------------------------------
 
 
-def test_every_engine_makes_the_same(home: Home, make: Make, local_channel: Channel, server: ChannelServer) -> None:
-    """The same packages by URL and digest, their records whole, nothing asked for but the packages."""
+def test_every_engine_makes_the_same_environment(
+    home: Home, make: Make, local_channel: Channel, server: ChannelServer
+) -> None:
+    """The same packages by URL and digest, with complete records; only packages are requested."""
     names = ("python", "six=1.16.0", "hello-bin", "postlink", "activated")
     explicit = lines(local_channel, *names, url=f"{server.url}/conda-forge")
     wanted = sorted(f"{url}#{digest}" for url, _, digest in (line.partition("#sha256:") for line in explicit))
@@ -116,7 +118,7 @@ def test_every_engine_makes_the_same(home: Home, make: Make, local_channel: Chan
     assert server.requests and all(path.endswith((".conda", ".tar.bz2")) for path in server.requests)
 
 
-def test_without_network_what_was_fetched_serves(make: Make, local_channel: Channel, server: ChannelServer) -> None:
+def test_fetched_packages_are_used_offline(make: Make, local_channel: Channel, server: ChannelServer) -> None:
     explicit = lines(local_channel, "hello-bin", "activated", url=f"{server.url}/conda-forge")
     with pytest.raises(EngineError, match=r"hello-bin-1.0-0.tar.bz2 is not in the package cache|activated"):
         make("rattler", explicit, offline=True)
@@ -126,27 +128,27 @@ def test_without_network_what_was_fetched_serves(make: Make, local_channel: Chan
     assert server.requests == []
 
 
-def test_what_a_solve_has_left_in_the_cache_serves(
+def test_packages_cached_by_a_solve_are_used(
     make: Make, local_channel: Channel, server: ChannelServer, channel_url: str
 ) -> None:
-    """The embedded engine tells by the digest that the package is the very one."""
+    """The embedded engine recognizes packages by their digests."""
     channel = f"{server.url}/conda-forge"
     solved = make("rattler", (), packages=("hello-bin",), channels=(channel,))
     server.requests.clear()
     locked = make("rattler", lines(local_channel, "hello-bin", url=channel))
     assert explicit_list(locked) == explicit_list(solved)
     assert server.requests == []
-    # and the other way round: what a lock has left there serves a solve
+    # and the reverse: a solve uses packages cached for a lock
     make("rattler", lines(local_channel, "activated", url=channel))
     make("rattler", (), packages=("activated",), channels=(channel,))
     assert server.count("*activated*") == 1
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_credentials_of_the_channel_are_used_and_not_told(
+def test_credentials_of_the_channel_are_used_and_not_shown(
     home: Home, make: Make, local_channel: Channel, server: ChannelServer, name: str
 ) -> None:
-    """A lock's URLs have none; those of the channel they lie in are put back."""
+    """A lock's URLs have none; those of their channel are added."""
     server.credentials = ("user", "pa$HOME")
     explicit = lines(local_channel, "hello-bin", url=f"{server.url}/conda-forge")
     prefix = make(name, explicit, channels=(f"{server.secret_url}/conda-forge",))
@@ -156,7 +158,7 @@ def test_credentials_of_the_channel_are_used_and_not_told(
     assert not list(home.path.glob("engine-input-*"))
 
 
-def test_a_ruled_out_channel_is_ruled_out_for_locks(home: Home, make: Make, local_channel: Channel) -> None:
+def test_a_denied_channel_is_refused_in_locks(home: Home, make: Make, local_channel: Channel) -> None:
     home.condarc.write_text(f"{home.condarc.read_text()}denylist_channels: [{local_channel.url}]\n")
     with pytest.raises(EngineError, match="does not allow the channel"):
         make("rattler", lines(local_channel, "hello-bin"), channels=())
@@ -168,10 +170,10 @@ def test_a_ruled_out_channel_is_ruled_out_for_locks(home: Home, make: Make, loca
 @pytest.mark.parametrize("name", DIFFERENT)
 @pytest.mark.parametrize("scheme", ["file", "http"])
 @pytest.mark.parametrize("digest", ["sha256", "md5"])
-def test_a_bit_flipped_in_the_channel(
+def test_a_flipped_bit_in_the_channel_is_detected(
     home: Home, make: Make, local_channel: Channel, name: str, scheme: str, digest: str, tmp_path: Path
 ) -> None:
-    """Whatever the lock has of the archive's digests, and wherever it comes from."""
+    """With each kind of digest in the lock, and from each kind of URL."""
     from support.locked import locked
     from support.server import serving
 
@@ -190,8 +192,10 @@ def test_a_bit_flipped_in_the_channel(
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_a_bit_flipped_in_the_unpacked_package(home: Home, make: Make, local_channel: Channel, name: str) -> None:
-    """Caught before its link script runs: the embedded engine fetches it anew, of others the cache is the user's."""
+def test_a_flipped_bit_in_an_unpacked_package_is_detected(
+    home: Home, make: Make, local_channel: Channel, name: str
+) -> None:
+    """Before its link script runs. The embedded engine fetches it again; other caches belong to the user."""
     explicit = lines(local_channel, "postlink", "hello-bin")
     shutil.rmtree(make(name, explicit))
     (kept,) = unpacked(home, "postlink-1.0-0")
@@ -205,8 +209,10 @@ def test_a_bit_flipped_in_the_unpacked_package(home: Home, make: Make, local_cha
     assert not list(home.path.glob(f"e*/{RAN}"))
 
 
-def test_another_package_of_the_same_name_in_the_cache(make: Make, local_channel: Channel, tmp_path: Path) -> None:
-    """Name, version and build are not enough to tell packages of two channels from each other."""
+def test_another_package_of_the_same_name_in_the_cache_is_not_used(
+    make: Make, local_channel: Channel, tmp_path: Path
+) -> None:
+    """Name, version and build do not distinguish packages of two channels."""
     from support.archive import Entry, Package, write_package
 
     record = write_package(Package("hello-bin", "1.0", entries=(Entry("other", b"other"),)), tmp_path)
@@ -216,14 +222,14 @@ def test_another_package_of_the_same_name_in_the_cache(make: Make, local_channel
         assert (make("rattler", explicit) / path).exists()
 
 
-def test_a_download_that_breaks_off_is_an_error(make: Make, local_channel: Channel, server: ChannelServer) -> None:
+def test_an_incomplete_download_is_an_error(make: Make, local_channel: Channel, server: ChannelServer) -> None:
     server.faults.append(Fault("*bigpkg*.conda", "truncate"))
     with pytest.raises(EngineError, match="bigpkg"):
         make("rattler", lines(local_channel, "bigpkg", url=f"{server.url}/conda-forge"))
 
 
-def test_many_fill_one_cache(home: Home, make: Make, local_channel: Channel, server: ChannelServer) -> None:
-    """At once, with packages in common: each gets all of its own."""
+def test_many_processes_fill_one_cache(home: Home, make: Make, local_channel: Channel, server: ChannelServer) -> None:
+    """At the same time, with common packages: each gets all of its packages."""
     import threading
 
     common = ("bigpkg", "many-files", "hello-bin")
@@ -244,7 +250,7 @@ def test_many_fill_one_cache(home: Home, make: Make, local_channel: Channel, ser
     assert all(changed_files(home.path / f"at-once-{number}") == [] for number in made)
 
 
-def test_a_package_that_is_gone_is_an_error(make: Make, local_channel: Channel, server: ChannelServer) -> None:
+def test_a_missing_locked_package_is_an_error(make: Make, local_channel: Channel, server: ChannelServer) -> None:
     (line,) = lines(local_channel, "hello-bin")
     for name in ALL:
         with pytest.raises(EngineError, match=r"hello-bin-9.0-0.tar.bz2:"):
@@ -255,7 +261,7 @@ def test_a_package_that_is_gone_is_an_error(make: Make, local_channel: Channel, 
 
 
 @pytest.mark.parametrize(("name", "version"), [("conda", "conda 24.7.1"), ("micromamba", "2.0.8")])
-def test_an_engine_that_would_not_look_at_sha256(
+def test_an_engine_that_ignores_sha256_is_refused(
     make: Make, environ: dict[str, str], local_channel: Channel, name: str, version: str
 ) -> None:
     environ["FAKE_ENGINE_VERSION"] = version
@@ -264,7 +270,7 @@ def test_an_engine_that_would_not_look_at_sha256(
 
 
 class Meddling:
-    """The embedded engine, and what happens to the environment before anybody looks at it."""
+    """The embedded engine, with a change to the environment before it is checked."""
 
     name = "rattler"
     version = "1"
@@ -274,7 +280,7 @@ class Meddling:
         self._meddle = meddle
 
     def create(self, request: EngineRequest, progress: Progress, hold: Hold) -> Explain:
-        """Make it, and meddle."""
+        """Make the environment and change it."""
         explain = self._inner.create(request, progress, hold)
         self._meddle(request.prefix)
         return explain
@@ -289,28 +295,26 @@ def build(home: Home, environ: dict[str, str], explicit: tuple[str, ...], meddle
 
 
 def replaced(path: Path) -> None:
-    """Another file in a file's place: what it was linked from stays as it is."""
+    """Replace a file by another one, without changing the package cache."""
     text = path.read_bytes()
     path.unlink()
     path.write_bytes(text + b"#")
 
 
-def test_what_was_linked_is_looked_at_before_it_counts(
-    home: Home, environ: dict[str, str], local_channel: Channel
-) -> None:
+def test_linked_files_are_verified(home: Home, environ: dict[str, str], local_channel: Channel) -> None:
     explicit = lines(local_channel, "activated")
     where = "etc/conda/activate.d/activated.sh"
     with pytest.raises(EngineError, match=f"files differ from their packages, .*: {where}"):
         build(home, environ, explicit, lambda prefix: replaced(prefix / where))
     shutil.rmtree(home.path / "built")
-    # a link script may change what it likes
+    # a link script may change files
     heard = build(
         home, environ, (*explicit, *lines(local_channel, "postlink")), lambda prefix: replaced(prefix / where)
     )
     assert any(where in note for note in heard.notes)
 
 
-def test_an_archive_without_a_digest_is_told_of(home: Home, environ: dict[str, str], local_channel: Channel) -> None:
+def test_an_archive_without_a_digest_is_reported(home: Home, environ: dict[str, str], local_channel: Channel) -> None:
     heard = build(home, environ, (lines(local_channel, "activated")[0].partition("#")[0],), lambda prefix: None)
     assert any("no digests: activated-1.0-0.conda" in note for note in heard.notes)
 
@@ -318,7 +322,7 @@ def test_an_archive_without_a_digest_is_told_of(home: Home, environ: dict[str, s
 # --- lines ----------------------------------------------------------------------------------------------------------
 
 
-def test_lines_are_taken_apart() -> None:
+def test_lines_are_parsed() -> None:
     md5, sha256 = "0123456789abcdefABCDEF0123456789", "ab" * 32
     url = "https://c.example/label/x/linux-64/a-b-1.0_1!2-h0_1.conda"
     for text, digest in ((f"#{md5}", ("md5", md5.lower())), (f"#sha256:{sha256}", ("sha256", sha256)), ("", None)):
@@ -353,8 +357,8 @@ def test_changed_files_are_found(make: Make, local_channel: Channel) -> None:
     assert {path.package for path in package_paths(read_records(prefix))} >= {"six-1.16.0-pyh_0", "activated-1.0-0"}
 
 
-def test_links_are_looked_at_by_where_they_lead(make: Make, tmp_path: Path) -> None:
-    """The hash recorded for a link is that of the file that it led to in the package."""
+def test_links_are_verified_by_their_targets(make: Make, tmp_path: Path) -> None:
+    """The recorded hash of a link is that of its target in the package."""
     from support.archive import Entry, Package, write_package
 
     entries = (Entry("lib/real.txt", b"real"), Entry("lib/link.txt", b"real", link="real.txt"), Entry("lib/o", b"o"))
@@ -379,7 +383,7 @@ def test_links_are_looked_at_by_where_they_lead(make: Make, tmp_path: Path) -> N
 def test_a_real_conda(
     home: Home, make: Make, environ: dict[str, str], local_channel: Channel, server: ChannelServer, real_conda: str
 ) -> None:
-    """``conda list --explicit --sha256`` of what it and the embedded engine make is the same; damage is caught."""
+    """``conda list --explicit --sha256`` is the same for it and the embedded engine; damage is detected."""
     environ |= {"CONDA_EXE": real_conda, "PATH": f"{Path(real_conda).parent}:/usr/bin:/bin"}
     names = ("python", "six=1.16.0", "hello-bin", "postlink", "activated")
     explicit = lines(local_channel, *names, url=f"{server.url}/conda-forge")

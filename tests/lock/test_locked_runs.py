@@ -1,4 +1,4 @@
-"""Runs from a lock through the real command line: when it is used, when not, and what is said of that."""
+"""Locked runs on the command line: when a lock is used, when not, and what is reported."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ warm_path = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="ther
 
 @pytest.fixture
 def script(home: Home) -> Path:
-    """A script that tells whether its environment is the locked one."""
+    """A script that prints whether its environment is the locked one."""
     return home.write("shows.sh", SH)
 
 
@@ -51,8 +51,8 @@ def shown(home: Home, *args: str | Path) -> dict[str, Any]:
 # --- used -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_lock_that_fits_is_used(home: Home, script: Path, local_channel: Channel, server: ChannelServer) -> None:
-    """No solver, exactly these packages, said nowhere but where it is asked for; a second run asks nothing."""
+def test_a_matching_lock_is_used(home: Home, script: Path, local_channel: Channel, server: ChannelServer) -> None:
+    """No solver, exactly these packages, reported only with `-v`; a second run makes no requests."""
     before = shown(home, script)
     lock_script(script, locked(local_channel, *PACKAGES, url=f"{server.url}/conda-forge"), local_channel)
     document = shown(home, script)
@@ -74,7 +74,9 @@ def test_a_lock_that_fits_is_used(home: Home, script: Path, local_channel: Chann
 
 
 @warm_path
-def test_a_link_has_the_lock_beside_it_or_beside_the_script(home: Home, script: Path, local_channel: Channel) -> None:
+def test_a_link_uses_the_lock_next_to_it_or_next_to_the_script(
+    home: Home, script: Path, local_channel: Channel
+) -> None:
     first = home.write("one/script.sh", SH)
     other = home.write("two/script.sh", SH)
     lock_script(first, locked(local_channel, *PACKAGES), local_channel)
@@ -86,7 +88,7 @@ def test_a_link_has_the_lock_beside_it_or_beside_the_script(home: Home, script: 
     assert is_warm(home, link)
     done = home.cetool("lock", "--check", link)
     assert done.returncode == 0, done.stderr
-    # to another script of the same text, which has no lock
+    # to another script with the same text, which has no lock
     (home.path / "bin/middle").unlink()
     (home.path / "bin/middle").symlink_to(other)
     assert not is_warm(home, link) and shown(home, link)["lock"] is None
@@ -97,8 +99,8 @@ def test_a_link_has_the_lock_beside_it_or_beside_the_script(home: Home, script: 
     assert shown(home, link)["lock"] == str(mine)
 
 
-def test_from_one_engine_to_another(home: Home, local_channel: Channel) -> None:
-    """Locked and made here, every cache deleted, restored by another engine: the same packages, by URL and digest."""
+def test_a_lock_works_with_another_engine(home: Home, local_channel: Channel) -> None:
+    """After deleting all caches, another engine makes the same packages, by URL and digest."""
     script = home.write("shows.py", SIX.replace("six]", "six <1.17]"))
     install_fakes(home.bin, "conda", "mamba", "micromamba")
     done = home.cetool("lock", script)
@@ -115,7 +117,7 @@ def test_from_one_engine_to_another(home: Home, local_channel: Channel) -> None:
 
 
 def test_a_damaged_package_never_runs(home: Home, script: Path, local_channel: Channel, tmp_path: Path) -> None:
-    """Not the package, not its link script; and nothing is left that a later run could take for whole."""
+    """Neither the package nor its link script; and nothing is left that a later run could use."""
     copy = tmp_path / "conda-forge" / "noarch" / "postlink-1.0-0.conda"
     copy.parent.mkdir(parents=True)
     shutil.copy(local_channel.path / "noarch" / copy.name, copy)
@@ -128,8 +130,8 @@ def test_a_damaged_package_never_runs(home: Home, script: Path, local_channel: C
     assert json.loads(home.cetool("list", "--json").stdout)["environments"] == []
 
 
-def test_variables_are_the_scripts_own(home: Home, local_channel: Channel) -> None:
-    """They choose no packages, so a lock fits whatever they are, and each set has an environment of its own."""
+def test_variables_are_not_locked(home: Home, local_channel: Channel) -> None:
+    """They select no packages, so a lock matches any variables, and each set has its own environment."""
     text = '# /// conda-script\n# channels = ["conda-forge"]\n# entrypoint = "sh ${SCRIPT}"\n# [dependencies]\n'
     script = home.write("vars.sh", text + '# hello-bin = "*"\n# /// end-conda-script\necho here\n')
     lock_script(script, locked(local_channel, "hello-bin"), local_channel)
@@ -140,8 +142,8 @@ def test_variables_are_the_scripts_own(home: Home, local_channel: Channel) -> No
 # --- not used -------------------------------------------------------------------------------------------------------
 
 
-def test_a_lock_that_does_not_fit(home: Home, script: Path, local_channel: Channel) -> None:
-    """Solved anew with a warning each time; refused under --locked, with the way out; used as it is under --frozen."""
+def test_a_stale_lock_warns_or_fails(home: Home, script: Path, local_channel: Channel) -> None:
+    """Solved again with a warning each time; refused with --locked, with a hint; used unchanged with --frozen."""
     lock_script(script, locked(local_channel, *PACKAGES), local_channel)
     script.write_text(SH.replace("[hello-bin]", "[hello-bin, shared-lib]"))
     settle(script, home.condarc)
@@ -161,7 +163,7 @@ def test_a_lock_that_does_not_fit(home: Home, script: Path, local_channel: Chann
     assert (done.returncode, done.stdout, unconfirmed(done.stderr)) == (0, FRESH, "")
 
 
-def test_no_lock_at_all(home: Home, script: Path) -> None:
+def test_locked_without_a_lock_is_an_error(home: Home, script: Path) -> None:
     for option in ("--locked", "--frozen"):
         for command in ("run", "show", "name", "path"):
             done = home.cetool(command, option, script)
@@ -172,7 +174,7 @@ def test_no_lock_at_all(home: Home, script: Path) -> None:
     assert done.returncode == 2
 
 
-def test_a_lock_of_other_platforms(home: Home, script: Path, local_channel: Channel) -> None:
+def test_a_lock_for_other_platforms_is_an_error(home: Home, script: Path, local_channel: Channel) -> None:
     path = lock_script(script, locked(local_channel, *PACKAGES), local_channel)
     path.write_text(path.read_text().replace(local_channel.subdir, "linux-ppc64le"))
     done = home.cetool(script)
@@ -182,7 +184,7 @@ def test_a_lock_of_other_platforms(home: Home, script: Path, local_channel: Chan
         assert done.returncode == 125 and f"--platform {local_channel.subdir}" in done.stderr
 
 
-def test_options_that_add_to_what_is_locked(home: Home, script: Path, local_channel: Channel) -> None:
+def test_options_that_add_packages_conflict_with_a_lock(home: Home, script: Path, local_channel: Channel) -> None:
     lock_script(script, locked(local_channel, *PACKAGES), local_channel)
     added = (("--with", "shared-lib"), ("--channel", local_channel.url), ("--exclude-newer", "2024-01-01"))
     for option in added:
@@ -194,15 +196,15 @@ def test_options_that_add_to_what_is_locked(home: Home, script: Path, local_chan
 
 
 def test_a_broken_lock_is_an_error(home: Home, script: Path) -> None:
-    """Not passed over: what would run then is not what was locked."""
+    """It is not ignored, since a run would not use the locked packages."""
     home.write("shows.sh.conda-lock.yml", "version: 1\nmetadata: [\n")
     done = home.cetool(script)
     assert done.returncode == 125 and "shows.sh.conda-lock.yml" in done.stderr
     assert home.cetool("run", "--no-lock", script).returncode == 0
 
 
-def test_a_lock_file_that_is_named(home: Home, script: Path, local_channel: Channel) -> None:
-    """As it is where its format does not tell what it is for; otherwise it has to fit."""
+def test_the_named_lock_file_is_used(home: Home, script: Path, local_channel: Channel) -> None:
+    """Unchanged if its format does not have the request; otherwise it must match."""
     explicit = home.write(
         "shows.txt", "\n".join([f"# platform: {local_channel.subdir}", "@EXPLICIT", *lines(local_channel, *PACKAGES)])
     )
@@ -223,7 +225,7 @@ def test_a_lock_file_that_is_named(home: Home, script: Path, local_channel: Chan
     assert done.returncode != 0 and "nowhere" in done.stderr
 
 
-def test_digests_that_are_missing_are_told(home: Home, script: Path, local_channel: Channel) -> None:
+def test_missing_digests_are_reported(home: Home, script: Path, local_channel: Channel) -> None:
     first, second = lines(local_channel, *PACKAGES)
     explicit = home.write("l.txt", f"# platform: {local_channel.subdir}\n@EXPLICIT\n{first}\n{second.split('#')[0]}\n")
     for _ in range(2):
@@ -235,8 +237,8 @@ def test_digests_that_are_missing_are_told(home: Home, script: Path, local_chann
 
 
 @pytest.mark.parametrize("installer", ["uv", "pip"])
-def test_pypi_files_of_a_lock(home: Home, local_channel: Channel, installer: str) -> None:
-    """Just these files, by their digests, from no index, and no pip comes into the environment with them."""
+def test_locked_pypi_files_are_installed(home: Home, local_channel: Channel, installer: str) -> None:
+    """Exactly these files, by digest, without an index, and without adding pip to the environment."""
     from support.pypi import wheel
 
     path = wheel(home.path / "wheels", "ours", "1.0", "never-there")
@@ -264,13 +266,13 @@ def test_pypi_files_of_a_lock(home: Home, local_channel: Channel, installer: str
 
 @pytest.fixture
 def shell(settled: Home, request: pytest.FixtureRequest) -> Path:
-    """A script in a place of its own, without a lock so far."""
+    """A script in its own directory, without a lock."""
     name = "".join(char for char in request.node.name if char.isalnum())
     return settled.write(f"locks-{name}/script.sh", SH)
 
 
 @warm_path
-def test_the_warm_run_sees_a_lock_come_change_and_go(settled: Home, shell: Path, local_channel: Channel) -> None:
+def test_the_warm_run_notices_changes_of_the_lock(settled: Home, shell: Path, local_channel: Channel) -> None:
     with_etc, without = locked(local_channel, "hello-bin", "activated"), locked(local_channel, "hello-bin")
     learn(settled, shell)
     assert is_warm(settled, shell)
@@ -283,7 +285,7 @@ def test_the_warm_run_sees_a_lock_come_change_and_go(settled: Home, shell: Path,
     assert run_warm(settled, shell).returncode == COLD
     settle(lock)
     assert learn(settled, shell) == f"{plain}conda\n" and is_warm(settled, shell)
-    # one that counts before it, or less than it, appears
+    # a lock of higher or lower precedence appears
     other = shell.with_name("script.sh.pixi.lock")
     other.touch()
     assert run_warm(settled, shell).returncode == COLD
@@ -296,7 +298,7 @@ def test_the_warm_run_sees_a_lock_come_change_and_go(settled: Home, shell: Path,
 
 @warm_path
 def test_an_embedded_lock_is_part_of_the_script(settled: Home, shell: Path, local_channel: Channel) -> None:
-    """The script changes, its block does not: the warm path alone cannot tell what the lock says now."""
+    """The script changes but not its block: the warm path alone cannot know the lock."""
     request = read_metadata(read_script(shell)).requirements.digest
 
     def lock(*names: str) -> None:
@@ -319,13 +321,13 @@ def test_an_embedded_lock_is_part_of_the_script(settled: Home, shell: Path, loca
 
 
 @warm_path
-def test_a_run_that_had_to_warn_is_not_warm(settled: Home, shell: Path, local_channel: Channel) -> None:
+def test_a_run_with_a_warning_is_not_warm(settled: Home, shell: Path, local_channel: Channel) -> None:
     path = lock_script(shell, locked(local_channel, "hello-bin"), local_channel)
     shell.write_text(SH.replace("[hello-bin]", "[hello-bin, activated]"))
     settle(path)
     learn(settled, shell)
     assert run_warm(settled, shell).returncode == COLD
-    # nor is one that was asked for with options of its own
+    # nor is a run with its own options
     shell.write_text(SH)
     settle(shell)
     for options in (("--no-lock",), ("--frozen",), ("--lock-file", path), ("--exclude-newer", "2024-01-01")):
@@ -336,8 +338,8 @@ def test_a_run_that_had_to_warn_is_not_warm(settled: Home, shell: Path, local_ch
 # --- as of a day ----------------------------------------------------------------------------------------------------
 
 
-def test_as_of_a_day(home: Home, script: Path, server: ChannelServer) -> None:
-    """The second run finds the environment without a solve; a day before there was anything is an error."""
+def test_exclude_newer_solves_for_a_day(home: Home, script: Path, server: ChannelServer) -> None:
+    """The second run finds the environment without solving; a day before the first package is an error."""
     home.condarc.write_text(f"channel_alias: {server.url}\nchannels: [conda-forge]\n")
     install_fakes(home.bin, "micromamba")
     for engine in ("rattler", "micromamba"):

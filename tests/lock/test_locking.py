@@ -1,4 +1,4 @@
-"""Promises about ``cetool lock``: what it solves, what it keeps, what it writes, and that no file is ever half done."""
+"""``cetool lock``: what it solves, keeps and writes, and that files are written atomically."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ print()
 
 @pytest.fixture
 def here(home: Home) -> Home:
-    """A home with a script and, beside it, the channel that it names."""
+    """A home with a script and, next to it, the script's channel."""
     make_channel(home.path / "channel")
     home.write("a.py", SCRIPT)
     return home
@@ -55,7 +55,7 @@ def lock_of(home: Home, name: str = "a.py.conda-lock.yml") -> Lock:
     return open_lock(home.path / name).lock
 
 
-def test_it_writes_all_that_the_standard_asks_for(here: Home) -> None:
+def test_a_written_lock_follows_the_standard(here: Home) -> None:
     """CEP 37: Specification; channels; platforms; sources; time_metadata."""
     locked(here, "a.py", "--platform", "linux-64", "osx-arm64")
     text = (here.path / "a.py.conda-lock.yml").read_text(encoding="utf-8")
@@ -82,7 +82,7 @@ def test_it_writes_all_that_the_standard_asks_for(here: Home) -> None:
     assert mac[1]["dependencies"] == {"__osx": ">=11", "lib": ""} and "/osx-arm64/tool-2-" in mac[1]["url"]
 
 
-def test_each_platform_has_the_virtual_packages_that_its_machines_have(here: Home) -> None:
+def test_each_platform_has_its_usual_virtual_packages(here: Home) -> None:
     locked(here, "a.py", "--platform", "win-64", "--platform", "osx-arm64", "--platform", "linux-64")
     assert [each.platform for each in lock_of(here).platforms] == ["linux-64", "osx-arm64", "win-64"]
     here.write("cuda.py", SCRIPT.replace("tool", "needs-cuda"))
@@ -93,11 +93,11 @@ def test_each_platform_has_the_virtual_packages_that_its_machines_have(here: Hom
     locked(here, "cuda.py", "--update", "--platform", "osx-arm64", env={"CONDA_OVERRIDE_CUDA": "12.1"})
     old = locked(here, "a.py", "--platform", "osx-arm64", "--update", status=125, env={"CONDA_OVERRIDE_OSX": "10.9"})
     assert "__osx" in old.stderr
-    # what is said of one system means nothing to another
+    # overrides for one system have no effect on another
     locked(here, "a.py", "--platform", "win-64", "--update", env={"CONDA_OVERRIDE_OSX": "10.9"})
 
 
-def test_tables_for_platforms_are_read_as_they_are_there(here: Home) -> None:
+def test_tables_for_platforms_apply_to_their_platform(here: Home) -> None:
     channel = (here.path / "channel").as_uri()
     table = (
         f'# [tool.pixi.workspace]\n# channels = ["{channel}"]\n# [tool.pixi.target.osx.dependencies]\n# tool = "1.*"\n'
@@ -111,7 +111,7 @@ def test_tables_for_platforms_are_read_as_they_are_there(here: Home) -> None:
     assert locked(here, "p.py", "--check").returncode == 0
 
 
-def test_what_is_locked_stays_until_it_is_updated(here: Home) -> None:
+def test_locked_packages_stay_until_updated(here: Home) -> None:
     script = here.path / "a.py"
     script.write_text(SCRIPT.replace("[tool]", "[tool 1.*, lib 1.*]"), encoding="utf-8")
     locked(here, "a.py")
@@ -135,7 +135,7 @@ def test_what_is_locked_stays_until_it_is_updated(here: Home) -> None:
     assert (here.path / "a.py.conda-lock.yml").read_bytes() == kept, "the time of its making stays, too"
 
 
-def test_the_platforms_stay_unless_others_are_named(here: Home) -> None:
+def test_platforms_stay_unless_others_are_given(here: Home) -> None:
     locked(here, "a.py", "--platform", "win-64", "--platform", "linux-64")
     (here.path / "a.py").write_text(SCRIPT.replace("[tool]", "[tool, lib]"), encoding="utf-8")
     locked(here, "a.py")
@@ -146,7 +146,7 @@ def test_the_platforms_stay_unless_others_are_named(here: Home) -> None:
     assert locked(here, "a.py", "--platform", "osx", status=2).stderr.count("osx-64") == 1
 
 
-def test_only_what_was_published_by_a_day_counts(here: Home) -> None:
+def test_packages_published_later_are_ignored(here: Home) -> None:
     locked(here, "a.py", "--exclude-newer", "2020-09-13")  # the day of 1,600,000,000
     assert versions(lock_of(here), "linux-64")["tool"] == "1"
     assert dict(lock_of(here).custom) == {"cetool_exclude_newer": "2020-09-13T23:59:59Z"}
@@ -169,7 +169,7 @@ def test_a_span_is_locked_as_the_moment_that_it_meant(here: Home) -> None:
 
 
 def test_the_time_and_the_platform_of_a_lock_of_another_tool_are_read(here: Home) -> None:
-    """What conda-lock writes has no digest of cetool's: it is solved towards, and taken over."""
+    """A lock of conda-lock has no digest of the request: its packages are preferred, and it is rewritten."""
     locked(here, "a.py", "--exclude-newer", "2020-09-13")
     path = here.path / "a.py.conda-lock.yml"
     foreign = re.sub(r"  custom_metadata:\n(?:    .*\n)+", "", path.read_text(encoding="utf-8"))
@@ -184,12 +184,12 @@ def test_the_time_and_the_platform_of_a_lock_of_another_tool_are_read(here: Home
     assert versions(found.lock, "linux-64")["tool"] == "1"
     (here.path / "a.py").write_text(SCRIPT.replace("[tool]", "[tool, lib 1.*]"), encoding="utf-8")
     assert found.matches(read_metadata(read_script(here.path / "a.py")).requirements) is False
-    # a package that was exchanged by hand is not what the request led to
+    # a package that was changed by hand does not match the request
     path.write_text(path.read_text(encoding="utf-8").replace("sha256: ", "sha256: '0", 1), encoding="utf-8")
     locked(here, "a.py", "--check", status=125)
 
 
-def test_a_lock_in_the_script_itself(here: Home) -> None:
+def test_a_lock_is_embedded_in_the_script(here: Home) -> None:
     script = here.path / "a.py"
     script.write_bytes(SCRIPT.replace("\n", "\r\n").encode().rstrip())
     script.chmod(0o750)
@@ -203,7 +203,7 @@ def test_a_lock_in_the_script_itself(here: Home) -> None:
     assert found.matches(read_metadata(read_script(script)).requirements, "win-64") is True
     assert locked(here, "a.py", "--check").stderr == "a.py is up to date\n"
     assert not (here.path / "a.py.conda-lock.yml").exists()
-    # editing what it declares goes on, and the lock is replaced in its place
+    # the block can still be edited, and the lock is replaced where it is
     assert here.cetool("add", "a.py", "lib 1.*").returncode == 0
     locked(here, "a.py", "--check", status=1)
     locked(here, "a.py")
@@ -212,13 +212,13 @@ def test_a_lock_in_the_script_itself(here: Home) -> None:
     assert here.cetool("convert", "a.py", "--to", "conda-script").returncode == 0
     assert here.cetool("check", "--ignore", "unpinned", "--ignore", "no-python", "a.py").returncode == 0
     locked(here, "a.py")
-    # another lock beside it is told of
+    # another lock next to it is reported
     left = locked(here, "a.py", "--format", "conda-lock")
     assert "still counts before the new one" in left.stderr and (here.path / "a.py.conda-lock.yml").exists()
     assert "a.py.conda-lock.yml is ignored" in locked(here, "a.py").stderr
 
 
-def test_a_pixi_lock_is_one_that_rattler_reads(here: Home) -> None:
+def test_rattler_reads_a_written_pixi_lock(here: Home) -> None:
     locked(here, "a.py", "--format", "pixi", "--platform", "osx-arm64", "linux-64")
     environment = LockFile.from_path(here.path / "a.py.pixi.lock").default_environment()
     assert environment is not None
@@ -235,8 +235,8 @@ def test_a_pixi_lock_is_one_that_rattler_reads(here: Home) -> None:
     assert versions(lock_of(here, "other.yml"), "linux-64") == versions(lock_of(here, "other.lock"), "linux-64")
 
 
-def test_pypi_packages_by_uv_and_by_pip(home: Home) -> None:
-    """six is conda's, so it is no one else's: python-dateutil needs it."""
+def test_pypi_packages_are_locked_with_uv_and_pip(home: Home) -> None:
+    """six is a conda package, so it is not installed from PyPI for python-dateutil."""
     home.write(
         "t.py",
         "# /// script\n# dependencies = ['tabulate<0.10', 'python-dateutil']\n"
@@ -254,7 +254,7 @@ def test_pypi_packages_by_uv_and_by_pip(home: Home) -> None:
     ]
     assert by_uv.pypi[0].requires == ("six",)
     assert {package.name for package in by_uv.conda} == {"python", "six", "pip"}
-    # kept where it fits, by pip as well
+    # kept if possible, also with pip
     home.write("t.py", (home.path / "t.py").read_text(encoding="utf-8").replace("<0.10", ""))
     locked(home, "t.py", env={"CETOOL_PIP_INSTALLER": "pip"})
     by_pip = lock_of(home, "t.py.conda-lock.yml").platforms[0]
@@ -263,7 +263,7 @@ def test_pypi_packages_by_uv_and_by_pip(home: Home) -> None:
     assert "which conda installed" in locked(home, "t.py", status=125).stderr
 
 
-def test_wheels_of_other_platforms_and_what_cannot_be_locked(here: Home) -> None:
+def test_other_platforms_need_wheels_and_directories_cannot_be_locked(here: Home) -> None:
     channel = (here.path / "channel").as_uri()
     block = "# /// script\n# dependencies = ['cffi==1.17.1']\n# [tool.conda]\n# channels = ['{}']\n# ///\n"
     here.write("w.py", block.format(channel))
@@ -283,7 +283,7 @@ def test_wheels_of_other_platforms_and_what_cannot_be_locked(here: Home) -> None
     assert "it is a directory, whose content may change" in locked(here, "d.py", status=125).stderr
 
 
-def test_nothing_secret_is_written_down(here: Home) -> None:
+def test_a_lock_contains_no_secrets(here: Home) -> None:
     secret = (here.path / "channel").as_uri().replace("file://", "file://user:s3cret@localhost")
     here.write("s.py", SCRIPT.replace("./channel", (here.path / "channel").as_uri()))
     locked(here, "s.py", "--channel", secret, "--embed")
@@ -293,7 +293,7 @@ def test_nothing_secret_is_written_down(here: Home) -> None:
         assert not path.is_file() or b"s3cret" not in path.read_bytes(), path
 
 
-def test_what_goes_wrong_leaves_the_lock_as_it_was(here: Home) -> None:
+def test_a_failure_leaves_the_lock_unchanged(here: Home) -> None:
     locked(here, "a.py")
     path = here.path / "a.py.conda-lock.yml"
     before = path.read_bytes()
@@ -315,7 +315,7 @@ def test_what_goes_wrong_leaves_the_lock_as_it_was(here: Home) -> None:
     assert (here.path / "notes.txt").read_text(encoding="utf-8") == "not a lock\n"
 
 
-def test_several_scripts_and_the_facts_as_json(here: Home) -> None:
+def test_several_scripts_are_locked_and_reported_as_json(here: Home) -> None:
     here.write("b.py", SCRIPT.replace("tool", "lib"))
     none = locked(here, "a.py", "b.py", "--check", "--json", status=1, env={"CETOOL_OFFLINE": "1"})
     assert [each["changed"] for each in json.loads(none.stdout)["locks"]] == [True, True]
@@ -330,7 +330,7 @@ def test_several_scripts_and_the_facts_as_json(here: Home) -> None:
     assert locked(here, "c.py", status=127).stdout == ""
 
 
-def test_the_lock_of_a_symbolic_link(here: Home) -> None:
+def test_a_symbolic_link_is_locked_next_to_its_target(here: Home) -> None:
     (here.path / "real.yml").write_text("", encoding="utf-8")
     (here.path / "a.py.conda-lock.yml").symlink_to("real.yml")
     locked(here, "a.py")

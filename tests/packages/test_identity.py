@@ -1,4 +1,4 @@
-"""A package is what its digest says: whatever lies in a package cache, and whatever channels and records claim."""
+"""Packages are identified by their digests, whatever package caches contain and channels and records claim."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def a(home: Home) -> Lookalike:
 
 @pytest.fixture
 def b(home: Home) -> Lookalike:
-    """Another one, that has something else under the same name."""
+    """Another channel, with a different package under the same name."""
     return make_lookalike(home.path / "B", "B")
 
 
 def created(home: Home, *args: str | Path) -> Path:
-    """The prefix that ``cetool create`` makes; its record states the digests of the archive that its URL leads to."""
+    """Return the prefix that ``cetool create`` makes, whose record must have the digests of the archive."""
     done = home.cetool("create", *args)
     assert done.returncode == 0, done.stderr
     prefix = Path(done.stdout.strip())
@@ -48,8 +48,8 @@ def created(home: Home, *args: str | Path) -> Path:
     return prefix
 
 
-def test_a_cache_filled_in_hostile_order_gives_what_is_asked_for(home: Home, a: Lookalike, b: Lookalike) -> None:
-    """By name, by digest, by URL and by path, in both formats, again and again."""
+def test_a_cache_filled_in_hostile_order_gives_the_requested_package(home: Home, a: Lookalike, b: Lookalike) -> None:
+    """By name, digest, URL and path, in both formats, repeatedly."""
     with serving(home.path) as server:
         http = f"{server.url}/A"
         asked: list[tuple[tuple[str | Path, ...], str]] = [
@@ -69,10 +69,8 @@ def test_a_cache_filled_in_hostile_order_gives_what_is_asked_for(home: Home, a: 
             assert said(created(home, *args)) == says, args
 
 
-def test_an_entry_with_claims_but_without_a_computed_digest_fits_nothing(
-    home: Home, a: Lookalike, b: Lookalike
-) -> None:
-    """What rattler, or a cetool of old, leaves in the cache: ``repodata_record.json`` and ``.lock`` name A's digest."""
+def test_a_cache_entry_without_a_computed_digest_is_not_used(home: Home, a: Lookalike, b: Lookalike) -> None:
+    """rattler, or an old cetool, leaves A's digest in ``repodata_record.json`` and ``.lock``."""
     from rattler.package_streaming import extract
 
     prefix = created(home, "--channel", a.url, "pkg")
@@ -88,7 +86,7 @@ def test_an_entry_with_claims_but_without_a_computed_digest_fits_nothing(
 
 
 def test_an_unpacked_package_whose_hashes_were_changed_is_fetched_again(home: Home, a: Lookalike) -> None:
-    """Its ``info/paths.json`` says what its files hash to: it counts only as it was in the archive."""
+    """Its ``info/paths.json`` has the hashes of its files, and must be the one in the archive."""
     created(home, "--channel", a.url, "pkg")
     (entry,) = (path for path in home.cache.rglob(STEM) if path.is_dir())
     listing = json.loads((entry / "info/paths.json").read_text())
@@ -102,7 +100,7 @@ def test_an_unpacked_package_whose_hashes_were_changed_is_fetched_again(home: Ho
 
 
 @pytest.mark.parametrize("over", ["file", "http"])
-def test_repodata_that_claims_another_digest_is_refused_and_fills_no_cache(home: Home, a: Lookalike, over: str) -> None:
+def test_repodata_with_a_wrong_digest_is_refused_and_nothing_is_cached(home: Home, a: Lookalike, over: str) -> None:
     make_lookalike(home.path / "liar", "liar", claims={"sha256": a.digest(), "md5": a.digest("md5")})
     with serving(home.path) as server:
         liar = (home.path / "liar").as_uri() if over == "file" else f"{server.url}/liar"
@@ -116,8 +114,8 @@ def test_repodata_that_claims_another_digest_is_refused_and_fills_no_cache(home:
 
 
 @pytest.mark.parametrize("field", ["sha256", "md5", "size"])
-def test_a_record_states_what_was_computed(home: Home, field: str) -> None:
-    """Where the channel says nothing; and an MD5 that it has wrong, though the SHA-256 is right, is an error."""
+def test_a_package_record_has_the_computed_digest(home: Home, field: str) -> None:
+    """Also if the channel has no digest; a wrong MD5 with a correct SHA-256 is an error."""
     quiet = make_lookalike(home.path / "quiet", "quiet", claims={field: None})
     assert said(created(home, "--channel", quiet.url, "pkg")) == "quiet.conda"
     if field == "md5":
@@ -138,7 +136,7 @@ def test_a_record_states_what_was_computed(home: Home, field: str) -> None:
         f"{{url}}[md5={WRONG_MD5}]",
     ],
 )
-def test_a_url_with_another_digest_is_refused_and_both_are_named(settled: Home, spec: str) -> None:
+def test_a_url_with_a_wrong_digest_is_refused_and_both_digests_are_shown(settled: Home, spec: str) -> None:
     channel = make_lookalike(settled.path / "wrong-digest", "W")
     text = spec.format(path=channel.file(), url=channel.file().as_uri())
     done = settled.cetool("create", text)
@@ -147,8 +145,8 @@ def test_a_url_with_another_digest_is_refused_and_both_are_named(settled: Home, 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_every_place_of_a_url_is_verified_by_every_engine(home: Home, a: Lookalike, engine: str) -> None:
-    """Blocks of each dialect, ``--with``, ``exec``, environment files and explicit ones."""
+def test_every_engine_verifies_urls_in_every_place(home: Home, a: Lookalike, engine: str) -> None:
+    """In blocks of each dialect, ``--with``, ``exec``, environment files and explicit files."""
     install_fakes(home.bin, "conda", "micromamba")
     url = f"{a.file().as_uri()}#sha256:{WRONG_SHA256}"
     script = home.write("plain.sh", f"# conda execute\n# channels: ['{a.url}']\n# env: [pkg]\n# run_with: cat\n")
@@ -176,15 +174,15 @@ def test_every_place_of_a_url_is_verified_by_every_engine(home: Home, a: Lookali
         assert a.digest() in done.stderr and WRONG_SHA256 in done.stderr, (words, done.stderr)
 
 
-def test_a_pipe_in_the_place_of_a_package_holds_nothing_up(settled: Home) -> None:
+def test_a_pipe_instead_of_a_package_does_not_block(settled: Home) -> None:
     path = settled.path / "pipe-1.0-0.conda"
     os.mkfifo(path)
     done = settled.cetool("create", path, timeout=60)
     assert done.returncode == 125 and "not a regular file" in done.stderr
 
 
-def test_a_package_file_is_named_by_a_relative_path(home: Home, a: Lookalike) -> None:
-    """From the working directory on the command line, from its own directory in a block."""
+def test_a_package_file_can_be_given_by_a_relative_path(home: Home, a: Lookalike) -> None:
+    """Relative to the working directory on the command line, and to the script's directory in a block."""
     here = a.file().parent
     absolute = created(home, a.file())
     for word in (f"./{STEM}.conda", f"{STEM}.conda", f"../noarch/{STEM}.conda", f"~/A/noarch/{STEM}.conda"):
@@ -196,8 +194,8 @@ def test_a_package_file_is_named_by_a_relative_path(home: Home, a: Lookalike) ->
 
 
 @pytest.mark.parametrize("path", ["/tmp/cetool-outside", "../outside", "a/../../outside", "a\nb"])
-def test_a_package_that_reaches_out_of_its_prefix_is_refused(settled: Home, path: str) -> None:
-    """Before rattler links it, which aborts the process for some of these."""
+def test_a_package_with_paths_outside_its_prefix_is_refused(settled: Home, path: str) -> None:
+    """Before rattler links it, which for some paths aborts the process."""
     root = settled.path / f"reaches-{hashlib.md5(path.encode()).hexdigest()[:8]}"
     entries = (Entry("share/inside", b""), Entry(path, b"x"))
     write_package(Package("reaches", "1.0", entries=entries), root)
@@ -206,8 +204,8 @@ def test_a_package_that_reaches_out_of_its_prefix_is_refused(settled: Home, path
     assert "reaches-1.0-0.conda" in done.stderr and not Path("/tmp/cetool-outside").exists()
 
 
-def test_a_python_that_leads_packages_out_of_the_prefix_is_refused(settled: Home) -> None:
-    """Its channel says where Python packages go."""
+def test_a_python_that_places_packages_outside_the_prefix_is_refused(settled: Home) -> None:
+    """The channel sets the directory of Python packages."""
     for number, place in enumerate(("../../cetool-outside", "/tmp/cetool-outside")):
         root = settled.path / f"leads-{number}"
         python = Package("python", "3.12.0", subdir="noarch", extra={"python_site_packages_path": place})
@@ -222,14 +220,14 @@ def test_a_python_that_leads_packages_out_of_the_prefix_is_refused(settled: Home
 
 
 @pytest.mark.parametrize("limit", [12, 24, 40])
-def test_too_few_open_files_are_an_error_and_no_panic(settled: Home, limit: int) -> None:
+def test_a_low_limit_on_open_files_is_an_error_without_a_panic(settled: Home, limit: int) -> None:
     program = f'ulimit -n {limit}; exec "$0" -m cetool create many-files'
     done = settled.run("/bin/sh", "-c", program, sys.executable)
     assert done.returncode == 125 and "ulimit -n" in done.stderr, done.stderr
     assert "panick" not in done.stderr and "Traceback" not in done.stderr
 
 
-def test_an_explicit_file_is_an_environment_of_exactly_its_packages(home: Home, a: Lookalike) -> None:
+def test_an_explicit_file_gives_exactly_its_packages(home: Home, a: Lookalike) -> None:
     """CEP 23: comments, both digests with and without a prefix, paths from the working directory, no solver."""
     install_fakes(home.bin, "conda", "micromamba")
     other = Package("other", "1.0", (Entry("share/other"),), ("absent >=1",))
@@ -253,7 +251,7 @@ def test_an_explicit_file_is_an_environment_of_exactly_its_packages(home: Home, 
     assert done.returncode == 0 and said(Path(done.stdout.strip())) == "A.conda"
 
 
-def test_a_baseline_with_another_file_of_the_same_name_does_not_meet_a_url(
+def test_a_baseline_with_another_file_of_the_same_name_conflicts_with_a_url(
     home: Home, a: Lookalike, b: Lookalike
 ) -> None:
     baseline = home.write("base.txt", f"@EXPLICIT\n{a.file().as_uri()}#{a.digest()}\n")
@@ -264,10 +262,10 @@ def test_a_baseline_with_another_file_of_the_same_name_does_not_meet_a_url(
 
 
 @pytest.mark.parametrize("engine", ["conda", "micromamba"])
-def test_what_other_engines_keep_is_compared_with_its_archive(
+def test_packages_cached_by_other_engines_are_compared_with_their_archives(
     home: Home, a: Lookalike, b: Lookalike, engine: str
 ) -> None:
-    """Their package cache is the user's: with B's files under A's name and record, and with a channel that lies."""
+    """Their package caches belong to the user: B's files under A's name, and a channel with wrong digests."""
     from rattler.package_streaming import extract
 
     install_fakes(home.bin, "conda", "micromamba")

@@ -1,4 +1,4 @@
-"""``cetool verify``: what of an environment is not as its packages have it."""
+"""``cetool verify`` finds differences between an environment and its packages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ print(tabulate.__version__)
 
 @pytest.fixture
 def copying(local_channel: Channel, tmp_path: Path) -> Iterator[Home]:
-    """A home where uv copies: what a test does to an environment must not reach the cache that tests share."""
+    """A home where uv copies files: a test's changes to an environment must not affect the shared cache."""
     made = make_home(Path(os.path.realpath(tmp_path)) / "home", local_channel)
     made.env["UV_LINK_MODE"] = "copy"
     yield made
@@ -41,7 +41,7 @@ def prefix_of(home: Home, script: str) -> Path:
 
 
 def differences(home: Home, *targets: str | os.PathLike[str]) -> list[tuple[str, str, str | None]]:
-    """What ``verify --json`` finds: paths, states and packages, after a look at the exit status."""
+    """Return what ``verify --json`` finds: paths, states and packages, after checking the exit status."""
     done = home.cetool("verify", "--json", *targets)
     document: dict[str, Any] = json.loads(done.stdout)
     assert done.returncode == (0 if document["intact"] else 1), done.stderr
@@ -50,7 +50,7 @@ def differences(home: Home, *targets: str | os.PathLike[str]) -> list[tuple[str,
 
 
 def write_anew(path: Path, data: bytes) -> None:
-    """Give the file other bytes; the package cache, which has a link to it, keeps its own."""
+    """Replace the content of the file, but not of its hard link in the package cache."""
     mode = path.stat().st_mode
     path.unlink()
     path.write_bytes(data)
@@ -58,7 +58,7 @@ def write_anew(path: Path, data: bytes) -> None:
 
 
 def check_each_kind_of_difference(home: Home, env: dict[str, str]) -> None:
-    """Make an environment, use it, and change it in every way that is to be told of."""
+    """Make an environment, use it, and change it in every way that must be reported."""
     home.write("table.py", SCRIPT)
     assert home.cetool("run", "table.py", env=env).stdout == "0.9.0\n"
     assert home.cetool("run", "table.py", env=env).stdout == "0.9.0\n"  # Python has compiled what it imported
@@ -91,16 +91,16 @@ def check_each_kind_of_difference(home: Home, env: dict[str, str]) -> None:
     assert differences(home, "table.py") == []
 
 
-def test_each_kind_of_difference(copying: Home) -> None:
+def test_verify_finds_each_kind_of_difference(copying: Home) -> None:
     check_each_kind_of_difference(copying, {})
 
 
 @pytest.mark.real_conda
-def test_what_conda_made(copying: Home, real_conda: str) -> None:
+def test_verify_checks_an_environment_of_conda(copying: Home, real_conda: str) -> None:
     check_each_kind_of_difference(copying, {"CONDA_EXE": real_conda, "CETOOL_ENGINE": "conda"})
 
 
-def test_packages_that_came_or_went(copying: Home) -> None:
+def test_verify_finds_added_and_removed_packages(copying: Home) -> None:
     copying.write("table.py", SCRIPT)
     assert copying.cetool("run", "table.py").returncode == 0
     prefix = prefix_of(copying, "table.py")
@@ -129,7 +129,7 @@ def _uv(home: Home, command: str, *words: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_all_environments_and_a_damaged_package_cache(home: Home) -> None:
+def test_verify_checks_all_environments_and_the_package_cache(home: Home) -> None:
     assert home.cetool("verify").returncode == 0
     home.write("a.sh", shell_script("true", env="six"))
     home.write("b.sh", shell_script("true", env="six, activated"))
@@ -139,7 +139,7 @@ def test_all_environments_and_a_damaged_package_cache(home: Home) -> None:
     done = home.cetool("verify")
     assert done.returncode == 0 and done.stdout.endswith(": 3 intact, 0 not\n") and done.stderr == ""
     (path,) = prefix_of(home, "a.sh").glob("lib/python3*/site-packages/six.py")
-    with path.open("a") as file:  # in place: it has a name in the package cache, and in the other environment
+    with path.open("a") as file:  # in place: the file is hard-linked to the package cache and the other environment
         file.write("# damaged\n")
     done = home.cetool("verify")
     assert done.returncode == 1 and done.stdout.endswith(": 1 intact, 2 not\n")
@@ -153,7 +153,7 @@ def test_all_environments_and_a_damaged_package_cache(home: Home) -> None:
     assert home.cetool("verify", "-q", "c.sh").stdout == ""
 
 
-def test_what_cannot_be_verified_is_told(settled: Home) -> None:
+def test_verify_reports_what_it_cannot_check(settled: Home) -> None:
     settled.write("unmade.sh", shell_script("true", env="bigpkg, hello-bin"))
     for target in ("unmade.sh", "0123456789abcdef0123", "nowhere"):
         done = settled.cetool("verify", target)

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-#: What stands for the prefix in packages' files until they are linked.
+#: The placeholder for the prefix in files of packages, replaced when they are linked.
 PLACEHOLDER = "/opt/cetool-test-channel/" + "placehold_" * 22
-#: Seconds since the epoch that every file and package carries.
+#: The time of every file and package, in seconds since the epoch.
 TIMESTAMP = 1_700_000_000
 
 _BLOCK = 1 << 17
@@ -112,7 +112,7 @@ def write_package(package: Package, channel: Path) -> dict[str, Any]:
 
 
 def write_repodata(records: Mapping[str, Mapping[str, Any]], subdir: str, channel: Path) -> None:
-    """Write ``repodata.json`` of one subdirectory: file names to records, those of other subdirectories left out."""
+    """Write ``repodata.json`` of one subdirectory: file names to records, without those of other subdirectories."""
     mine = {name: dict(record) for name, record in sorted(records.items()) if record["subdir"] == subdir}
     repodata = {
         "info": {"subdir": subdir},

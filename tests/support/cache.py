@@ -86,7 +86,7 @@ def marker_for(prefix: Path, spec: EnvironmentSpec) -> Marker:
 
 
 class Site(Value):
-    """Where an environment is built."""
+    """Return where an environment is built."""
 
     prefix: Path
     log: Path

@@ -1,4 +1,4 @@
-"""Builds a real conda channel on this machine: what the tests and ``nox -s demo`` install from.
+"""Build a real conda channel on this machine, from which the tests and ``nox -s demo`` install.
 
 The channel lies at ``ROOT/conda-forge``, so that with ``channel_alias: file://ROOT`` it stands for conda-forge. Its
 ``python`` is the running interpreter, numpy and some pure packages are wheels from PyPI, the rest is made by hand (see
@@ -32,9 +32,9 @@ from support.handmade import WRAPPED, handmade_packages, machine_packages
 from support.interpreter import current_subdir, python_executable, python_package
 from support.wheels import family_packages, wheel_packages
 
-#: The wheels that the channel offers as conda packages.
+#: The wheels that the channel provides as conda packages.
 PYPI = ("numpy", "pip", "six", "six==1.16.0", "packaging", "idna", "markdown")
-#: Those that it offers with all that they need: what runs notebooks.
+#: Those that it provides with all their dependencies, to run notebooks.
 PYPI_FAMILIES = ("ipykernel",)
 #: The channel's name below its root.
 NAME = "conda-forge"
@@ -45,7 +45,7 @@ _MARKER = "channel.json"
 
 @dataclass(frozen=True)
 class Channel:
-    """A channel on disk: ``root`` is what ``channel_alias`` has to name, ``versions`` maps packages to versions."""
+    """A channel on disk: ``root`` is the value for ``channel_alias``, ``versions`` maps packages to versions."""
 
     root: Path
     subdir: str
@@ -64,11 +64,11 @@ class Channel:
 
     @property
     def condarc(self) -> str:
-        """A ``.condarc`` under which conda-forge, the default channel, is this one."""
+        """A ``.condarc`` that makes this channel conda-forge, the default channel."""
         return f"channel_alias: {self.root.as_uri()}\nchannels:\n  - {NAME}\nauto_update_conda: false\n"
 
     def has(self, package: str) -> bool:
-        """Whether the channel has the package: those of the machine's programs may be missing."""
+        """Return whether the channel has the package: wrappers of the machine's programs may be missing."""
         return package in self.versions
 
 
@@ -80,7 +80,7 @@ def build_channel(
     families: Sequence[str] = PYPI_FAMILIES,
     wheels: Path | None = None,
 ) -> Channel:
-    """Build the channel at ``root``, a directory that need not exist, and return it.
+    """Build the channel at ``root``, which need not exist, and return it.
 
     ``python``, ``pypi`` and ``families`` say whether the interpreter and which wheels go in, the last with what they
     need; ``wheels`` is where downloaded ones are kept. Raises RuntimeError on a platform not provided for and where
@@ -129,13 +129,13 @@ def shared_channel(cache: Path | None = None) -> Channel:
 
 
 def default_cache() -> Path:
-    """Where shared channels lie: ``CETOOL_TEST_CACHE``, else ``.cache/test-channel`` in the repository."""
+    """Return the directory of shared channels: ``CETOOL_TEST_CACHE``, or ``.cache/test-channel`` in the repository."""
     given = os.environ.get("CETOOL_TEST_CACHE")
     return Path(given) if given else Path(__file__).resolve().parents[2] / ".cache" / "test-channel"
 
 
 def wheel_cache() -> Path:
-    """Where downloaded wheels lie: ``CETOOL_TEST_WHEELS``, else beside the shared channels."""
+    """Return the directory of downloaded wheels: ``CETOOL_TEST_WHEELS``, or next to the shared channels."""
     given = os.environ.get("CETOOL_TEST_WHEELS")
     return Path(given) if given else default_cache() / "wheels"
 
@@ -151,7 +151,7 @@ def _packages(python: bool, pypi: tuple[str, ...], families: tuple[str, ...], wh
 
 
 def _key() -> str:
-    """Names what the channel is made of: the builder's sources, the interpreter, the machine's programs."""
+    """Return a name for what the channel is built from: the builder's sources, the interpreter, programs."""
     programs = [shutil.which(name) for wrapped in WRAPPED for name in wrapped.programs]
     executable = python_executable()
     parts = [PYPI, PYPI_FAMILIES, sys.version, str(executable), executable.stat().st_mtime_ns, sys.base_prefix]

@@ -27,7 +27,7 @@ def main() -> None:
         try:
             spec = MatchSpec(text)
             found.append([number for number, record in enumerate(records) if spec.match(record)])
-        except Exception:  # conda has several ways to refuse a spec, AssertionError among them
+        except Exception:  # conda refuses specs with several exceptions, including AssertionError
             found.append(None)
     json.dump(found, sys.stdout)
 

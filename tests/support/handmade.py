@@ -44,7 +44,7 @@ false
 
 @dataclass(frozen=True)
 class Wrapped:
-    """A conda package's name, the machine's programs it gives, and how to ask the first one for its version."""
+    """A conda package: its name, the programs of the machine that it wraps, and how to get the first one's version."""
 
     name: str
     programs: tuple[str, ...]
@@ -60,7 +60,7 @@ WRAPPED = (
 
 
 def handmade_packages() -> Iterator[Package]:
-    """The packages that are the same on every machine."""
+    """Yield the packages that are the same on every machine."""
     binary = b"\0\x01" + PLACEHOLDER.encode() + b"/share\0\xff"
     hello = (
         Entry("bin/hello", _HELLO.encode(), executable=True, placeholder=PLACEHOLDER),
@@ -86,7 +86,7 @@ def handmade_packages() -> Iterator[Package]:
 
 
 def machine_packages(subdir: str) -> Iterator[Package]:
-    """Packages whose programs are this machine's own, reached through a small shell script."""
+    """Yield packages that wrap programs of this machine with a small shell script."""
     for wrapped in WRAPPED:
         found = {name: path for name in wrapped.programs if (path := shutil.which(name))}
         if wrapped.programs[0] not in found:

@@ -1,4 +1,4 @@
-"""Makes the conda package ``python`` out of the interpreter that runs this.
+"""Make the conda package ``python`` from the running interpreter.
 
 It works for builds of python.org's source (pyenv, setup-python), uv's and Debian's, shared or static. Test suites, Tk
 and the like stay out, as does what marks an interpreter as managed by a distribution.
@@ -24,12 +24,12 @@ _LEFT_OUT = re.compile(
     r"(test|tests|idlelib|lib2to3|tkinter|turtledemo|pydoc_data|ensurepip|site-packages|dist-packages|__pycache__"
     r"|config-.*|EXTERNALLY-MANAGED|sitecustomize\.py|.*\.a)\Z"
 )
-# Debian: outside of a venv, packages are installed below local/ and looked for in dist-packages
+# Debian: outside a venv, packages are installed below local/ and found in dist-packages
 _DEBIAN_TEST = b'sys.base_prefix != sys.prefix or hasattr(sys, "real_prefix")'
 
 
 def current_subdir() -> str:
-    """Conda's name of this platform (``linux-64``, ``osx-arm64``, ...). Raises RuntimeError for any other."""
+    """Return conda's name of this platform (``linux-64``, ``osx-arm64``, ...). Raises RuntimeError if unknown."""
     machine = platform.machine().lower()
     names = {
         ("linux", "x86_64"): "linux-64",
@@ -45,12 +45,12 @@ def current_subdir() -> str:
 
 
 def python_executable() -> Path:
-    """The interpreter itself, whatever venv or link it was started by."""
+    """Return the interpreter itself, independent of the venv or link that it was started by."""
     return Path(os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable))
 
 
 def site_packages() -> str:
-    """Where packages lie in a prefix, relative to it."""
+    """Return the directory of packages in a prefix, relative to it."""
     scheme = sysconfig.get_path("purelib", "posix_prefix", {"base": "", "platbase": ""})
     return scheme.lstrip("/")
 
@@ -72,7 +72,7 @@ def python_package() -> Package:
 
 
 def _site_directories() -> Iterator[Entry]:
-    """site-packages, and what makes Debian's interpreter look there: its own ``site`` module is frozen into it."""
+    """Return site-packages, and what makes Debian's interpreter use it: its ``site`` module is frozen."""
     yield Entry(f"{site_packages()}/README.txt", b"Packages are installed here.\n")
     if any("dist-packages" in directory for directory in site.getsitepackages([sys.base_prefix])):
         code = f"import site, sys; site.addsitedir(sys.prefix + '/{site_packages()}')\n"

@@ -19,7 +19,7 @@ Kind = Literal["status", "hang", "slow", "corrupt", "truncate"]
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with requests whose path matches the shell pattern (``*.conda``, ``*/repodata.json``).
+    """A failure for requests whose path matches the shell pattern (``*.conda``, ``*/repodata.json``).
 
     ``status`` answers with that status; ``hang`` never answers; ``slow`` takes ``seconds`` for the body; ``corrupt``
     changes bytes in the middle, but not the length; ``truncate`` breaks the connection half-way. The first ``after``

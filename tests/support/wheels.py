@@ -1,4 +1,4 @@
-"""Turns wheels from PyPI into conda packages.
+"""Convert wheels from PyPI to conda packages.
 
 They are downloaded once into a cache directory by pip and serve from there without a network ever after.
 """
@@ -32,7 +32,7 @@ if __name__ == "__main__":
 """
 
 
-#: What conda-forge calls packages that it does not name as PyPI does.
+#: The names of packages that conda-forge names differently from PyPI.
 _CONDA_NAMES = {
     "jupyter-client": "jupyter_client",
     "jupyter-core": "jupyter_core",
@@ -40,12 +40,12 @@ _CONDA_NAMES = {
     "ruamel-yaml": "ruamel.yaml",
 }
 
-#: Half the files of what a notebook needs: only what completes names at a prompt, or tells time zones, looks into them.
+#: Half the files of a notebook's dependencies: only completion at a prompt, or time zones, use them.
 _LEFT_OUT = ("jedi/third_party/", "tzdata/zoneinfo/")
 
 
 def download_wheels(requirements: tuple[str, ...], cache: Path) -> list[Path]:
-    """One wheel for each requirement, without what it depends on. Raises RuntimeError where pip cannot get it.
+    """Return one wheel for each requirement, without dependencies. Raises RuntimeError if pip cannot get it.
 
     What a requirement led to is noted in the cache, so that the next call asks nobody.
     """
@@ -61,7 +61,7 @@ def download_wheels(requirements: tuple[str, ...], cache: Path) -> list[Path]:
 
 
 def download_families(requirements: tuple[str, ...], cache: Path) -> list[Path]:
-    """The wheels of each requirement and of all that it needs, resolved together. Raises as :func:`download_wheels`."""
+    """Return the wheels of each requirement and its dependencies, resolved together. Raises RuntimeError."""
     directory = cache / f"{sys.implementation.cache_tag}-{current_subdir()}"
     directory.mkdir(parents=True, exist_ok=True)
     notes = directory / "families.json"
@@ -74,7 +74,7 @@ def download_families(requirements: tuple[str, ...], cache: Path) -> list[Path]:
 
 
 def wheel_package(wheel: Path, siblings: frozenset[str] = frozenset()) -> Package:
-    """The wheel as a conda package: ``noarch: python`` if it is pure, else one for this platform and Python.
+    """Return the wheel as a conda package: ``noarch: python`` if it is pure, or for this platform and Python.
 
     It depends on those of its requirements that are among the ``siblings``, which it was resolved together with.
     """
@@ -108,7 +108,7 @@ def _download(requirement: str, directory: Path) -> str:
 
 
 def _fetch(requirement: str, directory: Path, *more: str) -> list[str]:
-    """Have pip download into the directory: the names of the wheels, one of them with ``--no-deps``."""
+    """Download wheels with pip into the directory and return their names; only one with ``--no-deps``."""
     staging = directory / "staging"
     shutil.rmtree(staging, ignore_errors=True)
     options = ["--quiet", "--disable-pip-version-check", "--only-binary", ":all:", *more, "--dest", str(staging)]
@@ -133,7 +133,7 @@ def _pip() -> list[str]:
 
 
 def _installed(name: str, data: bytes, root: str) -> Entry:
-    """Where a file of the wheel goes (the wheel standard's ``.data`` directories included)."""
+    """Return where a file of the wheel goes, including ``.data`` directories of the wheel standard."""
     top, _, rest = name.partition("/")
     if not top.endswith(".data"):
         return Entry(f"{root}/{name}", data)
@@ -167,7 +167,7 @@ def _conda_name(name: str) -> str:
 
 
 def _needed(metadata: Message, siblings: frozenset[str]) -> tuple[str, ...]:
-    """The requirements that were resolved together with this wheel: their versions fit, so names will do."""
+    """Return the requirements that were resolved with this wheel: their versions match, so names are enough."""
     wanted = [text for text in metadata.get_all("Requires-Dist", []) if "extra ==" not in text]
     names = [_conda_name(re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0]) for text in wanted]
     return tuple(sorted({name for name in names if name in siblings}))
@@ -191,7 +191,7 @@ def wheel_packages(requirements: tuple[str, ...], cache: Path) -> Iterator[Packa
 
 
 def family_packages(requirements: tuple[str, ...], cache: Path) -> Iterator[Package]:
-    """The packages of these requirements and of all that they need."""
+    """Return the packages of these requirements and of all their dependencies."""
     wheels = download_families(requirements, cache)
     siblings = frozenset(_conda_name(wheel.name.split("-")[0]) for wheel in wheels)
     return (wheel_package(wheel, siblings) for wheel in wheels)
