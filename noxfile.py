@@ -1,4 +1,4 @@
-"""The project's chores: ``nox -s tests``, or, on a bare Python without nox, ``python3 noxfile.py tests``."""
+"""The project's development tasks: ``nox -s tests``, or without nox ``python3 noxfile.py tests``."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ if __name__ == "__main__":
 
     sys.exit(run_nox(sys.argv[1:], ROOT))
 
-import nox  # noqa: E402 - not there yet when this file is run as a program
+import nox  # noqa: E402 - may not be installed when this file is run as a program
 
 nox.options.sessions = ["lint", "types", "tests"]
 nox.options.reuse_venv = "yes"
-# the chores install with pip, which the channel of the tests is built with as well
+# sessions install with pip, which building the test channel needs too
 nox.options.default_venv_backend = "virtualenv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 SOURCES = ("cetool", "tests", "tools", "benchmarks", "examples", "noxfile.py")
-# behind a proxy with a certificate of its own: pip asks the system which ones to trust, uv only when told to
+# for proxies with their own certificate: pip trusts the system's certificates, uv only with this setting
 UV = {"UV_SYSTEM_CERTS": "true"}
 
 
 def group(name: str) -> tuple[str, ...]:
-    """The requirements of one of pyproject.toml's dependency groups."""
+    """Return the requirements of a dependency group in pyproject.toml."""
     return nox.project.dependency_groups(PYPROJECT, name)
 
 
 def install_wheel(session: nox.Session, *requirements: str) -> None:
-    """Build the wheel and install it with these requirements: the tests are to see what users get."""
+    """Build the wheel and install it with these requirements, so that tests run what users get."""
     wheels = Path(session.create_tmp()).resolve() / "wheels"
     for old in wheels.glob("*.whl"):
         old.unlink()
@@ -44,14 +44,14 @@ def install_wheel(session: nox.Session, *requirements: str) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests on the installed wheel, on all cores; arguments go to pytest."""
+    """Run the tests on the installed wheel, on all cores; arguments are passed to pytest."""
     install_wheel(session, *group("test"))
     session.run("pytest", "-n", "auto", *session.posargs, env={"CETOOL_TEST_INSTALLED": "1", **UV})
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Run the tests and report which lines they reach, subprocesses included."""
+    """Run the tests and report line coverage, including subprocesses."""
     install_wheel(session, *group("test"))
     session.run("coverage", "erase")
     session.run("coverage", "run", str(Path(session.bin) / "pytest"), "-n", "auto", *session.posargs, env=UV)
@@ -101,7 +101,7 @@ def record(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Fuzz every reader, guided by atheris where that can be installed; arguments: SECONDS [TARGET ...]."""
+    """Fuzz every reader, guided by atheris if it can be installed; arguments: SECONDS [TARGET ...]."""
     install_wheel(session, *group("test"))
     session.run("pip", "install", "--quiet", "atheris", success_codes=[0, 1])
     with session.chdir("tests"):
@@ -117,7 +117,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def benchmark(session: nox.Session) -> None:
-    """Measure cetool, installed as `uv tool install` would, beside other programs; arguments go to the benchmark."""
+    """Compare cetool, installed as by `uv tool install`, with other programs; arguments go to the benchmark."""
     install_wheel(session, "uv>=0.5")
     work = Path(session.create_tmp()).resolve()
     (wheel,) = (work / "wheels").glob("cetool-*.whl")

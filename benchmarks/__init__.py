@@ -1,1 +1,1 @@
-"""Measures cetool beside the programs that it is compared with; ``nox -s benchmark`` runs it."""
+"""Measure cetool and the programs that it is compared with; ``nox -s benchmark`` runs it."""

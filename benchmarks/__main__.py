@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measure what the options say, print it, and write it where they say."""
+"""``python -m benchmarks``: measure the selected groups, print the results, and write them to files."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from benchmarks.report import Report, Result, begin_report, print_report, write_
 from benchmarks.scene import Scene, set_scene  # noqa: E402
 
 GROUPS = ("warm", "executable", "parallel", "growth", "cold", "creation", "baseline")
-#: Rounds of the groups whose cases take long, as a part of those of the others.
+#: By how much the rounds of groups with slow cases are divided.
 _FEWER = {"parallel": 20, "cold": 10, "creation": 20, "baseline": 20}
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure; the exit status is 1 where something that was to be timed fails, 3 where a target is missed."""
+    """Measure; return exit status 1 if a measured command fails, 3 if a target is missed."""
     options = _parser().parse_args(words)
-    # the program changes into its own home directory
+    # the program changes to another directory
     outputs = {name: path and path.resolve() for name, path in (("json", options.json), ("svg", options.svg))}
     rounds = options.rounds or (10 if options.quick else 200)
     console, progress = Console(), Console(stderr=True)
@@ -94,21 +94,21 @@ def _group(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nox -s benchmark --", description="Measure cetool beside other programs.")
-    parser.add_argument("--quick", action="store_true", help="few rounds, and a cache a tenth of the size")
+    parser = argparse.ArgumentParser(prog="nox -s benchmark --", description="Measure cetool and other programs.")
+    parser.add_argument("--quick", action="store_true", help="few rounds, and a cache of a tenth of the size")
     parser.add_argument(
-        "--rounds", type=int, metavar="N", help="rounds of the fast cases (200); slow ones: a 10th, or a 20th"
+        "--rounds", type=int, metavar="N", help="rounds of the fast cases (200); slow cases: a tenth or twentieth"
     )
-    parser.add_argument("--only", action="append", choices=GROUPS, help="this group; repeat for more")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
+    parser.add_argument("--only", action="append", choices=GROUPS, help="measure only this group; may be repeated")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw a chart")
     parser.add_argument(
         "--docs", action="store_true", help="rewrite the tables and the chart of docs/explanation/performance.md"
     )
-    parser.add_argument("--machine", metavar="NAME", help="what to call this machine")
-    parser.add_argument("--environments", type=int, metavar="N", help="of the grown cache (10000)")
-    parser.add_argument("--runs", type=int, metavar="N", help="logged in the grown cache (100 for each environment)")
-    parser.add_argument("--strict", action="store_true", help="exit with status 3 where a target is missed")
+    parser.add_argument("--machine", metavar="NAME", help="name of this machine in the results")
+    parser.add_argument("--environments", type=int, metavar="N", help="environments in the large cache (10000)")
+    parser.add_argument("--runs", type=int, metavar="N", help="logged runs in the large cache (100 per environment)")
+    parser.add_argument("--strict", action="store_true", help="exit with status 3 if a target is missed")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Environments on a baseline of 60 packages, beside linking the same packages and nothing more."""
+"""Environments that start from a baseline of 60 packages, compared with only linking the same packages."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from benchmarks.groups import Group, Ratio
 from benchmarks.measure import Case
 from benchmarks.scene import Scene
 
-#: How many times the time of linking alone an environment on a baseline may take.
+#: The maximum time of an environment from a baseline, as a multiple of the time of only linking.
 BAR = 2.0
 PACKAGES = 60
-#: Files of each package.
+#: Files per package.
 FILES = 100
 
 _DIRECT = Path(__file__).with_name("direct_linking.py")
@@ -28,7 +28,7 @@ _CREATE = {
 
 
 def baseline_group(scene: Scene, rounds: int) -> Group:
-    """Two packages of a baseline taken out, and one put in: by each engine, packages in its cache."""
+    """Remove two packages of a baseline, and add one: with each engine, packages cached."""
     shelf = Shelf(scene.home.path / "shelves", {})
     shelf.put(*map(_package, range(PACKAGES)), small("extra", "1.0", "p03"))
     url = shelf.root.as_uri()
@@ -45,7 +45,7 @@ def baseline_group(scene: Scene, rounds: int) -> Group:
         env, cache = variables(scene, engine, packages)
         alone, name = f"{engine}: linking alone", f"cetool, {engine}: a baseline"
         prefix = scene.home.path / f"linked-{engine}"
-        # the packages that are linked alone are those that lie in the cache, and cetool has put them there
+        # only linking uses the packages that cetool has put into the cache
         scene.ask(scene.cetool, str(other), env=env)
         if engine == "rattler":
             argv: tuple[str, ...] = (
@@ -65,7 +65,7 @@ def baseline_group(scene: Scene, rounds: int) -> Group:
             cases.append(Case(full, (scene.cetool, "-q", str(script)), env, alone, remover(cache), every=every))
             comparisons.append(Ratio(f"{engine}, {what}, to linking alone", full, alone, target=BAR))
     notes = [
-        f"{PACKAGES} packages of {FILES} small files each. Linking alone is told which packages, and checks nothing."
+        f"{PACKAGES} packages of {FILES} small files each. Linking alone is given the packages and checks nothing."
     ]
     return Group("baseline", "A baseline of 60 packages", rounds, cases, comparisons, notes)
 

@@ -1,4 +1,4 @@
-"""The warm run: beside the environment's own python, uv, and other programs; alone, and many at once."""
+"""The warm run, compared with the environment's python, uv, and other programs; alone, and many at once."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from benchmarks.groups import Difference, Group, Ratio
 from benchmarks.measure import Case
 from benchmarks.scene import Scene
 
-#: What a warm run of cetool's may add at most, where `uv run --script` adds 1.
+#: The maximum that a warm run of cetool may add, as a fraction of what `uv run --script` adds.
 BAR = 0.75
-#: Processes that are started at once.
+#: Numbers of processes that are started at once.
 CROWDS = (1, 10, 100)
 
 CETOOL, CETOOL_BASE = "cetool script", "its python script"
 UV, UV_BASE = "uv run --script script", "its python script (uv)"
-# Who waits for a file's times to settle starts on a processor that has gone to rest; so does what it is compared with.
+# Waiting for a file's times to settle lets the processor idle, so the compared command waits too.
 CHANGED, CHANGED_BASE = "cetool: script changed, block not", "its python script (changed)"
 UV_CHANGED, UV_CHANGED_BASE = "uv: script changed, block not", "its python script (uv, changed)"
 _UV_RUN = ("run", "--quiet", "--script")
 
 
 def warm_group(scene: Scene, rounds: int) -> Group:
-    """All forms of the warm run, those of uv beside them, and what else is here."""
+    """Return all forms of the warm run, those of uv, and those of other installed programs."""
     script = scene.script("warm.py")
     prefix = scene.prefix(script)
     env = scene.env
@@ -74,16 +74,16 @@ def _uv_cases(scene: Scene) -> Iterator[Case]:
 
 
 def uv_setup(scene: Scene) -> tuple[str, str]:
-    """A script of uv's, and the python of the environment that uv made for it."""
+    """Return a script for uv, and the python of the environment that uv made for it."""
     uv = scene.programs["uv"]
-    # uv keeps an environment for each script's path, whatever its text
+    # uv keeps an environment for each script's path, independent of its text
     told = "# /// script\n# dependencies = []\n# ///\nimport sys\nprint(sys.executable)\n"
     python = scene.ask(uv, *_UV_RUN, str(scene.home.write("warm_uv.py", told)))
     return scene.uv_script("warm_uv.py"), python
 
 
 def changing(script: str) -> Callable[[], None]:
-    """What changes a script below its block, and lets the file's times settle, as they have when somebody edits it."""
+    """Return a function that changes a script below its block and lets the file's times settle, as after an edit."""
     path = Path(script)
     text = path.read_text(encoding="utf-8")
     numbers = itertools.count()
@@ -96,7 +96,7 @@ def changing(script: str) -> Callable[[], None]:
 
 
 def _others(scene: Scene, prefix: str, python: str, script: str) -> Iterator[Case]:
-    """conda run, micromamba run and conda-exec's ce, where they are; else why not goes to the scene."""
+    """Yield conda run, micromamba run and conda-exec's ce if installed; otherwise note the reason in the scene."""
     root, packages = str(scene.home.path / "mamba"), str(scene.home.path / "conda-pkgs")
     env = scene.home.environment({"MAMBA_ROOT_PREFIX": root, "CONDA_PKGS_DIRS": packages})
     block = "# /// script\n# [tool.conda]\n# channels = ['conda-forge']\n# dependencies = ['python']\n# ///\n"
@@ -107,12 +107,12 @@ def _others(scene: Scene, prefix: str, python: str, script: str) -> Iterator[Cas
         shown = "ce script" if name == "ce" else f"{name} run -p PREFIX python script"
         program = scene.programs.get(name)
         if program is None:
-            scene.skipped[shown] = f"there is no {name} on the PATH"
+            scene.skipped[shown] = f"{name} is not on the PATH"
             continue
         done = scene.home.run(program, *words, env=env)
         if done.returncode:
             said = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
-            scene.skipped[shown] = f"it ended with {done.returncode} and said: {said[-1]}".replace(
+            scene.skipped[shown] = f"it failed with exit status {done.returncode}: {said[-1]}".replace(
                 str(scene.home.path), "~"
             )
             continue
@@ -120,7 +120,7 @@ def _others(scene: Scene, prefix: str, python: str, script: str) -> Iterator[Cas
 
 
 def parallel_group(scene: Scene, rounds: int) -> Group:
-    """Warm runs that are started at once: how long until the last has ended."""
+    """Return warm runs that are started at once, measured until the last one ends."""
     script = scene.script("warm.py")
     python = f"{scene.prefix(script)}/bin/python"
     env = scene.env

@@ -1,4 +1,4 @@
-"""Draws what was measured: horizontal bars in SVG, in sections with a scale each, without any library."""
+"""Draw the results as horizontal bars in SVG, in sections with one scale each, without a library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INK, _FAINT, _OURS, _OTHERS = "#1f2328", "#57606a", "#2f6fb7", "#b6bec8"
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar: its label, its length with the quartiles about it, and whether it is cetool's."""
+    """A bar: its label, its length with quartiles, and whether it is cetool's."""
 
     label: str
     spread: Spread
@@ -33,7 +33,7 @@ class Section:
 
 
 def draw_chart(report: Report) -> str:
-    """The chart of a report, as the text of an SVG file."""
+    """Return the chart of a report as the text of an SVG file."""
     sections = [section for result in report.results for section in _sections(result) if section.bars]
     height = 76 + sum(_HEAD + _STEP * len(section.bars) for section in sections) + 24
     lines = [
@@ -41,7 +41,7 @@ def draw_chart(report: Report) -> str:
         f"viewBox='0 0 {_WIDTH} {height}' role='img' aria-labelledby='title'>",
         "<title id='title'>How long cetool takes, beside other programs</title>",
         f"<rect width='{_WIDTH}' height='{height}' fill='#ffffff'/>",
-        _text(24, 34, "How long cetool takes, beside other programs", size=20, weight="600"),
+        _text(24, 34, "Time that cetool takes, compared with other programs", size=20, weight="600"),
         _text(24, 56, f"{report.machine}; {report.date}. Medians; the lines are the quartiles.", color=_FAINT),
     ]
     top = 76
@@ -52,7 +52,7 @@ def draw_chart(report: Report) -> str:
 
 
 def _sections(result: Result) -> Iterator[Section]:
-    """What of a group is drawn: what cases add over their bases, or how long they take."""
+    """Yield the bars of a group: what cases add to their bases, or how long they take."""
     name = result.group.name
     if name in ("warm", "executable"):
         title = f"{result.group.title}: over and above what it is compared with"
@@ -63,7 +63,7 @@ def _sections(result: Result) -> Iterator[Section]:
             yield Section(f"{result.group.title}: {copies}", bars)
     else:
         bars = list(_bars(result, added=False))
-        # a warm run could not be seen beside commands that take a hundred times as long
+        # a warm run would be invisible next to commands that take a hundred times as long
         slow = {each.case.name for each in result.samples.values() if each.case.peak}
         yield Section(result.group.title, [bar for bar in bars if bar.label not in slow])
         yield Section(f"{result.group.title}: other commands", [bar for bar in bars if bar.label in slow])

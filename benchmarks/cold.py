@@ -1,4 +1,4 @@
-"""The cold run and creation, by each engine that is here, beside the engine called directly for the same specs."""
+"""The cold run and creation with each installed engine, compared with calling the engine for the same specs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from benchmarks.groups import Difference, Group
 from benchmarks.measure import Case
 from benchmarks.scene import Scene
 
-#: Seconds that cetool may add to the engine called directly.
+#: Seconds that cetool may add to the time of the engine.
 MARGIN = 0.060
 #: Seconds until a script with python and numpy has run, by the embedded engine, with the packages in its cache.
 LIMIT = 0.35
 SPECS = ("python", "numpy")
 
 _DIRECT = Path(__file__).with_name("direct_rattler.py")
-# what cetool has conda and mamba do, and the script started after it
+# the commands that cetool runs conda and mamba with, followed by the script
 _CREATE = {
     "conda": 'prefix=$2 script=$3; "$1" create --yes --prefix "$prefix" --no-default-packages --override-channels '
     '--channel conda-forge python numpy && exec "$prefix/bin/python" "$script"',
@@ -29,16 +29,16 @@ _CREATE = {
 
 
 def engines(scene: Scene) -> list[str]:
-    """The engines that are here; why others are not goes to the scene."""
+    """Return the installed engines; note in the scene why others are left out."""
     names = [name for name in ("conda", "mamba", "micromamba") if name in scene.programs]
     for name in ("conda", "mamba", "micromamba"):
         if name not in names:
-            scene.skipped[f"the engine {name}"] = f"there is no {name} on the PATH"
+            scene.skipped[f"the engine {name}"] = f"{name} is not on the PATH"
     return ["rattler", *names]
 
 
 def cold_group(scene: Scene, rounds: int) -> Group:
-    """A script whose environment is missing: by cetool, and by the engine itself, packages in its cache or not."""
+    """Run a script whose environment is missing: with cetool, and with the engine, packages cached or not."""
     script = scene.script("cold.py", env=f"[{', '.join(SPECS)}]")
     cases: list[Case] = []
     comparisons: list[Difference] = []
@@ -54,16 +54,15 @@ def cold_group(scene: Scene, rounds: int) -> Group:
             comparisons.append(Difference(f"cetool adds to {engine}, {state}", name, base, target))
     comparisons.append(Difference("python and numpy, rattler", "cetool, rattler, packages cached", target=LIMIT))
     notes = [
-        "The channel is a directory of this machine: packages that are not cached are read from there.",
-        "cetool waits for the environment to reach the disk before it counts as complete; the engines do not.",
-        "conda's own time differs by more from one run to the next than cetool adds to it: the bounds tell how little "
-        "is known.",
+        "The channel is a local directory: packages that are not cached are read from there.",
+        "cetool waits until the environment is written to disk; the engines do not.",
+        "conda's own time varies between runs by more than cetool adds: the bounds show the uncertainty.",
     ]
     return Group("cold", "The cold run: python and numpy", rounds, cases, comparisons, notes)
 
 
 def creation_group(scene: Scene, rounds: int) -> Group:
-    """``cetool create`` by each engine, packages in its cache."""
+    """Run ``cetool create`` with each engine, packages cached."""
     cases = []
     for engine in engines(scene):
         packages = scene.home.path / f"packages-{engine}"
@@ -84,7 +83,7 @@ def _pair(
     gone: Sequence[Path],
     every: int,
 ) -> Iterator[Case]:
-    """The engine's own case and cetool's: ``names`` are theirs, ``gone`` is removed before each run."""
+    """Return the engine's case and cetool's: ``names`` are their names, ``gone`` is removed before each run."""
     base, name = names
     env, cache = variables(scene, engine, packages)
     prefix = scene.home.path / f"prefix-{engine}"
@@ -99,7 +98,7 @@ def _pair(
 
 
 def variables(scene: Scene, engine: str, packages: Path) -> tuple[dict[str, str], Path]:
-    """The variables under which cetool takes this engine and this package cache; and cetool's own cache."""
+    """Return variables that make cetool use this engine and package cache, and cetool's cache directory."""
     cache = scene.home.path / f"cache-{engine}"
     changes = {"CETOOL_CACHE_DIR": str(cache), "CETOOL_ENGINE": engine}
     if engine == "rattler":
@@ -113,7 +112,7 @@ def variables(scene: Scene, engine: str, packages: Path) -> tuple[dict[str, str]
 
 
 def remover(*paths: Path) -> Callable[[], None]:
-    """What removes directories and writes out what that, and the run before, left to be written."""
+    """Return a function that removes directories and flushes pending writes to disk."""
 
     def remove() -> None:
         for path in paths:

@@ -1,6 +1,6 @@
-"""py-rattler called directly to link what lies in its cache: ``direct_linking.py PREFIX PACKAGES SCRIPT``.
+"""Call py-rattler to link the packages in its cache: ``direct_linking.py PREFIX PACKAGES SCRIPT``.
 
-Nothing is solved, fetched or checked: every package of the cache is linked, and then this becomes the script.
+Nothing is solved, fetched or checked: every package in the cache is linked, then the process becomes the script.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rattler import PackageRecord, RepoDataRecord, install
 
 
 def records(packages: Path) -> list[RepoDataRecord]:
-    """The records of all packages that lie unpacked in a cache."""
+    """Return the records of all unpacked packages in a cache."""
     found = []
     for directory in sorted(path for path in packages.iterdir() if (path / "info" / "index.json").is_file()):
         kept = json.loads(directory.with_name(directory.name + ".cetool").read_bytes())

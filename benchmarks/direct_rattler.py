@@ -1,4 +1,4 @@
-"""py-rattler called directly, with nothing around it: ``direct_rattler.py PREFIX CACHE CHANNEL SCRIPT SPEC...``.
+"""Call only py-rattler: ``direct_rattler.py PREFIX CACHE CHANNEL SCRIPT SPEC...``.
 
 Solves, links, and becomes the script: the least that a cold run by this engine can take.
 """
@@ -14,7 +14,7 @@ from rattler import Channel, Client, Gateway, MatchSpec, Subdir, VirtualPackage,
 
 
 async def create(prefix: Path, cache: Path, channel: str, specs: list[str]) -> None:
-    """Make the environment, packages and metadata kept in ``cache``."""
+    """Make the environment; packages and metadata are kept in ``cache``."""
     client = Client()
     gateway = Gateway(cache_dir=cache / "repodata", client=client)
     records = await solve(

@@ -1,4 +1,4 @@
-"""What the executable that an installer makes costs, and what other ones would: pip's, uv's, conda's, without site."""
+"""The cost of executables that installers write: those of pip, uv and conda, and variants without site."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALONE, WITH_SITE = "python -I -S -c pass", "python -I -c pass"
 
 _IMPORT = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \| +(\S+)")
 
-#: What installers write below the shebang, in the words of this project; ``{site}`` is where packages lie.
+#: What installers write below the shebang, in equivalent code; ``{site}`` is the directory of packages.
 VARIANTS: Mapping[str, tuple[str, str]] = {
     "as pip 26 writes it": (
         "#!{python}",
@@ -51,7 +51,7 @@ VARIANTS: Mapping[str, tuple[str, str]] = {
 
 
 def executable_group(scene: Scene, rounds: int) -> Group:
-    """The same warm run through executables that differ in how they are written."""
+    """Measure the same warm run with different executables."""
     script = scene.script("executable.py")
     base = f"{scene.prefix(script)}/bin/python"
     env = scene.env
@@ -89,10 +89,10 @@ def executable_group(scene: Scene, rounds: int) -> Group:
 
 
 def _compiled(scene: Scene) -> str | None:
-    """The program that makes a warm run's system calls, compiled; None where there is no compiler."""
+    """Compile the program that makes a warm run's system calls; None if there is no compiler."""
     compiler = shutil.which("cc")
     if compiler is None:
-        scene.skipped[COMPILED] = "there is no cc on the PATH"
+        scene.skipped[COMPILED] = "cc is not on the PATH"
         return None
     program = scene.home.path / "launcher"
     scene.ask(compiler, "-O2", "-o", str(program), str(Path(__file__).with_name("launcher.c")))
@@ -100,7 +100,7 @@ def _compiled(scene: Scene) -> str | None:
 
 
 def _imports(scene: Scene, script: str, times: int = 5) -> str:
-    """What a warm run imports after site, and the microseconds of each by ``-X importtime``: medians of some runs."""
+    """Return what a warm run imports after site, in microseconds by ``-X importtime``: medians of several runs."""
     found: dict[str, list[int]] = {}
     site: list[int] = []
     for _ in range(times):
@@ -119,7 +119,7 @@ def _imports(scene: Scene, script: str, times: int = 5) -> str:
                 site.append(int(whole))
             elif began:
                 found.setdefault(name, []).append(int(own))
-    # a first run that was not warm yet imported more
+    # the first run was not warm and imported more
     found = {name: own for name, own in found.items() if len(own) == times}
     told = ", ".join(f"{name} {statistics.median(own):.0f}" for name, own in found.items())
     return (

@@ -1,4 +1,4 @@
-"""What a group of measurements is: its cases, and the comparisons that are drawn from them."""
+"""Groups of measurements: cases, and the comparisons between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.measure import Case, Samples, ratio
 
 @dataclass(frozen=True)
 class Comparison:
-    """A number drawn from the cases, with the bounds of its 95 % interval, and what it is to stay below."""
+    """A number computed from cases, with the bounds of its 95 % interval, and its target."""
 
     name: str
     value: float
@@ -21,15 +21,15 @@ class Comparison:
 
     @property
     def met(self) -> bool | None:
-        """Whether it stays within its target; None where there is none."""
+        """Whether the target is met; None if there is none."""
         return None if self.target is None else self.value <= self.target
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """What one case takes over another of its base, against what a third takes over its own.
+    """The ratio of what two cases add to their bases.
 
-    A name left empty stands for nothing: with ``above`` and ``below`` alone the ratio is that of their whole times.
+    Without bases it is the ratio of their times.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Ratio:
     target: float | None = None
 
     def drawn(self, samples: Mapping[str, Samples]) -> Comparison:
-        """The comparison that these samples give."""
+        """Compute the comparison from samples."""
         upper = _over(samples, self.above, self.above_base)
         lower = _over(samples, self.below, self.below_base)
         return Comparison(self.name, *ratio(upper, lower), "", self.target)
@@ -48,7 +48,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Difference:
-    """Seconds that one case takes more than another (or, where that is empty, in all), by their medians."""
+    """The difference between the medians of two cases in seconds, or the median of one case."""
 
     name: str
     above: str
@@ -56,27 +56,27 @@ class Difference:
     target: float | None = None
 
     def drawn(self, samples: Mapping[str, Samples]) -> Comparison:
-        """The comparison that these samples give."""
+        """Compute the comparison from samples."""
         return Comparison(self.name, *ratio(_over(samples, self.above, self.base), [1.0]), "s", self.target)
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes of memory that a case takes at the most."""
+    """The peak memory of a case in bytes."""
 
     name: str
     above: str
     target: float | None = None
 
     def drawn(self, samples: Mapping[str, Samples]) -> Comparison:
-        """The comparison that these samples give."""
+        """Compute the comparison from samples."""
         peaks = [float(peak) for peak in samples[self.above].peaks]
         return Comparison(self.name, max(peaks), min(peaks), max(peaks), "B", self.target)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Cases that are measured in turns, in so many ``rounds``, and what is to be drawn from them."""
+    """Cases that are measured in turns for ``rounds``, and the comparisons between them."""
 
     name: str
     title: str

@@ -1,4 +1,4 @@
-"""The growth test: the warm run, ``list`` and ``gc --dry-run`` in a cache of thousands of environments."""
+"""Measure growth: the warm run, ``list`` and ``gc --dry-run`` with thousands of environments."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from cetool.store.store import FROZEN, MARKER, Marker, Store, note_made
 from cetool.store.usage import open_usage_log
 from cetool.warm.files import ACTIVE
 
-#: How much longer a warm run may take in the full cache than in the empty one.
+#: The maximum time of a warm run with the full cache, as a multiple of the time with an empty one.
 FACTOR = 1.05
 #: Seconds and bytes that `list` and `gc --dry-run` may take.
 SECONDS, MEMORY = 2.0, 200e6
 
-#: Environments that nobody has used for longer than they are kept: one in so many.
+#: One in this many environments is unused for longer than it is kept.
 _ONE_OLD_IN = 10
 _DAY = 86400.0
 _BYTES = 120_000_000
 
 
 def growth_group(scene: Scene, rounds: int, environments: int, runs: int, tell: Callable[[str], None]) -> Group:
-    """Two caches that differ in what else is in them: nothing, or so many environments and logged runs."""
+    """Measure in two caches: an empty one, and one with many environments and logged runs."""
     script = scene.script("growth.py")
     full = scene.home.path / "full"
     env = scene.env
@@ -61,14 +61,14 @@ def growth_group(scene: Scene, rounds: int, environments: int, runs: int, tell: 
         comparisons += [Difference(name, name, target=SECONDS), Peak(f"{name}: memory", name, MEMORY)]
     notes = [
         f"The full cache has {many}, {environments:,} launch records; one environment in {_ONE_OLD_IN} is old "
-        "enough to go. Each has five small files: counting what a removal frees takes longer with thousands.",
-        f"Taking the notes of {runs:,} runs into the usage log took {seconds:.1f} s, once.",
+        "enough to be removed. Each has five small files: with thousands, computing the freed size takes longer.",
+        f"Adding {runs:,} runs from the spool to the usage log took {seconds:.1f} s, once.",
     ]
     return Group("growth", "A cache that has grown", rounds, cases, comparisons, notes)
 
 
 def fill(root: Path, environments: int, runs: int, tell: Callable[[str], None]) -> float:
-    """Fill a cache as cetool itself would: markers, locks, launch records, and a usage log that took in the runs.
+    """Fill a cache as cetool would: markers, file locks, launch records, and a usage log with the runs.
 
     Returns the seconds that taking them in took.
     """
@@ -92,7 +92,7 @@ def _spec(number: int) -> EnvironmentSpec:
 
 
 def _make_environment(paths: Paths, number: int, now: float, draw: random.Random) -> tuple[str, float]:
-    """An environment in small, with all that cetool keeps of it; its name, and seconds since its last use."""
+    """Make a small environment with everything that cetool keeps; return its name and seconds since its last use."""
     spec = _spec(number)
     prefix = paths.envs / spec.name
     unused = draw.uniform(2, 20) * _DAY if number % _ONE_OLD_IN == 0 else draw.uniform(60, 20 * 3600)
@@ -127,7 +127,7 @@ def _make_environment(paths: Paths, number: int, now: float, draw: random.Random
 
 
 def _write_notes(paths: Paths, ages: list[tuple[str, float]], runs: int, now: float, draw: random.Random) -> None:
-    """Notes of that many runs, as the spool has them, spread evenly over the environments, the latest last."""
+    """Write this many runs to the spool, distributed evenly over the environments, the latest last."""
     host = os.uname().nodename
     kept = 30 * _DAY
     with (paths.spool / ACTIVE).open("a", encoding="utf-8") as file:

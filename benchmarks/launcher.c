@@ -1,7 +1,7 @@
-/* What a warm run takes of the system, and nothing else: launcher PYTHON DIRECTORY SCRIPT.
+/* Only the system calls of a warm run: launcher PYTHON DIRECTORY SCRIPT.
 
-   Looks at the script and at twenty other files, takes a lock, appends a line, becomes PYTHON. It checks nothing: it
-   is there to tell how much of a warm run is the start of cetool's own interpreter. */
+   It stats the script and twenty other files, takes a file lock, appends a line, and becomes PYTHON. It checks nothing:
+   its purpose is to show how much of a warm run is the start of cetool's own interpreter. */
 
 #include <fcntl.h>
 #include <stdio.h>

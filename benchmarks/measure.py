@@ -1,4 +1,4 @@
-"""Runs commands in turns and times them: so that whatever else the machine does hits all of them alike."""
+"""Run commands in turns and time them, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: Runs of each case before any counts: they compile byte code, write records, and fill the system's caches.
+#: Runs of each case before measuring: they compile byte code, write launch records, and fill system caches.
 WARM_UPS = 2
 _RESAMPLES = 400
 _WITNESS = Path(__file__).with_name("witness.py")
@@ -21,10 +21,10 @@ _WITNESS = Path(__file__).with_name("witness.py")
 
 @dataclass(frozen=True)
 class Case:
-    """A command to be timed from its start to its end.
+    """A command that is timed from start to end.
 
-    ``base`` names the case that its cost is told over and above; ``prepare`` is called before each run and not timed;
-    ``copies`` are started at once; it takes part in every ``every``-th round; with ``peak`` its memory is measured.
+    ``base`` is the case that its added cost is relative to; ``prepare`` is called before each run and is not timed;
+    ``copies`` are started at once; it runs in every ``every``-th round; with ``peak`` its memory is measured.
     """
 
     name: str
@@ -39,20 +39,20 @@ class Case:
 
 @dataclass
 class Samples:
-    """What was measured of a case: seconds by round, and bytes of memory at the most, where that was asked for."""
+    """The measurements of a case: seconds by round, and peak memory in bytes if requested."""
 
     case: Case
     seconds: dict[int, float] = field(default_factory=dict)
     peaks: list[int] = field(default_factory=list)
 
     def over(self, base: Samples) -> list[float]:
-        """Seconds more than the base took in the same round."""
+        """Return the seconds in addition to those of the base in the same round."""
         return [value - base.seconds[at] for at, value in self.seconds.items() if at in base.seconds]
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How measured values are distributed."""
+    """The distribution of measured values."""
 
     median: float
     low: float
@@ -63,17 +63,17 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of at least one value; ``low`` and ``high`` are the quartiles."""
+        """Return the spread of one or more values; ``low`` and ``high`` are the quartiles."""
         low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
         return cls(statistics.median(values), low, high, min(values), max(values), len(values))
 
 
 class Failed(Exception):
-    """A command that was to be timed did not succeed; the text tells what it said."""
+    """A measured command failed; the text has its output."""
 
 
 def measure(cases: Sequence[Case], rounds: int, tell: Callable[[str], None]) -> dict[str, Samples]:
-    """Run all cases in turns, the order reversed in every other round. Raises Failed where one does not succeed."""
+    """Run all cases in turns, in reverse order in every other round. Raises Failed if one fails."""
     samples = {case.name: Samples(case) for case in cases}
     for case in cases:
         tell(f"warming up: {case.name}")
@@ -90,7 +90,7 @@ def measure(cases: Sequence[Case], rounds: int, tell: Callable[[str], None]) -> 
 
 
 def ratio(above: Sequence[float], below: Sequence[float], *, seed: int = 0) -> tuple[float, float, float]:
-    """The ratio of the medians, and the bounds that 95 % of the ratios of samples drawn again from these lie within."""
+    """Return the ratio of the medians, and the bounds of 95 % of the ratios of resampled values."""
     draw = random.Random(seed)
 
     def once() -> float:
@@ -105,7 +105,7 @@ def ratio(above: Sequence[float], below: Sequence[float], *, seed: int = 0) -> t
 
 
 def _rehearse(case: Case) -> None:
-    """A run that is not timed, and whose words are kept in case it fails."""
+    """Run a case without timing it, and keep its output in case it fails."""
     if case.prepare is not None:
         case.prepare()
     running = [
@@ -122,7 +122,7 @@ def _rehearse(case: Case) -> None:
 
 
 def _run(case: Case) -> tuple[float, int | None]:
-    """Seconds, and bytes where they were asked for."""
+    """Return seconds, and bytes if requested."""
     if case.prepare is not None:
         case.prepare()
     if case.peak:

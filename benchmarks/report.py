@@ -1,4 +1,4 @@
-"""Tells what was measured: on the terminal, as JSON, and as tables in the documentation."""
+"""Report measurements: on the terminal, as JSON, and as tables in the documentation."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ SCHEMA = "cetool.benchmark/1"
 
 @dataclass(frozen=True)
 class Result:
-    """A group with what was measured of its cases, and the comparisons drawn."""
+    """A group with the measurements of its cases and the comparisons."""
 
     group: Group
     samples: Mapping[str, Samples]
 
     @property
     def comparisons(self) -> list[Comparison]:
-        """What the samples come to."""
+        """Return the comparisons computed from the samples."""
         return [each.drawn(self.samples) for each in self.group.comparisons]
 
 
 @dataclass
 class Report:
-    """All that one run of the program measured, where, when, and what was left out and why."""
+    """All measurements of one run, with place and time, and what was left out and why."""
 
     machine: str
     versions: dict[str, str]
@@ -45,7 +45,7 @@ class Report:
     skipped: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values: times in seconds, memory in bytes."""
+        """Return JSON values: times in seconds, memory in bytes."""
         return {
             "schema": SCHEMA,
             "machine": self.machine,
@@ -67,14 +67,14 @@ class Report:
 
 
 def begin_report(scene: Scene, machine: str | None) -> Report:
-    """An empty report of now and here; ``machine`` is what to call the machine, else it is described."""
+    """Return an empty report for now; ``machine`` names the machine, otherwise it is described."""
     versions = {"cetool": version("cetool"), "Python": platform.python_version(), "py-rattler": version("py-rattler")}
     versions |= {name: version_of(path) for name, path in scene.programs.items() if name != "ce"}
     return Report(machine or _machine(), versions, time.strftime("%Y-%m-%d"))
 
 
 def _machine() -> str:
-    """The processor, how many cores, how much memory, and the system."""
+    """Return processor, number of cores, memory size, and system."""
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -102,18 +102,18 @@ def _case(samples: Samples, others: Mapping[str, Samples]) -> dict[str, Any]:
     return told
 
 
-# --- words ----------------------------------------------------------------------------------------------------------
+# --- texts ----------------------------------------------------------------------------------------------------------
 
 
 def amount(value: float, unit: str) -> str:
-    """A number with its unit: seconds as s or ms, bytes as MB, ratios bare."""
+    """Return a number with its unit: seconds as s or ms, bytes as MB, ratios without unit."""
     if unit == "s":
         return f"{value:.2f} s" if abs(value) >= 1 else f"{value * 1e3:.1f} ms"
     return f"{value / 1e6:.0f} MB" if unit == "B" else f"{value:.2f}"
 
 
 def case_rows(result: Result) -> Iterator[tuple[str, ...]]:
-    """A row a case: name, median, quartiles, least, what it adds over its base, runs."""
+    """Yield a row for each case: name, median, quartiles, least, what it adds to its base, runs."""
     for samples in result.samples.values():
         spread = Spread.of(list(samples.seconds.values()))
         base = samples.case.base
@@ -127,7 +127,7 @@ def case_rows(result: Result) -> Iterator[tuple[str, ...]]:
 
 
 def comparison_rows(result: Result) -> Iterator[tuple[str, ...]]:
-    """A row a comparison: name, value, its interval, target, whether it is met."""
+    """Yield a row for each comparison: name, value, its interval, target, whether it is met."""
     for each in result.comparisons:
         bounds = f"{amount(each.low, each.unit)} to {amount(each.high, each.unit)}"
         target = "" if each.target is None else f"at most {amount(each.target, each.unit)}"
@@ -163,7 +163,7 @@ def _versions(report: Report) -> str:
 
 
 def write_docs(report: Report, path: Path) -> None:
-    """Put the tables between their markers in a Markdown file; groups that were not measured stay as they are.
+    """Write the tables between their markers in a Markdown file; groups that were not measured are unchanged.
 
     Raises ValueError where the file has no markers of a group's.
     """

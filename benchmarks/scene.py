@@ -1,4 +1,4 @@
-"""Where everything is measured: a home directory of its own, the local channel, and the programs that are here."""
+"""The environment of measurements: a home directory, the local channel, and installed programs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from support.interpreter import python_executable
 
 from benchmarks.measure import Failed
 
-#: Programs that are measured beside cetool where they are found, and the variables that name one off the PATH.
+#: Programs that are measured if found, and the variables that name one that is not on the PATH.
 OTHERS = {"conda": "CETOOL_TEST_CONDA", "mamba": "", "micromamba": "CETOOL_TEST_MAMBA", "ce": ""}
 _NOTHING = "# nothing to do\n"
 
 
 @dataclass
 class Scene:
-    """The home, its channel, the programs by name, and what was left out and why."""
+    """Home, channel, programs by name, and what was left out and why."""
 
     home: Home
     channel: Channel
@@ -36,38 +36,38 @@ class Scene:
 
     @property
     def env(self) -> dict[str, str]:
-        """The variables that commands are run with."""
+        """The environment variables of commands."""
         return self.home.environment()
 
     def script(self, name: str, *, env: str = "[python]", shebang: str = "#!/usr/bin/env python") -> str:
-        """A script of cetool's that does nothing; its path."""
+        """Write a script for cetool that does nothing; return its path."""
         text = f"{shebang}\n# conda execute\n# env: {env}\n# run_with: python\n\n{_NOTHING}"
         return str(self.home.write(name, text, executable=True))
 
     def uv_script(self, name: str, shebang: str = "#!/usr/bin/env python") -> str:
-        """A script of uv's that does nothing, without dependencies; its path."""
+        """Write a script for uv that does nothing, without dependencies; return its path."""
         text = f"{shebang}\n# /// script\n# dependencies = []\n# ///\n\n{_NOTHING}"
         return str(self.home.write(name, text, executable=True))
 
     def ask(self, *command: str, env: Mapping[str, str] | None = None) -> str:
-        """What a command prints on standard output, ``env`` on top of its variables. Raises Failed where it fails."""
+        """Return a command's standard output, with ``env`` added to its variables. Raises Failed if it fails."""
         done = self.home.run(*command, env=env)
         if done.returncode:
             raise Failed(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
         return done.stdout.strip()
 
     def prefix(self, script: str) -> str:
-        """Run a script once, and tell the environment that cetool made for it."""
+        """Run a script once, and return the environment that cetool made for it."""
         self.ask(self.cetool, script)
         return self.ask(self.cetool, "name", script)
 
 
 @contextlib.contextmanager
 def set_scene() -> Iterator[Scene]:
-    """A scene in a new directory, which goes away with all in it. Raises Failed where cetool is not installed."""
+    """Provide a scene in a temporary directory. Raises Failed if cetool is not installed."""
     cetool = Path(sysconfig.get_path("scripts"), "cetool")
     if not cetool.exists():
-        raise Failed(f"there is no {cetool}: cetool is to be installed where this runs (nox -s benchmark does it)")
+        raise Failed(f"{cetool} does not exist: install cetool in this environment, or use nox -s benchmark")
     channel = shared_channel()
     directory = Path(tempfile.mkdtemp(prefix="cetool-benchmark-")).resolve()
     home = make_home(directory / "home", channel)
@@ -78,7 +78,7 @@ def set_scene() -> Iterator[Scene]:
         UV_PYTHON=str(python_executable()),
     )
     before = Path.cwd()
-    os.chdir(home.path)  # `python -m cetool` is to find the installed one
+    os.chdir(home.path)  # so that `python -m cetool` finds the installed cetool
     try:
         yield Scene(home, channel, str(cetool), dict(_found(home)))
     finally:
@@ -101,7 +101,7 @@ def _found(home: Home) -> Iterator[tuple[str, str]]:
 
 
 def version_of(program: str) -> str:
-    """The last word of what ``PROGRAM --version`` prints first; empty where it prints nothing."""
+    """Return the last word of the first line of ``PROGRAM --version``; empty if it prints nothing."""
     try:
         done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""Times a command and tells its memory at the most: ``python -I -S witness.py PROGRAM ARGUMENTS...``.
+"""Measure time and peak memory of a command: ``python -I -S witness.py PROGRAM ARGUMENTS...``.
 
 It is a process of its own because a new process inherits the peak of the one that it was forked from, and this one is
 small.
@@ -12,7 +12,7 @@ import time
 
 
 def main() -> int:
-    """Run the command with its output thrown away; print ``{"seconds": ..., "peak": BYTES}``; end as it ended."""
+    """Run the command without its output; print ``{"seconds": ..., "peak": BYTES}``; exit with its status."""
     argv = sys.argv[1:]
     actions = [(os.POSIX_SPAWN_OPEN, descriptor, os.devnull, os.O_RDWR, 0) for descriptor in (0, 1)]
     begun = time.perf_counter_ns()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The ten most frequent words of the files given, or of standard input.
+# Print the ten most frequent words in the given files, or in standard input.
 
 # conda execute
 # env:

@@ -1,5 +1,5 @@
 #!/usr/bin/env conda-execute
-"""Runs itself: its shebang names conda-execute, the older name that cetool answers to as well."""
+"""Print the version of numpy, and where it is. The shebang is conda-execute, which cetool installs too."""
 
 # conda execute
 # env:

@@ -1,5 +1,5 @@
 #!/usr/bin/env cetool
-"""Makes HTML of the Markdown pages beside it: a Makefile that brings its own tools."""
+"""Convert the Markdown pages in the same directory to HTML: like a Makefile, but with its own tools."""
 
 # conda execute
 # env:
@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 
 def make_html(source: Path, output: Path) -> list[Path]:
-    """Turn every ``*.md`` in ``source`` into a page in ``output``; returns the pages."""
+    """Convert every ``*.md`` in ``source`` to a page in ``output``; return the pages."""
     output.mkdir(parents=True, exist_ok=True)
     pages = []
     for page in sorted(source.glob("*.md")):
@@ -36,7 +36,7 @@ def html(args: argparse.Namespace) -> None:
 
 
 def publish(args: argparse.Namespace) -> None:
-    """Make the HTML and pack it into site.zip, ready to be uploaded."""
+    """Make the HTML and pack it into site.zip for upload."""
     pages = make_html(args.source, args.output)
     with zipfile.ZipFile(args.output / "site.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for page in pages:
@@ -45,7 +45,7 @@ def publish(args: argparse.Namespace) -> None:
 
 
 def reload(args: argparse.Namespace) -> None:
-    """Make the HTML, and again whenever a page changes, until Ctrl-C."""
+    """Make the HTML again whenever a page changes, until Ctrl-C."""
     made = None
     try:
         while True:
@@ -59,7 +59,7 @@ def reload(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Read the command line and do what it says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, default=HERE / "pages", help="where the pages are (%(default)s)")
     parser.add_argument("--output", type=Path, default=HERE / "output", help="where the HTML goes (%(default)s)")

@@ -1,4 +1,4 @@
-// Estimates pi by throwing darts; the number of darts can be given. Compiled by the entrypoint, on Linux.
+// Estimate pi by throwing darts; the argument is the number of darts. The entrypoint compiles this file, on Linux.
 
 // /// conda-script
 // channels = ["conda-forge"]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Prints five numbers of a Poisson distribution, drawn by numpy."""
+"""Print five random numbers from a Poisson distribution."""
 
 # conda execute
 # env:

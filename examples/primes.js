@@ -1,4 +1,4 @@
-// The prime numbers below a limit, 50 unless one is given.
+// Print the prime numbers below a limit (default: 50).
 
 // /// conda-script
 // channels = ["conda-forge"]

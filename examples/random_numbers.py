@@ -1,5 +1,5 @@
 #!/usr/bin/env cetool
-"""Prints five numbers of a normal distribution: how many can be given, ``random_numbers.py 3``."""
+"""Print random numbers from a normal distribution: five, or as many as given (``random_numbers.py 3``)."""
 
 # conda execute
 # env:

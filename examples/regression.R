@@ -1,5 +1,5 @@
 #!/usr/bin/env Rscript
-# Fits a line through points that scatter around y = 2x + 1.
+# Fit a line through points around y = 2x + 1.
 
 # conda execute
 # env:

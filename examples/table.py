@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""A table of some statistics: numpy is conda's, tabulate comes from PyPI."""
+"""Print a table of statistics with numpy from conda and tabulate from PyPI."""
 
 # /// script
 # requires-python = ">=3.9"

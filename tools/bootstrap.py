@@ -1,7 +1,7 @@
-"""Runs nox where there is no nox: ``python3 noxfile.py SESSION...`` needs a bare Python 3.10 or later, and PyPI.
+"""Run nox without an installed nox: ``python3 noxfile.py SESSION...`` needs only Python 3.10 or later, and PyPI.
 
-nox gets a virtual environment of its own, ``.nox/bootstrap``. Debian's Python has neither ``venv`` nor ``pip`` until
-packages are installed for them, so virtualenv makes it there, fetched by whatever pip can be had.
+nox is installed in the virtual environment ``.nox/bootstrap``. Debian's Python has neither ``venv`` nor ``pip`` by
+default: then virtualenv creates the environment, downloaded with any available pip.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NOX = "nox>=2024.10.9"
 
 
 def run_nox(arguments: list[str], root: Path) -> int:
-    """Run the sessions named in ``arguments`` (what follows ``--`` is for them) and return nox's exit status."""
+    """Run the sessions in ``arguments`` (those after ``--`` go to the sessions) and return nox's exit status."""
     if sys.version_info < (3, 10):  # noqa: UP036 - this runs before anything has checked
         print(f"cetool needs Python 3.10 or later, this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
@@ -62,19 +62,19 @@ def _make_environment(directory: Path) -> None:
 
 
 def _fetched_pip(directory: Path) -> list[str]:
-    """The command of the newest pip on PyPI (the standard's simple API): a wheel of it runs without being installed."""
+    """Return the command of the newest pip on PyPI (simple API); its wheel runs without being installed."""
     page = os.environ.get("PIP_INDEX_URL", _INDEX).rstrip("/") + "/pip/"
     with urllib.request.urlopen(page, timeout=60) as response:
         links = re.findall(
             r'href="([^"]*?(pip-([0-9.]+)-py3-none-any\.whl)#sha256=([0-9a-f]{64}))"', response.read().decode()
         )
     if not links:
-        raise SystemExit(f"{page} lists no wheel of pip")
+        raise SystemExit(f"{page} has no wheel of pip")
     link, name, _, sha256 = max(links, key=lambda found: tuple(map(int, found[2].split("."))))
     with urllib.request.urlopen(urllib.parse.urljoin(page, link), timeout=60) as response:
         data = response.read()
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise SystemExit(f"{name} is not what {page} says it is")
+        raise SystemExit(f"{name} does not have the digest given by {page}")
     (directory / name).write_bytes(data)
     return [sys.executable, str(directory / name / "pip")]
 

@@ -1,7 +1,7 @@
-"""The main job on a machine with neither conda nor a way to a channel: ``nox -s demo`` runs this.
+"""Show cetool on a machine without conda and without access to a channel: ``nox -s demo`` runs this.
 
-A channel is built out of this interpreter and wheels from PyPI, and an example is run from it by the embedded engine,
-in a home directory that is new and that nothing else looks at.
+It builds a channel from the running interpreter and wheels from PyPI, and runs an example with the embedded engine in
+a temporary home directory.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from support.home import Home, make_home  # noqa: E402
 
 
 def main() -> int:
-    """Show a first run, a second one, the list of environments, and their collection."""
-    say("Building a small conda channel out of this Python and PyPI's numpy (once).")
+    """Show a first run, a second run, the list of environments, and garbage collection."""
+    say("Building a small conda channel from this Python and numpy from PyPI (only once).")
     channel = shared_channel()
     directory = Path(tempfile.mkdtemp(prefix="cetool-demo-"))
     home = make_home(directory / "home", channel)
     shutil.copytree(ROOT / "examples", home.path / "examples")
     say(f"The channel is {channel.path}.\nHome, settings and environments of this demo are in {directory}.")
 
-    say("The first run solves, downloads, links, and then prints numbers:")
+    say("The first run solves, downloads and links packages, then prints numbers:")
     run(home, "cetool", "run", "-v", "examples/random_numbers.py")
-    say("The second one finds the environment, whichever script needs it:")
+    say("The second run uses the same environment, and so does another script with the same packages:")
     run(home, "cetool", "run", "examples/random_numbers.py")
     run(home, "cetool", "run", "examples/poisson.py")
-    say("What there is, and its collection:")
+    say("List the environments, and remove unused ones:")
     run(home, "cetool", "list")
     run(home, "cetool", "gc", "--older-than", "0s")
     run(home, "cetool", "list")
@@ -48,12 +48,12 @@ def say(text: str) -> None:
 
 
 def run(home: Home, *command: str) -> None:
-    """Show a command, run it with the terminal that this has, and say how long it took; stop where it fails."""
+    """Show a command, run it on the terminal, and print how long it took; stop if it fails."""
     print(f"\n$ {shlex.join(command)}", flush=True)
     begun = time.perf_counter()
     status = subprocess.call(command, cwd=home.path, env=home.environment({"CETOOL_ENGINE": "rattler"}))
     if status:
-        raise SystemExit(f"{shlex.join(command)} ended with {status}")
+        raise SystemExit(f"{shlex.join(command)} failed with exit status {status}")
     print(f"  ({time.perf_counter() - begun:.2f} s)", flush=True)
 
 

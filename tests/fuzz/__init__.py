@@ -1,1 +1,1 @@
-"""What is thrown at the readers of scripts' metadata: see ``test_fuzz.py``, and :mod:`fuzz.guided` for atheris."""
+"""Fuzzing of the readers of metadata and files: see ``test_fuzz.py``, and :mod:`fuzz.guided` for atheris."""

@@ -1,4 +1,4 @@
-"""Fuzzes all dialects and readers, or those named: ``python -m fuzz [SECONDS] [TARGET ...]``, in ``tests``.
+"""Fuzz all dialects and readers, or the given ones: ``python -m fuzz [SECONDS] [TARGET ...]``, in ``tests``.
 
 Each target runs for so many seconds (60), guided by atheris where that is installed, else for 2,000 random cases.
 """
@@ -18,7 +18,7 @@ _RANDOM_CASES = 2000
 
 
 def main() -> int:
-    """Run the targets one after the other; 1 where one of them found something."""
+    """Run the targets one after the other; return 1 if one of them found something."""
     words = sys.argv[1:]
     seconds = words.pop(0) if words and words[0].isdecimal() else "60"
     guided = importlib.util.find_spec("atheris") is not None

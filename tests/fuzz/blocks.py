@@ -1,4 +1,4 @@
-"""Valid blocks of each dialect, the pieces that break them, and what must hold of whatever comes of that."""
+"""Valid blocks of each dialect, pieces that break them, and the check of what the readers return."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.metadata import read_metadata
 from cetool.declare.source import Script, decode
 
-#: Where the scripts are said to lie. Nothing is read there or written.
+#: The directory of the scripts, which is not accessed.
 DIRECTORY = Path("/nowhere/scripts")
 
 BLOCKS: dict[str, tuple[bytes, ...]] = {
@@ -63,9 +63,9 @@ PIECES: tuple[bytes, ...] = (
 
 
 def check(data: bytes, *, python: bool = True) -> bool:
-    """Read these bytes as a script: metadata that names an environment, or an error that says what is wrong.
+    """Read these bytes as a script: the result must be metadata for an environment, or a proper error.
 
-    True where they were metadata. Whatever else is raised is a defect.
+    Returns True for metadata. Any other exception is a bug.
     """
     try:
         script = Script(DIRECTORY / "script.py", "script.py", decode(data, "script.py", python=python))
@@ -77,7 +77,7 @@ def check(data: bytes, *, python: bool = True) -> bool:
         assert error.exit_status == 125
         return False
     assert EnvironmentSpec.of(found.requirements).name == spec.name
-    # what is stored lacks credentials, so only what has none comes back the same
+    # credentials are not stored, so only a specification without them is the same after reading
     assert EnvironmentSpec.from_dict(spec.as_dict()) == spec or any(
         strip_credentials(text) != text for text in strings_in(spec)
     )
@@ -88,7 +88,7 @@ def check(data: bytes, *, python: bool = True) -> bool:
 
 
 def mutated(dialect: str, source: random.Random) -> bytes:
-    """A block of the dialect with pieces taken out, put in, repeated and exchanged; random bytes now and then."""
+    """Return a block of the dialect with pieces removed, added, repeated and exchanged; sometimes random bytes."""
     if source.random() < 0.05:
         return source.randbytes(source.randrange(1, 300))
     data = source.choice(BLOCKS[dialect])

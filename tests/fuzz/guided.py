@@ -1,4 +1,4 @@
-"""A target for atheris, whose cases are guided by what the readers do with them; not a part of the tests.
+"""A target for atheris, whose cases are guided by the coverage of the readers; not part of the tests.
 
     python -m pip install atheris
     cd tests && python -m fuzz.guided TARGET corpus/ -max_len=8192 -timeout=10 -rss_limit_mb=3000 -max_total_time=600
@@ -26,13 +26,13 @@ _INSTRUMENTED += ["cetool.provenance.record", "cetool.store.store", "ruamel.yaml
 
 
 def main() -> None:
-    """Instrument the readers, and hand over to atheris."""
+    """Instrument the readers and start atheris."""
     atheris: Any = importlib.import_module("atheris")
     name = sys.argv.pop(1)
     with atheris.instrument_imports(include=_INSTRUMENTED), tempfile.TemporaryDirectory(prefix="cetool-fuzz-") as place:
         from fuzz import blocks, mutate
 
-        _, check = mutate.target(name, Path(place))  # has the valid cases read, which imports all that it takes
+        _, check = mutate.target(name, Path(place))  # reads the valid cases, which imports everything needed
         seeds = blocks.BLOCKS.get(name) or importlib.import_module("fuzz.readers").READERS[name].seeds
         for corpus in [Path(word) for word in sys.argv[1:] if not word.startswith("-")][:1]:
             corpus.mkdir(parents=True, exist_ok=True)

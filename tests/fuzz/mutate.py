@@ -1,4 +1,4 @@
-"""Reads many mutations of one dialect's blocks, or of one reader's files: ``python -m fuzz.mutate NAME COUNT``.
+"""Read many mutations of one dialect's blocks, or of one reader's files: ``python -m fuzz.mutate NAME COUNT``.
 
 ``tests`` has to be on the path. This is a process of its own, so that memory and processor time can be limited.
 hypothesis draws the cases, and makes one that fails small before it is shown. Prints how many there were, and how many
@@ -25,13 +25,13 @@ from hypothesis import strategies as st
 from fuzz.blocks import BLOCKS, PIECES, mutated
 from fuzz.blocks import check as check_block
 
-#: Bytes of address space: what Python, rattler's library and its threads take, and a margin.
+#: Bytes of address space: those of Python, rattler's library and its threads, and a margin.
 MEMORY = 3 << 30
-#: MiB that the process may take in all, of which the libraries take 100.
+#: MiB that the process may use, of which the libraries use 100.
 MOST_MIB = 400
-#: Seconds of processor time for the whole, for each case on top, and the most for one case.
+#: Seconds of CPU time: a base for the whole, an addition for each case, and the maximum for one case.
 SECONDS, SECONDS_EACH, SECONDS_ONE = 60, 0.05, 1.0
-#: So many cases are the same each time: what is new is looked for by runs of more.
+#: The first cases are the same in each run; runs with more cases look for something new.
 FEW = 1000
 
 _DEEP: Any = "x"
@@ -71,7 +71,7 @@ VALUES: tuple[Any, ...] = (
     ),
     *([], {}, [[]], [1], ["a", 1], [None], {"a": 1}, {"": ""}, {"\ud800": 1}, _DEEP, [{}], [[["a"]]]),
 )
-#: The same as pieces of a text.
+#: The same values as pieces of text.
 TOKENS: tuple[bytes, ...] = (
     *PIECES,
     *(b"\xef\xbb\xbf", b"\r\n", b"\r", b"\0", b"\xff\xfe", b'"\\ud800"', b'"\\udc80"', b"\xed\xa0\x80", b"\t"),
@@ -105,7 +105,7 @@ TOKENS: tuple[bytes, ...] = (
 
 
 def mutated_file(seeds: tuple[bytes, ...], source: random.Random) -> bytes:
-    """A valid file with values, words and bits exchanged; random bytes now and then."""
+    """Return a valid file with values, words and bits changed; sometimes random bytes."""
     if source.random() < 0.03:
         return source.randbytes(source.randrange(0, 300))
     data = source.choice(seeds)
@@ -123,7 +123,7 @@ def mutated_file(seeds: tuple[bytes, ...], source: random.Random) -> bytes:
 
 
 def _exchanged(document: Any, source: random.Random) -> Any:
-    """A JSON document in which one value, somewhere, is another or is gone."""
+    """Return a JSON document in which one value is changed or removed."""
     document = copy.deepcopy(document)
     places: list[tuple[Any, Any]] = []
     pending = [document]
@@ -147,7 +147,7 @@ def _exchanged(document: Any, source: random.Random) -> Any:
 
 
 def _spoilt(data: bytes, source: random.Random) -> bytes:
-    """The bytes with a bit flipped, a word or a piece exchanged, a line repeated, or cut off."""
+    """Return the bytes with a bit flipped, a word or piece exchanged, a line repeated, or truncated."""
     at = source.randrange(len(data) + 1)
     kind = source.random()
     if kind < 0.1 and at < len(data):
@@ -170,7 +170,7 @@ def _spoilt(data: bytes, source: random.Random) -> bytes:
 
 
 def target(name: str, directory: Path) -> tuple[Callable[[random.Random], bytes], Callable[[bytes, bool], bool]]:
-    """What makes the cases of a dialect or a reader, and what checks one: whether it was read."""
+    """Return functions that make a case of a dialect or reader, and that check one: whether it was read."""
     if name in BLOCKS:
         for block in BLOCKS[name]:
             assert check_block(block), block
@@ -191,7 +191,7 @@ def target(name: str, directory: Path) -> tuple[Callable[[random.Random], bytes]
 
 
 def run(name: str, count: int, directory: Path) -> tuple[int, int]:
-    """Read so many mutations; how many there were, and how many were read as what they should be."""
+    """Read this many mutations; return how many there were, and how many were read successfully."""
     make, check = target(name, directory)
     seen = [0, 0]
     mutations = st.randoms(use_true_random=False, note_method_calls=False)
@@ -208,7 +208,7 @@ def run(name: str, count: int, directory: Path) -> tuple[int, int]:
     def read(source: random.Random, python: bool) -> None:
         data = make(source)
         (directory / "last").write_bytes(data)
-        # what takes longer ends the process, also within a library; processor time is the same on a loaded machine
+        # a longer time kills the process, also inside a library; CPU time does not depend on the load of the machine
         signal.setitimer(signal.ITIMER_PROF, SECONDS_ONE)
         try:
             seen[1] += check(data, python)
@@ -224,7 +224,7 @@ def run(name: str, count: int, directory: Path) -> tuple[int, int]:
 
 
 def main() -> None:
-    """Read the command line, set the limits, go."""
+    """Read the command line, set the limits, and run."""
     name, count = sys.argv[1], int(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     seconds = SECONDS + int(count * SECONDS_EACH)

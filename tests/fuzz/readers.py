@@ -1,4 +1,4 @@
-"""Every reader of files that others can write, with a valid file of each kind: what ``test_limits.py`` throws at them.
+"""Every reader of files that other programs can write, with a valid file of each kind, for ``test_limits.py``.
 
 A reader gets a directory in which its file is, and may raise nothing but a :class:`CetoolError`: a sentence.
 """
@@ -129,7 +129,7 @@ _KERNEL = {
 
 
 class Reader(Value):
-    """A reader: its file's path from the directory, valid contents, and what reads it, from the directory on."""
+    """A reader: the relative path of its file, valid contents, and a function that reads it, given the directory."""
 
     file: str
     seeds: tuple[bytes, ...]
@@ -137,7 +137,7 @@ class Reader(Value):
 
 
 def check(reader: Reader, directory: Path) -> bool:
-    """Have the file read: False for a sentence that says what is wrong. Whatever else is raised is a defect."""
+    """Read the file; return False for a proper error. Any other exception is a bug."""
     try:
         reader.read(directory)
     except CetoolError as error:
@@ -161,7 +161,7 @@ def _environ(directory: Path) -> dict[str, str]:
 
 
 def _private(path: Path) -> None:
-    """As cetool and its users leave such a file; a device that a link leads to stays as it is."""
+    """Make the file as cetool and users do; a device at the end of a link is unchanged."""
     if stat.S_ISREG(path.lstat().st_mode):
         path.chmod(0o600)
 
@@ -278,7 +278,7 @@ def _launch_record(directory: Path) -> object:
     folder = os.open(directory, os.O_RDONLY)
     try:
         return warm.read_record(b"record", folder)
-    except (OSError, ValueError, IndexError):  # what `launch` takes for no record
+    except (OSError, ValueError, IndexError):  # `launch` ignores the record
         return None
     finally:
         os.close(folder)
@@ -411,7 +411,7 @@ def _state(directory: Path) -> object:
 
     try:
         return read_variables(str(directory / "state"))
-    except (OSError, ValueError):  # the environment is activated without, and a warning says so
+    except (OSError, ValueError):  # the environment is activated without it, with a warning
         return None
 
 
