@@ -184,7 +184,7 @@ def refuse_links(prefix: Path) -> None:
     for path in found:
         real = os.path.realpath(path)
         if path.is_symlink() and os.path.isdir(real) and not real.startswith(top + os.sep):
-            problem = f"cannot install PyPI packages: a conda package has made {path} a link to {real}"
+            problem = f"cannot install PyPI packages: a conda package has created {path}, which is a link to {real}"
             hint = "Report it to the owner of the channel, or remove the package."
             raise EngineError(problem, code="pypi-failed", hint=hint)
 
