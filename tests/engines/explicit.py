@@ -38,7 +38,7 @@ class Wanted:
 
 
 def wanted_packages(lines: list[str]) -> list[Wanted]:
-    """The packages of the lines below the marker."""
+    """Return the packages of the lines below the marker."""
     found = []
     for line in lines:
         url, _, digest = line.partition("#")

@@ -36,7 +36,7 @@ def copying(local_channel: Channel, tmp_path: Path) -> Iterator[Home]:
 
 
 def prefix_of(home: Home, script: str) -> Path:
-    """The environment of a script."""
+    """Return the environment of a script."""
     return Path(home.cetool("name", script).stdout.strip())
 
 

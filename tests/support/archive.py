@@ -41,7 +41,7 @@ class Entry:
     placeholder: str | None = None
 
     def as_path_record(self) -> dict[str, Any]:
-        """The file's record in ``info/paths.json``."""
+        """Return the file's record in ``info/paths.json``."""
         record: dict[str, Any] = {
             "_path": self.path,
             "path_type": "hardlink" if self.link is None else "softlink",
@@ -75,7 +75,7 @@ class Package:
         return f"{self.name}-{self.version}-{self.build}"
 
     def index(self) -> dict[str, Any]:
-        """The contents of ``info/index.json``."""
+        """Return the contents of ``info/index.json``."""
         record: dict[str, Any] = {
             "name": self.name,
             "version": self.version,
@@ -126,7 +126,7 @@ def write_repodata(records: Mapping[str, Mapping[str, Any]], subdir: str, channe
 
 
 def zstd_stored(data: bytes) -> bytes:
-    """The data as a zstandard frame of raw blocks (RFC 8878, 3.1.1): valid, and made without a compressor."""
+    """Return the data as a zstandard frame of raw blocks (RFC 8878, 3.1.1): valid, and made without a compressor."""
     # descriptor 0xC0: eight bytes of content size follow, no checksum; window 0x38: 128 KiB, as large as one block
     parts = [b"\x28\xb5\x2f\xfd\xc0\x38", len(data).to_bytes(8, "little")]
     starts = range(0, max(len(data), 1), _BLOCK)

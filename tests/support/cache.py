@@ -164,7 +164,7 @@ def collect(
 
 @contextlib.contextmanager
 def open_directory() -> Iterator[Path]:
-    """A directory that every user can enter, unlike pytest's."""
+    """Return a directory that every user can enter, unlike pytest's."""
     directory = Path(tempfile.mkdtemp(prefix="cetool-"))
     try:
         directory.chmod(0o755)

@@ -1,10 +1,10 @@
 """Build a real conda channel on this machine, from which the tests and ``nox -s demo`` install.
 
-The channel lies at ``ROOT/conda-forge``, so that with ``channel_alias: file://ROOT`` it stands for conda-forge. Its
-``python`` is the running interpreter, numpy and some pure packages are wheels from PyPI, the rest is made by hand (see
-:mod:`support.handmade`). :func:`shared_channel` builds it once a machine and interpreter.
+The channel is in ``ROOT/conda-forge``, so that ``channel_alias: file://ROOT`` makes it conda-forge. Its ``python`` is
+the running interpreter, numpy and some pure packages are wheels from PyPI, and the others are made by hand (see
+:mod:`support.handmade`). :func:`shared_channel` builds it once for each machine and interpreter.
 
-The modules that this needs are of the standard library, so that it runs before anything is installed.
+This module imports only the standard library, so that it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -102,16 +102,16 @@ def build_channel(
 
 
 def load_channel(root: Path) -> Channel:
-    """The channel that was built at ``root``."""
+    """Return the channel that was built at ``root``."""
     about = json.loads((root / _MARKER).read_text(encoding="utf-8"))
     versions = {name: tuple(found) for name, found in about["versions"].items()}
     return Channel(root, about["subdir"], about["python"], versions)
 
 
 def shared_channel(cache: Path | None = None) -> Channel:
-    """The channel of this interpreter and these sources, built by the first process that asks, the others waiting.
+    """Return the channel of this interpreter and these sources; the first process builds it while others wait.
 
-    Channels in the same cache that nobody asked for in two weeks are removed.
+    Channels in the same cache that were not used for two weeks are removed.
     """
     cache = cache or default_cache()
     cache.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ def site_packages() -> str:
 
 
 def python_package() -> Package:
-    """The running interpreter as a package that works at any prefix."""
+    """Return the running interpreter as a package that works at any prefix."""
     entries = {entry.path: entry for entry in (*_standard_library(), *_programs(), *_shared_library())}
     for entry in _site_directories():
         entries[entry.path] = entry
@@ -87,7 +87,7 @@ def _programs() -> Iterator[Entry]:
 
 
 def _relocated(program: bytes) -> bytes:
-    """The program with the place of its libpython in an ELF RUNPATH made relative to itself."""
+    """Return the program with the place of its libpython in an ELF RUNPATH made relative to itself."""
     library_dir = str(sysconfig.get_config_var("LIBDIR") or "").encode()
     relative = b"$ORIGIN/../lib"
     if not program.startswith(b"\x7fELF") or len(library_dir) < len(relative) or not _find_shared_library():

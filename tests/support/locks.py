@@ -51,7 +51,7 @@ LOCK = Lock(
 
 
 def make_channel(path: Path) -> Path:
-    """A channel of empty packages that differ by platform.
+    """Return a channel of empty packages that differ by platform.
 
     ``tool`` 1 and 2 (newer) exist for linux-64, osx-arm64 and win-64, and need ``lib`` (any) and a virtual package that
     only that platform has; ``needs-cuda`` needs CUDA 12; ``python`` exists for all, with ``six``.

@@ -37,7 +37,7 @@ class Lookalike:
 
 
 def make_lookalike(root: Path, says: str, *, claims: dict[str, Any] | None = None) -> Lookalike:
-    """A channel whose package contains the given text; ``claims`` replace fields of its record in the repodata.
+    """Return a channel whose package contains the given text; ``claims`` replace fields of its record in the repodata.
 
     None removes a field.
     """

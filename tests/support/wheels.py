@@ -47,7 +47,7 @@ _LEFT_OUT = ("jedi/third_party/", "tzdata/zoneinfo/")
 def download_wheels(requirements: tuple[str, ...], cache: Path) -> list[Path]:
     """Return one wheel for each requirement, without dependencies. Raises RuntimeError if pip cannot get it.
 
-    What a requirement led to is noted in the cache, so that the next call asks nobody.
+    The cache records the wheel of each requirement, so that the next call needs no request.
     """
     directory = cache / f"{sys.implementation.cache_tag}-{current_subdir()}"
     directory.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ def _python_spec(metadata: Message, pure: bool, siblings: frozenset[str]) -> str
 
 
 def wheel_packages(requirements: tuple[str, ...], cache: Path) -> Iterator[Package]:
-    """The packages of these requirements."""
+    """Return the packages of these requirements."""
     return map(wheel_package, download_wheels(requirements, cache))
 
 
