@@ -11,6 +11,7 @@ mean nothing, nothing is checked.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -61,10 +62,9 @@ def ensure_private_dir(path: Path, *, trust: bool, writable: bool = True) -> Non
 
     With ``writable`` false, the directory is only read: it is not created, and need not be writable.
 
-    Raises OwnershipError, with the reason, if the directory belongs to another user, if its group or others can write
-    to it, if it is a symbolic link, or if another user could replace it or a directory or link on the way to it;
-    StoreError if it cannot be created or written to. ``trust`` skips all checks, and gives a new directory the access
-    of the shared one around it.
+    Raises OwnershipError if the directory belongs to another user, if its group or others can write to it, if it is a
+    symbolic link, or if another user could replace it or a part of its path; StoreError if it cannot be created or
+    written to. ``trust`` skips all checks, and gives a new directory the access of the shared one around it.
     """
     checked = not trust and sys.platform != "win32"
     if checked:
@@ -123,7 +123,8 @@ def make_private_dirs(path: Path, *, shared: bool = False) -> None:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "Free some space, or set CETOOL_CACHE_DIR to a directory on another disk." if full else _CHOOSE
+        hint = "Free some space, or set CETOOL_CACHE_DIR to a directory on another disk."
+        hint = hint if full else owner_note(directory.parent) + _CHOOSE
         raise StoreError(
             f"cannot create the directory {path}: {directory}: {reason}", code="cache-not-writable", hint=hint
         ) from None
@@ -173,7 +174,7 @@ def _walk(path: Path) -> list[tuple[str, os.stat_result]]:
 
 def _check_own(path: Path, info: os.stat_result) -> None:
     if info.st_uid != _me():
-        raise _belonging(f"the directory {path}", info, ": files in it would run as you", _TRUST)
+        raise _belonging(f"the directory {path}", info, ": files in it would run as you", _owner_hint(path, info))
     if info.st_mode & _OPEN_TO_OTHERS:
         who = "everyone" if info.st_mode & stat.S_IWOTH else "its group"
         hint = f"Check that no one has put files there, then run `chmod go-w '{path}'`. {_TRUST}"
@@ -187,12 +188,30 @@ def _check_passed(
     here = "it" if place == str(path) else f"{place}, on the way to it,"
     subject = f"{what or f'the directory {path}'} is not safe: {here}"
     if _is_foreign(info, owners):
-        raise _belonging(subject, info, ", who could replace it", hint or _TRUST)
+        raise _belonging(subject, info, ", who could replace it", hint or _owner_hint(path, info))
     if not stat.S_ISDIR(info.st_mode) or (info.st_mode & stat.S_ISVTX and place != str(path)):
         return
     if who := _writers(info, place):
         hint = hint or f"Run `chmod go-w '{place}'`. {_TRUST}"
         raise _writable(subject, info, who, ", who could replace it", hint)
+
+
+def owner_note(path: str | os.PathLike[str]) -> str:
+    """Return a sentence on who owns a file and who runs cetool; empty if that is the same user, or root runs it."""
+    with contextlib.suppress(OSError):
+        owner = os.stat(path).st_uid
+        if sys.platform != "win32" and _me() not in (0, owner):
+            return f"{os.fspath(path)} belongs to {_user_name(owner)}, and you are {_user_name(_me())}. "
+    return ""
+
+
+def _owner_hint(path: Path, info: os.stat_result) -> str:
+    """Return what to do about a cache directory that belongs to another user, or is below such a directory."""
+    if _me() == 0:
+        return f"You are root. With sudo, use `sudo -H`, which sets root's home directory. {_TRUST}"
+    if info.st_uid == 0:
+        return f"You are {_user_name(_me())}. To make it yours, run `sudo chown -R {_me()} '{path}'`. {_TRUST}"
+    return f"You are {_user_name(_me())}. In a container, run as user {info.st_uid}. {_TRUST}"
 
 
 def _is_foreign(info: os.stat_result, owners: Collection[int] = ()) -> bool:
@@ -321,8 +340,7 @@ def _acl(place: str | int) -> list[tuple[int, int, int]] | None:
 def _is_private_group(gid: int, owner: int) -> bool:
     """Return whether only this owner and root are in a group, also as anyone's primary group.
 
-    Distributions that give every user their own group (Debian, Fedora) create directories with mode 0775 because of the
-    umask 002.
+    Debian, Fedora and others give every user such a group, and create directories with mode 0775 (umask 002).
     """
     if sys.platform == "win32":
         return True
@@ -342,42 +360,34 @@ def _is_private_group(gid: int, owner: int) -> bool:
 
 
 def _uid_of(name: str) -> int | None:
-    if sys.platform == "win32":
-        return None
-    import pwd
+    if sys.platform != "win32":
+        import pwd
 
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        return None
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name).pw_uid
+    return None
 
 
 def _group_name(gid: int) -> str:
     if sys.platform != "win32":
         import grp
 
-        try:
+        with contextlib.suppress(KeyError):
             return grp.getgrgid(gid).gr_name
-        except KeyError:
-            pass
     return str(gid)
 
 
 def _me() -> int:
-    if sys.platform == "win32":
-        return -1
-    return os.geteuid()
+    return -1 if sys.platform == "win32" else os.geteuid()
 
 
 def _user_name(uid: int) -> str:
     if sys.platform != "win32":
         import pwd
 
-        try:
+        with contextlib.suppress(KeyError):
             return f"{pwd.getpwuid(uid).pw_name} (user {uid})"
-        except KeyError:
-            pass
-    return f"another user ({uid})"
+    return f"user {uid}"
 
 
 def _is_unmapped(uid: int) -> bool:

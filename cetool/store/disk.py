@@ -17,7 +17,7 @@ from pathlib import Path
 from cetool.base.below import room, total_room, walk
 from cetool.base.errors import StoreError
 from cetool.base.filelock import try_lock
-from cetool.base.ownership import make_private_dirs
+from cetool.base.ownership import make_private_dirs, owner_note
 from cetool.base.process import is_running, start_time
 
 _HINTS = {
@@ -32,7 +32,8 @@ _OTHER_HINT = "Check the file system of that directory, or set CETOOL_CACHE_DIR 
 
 def write_hint(error: OSError) -> str:
     """Return a hint for an error while writing to the cache."""
-    return _HINTS.get(error.errno or 0, _OTHER_HINT)
+    note = owner_note(os.path.dirname(error.filename)) if error.errno == errno.EACCES and error.filename else ""
+    return note + _HINTS.get(error.errno or 0, _OTHER_HINT)
 
 
 def disk_size(prefix: Path) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.home import Home
+from support.scripts import as_nobody_known
 
 from cetool.base.errors import StoreError
 from cetool.base.ownership import OwnershipError, ensure_private_dir, read_own_file
@@ -46,7 +47,7 @@ def give(path: Path, *entries: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize(
     ("entry", "who"),
-    [((0x02, 7, OTHER), rf"another user \({OTHER}\), by its access"), ((0x08, 7, OTHER), f"group {OTHER}, by its")],
+    [((0x02, 7, OTHER), rf"user {OTHER}, by its access"), ((0x08, 7, OTHER), f"group {OTHER}, by its")],
 )
 def test_who_may_write_by_an_access_control_list_counts(tmp_path: Path, entry: tuple[int, int, int], who: str) -> None:
     (tmp_path / "way").mkdir()
@@ -117,7 +118,7 @@ def test_settings_of_others_are_refused_with_a_sentence(home: Home, name: str, w
         expected = "is writable by everyone"
     else:
         os.chown(file, OTHER, OTHER)
-        expected = f"belongs to another user ({OTHER})"
+        expected = f"belongs to user {OTHER}"
     env = {"CETOOL_CONFIG_FILE": str(file)} if name == "named.yaml" else {}
     for command in (("list",), ("config", "list"), ("run", home.write("s.py", SCRIPT))):
         done = home.cetool(*command, env=env)
@@ -125,6 +126,23 @@ def test_settings_of_others_are_refused_with_a_sentence(home: Home, name: str, w
         assert expected in done.stderr and str(file) in done.stderr and "Traceback" not in done.stderr
     # the caller's own word counts
     assert home.cetool("list", env={**env, "CETOOL_TRUST_CACHE_DIR": "true"}).returncode == 0
+
+
+@as_root
+def test_a_cache_of_another_user_is_refused_with_a_hint_that_fits(home: Home) -> None:
+    home.cache.mkdir(exist_ok=True)
+    os.chown(home.cache, OTHER + 1, OTHER + 1)
+    done = home.cetool("create", "hello-bin")
+    assert done.returncode == 125 and f"belongs to user {OTHER + 1}" in done.stderr
+    assert "You are root. With sudo, use `sudo -H`" in done.stderr
+    home.path.chmod(0o755)
+    done = home.run(*as_nobody_known(), "cetool", "create", "hello-bin")
+    assert done.returncode == 125 and f"You are user {OTHER}. In a container, run as user {OTHER + 1}." in done.stderr
+    os.chown(home.cache, 0, 0)
+    done = home.run(*as_nobody_known(), "cetool", "create", "hello-bin")
+    assert f"run `sudo chown -R {OTHER} '{home.cache}'`" in done.stderr, done.stderr
+    done = home.run(*as_nobody_known(), "cetool", "create", "hello-bin", env={"CETOOL_CACHE_DIR": f"{home.path}/mine"})
+    assert f"{home.path} belongs to root (user 0), and you are user {OTHER}. Set CETOOL_CACHE_DIR" in done.stderr
 
 
 @pytest.mark.parametrize("named_by", ["CETOOL_PKG_DIR", "pkg-dir", "pkgs_dirs"])
