@@ -74,7 +74,7 @@ def test_a_document_becomes_a_value_and_back() -> None:
     assert decode(Whole, again, schema=2) == value
 
 
-def test_keys_that_are_not_fields_are_passed_over() -> None:
+def test_keys_that_are_not_fields_are_ignored() -> None:
     assert decode(Source, {"url": "u", "later": 1}) == Source("u")
 
 

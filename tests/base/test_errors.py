@@ -53,11 +53,11 @@ def test_each_class_of_error_has_a_registered_code() -> None:
 
 
 def test_a_copy_of_an_error_has_the_fields_that_were_not_changed() -> None:
-    error = EngineError("it broke", about="six", where=Location("a.py", 3), hint="Mend it.", log="/log")
+    error = EngineError("it broke", about="six", where=Location("a.py", 3), hint="Fix it.", log="/log")
     copy = error.but(message="for linux-64: it broke")
     assert type(copy) is EngineError and copy is not error and error.message == "it broke"
     assert str(copy) == "a.py:3: for linux-64: it broke"
-    assert (copy.about, copy.hint, copy.log, copy.code) == ("six", "Mend it.", "/log", "engine-failed")
+    assert (copy.about, copy.hint, copy.log, copy.code) == ("six", "Fix it.", "/log", "engine-failed")
 
 
 def test_an_error_turned_into_another_keeps_only_a_code_of_its_own() -> None:

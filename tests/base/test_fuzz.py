@@ -18,7 +18,7 @@ _TESTS = Path(__file__).resolve().parents[1]
 
 @pytest.mark.skipif(os.name == "nt", reason="memory is limited as POSIX does")
 @pytest.mark.parametrize("dialect", BLOCKS)
-def test_mutations_are_metadata_or_a_sentence(dialect: str, scale: int) -> None:
+def test_mutations_are_metadata_or_an_error(dialect: str, scale: int) -> None:
     """1,000 cases a dialect, 100,000 with --long: see ``tests/fuzz``."""
     count = 1000 * scale**2
     path = os.pathsep.join([str(_TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -103,7 +103,7 @@ def _listing(directory: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def test_hostile_headers_are_refused_in_a_sentence(home: Home) -> None:
+def test_hostile_headers_are_errors(home: Home) -> None:
     """Nothing is executed, nothing is written anywhere, the cache not even begun."""
     script = home.write("hostile.sh", "")
     before = _listing(home.path)

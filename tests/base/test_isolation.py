@@ -1,4 +1,4 @@
-"""cetool imports from its own installation alone, and starts every other Python so that it does as well."""
+"""cetool imports only from its own installation, and so does every Python that it starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.home import Home
 
 import cetool
 
-#: Modules of the standard library, of cetool's dependencies, and of nothing that is installed.
+#: Modules of the standard library, modules that cetool depends on, and modules that are not installed.
 PLANTED = (
     *("json", "re", "typing", "argparse", "subprocess", "fcntl", "typer", "packaging", "typing_extensions", "rich"),
     *("conda", "uv", "IPython"),
@@ -55,7 +55,7 @@ def test_nothing_from_outside_is_imported(settled: Home) -> None:
 
 @pytest.mark.parametrize("installed", ["target", "user"])
 def test_an_installation_on_the_path_or_in_the_users_site_works(settled: Home, installed: str, tmp_path: Path) -> None:
-    # cetool's own code in a place of its own, its dependencies beside it
+    # cetool's own code in a separate directory, its dependencies next to that
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     place = settled.path / ("target" if installed == "target" else f"user/lib/{version}/site-packages")
     place.mkdir(parents=True)

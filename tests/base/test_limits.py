@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes, devices and memo
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_mutated_files_are_read_or_refused_in_a_sentence(name: str, scale: int) -> None:
+def test_mutated_files_are_read_or_errors(name: str, scale: int) -> None:
     """200 cases a reader, 20,000 with --long, each within a second of processor time and all within 300 MiB."""
     assert name not in BLOCKS
     count = FEW // 5 * scale**2
@@ -42,7 +42,7 @@ def test_mutated_files_are_read_or_refused_in_a_sentence(name: str, scale: int) 
     assert read == count and sound > 0
 
 
-# --- what is no regular file ------------------------------------------------------------------------------------------
+# --- special files ----------------------------------------------------------------------------------------------------
 
 
 def _socket(path: Path) -> None:
@@ -100,7 +100,7 @@ def _within_seconds(seconds: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_what_is_no_file_of_its_kind_is_refused_at_once(name: str, tmp_path: Path) -> None:
+def test_special_files_are_refused_at_once(name: str, tmp_path: Path) -> None:
     """Pipes, devices, sockets, directories, 2 GiB, nesting without end: each reader goes on or says what is wrong."""
     reader = READERS[name]
     for number, (kind, make) in enumerate(_SPECIAL.items()):
@@ -146,7 +146,7 @@ def test_yaml_is_counted_with_its_aliases() -> None:
     check_yaml("not: yaml: at all")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of a process's memory at once")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the memory of a process at once")
 def test_an_engine_that_takes_too_much_memory_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     from cetool.engines.rattler.thread import TooMuchMemory, attend
 

@@ -1,4 +1,4 @@
-"""Locks: who holds what, through fork, exec, SIGSTOP and deletion; what is no lock."""
+"""Promises of file locks: they last through fork, exec and SIGSTOP; deleted and foreign files are not locks."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_downgrading_tells_whether_the_lock_is_still_the_one_in_place(tmp_path: 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links and FIFOs")
-def test_what_is_no_lock_of_ours_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_locks_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     os.link(tmp_path / "file", tmp_path / "hard.lock")
     os.symlink(tmp_path / "elsewhere", tmp_path / "soft.lock")

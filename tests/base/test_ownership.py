@@ -109,7 +109,7 @@ def test_a_file_that_can_switch_checks_off_is_the_users_own(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", [".config/cetool/config.yaml", ".condarc", "named.yaml"])
 @pytest.mark.parametrize("whose", ["everybody's", pytest.param("another's", marks=as_root)])
-def test_settings_of_others_are_refused_with_a_sentence(home: Home, name: str, whose: str) -> None:
+def test_settings_of_other_users_are_refused(home: Home, name: str, whose: str) -> None:
     section = "trust-cache-dir: true\n"
     text = f"{home.condarc.read_text()}\nconda-execute:\n  {section}" if name == ".condarc" else section
     file = home.write(name, text)

@@ -129,7 +129,7 @@ def test_no_name_of_a_file_and_no_word_is_obeyed(settled: Home) -> None:
 
 
 @pytest.mark.parametrize("name", ["lock", "record", "marker"])
-def test_no_file_of_cetools_own_kinds_is_obeyed(home: Home, name: str) -> None:
+def test_control_characters_in_cetools_files_are_not_obeyed(home: Home, name: str) -> None:
     script = home.write("a.sh", "#!/bin/sh\n# conda execute\n# env: [hello-bin]\n\nhello\n")
     if name == "lock":
         text = f'{{"version": 1, "metadata": {{"platforms": [{_QUOTED}]}}, "package": [{{"name": {_QUOTED}}}]}}'

@@ -1,4 +1,4 @@
-"""Promises of cetool.base.files: what two write at once is lost by neither, nor is what an editor saves."""
+"""Promises of cetool.base.files: concurrent writes and an editor's saves are never lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cetool.base.files import ChangedError, read_if_there, replace_file, update_
 
 
 def at_once(home: Home, commands: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
-    """Exit status and standard error of cetool's command lines, all started together."""
+    """Start command lines of cetool together; return their exit statuses and standard errors."""
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "cetool", *words],
@@ -54,7 +54,7 @@ def test_packages_that_are_added_at_once_are_all_declared(home: Home) -> None:
 
 @pytest.mark.parametrize("edited", [False, True])
 def test_many_writers_lose_nothing_and_never_what_an_editor_saved(tmp_path: Path, edited: bool) -> None:
-    """Writers of cetool's take turns. An editor saves all of its own text, whatever anyone else is doing."""
+    """Processes of cetool take turns; an editor always saves its whole text."""
     file = tmp_path / "file"
     file.write_bytes(b"")
     failures: list[Exception] = []

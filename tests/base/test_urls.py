@@ -64,7 +64,7 @@ def test_credentials_belong_to_scheme_host_port_and_path() -> None:
 @pytest.mark.parametrize(
     "url", ["x", "https://", "https://u:a/b@host/", "https://host:port/", "https://a\\@b/", "https://h:99999"]
 )
-def test_what_is_no_url_is_refused(url: str) -> None:
+def test_invalid_urls_are_refused(url: str) -> None:
     with pytest.raises(ValueError):
         split_url(url)
 

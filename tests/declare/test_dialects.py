@@ -155,7 +155,7 @@ def test_a_lock_made_for_the_named_channels_alone_still_fits() -> None:
         "Notes: {a: [b]}",
     ],
 )
-def test_other_keys_of_a_conda_execute_block_are_passed_over_with_a_warning(line: str) -> None:
+def test_other_keys_of_a_conda_execute_block_are_ignored_with_a_warning(line: str) -> None:
     """conda-execute: keys."""
     found = read("\n" + block("env: [a]", line)).requirements
     assert [str(each.where) for each in found.warnings] == ["s.py:4"]
@@ -189,7 +189,7 @@ def test_a_key_that_was_meant_to_be_another_is_an_error(line: str, meant: str) -
     assert str(caught.value.where) == "s.py:3" and str(caught.value.hint).startswith(f"Did you mean {meant!r}?")
 
 
-def test_a_key_that_was_passed_over_is_told_by_run_and_check(settled: Home) -> None:
+def test_run_and_check_report_an_ignored_key(settled: Home) -> None:
     script = settled.write("described.sh", block("description: a tool", "env: [hello-bin]", "run_with: hello"))
     told = settled.cetool("run", str(script)).stderr
     assert "described.sh:2: unknown key 'description'" in told
@@ -227,7 +227,7 @@ def test_a_block_ends_with_its_yaml_and_is_read_as_conda_execute_read_it(lines: 
 
 
 @pytest.mark.parametrize("comment", ["pylint: disable=x", "-*- coding: utf-8 -*-", "Usage: s.py FILE", "type: ignore"])
-def test_a_comment_that_is_yaml_is_passed_over_as_an_unknown_key(comment: str) -> None:
+def test_a_comment_that_is_yaml_is_ignored_as_an_unknown_key(comment: str) -> None:
     found = read(block("env: [python, numpy]", comment))
     assert (found.requirements.packages, found.run_with) == _TWO
     assert [each.where.line for each in found.requirements.warnings] == [3]
@@ -275,7 +275,7 @@ _PYTHON_SCRIPT = "# /// script\n# dependencies = ['six']\n# ///\n"
         ("s.js", "// conda execute\n// env: [python]\n\nlet x = `\n// /// conda-script\n`\n", (1, 2)),
     ],
 )
-def test_a_mark_in_the_scripts_own_text_is_no_declaration(name: str, text: str, lines: tuple[int, int]) -> None:
+def test_a_mark_in_the_scripts_own_text_declares_nothing(name: str, text: str, lines: tuple[int, int]) -> None:
     found = read(text, name)
     assert (found.requirements.packages, found.lines) == (("python",), lines)
 
@@ -294,7 +294,7 @@ def test_two_declarations_in_comments_are_an_error(text: str) -> None:
         read(text)
 
 
-def test_a_mark_in_a_text_of_another_cell_is_no_declaration() -> None:
+def test_a_mark_in_a_string_of_another_cell_declares_nothing() -> None:
     cells = [block("env: [python, six]"), f"text = '''\n{block('env: [python, numpy]')}'''\n"]
     document = {
         "nbformat": 4,
@@ -371,9 +371,7 @@ def test_selectors_choose_lines_by_platform(tmp_path: Path, line: str, here: str
         ("# nothing\n", None, "is empty"),
     ],
 )
-def test_what_no_tool_reads_in_an_environment_file_is_refused(
-    tmp_path: Path, text: str, line: int | None, says: str
-) -> None:
+def test_an_invalid_environment_file_is_refused(tmp_path: Path, text: str, line: int | None, says: str) -> None:
     """CEP 24: Comment-based selectors; Dictionary-based selectors."""
     with pytest.raises(MetadataError) as caught:
         environment(tmp_path / "e.yml", text)
@@ -410,7 +408,7 @@ def test_an_environment_yml_may_have_any_name(tmp_path: Path) -> None:
     assert environment(tmp_path / "e.lst", "six >=1\n# about six\na[subdir=noarch]\n").packages[0] == "six >=1"
 
 
-def test_other_keys_of_an_environment_file_are_passed_over_with_a_warning_each(tmp_path: Path) -> None:
+def test_other_keys_of_an_environment_file_are_ignored_with_a_warning_each(tmp_path: Path) -> None:
     """CEP 24, «Other top-level keys»: MUST be ignored, SHOULD be warned of. CEP 24: platforms."""
     lines = ("name: x", "platforms: [linux-64]", "category: dev", "chanels: [b]", "x-mine: {a: [1]}", "prefix: ~/x")
     found = environment(tmp_path / "e.yml", "dependencies: [a]\n" + "\n".join(lines) + "\n")

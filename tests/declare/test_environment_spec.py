@@ -147,9 +147,7 @@ LAUGHS = (
         ("e.txt", "# nothing\n", None, "no packages"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named_with_its_line(
-    tmp_path: Path, name: str, text: str, line: int | None, says: str
-) -> None:
+def test_an_error_in_a_file_has_its_line(tmp_path: Path, name: str, text: str, line: int | None, says: str) -> None:
     with pytest.raises(MetadataError) as refused:
         read_environment_file(write(tmp_path / name, text))
     assert refused.value.where is not None and refused.value.where.line == line
@@ -190,7 +188,7 @@ DOCUMENTED = (
         variables=(("MODE", "fast"),),
     ),
 )
-#: Asks one of the Pythons here, which needs none of cetool's dependencies.
+#: Asks one of the installed Pythons, without cetool's dependencies.
 _ON_A_PYTHON = """
 import sys; sys.path.insert(0, sys.argv[1])
 from cetool.declare.package import Package

@@ -129,7 +129,7 @@ def test_a_spec_is_read_as_cep_29_has_it(text: str, canonical: str) -> None:
         ("a*::pkg", "wildcards"),
     ],
 )
-def test_what_no_package_can_be_is_refused_with_the_reason(text: str, says: str) -> None:
+def test_an_impossible_package_is_refused_with_the_reason(text: str, says: str) -> None:
     """CEP 26: Package names; Version strings; Build strings; Channel names; Subdir names.
 
     CEP 29: Version matching; Version expression parsing.
@@ -139,7 +139,7 @@ def test_what_no_package_can_be_is_refused_with_the_reason(text: str, says: str)
     assert says in refused.value.message
 
 
-def test_a_comma_that_is_missing_is_told_with_its_line(settled: Home) -> None:
+def test_a_missing_comma_is_reported_with_its_line(settled: Home) -> None:
     script = settled.write("comma.py", "# conda execute\n# env:\n#   - numpy\n#   - python >=3.11 <3.12\nprint()\n")
     for command, status in (("check", 1), ("run", 125)):
         done = settled.cetool(command, script)
@@ -293,7 +293,7 @@ def test_specs_mean_what_they_mean_to_conda() -> None:
 
 
 def _asked_conda(texts: list[str]) -> list[list[int] | None]:
-    """The records that conda's own MatchSpec matches; skips the test where conda is not to be had.
+    """The records that conda's own MatchSpec matches; skips the test if conda is not available.
 
     conda is imported where it can be, or run from the source that CETOOL_TEST_CONDA_SOURCE names, with uv and PyPI.
     """

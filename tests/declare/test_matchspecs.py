@@ -117,7 +117,7 @@ def test_a_spec_has_one_form_and_keeps_it(text: str, canonical: str) -> None:
         "numpy " + "1|" * 600 + "2",
     ],
 )
-def test_a_spec_that_is_none_is_refused_with_its_place(text: str) -> None:
+def test_an_invalid_spec_is_refused_with_its_place(text: str) -> None:
     """CEP 29: Syntax."""
     with pytest.raises(MetadataError) as refused:
         canonical_spec(text, where=Location("s.py", 3))
@@ -136,7 +136,7 @@ def test_credentials_of_a_refused_spec_are_not_shown() -> None:
 
 @settings(deadline=None)
 @given(st.text(max_size=60) | st.from_regex(r"[a-z./~-]{1,8}(::)?[a-z]? ?[<>=!~,|*0-9.() ]{0,12}(\[[a-z=\"', ]*\])?"))
-def test_any_text_is_a_spec_or_a_sentence(text: str) -> None:
+def test_any_text_is_a_spec_or_an_error(text: str) -> None:
     try:
         canonical = canonical_spec(text, base_dir="/base")
     except CetoolError:
@@ -177,7 +177,7 @@ def test_a_requirement_has_one_form_and_keeps_it(text: str, canonical: str) -> N
         ("", "empty"),
     ],
 )
-def test_what_is_no_requirement_is_refused(text: str, says: str) -> None:
+def test_an_invalid_requirement_is_refused(text: str, says: str) -> None:
     """PEP 508: Grammar."""
     with pytest.raises(MetadataError, match=r"s\.py:3") as refused:
         canonical_requirement(text, where=Location("s.py", 3))
@@ -186,7 +186,7 @@ def test_what_is_no_requirement_is_refused(text: str, says: str) -> None:
 
 @settings(deadline=None)
 @given(st.text(max_size=9) | st.from_regex(r"[a-z-]{1,8}(\[[a-z,]*\])?[<>=!~,*0-9. ]{0,9}( @ [a-z+:/]*)?(;[a-z ='<]*)"))
-def test_any_text_is_a_requirement_or_a_sentence(text: str) -> None:
+def test_any_text_is_a_requirement_or_an_error(text: str) -> None:
     try:
         canonical = canonical_requirement(text, base_dir="/base")
     except CetoolError:
@@ -231,7 +231,7 @@ def test_requires_python_agrees_with_pep440_on_real_versions() -> None:
 
 
 @pytest.mark.parametrize("text", ["3.11", "foo", ">=3.11 <4", ">=", ">=3\n", "=>3"])
-def test_what_is_no_specifier_is_refused(text: str) -> None:
+def test_an_invalid_specifier_is_refused(text: str) -> None:
     with pytest.raises(MetadataError, match="PEP 440"):
         requires_python_spec(text)
 

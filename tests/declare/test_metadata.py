@@ -1,4 +1,4 @@
-"""Promises about what a script can declare: three dialects, one meaning, each error with its line and the way out."""
+"""Promises about what a script can declare: three dialects mean the same; each error has its line and a hint."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def test_virtual_packages_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
         'x = "// /// conda-script"\n',
     ],
 )
-def test_what_is_no_block_is_none(text: str) -> None:
+def test_text_that_is_not_a_block_is_ignored(text: str) -> None:
     """PEP 723: Specification."""
     with pytest.raises(MetadataError, match="declares no environment") as refused:
         read(text)
@@ -346,7 +346,7 @@ PROBLEMS = [
 
 
 @pytest.mark.parametrize(("text", "line", "says"), PROBLEMS)
-def test_what_is_wrong_is_named_with_its_line_and_the_way_out(text: str, line: int, says: str) -> None:
+def test_an_error_has_its_line_and_a_hint(text: str, line: int, says: str) -> None:
     """conda-script: block; channels. conda-execute: env."""
     with pytest.raises(MetadataError) as refused:
         read(text)
@@ -373,7 +373,7 @@ def mutations(draw: Any) -> str:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(mutations() | st.text(max_size=200) | st.text(max_size=200).map(lambda text: execute(*text.split("\n"))))
-def test_any_text_is_metadata_or_a_sentence(text: str) -> None:
+def test_any_text_is_metadata_or_an_error(text: str) -> None:
     try:
         found = read(text)
     except CetoolError as error:

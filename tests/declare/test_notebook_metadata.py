@@ -115,7 +115,7 @@ def test_errors_name_the_notebook_the_cell_and_the_line(
     assert where == f"{tmp_path}/nb.ipynb:{place}" if place else where.startswith(f"{tmp_path}/nb.ipynb")
 
 
-def test_an_environment_file_serves_notebooks_that_declare_nothing(home: Home) -> None:
+def test_a_notebook_that_declares_nothing_can_use_an_environment_file(home: Home) -> None:
     home.write("environment.yml", "dependencies: [python, six]\n")
     home.write("nb.ipynb", notebook("print(1)"))
     shown = json.loads(home.cetool("show", "--json", "--env-file", "environment.yml", "nb.ipynb").stdout)

@@ -49,7 +49,7 @@ def test_entries_have_one_form(given: str, canonical: str) -> None:
 
 
 @pytest.mark.parametrize("evil", ["-r x", "--index-url=http://evil", "-e git+https://h/r", "", "a\nb", "not a package"])
-def test_what_is_no_entry_is_refused(evil: str) -> None:
+def test_an_invalid_entry_is_refused(evil: str) -> None:
     with pytest.raises(MetadataError):
         canonical_entry(evil)
 
@@ -80,7 +80,7 @@ def test_the_dialects_say_it_alike() -> None:
         ("# conda execute\n# base: /b\n# conda: [-n x]\n", 3, "match spec"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(text: str, line: int, words: str) -> None:
+def test_an_overlay_error_has_its_line(text: str, line: int, words: str) -> None:
     with pytest.raises(MetadataError) as caught:
         overlay_of(text)
     assert caught.value.where is not None and caught.value.where.line == line
@@ -98,7 +98,7 @@ def test_the_digest_covers_base_entries_and_states_but_no_password() -> None:
     assert EnvironmentSpec.from_dict(spec.as_dict()) == spec
 
 
-def test_what_changed_in_a_base_is_told_by_package() -> None:
+def test_changes_in_a_base_are_reported_by_package() -> None:
     before = Fingerprint(
         ("a-1.0-0", "b-1.0-0", "c-1.0-0", "n-1.0-py_0"),
         ("n-1.0.dist-info", "Pip_Only-1.dist-info", "e-1-py3.9.egg-info"),

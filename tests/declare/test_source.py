@@ -81,7 +81,9 @@ def test_a_coding_line_that_names_no_encoding_is_refused(tmp_path: Path, codec: 
         (b"#" * (MAX_SIZE + 1), None, "larger than 10 MiB"),
     ],
 )
-def test_what_is_no_text_is_refused_with_its_line(tmp_path: Path, data: bytes, line: int | None, says: str) -> None:
+def test_a_file_that_is_not_text_is_refused_with_its_line(
+    tmp_path: Path, data: bytes, line: int | None, says: str
+) -> None:
     error = refused(write(tmp_path / "s.py", data))
     assert (error.exit_status, line_of(error)) == (125, line)
     assert says in error.message
@@ -140,7 +142,7 @@ def test_a_name_that_is_not_utf8_can_be_shown(tmp_path: Path) -> None:
     st.sampled_from([b"", b"\xef\xbb\xbf", b"\xff\xfe"]),
     st.sampled_from(["", "utf-8", "latin-1", "utf-7", "utf-16", "shift_jis", "iso2022_jp", "idna", "mbcs", "zip", "-"]),
 )
-def test_any_bytes_are_a_text_or_a_sentence(data: bytes, mark: bytes, codec: str) -> None:
+def test_any_bytes_are_text_or_an_error(data: bytes, mark: bytes, codec: str) -> None:
     line = f"# coding: {codec}\n".encode() if codec else b""
     for python in (False, True):
         try:

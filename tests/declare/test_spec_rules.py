@@ -76,7 +76,7 @@ def test_names_of_package_files_in_specs_and_locks(file: str, fits: bool) -> Non
                 read(url)
 
 
-def test_a_distribution_string_is_no_match_spec() -> None:
+def test_a_distribution_string_is_not_a_match_spec() -> None:
     """CEP 26: Distribution strings: it is read as the name that it also is, or refused."""
     assert read_fields("numpy-1.0-py_0").name == "numpy-1.0-py_0"
     for text in ("linux-64/numpy-1.0-py_0", "linux-64/__glibc-2.28-0", "numpy-1!1.0-py_0"):
@@ -85,7 +85,7 @@ def test_a_distribution_string_is_no_match_spec() -> None:
 
 
 @pytest.mark.parametrize("label", ["1dev", "-dev", "a b", "d" * 129, "dev$"])
-def test_what_is_no_label_is_refused(label: str) -> None:
+def test_an_invalid_label_is_refused(label: str) -> None:
     """CEP 26: Label names."""
     with pytest.raises(MetadataError):
         canonical_channel(f"conda-forge/label/{label}", base_dir="/")
@@ -101,7 +101,7 @@ def test_channels_that_servers_have_pass() -> None:
             canonical_channel(channel, base_dir="/")
 
 
-def test_a_channel_without_noarch_is_none(tmp_path: Path) -> None:
+def test_a_channel_needs_noarch(tmp_path: Path) -> None:
     """CEP 26: Identifying channels."""
     package = Package("same", "1.0", subdir="linux-64", noarch=None)
     channel = tmp_path / "channel"
@@ -141,7 +141,7 @@ def test_parts_of_a_match_spec(text: str, canonical: str) -> None:
         *("*", "* 1.8", "^py.*$", "pkg[build_number='1*']", "pkg[timestamp=1]", "pkg[build='\\x61']"),
     ],
 )
-def test_what_is_not_built_as_a_match_spec_is_refused(text: str) -> None:
+def test_a_malformed_match_spec_is_refused(text: str) -> None:
     """CEP 29: Syntax."""
     with pytest.raises(MetadataError):
         canonical_spec(text)

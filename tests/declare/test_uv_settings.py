@@ -94,7 +94,7 @@ def test_the_docs_list_every_key_as_the_code_treats_it() -> None:
         ("sources = { idna = { path = 'idna' } }", "does not require idna"),
     ],
 )
-def test_what_is_refused_is_named_with_its_line(text: str, says: str) -> None:
+def test_a_refused_key_has_its_line(text: str, says: str) -> None:
     with pytest.raises(MetadataError, match=says) as refused:
         uv(text)
     assert refused.value.where is not None and refused.value.where.line in (3, 4)

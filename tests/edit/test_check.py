@@ -1,4 +1,4 @@
-"""Promises about ``cetool check``: what is wrong is told with its line, what is right is passed, nothing is made."""
+"""Promises about ``cetool check``: mistakes are reported with their lines, correct scripts pass, nothing is created."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promises about blocks written anew: in another dialect the environment is the same, a first one fits the language."""
+"""Promises about new blocks: a converted one declares the same environment, a first one fits the language."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promises about editing what a script declares: what was meant is declared, and every other byte stays as it was."""
+"""Promises about editing what a script declares: the change is exactly the intended one, and every other byte stays."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_channels_follow_those_that_are_there(write: Write) -> None:
         ({"drop": ["numpy >=1"]}, "not a package name"),
     ],
 )
-def test_what_cannot_be_is_refused(change: dict[str, list[str]], message: str, write: Write) -> None:
+def test_an_impossible_change_is_refused(change: dict[str, list[str]], message: str, write: Write) -> None:
     for text in ALL.values():
         with pytest.raises((MetadataError, UsageError), match=message) as caught:
             write.edited(text, **change)
@@ -337,7 +337,7 @@ def test_a_file_that_changed_meanwhile_is_left_alone(write: Write) -> None:
     assert [path.name for path in write.directory.iterdir()] == ["s.py"]
 
 
-def test_what_may_not_be_written_is_told(write: Write) -> None:
+def test_a_read_only_script_is_an_error(write: Write) -> None:
     old = write(EXECUTE)
     new = edit_declaration(old, BlockChange(("zlib",))).document
     old.path.chmod(0o444)
@@ -373,7 +373,7 @@ def test_the_commands_from_end_to_end(home: Home) -> None:
     assert told(cetool("add", "six", "s.py", status=127).stderr)[1].startswith("Pass the script first")
 
 
-def test_a_directory_that_may_not_be_written_is_told(home: Home) -> None:
+def test_a_read_only_directory_is_an_error(home: Home) -> None:
     script = home.write("d/s.py", EXECUTE)
     script.parent.chmod(0o555)
     try:

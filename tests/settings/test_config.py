@@ -1,4 +1,4 @@
-"""Promises of the settings: who wins over whom, which place an error names, what `cetool config` does to a file."""
+"""Promises of the settings: their precedence, the places in errors, and how `cetool config` changes a file."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_nothing_set_is_the_built_in(environ: dict[str, str]) -> None:
     assert tuple(loaded.origins) == KEYS
 
 
-def test_each_layer_stands_above_the_one_before(environ: dict[str, str], tmp_path: Path) -> None:
+def test_each_layer_overrides_the_one_before(environ: dict[str, str], tmp_path: Path) -> None:
     key, variables = "remove-if-unused-for", dict(environ)
     (tmp_path / ".condarc").write_text(SEEDS_CONDARC)
     assert (load_settings(variables).origins[key].value, load_settings(variables).settings.max_size) == (48.0, None)
@@ -147,7 +147,7 @@ def test_without_files_no_yaml_reader_is_imported(environ: dict[str, str]) -> No
         ("[" * 5000, ":1", "nested deeper", ""),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named_with_its_line(
+def test_an_error_in_a_file_has_its_line(
     environ: dict[str, str], tmp_path: Path, text: str, place: str, problem: str, hint: str
 ) -> None:
     (tmp_path / "c.yaml").write_text(text)
@@ -158,7 +158,7 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(
     assert hint in (caught.value.hint or "")
 
 
-def test_what_is_wrong_elsewhere_names_the_section_the_variable_or_the_option(
+def test_an_invalid_value_elsewhere_names_the_section_the_variable_or_the_option(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"^CETOOL_ENGINE: engine must be one of"):
@@ -183,7 +183,7 @@ def test_an_unknown_variable_is_ignored_with_a_warning_once(settled: Home) -> No
     ]
 
 
-def test_files_that_are_no_files_are_sentences(environ: dict[str, str], tmp_path: Path) -> None:
+def test_unreadable_settings_files_are_errors(environ: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes(b"engine: conda\n# \xff\n")
     with pytest.raises(ConfigError, match=r"c\.yaml:2: not UTF-8 text"):
@@ -323,7 +323,7 @@ def test_set_checks_before_it_writes(environ: dict[str, str], tmp_path: Path) ->
     assert path.read_text() == "engine: conda: x\n"
 
 
-def test_set_follows_a_link_and_refuses_what_is_no_file(
+def test_set_follows_a_link_and_refuses_special_files(
     environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "dotfiles").mkdir()
@@ -339,7 +339,9 @@ def test_set_follows_a_link_and_refuses_what_is_no_file(
         config("set", "engine", "conda")
 
 
-def test_a_variable_above_the_file_is_told(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_overrides_the_file_is_reported(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CETOOL_ENGINE", "mamba")
     assert "engine is mamba, set by CETOOL_ENGINE" in config("set", "engine", "conda").stderr
     monkeypatch.setenv("CETOOL_ENGINE", "")

@@ -71,7 +71,7 @@ def test_without_home_the_password_database_is_asked() -> None:
 
 
 @as_root
-def test_nowhere_to_keep_the_cache_is_a_sentence() -> None:
+def test_a_missing_home_is_an_error() -> None:
     code = (
         "import os, pwd\n"
         "from cetool.base.errors import StoreError\n"
@@ -133,7 +133,7 @@ def test_a_way_that_others_can_change_is_refused_but_for_sticky_directories(tmp_
 
 
 @posix
-def test_a_link_is_no_cache_directory_but_a_home_may_be_one(tmp_path: Path) -> None:
+def test_the_cache_directory_must_not_be_a_link_but_the_home_may(tmp_path: Path) -> None:
     real = tmp_path / "real"
     real.mkdir(0o700)
     (tmp_path / "link").symlink_to(real)
@@ -178,7 +178,7 @@ def test_in_a_trusted_shared_directory_what_is_made_is_shared(tmp_path: Path) ->
     assert mode(shared / "private") == 0o700
 
 
-def test_what_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300)):
         for trust in (False, True):
@@ -187,7 +187,7 @@ def test_what_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
 
 
 @as_root
-def test_an_unwritable_home_is_a_sentence(tmp_path: Path) -> None:
+def test_an_unwritable_home_is_an_error(tmp_path: Path) -> None:
     code = (
         "import os, pwd\n"
         "from cetool.base.errors import StoreError\n"
@@ -235,7 +235,7 @@ def test_times(text: str, seconds: float) -> None:
         ("nan", "a duration"),
     ],
 )  # fmt: skip
-def test_what_is_no_time_is_refused_naming_the_units(text: str, problem: str) -> None:
+def test_an_invalid_duration_is_an_error_that_shows_the_units(text: str, problem: str) -> None:
     with pytest.raises(UsageError, match=problem) as caught:
         parse_duration(text)
     assert "45s, 90m, 25h, 7d, 2w" in str(caught.value.hint)
@@ -262,7 +262,7 @@ def test_sizes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["20", "", "-1GB", "20G", "GB", "1,5GB", "20 GB!", "99999999PB", "20GB20GB", "1e3MB"])
-def test_what_is_no_size_is_refused_naming_the_units(text: str) -> None:
+def test_an_invalid_size_is_an_error_that_shows_the_units(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_size(text)
     assert "20GB" in str(caught.value.hint)
