@@ -147,13 +147,13 @@ def _environment(folder: Path, text: str, name: str = "environment.yml", platfor
     return read_environment_file(folder / name, platform)
 
 
-def test_an_environment_file_is_yaml_by_its_suffix(tmp_path: Path) -> None:
+def test_an_environment_file_is_yaml_by_its_suffix_or_its_keys(tmp_path: Path) -> None:
     """CEP 24: Specification."""
     text = "dependencies:\n- numpy >=1\n"
-    for name in ("environment.yml", "e.yaml", "E.YML"):
+    for name in ("environment.yml", "e.yaml", "E.YML", "e.txt"):
         assert _environment(tmp_path, text, name).packages == ("numpy >=1",)
-    with pytest.raises(MetadataError, match=r"e\.txt:1: "):
-        _environment(tmp_path, text, "e.txt")
+    with pytest.raises(MetadataError, match="must be a mapping"):
+        _environment(tmp_path, "numpy >=1\n", "e.yml")
 
 
 def test_dependencies_are_match_specs_then_known_subsections(tmp_path: Path) -> None:
