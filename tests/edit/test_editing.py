@@ -369,7 +369,7 @@ def test_the_commands_from_end_to_end(home: Home) -> None:
         assert home.cetool("name", "s.py").stdout == name
     assert script.stat().st_mode & 0o777 == 0o755
     assert "- six==1.16.0" in script.read_text()
-    assert "no file" in told(cetool("add", "-", "six", status=2).stderr)[0]
+    assert "it is not a file" in told(cetool("add", "-", "six", status=2).stderr)[0]
     assert told(cetool("add", "six", "s.py", status=127).stderr)[1].startswith("Pass the script first")
 
 
