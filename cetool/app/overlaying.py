@@ -77,7 +77,7 @@ def overlay_spec(requirements: Requirements, world: World) -> tuple[EnvironmentS
 def base_of(named: str, world: World) -> tuple[Path, Evidence]:
     """Return the prefix for a base's path or name, and the evidence for it. Raises StoreError if it is not found.
 
-    The name of one of cetool's environments can be abbreviated; conda's names come first.
+    Names of environments that cetool created can be abbreviated; conda's names come first.
     """
     environ, own = world.environ, world.paths.envs / named
     if os.sep not in named and (own / "conda-meta" / "cetool").exists():

@@ -34,9 +34,9 @@ _SHORT = re.compile(rf"([0-9a-f]{{{LEAST_TYPED},{NAME_LENGTH - 1}}})(-\d{{1,4}})
 def named_directories(word: str, world: World) -> list[Directory] | None:
     """Return the directories of the environment that a name, an abbreviated name or a prefix means.
 
-    None means that the word may be a script instead. The list is empty where the word has the form of
-    a name or a prefix, and the environment does not exist. A file wins over an abbreviation, and a whole name over a
-    file. Raises StoreError where an abbreviation fits several environments.
+    None means that the word may be a script instead. The list is empty if the word has the form of a name or a prefix
+    and the environment does not exist. A file wins over an abbreviation, and a whole name over a file. Raises
+    StoreError if an abbreviation fits several environments.
     """
     if _NAME.fullmatch(word):
         return [each for each in world.store.directories() if word in (each.name, each.prefix.name)]
