@@ -40,7 +40,7 @@ def solved_over(request: EngineRequest, progress: Progress, hold: Hold) -> Engin
         progress.note("The baseline has all requested packages; nothing to solve")
         return request.of(Exact(request.pinned, asked=asked))
     count, shown = counted(len(request.pinned), "package"), ", ".join(map(redact, added))
-    progress.note(f"Solving for {shown}, in addition to {count} of the baseline")
+    progress.note(f"Keeping {count} of the baseline, and adding {shown}")
     return request.of(Exact(_exactly(request.solving(added), progress, hold), asked=asked))
 
 
