@@ -45,13 +45,13 @@ _HONOURED = {
     "index-url": ("", True, "the index instead of PyPI"),
     "extra-index-url": ("", True, "more indexes"),
     "find-links": ("", True, "pages and directories with packages"),
-    "exclude-newer": ("", True, "what is uploaded later does not count"),
-    "no-sources": ("", True, "sources do not count"),
-    "no-sources-package": ("", True, "sources of these do not count"),
+    "exclude-newer": ("", True, "packages uploaded later are ignored"),
+    "no-sources": ("", True, "sources are ignored"),
+    "no-sources-package": ("", True, "sources of these packages are ignored"),
     "allow-insecure-host": ("texts", True, "certificates of these hosts are not verified"),
-    "torch-backend": ("text", False, "which build of PyTorch is taken"),
+    "torch-backend": ("text", False, "which build of PyTorch is installed"),
     "required-version": ("text", False, "the version of uv"),
-    "no-index": ("flag", True, "only direct references and find-links count"),
+    "no-index": ("flag", True, "only direct references and find-links are used"),
     "no-build": ("flag", True, "nothing is built from source"),
     "no-binary": ("flag", True, "everything is built from source"),
     "no-build-isolation": ("flag", True, "builds use the environment's own packages; cannot be locked"),
@@ -68,8 +68,8 @@ _HONOURED = {
     "build-constraint-dependencies": ("requirements", False, "limits the versions of what builds need"),
     "index-strategy": ("strategy", False, "which index wins"),
     "keyring-provider": ("keyring", False, "asks keyring for passwords of indexes"),
-    "prerelease": ("prerelease", True, "whether pre-releases count"),
-    "resolution": ("resolution", False, "whether the highest or lowest versions are taken"),
+    "prerelease": ("prerelease", True, "whether pre-releases are allowed"),
+    "resolution": ("resolution", False, "whether to install the highest or lowest versions"),
     "prerelease-package": ("prereleases", False, "the same for single packages"),
     "exclude-newer-package": ("dates", False, "the same for single packages"),
     "dependency-metadata": ("metadata", False, "what packages require, instead of what they say"),
@@ -78,13 +78,13 @@ _HONOURED = {
     "extra-build-dependencies": ("build-dependencies", False, "more requirements of builds"),
     "extra-build-variables": ("variables", False, "variables of builds"),
 }
-_PYTHON = "cetool takes python from conda"
+_PYTHON = "python comes from conda"
 _PROJECT = "a script is not a project"
 _PLACE = "changes where uv keeps files or how it works, not what it installs"
 _IRRELEVANT = {
     **dict.fromkeys(("cache-dir", "no-cache", "link-mode", "compile-bytecode"), _PLACE),
     **dict.fromkeys(("concurrent-downloads", "concurrent-builds", "concurrent-installs"), _PLACE),
-    **dict.fromkeys(("native-tls", "system-certs"), "the machine's settings say which certificates count"),
+    **dict.fromkeys(("native-tls", "system-certs"), "the machine's settings decide which certificates are trusted"),
     **dict.fromkeys(("python-preference", "python-downloads", "python-install-mirror"), _PYTHON),
     **dict.fromkeys(("pypy-install-mirror", "graalpy-install-mirror", "pyodide-install-mirror"), _PYTHON),
     "python-downloads-json-url": _PYTHON,
@@ -98,10 +98,10 @@ _IRRELEVANT = {
     "pip": "uv reads it for `uv pip` alone, not for scripts",
 }
 _REFUSED = {
-    "workspace": "A script is not part of a workspace: take it out.",
-    "offline": "Say it when you run the script: cetool run --offline.",
+    "workspace": "A script is not part of a workspace: remove it.",
+    "offline": "Use `cetool run --offline` instead.",
     **dict.fromkeys(
-        ("http-proxy", "https-proxy", "no-proxy"), "A proxy is the machine's: set the variable HTTPS_PROXY, or uv.toml."
+        ("http-proxy", "https-proxy", "no-proxy"), "Set the variable HTTPS_PROXY, or configure the proxy in uv.toml."
     ),
     **dict.fromkeys(("preview", "preview-features"), "Set UV_PREVIEW_FEATURES where the script runs."),
 }
