@@ -276,7 +276,7 @@ def test_other_platforms_need_wheels_and_directories_cannot_be_locked(here: Home
     assert wheels["osx-arm64"].endswith("cp311-macosx_11_0_arm64.whl")
     assert wheels["win-64"].endswith("cp311-win_amd64.whl")
     only = locked(here, "w.py", "--platform", "win-64", status=125, env={"CETOOL_PIP_INSTALLER": "pip"})
-    assert "only uv" in only.stderr
+    assert "requires uv" in only.stderr
     (here.path / "project").mkdir()
     here.write("project/pyproject.toml", "[project]\nname = 'project'\nversion = '1'\n")
     here.write("d.py", block.format(channel).replace("cffi==1.17.1", "project @ ./project"))

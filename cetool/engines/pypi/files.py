@@ -29,6 +29,7 @@ from cetool.declare.pypi import OWN_OPTIONS, PypiSettings
 
 #: The hint if pip does not support what a script requires.
 GET_UV = "Install uv (`pipx install 'cetool[uv]'`, or see https://docs.astral.sh/uv/)."
+USE_UV = f"{GET_UV} If pip-installer is set to pip, change it to auto."
 
 #: Options of pip that would install elsewhere, install something else, or write other files.
 _PIP_ASTRAY = frozenset(
@@ -134,7 +135,7 @@ def refuse_for_pip(settings: PypiSettings) -> None:
         if not able or (key == "prerelease" and value not in _AS_PIP):
             named = {"index": "this entry of [[tool.uv.index]]", "sources": "a source with an index"}
             what = named.get(key, f"the setting {key!r}")
-            raise EngineError(f"{what} requires uv, which was not found", code="installer-missing", hint=GET_UV)
+            raise EngineError(f"{what} requires uv, but pip is used", code="installer-missing", hint=USE_UV)
 
 
 class _CallFiles:

@@ -25,7 +25,7 @@ from cetool.declare.pypi import PypiSettings
 from cetool.engines.protocol import EngineRequest, Hold, Progress
 from cetool.engines.pypi.answers import Pinned, Planned, read_pylock
 from cetool.engines.pypi.driver import Uv, find_installer, wanted_uv
-from cetool.engines.pypi.files import GET_UV, Call, refuse_for_pip, write_private
+from cetool.engines.pypi.files import USE_UV, Call, refuse_for_pip, write_private
 from cetool.engines.pypi.install import installed_versions, is_directory, is_nameless, python_of, refuse_conflicts
 from cetool.engines.rattler.request import virtual_packages
 from cetool.lock.checks import pypi_url, pypi_version
@@ -76,8 +76,8 @@ class PypiSolver:
         """Return the platform's conda and PyPI packages. Raises EngineError if the PyPI packages cannot be resolved."""
         uv = wanted_uv(self.request.environ, self.request.installer, "resolve")
         if uv is None and self.platform != current_platform():
-            problem = f"resolving PyPI packages for {self.platform} requires uv, which was not found"
-            raise EngineError(problem, code="installer-missing", hint=GET_UV)
+            problem = f"resolving PyPI packages for {self.platform} requires uv, but pip is used"
+            raise EngineError(problem, code="installer-missing", hint=USE_UV)
         if uv is None:
             refuse_for_pip(self.spec.pypi_settings)
         _refuse_unlockable(self.spec)
