@@ -1,4 +1,4 @@
-"""``conda-execute`` and ``conda-tmpenv``: the commands of cetool's predecessor, with its output.
+"""``conda-execute`` and ``conda-tmpenv``: the commands of conda-execute, and what they print.
 
 conda before 26.3 runs an executable ``conda-NAME`` on the PATH as ``conda NAME``; :mod:`cetool.cli.conda_plugin` is for
 later versions.
