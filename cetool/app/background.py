@@ -1,4 +1,4 @@
-"""Starts the collection that any call of cetool starts when an hour has passed since the last."""
+"""Starts collections and checks in the background, at most once an hour."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from cetool.store.keyed import BaselineStore
 from cetool.warm import COLLECTION_INTERVAL
 from cetool.warm.environ import ON_WINDOWS
 
-#: Above this no descriptor is looked for; unlimited ones (SC_OPEN_MAX of -1) would otherwise close nothing.
+#: The highest descriptor to close; SC_OPEN_MAX may be unlimited (-1), which would close none.
 _MOST_DESCRIPTORS = 1 << 20
 
-#: Seconds after which a process in the background is ended; its work goes on with the next one.
+#: Seconds after which a background process is stopped; the next one continues its work.
 MOST_SECONDS = 3600
 
 
 def collect_in_background(world: World) -> None:
-    """Start a collection that this call does not wait for, if none was started for an hour."""
+    """Start a collection in the background, unless one was started within the last hour."""
     if not world.settings.auto_gc or not _due(world.paths.gc_stamp):
         return
     baselines = world.paths.baselines
@@ -33,7 +33,7 @@ def collect_in_background(world: World) -> None:
 
 
 def check_baselines_in_background(world: World) -> None:
-    """Start to find out which baselines have changed, which this call does not wait for."""
+    """Start a check in the background of which baselines have changed."""
     _start(world, "baseline", "check")
 
 
@@ -46,7 +46,7 @@ def _start(world: World, *words: str) -> None:
 
 
 def _due(stamp: Path) -> bool:
-    """Whether an hour has passed; from then on it has not. In a new cache, or a read-only one, nothing is due."""
+    """Return whether an hour has passed, and start the next one. Nothing is due in a new cache or a read-only one."""
     try:
         last = stamp.stat().st_mtime
     except FileNotFoundError:
@@ -59,7 +59,7 @@ def _due(stamp: Path) -> bool:
 
 
 def touch(stamp: Path) -> bool:
-    """Let a file's time say that this moment it was looked; whether that could be written down."""
+    """Set a file's time to now, and return whether that was possible."""
     try:
         stamp.touch(0o600)
         os.utime(stamp)
@@ -69,14 +69,14 @@ def touch(stamp: Path) -> bool:
 
 
 def be_nice() -> None:
-    """Leave the machine to others, where no user waits. It changes the process."""
+    """Lower the priority of this process, for work that no user waits for."""
     if hasattr(os, "nice"):
         with contextlib.suppress(OSError):
             os.nice(10)
 
 
 def start_detached(argv: list[str], environ: dict[str, str], *, most_seconds: int = MOST_SECONDS) -> None:
-    """Start a process that is no child of this one and holds none of its files open, so no script waits for it."""
+    """Start a process that is not a child of this one and keeps none of its files open, so no script waits for it."""
     if ON_WINDOWS:
         import subprocess
 
@@ -98,7 +98,7 @@ def start_detached(argv: list[str], environ: dict[str, str], *, most_seconds: in
         for descriptor in (0, 1, 2):
             os.dup2(null_fd, descriptor)
         os.closerange(3, _MOST_DESCRIPTORS)
-        # what hangs (a network file system, a program that it asks) does not keep its locks for ever
+        # a process that hangs (on a network file system, say) must not keep its file locks for ever
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(most_seconds)
         os.execve(argv[0], argv, environ)

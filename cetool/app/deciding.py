@@ -1,4 +1,4 @@
-"""From a script, or from requirements, to the decision which environment it is to be."""
+"""Decides which environment a script, or requirements, get."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _OVERRIDE = pattern(r"CONDA_OVERRIDE_([A-Z][A-Z0-9_]*)\Z")
 
 
 def decide(source: Source, wish: Wish, world: World, reporter: Reporter) -> Decision:
-    """Which environment a script gets, with what the command line adds.
+    """Decide which environment a script gets, with what the command line adds.
 
-    Raises LockError where a lock was insisted on and cannot be used, and CetoolError for whatever cannot be read.
+    Raises LockError if a required lock cannot be used, and CetoolError for what cannot be read.
     """
     own = _declared(source, wish, world)
     metadata = _with_shell(own._replace(requirements=_with_wish(own.requirements, wish)), source, wish)
@@ -36,11 +36,11 @@ def decide(source: Source, wish: Wish, world: World, reporter: Reporter) -> Deci
         reporter.warn(str(warning))
     insists = world.settings.locked or world.settings.frozen
     if wish.lock.file is not None or insists:
-        refuse_overlay(needs, name, "it has no lock")
+        refuse_overlay(needs, name, "overlays cannot be locked")
     if needs.baselines:
-        refuse_overlay(needs, name, "it goes with no baseline")
+        refuse_overlay(needs, name, "overlays cannot start from a baseline")
     if wish.exclude_newer is not None:
-        refuse_overlay(needs, name, "--exclude-newer does not solve for it")
+        refuse_overlay(needs, name, "--exclude-newer does not apply to overlays")
     spec, evidence = specify(needs, world, exclude_newer=wish.exclude_newer)
     decision = Decision(metadata, spec, source, unasked=wish.unasked, purpose=f"for {name}")
     decision = decision.on(world.evidence, evidence)
@@ -63,9 +63,9 @@ def decide(source: Source, wish: Wish, world: World, reporter: Reporter) -> Deci
 def decide_requirements(
     metadata: ScriptMetadata, wish: Wish, world: World, reporter: Reporter, *, purpose: str
 ) -> Decision:
-    """Which environment it is to be that no script declares: of match specs and files from the command line.
+    """Decide which environment match specs and files on the command line get, without a script.
 
-    Of the wish the date, and the terms of baselines, count.
+    Only the date and the baselines of the wish are used.
     """
     spec, evidence = specify(metadata.requirements, world, exclude_newer=wish.exclude_newer)
     decision = Decision(metadata, spec, purpose=purpose).on(world.evidence, evidence)
@@ -80,7 +80,7 @@ def decide_requirements(
 def specify(
     requirements: Requirements, world: World, *, exclude_newer: str | None = None
 ) -> tuple[EnvironmentSpec, Evidence]:
-    """The complete request: what was declared, with the channels and overrides in force here; and what it rests on.
+    """Return the complete specification, with the channels and overrides of this machine; and the evidence for it.
 
     ``exclude_newer`` is a day, a moment or a span before now, as of which it is solved. Raises UsageError for any other
     text.
@@ -132,9 +132,9 @@ def _declared(source: Source, wish: Wish, world: World) -> ScriptMetadata:
     block = find_block(source.script)
     if block is not None:
         raise UsageError(
-            f"--env-file is for scripts without metadata of their own, and {source.script.name} has some "
+            f"--env-file is for scripts without a block, and {source.script.name} has one "
             f"(lines {block.first} to {block.last})",
-            hint="Leave --env-file out; --with adds single packages.",
+            hint="Leave --env-file out; `--with SPEC` adds single packages.",
         )
     from cetool.declare.dialects.environment_yml import read_environment_file
 
@@ -142,7 +142,7 @@ def _declared(source: Source, wish: Wish, world: World) -> ScriptMetadata:
 
 
 def _with_wish(needs: Requirements, wish: Wish) -> Requirements:
-    """The requirements with what the command line adds."""
+    """Add what the command line asks for to the requirements."""
     if wish.baselines.named or wish.baselines.without:
         from cetool.app.on_baselines import with_baselines  # few command lines name a baseline
 
@@ -162,15 +162,15 @@ def _with_wish(needs: Requirements, wish: Wish) -> Requirements:
 
 
 def canonical_requirements(texts: Sequence[str]) -> Requirements:
-    """Match specs from the command line as requirements."""
+    """Return match specs of the command line as requirements."""
     return Requirements(packages=tuple(canonical_spec(text, base_dir=os.getcwd()) for text in texts))
 
 
 def _with_shell(metadata: ScriptMetadata, source: Source, wish: Wish) -> ScriptMetadata:
-    """The metadata with ``/bin/sh`` for a script that conda-execute ran by it.
+    """Have ``/bin/sh`` run a script that conda-execute ran by it.
 
-    That is any that does not say what it runs with for conda-execute itself; for cetool one that was typed, as lines or
-    on standard input, and whose packages name no interpreter.
+    For conda-execute that is any script that names no program; for cetool a script that was typed (as lines or on
+    standard input) and whose packages include no interpreter.
     """
     typed = source.data is not None and source.remote is None
     if metadata.language is not None or metadata.chosen not in ("packages", "nothing"):
@@ -181,7 +181,7 @@ def _with_shell(metadata: ScriptMetadata, source: Source, wish: Wish) -> ScriptM
 
 
 def _additions(wish: Wish, world: World) -> tuple[str, ...]:
-    """The options that add to what the script declares, as they are called."""
+    """Return the names of the options that add to what the script declares."""
     options = {
         "--with": wish.extra,
         "--channel": world.channels_given,
@@ -193,20 +193,20 @@ def _additions(wish: Wish, world: World) -> tuple[str, ...]:
 
 
 def _lock_evidence(source: Source, wish: Wish) -> Evidence:
-    """The states of the files that would be the script's lock, before they are read."""
+    """Return the states of the files that can be the script's lock, before they are read."""
     if source.data is not None or wish.lock.file is not None:
         return NOTHING
     return seen_files([str(path) for path in lock_paths(source.script.path)])
 
 
 def _may_be_locked(source: Source, wish: Wish, locks: Evidence) -> bool:
-    """Whether there is anything that could be the script's lock."""
+    """Return whether there is anything that can be the script's lock."""
     there = any(state != b"-" for state in locks.files.values()) or any(map(os.path.islink, locks.files))
     return there or wish.lock.file is not None or EMBEDDED_MARK in source.script.text
 
 
 def specification(decision: Decision, prefix: Path) -> str:
-    """What ``-v`` says before the script runs, in the original's form."""
+    """Return what ``-v`` prints before the script runs, in the form of conda-execute."""
     metadata, needs = decision.metadata, decision.requirements
     over = needs.overlay
     rows: list[tuple[str, str | None]] = [("channels", None if needs.channels is None else flow(needs.channels))]

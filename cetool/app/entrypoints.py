@@ -19,14 +19,14 @@ from cetool.store.scripts import Held, ScriptStore
 
 
 def read_entrypoint(metadata: ScriptMetadata, script: Script) -> Entrypoint | None:
-    """The script's entrypoint, if it has one. Raises MetadataError for a wrong one."""
+    """Return the script's entrypoint, if it has one. Raises MetadataError for an invalid one."""
     if metadata.entrypoint is None:
         return None
     return parse_entrypoint(metadata.entrypoint, entrypoint_place(metadata, script))
 
 
 def prepare_entrypoint(decision: Decision, arguments: Sequence[str]) -> Callable[[Ready], NoReturn]:
-    """What runs the script once its environment is there. Raises MetadataError for a wrong entrypoint."""
+    """Return the function that runs the script in its environment. Raises MetadataError for an invalid entrypoint."""
     assert decision.source is not None
     entry = read_entrypoint(decision.metadata, decision.source.script)
     assert entry is not None
@@ -44,7 +44,7 @@ def _become_entrypoint(entry: Entrypoint, arguments: Sequence[str], ready: Ready
 
 
 def context_of(start: Start) -> tuple[EntrypointContext, Held]:
-    """What an entrypoint runs in, and the script's own cache directory, held in use by the run."""
+    """Return what an entrypoint runs in, and the script's cache directory, which the run holds in use."""
     ready = start.ready
     paths, script = ready.world.paths, Path(warm.absolute(start.path))
     cache = ScriptStore(paths.scripts, trust=paths.trusted).hold_cache_dir(script)

@@ -1,4 +1,4 @@
-"""What ``cetool export`` does: the packages of a script or an environment, in a format that other tools read."""
+"""Exports the packages of a script or an environment in formats that other tools read."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ _FOR_SEVERAL = (CONDA_LOCK, PIXI_LOCK, PIXI_LOCK_6)
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be exported."""
+    """What to export."""
 
     #: A script, or an environment's name or prefix.
     target: str
     format: str
-    #: The platforms that are named.
+    #: The platforms that the command line names.
     platforms: tuple[str, ...] = ()
-    #: The lock instead of the script's own.
+    #: The lock file, instead of the script's own.
     lock_file: Path | None = None
-    #: What is added to what the script declares.
+    #: Match specs in addition to what the script declares.
     extra: tuple[str, ...] = ()
     env_file: Path | None = None
     #: The digest that the script must have.
@@ -66,10 +66,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """Exact packages that are to be written down."""
+    """The exact packages to write."""
 
     lock: Lock
-    #: What the environment is called.
+    #: The name of the environment.
     name: str
     variables: tuple[tuple[str, str], ...]
     #: The path of the script.
@@ -77,15 +77,17 @@ class Exact:
 
 
 def export(wanted: Wanted, world: World, reporter: Reporter) -> str:
-    """The text that lists the packages: those that are locked, else those that are installed.
+    """Return the text that lists the packages: those in the lock, else those installed.
 
-    Makes the environment of a script where it is missing and nothing is locked. Raises CetoolError.
+    The environment of a script without a lock is created if it is missing. Raises CetoolError.
     """
     for platform in wanted.platforms:
         if platform not in PLATFORMS:
-            raise UsageError(f"{printable(platform)!r} is no platform", hint=f"Platforms: {', '.join(PLATFORMS)}.")
+            raise UsageError(
+                f"{printable(platform)!r} is not a platform", hint=f"Platforms are {', '.join(PLATFORMS)}."
+            )
     if len(wanted.platforms) > 1 and wanted.format not in _FOR_SEVERAL:
-        raise UsageError(f"the format {wanted.format} takes one platform at a time")
+        raise UsageError(f"a file of the format {wanted.format} has one platform, and several were named")
     if named_directories(wanted.target, world) is not None:
         exact = _of_environment(wanted.target, world, reporter)
     else:
@@ -94,7 +96,7 @@ def export(wanted: Wanted, world: World, reporter: Reporter) -> str:
 
 
 def _only(exact: Exact, wanted: Wanted, world: World) -> Exact:
-    """The same with the platforms alone that are wanted: of formats that take one only, this machine's if none is."""
+    """Keep the wanted platforms: this machine's if none is named and the format has only one."""
     names = wanted.platforms
     there = tuple(each.platform for each in exact.lock.platforms)
     if not names and wanted.format not in _FOR_SEVERAL:
@@ -102,21 +104,21 @@ def _only(exact: Exact, wanted: Wanted, world: World) -> Exact:
     missing = [name for name in names if name not in there]
     if missing:
         raise LockError(
-            f"nothing is known of the packages for {' and '.join(missing)}, only for {' and '.join(there)}",
+            f"there are no packages for {' and '.join(missing)}, only for {' and '.join(there)}",
             code="lock-platform-missing",
-            hint=f"`cetool lock SCRIPT --platform {missing[0]}` solves for another platform than this machine's.",
+            hint=f"`cetool lock SCRIPT --platform {missing[0]}` adds that platform to the script's lock.",
         )
     platforms = tuple(each for each in exact.lock.platforms if not names or each.platform in names)
     return replace(exact, lock=exact.lock._replace(platforms=platforms))
 
 
 def written(format: str, exact: Exact, reporter: Reporter) -> str:
-    """The lock in one of the formats; those that take one platform tell of the first."""
+    """Write the lock in one of the formats; a format that has one platform gets the first."""
     lock, first = exact.lock, exact.lock.platforms[0]
     if format == EXPLICIT:
         if first.pypi:
             names = ", ".join(each.name for each in first.pypi)
-            reporter.warn(f"an explicit list has conda packages only: {names} from PyPI are left out")
+            reporter.warn(f"an @EXPLICIT file lists conda packages only, so these from PyPI are left out: {names}")
         return write_explicit(first, comments=(f"Exported by cetool from {exact.name}",))
     if format == CONDA_LOCK:
         return write_conda_lock(lock, sources=() if exact.source is None else (exact.source,))
@@ -126,12 +128,12 @@ def written(format: str, exact: Exact, reporter: Reporter) -> str:
     if format == ENVIRONMENT:
         return write_environment_yml(first, exact.name, lock.channels, dict(exact.variables))
     if not first.pypi:
-        reporter.warn(f"nothing in {exact.name} comes from PyPI, so the requirements are empty")
+        reporter.warn(f"{exact.name} has no packages from PyPI, so the requirements file is empty")
     return write_requirements(first)
 
 
 def _channel_urls(lock: Lock) -> tuple[str, ...]:
-    """The channels as the packages' own URLs have them, which is where this machine's configuration put them."""
+    """Return the channels' URLs as in those of the packages, where this machine's configuration put them."""
     bases = {package.url.rsplit("/", 2)[0] for each in lock.platforms for package in each.conda if package.url}
     urls = []
     for channel in lock.channels:
@@ -144,12 +146,12 @@ def _channel_urls(lock: Lock) -> tuple[str, ...]:
 
 
 def _of_environment(target: str, world: World, reporter: Reporter) -> Exact:
-    """What is installed in an environment that is named by its name or its prefix."""
+    """Return what is installed in the environment of a name or prefix."""
     _, directory = find_directories(target, world, reporter)[0]
     lease = world.store.lease(directory.name)
     if lease is None:
         raise StoreError(
-            f"the environment {directory.name} is not complete, or was just removed", code="environment-gone"
+            f"the environment {directory.name} is incomplete or was just removed", code="environment-gone"
         )
     with _reading(lease.marker.name, reporter):
         return _installed(lease, lease.marker.spec, None, lease.marker.name, world, lambda: OWN)
@@ -164,14 +166,14 @@ def _reading(name: str, reporter: Reporter) -> Iterator[None]:
 
 
 def _of_script(wanted: Wanted, world: World, reporter: Reporter) -> Exact:
-    """What is locked for a script, else what is installed in its environment, which is made if it is missing."""
+    """Return what a script's lock has, else what is installed in its environment, created if it is missing."""
     source, world = open_source(wanted.target, world, reporter, sha256=wanted.sha256)
     elsewhere = bool(wanted.platforms) and world.platform not in wanted.platforms
-    # another platform's lock decides nothing here
+    # the packages of another platform are not those of this machine's environment
     choice = LockChoice(ignored=True) if elsewhere else LockChoice(wanted.lock_file)
     wish = Wish(extra=wanted.extra, env_file=wanted.env_file, lock=choice)
     decision = decide(source, wish, world, reporter)._replace(purpose=f"to export {source.script.name}")
-    refuse_overlay(decision.requirements, source.script.name, "that cannot be exported")
+    refuse_overlay(decision.requirements, source.script.name, "overlays cannot be exported")
     name = Path(source.name or source.script.path.name).stem
     path = source.script.path.name if source.data is None else None
     if decision.locked_by is not None or elsewhere:
@@ -192,7 +194,7 @@ def _of_script(wanted: Wanted, world: World, reporter: Reporter) -> Exact:
 
 
 def _lock(source: Source, wanted: Wanted) -> Lock | None:
-    """The script's lock, or the one that was named; it fits what the script declares for the platforms wanted."""
+    """Return the named lock, else the script's. Raises LockError if it does not match what the script declares."""
     if wanted.lock_file is None:
         found = find_lock(source.script, beside=source.data is None)
     else:
@@ -202,15 +204,15 @@ def _lock(source: Source, wanted: Wanted) -> Lock | None:
     for platform in wanted.platforms:
         if wanted.extra:
             raise LockError(
-                f"{found.where} does not have what --with asks for", code="lock-stale", hint="Leave --with out."
+                f"{found.where} cannot be combined with --with", code="lock-stale", hint="Leave --with out."
             )
         if found.lock.platform(platform) is None or wanted.env_file is not None:
             continue
         if found.matches(read_metadata(source.script, platform).requirements, platform) is False:
             raise LockError(
-                f"{found.where} does not fit what the script declares for {platform}",
+                f"{found.where} does not match what the script declares for {platform}",
                 code="lock-stale",
-                hint=f"`cetool lock {source.given}` renews it.",
+                hint=f"`cetool lock {source.given}` updates it.",
             )
     return found.lock
 
@@ -229,9 +231,9 @@ def _installed(
         lease.release()
     if installed.unknown:
         raise StoreError(
-            f"where {installed.unknown_names} was installed from is not known",
+            f"where {installed.unknown_names} was installed from is unknown",
             code="lock-impossible",
-            hint="`cetool run --refresh SCRIPT` makes the environment anew, and notes it.",
+            hint="`cetool run --refresh SCRIPT` re-creates the environment and records where its packages come from.",
         )
     locked: PlatformLock = installed.lock._replace(request=requirements.digest if requirements else None)
     created = datetime.fromtimestamp(lease.marker.created, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -241,20 +243,20 @@ def _installed(
 def installed_packages(
     prefix: Path, subdir: str, spec: EnvironmentSpec, world: World, consent: Callable[[], Consent]
 ) -> Installed:
-    """What is in an environment; where its PyPI packages came from is asked for again if it was not noted."""
+    """Return the packages of an environment. Looks up the files of PyPI packages that were not recorded."""
     return find_origins(read_installed(prefix, subdir), prefix, spec, world, consent)
 
 
 def find_origins(
     installed: Installed, prefix: Path, spec: EnvironmentSpec, world: World, consent: Callable[[], Consent]
 ) -> Installed:
-    """The same, with the files of PyPI packages that were not noted; the prefix's python is asked for them."""
+    """Add the files of PyPI packages that were not recorded, which the environment's python is asked for."""
     if not installed.unknown:
         return installed
     request = world.request(spec, prefix, world.paths.logs / f"{prefix.name}.log")
     try:
         return find_missing_origins(request, Hold(consent(), own_process=world.own_process), installed)
-    except EngineError:  # no python to ask for
+    except EngineError:  # no python to ask
         return installed
 
 
@@ -262,28 +264,30 @@ def find_origins(
 
 
 def packages_of(target: str, world: World, reporter: Reporter) -> PlatformLock:
-    """Exactly which packages an environment has, for others to start from. Raises StoreError for what is none."""
+    """Return the packages of an environment, for a baseline. Raises StoreError for a directory without packages."""
     prefix, _ = base_of(canonical_base(target, os.getcwd()), world)
     if not (prefix / "conda-meta").is_dir():
         raise StoreError(
-            f"{prefix} is no conda environment, so no baseline can be written from it", code="base-unusable"
+            f"{prefix} is not a conda environment, so no baseline can be written from it", code="base-unusable"
         )
     installed = installed_packages(prefix, current_platform(), EnvironmentSpec(Solve()), world, lambda: OWN)
     lock = installed.lock
     subdirs = {package.subdir for package in lock.conda} - {"", "noarch"}
     if installed.unknown:
-        reporter.warn(f"where {installed.unknown_names} was installed from is not known: the baseline lacks it")
+        reporter.warn(
+            f"the baseline does not include {installed.unknown_names}: where it was installed from is unknown"
+        )
     without = [package.name for package in lock.conda if not package.url]
     if without:
-        reporter.warn(f"the environment does not tell where {', '.join(without)} came from: the baseline lacks it")
+        reporter.warn(f"the baseline does not include {', '.join(without)}: where it was installed from is unknown")
     kept = tuple(package for package in lock.conda if package.url)
     if not kept and not lock.pypi:
-        raise StoreError(f"the environment {prefix} has no packages that could be named", code="base-unusable")
+        raise StoreError(f"the environment {prefix} has no packages that a baseline could list", code="base-unusable")
     return lock._replace(conda=kept, platform=sorted(subdirs)[0] if subdirs else lock.platform)
 
 
 def fitting_format(output: Path | None, locked: PlatformLock) -> str:
-    """The format that a baseline is written in, as the file's name and the packages ask for."""
+    """Return the format of a baseline, by the file's name and the packages."""
     name = "" if output is None else output.name.lower()
     if name.endswith((".yml", ".yaml")):
         return CONDA_LOCK
@@ -293,7 +297,7 @@ def fitting_format(output: Path | None, locked: PlatformLock) -> str:
 
 
 def written_baseline(format: str, locked: PlatformLock, target: str, reporter: Reporter) -> str:
-    """The text of a baseline with the packages of an environment."""
+    """Return the text of a baseline with the packages of an environment."""
     bases = tuple(dict.fromkeys(package.url.rsplit("/", 2)[0] for package in locked.conda))
     if format == EXPLICIT:
         if locked.pypi:
@@ -308,12 +312,12 @@ def written_baseline(format: str, locked: PlatformLock, target: str, reporter: R
 
 
 def write_output(path: Path, text: str) -> None:
-    """Put the text into a file in one step, a symbolic link followed. Raises UsageError where that cannot be done."""
+    """Write the text to a file in one step, following a symbolic link. Raises UsageError if that fails."""
     target = Path(os.path.realpath(path))
     shown = printable(str(path))
     if target.exists() and not target.is_file():
-        raise UsageError(f"{shown} is no regular file, so nothing was written to it")
+        raise UsageError(f"{shown} is not a regular file, so nothing was written")
     try:
         put_file(target, text.encode())
     except OSError as error:
-        raise UsageError(f"{shown} cannot be written: {error.strerror or error}") from None
+        raise UsageError(f"cannot write {shown}: {error.strerror or error}") from None

@@ -1,4 +1,4 @@
-"""Scripts from URLs: fetched, or without a network the last copy; and that copy, kept."""
+"""Fetches scripts from URLs and keeps a copy of each for runs without a network."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from cetool.store.keyed import Copy, CopyStore
 class Remote(Value):
     """The URL that a script came from."""
 
-    #: The address that was asked for.
+    #: The requested address.
     asked: Address
-    #: What came.
+    #: The content.
     copy: Copy
-    #: Whether the command line said which content it must have.
+    #: Whether the command line named the digest of its content.
     pinned: bool
-    #: Whether a server had it just now.
+    #: Whether the server was asked just now.
     fresh: bool
 
     def keep(self, world: World, reporter: Reporter) -> None:
-        """Keep the copy for a run without a network; where that cannot be the script runs all the same."""
+        """Keep the copy for runs without a network. A failure does not stop the script."""
         store = _copies(world)
         if not self.fresh:
             store.touch(self.asked.key)
@@ -37,18 +37,18 @@ class Remote(Value):
         try:
             store.keep(self.asked.key, self.copy)
         except (StoreError, OSError) as error:
-            reporter.detail(f"No copy of the script could be kept: {error}")
+            reporter.detail(f"The script could not be copied: {error}")
 
 
 def open_remote(
     target: str, world: World, reporter: Reporter, *, insecure: bool, pinned: bool
 ) -> tuple[Script, Remote, World]:
-    """The script at a URL, and the world without GitHub's token. Raises CetoolError where it cannot be fetched."""
+    """Return the script at a URL, and the world without GitHub's token. Raises CetoolError if it cannot be fetched."""
     asked = locate_script(target, insecure=insecure)
     last = _copies(world).find(asked.key)
     copy = _kept(asked, last, reporter) if world.offline else _fetch(asked, last, world, insecure=insecure)
     text = decode(copy.data, copy.url, python=looks_like_python(copy.data, Path(copy.name)))
-    # relative paths start from the working directory, as uv has it: the script's own is the cache's
+    # relative paths start from the working directory, as with uv: the script's own directory is in the cache
     script = script_from_text(text, Path.cwd() / copy.name, copy.url)
     return script, Remote(asked, copy, pinned, fresh=not world.offline), world.without(GITHUB_TOKEN)
 
@@ -60,10 +60,10 @@ def _copies(world: World) -> CopyStore:
 def _kept(asked: Address, last: Copy | None, reporter: Reporter) -> Copy:
     if last is None:
         raise UsageError(
-            "the script is at a URL, nothing may be downloaded (--offline), and there is no copy of it here",
+            "the script is at a URL and has no copy here, and --offline forbids downloads",
             code="offline-missing",
             where=asked.where,
-            hint="A run without --offline keeps one. Or save the script, and give its path.",
+            hint="Run it once without --offline to keep a copy, or save the script and pass its path.",
         )
     reporter.say(f"Using the copy of {last.url} from {_age(last)} ago (--offline)")
     return last
@@ -75,7 +75,7 @@ def _fetch(asked: Address, last: Copy | None, world: World, *, insecure: bool) -
         fetched = fetch_script(asked, insecure=insecure, known=known, environ=world.environ)
     except UnreachableError as error:
         if last is not None:
-            hint = f"{error.hint or ''} `--offline` takes the copy that came {_age(last)} ago.".strip()
+            hint = f"{error.hint or ''} `--offline` runs the copy from {_age(last)} ago.".strip()
             raise error.but(hint=hint) from None
         raise
     now = fetched.known

@@ -1,4 +1,4 @@
-"""Kernels for Jupyter whose environments are made when they are first started."""
+"""Kernels for Jupyter whose environments are created when they are first started."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ _RUN_BY = {"python": "python", "r-base": "r", "bash": "bash"}
 
 @dataclass(frozen=True, slots=True)
 class KernelWish:
-    """How a kernel is to be written down for Jupyter."""
+    """How a kernel is installed for Jupyter."""
 
-    #: What Jupyter knows it by; the script's name where None.
+    #: Its name in Jupyter; None for the script's name.
     name: str | None
     display_name: str | None
-    #: The installation of the Jupyter that it is for; None is the user's own.
+    #: The prefix of the Jupyter that it is for; None for the user's kernels.
     prefix: str | None
-    #: Whether one that cetool did not write is replaced.
+    #: Whether to replace a kernel that cetool did not write.
     force: bool
-    #: Whether its environment is made now.
+    #: Whether to create its environment now.
     create: bool
 
 
 def install(source: KernelSource, wish: KernelWish, world: World, reporter: Reporter) -> None:
     """Write a kernel spec that starts through cetool. Raises CetoolError."""
     if wish.name is None and source.script is None:
-        raise UsageError("the kernel has no name", hint="Give it one: --name NAME.")
+        raise UsageError("the kernel has no name", hint="Pass `--name NAME`.")
     chosen = check_name(wish.name or ("" if source.script is None else source.script.stem))
     source, decision = _decided(source, world, reporter)
     directory = user_directory() if wish.prefix is None else prefix_directory(wish.prefix)
@@ -78,7 +78,7 @@ def install(source: KernelSource, wish: KernelWish, world: World, reporter: Repo
 def start(
     source: KernelSource, connection_file: str, arguments: Sequence[str], world: World, reporter: Reporter
 ) -> NoReturn:
-    """Become a kernel, as Jupyter asks for it. Raises CetoolError."""
+    """Become the kernel that Jupyter starts. Raises CetoolError."""
     source, decision = _decided(source, world, reporter)
     of = source.script or source.env_file or ",".join(map(spec_name, decision.requirements.packages))
     label = f"kernel {of}"
@@ -92,18 +92,18 @@ def start(
 
 
 def _decided(source: KernelSource, world: World, reporter: Reporter) -> tuple[KernelSource, Decision]:
-    """The source with its language, and the environment, a kernel in it.
+    """Return the source with its language, and its environment, which includes a kernel.
 
-    It is the one that the script's lock names, unless a kernel has to be added to what the script declares.
+    That is the environment of the script's lock, unless a kernel has to be added to what the script declares.
     """
     decision: Decision | None = None
     if source.script is None:
         if bool(source.specs) == (source.env_file is not None):
             raise UsageError(
-                "nothing says what is in the kernel's environment"
+                "no packages were named for the kernel's environment"
                 if not source.specs
                 else "--spec and --env-file exclude each other",
-                hint="cetool kernel install SCRIPT, or cetool kernel install --spec SPEC... --name NAME",
+                hint="Run `cetool kernel install SCRIPT` or `cetool kernel install --spec SPEC --name NAME`.",
             )
         files = [] if source.env_file is None else [source.env_file]
         needs = requirements_of([*source.specs, *source.extra], files)
@@ -112,8 +112,8 @@ def _decided(source: KernelSource, world: World, reporter: Reporter) -> tuple[Ke
     else:
         if source.specs:
             raise UsageError(
-                "either a script or --spec says what is in the environment",
-                hint="--with adds packages to those that a script declares.",
+                "a script and --spec exclude each other",
+                hint="`--with SPEC` adds packages to those that a script declares.",
             )
         script, world = open_source(str(source.script), world, reporter)
         decision = decide(script, Wish(extra=source.extra, env_file=source.env_file), world, reporter)
@@ -122,7 +122,8 @@ def _decided(source: KernelSource, world: World, reporter: Reporter) -> tuple[Ke
     language = metadata.language or (source.language or language).lower()
     if language not in KERNEL_PACKAGES and metadata.language is None:
         raise UsageError(
-            f"cetool knows of no kernel for {printable(language)!r}", hint=f"It can be: {', '.join(KERNEL_PACKAGES)}."
+            f"there is no kernel for the language {printable(language)!r}",
+            hint=f"Languages are {', '.join(KERNEL_PACKAGES)}.",
         )
     requirements, added = with_kernel(metadata.requirements, language)
     metadata = metadata._replace(requirements=requirements)
@@ -132,7 +133,7 @@ def _decided(source: KernelSource, world: World, reporter: Reporter) -> tuple[Ke
 
 
 def _language_of_packages(needs: Requirements) -> str:
-    """The language of an environment: that of the kernel that is asked for, else Python unless only R is there."""
+    """Return the language of an environment: that of its kernel, else R if it has R and no Python, else Python."""
     names = {spec_name(package) for package in needs.packages}
     named = next((language for language, known in KERNEL_PACKAGES.items() if names & set(known)), None)
     return named or ("r" if "r-base" in names and "python" not in names else "python")
@@ -144,18 +145,18 @@ def _language_of_script(script: Script, needs: Requirements) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ListedKernel:
-    """A kernel that starts through cetool, and the environment that it would start in."""
+    """A kernel that cetool starts, and its environment."""
 
     kernel: InstalledKernel
-    #: Where the environment is, or would be; None where that cannot be said.
+    #: Where the environment is, or would be; None if that is unknown.
     prefix: Path | None
     exists: bool
-    #: Why it would not start.
+    #: Why the kernel cannot start.
     problem: str | None
 
 
 def list_kernels(world: World) -> list[ListedKernel]:
-    """The kernels that start through cetool. What there is to warn of in a script is said when it starts."""
+    """Return the kernels that cetool starts. Warnings about their scripts are left to their start."""
     return [_listed(kernel, world, SilentReporter()) for kernel in installed_kernels(searched_directories())]
 
 
@@ -164,18 +165,18 @@ def _listed(kernel: InstalledKernel, world: World, reporter: Reporter) -> Listed
     try:
         place = place_of(_decided(kernel.source, world, reporter)[1].spec, world)
     except ScriptNotFoundError:
-        problem = "its script is gone"
+        problem = "its script no longer exists"
     except CetoolError as error:
         problem = str(error)
     if problem is None and not os.access(kernel.argv[0], os.X_OK):
-        problem = f"there is no {kernel.argv[0]} any more"
+        problem = f"{kernel.argv[0]} no longer exists"
     if place is None:
         return ListedKernel(kernel, None, False, problem)
     return ListedKernel(kernel, place.prefix, place.exists, problem)
 
 
 def remove(names: Sequence[str], reporter: Reporter) -> None:
-    """Remove kernels that start through cetool. Raises UsageError, before any is removed, for one that is not there."""
+    """Remove kernels that cetool wrote. Raises UsageError, before it removes any, for a name that does not exist."""
     kernels = installed_kernels(searched_directories())
     wanted: list[InstalledKernel] = []
     for name in dict.fromkeys(map(str.lower, names)):
@@ -184,7 +185,9 @@ def remove(names: Sequence[str], reporter: Reporter) -> None:
             known = ", ".join(kernel.name for kernel in kernels)
             raise UsageError(
                 f"there is no kernel {printable(name)!r} that cetool wrote, so nothing was removed",
-                hint=f"There are: {known}." if known else "`jupyter kernelspec list` shows those of others.",
+                hint=f"Kernels are {known}."
+                if known
+                else "`jupyter kernelspec list` shows the kernels of other programs.",
             )
         wanted += found
     for kernel in wanted:

@@ -1,4 +1,4 @@
-"""Which lock decides a script's environment: the one that it has, where that fits what it declares."""
+"""Decides whether a script's lock can be used for its environment."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _MOST_NAMES = 5
 def locked(
     decision: Decision, declared: Requirements, added: tuple[str, ...], wish: Wish, world: World, reporter: Reporter
 ) -> Decision:
-    """The decision by the lock that the script has, unchanged where there is none that can be used.
+    """Apply the script's lock to the decision, which stays unchanged if there is no lock that can be used.
 
-    ``declared`` is what the script declares by itself, ``added`` are the options that add to it. Raises LockError where
-    a lock was insisted on (``--locked``, ``--frozen``, ``--lock-file``) and cannot be used.
+    ``declared`` is what the script declares by itself, ``added`` are the options that add to it. Raises LockError if a
+    required lock (``--locked``, ``--frozen``, ``--lock-file``) cannot be used.
     """
     source, file, platform = decision.source, wish.lock.file, world.platform
     assert source is not None
@@ -50,16 +50,16 @@ def locked(
         spec = decision.spec.exactly(here.conda, here.pypi)
         return decision._replace(spec=spec, locked_by=found.where).on(warn_of_missing_digests(found, world, reporter))
     if file is not None or insists:
-        raise LockError(reason.sentence, hint=reason.way_out)
-    reporter.warn(f"{reason.sentence}: it is solved anew" + (f". {reason.way_out}" if reason.way_out else ""))
-    return decision.on(PASSING)  # until the lock fits again
+        raise LockError(reason.sentence, hint=reason.hint)
+    reporter.warn(f"{reason.sentence}, so the packages are solved again. {reason.hint}")
+    return decision.on(PASSING)  # until the lock matches again
 
 
 class _Reason(Value):
-    """Why a lock cannot be used, and what can be done about it."""
+    """Why a lock cannot be used, and what to do about it."""
 
     sentence: str
-    way_out: str
+    hint: str
 
 
 def _reason_against(
@@ -71,16 +71,13 @@ def _reason_against(
     """
     if added:
         options = " and ".join(added)
-        return _Reason(
-            f"{found.where} does not have what {options} {'asks' if len(added) == 1 else 'ask'} for",
-            f"Leave {options} out to use the lock.",
-        )
+        return _Reason(f"{found.where} cannot be combined with {options}", f"Leave {options} out to use the lock.")
     platform = world.platform
     if found.lock.platform(platform) is None:
         there = ", ".join(each.platform for each in found.lock.platforms) or "none"
         return _Reason(
-            f"{found.where} locks nothing for {platform} (but for {there})",
-            f"`{command} --platform {platform}` adds it.",
+            f"{found.where} has no packages for {platform}, only for {there}",
+            f"`{command} --platform {platform}` adds them.",
         )
     stale = declared is not None and found.matches(declared, platform) is False
     if stale and not world.settings.frozen:
@@ -92,21 +89,21 @@ def _reason_against(
 
 
 def warn_of_missing_digests(found: FoundLock, world: World, reporter: Reporter) -> Evidence:
-    """Warn of files that the lock has no digest of.
+    """Warn of packages whose files have no digest in the lock.
 
-    Every run warns: nothing else would say that these packages are not verified.
+    Every run warns, since nothing else says that these packages are not verified.
     """
     here = found.lock.platform(world.platform)
     unknown = [] if here is None else here.without_digest
     if not unknown:
         return NOTHING
-    told = ", ".join(unknown[:_MOST_NAMES]) + (", ..." if len(unknown) > _MOST_NAMES else "")
-    reporter.warn(f"{found.where} has no digests of {told}: they cannot be verified")
+    names = ", ".join(unknown[:_MOST_NAMES]) + (", ..." if len(unknown) > _MOST_NAMES else "")
+    reporter.warn(f"{found.where} has no digest for {names}, so these packages are not verified")
     return PASSING
 
 
 def _relocking(found: FoundLock, source: Source, wish: Wish) -> str:
-    """The command line that writes this lock again."""
+    """Return the command that updates this lock."""
     command, file = f"cetool lock {source.given}", wish.lock.file
     if found.format == "embedded":
         return f"{command} --embed"

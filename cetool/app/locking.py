@@ -1,4 +1,4 @@
-"""Locks written: which packages exactly a script runs with, solved for each platform."""
+"""Writes locks: the exact packages of a script, solved for each platform."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from cetool.settings.condarc import load_condarc
 
 #: The note in a lock of the moment as of which it was solved.
 AS_OF = "cetool_exclude_newer"
-#: Where PyPI packages come from unless someone says otherwise.
+#: The default index of PyPI packages.
 PYPI = "https://pypi.org/simple"
 
 
@@ -58,7 +58,7 @@ PYPI = "https://pypi.org/simple"
 
 @dataclass(frozen=True, slots=True)
 class LockWish:
-    """What the command line asks for, of every script."""
+    """What the command line asks for, for each script."""
 
     platforms: tuple[str, ...]
     update_all: bool
@@ -76,7 +76,7 @@ class LockWish:
 
     @property
     def solves_anew(self) -> bool:
-        """Whether a lock that matches may still change."""
+        """Whether a lock that matches can still change."""
         return self.update_all or bool(self.update or self.exclude_newer or self.virtual_packages)
 
 
@@ -85,20 +85,20 @@ class Target:
     """Where a script's lock is written."""
 
     path: Path
-    #: What messages call it.
+    #: Its name in messages.
     name: str
     format: str
-    #: The lock that is there.
+    #: The lock in the file.
     old: Lock | None
-    #: The lock that counted until now, there or elsewhere.
+    #: The lock that was used until now, in this file or elsewhere.
     before: Lock | None
     notes: tuple[str, ...] = ()
-    #: What is in the lock file, None where it does not exist.
+    #: The content of the lock file, None if it does not exist.
     content: bytes | None = None
 
 
 def target_of(source: Source, wish: LockWish, reporter: Reporter) -> Target:
-    """Where the lock goes: where the command line says, else where there is one, else beside the script."""
+    """Return where to write the lock: to the named file, else where the script has one, else next to the script."""
     target = _target_of(source, wish, reporter)
     return target if target.format == EMBEDDED else replace(target, content=read_if_there(target.path))
 
@@ -108,46 +108,44 @@ def _target_of(source: Source, wish: LockWish, reporter: Reporter) -> Target:
     if wish.lock_file is not None:
         return _named_target(wish.lock_file, wish)
     if source.data is not None:
-        raise UsageError(
-            f"{script.name} is no file here, so its lock has no place", hint="Say where it goes with --lock-file FILE."
-        )
+        raise UsageError(f"{script.name} is not a file, so its lock needs a place", hint="Pass `--lock-file FILE`.")
     found = _readable(lambda: find_lock(script), wish, reporter)
     form = EMBEDDED if wish.embed else wish.format or (found.format if found is not None else CONDA_LOCK)
     path = script.path if form == EMBEDDED else script.path.with_name(script.path.name + SUFFIXES[form])
     name = script.name if form == EMBEDDED else script.name + SUFFIXES[form]
     before = None if found is None else found.lock
-    if found is not None and found.format == form:  # a link's may be beside the file that it leads to
+    if found is not None and found.format == form:  # the lock of a link can be next to the file that it leads to
         path, name = found.path, name if found.path == path else printable(str(found.path))
     if found is None or found.format == form:
         return Target(path, name, form, before, before, () if found is None else found.notes)
     other = "the lock in the script" if found.format == EMBEDDED else printable(found.path.name)
     order = (EMBEDDED, CONDA_LOCK, PIXI)
-    counts = "counts no longer" if order.index(form) < order.index(found.format) else "still counts before the new one"
-    note = f"{other} is left as it is and {counts}: remove it if it is not wanted"
+    counts = "no longer used" if order.index(form) < order.index(found.format) else "still used instead of the new one"
+    note = f"{other} is unchanged and {counts}: remove it if you do not need it"
     there = _readable(lambda: open_lock(path), wish, reporter) if form != EMBEDDED and path.exists() else None
     return Target(path, name, form, None if there is None else there.lock, before, (note,))
 
 
 def _named_target(path: Path, wish: LockWish) -> Target:
-    """The file that --lock-file names. One that is there and is no lock is not overwritten: it is an error."""
+    """Return the file that --lock-file names. Raises for an existing file that is not a lock."""
     name = printable(str(path))
     there = open_lock(path) if path.exists() and path.stat().st_size else None
     form = wish.format or (there.format if there is not None else PIXI if path.suffix == ".lock" else CONDA_LOCK)
     if form == EXPLICIT:
-        raise UsageError(f"{name} is an @EXPLICIT file, which is no whole lock", hint="Name another file.")
+        raise UsageError(f"{name} is an @EXPLICIT file, which cannot hold a whole lock", hint="Name another file.")
     lock = None if there is None else there.lock
     old = lock if there is not None and there.format == form else None
     return Target(Path(os.path.abspath(path)), name, form, old, lock)
 
 
 def _readable(read: Callable[[], FoundLock | None], wish: LockWish, reporter: Reporter) -> FoundLock | None:
-    """The lock that is read; None, with a warning, for one that is broken, which is made again."""
+    """Read a lock; a broken one is None with a warning, and will be re-created."""
     try:
         return read()
     except MetadataError as error:
         if wish.check:
             raise
-        reporter.warn(f"{error}: it is made anew")
+        reporter.warn(f"{error}: the lock is re-created")
         return None
 
 
@@ -156,14 +154,14 @@ def _readable(read: Callable[[], FoundLock | None], wish: LockWish, reporter: Re
 
 @dataclass(frozen=True, slots=True)
 class Locked:
-    """What became of one script's lock."""
+    """The lock of one script, and what changed."""
 
     script: str
     target: Target
     lock: Lock
-    #: What differs from the lock that counted until now.
+    #: The differences from the lock that was used until now.
     changes: tuple[PackageChange, ...]
-    #: Whether it changed, or would.
+    #: Whether the lock changed, or would change.
     changed: bool
 
 
@@ -190,7 +188,7 @@ def lock_source(source: Source, wish: LockWish, world: World, reporter: Reporter
     else:
         with reporter.progress() as progress:
             new = _solved(source, asked, place.before, wish, world, reporter, progress)
-        # a pixi.lock keeps packages alone, and what another tool wrote need not keep more to be up to date
+        # a pixi.lock has packages only, and a lock that another tool wrote needs no more to be up to date
         loosely = place.format == PIXI or (wish.check and old is not None and not _keeps_requests(old))
         if old is not None and _moves_on(asked, wish):
             new = new._replace(
@@ -206,31 +204,31 @@ def lock_source(source: Source, wish: LockWish, world: World, reporter: Reporter
 
 
 def _kept_platforms(before: Lock | None, world: World) -> tuple[str, ...]:
-    """The platforms that the lock has; this one where there is none."""
+    """Return the platforms of the lock; without a lock, this machine's."""
     if before is not None and before.platforms:
         return tuple(sorted(each.platform for each in before.platforms))
     return (world.platform,)
 
 
 def _requirements(source: Source, wish: LockWish, platform: str) -> Requirements:
-    """What the script asks for on a platform."""
+    """Return what the script asks for on a platform."""
     if wish.env_file is None:
         requirements = read_metadata(source.script, platform).requirements
-        refuse_overlay(requirements, source.script.name, "that cannot be locked")
+        refuse_overlay(requirements, source.script.name, "overlays cannot be locked")
         return requirements
     if find_block(source.script) is not None:
-        raise UsageError(f"--env-file is for scripts without metadata of their own, and {source.script.name} has some")
+        raise UsageError(f"--env-file is for scripts without a block, and {source.script.name} has one")
     return read_environment_file(wish.env_file, platform)
 
 
 def _is_current(lock: Lock, asked: dict[str, Requirements]) -> bool:
-    """Whether the lock was made for just this, on just these platforms."""
+    """Return whether the lock was made for exactly these requests and platforms."""
     requests = {platform: needs.digest for platform, needs in asked.items()}
     return {each.platform: each.request for each in lock.platforms} == requests
 
 
 def _is_stale(lock: Lock, asked: dict[str, Requirements]) -> bool:
-    """Whether the lock itself says that it was made for something else."""
+    """Return whether the lock says that it was made for other requests."""
     return _keeps_requests(lock) and not _is_current(lock, asked)
 
 
@@ -247,7 +245,7 @@ def _solved(
     reporter: Reporter,
     progress: CreationProgress,
 ) -> Lock:
-    """The lock as it is to be: each platform solved towards what it was."""
+    """Solve each platform, and keep the packages of the old lock that still fit."""
     consent = consent_to(Subject(source, platforms=tuple(asked)), world, reporter)
     hold = Hold(consent, own_process=world.own_process)
     newest = None if wish.exclude_newer is None else moment_text(wish.exclude_newer)
@@ -285,13 +283,13 @@ def _solved(
 
 
 def _moves_on(asked: dict[str, Requirements], wish: LockWish) -> bool:
-    """Whether the moment as of which the lock is solved is another one at each call."""
+    """Return whether the lock is solved as of another moment at each call."""
     named = [wish.exclude_newer] if wish.exclude_newer else [needs.exclude_newer for needs in asked.values()]
     return any(text is not None and is_span(text) for text in named)
 
 
 def _without(locked: PlatformLock | None, names: frozenset[str]) -> PlatformLock | None:
-    """What is kept of a platform's packages where newer versions of some are looked for."""
+    """Return the packages to keep on a platform when some are upgraded."""
     if locked is None or not names:
         return locked
     return locked._replace(
@@ -301,14 +299,14 @@ def _without(locked: PlatformLock | None, names: frozenset[str]) -> PlatformLock
 
 
 def _not_there(names: frozenset[str], lock: Lock) -> list[str]:
-    """A sentence for what was to be updated and is not in the lock."""
+    """Return a sentence for each package to update that is not in the lock."""
     there = {package.name for each in lock.platforms for package in each.conda}
     there |= {package.name for each in lock.platforms for package in each.pypi}
-    return [f"there is no package {printable(name)} in the lock" for name in sorted(names - there)]
+    return [f"the lock has no package {printable(name)}" for name in sorted(names - there)]
 
 
 def _contents(lock: Lock, *, loosely: bool) -> object:
-    """What makes two locks different ones: not the time; ``loosely`` the packages alone, which every format keeps."""
+    """Return what distinguishes two locks: not the time; ``loosely`` the packages alone, which every format has."""
     packages = [(each.platform, each.digest) for each in lock.platforms]
     requests = [each.request for each in lock.platforms]
     return packages if loosely else (packages, requests, lock.channels, sorted(lock.custom))
@@ -317,12 +315,12 @@ def _contents(lock: Lock, *, loosely: bool) -> object:
 def _write(
     lock: Lock, asked: dict[str, Requirements], target: Target, source: Source, world: World, reporter: Reporter
 ) -> None:
-    """Put the lock where it belongs, whole or not at all."""
+    """Write the lock in one step."""
     if target.format == EMBEDDED:
         document = read_document(source.given)
         if document.script is None or document.script.text != source.script.text:
             raise ScriptChangedError(
-                "the script was changed by someone else while it was being locked, so nothing was written",
+                "the script was changed while it was being locked, so nothing was written",
                 where=Location(source.script.name),
                 hint="Run the same command again.",
             )
@@ -342,8 +340,8 @@ def _write(
 
 
 def _sources(source: Source, path: Path) -> tuple[str, ...]:
-    """The script's path from the lock's directory; the name of one that is no file."""
+    """Return the script's path relative to the lock's directory; the name of a script that is not a file."""
     if source.data is None:
-        with contextlib.suppress(ValueError):  # it may be on another drive
+        with contextlib.suppress(ValueError):  # the script may be on another drive
             return (Path(os.path.relpath(source.script.path, path.parent)).as_posix(),)
     return (source.script.path.name,)

@@ -1,4 +1,4 @@
-"""``cetool run`` of a notebook: its cells run in order in its environment's kernel, and tell what they do."""
+"""Runs a notebook: its cells in order, in the kernel of its environment."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from cetool.warm.environ import ON_WINDOWS
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-#: The exit status where a cell fails: that of a Python script with an exception.
+#: The exit status if a cell fails: that of a Python script that ends with an exception.
 CELL_FAILED = 1
 DEFAULTS, INJECTED = "parameters", "injected-parameters"
 _MOST_SHOWN = 60
-#: Where IPython shows the lines of a failing cell itself; between the words may be colours.
+#: Found where IPython itself shows the lines of a failing cell; there may be colours between the words.
 _OWN_LINES = re.compile(r"Cell(?:\x1b\[[\d;]*m| )+In(?:\x1b\[[\d;]*m)*\[")
-#: Lines of a failing cell that are shown.
+#: How many lines of a failing cell are shown.
 _MOST_LINES = 20
 
 
 def prepare_notebook(
     decision: Decision, arguments: Sequence[str], asked: NotebookOptions, reporter: Reporter
 ) -> Callable[[Ready], NoReturn]:
-    """What runs a notebook once its environment is there. Raises CetoolError for what can be seen to fail there."""
+    """Return the function that runs a notebook in its environment. Raises CetoolError for what would fail there."""
     if arguments:
         raise UsageError(
-            f"a notebook takes no arguments, and {printable(arguments[0])!r} was given",
-            hint="Parameters are set by -p name=value.",
+            f"notebooks take parameters, not arguments: {printable(arguments[0])!r}",
+            hint="Set a parameter with `-p NAME=VALUE`.",
         )
     assert decision.source is not None
     notebook = read_notebook(decision.source.script)
@@ -55,10 +55,10 @@ def prepare_notebook(
 
 
 def _run_notebook(notebook: Notebook, node: NotebookNode, target: _Target, ready: Ready) -> NoReturn:
-    """Run a notebook's cells in its environment's kernel, and end with the status that this comes to."""
+    """Run a notebook's cells in its environment's kernel, and exit: with 1 if a cell failed."""
     world, lease, source, activation = ready.world, ready.lease, ready.source, ready.activation
     kernel = find_kernel(lease.prefix, notebook.language, notebook.kernel)
-    # cells are no commands that someone typed: they do not belong into IPython's history
+    # cells are not commands that a user typed, so they do not belong in IPython's history
     more = ("--HistoryManager.hist_file=:memory:",) if is_ipykernel(kernel) else ()
     around = KernelSetup(
         lambda connection: kernel_command(kernel, activation, world.environ, connection, more),
@@ -78,23 +78,23 @@ def _run_notebook(notebook: Notebook, node: NotebookNode, target: _Target, ready
 
 
 class _Audience:
-    """Prints what cells put out as it comes, and, on standard error, which cell runs."""
+    """Prints the output of cells when it comes, and on standard error which cell runs."""
 
     def __init__(self, reporter: Reporter, *, prints: bool) -> None:
         self._reporter = reporter
         self._prints = prints
 
     def cell(self, number: int, total: int, source: str) -> None:
-        """Say which cell begins, by its first line of code."""
+        """Report which cell begins, by its first line of code."""
         lines = [line.strip() for line in source.splitlines() if line.strip()]
-        told = next((line for line in lines if not line.startswith("#")), lines[0])
-        shown = told if len(told) <= _MOST_SHOWN else told[: _MOST_SHOWN - 1] + "…"
+        first = next((line for line in lines if not line.startswith("#")), lines[0])
+        shown = first if len(first) <= _MOST_SHOWN else first[: _MOST_SHOWN - 1] + "…"
         self._reporter.say(f"Cell {number} of {total}: {shown}")
 
     def output(self, output: Mapping[str, Any]) -> None:
-        """Print an output's text where it belongs: results to standard output, unless the notebook itself goes there.
+        """Print an output's text: results to standard output, unless the notebook itself is written there.
 
-        Raises OSError where no program reads it any more.
+        Raises OSError if no program reads it any more.
         """
         kind, error = output["output_type"], False
         if kind == "stream":
@@ -109,7 +109,7 @@ class _Audience:
 
 
 def _report_failure(name: str, failure: CellFailure, reporter: Reporter) -> None:
-    """Show the failing cell, what its kernel says of it, and a sentence on standard error."""
+    """Print the failing cell, its traceback and a sentence on standard error."""
     text = failure.traceback.rstrip("\n") + "\n" if failure.traceback.strip() else ""
     if not _OWN_LINES.search(text):
         lines = neutral(failure.source).rstrip().splitlines()
@@ -127,24 +127,24 @@ def _first_line(text: str) -> str:
     return (lines[0] + (" ..." if len(lines) > 1 else "")) if lines else ""
 
 
-# --- the notebook as nbformat has it ----------------------------------------------------------------------------------
+# --- the notebook in nbformat -----------------------------------------------------------------------------------------
 
 
 def _node(notebook: Notebook) -> NotebookNode:
-    """The notebook in format 4, without the outputs of an earlier run. Raises MetadataError."""
+    """Return the notebook in format 4, without the outputs of an earlier run. Raises MetadataError."""
     import nbformat
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # cells of old notebooks have no ids; they are given some
+        warnings.simplefilter("ignore")  # cells of old notebooks have no ids; nbformat adds some
         try:
             node: NotebookNode = nbformat.reads(notebook.script.text, as_version=4)  # type: ignore[no-untyped-call]
             nbformat.validate(node)
         except nbformat.ValidationError as error:
             raise MetadataError(
-                f"this notebook is not as notebooks have to be: {plain(_first_line(str(error.message)))}",
+                f"this is not a valid notebook: {plain(_first_line(str(error.message)))}",
                 code="notebook-malformed",
                 where=notebook.script.at(),
-                hint="Open it in Jupyter and save it, which mends most of it.",
+                hint="Open and save it in Jupyter, which repairs most notebooks.",
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise MetadataError(
@@ -159,9 +159,9 @@ def _node(notebook: Notebook) -> NotebookNode:
 def _inject(
     node: NotebookNode, notebook: Notebook, asked: NotebookOptions, reporter: Reporter, *, after: int | None
 ) -> None:
-    """Put a cell with the parameters into the notebook: behind the one with their defaults, or the one at ``after``.
+    """Insert a cell with the parameters: after the cell of their defaults, else after the one at ``after``.
 
-    A cell that an earlier run injected gives way to it. Raises UsageError.
+    It replaces a cell that an earlier run inserted. Raises UsageError.
     """
     values = dict(read_parameter(text) for text in asked.parameters)
     values.update(read_parameter(text, raw=True) for text in asked.raw_parameters)
@@ -178,7 +178,7 @@ def _inject(
         known = assigned_names(node.cells[tagged[DEFAULTS]].source)
         for name in values:
             if known is not None and name not in known:
-                reporter.warn(f"the notebook's cell of parameters does not have {printable(name)!r}")
+                reporter.warn(f"the notebook's cell of parameters does not define {printable(name)!r}")
     if tagged[INJECTED] is not None:
         node.cells[tagged[INJECTED]] = new
     else:
@@ -187,16 +187,16 @@ def _inject(
 
 
 def _tagged(node: NotebookNode, tag: str) -> int | None:
-    """The index of the first code cell with a tag."""
+    """Return the index of the first code cell with a tag."""
     cells = enumerate(node.cells)
     return next((at for at, cell in cells if cell.cell_type == "code" and tag in cell.metadata.get("tags", [])), None)
 
 
 class _Target:
-    """Where the notebook goes that was run: a file, standard output, or nowhere."""
+    """Where the notebook with its outputs is written: a file, standard output, or nowhere."""
 
     def __init__(self, path: Path | None, reporter: Reporter) -> None:
-        """Raises UsageError at once for a file that could not be written afterwards."""
+        """Check that the file can be written when the notebook has run. Raises UsageError."""
         self._path = path
         self._reporter = reporter
         self.is_stdout = path is not None and str(path) == "-"
@@ -206,12 +206,12 @@ class _Target:
         if path.is_dir():
             raise UsageError(f"--out {path} is a directory", hint="Name a file in it.")
         if not directory.is_dir():
-            raise UsageError(f"--out {path}: there is no directory {directory}", hint="Make it first.")
+            raise UsageError(f"--out {path}: there is no directory {directory}", hint="Create the directory first.")
         if not os.access(directory, os.W_OK):
-            raise UsageError(f"--out {path}: nothing may be written in {directory}")
+            raise UsageError(f"--out {path}: {directory} is not writable")
 
     def write(self, node: NotebookNode) -> None:
-        """Write the notebook, in one step where it is a file. Raises CetoolError where that fails."""
+        """Write the notebook, in one step if it is a file. Raises CetoolError if that fails."""
         import nbformat
 
         if self._path is None:
@@ -226,7 +226,7 @@ class _Target:
             put_file(Path(os.path.realpath(self._path)), text.encode())
         except OSError as error:
             raise CetoolError(
-                f"the notebook that was run could not be written: {error.strerror or error}",
+                f"the notebook ran, but could not be written: {error.strerror or error}",
                 code="write-failed",
                 where=Location(printable(str(self._path))),
             ) from None

@@ -1,7 +1,7 @@
-"""Environments on baselines: which content counts for a script, what stays of it, and what is put in.
+"""Environments on baselines: which content of a baseline a script uses, what stays of it, and what is added.
 
-The content that a script's environment was first made from goes on to count, whatever becomes of the baseline, until
-``--refresh``. That it has changed is found out in the background, and the next run says so.
+A script keeps using the content that its environment was first created from, whatever happens to the baseline, until
+``--refresh``. Changes are detected in the background, and the next run reports them.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ _NAME = re.compile(r"[a-z0-9_.-]+")
 
 
 class Terms(Value):
-    """For whom baselines are opened, and how."""
+    """How baselines are opened, and for which script."""
 
-    #: The script's absolute path or URL, None for what has no name.
+    #: The script's absolute path or URL, if it has one.
     about: str | None = None
-    #: Whether they count as they are now, whatever counted so far.
+    #: Whether to use their current content.
     refresh: bool = False
-    #: Whether they may come over plain http.
+    #: Whether plain http is allowed.
     insecure: bool = False
-    #: The platform of the packages, this machine's where None.
+    #: The platform of the packages; None for this machine's.
     platform: str | None = None
 
 
 def with_baselines(needs: Requirements, given: BaselineOptions) -> Requirements:
-    """The requirements with the options' baselines; paths start from the working directory. Raises UsageError."""
+    """Add the baselines of the options; paths are relative to the working directory. Raises UsageError."""
     try:
         baselines = tuple(canonical_baseline(text, os.getcwd()) for text in given.named)
         without = tuple(canonical_pattern(text) for text in given.without)
@@ -62,14 +62,14 @@ def with_baselines(needs: Requirements, given: BaselineOptions) -> Requirements:
         raise error.turned_into(UsageError, where=None) from None
     needs = needs.plus(Requirements(baselines=baselines, without=without))
     if not needs.baselines:
-        raise UsageError("--without takes packages out of a baseline, and none is named", hint="--baseline FILE")
+        raise UsageError("--without needs a baseline", hint="Name one with `--baseline FILE`.")
     return needs
 
 
 def on_baselines(decision: Decision, terms: Terms, world: World, reporter: Reporter) -> Decision:
-    """The decision on what is declared on top of its baselines: exact where nothing is added to them.
+    """Put what is declared on top of its baselines; the packages are exact if nothing is added.
 
-    Raises CetoolError where a baseline cannot be had or read, and where what is asked for does not fit it.
+    Raises CetoolError for a baseline that cannot be fetched or read, and for requests that conflict with it.
     """
     needs, spec = decision.requirements, decision.spec
     opener = _Opener(world, reporter, terms)
@@ -78,7 +78,7 @@ def on_baselines(decision: Decision, terms: Terms, world: World, reporter: Repor
         agreed = consent_to(decision, world, reporter)
     baselines, combined = opener.combined(needs, agreed)
     if not combined.conda and not combined.pypi and not spec.packages and not spec.pypi:
-        raise UsageError("nothing is left of the baseline", hint="'without' takes out all of it: name fewer packages.")
+        raise UsageError("'without' removes every package of the baseline", hint="Name fewer packages in 'without'.")
     spec, added = _laid_on(spec, combined)
     count = len(combined.conda) + len(combined.pypi)
     shown = tuple(each.shown for each in baselines)
@@ -89,7 +89,7 @@ def on_baselines(decision: Decision, terms: Terms, world: World, reporter: Repor
 def to_be_locked(
     spec: EnvironmentSpec, needs: Requirements, terms: Terms, world: World, reporter: Reporter, consent: Consent
 ) -> EnvironmentSpec:
-    """For a lock: the spec of what stays of the baselines, and what is added. Raises CetoolError."""
+    """Return, for a lock, the specification of what stays of the baselines and what is added. Raises CetoolError."""
     opener = _Opener(world, reporter, terms)
     _, combined = opener.combined(needs, consent)
     result, _ = _laid_on(spec, combined)
@@ -99,7 +99,7 @@ def to_be_locked(
 
 
 def _laid_on(spec: EnvironmentSpec, combined: Combined) -> tuple[EnvironmentSpec, tuple[str, ...]]:
-    """The spec on top of the packages that stay, and what it adds to them. Raises EngineError for what does not fit."""
+    """Return the specification on top of the packages that stay, and what it adds. Raises EngineError."""
     conda, pypi = combined.conda, combined.pypi
     added = additions(spec.packages, conda)
     added_pypi = tuple(text for text in spec.pypi if not _is_there(text, combined))
@@ -109,7 +109,7 @@ def _laid_on(spec: EnvironmentSpec, combined: Combined) -> tuple[EnvironmentSpec
 
 
 def _is_there(text: str, combined: Combined) -> bool:
-    """Whether a PyPI package of the baseline is what a requirement asks for. Raises EngineError for another version."""
+    """Return whether a PyPI package of the baseline meets a requirement. Raises EngineError for another version."""
     requirement = Requirement(text)
     name = normalized(requirement.name)
     package = next((each for each in combined.pypi if each.name == name), None)
@@ -117,15 +117,15 @@ def _is_there(text: str, combined: Combined) -> bool:
         return False
     if requirement.url is not None or not requirement.specifier.contains(package.version, prereleases=True):
         raise EngineError(
-            f"{redact(text)!r} does not fit the baseline, which has {name} {package.version} from PyPI",
+            f"{redact(text)!r} conflicts with the baseline, which has {name} {package.version} from PyPI",
             code="baseline-conflict",
-            hint=f"Take the baseline's out, and what is asked for is put in: without: [{name}].",
+            hint=f"To replace the baseline's package, add `without: [{name}]`.",
         )
     return not requirement.extras
 
 
 class _Opener:
-    """Opens baselines on the same terms, and collects what that rests on and what is to be remembered of it."""
+    """Opens baselines on the same terms, and collects the evidence and what to remember."""
 
     def __init__(self, world: World, reporter: Reporter, terms: Terms) -> None:
         self._world = world
@@ -134,15 +134,15 @@ class _Opener:
         self._store: BaselineStore = baseline_store(world)
         self.platform = terms.platform or world.platform
         self.evidence = Evidence()
-        #: What is to be remembered once the environment is made.
+        #: What to remember when the environment is created.
         self.uses: list[BaselineUse] = []
 
     def asks_servers(self, names: Sequence[str]) -> bool:
-        """Whether one of these is fetched, unless there is a copy that will do."""
+        """Return whether one of these is fetched from a server."""
         return any(is_remote(named) and self._counted(named) is None for named in names)
 
     def combined(self, needs: Requirements, consent: Consent | None) -> tuple[tuple[Baseline, ...], Combined]:
-        """The baselines, and what they come to; what is to be said of that is said."""
+        """Return the baselines, and their packages combined; warn of conflicts."""
         baselines = tuple(self._open(each, consent) for each in needs.baselines)
         combined = combine([(each.shown, each.platform(self.platform)) for each in baselines], needs.without)
         for text in _warnings(baselines, combined, self.platform):
@@ -150,7 +150,7 @@ class _Opener:
         return baselines, combined
 
     def _counted(self, named: str) -> Copy | None:
-        """The content that counts for the script already, None where it is looked up."""
+        """Return the content that the script uses already, None if it has to be read."""
         use = self._use(named)
         return None if use is None or self._terms.refresh else self._store.uses.find(use)
 
@@ -179,7 +179,7 @@ class _Opener:
             )
         elif use is not None and terms.about is not None:
             self.uses.append(BaselineUse(use, key, terms.about, shown, data))
-            # once it is remembered which content counts there is no news
+            # there is no news once the content is remembered
             self.evidence = self.evidence.plus(Evidence(files={os.fsencode(store.news_path(use)): ABSENT}))
         return baseline
 
@@ -190,10 +190,10 @@ class _Opener:
         if world.offline:
             if last is None:
                 raise UsageError(
-                    "the baseline is at a URL, nothing may be downloaded (--offline), and there is no copy of it here",
+                    "the baseline is at a URL and has no copy here, and --offline forbids downloads",
                     code="offline-missing",
                     where=address.where,
-                    hint="A run without --offline keeps one. Or save it, and name its path.",
+                    hint="Run once without --offline to keep a copy, or save the baseline and name its path.",
                 )
             return last.data
         if last is not None and terms.about is None and not terms.refresh and not store.is_due(address.key):
@@ -205,41 +205,41 @@ class _Opener:
             if last is None or terms.refresh:
                 raise
             age = format_duration(time.time() - last.checked)
-            self._reporter.warn(f"{address.shown}: {error.message}; so the copy counts that came {age} ago")
+            self._reporter.warn(f"{address.shown}: {error.message}; using the copy from {age} ago")
             return last.data
 
 
 def remember(on: OnBaselines, world: World, reporter: Reporter) -> None:
-    """Remember which content counts for a script whose environment is made."""
+    """Remember which content a script uses, when its environment is created."""
     store = baseline_store(world)
     for use in on.uses:
         try:
             store.use(use.key, Copy(use.shown, use.baseline, use.about, use.data, time.time()))
         except (StoreError, OSError) as error:
-            reporter.detail(f"That {use.about} has this content of {use.shown} could not be noted: {error}")
+            reporter.detail(f"Which content of {use.shown} {use.about} uses could not be saved: {error}")
 
 
-# --- what is said -----------------------------------------------------------------------------------------------------
+# --- messages ---------------------------------------------------------------------------------------------------------
 
 
 def _warnings(baselines: Sequence[Baseline], combined: Combined, platform: str) -> list[str]:
-    texts = [f"'without' names {name}, and no package of the baseline is called so" for name in combined.unmatched]
+    texts = [f"'without' names {name}, which is not in the baseline" for name in combined.unmatched]
     if combined.clashes:
-        told = [f"{each.name} {each.lost} of {each.earlier} gives way to {each.won}" for each in combined.clashes]
-        told[_MOST_NAMES:] = [f"{len(told) - _MOST_NAMES} more"] if len(told) > _MOST_NAMES else []
+        lost = [f"{each.name} {each.won} instead of {each.lost} ({each.earlier})" for each in combined.clashes]
+        lost[_MOST_NAMES:] = [f"{len(lost) - _MOST_NAMES} more"] if len(lost) > _MOST_NAMES else []
         last = combined.clashes[-1].later
-        texts.append(f"baselines differ, and the later one wins ({last}): {'; '.join(told)}")
+        texts.append(f"baselines differ, and the last one is used ({last}): {'; '.join(lost)}")
     for baseline in baselines:
         unknown = baseline.platform(platform).without_digest
         if unknown:
             names = ", ".join(unknown[:_MOST_NAMES]) + (", ..." if len(unknown) > _MOST_NAMES else "")
-            texts.append(f"{baseline.shown} has no digests of {names}: they cannot be verified")
+            texts.append(f"{baseline.shown} has no digest for {names}, so these packages are not verified")
     return texts
 
 
 def after_removal(prefix: Path, needs: Requirements) -> list[str]:
-    """What there is to say of a finished environment whose baseline had packages taken out: which of them packages that
-    stayed need, and which are back because something that was put in needs them.
+    """Return warnings about packages that 'without' removed from a baseline: those that remaining packages need, and
+    those that were installed again because an added package needs them.
     """
     records = read_records(prefix)
     versions = {record.name: record.version for record in records}
@@ -252,10 +252,13 @@ def after_removal(prefix: Path, needs: Requirements) -> list[str]:
                 needed.setdefault(match[0], set()).add(record.name)
     missed, back = [], []
     for name, by in sorted(needed.items()):
-        whom = f"needed by {', '.join(sorted(by)[:_MOST_NAMES])}"
+        needed_by = f"needed by {', '.join(sorted(by)[:_MOST_NAMES])}"
         if name in versions:
-            back.append(f"{name} {versions[name]} ({whom})")
+            back.append(f"{name} {versions[name]} ({needed_by})")
         else:
-            missed.append(f"{name} ({whom})")
-    told = [("taken out of the baseline, and missed", missed), ("taken out of the baseline, and put in again", back)]
-    return [f"{what}: {'; '.join(found[:_MOST_NAMES])}" for what, found in told if found]
+            missed.append(f"{name} ({needed_by})")
+    kinds = (
+        ("removed from the baseline, but needed", missed),
+        ("removed from the baseline, but installed again", back),
+    )
+    return [f"{what}: {'; '.join(found[:_MOST_NAMES])}" for what, found in kinds if found]

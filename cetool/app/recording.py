@@ -1,4 +1,4 @@
-"""Runs a script as a child that is waited for, and writes down what ran."""
+"""Runs a script as a child process and writes a run record."""
 
 from __future__ import annotations
 
@@ -43,25 +43,25 @@ from cetool.provenance.record import (
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What becomes of a run that is waited for."""
+    """Where a run is recorded, and what follows it."""
 
-    #: The file that is written, None for none.
+    #: The file to write, if any.
     path: Path | None
-    #: What is called with its end.
+    #: Called when the run has ended.
     then: Callable[[Ending], None] | None = None
 
 
 def prepare_recorded(decision: Decision, arguments: Sequence[str], path: Path) -> Callable[[Ready], NoReturn]:
-    """What runs the script once its environment is there, and records it. Raises MetadataError."""
+    """Return the function that runs the script in its environment and records it. Raises MetadataError."""
     assert decision.source is not None
     entry = read_entrypoint(decision.metadata, decision.source.script)
     return partial(run_as_child, entry, arguments, Recording(path))
 
 
 def run_as_child(entry: Entrypoint | None, arguments: Sequence[str], recording: Recording, ready: Ready) -> NoReturn:
-    """Run the script as a child, record it, and end as it ends: by its exit status, or the signal that it died of.
+    """Run the script as a child, record it, and end with its exit status, or by the signal that killed it.
 
-    The record is there when the script starts, or it does not start.
+    The record is written before the script starts; if that fails, the script does not start.
     """
     start = start_of(ready)
     begin = _starter(start, entry, arguments)
@@ -97,7 +97,7 @@ def run_as_child(entry: Entrypoint | None, arguments: Sequence[str], recording: 
 
 
 def _starter(start: Start, entry: Entrypoint | None, arguments: Sequence[str]) -> Callable[[], int]:
-    """What runs the script and returns its status; that its program is missing is said before."""
+    """Return the function that runs the script and returns its status. Raises ProgramNotFoundError first."""
     if entry is not None:
         context, _ = context_of(start)
         return lambda: wait_for_entrypoint(entry, arguments, context)
@@ -110,7 +110,7 @@ def _now() -> str:
 
 
 def _describe(start: Start, arguments: Sequence[str]) -> RunRecord:
-    """All that is known of a run before it starts. Warns of what cannot be recorded."""
+    """Return the record of a run before it starts. Warns of what cannot be recorded."""
     ready = start.ready
     world, reporter, lease, spec, metadata = (
         ready.world,
@@ -122,11 +122,11 @@ def _describe(start: Start, arguments: Sequence[str]) -> RunRecord:
     marker = lease.marker
     installed = installed_packages(lease.prefix, marker.subdir, spec, world, lambda: ready.consent)
     for each in installed.unknown:
-        reporter.warn(f"where {each.name} {each.version} was installed from is not known: the record lacks it")
+        reporter.warn(f"the record does not include {each.name} {each.version}: where it was installed from is unknown")
     shown = tuple(map(redact, arguments))
     try:
         directory = os.getcwd()
-    except OSError:  # it was removed
+    except OSError:  # the directory was removed
         directory = ""
     system = platform.uname()
     return RunRecord(
@@ -159,7 +159,7 @@ def _describe(start: Start, arguments: Sequence[str]) -> RunRecord:
 
 
 def virtual_packages(spec: EnvironmentSpec, world: World, reporter: Reporter) -> dict[str, str]:
-    """The machine's virtual packages; none, with a warning, where they cannot be found out."""
+    """Return the machine's virtual packages; none, with a warning, if they cannot be detected."""
     try:
         return detect_virtual_packages(world.environ, spec.virtual_packages)
     except EngineError as error:
@@ -176,7 +176,7 @@ def _script(ready: Ready) -> RecordedScript:
         data = read_bytes(source.given, source.script.name)
         if decode(data, source.script.name, python=looks_like_python(data, source.script.path)) != source.script.text:
             raise MetadataError(
-                "the script was changed by someone else meanwhile, so nothing was run",
+                "the script was changed while it was being started, so it was not run",
                 code="script-changed",
                 where=source.script.at(),
                 hint="Run the same command again.",
@@ -185,8 +185,8 @@ def _script(ready: Ready) -> RecordedScript:
     keep = strip_credentials(text) == text
     if not keep:
         ready.reporter.warn(
-            f"{source.script.name} has credentials in a URL, so its text is not put into the record: "
-            "it can be run again where the script itself is"
+            f"{source.script.name} has credentials in a URL, so the record does not include its text: "
+            "`cetool rerun` needs the script itself"
         )
     url = redact(source.given) if is_url(source.given) else None
     return RecordedScript.of(name, redact(source.given), path, url, data, keep=keep)

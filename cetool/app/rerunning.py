@@ -1,4 +1,4 @@
-"""A recorded run done again, on the very same packages: what ``cetool rerun`` does."""
+"""Repeats a recorded run on exactly the same packages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from cetool.lock.records import read_installed
 from cetool.provenance.record import Ending, RecordError, RunRecord, read_record
 from cetool.store.store import Lease, what_is_lost
 
-#: Virtual packages whose version packages seldom ask for, or whose build is a kind of processor: shown with -v.
+#: Virtual packages whose differences are shown with ``-v`` only: packages seldom ask for their version.
 _MINOR = ("__archspec", "__linux", "__unix", "__win")
 
 
@@ -46,9 +46,10 @@ def rerun(
     here: bool,
     to_record: Path | None,
 ) -> NoReturn:
-    """Do the recorded run in a file again, and end as the script ends; ``arguments`` replace those recorded.
+    """Repeat the run recorded in a file, and end as the script ends; ``arguments`` replace those recorded.
 
-    Raises CetoolError where that cannot be."""
+    Raises CetoolError if the run cannot be repeated.
+    """
     recorded = read_record(record)
     where = Location(printable(record))
     _refuse(recorded, where, arguments)
@@ -68,7 +69,7 @@ def rerun(
     if not here:
         _enter(recorded.working_directory, reporter)
     given = recorded.script.given
-    if source.data is None and os.path.abspath(given) == source.given:  # it sees its name as it did then
+    if source.data is None and os.path.abspath(given) == source.given:  # the script sees the same name as then
         source = source._replace(given=given)
     words = tuple(arguments or recorded.arguments)
 
@@ -84,11 +85,11 @@ def rerun(
 
 
 def _refuse(recorded: RunRecord, where: Location, arguments: Sequence[str] | None) -> None:
-    """Raise for a run that cannot be done again here, with all that is in the way."""
+    """Raise RecordError, or UsageError, for a run that cannot be repeated here."""
     here = os.environ.get("CONDA_SUBDIR") or current_platform()
     if recorded.platform != here:
         raise RecordError(
-            f"the run was on {recorded.platform}, and this is {here}: its packages do not run here",
+            f"the run was recorded on {recorded.platform}, and its packages do not run on {here}",
             code="platform-mismatch",
             where=where,
             hint="`cetool run` solves what the script declares for this machine.",
@@ -96,21 +97,21 @@ def _refuse(recorded: RunRecord, where: Location, arguments: Sequence[str] | Non
     if recorded.unknown:
         names = ", ".join(printable(f"{each.name} {each.version}") for each in recorded.unknown)
         raise RecordError(
-            f"the record does not tell where it had {names} from, so the same packages cannot be had again",
+            f"the record does not include the source of {names}, so the same packages cannot be installed",
             code="record-incomplete",
             where=where,
         )
     if recorded.arguments_redacted and not arguments:
         raise UsageError(
-            "the arguments of the recorded run had credentials in them, which are not in the record",
+            "the arguments of the recorded run contained credentials, which the record does not include",
             code="record-incomplete",
             where=where,
-            hint="Give the script's arguments behind the record's name.",
+            hint="Pass the script's arguments after the record: `cetool rerun RECORD ARGS...`.",
         )
 
 
 def _source(recorded: RunRecord, where: Location, reporter: Reporter) -> Source:
-    """The script that ran: the file that it was, where that has not changed, else what the record has of it."""
+    """Return the script that ran: its file if that is unchanged, else the copy in the record."""
     script = recorded.script
     changed = None
     if script.path is not None:
@@ -118,16 +119,16 @@ def _source(recorded: RunRecord, where: Location, reporter: Reporter) -> Source:
         if data is not None and sha256_of(data) == script.sha256:
             text = decode(data, script.name, python=looks_like_python(data, Path(script.path)))
             return Source(script_from_text(text, script.path, printable(script.path)), script.path)
-        changed = f"{script.path} {'is not there' if data is None else 'was changed since'}"
+        changed = f"{script.path} {'no longer exists' if data is None else 'has changed'}"
     if script.data is None:
         raise RecordError(
-            f"the record does not have the script's text in it, and {printable(changed or 'it was no file')}",
+            f"the record does not include the script's text, and {printable(changed or 'the script was not a file')}",
             code="record-incomplete",
             where=where,
-            hint=f"Put the script with the SHA-256 {script.sha256} there.",
+            hint=f"Restore the script whose SHA-256 is {script.sha256}.",
         )
     if changed is not None:
-        reporter.warn(f"{changed}: a copy of the script that ran is run")
+        reporter.warn(f"{changed}: running the copy in the record")
     text = decode(script.data, script.name, python=looks_like_python(script.data, Path(script.name)))
     directory = Path(script.path).parent if script.path is not None else Path.cwd()
     shown = script_from_text(text, directory / script.name, printable(script.name))
@@ -142,7 +143,7 @@ def _read(path: str) -> bytes | None:
 
 
 def _with_variables(recorded: RunRecord, source: Source) -> RunRecord:
-    """The record, variables with credentials in them, which it does not have, taken from the script."""
+    """Take variables with credentials, which the record does not include, from the script."""
     if not any("***" in value for _, value in recorded.asked.variables):
         return recorded
     declared = dict(read_metadata(source.script).requirements.variables)
@@ -154,12 +155,12 @@ def _with_variables(recorded: RunRecord, source: Source) -> RunRecord:
 
 
 def _report_differences(recorded: RunRecord, world: World, reporter: Reporter) -> None:
-    """Warn where this machine offers less than the recorded one did, and tell of smaller differences with ``-v``."""
+    """Warn if this machine offers less than the recorded one; ``-v`` shows smaller differences."""
     here = virtual_packages(recorded.asked, world, reporter)
     for name, value in recorded.virtual_packages if here else ():
         if here.get(name) == value:
             continue
-        text = f"the run was on a machine with {name} {_shown(value)}, and this one has "
+        text = f"the run was recorded on a machine with {name} {_shown(value)}, and this one has "
         text += _shown(here[name]) if name in here else "none"
         if name in _MINOR or (name in here and not _is_less(here[name], value)):
             reporter.detail(text)
@@ -167,7 +168,7 @@ def _report_differences(recorded: RunRecord, world: World, reporter: Reporter) -
             reporter.warn(text)
     unchecked = recorded.lock.without_digest
     if unchecked:
-        reporter.warn(f"the record has no digests of {', '.join(unchecked)}: they are not verified")
+        reporter.warn(f"the record has no digest for {', '.join(unchecked)}, so these packages are not verified")
 
 
 def _shown(value: str) -> str:
@@ -182,18 +183,18 @@ def _is_less(here: str, there: str) -> bool:
 
 
 def _enter(directory: str, reporter: Reporter) -> None:
-    """Go where the recorded run was; where there is no such directory, stay here."""
+    """Change to the directory of the recorded run; stay here if it does not exist."""
     try:
         if directory and os.path.realpath(directory) != os.path.realpath(os.curdir):
             os.chdir(directory)
             reporter.detail(f"Running in {directory}, as recorded; --here runs in this directory")
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        reporter.warn(f"the run was in {directory}, and this one is here: {reason}")
+        reporter.warn(f"running in this directory instead of {directory}: {reason}")
 
 
 def _environment(recorded: RunRecord, decision: Decision, world: World, reporter: Reporter) -> tuple[Decision, Lease]:
-    """The environment with the recorded packages, held in use: the one of that time if it is unchanged."""
+    """Return the environment with the recorded packages, held in use: that of the recorded run if it is unchanged."""
     there = _same(recorded, world)
     decision = decision._replace(spec=recorded.asked if there is not None else recorded.spec)
     reporter.block(specification(decision, world.store.prefix(decision.spec.name)))
@@ -201,16 +202,16 @@ def _environment(recorded: RunRecord, decision: Decision, world: World, reporter
         try:
             there = ensure(decision, world, reporter, consent=OWN)
         except EngineError as error:
-            raise error.but(message=f"the recorded packages cannot be had again: {error.message}") from None
+            raise error.but(message=f"the recorded packages cannot be installed: {error.message}") from None
     made = (there.marker.engine, there.marker.engine_version)
     before = (recorded.engine.name, recorded.engine.version)
     if made != before:
-        reporter.detail(f"Made by {' '.join(made)}, and at that time by {' '.join(before)}")
+        reporter.detail(f"Created by {' '.join(made)}; the recorded environment was created by {' '.join(before)}")
     return decision, there
 
 
 def _same(recorded: RunRecord, world: World) -> Lease | None:
-    """The environment that the recorded run was in, if it is here and has the same packages."""
+    """Return the environment of the recorded run if it exists and has the same packages."""
     if recorded.asked.name != recorded.environment.name:
         return None
     lease = world.store.lease(recorded.environment.name)
@@ -223,21 +224,21 @@ def _same(recorded: RunRecord, world: World) -> Lease | None:
         if same_platform and whole and installed.lock.digest == recorded.lock.digest:
             return lease
     except CetoolError:
-        pass  # damaged: another is made
+        pass  # it is damaged: another one is created
     lease.release()
     return None
 
 
 def _compare(recorded: RunRecord, ending: Ending, reporter: Reporter) -> None:
-    """Say whether it ended as the recorded run did."""
+    """Report whether the script ended as in the recorded run."""
     before = recorded.ending
     if before is None:
-        reporter.detail("The recorded run was not seen to end")
+        reporter.detail("The record does not say how the run ended")
     elif (before.exit_status, before.signal) == (ending.exit_status, ending.signal):
         reporter.say(f"Ended {_how(ending)}, as recorded")
     else:
         sys.stdout.flush()
-        reporter.warn(f"it ended {_how(ending)}, and the recorded run {_how(before)}")
+        reporter.warn(f"the script ended {_how(ending)}, but {_how(before)} in the recorded run")
 
 
 def _how(ending: Ending) -> str:

@@ -1,4 +1,4 @@
-"""Where a script comes from: a path, a URL, standard input, or the command line itself."""
+"""Opens scripts: from a path, a URL, standard input, or the command line."""
 
 from __future__ import annotations
 
@@ -37,30 +37,30 @@ class Source(Value):
     """A script and where it came from."""
 
     script: Script
-    #: What the command line called it.
+    #: Its name on the command line.
     given: str
-    #: The bytes that it will be kept as, None for a file.
+    #: Its content, None for a file.
     data: bytes | None = None
-    #: What the file will be called that it is kept in.
+    #: The name of the file that a copy is kept in.
     name: str = ""
-    #: The state of a file before it was read.
+    #: The state of the file before it was read.
     seen: os.stat_result | None = None
-    #: Where one from a URL came from.
+    #: The origin of a script from a URL.
     remote: Remote | None = None
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of its bytes, 64 hex digits; those of a file are read once more. Raises CetoolError."""
+        """Its SHA-256 in 64 hex digits; a file is read again. Raises CetoolError."""
         return sha256_of(read_bytes(self.given, self.script.name) if self.data is None else self.data)
 
     @property
     def noted(self) -> str:
-        """What the usage log calls it."""
+        """Its name in the usage log."""
         return str(self.script.path) if self.data is None else self.script.name
 
     @property
     def identity(self) -> str | None:
-        """What it is known by from one run to the next: its path or URL; None for one that has no name."""
+        """Its path or URL, which identifies it in later runs; None for a script without one."""
         if self.remote is not None:
             return self.remote.asked.shown
         return os.path.abspath(self.script.path) if self.data is None else None
@@ -69,11 +69,11 @@ class Source(Value):
 def open_source(
     target: str, world: World, reporter: Reporter, *, insecure: bool = False, sha256: str | None = None
 ) -> tuple[Source, World]:
-    """The script that SCRIPT names (``-`` is standard input), and the world that it is worked on in.
+    """Return the script that SCRIPT names (``-`` is standard input), and the world for it.
 
-    For one from a URL that world lacks GitHub's token: what runs of the script, or is built for it, gets none. With
-    ``sha256`` the script must have this digest. Raises CetoolError where there is no such script, UsageError for what
-    is not a digest.
+    The world of a script from a URL lacks GitHub's token, so that neither the script nor its builds get it. With
+    ``sha256`` the script must have this digest. Raises CetoolError if there is no such script, UsageError for an
+    invalid digest.
     """
     pinned = sha256 is not None and bool(read_pin(sha256))
     if target != "-" and is_url(target):
@@ -98,19 +98,19 @@ def _open_file(target: str) -> Source:
 
 
 def source_of_stdin() -> Source:
-    """The script on standard input."""
+    """Return the script on standard input."""
     return _source_of_bytes(sys.stdin.buffer.read(MAX_SIZE + 1), "stdin")
 
 
 def source_of_lines(lines: Sequence[str]) -> Source:
-    """The script whose lines were given on the command line; standard input's where there are none."""
+    """Return the script whose lines are on the command line; without lines, the script on standard input."""
     if not lines:
         return source_of_stdin()
     return _source_of_bytes(("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"), "code")
 
 
 def _source_of_bytes(data: bytes, name: str) -> Source:
-    # relative channels in it start from the working directory, as one would expect of what was just typed
+    # relative channels in it start from the working directory, where the user typed it
     script = script_from_text(decode(data, f"<{name}>", python=True), Path.cwd() / name, f"<{name}>")
     return Source(script, name, data, name)
 
@@ -119,35 +119,36 @@ def _source_of_bytes(data: bytes, name: str) -> Source:
 
 
 def read_pin(text: str) -> str:
-    """The 64 hex digits of a pin; ``sha256:`` may stand before them. Raises UsageError for anything else."""
+    """Return the 64 hex digits of a pin, which may start with ``sha256:``. Raises UsageError for anything else."""
     found = _PIN.match(text.strip())
     if found is None:
         raise UsageError(
-            "--sha256 takes the 64 hexadecimal digits of a SHA-256", hint="`sha256sum FILE` and `cetool show` print it."
+            "--sha256 must be the 64 hexadecimal digits of a SHA-256",
+            hint="`sha256sum FILE` and `cetool show SCRIPT` print it.",
         )
     return found[1].lower()
 
 
 def check_pin(source: Source, sha256: str | None) -> None:
-    """Raise CetoolError where the script's content is not what was pinned."""
+    """Raise CetoolError if the script does not have the pinned digest."""
     if sha256 is None or source.sha256 == read_pin(sha256):
         return
     raise CetoolError(
-        f"the script is another one than --sha256 names: its SHA-256 is {source.sha256}, not {read_pin(sha256)}",
+        f"the script's SHA-256 is {source.sha256}, not {read_pin(sha256)} as in --sha256",
         code="digest-mismatch",
         where=source.script.at(),
-        hint="It was not run. Read it, and find out what has changed, before you pin this digest.",
+        hint="The script was not run. Read what has changed before you pin the new digest.",
     )
 
 
 def _with_guess(error: ScriptNotFoundError, target: str) -> ScriptNotFoundError:
-    """The error, with the command that was probably meant where what is missing looks like one."""
+    """Add a hint to the error if a URL or a command was probably meant."""
     import difflib
 
     if re.match(r"https?:/*\w|(www\.)?(github|gitlab)\.com/|gist\.github\.com/|raw\.githubusercontent\.com/", target):
-        hint = "If a URL was meant: it begins with https://, and is written whole."
+        hint = "A URL starts with https://."
         return error.but(hint=hint)
     near = difflib.get_close_matches(target, COMMANDS, n=1)
     if not near or os.sep in target:
         return error
-    return error.but(hint=f"If a command was meant: `cetool {near[0]}`. {error.hint or ''}".strip())
+    return error.but(hint=f"Did you mean `cetool {near[0]}`? {error.hint or ''}".strip())

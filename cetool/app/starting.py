@@ -1,4 +1,4 @@
-"""What a script is started with: its program, the variables that it gets, and the locks that it holds."""
+"""Prepares the start of a script: its program, its variables, and the file locks that it holds."""
 
 from __future__ import annotations
 
@@ -40,31 +40,31 @@ if TYPE_CHECKING:  # few scripts are kept, or have a directory of their own
 
 
 class NotebookOptions(Value):
-    """What can be asked for where a notebook is run."""
+    """The options for notebooks."""
 
-    #: The file for the notebook with its outputs, ``-`` for standard output.
+    #: The file for the notebook with its outputs; ``-`` is standard output.
     out: Path | None = None
-    #: ``NAME=VALUE``, as they were written.
+    #: ``NAME=VALUE``, unparsed.
     parameters: tuple[str, ...] = ()
-    #: ``NAME=TEXT``: always a text.
+    #: ``NAME=TEXT``, whose value is always a string.
     raw_parameters: tuple[str, ...] = ()
 
 
 class RunOptions(Value):
-    """How a script is to be run, apart from the settings."""
+    """How to run a script, apart from the settings."""
 
     wish: Wish = Wish()
-    #: Whether the environment is activated for it.
+    #: Whether to activate the environment.
     activate: bool = True
-    #: Whether an overlay is used unchanged though its base has changed.
+    #: Whether to use an overlay unchanged although its base has changed.
     keep: bool = False
-    #: The file that a run record is written to.
+    #: The file for a run record.
     record: Path | None = None
     notebook: NotebookOptions = NotebookOptions()
 
 
 class Ready(Value):
-    """A script whose environment is there, and noted as used."""
+    """A script whose environment exists and is noted as used."""
 
     decision: Decision
     lease: Lease
@@ -81,7 +81,7 @@ class Ready(Value):
 
     @property
     def activation(self) -> Activation:
-        """What activating the environment does."""
+        """What the activation of the environment does."""
         return activation_of(self.lease, self.world, self.decision.metadata.dialect)
 
 
@@ -89,31 +89,31 @@ class Ready(Value):
 
 
 class Start(Value):
-    """A script about to start: what it is given."""
+    """A script about to start."""
 
     ready: Ready
-    #: The script's path, as its program is given it.
+    #: The script's path, as its program gets it.
     path: str
     activation: Activation
     environ: dict[str, str]
-    #: The steps that a shell takes before.
+    #: Commands that a shell runs first.
     steps: tuple[str, ...]
-    #: What is held as long as it runs: the environment, the script, its cache directory.
+    #: File locks that are held as long as it runs: for the environment, the script, its cache directory.
     held: tuple[FileLock | None, ...]
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """The locks' descriptors, to be kept open."""
+        """The descriptors of the file locks, which stay open."""
         return tuple(lock.fd for lock in self.held if lock is not None)
 
 
 def start_of(ready: Ready) -> Start:
-    """What a script is started with; one that is no file is kept as one."""
+    """Return what a script is started with. A script that is not a file is saved as one."""
     world, lease, source, activation = ready.world, ready.lease, ready.source, ready.activation
     held: tuple[FileLock | None, ...] = lease.locks
     path = source.given
     if source.data is not None:
-        from cetool.store.scripts import ScriptStore  # only what is no file here is kept
+        from cetool.store.scripts import ScriptStore  # only for scripts that are not files
 
         kept = ScriptStore(world.paths.scripts, trust=world.paths.trusted).hold(source.data, source.name)
         path, held = str(kept.path), (*held, kept.lock)
@@ -131,16 +131,16 @@ def start_of(ready: Ready) -> Start:
 
 
 def command_of(start: Start, arguments: Sequence[str]) -> tuple[Command, Evidence]:
-    """The command that runs the script by its ``run_with``, and what that rests on."""
+    """Return the command that runs the script by its ``run_with``, and the evidence for it."""
     ready = start.ready
     argv, evidence = _program_of(ready.decision, start.environ, ready.lease.prefixes, ready.reporter)
-    # a program would take a name that starts with a dash for an option
+    # a program would read a name that starts with a dash as an option
     name = f".{os.sep}{start.path}" if start.path.startswith("-") else start.path
     return Command(argv[0], (*argv, name, *arguments), start.environ, start.steps), evidence
 
 
 def remember(start: Start, argv: tuple[str, ...], evidence: Evidence, cache: Held | None = None) -> None:
-    """Write the command down for the next run, if that would decide the same."""
+    """Write the launch record, if the next run would decide the same."""
     ready = start.ready
     how, source, world, metadata = ready.how, ready.source, ready.world, ready.decision.metadata
     evidence = ready.decision.evidence.plus(evidence)
@@ -170,27 +170,27 @@ def remember(start: Start, argv: tuple[str, ...], evidence: Evidence, cache: Hel
 
 
 def count_run(environ: dict[str, str]) -> None:
-    """Count a run in the variables that its program gets. Raises CetoolError for one within too many others."""
+    """Count nested runs in the variables of the program. Raises CetoolError if there are too many."""
     if not counted(environ):
         raise CetoolError(
-            f"cetool runs a script that runs cetool, {int(environ[DEPTH]) - 1} times over: it would go on for ever",
+            f"the script runs itself by cetool: {int(environ[DEPTH]) - 1} runs are nested",
             code="recursion",
-            hint="See that what runs the script is not cetool again: run_with, an entrypoint, a shebang, an alias. "
+            hint="Check run_with, the entrypoint, the shebang and aliases: one of them runs cetool again. "
             f"{MOST_DEPTH} raises the limit.",
         )
 
 
 def entrypoint_place(metadata: ScriptMetadata, script: Script) -> Location:
-    """The line of the script that its entrypoint is at."""
+    """Return the line of the script's entrypoint."""
     first, last = metadata.lines or (1, 1)
     rows = enumerate(script.text.split("\n")[first - 1 : last], start=first)
     return script.at(next((number for number, row in rows if "entrypoint" in row), first))
 
 
 def refuse_unrunnable(metadata: ScriptMetadata, script: Script) -> None:
-    """Raise MetadataError, before anything is made, where nothing says which program runs the script, or cetool does.
+    """Raise MetadataError, before an environment is created, if no program runs the script, or cetool would.
 
-    Only what the script itself says is looked at here; counting the runs ends every other recursion.
+    This looks only at what the script declares; the count of nested runs ends any other recursion.
     """
     first = None if metadata.lines is None else metadata.lines[0]
     words = metadata.run_with or tuple((metadata.entrypoint or "").split())
@@ -200,21 +200,20 @@ def refuse_unrunnable(metadata: ScriptMetadata, script: Script) -> None:
     by_itself = words[0].strip("'\"") == "${SCRIPT}" and is_own_program(shebang_program(script))
     if by_itself or (is_own_program(words[0]) and (len(words) == 1 or words[1] in ("run", "${SCRIPT}", "-q", "-v"))):
         raise MetadataError(
-            f"the script is to be run by cetool ({words[0]}), which would run it by cetool again, for ever",
+            f"the script names cetool ({words[0]}) as the program that runs it, which would never end",
             code="recursion",
             where=where,
-            hint="Name the program that its text is written for, as in `run_with: python`.",
+            hint="Name the interpreter of its language, as in `run_with: python`.",
         )
 
 
 def _program_of(
     decision: Decision, environ: Mapping[str, str], prefixes: tuple[Path, ...], reporter: Reporter
 ) -> tuple[tuple[str, ...], Evidence]:
-    """The command line that runs the script, its path and arguments left out; its first word is an absolute path.
+    """Return the command that runs the script, without its path and arguments; the first word is an absolute path.
 
-    Raises ProgramNotFoundError where it is nowhere, and where cetool chose a program that the environment lacks: the
-    machine's own would see none of the packages. One that a shebang names runs with a warning, as it did in
-    conda-execute.
+    Raises ProgramNotFoundError if the program does not exist, and if cetool chose a program that the environment lacks:
+    the machine's own would not find the packages. A program of a shebang runs with a warning, as in conda-execute.
     """
     assert decision.source is not None
     metadata = decision.metadata

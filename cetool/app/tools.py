@@ -1,4 +1,4 @@
-"""A program out of a package, a shell in an environment, and what an editor needs to know of one."""
+"""Runs a program of a package, opens a shell in an environment, and says where an environment is."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def execute(
 
 
 def _write_launch_record(key: str, learned: Learned, decision: Decision, lease: Lease, world: World) -> None:
-    """Write the tool down for the next run, if that would decide the same."""
+    """Write the tool's launch record, if the next run would decide the same."""
     evidence = decision.evidence
     if not evidence.lasts or not world.is_plain("channels"):
         return
@@ -101,7 +101,7 @@ def _write_launch_record(key: str, learned: Learned, decision: Decision, lease: 
 
 
 def _depends_on_directory(program: str, specs: Sequence[str]) -> bool:
-    """Whether the same words may mean something else in another directory, or once a file there has changed."""
+    """Return whether the words can mean something else in another directory, or when a file there has changed."""
     return os.sep in program or any(spec.strip().startswith(".") or names_file(spec) for spec in specs)
 
 
@@ -110,41 +110,41 @@ def _depends_on_directory(program: str, specs: Sequence[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An environment that is asked for, by a script or by match specs."""
+    """The environment of a script, or of match specs."""
 
     decision: Decision
-    #: The world without what the script must not get.
+    #: The world without what is hidden from the script.
     world: World
-    #: How a prompt calls it.
+    #: Its name in a prompt.
     label: str
-    #: How the usage log calls it.
+    #: Its name in the usage log.
     noted: str
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a command line says of an environment that is to be looked into."""
+    """What a command line asks for."""
 
     #: The command, for messages.
     command: str
-    #: The script, None where ``specs`` or the wish's environment file say what is in it.
+    #: The script; None if ``specs`` or the wish's environment file list the packages.
     target: str | None
     specs: tuple[str, ...]
     wish: Wish
-    #: Whether the script may come over plain http.
+    #: Whether plain http is allowed for the script.
     insecure: bool
     #: The digest that the script must have.
     sha256: str | None
 
 
 def wanted(asked: Asked, world: World, reporter: Reporter) -> Wanted:
-    """What a script, or match specs, ask for. Raises UsageError where it is neither or both."""
+    """Return the environment of a script or of match specs. Raises UsageError for neither or both."""
     specs, wish, command = asked.specs, asked.wish, asked.command
     if asked.target is not None:
         if specs:
             raise UsageError(
-                "either a script or --spec says what is in the environment",
-                hint="--with adds packages to those that a script declares.",
+                "a script and --spec exclude each other",
+                hint="`--with SPEC` adds packages to those that a script declares.",
             )
         named = named_target(asked.target, world)
         if named is not None:
@@ -153,9 +153,7 @@ def wanted(asked: Asked, world: World, reporter: Reporter) -> Wanted:
         decision = decide(source, wish, world, reporter)
         return Wanted(decision, world, source.name or source.script.path.name, source.noted)
     if wish.lock.file is not None:
-        raise UsageError(
-            "--lock-file is for the environment of a script", hint=f"cetool {command} --lock-file FILE SCRIPT"
-        )
+        raise UsageError("--lock-file needs a script", hint=f"Run `cetool {command} --lock-file FILE SCRIPT`.")
     if wish.env_file is not None and not specs:
         requirements = requirements_of(wish.extra, [wish.env_file])
     elif specs and wish.env_file is None:
@@ -163,7 +161,7 @@ def wanted(asked: Asked, world: World, reporter: Reporter) -> Wanted:
     else:
         raise UsageError(
             "no script was given" if wish.env_file is None else "--spec and --env-file exclude each other",
-            hint=f"cetool {command} SCRIPT, or cetool {command} --spec SPEC...",
+            hint=f"Run `cetool {command} SCRIPT` or `cetool {command} --spec SPEC`.",
         )
     for warning in requirements.warnings:
         reporter.warn(str(warning))
@@ -186,7 +184,7 @@ def _of_environment(named: Target, asked: Asked, world: World) -> Wanted:
 
 
 def open_in(found: Wanted, reporter: Reporter, *, repl: bool | None, refresh: bool) -> NoReturn:
-    """Become a shell in the environment, or with ``repl`` an interpreter; None: what is usual for it."""
+    """Become a shell in the environment, or with ``repl`` an interpreter; None opens one for notebooks."""
     world, decision = found.world, found.decision._replace(purpose=f"for a shell of {found.label}")
     consent = consent_to(decision, world, reporter)
     reporter.block(specification(decision, store_of(decision.spec, world).prefix(decision.spec.name)))
@@ -201,7 +199,7 @@ def open_in(found: Wanted, reporter: Reporter, *, repl: bool | None, refresh: bo
 def _opening(activation: Activation, world: World, label: str, *, repl: bool) -> Opening:
     terminal = os.isatty(0)
     if repl:
-        # ipython is for people: what is no terminal gets the plain interpreter, which prints no banner there
+        # without a terminal the plain interpreter runs, which prints no banner there
         program = (look_in(activation.path, "ipython", []) if terminal else None) or _python(activation.prefix)
         environ, steps = activated_environ(activation, world.environ)
         return Opening(Command(program, (program,), environ, steps))
@@ -214,17 +212,20 @@ def _opening(activation: Activation, world: World, label: str, *, repl: bool) ->
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """What an editor needs to know of an environment."""
+    """Where an environment is, and how it is activated."""
 
     name: str
     prefix: Path
-    #: The path of its python, None where it has none.
+    #: The path of its python, if it has one.
     python: str | None
     activation: Activation
 
 
 def locate(found: Wanted, reporter: Reporter, *, refresh: bool, python: bool) -> Located:
-    """Where the environment is, made if it is missing. With ``python``, raises ProgramNotFoundError without one."""
+    """Return where the environment is, and create it if it is missing.
+
+    With ``python``, raises ProgramNotFoundError if it has no python.
+    """
     world, decision = found.world, found.decision._replace(purpose=f"for the path of {found.label}")
     lease = ensure(decision, world, reporter, refresh=refresh)
     note_used(lease, found.noted, world, reporter)
@@ -243,11 +244,11 @@ def _own(program: str, prefix: Path) -> str | None:
 
 
 def _python(prefix: Path) -> str:
-    """The environment's python. Raises ProgramNotFoundError where it has none."""
+    """Return the environment's python. Raises ProgramNotFoundError if it has none."""
     found = _own("python", prefix)
     if found is None:
         raise ProgramNotFoundError(
             f"there is no python in the environment {prefix}",
-            hint="Declare python in the script, or add it with --with python.",
+            hint="Declare python in the script, or add it with `--with python`.",
         )
     return found

@@ -66,7 +66,7 @@ def execute(arguments: Sequence[str]) -> NoReturn:
 
 
 def execute_parser() -> Parser:
-    """The command line of ``conda execute``."""
+    """Return the command line of ``conda execute``."""
     parser = Parser(prog="conda execute", description="Execute a script in a temporary conda environment.")
     parser.add_argument("path", nargs="?", metavar="SCRIPT", help="The path or URL of a script.")
     parser.add_argument("--force-env", "-f", action="store_true", help="Re-create the environment even if it exists.")
@@ -101,7 +101,7 @@ def tmpenv(arguments: Sequence[str]) -> int:
 
 
 def tmpenv_parser() -> Parser:
-    """The command line of ``conda tmpenv``."""
+    """Return the command line of ``conda tmpenv``."""
     common = Parser(add_help=False)
     common.add_argument("--verbose", "-v", action="store_true", default=argparse.SUPPRESS, help="Report each step.")
     parser = Parser(prog="conda tmpenv", description="Manage temporary conda environments.", parents=[common])
@@ -147,8 +147,8 @@ def _list(world: World, voice: Voice) -> int:
             continue
         pids = running.get(directory.prefix.name, [])
         age = datetime.timedelta(seconds=max(0.0, now - row.last_used))
-        told = f"(running PIDs {', '.join(map(str, pids))})" if pids else ""
-        print_line(f"{len(pids)} processes (newest created {age} ago) using {directory.prefix} {told}")
+        running_now = f"(running PIDs {', '.join(map(str, pids))})" if pids else ""
+        print_line(f"{len(pids)} processes (newest created {age} ago) using {directory.prefix} {running_now}")
     return 0
 
 

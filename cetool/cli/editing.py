@@ -184,7 +184,7 @@ def convert(target: Target, *, given: ConvertOptions) -> None:
 
 
 def _tell(voice: Voice, written: Written, done: str) -> None:
-    """Say what became of a script, and what there is to know about it; ``done`` has {} for its name."""
+    """Report what was done to a script, and notes about it; ``done`` has {} for its name."""
     for note in written.notes:
         voice.warn(note)
     if written.changed:

@@ -148,7 +148,7 @@ def _refuse_clashes(wish: LockWish, scripts: Sequence[str]) -> None:
 
 
 def _report(locked: Locked, voice: Voice, *, check: bool) -> None:
-    """Say what became of one script's lock: with ``-v`` each package that changed."""
+    """Report what happened to a script's lock; with ``-v`` each package that changed."""
     target, new = locked.target, locked.lock
     if not locked.changed:
         voice.say(f"{target.name} is up to date")
@@ -157,8 +157,8 @@ def _report(locked: Locked, voice: Voice, *, check: bool) -> None:
         for change in locked.changes:
             voice.detail(f"{change.platform}: {change.name} {change.before or 'none'} -> {change.after or 'none'}")
     if check:
-        why = "there is no lock" if target.old is None else "the lock is not up to date"
-        voice.say(f"{target.name}: {why}; `cetool lock` writes it")
+        problem = "there is no lock" if target.old is None else "the lock is outdated"
+        voice.say(f"{target.name}: {problem}; `cetool lock` {'writes' if target.old is None else 'updates'} it")
         return
     gone = {each.platform for each in (target.before.platforms if target.before else ())} - {
         each.platform for each in new.platforms
@@ -172,7 +172,7 @@ def _report(locked: Locked, voice: Voice, *, check: bool) -> None:
 
 
 def _document(found: Sequence[Locked]) -> dict[str, object]:
-    """The facts of all scripts, as docs/reference/json.md describes them."""
+    """Return the facts of all scripts, as docs/reference/json.md describes them."""
     return {
         "schema": LOCK_SCHEMA,
         "locks": [

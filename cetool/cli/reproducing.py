@@ -113,11 +113,11 @@ def _show(found: Verified, voice: Voice) -> None:
     verdict, verbose = found.verdict, voice.verbosity == "verbose"
     if found.intact:
         if voice.verbosity != "quiet":
-            print_line(f"{found.prefix.name}: intact ({_count(verdict.files)})")
+            print_line(f"{found.prefix.name}: intact ({counted(verdict.files, 'file')})")
     else:
         states = [each.state for each in verdict.differences]
-        told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        print_line(f"{found.prefix.name}: {told} (of {_count(verdict.files)})")
+        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        print_line(f"{found.prefix.name}: {counts} (of {counted(verdict.files, 'file')})")
     shown = verdict.differences if verbose else verdict.differences[:_MOST_SHOWN]
     for each in shown:
         print_line(f"  {each.state:<8} {printable(each.path)}" + (f"  {each.package}" if each.package else ""))
@@ -125,35 +125,32 @@ def _show(found: Verified, voice: Voice) -> None:
         print_line(f"  ... and {len(verdict.differences) - len(shown)} more; -v shows them all")
     if verbose:
         for path in verdict.made:
-            print_line(f"  {'made':<8} {printable(path)}  by a link script, when the environment was made")
+            print_line(f"  {'made':<8} {printable(path)}  by a link script, when the environment was created")
         for path in verdict.compiled:
             print_line(f"  {'compiled':<8} {printable(path)}")
 
 
 def _conclude(found: list[Verified], directory: str, voice: Voice, *, alone: bool) -> None:
-    sys.stdout.flush()  # where both go to one file, what is said of it comes last
+    sys.stdout.flush()  # what follows goes to standard error, which may be the same file
     broken = sum(not each.intact for each in found)
     if not found:
         voice.say(f"There are no environments in {directory}.")
     elif not alone and voice.verbosity != "quiet":
         files = sum(each.verdict.files for each in found)
-        print_line(f"{counted(len(found), 'environment')}, {_count(files)}: {len(found) - broken} intact, {broken} not")
+        total = f"{counted(len(found), 'environment')}, {counted(files, 'file')}"
+        print_line(f"{total}: {len(found) - broken} intact, {broken} not")
         sys.stdout.flush()
     if packages := sorted({path for each in found for path in each.damaged_cache}):
         voice.warn(
-            f"the package cache has damaged files as well, which would be linked again: remove {', '.join(packages)}"
+            f"the package cache has damaged files too, which would be linked again: remove {', '.join(packages)}"
         )
     if linked := sorted({name for each in found for name in each.linked_to_installer}):
         voice.warn(
-            f"files of {', '.join(linked)} have another name, probably in uv's cache, which has the same in it: "
-            f"`uv cache clean {' '.join(linked)}`"
+            f"files of {', '.join(linked)} are probably hard links into uv's cache, which is then damaged too: "
+            f"`uv cache clean {' '.join(linked)}` removes them there"
         )
     if broken:
         voice.say("To re-create an environment, run `cetool run --refresh SCRIPT`; to remove it, `cetool remove NAME`.")
-
-
-def _count(files: int) -> str:
-    return counted(files, "file")
 
 
 def _document(found: list[Verified]) -> dict[str, object]:

@@ -129,14 +129,14 @@ def test_impossible_exports_are_errors(settled: Home) -> None:
     there = settled.write("keep.txt", "mine\n")
     for words, status, reason in (
         (["one.sh", "--platform", "osx-64"], 125, "one.sh has no lock, and this machine is"),
-        (["one.sh", "--platform", "osx"], 2, "'osx' is no platform"),
+        (["one.sh", "--platform", "osx"], 2, "'osx' is not a platform"),
         (
             ["one.sh", "--format", "explicit", "--platform", "osx-64", "--platform", "win-64"],
             2,
-            "one platform at a time",
+            "has one platform",
         ),
         (["one.sh", "-o", "missing/out"], 2, "missing/out cannot be written: No such file or directory"),
-        (["one.sh", "-o", "."], 2, ". is no regular file"),
+        (["one.sh", "-o", "."], 2, ". is not a regular file"),
         (["0123456789abcdef0123"], 125, "there is no environment"),
         (["nothing.sh"], 127, "the script does not exist"),
     ):

@@ -161,7 +161,7 @@ def test_invalid_environment_files_are_errors(settled: Home) -> None:
     typo = settled.write("file/typo.yml", "channels: []\ndependencys: [python]\n")
     spec = settled.write("file/spec.txt", "python\nnumpy >>2\n")
     for file, script, status, words in [
-        (good, seeds, 2, f"seeds.py has some \\(lines {_block(SEEDS)}\\)"),
+        (good, seeds, 2, f"seeds.py has one \\(lines {_block(SEEDS)}\\)"),
         (settled.path / "missing.yml", plain, 125, "missing.yml: the environment file does not exist"),
         (settled.path, plain, 125, "this is a directory"),
         (broken, plain, 125, r"broken.yml:3: "),

@@ -162,7 +162,7 @@ def test_errors_open_no_shell(settled: Home) -> None:
     for command in ("shell", "path"):
         for words, status, text in (
             ([], 2, "no script was given"),
-            ([script, "--spec", "six"], 2, "either a script or --spec"),
+            ([script, "--spec", "six"], 2, "a script and --spec exclude each other"),
             (["--env-file", file, "--spec", "six"], 2, "exclude each other"),
             ([script], 125, "declares no environment"),
             (["missing.py"], 127, "missing.py"),

@@ -283,19 +283,19 @@ def test_offline_uses_the_last_copy(trusting: Home, certificate: Path) -> None:
         assert re.fullmatch(rf"Using the copy of {url} from \d+s ago \(--offline\)\n", done.stderr)
         assert json.loads(trusting.cetool("show", "--offline", "--json", url).stdout)["sha256"] == digest(EMPTY)
         done = trusting.cetool("run", "--offline", f"{web.url}/b.sh")
-        assert done.returncode == 2 and "there is no copy of it here" in done.stderr
+        assert done.returncode == 2 and "has no copy here" in done.stderr
         done = trusting.cetool("run", "--offline", "--sha256", digest(HELLO), url)
         assert done.returncode == 125 and digest(EMPTY) in done.stderr
     done = trusting.cetool("run", url)
     assert done.returncode == 125
     assert "refused the connection" in told(done.stderr)[0]
-    assert re.search(r"`--offline` takes the copy that came \d+s ago", told(done.stderr)[1])
+    assert re.search(r"`--offline` runs the copy from \d+s ago", told(done.stderr)[1])
     # a forgotten copy is asked about again, and a damaged copy is ignored
     trusting.cetool("trust", "forget", "--all")
     assert "no terminal to ask on" in trusting.cetool("run", "--offline", url).stderr
     (copy,) = copies(trusting).iterdir()
     copy.write_bytes(copy.read_bytes() + b"rm -r x\n")
-    assert "there is no copy" in trusting.cetool("run", "--offline", "-y", url).stderr
+    assert "has no copy" in trusting.cetool("run", "--offline", "-y", url).stderr
 
 
 def test_copies_are_kept_longer_than_environments_but_not_forever(trusting: Home, web: Server) -> None:

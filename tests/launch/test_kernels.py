@@ -137,7 +137,7 @@ def test_foreign_kernels_are_left_alone(home: Home) -> None:
     assert again.returncode == 0 and _spec(home, "mine")["display_name"] == "Again"
     (home.path / "script.py").unlink()
     (row,) = json.loads(home.cetool("kernel", "list", "--json").stdout)["kernels"]
-    assert (row["problem"], row["prefix"]) == ("its script is gone", None)
+    assert (row["problem"], row["prefix"]) == ("its script no longer exists", None)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_foreign_kernels_are_left_alone(home: Home) -> None:
         (["script.py", "--name", "a b"], "invalid kernel name 'a b'"),
         (["script.py", "--name", "../x"], "invalid kernel name '../x'"),
         (["--spec", "python"], "the kernel has no name"),
-        (["--name", "x"], "nothing says what is in the kernel's environment"),
-        (["script.py", "--spec", "six"], "either a script or --spec"),
+        (["--name", "x"], "no packages were named for the kernel's environment"),
+        (["script.py", "--spec", "six"], "a script and --spec exclude each other"),
         (["https://example.org/nb.ipynb"], "a kernel is started again and again"),
         (["script.py", "--language", "cobol"], "cetool knows of no kernel for 'cobol'"),
     ],

@@ -107,7 +107,7 @@ def test_parameters_follow_their_defaults(settled: Home) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["nb.ipynb", "argument"], "a notebook takes no arguments, and 'argument' was given"),
+        (["nb.ipynb", "argument"], "notebooks take parameters, not arguments: 'argument'"),
         (["nb.ipynb", "-p", "alpha"], "'alpha' is not a parameter"),
         (["nb.ipynb", "-p", "1a=2"], "parameter '1a' is not a valid variable name in python"),
         (["nb.ipynb", "--out", "missing/out.ipynb"], "--out missing/out.ipynb: there is no directory"),

@@ -119,7 +119,7 @@ def test_locked_packages_stay_until_updated(here: Home) -> None:
     assert "up to date" in locked(here, "a.py").stderr
     assert (here.path / "a.py.conda-lock.yml").read_bytes() == before
     script.write_text(SCRIPT, encoding="utf-8")
-    assert "not up to date" in locked(here, "a.py", "--check", status=1).stderr
+    assert "the lock is outdated" in locked(here, "a.py", "--check", status=1).stderr
     assert (here.path / "a.py.conda-lock.yml").read_bytes() == before
     locked(here, "a.py")
     assert versions(lock_of(here), "linux-64") == {"tool": "1", "lib": "1"}, "they still fit"
@@ -214,7 +214,7 @@ def test_a_lock_is_embedded_in_the_script(here: Home) -> None:
     locked(here, "a.py")
     # another lock next to it is reported
     left = locked(here, "a.py", "--format", "conda-lock")
-    assert "still counts before the new one" in left.stderr and (here.path / "a.py.conda-lock.yml").exists()
+    assert "still used instead of the new one" in left.stderr and (here.path / "a.py.conda-lock.yml").exists()
     assert "a.py.conda-lock.yml is ignored" in locked(here, "a.py").stderr
 
 
@@ -308,7 +308,7 @@ def test_a_failure_leaves_the_lock_unchanged(here: Home) -> None:
     path.write_bytes(b"<<<<<<< HEAD\n" + before)
     assert "invalid YAML" in locked(here, "a.py", "--check", status=125).stderr
     healed = locked(here, "a.py")
-    assert "made anew" in healed.stderr and locked(here, "a.py", "--check").returncode == 0
+    assert "the lock is re-created" in healed.stderr and locked(here, "a.py", "--check").returncode == 0
     assert sorted(each.name for each in here.path.glob("*.cetool")) == []
     here.write("notes.txt", "not a lock\n")
     assert "not a lock file" in locked(here, "a.py", "--lock-file", "notes.txt", status=125).stderr

@@ -143,7 +143,7 @@ def test_verify_checks_all_environments_and_the_package_cache(home: Home) -> Non
         file.write("# damaged\n")
     done = home.cetool("verify")
     assert done.returncode == 1 and done.stdout.endswith(": 1 intact, 2 not\n")
-    assert "the package cache has damaged files as well" in done.stderr
+    assert "the package cache has damaged files too" in done.stderr
     cached = done.stderr.partition("remove ")[2].splitlines()[0]
     assert Path(cached).name == "six-1.17.0-pyh_0" and (Path(cached) / "info").is_dir()
     done = home.cetool("verify", "a.sh", "c.sh")

@@ -162,12 +162,12 @@ def test_a_record_contains_no_credentials(settled: Home) -> None:
     assert "secret.sh has credentials in a URL" in done.stderr
     assert "hush" not in (settled.path / "secret.json").read_text()
     done = settled.cetool("rerun", "secret.json")
-    assert done.returncode == 2 and "the arguments of the recorded run had credentials" in done.stderr
+    assert done.returncode == 2 and "the arguments of the recorded run contained credentials" in done.stderr
     # the script still exists: it provides what the record lacks
     assert settled.cetool("rerun", "secret.json", "given").stdout == f"given {secret}\n"
     (settled.path / "secret.sh").unlink()
     done = settled.cetool("rerun", "secret.json", "given")
-    assert done.returncode == 125 and "does not have the script's text in it" in told(done.stderr)[0]
+    assert done.returncode == 125 and "does not include the script's text" in told(done.stderr)[0]
 
 
 # --- times and places -------------------------------------------------------------------------------------------------

@@ -35,8 +35,8 @@ def test_a_record_is_enough_to_rerun_elsewhere(settled: Home, elsewhere: Home) -
     done = elsewhere.cetool("rerun", "--record", "again.json", "job.json")
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"['0'] {elsewhere.path} forty-two job.py\n"
-    assert f"{folder}/job.py is not there: a copy of the script that ran is run" in done.stderr
-    assert f"the run was in {folder}, and this one is here" in done.stderr
+    assert f"{folder}/job.py no longer exists: running the copy in the record" in done.stderr
+    assert f"running in this directory instead of {folder}" in done.stderr
     first, second = json.loads((elsewhere.path / "job.json").read_text()), read_document(elsewhere.path / "again.json")
     assert first["packages"] == second["packages"]
     assert first["variables"].pop("PREFIX") != second["variables"].pop("PREFIX") and "PREFIX" not in first["variables"]
@@ -123,8 +123,8 @@ def test_a_changed_or_invalid_record_is_refused(settled: Home) -> None:
     settled.write("lost.json", json.dumps({**good, "pypi_packages": lost}))
     for name, reason in (
         ("bad.json", "not a run record"),
-        ("other.json", f"the run was on {other}"),
-        ("lost.json", "where it had six 1 from"),
+        ("other.json", f"the run was recorded on {other}"),
+        ("lost.json", "the source of six 1"),
     ):
         done = settled.cetool("rerun", name)
         assert done.returncode == 125 and reason in told(done.stderr)[0], done.stderr
@@ -149,7 +149,7 @@ def test_missing_and_changed_packages_are_reported(home: Home, tmp_path: Path, l
     package.unlink()
     done = home.cetool("rerun", "run.json")
     assert done.returncode == 125
-    assert "the recorded packages cannot be had again" in told(done.stderr)[0] and "hello-bin" in done.stderr
+    assert "the recorded packages cannot be installed" in told(done.stderr)[0] and "hello-bin" in done.stderr
     package.write_bytes(bytes([*data[:-1], data[-1] ^ 1]))
     done = home.cetool("rerun", "run.json")
     assert done.returncode == 125 and "hello-bin" in told(done.stderr)[0]
