@@ -61,8 +61,8 @@ def specify(
     """Return the specification of a script's environment, of requirements, or of match specs on this machine.
 
     If a script has a lock, the environment is the lock's, as with ``cetool run``; the script's file is read again.
-    ``channels`` replace the declared ones; ``exclude_newer`` is a date or time (RFC 3339), and the solve ignores newer
-    packages; ``settings`` are keys and values as in docs/reference/configuration.md.
+    ``channels`` replace the declared ones; ``exclude_newer`` is a date, a time (RFC 3339) or a span (``7d``), and the
+    solve ignores newer packages; ``settings`` are keys and values as in docs/reference/configuration.md.
     Raises CetoolError.
     """
     given = {**(settings or {}), **({} if channels is None else {"channels": tuple(channels)})}
@@ -220,8 +220,8 @@ def resolve(
 ) -> Lock:
     """Return the exact packages of an environment on each of the platforms (None: this one's).
 
-    A script's declaration is read for each platform; a specification is the same for all. ``exclude_newer`` is a date
-    or time, and the solve of a script ignores newer packages; a specification has its own. Raises EngineError if the
+    A script's declaration is read for each platform; a specification is the same for all. ``exclude_newer`` is a date,
+    a time or a span, and the solve of a script ignores newer packages; a specification has its own. Raises EngineError if the
     environment is not possible on a platform, LockError if the packages come from a lock for another platform.
     """
     from cetool.engines.lock_solve import solve_lock  # the embedded engine: only to resolve

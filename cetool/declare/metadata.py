@@ -312,7 +312,7 @@ def nothing_found(source: Script) -> MetadataError:
     spec = "numpy" if language.is_python or language.package is None else "SPEC"
     ways = f"`--with {spec}` and `--env-file environment.yml` run it without one."
     if not (is_url(source.name) or source.name.startswith("<")):
-        ways = f"`cetool add {source.name} {spec}` writes a block; {ways}"
+        ways = f"`cetool add {shlex.quote(source.name)} {spec}` writes a block; {ways}"
     advice = ways if close is None else near_miss_advice(source, close)
     comment = language.comment
     block = f"{comment} conda execute\n{comment} env:\n{comment}  - {language.package or 'python'}"
