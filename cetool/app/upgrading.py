@@ -83,6 +83,13 @@ def upgrade(
 
 def _lock(source: Source, old: Lock, where: str, asked: UpgradeWish, world: World, reporter: Reporter) -> Upgraded:
     """Upgrade a lock, on all its platforms."""
+    wanted, on = asked.wish, asked.wish.baselines
+    for option, given in (("--with", wanted.extra), ("--baseline", on.named), ("--without", on.without)):
+        if given:
+            raise UsageError(
+                f"{where} cannot be combined with {option}",
+                hint=f"Leave {option} out, or upgrade the environment instead of the lock with `--no-lock`.",
+            )
     there = [name for each in old.platforms for name in _named(each)]
     names = _names(asked.packages, there, where)
     day = asked.wish.exclude_newer

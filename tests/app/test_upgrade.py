@@ -88,6 +88,8 @@ def test_of_a_lock_only_the_named_packages_and_what_they_need_are_upgraded(here:
     }
     done = upgrade(here, "a.sh", "tol", status=2)
     assert told(done.stderr) == [f"cetool: {LOCK} has no package 'tol'", "Did you mean 'tool'?"]
+    done = upgrade(here, "--with", "extra", "a.sh", status=2)
+    assert told(done.stderr)[0] == f"cetool: {LOCK} cannot be combined with --with"
 
 
 @pytest.mark.parametrize("engine", ["rattler", "micromamba"])
