@@ -221,8 +221,8 @@ def resolve(
     """Return the exact packages of an environment on each of the platforms (None: this one's).
 
     A script's declaration is read for each platform; a specification is the same for all. ``exclude_newer`` is a date,
-    a time or a span, and the solve of a script ignores newer packages; a specification has its own. Raises EngineError if the
-    environment is not possible on a platform, LockError if the packages come from a lock for another platform.
+    a time or a span, and the solve of a script ignores newer packages; a specification has its own. Raises EngineError
+    if the environment is not possible on a platform, LockError if the packages come from a lock for another platform.
     """
     from cetool.engines.lock_solve import solve_lock  # the embedded engine: only to resolve
     from cetool.engines.protocol import Hold
