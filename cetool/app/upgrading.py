@@ -165,7 +165,7 @@ def _refuse(decision: Decision, asked: UpgradeWish) -> None:
     needs, name = decision.requirements, decision.source.script.name
     if needs.overlay is not None:
         raise UsageError(
-            f"{name} runs in an overlay over {needs.overlay.base}, which `cetool upgrade` cannot change",
+            f"{name} runs in an overlay on {needs.overlay.base}, which `cetool upgrade` cannot change",
             hint=f"`cetool run --refresh {decision.source.given}` installs the overlay again with the newest packages.",
         )
     if decision.on_baselines is not None and asked.packages:
