@@ -150,9 +150,7 @@ def _of_environment(target: str, world: World, reporter: Reporter) -> Exact:
     _, directory = find_directories(target, world, reporter)[0]
     lease = world.store.lease(directory.name)
     if lease is None:
-        raise StoreError(
-            f"the environment {directory.name} is incomplete or was just removed", code="environment-gone"
-        )
+        raise StoreError(f"the environment {directory.name} is incomplete or was just removed", code="environment-gone")
     with _reading(lease.marker.name, reporter):
         return _installed(lease, lease.marker.spec, None, lease.marker.name, world, lambda: OWN)
 
@@ -302,7 +300,7 @@ def written_baseline(format: str, locked: PlatformLock, target: str, reporter: R
     if format == EXPLICIT:
         if locked.pypi:
             names = ", ".join(package.name for package in locked.pypi)
-            reporter.warn(f"an @EXPLICIT file has conda packages only: {names} from PyPI are left out")
+            reporter.warn(f"an @EXPLICIT file lists conda packages only, so these from PyPI are left out: {names}")
         return write_explicit(locked, comments=(f"Baseline written by cetool from {redact(target)}",))
     lock = Lock((locked,), bases)
     return write_conda_lock(lock) if format == CONDA_LOCK else write_pixi_lock(lock, channel_urls=bases)

@@ -148,8 +148,8 @@ def test_foreign_kernels_are_left_alone(home: Home) -> None:
         (["--spec", "python"], "the kernel has no name"),
         (["--name", "x"], "no packages were named for the kernel's environment"),
         (["script.py", "--spec", "six"], "a script and --spec exclude each other"),
-        (["https://example.org/nb.ipynb"], "a kernel is started again and again"),
-        (["script.py", "--language", "cobol"], "cetool knows of no kernel for 'cobol'"),
+        (["https://example.org/nb.ipynb"], "a kernel needs a script in a file"),
+        (["script.py", "--language", "cobol"], "there is no kernel for the language 'cobol'"),
     ],
 )
 def test_invalid_requests_are_refused(words: list[str], told: str, settled: Home) -> None:

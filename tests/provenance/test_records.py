@@ -238,7 +238,7 @@ def test_a_signal_ends_the_script_and_is_recorded(name: str, settled: Home) -> N
     assert (record["exit_status"], record["signal"]) == (128 + number, name)
     done = settled.cetool("rerun", f"{name}.json", env={"PATH": "/nonexistent"})
     assert done.returncode == 127  # no sleep: another exit status, which is reported
-    assert f"ended with status 127, and the recorded run by {name}" in done.stderr
+    assert f"ended with status 127, but by {name} in the recorded run" in done.stderr
 
 
 def test_a_slow_script_can_end_after_a_signal(settled: Home) -> None:

@@ -72,7 +72,7 @@ def test_a_rerun_uses_the_original_directory_on_the_same_machine(settled: Home, 
     with (settled.path / "here.py").open("a") as file:
         file.write("print('changed')\n")
     done = settled.cetool("rerun", "here.json")
-    assert "changed" not in done.stdout and "here.py was changed since: a copy" in done.stderr
+    assert "changed" not in done.stdout and "here.py has changed: running the copy" in done.stderr
 
 
 def test_the_exit_status_is_compared(settled: Home) -> None:
@@ -80,7 +80,7 @@ def test_the_exit_status_is_compared(settled: Home) -> None:
     assert settled.cetool("run", "--record", "flip.json", "flip.sh").returncode == 3
     done = settled.cetool("rerun", "flip.json")
     assert done.returncode == 0
-    assert done.stderr == "cetool: warning: it ended with status 0, and the recorded run with status 3\n"
+    assert done.stderr == "cetool: warning: the script ended with status 0, but with status 3 in the recorded run\n"
     (settled.path / "flag").unlink()
     done = settled.cetool("rerun", "-v", "flip.json")
     assert done.returncode == 3 and "Ended with status 3, as recorded" in done.stderr
