@@ -82,7 +82,7 @@ def _reason_against(
     stale = declared is not None and found.matches(declared, platform) is False
     if stale and not world.settings.frozen:
         return _Reason(
-            f"{found.where} does not fit what the script declares",
+            f"{found.where} does not match what the script declares",
             f"Run `{command}` to update it, or use it unchanged with --frozen.",
         )
     return None

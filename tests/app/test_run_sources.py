@@ -264,7 +264,7 @@ def test_meaningless_command_lines_are_errors(settled: Home) -> None:
         (("run", "--engine", "nope", "echo.sh"), 2, "'nope'"),
         (("run", "--engine", "conda", "--refresh", "echo.sh"), 125, "the engine conda does not serve"),
         (("lits",), 127, "`cetool list`"),
-        (("list", "x"), 2, "unexpected argument: x"),
+        (("list", "x"), 125, "no environment or script called 'x'"),
         (("gc", "x"), 2, "unexpected argument: x"),
         (("show",), 2, "SCRIPT is missing"),
         (("create",), 2, "no packages were given"),

@@ -94,7 +94,7 @@ def test_parameters_follow_their_defaults(settled: Home) -> None:
     # parameter
     again = settled.cetool("run", out, "-p", "alpha=2", "-p", "xs=text")
     assert (again.returncode, again.stdout) == (0, "[2, 'b'] text\n")
-    assert "warning: the notebook's cell of parameters does not have 'xs'" in again.stderr
+    assert "warning: the notebook's cell of parameters does not define 'xs'" in again.stderr
     # without defaults they follow the cell with the block
     settled.write("bare.ipynb", notebook("#md Title", NEEDS, "print(alpha)"))
     done = settled.cetool("run", "bare.ipynb", "-q", "--out", "-", "-p", "alpha=1")
