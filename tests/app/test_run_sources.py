@@ -266,7 +266,7 @@ def test_meaningless_command_lines_are_errors(settled: Home) -> None:
         (("lits",), 127, "`cetool list`"),
         (("list", "x"), 125, "no environment or script called 'x'"),
         (("gc", "x"), 2, "unexpected argument: x"),
-        (("show",), 2, "SCRIPT is missing"),
+        (("show",), 2, "SCRIPT|NAME is missing"),
         (("create",), 2, "no packages were given"),
         (("name",), 2, "no packages were given"),
         (("remove",), 2, "NAME|PREFIX|SCRIPT"),
