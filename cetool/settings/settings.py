@@ -211,7 +211,7 @@ def _origin(key: str, value: object, where: Location | None, context: _Context) 
 
 
 def _refuse_envs_dir(origin: Origin, condarc: Condarc, environ: Mapping[str, str]) -> None:
-    """Refuse conda's own directories of environments, where ``conda env list`` would list every environment of cetool."""
+    """Refuse conda's own directories of environments, which ``conda env list`` shows."""
     if not isinstance(origin.value, Path):
         return
     if os.path.realpath(origin.value) in map(os.path.realpath, conda_dirs("envs_dirs", condarc, environ)):
