@@ -108,9 +108,9 @@ def test_packages_of_conda_are_never_replaced(install: Install, wheels: Path, in
     """CEP 24: dependencies."""
     with pytest.raises(EngineError, match=r"'six<1.17' conflicts with six 1\.17.*, which conda installed"):
         install("six<1.17", installer=installer)
-    with pytest.raises(EngineError, match="six") as caught:
+    with pytest.raises(EngineError) as caught:
         install("needs_old_six", installer=installer, settings=PypiSettings(find_links=(str(wheels),)))
-    assert caught.value.log is not None
+    assert "six" in str(caught.value.details) and caught.value.log is not None
 
 
 @both
