@@ -143,7 +143,7 @@ def test_invalid_words_are_errors(settled: Home) -> None:
         (["--nope", "hello"], 2, "unknown option --nope"),
         (["--spec"], 2, "needs a value"),
         (["-v", "-q", "hello"], 2, "exclude each other"),
-        (["--channel", "a b", "hello"], 2, "no channel"),
+        (["--channel", "a b", "hello"], 2, "is not a valid channel name"),
         (["--engine", "pip", "hello"], 2, "must be one of"),
     ):
         for command in (["cex"], ["cetool", "exec"]):
