@@ -149,6 +149,6 @@ def _with_guess(error: ScriptNotFoundError, target: str) -> ScriptNotFoundError:
         hint = "A URL starts with https://."
         return error.but(hint=hint)
     near = difflib.get_close_matches(target, COMMANDS, n=1)
-    if not near or os.sep in target:
+    if not near or os.sep in target or "." in target:
         return error
     return error.but(hint=f"Did you mean `cetool {near[0]}`? {error.hint or ''}".strip())

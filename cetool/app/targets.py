@@ -18,6 +18,7 @@ from cetool.app.world import World
 from cetool.base.errors import ScriptNotFoundError, StoreError
 from cetool.base.text import counted, shorten
 from cetool.declare.environment import NAME_LENGTH, EnvironmentSpec
+from cetool.declare.source import similar_file
 from cetool.store.store import Directory, Marker, Store
 
 #: Fewer hex digits than this do not abbreviate a name.
@@ -126,12 +127,13 @@ def _decided(target: str, world: World, reporter: Reporter, *, insecure: bool) -
     try:
         source, world = open_source(target, world, reporter, insecure=insecure)
     except ScriptNotFoundError:
-        raise _missing(f"there is no environment or script called {target!r}", target) from None
+        raise _missing(f"there is no environment or script called {target!r}", target, similar_file(target)) from None
     return decide(source, Wish(), world, reporter), world
 
 
-def _missing(problem: str, target: str) -> StoreError:
-    return StoreError(problem, about=target, code="environment-not-found", hint="`cetool list` shows all environments.")
+def _missing(problem: str, target: str, hint: str | None = None) -> StoreError:
+    hint = hint or "`cetool list` shows all environments."
+    return StoreError(problem, about=target, code="environment-not-found", hint=hint)
 
 
 # --- one that is looked into ------------------------------------------------------------------------------------------

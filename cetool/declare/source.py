@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from cetool.base.values import Value
 #: The most bytes of a script, and of a notebook.
 MAX_SIZE, MAX_NOTEBOOK_SIZE = limits.SCRIPT, limits.NOTEBOOK
 NOTEBOOK_SUFFIX = ".ipynb"
+#: The most files of a directory that are compared with a misspelt name, and the most characters of it.
+_MOST_NAMES, _LONGEST_NAME = 2000, 100
 
 # PEP 263's pattern for the first two lines, and what the first must be for the second to count
 _CODING = pattern(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-_.a-zA-Z0-9]+)")
@@ -144,7 +147,7 @@ def read_bytes(path: str, name: str, what: str = "script", *, limit: int | None 
     except (FileNotFoundError, NotADirectoryError):
         if not os.path.isabs(path):
             _refuse_deleted_directory(name)
-        hint = "Check the path; a relative one starts from the working directory."
+        hint = similar_file(path) or "Check the path; a relative one starts from the working directory."
         raise ScriptNotFoundError(f"the {what} does not exist", about=name, where=where, hint=hint) from None
     except PermissionError:
         hint = "Check the permissions of the file and of the directories above it (`ls -ld`)."
@@ -247,6 +250,21 @@ def _line_of(data: bytes, offset: int) -> int:
     """Return the line, from 1, of a byte; CR LF, LF and CR end a line."""
     before = data[:offset]
     return before.count(b"\n") + before.count(b"\r") - before.count(b"\r\n") + 1
+
+
+def similar_file(path: str) -> str | None:
+    """Return a hint that names the file in the same directory that was probably meant; None if no name is similar."""
+    import difflib
+
+    directory, name = os.path.split(path)
+    try:
+        with os.scandir(directory or os.curdir) as entries:
+            names = [each.name for each in itertools.islice(entries, _MOST_NAMES) if each.is_file()]
+    except OSError:
+        return None
+    folded = {each.lower(): each for each in names}
+    near = difflib.get_close_matches(name.lower()[:_LONGEST_NAME], folded, n=1, cutoff=0.7)
+    return f"Did you mean {printable(os.path.join(directory, folded[near[0]]))}?" if near else None
 
 
 def _refuse_deleted_directory(name: str) -> None:

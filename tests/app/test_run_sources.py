@@ -223,6 +223,17 @@ def test_files_that_are_not_scripts_are_errors(settled: Home) -> None:
         assert words in told(done.stderr)[0]
 
 
+def test_a_missing_file_is_reported_with_the_one_that_was_meant(home: Home) -> None:
+    home.write("plots/normal.py", "# conda execute\n# env: [python]\n")
+    for command in ("run", "show", "lock", "convert --to pep723", "path", "list", "tree", "upgrade"):
+        for asked in ("plots/normla.py", "plots/normal", "plots/Normal.PY", f"{home.path}/plots/norml.py"):
+            done = home.cetool(*command.split(), asked)
+            assert done.returncode in (125, 127), (command, done)
+            assert "normal.py?" in told(done.stderr)[1], (command, done.stderr)
+    done = home.cetool("rum", "x")
+    assert "Did you mean `cetool run`?" in done.stderr or "If a command was meant: `cetool run`" in done.stderr
+
+
 def test_an_unreadable_script_is_an_error(settled: Home) -> None:
     script = settled.write("unreadable.sh", shell_script("true"))
     script.chmod(0o000)
