@@ -200,6 +200,11 @@ def environments() -> Iterable[tuple[str, str]]:
         yield directory.prefix.name, "" if marker is None else printable(", ".join(_asked(marker.spec.what)))
 
 
+def scripts(incomplete: str) -> Completions:
+    """Complete a script, or the name of an environment: once digits are typed, as the shell itself completes files."""
+    return environments(incomplete) if incomplete else []
+
+
 def _asked(what: Solve | Exact | Over | Overlay) -> tuple[str, ...]:
     """Return what an environment was asked to have."""
     if isinstance(what, Overlay):

@@ -20,7 +20,7 @@ from cetool.app.world import World
 from cetool.base.durations import as_of, format_age, format_size
 from cetool.base.process import program_name
 from cetool.base.text import counted, neutral_line
-from cetool.cli import options
+from cetool.cli import completing, options
 from cetool.cli.options import option
 from cetool.cli.output import print_json, print_line
 from cetool.cli.tables import Cell, Column, Items, print_styled, show_table, table_width
@@ -53,7 +53,12 @@ class ListOptions(options.Group):
 
 
 _Target = Annotated[
-    str, typer.Argument(metavar="SCRIPT|NAME", help="A script, or an environment by its name, prefix or overlay.")
+    str,
+    typer.Argument(
+        metavar="SCRIPT|NAME",
+        autocompletion=completing.scripts,
+        help="A script, or an environment by its name, prefix or overlay.",
+    ),
 ]
 
 
@@ -61,7 +66,12 @@ _Target = Annotated[
 def list_environments(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="SCRIPT|NAME", help="List the packages in this environment.", show_default=False),
+        typer.Argument(
+            metavar="SCRIPT|NAME",
+            autocompletion=completing.scripts,
+            help="List the packages in this environment.",
+            show_default=False,
+        ),
     ] = None,
     *,
     given: ListOptions,

@@ -207,7 +207,7 @@ def export(
         str,
         typer.Argument(
             metavar="SCRIPT|NAME|PREFIX",
-            autocompletion=completing.environments,
+            autocompletion=completing.scripts,
             help="A script, or the name or prefix of an environment.",
         ),
     ],

@@ -15,7 +15,7 @@ from cetool.app.world import World
 from cetool.base.durations import as_of
 from cetool.base.text import counted
 from cetool.base.urls import redact
-from cetool.cli import options
+from cetool.cli import completing, options
 from cetool.cli.listing import show_environment, spec_document
 from cetool.cli.output import print_json, print_line, print_table
 from cetool.declare.environment import EnvironmentSpec, Exact
@@ -42,7 +42,11 @@ class ShowOptions(options.Remote, options.Lock, options.Baseline):
 def show(
     target: Annotated[
         str,
-        typer.Argument(metavar="SCRIPT|NAME", help="A script's path or URL, - for standard input, or an environment."),
+        typer.Argument(
+            metavar="SCRIPT|NAME",
+            autocompletion=completing.scripts,
+            help="A script's path or URL, - for standard input, or an environment.",
+        ),
     ],
     *,
     given: ShowOptions,

@@ -12,7 +12,7 @@ import typer
 from cetool.app import tools
 from cetool.app.decision import Wish
 from cetool.app.world import World
-from cetool.cli import options
+from cetool.cli import completing, options
 from cetool.cli.completing import handle_option
 from cetool.cli.options import option
 from cetool.cli.output import print_data, print_json
@@ -24,7 +24,10 @@ PATH_SCHEMA = "cetool.path/1"
 _Target = Annotated[
     str | None,
     typer.Argument(
-        metavar="SCRIPT|NAME", help="The path or URL of a script, or the name of an environment.", show_default=False
+        metavar="SCRIPT|NAME",
+        autocompletion=completing.scripts,
+        help="The path or URL of a script, or the name of an environment.",
+        show_default=False,
     ),
 ]
 

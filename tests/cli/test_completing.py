@@ -100,7 +100,9 @@ def test_shells_complete_commands_options_and_values(known: Home, shell: str, li
 
 
 @pytest.mark.parametrize("shell", ["bash", "fish"])
-@pytest.mark.parametrize("command", ["remove", "verify", "export", "baseline create"])
+@pytest.mark.parametrize(
+    "command", ["remove", "verify", "export", "baseline create", "list", "tree", "show", "path", "shell"]
+)
 def test_shells_complete_names_of_environments(known: Home, shell: str, command: str) -> None:
     name = environment(known)
     assert complete(known, f"cetool {command} {name[:3]}", shell) == [name]
