@@ -65,6 +65,7 @@ def lint(session: nox.Session) -> None:
     session.install(*group("lint"))
     session.run("ruff", "check", *SOURCES)
     session.run("ruff", "format", "--check", *SOURCES)
+    session.run("python", "tools/words.py")
     session.run("lint-imports", "--no-cache")
 
 

@@ -1,4 +1,4 @@
-"""The test channel and its server are what they promise to be: other tests stand on them."""
+"""The test channel and its server work as other tests expect."""
 
 from __future__ import annotations
 
@@ -76,12 +76,14 @@ def test_programs_of_the_machine_run_out_of_an_environment(program: str, local_c
 
 
 @pytest.mark.parametrize("specs", [("conflict-a", "conflict-b"), ("missingdep",), ("needs-python2",)])
-def test_what_cannot_be_solved_is_not(specs: tuple[str, ...], local_channel: Channel, tmp_path: Path) -> None:
+def test_conflicts_of_the_channel_are_not_solvable(
+    specs: tuple[str, ...], local_channel: Channel, tmp_path: Path
+) -> None:
     with pytest.raises(SolverError):
         install(local_channel.url, tmp_path / "env", tmp_path / "pkgs", *specs)
 
 
-def test_repodata_tells_the_truth_about_every_file(local_channel: Channel) -> None:
+def test_repodata_has_size_and_digests_of_every_file(local_channel: Channel) -> None:
     names = set()
     for subdir in (local_channel.subdir, "noarch"):
         repodata = json.loads((local_channel.path / subdir / "repodata.json").read_text(encoding="utf-8"))
@@ -99,7 +101,7 @@ def test_building_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     assert files[0] == files[1] and len(files[0]) > 15
 
 
-def test_processes_that_ask_at_once_share_one_channel(tmp_path: Path) -> None:
+def test_processes_that_start_together_share_one_channel(tmp_path: Path) -> None:
     code = "from support.channel import shared_channel as s; print(s().root)"
     tests = Path(__file__).resolve().parent
     env = {**os.environ, "PYTHONPATH": str(tests), "CETOOL_TEST_WHEELS": str(wheel_cache())}
@@ -111,7 +113,7 @@ def test_processes_that_ask_at_once_share_one_channel(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_the_server_asks_for_what_it_is_told_to(server: ChannelServer) -> None:
+def test_the_server_can_require_credentials(server: ChannelServer) -> None:
     path = "/conda-forge/noarch/repodata.json"
     body = get(server.url + path)
     server.token = "SECRET"
@@ -125,7 +127,7 @@ def test_the_server_asks_for_what_it_is_told_to(server: ChannelServer) -> None:
     assert server.count("*/repodata.json") == 4
 
 
-def test_the_server_fails_as_it_is_told_to(server: ChannelServer) -> None:
+def test_the_server_can_fail_in_chosen_ways(server: ChannelServer) -> None:
     url = server.url + "/conda-forge/noarch/repodata.json"
     body = get(url)
     server.faults = [Fault("*.json", "status", status=503, after=2)]

@@ -55,13 +55,13 @@ def test_example(run: Run, examples: Path, home: Home, local_channel: Channel) -
 
 
 @pytest.mark.parametrize("name", ["random_numbers.py", "execute_directly.py"])
-def test_example_with_a_shebang_of_ours_runs_by_itself(name: str, examples: Path, home: Home) -> None:
+def test_example_with_a_cetool_shebang_runs_by_itself(name: str, examples: Path, home: Home) -> None:
     done = home.run(examples / name)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
 
-def test_make_is_a_makefile_of_its_own(examples: Path, home: Home) -> None:
+def test_the_make_example_runs_as_a_makefile(examples: Path, home: Home) -> None:
     assert "{html,publish,reload}" in home.run(examples / "make.py", "--help").stdout
     done = home.run(examples / "make.py", "--output", "site", "publish")
     assert done.returncode == 0, done.stderr

@@ -85,7 +85,7 @@ def _described(command: str, document: dict[str, object]) -> set[str]:
     assert next(iter(document.items())) == ("schema", schema)
     seen = set()
     for name, value in _fields(document, fields):
-        assert name in fields, f"docs/reference/json.md does not tell of {name} in {schema}"
+        assert name in fields, f"docs/reference/json.md does not describe {name} in {schema}"
         assert any(TYPES[kind](value) for kind in fields[name].split(" or ")), (
             f"{name} is {value!r}, not {fields[name]}"
         )
@@ -121,7 +121,7 @@ def test_each_command_with_json_is_described() -> None:
     assert used == set(TYPES)
 
 
-def test_environments_and_their_collection(home: Home) -> None:
+def test_json_of_environments_and_collection(home: Home) -> None:
     home.write("script.py", SCRIPT)
     home.write("waiting.py", WAITING)
     command = [sys.executable, "-m", "cetool", "run", "waiting.py"]
@@ -147,7 +147,7 @@ def test_environments_and_their_collection(home: Home) -> None:
 
 
 @pytest.mark.parametrize("text", [SCRIPT, CONDA_SCRIPT, "print(1)\n"], ids=["run_with", "entrypoint", "env-file"])
-def test_a_script_and_its_name(text: str, home: Home) -> None:
+def test_json_of_a_script_and_its_name(text: str, home: Home) -> None:
     home.write("script.py", text)
     home.write("environment.yml", "dependencies: [python, pip: [tomli]]\nvariables: {A: b}\n")
     source = ["--env-file", "environment.yml"] if "print(1)" in text else []
@@ -162,14 +162,14 @@ def test_a_script_and_its_name(text: str, home: Home) -> None:
         assert made["prefix"] == document["prefix"]
 
 
-def test_kernels_for_jupyter(home: Home) -> None:
+def test_json_of_kernels(home: Home) -> None:
     home.write("script.py", SCRIPT)
     for words in (["script.py"], ["--spec", "python", "--name", "plain"]):
         assert home.cetool("kernel", "install", *words).returncode == 0
     assert _described("kernel list", _prints(home, "kernel", "list", "--json")) == set(DESCRIBED["kernel list"][1])
 
 
-def test_what_is_found_in_scripts(home: Home) -> None:
+def test_json_of_checks(home: Home) -> None:
     home.write("script.py", SCRIPT)
     home.write("plain.py", "print(1)\n")
     done = home.cetool("check", "--json", "script.py", "plain.py")
@@ -177,7 +177,7 @@ def test_what_is_found_in_scripts(home: Home) -> None:
     assert _described("check", json.loads(done.stdout)) == set(DESCRIBED["check"][1])
 
 
-def test_what_may_run(home: Home) -> None:
+def test_json_of_trusted_scripts(home: Home) -> None:
     agreed = {"schema": "cetool.trusted/1", "sha256": "0" * 64, "url": "https://example.org/s.py", "date": 1.5}
     file = home.write(
         f".local/share/cetool/trust/{'0' * 64}.json", json.dumps({**agreed, "how": "asked", "places": []})
@@ -186,13 +186,13 @@ def test_what_may_run(home: Home) -> None:
     assert _described("trust list", _prints(home, "trust", "list", "--json")) == set(DESCRIBED["trust list"][1])
 
 
-def test_what_is_locked(home: Home) -> None:
+def test_json_of_locks(home: Home) -> None:
     home.write("script.py", SCRIPT)
     locked = _prints(home, "lock", "script.py", "--json")
     assert _described("lock", locked) == set(DESCRIBED["lock"][1])
 
 
-def test_what_is_upgraded(home: Home) -> None:
+def test_json_of_upgrades(home: Home) -> None:
     script = home.write("script.py", SCRIPT.replace("six]", "six ==1.16.0]"))
     assert home.cetool("lock", script).returncode == 0
     script.write_text(SCRIPT)
@@ -201,7 +201,7 @@ def test_what_is_upgraded(home: Home) -> None:
     assert _described("upgrade", upgraded) == set(DESCRIBED["upgrade"][1])
 
 
-def test_what_differs_in_environments(home: Home) -> None:
+def test_json_of_verification(home: Home) -> None:
     assert home.cetool("create", "hello-bin").returncode == 0
     _described("verify", _prints(home, "verify", "--json"))
     prefix = Path(home.cetool("name", "hello-bin").stdout.strip())
@@ -211,7 +211,7 @@ def test_what_differs_in_environments(home: Home) -> None:
     assert _described("verify", json.loads(done.stdout)) == set(DESCRIBED["verify"][1])
 
 
-def test_what_lies_over_a_base(home: Home) -> None:
+def test_json_of_overlays(home: Home) -> None:
     base = home.cetool("create", "python", "six ==1.16.0").stdout.strip()
     done = home.cetool("overlay", "create", "newer", "--base", base, "six ==1.17.0")
     assert done.returncode == 0, done.stderr
@@ -233,7 +233,7 @@ def test_what_lies_over_a_base(home: Home) -> None:
         assert _described(command, _prints(home, *words, "--json")) == set(DESCRIBED[command][1])
 
 
-def test_what_a_baseline_has_become(home: Home) -> None:
+def test_json_of_baselines(home: Home) -> None:
     made = home.cetool("create", "hello-bin").stdout.strip()
     assert home.cetool("baseline", "create", made, "--output", "standard.txt").returncode == 0
     home.write("a.sh", "# conda execute\n# baseline: standard.txt\nhello\n")
@@ -245,7 +245,7 @@ def test_what_a_baseline_has_become(home: Home) -> None:
     assert _described("baseline status", status) == set(DESCRIBED["baseline status"][1])
 
 
-def test_what_is_here_and_how_it_is_set(home: Home) -> None:
+def test_json_of_info_and_settings(home: Home) -> None:
     assert _described("info", _prints(home, "info", "--json")) == set(DESCRIBED["info"][1])
     home.write(".config/cetool/config.yaml", "max-size: 20GB\nchannels: [https://user:secret@example.org/c]\n")
     settings = _prints(home, "config", "list", "--json")

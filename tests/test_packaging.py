@@ -1,4 +1,4 @@
-"""What cetool is installed from: wheel and sdist, the conda recipe, the GitHub action."""
+"""The wheel and sdist, the conda recipe and the GitHub action."""
 
 from __future__ import annotations
 

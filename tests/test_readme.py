@@ -23,7 +23,7 @@ INSTALLATIONS = {
 }
 
 
-def test_the_commands_do_what_is_shown(home: Home) -> None:
+def test_the_commands_print_what_readme_shows(home: Home) -> None:
     for command in commands(README):
         if command.line not in INSTALLATIONS:
             check(command, home)
@@ -59,7 +59,7 @@ def test_it_installs_from_a_clone(line: str, home: Home) -> None:
         assert done.stdout.strip() == str(tools / "share/man/man1/cetool-run.1"), done.stderr
 
 
-def test_the_least_that_each_dialect_takes_is_enough(home: Home) -> None:
+def test_the_smallest_block_of_each_dialect_works(home: Home) -> None:
     rows = re.findall(r"^\| `([\w -]+)`: [^|]+ \| ([^|]+) \|", README.read_text(encoding="utf-8"), re.MULTILINE)
     assert [dialect for dialect, _ in rows] == ["conda execute", "script", "conda-script"]
     for dialect, example in rows:
@@ -70,7 +70,7 @@ def test_the_least_that_each_dialect_takes_is_enough(home: Home) -> None:
         assert (done.returncode, done.stdout) == (0, "it ran\n"), done.stderr
 
 
-def test_what_the_tests_do_not_run_is_run_in_ci() -> None:
+def test_commands_that_tests_do_not_run_are_run_in_ci() -> None:
     assert {command.line for command in commands(README)} >= set(INSTALLATIONS)
     skipped = [command.line for command in commands(ROOT / "docs/how-to/demo-channel.md") if command.mark]
     script = (ROOT / ".ci/run").read_text(encoding="utf-8")

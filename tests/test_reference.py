@@ -1,4 +1,4 @@
-"""The man pages and the reference are those of the commands as they are, and man shows them without a complaint."""
+"""The man pages and the generated reference match the commands, and man shows the pages without a warning."""
 
 from __future__ import annotations
 

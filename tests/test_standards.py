@@ -113,7 +113,7 @@ def test_the_tests_that_the_documents_name_exist() -> None:
         ("@EXPLICIT x", False),
     ],
 )
-def test_one_line_makes_a_file_explicit(tmp_path: Path, line: str, explicit: bool) -> None:
+def test_one_explicit_line_makes_a_file_explicit(tmp_path: Path, line: str, explicit: bool) -> None:
     """CEP 23: Explicit input files."""
     path = tmp_path / "list.txt"
     path.write_bytes(f"# a comment\n\n{line}\n{SIX.line}\n".encode())
@@ -229,7 +229,7 @@ def test_a_package_is_for_one_of_the_platforms_of_the_lock() -> None:
         read_conda_lock(text, "x")
 
 
-def test_what_is_written_has_the_keys_of_the_standard_and_no_others() -> None:
+def test_written_files_have_only_the_keys_of_the_standard() -> None:
     """CEP 37: metadata; git_metadata; inputs_metadata; package; hash; source."""
     document = YAML(typ="safe").load(CONDA_LOCK)
     metadata = document["metadata"]
@@ -268,7 +268,7 @@ def test_the_hash_of_a_platform_is_that_of_its_packages() -> None:
         ("  category: main\n", "  source: {type: url, url: https://x}\n  build_number: 3\n"),
     ],
 )
-def test_what_says_nothing_about_packages_is_passed_over(old: str, new: str) -> None:
+def test_keys_without_packages_are_ignored(old: str, new: str) -> None:
     """CEP 37: metadata; git_metadata; hash; source; category: left out it is main."""
     text = CONDA_LOCK.replace(old, new, 1)
     assert text != CONDA_LOCK
@@ -296,7 +296,7 @@ def test_clauses_of_requires_python(text: str, spec: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["~=3", ">=3.11+local", "<=3.11+local", "~=3.11+local", "==3.11.dev1.*", "===any"])
-def test_what_pep_440_forbids_is_refused(text: str) -> None:
+def test_versions_that_pep_440_forbids_are_refused(text: str) -> None:
     """PEP 440: Version specifiers; Compatible release; Arbitrary equality."""
     with pytest.raises(MetadataError, match="PEP 440"):
         requires_python_spec(text)
@@ -314,7 +314,7 @@ def test_what_pep_440_forbids_is_refused(text: str) -> None:
         ("six @ ", "not a PyPI requirement"),
     ],
 )
-def test_what_is_no_dependency_specifier_is_refused(text: str, says: str) -> None:
+def test_invalid_dependency_specifiers_are_refused(text: str, says: str) -> None:
     """PEP 508: Grammar; Names; Extras; Environment markers."""
     with pytest.raises(MetadataError, match=says):
         canonical_requirement(text)

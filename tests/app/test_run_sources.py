@@ -273,7 +273,7 @@ def test_meaningless_command_lines_are_errors(settled: Home) -> None:
         (("run", "-v", "-q", "echo.sh"), 2, "exclude each other"),
         (("run", "--engine"), 2, "--engine"),
         (("run", "--engine", "nope", "echo.sh"), 2, "'nope'"),
-        (("run", "--engine", "conda", "--refresh", "echo.sh"), 125, "the engine conda does not serve"),
+        (("run", "--engine", "conda", "--refresh", "echo.sh"), 125, "conda was not found"),
         (("lits",), 127, "`cetool list`"),
         (("list", "x"), 125, "no environment or script called 'x'"),
         (("gc", "x"), 2, "unexpected argument: x"),

@@ -1,4 +1,4 @@
-"""``conda-execute`` and ``conda-tmpenv`` with the command lines of the original, as conda calls them for it."""
+"""``conda-execute`` and ``conda-tmpenv`` with the command lines of the original, as conda calls them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def conda(settled: Home) -> Path:
     return settled.write("conda/conda", '#!/bin/sh\ncommand="$1"; shift; exec "conda-$command" "$@"\n', executable=True)
 
 
-def test_the_seeds_example(settled: Home, conda: Path) -> None:
+def test_conda_execute_runs_the_example_of_the_original(settled: Home, conda: Path) -> None:
     settled.write("my_script.py", SEEDS)
     settled.cetool("create", "python >=3", "numpy")
     for words in ((conda, "execute"), ("conda-execute",)):
@@ -41,7 +41,7 @@ def test_the_seeds_example(settled: Home, conda: Path) -> None:
         assert re.fullmatch(FIVE_NUMBERS, done.stdout) and unconfirmed(done.stderr) == ""
 
 
-def test_code_and_standard_input(settled: Home, conda: Path) -> None:
+def test_conda_execute_runs_lines_and_standard_input(settled: Home, conda: Path) -> None:
     """conda-execute: command line."""
     done = settled.run(conda, "execute", "-c", *LINES)
     assert done.returncode == 0, done.stderr
@@ -52,7 +52,7 @@ def test_code_and_standard_input(settled: Home, conda: Path) -> None:
     assert settled.run("conda-execute", "-", input="\n".join(LINES)).stdout == done.stdout
 
 
-def test_a_url_on_a_plain_server(settled: Home, conda: Path) -> None:
+def test_conda_execute_takes_urls_of_plain_http_servers(settled: Home, conda: Path) -> None:
     settled.write("site/hello.sh", "\n".join(LINES))
     with serving(settled.path / "site") as server:
         done = settled.run(conda, "execute", f"{server.url}/hello.sh", "a", "-b")
@@ -60,7 +60,7 @@ def test_a_url_on_a_plain_server(settled: Home, conda: Path) -> None:
     assert done.stdout.endswith("\na -b\n")
 
 
-def test_arguments_status_and_errors_are_as_with_cetool(settled: Home) -> None:
+def test_conda_execute_passes_arguments_and_status_as_cetool_does(settled: Home) -> None:
     script = settled.write("fails.sh", shell_script('printf "<%s>" "$@"; exit 7'))
     words = ["-v", "--help", "--", "-c", "", "a b", "--force-env"]
     done = settled.run("conda-execute", script, *words)
@@ -81,7 +81,7 @@ def test_arguments_status_and_errors_are_as_with_cetool(settled: Home) -> None:
 
 
 @pytest.mark.parametrize("option", ["-f", "--force-env"])
-def test_an_environment_made_anew(home: Home, option: str) -> None:
+def test_force_env_creates_the_environment_again(home: Home, option: str) -> None:
     script = home.write("hello.sh", shell_script("hello"))
     first = home.run("conda-execute", script)
     before = environments(home)
@@ -90,7 +90,7 @@ def test_an_environment_made_anew(home: Home, option: str) -> None:
     assert after.keys() == before.keys() and after != before
 
 
-def test_tmpenv(home: Home) -> None:
+def test_tmpenv_creates_lists_names_and_clears_environments(home: Home) -> None:
     """conda-execute: command line."""
     assert home.run("conda-tmpenv", "list").stdout == ""
     file = home.write("specs.txt", "hello-bin\n")
@@ -139,7 +139,7 @@ def test_tmpenv_clear_counts_hours(home: Home) -> None:
     assert environments(home) == {}
 
 
-def test_tmpenv_refuses_what_means_nothing(settled: Home) -> None:
+def test_tmpenv_refuses_wrong_command_lines(settled: Home) -> None:
     done = settled.run("conda-tmpenv", "create")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "Error: no packages to install, must supply command line package specs or --file.\n"
@@ -153,7 +153,7 @@ def test_tmpenv_refuses_what_means_nothing(settled: Home) -> None:
 
 
 @pytest.mark.real_conda
-def test_a_real_conda_has_the_commands(settled: Home, real_conda: str, tmp_path: Path) -> None:
+def test_a_real_conda_runs_conda_execute_and_conda_tmpenv(settled: Home, real_conda: str, tmp_path: Path) -> None:
     """From 26.3 on it runs plugins only: what an installation in its Python does, a path and metadata do here."""
     told_version = json.loads(settled.run(real_conda, "info", "--json").stdout)["python_version"]
     if not told_version.startswith(f"{sys.version_info[0]}.{sys.version_info[1]}."):

@@ -1,4 +1,4 @@
-"""Every command that changes something confirms it in one line on standard error, unless -q, wherever that leads to."""
+"""Every command that changes something confirms it in one line on standard error, unless -q is given."""
 
 from __future__ import annotations
 

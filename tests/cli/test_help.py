@@ -1,4 +1,4 @@
-"""Help: every page fits the terminal, groups what belongs together and says it shortly; mistakes get a hint."""
+"""Help: every page fits the terminal, has short texts in groups; mistakes get a hint."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_a_mistake_has_its_line_and_a_fix(settled: Home, text: str, line: int, a
         assert advice in done.stderr
 
 
-def test_words_meant_otherwise_have_a_hint(settled: Home) -> None:
+def test_words_with_another_meaning_have_a_hint(settled: Home) -> None:
     for words, status, advice in (
         (("",), 127, "path is empty"),
         (("help", "rnu"), 2, "Did you mean 'run'?"),

@@ -1,4 +1,4 @@
-"""What is said on standard error, by whom it is read: real processes on a pseudo-terminal, a pipe, or nothing."""
+"""What standard error gets: real processes on a pseudo-terminal, with a pipe, or with a closed stream."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_a_live_display_leaves_no_trace(verbosity: str, lines: str) -> None:
     assert terminal.screen() == lines + RESULT
 
 
-def test_the_rate_of_a_download_is_shown_where_its_size_is_not_known() -> None:
+def test_a_download_of_unknown_size_shows_its_rate() -> None:
     script = """
 go_on = threading.Thread(target=sys.stdin.readline)
 go_on.start()
@@ -213,13 +213,13 @@ with voice.progress() as progress:
         assert terminal.screen() == ""
 
 
-def test_no_color_takes_the_colours_and_nothing_else() -> None:
+def test_no_color_removes_only_colours() -> None:
     terminal = creation(NO_COLOR="1")
     assert not terminal.colours()
     assert terminal.screen() == WARNING + RESULT
 
 
-def test_ascii_is_enough() -> None:
+def test_progress_works_on_an_ascii_terminal() -> None:
     frames = tuple(frame.replace("━", "-").replace("…", "") for frame in FRAMES)
     terminal = creation(frames=frames, PYTHONUTF8="0", PYTHONIOENCODING="ascii")
     assert terminal.bytes.isascii()
@@ -238,18 +238,18 @@ def test_a_narrow_terminal_gets_lines_that_fit(columns: int) -> None:
 
 
 @pytest.mark.parametrize("extra", [{"TERM": "dumb"}, {"CI": "true"}])
-def test_where_nothing_can_be_taken_back_only_lines_are_printed(extra: dict[str, str]) -> None:
+def test_a_dumb_terminal_gets_lines_only(extra: dict[str, str]) -> None:
     assert creation(frames=(), **extra).text == WARNING + RESULT
     verbose = creation("verbose", (), **extra).text
     assert verbose.startswith(PLAIN + WARNING + NOTE + PYPI) and verbose.endswith("x\n" + RESULT)
     assert "\x1b" not in verbose and "\r" not in verbose
 
 
-def test_quiet_is_quiet() -> None:
+def test_quiet_prints_no_progress() -> None:
     assert piped(CREATION, "quiet") == "" == creation("quiet", ()).text
 
 
-def test_a_pipe_gets_stages_when_asked_for_and_else_warnings_and_confirmations() -> None:
+def test_a_pipe_gets_stages_with_v_and_otherwise_warnings_and_confirmations() -> None:
     assert piped(CREATION, "normal", FORCE_COLOR="1") == WARNING + RESULT
     verbose = piped(CREATION, "verbose", FORCE_COLOR="1", TTY_COMPATIBLE="1")
     assert verbose.startswith(PLAIN + WARNING + NOTE) and verbose.endswith(RESULT)
@@ -309,7 +309,7 @@ with voice.progress() as progress:
         assert terminal.screen() == "in the background\n"
 
 
-def test_any_number_of_threads_tells_at_any_rate_and_after_the_end() -> None:
+def test_threads_can_report_progress_at_any_rate_and_after_its_end() -> None:
     script = """
 failed = []
 threading.excepthook = failed.append
@@ -350,7 +350,7 @@ BREAKS = {
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("how", BREAKS)
-def test_a_broken_standard_error_breaks_nothing(how: str, late: bool) -> None:
+def test_a_closed_standard_error_does_not_stop_a_run(how: str, late: bool) -> None:
     if how == "a full disk" and not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
     opening = START.replace("voice =", "BREAK\nvoice =") if not late else START + "BREAK\n"
@@ -360,7 +360,7 @@ def test_a_broken_standard_error_breaks_nothing(how: str, late: bool) -> None:
     assert (done.stdout, done.returncode) == (b"made\n", 0)
 
 
-def test_a_terminal_that_goes_away_breaks_nothing() -> None:
+def test_a_terminal_that_closes_does_not_stop_a_run() -> None:
     script = """
 import signal
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -389,7 +389,7 @@ def test_a_line_is_a_line_and_hides_credentials() -> None:
     assert plain("y" * 100_000) == "..."
 
 
-def test_any_text_stream_will_do_and_gets_what_the_verbosity_asks_for() -> None:
+def test_any_text_stream_gets_lines_by_verbosity() -> None:
     for verbosity, shown in (("quiet", ""), ("normal", "say\ncetool: warning: warn\n")):
         text = io.StringIO()
         voice = Voice(verbosity, {}, text)
@@ -406,7 +406,7 @@ def test_any_text_stream_will_do_and_gets_what_the_verbosity_asks_for() -> None:
     assert stream.buffer.getvalue() == b"caf\\xe9 \\udc80\nSolving\n  a\n\n  b\n"
 
 
-def test_a_terminal_is_shown_progress_and_given_back(home: Home, slow: ChannelServer) -> None:
+def test_a_terminal_shows_progress_and_is_restored(home: Home, slow: ChannelServer) -> None:
     import pty
 
     script = home.write("heavy.sh", HEAVY)

@@ -23,7 +23,7 @@ def script(settled: Home) -> Path:
     return settled.write("my scripts/run me.sh", f"#!/usr/bin/env cetool{BODY}", executable=True)
 
 
-def test_the_seeds_script_by_its_shebang(settled: Home) -> None:
+def test_a_script_runs_by_its_shebang(settled: Home) -> None:
     for program in ("cetool", "conda-execute"):
         text = SEEDS.replace("#!/usr/bin/env python", f"#!/usr/bin/env {program}")
         done = settled.run(settled.write(f"seeds/by-{program}.py", text, executable=True))
@@ -31,7 +31,7 @@ def test_the_seeds_script_by_its_shebang(settled: Home) -> None:
         assert re.fullmatch(FIVE_NUMBERS, done.stdout)
 
 
-def test_with_blanks_arguments_and_a_working_directory(settled: Home, script: Path) -> None:
+def test_a_shebang_script_gets_its_arguments_and_working_directory(settled: Home, script: Path) -> None:
     done = settled.run(script, "--help", "a b", "-v", "", cwd=Path("/"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{script}\n--help\na b\n-v\n\nhello from ")
@@ -39,14 +39,14 @@ def test_with_blanks_arguments_and_a_working_directory(settled: Home, script: Pa
     assert done.stdout.startswith("./run me.sh\nhello from "), done.stderr
 
 
-def test_through_symbolic_links(settled: Home, script: Path) -> None:
+def test_a_shebang_script_runs_through_symbolic_links(settled: Home, script: Path) -> None:
     for name, target in (("link", script), ("relative", Path("../my scripts/run me.sh")), ("list", script)):
         link = settled.path / "links" / name
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(target)
         done = settled.run(link, "x")
         assert done.stdout.startswith(f"{link}\nx\nhello from "), done.stderr
-    # a python script finds what lies beside it, where its file really is
+    # a Python script imports the module next to its real file
     settled.write("my scripts/beside.py", "VALUE = 42\n")
     text = "#!/usr/bin/env cetool\n# conda execute\n# env: [python >=3, numpy]\nimport beside; print(beside.VALUE)\n"
     main = settled.write("my scripts/main.py", text, executable=True)
@@ -54,9 +54,9 @@ def test_through_symbolic_links(settled: Home, script: Path) -> None:
     assert settled.run(settled.path / "links" / "main").stdout == "42\n"
 
 
-def test_from_a_directory_on_the_path(settled: Home, script: Path) -> None:
+def test_a_shebang_script_runs_from_the_path(settled: Home, script: Path) -> None:
     path = f"{script.parent}:{settled.env['PATH']}"
-    shutil.copy(script, script.parent / "gc")  # called as a command of cetool's is
+    shutil.copy(script, script.parent / "gc")  # a script that is named like a command
     for name in ("run me.sh", "gc"):
         done = settled.run("sh", "-c", '"$0" "an argument"', name, env={"PATH": path})
         assert done.stdout.startswith(f"{script.parent}/{name}\nan argument\nhello from "), done.stderr
@@ -65,7 +65,7 @@ def test_from_a_directory_on_the_path(settled: Home, script: Path) -> None:
 @pytest.mark.skipif(
     subprocess.run(["/usr/bin/env", "-S", "true"], capture_output=True).returncode != 0, reason="env has no -S"
 )
-def test_options_in_the_shebang(settled: Home) -> None:
+def test_a_shebang_can_have_options(settled: Home) -> None:
     for line in ("-S cetool -v", "-S cetool run --verbose", "-S conda-execute -v", "-S cetool -v --with activated --"):
         script = settled.write("options.sh", f"#!/usr/bin/env {line}{BODY}", executable=True)
         done = settled.run(script, "-q")
@@ -74,7 +74,7 @@ def test_options_in_the_shebang(settled: Home) -> None:
         assert "run_with: [/bin/sh]" in done.stderr
 
 
-def test_a_shebang_of_ours_is_not_what_runs_the_script(settled: Home) -> None:
+def test_a_cetool_shebang_does_not_name_the_interpreter(settled: Home) -> None:
     # by its suffix, then: or it would call itself for ever
     for line in ("/usr/bin/env cetool", "/usr/bin/env conda-execute", "/usr/bin/env -S cetool run -q"):
         script = settled.write(
@@ -84,7 +84,7 @@ def test_a_shebang_of_ours_is_not_what_runs_the_script(settled: Home) -> None:
         assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
 
 
-def test_scripts_that_run_each_other(settled: Home) -> None:
+def test_scripts_can_run_each_other(settled: Home) -> None:
     inner = settled.write(
         "inner.py",
         "#!/usr/bin/env cetool\n# conda execute\n# env: [python >=3, numpy]\n"
@@ -112,7 +112,7 @@ def bare(settled: Home, **more: str) -> dict[str, str | None]:
     return {**given, "PATH": f"{settled.bin}:/usr/bin:/bin", **more}
 
 
-def test_with_no_more_than_cron_gives(settled: Home, script: Path) -> None:
+def test_a_shebang_script_runs_in_the_environment_of_cron(settled: Home, script: Path) -> None:
     settled.write(".cache/.keep", "")
     env = bare(settled, HOME=str(settled.path), SHELL="/bin/sh", LOGNAME="tester")
     done = settled.run("/bin/sh", "-c", f"'{script}' x", env=env, cwd=Path("/"))
@@ -121,7 +121,7 @@ def test_with_no_more_than_cron_gives(settled: Home, script: Path) -> None:
     assert unconfirmed(done.stderr) == ""
 
 
-def test_no_home_and_nobody_whom_the_password_database_knows(settled: Home) -> None:
+def test_a_user_without_any_home_directory_gets_an_error(settled: Home) -> None:
     script = settled.write("nobody.sh", f"#!/usr/bin/env cetool{BODY}", executable=True)
     done = settled.run(*as_nobody_known(), script, env=bare(settled), cwd=Path("/"))
     assert done.returncode == 125
@@ -129,7 +129,7 @@ def test_no_home_and_nobody_whom_the_password_database_knows(settled: Home) -> N
     assert "CETOOL_CACHE_DIR" in told(done.stderr)[1]
 
 
-def test_no_home_but_an_entry_in_the_password_database(settled: Home) -> None:
+def test_the_home_directory_can_come_from_the_password_database(settled: Home) -> None:
     import pwd
 
     home = pwd.getpwuid(os.getuid()).pw_dir

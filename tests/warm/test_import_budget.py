@@ -10,7 +10,7 @@ import pytest
 from support.home import Home
 from support.scripts import shell_script
 
-#: Maximum number of cetool's modules, including packages, that a cold run on an existing environment imports. The aim
+#: The most modules of cetool, including packages, that a cold run on an existing environment imports. The aim
 #: is 39.
 MOST = 61
 #: Modules that such a run does not need.
