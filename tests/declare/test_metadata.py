@@ -75,7 +75,7 @@ def execute(*lines: str) -> str:
     return "\n".join(["# conda execute", *(f"# {line}" for line in lines), ""])
 
 
-def test_conda_execute_runs_the_example_of_the_original() -> None:
+def test_the_example_of_conda_execute_is_read() -> None:
     """conda-execute: env; names."""
     found = read(SEED)
     assert found.requirements.packages == ("python >=3", "numpy")
