@@ -156,6 +156,7 @@ def test_recipe_builds_a_package_that_the_embedded_engine_installs_and_that_runs
         text = (prefix / "bin" / name).read_text(encoding="utf-8")
         assert text.startswith(f"#!{prefix}/bin/python\n")
         assert "import re" not in text
+    assert {path.name for path in (prefix / "share/man/man1").glob("c*.1")} >= {"cetool.1", "cetool-run.1", "cex.1"}
     script = home.write("s.py", "# conda execute\n# env: [python, six]\nimport six\nprint(six.__name__)\n")
     home.condarc.write_text(f"channels: [{needs.url}]\n", encoding="utf-8")
     ran = home.run(prefix / "bin" / "cetool", script, env={"CETOOL_CACHE_DIR": str(tmp_path / "other")})
