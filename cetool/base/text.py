@@ -128,6 +128,20 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"Use one of: {', '.join(names)}."
 
 
+def edits(one: str, other: str) -> int:
+    """Return how many letters must be added, removed, changed or swapped to turn one word into the other."""
+    above: list[int] = []
+    row = list(range(len(other) + 1))
+    for at, letter in enumerate(one, start=1):
+        above, before, row = row, above, [at]
+        for to, same in enumerate(other, start=1):
+            cost = min(above[to] + 1, row[to - 1] + 1, above[to - 1] + (letter != same))
+            if at > 1 and to > 1 and letter == other[to - 2] and one[at - 2] == same:
+                cost = min(cost, before[to - 2] + 1)
+            row.append(cost)
+    return row[-1]
+
+
 MASK = "***"
 #: Shorter secrets are not searched for in texts: they would match other things.
 _SHORTEST = 4

@@ -14,8 +14,8 @@ from cetool.base.text import counted, without_controls
 from cetool.base.urls import redact, scrub
 from cetool.engines.errors import UnsatisfiableError
 
-#: More lines than this are not read; the log has them.
-_MOST_LINES = 24
+#: Lines of details that are shown: with message, hint and log an error has at most 12.
+_MOST_LINES = 9
 #: Versions that are shown of a list of them.
 _MOST_VERSIONS = 4
 #: Requested specs that a message or suggestion names.
@@ -47,6 +47,10 @@ _ABSENT = (
 _BRACKET = re.compile(r"\[version='([^']*)'\]")
 _ANY = re.compile(r"(?<=\S) =?\*(?=[\s,;:]|$)")
 _VERSIONS = re.compile(r"[^\s|\[\]]+(?: ?\| ?[^\s|\[\]]+)+")
+#: A version, or versions with ``|`` between them; a digit in a word, as in ``_cp312``.
+_ANY_VERSIONS = re.compile(r"(?:\d[\w.+!*]*|\.\.\.)(?: ?\| ?(?:\d[\w.+!*]*|\.\.\.))*")
+#: What stays between the words of a line; a comma between versions belongs to them.
+_BETWEEN_WORDS = re.compile(r"( |,(?= ))")
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def conflict_error(
     return UnsatisfiableError(
         message,
         about=", ".join(map(redact, involved or asked)) or None,
-        details=draw(roots),
+        details=draw(merged(roots)),
         hint=_suggestion(roots, involved, asked, channels),
         log=log,
     )
@@ -172,16 +176,57 @@ def _referring(node: Node) -> Node:
     return Node(text, [_referring(each) for each in node.below])
 
 
+# --- merging --------------------------------------------------------------------------------------------------------
+
+
+def merged(nodes: Sequence[Node]) -> list[Node]:
+    """Return a tree with one line for sibling lines that differ only in versions, as those for each Python do."""
+    groups: dict[object, list[Node]] = {}
+    for node in nodes:
+        groups.setdefault(_shape(node), []).append(node)
+    return [
+        Node(_joined([node.text for node in group]), merged([below for node in group for below in node.below]))
+        for group in groups.values()
+    ]
+
+
+def _shape(node: Node) -> object:
+    """Return what lines that can be merged have in common: their words and those below, without versions."""
+    name, space, rest = node.text.partition(" ")
+    return f"{name}{space}{_ANY_VERSIONS.sub('#', rest)}", frozenset(map(_shape, node.below))
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """Return one line for several: the different parts, with ``|`` between them, in the words that all have."""
+    distinct = list(dict.fromkeys(texts))
+    if len(distinct) == 1:
+        return distinct[0]
+    words = [_BETWEEN_WORDS.split(text) for text in distinct]
+    shortest = min(map(len, words))
+    start = next((at for at in range(shortest) if len({each[at] for each in words}) > 1), shortest - 1)
+    most = shortest - start - 1  # words that can be common at the end: each line keeps a part of its own
+    end = next((at for at in range(most) if len({each[-1 - at] for each in words}) > 1), most)
+    parts = ["".join(each[start : len(each) - end]) for each in words]
+    if len(parts) > _MOST_VERSIONS:
+        parts = [*parts[: _MOST_VERSIONS - 2], "...", parts[-1]]
+    last = words[0][len(words[0]) - end :]
+    return "".join((*words[0][:start], " | ".join(parts), *last))
+
+
 # --- showing --------------------------------------------------------------------------------------------------------
 
 
 def draw(roots: Sequence[Node]) -> tuple[str, ...]:
     """Return the lines of a tree for display; a long tree ends with the number of omitted lines."""
-    lines = list(_draw(roots, ""))
-    if len(lines) > _MOST_LINES:
-        rest = len(lines) - _MOST_LINES
-        lines[_MOST_LINES:] = [f"... and {counted(rest, 'more line')}"]
-    return tuple(lines)
+    return limited(list(_draw(roots, "")))
+
+
+def limited(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return as many lines as an error may have; the last one replaces two or more by their number."""
+    if len(lines) <= _MOST_LINES:
+        return tuple(lines)
+    shown = lines[: _MOST_LINES - 1]
+    return *shown, f"... and {counted(len(lines) - len(shown), 'more line')}"
 
 
 def _draw(nodes: Sequence[Node], before: str) -> Iterator[str]:
@@ -245,7 +290,8 @@ def _suggestion(roots: Sequence[Node], involved: Sequence[str], asked: Sequence[
         ways.append(f"leave out {either(bare)}")
     if absent:
         searched = f" (searched: {', '.join(map(redact, channels))})" if channels else ""
-        ways.append(f"add a channel that has {either(absent)}{searched}")
+        first = {_name(spec): spec for spec in reversed(absent)}  # one of each package, not one for each Python
+        ways.append(f"add a channel that has {either(list(reversed(first.values())))}{searched}")
     text = ", or ".join(ways) or "relax one of the specs"
     return f"{text[0].upper()}{text[1:]}."
 

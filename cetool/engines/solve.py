@@ -77,9 +77,10 @@ def count_packages(request: EngineRequest, progress: Progress, hold: Hold) -> in
 
 @contextmanager
 def scratch(request: EngineRequest) -> Iterator[EngineRequest]:
-    """Provide the request with a temporary prefix and log."""
+    """Provide the request with a temporary prefix and log; errors do not refer to the log, which is removed."""
     with tempfile.TemporaryDirectory(prefix="cetool-solve-") as directory:
         try:
             yield request._replace(prefix=Path(directory, "prefix"), log=Path(directory, "log"))
         except EngineError as error:
-            raise error.but(log=None) from None
+            hint = None if (error.hint or "").startswith("See the log") else error.hint
+            raise error.but(log=None, hint=hint) from None

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 from support.home import Home
+from support.requests import request_for
 from support.scripts import shell_script
 
 from cetool.base.errors import EngineError
 from cetool.engines.conflicts import conflict_error
 from cetool.engines.explain import explain
 from cetool.engines.pypi.answers import explain as explain_pypi
+from cetool.engines.solve import scratch
 from cetool.engines.subprocesses import Ended
 from engines.test_engine_words import recorded
 
@@ -111,7 +113,32 @@ def test_what_no_channel_has_is_suggested_to_be_added(engine: str) -> None:
 def test_a_long_tree_ends_and_says_how_much_is_left_out() -> None:
     lines = [f"├─ p{number} cannot be installed because of p{number + 1}" for number in range(60)]
     error = conflict_error("\n".join(("The following packages are incompatible", *lines)), ("p3",), ())
-    assert error is not None and len(error.details) == 25 and error.details[-1] == "... and 36 more lines"
+    assert error is not None and len(error.details) == 9 and error.details[-1] == "... and 52 more lines"
+
+
+@pytest.mark.parametrize(("lines", "last"), [(9, "└─ p8 cannot be installed"), (10, "... and 2 more lines")])
+def test_no_single_line_is_left_out(lines: int, last: str) -> None:
+    tree = "\n".join(f"├─ p{number} cannot be installed" for number in range(lines))
+    error = conflict_error(f"The following packages are incompatible\n{tree}", ("p3",), ())
+    assert error is not None and len(error.details) == 9 and error.details[-1] == last
+
+
+def test_lines_that_differ_only_in_versions_become_one() -> None:
+    builds = [
+        f"│  ├─ old 1.{minor} would require\n│  │  └─ python >=3.{minor},<3.{minor + 1}.0a0, which does not exist"
+        for minor in range(9, 14)
+    ]
+    words = "\n".join(["├─ old cannot be installed:", *builds, "├─ lib2 2.0 is locked", "└─ lib3 2.0 is locked"])
+    error = conflict_error(words, ("old",), ("conda-forge",))
+    assert error is not None
+    assert error.details == (
+        "├─ old cannot be installed:",
+        "│  └─ old 1.9 | 1.10 | ... | 1.13 would require",
+        "│     └─ python >=3.9,<3.10.0a0 | >=3.10,<3.11.0a0 | ... | >=3.13,<3.14.0a0, which does not exist",
+        "├─ lib2 2.0 is locked",
+        "└─ lib3 2.0 is locked",
+    )
+    assert error.hint == "Leave out 'old', or add a channel that has 'python >=3.9,<3.10.0a0' (searched: conda-forge)."
 
 
 def test_credentials_and_controls_are_not_repeated() -> None:
@@ -158,6 +185,55 @@ def test_a_check_shows_the_tree(home: Home) -> None:
     home.write("torn.sh", "# conda execute\n# env: [conflict-a =1, conflict-b =1]\n")
     done = home.cetool("check", "--solve", "torn.sh")
     assert re.search(r"these packages conflict: .*\[unsatisfiable\]\n    ├─ conflict-", done.stdout), done.stdout
+
+
+def variants_channel(path: Path) -> Path:
+    """Make a channel with packages for several Pythons: ``old`` and ``new`` share none of them."""
+    records: dict[str, dict[str, object]] = {}
+
+    def add(name: str, version: str, build: str = "0", depends: tuple[str, ...] = ()) -> None:
+        about = {"name": name, "version": version, "build": build, "build_number": 0, "subdir": "noarch"}
+        records[f"{name}-{version}-{build}.conda"] = {**about, "depends": depends, "sha256": "0" * 64, "size": 1}
+
+    for minor in range(8, 14):
+        build = f"0_cp3{minor}"
+        add("python_abi", f"3.{minor}", build)
+        abi = f"python_abi 3.{minor}.* *_cp3{minor}"
+        add("old" if minor < 11 else "new", "1.0", build, (abi,))
+        add("over", "1.0", build, (abi, "old"))
+    for name in ("snnpy", "numpy", "nmpy"):
+        add(name, "1.0")
+    document = {"info": {"subdir": "noarch"}, "packages": {}, "packages.conda": records, "repodata_version": 1}
+    (path / "noarch").mkdir(parents=True)
+    (path / "noarch" / "repodata.json").write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.parametrize("command", [("lock",), ("check", "--solve"), ("run",)])
+def test_a_conflict_is_not_repeated_for_each_python(home: Home, tmp_path: Path, command: tuple[str, ...]) -> None:
+    channel = variants_channel(tmp_path / "variants").as_uri()
+    home.write("torn.sh", f"# conda execute\n# env: [over =1, new =1]\n# channels: [{channel}]\n# run_with: sh\n")
+    done = home.cetool(*command, "torn.sh")
+    shown = done.stdout + done.stderr
+    assert done.returncode != 0 and len(shown.splitlines()) <= 12
+    assert "3.13.* *_cp313 | 3.12.* *_cp312 | 3.11.* *_cp311" in shown and "1 more line" not in shown
+    assert ("Relax" in shown or "Leave out" in shown) and ("The engine's log is" in shown) == (command == ("run",))
+
+
+def test_an_error_does_not_refer_to_a_log_that_is_removed() -> None:
+    asked = request_for(Path(), ("python",), (), Path())
+    with pytest.raises(EngineError) as caught, scratch(asked) as request:
+        raise EngineError("uv failed", hint="See the log for the complete output of uv.", log=str(request.log))
+    assert (caught.value.log, caught.value.hint) == (None, None) and not request.log.parent.exists()
+
+
+@pytest.mark.parametrize("command", [("lock",), ("check", "--solve")])
+def test_the_likeliest_name_is_suggested_first(home: Home, tmp_path: Path, command: tuple[str, ...]) -> None:
+    channel = variants_channel(tmp_path / "variants").as_uri()
+    home.write("torn.sh", f"# conda execute\n# env: [nunpy =1]\n# channels: [{channel}]\n# run_with: sh\n")
+    done = home.cetool(*command, "torn.sh")
+    shown = done.stdout + done.stderr
+    assert "Did you mean 'numpy', 'nmpy' or 'snnpy'?" in shown and "The engine's log" not in shown
 
 
 # --- PyPI -------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any
 
 from cetool.base.errors import Location, MetadataError
-from cetool.base.text import pattern, shorten
+from cetool.base.text import edits, pattern, shorten
 from cetool.declare.blocks import CONDA_EXECUTE, LINE_COMMENTS, MAX_BLOCK, Block, Broken, Declaration
 from cetool.declare.channels import channels_of, ends_channels
 from cetool.declare.match_specs import canonical_spec
@@ -173,23 +173,15 @@ def meant_key(word: str) -> str | None:
 
 
 def _distance(one: str, other: str) -> int | None:
-    """Return how many letters must be added, removed, changed or swapped to turn one word into the other.
+    """Return the edits that turn one word into the other; None if these are too many for a typing mistake.
 
-    None if these are too many for a typing mistake: more than one in a short word, two in a long one.
+    A short word may have one, a long one two.
     """
     most = 2 if len(other) > 5 else 1
     if abs(len(one) - len(other)) > most:
         return None
-    above: list[int] = []
-    row = list(range(len(other) + 1))
-    for at, letter in enumerate(one, start=1):
-        above, before, row = row, above, [at]
-        for to, same in enumerate(other, start=1):
-            cost = min(above[to] + 1, row[to - 1] + 1, above[to - 1] + (letter != same))
-            if at > 1 and to > 1 and letter == other[to - 2] and one[at - 2] == same:
-                cost = min(cost, before[to - 2] + 1)
-            row.append(cost)
-    return row[-1] if row[-1] <= most else None
+    found = edits(one, other)
+    return found if found <= most else None
 
 
 _OPEN = pattern(rf"(?P<comment>{'|'.join(LINE_COMMENTS)}) conda execute:?")

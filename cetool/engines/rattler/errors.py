@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cetool.base.errors import EngineError
-from cetool.base.text import counted, pattern
+from cetool.base.text import counted, edits, pattern
 from cetool.base.urls import redact, scrub
-from cetool.engines.conflicts import conflict_error
+from cetool.engines.conflicts import conflict_error, either, limited
 from cetool.engines.errors import FREE_SPACE, UnsatisfiableError
 from cetool.engines.rattler.request import Plan
 
@@ -20,6 +20,8 @@ _URL = pattern(r"(?:https?|file|s3|oci|gcs)://[^\s)'\"]+")
 _STATUS = pattern(r"HTTP status \w+ error \((\d{3}) ?([^)]*)\)")
 _PACKAGE = pattern(r"failed to fetch (\S+)")
 _VERSIONS = 5
+#: Names that a hint suggests, and names that are compared for it.
+_SUGGESTED, _MOST_CLOSE = 3, 20
 
 
 def explain(error: BaseException, plan: Plan) -> EngineError:
@@ -29,7 +31,10 @@ def explain(error: BaseException, plan: Plan) -> EngineError:
     if kind == "SolverError":
         asked = [shown for _, shown in plan.specs]
         conflict = conflict_error(text, asked, [name for _, name in plan.channels])
-        return conflict or UnsatisfiableError(f"these packages conflict: {text}", hint=_SOLVER_HINT)
+        if conflict is not None:
+            return conflict
+        first, *others = text.splitlines() or [kind]
+        return UnsatisfiableError(f"these packages conflict: {first}", details=limited(others), hint=_SOLVER_HINT)
     for explanation in (_offline, _channel_missing, _status, _disk, _unreachable, _corrupt):
         found = explanation(text, plan)
         if found is not None:
@@ -46,14 +51,23 @@ _NETWORK_HINT = "Check the channel's name and the network, or use --offline to w
 
 def missing_package(name: str, plan: Plan, known: Iterable[str]) -> EngineError:
     """Return the error for a package that no channel has; ``known`` are the names of existing packages."""
-    import difflib
-
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    quoted = " or ".join(f"'{each}'" for each in close)
-    hint = f"Did you mean {quoted}?" if close else "Check its name, or add the channel that has it."
+    close = _likely(name, known)
+    hint = f"Did you mean {either(close)}?" if close else "Check its name, or add the channel that has it."
     return UnsatisfiableError(
         f"package {name!r} was not found in {plan.channel_names}", about=name, code="package-not-found", hint=hint
     )
+
+
+def _likely(name: str, known: Iterable[str]) -> list[str]:
+    """Return the names that were probably meant, the likeliest first."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), n=_MOST_CLOSE, cutoff=0.6)
+
+    def unlikely(each: str) -> tuple[int, bool, int, str]:
+        return edits(name, each), each[:1] != name[:1], len(each), each
+
+    return sorted(close, key=unlikely)[:_SUGGESTED]
 
 
 def missing_version(asked_for: str, records: Sequence[RepoDataRecord], plan: Plan) -> EngineError:
@@ -138,7 +152,7 @@ def _disk(text: str, plan: Plan) -> EngineError | None:
         ("Disk quota exceeded", "the disk quota is exceeded", FREE_SPACE),
         ("Read-only file system", "the file system is read-only", "Set CETOOL_CACHE_DIR to another directory."),
         ("Permission denied", "permission denied", "Check the permissions, or set CETOOL_CACHE_DIR."),
-        ("Not a directory", "a file and a directory have the same path", "See the log for details."),
+        ("Not a directory", "a file is where a directory is expected", "Remove the file, or set CETOOL_CACHE_DIR."),
     ):
         if sign in text:
             path = re.search(r"[`'](/[^`']+)[`']", text)

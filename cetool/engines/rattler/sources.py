@@ -23,7 +23,7 @@ from cetool.base.errors import EngineError
 from cetool.base.text import pattern
 from cetool.declare.match_fields import Fields
 from cetool.declare.package import Package
-from cetool.engines.conflicts import draw, read_tree
+from cetool.engines.conflicts import draw, limited, merged, read_tree
 from cetool.engines.errors import UnsatisfiableError
 from cetool.engines.protocol import Progress
 from cetool.engines.rattler.packages import CheckedPackages, kept_record, record_in
@@ -258,7 +258,7 @@ class PinnedPackages:
         if not names:
             return None
         told = " and ".join(f"{name} {self.packages[name].version}" for name in names)
-        lines = draw(read_tree(text)) or tuple(text.strip().splitlines())
+        lines = draw(merged(read_tree(text))) or limited(text.strip().splitlines())
         return UnsatisfiableError(
             f"{' and '.join(map(repr, asked))} cannot be added to the baseline, which has {told}",
             code="baseline-conflict",

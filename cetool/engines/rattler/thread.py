@@ -272,7 +272,7 @@ def panicked(error: BaseException) -> EngineError:
     """Return the error for a panic in rattler."""
     return EngineError(
         f"the embedded engine failed because of a bug in py-rattler: {panic_text(error)}",
-        hint="Try another engine, such as --engine conda. Please report the bug to cetool and include the log.",
+        hint="Try another engine, such as --engine conda. Please report the bug to cetool.",
     )
 
 
