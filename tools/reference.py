@@ -39,9 +39,9 @@ STATUSES = {
 }
 FILES = {
     "~/.config/cetool/config.yaml": "The configuration file; `cetool config path` prints its path.",
-    "~/.condarc": "conda's configuration; its section `conda-execute` can have settings, too.",
-    "~/.cache/cetool": "Environments, downloads, the usage log and run-time files.",
-    "~/.local/share/cetool": "Which scripts from URLs you agreed to run.",
+    "~/.condarc": "conda's configuration; its section `conda-execute` can contain settings.",
+    "~/.cache/cetool": "Environments, downloads, the usage log and temporary files.",
+    "~/.local/share/cetool": "Your answers about scripts from URLs.",
 }
 EXAMPLES = {
     "cetool analysis.py": "Run a script in the environment that it declares.",
@@ -137,8 +137,8 @@ def settings_page(pages: list[Page]) -> str:
     others = [(f"`{name}`", each.kind, each.default, each.text) for name, each in VARIABLES.items()]
     return (
         f"# Settings and variables\n\n{GENERATED}\n"
-        "A setting comes from an option, else from its variable, else from the configuration file, else from conda's\n"
-        "configuration. [Configuration](configuration.md) explains the files and how values are written.\n\n"
+        "An option overrides its variable, which overrides the configuration file, which overrides conda's configuration.\n"
+        "[Configuration](configuration.md) describes the files and the form of values.\n\n"
         "## Settings\n\n"
         + table(("setting", "variable", "option", "type or values", "default", "what it does"), rows)
         + "\n## Other variables\n\n"
@@ -150,9 +150,9 @@ def statuses_page() -> str:
     """Every exit status."""
     rows = [(f"`{status}`", text) for status, text in STATUSES.items()]
     return (
-        f"# Exit codes\n\n{GENERATED}\n"
-        "cetool ends with the exit status of the script. Its own failures have statuses that scripts rarely use, as\n"
-        "those of `env` and `timeout` do. [Error codes](errors.md) tell failures apart.\n\n"
+        f"# Exit codes: what exit status 125, 126 and 127 mean\n\n{GENERATED}\n"
+        "cetool ends with the exit status of the script. If cetool itself fails, it uses the statuses of `env` and\n"
+        "`timeout`, which scripts rarely use. [Error codes](errors.md) distinguish the failures.\n\n"
         + table(("status", "meaning"), rows)
     )
 
@@ -163,8 +163,8 @@ def errors_page() -> str:
     listed = source[source.index("\nCODES = {") : source.index("\n}", source.index("\nCODES = {"))]
     text = [
         f"# Error codes\n\n{GENERATED}\n"
-        "Each error has a stable code, which [`--json`](json.md#errors) prints and the [library](library.md) has as\n"
-        "`error.code`. Messages may change; codes do not.\n"
+        "Each error has a stable code: `error.code` in [`--json`](json.md#errors) and in the [library](library.md).\n"
+        "Messages may change; codes do not.\n"
     ]
     rows: list[tuple[str, str]] = []
     for line in [*listed.splitlines(), "    # "]:
@@ -232,7 +232,7 @@ def manual(pages: list[Page], everything: list[Page]) -> str:
         lines += [".SH EXAMPLES"]
         lines += [line for call, text in EXAMPLES.items() for line in item(f"\\fB{roff(call)}\\fR", text)]
         variables = {variable_of(key): each for key, each in SETTINGS.items()} | VARIABLES
-        lines += [".SH ENVIRONMENT", "Each setting has a variable; the last few variables are not settings."]
+        lines += [".SH ENVIRONMENT", "Each setting has a variable. The last variables are not settings."]
         lines += [line for key, each in variables.items() for line in item(f"\\fB{key}\\fR", each.text)]
         lines += [".SH FILES", *(line for path, text in FILES.items() for line in item(f"\\fI{roff(path)}\\fR", text))]
     lines.append(".SH EXIT STATUS")

@@ -52,11 +52,11 @@ VARIABLES = {
         "The configuration file.", PATH, "cetool/config.yaml in the user's configuration directory"
     ),
     "CETOOL_DATA_DIR": Meaning(
-        "The directory where cetool keeps which scripts from URLs you agreed to run.",
+        "The directory with your answers about scripts from URLs.",
         PATH,
         "cetool in the user's data directory",
     ),
     "CETOOL_GITHUB_TOKEN": Meaning("The token for scripts in private repositories on GitHub.", "token", "none"),
-    "CETOOL_RUN_MAX_RECURSION_DEPTH": Meaning("How many runs of cetool may be nested in one another.", "number", "100"),
-    "CETOOL_TRACEBACK": Meaning("If set, errors show where in cetool they come from.", "any value", "none"),
+    "CETOOL_RUN_MAX_RECURSION_DEPTH": Meaning("How deeply scripts that run cetool may be nested.", "number", "100"),
+    "CETOOL_TRACEBACK": Meaning("If set, cetool prints a Python traceback with each error.", "any value", "none"),
 }
