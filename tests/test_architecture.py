@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -70,3 +71,11 @@ def test_importing_cetool_imports_nothing_else() -> None:
     code = "import sys; before = set(sys.modules); import cetool; print(sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=ROOT.parent)
     assert done.stdout.strip() == "['cetool']", done.stderr
+
+
+def test_the_map_of_the_architecture_names_every_module() -> None:
+    page = (ROOT.parent / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"\w+", page[page.index("\n## Modules\n") : page.index("\n## How a script runs\n")]))
+    modules = {name for name in MODULES if not name.endswith("__init__.py") and "/" in name}
+    missing = [name for name in modules if Path(name).stem not in words]
+    assert not missing, "add them to docs/explanation/architecture.md"
