@@ -74,7 +74,7 @@ def test_importing_cetool_imports_nothing_else() -> None:
 
 
 def test_the_map_of_the_architecture_names_every_module() -> None:
-    page = (ROOT.parent / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[1] / "docs/explanation/architecture.md").read_text(encoding="utf-8")
     words = set(re.findall(r"\w+", page[page.index("\n## Modules\n") : page.index("\n## How a script runs\n")]))
     modules = {name for name in MODULES if not name.endswith("__init__.py") and "/" in name}
     missing = [name for name in modules if Path(name).stem not in words]
