@@ -118,7 +118,7 @@ class GcOptions(options.Output):
 
     older_than: Annotated[
         str | None,
-        option("--older-than", metavar="TIME", help="Remove what was unused for this long: 90m, 25h, 7d."),
+        option("--older-than", metavar="DURATION", help="Remove what was unused for this long: 90m, 25h, 7d."),
     ] = None
     max_size: Annotated[
         str | None,

@@ -134,8 +134,8 @@ ExcludeNewer = Annotated[
     str | None,
     option(
         "--exclude-newer",
-        metavar="DATE|TIME",
-        help="Ignore packages published after a date, or within a time (7d).",
+        metavar="DATE|DURATION",
+        help="Ignore packages published after a date, or in the last days (7d).",
         panel=REPRODUCIBILITY,
     ),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TIME, SIZE, TRUTH, PATH, NAMES = "time", "size", "true, false", "absolute path", "list of channels"
+DURATION, SIZE, TRUTH, PATH, NAMES = "duration", "size", "true, false", "absolute path", "list of channels"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ SETTINGS = {
         "auto",
     ),
     "channels": Meaning("Channels for scripts that declare none.", NAMES, "conda's configuration, else conda-forge"),
-    "remove-if-unused-for": Meaning("How long an unused environment is kept.", TIME, "25h"),
+    "remove-if-unused-for": Meaning("How long an unused environment is kept.", DURATION, "25h"),
     "max-size": Meaning("The most that environments and downloads may take together.", f"{SIZE}, none", "none"),
     "auto-gc": Meaning("Whether to remove unused environments in the background.", TRUTH, "true"),
     "offline": Meaning("Whether to download nothing and use what the cache has.", TRUTH, "false"),
@@ -36,7 +36,7 @@ SETTINGS = {
     "frozen": Meaning("Whether to use a lock even if the script has changed since.", TRUTH, "false"),
     "pip-installer": Meaning("The installer of PyPI packages; `auto` prefers uv.", "uv, pip, auto", "auto"),
     "user-site": Meaning("Whether scripts can import what `pip install --user` installed.", TRUTH, "false"),
-    "stall-timeout": Meaning("How long an engine may show no progress before it is stopped.", TIME, "5m"),
+    "stall-timeout": Meaning("How long an engine may show no progress before it is stopped.", DURATION, "5m"),
     "env-dir": Meaning("The directory of environments.", PATH, "envs in the cache directory"),
     "pkg-dir": Meaning("The package cache of the embedded engine, rattler.", PATH, "pkgs in the cache directory"),
     "overlays-dir": Meaning(

@@ -105,7 +105,7 @@ def test_every_command_shows_its_page(settled: Home) -> None:
         ("show", "SCRIPT|NAME is missing", "Usage: cetool show [OPTIONS] SCRIPT|NAME"),
         ("convert a.py", "--to is missing", "Usage: cetool convert [OPTIONS] --to DIALECT SCRIPT"),
         ("gc x", "unexpected argument: x", "`cetool gc --help` shows all options."),
-        ("gc --older-than", "--older-than needs a value", "Write it as `--older-than TIME`."),
+        ("gc --older-than", "--older-than needs a value", "Write it as `--older-than DURATION`."),
         ("list --json=x", "--json takes no value", "`cetool list --help` shows all options."),
         ("--verison", "unknown option --verison", "Did you mean `--version`?"),
         ("lock --format x a.py", "--format: 'x' is not one of 'conda-lock', 'pixi'", "`cetool lock --help`"),
