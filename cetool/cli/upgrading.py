@@ -74,11 +74,15 @@ def _report(done: Upgraded, voice: Voice, *, dry_run: bool) -> None:
     for line, platforms in lines.items():
         everywhere = len(platforms) == len(done.platforms)
         voice.say(line if everywhere else f"{line} ({', '.join(platforms)})")
-    if not done.changes:
-        is_first = done.prefix is not None and done.changed
-        voice.say(f"{done.script} has no environment yet" if is_first and dry_run else "Already up to date")
-    elif done.lock is not None and not dry_run:
-        voice.say(f"Updated {printable(done.lock.name)}")
+    if not done.changed:
+        voice.say("Already up to date")
+    elif done.lock is not None:
+        if not dry_run:
+            voice.say(f"Updated {printable(done.lock.name)}")
+        elif not done.changes:  # what the script asks for changed
+            voice.say(f"Would update {printable(done.lock.name)}")
+    elif dry_run and not done.changes:
+        voice.say(f"{done.script} has no environment yet")
 
 
 def _line(change: PackageChange, *, dry_run: bool) -> str:

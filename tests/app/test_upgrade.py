@@ -74,6 +74,15 @@ def test_the_lock_of_a_script_is_upgraded_and_each_change_reported(here: Home) -
     assert lines(upgrade(here, "-q", "a.sh")) == []
 
 
+def test_a_lock_that_only_the_script_outdates_is_reported_as_updated(here: Home) -> None:
+    assert here.cetool("lock", "a.sh").returncode == 0
+    here.write("a.sh", SCRIPT.format("true").replace("tool,", "tool >=1,"))
+    assert lines(upgrade(here, "a.sh", "--dry-run")) == [f"Would update {LOCK}"]
+    assert lines(upgrade(here, "a.sh")) == [f"Updated {LOCK}"]
+    assert lines(upgrade(here, "a.sh")) == ["Already up to date"]
+    assert here.cetool("lock", "--check", "a.sh").returncode == 0
+
+
 def test_of_a_lock_only_the_named_packages_and_what_they_need_are_upgraded(here: Home) -> None:
     assert here.cetool("lock", "a.sh", "--platform", "linux-64", "osx-arm64").returncode == 0
     publish(here, *NEW)
@@ -100,7 +109,8 @@ def test_without_a_lock_the_environment_is_upgraded(engine: str, here: Home) -> 
     assert lines(upgrade(here, "--dry-run", *words)) == ["a.sh has no environment yet"]
     assert environments(here) == {}
     assert told(upgrade(here, *words, "tool", status=2).stderr)[0] == "cetool: a.sh has no environment yet"
-    upgrade(here, *words)
+    (created,) = lines(upgrade(here, *words))
+    assert created.startswith("Created ")
     assert versions(here) == {"lib": "1", "other": "1", "tool": "1"}
     before = environments(here)
     assert lines(upgrade(here, *words)) == ["Already up to date"]
@@ -166,7 +176,7 @@ def test_an_environment_on_a_baseline_follows_the_baseline(here: Home) -> None:
 def test_what_cannot_be_upgraded_ends_in_a_sentence(here: Home) -> None:
     here.write("plain.py", "print(1)\n")
     assert "plain.py declares no environment" in upgrade(here, "plain.py", status=125).stderr
-    assert "there is no script" in upgrade(here, "missing.py", status=127).stderr
+    assert "the script does not exist" in upgrade(here, "missing.py", status=127).stderr
     done = upgrade(here, "a.sh", "tool >=2", status=2)
     assert told(done.stderr)[0] == "cetool: 'tool >=2' is not a package name"
     prefix = here.cetool("path", "a.sh").stdout.strip()
