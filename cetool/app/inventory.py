@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 PYPI = "pypi"
 #: Hosts whose channels are known by what follows.
 _USUAL_HOSTS = ("https://conda.anaconda.org/", "https://repo.anaconda.com/")
+#: A match spec in a package record: a channel, the name, the rest (``>=3.8``, ``[version='>=3.8']``).
+_DEPENDS = re.compile(r"\s*(?:[^\s\[]*:)?([\w.-]+)(.*)", re.DOTALL)
 #: What the layers of an overlay are called.
 BASE, OVERLAY = "base", "overlay"
 
@@ -234,8 +237,8 @@ def _is_shown(key: str, layer: _Layer, items: Mapping[str, Item]) -> bool:
 
 def _split(depends: str) -> tuple[str, str]:
     """Return the name and the rest of a match spec in a package record."""
-    name, _, rest = depends.strip().partition(" ")
-    return name.partition("[")[0].rpartition(":")[2].lower(), rest.strip()
+    found = _DEPENDS.match(depends)
+    return (found[1].lower(), found[2].strip()) if found else (depends.strip(), "")
 
 
 def _by_distribution(layers: Sequence[_Layer], items: Mapping[str, Item]) -> dict[str, str]:

@@ -171,6 +171,15 @@ def test_a_broken_package_record_is_reported_and_the_others_are_shown(name: str,
     assert "├── libblas" in done.stdout
 
 
+def test_tree_reads_requirements_in_all_forms_that_records_have(name: str, home: Home) -> None:
+    (path,) = (home.cache / "envs" / name / "conda-meta").glob("libblas-*")
+    depends = ["openssl>=3.0", "conda-forge::left[version='>=1']", "pip=23"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"depends": depends}))
+    document = json.loads(home.cetool("tree", "--json", name).stdout)
+    found = [(each["requires"], each["spec"]) for each in document["requirements"] if each["package"] == "libblas"]
+    assert found == [("left", "[version='>=1']"), ("openssl", ">=3.0"), ("pip", "=23")]
+
+
 def test_an_environment_that_does_not_exist_yet(home: Home) -> None:
     script = home.write("new.sh", shell_script("true", env="never-made"))
     for command in ("list", "tree"):
