@@ -16,6 +16,8 @@ from cetool.engines.errors import UnsatisfiableError
 
 #: Lines of details that are shown: with message, hint and log an error has at most 12.
 _MOST_LINES = 9
+#: Deeper lines of a tree become siblings.
+_MOST_LEVELS = 100
 #: Versions that are shown of a list of them.
 _MOST_VERSIONS = 4
 #: Requested specs that a message or suggestion names.
@@ -46,7 +48,8 @@ _ABSENT = (
 )
 _BRACKET = re.compile(r"\[version='([^']*)'\]")
 _ANY = re.compile(r"(?<=\S) =?\*(?=[\s,;:]|$)")
-_VERSIONS = re.compile(r"[^\s|\[\]]+(?: ?\| ?[^\s|\[\]]+)+")
+# from the start of a word only, or long words take quadratic time
+_VERSIONS = re.compile(r"(?<![^\s|\[\]])[^\s|\[\]]+(?: ?\| ?[^\s|\[\]]+)+")
 #: A version, or versions with ``|`` between them; a digit in a word, as in ``_cp312``.
 _ANY_VERSIONS = re.compile(r"(?:\d[\w.+!*]*|\.\.\.)(?: ?\| ?(?:\d[\w.+!*]*|\.\.\.))*")
 #: What stays between the words of a line; a comma between versions belongs to them.
@@ -120,7 +123,7 @@ def _drawn(lines: Sequence[str]) -> list[Node]:
     roots: list[Node] = []
     above: list[tuple[int, Node]] = []
     for column, text in flat:
-        while above and above[-1][0] >= column:
+        while above and (above[-1][0] >= column or len(above) >= _MOST_LEVELS):
             above.pop()
         node = Node(_cleaned(text))
         (above[-1][1].below if above else roots).append(node)

@@ -141,6 +141,19 @@ def test_lines_that_differ_only_in_versions_become_one() -> None:
     assert error.hint == "Leave out 'old', or add a channel that has 'python >=3.9,<3.10.0a0' (searched: conda-forge)."
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "".join(" " * level + "└─ tool 1 cannot be installed\n" for level in range(1500)),
+        "└─ tool " + "1" * 200_000 + " cannot be installed\n",
+    ],
+    ids=["deep", "long"],
+)
+def test_a_tree_of_any_depth_and_with_any_word_is_read(words: str) -> None:
+    error = conflict_error(f"The following packages are incompatible\n{words}", ["tool 1"], [])
+    assert error is not None and error.message == "'tool 1' cannot be installed"
+
+
 def test_credentials_and_controls_are_not_repeated() -> None:
     words = "The following packages are incompatible\n├─ https://me:geheim@host/x::\x1b[1ma cannot be installed\n"
     error = conflict_error(words, ("a",), ("https://me:geheim@host/x",))
