@@ -6,14 +6,13 @@ far and returns pairs of a value and its description. None of them fails: a shel
 
 from __future__ import annotations
 
-import argparse
 import functools
 import inspect
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from typer.models import OptionInfo
@@ -24,6 +23,9 @@ from cetool.cli.output import print_line
 from cetool.declare.environment import Exact, Over, Overlay, Solve
 from cetool.settings.settings import ENGINES, KEYS, Settings, load_settings
 from cetool.warm import COMMANDS
+
+if TYPE_CHECKING:
+    import argparse
 
 Completions = list[tuple[str, str]]
 
@@ -168,7 +170,7 @@ def complete_parser(parser: argparse.ArgumentParser, program: str) -> None:
 
 
 def _matching(found: Iterable[tuple[str, str]], incomplete: str) -> Completions:
-    """Return the pairs whose values start with what is typed; none if too many do."""
+    """Return the pairs whose values start with what is typed, up to a limit."""
     return [(value, about) for value, about in found if value.startswith(incomplete)][:_MOST]
 
 
