@@ -137,7 +137,8 @@ def settings_page(pages: list[Page]) -> str:
     others = [(f"`{name}`", each.kind, each.default, each.text) for name, each in VARIABLES.items()]
     return (
         f"# Settings and variables\n\n{GENERATED}\n"
-        "An option overrides its variable, which overrides the configuration file, which overrides conda's configuration.\n"
+        "An option overrides its variable, which overrides the configuration file, which overrides conda's "
+        "configuration.\n"
         "[Configuration](configuration.md) describes the files and the form of values.\n\n"
         "## Settings\n\n"
         + table(("setting", "variable", "option", "type or values", "default", "what it does"), rows)
