@@ -165,13 +165,17 @@ def test_an_engine_that_takes_too_much_memory_is_stopped(monkeypatch: pytest.Mon
 def test_the_documentation_names_every_limit() -> None:
     text = (_TESTS.parent / "docs" / "explanation" / "limits.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    told = {name.strip("`"): size for _, size, name in rows if name.startswith("`") and name != "`cetool.base.limits`"}
+    described = {
+        name.strip("`"): size for _, size, name in rows if name.startswith("`") and name != "`cetool.base.limits`"
+    }
     sizes = ("SCRIPT", "NOTEBOOK", "LOCK", "ENVIRONMENT_FILE", "SETTINGS", "RECORD", "NOTE", "KERNEL", "PACKAGE")
-    assert {name: told.pop(name) for name in sizes} == {name: limits.in_words(getattr(limits, name)) for name in sizes}
-    assert told == {
+    assert {name: described.pop(name) for name in sizes} == {
+        name: limits.in_words(getattr(limits, name)) for name in sizes
+    }
+    assert described == {
         "DEPTH": f"{limits.DEPTH} levels",
-        "VALUES": str(limits.VALUES),
-        "NODES": str(limits.NODES),
+        "VALUES": f"{limits.VALUES:,}",
+        "NODES": f"{limits.NODES:,}",
     }
     assert f"more than {limits.MEMORY >> 30} GiB" in text
 
