@@ -139,7 +139,7 @@ def place_of(spec: EnvironmentSpec, world: World) -> Place:
 
 def find_place(words: Sequence[str], files: Sequence[Path], wish: Wish, world: World, reporter: Reporter) -> Place:
     """Return where the environment of a script, or of match specs and files, is or would be created."""
-    if len(words) == 1 and not files and _is_script(words[0]):
+    if len(words) == 1 and not files and is_script(words[0]):
         source, world = open_source(words[0], world, reporter, insecure=wish.baselines.insecure)
         return place_of(decide(source, wish, world, reporter).spec, world)
     if wish.lock.file is not None:
@@ -150,7 +150,7 @@ def find_place(words: Sequence[str], files: Sequence[Path], wish: Wish, world: W
     return place_of(spec, world)
 
 
-def _is_script(word: str) -> bool:
+def is_script(word: str) -> bool:
     """Return whether a single word means a script rather than a match spec."""
     if word.partition("#")[0].endswith((".conda", ".tar.bz2")):
         return False

@@ -30,6 +30,11 @@ from cetool.warm import COMMANDS
 if TYPE_CHECKING:  # few scripts are from a URL
     from cetool.app.fetching import Remote
 
+#: What other tools call commands of cetool.
+_OTHER_COMMANDS = {
+    **{"version": "--version", "install": "add", "uninstall": "drop", "update": "upgrade", "execute": "run"},
+    **{"ls": "list", "rm": "remove", "delete": "remove", "clean": "gc", "prune": "gc", "activate": "shell"},
+}
 _PIN = pattern(r"(?:sha256[:=-])?([0-9a-fA-F]{64})\Z")
 
 
@@ -148,7 +153,9 @@ def _with_guess(error: ScriptNotFoundError, target: str) -> ScriptNotFoundError:
     if re.match(r"https?:/*\w|(www\.)?(github|gitlab)\.com/|gist\.github\.com/|raw\.githubusercontent\.com/", target):
         hint = "A URL starts with https://."
         return error.but(hint=hint)
-    near = difflib.get_close_matches(target, COMMANDS, n=1)
-    if not near or os.sep in target or "." in target:
+    if os.sep in target or "." in target:
         return error
-    return error.but(hint=f"Did you mean `cetool {near[0]}`? {error.hint or ''}".strip())
+    near = difflib.get_close_matches(target, COMMANDS, n=1)
+    if meant := _OTHER_COMMANDS.get(target) or next(iter(near), None):
+        return error.but(hint=f"Did you mean `cetool {meant}`?")
+    return error.but(hint=f"{error.hint or ''} `cetool --help` lists the commands.".strip())

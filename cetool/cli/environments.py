@@ -49,6 +49,9 @@ def create(
 ) -> None:
     """Create an environment and print its prefix."""
     world, voice = options.open_world(given)
+    if script := next((spec for spec in specs or [] if "." in spec and app.is_script(spec)), None):
+        how = "`cetool path SCRIPT` creates the environment of a script; `--file FILE` takes packages from a file."
+        raise UsageError(f"{script} is a file, not a match spec", hint=how)
     on = BaselineOptions.of(given.baseline, given.without, insecure=given.insecure)
     # a baseline's server is asked whatever is known of it
     wish = Wish(exclude_newer=given.exclude_newer, baselines=on, refresh=True)

@@ -14,8 +14,9 @@ from cetool.app.kernels import ListedKernel
 from cetool.base.errors import UsageError
 from cetool.cli import completing, options
 from cetool.cli.options import option
-from cetool.cli.output import print_json, print_table
-from cetool.declare.source import is_url
+from cetool.cli.output import print_json
+from cetool.cli.tables import Cell, Column, Items, short_path, show_table
+from cetool.declare.source import is_url, read_script
 from cetool.launch.kernels import KernelSource
 
 LIST_SCHEMA = "cetool.kernel.list/1"
@@ -67,6 +68,8 @@ def install(
         raise UsageError(
             "a kernel needs a script in a file, not a URL or standard input", hint="Save the script, and pass its path."
         )
+    if target is not None and not os.path.exists(target):
+        read_script(target)  # its error has the path as the user wrote it
     source = KernelSource(
         given.language or "",
         None if target is None else Path(os.path.abspath(target)),
@@ -97,17 +100,20 @@ def list_kernels(*, given: ListKernelsOptions) -> None:
     elif not found:
         voice.say("No kernels installed by cetool")
     else:
-        print_table(("NAME", "LANGUAGE", "FOR", "ENVIRONMENT", "DIRECTORY"), list(map(_cells, found)))
+        columns = [Column("NAME", style="cyan"), Column("LANGUAGE", rank=2), Column("FOR")]
+        show_table([*columns, Column("ENVIRONMENT", rank=1), Column("DIRECTORY", rank=3)], list(map(_cells, found)))
 
 
-def _cells(listed: ListedKernel) -> tuple[str, ...]:
+def _cells(listed: ListedKernel) -> tuple[Cell, ...]:
     kernel, source = listed.kernel, listed.kernel.source
+    tops = ((os.getcwd(), ""), (os.path.expanduser("~"), "~/"))
+    file = source.script or source.env_file
     return (
         kernel.name,
         source.language,
-        str(source.script or source.env_file or ", ".join(source.specs)),
-        listed.problem or ("made" if listed.exists else "not made"),
-        str(kernel.directory),
+        Items((short_path(str(file), *tops),), (file.name,)) if file is not None else Items(source.specs),
+        Items((listed.problem or ("exists" if listed.exists else "not created yet"),)),
+        Items((short_path(str(kernel.directory), *tops),)),
     )
 
 

@@ -23,7 +23,7 @@ from cetool.base.text import counted, neutral_line
 from cetool.cli import completing, options
 from cetool.cli.options import option
 from cetool.cli.output import print_json, print_line
-from cetool.cli.tables import Cell, Column, Items, print_styled, show_table, table_width
+from cetool.cli.tables import Cell, Column, Items, print_styled, short_path, show_table, table_width
 from cetool.cli.voice import Voice
 from cetool.declare.environment import EnvironmentSpec, Solve
 from cetool.declare.match_specs import spec_name
@@ -133,14 +133,6 @@ def _scripts(each: Listed, home: str) -> Cell:
     return Items(
         tuple(short_path(script, *tops) for script in each.scripts), tuple(map(os.path.basename, each.scripts))
     )
-
-
-def short_path(path: str, *tops: tuple[str, str]) -> str:
-    """Return a path as it is from the first of these directories that it is below, behind what stands for that."""
-    for top, shown in tops:
-        if top and path.startswith(f"{top.rstrip(os.sep)}{os.sep}"):
-            return shown + path[len(top.rstrip(os.sep)) + 1 :]
-    return path
 
 
 def _specs(each: Listed) -> Items:

@@ -1,7 +1,6 @@
 """The way to standard output and standard error: nothing in cetool prints but by this module and its Voice.
 
-What is written for people passes :func:`~cetool.base.text.neutral`, so that a terminal obeys no text from a
-script, a
+What is written for people passes :func:`~cetool.base.text.neutral`, so that a terminal obeys no text from a script, a
 channel or a file, and :func:`~cetool.base.urls.redact`. What programs read (:func:`print_data`) is exact wherever no
 terminal shows it.
 """
@@ -17,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TextIO
 
-from cetool.base.text import json_escaped, neutral, neutral_line, without_controls
+from cetool.base.text import json_escaped, neutral, without_controls
 from cetool.base.urls import cleaned, redact
 
 _ERASE_LINE = "\r\x1b[K"
@@ -50,28 +49,6 @@ def print_line(text: str = "", *, error: bool = False) -> None:
 def print_data(text: str) -> None:
     """Print what a program reads: a path, code for a shell, the text of a file. On a terminal it is made neutral."""
     write(neutral(redact(text)) if is_terminal() else text)
-
-
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, bold: Sequence[bool] = ()) -> None:
-    """Print rows below their headers on standard output; on a terminal those that are ``bold`` stand out."""
-    cells = [[neutral_line(redact(cell)) for cell in row] for row in rows]
-    if is_terminal():
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(*headers, box=None, pad_edge=False)
-        table.columns[0].no_wrap = True  # names, to be copied
-        for number, row in enumerate(cells):
-            style = "bold" if number < len(bold) and bold[number] else None
-            # Text: no cell is rich's markup
-            table.add_row(*(Text(cell, overflow="fold") for cell in row), style=style)
-        Console(file=sys.stdout).print(table)
-        return
-    lines = [list(headers), *cells] if headers else cells
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    for line in lines:
-        print_line("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def print_tree(lines: Sequence[str]) -> None:

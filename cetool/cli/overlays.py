@@ -19,7 +19,7 @@ from cetool.base.errors import UsageError
 from cetool.base.urls import redact
 from cetool.cli import completing, options
 from cetool.cli.options import option
-from cetool.cli.output import print_data, print_json, print_line, print_table
+from cetool.cli.output import print_data, print_json, print_line
 from cetool.cli.reproducing import Format
 from cetool.cli.tables import Cell, Column, Items, show_table
 from cetool.launch.shells import SHELLS, UNDO
@@ -247,8 +247,11 @@ def diff(which: Which, *, given: DiffOptions) -> None:
     if not layers:
         voice.say(f"The overlay is empty: {item.base} has all requested packages")
         return
-    rows = [(layer.name, layer.shadows or "-", layer.version, layer.kind, layer.why or "") for layer in layers]
-    print_table(("PACKAGE", "BASE", "OVERLAY", "FROM", "WHY"), rows)
+    rows = [
+        (layer.name, layer.shadows or "-", layer.version, layer.kind, Items((layer.why or "",))) for layer in layers
+    ]
+    headers = ("BASE", "OVERLAY", "FROM", "WHY")
+    show_table([Column("PACKAGE", style="cyan"), *map(Column, headers)], rows)
 
 
 def _layer(layer: Layer) -> dict[str, object]:

@@ -17,7 +17,7 @@ from cetool.base.text import counted
 from cetool.base.urls import redact
 from cetool.cli import completing, options
 from cetool.cli.listing import show_environment, spec_document
-from cetool.cli.output import print_json, print_line, print_table
+from cetool.cli.output import print_json, print_line
 from cetool.declare.environment import EnvironmentSpec, Exact
 from cetool.declare.metadata import ScriptMetadata
 
@@ -177,10 +177,13 @@ def info(*, given: InfoOptions) -> None:
         for key, value in rows.items():
             print_line(f"{key + ':':18}{value}")
         print_line()
-    print_table(
-        ("ENGINE", "VERSION", "FOUND", "REMARK"),
-        [(item.name, item.version or "-", item.path or item.how, item.problem or item.how) for item in found.engines],
-    )
+    for item in found.engines:
+        facts = (
+            [item.problem.removeprefix(f"{item.name} ")]
+            if item.problem
+            else [item.version, f"({item.path or item.how})"]
+        )
+        print_line(f"{item.name + ':':18}{' '.join(filter(None, facts))}")
     print_line()
     print_line(f"{'engine:':18}{found.engine.name or 'none'}: {found.engine.reason}")
     print_line(f"{'channels:':18}{flow(world.default_channels)}")

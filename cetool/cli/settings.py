@@ -14,7 +14,8 @@ import typer
 from cetool.base.errors import ConfigError, UsageError
 from cetool.base.urls import redact
 from cetool.cli import completing, options
-from cetool.cli.output import is_terminal, print_data, print_json, print_table
+from cetool.cli.output import print_data, print_json
+from cetool.cli.tables import Column, Items, show_table
 from cetool.cli.voice import Voice
 from cetool.settings.file import read_config_file, remove_setting, write_setting
 from cetool.settings.paths import config_file_path
@@ -49,9 +50,12 @@ def list_settings(*, given: ListSettingsOptions) -> None:
         print_json(_document(loaded))
         return
     origins = loaded.origins.items()
-    rows = [(key, setting_text(key, origin.value) or _unset(key), origin.source) for key, origin in origins]
-    headers = ("Setting", "Value", "From") if is_terminal() else ()
-    print_table(headers, rows, bold=[source != "built-in" for _, _, source in rows])
+    rows = [
+        (key, Items((setting_text(key, origin.value) or _unset(key),)), Items((origin.source,)))
+        for key, origin in origins
+    ]
+    columns = map(Column, ("SETTING", "VALUE", "FROM"))
+    show_table(list(columns), rows, bold=[origin.source != "built-in" for _, origin in origins])
 
 
 @app.command("get")

@@ -5,6 +5,7 @@ Into a pipe a table is as wide as :data:`PIPE_WIDTH` (or ``COLUMNS``), and no te
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -61,8 +62,18 @@ def table_width() -> int:
     return shutil.get_terminal_size((80 if is_terminal() else PIPE_WIDTH, 24)).columns
 
 
-def show_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, footer: str = "") -> None:
-    """Print a table on standard output, one line a row, and a line below it."""
+def short_path(path: str, *tops: tuple[str, str]) -> str:
+    """Return a path as it is from the first of these directories that it is below, behind what stands for that."""
+    for top, shown in tops:
+        if top and path.startswith(f"{top.rstrip(os.sep)}{os.sep}"):
+            return shown + path[len(top.rstrip(os.sep)) + 1 :]
+    return path
+
+
+def show_table(
+    columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, footer: str = "", bold: Sequence[bool] = ()
+) -> None:
+    """Print a table on standard output, one line a row, and a line below it; the rows that are ``bold`` stand out."""
     width, terminal = table_width(), is_terminal()
     safe = [[_neutral(cell) for cell in row] for row in rows]
     shown = _fitting(columns, safe, width)
@@ -82,7 +93,8 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, foo
 
     styled = []
     for number, line in enumerate(aligned):
-        styles = ["bold" if number == 0 else columns[at].style for at in shown]
+        strong = number == 0 or (number <= len(bold) and bold[number - 1])
+        styles = ["bold" if strong else columns[at].style for at in shown]
         text = Text(_GAP).join(Text(part, style) for part, style in zip(line, styles, strict=True))
         text.rstrip()
         styled.append(text)

@@ -16,7 +16,8 @@ from cetool.base.errors import UsageError
 from cetool.base.text import printable
 from cetool.cli import completing, options
 from cetool.cli.options import option
-from cetool.cli.output import print_json, print_table
+from cetool.cli.output import print_json
+from cetool.cli.tables import Column, Items, show_table
 from cetool.cli.voice import Voice
 from cetool.settings.paths import trust_directory
 from cetool.settings.settings import load_settings
@@ -48,10 +49,10 @@ def list_trusted(*, given: ListTrustedOptions) -> None:
         _voice().say("No trusted scripts")
         return
     now = time.time()
-    print_table(
-        ("SHA-256", "AGREED", "BY", "FROM"),
+    show_table(
+        [Column("SHA-256", style="cyan"), Column("AGREED", rank=1), Column("BY", rank=2), Column("FROM", least=30)],
         [
-            (item.sha256[:_SHOWN_DIGITS], f"{format_duration(now - item.date)} ago", item.how, printable(item.url))
+            (item.sha256[:_SHOWN_DIGITS], f"{format_duration(now - item.date)} ago", item.how, Items((item.url,)))
             for item in trusted
         ],
     )

@@ -30,12 +30,15 @@ def shown_page(error: BaseException) -> Any:
 def usage_error(error: Any) -> UsageError:
     """Turn an error from click into a UsageError."""
     context, param = getattr(error, "ctx", None), getattr(error, "param", None)
-    hint = None if context is None else f"`{context.command_path} --help` shows all options."
+    hint = None
+    if context is not None:
+        known = "lists the commands" if hasattr(context.command, "commands") else "shows all options"
+        hint = f"`{context.command_path} --help` {known}."
     kind = type(error).__name__
     message = str(error.message).strip().removeprefix("Value error, ").rstrip(".")
     if kind == "NoSuchOption":
-        known = [*(name for each in _params(context) for name in each.opts), *_OWN_OPTIONS]
-        near = difflib.get_close_matches(error.option_name, known, n=1, cutoff=0.7)
+        names = [*(name for each in _params(context) for name in each.opts if name.startswith("-")), *_OWN_OPTIONS]
+        near = difflib.get_close_matches(error.option_name, names, n=1, cutoff=0.7)
         return UsageError(f"unknown option {error.option_name}", hint=f"Did you mean `{near[0]}`?" if near else hint)
     if kind == "MissingParameter" and param is not None and context is not None:
         from cetool.cli.pages import page_of  # few command lines need it

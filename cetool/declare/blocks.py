@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from cetool.base.errors import MetadataError
-from cetool.base.text import pattern
+from cetool.base.text import pattern, shorten
 from cetool.base.values import Value
 from cetool.declare.languages import language_of
 from cetool.declare.nodes import Node
@@ -30,9 +30,11 @@ MAX_LINE = 8 * 1024
 
 #: Characters at the top of a file in which to look for a misspelled opening line.
 _TOP = 64 * 1024
-_UNCLOSED = pattern(r"# /// [a-zA-Z0-9-]+")
+_UNCLOSED = pattern(r"# /// script")
 _NEAR_MISS = pattern(
-    r"^[ \t]*(?:#|//|--|;|%|!|')+[ \t]*(?:conda[ _-]*execute[ \t]*:?|/{2,4}[ \t]*(?:conda[-_ ]?)?script)[ \t]*$",
+    r"^[ \t]*(?:#|//|--|;|%|!|')+[ \t]*"
+    # letters may be missing, doubled or swapped: 'conda exectue', '/// scirpt'
+    r"(?:(?P<execute>conda[ _-]*ex[ecut]{3,6}[ \t]*:?)|/{2,4}[ \t]*(?:conda[-_ ]?)?s[cript]{4,6})[ \t]*$",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -188,18 +190,17 @@ def near_miss(script: Script) -> int | None:
     return None if found is None else script.text.count("\n", 0, found.start()) + 1
 
 
-def near_miss_advice(script: Script, line: int) -> str:
-    """Return what to write in that line, or after it, to make it open a block."""
+def near_miss_advice(script: Script, line: int) -> tuple[str, str]:
+    """Return why that line opens no block, and what to write in it or after it."""
     text = script.text.split("\n", line)[line - 1].strip()
     if _UNCLOSED.fullmatch(text):
-        return (
-            f"Line {line} opens a block that is never closed: start each of its lines with '# ' "
-            "(an empty one with '#' alone), and end it with a line '# ///'."
-        )
+        hint = "Start each of its lines with '# ' (an empty one with '#' alone), and end it with a line '# ///'."
+        return f"the block that {text!r} opens is never closed", hint
     meant = "conda-script" if "conda" in text.lower() else "script"
-    opening = "conda execute" if "exec" in text.lower() else f"/// {meant}"
+    found = _NEAR_MISS.search(text)
+    opening = "conda execute" if found and found["execute"] else f"/// {meant}"
     comment = next((comment for comment in LINE_COMMENTS if text.startswith(comment)), "#")
-    return f"Line {line} looks like the start of a block: write it as '{comment} {opening}'."
+    return f"{shorten(text)!r} does not open a block", f"If it should, write '{comment} {opening}'."
 
 
 # --- comments, and text that only looks like one --------------------------------------------------------------------

@@ -87,6 +87,8 @@ def _refuse_outright(text: str, spec: str, where: Location | None) -> None:
         _refuse(spec, where, f"it is longer than {MAX_SPEC} characters")
     if has_control(text):
         _refuse(text, where, "it contains a line break or a control character")
+    if spec[0] in "'\"":
+        _refuse(spec, where, f"it starts with {spec[0]}", "Remove the inner quotes.")
     if spec.startswith("-"):
         _refuse(spec, where, "it starts with '-', like an option", "Options cannot be given among match specs.")
     strange = next((char for char in spec if not char.isascii()), None)

@@ -305,21 +305,23 @@ def metadata_from_file(source: Script, requirements: Requirements) -> ScriptMeta
 def nothing_found(source: Script) -> MetadataError:
     """Return the error for a script without a block, with a hint that shows a block and what works without one.
 
-    Its place has a line only where something looks like a misspelt opening line.
+    If a line looks like a misspelt opening line, the error is about that line.
     """
     close = near_miss(source)
+    if close is not None:
+        problem, hint = near_miss_advice(source, close)
+        where = source.at(close)
+        return MetadataError(problem, code="block-missing", about=source.name, where=where, hint=hint)
     language = language_of(source)
     spec = "numpy" if language.is_python or language.package is None else "SPEC"
     ways = f"`--with {spec}` and `--env-file environment.yml` run it without one."
     if not (is_url(source.name) or source.name.startswith("<")):
         ways = f"`cetool add {shlex.quote(source.name)} {spec}` writes a block; {ways}"
-    advice = ways if close is None else near_miss_advice(source, close)
     comment = language.comment
     block = f"{comment} conda execute\n{comment} env:\n{comment}  - {language.package or 'python'}"
     return MetadataError(
-        f"{source.name} declares no environment" if close is None else "the script declares no environment",
+        f"{source.name} declares no environment",
         code="block-missing",
         about=source.name,
-        where=None if close is None else source.at(close),
-        hint=f"{advice}\nA block looks like this:\n{block}",
+        hint=f"{ways}\nA block looks like this:\n{block}",
     )

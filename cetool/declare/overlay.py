@@ -60,7 +60,7 @@ def read_overlay_keys(keys: Mapping[str, Node], base_dir: Directory) -> OverlayK
     ]
     conda = [
         canonical_spec(item.as_text("an entry of conda"), where=item.where, base_dir=base_dir)
-        for item in listed(keys.get("conda"), "conda", "Write one match spec per entry: [libtiff >=4.6, ripgrep]")
+        for item in listed(keys.get("conda"), "conda", "Write one match spec per entry: [libtiff >=4.6, ripgrep].")
     ]
     return OverlayKeys(base, tuple(entries), tuple(conda))
 

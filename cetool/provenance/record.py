@@ -213,12 +213,12 @@ def read_record(given: str) -> RunRecord:
     """
     name = printable(given)
     where = Location(name)
-    data = read_bytes(given, name, "record", limit=RECORD)
+    data = read_bytes(given, name, "run record", limit=RECORD)
     try:
         document = parse_json(data, exact=True)
-    except ValueError as error:
+    except ValueError:
         raise RecordError(
-            f"not a run record: expected JSON: {error}",
+            "not a run record: expected JSON",
             where=where,
             hint="`cetool run --record FILE SCRIPT` writes a run record.",
         ) from None

@@ -66,7 +66,7 @@ def test_nothing_is_written_where_a_block_is_misspelt_or_a_spec_is_wrong(settled
         assert done.returncode == status and path.read_text() == text
         return "\n".join(told(done.stderr))
 
-    assert "write it as '# conda execute'" in refused("# conda-execute\n# env: [python]\n", "numpy")
+    assert "write '# conda execute'" in refused("# conda-execute\n# env: [python]\n", "numpy")
     assert "is not a match spec" in refused("print(1)\n", "numpy >>1")
     assert "password" in refused("print(1)\n", "https://u:p@host/c::numpy", status=2)
     path = settled.write("unknown", "x\n")

@@ -99,7 +99,7 @@ def test_without_any_of_them_the_error_names_three_ways(settled: Home, name: str
 def test_a_misspelt_block_is_not_passed_over(settled: Home) -> None:
     settled.write("misspelt.py", "# conda-execute\n# env: [python, numpy]\n")
     done = settled.cetool("run", "--with", "six", "misspelt.py")
-    assert done.returncode == 125 and "Line 1 looks like the start" in done.stderr
+    assert done.returncode == 125 and "misspelt.py:1: '# conda-execute' does not open a block" in done.stderr
     settled.write("empty.py", "# conda execute\n# channels: [conda-forge]\n")
     assert settled.cetool("run", "--with", "six", "empty.py").returncode == 125
 

@@ -13,10 +13,13 @@ from support.scripts import (
     ("text", "line", "advice"),
     [
         ("# conda execute\n# enviroment: [python]\n", 2, "Did you mean 'env'?"),
-        ("#conda execute\n# env: [python]\n", 1, "write it as '# conda execute'"),
-        ("\n// conda-execute\n", 2, "write it as '// conda execute'"),
-        ("# /// conda_script\n", 1, "write it as '# /// conda-script'"),
-        ("# /// script\n# dependencies = []\nprint()\n", 1, "opens a block that is never closed"),
+        ("#conda execute\n# env: [python]\n", 1, "write '# conda execute'"),
+        ("\n// conda-execute\n", 2, "write '// conda execute'"),
+        ("# /// conda_script\n", 1, "write '# /// conda-script'"),
+        ("# conda exectue\n# env: [python]\n", 1, "write '# conda execute'"),
+        ("# /// scirpt\n# dependencies = []\n# ///\n", 1, "write '# /// script'"),
+        ("# conda execute\n# env:\n#  - \"'numpy>=1'\"\n", 3, "Remove the inner quotes."),
+        ("# /// script\n# dependencies = []\nprint()\n", 1, "opens is never closed"),
         (
             "# /// conda-script\n# channels = ['c']\n# entrypoint = 'python | cat'\n# /// end-conda-script\n",
             3,
@@ -34,9 +37,17 @@ def test_a_mistake_has_its_line_and_a_fix(settled: Home, text: str, line: int, a
 
 
 def test_words_with_another_meaning_have_a_hint(settled: Home) -> None:
+    settled.write("script.py", "print()\n")
     for words, status, advice in (
         (("",), 127, "path is empty"),
         (("help", "rnu"), 2, "Did you mean 'run'?"),
+        (("rnu",), 127, "Did you mean `cetool run`?"),
+        (("version",), 127, "Did you mean `cetool --version`?"),
+        (("nothing",), 127, "`cetool --help` lists the commands."),
+        (("trust", "revoke"), 2, "`cetool trust --help` lists the commands."),
+        (("create", "--spec", "six"), 2, "`cetool create --help` shows all options."),
+        (("create", "script.py"), 2, "script.py is a file, not a match spec"),
+        (("kernel", "install", "missing.py"), 127, "cetool: missing.py: the script does not exist"),
         (("create", "--file", str(settled.path)), 125, "this is a directory, not an environment file"),
     ):
         done = settled.cetool(*words)

@@ -96,7 +96,7 @@ def read_packages(node: Node | None, what: str, base_dir: Directory) -> Requirem
     packages: list[str] = []
     pip: list[Node] = []
     hint = "A match spec starts with a name; put quotes around it if YAML reads it as something else."
-    for item in listed(node, what, "Write one match spec per entry: [python >=3, numpy]"):
+    for item in listed(node, what, "Write one match spec per entry: [python >=3, numpy]."):
         if item.kind == "mapping":
             pip += _pip_entry(item, what)
         else:

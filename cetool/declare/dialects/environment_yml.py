@@ -200,7 +200,7 @@ def _without_sel(node: Node, platform: str) -> Node:
     if node.kind == "nothing":
         return node
     items: list[Node] = []
-    for item in node.as_list("dependencies", "Write one match spec per entry: [python >=3, numpy]"):
+    for item in node.as_list("dependencies", "Write one match spec per entry: [python >=3, numpy]."):
         conditions = {key: found[1] for key in item.entries if (found := _SEL.fullmatch(key))}
         rest = {key: value for key, value in item.entries.items() if key not in conditions}
         for key, condition in conditions.items():

@@ -287,14 +287,14 @@ def _nothing_found(notebook: Notebook) -> MetadataError:
     source = notebook.cell_script(notebook.cells[0]) if notebook.cells else notebook.script
     close = near_miss(source)
     name = notebook.script.name
+    if close is not None:
+        problem, hint = near_miss_advice(source, close)
+        return MetadataError(problem, code="block-missing", about=name, where=source.at(close), hint=hint)
     advice = f"`cetool add {name} numpy` writes a block into its first code cell; `--with numpy` and "
     advice += "`--env-file environment.yml` run it without one."
-    if close is not None:
-        advice = near_miss_advice(source, close)
     return MetadataError(
         f"{name} declares no environment",
         code="block-missing",
         about=name,
-        where=None if close is None else source.at(close),
         hint=f"{advice}\nA block looks like this:\n# conda execute\n# env:\n#  - python\n#  - numpy",
     )

@@ -69,7 +69,7 @@ def read_keys(root: Node, script: Script, platform: str | None = None) -> Declar
     The script is Python, so python is always among the packages. If several tool tables have channels,
     ``[tool.cetool]`` wins over ``[tool.conda]``, and that over ``[tool.pixi]``.
     """
-    keys = root.as_mapping("the '# /// script' block; the standard reserves others", KEYS)
+    keys = root.as_mapping("the '# /// script' block", KEYS)
     requirements = _standard_keys(root, script)
     tools = keys["tool"].as_mapping("[tool]") if "tool" in keys else {}
     run_with: tuple[str, ...] | None = None
