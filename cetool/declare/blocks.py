@@ -192,7 +192,7 @@ def near_miss(script: Script) -> int | None:
 
 def near_miss_advice(script: Script, line: int) -> tuple[str, str]:
     """Return why that line opens no block, and what to write in it or after it."""
-    text = script.text.split("\n", line)[line - 1].strip()
+    text = script.text.split("\n", line)[line - 1].lstrip()  # a blank at the end may be the mistake
     if _UNCLOSED.fullmatch(text):
         hint = "Start each of its lines with '# ' (an empty one with '#' alone), and end it with a line '# ///'."
         return f"the block that {text!r} opens is never closed", hint

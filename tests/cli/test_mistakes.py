@@ -55,3 +55,12 @@ def test_words_with_another_meaning_have_a_hint(settled: Home) -> None:
         assert advice in "\n".join(told(done.stderr))
     done = settled.cetool("name", "missing.py")
     assert "there is no file 'missing.py', so it was taken for a package" in done.stderr
+
+
+def test_a_package_that_does_not_exist_has_its_line(settled: Home) -> None:
+    script = settled.write("typo.py", "# conda execute\n# env:\n#  - python\n#  - nmupy >=1\n")
+    done = settled.cetool("run", script)
+    assert done.returncode == 125 and "Did you mean 'numpy'?" in done.stderr
+    assert told(done.stderr)[0].startswith(f"cetool: {script}:4: package 'nmupy")
+    added = settled.cetool("run", "--with", "nosuch", settled.write("fine.py", "# conda execute\n# env: [python]\n"))
+    assert told(added.stderr)[0].startswith("cetool: package 'nosuch")

@@ -99,7 +99,7 @@ def test_format_3_and_what_is_ignored(tmp_path: Path) -> None:
         (notebook(metadata={"cetool": {"env": 3}}), "metadata.cetool.env", "env must be a list, not a number"),
         (notebook(metadata={"script": {"dependencies": ["a b"]}}), "metadata.script.dependencies", ""),
         (notebook("print(1)"), None, "declares no environment"),
-        (notebook("# conda-execute\n# env: [python]"), "cell 1:1", "declares no environment"),
+        (notebook("# conda-execute\n# env: [python]"), "cell 1:1", "'# conda-execute' does not open a block"),
         ('{"nbformat": 4,\n "cells": [}', None, "the notebook is not valid JSON"),
         ('{"nbformat": 9, "cells": []}', None, "the notebook has format 9"),
         ("[]", None, "not a notebook"),

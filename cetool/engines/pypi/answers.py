@@ -200,7 +200,7 @@ def explain(
         return EngineError(message, code=code, details=draw([Node(step) for step in steps]), hint=hint, log=str(log))
     if code == "pypi-not-found" and (absent := _ABSENT.search(reason)):
         named = next(filter(None, absent.groups()))
-        message = f"PyPI package {named!r} was not found"
+        return EngineError(f"PyPI package {named!r} was not found", code=code, about=named, hint=hint, log=str(log))
     return EngineError(message, code=code, hint=hint, log=str(log))
 
 
