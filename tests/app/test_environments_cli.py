@@ -339,7 +339,7 @@ def test_commands_work_with_a_read_only_cache(home: Home) -> None:
     assert done.stdout.endswith("read-only\n"), done.stderr
     done = home.run(*bound_by_modes(), "cetool", "create", "activated")
     assert done.returncode == 125
-    assert "cannot write" in told(done.stderr)[0]
+    assert "is not writable" in told(done.stderr)[0]
     for command in ("list", "gc", "remove"):
         done = home.run(*bound_by_modes(), "cetool", command, *([script] if command == "remove" else []))
         assert done.returncode in (0, 125)

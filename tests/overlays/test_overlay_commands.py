@@ -188,7 +188,7 @@ def test_a_group_can_share_a_directory_of_overlays(lab: Home, base: Path, tmp_pa
     assert json.loads(ok(lab, "overlay", "list", "--json", env=other))["overlays"][0]["name"] == "fix"
     assert json.loads(ok(lab, "overlay", "list", "--json"))["overlays"] == []
     done = lab.cetool("overlay", "list", env={**env, "CETOOL_TRUST_CACHE_DIR": None})
-    assert done.returncode == 125 and "written to by its group" in done.stderr
+    assert done.returncode == 125 and "writable by its group" in done.stderr
 
 
 def test_gc_respects_scripts_names_and_bases(lab: Home, local_channel: Channel, wheels: Path, base: Path) -> None:

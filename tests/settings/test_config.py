@@ -220,7 +220,9 @@ def test_no_message_shows_a_channels_password(environ: dict[str, str], tmp_path:
 
 def test_list_shows_values_and_where_they_come_from(environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("max-size: 500MiB\nstall-timeout: 90\n")
-    lines = {line.split()[0]: line.split()[1:] for line in config("list").stdout.splitlines()}
+    header, *rows = config("list").stdout.splitlines()
+    lines = {line.split()[0]: line.split()[1:] for line in rows}
+    assert header.split() == ["SETTING", "VALUE", "FROM"]
     assert lines["max-size"] == ["500MiB", f"{tmp_path / 'c.yaml'}:1"]
     assert lines["stall-timeout"] == ["90s", f"{tmp_path / 'c.yaml'}:2"]
     assert lines["remove-if-unused-for"] == ["25h", "built-in"]
