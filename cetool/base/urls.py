@@ -15,7 +15,6 @@ from urllib.parse import quote, unquote, unquote_to_bytes
 from cetool.base.text import MASK, hide_known, is_secret_name, pattern, remember, remember_login, shorten
 from cetool.base.values import Value
 
-_IN_SCHEME = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+")
 #: Where the authority of a URL begins: WHATWG's parser, which rattler uses, accepts any number of slashes after http.
 _START = pattern(r"(?:https?|ftp|wss?):(?:[/\\]+|(?=[^\s/\\:@]+:[^\s/\\@]*@))|://", re.IGNORECASE)
 _UNUSUAL = pattern(r"(?:\A\s*|[@\"]\s*|\+)(?:https?|ftp|wss?):(?!//[^/\\])", re.IGNORECASE)
