@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
+from operator import getitem
 from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args, get_type_hints
 
 import typer
@@ -104,7 +105,7 @@ class Group:
             info = copy(hints[name].__metadata__[0])
             info.help = known[name].metadata.get("help", info.help)
             info.known = info.known or _choices(hints[name].__origin__)
-            annotation: Any = Annotated.__class_getitem__((hints[name].__origin__, info))  # type: ignore[attr-defined]
+            annotation: Any = getitem(Annotated, (hints[name].__origin__, info))
             parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
             found.append((name, info, parameter))
         return tuple(found)
@@ -131,7 +132,7 @@ def _names(group: type) -> list[str]:
     """Return the names of a group's options in order."""
     if not issubclass(group, Group):
         return []
-    return [*vars(group).get("__annotations__", ()), *(name for base in group.__bases__ for name in _names(base))]
+    return [*inspect.get_annotations(group), *(name for base in group.__bases__ for name in _names(base))]
 
 
 class Command(TyperCommand):
@@ -173,7 +174,8 @@ class Commands(typer.Typer):
 
 def command(function: _Function) -> _Function:
     """Make a function a command of Typer's: its parameter ``given`` becomes the options of that group."""
-    hints = get_type_hints(function, include_extras=True)
+    # not get_type_hints: in Python 3.10 it wraps the hint of a parameter with the default None, and hides its metadata
+    hints = inspect.get_annotations(function, eval_str=True)
     group = hints.get("given")
     if group is None:
         return function
