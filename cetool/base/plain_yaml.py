@@ -1,9 +1,10 @@
 """Read the simple YAML of most blocks and configuration files: keys and lists of words.
 
 Importing ruamel.yaml takes 10 ms, and reading ten lines some more: a sixth of what cetool may add to creating an
-environment. This module reads what it reads exactly as ruamel.yaml does. It reads nothing beyond simple forms (no flow
-mappings, anchors, tags, multi-line texts, escapes, non-ASCII letters) and reports no errors: for all these it returns
-None, and ruamel.yaml reads the text or reports what is wrong.
+environment; a lock of 500 packages takes it half a second, and this module a tenth of that. It reads what it reads
+exactly as ruamel.yaml does. It reads nothing beyond simple forms (no flow mappings, anchors, tags, multi-line texts,
+escapes, non-ASCII letters) and reports no errors: for all these it returns None, and ruamel.yaml reads the text or
+reports what is wrong.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from cetool.base.limits import NODES
 from cetool.base.text import pattern
 from cetool.base.values import Value
 
-# A scalar that every version of YAML reads as its characters, a number or a boolean; ``:`` only inside.
+# A scalar that every version of YAML reads as its characters, a number or a boolean; ``:`` and ``#`` only inside.
 _START = r"[A-Za-z0-9_./~]"
 _MIDDLE = r"[A-Za-z0-9_./~ +=<>!*^$|()@%;-]"
-_PLAIN = rf"{_START}(?:(?:{_MIDDLE}|,|:(?=[A-Za-z0-9_./~+=<>*$|()@%;-]))*(?:{_MIDDLE}|,)(?<! ))?"
+_INSIDE = rf"{_MIDDLE}|[,&]|:(?=[A-Za-z0-9_./~+=<>*$|()@%;-])|(?<=[A-Za-z0-9_./-])#(?=[A-Za-z0-9])"
+_PLAIN = rf"{_START}(?:(?:{_INSIDE})*(?:{_MIDDLE}|,)(?<! ))?"
 _IN_FLOW = rf"{_START}(?:{_MIDDLE}*(?<! ))?"
 _SINGLE, _DOUBLE = r"'[ !-&(-~]*'", r'"[ !#-\[\]-~]*"'
 _COMMENT = r"(?: +#[ -~]*)?"
@@ -26,12 +29,14 @@ _COMMENT = r"(?: +#[ -~]*)?"
 _SCALAR = pattern(rf"(?:({_PLAIN})|({_SINGLE}|{_DOUBLE})){_COMMENT} *")
 _FLOW = pattern(rf"\[([^\[\]#]*)\]{_COMMENT} *")
 _FLOW_ITEM = pattern(rf"({_IN_FLOW})|({_SINGLE}|{_DOUBLE})")
-_KEY = pattern(r"([A-Za-z_][A-Za-z0-9_-]*) *:(?: +|$)")
+_KEY = pattern(r"(?:([A-Za-z_][A-Za-z0-9_.-]*)|'([A-Za-z0-9_.-]+)') *:(?: +|$)")
 _ITEM = pattern(r"- +(?=[^ -])")
 #: Words that are not strings without quotes, for example as keys.
 _WORDS = frozenset(("null", "Null", "NULL", "true", "True", "TRUE", "false", "False", "FALSE"))
-#: Limits: characters of a text and of a row, leading blanks. Longer texts take as long here as with ruamel.yaml.
-_MOST, _LONGEST, _DEEPEST = 20_000, 500, 30
+#: Limits: characters of a row, leading blanks (with the lists among them, fewer levels than other readers accept).
+_LONGEST, _DEEPEST = 500, 20
+#: Values that a row can have, without those of a list in brackets: a list, a mapping, a key and its value.
+_IN_ROW = 4
 _INTEGER = pattern(r"0|[1-9][0-9]{0,8}")
 _TEXT = pattern(r"[A-Za-z_/~][^\n]+|[A-Za-z_/]")
 
@@ -53,7 +58,7 @@ class Plain(Value):
 def read_plainly(text: str) -> Plain | None:
     """Return the document in a text, or None if it takes a real parser."""
     rows = []
-    if len(text) > _MOST:
+    if _IN_ROW * text.count("\n") + text.count(",") > NODES:
         return None
     for number, row in enumerate(text.split("\n")):
         content = row.strip(" ")
@@ -108,23 +113,34 @@ def _collection(rows: _Rows, at: int) -> tuple[Plain, int]:
     if content.startswith("- "):
         items = []
         while at < len(rows) and rows[at][1] == indent and (found := _ITEM.match(rows[at][2])):
-            items.append(_scalar(rows[at][2][found.end() :], rows[at][0]))
-            at += 1
-        return Plain(line, items=tuple(items)), _ended(rows, at, indent)
+            number, rest = rows[at][0], rows[at][2][found.end() :]
+            if _KEY.match(rest):
+                rows[at] = number, indent + found.end(), rest
+                item, at = _collection(rows, at)
+            else:
+                item, at = _scalar(rest, number), at + 1
+            items.append(item)
+        return Plain(line, None, False, tuple(items), None), _ended(rows, at, indent)
     entries: list[tuple[int, str, Plain]] = []
+    keys: set[str] = set()
     while at < len(rows) and rows[at][1] == indent and (found := _KEY.match(rows[at][2])):
-        number, key, rest = rows[at][0], found[1], rows[at][2][found.end() :]
-        if key in _WORDS or any(key == other for _, other, _ in entries):
+        number, key, rest = rows[at][0], found[1] or found[2], rows[at][2][found.end() :]
+        if key in _WORDS or key in keys:
             raise _NotPlain
+        keys.add(key)
         at += 1
-        if rest and not rest.startswith("#"):
-            value = _flow(rest, number) if rest.startswith("[") else _scalar(rest, number)
+        if rest == "{}":
+            value = Plain(number, None, False, None, ())
+        elif rest and rest[0] != "#":
+            value = _flow(rest, number) if rest[0] == "[" else _scalar(rest, number)
         elif at < len(rows) and (rows[at][1] > indent or (rows[at][1] == indent and rows[at][2].startswith("- "))):
             value, at = _collection(rows, at)
-        else:
+        elif at < len(rows) and rows[at][1] == indent and rows[at][2][0] == "-":
             raise _NotPlain
+        else:
+            value = Plain(number, "", False, None, None)
         entries.append((number, key, value))
-    return Plain(line, entries=tuple(entries)), _ended(rows, at, indent)
+    return Plain(line, None, False, None, tuple(entries)), _ended(rows, at, indent)
 
 
 def _ended(rows: _Rows, at: int, indent: int) -> int:
@@ -139,7 +155,9 @@ def _scalar(text: str, line: int) -> Plain:
     if found is None:
         raise _NotPlain
     plain, quoted = found.groups()
-    return Plain(line, plain) if quoted is None else Plain(line, quoted[1:-1], True)
+    if quoted is None:
+        return Plain(line, plain, False, None, None)
+    return Plain(line, quoted[1:-1], True, None, None)
 
 
 def _flow(text: str, line: int) -> Plain:

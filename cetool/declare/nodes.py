@@ -38,6 +38,9 @@ _IN_WORDS: dict[str, str] = {
 }
 
 
+_NO_ENTRIES: Mapping[str, Node] = MappingProxyType({})
+
+
 class Node(Value):
     """A value of a YAML or TOML document."""
 
@@ -49,7 +52,7 @@ class Node(Value):
     #: The items of a list.
     items: tuple[Node, ...] = ()
     #: The entries of a mapping, in the order of the file.
-    entries: Mapping[str, Node] = MappingProxyType({})
+    entries: Mapping[str, Node] = _NO_ENTRIES
     #: Whether this is a string without quotes on several lines.
     folded: bool = False
 
@@ -193,19 +196,16 @@ class _Reader:
         """Return where an event starts."""
         return Location(self._name, self.line(event.start_mark.line))
 
-    def plainly(self, plain: Plain) -> Node:
-        """Return the tree of a document that took no parser."""
-        where = Location(self._name, self.line(plain.line))
+    def plainly(self, plain: Plain, line: int | None = None) -> Node:
+        """Return the tree of a document that took no parser; ``line`` is that of the key of a value in a mapping."""
+        where = Location(self._name, self.line(plain.line if line is None else line))
         if plain.items is not None:
-            return Node("list", where, items=tuple(map(self.plainly, plain.items)))
+            return Node("list", where, "", tuple(map(self.plainly, plain.items)), _NO_ENTRIES, False)
         if plain.entries is not None:
-            entries = {
-                key: self.plainly(value).relocated(Location(self._name, self.line(line)))
-                for line, key, value in plain.entries
-            }
-            return Node("mapping", where, entries=entries)
+            entries = {key: self.plainly(value, line) for line, key, value in plain.entries}
+            return Node("mapping", where, "", (), entries, False)
         text = plain.text or ""
-        return Node("text" if plain.quoted else _kind_of(text), where, text)
+        return Node("text" if plain.quoted else _kind_of(text), where, text, (), _NO_ENTRIES, False)
 
     def document(self, text: str) -> Node | None:
         """Return the only document, None if the stream is empty."""

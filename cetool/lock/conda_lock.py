@@ -82,8 +82,8 @@ def read_conda_lock(text: str, name: str, platform: str | None = None) -> Lock:
 def _without_others(text: str, platform: str) -> str:
     """Replace packages of other platforms by empty lines, where they can be recognized line by line.
 
-    Packages that are not in block style are left in place. For a lock of 4 platforms with 200 packages each, this
-    reduces the time to read one platform from 5.2 s to 1.3 s.
+    Packages that are not in block style are left in place. For a lock of 3 platforms with 500 packages each, this
+    reduces the time to read one platform from 0.3 s to 0.1 s, or from 1.7 s to 0.6 s if YAML takes ruamel.yaml.
     """
     head, mark, rest = text.partition("\npackage:\n")
     first = _ITEM.match(rest)
