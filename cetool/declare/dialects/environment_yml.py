@@ -63,7 +63,7 @@ _OTHER_FORMATS = (
         "a requirements file of pip",
         pattern(
             r"^(?:-[rceif]\b|--[a-z]|"
-            r"[A-Za-z0-9][^\s#]*(?: @ |[^#\n]*(?:;[ \t]*(?:python|sys|os|platform|implementation)_| --hash)))",
+            r"[A-Za-z0-9](?:[^\s#]* @ |[^#\n]*(?:;[ \t]*(?:python|sys|os|platform|implementation)_| --hash)))",
             re.MULTILINE,
         ),
         "Write an environment.yml that includes it: `dependencies: [python, {pip: [-r requirements.txt]}]`.",
