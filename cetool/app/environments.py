@@ -12,9 +12,10 @@ from cetool.app.deciding import canonical_requirements, decide, decide_requireme
 from cetool.app.decision import NO_BASELINES, BaselineOptions, Decision, Wish
 from cetool.app.ensuring import ensure, note_used, store_of
 from cetool.app.locked import warn_of_missing_digests
+from cetool.app.names import shortest_names
 from cetool.app.reporting import Reporter, counting, for_each, named_or_counted
 from cetool.app.sources import open_source
-from cetool.app.targets import find_directories, shortest_names
+from cetool.app.targets import find_directories
 from cetool.app.world import World, prepare
 from cetool.base.durations import format_size
 from cetool.base.errors import CetoolError, LockError, StoreError, UsageError

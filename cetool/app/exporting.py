@@ -14,10 +14,11 @@ from cetool.app.consent import OWN, consent_to
 from cetool.app.deciding import decide
 from cetool.app.decision import LockChoice, Wish, refuse_overlay
 from cetool.app.ensuring import ensure, note_used
+from cetool.app.names import named_directories
 from cetool.app.overlaying import base_of
 from cetool.app.reporting import Reporter
 from cetool.app.sources import Source, open_source
-from cetool.app.targets import find_directories, named_directories
+from cetool.app.targets import find_directories
 from cetool.app.world import World
 from cetool.base.errors import EngineError, LockError, StoreError, UsageError
 from cetool.base.files import put_file

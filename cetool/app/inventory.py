@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cetool.app.names import Target
 from cetool.app.reporting import Reporter
-from cetool.app.targets import Target
 from cetool.app.world import World
 from cetool.base.errors import StoreError
 from cetool.base.text import normalized

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from cetool.app.names import named_target
 from cetool.app.world import NOTHING, PASSING, Evidence, World, seen_configuration
 from cetool.base.errors import StoreError, UsageError
 from cetool.declare.environment import EnvironmentSpec, Overlay
@@ -12,10 +13,10 @@ from cetool.declare.overlay import canonical_base, canonical_entry
 from cetool.declare.pypi import PypiSettings
 from cetool.declare.requirements import OverlayKeys, Requirements
 from cetool.overlays.base import find_base, watched_in
-from cetool.overlays.recipe import state_of, watched_by
+from cetool.overlays.recipe import Recipe, state_of, watched_by
 from cetool.overlays.store import Overlays
 from cetool.settings.paths import conda_root
-from cetool.store.store import Store
+from cetool.store.store import Directory, Store
 
 
 def with_overlay(requirements: Requirements, base: str | None, entries: tuple[str, ...]) -> Requirements:
@@ -91,8 +92,6 @@ def base_of(named: str, world: World) -> tuple[Path, Evidence]:
     except StoreError as error:
         if error.code != "environment-not-found":
             raise
-        from cetool.app.targets import named_target  # it decides about scripts, which may have a base
-
         found = named_target(named, world)
         if found is None:
             raise
@@ -102,6 +101,12 @@ def base_of(named: str, world: World) -> tuple[Path, Evidence]:
 def overlays_of(world: World) -> Overlays:
     """Return this user's overlays."""
     return Overlays(world.paths, world.settings.overlays_dir)
+
+
+def directory_of(recipe: Recipe) -> Directory:
+    """Return the directory of a named overlay, which may not exist yet."""
+    place = Path(recipe.directory)
+    return Directory(place, place.name.partition("-")[0])
 
 
 def overlay_store(spec: EnvironmentSpec, world: World) -> Store:

@@ -15,10 +15,10 @@ from cetool.app.decision import Decision, Wish
 from cetool.app.ensuring import activation_of, ensure, note_used, store_of
 from cetool.app.environments import remove_directory
 from cetool.app.exporting import ENVIRONMENT, Exact, find_origins, written
-from cetool.app.overlaying import base_of, overlays_of
+from cetool.app.names import full_name
+from cetool.app.overlaying import base_of, directory_of, overlays_of
 from cetool.app.reporting import Reporter, for_each, named_or_counted
 from cetool.app.sources import open_source
-from cetool.app.targets import full_name
 from cetool.app.world import World
 from cetool.base.durations import format_size
 from cetool.base.errors import StoreError, UsageError
@@ -236,7 +236,7 @@ def find_overlay(which: str, world: World, reporter: Reporter) -> FoundOverlay:
         found = (item for item in store.directories(decision.spec.name) if item.marker is not None)
         return FoundOverlay("", over.base, over.requirements, over.conda, next(found, None), store)
     recipe = overlays.recipe(_full_name(which, overlays))
-    made = Directory(Path(recipe.directory), Path(recipe.directory).name.partition("-")[0])
+    made = directory_of(recipe)
     there = made if recipe.directory and made.marker is not None else None
     return FoundOverlay(recipe.name, recipe.base, recipe.overlay, recipe.conda, there, overlays.store(recipe.base))
 
@@ -270,7 +270,7 @@ def remove(names: Sequence[str], world: World, reporter: Reporter) -> None:
     def remove_overlay(name: str) -> None:
         recipe = overlays.recipe(name)
         shared = any(other.name != name and other.directory == recipe.directory for other in overlays.named())
-        directory = Directory(Path(recipe.directory), Path(recipe.directory).name.partition("-")[0])
+        directory = directory_of(recipe)
         size = 0
         if recipe.directory and directory.prefix.is_dir() and not shared:
             if is_overlay_in_use(directory.prefix):

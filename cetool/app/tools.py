@@ -14,10 +14,10 @@ from cetool.app.deciding import canonical_requirements, decide, decide_requireme
 from cetool.app.decision import Decision, Wish
 from cetool.app.ensuring import activation_of, ensure, note_used, store_of
 from cetool.app.environments import requirements_of
+from cetool.app.names import LEAST_SHOWN, Target, named_target
 from cetool.app.reporting import Reporter
 from cetool.app.sources import open_source
 from cetool.app.starting import count_run
-from cetool.app.targets import LEAST_SHOWN, Target, named_target
 from cetool.app.world import World
 from cetool.base.errors import EngineError, ProgramNotFoundError, UsageError
 from cetool.base.urls import strip_credentials

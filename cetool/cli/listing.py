@@ -14,8 +14,9 @@ import typer
 from cetool.app.environments import Listed
 from cetool.app.environments import list_environments as list_all
 from cetool.app.inventory import OVERLAY, Inventory, Item, Need, reached_from, take_inventory
+from cetool.app.names import Target
 from cetool.app.reporting import flow
-from cetool.app.targets import Target, find_target
+from cetool.app.targets import find_target
 from cetool.app.world import World
 from cetool.base.durations import as_of, format_age, format_size
 from cetool.base.process import program_name

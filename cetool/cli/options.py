@@ -10,6 +10,12 @@ import typer
 
 from cetool.app.decision import LockChoice
 from cetool.cli import completing
+from cetool.cli.panels import ENVIRONMENT as ENVIRONMENT
+from cetool.cli.panels import NOTEBOOK as NOTEBOOK
+from cetool.cli.panels import OUTPUT as OUTPUT
+from cetool.cli.panels import OVERLAY as OVERLAY
+from cetool.cli.panels import REMOTE as REMOTE
+from cetool.cli.panels import REPRODUCIBILITY as REPRODUCIBILITY
 from cetool.cli.parameters import Commands as Commands
 from cetool.cli.parameters import Group as Group
 from cetool.cli.parameters import command as command
@@ -18,15 +24,6 @@ from cetool.cli.parameters import option as option
 from cetool.cli.parameters import with_help as with_help
 from cetool.declare.platforms import PLATFORMS
 from cetool.settings.settings import ENGINES
-
-ENVIRONMENT = "Environment"
-REPRODUCIBILITY = "Reproducibility"
-REMOTE = "Remote scripts"
-OVERLAY = "Overlays"
-NOTEBOOK = "Notebooks"
-OUTPUT = "Output"
-#: The panels of options in the order in which help shows them; the first has what belongs to one command.
-PANELS = ("Options", ENVIRONMENT, REPRODUCIBILITY, REMOTE, OVERLAY, NOTEBOOK, OUTPUT)
 
 
 def _note_json(context: typer.Context, as_json: bool) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from cetool.cli.options import PANELS
+from cetool.cli.panels import PANELS
 from cetool.settings.meanings import SETTINGS
 from cetool.settings.settings import variable_of
 

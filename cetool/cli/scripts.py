@@ -9,8 +9,8 @@ import typer
 
 from cetool.app.decision import BaselineOptions, OnBaselines, Wish
 from cetool.app.describing import Described, Inspected, describe, inspect
+from cetool.app.names import named_target
 from cetool.app.reporting import flow
-from cetool.app.targets import named_target
 from cetool.app.world import World
 from cetool.base.durations import as_of
 from cetool.base.text import counted
