@@ -102,7 +102,7 @@ def _decided(source: KernelSource, world: World, reporter: Reporter) -> tuple[Ke
             raise UsageError(
                 "no packages were named for the kernel's environment"
                 if not source.specs
-                else "--spec and --env-file exclude each other",
+                else "--spec and --env-file cannot be used together",
                 hint="Run `cetool kernel install SCRIPT` or `cetool kernel install --spec SPEC --name NAME`.",
             )
         files = [] if source.env_file is None else [source.env_file]
@@ -112,7 +112,7 @@ def _decided(source: KernelSource, world: World, reporter: Reporter) -> tuple[Ke
     else:
         if source.specs:
             raise UsageError(
-                "a script and --spec exclude each other",
+                "a script and --spec cannot be used together",
                 hint="`--with SPEC` adds packages to those that a script declares.",
             )
         script, world = open_source(str(source.script), world, reporter)

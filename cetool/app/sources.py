@@ -153,7 +153,7 @@ def _with_guess(error: ScriptNotFoundError, target: str) -> ScriptNotFoundError:
     if re.match(r"https?:/*\w|(www\.)?(github|gitlab)\.com/|gist\.github\.com/|raw\.githubusercontent\.com/", target):
         hint = "A URL starts with https://."
         return error.but(hint=hint)
-    if os.sep in target or "." in target:
+    if not target or os.sep in target or "." in target:
         return error
     near = difflib.get_close_matches(target, COMMANDS, n=1)
     if meant := _OTHER_COMMANDS.get(target) or next(iter(near), None):

@@ -143,7 +143,7 @@ def wanted(asked: Asked, world: World, reporter: Reporter) -> Wanted:
     if asked.target is not None:
         if specs:
             raise UsageError(
-                "a script and --spec exclude each other",
+                "a script and --spec cannot be used together",
                 hint="`--with SPEC` adds packages to those that a script declares.",
             )
         named = named_target(asked.target, world)
@@ -160,7 +160,7 @@ def wanted(asked: Asked, world: World, reporter: Reporter) -> Wanted:
         requirements = requirements_of([*specs, *wish.extra], [])
     else:
         raise UsageError(
-            "no script was given" if wish.env_file is None else "--spec and --env-file exclude each other",
+            "no script was given" if wish.env_file is None else "--spec and --env-file cannot be used together",
             hint=f"Run `cetool {command} SCRIPT` or `cetool {command} --spec SPEC`.",
         )
     for warning in requirements.warnings:

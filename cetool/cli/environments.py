@@ -144,10 +144,10 @@ def gc(*, given: GcOptions) -> None:
     Without options, the settings `remove-if-unused-for` and `max-size` decide. An environment in use is never removed.
     """
     if given.everything and (given.older_than or given.max_size):
-        raise UsageError("--all excludes --older-than and --max-size")
+        raise UsageError("--all cannot be used with --older-than or --max-size")
     if given.packages and (given.everything or given.max_size):
         raise UsageError(
-            f"--packages and {'--all' if given.everything else '--max-size'} exclude each other",
+            f"--packages and {'--all' if given.everything else '--max-size'} cannot be used together",
             hint="--all includes downloaded packages; with --packages, --older-than keeps those used lately.",
         )
     world, voice = options.open_world(given)

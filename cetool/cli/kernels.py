@@ -101,7 +101,9 @@ def list_kernels(*, given: ListKernelsOptions) -> None:
         voice.say("No kernels installed by cetool")
     else:
         columns = [Column("NAME", style="cyan"), Column("LANGUAGE", rank=2), Column("FOR")]
-        show_table([*columns, Column("ENVIRONMENT", rank=1), Column("DIRECTORY", rank=3)], list(map(_cells, found)))
+        show_table(
+            [*columns, Column("ENVIRONMENT", rank=1, least=15), Column("DIRECTORY", rank=3)], list(map(_cells, found))
+        )
 
 
 def _cells(listed: ListedKernel) -> tuple[Cell, ...]:
@@ -111,9 +113,9 @@ def _cells(listed: ListedKernel) -> tuple[Cell, ...]:
     return (
         kernel.name,
         source.language,
-        Items((short_path(str(file), *tops),), (file.name,)) if file is not None else Items(source.specs),
+        Items((short_path(str(file), *tops),), (file.name,), paths=True) if file is not None else Items(source.specs),
         Items((listed.problem or ("exists" if listed.exists else "not created yet"),)),
-        Items((short_path(str(kernel.directory), *tops),)),
+        Items((short_path(str(kernel.directory), *tops),), paths=True),
     )
 
 

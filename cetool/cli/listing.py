@@ -132,7 +132,9 @@ def _scripts(each: Listed, home: str) -> Cell:
         return "-"
     tops = ((os.getcwd(), ""), (home, "~/"))
     return Items(
-        tuple(short_path(script, *tops) for script in each.scripts), tuple(map(os.path.basename, each.scripts))
+        tuple(short_path(script, *tops) for script in each.scripts),
+        tuple(map(os.path.basename, each.scripts)),
+        paths=True,
     )
 
 

@@ -142,7 +142,7 @@ def _virtual_package(text: str) -> tuple[str, str]:
 
 def _refuse_clashes(wish: LockWish, scripts: Sequence[str]) -> None:
     if wish.embed and (wish.lock_file or wish.format):
-        raise UsageError("--embed excludes --lock-file and --format: it writes the lock into the script")
+        raise UsageError("--embed cannot be used with --lock-file or --format: it writes the lock into the script")
     if wish.lock_file and len(scripts) > 1:
         raise UsageError("--lock-file takes one script")
 

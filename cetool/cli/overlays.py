@@ -250,8 +250,10 @@ def diff(which: Which, *, given: DiffOptions) -> None:
     rows = [
         (layer.name, layer.shadows or "-", layer.version, layer.kind, Items((layer.why or "",))) for layer in layers
     ]
-    headers = ("BASE", "OVERLAY", "FROM", "WHY")
-    show_table([Column("PACKAGE", style="cyan"), *map(Column, headers)], rows)
+    columns = [Column("PACKAGE", style="cyan"), *map(Column, ("BASE", "OVERLAY", "FROM"))]
+    if any(layer.why for layer in layers):
+        columns.append(Column("WHY"))
+    show_table(columns, rows)
 
 
 def _layer(layer: Layer) -> dict[str, object]:

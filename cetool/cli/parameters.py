@@ -25,7 +25,7 @@ from cetool.app.world import World
 from cetool.base.errors import UsageError
 from cetool.cli.voice import Voice, start
 
-#: Options that exclude each other.
+#: Options that cannot be used together.
 _EXCLUSIVE = (("--verbose", "--quiet"), ("--locked", "--frozen", "--no-lock"), ("--no-lock", "--lock-file"))
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -84,14 +84,14 @@ def with_help(text: str, default: Any = None) -> Any:
 
 @dataclass(frozen=True)
 class Group:
-    """Options of a command. Raises UsageError for two that exclude each other."""
+    """Options of a command. Raises UsageError for two that cannot be used together."""
 
     def __post_init__(self) -> None:
         flags = {info.flag: bool(getattr(self, name)) for name, info, _ in self.declared()}
         for excluding in _EXCLUSIVE:
             given = [flag for flag in excluding if flags.get(flag)]
             if len(given) > 1:
-                raise UsageError(f"{' and '.join(given)} exclude each other")
+                raise UsageError(f"{' and '.join(given)} cannot be used together")
 
     @classmethod
     @functools.cache

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cetool.base.text import neutral_line
@@ -37,6 +37,8 @@ class Items:
     note: str = ""
     #: What separates the items.
     between: str = ", "
+    #: Whether the items are paths, which are cut in the middle: similar names differ at their ends.
+    paths: bool = False
 
 
 Cell = str | Items
@@ -119,7 +121,7 @@ def _neutral(cell: Cell) -> Cell:
     if redact(together) == together and together.replace("\0", "").isprintable() and together.isascii():
         return cell
     texts = tuple(neutral_line(redact(text)) for text in cell.texts)
-    return Items(texts, tuple(neutral_line(redact(text)) for text in cell.short), cell.note, cell.between)
+    return replace(cell, texts=texts, short=tuple(neutral_line(redact(text)) for text in cell.short))
 
 
 def _length(text: str) -> int:
@@ -187,7 +189,8 @@ def _text(cell: Cell, width: int, *, cut: bool = True) -> str:
                 return f"{text} {cell.note}" if room < width else text
     form = cell.short or cell.texts
     rest = f" +{len(form) - 1}" if len(form) > 1 else ""
-    return ((_cut(form[0], width - len(rest)) if cut else form[0]) + rest) if form else ""
+    shorten = _cut_path if cell.paths else _cut
+    return ((shorten(form[0], width - len(rest)) if cut else form[0]) + rest) if form else ""
 
 
 def _forms(cell: Items) -> list[tuple[tuple[str, ...], int]]:
@@ -205,5 +208,21 @@ def _cut(text: str, width: int) -> str:
     """Return the text cut to this width, the mark of what is missing included."""
     from rich.cells import set_cell_size
 
-    mark = "…" if (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf") else "~"
-    return set_cell_size(text, max(0, width - 1)).rstrip() + mark
+    return set_cell_size(text, max(0, width - 1)).rstrip() + _mark()
+
+
+def _cut_path(text: str, width: int) -> str:
+    """Return the text cut to this width in its middle."""
+    from rich.cells import set_cell_size
+
+    if _length(text) <= width:
+        return text
+    end = max(0, width - 1) // 2
+    # reversed: the end of the text is what stays
+    tail = set_cell_size(text[::-1], end).strip()[::-1]
+    return set_cell_size(text, max(0, width - 1 - end)).rstrip() + _mark() + tail
+
+
+def _mark() -> str:
+    """Return what stands for the part of a text that is left out."""
+    return "…" if (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf") else "~"

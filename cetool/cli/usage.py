@@ -51,6 +51,8 @@ def usage_error(error: Any) -> UsageError:
         found = [each for each in _params(context) if error.option_name in each.opts]
         value = found[0].metavar if found and found[0].metavar else "VALUE"
         return UsageError(f"{error.option_name} needs a value", hint=f"Write it as `{error.option_name} {value}`.")
+    if param is not None and message.startswith("Input should be a valid integer"):
+        return UsageError(f"{_name(param)} must be an integer", hint=hint)
     if param is not None:
         return UsageError(f"{_name(param)}: {message}", hint=hint)
     if extra := _EXTRA.fullmatch(message):

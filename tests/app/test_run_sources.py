@@ -270,7 +270,7 @@ def test_meaningless_command_lines_are_errors(settled: Home) -> None:
         (("run", "--nope", "echo.sh"), 2, "--nope"),
         (("--nope",), 2, "--nope"),
         (("-vx", "echo.sh"), 2, "-x"),
-        (("run", "-v", "-q", "echo.sh"), 2, "exclude each other"),
+        (("run", "-v", "-q", "echo.sh"), 2, "cannot be used together"),
         (("run", "--engine"), 2, "--engine"),
         (("run", "--engine", "nope", "echo.sh"), 2, "'nope'"),
         (("run", "--engine", "conda", "--refresh", "echo.sh"), 125, "conda was not found"),

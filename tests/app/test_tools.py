@@ -142,7 +142,7 @@ def test_invalid_words_are_errors(settled: Home) -> None:
         ([""], 125, "the match spec is empty"),
         (["--nope", "hello"], 2, "unknown option --nope"),
         (["--spec"], 2, "needs a value"),
-        (["-v", "-q", "hello"], 2, "exclude each other"),
+        (["-v", "-q", "hello"], 2, "cannot be used together"),
         (["--channel", "a b", "hello"], 2, "is not a valid channel name"),
         (["--engine", "pip", "hello"], 2, "must be one of"),
     ):

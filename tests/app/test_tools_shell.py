@@ -162,8 +162,8 @@ def test_errors_open_no_shell(settled: Home) -> None:
     for command in ("shell", "path"):
         for words, status, text in (
             ([], 2, "no script was given"),
-            ([script, "--spec", "six"], 2, "a script and --spec exclude each other"),
-            (["--env-file", file, "--spec", "six"], 2, "exclude each other"),
+            ([script, "--spec", "six"], 2, "a script and --spec cannot be used together"),
+            (["--env-file", file, "--spec", "six"], 2, "cannot be used together"),
             ([script], 125, "declares no environment"),
             (["missing.py"], 127, "missing.py"),
             ([settled.path], 126, str(settled.path)),

@@ -109,7 +109,7 @@ def test_every_command_shows_its_page(settled: Home) -> None:
         ("list --json=x", "--json takes no value", "`cetool list --help` shows all options."),
         ("--verison", "unknown option --verison", "Did you mean `--version`?"),
         ("lock --format x a.py", "--format: 'x' is not one of 'conda-lock', 'pixi'", "`cetool lock --help`"),
-        ("run -v -q a.py", "--verbose and --quiet exclude each other", ""),
+        ("run -v -q a.py", "--verbose and --quiet cannot be used together", ""),
         ("help rnu", "unknown command 'rnu'", "Did you mean 'run'?"),
     ],
 )

@@ -75,6 +75,15 @@ def test_list_shows_a_line_for_each_environment_at_any_width(home: Home) -> None
         assert any(re.search(r"script\d+\.py.* \+[12] ", line) for line in lines)
 
 
+def test_list_keeps_the_ends_of_long_names(home: Home) -> None:
+    for number in range(3):
+        note_run(
+            home, make(home, f"a-package >={number}", number=number), f"/a/analysis_of_the_measurements_{number}.py"
+        )
+    shown = "\n".join(on_terminal(home, "cetool list", 60))
+    assert "analysis" in shown and all(f"_{number}.py" in shown for number in range(3))
+
+
 def test_list_cuts_no_text_in_a_pipe(home: Home) -> None:
     make_thirty(home)
     lines = home.cetool("list").stdout.splitlines()
