@@ -147,7 +147,7 @@ def test_foreign_kernels_are_left_alone(home: Home) -> None:
         (["script.py", "--name", "../x"], "invalid kernel name '../x'"),
         (["--spec", "python"], "the kernel has no name"),
         (["--name", "x"], "no packages were named for the kernel's environment"),
-        (["script.py", "--spec", "six"], "a script and --spec exclude each other"),
+        (["script.py", "--spec", "six"], "a script and --spec cannot be used together"),
         (["https://example.org/nb.ipynb"], "a kernel needs a script in a file"),
         (["script.py", "--language", "cobol"], "there is no kernel for the language 'cobol'"),
     ],

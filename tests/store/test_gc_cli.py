@@ -361,4 +361,4 @@ def test_packages_stay_while_an_engine_works(home: Home) -> None:
 @pytest.mark.parametrize("other", [["--all"], ["--max-size", "1GB"]])
 def test_gc_packages_refuses_other_options(home: Home, other: list[str]) -> None:
     done = home.cetool("gc", "--packages", *other)
-    assert (done.returncode, f"--packages and {other[0]} exclude each other" in done.stderr) == (2, True)
+    assert (done.returncode, f"--packages and {other[0]} cannot be used together" in done.stderr) == (2, True)
