@@ -101,7 +101,7 @@ def test_a_wrong_setting_is_reported_with_its_place(home: Home) -> None:
     file = home.write(".config/cetool/config.yaml", "# mine\nremove-if-unused: 5\n")
     assert f"{file}:2: unknown setting 'remove-if-unused'" in fails(home, "create", "hello-bin")
     file.write_text("max-size: 20\n")
-    assert f"{file}:1: max-size " in fails(home, "run", "missing.py")
+    assert f"{file}:1: max-size: " in fails(home, "run", "missing.py")
     file.unlink()
     assert "CETOOL_ENGINE: " in fails(home, "create", "hello-bin", env={"CETOOL_ENGINE": "condaa"})
     home.condarc.write_text("channels: [a\n")

@@ -281,7 +281,7 @@ def test_the_first_lock_is_used_and_the_others_are_reported(tmp_path: Path) -> N
     # a broken link is a missing lock, not the absence of a lock
     conda_lock.unlink()
     conda_lock.symlink_to("nowhere")
-    with pytest.raises(MetadataError, match="there is no lock file"):
+    with pytest.raises(MetadataError, match="the lock file does not exist"):
         find_lock(script)
 
 
@@ -504,7 +504,7 @@ def test_exclude_newer_includes_the_whole_day() -> None:
     assert rfc3339(exclude_newer("2026-01-31")) == "2026-01-31T23:59:59Z"
     assert rfc3339(exclude_newer(" 2026-01-31t12:00:00.5+01:30 ")) == "2026-01-31T10:30:00Z"
     assert rfc3339(exclude_newer("2016-12-31 23:59:60Z")) == "2016-12-31T23:59:59Z"
-    for wrong in ("", "2026", "2026-02-30", "2026-01-31T12:00:00", "yesterday", "30 days", "9999-12-31T23:00:00-23:00"):
+    for wrong in ("", "2026", "2026-02-30", "2026-01-31T12:00:00", "yesterday", "30 dys", "9999-12-31T23:00:00-23:00"):
         with pytest.raises(UsageError, match="is not a date"):
             exclude_newer(wrong)
 

@@ -152,7 +152,7 @@ def test_what_belongs_to_someone_else_is_refused(tmp_path: Path) -> None:
     cache = tmp_path / "theirs"
     cache.mkdir(0o700)
     os.chown(cache, 54321, 54321)
-    with pytest.raises(StoreError, match=r"belongs to another user \(54321\): files in it would run as you"):
+    with pytest.raises(StoreError, match=r"belongs to user 54321: files in it would run as you"):
         ensure_private_dir(cache, trust=False)
     with pytest.raises(StoreError, match="could replace it"):
         ensure_private_dir(cache / "mine", trust=False)

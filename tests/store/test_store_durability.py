@@ -168,11 +168,11 @@ def test_a_full_disk_allows_runs_and_collections(home: Home) -> None:
         done = disk.cetool("create", "idna")
         assert done.returncode == 125
         assert "cetool gc" in "\n".join(told(done.stderr))
-        done = disk.cetool("list")
+        done = disk.cetool("list", "-v")
         assert done.returncode == 0 and done.stdout.count("rattler") == 2, done.stderr
         # the hint works
         done = disk.cetool("gc", "--dry-run")
-        assert done.returncode == 0 and "nothing to remove" in done.stderr, done.stderr
+        assert done.returncode == 0 and "Nothing to remove" in done.stderr, done.stderr
         done = disk.cetool("gc", "--older-than", "0s")
         assert done.returncode == 0 and "Removed 2 environments" in done.stderr, done.stderr
         disk.assert_nothing_half_made()
