@@ -40,31 +40,30 @@ _SEL_NAMES = frozenset(("unix", "linux", "osx", "win"))
 #: Keys of an environment.yml under any name; no match spec is followed by a colon.
 _YAML_KEYS = pattern(r"^(?:dependencies|channels)[ \t]*:", re.MULTILINE)
 _LOCK_FILE = "Pass it with --lock-file."
-#: Files that are passed by mistake: what they are, a regular expression that recognizes them, a hint.
+#: Files that are passed by mistake: what they are, regular expressions for lines that they have in this order, a hint.
 _OTHER_FORMATS = (
     (
         "a list of exact packages (@EXPLICIT)",
-        pattern(r"^[ \t]*@EXPLICIT", re.MULTILINE),
+        (r"^[ \t]*@EXPLICIT",),
         "Create its environment with `cetool create --file FILE`, or run a script in it with --lock-file FILE.",
     ),
-    ("a conda-lock.yml", pattern(r"^metadata:(?=(?:.*\n)*?package:)", re.MULTILINE), _LOCK_FILE),
-    ("a pixi.lock", pattern(r"^environments:(?=(?:.*\n)*?packages:)", re.MULTILINE), _LOCK_FILE),
+    ("a conda-lock.yml", (r"^metadata:", r"^package:"), _LOCK_FILE),
+    ("a pixi.lock", (r"^environments:", r"^packages:"), _LOCK_FILE),
     (
         "a pyproject.toml",
-        pattern(r"^\[(?:project|build-system|dependency-groups|tool\.[^\[\]\n]+)\][ \t]*$", re.MULTILINE),
+        (r"^\[(?:project|build-system|dependency-groups|tool\.[^\[\]\n]+)\][ \t]*$",),
         "To install the project, write an environment.yml with `dependencies: [python, {pip: [.]}]`.",
     ),
     (
         "a pixi.toml",
-        pattern(r"^\[(?:workspace|dependencies|pypi-dependencies|tasks|feature\.[^\[\]\n]+)\][ \t]*$", re.MULTILINE),
+        (r"^\[(?:workspace|dependencies|pypi-dependencies|tasks|feature\.[^\[\]\n]+)\][ \t]*$",),
         "Write an environment.yml with `pixi workspace export conda-environment`, or use [tool.pixi] in the script.",
     ),
     (
         "a requirements file of pip",
-        pattern(
+        (
             r"^(?:-[rceif]\b|--[a-z]|"
             r"[A-Za-z0-9](?:[^\s#]* @ |[^#\n]*(?:;[ \t]*(?:python|sys|os|platform|implementation)_| --hash)))",
-            re.MULTILINE,
         ),
         "Write an environment.yml that includes it: `dependencies: [python, {pip: [-r requirements.txt]}]`.",
     ),
@@ -97,9 +96,15 @@ def read_environment_file(path: str | os.PathLike[str], platform: str | None = N
 
 def _refuse_other_formats(text: str, name: str) -> None:
     """Raise MetadataError for a file of another tool, whatever its name: say what it is, and what to do with it."""
-    for what, sign, hint in _OTHER_FORMATS:
-        if found := sign.search(text):
-            line = text.count("\n", 0, found.start()) + 1
+    for what, signs, hint in _OTHER_FORMATS:
+        found: list[re.Match[str]] = []
+        for sign in signs:  # one search each: a single expression for both would take quadratic time
+            match = re.compile(sign, re.MULTILINE).search(text, found[-1].end() if found else 0)
+            if match is None:
+                break
+            found.append(match)
+        else:
+            line = text.count("\n", 0, found[0].start()) + 1
             raise _malformed(f"this is {what}, not an environment file", Location(name, line), hint)
 
 
