@@ -33,6 +33,7 @@ class UpgradeOptions(options.Output, options.Remote, options.Baseline):
     lock_file: options.LockFile = options.with_help("Upgrade this lock instead of the script's.")
     no_lock: options.NoLock = options.with_help("Upgrade the environment even if there is a lock.", False)
     exclude_newer: options.ExcludeNewer = None
+    offline: options.Offline = False
     trust_cache_dir: options.TrustCacheDir = False
 
 
