@@ -9,11 +9,13 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import typer
 
+import cetool
 from cetool import __version__
 from cetool.base import errors
 from cetool.cli.app import make_app
@@ -70,6 +72,7 @@ def generated() -> dict[Path, str]:
         ROOT / "docs/reference/settings.md": settings_page(pages),
         ROOT / "docs/reference/exit-codes.md": statuses_page(),
         ROOT / "docs/reference/errors.md": errors_page(),
+        ROOT / "docs/reference/library-api.md": library_page(),
     }
     for first, below in manuals(pages).items():
         found[ROOT / "man" / f"{manual_name(first)}.1"] = manual(below, pages)
@@ -176,6 +179,48 @@ def errors_page() -> str:
         elif found := re.match(r'    "([a-z0-9-]+)":', line):
             rows.append((f"`{found[1]}`", errors.CODES[found[1]]))
     return "".join(text)
+
+
+def library_page() -> str:
+    """Describe the functions, the classes with methods, and the errors of the library, from their docstrings."""
+    public = {name: getattr(cetool, name) for name in sorted(cetool.__all__)}
+    parts = ["# Library: functions, classes and errors\n", GENERATED]
+    parts.append("[The Python library](library.md) explains how to use them, and lists the fields of values.\n")
+    for name in ("read", "specify", "ensure", "resolve"):
+        parts.append(signature_of(f"cetool.{name}", public[name], "##"))
+    for name in ("Environment", "Progress"):
+        parts.append(f"## cetool.{name}\n\n{markdown(public[name])}\n")
+        for key, member in vars(public[name]).items():
+            if inspect.isfunction(member) and not key.startswith("_"):
+                parts.append(signature_of(key, member, "###"))
+    found = [each for each in public.values() if inspect.isclass(each) and issubclass(each, Exception)]
+    rows = [(f"`{each.__name__}`", markdown(each).partition("\n")[0]) for each in found]
+    parts.append("## Errors\n\n" + table(("class", "meaning"), rows))
+    return "\n".join(parts)
+
+
+def signature_of(name: str, function: Callable[..., Any], heading: str) -> str:
+    """Describe a function: a heading, its signature with a parameter a line, its docstring."""
+    signature = inspect.signature(function)
+    names = [each for each in signature.parameters if each != "self"]
+    parameters = [str(signature.parameters[each]).replace("'", "") for each in names]
+    kinds = [signature.parameters[each].kind for each in names]
+    if inspect.Parameter.KEYWORD_ONLY in kinds:
+        parameters.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "*")
+    result = str(signature.return_annotation).replace("'", "")
+    words = ", ".join(parameters)
+    if len(words) > 60:
+        words = "\n" + "".join(f"    {each},\n" for each in parameters)
+    text = f"{name.rpartition('.')[2]}({words}) -> {result}"
+    return f"{heading} {name}\n\n```text\n{text}\n```\n\n{markdown(function)}\n"
+
+
+def markdown(documented: object) -> str:
+    """Convert the docstring of an object from reStructuredText."""
+    text = inspect.getdoc(documented) or ""
+    text = re.sub(r":\w+:`(?:~|cetool\.)(?:[\w.]*\.)?(\w+)`", r"`\1`", text)
+    text = re.sub(r":\w+:`([\w.]+)`", r"`\1`", text)
+    return text.replace("``", "`").replace("docs/reference/configuration.md", "[settings](settings.md)")
 
 
 def table(headers: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
