@@ -18,7 +18,7 @@ import typer
 from typer.models import OptionInfo
 
 from cetool.base.errors import UsageError
-from cetool.base.text import printable
+from cetool.base.text import printable, shorten
 from cetool.cli.output import print_line
 from cetool.declare.environment import Exact, Over, Overlay, Solve
 from cetool.settings.settings import ENGINES, KEYS, Settings, load_settings
@@ -40,8 +40,8 @@ if [ "$funcstack[1]" = "_{1}" ]; then
   _{0}_completion "$@"
 fi
 """
-#: The most values that are offered: a shell shows them all at once.
-_MOST = 200
+#: The most values that are offered, as a shell shows them all at once, and the most characters of a description.
+_MOST, _WIDEST = 200, 60
 
 
 # --- installation -------------------------------------------------------------------------------------------------
@@ -170,8 +170,10 @@ def complete_parser(parser: argparse.ArgumentParser, program: str) -> None:
 
 
 def _matching(found: Iterable[tuple[str, str]], incomplete: str) -> Completions:
-    """Return the pairs whose values start with what is typed, up to a limit."""
-    return [(value, about) for value, about in found if value.startswith(incomplete)][:_MOST]
+    """Return the pairs whose values start with what is typed, with descriptions as Typer prints them in one line."""
+    matching = [(value, about) for value, about in found if value.startswith(incomplete)][:_MOST]
+    # Typer has rich render descriptions: brackets would be markup, and a long text gets line breaks
+    return [(value, shorten(about, _WIDEST).replace("[", r"\[")) for value, about in matching]
 
 
 def _completes(function: Callable[..., Iterable[tuple[str, str]]]) -> Callable[[str], Completions]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -49,9 +50,11 @@ def create(
 ) -> None:
     """Create an environment and print its prefix."""
     world, voice = options.open_world(given)
-    if script := next((spec for spec in specs or [] if "." in spec and app.is_script(spec)), None):
+    # a file without a suffix may have the name of a package
+    files = [spec for spec in specs or [] if Path(spec).suffix and Path(spec).is_file() and app.is_script(spec)]
+    if files:
         how = "`cetool path SCRIPT` creates the environment of a script; `--file FILE` takes packages from a file."
-        raise UsageError(f"{script} is a file, not a match spec", hint=how)
+        raise UsageError(f"{files[0]} is a file, not a match spec", hint=how)
     on = BaselineOptions.of(given.baseline, given.without, insecure=given.insecure)
     # a baseline's server is asked whatever is known of it
     wish = Wish(exclude_newer=given.exclude_newer, baselines=on, refresh=True)
