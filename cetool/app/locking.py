@@ -75,7 +75,7 @@ class LockWish:
     dry_run: bool = False
 
     @property
-    def solves_anew(self) -> bool:
+    def solves_again(self) -> bool:
         """Whether a lock that matches can still change."""
         return self.update_all or bool(self.update or self.exclude_newer or self.virtual_packages)
 
@@ -181,7 +181,7 @@ def lock_source(source: Source, wish: LockWish, world: World, reporter: Reporter
     for warning in dict.fromkeys(each for needs in asked.values() for each in needs.warnings):
         reporter.warn(str(warning))
     old = place.old
-    if old is not None and not wish.solves_anew and _is_current(old, asked):
+    if old is not None and not wish.solves_again and _is_current(old, asked):
         new, changed = old, False
     elif wish.check and (old is None or _is_stale(old, asked)):
         new, changed = old or Lock(()), True

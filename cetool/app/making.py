@@ -22,7 +22,7 @@ from cetool.declare.environment import EnvironmentSpec
 from cetool.declare.match_specs import spec_name
 from cetool.declare.requirements import Requirements
 from cetool.engines.build import build_environment
-from cetool.engines.choice import choose_anew
+from cetool.engines.choice import choose_again
 from cetool.engines.protocol import Engine, EngineRequest, Hold, Progress, ProgressOver
 from cetool.store.disk import delete_tree
 from cetool.store.making import Settling, ensure
@@ -111,7 +111,7 @@ def _build(request: EngineRequest, world: World, progress: Progress, hold: Hold)
         return _build_by(engine, reason, request, world, progress, hold)
     except EngineError:
         places = {"lock_dir": world.paths.locks, "cache_dir": world.packages}
-        other = choose_anew(engine, world.settings.engine, world.engine_environ, **places)
+        other = choose_again(engine, world.settings.engine, world.engine_environ, **places)
         if other is None:
             raise
     delete_tree(request.prefix)

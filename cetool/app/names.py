@@ -52,7 +52,7 @@ def named_directories(word: str, world: World) -> list[Directory] | None:
 def _ambiguous(word: str, found: Sequence[Directory]) -> StoreError:
     names = {each.name: each.marker for each in found}
     short = shortest_names(names)
-    shown = [f"{short[name]} ({_summary(marker)})" for name, marker in names.items()]
+    shown = [f"{short[name]} ({summary(marker)})" for name, marker in names.items()]
     more = f" and {len(shown) - _MOST_LISTED} more" if len(shown) > _MOST_LISTED else ""
     return StoreError(
         f"'{word}' could be any of {counted(len(names), 'environment')}",
@@ -62,7 +62,8 @@ def _ambiguous(word: str, found: Sequence[Directory]) -> StoreError:
     )
 
 
-def _summary(marker: Marker | None) -> str:
+def summary(marker: Marker | None) -> str:
+    """Return in a few words what an environment was made from."""
     if marker is None:
         return "incomplete"
     spec = marker.spec.redacted()

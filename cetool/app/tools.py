@@ -67,8 +67,8 @@ def execute(
     except EngineError as error:
         added = {spec_name(each) for each in metadata.requirements.packages[len(texts) - len(environment.extra) :]}
         if not specs and error.code == "package-not-found" and error.about not in added:
-            way_out = f"If another package has it: `cetool exec --spec PACKAGE {wanted.program}`."
-            raise error.but(hint=" ".join(filter(None, (error.hint, way_out)))) from None
+            elsewhere = f"If another package has it: `cetool exec --spec PACKAGE {wanted.program}`."
+            raise error.but(hint=" ".join(filter(None, (error.hint, elsewhere)))) from None
         raise
     names = [spec_name(package) for package in metadata.requirements.packages]
     program = find_tool(wanted.program, lease.prefix, names, command="cetool exec")

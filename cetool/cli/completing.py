@@ -20,7 +20,6 @@ from typer.models import OptionInfo
 from cetool.base.errors import UsageError
 from cetool.base.text import printable, shorten
 from cetool.cli.output import print_line
-from cetool.declare.environment import Exact, Over, Overlay, Solve
 from cetool.settings.settings import ENGINES, KEYS, Settings, load_settings
 from cetool.warm import COMMANDS
 
@@ -69,15 +68,19 @@ def handle_option(words: Sequence[str], program: str, environ: Mapping[str, str]
         raise UsageError(problem, hint=f"Name a shell: `{program} {asked} bash` (or {', '.join(SHELLS[1:])}).")
     if asked == "--show-completion":
         script = get_completion_script(prog_name=program, complete_var=variable(program), shell=shell)
-        print_line(script + (_FIRST_TAB.format(program.replace("-", "_"), program) if shell == "zsh" else ""))
+        print_line(script + _first_tab(program, shell))
         return True
     for name in PROGRAMS:
         _, path = install(shell=shell, prog_name=name, complete_var=variable(name))
-        if shell == "zsh":
-            with path.open("a", encoding="utf-8") as file:
-                file.write(_FIRST_TAB.format(name.replace("-", "_"), name))
+        with path.open("a", encoding="utf-8") as file:
+            file.write(_first_tab(name, shell))
     print_line(f"Installed {shell} completion in {path.parent}; new shells complete {', '.join(PROGRAMS)}", error=True)
     return True
+
+
+def _first_tab(program: str, shell: str) -> str:
+    """Return what has the first Tab complete in this shell, empty if it does anyway."""
+    return _FIRST_TAB.format(program.replace("-", "_"), program) if shell == "zsh" else ""
 
 
 def variable(program: str) -> str:
@@ -197,24 +200,16 @@ def _completes(function: Callable[..., Iterable[tuple[str, str]]]) -> Callable[[
 @_completes
 def environments() -> Iterable[tuple[str, str]]:
     """Complete the names of environments."""
-    from cetool.app.world import load_world  # completion of an option does without
+    from cetool.app.names import summary  # completion of an option does without
+    from cetool.app.world import load_world
 
     for directory in load_world().store.directories():
-        marker = directory.marker
-        yield directory.prefix.name, "" if marker is None else printable(", ".join(_asked(marker.spec.what)))
+        yield directory.prefix.name, printable(summary(directory.marker))
 
 
 def scripts(incomplete: str) -> Completions:
     """Complete a script, or the name of an environment: once digits are typed, as the shell itself completes files."""
     return environments(incomplete) if incomplete else []
-
-
-def _asked(what: Solve | Exact | Over | Overlay) -> tuple[str, ...]:
-    """Return what an environment was asked to have."""
-    if isinstance(what, Overlay):
-        return what.requirements + what.conda
-    solve = what.asked if isinstance(what, Exact) else what.added if isinstance(what, Over) else what
-    return solve.packages + solve.pypi
 
 
 @_completes

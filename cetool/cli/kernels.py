@@ -100,15 +100,15 @@ def list_kernels(*, given: ListKernelsOptions) -> None:
     elif not found:
         voice.say("No kernels installed by cetool")
     else:
+        home = world.environ.get("HOME", "")
         columns = [Column("NAME", style="cyan"), Column("LANGUAGE", rank=2), Column("FOR")]
-        show_table(
-            [*columns, Column("ENVIRONMENT", rank=1, least=15), Column("DIRECTORY", rank=3)], list(map(_cells, found))
-        )
+        columns += [Column("ENVIRONMENT", rank=1, least=15), Column("DIRECTORY", rank=3)]
+        show_table(columns, [_cells(each, home) for each in found])
 
 
-def _cells(listed: ListedKernel) -> tuple[Cell, ...]:
+def _cells(listed: ListedKernel, home: str) -> tuple[Cell, ...]:
     kernel, source = listed.kernel, listed.kernel.source
-    tops = ((os.getcwd(), ""), (os.path.expanduser("~"), "~/"))
+    tops = ((os.getcwd(), ""), (home, "~/"))
     file = source.script or source.env_file
     return (
         kernel.name,

@@ -59,7 +59,7 @@ def choose_engine(
     )
 
 
-def choose_anew(
+def choose_again(
     engine: Engine, wanted: str | None, environ: Mapping[str, str], *, lock_dir: Path, cache_dir: Path
 ) -> tuple[Engine, str] | None:
     """Choose another engine after a trusted one has failed; return None if the failed engine is genuine.

@@ -225,7 +225,6 @@ def test_only_the_users_own_words_are_expanded() -> None:
         "declare/source.py",
         "launch/shells.py",
         "launch/kernels.py",
-        "cli/kernels.py",
     }
     root = Path(cetool.__file__).parent
     found = {
