@@ -31,6 +31,11 @@ def group(name: str) -> tuple[str, ...]:
     return nox.project.dependency_groups(PYPROJECT, name)
 
 
+def extra(name: str) -> tuple[str, ...]:
+    """Return the requirements of an extra in pyproject.toml."""
+    return tuple(PYPROJECT["project"]["optional-dependencies"][name])
+
+
 def install_wheel(session: nox.Session, *requirements: str) -> None:
     """Build the wheel and install it with these requirements, so that tests run what users get."""
     wheels = Path(session.create_tmp()).resolve() / "wheels"
@@ -45,14 +50,14 @@ def install_wheel(session: nox.Session, *requirements: str) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests on the installed wheel, on all cores; arguments are passed to pytest."""
-    install_wheel(session, *group("test"))
+    install_wheel(session, *extra("server"), *group("test"))
     session.run("pytest", "-n", "auto", *session.posargs, env={"CETOOL_TEST_INSTALLED": "1", **UV})
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests and report line coverage, including subprocesses."""
-    install_wheel(session, *group("test"))
+    install_wheel(session, *extra("server"), *group("test"))
     session.run("coverage", "erase")
     session.run("coverage", "run", str(Path(session.bin) / "pytest"), "-n", "auto", *session.posargs, env=UV)
     session.run("coverage", "combine", "--quiet")
@@ -79,7 +84,7 @@ def reference(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types with mypy --strict."""
-    session.install(*PYPROJECT["project"]["dependencies"], *group("test"), *group("types"), "nox")
+    session.install(*PYPROJECT["project"]["dependencies"], *extra("server"), *group("test"), *group("types"), "nox")
     session.run("mypy")
 
 
@@ -103,7 +108,7 @@ def record(session: nox.Session) -> None:
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Fuzz every reader, guided by atheris if it can be installed; arguments: SECONDS [TARGET ...]."""
-    install_wheel(session, *group("test"))
+    install_wheel(session, *extra("server"), *group("test"))
     session.run("pip", "install", "--quiet", "atheris", success_codes=[0, 1])
     with session.chdir("tests"):
         session.run("python", "-m", "fuzz", *session.posargs)

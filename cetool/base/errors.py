@@ -125,6 +125,8 @@ CODES = {
     "record-malformed": "A run record is malformed.",
     "record-incomplete": "The run record lacks information that a rerun needs.",
     "write-failed": "A file could not be written.",
+    # a server and its clients
+    "server-untrusted": "A server's answer is not signed by its key, or is about something else.",
 }
 
 

@@ -1,0 +1,1 @@
+"""The client of a server: answers to requests, environments by name."""

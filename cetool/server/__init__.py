@@ -1,0 +1,1 @@
+"""The server: environments for a team, built once. Needs the extra ``server``."""

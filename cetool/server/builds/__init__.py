@@ -1,0 +1,1 @@
+"""Builds: which one is next, its process, its limits, its log."""

@@ -1,0 +1,1 @@
+"""HTTP: the native API, conda-store's API, and web pages."""

@@ -1,0 +1,1 @@
+"""conda-store's API, ``/api/v1``."""
