@@ -127,6 +127,9 @@ CODES = {
     "write-failed": "A file could not be written.",
     # a server and its clients
     "server-untrusted": "A server's answer is not signed by its key, or is about something else.",
+    "not-authenticated": "The request needs a token, or its token is unknown, expired or revoked.",
+    "not-allowed": "The user or token lacks a right.",
+    "request-malformed": "A name, role, pattern or other part of a request to the server is malformed.",
 }
 
 
