@@ -126,6 +126,10 @@ CODES = {
     "record-incomplete": "The run record lacks information that a rerun needs.",
     "write-failed": "A file could not be written.",
     # a server and its clients
+    "database-busy": "Another process has been writing to the server's database for too long.",
+    "database-damaged": "The server's database is damaged, or is not a database of a server.",
+    "database-outdated": "The server's database must be upgraded first.",
+    "database-newer": "A newer version of cetool wrote the server's database.",
     "server-untrusted": "A server's answer is not signed by its key, or is about something else.",
     "not-authenticated": "The request needs a token, or its token is unknown, expired or revoked.",
     "not-allowed": "The user or token lacks a right.",

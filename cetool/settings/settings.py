@@ -79,12 +79,13 @@ class LoadedSettings(Value):
 #: The built-in settings by key, spelled as in files and options (``env-dir``).
 DEFAULTS: dict[str, object] = {name.replace("_", "-"): value for name, value in Settings()._asdict().items()}
 KEYS = tuple(DEFAULTS)
-#: The variables that are not settings; ``CETOOL_TEST_...`` is for cetool's own tests.
+#: The variables that are not settings; ``CETOOL_TEST_...`` is for cetool's own tests, ``CETOOL_SERVER_...`` for the
+#: server, which checks them itself.
 _OTHER_VARIABLES = (
     *("CETOOL_CACHE_DIR", "CETOOL_CONFIG_FILE", "CETOOL_DATA_DIR", "CETOOL_GITHUB_TOKEN"),
     *("CETOOL_RUN_RECURSION_DEPTH", "CETOOL_RUN_MAX_RECURSION_DEPTH", "CETOOL_TRACEBACK"),
 )
-_OF_TESTS = "CETOOL_TEST_"
+_OF_OTHERS = ("CETOOL_TEST_", "CETOOL_SERVER_")
 
 
 def variable_of(key: str) -> str:
@@ -174,7 +175,7 @@ def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
     Raises ConfigError for a misspelled known variable: to ignore it would run something else than intended.
     """
     unknown = [name for name in environ if name.startswith("CETOOL") and environ[name] and name not in _VARIABLES]
-    unknown = [name for name in unknown if not name.startswith(_OF_TESTS)]
+    unknown = [name for name in unknown if not name.startswith(_OF_OTHERS)]
     for name in unknown:
         if meant := _similar(name, 0.85):
             raise ConfigError(
