@@ -224,22 +224,25 @@ def resolve(
     a time or a span, and the solve of a script ignores newer packages; a specification has its own. Raises EngineError
     if the environment is not possible on a platform, LockError if the packages come from a lock for another platform.
     """
-    from cetool.engines.lock_solve import solve_lock  # the embedded engine: only to resolve
+    from cetool.engines.lock_solve import solve_locks  # the embedded engine: only to resolve
     from cetool.engines.protocol import Hold
 
     world = load_world(settings)
-    found: list[PlatformLock] = []
+    found: dict[str, PlatformLock] = {}
+    wanted, requests = [], []
     channels: dict[str, None] = {}
     for platform in sorted(set(platforms or (world.platform,))):
         spec, request = _request(what, platform, world, exclude_newer)
         channels |= dict.fromkeys(spec.redacted().channels)
         if isinstance(spec.what, Exact):
-            found.append(_exactly(spec.what, platform, world))
+            found[platform] = _exactly(spec.what, platform, world)
         else:
-            asked = world.request(spec)._replace(platform=platform)
-            locked = solve_lock(asked, None, progress or SilentProgress(), Hold(OWN))
-            found.append(locked._replace(request=request))
-    return Lock(tuple(found), tuple(channels))
+            wanted.append((world.request(spec)._replace(platform=platform), None))
+            requests.append(request)
+    solved = solve_locks(wanted, progress or SilentProgress(), Hold(OWN))
+    for locked, request in zip(solved, requests, strict=True):
+        found[locked.platform] = locked._replace(request=request)
+    return Lock(tuple(found[platform] for platform in sorted(found)), tuple(channels))
 
 
 def _request(

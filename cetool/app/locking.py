@@ -17,7 +17,7 @@ from cetool.app.reporting import CreationProgress, Reporter
 from cetool.app.sources import Source, open_source
 from cetool.app.world import World
 from cetool.base.durations import is_span, moment_text, rfc3339
-from cetool.base.errors import EngineError, Location, MetadataError, UsageError
+from cetool.base.errors import Location, MetadataError, UsageError
 from cetool.base.files import read_if_there
 from cetool.base.text import printable
 from cetool.base.urls import redact, strip_credentials
@@ -25,10 +25,9 @@ from cetool.declare.blocks import find_block
 from cetool.declare.channels import resolve_channel
 from cetool.declare.dialects.environment_yml import read_environment_file
 from cetool.declare.metadata import read_metadata
-from cetool.declare.platforms import current_platform
 from cetool.declare.requirements import Requirements
 from cetool.edit.document import ScriptChangedError, read_document, write_document
-from cetool.engines.lock_solve import solve_lock
+from cetool.engines.lock_solve import solve_locks
 from cetool.engines.protocol import Hold
 from cetool.lock.conda_lock import write_conda_lock
 from cetool.lock.embedded import embed
@@ -251,11 +250,9 @@ def _solved(
     newest = None if wish.exclude_newer is None else moment_text(wish.exclude_newer)
     spans = [needs.exclude_newer for needs in asked.values() if needs.exclude_newer and is_span(needs.exclude_newer)]
     resolved = {span: moment_text(span) for span in spans}  # one moment for all platforms
-    found = []
+    wanted = []
     channels: dict[str, None] = {}
-    for number, (platform, needs) in enumerate(asked.items()):
-        if len(asked) > 1:
-            progress.count(number, len(asked), "platform")
+    for platform, needs in asked.items():
         spec, _ = specify(
             needs._replace(exclude_newer=resolved.get(needs.exclude_newer or "", needs.exclude_newer)),
             world,
@@ -270,13 +267,9 @@ def _solved(
         if needs.baselines:
             terms = Terms(source.identity, refresh=wish.update_all, platform=platform)
             spec = to_be_locked(spec, needs, terms, world, reporter, consent)
-        try:
-            locked = solve_lock(world.request(spec)._replace(platform=platform), kept, progress, hold)
-        except EngineError as error:
-            if platform != current_platform():
-                raise error.but(message=f"for {platform}: {error.message}") from None
-            raise
-        found.append(locked._replace(request=needs.digest))
+        wanted.append((world.request(spec)._replace(platform=platform), kept))
+    solved = solve_locks(wanted, progress, hold)
+    found = [locked._replace(request=needs.digest) for locked, needs in zip(solved, asked.values(), strict=True)]
     moment = newest or next(iter(resolved.values()), None)
     custom = () if moment is None else ((AS_OF, moment),)
     return Lock(tuple(sorted(found, key=lambda each: each.platform)), tuple(channels), None, custom)

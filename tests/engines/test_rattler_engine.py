@@ -105,7 +105,7 @@ def test_an_environment_works_and_is_complete_for_conda(create: Create) -> None:
     history = (prefix / "conda-meta/history").read_text()
     assert history.startswith("==> ") and "\n+conda-forge/noarch::six-" in history
     assert "# update specs: ['python >=3', 'numpy', 'six']" in history
-    assert progress.stages[:2] == ["Fetching metadata", "Solving"] and "Linking" in progress.stages
+    assert progress.stages[0] == "Solving" and "Linking" in progress.stages
     assert progress.counted == len(list((prefix / "conda-meta").glob("*.json"))) == progress.links[-1][0]
 
 

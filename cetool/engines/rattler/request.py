@@ -111,14 +111,16 @@ class Plan(Value):
         return ", ".join(name for _, name in self.channels)
 
 
-def make_plan(request: EngineRequest, condarc: Condarc, environ: Mapping[str, str]) -> Plan:
-    """Return the plan for a request and configuration.
+def make_plan(
+    request: EngineRequest, condarc: Condarc, environ: Mapping[str, str], access: Access | None = None
+) -> Plan:
+    """Return the plan for a request and configuration; plans that share ``access`` add their channels to it.
 
     Raises EngineError for what the configuration forbids or rattler does not support.
     """
     from rattler import MatchSpec
 
-    access = access_to(condarc)
+    access = access or access_to(condarc)
     channels: dict[str, str] = {}
     for channel in request.channels:
         for url in resolve_channel(channel, condarc):

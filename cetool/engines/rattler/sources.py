@@ -150,6 +150,13 @@ class DirectPackages:
         return [record.name.normalized for record in self._records] if str(platform) == "noarch" else []
 
 
+def spec_of(package: Package) -> MatchSpec:
+    """Return a match spec for the packages with this name, version and build, of which rattler builds fewer objects."""
+    from rattler import MatchSpec
+
+    return MatchSpec(f"{package.name}=={package.version}[build='{package.build}']")
+
+
 _LOCKED = pattern(r"(\S+) \S+ is locked, but another version is required")
 _LIMITS = pattern(r"(\S+) \S+ would (?:constrain|require)")
 _NAME = pattern(r"[A-Za-z0-9_.-]+")
@@ -193,10 +200,10 @@ class PinnedPackages:
     async def _ask(self, channel: str, packages: list[Package], gateway: Gateway, subdirs: list[Subdir]) -> None:
         from rattler import Channel
 
-        names = [package.name for package in packages]
+        specs = list(map(spec_of, packages))
         try:
             found = await gateway.query(
-                [Channel(channel)], subdirs, names, recursive=False, channel_relations="disabled"
+                [Channel(channel)], subdirs, specs, recursive=False, channel_relations="disabled"
             )
         except Exception:  # the channel is not needed for anything else
             return

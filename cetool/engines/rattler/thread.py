@@ -25,13 +25,18 @@ from cetool.engines.protocol import EngineRequest, Progress
 
 
 class Pulse:
-    """The time of rattler's last progress, while it depends on the network; otherwise it counts as alive."""
+    """The time of rattler's last progress, while it depends on the network; otherwise it counts as alive.
+
+    Progress is what rattler reports, growth of the files with metadata, and work: a solve fetches metadata while it
+    searches, and reports neither.
+    """
 
     def __init__(self) -> None:
         self._depth = 0
         self._at = time.monotonic()
         self._seen: tuple[tuple[str, int, int], ...] = ()
         self._looked = 0.0
+        self._worked = 0.0
 
     def beat(self) -> None:
         """Note that there was progress."""
@@ -48,17 +53,31 @@ class Pulse:
             self._depth -= 1
 
     def still_for(self, directory: Path) -> float:
-        """Return the seconds without progress; growing files in ``directory``, for metadata, count as progress too."""
+        """Return the seconds without progress; ``directory`` has the files with metadata."""
         now = time.monotonic()
         if not self._depth:
             return 0.0
         if now - self._at > 1.0 and now - self._looked > 1.0:
             self._looked = now
-            seen = _sizes(directory)
-            if seen != self._seen:
-                self._seen = seen
+            seen, worked = _sizes(directory), _rattler_seconds()
+            if seen != self._seen or not self._worked <= worked < self._worked + _IDLE:
+                self._seen, self._worked = seen, worked
                 self._at = now
         return now - self._at
+
+
+def _rattler_seconds() -> float:
+    """Return the CPU seconds of the threads that Python did not start: rattler's, without those that show progress."""
+    ours = {str(thread.native_id) for thread in threading.enumerate()}
+    total = 0
+    try:
+        for name in os.listdir("/proc/self/task"):
+            if name not in ours:
+                with suppress(OSError, ValueError, IndexError), open(f"/proc/self/task/{name}/schedstat", "rb") as file:
+                    total += int(file.read().split()[0])
+    except OSError:  # not Linux: all threads, of which those that show progress need little
+        return time.process_time() / 10
+    return total / 1e9
 
 
 def _sizes(directory: Path) -> tuple[tuple[str, int, int], ...]:
@@ -175,6 +194,8 @@ def _messages(prefix: Path) -> str:
 
 _T = TypeVar("_T")
 _TICK = 0.1
+#: The CPU seconds that threads may use while they only wait.
+_IDLE = 0.1
 #: The least number of files that rattler opens at once.
 _DESCRIPTORS = 40
 #: Seconds that running work has to finish after an interruption.
