@@ -58,6 +58,9 @@ _PLACES = {
         "overlay": ("overlays", "app"),
         "kernel": ("kernels", "app"),
     },
+    "Server": {
+        "serve": ("serve", "serve"),
+    },
     "Settings": {
         "config": ("settings", "app"),
         "trust": ("trusting", "app"),

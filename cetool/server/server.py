@@ -1,0 +1,109 @@
+"""The server as its parts see it: configuration, database, key, files, world, dispatcher and news."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from cetool.app.world import World, load_world, prepare
+from cetool.declare.environment import EnvironmentSpec
+from cetool.lock.model import PlatformLock
+from cetool.remote.records import BuildRecord, sealed
+from cetool.server.config import ServerConfig
+from cetool.server.data.database import Database
+from cetool.server.data.schema import meta
+from cetool.server.journal import Journal
+from cetool.server.news import News
+from cetool.server.signing import Signer, open_signer
+
+
+class Dispatcher(Protocol):
+    """What gets queued builds done."""
+
+    def start(self) -> None:
+        """Begin to take builds from the queue."""
+
+    def wake(self) -> None:
+        """Look at the queue now: a build was added."""
+
+    def stop(self, timeout: float) -> None:
+        """Take no more builds, end those that run within ``timeout`` seconds, and return them to the queue."""
+
+    def cancel(self, build_id: int) -> None:
+        """End the process of a build that was canceled, if it runs here."""
+
+
+@dataclass(slots=True)
+class Server:
+    """One server. Parts read it; only :mod:`cetool.server.serving` sets ``dispatcher``."""
+
+    config: ServerConfig
+    database: Database
+    signer: Signer
+    files: Any
+    #: Its store is the data directory.
+    world: World
+    #: The server's id, which does not change.
+    id: str
+    journal: Journal
+    news: News = field(default_factory=News)
+    dispatcher: Dispatcher | None = None
+
+    def answer_record(
+        self, spec: EnvironmentSpec, lock: PlatformLock, *, build: int, environment: str | None, engine: str
+    ) -> str:
+        """Return the signed record of a build's answer for one platform, as an envelope (JSON)."""
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        record = BuildRecord(
+            request=spec.digest,
+            platform=lock.platform,
+            build=build,
+            spec=spec.redacted(),
+            conda=lock.conda,
+            pypi=lock.pypi,
+            environment=environment,
+            requires=required(lock),
+            engine=engine,
+            created=now,
+            server=self.id,
+        )
+        return sealed(record, self.signer.public, self.signer.sign)
+
+
+def required(lock: PlatformLock) -> tuple[str, ...]:
+    """Return the virtual packages, as match specs, that packages of a lock depend on."""
+    return tuple(sorted({spec for package in lock.conda for spec in package.depends if spec.startswith("__")}))
+
+
+def open_server(config: ServerConfig, journal: Journal) -> Server:
+    """Open a server's database, key and files. Raises CetoolError; ``server.database.close()`` closes it."""
+    environ = {**os.environ, "CETOOL_CACHE_DIR": str(config.data)}
+    world = load_world(environ=environ, own_process=True)
+    prepare(world.paths)
+    signer = open_signer(config.data)
+    database = Database.open(config.database, wait=config.database_wait)
+    try:
+        identity = _identity(database)
+    except BaseException:
+        database.close()
+        raise
+    return Server(config, database, signer, None, world, identity, journal)
+
+
+def _identity(database: Database) -> str:
+    """Return the server's id, which its first start made up."""
+    with database.read() as tx:
+        found = tx.scalar(_IDENTITY)
+    if found is None:
+        with database.write() as tx:
+            tx.execute(meta.insert().prefix_with("OR IGNORE"), {"key": "id", "value": secrets.token_hex(8)})
+            found = tx.scalar(_IDENTITY)
+    return str(found)
+
+
+_IDENTITY = sa.select(meta.c.value).where(meta.c.key == "id")

@@ -1,0 +1,257 @@
+"""``cetool serve``: check, bind, announce, answer, and stop within seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import os
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from cetool.base.errors import CetoolError, ConfigError
+from cetool.base.filelock import FileLock, try_lock
+from cetool.base.ownership import make_private_dirs
+from cetool.server.config import ServerConfig
+from cetool.server.journal import Journal
+from cetool.server.server import Server, open_server
+from cetool.server.web.app import create_app
+
+#: Seconds that answers may take to end when the server stops, and then builds.
+_GRACE, _BUILDS_GRACE = 3, 5.0
+#: Seconds that a connection may be idle.
+_IDLE = 30
+_BACKLOG = 2048
+#: Open files for connections; the usual soft limit is 1024.
+_FILES = 65536
+
+
+def serve(config: ServerConfig, say: Callable[[str], None]) -> None:
+    """Serve until a signal says to stop; ``say`` prints a line for the operator.
+
+    Raises CetoolError if the server cannot start: an address or a data directory in use, an address that needs TLS.
+    """
+    _check_address(config)
+    _allow_files()
+    with _data(config), _bound(config) as bound:
+        journal = Journal()
+        server = open_server(config, journal)
+        try:
+            _run(server, bound, say)
+        finally:
+            server.database.close()
+
+
+def _run(server: Server, bound: socket.socket, say: Callable[[str], None]) -> None:
+    http = _Http(server, create_app(server))
+    parts = _start_parts(server)
+    try:
+        for line in _announcement(server, bound):
+            say(line)
+        http.run(sockets=[bound])
+    finally:
+        server.news.close()
+        for part in reversed(parts):
+            part.stop(_BUILDS_GRACE)
+
+
+def _start_parts(server: Server) -> list[Any]:
+    """Start what works in the background, and return it."""
+    parts: list[Any] = []
+    if find_spec("cetool.server.builds.dispatcher") is not None:  # while the parts are being written
+        builds: Any = import_module("cetool.server.builds.dispatcher")
+        server.dispatcher = builds.LocalDispatcher(server, server.config.workers)
+        server.dispatcher.start()
+        parts.append(server.dispatcher)
+    return parts
+
+
+def _announcement(server: Server, bound: socket.socket) -> list[str]:
+    """Return what the operator has to know: the address, and on the first start the administrator's token."""
+    config = server.config
+    lines = [f"Serving {config.data} at {address(config, bound)}"]
+    if find_spec("cetool.server.data.accounts") is not None:
+        accounts: Any = import_module("cetool.server.data.accounts")
+        with server.database.write() as tx:
+            token = accounts.first_token(tx)
+        if token is not None:
+            lines.append(f"Administrator token, shown only once: {token}")
+    return lines
+
+
+def address(config: ServerConfig, bound: socket.socket) -> str:
+    """Return the URL of the server's pages."""
+    port = bound.getsockname()[1]
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return f"{'https' if config.tls_cert else 'http'}://{host}:{port}{config.url_prefix}/"
+
+
+# --- before the start ---------------------------------------------------------------------------------------------
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only programs on this machine reach an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_address(config: ServerConfig) -> None:
+    if (config.tls_cert is None) != (config.tls_key is None):
+        raise ConfigError("--tls-cert and --tls-key belong together", hint="Name both files, or none.")
+    if is_loopback(config.host) or config.behind_proxy or config.tls_cert is not None:
+        return
+    raise ConfigError(
+        f"other machines reach {config.host}, so tokens would be sent unencrypted",
+        about=config.host,
+        hint="Pass --tls-cert and --tls-key, or pass --behind-proxy if a proxy in front of the server speaks TLS.",
+    )
+
+
+@contextlib.contextmanager
+def _data(config: ServerConfig) -> Iterator[FileLock]:
+    """Hold the data directory, which is made if it does not exist."""
+    try:
+        make_private_dirs(config.data)
+    except OSError as error:
+        raise CetoolError(
+            f"cannot create the data directory {config.data}: {error.strerror}",
+            code="cache-not-writable",
+            about=str(config.data),
+            hint="Name another directory with --data.",
+        ) from None
+    path = config.data / "server.lock"
+    lock = try_lock(path, shared=False)
+    if lock is None:
+        with contextlib.suppress(OSError):
+            holder = path.read_text("utf-8").strip()
+        raise CetoolError(
+            f"the data directory {config.data} is in use by another server{f' ({holder})' if holder else ''}",
+            code="conflict",
+            about=str(config.data),
+            hint="Stop that server, or name another directory with --data.",
+        )
+    with lock:
+        lock.write_holder(f"process {os.getpid()}")
+        yield lock
+
+
+@contextlib.contextmanager
+def _bound(config: ServerConfig) -> Iterator[socket.socket]:
+    """Listen on the address."""
+    host = config.host.strip("[]")
+    bound = None
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        if os.name != "nt":
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(place)
+        # from now on a second server fails, and early clients wait
+        bound.listen(_BACKLOG)
+    except OSError as error:
+        if bound is not None:
+            bound.close()
+        raise _unbound(config, error) from None
+    with bound:
+        yield bound
+
+
+def _unbound(config: ServerConfig, error: OSError) -> CetoolError:
+    place = f"{config.host}:{config.port}"
+    if error.errno == errno.EADDRINUSE:
+        hint = "Stop the program that uses it, or choose another with --bind; port 0 is any free port."
+        return CetoolError(f"{place} is in use", code="address-unusable", about=place, hint=hint)
+    return CetoolError(
+        f"cannot listen on {place}: {error.strerror}",
+        code="address-unusable",
+        about=place,
+        hint="Choose an address of this machine, and a port above 1023, with --bind.",
+    )
+
+
+def _allow_files() -> None:
+    """Raise the limit of open files, since each connection is one."""
+    if os.name == "nt":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+# --- HTTP ---------------------------------------------------------------------------------------------------------
+
+
+class _Http(uvicorn.Server):
+    """uvicorn, which leaves the process alive when it stops, and tells streams to end."""
+
+    def __init__(self, server: Server, app: Any) -> None:
+        config = server.config
+        self._news = server.news
+        settings = uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # the gate reads them
+            server_header=False,
+            timeout_keep_alive=_IDLE,
+            timeout_graceful_shutdown=_GRACE,
+            h11_max_incomplete_event_size=1 << 16,
+            ssl_certfile=config.tls_cert,
+            ssl_keyfile=config.tls_key,
+        )
+        try:
+            settings.load()
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"cannot use the certificate {config.tls_cert} with the key {config.tls_key}: {error}",
+                about=str(config.tls_cert),
+                hint="Both files are PEM; the certificate's file has the whole chain.",
+            ) from None
+        super().__init__(settings)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at SIGINT and SIGTERM, at a second one without waiting for answers."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End streams first, then wait for answers, and close connections whose clients do not read."""
+        self._news.close()
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            transport = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
+        await asyncio.sleep(0)

@@ -1,0 +1,121 @@
+"""The application: routers of all parts, errors in the form of each, and the gate in front of them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, get_route_path
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cetool import __version__
+from cetool.base.errors import CetoolError
+from cetool.server.server import Server
+from cetool.server.web.errors import OnError, RequestError, problem, status_of
+from cetool.server.web.gate import Gate
+
+#: The parts, in the order in which their routes are tried: module, and the paths whose errors it writes.
+_PARTS = (
+    ("cetool.server.web.native", "/cetool/"),
+    ("cetool.server.web.conda_store", "/api/"),
+    ("cetool.server.metrics", None),
+    ("cetool.server.web.security", None),
+    ("cetool.server.web.pages", "/"),
+)
+#: Paths whose routes end in a slash, and to which a request without it is redirected, as conda-store does.
+_SLASHED = "/api/v1/"
+
+
+def create_app(server: Server) -> ASGIApp:
+    """Return the ASGI application of a server."""
+    app = FastAPI(title="cetool", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.server = server
+    forms: dict[str, OnError] = {}
+    for name, paths in _PARTS:
+        if find_spec(name) is None:  # while the parts are being written
+            continue
+        part: Any = import_module(name)
+        if hasattr(part, "router"):
+            app.include_router(part.router)
+        if paths is not None and hasattr(part, "on_error"):
+            forms[paths] = part.on_error
+    on_error = _by_path(forms)
+    app.router.redirect_slashes = False
+    app.router.default = _slashed(app.router.routes)
+    _handle(app, on_error)
+    return Gate(app, server, on_error)
+
+
+def _by_path(forms: dict[str, OnError]) -> OnError:
+    def on_error(request: Request, error: CetoolError, status: int) -> Response:
+        path = get_route_path(request.scope)
+        form = next((form for start, form in forms.items() if path.startswith(start)), problem)
+        return form(request, error, status)
+
+    return on_error
+
+
+def _handle(app: FastAPI, on_error: OnError) -> None:
+    """Turn all that routes raise into the answers of their part."""
+
+    async def known(request: Request, error: Exception) -> Response:
+        assert isinstance(error, CetoolError)
+        status = status_of(error)
+        if status >= 500:
+            server: Server = request.app.state.server
+            server.journal.write("error", code=error.code, error=str(error), path=request.url.path)
+        return on_error(request, error, status)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return await known(request, _invalid(error))
+
+    async def lost(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return await known(request, _lost(request, error))
+
+    app.add_exception_handler(CetoolError, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, lost)
+
+
+def _invalid(error: RequestValidationError) -> CetoolError:
+    problems = [{name: value for name, value in each.items() if name != "url"} for each in error.errors()]
+    first = problems[0] if problems else {"loc": (), "msg": "it is malformed"}
+    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    what = f"{place!r}" if place else "the body"
+    return RequestError(f"{what} is invalid: {str(first['msg'])[:1].lower()}{str(first['msg'])[1:]}", problems)
+
+
+def _lost(request: Request, error: HTTPException) -> CetoolError:
+    path = get_route_path(request.scope)[:200]
+    if error.status_code == 404:
+        return CetoolError(f"there is nothing at {path!r}", code="not-found", about=path)
+    if error.status_code == 405:
+        lost = CetoolError(f"{path!r} does not support {request.method[:20]}", code="method-not-allowed", about=path)
+        lost.allowed = (error.headers or {}).get("Allow")  # type: ignore[attr-defined]
+        return lost
+    return RequestError(str(error.detail))
+
+
+def _slashed(routes: list[BaseRoute]) -> ASGIApp:
+    """Return what handles paths without a route."""
+
+    async def default(scope: Scope, receive: Receive, send: Send) -> None:
+        path = get_route_path(scope)
+        if path.startswith(_SLASHED) and not path.endswith("/"):
+            other = {**scope, "path": f"{scope['path']}/"}
+            if any(route.matches(other)[0] is not Match.NONE for route in routes):
+                query = scope["query_string"].decode("latin-1")
+                place = Request(other).url.path + (f"?{query}" if query else "")
+                await Response(status_code=307, headers={"Location": place})(scope, receive, send)
+                return
+        raise HTTPException(404)
+
+    return default

@@ -1,0 +1,37 @@
+"""What the server is, and whether it works."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from cetool import __version__
+from cetool.server.server import Server
+from cetool.server.web.urls import path
+
+router = APIRouter()
+
+
+@router.get("/cetool/1")
+def about(request: Request) -> dict[str, Any]:
+    """Return who this server is, and the key that signs its answers."""
+    server: Server = request.app.state.server
+    links = {name: path(request, f"/cetool/1/{name}") for name in ("environments", "builds", "openapi.json")}
+    return {
+        "server": server.id,
+        "version": __version__,
+        "key": {"id": server.signer.id, "public": base64.b64encode(server.signer.public).decode("ascii")},
+        "user": None,
+        "links": links,
+    }
+
+
+@router.get("/health")
+def health(request: Request) -> dict[str, Any]:
+    """Return whether the server can read its database."""
+    server: Server = request.app.state.server
+    with server.database.read() as tx:
+        tx.exec_driver_sql("SELECT 1")
+    return {"status": "ok"}
