@@ -133,6 +133,14 @@ CODES = {
     "server-untrusted": "A server's answer is not signed by its key, or is about something else.",
     "not-authenticated": "The request needs a token, or its token is unknown, expired or revoked.",
     "not-allowed": "The user or token lacks a right.",
+    "not-found": "The server has nothing at this path, or the user may not see it.",
+    "method-not-allowed": "The server's path does not support this method.",
+    "conflict": "The request contradicts the present state of the server or of a data directory.",
+    "too-large": "The body of a request is too large.",
+    "host-refused": "The request is for another host than the server's.",
+    "address-unusable": "The server cannot listen on the address, for example because it is in use.",
+    "server-key-unusable": "The server's private key is damaged, or other users can read it.",
+    "extra-missing": "Optional packages that the command needs are not installed.",
     "request-malformed": "A name, role, pattern or other part of a request to the server is malformed.",
 }
 

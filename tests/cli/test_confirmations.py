@@ -70,8 +70,9 @@ CHANGES = {
     "overlay remove": Change(("mine",), "Removed overlay mine (", (BASE, OVERLAY)),
     "overlay freeze": Change(("mine", "-o", "out.yml"), "Wrote out.yml", (BASE, OVERLAY)),
 }
-#: The commands that answer a question on standard output, and change nothing.
+#: The commands that answer a question on standard output, and change nothing; ``serve`` runs until it is stopped.
 QUERIES = {
+    "serve",
     *("check", "show", "info", "list", "tree", "name", "verify", "baseline status", "baseline check"),
     *("kernel list", "kernel start", "config list", "config get", "config path", "trust list"),
     *("overlay list", "overlay show", "overlay diff", "overlay export", "overlay activate", "overlay deactivate"),

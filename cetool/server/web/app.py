@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, get_route_path
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cetool import __version__
@@ -19,6 +19,7 @@ from cetool.base.errors import CetoolError
 from cetool.server.server import Server
 from cetool.server.web.errors import OnError, RequestError, problem, status_of
 from cetool.server.web.gate import Gate
+from cetool.server.web.urls import place_of
 
 #: The parts, in the order in which their routes are tried: module, and the paths whose errors it writes.
 _PARTS = (
@@ -54,7 +55,7 @@ def create_app(server: Server) -> ASGIApp:
 
 def _by_path(forms: dict[str, OnError]) -> OnError:
     def on_error(request: Request, error: CetoolError, status: int) -> Response:
-        path = get_route_path(request.scope)
+        path = place_of(request.scope)
         form = next((form for start, form in forms.items() if path.startswith(start)), problem)
         return form(request, error, status)
 
@@ -94,7 +95,7 @@ def _invalid(error: RequestValidationError) -> CetoolError:
 
 
 def _lost(request: Request, error: HTTPException) -> CetoolError:
-    path = get_route_path(request.scope)[:200]
+    path = place_of(request.scope)[:200]
     if error.status_code == 404:
         return CetoolError(f"there is nothing at {path!r}", code="not-found", about=path)
     if error.status_code == 405:
@@ -108,7 +109,7 @@ def _slashed(routes: list[BaseRoute]) -> ASGIApp:
     """Return what handles paths without a route."""
 
     async def default(scope: Scope, receive: Receive, send: Send) -> None:
-        path = get_route_path(scope)
+        path = place_of(scope)
         if path.startswith(_SLASHED) and not path.endswith("/"):
             other = {**scope, "path": f"{scope['path']}/"}
             if any(route.matches(other)[0] is not Match.NONE for route in routes):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote, urlencode
 
 from starlette.requests import HTTPConnection
@@ -19,3 +21,8 @@ def path(request: HTTPConnection, place: str, **query: object) -> str:
 def segment(name: str) -> str:
     """Return a name as one segment of a path."""
     return quote(name, safe="")
+
+
+def place_of(scope: Mapping[str, Any]) -> str:
+    """Return the path of a request without the server's prefix."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
