@@ -87,6 +87,7 @@ class ServerConfig:
     packages_required: tuple[str, ...] = ()
     watch: tuple[Watch, ...] = ()
     ui_dir: Path | None = None
+    public_metrics: bool = False
     users: tuple[PredefinedUser, ...] = field(default=(), repr=False)
     tokens: tuple[PredefinedToken, ...] = field(default=(), repr=False)
 

@@ -341,6 +341,7 @@ KEYS = {
     "packages-default": Key(_names, _LIST, "Packages that are added to requests that name no packages."),
     "packages-required": Key(_names, _LIST, "Packages that are added to each request."),
     "watch": Key(_watches, "list of mappings", "Files and directories that become environments.", json=True),
+    "public-metrics": Key(_flag, _TRUTH, "Whether `/metrics` answers other machines without a token."),
     "ui-dir": Key(_path, _PATH, "A directory with conda-store's web interface, served at `/ui`."),
     "users": Key(_users, "list of mappings", "Users with passwords, as text or argon2 hash.", json=True),
     "tokens": Key(_tokens, "list of mappings", "Tokens that always exist.", json=True),

@@ -15,6 +15,7 @@ from cetool.declare.environment import EnvironmentSpec
 from cetool.lock.model import PlatformLock
 from cetool.remote.records import BuildRecord, sealed
 from cetool.server.config import ServerConfig
+from cetool.server.counts import Counts
 from cetool.server.data.database import Database
 from cetool.server.data.schema import meta
 from cetool.server.journal import Journal
@@ -52,6 +53,7 @@ class Server:
     id: str
     journal: Journal
     news: News = field(default_factory=News)
+    counts: Counts = field(default_factory=Counts)
     dispatcher: Dispatcher | None = None
 
     def answer_record(

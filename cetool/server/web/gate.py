@@ -32,6 +32,8 @@ _HEADERS = {
     b"cross-origin-resource-policy": b"same-origin",
     b"cache-control": b"no-store",
 }
+#: Methods that are counted by name; clients can send any.
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 #: Seconds in which a body has to arrive.
 _PATIENCE = 60.0
 _LOOPBACK = re.compile(r"(localhost|.+\.localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
@@ -162,6 +164,10 @@ class Gate:
     # --- the answer ---------------------------------------------------------------------------------------------------
 
     def _note(self, scope: Scope, answer: _Answer) -> None:
+        seconds = time.perf_counter() - answer.since
+        route = getattr(scope.get("route"), "path", "other")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._server.counts.request(method, route, answer.status or 0, seconds)
         if not self._server.journal.requests:
             return
         state: MutableMapping[str, Any] = scope["state"]
@@ -171,7 +177,7 @@ class Gate:
             method=scope["method"],
             path=scope["path"],
             status=answer.status,
-            ms=round(1000 * (time.perf_counter() - answer.since), 1),
+            ms=round(1000 * seconds, 1),
             bytes=answer.size,
             user=state.get("user"),
             address=client[0] if client else None,

@@ -26,12 +26,3 @@ def about(request: Request) -> dict[str, Any]:
         "user": None,
         "links": links,
     }
-
-
-@router.get("/health")
-def health(request: Request) -> dict[str, Any]:
-    """Return whether the server can read its database."""
-    server: Server = request.app.state.server
-    with server.database.read() as tx:
-        tx.exec_driver_sql("SELECT 1")
-    return {"status": "ok"}
