@@ -23,7 +23,7 @@ def server(settled: Home) -> Iterator[RunningServer]:
 
 def families(text: str) -> list[Metric]:
     """All metrics of a text, with their samples."""
-    return list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
+    return list(text_string_to_metric_families(text))
 
 
 def sample(server: RunningServer, name: str, **labels: str) -> float | None:
@@ -44,7 +44,7 @@ def test_each_metric_has_help_and_a_type(server: RunningServer) -> None:
 def test_prometheus_gets_openmetrics_if_it_asks(server: RunningServer) -> None:
     answer = server.get("/metrics", token=None, headers={"Accept": PROMETHEUS})
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
-    assert "cetool_builds" in {each.name for each in read_openmetrics(answer.text)}
+    assert "cetool_builds" in {each.name for each in read_openmetrics(answer.text)}  # type: ignore[no-untyped-call]
 
 
 def test_conda_stores_gauges_are_read_by_splitting_lines(server: RunningServer) -> None:
