@@ -141,6 +141,7 @@ CODES = {
     "address-unusable": "The server cannot listen on the address, for example because it is in use.",
     "server-key-unusable": "The server's private key is damaged, or other users can read it.",
     "extra-missing": "Optional packages that the command needs are not installed.",
+    "rate-limited": "Too many attempts; the answer says how long to wait.",
     "request-malformed": "A name, role, pattern or other part of a request to the server is malformed.",
 }
 

@@ -53,6 +53,7 @@ class ServerConfig:
     tls_key: Path | None = None
     behind_proxy: bool = False
     anonymous_access: bool = False
+    allowed_origins: tuple[str, ...] = ()
     sandbox: Literal["auto", "required", "off"] = "auto"
     build_timeout: float = 3600.0
     stall_timeout: float = 300.0

@@ -165,6 +165,18 @@ def _allowed(value: object) -> Allowed:
     return None if value in ("*", ["*"]) else _names(value)
 
 
+def _origins(value: object) -> tuple[str, ...]:
+    """Return sites as browsers name them: scheme, host, and the port unless it is the scheme's own."""
+    found = []
+    for text in _names(value):
+        match = re.fullmatch(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?/?", text.lower())
+        if match is None:
+            raise Wrong(f"must be a list of sites, not {_shown(text)}", "Write https://hub.example.org: no path.")
+        scheme, host, port = match[1], match[2], match[3] or ""
+        found.append(f"{scheme}://{host}{'' if port == {'http': ':80', 'https': ':443'}[scheme] else port}")
+    return tuple(found)
+
+
 def _platforms(value: object) -> tuple[str, ...]:
     names = _names(value)
     for name in names:
@@ -308,6 +320,7 @@ KEYS = {
     "tls-key": Key(_path, _PATH, "The certificate's private key."),
     "behind-proxy": Key(_flag, _TRUTH, "Whether a proxy does TLS; its `X-Forwarded-*` headers are trusted."),
     "anonymous-access": Key(_flag, _TRUTH, "Whether grants to `anonymous` hold for requests without a token."),
+    "allowed-origins": Key(_origins, _LIST, "Other sites whose pages may use the API with the user's login."),
     "sandbox": Key(_one_of("auto", "required", "off"), "auto, required, off", "Whether builds link in a sandbox."),
     "build-timeout": Key(_duration(1), _DURATION, "How long a build may take."),
     "stall-timeout": Key(_duration(1), _DURATION, "How long a build may show no progress."),

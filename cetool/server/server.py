@@ -19,6 +19,7 @@ from cetool.server.counts import Counts
 from cetool.server.data.database import Database
 from cetool.server.data.schema import meta
 from cetool.server.journal import Journal
+from cetool.server.login import Login
 from cetool.server.news import News
 from cetool.server.signing import Signer, open_signer
 
@@ -49,12 +50,18 @@ class Server:
     files: Any
     #: Its store is the data directory.
     world: World
+    login: Login
     #: The server's id, which does not change.
     id: str
     journal: Journal
     news: News = field(default_factory=News)
     counts: Counts = field(default_factory=Counts)
     dispatcher: Dispatcher | None = None
+
+    def close(self) -> None:
+        """Write what is left to write, and close the database."""
+        self.login.close()
+        self.database.close()
 
     def answer_record(
         self, spec: EnvironmentSpec, lock: PlatformLock, *, build: int, environment: str | None, engine: str
@@ -83,7 +90,7 @@ def required(lock: PlatformLock) -> tuple[str, ...]:
 
 
 def open_server(config: ServerConfig, journal: Journal) -> Server:
-    """Open a server's database, key and files. Raises CetoolError; ``server.database.close()`` closes it."""
+    """Open a server's database, key and files. Raises CetoolError; :meth:`Server.close` closes them."""
     environ = {**os.environ, "CETOOL_CACHE_DIR": str(config.data)}
     world = load_world(environ=environ, own_process=True)
     prepare(world.paths)
@@ -91,10 +98,11 @@ def open_server(config: ServerConfig, journal: Journal) -> Server:
     database = Database.open(config.database, wait=config.database_wait)
     try:
         identity = _identity(database)
+        login = Login(database, config)
     except BaseException:
         database.close()
         raise
-    return Server(config, database, signer, None, world, identity, journal)
+    return Server(config, database, signer, None, world, login, identity, journal)
 
 
 def _identity(database: Database) -> str:

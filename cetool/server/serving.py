@@ -23,6 +23,7 @@ from cetool.base.errors import CetoolError, ConfigError
 from cetool.base.filelock import FileLock, try_lock
 from cetool.base.ownership import make_private_dirs
 from cetool.server.config import ServerConfig
+from cetool.server.data import accounts
 from cetool.server.journal import Journal
 from cetool.server.server import Server, open_server
 from cetool.server.web.app import create_app
@@ -49,7 +50,7 @@ def serve(config: ServerConfig, say: Callable[[str], None]) -> None:
         try:
             _run(server, bound, say)
         finally:
-            server.database.close()
+            server.close()
 
 
 def _run(server: Server, bound: socket.socket, say: Callable[[str], None]) -> None:
@@ -80,12 +81,10 @@ def _announcement(server: Server, bound: socket.socket) -> list[str]:
     """Return what the operator has to know: the address, and on the first start the administrator's token."""
     config = server.config
     lines = [f"Serving {config.data} at {address(config, bound)}"]
-    if find_spec("cetool.server.data.accounts") is not None:
-        accounts: Any = import_module("cetool.server.data.accounts")
-        with server.database.write() as tx:
-            token = accounts.first_token(tx)
-        if token is not None:
-            lines.append(f"Administrator token, shown only once: {token}")
+    with server.database.write() as tx:
+        token = accounts.first_token(tx)
+    if token is not None:
+        lines.append(f"Administrator token, shown only once: {token}")
     return lines
 
 

@@ -298,16 +298,19 @@ token = _table(
     Column("name", Text, nullable=False),
     _to("user_id", "user.id"),
     Column("namespace", Text, nullable=False),
-    # pattern -> roles; a token has at most these rights
+    # patterns and roles; a user's token has at most these rights, another token exactly these
     Column("grants", JSON),
     Column("created", Float, nullable=False),
     Column("by", Text, nullable=False),
     Column("expires", Float),
     Column("last_used", Float),
     Column("revoked", Float),
+    # the token that created it, and is revoked with it
+    _to("parent", "token.id"),
     _one_of("kind", ("token", "session", "predefined")),
     Index(None, "user_id"),
     Index(None, "expires"),
+    Index(None, "parent"),
 )
 
 grant = _table(

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
@@ -16,9 +17,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cetool import __version__
 from cetool.base.errors import CetoolError
+from cetool.server.config import ServerConfig
 from cetool.server.server import Server
 from cetool.server.web.errors import OnError, RequestError, problem, status_of
 from cetool.server.web.gate import Gate
+from cetool.server.web.security import Audit
 from cetool.server.web.urls import place_of
 
 #: The parts, in the order in which their routes are tried: module, and the paths whose errors it writes.
@@ -50,7 +53,21 @@ def create_app(server: Server) -> ASGIApp:
     app.router.redirect_slashes = False
     app.router.default = _slashed(app.router.routes)
     _handle(app, on_error)
-    return Gate(app, server, on_error)
+    return Gate(_shared(Audit(app, server), server.config), server, on_error)
+
+
+def _shared(app: ASGIApp, config: ServerConfig) -> ASGIApp:
+    """Let the pages of the sites that the operator lists read the answers, with the user's cookie; no others."""
+    if not config.allowed_origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=config.allowed_origins,
+        allow_credentials=True,
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "If-Match", "If-None-Match", "Range", "Last-Event-ID"],
+        expose_headers=["ETag", "Location", "Retry-After", "Content-Range", "X-Request-Id"],
+    )
 
 
 def _by_path(forms: dict[str, OnError]) -> OnError:

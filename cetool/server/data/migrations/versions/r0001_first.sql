@@ -200,9 +200,11 @@ CREATE TABLE token (
     expires FLOAT,
     last_used FLOAT,
     revoked FLOAT,
+    parent INTEGER,
     CONSTRAINT ck_token_kind CHECK (kind IN ('token', 'session', 'predefined')),
     CONSTRAINT uq_token_hash UNIQUE (hash),
-    CONSTRAINT fk_token_user_id FOREIGN KEY(user_id) REFERENCES user (id) ON DELETE CASCADE
+    CONSTRAINT fk_token_user_id FOREIGN KEY(user_id) REFERENCES user (id) ON DELETE CASCADE,
+    CONSTRAINT fk_token_parent FOREIGN KEY(parent) REFERENCES token (id) ON DELETE CASCADE
 );
 
 CREATE TABLE watch_file (
@@ -279,6 +281,8 @@ CREATE INDEX ix_answer_build_id ON answer (build_id);
 CREATE INDEX ix_token_user_id ON token (user_id);
 
 CREATE INDEX ix_token_expires ON token (expires);
+
+CREATE INDEX ix_token_parent ON token (parent);
 
 CREATE INDEX ix_watch_file_watch ON watch_file (watch);
 
