@@ -47,6 +47,10 @@ class PackagePath(Value):
     sha256: str | None = None
     #: SHA-256 of the file in the prefix; differs from ``sha256`` if the prefix was written into the file.
     expected: str | None = None
+    #: The text in the package that linking replaced by the prefix; None if there is none.
+    placeholder: str | None = None
+    #: Whether the placeholder was replaced as in a binary file, which keeps its size.
+    binary: bool = False
 
 
 class PrefixRecord(Value):
@@ -223,7 +227,8 @@ def _paths_of(record: PrefixRecord, places: tuple[tuple[str, str], ...]) -> Iter
         expected = entry.get("sha256_in_prefix") or (None if entry.get("prefix_placeholder") else own)
         kind = str(entry.get("path_type", "hardlink"))
         if not is_volatile(name) and kind != "pyc_file":
-            yield PackagePath(name, package, kind, own, expected)
+            placeholder = entry.get("prefix_placeholder") or None
+            yield PackagePath(name, package, kind, own, expected, placeholder, entry.get("file_mode") == "binary")
     for name in record.files:
         if name not in listed and not is_volatile(name):
             yield PackagePath(name, package, "hardlink")

@@ -1,0 +1,152 @@
+"""What can be downloaded from a build: lock file, pinned environment file, archive. All of it follows from the lock.
+
+Texts are written at each request. An archive is written once, at its first request, and kept in ``{data}/artifacts``
+under the name of its environment, which is the digest of the exact packages and the variables, and the version of the
+writer. It can be removed at any time, since the next request writes the same bytes again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock as Mutex
+
+from cetool.base.errors import CetoolError
+from cetool.base.ownership import make_private_dirs
+from cetool.lock.conda_lock import conda_lock_document
+from cetool.lock.model import Lock, PlatformLock
+from cetool.lock.plain import write_environment_yml
+from cetool.server.archive.packing import WRITER, write_archive
+from cetool.store.store import Store
+
+_DIRECTORY = "artifacts"
+_SUFFIX = f".{WRITER}.tar.gz"
+#: Archives that are written at the same time, by all requests together.
+_AT_ONCE = 2
+
+
+def lock_file(locks: Sequence[PlatformLock]) -> str:
+    """Return the packages of all platforms as a conda-lock file, version 1, in JSON (which is YAML too).
+
+    It depends on the packages alone, so a build from this file has the same one. Raises CetoolError if a package has no
+    digest.
+    """
+    plain = tuple(each._replace(request=None) for each in locks)
+    return json.dumps(conda_lock_document(Lock(plain, channels_of(locks))), indent=2)
+
+
+def pinned_yaml(lock: PlatformLock, name: str, variables: Sequence[tuple[str, str]]) -> str:
+    """Return one platform's packages as an ``environment.yml`` with versions and builds."""
+    return write_environment_yml(lock, name, channels_of([lock]), dict(variables))
+
+
+def channels_of(locks: Sequence[PlatformLock]) -> tuple[str, ...]:
+    """Return the URLs of the channels that the packages are from, sorted."""
+    return tuple(sorted({package.channel for each in locks for package in each.conda}))
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An archive on the disk."""
+
+    path: Path
+    #: The name of the environment that it is of.
+    realization: str
+    #: Bytes.
+    size: int
+    #: When it was last downloaded, in seconds since 1970.
+    used: float
+
+
+def kept(data: Path) -> Iterator[Kept]:
+    """Yield the archives in a server's data directory, for collection; removing a file is all that it takes."""
+    with contextlib.suppress(FileNotFoundError):
+        for path in sorted((data / _DIRECTORY).iterdir()):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                yield Kept(path, path.name.partition(".")[0], status.st_size, status.st_mtime)
+
+
+@dataclass(slots=True)
+class Archives:
+    """The archives of a server: each is written by one thread, for which all requests for it wait."""
+
+    data: Path
+    store: Store
+    _pool: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="archives")
+    )
+    _running: dict[str, Future[Path]] = field(default_factory=dict)
+    _mutex: Mutex = field(default_factory=Mutex)
+
+    async def get(self, realization: str) -> Path:
+        """Return the archive of an environment. Raises CetoolError if the environment is not on this server's disk."""
+        found = self._kept(realization)
+        if found is not None:
+            return found
+        # the client may leave: others may wait for the same archive
+        return await asyncio.shield(asyncio.wrap_future(self.start(realization)))
+
+    def start(self, realization: str) -> Future[Path]:
+        """Begin to write an archive, if no thread does so already."""
+        with self._mutex:
+            running = self._running.get(realization)
+            if running is None:
+                running = self._running[realization] = self._pool.submit(self._write, realization)
+            return running
+
+    def _kept(self, realization: str) -> Path | None:
+        path = self.data / _DIRECTORY / f"{realization}{_SUFFIX}"
+        try:
+            os.utime(path)  # collection removes what was not used for long
+        except FileNotFoundError:
+            return None
+        return path
+
+    def _write(self, realization: str) -> Path:
+        try:
+            return self._kept(realization) or self._written(realization)
+        finally:
+            with self._mutex:
+                del self._running[realization]
+
+    def _written(self, realization: str) -> Path:
+        lease = self.store.lease(realization)
+        if lease is None:
+            raise CetoolError(
+                f"the environment {realization} is not on the server's disk",
+                code="not-found",
+                about=realization,
+                hint="Rebuild it.",
+            )
+        directory = self.data / _DIRECTORY
+        make_private_dirs(directory)
+        path = directory / f"{realization}{_SUFFIX}"
+        with lease, tempfile.NamedTemporaryFile(dir=directory, prefix=".", suffix=".part", delete=False) as file:
+            try:
+                write_archive(lease.prefix, file)
+                file.flush()
+                os.replace(file.name, path)
+            except BaseException as error:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(file.name)
+                if isinstance(error, OSError):
+                    raise _failure(error) from error
+                raise
+        return path
+
+    def stop(self) -> None:
+        """Begin no more archives."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _failure(error: OSError) -> CetoolError:
+    code = "disk-full" if error.errno in (28, 122) else "write-failed"
+    return CetoolError(f"cannot write the archive: {error.strerror or error}", code=code, hint="Try again later.")
