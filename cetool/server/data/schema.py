@@ -167,6 +167,8 @@ build = _table(
     Index(None, "namespace_id", "id"),
     Index(None, "environment_id", "id"),
     Index(None, "namespace_id", "name", "id"),
+    # which namespace had its turn last
+    Index(None, "namespace_id", "started"),
     Index(None, "status", "id"),
     Index(None, "request", "status"),
     Index(None, "specification_id"),
@@ -241,7 +243,8 @@ realization = _table(
     Column("packages", Integer, nullable=False),
     Column("created", Float, nullable=False),
     Column("used", Float, nullable=False),
-    Index(None, "lock"),
+    # one prefix for each lock
+    UniqueConstraint("lock"),
     numbered=False,
 )
 

@@ -174,6 +174,7 @@ CREATE TABLE realization (
     created FLOAT NOT NULL,
     used FLOAT NOT NULL,
     CONSTRAINT pk_realization PRIMARY KEY (name),
+    CONSTRAINT uq_realization_lock UNIQUE (lock),
     CONSTRAINT fk_realization_lock FOREIGN KEY(lock) REFERENCES lock (digest) ON DELETE RESTRICT
 );
 
@@ -234,31 +235,33 @@ CREATE TABLE build_platform (
 )
  WITHOUT ROWID;
 
-CREATE INDEX ix_environment_build_id ON environment (build_id);
-
 CREATE INDEX ix_environment_name ON environment (name);
 
-CREATE INDEX ix_build_scheduled_id ON build (scheduled, id);
+CREATE INDEX ix_environment_build_id ON environment (build_id);
 
-CREATE INDEX ix_build_started_id ON build (started, id);
-
-CREATE INDEX ix_build_status_id ON build (status, id);
+CREATE INDEX ix_build_environment_id_id ON build (environment_id, id);
 
 CREATE INDEX ix_build_request_status ON build (request, status);
 
+CREATE INDEX ix_build_unfinished ON build (namespace_id, status, id) WHERE status IN ('QUEUED', 'BUILDING');
+
+CREATE INDEX ix_build_namespace_id_started ON build (namespace_id, started);
+
+CREATE INDEX ix_build_started_id ON build (started, id);
+
+CREATE INDEX ix_build_ended_id ON build (ended, id);
+
 CREATE INDEX ix_build_name_id ON build (name, id);
+
+CREATE INDEX ix_build_scheduled_id ON build (scheduled, id);
+
+CREATE INDEX ix_build_specification_id ON build (specification_id);
+
+CREATE INDEX ix_build_status_id ON build (status, id);
 
 CREATE INDEX ix_build_namespace_id_id ON build (namespace_id, id);
 
 CREATE INDEX ix_build_namespace_id_name_id ON build (namespace_id, name, id);
-
-CREATE INDEX ix_build_unfinished ON build (namespace_id, status, id) WHERE status IN ('QUEUED', 'BUILDING');
-
-CREATE INDEX ix_build_specification_id ON build (specification_id);
-
-CREATE INDEX ix_build_environment_id_id ON build (environment_id, id);
-
-CREATE INDEX ix_build_ended_id ON build (ended, id);
 
 CREATE INDEX ix_event_build_id_id ON event (build_id, id);
 
@@ -274,23 +277,21 @@ CREATE INDEX ix_history_environment_id_id ON history (environment_id, id);
 
 CREATE INDEX ix_lock_package_name_version_lock ON lock_package (name, version, lock);
 
-CREATE INDEX ix_realization_lock ON realization (lock);
-
 CREATE INDEX ix_answer_build_id ON answer (build_id);
 
 CREATE INDEX ix_token_user_id ON token (user_id);
 
-CREATE INDEX ix_token_expires ON token (expires);
-
 CREATE INDEX ix_token_parent ON token (parent);
+
+CREATE INDEX ix_token_expires ON token (expires);
 
 CREATE INDEX ix_watch_file_watch ON watch_file (watch);
 
-CREATE INDEX ix_build_platform_lock ON build_platform (lock);
+CREATE INDEX ix_build_platform_platform_request ON build_platform (platform, request);
 
 CREATE INDEX ix_build_platform_realization ON build_platform (realization);
 
-CREATE INDEX ix_build_platform_platform_request ON build_platform (platform, request);
+CREATE INDEX ix_build_platform_lock ON build_platform (lock);
 
 CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'rows of audit are never changed'); END;
 

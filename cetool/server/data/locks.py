@@ -1,0 +1,158 @@
+"""Locks: exact packages, stored once for all builds that resulted in them; and their prefixes on this server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from cetool.base.codec import decode, encode
+from cetool.declare.package import Package, PypiPackage
+from cetool.lock.model import PlatformLock
+from cetool.server.data.database import now
+from cetool.server.data.ending import unneeded
+from cetool.server.data.schema import build_platform, lock, lock_package, realization
+
+
+@dataclass(frozen=True, slots=True)
+class Realization:
+    """A prefix below ``envs``."""
+
+    name: str
+    #: Bytes on the disk.
+    size: int
+    packages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A prefix and what it is of. Times are seconds since 1970."""
+
+    name: str
+    lock: str
+    platform: str
+    size: int
+    packages: int
+    created: float
+    used: float
+
+
+@dataclass(frozen=True, slots=True)
+class LockedPackage:
+    """A package in a lock."""
+
+    #: ``conda`` or ``pypi``.
+    kind: str
+    name: str
+    version: str
+    build: str
+    subdir: str
+    #: The channel's URL; empty for PyPI.
+    channel: str
+
+
+def put(tx: sa.Connection, locked: PlatformLock) -> str:
+    """Store a lock unless it is stored already; return its digest."""
+    digest = locked.digest
+    if tx.scalar(sa.select(lock.c.digest).where(lock.c.digest == digest)) is not None:
+        return digest
+    row = {
+        "digest": digest,
+        "platform": locked.platform,
+        "content": encode(locked._replace(request=None)),
+        "packages": len(locked.conda) + len(locked.pypi),
+        "size": sum(package.size or 0 for package in locked.conda),
+        "created": now(tx),
+    }
+    tx.execute(lock.insert().values(row))
+    rows = list({(row["kind"], row["name"]): row for row in _package_rows(digest, locked)}.values())
+    if rows:
+        tx.execute(lock_package.insert(), rows)
+    return digest
+
+
+def get(tx: sa.Connection, digest: str, platform: str) -> PlatformLock | None:
+    """Return the packages of a lock; ``platform`` is the build's, since a lock of noarch packages is for several."""
+    content = tx.scalar(sa.select(lock.c.content).where(lock.c.digest == digest))
+    return None if content is None else _lock(content, platform)
+
+
+def of_build(tx: sa.Connection, number: int) -> dict[str, PlatformLock]:
+    """Return a build's locks by platform, sorted; empty before it has completed."""
+    chosen = sa.select(build_platform.c.platform, lock.c.content).join(lock, lock.c.digest == build_platform.c.lock)
+    rows = tx.execute(chosen.where(build_platform.c.build_id == number).order_by(build_platform.c.platform))
+    return {platform: _lock(content, platform) for platform, content in rows}
+
+
+def sizes(tx: sa.Connection, digests: list[str]) -> dict[str, tuple[int, int]]:
+    """Return the number of packages and the bytes of their archives, by lock."""
+    chosen = sa.select(lock.c.digest, lock.c.packages, lock.c.size).where(lock.c.digest.in_(digests))
+    return {digest: (packages, size) for digest, packages, size in tx.execute(chosen)}
+
+
+def packages(tx: sa.Connection, digest: str, *, search: str = "") -> list[LockedPackage]:
+    """Return the packages of a lock by name; those whose name contains a text."""
+    columns = [each for each in lock_package.c if each.name != "lock"]
+    chosen = sa.select(*columns).where(lock_package.c.lock == digest).order_by(lock_package.c.name, lock_package.c.kind)
+    rows = [LockedPackage(**row) for row in tx.execute(chosen).mappings()]
+    return [each for each in rows if search.lower() in each.name.lower()]
+
+
+# --- prefixes ---------------------------------------------------------------------------------------------------------
+
+
+def put_realization(tx: sa.Connection, digest: str, platform: str, made: Realization) -> str:
+    """Store the prefix of a lock and return its name. A lock has one prefix: an earlier one stays the one in use."""
+    at = now(tx)
+    name = tx.scalar(sa.select(realization.c.name).where(realization.c.lock == digest))
+    if name is not None:
+        tx.execute(realization.update().where(realization.c.name == name).values(used=at))
+        return str(name)
+    row = {"name": made.name, "lock": digest, "platform": platform, "size": made.size, "packages": made.packages}
+    tx.execute(realization.insert().values({**row, "created": at, "used": at}))
+    return made.name
+
+
+def realization_of(tx: sa.Connection, digest: str) -> Kept | None:
+    """Return the prefix of a lock on this server, None if there is none."""
+    row = tx.execute(sa.select(realization).where(realization.c.lock == digest)).mappings().first()
+    return None if row is None else Kept(**row)
+
+
+def realizations(tx: sa.Connection) -> list[Kept]:
+    """Return all prefixes, by name."""
+    return [Kept(**row) for row in tx.execute(sa.select(realization).order_by(realization.c.name)).mappings()]
+
+
+def unused_realizations(tx: sa.Connection) -> list[Kept]:
+    """Return the prefixes that no build needs which is not deleted, by name."""
+    chosen = sa.select(realization).where(unneeded()).order_by(realization.c.name)
+    return [Kept(**row) for row in tx.execute(chosen).mappings()]
+
+
+def forget_realization(tx: sa.Connection, name: str) -> bool:
+    """Remove a prefix's row if no build needs it; return whether it is gone. Remove its files afterwards."""
+    tx.execute(realization.delete().where(realization.c.name == name, unneeded()))
+    return tx.scalar(sa.select(realization.c.name).where(realization.c.name == name)) is None
+
+
+def mark_used(tx: sa.Connection, name: str) -> None:
+    """Note that a prefix is used now."""
+    tx.execute(realization.update().where(realization.c.name == name).values(used=now(tx)))
+
+
+def _lock(content: dict[str, Any], platform: str) -> PlatformLock:
+    return decode(PlatformLock, content)._replace(platform=platform)
+
+
+def _package_rows(digest: str, locked: PlatformLock) -> Iterator[dict[str, str]]:
+    for package in locked.conda:
+        yield _row(digest, "conda", package, build=package.build, subdir=package.subdir, channel=package.channel)
+    for each in locked.pypi:
+        yield _row(digest, "pypi", each, build="", subdir="", channel="")
+
+
+def _row(digest: str, kind: str, package: Package | PypiPackage, **rest: str) -> dict[str, str]:
+    return {"lock": digest, "kind": kind, "name": package.name, "version": package.version, **rest}
