@@ -124,7 +124,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def benchmark(session: nox.Session) -> None:
     """Compare cetool, installed as by `uv tool install`, with other programs; arguments go to the benchmark."""
-    install_wheel(session, "uv>=0.5")
+    install_wheel(session, "uv>=0.5", *group("benchmark"))
     work = Path(session.create_tmp()).resolve()
     (wheel,) = (work / "wheels").glob("cetool-*.whl")
     python = str(work / "installed" / "bin" / "python")

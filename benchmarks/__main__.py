@@ -7,6 +7,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,9 +26,9 @@ from benchmarks.measure import Failed, measure  # noqa: E402
 from benchmarks.report import Report, Result, begin_report, print_report, write_docs  # noqa: E402
 from benchmarks.scene import Scene, set_scene  # noqa: E402
 
-GROUPS = ("warm", "executable", "parallel", "growth", "cold", "creation", "baseline")
+GROUPS = ("warm", "executable", "parallel", "growth", "cold", "creation", "baseline", "scale")
 #: By how much the rounds of groups with slow cases are divided.
-_FEWER = {"parallel": 20, "cold": 10, "creation": 20, "baseline": 20}
+_FEWER = {"parallel": 20, "cold": 10, "creation": 20, "baseline": 20, "scale": 40}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -69,19 +70,23 @@ def _measured(scene: Scene, options: argparse.Namespace, rounds: int, tell: Call
     for name in GROUPS:
         if options.only and name not in options.only:
             continue
-        group = _group(name, scene, options, max(2, rounds // _FEWER.get(name, 1)), tell)
-        report.results.append(Result(group, measure(group.cases, group.rounds, functools.partial(tell, name))))
+        with _group(name, scene, options, max(2, rounds // _FEWER.get(name, 1)), tell) as group:
+            report.results.append(Result(group, measure(group.cases, group.rounds, functools.partial(tell, name))))
     report.skipped.update(scene.skipped)
     return report
 
 
 def _group(
     name: str, scene: Scene, options: argparse.Namespace, rounds: int, tell: Callable[[str, str], None]
-) -> Group:
+) -> AbstractContextManager[Group]:
+    if name == "scale":  # its libraries are only for this group
+        from benchmarks.scale import scaled
+
+        return scaled(scene, rounds, options.size or (0.02 if options.quick else 0.1), options.seed)
     if name == "growth":
         environments = options.environments or (1_000 if options.quick else 10_000)
         runs = options.runs or 100 * environments
-        return growth_group(scene, rounds, environments, runs, functools.partial(tell, name))
+        return nullcontext(growth_group(scene, rounds, environments, runs, functools.partial(tell, name)))
     makers = {
         "warm": warm_group,
         "executable": executable_group,
@@ -90,7 +95,7 @@ def _group(
         "creation": creation_group,
         "baseline": baseline_group,
     }
-    return makers[name](scene, rounds)
+    return nullcontext(makers[name](scene, rounds))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,6 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--machine", metavar="NAME", help="name of this machine in the results")
     parser.add_argument("--environments", type=int, metavar="N", help="environments in the large cache (10000)")
     parser.add_argument("--runs", type=int, metavar="N", help="logged runs in the large cache (100 per environment)")
+    parser.add_argument("--size", type=float, metavar="N", help="size of the large channel; conda-forge's is 1 (0.1)")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the large channel (1)")
     parser.add_argument("--strict", action="store_true", help="exit with status 3 if a target is missed")
     return parser
 

@@ -9,6 +9,15 @@ import sys
 import xml.etree.ElementTree
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.big_channel import chosen, write_big_channel
+from benchmarks.scale import serving
 
 _ROOT = Path(__file__).resolve().parents[1]
 _GROUPS = ("warm", "executable", "parallel", "growth", "cold", "creation", "baseline")
@@ -57,7 +66,8 @@ def test_the_benchmark_measures_and_reports_every_case(tmp_path: Path) -> None:
     told, chart = tmp_path / "told.json", tmp_path / "chart.svg"
     bare = {name: value for name, value in os.environ.items() if not name.startswith("CETOOL_TEST_")}
     kept = {name: os.environ[name] for name in ("CETOOL_TEST_CACHE", "CETOOL_TEST_WHEELS") if name in os.environ}
-    words = ("--rounds", "2", "--environments", "30", "--runs", "200", "--json", str(told), "--svg", str(chart))
+    words = ["--rounds", "2", "--environments", "30", "--runs", "200", "--json", str(told), "--svg", str(chart)]
+    words += [word for group in _GROUPS for word in ("--only", group)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", *words],
         cwd=_ROOT,
@@ -117,6 +127,32 @@ def _check_chart(report: dict[str, Any], chart: Path) -> None:
 def test_docs_have_room_for_every_group() -> None:
     """docs/explanation/performance.md has the markers that the program writes between."""
     text = (_ROOT / "docs" / "explanation" / "performance.md").read_text(encoding="utf-8")
-    for group in _GROUPS:
+    for group in (*_GROUPS, "scale"):
         assert text.count(f"<!-- benchmark:{group} -->") == text.count(f"<!-- benchmark:{group}:end -->") == 1
     assert "performance.svg" in text
+
+
+def test_the_large_channel_is_the_same_for_a_seed_and_every_set_of_names_has_a_solution(tmp_path: Path) -> None:
+    """Solved through the channel's server, with shards and without, by py-rattler itself."""
+    directory = write_big_channel(tmp_path / "one", scale=0.01)
+    again = write_big_channel(tmp_path / "two", scale=0.01)
+    for file in ("linux-64/repodata.json.zst", "noarch/repodata_shards.msgpack.zst"):
+        assert (directory / file).read_bytes() == (again / file).read_bytes()
+    names = chosen(20, scale=0.01)
+    found = set()
+    with serving(directory) as address:
+        for how in ("fresh", "plain", "stale"):
+            cache = tmp_path / how
+            argv = [sys.executable, "-m", "benchmarks.direct_solving", str(cache), f"{address}/{how}", *names]
+            done = subprocess.run(argv, cwd=_ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            found.add(int(done.stdout))
+        wanted = Request(f"{address}/fresh/linux-64/repodata.json.zst", headers={"Range": "bytes=4-7"})
+        with urlopen(wanted) as answer:
+            assert (
+                answer.status == 206 and answer.read() == (directory / "linux-64/repodata.json.zst").read_bytes()[4:8]
+            )
+            kept = {"If-None-Match": answer.headers["ETag"]}
+        with pytest.raises(HTTPError, match="304"):
+            urlopen(Request(wanted.full_url, headers=kept))
+    assert len(found) == 1 and found.pop() > len(names)
