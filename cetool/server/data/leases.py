@@ -135,7 +135,7 @@ def release_owned_by_others(tx: sa.Connection, owner: str) -> int:
     return tx.execute(build.update().where(which).values(values)).rowcount
 
 
-def _is_over(row: sa.Row[Any], at: float, owner: str) -> bool:
+def _is_over(row: Any, at: float, owner: str) -> bool:
     """Return whether a lease has ended, or ends so late that the clock must have been set back."""
     return bool(row.lease_until < at or (row.lease_until > at + _LONGEST and row.owner != owner))
 
