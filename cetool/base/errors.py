@@ -87,7 +87,7 @@ CODES = {
     "engine-too-old": "The engine is too old for the request.",
     "engine-failed": "The engine did not create the environment.",
     "engine-stalled": "The engine made no progress for longer than stall-timeout.",
-    "memory-exceeded": "The embedded engine exceeded its memory limit.",
+    "memory-exceeded": "The embedded engine, or a build, exceeded its memory limit.",
     "link-script-failed": "A package's post-link script failed.",
     "installer-missing": "uv, or a pip that supports the request, is not installed.",
     "installer-too-old": "uv is too old for the request.",
@@ -125,6 +125,11 @@ CODES = {
     "record-malformed": "A run record is malformed.",
     "record-incomplete": "The run record lacks information that a rerun needs.",
     "write-failed": "A file could not be written.",
+    # a server's builds
+    "build-canceled": "A user canceled the build.",
+    "build-crashed": "The build's process ended without a result.",
+    "build-timed-out": "The build took longer than allowed.",
+    "build-limit-exceeded": "The build used more processes, output or disk space than allowed.",
     # a server and its clients
     "database-busy": "Another process has been writing to the server's database for too long.",
     "database-damaged": "The server's database is damaged, or is not a database of a server.",

@@ -120,6 +120,8 @@ class EngineRequest(Value):
     platform: str | None = None
     #: Packages that the solution keeps if possible.
     preferred: tuple[Package, ...] = ()
+    #: The directory that keeps the archives of fetched packages, by digest; None to keep none.
+    archives: Path | None = None
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -184,7 +186,9 @@ class EngineRequest(Value):
     def from_dict(cls, data: Mapping[str, Any]) -> EngineRequest:
         """Return the request of :meth:`as_dict`. Raises KeyError, TypeError or ValueError if the data are malformed."""
         values = {name: _unpacked(data[name]) for name in cls._fields}
-        paths = {name: Path(values[name]) for name in ("prefix", "log", "cache") if values[name] is not None}
+        paths = {
+            name: Path(values[name]) for name in ("prefix", "log", "cache", "archives") if values[name] is not None
+        }
         return cls(**{**values, **paths})
 
 

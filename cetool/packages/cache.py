@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from cetool.base.codec import sha256_of
 from cetool.base.errors import EngineError, StoreError
 from cetool.base.filelock import try_lock, wait_for_lock
 from cetool.base.ownership import OwnershipError, check_source_dir, ensure_private_dir, is_trusting
+from cetool.packages.hashing import digest_of
 from cetool.settings.condarc import Condarc, load_condarc
 
 #: Subdirectories in which the embedded engine keeps packages and channel metadata.
@@ -127,6 +129,30 @@ def held_for_collection(cache: Path) -> Iterator[bool]:
         lock = try_lock(cache / _LOCK, shared=False)
     with lock or contextlib.nullcontext():
         yield lock is not None
+
+
+# --- archives of packages, by digest ----------------------------------------------------------------------------------
+
+
+def archive_in(archives: Path, sha256: str) -> Path:
+    """Return where the archive with this SHA-256 digest (64 hex digits) is kept below a directory."""
+    return archives / "sha256" / sha256[:2] / sha256
+
+
+def keep_archive(archives: Path, sha256: str, path: Path, *, move: bool) -> None:
+    """Move or copy a file with this digest to where archives are kept, in one step. Raises OSError."""
+    place = archive_in(archives, sha256)
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if move:
+        os.replace(path, place)
+        return
+    staging = place.with_name(f".{sha256}.{os.getpid()}")
+    try:
+        shutil.copyfile(path, staging)
+        if digest_of(staging, "sha256") == sha256:  # the file may have changed since its digest was computed
+            os.replace(staging, place)
+    finally:
+        staging.unlink(missing_ok=True)
 
 
 def note_use(packages: Path, names: Iterable[str]) -> None:

@@ -15,7 +15,8 @@ from cetool.engines.explicit import distinct
 from cetool.engines.protocol import EngineRequest, Progress
 from cetool.engines.rattler.client import make_client
 from cetool.engines.rattler.errors import explain, missing_package, missing_version
-from cetool.engines.rattler.packages import CheckedPackages, record_in
+from cetool.engines.rattler.kept import record_in
+from cetool.engines.rattler.packages import CheckedPackages
 from cetool.engines.rattler.prefix import not_below, python_in, records_of, standing_in, with_those_below
 from cetool.engines.rattler.request import Plan, virtual_packages
 from cetool.engines.rattler.sources import DirectPackages, PinnedPackages, Selection, spec_of
@@ -72,7 +73,7 @@ class Creation:
         client, gateway = self._connection.client, self._connection.gateway
         subdirs = [Subdir(plan.subdir) if plan.subdir else Subdir.current(), Subdir("noarch")]
         if self.request.exact:
-            return await self._take(client, subdirs[0])
+            return await self._take(client, subdirs[0], link=link)
         sources: list[Channel | RepoDataSource] = [Channel(url) for url, _ in plan.channels]
         checked = self._checked(client)
         if plan.direct:
@@ -95,22 +96,27 @@ class Creation:
         self.plan = self.plan._replace(specs=tuple(specs))
         return packages
 
-    async def _take(self, client: Client, subdir: Subdir) -> list[RepoDataRecord]:
-        """Install exact packages."""
-
+    async def _take(self, client: Client, subdir: Subdir, *, link: bool) -> list[RepoDataRecord]:
+        """Fetch exact packages and, if ``link``, install them."""
         packages = distinct(self.request.exact)
         self.progress.packages(len(packages))
         checked = self._checked(client)
         with self.pulse.watched():
-            await checked.have(packages, whole=True)
+            await checked.have(packages, {each.stem: each.size or 0 for each in packages}, whole=link)
         records = [record_in(checked.cache, package) for package in packages]
-        await self._install(records, checked, client, subdir)
+        if link:
+            await self._install(records, checked, client, subdir)
         return records
 
     def _checked(self, client: Client) -> CheckedPackages:
         """Return the package cache."""
         return CheckedPackages(
-            self.caches / PACKAGES, client, self.progress, self.pulse.beat, offline=self.plan.offline
+            self.caches / PACKAGES,
+            client,
+            self.progress,
+            self.pulse.beat,
+            offline=self.plan.offline,
+            archives=self.request.archives,
         )
 
     async def _solve(self, gateway: Gateway, sources: Sources, subdirs: list[Subdir]) -> list[RepoDataRecord]:

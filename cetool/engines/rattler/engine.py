@@ -91,6 +91,14 @@ class RattlerEngine:
         """
         return self._perform(request, progress, hold, link=False)
 
+    def fetch(self, request: EngineRequest, progress: Progress, hold: Hold) -> None:
+        """Add the exact packages of the request to the package cache, and their archives to ``request.archives``.
+
+        Raises EngineError if one cannot be fetched, or has a wrong digest.
+        """
+        assert request.exact
+        self._perform(request, progress, hold, link=False)
+
     def solve_exactly(self, request: EngineRequest, progress: Progress, hold: Hold) -> tuple[Package, ...]:
         """Return the packages that the environment would have, in topological order."""
         return exactly(self.solve(request, progress, hold), request.pinned)

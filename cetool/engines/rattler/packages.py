@@ -4,9 +4,7 @@ rattler's own cache finds an entry by its name, trusts the digests in channels a
 archives from ``file://`` URLs. Therefore every package is fetched here, hashed while it arrives, compared with the
 requested digest, checked, and unpacked to where rattler finds it, under the file lock that rattler itself uses.
 
-Next to each unpacked package, ``STEM.cetool`` has the digests that were computed from its archive. They are valid while
-two things are unchanged that change when the package is replaced: a random token in the directory, which no archive
-can contain, and the revision in ``STEM.lock``, which rattler increments before it fetches.
+:mod:`cetool.engines.rattler.kept` finds packages that were added.
 """
 
 from __future__ import annotations
@@ -25,16 +23,17 @@ from types import MappingProxyType
 from typing import IO, TYPE_CHECKING
 
 from cetool.base.errors import EngineError
-from cetool.base.limits import NOTE, read_json, read_regular
+from cetool.base.limits import NOTE, read_regular
 from cetool.base.text import pattern
-from cetool.base.urls import redact, scrub
-from cetool.base.values import Value
+from cetool.base.urls import redact
 from cetool.declare.package import Package
 from cetool.engines.archives import check_names, check_together, check_unpacked, has_link_script, links_in, listing_of
 from cetool.engines.errors import space_error
 from cetool.engines.explicit import mismatch
 from cetool.engines.protocol import Progress
+from cetool.engines.rattler.kept import REVISION, SCHEMA, TOKEN, Archive, attested, fits, mark, mark_of
 from cetool.lock.records import package_of
+from cetool.packages.cache import archive_in, keep_archive
 from cetool.packages.hashing import digest_of
 from cetool.packages.integrity import damaged_files
 
@@ -48,43 +47,35 @@ _AT_ONCE = 16
 #: The number of attempts if the connection is lost.
 _TRIES = 3
 _BROKEN_OFF = pattern(r"decoding response body|reading a body|connection (?:reset|closed)|end of file|IncompleteBody")
-#: ``STEM.lock`` starts with rattler's revision, a big-endian number of this many bytes; a SHA-256 follows.
-_REVISION = 8
-_TOKEN = Path("info", "cetool-token")
-_SCHEMA = 2
 #: rattler's messages for a full disk or quota.
 _FULL = pattern(r"No space left on device|[Qq]uota exceeded")
 _NO_SIZES: Mapping[str, int] = MappingProxyType({})
-
-
-class Archive(Value):
-    """What was computed from a package's archive when it was fetched: lowercase hex digests, and its size in bytes.
-
-    ``links`` are its symbolic links that do not lead to one of its files.
-    """
-
-    sha256: str
-    md5: str
-    size: int
-    url: str
-    links: Mapping[str, str] = MappingProxyType({})
 
 
 class CheckedPackages:
     """Adds the packages of one environment to the package cache at ``cache``, a directory of rattler.
 
     ``alive`` is called at any progress. If ``offline``, a package requested without a digest may be taken from the
-    cache if it was fetched from the same URL; otherwise only a package with the requested digest may.
+    cache if it was fetched from the same URL; otherwise only a package with the requested digest may. ``archives`` is
+    where archives are kept and looked for (:func:`cetool.packages.cache.archive_in`); None to keep none.
     """
 
     def __init__(
-        self, cache: Path, client: Client, progress: Progress, alive: Callable[[], None], *, offline: bool = False
+        self,
+        cache: Path,
+        client: Client,
+        progress: Progress,
+        alive: Callable[[], None],
+        *,
+        offline: bool = False,
+        archives: Path | None = None,
     ) -> None:
         self.cache = cache
         self._client = client
         self._progress = progress
         self._alive = alive
         self._offline = offline
+        self._archives = archives
         self._done = 0
         self._total: int | None = None
         self._known: dict[str, tuple[bytes, Archive]] = {}
@@ -105,7 +96,7 @@ class CheckedPackages:
         self.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         for package in packages:
             check_names(package)
-        absent = [package for package in packages if not self._has(package)]
+        absent = [package for package in packages if not (self._has(package) and self._is_archived(package))]
         expected = [sizes.get(package.stem, 0) for package in absent]
         self._total = self._done + sum(expected) if all(expected) else None
         await self._get_all(absent)
@@ -130,7 +121,7 @@ class CheckedPackages:
 
     def replaced(self) -> list[Path]:
         """Return the directories of packages that were replaced in the cache since :meth:`have`."""
-        return [self.cache / stem for stem, (mark, _) in self._known.items() if _mark_of(self.cache / stem) != mark]
+        return [self.cache / stem for stem, (seen, _) in self._known.items() if mark_of(self.cache / stem) != seen]
 
     async def _get_all(self, absent: Sequence[Package]) -> None:
         import asyncio
@@ -162,7 +153,7 @@ class CheckedPackages:
         if package.digest is None:
             if not (self._offline and package.local is None and archive.url == package.url):
                 return False
-        elif not _fits(archive, package):
+        elif not fits(archive, package):
             return False
         self._known[package.stem] = found
         return True
@@ -171,12 +162,44 @@ class CheckedPackages:
         import asyncio
 
         async with turns:
+            staging = directory / package.stem
+            kept = self._archive_of(package)
+            if kept is not None:
+                try:
+                    archive = await self._unpack(package, kept, staging)
+                    await asyncio.to_thread(self._keep, package, archive, staging)
+                    return
+                except EngineError as error:
+                    if error.code not in ("digest-mismatch", "package-damaged"):
+                        raise
+                    kept.unlink(missing_ok=True)  # damaged on this disk: fetch it again
+                    shutil.rmtree(staging, ignore_errors=True)
             path = package.local or directory / package.file_name
             if package.local is None:
                 await self._fetch(package, path)
-            staging = directory / package.stem
             archive = await self._unpack(package, path, staging)
             await asyncio.to_thread(self._keep, package, archive, staging)
+            await asyncio.to_thread(self._archive, package, archive, path)
+
+    def _archive_of(self, package: Package) -> Path | None:
+        """Return the kept archive of a package; None if there is none."""
+        if self._archives is None or package.sha256 is None:
+            return None
+        path = archive_in(self._archives, package.sha256)
+        return path if path.is_file() else None
+
+    def _is_archived(self, package: Package) -> bool:
+        """Return whether the archive of a package in the cache is kept, if archives are."""
+        return self._archives is None or archive_in(self._archives, self._known[package.stem][1].sha256).is_file()
+
+    def _archive(self, package: Package, archive: Archive, path: Path) -> None:
+        """Keep the archive of a package if archives are kept; remove a downloaded one otherwise."""
+        try:
+            if self._archives is not None:
+                keep_archive(self._archives, archive.sha256, path, move=package.local is None)
+        except OSError as error:
+            raise _unobtainable(package, error) from None
+        finally:
             if package.local is None:
                 path.unlink(missing_ok=True)
 
@@ -250,98 +273,23 @@ class CheckedPackages:
     def _put(self, staging: Path, place: Path, archive: Archive) -> None:
         """Move the directory to its place, and record what it was unpacked from."""
         token = secrets.token_hex(16)
-        token_file = staging / _TOKEN
+        token_file = staging / TOKEN
         token_file.unlink(missing_ok=True)  # the package may contain a file with this name
         token_file.write_text(token, encoding="ascii")
         listing = listing_of(staging)
         beside = place.with_name(place.name + ".lock")
-        known = read_regular(beside, NOTE)[:_REVISION] if beside.exists() else b""
-        revision = (int.from_bytes(known, "big") + 1).to_bytes(_REVISION, "big")
+        known = read_regular(beside, NOTE)[:REVISION] if beside.exists() else b""
+        revision = (int.from_bytes(known, "big") + 1).to_bytes(REVISION, "big")
         attestation = place.with_name(place.name + ".cetool")
         attestation.unlink(missing_ok=True)
         if os.path.lexists(place):
             place.rename(staging.with_name(staging.name + ".replaced"))
         staging.rename(place)
         beside.write_bytes(revision + bytes.fromhex(archive.sha256))
-        told = {"schema": _SCHEMA, "token": token, "revision": revision.hex(), "listing": listing}
+        told = {"schema": SCHEMA, "token": token, "revision": revision.hex(), "listing": listing}
         told |= archive._asdict()
         attestation.write_text(json.dumps(told), encoding="utf-8")
-        self._known[place.name] = (_mark(token, revision), archive)
-
-
-def attested(directory: Path) -> tuple[bytes, Archive] | None:
-    """Return what was computed from the archive of an unpacked package in the cache, with a mark of this entry.
-
-    Returns None if nothing was computed, or if the directory was replaced since.
-    """
-    mark = _mark_of(directory)
-    if mark is None:
-        return None
-    try:
-        told = read_json(directory.with_name(directory.name + ".cetool"), NOTE, exact=True)
-        if told["schema"] != _SCHEMA or mark != _mark(told["token"], bytes.fromhex(told["revision"])):
-            return None
-        if told["listing"] != listing_of(directory):
-            return None
-        archive = Archive(told["sha256"], told["md5"], told["size"], told["url"], dict(told["links"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return mark, archive
-
-
-def _mark_of(directory: Path) -> bytes | None:
-    """Return a value that changes when a directory is replaced; None if it is not a complete package."""
-    base = os.fspath(directory)
-    try:
-        token = read_regular(f"{base}/{_TOKEN.as_posix()}", 64).decode("ascii")
-        revision = read_regular(f"{base}.lock", NOTE)[:_REVISION]
-        os.stat(f"{base}/info/index.json")
-        with os.scandir(f"{base}/info") as entries:  # rattler would block on a pipe
-            if not all(each.is_file() or each.is_dir() or each.is_symlink() for each in entries):
-                return None
-    except (OSError, ValueError):
-        return None
-    return _mark(token, revision)
-
-
-def _mark(token: str, revision: bytes) -> bytes:
-    return token.encode() + b" " + revision
-
-
-def _fits(archive: Archive, package: Package) -> bool:
-    wanted = [(name, value) for name in ("sha256", "md5") if (value := getattr(package, name))]
-    return bool(wanted) and all(getattr(archive, name) == value for name, value in wanted)
-
-
-def record_in(cache: Path, package: Package) -> RepoDataRecord:
-    """Read the record of a package in the cache from the package itself. Raises EngineError."""
-    from rattler import PackageRecord, RepoDataRecord
-
-    directory = cache / package.stem
-    found = attested(directory)
-    try:
-        if found is None:
-            raise ValueError("the package was removed from the package cache")
-        archive = found[1]
-        record = PackageRecord.from_index_json(
-            directory / "info" / "index.json", archive.size, archive.sha256, archive.md5
-        )
-    except Exception as error:
-        raise EngineError(
-            f"cannot read the metadata of {package.file_name}: {scrub(str(error))}", code="package-damaged"
-        ) from None
-    return RepoDataRecord(record, package.file_name, package.url, package.channel)
-
-
-def kept_record(cache: Path, package: Package) -> RepoDataRecord | None:
-    """Read the record of a package if the cache has it, by its digest; None otherwise."""
-    found = attested(cache / package.stem)
-    if found is None or not _fits(found[1], package):
-        return None
-    try:
-        return record_in(cache, package)
-    except EngineError:  # the package is unusable
-        return None
+        self._known[place.name] = (mark(token, revision), archive)
 
 
 class _Writer:

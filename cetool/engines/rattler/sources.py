@@ -26,7 +26,8 @@ from cetool.declare.package import Package
 from cetool.engines.conflicts import draw, limited, merged, read_tree
 from cetool.engines.errors import UnsatisfiableError
 from cetool.engines.protocol import Progress
-from cetool.engines.rattler.packages import CheckedPackages, kept_record, record_in
+from cetool.engines.rattler.kept import kept_record, record_in
+from cetool.engines.rattler.packages import CheckedPackages
 from cetool.engines.rattler.request import SELECTED, Direct, without_url
 
 if TYPE_CHECKING:

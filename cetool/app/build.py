@@ -1,0 +1,438 @@
+"""``python -m cetool.app.build``: builds of a server, one after another, each as processes that end with this one.
+
+It reads requests from standard input, one JSON object on each line, and writes events to standard output, one JSON
+object on each line; ``done`` or ``failed`` ends a build. ``{"cancel": BUILD}`` ends a running build, and the end of the
+input ends everything. The work is done by forked processes (:mod:`cetool.app.build_steps`). So this one keeps its
+imports and a single thread, and the next build starts at once. It watches what they use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cetool.app.build_steps import BuildRequest, LinkPlan, check_size, link, link_plan, solve_and_fetch, world_of
+from cetool.app.world import World
+from cetool.base.codec import decode
+from cetool.base.confining import (
+    adopt_orphans,
+    confine,
+    consumption,
+    descendants,
+    die_with_parent,
+    limit,
+    unavailable,
+)
+from cetool.base.durations import format_size
+from cetool.base.errors import CetoolError, EngineError, Interrupted
+from cetool.base.urls import scrub
+from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.package import Package, PypiPackage
+from cetool.store.making import remove
+from cetool.store.store import Directory
+
+#: Errors that another attempt may not meet.
+TRANSIENT = frozenset(
+    (
+        "build-crashed",
+        "channel-unreachable",
+        "download-failed",
+        "engine-stalled",
+        "index-unreachable",
+        "url-unreachable",
+    )
+)
+_SCHEMA = 1
+#: Seconds between two measurements of what a build uses.
+_TICK = 0.1
+#: The most bytes of an event, and of everything that is not a lock in a build's events.
+_LONGEST = 64 << 20
+#: Modules that the steps import; the first build does not wait for them.
+_NEEDED = ("rattler", "asyncio", "ctypes", "rattler.networking.middleware", "rattler.package_streaming", "portalocker")
+
+
+def main() -> None:
+    """Serve builds until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends this process
+    for name in _NEEDED:
+        import_module(name)
+    adopt_orphans()
+    gc.collect()
+    gc.freeze()
+    lines = _Lines(0)
+    problem = unavailable()
+    _send({"event": "ready", "sandbox": problem})
+    while (line := lines.next()) is not None:
+        with contextlib.suppress(ValueError):
+            data = json.loads(line)
+            if "platforms" in data:
+                _serve(decode(BuildRequest, data, schema=_SCHEMA), lines, confined=problem is None)
+
+
+def _serve(request: BuildRequest, lines: _Lines, *, confined: bool) -> None:
+    """Do one build, and report how it ended."""
+    build = _Build(request, lines, confined=confined)
+    try:
+        build.run()
+    except CetoolError as error:
+        _send(_failure(error))
+    except Exception as error:
+        _send(_failure(_defect(error)))
+    else:
+        _send({"event": "done"})
+    finally:
+        shutil.rmtree(request.scratch, ignore_errors=True)
+
+
+class _Build:
+    """One build, seen from the process that watches it."""
+
+    def __init__(self, request: BuildRequest, lines: _Lines, *, confined: bool) -> None:
+        self.request = request
+        self.lines = lines
+        self.confined = confined
+        self.exact: EnvironmentSpec | None = None
+        self.realized: dict[str, Any] | None = None
+        self.stage = "starting"
+        self.deadline = time.monotonic() + request.limits.seconds
+
+    def run(self) -> None:
+        """Take both steps. Raises CetoolError."""
+        request = self.request
+        shutil.rmtree(request.scratch, ignore_errors=True)
+        try:
+            request.scratch.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise _cannot_write(error) from None
+        world = world_of(request)
+        self._step(lambda tell: solve_and_fetch(request, world, tell))
+        if self.realized is None and self.exact is not None and request.realize is not None:
+            self._link(world, self.exact, request.realize)
+        if self.realized is not None:
+            check_size(self.realized["size"], request.limits)
+
+    def _link(self, world: World, exact: EnvironmentSpec, platform: str) -> None:
+        plan = link_plan(self.request, exact, world)
+        try:
+            self._step(lambda tell: link(plan, tell, platform), plan=plan if self.confined else None)
+        except BaseException:
+            _remove_remains(world, exact)
+            raise
+        if self.realized is None:
+            raise EngineError("linking ended without a result", code="build-crashed")
+
+    # --- a step in a process --------------------------------------------------------------------------------------
+
+    def _step(self, work: Callable[[_Told], None], plan: LinkPlan | None = None) -> None:
+        """Do the work in a forked process; return when it is done, raise CetoolError if it fails."""
+        reading, writing = os.pipe()
+        sys.stdout.flush()
+        above = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _work(work, writing, above, self.request, plan)
+        os.close(writing)
+        patience = 0.0
+        try:
+            ended = self._follow(_Lines(reading), pid, confined=plan is not None)
+            patience = 2.0
+        finally:
+            status = _end(pid, patience)
+            os.close(reading)
+        if ended is None:
+            raise self._crash(status)
+        if ended["event"] == "failed":
+            raise CetoolError(ended["message"], code=ended["code"], hint=ended["hint"], details=tuple(ended["details"]))
+
+    def _follow(self, events: _Lines, pid: int, *, confined: bool) -> dict[str, Any] | None:
+        """Pass events on until the last one, which is returned; None if the process ends without it."""
+        limits = self.request.limits
+        watch = _Watch(self.request, pid, quiet=2 if confined else 1)
+        while True:
+            tick = 0 if events.has_line else _TICK
+            ready = select.select([events.descriptor, self.lines.descriptor], [], [], tick)[0]
+            if self.lines.descriptor in ready or self.lines.has_line:
+                self._listen()
+            if events.descriptor in ready or events.has_line:
+                watch.beat()
+                event = json.loads(events.next() or b"null")
+                if event is None or event["event"] in ("done", "failed"):
+                    return None if event is None else dict(event)
+                self._take(event)
+            if time.monotonic() > self.deadline:
+                raise CetoolError(
+                    f"the build took longer than {limits.seconds:g} seconds, while {self.stage}",
+                    code="build-timed-out",
+                    hint="Ask the server's operator for a higher limit if it needs more time.",
+                )
+            watch.look(self.stage)
+
+    def _listen(self) -> None:
+        """Read standard input: its end, or a cancellation."""
+        line = self.lines.next()
+        if line is None:
+            raise Interrupted(signal.SIGHUP)
+        with contextlib.suppress(ValueError, AttributeError):
+            if json.loads(line).get("cancel") == self.request.build:
+                raise CetoolError(f"canceled while {self.stage}", code="build-canceled")
+
+    def _take(self, event: dict[str, Any]) -> None:
+        """Note what an event says, and pass it on."""
+        kind = event["event"]
+        if kind == "stage":
+            self.stage = event["text"][:1].lower() + event["text"][1:]
+        elif kind == "lock" and event["platform"] == self.request.realize:
+            wish = next(each for each in self.request.platforms if each.platform == event["platform"])
+            conda = tuple(decode(Package, each) for each in event["lock"]["conda"])
+            pypi = tuple(decode(PypiPackage, each) for each in event["lock"]["pypi"])
+            self.exact = wish.spec.exactly(conda, pypi)
+        elif kind == "realized":
+            self.realized = event
+        _send(event)
+
+    def _crash(self, status: int) -> CetoolError:
+        name = signal.Signals(-status).name if status < 0 else f"status {status}"
+        hint = "The machine may have run out of memory." if status == -signal.SIGKILL else None
+        _send({"event": "note", "text": _last_words(self.request.scratch)})
+        return CetoolError(f"the build crashed ({name}) while {self.stage}", code="build-crashed", hint=hint)
+
+
+class _Watch:
+    """Measures what a step uses; raises CetoolError if it is more than allowed."""
+
+    def __init__(self, request: BuildRequest, pid: int, *, quiet: int) -> None:
+        self._request = request
+        self._pid = pid
+        self._quiet = quiet
+        self._next = time.monotonic() + _TICK
+        self._alive = time.monotonic()
+        self._cpu = 0.0
+
+    def beat(self) -> None:
+        """Note that the step has reported something."""
+        self._alive = time.monotonic()
+
+    def look(self, stage: str) -> None:
+        """Measure, unless that was done just now."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _TICK
+        limits = self._request.limits
+        pids = [self._pid, *descendants(self._pid)]
+        used = consumption(pids, self._quiet)
+        if used.processes > limits.processes:
+            raise _exceeded(f"the build started more than {limits.processes} processes while {stage}")
+        if used.memory > limits.memory:
+            raise CetoolError(
+                f"the build used more than {format_size(limits.memory)} of memory while {stage}",
+                code="memory-exceeded",
+                hint="Request fewer packages, or ask the server's operator for a higher limit.",
+            )
+        if used.printed > limits.output:
+            raise _exceeded(f"a program printed more than {format_size(limits.output)} while {stage}")
+        disk = os.statvfs(self._request.data)
+        if disk.f_bavail * disk.f_frsize < limits.free:
+            raise CetoolError(
+                f"the disk is full while {stage}", code="disk-full", hint="Free some space on the server."
+            )
+        if now - self._alive > limits.stall:
+            cpu = _cpu_time(pids)
+            if cpu - self._cpu < 0.1 * limits.stall:
+                raise CetoolError(
+                    f"the build made no progress for {limits.stall:g} seconds while {stage}",
+                    code="engine-stalled",
+                    hint="A server does not answer, or a program waits for something.",
+                )
+            self._alive, self._cpu = now, cpu
+
+
+def _exceeded(message: str) -> CetoolError:
+    return CetoolError(message, code="build-limit-exceeded", hint="A package's link script may be at fault.")
+
+
+def _cpu_time(pids: list[int]) -> float:
+    """Return the CPU time of processes in seconds."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/stat", "rb") as file:
+            data = file.read()
+            total += sum(map(int, data[data.rindex(b")") + 2 :].split()[11:13]))
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+# --- in the forked process --------------------------------------------------------------------------------------------
+
+_Told = Callable[..., None]
+
+
+def _work(
+    work: Callable[[_Told], None], pipe: int, above: int, request: BuildRequest, plan: LinkPlan | None
+) -> NoReturn:
+    """Do a step in this process, confined if there is a plan for that, and end it."""
+    status = 1
+    try:
+        die_with_parent(above)
+        _use_own_files(request.scratch / "output.log")
+        limit({resource.RLIMIT_CORE: 0, resource.RLIMIT_DATA: 2 * request.limits.memory})
+        os.nice(5)
+        if plan is not None:
+            if os.geteuid():
+                limit({resource.RLIMIT_NPROC: 4 * request.limits.processes})
+            confine(plan.walls)
+
+        writes = threading.Lock()
+
+        def tell(event: str, **fields: Any) -> None:
+            with writes:
+                _write(pipe, {"event": event, **fields})
+
+        try:
+            work(tell)
+        except CetoolError as error:
+            _write(pipe, _failure(error))
+        except MemoryError:
+            _write(pipe, _failure(CetoolError("the build ran out of memory", code="memory-exceeded")))
+        except OSError as error:
+            _write(pipe, _failure(_cannot_write(error)))
+        else:
+            _write(pipe, {"event": "done"})
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _use_own_files(output: Path) -> None:
+    """Detach from the server: no standard input, and a file for what is printed."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    printed = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for source, target in ((nothing, 0), (printed, 1), (printed, 2)):
+        os.dup2(source, target)
+    os.close(nothing)
+    os.close(printed)
+
+
+def _last_words(scratch: Path) -> str:
+    """Return the end of what a step printed, for the log."""
+    with contextlib.suppress(OSError), open(scratch / "output.log", "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 4000))
+        return scrub(file.read().decode(errors="replace")).strip()
+    return ""
+
+
+# --- processes and pipes ----------------------------------------------------------------------------------------------
+
+
+def _end(pid: int, patience: float) -> int:
+    """Wait for the end of a step, then kill it; return its exit status, or minus its signal. No process is left."""
+    deadline = time.monotonic() + patience
+    ended, status = 0, 0
+    while not ended:
+        if time.monotonic() >= deadline:
+            os.kill(pid, signal.SIGKILL)
+            ended, status = os.waitpid(pid, 0)
+        else:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            time.sleep(0 if ended else 0.001)
+    while left := descendants(os.getpid()):  # of a step that was not confined
+        for each in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.005)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _remove_remains(world: World, exact: EnvironmentSpec) -> None:
+    """Remove what a failed or killed step left of an environment, unless another process uses it."""
+    with contextlib.suppress(OSError, CetoolError):
+        for directory in world.store.directories(exact.name):
+            if not directory.is_marked:
+                lock = world.store.hold_for_removal(directory)
+                if lock is not None:
+                    remove(world.store, Directory(directory.prefix, directory.name), lock)
+
+
+class _Lines:
+    """Reads lines from a descriptor, without a buffer that ``select`` does not see."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._kept = bytearray()
+
+    @property
+    def has_line(self) -> bool:
+        """Whether the next line is there already."""
+        return b"\n" in self._kept
+
+    def next(self) -> bytes | None:
+        """Wait for the next line; return None at the end, and for one that is too long."""
+        while not self.has_line and len(self._kept) < _LONGEST:
+            data = os.read(self.descriptor, 1 << 16)
+            if not data:
+                return None
+            self._kept += data
+        line, found, rest = self._kept.partition(b"\n")
+        self._kept = rest
+        return bytes(line) if found else None
+
+
+def _send(event: dict[str, Any]) -> None:
+    """Write an event to standard output; end if the server does not read any more."""
+    try:
+        _write(1, event)
+    except OSError:
+        os._exit(1)
+
+
+def _write(descriptor: int, event: dict[str, Any]) -> None:
+    data = memoryview(json.dumps(event, separators=(",", ":")).encode() + b"\n")
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _failure(error: CetoolError) -> dict[str, Any]:
+    hint = None if error.hint is None else scrub(error.hint)
+    return {
+        "event": "failed",
+        "code": error.code,
+        "message": scrub(str(error)),
+        "hint": hint,
+        "details": [scrub(line) for line in error.details],
+        "transient": error.code in TRANSIENT,
+    }
+
+
+def _defect(error: Exception) -> CetoolError:
+    return CetoolError(f"cetool has a bug: {type(error).__name__}: {error}", code="defect")
+
+
+def _cannot_write(error: OSError) -> CetoolError:
+    code = "disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "cache-not-writable"
+    return CetoolError(f"cannot write on the server's disk: {error.strerror or error}", code=code)
+
+
+if __name__ == "__main__":
+    main()
