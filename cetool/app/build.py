@@ -86,17 +86,15 @@ def main() -> None:
 
 def _serve(request: BuildRequest, lines: _Lines, *, confined: bool) -> None:
     """Do one build, and report how it ended."""
-    build = _Build(request, lines, confined=confined)
     try:
-        build.run()
+        _Build(request, lines, confined=confined).run()
+        last = {"event": "done"}
     except CetoolError as error:
-        _send(_failure(error))
+        last = _failure(error)
     except Exception as error:
-        _send(_failure(_defect(error)))
-    else:
-        _send({"event": "done"})
-    finally:
-        shutil.rmtree(request.scratch, ignore_errors=True)
+        last = _failure(_defect(error))
+    shutil.rmtree(request.scratch, ignore_errors=True)
+    _send(last)
 
 
 class _Build:
@@ -234,10 +232,10 @@ class _Watch:
             return
         self._next = now + _TICK
         limits = self._request.limits
-        pids = [self._pid, *descendants(self._pid)]
-        used = consumption(pids, self._quiet)
-        if used.processes > limits.processes:
+        pids = [self._pid, *descendants(self._pid, limits.processes)]
+        if len(pids) > limits.processes:
             raise _exceeded(f"the build started more than {limits.processes} processes while {stage}")
+        used = consumption(pids, self._quiet)
         if used.memory > limits.memory:
             raise CetoolError(
                 f"the build used more than {format_size(limits.memory)} of memory while {stage}",

@@ -225,8 +225,15 @@ class LinkPlan(Value):
     scratch: Path
 
     @property
+    def changed(self) -> list[Path]:
+        """The directories that linking changes, in addition to the environment."""
+        paths = self.world.paths
+        found = [self.cache, paths.locks, paths.trash, self.scratch, Path("/dev")]
+        return found if paths.root.is_relative_to("/tmp") else [*found, Path("/tmp")]
+
+    @property
     def walls(self) -> Walls:
-        """What link scripts see and may change, apart from the environment itself (:func:`link`)."""
+        """What link scripts see of this machine, and what they may change of it at most."""
         paths = self.world.paths
         needed = {paths.envs, self.cache, paths.locks, paths.trash, self.scratch}
         inside = {each.name for each in needed if each.parent == paths.root} | {"scratch", "pkgs"}
@@ -249,15 +256,15 @@ def link(plan: LinkPlan, tell: Tell, platform: str) -> None:
     """Create the environment from fetched packages, and report ``realized``. Raises EngineError and StoreError."""
     progress = Telling(tell, platform)
     environ = {name: value for name in _PUBLIC if (value := os.environ.get(name)) is not None}
-    environ |= {"HOME": str(plan.scratch), "UV_CACHE_DIR": str(plan.cache / "uv")}
+    environ |= dict.fromkeys(("HOME", "TMPDIR"), str(plan.scratch)) | {"UV_CACHE_DIR": str(plan.cache / "uv")}
     os.environ.clear()
     os.environ.update(environ)
+    os.chdir(plan.scratch)
 
     def build(prefix: Path, log: Path, descriptors: tuple[int, ...], settling: Settling) -> Marker:
         prefix.mkdir()
-        paths = plan.world.paths
-        with contextlib.suppress(OSError):  # an additional wall
-            guard_writes([prefix, plan.cache, paths.locks, paths.trash, plan.scratch, Path("/tmp"), Path("/dev")])
+        with contextlib.suppress(OSError):  # not supported by this kernel: an additional wall
+            guard_writes([prefix, *plan.changed])
         request = plan.world.request(plan.exact, prefix, plan.scratch / "link.log")
         request = request._replace(environ=environ, cache=plan.cache, offline=True)
         return _built(request, plan, Making(progress, settling), Hold(OWN, descriptors, True))

@@ -274,18 +274,17 @@ def _call(what: str, result: int) -> None:
 class Consumption(Value):
     """What a process and its descendants use."""
 
-    processes: int
     #: Bytes of memory that belong to them alone.
     memory: int
     #: The most bytes that one of the descendants with a pipe as standard output has written.
     printed: int
 
 
-def descendants(pid: int) -> list[int]:
-    """Return the PIDs of a process's descendants. Linux; empty elsewhere."""
+def descendants(pid: int, most: int = 1 << 22) -> list[int]:
+    """Return the PIDs of a process's descendants, or some more than ``most`` of them. Linux; empty elsewhere."""
     found: list[int] = []
     waiting = [pid]
-    while waiting:
+    while waiting and len(found) <= most:
         parent = waiting.pop()
         try:
             tasks = os.listdir(f"/proc/{parent}/task")
@@ -302,7 +301,7 @@ def descendants(pid: int) -> list[int]:
 def consumption(pids: Sequence[int], quiet: int) -> Consumption:
     """Return what these processes use; the first ``quiet`` of them count as not printing."""
     memory = printed = 0
-    for number, pid in enumerate(pids[:2000]):
+    for number, pid in enumerate(pids):
         with contextlib.suppress(OSError, ValueError, IndexError):
             with open(f"/proc/{pid}/status", "rb") as file:
                 status = file.read()
@@ -310,4 +309,4 @@ def consumption(pids: Sequence[int], quiet: int) -> Consumption:
             if number >= quiet and os.readlink(f"/proc/{pid}/fd/1").startswith("pipe:"):
                 with open(f"/proc/{pid}/io", "rb") as file:
                     printed = max(printed, int(file.read().split(b"wchar:")[1].split(maxsplit=1)[0]))
-    return Consumption(len(pids), memory, printed)
+    return Consumption(memory, printed)
