@@ -27,18 +27,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cetool.app.build_steps import BuildRequest, LinkPlan, check_size, link, link_plan, solve_and_fetch, world_of
+from cetool.app.build_watch import TICK, Watch
 from cetool.app.world import World
 from cetool.base.codec import decode
 from cetool.base.confining import (
     adopt_orphans,
     confine,
-    consumption,
     descendants,
     die_with_parent,
     limit,
     unavailable,
 )
-from cetool.base.durations import format_size
 from cetool.base.errors import CetoolError, EngineError, Interrupted
 from cetool.base.urls import scrub
 from cetool.declare.environment import EnvironmentSpec
@@ -58,8 +57,6 @@ TRANSIENT = frozenset(
     )
 )
 _SCHEMA = 1
-#: Seconds between two measurements of what a build uses.
-_TICK = 0.1
 #: The most bytes of an event, and of everything that is not a lock in a build's events.
 _LONGEST = 64 << 20
 #: Modules that the steps import; the first build does not wait for them.
@@ -155,14 +152,14 @@ class _Build:
         if ended is None:
             raise self._crash(status)
         if ended["event"] == "failed":
-            raise CetoolError(ended["message"], code=ended["code"], hint=ended["hint"], details=tuple(ended["details"]))
+            raise _reported(ended)
 
     def _follow(self, events: _Lines, pid: int, *, confined: bool) -> dict[str, Any] | None:
         """Pass events on until the last one, which is returned; None if the process ends without it."""
         limits = self.request.limits
-        watch = _Watch(self.request, pid, quiet=2 if confined else 1)
+        watch = Watch(self.request, pid, quiet=2 if confined else 1)
         while True:
-            tick = 0 if events.has_line else _TICK
+            tick = 0 if events.has_line else TICK
             ready = select.select([events.descriptor, self.lines.descriptor], [], [], tick)[0]
             if self.lines.descriptor in ready or self.lines.has_line:
                 self._listen()
@@ -208,70 +205,6 @@ class _Build:
         hint = "The machine may have run out of memory." if status == -signal.SIGKILL else None
         _send({"event": "note", "text": _last_words(self.request.scratch)})
         return CetoolError(f"the build crashed ({name}) while {self.stage}", code="build-crashed", hint=hint)
-
-
-class _Watch:
-    """Measures what a step uses; raises CetoolError if it is more than allowed."""
-
-    def __init__(self, request: BuildRequest, pid: int, *, quiet: int) -> None:
-        self._request = request
-        self._pid = pid
-        self._quiet = quiet
-        self._next = time.monotonic() + _TICK
-        self._alive = time.monotonic()
-        self._cpu = 0.0
-
-    def beat(self) -> None:
-        """Note that the step has reported something."""
-        self._alive = time.monotonic()
-
-    def look(self, stage: str) -> None:
-        """Measure, unless that was done just now."""
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + _TICK
-        limits = self._request.limits
-        pids = [self._pid, *descendants(self._pid, limits.processes)]
-        if len(pids) > limits.processes:
-            raise _exceeded(f"the build started more than {limits.processes} processes while {stage}")
-        used = consumption(pids, self._quiet)
-        if used.memory > limits.memory:
-            raise CetoolError(
-                f"the build used more than {format_size(limits.memory)} of memory while {stage}",
-                code="memory-exceeded",
-                hint="Request fewer packages, or ask the server's operator for a higher limit.",
-            )
-        if used.printed > limits.output:
-            raise _exceeded(f"a program printed more than {format_size(limits.output)} while {stage}")
-        disk = os.statvfs(self._request.data)
-        if disk.f_bavail * disk.f_frsize < limits.free:
-            raise CetoolError(
-                f"the disk is full while {stage}", code="disk-full", hint="Free some space on the server."
-            )
-        if now - self._alive > limits.stall:
-            cpu = _cpu_time(pids)
-            if cpu - self._cpu < 0.1 * limits.stall:
-                raise CetoolError(
-                    f"the build made no progress for {limits.stall:g} seconds while {stage}",
-                    code="engine-stalled",
-                    hint="A server does not answer, or a program waits for something.",
-                )
-            self._alive, self._cpu = now, cpu
-
-
-def _exceeded(message: str) -> CetoolError:
-    return CetoolError(message, code="build-limit-exceeded", hint="A package's link script may be at fault.")
-
-
-def _cpu_time(pids: list[int]) -> float:
-    """Return the CPU time of processes in seconds."""
-    total = 0
-    for pid in pids:
-        with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/stat", "rb") as file:
-            data = file.read()
-            total += sum(map(int, data[data.rindex(b")") + 2 :].split()[11:13]))
-    return total / os.sysconf("SC_CLK_TCK")
 
 
 # --- in the forked process --------------------------------------------------------------------------------------------
@@ -421,6 +354,12 @@ def _failure(error: CetoolError) -> dict[str, Any]:
         "details": [scrub(line) for line in error.details],
         "transient": error.code in TRANSIENT,
     }
+
+
+def _reported(event: dict[str, Any]) -> CetoolError:
+    """Return the error that a step has reported."""
+    message, code, hint, details = (event[key] for key in ("message", "code", "hint", "details"))
+    return CetoolError(message, code=code, hint=hint, details=tuple(details))
 
 
 def _defect(error: Exception) -> CetoolError:
