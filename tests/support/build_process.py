@@ -20,7 +20,8 @@ from support.archive import Entry, Package, write_package, write_repodata
 Event = dict[str, Any]
 #: What link scripts do, by the name of the package.
 SCRIPTS = {
-    "bomb": "bomb() { bomb | bomb & }; bomb; sleep 60",
+    # bounded: as root, no limit of processes holds, and an endless one stops the whole machine
+    "bomb": "n=0; while [ $n -lt 500 ]; do sleep 60 & n=$((n+1)); done; wait",
     "endless": "yes endless",
     "hungry": "exec python3 -c 'x = bytearray(1 << 30); import time; time.sleep(60)'",
     "sleeper": "echo $$ > $PREFIX/pid; exec sleep 600",
