@@ -9,6 +9,7 @@ import ipaddress
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import argon2
@@ -151,21 +152,36 @@ class Login:
 
         Raises LimitedError, and CetoolError with the code ``not-allowed`` for a wrong name or password.
         """
+        with self._attempt(name, address):
+            session = self._with_token(password, address) or self._with_password(name, password, address)
+            if session is None:
+                raise self._wrong(name, address)
+        return session
+
+    def check_password(self, name: str, password: str, address: str) -> None:
+        """Raise CetoolError, as :meth:`log_in`, unless it is the user's password."""
+        with self._attempt(name, address):
+            if not self._is_password(name, password):
+                raise self._wrong(name, address)
+
+    def is_configured(self, name: str) -> bool:
+        """Return whether the password of a user is in the configuration."""
+        return name in self._hashes
+
+    def hashed(self, password: str) -> str:
+        """Return the hash of a new password. Raises CetoolError for one that is too short, LimitedError."""
+        with self._place():
+            return hash_password(password)
+
+    @contextlib.contextmanager
+    def _attempt(self, name: str, address: str) -> Iterator[None]:
+        """Count an attempt unless it succeeds."""
         account, place = f"user {name[:_LONGEST]}", _network(address)
         home = f"{account} {place}"
         self._limit(self._by_address, place, "from this address")
         if home not in self._familiar:
             self._limit(self._by_account, account, "as this user")
-        session = self._with_token(password, address) or self._with_password(name, password, address)
-        if session is None:
-            with self._database.write() as tx:
-                audit.write(tx, Act(ANONYMOUS, "refused login", f"user {name}", address=address))
-            raise CetoolError(
-                "the user name or the password is wrong",
-                code="not-allowed",
-                about="login",
-                hint="You can also log in with a token as the password.",
-            )
+        yield
         self._by_address.give_back(place)
         self._by_account.give_back(account)
         with self._lock:
@@ -173,7 +189,16 @@ class Login:
             self._familiar.move_to_end(home)
             if len(self._familiar) > _MOST:
                 self._familiar.popitem(last=False)
-        return session
+
+    def _wrong(self, name: str, address: str) -> CetoolError:
+        with self._database.write() as tx:
+            audit.write(tx, Act(ANONYMOUS, "refused login", f"user {name}", address=address))
+        return CetoolError(
+            "the user name or the password is wrong",
+            code="not-allowed",
+            about="login",
+            hint="You can also log in with a token as the password.",
+        )
 
     def log_out(self, secret: str, address: str) -> None:
         """End the session of a cookie; one that is unknown has ended."""
@@ -201,14 +226,17 @@ class Login:
             base = NewToken(found.name, found.by, found.user_id, found.namespace, found.grants, found.expires, found.id)
             return self._session(tx, base, address)
 
-    def _with_password(self, name: str, password: str, address: str) -> Session | None:
+    def _is_password(self, name: str, password: str) -> bool:
         with self._database.read() as tx:
             found = accounts.find_user(tx, name)
         configured = self._hashes.get(name)
         if configured is not None and not configured.startswith("$argon2"):
             configured = self._hashes[name] = hash_password(configured, check=False)
         right = self._verified(configured or (found.password if found is not None else None), password)
-        if not right or (found is not None and found.disabled is not None):
+        return right and (found is None or found.disabled is None)
+
+    def _with_password(self, name: str, password: str, address: str) -> Session | None:
+        if not self._is_password(name, password):
             return None
         with self._database.write() as tx:
             user = accounts.find_user(tx, name)
@@ -233,13 +261,19 @@ class Login:
 
     def _verified(self, hashed: str | None, password: str) -> bool:
         """Return whether a password has this hash; takes as long if there is none."""
+        with self._place():
+            if hashed is None:
+                self._unknown = self._unknown or _HASHER.hash(tokens.new_secret())
+            return _matches(hashed or self._unknown, password) and hashed is not None
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """Wait for a turn to hash a password. Raises LimitedError if too many wait."""
         if not self._places.acquire(blocking=False):
             raise LimitedError("too many users log in at once", 5)
         try:
             with self._hashing:
-                if hashed is None:
-                    self._unknown = self._unknown or _HASHER.hash(tokens.new_secret())
-                return _matches(hashed or self._unknown, password) and hashed is not None
+                yield
         finally:
             self._places.release()
 

@@ -24,8 +24,8 @@ from cetool.server.data.schema import grant, meta, namespace, token, user
 from cetool.server.data.tokens import NewToken, Token
 
 SUBJECTS = ("user", "namespace", AUTHENTICATED, ANONYMOUS)
-#: Names that mean something else.
-_RESERVED = (ANONYMOUS, AUTHENTICATED, OPERATOR)
+#: Names that mean something else, and namespaces that belong to no user.
+_RESERVED, _SHARED = (ANONYMOUS, AUTHENTICATED, OPERATOR), ("default", "filesystem")
 #: What the first start grants, as conda-store does.
 _FIRST_GRANTS = ((AUTHENTICATED, "default/*"), (AUTHENTICATED, "filesystem/*"), (ANONYMOUS, "default/*"))
 _STARTED = "accounts-started"
@@ -97,11 +97,12 @@ def add_user(tx: sa.Connection, name: str, *, password: str | None, primary: str
     since the user would become its admin.
     """
     access.name_checked(name, "user name")
-    if name in _RESERVED or "=" in name[:1]:
+    if name in _RESERVED:
         raise CetoolError(f"the user name {name!r} has another meaning", code="request-malformed", about="name")
     if find_user(tx, name) is not None:
         raise CetoolError(f"the user {name} exists", code="conflict", about=name)
-    if primary is None and tx.scalar(sa.select(namespace.c.id).where(namespace.c.name == name)) is not None:
+    taken = name in _SHARED or tx.scalar(sa.select(namespace.c.id).where(namespace.c.name == name)) is not None
+    if primary is None and taken:
         raise CetoolError(
             f"there is a namespace {name}, and its new user would be its admin",
             code="conflict",
