@@ -14,13 +14,14 @@ def test_a_server_answers_at_the_address_that_it_prints(home: Home) -> None:
     with running_server(home) as server:
         assert server.get("/health", token=None).json["status"] == "ok"
         about = server.get("/cetool/1", token=None).json
-        assert about["key"]["id"] and about["links"]
+        assert about["key"]["id"] and about.keys() == {"server", "key", "user"}
+        assert server.get("/cetool/1").json["user"] == "admin"
 
 
 def test_a_url_prefix_is_part_of_every_path(home: Home) -> None:
     with running_server(home, "--url-prefix", "/team") as server:
         assert server.url.endswith("/team")
-        assert server.get("/cetool/1", token=None).json["links"]["builds"] == "/team/cetool/1/builds"
+        assert server.get("/cetool/1").json["links"]["builds"] == "/team/cetool/1/builds"
         server.prefix = ""
         assert server.get("/cetool/1", token=None).status == 404
 

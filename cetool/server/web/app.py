@@ -19,7 +19,7 @@ from cetool import __version__
 from cetool.base.errors import CetoolError
 from cetool.server.config import ServerConfig
 from cetool.server.server import Server
-from cetool.server.web.errors import OnError, RequestError, problem, status_of
+from cetool.server.web.errors import OnError, RequestError, defect, problem, status_of
 from cetool.server.web.gate import Gate
 from cetool.server.web.security import Audit
 from cetool.server.web.urls import place_of
@@ -98,7 +98,11 @@ def _handle(app: FastAPI, on_error: OnError) -> None:
         assert isinstance(error, HTTPException)
         return await known(request, _lost(request, error))
 
+    async def unknown(request: Request, error: Exception) -> Response:
+        return on_error(request, defect(), 500)  # the gate logs the exception
+
     app.add_exception_handler(CetoolError, known)
+    app.add_exception_handler(Exception, unknown)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, lost)
 

@@ -58,6 +58,12 @@ def status_of(error: CetoolError) -> int:
     return STATUSES.get(error.code, 422)
 
 
+def defect() -> CetoolError:
+    """Return the error for an exception that nothing expected; the server's log has its traceback."""
+    hint = "Ask the server's operator to report it with the server's log."
+    return CetoolError("the server has a defect", code="defect", hint=hint)
+
+
 def headers_of(error: CetoolError, status: int) -> dict[str, str]:
     """Return the headers that an answer with this error needs, whatever its form."""
     headers = {}

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cetool.base.errors import CetoolError
 from cetool.base.limits import in_words, parse_json
 from cetool.server.server import Server
-from cetool.server.web.errors import OnError, RequestError, status_of
+from cetool.server.web.errors import OnError, RequestError, defect, status_of
 
 #: What pages may load and do, unless a part sets a policy of its own.
 POLICY = (
@@ -77,18 +77,13 @@ class Gate:
             await self._refuse(scope, error, answer)
         except Exception as error:
             self._server.journal.defect(error, path=scope["path"], request=state["request_id"])
-            problem = CetoolError(
-                "the server has a defect",
-                code="defect",
-                hint="Ask its operator to report it with the server's log.",
-            )
-            await self._refuse(scope, problem, answer)
+            await self._refuse(scope, defect(), answer)
         finally:
             self._note(scope, answer)
 
     async def _refuse(self, scope: Scope, error: CetoolError, answer: _Answer) -> None:
-        if answer.status is not None:  # it has begun: the connection is closed, so that the client sees that it is cut
-            raise _Cut from error
+        if answer.status is not None:
+            return  # uvicorn closes the connection of an answer that is not complete
         response = self._on_error(Request(scope), error, status_of(error))
         if error.code == "too-large":
             response.headers["Connection"] = "close"
@@ -183,10 +178,6 @@ class Gate:
             address=client[0] if client else None,
             request=state["request_id"],
         )
-
-
-class _Cut(Exception):
-    """An answer that had begun cannot be completed."""
 
 
 class _Answer:

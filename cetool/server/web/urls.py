@@ -8,14 +8,14 @@ from urllib.parse import quote, urlencode
 
 from starlette.requests import HTTPConnection
 
-#: Characters that a name may have and that mean nothing else in a path.
-_SAFE = "/-+_@$&^~.=:!*'(),;"
-
 
 def path(request: HTTPConnection, place: str, **query: object) -> str:
-    """Return the path of a place such as ``/cetool/1/builds/7``; values of ``query`` that are None are left out."""
+    """Return the path of a place such as ``/cetool/1/builds/7``, whose names went through :func:`segment`.
+
+    Values of ``query`` that are None are left out.
+    """
     given = {name: str(value) for name, value in query.items() if value is not None}
-    return quote(f"{request.scope.get('root_path', '')}{place}", safe=_SAFE) + (f"?{urlencode(given)}" if given else "")
+    return f"{request.scope.get('root_path', '')}{place}" + (f"?{urlencode(given)}" if given else "")
 
 
 def segment(name: str) -> str:

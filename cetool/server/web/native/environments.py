@@ -1,0 +1,240 @@
+"""``/cetool/1/environments``: list, show, describe, use, roll back, rename and delete."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from cetool.server.access import reach, require
+from cetool.server.data import environments as data
+from cetool.server.data.environments import Entry, Environment, EnvironmentQuery, Move
+from cetool.server.data.paging import cursor as cursor_of
+from cetool.server.data.paging import opened
+from cetool.server.web import security
+from cetool.server.web.native import schemas
+from cetool.server.web.native.finding import build_for, environment_for
+from cetool.server.web.native.routes import (
+    MOST,
+    PAGE,
+    Api,
+    Cursor,
+    Here,
+    Known,
+    Limit,
+    Name,
+    Part,
+    check_match,
+    reply,
+    unchanged,
+    when,
+)
+from cetool.server.web.urls import path, segment
+
+router = Api(tags=["environments"])
+_ONE = "/cetool/1/environments/{namespace}/{name}"
+
+
+class Description(BaseModel):
+    """What can be changed of an environment."""
+
+    model_config = ConfigDict(extra="forbid")
+    description: str = Field(max_length=10_000)
+
+
+class Use(BaseModel):
+    """The build that an environment is to point to."""
+
+    model_config = ConfigDict(extra="forbid")
+    build: int = Field(ge=1, le=MOST)
+    note: str | None = Field(None, max_length=1000)
+
+
+class NewName(BaseModel):
+    """The new name of an environment."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(min_length=1, max_length=255)
+
+
+@router.on("GET /cetool/1/environments", schemas.Environments)
+def list_environments(
+    request: Request,
+    principal: Known,
+    server: Here,
+    part: Part,
+    namespace: Annotated[str | None, Query(max_length=255)] = None,
+    search: Annotated[str | None, Query(max_length=255, description="A part of the name.")] = None,
+    package: Annotated[list[str] | None, Query(max_length=20, description="It must have these packages.")] = None,
+) -> Response:
+    """List the environments that you may see, by namespace and name."""
+    query = EnvironmentQuery(part, reach(principal), namespace, search=search, packages=tuple(package or ()))
+    with server.database.read() as tx:
+        page = data.listed(tx, query)
+    found: schemas.Environments = {
+        "environments": [_document(request, each) for each in page.rows],
+        "next": page.next,
+    }
+    return reply(found)
+
+
+@router.on(f"GET {_ONE}", schemas.Environment, more={304: ""}, errors=[404])
+def show_environment(request: Request, principal: Known, server: Here, namespace: Name, name: Name) -> Response:
+    """Show an environment. Its ETag changes with each change."""
+    with server.database.read() as tx:
+        found = environment_for(tx, principal, namespace, name)
+    if unchanged(request, _etag(found)):
+        return Response(status_code=304, headers={"ETag": _etag(found)})
+    return _answer(request, found)
+
+
+@router.on(f"PATCH {_ONE}", schemas.Environment, errors=[404, 412])
+def describe_environment(
+    request: Request, principal: Known, server: Here, namespace: Name, name: Name, change: Description
+) -> Response:
+    """Change the description."""
+    with server.database.write() as tx:
+        found = environment_for(tx, principal, namespace, name, "environment::update")
+        check_match(request, _etag(found), f"{namespace}/{name}")
+        found = data.describe(tx, namespace, name, change.description, by=principal.name)
+    return _changed(request, found)
+
+
+@router.on(f"DELETE {_ONE}", schemas.Changed, errors=[404, 412])
+def delete_environment(request: Request, principal: Known, server: Here, namespace: Name, name: Name) -> Response:
+    """Delete an environment with its builds; running ones are canceled."""
+    with server.database.write() as tx:
+        found = environment_for(tx, principal, namespace, name, "environment::delete")
+        check_match(request, _etag(found), f"{namespace}/{name}")
+        freed = data.delete(tx, namespace, name, by=principal.name)
+    for number in freed.builds:
+        if server.dispatcher is not None:
+            server.dispatcher.cancel(number)
+        server.news.publish(f"build:{number}")
+    server.news.publish("events")
+    document: schemas.Changed = {"freed": freed.bytes}
+    return reply(document)
+
+
+@router.on(f"GET {_ONE}/history", schemas.History, errors=[404])
+def show_history(
+    principal: Known, server: Here, namespace: Name, name: Name, limit: Limit = PAGE, cursor: Cursor = None
+) -> Response:
+    """List what an environment pointed to, the latest first."""
+    before = None if cursor is None else opened(cursor, int)[0]
+    with server.database.read() as tx:
+        found = environment_for(tx, principal, namespace, name)
+        entries = data.history(tx, found.id, limit=limit + 1, before=before)
+    shown = entries[:limit]
+    document: schemas.History = {
+        "history": [_entry(each) for each in shown],
+        "next": cursor_of(shown[-1].id) if len(entries) > limit else None,
+    }
+    return reply(document)
+
+
+@router.on(f"GET {_ONE}/diff", schemas.Differences, errors=[404])
+def show_differences(
+    principal: Known,
+    server: Here,
+    namespace: Name,
+    name: Name,
+    before: Annotated[int, Query(alias="from", ge=1, le=MOST)],
+    after: Annotated[int, Query(alias="to", ge=1, le=MOST)],
+) -> Response:
+    """Compare the packages of two builds."""
+    with server.database.read() as tx:
+        environment_for(tx, principal, namespace, name)
+        for number in (before, after):
+            build_for(tx, principal, number)
+        changes = data.differences(tx, before, after)
+    document: schemas.Differences = {
+        "before": before,
+        "after": after,
+        "changes": [
+            {"platform": each.platform, "name": each.name, "before": each.before, "after": each.after}
+            for each in changes
+        ],
+    }
+    return reply(document)
+
+
+@router.on(f"POST {_ONE}/use", schemas.Environment, errors=[404, 409, 412])
+def use_build(request: Request, principal: Known, server: Here, namespace: Name, name: Name, chosen: Use) -> Response:
+    """Let an environment point to one of its completed builds."""
+    with server.database.write() as tx:
+        found = environment_for(tx, principal, namespace, name, "environment::update")
+        check_match(request, _etag(found), f"{namespace}/{name}")
+        found = data.use(tx, namespace, name, Move(chosen.build, "use", principal.name, chosen.note))
+    security.note(request, "use", f"{namespace}/{name}", build=chosen.build)
+    return _changed(request, found)
+
+
+@router.on(f"POST {_ONE}/rollback", schemas.Environment, errors=[404, 409, 412])
+def roll_back(request: Request, principal: Known, server: Here, namespace: Name, name: Name) -> Response:
+    """Let an environment point to its previous build again."""
+    with server.database.write() as tx:
+        found = environment_for(tx, principal, namespace, name, "environment::update")
+        check_match(request, _etag(found), f"{namespace}/{name}")
+        found = data.rollback(tx, namespace, name, by=principal.name)
+    security.note(request, "rollback", f"{namespace}/{name}", build=found.build_id)
+    return _changed(request, found)
+
+
+@router.on(f"POST {_ONE}/rename", schemas.Environment, errors=[404, 409, 412])
+def rename_environment(
+    request: Request, principal: Known, server: Here, namespace: Name, name: Name, new: NewName
+) -> Response:
+    """Give an environment another name in its namespace. It needs the right to delete it, since its name goes."""
+    with server.database.write() as tx:
+        found = environment_for(tx, principal, namespace, name, "environment::delete")
+        require(principal, "environment:create", namespace, new.name)
+        check_match(request, _etag(found), f"{namespace}/{name}")
+        found = data.rename(tx, namespace, name, new.name, by=principal.name)
+    security.note(request, "rename", f"{namespace}/{name}", to=new.name)
+    return _changed(request, found)
+
+
+def _changed(request: Request, found: Environment) -> Response:
+    """Update the link in the file system, wake those who follow, and answer with the environment."""
+    server = request.app.state.server
+    server.news.publish("events")
+    return _answer(request, found)
+
+
+def _answer(request: Request, found: Environment) -> Response:
+    return reply(_document(request, found), headers={"ETag": _etag(found), "Cache-Control": "private, no-cache"})
+
+
+def _etag(found: Environment) -> str:
+    return f'"{found.id}-{found.version}"'
+
+
+def _entry(entry: Entry) -> schemas.HistoryEntry:
+    return {
+        "id": entry.id,
+        "action": entry.action,
+        "build": entry.build_id,
+        "by": entry.by,
+        "at": when(entry.at),
+        "note": entry.note,
+    }
+
+
+def _document(request: Request, found: Environment) -> schemas.Environment:
+    place = f"/cetool/1/environments/{segment(found.namespace)}/{segment(found.name)}"
+    links = {"self": path(request, place), "history": path(request, f"{place}/history")}
+    if found.build_id is not None:
+        links["build"] = path(request, f"/cetool/1/builds/{found.build_id}")
+    return {
+        "namespace": found.namespace,
+        "name": found.name,
+        "description": found.description,
+        "build": found.build_id,
+        "version": found.version,
+        "created": when(found.created),
+        "changed": when(found.changed),
+        "links": links,
+    }

@@ -1,0 +1,63 @@
+"""What was answered since the database last changed, so that equal questions cost microseconds.
+
+An answer depends on who asks. What is kept here is dropped as soon as any process commits anything: SQLite tells this
+to each connection (``PRAGMA data_version``) in about 5 µs.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from cetool.server.data.database import Database
+
+#: Answers that are kept.
+_MOST = 10_000
+#: Seconds that an answer is kept at most: with each look, the last use of the token is noted.
+_LONGEST = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one asker gets for one request."""
+
+    #: 200, 202 or 404.
+    status: int
+    user: str
+    etag: str = ""
+    body: bytes = b""
+    build: int = 0
+    #: Seconds since 1970; None for a token that does not expire.
+    expires: float | None = None
+
+
+class Memory:
+    """Keeps answers; only for the thread of the event loop."""
+
+    def __init__(self, database: Database) -> None:
+        # a connection of its own: the version that SQLite tells does not count what the same connection writes
+        self._connection: Any = database.engine.raw_connection().driver_connection
+        self._kept: dict[tuple[Any, ...], tuple[float, Found]] = {}
+        self._version = -1
+        self._generation = 0
+
+    def generation(self) -> int:
+        """Return a number that grows when the database changes, and drop what was kept before."""
+        version = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._version or len(self._kept) > _MOST:
+            self._version = version
+            self._generation += 1
+            self._kept.clear()
+        return self._generation
+
+    def get(self, key: tuple[Any, ...]) -> Found | None:
+        """Return what was found for a key; call :meth:`generation` first."""
+        kept = self._kept.get(key)
+        return None if kept is None or kept[0] < time.time() else kept[1]
+
+    def put(self, key: tuple[Any, ...], found: Found, generation: int) -> None:
+        """Keep what was found, if the database has not changed since the look into it began."""
+        if generation == self._generation:
+            until = time.time() + _LONGEST
+            self._kept[key] = (until if found.expires is None else min(until, found.expires), found)
