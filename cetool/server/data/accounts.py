@@ -234,7 +234,7 @@ def principal_of(tx: sa.Connection, found: Token, config: ServerConfig) -> Princ
     if found.user is None:
         given, scope = (found.grants or ()) + _granted(tx, None, None), None
     else:
-        given, scope = rights(tx, found.user, found.namespace, config), found.grants
+        given, scope = rights(tx, found.user, found.primary or found.user, config), found.grants
     return Principal(
         name,
         found.user_id,

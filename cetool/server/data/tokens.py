@@ -48,6 +48,8 @@ class Token:
     revoked: float | None
     #: The token that created it, and is revoked with it.
     parent: int | None
+    #: The user's primary namespace, which decides on rights; ``namespace`` is only that of requests that name none.
+    primary: str | None = None
     #: Whether the user was disabled.
     disabled: bool = False
 
@@ -177,6 +179,7 @@ def _revoke(tx: sa.Connection, which: sa.ColumnElement[bool]) -> int:
 _SELECT = sa.select(
     *(column for column in token.c if column.name != "hash"),
     user.c.name.label("user"),
+    user.c.namespace.label("primary"),
     user.c.disabled.is_not(None).label("disabled"),
 ).select_from(token.outerjoin(user, user.c.id == token.c.user_id))
 
