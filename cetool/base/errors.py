@@ -135,6 +135,7 @@ CODES = {
     "database-damaged": "The server's database is damaged, or is not a database of a server.",
     "database-outdated": "The server's database must be upgraded first.",
     "database-newer": "A newer version of cetool wrote the server's database.",
+    "backup-malformed": "A file is not a backup of a server, or is damaged.",
     "server-untrusted": "A server's answer is not signed by its key, or is about something else.",
     "not-authenticated": "The request needs a token, or its token is unknown, expired or revoked.",
     "not-allowed": "The user or token lacks a right.",

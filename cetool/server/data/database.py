@@ -55,12 +55,11 @@ class Database:
         path = Path(path)
         database = cls(_engine(path, wait), path, wait)
         try:
-            make_private_dirs(path.parent)
-            if not path.exists():
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600))
-            database._prepare()
-        except OSError as error:
-            raise _failure(error, path) from error
+            with failures(path):
+                make_private_dirs(path.parent)
+                if not path.exists():
+                    os.close(os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600))
+                database._prepare()
         except BaseException:
             database.close()
             raise
@@ -72,7 +71,7 @@ class Database:
 
         Raises CetoolError as :meth:`write`.
         """
-        with self._errors(), self.engine.connect() as tx, tx.begin():
+        with failures(self.path), self.engine.connect() as tx, tx.begin():
             yield tx
 
     @contextlib.contextmanager
@@ -88,7 +87,7 @@ class Database:
             raise _busy(self.path)
         try:
             rest = max(0, round((deadline - time.monotonic()) * 1000))
-            with self._errors(), self.engine.connect() as tx:
+            with failures(self.path), self.engine.connect() as tx:
                 tx = tx.execution_options(cetool_write=rest)
                 with tx.begin():
                     yield tx
@@ -111,18 +110,23 @@ class Database:
         if found != REVISION:
             raise _other_version(found, self.path)
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turn the database's errors that operators can fix into errors that say so."""
-        try:
-            yield
-        except PoolTimeout:
-            raise _busy(self.path) from None
-        except DBAPIError as error:
-            cause = error.orig
-            if isinstance(cause, sqlite3.Error) and (failure := _known(cause, self.path)) is not None:
-                raise failure from error
-            raise
+
+@contextlib.contextmanager
+def failures(path: Path) -> Iterator[None]:
+    """Turn the errors of a database and its files that operators can fix into errors that say so."""
+    try:
+        yield
+    except PoolTimeout:
+        raise _busy(path) from None
+    except (DBAPIError, sqlite3.Error) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(cause, sqlite3.Error) and (failure := _known(cause, path)) is not None:
+            raise failure from error
+        raise
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise _failure(error, path) from error
 
 
 def now(tx: sa.Connection) -> float:
@@ -172,6 +176,11 @@ VERSION_TABLE = (
     "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, "
     "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
 )
+
+
+def unchecked_engine(path: Path) -> sa.Engine:
+    """Return an engine for a database of any version, for upgrades."""
+    return _engine(path, WAIT)
 
 
 # --- SQLite ---------------------------------------------------------------------------------------------------------
@@ -274,14 +283,19 @@ def _failure(error: OSError, path: Path) -> CetoolError:
     )
 
 
+def newer(found: str, path: Path) -> CetoolError:
+    """Return the error for a database with a schema that this version does not know."""
+    return CetoolError(
+        f"the database {path} is of a newer version of cetool (schema {found}; this version knows {REVISION})",
+        code="database-newer",
+        about=str(path),
+        hint="Upgrade cetool, or restore the backup that the upgrade made.",
+    )
+
+
 def _other_version(found: str, path: Path) -> CetoolError:
     if found > REVISION:
-        return CetoolError(
-            f"the database {path} is of a newer version of cetool (schema {found}; this version knows {REVISION})",
-            code="database-newer",
-            about=str(path),
-            hint="Upgrade cetool, or restore the backup that the upgrade made.",
-        )
+        return newer(found, path)
     return CetoolError(
         f"the database {path} is of an older version of cetool (schema {found}; this version needs {REVISION})",
         code="database-outdated",
