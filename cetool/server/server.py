@@ -18,6 +18,7 @@ from cetool.server.config import ServerConfig
 from cetool.server.counts import Counts
 from cetool.server.data.database import Database
 from cetool.server.data.schema import meta
+from cetool.server.data.upgrading import open_current
 from cetool.server.journal import Journal
 from cetool.server.login import Login
 from cetool.server.news import News
@@ -95,7 +96,9 @@ def open_server(config: ServerConfig, journal: Journal) -> Server:
     world = load_world(environ=environ, own_process=True)
     prepare(world.paths)
     signer = open_signer(config.data)
-    database = Database.open(config.database, wait=config.database_wait)
+    database, upgraded = open_current(config.database, wait=config.database_wait)
+    if upgraded is not None:
+        journal.write("upgraded", before=upgraded.before, after=upgraded.after, backup=str(upgraded.backup))
     try:
         identity = _identity(database)
         login = Login(database, config)

@@ -20,10 +20,9 @@ from typing import Any
 import uvicorn
 
 from cetool.base.errors import CetoolError, ConfigError
-from cetool.base.filelock import FileLock, try_lock
-from cetool.base.ownership import make_private_dirs
 from cetool.server.config import ServerConfig
 from cetool.server.data import accounts
+from cetool.server.data.directory import held
 from cetool.server.journal import Journal
 from cetool.server.server import Server, open_server
 from cetool.server.web.app import create_app
@@ -44,7 +43,7 @@ def serve(config: ServerConfig, say: Callable[[str], None]) -> None:
     """
     _check_address(config)
     _allow_files()
-    with _data(config), _bound(config) as bound:
+    with held(config.data), _bound(config) as bound:
         journal = Journal()
         server = open_server(config, journal)
         try:
@@ -116,34 +115,6 @@ def _check_address(config: ServerConfig) -> None:
         about=config.host,
         hint="Pass --tls-cert and --tls-key, or pass --behind-proxy if a proxy in front of the server speaks TLS.",
     )
-
-
-@contextlib.contextmanager
-def _data(config: ServerConfig) -> Iterator[FileLock]:
-    """Hold the data directory, which is made if it does not exist."""
-    try:
-        make_private_dirs(config.data)
-    except OSError as error:
-        raise CetoolError(
-            f"cannot create the data directory {config.data}: {error.strerror}",
-            code="cache-not-writable",
-            about=str(config.data),
-            hint="Name another directory with --data.",
-        ) from None
-    path = config.data / "server.lock"
-    lock = try_lock(path, shared=False)
-    if lock is None:
-        with contextlib.suppress(OSError):
-            holder = path.read_text("utf-8").strip()
-        raise CetoolError(
-            f"the data directory {config.data} is in use by another server{f' ({holder})' if holder else ''}",
-            code="conflict",
-            about=str(config.data),
-            hint="Stop that server, or name another directory with --data.",
-        )
-    with lock:
-        lock.write_holder(f"process {os.getpid()}")
-        yield lock
 
 
 @contextlib.contextmanager

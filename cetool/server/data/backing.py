@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 import cetool
-from cetool.base.codec import decode, encode
+from cetool.base.codec import canonical_json, decode, encode
 from cetool.base.errors import CetoolError
 from cetool.base.files import sync_directory
 from cetool.base.limits import parse_json
@@ -107,7 +107,7 @@ def restore(file: Path, data: Path) -> Backup:
             about=str(data),
             hint="Name a new directory with `--data`, or move this one away.",
         )
-    with _written(data), held(data, "restoration"):
+    with _written(data), held(data, "a restoration"):
         scratch = Path(tempfile.mkdtemp(prefix=f".{data.name}-", dir=data.parent))
         try:
             contents = _unpack(file, scratch)
@@ -125,8 +125,6 @@ def restore(file: Path, data: Path) -> Backup:
 
 
 def _pack(target: Path, contents: _Contents, files: dict[str, Path]) -> None:
-    from cetool.base.codec import canonical_json
-
     descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     with os.fdopen(descriptor, "wb") as raw:
         with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as archive:

@@ -15,7 +15,7 @@ LOCK_FILE = "server.lock"
 
 
 @contextlib.contextmanager
-def held(data: Path, what: str = "server") -> Iterator[FileLock]:
+def held(data: Path, what: str = "another server") -> Iterator[FileLock]:
     """Hold a data directory, which is created if it does not exist; ``what`` is who holds it, for others' messages.
 
     Raises CetoolError with the code ``conflict``, which names the holder, if another process holds it.
@@ -42,5 +42,5 @@ def held(data: Path, what: str = "server") -> Iterator[FileLock]:
             hint="Stop it, or name another directory with --data.",
         )
     with lock:
-        lock.write_holder(f"a {what} (process {os.getpid()})")
+        lock.write_holder(f"{what} (process {os.getpid()})")
         yield lock

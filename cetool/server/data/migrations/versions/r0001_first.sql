@@ -235,41 +235,49 @@ CREATE TABLE build_platform (
 )
  WITHOUT ROWID;
 
-CREATE INDEX ix_environment_name ON environment (name);
+CREATE INDEX ix_answer_build_id ON answer (build_id);
 
-CREATE INDEX ix_environment_build_id ON environment (build_id);
+CREATE INDEX ix_audit_object_id ON audit (object, id);
 
-CREATE INDEX ix_build_namespace_id_started ON build (namespace_id, started);
-
-CREATE INDEX ix_build_started_id ON build (started, id);
-
-CREATE INDEX ix_build_request_status ON build (request, status);
-
-CREATE INDEX ix_build_namespace_id_name_id ON build (namespace_id, name, id);
-
-CREATE INDEX ix_build_namespace_id_id ON build (namespace_id, id);
-
-CREATE INDEX ix_build_environment_id_id ON build (environment_id, id);
-
-CREATE INDEX ix_build_status_id ON build (status, id);
-
-CREATE INDEX ix_build_scheduled_id ON build (scheduled, id);
-
-CREATE INDEX ix_build_name_id ON build (name, id);
+CREATE INDEX ix_audit_who_id ON audit (who, id);
 
 CREATE INDEX ix_build_ended_id ON build (ended, id);
 
-CREATE INDEX ix_build_unfinished ON build (namespace_id, status, id) WHERE status IN ('QUEUED', 'BUILDING');
+CREATE INDEX ix_build_environment_id_id ON build (environment_id, id);
+
+CREATE INDEX ix_build_name_id ON build (name, id);
+
+CREATE INDEX ix_build_namespace_id_id ON build (namespace_id, id);
+
+CREATE INDEX ix_build_namespace_id_name_id ON build (namespace_id, name, id);
+
+CREATE INDEX ix_build_namespace_id_started ON build (namespace_id, started);
+
+CREATE INDEX ix_build_platform_lock ON build_platform (lock);
+
+CREATE INDEX ix_build_platform_platform_request ON build_platform (platform, request);
+
+CREATE INDEX ix_build_platform_realization ON build_platform (realization);
+
+CREATE INDEX ix_build_request_status ON build (request, status);
+
+CREATE INDEX ix_build_scheduled_id ON build (scheduled, id);
 
 CREATE INDEX ix_build_specification_id ON build (specification_id);
+
+CREATE INDEX ix_build_started_id ON build (started, id);
+
+CREATE INDEX ix_build_status_id ON build (status, id);
+
+CREATE INDEX ix_build_unfinished ON build (namespace_id, status, id) WHERE status IN ('QUEUED', 'BUILDING');
+
+CREATE INDEX ix_environment_build_id ON environment (build_id);
+
+CREATE INDEX ix_environment_name ON environment (name);
 
 CREATE INDEX ix_event_build_id_id ON event (build_id, id);
 
 CREATE INDEX ix_grant_pattern ON grant (pattern);
-
-CREATE INDEX ix_audit_who_id ON audit (who, id);
-
-CREATE INDEX ix_audit_object_id ON audit (object, id);
 
 CREATE INDEX ix_history_build_id ON history (build_id);
 
@@ -277,21 +285,13 @@ CREATE INDEX ix_history_environment_id_id ON history (environment_id, id);
 
 CREATE INDEX ix_lock_package_name_version_lock ON lock_package (name, version, lock);
 
-CREATE INDEX ix_answer_build_id ON answer (build_id);
-
-CREATE INDEX ix_token_user_id ON token (user_id);
+CREATE INDEX ix_token_expires ON token (expires);
 
 CREATE INDEX ix_token_parent ON token (parent);
 
-CREATE INDEX ix_token_expires ON token (expires);
+CREATE INDEX ix_token_user_id ON token (user_id);
 
 CREATE INDEX ix_watch_file_watch ON watch_file (watch);
-
-CREATE INDEX ix_build_platform_lock ON build_platform (lock);
-
-CREATE INDEX ix_build_platform_realization ON build_platform (realization);
-
-CREATE INDEX ix_build_platform_platform_request ON build_platform (platform, request);
 
 CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'rows of audit are never changed'); END;
 
