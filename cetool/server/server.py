@@ -16,6 +16,8 @@ from cetool.lock.model import PlatformLock
 from cetool.remote.records import BuildRecord, sealed
 from cetool.server.config import ServerConfig
 from cetool.server.counts import Counts
+from cetool.server.data import namespaces
+from cetool.server.data.audit import OPERATOR
 from cetool.server.data.database import Database
 from cetool.server.data.schema import meta
 from cetool.server.data.upgrading import open_current
@@ -100,7 +102,7 @@ def open_server(config: ServerConfig, journal: Journal) -> Server:
     if upgraded is not None:
         journal.write("upgraded", before=upgraded.before, after=upgraded.after, backup=str(upgraded.backup))
     try:
-        identity = _identity(database)
+        identity = _identity(database, config)
         login = Login(database, config)
     except BaseException:
         database.close()
@@ -108,13 +110,14 @@ def open_server(config: ServerConfig, journal: Journal) -> Server:
     return Server(config, database, signer, None, world, login, identity, journal)
 
 
-def _identity(database: Database) -> str:
-    """Return the server's id, which its first start made up."""
+def _identity(database: Database, config: ServerConfig) -> str:
+    """Return the server's id, which its first start made up, together with the default namespace."""
     with database.read() as tx:
         found = tx.scalar(_IDENTITY)
     if found is None:
         with database.write() as tx:
             tx.execute(meta.insert().prefix_with("OR IGNORE"), {"key": "id", "value": secrets.token_hex(8)})
+            namespaces.ensure(tx, config.default_namespace, by=OPERATOR)
             found = tx.scalar(_IDENTITY)
     return str(found)
 

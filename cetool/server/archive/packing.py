@@ -27,7 +27,7 @@ from cetool.server.archive.scripts import activate, conda_unpack, deactivate
 
 #: Counts the versions of this writer: archives of another version are written again.
 WRITER = 1
-#: Takes the place of the prefix in files that linking wrote, such as scripts of entry points.
+#: Replaces the prefix in files that linking wrote, such as scripts of entry points.
 PLACEHOLDER = "/cetool/prefix/placeholder"
 
 _LEVEL = 4

@@ -33,7 +33,7 @@ _PARTS = (
     ("cetool.server.web.pages", "/"),
 )
 #: Paths whose routes end in a slash, and to which a request without it is redirected, as conda-store does.
-_SLASHED = "/api/v1/"
+_SLASHED = "/api/v"
 
 
 def create_app(server: Server) -> ASGIApp:
