@@ -51,6 +51,7 @@ def install_wheel(session: nox.Session, *requirements: str) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on the installed wheel, on all cores; arguments are passed to pytest."""
     install_wheel(session, *extra("server"), *group("test"))
+    session.run("python", "tools/browser.py")
     session.run("pytest", "-n", "auto", *session.posargs, env={"CETOOL_TEST_INSTALLED": "1", **UV})
 
 
@@ -58,6 +59,7 @@ def tests(session: nox.Session) -> None:
 def coverage(session: nox.Session) -> None:
     """Run the tests and report line coverage, including subprocesses."""
     install_wheel(session, *extra("server"), *group("test"))
+    session.run("python", "tools/browser.py")
     session.run("coverage", "erase")
     session.run("coverage", "run", str(Path(session.bin) / "pytest"), "-n", "auto", *session.posargs, env=UV)
     session.run("coverage", "combine", "--quiet")

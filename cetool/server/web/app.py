@@ -49,6 +49,8 @@ def create_app(server: Server) -> ASGIApp:
             app.include_router(part.router)
         if paths is not None and hasattr(part, "on_error"):
             forms[paths] = part.on_error
+        if hasattr(part, "login_page"):
+            app.state.login_page = part.login_page
     on_error = _by_path(forms)
     app.router.redirect_slashes = False
     app.router.default = _slashed(app.router.routes)
