@@ -18,10 +18,13 @@ import typer
 import cetool
 from cetool import __version__
 from cetool.base import errors
+from cetool.base.durations import format_size
 from cetool.cli.app import make_app
 from cetool.cli.compat import execute_parser, tmpenv_parser
 from cetool.cli.pages import FIRM, Entry, Page, Section, pages_of, pages_of_parser
 from cetool.cli.tools import cex_app
+from cetool.server import config
+from cetool.server.config_values import KEYS
 from cetool.settings.meanings import SETTINGS, VARIABLES
 from cetool.settings.settings import variable_of
 from cetool.warm import COMMANDS
@@ -70,6 +73,7 @@ def generated() -> dict[Path, str]:
     found = {
         ROOT / "docs/reference/commands.md": commands_page(pages),
         ROOT / "docs/reference/settings.md": settings_page(pages),
+        ROOT / "docs/reference/server-settings.md": server_settings_page(),
         ROOT / "docs/reference/exit-codes.md": statuses_page(),
         ROOT / "docs/reference/errors.md": errors_page(),
         ROOT / "docs/reference/library-api.md": library_page(),
@@ -148,6 +152,38 @@ def settings_page(pages: list[Page]) -> str:
         + "\n## Other variables\n\n"
         + table(("variable", "type", "default", "what it is"), others)
     )
+
+
+def server_settings_page() -> str:
+    """Every key of the server's configuration, after what is to be said about its files."""
+    built_in = config.defaults()
+    rows = [
+        (f"`{key}`", each.kind, in_configuration(key, each.kind, built_in.get(key)), each.text)
+        for key, each in KEYS.items()
+    ]
+    about = (ROOT / "tools/server-settings.md").read_text(encoding="utf-8")
+    return about.replace("{generated}", GENERATED) + table(("key", "type or values", "default", "what it does"), rows)
+
+
+def in_configuration(key: str, kind: str, value: object) -> str:
+    """A default as the configuration file would have it."""
+    known = {
+        "data": "server in cetool's data directory",
+        "workers": "2, or 1 on one processor",
+        "profiles": "see above",
+    }
+    if key in known:
+        return known[key]
+    if kind == "duration" and isinstance(value, float):
+        seconds, units = int(value), (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+        return next(f"{seconds // size}{unit}" for unit, size in units if seconds % size == 0)
+    if kind.startswith("size") and isinstance(value, int):
+        return format_size(value).replace(" ", "")
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None and kind.endswith("*"):
+        return "`*`"
+    return ", ".join(value) or "none" if isinstance(value, tuple) else str(value or "none")
 
 
 def statuses_page() -> str:
