@@ -100,7 +100,7 @@ class _Build:
     def __init__(self, request: BuildRequest, lines: _Lines, *, confined: bool) -> None:
         self.request = request
         self.lines = lines
-        self.confined = confined
+        self.confined = confined and request.confined
         self.exact: EnvironmentSpec | None = None
         self.realized: dict[str, Any] | None = None
         self.stage = "starting"

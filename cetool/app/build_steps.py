@@ -23,7 +23,6 @@ from cetool.base.codec import encode
 from cetool.base.confining import Walls, guard_writes
 from cetool.base.durations import format_size
 from cetool.base.errors import EngineError
-from cetool.base.text import counted
 from cetool.base.urls import scrub
 from cetool.base.values import Value
 from cetool.declare.environment import EnvironmentSpec, Exact
@@ -94,6 +93,8 @@ class BuildRequest(Value):
     #: The platform whose environment is created; None to lock only.
     realize: str | None = None
     limits: Limits = Limits()
+    #: Whether link scripts are confined, if this machine can do that.
+    confined: bool = True
     #: Settings of cetool by key.
     settings: Mapping[str, Any] = MappingProxyType({})
 
@@ -122,8 +123,7 @@ class Telling:
         self._tell("stage", text=scrub(text), platform=self._platform)
 
     def packages(self, count: int) -> None:
-        """Report the number of packages."""
-        self._tell("note", text=counted(count, "package"))
+        """Do nothing: the lock says it."""
 
     def download(self, done: int, total: int | None) -> None:
         """Report downloaded bytes."""

@@ -6,7 +6,7 @@ import os
 import secrets
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Protocol
+from typing import Protocol
 
 import sqlalchemy as sa
 
@@ -21,6 +21,7 @@ from cetool.server.data.audit import OPERATOR
 from cetool.server.data.database import Database
 from cetool.server.data.schema import meta
 from cetool.server.data.upgrading import open_current
+from cetool.server.files import Files
 from cetool.server.journal import Journal
 from cetool.server.login import Login
 from cetool.server.news import News
@@ -50,7 +51,7 @@ class Server:
     config: ServerConfig
     database: Database
     signer: Signer
-    files: Any
+    files: Files
     #: Its store is the data directory.
     world: World
     login: Login
@@ -107,7 +108,7 @@ def open_server(config: ServerConfig, journal: Journal) -> Server:
     except BaseException:
         database.close()
         raise
-    return Server(config, database, signer, None, world, login, identity, journal)
+    return Server(config, database, signer, Files(config.data, world.store), world, login, identity, journal)
 
 
 def _identity(database: Database, config: ServerConfig) -> str:

@@ -1,0 +1,65 @@
+"""The request that a builder sends to the process: what to solve or link on each platform, and what it may use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from cetool.app.build_steps import Packages
+from cetool.base.codec import encode
+from cetool.declare.platforms import current_platform
+from cetool.server.data.leases import Claim
+from cetool.server.data.schema import build, specification
+from cetool.server.locked import locks_in
+from cetool.server.server import Server
+
+#: Bytes that stay free on the disk while builds run, if the configuration has a threshold.
+_FREE = 200 << 20
+_UNLIMITED = 1 << 60
+
+
+def wishes_of(claim: Claim, server: Server) -> dict[str, Any]:
+    """Return the request for a claimed build."""
+    config = server.config
+    packages = _packages(claim, server)
+    key = "before" if claim.origin == "upload" else "exact"
+    platforms = []
+    for each in claim.platforms:
+        wish = {"platform": each.platform, "request": each.request, "spec": dict(each.spec or {})}
+        if each.platform in packages:
+            wish[key] = encode(packages[each.platform])
+        platforms.append(wish)
+    here = current_platform()
+    limits = {
+        "memory": config.build_memory or _UNLIMITED,
+        "processes": config.build_processes,
+        "seconds": config.build_timeout,
+        "stall": config.stall_timeout,
+        "output": config.build_output,
+        "size": config.build_size or _UNLIMITED,
+        "free": min(config.storage_threshold or 0, _FREE),
+    }
+    return {
+        "schema": 1,
+        "build": claim.build_id,
+        "attempt": claim.attempt,
+        "platforms": platforms,
+        "realize": here if here in {each.platform for each in claim.platforms} else None,
+        "data": str(config.data),
+        "limits": limits,
+        "confined": config.sandbox != "off",
+        "settings": {"stall-timeout": config.stall_timeout},
+    }
+
+
+def _packages(claim: Claim, server: Server) -> dict[str, Packages]:
+    """Return the packages of a lock that was submitted or uploaded, by platform."""
+    with server.database.read() as tx:
+        chosen = sa.select(specification.c.kind, specification.c.text)
+        source = specification.join(build, build.c.specification_id == specification.c.id)
+        row = tx.execute(chosen.select_from(source).where(build.c.id == claim.build_id)).one()
+    if row.kind != "lock":
+        return {}
+    wanted = [each.platform for each in claim.platforms]
+    return {each.platform: Packages(each.conda, each.pypi) for each in locks_in(row.text, wanted)}
