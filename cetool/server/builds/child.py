@@ -160,6 +160,12 @@ class Spares:
             child.close()
 
 
+def failure_of(event: Mapping[str, Any]) -> CetoolError:
+    """Return the error that a process has reported."""
+    message, code, hint, details = (event[key] for key in ("message", "code", "hint", "details"))
+    return CetoolError(message, code=code, hint=hint, details=tuple(details))
+
+
 def is_end(event: Mapping[str, Any]) -> bool:
     """Return whether an event says that the process has ended without a result."""
     return event is _ENDED or not event

@@ -19,7 +19,7 @@ from cetool.declare.package import Package, PypiPackage
 from cetool.declare.platforms import current_platform
 from cetool.lock.model import PlatformLock
 from cetool.server.builds import logs
-from cetool.server.builds.child import Child, Spares, is_end
+from cetool.server.builds.child import Child, Spares, failure_of, is_end
 from cetool.server.builds.summary import summary_of
 from cetool.server.builds.wishes import wishes_of
 from cetool.server.data import builds, leases
@@ -157,8 +157,7 @@ class Worker:
             elif kind == "realized":
                 outcome.realized = event
             elif kind == "failed":
-                details = tuple(event["details"])
-                outcome.error = CetoolError(event["message"], code=event["code"], hint=event["hint"], details=details)
+                outcome.error = failure_of(event)
                 outcome.transient = event["transient"]
                 return outcome, True
             elif kind == "done":
