@@ -8,17 +8,29 @@ from fastapi import Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from cetool.base.errors import CetoolError
-from cetool.server import access
-from cetool.server.access import ANONYMOUS, Principal, allows, is_administrator, require, require_administrator
-from cetool.server.data import accounts, audit
+from cetool.server import access, granting
+from cetool.server.access import Principal, is_administrator, require_administrator
+from cetool.server.data import audit
 from cetool.server.data.accounts import GivenGrant, NewGrant, User
 from cetool.server.data.audit import AuditQuery, Entry
 from cetool.server.data.paging import cursor as cursor_of
 from cetool.server.data.paging import opened
+from cetool.server.server import Server
 from cetool.server.web import security
 from cetool.server.web.native import schemas
-from cetool.server.web.native.routes import PAGE, Api, Cursor, Here, Known, Limit, Name, Number, reply, when
+from cetool.server.web.native.routes import (
+    PAGE,
+    Api,
+    Cursor,
+    Here,
+    Known,
+    Limit,
+    Name,
+    Number,
+    reply,
+    server_of,
+    when,
+)
 from cetool.server.web.native.tokens import Body, GrantBody
 
 router = Api(tags=["access"])
@@ -63,64 +75,47 @@ class PasswordBody(Body):
 @router.on("GET /cetool/1/users", schemas.Users)
 def list_users(principal: Known, server: Here) -> Response:
     """List the users, for administrators."""
-    require_administrator(principal)
     with server.database.read() as tx:
-        document: schemas.Users = {"users": [_user(each) for each in accounts.users(tx)]}
+        document: schemas.Users = {"users": [_user(each) for each in granting.all_users(tx, principal)]}
     return reply(document)
 
 
-@router.on("POST /cetool/1/users", schemas.User, status=201, errors=[409])
+@router.on("POST /cetool/1/users", schemas.User, status=201, errors=[409, 429])
 def create_user(request: Request, principal: Known, server: Here, body: UserBody) -> Response:
     """Add a user, for administrators."""
-    require_administrator(principal)
-    security.note(request, "user.create", f"user {body.name}"[:300], namespace=body.namespace)
-    hashed = None if body.password is None else server.login.hashed(body.password)
-    with server.database.write() as tx:
-        made = accounts.add_user(tx, body.name, password=hashed, primary=body.namespace)
-        for each in body.grants:
-            accounts.add_grant(tx, NewGrant("user", made.name, each.pattern, each.role), by=principal.name)
+    grants = [each.grant for each in body.grants]
+    made = granting.add_user(
+        server, principal, body.name, password=body.password, primary=body.namespace, grants=grants
+    )
+    security.note(request, "user.create", f"user {made.name}", namespace=made.namespace)
     return reply(_user(made), 201)
 
 
 @router.on("PATCH /cetool/1/users/{name}", schemas.User, errors=[404])
 def change_user(request: Request, principal: Known, server: Here, name: Name, body: UserChange) -> Response:
     """Disable a user, which revokes all tokens, or change the primary namespace; for administrators."""
-    require_administrator(principal)
-    values = {field: value for field, value in body.model_dump().items() if value is not None}
-    security.note(request, "user.change", f"user {name}", **values)
+    security.note(request, "user.change", f"user {name}", **body.model_dump(exclude_none=True))
     with server.database.write() as tx:
-        return reply(_user(accounts.change_user(tx, name, **values) if values else accounts.need_user(tx, name)))
+        found = granting.change_user(tx, principal, name, primary=body.namespace, disabled=body.disabled)
+    return reply(_user(found))
 
 
 @router.on("PUT /cetool/1/users/{name}/password", schemas.User, errors=[404, 409, 429])
 def change_password(request: Request, principal: Known, server: Here, name: Name, body: PasswordBody) -> Response:
     """Change a password: your own, or any for administrators. It ends the sessions of the user."""
     security.note(request, "user.password", f"user {name}")
-    own = principal.user_id is not None and principal.name == name and principal.scope is None
-    if not own:
-        require_administrator(principal)
-    if own and not is_administrator(principal):
-        address = request.client.host if request.client else ""
-        server.login.check_password(name, body.present or "", address)
-    if server.login.is_configured(name):
-        raise CetoolError(
-            f"the password of {name} is in the server's configuration",
-            code="conflict",
-            about=name,
-            hint="Change it there.",
-        )
-    hashed = server.login.hashed(body.password)
-    with server.database.write() as tx:
-        return reply(_user(accounts.change_user(tx, name, password=hashed)))
+    address = request.client.host if request.client else ""
+    found = granting.change_password(server, principal, name, body.password, present=body.present, address=address)
+    return reply(_user(found))
 
 
 @router.on("DELETE /cetool/1/users/{name}", schemas.User, errors=[404])
 def remove_user(request: Request, principal: Known, server: Here, name: Name) -> Response:
     """Remove a user with all tokens and grants, for administrators. The environments stay."""
-    require_administrator(principal)
     security.note(request, "user.delete", f"user {name}")
     with server.database.write() as tx:
-        return reply(_user(accounts.remove_user(tx, name)))
+        found = granting.remove_user(tx, principal, name)
+    return reply(_user(found))
 
 
 # --- grants -----------------------------------------------------------------------------------------------------------
@@ -129,79 +124,64 @@ def remove_user(request: Request, principal: Known, server: Here, name: Name) ->
 @router.on("GET /cetool/1/grants", schemas.Grants)
 def list_grants(principal: Known, server: Here) -> Response:
     """List all grants, for administrators."""
-    require_administrator(principal)
-    with server.database.read() as tx:
-        return _grants(accounts.grants(tx))
+    return _grants(server, principal, None)
 
 
 @router.on("POST /cetool/1/grants", schemas.Grant, status=201, errors=[404])
 def create_grant(request: Request, principal: Known, server: Here, body: SubjectBody) -> Response:
     """Grant a role on any pattern, for administrators."""
-    require_administrator(principal)
-    return _create(request, principal, server, body)
+    return _create(request, principal, body, None)
 
 
 @router.on("DELETE /cetool/1/grants/{number}", schemas.Grant, errors=[404])
 def remove_grant(request: Request, principal: Known, server: Here, number: Number) -> Response:
     """Remove a grant, for administrators."""
-    require_administrator(principal)
-    with server.database.write() as tx:
-        found = accounts.remove_grant(tx, number)
-    _note(request, "grant.delete", found)
-    return reply(_given(found))
+    return _remove(request, principal, number, None)
 
 
 @router.on(f"GET {_SPACE}", schemas.Grants)
 def list_grants_of_namespace(principal: Known, server: Here, namespace: Name) -> Response:
     """List the grants that apply in a namespace."""
-    require(principal, "namespace-role-mapping::read", namespace)
-    with server.database.read() as tx:
-        return _grants(accounts.grants(tx, within=namespace))
+    return _grants(server, principal, namespace)
 
 
 @router.on(f"POST {_SPACE}", schemas.Grant, status=201, errors=[404])
-def create_grant_in_namespace(
-    request: Request, principal: Known, server: Here, namespace: Name, body: SubjectBody
-) -> Response:
+def create_grant_in_namespace(request: Request, principal: Known, namespace: Name, body: SubjectBody) -> Response:
     """Grant a role in a namespace, or on some of its environments: not more than your own rights there."""
-    require(principal, "namespace-role-mapping::create", namespace)
-    pattern = access.pattern_named(body.pattern)
-    if pattern.partition("/")[0] != namespace:
-        raise CetoolError(
-            f"{pattern} is not in the namespace {namespace}",
-            code="request-malformed",
-            about="pattern",
-            hint=f"Write {namespace}/*, or {namespace}/ and a pattern of environments.",
-        )
-    access.check_subset(principal, [body.grant])
-    return _create(request, principal, server, body)
+    return _create(request, principal, body, namespace)
 
 
 @router.on(f"DELETE {_SPACE}/{{number}}", schemas.Grant, errors=[404])
-def remove_grant_in_namespace(
-    request: Request, principal: Known, server: Here, namespace: Name, number: Number
-) -> Response:
+def remove_grant_in_namespace(request: Request, principal: Known, namespace: Name, number: Number) -> Response:
     """Remove a grant in a namespace; those on patterns of several namespaces are for administrators."""
-    require(principal, "namespace-role-mapping::delete", namespace)
-    with server.database.write() as tx:
-        if accounts.get_grant(tx, number).pattern.partition("/")[0] != namespace:
-            raise CetoolError(f"there is no grant {number} in {namespace}", code="not-found", about=str(number))
-        found = accounts.remove_grant(tx, number)
-    _note(request, "grant.delete", found)
-    return reply(_given(found))
+    return _remove(request, principal, number, namespace)
 
 
-def _create(request: Request, principal: Principal, server: Here, body: SubjectBody) -> Response:
+def _grants(server: Server, principal: Principal, namespace: str | None) -> Response:
+    with server.database.read() as tx:
+        found = granting.visible_grants(tx, principal, namespace)
+    document: schemas.Grants = {"grants": [_given(each) for each in found]}
+    return reply(document)
+
+
+def _create(request: Request, principal: Principal, body: SubjectBody, namespace: str | None) -> Response:
     new = NewGrant(body.subject_kind, body.subject, body.pattern, body.role)
-    with server.database.write() as tx:
-        made = accounts.add_grant(tx, new, by=principal.name)
+    with server_of(request).database.write() as tx:
+        made = granting.add_grant(tx, principal, new, namespace)
     _note(request, "grant.create", made)
     return reply(_given(made), 201)
 
 
+def _remove(request: Request, principal: Principal, number: int, namespace: str | None) -> Response:
+    with server_of(request).database.write() as tx:
+        found = granting.remove_grant(tx, principal, number, namespace)
+    _note(request, "grant.delete", found)
+    return reply(_given(found))
+
+
 def _note(request: Request, action: str, found: GivenGrant) -> None:
-    whom = f"{found.subject_kind} {found.subject}".strip()
-    security.note(request, action, found.pattern, id=found.id, role=found.role, subject=whom)
+    subject = f"{found.subject_kind} {found.subject}".strip()
+    security.note(request, action, found.pattern, id=found.id, role=found.role, subject=subject)
 
 
 # --- access and audit -------------------------------------------------------------------------------------------------
@@ -216,15 +196,7 @@ def explain_access(
     user: Annotated[str | None, Query(max_length=255, description="Default: yourself.")] = None,
 ) -> Response:
     """Explain what a user may do in a namespace: which grant gives each right, or what is missing."""
-    about = principal
-    if user is not None and user != principal.name:
-        if not allows(principal, "namespace-role-mapping::update", namespace):
-            require_administrator(principal)
-        with server.database.read() as tx:
-            if user == ANONYMOUS:
-                about = accounts.anonymous(tx, server.config)
-            else:
-                about = accounts.user_principal(tx, accounts.need_user(tx, user), server.config)
+    about = granting.about_user(server, principal, user, namespace)
     reasons = access.explain(about, namespace, environment)
     document: schemas.Access = {
         "user": about.name,
@@ -279,11 +251,6 @@ def _given(found: GivenGrant) -> schemas.Grant:
         "by": found.by,
         "created": when(found.created),
     }
-
-
-def _grants(found: list[GivenGrant]) -> Response:
-    document: schemas.Grants = {"grants": [_given(each) for each in found]}
-    return reply(document)
 
 
 def _entry(found: Entry) -> schemas.AuditEntry:
