@@ -74,6 +74,17 @@ def would_free(server: Server, who: Principal, place: Place) -> Freed:
             trial.rollback()
 
 
+def would_free_build(server: Server, who: Principal, number: int) -> Freed:
+    """Return what the deletion of a build would give up, as :func:`would_free`."""
+    with server.database.write() as tx:
+        build_for(tx, who, number, "build::delete")
+        trial = tx.begin_nested()
+        try:
+            return builds.delete(tx, number, who.name, force=True)
+        finally:
+            trial.rollback()
+
+
 def cancel_build(server: Server, who: Principal, number: int) -> Build:
     """Cancel a build; one that has ended stays unchanged."""
     with server.database.write() as tx:
@@ -107,7 +118,8 @@ def _changing(
 
 
 def _follow(server: Server, place: Place) -> None:
-    """Let the link in the file system point to what the database says."""
+    """Let the link in the file system point to what the database says, and wake those who follow events."""
+    server.files.follow(server.database, *place)
     server.news.publish("events")
 
 

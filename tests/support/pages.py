@@ -67,7 +67,7 @@ class Page(HTMLParser):
         if tag not in _VOID:
             self._open.append(element)
         if tag == "form":
-            self._form = Form(element["action"], element["method"] or "get")
+            self._form = Form(element["action"] or self.path, element["method"] or "get")
             self.forms.append(self._form)
         elif self._form is not None:
             self._field(element)
@@ -82,6 +82,8 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         assert self._open and self._open[-1].tag == tag, f"{self.path}: </{tag}> closes {self._open[-1:]}"
         element = self._open.pop()
+        if tag not in _INLINE:
+            self.handle_data(" ")
         if tag == "form":
             self._form = None
         if tag == "select":

@@ -1,4 +1,4 @@
-"""What pages show next to the names of environments: their current builds, and newer ones."""
+"""What pages show of builds, next to the names of environments and on their own pages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from cetool.server.data.schema import build, build_platform, lock
+from cetool.server.data.schema import build, build_platform, lock, specification
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +43,20 @@ def latest(tx: sa.Connection, environment_ids: Sequence[int]) -> dict[int, int]:
         .group_by(build.c.environment_id)
     )
     return {environment: number for environment, number in tx.execute(chosen)}
+
+
+@dataclass(frozen=True, slots=True)
+class SpecificationText:
+    """What was sent."""
+
+    #: One of :data:`cetool.server.data.schema.KINDS`.
+    kind: str
+    name: str
+    text: str
+
+
+def text_of(tx: sa.Connection, specification_id: int) -> SpecificationText:
+    """Return the text of a specification."""
+    columns = specification.c
+    chosen = sa.select(columns.kind, columns.name, columns.text).where(columns.id == specification_id)
+    return SpecificationText(*tx.execute(chosen).one())

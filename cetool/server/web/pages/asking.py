@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Path, Query, Request
 from starlette.datastructures import FormData, UploadFile
 
 from cetool.base.errors import CetoolError
@@ -83,5 +83,7 @@ Viewer = Annotated[Principal, Depends(_viewer)]
 Posted = Annotated[Form, Depends(_form)]
 #: The number of a page of a list.
 PageNumber = Annotated[int, Query(ge=1, le=10**6)]
+#: The number of a build, in a path.
+BuildNumber = Annotated[int, Path(ge=1, lt=2**63)]
 #: What is searched for.
 Text = Annotated[str, Query(max_length=300)]

@@ -179,7 +179,6 @@ def ask_to_delete(request: Request, who: Viewer, server: Here, namespace: str, n
         facts=[("Frees", format_size(freed.bytes)), ("Builds", len(freed.builds))],
         trail=trail(namespace, name),
         answer="Delete the environment",
-        action=request.url.path,
         back=place_of_environment(namespace, name),
     )
 
