@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from cetool.server.web.conda_store import (
     builds,
+    downloads,
     environments,
     namespaces,
     packages,
@@ -14,7 +15,7 @@ from cetool.server.web.conda_store import (
 from cetool.server.web.conda_store.forms import on_error
 
 router = APIRouter()
-for _part in (rights, namespaces, environments, builds, packages, settings, ui):
+for _part in (rights, namespaces, environments, builds, downloads, packages, settings, ui):
     router.include_router(_part.router)
 
 __all__ = ["on_error", "router"]

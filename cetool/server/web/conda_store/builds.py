@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query, Response
 
+from cetool.server import changing
 from cetool.server.access import Principal
-from cetool.server.data import builds
 from cetool.server.data.schema import UNFINISHED, build, build_platform, lock_package
 from cetool.server.data.schema import namespace as namespaces
 from cetool.server.web.conda_store.environments import Filters
@@ -19,7 +19,6 @@ from cetool.server.web.conda_store.forms import (
     Route,
     Who,
     ack,
-    announce,
     missing,
     ok,
     permit,
@@ -87,25 +86,23 @@ def get_build(here: Here, who: Who, build_id: Number) -> Response:
 
 @router.put("/api/v1/build/{build_id}/cancel/")
 def cancel(here: Here, who: Who, build_id: Number) -> Response:
-    """Cancel a build; one that has ended stays as it is."""
-    with here.database.write() as tx:
+    """Cancel a build; one that has ended stays unchanged."""
+    with here.database.read() as tx:
         find(tx, who, build_id, "build::cancel")
-        status = builds.cancel(tx, build_id, who.name)
-    announce(here, build_id)
-    if status != "CANCELED":
-        return ack(f"build {build_id} had ended: it is {status}")
+    found = changing.cancel_build(here, who, build_id)
+    if found.status != "CANCELED":
+        return ack(f"build {build_id} had ended: it is {found.status}")
     return ack(f"build {build_id} canceled")
 
 
 @router.delete("/api/v1/build/{build_id}/")
 def delete(here: Here, who: Who, build_id: Number) -> Response:
     """Delete a build that has ended; its environment goes back to the build before."""
-    with here.database.write() as tx:
+    with here.database.read() as tx:
         row = find(tx, who, build_id, "build::delete")
-        if row.status in UNFINISHED:
-            raise refusal(f"cannot delete build {build_id} since it is {row.status}: cancel it first")
-        builds.delete(tx, build_id, who.name, force=True)
-    announce(here, build_id, moved=[(row.namespace, row.name)] if row.namespace and row.name else [])
+    if row.status in UNFINISHED:
+        raise refusal(f"cannot delete build {build_id} since it is {row.status}: cancel it first")
+    changing.delete_build(here, who, build_id, force=True)
     return ack()
 
 

@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Body, Depends, Query, Response
 from pydantic import BaseModel, Field
 
+from cetool.server import changing
 from cetool.server.access import Principal
-from cetool.server.data import environments
-from cetool.server.data.environments import Move
-from cetool.server.data.schema import build, environment, namespace
+from cetool.server.data import builds, environments
+from cetool.server.data.schema import environment, namespace
 from cetool.server.server import Server
 from cetool.server.web.conda_store.forms import (
     ALL,
@@ -25,7 +25,6 @@ from cetool.server.web.conda_store.forms import (
     Route,
     Who,
     ack,
-    announce,
     deprecated,
     missing,
     ok,
@@ -183,26 +182,31 @@ def update_environment(
 ) -> Response:
     """Make an environment point to another build, or describe it."""
     permit(who, "environment::update", namespace, name)
-    with here.database.write() as tx:
+    place = (namespace, name)
+    with here.database.read() as tx:
+        _need(tx, place)
         if build_id is not None:
-            _check_build(tx, namespace, name, build_id)
-            environments.use(tx, namespace, name, Move(build_id, "use", who.name))
-        if description is not None:
-            environments.describe(tx, namespace, name, description, by=who.name)
-    announce(here, moved=[(namespace, name)])
+            _check_build(tx, place, build_id)
+    if build_id is not None:
+        changing.use(here, who, place, build_id)
+    if description is not None:
+        changing.describe(here, who, place, description)
     return ack()
 
 
-def _check_build(tx: sa.Connection, namespace_name: str, name: str, build_id: int) -> None:
+def _need(tx: sa.Connection, place: tuple[str, str]) -> None:
+    if environments.find(tx, *place) is None:
+        raise refusal(f"environment namespace={place[0]} name={place[1]} does not exist")
+
+
+def _check_build(tx: sa.Connection, place: tuple[str, str], build_id: int) -> None:
     """Refuse what conda-store refuses, in its order, and a build of another namespace, which it does not notice."""
-    query = sa.select(build.c.status, build.c.name, build.c.deleted, namespace.c.name.label("namespace"))
-    query = query.select_from(build.outerjoin(namespace, namespace.c.id == build.c.namespace_id))
-    row = tx.execute(query.where(build.c.id == build_id)).one_or_none()
-    if row is None or row.deleted is not None:
+    found = builds.find(tx, build_id)
+    if found is None or found.deleted is not None:
         raise refusal(f"build id={build_id} does not exist")
-    if row.status != "COMPLETED":
+    if found.status != "COMPLETED":
         raise refusal("cannot update environment to build id since not completed")
-    if (row.namespace, row.name) != (namespace_name, name):
+    if (found.namespace, found.name) != place:
         raise refusal("cannot update environment to build id since build is of another environment")
 
 
@@ -210,10 +214,7 @@ def _check_build(tx: sa.Connection, namespace_name: str, name: str, build_id: in
 def delete_environment(here: Here, who: Who, namespace: str, name: str) -> Response:
     """Delete an environment and its builds."""
     permit(who, "environment::delete", namespace, name)
-    with here.database.write() as tx:
-        there = tx.scalar(environments_query(None, environment_filters(None, namespace, name)).limit(1))
-        if there is None:
-            raise refusal(f"environment namespace={namespace} name={name} does not exist")
-        freed = environments.delete(tx, namespace, name, by=who.name)
-    announce(here, *freed.builds, moved=[(namespace, name)])
+    with here.database.read() as tx:
+        _need(tx, (namespace, name))
+    changing.delete(here, who, (namespace, name))
     return ack()

@@ -170,8 +170,7 @@ def announce(here: Server, *numbers: int, moved: Iterable[tuple[str, str]] = ())
     who waits for news wakes up.
     """
     for space, name in moved:
-        if here.files is not None:
-            here.files.follow(here.database, space, name)
+        here.files.follow(here.database, space, name)
     for number in numbers:
         if here.dispatcher is not None:
             here.dispatcher.cancel(number)
