@@ -67,6 +67,9 @@ class ServerConfig:
     lease: float = 60.0
     database_wait: float = 30.0
     body_size: int = 10_000_000
+    log: Literal["text", "json"] = "text"
+    log_requests: bool = False
+    hosts: tuple[str, ...] = ()
     streams: int = 1000
     stream_timeout: float = 3600.0
     session_lifetime: float = 86400.0

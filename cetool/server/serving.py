@@ -44,7 +44,7 @@ def serve(config: ServerConfig, say: Callable[[str], None]) -> None:
     _check_address(config)
     _allow_files()
     with held(config.data), _bound(config) as bound:
-        journal = Journal()
+        journal = Journal(config.log, requests=config.log_requests)
         server = open_server(config, journal)
         try:
             _run(server, bound, say)

@@ -34,6 +34,8 @@ _HEADERS = {
 }
 #: Methods that are counted by name; clients can send any.
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+#: Characters of a path and its query.
+_LONGEST = 16 << 10
 #: Seconds in which a body has to arrive.
 _PATIENCE = 60.0
 _LOOPBACK = re.compile(r"(localhost|.+\.localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
@@ -53,6 +55,7 @@ class Gate:
         self._prefix = config.url_prefix.rstrip("/")
         self._behind_proxy = config.behind_proxy
         self._limit = config.body_size
+        self._hosts = frozenset(map(str.lower, config.hosts))
         self._loopback_only = not config.behind_proxy and _LOOPBACK.fullmatch(_bracketed(config.host)) is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,6 +71,8 @@ class Gate:
         try:
             if self._behind_proxy:
                 _follow_proxy(scope, headers)
+            if len(scope["raw_path"]) + len(scope["query_string"]) > _LONGEST:
+                raise RequestError(f"the address is longer than {in_words(_LONGEST)}")
             self._check_host(headers.get(b"host", b"").decode("latin-1"))
             self._strip_prefix(scope)
             whole = await self._with_body(scope, headers, receive)
@@ -99,12 +104,13 @@ class Gate:
         """Raise CetoolError for another host than this one: a page elsewhere may have pointed its name here."""
         if not _HOST.fullmatch(host):
             raise RequestError(f"the header Host is {host[:100]!r}, which is not a host")
-        if self._loopback_only and not _LOOPBACK.fullmatch(host):
+        known = host.lower() in self._hosts or _LOOPBACK.fullmatch(host) is not None
+        if self._loopback_only and not known:
             raise CetoolError(
                 f"this server does not answer requests for the host {host!r}",
                 code="host-refused",
                 about=host,
-                hint="Use the address that `cetool serve` printed, or start it with --behind-proxy.",
+                hint="Use the address that `cetool serve` printed, or list the host in the server's setting `hosts`.",
             )
 
     def _strip_prefix(self, scope: Scope) -> None:

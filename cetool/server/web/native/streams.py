@@ -6,18 +6,24 @@ import asyncio
 import contextlib
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Depends, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from cetool.base.errors import CetoolError
+from cetool.server.access import Principal
+from cetool.server.news import Subscription
 from cetool.server.server import Server
 
 #: Seconds after which a silent stream says that it is alive.
 HEARTBEAT = 15.0
+#: Seconds between two looks without news: other processes change the database too.
+LOOK = 2.0
 #: Seconds that a client may take to read what was sent.
 _SLOW = 20.0
 #: Streams of one user: fifty programs may wait for the same environment, in two places.
@@ -78,6 +84,26 @@ def comment() -> bytes:
     return b": alive\n\n"
 
 
+class Pulse:
+    """Waits for news, and says when a silent stream has to show that it is alive."""
+
+    def __init__(self, news: Subscription) -> None:
+        self._news = news
+        self._said = time.monotonic()
+
+    def said(self) -> None:
+        """Note that something was sent."""
+        self._said = time.monotonic()
+
+    async def wait(self) -> bool:
+        """Wait until it is time to look again; return whether a heartbeat is due."""
+        await self._news.wait(LOOK)
+        if time.monotonic() - self._said < HEARTBEAT:
+            return False
+        self.said()
+        return True
+
+
 class EventStream(Response):
     """Sends a source until it ends, the client leaves or does not read, or the time is over."""
 
@@ -125,3 +151,19 @@ class EventStream(Response):
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         continue
+
+
+def last_event(request: Request) -> int | None:
+    """Return the number that a client continues from (Last-Event-ID)."""
+    given = request.headers.get("last-event-id", "")
+    return int(given) if given.isascii() and given.isdigit() and len(given) < 19 else None
+
+
+#: The parameter of a route whose stream can be continued.
+Last = Annotated[int | None, Depends(last_event)]
+
+
+def stream(server: Server, principal: Principal, source: Source) -> Response:
+    """Answer with a stream. Raises CetoolError (429) if there are too many."""
+    place = places_of(server).take(principal.name)
+    return EventStream(source, place, most=server.config.stream_timeout)
