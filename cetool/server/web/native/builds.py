@@ -11,14 +11,15 @@ from starlette.responses import Response
 
 from cetool.base.errors import CetoolError
 from cetool.lock.model import PlatformLock
+from cetool.server import changing
 from cetool.server.access import reach
 from cetool.server.data import builds as data
 from cetool.server.data import locks
 from cetool.server.data.builds import Build, BuildQuery
 from cetool.server.data.schema import answer as answer_table
+from cetool.server.finding import build_for
 from cetool.server.web import security
 from cetool.server.web.native import schemas
-from cetool.server.web.native.finding import build_for
 from cetool.server.web.native.routes import Api, Here, Known, Number, Part, reply, server_of, when
 from cetool.server.web.urls import path
 
@@ -61,18 +62,11 @@ def show_build(request: Request, principal: Known, server: Here, number: Number)
     return reply(document_of(request, found))
 
 
-@router.on(f"POST {_ONE}/cancel", schemas.Build, errors=[404, 409])
+@router.on(f"POST {_ONE}/cancel", schemas.Build, errors=[404])
 def cancel_build(request: Request, principal: Known, server: Here, number: Number) -> Response:
     """Cancel a build. One that has ended stays as it is."""
-    with server.database.write() as tx:
-        build_for(tx, principal, number, "build::cancel")
-        data.cancel(tx, number, principal.name)
-        found = data.get(tx, number)
-    if server.dispatcher is not None:
-        server.dispatcher.cancel(number)
-    _publish(request, number)
-    security.note(request, "cancel", f"build {number}")
-    return reply(document_of(request, found))
+    security.note(request, "build.cancel", f"build {number}")
+    return reply(document_of(request, changing.cancel_build(server, principal, number)))
 
 
 @router.on(f"DELETE {_ONE}", schemas.Changed, errors=[404, 409])
@@ -84,12 +78,8 @@ def delete_build(
     force: Annotated[bool, Query(description="Let its environment use the previous build.")] = False,
 ) -> Response:
     """Delete a build in every state, but not one that an environment points to, unless forced."""
-    with server.database.write() as tx:
-        found = build_for(tx, principal, number, "build::delete")
-        freed = data.delete(tx, found.id, principal.name, force=force)
-    if server.dispatcher is not None:
-        server.dispatcher.cancel(number)
-    _publish(request, number)
+    freed = changing.delete_build(server, principal, number, force=force)
+    security.note(request, "build.delete", f"build {number}", freed=freed.bytes)
     document: schemas.Changed = {"freed": freed.bytes}
     return reply(document)
 
@@ -197,9 +187,3 @@ def document_of(request: Request, found: Build) -> schemas.Build:
         ],
         "links": {"self": path(request, place), **{name: path(request, f"{place}/{name}") for name in names}},
     }
-
-
-def _publish(request: Request, number: int) -> None:
-    news = request.app.state.server.news
-    news.publish(f"build:{number}")
-    news.publish("events")

@@ -8,14 +8,15 @@ from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from cetool.server.access import reach, require
+from cetool.server import changing
+from cetool.server.access import reach
 from cetool.server.data import environments as data
-from cetool.server.data.environments import Entry, Environment, EnvironmentQuery, Move
+from cetool.server.data.environments import Entry, Environment, EnvironmentQuery
 from cetool.server.data.paging import cursor as cursor_of
 from cetool.server.data.paging import opened
+from cetool.server.finding import build_for, environment_for
 from cetool.server.web import security
 from cetool.server.web.native import schemas
-from cetool.server.web.native.finding import build_for, environment_for
 from cetool.server.web.native.routes import (
     MOST,
     PAGE,
@@ -28,6 +29,7 @@ from cetool.server.web.native.routes import (
     Part,
     check_match,
     reply,
+    server_of,
     unchanged,
     when,
 )
@@ -95,25 +97,17 @@ def describe_environment(
     request: Request, principal: Known, server: Here, namespace: Name, name: Name, change: Description
 ) -> Response:
     """Change the description."""
-    with server.database.write() as tx:
-        found = environment_for(tx, principal, namespace, name, "environment::update")
-        check_match(request, _etag(found), f"{namespace}/{name}")
-        found = data.describe(tx, namespace, name, change.description, by=principal.name)
-    return _changed(request, found)
+    place = (namespace, name)
+    version = _version(request, principal, place)
+    return _answer(request, changing.describe(server, principal, place, change.description, version=version))
 
 
 @router.on(f"DELETE {_ONE}", schemas.Changed, errors=[404, 412])
 def delete_environment(request: Request, principal: Known, server: Here, namespace: Name, name: Name) -> Response:
     """Delete an environment with its builds; running ones are canceled."""
-    with server.database.write() as tx:
-        found = environment_for(tx, principal, namespace, name, "environment::delete")
-        check_match(request, _etag(found), f"{namespace}/{name}")
-        freed = data.delete(tx, namespace, name, by=principal.name)
-    for number in freed.builds:
-        if server.dispatcher is not None:
-            server.dispatcher.cancel(number)
-        server.news.publish(f"build:{number}")
-    server.news.publish("events")
+    place = (namespace, name)
+    freed = changing.delete(server, principal, place, version=_version(request, principal, place))
+    security.note(request, "environment.delete", f"{namespace}/{name}", freed=freed.bytes)
     document: schemas.Changed = {"freed": freed.bytes}
     return reply(document)
 
@@ -164,23 +158,20 @@ def show_differences(
 @router.on(f"POST {_ONE}/use", schemas.Environment, errors=[404, 409, 412])
 def use_build(request: Request, principal: Known, server: Here, namespace: Name, name: Name, chosen: Use) -> Response:
     """Let an environment point to one of its completed builds."""
-    with server.database.write() as tx:
-        found = environment_for(tx, principal, namespace, name, "environment::update")
-        check_match(request, _etag(found), f"{namespace}/{name}")
-        found = data.use(tx, namespace, name, Move(chosen.build, "use", principal.name, chosen.note))
-    security.note(request, "use", f"{namespace}/{name}", build=chosen.build)
-    return _changed(request, found)
+    place = (namespace, name)
+    security.note(request, "environment.use", f"{namespace}/{name}", build=chosen.build)
+    version = _version(request, principal, place)
+    found = changing.use(server, principal, place, chosen.build, note=chosen.note, version=version)
+    return _answer(request, found)
 
 
 @router.on(f"POST {_ONE}/rollback", schemas.Environment, errors=[404, 409, 412])
 def roll_back(request: Request, principal: Known, server: Here, namespace: Name, name: Name) -> Response:
     """Let an environment point to its previous build again."""
-    with server.database.write() as tx:
-        found = environment_for(tx, principal, namespace, name, "environment::update")
-        check_match(request, _etag(found), f"{namespace}/{name}")
-        found = data.rollback(tx, namespace, name, by=principal.name)
-    security.note(request, "rollback", f"{namespace}/{name}", build=found.build_id)
-    return _changed(request, found)
+    place = (namespace, name)
+    found = changing.roll_back(server, principal, place, version=_version(request, principal, place))
+    security.note(request, "environment.rollback", f"{namespace}/{name}", build=found.build_id)
+    return _answer(request, found)
 
 
 @router.on(f"POST {_ONE}/rename", schemas.Environment, errors=[404, 409, 412])
@@ -188,20 +179,20 @@ def rename_environment(
     request: Request, principal: Known, server: Here, namespace: Name, name: Name, new: NewName
 ) -> Response:
     """Give an environment another name in its namespace. It needs the right to delete it, since its name goes."""
-    with server.database.write() as tx:
-        found = environment_for(tx, principal, namespace, name, "environment::delete")
-        require(principal, "environment:create", namespace, new.name)
-        check_match(request, _etag(found), f"{namespace}/{name}")
-        found = data.rename(tx, namespace, name, new.name, by=principal.name)
-    security.note(request, "rename", f"{namespace}/{name}", to=new.name)
-    return _changed(request, found)
+    place = (namespace, name)
+    security.note(request, "environment.rename", f"{namespace}/{name}", to=new.name)
+    version = _version(request, principal, place)
+    return _answer(request, changing.rename(server, principal, place, new.name, version=version))
 
 
-def _changed(request: Request, found: Environment) -> Response:
-    """Update the link in the file system, wake those who follow, and answer with the environment."""
-    server = request.app.state.server
-    server.news.publish("events")
-    return _answer(request, found)
+def _version(request: Request, principal: Known, place: tuple[str, str]) -> int | None:
+    """Return the version that the client wants to change (If-Match), None for any. Raises CetoolError (412)."""
+    if "if-match" not in request.headers:
+        return None
+    with server_of(request).database.read() as tx:
+        found = environment_for(tx, principal, *place)
+    check_match(request, _etag(found), "/".join(place))
+    return found.version
 
 
 def _answer(request: Request, found: Environment) -> Response:

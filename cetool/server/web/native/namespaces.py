@@ -15,10 +15,10 @@ from cetool.server.config_values import KEYS, Wrong
 from cetool.server.data import accounts
 from cetool.server.data import namespaces as data
 from cetool.server.data.namespaces import Namespace, NamespaceQuery
+from cetool.server.finding import environment_for
 from cetool.server.web import security
 from cetool.server.web.errors import RequestError
 from cetool.server.web.native import schemas
-from cetool.server.web.native.finding import environment_for
 from cetool.server.web.native.routes import Api, Here, Known, Name, Part, reply, when
 
 router = Api(tags=["namespaces"])
