@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from cetool.server.data.database import now
+from cetool.server.data.database import now, unindexed
 from cetool.server.data.schema import UNFINISHED, answer, build, build_platform, namespace
 
 
@@ -33,6 +33,8 @@ class Behind:
     environment: str | None
 
 
+#: Few builds have the same request, and many the same status.
+_STATUS = unindexed(build.c.status)
 _FIND = (
     sa.select(
         answer.c.build_id,
@@ -56,18 +58,18 @@ def find(tx: sa.Connection, platform: str, request: str) -> Answer | None:
 
 def running(tx: sa.Connection, platform: str, request: str) -> int | None:
     """Return the oldest build that waits or runs and has this request, None if there is none."""
-    rows = _with(platform, request, build.c.status.in_(UNFINISHED))
+    rows = _with(platform, request, _STATUS.in_(UNFINISHED))
     return next((each.build_id for each in _behind(tx, rows)), None)
 
 
 def builds(tx: sa.Connection, platform: str, request: str) -> list[Behind]:
     """Return the completed builds with this request that are not deleted: one must be readable to read the answer."""
-    return _behind(tx, _with(platform, request, build.c.status == "COMPLETED"))
+    return _behind(tx, _with(platform, request, _STATUS == "COMPLETED"))
 
 
 def unfinished(tx: sa.Connection, platform: str, request: str) -> list[Behind]:
     """Return the builds that wait or run and have this request, the oldest first."""
-    return _behind(tx, _with(platform, request, build.c.status.in_(UNFINISHED)))
+    return _behind(tx, _with(platform, request, _STATUS.in_(UNFINISHED)))
 
 
 def put(tx: sa.Connection, platform: str, request: str, number: int, record: str) -> None:

@@ -7,7 +7,7 @@ changes its status again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -136,14 +136,14 @@ class BuildQuery:
     sort: str = "id"
 
 
+#: In the order of the fields: a row of positions is read twice as fast as one of names.
 _COLUMNS = [
-    *(sa.func.coalesce(namespace.c.name, "").label("namespace"), build.c.id, build.c.namespace_id, build.c.name),
-    *(build.c.environment_id, build.c.specification_id, build.c.request, build.c.status, build.c.reason, build.c.code),
-    *(build.c.hint, build.c.stage, build.c.done, build.c.total, build.c.unit, build.c.by, build.c.scheduled),
-    *(build.c.started, build.c.ended, build.c.deleted, build.c.attempts, build.c.not_before, build.c.refresh),
-    *(build.c.size, build.c.profile, build.c.origin),
+    sa.func.coalesce(namespace.c.name, "") if each.name == "namespace" else build.c[each.name]
+    for each in fields(Build)
+    if each.name != "platforms"
 ]
 _WITH_NAMESPACE = build.outerjoin(namespace, build.c.namespace_id == namespace.c.id)
+_IN_NAMESPACE = build.join(namespace, build.c.namespace_id == namespace.c.id)
 _ORDERS = {name: build.c[name] for name in ("id", "scheduled", "started", "ended")}
 
 
@@ -167,8 +167,8 @@ def find(tx: sa.Connection, number: int) -> Build | None:
     """Return a build, None if there is none."""
     if not 0 < number < 2**63:
         return None
-    row = tx.execute(sa.select(*_COLUMNS).select_from(_WITH_NAMESPACE).where(build.c.id == number)).mappings().first()
-    return None if row is None else Build(**row, platforms=_platforms(tx, [number]).get(number, ()))
+    row = tx.execute(sa.select(*_COLUMNS).select_from(_WITH_NAMESPACE).where(build.c.id == number)).first()
+    return None if row is None else Build(*(*row, _platforms(tx, [number]).get(number, ())))
 
 
 def listed(tx: sa.Connection, query: BuildQuery) -> Page[Build]:
@@ -182,14 +182,15 @@ def listed(tx: sa.Connection, query: BuildQuery) -> Page[Build]:
         if query.cut.after is not None:
             raise CetoolError("cursors need the order of `id`", code="request-malformed", about="sort")
         keys = (order, build.c.id)
-    chosen = cut(sa.select(*_COLUMNS).select_from(_WITH_NAMESPACE).where(*where), keys, query.cut, (int,))
-    rows = tx.execute(chosen).mappings().all()
+    source = _IN_NAMESPACE if _is_limited(query) else _WITH_NAMESPACE
+    chosen = cut(sa.select(*_COLUMNS).select_from(source).where(*where), keys, query.cut, (int,))
+    rows = tx.execute(chosen).all()
     shown = rows[: query.cut.limit]
-    platforms = _platforms(tx, [row["id"] for row in shown])
+    platforms = _platforms(tx, [row[0] for row in shown])
     more = len(rows) > len(shown) and query.sort == "id"
     return Page(
-        tuple(Build(**row, platforms=platforms.get(row["id"], ())) for row in shown),
-        cursor(shown[-1]["id"]) if more and shown else None,
+        tuple(Build(*(*row, platforms.get(row[0], ()))) for row in shown),
+        cursor(shown[-1][0]) if more and shown else None,
         count(tx, query) if query.cut.count else None,
     )
 
@@ -197,8 +198,7 @@ def listed(tx: sa.Connection, query: BuildQuery) -> Page[Build]:
 def count(tx: sa.Connection, query: BuildQuery) -> int:
     """Return how many builds a query finds on all pages."""
     where = _conditions(query)
-    joined = query.namespace is not None or (query.reach is not None and not query.reach.everything)
-    chosen = sa.select(sa.func.count()).select_from(_WITH_NAMESPACE if joined else build).where(*where)
+    chosen = sa.select(sa.func.count()).select_from(_IN_NAMESPACE if _is_limited(query) else build).where(*where)
     return int(tx.scalar(chosen) or 0)
 
 
@@ -217,6 +217,11 @@ def _platforms(tx: sa.Connection, numbers: Sequence[int]) -> dict[int, tuple[Bui
     for each, platform, request, lock, prefix in tx.execute(chosen.where(columns.build_id.in_(numbers))):
         found[each] = (*found.get(each, ()), BuildPlatform(platform, request, None, lock, prefix))
     return found
+
+
+def _is_limited(query: BuildQuery) -> bool:
+    """Return whether the condition is about namespaces, so that builds of deleted ones are left out."""
+    return query.namespace is not None or (query.reach is not None and not query.reach.everything)
 
 
 def _conditions(query: BuildQuery) -> list[sa.ColumnElement[bool]]:

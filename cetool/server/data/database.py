@@ -147,6 +147,11 @@ def contains(column: sa.ColumnElement[Any], text: str) -> sa.ColumnElement[bool]
     return column.icontains(text, autoescape=True)
 
 
+def unindexed(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """Return a column that a condition does not look up in its index, because most rows would match."""
+    return sa.func.coalesce(column, None)
+
+
 def revision_of(tx: sa.Connection) -> str | None:
     """Return the last migration of a database, None for an empty one.
 

@@ -14,7 +14,7 @@ from cetool.base.errors import CetoolError
 from cetool.lock.model import Lock, PackageChange, changes_between
 from cetool.server.access import Reach, name_checked
 from cetool.server.data import events, locks
-from cetool.server.data.database import contains, now
+from cetool.server.data.database import contains, now, unindexed
 from cetool.server.data.ending import Freed, give_up
 from cetool.server.data.events import News
 from cetool.server.data.paging import Cut, Page, cursor, cut
@@ -150,12 +150,13 @@ def _conditions(query: EnvironmentQuery) -> list[sa.ColumnElement[bool]]:
     if query.search:
         where.append(sa.or_(contains(namespace.c.name, query.search), contains(environment.c.name, query.search)))
     if query.status:
-        where.append(build.c.status == query.status)
+        where.append(unindexed(build.c.status) == query.status)
     if query.reach is not None and not query.reach.everything:
         where.append(visible(query.reach, namespace.c.name, environment.c.name))
     for package in query.packages:
         has = sa.select(build_platform.c.build_id).join(lock_package, lock_package.c.lock == build_platform.c.lock)
-        where.append(environment.c.build_id.in_(has.where(lock_package.c.name == package)))
+        here = has.where(build_platform.c.build_id == environment.c.build_id, lock_package.c.name == package)
+        where.append(sa.exists(here.correlate(environment)))
     return where
 
 

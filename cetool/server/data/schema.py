@@ -23,7 +23,6 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
-    text,
 )
 from sqlalchemy import event as events
 
@@ -176,15 +175,9 @@ build = _table(
     Index(None, "started", "id"),
     Index(None, "ended", "id"),
     Index(None, "name", "id"),
-)
-# the builds that have not ended are few: claims look only at them
-Index(
-    "ix_build_unfinished",
-    build.c.namespace_id,
-    build.c.status,
-    build.c.id,
-    sqlite_where=text("status IN ('QUEUED', 'BUILDING')"),
-    postgresql_where=text("status IN ('QUEUED', 'BUILDING')"),
+    Index(None, "by", "id"),
+    # sums of sizes without reading the rows
+    Index(None, "namespace_id", "deleted", "size"),
 )
 
 #: What a build was asked for, and what it resulted in, for each platform.

@@ -241,11 +241,15 @@ CREATE INDEX ix_audit_object_id ON audit (object, id);
 
 CREATE INDEX ix_audit_who_id ON audit (who, id);
 
+CREATE INDEX ix_build_by_id ON build ("by", id);
+
 CREATE INDEX ix_build_ended_id ON build (ended, id);
 
 CREATE INDEX ix_build_environment_id_id ON build (environment_id, id);
 
 CREATE INDEX ix_build_name_id ON build (name, id);
+
+CREATE INDEX ix_build_namespace_id_deleted_size ON build (namespace_id, deleted, size);
 
 CREATE INDEX ix_build_namespace_id_id ON build (namespace_id, id);
 
@@ -268,8 +272,6 @@ CREATE INDEX ix_build_specification_id ON build (specification_id);
 CREATE INDEX ix_build_started_id ON build (started, id);
 
 CREATE INDEX ix_build_status_id ON build (status, id);
-
-CREATE INDEX ix_build_unfinished ON build (namespace_id, status, id) WHERE status IN ('QUEUED', 'BUILDING');
 
 CREATE INDEX ix_environment_build_id ON environment (build_id);
 
