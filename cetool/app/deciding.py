@@ -102,6 +102,11 @@ def specify(
             default_channels=world.default_channels if configured else (),
             virtual_packages=tuple((f"__{name.lower()}", value) for name, value in overrides),
         )
+    return dated(spec, requirements, exclude_newer), evidence.plus(more)
+
+
+def dated(spec: EnvironmentSpec, requirements: Requirements, exclude_newer: str | None = None) -> EnvironmentSpec:
+    """Return the specification as of the moment that the requirements or ``exclude_newer`` name, if any."""
     moment = requirements.exclude_newer
     settings = spec.pypi_settings
     if exclude_newer is not None:
@@ -111,7 +116,7 @@ def specify(
         settings = settings._replace(exclude_newer=moment)
     if moment is not None:
         spec = spec._replace(exclude_newer=moment, pypi_settings=settings)
-    return spec, evidence.plus(more)
+    return spec
 
 
 def _declared(source: Source, wish: Wish, world: World) -> ScriptMetadata:

@@ -37,6 +37,8 @@ _NOT_FOR_SOURCE = frozenset({"punycode", "idna", "undefined", "unicode_escape", 
 
 #: Whether the text being read came from a URL: a script, its content, a baseline.
 _FOREIGN: ContextVar[bool] = ContextVar("foreign", default=False)
+#: Whether no files may be read: the text was sent to a server.
+_SENT: ContextVar[bool] = ContextVar("sent", default=False)
 
 
 class Script(Value):
@@ -72,6 +74,17 @@ def foreign_text(foreign: bool) -> Iterator[None]:
         yield
     finally:
         _FOREIGN.reset(token)
+
+
+@contextmanager
+def sent_text() -> Iterator[None]:
+    """Treat what is read as sent to a server: no file of this machine is read for it, and no path is expanded."""
+    with foreign_text(True):
+        token = _SENT.set(True)
+        try:
+            yield
+        finally:
+            _SENT.reset(token)
 
 
 def with_home(path: str, where: Location | None = None) -> str:
@@ -142,6 +155,13 @@ def read_bytes(path: str, name: str, what: str = "script", *, limit: int | None 
     if not path:
         raise ScriptNotFoundError(f"the {what}'s path is empty", hint="Is the variable that it came from set?")
     where = Location(name)
+    if _SENT.get():
+        raise MetadataError(
+            f"the {what} {name!r} is not on the server",
+            code="requirement-invalid",
+            where=where,
+            hint="A request cannot refer to other files: write their content into it.",
+        )
     try:
         data = limits.read_regular(path, limit)
     except (FileNotFoundError, NotADirectoryError):

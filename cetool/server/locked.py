@@ -9,6 +9,7 @@ from pathlib import Path
 from cetool.base.codec import decode, encode
 from cetool.base.limits import parse_json
 from cetool.declare.platforms import current_platform
+from cetool.lock.conda_lock import read_conda_lock
 from cetool.lock.find import lock_in
 from cetool.lock.model import Lock, PlatformLock
 
@@ -23,6 +24,8 @@ def locks_in(text: str, platforms: Sequence[str] = (), name: str = "<request>") 
     if text.startswith(_UPLOADED):
         locks = tuple(decode(PlatformLock, each) for each in parse_json(text.encode())["locks"])
         lock = Lock(locks)
+    elif text.lstrip().startswith("{"):
+        lock = read_conda_lock(text, name, None)  # JSON is YAML
     else:
         lock, _ = lock_in(text.encode(), Path("request.lock"), name)
     found = [each for each in lock.platforms if not platforms or each.platform in platforms]

@@ -86,12 +86,15 @@ def read_environment_file(path: str | os.PathLike[str], platform: str | None = N
             raise _malformed(message, None, "Download it, check it, and pass the file.") from None
         # the exit statuses 126 and 127 are for the script itself
         raise error.turned_into(MetadataError, code="environment-file-malformed") from None
-    directory = Path(given).absolute().parent
-    text = decode(_as_utf8(data), name)
+    return environment_in(decode(_as_utf8(data), name), Path(given).absolute(), name, platform)
+
+
+def environment_in(text: str, path: Path, name: str, platform: str | None = None) -> Requirements:
+    """Return what the text of a file requests; see :func:`read_environment_file`. ``name`` is for messages."""
     _refuse_other_formats(text, name)
-    if given.lower().endswith((".yml", ".yaml")) or _YAML_KEYS.search(text):
-        return _read_yaml(text, name, directory, platform or current_platform())
-    return _read_lines(text, name, directory)
+    if path.name.lower().endswith((".yml", ".yaml")) or _YAML_KEYS.search(text):
+        return _read_yaml(text, name, path.parent, platform or current_platform())
+    return _read_lines(text, name, path.parent)
 
 
 def _refuse_other_formats(text: str, name: str) -> None:

@@ -1,0 +1,222 @@
+"""What requests may use: channels, indexes, URLs and packages, by the settings of their namespace and environment."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from cetool.base.errors import CetoolError
+from cetool.base.text import shorten
+from cetool.base.urls import redact, split_url, strip_credentials
+from cetool.base.values import strings_in
+from cetool.declare.channels import canonical_channel
+from cetool.declare.environment import EnvironmentSpec, Exact
+from cetool.declare.match_fields import read_fields
+from cetool.declare.match_specs import canonical_spec, spec_name
+from cetool.declare.package import Package, PypiPackage
+from cetool.declare.requirements import Requirements
+from cetool.server.config import ServerConfig
+
+#: The directory that paths in requests start from. It does not exist, so that they can be recognized.
+NOWHERE = Path("/cetool-request")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"',;\]]+")
+_SECURE = frozenset(("https", "git+https"))
+#: Names of hosts that are on this machine or in its network.
+_LOCAL = re.compile(r"(?:.*\.)?(?:localhost|local|internal|lan|home|intranet|localdomain)\Z|[^.]+\Z", re.IGNORECASE)
+_SECRETS = "Requests are stored and shown to others. The server's operator can keep credentials in ~/.netrc."
+_REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The settings that hold for an environment. Patterns have ``*`` for any text; None allows everything."""
+
+    channels_allowed: tuple[str, ...] | None = None
+    channels_default: tuple[str, ...] = ("conda-forge",)
+    channels_required: tuple[str, ...] = ()
+    packages_allowed: tuple[str, ...] | None = None
+    packages_default: tuple[str, ...] = ()
+    packages_required: tuple[str, ...] = ()
+
+    # --- what is added --------------------------------------------------------------------------------------------
+
+    def completed(self, needs: Requirements) -> Requirements:
+        """Return the requirements with the packages and channels that the settings add."""
+        packages = needs.packages
+        if not packages and not needs.pypi:
+            packages = tuple(_spec(text) for text in self.packages_default)
+        names = set(map(spec_name, packages))
+        packages += tuple(spec for spec in map(_spec, self.packages_required) if spec_name(spec) not in names)
+        channels = needs.channels
+        required = tuple(map(_channel, self.channels_required))
+        if required:
+            named = self.default_channels if channels is None else needs.channels_after(self.default_channels)
+            channels = tuple(dict.fromkeys((*named, *required)))
+            needs = needs._replace(configured=False)
+        return needs._replace(packages=packages, channels=channels)
+
+    @property
+    def default_channels(self) -> tuple[str, ...]:
+        """The channels of a request that names none, canonical."""
+        return tuple(map(_channel, self.channels_default))
+
+    # --- what is refused ------------------------------------------------------------------------------------------
+
+    def check(self, spec: EnvironmentSpec) -> None:
+        """Raise CetoolError for a specification with something that requests may not use."""
+        if spec.overlay is not None:
+            raise _refused("overlays", "an overlay needs a directory of the machine that it runs on")
+        if isinstance(spec.what, Exact):
+            self.check_packages(spec.what.conda, spec.what.pypi)
+            return
+        for channel in spec.channels:
+            self._check_channel(channel)
+        for text in (*spec.packages, *spec.solving.constraints):
+            self._check_spec(text)
+        for text in spec.pypi:
+            self._check_name(_REQUIREMENT.match(text), text)
+        for text in (*spec.pypi, *strings_in(spec.pypi_settings)):
+            for url in _URL.findall(text):
+                self._check_url(url)
+            if text.startswith(("/", "./", "../", "~")) or str(NOWHERE) in text:
+                raise _refused(text, "requests cannot refer to files of the server")
+
+    def check_packages(self, conda: Iterable[Package], pypi: Iterable[PypiPackage]) -> None:
+        """Raise CetoolError for exact packages from elsewhere than allowed, and for those without a digest."""
+        for package in conda:
+            self._check_channel(canonical_channel(package.channel, base_dir=NOWHERE))
+            self._check_name(_REQUIREMENT.match(package.name), package.name)
+            if package.digest is None:
+                raise _undigested(package.name)
+        for each in pypi:
+            self._check_url(each.url)
+            self._check_name(_REQUIREMENT.match(each.name), each.name)
+            if each.sha256 is None and not each.url.startswith("git+"):
+                raise _undigested(each.name)
+
+    def _check_spec(self, text: str) -> None:
+        for url in _URL.findall(text):
+            self._check_url(url)
+        self._check_name(_REQUIREMENT.match(spec_name(text)), text)
+        try:
+            channel = read_fields(text).channel
+        except ValueError:
+            return  # it has a URL, which is checked
+        if channel is not None and "://" not in channel:
+            self._check_channel(channel)
+
+    def _check_name(self, found: re.Match[str] | None, text: str) -> None:
+        name = text if found is None else found[0].lower()
+        if self.packages_allowed is None or name.startswith("__"):
+            return
+        if not any(fnmatchcase(name, pattern.lower()) for pattern in self.packages_allowed):
+            raise CetoolError(
+                f"the package {shorten(redact(name))!r} is not allowed here",
+                code="not-allowed",
+                about=name,
+                hint=f"Allowed are {', '.join(self.packages_allowed) or 'none'}.",
+            )
+
+    def _check_channel(self, channel: str) -> None:
+        if strip_credentials(channel) != channel:
+            raise CetoolError(
+                f"the channel {redact(channel)} has a password or token",
+                code="secret-refused",
+                about=redact(channel),
+                hint=_SECRETS,
+            )
+        if self._is_listed(channel):
+            return
+        if self.channels_allowed is not None:
+            raise CetoolError(
+                f"the channel {shorten(channel)} is not allowed here",
+                code="not-allowed",
+                about=channel,
+                hint=f"Allowed are {', '.join(map(redact, self.channels_allowed)) or 'none'}.",
+            )
+        if "://" in channel:
+            self._check_place(channel)
+
+    def _check_url(self, url: str) -> None:
+        """Check an index, or the URL of a package."""
+        if strip_credentials(url) != url:
+            raise CetoolError(
+                f"the URL {redact(url)} has a password or token",
+                code="secret-refused",
+                about=redact(url),
+                hint=_SECRETS,
+            )
+        if not any(self._is_listed(url[:end]) for end in [*(at.start() for at in re.finditer("/", url)), len(url)]):
+            self._check_place(url)
+
+    def _is_listed(self, channel: str) -> bool:
+        listed = (*(self.channels_allowed or ()), *self.channels_default, *self.channels_required)
+        bare = channel.rstrip("/")
+        return any(
+            fnmatchcase(bare, pattern.rstrip("/")) or ("*" not in pattern and bare == _channel(pattern))
+            for pattern in listed
+        )
+
+    def _check_place(self, url: str) -> None:
+        """Raise CetoolError for a URL that is not public.
+
+        Names are not resolved: TLS protects services in the server's network, since a stranger's name has no
+        certificate of theirs.
+        """
+        try:
+            parts = split_url(url)
+            host = parts.host
+        except ValueError as error:
+            raise _refused(url, str(error)) from None
+        if parts.scheme not in _SECURE:
+            raise _refused(url, "a URL in a request must start with https://")
+        try:
+            private = not ipaddress.ip_address(host.strip("[]")).is_global
+        except ValueError:
+            # also numbers such as 2130706433 and 0x7f.1, which are addresses too
+            private = _LOCAL.match(host.rstrip(".")) is not None or re.fullmatch(r"[0-9.]*|0x.*", host) is not None
+        if private:
+            raise _refused(url, "it is not a public address")
+
+
+def policy_of(config: ServerConfig, settings: Mapping[str, Any]) -> Policy:
+    """Return the policy of a level, from the configuration and the settings in the database, which win."""
+
+    def one(key: str) -> Any:
+        found = settings.get(key, getattr(config, key.replace("-", "_")))
+        return found if found is None else tuple(map(str, found))
+
+    names = [f"{what}-{how}" for what in ("channels", "packages") for how in ("allowed", "default", "required")]
+    return Policy(**{name.replace("-", "_"): one(name) for name in names})
+
+
+def _channel(text: str) -> str:
+    return canonical_channel(text, base_dir="/")
+
+
+def _spec(text: str) -> str:
+    return canonical_spec(text, base_dir=NOWHERE)
+
+
+def _refused(text: str, why: str) -> CetoolError:
+    shown = shorten(redact(text).replace(str(NOWHERE), "."))
+    return CetoolError(
+        f"{shown} cannot be used in a request: {why}",
+        code="channel-refused",
+        about=shown,
+        hint="The server's operator can allow it with `channels-allowed`.",
+    )
+
+
+def _undigested(name: str) -> CetoolError:
+    return CetoolError(
+        f"the lock has no digest of {name}",
+        code="lock-impossible",
+        about=name,
+        hint="Write the lock with a tool that records digests, such as `cetool lock`.",
+    )
