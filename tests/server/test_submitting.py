@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.home import Home
@@ -28,12 +29,12 @@ def server(home: Home, monkeypatch: pytest.MonkeyPatch) -> Server:
     return open_server(ServerConfig(home.path / "server", storage_threshold=None), Journal())
 
 
-def ask(server: Server, text: str, name: str | None = "web", **more: object) -> Submitted:
+def ask(server: Server, text: str, name: str | None = "web", **more: Any) -> Submitted:
     """Submit a text for an environment of the namespace ``team``."""
-    return submit(server, Submission("team", name, text, ADMIN, **more))  # type: ignore[arg-type]
+    return submit(server, Submission("team", name, text, ADMIN, **more))
 
 
-def refused(server: Server, text: str, **more: object) -> CetoolError:
+def refused(server: Server, text: str, **more: Any) -> CetoolError:
     """Return the error for a text."""
     with pytest.raises(CetoolError) as caught:
         ask(server, text, **more)
