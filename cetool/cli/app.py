@@ -60,6 +60,7 @@ _PLACES = {
     },
     "Server": {
         "serve": ("serve", "serve"),
+        "server": ("server", "app"),
     },
     "Settings": {
         "config": ("settings", "app"),

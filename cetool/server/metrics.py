@@ -27,6 +27,7 @@ from cetool.server.data.schema import (
     token,
 )
 from cetool.server.server import Server
+from cetool.server.web.security import principal
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -120,8 +121,7 @@ def _check_access(request: Request) -> None:
     # behind a proxy, requests of other machines come from this one too
     if not config.behind_proxy and (client == "::1" or client.startswith("127.")):
         return
-    principal = getattr(request.state, "principal", None)
-    if principal is None or not principal.authenticated:
+    if not principal(request).authenticated:
         raise CetoolError(
             "metrics need a token",
             code="not-authenticated",

@@ -44,9 +44,16 @@ class Dispatcher(Protocol):
         """End the process of a build that was canceled, if it runs here."""
 
 
+class Collector(Protocol):
+    """What removes what no build needs."""
+
+    def wake(self) -> None:
+        """Collect soon: something was deleted."""
+
+
 @dataclass(slots=True)
 class Server:
-    """One server. Parts read it; only :mod:`cetool.server.serving` sets ``dispatcher``."""
+    """One server. Parts read it; only :mod:`cetool.server.serving` sets ``dispatcher`` and ``collector``."""
 
     config: ServerConfig
     database: Database
@@ -61,6 +68,7 @@ class Server:
     news: News = field(default_factory=News)
     counts: Counts = field(default_factory=Counts)
     dispatcher: Dispatcher | None = None
+    collector: Collector | None = None
 
     def close(self) -> None:
         """Write what is left to write, and close the database."""
@@ -95,8 +103,7 @@ def required(lock: PlatformLock) -> tuple[str, ...]:
 
 def open_server(config: ServerConfig, journal: Journal) -> Server:
     """Open a server's database, key and files. Raises CetoolError; :meth:`Server.close` closes them."""
-    environ = {**os.environ, "CETOOL_CACHE_DIR": str(config.data)}
-    world = load_world(environ=environ, own_process=True)
+    world = world_of(config)
     prepare(world.paths)
     signer = open_signer(config.data)
     database, upgraded = open_current(config.database, wait=config.database_wait)
@@ -109,6 +116,11 @@ def open_server(config: ServerConfig, journal: Journal) -> Server:
         database.close()
         raise
     return Server(config, database, signer, Files(config.data, world.store), world, login, identity, journal)
+
+
+def world_of(config: ServerConfig) -> World:
+    """Return the world whose store is the data directory."""
+    return load_world(environ={**os.environ, "CETOOL_CACHE_DIR": str(config.data)}, own_process=True)
 
 
 def _identity(database: Database, config: ServerConfig) -> str:

@@ -23,6 +23,7 @@ from cetool.base.errors import CetoolError, ConfigError
 from cetool.server.config import ServerConfig
 from cetool.server.data import accounts
 from cetool.server.data.directory import held
+from cetool.server.housekeeping import Housekeeping
 from cetool.server.journal import Journal
 from cetool.server.server import Server, open_server
 from cetool.server.web.app import create_app
@@ -73,6 +74,10 @@ def _start_parts(server: Server) -> list[Any]:
         server.dispatcher = builds.LocalDispatcher(server, server.config.workers)
         server.dispatcher.start()
         parts.append(server.dispatcher)
+    housekeeping = Housekeeping(server)
+    housekeeping.start()
+    server.collector = housekeeping
+    parts.append(housekeeping)
     return parts
 
 

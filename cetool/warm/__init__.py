@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     *("run", "exec", "rerun", "shell", "create", "name", "path", "list", "show", "init", "add", "drop", "remove-dep"),
     *("convert", "check", "lock", "export", "gc", "verify", "remove", "trust", "kernel", "config", "overlay"),
-    *("baseline", "info", "help", "tree", "upgrade", "serve"),
+    *("baseline", "info", "help", "tree", "upgrade", "serve", "server"),
 )
 #: First field of every record; the number changes with the format of the rest.
 MAGIC = b"cetool launch 4"

@@ -1,0 +1,197 @@
+"""``cetool server``: look after the data of a server. The data directory is the one that `cetool serve` uses."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cetool.base.durations import format_size
+from cetool.base.errors import EXIT_FAILURE, CetoolError
+from cetool.base.text import counted
+from cetool.cli import options
+from cetool.cli.options import option
+from cetool.cli.output import print_json, print_line
+from cetool.cli.serve import require_extra
+from cetool.cli.server_tokens import Place, token
+from cetool.cli.server_users import explain_access, user
+from cetool.cli.voice import Voice
+
+if TYPE_CHECKING:  # each command imports what it needs: the extra may be missing
+    from cetool.server.collecting import Result
+    from cetool.server.config import ServerConfig
+
+#: Schemas of ``--json``; incompatible changes increment them.
+CHECK_SCHEMA, GC_SCHEMA = "cetool.server-check/1", "cetool.server-gc/1"
+
+app = options.Commands("server", help="Look after a server's data, tokens and users.")
+app.add_typer(token)
+app.add_typer(user)
+app.command("explain-access")(explain_access)
+
+
+@dataclass(frozen=True)
+class PlaceOptions(options.Output, Place):
+    """The options that say which server's data a command works on, and how much it reports."""
+
+    @property
+    def voice(self) -> Voice:
+        """What reports to the user."""
+        verbosity = "quiet" if self.quiet else "verbose" if self.verbose else "normal"
+        return Voice(verbosity, os.environ)
+
+    def load(self, *, existing: bool = True) -> ServerConfig:
+        """Return the server's configuration. Raises CetoolError if there is no server's data, unless not required."""
+        require_extra()
+        from cetool.server.config import load_config
+
+        config = load_config(self.config, {"data": self.data}, os.environ)
+        if existing and not config.database.exists():
+            raise CetoolError(
+                f"{config.data} is not the data directory of a server",
+                code="not-found",
+                about=str(config.data),
+                hint="Name the data directory of `cetool serve` with `--data`, or its configuration with `--config`.",
+            )
+        return config
+
+
+@dataclass(frozen=True)
+class CheckOptions(PlaceOptions):
+    """The options of ``cetool server check``."""
+
+    as_json: options.AsJson = False
+
+
+@app.command("check")
+@options.command
+def check(*, given: CheckOptions) -> int:
+    """Check the database, environments, answers and files of a server.
+
+    The server may run meanwhile. The exit status is 1 if there are problems.
+    """
+    config, voice = given.load(), given.voice
+    from cetool.server.checking import Checks, concluded, watch_problems
+    from cetool.server.data.database import Database
+    from cetool.server.server import world_of
+
+    database = Database.open(config.database, wait=config.database_wait)
+    try:
+        with voice.progress() as progress:
+
+            def show(what: str, done: int, total: int) -> None:
+                progress.stage(f"Checking {what}")
+                progress.count(done, total, "item")
+
+            found = list(Checks(config, database, world_of(config).store, show).problems())
+        notes = watch_problems(database)
+    finally:
+        database.close()
+    if given.as_json:
+        problems = [
+            {"kind": each.kind, "about": each.about, "message": each.message, "hint": each.hint} for each in found
+        ]
+        print_json({"schema": CHECK_SCHEMA, "data": str(config.data), "problems": problems, "watched_files": notes})
+    else:
+        for each in found:
+            print_line(f"{each.message}. {each.hint}")
+        for note in notes:
+            voice.warn(f"a watched file is not built: {note}")
+        voice.say(concluded(len(found)))
+    return 1 if found else 0
+
+
+@dataclass(frozen=True)
+class CollectOptions(PlaceOptions):
+    """The options of ``cetool server gc``."""
+
+    everything: Annotated[bool, option("--all", help="Also remove unneeded files that were used lately.")] = False
+    dry_run: Annotated[bool, option("--dry-run", help="Print what would be removed; remove nothing.")] = False
+    as_json: options.AsJson = False
+
+
+@app.command("gc")
+@options.command
+def gc(*, given: CollectOptions) -> None:
+    """Remove what no build of a server needs.
+
+    The server does this every hour by itself, and may run meanwhile. Nothing in use is removed.
+    """
+    config, voice = given.load(), given.voice
+    from cetool.server.collecting import Place, collect
+    from cetool.server.data.database import Database
+    from cetool.server.server import world_of
+
+    world = world_of(config)
+    database = Database.open(config.database, wait=config.database_wait)
+    try:
+        with voice.progress() as progress:
+
+            def show(kind: str, done: int, total: int) -> None:
+                progress.stage(f"Collecting {kind}")
+                progress.count(done, total, "item")
+
+            place = Place(config, database, world.store, (world.packages,))
+            result = collect(place, dry_run=given.dry_run, everything=given.everything, watch=show)
+    finally:
+        database.close()
+    if given.as_json:
+        print_json(_document(result))
+    else:
+        _tell(result, voice)
+    if result.collection.failed:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+def _tell(result: Result, voice: Voice) -> None:
+    """Say in one line what was removed, with ``-v`` each environment; of a dry run the list is the answer."""
+    found = result.collection
+    for item in found.of("environments"):
+        line = f"{item.item.path.name}: {item.reason}, {format_size(item.freed)}"
+        if found.dry_run:
+            print_line(line)
+        else:
+            voice.detail(f"Removed {line}")
+    for kept in found.in_use:
+        voice.detail(f"Kept {kept.path.name}: it is in use")
+    for left, error in found.failed:
+        voice.warn(f"{left.path.name} could not be removed: {error}")
+    told = [counted(len(result.builds), "build")] if result.builds else []
+    told += [counted(count, noun) for noun, count in _counts(result).items() if count]
+    done = "Would remove" if found.dry_run else "Removed"
+    what = " and ".join(filter(None, (", ".join(told[:-1]), *told[-1:])))
+    text = f"{done} {what} ({format_size(result.freed)})" if told else "Nothing to remove"
+    kept_count = len(found.in_use)
+    is_ = "is" if kept_count == 1 else "are"
+    voice.say(f"{text}; {counted(kept_count, 'environment')} {is_} in use" if kept_count else text)
+
+
+def _counts(result: Result) -> dict[str, int]:
+    from cetool.server.collecting import KINDS
+
+    counts: dict[str, int] = {}
+    for kind, noun in KINDS.items():
+        counts[noun] = counts.get(noun, 0) + len(result.collection.of(kind))
+    return counts
+
+
+def _document(result: Result) -> dict[str, object]:
+    from cetool.server.collecting import KINDS
+
+    found = result.collection
+    return {
+        "schema": GC_SCHEMA,
+        "dry_run": found.dry_run,
+        "builds": list(result.builds),
+        "environments": [
+            {"name": each.item.name, "prefix": str(each.item.path), "reason": each.reason, "freed_bytes": each.freed}
+            for each in found.of("environments")
+        ],
+        "in_use": [{"name": each.name, "prefix": str(each.path)} for each in found.in_use],
+        "failed": [{"path": str(each.path), "error": str(error)} for each, error in found.failed],
+        "removed": {noun: count for noun, count in _counts(result).items()},
+        "freed_bytes_by_kind": {kind: result.freed_by(kind) for kind in KINDS},
+        "freed_bytes": result.freed,
+    }
