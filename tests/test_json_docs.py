@@ -15,12 +15,13 @@ import typer
 from support.home import Home
 
 from cetool.cli.app import make_app
+from cetool.server.data.database import Database
 from cetool.warm import COMMANDS
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "reference" / "json.md"
 
 _SECTION = re.compile(
-    r"^## `cetool ([A-Za-z ]+) --json`\n\nSchema `([^`]+)`\..*?\n(?=## |\Z)", re.MULTILINE | re.DOTALL
+    r"^## `cetool ([A-Za-z -]+?) --json`\n\nSchema `([^`]+)`\..*?\n(?=## |\Z)", re.MULTILINE | re.DOTALL
 )
 _ROW = re.compile(r"^\| `([^`]+)` \| ([a-z ]+) \|", re.MULTILINE)
 
@@ -251,3 +252,32 @@ def test_json_of_info_and_settings(home: Home) -> None:
     settings = _prints(home, "config", "list", "--json")
     assert _described("config list", settings) == set(DESCRIBED["config list"][1])
     assert "secret" not in json.dumps(settings)
+
+
+def test_json_of_a_server(home: Home) -> None:
+    home.write("environment.yml", "dependencies: [hello-bin]\n")
+    words = ("--data", "server", "--json")
+    database = Database.open(home.path / "server" / "server.sqlite3")
+    orphan = home.path / "server" / "envs" / "0123456789abcdef0123"
+    orphan.mkdir(parents=True)
+    (home.path / "server").chmod(0o755)
+    database.close()
+    assert home.cetool("server", "user", "add", "ana", "--data", "server").returncode == 0
+    created = _prints(home, "server", "token", "create", "mine", "--user", "ana", *words)
+    assert _described("server token create", created) == set(DESCRIBED["server token create"][1])
+    for command in ("token list", "user list"):
+        listed = _prints(home, "server", *command.split(), *words)
+        assert _described(f"server {command}", listed) == set(DESCRIBED[f"server {command}"][1])
+    explained = _prints(home, "server", "explain-access", "ana", "team", *words)
+    assert _described("server explain-access", explained) == set(DESCRIBED["server explain-access"][1])
+    collected = _prints(home, "server", "gc", *words)
+    # nothing is in use or fails here
+    others = {f"{name}[].{key}" for name, keys in _ELSEWHERE.items() for key in keys}
+    assert _described("server gc", collected) == set(DESCRIBED["server gc"][1]) - others
+    (home.path / "server" / "server.sqlite3").chmod(0o644)
+    checked = home.cetool("server", "check", *words)
+    assert checked.returncode == 1, checked.stderr
+    assert _described("server check", json.loads(checked.stdout)) == set(DESCRIBED["server check"][1])
+
+
+_ELSEWHERE = {"in_use": ("name", "prefix"), "failed": ("path", "error")}

@@ -90,7 +90,7 @@ def commands_page(pages: list[Page]) -> str:
     """Every command with its arguments and options."""
     text = [f"# Commands\n\n{GENERATED}"]
     for page in pages:
-        level = "###" if len(page.command.split()) > 2 else "##"
+        level = "#" * min(len(page.command.split()), 4) if len(page.command.split()) > 2 else "##"
         text.append(f"\n{level} {page.command}\n\n{page.summary}\n\n```text\n{page.command} {page.usage}\n```\n")
         for detail in page.details:
             text.append(f"\n```sh\n{detail.strip()}\n```\n" if detail.startswith("  ") else f"\n{detail}\n")
@@ -278,7 +278,7 @@ def manuals(pages: list[Page]) -> dict[Page, list[Page]]:
     found: dict[Page, list[Page]] = {}
     for page in pages:
         words = page.command.split()
-        top = [each for each in found if len(words) == 3 and each.command.split() == words[:2]]
+        top = [each for each in found if len(words) > 2 and each.command.split() == words[:2]]
         found.setdefault(top[0] if top else page, []).append(page)
     return found
 

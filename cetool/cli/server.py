@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -145,6 +146,73 @@ def gc(*, given: CollectOptions) -> None:
         raise typer.Exit(EXIT_FAILURE)
 
 
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="The backup.", show_default=False)]
+
+
+@dataclass(frozen=True)
+class BackupOptions(PlaceOptions):
+    """The options of ``cetool server backup`` and ``restore``."""
+
+
+@app.command("backup")
+@options.command
+def backup(file: _File, *, given: BackupOptions) -> None:
+    """Write a server's database, key and configuration to a new file.
+
+    The server may run meanwhile. Environments and packages are not in the file: they are created again from locks.
+    """
+    config, voice = given.load(), given.voice
+    from cetool.server.config import config_file
+    from cetool.server.data.backing import back_up
+
+    done = back_up(config, file, configuration=config_file(given.config, os.environ))
+    voice.say(f"Wrote {file} ({format_size(done.size)}). It has the server's private key: keep it secret")
+
+
+@app.command("restore")
+@options.command
+def restore(file: _File, *, given: BackupOptions) -> None:
+    """Restore a backup into an empty data directory."""
+    config, voice = given.load(existing=False), given.voice
+    from cetool.server.data.backing import restore as restored
+
+    done = restored(file, config.data)
+    voice.say(f"Restored the backup of {done.created} into {config.data}")
+
+
+@dataclass(frozen=True)
+class UpgradeOptions(PlaceOptions):
+    """The options of ``cetool server upgrade``."""
+
+    check: Annotated[bool, option("--check", help="Change nothing; the status is 1 if an upgrade is needed.")] = False
+
+
+@app.command("upgrade")
+@options.command
+def upgrade(*, given: UpgradeOptions) -> int:
+    """Upgrade a server's database to this version of cetool, after a backup.
+
+    `cetool serve` does the same when it starts.
+    """
+    config, voice = given.load(), given.voice
+    from cetool.server.data.directory import held
+    from cetool.server.data.upgrading import pending
+    from cetool.server.data.upgrading import upgrade as upgraded
+
+    if given.check:
+        before, steps = pending(config.database)
+        shown = f"Schema {before} needs {', '.join(steps)}" if steps else f"Schema {before} is up to date"
+        print_line(shown)
+        return 1 if steps else 0
+    with held(config.data, "an upgrade"):
+        done = upgraded(config.database)
+    if done.backup is None:
+        voice.say(f"Already up to date (schema {done.after})")
+    else:
+        voice.say(f"Upgraded {config.database} from schema {done.before} to {done.after}; the old one is {done.backup}")
+    return 0
+
+
 def _tell(result: Result, voice: Voice) -> None:
     """Say in one line what was removed, with ``-v`` each environment; of a dry run the list is the answer."""
     found = result.collection
@@ -179,8 +247,10 @@ def _counts(result: Result) -> dict[str, int]:
 
 def _document(result: Result) -> dict[str, object]:
     from cetool.server.collecting import KINDS
+    from cetool.store.kinds import DOWNLOADS
 
     found = result.collection
+    own = [kind for kind in KINDS if kind != "environments" and kind not in DOWNLOADS]
     return {
         "schema": GC_SCHEMA,
         "dry_run": found.dry_run,
@@ -191,7 +261,9 @@ def _document(result: Result) -> dict[str, object]:
         ],
         "in_use": [{"name": each.name, "prefix": str(each.path)} for each in found.in_use],
         "failed": [{"path": str(each.path), "error": str(error)} for each, error in found.failed],
-        "removed": {noun: count for noun, count in _counts(result).items()},
-        "freed_bytes_by_kind": {kind: result.freed_by(kind) for kind in KINDS},
+        "files_removed": len(found.of(*own)),
+        "files_freed_bytes": result.freed_by(*own),
+        "downloads_removed": len(found.of(*DOWNLOADS)),
+        "downloads_freed_bytes": result.freed_by(*DOWNLOADS),
         "freed_bytes": result.freed,
     }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from cetool.base.below import room
+from cetool.base.process import processes_in
 from cetool.server.artifacts import kept as kept_artifacts
 from cetool.server.config import ServerConfig
 from cetool.server.data import events
@@ -34,7 +35,7 @@ from cetool.server.data.schema import (
 )
 from cetool.store.disk import Freed
 from cetool.store.gc import Collection, Kind, Policy, Removable
-from cetool.store.kinds import DOWNLOADS, Directories, downloads
+from cetool.store.kinds import DOWNLOADS, Directories, Files, downloads
 from cetool.store.store import Store
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ _BATCH = 100
 _FRESH = 3600.0
 #: Seconds for which events are kept.
 _EVENTS_KEPT = 30 * 86400.0
+#: Seconds for which logs of engines, and the temporary files of a build that was killed, are kept.
+_ENGINE_LOGS_KEPT, _SCRATCH_KEPT = 14 * 86400.0, 86400.0
+_ENGINE_LOG = re.compile(r"[0-9a-f]{20}")
 _SHA256 = re.compile(r'"sha256": ?"([0-9a-f]{64})"')
 
 
@@ -86,6 +90,7 @@ KINDS = {
     "build logs": "log",
     "artifacts": "artifact",
     "archives": "archive",
+    "temporary files": "temporary directory",
     **dict.fromkeys(DOWNLOADS, "download"),
 }
 
@@ -105,7 +110,10 @@ def collect(
     collection.collect(_Environments(place, free, kept), _Logs(place))
     fresh = max(kept, _FRESH)
     collection.collect(_Artifacts(place, free, fresh), _Archives(place, fresh))
-    collection.collect(*downloads(place.caches, place.store.paths.logs))
+    # the directory of logs also has those of builds, which have an age of their own
+    logs, scratch = place.store.paths.logs, config.data / "scratch"
+    collection.collect(Files("logs", logs, _ENGINE_LOGS_KEPT, pattern=_ENGINE_LOG), _Scratch(scratch))
+    collection.collect(*(each for each in downloads(place.caches, logs) if each.name != "logs"))
     if not dry_run:
         with place.database.write() as tx:
             events.prune(tx, now(tx) - _EVENTS_KEPT)
@@ -225,8 +233,6 @@ class _Environments(Directories):
                 yield Removable(each.prefix, None if marker is None else marker.created, name=each.name)
 
     def in_use(self, item: Removable) -> bool:
-        from cetool.base.process import processes_in
-
         if self._alive is None:  # programs that run there without cetool hold no file lock
             self._alive = processes_in(each.prefix for each in self.store.directories())
         return item.path in self._alive or super().in_use(item)
@@ -273,27 +279,41 @@ class _Logs(Kind):
         self._place = place
 
     def items(self, freed: Freed) -> Iterator[Removable]:
-        logs = _logs_below(self._place.config.data)
         with self._place.database.read() as tx:
             at = now(tx)
             kept = at - self._place.config.keep_logs_for
             old = sa.select(build.c.id).where(build.c.deleted.is_not(None), build.c.deleted < kept)
             gone = set(tx.scalars(old))
             last = tx.scalar(sa.select(sa.func.max(build.c.id))) or 0
-        for number, path in logs:
+        for path in self._place.store.paths.logs.glob("*.log"):
+            if _ENGINE_LOG.match(path.name) or not path.stem.isdecimal():
+                continue
             with contextlib.suppress(OSError):
                 status = path.stat()
-                # of a build that the database does not have: it was restored from a backup
-                if number in gone or (number > last and status.st_mtime < at - _FRESH):
+                # the database does not know later builds after it was restored from a backup
+                if int(path.stem) in gone or (int(path.stem) > last and status.st_mtime < at - _FRESH):
                     yield Removable(path, status.st_mtime, room(status), "its build was deleted")
 
 
-def _logs_below(data: Path) -> Iterator[tuple[int, Path]]:
-    """Yield the logs of builds with their builds' numbers."""
-    for directory, _, names in os.walk(data / "build-logs"):
-        for name in names:
-            if (number := name.partition(".")[0]).isdecimal():
-                yield int(number), Path(directory, name)
+class _Scratch(Kind):
+    """The temporary files of builds whose processes were killed."""
+
+    name = "temporary files"
+    after = _SCRATCH_KEPT
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def items(self, freed: Freed) -> Iterator[Removable]:
+        with contextlib.suppress(OSError):
+            for path in self._directory.iterdir():
+                yield Removable(path, path.lstat().st_mtime)
+
+    def put_away(self, item: Removable) -> Path | None:
+        return item.path
+
+    def freed_by(self, item: Removable, path: Path, freed: Freed) -> int:
+        return freed.add(path)
 
 
 class _Artifacts(Kind):

@@ -155,18 +155,25 @@ def defaults() -> dict[str, object]:
     return {name.replace("_", "-"): getattr(built_in, name) for name in names}
 
 
-def _in_file(file: Path | None, environ: Mapping[str, str]) -> dict[str, tuple[object, Location]]:
+def config_file(file: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """Return the configuration's file: the given one, ``CETOOL_SERVER_CONFIG``, or ``server.yaml`` if it exists.
+
+    Raises ConfigError if a file that was named does not exist.
+    """
     named = file or (Path(text) if (text := environ.get(PREFIX + "CONFIG")) else None)
     if named is not None:
         named = Path(os.path.abspath(named))
         if not named.exists():
             raise ConfigError("the configuration file does not exist", where=Location(str(named)))
-    else:
-        beside = config_file_path(environ)
-        if beside is None:
-            return {}
-        named = beside.with_name("server.yaml")
-    return read_config_file(named, trust=is_trusting(environ))
+        return named
+    beside = config_file_path(environ)
+    found = None if beside is None else beside.with_name("server.yaml")
+    return found if found is not None and found.exists() else None
+
+
+def _in_file(file: Path | None, environ: Mapping[str, str]) -> dict[str, tuple[object, Location]]:
+    named = config_file(file, environ)
+    return {} if named is None else read_config_file(named, trust=is_trusting(environ))
 
 
 def _default_data(environ: Mapping[str, str]) -> Path:

@@ -38,6 +38,19 @@ def agree(home: Home) -> None:
     TrustStore(directory).add(Trusted("a" * 64, "https://example.org/a.sh", time.time(), "asked", ()))
 
 
+def start_data(home: Home) -> object:
+    """A server's data directory."""
+    from cetool.server.data.database import Database
+
+    (home.path / "server").mkdir(mode=0o700)
+    Database.open(home.path / "server" / "server.sqlite3").close()
+    return None
+
+
+DATA = ("--data", "server")
+BACKUP = ("server", "backup", "old.tar", *DATA)
+TOKEN = ("server", "token", "create", "mine", "--role", "viewer", "--on", "*/*", *DATA)
+USER = ("server", "user", "add", "ana", *DATA)
 BASE = ("create", "python")
 SET = ("config", "set", "engine", "conda")
 OVERLAY = ("overlay", "create", "mine", "--base", "BASE", "--conda", "six ==1.16.0")
@@ -64,6 +77,21 @@ CHANGES = {
     "config set": Change(("engine", "conda"), "Set engine = conda in "),
     "config unset": Change(("engine",), "engine is back to its default (auto)", (SET,)),
     "trust forget": Change(("--all",), "Forgot aaaaaaaaaaaaaaaa from ", prepare=agree),
+    "server gc": Change(DATA, "Nothing to remove", prepare=start_data),
+    "server backup": Change(("new.tar", *DATA), "Wrote new.tar (", prepare=start_data),
+    "server restore": Change(("old.tar", "--data", "other"), "Restored the backup of ", (BACKUP,), prepare=start_data),
+    "server upgrade": Change(DATA, "Already up to date (schema ", prepare=start_data),
+    "server token create": Change(TOKEN[3:], "Created token ", prepare=start_data),
+    "server token revoke": Change(("1", *DATA), "Revoked 1 token", (TOKEN,), prepare=start_data),
+    "server user add": Change(("ana", *DATA), "Added user ana", prepare=start_data),
+    "server user password": Change(
+        ("ana", "--password-stdin", *DATA),
+        "Changed the password of ana",
+        (USER,),
+        prepare=start_data,
+        input="xyz-4711-ab\n",
+    ),
+    "server user remove": Change(("ana", *DATA), "Removed user ana", (USER,), prepare=start_data),
     "overlay create": Change(OVERLAY[2:], "Laid ", (BASE,)),
     "overlay install": Change(("mine", "--conda", "six ==1.17.0"), "Laid ", (BASE, OVERLAY)),
     "overlay uninstall": Change(("mine", "six"), "Laid ", (BASE, OVERLAY)),
@@ -75,6 +103,7 @@ QUERIES = {
     "serve",
     *("check", "show", "info", "list", "tree", "name", "verify", "baseline status", "baseline check"),
     *("kernel list", "kernel start", "config list", "config get", "config path", "trust list"),
+    *("server check", "server token list", "server user list", "server explain-access"),
     *("overlay list", "overlay show", "overlay diff", "overlay export", "overlay activate", "overlay deactivate"),
 }
 

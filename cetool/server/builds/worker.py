@@ -6,7 +6,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -211,9 +211,14 @@ class Worker:
             if realized is not None:
                 made = Realization(str(realized["name"]), int(realized["size"]), int(realized["packages"]))
             results[each.platform] = Result(lock, record, made)
-        with server.database.write() as tx:
-            numbers = leases.complete(tx, claim, results)
-            ended = [builds.get(tx, number) for number in numbers]
+        with self._kept(outcome) as kept:
+            if not kept:
+                gone = "the environment was removed before the build was completed"
+                outcome.error, outcome.transient = CetoolError(gone, code="environment-gone"), True
+                return self._fail(claim, outcome)
+            with server.database.write() as tx:
+                numbers = leases.complete(tx, claim, results)
+                ended = [builds.get(tx, number) for number in numbers]
         if not numbers:
             return self._log(claim, "Another builder took this build over")
         packages = max(len(result.lock.conda) + len(result.lock.pypi) for result in results.values())
@@ -224,6 +229,19 @@ class Worker:
                 with self._reported(build.id):
                     server.files.follow(server.database, build.namespace, build.name)
             server.news.publish(f"build:{build.id}")
+
+    @contextlib.contextmanager
+    def _kept(self, outcome: Outcome) -> Iterator[bool]:
+        """Hold the environment until the database says that a build needs it, so that no collection removes it.
+
+        The context's value is whether it is still there.
+        """
+        if outcome.realized is None:
+            yield True
+            return
+        lease = self.server.world.store.lease(str(outcome.realized["name"]))
+        with lease or contextlib.nullcontext():
+            yield lease is not None
 
     def _fail(self, claim: Claim, outcome: Outcome) -> None:
         error, config = outcome.error, self.server.config
