@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 
 from cetool.server.access import Principal, require
+from cetool.server.collecting import gave_up, measured
 from cetool.server.data import builds, environments
 from cetool.server.data.builds import Build
 from cetool.server.data.ending import Freed
@@ -60,7 +61,7 @@ def delete(server: Server, who: Principal, place: Place, *, version: int | None 
     with _changing(server, who, place, _DELETE, version) as tx:
         freed = environments.delete(tx, *place, by=who.name)
     _ended(server, freed.builds)
-    return freed
+    return gave_up(server, freed)
 
 
 def would_free(server: Server, who: Principal, place: Place) -> Freed:
@@ -69,9 +70,10 @@ def would_free(server: Server, who: Principal, place: Place) -> Freed:
         environment_for(tx, who, *place, _DELETE)
         trial = tx.begin_nested()
         try:
-            return environments.delete(tx, *place, by=who.name)
+            found = environments.delete(tx, *place, by=who.name)
         finally:
             trial.rollback()
+    return measured(server, found)
 
 
 def would_free_build(server: Server, who: Principal, number: int) -> Freed:
@@ -80,9 +82,10 @@ def would_free_build(server: Server, who: Principal, number: int) -> Freed:
         build_for(tx, who, number, "build::delete")
         trial = tx.begin_nested()
         try:
-            return builds.delete(tx, number, who.name, force=True)
+            found = builds.delete(tx, number, who.name, force=True)
         finally:
             trial.rollback()
+    return measured(server, found)
 
 
 def cancel_build(server: Server, who: Principal, number: int) -> Build:
@@ -103,7 +106,7 @@ def delete_build(server: Server, who: Principal, number: int, *, force: bool = F
     if found.name is not None:
         _follow(server, (found.namespace, found.name))
     _ended(server, freed.builds)
-    return freed
+    return gave_up(server, freed)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,14 +126,20 @@ def freed_bytes(store: Store, names: Iterable[str]) -> int:
     return sum(freed.add(each.prefix) for name in names for each in store.directories(name))
 
 
-def gave_up(server: Server, freed: GivenUp) -> int:
-    """Have what a deletion gave up removed soon; return the bytes that this frees."""
-    names = freed.realizations
+def measured(server: Server, freed: GivenUp) -> GivenUp:
+    """Return what a deletion gives up with the bytes that this frees, without files that others share."""
     # measuring reads the state of each file; many environments would take longer than a client waits
-    size = freed_bytes(server.world.store, names) if len(names) <= _MEASURED else freed.bytes
+    if len(freed.realizations) > _MEASURED:
+        return freed
+    return replace(freed, bytes=freed_bytes(server.world.store, freed.realizations))
+
+
+def gave_up(server: Server, freed: GivenUp) -> GivenUp:
+    """Have what a deletion gave up removed soon, and return it as :func:`measured`."""
+    found = measured(server, freed)
     if server.collector is not None:
         server.collector.wake()
-    return size
+    return found
 
 
 # --- builds by retention --------------------------------------------------------------------------------------------

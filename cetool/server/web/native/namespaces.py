@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from cetool.base.errors import CetoolError
 from cetool.server.access import Principal, allows, reach, require
+from cetool.server.collecting import gave_up
 from cetool.server.config_values import KEYS, Wrong
 from cetool.server.data import accounts
 from cetool.server.data import namespaces as data
@@ -109,6 +110,7 @@ def delete_namespace(request: Request, principal: Known, server: Here, namespace
             server.dispatcher.cancel(number)
         server.news.publish(f"build:{number}")
     server.news.publish("events")
+    freed = gave_up(server, freed)
     security.note(request, "namespace.delete", namespace, freed=freed.bytes)
     document: schemas.Changed = {"freed": freed.bytes}
     return reply(document)
