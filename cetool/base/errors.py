@@ -143,6 +143,7 @@ CODES = {
     "method-not-allowed": "The server's path does not support this method.",
     "conflict": "The request contradicts the present state of the server or of a data directory.",
     "precondition-failed": "The object has changed since the client read it.",
+    "range-invalid": "The range of a download is outside of the file.",
     "too-large": "The body of a request is too large.",
     "host-refused": "The request is for another host than the server's.",
     "address-unusable": "The server cannot listen on the address, for example because it is in use.",

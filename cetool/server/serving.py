@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -17,7 +18,9 @@ from importlib.util import find_spec
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cetool.base.errors import CetoolError, ConfigError
 from cetool.server.config import ServerConfig
@@ -33,6 +36,10 @@ _GRACE, _BUILDS_GRACE = 3, 5.0
 #: Seconds that a connection may be idle.
 _IDLE = 30
 _BACKLOG = 2048
+#: Milliseconds after which a connection is closed whose client does not take what was sent.
+_UNREAD = 60_000
+#: Seconds in which the head of a request has to arrive.
+_HEAD = 30.0
 #: Open files for connections; the usual soft limit is 1024.
 _FILES = 65536
 
@@ -134,6 +141,9 @@ def _bound(config: ServerConfig) -> Iterator[socket.socket]:
         bound = socket.socket(family, kind, protocol)
         if os.name != "nt":
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # accepted connections inherit it: one whose client does not read is closed after that time
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD)
         bound.bind(place)
         # from now on a second server fails, and early clients wait
         bound.listen(_BACKLOG)
@@ -174,14 +184,64 @@ def _allow_files() -> None:
 # --- HTTP ---------------------------------------------------------------------------------------------------------
 
 
+class _Protocol(H11Protocol):
+    """HTTP/1.1 that does not wait forever for a request, as uvicorn does until the first one is complete."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._late = self.loop.call_later(_HEAD, self._too_late)
+
+    def data_received(self, data: bytes) -> None:
+        """Wait for the rest of a request's head, but not for the rest of its body, which is the gate's."""
+        super().data_received(data)
+        begun = self.conn.their_state is not h11.IDLE
+        if begun and self._late is not None:
+            self._late.cancel()
+            self._late = None
+        elif not begun and self._late is None:
+            self._late = self.loop.call_later(_HEAD, self._too_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing any more."""
+        if self._late is not None:
+            self._late.cancel()
+        super().connection_lost(exc)
+
+    def _too_late(self) -> None:
+        self._late = None
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self.transport.abort()
+
+
+class _Quiet(logging.Handler):
+    """Takes what uvicorn reports; the gate has reported what matters of it."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(logging.ERROR)
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write errors of uvicorn itself; an answer that was cut on purpose is none."""
+        text = record.getMessage()
+        if not text.startswith(("ASGI callable", "Cancel ")):
+            self._journal.write("http", problem=text)
+
+
 class _Http(uvicorn.Server):
     """uvicorn, which leaves the process alive when it stops, and tells streams to end."""
 
     def __init__(self, server: Server, app: Any) -> None:
         config = server.config
         self._news = server.news
+        logger = logging.getLogger("uvicorn")
+        logger.propagate = False
+        logger.handlers = [_Quiet(server.journal)]
         settings = uvicorn.Config(
             app,
+            http=_Protocol,
             lifespan="off",
             log_config=None,
             access_log=False,

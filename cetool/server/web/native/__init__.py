@@ -12,6 +12,7 @@ from cetool.server.web.native import (
     builds,
     environments,
     events,
+    files,
     following,
     namespaces,
     openapi,
@@ -22,7 +23,7 @@ from cetool.server.web.native.routes import Api
 __all__ = ["on_error", "router"]
 
 router = Api()
-for _part in (answers, about, builds, environments, events, following, namespaces, tokens, access):
+for _part in (answers, about, builds, environments, events, files, following, namespaces, tokens, access):
     router.include_router(_part.router)
 for _name in ("requests",):  # while the parts are being written
     _needs = {"requests": "cetool.server.submitting"}.get(_name)

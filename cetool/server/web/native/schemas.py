@@ -125,7 +125,7 @@ class Changed(TypedDict):
     """What a change resulted in."""
 
     build: NotRequired[int]
-    status: NotRequired[str]
+    links: NotRequired[dict[str, str]]
     #: Bytes that are not needed any more.
     freed: NotRequired[int]
 
