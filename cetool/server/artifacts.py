@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock as Mutex
@@ -24,12 +24,13 @@ from cetool.lock.conda_lock import conda_lock_document
 from cetool.lock.model import Lock, PlatformLock
 from cetool.lock.plain import write_environment_yml
 from cetool.server.archive.packing import WRITER, write_archive
+from cetool.server.jobs import Jobs
 from cetool.store.store import Store
 
 _DIRECTORY = "artifacts"
 _SUFFIX = f".{WRITER}.tar.gz"
-#: Archives that are written at the same time, by all requests together.
-_AT_ONCE = 2
+#: Archives that are written at the same time, by all requests together, and those that wait.
+_AT_ONCE, _WAITING = 2, 100
 
 
 def lock_file(locks: Sequence[PlatformLock]) -> str:
@@ -80,9 +81,7 @@ class Archives:
 
     data: Path
     store: Store
-    _pool: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="archives")
-    )
+    _jobs: Jobs = field(default_factory=lambda: Jobs("archive", _AT_ONCE, _WAITING))
     _running: dict[str, Future[Path]] = field(default_factory=dict)
     _mutex: Mutex = field(default_factory=Mutex)
 
@@ -99,7 +98,7 @@ class Archives:
         with self._mutex:
             running = self._running.get(realization)
             if running is None:
-                running = self._running[realization] = self._pool.submit(self._write, realization)
+                running = self._running[realization] = self._jobs.start(lambda: self._write(realization))
             return running
 
     def _kept(self, realization: str) -> Path | None:
@@ -141,10 +140,6 @@ class Archives:
                     raise _failure(error) from error
                 raise
         return path
-
-    def stop(self) -> None:
-        """Begin no more archives."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _failure(error: OSError) -> CetoolError:

@@ -10,12 +10,13 @@ from cetool.server.web.conda_store import (
     packages,
     rights,
     settings,
+    specifications,
     ui,
 )
 from cetool.server.web.conda_store.forms import on_error
 
 router = APIRouter()
-for _part in (rights, namespaces, environments, builds, downloads, packages, settings, ui):
+for _part in (rights, namespaces, environments, builds, downloads, packages, specifications, settings, ui):
     router.include_router(_part.router)
 
 __all__ = ["on_error", "router"]

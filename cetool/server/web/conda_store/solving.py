@@ -1,0 +1,142 @@
+"""Solve a specification without building it, in a process of its own, while the server goes on."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+from cetool.base.codec import decode
+from cetool.base.errors import CetoolError
+from cetool.declare.environment import EnvironmentSpec
+from cetool.declare.package import Package, PypiPackage
+from cetool.lock.model import PlatformLock
+from cetool.server.builds.child import Child, failure_of, is_end
+from cetool.server.data import namespaces
+from cetool.server.jobs import Jobs
+from cetool.server.policies import policy_of
+from cetool.server.server import Server
+from cetool.server.specifying import Declared, specifications, virtual_packages
+from cetool.server.web.conda_store.rows import number_of
+from cetool.server.web.conda_store.settings import effective
+
+#: Solves at the same time, and how many more may wait: each takes a process.
+_AT_ONCE, _WAITING = 2, 16
+_UNLIMITED = 1 << 60
+_PYPI = "https://pypi.org/simple"
+
+
+class Solver:
+    """Solves for a server."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.jobs = Jobs("solve", _AT_ONCE, _WAITING)
+
+    def specified(self, text: str, namespace: str) -> EnvironmentSpec:
+        """Return the specification of an ``environment.yml`` under the settings of a namespace. Raises CetoolError."""
+        server = self._server
+        with server.database.read() as tx:
+            settings = namespaces.settings(tx, namespace)
+        platform = server.world.platform
+        declared = Declared("environment-yaml", text, "environment.yml")
+        virtual = virtual_packages(server.config.profiles, "plain")
+        return specifications(declared, (platform,), policy_of(server.config, settings), virtual)[platform]
+
+    def solve(self, spec: EnvironmentSpec) -> PlatformLock:
+        """Return the packages that solve a specification. Raises CetoolError."""
+        child = Child()
+        try:
+            child.ready()
+            child.send(self._request(spec))
+            return self._locked(child)
+        finally:
+            child.close()
+
+    def _request(self, spec: EnvironmentSpec) -> dict[str, Any]:
+        config, platform = self._server.config, self._server.world.platform
+        return {
+            "schema": 1,
+            # of its scratch directory: no build has such a number
+            "build": -1 - secrets.randbelow(1 << 40),
+            "platforms": [{"platform": platform, "request": spec.digest, "spec": spec.as_dict()}],
+            "realize": None,
+            "data": str(config.data),
+            "limits": {
+                "memory": config.build_memory or _UNLIMITED,
+                "processes": config.build_processes,
+                "seconds": config.build_timeout,
+                "stall": config.stall_timeout,
+                "output": config.build_output,
+            },
+        }
+
+    def _locked(self, child: Child) -> PlatformLock:
+        with self._server.database.read() as tx:
+            seconds = effective(self._server, tx)["conda_max_solve_time"]
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            event = child.event(left)
+            if event is None:
+                continue
+            if is_end(event):
+                raise CetoolError(f"the solver ended: {child.how()}", code="build-crashed")
+            if event["event"] == "lock":
+                conda = tuple(decode(Package, each) for each in event["lock"]["conda"])
+                pypi = tuple(decode(PypiPackage, each) for each in event["lock"]["pypi"])
+                return PlatformLock(event["platform"], conda, pypi)
+            if event["event"] == "failed":
+                raise failure_of(event)
+        raise CetoolError(
+            f"the solve took longer than {seconds} seconds",
+            code="build-timed-out",
+            hint="An administrator can raise the setting conda_max_solve_time.",
+        )
+
+
+def solved_packages(lock: PlatformLock) -> list[dict[str, Any]]:
+    """Return packages as ``GET /specification/`` lists them, those from PyPI last."""
+    found: list[dict[str, Any]] = [
+        {
+            "id": number_of(each.url),
+            "package_id": number_of(each.channel, each.name, each.version),
+            "name": each.name,
+            "version": each.version,
+            "build": each.build,
+            "build_number": _build_number(each.build),
+            "channel_id": number_of(each.channel),
+            "constrains": list(each.constrains),
+            "depends": list(each.depends),
+            "md5": each.md5,
+            "sha256": each.sha256,
+            "size": each.size or 0,
+            "subdir": each.subdir,
+            "timestamp": None,
+        }
+        for each in lock.conda
+    ]
+    return found + [
+        {
+            "id": number_of(each.url),
+            "package_id": number_of(_PYPI, each.name, each.version),
+            "name": each.name,
+            "version": each.version,
+            "build": "pypi",
+            "build_number": 0,
+            "channel_id": number_of(_PYPI),
+            "constrains": [],
+            "depends": list(each.requires),
+            "md5": None,
+            "sha256": each.sha256,
+            "size": 0,
+            "subdir": "noarch",
+            "timestamp": None,
+        }
+        for each in lock.pypi
+    ]
+
+
+def _build_number(build: str) -> int:
+    """Return the number that conda-build appends to build strings; 0 if there is none."""
+    last = build.rpartition("_")[2]
+    return int(last) if last.isascii() and last.isdigit() and len(last) < 10 else 0
