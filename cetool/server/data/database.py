@@ -33,6 +33,8 @@ WAIT = 30.0
 _KEPT, _MORE = 8, 56
 #: Pages of the log after which it is copied into the database.
 _CHECKPOINT = 1000
+#: Bytes to which the log is cut after that, if a long read had let it grow.
+_LARGEST_LOG = 64_000_000
 
 
 class Database:
@@ -43,6 +45,7 @@ class Database:
         self.path = path
         self.wait = wait
         self._turn = threading.Lock()
+        self._writer: int | None = None
 
     @classmethod
     def open(cls, path: Path | str, *, wait: float = WAIT) -> Database:
@@ -82,9 +85,12 @@ class Database:
         than ``wait`` seconds, ``disk-full`` or ``cache-not-writable`` if the database cannot be written.
         """
         deadline = time.monotonic() + self.wait
+        if self._writer == threading.get_ident():
+            raise RuntimeError("a write within a write would wait for itself")
         # threads of this process wait here, in order and without polling
         if not self._turn.acquire(timeout=self.wait):
             raise _busy(self.path)
+        self._writer = threading.get_ident()
         try:
             rest = max(0, round((deadline - time.monotonic()) * 1000))
             with failures(self.path), self.engine.connect() as tx:
@@ -92,6 +98,7 @@ class Database:
                 with tx.begin():
                     yield tx
         finally:
+            self._writer = None
             self._turn.release()
 
     def close(self) -> None:
@@ -205,6 +212,7 @@ def _engine(path: Path, wait: float) -> sa.Engine:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
+        connection.execute(f"PRAGMA journal_size_limit = {_LARGEST_LOG}")
         connection.execute("PRAGMA cache_size = -8000")
         connection.execute("PRAGMA temp_store = MEMORY")
 
