@@ -38,3 +38,30 @@ def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CetoolError) as caught:
         Database.open(path)
     assert caught.value.code == "database-damaged"
+
+
+def test_the_version_changes_with_each_commit(database: Database) -> None:
+    version = database.version()
+    before = version()
+    for number in range(3):
+        with database.read() as tx:
+            tx.execute(sa.select(schema.meta))
+        assert version() == before
+        with database.write() as tx:
+            tx.execute(schema.meta.insert().values(key=str(number), value=""))
+        assert version() != before
+        before = version()
+
+
+def test_a_write_within_a_write_is_a_defect(database: Database) -> None:
+    with pytest.raises(RuntimeError, match="wait for itself"), database.write(), database.write():
+        pass
+    with database.write() as tx:
+        tx.execute(schema.meta.insert().values(key="a", value=""))
+
+
+def test_a_read_cannot_write(database: Database) -> None:
+    with pytest.raises(CetoolError), database.read() as tx:
+        tx.execute(schema.meta.insert().values(key="a", value=""))
+    with database.write() as tx:
+        tx.execute(schema.meta.insert().values(key="b", value=""))

@@ -15,7 +15,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,16 @@ class Database:
         finally:
             self._writer = None
             self._turn.release()
+
+    def version(self) -> Callable[[], int]:
+        """Return a function that returns another number as soon as anything is committed; for one thread.
+
+        SQLite tells it in 5 µs, but does not count what the same connection writes: this has one of its own.
+        """
+        connection = self.engine.raw_connection()
+        connection.detach()  # else the pool would give it to others too
+        cursor: Any = connection.cursor()
+        return lambda: int(cursor.execute("PRAGMA data_version").fetchone()[0])
 
     def close(self) -> None:
         """Close all connections that are not in use."""

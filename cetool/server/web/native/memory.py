@@ -1,7 +1,6 @@
 """What was answered since the database last changed, so that equal questions cost microseconds.
 
-An answer depends on who asks. What is kept here is dropped as soon as any process commits anything: SQLite tells this
-to each connection (``PRAGMA data_version``) in about 5 µs.
+An answer depends on who asks. What is kept here is dropped as soon as any process commits anything.
 """
 
 from __future__ import annotations
@@ -36,15 +35,14 @@ class Memory:
     """Keeps answers; only for the thread of the event loop."""
 
     def __init__(self, database: Database) -> None:
-        # a connection of its own: the version that SQLite tells does not count what the same connection writes
-        self._connection: Any = database.engine.raw_connection().driver_connection
+        self._changes = database.version()
         self._kept: dict[tuple[Any, ...], tuple[float, Found]] = {}
         self._version = -1
         self._generation = 0
 
     def generation(self) -> int:
         """Return a number that grows when the database changes, and drop what was kept before."""
-        version = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        version = self._changes()
         if version != self._version or len(self._kept) > _MOST:
             self._version = version
             self._generation += 1
