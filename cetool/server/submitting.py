@@ -81,17 +81,15 @@ def submit(server: Server, submission: Submission) -> Submitted:
     Raises CetoolError: ``not-allowed``; what is wrong with the text, with its line; ``rate-limited`` if too many builds
     wait, and ``disk-full``.
     """
-    _permit(server, submission)
-    declared = Declared(submission.kind or kind_of(submission.text, submission.filename), *_text_of(submission))
-    chosen = submission.platforms or (platforms_of_lock(declared) if declared.kind == "lock" else ())
-    platforms = check_platforms(chosen or server.config.default_platforms or (current_platform(),))
-    virtual = virtual_packages(server.config.profiles, submission.profile)
-    with server.database.read() as tx:
-        settings = namespaces.settings(tx, submission.namespace, submission.name or "")
-    specs = specifications(declared, platforms, policy_of(server.config, settings), virtual)
+    declared, specs = _read(server, submission)
     parts = tuple(BuildPlatform(each, spec.digest, spec.as_dict()) for each, spec in specs.items())
     row = row_of(declared, specs, submission.name, submission.description)
     return _ask(server, _Wanted(submission, parts, row))
+
+
+def check(server: Server, submission: Submission) -> dict[str, EnvironmentSpec]:
+    """Return the specification of a request on each platform, without storing it. Raises CetoolError as ``submit``."""
+    return _read(server, submission)[1]
 
 
 def upload(server: Server, submission: Submission, spec: EnvironmentSpec, locks: Sequence[PlatformLock]) -> Submitted:
@@ -138,6 +136,19 @@ def rebuild(server: Server, number: int, by: Principal) -> int:
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------
+
+
+def _read(server: Server, submission: Submission) -> tuple[Declared, dict[str, EnvironmentSpec]]:
+    """Read a request, and check rights and policies."""
+    _permit(server, submission)
+    declared = Declared(submission.kind or kind_of(submission.text, submission.filename), *_text_of(submission))
+    chosen = submission.platforms or (platforms_of_lock(declared) if declared.kind == "lock" else ())
+    platforms = check_platforms(chosen or server.config.default_platforms or (current_platform(),))
+    virtual = virtual_packages(server.config.profiles, submission.profile)
+    with server.database.read() as tx:
+        settings = namespaces.settings(tx, submission.namespace, submission.name or "")
+    specs = specifications(declared, platforms, policy_of(server.config, settings), virtual)
+    return declared, specs
 
 
 def _text_of(submission: Submission) -> tuple[str, str]:

@@ -160,7 +160,7 @@ def test_an_environment_is_described_renamed_and_deleted(admin: Visitor) -> None
     assert "Saved the description." in described.text and '"quoted" & <b>' in described.text
     settings = admin.get("/environments/many/e54/settings")
     taken = admin.send(settings, "/rename", name="e53")
-    assert taken.status == 422 and "there is an environment many/e53" in taken.text
+    assert taken.status == 422 and "There is an environment many/e53" in taken.text
     renamed = admin.send(taken, "/rename", name="e54-new")
     assert renamed.heading == "e54-new" and "e54 to e54-new" in renamed.text
     sure = admin.get("/environments/many/e54-new/delete")
@@ -205,7 +205,7 @@ def test_differences_between_two_builds_are_shown(viewer: Visitor) -> None:
     page = viewer.send(viewer.get("/builds/3"), "/differences", **{"from": 2})
     assert "linux-64 3 packages differ: 1 added, 1 removed, 1 changed." in page.text
     assert "zlib added – 1.3 0" in page.text and "six removed 1.17 0 –" in page.text
-    for wrong, words in (("x", "'x' is not the number of a build"), ("999", "there is no build 999")):
+    for wrong, words in (("x", "'x' is not the number of a build"), ("999", "There is no build 999")):
         page = viewer.get(f"/differences?from={wrong}&to=2")
         assert page.status == 422 and words in page.text
 
@@ -222,6 +222,143 @@ def test_a_waiting_build_is_canceled_and_deleted(admin: Visitor, viewer: Visitor
         assert viewer.post(f"/builds/1/{action}").status == 403
 
 
+# --- specifications ---------------------------------------------------------------------------------------------------
+
+YAML = "channels: [conda-forge]\ndependencies:\n  - python\n  - six\n"
+
+
+def test_an_environment_is_created_from_a_text(editor: Visitor) -> None:
+    page = editor.get("/new")
+    build = editor.send(page, "/new", namespace="team", name="web", text=YAML, description="A <site>", do="build")
+    assert build.heading.startswith("Build ") and "Waits for a builder." in build.text
+    assert "team/web" in build.text and "dependencies:" in build.text
+    environment = editor.get("/environments/team/web")
+    assert "A <site>" in environment.text and "is waiting" in environment.text
+    again = editor.send(page, "/new", namespace="team", name="web", text=YAML, do="build")
+    assert again.path.startswith(build.path) and "already has what you asked for" in again.text
+
+
+def test_an_error_is_shown_at_its_line_with_its_hint_and_the_text_stays(editor: Visitor) -> None:
+    text = "channels: [conda-forge]\ndependencies:\n  - python >=\n  - six\n"
+    page = editor.send(editor.get("/new"), "/new", namespace="team", name="bad", text=text, do="build")
+    assert page.status == 422 and "Line 3: " in page.text and not page.broken_rules()
+    wrong = next(each for each in page.all("li") if each["class"] == "wrong")
+    assert wrong["data-line"] == "3" and "python >=" in wrong.text
+    assert ("text", text) in page.form("/new").values and ("name", "bad") in page.form("/new").values
+    fixed = editor.send(page, "/new", text=text.replace(">=", ">=3"), do="check")
+    assert fixed.status == 200 and "linux-64 requests 2 conda packages from conda-forge." in fixed.text
+    assert editor.get("/environments/team/bad").status == 404
+
+
+def test_a_file_replaces_the_text(server: RunningServer, editor: Visitor) -> None:
+    script = "# conda execute\n# env: [python, numpy, six]\nimport six\n"
+    parts = {"namespace": "team", "name": "script", "text": YAML, "platforms": "linux-64", "do": "check"}
+    page = editor.upload("/new", parts, ("script.py", script.encode()))
+    assert page.status == 200 and "requests 3 conda packages" in page.text
+    binary = editor.upload("/new", parts, ("x.py", b"\xff\x00"))
+    assert binary.status == 400 and "is not text in UTF-8" in binary.text
+
+
+def test_an_environment_is_edited(editor: Visitor, viewer: Visitor, admin: Visitor) -> None:
+    page = editor.get("/environments/team/analysis/edit")
+    assert ("text", "python >=3 numpy") in page.form("/edit").values
+    build = editor.send(page, "/edit", text="python\nsix\n", platforms=["linux-64", "osx-arm64"], do="build")
+    assert build.heading.startswith("Build ") and "Platforms linux-64, osx-arm64" in build.text
+    assert "moves to it when it is complete" in editor.get("/environments/team/analysis").text
+    admin.send(build, "/cancel")
+    assert viewer.get("/environments/team/analysis/edit").status == 403
+    assert viewer.get("/new").status == 200  # in the namespace of her own
+    denied = viewer.send(viewer.get("/new"), "/new", namespace="team", name="x", text=YAML, do="build")
+    assert denied.status == 422 and "lacks the right" in denied.text
+
+
+def test_a_build_is_done_again(admin: Visitor) -> None:
+    page = admin.send(admin.get("/builds/4"), "/rebuild")
+    assert page.heading not in ("Build 4",) and "Waits for a builder." in page.text
+    admin.send(page, "/cancel")
+
+
+# --- tokens, access, namespaces ---------------------------------------------------------------------------------------
+
+
+def test_a_token_is_shown_once_and_can_be_revoked(server: RunningServer, editor: Visitor) -> None:
+    page = editor.get("/tokens")
+    made = editor.send(page, "/tokens", name="laptop <1>", role="viewer", pattern="team/*", days="30")
+    (secret,) = [each["data-copy"] for each in made.all("button") if each["data-copy"]]
+    assert server.get("/cetool/1", token=secret).json["user"] == "ana" and "no-store" in made.headers["cache-control"]
+    listed = editor.get("/tokens")
+    assert "laptop <1>" in listed.text and "viewer on team/*" in listed.text and "expires in" in listed.text
+    assert secret not in listed.html
+    wrong = editor.send(page, "/tokens", name="x", role="admin", pattern="many/*")
+    assert wrong.status == 422 and "cannot grant admin on many/*" in wrong.text.lower()
+    sure = editor.get(next(link for link in listed.links if "/revoke" in link).removeprefix(server.prefix))
+    assert "Revoke the token laptop <1>?" in sure.heading
+    assert "Revoked the token." in editor.send(sure, "/revoke").text
+    assert server.get("/cetool/1", token=secret).json["user"] is None
+
+
+def test_an_administrator_creates_a_token_for_a_service(server: RunningServer, admin: Visitor) -> None:
+    page = admin.get("/tokens?all=1")
+    made = admin.send(page, "/tokens", name="ci", role="contributor", pattern="team/*", days="7", user="*service")
+    assert "Created the token ci" in made.text
+    assert "contributor on team/*" in admin.get("/tokens?all=1").text
+
+
+def test_access_is_explained_granted_and_taken_back(admin: Visitor, editor: Visitor, viewer: Visitor) -> None:
+    Visitor(admin.server).sign_in("nora's password", "nora")
+    page = admin.get("/access?user=nora&namespace=team")
+    assert "nora has no rights in team." in page.text
+    granted = admin.send(page, "/grants", subject_kind="user", subject="nora", role="editor", pattern="team/*")
+    assert "Added the grant." in granted.text
+    explained = admin.send(granted, "/access", user="nora", namespace="team")
+    assert "nora is an editor of team." in explained.text and "granted to nora" in explained.text
+    remove = next(link for link in explained.links if link.endswith("/remove")).removeprefix(admin.server.prefix)
+    assert editor.get(remove).status == editor.post(remove).status == 403
+    assert "Removed the grant." in admin.send(admin.get(remove), "/remove").text
+    assert "nora has no rights in team." in admin.get("/access?user=nora&namespace=team").text
+    unknown = admin.send(page, "/grants", subject_kind="user", subject="nobody-here", role="viewer", pattern="team/*")
+    assert unknown.status == 422 and "there is no user" in unknown.text.lower()
+    assert viewer.get("/access?user=nora&namespace=team").status == 422
+    assert "vera is a viewer of team." in viewer.get("/access?namespace=team").text
+
+
+def test_users_are_created_and_disabled(server: RunningServer, admin: Visitor, editor: Visitor) -> None:
+    page = admin.get("/users")
+    assert "The password has 5 characters." in admin.send(page, "/users", name="olga", password="short").text
+    admin.send(page, "/users", name="olga", password="long enough")
+    visitor = Visitor(server)
+    assert visitor.sign_in("long enough", "olga").heading == "Environments"
+    account = visitor.get("/account")
+    new = {"present": "long enough", "password": "another one", "again": "another one"}
+    differ = visitor.send(account, "/account/password", **{**new, "again": "x"})
+    assert differ.status == 422 and "The two new passwords differ." in differ.text
+    assert "Sign in again." in visitor.send(account, "/account/password", **new).text
+    assert visitor.sign_in("another one", "olga").heading == "Environments"
+    admin.send(admin.get("/users"), "/users/olga/disable")
+    assert visitor.get("/environments").status == 401
+    assert editor.get("/users").status == editor.post("/users", name="x").status == 403
+
+
+def test_a_namespace_is_created_set_up_and_deleted(admin: Visitor, editor: Visitor) -> None:
+    made = admin.send(admin.get("/namespaces"), "/namespaces", name="lab")
+    assert made.heading == "lab" and "Created the namespace." in made.text
+    assert "there is a namespace lab" in admin.send(admin.get("/namespaces"), "/namespaces", name="lab").text.lower()
+    saved = admin.send(made, "/settings", **{"channels-allowed": "conda-forge\nbioconda", "packages-required": "pip"})
+    assert "Saved the settings." in saved.text and "conda-forge bioconda" in saved.text
+    denied = admin.send(admin.get("/new"), "/new", namespace="lab", name="x", text="python\nr::r\n", do="check")
+    assert denied.status == 422 and "is not allowed here" in denied.text
+    assert editor.get("/namespaces/lab").status == 404 and editor.post("/namespaces/team/delete").status == 403
+    sure = admin.get("/namespaces/lab/delete")
+    assert "Deleted the namespace, which frees 0 B." in admin.send(sure, "/delete").text
+
+
+def test_the_audit_table_says_who_changed_what(admin: Visitor, viewer: Visitor) -> None:
+    admin.send(admin.get("/environments/team/analysis/settings"), "/describe", description="Numbers")
+    page = admin.send(admin.get("/audit"), "/audit", who="admin", about="team/analysis")
+    assert "describe" in page.text
+    assert viewer.get("/audit").status == 403
+
+
 # --- all pages --------------------------------------------------------------------------------------------------------
 
 PAGES = (
@@ -229,6 +366,18 @@ PAGES = (
     "/environments/team/analysis",
     "/environments/team/analysis/settings",
     "/environments/team/analysis/delete",
+    "/environments/team/analysis/edit",
+    "/new",
+    "/namespaces",
+    "/namespaces/team",
+    "/namespaces/team/delete",
+    "/access",
+    "/access?user=ana&namespace=team",
+    "/tokens",
+    "/users",
+    "/audit",
+    "/account",
+    "/login/?next=/x",
     "/builds",
     "/builds/1",
     "/builds/4",
@@ -245,6 +394,20 @@ def test_every_page_keeps_the_rules_and_every_link_on_it_leads_somewhere(admin: 
     assert page.status in (200, 422) and not page.broken_rules()
     for link in {link.partition("#")[0] for link in page.links if not link.startswith("#")}:
         assert link.startswith("/cetool-server/"), link
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_no_page_shows_anything_without_signing_in(server: RunningServer, path: str) -> None:
+    page = Visitor(server).get(path)
+    assert page.heading == "Sign in" and page.status == (200 if path.startswith("/login") else 401)
+    assert not page.broken_rules() and "analysis" not in page.text
+
+
+def test_pages_of_other_sites_cannot_send_forms(server: RunningServer, editor: Visitor) -> None:
+    for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        sent = {"Cookie": editor.cookie, "Content-Type": "application/x-www-form-urlencoded", **headers}
+        for path in ("/environments/team/analysis/use", "/tokens", "/new"):
+            assert server.post(path, "build=1&name=x", token=None, headers=sent).status == 403, path
 
 
 def test_pages_need_no_javascript_but_may_use_it(server: RunningServer, admin: Visitor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
@@ -11,6 +12,7 @@ from urllib.parse import urlencode, urlsplit
 from support.serving import Answer, RunningServer
 
 _VOID = {"meta", "link", "input", "br", "hr", "img"}
+_FORM = "application/x-www-form-urlencoded"
 _INLINE = {"strong", "code", "em", "span", "b"}
 _HTML = {"Accept": "text/html", "Sec-Fetch-Site": "same-origin"}
 
@@ -208,12 +210,20 @@ class Visitor:
         """Send a form that no page shows."""
         return self._visit("POST", path, urlencode(values))
 
-    def _visit(self, method: str, path: str, body: str | None) -> Page:
+    def upload(self, path: str, fields: Mapping[str, str], file: tuple[str, bytes]) -> Page:
+        """Send a form with a file."""
+        name, content = file
+        parts = [f'name="{key}"\r\n\r\n{value}'.encode() for key, value in fields.items()]
+        parts.append(f'name="file"; filename="{name}"\r\n\r\n'.encode() + content)
+        body = b"".join(b"--limit\r\nContent-Disposition: form-data; " + each + b"\r\n" for each in parts)
+        return self._visit("POST", path, body + b"--limit--\r\n", "multipart/form-data; boundary=limit")
+
+    def _visit(self, method: str, path: str, body: str | bytes | None, kind: str = _FORM) -> Page:
         for _ in range(5):
             headers = {**_HTML, **({"Cookie": self.cookie} if self.cookie else {})}
             if body is not None:
                 headers |= {
-                    "Content-Type": "application/x-www-form-urlencoded",
+                    "Content-Type": kind,
                     "Origin": self.server.url.removesuffix(self.server.prefix),
                 }
             answer = self.server.request(method, path, body, token=None, headers=headers)

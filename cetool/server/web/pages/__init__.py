@@ -6,14 +6,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from cetool.base.errors import CetoolError
-from cetool.server.web.pages import builds, environments, errors
+from cetool.server.web.pages import accounts, builds, environments, errors, namespaces, rights, writing
 from cetool.server.web.pages.errors import login_page, on_error
 from cetool.server.web.pages.rendering import STATIC, static_file
 
 __all__ = ["login_page", "on_error", "router"]
 
 router = APIRouter(include_in_schema=False)
-for _part in (errors, environments, builds):
+for _part in (errors, writing, environments, builds, namespaces, rights, accounts):
     router.include_router(_part.router)
 
 

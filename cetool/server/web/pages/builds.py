@@ -136,8 +136,8 @@ def ask_to_delete(request: Request, who: Viewer, server: Here, build: BuildNumbe
 @router.post(_ONE + "/delete")
 def delete(request: Request, who: Viewer, server: Here, build: BuildNumber) -> Response:
     """Delete a build."""
-    security.note(request, "delete", f"build {build}")
     freed = changing.delete_build(server, who, build, force=True)
+    security.note(request, "delete", f"build {build}", freed=freed.bytes)
     return seen(request, f"/builds/{build}", "build-deleted", freed.bytes)
 
 
@@ -172,8 +172,13 @@ def _sentence(build: Build) -> str:
     return sentence(build.reason)
 
 
-def _steps(build: Build) -> list[tuple[str, str]]:
-    """Return the steps of a build, each with ``done``, ``now``, ``wrong`` or nothing."""
+def _steps(build: Build) -> list[tuple[str, str, str]]:
+    """Return the steps of a build: name, state (``done``, ``now``, ``wrong`` or nothing), words of its stages."""
+    words = {name: " ".join(each) for name, each in _STEPS}
+    return [(name, state, words.get(name, "")) for name, state in _states(build)]
+
+
+def _states(build: Build) -> list[tuple[str, str]]:
     names = [name for name, _ in _STEPS]
     if build.status == "COMPLETED":
         return [(name, "done") for name in names]

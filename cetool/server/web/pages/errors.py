@@ -97,5 +97,5 @@ def _login_page(request: Request, status: int, problem: str, following: str) -> 
     with server.database.read() as tx:
         passwords = bool(server.config.users) or tx.scalar(sa.select(user.c.id).limit(1)) is not None
     action = path(request, "/login/", next=following)
-    values = {"passwords": passwords, "problem": problem, "action": action, "section": "", "done": ""}
+    values = {"passwords": passwords, "problem": problem, "action": action, "section": ""}
     return page(request, "login", status=status, **values)

@@ -45,6 +45,7 @@ _DONE = {
     "namespace": "Created the namespace.",
     "namespace-deleted": "Deleted the namespace, which frees {size}.",
     "settings": "Saved the settings.",
+    "password": "Changed the password. Sign in again.",
     "user": "Created the user.",
     "user-changed": "Changed the user.",
 }
@@ -152,9 +153,9 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
     return HTMLResponse(html.encode("utf-8", "replace"), status)
 
 
-def seen(request: Request, place: str, done: str | None = None, n: int | None = None) -> Response:
+def seen(request: Request, place: str, done: str | None = None, n: int | None = None, **query: object) -> Response:
     """Redirect to a page after a change, which says what was done."""
-    return RedirectResponse(path(request, place, done=done, n=n), 303)
+    return RedirectResponse(path(request, place, **query, done=done, n=n), 303)
 
 
 def page_links(request: Request, number: int, size: int, count: int) -> Mapping[str, Any]:

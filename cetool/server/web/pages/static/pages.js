@@ -41,9 +41,9 @@ function followBuild(state) {
   const stage = state.querySelector("[data-stage]");
   const bar = state.querySelector("[data-progress]");
   const amount = state.querySelector("[data-amount]");
-  const source = new EventSource(state.dataset.live + "?offset=" + log.dataset.offset);
+  const source = new EventSource(`${state.dataset.live}?offset=${log.dataset.offset}`);
   const on = (kind, act) => source.addEventListener(kind, (event) => act(JSON.parse(event.data)));
-  // the log takes many lines at once: write it to the page once for each frame
+  // many lines may come at once: write them to the page once for each frame
   let waiting = "";
   const write = () => {
     log.append(waiting);
@@ -55,20 +55,36 @@ function followBuild(state) {
     if (!waiting) requestAnimationFrame(write);
     waiting += data.text;
   });
-  on("stage", (data) => {
-    if (state.dataset.status === "QUEUED") reload();
-    const text = data.text.charAt(0).toUpperCase() + data.text.slice(1);
-    if (stage.textContent !== text) stage.textContent = text;
-    bar.removeAttribute("value");
-    amount.textContent = "";
+  on("status", (data) => {
+    if (data.status !== state.dataset.status) reload();
   });
   on("progress", (data) => {
-    if (!data.total) return;
-    bar.max = data.total;
-    bar.value = data.done;
-    amount.textContent = data.amount || data.done + " of " + data.total;
+    const sentence = data.stage.charAt(0).toUpperCase() + data.stage.slice(1).replace(/\.?$/, ".");
+    // only what has changed: this text is read aloud
+    if (stage.textContent !== sentence) {
+      stage.textContent = sentence;
+      moveStep(data.stage.toLowerCase());
+    }
+    if (data.total) {
+      bar.max = data.total;
+      bar.value = data.done || 0;
+    } else {
+      bar.removeAttribute("value");
+    }
+    amount.textContent = data.total ? amountOf(data) : "";
   });
   on("end", reload);
+
+  function moveStep(text) {
+    const steps = [...state.querySelectorAll(".steps li")];
+    const now = steps.findIndex((step) => (step.dataset.words || "").split(" ").some((word) => word && text.includes(word)));
+    if (now < 0) return;
+    steps.forEach((step, index) => {
+      step.className = index < now ? "done" : index === now ? "now" : "";
+      step.toggleAttribute("aria-current", index === now);
+      if (index === now) step.setAttribute("aria-current", "step");
+    });
+  }
 
   let reloading = false;
   function reload() {
@@ -77,6 +93,17 @@ function followBuild(state) {
     source.close();
     location.reload();
   }
+}
+
+/** Say how much is done: bytes with a unit, all else as numbers. */
+function amountOf(data) {
+  const size = (bytes) => {
+    const power = Math.min(4, Math.max(0, Math.floor(Math.log10(Math.max(1, bytes)) / 3)));
+    const value = bytes / 1000 ** power;
+    return `${value < 9.95 && power ? value.toFixed(1).replace(".0", "") : value.toFixed(0)} ${["B", "kB", "MB", "GB", "TB"][power]}`;
+  };
+  if (data.unit === "bytes") return `${size(data.done || 0)} of ${size(data.total)}`;
+  return `${data.done || 0} of ${data.total} ${data.unit || ""}`.trim();
 }
 
 document.addEventListener("DOMContentLoaded", () => {
