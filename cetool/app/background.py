@@ -29,15 +29,16 @@ def collect_in_background(world: World) -> None:
     baselines = world.paths.baselines
     if baselines.is_dir() and not world.offline and BaselineStore(baselines).any_due():
         check_baselines_in_background(world)
-    _start(world, "gc", "--background", "--quiet")
+    run_in_background(world, "gc", "--background", "--quiet")
 
 
 def check_baselines_in_background(world: World) -> None:
     """Start a check in the background of which baselines have changed."""
-    _start(world, "baseline", "check")
+    run_in_background(world, "baseline", "check")
 
 
-def _start(world: World, *words: str) -> None:
+def run_in_background(world: World, *words: str) -> None:
+    """Start a command of cetool's own that no script waits for."""
     environ = dict(world.environ)
     if world.settings.trust_cache_dir:
         environ["CETOOL_TRUST_CACHE_DIR"] = "true"

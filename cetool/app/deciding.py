@@ -41,6 +41,10 @@ def decide(source: Source, wish: Wish, world: World, reporter: Reporter) -> Deci
         refuse_overlay(needs, name, "overlays cannot start from a baseline")
     if wish.exclude_newer is not None:
         refuse_overlay(needs, name, "--exclude-newer does not apply to overlays")
+    if needs.environment is not None:
+        from cetool.app.named import in_named  # few scripts run in an environment of a server
+
+        return in_named(metadata, source, wish, world, reporter)
     spec, evidence = specify(needs, world, exclude_newer=wish.exclude_newer)
     decision = Decision(metadata, spec, source, unasked=wish.unasked, purpose=f"for {name}")
     decision = decision.on(world.evidence, evidence)
@@ -148,6 +152,10 @@ def _declared(source: Source, wish: Wish, world: World) -> ScriptMetadata:
 
 def _with_wish(needs: Requirements, wish: Wish) -> Requirements:
     """Add what the command line asks for to the requirements."""
+    if wish.environment is not None:
+        from cetool.app.named import with_environment  # few command lines name one
+
+        needs = with_environment(needs, wish)
     if wish.baselines.named or wish.baselines.without:
         from cetool.app.on_baselines import with_baselines  # few command lines name a baseline
 

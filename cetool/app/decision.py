@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from cetool.app.sources import Source
 from cetool.app.world import NOTHING, Evidence
@@ -59,6 +60,8 @@ class Wish(Value):
     #: The base to run in, and the entries of its overlay.
     base: str | None = None
     overlay: tuple[str, ...] = ()
+    #: The environment of a server to run in.
+    environment: str | None = None
     #: Whether to use the current content of baselines.
     refresh: bool = False
     #: Whether a script from a URL may run where no user can be asked, unless a setting forbids it.
@@ -68,8 +71,8 @@ class Wish(Value):
 
     @property
     def describes_environment(self) -> bool:
-        """Whether it can stand for a script's block: packages, a baseline or a lock file are named."""
-        return bool(self.extra or self.baselines.named or self.lock.file is not None)
+        """Whether it can stand for a script's block: packages, a baseline, a lock or an environment are named."""
+        return bool(self.extra or self.baselines.named or self.lock.file is not None or self.environment)
 
     @property
     def is_plain(self) -> bool:
@@ -135,6 +138,8 @@ class Decision(Value):
     unasked: bool = False
     #: The user's consent, if it was needed for the decision: a baseline was downloaded.
     agreed: Consent | None = None
+    #: The environment of a server that was asked for by name: what :mod:`cetool.app.named` found.
+    named: Any = None
     #: What the environment is for; shown to processes that wait for it.
     purpose: str = ""
 
@@ -146,6 +151,16 @@ class Decision(Value):
     def on(self, *evidence: Evidence) -> Decision:
         """Return the decision with more evidence."""
         return self._replace(evidence=self.evidence.plus(*evidence))
+
+
+def refuse_named(needs: Requirements, name: str, what: str) -> None:
+    """Raise UsageError for an environment of a server, whose packages the server chooses."""
+    if needs.environment is not None:
+        raise UsageError(
+            f"{name} runs in the environment {needs.environment} of a server; {what}",
+            hint=f"`cetool env log {needs.environment}` shows how it was built; "
+            f"`cetool run --env {needs.environment}@BUILD` keeps one of its builds.",
+        )
 
 
 def refuse_overlay(needs: Requirements, name: str, what: str) -> None:

@@ -11,7 +11,7 @@ from cetool.app.world import World
 from cetool.base.durations import is_due
 from cetool.base.errors import StoreError
 from cetool.base.process import Consent
-from cetool.declare.environment import EnvironmentSpec, Exact, Over
+from cetool.declare.environment import EnvironmentSpec, Exact, Over, Solve
 from cetool.launch.activation import Activation, read_activation, read_overlay_activation, variables_of
 from cetool.store.store import Lease, Store, note_use, what_is_lost
 from cetool.warm import COLLECTION_INTERVAL
@@ -47,10 +47,15 @@ def ensure(
         return ensure_overlay(decision, world, reporter, consent=consent, refresh=refresh, keep=keep)
     lease, damaged = (None, False) if refresh else _found(decision, world, reporter)
     if lease is None:
-        from cetool.app.making import make  # engines: only to make environments
-
         agreed = consent or consent_to(decision, world, reporter)
-        lease = make(decision, world, reporter, agreed, refresh=refresh or damaged)
+        if decision.named is not None or (world.settings.servers and isinstance(decision.spec.what, Solve)):
+            from cetool.app.answering import make_from_servers  # few users have a server
+
+            lease = make_from_servers(decision, world, reporter, agreed, refresh=refresh or damaged)
+        else:
+            from cetool.app.making import make  # engines: only to make environments
+
+            lease = make(decision, world, reporter, agreed, refresh=refresh or damaged)
     if decision.on_baselines is not None:
         from cetool.app.on_baselines import after_removal, remember  # few environments start from a baseline
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cetool.app.consent import consent_to
 from cetool.app.deciding import specify
-from cetool.app.decision import Subject, refuse_overlay
+from cetool.app.decision import Subject, refuse_named, refuse_overlay
 from cetool.app.on_baselines import Terms, to_be_locked
 from cetool.app.reporting import CreationProgress, Reporter
 from cetool.app.sources import Source, open_source
@@ -214,6 +214,7 @@ def _requirements(source: Source, wish: LockWish, platform: str) -> Requirements
     if wish.env_file is None:
         requirements = read_metadata(source.script, platform).requirements
         refuse_overlay(requirements, source.script.name, "overlays cannot be locked")
+        refuse_named(requirements, source.script.name, "it cannot be locked")
         return requirements
     if find_block(source.script) is not None:
         raise UsageError(f"--env-file is for scripts without a block, and {source.script.name} has one")

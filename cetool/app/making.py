@@ -9,6 +9,7 @@ import time
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Protocol
 
 from cetool import __version__
 from cetool.app.decision import Decision
@@ -24,9 +25,11 @@ from cetool.declare.requirements import Requirements
 from cetool.engines.build import build_environment
 from cetool.engines.choice import choose_again
 from cetool.engines.protocol import Engine, EngineRequest, Hold, Progress, ProgressOver
+from cetool.packages.cache import PACKAGES, embedded_cache
+from cetool.settings.condarc import load_condarc
 from cetool.store.disk import delete_tree
 from cetool.store.making import Settling, ensure
-from cetool.store.store import Lease, Marker, note_made
+from cetool.store.store import Lease, Marker, Origin, note_made
 
 #: Maximum number of names in the line about a created environment.
 _MOST_NAMES = 8
@@ -40,19 +43,24 @@ def make(
     *,
     refresh: bool,
     exactly: EnvironmentSpec | None = None,
+    given: Given | None = None,
 ) -> Lease:
     """Return a lease of the environment; create it unless another process has created it meanwhile.
 
-    ``exactly`` has the packages that were chosen for the decision's specification; without it the engine solves.
+    ``exactly`` has the packages that were chosen for the decision's specification; without it the engine solves. What
+    a server has ``given`` is tried first.
     """
     prepare(world.paths)
     spec = decision.spec
     with reporter.progress() as progress:
 
         def build(prefix: Path, log: Path, descriptors: tuple[int, ...], settling: Settling) -> Marker:
-            hold = Hold(consent, descriptors, world.own_process)
-            request = world.request(exactly or spec, prefix, log)
-            return _build(request, world, Making(progress, settling), hold)._replace(name=spec.name, spec=spec)
+            hold, making = Hold(consent, descriptors, world.own_process), Making(progress, settling)
+            marker = (
+                None if given is None else _build_given(given, world.request(spec, prefix, log), world, making, hold)
+            )
+            marker = marker or _build(world.request(exactly or spec, prefix, log), world, making, hold)
+            return marker._replace(name=spec.name, spec=spec)
 
         try:
             lease = ensure(world.store, spec, build, refresh=refresh, on_wait=progress.wait, purpose=decision.purpose)
@@ -103,6 +111,42 @@ class Making(ProgressOver):
     def written(self) -> None:
         """Start writing to disk."""
         self._settling.start()
+
+
+class Given(Protocol):
+    """Exact packages that a server has given for a specification."""
+
+    @property
+    def reason(self) -> str:
+        """Why the engine links these."""
+
+    @property
+    def origin(self) -> Origin:
+        """Where they come from."""
+
+    def fetched(
+        self, request: EngineRequest, cache: Path, progress: Progress
+    ) -> contextlib.AbstractContextManager[EngineRequest]:
+        """Get what the package cache lacks, and return the request for exactly these packages."""
+
+    def failed(self, error: EngineError) -> None:
+        """Report that the packages cannot be linked. Raises the error if nothing else may be tried."""
+
+
+def _build_given(given: Given, request: EngineRequest, world: World, progress: Progress, hold: Hold) -> Marker | None:
+    """Link what a server has given with the embedded engine; return None if that fails, and the engine has to solve."""
+    from cetool.engines.rattler.engine import RattlerEngine  # few environments come from a server
+
+    cache = embedded_cache(load_condarc(world.engine_environ, mamba=True), world.engine_environ, world.packages)
+    engine = RattlerEngine(world.engine_environ, world.packages)
+    try:
+        with given.fetched(request, cache / PACKAGES, progress) as exact:
+            marker = _build_by(engine, given.reason, exact, world, progress, hold)
+        return marker._replace(origin=given.origin)
+    except EngineError as error:
+        given.failed(error)
+    delete_tree(request.prefix)
+    return None
 
 
 def _build(request: EngineRequest, world: World, progress: Progress, hold: Hold) -> Marker:
@@ -161,7 +205,8 @@ def _created(requirements: Requirements, marker: Marker) -> str:
     told = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
     count = counted(marker.packages, "package")
     what = f"{told}; {count}" if told else count
-    return f"Created {marker.name} ({what}, {format_size(marker.size)}) in {marker.seconds:.1f}s with {marker.engine}"
+    by = f"with {marker.engine}" if marker.origin is None else f"from {marker.origin.server.partition('://')[2]}"
+    return f"Created {marker.name} ({what}, {format_size(marker.size)}) in {marker.seconds:.1f}s {by}"
 
 
 def _requirement_name(requirement: str) -> str:

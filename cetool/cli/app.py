@@ -58,7 +58,11 @@ _PLACES = {
         "overlay": ("overlays", "app"),
         "kernel": ("kernels", "app"),
     },
-    "Server": {
+    "Servers": {
+        "env": ("env", "app"),
+        "login": ("login", "login"),
+        "logout": ("login", "logout"),
+        "servers": ("login", "servers"),
         "serve": ("serve", "serve"),
         "server": ("server", "app"),
     },

@@ -253,6 +253,17 @@ def trusted() -> Iterable[tuple[str, str]]:
 
 
 @_completes
+def servers() -> Iterable[tuple[str, str]]:
+    """Complete the URLs of servers that are configured, or known."""
+    from cetool.remote.pinned import pinned_servers
+
+    known = {each.url: each.user or "" for each in pinned_servers(os.environ).all()}
+    for url in load_settings(os.environ).settings.servers or ():
+        known.setdefault(url, "")
+    yield from known.items()
+
+
+@_completes
 def settings() -> Iterable[tuple[str, str]]:
     """Complete the keys of settings, with their values."""
     found = load_settings(os.environ).origins

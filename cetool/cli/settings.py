@@ -26,6 +26,9 @@ SCHEMA = "cetool.config/1"
 
 app = options.Commands("config", help="Show and change settings.")
 
+#: The settings that are lists.
+_LISTS = ("channels", "servers")
+
 _Key = Annotated[
     str,
     typer.Argument(
@@ -85,7 +88,9 @@ def set_setting(
     values: Annotated[
         list[str],
         typer.Argument(
-            metavar="VALUE", autocompletion=completing.setting_values, help="The value; `channels` takes several."
+            metavar="VALUE",
+            autocompletion=completing.setting_values,
+            help="The value; `channels` and `servers` take several.",
         ),
     ],
     *,
@@ -96,7 +101,7 @@ def set_setting(
     Comments in the file are kept.
     """
     _require_key(key)
-    if len(values) > 1 and key != "channels":
+    if len(values) > 1 and key not in _LISTS:
         raise UsageError(f"{key} takes one value, not {len(values)}", hint="Quote a value that contains blanks.")
     stored = _stored(key, values)
     path = _config_file()
@@ -151,12 +156,13 @@ def _stored(key: str, values: list[str]) -> object:
     found = check_value(key, values if len(values) > 1 else text, os.environ)
     if isinstance(found, bool):
         return found
-    if key in ("remove-if-unused-for", "stall-timeout") and re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+    if key in ("remove-if-unused-for", "stall-timeout", "server-wait") and re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
         return float(text) if "." in text else int(text)  # without the quotes that would make it a string
-    if key != "channels":
+    if key not in _LISTS or (key == "servers" and text.lower() == "none"):
         return text
     if not isinstance(found, tuple):
-        raise UsageError("no channel given", hint="`cetool config unset channels` removes the setting.")
+        noun = key.removesuffix("s")
+        raise UsageError(f"no {noun} given", hint=f"`cetool config unset {key}` removes the setting.")
     if any(redact(channel) != channel for channel in found):
         raise UsageError(
             "refusing to write a channel's password or token to the configuration file",

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from cetool.base.errors import Location, MetadataError
 from cetool.base.text import has_control, pattern, shorten
 from cetool.base.urls import redact
+from cetool.declare.named import canonical_named, is_named
 from cetool.declare.nodes import Directory, Node
 from cetool.declare.package import path_of
 from cetool.declare.requirements import Requirements
@@ -25,7 +26,9 @@ _SCHEME = pattern(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _URL = pattern(r"https?://", re.IGNORECASE)
 _PATTERN = pattern(r"[A-Za-z0-9_.*?\[\]!-]{1,200}")
 _GLOBS = "Write names, or globs in quotes: without: [oldlib, '*-gpu']"
-_EXAMPLE = "Write a path or a URL, or a list of them: baseline: https://example.org/envs/standard.txt"
+_EXAMPLE = (
+    "Write a path, a URL or server:NAMESPACE/NAME, or a list of them: baseline: https://example.org/envs/standard.txt"
+)
 
 
 def read_keys(needs: Requirements, keys: Mapping[str, Node], base_dir: Directory) -> Requirements:
@@ -63,6 +66,8 @@ def canonical_baseline(text: str, base_dir: Directory, where: Location | None = 
         _refuse("a baseline must be a path or a URL", where, _EXAMPLE)
     if is_remote(text):
         return text
+    if is_named(text):
+        return canonical_named(text, where)
     shown = repr(shorten(redact(text)))
     scheme = _SCHEME.match(text)
     if scheme is not None and scheme[1].lower() == "file" and text[5:7] == "//":

@@ -283,6 +283,8 @@ def _read_metadata(source: Script, platform: str | None) -> ScriptMetadata:
     requirements, run_with, entrypoint = read_block(block, source, platform)
     if requirements.overlay is not None:
         requirements.refuse_packages(source.at(block.first))
+    if requirements.environment is not None:
+        requirements.refuse_more(source.at(block.first))
     lines = (block.first, block.last)
     metadata = ScriptMetadata(block.dialect, str(source.path), lines, requirements, run_with, entrypoint)
     if run_with is None and entrypoint is None:

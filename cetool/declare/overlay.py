@@ -18,6 +18,7 @@ from cetool.base.text import has_control, pattern
 from cetool.base.urls import quotable
 from cetool.declare.channels import file_url
 from cetool.declare.match_specs import MAX_SPEC, canonical_spec
+from cetool.declare.named import canonical_named, is_named
 from cetool.declare.nodes import Directory, Node, listed
 from cetool.declare.pypi import canonical_requirement
 from cetool.declare.requirements import OverlayKeys, Requirements
@@ -66,8 +67,10 @@ def read_overlay_keys(keys: Mapping[str, Node], base_dir: Directory) -> OverlayK
 
 
 def canonical_base(text: str, base_dir: Directory, where: Location | None = None) -> str:
-    """Return a base as an absolute path if it is a path, else its name unchanged."""
+    """Return a base as an absolute path if it is a path, else its name unchanged. Raises MetadataError."""
     text = text.strip()
+    if is_named(text):
+        return canonical_named(text, where)
     if not _PATH.match(text) and os.sep not in text:
         return text
     return os.path.normpath(Path(base_dir, with_home(text, where)).absolute())

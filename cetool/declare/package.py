@@ -123,6 +123,16 @@ class PypiPackage(Value):
         return f"{self.name} @ {self.url}" + (f"{mark}sha256={self.sha256}" if self.sha256 else "")
 
     @property
+    def file_name(self) -> str:
+        """The name of its file; of no use for a repository."""
+        return unquote(self.url.partition("#")[0].partition("?")[0].rpartition("/")[2])
+
+    @property
+    def is_vcs(self) -> bool:
+        """Whether it is a commit of a repository, which is no file."""
+        return self.url.startswith("git+")
+
+    @property
     def is_built(self) -> bool:
         """Whether it is built from source: everything but a wheel."""
         return not self.url.partition("#")[0].partition("?")[0].endswith(".whl")

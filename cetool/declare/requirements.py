@@ -104,6 +104,8 @@ class Requirements(Value):
     exclude_newer: str | None = None
     #: The absolute paths of requirements files that were read.
     files: tuple[str, ...] = ()
+    #: The name of a server's environment (:class:`cetool.declare.named.Named`), which has all the packages.
+    environment: str | None = None
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -132,6 +134,8 @@ class Requirements(Value):
                 strip_credentials(each) if "://" in each else os.path.basename(each) for each in self.baselines
             ]
             asked["without"] = sorted(set(self.without))
+        if self.environment is not None:
+            asked["environment"] = self.environment
         if self.solving != NO_SOLVING:
             asked["solving"] = self.solving.as_dict()
         if self.exclude_newer is not None:
@@ -169,6 +173,20 @@ class Requirements(Value):
                 hint="Lay packages over it: conda packages under 'conda:', Python packages under 'overlay:'.",
             )
 
+    def refuse_more(self, where: Location | None) -> None:
+        """Raise MetadataError for packages other than python next to a server's environment."""
+        others = [*(spec for spec in self.packages if spec_name(spec) != "python"), *self.pypi]
+        others += ["base"] if self.overlay is not None else []
+        others += ["baseline"] if self.baselines else []
+        if others:
+            raise MetadataError(
+                f"the environment {self.environment} has its packages already; these cannot be added to it: "
+                f"{', '.join(others)}",
+                code="baseline-conflict",
+                where=where,
+                hint=f"To add packages, start from it: baseline: server:{self.environment}",
+            )
+
     def plus(self, other: Requirements) -> Requirements:
         """Combine two requests; the other's channels and single PyPI settings win."""
         return Requirements(
@@ -185,6 +203,7 @@ class Requirements(Value):
             solving=self.solving.plus(other.solving),
             exclude_newer=self.exclude_newer if other.exclude_newer is None else other.exclude_newer,
             files=tuple(dict.fromkeys(self.files + other.files)),
+            environment=self.environment if other.environment is None else other.environment,
         )
 
 

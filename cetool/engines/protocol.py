@@ -122,6 +122,8 @@ class EngineRequest(Value):
     preferred: tuple[Package, ...] = ()
     #: The directory that keeps the archives of fetched packages, by digest; None to keep none.
     archives: Path | None = None
+    #: A directory with files of exact packages, verified, as ``SHA256/FILE``: they need not be downloaded.
+    given: Path | None = None
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -169,6 +171,11 @@ class EngineRequest(Value):
         certain = any(not spec.startswith("__") and "when=" not in spec for spec in self.packages)
         return bool(certain or self.exact)
 
+    def given_file(self, file: str, sha256: str | None) -> Path | None:
+        """Return the file of a package in :attr:`given`, if it is there."""
+        path = None if self.given is None or sha256 is None else self.given / sha256 / file
+        return path if path is not None and path.is_file() else None
+
     def solving(self, packages: tuple[str, ...]) -> EngineRequest:
         """Return the request with other match specs to solve."""
         what, asked = self.spec.what, Solve(packages, self.spec.pypi)
@@ -187,7 +194,7 @@ class EngineRequest(Value):
         """Return the request of :meth:`as_dict`. Raises KeyError, TypeError or ValueError if the data are malformed."""
         values = {name: _unpacked(data[name]) for name in cls._fields}
         paths = {
-            name: Path(values[name]) for name in ("prefix", "log", "cache", "archives") if values[name] is not None
+            name: Path(values[name]) for name in ("prefix", "log", "cache", "archives", "given") if values[name] is not None
         }
         return cls(**{**values, **paths})
 

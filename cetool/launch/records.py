@@ -130,7 +130,7 @@ def _record(learned: Learned, basis: Basis, lease: Lease, paths: Paths) -> warm.
         return None
     record = warm.Record()
     record.spool = os.fsencode(paths.spool)
-    record.stamp = os.fsencode(paths.gc_stamp) if basis.collects and paths.gc_stamp.exists() else basis.stamp
+    record.stamp = basis.stamp or (os.fsencode(paths.gc_stamp) if basis.collects and paths.gc_stamp.exists() else b"")
     record.caller = basis.caller
     record.paths = [warm.variable(b"PATH")] if basis.by_path or programs else []
     _add_environment(record, learned, lease)

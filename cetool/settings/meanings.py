@@ -37,6 +37,12 @@ SETTINGS = {
     "pip-installer": Meaning("The installer of PyPI packages; `auto` prefers uv.", "uv, pip, auto", "auto"),
     "user-site": Meaning("Whether scripts can import what `pip install --user` installed.", TRUTH, "false"),
     "stall-timeout": Meaning("How long an engine may show no progress before it is stopped.", DURATION, "5m"),
+    "servers": Meaning(
+        "Servers to ask for environments, in this order; `none` asks none.", "list of URLs, none", "none"
+    ),
+    "server-wait": Meaning("How long to wait for a server that is building.", DURATION, "1m"),
+    "server-upload": Meaning("Whether to send a server the packages that it does not know yet.", TRUTH, "true"),
+    "verify-channels": Meaning("Whether a server's packages must be in the script's channels.", TRUTH, "false"),
     "env-dir": Meaning("The directory of environments.", PATH, "envs in the cache directory"),
     "pkg-dir": Meaning("The package cache of the embedded engine, rattler.", PATH, "pkgs in the cache directory"),
     "overlays-dir": Meaning(
@@ -58,5 +64,6 @@ VARIABLES = {
     ),
     "CETOOL_GITHUB_TOKEN": Meaning("The token for scripts in private repositories on GitHub.", "token", "none"),
     "CETOOL_RUN_MAX_RECURSION_DEPTH": Meaning("How deeply scripts that run cetool may be nested.", "number", "100"),
+    "CETOOL_SERVER_TOKEN": Meaning("The token for servers, instead of that of `cetool login`.", "token", "none"),
     "CETOOL_TRACEBACK": Meaning("If set, cetool prints a Python traceback with each error.", "any value", "none"),
 }

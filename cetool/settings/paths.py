@@ -63,6 +63,11 @@ class Paths(Value):
         return self.root / "baselines"
 
     @property
+    def answers(self) -> Path:
+        """What servers answered, and when they did not."""
+        return self.root / "answers"
+
+    @property
     def launch(self) -> Path:
         """The launch records of the warm path."""
         return self.root / "launch"
@@ -98,14 +103,27 @@ def config_file_path(environ: Mapping[str, str]) -> Path | None:
 def trust_directory(environ: Mapping[str, str]) -> Path | None:
     """Return the directory that records which scripts from elsewhere the user agreed to run; None without a home.
 
-    It is below ``CETOOL_DATA_DIR``, else in the user's data directory: unlike a cache, answers cannot be re-created.
     Raises StoreError for a ``CETOOL_DATA_DIR`` that is not an absolute path.
+    """
+    return _data_directory(environ, "trust")
+
+
+def servers_directory(environ: Mapping[str, str]) -> Path | None:
+    """Return the directory with the keys and tokens of servers; None without a home. Raises StoreError as above."""
+    return _data_directory(environ, "servers")
+
+
+def _data_directory(environ: Mapping[str, str], name: str) -> Path | None:
+    """Return a directory of what cannot be made again.
+
+    It is below ``CETOOL_DATA_DIR``, else in the user's data directory. Raises StoreError for a ``CETOOL_DATA_DIR`` that
+    is not an absolute path.
     """
     named = _named_dir(environ, "CETOOL_DATA_DIR", "Write the full path, starting with /.")
     if named is not None:
-        return named / "trust"
+        return named / name
     base = _user_dir(environ, "XDG_DATA_HOME", ".local/share", kind="data")
-    return None if base is None else base / "trust"
+    return None if base is None else base / name
 
 
 def home_directory(environ: Mapping[str, str]) -> Path | None:

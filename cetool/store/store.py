@@ -40,6 +40,17 @@ FROZEN = "conda-meta/frozen"
 _BROKEN = (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
 
+class Origin(Value):
+    """The server whose answer an environment is."""
+
+    #: Its URL.
+    server: str
+    #: The number of the build there.
+    build: int
+    #: ``namespace/name``, if the environment was asked for by name, or has one there.
+    environment: str | None = None
+
+
 class Marker(Value):
     """What is known about a complete environment."""
 
@@ -62,6 +73,8 @@ class Marker(Value):
     size: int
     #: Version of cetool that made it.
     cetool: str
+    #: None for an environment that was solved here, or made from a lock.
+    origin: Origin | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -75,7 +88,8 @@ class Marker(Value):
         for number in (marker.created, marker.seconds, marker.packages, marker.size):
             if not 0 <= number < 2**63:
                 raise ValueError(f"{number} is out of range")
-        for text in (marker.name, marker.subdir, marker.engine, marker.engine_version, marker.cetool):
+        origin = () if marker.origin is None else (marker.origin.server, marker.origin.environment or "")
+        for text in (marker.name, marker.subdir, marker.engine, marker.engine_version, marker.cetool, *origin):
             text.encode()  # raises UnicodeEncodeError for undecodable bytes of a path
         return marker
 

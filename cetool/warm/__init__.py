@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     *("run", "exec", "rerun", "shell", "create", "name", "path", "list", "show", "init", "add", "drop", "remove-dep"),
     *("convert", "check", "lock", "export", "gc", "verify", "remove", "trust", "kernel", "config", "overlay"),
-    *("baseline", "info", "help", "tree", "upgrade", "serve", "server"),
+    *("baseline", "info", "help", "tree", "upgrade", "serve", "server", "env", "login", "logout", "servers"),
 )
 #: First field of every record; the number changes with the format of the rest.
 MAGIC = b"cetool launch 4"
@@ -57,6 +57,7 @@ _IDLE = (
     b"CONDA_STACKED_",
     b"CONDA_BACKUP_",
     b"CETOOL_TRACEBACK",
+    b"CETOOL_SERVER_TOKEN",
     b"CETOOL_RUN_RECURSION_DEPTH",
 )
 

@@ -2,7 +2,7 @@
 
 These are ``env``, ``channels``, ``run_with`` and ``variables``. Instead of ``env`` there may be ``base``, ``overlay``
 and ``conda``: an existing environment, and what is laid over it. ``baseline`` and ``without`` name packages to start
-from, and those to leave out.
+from, and those to leave out. ``environment`` names an environment of a server.
 
 No line closes such a block. conda-execute stripped every line before it read them, so lines of one list may be indented
 unevenly. Comment lines below the block that are not YAML are not part of it, unless they look like a mistake in it.
@@ -28,11 +28,11 @@ _VARIABLE = pattern(r"[A-Za-z_][A-Za-z0-9_]*")
 #: The hint about a comment that was read as a part of a ``# conda execute`` block.
 BLOCK_END = "An empty line ends the block: put one before a comment that follows it."
 
-KEYS = ("env", "channels", "run_with", "variables", "base", "overlay", "conda", "baseline", "without")
+KEYS = ("env", "channels", "run_with", "variables", "base", "overlay", "conda", "baseline", "without", "environment")
 
 #: Other names of these keys, in other tools and by mistake.
 _OTHER_NAMES = {
-    "env": "dependencies deps packages package requirements requires specs environment environments pip pypi conda_env "
+    "env": "dependencies deps packages package requirements requires specs environments pip pypi conda_env "
     "python requires_python",
     "channels": "repositories channel_list",
     "run_with": "run runs run_by run_using command cmd entrypoint entry_point interpreter executable shell",
@@ -47,7 +47,7 @@ _ABOUT = frozenset(("name", "description", "comment", "note", "notes", "version"
 
 
 #: The keys that few scripts have, by the module whose ``read_keys`` reads them: it is imported only for those.
-_RARE = {"overlay": ("base", "overlay", "conda"), "baselines": ("baseline", "without")}
+_RARE = {"overlay": ("base", "overlay", "conda"), "baselines": ("baseline", "without"), "named": ("environment",)}
 #: The module that reads the lists below ``pip:``, also imported only when needed.
 _PIP = "dialects.pip_lines"
 
@@ -160,11 +160,12 @@ def meant_key(word: str) -> str | None:
     if word in _MEANT:
         return _MEANT[word]
     letters = word.replace("_", "")
-    whole = {key.replace("_", ""): key for key in KEYS}
+    # before there was a key of this name, 'env' was meant by words like it
+    whole = {key.replace("_", ""): "env" if key == "environment" else key for key in KEYS}
     for name, key in whole.items():
         if letters in (name, f"{name}s", name.removesuffix("s")):
             return key
-    longer = next((key for key in KEYS if word.startswith(f"{key}_")), None)
+    longer = next((whole[key.replace("_", "")] for key in KEYS if word.startswith(f"{key}_")), None)
     if longer is not None and word.rpartition("_")[2] not in _ABOUT:
         return longer
     whole.update((name.replace("_", ""), key) for name, key in _MEANT.items() if len(name) >= _LONG)
@@ -240,7 +241,8 @@ def read_block(block: Block, script: Script, _: str | None = None) -> Declaratio
         # the last line may be a comment that follows the block
         raise error.but(hint=f"{error.hint or ''} {BLOCK_END}".strip()) from None
     needs = declared.requirements
-    if not needs.packages and not needs.pypi and not needs.baselines and needs.overlay is None:
+    others = needs.baselines or needs.overlay is not None or needs.environment is not None
+    if not needs.packages and not needs.pypi and not others:
         raise MetadataError(_NO_ENVIRONMENT, code="block-missing", where=script.at(block.first), hint=_ADD_ENV)
     return declared
 
@@ -248,7 +250,8 @@ def read_block(block: Block, script: Script, _: str | None = None) -> Declaratio
 def read_keys(root: Node, script: Script, _: str | None = None) -> Declaration:
     """Return what the keys in a notebook's metadata declare. Raises MetadataError."""
     declared = read_own_keys(root, f"the notebook's metadata at {script.name.rpartition(':')[2]}", script.directory)
-    if not declared.requirements.packages and not declared.requirements.pypi:
+    needs = declared.requirements
+    if not needs.packages and not needs.pypi and needs.environment is None:
         root.fail("'env' has no packages", 'Write "env": ["python >=3", "numpy"].')
     return declared
 

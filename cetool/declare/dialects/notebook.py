@@ -221,7 +221,7 @@ def notebook_in_file_environment(script: Script, requirements: Requirements) -> 
 
 def with_kernel(requirements: Requirements, language: str) -> tuple[Requirements, str | None]:
     """Return the requirements with a kernel for the language, and the package that was added for it, if any."""
-    known = KERNEL_PACKAGES.get(language, ())
+    known = () if requirements.environment is not None else KERNEL_PACKAGES.get(language, ())
     names = {spec_name(spec) for spec in requirements.packages}
     names |= {re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0].lower() for text in requirements.pypi}
     if not known or names & set(known):

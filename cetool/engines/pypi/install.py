@@ -92,7 +92,7 @@ def install_exactly(request: EngineRequest, packages: Sequence[PypiPackage], pro
         if files:
             wheels = not any(package.is_built for package in files)  # then no index is needed
             settings = PypiSettings() if wheels else request.spec.pypi_settings
-            lines = [_line(package, request.spec.pypi_settings.index_urls) for package in files]
+            lines = [_line(package, request) for package in files]
             installer.install(Call(lines, settings, installed, exactly=True, hashed=hashed, no_index=wheels))
     named = {package.name: package for package in packages}
 
@@ -134,12 +134,14 @@ def _rebuilt(requirements: Sequence[str], settings: PypiSettings) -> list[str]:
     return sorted({normalized(name.partition("[")[0]) if at else EVERYTHING for name, at, _ in found})
 
 
-def _line(package: PypiPackage, logins: Sequence[str]) -> str:
-    """Return the package as a line of a requirements file.
+def _line(package: PypiPackage, request: EngineRequest) -> str:
+    """Return the package as a line of a requirements file: its file on this machine, or its URL.
 
-    ``logins`` are URLs with credentials, which are used for packages on the same host.
+    The URLs of indexes may have credentials, which are used for packages on the same host.
     """
-    line = f"{package.name} @ {_with_login(package.url, logins)}"
+    given = request.given_file(package.file_name, package.sha256)
+    place = _with_login(package.url, request.spec.pypi_settings.index_urls) if given is None else given.as_uri()
+    line = f"{package.name} @ {place}"
     return line if package.sha256 is None else f"{line} --hash=sha256:{package.sha256}"
 
 

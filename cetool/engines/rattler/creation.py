@@ -110,7 +110,7 @@ class Creation:
 
     def _checked(self, client: Client) -> CheckedPackages:
         """Return the package cache."""
-        return CheckedPackages(
+        checked = CheckedPackages(
             self.caches / PACKAGES,
             client,
             self.progress,
@@ -118,6 +118,8 @@ class Creation:
             offline=self.plan.offline,
             archives=self.request.archives,
         )
+        checked.given = lambda package: self.request.given_file(package.file_name, package.sha256)
+        return checked
 
     async def _solve(self, gateway: Gateway, sources: Sources, subdirs: list[Subdir]) -> list[RepoDataRecord]:
         from rattler import ChannelPriority, MatchSpec, solve

@@ -76,6 +76,8 @@ class CheckedPackages:
         self._alive = alive
         self._offline = offline
         self._archives = archives
+        #: Returns the archive of a package that need not be downloaded.
+        self.given: Callable[[Package], Path | None] = lambda package: None
         self._done = 0
         self._total: int | None = None
         self._known: dict[str, tuple[bytes, Archive]] = {}
@@ -182,7 +184,9 @@ class CheckedPackages:
             await asyncio.to_thread(self._archive, package, archive, path)
 
     def _archive_of(self, package: Package) -> Path | None:
-        """Return the kept archive of a package; None if there is none."""
+        """Return the given or kept archive of a package; None if there is none."""
+        if (given := self.given(package)) is not None:
+            return given
         if self._archives is None or package.sha256 is None:
             return None
         path = archive_in(self._archives, package.sha256)
