@@ -137,6 +137,7 @@ CODES = {
     "database-outdated": "The server's database must be upgraded first.",
     "database-newer": "A newer version of cetool wrote the server's database.",
     "backup-malformed": "A file is not a backup of a server, or is damaged.",
+    "build-failed": "A build on a server failed.",
     "server-unknown": "No server is configured, or its key is not known yet.",
     "server-unreachable": "A server does not answer.",
     "server-refused": "A server refused a request.",

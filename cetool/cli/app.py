@@ -60,9 +60,9 @@ _PLACES = {
     },
     "Servers": {
         "env": ("env", "app"),
+        "servers": ("login", "servers"),
         "login": ("login", "login"),
         "logout": ("login", "logout"),
-        "servers": ("login", "servers"),
         "serve": ("serve", "serve"),
         "server": ("server", "app"),
     },

@@ -21,7 +21,7 @@ from cetool.cli.voice import start
 
 STATUS_SCHEMA = "cetool.baseline-status/1"
 
-app = options.Commands("baseline", help="Create baselines and compare them with environments.")
+app = options.Commands("baseline", help="Create baselines; compare them with environments.")
 
 
 class Format(str, Enum):

@@ -6,6 +6,7 @@ far and returns pairs of a value and its description. None of them fails: a shel
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import typer
 from typer.models import OptionInfo
 
-from cetool.base.errors import UsageError
+from cetool.base.errors import CetoolError, UsageError
 from cetool.base.text import printable, shorten
 from cetool.cli.output import print_line
 from cetool.settings.settings import ENGINES, KEYS, Settings, load_settings
@@ -25,6 +26,8 @@ from cetool.warm import COMMANDS
 
 if TYPE_CHECKING:
     import argparse
+
+    from cetool.app.world import World
 
 Completions = list[tuple[str, str]]
 
@@ -42,6 +45,9 @@ fi
 #: The most values that are offered, as a shell shows them all at once, and the most characters of a description.
 _MOST, _WIDEST = 200, 60
 
+
+#: The file with the names of a server's environments.
+_NAMED = "names"
 
 # --- installation -------------------------------------------------------------------------------------------------
 
@@ -261,6 +267,27 @@ def servers() -> Iterable[tuple[str, str]]:
     for url in load_settings(os.environ).settings.servers or ():
         known.setdefault(url, "")
     yield from known.items()
+
+
+@_completes
+def named() -> Iterable[tuple[str, str]]:
+    """Complete the names of a server's environments: those that `cetool env list` has shown."""
+    from cetool.app.world import load_world
+    from cetool.base.limits import NOTE, read_text
+
+    for line in read_text(load_world().paths.answers / _NAMED, NOTE).splitlines():
+        yield line, ""
+
+
+def keep_named(world: World, names: Sequence[str]) -> None:
+    """Keep the names of a server's environments for completion."""
+    from cetool.base.files import put_file
+    from cetool.base.ownership import ensure_private_dir
+
+    with contextlib.suppress(OSError, CetoolError):
+        ensure_private_dir(world.paths.answers, trust=world.paths.trusted)
+        text = "".join(f"{name}\n" for name in names if name.isprintable())
+        put_file(world.paths.answers / _NAMED, text.encode(), mode=0o600, sync=False)
 
 
 @_completes

@@ -14,12 +14,22 @@ from typing import IO, Any
 from rich.console import Console
 from rich.text import Text
 
-from cetool.cli.pages import FIRM, Entry, Page, page_of
+from cetool.cli.pages import FIRM, Entry, Page, Section, page_of
 
 #: Columns that help takes at most; also its width where the terminal's is not known.
 _WIDEST = 100
 #: Columns from which on an overview has its topics in the margin.
 _MARGIN_FROM = 80
+
+#: Commands that share a line of the overview.
+_TOGETHER = {
+    ("add", "drop"): "Add packages to a script's block, or drop them.",
+    ("list", "tree"): "List environments, or the packages in one.",
+    ("path", "name"): "Print the prefix of an environment.",
+    ("remove", "gc"): "Remove environments, or those not used lately.",
+    ("login", "logout"): "Log in to a server, or out.",
+    ("serve", "server"): "Serve environments, and look after the server.",
+}
 
 _HEADING, _LITERAL, _NOTE = "bold green", "bold cyan", "dim"
 _PLACEHOLDER = "cyan"
@@ -61,22 +71,32 @@ def render(page: Page, stream: IO[str]) -> str:
 
 
 def _overview(page: Page, console: Console, width: int) -> list[Text]:
-    """One line for each command, its topic in the margin, and one for the options."""
-    topics = [each for each in page.sections if not each.entries[0].names[0].startswith("-")]
-    margin = max(len(each.title) for each in page.sections) + 2
-    column = max(len(entry.names[0]) for each in topics for entry in each.entries) + 2
+    """One line for each command, or for two that belong together, its topic in the margin; one for the options."""
+    sections = [_together(each) for each in page.sections]
+    topics = [each for each in sections if not each.entries[0].names[0].startswith("-")]
+    margin = max(len(each.title) for each in sections) + 2
+    column = max(len(", ".join(entry.names)) for each in topics for entry in each.entries) + 2
     lines = []
-    for section in page.sections:
+    for section in sections:
         title = section.title
         if section not in topics:
             flags = Text("  ").join(Text(", ".join(entry.names), _LITERAL) for entry in section.entries)
             lines += _beside(Text(title, _HEADING), flags, console, width, margin)
             continue
         for entry in section.entries:
-            name = Text.assemble((f"{title:{margin}}", _HEADING), (entry.names[0], _LITERAL))
+            name = Text.assemble((f"{title:{margin}}", _HEADING), (", ".join(entry.names), _LITERAL))
             lines += _beside(name, _marked(entry.help), console, width, margin + column)
             title = ""
     return lines
+
+
+def _together(section: Section) -> Section:
+    """The section with commands that belong together as one entry: the overview has to fit a terminal."""
+    there = {entry.names[0] for entry in section.entries}
+    pairs = {names[0]: Entry(names, "", text) for names, text in _TOGETHER.items() if there.issuperset(names)}
+    others = {name for entry in pairs.values() for name in entry.names[1:]}
+    entries = [pairs.get(each.names[0], each) for each in section.entries if each.names[0] not in others]
+    return Section(section.title, tuple(entries))
 
 
 def _entry(entry: Entry, console: Console, width: int, column: int) -> list[Text]:

@@ -83,6 +83,16 @@ Files = Annotated[
     ),
 ]
 Refresh = Annotated[bool, option("--refresh", help="Re-create the environment even if it exists.", panel=ENVIRONMENT)]
+NoServer = Annotated[
+    bool,
+    option(
+        "--no-server",
+        help="Ask no server; solve on this machine.",
+        panel=ENVIRONMENT,
+        setting="servers",
+        value="none",
+    ),
+]
 Offline = Annotated[
     bool,
     option("--offline", help="Download nothing; use what the cache has.", panel=ENVIRONMENT, setting="offline"),
@@ -247,6 +257,7 @@ class Making(Group):
     engine: EngineName = None
     channel: Channels = None
     refresh: Refresh = False
+    no_server: NoServer = False
     offline: Offline = False
     trust_cache_dir: TrustCacheDir = False
 

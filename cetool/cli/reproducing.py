@@ -59,7 +59,7 @@ def rerun(
     *,
     given: RerunOptions,
 ) -> None:
-    """Repeat a recorded run with exactly the same packages."""
+    """Repeat a recorded run on exactly the same packages."""
     from cetool.app.rerunning import rerun as do_again
     from cetool.provenance.record import record_target  # few runs are recorded
 

@@ -13,7 +13,7 @@ from cetool.app.running import run as become_script
 from cetool.app.sources import check_pin, open_source, source_of_lines
 from cetool.app.starting import NotebookOptions, RunOptions
 from cetool.base.errors import UsageError
-from cetool.cli import options
+from cetool.cli import completing, options
 from cetool.cli.options import option
 from cetool.cli.parameters import Command
 from cetool.declare.source import NOTEBOOK_SUFFIX, is_url
@@ -33,6 +33,16 @@ class RunCommandOptions(options.Output, options.Making, options.Remote, options.
     no_activate: Annotated[
         bool, option("--no-activate", help="Do not activate the environment.", panel=options.ENVIRONMENT)
     ] = False
+    env: Annotated[
+        str | None,
+        option(
+            "--env",
+            metavar="NAMESPACE/NAME",
+            help="Run in this environment of a server (NAME@BUILD for one build).",
+            panel=options.ENVIRONMENT,
+            complete=completing.named,
+        ),
+    ] = None
     base: options.Base = None
     overlay: options.Overlay = None
     keep: options.Keep = False
@@ -98,6 +108,7 @@ def run(
         baselines=BaselineOptions.of(given.baseline, given.without, insecure=given.insecure),
         base=given.base,
         overlay=tuple(given.overlay or ()),
+        environment=given.env,
         refresh=given.refresh,
     )
     notebook = NotebookOptions(given.out, tuple(given.parameter or ()), tuple(given.raw_parameter or ()))

@@ -46,7 +46,7 @@ def upgrade(
     *,
     given: UpgradeOptions,
 ) -> None:
-    """Upgrade the packages of a script's lock or environment.
+    """Upgrade the packages of a lock or an environment.
 
     The lock is updated if the script has one, else the environment is re-created with newer packages. If packages are
     named, only these and what they need are upgraded.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from cetool.declare.environment import Solve
 from cetool.declare.package import Package
-from cetool.engines.output import Log
 from cetool.engines.protocol import EngineRequest
-from cetool.engines.rattler.client import make_client
+from cetool.engines.rattler.client import access_to
+from cetool.engines.rattler.creation import Connection
 from cetool.engines.rattler.errors import explain
 from cetool.engines.rattler.request import Plan, make_plan
 from cetool.engines.rattler.thread import Pulse, attend
@@ -24,14 +23,15 @@ def digests_in_channels(
 
     Raises EngineError if the metadata cannot be fetched.
     """
-    plan = make_plan(request.of(Solve()), condarc, request.environ)
     assert request.cache is not None
+    plan = make_plan(request.of(Solve()), condarc, request.environ, access_to(condarc))
     caches = embedded_cache(condarc, request.environ, request.cache)
     pulse = Pulse()
-    with in_use(caches), Log(request.log):
+    connection = Connection(plan, request.environ, caches, pulse.beat)
+    with in_use(caches):
         try:
             return attend(
-                _found(plan, packages, caches, request, pulse),
+                _found(plan, packages, connection, pulse),
                 lambda: pulse.still_for(caches / METADATA) > request.stall_timeout,
             )
         except Exception as error:
@@ -39,18 +39,13 @@ def digests_in_channels(
 
 
 async def _found(
-    plan: Plan, packages: Sequence[Package], caches: Path, request: EngineRequest, pulse: Pulse
+    plan: Plan, packages: Sequence[Package], connection: Connection, pulse: Pulse
 ) -> set[tuple[str, str | None]]:
-    from rattler import Channel, Gateway, PackageName, SourceConfig, Subdir
+    from rattler import Channel, PackageName, Subdir
 
-    client = make_client(plan.access, plan.condarc, request.environ, offline=plan.offline, alive=pulse.beat)
-    action = "force-cache-only" if plan.offline else "cache-or-fetch"
-    config = SourceConfig(cache_action=action)  # type: ignore[arg-type]
-    gateway = Gateway(cache_dir=caches / METADATA, default_config=config, client=client)
     subdirs = [Subdir(plan.subdir) if plan.subdir else Subdir.current(), Subdir("noarch")]
     names = [PackageName(package.name) for package in packages]
+    channels = [Channel(url) for url, _ in plan.channels]
     with pulse.watched():
-        records = await gateway.query(
-            [Channel(url) for url, _ in plan.channels], subdirs, names, recursive=False, channel_relations="disabled"
-        )
-    return {(record.file_name, record.sha256.hex() if record.sha256 else None) for found in records for record in found}
+        found = await connection.gateway.query(channels, subdirs, names, recursive=False, channel_relations="disabled")
+    return {(each.file_name, each.sha256.hex() if each.sha256 else None) for records in found for each in records}
